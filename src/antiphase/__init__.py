@@ -1,0 +1,1 @@
+"""antiphase: measure and train the Entropy-Gradient Inversion of reasoning models."""

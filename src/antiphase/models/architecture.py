@@ -1,0 +1,175 @@
+"""Where a causal LM keeps its attention projections and its backbone.
+
+Found by rules on the names of the children of each attention module, so that architectures nobody listed work when
+they follow a known layout. Nothing here changes a model or runs it.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from antiphase.errors import UnsupportedModelError
+from antiphase.types import PROJECTIONS, ProjectionName
+
+_OUTPUT_NAMES = ("o_proj", "out_proj", "dense")
+_LAYOUTS = (
+    f"q_proj + k_proj + v_proj + {'|'.join(_OUTPUT_NAMES)}, qkv_proj + o_proj, "
+    "query_key_value + dense (GPT-NeoX), c_attn + c_proj (GPT-2)"
+)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """One of Q, K, V, O: a module, and which of its output features belong to the projection (None: all).
+
+    Fused modules (`qkv_proj`, `c_attn`) serve three projections, each with its own `features`.
+    """
+
+    module: nn.Module
+    features: Tensor | None = None
+
+    def select(self, output: Tensor) -> Tensor:
+        """The projection's columns of the module's output, `[..., features]`."""
+        return output if self.features is None else output.index_select(-1, self.features.to(output.device))
+
+
+@dataclass(frozen=True)
+class AttentionLayer:
+    """One attention module and its four projections."""
+
+    index: int
+    name: str
+    module: nn.Module
+    projections: Mapping[ProjectionName, Projection]
+
+
+def modules_of(layers: Sequence[AttentionLayer], names: Sequence[ProjectionName]) -> list[nn.Module]:
+    """The distinct modules behind the named projections of some layers, in order."""
+    return list(dict.fromkeys(layer.projections[name].module for layer in layers for name in names))
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The Hugging Face model inside a PEFT wrapper (adapters stay active), or the model itself.
+
+    Raises:
+        UnsupportedModelError: an adapter that adds virtual tokens, which the inner model would not see.
+    """
+    peft = sys.modules.get("peft")
+    if peft is None or not isinstance(model, peft.PeftModel):
+        return model
+    if any(config.is_prompt_learning for config in model.peft_config.values()):
+        raise UnsupportedModelError(
+            "prompt-learning adapters add virtual tokens that a measurement of the inner model would miss. "
+            "Use an adapter on the weights (LoRA and its family), or merge."
+        )
+    return cast(nn.Module, model.get_base_model())
+
+
+def backbone(model: nn.Module) -> nn.Module:
+    """The part of a causal LM that ends in the final hidden states, before the head.
+
+    Raises:
+        UnsupportedModelError: the model is not a Hugging Face causal LM with a separate head.
+    """
+    from transformers import PreTrainedModel
+
+    if not isinstance(model, PreTrainedModel):
+        raise UnsupportedModelError(
+            f"expected a Hugging Face causal LM (PreTrainedModel); got {type(model).__name__}. Load it with "
+            "AutoModelForCausalLM.from_pretrained."
+        )
+    if model.config.is_encoder_decoder:
+        raise UnsupportedModelError(f"{_named(model)} is an encoder-decoder; antiphase measures decoder-only models.")
+    if model.get_output_embeddings() is None or model.base_model is model:
+        raise UnsupportedModelError(f"{_named(model)} has no language-model head on a backbone.")
+    return cast(nn.Module, model.base_model)
+
+
+def find_attention(model: nn.Module) -> tuple[AttentionLayer, ...]:
+    """The attention layers of the text decoder, in order.
+
+    Raises:
+        UnsupportedModelError: no module follows a known layout; the message says what was looked for and found.
+    """
+    model = unwrap(model)
+    backbone(model)
+    decoder = cast(Any, model).get_decoder()
+    layers: list[AttentionLayer] = []
+    for name, module in decoder.named_modules():
+        projections = _match(module)
+        if projections is not None:
+            layers.append(AttentionLayer(len(layers), name, module, projections))
+    if not layers:
+        found = sorted({name.rsplit(".", 1)[-1] for name, m in decoder.named_modules() if not list(m.children())})
+        raise UnsupportedModelError(
+            f"{_named(model)} has no attention projections that antiphase knows. Looked for {_LAYOUTS}; found the "
+            f"modules {', '.join(found[:12])}."
+        )
+    return tuple(layers)
+
+
+def head_counts(module: nn.Module) -> tuple[int, int, int]:
+    """(query heads, key/value heads, head dimension) from an attention module's configuration."""
+    config = cast(Any, module).config
+    heads = int(config.num_attention_heads)
+    groups = int(getattr(config, "num_key_value_heads", None) or heads)
+    dim = int(getattr(module, "head_dim", None) or getattr(config, "head_dim", None) or config.hidden_size // heads)
+    return heads, groups, dim
+
+
+def _named(model: nn.Module) -> str:
+    return f"model type {cast(Any, model).config.model_type!r} ({type(model).__name__})"
+
+
+def _separate(module: nn.Module, children: Mapping[str, nn.Module]) -> dict[ProjectionName, Projection] | None:
+    output = next((children[name] for name in _OUTPUT_NAMES if name in children), None)
+    if output is None or not {"q_proj", "k_proj", "v_proj"} <= children.keys():
+        return None
+    modules = (children["q_proj"], children["k_proj"], children["v_proj"], output)
+    return {name: Projection(m) for name, m in zip(PROJECTIONS, modules, strict=True)}
+
+
+def _fused(fused: nn.Module, output: nn.Module, *features: Tensor) -> dict[ProjectionName, Projection]:
+    q, k, v = (Projection(fused, f) for f in features)
+    return {"Q": q, "K": k, "V": v, "O": Projection(output)}
+
+
+def _qkv_proj(module: nn.Module, children: Mapping[str, nn.Module]) -> dict[ProjectionName, Projection] | None:
+    if not {"qkv_proj", "o_proj"} <= children.keys():
+        return None
+    heads, groups, dim = head_counts(module)
+    parts = torch.arange((heads + 2 * groups) * dim).split([heads * dim, groups * dim, groups * dim])
+    return _fused(children["qkv_proj"], children["o_proj"], *parts)
+
+
+def _gpt2(module: nn.Module, children: Mapping[str, nn.Module]) -> dict[ProjectionName, Projection] | None:
+    if not {"c_attn", "c_proj"} <= children.keys() or cast(Any, module).config.model_type != "gpt2":
+        return None
+    parts = torch.arange(3 * int(cast(Any, module).embed_dim)).chunk(3)
+    return _fused(children["c_attn"], children["c_proj"], *parts)
+
+
+def _neox(module: nn.Module, children: Mapping[str, nn.Module]) -> dict[ProjectionName, Projection] | None:
+    if not {"query_key_value", "dense"} <= children.keys() or cast(Any, module).config.model_type != "gpt_neox":
+        return None
+    heads, _, dim = head_counts(module)
+    # Rows are interleaved head by head: q, k, v of head 0, then of head 1, and so on.
+    parts = torch.arange(3 * heads * dim).view(heads, 3, dim)
+    return _fused(children["query_key_value"], children["dense"], *(parts[:, i].flatten() for i in range(3)))
+
+
+_RULES: tuple[Callable[[nn.Module, Mapping[str, nn.Module]], dict[ProjectionName, Projection] | None], ...] = (
+    _separate,
+    _qkv_proj,
+    _gpt2,
+    _neox,
+)
+
+
+def _match(module: nn.Module) -> dict[ProjectionName, Projection] | None:
+    children = dict(module.named_children())
+    return next((found for rule in _RULES if (found := rule(module, children)) is not None), None)

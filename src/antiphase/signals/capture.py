@@ -1,0 +1,142 @@
+"""Watch the projections of a model during one forward pass, and leave the model as it was.
+
+`observe` is the only place where antiphase touches a model: it adds hooks, may switch the attention implementation,
+puts the model in evaluation mode (which also switches gradient checkpointing off, whose recomputation would fire the
+hooks twice), and undoes all of it, also after an exception. Parameters and their `.grad` are never written.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from antiphase.errors import UnsupportedModelError
+from antiphase.models.architecture import AttentionLayer, Projection, backbone
+from antiphase.signals import frozen_attention
+
+
+@dataclass
+class Capture:
+    """Inputs and outputs of the watched projection modules in the latest forward pass."""
+
+    inputs: dict[nn.Module, Tensor] = field(default_factory=dict)
+    outputs: dict[nn.Module, Tensor] = field(default_factory=dict)
+
+    def input_of(self, projection: Projection) -> Tensor:
+        """The projection's input `[batch, token, columns]`, with its graph."""
+        return self._get(self.inputs, projection.module)
+
+    def outputs_of(self, modules: Sequence[nn.Module]) -> list[Tensor]:
+        """The modules' outputs `[batch, token, features]`, with their graph; `Projection.select` picks columns."""
+        return [self._get(self.outputs, module) for module in modules]
+
+    @staticmethod
+    def _get(tensors: dict[nn.Module, Tensor], module: nn.Module) -> Tensor:
+        if module not in tensors:
+            raise UnsupportedModelError(
+                f"{type(module).__name__} was not called in the forward pass, so its gradient cannot be measured. "
+                "Leave its layer out with layers=..."
+            )
+        return tensors[module]
+
+    def clear(self) -> None:
+        """Drop the tensors and the graph that they hold."""
+        self.inputs.clear()
+        self.outputs.clear()
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A model under observation: run it, then read `capture`."""
+
+    model: nn.Module
+    layers: Sequence[AttentionLayer]
+    capture: Capture
+
+    def hidden(self, input_ids: Tensor, *, grad: bool) -> Tensor:
+        """Final hidden states `[batch, token, hidden]` of right-padded rows.
+
+        No attention mask is needed: under a causal mask the padding on the right is seen by no real token.
+        With `grad`, the graph starts at the first watched layer, and layers before it keep no activations.
+        """
+        self.capture.clear()
+        with torch.set_grad_enabled(False):
+            handle = None
+            if grad:
+                # Grad mode is switched on inside the no-grad block, by the first watched module, and ends with it.
+                first = self.layers[0].module
+                handle = first.register_forward_pre_hook(lambda *_: torch.set_grad_enabled(True) and None)
+            try:
+                output = backbone(self.model)(input_ids=input_ids, use_cache=False)
+            finally:
+                if handle is not None:
+                    handle.remove()
+        return cast(Tensor, output.last_hidden_state)
+
+
+@contextlib.contextmanager
+def observe(
+    model: nn.Module, layers: Sequence[AttentionLayer], *, freeze_attention: bool = False
+) -> Iterator[Observed]:
+    """Hook the projections of `layers`; with `freeze_attention`, run the model on the frozen attention.
+
+    Args:
+        model: an unwrapped Hugging Face causal LM.
+        layers: the attention layers to watch, in order.
+        freeze_attention: see `frozen_attention`.
+    """
+    capture = Capture()
+    modules = dict.fromkeys(p.module for layer in layers for p in layer.projections.values())
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(evaluating(model))
+        if freeze_attention:
+            stack.enter_context(_attention_implementation(model, frozen_attention.FROZEN))
+        for module in modules:
+            stack.callback(module.register_forward_hook(_recorder(capture)).remove)
+        stack.callback(capture.clear)
+        yield Observed(model, layers, capture)
+
+
+def _recorder(capture: Capture) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    def record(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and not output.requires_grad:
+            # Nothing before it asks for a gradient (frozen weights, or the first watched layer): the graph starts here.
+            output = output.detach().requires_grad_(True)
+        capture.inputs[module], capture.outputs[module] = args[0], output
+        return output
+
+    return record
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, and every module's own mode back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextlib.contextmanager
+def _attention_implementation(model: nn.Module, name: str) -> Iterator[None]:
+    frozen_attention.register()
+    # Modules may hold the configuration itself or a nested one: each is switched and restored on its own.
+    configs: dict[int, Any] = {}
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if config is not None and hasattr(config, "_attn_implementation_internal"):
+            configs[id(config)] = config
+    before = [(config, config._attn_implementation_internal) for config in configs.values()]
+    try:
+        for config in configs.values():
+            config._attn_implementation_internal = name
+        yield
+    finally:
+        for config, implementation in before:
+            config._attn_implementation_internal = implementation

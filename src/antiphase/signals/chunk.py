@@ -1,0 +1,106 @@
+"""Right-padded rows and the flat list of their targets: what every estimator takes and returns.
+
+Rows arrive padded on either side; here they are unpadded, sorted by length and packed into chunks within the token
+budget, so that the numbers depend neither on the side of the padding nor on the neighbours in the batch.
+"""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from antiphase.types import SignalSpec, TokenBatch
+
+
+@dataclass(frozen=True)
+class Row:
+    """One unpadded rollout: where it came from, its ids, and which columns are targets or measured."""
+
+    index: int
+    offset: int
+    token_ids: Int[Tensor, "token"]
+    targets: Int[Tensor, "target"]
+    measured: Bool[Tensor, "target"]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows padded on the right, with their targets listed row by row.
+
+    Target k is the token at `[rows[k], columns[k]]`; the hidden state at column − 1 predicts it.
+    """
+
+    input_ids: Int[Tensor, "row token"]
+    lengths: tuple[int, ...]
+    rows: Int[Tensor, "target"]
+    columns: Int[Tensor, "target"]
+    measured: Bool[Tensor, "target"]
+
+    @property
+    def token_ids(self) -> Int[Tensor, "target"]:
+        """The target tokens."""
+        return self.input_ids[self.rows, self.columns]
+
+
+@dataclass(frozen=True)
+class ChunkSignals:
+    """Signals of a chunk's targets; `strength` has one entry for each *measured* target, in order."""
+
+    entropy: Float[Tensor, "target"]
+    logprob: Float[Tensor, "target"]
+    logprob_control: Float[Tensor, "target"]
+    strength: Float[Tensor, "measured layer projection"]
+
+
+def rows_of(batch: TokenBatch, spec: SignalSpec) -> list[Row]:
+    """Unpad the rows of a batch and draw the targets to measure; rows without a target are left out."""
+    rows = []
+    for index in range(len(batch)):
+        real = torch.nonzero(batch.attention_mask[index]).flatten()
+        token_ids = batch.input_ids[index, real]
+        targets = torch.nonzero(batch.completion_mask[index, real]).flatten()
+        if len(targets):
+            rows.append(Row(index, int(real[0]), token_ids, targets, _draw(token_ids, len(targets), spec)))
+    return rows
+
+
+def _draw(token_ids: Tensor, num_targets: int, spec: SignalSpec) -> Tensor:
+    measured = torch.ones(num_targets, dtype=torch.bool)
+    if spec.targets_per_rollout is not None and spec.targets_per_rollout < num_targets:
+        # Seeded by content, not by place: the draw is the same however the rollouts are batched.
+        content = zlib.crc32(token_ids.cpu().numpy().tobytes())
+        generator = torch.Generator().manual_seed((content << 24) ^ spec.seed)
+        measured[:] = False
+        measured[torch.randperm(num_targets, generator=generator)[: spec.targets_per_rollout]] = True
+    return measured.to(token_ids.device)
+
+
+def pack(rows: Sequence[Row], token_budget: int) -> Iterator[list[Row]]:
+    """Rows in groups of at most `token_budget` padded tokens, longest first (so memory runs out early or never)."""
+    group: list[Row] = []
+    for row in sorted(rows, key=lambda r: (-len(r.token_ids), r.index)):
+        if group and len(group[0].token_ids) * (len(group) + 1) > token_budget:
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
+
+
+def chunk_of(rows: Sequence[Row], device: torch.device) -> Chunk:
+    """Pad rows on the right. The id 0 fills the rest; under a causal mask no real token sees it."""
+    lengths = tuple(len(row.token_ids) for row in rows)
+    input_ids = torch.zeros(len(rows), max(lengths), dtype=torch.long, device=device)
+    for index, row in enumerate(rows):
+        input_ids[index, : lengths[index]] = row.token_ids.to(device)
+    owner = [torch.full_like(row.targets, index) for index, row in enumerate(rows)]
+    return Chunk(
+        input_ids,
+        lengths,
+        torch.cat(owner).to(device),
+        torch.cat([row.targets for row in rows]).to(device),
+        torch.cat([row.measured for row in rows]).to(device),
+    )

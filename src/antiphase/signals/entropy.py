@@ -1,0 +1,137 @@
+"""Entropy, log-probability and the closed-form control of tokens, from hidden states, in chunks.
+
+The model's own head is applied to a few positions at a time (bias, softcap and logit scale included, by running the
+model's forward with the backbone replaced by the hidden states at hand), so no `[batch, token, vocab]` tensor exists.
+The same pass yields the seed ∂target_i/∂h_i that every strength estimator sends through the network.
+"""
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from antiphase.errors import NonFiniteError
+from antiphase.models.architecture import backbone
+from antiphase.types import SignalSpec
+
+_CHUNK_ELEMENTS = 1 << 24
+
+
+@dataclass(frozen=True)
+class HeadSignals:
+    """What the head says of each target: statistics, and the seed of the backward pass (None if not asked for)."""
+
+    entropy: Float[Tensor, "target"]
+    logprob: Float[Tensor, "target"]
+    logprob_control: Float[Tensor, "target"]
+    seed: Float[Tensor, "target hidden"] | None
+
+
+def logit_statistics(
+    logits: Float[Tensor, "target vocab"], token_ids: Int[Tensor, "target"], temperature: float = 1.0
+) -> tuple[Float[Tensor, "target"], Float[Tensor, "target"], Float[Tensor, "target"]]:
+    """Entropy, log-probability and log-prob control of tokens from their logits.
+
+    H = −Σ_v p_v ln p_v,  ln p_y,  ‖∂ ln p_y / ∂z‖ = √(1 − 2 p_y + Σ_v p_v²),  with p = softmax(z / temperature).
+    METHOD §1; the control is 2506.12912's closed form, taken at z / temperature.
+
+    Args:
+        logits: raw logits.
+        token_ids: the generated tokens.
+        temperature: divides the logits.
+
+    Returns:
+        three tensors in nats, nats and no unit, accumulated in float32 (float64 for float64 logits).
+
+    >>> entropy, logprob, control = logit_statistics(torch.zeros(1, 4), torch.tensor([2]))
+    >>> round(entropy.item(), 6), round(logprob.item(), 6), round(control.item(), 6)
+    (1.386294, -1.386294, 0.866025)
+    """
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    log_p = wide.log_softmax(-1)
+    p = log_p.exp()
+    # A logit of −inf has p = 0 and contributes 0·(−inf) = 0 to the entropy.
+    entropy = -(p * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1)
+    logprob = log_p.gather(-1, token_ids[:, None])[:, 0]
+    # (1 − p_y)² + Σ_{v≠y} p_v²: the same sum, without cancellation when p_y is near 1.
+    p_y = logprob.exp()
+    others = (p**2).sum(-1) - p_y**2
+    control = ((-torch.expm1(logprob)) ** 2 + others.clamp_min(0)).sqrt()
+    return entropy, logprob, control
+
+
+@contextlib.contextmanager
+def head_of(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
+    """The model's own map from final hidden states `[target, hidden]` to logits `[target, vocab]`.
+
+    While the block lasts the model must not be called otherwise: its backbone is replaced.
+    """
+    from transformers.modeling_outputs import BaseModelOutputWithPast
+
+    body = backbone(model)
+    before = body.__dict__.get("forward")
+    stand_in = BaseModelOutputWithPast()
+
+    def head(hidden: Tensor) -> Tensor:
+        output = copy.copy(stand_in)
+        output["last_hidden_state"] = hidden[None]
+        body.__dict__["forward"] = lambda *_, **__: output
+        ids = torch.zeros(1, hidden.shape[0], dtype=torch.long, device=hidden.device)
+        return cast(Tensor, cast(Any, model)(input_ids=ids, use_cache=False).logits)[0]
+
+    try:
+        yield head
+    finally:
+        if before is None:
+            body.__dict__.pop("forward", None)
+        else:
+            body.__dict__["forward"] = before
+
+
+def head_signals(
+    model: nn.Module,
+    hidden: Float[Tensor, "target hidden"],
+    token_ids: Int[Tensor, "target"],
+    spec: SignalSpec,
+    *,
+    want_seed: bool,
+) -> HeadSignals:
+    """Statistics of each target token from the hidden state that predicts it, and ∂target/∂h if wanted.
+
+    Raises:
+        NonFiniteError: a logit is NaN, or a row has no finite logit.
+    """
+    parts: list[tuple[Tensor, ...]] = []
+    seeds: list[Tensor] = []
+    vocab = int(cast(Any, model).config.get_text_config().vocab_size)
+    size = max(1, _CHUNK_ELEMENTS // vocab)
+    with head_of(model) as head:
+        for states, ids in zip(hidden.detach().split(size), token_ids.split(size), strict=True):
+            with torch.set_grad_enabled(want_seed):
+                leaf = states.requires_grad_(want_seed)
+                logits = head(leaf)
+                if want_seed:
+                    target = _target(logits, ids, spec)
+                    seeds.append(torch.autograd.grad(target.sum(), leaf)[0])
+            with torch.no_grad():
+                parts.append(logit_statistics(logits.detach(), ids, spec.temperature))
+    entropy, logprob, control = (torch.cat(column) for column in zip(*parts, strict=True))
+    for row in torch.nonzero(~(entropy.isfinite() & logprob.isfinite())).flatten().tolist():
+        raise NonFiniteError(
+            f"the logits of target token {row} (id {int(token_ids[row])}) contain NaN or give it no probability. "
+            "Check the weights, or load in a wider dtype (--dtype float32)."
+        )
+    return HeadSignals(entropy, logprob, control, torch.cat(seeds) if want_seed else None)
+
+
+def _target(logits: Tensor, token_ids: Tensor, spec: SignalSpec) -> Tensor:
+    chosen = logits.gather(-1, token_ids[:, None])[:, 0]
+    if spec.target == "logit":
+        return chosen
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32)) / spec.temperature
+    return chosen / spec.temperature - wide.logsumexp(-1)

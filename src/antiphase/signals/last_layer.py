@@ -1,0 +1,166 @@
+"""`last`: the full-context gradient of the last attention layer, in closed form from one forward and one backward.
+
+After the last attention nothing mixes positions, so the backward of Σ_i z_i keeps the targets apart down to the
+attention's output. With u_i = ∂z_i/∂(attention output at i) per head h, weights α, scale s, softcap slope c', and
+e_{h,it} = c' α_{h,it} ⟨u_{h,i}, v_{g,t} − o_{h,i}⟩ (METHOD §2):
+
+    O: δ_i c_iᵀ (rank one)                       Q: δ_i a_iᵀ (rank one: a query reaches only its own output)
+    V: Σ_h u_{h,i} (Σ_t α_{h,it} a_t)ᵀ           (rank ≤ number of heads: a heads × heads problem)
+    K: Σ_t (∂k̃_t/∂k_t)ᵀ [s Σ_{h∈g} e_{h,it} q̃_{h,i}] a_tᵀ
+
+The Jacobian ∂k̃/∂k of RoPE and k-norm is not written down: the model's own graph between the projection's output and
+the attention's argument is pulled back, for many targets at once. Under RoPE or k-norm the K term is not rank one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from antiphase.errors import InvalidInputError
+from antiphase.models.architecture import AttentionLayer, Projection, find_attention, modules_of
+from antiphase.signals.capture import Observed, observe
+from antiphase.signals.chunk import Chunk, ChunkSignals
+from antiphase.signals.entropy import head_signals
+from antiphase.signals.frozen_attention import AttentionCall, attention_weights, tracing
+from antiphase.signals.norms import factored_norm, rank_one_norm, shared_factor
+from antiphase.signals.own import check_apart, check_frozen, seed_of
+from antiphase.types import PROJECTIONS, SignalSpec
+
+_CHUNK_ELEMENTS = 1 << 24
+
+
+def last_layer(model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec) -> ChunkSignals:
+    """Strength of every measured target in the last attention layer, through the whole sequence.
+
+    Args, returns and errors as for `own`; `layers` must be the last one alone.
+
+    Cost: one forward, one backward down to the last layer, and one small eigenproblem per target for K.
+    """
+    if [layer.index for layer in layers] != [len(find_attention(model)) - 1]:
+        raise InvalidInputError("the estimator 'last' measures the last attention layer alone; use layers='last'.")
+    layer = layers[0]
+    with observe(model, layers, freeze_attention=True) as seen, tracing(keep=layer.module) as trace:
+        hidden = seen.hidden(chunk.input_ids, grad=True)
+        check_frozen(model, trace)
+        assert trace.kept is not None
+        head = head_signals(model, hidden[chunk.rows, chunk.columns - 1], chunk.token_ids, spec, want_seed=True)
+        seed = seed_of(head, chunk, hidden)
+        norms = _norms(seen, layer, trace.kept, chunk, spec, hidden, seed)
+    return ChunkSignals(head.entropy, head.logprob, head.logprob_control, norms[:, None].detach())
+
+
+def _norms(
+    seen: Observed,
+    layer: AttentionLayer,
+    call: AttentionCall,
+    chunk: Chunk,
+    spec: SignalSpec,
+    hidden: Tensor,
+    seed: Tensor,
+) -> Float[Tensor, "measured projection"]:
+    at = (chunk.rows[chunk.measured], chunk.columns[chunk.measured] - 1)
+    modules = modules_of(layers=[layer], names=PROJECTIONS)
+    attended = seen.capture.input_of(layer.projections["O"])
+    outputs = seen.capture.outputs_of(modules)
+    # The graph from the projections to the attention is used again below, for K and V.
+    *gradients, d_attended = torch.autograd.grad(hidden, [*outputs, attended], seed, retain_graph=True)
+    by_module = dict(zip(modules, gradients, strict=True))
+    check_apart(d_attended, chunk, layer.name)
+    result: dict[str, Tensor] = {}
+    for name in ("Q", "O"):
+        projection = layer.projections[name]
+        delta = projection.select(by_module[projection.module][at])
+        result[name] = rank_one_norm(delta, seen.capture.input_of(projection)[at], spec.norm)
+    if {"K", "V"} & set(spec.projections):
+        result["K"], result["V"] = _KeyValue(seen, layer, call, attended.detach(), d_attended, spec).norms(chunk)
+    return torch.stack([result[name] for name in spec.projections], -1)
+
+
+@dataclass(frozen=True)
+class _KeyValue:
+    """The K and V terms, for a few targets of every row at a time."""
+
+    seen: Observed
+    layer: AttentionLayer
+    call: AttentionCall
+    attended: Float[Tensor, "row token features"]
+    d_attended: Float[Tensor, "row token features"]
+    spec: SignalSpec
+
+    def norms(self, chunk: Chunk) -> tuple[Float[Tensor, "measured"], Float[Tensor, "measured"]]:
+        measured = torch.nonzero(chunk.measured).flatten()
+        rows, positions = chunk.rows[measured], chunk.columns[measured] - 1
+        # place[row, step] is the row's step-th target in `measured`; rows with fewer targets repeat a dummy one.
+        counts = torch.bincount(rows, minlength=len(chunk.lengths))
+        step_of = torch.cat([torch.arange(int(n), device=rows.device) for n in counts])
+        steps = torch.zeros(len(chunk.lengths), int(counts.max()), dtype=torch.long, device=rows.device)
+        steps[rows, step_of] = positions
+        inputs = self.seen.capture.input_of(self.layer.projections["K"]).detach()
+        factor = shared_factor(inputs, self.spec.norm)
+        batch, length = chunk.input_ids.shape
+        size = max(1, _CHUNK_ELEMENTS // (batch * length * self.attended.shape[-1]))
+        keys, values = [], []
+        for columns in steps.split(size, dim=1):
+            d_key, d_value, weights = self._terms(columns)
+            keys.append(self._key_norm(d_key, factor))
+            values.append(self._value_norm(d_value, weights, columns, inputs, factor))
+        return torch.cat(keys, 1)[rows, step_of], torch.cat(values, 1)[rows, step_of]
+
+    def _terms(self, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x^K `[row, step, group, token, dim]`, u `[row, group, share, step, vdim]`, α `[row, group, share, step, token]`."""
+        weights, slope = attention_weights(self.call, columns, self.call.key.shape[2])
+        batch, groups, share, _, _ = weights.shape
+
+        def heads(x: Tensor) -> Tensor:
+            picked = x.gather(1, columns[:, :, None].expand(-1, -1, x.shape[-1]))
+            return picked.view(batch, columns.shape[1], groups, share, -1).permute(0, 2, 3, 1, 4).to(weights.dtype)
+
+        u, out = heads(self.d_attended), heads(self.attended)
+        value, key_dim = self.call.value.detach().to(weights.dtype), self.call.query.shape[-1]
+        gain = torch.einsum("bgsid,bgtd->bgsit", u, value) - (u * out).sum(-1, keepdim=True)
+        gain = gain * weights * self.call.scaling
+        gain = gain if slope is None else gain * slope
+        index = columns[:, None, :, None].expand(-1, groups * share, -1, key_dim)
+        query = self.call.query.detach().gather(2, index).view(batch, groups, share, -1, key_dim).to(weights.dtype)
+        return torch.einsum("bgsit,bgsid->bigtd", gain, query), u, weights
+
+    def _pull_back(self, term: Tensor, argument: Tensor, projection: Projection) -> Tensor:
+        """`[row, step, group, token, dim]` at the attention's argument → `[row, step, token, features]`."""
+        output = self.seen.capture.outputs_of([projection.module])[0]
+        with torch.autocast(term.device.type, enabled=False):
+            (pulled,) = torch.autograd.grad(
+                argument, output, term.transpose(0, 1).to(argument.dtype), retain_graph=True, is_grads_batched=True
+            )
+        return projection.select(pulled.transpose(0, 1))
+
+    def _key_norm(self, d_key: Tensor, factor: Tensor) -> Float[Tensor, "row step"]:
+        delta = self._pull_back(d_key, self.call.key, self.layer.projections["K"])
+        return factored_norm(delta, factor[:, None], self.spec.norm)
+
+    def _value_norm(
+        self, u: Tensor, weights: Tensor, columns: Tensor, inputs: Tensor, factor: Tensor
+    ) -> Float[Tensor, "row step"]:
+        projection = self.layer.projections["V"]
+        output = projection.select(self.seen.capture.outputs_of([projection.module])[0].detach())
+        flat = self.call.value.detach().transpose(1, 2).flatten(2)
+        if flat.shape != output.shape or not torch.equal(flat, output):
+            # Something stands between the projection and the attention (a v-norm): pull back through it.
+            term = torch.einsum("bgsit,bgsid->bigtd", weights, u)
+            return factored_norm(self._pull_back(term, self.call.value, projection), factor[:, None], self.spec.norm)
+        # ‖Σ_h u_h ā_hᵀ‖ with ā_h = Σ_t α_ht a_t: `heads` takes the place of `token` in ‖Δᵀ A‖.
+        batch, groups, share, steps, dim = u.shape
+        blocks = torch.zeros(batch, steps, groups, share, groups, dim, dtype=u.dtype, device=u.device)
+        for group in range(groups):
+            blocks[:, :, group, :, group] = u[:, group].transpose(1, 2)
+        mixed = torch.einsum("bgsit,btn->bigsn", weights, inputs.to(weights.dtype))
+        delta = blocks.flatten(4).flatten(2, 3)
+        return _product_norm(delta, mixed.flatten(2, 3), self.spec)
+
+
+def _product_norm(delta: Tensor, inputs: Tensor, spec: SignalSpec) -> Tensor:
+    """‖Δᵀ A‖ where both factors change with the target."""
+    flat = inputs.flatten(0, 1)
+    return factored_norm(delta, shared_factor(flat, spec.norm).unflatten(0, inputs.shape[:2]), spec.norm)

@@ -1,0 +1,155 @@
+"""`token_signals`: the one measurement that probing, training and evaluation share.
+
+Takes a model and tokenised rollouts, splits them into chunks within the token budget, runs the chosen estimator on
+each, and puts the results back in the layout of the batch. Generates nothing and writes nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from antiphase.errors import InvalidInputError, NonFiniteError, OutOfMemoryError
+from antiphase.models.architecture import AttentionLayer, find_attention, unwrap
+from antiphase.signals.chunk import Chunk, ChunkSignals, Row, chunk_of, pack, rows_of
+from antiphase.signals.full import full
+from antiphase.signals.last_layer import last_layer
+from antiphase.signals.oracle import oracle, oracle_own
+from antiphase.signals.own import own
+from antiphase.types import Estimator, SignalSpec, TokenBatch, TokenSignals, parse_layers
+
+_ESTIMATORS: dict[
+    Estimator, Callable[[nn.Module, Sequence[AttentionLayer], Chunk, SignalSpec], ChunkSignals]
+] = {"oracle": oracle, "oracle-own": oracle_own, "full": full, "last": last_layer, "own": own}
+
+
+def chosen_layers(model: nn.Module, spec: SignalSpec) -> tuple[AttentionLayer, ...]:
+    """The attention layers that a spec names; the estimator `last` means the last one where layers are `all`.
+
+    Raises:
+        UnsupportedModelError: the model has no attention projections that antiphase knows.
+        InvalidInputError: a layer does not exist, or `last` was asked for another layer.
+    """
+    layers = find_attention(model)
+    named = "last" if spec.estimator == "last" and spec.layers == "all" else spec.layers
+    indices = parse_layers(named, len(layers))
+    if spec.estimator == "last" and indices != [len(layers) - 1]:
+        raise InvalidInputError(
+            f"the estimator 'last' measures the last attention layer alone; got layers {spec.layers!r}. Use "
+            "layers='last', or the estimator 'full'."
+        )
+    return tuple(layers[index] for index in indices)
+
+
+def token_signals(
+    model: nn.Module,
+    batch: TokenBatch,
+    spec: SignalSpec | None = None,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> TokenSignals:
+    """Entropy and gradient strength of every generated token.
+
+    H_i = −Σ_v p_i(v) ln p_i(v);  s_i = mean over layers ℓ and projections X of ‖∂z_{i,y_i}/∂W_X^ℓ‖_*  (METHOD §1).
+
+    Args:
+        model: a Hugging Face causal LM, PEFT-wrapped or not, on any device and in any floating dtype.
+        batch: rollouts, padded on either side; only `completion_mask` tokens are measured.
+        spec: what to measure; the default is the estimator `own` on all layers.
+        progress: called with the number of rollouts finished, after every chunk.
+
+    Returns:
+        signals in the layout of `batch` and on its device, float32 or wider; NaN outside the completions.
+
+    Raises:
+        UnsupportedModelError: the architecture cannot be measured (by this estimator).
+        InvalidInputError: a layer or a token id does not exist.
+        NonFiniteError: logits or gradients are NaN or infinite.
+        OutOfMemoryError: a chunk did not fit; lower `token_budget`.
+
+    The model is left as it was: parameters, `.grad`, hooks, attention implementation, training mode and RNG state.
+
+    Cost: see the estimator; memory is that of one chunk.
+    """
+    spec = spec or SignalSpec()
+    model = unwrap(model)
+    layers = chosen_layers(model, spec)
+    _check_ids(model, batch)
+    device = cast(Any, model).get_input_embeddings().weight.device
+    done: list[tuple[list[Row], ChunkSignals]] = []
+    with torch.inference_mode(False):
+        for rows in pack(rows_of(batch, spec), spec.token_budget):
+            done.append((rows, _measure(model, layers, chunk_of(rows, device), spec, rows)))
+            if progress is not None:
+                progress(len(rows))
+    return _collect(batch, layers, spec, done)
+
+
+def _measure(
+    model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, rows: Sequence[Row]
+) -> ChunkSignals:
+    try:
+        signals = _ESTIMATORS[spec.estimator](model, layers, chunk, spec)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise OutOfMemoryError(
+                f"out of memory while measuring {len(rows)} rollouts of up to {max(chunk.lengths)} tokens. Lower "
+                f"token_budget (--token-budget, now {spec.token_budget})"
+                + ("." if len(rows) > 1 else ", shorten the rollouts, or choose the estimator 'own' or fewer layers.")
+            ) from error
+        raise
+    finite = signals.strength.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        owner = chunk.rows[chunk.measured][~finite][0]
+        raise NonFiniteError(
+            f"row {rows[int(owner)].index}: a gradient is NaN or infinite. Check the weights, or load in a wider dtype "
+            "(--dtype float32)."
+        )
+    return signals
+
+
+def _check_ids(model: nn.Module, batch: TokenBatch) -> None:
+    vocab = int(cast(Any, model).get_input_embeddings().weight.shape[0])
+    wrong = ((batch.input_ids < 0) | (batch.input_ids >= vocab)) & batch.attention_mask
+    for row, column in torch.nonzero(wrong).tolist():
+        raise InvalidInputError(
+            f"row {row}: token id {int(batch.input_ids[row, column])} is not in the model's vocabulary of {vocab}. "
+            "Were the ids made by another tokenizer?"
+        )
+
+
+def _collect(
+    batch: TokenBatch,
+    layers: Sequence[AttentionLayer],
+    spec: SignalSpec,
+    done: Sequence[tuple[Sequence[Row], ChunkSignals]],
+) -> TokenSignals:
+    shape, device = batch.input_ids.shape, batch.input_ids.device
+    dtype = done[0][1].strength.dtype if done else torch.float32
+
+    def blank(*more: int) -> Tensor:
+        return torch.full((*shape, *more), torch.nan, dtype=dtype, device=device)
+
+    entropy, logprob, control = blank(), blank(), blank()
+    strength = blank(len(layers), len(spec.projections))
+    measured = torch.zeros(shape, dtype=torch.bool, device=device)
+    for rows, signals in done:
+        index = torch.cat([torch.full_like(row.targets, row.index) for row in rows]).to(device)
+        columns = torch.cat([row.targets + row.offset for row in rows]).to(device)
+        chosen = torch.cat([row.measured for row in rows]).to(device)
+        entropy[index, columns] = signals.entropy.to(device, dtype)
+        logprob[index, columns] = signals.logprob.to(device, dtype)
+        control[index, columns] = signals.logprob_control.to(device, dtype)
+        strength[index[chosen], columns[chosen]] = signals.strength.to(device, dtype)
+        measured[index[chosen], columns[chosen]] = True
+    return TokenSignals(
+        entropy=entropy,
+        logprob=logprob,
+        strength=strength.mean((-2, -1)),
+        strength_by_projection=strength,
+        logprob_control=control,
+        measured=measured,
+        layers=tuple(layer.index for layer in layers),
+        spec=spec,
+    )

@@ -1,0 +1,123 @@
+"""The definition, slow and obvious: one ordinary backward to the weights per token, then singular values.
+
+`oracle` is ∂target_i/∂W through the whole sequence, what `full` and `last` compute fast. `oracle_own` holds the keys
+and values of earlier positions in a cache that carries no gradient, what `own` computes fast. Everything else in this
+package is tested against these two; they are float64-capable and use none of the shortcuts.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from antiphase.errors import UnsupportedModelError
+from antiphase.models.architecture import AttentionLayer, Projection, modules_of
+from antiphase.signals.capture import evaluating
+from antiphase.signals.chunk import Chunk, ChunkSignals
+from antiphase.signals.entropy import logit_statistics
+from antiphase.types import Norm, SignalSpec
+
+
+def oracle(model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec) -> ChunkSignals:
+    """Strength of every measured target from autograd on the weights and `svdvals`.
+
+    Args and returns as for `own`. Cost: one backward to all chosen weights and their singular values per target.
+
+    Raises:
+        UnsupportedModelError: the weights are quantised, so nothing can be differentiated with respect to them.
+    """
+
+    def row_logits(token_ids: Tensor, columns: Tensor) -> Iterator[Tensor]:
+        logits = cast(Any, model)(input_ids=token_ids, use_cache=False).logits[0]
+        yield from logits[columns - 1]
+
+    return _measure(model, layers, chunk, spec, row_logits)
+
+
+def oracle_own(model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec) -> ChunkSignals:
+    """As `oracle`, with the keys and values of earlier positions taken from a cache without gradient."""
+
+    def row_logits(token_ids: Tensor, columns: Tensor) -> Iterator[Tensor]:
+        for column in columns.tolist():
+            cache = None
+            if column > 1:
+                with torch.no_grad():
+                    cache = cast(Any, model)(input_ids=token_ids[:, : column - 1], use_cache=True).past_key_values
+            here = token_ids[:, column - 1 : column]
+            yield cast(Any, model)(input_ids=here, past_key_values=cache, use_cache=True).logits[0, -1]
+
+    return _measure(model, layers, chunk, spec, row_logits)
+
+
+def _measure(
+    model: nn.Module,
+    layers: Sequence[AttentionLayer],
+    chunk: Chunk,
+    spec: SignalSpec,
+    row_logits: Callable[[Tensor, Tensor], Iterator[Tensor]],
+) -> ChunkSignals:
+    weights = [_weight(module) for module in modules_of(layers, spec.projections)]
+    place = {module: index for index, module in enumerate(modules_of(layers, spec.projections))}
+    statistics, strengths = [], []
+    with evaluating(model), _differentiable(weights):
+        for row, length in enumerate(chunk.lengths):
+            here = torch.nonzero(chunk.rows == row).flatten()
+            token_ids = chunk.input_ids[row : row + 1, :length]
+            for target, logits in zip(here.tolist(), row_logits(token_ids, chunk.columns[here]), strict=True):
+                token_id = chunk.token_ids[target]
+                statistics.append(torch.cat(logit_statistics(logits.detach()[None], token_id[None], spec.temperature)))
+                if not chunk.measured[target]:
+                    continue
+                value = logits[token_id]
+                if spec.target == "logprob":
+                    value = (logits / spec.temperature).log_softmax(-1)[token_id]
+                gradients = torch.autograd.grad(value, weights, retain_graph=True)
+                strengths.append(
+                    torch.stack([
+                        torch.stack([
+                            _norm(layer.projections[name], gradients[place[layer.projections[name].module]], spec.norm)
+                            for name in spec.projections
+                        ])
+                        for layer in layers
+                    ])
+                )
+    entropy, logprob, control = torch.stack(statistics).unbind(1)
+    return ChunkSignals(entropy, logprob, control, torch.stack(strengths))
+
+
+def _weight(module: nn.Module) -> Tensor:
+    # A LoRA wrapper adds BA to its base weight W, so the gradient with respect to the sum is that of W.
+    base = module.get_submodule("base_layer") if "base_layer" in dict(module.named_children()) else module
+    weight = cast(Tensor, base.weight)
+    if not weight.is_floating_point():
+        raise UnsupportedModelError(
+            f"the weights are stored as {weight.dtype}; the oracle differentiates with respect to them. Use the "
+            "estimators 'own', 'last' or 'full', or load without quantisation."
+        )
+    return weight
+
+
+@contextlib.contextmanager
+def _differentiable(weights: Sequence[Tensor]) -> Iterator[None]:
+    before = [weight.requires_grad for weight in weights]
+    try:
+        for weight in weights:
+            weight.requires_grad_(True)
+        with torch.enable_grad():
+            yield
+    finally:
+        for weight, flag in zip(weights, before, strict=True):
+            weight.requires_grad_(flag)
+
+
+def _norm(projection: Projection, gradient: Tensor, norm: Norm) -> Tensor:
+    gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+    if projection.features is not None:
+        # Linear keeps [features, inputs], GPT-2's Conv1D its transpose.
+        axis = 0 if isinstance(projection.module, nn.Linear) else 1
+        gradient = gradient.index_select(axis, projection.features.to(gradient.device))
+    if norm == "nuclear":
+        return torch.linalg.svdvals(gradient).sum()
+    return torch.linalg.matrix_norm(gradient) if norm == "frobenius" else gradient.abs().sum()

@@ -1,0 +1,267 @@
+"""The values that travel between the layers: what to measure, the tokens, the signals, a correlation.
+
+All are frozen dataclasses; tensors inside share the axes `batch token layer projection`. Nothing here computes a
+signal or touches a model.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from antiphase.errors import InvalidInputError
+
+Estimator = Literal["oracle", "oracle-own", "full", "last", "own"]
+ProjectionName = Literal["Q", "K", "V", "O"]
+Norm = Literal["nuclear", "frobenius", "l1"]
+Target = Literal["logit", "logprob"]
+Method = Literal["spearman", "pearson"]
+
+ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
+PROJECTIONS: tuple[ProjectionName, ...] = get_args(ProjectionName)
+NORMS: tuple[Norm, ...] = get_args(Norm)
+TARGETS: tuple[Target, ...] = get_args(Target)
+
+
+def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise InvalidInputError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")
+
+
+@dataclass(frozen=True)
+class SignalSpec:
+    """What to measure and how (METHOD §1).
+
+    Args:
+        estimator: `own` (own-position term, all layers, one backward), `last` (full context, last layer, one
+            backward), `full` (full context, any layers, one backward per target), `oracle` (the definition of
+            `full`: one ordinary backward to the weights per target) or `oracle-own` (the definition of `own`).
+        layers: `all`, `last`, `last-K`, or a comma-separated list of indices (negative ones count from the end).
+        projections: which of Q, K, V, O.
+        norm: `nuclear` (the paper), `frobenius`, or `l1` (entrywise, as in the post's §2.1).
+        target: `logit` (the generated token's raw logit) or `logprob` (control; see METHOD §1).
+        targets_per_rollout: measure the strength of at most this many tokens of each rollout, drawn without
+            replacement by `seed`; None measures all. Entropy is measured for every token either way.
+        temperature: divides the logits before entropy and log-probability; 1 is the raw distribution.
+        token_budget: at most this many padded tokens in one forward pass (a single longer row still runs).
+        seed: of the target draw.
+
+    Raises:
+        InvalidInputError: a value outside its set or range.
+    """
+
+    estimator: Estimator = "own"
+    layers: str = "all"
+    projections: tuple[ProjectionName, ...] = PROJECTIONS
+    norm: Norm = "nuclear"
+    target: Target = "logit"
+    targets_per_rollout: int | None = None
+    temperature: float = 1.0
+    token_budget: int = 2048
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _one_of("estimator", self.estimator, ESTIMATORS)
+        _one_of("norm", self.norm, NORMS)
+        _one_of("target", self.target, TARGETS)
+        if not self.projections:
+            raise InvalidInputError("projections is empty; name at least one of Q, K, V, O.")
+        for name in self.projections:
+            _one_of("projections", name, PROJECTIONS)
+        if len(set(self.projections)) != len(self.projections):
+            raise InvalidInputError(f"projections names one twice: {', '.join(self.projections)}.")
+        if self.targets_per_rollout is not None and self.targets_per_rollout < 1:
+            raise InvalidInputError(
+                f"targets_per_rollout must be at least 1; got {self.targets_per_rollout}. Leave it out to measure "
+                "every token."
+            )
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise InvalidInputError(f"temperature must be a positive number; got {self.temperature}.")
+        if self.token_budget < 1:
+            raise InvalidInputError(f"token_budget must be at least 1; got {self.token_budget}.")
+        parse_layers(self.layers, num_layers=None)
+
+    @property
+    def context(self) -> Literal["own-position", "full"]:
+        """Which terms of the gradient are kept: the own-position term, or the whole sequence's sum."""
+        return "own-position" if self.estimator in ("own", "oracle-own") else "full"
+
+
+def parse_layers(text: str, num_layers: int | None) -> list[int]:
+    """Layer indices named by `all`, `last`, `last-K` or `0,3,-1`, in ascending order.
+
+    With `num_layers=None` only the syntax is checked and the list is empty.
+
+    Raises:
+        InvalidInputError: the text is malformed or names a layer that does not exist.
+    """
+    malformed = InvalidInputError(
+        f"layers must be 'all', 'last', 'last-K' or indices such as '0,3,-1'; got {text!r}."
+    )
+    if text == "all":
+        return list(range(num_layers or 0))
+    if text.startswith("last"):
+        count = text.removeprefix("last").removeprefix("-") or "1"
+        if not count.isdecimal() or int(count) < 1 or text == "last-":
+            raise malformed
+        if num_layers is None:
+            return []
+        if int(count) > num_layers:
+            raise InvalidInputError(f"layers {text!r}: the model has {num_layers} attention layers.")
+        return list(range(num_layers - int(count), num_layers))
+    try:
+        wanted = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise malformed from None
+    if num_layers is None:
+        return []
+    for index in wanted:
+        if not -num_layers <= index < num_layers:
+            raise InvalidInputError(
+                f"layer {index} does not exist: the model has {num_layers} attention layers, 0 to {num_layers - 1}."
+            )
+    return sorted({index % num_layers for index in wanted})
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Tokenised rollouts, padded on either side.
+
+    Args:
+        input_ids: token ids; what stands at padded places is never read.
+        attention_mask: True at real tokens (one unbroken run per row).
+        completion_mask: True at the tokens to measure: the generated ones. The token at column p is predicted from
+            the real token before it, so the first real token of a row cannot be measured.
+
+    Raises:
+        InvalidInputError: shapes differ, a row is empty, has gaps, or measures its first token.
+    """
+
+    input_ids: Int[Tensor, "batch token"]
+    attention_mask: Bool[Tensor, "batch token"]
+    completion_mask: Bool[Tensor, "batch token"]
+
+    def __post_init__(self) -> None:
+        shapes = {tuple(t.shape) for t in (self.input_ids, self.attention_mask, self.completion_mask)}
+        if len(shapes) != 1 or len(next(iter(shapes))) != 2:
+            raise InvalidInputError(f"TokenBatch needs three [batch, token] tensors of one shape; got {sorted(shapes)}.")
+        mask = self.attention_mask.int()
+        starts = (mask.diff(dim=1, prepend=mask.new_zeros(len(mask), 1)) == 1).sum(1)
+        for row, num_starts in enumerate(starts.tolist()):
+            if num_starts != 1:
+                raise InvalidInputError(f"row {row}: attention_mask must be one unbroken run of True; got {num_starts}.")
+        first = mask.argmax(dim=1)
+        rows = torch.arange(len(mask), device=mask.device)
+        for row in torch.nonzero(self.completion_mask[rows, first]).flatten().tolist():
+            raise InvalidInputError(
+                f"row {row}: the first token is marked as generated, but nothing predicts it. Give at least one "
+                "prompt token (a BOS token will do)."
+            )
+        if bool((self.completion_mask & ~self.attention_mask).any()):
+            raise InvalidInputError("completion_mask is True at padded places.")
+
+    @classmethod
+    def from_ids(
+        cls,
+        prompt_ids: Sequence[Sequence[int]],
+        completion_ids: Sequence[Sequence[int]],
+        *,
+        padding_side: Literal["left", "right"] = "right",
+        pad_token_id: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> "TokenBatch":
+        """Pad prompt + completion rows to one length; the completions are what is measured.
+
+        >>> batch = TokenBatch.from_ids([[5, 6], [7]], [[8], [9, 4, 3]])
+        >>> batch.input_ids.tolist()
+        [[5, 6, 8, 0], [7, 9, 4, 3]]
+        >>> batch.completion_mask.int().tolist()
+        [[0, 0, 1, 0], [0, 1, 1, 1]]
+        """
+        if not prompt_ids or len(prompt_ids) != len(completion_ids):
+            raise InvalidInputError(
+                f"need as many prompts as completions, at least one; got {len(prompt_ids)} and {len(completion_ids)}."
+            )
+        lengths = [len(p) + len(c) for p, c in zip(prompt_ids, completion_ids, strict=True)]
+        shape = (len(lengths), max(lengths))
+        input_ids = torch.full(shape, pad_token_id, dtype=torch.long)
+        attention_mask = torch.zeros(shape, dtype=torch.bool)
+        completion_mask = torch.zeros(shape, dtype=torch.bool)
+        for row, (prompt, completion) in enumerate(zip(prompt_ids, completion_ids, strict=True)):
+            start = shape[1] - lengths[row] if padding_side == "left" else 0
+            stop = start + lengths[row]
+            input_ids[row, start:stop] = torch.tensor([*prompt, *completion], dtype=torch.long)
+            attention_mask[row, start:stop] = True
+            completion_mask[row, start + len(prompt) : stop] = True
+        return cls(input_ids.to(device), attention_mask.to(device), completion_mask.to(device))
+
+    def __len__(self) -> int:
+        return self.input_ids.shape[0]
+
+
+@dataclass(frozen=True)
+class TokenSignals:
+    """The signals of every generated token, in the layout of the batch that was measured; NaN elsewhere.
+
+    Args:
+        entropy: of the distribution that the token was drawn from, in nats.
+        logprob: of the token, in nats.
+        strength: mean over the chosen layers and projections of the norm of ∂target/∂W; NaN where not measured.
+        strength_by_projection: the same before averaging.
+        logprob_control: ‖∂ ln p_y / ∂z‖ = √(1 − 2 p_y + Σ p²), which rises with entropy by construction.
+        measured: True where the strength was measured.
+        layers: indices of the chosen attention layers.
+        spec: what was measured; name its estimator wherever the numbers are shown.
+    """
+
+    entropy: Float[Tensor, "batch token"]
+    logprob: Float[Tensor, "batch token"]
+    strength: Float[Tensor, "batch token"]
+    strength_by_projection: Float[Tensor, "batch token layer projection"]
+    logprob_control: Float[Tensor, "batch token"]
+    measured: Bool[Tensor, "batch token"]
+    layers: tuple[int, ...]
+    spec: SignalSpec
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """A correlation with its interval. Undefined is NaN, never 0.
+
+    Args:
+        value: of the correlation, in [−1, 1].
+        low: lower end of the interval.
+        high: upper end of the interval.
+        num_tokens: pairs that entered (unique ids when `by="token"`).
+        num_effective: independent pairs that they are worth, given the autocorrelation along the rollout; NaN for
+            a pooled value, whose interval comes from a bootstrap.
+        method: `spearman` or `pearson`.
+        confidence: of the interval.
+    """
+
+    value: float
+    low: float
+    high: float
+    num_tokens: int
+    num_effective: float
+    method: Method
+    confidence: float
+
+    @property
+    def inversion(self) -> float:
+        """The inversion score ι = −ρ: positive means inverted."""
+        return -self.value
+
+    @property
+    def defined(self) -> bool:
+        """Whether the value could be computed."""
+        return not math.isnan(self.value)
+
+    def __str__(self) -> str:
+        if not self.defined:
+            return f"undefined (n={self.num_tokens})"
+        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}] (n={self.num_tokens})"
