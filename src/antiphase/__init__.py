@@ -1,1 +1,52 @@
-"""antiphase: measure and train the Entropy-Gradient Inversion of reasoning models."""
+"""antiphase: measure and train the Entropy-Gradient Inversion of reasoning models.
+
+The public names; each is imported on first use, so that `import antiphase` is cheap.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from antiphase.bootstrap import mean_within as mean_within
+    from antiphase.bootstrap import pooled_correlation as pooled_correlation
+    from antiphase.correlation import coefficients as coefficients
+    from antiphase.correlation import correlate as correlate
+    from antiphase.errors import AntiphaseError as AntiphaseError
+    from antiphase.models.loading import load_model as load_model
+    from antiphase.probing.config import ProbeConfig as ProbeConfig
+    from antiphase.probing.fingerprint import Fingerprint as Fingerprint
+    from antiphase.probing.runner import probe as probe
+    from antiphase.signals.measure import token_signals as token_signals
+    from antiphase.types import Correlation as Correlation
+    from antiphase.types import SignalSpec as SignalSpec
+    from antiphase.types import TokenBatch as TokenBatch
+    from antiphase.types import TokenSignals as TokenSignals
+
+_HOMES = {
+    "AntiphaseError": "errors",
+    "Correlation": "types",
+    "Fingerprint": "probing.fingerprint",
+    "ProbeConfig": "probing.config",
+    "SignalSpec": "types",
+    "TokenBatch": "types",
+    "TokenSignals": "types",
+    "coefficients": "correlation",
+    "correlate": "correlation",
+    "load_model": "models.loading",
+    "mean_within": "bootstrap",
+    "pooled_correlation": "bootstrap",
+    "probe": "probing.runner",
+    "token_signals": "signals.measure",
+}
+__all__ = list(_HOMES)  # noqa: PLE0604
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'antiphase' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"antiphase.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

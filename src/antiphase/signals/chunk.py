@@ -5,7 +5,7 @@ budget, so that the numbers depend neither on the side of the padding nor on the
 """
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from antiphase.types import SignalSpec, TokenBatch
+
+Tick = Callable[[int], None]
+
+
+def silent(num_targets: int) -> None:
+    """A tick that nobody listens to."""
 
 
 @dataclass(frozen=True)

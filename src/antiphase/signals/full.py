@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from antiphase.models.architecture import AttentionLayer, modules_of
 from antiphase.signals.capture import Observed, observe
-from antiphase.signals.chunk import Chunk, ChunkSignals
+from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
 from antiphase.signals.entropy import head_signals
 from antiphase.signals.norms import factored_norm, shared_factor
 from antiphase.types import ProjectionName, SignalSpec
@@ -21,7 +21,9 @@ from antiphase.types import ProjectionName, SignalSpec
 _TARGETS_PER_BLOCK = 16
 
 
-def full(model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec) -> ChunkSignals:
+def full(
+    model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
+) -> ChunkSignals:
     """Strength of every measured target by its gradient through the whole sequence.
 
     Args and errors as for `own`; any attention implementation serves. Nuclear norms are accumulated in float64.
@@ -42,7 +44,7 @@ def full(model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec:
             device=hidden.device,
         )
         for block in _blocks(chunk, measured):
-            _measure_block(seen, chunk, spec, measured, block, factors, strength)
+            _measure_block(seen, chunk, spec, measured, block, factors, strength, tick)
     return ChunkSignals(head.entropy, head.logprob, head.logprob_control, strength)
 
 
@@ -82,6 +84,7 @@ def _measure_block(
     block: list[list[int]],
     factors: Sequence[Mapping[ProjectionName, Tensor]],
     strength: Tensor,
+    tick: Tick,
 ) -> None:
     places = torch.tensor([place for step in block for place in step], device=measured.device)
     targets = measured[places]
@@ -107,3 +110,4 @@ def _measure_block(
                 delta = projection.select(gradients[projection.module][local[now]])
                 factor = factors[place][name][rows[now], :length]
                 strength[places[now], place, column] = factored_norm(delta, factor, spec.norm).to(strength.dtype)
+        tick(len(step))

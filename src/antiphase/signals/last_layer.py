@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from antiphase.errors import InvalidInputError
 from antiphase.models.architecture import AttentionLayer, Projection, find_attention, modules_of
 from antiphase.signals.capture import Observed, observe
-from antiphase.signals.chunk import Chunk, ChunkSignals
+from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
 from antiphase.signals.entropy import head_signals
 from antiphase.signals.frozen_attention import AttentionCall, attention_weights, tracing
 from antiphase.signals.norms import factored_norm, rank_one_norm, shared_factor
@@ -32,7 +32,9 @@ from antiphase.types import PROJECTIONS, SignalSpec
 _CHUNK_ELEMENTS = 1 << 24
 
 
-def last_layer(model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec) -> ChunkSignals:
+def last_layer(
+    model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
+) -> ChunkSignals:
     """Strength of every measured target in the last attention layer, through the whole sequence.
 
     Args, returns and errors as for `own`; `layers` must be the last one alone.
@@ -49,6 +51,7 @@ def last_layer(model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk,
         head = head_signals(model, hidden[chunk.rows, chunk.columns - 1], chunk.token_ids, spec, want_seed=True)
         seed = seed_of(head, chunk, hidden)
         norms = _norms(seen, layer, trace.kept, chunk, spec, hidden, seed)
+    tick(len(norms))
     return ChunkSignals(head.entropy, head.logprob, head.logprob_control, norms[:, None].detach())
 
 

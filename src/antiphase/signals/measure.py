@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from antiphase.errors import InvalidInputError, NonFiniteError, OutOfMemoryError
 from antiphase.models.architecture import AttentionLayer, find_attention, unwrap
-from antiphase.signals.chunk import Chunk, ChunkSignals, Row, chunk_of, pack, rows_of
+from antiphase.signals.chunk import Chunk, ChunkSignals, Row, Tick, chunk_of, pack, rows_of, silent
 from antiphase.signals.full import full
 from antiphase.signals.last_layer import last_layer
 from antiphase.signals.oracle import oracle, oracle_own
@@ -20,7 +20,7 @@ from antiphase.signals.own import own
 from antiphase.types import Estimator, SignalSpec, TokenBatch, TokenSignals, parse_layers
 
 _ESTIMATORS: dict[
-    Estimator, Callable[[nn.Module, Sequence[AttentionLayer], Chunk, SignalSpec], ChunkSignals]
+    Estimator, Callable[[nn.Module, Sequence[AttentionLayer], Chunk, SignalSpec, Tick], ChunkSignals]
 ] = {"oracle": oracle, "oracle-own": oracle_own, "full": full, "last": last_layer, "own": own}
 
 
@@ -47,7 +47,7 @@ def token_signals(
     batch: TokenBatch,
     spec: SignalSpec | None = None,
     *,
-    progress: Callable[[int], None] | None = None,
+    progress: Tick = silent,
 ) -> TokenSignals:
     """Entropy and gradient strength of every generated token.
 
@@ -57,7 +57,7 @@ def token_signals(
         model: a Hugging Face causal LM, PEFT-wrapped or not, on any device and in any floating dtype.
         batch: rollouts, padded on either side; only `completion_mask` tokens are measured.
         spec: what to measure; the default is the estimator `own` on all layers.
-        progress: called with the number of rollouts finished, after every chunk.
+        progress: called with the number of tokens whose strength was measured, as they are.
 
     Returns:
         signals in the layout of `batch` and on its device, float32 or wider; NaN outside the completions.
@@ -80,17 +80,20 @@ def token_signals(
     done: list[tuple[list[Row], ChunkSignals]] = []
     with torch.inference_mode(False):
         for rows in pack(rows_of(batch, spec), spec.token_budget):
-            done.append((rows, _measure(model, layers, chunk_of(rows, device), spec, rows)))
-            if progress is not None:
-                progress(len(rows))
+            done.append((rows, _measure(model, layers, chunk_of(rows, device), spec, rows, progress)))
     return _collect(batch, layers, spec, done)
 
 
 def _measure(
-    model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, rows: Sequence[Row]
+    model: nn.Module,
+    layers: Sequence[AttentionLayer],
+    chunk: Chunk,
+    spec: SignalSpec,
+    rows: Sequence[Row],
+    progress: Tick,
 ) -> ChunkSignals:
     try:
-        signals = _ESTIMATORS[spec.estimator](model, layers, chunk, spec)
+        signals = _ESTIMATORS[spec.estimator](model, layers, chunk, spec, progress)
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             raise OutOfMemoryError(

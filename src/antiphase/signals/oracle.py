@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from antiphase.errors import UnsupportedModelError
 from antiphase.models.architecture import AttentionLayer, Projection, modules_of
 from antiphase.signals.capture import evaluating
-from antiphase.signals.chunk import Chunk, ChunkSignals
+from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
 from antiphase.signals.entropy import logit_statistics
 from antiphase.types import Norm, SignalSpec
 
 
-def oracle(model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec) -> ChunkSignals:
+def oracle(
+    model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
+) -> ChunkSignals:
     """Strength of every measured target from autograd on the weights and `svdvals`.
 
     Args and returns as for `own`. Cost: one backward to all chosen weights and their singular values per target.
@@ -33,10 +35,12 @@ def oracle(model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spe
         logits = cast(Any, model)(input_ids=token_ids, use_cache=False).logits[0]
         yield from logits[columns - 1]
 
-    return _measure(model, layers, chunk, spec, row_logits)
+    return _measure(model, layers, chunk, spec, row_logits, tick)
 
 
-def oracle_own(model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec) -> ChunkSignals:
+def oracle_own(
+    model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
+) -> ChunkSignals:
     """As `oracle`, with the keys and values of earlier positions taken from a cache without gradient."""
 
     def row_logits(token_ids: Tensor, columns: Tensor) -> Iterator[Tensor]:
@@ -48,7 +52,7 @@ def oracle_own(model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk,
             here = token_ids[:, column - 1 : column]
             yield cast(Any, model)(input_ids=here, past_key_values=cache, use_cache=True).logits[0, -1]
 
-    return _measure(model, layers, chunk, spec, row_logits)
+    return _measure(model, layers, chunk, spec, row_logits, tick)
 
 
 def _measure(
@@ -57,6 +61,7 @@ def _measure(
     chunk: Chunk,
     spec: SignalSpec,
     row_logits: Callable[[Tensor, Tensor], Iterator[Tensor]],
+    tick: Tick,
 ) -> ChunkSignals:
     weights = [_weight(module) for module in modules_of(layers, spec.projections)]
     place = {module: index for index, module in enumerate(modules_of(layers, spec.projections))}
@@ -83,6 +88,7 @@ def _measure(
                         for layer in layers
                     ])
                 )
+                tick(1)
     entropy, logprob, control = torch.stack(statistics).unbind(1)
     return ChunkSignals(entropy, logprob, control, torch.stack(strengths))
 

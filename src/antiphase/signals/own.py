@@ -17,14 +17,16 @@ from torch import Tensor, nn
 from antiphase.errors import UnsupportedModelError
 from antiphase.models.architecture import AttentionLayer, find_attention, modules_of
 from antiphase.signals.capture import Capture, observe
-from antiphase.signals.chunk import Chunk, ChunkSignals
+from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
 from antiphase.signals.entropy import HeadSignals, head_signals
 from antiphase.signals.frozen_attention import AttentionTrace, tracing
 from antiphase.signals.norms import rank_one_norm
 from antiphase.types import SignalSpec
 
 
-def own(model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec) -> ChunkSignals:
+def own(
+    model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
+) -> ChunkSignals:
     """Strength of every measured target by the own-position term.
 
     Args:
@@ -32,6 +34,7 @@ def own(model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: 
         layers: the attention layers to measure.
         chunk: right-padded rows and targets.
         spec: projections, norm, target and temperature.
+        tick: called with the number of targets that were measured, as they are.
 
     Returns:
         signals; strength `[measured, layer, projection]`, norms accumulated in float32 or wider.
@@ -46,6 +49,7 @@ def own(model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: 
         check_frozen(model, trace)
         head = head_signals(model, hidden[chunk.rows, chunk.columns - 1], chunk.token_ids, spec, want_seed=True)
         strength = _strength(seen.capture, layers, chunk, spec, hidden, seed_of(head, chunk, hidden))
+    tick(len(strength))
     return ChunkSignals(head.entropy, head.logprob, head.logprob_control, strength)
 
 

@@ -1,0 +1,7 @@
+"""`python -m antiphase`."""
+
+import sys
+
+from antiphase.cli import main
+
+sys.exit(main())

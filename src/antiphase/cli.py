@@ -1,0 +1,119 @@
+"""The command `antiphase`. Parses, calls the library, prints; errors of ours end with one line and status 2."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import NoReturn
+
+from antiphase.errors import AntiphaseError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="antiphase", description="Measure the Entropy-Gradient Inversion of reasoning models.")
+    parser.add_argument("--version", action="version", version=f"antiphase {metadata.version('antiphase')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_probe(commands)
+    return parser
+
+
+def _add_probe(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser(
+        "probe",
+        help="measure how token entropy and gradient strength are correlated over a model's rollouts",
+        description="Generate (or read) rollouts, measure token entropy and gradient strength, correlate them.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    command.add_argument("models", nargs="+", metavar="MODEL", help="hub id, local directory, or 'demo'")
+    _add_model_options(command.add_argument_group("model"))
+    _add_rollout_options(command.add_argument_group("rollouts"))
+    _add_signal_options(command.add_argument_group("signals"))
+    output = command.add_argument_group("output")
+    output.add_argument("--out", type=Path, help="folder to write to (default: runs/probe-DATE-TIME)")
+    output.add_argument("--resume", action="store_true", help="continue the interrupted run in --out")
+    output.add_argument("--no-figures", dest="figures", action="store_false", help="draw no figures")
+    output.add_argument("--quiet", dest="progress", action="store_false", help="no progress bar")
+
+
+def _add_model_options(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16, float64")
+    group.add_argument("--device", default="auto", help="auto (cuda, mps, cpu), or any torch device")
+    group.add_argument("--revision", help="branch, tag or commit on the hub")
+    group.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
+
+
+def _add_rollout_options(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--prompts", default="gsm8k", help="gsm8k, a .jsonl/.parquet file, or owner/name[:config[:split]]")
+    group.add_argument("--prompt-column", help="column of the prompt (default: prompt, question, problem, messages)")
+    group.add_argument("--num-prompts", type=_count, default="16", help="how many prompts, or 'all'")
+    group.add_argument("--prompt-template", help="text around every prompt, with {prompt} in it")
+    group.add_argument("--system-prompt", help="put before every prompt")
+    group.add_argument("--no-chat-template", dest="chat_template", action="store_false", help="plain text prompts")
+    group.add_argument("--samples", type=int, default=1, help="completions per prompt")
+    group.add_argument("--max-new-tokens", type=int, default=128, help="length limit of a completion")
+    group.add_argument("--temperature", type=float, default=1.0, help="of the sampling; 0 is greedy")
+    group.add_argument("--top-p", type=float, default=1.0, help="nucleus of the sampling")
+    group.add_argument("--seed", type=int, default=0, help="of sampling, subsampling and bootstrap")
+    group.add_argument("--batch-size", type=int, default=16, help="rollouts generated and written at a time")
+    group.add_argument("--rollouts", metavar="FILE", help="given rollouts (.jsonl/.parquet): nothing is generated")
+    group.add_argument("--share-rollouts", action="store_true", help="measure every model on the first one's rollouts")
+    group.add_argument("--allow-short", action="store_true", help="accept given rollouts below --min-tokens")
+
+
+def _add_signal_options(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--estimator",
+        dest="estimators",
+        nargs="+",
+        default=("own",),
+        metavar="NAME[:TARGETS]",
+        help="own, last, full, oracle, oracle-own; several allowed, the first is the headline",
+    )
+    group.add_argument("--layers", default="all", help="all, last, last-K, or indices such as 0,3,-1")
+    group.add_argument("--projections", default="QKVO", help="which of Q, K, V, O")
+    group.add_argument("--norm", default="nuclear", help="nuclear, frobenius, l1")
+    group.add_argument("--target", default="logit", help="logit, or logprob (a control)")
+    group.add_argument("--targets-per-rollout", type=int, metavar="N", help="measure N random tokens of each rollout")
+    group.add_argument("--signal-temperature", type=float, default=1.0, help="divides the logits before the entropy")
+    group.add_argument("--token-budget", type=int, default=2048, help="padded tokens in one forward pass")
+    group.add_argument("--min-tokens", type=int, default=8, help="below, a rollout's correlation is undefined")
+    group.add_argument("--num-resamples", type=int, default=1000, help="of the bootstrap over prompts")
+
+
+def _count(text: str) -> int | None:
+    return None if text == "all" else int(text)
+
+
+def _run_probe(options: dict[str, object]) -> None:
+    from antiphase.probing.runner import default_out, probe
+
+    out = options.pop("out") or default_out()
+    options["models"] = tuple(options["models"])  # type: ignore[arg-type]
+    fingerprint = probe(options.pop("models"), out=out, **options)  # type: ignore[arg-type]
+    print(fingerprint)
+    print(f"\nwritten to {out}:")
+    for path in sorted(Path(str(out)).rglob("*")):
+        if path.is_file() and path.suffix != ".svg":
+            twin = " (and .svg)" if path.with_suffix(".svg").is_file() else ""
+            print(f"  {path}{twin}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status (2: the input is wrong, 130: interrupted)."""
+    options = vars(_parser().parse_args(arguments))
+    options.pop("command")
+    try:
+        _run_probe(options)
+    except AntiphaseError as error:
+        print(f"antiphase: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("antiphase: interrupted. Finished batches are kept: repeat with --resume and the same --out.", file=sys.stderr)
+        return 130
+    return 0

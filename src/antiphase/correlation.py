@@ -1,0 +1,219 @@
+"""Correlation of two token series: ranks, coefficients, and intervals within a rollout (METHOD §3).
+
+Tokens of one rollout are autocorrelated, so a rollout's interval is Fisher's with the number of *effective* pairs.
+Claims about a model are made over prompts: see `bootstrap`. Everything is accumulated in float64; undefined (too few
+pairs, a constant series) is NaN.
+"""
+
+import math
+from statistics import NormalDist
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from antiphase.errors import InvalidInputError
+from antiphase.types import Correlation, Method, TokenSignals
+
+MIN_TOKENS = 8
+
+
+def average_ranks(
+    values: Float[Tensor, "batch token"], mask: Bool[Tensor, "batch token"]
+) -> Float[Tensor, "batch token"]:
+    """Ranks from 1 among the masked values of each row, ties averaged; 0 outside the mask.
+
+    >>> average_ranks(torch.tensor([[3.0, 1.0, 3.0, 9.0]]), torch.tensor([[True, True, True, False]])).tolist()
+    [[2.5, 1.0, 2.5, 0.0]]
+    """
+    # Masked-out entries sort last; +inf among the values would tie with them, so infinities are not allowed.
+    wide = values.double().masked_fill(~mask, torch.inf)
+    ordered = wide.sort(dim=1).values
+    below = torch.searchsorted(ordered, wide, right=False)
+    up_to = torch.searchsorted(ordered, wide, right=True)
+    return ((below + up_to + 1).double() / 2).masked_fill(~mask, 0.0)
+
+
+def _centered(values: Tensor, mask: Tensor) -> Tensor:
+    wide = values.double().masked_fill(~mask, 0.0)
+    count = mask.sum(1, keepdim=True).clamp_min(1)
+    return (wide - wide.sum(1, keepdim=True) / count).masked_fill(~mask, 0.0)
+
+
+def _prepared(x: Tensor, y: Tensor, mask: Tensor, method: Method) -> tuple[Tensor, Tensor]:
+    if method == "spearman":
+        x, y = average_ranks(x, mask), average_ranks(y, mask)
+    return _centered(x, mask), _centered(y, mask)
+
+
+def _coefficient(x: Tensor, y: Tensor, mask: Tensor, raw: tuple[Tensor, Tensor], min_tokens: int) -> Tensor:
+    value = (x * y).sum(1) / (x.norm(dim=1) * y.norm(dim=1))
+    defined = mask.sum(1) >= max(min_tokens, 2)
+    for series in raw:
+        # Constancy is judged on the values themselves: after centring, rounding leaves noise that would correlate.
+        low = series.double().masked_fill(~mask, torch.inf).amin(1)
+        defined &= series.double().masked_fill(~mask, -torch.inf).amax(1) > low
+    return value.clamp(-1, 1).masked_fill(~defined, torch.nan)
+
+
+def coefficients(
+    x: Float[Tensor, "batch token"],
+    y: Float[Tensor, "batch token"],
+    mask: Bool[Tensor, "batch token"] | None = None,
+    *,
+    method: Method = "spearman",
+    min_tokens: int = MIN_TOKENS,
+) -> Float[Tensor, "batch"]:
+    """Correlation coefficient of each row; NaN where undefined.
+
+    ρ = Σ (x−x̄)(y−ȳ) / √(Σ (x−x̄)² Σ (y−ȳ)²), for Spearman on average ranks. METHOD §3.
+
+    Args:
+        x, y: the two series; NaN counts as masked.
+        mask: which pairs enter; None means all.
+        method: `spearman` or `pearson`.
+        min_tokens: rows with fewer pairs are undefined.
+
+    Returns:
+        float64, in [−1, 1] or NaN.
+
+    Raises:
+        InvalidInputError: an infinite value under the mask.
+
+    >>> coefficients(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[9.0, 5.0, 1.0]]), min_tokens=3).tolist()
+    [-1.0]
+    """
+    mask = valid_pairs(x, y, mask)
+    a, b = _prepared(x, y, mask, method)
+    return _coefficient(a, b, mask, (x, y), min_tokens)
+
+
+def valid_pairs(x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
+    """Where both series have a value (and the mask, if any, is True); infinite values are refused."""
+    valid = ~(x.isnan() | y.isnan())
+    valid = valid if mask is None else valid & mask
+    if bool(((x.isinf() | y.isinf()) & valid).any()):
+        raise InvalidInputError("a series holds an infinite value; ranks and moments need finite ones.")
+    return valid
+
+
+def effective_pairs(
+    x: Float[Tensor, "batch token"], y: Float[Tensor, "batch token"], mask: Bool[Tensor, "batch token"]
+) -> Float[Tensor, "batch"]:
+    """Independent pairs that each row's pairs are worth, at most their number.
+
+    n_eff = n / (1 + (2/n) Σ_k n_k r_x(k) r_y(k)), with n_k the pairs at lag k that are both in the mask (n − k when
+    all are, which gives METHOD §3). Autocorrelations are tapered by 1 − k/span.
+
+    Args:
+        x, y: centred series, 0 outside the mask.
+        mask: which places of the rollout hold a pair.
+    """
+    length = x.shape[1]
+    size = 2 * length
+
+    def lagged(series: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft(series, n=size, dim=1)
+        return torch.fft.irfft(spectrum * spectrum.conj(), n=size, dim=1)[:, :length]
+
+    count = mask.double().sum(1, keepdim=True)
+    pairs = lagged(mask.double()).round()
+    lags = torch.arange(length, device=x.device).double()
+    places = lags.expand_as(mask)
+    last = places.masked_fill(~mask, -1).amax(1, keepdim=True)
+    first = places.masked_fill(~mask, length).amin(1, keepdim=True)
+    taper = (1 - lags / (last - first + 1).clamp_min(1)).clamp_min(0)
+
+    def autocorrelation(series: Tensor) -> Tensor:
+        moments = lagged(series)
+        return moments / pairs.clamp_min(1) * taper * count / moments[:, :1]
+
+    products = (pairs * autocorrelation(x) * autocorrelation(y)).nan_to_num(0.0)[:, 1:]
+    inflation = 1 + 2 * products.sum(1) / count[:, 0].clamp_min(1)
+    return count[:, 0] / inflation.clamp_min(1)
+
+
+def _fisher(value: float, num_effective: float, method: Method, confidence: float) -> tuple[float, float]:
+    if math.isnan(value):
+        return math.nan, math.nan
+    if num_effective <= 3:
+        return -1.0, 1.0
+    if abs(value) == 1.0:
+        return value, value
+    variance = (1 + value**2 / 2 if method == "spearman" else 1.0) / (num_effective - 3)
+    reach = NormalDist().inv_cdf(0.5 + confidence / 2) * math.sqrt(variance)
+    return math.tanh(math.atanh(value) - reach), math.tanh(math.atanh(value) + reach)
+
+
+def by_token(
+    x: Float[Tensor, "token"], y: Float[Tensor, "token"], token_ids: Int[Tensor, "token"]
+) -> tuple[Float[Tensor, "id"], Float[Tensor, "id"]]:
+    """Means of both series over the occurrences of each distinct token id, ids ascending."""
+    ids, place = token_ids.unique(return_inverse=True)
+    count = torch.bincount(place, minlength=len(ids)).double()
+    total = torch.zeros(2, len(ids), dtype=torch.float64, device=x.device)
+    total.index_add_(1, place, torch.stack([x, y]).double())
+    return total[0] / count, total[1] / count
+
+
+def correlate(
+    entropy: TokenSignals | Float[Tensor, "..."],
+    strength: Float[Tensor, "..."] | None = None,
+    *,
+    mask: Bool[Tensor, "..."] | None = None,
+    token_ids: Int[Tensor, "..."] | None = None,
+    method: Method = "spearman",
+    min_tokens: int = MIN_TOKENS,
+    confidence: float = 0.95,
+) -> list[Correlation]:
+    """Correlation of entropy and strength within each rollout, with its interval.
+
+    Fisher's interval, tanh(atanh ρ ± z √((1+ρ²/2)/(n_eff−3))) for Spearman and 1/(n_eff−3) for Pearson, with the
+    effective number of pairs of `effective_pairs` (METHOD §3).
+
+    Args:
+        entropy: `[token]` or `[batch, token]`; or `TokenSignals`, which bring their strength along.
+        strength: in the same shape; NaN (unmeasured) counts as masked.
+        mask: which pairs enter.
+        token_ids: if given, both series are first averaged over each distinct id (the post's reading); such pairs
+            have no order, and all count as independent.
+        method: `spearman` or `pearson`.
+        min_tokens: rollouts with fewer pairs are undefined.
+        confidence: of the interval.
+
+    Returns:
+        one `Correlation` a rollout.
+
+    Raises:
+        InvalidInputError: shapes differ, or an infinite value.
+
+    >>> x = torch.arange(10.0)
+    >>> print(correlate(x, -(x**3))[0])
+    -1.000 [-1.000, -1.000] (n=10)
+    """
+    if isinstance(entropy, TokenSignals):
+        entropy, strength = entropy.entropy, entropy.strength
+    if strength is None or entropy.shape != strength.shape or entropy.ndim not in (1, 2):
+        got = None if strength is None else tuple(strength.shape)
+        raise InvalidInputError(
+            f"entropy and strength must share a shape [token] or [batch, token]; got {tuple(entropy.shape)} and {got}."
+        )
+    if not 0 < confidence < 1:
+        raise InvalidInputError(f"confidence must lie between 0 and 1; got {confidence}.")
+    x, y = torch.atleast_2d(entropy.detach().cpu()), torch.atleast_2d(strength.detach().cpu())
+    valid = valid_pairs(x, y, None if mask is None else torch.atleast_2d(mask.cpu()))
+    if token_ids is None:
+        a, b = _prepared(x, y, valid, method)
+        values = _coefficient(a, b, valid, (x, y), min_tokens).tolist()
+        worth = effective_pairs(a, b, valid).tolist()
+        counts = valid.sum(1).tolist()
+    else:
+        ids = torch.atleast_2d(token_ids.cpu())
+        rows = [by_token(x[i][valid[i]], y[i][valid[i]], ids[i][valid[i]]) for i in range(len(x))]
+        counts = [len(a) for a, _ in rows]
+        values = [coefficients(a[None], b[None], method=method, min_tokens=min_tokens).item() for a, b in rows]
+        worth = [float(n) for n in counts]
+    return [
+        Correlation(v, *_fisher(v, w, method, confidence), n, w if n else math.nan, method, confidence)
+        for v, w, n in zip(values, worth, counts, strict=True)
+    ]

@@ -1,0 +1,120 @@
+"""Prompts to probe with: built-in GSM8K, a file, a hub data set, or a list of strings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from antiphase.data.tables import TableRow, read_table
+from antiphase.errors import InvalidInputError, MissingExtraError
+
+BUILT_IN = "gsm8k"
+_COLUMNS = ("prompt", "question", "problem", "messages")
+_SUFFIXES = (".jsonl", ".json", ".ndjson", ".parquet")
+STEP_BY_STEP = "{prompt}\nPlease reason step by step, and put your final answer within \\boxed{}."
+
+Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt: plain text, or a chat as a list of `{"role", "content"}` messages."""
+
+    prompt_id: str
+    content: str | Messages
+
+
+def load_prompts(source: str | Sequence[str], num_prompts: int | None, column: str | None = None) -> list[Prompt]:
+    """The first `num_prompts` prompts of a source (None: all).
+
+    Args:
+        source: `gsm8k` (the test questions that ship with the package); a `.jsonl` or `.parquet` file; a hub data
+            set as `owner/name[:config[:split]]`; or a list of strings.
+        num_prompts: how many.
+        column: that holds the prompt; by default the first of prompt, question, problem, messages.
+
+    Raises:
+        InvalidInputError: no such source, an empty or malformed row (with its line), or fewer prompts than asked.
+        MissingExtraError: a hub data set without the package `datasets`.
+    """
+    if num_prompts is not None and num_prompts < 1:
+        raise InvalidInputError(f"num_prompts must be at least 1; got {num_prompts}.")
+    prompts = _read(source, num_prompts, column)
+    if num_prompts is not None and len(prompts) < num_prompts:
+        raise InvalidInputError(f"asked for {num_prompts} prompts, but there are only {len(prompts)}.")
+    seen: dict[str, int] = {}
+    for prompt in prompts:
+        seen[prompt.prompt_id] = seen.get(prompt.prompt_id, 0) + 1
+        if seen[prompt.prompt_id] > 1:
+            raise InvalidInputError(f"the prompt id {prompt.prompt_id!r} stands twice; ids must be unique.")
+    return prompts
+
+
+def _read(source: str | Sequence[str], num_prompts: int | None, column: str | None) -> list[Prompt]:
+    if not isinstance(source, str):
+        rows = [TableRow(f"prompt {i}", {"prompt": text}) for i, text in enumerate(source)]
+        if not rows:
+            raise InvalidInputError("the list of prompts is empty.")
+        stem = "prompt"
+    elif source == BUILT_IN:
+        with resources.as_file(resources.files("antiphase.data") / "gsm8k_test.jsonl") as path:
+            rows, stem = read_table(path), BUILT_IN
+    elif source.endswith(_SUFFIXES) or Path(source).is_file():
+        rows, stem = read_table(Path(source)), Path(source).stem
+    elif source.count("/") == 1 and not Path(source).exists():
+        rows, stem = _read_hub(source, num_prompts), source.partition(":")[0]
+    else:
+        raise InvalidInputError(
+            f"unknown prompts {source!r}: expected '{BUILT_IN}', a .jsonl or .parquet file, or a hub data set "
+            "as owner/name[:config[:split]]."
+        )
+    columns = _COLUMNS if column is None else (column,)
+    return [_prompt(row, columns, f"{stem}-{index}") for index, row in enumerate(rows[:num_prompts])]
+
+
+def _prompt(row: TableRow, columns: Sequence[str], default_id: str) -> Prompt:
+    content = row.first_of(columns)
+    if content is None:
+        raise InvalidInputError(
+            f"{row.place}: no prompt. Looked for the column {' or '.join(columns)}; found "
+            f"{', '.join(row.values) or 'none'}. Name it with --prompt-column."
+        )
+    prompt_id = row.first_of(("prompt_id", "id"))
+    return Prompt(default_id if prompt_id is None else str(prompt_id), checked_content(content, row.place))
+
+
+def checked_content(content: Any, place: str) -> str | Messages:
+    """The prompt, if it is a non-empty string or a list of chat messages.
+
+    Raises:
+        InvalidInputError: it is neither.
+    """
+    if isinstance(content, str) and content.strip():
+        return content
+    if isinstance(content, list) and content and all(_is_message(message) for message in content):
+        return [{"role": message["role"], "content": message["content"]} for message in content]
+    raise InvalidInputError(
+        f"{place}: the prompt must be a non-empty string or a list of messages with 'role' and 'content'; got "
+        f"{type(content).__name__} {str(content)[:40]!r}."
+    )
+
+
+def _is_message(message: Any) -> bool:
+    return isinstance(message, Mapping) and all(isinstance(message.get(key), str) for key in ("role", "content"))
+
+
+def _read_hub(source: str, num_prompts: int | None) -> list[TableRow]:
+    try:
+        import datasets
+    except ImportError:
+        raise MissingExtraError("datasets", "data", "reading a hub data set") from None
+    name, _, rest = source.partition(":")
+    config, _, split = rest.partition(":")
+    try:
+        rows = datasets.load_dataset(name, config or None, split=split or "test", streaming=num_prompts is not None)
+        taken = rows if num_prompts is None else rows.take(num_prompts)
+        return [TableRow(f"{source}, row {i}", dict(values)) for i, values in enumerate(taken)]
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidInputError(f"the hub data set {source!r} could not be read ({reason}).") from error

@@ -1,0 +1,69 @@
+"""From a prompt to the token ids that a model sees: chat template where there is one, plain text elsewhere."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from antiphase.data.prompts import Messages
+from antiphase.data.rollouts import GivenRollout
+from antiphase.errors import InvalidInputError
+
+PLAIN_TEMPLATE = "Question: {prompt}\nAnswer:"
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """How prompts are wrapped.
+
+    Args:
+        template: text with `{prompt}` in it, put around every plain-text prompt; None is `{prompt}` alone under a chat
+            template and `Question: {prompt}` / `Answer:` without one.
+        system_prompt: put before the chat (or before the text, where there is no chat template).
+        chat_template: apply the tokenizer's chat template where it has one.
+    """
+
+    template: str | None = None
+    system_prompt: str | None = None
+    chat_template: bool = True
+
+    def __post_init__(self) -> None:
+        if self.template is not None and "{prompt}" not in self.template:
+            raise InvalidInputError(f"the prompt template must contain {{prompt}}; got {self.template!r}.")
+
+    def encode(self, tokenizer: Any, content: str | Messages, place: str) -> list[int]:
+        """Token ids of the prompt, ready to be continued.
+
+        Raises:
+            InvalidInputError: a chat for a model without a chat template, or nothing is left of the prompt.
+        """
+        if self.chat_template and tokenizer.chat_template is not None:
+            ids = tokenizer.apply_chat_template(self._messages(content), add_generation_prompt=True, return_dict=False)
+        else:
+            ids = tokenizer(self._text(content, place)).input_ids
+        if not ids:
+            raise InvalidInputError(f"{place}: the prompt has no tokens; nothing predicts the first completion token.")
+        return [int(token) for token in ids]
+
+    def _messages(self, content: str | Messages) -> Messages:
+        if isinstance(content, list):
+            messages = content
+        else:
+            messages = [{"role": "user", "content": (self.template or "{prompt}").replace("{prompt}", content)}]
+        if self.system_prompt is None:
+            return messages
+        return [{"role": "system", "content": self.system_prompt}, *messages]
+
+    def _text(self, content: str | Messages, place: str) -> str:
+        if isinstance(content, list):
+            raise InvalidInputError(f"{place}: the prompt is a chat, but the tokenizer has no chat template in use.")
+        text = (self.template or PLAIN_TEMPLATE).replace("{prompt}", content)
+        return text if self.system_prompt is None else f"{self.system_prompt}\n\n{text}"
+
+
+def encode_rollout(tokenizer: Any, rollout: GivenRollout, prompt_format: PromptFormat) -> tuple[list[int], list[int]]:
+    """(prompt ids, completion ids) of a given rollout; text is tokenised, the completion without special tokens."""
+    if rollout.prompt_ids is not None and rollout.completion_ids is not None:
+        return list(rollout.prompt_ids), list(rollout.completion_ids)
+    assert rollout.prompt is not None and rollout.completion is not None
+    prompt = prompt_format.encode(tokenizer, rollout.prompt, rollout.place)
+    completion = tokenizer(rollout.completion, add_special_tokens=False).input_ids
+    return prompt, [int(token) for token in completion]

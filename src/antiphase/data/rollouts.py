@@ -1,0 +1,85 @@
+"""Given rollouts: another engine's prompts and completions, as text or token ids, to be teacher-forced."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from antiphase.data.prompts import Messages, checked_content
+from antiphase.data.tables import TableRow, read_table
+from antiphase.errors import InvalidInputError
+
+_PROMPT_COLUMNS = ("prompt", "question", "problem", "messages")
+_COMPLETION_COLUMNS = ("completion", "response", "output")
+
+
+@dataclass(frozen=True)
+class GivenRollout:
+    """A prompt and its completion, each as text (`prompt` may be a chat) or as token ids."""
+
+    prompt_id: str
+    rollout_id: str
+    place: str
+    prompt: str | Messages | None
+    completion: str | None
+    prompt_ids: tuple[int, ...] | None
+    completion_ids: tuple[int, ...] | None
+
+
+def load_rollouts(source: str | Path | Sequence[Mapping[str, Any]], limit: int | None = None) -> list[GivenRollout]:
+    """Rollouts of a JSONL or Parquet file, or a list of mappings.
+
+    Args:
+        source: rows with `prompt` (or `question`, `problem`, `messages`) and `completion` (or `response`, `output`),
+            or `prompt_ids` and `completion_ids`; optionally `prompt_id` and `rollout_id`. Rows without a
+            `prompt_id` share one where their prompts are equal.
+        limit: keep the rollouts of the first so many prompts (None: all).
+
+    Raises:
+        InvalidInputError: a row holds neither form, or something of the wrong type (with its line).
+    """
+    if isinstance(source, str | Path):
+        rows = read_table(Path(source))
+    else:
+        rows = [TableRow(f"rollout {index}", values) for index, values in enumerate(source)]
+        if not rows:
+            raise InvalidInputError("the list of rollouts is empty.")
+    ids: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    rollouts = [_rollout(row, ids, counts) for row in rows]
+    names = [rollout.rollout_id for rollout in rollouts]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidInputError(f"the rollout id {twice!r} stands twice; ids must be unique.")
+    kept = list(dict.fromkeys(rollout.prompt_id for rollout in rollouts))[:limit]
+    return [rollout for rollout in rollouts if rollout.prompt_id in set(kept)]
+
+
+def _rollout(row: TableRow, ids: dict[str, str], counts: dict[str, int]) -> GivenRollout:
+    prompt, completion = row.first_of(_PROMPT_COLUMNS), row.first_of(_COMPLETION_COLUMNS)
+    prompt_ids, completion_ids = row.values.get("prompt_ids"), row.values.get("completion_ids")
+    if prompt_ids is not None and completion_ids is not None:
+        prompt_ids, completion_ids = _ids(prompt_ids, row, "prompt_ids"), _ids(completion_ids, row, "completion_ids")
+        prompt = completion = None
+        if not prompt_ids:
+            raise InvalidInputError(f"{row.place}: prompt_ids is empty; nothing predicts the first completion token.")
+    elif prompt is not None and isinstance(completion, str):
+        prompt, prompt_ids, completion_ids = checked_content(prompt, row.place), None, None
+    else:
+        raise InvalidInputError(
+            f"{row.place}: expected 'prompt' and 'completion' text, or 'prompt_ids' and 'completion_ids'; found "
+            f"{', '.join(row.values) or 'nothing'}."
+        )
+    key = repr(prompt if prompt_ids is None else prompt_ids)
+    given = row.values.get("prompt_id")
+    prompt_id = str(given) if given is not None else ids.setdefault(key, f"prompt-{len(ids)}")
+    counts[prompt_id] = counts.get(prompt_id, -1) + 1
+    name = row.values.get("rollout_id")
+    rollout_id = str(name) if name is not None else f"{prompt_id}/{counts[prompt_id]}"
+    return GivenRollout(prompt_id, rollout_id, row.place, prompt, completion, prompt_ids, completion_ids)
+
+
+def _ids(value: Any, row: TableRow, column: str) -> tuple[int, ...]:
+    if not isinstance(value, list | tuple) or not all(type(token) is int and token >= 0 for token in value):
+        raise InvalidInputError(f"{row.place}: {column} must be a list of token ids (non-negative integers).")
+    return tuple(value)

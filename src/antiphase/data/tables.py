@@ -1,0 +1,74 @@
+"""Rows of a JSONL or Parquet file, with the place of each for error messages."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from antiphase.errors import InvalidInputError
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row and where it stands, such as `prompts.jsonl, line 3`."""
+
+    place: str
+    values: Mapping[str, Any]
+
+    def first_of(self, columns: Sequence[str]) -> Any:
+        """The value of the first of `columns` that is there and not null, else None."""
+        return next((self.values[c] for c in columns if self.values.get(c) is not None), None)
+
+
+def read_table(path: Path) -> list[TableRow]:
+    """All rows of a `.jsonl`/`.json` (one object a line) or `.parquet` file.
+
+    Raises:
+        InvalidInputError: absent, unreadable, empty, of an unknown kind, or malformed (with the line number).
+    """
+    if not path.is_file():
+        raise InvalidInputError(f"the file {str(path)!r} does not exist.")
+    if path.suffix == ".parquet":
+        rows = _read_parquet(path)
+    elif path.suffix in (".jsonl", ".json", ".ndjson"):
+        rows = _read_jsonl(path)
+    else:
+        raise InvalidInputError(f"{path}: expected a .jsonl or .parquet file; got {path.suffix or 'no suffix'!r}.")
+    if not rows:
+        raise InvalidInputError(f"{path} is empty; expected one row per prompt or rollout.")
+    return rows
+
+
+def _read_jsonl(path: Path) -> list[TableRow]:
+    rows = []
+    try:
+        # newline="\n": other line breaks, such as U+2028, may stand inside a JSON string.
+        with path.open(encoding="utf-8", newline="\n") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                place = f"{path.name}, line {number}"
+                try:
+                    values = json.loads(line)
+                except (json.JSONDecodeError, RecursionError) as error:
+                    raise InvalidInputError(f"{place}: not valid JSON ({error}).") from None
+                if not isinstance(values, dict):
+                    raise InvalidInputError(f"{place}: expected a JSON object; got {type(values).__name__}.")
+                rows.append(TableRow(place, values))
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
+    except OSError as error:
+        raise InvalidInputError(f"{path}: cannot be read ({error.strerror}).") from None
+    return rows
+
+
+def _read_parquet(path: Path) -> list[TableRow]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidInputError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}).") from None
+    return [TableRow(f"{path.name}, row {i}", values) for i, values in enumerate(table.to_pylist())]

@@ -1,0 +1,131 @@
+"""Sample completions in batches, reproducibly: the seed fixes each batch, and the caller's RNG state is kept."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from antiphase.errors import InvalidInputError, NonFiniteError, OutOfMemoryError
+from antiphase.models.architecture import unwrap
+from antiphase.models.loading import LoadedModel
+from antiphase.signals.capture import evaluating
+
+Finish = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn.
+
+    Args:
+        max_new_tokens: at most so many.
+        temperature: 0 is greedy.
+        top_p: nucleus; 1 keeps all. No top-k and no penalty is applied, whatever the checkpoint's defaults.
+        seed: together with the batch's number it fixes the draw.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise InvalidInputError(f"max_new_tokens must be at least 1; got {self.max_new_tokens}.")
+        if not 0 <= self.temperature < float("inf"):
+            raise InvalidInputError(f"temperature must be 0 (greedy) or positive; got {self.temperature}.")
+        if not 0 < self.top_p <= 1:
+            raise InvalidInputError(f"top_p must lie in (0, 1]; got {self.top_p}.")
+
+
+def generate(
+    loaded: LoadedModel,
+    prompt_ids: Sequence[Sequence[int]],
+    sampling: Sampling,
+    batch_number: int,
+    *,
+    tick: Callable[[], None] = lambda: None,
+) -> list[tuple[list[int], Finish]]:
+    """One completion for each prompt: its ids up to and including the end token, and how it finished.
+
+    Args:
+        loaded: model and tokenizer.
+        prompt_ids: one row per completion wanted (repeat a prompt to sample it again).
+        sampling: see there.
+        batch_number: of this batch in the run; part of the seed.
+        tick: called after every generated position.
+
+    Raises:
+        OutOfMemoryError: lower the batch size or `max_new_tokens`.
+        NonFiniteError: the model gives NaN probabilities.
+    """
+    from transformers import StoppingCriteria, StoppingCriteriaList
+
+    class Ticking(StoppingCriteria):  # type: ignore[misc]
+        def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+            tick()
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+    model = cast(Any, unwrap(loaded.model))
+    ends = _end_tokens(loaded)
+    width = max(len(row) for row in prompt_ids)
+    # Left padding with an explicit mask: the padding id may well be the end token.
+    ids = torch.zeros(len(prompt_ids), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompt_ids):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    devices = [loaded.device] if loaded.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), evaluating(model), torch.inference_mode():
+        torch.manual_seed((sampling.seed << 32) + batch_number)
+        try:
+            output = model.generate(
+                input_ids=ids.to(loaded.device),
+                attention_mask=mask.to(loaded.device),
+                generation_config=_generation_config(sampling, ends),
+                stopping_criteria=StoppingCriteriaList([Ticking()]),
+            )
+        except RuntimeError as error:
+            raise _explained(error, len(prompt_ids), sampling) from error
+    return [_trim(row, ends) for row in output[:, width:].tolist()]
+
+
+def _generation_config(sampling: Sampling, ends: Sequence[int]) -> Any:
+    from transformers import GenerationConfig
+
+    drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+    return GenerationConfig(
+        max_new_tokens=sampling.max_new_tokens,
+        eos_token_id=list(ends) or None,
+        pad_token_id=ends[0] if ends else 0,
+        **(drawn if sampling.temperature > 0 else {"do_sample": False}),
+    )
+
+
+def _end_tokens(loaded: LoadedModel) -> list[int]:
+    config = getattr(unwrap(loaded.model), "generation_config", None)
+    ends = getattr(config, "eos_token_id", None)
+    if ends is None:
+        ends = loaded.tokenizer.eos_token_id
+    return [] if ends is None else [int(end) for end in (ends if isinstance(ends, list) else [ends])]
+
+
+def _trim(ids: list[int], ends: Sequence[int]) -> tuple[list[int], Finish]:
+    for place, token in enumerate(ids):
+        if token in ends:
+            return ids[: place + 1], "stop"
+    return ids, "length"
+
+
+def _explained(error: RuntimeError, num_rollouts: int, sampling: Sampling) -> Exception:
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+        return OutOfMemoryError(
+            f"out of memory while generating {num_rollouts} rollouts at a time. Lower --batch-size (now "
+            f"{num_rollouts}) or --max-new-tokens (now {sampling.max_new_tokens})."
+        )
+    if "probability tensor contains" in text:
+        return NonFiniteError("the model's probabilities contain NaN or infinity; try --dtype float32.")
+    return error

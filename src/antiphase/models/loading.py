@@ -1,0 +1,199 @@
+"""Load a causal LM and its tokenizer from a hub id, a directory, or `demo`; check that its weights are finite."""
+
+import contextlib
+import importlib.util
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from antiphase.errors import (
+    InvalidInputError,
+    MissingExtraError,
+    ModelNotFoundError,
+    NonFiniteError,
+    UnsupportedModelError,
+)
+from antiphase.models.architecture import find_attention, unwrap
+from antiphase.models.demo import DEMO, HOW_TO_GET, demo_model_path
+
+DTYPES = {
+    "auto": None,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to measure: its name as the user gave it, and the revision where one is known."""
+
+    name: str
+    model: nn.Module
+    tokenizer: Any
+    revision: str | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embeddings live, which is where inputs go."""
+        return cast(torch.device, cast(Any, self.model).get_input_embeddings().weight.device)
+
+    @property
+    def dtype(self) -> str:
+        """Of the embeddings, as `float32`."""
+        return str(cast(Any, self.model).get_input_embeddings().weight.dtype).removeprefix("torch.")
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is cuda, else mps, else cpu.
+
+    Raises:
+        InvalidInputError: no such device here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidInputError(f"device {name!r} cannot be used here ({reason}). Try --device auto.") from None
+    return device
+
+
+def load_model(
+    name: str,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> LoadedModel:
+    """Load a model in evaluation mode, from safetensors only, and check it.
+
+    Args:
+        name: hub id, local directory, or `demo`.
+        dtype: `auto` is float32 on the CPU and the checkpoint's own dtype elsewhere.
+        device: `auto`, or any torch device.
+        trust_remote_code: run code that comes with the model.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        ModelNotFoundError: nothing to load under this name.
+        UnsupportedModelError: no causal LM, or no attention projections that antiphase knows.
+        NonFiniteError: a weight is NaN or infinite.
+        InvalidInputError: unknown dtype or device.
+        MissingExtraError: the demo model's reader is absent.
+    """
+    from transformers import AutoModelForCausalLM
+
+    place = resolve_device(device)
+    wanted = resolve_dtype(dtype) or (torch.float32 if place.type == "cpu" else "auto")
+    source, options = _source(name), {"trust_remote_code": trust_remote_code, "revision": revision}
+    with _loading_errors(name), _quiet():
+        tokenizer = _load_tokenizer(source, options)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=wanted, use_safetensors=True, **options)
+    model = model.to(place).eval()
+    find_attention(model)
+    check_finite(model, name)
+    commit = getattr(model.config, "_commit_hash", None)
+    return LoadedModel(name, model, tokenizer, commit or (Path(source).name if name == DEMO else None))
+
+
+def inspect_model(name: str, *, trust_remote_code: bool = False, revision: str | None = None) -> tuple[nn.Module, Any]:
+    """The architecture without weights, and the tokenizer: enough to refuse what cannot be measured, in a second.
+
+    Raises:
+        As `load_model`, but for what only the weights can tell.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    source, options = _source(name), {"trust_remote_code": trust_remote_code, "revision": revision}
+    with _loading_errors(name), _quiet():
+        tokenizer = _load_tokenizer(source, options)
+        if Path(source, "adapter_config.json").is_file():
+            source = json.loads(Path(source, "adapter_config.json").read_text())["base_model_name_or_path"]
+        config = AutoConfig.from_pretrained(source, **options)
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    find_attention(skeleton)
+    return skeleton, tokenizer
+
+
+def resolve_dtype(name: str) -> torch.dtype | None:
+    """A torch dtype, None for `auto`.
+
+    Raises:
+        InvalidInputError: unknown.
+    """
+    if name not in DTYPES:
+        raise InvalidInputError(f"dtype must be one of {', '.join(DTYPES)}; got {name!r}.")
+    return DTYPES[name]
+
+
+def _source(name: str) -> str:
+    source = demo_model_path() if name == DEMO else name
+    path = Path(source)
+    if path.is_dir() and not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
+        raise ModelNotFoundError(f"the directory {source!r} has no config.json, so it is not a saved model.")
+    if (path / "adapter_config.json").is_file() and importlib.util.find_spec("peft") is None:
+        raise MissingExtraError("peft", "train", "loading an adapter")
+    return source
+
+
+def _load_tokenizer(source: str, options: dict[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
+    return cast(Any, AutoTokenizer).from_pretrained(source, **options)
+
+
+@contextlib.contextmanager
+def _loading_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if isinstance(error, ValueError) and "Unrecognized configuration class" in str(error):
+            raise UnsupportedModelError(f"{name!r} is not a causal language model: {first}") from error
+        if name == DEMO:
+            raise ModelNotFoundError(f"the demo model could not be found. {HOW_TO_GET}") from error
+        raise ModelNotFoundError(
+            f"could not load {name!r}: it is neither a local model directory nor a model that the hub lets you have "
+            f"({first})"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back transformers' loading bars and reports while errors of ours may still follow."""
+    from transformers.utils import logging as hf_logging
+
+    bars, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def check_finite(model: nn.Module, name: str) -> None:
+    """Raise NonFiniteError, naming the parameter, if any floating weight is NaN or infinite."""
+    for parameter_name, parameter in unwrap(model).named_parameters():
+        if parameter.is_floating_point() and not bool(parameter.isfinite().all()):
+            raise NonFiniteError(
+                f"{name!r}: the weight {parameter_name} contains NaN or infinity. The checkpoint is damaged, or too "
+                "narrow a dtype overflowed: try --dtype float32."
+            )

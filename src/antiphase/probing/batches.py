@@ -1,0 +1,121 @@
+"""One batch of rollouts: complete it, measure it with every estimator, and lay it out as tables."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import torch
+
+from antiphase.correlation import correlate
+from antiphase.generation import generate
+from antiphase.models.loading import LoadedModel
+from antiphase.probing.config import ProbeConfig
+from antiphase.probing.folder import Kind
+from antiphase.probing.items import Item, completed
+from antiphase.probing.summary import cell_column
+from antiphase.progress import Progress
+from antiphase.signals.chunk import rows_of
+from antiphase.signals.measure import token_signals
+from antiphase.types import TokenBatch, TokenSignals
+
+
+def run_batch(
+    loaded: LoadedModel, items: Sequence[Item], number: int, config: ProbeConfig, bar: Progress
+) -> dict[Kind, pa.Table]:
+    """Complete (where needed) and measure the items; the rows of this batch in tokens and rollouts."""
+    title = loaded.name if len(loaded.name) <= 28 else f"…{loaded.name[-27:]}"
+    if items[0].completion_ids is None:
+        bar.stage(f"{title}: generating", len(items))
+        step = 1 / config.max_new_tokens
+        drawn = generate(
+            loaded, [i.prompt_ids for i in items], config.sampling(), number, tick=lambda: bar.advance(step)
+        )
+        items = [completed(i, ids, end, loaded.tokenizer) for i, (ids, end) in zip(items, drawn, strict=True)]
+    batch = TokenBatch.from_ids([i.prompt_ids for i in items], [i.completion_ids or () for i in items])
+    tokens, rollouts = [], []
+    for spec in config.specs():
+        bar.stage(f"{title}: measuring ({spec.estimator})", len(items))
+        total = max(1, sum(int(row.measured.sum()) for row in rows_of(batch, spec)))
+        signals = token_signals(loaded.model, batch, spec, progress=lambda n, total=total: bar.advance(n / total))
+        tokens.append(_token_rows(loaded, items, batch, signals))
+        rollouts.append(_rollout_rows(loaded.name, items, batch, signals, config))
+    bar.end_stage()
+    return {
+        "tokens": pa.Table.from_pandas(pd.concat(tokens, ignore_index=True), preserve_index=False),
+        "rollouts": pa.Table.from_pylist([row for rows in rollouts for row in rows], schema=_ROLLOUT_SCHEMA),
+    }
+
+
+def _token_rows(
+    loaded: LoadedModel, items: Sequence[Item], batch: TokenBatch, signals: TokenSignals
+) -> pd.DataFrame:
+    rows, columns = torch.nonzero(batch.completion_mask, as_tuple=True)
+    starts = torch.tensor([len(item.prompt_ids) for item in items])
+    ids = batch.input_ids[rows, columns].tolist()
+    words = {token: str(loaded.tokenizer.decode([token])) for token in set(ids)}
+    owners = [items[row] for row in rows.tolist()]
+    data: dict[str, Any] = {
+        "model": loaded.name,
+        "estimator": signals.spec.estimator,
+        "prompt_id": [owner.prompt_id for owner in owners],
+        "rollout_id": [owner.rollout_id for owner in owners],
+        "position": (columns - starts[rows]).to(torch.int32).numpy(),
+        "token_id": torch.tensor(ids, dtype=torch.int64).numpy(),
+        "token": [words[token] for token in ids],
+    }
+    for name in ("entropy", "logprob", "logprob_control", "strength"):
+        data[name] = getattr(signals, name)[rows, columns].float().numpy()
+    cells = signals.strength_by_projection[rows, columns].float().numpy()
+    for place, layer in enumerate(signals.layers):
+        for column, projection in enumerate(signals.spec.projections):
+            data[cell_column(layer, projection)] = cells[:, place, column]
+    frame = pd.DataFrame(data)
+    return frame.astype({name: "str" for name in ("model", "estimator", "prompt_id", "rollout_id", "token")})
+
+
+_ROLLOUT_SCHEMA = pa.schema([
+    *((name, pa.string()) for name in ("model", "estimator", "prompt_id", "rollout_id", "prompt", "completion")),
+    ("finish", pa.string()),
+    *((name, pa.int32()) for name in ("num_prompt_tokens", "num_tokens", "num_measured")),
+    *((name, pa.float64()) for name in ("spearman", "spearman_low", "spearman_high", "num_effective", "pearson")),
+    *((name, pa.float64()) for name in ("logprob_control", "entropy_mean", "strength_mean")),
+    ("prompt_ids", pa.list_(pa.int64())),
+    ("completion_ids", pa.list_(pa.int64())),
+])
+
+
+def _rollout_rows(
+    model: str, items: Sequence[Item], batch: TokenBatch, signals: TokenSignals, config: ProbeConfig
+) -> list[dict[str, Any]]:
+    spearman = correlate(signals, min_tokens=config.min_tokens)
+    pearson = correlate(signals, method="pearson", min_tokens=config.min_tokens)
+    control = dataclasses.replace(signals, strength=signals.logprob_control.where(signals.measured, torch.nan))
+    controls = correlate(control, min_tokens=config.min_tokens)
+    rows = []
+    for index, item in enumerate(items):
+        assert item.completion_ids is not None
+        rows.append({
+            "model": model,
+            "estimator": signals.spec.estimator,
+            "prompt_id": item.prompt_id,
+            "rollout_id": item.rollout_id,
+            "prompt": item.prompt,
+            "completion": item.completion,
+            "finish": item.finish,
+            "num_prompt_tokens": len(item.prompt_ids),
+            "num_tokens": len(item.completion_ids),
+            "num_measured": int(signals.measured[index].sum()),
+            "spearman": spearman[index].value,
+            "spearman_low": spearman[index].low,
+            "spearman_high": spearman[index].high,
+            "num_effective": spearman[index].num_effective,
+            "pearson": pearson[index].value,
+            "logprob_control": controls[index].value,
+            "entropy_mean": float(signals.entropy[index].nanmean()),
+            "strength_mean": float(signals.strength[index].nanmean()),
+            "prompt_ids": list(item.prompt_ids),
+            "completion_ids": list(item.completion_ids),
+        })
+    return rows

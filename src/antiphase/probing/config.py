@@ -1,0 +1,170 @@
+"""What a probe does, in full: every field is written to the run folder and compared on resume."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from antiphase.correlation import MIN_TOKENS
+from antiphase.data.prompts import BUILT_IN, STEP_BY_STEP
+from antiphase.data.rendering import PromptFormat
+from antiphase.errors import InvalidInputError
+from antiphase.generation import Sampling
+from antiphase.types import ESTIMATORS, PROJECTIONS, Norm, ProjectionName, SignalSpec, Target
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """Every option of a probe.
+
+    Args:
+        models: hub ids, local directories, or `demo`.
+        estimators: names of `SignalSpec.estimator`, each optionally with its own number of targets per rollout, as in
+            `full:16`. The first is the headline.
+        layers, projections, norm, target, targets_per_rollout, token_budget: see `SignalSpec`.
+        signal_temperature: `SignalSpec.temperature`, of the measured entropy (not of the sampling).
+        prompts, prompt_column: see `load_prompts`.
+        num_prompts: how many; None takes all (of given rollouts, too).
+        prompt_template, system_prompt, chat_template: see `PromptFormat`; without a template, the built-in questions
+            ask for step-by-step reasoning.
+        samples: completions per prompt.
+        max_new_tokens, temperature, top_p, seed: see `Sampling`.
+        batch_size: rollouts generated, measured and written at a time.
+        rollouts: a file (or rows) of given rollouts; nothing is generated.
+        share_rollouts: models after the first are measured on the first one's completions.
+        min_tokens: rollouts with fewer measured tokens have no correlation of their own.
+        allow_short: accept given rollouts of fewer than `min_tokens` tokens (they count as undefined).
+        num_resamples: of the bootstrap over prompts.
+        dtype, device, trust_remote_code, revision: see `load_model`.
+    """
+
+    models: tuple[str, ...]
+    estimators: tuple[str, ...] = ("own",)
+    layers: str = "all"
+    projections: tuple[ProjectionName, ...] = PROJECTIONS
+    norm: Norm = "nuclear"
+    target: Target = "logit"
+    targets_per_rollout: int | None = None
+    token_budget: int = 2048
+    signal_temperature: float = 1.0
+    prompts: str | tuple[str, ...] = BUILT_IN
+    prompt_column: str | None = None
+    num_prompts: int | None = 16
+    prompt_template: str | None = None
+    system_prompt: str | None = None
+    chat_template: bool = True
+    samples: int = 1
+    max_new_tokens: int = 128
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+    batch_size: int = 16
+    rollouts: str | None = None
+    share_rollouts: bool = False
+    min_tokens: int = MIN_TOKENS
+    allow_short: bool = False
+    num_resamples: int = 1000
+    dtype: str = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.models or not all(self.models):
+            raise InvalidInputError("name at least one model: a hub id, a local directory, or 'demo'.")
+        for what, names in (("model", self.models), ("estimator", self.estimators)):
+            twice = next((name for name in names if list(names).count(name) > 1), None)
+            if twice is not None:
+                raise InvalidInputError(f"the {what} {twice!r} is named twice.")
+        for name in ("samples", "batch_size", "num_resamples"):
+            if getattr(self, name) < 1:
+                raise InvalidInputError(f"{name} must be at least 1; got {getattr(self, name)}.")
+        if self.min_tokens < 3:
+            raise InvalidInputError(f"min_tokens must be at least 3 for a correlation to mean anything; got {self.min_tokens}.")
+        if self.rollouts is None and self.max_new_tokens < self.min_tokens:
+            raise InvalidInputError(
+                f"max_new_tokens {self.max_new_tokens} is below min_tokens {self.min_tokens}: no rollout could have a "
+                "correlation. Raise --max-new-tokens or lower --min-tokens."
+            )
+        if self.rollouts is not None and self.share_rollouts:
+            raise InvalidInputError("rollouts and share_rollouts exclude each other: given rollouts are shared already.")
+        if self.num_prompts is not None and self.num_prompts < 1:
+            raise InvalidInputError(f"num_prompts must be at least 1; got {self.num_prompts}.")
+        # Built for their checks.
+        specs = self.specs()
+        if len({spec.estimator for spec in specs}) < len(specs):
+            raise InvalidInputError(f"an estimator is named twice: {', '.join(self.estimators)}.")
+        self.sampling(), self.prompt_format()
+
+    def specs(self) -> tuple[SignalSpec, ...]:
+        """One spec per estimator.
+
+        Raises:
+            InvalidInputError: an unknown estimator, or a malformed number of targets.
+        """
+        return tuple(self._spec(text) for text in self.estimators)
+
+    def _spec(self, text: str) -> SignalSpec:
+        name, colon, count = text.partition(":")
+        if colon and not count.isdecimal():
+            raise InvalidInputError(f"estimator {text!r}: expected NAME or NAME:TARGETS, as in full:16.")
+        if name not in ESTIMATORS:
+            raise InvalidInputError(f"estimator must be one of {', '.join(ESTIMATORS)}; got {name!r}.")
+        return SignalSpec(
+            estimator=name,
+            layers=self.layers,
+            projections=self.projections,
+            norm=self.norm,
+            target=self.target,
+            targets_per_rollout=int(count) if colon else self.targets_per_rollout,
+            temperature=self.signal_temperature,
+            token_budget=self.token_budget,
+            seed=self.seed,
+        )
+
+    def sampling(self) -> Sampling:
+        """How completions are drawn."""
+        return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.seed)
+
+    def prompt_format(self) -> PromptFormat:
+        """How prompts are wrapped."""
+        template = self.prompt_template
+        if template is None and self.prompts == BUILT_IN and self.rollouts is None:
+            template = STEP_BY_STEP
+        return PromptFormat(template, self.system_prompt, self.chat_template)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready values, with digests of the files that it names."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        for name in ("prompts", "rollouts"):
+            source = values[name]
+            if isinstance(source, str) and Path(source).is_file():
+                values[f"{name}_sha256"] = hashlib.sha256(Path(source).read_bytes()).hexdigest()
+        return values
+
+
+def config_from(models: str | Sequence[str], options: Mapping[str, Any]) -> ProbeConfig:
+    """A config from a model or several and keyword options.
+
+    Raises:
+        InvalidInputError: an unknown option (naming the nearest), or a value outside its range.
+    """
+    import difflib
+
+    known = [field.name for field in dataclasses.fields(ProbeConfig)]
+    values = dict(options)
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise InvalidInputError(f"unknown option {name!r}.{hint}")
+    for name in ("estimators", "projections"):
+        if isinstance(values.get(name), str):
+            values[name] = tuple(values[name].split(",")) if name == "estimators" else tuple(values[name])
+    for name in ("estimators", "projections", "prompts"):
+        if isinstance(values.get(name), list):
+            values[name] = tuple(values[name])
+    return ProbeConfig(models=(models,) if isinstance(models, str) else tuple(models), **values)

@@ -1,0 +1,137 @@
+"""`Fingerprint`: what a probe found, as tables and numbers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+import pyarrow as pa
+
+from antiphase import figures
+from antiphase.errors import InvalidInputError
+from antiphase.probing.folder import FORMAT, FORMAT_VERSION, RunFolder
+from antiphase.probing.table import render_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """The result of a probe.
+
+    Args:
+        tokens: one row per estimator and generated token (columns: see docs/files.md).
+        rollouts: one row per estimator and rollout.
+        summary: what summary.json holds.
+    """
+
+    tokens: pd.DataFrame
+    rollouts: pd.DataFrame
+    summary: dict[str, Any]
+
+    def result(self, model: str | None = None, estimator: str | None = None) -> dict[str, Any]:
+        """One entry of `summary["results"]`; the first that matches, so by default the headline.
+
+        Raises:
+            InvalidInputError: this run has no such model or estimator.
+        """
+        for entry in self.summary["results"]:
+            if model in (None, entry["model"]) and estimator in (None, entry["estimator"]):
+                return dict(entry)
+        have = ", ".join(f"{entry['model']}/{entry['estimator']}" for entry in self.summary["results"])
+        raise InvalidInputError(f"no result for model {model!r} and estimator {estimator!r}; this run has {have}.")
+
+    @property
+    def spearman(self) -> float:
+        """Pooled Spearman ρ(entropy, strength) of the headline; NaN where undefined."""
+        value = self.result()["spearman"]["value"]
+        return float("nan") if value is None else float(value)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of `spearman` over prompts; NaN where undefined."""
+        bounds = [self.result()["spearman"][key] for key in ("low", "high")]
+        low, high = (float("nan") if bound is None else float(bound) for bound in bounds)
+        return low, high
+
+    @property
+    def inversion(self) -> float:
+        """The inversion score ι = −ρ of the headline: positive means inverted."""
+        return -self.spearman
+
+    def to_frame(self) -> pd.DataFrame:
+        """A copy of the tokens: `entropy` and `logprob` in nats, `strength`, and the strength per layer and projection."""
+        return self.tokens.copy()
+
+    def plot(
+        self,
+        kind: Literal["entropy_strength", "layer_map", "rollout_track", "model_comparison"] = "entropy_strength",
+        *,
+        model: str | None = None,
+        estimator: str | None = None,
+        rollout_id: str | None = None,
+    ) -> "Figure":
+        """A matplotlib figure.
+
+        Args:
+            kind: entropy against strength (all results), ρ by layer and projection (one result), both signals along
+                one rollout with its text (by default the longest measured), or all results side by side.
+            model, estimator: which result, for `layer_map` and `rollout_track`.
+            rollout_id: which rollout, for `rollout_track`.
+
+        Raises:
+            MissingExtraError: matplotlib is absent.
+            InvalidInputError: no such kind, result or rollout.
+        """
+        if kind == "entropy_strength":
+            return figures.entropy_strength(self.tokens, self.summary["results"])
+        if kind == "model_comparison":
+            return figures.model_comparison(self.summary["results"])
+        result = self.result(model, estimator)
+        if kind == "layer_map":
+            return figures.layer_map(result)
+        if kind != "rollout_track":
+            raise InvalidInputError(
+                f"unknown kind {kind!r}: expected entropy_strength, layer_map, rollout_track or model_comparison."
+            )
+        chosen = self.tokens[(self.tokens.model == result["model"]) & (self.tokens.estimator == result["estimator"])]
+        if rollout_id is None and len(chosen):
+            rollout_id = str(chosen.groupby("rollout_id", sort=False).strength.count().idxmax())
+        rollout = chosen[chosen.rollout_id == rollout_id]
+        if rollout.empty:
+            raise InvalidInputError(f"no rollout {rollout_id!r} with tokens in this run.")
+        return figures.rollout_track(rollout, f"{result['model']} · {result['estimator']} · {rollout_id}")
+
+    def save(self, path: str | Path) -> Path:
+        """Write tokens.parquet, rollouts.parquet and summary.json to a new folder, as `antiphase probe` does.
+
+        Raises:
+            InvalidInputError: the folder holds something already, or cannot be written to.
+        """
+        folder = RunFolder.create(Path(path), self.summary["config"])
+        folder.write_table("tokens", pa.Table.from_pandas(self.tokens, preserve_index=False))
+        folder.write_table("rollouts", pa.Table.from_pandas(self.rollouts, preserve_index=False))
+        folder.write_json("summary.json", self.summary)
+        return folder.path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Fingerprint":
+        """Read a finished run.
+
+        Raises:
+            InvalidInputError: no probe's folder, or an unfinished run (continue it with `--resume`).
+        """
+        folder = RunFolder.open(Path(path))
+        if not folder.complete:
+            raise InvalidInputError(
+                f"{str(path)!r} holds an unfinished run. Continue it: repeat its command with --resume."
+            )
+        summary = folder.read_json("summary.json")
+        if summary.get("format") != FORMAT or summary.get("format_version") != FORMAT_VERSION:
+            raise InvalidInputError(f"{folder.path / 'summary.json'} is not of this version's format.")
+        tokens, rollouts = folder.read_frames()
+        return cls(tokens, rollouts, summary)
+
+    def __str__(self) -> str:
+        return render_table(self.summary)

@@ -1,0 +1,203 @@
+"""The run folder: parts written as batches finish, whole files at the end, and the rules of resuming.
+
+    OUT/config.json                     the resolved config; marks the folder as a probe's
+    OUT/parts/MODEL/BATCH.*.parquet     finished batches; gone once the run is complete
+    OUT/tokens.parquet, rollouts.parquet, summary.json, figures/
+
+Every file appears under its name only when it is complete (written aside, then renamed), so a run cut anywhere,
+also by kill -9, leaves whole parts and nothing else that counts.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from antiphase.errors import AntiphaseError, InvalidInputError
+
+FORMAT = "antiphase-probe"
+FORMAT_VERSION = 1
+Kind = Literal["tokens", "rollouts"]
+KINDS: tuple[Kind, ...] = ("rollouts", "tokens")
+
+
+class RunFolder:
+    """A folder that a probe writes to and reads from."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, config: Mapping[str, Any]) -> "RunFolder":
+        """A new run folder.
+
+        Raises:
+            InvalidInputError: the path holds something already, or cannot be written to.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InvalidInputError(
+                f"{str(path)!r} exists and is not an empty folder. Choose another --out, or continue that run with "
+                "--resume."
+            )
+        folder = cls(path)
+        with folder._writing():
+            path.mkdir(parents=True, exist_ok=True)
+        folder.write_json("config.json", {"format": FORMAT, "format_version": FORMAT_VERSION, "config": config})
+        return folder
+
+    @classmethod
+    def resume(cls, path: Path, config: Mapping[str, Any]) -> "RunFolder":
+        """The folder of an interrupted run with the same config.
+
+        Raises:
+            InvalidInputError: no probe's folder, or one of another config (naming what differs).
+        """
+        folder = cls.open(path)
+        stored = folder.read_json("config.json")["config"]
+        differing = [key for key in {**stored, **config} if stored.get(key) != config.get(key)]
+        if differing:
+            shown = "; ".join(f"{key} was {stored.get(key)!r}, is {config.get(key)!r}" for key in differing[:3])
+            raise InvalidInputError(f"{str(path)!r} holds a run of other options, so it cannot be continued: {shown}.")
+        folder.write_json("config.json", folder.read_json("config.json"))
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """An existing run folder.
+
+        Raises:
+            InvalidInputError: it is none, or of another format version.
+        """
+        folder = cls(path)
+        if not (path / "config.json").is_file():
+            raise InvalidInputError(f"{str(path)!r} is not the folder of a probe (it has no config.json).")
+        marker = folder.read_json("config.json")
+        if marker.get("format") != FORMAT or marker.get("format_version") != FORMAT_VERSION:
+            raise InvalidInputError(
+                f"{str(path)!r} is not the folder of a probe of this version: expected format {FORMAT} "
+                f"{FORMAT_VERSION}, got {marker.get('format')} {marker.get('format_version')}."
+            )
+        return folder
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run has been summed up."""
+        return (self.path / "summary.json").is_file()
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON object of the folder."""
+        try:
+            value = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InvalidInputError(f"{self.path / name} cannot be read ({error}).") from None
+        if not isinstance(value, dict):
+            raise InvalidInputError(f"{self.path / name}: expected a JSON object.")
+        return value
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write a JSON object; NaN is refused, since JSON has none."""
+        with self._writing(), self._replacing(self.path / name) as work:
+            work.write_text(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def write_table(self, kind: Kind, table: pa.Table) -> None:
+        """Write a whole table."""
+        with self._writing(), self._replacing(self.path / f"{kind}.parquet") as work:
+            pq.write_table(table, work)
+
+    def has_part(self, model: int, batch: int) -> bool:
+        """Whether a batch is complete (its tokens are renamed before its rollouts)."""
+        return self._part(model, batch, "rollouts").is_file()
+
+    def write_part(self, model: int, batch: int, tables: Mapping[Kind, pa.Table]) -> None:
+        """Write a finished batch."""
+        with self._writing():
+            self._part(model, batch, "tokens").parent.mkdir(parents=True, exist_ok=True)
+            for kind in ("tokens", "rollouts"):
+                with self._replacing(self._part(model, batch, kind)) as work:
+                    pq.write_table(tables[kind], work)
+
+    def read_part(self, model: int, batch: int, kind: Kind) -> pa.Table:
+        """A finished batch."""
+        return pq.read_table(self._part(model, batch, kind))
+
+    def merge_parts(self) -> None:
+        """Join the parts of all models into the two whole files; columns that a model lacks are null."""
+        for kind in KINDS:
+            parts = sorted((self.path / "parts").glob(f"*/*.{kind}.parquet"))
+            schema = pa.unify_schemas([pq.read_schema(part) for part in parts])
+            with self._writing(), self._replacing(self.path / f"{kind}.parquet") as work:
+                with pq.ParquetWriter(work, schema) as writer:
+                    for part in parts:
+                        table = pq.read_table(part)
+                        missing = [field for field in schema if field.name not in table.column_names]
+                        for field in missing:
+                            table = table.append_column(field, pa.nulls(len(table), field.type))
+                        writer.write_table(table.select(schema.names).cast(schema))
+
+    def read_frames(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The whole tables, (tokens, rollouts).
+
+        Raises:
+            InvalidInputError: one cannot be read.
+        """
+        frames = []
+        for kind in ("tokens", "rollouts"):
+            try:
+                frames.append(pq.read_table(self.path / f"{kind}.parquet").to_pandas())
+            except (OSError, pa.ArrowException) as error:
+                reason = str(error).splitlines()[0]
+                raise InvalidInputError(f"{self.path / kind}.parquet cannot be read ({reason}).") from None
+        return frames[0], frames[1]
+
+    def write_model(self, model: int, facts: Mapping[str, Any]) -> None:
+        """What is known of a loaded model, for the summary of a resumed run."""
+        with self._writing():
+            (self.path / "parts" / f"model-{model:03d}").mkdir(parents=True, exist_ok=True)
+        self.write_json(f"parts/model-{model:03d}/model.json", facts)
+
+    def read_model(self, model: int) -> dict[str, Any]:
+        """What `write_model` wrote."""
+        return self.read_json(f"parts/model-{model:03d}/model.json")
+
+    def discard_if_unused(self) -> None:
+        """Take back a folder in which nothing was finished, so that the corrected command can use it."""
+        if not any(self.path.glob("parts/*/*.parquet")) and not self.complete:
+            shutil.rmtree(self.path / "parts", ignore_errors=True)
+            (self.path / "config.json").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+
+    def drop_parts(self) -> None:
+        """Remove the parts, once everything is in the whole files."""
+        shutil.rmtree(self.path / "parts", ignore_errors=True)
+
+    def _part(self, model: int, batch: int, kind: Kind) -> Path:
+        return self.path / "parts" / f"model-{model:03d}" / f"batch-{batch:06d}.{kind}.parquet"
+
+    @contextlib.contextmanager
+    def _replacing(self, target: Path) -> Iterator[Path]:
+        work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            yield work
+            os.replace(work, target)
+        finally:
+            work.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except AntiphaseError:
+            raise
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            mend = "Free some space and continue with --resume." if full else "Choose a folder that you can write to."
+            raise InvalidInputError(f"cannot write to {str(self.path)!r} ({error.strerror or error}). {mend}") from error

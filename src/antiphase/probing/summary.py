@@ -1,0 +1,167 @@
+"""Sum up a run: pooled correlations with intervals, per layer and projection, and how far estimators agree."""
+
+import itertools
+import math
+import platform
+import subprocess
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from antiphase.bootstrap import mean_within, pooled_correlation
+from antiphase.correlation import coefficients
+from antiphase.probing.config import ProbeConfig
+from antiphase.types import Correlation
+
+_PACKAGES = ("antiphase", "torch", "transformers", "numpy", "pandas", "pyarrow")
+
+
+def cell_column(layer: int, projection: str) -> str:
+    """The column of tokens.parquet that holds the strength of one layer's projection, as `strength_L07_Q`."""
+    return f"strength_L{layer:02d}_{projection}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this package runs from; None where it was installed otherwise."""
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists():
+        return None
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
+
+
+def interval_dict(correlation: Correlation) -> dict[str, float | None]:
+    """`value, low, high`, with null for NaN."""
+    triple = {"value": correlation.value, "low": correlation.low, "high": correlation.high}
+    return {key: None if math.isnan(value) else value for key, value in triple.items()}
+
+
+def summarize(
+    tokens: pd.DataFrame,
+    rollouts: pd.DataFrame,
+    models: Mapping[str, Mapping[str, Any]],
+    config: ProbeConfig,
+    tick: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """The results of a run, JSON-ready.
+
+    Args:
+        tokens, rollouts: the two whole tables.
+        models: what is known of each model: revision, device, dtype, and per estimator its layers.
+        config: of the run.
+        tick: called after every model and estimator.
+    """
+    results = []
+    for model, spec in itertools.product(config.models, config.specs()):
+        chosen = (tokens.model == model) & (tokens.estimator == spec.estimator)
+        own = (rollouts.model == model) & (rollouts.estimator == spec.estimator)
+        layers = models[model]["layers"][spec.estimator]
+        results.append({
+            "model": model,
+            **{key: models[model][key] for key in ("revision", "device", "dtype")},
+            "estimator": spec.estimator,
+            "context": spec.context,
+            "layers": layers,
+            "projections": list(spec.projections),
+            "norm": spec.norm,
+            "target": spec.target,
+            "temperature": spec.temperature,
+            "targets_per_rollout": spec.targets_per_rollout,
+            **_statistics(tokens[chosen], rollouts[own], layers, spec.projections, config),
+        })
+        tick()
+    pairs = list(itertools.combinations([spec.estimator for spec in config.specs()], 2))
+    agreement = [
+        {"model": model, **_agreement(tokens[tokens.model == model], pair, config)}
+        for model, pair in itertools.product(config.models, pairs)
+    ]
+    return {"results": results, "agreement": agreement}
+
+
+def _column(frame: pd.DataFrame, name: str) -> Tensor:
+    return torch.tensor(frame[name].to_numpy(dtype="float64", copy=True))
+
+
+def _codes(series: "pd.Series[Any]") -> Tensor:
+    return torch.tensor(pd.factorize(series)[0].copy())
+
+
+def _statistics(
+    tokens: pd.DataFrame, rollouts: pd.DataFrame, layers: list[int], projections: tuple[str, ...], config: ProbeConfig
+) -> dict[str, Any]:
+    entropy, strength, clusters = _column(tokens, "entropy"), _column(tokens, "strength"), _codes(tokens.prompt_id)
+    token_ids = torch.tensor(tokens.token_id.to_numpy(copy=True))
+    shared: dict[str, Any] = {
+        "min_tokens": config.min_tokens,
+        "num_resamples": config.num_resamples,
+        "seed": config.seed,
+    }
+    within = {"num_resamples": config.num_resamples, "seed": config.seed}
+    groups = _codes(rollouts.prompt_id)
+    pooled = pooled_correlation(entropy, strength, clusters, **shared)
+    control = _column(tokens, "logprob_control")
+    cells = torch.stack([
+        _column(tokens, cell_column(layer, name)) for layer, name in itertools.product(layers, projections)
+    ])
+    by_cell = coefficients(entropy.expand_as(cells), cells, min_tokens=config.min_tokens).view(len(layers), -1)
+    return {
+        "spearman": interval_dict(pooled),
+        "pearson": interval_dict(pooled_correlation(entropy, strength, clusters, method="pearson", **shared)),
+        "spearman_unique": interval_dict(
+            pooled_correlation(entropy, strength, clusters, token_ids=token_ids, **shared)
+        ),
+        "pearson_unique": interval_dict(
+            pooled_correlation(entropy, strength, clusters, token_ids=token_ids, method="pearson", **shared)
+        ),
+        "spearman_within": interval_dict(mean_within(_column(rollouts, "spearman"), groups, **within)),
+        "pearson_within": interval_dict(
+            mean_within(_column(rollouts, "pearson"), groups, method="pearson", **within)
+        ),
+        "logprob_control": interval_dict(
+            pooled_correlation(entropy, control.where(strength.isfinite(), torch.nan), clusters, **shared)
+        ),
+        "by_projection": [[None if math.isnan(v) else v for v in row] for row in by_cell.tolist()],
+        "num_tokens": int(strength.isfinite().sum()),
+        "num_unique_tokens": int(token_ids[strength.isfinite()].unique().numel()),
+        "num_rollouts": len(rollouts),
+        "num_prompts": int(rollouts.prompt_id.nunique()),
+        "num_undefined": int(rollouts.spearman.isna().sum()),
+        "entropy_mean": float(entropy.mean()) if len(entropy) else None,
+        "strength_mean": float(strength.nanmean()) if bool(strength.isfinite().any()) else None,
+    }
+
+
+def _agreement(tokens: pd.DataFrame, pair: tuple[str, str], config: ProbeConfig) -> dict[str, Any]:
+    keys = ["rollout_id", "position"]
+    left, right = (tokens[tokens.estimator == name][[*keys, "prompt_id", "strength"]] for name in pair)
+    both = left.merge(right, on=keys, suffixes=("", "_other")).dropna(subset=["strength", "strength_other"])
+    correlation = pooled_correlation(
+        _column(both, "strength"),
+        _column(both, "strength_other"),
+        _codes(both.prompt_id),
+        min_tokens=config.min_tokens,
+        num_resamples=config.num_resamples,
+        seed=config.seed,
+    )
+    return {"estimators": list(pair), "spearman": interval_dict(correlation), "num_tokens": correlation.num_tokens}
