@@ -33,20 +33,21 @@ INK, GREY, FAINT, BLUE, ORANGE = "#23272e", "#737a84", "#dfe2e6", "#1f5f99", "#d
 DIVERGING = (BLUE, "#8fb4d6", "#f8f8f6", "#f0b98a", ORANGE)  # told apart by every kind of colour vision
 DENSITY = ("#dbe6f0", "#8db3d3", BLUE, "#0d2f52")
 _STYLE: Any = {
-    "font.family": "DejaVu Sans", "font.size": 8.5, "axes.titlesize": 9.5, "axes.labelsize": 8.5, "svg.hashsalt": "a",
-    "xtick.labelsize": 8, "ytick.labelsize": 8, "axes.titlelocation": "left", "axes.linewidth": 0.6,
+    "font.family": "DejaVu Sans", "font.size": 8.5, "axes.titlesize": 9, "axes.labelsize": 8.5, "axes.linewidth": 0.6,
+    "xtick.labelsize": 8, "ytick.labelsize": 8, "axes.titlelocation": "left", "svg.hashsalt": "antiphase",
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GREY, "axes.labelcolor": INK,
     "text.color": INK, "text.parse_math": False, "xtick.color": GREY, "ytick.color": GREY, "xtick.labelcolor": INK,
     "ytick.labelcolor": INK, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "ytick.minor.size": 0,
     "legend.frameon": False, "legend.fontsize": 8, "legend.borderaxespad": 0.3, "figure.constrained_layout.w_pad": 0.1,
 }  # fmt: skip
-MAX_TOKENS, MAX_LINES, MAX_CHARS = 400, 48, 24
-LINE_CHARS, _CHAR, _LINE = 112, 0.602 * 9 / 72, 0.24  # of the text; width and height in inches (mono, 9 pt)
+MAX_TOKENS, MAX_LINES, MAX_CHARS, LINE_CHARS = 400, 48, 24, 108
+_CHAR, _LINE = 0.08, 0.24  # a character's width, whole pixels at 100 and 150 dpi, and a line's height, in inches
+_MONO: Any = {"family": "DejaVu Sans Mono", "fontsize": 9.567, "gid": "token"}  # the size with that width
 
 
 @contextmanager
 def _style() -> Iterator[Any]:
-    """matplotlib with its defaults and our style; the caller's rcParams come back afterwards."""
+    """Our style on the defaults of matplotlib, which is returned; the caller's rcParams come back afterwards."""
     try:
         import matplotlib.figure
     except ImportError as error:
@@ -59,7 +60,7 @@ def _style() -> Iterator[Any]:
 
 @contextmanager
 def _canvas(width: float, height: float, layout: str | None = "constrained") -> Iterator[tuple[Any, Figure]]:
-    """matplotlib and a figure of this size in inches."""
+    """The module matplotlib and a figure of this size in inches."""
     with _style() as mpl:
         figure = mpl.figure.Figure(figsize=(width, height), layout=layout)
         yield mpl, figure
@@ -82,14 +83,15 @@ def _drawable(value: object, font: str = "DejaVu Sans") -> str:
     return "".join(c if ord(c) in glyphs and unicodedata.category(c)[0] not in "CM" else "□" for c in text)
 
 
-def _shorten(value: object, width: int = 30) -> str:
-    """At most `width` characters, cut nearer the start: the end of a model's name tells more."""
-    text, head = _drawable(value), width // 4
+def _shorten(value: object, width: int) -> str:
+    """At most `width` characters, cut before the part after the last slash or, failing that, near the start."""
+    text = _drawable(value)
+    head = min(width // 4, max(3, width - 2 - len(text.rsplit("/", 1)[-1])))
     return text if len(text) <= width else f"{text[:head]}…{text[head + 1 - width :]}"
 
 
-def _heading(result: Result) -> str:
-    return f"{_shorten(result['model'])} · {_drawable(result['estimator'])}"
+def _heading(result: Result, width: int = 28) -> str:
+    return f"{_shorten(result['model'], width)} · {_drawable(result['estimator'])}"
 
 
 def _tokens(count: int) -> str:
@@ -104,21 +106,21 @@ def _statistic(result: Result, name: str) -> list[float]:
 
 def _describe(*statistic: float) -> str:
     """`−0.31 [−0.36, −0.25]`, without an undefined interval, or `undefined`."""
-    value, *interval = (f"{number:z.2f}".replace("-", "−") for number in statistic)
+    value, *interval = (f"{round(number, 2) + 0.0:.2f}".replace("-", "−") for number in statistic)
     if value == "nan":
         return "undefined"
     return f"{value} [{', '.join(interval)}]" if interval and "nan" not in interval else value
 
 
 def _rows(tokens: DataFrame, result: Result | None, *names: str) -> DataFrame:
-    """The rows of a result (None: all of them), in which these columns exist."""
+    """These columns, entropy and strength of the rows of a result (None: of all rows)."""
     names += ("entropy", "strength") if result is None else ("entropy", "strength", "model", "estimator")
     missing = [name for name in names if name not in tokens.columns]
     if missing:
         raise InvalidInputError(f"the token table lacks {', '.join(missing)}. Pass the table that the probe returns.")
     if result is not None:
         tokens = tokens[(tokens["model"] == result["model"]) & (tokens["estimator"] == result["estimator"])]
-    return tokens.astype({"entropy": float, "strength": float})
+    return tokens[list(names)].astype({"entropy": float, "strength": float})
 
 
 def _check(results: Sequence[Result]) -> None:
@@ -131,13 +133,11 @@ def entropy_strength(tokens: DataFrame, results: Sequence[Result]) -> Figure:
 
     Entropy crowds near 0, so its axis is √-scaled, and shared. Strength has no unit common to models and estimators:
     each panel has its own axis, logarithmic where positive values span more than 30× (zeros lie on its lower edge).
+    Colour is the number of tokens in a cell, on one log scale.
 
     Args:
         tokens: one row per (estimator, generated token); needs model, estimator, entropy (nats) and strength.
         results: one panel each, three to a row.
-
-    Returns:
-        the figure; colour is the number of tokens in a cell, on one log scale.
     """
     _check(results)
     points = [_rows(tokens, result)[["entropy", "strength"]].dropna().to_numpy().T for result in results]
@@ -145,15 +145,14 @@ def entropy_strength(tokens: DataFrame, results: Sequence[Result]) -> Figure:
     num_columns = min(3, len(results))
     num_rows = math.ceil(len(results) / num_columns)
     with _canvas(3.6 * num_columns + 0.8, 3.0 * num_rows + 0.2) as (mpl, figure):
-        grid: list[Any] = [figure.add_subplot(num_rows, num_columns, index + 1) for index in range(len(results))]
-        for panel in zip(grid, points, results, strict=True):
-            _panel(mpl, *panel, limit)
-        meshes = [mesh for axes in grid for mesh in axes.collections]
+        for index, (pairs, result) in enumerate(zip(points, results, strict=True), 1):
+            _panel(mpl, figure.add_subplot(num_rows, num_columns, index), pairs, result, limit)
+        meshes: list[Any] = [mesh for axes in figure.axes for mesh in axes.collections]
         largest = max([10, *(mesh.get_array().max() for mesh in meshes)])
         for mesh in meshes:
             mesh.set_norm(mpl.colors.LogNorm(1, largest))
         if meshes:
-            bar = figure.colorbar(meshes[0], ax=grid, label="tokens per cell", aspect=30, pad=0.015)
+            bar = figure.colorbar(meshes[0], ax=figure.axes, label="tokens per cell", aspect=28 * num_rows, pad=0.015)
             bar.ax.yaxis.set(major_locator=mpl.ticker.LogLocator(subs=(1, 3)), major_formatter="{x:g}")
     return figure
 
@@ -184,7 +183,7 @@ def _panel(mpl: Any, axes: Axes, points: np.ndarray, result: Result, limit: floa
     axes.hexbin(x, y, gridsize=(30, 17), extent=(left, right, low - margin, high + margin), mincnt=1,
                 yscale="log" if log else "linear", cmap=density, linewidths=0.1)  # fmt: skip
     if log:
-        locator = mpl.ticker.LogLocator(subs=(1, 2, 5) if high - low < 2 else (1,))
+        locator = mpl.ticker.LogLocator(subs=(1, 2, 5) if high - low < 1.6 else (1, 3))
         axes.yaxis.set(major_locator=locator, major_formatter="{x:g}")
     # Median by entropy quantile bin, finer towards the tail; equal entropies share a bin.
     num_bins = min(10, math.isqrt(len(x) // 8))
@@ -206,7 +205,7 @@ def layer_map(result: Result) -> Figure:
     undefined = np.isnan(cells)
     limit = max(0.1, math.ceil(np.abs(cells[~undefined]).max(initial=0.0) * 10 - 1e-9) / 10)
     side = min(0.5, max(0.125, 9 / len(layers)))
-    with _canvas(max(5.2, side * len(layers) + 1.9), 0.4 * len(projections) + 1.2) as (mpl, figure):
+    with _canvas(max(5.2, side * len(layers) + 1.9), max(2.6, 0.4 * len(projections) + 1.2)) as (mpl, figure):
         axes = figure.subplots()
         diverging = mpl.colors.LinearSegmentedColormap.from_list("diverging", DIVERGING)
         mesh = axes.pcolormesh(np.ma.masked_invalid(cells), cmap=diverging, vmin=-limit, vmax=limit,
@@ -242,11 +241,11 @@ def rollout_track(rollout_tokens: DataFrame, title: str) -> Figure:
         title: of the figure.
     """
     table = _rows(rollout_tokens, None, "position", "token").sort_values("position", kind="stable")
-    values = table[["entropy", "strength"]]
-    ranks = values.where(values.notna().all(axis=1)).rank().to_numpy()
-    num_measured = int(np.isfinite(ranks[:, 0]).sum())
-    ranks = (ranks - 0.5) * (100 / max(1, num_measured))
-    with _canvas(1, 1, layout=None) as (mpl, figure):
+    values = table[["entropy", "strength"]].where(table[["entropy", "strength"]].notna().all(axis=1))
+    num_measured = int(values["entropy"].count())
+    ranks = (values.rank().to_numpy() - 0.5) * (100 / max(1, num_measured))
+    difference = ranks[:, 1] - ranks[:, 0] if values.nunique().min() > 1 else np.full(len(ranks), np.nan)
+    with _canvas(1.0, 1.0, layout=None) as (mpl, figure):
         texts = [_drawable(token, "DejaVu Sans Mono") or "□" for token in table["token"]]
         texts = [text if len(text) <= MAX_CHARS else text[: MAX_CHARS - 1] + "…" for text in texts]
         places = _wrap(texts)
@@ -256,13 +255,14 @@ def rollout_track(rollout_tokens: DataFrame, title: str) -> Figure:
         height = text_height + 3.1
         figure.set_size_inches(width, height)
         left, wide = 0.62 / width, 1 - 1 / width
-        top = figure.add_axes((left, (text_height + 1.0) / height, wide, 1.7 / height), title=_shorten(title, 100))
+        top = figure.add_axes((left, (text_height + 1.0) / height, wide, 1.7 / height), title=_shorten(title, 76))
         _draw_ranks(top, position, ranks)
         text = figure.add_axes((left, 0.15 / height, wide, text_height / height))
-        _draw_text(mpl, text, list(zip(texts, places, position, ranks[:, 1] - ranks[:, 0], strict=False)))
+        _draw_text(mpl, text, list(zip(texts, places, position.tolist(), difference.tolist(), strict=False)))
         note = f"{num_measured} of {_tokens(len(texts))} measured"
         note += f", the first {len(places)} shown" if len(places) < len(texts) else ""
-        note += ". Blue: strength ranks higher, orange: entropy does (deep: inverted; pale: alike)."
+        key = ". Blue: strength ranks higher. Orange: entropy does. Deep shades invert, pale ones do not."
+        note += ". Nothing to compare: a signal is constant." if np.isnan(difference).all() else key
         text.annotate(note, (0, 1), (0, 8), "axes fraction", "offset points", color=GREY)
     return figure
 
@@ -285,13 +285,18 @@ def _wrap(texts: Sequence[str]) -> list[tuple[int, int]]:
 
 def _draw_ranks(axes: Axes, position: np.ndarray, ranks: np.ndarray) -> None:
     known = np.isfinite(ranks[:, 0])
-    size = 2.6 if known.sum() <= 150 else 0
-    axes.fill_between(position[known], *ranks[known].T, color=FAINT, linewidth=0, alpha=0.7)
-    for label, colour, rank in zip(("entropy", "strength"), (ORANGE, BLUE), ranks[known].T, strict=True):
-        axes.plot(position[known], rank, "o-", color=colour, linewidth=1, markersize=size, label=label)
+    window = np.ones(1 + 2 * (int(known.sum()) // 100))  # beyond 100 tokens the ranks alone are a thicket
+    mean = f" (mean of {len(window)})" if len(window) > 1 else ""
+    smooth = raw = ranks[known].T
+    if mean:
+        smooth = np.array([np.convolve(r, window, "same") / np.convolve(r**0, window, "same") for r in raw])
+    axes.fill_between(position[known], smooth[0], smooth[1], color=FAINT, linewidth=0, alpha=0.7)
+    for label, colour, dots, line in zip(("entropy", "strength"), (ORANGE, BLUE), raw, smooth, strict=True):
+        axes.plot(position[known], dots, "o", color=colour, markersize=2.6, alpha=0.3 if mean else 1)
+        axes.plot(position[known], line, color=colour, linewidth=1.4 if mean else 1, label=label + mean)
     axes.set(ylim=(0, 100), yticks=[0, 50, 100], ylabel="percentile rank", xlabel="position in the completion")
-    if len(position):
-        axes.set_xlim(position[0] - 0.5, position[-1] + 0.5)
+    first, last = (position[0], position[-1]) if len(position) else (0, 0)
+    axes.set_xlim(first - 0.5, max(last, first + 7) + 0.5)
     axes.locator_params(axis="x", integer=True)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
 
@@ -308,8 +313,8 @@ def _draw_text(mpl: Any, axes: Axes, tokens: Sequence[tuple[str, tuple[int, int]
         if measured:
             box = mpl.patches.Rectangle((column, line + 0.05), len(text), 0.9, edgecolor="white", linewidth=0.8)
             axes.add_patch(box).set_facecolor(shades(0.5 - difference / 250))
-        look: Any = {"color": INK if measured else GREY, "family": "DejaVu Sans Mono", "fontsize": 9, "gid": "token"}
-        axes.text(column + len(text) - len(text.lstrip()), line + 0.54, text.strip(), va="center_baseline", **look)
+        start = column + len(text) - len(text.lstrip())
+        axes.text(start, line + 0.54, text.strip(), va="center_baseline", color=INK if measured else GREY, **_MONO)
 
 
 def model_comparison(results: Sequence[Result]) -> Figure:
@@ -321,13 +326,13 @@ def model_comparison(results: Sequence[Result]) -> Figure:
         results: one line each, from the top; undefined values are written as such and not drawn.
     """
     _check(results)
-    kinds: Any = {  # marker, size, face, edge, offset, label, heading, where the column ends
-        "spearman": ("o", 6, BLUE, BLUE, 0, "pooled ρ with interval", "pooled ρ [interval]", 0.46),
-        "spearman_within": ("D", 4, "white", BLUE, 0.22, "mean ρ of a rollout", "per rollout", 0.74),
-        "logprob_control": ("o", 6, "none", GREY, 0, "mechanical control (log-probability)", "control", 1.0),
+    kinds: Any = {  # marker, size, face, edge, offset, label, heading, where the column ends in points from the right
+        "spearman": ("o", 6, BLUE, BLUE, 0, "pooled ρ with interval", "pooled ρ [interval]", -118),
+        "spearman_within": ("D", 4, "white", BLUE, 0.22, "mean of per-rollout ρ", "per rollout", -58),
+        "logprob_control": ("o", 6, "none", GREY, 0, "mechanical control (log-probability)", "control", 0),
     }
-    with _canvas(9.6, 0.36 * len(results) + 1.3) as (_, figure):
-        axes, table = figure.subplots(1, 2, sharey=True, width_ratios=(1.25, 1))
+    with _canvas(10.0, 0.36 * len(results) + 1.3) as (_, figure):
+        axes, table = figure.subplots(1, 2, sharey=True, width_ratios=(1.7, 1))
         rows = np.arange(len(results))
         table.set_axis_off()
         for name, (marker, size, face, edge, offset, label, heading, end) in kinds.items():
@@ -335,18 +340,17 @@ def model_comparison(results: Sequence[Result]) -> Figure:
             axes.plot(statistics[:, 0], rows + offset, marker, ms=size, mfc=face, mec=edge, label=label, zorder=3)
             if name == "spearman":
                 axes.hlines(rows, *statistics[:, 1:].T, color=BLUE, linewidth=1.6)
-            table.annotate(heading, (end, 1), (0, 5), "axes fraction", "offset points", ha="right", color=GREY)
+            table.annotate(heading, (1, 1), (end, 5), "axes fraction", "offset points", ha="right", color=GREY)
             for row, statistic in enumerate(statistics):
                 said = _describe(*statistic[: 3 if name == "spearman" else 1])
-                table.text(end, row, said, transform=table.get_yaxis_transform(), ha="right", va="center_baseline",
-                           color=GREY if said == "undefined" else INK)  # fmt: skip
+                look: Any = {"ha": "right", "va": "center_baseline", "color": GREY if said == "undefined" else INK}
+                table.annotate(said, (1, row), (end, 0), ("axes fraction", "data"), "offset points", **look)
         left, right = min(axes.get_xlim()[0], -0.25), max(axes.get_xlim()[1], 0.25)
         axes.axvspan(left, 0, color=BLUE, alpha=0.06, linewidth=0)
         axes.axvline(0, color=GREY, linewidth=0.8)
-        place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-        axes.annotate("← inverted", (0, 1), (-5, 5), ha="right", color=BLUE, **place)
+        axes.text(0, -0.62, "← inverted ", ha="right", va="bottom", color=BLUE)
         axes.set(xlim=(left, right), ylim=(len(results) - 0.5, -0.5), xlabel="Spearman ρ(entropy, strength)")
-        axes.set_yticks(rows, [_heading(result) for result in results])
+        axes.set_yticks(rows, [_heading(result, 36) for result in results])
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="y", color=FAINT, linewidth=0.6)
@@ -355,7 +359,7 @@ def model_comparison(results: Sequence[Result]) -> Figure:
 
 
 def save_figures(tokens: DataFrame, results: Sequence[Result], folder: Path) -> list[Path]:
-    """Write every figure as PNG (150 dpi) and SVG; equal input and versions give equal bytes.
+    """Write every figure as PNG (150 dpi) and SVG and return the paths; equal input and versions give equal bytes.
 
     `entropy_strength`, `model_comparison`, a `layer_map_<slug>` for each result with more than one cell, and a
     `rollout_<slug>` for each result: of the rollout with the most measured tokens, the first of equals.
@@ -364,9 +368,6 @@ def save_figures(tokens: DataFrame, results: Sequence[Result], folder: Path) -> 
         tokens: one row per (estimator, generated token).
         results: the results to show.
         folder: made if absent; a file appears under its name only when complete.
-
-    Returns:
-        the files written.
     """
     figures = {"entropy_strength": entropy_strength(tokens, results), "model_comparison": model_comparison(results)}
     slugs: list[str] = []
@@ -376,11 +377,11 @@ def save_figures(tokens: DataFrame, results: Sequence[Result], folder: Path) -> 
         slugs.append(next(name for name in names if name not in slugs))
         if len(result["layers"]) * len(result["projections"]) > 1:
             figures[f"layer_map_{slugs[-1]}"] = layer_map(result)
-        rows = _rows(tokens, result, "prompt_id", "rollout_id")
+        rows = _rows(tokens, result, "prompt_id", "rollout_id", "position", "token")
         if len(rows):
             rollouts = rows.groupby(["prompt_id", "rollout_id"], sort=False, dropna=False)
             (prompt, rollout), rows = max(rollouts, key=lambda item: int(item[1]["strength"].count()))
-            title = f"{_heading(result)} · prompt {prompt}, rollout {rollout}"
+            title = f"{_heading(result, 48)} · prompt {prompt}, rollout {rollout}"
             figures[f"rollout_{slugs[-1]}"] = rollout_track(rows, title)
     folder.mkdir(parents=True, exist_ok=True)
     return [_write(figure, folder / f"{name}.{kind}") for name, figure in figures.items() for kind in ("png", "svg")]
@@ -390,8 +391,7 @@ def _write(figure: Figure, path: Path) -> Path:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with _style():
-            metadata: Any = {"Date": None} if path.suffix == ".svg" else None
-            figure.savefig(partial, format=path.suffix[1:], dpi=150, metadata=metadata)
+            figure.savefig(partial, format=path.suffix[1:], dpi=150, metadata={"Date": None})
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -59,7 +59,7 @@ class Observed:
     def hidden(self, input_ids: Tensor, *, grad: bool) -> Tensor:
         """Final hidden states `[batch, token, hidden]` of right-padded rows.
 
-        No attention mask is needed: under a causal mask the padding on the right is seen by no real token.
+        The attention mask is all ones: under a causal mask the padding on the right is seen by no real token.
         With `grad`, the graph starts at the first watched layer, and layers before it keep no activations.
         """
         self.capture.clear()
@@ -70,7 +70,9 @@ class Observed:
                 first = self.layers[0].module
                 handle = first.register_forward_pre_hook(lambda *_: torch.set_grad_enabled(True) and None)
             try:
-                output = backbone(self.model)(input_ids=input_ids, use_cache=False)
+                output = backbone(self.model)(
+                    input_ids=input_ids, attention_mask=torch.ones_like(input_ids), use_cache=False
+                )
             finally:
                 if handle is not None:
                     handle.remove()

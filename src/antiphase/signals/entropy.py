@@ -6,7 +6,6 @@ The same pass yields the seed ∂target_i/∂h_i that every strength estimator s
 """
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,6 +13,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers.utils import ModelOutput
 
 from antiphase.errors import NonFiniteError
 from antiphase.models.architecture import backbone
@@ -65,24 +65,31 @@ def logit_statistics(
     return entropy, logprob, control
 
 
+@dataclass
+class _BackboneOutput(ModelOutput):  # type: ignore[misc]
+    """What a replaced backbone returns: final hidden states, and None for anything else that a head may ask for."""
+
+    last_hidden_state: Tensor | None = None
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
 @contextlib.contextmanager
 def head_of(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
     """The model's own map from final hidden states `[target, hidden]` to logits `[target, vocab]`.
 
     While the block lasts the model must not be called otherwise: its backbone is replaced.
     """
-    from transformers.modeling_outputs import BaseModelOutputWithPast
-
     body = backbone(model)
     before = body.__dict__.get("forward")
-    stand_in = BaseModelOutputWithPast()
 
     def head(hidden: Tensor) -> Tensor:
-        output = copy.copy(stand_in)
-        output["last_hidden_state"] = hidden[None]
+        output = _BackboneOutput(last_hidden_state=hidden[None])
         body.__dict__["forward"] = lambda *_, **__: output
         ids = torch.zeros(1, hidden.shape[0], dtype=torch.long, device=hidden.device)
-        return cast(Tensor, cast(Any, model)(input_ids=ids, use_cache=False).logits)[0]
+        return cast(Tensor, cast(Any, model)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits)[0]
 
     try:
         yield head

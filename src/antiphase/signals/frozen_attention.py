@@ -146,8 +146,12 @@ class _FrozenAttention(torch.autograd.Function):
             gain = (gain if slope is None else gain * slope) * ctx.scaling
             flat_gain = gain.to(key.dtype).reshape(batch, groups, share * num, seen)
             d_query.append((flat_gain @ key[:, :, :seen]).reshape(batch, groups * share, num, -1))
-            own_gain = gain.diagonal(first, -2, -1).unsqueeze(-1)
             own_weight = weights.diagonal(first, -2, -1).unsqueeze(-1)
+            # ⟨do, v − o⟩ before the product and not after: their difference is small where α_ii is near 1.
+            apart = value[:, :, rows].unsqueeze(2) - output[:, :, rows].view_as(d_out)
+            own_gain = own_weight * (d_out * apart).sum(-1, keepdim=True) * ctx.scaling
+            if slope is not None:
+                own_gain = own_gain * slope.diagonal(first, -2, -1).unsqueeze(-1)
             q_rows = query[:, :, rows].reshape(batch, groups, share, num, -1)
             d_key.append((own_gain * q_rows).sum(2).to(key.dtype))
             d_value.append((own_weight * d_out).sum(2).to(value.dtype))

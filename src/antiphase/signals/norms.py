@@ -73,8 +73,8 @@ def shared_factor(inputs: Float[Tensor, "batch token columns"], norm: Norm) -> F
 
 
 def factored_norm(
-    delta: Float[Tensor, "*batch token rows"], factor: Float[Tensor, "*batch token rank"], norm: Norm
-) -> Float[Tensor, "*batch"]:
+    delta: Float[Tensor, "*#batch token rows"], factor: Float[Tensor, "*#batch token rank"], norm: Norm
+) -> Float[Tensor, "*#batch"]:
     """‖Δᵀ A‖ from Δ and the shared factor of A.
 
     Args:

@@ -32,8 +32,7 @@ def oracle(
     """
 
     def row_logits(token_ids: Tensor, columns: Tensor) -> Iterator[Tensor]:
-        logits = cast(Any, model)(input_ids=token_ids, use_cache=False).logits[0]
-        yield from logits[columns - 1]
+        yield from _run(model, token_ids, use_cache=False).logits[0, columns - 1]
 
     return _measure(model, layers, chunk, spec, row_logits, tick)
 
@@ -48,9 +47,10 @@ def oracle_own(
             cache = None
             if column > 1:
                 with torch.no_grad():
-                    cache = cast(Any, model)(input_ids=token_ids[:, : column - 1], use_cache=True).past_key_values
+                    cache = _run(model, token_ids[:, : column - 1], use_cache=True).past_key_values
+            seen = torch.ones_like(token_ids[:, :column])
             here = token_ids[:, column - 1 : column]
-            yield cast(Any, model)(input_ids=here, past_key_values=cache, use_cache=True).logits[0, -1]
+            yield _run(model, here, attention_mask=seen, past_key_values=cache, use_cache=True).logits[0, -1]
 
     return _measure(model, layers, chunk, spec, row_logits, tick)
 
@@ -91,6 +91,10 @@ def _measure(
                 tick(1)
     entropy, logprob, control = torch.stack(statistics).unbind(1)
     return ChunkSignals(entropy, logprob, control, torch.stack(strengths))
+
+
+def _run(model: nn.Module, token_ids: Tensor, **options: Any) -> Any:
+    return cast(Any, model)(input_ids=token_ids, **{"attention_mask": torch.ones_like(token_ids), **options})
 
 
 def _weight(module: nn.Module) -> Tensor:
