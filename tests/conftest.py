@@ -8,7 +8,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from jaxtyping import install_import_hook
 
 # Every jaxtyping annotation of the package is checked in every call that a test makes.
-_hook = install_import_hook("antiphase", "beartype.beartype")
+_hook = install_import_hook("antiphase", "typecheck.checked")
 _hook.__enter__()
 
 import contextlib

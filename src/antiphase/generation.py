@@ -1,5 +1,6 @@
 """Sample completions in batches, reproducibly: the seed fixes each batch, and the caller's RNG state is kept."""
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -79,7 +80,8 @@ def generate(
         mask[row, width - len(prompt) :] = 1
     devices = [loaded.device] if loaded.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), evaluating(model), torch.inference_mode():
-        torch.manual_seed((sampling.seed << 32) + batch_number)
+        # The CPU generator reads 32 bits of its seed, so both numbers are hashed into them.
+        torch.manual_seed(zlib.crc32(f"{sampling.seed}/{batch_number}".encode()))
         try:
             output = model.generate(
                 input_ids=ids.to(loaded.device),

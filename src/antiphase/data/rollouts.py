@@ -2,8 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
 
 from antiphase.data.prompts import Messages, checked_content
 from antiphase.data.tables import TableRow, read_table
@@ -80,6 +84,12 @@ def _rollout(row: TableRow, ids: dict[str, str], counts: dict[str, int]) -> Give
 
 
 def _ids(value: Any, row: TableRow, column: str) -> tuple[int, ...]:
-    if not isinstance(value, list | tuple) or not all(type(token) is int and token >= 0 for token in value):
+    if isinstance(value, np.ndarray | torch.Tensor):
+        value = value.tolist()
+    if not isinstance(value, list | tuple) or not all(_is_token_id(token) for token in value):
         raise InvalidInputError(f"{row.place}: {column} must be a list of token ids (non-negative integers).")
-    return tuple(value)
+    return tuple(int(token) for token in value)
+
+
+def _is_token_id(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
@@ -66,7 +66,7 @@ class Fingerprint:
 
     def plot(
         self,
-        kind: Literal["entropy_strength", "layer_map", "rollout_track", "model_comparison"] = "entropy_strength",
+        kind: str = "entropy_strength",
         *,
         model: str | None = None,
         estimator: str | None = None,
@@ -75,8 +75,9 @@ class Fingerprint:
         """A matplotlib figure.
 
         Args:
-            kind: entropy against strength (all results), ρ by layer and projection (one result), both signals along
-                one rollout with its text (by default the longest measured), or all results side by side.
+            kind: `entropy_strength` (all results), `layer_map` (ρ by layer and projection of one result),
+                `rollout_track` (both signals along one rollout with its text; by default the longest measured), or
+                `model_comparison` (all results side by side).
             model, estimator: which result, for `layer_map` and `rollout_track`.
             rollout_id: which rollout, for `rollout_track`.
 

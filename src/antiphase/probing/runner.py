@@ -5,6 +5,7 @@ folder are checked first, then each model's weights and one tiny measurement. Ba
 """
 
 import contextlib
+import importlib.util
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from antiphase import figures as drawing
-from antiphase.errors import InvalidInputError
+from antiphase.errors import InvalidInputError, MissingExtraError
 from antiphase.models.loading import LoadedModel, check_finite, inspect_model, load_model
 from antiphase.probing.batches import run_batch
 from antiphase.probing.config import ProbeConfig, config_from
@@ -68,9 +69,10 @@ def probe(
     config = config_from(name if in_memory else model, options)  # type: ignore[arg-type]
     if resume and out is None:
         raise InvalidInputError("resume needs out, the folder of the interrupted run.")
-    if figures:
-        drawing.require_matplotlib()
-    drawn = out is not None and (drawing.available() if figures is None else figures)
+    can_draw = importlib.util.find_spec("matplotlib") is not None
+    if figures and not can_draw:
+        raise MissingExtraError("matplotlib", "report", "drawing figures (--no-figures does without)")
+    drawn = out is not None and (can_draw if figures is None else figures)
     with contextlib.ExitStack() as stack:
         path = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
         run = _Run(config, load_source(config, given), in_memory, progress)

@@ -77,8 +77,9 @@ def _draw(token_ids: Tensor, num_targets: int, spec: SignalSpec) -> Tensor:
     measured = torch.ones(num_targets, dtype=torch.bool)
     if spec.targets_per_rollout is not None and spec.targets_per_rollout < num_targets:
         # Seeded by content, not by place: the draw is the same however the rollouts are batched.
-        content = zlib.crc32(token_ids.cpu().numpy().tobytes())
-        generator = torch.Generator().manual_seed((content << 24) ^ spec.seed)
+        # The generator reads 32 bits of its seed, so everything is hashed into them.
+        content = zlib.crc32(token_ids.cpu().numpy().tobytes(), zlib.crc32(str(spec.seed).encode()))
+        generator = torch.Generator().manual_seed(content)
         measured[:] = False
         measured[torch.randperm(num_targets, generator=generator)[: spec.targets_per_rollout]] = True
     return measured.to(token_ids.device)

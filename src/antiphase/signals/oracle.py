@@ -97,10 +97,13 @@ def _run(model: nn.Module, token_ids: Tensor, **options: Any) -> Any:
     return cast(Any, model)(input_ids=token_ids, **{"attention_mask": torch.ones_like(token_ids), **options})
 
 
-def _weight(module: nn.Module) -> Tensor:
+def _base(module: nn.Module) -> nn.Module:
     # A LoRA wrapper adds BA to its base weight W, so the gradient with respect to the sum is that of W.
-    base = module.get_submodule("base_layer") if "base_layer" in dict(module.named_children()) else module
-    weight = cast(Tensor, base.weight)
+    return dict(module.named_children()).get("base_layer", module)
+
+
+def _weight(module: nn.Module) -> Tensor:
+    weight = cast(Tensor, _base(module).weight)
     if not weight.is_floating_point():
         raise UnsupportedModelError(
             f"the weights are stored as {weight.dtype}; the oracle differentiates with respect to them. Use the "
@@ -126,7 +129,7 @@ def _norm(projection: Projection, gradient: Tensor, norm: Norm) -> Tensor:
     gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
     if projection.features is not None:
         # Linear keeps [features, inputs], GPT-2's Conv1D its transpose.
-        axis = 0 if isinstance(projection.module, nn.Linear) else 1
+        axis = 0 if isinstance(_base(projection.module), nn.Linear) else 1
         gradient = gradient.index_select(axis, projection.features.to(gradient.device))
     if norm == "nuclear":
         return torch.linalg.svdvals(gradient).sum()

@@ -1,0 +1,482 @@
+"""Figures: what they say and draw is what the tables hold, whatever text, gaps and names the tables hold."""
+
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from xml.dom import minidom
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.text import Text
+
+from antiphase import figures
+from antiphase.errors import InvalidInputError, MissingExtraError
+from antiphase.figures import entropy_strength, layer_map, model_comparison, rollout_track, save_figures
+
+HOSTILE = [
+    "\n\n", "\r\n", "\t", "$x_1$", "$", "\\frac{", "}{", "_", "^", "%", "#", "数学", "\U0001f642\U0001f469\u200d\U0001f680",
+    "\x00\x1b\x07", "\u202eabc\u202c", "\u200f", "x" * 60, "", "   ", "e\u0301", "\u0301", "\ud800", "\ufffd", "\u2028",
+    "\u0645\u0631\u062d\u0628\u0627", " \u05e9\u05dc\u05d5\u05dd", "-->", "<!--", "&<>", "]]>", "\ufeff",
+]  # fmt: skip
+
+
+def stat(value, low=None, high=None):
+    return {"value": value, "low": low, "high": high}
+
+
+def make_result(model="org/model-a", estimator="own", **changes):
+    result = {
+        "model": model, "estimator": estimator, "context": "own-position", "norm": "nuclear", "target": "logit",
+        "layers": [0, 1, 2], "projections": ["Q", "V"], "by_projection": [[-0.5, 0.1], [None, 0.2], [0.3, -0.25]],
+        "spearman": stat(-0.312, -0.358, -0.249), "spearman_within": stat(-0.27, -0.3, -0.2),
+        "logprob_control": stat(0.91, 0.9, 0.93), "pearson": stat(None), "spearman_unique": stat(None),
+        "num_tokens": 3072, "num_rollouts": 2, "num_prompts": 1, "num_undefined": 0,
+    }  # fmt: skip
+    return result | changes
+
+
+def make_tokens(model="org/model-a", estimator="own", num_rollouts=2, length=20, seed=0):
+    rng = np.random.default_rng(seed)
+    count = num_rollouts * length
+    return pd.DataFrame(
+        {
+            "model": model, "estimator": estimator, "prompt_id": 0, "token_id": 7, "logprob": -1.0,
+            "rollout_id": np.repeat(np.arange(num_rollouts), length),
+            "token": [" word", ",", "\n", " $2$"] * (count // 4),
+            "position": np.tile(np.arange(length), num_rollouts),
+            "entropy": rng.exponential(0.5, count), "strength": rng.lognormal(0, 0.3, count), "logprob_control": 0.5,
+        }
+    )  # fmt: skip
+
+
+def make_rollout(tokens, entropy=None, strength=None):
+    ramp = np.linspace(0.1, 1.0, len(tokens))
+    columns = {"position": range(len(tokens)), "token": pd.Series(tokens, dtype=object)}
+    return pd.DataFrame(
+        columns | {"entropy": ramp if entropy is None else entropy, "strength": ramp if strength is None else strength}
+    )
+
+
+def texts(figure):
+    return [found.get_text() for found in figure.findobj(Text) if found.get_text()]
+
+
+def token_texts(figure):
+    return [found.get_text() for found in figure.findobj(Text) if found.get_gid() == "token"]
+
+
+def medians(axes):
+    return [line for line in axes.lines if line.get_gid() == "running-median"]
+
+
+# entropy_strength
+
+
+def test_panel_says_the_result_with_real_minus_signs_and_the_token_count():
+    said = texts(entropy_strength(make_tokens(), [make_result()]))
+    assert "org/model-a · own" in said
+    assert "ρ = −0.31 [−0.36, −0.25], n = 3\u202f072 tokens" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"spearman": stat(None), "num_tokens": 0}, "ρ undefined, n = 0 tokens"),
+        ({"spearman": None, "num_tokens": 1}, "ρ undefined, n = 1 token"),
+        ({"spearman": stat(float("nan"), -0.1, 0.1)}, "ρ undefined, n = 3\u202f072 tokens"),
+        ({"spearman": stat(0.5)}, "ρ = 0.50, n = 3\u202f072 tokens"),
+        ({"spearman": stat(-0.001, -0.204, 0.004)}, "ρ = 0.00 [−0.20, 0.00], n = 3\u202f072 tokens"),
+    ],
+)
+def test_panel_writes_undefined_values_and_intervals(changes, expected):
+    assert expected in texts(entropy_strength(make_tokens(), [make_result(**changes)]))
+
+
+def test_hexagons_count_the_measured_tokens_of_their_own_result():
+    own, full = make_tokens(length=20), make_tokens(estimator="full", length=8)
+    own.loc[[1, 5, 6], "strength"] = np.nan
+    figure = entropy_strength(pd.concat([own, full]), [make_result(), make_result(estimator="full")])
+    assert [int(axes.collections[0].get_array().sum()) for axes in figure.axes[:2]] == [40 - 3, 16]
+
+
+@pytest.mark.parametrize(
+    ("strengths", "scale"),
+    [([1.0, 2.0, 29.0], "linear"), ([1.0, 2.0, 31.0], "log"), ([0.0, 1.0, 29.0], "linear"), ([0.0, 1.0, 31.0], "log")],
+)
+def test_strength_is_logarithmic_beyond_a_factor_of_30_and_loses_no_zero(strengths, scale):
+    tokens = make_tokens(num_rollouts=1, length=12).assign(strength=strengths * 4)
+    axes = entropy_strength(tokens, [make_result()]).axes[0]
+    assert axes.get_yscale() == scale
+    assert axes.collections[0].get_array().sum() == 12
+
+
+def test_entropy_axis_is_shared_root_scaled_and_labelled_in_nats():
+    small, large = make_tokens(), make_tokens(model="b")
+    large.loc[0, "entropy"] = 9.0
+    figure = entropy_strength(pd.concat([small, large]), [make_result(), make_result(model="b")])
+    first, second = figure.axes[:2]
+    assert first.get_xlim() == second.get_xlim()
+    assert first.get_xlim()[0] < 0 < 3.0 < first.get_xlim()[1]
+    for place, label in zip(first.get_xticks(), first.get_xticklabels(), strict=True):
+        assert place**2 == pytest.approx(float(label.get_text()))
+
+
+def test_running_median_follows_a_monotone_relation_in_original_order():
+    entropy = np.linspace(0.0, 4.0, 400)
+    tokens = make_tokens(num_rollouts=20, length=20).assign(entropy=entropy, strength=5.0 - entropy)
+    line = medians(entropy_strength(tokens, [make_result()]).axes[0])[-1]
+    x, y = line.get_data()
+    assert len(x) >= 5
+    assert np.all(np.diff(x) > 0)
+    # Median commutes with monotone maps, up to the mean of the two middle values.
+    np.testing.assert_allclose(y, 5.0 - np.square(x), atol=1e-3)
+
+
+def test_running_median_puts_equal_entropies_into_one_bin():
+    entropy = np.concatenate([np.zeros(300), np.linspace(0.5, 3.0, 100)])
+    strength = np.concatenate([np.tile([1.0, 2.0, 9.0], 100), np.ones(100)])
+    tokens = make_tokens(num_rollouts=20, length=20).assign(entropy=entropy, strength=strength)
+    x, y = medians(entropy_strength(tokens, [make_result()]).axes[0])[-1].get_data()
+    assert (x[0], y[0]) == (0.0, 2.0)
+    assert np.all(x[1:] > 0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"entropy": 0.0}, {"entropy": 1.5}, {"strength": 2.0}, {"strength": 0.0}, {"entropy": 0.0, "strength": 0.0}],
+)
+def test_constant_signals_are_drawn_whole(changes):
+    axes = entropy_strength(make_tokens().assign(**changes), [make_result()]).axes[0]
+    assert axes.collections[0].get_array().sum() == 40
+
+
+def test_one_token_is_one_hexagon_without_a_median():
+    axes = entropy_strength(make_tokens().head(1), [make_result(num_tokens=1)]).axes[0]
+    assert axes.collections[0].get_array().tolist() == [1.0]
+    assert medians(axes) == []
+
+
+@pytest.mark.parametrize("tokens", [make_tokens().head(0), make_tokens().assign(strength=np.nan)])
+def test_a_panel_without_measured_tokens_says_so(tokens):
+    figure = entropy_strength(tokens, [make_result()])
+    assert "no measured tokens" in texts(figure)
+    assert len(figure.axes) == 1  # no colour bar for no colours
+
+
+def test_twelve_panels_wrap_after_three_and_overlap_nowhere():
+    results = [make_result(model=f"organisation/a-rather-long-model-name-{i}-Instruct") for i in range(12)]
+    figure = entropy_strength(pd.concat([make_tokens(model=r["model"]) for r in results]), results)
+    panels = figure.axes[:12]
+    assert panels[0].get_subplotspec().get_gridspec().get_geometry() == (4, 3)
+    boxes = [axes.get_tightbbox() for axes in panels]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_missing_columns_and_empty_results_are_named():
+    with pytest.raises(InvalidInputError, match="lacks strength, estimator"):
+        entropy_strength(make_tokens().drop(columns=["strength", "estimator"]), [make_result()])
+    with pytest.raises(InvalidInputError, match="results is empty"):
+        entropy_strength(make_tokens(), [])
+    with pytest.raises(InvalidInputError, match="results is empty"):
+        model_comparison([])
+    with pytest.raises(InvalidInputError, match="lacks position"):
+        rollout_track(make_tokens().drop(columns="position"), "")
+
+
+# layer_map
+
+
+def test_layer_map_shows_each_cell_at_its_layer_and_projection():
+    figure = layer_map(make_result(layers=[3, 4, 29]))
+    axes, bar = figure.axes
+    mesh = axes.collections[0]
+    np.testing.assert_array_equal(mesh.get_array().filled(9), [[-0.5, 9, 0.3], [0.1, 0.2, -0.25]])
+    assert mesh.get_clim() == (-0.5, 0.5)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["3", "4", "29"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["Q", "V"]
+    assert bar.get_ylabel() == "Spearman ρ(entropy, strength)"
+    written = {text.get_position(): text.get_text() for text in axes.texts}
+    assert written[(0.5, 0.5)] == "−0.50"
+    assert (1.5, 0.5) not in written
+    hatched = [patch for patch in axes.patches if patch.get_hatch()]
+    assert [patch.get_xy() for patch in hatched] == [(1, 0)]
+    assert "undefined" in texts(figure)
+
+
+@pytest.mark.parametrize(("num_layers", "most_ticks"), [(1, 1), (2, 2), (30, 20), (80, 20)])
+def test_layer_map_labels_stay_apart_for_any_depth(num_layers, most_ticks):
+    figure = layer_map(make_result(layers=list(range(num_layers)), by_projection=[[0.1, -0.2]] * num_layers))
+    axes = figure.axes[0]
+    assert 1 <= len(axes.get_xticks()) <= most_ticks
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert not any(a.overlaps(b) for a, b in pairwise(boxes))
+    assert "undefined" not in texts(figure)
+
+
+def test_layer_map_with_nothing_defined_is_all_hatched():
+    axes = layer_map(make_result(layers=[5], projections=["Q"], by_projection=[[None]])).axes[0]
+    assert [bool(patch.get_hatch()) for patch in axes.patches] == [True]
+    assert len(axes.texts) == 0
+
+
+# rollout_track
+
+
+def test_rollout_ranks_are_percentiles_with_average_ties():
+    figure = rollout_track(make_rollout(list("abcd"), [0.0, 0.0, 3.0, 1.0], [4.0, 3.0, 1.0, 2.0]), "t")
+    lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
+    np.testing.assert_allclose(lines["entropy"], [25.0, 25.0, 87.5, 62.5])
+    np.testing.assert_allclose(lines["strength"], [87.5, 62.5, 12.5, 37.5])
+
+
+def test_rollout_shades_measured_tokens_by_the_sign_of_the_rank_difference():
+    figure = rollout_track(make_rollout(["ab", "c", "de", "f"], [0.1, 0.2, 0.3, 0.4], [9.0, np.nan, 5.0, 1.0]), "t")
+    boxes = figure.axes[1].patches
+    assert [(box.get_x(), box.get_width()) for box in boxes] == [(0, 2), (3, 2), (5, 1)]  # none under "c"
+    red, _, blue, _ = np.array([box.get_facecolor() for box in boxes]).T
+    assert blue[0] > red[0]  # strength ranks higher
+    assert min(red[1], blue[1]) > 0.95  # equal ranks: pale
+    assert red[2] > blue[2]  # entropy ranks higher
+    assert any("3 of 4 tokens measured" in text for text in texts(figure))
+
+
+def test_rollout_is_drawn_in_the_order_of_positions():
+    shuffled = make_rollout(["a", "b", "c"]).iloc[[2, 0, 1]]
+    assert token_texts(rollout_track(shuffled, "t")) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("changes", [{"entropy": 0.0}, {"strength": 1.0}])
+def test_a_constant_signal_is_not_shaded_as_inverted(changes):
+    figure = rollout_track(make_rollout(list("abcdefgh")).assign(**changes), "t")
+    assert len(figure.axes[1].patches) == 0
+    assert any("a signal is constant" in text for text in texts(figure))
+
+
+@pytest.mark.parametrize("length", [0, 1, 8])
+def test_short_rollouts_show_every_token(length):
+    assert token_texts(rollout_track(make_rollout(["ab"] * length), "t")) == ["ab"] * length
+
+
+def test_a_long_rollout_is_cut_with_a_note_and_ranked_as_a_whole():
+    figure = rollout_track(make_rollout(["ab"] * 900), "t")
+    assert len(token_texts(figure)) == figures.MAX_TOKENS
+    assert any("900 of 900 tokens measured, the first 400 shown" in text for text in texts(figure))
+    assert figure.axes[0].lines[0].get_ydata().max() == pytest.approx(399.5 / 9)
+    exact = rollout_track(make_rollout(["ab"] * figures.MAX_TOKENS), "t")
+    assert not any("shown" in text for text in texts(exact))
+
+
+def test_smoothing_of_a_long_rollout_keeps_a_constant_and_is_named():
+    entropy = np.tile([0.0, 1.0], 150)
+    figure = rollout_track(make_rollout(["a"] * 300, entropy=entropy), "t")
+    smooth = next(line for line in figure.axes[0].lines if line.get_label() == "entropy (mean of 7)")
+    # Ranks alternate between two values 50 apart: a mean over 7 lies within a fourteenth of that from the middle.
+    np.testing.assert_allclose(smooth.get_ydata()[3:-3], 50.0, atol=50 / 14 + 1e-9)
+
+
+def test_every_token_stays_inside_its_box_and_the_page():
+    words = [" antidisestablishment", "x" * 60, "\n", "W" * 7, ",", "数" * 9] * 40
+    figure = rollout_track(make_rollout(words), "t")
+    text_axes = figure.axes[1]
+    edge = text_axes.get_window_extent().x1
+    spans = [box.get_window_extent() for box in text_axes.patches]
+    drawn = [found for found in text_axes.texts if found.get_gid() == "token"]
+    for token, box in zip(drawn, spans, strict=True):
+        extent = token.get_window_extent()
+        assert extent.width <= box.width + 1.5, token.get_text()
+        assert extent.x1 <= edge + 1.5
+    assert max(len(text) for text in token_texts(figure)) == figures.MAX_CHARS
+
+
+def test_bare_newlines_do_not_fill_the_page():
+    assert rollout_track(make_rollout(["\n"] * 400), "t").get_figheight() < 8
+
+
+def test_hostile_tokens_and_titles_are_drawn_literally_and_without_warnings(tmp_path):
+    figure = rollout_track(make_rollout(HOSTILE), "$x_1$ \u202e 数 \\frac{ " + "y" * 200)
+    shown = token_texts(figure)
+    assert shown[:7] == ["⏎⏎", "⏎", "⇥", "$x_1$", "$", "\\frac{", "}{"]
+    assert shown[HOSTILE.index("数学")] == "□□"
+    assert shown[HOSTILE.index("\u202eabc\u202c")] == "□abc□"
+    assert shown[HOSTILE.index("x" * 60)] == "x" * (figures.MAX_CHARS - 1) + "…"
+    assert shown[HOSTILE.index("")] == "□"
+    assert shown[HOSTILE.index("e\u0301")] == "é"
+    assert figure.axes[0].get_title(loc="left").startswith("$x")
+    figure.savefig(tmp_path / "a.svg")
+    figure.savefig(tmp_path / "a.png")
+    minidom.parse(str(tmp_path / "a.svg"))  # well-formed although tokens hold --> and control characters
+
+
+def test_hostile_names_reach_every_figure_without_warnings(tmp_path):
+    name = "\u202e数学/$x_1$\n\\frac{" + "z" * 90
+    tokens = make_tokens(model=name).assign(prompt_id="p/$1$\u202e")
+    paths = save_figures(tokens, [make_result(model=name)], tmp_path)
+    assert all(re.fullmatch(r"[a-z0-9_-]+\.(png|svg)", path.name) and len(path.name) < 100 for path in paths)
+
+
+# model_comparison
+
+
+def test_comparison_draws_the_values_and_writes_them():
+    figure = model_comparison([make_result(), make_result(model="b", spearman=stat(0.25, 0.2, 0.3))])
+    axes = figure.axes[0]
+    lines = {line.get_label(): line for line in axes.lines}
+    pooled, within = lines["pooled ρ with interval"], lines["mean of per-rollout ρ"]
+    control = lines["mechanical control (log-probability)"]
+    assert pooled.get_xdata().tolist() == [-0.312, 0.25]
+    assert within.get_xdata().tolist() == [-0.27, -0.27]
+    assert control.get_xdata().tolist() == [0.91, 0.91]
+    assert control.get_markerfacecolor() == "none"
+    intervals = [segment[:, 0].tolist() for segment in axes.collections[0].get_segments()]
+    assert intervals == [[-0.358, -0.249], [0.2, 0.3]]
+    assert {"−0.31 [−0.36, −0.25]", "0.25 [0.20, 0.30]", "−0.27", "0.91"} <= set(texts(figure))
+    inverted = next(text for text in axes.texts if "inverted" in text.get_text())
+    assert inverted.get_ha() == "right"
+    assert inverted.get_position()[0] == 0
+
+
+def test_comparison_writes_undefined_and_draws_nothing_for_it():
+    nothing = make_result(spearman=stat(None), spearman_within=None, logprob_control=stat(float("nan")))
+    figure = model_comparison([nothing])
+    assert texts(figure).count("undefined") == 3
+    markers = [line for line in figure.axes[0].lines if line.get_marker() in ("o", "D")]
+    assert len(markers) == 3
+    assert all(np.isnan(line.get_xdata()).all() for line in markers)
+
+
+@pytest.mark.parametrize("count", [1, 12])
+def test_comparison_rows_and_columns_stay_apart(count):
+    none = stat(None)
+    results = [
+        make_result(
+            model=f"organisation/quite-a-long-model-name-{i}-Instruct", spearman_within=none, logprob_control=none
+        )
+        for i in range(count)
+    ]
+    figure = model_comparison(results)
+    boxes = [text.get_window_extent() for text in figure.axes[1].texts]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    plot = figure.axes[0].get_window_extent()
+    assert all(box.x0 > plot.x1 and box.x1 < figure.bbox.x1 for box in boxes)
+
+
+def test_long_model_names_are_shortened_before_the_part_that_tells_them_apart():
+    names = ["an-organisation/Distill-Qwen-1.5B-Instruct", "an-organisation/Distill-Llama-8B-Instruct"]
+    labels = [
+        label.get_text() for label in model_comparison([make_result(model=n) for n in names]).axes[0].get_yticklabels()
+    ]
+    assert labels == ["an-organ…/Distill-Qwen-1.5B-Instruct · own", "an-organi…/Distill-Llama-8B-Instruct · own"]
+
+
+# save_figures
+
+
+def test_both_formats_of_every_figure_are_written_and_nothing_else(tmp_path):
+    results = [make_result(), make_result(estimator="last", layers=[2], projections=["Q"], by_projection=[[0.1]])]
+    tokens = pd.concat([make_tokens(), make_tokens(estimator="last")])
+    folder = tmp_path / "deep" / "er"
+    paths = save_figures(tokens, results, folder)
+    names = {f"{name}.{kind}" for kind in ("png", "svg") for name in (
+        "entropy_strength", "model_comparison", "layer_map_org-model-a-own", "rollout_org-model-a-own",
+        "rollout_org-model-a-last",
+    )}  # fmt: skip
+    assert {path.name for path in paths} == names
+    assert {path.name for path in folder.iterdir()} == names
+    assert all(path.read_bytes()[:4] == b"\x89PNG" for path in paths if path.suffix == ".png")
+
+
+def test_slugs_are_unique_also_where_case_is_not(tmp_path):
+    models = ["a/b", "a-b", "A/B", "a/b", "数学", "模型"]
+    paths = save_figures(make_tokens(model="none of them"), [make_result(model=name) for name in models], tmp_path)
+    maps = [path.stem for path in paths if path.stem.startswith("layer_map") and path.suffix == ".svg"]
+    assert maps == [f"layer_map_{s}" for s in ("a-b-own", "a-b-own-2", "a-b-own-3", "a-b-own-4", "own", "own-2")]
+
+
+@pytest.mark.parametrize(("unmeasured", "chosen"), [([], 0), ([0], 1), ([0, 20], 2), ([0, 20, 21, 40], 0)])
+def test_the_rollout_with_the_most_measured_tokens_is_shown_and_the_first_of_equals(tmp_path, unmeasured, chosen):
+    tokens = make_tokens(num_rollouts=3)
+    tokens.loc[unmeasured, "strength"] = np.nan
+    save_figures(tokens, [make_result()], tmp_path)
+    assert f"prompt 0, rollout {chosen} -->" in (tmp_path / "rollout_org-model-a-own.svg").read_text("utf-8")
+
+
+def test_rollouts_of_different_prompts_are_kept_apart(tmp_path):
+    tokens = pd.concat(
+        [make_tokens(num_rollouts=1, length=8), make_tokens(num_rollouts=1, length=12).assign(prompt_id=1)]
+    )
+    save_figures(tokens, [make_result()], tmp_path)
+    svg = (tmp_path / "rollout_org-model-a-own.svg").read_text("utf-8")
+    assert "prompt 1, rollout 0" in svg
+    assert "12 of 12 tokens measured" in svg
+
+
+def test_saving_twice_under_other_settings_gives_the_same_bytes_and_leaves_the_settings(tmp_path):
+    tokens, results = make_tokens(), [make_result()]
+    first = save_figures(tokens, results, tmp_path / "1")
+    strange = {
+        "font.size": 20,
+        "axes.facecolor": "black",
+        "svg.fonttype": "none",
+        "savefig.bbox": "tight",
+        "axes.grid": True,
+    }
+    with matplotlib.rc_context(strange):
+        before = dict(matplotlib.rcParams)
+        second = save_figures(tokens, results, tmp_path / "2")
+        assert dict(matplotlib.rcParams) == before
+    assert [path.name for path in first] == [path.name for path in second]
+    for a, b in zip(first, second, strict=True):
+        assert a.read_bytes() == b.read_bytes(), a.name
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_partial_one(tmp_path, monkeypatch):
+    save_figures(make_tokens(), [make_result()], tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(figures.os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_figures(make_tokens(seed=1), [make_result()], tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_an_empty_table_still_gives_the_figures_that_need_no_tokens(tmp_path):
+    paths = save_figures(make_tokens().head(0), [make_result()], tmp_path)
+    assert sorted({path.stem for path in paths}) == [
+        "entropy_strength",
+        "layer_map_org-model-a-own",
+        "model_comparison",
+    ]
+
+
+# matplotlib
+
+
+def test_missing_matplotlib_names_the_extra(monkeypatch, tmp_path):
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    calls = [
+        lambda: entropy_strength(make_tokens(), [make_result()]),
+        lambda: layer_map(make_result()),
+        lambda: rollout_track(make_rollout(["a"]), "t"),
+        lambda: model_comparison([make_result()]),
+        lambda: save_figures(make_tokens(), [make_result()], tmp_path),
+    ]
+    for call in calls:
+        with pytest.raises(MissingExtraError, match=r"drawing figures needs.*'matplotlib'.*antiphase\[report\]"):
+            call()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_importing_the_module_loads_no_matplotlib_and_drawing_no_pyplot():
+    code = (
+        "import sys, antiphase.figures as f; assert 'matplotlib' not in sys.modules; "
+        "f.layer_map(dict(model='m', estimator='own', layers=[0], projections=['Q'], by_projection=[[0.1]])); "
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

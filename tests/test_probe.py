@@ -1,0 +1,353 @@
+"""`antiphase.probe` from end to end on a tiny model: files, numbers, resuming, several models."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import byte_tokenizer, tiny_model
+from scipy import stats
+
+import antiphase
+from antiphase.errors import InvalidInputError
+from antiphase.probing.folder import RunFolder
+
+OPTIONS = {"num_prompts": 3, "samples": 2, "max_new_tokens": 24, "batch_size": 2, "num_resamples": 50}
+
+
+@pytest.fixture(scope="module")
+def run(model_dir, tmp_path_factory):
+    out = tmp_path_factory.mktemp("probe") / "run"
+    found = antiphase.probe(str(model_dir), estimators=("own", "last", "full:9"), out=out, progress=False, **OPTIONS)
+    return out, found
+
+
+def test_files(run) -> None:
+    out, _ = run
+    names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert {"config.json", "tokens.parquet", "rollouts.parquet", "summary.json"} <= names
+    assert not any("parts" in name or name.endswith(".tmp") for name in names)
+    figures = {name for name in names if name.startswith("figures/")}
+    assert {name.removesuffix(".png") for name in figures if name.endswith(".png")} == {
+        name.removesuffix(".svg") for name in figures if name.endswith(".svg")
+    }
+    for start in ("entropy_strength", "model_comparison", "layer_map", "rollout"):
+        assert any(name.startswith(f"figures/{start}") for name in figures)
+
+
+def test_tokens_table(run) -> None:
+    out, found = run
+    tokens = pq.read_table(out / "tokens.parquet").to_pandas()
+    pd.testing.assert_frame_equal(tokens, found.to_frame())
+    wanted = "model prompt_id rollout_id position token_id token entropy logprob strength".split()
+    assert set(wanted) <= set(tokens.columns)
+    cells = [f"strength_L{layer:02d}_{name}" for layer in range(3) for name in "QKVO"]
+    own, last = tokens[tokens.estimator == "own"], tokens[tokens.estimator == "last"]
+    assert (own[cells].mean(axis=1) / own.strength - 1).abs().max() < 1e-5
+    # `last` measures one layer; the columns of the others are empty.
+    assert last[cells[:8]].isna().all().all()
+    assert (last[cells[8:]].mean(axis=1) / last.strength - 1).abs().max() < 1e-5
+    assert own.groupby("rollout_id").position.apply(lambda p: p.tolist() == list(range(len(p)))).all()
+    assert (own.entropy.to_numpy() == last.entropy.to_numpy()).mean() > 0.99
+    counts = tokens[tokens.estimator == "full"].groupby("rollout_id", sort=False).strength.agg(["count", "size"])
+    assert counts["count"].tolist() == counts["size"].clip(upper=9).tolist()
+    assert (counts["size"] > 9).any()
+
+
+def test_rollouts_table_can_be_probed_again(run, model_dir) -> None:
+    out, found = run
+    rollouts = found.rollouts[found.rollouts.estimator == "own"]
+    assert len(rollouts) == 6
+    assert rollouts.prompt_id.nunique() == 3
+    given = out.parent / "given.parquet"
+    rollouts.to_parquet(given)
+    again = antiphase.probe(str(model_dir), rollouts=given, allow_short=True, progress=False, num_resamples=50)
+    assert again.spearman == pytest.approx(found.spearman, abs=1e-6)
+    assert set(again.rollouts.finish) == {"given"}
+
+
+def test_summary_numbers_are_those_of_the_tables(run) -> None:
+    out, found = run
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary == found.summary
+    assert [result["estimator"] for result in summary["results"]] == ["own", "last", "full"]
+    for result in summary["results"]:
+        rows = found.tokens[found.tokens.estimator == result["estimator"]].dropna(subset=["strength"])
+        rows = rows.astype({"entropy": "float64", "strength": "float64"})
+        for method, reference in (("spearman", stats.spearmanr), ("pearson", stats.pearsonr)):
+            entry = result[method]
+            assert entry["value"] == pytest.approx(reference(rows.entropy, rows.strength).statistic, abs=1e-9)
+            assert entry["low"] <= entry["value"] <= entry["high"]
+        means = rows.groupby("token_id")[["entropy", "strength"]].mean()
+        assert result["spearman_unique"]["value"] == pytest.approx(
+            stats.spearmanr(means.entropy, means.strength).statistic, abs=1e-9
+        )
+        control = stats.spearmanr(rows.entropy, rows.logprob_control).statistic
+        assert result["logprob_control"]["value"] == pytest.approx(control, abs=1e-9)
+        assert (result["num_tokens"], result["num_rollouts"], result["num_undefined"]) == (
+            len(rows),
+            6,
+            int((rows.groupby("rollout_id").size() < 8).sum()),
+        )
+        long = rows.groupby("rollout_id").filter(lambda r: len(r) >= 8)
+        per_rollout = long.groupby("rollout_id").apply(lambda r: stats.spearmanr(r.entropy, r.strength).statistic)
+        assert result["spearman_within"]["value"] == pytest.approx(per_rollout.mean(), abs=1e-9)
+    own = found.tokens[found.tokens.estimator == "own"]
+    cell = stats.spearmanr(own.entropy, own.strength_L01_K).statistic
+    assert summary["results"][0]["by_projection"][1][1] == pytest.approx(cell, abs=1e-9)
+    pairs = {tuple(entry["estimators"]): entry for entry in summary["agreement"]}
+    assert pairs.keys() == {("own", "last"), ("own", "full"), ("last", "full")}
+    full = found.tokens[found.tokens.estimator == "full"].dropna(subset=["strength"])
+    both = full.merge(own, on=["rollout_id", "position"])
+    expected = stats.spearmanr(both.strength_x, both.strength_y).statistic
+    assert pairs["own", "full"]["spearman"]["value"] == pytest.approx(expected, abs=1e-9)
+    assert pairs["own", "full"]["num_tokens"] == len(full) > 40
+    for key in ("config", "versions", "commit", "seed", "created"):
+        assert key in summary
+
+
+def test_measured_rollouts_are_those_that_token_signals_measures(run, model_dir) -> None:
+    _, found = run
+    loaded = antiphase.load_model(str(model_dir))
+    row = found.rollouts.iloc[4]
+    batch = antiphase.TokenBatch.from_ids([row.prompt_ids.tolist()], [row.completion_ids.tolist()])
+    signals = antiphase.token_signals(loaded.model, batch)
+    (single,) = antiphase.correlate(signals)
+    chosen = found.tokens[(found.tokens.rollout_id == row.rollout_id) & (found.tokens.estimator == "own")]
+    expected = signals.strength[0, batch.completion_mask[0]].numpy()
+    assert chosen.strength.to_numpy() == pytest.approx(expected, rel=1e-4)
+    own = found.rollouts[(found.rollouts.rollout_id == row.rollout_id) & (found.rollouts.estimator == "own")].iloc[0]
+    assert own.spearman == pytest.approx(single.value, abs=1e-3)
+
+
+def test_fingerprint_saves_loads_and_prints(run, tmp_path) -> None:
+    _, found = run
+    loaded = antiphase.Fingerprint.load(found.save(tmp_path / "copy"))
+    pd.testing.assert_frame_equal(loaded.tokens, found.tokens)
+    pd.testing.assert_frame_equal(loaded.rollouts, found.rollouts)
+    assert loaded.summary == found.summary
+    assert (loaded.spearman, loaded.interval, loaded.inversion) == (found.spearman, found.interval, -found.spearman)
+    text = str(found)
+    value = f"{found.spearman:+.3f}".replace("-", "−")
+    assert value in text
+    assert "own-position term" in text
+    assert "no fingerprint" in text
+    with pytest.raises(InvalidInputError, match="not an empty folder"):
+        found.save(tmp_path / "copy")
+
+
+def test_plots(run) -> None:
+    _, found = run
+    for kind in ("entropy_strength", "layer_map", "rollout_track", "model_comparison"):
+        assert found.plot(kind).axes
+    with pytest.raises(InvalidInputError, match="unknown kind"):
+        found.plot("pie")
+    with pytest.raises(InvalidInputError, match="no result for model 'x'"):
+        found.plot("layer_map", model="x")
+    with pytest.raises(InvalidInputError, match="no rollout 'x'"):
+        found.plot("rollout_track", rollout_id="x")
+
+
+def test_same_seed_same_result_and_another_differs(model_dir, run) -> None:
+    _, found = run
+    again = antiphase.probe(str(model_dir), estimators=("own",), progress=False, **OPTIONS)
+    first = found.tokens[found.tokens.estimator == "own"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(again.tokens[["token_id", "strength"]], first[["token_id", "strength"]])
+    other = antiphase.probe(str(model_dir), progress=False, seed=1, **OPTIONS)
+    assert other.tokens.token_id.tolist() != again.tokens.token_id.tolist()
+
+
+def test_model_in_memory_and_list_of_prompts() -> None:
+    found = antiphase.probe(
+        tiny_model(), tokenizer=byte_tokenizer(), name="mine", prompts=["one?", "two?"], num_prompts=None,
+        max_new_tokens=12, progress=False, num_resamples=20,
+    )  # fmt: skip
+    assert set(found.tokens.model) == {"mine"}
+    assert found.rollouts.prompt.tolist() == ["one?", "two?"]
+    with pytest.raises(InvalidInputError, match="needs its tokenizer"):
+        antiphase.probe(tiny_model())
+    with pytest.raises(InvalidInputError, match="Did you mean 'num_prompts'"):
+        antiphase.probe("demo", num_promts=3)
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_several_models(model_dir, tmp_path, share: bool) -> None:
+    other = tmp_path / "other"
+    tiny_model("qwen3").save_pretrained(other)
+    byte_tokenizer(chat_template="{{ messages[-1]['content'] }}!").save_pretrained(other)
+    found = antiphase.probe([str(model_dir), str(other)], share_rollouts=share, progress=False, **OPTIONS)
+    first, second = (found.rollouts[found.rollouts.model == name] for name in (str(model_dir), str(other)))
+    assert first.rollout_id.tolist() == second.rollout_id.tolist()
+    equal = [list(a) == list(b) for a, b in zip(first.completion_ids, second.completion_ids, strict=True)]
+    assert all(equal) if share else not any(equal)
+    assert found.result(model=str(other))["spearman"] != found.result()["spearman"]
+    # Each model keeps its own prompt format.
+    assert first.num_prompt_tokens.tolist() != second.num_prompt_tokens.tolist()
+
+
+def test_shared_rollouts_of_another_tokenizer_are_tokenised_anew(model_dir, tmp_path) -> None:
+    other = tmp_path / "other"
+    tiny_model("qwen2").save_pretrained(other)
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["th", "  "])
+    tokenizer.save_pretrained(other)
+    given = [{"prompt": "What?", "completion": "the path  of the moth"}]
+    found = antiphase.probe([str(model_dir), str(other)], rollouts=given, progress=False)
+    assert found.rollouts.num_tokens.tolist() == [21, 16]
+    assert found.rollouts.completion.nunique() == 1
+
+
+def test_short_rollouts_are_counted_not_zeroed(model_dir) -> None:
+    given = [{"prompt": "a", "completion": "b" * n} for n in (1, 4, 30)] + [{"prompt": "c", "completion": ""}]
+    with pytest.raises(InvalidInputError, match=r"rollout 0 has 1 completion tokens; .* at least 8"):
+        antiphase.probe(str(model_dir), rollouts=given, progress=False)
+    found = antiphase.probe(str(model_dir), rollouts=given, allow_short=True, progress=False)
+    assert found.result()["num_undefined"] == 3
+    assert found.rollouts.spearman.isna().tolist() == [True, True, False, True]
+    assert found.rollouts.num_tokens.tolist() == [1, 4, 30, 0]
+    only_short = antiphase.probe(str(model_dir), rollouts=given[:1], allow_short=True, progress=False)
+    assert math.isnan(only_short.spearman)
+    assert all(math.isnan(bound) for bound in only_short.interval)
+    assert only_short.result()["spearman"] == {"value": None, "low": None, "high": None}
+    assert "undefined" in str(only_short)
+
+
+def test_pad_equal_to_eos_is_no_problem(tmp_path) -> None:
+    # The padding id is the end token, and the end token is measured where the model wrote it.
+    model, tokenizer = tiny_model(pad_token_id=2), byte_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
+    with torch.no_grad():
+        model.lm_head.weight[2] *= 4
+    found = antiphase.probe(model, tokenizer=tokenizer, max_new_tokens=40, num_prompts=6, progress=False)
+    stopped = found.rollouts[found.rollouts.finish == "stop"]
+    assert len(stopped) > 0
+    for _, row in stopped.iterrows():
+        assert row.completion_ids[-1] == 2
+        assert 2 not in row.completion_ids[:-1]
+        chosen = found.tokens[found.tokens.rollout_id == row.rollout_id]
+        assert chosen.entropy.notna().all()
+        assert len(chosen) == row.num_tokens
+        alone = antiphase.probe(
+            model, tokenizer=tokenizer, progress=False, allow_short=True,
+            rollouts=[{"prompt_ids": row.prompt_ids, "completion_ids": row.completion_ids}],
+        )  # fmt: skip
+        assert alone.tokens.strength.to_numpy() == pytest.approx(chosen.strength.to_numpy(), rel=1e-4)
+
+
+def command(model_dir, out, *more: str) -> list[str]:
+    return [
+        sys.executable, "-m", "antiphase", "probe", str(model_dir), "--num-prompts", "12", "--max-new-tokens", "24",
+        "--batch-size", "2", "--num-resamples", "20", "--no-figures", "--out", str(out), *more,
+    ]  # fmt: skip
+
+
+def assert_same_run(left, right) -> None:
+    for name in ("tokens", "rollouts"):
+        a, b = (pq.read_table(path / f"{name}.parquet").to_pandas() for path in (left, right))
+        pd.testing.assert_frame_equal(a, b, check_exact=True)
+    summaries = [json.loads((path / "summary.json").read_text()) for path in (left, right)]
+    assert summaries[0]["results"] == summaries[1]["results"]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+def test_killed_run_resumes_to_the_same_result(model_dir, tmp_path, stop: signal.Signals) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    subprocess.run(command(model_dir, whole), check=True, capture_output=True, env=environment)
+    process = subprocess.Popen(command(model_dir, cut), stderr=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 120
+    while len(list(cut.glob("parts/*/*.rollouts.parquet"))) < 2:
+        assert process.poll() is None, "finished before it could be cut"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(stop)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (130 if stop == signal.SIGINT else -9)
+    if stop == signal.SIGINT:
+        assert "--resume" in errors
+        assert "Traceback" not in errors
+    kept = {path: path.stat().st_mtime_ns for path in cut.glob("parts/*/*.parquet")}
+    assert len(kept) >= 4
+    with pytest.raises(InvalidInputError, match="unfinished run"):
+        antiphase.Fingerprint.load(cut)
+    # Without --resume the folder is not touched, nor with other options.
+    again = subprocess.run(command(model_dir, cut), capture_output=True, text=True, env=environment, check=False)
+    assert again.returncode == 2
+    assert "--resume" in again.stderr
+    other = command(model_dir, cut, "--resume", "--seed", "5")
+    refused = subprocess.run(other, capture_output=True, text=True, env=environment, check=False)
+    assert refused.returncode == 2
+    assert "seed was 0, is 5" in refused.stderr
+    assert {path: path.stat().st_mtime_ns for path in cut.glob("parts/*/*.parquet")} == kept
+    subprocess.run(command(model_dir, cut, "--resume"), check=True, capture_output=True, env=environment)
+    assert_same_run(whole, cut)
+
+
+def test_finished_run_is_returned_at_once_on_resume(model_dir, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    found = antiphase.probe(str(model_dir), out=out, figures=False, progress=False, **OPTIONS)
+    monkeypatch.setattr("antiphase.probing.runner.inspect_model", None)
+    again = antiphase.probe(str(model_dir), out=out, resume=True, figures=False, progress=False, **OPTIONS)
+    assert again.summary == found.summary
+
+
+def test_foreign_folders_are_refused(model_dir, tmp_path) -> None:
+    (tmp_path / "file.txt").write_text("mine")
+    for resume, message in ((False, "not an empty folder"), (True, "not the folder of a probe")):
+        with pytest.raises(InvalidInputError, match=message):
+            antiphase.probe(str(model_dir), out=tmp_path, resume=resume, progress=False)
+    (tmp_path / "config.json").write_text('{"format": "something else"}')
+    with pytest.raises(InvalidInputError, match="something else"):
+        antiphase.probe(str(model_dir), out=tmp_path, resume=True, progress=False)
+    (tmp_path / "config.json").write_text("not json")
+    with pytest.raises(InvalidInputError, match="cannot be read"):
+        antiphase.Fingerprint.load(tmp_path)
+    assert (tmp_path / "file.txt").read_text() == "mine"
+
+
+def test_failed_start_leaves_no_folder(tmp_path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(antiphase.AntiphaseError):
+        antiphase.probe("no-such/model", out=out, progress=False)
+    assert not out.exists()
+
+
+def test_full_disk_keeps_what_was_written(model_dir, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    out, write = tmp_path / "run", pq.write_table
+    calls = []
+
+    def full(table, where, **options):
+        calls.append(where)
+        if len(calls) > 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(table, where, **options)
+
+    monkeypatch.setattr("antiphase.probing.folder.pq.write_table", full)
+    with pytest.raises(InvalidInputError, match=r"No space left.*--resume"):
+        antiphase.probe(str(model_dir), out=out, figures=False, progress=False, **OPTIONS)
+    monkeypatch.undo()
+    assert len(list(out.glob("parts/*/*.parquet"))) == 4
+    assert not list(out.rglob("*.tmp"))
+    found = antiphase.probe(str(model_dir), out=out, resume=True, figures=False, progress=False, **OPTIONS)
+    whole = antiphase.probe(str(model_dir), progress=False, **OPTIONS)
+    pd.testing.assert_frame_equal(found.tokens, whole.tokens)
+
+
+def test_truncated_tables_are_named(run, tmp_path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run[0], copy)
+    (copy / "tokens.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InvalidInputError, match=r"tokens\.parquet cannot be read"):
+        antiphase.Fingerprint.load(copy)
+    assert RunFolder.open(copy).complete
