@@ -56,10 +56,23 @@ ARCHITECTURES = {
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {}),
     "mistral-window": ("mistral", {"sliding_window": 5}),
-    "gemma2": ("gemma2", {"sliding_window": 5, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 1.5,
-                          "query_pre_attn_scalar": 6}),
-    "gemma3": ("gemma3_text", {"sliding_window": 5, "query_pre_attn_scalar": 6,
-                               "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}),
+    "gemma2": (
+        "gemma2",
+        {
+            "sliding_window": 5,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 1.5,
+            "query_pre_attn_scalar": 6,
+        },
+    ),
+    "gemma3": (
+        "gemma3_text",
+        {
+            "sliding_window": 5,
+            "query_pre_attn_scalar": 6,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+    ),
     "phi3": ("phi3", {"sliding_window": None}),
     "gpt2": ("gpt2", {"n_embd": 24, "n_head": 4, "n_layer": 3, "n_inner": 40, "n_positions": 256}),
     "gpt-neox": ("gpt_neox", {"rotary_pct": 0.5}),

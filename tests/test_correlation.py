@@ -25,7 +25,11 @@ def test_equals_scipy_with_ties_and_masks(data: st.DataObject) -> None:
     kept_x, kept_y = np.array(x)[mask], np.array(y)[mask]
     for method, reference in (("spearman", stats.spearmanr), ("pearson", stats.pearsonr)):
         ours = coefficients(
-            torch.tensor([x]), torch.tensor([y], dtype=torch.float64), torch.tensor([mask]), method=method, min_tokens=2
+            torch.tensor([x]),
+            torch.tensor([y], dtype=torch.float64),
+            torch.tensor([mask]),
+            method=method,
+            min_tokens=2,
         ).item()
         if len(kept_x) < 2 or np.ptp(kept_x) == 0 or np.ptp(kept_y) == 0:
             assert math.isnan(ours)

@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import ARCHITECTURES, VOCAB, pure_double, tiny_model
 
 from antiphase.errors import InvalidInputError, UnsupportedModelError
 from antiphase.models.architecture import find_attention
 from antiphase.signals.measure import token_signals
 from antiphase.types import SignalSpec, TokenBatch
+from conftest import ARCHITECTURES, VOCAB, pure_double, tiny_model
 
 DEFINITION = {"own": "oracle-own", "last": "oracle", "full": "oracle"}
 NORMS = ("nuclear", "frobenius", "l1")
@@ -166,7 +166,10 @@ def test_model_that_mixes_positions_elsewhere_is_refused(estimator: str) -> None
 def test_attention_outside_the_interface_is_refused() -> None:
     model = tiny_model()
     attention = model.model.layers[1].self_attn
-    attention.forward = lambda hidden_states, **_: (attention.o_proj(attention.v_proj(hidden_states).repeat(1, 1, 2)), None)
+    attention.forward = lambda hidden_states, **_: (
+        attention.o_proj(attention.v_proj(hidden_states).repeat(1, 1, 2)),
+        None,
+    )
     with pytest.raises(UnsupportedModelError, match="AttentionInterface"):
         measure(model, rollouts(), "own")
 

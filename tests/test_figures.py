@@ -17,9 +17,10 @@ from antiphase.errors import InvalidInputError, MissingExtraError
 from antiphase.figures import entropy_strength, layer_map, model_comparison, rollout_track, save_figures
 
 HOSTILE = [
-    "\n\n", "\r\n", "\t", "$x_1$", "$", "\\frac{", "}{", "_", "^", "%", "#", "数学", "\U0001f642\U0001f469\u200d\U0001f680",
-    "\x00\x1b\x07", "\u202eabc\u202c", "\u200f", "x" * 60, "", "   ", "e\u0301", "\u0301", "\ud800", "\ufffd", "\u2028",
-    "\u0645\u0631\u062d\u0628\u0627", " \u05e9\u05dc\u05d5\u05dd", "-->", "<!--", "&<>", "]]>", "\ufeff",
+    "\n\n", "\r\n", "\t", "$x_1$", "$\\frac{$", "$", "\\frac{", "}{", "_", "^", "%", "#", "数学",
+    "\U0001f642\U0001f469\u200d\U0001f680", "\x00\x1b\x07", "\u202eabc\u202c", "\u200f", "x" * 60, "", "   ",
+    "e\u0301", "\u0301", "\ud800", "\ufffd", "\u2028", "\u0645\u0631\u062d\u0628\u0627", " \u05e9\u05dc\u05d5\u05dd",
+    "-->", "<!--", "&<>", "]]>", "\ufeff",
 ]  # fmt: skip
 
 
@@ -129,7 +130,7 @@ def test_running_median_follows_a_monotone_relation_in_original_order():
     tokens = make_tokens(num_rollouts=20, length=20).assign(entropy=entropy, strength=5.0 - entropy)
     line = medians(entropy_strength(tokens, [make_result()]).axes[0])[-1]
     x, y = line.get_data()
-    assert len(x) >= 5
+    assert len(x) == 7  # bins: √(400 / 8)
     assert np.all(np.diff(x) > 0)
     # Median commutes with monotone maps, up to the mean of the two middle values.
     np.testing.assert_allclose(y, 5.0 - np.square(x), atol=1e-3)
@@ -296,22 +297,24 @@ def test_bare_newlines_do_not_fill_the_page():
 
 
 def test_hostile_tokens_and_titles_are_drawn_literally_and_without_warnings(tmp_path):
-    figure = rollout_track(make_rollout(HOSTILE), "$x_1$ \u202e 数 \\frac{ " + "y" * 200)
+    figure = rollout_track(make_rollout(HOSTILE), "$\\frac{$ \u202e\u200f数")
     shown = token_texts(figure)
-    assert shown[:7] == ["⏎⏎", "⏎", "⇥", "$x_1$", "$", "\\frac{", "}{"]
+    assert shown[:7] == ["⏎⏎", "⏎", "⇥", "$x_1$", "$\\frac{$", "$", "\\frac{"]
     assert shown[HOSTILE.index("数学")] == "□□"
     assert shown[HOSTILE.index("\u202eabc\u202c")] == "□abc□"
     assert shown[HOSTILE.index("x" * 60)] == "x" * (figures.MAX_CHARS - 1) + "…"
     assert shown[HOSTILE.index("")] == "□"
     assert shown[HOSTILE.index("e\u0301")] == "é"
-    assert figure.axes[0].get_title(loc="left").startswith("$x")
+    assert shown[HOSTILE.index("\u0301")] == "□"
+    # DejaVu Sans has glyphs for overrides and marks, which would reorder what follows.
+    assert figure.axes[0].get_title(loc="left") == "$\\frac{$ □□□"
     figure.savefig(tmp_path / "a.svg")
     figure.savefig(tmp_path / "a.png")
     minidom.parse(str(tmp_path / "a.svg"))  # well-formed although tokens hold --> and control characters
 
 
 def test_hostile_names_reach_every_figure_without_warnings(tmp_path):
-    name = "\u202e数学/$x_1$\n\\frac{" + "z" * 90
+    name = "\u202e数学/$\\frac{$\n" + "z" * 90
     tokens = make_tokens(model=name).assign(prompt_id="p/$1$\u202e")
     paths = save_figures(tokens, [make_result(model=name)], tmp_path)
     assert all(re.fullmatch(r"[a-z0-9_-]+\.(png|svg)", path.name) and len(path.name) < 100 for path in paths)
@@ -395,12 +398,18 @@ def test_slugs_are_unique_also_where_case_is_not(tmp_path):
     assert maps == [f"layer_map_{s}" for s in ("a-b-own", "a-b-own-2", "a-b-own-3", "a-b-own-4", "own", "own-2")]
 
 
-@pytest.mark.parametrize(("unmeasured", "chosen"), [([], 0), ([0], 1), ([0, 20], 2), ([0, 20, 21, 40], 0)])
+@pytest.mark.parametrize(("unmeasured", "chosen"), [([], 5), ([0], 3), ([0, 20], 4), ([0, 20, 40], 5)])
 def test_the_rollout_with_the_most_measured_tokens_is_shown_and_the_first_of_equals(tmp_path, unmeasured, chosen):
     tokens = make_tokens(num_rollouts=3)
+    tokens["rollout_id"] = tokens["rollout_id"].map({0: 5, 1: 3, 2: 4})
     tokens.loc[unmeasured, "strength"] = np.nan
     save_figures(tokens, [make_result()], tmp_path)
     assert f"prompt 0, rollout {chosen} -->" in (tmp_path / "rollout_org-model-a-own.svg").read_text("utf-8")
+
+
+def test_a_rollout_without_ids_is_still_shown(tmp_path):
+    paths = save_figures(make_tokens(num_rollouts=1).assign(prompt_id=np.nan), [make_result()], tmp_path)
+    assert tmp_path / "rollout_org-model-a-own.svg" in paths
 
 
 def test_rollouts_of_different_prompts_are_kept_apart(tmp_path):
@@ -471,6 +480,16 @@ def test_missing_matplotlib_names_the_extra(monkeypatch, tmp_path):
         with pytest.raises(MissingExtraError, match=r"drawing figures needs.*'matplotlib'.*antiphase\[report\]"):
             call()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_figure_keeps_its_fonts_and_literal_text_when_drawn_later_under_other_settings():
+    for figure in (entropy_strength(make_tokens(), [make_result()]), rollout_track(make_rollout(["$a$"]), "t")):
+        with matplotlib.rc_context({"font.family": "serif", "font.size": 30, "text.parse_math": True}):
+            figure.draw_without_rendering()
+        drawn = [text for text in figure.findobj(Text) if text.get_text()]
+        assert {family for text in drawn for family in text.get_fontfamily()} <= {"DejaVu Sans", "DejaVu Sans Mono"}
+        assert max(text.get_fontsize() for text in drawn) < 10
+        assert not any(text.get_parse_math() for text in drawn)
 
 
 def test_importing_the_module_loads_no_matplotlib_and_drawing_no_pyplot():

@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 import torch
-from conftest import VOCAB, byte_tokenizer, pure_double, tiny_model
 
 from antiphase.errors import (
     InvalidInputError,
@@ -20,6 +19,7 @@ from antiphase.models.architecture import find_attention
 from antiphase.models.loading import inspect_model, load_model
 from antiphase.signals.measure import token_signals
 from antiphase.types import SignalSpec, TokenBatch, parse_layers
+from conftest import VOCAB, byte_tokenizer, pure_double, tiny_model
 
 BATCH = TokenBatch.from_ids([[5, 6, 7], [8, 9]], [[10, 11, 12], [13, 14]])
 
@@ -34,7 +34,7 @@ def test_load_model(model_dir) -> None:
 
 
 def test_absent_model_is_named(tmp_path) -> None:
-    with pytest.raises(ModelNotFoundError, match="no-such/model.*neither a local model directory nor"):
+    with pytest.raises(ModelNotFoundError, match=r"no-such/model.*neither a local model directory nor"):
         inspect_model("no-such/model")
     with pytest.raises(ModelNotFoundError, match=r"has no config\.json"):
         inspect_model(str(tmp_path))
@@ -107,7 +107,9 @@ def test_layer_names(text: str, expected: list[int]) -> None:
     assert parse_layers(text, 5) == expected
 
 
-@pytest.mark.parametrize("text", ["", "first", "last-", "last-0", "last--1", "1,,2", "1.5", "last-6", "5", "-6", "0,9"])
+@pytest.mark.parametrize(
+    "text", ["", "first", "last-", "last-0", "last--1", "1,,2", "1.5", "last-6", "5", "-6", "0,9"]
+)
 def test_bad_layers(text: str) -> None:
     with pytest.raises(InvalidInputError, match="layer"):
         parse_layers(text, 5)
@@ -122,7 +124,11 @@ def test_lora_measures_the_merged_weight(architecture: str, estimator: str) -> N
     spec = SignalSpec(estimator=estimator)
     with pure_double():
         config = peft.LoraConfig(
-            r=3, target_modules=targets, init_lora_weights=False, fan_in_fan_out=architecture == "gpt2", lora_dropout=0.2
+            r=3,
+            target_modules=targets,
+            init_lora_weights=False,
+            fan_in_fan_out=architecture == "gpt2",
+            lora_dropout=0.2,
         )
         adapted = peft.get_peft_model(tiny_model(architecture, torch.float64), config)
         wrapped = token_signals(adapted, BATCH, spec).strength_by_projection

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from conftest import tiny_model
 
 from antiphase.errors import NonFiniteError
 from antiphase.generation import Sampling, generate
@@ -10,6 +9,7 @@ from antiphase.models.loading import LoadedModel
 from antiphase.signals import frozen_attention, norms
 from antiphase.signals.measure import token_signals
 from antiphase.types import ESTIMATORS, SignalSpec, TokenBatch
+from conftest import tiny_model
 
 BATCH = TokenBatch.from_ids([[5, 6, 7], [8, 9]], [[10, 11, 12], [13, 14]])
 

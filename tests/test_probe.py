@@ -12,12 +12,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import byte_tokenizer, tiny_model
 from scipy import stats
 
 import antiphase
 from antiphase.errors import InvalidInputError
 from antiphase.probing.folder import RunFolder
+from conftest import byte_tokenizer, tiny_model
 
 OPTIONS = {"num_prompts": 3, "samples": 2, "max_new_tokens": 24, "batch_size": 2, "num_resamples": 50}
 
@@ -46,7 +46,7 @@ def test_tokens_table(run) -> None:
     out, found = run
     tokens = pq.read_table(out / "tokens.parquet").to_pandas()
     pd.testing.assert_frame_equal(tokens, found.to_frame())
-    wanted = "model prompt_id rollout_id position token_id token entropy logprob strength".split()
+    wanted = ["model", "prompt_id", "rollout_id", "position", "token_id", "token", "entropy", "logprob", "strength"]
     assert set(wanted) <= set(tokens.columns)
     cells = [f"strength_L{layer:02d}_{name}" for layer in range(3) for name in "QKVO"]
     own, last = tokens[tokens.estimator == "own"], tokens[tokens.estimator == "last"]

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from conftest import VOCAB, tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
 
 from antiphase.signals.entropy import head_signals, logit_statistics
 from antiphase.signals.measure import token_signals
 from antiphase.types import SignalSpec, TokenBatch
+from conftest import VOCAB, tiny_model
 
 ESTIMATORS = ["own", "last", "full"]
 token = st.integers(0, VOCAB - 1)

@@ -38,7 +38,7 @@ _HOMES = {
     "probe": "probing.runner",
     "token_signals": "signals.measure",
 }
-__all__ = list(_HOMES)  # noqa: PLE0604
+__all__ = list(_HOMES)
 __version__ = "0.1.0"
 
 

@@ -146,9 +146,7 @@ def _statistic(x: Tensor, y: Tensor, method: Method) -> Callable[[Tensor], Tenso
     return lambda weights: _weighted_coefficient(ranks_x(weights), ranks_y(weights), weights)
 
 
-def _unique_statistic(
-    x: Tensor, y: Tensor, place: Tensor, num_ids: int, method: Method
-) -> Callable[[Tensor], Tensor]:
+def _unique_statistic(x: Tensor, y: Tensor, place: Tensor, num_ids: int, method: Method) -> Callable[[Tensor], Tensor]:
     def statistic(weights: Tensor) -> Tensor:
         def total(values: Tensor) -> Tensor:
             return torch.zeros(len(weights), num_ids, dtype=torch.float64).index_add_(1, place, values)

@@ -23,7 +23,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_probe(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_probe(commands: "argparse._SubParsersAction[_Parser]") -> None:
     command = commands.add_parser(
         "probe",
         help="measure how token entropy and gradient strength are correlated over a model's rollouts",
@@ -49,7 +49,9 @@ def _add_model_options(group: "argparse._ArgumentGroup") -> None:
 
 
 def _add_rollout_options(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument("--prompts", default="gsm8k", help="gsm8k, a .jsonl/.parquet file, or owner/name[:config[:split]]")
+    group.add_argument(
+        "--prompts", default="gsm8k", help="gsm8k, a .jsonl/.parquet file, or owner/name[:config[:split]]"
+    )
     group.add_argument("--prompt-column", help="column of the prompt (default: prompt, question, problem, messages)")
     group.add_argument("--num-prompts", type=_count, default="16", help="how many prompts, or 'all'")
     group.add_argument("--prompt-template", help="text around every prompt, with {prompt} in it")
@@ -114,6 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"antiphase: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("antiphase: interrupted. Finished batches are kept: repeat with --resume and the same --out.", file=sys.stderr)
+        print(
+            "antiphase: interrupted. Finished batches are kept: repeat with --resume and the same --out.",
+            file=sys.stderr,
+        )
         return 130
     return 0

@@ -31,7 +31,8 @@ def average_ranks(
     ordered = wide.sort(dim=1).values
     below = torch.searchsorted(ordered, wide, right=False)
     up_to = torch.searchsorted(ordered, wide, right=True)
-    return ((below + up_to + 1).double() / 2).masked_fill(~mask, 0.0)
+    ranks: Tensor = (below + up_to + 1).double() / 2
+    return ranks.masked_fill(~mask, 0.0)
 
 
 def _centered(values: Tensor, mask: Tensor) -> Tensor:
@@ -47,7 +48,8 @@ def _prepared(x: Tensor, y: Tensor, mask: Tensor, method: Method) -> tuple[Tenso
 
 
 def _coefficient(x: Tensor, y: Tensor, mask: Tensor, raw: tuple[Tensor, Tensor], min_tokens: int) -> Tensor:
-    value = (x * y).sum(1) / (x.norm(dim=1) * y.norm(dim=1))
+    # Two steps, since the product of two small norms may underflow.
+    value: Tensor = ((x / x.norm(dim=1, keepdim=True)) * (y / y.norm(dim=1, keepdim=True))).sum(1)
     defined = mask.sum(1) >= max(min_tokens, 2)
     for series in raw:
         # Constancy is judged on the values themselves: after centring, rounding leaves noise that would correlate.
@@ -114,7 +116,8 @@ def effective_pairs(
 
     def lagged(series: Tensor) -> Tensor:
         spectrum = torch.fft.rfft(series, n=size, dim=1)
-        return torch.fft.irfft(spectrum * spectrum.conj(), n=size, dim=1)[:, :length]
+        moments: Tensor = torch.fft.irfft(spectrum * spectrum.conj(), n=size, dim=1)
+        return moments[:, :length]
 
     count = mask.double().sum(1, keepdim=True)
     pairs = lagged(mask.double()).round()
@@ -130,7 +133,8 @@ def effective_pairs(
 
     products = (pairs * autocorrelation(x) * autocorrelation(y)).nan_to_num(0.0)[:, 1:]
     inflation = 1 + 2 * products.sum(1) / count[:, 0].clamp_min(1)
-    return count[:, 0] / inflation.clamp_min(1)
+    worth: Tensor = count[:, 0] / inflation.clamp_min(1)
+    return worth
 
 
 def _fisher(value: float, num_effective: float, method: Method, confidence: float) -> tuple[float, float]:
@@ -191,16 +195,16 @@ def correlate(
     >>> print(correlate(x, -(x**3))[0])
     -1.000 [-1.000, -1.000] (n=10)
     """
-    if isinstance(entropy, TokenSignals):
-        entropy, strength = entropy.entropy, entropy.strength
-    if strength is None or entropy.shape != strength.shape or entropy.ndim not in (1, 2):
+    series = entropy.entropy if isinstance(entropy, TokenSignals) else entropy
+    strength = entropy.strength if isinstance(entropy, TokenSignals) else strength
+    if strength is None or series.shape != strength.shape or series.ndim not in (1, 2):
         got = None if strength is None else tuple(strength.shape)
         raise InvalidInputError(
-            f"entropy and strength must share a shape [token] or [batch, token]; got {tuple(entropy.shape)} and {got}."
+            f"entropy and strength must share a shape [token] or [batch, token]; got {tuple(series.shape)} and {got}."
         )
     if not 0 < confidence < 1:
         raise InvalidInputError(f"confidence must lie between 0 and 1; got {confidence}.")
-    x, y = torch.atleast_2d(entropy.detach().cpu()), torch.atleast_2d(strength.detach().cpu())
+    x, y = torch.atleast_2d(series.detach().cpu()), torch.atleast_2d(strength.detach().cpu())
     valid = valid_pairs(x, y, None if mask is None else torch.atleast_2d(mask.cpu()))
     if token_ids is None:
         a, b = _prepared(x, y, valid, method)

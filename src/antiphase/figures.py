@@ -187,7 +187,7 @@ def _panel(mpl: Any, axes: Axes, points: np.ndarray, result: Result, limit: floa
         axes.yaxis.set(major_locator=locator, major_formatter="{x:g}")
     # Median by entropy quantile bin, finer towards the tail; equal entropies share a bin.
     num_bins = min(10, math.isqrt(len(x) // 8))
-    edges = np.unique(np.quantile(x, 1 - np.linspace(1, 0, num_bins + 1) ** 2))
+    edges = np.quantile(x, 1 - np.linspace(1, 0, num_bins + 1) ** 2)
     bins = np.digitize(x, edges[1:-1])
     middles = [(np.median(x[bins == b]), np.median(y[bins == b])) for b in np.unique(bins)]
     for colour, linewidth in (("white", 3.2), (ORANGE, 1.6)) if len(middles) > 1 else ():

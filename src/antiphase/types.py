@@ -27,7 +27,8 @@ NORMS: tuple[Norm, ...] = get_args(Norm)
 TARGETS: tuple[Target, ...] = get_args(Target)
 
 
-def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+def check_one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    """Raise InvalidInputError unless the value is one of those allowed."""
     if value not in allowed:
         raise InvalidInputError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")
 
@@ -65,13 +66,13 @@ class SignalSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _one_of("estimator", self.estimator, ESTIMATORS)
-        _one_of("norm", self.norm, NORMS)
-        _one_of("target", self.target, TARGETS)
+        check_one_of("estimator", self.estimator, ESTIMATORS)
+        check_one_of("norm", self.norm, NORMS)
+        check_one_of("target", self.target, TARGETS)
         if not self.projections:
             raise InvalidInputError("projections is empty; name at least one of Q, K, V, O.")
         for name in self.projections:
-            _one_of("projections", name, PROJECTIONS)
+            check_one_of("projections", name, PROJECTIONS)
         if len(set(self.projections)) != len(self.projections):
             raise InvalidInputError(f"projections names one twice: {', '.join(self.projections)}.")
         if self.targets_per_rollout is not None and self.targets_per_rollout < 1:
@@ -99,9 +100,7 @@ def parse_layers(text: str, num_layers: int | None) -> list[int]:
     Raises:
         InvalidInputError: the text is malformed or names a layer that does not exist.
     """
-    malformed = InvalidInputError(
-        f"layers must be 'all', 'last', 'last-K' or indices such as '0,3,-1'; got {text!r}."
-    )
+    malformed = InvalidInputError(f"layers must be 'all', 'last', 'last-K' or indices such as '0,3,-1'; got {text!r}.")
     if text == "all":
         return list(range(num_layers or 0))
     if text.startswith("last"):
@@ -148,12 +147,16 @@ class TokenBatch:
     def __post_init__(self) -> None:
         shapes = {tuple(t.shape) for t in (self.input_ids, self.attention_mask, self.completion_mask)}
         if len(shapes) != 1 or len(next(iter(shapes))) != 2:
-            raise InvalidInputError(f"TokenBatch needs three [batch, token] tensors of one shape; got {sorted(shapes)}.")
+            raise InvalidInputError(
+                f"TokenBatch needs three [batch, token] tensors of one shape; got {sorted(shapes)}."
+            )
         mask = self.attention_mask.int()
         starts = (mask.diff(dim=1, prepend=mask.new_zeros(len(mask), 1)) == 1).sum(1)
         for row, num_starts in enumerate(starts.tolist()):
             if num_starts != 1:
-                raise InvalidInputError(f"row {row}: attention_mask must be one unbroken run of True; got {num_starts}.")
+                raise InvalidInputError(
+                    f"row {row}: attention_mask must be one unbroken run of True; got {num_starts}."
+                )
         first = mask.argmax(dim=1)
         rows = torch.arange(len(mask), device=mask.device)
         for row in torch.nonzero(self.completion_mask[rows, first]).flatten().tolist():

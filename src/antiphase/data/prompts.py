@@ -41,13 +41,13 @@ def load_prompts(source: str | Sequence[str], num_prompts: int | None, column: s
     if num_prompts is not None and num_prompts < 1:
         raise InvalidInputError(f"num_prompts must be at least 1; got {num_prompts}.")
     prompts = _read(source, num_prompts, column)
-    if num_prompts is not None and len(prompts) < num_prompts:
-        raise InvalidInputError(f"asked for {num_prompts} prompts, but there are only {len(prompts)}.")
     seen: dict[str, int] = {}
     for prompt in prompts:
         seen[prompt.prompt_id] = seen.get(prompt.prompt_id, 0) + 1
         if seen[prompt.prompt_id] > 1:
             raise InvalidInputError(f"the prompt id {prompt.prompt_id!r} stands twice; ids must be unique.")
+    if num_prompts is not None and len(prompts) < num_prompts:
+        raise InvalidInputError(f"asked for {num_prompts} prompts, but there are only {len(prompts)}.")
     return prompts
 
 

@@ -63,7 +63,8 @@ def encode_rollout(tokenizer: Any, rollout: GivenRollout, prompt_format: PromptF
     """(prompt ids, completion ids) of a given rollout; text is tokenised, the completion without special tokens."""
     if rollout.prompt_ids is not None and rollout.completion_ids is not None:
         return list(rollout.prompt_ids), list(rollout.completion_ids)
-    assert rollout.prompt is not None and rollout.completion is not None
+    assert rollout.prompt is not None
+    assert rollout.completion is not None
     prompt = prompt_format.encode(tokenizer, rollout.prompt, rollout.place)
     completion = tokenizer(rollout.completion, add_special_tokens=False).input_ids
     return prompt, [int(token) for token in completion]

@@ -92,4 +92,4 @@ def _ids(value: Any, row: TableRow, column: str) -> tuple[int, ...]:
 
 
 def _is_token_id(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
+    return type(value) is not bool and isinstance(value, Integral) and int(value) >= 0

@@ -57,8 +57,6 @@ def demo_model_path() -> str:
     return str(target)
 
 
-
-
 def _convert(gguf: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig

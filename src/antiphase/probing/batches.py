@@ -16,7 +16,7 @@ from antiphase.probing.folder import Kind
 from antiphase.probing.items import Item, completed
 from antiphase.probing.summary import cell_column
 from antiphase.progress import Progress
-from antiphase.signals.chunk import rows_of
+from antiphase.signals.chunk import Tick, rows_of
 from antiphase.signals.measure import token_signals
 from antiphase.types import TokenBatch, TokenSignals
 
@@ -38,7 +38,7 @@ def run_batch(
     for spec in config.specs():
         bar.stage(f"{title}: measuring ({spec.estimator})", len(items))
         total = max(1, sum(int(row.measured.sum()) for row in rows_of(batch, spec)))
-        signals = token_signals(loaded.model, batch, spec, progress=lambda n, total=total: bar.advance(n / total))
+        signals = token_signals(loaded.model, batch, spec, progress=_advancing(bar, total))
         tokens.append(_token_rows(loaded, items, batch, signals))
         rollouts.append(_rollout_rows(loaded.name, items, batch, signals, config))
     bar.end_stage()
@@ -48,9 +48,11 @@ def run_batch(
     }
 
 
-def _token_rows(
-    loaded: LoadedModel, items: Sequence[Item], batch: TokenBatch, signals: TokenSignals
-) -> pd.DataFrame:
+def _advancing(bar: Progress, total: int) -> Tick:
+    return lambda num_targets: bar.advance(num_targets / total)
+
+
+def _token_rows(loaded: LoadedModel, items: Sequence[Item], batch: TokenBatch, signals: TokenSignals) -> pd.DataFrame:
     rows, columns = torch.nonzero(batch.completion_mask, as_tuple=True)
     starts = torch.tensor([len(item.prompt_ids) for item in items])
     ids = batch.input_ids[rows, columns].tolist()
@@ -72,18 +74,20 @@ def _token_rows(
         for column, projection in enumerate(signals.spec.projections):
             data[cell_column(layer, projection)] = cells[:, place, column]
     frame = pd.DataFrame(data)
-    return frame.astype({name: "str" for name in ("model", "estimator", "prompt_id", "rollout_id", "token")})
+    return frame.astype(dict.fromkeys(("model", "estimator", "prompt_id", "rollout_id", "token"), "str"))
 
 
-_ROLLOUT_SCHEMA = pa.schema([
-    *((name, pa.string()) for name in ("model", "estimator", "prompt_id", "rollout_id", "prompt", "completion")),
-    ("finish", pa.string()),
-    *((name, pa.int32()) for name in ("num_prompt_tokens", "num_tokens", "num_measured")),
-    *((name, pa.float64()) for name in ("spearman", "spearman_low", "spearman_high", "num_effective", "pearson")),
-    *((name, pa.float64()) for name in ("logprob_control", "entropy_mean", "strength_mean")),
-    ("prompt_ids", pa.list_(pa.int64())),
-    ("completion_ids", pa.list_(pa.int64())),
-])
+_ROLLOUT_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("model", "estimator", "prompt_id", "rollout_id", "prompt", "completion")),
+        ("finish", pa.string()),
+        *((name, pa.int32()) for name in ("num_prompt_tokens", "num_tokens", "num_measured")),
+        *((name, pa.float64()) for name in ("spearman", "spearman_low", "spearman_high", "num_effective", "pearson")),
+        *((name, pa.float64()) for name in ("logprob_control", "entropy_mean", "strength_mean")),
+        ("prompt_ids", pa.list_(pa.int64())),
+        ("completion_ids", pa.list_(pa.int64())),
+    ]
+)
 
 
 def _rollout_rows(
@@ -96,26 +100,28 @@ def _rollout_rows(
     rows = []
     for index, item in enumerate(items):
         assert item.completion_ids is not None
-        rows.append({
-            "model": model,
-            "estimator": signals.spec.estimator,
-            "prompt_id": item.prompt_id,
-            "rollout_id": item.rollout_id,
-            "prompt": item.prompt,
-            "completion": item.completion,
-            "finish": item.finish,
-            "num_prompt_tokens": len(item.prompt_ids),
-            "num_tokens": len(item.completion_ids),
-            "num_measured": int(signals.measured[index].sum()),
-            "spearman": spearman[index].value,
-            "spearman_low": spearman[index].low,
-            "spearman_high": spearman[index].high,
-            "num_effective": spearman[index].num_effective,
-            "pearson": pearson[index].value,
-            "logprob_control": controls[index].value,
-            "entropy_mean": float(signals.entropy[index].nanmean()),
-            "strength_mean": float(signals.strength[index].nanmean()),
-            "prompt_ids": list(item.prompt_ids),
-            "completion_ids": list(item.completion_ids),
-        })
+        rows.append(
+            {
+                "model": model,
+                "estimator": signals.spec.estimator,
+                "prompt_id": item.prompt_id,
+                "rollout_id": item.rollout_id,
+                "prompt": item.prompt,
+                "completion": item.completion,
+                "finish": item.finish,
+                "num_prompt_tokens": len(item.prompt_ids),
+                "num_tokens": len(item.completion_ids),
+                "num_measured": int(signals.measured[index].sum()),
+                "spearman": spearman[index].value,
+                "spearman_low": spearman[index].low,
+                "spearman_high": spearman[index].high,
+                "num_effective": spearman[index].num_effective,
+                "pearson": pearson[index].value,
+                "logprob_control": controls[index].value,
+                "entropy_mean": float(signals.entropy[index].nanmean()),
+                "strength_mean": float(signals.strength[index].nanmean()),
+                "prompt_ids": list(item.prompt_ids),
+                "completion_ids": list(item.completion_ids),
+            }
+        )
     return rows

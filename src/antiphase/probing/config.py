@@ -6,14 +6,25 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from antiphase.correlation import MIN_TOKENS
 from antiphase.data.prompts import BUILT_IN, STEP_BY_STEP
 from antiphase.data.rendering import PromptFormat
 from antiphase.errors import InvalidInputError
 from antiphase.generation import Sampling
-from antiphase.types import ESTIMATORS, PROJECTIONS, Norm, ProjectionName, SignalSpec, Target
+from antiphase.types import (
+    ESTIMATORS,
+    NORMS,
+    PROJECTIONS,
+    TARGETS,
+    Estimator,
+    Norm,
+    ProjectionName,
+    SignalSpec,
+    Target,
+    check_one_of,
+)
 
 
 @dataclass(frozen=True)
@@ -44,9 +55,9 @@ class ProbeConfig:
     models: tuple[str, ...]
     estimators: tuple[str, ...] = ("own",)
     layers: str = "all"
-    projections: tuple[ProjectionName, ...] = PROJECTIONS
-    norm: Norm = "nuclear"
-    target: Target = "logit"
+    projections: tuple[str, ...] = PROJECTIONS
+    norm: str = "nuclear"
+    target: str = "logit"
     targets_per_rollout: int | None = None
     token_budget: int = 2048
     signal_temperature: float = 1.0
@@ -83,16 +94,24 @@ class ProbeConfig:
             if getattr(self, name) < 1:
                 raise InvalidInputError(f"{name} must be at least 1; got {getattr(self, name)}.")
         if self.min_tokens < 3:
-            raise InvalidInputError(f"min_tokens must be at least 3 for a correlation to mean anything; got {self.min_tokens}.")
+            raise InvalidInputError(
+                f"min_tokens must be at least 3 for a correlation to mean anything; got {self.min_tokens}."
+            )
         if self.rollouts is None and self.max_new_tokens < self.min_tokens:
             raise InvalidInputError(
                 f"max_new_tokens {self.max_new_tokens} is below min_tokens {self.min_tokens}: no rollout could have a "
                 "correlation. Raise --max-new-tokens or lower --min-tokens."
             )
         if self.rollouts is not None and self.share_rollouts:
-            raise InvalidInputError("rollouts and share_rollouts exclude each other: given rollouts are shared already.")
+            raise InvalidInputError(
+                "rollouts and share_rollouts exclude each other: given rollouts are shared already."
+            )
         if self.num_prompts is not None and self.num_prompts < 1:
             raise InvalidInputError(f"num_prompts must be at least 1; got {self.num_prompts}.")
+        for name in self.projections:
+            check_one_of("projections", name, PROJECTIONS)
+        check_one_of("norm", self.norm, NORMS)
+        check_one_of("target", self.target, TARGETS)
         # Built for their checks.
         specs = self.specs()
         if len({spec.estimator for spec in specs}) < len(specs):
@@ -111,14 +130,13 @@ class ProbeConfig:
         name, colon, count = text.partition(":")
         if colon and not count.isdecimal():
             raise InvalidInputError(f"estimator {text!r}: expected NAME or NAME:TARGETS, as in full:16.")
-        if name not in ESTIMATORS:
-            raise InvalidInputError(f"estimator must be one of {', '.join(ESTIMATORS)}; got {name!r}.")
+        check_one_of("estimator", name, ESTIMATORS)
         return SignalSpec(
-            estimator=name,
+            estimator=cast(Estimator, name),
             layers=self.layers,
-            projections=self.projections,
-            norm=self.norm,
-            target=self.target,
+            projections=cast(tuple[ProjectionName, ...], self.projections),
+            norm=cast(Norm, self.norm),
+            target=cast(Target, self.target),
             targets_per_rollout=int(count) if colon else self.targets_per_rollout,
             temperature=self.signal_temperature,
             token_budget=self.token_budget,

@@ -61,7 +61,7 @@ class Fingerprint:
         return -self.spearman
 
     def to_frame(self) -> pd.DataFrame:
-        """A copy of the tokens: `entropy` and `logprob` in nats, `strength`, and the strength per layer and projection."""
+        """A copy of the tokens: entropy and log-probability in nats, strength in all and per layer and projection."""
         return self.tokens.copy()
 
     def plot(

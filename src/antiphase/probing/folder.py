@@ -133,14 +133,17 @@ class RunFolder:
         for kind in KINDS:
             parts = sorted((self.path / "parts").glob(f"*/*.{kind}.parquet"))
             schema = pa.unify_schemas([pq.read_schema(part) for part in parts])
-            with self._writing(), self._replacing(self.path / f"{kind}.parquet") as work:
-                with pq.ParquetWriter(work, schema) as writer:
-                    for part in parts:
-                        table = pq.read_table(part)
-                        missing = [field for field in schema if field.name not in table.column_names]
-                        for field in missing:
+            with (
+                self._writing(),
+                self._replacing(self.path / f"{kind}.parquet") as work,
+                pq.ParquetWriter(work, schema) as writer,
+            ):
+                for part in parts:
+                    table = pq.read_table(part)
+                    for field in schema:
+                        if field.name not in table.column_names:
                             table = table.append_column(field, pa.nulls(len(table), field.type))
-                        writer.write_table(table.select(schema.names).cast(schema))
+                    writer.write_table(table.select(schema.names).cast(schema))
 
     def read_frames(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The whole tables, (tokens, rollouts).
@@ -200,4 +203,6 @@ class RunFolder:
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             mend = "Free some space and continue with --resume." if full else "Choose a folder that you can write to."
-            raise InvalidInputError(f"cannot write to {str(self.path)!r} ({error.strerror or error}). {mend}") from error
+            raise InvalidInputError(
+                f"cannot write to {str(self.path)!r} ({error.strerror or error}). {mend}"
+            ) from error

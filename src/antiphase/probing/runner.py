@@ -82,7 +82,9 @@ def probe(
 def _in_memory(model: str | Sequence[str] | nn.Module, tokenizer: Any, name: str) -> LoadedModel | None:
     if not isinstance(model, nn.Module):
         if tokenizer is not None:
-            raise InvalidInputError("a tokenizer goes with a model in memory; a model named by a string brings its own.")
+            raise InvalidInputError(
+                "a tokenizer goes with a model in memory; a model named by a string brings its own."
+            )
         return None
     if tokenizer is None:
         raise InvalidInputError("a model in memory needs its tokenizer: probe(model, tokenizer=tokenizer).")
@@ -213,4 +215,3 @@ class _Run:
 def default_out() -> Path:
     """A fresh folder name for a run whose user named none: `runs/probe-DATE-TIME`."""
     return Path("runs") / f"probe-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
-

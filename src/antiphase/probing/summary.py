@@ -77,19 +77,21 @@ def summarize(
         chosen = (tokens.model == model) & (tokens.estimator == spec.estimator)
         own = (rollouts.model == model) & (rollouts.estimator == spec.estimator)
         layers = models[model]["layers"][spec.estimator]
-        results.append({
-            "model": model,
-            **{key: models[model][key] for key in ("revision", "device", "dtype")},
-            "estimator": spec.estimator,
-            "context": spec.context,
-            "layers": layers,
-            "projections": list(spec.projections),
-            "norm": spec.norm,
-            "target": spec.target,
-            "temperature": spec.temperature,
-            "targets_per_rollout": spec.targets_per_rollout,
-            **_statistics(tokens[chosen], rollouts[own], layers, spec.projections, config),
-        })
+        results.append(
+            {
+                "model": model,
+                **{key: models[model][key] for key in ("revision", "device", "dtype")},
+                "estimator": spec.estimator,
+                "context": spec.context,
+                "layers": layers,
+                "projections": list(spec.projections),
+                "norm": spec.norm,
+                "target": spec.target,
+                "temperature": spec.temperature,
+                "targets_per_rollout": spec.targets_per_rollout,
+                **_statistics(tokens[chosen], rollouts[own], layers, spec.projections, config),
+            }
+        )
         tick()
     pairs = list(itertools.combinations([spec.estimator for spec in config.specs()], 2))
     agreement = [
@@ -117,13 +119,13 @@ def _statistics(
         "num_resamples": config.num_resamples,
         "seed": config.seed,
     }
-    within = {"num_resamples": config.num_resamples, "seed": config.seed}
+    within: dict[str, Any] = {"num_resamples": config.num_resamples, "seed": config.seed}
     groups = _codes(rollouts.prompt_id)
     pooled = pooled_correlation(entropy, strength, clusters, **shared)
     control = _column(tokens, "logprob_control")
-    cells = torch.stack([
-        _column(tokens, cell_column(layer, name)) for layer, name in itertools.product(layers, projections)
-    ])
+    cells = torch.stack(
+        [_column(tokens, cell_column(layer, name)) for layer, name in itertools.product(layers, projections)]
+    )
     by_cell = coefficients(entropy.expand_as(cells), cells, min_tokens=config.min_tokens).view(len(layers), -1)
     return {
         "spearman": interval_dict(pooled),
@@ -135,9 +137,7 @@ def _statistics(
             pooled_correlation(entropy, strength, clusters, token_ids=token_ids, method="pearson", **shared)
         ),
         "spearman_within": interval_dict(mean_within(_column(rollouts, "spearman"), groups, **within)),
-        "pearson_within": interval_dict(
-            mean_within(_column(rollouts, "pearson"), groups, method="pearson", **within)
-        ),
+        "pearson_within": interval_dict(mean_within(_column(rollouts, "pearson"), groups, method="pearson", **within)),
         "logprob_control": interval_dict(
             pooled_correlation(entropy, control.where(strength.isfinite(), torch.nan), clusters, **shared)
         ),

@@ -59,8 +59,8 @@ def render_table(summary: Mapping[str, Any], width: int = 118) -> str:
 def _notes(summary: Mapping[str, Any]) -> list[str]:
     first = summary["results"][0]
     notes = [
-        f"ρ: Spearman correlation of token entropy and gradient strength ({first['norm']} norm of the {first['target']} "
-        "gradient); negative = inverted. Intervals over prompts.",
+        f"ρ: Spearman correlation of token entropy and gradient strength ({first['norm']} norm of the "
+        f"{first['target']} gradient); negative = inverted. Intervals over prompts.",
         *(f"{name}: {_ESTIMATES[name]}." for name in dict.fromkeys(r["estimator"] for r in summary["results"])),
         "control: the same with ‖∂ ln p/∂z‖, which follows entropy by construction; it is no fingerprint.",
     ]

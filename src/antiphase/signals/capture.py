@@ -105,7 +105,7 @@ def observe(
 def _recorder(capture: Capture) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
     def record(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         if torch.is_grad_enabled() and not output.requires_grad:
-            # Nothing before it asks for a gradient (frozen weights, or the first watched layer): the graph starts here.
+            # Nothing before it asks for a gradient (frozen weights, the first watched layer): the graph starts here.
             output = output.detach().requires_grad_(True)
         capture.inputs[module], capture.outputs[module] = args[0], output
         return output

@@ -89,7 +89,9 @@ def head_of(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
         output = _BackboneOutput(last_hidden_state=hidden[None])
         body.__dict__["forward"] = lambda *_, **__: output
         ids = torch.zeros(1, hidden.shape[0], dtype=torch.long, device=hidden.device)
-        return cast(Tensor, cast(Any, model)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits)[0]
+        return cast(
+            Tensor, cast(Any, model)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+        )[0]
 
     try:
         yield head

@@ -186,7 +186,9 @@ def _frozen_attention(
         trace.called.add(module)
         if module is trace.keep:
             trace.kept = AttentionCall(query, key, value, attention_mask, scale, softcap)
-    output = _FrozenAttention.apply(query, key, value, attention_mask, scale, softcap)
+    output: Tensor = _FrozenAttention.apply(  # type: ignore[no-untyped-call]
+        query, key, value, attention_mask, scale, softcap
+    )
     return output.transpose(1, 2).contiguous(), None
 
 

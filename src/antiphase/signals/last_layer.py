@@ -113,7 +113,7 @@ class _KeyValue:
         return torch.cat(keys, 1)[rows, step_of], torch.cat(values, 1)[rows, step_of]
 
     def _terms(self, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x^K `[row, step, group, token, dim]`, u `[row, group, share, step, vdim]`, α `[row, group, share, step, token]`."""
+        """x^K `[row, step, group, token, dim]`; u and α `[row, group, share, step, vdim | token]`."""
         weights, slope = attention_weights(self.call, columns, self.call.key.shape[2])
         batch, groups, share, _, _ = weights.shape
 

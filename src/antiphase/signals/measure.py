@@ -106,8 +106,8 @@ def _measure(
     if not bool(finite.all()):
         owner = chunk.rows[chunk.measured][~finite][0]
         raise NonFiniteError(
-            f"row {rows[int(owner)].index}: a gradient is NaN or infinite. Check the weights, or load in a wider dtype "
-            "(--dtype float32)."
+            f"row {rows[int(owner)].index}: a gradient is NaN or infinite. Check the weights, or load in a wider "
+            "dtype (--dtype float32)."
         )
     return signals
 

