@@ -12,9 +12,8 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from antiphase import figures
 from antiphase.errors import InvalidInputError, MissingExtraError
-from antiphase.figures import entropy_strength, layer_map, model_comparison, rollout_track, save_figures
+from antiphase.figures import entropy_strength, layer_map, model_comparison, rollout, rollout_track, save_figures
 
 HOSTILE = [
     "\n\n", "\r\n", "\t", "$x_1$", "$\\frac{$", "$", "\\frac{", "}{", "_", "^", "%", "#", "数学",
@@ -263,10 +262,10 @@ def test_short_rollouts_show_every_token(length):
 
 def test_a_long_rollout_is_cut_with_a_note_and_ranked_as_a_whole():
     figure = rollout_track(make_rollout(["ab"] * 900), "t")
-    assert len(token_texts(figure)) == figures.MAX_TOKENS
+    assert len(token_texts(figure)) == rollout.MAX_TOKENS
     assert any("900 of 900 tokens measured, the first 400 shown" in text for text in texts(figure))
     assert figure.axes[0].lines[0].get_ydata().max() == pytest.approx(399.5 / 9)
-    exact = rollout_track(make_rollout(["ab"] * figures.MAX_TOKENS), "t")
+    exact = rollout_track(make_rollout(["ab"] * rollout.MAX_TOKENS), "t")
     assert not any("shown" in text for text in texts(exact))
 
 
@@ -289,7 +288,7 @@ def test_every_token_stays_inside_its_box_and_the_page():
         extent = token.get_window_extent()
         assert extent.width <= box.width + 1.5, token.get_text()
         assert extent.x1 <= edge + 1.5
-    assert max(len(text) for text in token_texts(figure)) == figures.MAX_CHARS
+    assert max(len(text) for text in token_texts(figure)) == rollout.MAX_CHARS
 
 
 def test_bare_newlines_do_not_fill_the_page():
@@ -302,7 +301,7 @@ def test_hostile_tokens_and_titles_are_drawn_literally_and_without_warnings(tmp_
     assert shown[:7] == ["⏎⏎", "⏎", "⇥", "$x_1$", "$\\frac{$", "$", "\\frac{"]
     assert shown[HOSTILE.index("数学")] == "□□"
     assert shown[HOSTILE.index("\u202eabc\u202c")] == "□abc□"
-    assert shown[HOSTILE.index("x" * 60)] == "x" * (figures.MAX_CHARS - 1) + "…"
+    assert shown[HOSTILE.index("x" * 60)] == "x" * (rollout.MAX_CHARS - 1) + "…"
     assert shown[HOSTILE.index("")] == "□"
     assert shown[HOSTILE.index("e\u0301")] == "é"
     assert shown[HOSTILE.index("\u0301")] == "□"
@@ -448,7 +447,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_partial_one(tmp_path, monkeyp
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(figures.os, "replace", fail)
+    monkeypatch.setattr("antiphase.figures.saving.os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         save_figures(make_tokens(seed=1), [make_result()], tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

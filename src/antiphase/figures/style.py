@@ -1,0 +1,121 @@
+"""The look that all figures share, and text that any font can draw.
+
+matplotlib is the extra `report`; pyplot and the caller's rcParams are left alone.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from antiphase.errors import InvalidInputError, MissingExtraError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+
+Result = Mapping[str, Any]
+
+INK, GREY, FAINT, BLUE, ORANGE = "#23272e", "#737a84", "#dfe2e6", "#1f5f99", "#d5701c"
+DIVERGING = (BLUE, "#8fb4d6", "#f8f8f6", "#f0b98a", ORANGE)  # told apart by every kind of colour vision
+DENSITY = ("#dbe6f0", "#8db3d3", BLUE, "#0d2f52")
+_STYLE: Any = {
+    "font.family": "DejaVu Sans", "font.size": 8.5, "axes.titlesize": 9, "axes.labelsize": 8.5, "axes.linewidth": 0.6,
+    "xtick.labelsize": 8, "ytick.labelsize": 8, "axes.titlelocation": "left", "svg.hashsalt": "antiphase",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GREY, "axes.labelcolor": INK,
+    "text.color": INK, "text.parse_math": False, "xtick.color": GREY, "ytick.color": GREY, "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "ytick.minor.size": 0,
+    "legend.frameon": False, "legend.fontsize": 8, "legend.borderaxespad": 0.3, "figure.constrained_layout.w_pad": 0.1,
+}  # fmt: skip
+
+
+@contextmanager
+def styled() -> Iterator[Any]:
+    """Our style on the defaults of matplotlib, which is returned; the caller's rcParams come back afterwards."""
+    try:
+        import matplotlib.figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "report", "drawing figures") from error
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield matplotlib
+
+
+@contextmanager
+def canvas(width: float, height: float, layout: str | None = "constrained") -> Iterator[tuple[Any, Figure]]:
+    """The module matplotlib and a figure of this size in inches."""
+    with styled() as mpl:
+        figure = mpl.figure.Figure(figsize=(width, height), layout=layout)
+        yield mpl, figure
+        figure.draw_without_rendering()  # ticks are made on the first draw, which must see our style
+
+
+@cache
+def _glyphs(font: str) -> frozenset[int]:
+    from matplotlib import font_manager, ft2font
+
+    return frozenset(ft2font.FT2Font(font_manager.findfont(font)).get_charmap())
+
+
+def drawable(value: object, font: str = "DejaVu Sans") -> str:
+    """Text in reading order that the font can draw: newlines become ⏎, tabs ⇥, the rest □."""
+    text = re.sub("\r\n|[\n\r\u2028\u2029]", "⏎", unicodedata.normalize("NFC", str(value))).replace("\t", "⇥")
+    # Categories C (controls, overrides, surrogates) and M (combining) may have glyphs, and yet would reorder the text,
+    # break the SVG or attach to a neighbour.
+    glyphs = _glyphs(font)
+    return "".join(c if ord(c) in glyphs and unicodedata.category(c)[0] not in "CM" else "□" for c in text)
+
+
+def shorten(value: object, width: int) -> str:
+    """At most `width` characters, cut before the part after the last slash or, failing that, near the start."""
+    text = drawable(value)
+    head = min(width // 4, max(3, width - 2 - len(text.rsplit("/", 1)[-1])))
+    return text if len(text) <= width else f"{text[:head]}…{text[head + 1 - width :]}"
+
+
+def heading(result: Result, width: int = 28) -> str:
+    """Model and estimator, the model's name shortened."""
+    return f"{shorten(result['model'], width)} · {drawable(result['estimator'])}"
+
+
+def count_text(count: int) -> str:
+    """`1 token`, `3 072 tokens`."""
+    return f"{count:,}".replace(",", "\N{NARROW NO-BREAK SPACE}") + (" token" if count == 1 else " tokens")
+
+
+def statistic(result: Result, name: str) -> list[float]:
+    """Value, low and high of a statistic; NaN where undefined."""
+    found = result[name] or {}
+    return [math.nan if found.get(part) is None else float(found[part]) for part in ("value", "low", "high")]
+
+
+def describe(*triple: float) -> str:
+    """`−0.31 [−0.36, −0.25]`, without an undefined interval, or `undefined`."""
+    value, *interval = (f"{round(number, 2) + 0.0:.2f}".replace("-", "−") for number in triple)
+    if value == "nan":
+        return "undefined"
+    return f"{value} [{', '.join(interval)}]" if interval and "nan" not in interval else value
+
+
+def token_rows(tokens: DataFrame, result: Result | None, *names: str) -> DataFrame:
+    """These columns, entropy and strength of the rows of a result (None: of all rows)."""
+    names += ("entropy", "strength") if result is None else ("entropy", "strength", "model", "estimator")
+    missing = [name for name in names if name not in tokens.columns]
+    if missing:
+        raise InvalidInputError(f"the token table lacks {', '.join(missing)}. Pass the table that the probe returns.")
+    if result is not None:
+        tokens = tokens[(tokens["model"] == result["model"]) & (tokens["estimator"] == result["estimator"])]
+    return tokens[list(names)].astype({"entropy": float, "strength": float})
+
+
+def check_results(results: Sequence[Result]) -> None:
+    """Raise InvalidInputError if there is nothing to draw."""
+    if not results:
+        raise InvalidInputError("results is empty; a figure needs at least one result. Probe a model first.")
