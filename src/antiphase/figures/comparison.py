@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from antiphase.figures.style import BLUE, FAINT, GREY, INK, Result, canvas, check_results, describe, statistic
+from antiphase.figures.style import BLUE, FAINT, GREY, INK, Result, canvas, check_results, describe, heading, statistic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
