@@ -148,6 +148,11 @@ def test_generation_leaves_no_trace() -> None:
     assert_same(before, snapshot(model))
     torch.manual_seed(99)
     assert generate(loaded, [[5, 6], [7]], Sampling(max_new_tokens=6, seed=1), 0) == first
+    # What the checkpoint suggests for sampling is not applied.
+    model.generation_config.update(repetition_penalty=9.0, min_p=0.9, top_k=1, max_new_tokens=2)
+    suggested = model.generation_config
+    assert generate(loaded, [[5, 6], [7]], Sampling(max_new_tokens=6, seed=1), 0) == first
+    assert model.generation_config is suggested
     assert generate(loaded, [[5, 6], [7]], Sampling(max_new_tokens=6, seed=1), 1) != first
     assert generate(loaded, [[5, 6], [7]], Sampling(max_new_tokens=6, seed=2), 0) != first
 

@@ -166,7 +166,7 @@ def test_same_seed_same_result_and_another_differs(model_dir, run) -> None:
 
 def test_model_in_memory_and_list_of_prompts() -> None:
     found = antiphase.probe(
-        tiny_model(), tokenizer=byte_tokenizer(), name="mine", prompts=["one?", "two?"], num_prompts=None,
+        tiny_model(), tokenizer=byte_tokenizer(), name="mine", prompts=["one?", "two?"], num_prompts="all",
         max_new_tokens=12, progress=False, num_resamples=20,
     )  # fmt: skip
     assert set(found.tokens.model) == {"mine"}

@@ -53,7 +53,7 @@ def _add_rollout_options(group: "argparse._ArgumentGroup") -> None:
         "--prompts", default="gsm8k", help="gsm8k, a .jsonl/.parquet file, or owner/name[:config[:split]]"
     )
     group.add_argument("--prompt-column", help="column of the prompt (default: prompt, question, problem, messages)")
-    group.add_argument("--num-prompts", type=_count, default="16", help="how many prompts, or 'all'")
+    group.add_argument("--num-prompts", type=_count, help="how many, or 'all' (default: 16; all of --rollouts)")
     group.add_argument("--prompt-template", help="text around every prompt, with {prompt} in it")
     group.add_argument("--system-prompt", help="put before every prompt")
     group.add_argument("--no-chat-template", dest="chat_template", action="store_false", help="plain text prompts")
@@ -88,8 +88,8 @@ def _add_signal_options(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--num-resamples", type=int, default=1000, help="of the bootstrap over prompts")
 
 
-def _count(text: str) -> int | None:
-    return None if text == "all" else int(text)
+def _count(text: str) -> int | str:
+    return text if text == "all" else int(text)
 
 
 def _run_probe(options: dict[str, object]) -> None:

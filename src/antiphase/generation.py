@@ -1,7 +1,8 @@
 """Sample completions in batches, reproducibly: the seed fixes each batch, and the caller's RNG state is kept."""
 
+import contextlib
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -79,19 +80,36 @@ def generate(
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
     devices = [loaded.device] if loaded.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), evaluating(model), torch.inference_mode():
+    config = _generation_config(sampling, ends)
+    with (
+        torch.random.fork_rng(devices=devices),
+        evaluating(model),
+        _only_this_config(model, config),
+        torch.inference_mode(),
+    ):
         # The CPU generator reads 32 bits of its seed, so both numbers are hashed into them.
         torch.manual_seed(zlib.crc32(f"{sampling.seed}/{batch_number}".encode()))
         try:
             output = model.generate(
                 input_ids=ids.to(loaded.device),
                 attention_mask=mask.to(loaded.device),
-                generation_config=_generation_config(sampling, ends),
+                generation_config=config,
                 stopping_criteria=StoppingCriteriaList([Ticking()]),
             )
         except RuntimeError as error:
             raise _explained(error, len(prompt_ids), sampling) from error
     return [_trim(row, ends) for row in output[:, width:].tolist()]
+
+
+@contextlib.contextmanager
+def _only_this_config(model: Any, config: Any) -> Iterator[None]:
+    # transformers fills what a given config leaves open from the model's own, penalties and min-p included.
+    before = model.generation_config
+    model.generation_config = config
+    try:
+        yield
+    finally:
+        model.generation_config = before
 
 
 def _generation_config(sampling: Sampling, ends: Sequence[int]) -> Any:

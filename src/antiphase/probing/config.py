@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from antiphase.correlation import MIN_TOKENS
 from antiphase.data.prompts import BUILT_IN, STEP_BY_STEP
@@ -26,6 +26,8 @@ from antiphase.types import (
     check_one_of,
 )
 
+DEFAULT_NUM_PROMPTS = 16
+
 
 @dataclass(frozen=True)
 class ProbeConfig:
@@ -38,7 +40,7 @@ class ProbeConfig:
         layers, projections, norm, target, targets_per_rollout, token_budget: see `SignalSpec`.
         signal_temperature: `SignalSpec.temperature`, of the measured entropy (not of the sampling).
         prompts, prompt_column: see `load_prompts`.
-        num_prompts: how many; None takes all (of given rollouts, too).
+        num_prompts: how many, or `all`; by default 16, or all of given rollouts.
         prompt_template, system_prompt, chat_template: see `PromptFormat`; without a template, the built-in questions
             ask for step-by-step reasoning.
         samples: completions per prompt.
@@ -63,7 +65,7 @@ class ProbeConfig:
     signal_temperature: float = 1.0
     prompts: str | tuple[str, ...] = BUILT_IN
     prompt_column: str | None = None
-    num_prompts: int | None = 16
+    num_prompts: int | Literal["all"] | None = None
     prompt_template: str | None = None
     system_prompt: str | None = None
     chat_template: bool = True
@@ -106,7 +108,7 @@ class ProbeConfig:
             raise InvalidInputError(
                 "rollouts and share_rollouts exclude each other: given rollouts are shared already."
             )
-        if self.num_prompts is not None and self.num_prompts < 1:
+        if isinstance(self.num_prompts, int) and self.num_prompts < 1:
             raise InvalidInputError(f"num_prompts must be at least 1; got {self.num_prompts}.")
         for name in self.projections:
             check_one_of("projections", name, PROJECTIONS)
@@ -117,6 +119,12 @@ class ProbeConfig:
         if len({spec.estimator for spec in specs}) < len(specs):
             raise InvalidInputError(f"an estimator is named twice: {', '.join(self.estimators)}.")
         self.sampling(), self.prompt_format()
+
+    def prompt_limit(self, *, given: bool) -> int | None:
+        """How many prompts to take of a source; None is all. `given`: it holds finished rollouts."""
+        if self.num_prompts is None:
+            return None if given else DEFAULT_NUM_PROMPTS
+        return None if self.num_prompts == "all" else self.num_prompts
 
     def specs(self) -> tuple[SignalSpec, ...]:
         """One spec per estimator.

@@ -41,8 +41,8 @@ def load_source(config: ProbeConfig, rollouts: Sequence[Mapping[str, Any]] | Non
     """
     given = config.rollouts if rollouts is None else rollouts
     if given is not None:
-        return Source(rollouts=load_rollouts(given, config.num_prompts))
-    return Source(prompts=load_prompts(config.prompts, config.num_prompts, config.prompt_column))
+        return Source(rollouts=load_rollouts(given, config.prompt_limit(given=True)))
+    return Source(prompts=load_prompts(config.prompts, config.prompt_limit(given=False), config.prompt_column))
 
 
 def items_for(source: Source, tokenizer: Any, config: ProbeConfig) -> list[Item]:

@@ -5,7 +5,9 @@ folder are checked first, then each model's weights and one tiny measurement. Ba
 """
 
 import contextlib
+import hashlib
 import importlib.util
+import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -75,7 +77,10 @@ def probe(
     drawn = out is not None and (can_draw if figures is None else figures)
     with contextlib.ExitStack() as stack:
         path = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
-        run = _Run(config, load_source(config, given), in_memory, progress)
+        stored = config.to_dict()
+        if given is not None:
+            stored["rollouts_sha256"] = hashlib.sha256(json.dumps(list(given), default=str).encode()).hexdigest()
+        run = _Run(config, stored, load_source(config, given), in_memory, progress)
         return run.run(path, resume=resume, figures=drawn)
 
 
@@ -93,12 +98,19 @@ def _in_memory(model: str | Sequence[str] | nn.Module, tokenizer: Any, name: str
 
 
 class _Run:
-    def __init__(self, config: ProbeConfig, source: Source, in_memory: LoadedModel | None, progress: bool) -> None:
-        self.config, self.source, self.in_memory, self.progress = config, source, in_memory, progress
+    def __init__(
+        self,
+        config: ProbeConfig,
+        stored: Mapping[str, Any],
+        source: Source,
+        in_memory: LoadedModel | None,
+        progress: bool,
+    ) -> None:
+        self.config, self.stored, self.source = config, stored, source
+        self.in_memory, self.progress = in_memory, progress
 
     def run(self, path: Path, *, resume: bool, figures: bool) -> Fingerprint:
-        stored = self.config.to_dict()
-        folder = RunFolder.resume(path, stored) if resume else RunFolder.create(path, stored)
+        folder = RunFolder.resume(path, self.stored) if resume else RunFolder.create(path, self.stored)
         if folder.complete:
             return Fingerprint.load(path)
         try:
@@ -199,7 +211,7 @@ class _Run:
             "versions": versions(),
             "commit": commit(),
             "seed": self.config.seed,
-            "config": self.config.to_dict(),
+            "config": dict(self.stored),
             **results,
         }
         if figures:
