@@ -12,6 +12,7 @@ from antiphase.errors import (
     MissingExtraError,
     ModelNotFoundError,
     NonFiniteError,
+    OutOfMemoryError,
     UnsupportedModelError,
 )
 from antiphase.models import demo
@@ -66,6 +67,16 @@ def test_bad_weights_are_named(tmp_path, value: float) -> None:
     byte_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(NonFiniteError, match=r"model\.layers\.1\.mlp\.up_proj\.weight"):
         load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_no_memory_for_the_weights(model_dir, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def exhausted(*_, **__):
+        raise error
+
+    monkeypatch.setattr("transformers.PreTrainedModel.to", exhausted)
+    with pytest.raises(OutOfMemoryError, match="narrower --dtype"):
+        load_model(str(model_dir))
 
 
 def test_dtype_and_device_are_checked(model_dir) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from antiphase.errors import (
     MissingExtraError,
     ModelNotFoundError,
     NonFiniteError,
+    OutOfMemoryError,
     UnsupportedModelError,
 )
 from antiphase.models.architecture import find_attention, unwrap
@@ -94,6 +96,7 @@ def load_model(
         NonFiniteError: a weight is NaN or infinite.
         InvalidInputError: unknown dtype or device.
         MissingExtraError: the demo model's reader is absent.
+        OutOfMemoryError: the weights do not fit.
     """
     from transformers import AutoModelForCausalLM
 
@@ -103,7 +106,7 @@ def load_model(
     with _loading_errors(name), _quiet():
         tokenizer = _load_tokenizer(source, options)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=wanted, use_safetensors=True, **options)
-    model = model.to(place).eval()
+        model = model.to(place).eval()
     find_attention(model)
     check_finite(model, name)
     commit = getattr(model.config, "_commit_hash", None)
@@ -161,6 +164,17 @@ def _load_tokenizer(source: str, options: dict[str, Any]) -> Any:
 def _loading_errors(name: str) -> Iterator[None]:
     try:
         yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if (
+            isinstance(error, RuntimeError)
+            and "allocate memory" not in str(error)
+            and "out of memory" not in str(error)
+        ):
+            raise
+        raise OutOfMemoryError(
+            f"out of memory while loading {name!r}. Choose a narrower --dtype (bfloat16), another --device, or a "
+            "smaller model."
+        ) from error
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if isinstance(error, ValueError) and "Unrecognized configuration class" in str(error):
@@ -175,11 +189,12 @@ def _loading_errors(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back transformers' loading bars and reports while errors of ours may still follow."""
+    """Hold back transformers' loading reports, and in a log (no terminal) its bars too; downloads keep their bars."""
     from transformers.utils import logging as hf_logging
 
     bars, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
-    hf_logging.disable_progress_bar()
+    if not sys.stderr.isatty():
+        hf_logging.disable_progress_bar()
     hf_logging.set_verbosity(logging.ERROR)
     try:
         yield

@@ -123,10 +123,10 @@ def _statistics(
     groups = _codes(rollouts.prompt_id)
     pooled = pooled_correlation(entropy, strength, clusters, **shared)
     control = _column(tokens, "logprob_control")
-    cells = torch.stack(
-        [_column(tokens, cell_column(layer, name)) for layer, name in itertools.product(layers, projections)]
-    )
-    by_cell = coefficients(entropy.expand_as(cells), cells, min_tokens=config.min_tokens).view(len(layers), -1)
+    by_cell = [
+        [_cell(entropy, _column(tokens, cell_column(layer, name)), config.min_tokens) for name in projections]
+        for layer in layers
+    ]
     return {
         "spearman": interval_dict(pooled),
         "pearson": interval_dict(pooled_correlation(entropy, strength, clusters, method="pearson", **shared)),
@@ -141,7 +141,7 @@ def _statistics(
         "logprob_control": interval_dict(
             pooled_correlation(entropy, control.where(strength.isfinite(), torch.nan), clusters, **shared)
         ),
-        "by_projection": [[None if math.isnan(v) else v for v in row] for row in by_cell.tolist()],
+        "by_projection": by_cell,
         "num_tokens": int(strength.isfinite().sum()),
         "num_unique_tokens": int(token_ids[strength.isfinite()].unique().numel()),
         "num_rollouts": len(rollouts),
@@ -150,6 +150,11 @@ def _statistics(
         "entropy_mean": float(entropy.mean()) if len(entropy) else None,
         "strength_mean": float(strength.nanmean()) if bool(strength.isfinite().any()) else None,
     }
+
+
+def _cell(entropy: Tensor, strength: Tensor, min_tokens: int) -> float | None:
+    value = coefficients(entropy[None], strength[None], min_tokens=min_tokens).item()
+    return None if math.isnan(value) else value
 
 
 def _agreement(tokens: pd.DataFrame, pair: tuple[str, str], config: ProbeConfig) -> dict[str, Any]:
