@@ -78,6 +78,17 @@ ARCHITECTURES = {
     "gpt-neox": ("gpt_neox", {"rotary_pct": 0.5}),
     "granite": ("granite", {"logits_scaling": 3.0, "attention_multiplier": 0.3, "residual_multiplier": 0.7}),
     "cohere": ("cohere", {"logit_scale": 0.4}),
+    "bitnet": ("bitnet", {}),  # a norm between the attention and the O projection
+    "qwen3-next": (  # a gate between the attention and the O projection
+        "qwen3_next",
+        {
+            "layer_types": ["full_attention"] * 3,
+            "mlp_only_layers": [0, 1, 2],
+            "num_experts": 2,
+            "num_experts_per_tok": 1,
+        },
+    ),
+    "opt": ("opt", {"ffn_dim": 40, "word_embed_proj_dim": 24, "dropout": 0.0}),
 }
 
 

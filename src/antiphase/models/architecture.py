@@ -86,7 +86,7 @@ def backbone(model: nn.Module) -> nn.Module:
         raise UnsupportedModelError(f"{_named(model)} is an encoder-decoder; antiphase measures decoder-only models.")
     if model.get_output_embeddings() is None or model.base_model is model:
         raise UnsupportedModelError(f"{_named(model)} has no language-model head on a backbone.")
-    return cast(nn.Module, model.base_model)
+    return cast(nn.Module, model.get_decoder())
 
 
 def find_attention(model: nn.Module) -> tuple[AttentionLayer, ...]:
@@ -96,11 +96,10 @@ def find_attention(model: nn.Module) -> tuple[AttentionLayer, ...]:
         UnsupportedModelError: no module follows a known layout; the message says what was looked for and found.
     """
     model = unwrap(model)
-    backbone(model)
-    decoder = cast(Any, model).get_decoder()
+    decoder = backbone(model)
     layers: list[AttentionLayer] = []
     for name, module in decoder.named_modules():
-        projections = _match(module)
+        projections = _match(module, cast(Any, model).config.get_text_config())
         if projections is not None:
             layers.append(AttentionLayer(len(layers), name, module, projections))
     if not layers:
@@ -112,20 +111,22 @@ def find_attention(model: nn.Module) -> tuple[AttentionLayer, ...]:
     return tuple(layers)
 
 
-def head_counts(module: nn.Module) -> tuple[int, int, int]:
-    """(query heads, key/value heads, head dimension) from an attention module's configuration."""
-    config = cast(Any, module).config
+def _head_counts(config: Any) -> tuple[int, int, int]:
+    """(query heads, key/value heads, head dimension); configurations may leave the last two out."""
     heads = int(config.num_attention_heads)
     groups = int(getattr(config, "num_key_value_heads", None) or heads)
-    dim = int(getattr(module, "head_dim", None) or getattr(config, "head_dim", None) or config.hidden_size // heads)
-    return heads, groups, dim
+    return heads, groups, int(getattr(config, "head_dim", None) or config.hidden_size // heads)
 
 
 def _named(model: nn.Module) -> str:
     return f"model type {cast(Any, model).config.model_type!r} ({type(model).__name__})"
 
 
-def _separate(module: nn.Module, children: Mapping[str, nn.Module]) -> dict[ProjectionName, Projection] | None:
+_Match = dict[ProjectionName, Projection] | None
+_Children = Mapping[str, nn.Module]
+
+
+def _separate(children: _Children, config: Any) -> _Match:
     output = next((children[name] for name in _OUTPUT_NAMES if name in children), None)
     if output is None or not {"q_proj", "k_proj", "v_proj"} <= children.keys():
         return None
@@ -133,43 +134,38 @@ def _separate(module: nn.Module, children: Mapping[str, nn.Module]) -> dict[Proj
     return {name: Projection(m) for name, m in zip(PROJECTIONS, modules, strict=True)}
 
 
-def _fused(fused: nn.Module, output: nn.Module, *features: Tensor) -> dict[ProjectionName, Projection]:
+def _fused(fused: nn.Module, output: nn.Module, *features: Tensor) -> _Match:
     q, k, v = (Projection(fused, f) for f in features)
     return {"Q": q, "K": k, "V": v, "O": Projection(output)}
 
 
-def _qkv_proj(module: nn.Module, children: Mapping[str, nn.Module]) -> dict[ProjectionName, Projection] | None:
+def _qkv_proj(children: _Children, config: Any) -> _Match:
     if not {"qkv_proj", "o_proj"} <= children.keys():
         return None
-    heads, groups, dim = head_counts(module)
+    heads, groups, dim = _head_counts(config)
     parts = torch.arange((heads + 2 * groups) * dim).split([heads * dim, groups * dim, groups * dim])
     return _fused(children["qkv_proj"], children["o_proj"], *parts)
 
 
-def _gpt2(module: nn.Module, children: Mapping[str, nn.Module]) -> dict[ProjectionName, Projection] | None:
-    if not {"c_attn", "c_proj"} <= children.keys() or cast(Any, module).config.model_type != "gpt2":
+def _gpt2(children: _Children, config: Any) -> _Match:
+    if not {"c_attn", "c_proj"} <= children.keys() or config.model_type not in ("gpt2", "openai-gpt"):
         return None
-    parts = torch.arange(3 * int(cast(Any, module).embed_dim)).chunk(3)
+    parts = torch.arange(3 * int(config.hidden_size)).chunk(3)
     return _fused(children["c_attn"], children["c_proj"], *parts)
 
 
-def _neox(module: nn.Module, children: Mapping[str, nn.Module]) -> dict[ProjectionName, Projection] | None:
-    if not {"query_key_value", "dense"} <= children.keys() or cast(Any, module).config.model_type != "gpt_neox":
+def _neox(children: _Children, config: Any) -> _Match:
+    if not {"query_key_value", "dense"} <= children.keys() or config.model_type != "gpt_neox":
         return None
-    heads, _, dim = head_counts(module)
+    heads, _, dim = _head_counts(config)
     # Rows are interleaved head by head: q, k, v of head 0, then of head 1, and so on.
     parts = torch.arange(3 * heads * dim).view(heads, 3, dim)
     return _fused(children["query_key_value"], children["dense"], *(parts[:, i].flatten() for i in range(3)))
 
 
-_RULES: tuple[Callable[[nn.Module, Mapping[str, nn.Module]], dict[ProjectionName, Projection] | None], ...] = (
-    _separate,
-    _qkv_proj,
-    _gpt2,
-    _neox,
-)
+_RULES: tuple[Callable[[_Children, Any], _Match], ...] = (_separate, _qkv_proj, _gpt2, _neox)
 
 
-def _match(module: nn.Module) -> dict[ProjectionName, Projection] | None:
+def _match(module: nn.Module, config: Any) -> _Match:
     children = dict(module.named_children())
-    return next((found for rule in _RULES if (found := rule(module, children)) is not None), None)
+    return next((found for rule in _RULES if (found := rule(children, config)) is not None), None)

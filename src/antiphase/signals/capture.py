@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from antiphase.errors import UnsupportedModelError
 from antiphase.models.architecture import AttentionLayer, Projection, backbone
@@ -131,8 +132,8 @@ def _attention_implementation(model: nn.Module, name: str) -> Iterator[None]:
     # Modules may hold the configuration itself or a nested one: each is switched and restored on its own.
     configs: dict[int, Any] = {}
     for module in model.modules():
-        config = getattr(module, "config", None)
-        if config is not None and hasattr(config, "_attn_implementation_internal"):
+        config = vars(module).get("config")
+        if isinstance(config, PretrainedConfig):
             configs[id(config)] = config
     before = [(config, config._attn_implementation_internal) for config in configs.values()]
     try:

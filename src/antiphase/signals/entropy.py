@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from antiphase.errors import NonFiniteError
+from antiphase.errors import NonFiniteError, UnsupportedModelError
 from antiphase.models.architecture import backbone
 from antiphase.types import SignalSpec
 
@@ -58,10 +58,9 @@ def logit_statistics(
     # A logit of −inf has p = 0 and contributes 0·(−inf) = 0 to the entropy.
     entropy = -(p * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1)
     logprob = log_p.gather(-1, token_ids[:, None])[:, 0]
-    # (1 − p_y)² + Σ_{v≠y} p_v²: the same sum, without cancellation when p_y is near 1.
-    p_y = logprob.exp()
-    others = (p**2).sum(-1) - p_y**2
-    control = ((-torch.expm1(logprob)) ** 2 + others.clamp_min(0)).sqrt()
+    # (Σ_{v≠y} p_v)² + Σ_{v≠y} p_v²: the same sum, without cancellation when p_y is near 1.
+    others = p.scatter(-1, token_ids[:, None], 0.0)
+    control = (others.sum(-1) ** 2 + (others**2).sum(-1)).sqrt()
     return entropy, logprob, control
 
 
@@ -86,12 +85,18 @@ def head_of(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
     before = body.__dict__.get("forward")
 
     def head(hidden: Tensor) -> Tensor:
-        output = _BackboneOutput(last_hidden_state=hidden[None])
-        body.__dict__["forward"] = lambda *_, **__: output
+        calls = []
+
+        def stand_in(*_: Any, **__: Any) -> _BackboneOutput:
+            calls.append(1)
+            return _BackboneOutput(last_hidden_state=hidden[None])
+
+        body.__dict__["forward"] = stand_in
         ids = torch.zeros(1, hidden.shape[0], dtype=torch.long, device=hidden.device)
-        return cast(
-            Tensor, cast(Any, model)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-        )[0]
+        logits = cast(Any, model)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+        if not calls:
+            raise UnsupportedModelError(f"{type(model).__name__} does not run its head on what its decoder returns.")
+        return cast(Tensor, logits)[0]
 
     try:
         yield head

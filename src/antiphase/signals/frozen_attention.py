@@ -43,6 +43,7 @@ class AttentionCall:
     mask: Tensor | None
     scaling: float
     softcap: float | None
+    output: Float[Tensor, "batch token head vdim"] | None = None
 
 
 @dataclass
@@ -93,16 +94,23 @@ def attention_weights(
     if call.softcap is not None:
         bent = torch.tanh(scores / call.softcap)
         scores, slope = bent * call.softcap, 1 - bent**2
-    columns = torch.arange(num_keys, device=rows.device)
-    if call.mask is None:
-        hidden = (columns > rows[:, :, None])[:, None, None]
-    else:
-        mask = call.mask[..., :num_keys].expand(batch, -1, -1, -1)
-        mask = mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, num_keys))[:, :, None]
-        hidden = ~mask if mask.dtype == torch.bool else mask < torch.finfo(mask.dtype).min / 2
+    return _masked(scores, call.mask, rows).softmax(-1), slope
+
+
+def _masked(scores: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
+    batch, groups, share, num_rows, num_keys = scores.shape
     # finfo.min and not −inf: a row that sees nothing must stay finite, or 0·NaN poisons later layers.
-    scores = scores.masked_fill(hidden, torch.finfo(wide).min)
-    return scores.softmax(-1), slope
+    lowest = torch.finfo(scores.dtype).min
+    if mask is None:
+        columns = torch.arange(num_keys, device=rows.device)
+        return scores.masked_fill((columns > rows[:, :, None])[:, None, None], lowest)
+    mask = mask[..., :num_keys].expand(batch, -1, -1, -1)
+    mask = mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, num_keys))
+    # One mask for all heads, or one for each.
+    mask = mask.unsqueeze(2) if mask.shape[1] == 1 else mask.view(batch, groups, share, num_rows, num_keys)
+    if mask.dtype == torch.bool:
+        return scores.masked_fill(~mask, lowest)
+    return (scores + mask).clamp_min(lowest)
 
 
 def _blocks(call: AttentionCall) -> Iterator[Tensor]:
@@ -181,15 +189,16 @@ def _frozen_attention(
             "need self-attention over one sequence. Use the estimator 'full'."
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    output: Tensor = _FrozenAttention.apply(  # type: ignore[no-untyped-call]
+        query, key, value, attention_mask, scale, softcap
+    )
+    output = output.transpose(1, 2).contiguous()
     trace = _TRACE.get()
     if trace is not None:
         trace.called.add(module)
         if module is trace.keep:
-            trace.kept = AttentionCall(query, key, value, attention_mask, scale, softcap)
-    output: Tensor = _FrozenAttention.apply(  # type: ignore[no-untyped-call]
-        query, key, value, attention_mask, scale, softcap
-    )
-    return output.transpose(1, 2).contiguous(), None
+            trace.kept = AttentionCall(query, key, value, attention_mask, scale, softcap, output)
+    return output, None
 
 
 def register() -> None:

@@ -64,12 +64,13 @@ def _norms(
     hidden: Tensor,
     seed: Tensor,
 ) -> Float[Tensor, "measured projection"]:
+    assert call.output is not None
     at = (chunk.rows[chunk.measured], chunk.columns[chunk.measured] - 1)
     modules = modules_of(layers=[layer], names=PROJECTIONS)
-    attended = seen.capture.input_of(layer.projections["O"])
     outputs = seen.capture.outputs_of(modules)
-    # The graph from the projections to the attention is used again below, for K and V.
-    *gradients, d_attended = torch.autograd.grad(hidden, [*outputs, attended], seed, retain_graph=True)
+    # The attention's own output, and not what the O projection reads: a gate or a norm may stand between them. The
+    # graph from the projections to the attention is used again below, for K and V.
+    *gradients, d_attended = torch.autograd.grad(hidden, [*outputs, call.output], seed, retain_graph=True)
     by_module = dict(zip(modules, gradients, strict=True))
     check_apart(d_attended, chunk, layer.name)
     result: dict[str, Tensor] = {}
@@ -78,7 +79,8 @@ def _norms(
         delta = projection.select(by_module[projection.module][at])
         result[name] = rank_one_norm(delta, seen.capture.input_of(projection)[at], spec.norm)
     if {"K", "V"} & set(spec.projections):
-        result["K"], result["V"] = _KeyValue(seen, layer, call, attended.detach(), d_attended, spec).norms(chunk)
+        attended = call.output.detach()
+        result["K"], result["V"] = _KeyValue(seen, layer, call, attended, d_attended, spec).norms(chunk)
     return torch.stack([result[name] for name in spec.projections], -1)
 
 
@@ -89,8 +91,8 @@ class _KeyValue:
     seen: Observed
     layer: AttentionLayer
     call: AttentionCall
-    attended: Float[Tensor, "row token features"]
-    d_attended: Float[Tensor, "row token features"]
+    attended: Float[Tensor, "row token head vdim"]
+    d_attended: Float[Tensor, "row token head vdim"]
     spec: SignalSpec
 
     def norms(self, chunk: Chunk) -> tuple[Float[Tensor, "measured"], Float[Tensor, "measured"]]:
@@ -104,7 +106,7 @@ class _KeyValue:
         inputs = self.seen.capture.input_of(self.layer.projections["K"]).detach()
         factor = shared_factor(inputs, self.spec.norm)
         batch, length = chunk.input_ids.shape
-        size = max(1, _CHUNK_ELEMENTS // (batch * length * self.attended.shape[-1]))
+        size = max(1, _CHUNK_ELEMENTS // (batch * length * self.attended.shape[2:].numel()))
         keys, values = [], []
         for columns in steps.split(size, dim=1):
             d_key, d_value, weights = self._terms(columns)
@@ -118,7 +120,7 @@ class _KeyValue:
         batch, groups, share, _, _ = weights.shape
 
         def heads(x: Tensor) -> Tensor:
-            picked = x.gather(1, columns[:, :, None].expand(-1, -1, x.shape[-1]))
+            picked = x.gather(1, columns[:, :, None, None].expand(-1, -1, *x.shape[2:]))
             return picked.view(batch, columns.shape[1], groups, share, -1).permute(0, 2, 3, 1, 4).to(weights.dtype)
 
         u, out = heads(self.d_attended), heads(self.attended)

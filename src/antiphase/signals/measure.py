@@ -4,8 +4,9 @@ Takes a model and tokenised rollouts, splits them into chunks within the token b
 each, and puts the results back in the layout of the batch. Generates nothing and writes nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,9 @@ from antiphase.types import Estimator, SignalSpec, TokenBatch, TokenSignals, par
 _ESTIMATORS: dict[
     Estimator, Callable[[nn.Module, Sequence[AttentionLayer], Chunk, SignalSpec, Tick], ChunkSignals]
 ] = {"oracle": oracle, "oracle-own": oracle_own, "full": full, "last": last_layer, "own": own}
+
+# Models that were found to keep positions apart, per estimator.
+_APART: MutableMapping[nn.Module, set[Estimator]] = WeakKeyDictionary()
 
 
 def chosen_layers(model: nn.Module, spec: SignalSpec) -> tuple[AttentionLayer, ...]:
@@ -75,10 +79,11 @@ def token_signals(
     spec = spec or SignalSpec()
     model = unwrap(model)
     layers = chosen_layers(model, spec)
-    _check_ids(model, batch)
+    _check_batch(model, batch)
     device = cast(Any, model).get_input_embeddings().weight.device
     done: list[tuple[list[Row], ChunkSignals]] = []
     with torch.inference_mode(False):
+        _check_positions(model, layers, spec, device)
         for rows in pack(rows_of(batch, spec), spec.token_budget):
             done.append((rows, _measure(model, layers, chunk_of(rows, device), spec, rows, progress)))
     return _collect(batch, layers, spec, done)
@@ -94,6 +99,11 @@ def _measure(
 ) -> ChunkSignals:
     try:
         signals = _ESTIMATORS[spec.estimator](model, layers, chunk, spec, progress)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise NonFiniteError(
+            f"row {rows[0].index} or a neighbour: singular values do not converge, so a gradient is NaN or infinite. "
+            "Check the weights, or load in a wider dtype (--dtype float32)."
+        ) from error
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             raise OutOfMemoryError(
@@ -112,7 +122,29 @@ def _measure(
     return signals
 
 
-def _check_ids(model: nn.Module, batch: TokenBatch) -> None:
+def _check_positions(
+    model: nn.Module, layers: Sequence[AttentionLayer], spec: SignalSpec, device: torch.device
+) -> None:
+    """Once per model: one target at the end of a short row must leave no gradient at the positions before it.
+
+    Every measurement looks for such leaks too, but sees none where all positions predict a measured token.
+    """
+    checked = _APART.setdefault(model, set())
+    if spec.estimator not in ("own", "last") or spec.estimator in checked:
+        return
+    row = TokenBatch.from_ids([[0, 1, 0]], [[1]], device=device)
+    _ESTIMATORS[spec.estimator](model, layers, chunk_of(rows_of(row, spec), device), spec, silent)
+    checked.add(spec.estimator)
+
+
+def _check_batch(model: nn.Module, batch: TokenBatch) -> None:
+    limit = getattr(cast(Any, model).config.get_text_config(), "max_position_embeddings", None)
+    longest = int(batch.attention_mask.sum(1).max())
+    if limit is not None and longest > limit:
+        raise InvalidInputError(
+            f"a row of {longest} tokens is longer than the model's context of {limit}. Shorten the rollouts (or raise "
+            "max_position_embeddings in the model's config, if it was extended)."
+        )
     vocab = int(cast(Any, model).get_input_embeddings().weight.shape[0])
     wrong = ((batch.input_ids < 0) | (batch.input_ids >= vocab)) & batch.attention_mask
     for row, column in torch.nonzero(wrong).tolist():
