@@ -28,7 +28,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.demo | $(BIN)/python
 
 demo: $(VENV)/.demo ## probe the embedded model on real GSM8K questions (about 3 minutes after the installs)
 	$(BIN)/antiphase probe demo --num-prompts 16 --samples 2 --max-new-tokens 64 \
-		--estimator own last full:3 --out runs/demo-$$(date +%Y%m%d-%H%M%S)
+		--estimator own,last,full:3 --out runs/demo-$$(date +%Y%m%d-%H%M%S)
 
 test: $(VENV)/.dev ## run the tests
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest

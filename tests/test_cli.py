@@ -99,7 +99,7 @@ def test_unknown_architecture(refused, tmp_path) -> None:
         ("void.jsonl", '{"prompt": "  "}\n', "line 1: the prompt must be a non-empty string"),
         ("chat.jsonl", '{"prompt": [{"role": "user"}]}\n', "line 1: the prompt must be"),
         ("twice.jsonl", '{"id": 1, "prompt": "a"}\n{"id": 1, "prompt": "b"}\n', "'1' stands twice"),
-        ("few.jsonl", '{"prompt": "a"}\n', "asked for 16 prompts, but there are only 1"),
+        ("few.jsonl", '{"prompt": "a"}\n{"prompt": 3}', "line 2: the prompt must be"),
         ("text.txt", "hello", ".jsonl or .parquet"),
         ("bad.parquet", "hello", "not a readable Parquet file"),
     ],
@@ -113,6 +113,18 @@ def test_bad_prompt_files(refused, tmp_path, name: str, content: str, message: s
 def test_not_utf8(refused, tmp_path) -> None:
     (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "\xe9"}\n')
     assert "not UTF-8" in refused("--prompts", tmp_path / "latin.jsonl")
+
+
+def test_fewer_prompts_than_asked_for(refused, tmp_path) -> None:
+    (tmp_path / "few.jsonl").write_text('{"prompt": "a"}\n')
+    message = refused("--prompts", tmp_path / "few.jsonl", "--num-prompts", 2)
+    assert "asked for 2 prompts, but there are only 1" in message
+
+
+def test_longer_than_the_context(refused, tmp_path) -> None:
+    assert "exceed the model's context of 1024" in refused("--max-new-tokens", 5000)
+    (tmp_path / "r.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b" * 1100}))
+    assert "r.jsonl, line 1: " in refused("--rollouts", tmp_path / "r.jsonl")
 
 
 def test_absent_sources(refused, tmp_path) -> None:
@@ -152,7 +164,7 @@ def test_ids_of_another_tokenizer(refused, tmp_path) -> None:
         (("--estimator", "full:0"), "targets_per_rollout must be at least 1; got 0"),
         (("--estimator", "full:x"), "NAME:TARGETS"),
         (("--estimator", "magic"), "estimator must be one of"),
-        (("--estimator", "own", "own:3"), "named twice"),
+        (("--estimator", "own,own:3"), "named twice"),
         (("--estimator", "last", "--layers", "0"), "last attention layer alone"),
         (("--layers", 3), "layer 3 does not exist: the model has 3 attention layers, 0 to 2"),
         (("--layers", "some"), "layers must be"),
@@ -167,7 +179,7 @@ def test_ids_of_another_tokenizer(refused, tmp_path) -> None:
         (("--samples", 0), "samples must be at least 1"),
         (("--num-prompts", 0), "num_prompts must be at least 1"),
         (("--num-prompts", 5000), "there are only 1319"),
-        (("--num-prompts", "many"), "invalid _count value"),
+        (("--num-prompts", "many"), "expected a number or 'all', got 'many'"),
         (("--batch-size", 0), "batch_size must be at least 1"),
         (("--token-budget", 0), "token_budget must be at least 1"),
         (("--max-new-tokens", 4), "below min_tokens 8"),
@@ -176,7 +188,6 @@ def test_ids_of_another_tokenizer(refused, tmp_path) -> None:
         (("--dtype", "int4"), "dtype must be one of"),
         (("--device", "quantum"), "cannot be used here"),
         (("--no-such-flag",), "unrecognized arguments: --no-such-flag"),
-        (("--resume",), "not the folder of a probe"),
     ],
 )
 def test_bad_options(refused, arguments: tuple, message: str) -> None:
@@ -255,6 +266,28 @@ def test_success_prints_table_and_files(model_dir, tmp_path, capsys) -> None:
     assert f"{summary['results'][0]['spearman']['value']:+.3f}".replace("-", "−") in printed
     for name in ("tokens.parquet", "rollouts.parquet", "summary.json", "figures/entropy_strength.png (and .svg)"):
         assert str(out / name) in printed
+
+
+def test_errors_say_what_was_kept(model_dir, tmp_path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    import antiphase.probing.runner as runner
+
+    run, calls = runner.run_batch, []
+
+    def fail(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return run(*args)
+
+    monkeypatch.setattr(runner, "run_batch", fail)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["probe", str(model_dir), "--quiet", "--no-figures", "--batch-size", "2", "--max-new-tokens", "12"]
+    assert cli.main(arguments) == 130
+    message = capsys.readouterr().err
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert f"--out runs/{folder.name} --resume" in message
+    calls.append(1)
+    assert cli.main([*arguments, "--out", f"runs/{folder.name}", "--resume"]) == 0
 
 
 def test_runs_as_a_command() -> None:

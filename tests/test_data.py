@@ -90,7 +90,28 @@ def test_prompts_without_ids_share_one_where_equal() -> None:
 
 def test_rollout_named_twice() -> None:
     with pytest.raises(InvalidInputError, match="'r' stands twice"):
-        load_rollouts([{"prompt": "a", "completion": "b", "rollout_id": "r"}] * 2)
+        load_rollouts([{"prompt": "a", "completion": text, "rollout_id": "r"} for text in ("b", "c")])
+    # The table of a run holds a rollout once for every estimator.
+    assert len(load_rollouts([{"prompt": "a", "completion": "b", "rollout_id": "r"}] * 2)) == 1
+    frame = pd.DataFrame({"prompt": ["a", "b"], "completion": ["x", "y"], "spearman": [0.1, None]})
+    assert [r.prompt for r in load_rollouts(frame)] == ["a", "b"]
+
+
+def test_text_that_is_no_text() -> None:
+    for row in ({"prompt": "\ud800", "completion": "b"}, {"prompt": "a", "completion": "\udfff"}):
+        with pytest.raises(InvalidInputError, match="rollout 0: the text holds"):
+            load_rollouts([row])
+    with pytest.raises(InvalidInputError, match="prompt 1: the text holds"):
+        load_prompts(["fine", "half \ud83d"], None)
+
+
+def test_json_list(tmp_path) -> None:
+    path = tmp_path / "p.json"
+    path.write_text('[{"prompt": "a"},\n {"prompt": "b"}]')
+    assert [p.content for p in load_prompts(str(path), None)] == ["a", "b"]
+    path.write_text("[1]")
+    with pytest.raises(InvalidInputError, match="item 0: expected a JSON object"):
+        load_prompts(str(path), None)
 
 
 CHAT = (
@@ -115,6 +136,24 @@ def test_prompt_formats() -> None:
     assert text_of(PromptFormat(), "hi", None) == "Question: hi\nAnswer:"
     assert text_of(PromptFormat(template=braces, system_prompt="be"), "hi", None) == "be\n\nhi in \\boxed{}"
     assert text_of(PromptFormat("{prompt}", chat_template=False), "{prompt} {x}") == "{prompt} {x}"
+
+
+def test_chat_template_that_refuses_is_named() -> None:
+    strict = "{{ raise_exception('no system role') if messages[0]['role'] == 'system' }}" + CHAT
+    with pytest.raises(InvalidInputError, match=r"here: .*no system role.*system prompt"):
+        text_of(PromptFormat(system_prompt="be"), "hi", strict)
+    with pytest.raises(InvalidInputError, match="has a system message already"):
+        text_of(PromptFormat(system_prompt="be"), [{"role": "system", "content": "a"}])
+
+
+def test_rendered_prompt_keeps_its_one_bos() -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    form = PromptFormat("{prompt}", chat_template=False)
+    assert form.encode(tokenizer, "hi", "here")[0] == 1
+    assert form.encode(tokenizer, "<s>hi", "here") == form.encode(tokenizer, "hi", "here")
 
 
 def test_chat_without_template_is_refused() -> None:

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from antiphase.errors import InvalidInputError, UnsupportedModelError
+from antiphase.errors import InvalidInputError, NonFiniteError, UnsupportedModelError
 from antiphase.models.architecture import find_attention
 from antiphase.signals.measure import token_signals
 from antiphase.types import SignalSpec, TokenBatch
@@ -143,8 +143,9 @@ def test_control_is_the_norm_of_the_logprob_gradient() -> None:
     assert signals.logprob_control[0, 10].item() == pytest.approx(gradient.norm().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("prompt", [[5, 6, 7], [5]])
 @pytest.mark.parametrize("estimator", ["own", "last"])
-def test_model_that_mixes_positions_elsewhere_is_refused(estimator: str) -> None:
+def test_model_that_mixes_positions_elsewhere_is_refused(estimator: str, prompt: list[int]) -> None:
     model = tiny_model()
 
     class Smeared(torch.nn.Module):
@@ -158,9 +159,11 @@ def test_model_that_mixes_positions_elsewhere_is_refused(estimator: str) -> None
             return self.inner(x) + 0.1 * torch.nn.functional.pad(x, (0, 0, 1, 0))[:, :-1]
 
     model.model.layers[2].mlp = Smeared(model.model.layers[2].mlp)
-    with pytest.raises(UnsupportedModelError, match="outside softmax attention"):
-        measure(model, rollouts(), estimator)
-    assert measure(model, rollouts(), "full").strength.isfinite().any()
+    batch = TokenBatch.from_ids([prompt], [[8, 9, 10, 11]])
+    for _ in range(2):
+        with pytest.raises(UnsupportedModelError, match="outside softmax attention"):
+            measure(model, batch, estimator)
+    assert measure(model, batch, "full").strength.isfinite().any()
 
 
 def test_attention_outside_the_interface_is_refused() -> None:
@@ -172,6 +175,32 @@ def test_attention_outside_the_interface_is_refused() -> None:
     )
     with pytest.raises(UnsupportedModelError, match="AttentionInterface"):
         measure(model, rollouts(), "own")
+
+
+def test_per_head_and_additive_masks() -> None:
+    from antiphase.signals.frozen_attention import AttentionCall, attention_weights
+
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.randn(2, 4, 5, 6, generator=generator), torch.randn(2, 2, 5, 6, generator=generator)
+    bias = torch.randn(2, 4, 5, 5, generator=generator).masked_fill(torch.ones(5, 5).triu(1).bool(), -torch.inf)
+    scores = query @ key.repeat_interleave(2, 1).mT * 0.4 + bias
+    call = AttentionCall(query, key, key, bias, 0.4, None)
+    weights, _ = attention_weights(call, torch.arange(5), 5)
+    torch.testing.assert_close(weights.flatten(1, 2), scores.softmax(-1))
+
+
+@pytest.mark.parametrize("estimator", ["last", "full", "oracle"])
+def test_gradients_that_overflow_are_named(estimator: str) -> None:
+    model = tiny_model()
+    model.model.layers[2].mlp.register_full_backward_hook(lambda m, g, o: (g[0] * torch.inf,))
+    with pytest.raises(NonFiniteError, match="gradient is NaN or infinite"):
+        measure(model, rollouts(), estimator)
+
+
+def test_row_beyond_the_context_is_refused() -> None:
+    batch = TokenBatch.from_ids([[5] * 60], [[6] * 10])
+    with pytest.raises(InvalidInputError, match="70 tokens is longer than the model's context of 64"):
+        measure(tiny_model("gpt2", n_positions=64), batch, "own")
 
 
 def test_last_refuses_other_layers() -> None:

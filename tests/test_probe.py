@@ -70,6 +70,10 @@ def test_rollouts_table_can_be_probed_again(run, model_dir) -> None:
     rollouts.to_parquet(given)
     again = antiphase.probe(str(model_dir), rollouts=given, allow_short=True, progress=False, num_resamples=50)
     assert again.spearman == pytest.approx(found.spearman, abs=1e-6)
+    # The table of several estimators can be given as it is, as a file or a frame.
+    for source in (out / "rollouts.parquet", found.rollouts):
+        whole = antiphase.probe(str(model_dir), rollouts=source, allow_short=True, progress=False, num_resamples=50)
+        assert whole.tokens.strength.tolist() == again.tokens.strength.tolist()
     assert set(again.rollouts.finish) == {"given"}
 
 
@@ -204,6 +208,61 @@ def test_shared_rollouts_of_another_tokenizer_are_tokenised_anew(model_dir, tmp_
     assert found.rollouts.completion.nunique() == 1
 
 
+def test_end_token_is_shared_as_an_end_token(model_dir, tmp_path) -> None:
+    other = tmp_path / "other"
+    tiny_model("qwen2").save_pretrained(other)
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["<end>"], special_tokens=True)
+    tokenizer.eos_token = "<end>"
+    tokenizer.save_pretrained(other)
+    found = antiphase.probe(
+        [str(model_dir), str(other)], share_rollouts=True, progress=False, **{**OPTIONS, "max_new_tokens": 64}
+    )
+    first, second = (found.rollouts[found.rollouts.model == name] for name in (str(model_dir), str(other)))
+    stopped = [i for i, finish in enumerate(first.finish) if finish == "stop"]
+    assert stopped
+    for index in stopped:
+        theirs, ours = first.iloc[index].completion_ids.tolist(), second.iloc[index].completion_ids.tolist()
+        assert theirs[-1] == tokenizer.convert_tokens_to_ids("</s>")
+        assert ours[-1] == tokenizer.eos_token_id
+        assert "/s" not in second.iloc[index].completion
+
+
+def test_rows_and_file_are_the_same(model_dir, tmp_path) -> None:
+    rows = [{"prompt": f"Why {n}?", "completion": "because of the numbers"} for n in range(3)]
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    one, other = (antiphase.probe(str(model_dir), rollouts=r, progress=False) for r in (rows, tmp_path / "r.jsonl"))
+    pd.testing.assert_frame_equal(one.tokens, other.tokens)
+    assert one.rollouts.num_prompt_tokens.tolist() == other.rollouts.num_prompt_tokens.tolist()
+
+
+def test_options_in_their_natural_form(model_dir) -> None:
+    found = antiphase.probe(
+        model_dir, prompts=["a?", "b?"], layers=[0, -1], projections="QO", dtype=torch.float32, progress=False,
+        max_new_tokens=12, estimators="own,full:4", num_resamples=10,
+    )  # fmt: skip
+    assert found.result()["layers"] == [0, 2]
+    assert found.result()["projections"] == ["Q", "O"]
+    assert found.result(estimator="full")["targets_per_rollout"] == 4
+    assert len(found.rollouts) == 4
+
+
+def test_empty_completion_alone_is_undefined(model_dir) -> None:
+    rows = [{"prompt": "a", "completion": ""}]
+    found = antiphase.probe(str(model_dir), rollouts=rows, allow_short=True, progress=False)
+    assert math.isnan(found.spearman)
+    assert found.result()["num_tokens"] == 0
+
+
+def test_model_names_are_no_markup() -> None:
+    name = "runs/[/x] [bold]v2"
+    found = antiphase.probe(
+        tiny_model(), tokenizer=byte_tokenizer(), name=name, prompts=["a?"], max_new_tokens=12, progress=False
+    )
+    # The name may be folded, but every character is there.
+    assert all(part in str(found) for part in ("runs/[/x]", "[bold]v2"))
+
+
 def test_short_rollouts_are_counted_not_zeroed(model_dir) -> None:
     given = [{"prompt": "a", "completion": "b" * n} for n in (1, 4, 30)] + [{"prompt": "c", "completion": ""}]
     with pytest.raises(InvalidInputError, match=r"rollout 0 has 1 completion tokens; .* at least 8"):
@@ -288,6 +347,54 @@ def test_killed_run_resumes_to_the_same_result(model_dir, tmp_path, stop: signal
     assert {path: path.stat().st_mtime_ns for path in cut.glob("parts/*/*.parquet")} == kept
     subprocess.run(command(model_dir, cut, "--resume"), check=True, capture_output=True, env=environment)
     assert_same_run(whole, cut)
+
+
+def test_resume_begins_where_there_is_nothing(model_dir, tmp_path) -> None:
+    out = tmp_path / "new"
+    found = antiphase.probe(str(model_dir), out=out, resume=True, figures=False, progress=False, **OPTIONS)
+    assert antiphase.Fingerprint.load(out).summary == found.summary
+
+
+def interrupted(model, tokenizer, out, monkeypatch: pytest.MonkeyPatch, batches: int = 1) -> None:
+    """A run of a model in memory that stops after some batches."""
+    import antiphase.probing.runner as runner
+
+    run, calls = runner.run_batch, []
+
+    def stop(*args):
+        calls.append(1)
+        if len(calls) > batches:
+            raise KeyboardInterrupt
+        return run(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "run_batch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            antiphase.probe(model, tokenizer=tokenizer, out=out, figures=False, progress=False, **OPTIONS)
+
+
+def test_resume_with_another_model_is_refused(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, tokenizer, model = tmp_path / "run", byte_tokenizer(), tiny_model()
+    interrupted(model, tokenizer, out, monkeypatch)
+    again = {"tokenizer": tokenizer, "out": out, "resume": True, "figures": False, "progress": False, **OPTIONS}
+    for other in (tiny_model("qwen3"), tiny_model(dtype=torch.bfloat16)):
+        with pytest.raises(InvalidInputError, match="begun with another model"):
+            antiphase.probe(other, **again)
+    changed = tiny_model()
+    with torch.no_grad():
+        changed.model.layers[1].self_attn.q_proj.weight += 0.01
+    with pytest.raises(InvalidInputError, match="weights was"):
+        antiphase.probe(changed, **again)
+    # A smaller budget is what an out-of-memory error asks for, and moves no number.
+    found = antiphase.probe(model, token_budget=50, **again)
+    whole = antiphase.probe(model, tokenizer=tokenizer, progress=False, **OPTIONS)
+    assert found.spearman == pytest.approx(whole.spearman, abs=1e-3)
+
+
+def test_interrupt_before_the_first_batch_keeps_nothing(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    interrupted(tiny_model(), byte_tokenizer(), out, monkeypatch, batches=0)
+    assert not out.exists()
 
 
 def test_finished_run_is_returned_at_once_on_resume(model_dir, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

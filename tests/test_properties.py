@@ -112,6 +112,15 @@ def test_statistics_equal_torch_distributions(seed: int) -> None:
     torch.testing.assert_close(control, (chosen - truth.probs).norm(dim=-1))
 
 
+def test_control_of_confident_tokens_is_exact() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(500, 2000, generator=generator)
+    ids = torch.randint(0, 2000, (500,), generator=generator)
+    logits[torch.arange(500), ids] += torch.linspace(0, 25, 500)
+    narrow, wide = (logit_statistics(x, ids)[2] for x in (logits, logits.double()))
+    torch.testing.assert_close(narrow.double(), wide, rtol=1e-4, atol=0)
+
+
 def test_certain_token_has_no_entropy_and_no_control() -> None:
     logits = torch.zeros(1, 8)
     logits[0, 3] = 60.0

@@ -7,10 +7,10 @@ set of integer weights: ranks need no new sort.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import torch
 from jaxtyping import Float, Int
+from scipy.special import stdtrit
 from torch import Tensor
 
 from antiphase.correlation import MIN_TOKENS, by_token, coefficients, valid_pairs
@@ -50,25 +50,9 @@ class _Resampler:
         if math.isnan(value) or self.num_clusters < 2 or len(defined) < 2:
             return math.nan, math.nan
         error = float(torch.atanh(defined).std()) * math.sqrt(self.num_clusters / (self.num_clusters - 1))
-        reach = _student_quantile(0.5 + confidence / 2, self.num_clusters - 1) * error
+        reach = float(stdtrit(self.num_clusters - 1, 0.5 + confidence / 2)) * error
         center = math.atanh(max(-1 + 1e-12, min(1 - 1e-12, value)))
         return math.tanh(center - reach), math.tanh(center + reach)
-
-
-def _student_quantile(probability: float, degrees: int) -> float:
-    """Student's t quantile: exact for 1 and 2 degrees, Hill's expansion (error below 1e-3 from 3 on) beyond."""
-    if degrees == 1:
-        return math.tan(math.pi * (probability - 0.5))
-    if degrees == 2:
-        return (2 * probability - 1) * math.sqrt(2 / (4 * probability * (1 - probability)))
-    z, n = NormalDist().inv_cdf(probability), float(degrees)
-    return (
-        z
-        + (z**3 + z) / (4 * n)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
-        + (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / (92160 * n**4)
-    )
 
 
 def _weighted_ranks(values: Tensor) -> Callable[[Tensor], Tensor]:

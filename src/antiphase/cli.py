@@ -1,11 +1,13 @@
 """The command `antiphase`. Parses, calls the library, prints; errors of ours end with one line and status 2."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from antiphase.errors import AntiphaseError
 
@@ -36,7 +38,9 @@ def _add_probe(commands: "argparse._SubParsersAction[_Parser]") -> None:
     _add_signal_options(command.add_argument_group("signals"))
     output = command.add_argument_group("output")
     output.add_argument("--out", type=Path, help="folder to write to (default: runs/probe-DATE-TIME)")
-    output.add_argument("--resume", action="store_true", help="continue the interrupted run in --out")
+    output.add_argument(
+        "--resume", action="store_true", help="continue the interrupted run in --out, or begin one there"
+    )
     output.add_argument("--no-figures", dest="figures", action="store_false", help="draw no figures")
     output.add_argument("--quiet", dest="progress", action="store_false", help="no progress bar")
 
@@ -72,10 +76,9 @@ def _add_signal_options(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--estimator",
         dest="estimators",
-        nargs="+",
-        default=("own",),
-        metavar="NAME[:TARGETS]",
-        help="own, last, full, oracle, oracle-own; several allowed, the first is the headline",
+        default="own",
+        metavar="NAME[:TARGETS][,…]",
+        help="own, last, full, oracle, oracle-own; several with commas, the first is the headline",
     )
     group.add_argument("--layers", default="all", help="all, last, last-K, or indices such as 0,3,-1")
     group.add_argument("--projections", default="QKVO", help="which of Q, K, V, O")
@@ -89,36 +92,42 @@ def _add_signal_options(group: "argparse._ArgumentGroup") -> None:
 
 
 def _count(text: str) -> int | str:
+    if text != "all" and not text.lstrip("-").isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a number or 'all', got {text!r}")
     return text if text == "all" else int(text)
 
 
-def _run_probe(options: dict[str, object]) -> None:
-    from antiphase.probing.runner import default_out, probe
+def _run_probe(options: dict[str, Any], out: Path) -> None:
+    from antiphase.probing.runner import probe
 
-    out = options.pop("out") or default_out()
-    options["models"] = tuple(options["models"])  # type: ignore[arg-type]
-    fingerprint = probe(options.pop("models"), out=out, **options)  # type: ignore[arg-type]
+    fingerprint = probe(options.pop("models"), out=out, **options)
     print(fingerprint)
     print(f"\nwritten to {out}:")
-    for path in sorted(Path(str(out)).rglob("*")):
+    for path in sorted(out.rglob("*")):
         if path.is_file() and path.suffix != ".svg":
             twin = " (and .svg)" if path.with_suffix(".svg").is_file() else ""
             print(f"  {path}{twin}")
+
+
+def _kept(out: Path) -> str:
+    """What an interrupted run leaves behind, and how to go on."""
+    if not any(out.glob("parts/*/*.parquet")):
+        return "No batch was finished."
+    return f"Finished batches are kept: repeat the command with --out {out} --resume."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status (2: the input is wrong, 130: interrupted)."""
     options = vars(_parser().parse_args(arguments))
     options.pop("command")
+    out = options.pop("out") or Path("runs") / f"probe-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
     try:
-        _run_probe(options)
+        _run_probe(options, out)
     except AntiphaseError as error:
-        print(f"antiphase: error: {error}", file=sys.stderr)
+        kept = f" {_kept(out)}" if any(out.glob("parts/*/*.parquet")) else ""
+        print(f"antiphase: error: {error}{kept}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "antiphase: interrupted. Finished batches are kept: repeat with --resume and the same --out.",
-            file=sys.stderr,
-        )
+        print(f"antiphase: interrupted. {_kept(out)}", file=sys.stderr)
         return 130
     return 0

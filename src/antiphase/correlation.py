@@ -48,6 +48,8 @@ def _prepared(x: Tensor, y: Tensor, mask: Tensor, method: Method) -> tuple[Tenso
 
 
 def _coefficient(x: Tensor, y: Tensor, mask: Tensor, raw: tuple[Tensor, Tensor], min_tokens: int) -> Tensor:
+    if x.shape[1] == 0:
+        return x.new_full((len(x),), torch.nan)
     # Two steps, since the product of two small norms may underflow.
     value: Tensor = ((x / x.norm(dim=1, keepdim=True)) * (y / y.norm(dim=1, keepdim=True))).sum(1)
     defined = mask.sum(1) >= max(min_tokens, 2)
@@ -112,6 +114,8 @@ def effective_pairs(
         mask: which places of the rollout hold a pair.
     """
     length = x.shape[1]
+    if length == 0:
+        return x.new_zeros(len(x))
     size = 2 * length
 
     def lagged(series: Tensor) -> Tensor:
@@ -160,6 +164,17 @@ def by_token(
     return total[0] / count, total[1] / count
 
 
+def _two_series(entropy: TokenSignals | Tensor, strength: Tensor | None) -> tuple[Tensor, Tensor]:
+    series = entropy.entropy if isinstance(entropy, TokenSignals) else entropy
+    strength = entropy.strength if isinstance(entropy, TokenSignals) else strength
+    if strength is None or series.shape != strength.shape or series.ndim not in (1, 2):
+        got = None if strength is None else tuple(strength.shape)
+        raise InvalidInputError(
+            f"entropy and strength must share a shape [token] or [batch, token]; got {tuple(series.shape)} and {got}."
+        )
+    return torch.atleast_2d(series.detach().cpu()), torch.atleast_2d(strength.detach().cpu())
+
+
 def correlate(
     entropy: TokenSignals | Float[Tensor, "..."],
     strength: Float[Tensor, "..."] | None = None,
@@ -195,29 +210,21 @@ def correlate(
     >>> print(correlate(x, -(x**3))[0])
     -1.000 [-1.000, -1.000] (n=10)
     """
-    series = entropy.entropy if isinstance(entropy, TokenSignals) else entropy
-    strength = entropy.strength if isinstance(entropy, TokenSignals) else strength
-    if strength is None or series.shape != strength.shape or series.ndim not in (1, 2):
-        got = None if strength is None else tuple(strength.shape)
-        raise InvalidInputError(
-            f"entropy and strength must share a shape [token] or [batch, token]; got {tuple(series.shape)} and {got}."
-        )
     if not 0 < confidence < 1:
         raise InvalidInputError(f"confidence must lie between 0 and 1; got {confidence}.")
-    x, y = torch.atleast_2d(series.detach().cpu()), torch.atleast_2d(strength.detach().cpu())
+    x, y = _two_series(entropy, strength)
     valid = valid_pairs(x, y, None if mask is None else torch.atleast_2d(mask.cpu()))
     if token_ids is None:
         a, b = _prepared(x, y, valid, method)
-        values = _coefficient(a, b, valid, (x, y), min_tokens).tolist()
-        worth = effective_pairs(a, b, valid).tolist()
-        counts = valid.sum(1).tolist()
+        values, worth = _coefficient(a, b, valid, (x, y), min_tokens), effective_pairs(a, b, valid)
+        counts = valid.sum(1)
     else:
         ids = torch.atleast_2d(token_ids.cpu())
         rows = [by_token(x[i][valid[i]], y[i][valid[i]], ids[i][valid[i]]) for i in range(len(x))]
-        counts = [len(a) for a, _ in rows]
-        values = [coefficients(a[None], b[None], method=method, min_tokens=min_tokens).item() for a, b in rows]
-        worth = [float(n) for n in counts]
+        counts = torch.tensor([len(a) for a, _ in rows])
+        values = torch.cat([coefficients(a[None], b[None], method=method, min_tokens=min_tokens) for a, b in rows])
+        worth = counts.double()
     return [
         Correlation(v, *_fisher(v, w, method, confidence), n, w if n else math.nan, method, confidence)
-        for v, w, n in zip(values, worth, counts, strict=True)
+        for v, w, n in zip(values.tolist(), worth.tolist(), counts.tolist(), strict=True)
     ]

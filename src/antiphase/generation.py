@@ -13,6 +13,7 @@ from antiphase.errors import InvalidInputError, NonFiniteError, OutOfMemoryError
 from antiphase.models.architecture import unwrap
 from antiphase.models.loading import LoadedModel
 from antiphase.signals.capture import evaluating
+from antiphase.types import TokenBatch
 
 Finish = Literal["stop", "length"]
 
@@ -63,22 +64,10 @@ def generate(
         OutOfMemoryError: lower the batch size or `max_new_tokens`.
         NonFiniteError: the model gives NaN probabilities.
     """
-    from transformers import StoppingCriteria, StoppingCriteriaList
-
-    class Ticking(StoppingCriteria):  # type: ignore[misc]
-        def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-            tick()
-            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-
     model = cast(Any, unwrap(loaded.model))
     ends = _end_tokens(loaded)
-    width = max(len(row) for row in prompt_ids)
     # Left padding with an explicit mask: the padding id may well be the end token.
-    ids = torch.zeros(len(prompt_ids), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompt_ids):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
+    batch = TokenBatch.from_ids(prompt_ids, [()] * len(prompt_ids), padding_side="left", device=loaded.device)
     devices = [loaded.device] if loaded.device.type == "cuda" else []
     config = _generation_config(sampling, ends)
     with (
@@ -91,14 +80,25 @@ def generate(
         torch.manual_seed(zlib.crc32(f"{sampling.seed}/{batch_number}".encode()))
         try:
             output = model.generate(
-                input_ids=ids.to(loaded.device),
-                attention_mask=mask.to(loaded.device),
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask.long(),
                 generation_config=config,
-                stopping_criteria=StoppingCriteriaList([Ticking()]),
+                stopping_criteria=_ticking(tick),
             )
         except RuntimeError as error:
             raise _explained(error, len(prompt_ids), sampling) from error
-    return [_trim(row, ends) for row in output[:, width:].tolist()]
+    return [_trim(row, ends) for row in output[:, batch.input_ids.shape[1] :].tolist()]
+
+
+def _ticking(tick: Callable[[], None]) -> Any:
+    """Stopping criteria that never stop, called once for each generated position."""
+    from transformers import StoppingCriteriaList
+
+    def never(input_ids: Tensor, *_: Any, **__: Any) -> Tensor:
+        tick()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+    return StoppingCriteriaList([never])
 
 
 @contextlib.contextmanager

@@ -25,13 +25,16 @@ class Prompt:
     content: str | Messages
 
 
-def load_prompts(source: str | Sequence[str], num_prompts: int | None, column: str | None = None) -> list[Prompt]:
+def load_prompts(
+    source: str | Sequence[str], num_prompts: int | None, column: str | None = None, *, exact: bool = True
+) -> list[Prompt]:
     """The first `num_prompts` prompts of a source (None: all).
 
     Args:
         source: `gsm8k` (the test questions that ship with the package); a `.jsonl` or `.parquet` file; a hub data
             set as `owner/name[:config[:split]]`; or a list of strings.
         num_prompts: how many.
+        exact: refuse a source that holds fewer.
         column: that holds the prompt; by default the first of prompt, question, problem, messages.
 
     Raises:
@@ -46,7 +49,7 @@ def load_prompts(source: str | Sequence[str], num_prompts: int | None, column: s
         seen[prompt.prompt_id] = seen.get(prompt.prompt_id, 0) + 1
         if seen[prompt.prompt_id] > 1:
             raise InvalidInputError(f"the prompt id {prompt.prompt_id!r} stands twice; ids must be unique.")
-    if num_prompts is not None and len(prompts) < num_prompts:
+    if exact and num_prompts is not None and len(prompts) < num_prompts:
         raise InvalidInputError(f"asked for {num_prompts} prompts, but there are only {len(prompts)}.")
     return prompts
 
@@ -91,13 +94,26 @@ def checked_content(content: Any, place: str) -> str | Messages:
         InvalidInputError: it is neither.
     """
     if isinstance(content, str) and content.strip():
-        return content
+        return checked_text(content, place)
     if isinstance(content, list) and content and all(_is_message(message) for message in content):
-        return [{"role": message["role"], "content": message["content"]} for message in content]
+        return [{"role": m["role"], "content": checked_text(m["content"], place)} for m in content]
     raise InvalidInputError(
         f"{place}: the prompt must be a non-empty string or a list of messages with 'role' and 'content'; got "
         f"{type(content).__name__} {str(content)[:40]!r}."
     )
+
+
+def checked_text(text: str, place: str) -> str:
+    """The text, if it can be encoded: JSON may hold half of a surrogate pair, which no tokenizer takes.
+
+    Raises:
+        InvalidInputError: it cannot.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(f"{place}: the text holds {text[error.start]!r}, which is no character.") from None
+    return text
 
 
 def _is_message(message: Any) -> bool:

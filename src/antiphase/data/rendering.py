@@ -36,20 +36,37 @@ class PromptFormat:
             InvalidInputError: a chat for a model without a chat template, or nothing is left of the prompt.
         """
         if self.chat_template and tokenizer.chat_template is not None:
-            ids = tokenizer.apply_chat_template(self._messages(content), add_generation_prompt=True, return_dict=False)
+            ids = self._chat_ids(tokenizer, self._messages(content, place), place)
         else:
-            ids = tokenizer(self._text(content, place)).input_ids
+            text = self._text(content, place)
+            # A prompt that was rendered before brings its BOS along; a second one would shift every number.
+            rendered = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
+            ids = tokenizer(text, add_special_tokens=not rendered).input_ids
         if not ids:
             raise InvalidInputError(f"{place}: the prompt has no tokens; nothing predicts the first completion token.")
         return [int(token) for token in ids]
 
-    def _messages(self, content: str | Messages) -> Messages:
+    @staticmethod
+    def _chat_ids(tokenizer: Any, messages: Messages, place: str) -> Any:
+        from jinja2 import TemplateError
+
+        try:
+            return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        except TemplateError as error:
+            raise InvalidInputError(
+                f"{place}: the model's chat template refuses these messages ({error}). Leave out the system prompt, "
+                "or use --no-chat-template."
+            ) from error
+
+    def _messages(self, content: str | Messages, place: str) -> Messages:
         if isinstance(content, list):
             messages = content
         else:
             messages = [{"role": "user", "content": (self.template or "{prompt}").replace("{prompt}", content)}]
         if self.system_prompt is None:
             return messages
+        if messages[0]["role"] == "system":
+            raise InvalidInputError(f"{place}: the chat has a system message already; leave out the system prompt.")
         return [{"role": "system", "content": self.system_prompt}, *messages]
 
     def _text(self, content: str | Messages, place: str) -> str:

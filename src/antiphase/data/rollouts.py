@@ -1,5 +1,6 @@
 """Given rollouts: another engine's prompts and completions, as text or token ids, to be teacher-forced."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -7,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
-from antiphase.data.prompts import Messages, checked_content
+from antiphase.data.prompts import Messages, checked_content, checked_text
 from antiphase.data.tables import TableRow, read_table
 from antiphase.errors import InvalidInputError
 
@@ -30,8 +32,10 @@ class GivenRollout:
     completion_ids: tuple[int, ...] | None
 
 
-def load_rollouts(source: str | Path | Sequence[Mapping[str, Any]], limit: int | None = None) -> list[GivenRollout]:
-    """Rollouts of a JSONL or Parquet file, or a list of mappings.
+def load_rollouts(
+    source: str | Path | Sequence[Mapping[str, Any]] | pd.DataFrame, limit: int | None = None
+) -> list[GivenRollout]:
+    """Rollouts of a JSONL or Parquet file, a data frame, or a list of mappings.
 
     Args:
         source: rows with `prompt` (or `question`, `problem`, `messages`) and `completion` (or `response`, `output`),
@@ -45,18 +49,26 @@ def load_rollouts(source: str | Path | Sequence[Mapping[str, Any]], limit: int |
     if isinstance(source, str | Path):
         rows = read_table(Path(source))
     else:
-        rows = [TableRow(f"rollout {index}", values) for index, values in enumerate(source)]
+        records: Sequence[Mapping[Any, Any]] = (
+            source.to_dict("records") if isinstance(source, pd.DataFrame) else source
+        )
+        rows = [TableRow(f"rollout {index}", values) for index, values in enumerate(records)]
         if not rows:
             raise InvalidInputError("the list of rollouts is empty.")
     ids: dict[str, str] = {}
     counts: dict[str, int] = {}
-    rollouts = [_rollout(row, ids, counts) for row in rows]
-    names = [rollout.rollout_id for rollout in rollouts]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidInputError(f"the rollout id {twice!r} stands twice; ids must be unique.")
-    kept = list(dict.fromkeys(rollout.prompt_id for rollout in rollouts))[:limit]
-    return [rollout for rollout in rollouts if rollout.prompt_id in set(kept)]
+    rollouts: dict[str, GivenRollout] = {}
+    for row in rows:
+        rollout = _rollout(row, ids, counts)
+        known = rollouts.setdefault(rollout.rollout_id, rollout)
+        # The table of a run repeats a rollout for every estimator; other repeats are mistakes.
+        if dataclasses.replace(known, place="") != dataclasses.replace(rollout, place=""):
+            raise InvalidInputError(
+                f"the rollout id {rollout.rollout_id!r} stands twice ({known.place}; {rollout.place}) with different "
+                "tokens; ids must be unique. Of a run with several models, keep one model's rows."
+            )
+    kept = set(list(dict.fromkeys(rollout.prompt_id for rollout in rollouts.values()))[:limit])
+    return [rollout for rollout in rollouts.values() if rollout.prompt_id in kept]
 
 
 def _rollout(row: TableRow, ids: dict[str, str], counts: dict[str, int]) -> GivenRollout:
@@ -68,7 +80,8 @@ def _rollout(row: TableRow, ids: dict[str, str], counts: dict[str, int]) -> Give
         if not prompt_ids:
             raise InvalidInputError(f"{row.place}: prompt_ids is empty; nothing predicts the first completion token.")
     elif prompt is not None and isinstance(completion, str):
-        prompt, prompt_ids, completion_ids = checked_content(prompt, row.place), None, None
+        prompt, completion = checked_content(prompt, row.place), checked_text(completion, row.place)
+        prompt_ids = completion_ids = None
     else:
         raise InvalidInputError(
             f"{row.place}: expected 'prompt' and 'completion' text, or 'prompt_ids' and 'completion_ids'; found "

@@ -22,7 +22,7 @@ class TableRow:
 
 
 def read_table(path: Path) -> list[TableRow]:
-    """All rows of a `.jsonl`/`.json` (one object a line) or `.parquet` file.
+    """All rows of a `.jsonl` (one object a line), `.json` (the same, or one list of objects) or `.parquet` file.
 
     Raises:
         InvalidInputError: absent, unreadable, empty, of an unknown kind, or malformed (with the line number).
@@ -43,6 +43,9 @@ def read_table(path: Path) -> list[TableRow]:
 def _read_jsonl(path: Path) -> list[TableRow]:
     rows = []
     try:
+        whole = _read_list(path) if path.suffix == ".json" else None
+        if whole is not None:
+            return whole
         # newline="\n": other line breaks, such as U+2028, may stand inside a JSON string.
         with path.open(encoding="utf-8", newline="\n") as file:
             for number, line in enumerate(file, start=1):
@@ -61,6 +64,19 @@ def _read_jsonl(path: Path) -> list[TableRow]:
     except OSError as error:
         raise InvalidInputError(f"{path}: cannot be read ({error.strerror}).") from None
     return rows
+
+
+def _read_list(path: Path) -> list[TableRow] | None:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        return None  # one object a line, or an error that the line reader will place
+    if not isinstance(values, list):
+        return None
+    for number, value in enumerate(values):
+        if not isinstance(value, dict):
+            raise InvalidInputError(f"{path.name}, item {number}: expected a JSON object; got {type(value).__name__}.")
+    return [TableRow(f"{path.name}, item {number}", value) for number, value in enumerate(values)]
 
 
 def _read_parquet(path: Path) -> list[TableRow]:

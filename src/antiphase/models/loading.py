@@ -1,6 +1,7 @@
 """Load a causal LM and its tokenizer from a hub id, a directory, or `demo`; check that its weights are finite."""
 
 import contextlib
+import hashlib
 import importlib.util
 import json
 import logging
@@ -202,6 +203,16 @@ def _quiet() -> Iterator[None]:
         hf_logging.set_verbosity(level)
         if bars:
             hf_logging.enable_progress_bar()
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Tells apart models of different weights: a checksum of both ends of every parameter."""
+    digest = hashlib.sha256()
+    for name, parameter in unwrap(model).named_parameters():
+        flat = parameter.detach().flatten()
+        ends = torch.cat([flat[:32], flat[-32:]]).to("cpu", torch.float64)
+        digest.update(f"{name} {tuple(parameter.shape)}".encode() + ends.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def check_finite(model: nn.Module, name: str) -> None:

@@ -1,11 +1,11 @@
 """What a probe does, in full: every field is written to the run folder and compared on resume."""
 
 import dataclasses
-import hashlib
+import difflib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, cast
 
 from antiphase.correlation import MIN_TOKENS
@@ -27,6 +27,9 @@ from antiphase.types import (
 )
 
 DEFAULT_NUM_PROMPTS = 16
+GIVEN_ROWS = "<rows in memory>"
+# What may change on resume: it moves no number by more than rounding.
+FREE_ON_RESUME = ("token_budget",)
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,13 @@ class ProbeConfig:
         layers, projections, norm, target, targets_per_rollout, token_budget: see `SignalSpec`.
         signal_temperature: `SignalSpec.temperature`, of the measured entropy (not of the sampling).
         prompts, prompt_column: see `load_prompts`.
-        num_prompts: how many, or `all`; by default 16, or all of given rollouts.
+        num_prompts: how many, or `all`; by default at most 16, or all of given rollouts.
         prompt_template, system_prompt, chat_template: see `PromptFormat`; without a template, the built-in questions
             ask for step-by-step reasoning.
         samples: completions per prompt.
         max_new_tokens, temperature, top_p, seed: see `Sampling`.
         batch_size: rollouts generated, measured and written at a time.
-        rollouts: a file (or rows) of given rollouts; nothing is generated.
+        rollouts: the file of given rollouts (or `GIVEN_ROWS` for rows in memory); nothing is generated.
         share_rollouts: models after the first are measured on the first one's completions.
         min_tokens: rollouts with fewer measured tokens have no correlation of their own.
         allow_short: accept given rollouts of fewer than `min_tokens` tokens (they count as undefined).
@@ -120,10 +123,11 @@ class ProbeConfig:
             raise InvalidInputError(f"an estimator is named twice: {', '.join(self.estimators)}.")
         self.sampling(), self.prompt_format()
 
-    def prompt_limit(self, *, given: bool) -> int | None:
-        """How many prompts to take of a source; None is all. `given`: it holds finished rollouts."""
+    @property
+    def prompt_limit(self) -> int | None:
+        """How many prompts to take at most; None is all."""
         if self.num_prompts is None:
-            return None if given else DEFAULT_NUM_PROMPTS
+            return None if self.rollouts is not None else DEFAULT_NUM_PROMPTS
         return None if self.num_prompts == "all" else self.num_prompts
 
     def specs(self) -> tuple[SignalSpec, ...]:
@@ -163,34 +167,38 @@ class ProbeConfig:
         return PromptFormat(template, self.system_prompt, self.chat_template)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-ready values, with digests of the files that it names."""
+        """As JSON-ready values."""
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        for name in ("prompts", "rollouts"):
-            source = values[name]
-            if isinstance(source, str) and Path(source).is_file():
-                values[f"{name}_sha256"] = hashlib.sha256(Path(source).read_bytes()).hexdigest()
         return values
 
 
-def config_from(models: str | Sequence[str], options: Mapping[str, Any]) -> ProbeConfig:
+def config_from(
+    models: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], options: Mapping[str, Any]
+) -> ProbeConfig:
     """A config from a model or several and keyword options.
 
     Raises:
         InvalidInputError: an unknown option (naming the nearest), or a value outside its range.
     """
-    import difflib
-
     known = [field.name for field in dataclasses.fields(ProbeConfig)]
-    values = dict(options)
-    for name in values:
+    for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise InvalidInputError(f"unknown option {name!r}.{hint}")
-    for name in ("estimators", "projections"):
-        if isinstance(values.get(name), str):
-            values[name] = tuple(values[name].split(",")) if name == "estimators" else tuple(values[name])
-    for name in ("estimators", "projections", "prompts"):
-        if isinstance(values.get(name), list):
-            values[name] = tuple(values[name])
-    return ProbeConfig(models=(models,) if isinstance(models, str) else tuple(models), **values)
+    values = {name: _plain(name, value) for name, value in options.items()}
+    names = [models] if isinstance(models, str | os.PathLike) else models
+    return ProbeConfig(models=tuple(os.fspath(name) for name in names), **values)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """An option in the form that the config keeps: strings, numbers and tuples."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if name == "layers" and not isinstance(value, str):
+        return str(value) if isinstance(value, int) else ",".join(map(str, value))
+    if name in ("dtype", "device"):
+        return str(value).removeprefix("torch.")
+    if name in ("estimators", "projections") and isinstance(value, str):
+        return tuple(value.split(",") if name == "estimators" else value)
+    return tuple(value) if isinstance(value, list) else value

@@ -111,9 +111,13 @@ class Fingerprint:
             InvalidInputError: the folder holds something already, or cannot be written to.
         """
         folder = RunFolder.create(Path(path), self.summary["config"])
-        folder.write_table("tokens", pa.Table.from_pandas(self.tokens, preserve_index=False))
-        folder.write_table("rollouts", pa.Table.from_pandas(self.rollouts, preserve_index=False))
-        folder.write_json("summary.json", self.summary)
+        try:
+            folder.write_table("tokens", pa.Table.from_pandas(self.tokens, preserve_index=False))
+            folder.write_table("rollouts", pa.Table.from_pandas(self.rollouts, preserve_index=False))
+            folder.write_json("summary.json", self.summary)
+        except BaseException:
+            folder.discard_if_unused()
+            raise
         return folder.path
 
     @classmethod

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antiphase.errors import AntiphaseError, InvalidInputError
+from antiphase.probing.config import FREE_ON_RESUME
 
 FORMAT = "antiphase-probe"
 FORMAT_VERSION = 1
@@ -29,11 +30,16 @@ Kind = Literal["tokens", "rollouts"]
 KINDS: tuple[Kind, ...] = ("rollouts", "tokens")
 
 
+def _marker(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {"format": FORMAT, "format_version": FORMAT_VERSION, "config": dict(config)}
+
+
 class RunFolder:
     """A folder that a probe writes to and reads from."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.created_here = False
 
     @classmethod
     def create(cls, path: Path, config: Mapping[str, Any]) -> "RunFolder":
@@ -50,23 +56,27 @@ class RunFolder:
         folder = cls(path)
         with folder._writing():
             path.mkdir(parents=True, exist_ok=True)
-        folder.write_json("config.json", {"format": FORMAT, "format_version": FORMAT_VERSION, "config": config})
+        folder.write_json("config.json", _marker(config))
+        folder.created_here = True
         return folder
 
     @classmethod
     def resume(cls, path: Path, config: Mapping[str, Any]) -> "RunFolder":
-        """The folder of an interrupted run with the same config.
+        """The folder of an interrupted run with the same config; a new one where there is nothing yet.
 
         Raises:
             InvalidInputError: no probe's folder, or one of another config (naming what differs).
         """
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return cls.create(path, config)
         folder = cls.open(path)
         stored = folder.read_json("config.json")["config"]
-        differing = [key for key in {**stored, **config} if stored.get(key) != config.get(key)]
+        keys = [key for key in {**stored, **config} if key not in FREE_ON_RESUME]
+        differing = [key for key in keys if stored.get(key) != config.get(key)]
         if differing:
             shown = "; ".join(f"{key} was {stored.get(key)!r}, is {config.get(key)!r}" for key in differing[:3])
             raise InvalidInputError(f"{str(path)!r} holds a run of other options, so it cannot be continued: {shown}.")
-        folder.write_json("config.json", folder.read_json("config.json"))
+        folder.write_json("config.json", _marker(config))
         return folder
 
     @classmethod
@@ -161,9 +171,23 @@ class RunFolder:
         return frames[0], frames[1]
 
     def write_model(self, model: int, facts: Mapping[str, Any]) -> None:
-        """What is known of a loaded model, for the summary of a resumed run."""
+        """What is known of a loaded model.
+
+        Raises:
+            InvalidInputError: the batches that are there were measured on another model.
+        """
+        place = self.path / "parts" / f"model-{model:03d}"
+        if (place / "model.json").is_file():
+            before = self.read_model(model)
+            differing = [key for key in facts if before.get(key) != facts[key]]
+            if differing:
+                shown = ", ".join(f"{key} was {before.get(key)!r}, now {facts[key]!r}" for key in differing)
+                raise InvalidInputError(
+                    f"{str(self.path)!r} was begun with another model, or elsewhere: {shown}. "
+                    "Start anew in another --out."
+                )
         with self._writing():
-            (self.path / "parts" / f"model-{model:03d}").mkdir(parents=True, exist_ok=True)
+            place.mkdir(parents=True, exist_ok=True)
         self.write_json(f"parts/model-{model:03d}/model.json", facts)
 
     def read_model(self, model: int) -> dict[str, Any]:
@@ -171,8 +195,8 @@ class RunFolder:
         return self.read_json(f"parts/model-{model:03d}/model.json")
 
     def discard_if_unused(self) -> None:
-        """Take back a folder in which nothing was finished, so that the corrected command can use it."""
-        if not any(self.path.glob("parts/*/*.parquet")) and not self.complete:
+        """Take back a folder of ours in which nothing was finished, so that the corrected command can use it."""
+        if self.created_here and not any(self.path.glob("parts/*/*.parquet")) and not self.complete:
             shutil.rmtree(self.path / "parts", ignore_errors=True)
             (self.path / "config.json").unlink(missing_ok=True)
             with contextlib.suppress(OSError):
@@ -202,7 +226,11 @@ class RunFolder:
             raise
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            mend = "Free some space and continue with --resume." if full else "Choose a folder that you can write to."
+            mend = (
+                "Free some space; a run is continued with --resume."
+                if full
+                else "Choose a folder that you can write to."
+            )
             raise InvalidInputError(
                 f"cannot write to {str(self.path)!r} ({error.strerror or error}). {mend}"
             ) from error

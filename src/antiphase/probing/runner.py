@@ -1,30 +1,30 @@
 """`probe`: run a whole probe, batch by batch, resumable, and sum it up.
 
-Everything that can be refused is refused before the first rollout: sources, architectures, layers and the output
-folder are checked first, then each model's weights and one tiny measurement. Batches are written as they finish.
+What can be refused without weights is refused before anything starts: sources, architectures, layers, lengths,
+token ids and the output folder. Each model's weights, and one tiny measurement, are checked before its first
+rollout. Batches are written as they finish.
 """
 
 import contextlib
-import hashlib
 import importlib.util
-import json
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from torch import nn
 
 from antiphase import figures as drawing
 from antiphase.errors import InvalidInputError, MissingExtraError
-from antiphase.models.loading import LoadedModel, check_finite, inspect_model, load_model
+from antiphase.models.architecture import unwrap
+from antiphase.models.loading import LoadedModel, check_finite, inspect_model, load_model, weights_digest
 from antiphase.probing.batches import run_batch
-from antiphase.probing.config import ProbeConfig, config_from
+from antiphase.probing.config import GIVEN_ROWS, ProbeConfig, config_from
 from antiphase.probing.fingerprint import Fingerprint
 from antiphase.probing.folder import FORMAT, FORMAT_VERSION, RunFolder
-from antiphase.probing.items import Item, Source, items_for, load_source, shared_items
+from antiphase.probing.items import Item, Limits, Source, items_for, load_source, shared_items
 from antiphase.probing.summary import commit, summarize, versions
 from antiphase.progress import Progress
 from antiphase.signals.measure import chosen_layers, token_signals
@@ -32,11 +32,11 @@ from antiphase.types import SignalSpec, TokenBatch
 
 
 def probe(
-    model: str | Sequence[str] | nn.Module,
+    model: str | Path | Sequence[str | Path] | nn.Module,
     *,
     tokenizer: Any = None,
     name: str = "model",
-    rollouts: str | Path | Sequence[Mapping[str, Any]] | None = None,
+    rollouts: str | Path | Sequence[Mapping[str, Any]] | pd.DataFrame | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     figures: bool | None = None,
@@ -52,7 +52,7 @@ def probe(
         rollouts: given rollouts: a file, or rows with `prompt`/`completion` or `prompt_ids`/`completion_ids`. By
             default completions are generated.
         out: folder for tokens.parquet, rollouts.parquet, summary.json and figures; None keeps nothing on disk.
-        resume: continue the interrupted run in `out`; the options must be the same.
+        resume: continue the interrupted run in `out` (the options and the model must be the same), or begin one.
         figures: draw them into `out`; by default if `out` is given and matplotlib is installed.
         progress: show a bar with the time left on anything over two seconds.
         options: fields of `ProbeConfig`, such as `estimators=("own", "full:16")`, `num_prompts=32`, `samples=2`.
@@ -64,9 +64,11 @@ def probe(
         AntiphaseError: the input is wrong, a model cannot be loaded or measured, or memory runs out; each message
             says how to mend it.
     """
+    given = None
     if isinstance(rollouts, str | Path):
         options["rollouts"] = str(rollouts)
-    given = rollouts if not isinstance(rollouts, str | Path | None) else None
+    elif rollouts is not None:
+        options["rollouts"], given = GIVEN_ROWS, rollouts
     in_memory = _in_memory(model, tokenizer, name)
     config = config_from(name if in_memory else model, options)  # type: ignore[arg-type]
     if resume and out is None:
@@ -77,14 +79,11 @@ def probe(
     drawn = out is not None and (can_draw if figures is None else figures)
     with contextlib.ExitStack() as stack:
         path = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
-        stored = config.to_dict()
-        if given is not None:
-            stored["rollouts_sha256"] = hashlib.sha256(json.dumps(list(given), default=str).encode()).hexdigest()
-        run = _Run(config, stored, load_source(config, given), in_memory, progress)
+        run = _Run(config, load_source(config, given), in_memory, progress)
         return run.run(path, resume=resume, figures=drawn)
 
 
-def _in_memory(model: str | Sequence[str] | nn.Module, tokenizer: Any, name: str) -> LoadedModel | None:
+def _in_memory(model: str | Path | Sequence[str | Path] | nn.Module, tokenizer: Any, name: str) -> LoadedModel | None:
     if not isinstance(model, nn.Module):
         if tokenizer is not None:
             raise InvalidInputError(
@@ -101,12 +100,12 @@ class _Run:
     def __init__(
         self,
         config: ProbeConfig,
-        stored: Mapping[str, Any],
         source: Source,
         in_memory: LoadedModel | None,
         progress: bool,
     ) -> None:
-        self.config, self.stored, self.source = config, stored, source
+        self.config, self.source = config, source
+        self.stored = {**config.to_dict(), "source_sha256": source.digest()}
         self.in_memory, self.progress = in_memory, progress
 
     def run(self, path: Path, *, resume: bool, figures: bool) -> Fingerprint:
@@ -133,7 +132,7 @@ class _Run:
                 )
             for spec in self.config.specs():
                 chosen_layers(model, spec)
-            items.append(items_for(self.source, tokenizer, self.config))
+            items.append(items_for(self.source, tokenizer, Limits.of(unwrap(model)), self.config))
         return items
 
     def _run_models(self, folder: RunFolder, items: list[list[Item]]) -> None:
@@ -166,13 +165,12 @@ class _Run:
 
     def _shared(self, folder: RunFolder, batches: list[list[Item]], loaded: LoadedModel) -> list[list[Item]]:
         first = self._tokenizer_of_first()
-        same = first.get_vocab() == loaded.tokenizer.get_vocab()
         estimator = self.config.specs()[0].estimator
         completed = []
         for number, batch in enumerate(batches):
             rows = folder.read_part(0, number, "rollouts").to_pylist()
             rows = [row for row in rows if row["estimator"] == estimator]
-            completed.append(shared_items(rows, batch, loaded.tokenizer, same))
+            completed.append(shared_items(rows, batch, loaded.tokenizer, first))
         return completed
 
     def _tokenizer_of_first(self) -> Any:
@@ -194,6 +192,7 @@ class _Run:
             "device": str(loaded.device),
             "dtype": loaded.dtype,
             "layers": layers,
+            "weights": weights_digest(loaded.model),
         }
 
     def _finish(self, folder: RunFolder, figures: bool) -> Fingerprint:
@@ -222,8 +221,3 @@ class _Run:
         folder.write_json("summary.json", summary)
         folder.drop_parts()
         return Fingerprint(tokens, rollouts, summary)
-
-
-def default_out() -> Path:
-    """A fresh folder name for a run whose user named none: `runs/probe-DATE-TIME`."""
-    return Path("runs") / f"probe-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from antiphase.bootstrap import mean_within, pooled_correlation
-from antiphase.correlation import coefficients
+from antiphase.correlation import average_ranks, coefficients
 from antiphase.probing.config import ProbeConfig
 from antiphase.types import Correlation
 
@@ -123,8 +123,10 @@ def _statistics(
     groups = _codes(rollouts.prompt_id)
     pooled = pooled_correlation(entropy, strength, clusters, **shared)
     control = _column(tokens, "logprob_control")
+    # Ranked once for all cells; ρ of one cell is then Pearson's of the ranks.
+    ranks = average_ranks(entropy[None], strength[None].isfinite())
     by_cell = [
-        [_cell(entropy, _column(tokens, cell_column(layer, name)), config.min_tokens) for name in projections]
+        [_cell(ranks, _column(tokens, cell_column(layer, name)), config.min_tokens) for name in projections]
         for layer in layers
     ]
     return {
@@ -152,8 +154,10 @@ def _statistics(
     }
 
 
-def _cell(entropy: Tensor, strength: Tensor, min_tokens: int) -> float | None:
-    value = coefficients(entropy[None], strength[None], min_tokens=min_tokens).item()
+def _cell(entropy_ranks: Tensor, strength: Tensor, min_tokens: int) -> float | None:
+    mask = strength[None].isfinite()
+    ranks = average_ranks(strength[None].nan_to_num(), mask)
+    value = coefficients(entropy_ranks, ranks, mask, method="pearson", min_tokens=min_tokens).item()
     return None if math.isnan(value) else value
 
 

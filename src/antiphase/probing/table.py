@@ -30,6 +30,7 @@ def render_table(summary: Mapping[str, Any], width: int = 118) -> str:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("model", overflow="fold", max_width=30)
@@ -38,7 +39,7 @@ def render_table(summary: Mapping[str, Any], width: int = 118) -> str:
         table.add_column(name, justify="right", no_wrap=True)
     for result in summary["results"]:
         table.add_row(
-            result["model"],
+            Text(result["model"]),
             result["estimator"],
             signed(result["spearman"]["value"]),
             interval_text(result["spearman"]),

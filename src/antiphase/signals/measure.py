@@ -132,8 +132,8 @@ def _check_positions(
     checked = _APART.setdefault(model, set())
     if spec.estimator not in ("own", "last") or spec.estimator in checked:
         return
-    row = TokenBatch.from_ids([[0, 1, 0]], [[1]], device=device)
-    _ESTIMATORS[spec.estimator](model, layers, chunk_of(rows_of(row, spec), device), spec, silent)
+    rows = rows_of(TokenBatch.from_ids([[0, 1, 0]], [[1]], device=device), spec)
+    _measure(model, layers, chunk_of(rows, device), spec, rows, silent)
     checked.add(spec.estimator)
 
 
