@@ -197,6 +197,33 @@ def test_gradients_that_overflow_are_named(estimator: str) -> None:
         measure(model, rollouts(), estimator)
 
 
+LONG = {"rope_type": "longrope", "short_factor": [1.0] * 3, "long_factor": [4.0] * 3, "rope_theta": 10000.0,
+        "original_max_position_embeddings": 12}  # fmt: skip
+
+
+@pytest.mark.parametrize("estimator", ["own", "last", "full"])
+def test_longrope_rows_do_not_depend_on_their_neighbours(estimator: str) -> None:
+    model = tiny_model("phi3", rope_parameters=LONG, original_max_position_embeddings=12)
+    lengths = ((4, 5), (4, 20), (6, 6))
+    together = measure(model, rollouts(lengths=lengths), estimator)
+    batch = rollouts(lengths=lengths)
+    for row, (prompt, completion) in enumerate(lengths):
+        stop = prompt + completion
+        alone = TokenBatch(*(getattr(batch, f.name)[row : row + 1, :stop] for f in dataclasses.fields(batch)))
+        truth = measure(model, alone, "oracle" if estimator != "own" else "own", last=estimator == "last")
+        assert (
+            relative_error(together.strength_by_projection[row : row + 1, :stop], truth.strength_by_projection) < 1e-4
+        )
+
+
+def test_dynamic_rope_is_refused_where_it_depends_on_history() -> None:
+    dynamic = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+    model = tiny_model(rope_parameters=dynamic, max_position_embeddings=16)
+    assert measure(model, rollouts(lengths=((3, 9),)), "own").strength.isfinite().any()
+    with pytest.raises(UnsupportedModelError, match="dynamic RoPE"):
+        measure(tiny_model(rope_parameters={**dynamic, "original_max_position_embeddings": 10}), rollouts(), "own")
+
+
 def test_row_beyond_the_context_is_refused() -> None:
     batch = TokenBatch.from_ids([[5] * 60], [[6] * 10])
     with pytest.raises(InvalidInputError, match="70 tokens is longer than the model's context of 64"):

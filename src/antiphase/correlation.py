@@ -194,8 +194,7 @@ def correlate(
         entropy: `[token]` or `[batch, token]`; or `TokenSignals`, which bring their strength along.
         strength: in the same shape; NaN (unmeasured) counts as masked.
         mask: which pairs enter.
-        token_ids: if given, both series are first averaged over each distinct id (the post's reading); such pairs
-            have no order, and all count as independent.
+        token_ids: if given, both series are first averaged over each distinct id; all pairs count as independent.
         method: `spearman` or `pearson`.
         min_tokens: rollouts with fewer pairs are undefined.
         confidence: of the interval.

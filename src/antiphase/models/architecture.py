@@ -118,6 +118,22 @@ def _head_counts(config: Any) -> tuple[int, int, int]:
     return heads, groups, int(getattr(config, "head_dim", None) or config.hidden_size // heads)
 
 
+def rope_switch(config: Any) -> tuple[str, int] | None:
+    """(kind, length) if the rotary frequencies depend on how long a batch is: they change beyond this length.
+
+    `longrope` has one set of frequencies up to the length and another beyond; `dynamic` grows them with every longer
+    batch. None for all other models.
+    """
+    parameters = getattr(config, "rope_parameters", None) or {}
+    nested = [value for value in parameters.values() if isinstance(value, dict)]
+    for entry in nested or [parameters]:
+        kind = str(entry.get("rope_type", "default"))
+        if kind == "longrope" or "dynamic" in kind:
+            length = entry.get("original_max_position_embeddings") or config.max_position_embeddings
+            return ("longrope" if kind == "longrope" else "dynamic"), int(length)
+    return None
+
+
 def _named(model: nn.Module) -> str:
     return f"model type {cast(Any, model).config.model_type!r} ({type(model).__name__})"
 

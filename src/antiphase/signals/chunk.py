@@ -44,6 +44,8 @@ class Chunk:
     rows: Int[Tensor, "target"]
     columns: Int[Tensor, "target"]
     measured: Bool[Tensor, "target"]
+    whole: bool = False
+    """Whether the rows must be run at full length, since the model's numbers at a prefix depend on it."""
 
     @property
     def token_ids(self) -> Int[Tensor, "target"]:
@@ -97,7 +99,7 @@ def pack(rows: Sequence[Row], token_budget: int) -> Iterator[list[Row]]:
         yield group
 
 
-def chunk_of(rows: Sequence[Row], device: torch.device) -> Chunk:
+def chunk_of(rows: Sequence[Row], device: torch.device, *, whole: bool = False) -> Chunk:
     """Pad rows on the right. The id 0 fills the rest; under a causal mask no real token sees it."""
     lengths = tuple(len(row.token_ids) for row in rows)
     input_ids = torch.zeros(len(rows), max(lengths), dtype=torch.long, device=device)
@@ -110,4 +112,5 @@ def chunk_of(rows: Sequence[Row], device: torch.device) -> Chunk:
         torch.cat(owner).to(device),
         torch.cat([row.targets for row in rows]).to(device),
         torch.cat([row.measured for row in rows]).to(device),
+        whole,
     )

@@ -90,7 +90,7 @@ def _measure_block(
     targets = measured[places]
     rows, columns = chunk.rows[targets], chunk.columns[targets]
     alive, local = rows.unique(return_inverse=True)
-    length = int(columns.max())
+    length = chunk.input_ids.shape[1] if chunk.whole else int(columns.max())
     hidden = seen.hidden(chunk.input_ids[alive, :length], grad=True)
     head = head_signals(seen.model, hidden[local, columns - 1], chunk.token_ids[targets], spec, want_seed=True)
     assert head.seed is not None

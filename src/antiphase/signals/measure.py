@@ -4,15 +4,15 @@ Takes a model and tokenised rollouts, splits them into chunks within the token b
 each, and puts the results back in the layout of the batch. Generates nothing and writes nothing.
 """
 
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from antiphase.errors import InvalidInputError, NonFiniteError, OutOfMemoryError
-from antiphase.models.architecture import AttentionLayer, find_attention, unwrap
+from antiphase.errors import InvalidInputError, NonFiniteError, OutOfMemoryError, UnsupportedModelError
+from antiphase.models.architecture import AttentionLayer, find_attention, rope_switch, unwrap
 from antiphase.signals.chunk import Chunk, ChunkSignals, Row, Tick, chunk_of, pack, rows_of, silent
 from antiphase.signals.full import full
 from antiphase.signals.last_layer import last_layer
@@ -84,8 +84,9 @@ def token_signals(
     done: list[tuple[list[Row], ChunkSignals]] = []
     with torch.inference_mode(False):
         _check_positions(model, layers, spec, device)
-        for rows in pack(rows_of(batch, spec), spec.token_budget):
-            done.append((rows, _measure(model, layers, chunk_of(rows, device), spec, rows, progress)))
+        for rows, whole in _packed(model, rows_of(batch, spec), spec):
+            chunk = chunk_of(rows, device, whole=whole)
+            done.append((rows, _measure(model, layers, chunk, spec, rows, progress)))
     return _collect(batch, layers, spec, done)
 
 
@@ -120,6 +121,23 @@ def _measure(
             "dtype (--dtype float32)."
         )
     return signals
+
+
+def _packed(model: nn.Module, rows: Sequence[Row], spec: SignalSpec) -> Iterator[tuple[list[Row], bool]]:
+    """Chunks of rows whose numbers do not depend on each other, and whether they must run at full length."""
+    switch = rope_switch(cast(Any, model).config.get_text_config())
+    if switch is None:
+        yield from ((group, False) for group in pack(rows, spec.token_budget))
+        return
+    kind, length = switch
+    beyond = [row for row in rows if len(row.token_ids) > length]
+    if beyond and kind == "dynamic":
+        raise UnsupportedModelError(
+            f"row {beyond[0].index} has {len(beyond[0].token_ids)} tokens: beyond {length} the model's dynamic RoPE "
+            "depends on what it has seen before, so nothing can be measured reproducibly. Shorten the rollouts."
+        )
+    yield from ((group, False) for group in pack([r for r in rows if len(r.token_ids) <= length], spec.token_budget))
+    yield from ((group, True) for group in pack(beyond, spec.token_budget))
 
 
 def _check_positions(
