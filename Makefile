@@ -53,7 +53,7 @@ wheel-test: build ## install the wheel in an empty environment and use it
 	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) torch
 	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) \
 		"$$(ls -t dist/*.whl | head -1)[report]"
-	cd / && $(CURDIR)/$(VENV)-wheel/bin/python $(CURDIR)/tests/wheel_smoke.py
+	cd / && $(CURDIR)/$(VENV)-wheel/bin/python $(CURDIR)/.ci/wheel_smoke.py
 
 clean: ## remove the virtual environment and the caches
 	rm -rf $(VENV) $(VENV)-wheel dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
