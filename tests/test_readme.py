@@ -45,6 +45,8 @@ def test_files_and_functions_that_the_readme_names_exist() -> None:
 def test_flags_in_the_readme_exist() -> None:
     from test_cli import FLAGS
 
-    for block in blocks("console"):
-        for flag in re.findall(r"(?<!\S)--[a-z-]+", block):
+    commands = [line for block in blocks("console") for line in block.splitlines() if line.startswith("$ antiphase")]
+    assert commands
+    for line in commands:
+        for flag in re.findall(r"(?<!\S)--[a-z-]+", line):
             assert flag in FLAGS | {"--help", "--version"}, flag
