@@ -1,0 +1,168 @@
+"""Interrupted runs: killed, resumed, refused, and what is kept."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import antiphase
+from antiphase.errors import InvalidInputError
+from conftest import byte_tokenizer, tiny_model
+
+OPTIONS = {"num_prompts": 3, "samples": 2, "max_new_tokens": 24, "batch_size": 2, "num_resamples": 50}
+
+
+def command(model_dir, out, *more: str) -> list[str]:
+    return [
+        sys.executable, "-m", "antiphase", "probe", str(model_dir), "--num-prompts", "12", "--max-new-tokens", "24",
+        "--batch-size", "2", "--num-resamples", "20", "--no-figures", "--out", str(out), *more,
+    ]  # fmt: skip
+
+
+def assert_same_run(left, right) -> None:
+    for name in ("tokens", "rollouts"):
+        a, b = (pq.read_table(path / f"{name}.parquet").to_pandas() for path in (left, right))
+        pd.testing.assert_frame_equal(a, b, check_exact=True)
+    summaries = [json.loads((path / "summary.json").read_text()) for path in (left, right)]
+    assert summaries[0]["results"] == summaries[1]["results"]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+def test_killed_run_resumes_to_the_same_result(model_dir, tmp_path, stop: signal.Signals) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    subprocess.run(command(model_dir, whole), check=True, capture_output=True, env=environment)
+    process = subprocess.Popen(command(model_dir, cut), stderr=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 120
+    while len(list(cut.glob("parts/*/*.rollouts.parquet"))) < 2:
+        assert process.poll() is None, "finished before it could be cut"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(stop)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (130 if stop == signal.SIGINT else -9)
+    if stop == signal.SIGINT:
+        assert "--resume" in errors
+        assert "Traceback" not in errors
+    kept = {path: path.stat().st_mtime_ns for path in cut.glob("parts/*/*.parquet")}
+    assert len(kept) >= 4
+    with pytest.raises(InvalidInputError, match="unfinished run"):
+        antiphase.Fingerprint.load(cut)
+    # Without --resume the folder is not touched, nor with other options.
+    again = subprocess.run(command(model_dir, cut), capture_output=True, text=True, env=environment, check=False)
+    assert again.returncode == 2
+    assert "--resume" in again.stderr
+    other = command(model_dir, cut, "--resume", "--seed", "5")
+    refused = subprocess.run(other, capture_output=True, text=True, env=environment, check=False)
+    assert refused.returncode == 2
+    assert "seed was 0, is 5" in refused.stderr
+    assert {path: path.stat().st_mtime_ns for path in cut.glob("parts/*/*.parquet")} == kept
+    subprocess.run(command(model_dir, cut, "--resume"), check=True, capture_output=True, env=environment)
+    assert_same_run(whole, cut)
+
+
+def test_resume_begins_where_there_is_nothing(model_dir, tmp_path) -> None:
+    out = tmp_path / "new"
+    found = antiphase.probe(str(model_dir), out=out, resume=True, figures=False, progress=False, **OPTIONS)
+    assert antiphase.Fingerprint.load(out).summary == found.summary
+
+
+def interrupted(model, tokenizer, out, monkeypatch: pytest.MonkeyPatch, batches: int = 1) -> None:
+    """A run of a model in memory that stops after some batches."""
+    import antiphase.probing.runner as runner
+
+    run, calls = runner.run_batch, []
+
+    def stop(*args):
+        calls.append(1)
+        if len(calls) > batches:
+            raise KeyboardInterrupt
+        return run(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "run_batch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            antiphase.probe(model, tokenizer=tokenizer, out=out, figures=False, progress=False, **OPTIONS)
+
+
+def test_resume_with_another_model_is_refused(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, tokenizer, model = tmp_path / "run", byte_tokenizer(), tiny_model()
+    interrupted(model, tokenizer, out, monkeypatch)
+    again = {"tokenizer": tokenizer, "out": out, "resume": True, "figures": False, "progress": False, **OPTIONS}
+    for other in (tiny_model("qwen3"), tiny_model(dtype=torch.bfloat16)):
+        with pytest.raises(InvalidInputError, match="begun with another model"):
+            antiphase.probe(other, **again)
+    changed = tiny_model()
+    with torch.no_grad():
+        changed.model.layers[1].self_attn.q_proj.weight += 0.01
+    with pytest.raises(InvalidInputError, match="weights was"):
+        antiphase.probe(changed, **again)
+    # A smaller budget is what an out-of-memory error asks for, and moves no number.
+    found = antiphase.probe(model, token_budget=50, **again)
+    whole = antiphase.probe(model, tokenizer=tokenizer, progress=False, **OPTIONS)
+    assert found.spearman == pytest.approx(whole.spearman, abs=1e-3)
+
+
+def test_interrupt_before_the_first_batch_keeps_nothing(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    interrupted(tiny_model(), byte_tokenizer(), out, monkeypatch, batches=0)
+    assert not out.exists()
+
+
+def test_finished_run_is_returned_at_once_on_resume(model_dir, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    found = antiphase.probe(str(model_dir), out=out, figures=False, progress=False, **OPTIONS)
+    monkeypatch.setattr("antiphase.probing.runner.inspect_model", None)
+    again = antiphase.probe(str(model_dir), out=out, resume=True, figures=False, progress=False, **OPTIONS)
+    assert again.summary == found.summary
+
+
+def test_foreign_folders_are_refused(model_dir, tmp_path) -> None:
+    (tmp_path / "file.txt").write_text("mine")
+    for resume, message in ((False, "not an empty folder"), (True, "not the folder of a probe")):
+        with pytest.raises(InvalidInputError, match=message):
+            antiphase.probe(str(model_dir), out=tmp_path, resume=resume, progress=False)
+    (tmp_path / "config.json").write_text('{"format": "something else"}')
+    with pytest.raises(InvalidInputError, match="something else"):
+        antiphase.probe(str(model_dir), out=tmp_path, resume=True, progress=False)
+    (tmp_path / "config.json").write_text("not json")
+    with pytest.raises(InvalidInputError, match="cannot be read"):
+        antiphase.Fingerprint.load(tmp_path)
+    assert (tmp_path / "file.txt").read_text() == "mine"
+
+
+def test_failed_start_leaves_no_folder(tmp_path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(antiphase.AntiphaseError):
+        antiphase.probe("no-such/model", out=out, progress=False)
+    assert not out.exists()
+
+
+def test_full_disk_keeps_what_was_written(model_dir, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    out, write = tmp_path / "run", pq.write_table
+    calls = []
+
+    def full(table, where, **options):
+        calls.append(where)
+        if len(calls) > 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(table, where, **options)
+
+    monkeypatch.setattr("antiphase.probing.folder.pq.write_table", full)
+    with pytest.raises(InvalidInputError, match=r"No space left.*--resume"):
+        antiphase.probe(str(model_dir), out=out, figures=False, progress=False, **OPTIONS)
+    monkeypatch.undo()
+    assert len(list(out.glob("parts/*/*.parquet"))) == 4
+    assert not list(out.rglob("*.tmp"))
+    found = antiphase.probe(str(model_dir), out=out, resume=True, figures=False, progress=False, **OPTIONS)
+    whole = antiphase.probe(str(model_dir), progress=False, **OPTIONS)
+    pd.testing.assert_frame_equal(found.tokens, whole.tokens)
