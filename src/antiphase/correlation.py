@@ -84,8 +84,9 @@ def coefficients(
     Raises:
         InvalidInputError: an infinite value under the mask.
 
-    >>> coefficients(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[9.0, 5.0, 1.0]]), min_tokens=3).tolist()
-    [-1.0]
+    >>> rho = coefficients(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[9.0, 5.0, 1.0]]), min_tokens=3)
+    >>> round(rho.item(), 12)
+    -1.0
     """
     mask = valid_pairs(x, y, mask)
     a, b = _prepared(x, y, mask, method)
