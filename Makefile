@@ -42,7 +42,7 @@ check: $(VENV)/.dev ## lint, formatting, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.dev ## time and memory of the estimators on the embedded model (about 20 minutes)
+bench: $(VENV)/.dev ## time and memory of the estimators on the embedded model (about 10 minutes)
 	$(BIN)/python benchmarks/estimators.py
 
 build: $(VENV)/.dev ## build the wheel and the source archive

@@ -92,8 +92,10 @@ ARCHITECTURES = {
 }
 
 
-def tiny_model(architecture: str = "llama-gqa", dtype: torch.dtype = torch.float32, **changes) -> PreTrainedModel:
-    """A random model of three layers with weights large enough for attention to be far from uniform."""
+def tiny_model(
+    architecture: str = "llama-gqa", dtype: torch.dtype = torch.float32, noise: float = 1.2, **changes
+) -> PreTrainedModel:
+    """A random model of three layers, by default with weights so large that attention is far from uniform."""
     model_type, own = ARCHITECTURES[architecture]
     shared = {} if model_type == "gpt2" else _BASE
     special = {key: _BASE[key] for key in ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")}
@@ -103,7 +105,7 @@ def tiny_model(architecture: str = "llama-gqa", dtype: torch.dtype = torch.float
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
-            scale = 0.3 if parameter.ndim == 1 else 1.2 * parameter.shape[-1] ** -0.5
+            scale = 0.3 if parameter.ndim == 1 else noise * parameter.shape[-1] ** -0.5
             parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
     return model.to(dtype).eval()
 

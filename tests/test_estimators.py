@@ -27,9 +27,10 @@ def relative_error(fast: torch.Tensor, truth: torch.Tensor) -> float:
     assert torch.equal(fast.isfinite(), truth.isfinite())
     both = fast.isfinite()
     assert both.any()
+    rounding = 1e-10 if fast.dtype == torch.float64 else 1e-5
     fast, truth = fast[both].double(), truth[both].double()
-    nothing = truth < 1e-6 * truth.median()
-    assert (fast[nothing] < 1e-6 * truth.median()).all()
+    nothing = truth < rounding * truth.median()
+    assert (fast[nothing] < rounding * truth.median()).all()
     assert nothing.double().mean() < 0.1
     return float((fast[~nothing] / truth[~nothing] - 1).abs().max())
 
@@ -68,13 +69,15 @@ def test_norms_and_targets(architecture: str, estimator: str, norm: str, target:
 
 
 @pytest.mark.parametrize("estimator", ["own", "last", "full"])
-@pytest.mark.parametrize("architecture", ["llama-gqa", "gemma3", "phi3"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_float32_error_is_the_oracles_own(architecture: str, estimator: str) -> None:
+    # Weights of moderate size: with large ones a few tokens amplify the rounding of the forward pass itself, in the
+    # oracle as in the fast path, and the comparison would be one of two draws of noise.
     batch, definition = rollouts(), DEFINITION[estimator]
     with pure_double():
-        exact = tiny_model(architecture, torch.float64)
+        exact = tiny_model(architecture, torch.float64, noise=0.7)
         truth = measure(exact, batch, definition, last=estimator == "last").strength_by_projection
-    model = tiny_model(architecture)
+    model = tiny_model(architecture, noise=0.7)
     slow = measure(model, batch, definition, last=estimator == "last").strength_by_projection
     fast = measure(model, batch, estimator).strength_by_projection
     assert fast.dtype == torch.float32

@@ -17,6 +17,14 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
+class _Help(argparse.HelpFormatter):
+    """Adds defaults that say something: not None, and not the state of a switch."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = action.default is None or isinstance(action.default, bool) or action.default is argparse.SUPPRESS
+        return action.help if silent else f"{action.help} (default: %(default)s)"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="antiphase", description="Measure the Entropy-Gradient Inversion of reasoning models.")
     parser.add_argument("--version", action="version", version=f"antiphase {metadata.version('antiphase')}")
@@ -30,7 +38,7 @@ def _add_probe(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "probe",
         help="measure how token entropy and gradient strength are correlated over a model's rollouts",
         description="Generate (or read) rollouts, measure token entropy and gradient strength, correlate them.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     command.add_argument("models", nargs="+", metavar="MODEL", help="hub id, local directory, or 'demo'")
     _add_model_options(command.add_argument_group("model"))
@@ -57,7 +65,9 @@ def _add_rollout_options(group: "argparse._ArgumentGroup") -> None:
         "--prompts", default="gsm8k", help="gsm8k, a .jsonl/.parquet file, or owner/name[:config[:split]]"
     )
     group.add_argument("--prompt-column", help="column of the prompt (default: prompt, question, problem, messages)")
-    group.add_argument("--num-prompts", type=_count, help="how many, or 'all' (default: 16; all of --rollouts)")
+    group.add_argument(
+        "--num-prompts", type=_count, help="how many, or 'all' (default: at most 16; all of --rollouts)"
+    )
     group.add_argument("--prompt-template", help="text around every prompt, with {prompt} in it")
     group.add_argument("--system-prompt", help="put before every prompt")
     group.add_argument("--no-chat-template", dest="chat_template", action="store_false", help="plain text prompts")

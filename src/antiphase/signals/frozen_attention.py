@@ -150,7 +150,8 @@ class _FrozenAttention(torch.autograd.Function):
             d_out = grads[0][:, :, rows].reshape(batch, groups, share, num, -1)
             flat = d_out.reshape(batch, groups, share * num, -1)
             gain = (flat @ value[:, :, :seen].mT).view_as(weights)
-            gain = weights * (gain - (d_out * output[:, :, rows].view_as(d_out)).sum(-1, keepdim=True))
+            # ⟨do, o⟩ as Σ α ⟨do, v⟩: rounding then cancels where one weight is near 1.
+            gain = weights * (gain - (weights * gain).sum(-1, keepdim=True))
             gain = (gain if slope is None else gain * slope) * ctx.scaling
             flat_gain = gain.to(key.dtype).reshape(batch, groups, share * num, seen)
             d_query.append((flat_gain @ key[:, :, :seen]).reshape(batch, groups * share, num, -1))

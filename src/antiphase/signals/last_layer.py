@@ -79,8 +79,7 @@ def _norms(
         delta = projection.select(by_module[projection.module][at])
         result[name] = rank_one_norm(delta, seen.capture.input_of(projection)[at], spec.norm)
     if {"K", "V"} & set(spec.projections):
-        attended = call.output.detach()
-        result["K"], result["V"] = _KeyValue(seen, layer, call, attended, d_attended, spec).norms(chunk)
+        result["K"], result["V"] = _KeyValue(seen, layer, call, d_attended, spec).norms(chunk)
     return torch.stack([result[name] for name in spec.projections], -1)
 
 
@@ -91,7 +90,6 @@ class _KeyValue:
     seen: Observed
     layer: AttentionLayer
     call: AttentionCall
-    attended: Float[Tensor, "row token head vdim"]
     d_attended: Float[Tensor, "row token head vdim"]
     spec: SignalSpec
 
@@ -106,7 +104,7 @@ class _KeyValue:
         inputs = self.seen.capture.input_of(self.layer.projections["K"]).detach()
         factor = shared_factor(inputs, self.spec.norm)
         batch, length = chunk.input_ids.shape
-        size = max(1, _CHUNK_ELEMENTS // (batch * length * self.attended.shape[2:].numel()))
+        size = max(1, _CHUNK_ELEMENTS // (batch * length * self.d_attended.shape[2:].numel()))
         keys, values = [], []
         for columns in steps.split(size, dim=1):
             d_key, d_value, weights = self._terms(columns)
@@ -119,14 +117,11 @@ class _KeyValue:
         weights, slope = attention_weights(self.call, columns, self.call.key.shape[2])
         batch, groups, share, _, _ = weights.shape
 
-        def heads(x: Tensor) -> Tensor:
-            picked = x.gather(1, columns[:, :, None, None].expand(-1, -1, *x.shape[2:]))
-            return picked.view(batch, columns.shape[1], groups, share, -1).permute(0, 2, 3, 1, 4).to(weights.dtype)
-
-        u, out = heads(self.d_attended), heads(self.attended)
+        u = self.d_attended.gather(1, columns[:, :, None, None].expand(-1, -1, *self.d_attended.shape[2:]))
+        u = u.view(batch, columns.shape[1], groups, share, -1).permute(0, 2, 3, 1, 4).to(weights.dtype)
         value, key_dim = self.call.value.detach().to(weights.dtype), self.call.query.shape[-1]
-        gain = torch.einsum("bgsid,bgtd->bgsit", u, value) - (u * out).sum(-1, keepdim=True)
-        gain = gain * weights * self.call.scaling
+        gain = torch.einsum("bgsid,bgtd->bgsit", u, value)
+        gain = (gain - (weights * gain).sum(-1, keepdim=True)) * weights * self.call.scaling
         gain = gain if slope is None else gain * slope
         index = columns[:, None, :, None].expand(-1, groups * share, -1, key_dim)
         query = self.call.query.detach().gather(2, index).view(batch, groups, share, -1, key_dim).to(weights.dtype)
