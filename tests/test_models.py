@@ -187,11 +187,12 @@ def test_demo_without_wheel_or_hub_names_both_ways(monkeypatch: pytest.MonkeyPat
         inspect_model("demo")
 
 
-def test_demo_without_reader_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+@pytest.mark.parametrize("absent", ["gguf", "accelerate"])
+def test_demo_without_reader_names_the_extra(absent: str, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setenv("ANTIPHASE_CACHE", str(tmp_path))
     (tmp_path / "weights.gguf").write_bytes(b"GGUF")
     monkeypatch.setattr(demo, "embedded_gguf", lambda: tmp_path / "weights.gguf")
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "gguf" else find(name, *a))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == absent else find(name, *a))
     with pytest.raises(MissingExtraError, match=r"pip install 'antiphase\[demo\]'"):
         inspect_model("demo")

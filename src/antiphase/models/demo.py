@@ -43,7 +43,7 @@ def demo_model_path() -> str:
     """A directory with the demo model, converted on first use; the hub id where the wheel is absent.
 
     Raises:
-        MissingExtraError: the wheel is there but the package `gguf`, which reads it, is not.
+        MissingExtraError: the wheel is there, but the packages that read it (`gguf`, `accelerate`) are not.
     """
     gguf = embedded_gguf()
     if gguf is None:
@@ -51,8 +51,9 @@ def demo_model_path() -> str:
     digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
     target = cache_root() / "models" / f"smollm2-135m-instruct-{digest[:12]}"
     if not (target / "config.json").is_file():
-        if importlib.util.find_spec("gguf") is None:
-            raise MissingExtraError("gguf", "demo", "reading the embedded model")
+        for package in ("gguf", "accelerate"):
+            if importlib.util.find_spec(package) is None:
+                raise MissingExtraError(package, "demo", "reading the embedded model")
         _convert(gguf, target)
     return str(target)
 
