@@ -65,6 +65,11 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
         *(f"{name}: {_ESTIMATES[name]}." for name in dict.fromkeys(r["estimator"] for r in summary["results"])),
         "control: the same with ‖∂ ln p/∂z‖, which follows entropy by construction; it is no fingerprint.",
     ]
+    if any(result["num_undefined"] for result in summary["results"]):
+        notes.append(
+            f"undefined: rollouts with fewer than {summary['config']['min_tokens']} measured tokens, or with a "
+            "constant series."
+        )
     for entry in summary["agreement"]:
         left, right = entry["estimators"]
         notes.append(
