@@ -171,6 +171,17 @@ def test_pooled_interval_covers() -> None:
     assert 0.92 <= hits / 300 <= 0.98
 
 
+def test_perfect_resamples_do_not_blow_up_the_interval() -> None:
+    # Four prompts: some resamples hold one prompt alone, in which the series agree exactly.
+    x = torch.arange(40, dtype=torch.float64)
+    y = x.clone()
+    y[[5, 6]] = y[[6, 5]]
+    result = pooled_correlation(x, y, torch.arange(40) // 10)
+    assert result.value > 0.999
+    assert result.low > 0.99
+    assert pooled_correlation(x, x, torch.arange(40) // 10).low == 1.0
+
+
 def test_resampling_weights_equal_repeated_rows() -> None:
     from antiphase.bootstrap import _statistic, _unique_statistic
 

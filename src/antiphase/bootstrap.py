@@ -46,13 +46,16 @@ class _Resampler:
         The spread of resamples underestimates the standard error by √((C−1)/C) and its own noise calls for Student's
         quantile; both matter with the few prompts that a quick probe has.
         """
-        defined = resampled[resampled.isfinite()].clamp(-1 + 1e-12, 1 - 1e-12)
+        defined = resampled[resampled.isfinite()]
         if math.isnan(value) or self.num_clusters < 2 or len(defined) < 2:
             return math.nan, math.nan
-        error = float(torch.atanh(defined).std()) * math.sqrt(self.num_clusters / (self.num_clusters - 1))
+        if abs(value) == 1.0:
+            return value, value
+        # The delta method, dz = dρ / (1 − ρ²), and not the spread of z itself: with few prompts some resamples are
+        # perfectly correlated, and their z is infinite.
+        error = float(defined.std()) / (1 - value**2) * math.sqrt(self.num_clusters / (self.num_clusters - 1))
         reach = float(stdtrit(self.num_clusters - 1, 0.5 + confidence / 2)) * error
-        center = math.atanh(max(-1 + 1e-12, min(1 - 1e-12, value)))
-        return math.tanh(center - reach), math.tanh(center + reach)
+        return math.tanh(math.atanh(value) - reach), math.tanh(math.atanh(value) + reach)
 
 
 def _weighted_ranks(values: Tensor) -> Callable[[Tensor], Tensor]:
@@ -89,8 +92,8 @@ def pooled_correlation(
     """Correlation over all tokens of all rollouts, with an interval over prompts.
 
     Prompts are drawn with replacement, all their tokens with them; a resample is a set of integer weights, so ranks
-    need no new sort. The interval is tanh(atanh ρ ± t_{C−1} SE √(C/(C−1))) with SE the resamples' spread and C the
-    number of prompts.
+    need no new sort. The interval is tanh(atanh ρ ± t_{C−1} SE √(C/(C−1)) / (1−ρ²)) with SE the spread of ρ over
+    resamples and C the number of prompts.
 
     Args:
         entropy, strength: all tokens, one after another; pairs with a NaN are left out.
