@@ -7,6 +7,7 @@ set of integer weights: ranks need no new sort.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from jaxtyping import Float, Int
@@ -41,21 +42,26 @@ class _Resampler:
         return torch.cat([statistic(part[:, self.cluster]) for part in self.draws.split(size)])
 
     def interval(self, value: float, resampled: Tensor, confidence: float) -> tuple[float, float]:
-        """Normal interval on Fisher's scale; NaN with fewer than two prompts.
+        """Expanded percentile interval on Fisher's scale; NaN with fewer than two prompts.
 
-        The spread of resamples underestimates the standard error by √((C−1)/C) and its own noise calls for Student's
-        quantile; both matter with the few prompts that a quick probe has.
+        The percentiles of resamples are too narrow by √((C−1)/C), and with few prompts their noise calls for Student's
+        quantile (the expanded percentiles of Hesterberg 2015, arXiv 1411.5279, applied to z); so their distance from
+        the value is stretched by t_{C−1} / z √(C/(C−1)). Percentiles, and not a standard error, since with few
+        prompts some resamples are perfectly correlated, and their z is infinite.
         """
         defined = resampled[resampled.isfinite()]
         if math.isnan(value) or self.num_clusters < 2 or len(defined) < 2:
             return math.nan, math.nan
         if abs(value) == 1.0:
             return value, value
-        # The delta method, dz = dρ / (1 − ρ²), and not the spread of z itself: with few prompts some resamples are
-        # perfectly correlated, and their z is infinite.
-        error = float(defined.std()) / (1 - value**2) * math.sqrt(self.num_clusters / (self.num_clusters - 1))
-        reach = float(stdtrit(self.num_clusters - 1, 0.5 + confidence / 2)) * error
-        return math.tanh(math.atanh(value) - reach), math.tanh(math.atanh(value) + reach)
+        tail = 0.5 - confidence / 2
+        normal, student = NormalDist().inv_cdf(1 - tail), float(stdtrit(self.num_clusters - 1, 1 - tail))
+        stretch = student / normal * math.sqrt(self.num_clusters / (self.num_clusters - 1))
+        center, z = math.atanh(value), torch.atanh(defined.clamp(-1 + 1e-9, 1 - 1e-9))
+        below, above = torch.quantile(z, torch.tensor([tail, 1 - tail], dtype=z.dtype)).tolist()
+        # A percentile on the wrong side of the value (a biased resample) does not move the end past it.
+        low, high = min(center, center + (below - center) * stretch), max(center, center + (above - center) * stretch)
+        return math.tanh(low), math.tanh(high)
 
 
 def _weighted_ranks(values: Tensor) -> Callable[[Tensor], Tensor]:
@@ -92,8 +98,8 @@ def pooled_correlation(
     """Correlation over all tokens of all rollouts, with an interval over prompts.
 
     Prompts are drawn with replacement, all their tokens with them; a resample is a set of integer weights, so ranks
-    need no new sort. The interval is tanh(atanh ρ ± t_{C−1} SE √(C/(C−1)) / (1−ρ²)) with SE the spread of ρ over
-    resamples and C the number of prompts.
+    need no new sort. The interval runs between the percentiles of the resamples, stretched on Fisher's scale for the
+    number of prompts C: by t_{C−1} / z √(C/(C−1)).
 
     Args:
         entropy, strength: all tokens, one after another; pairs with a NaN are left out.
