@@ -50,7 +50,7 @@ def test_matches_definition_in_float64(architecture: str, estimator: str, side: 
         fast = measure(model, batch, estimator)
         truth = measure(model, batch, DEFINITION[estimator], last=estimator == "last")
     assert relative_error(fast.strength_by_projection, truth.strength_by_projection) <= 1e-8
-    for name in ("entropy", "logprob", "logprob_control"):
+    for name in ("entropy", "logprob", "logprob_control", "self_certainty"):
         torch.testing.assert_close(getattr(fast, name), getattr(truth, name), equal_nan=True, rtol=1e-10, atol=1e-13)
 
 

@@ -32,7 +32,7 @@ def test_batch_and_padding_equal_one_row_at_a_time(estimator: str, rollouts, sid
     batch, together = signals(prompts, completions, estimator, side)
     for row, (prompt, completion) in enumerate(rollouts):
         alone_batch, alone = signals([prompt], [completion], estimator)
-        for name in ("entropy", "logprob", "logprob_control", "strength"):
+        for name in ("entropy", "logprob", "logprob_control", "self_certainty", "strength"):
             left = getattr(together, name)[row, batch.completion_mask[row]]
             same(left, getattr(alone, name)[0, alone_batch.completion_mask[0]])
 
@@ -66,7 +66,7 @@ def test_head_chunks_change_nothing(rollout) -> None:
 def test_only_completion_tokens_are_measured(rollout, side: str) -> None:
     other = ([1, 2, 3, 4, 5, 6, 7], [8, 9])
     batch, result = signals([rollout[0], other[0]], [rollout[1], other[1]], side=side)
-    for name in ("entropy", "logprob", "logprob_control", "strength"):
+    for name in ("entropy", "logprob", "logprob_control", "self_certainty", "strength"):
         assert torch.equal(getattr(result, name).isfinite(), batch.completion_mask)
     assert torch.equal(result.measured, batch.completion_mask)
 

@@ -173,11 +173,14 @@ class TokenBatch:
         prompt_ids: Sequence[Sequence[int]],
         completion_ids: Sequence[Sequence[int]],
         *,
+        generated: Sequence[Sequence[int]] | None = None,
         padding_side: Literal["left", "right"] = "right",
         pad_token_id: int = 0,
         device: torch.device | str = "cpu",
     ) -> "TokenBatch":
         """Pad prompt + completion rows to one length; the completions are what is measured.
+
+        `generated` marks the completion tokens that the model wrote (1) among those that tools returned (0).
 
         >>> batch = TokenBatch.from_ids([[5, 6], [7]], [[8], [9, 4, 3]])
         >>> batch.input_ids.tolist()
@@ -199,7 +202,9 @@ class TokenBatch:
             stop = start + lengths[row]
             input_ids[row, start:stop] = torch.tensor([*prompt, *completion], dtype=torch.long)
             attention_mask[row, start:stop] = True
-            completion_mask[row, start + len(prompt) : stop] = True
+            completion_mask[row, start + len(prompt) : stop] = (
+                True if generated is None else torch.tensor(generated[row], dtype=torch.bool)
+            )
         return cls(input_ids.to(device), attention_mask.to(device), completion_mask.to(device))
 
     def __len__(self) -> int:
@@ -216,6 +221,7 @@ class TokenSignals:
         strength: mean over the chosen layers and projections of the norm of ∂target/∂W; NaN where not measured.
         strength_by_projection: the same before averaging.
         logprob_control: ‖∂ ln p_y / ∂z‖ = √(1 − 2 p_y + Σ p²), which rises with entropy by construction.
+        self_certainty: KL(U‖p) of the same distribution, in nats (Intuitor).
         measured: True where the strength was measured.
         layers: indices of the chosen attention layers.
         spec: what was measured; name its estimator wherever the numbers are shown.
@@ -226,6 +232,7 @@ class TokenSignals:
     strength: Float[Tensor, "batch token"]
     strength_by_projection: Float[Tensor, "batch token layer projection"]
     logprob_control: Float[Tensor, "batch token"]
+    self_certainty: Float[Tensor, "batch token"]
     measured: Bool[Tensor, "batch token"]
     layers: tuple[int, ...]
     spec: SignalSpec

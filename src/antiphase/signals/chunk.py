@@ -60,6 +60,7 @@ class ChunkSignals:
     entropy: Float[Tensor, "target"]
     logprob: Float[Tensor, "target"]
     logprob_control: Float[Tensor, "target"]
+    self_certainty: Float[Tensor, "target"]
     strength: Float[Tensor, "measured layer projection"]
 
 

@@ -6,6 +6,7 @@ The same pass yields the seed ∂target_i/∂h_i that every strength estimator s
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -29,6 +30,7 @@ class HeadSignals:
     entropy: Float[Tensor, "target"]
     logprob: Float[Tensor, "target"]
     logprob_control: Float[Tensor, "target"]
+    self_certainty: Float[Tensor, "target"]
     seed: Float[Tensor, "target hidden"] | None
 
 
@@ -62,6 +64,21 @@ def logit_statistics(
     others = p.scatter(-1, token_ids[:, None], 0.0)
     control = (others.sum(-1) ** 2 + (others**2).sum(-1)).sqrt()
     return entropy, logprob, control
+
+
+def self_certainty(
+    logits: Float[Tensor, "target vocab"], temperature: float = 1.0
+) -> Float[Tensor, "target"]:
+    """Self-certainty of each distribution, in nats: how far the uniform one is from it (Intuitor, 2505.19590).
+
+    KL(U‖p) = ln Σ_v exp z_v − z̄ − ln V,  z = logits / temperature;  infinite where a logit is −inf.
+
+    >>> round(self_certainty(torch.tensor([[0.0, 0.0], [2.0, 0.0]])).tolist()[1], 6)
+    0.433781
+    """
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    certainty: Tensor = wide.logsumexp(-1) - wide.mean(-1) - math.log(logits.shape[-1])
+    return certainty
 
 
 @dataclass
@@ -133,14 +150,16 @@ def head_signals(
                     target = _target(logits, ids, spec)
                     seeds.append(torch.autograd.grad(target.sum(), leaf)[0])
             with torch.no_grad():
-                parts.append(logit_statistics(logits.detach(), ids, spec.temperature))
-    entropy, logprob, control = (torch.cat(column) for column in zip(*parts, strict=True))
+                logits = logits.detach()
+                certainty = self_certainty(logits, spec.temperature)
+                parts.append((*logit_statistics(logits, ids, spec.temperature), certainty))
+    entropy, logprob, control, certainty = (torch.cat(column) for column in zip(*parts, strict=True))
     for row in torch.nonzero(~(entropy.isfinite() & logprob.isfinite())).flatten().tolist():
         raise NonFiniteError(
             f"the logits of target token {row} (id {int(token_ids[row])}) contain NaN or give it no probability. "
             "Check the weights, or load in a wider dtype (--dtype float32)."
         )
-    return HeadSignals(entropy, logprob, control, torch.cat(seeds) if want_seed else None)
+    return HeadSignals(entropy, logprob, control, certainty, torch.cat(seeds) if want_seed else None)
 
 
 def _target(logits: Tensor, token_ids: Tensor, spec: SignalSpec) -> Tensor:

@@ -45,7 +45,7 @@ def full(
         )
         for block in _blocks(chunk, measured):
             _measure_block(seen, chunk, spec, measured, block, factors, strength, tick)
-    return ChunkSignals(head.entropy, head.logprob, head.logprob_control, strength)
+    return ChunkSignals(head.entropy, head.logprob, head.logprob_control, head.self_certainty, strength)
 
 
 def _factors(

@@ -184,7 +184,7 @@ def _collect(
     def blank(*more: int) -> Tensor:
         return torch.full((*shape, *more), torch.nan, dtype=dtype, device=device)
 
-    entropy, logprob, control = blank(), blank(), blank()
+    entropy, logprob, control, certainty = blank(), blank(), blank(), blank()
     strength = blank(len(layers), len(spec.projections))
     measured = torch.zeros(shape, dtype=torch.bool, device=device)
     for rows, signals in done:
@@ -194,6 +194,7 @@ def _collect(
         entropy[index, columns] = signals.entropy.to(device, dtype)
         logprob[index, columns] = signals.logprob.to(device, dtype)
         control[index, columns] = signals.logprob_control.to(device, dtype)
+        certainty[index, columns] = signals.self_certainty.to(device, dtype)
         strength[index[chosen], columns[chosen]] = signals.strength.to(device, dtype)
         measured[index[chosen], columns[chosen]] = True
     return TokenSignals(
@@ -202,6 +203,7 @@ def _collect(
         strength=strength.mean((-2, -1)),
         strength_by_projection=strength,
         logprob_control=control,
+        self_certainty=certainty,
         measured=measured,
         layers=tuple(layer.index for layer in layers),
         spec=spec,

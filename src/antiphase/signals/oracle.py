@@ -16,7 +16,7 @@ from antiphase.errors import UnsupportedModelError
 from antiphase.models.architecture import AttentionLayer, Projection, modules_of
 from antiphase.signals.capture import evaluating
 from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
-from antiphase.signals.entropy import logit_statistics
+from antiphase.signals.entropy import logit_statistics, self_certainty
 from antiphase.types import Norm, SignalSpec
 
 
@@ -72,7 +72,9 @@ def _measure(
             token_ids = chunk.input_ids[row : row + 1, :length]
             for target, logits in zip(here.tolist(), row_logits(token_ids, chunk.columns[here]), strict=True):
                 token_id = chunk.token_ids[target]
-                statistics.append(torch.cat(logit_statistics(logits.detach()[None], token_id[None], spec.temperature)))
+                row_of_one = logits.detach()[None]
+                said = logit_statistics(row_of_one, token_id[None], spec.temperature)
+                statistics.append(torch.cat([*said, self_certainty(row_of_one, spec.temperature)]))
                 if not chunk.measured[target]:
                     continue
                 value = logits[token_id]
@@ -97,8 +99,8 @@ def _measure(
                     )
                 )
                 tick(1)
-    entropy, logprob, control = torch.stack(statistics).unbind(1)
-    return ChunkSignals(entropy, logprob, control, torch.stack(strengths))
+    entropy, logprob, control, certainty = torch.stack(statistics).unbind(1)
+    return ChunkSignals(entropy, logprob, control, certainty, torch.stack(strengths))
 
 
 def _run(model: nn.Module, token_ids: Tensor, **options: Any) -> Any:
