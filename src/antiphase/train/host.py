@@ -1,0 +1,77 @@
+"""What the trainer relies on in TRL, checked before anything long starts."""
+
+import inspect
+from typing import Any
+
+from antiphase.errors import UnsupportedModelError
+
+TESTED = "1.16"
+# Every upstream method that is overridden or called, with the parameters that it must have.
+METHODS: dict[str, tuple[str, ...]] = {
+    "_generate": ("self", "prompts"),
+    "_calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
+    "_generate_and_score_completions": ("self", "inputs"),
+    "log": ("self", "logs", "start_time"),
+}
+PARAMETERS = ("model", "reward_funcs", "args", "reward_processing_classes")
+ATTRIBUTES = (
+    "reward_funcs",
+    "reward_func_names",
+    "reward_weights",
+    "num_generations",
+    "num_generations_eval",
+    "eos_token_ids",
+    "_metrics",
+    "_logs",
+)
+
+
+class HostError(UnsupportedModelError):
+    """TRL is not what this version of antiphase was written for, or does not do what it relies on."""
+
+
+def _advice() -> str:
+    from importlib import metadata
+
+    return (
+        f"antiphase is tested with TRL {TESTED}, found {metadata.version('trl')}. Install the tested one: "
+        "pip install 'antiphase[train]'."
+    )
+
+
+def check_host(trainer_class: type[Any]) -> None:
+    """Check that the host's methods exist with the signatures that the trainer overrides.
+
+    Args:
+        trainer_class: TRL's trainer.
+
+    Raises:
+        HostError: one is missing or takes other parameters.
+    """
+    for name, expected in METHODS.items():
+        method = getattr(trainer_class, name, None)
+        if method is None:
+            raise HostError(f"TRL's {trainer_class.__name__} has no method {name}. {_advice()}")
+        found = tuple(inspect.signature(method).parameters)
+        if found != expected:
+            raise HostError(
+                f"TRL's {trainer_class.__name__}.{name} takes ({', '.join(found)}), expected ({', '.join(expected)}). "
+                f"{_advice()}"
+            )
+    parameters = inspect.signature(trainer_class.__init__).parameters
+    for name in PARAMETERS:
+        if name not in parameters:
+            raise HostError(f"TRL's {trainer_class.__name__} has no parameter {name}. {_advice()}")
+
+
+def check_instance(trainer: Any) -> None:
+    """Check that a constructed trainer holds what is read later.
+
+    Raises:
+        HostError: an attribute is missing.
+    """
+    for name in ATTRIBUTES:
+        if name not in vars(trainer):
+            raise HostError(f"TRL's trainer has no attribute {name}. {_advice()}")
+    if not {"train", "eval"} <= set(trainer._metrics):
+        raise HostError(f"TRL's trainer keeps no metrics of 'train' and 'eval'. {_advice()}")

@@ -1,0 +1,104 @@
+"""The policy as it can be measured inside a trainer: whole, in its own dtype, without autocast.
+
+Ranks may measure different numbers of rollouts, so nothing inside may communicate: sharded parameters are gathered
+before and released after.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from antiphase.errors import UnsupportedModelError
+
+
+def check_sharding(accelerator: Any) -> None:
+    """Raise UnsupportedModelError under FSDP 1, whose gathered parameters allow no backward pass."""
+    from trl.distributed import DistributedBackend
+
+    if DistributedBackend(accelerator).fsdp_version == 1:
+        raise UnsupportedModelError(
+            "inversion cannot be measured under FSDP 1: its gathered parameters allow no backward pass. Use FSDP 2 "
+            "(fsdp_version: 2 in the accelerate config), DeepSpeed ZeRO, or DDP."
+        )
+
+
+def is_sharded(accelerator: Any) -> bool:
+    """Whether parameters are spread over processes (FSDP, ZeRO-3)."""
+    from trl.distributed import DistributedBackend
+
+    backend = DistributedBackend(accelerator)
+    return bool(backend.is_zero3 or backend.is_fsdp)
+
+
+@contextlib.contextmanager
+def whole_policy(model: nn.Module, accelerator: Any, gradient_checkpointing_kwargs: Any = None) -> Iterator[nn.Module]:
+    """The unwrapped policy with all its parameters on every process.
+
+    Under DDP nothing is gathered; ZeRO-3 and FSDP 2 cost one full copy of the weights while the block lasts, as
+    generation does.
+
+    Args:
+        model: as prepared by accelerate.
+        accelerator: that prepared it.
+        gradient_checkpointing_kwargs: of the trainer's arguments; restored after ZeRO-3's gathering.
+    """
+    from trl.distributed import DistributedBackend
+
+    with contextlib.ExitStack() as stack:
+        if DistributedBackend(accelerator).is_zero3:
+            from trl.models import unwrap_model_for_generation
+
+            policy = stack.enter_context(
+                unwrap_model_for_generation(
+                    model, accelerator, gradient_checkpointing_kwargs=gradient_checkpointing_kwargs
+                )
+            )
+        else:
+            policy = accelerator.unwrap_model(model)
+            stack.enter_context(unsharded(policy))
+        stack.enter_context(_own_dtype(policy))
+        yield policy
+
+
+@contextlib.contextmanager
+def unsharded(model: nn.Module) -> Iterator[None]:
+    """Keep the parameters of an FSDP 2 model gathered, and its gradients local, while the block lasts."""
+    from torch.distributed.fsdp import FSDPModule
+
+    shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for module in shards:
+        # The root is never resharded after its forward pass, so its setting is left alone.
+        if module is not model:
+            module.set_reshard_after_forward(False, recurse=False)
+        module.set_reshard_after_backward(False, recurse=False)
+        module.set_requires_gradient_sync(False, recurse=False)
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in shards:
+            if module is not model:
+                module.set_reshard_after_forward(True, recurse=False)
+            module.set_reshard_after_backward(True, recurse=False)
+            module.set_requires_gradient_sync(True, recurse=False)
+            module.reshard()
+
+
+@contextlib.contextmanager
+def _own_dtype(model: nn.Module) -> Iterator[None]:
+    """Take back accelerate's mixed-precision wrapper: inversion is measured in the dtype of the weights.
+
+    accelerate wraps `forward` in autocast and keeps the original under `_original_forward`.
+    """
+    state = vars(model)
+    if "_original_forward" not in state:
+        yield
+        return
+    wrapped = state["forward"]
+    state["forward"] = state["_original_forward"]
+    try:
+        yield
+    finally:
+        state["forward"] = wrapped

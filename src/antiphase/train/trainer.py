@@ -1,0 +1,336 @@
+"""`CorRPOTrainer`: TRL's `GRPOTrainer` whose reward carries the inversion score (METHOD §4).
+
+The host generates, scores, normalises and updates. Added are one reward column, measured on the very token ids that
+the host sampled by the engine that `antiphase probe` uses, and, under `centered`, a term of the advantage. Nothing of
+the host's own arithmetic is repeated here, so every loss and option of GRPO works with it.
+"""
+
+import copy
+import difflib
+import inspect
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from trl import GRPOConfig, GRPOTrainer
+
+from antiphase.errors import InvalidInputError
+from antiphase.models.architecture import unwrap
+from antiphase.reward import InversionTerm, RolloutScores, inversion_term, rollout_scores
+from antiphase.signals.measure import chosen_layers, token_signals
+from antiphase.train.config import OWN_FIELDS, CorRPOConfig
+from antiphase.train.host import HostError, check_host, check_instance
+from antiphase.train.metrics import BatchFacts, repetition, step_metrics
+from antiphase.train.policy import check_sharding, is_sharded, whole_policy
+from antiphase.train.rewards import MajorityVoteReward, SignalReward, checked
+from antiphase.train.trajectory import Trajectory
+from antiphase.train.watch import Watch
+from antiphase.types import TokenBatch
+
+COLUMN = "inversion"
+_FACTS = ("inversion", "correlation", "entropy", "strength", "length", "truncated", "repetition", "seconds")
+
+
+@dataclass(frozen=True)
+class _Rollouts:
+    """This process's rollouts as the host generated them, unpadded."""
+
+    prompt_ids: list[list[int]]
+    completion_ids: list[list[int]]
+    generated: list[list[int]] | None
+
+
+@dataclass(frozen=True)
+class _Measured:
+    scores: RolloutScores
+    facts: Tensor
+    """`[rollout, fact]`, in the order of `_FACTS`."""
+
+
+class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
+    """TRL's `GRPOTrainer` with the inversion score in its reward; the arguments are the host's.
+
+    R_i = r_i + λ ι_i and its variants: see `inversion_term`. With λ = 0 the weights after training are bitwise those
+    of the host.
+
+    Args:
+        model: see `GRPOTrainer`.
+        reward_funcs: the task rewards. May also hold `SelfCertaintyReward`, `NegativeEntropyReward` and
+            `MajorityVoteReward`.
+        args: a `CorRPOConfig`.
+        positional, named: the host's other arguments, in the host's order.
+
+    Raises:
+        HostError: TRL is not what antiphase relies on.
+        InvalidInputError: arguments that do not fit together.
+        UnsupportedModelError: the estimator cannot measure the model.
+
+    Deviation: the paper's formula, λ and models could not be read; see docs/training.md.
+    """
+
+    _tag_names = ["trl", "grpo", "corr-po", "antiphase"]
+    _name = "CorR-PO"
+    _paper = {
+        "title": "Entropy-Gradient Inversion: Moving Toward Internal Mechanism of Large Reasoning Models",
+        "id": "2605.17770",
+    }
+
+    def __init__(
+        self, model: Any, reward_funcs: Any = None, args: CorRPOConfig | None = None, *positional: Any, **named: Any
+    ) -> None:
+        check_host(GRPOTrainer)
+        args = _own_config(model, args)
+        functions = [] if reward_funcs is None else reward_funcs
+        functions = list(functions) if isinstance(functions, list | tuple) else [functions]
+        _check_functions(functions, args)
+        host_args = copy.copy(args)
+        if args.reward_weights is not None:
+            host_args.reward_weights = [*args.reward_weights, 0.0]
+        bound = inspect.signature(GRPOTrainer.__init__).bind(
+            self, model, [*map(checked, functions), self.inversion], host_args, *positional, **named
+        )
+        classes = bound.arguments.get("reward_processing_classes")
+        if classes is not None:
+            bound.arguments["reward_processing_classes"] = [
+                *(classes if isinstance(classes, list) else [classes]),
+                None,
+            ]
+        self._rollouts: _Rollouts | None = None
+        self._measured: _Measured | None = None
+        self._served = False
+        self._term: InversionTerm | None = None
+        super().__init__(*bound.args[1:], **bound.kwargs)
+        check_instance(self)
+        check_sharding(self.accelerator)
+        self._task_weights = self.reward_weights[:-1].clone()
+        self._verifier = _verifier_index(self.reward_func_names[:-1], args)
+        self._signal_spec, self._score_spec = args.signal_spec(), args.score_spec()
+        self._check_measurable()
+        self.trajectory = Trajectory(Path(args.output_dir))
+        self.watch = Watch(self.trajectory, args)
+        self.add_callback(self.watch)
+
+    @property
+    def inversion_weight(self) -> float:
+        """λ at the current step; 0 after the alarm dropped it."""
+        config = cast(CorRPOConfig, self.args)
+        return 0.0 if self.watch.dropped else config.weight_at(self.state.global_step, self.state.max_steps)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train; see `transformers.Trainer.train`.
+
+        Raises:
+            InvalidInputError: the checkpoint was made with other inversion settings.
+        """
+        if resume_from_checkpoint:
+            folder = resume_from_checkpoint
+            if folder is True:
+                from transformers.trainer_utils import get_last_checkpoint
+
+                folder = get_last_checkpoint(self.args.output_dir)
+            if folder is not None:
+                self.watch.restore(_checkpoint_state(Path(folder), cast(CorRPOConfig, self.args)))
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    # What the host calls, in this order, for every generation batch.
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        self._term = None
+        output = super()._generate_and_score_completions(inputs)
+        if self._term is None:
+            raise HostError("TRL scored completions without calling _calculate_rewards: inversion had no part in it.")
+        if cast(CorRPOConfig, self.args).combine == "centered":
+            self._add_to_advantages(output, self._term.advantage * self.inversion_weight)
+        return output
+
+    def _generate(self, prompts: Any) -> Any:
+        output = super()._generate(prompts)
+        # Items 0 to 2: unpadded prompt ids, completion ids, and which completion tokens the model wrote.
+        self._rollouts = _Rollouts(*output[:3])
+        return output
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
+        if self._rollouts is None or self._rollouts.completion_ids != completion_ids_list:
+            raise HostError("TRL scores other completions than _generate returned; inversion cannot be measured.")
+        self._measured = self._measure(self._rollouts)
+        self._rollouts, self._served = None, False
+        for function in self.reward_funcs:
+            if isinstance(function, SignalReward):
+                function.scores = self._measured.scores
+            if isinstance(function, SignalReward | MajorityVoteReward):
+                function.group_size = self._group_size
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if not self._served:
+            raise HostError("TRL did not call the inversion reward: it would have had no effect.")
+        return self._combine(rewards)
+
+    def inversion(self, completion_ids: Any, log_extra: Any = None, **_: Any) -> list[float | None]:
+        """The reward column: ι of this process's rollouts, as measured just before; None where undefined."""
+        if self._measured is None:
+            raise HostError("TRL asked for the inversion reward before anything was measured.")
+        scores, self._served = self._measured.scores, True
+        if log_extra is not None:
+            for name in ("inversion", "entropy", "strength"):
+                log_extra(name, _or_none(getattr(scores, name)))
+        return _or_none(scores.inversion)
+
+    # What is added to it.
+
+    @property
+    def _group_size(self) -> int:
+        return int(self.num_generations if self.model.training else self.num_generations_eval)
+
+    def _check_measurable(self) -> None:
+        chosen_layers(unwrap(self.accelerator.unwrap_model(self.model)), self._signal_spec)
+        if not is_sharded(self.accelerator):
+            # One token, so that what the estimator cannot measure is known now and not after the first generation.
+            row = TokenBatch.from_ids([[0, 1, 0]], [[1]])
+            with whole_policy(self.model, self.accelerator) as policy:
+                token_signals(policy, row, self._signal_spec)
+
+    def _measure(self, rollouts: _Rollouts) -> _Measured:
+        start = time.perf_counter()
+        batch = TokenBatch.from_ids(rollouts.prompt_ids, rollouts.completion_ids, generated=rollouts.generated)
+        with whole_policy(self.model_wrapped, self.accelerator, self.args.gradient_checkpointing_kwargs) as policy:
+            signals = token_signals(policy, batch, self._signal_spec)
+        scores = rollout_scores(signals, batch, self._score_spec)
+        seconds = time.perf_counter() - start
+        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        wrote = rollouts.generated or [[1] * len(ids) for ids in rollouts.completion_ids]
+        columns: dict[str, Sequence[float] | Tensor] = {
+            "length": [float(sum(mask)) for mask in wrote],
+            "truncated": [float(not ids or ids[-1] not in ends) for ids in rollouts.completion_ids],
+            "repetition": [repetition(ids) for ids in rollouts.completion_ids],
+            "seconds": [seconds] * len(batch),
+        }
+        facts = [torch.as_tensor(columns.get(name, getattr(scores, name, None)), dtype=torch.float64) for name in _FACTS]
+        return _Measured(scores, torch.stack(facts, dim=1))
+
+    def _combine(self, rewards: Tensor) -> Tensor:
+        """Replace the gathered column of scores by the term that its combine mode makes of it, and log."""
+        config, measured = cast(CorRPOConfig, self.args), cast(_Measured, self._measured)
+        device = rewards.device
+        local = measured.facts.to(device, torch.float32 if device.type == "mps" else torch.float64)
+        gathered = dict(zip(_FACTS, self.accelerator.gather(local).double().cpu().unbind(1), strict=True))
+        task_columns = rewards[:, :-1].double().cpu()
+        unscored = task_columns.isnan().all(1)
+        task = (task_columns * self._task_weights.double()).nansum(1).masked_fill(unscored, torch.nan)
+        right = torch.zeros_like(unscored)
+        if self._verifier is not None:
+            right = task_columns[:, self._verifier] >= config.inversion_accept
+        weight = self.inversion_weight
+        self._term = inversion_term(
+            gathered["inversion"],
+            task.nan_to_num(nan=-torch.inf),
+            right,
+            group_size=self._group_size,
+            combine=config.combine,
+            weight=weight,
+            clip=config.inversion_clip,
+        )
+        rewards[:, -1] = self._term.reward.to(rewards)
+        only = config.combine == "only"
+        if task_columns.shape[1] and not only:
+            # The host leaves rollouts out that no function scored; our column must not bring them back.
+            rewards[unscored.to(device), -1] = torch.nan
+        self.reward_weights = torch.cat([self._task_weights * (0.0 if only else 1.0), torch.tensor([weight])])
+        self._record(gathered, task, right, weight)
+        return rewards
+
+    def _record(self, gathered: dict[str, Tensor], task: Tensor, right: Tensor, weight: float) -> None:
+        seconds = float(gathered["seconds"].max())
+        facts = BatchFacts(task=task, accepted=right, **{name: gathered[name] for name in _FACTS[:-1]})
+        metrics = step_metrics(facts, group_size=self._group_size, weight=weight, seconds=seconds)
+        if self._verifier is None:
+            metrics |= dict.fromkeys(("task/accuracy", "inversion/top_accuracy", "inversion/bottom_accuracy"), math.nan)
+        mode = "train" if self.model.training else "eval"
+        for name, value in metrics.items():
+            self._metrics[mode][name].append(value)
+        if mode == "train":
+            self.watch.step(self.state.global_step, metrics, self.accelerator.is_main_process)
+
+    def _add_to_advantages(self, output: dict[str, Any], term: Tensor) -> None:
+        advantages = output["advantages"]
+        size = len(advantages)
+        if advantages.shape != (size,) or len(term) != size * self.accelerator.num_processes:
+            raise HostError(
+                f"TRL's advantages have shape {tuple(advantages.shape)} for {len(term)} rollouts; expected one a rollout."
+            )
+        first = self.accelerator.process_index * size
+        output["advantages"] = advantages + term[first : first + size].to(advantages)
+        logged = self._logs["advantages"]
+        latest = list(logged)
+        for place, value in enumerate(term.tolist(), start=len(latest) - len(term)):
+            latest[place] += value
+        logged.clear()
+        logged.extend(latest)
+
+
+def _own_config(model: Any, args: Any) -> CorRPOConfig:
+    if args is None:
+        name = model if isinstance(model, str) else model.config._name_or_path
+        return CorRPOConfig(f"{name.split('/')[-1]}-CorR-PO")
+    if not isinstance(args, CorRPOConfig):
+        given = "a GRPOConfig" if isinstance(args, GRPOConfig) else type(args).__name__
+        raise InvalidInputError(f"args must be a CorRPOConfig; got {given}. It takes every argument of GRPOConfig.")
+    return args
+
+
+def _check_functions(functions: Sequence[Any], args: CorRPOConfig) -> None:
+    if args.reward_weights is not None and len(args.reward_weights) != len(functions):
+        raise InvalidInputError(
+            f"reward_weights has {len(args.reward_weights)} numbers for {len(functions)} reward functions. Give one "
+            "for each; λ is inversion_weight."
+        )
+    if not functions and args.combine != "only":
+        raise InvalidInputError(
+            f"inversion_combine='{args.combine}' needs a task reward and there is no reward function. Give reward_funcs, "
+            "or train on inversion alone with inversion_combine='only'."
+        )
+    if args.combine == "gated" and args.multi_objective_aggregation != "sum_then_normalize":
+        raise InvalidInputError(
+            "inversion_combine='gated' bounds the sum of the rewards, and normalize_then_sum (GDPO) normalises each "
+            "on its own, which undoes the bound. Use 'sum' or 'centered' with it."
+        )
+
+
+def _verifier_index(names: Sequence[str], args: CorRPOConfig) -> int | None:
+    if args.inversion_verifier is None:
+        return 0 if names else None
+    if args.inversion_verifier not in names:
+        near = difflib.get_close_matches(args.inversion_verifier, names, 1)
+        raise InvalidInputError(
+            f"inversion_verifier {args.inversion_verifier!r} is none of the reward functions: {', '.join(names)}."
+            + (f" Did you mean {near[0]!r}?" if near else "")
+        )
+    return list(names).index(args.inversion_verifier)
+
+
+def _checkpoint_state(folder: Path, args: CorRPOConfig) -> dict[str, Any]:
+    """What the watch of the checkpoint's run knew, if that run had the same inversion settings."""
+    try:
+        state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"{str(folder)!r} is not a whole checkpoint ({error}).") from None
+    kept = state.get("stateful_callbacks", {}).get("Watch")
+    if kept is None:
+        raise InvalidInputError(
+            f"{str(folder)!r} was not written by CorRPOTrainer. To start from its weights, pass it as the model."
+        )
+    before: dict[str, Any] = kept["attributes"]
+    differing = [n for n in OWN_FIELDS if n in before["settings"] and before["settings"][n] != getattr(args, n)]
+    differing = [name for name in differing if name != "inversion_token_budget"]
+    if differing:
+        shown = "; ".join(f"{n} was {before['settings'][n]!r}, is {getattr(args, n)!r}" for n in differing[:3])
+        raise InvalidInputError(f"{str(folder)!r} is a checkpoint of other settings: {shown}.")
+    return before
+
+
+def _or_none(values: Tensor) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values.tolist()]
