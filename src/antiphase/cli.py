@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
-from antiphase.errors import AntiphaseError
+from antiphase.errors import AntiphaseError, MissingExtraError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -30,6 +30,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"antiphase {metadata.version('antiphase')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_probe(commands)
+    commands.add_parser(
+        "train",
+        help="train a model by group-policy RL with the inversion score in its reward",
+        description="Takes every argument of TRL's GRPO: antiphase train --config recipe.yaml [--flag value …].",
+        add_help=False,
+    )
     return parser
 
 
@@ -126,8 +132,32 @@ def _kept(out: Path) -> str:
     return f"Finished batches are kept: repeat the command with --out {out} --resume."
 
 
+def _main_train(words: list[str]) -> int:
+    try:
+        try:
+            from antiphase.train.runner import train
+        except ImportError as error:
+            raise MissingExtraError(str(error.name), "train", "training") from error
+        result = train(words)
+    except AntiphaseError as error:
+        print(f"antiphase: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("antiphase: interrupted. Continue from the last checkpoint with --resume.", file=sys.stderr)
+        return 130
+    if result.interrupted:
+        print(f"antiphase: stopped. Continue with --resume; everything so far is in {result.folder}.", file=sys.stderr)
+        return 130
+    if result.summary is not None:
+        print(f"written to {result.folder}: model, README.md, summary.json, trajectory.jsonl, figures/trajectory.png")
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status (2: the input is wrong, 130: interrupted)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["train"]:
+        return _main_train(words[1:])
     options = vars(_parser().parse_args(arguments))
     options.pop("command")
     out = options.pop("out") or Path("runs") / f"probe-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"

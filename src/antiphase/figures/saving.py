@@ -44,10 +44,13 @@ def save_figures(tokens: DataFrame, results: Sequence[Result], folder: Path) -> 
             title = f"{heading(result, 48)} · prompt {prompt}, rollout {rollout}"
             figures[f"rollout_{slugs[-1]}"] = rollout_track(rows, title)
     folder.mkdir(parents=True, exist_ok=True)
-    return [_write(figure, folder / f"{name}.{kind}") for name, figure in figures.items() for kind in ("png", "svg")]
+    return [
+        write_figure(figure, folder / f"{name}.{kind}") for name, figure in figures.items() for kind in ("png", "svg")
+    ]
 
 
-def _write(figure: Figure, path: Path) -> Path:
+def write_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure under its name only when it is complete; the suffix decides the kind."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with styled():

@@ -66,9 +66,7 @@ def logit_statistics(
     return entropy, logprob, control
 
 
-def self_certainty(
-    logits: Float[Tensor, "target vocab"], temperature: float = 1.0
-) -> Float[Tensor, "target"]:
+def self_certainty(logits: Float[Tensor, "target vocab"], temperature: float = 1.0) -> Float[Tensor, "target"]:
     """Self-certainty of each distribution, in nats: how far the uniform one is from it (Intuitor, 2505.19590).
 
     KL(U‖p) = ln Σ_v exp z_v − z̄ − ln V,  z = logits / temperature;  infinite where a logit is −inf.

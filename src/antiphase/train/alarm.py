@@ -16,7 +16,7 @@ THRESHOLD = 2.5
 
 
 def slope_t(values: Sequence[float]) -> float:
-    """t statistic of the least-squares slope of equally spaced values; 0 where it is undefined.
+    """T statistic of the least-squares slope of equally spaced values; 0 where it is undefined.
 
     >>> round(slope_t([0.0, 1.0, 1.0, 2.0]), 4)
     4.2426

@@ -92,7 +92,9 @@ class CorRPOConfig(GRPOConfig):  # type: ignore[misc]
         if self.inversion_combine == "only" and self.inversion_weight == 0:
             raise InvalidInputError("inversion_combine='only' with inversion_weight 0 leaves no reward at all.")
         if not (0 <= self.inversion_warmup_steps < math.inf):
-            raise InvalidInputError(f"inversion_warmup_steps must be 0 or positive; got {self.inversion_warmup_steps}.")
+            raise InvalidInputError(
+                f"inversion_warmup_steps must be 0 or positive; got {self.inversion_warmup_steps}."
+            )
         if self.inversion_alarm_window < 8:
             raise InvalidInputError(
                 f"inversion_alarm_window must be at least 8 for a trend to show; got {self.inversion_alarm_window}."

@@ -14,6 +14,7 @@ from trl.trainer.utils import get_callable_name, is_async_callable
 
 from antiphase.errors import InvalidInputError
 from antiphase.reward import RolloutScores
+from antiphase.tasks.rewards import completion_text
 
 
 def checked_values(name: str, values: Any, expected: int) -> list[float | None]:
@@ -126,21 +127,23 @@ class MajorityVoteReward:
     TTRL votes over more samples (64) than it trains on (32).
 
     Args:
-        extract: answer of a completion's text; None where it has none.
+        extract: answer of a completion's text, given the reference answer for its kind (a number or not) alone; None
+            where it has none.
     """
 
     __name__ = "majority_vote"
 
-    def __init__(self, extract: Callable[[str], str | None]) -> None:
+    def __init__(self, extract: Callable[[str, str], str | None]) -> None:
         self.extract = extract
         self.group_size = 1
 
-    def __call__(self, completions: Sequence[Any], **_: Any) -> list[float]:
+    def __call__(self, completions: Sequence[Any], answer: Sequence[str] | None = None, **_: Any) -> list[float]:
         """The vote, over the groups of all processes."""
         from accelerate import PartialState
         from accelerate.utils import gather_object
 
-        own = [self.extract(text_of(completion)) for completion in completions]
+        kinds = answer if answer is not None else [""] * len(completions)
+        own = [self.extract(completion_text(text), kind) for text, kind in zip(completions, kinds, strict=True)]
         # A group may be spread over processes.
         answers = gather_object(own)
         rewards = []
@@ -151,11 +154,3 @@ class MajorityVoteReward:
             rewards += [float(answer is not None and answer == winner) for answer in group]
         first = PartialState().process_index * len(own)
         return rewards[first : first + len(own)]
-
-
-def text_of(completion: Any) -> str:
-    """The text of a completion, plain or conversational (its last message)."""
-    if isinstance(completion, str):
-        return completion
-    content = completion[-1].get("content") if completion else ""
-    return content if isinstance(content, str) else ""

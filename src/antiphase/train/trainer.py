@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -74,9 +74,9 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     Deviation: the paper's formula, λ and models could not be read; see docs/training.md.
     """
 
-    _tag_names = ["trl", "grpo", "corr-po", "antiphase"]
+    _tag_names: ClassVar = ["trl", "grpo", "corr-po", "antiphase"]
     _name = "CorR-PO"
-    _paper = {
+    _paper: ClassVar = {
         "title": "Entropy-Gradient Inversion: Moving Toward Internal Mechanism of Large Reasoning Models",
         "id": "2605.17770",
     }
@@ -108,7 +108,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         super().__init__(*bound.args[1:], **bound.kwargs)
         check_instance(self)
         check_sharding(self.accelerator)
-        self._task_weights = self.reward_weights[:-1].clone()
+        self._task_weights: Tensor = self.reward_weights[:-1].clone()
         self._verifier = _verifier_index(self.reward_func_names[:-1], args)
         self._signal_spec, self._score_spec = args.signal_spec(), args.score_spec()
         self._check_measurable()
@@ -172,9 +172,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def inversion(self, completion_ids: Any, log_extra: Any = None, **_: Any) -> list[float | None]:
         """The reward column: ι of this process's rollouts, as measured just before; None where undefined."""
-        if self._measured is None:
-            raise HostError("TRL asked for the inversion reward before anything was measured.")
-        scores, self._served = self._measured.scores, True
+        scores, self._served = cast(_Measured, self._measured).scores, True
         if log_extra is not None:
             for name in ("inversion", "entropy", "strength"):
                 log_extra(name, _or_none(getattr(scores, name)))
@@ -209,7 +207,9 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             "repetition": [repetition(ids) for ids in rollouts.completion_ids],
             "seconds": [seconds] * len(batch),
         }
-        facts = [torch.as_tensor(columns.get(name, getattr(scores, name, None)), dtype=torch.float64) for name in _FACTS]
+        facts = [
+            torch.as_tensor(columns.get(name, getattr(scores, name, None)), dtype=torch.float64) for name in _FACTS
+        ]
         return _Measured(scores, torch.stack(facts, dim=1))
 
     def _combine(self, rewards: Tensor) -> Tensor:
@@ -248,7 +248,9 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         facts = BatchFacts(task=task, accepted=right, **{name: gathered[name] for name in _FACTS[:-1]})
         metrics = step_metrics(facts, group_size=self._group_size, weight=weight, seconds=seconds)
         if self._verifier is None:
-            metrics |= dict.fromkeys(("task/accuracy", "inversion/top_accuracy", "inversion/bottom_accuracy"), math.nan)
+            metrics |= dict.fromkeys(
+                ("task/accuracy", "inversion/top_accuracy", "inversion/bottom_accuracy"), math.nan
+            )
         mode = "train" if self.model.training else "eval"
         for name, value in metrics.items():
             self._metrics[mode][name].append(value)
@@ -260,7 +262,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         size = len(advantages)
         if advantages.shape != (size,) or len(term) != size * self.accelerator.num_processes:
             raise HostError(
-                f"TRL's advantages have shape {tuple(advantages.shape)} for {len(term)} rollouts; expected one a rollout."
+                f"TRL's advantages have shape {tuple(advantages.shape)} for {len(term)} rollouts; expected one each."
             )
         first = self.accelerator.process_index * size
         output["advantages"] = advantages + term[first : first + size].to(advantages)
@@ -290,8 +292,8 @@ def _check_functions(functions: Sequence[Any], args: CorRPOConfig) -> None:
         )
     if not functions and args.combine != "only":
         raise InvalidInputError(
-            f"inversion_combine='{args.combine}' needs a task reward and there is no reward function. Give reward_funcs, "
-            "or train on inversion alone with inversion_combine='only'."
+            f"inversion_combine='{args.combine}' needs a task reward and there is no reward function. Give "
+            "reward_funcs, or train on inversion alone with inversion_combine='only'."
         )
     if args.combine == "gated" and args.multi_objective_aggregation != "sum_then_normalize":
         raise InvalidInputError(

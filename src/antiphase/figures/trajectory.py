@@ -1,0 +1,83 @@
+"""Curves of a training run: accuracy, inversion and entropy by step, with the held-out accuracy and the alarms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from antiphase.errors import InvalidInputError
+from antiphase.figures.saving import write_figure
+from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, canvas
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Rows = Sequence[Mapping[str, Any]]
+_PANELS = (
+    ("task/accuracy", "accuracy", BLUE),
+    ("inversion/mean", "inversion ι", ORANGE),
+    ("rollout/entropy", "entropy (nats)", INK),
+)
+_SMOOTH = 5
+
+
+def trajectory_curves(trajectory: Rows) -> Figure:
+    """Three panels over the optimizer steps; thin lines are the batches, thick ones their running mean over 5.
+
+    Accuracy carries the held-out pass@1 with its 95 % interval and the greedy accuracy; alarms are dashed lines.
+
+    Args:
+        trajectory: the rows of `trajectory.jsonl`.
+
+    Raises:
+        InvalidInputError: no step was made.
+    """
+    steps = [row for row in trajectory if row["kind"] == "step"]
+    if not steps:
+        raise InvalidInputError("the trajectory has no step; train first.")
+    with canvas(7.2, 2.4) as (_, figure):
+        axes = figure.subplots(1, len(_PANELS))
+        for axis, (key, label, colour) in zip(axes, _PANELS, strict=True):
+            x = [row["step"] for row in steps]
+            y = [math.nan if row.get(key) is None else float(row[key]) for row in steps]
+            axis.plot(x, y, color=colour, linewidth=0.6, alpha=0.35)
+            axis.plot(x, _running_mean(y), color=colour, linewidth=1.6)
+            axis.set(title=label, xlabel="optimizer step")
+            for row in trajectory:
+                if row["kind"] == "alarm":
+                    axis.axvline(row["step"], color=GREY, linewidth=0.8, linestyle="--")
+        axes[0].set_ylim(-0.02, 1.02)
+        _held_out(axes[0], [row for row in trajectory if row["kind"] == "eval" and "heldout/pass@1" in row])
+        axes[1].axhline(0, color=FAINT, linewidth=0.8, zorder=0)
+    return figure
+
+
+def _held_out(axis: Any, evals: Rows) -> None:
+    if not evals:
+        return
+    x = [row["step"] for row in evals]
+    y = [row["heldout/pass@1"] for row in evals]
+    reach = [
+        [row["heldout/pass@1"] - row["heldout/pass@1_low"] for row in evals],
+        [row["heldout/pass@1_high"] - row["heldout/pass@1"] for row in evals],
+    ]
+    axis.errorbar(x, y, yerr=reach, fmt="o", markersize=3.5, color=INK, linewidth=0.9, label="held out, sampled")
+    axis.plot(x, [row["heldout/greedy"] for row in evals], "D", markersize=3.5, color=GREY, label="held out, greedy")
+    axis.legend(loc="lower right")
+
+
+def _running_mean(values: Sequence[float]) -> list[float]:
+    means = []
+    for place in range(len(values)):
+        near = [v for v in values[max(0, place - _SMOOTH + 1) : place + 1] if math.isfinite(v)]
+        means.append(sum(near) / len(near) if near else math.nan)
+    return means
+
+
+def save_trajectory(trajectory: Rows, folder: Path) -> list[Path]:
+    """Write `trajectory.png` and `trajectory.svg` and return the paths."""
+    figure = trajectory_curves(trajectory)
+    folder.mkdir(parents=True, exist_ok=True)
+    return [write_figure(figure, folder / f"trajectory.{kind}") for kind in ("png", "svg")]

@@ -1,0 +1,140 @@
+r"""The answer inside a completion: tags, box, last number, last line.
+
+Pure string functions, linear in the length of the text. They say nothing about whether the answer is right. An answer
+that was begun and not ended (`\boxed{12`, `<answer>12`) is no answer.
+"""
+
+import re
+from typing import Literal, get_args
+
+from antiphase.tasks.plain_numbers import ascii_digits, decimal_text, join_thousands
+
+ExtractMode = Literal["auto", "tags", "boxed", "last-number", "last-line", "whole", "after-A"]
+EXTRACT_MODES: tuple[ExtractMode, ...] = get_args(ExtractMode)
+MAX_LENGTH = 20_000
+
+_BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_NUMBER = re.compile(
+    r"(?:(?<![\w.)\]}%])-)?\$?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+)?|(?<![\w.])\.\d+)"
+)
+_ANSWER_IS = re.compile(r"answer(?:\s+is\b|\s*:)[:\s*]*", re.IGNORECASE)
+
+
+def extract_answer(completion: str, mode: ExtractMode, gold: str) -> str | None:
+    r"""The answer that a completion gives; None where it gives none.
+
+    Only the last 20,000 characters are read. Where the reference is a plain number and the answer too, the answer
+    comes without `$`, `%`, thousands separators and closing period, and with ASCII digits.
+
+    Args:
+        completion: the generated text.
+        mode: `tags` (content of the last `<answer>…</answer>`), `boxed` (content of the last complete `\boxed{…}`),
+            `last-number`, `last-line` (that is not blank), `whole`, `after-A` (what follows the last letter A), or
+            `auto`: tags, else boxed, else the last number if the reference is one, else what follows the last
+            "answer is" or "answer:", else the last line.
+        gold: the reference answer; `auto` looks at whether it is a number.
+
+    >>> extract_answer(r"so \boxed{3}, no, \boxed{\frac{1}{2}}", "auto", "1/2")
+    '\\frac{1}{2}'
+    >>> extract_answer("She makes $1,234.", "auto", "18")
+    '1234'
+    """
+    text = completion[-MAX_LENGTH:]
+    numeric = decimal_text(gold) is not None
+    if mode == "auto":
+        found = _auto(text, numeric)
+    elif mode == "tags":
+        found = _unboxed(tagged(text))
+    elif mode == "boxed":
+        found = boxed(text)
+    elif mode == "last-number":
+        found = last_number(text)
+    elif mode == "last-line":
+        found = last_line(text)
+    elif mode == "after-A":
+        found = text.rpartition("A")[2] if "A" in text else None
+    else:
+        found = text if len(completion) <= MAX_LENGTH else None
+    found = None if found is None else found.strip()
+    if numeric and found:
+        return decimal_text(found) or found
+    return found or None
+
+
+def _auto(text: str, numeric: bool) -> str | None:
+    if "<answer>" in text:
+        return _unboxed(tagged(text))
+    box, begun = _last_box(text)
+    if box is not None or begun:
+        return box
+    return last_number(text) if numeric else _after_answer_is(text) or last_line(text)
+
+
+def _unboxed(text: str | None) -> str | None:
+    if text is None:
+        return None
+    box, begun = _last_box(text)
+    return box if box is not None or begun else text
+
+
+def tagged(text: str) -> str | None:
+    """Content of the last complete `<answer>…</answer>`."""
+    start = text.rfind("<answer>", 0, max(text.rfind("</answer>"), 0))
+    if start < 0:
+        return None
+    start += len("<answer>")
+    return text[start : text.find("</answer>", start)]
+
+
+def boxed(text: str) -> str | None:
+    r"""Content of the last complete `\boxed{…}` with balanced braces; of boxes in each other, the inner one.
+
+    >>> boxed(r"\boxed{1} and \boxed{\{2\}} but \boxed{3")
+    '\\{2\\}'
+    """
+    return _last_box(text)[0]
+
+
+def _last_box(text: str) -> tuple[str | None, bool]:
+    """(content of the last complete box, whether one was begun and not ended)."""
+    opened: list[int] = []  # where the content of each open brace starts; boxes are negative
+    spans: list[tuple[int, int]] = []
+    for match in _BRACES.finditer(text):
+        token = match[0]
+        if token.endswith("{") and (token == "{" or len(token) > 2):
+            opened.append(match.end() if token == "{" else -match.end())
+        elif token == "}" and opened:
+            start = opened.pop()
+            if start < 0 and not (spans and spans[-1][0] > -start):
+                spans.append((-start, match.start()))
+    content = text[slice(*spans[-1])] if spans else None
+    return content, any(start < 0 for start in opened)
+
+
+def last_number(text: str) -> str | None:
+    """The last number as written: sign, digits with thousands separators, decimals, `a/b`; no units.
+
+    A minus sign counts unless a letter, digit or closing bracket stands right before it: `10-4` ends in 4.
+
+    >>> last_number("from -3 to $-1,250.50 or so"), last_number("5-3"), last_number("none")
+    ('-1250.50', '3', None)
+    """
+    text = join_thousands(ascii_digits(text)).replace("\\$", "$")
+    last = None
+    for match in _NUMBER.finditer(text):
+        last = match
+    return None if last is None else last[0].replace(",", "").replace("$", "")
+
+
+def last_line(text: str) -> str | None:
+    """The last line that is not blank."""
+    return text.strip().rpartition("\n")[2].strip() or None
+
+
+def _after_answer_is(text: str) -> str | None:
+    last = None
+    for match in _ANSWER_IS.finditer(text):
+        last = match
+    if last is None:
+        return None
+    return text[last.end() :].partition("\n")[0].strip(" \t*") or None

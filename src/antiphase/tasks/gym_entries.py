@@ -1,0 +1,127 @@
+"""Entries of reasoning_gym as JSON that comes back as what it was, and guards for scorers that evaluate code.
+
+Several scorers pass the answer to `eval` or to sympy's `parse_expr`, which is `eval` too. A completion could run code
+there, and sympy's leniency admits answers that break the puzzle's rules. The guards let through only what such an
+answer may consist of.
+"""
+
+import ast
+import json
+import operator
+import re
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from numbers import Integral
+from typing import Any
+
+_FUNCTIONS = re.compile(r"a?(?:sin|cos|tan)h?|sec|csc|cot|exp|log|ln|sqrt|pi|[aA]bs")
+_WORD = re.compile(r"[A-Za-z_]\w*")
+_FORBIDDEN = re.compile(r"[^\w\s+\-*/^().,]|__|\.\s*[A-Za-z_]")
+_ARITHMETIC = re.compile(r"[\d\s+\-*/()]*")
+_MAX_ARITHMETIC = 300
+_OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+_CONTAINERS = (list, tuple, set, frozenset)
+_BUILDERS: dict[str, Callable[[Any], Any]] = {"$dict": dict} | {f"${c.__name__}": c for c in _CONTAINERS}
+
+
+def pack_entry(entry: Mapping[str, Any]) -> str | None:
+    """The entry as JSON with its tuples, sets and keys marked; None if it would not come back equal."""
+    try:
+        text = json.dumps(_pack(entry))
+    except TypeError:
+        return None
+    return text if unpack_entry(text) == entry else None
+
+
+def unpack_entry(text: str) -> Any:
+    """The entry that `pack_entry` packed.
+
+    >>> unpack_entry(pack_entry({"a": (1, [2]), "b": {3: {4}}}))
+    {'a': (1, [2]), 'b': {3: {4}}}
+    """
+    return json.loads(text, object_pairs_hook=_unpack)
+
+
+def _pack(value: Any) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    for kind, plain in ((str, str), (Integral, int), (float, float)):  # numpy's scalars become Python's
+        if isinstance(value, kind):
+            return plain(value)
+    if isinstance(value, Mapping):
+        if all(isinstance(key, str) and not key.startswith("$") for key in value):
+            return {str(key): _pack(item) for key, item in value.items()}
+        return {"$dict": [[_pack(key), _pack(item)] for key, item in value.items()]}
+    if type(value) not in _CONTAINERS:
+        raise TypeError(f"{type(value).__name__} has no JSON form")
+    items = [_pack(item) for item in value]
+    return items if isinstance(value, list) else {f"${type(value).__name__}": items}
+
+
+def _unpack(pairs: list[tuple[str, Any]]) -> Any:
+    build = _BUILDERS.get(pairs[0][0]) if len(pairs) == 1 else None
+    return dict(pairs) if build is None else build(pairs[0][1])
+
+
+def safe_to_score(generator: str, answer: str, entry: Mapping[str, Any]) -> bool:
+    """Whether the generator's scorer may see the answer; what it may not see is wrong."""
+    guard = _GUARDS.get(generator)
+    return guard is None or guard(answer, entry)
+
+
+def exact_value(expression: str) -> Fraction | None:
+    """Value of an expression of whole numbers, + − * / and parentheses; None for anything else.
+
+    >>> exact_value("38 + 4 + 33 - 14"), exact_value("1/3*3"), exact_value("2**3"), exact_value("1/0")
+    (Fraction(61, 1), Fraction(1, 1), None, None)
+    """
+    if len(expression) > _MAX_ARITHMETIC or not _ARITHMETIC.fullmatch(expression):
+        return None
+    try:
+        return _evaluate(ast.parse(expression.strip(), mode="eval").body)
+    except (SyntaxError, ZeroDivisionError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _evaluate(node: ast.expr) -> Fraction:
+    if isinstance(node, ast.Constant) and type(node.value) is int:
+        return Fraction(node.value)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_evaluate(node.operand)
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
+        return _OPERATIONS[type(node.op)](_evaluate(node.left), _evaluate(node.right))
+    raise ValueError("not arithmetic")
+
+
+def _uses_numbers(answer: str, entry: Mapping[str, Any], target: int) -> bool:
+    numbers = sorted(int(number) for number in re.findall(r"\d+", answer[:_MAX_ARITHMETIC]))
+    return numbers == sorted(entry["metadata"]["numbers"]) and exact_value(answer) == target
+
+
+def _is_algebra(answer: str, entry: Mapping[str, Any]) -> bool:
+    del entry
+    words = _WORD.findall(answer)
+    return not _FORBIDDEN.search(answer) and all(len(word) == 1 or _FUNCTIONS.fullmatch(word) for word in words)
+
+
+def _calls_nothing(answer: str, entry: Mapping[str, Any]) -> bool:
+    del entry
+    return "(" not in answer
+
+
+_GUARDS: dict[str, Callable[[str, Mapping[str, Any]], bool]] = {
+    "countdown": lambda answer, entry: _uses_numbers(answer, entry, entry["metadata"]["target"]),
+    "puzzle24": lambda answer, entry: _uses_numbers(answer, entry, 24),
+    "simple_integration": _is_algebra,
+    "intermediate_integration": _is_algebra,
+    "polynomial_multiplication": _is_algebra,
+    "binary_matrix": _calls_nothing,
+    "n_queens": _calls_nothing,
+    "spiral_matrix": _calls_nothing,
+    "string_insertion": _calls_nothing,
+}

@@ -1,0 +1,171 @@
+r"""Whether two mathematical answers are equal, more strictly than math-verify alone.
+
+Plain numbers are compared exactly and equal strings are equal; math-verify (sympy) decides the rest, but only about
+parts that cannot profit from its leniency: an equation counts as its right side only if its left side is a name,
+lists and tuples are compared item by item in order, and their brackets must agree. What is extracted from a
+completion is decided elsewhere.
+"""
+
+import itertools
+import re
+from typing import Any, Literal
+
+from antiphase.errors import MissingExtraError
+from antiphase.tasks.plain_numbers import ascii_digits, join_thousands, plain_number
+
+Order = Literal["given", "any"]
+MAX_ANSWER_LENGTH = 1000
+
+_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\{([^{}]*)\}")
+_AND = re.compile(r",?\s*(?:\\(?:text|mbox)\{\s*,?\s*and\s*\}|\band\b)\s*")
+_SPACES = re.compile(r"(?<!\\)\\(?:quad|qquad|[ ,;:])|~")
+_SIZES = re.compile(r"\\(?:left|right|bigl?|bigr|Bigl?|Bigr)(?![A-Za-z])")
+_EQUALS = re.compile(r"(?<![<>!:=])=(?!=)")
+_NAME = re.compile(
+    r"\\?(?:text|mathrm|angle|triangle|overline)?[ {]*[A-Za-z]+[ }]*"
+    r"(?:_\{?\w{1,3}\}?)?'*(?:\(\w{1,3}(?:,\w{1,3})*\))?"
+)
+_TWO_NUMBERS = re.compile(r"\d\s+\d+(?![\d\s]*/)")
+_PAIRS = {"(": ")", "[": "]", "\\{": "\\}"}
+_TOKEN = re.compile(r"\\[{}]|[()\[\]{},]")
+
+
+def quick_same(answer: str, gold: str) -> bool | None:
+    """Equality where it is a matter of strings or plain numbers; None where it takes algebra."""
+    wanted, given = plain_number(gold), plain_number(answer)
+    if wanted is not None and given is not None:
+        return wanted == given
+    if len(answer) > MAX_ANSWER_LENGTH:
+        return answer == gold
+    return True if _normal(answer) == _normal(gold) else None
+
+
+def same_answer(answer: str, gold: str, order: Order = "given") -> bool:
+    r"""Whether the answer equals the reference.
+
+    Args:
+        answer: as extracted.
+        gold: the reference.
+        order: of the items of a list without brackets, such as `1,-2`; sets in `\{ \}` never have one.
+
+    Raises:
+        MissingExtraError: math-verify is needed and absent.
+    """
+    quick = quick_same(answer, gold)
+    if quick is not None:
+        return quick
+    answer, gold = _tidy(answer), _tidy(gold)
+    if not _balanced(answer) or (_TWO_NUMBERS.search(answer) and not _TWO_NUMBERS.search(gold)):
+        return False
+    opened, wanted = _items(gold)
+    given_opened, given = _items(answer)
+    if len(wanted) > 1 or len(given) > 1:
+        ordered = opened != "\\{\\}" and (bool(opened) or order == "given")
+        return opened == given_opened and _same_items(given, wanted, ordered, order)
+    return _same_item(answer, gold)
+
+
+def _same_items(given: list[str], wanted: list[str], ordered: bool, order: Order) -> bool:
+    if len(given) != len(wanted):
+        return False
+    if ordered:
+        return all(same_answer(a, g, order) for a, g in zip(given, wanted, strict=True))
+    left = list(given)
+    for gold in wanted:
+        match = next((i for i, answer in enumerate(left) if same_answer(answer, gold, order)), None)
+        if match is None:
+            return False
+        del left[match]
+    return True
+
+
+def _same_item(answer: str, gold: str) -> bool:
+    answer_name, answer_value = _assignment(answer)
+    gold_name, gold_value = _assignment(gold)
+    if answer_name is None and _EQUALS.search(answer) and not (gold_name is None and _EQUALS.search(gold)):
+        return False  # math-verify reads `3=4` as 4
+    if answer_name is not None and gold_name is not None and _normal(answer_name) != _normal(gold_name):
+        return False
+    if answer_name is None and gold_name is None:
+        return _verify(answer, gold)
+    quick = quick_same(answer_value, gold_value)
+    return _verify(answer_value, gold_value) if quick is None else quick
+
+
+def _assignment(text: str) -> tuple[str | None, str]:
+    """(name, value) of `x = 5`; (None, the text) of anything else."""
+    sides = _EQUALS.split(text)
+    if len(sides) == 2 and sides[1].strip() and _NAME.fullmatch(sides[0].strip()):
+        return sides[0].strip(), sides[1].strip()
+    return None, text
+
+
+def _verify(answer: str, gold: str) -> bool:
+    try:
+        from math_verify import verify
+    except ImportError:
+        raise MissingExtraError("math-verify", "train", "comparing mathematical answers") from None
+    # No timeouts here: they need signals and the main thread. The pool kills what takes too long.
+    return bool(verify(_parse(gold), _parse(answer), timeout_seconds=None))
+
+
+def _parse(text: str) -> Any:
+    from math_verify import LatexExtractionConfig, parse
+
+    config = [LatexExtractionConfig(boxed_match_priority=0)]
+    return parse(f"\\boxed{{{text}}}", extraction_config=config, parsing_timeout=None)
+
+
+def _tidy(text: str) -> str:
+    text = join_thousands(ascii_digits(text)).strip().removesuffix(".")
+    text = _SIZES.sub("", text.replace("\\!", "").replace("$", ""))
+    text = text.replace("\\lbrace", "\\{").replace("\\rbrace", "\\}")
+    return _AND.sub(", ", _SPACES.sub(" ", text)).strip()
+
+
+def _normal(text: str) -> str:
+    """For comparison as strings: no layout; a space stays only between two word characters."""
+    text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\$", "").replace("\\%", "")
+    text = _TEXT.sub(r"\1", _tidy(text))
+    return re.sub(r"(?<!\w)\s+|\s+(?!\w)", "", re.sub(r"\s+", " ", text))
+
+
+def _balanced(text: str) -> bool:
+    depth = 0
+    for token in re.findall(r"\\.|[{}]", text):
+        depth += {"{": 1, "}": -1}.get(token, 0)
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def _items(text: str) -> tuple[str, list[str]]:
+    r"""(brackets around all of it, the items between the commas at the top); `(1,2]` gives (`(]`, [`1`, `2`])."""
+    tokens = [(match[0], match.start(), match.end()) for match in _TOKEN.finditer(text)]
+    if tokens and tokens[0][1] == 0 and tokens[0][0] in _PAIRS and tokens[-1][2] == len(text):
+        commas, closes = _top_commas(tokens, level=1)
+        if closes == len(tokens) - 1:
+            inside = _cut(text, tokens[0][2], tokens[-1][1], commas)
+            if len(inside) > 1:
+                return tokens[0][0] + tokens[-1][0], inside
+    return "", _cut(text, 0, len(text), _top_commas(tokens, level=0)[0])
+
+
+def _top_commas(tokens: list[tuple[str, int, int]], level: int) -> tuple[list[int], int | None]:
+    """(positions of commas at this depth, index of the token that first closes everything)."""
+    depth, commas, closes = 0, [], None
+    for index, (token, start, _) in enumerate(tokens):
+        if token == ",":
+            if depth == level:
+                commas.append(start)
+        else:
+            depth += 1 if token in ("(", "[", "{", "\\{") else -1
+            if depth == 0 and closes is None:
+                closes = index
+    return commas, closes
+
+
+def _cut(text: str, start: int, stop: int, commas: list[int]) -> list[str]:
+    edges = [start - 1, *commas, stop]
+    items = [text[a + 1 : b].strip() for a, b in itertools.pairwise(edges)]
+    return [item for item in items if item]

@@ -1,0 +1,71 @@
+"""Plain numbers: integers, decimals and fractions as people and models write them, compared exactly."""
+
+import re
+from fractions import Fraction
+
+MAX_NUMBER_LENGTH = 100
+_LATEX_COMMA = re.compile(r"\{,\}|,\\!\s*")
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d+)"
+_DECIMAL = re.compile(rf"([-+]?)({_DIGITS}(?:\.\d*)?|\.\d+)")
+_FRACTION = re.compile(r"([-+]?)(?:(\d+)/(\d+)|\\[dt]?frac\{(-?\d+)\}\{(\d+)\})")
+
+
+def ascii_digits(text: str) -> str:
+    """Digits of other scripts as 0-9 and the minus sign U+2212 as a hyphen; superscripts stay what they are."""
+    if text.isascii():
+        return text
+    return "".join(str(int(c)) if c.isdecimal() and not c.isascii() else c for c in text).replace("\u2212", "-")
+
+
+def join_thousands(text: str) -> str:
+    r"""The text with LaTeX's thousands separators as commas: `1{,}234`, `1,\! 234`."""
+    return _LATEX_COMMA.sub(",", text)
+
+
+def strip_units(text: str) -> str:
+    r"""The text without surrounding space, `$`, `%`, closing period, and LaTeX's ways to write a thousands separator.
+
+    >>> strip_units(r" \$1{,}234.00. ")
+    '1,234.00'
+    """
+    text = join_thousands(ascii_digits(text)).replace("\\!", "").replace("\\$", "$").replace("\\%", "%")
+    text = text.strip("$ \t\n").removesuffix(".").rstrip("%$ ")
+    sign, rest = ("-", text[1:]) if text.startswith("-") else ("", text)
+    return sign + rest.lstrip("$ ")
+
+
+def decimal_text(text: str) -> str | None:
+    """An integer or decimal without its units and thousands separators, else as written; None where it is neither.
+
+    >>> decimal_text("$1,234.50"), decimal_text("007"), decimal_text("1/2"), decimal_text("1,23")
+    ('1234.50', '007', None, None)
+    """
+    if len(text) > 2 * MAX_NUMBER_LENGTH:
+        return None
+    match = _DECIMAL.fullmatch(strip_units(text))
+    if match is None or len(match[2]) > MAX_NUMBER_LENGTH:
+        return None
+    return match[1].replace("+", "") + match[2].replace(",", "").removesuffix(".")
+
+
+def plain_number(text: str) -> Fraction | None:
+    r"""The exact value of an integer, decimal or fraction of at most 100 digits; None for anything else.
+
+    A percent sign is taken for a unit: `50%` is 50, not 1/2.
+
+    >>> [str(plain_number(t)) for t in ("1,000.50", "-3/6", r"\frac{1}{2}", "50%", "x", "1,2")]
+    ['2001/2', '-1/2', '1/2', '50', 'None', 'None']
+    """
+    decimal = decimal_text(text)
+    if decimal is not None:
+        return Fraction(decimal)
+    if len(text) > 2 * MAX_NUMBER_LENGTH:
+        return None
+    match = _FRACTION.fullmatch(strip_units(text))
+    if match is None:
+        return None
+    sign, *parts = match.groups()
+    top, bottom = (int(part) for part in parts if part is not None)
+    if bottom == 0:
+        return None
+    return Fraction(-top if sign == "-" else top, bottom)

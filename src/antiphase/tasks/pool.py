@@ -1,0 +1,263 @@
+"""Verification in processes that can be killed, so that no completion can hang or end the caller.
+
+`VerifierPool.check` is safe in any thread, uses no signals in the caller, and answers for every pair. Verdicts that
+need only string operations are given without a process.
+"""
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from antiphase.errors import AntiphaseError, InvalidInputError
+from antiphase.tasks.extraction import MAX_LENGTH
+from antiphase.tasks.problem import Problem
+from antiphase.tasks.registry import build_task
+
+Outcome = Literal["right", "wrong", "timeout", "error"]
+DEFAULT_TIMEOUT = 5.0
+_START_TIMEOUT = 180.0  # seconds to start and to import: neither depends on a completion
+_CHECKS_PER_PROCESS = 5000  # sympy's caches grow
+_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from antiphase.tasks.worker import main; main()"
+_LATE = {"failed": "its process did not answer in time"}
+_ENDED = {"failed": "its process ended"}
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+class VerifierError(AntiphaseError, RuntimeError):
+    """Verification cannot work at all, whatever the completion: a process does not start or lacks a package."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of one completion.
+
+    Args:
+        correct: whether it is right.
+        outcome: `right`, `wrong`, `timeout` (took too long, counts as wrong), or `error` (ended its process or raised
+            in the verifier, counts as wrong).
+    """
+
+    correct: bool
+    outcome: Outcome
+
+
+class VerifierPool:
+    """Processes that verify completions; started when first needed.
+
+    Use it in a `with` block or call `close`; processes also end with the pool, with this process, and when it is
+    killed.
+
+    Args:
+        num_workers: processes at most; None is 2, or 1 on a machine with one core.
+
+    Raises:
+        InvalidInputError: fewer than one worker.
+    """
+
+    def __init__(self, num_workers: int | None = None) -> None:
+        self.num_workers = min(2, os.cpu_count() or 1) if num_workers is None else num_workers
+        if self.num_workers < 1:
+            raise InvalidInputError(f"num_workers must be at least 1; got {num_workers}.")
+        self._lock = threading.Lock()
+        self._idle: list[_Worker] = []
+        self._pid = os.getpid()
+        self._finalizer = weakref.finalize(self, _close_all, self._idle, self._pid)
+
+    def check(self, pairs: Sequence[tuple[str, Problem]], timeout: float = DEFAULT_TIMEOUT) -> list[Verdict]:
+        """The verdict on each (completion, problem), in order.
+
+        Args:
+            pairs: what to check.
+            timeout: seconds for each; importing and starting processes do not count.
+
+        Raises:
+            InvalidInputError: the timeout is not positive, or a problem names no task.
+            VerifierError: verification cannot work at all, whatever the completions.
+        """
+        if not timeout > 0:
+            raise InvalidInputError(f"timeout must be a positive number of seconds; got {timeout}.")
+        verdicts = [_quick(completion, problem) for completion, problem in pairs]
+        todo: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for index, verdict in enumerate(verdicts):
+            if verdict is None:
+                todo.put(index)
+        if not todo.empty():
+            with self._lock:
+                self._check_in_processes(pairs, verdicts, todo, timeout)
+        return [verdict for verdict in verdicts if verdict is not None]
+
+    def _check_in_processes(
+        self,
+        pairs: Sequence[tuple[str, Problem]],
+        verdicts: list[Verdict | None],
+        todo: "queue.SimpleQueue[int]",
+        timeout: float,
+    ) -> None:
+        if os.getpid() != self._pid:  # forked: the processes belong to the parent
+            self._finalizer.detach()
+            self._idle, self._pid = [], os.getpid()
+            self._finalizer = weakref.finalize(self, _close_all, self._idle, self._pid)
+
+        def work() -> None:
+            while (index := _next(todo)) is not None:
+                verdicts[index] = self._check_one(*pairs[index], timeout)
+
+        num_threads = min(self.num_workers, todo.qsize())
+        with ThreadPoolExecutor(num_threads, thread_name_prefix="antiphase-verify") as threads:
+            try:
+                for future in [threads.submit(work) for _ in range(num_threads)]:
+                    future.result()
+            finally:  # after an error or Ctrl-C, the other threads stop too
+                while _next(todo) is not None:
+                    pass
+
+    def _check_one(self, completion: str, problem: Problem, timeout: float) -> Verdict:
+        for _ in range(3):
+            worker = self._take()
+            try:
+                return worker.check(completion, problem, timeout)
+            except _GoneError:
+                continue  # it had ended before it read the pair
+            finally:
+                self._idle.append(worker)
+        return Verdict(False, "error")
+
+    def _take(self) -> "_Worker":
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.usable:
+                return worker
+            worker.close()
+        return _Worker()
+
+    def close(self) -> None:
+        """End the processes; the next check starts new ones."""
+        with self._lock:
+            _close_all(self._idle, self._pid)
+
+    def __enter__(self) -> "VerifierPool":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _next(todo: "queue.SimpleQueue[int]") -> int | None:
+    try:
+        return todo.get_nowait()
+    except queue.Empty:
+        return None
+
+
+def _quick(completion: str, problem: Problem) -> Verdict | None:
+    correct = build_task(problem.task).quick_verdict(completion, problem)
+    return None if correct is None else _verdict(correct)
+
+
+def _verdict(correct: bool) -> Verdict:
+    return Verdict(correct, "right" if correct else "wrong")
+
+
+def _close_all(workers: "list[_Worker]", pid: int) -> None:
+    if os.getpid() != pid:
+        return
+    while workers:
+        workers.pop().close()
+
+
+class _GoneError(Exception):
+    """The process had ended before it read the request."""
+
+
+class _Worker:
+    """One process and the thread that listens to it."""
+
+    def __init__(self) -> None:
+        self._checks = 0
+        self._warm: set[str] = set()
+        self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        path = json.dumps([entry for entry in sys.path if entry])
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _START, path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **_ONE_THREAD},
+        )
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+        if self._receive(_START_TIMEOUT) != {"ready": True}:
+            self.close()
+            raise VerifierError(
+                "the process that verifies answers did not start. To see why, run: "
+                f"{sys.executable} -c 'import antiphase.tasks.worker'."
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def usable(self) -> bool:
+        return self._process.poll() is None and self._checks < _CHECKS_PER_PROCESS
+
+    def check(self, completion: str, problem: Problem, timeout: float) -> Verdict:
+        if problem.task not in self._warm:
+            self._warm_up(problem.task)
+        self._checks += 1
+        # One character more than is read, so that the worker knows that it is too long.
+        request = {"completion": completion[-MAX_LENGTH - 1 :], "problem": asdict(problem), "timeout": timeout}
+        self._send(request)
+        answer = self._receive(timeout)
+        if answer in (_LATE, _ENDED):
+            self.close()
+            return Verdict(False, "timeout" if answer == _LATE else "error")
+        return _verdict(answer["correct"]) if "correct" in answer else Verdict(False, "error")
+
+    def _warm_up(self, spec: str) -> None:
+        self._send({"warm_up": spec})
+        answer = self._receive(_START_TIMEOUT)
+        if "warm" not in answer:
+            self.close()
+            raise VerifierError(f"the task {spec!r} cannot be verified: {answer['failed']}")
+        self._warm.add(spec)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._listener.join()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                try:
+                    stream.close()
+                except OSError:
+                    continue  # what was still to be written has no reader any more
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError:
+            self.close()
+            raise _GoneError from None
+
+    def _receive(self, timeout: float) -> dict[str, Any]:
+        try:
+            return self._answers.get(timeout=timeout)
+        except queue.Empty:
+            return _LATE
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._answers.put(json.loads(line))
+        self._answers.put(_ENDED)

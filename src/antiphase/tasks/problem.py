@@ -1,0 +1,79 @@
+"""What a task is: problems with reference answers, and a verifier. The other modules hold the tasks themselves."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from antiphase.errors import InvalidInputError
+
+Split = Literal["train", "test", "all"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A prompt with its reference answer.
+
+    Args:
+        problem_id: unique within the task.
+        task: the spec string that `load_task` takes; with the other fields it is all that verifying needs.
+        prompt: plain text.
+        answer: the reference.
+        metadata: JSON; what the task's verifier needs besides the answer (`{}` where it needs nothing).
+    """
+
+    problem_id: str
+    task: str
+    prompt: str
+    answer: str
+    metadata: str = "{}"
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """Problems and their verifier.
+
+    Args:
+        spec: the string that this task was made from.
+        name: short name, such as `gsm8k`.
+        source: where the problems come from, in one line.
+        licence: of the problems.
+    """
+
+    spec: str
+    name: str
+    source: str
+    licence: str
+
+    @abstractmethod
+    def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
+        """Draw `num` problems of a split (None: all, or a generator's `size`) in an order that `seed` decides.
+
+        Raises:
+            InvalidInputError: there are fewer, there is no such split, or a row is malformed.
+        """
+
+    @abstractmethod
+    def verify(self, completion: str, problem: Problem) -> bool:
+        """Whether the completion is right.
+
+        A hostile completion can make this slow, hang or raise: callers go through `VerifierPool`.
+        """
+
+    @abstractmethod
+    def quick_verdict(self, completion: str, problem: Problem) -> bool | None:
+        """What `verify` would say, where that takes a few string operations; None where it could take longer."""
+
+    def check_source(self) -> None:  # noqa: B027 (tasks without a source have nothing to check)
+        """Raise the error that `problems` would raise, as far as that can be known without a download."""
+
+    def warm_up(self) -> None:  # noqa: B027
+        """Import and build what `verify` needs, so that the first check is as fast as the others."""
+
+
+def check_request(spec: str, split: str, num: int | None) -> None:
+    """Raise InvalidInputError unless `split` is known and `num` is positive."""
+    if split not in SPLITS:
+        raise InvalidInputError(f"task {spec!r}: split must be one of {', '.join(SPLITS)}; got {split!r}.")
+    if num is not None and num < 1:
+        raise InvalidInputError(f"task {spec!r}: num must be at least 1; got {num}. Use None for all.")

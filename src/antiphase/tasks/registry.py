@@ -1,0 +1,78 @@
+"""From a spec string to a task."""
+
+import functools
+import re
+from collections.abc import Iterable, Mapping
+
+from antiphase.errors import InvalidInputError, MissingExtraError
+from antiphase.tasks import digit_sum
+from antiphase.tasks.digit_sum import DigitSumTask
+from antiphase.tasks.gym_task import GymTask, gym_generators
+from antiphase.tasks.math_sets import FILE_SUFFIXES, MATH_SETS, file_task, hub_task, known_set
+from antiphase.tasks.problem import Task
+from antiphase.tasks.specs import Spec, did_you_mean, parse_spec
+
+
+def load_task(spec: str) -> Task:
+    """The task that a spec names, checked as far as possible without a download.
+
+    Args:
+        spec: `NAME` or `NAME:key=value,key=value`. NAME is a known set (`gsm8k`, `math`, `math500`, …), `digit_sum`,
+            a reasoning_gym generator (`chain_sum`, `countdown`, …), a `.jsonl` or `.parquet` file, or a hub data set
+            `owner/name`.
+
+    Raises:
+        InvalidInputError: no such task or file, an option that it lacks or of the wrong type, a malformed row, or a
+            generator that does not accept its own answers.
+        MissingExtraError: a package that the task needs is absent.
+    """
+    task = build_task(spec)
+    task.check_source()
+    return task
+
+
+@functools.lru_cache(maxsize=256)
+def build_task(spec: str) -> Task:
+    """The task that a spec names, unchecked: enough to verify with, even where its file is gone.
+
+    Raises:
+        InvalidInputError: no such task, or an option that it lacks or of the wrong type.
+        MissingExtraError: reasoning-gym is needed and absent.
+    """
+    parsed = parse_spec(spec)
+    if parsed.name.endswith(FILE_SUFFIXES):
+        return file_task(parsed)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", parsed.name):
+        return hub_task(parsed)
+    known = _by_key([*MATH_SETS, digit_sum.NAME]).get(_key(parsed.name))
+    if known == digit_sum.NAME:
+        return DigitSumTask.from_spec(parsed)
+    if known is not None:
+        return known_set(parsed, known)
+    return GymTask.from_spec(parsed, _generator(parsed))
+
+
+def _generator(spec: Spec) -> str:
+    own = [*MATH_SETS, digit_sum.NAME]
+    try:
+        installed = list(gym_generators())
+    except MissingExtraError:
+        if did_you_mean(spec.name, own) == ".":
+            raise MissingExtraError("reasoning-gym", "train", f"the task {spec.name!r}") from None
+        installed = []
+    name = _by_key(installed).get(_key(spec.name))
+    if name is None:
+        raise InvalidInputError(
+            f"unknown task {spec.name!r}{did_you_mean(spec.name, own + installed)} Expected one of {', '.join(own)}, "
+            "a reasoning_gym generator, a .jsonl or .parquet file, or a hub data set owner/name."
+        )
+    return name
+
+
+def _key(name: str) -> str:
+    """What names are compared by: `knights_and_knaves` and `Knights-Knaves` are `knights_knaves`."""
+    return re.sub(r"[-_ ]", "", re.sub(r"[-_ ]and[-_ ]", "", name.lower()))
+
+
+def _by_key(names: Iterable[str]) -> Mapping[str, str]:
+    return {_key(name): name for name in names}

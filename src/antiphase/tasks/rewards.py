@@ -1,0 +1,144 @@
+"""Rewards of tasks in TRL's protocol, and the data-set rows that feed them. Nothing here imports TRL."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from antiphase.errors import InvalidInputError
+from antiphase.tasks.pool import DEFAULT_TIMEOUT, VerifierPool
+from antiphase.tasks.problem import Problem
+
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+
+
+class AccuracyReward:
+    """1 for a right completion, 0 for a wrong one, verified in killable processes.
+
+    Args:
+        timeout: seconds for one completion; what takes longer is wrong.
+        pool: that verifies; by default an own one with two processes.
+    """
+
+    __name__ = "accuracy"
+
+    def __init__(self, timeout: float = DEFAULT_TIMEOUT, pool: VerifierPool | None = None) -> None:
+        self.timeout = timeout
+        self.pool = VerifierPool() if pool is None else pool
+
+    def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        completion_ids: Sequence[Any] | None = None,
+        *,
+        answer: Sequence[str],
+        task: Sequence[str],
+        problem_id: Sequence[str],
+        metadata: Sequence[str],
+        log_metric: Callable[[str, float], None] | None = None,
+        **kwargs: Any,
+    ) -> list[float]:
+        """The rewards of a batch.
+
+        Args:
+            prompts: not read; the columns say what the problem is.
+            completions: each text, or chat messages of which the assistant's last counts.
+            completion_ids: not read.
+            answer: column of the data set that `rows` made, as are `task`, `problem_id` and `metadata`.
+            task: spec of each problem's task.
+            problem_id: of each problem.
+            metadata: of each problem.
+            log_metric: is given `accuracy/timeouts` and `accuracy/errors`, shares of the batch.
+            kwargs: other columns, not read.
+        """
+        problems = [
+            Problem(problem_id=i, task=t, prompt="", answer=a, metadata=m)
+            for i, t, a, m in zip(problem_id, task, answer, metadata, strict=True)
+        ]
+        texts = [completion_text(completion) for completion in completions]
+        verdicts = self.pool.check(list(zip(texts, problems, strict=True)), self.timeout)
+        if log_metric is not None and verdicts:
+            for name, outcome in (("timeouts", "timeout"), ("errors", "error")):
+                log_metric(f"accuracy/{name}", sum(v.outcome == outcome for v in verdicts) / len(verdicts))
+        return [float(verdict.correct) for verdict in verdicts]
+
+
+def format_reward(completions: Sequence[Any], **kwargs: Any) -> list[float]:
+    r"""1 for completions of the form `<think>…</think> <answer>…</answer>` and nothing else, each tag once; else 0.
+
+    >>> format_reward(["<think>1+1</think>\n<answer>2</answer>", "<answer>2</answer>"])
+    [1.0, 0.0]
+    """
+    return [float(_has_format(completion_text(completion))) for completion in completions]
+
+
+def _has_format(text: str) -> bool:
+    text = text.strip()
+    if any(text.count(tag) != 1 for tag in _TAGS):
+        return False
+    _, _, rest = text.partition("</think>")
+    return text.startswith("<think>") and text.endswith("</answer>") and rest.lstrip().startswith("<answer>")
+
+
+def completion_text(completion: Any) -> str:
+    """The text of a completion: itself, or the content of the assistant's last message.
+
+    Raises:
+        InvalidInputError: it is neither text nor chat messages.
+    """
+    if isinstance(completion, str):
+        return completion
+    if isinstance(completion, list) and all(isinstance(message, Mapping) for message in completion):
+        said = [message.get("content") for message in completion if message.get("role") == "assistant"]
+        return _content_text(said[-1]) if said else ""
+    raise InvalidInputError(
+        f"a completion must be text or a list of chat messages; got {type(completion).__name__} "
+        f"{str(completion)[:40]!r}."
+    )
+
+
+def _content_text(content: Any) -> str:
+    if isinstance(content, list):  # parts, as in multimodal chats
+        return "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
+    return content if isinstance(content, str) else ""
+
+
+def rows(
+    problems: Sequence[Problem],
+    *,
+    system_prompt: str | None = None,
+    prompt_template: str | None = None,
+    chat: bool,
+) -> list[dict[str, Any]]:
+    """Data-set rows with the columns prompt, answer, task, problem_id and metadata.
+
+    Args:
+        problems: one row each.
+        system_prompt: put before the prompt, as a message where `chat`, else as text with a blank line after it.
+        prompt_template: text with `{prompt}` in it; None is the prompt alone.
+        chat: whether prompts are lists of messages.
+
+    Raises:
+        InvalidInputError: the template lacks `{prompt}`.
+    """
+    if prompt_template is not None and "{prompt}" not in prompt_template:
+        raise InvalidInputError(f"the prompt template must contain {{prompt}}; got {prompt_template!r}.")
+    return [
+        {
+            "prompt": _prompt(problem.prompt, system_prompt, prompt_template, chat),
+            "answer": problem.answer,
+            "task": problem.task,
+            "problem_id": problem.problem_id,
+            "metadata": problem.metadata,
+        }
+        for problem in problems
+    ]
+
+
+def _prompt(
+    prompt: str, system_prompt: str | None, prompt_template: str | None, chat: bool
+) -> str | list[dict[str, str]]:
+    text = prompt if prompt_template is None else prompt_template.replace("{prompt}", prompt)
+    if chat:
+        messages = [{"role": "user", "content": text}]
+        return messages if system_prompt is None else [{"role": "system", "content": system_prompt}, *messages]
+    return text if system_prompt is None else f"{system_prompt}\n\n{text}"

@@ -1,0 +1,65 @@
+"""Distinct problems from a stream, and the split that each belongs to by its text.
+
+A problem is a test problem if and only if crc32 of its prompt is divisible by 5, so train and test never share one,
+whatever the seeds and options.
+"""
+
+import zlib
+from collections.abc import Iterable
+
+from antiphase.errors import InvalidInputError
+from antiphase.tasks.problem import Problem, Split
+
+TEST_SHARE = 5
+_MIN_PATIENCE, _MAX_PATIENCE = 500, 20_000
+
+
+def in_split(prompt: str, split: Split) -> bool:
+    """Whether a problem with this prompt belongs to the split.
+
+    >>> [in_split(prompt, "test") for prompt in ("1+1=", "1+2=", "1+3=", "1+7=")]
+    [False, False, False, True]
+    """
+    if split == "all":
+        return True
+    return (zlib.crc32(prompt.encode("utf-8")) % TEST_SHARE == 0) == (split == "test")
+
+
+def draw_distinct(stream: Iterable[Problem], split: Split, num: int, *, spec: str, exact: bool) -> list[Problem]:
+    """The first `num` problems of the split with different prompts.
+
+    An endless stream counts as exhausted after 20 times as many repeats in a row as there are different prompts (at
+    least 500, at most 20,000).
+
+    Args:
+        stream: where the problems come from.
+        split: to which they shall belong.
+        num: how many.
+        spec: of the task, for the error.
+        exact: refuse a stream that holds fewer.
+
+    Raises:
+        InvalidInputError: the stream holds fewer, or none.
+    """
+    seen: set[str] = set()
+    found: list[Problem] = []
+    repeats = 0
+    for problem in stream:
+        if problem.prompt in seen:
+            repeats += 1
+            if repeats > min(max(_MIN_PATIENCE, 20 * len(seen)), _MAX_PATIENCE):
+                break
+            continue
+        repeats = 0
+        seen.add(problem.prompt)
+        if in_split(problem.prompt, split):
+            found.append(problem)
+            if len(found) == num:
+                return found
+    if exact or not found:
+        where = "" if split == "all" else f" in the {split} split"
+        raise InvalidInputError(
+            f"task {spec!r}: asked for {num} problems{where}, but only {len(found)} different ones exist "
+            f"({len(seen)} in both splits). Ask for fewer, or widen the task's options."
+        )
+    return found

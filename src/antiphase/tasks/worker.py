@@ -1,0 +1,84 @@
+"""The process that verifies: reads requests on standard input, answers on standard output, one JSON object a line.
+
+It may be killed at any moment. It ends by itself when its input closes, when a check runs far past its time, and when
+it would take more memory than allowed. Nothing here imports torch.
+"""
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+from typing import Any, BinaryIO
+
+from antiphase.errors import AntiphaseError
+from antiphase.tasks.problem import Problem
+from antiphase.tasks.registry import build_task
+
+MEMORY_LIMIT = 4 << 30  # bytes of address space
+_GRACE = 2.0  # seconds past its timeout after which a check ends the process even if nobody else does
+
+
+def main() -> None:
+    """Serve requests until the input closes."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print must not look like an answer
+    _limit_resources()
+    requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(sys.stdin.buffer, requests), daemon=True).start()
+    _send(answers, {"ready": True})
+    while True:
+        _send(answers, _answer(requests.get()))
+
+
+def _read(stream: BinaryIO, requests: "queue.SimpleQueue[dict[str, Any]]") -> None:
+    for line in stream:
+        requests.put(json.loads(line))
+    os._exit(0)  # the parent is gone or wants us gone; the main thread may be stuck
+
+
+def _send(stream: BinaryIO, message: dict[str, Any]) -> None:
+    stream.write(json.dumps(message).encode() + b"\n")
+    stream.flush()
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    if "warm_up" in request:
+        try:
+            build_task(request["warm_up"]).warm_up()
+        except AntiphaseError as error:
+            return {"failed": str(error)}
+        return {"warm": True}
+    problem = Problem(**request["problem"])
+    _set_alarm(request["timeout"] + _GRACE)
+    try:
+        return {"correct": build_task(problem.task).verify(request["completion"], problem)}
+    except MemoryError:
+        os._exit(1)  # what is left of the heap is not worth trusting
+    # A parser that was written for well-meaning input can raise anything on a hostile one; that makes it wrong.
+    except Exception as error:  # noqa: BLE001
+        return {"error": type(error).__name__}
+    finally:
+        _set_alarm(0)
+
+
+def _set_alarm(seconds: float) -> None:
+    # The default action of SIGALRM ends the process in the kernel, even where C code holds the interpreter's lock.
+    if sys.platform != "win32":
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _limit_resources() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair; it closes the pipe
+    if sys.platform == "win32":
+        return
+    import resource
+
+    for kind, limit in ((resource.RLIMIT_AS, MEMORY_LIMIT), (resource.RLIMIT_CORE, 0)):
+        _, hard = resource.getrlimit(kind)
+        wanted = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        try:
+            resource.setrlimit(kind, (wanted, hard))
+        except (OSError, ValueError):
+            continue  # macOS refuses RLIMIT_AS; the timeout remains
