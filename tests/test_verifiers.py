@@ -20,7 +20,6 @@ from antiphase.tasks.math_equality import quick_same, same_answer
 from antiphase.tasks.plain_numbers import decimal_text, plain_number
 from antiphase.tasks.pool import Verdict, VerifierError, VerifierPool
 from antiphase.tasks.problem import Problem
-from antiphase.tasks.registry import load_task
 from antiphase.tasks.rewards import AccuracyReward, completion_text, format_reward, rows
 
 TOWER = "\\boxed{9^{9^{9^{9}}}}"  # sympy computes until it is killed
@@ -43,7 +42,9 @@ def pool():
         ("<answer><answer>18</answer>", "tags", "18", "18"),
         ("<answer>18</answer> <answer>19", "auto", "18", "18"),
         ("<answer>\\boxed{18}</answer>", "tags", "18", "18"),
-        ("\\boxed{5} <answer>18", "auto", "18", None),
+        ("\\boxed{5} <answer> \\boxed{18}", "auto", "18", "18"),
+        ("\\boxed{5} <answer> 18", "auto", "18", "18"),
+        ("\\boxed{5} <answer> 18", "tags", "18", None),
         ("</answer>18<answer>", "tags", "18", None),
         ("<answer></answer>", "auto", "18", None),
         ("18", "tags", "18", None),
@@ -177,7 +178,8 @@ DIFFERENT = [
     ("4", "3=4"), ("4", "4=4"), ("4", "2x=4"), ("4", "x+y=4"), ("x=5", "y=5"), ("x=5", "4=5"), ("2,1", "1,2"),
     ("(1,2)", "\\{1,2\\}"), ("(1,2)", "[1,2]"), ("(1,2)", "1,2"), ("1,2", "(1,2)"), ("\\{1,2\\}", "\\{1,1,2\\}"),
     ("(1,2),(3,4)", "(3,4),(1,2)"), ("AB=9, CD=4", "AB=4, CD=9"), ("0.5", "50\\%"), ("9", "5 4"), ("19", "10 9"),
-    ("9", "5 \\quad 4"), ("4", "4 or 5"), ("4", "4, 5"), ("4", "\\pm 4"), ("\\frac{1}{3}", "0.33"), ("2", "2.0000001"),
+    ("9", "5 \\quad 4"), ("4", "4 or 5"), ("4", "4, 5"), ("4", "\\pm 4"), ("\\frac{1}{3}", "0.333333"),
+    ("2", "2.0000001"),
     ("4", "{4"), ("4", "4} \\boxed{4"), ("6", "x \\le 6"), ("1", "\\infty"), ("x^2+1", "x^2+1=0"), ("3", "x=3,x=4"),
     ("4", ""), ("54", "5 4"), ("18", "18" * 60),
 ]  # fmt: skip
@@ -219,11 +221,11 @@ def test_what_is_no_arithmetic(text) -> None:
 def test_scorers_that_evaluate_see_no_code() -> None:
     bomb = "__import__('os').system('true')"
     for generator in ("countdown", "puzzle24", "simple_integration", "polynomial_multiplication", "n_queens"):
-        assert not safe_to_score(generator, bomb, {"metadata": {"numbers": [4], "target": 4}})
-    assert safe_to_score("simple_integration", "-7*x**5/5 + 2*sin(x) + C", {})
-    assert not safe_to_score("simple_integration", "x.real", {})
-    assert not safe_to_score("simple_integration", "Integral(x)", {})
-    puzzle = {"metadata": {"numbers": [49, 2, 1, 1]}}
+        assert not safe_to_score(generator, bomb, {"answer": "4 + x", "metadata": {"numbers": [4], "target": 4}})
+    assert safe_to_score("simple_integration", "-7*x**5/5 + 2*sin(x) + C", {"answer": "x"})
+    assert not safe_to_score("simple_integration", "x.real", {"answer": "x"})
+    assert not safe_to_score("simple_integration", "Integral(x)", {"answer": "x"})
+    puzzle = {"answer": "24 * 1", "metadata": {"numbers": [49, 2, 1, 1]}}
     assert not safe_to_score("puzzle24", "49/2*1*1", puzzle)  # reasoning_gym rounds 24.5 down to 24
 
 
@@ -261,7 +263,7 @@ def gym_problem(name, metadata, answer) -> Problem:
 )  # fmt: skip
 def test_hostile_completions_are_wrong(pool, problem) -> None:
     assert len(HOSTILE) >= 40
-    verdicts = pool.check([(text, problem) for text in HOSTILE], timeout=1.0)
+    verdicts = pool.check([(text, problem) for text in HOSTILE], timeout=0.6)
     assert [text[:40] for text, verdict in zip(HOSTILE, verdicts, strict=True) if verdict.correct] == []
     assert pool.check(
         [(f"<answer>{problem.answer}</answer>\\boxed{{{problem.answer}}}A{problem.answer}", problem)]
@@ -460,5 +462,14 @@ def test_verifying_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_load_task_of_hostile_rows_is_the_tasks_own() -> None:
-    assert load_task("gsm8k").verify("so 18", SUM)
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
+def test_memory_is_limited() -> None:
+    code = "from antiphase.tasks.worker import _limit_resources; _limit_resources(); bytearray(5 << 30)"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert "MemoryError" in done.stderr
+
+
+def test_alarm_ends_a_process_that_holds_the_lock() -> None:
+    code = "from antiphase.tasks.worker import _set_alarm; _set_alarm(0.3); 9 ** (9**9)"
+    done = subprocess.run([sys.executable, "-c", code], check=False, timeout=30)
+    assert done.returncode == -signal.SIGALRM

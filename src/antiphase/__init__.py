@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from antiphase.probing.fingerprint import Fingerprint as Fingerprint
     from antiphase.probing.runner import probe as probe
     from antiphase.signals.measure import token_signals as token_signals
+    from antiphase.train.callback import InversionCallback as InversionCallback
+    from antiphase.train.callback import ProbeSet as ProbeSet
+    from antiphase.train.config import CorRPOConfig as CorRPOConfig
+    from antiphase.train.trainer import CorRPOTrainer as CorRPOTrainer
     from antiphase.types import Correlation as Correlation
     from antiphase.types import SignalSpec as SignalSpec
     from antiphase.types import TokenBatch as TokenBatch
@@ -24,9 +28,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AntiphaseError": "errors",
+    "CorRPOConfig": "train.config",
+    "CorRPOTrainer": "train.trainer",
     "Correlation": "types",
     "Fingerprint": "probing.fingerprint",
+    "InversionCallback": "train.callback",
     "ProbeConfig": "probing.config",
+    "ProbeSet": "train.callback",
     "SignalSpec": "types",
     "TokenBatch": "types",
     "TokenSignals": "types",

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from datetime import datetime
 from importlib import metadata
@@ -138,7 +139,10 @@ def _main_train(words: list[str]) -> int:
             from antiphase.train.runner import train
         except ImportError as error:
             raise MissingExtraError(str(error.name), "train", "training") from error
-        result = train(words)
+        with warnings.catch_warnings():
+            # What TRL and transformers tell each other of their next versions is nothing that a user could mend.
+            warnings.simplefilter("ignore", FutureWarning)
+            result = train(words)
     except AntiphaseError as error:
         print(f"antiphase: error: {error}", file=sys.stderr)
         return 2

@@ -1,7 +1,7 @@
 r"""The answer inside a completion: tags, box, last number, last line.
 
-Pure string functions, linear in the length of the text. They say nothing about whether the answer is right. An answer
-that was begun and not ended (`\boxed{12`, `<answer>12`) is no answer.
+Pure string functions, linear in the length of the text. They say nothing about whether the answer is right. A box
+that was begun and not ended (`\boxed{12`) is no answer.
 """
 
 import re
@@ -31,7 +31,8 @@ def extract_answer(completion: str, mode: ExtractMode, gold: str) -> str | None:
         mode: `tags` (content of the last `<answer>…</answer>`), `boxed` (content of the last complete `\boxed{…}`),
             `last-number`, `last-line` (that is not blank), `whole`, `after-A` (what follows the last letter A), or
             `auto`: tags, else boxed, else the last number if the reference is one, else what follows the last
-            "answer is" or "answer:", else the last line.
+            "answer is" or "answer:", else the last line; after `<answer>` without its closing tag, only what follows
+            is searched.
         gold: the reference answer; `auto` looks at whether it is a number.
 
     >>> extract_answer(r"so \boxed{3}, no, \boxed{\frac{1}{2}}", "auto", "1/2")
@@ -63,7 +64,10 @@ def extract_answer(completion: str, mode: ExtractMode, gold: str) -> str | None:
 
 def _auto(text: str, numeric: bool) -> str | None:
     if "<answer>" in text:
-        return _unboxed(tagged(text))
+        content = tagged(text)
+        if content is not None:
+            return _unboxed(content)
+        text = text.rpartition("<answer>")[2]  # generation often stops at the closing tag, which is then cut off
     box, begun = _last_box(text)
     if box is not None or begun:
         return box

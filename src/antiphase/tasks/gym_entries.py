@@ -14,10 +14,14 @@ from fractions import Fraction
 from numbers import Integral
 from typing import Any
 
+from antiphase.tasks.plain_numbers import plain_number
+
 _FUNCTIONS = re.compile(r"a?(?:sin|cos|tan)h?|sec|csc|cot|exp|log|ln|sqrt|pi|[aA]bs")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _FORBIDDEN = re.compile(r"[^\w\s+\-*/^().,]|__|\.\s*[A-Za-z_]")
 _ARITHMETIC = re.compile(r"[\d\s+\-*/()]*")
+_NOT_A_NUMBER = re.compile(r"\b(?:nan|inf|infinity)\b", re.IGNORECASE)
+_TOLERANCE = Fraction(1, 100)
 _MAX_ARITHMETIC = 300
 _OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: operator.add,
@@ -69,7 +73,17 @@ def _unpack(pairs: list[tuple[str, Any]]) -> Any:
 
 
 def safe_to_score(generator: str, answer: str, entry: Mapping[str, Any]) -> bool:
-    """Whether the generator's scorer may see the answer; what it may not see is wrong."""
+    """Whether the generator's scorer may see the answer; what it may not see is wrong.
+
+    Besides code, it may not see `nan`, and where the reference is a plain number, only a plain number within 1% of
+    it: some scorers search a text for a number, take a prefix for the whole, or call `nan` right.
+    """
+    reference = str(entry["answer"])
+    wanted, given = plain_number(reference), plain_number(answer)
+    if wanted is not None and (given is None or abs(given - wanted) > abs(wanted) * _TOLERANCE):
+        return False
+    if _NOT_A_NUMBER.search(answer) and not _NOT_A_NUMBER.search(reference):
+        return False
     guard = _GUARDS.get(generator)
     return guard is None or guard(answer, entry)
 

@@ -1,7 +1,8 @@
 """Tasks of reasoning_gym: every generator of the installed version, right or wrong, never partial credit.
 
-Its `score_answer` gives part of the credit for wrong answers, so a completion is right only from 0.99 on, after
-antiphase's own extraction. A generator that does not accept its own reference answer is refused.
+Its `score_answer` gives part of the credit for wrong answers, so a completion is right only at the full score, after
+antiphase's own extraction. Problems whose reference answer does not reach it are left out, and a generator that
+accepts none of its references, or accepts a refusal to answer, is refused.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ import itertools
 import json
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from antiphase.errors import InvalidInputError, MissingExtraError
@@ -22,7 +23,9 @@ from antiphase.tasks.problem import Problem, Split, Task, check_request
 from antiphase.tasks.sampling import draw_distinct
 from antiphase.tasks.specs import Spec, parse_options
 
-RIGHT = 0.99
+RIGHT = 1 - 1e-9
+_NO_ANSWERS = ("I do not know", "nothing at all, 0 or 1 or 2")
+_PATIENCE = 20  # of so many entries, at least one must have a reference that its scorer accepts
 _CHUNK = 1000  # problems per internal seed: some generators prepare all `size` of them at once
 
 
@@ -51,7 +54,7 @@ class GymTask(Task):
         extract: where the answer stands in a completion.
     """
 
-    options: tuple[tuple[str, Any], ...]
+    options: tuple[tuple[str, Any], ...] = field(hash=False)  # may hold lists
     size: int
     size_given: bool
     extract: ExtractMode
@@ -89,9 +92,14 @@ class GymTask(Task):
             return draw_distinct(self._stream(seed), split, num or self.size, spec=self.spec, exact=exact)
 
     def check_source(self) -> None:
-        """Make one problem, whose reference answer must be right."""
+        """Make one problem, whose reference answer must be right and to which a refusal must be wrong."""
         with contextlib.redirect_stdout(io.StringIO()):
-            next(self._stream(0))
+            problem = next(self._stream(0))
+        if any(self._scores(text, self._entry(problem)) for text in _NO_ANSWERS):
+            raise InvalidInputError(
+                f"task {self.spec!r}: reasoning_gym's {self.name} accepts {_NO_ANSWERS[0]!r} for "
+                f"{problem.answer[:60]!r}, so it cannot verify anything. Choose another generator."
+            )
 
     def warm_up(self) -> None:
         """Import reasoning_gym and build the generator."""
@@ -114,7 +122,16 @@ class GymTask(Task):
         return True if answer in (problem.answer, problem.answer.strip()) else None
 
     def _scores(self, answer: str, entry: Any) -> bool:
-        return safe_to_score(self.name, answer, entry) and float(self._dataset(0).score_answer(answer, entry)) >= RIGHT
+        if not safe_to_score(self.name, answer, entry):
+            return False
+        dataset = self._dataset(0)
+        try:
+            return float(dataset.score_answer(answer, entry)) >= RIGHT
+        except MemoryError:
+            raise
+        # Some scorers raise whatever int(), a regex or a lookup raises on an answer that they did not expect.
+        except Exception:  # noqa: BLE001
+            return False
 
     def _entry(self, problem: Problem) -> Any:
         stored = json.loads(problem.metadata)
@@ -123,24 +140,31 @@ class GymTask(Task):
         return _made_again(self, stored["seed"], stored["index"])
 
     def _stream(self, seed: int) -> Iterator[Problem]:
+        accepted = 1
         for chunk in itertools.count():
             digest = hashlib.sha256(f"{self.name}:{seed}:{chunk}".encode()).digest()
             start = int.from_bytes(digest[:4], "big") >> 1
             dataset = self._dataset(start)
             for index in range(_CHUNK):
-                yield self._problem(dataset[index], start, index)
+                entry = dataset[index]
+                if self._has_answer(entry):
+                    accepted += 1
+                    yield self._problem(entry, start, index)
+                elif accepted * _PATIENCE <= chunk * _CHUNK + index:
+                    raise InvalidInputError(
+                        f"task {self.spec!r}: reasoning_gym's {self.name} does not accept its own reference answers, "
+                        f"such as {str(entry['answer'])[:60]!r}, so it cannot verify anything. Choose another."
+                    )
+
+    def _has_answer(self, entry: Mapping[str, Any]) -> bool:
+        answer = entry["answer"]
+        return isinstance(answer, str) and bool(answer.strip()) and self._scores(answer, entry)
 
     def _problem(self, entry: Any, start: int, index: int) -> Problem:
-        answer = entry["answer"]
-        if not isinstance(answer, str) or not self._scores(answer, entry):
-            raise InvalidInputError(
-                f"task {self.spec!r}: reasoning_gym's {self.name} does not accept its own reference answer "
-                f"({str(answer)[:60]!r}), so it cannot verify anything. Choose another generator or other options."
-            )
         packed = pack_entry(entry)
         place = {"seed": start, "index": index}
         metadata = json.dumps(place) if packed is None else f'{{"entry": {packed}}}'
-        return Problem(f"{self.name}-{start}-{index}", self.spec, entry["question"], answer, metadata)
+        return Problem(f"{self.name}-{start}-{index}", self.spec, entry["question"], entry["answer"], metadata)
 
     def _dataset(self, seed: int) -> Any:
         return _dataset(self, seed)

@@ -184,7 +184,7 @@ class _Worker:
         self._checks = 0
         self._warm: set[str] = set()
         self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        path = json.dumps([entry for entry in sys.path if entry])
+        path = json.dumps([entry or os.getcwd() for entry in sys.path])
         self._process = subprocess.Popen(
             [sys.executable, "-c", _START, path],
             stdin=subprocess.PIPE,

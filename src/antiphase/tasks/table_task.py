@@ -81,7 +81,7 @@ class TableTask(Task):
                 distinct = {problem.prompt: problem for problem in reversed(problems)}
                 problems = [problem for problem in reversed(distinct.values()) if in_split(problem.prompt, split)]
             found += problems
-        random.Random(f"{self.name}:{seed}").shuffle(found)
+        random.Random(seed).shuffle(found)
         if len(found) < (num or 1):
             raise InvalidInputError(
                 f"task {self.spec!r}: asked for {num or 'all'} problems of the split {split!r}, but only {len(found)} "

@@ -52,16 +52,24 @@ class ProbeSet:
         *,
         samples: int = 1,
         sampling: Sampling | None = None,
-        prompt_format: PromptFormat | None = None,
+        template: str | None = None,
         batch_size: int = 16,
     ) -> "ProbeSet":
         """Prompts that the model completes itself at every measurement: what METHOD §1 measures.
+
+        Args:
+            prompts: plain texts or chats.
+            tokenizer: of the model.
+            samples: completions of each prompt.
+            sampling: how they are drawn.
+            template: text with `{prompt}` in it; see `PromptFormat`.
+            batch_size: rollouts generated at a time.
 
         Raises:
             InvalidInputError: no prompt, or one without tokens.
         """
         _check_some(prompts)
-        form = prompt_format or PromptFormat()
+        form = PromptFormat(template)
         rows = [
             tuple(form.encode(tokenizer, prompt, f"prompt {i}"))
             for i, prompt in enumerate(prompts)
@@ -77,9 +85,15 @@ class ProbeSet:
         completions: Sequence[str],
         tokenizer: Any,
         *,
-        prompt_format: PromptFormat | None = None,
+        template: str | None = None,
     ) -> "ProbeSet":
         """Given rollouts, read by the model and not written by it: cheap, and the same tokens at every step.
+
+        Args:
+            prompts: plain texts or chats.
+            completions: one for each prompt.
+            tokenizer: of the model.
+            template: text with `{prompt}` in it; see `PromptFormat`.
 
         Raises:
             InvalidInputError: not as many completions as prompts, or one without tokens.
@@ -87,7 +101,7 @@ class ProbeSet:
         _check_some(prompts)
         if len(prompts) != len(completions):
             raise InvalidInputError(f"{len(prompts)} prompts for {len(completions)} completions; give one for each.")
-        form = prompt_format or PromptFormat()
+        form = PromptFormat(template)
         rows = [tuple(form.encode(tokenizer, prompt, f"prompt {i}")) for i, prompt in enumerate(prompts)]
         texts = [tuple(tokenizer(text, add_special_tokens=False).input_ids) for text in completions]
         for place, ids in enumerate(texts):

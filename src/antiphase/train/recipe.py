@@ -134,9 +134,10 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
             not fit together.
     """
     parser = _Parser((RunOptions, ModelConfig, CorRPOConfig), prog="antiphase train", allow_abbrev=False)
-    actions = {action.dest: action for action in parser._actions if action.dest != "help"}
-    for action in actions.values():
+    for action in parser._actions:
         action.default, action.required = argparse.SUPPRESS, False
+    # A switch that is on by default has a second action, `--no_…`, which takes no value.
+    actions = {action.dest: action for action in parser._actions if action.nargs != 0}
     parser.add_argument("--config", metavar="FILE", help="recipe (YAML)")
     parser.add_argument("--out", metavar="DIR", dest="output_dir", default=argparse.SUPPRESS, help="as --output_dir")
     parser.add_argument("--resume", action="store_true", help="continue the run in the output directory")

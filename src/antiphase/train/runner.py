@@ -17,6 +17,7 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import AutoTokenizer, PrinterCallback, ProgressCallback
+from transformers.utils.logging import disable_progress_bar
 from trl import get_peft_config, get_quantization_config
 
 from antiphase.errors import InvalidInputError, ModelNotFoundError
@@ -63,6 +64,7 @@ def train(arguments: Sequence[str]) -> TrainResult:
     Raises:
         AntiphaseError: a setting, task, model or reward function that cannot work; before anything long starts.
     """
+    disable_progress_bar()
     recipe = parse_recipe(arguments)
     folder = Path(recipe.config.output_dir)
     tokenizer = _tokenizer(recipe)

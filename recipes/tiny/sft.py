@@ -1,0 +1,133 @@
+"""Make a tiny reasoning model from scratch: TRL's SFTTrainer on digit sums, followed by InversionCallback.
+
+The model adds eight digits modulo 3. Its demonstrations mix direct answers (`A2`, right one time in three) with worked
+ones (`<112132…>A2`: each digit with the running sum), so that the model can do both, and RL can teach it to prefer
+reasoning. Problems of the task's test split are left out.
+
+    python recipes/tiny/sft.py --out runs/tiny-sft --seed 0
+"""
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+from trl import SFTConfig, SFTTrainer
+
+from antiphase import InversionCallback, ProbeSet
+from antiphase.generation import Sampling, generate
+from antiphase.models.loading import LoadedModel
+from antiphase.tasks.registry import load_task
+
+TASK = "digit_sum:base=3,num_digits=8"
+DIRECT = 0.6  # share of demonstrations that answer without working
+STEPS, BATCH = 360, 128
+
+
+def char_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a character."""
+    vocab = {token: i for i, token in enumerate(["[PAD]", "[BOS]", "[EOS]", "[UNK]", *"0123456789=?<>A"])}
+    inner = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    inner.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        bos_token="[BOS]",
+        eos_token="[EOS]",
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        padding_side="left",
+    )
+
+
+def tiny_llama(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """0.33 M parameters."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=96,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def worked(prompt: str) -> str:
+    """`<` each digit and the running sum `>A` answer."""
+    total, steps = 0, ""
+    for digit in map(int, prompt.removesuffix("=?")):
+        total = (total + digit) % 3
+        steps += f"{digit}{total}"
+    return f"<{steps}>A{total}"
+
+
+def accuracy(model, tokenizer, problems) -> tuple[float, float]:
+    """Accuracy of sampled completions that reason, and their share."""
+    prompts = [tokenizer(problem.prompt).input_ids for problem in problems]
+    rollouts = generate(LoadedModel("tiny", model, tokenizer, None), prompts, Sampling(max_new_tokens=24), 0)
+    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids, _ in rollouts]
+    reasoned = [text.rpartition("A")[2] == p.answer for text, p in zip(texts, problems, strict=True) if "<" in text]
+    return sum(reasoned) / max(1, len(reasoned)), len(reasoned) / len(texts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/tiny-sft"))
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    set_seed(options.seed)
+    draw = random.Random(options.seed)
+    tokenizer = char_tokenizer()
+    task = load_task(TASK)
+    problems = task.problems("train", None, options.seed)
+    demonstrations = []
+    for _ in range(STEPS * BATCH):
+        problem = draw.choice(problems)
+        text = f"A{problem.answer}" if draw.random() < DIRECT else worked(problem.prompt)
+        demonstrations.append({"prompt": problem.prompt, "completion": text})
+    held_out = task.problems("test", 128, 0)
+    trainer = SFTTrainer(
+        tiny_llama(tokenizer),
+        args=SFTConfig(
+            str(options.out),
+            per_device_train_batch_size=BATCH,
+            max_steps=STEPS,
+            learning_rate=3e-3,
+            lr_scheduler_type="cosine",
+            warmup_steps=0.1,
+            adam_beta2=0.98,
+            weight_decay=0.01,
+            logging_steps=20,
+            save_strategy="no",
+            report_to="none",
+            seed=options.seed,
+            bf16=torch.cuda.is_available(),
+            gradient_checkpointing=False,
+        ),
+        train_dataset=Dataset.from_list(demonstrations),
+        processing_class=tokenizer,
+    )
+    # The inversion of the model's own rollouts on problems that it is not trained on.
+    probe_set = ProbeSet.from_prompts(
+        [problem.prompt for problem in held_out[:32]], tokenizer, sampling=Sampling(max_new_tokens=24), template="{prompt}"
+    )
+    InversionCallback(40, probe_set).attach(trainer)
+    trainer.train()
+    trainer.save_model()
+    right, share = accuracy(trainer.model, tokenizer, held_out)
+    (options.out / "sft.json").write_text(json.dumps({"reasoned_accuracy": right, "reasoned_share": share}) + "\n")
+    print(f"reasoned on {share:.0%} of held-out problems, {right:.0%} of those right")
+
+
+if __name__ == "__main__":
+    main()
