@@ -119,7 +119,10 @@ def main() -> None:
     )
     # The inversion of the model's own rollouts on problems that it is not trained on.
     probe_set = ProbeSet.from_prompts(
-        [problem.prompt for problem in held_out[:32]], tokenizer, sampling=Sampling(max_new_tokens=24), template="{prompt}"
+        [problem.prompt for problem in held_out[:32]],
+        tokenizer,
+        sampling=Sampling(max_new_tokens=24),
+        template="{prompt}",
     )
     InversionCallback(40, probe_set).attach(trainer)
     trainer.train()

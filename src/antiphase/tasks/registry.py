@@ -5,12 +5,15 @@ import re
 from collections.abc import Iterable, Mapping
 
 from antiphase.errors import InvalidInputError, MissingExtraError
-from antiphase.tasks import digit_sum
+from antiphase.tasks import digit_sum, sums
 from antiphase.tasks.digit_sum import DigitSumTask
 from antiphase.tasks.gym_task import GymTask, gym_generators
 from antiphase.tasks.math_sets import FILE_SUFFIXES, MATH_SETS, file_task, hub_task, known_set
 from antiphase.tasks.problem import Task
 from antiphase.tasks.specs import Spec, did_you_mean, parse_spec
+from antiphase.tasks.sums import SumsTask
+
+_OWN = (*MATH_SETS, digit_sum.NAME, sums.NAME)
 
 
 def load_task(spec: str) -> Task:
@@ -18,8 +21,8 @@ def load_task(spec: str) -> Task:
 
     Args:
         spec: `NAME` or `NAME:key=value,key=value`. NAME is a known set (`gsm8k`, `math`, `math500`, …), `digit_sum`,
-            a reasoning_gym generator (`chain_sum`, `countdown`, …), a `.jsonl` or `.parquet` file, or a hub data set
-            `owner/name`.
+            `sums`, a reasoning_gym generator (`chain_sum`, `countdown`, …), a `.jsonl` or `.parquet` file, or a hub data
+            set `owner/name`.
 
     Raises:
         InvalidInputError: no such task or file, an option that it lacks or of the wrong type, a malformed row, or a
@@ -44,16 +47,18 @@ def build_task(spec: str) -> Task:
         return file_task(parsed)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", parsed.name):
         return hub_task(parsed)
-    known = _by_key([*MATH_SETS, digit_sum.NAME]).get(_key(parsed.name))
+    known = _by_key(_OWN).get(_key(parsed.name))
     if known == digit_sum.NAME:
         return DigitSumTask.from_spec(parsed)
+    if known == sums.NAME:
+        return SumsTask.from_spec(parsed)
     if known is not None:
         return known_set(parsed, known)
     return GymTask.from_spec(parsed, _generator(parsed))
 
 
 def _generator(spec: Spec) -> str:
-    own = [*MATH_SETS, digit_sum.NAME]
+    own = list(_OWN)
     try:
         installed = list(gym_generators())
     except MissingExtraError:

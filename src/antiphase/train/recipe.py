@@ -58,6 +58,7 @@ class RunOptions:
         system_prompt: put before every problem.
         prompt_template: text around every problem, with {prompt} in it.
         chat_template: apply the model's chat template where it has one.
+        end_tokens: texts of one token each that end a completion, besides the model's own end tokens.
     """
 
     model: str | None = _option(None, "hub id, local directory, or 'demo' (same as --model_name_or_path)")
@@ -72,6 +73,7 @@ class RunOptions:
     system_prompt: str | None = _option(None, "put before every problem")
     prompt_template: str | None = _option(None, "text around every problem, with {prompt} in it")
     chat_template: bool = _option(True, "apply the model's chat template where it has one")
+    end_tokens: list[str] = _option([], "texts of one token each that end a completion, besides the model's own")
 
     def __post_init__(self) -> None:
         for name in ("eval_problems", "eval_every"):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoTokenizer, PrinterCallback, ProgressCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 from trl import get_peft_config, get_quantization_config
 
@@ -201,7 +201,7 @@ def _trainer(recipe: Recipe, functions: Sequence[Any], table: Sequence[Mapping[s
         init["dtype"] = model.dtype
     config.model_init_kwargs = init or None
     trainer = CorRPOTrainer(
-        model.model_name_or_path,
+        _policy(recipe, tokenizer),
         list(functions),
         config,
         train_dataset=Dataset.from_list(list(table)),
@@ -214,6 +214,27 @@ def _trainer(recipe: Recipe, functions: Sequence[Any], table: Sequence[Mapping[s
     if trainer.accelerator.is_main_process:
         trainer.add_callback(ConsoleCallback())
     return trainer
+
+
+def _policy(recipe: Recipe, tokenizer: Any) -> Any:
+    """The model's name, for the host to load; or the model, where it must be told of more end tokens."""
+    ends = []
+    for text in recipe.options.end_tokens:
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        if len(ids) != 1:
+            raise InvalidInputError(
+                f"end_tokens: {text!r} is {len(ids)} tokens of this model; give texts of one token."
+            )
+        ends += ids
+    name = recipe.model.model_name_or_path
+    if not ends:
+        return name
+    kwargs: dict[str, Any] = {"dtype": "float32", **(recipe.config.model_init_kwargs or {})}
+    model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=recipe.config.trust_remote_code, **kwargs)
+    own = model.generation_config.eos_token_id
+    own = [tokenizer.eos_token_id] if own is None else own if isinstance(own, list) else [own]
+    model.generation_config.eos_token_id = [*own, *ends]
+    return model
 
 
 def _print_recipe(recipe: Recipe, num_training: int, num_held_out: int) -> None:

@@ -108,7 +108,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         super().__init__(*bound.args[1:], **bound.kwargs)
         check_instance(self)
         check_sharding(self.accelerator)
-        self._task_weights: Tensor = self.reward_weights[:-1].clone()
+        self._task_weights = cast(Tensor, vars(self)["reward_weights"])[:-1].clone()
         self._verifier = _verifier_index(self.reward_func_names[:-1], args)
         self._signal_spec, self._score_spec = args.signal_spec(), args.score_spec()
         self._check_measurable()
@@ -143,10 +143,11 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         self._term = None
         output = super()._generate_and_score_completions(inputs)
-        if self._term is None:
+        term = cast("InversionTerm | None", self._term)
+        if term is None:
             raise HostError("TRL scored completions without calling _calculate_rewards: inversion had no part in it.")
         if cast(CorRPOConfig, self.args).combine == "centered":
-            self._add_to_advantages(output, self._term.advantage * self.inversion_weight)
+            self._add_to_advantages(output, term.advantage * self.inversion_weight)
         return output
 
     def _generate(self, prompts: Any) -> Any:
