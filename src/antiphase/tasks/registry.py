@@ -21,8 +21,8 @@ def load_task(spec: str) -> Task:
 
     Args:
         spec: `NAME` or `NAME:key=value,key=value`. NAME is a known set (`gsm8k`, `math`, `math500`, …), `digit_sum`,
-            `sums`, a reasoning_gym generator (`chain_sum`, `countdown`, …), a `.jsonl` or `.parquet` file, or a hub data
-            set `owner/name`.
+            `sums`, a reasoning_gym generator (`chain_sum`, `countdown`, …), a `.jsonl` or `.parquet` file, or a hub
+            data set `owner/name`.
 
     Raises:
         InvalidInputError: no such task or file, an option that it lacks or of the wrong type, a malformed row, or a

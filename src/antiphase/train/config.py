@@ -9,8 +9,9 @@ from trl import GRPOConfig
 from antiphase.errors import InvalidInputError
 from antiphase.reward import COMBINES, CONTROLS, SCHEDULES, Combine, Control, Schedule, ScoreSpec, weight_at
 from antiphase.train.alarm import ALARM_ACTIONS
-from antiphase.types import Estimator, Method, Norm, ProjectionName, SignalSpec, Target, check_one_of
+from antiphase.types import PROJECTIONS, Estimator, Method, Norm, ProjectionName, SignalSpec, Target, check_one_of
 
+METHODS: tuple[str, ...] = get_args(Method)
 TRAINING_ESTIMATORS: tuple[str, ...] = ("own", "last", "full")
 
 
@@ -87,6 +88,9 @@ class CorRPOConfig(GRPOConfig):  # type: ignore[misc]
         check_one_of("inversion_combine", self.inversion_combine, COMBINES)
         check_one_of("inversion_schedule", self.inversion_schedule, SCHEDULES)
         check_one_of("inversion_control", self.inversion_control, CONTROLS)
+        check_one_of("inversion_correlation", self.inversion_correlation, METHODS)
+        for name in self.inversion_projections:
+            check_one_of("inversion_projections", name, PROJECTIONS)
         check_one_of("inversion_alarm", self.inversion_alarm, ALARM_ACTIONS)
         check_one_of("inversion_estimator", self.inversion_estimator, TRAINING_ESTIMATORS)
         if self.inversion_combine == "only" and self.inversion_weight == 0:
@@ -146,4 +150,3 @@ class CorRPOConfig(GRPOConfig):  # type: ignore[misc]
 
 
 OWN_FIELDS: tuple[str, ...] = tuple(f.name for f in fields(CorRPOConfig) if f.name.startswith("inversion_"))
-METHODS: tuple[str, ...] = get_args(Method)

@@ -81,9 +81,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         "id": "2605.17770",
     }
 
-    def __init__(
-        self, model: Any, reward_funcs: Any = None, args: CorRPOConfig | None = None, *positional: Any, **named: Any
-    ) -> None:
+    def __init__(self, model: Any, reward_funcs: Any = None, args: Any = None, *positional: Any, **named: Any) -> None:
         check_host(GRPOTrainer)
         args = _own_config(model, args)
         functions = [] if reward_funcs is None else reward_funcs
