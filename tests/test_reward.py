@@ -167,10 +167,7 @@ def test_schedules_by_hand():
 
 def signals(strength):
     strength = torch.tensor(strength)
-    entropy = (
-        torch.arange(strength.shape[1]).expand_as(strength).double() if entropy is None else torch.tensor(entropy)
-    )
-    measured = strength.isfinite() if measured is None else torch.tensor(measured)
+    entropy = torch.arange(strength.shape[1]).expand_as(strength).double()
     one = torch.ones_like(strength)
     return TokenSignals(
         entropy=entropy,

@@ -25,7 +25,7 @@ from antiphase.tasks.registry import load_task
 
 TASK = "digit_sum:base=3,num_digits=8"
 DIRECT = 0.6  # share of demonstrations that answer without working
-STEPS, BATCH = 360, 128
+STEPS, BATCH = 480, 128
 
 
 def char_tokenizer() -> PreTrainedTokenizerFast:

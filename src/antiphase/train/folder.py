@@ -1,6 +1,8 @@
 """The folder of a training run: made, or continued if its settings are the same."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,11 @@ from antiphase.train.recipe import FREE_ON_RESUME, Recipe
 FILE = "recipe.json"
 
 
-def prepare(folder: Path, recipe: Recipe) -> None:
+@contextlib.contextmanager
+def prepared(folder: Path, recipe: Recipe) -> Iterator[None]:
     """Make the folder and note the settings; or check that it holds an unfinished run of the same.
+
+    Where the block fails, a folder that was made here is taken back, so that the corrected command can use it.
 
     Raises:
         InvalidInputError: the folder holds something else, a finished run, or one of other settings.
@@ -25,8 +30,20 @@ def prepare(folder: Path, recipe: Recipe) -> None:
         )
     if held:
         _check_same(folder, settings)
-    if not _is_main():
-        return
+    main = _is_main()
+    if main:
+        _note(folder, settings)
+    try:
+        yield
+    except Exception:
+        if main and not held:
+            (folder / FILE).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _note(folder: Path, settings: dict[str, Any]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         work = folder / f".{FILE}.tmp"

@@ -8,6 +8,7 @@ OUT/                   at the end: model, tokenizer, README.md, summary.json, fi
 
 import json
 import math
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from antiphase.tasks.rewards import rows
 from antiphase.train.card import write_card
 from antiphase.train.console import ConsoleCallback, Interruption
 from antiphase.train.estimate import estimate_step
-from antiphase.train.folder import last_checkpoint, prepare
+from antiphase.train.folder import last_checkpoint, prepared
 from antiphase.train.functions import reward_function, try_functions
 from antiphase.train.heldout import HeldOut, HeldOutCallback
 from antiphase.train.recipe import Recipe, parse_recipe
@@ -73,14 +74,17 @@ def train(arguments: Sequence[str]) -> TrainResult:
         table = _rows(recipe, tokenizer, train_problems)
         functions = [reward_function(name, pool) for name in recipe.options.reward_funcs]
         try_functions(functions, table)
-        _print_recipe(recipe, len(train_problems), len(eval_problems))
-        if not recipe.dry_run:
-            prepare(folder, recipe)
-        trainer = _trainer(recipe, functions, table, tokenizer)
+        ends = _end_tokens(recipe, tokenizer)
         if recipe.dry_run:
+            _print_recipe(recipe, len(train_problems), len(eval_problems))
             prompts = [list(ids) for ids in _prompt_ids(tokenizer, table[: recipe.config.per_device_train_batch_size])]
-            print(estimate_step(trainer, prompts))
+            with tempfile.TemporaryDirectory() as nowhere:
+                recipe.config.output_dir = nowhere
+                print(estimate_step(_trainer(recipe, functions, table, tokenizer, ends), prompts))
             return TrainResult(folder, None)
+        with prepared(folder, recipe):
+            _print_recipe(recipe, len(train_problems), len(eval_problems))
+            trainer = _trainer(recipe, functions, table, tokenizer, ends)
         return _run(recipe, trainer, tokenizer, eval_problems, pool)
 
 
@@ -191,7 +195,13 @@ def _held_out(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem]) -> He
     )
 
 
-def _trainer(recipe: Recipe, functions: Sequence[Any], table: Sequence[Mapping[str, Any]], tokenizer: Any) -> Any:
+def _trainer(
+    recipe: Recipe,
+    functions: Sequence[Any],
+    table: Sequence[Mapping[str, Any]],
+    tokenizer: Any,
+    ends: Sequence[int],
+) -> Any:
     model, config = recipe.model, recipe.config
     init = dict(config.model_init_kwargs or {})
     for key, value in (("revision", model.model_revision), ("attn_implementation", model.attn_implementation)):
@@ -201,7 +211,7 @@ def _trainer(recipe: Recipe, functions: Sequence[Any], table: Sequence[Mapping[s
         init["dtype"] = model.dtype
     config.model_init_kwargs = init or None
     trainer = CorRPOTrainer(
-        _policy(recipe, tokenizer),
+        _policy(recipe, tokenizer, ends),
         list(functions),
         config,
         train_dataset=Dataset.from_list(list(table)),
@@ -216,8 +226,7 @@ def _trainer(recipe: Recipe, functions: Sequence[Any], table: Sequence[Mapping[s
     return trainer
 
 
-def _policy(recipe: Recipe, tokenizer: Any) -> Any:
-    """The model's name, for the host to load; or the model, where it must be told of more end tokens."""
+def _end_tokens(recipe: Recipe, tokenizer: Any) -> list[int]:
     ends = []
     for text in recipe.options.end_tokens:
         ids = tokenizer(text, add_special_tokens=False).input_ids
@@ -226,6 +235,11 @@ def _policy(recipe: Recipe, tokenizer: Any) -> Any:
                 f"end_tokens: {text!r} is {len(ids)} tokens of this model; give texts of one token."
             )
         ends += ids
+    return ends
+
+
+def _policy(recipe: Recipe, tokenizer: Any, ends: Sequence[int]) -> Any:
+    """The model's name, for the host to load; or the model, where it must be told of more end tokens."""
     name = recipe.model.model_name_or_path
     if not ends:
         return name
