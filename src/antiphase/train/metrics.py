@@ -71,7 +71,8 @@ def tied_share(task: Float[Tensor, "rollout"], group_size: int) -> float:
     groups = task.view(-1, group_size)
     low = groups.nan_to_num(torch.inf).amin(1)
     high = groups.nan_to_num(-torch.inf).amax(1)
-    return float((high - low <= 1e-8).double().mean())
+    # A group without any reward has low = ∞ and high = −∞.
+    return float(((high >= low) & (high - low <= 1e-8)).double().mean())
 
 
 def halves_accuracy(facts: BatchFacts, group_size: int) -> tuple[float, float]:
