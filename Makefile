@@ -7,7 +7,7 @@ CONSTRAINTS ?= -c constraints.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check bench build wheel-test clean
+.PHONY: help demo train test test-slow check bench bench-train build wheel-test clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -30,6 +30,13 @@ demo: $(VENV)/.demo ## probe the embedded model on real GSM8K questions (about 3
 	$(BIN)/antiphase probe demo --num-prompts 16 --samples 2 --max-new-tokens 64 \
 		--estimator own,last,full:3 --out runs/demo-$$(date +%Y%m%d-%H%M%S)
 
+$(VENV)/.train: pyproject.toml constraints.txt $(VENV)/.demo | $(BIN)/python
+	$(PIP) -e '.[train]'
+	@touch $@
+
+train: $(VENV)/.train ## train the embedded model with CorR-PO: it learns to add (about 40 minutes)
+	$(BIN)/antiphase train --config recipes/smollm2-sums/recipe.yaml --out runs/train-$$(date +%Y%m%d-%H%M%S)
+
 test: $(VENV)/.dev ## run the tests
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
@@ -44,6 +51,9 @@ check: $(VENV)/.dev ## lint, formatting, types and import rules
 
 bench: $(VENV)/.dev ## time and memory of the estimators on the embedded model (about 10 minutes)
 	$(BIN)/python benchmarks/estimators.py
+
+bench-train: $(VENV)/.dev ## what measuring adds to a training step (about 20 minutes)
+	$(BIN)/python benchmarks/training.py
 
 build: $(VENV)/.dev ## build the wheel and the source archive
 	$(BIN)/python -m build --outdir dist .
