@@ -41,7 +41,9 @@ def train_case(case: str, model: str, steps: int) -> dict[str, object]:
     from transformers import TrainerCallback
     from trl import GRPOTrainer
 
-    from antiphase.train import runner
+    from antiphase.tasks.pool import VerifierPool
+    from antiphase.train import inputs, runner
+    from antiphase.train.functions import reward_function
     from antiphase.train.recipe import parse_recipe
 
     changes = CASES[case] or {"inversion_weight": "0", "preset": "dapo"}
@@ -49,10 +51,10 @@ def train_case(case: str, model: str, steps: int) -> dict[str, object]:
         words = ["--config", str(RECIPE), "--model", model, "--out", folder, "--eval_problems", "0"]
         words += ["--max_steps", str(steps + 1), "--save_strategy", "no"]
         recipe = parse_recipe(words + [word for key, value in changes.items() for word in (f"--{key}", value)])
-        tokenizer = runner._tokenizer(recipe)
-        problems, _ = runner._problems(recipe)
-        table, ends = runner._rows(recipe, tokenizer, problems), runner._end_tokens(recipe, tokenizer)
-        reward = runner.reward_function("accuracy", runner.VerifierPool())
+        tokenizer = inputs.load_tokenizer(recipe)
+        problems, _ = inputs.draw_problems(recipe)
+        table, ends = inputs.table_of(recipe, tokenizer, problems), inputs.end_token_ids(recipe, tokenizer)
+        reward = reward_function("accuracy", VerifierPool())
         if case == "grpo":
             runner.CorRPOTrainer = GRPOTrainer
         trainer = runner._trainer(recipe, [reward], table, tokenizer, ends)

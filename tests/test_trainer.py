@@ -11,6 +11,7 @@ from trl import GRPOConfig, GRPOTrainer
 from antiphase import probe
 from antiphase.errors import InvalidInputError, UnsupportedModelError
 from antiphase.reward import inversion_term
+from antiphase.tasks.rewards import AccuracyReward
 from antiphase.train import host
 from antiphase.train.alarm import collapsing
 from antiphase.train.config import CorRPOConfig
@@ -434,6 +435,18 @@ class TestBadInput:
             run(tmp_path, inversion_verifier="parit")
         with pytest.raises(InvalidInputError, match="layer 7 does not exist"):
             run(tmp_path, inversion_layers="7", train=False)
+
+    def test_data_sets_without_the_columns(self, tmp_path):
+        def made(rewards, **data_sets):
+            config = CorRPOConfig(**settings(tmp_path))
+            return CorRPOTrainer(tiny_model(), rewards, config, processing_class=byte_tokenizer(), **data_sets)
+
+        with pytest.raises(InvalidInputError, match="train_dataset lacks the column prompt; it has question"):
+            made([parity], train_dataset=Dataset.from_dict({"question": ["a"] * 4}))
+        with pytest.raises(InvalidInputError, match="eval_dataset lacks the column prompt"):
+            made([parity], train_dataset=data(), eval_dataset={"x": Dataset.from_dict({"question": ["a"] * 4})})
+        with pytest.raises(InvalidInputError, match="lacks the columns task, problem_id, metadata"):
+            made([AccuracyReward()], train_dataset=data())
 
     @pytest.mark.parametrize(
         ("function", "message"),

@@ -6,9 +6,7 @@ the host's own arithmetic is repeated here, so every loss and option of GRPO wor
 """
 
 import copy
-import difflib
 import inspect
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -18,13 +16,13 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 
-from antiphase.errors import InvalidInputError
 from antiphase.models.architecture import unwrap
 from antiphase.reward import InversionTerm, RolloutScores, inversion_term, rollout_scores
 from antiphase.signals.measure import chosen_layers, token_signals
-from antiphase.train.config import OWN_FIELDS, CorRPOConfig
+from antiphase.train.checks import check_columns, check_functions, checkpoint_state, own_config, verifier_index
+from antiphase.train.config import CorRPOConfig
 from antiphase.train.host import HostError, check_host, check_instance
 from antiphase.train.metrics import BatchFacts, repetition, step_metrics
 from antiphase.train.policy import check_sharding, is_sharded, whole_policy
@@ -83,16 +81,17 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def __init__(self, model: Any, reward_funcs: Any = None, args: Any = None, *positional: Any, **named: Any) -> None:
         check_host(GRPOTrainer)
-        args = _own_config(model, args)
+        args = own_config(model, args)
         functions = [] if reward_funcs is None else reward_funcs
         functions = list(functions) if isinstance(functions, list | tuple) else [functions]
-        _check_functions(functions, args)
+        check_functions(functions, args)
         host_args = copy.copy(args)
         if args.reward_weights is not None:
             host_args.reward_weights = [*args.reward_weights, 0.0]
         bound = inspect.signature(GRPOTrainer.__init__).bind(
             self, model, [*map(checked, functions), self.inversion], host_args, *positional, **named
         )
+        check_columns(bound.arguments, functions)
         classes = bound.arguments.get("reward_processing_classes")
         if classes is not None:
             bound.arguments["reward_processing_classes"] = [
@@ -107,7 +106,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         check_instance(self)
         check_sharding(self.accelerator)
         self._task_weights = cast(Tensor, vars(self)["reward_weights"])[:-1].clone()
-        self._verifier = _verifier_index(self.reward_func_names[:-1], args)
+        self._verifier = verifier_index(self.reward_func_names[:-1], args)
         self._signal_spec, self._score_spec = args.signal_spec(), args.score_spec()
         self._check_measurable()
         self.trajectory = Trajectory(Path(args.output_dir))
@@ -133,7 +132,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
                 folder = get_last_checkpoint(self.args.output_dir)
             if folder is not None:
-                self.watch.restore(_checkpoint_state(Path(folder), cast(CorRPOConfig, self.args)))
+                self.watch.restore(checkpoint_state(Path(folder), cast(CorRPOConfig, self.args)))
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     # What the host calls, in this order, for every generation batch.
@@ -271,66 +270,6 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             latest[place] += value
         logged.clear()
         logged.extend(latest)
-
-
-def _own_config(model: Any, args: Any) -> CorRPOConfig:
-    if args is None:
-        name = model if isinstance(model, str) else model.config._name_or_path
-        return CorRPOConfig(f"{name.split('/')[-1]}-CorR-PO")
-    if not isinstance(args, CorRPOConfig):
-        given = "a GRPOConfig" if isinstance(args, GRPOConfig) else type(args).__name__
-        raise InvalidInputError(f"args must be a CorRPOConfig; got {given}. It takes every argument of GRPOConfig.")
-    return args
-
-
-def _check_functions(functions: Sequence[Any], args: CorRPOConfig) -> None:
-    if args.reward_weights is not None and len(args.reward_weights) != len(functions):
-        raise InvalidInputError(
-            f"reward_weights has {len(args.reward_weights)} numbers for {len(functions)} reward functions. Give one "
-            "for each; λ is inversion_weight."
-        )
-    if not functions and args.combine != "only":
-        raise InvalidInputError(
-            f"inversion_combine='{args.combine}' needs a task reward and there is no reward function. Give "
-            "reward_funcs, or train on inversion alone with inversion_combine='only'."
-        )
-    if args.combine == "gated" and args.multi_objective_aggregation != "sum_then_normalize":
-        raise InvalidInputError(
-            "inversion_combine='gated' bounds the sum of the rewards, and normalize_then_sum (GDPO) normalises each "
-            "on its own, which undoes the bound. Use 'sum' or 'centered' with it."
-        )
-
-
-def _verifier_index(names: Sequence[str], args: CorRPOConfig) -> int | None:
-    if args.inversion_verifier is None:
-        return 0 if names else None
-    if args.inversion_verifier not in names:
-        near = difflib.get_close_matches(args.inversion_verifier, names, 1)
-        raise InvalidInputError(
-            f"inversion_verifier {args.inversion_verifier!r} is none of the reward functions: {', '.join(names)}."
-            + (f" Did you mean {near[0]!r}?" if near else "")
-        )
-    return list(names).index(args.inversion_verifier)
-
-
-def _checkpoint_state(folder: Path, args: CorRPOConfig) -> dict[str, Any]:
-    """What the watch of the checkpoint's run knew, if that run had the same inversion settings."""
-    try:
-        state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidInputError(f"{str(folder)!r} is not a whole checkpoint ({error}).") from None
-    kept = state.get("stateful_callbacks", {}).get("Watch")
-    if kept is None:
-        raise InvalidInputError(
-            f"{str(folder)!r} was not written by CorRPOTrainer. To start from its weights, pass it as the model."
-        )
-    before: dict[str, Any] = kept["attributes"]
-    differing = [n for n in OWN_FIELDS if n in before["settings"] and before["settings"][n] != getattr(args, n)]
-    differing = [name for name in differing if name != "inversion_token_budget"]
-    if differing:
-        shown = "; ".join(f"{n} was {before['settings'][n]!r}, is {getattr(args, n)!r}" for n in differing[:3])
-        raise InvalidInputError(f"{str(folder)!r} is a checkpoint of other settings: {shown}.")
-    return before
 
 
 def _or_none(values: Tensor) -> list[float | None]:

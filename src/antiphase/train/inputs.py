@@ -1,0 +1,123 @@
+"""What a recipe trains and evaluates on: tokenizer, problems, data-set rows, held-out prompts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from antiphase.errors import InvalidInputError, ModelNotFoundError
+from antiphase.generation import Sampling
+from antiphase.models.loading import inspect_model
+from antiphase.tasks.problem import Problem
+from antiphase.tasks.registry import load_task
+from antiphase.tasks.rewards import rows
+from antiphase.train.heldout import HeldOut
+from antiphase.train.recipe import Recipe
+
+# The held-out problems are the same for every seed of the training, so that runs can be compared.
+EVAL_SEED = 0
+
+
+def load_tokenizer(recipe: Recipe) -> Any:
+    """The model's tokenizer, after a look at the model itself.
+
+    Raises:
+        ModelNotFoundError: there is no such model, or it has no tokenizer.
+        UnsupportedModelError: the model has no attention projections that antiphase knows.
+    """
+    model = recipe.model
+    inspect_model(
+        model.model_name_or_path, trust_remote_code=recipe.config.trust_remote_code, revision=model.model_revision
+    )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            model.model_name_or_path,
+            revision=model.model_revision,
+            padding_side="left",
+            truncation_side="left",
+            trust_remote_code=recipe.config.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise ModelNotFoundError(
+            f"{recipe.options.model!r} has no tokenizer ({str(error).splitlines()[0]})."
+        ) from None
+    return tokenizer
+
+
+def draw_problems(recipe: Recipe) -> tuple[list[Problem], list[Problem]]:
+    """Training and held-out problems, which share no prompt.
+
+    Raises:
+        InvalidInputError: a task that does not exist or has too few problems, or a split that shares problems.
+    """
+    options = recipe.options
+    tasks = [load_task(spec) for spec in options.tasks]
+    training = [
+        problem
+        for task in tasks
+        for problem in task.problems("train", options.num_problems, recipe.config.data_seed or recipe.config.seed)
+    ]
+    held: list[Problem] = []
+    for place, task in enumerate(tasks):
+        share = options.eval_problems // len(tasks) + (place < options.eval_problems % len(tasks))
+        if share:
+            held += task.problems(options.eval_split, share, EVAL_SEED)  # type: ignore[arg-type]
+    both = {problem.prompt for problem in training} & {problem.prompt for problem in held}
+    if both:
+        raise InvalidInputError(
+            f"{len(both)} held-out problems are training problems too, such as {min(both)[:60]!r}. Choose an "
+            "eval_split that shares none, or eval_problems=0."
+        )
+    return training, held
+
+
+def table_of(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem]) -> list[dict[str, Any]]:
+    """Data-set rows of the problems, as chats where the recipe and the tokenizer have a chat template."""
+    options = recipe.options
+    chat = options.chat_template and tokenizer.chat_template is not None
+    return rows(problems, system_prompt=options.system_prompt, prompt_template=options.prompt_template, chat=chat)
+
+
+def prompt_ids(tokenizer: Any, table: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, ...], ...]:
+    """Tokenised as the host does it."""
+    ids = []
+    for row in table:
+        prompt = row["prompt"]
+        if isinstance(prompt, str):
+            ids.append(tuple(tokenizer(prompt).input_ids))
+        else:
+            rendered = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
+            ids.append(tuple(rendered["input_ids"]))
+    return tuple(ids)
+
+
+def held_out(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem]) -> HeldOut:
+    """The held-out problems, sampled as the training samples."""
+    config = recipe.config
+    sampling = Sampling(
+        max_new_tokens=config.max_completion_length, temperature=config.temperature, top_p=config.top_p, seed=EVAL_SEED
+    )
+    return HeldOut(
+        tuple(problems),
+        prompt_ids(tokenizer, table_of(recipe, tokenizer, problems)),
+        recipe.options.eval_samples,
+        sampling,
+        max(config.per_device_eval_batch_size, 16),
+    )
+
+
+def end_token_ids(recipe: Recipe, tokenizer: Any) -> list[int]:
+    """Ids of the recipe's `end_tokens`.
+
+    Raises:
+        InvalidInputError: one is not a single token.
+    """
+    ends = []
+    for text in recipe.options.end_tokens:
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        if len(ids) != 1:
+            raise InvalidInputError(
+                f"end_tokens: {text!r} is {len(ids)} tokens of this model; give texts of one token."
+            )
+        ends += ids
+    return ends
