@@ -51,7 +51,7 @@ def train_case(case: str, model: str, steps: int) -> dict[str, object]:
         words = ["--config", str(RECIPE), "--model", model, "--out", folder, "--eval_problems", "0"]
         words += ["--max_steps", str(steps + 1), "--save_strategy", "no"]
         recipe = parse_recipe(words + [word for key, value in changes.items() for word in (f"--{key}", value)])
-        tokenizer = inputs.load_tokenizer(recipe)
+        tokenizer, _ = inputs.load_tokenizer(recipe)
         problems, _ = inputs.draw_problems(recipe)
         table, ends = inputs.table_of(recipe, tokenizer, problems), inputs.end_token_ids(recipe, tokenizer)
         reward = reward_function("accuracy", VerifierPool())

@@ -143,6 +143,20 @@ def test_kill_9_and_resume_end_bitwise_where_the_whole_run_does(tmp_path, model_
     assert rows[0] == rows[1]
 
 
+def test_a_run_cut_after_its_last_step_is_finished_without_another(finished, model_dir, tmp_path):
+    import shutil
+
+    cut = tmp_path / "cut"
+    shutil.copytree(finished, cut)
+    for name in ("summary.json", "model.safetensors", "README.md"):
+        (cut / name).unlink()
+    words = flags(model_dir, cut, preset="grpo+corr-po", inversion_weight=0.5)
+    assert main(["train", *words, "--resume"]) == 0
+    assert json.loads((cut / "summary.json").read_text())["num_steps"] == 4
+    assert equal(weights(finished), weights(cut))
+    assert read_trajectory(cut) == read_trajectory(finished)
+
+
 def test_ctrl_c_saves_a_checkpoint(tmp_path, model_dir):
     words = flags(model_dir, tmp_path / "run", max_steps=400, save_steps=400, eval_problems=0)
     process = _start(words)
@@ -193,6 +207,10 @@ BAD = {
     "model": (["--model", "/nowhere/at/all"], "/nowhere/at/all"),
     "end tokens": (["--end_tokens", "abc"], "3 tokens of this model"),
     "split": (["--eval_split", "train"], "held-out problems are training problems too"),
+    "context": (["--max_completion_length", "2000"], "exceed the model's context of 1024"),
+    "eval strategy": (["--eval_strategy", "steps"], "eval_every"),
+    "resume path": (["--resume_from_checkpoint", "x"], "--resume takes"),
+    "lora": (["--use_peft", "--lora_target_modules", "no_such"], "no_such"),
     "problems": (["--num_problems", "1000"], "1000 problems"),
 }
 
@@ -219,6 +237,9 @@ def short(completions, **_): return [1.0]
 def none(completions, **_): return None
 def nan(completions, **_): return [math.nan] * len(completions)
 def nothing(completions, **_): return [None] * len(completions)
+def state(completions, trainer_state, log_extra, log_metric, **_):
+    log_extra(column="x", values=[trainer_state.global_step] * len(completions))
+    return [1.0] * len(completions)
 def fails(completions, **_): raise KeyError("golden")
 """
 
@@ -236,9 +257,36 @@ def test_own_reward_functions(tmp_path, model_dir, capsys):
     }.items():
         assert main(["train", *flags(model_dir, tmp_path / "run", reward_funcs=f"{path}:{name}")]) == 2
         assert message in capsys.readouterr().err
-    words = flags(model_dir, tmp_path / "run", reward_funcs=f"{path}:good", max_steps=1, eval_problems=0)
-    assert main(["train", *words]) == 0
-    assert read_trajectory(tmp_path / "run")[0]["task/mean"] > 0
+    for name in ("good", "state"):
+        out = tmp_path / name
+        assert (
+            main(["train", *flags(model_dir, out, reward_funcs=f"{path}:{name}", max_steps=1, eval_problems=0)]) == 0
+        )
+        assert read_trajectory(out)[0]["task/mean"] > 0
+    (tmp_path / "broken.py").write_text("def f(:")
+    assert main(["train", *flags(model_dir, tmp_path / "run", reward_funcs=f"{tmp_path}/broken.py:f")]) == 2
+    assert "cannot be imported (SyntaxError" in capsys.readouterr().err
+
+
+def test_secrets_and_trackers(tmp_path, model_dir):
+    """Tokens stay out of every file, and TensorBoard gets every metric, held-out ones too."""
+    out = tmp_path / "run"
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(tmp_path / "board")
+    try:
+        words = flags(model_dir, out, max_steps=2, hub_token="hf_SECRET", report_to="tensorboard")
+        assert main(["train", *words]) == 0
+    finally:
+        del os.environ["TENSORBOARD_LOGGING_DIR"]
+    for path in out.rglob("*"):
+        assert not path.is_file() or b"hf_SECRET" not in path.read_bytes() or path.name == "training_args.bin"
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (events,) = (tmp_path / "board").rglob("events*")
+    board = EventAccumulator(str(events))
+    board.Reload()
+    tags = " ".join(board.Tags()["scalars"])
+    for name in ("inversion/mean", "task/accuracy", "heldout/pass@1", "loss"):
+        assert name in tags
 
 
 def test_recipe_files(tmp_path, model_dir):

@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 from transformers import Trainer, TrainerState, TrainingArguments
 
+import training_cases as cases
 from antiphase import load_model
 from antiphase.errors import InvalidInputError, UnsupportedModelError
 from antiphase.figures.trajectory import save_trajectory, trajectory_curves
@@ -115,6 +116,8 @@ class TestTrajectory:
         trajectory.append("eval", 3, {"y": 1.0})
         kept = trajectory.begin(2)
         assert [(row["kind"], row["step"]) for row in kept] == [("step", 0), ("step", 1), ("eval", 2)]
+        trajectory.append("alarm", 2, {})
+        assert trajectory.begin(2) == kept  # the alarm of a batch that will be measured again
         assert kept == read_trajectory(tmp_path)
         assert kept[-1]["y"] is None
 
@@ -186,6 +189,11 @@ def causal_rows(tokenizer):
     return Dataset.from_list(rows)
 
 
+def lossy(trainer):
+    """The log lines of the trainer itself."""
+    return [entry for entry in trainer.state.log_history if "probe/spearman" not in entry]
+
+
 class TestCallback:
     def trainer(self, folder, **changes):
         arguments = TrainingArguments(
@@ -212,6 +220,8 @@ class TestCallback:
         for row in rows:
             assert row["probe/spearman_low"] <= row["probe/spearman"] <= row["probe/spearman_high"]
             assert row["probe/inversion"] == -row["probe/spearman"]
+        for before, after in zip(plain.state.log_history, lossy(trainer), strict=True):
+            assert before.get("loss") == after.get("loss")
         logged = [entry for entry in trainer.state.log_history if "probe/spearman" in entry]
         assert [entry["step"] for entry in logged] == [0, 2, 4]
         for left, right in zip(plain.model.parameters(), trainer.model.parameters(), strict=True):
@@ -243,6 +253,22 @@ class TestCallback:
         Trajectory(tmp_path).append("probe", 8, {})
         assert [row["step"] for row in Trajectory(tmp_path).begin(4)] == [0]
 
+    @pytest.mark.parametrize("how", ["constructor", "attached", "twice"])
+    def test_beside_the_trainers_own_trajectory(self, tmp_path, how):
+        first, second = (InversionCallback(1, self.probe_set(), num_resamples=5) for _ in range(2))
+        extra = {"callbacks": [first]} if how == "constructor" else {}
+        trainer = cases.run(tmp_path, train=False, max_steps=2, extra=extra)
+        if how != "constructor":
+            first.attach(trainer)
+        if how == "twice":
+            second.attach(trainer)
+        trainer.train()
+        steps = [row["step"] for row in read_trajectory(tmp_path) if row["kind"] == "probe"]
+        assert steps == ([0, 0, 1, 1, 2, 2] if how == "twice" else [0, 1, 2])
+        assert [row["step"] for row in read_trajectory(tmp_path) if row["kind"] == "step"] == [0, 1]
+        assert not list(tmp_path.glob("trajectory-*"))
+        assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [1, 2]
+
     def test_bad_input(self, tmp_path):
         tokenizer = byte_tokenizer()
         with pytest.raises(InvalidInputError, match="empty"):
@@ -265,7 +291,7 @@ class TestCallback:
         model.model.layers[0].mlp.up_proj.weight.data = torch.empty(0)
         callback = InversionCallback(2, self.probe_set())
         with pytest.raises(UnsupportedModelError, match="attach"):
-            callback._measure(TrainingArguments(str(tmp_path), use_cpu=True), TrainerState(), model)
+            callback._measure(TrainingArguments(str(tmp_path), use_cpu=True), TrainerState(), None, model)
 
 
 SHARDED = """

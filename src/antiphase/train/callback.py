@@ -19,7 +19,8 @@ from antiphase.models.architecture import unwrap
 from antiphase.models.loading import LoadedModel
 from antiphase.signals.measure import chosen_layers, token_signals
 from antiphase.train.policy import is_sharded, whole_policy
-from antiphase.train.trajectory import Trajectory
+from antiphase.train.tracking import log_numbers
+from antiphase.train.trajectory import Trajectory, begin_once
 from antiphase.types import SignalSpec, TokenBatch
 
 
@@ -182,6 +183,9 @@ class InversionCallback(TrainerCallback):  # type: ignore[misc]
         spec: what to measure; the default is the estimator `own` on all layers.
         min_tokens, num_resamples: see `probe_policy`.
 
+    Raises:
+        InvalidInputError: `every_n_steps` below 1.
+
     Example:
         callback = InversionCallback(50, ProbeSet.from_prompts(questions, tokenizer))
         callback.attach(trainer)  # or Trainer(..., callbacks=[callback])
@@ -213,22 +217,22 @@ class InversionCallback(TrainerCallback):  # type: ignore[misc]
         """Check that the model can be measured, and measure it untrained."""
         if self.trainer is None or not is_sharded(self.trainer.accelerator):
             chosen_layers(unwrap(kwargs["model"]), self.spec)
-        if state.is_world_process_zero and not getattr(self.trainer, "trajectory", None):
-            Trajectory(Path(args.output_dir)).begin(state.global_step)
+        if state.is_world_process_zero:
+            begin_once(Trajectory(Path(args.output_dir)), state)
         if state.global_step == 0:
-            self._measure(args, state, kwargs["model"])
+            self._measure(args, state, control, kwargs["model"])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure on the way."""
         if state.global_step % self.every_n_steps == 0:
-            self._measure(args, state, kwargs["model"])
+            self._measure(args, state, control, kwargs["model"])
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure the trained model."""
         if self._done_at != state.global_step:
-            self._measure(args, state, kwargs["model"])
+            self._measure(args, state, control, kwargs["model"])
 
-    def _measure(self, args: Any, state: Any, model: Any) -> None:
+    def _measure(self, args: Any, state: Any, control: Any, model: Any) -> None:
         self._done_at = state.global_step
         if self.trainer is not None:
             accelerator = self.trainer.accelerator
@@ -243,10 +247,10 @@ class InversionCallback(TrainerCallback):  # type: ignore[misc]
             row = self._probe(model)
         if state.is_world_process_zero:
             Trajectory(Path(args.output_dir)).append("probe", state.global_step, row)
-        numbers = {key: value for key, value in row.items() if not isinstance(value, str)}
         if self.trainer is not None:
-            self.trainer.log(numbers)
+            log_numbers(self.trainer, control, row)
         else:
+            numbers = {key: value for key, value in row.items() if not isinstance(value, str)}
             state.log_history.append({**numbers, "step": state.global_step})
 
     def _probe(self, model: Any) -> dict[str, float | str | int]:

@@ -21,7 +21,8 @@ def write_card(trainer: Any, recipe: Recipe, summary: Mapping[str, Any]) -> Path
 
 
 def _sections(recipe: Recipe, summary: Mapping[str, Any]) -> list[str]:
-    settings = yaml.safe_dump(dict(recipe.given), sort_keys=True, allow_unicode=True).strip()
+    given = {key: value for key, value in recipe.given.items() if not key.endswith("_token")}
+    settings = yaml.safe_dump(given, sort_keys=True, allow_unicode=True).strip()
     return [
         "## What was measured",
         _table(summary),
@@ -52,5 +53,8 @@ def _table(summary: Mapping[str, Any]) -> str:
     lines = ["| | start | end |", "|---|---|---|"]
     for label, pair in summary["change"].items():
         start, end = ("–" if value is None else f"{value:.3f}" for value in pair)
+        if label == "heldout/pass@1":
+            spans = [f" [{row[f'{label}_low']:.3f}, {row[f'{label}_high']:.3f}]" for row in summary["heldout"]]
+            start, end = start + spans[0], end + spans[1]
         lines.append(f"| {label} | {start} | {end} |")
     return "\n".join(lines)

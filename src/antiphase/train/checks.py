@@ -11,6 +11,7 @@ from trl import GRPOConfig
 from antiphase.errors import InvalidInputError
 from antiphase.tasks.rewards import AccuracyReward
 from antiphase.train.config import OWN_FIELDS, CorRPOConfig
+from antiphase.train.rewards import MajorityVoteReward, SignalReward
 
 
 def own_config(model: Any, args: Any) -> CorRPOConfig:
@@ -68,14 +69,29 @@ def check_columns(arguments: Mapping[str, Any], functions: Sequence[Any]) -> Non
                 )
 
 
-def verifier_index(names: Sequence[str], args: CorRPOConfig) -> int | None:
-    """Place of the reward function that says what is right; None where there is no function.
+def verifier_index(names: Sequence[str], functions: Sequence[Any], args: CorRPOConfig) -> int | None:
+    """Place of the reward function that says what is right: the one named, or the first that is a verifier.
+
+    Args:
+        names: of the reward functions.
+        functions: the same; those that read the policy or hold a vote verify nothing.
+        args: the settings.
+
+    Returns:
+        None where there is none.
 
     Raises:
-        InvalidInputError: the one that was named is none of them.
+        InvalidInputError: the one that was named is none of them, or `gated` has none.
     """
     if args.inversion_verifier is None:
-        return 0 if names else None
+        free = (SignalReward, MajorityVoteReward)
+        place = next((i for i, function in enumerate(functions) if not isinstance(function, free)), None)
+        if place is None and args.combine == "gated":
+            raise InvalidInputError(
+                "inversion_combine='gated' needs a verifier, and no reward function is one. Add one, if need be with "
+                "weight 0."
+            )
+        return place
     if args.inversion_verifier not in names:
         near = difflib.get_close_matches(args.inversion_verifier, names, 1)
         raise InvalidInputError(
@@ -95,6 +111,11 @@ def checkpoint_state(folder: Path, args: CorRPOConfig) -> dict[str, Any]:
         state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InvalidInputError(f"{str(folder)!r} is not a whole checkpoint ({error}).") from None
+    if 0 < args.max_steps <= state.get("global_step", 0):
+        raise InvalidInputError(
+            f"{str(folder)!r} is at step {state['global_step']} of {args.max_steps}: nothing is left to train. Raise "
+            "max_steps to go on."
+        )
     kept = state.get("stateful_callbacks", {}).get("Watch")
     if kept is None:
         raise InvalidInputError(

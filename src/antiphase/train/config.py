@@ -105,6 +105,10 @@ class CorRPOConfig(GRPOConfig):  # type: ignore[misc]
             )
         if math.isnan(self.inversion_accept):
             raise InvalidInputError("inversion_accept is NaN; give the least reward of a right rollout.")
+        if self.restore_callback_states_from_checkpoint:
+            raise InvalidInputError(
+                "restore_callback_states_from_checkpoint is not supported: CorR-PO restores its own state on resume."
+            )
         # Built for their checks.
         self.score_spec(), self.signal_spec()
 

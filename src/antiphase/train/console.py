@@ -31,9 +31,10 @@ class ConsoleCallback(TrainerCallback):  # type: ignore[misc]
         self.write = write or (lambda line: print(line, flush=True))
         self._began, self._first = 0.0, 0
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Start the clock."""
-        self._began, self._first = time.monotonic(), state.global_step
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the clock at the first step, after the evaluation of the untrained policy."""
+        if not self._began:
+            self._began, self._first = time.monotonic(), state.global_step
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Print the line."""

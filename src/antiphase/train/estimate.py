@@ -92,12 +92,16 @@ def estimate_step(trainer: Any, prompt_ids: list[list[int]]) -> StepEstimate:
 
 def _time_update(trainer: Any, batch: TokenBatch) -> float:
     model = trainer.model
+    before = model.training
+    # In training mode, so that gradient checkpointing is timed too.
+    model.train()
     start = time.perf_counter()
     with trainer.accelerator.autocast():
         output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask.long(), labels=batch.input_ids)
     output.loss.backward()
     seconds = time.perf_counter() - start
     model.zero_grad(set_to_none=True)
+    model.train(before)
     return seconds
 
 

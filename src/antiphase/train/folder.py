@@ -77,6 +77,12 @@ def _check_same(folder: Path, settings: dict[str, Any]) -> None:
         raise InvalidInputError(f"{str(folder)!r} holds a run of other settings, so it cannot be continued: {shown}.")
 
 
+def finished_training(checkpoint: Path) -> bool:
+    """Whether a checkpoint was made after the last step of its run."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return bool(0 < state["max_steps"] <= state["global_step"])
+
+
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that is whole; one that was being written when the run was killed is passed over."""
     found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]

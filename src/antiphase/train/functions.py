@@ -1,12 +1,15 @@
 """Reward functions by name: the task's verifier, the format, the verifier-free ones, and the user's own."""
 
 import difflib
+import functools
 import importlib
 import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from transformers import TrainerState
 
 from antiphase.errors import InvalidInputError
 from antiphase.tasks.extraction import extract_answer
@@ -55,6 +58,8 @@ def reward_function(name: str, pool: VerifierPool) -> Any:
 
 def _own_function(name: str) -> Any:
     place, _, attribute = name.rpartition(":")
+    load: Any
+    module: Any = None
     if place.endswith(".py"):
         path = Path(place)
         if not path.is_file():
@@ -64,16 +69,26 @@ def _own_function(name: str) -> Any:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules.setdefault(path.stem, module)
-        spec.loader.exec_module(module)
+        load = functools.partial(spec.loader.exec_module, module)
     else:
-        try:
-            module = importlib.import_module(place)
-        except ModuleNotFoundError as error:
-            raise InvalidInputError(f"reward function {name!r}: the module cannot be imported ({error}).") from None
+        # As `python -m` does it; the console script does not look in the working directory.
+        if "" not in sys.path:
+            sys.path.insert(0, "")
+        load = functools.partial(importlib.import_module, place)
+    try:
+        module = load() or module
+    except Exception as error:
+        raise InvalidInputError(
+            f"reward function {name!r}: {place} cannot be imported ({type(error).__name__}: {error})."
+        ) from error
     function = getattr(module, attribute, None)
     if not callable(function):
         raise InvalidInputError(f"reward function {name!r}: {place} has no function {attribute!r}.")
     return function
+
+
+def _ignore(*_: Any, **__: Any) -> None:
+    """A logger that nobody listens to."""
 
 
 def try_functions(functions: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -90,7 +105,7 @@ def try_functions(functions: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -
     chat = not isinstance(some[0]["prompt"], str)
     completions: list[Any] = [[{"role": "assistant", "content": ""}] if chat else "" for _ in some]
     columns: dict[str, Any] = {key: [row[key] for row in some] for key in some[0] if key != "prompt"}
-    columns |= {"trainer_state": None, "log_extra": lambda *_: None, "log_metric": lambda *_: None}
+    columns |= {"trainer_state": TrainerState(), "log_extra": _ignore, "log_metric": _ignore}
     for function in functions:
         if not callable(function) or isinstance(function, SignalReward) or is_async_callable(function):
             continue

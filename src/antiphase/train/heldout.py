@@ -16,6 +16,7 @@ from antiphase.models.loading import LoadedModel
 from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.problem import Problem
 from antiphase.train.policy import whole_policy
+from antiphase.train.tracking import log_numbers
 from antiphase.train.trajectory import Trajectory
 
 RESAMPLES = 1000
@@ -157,6 +158,7 @@ class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
         self._done_at = step
         if accelerator.is_main_process:
             self.trajectory.append("eval", step, self.latest)
+            log_numbers(self.trainer, self.trainer.control, self.latest)
             low, high = (self.latest[f"heldout/pass@1_{end}"] for end in ("low", "high"))
             print(
                 f"step {step}: held-out pass@1 {self.latest['heldout/pass@1']:.3f} [{low:.3f}, {high:.3f}], "

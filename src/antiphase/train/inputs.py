@@ -1,7 +1,7 @@
 """What a recipe trains and evaluates on: tokenizer, problems, data-set rows, held-out prompts."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from transformers import AutoTokenizer
 
@@ -18,15 +18,15 @@ from antiphase.train.recipe import Recipe
 EVAL_SEED = 0
 
 
-def load_tokenizer(recipe: Recipe) -> Any:
-    """The model's tokenizer, after a look at the model itself.
+def load_tokenizer(recipe: Recipe) -> tuple[Any, Any]:
+    """The model's tokenizer and configuration, after a look at the model itself.
 
     Raises:
         ModelNotFoundError: there is no such model, or it has no tokenizer.
         UnsupportedModelError: the model has no attention projections that antiphase knows.
     """
     model = recipe.model
-    inspect_model(
+    empty, _ = inspect_model(
         model.model_name_or_path, trust_remote_code=recipe.config.trust_remote_code, revision=model.model_revision
     )
     try:
@@ -41,7 +41,7 @@ def load_tokenizer(recipe: Recipe) -> Any:
         raise ModelNotFoundError(
             f"{recipe.options.model!r} has no tokenizer ({str(error).splitlines()[0]})."
         ) from None
-    return tokenizer
+    return tokenizer, cast(Any, empty).config
 
 
 def draw_problems(recipe: Recipe) -> tuple[list[Problem], list[Problem]]:
@@ -52,11 +52,8 @@ def draw_problems(recipe: Recipe) -> tuple[list[Problem], list[Problem]]:
     """
     options = recipe.options
     tasks = [load_task(spec) for spec in options.tasks]
-    training = [
-        problem
-        for task in tasks
-        for problem in task.problems("train", options.num_problems, recipe.config.data_seed or recipe.config.seed)
-    ]
+    seed = recipe.config.seed if recipe.config.data_seed is None else recipe.config.data_seed
+    training = [problem for task in tasks for problem in task.problems("train", options.num_problems, seed)]
     held: list[Problem] = []
     for place, task in enumerate(tasks):
         share = options.eval_problems // len(tasks) + (place < options.eval_problems % len(tasks))
@@ -104,6 +101,17 @@ def held_out(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem]) -> Hel
         sampling,
         max(config.per_device_eval_batch_size, 16),
     )
+
+
+def check_context(recipe: Recipe, model_config: Any, ids: Sequence[Sequence[int]]) -> None:
+    """Raise InvalidInputError unless the longest prompt and a completion at its limit fit the model's context."""
+    limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    longest, new = max(map(len, ids)), recipe.config.max_completion_length
+    if limit is not None and longest + (new or 0) > limit:
+        raise InvalidInputError(
+            f"prompts of up to {longest} tokens and max_completion_length {new} exceed the model's context of "
+            f"{limit}. Lower max_completion_length, or shorten the prompts."
+        )
 
 
 def end_token_ids(recipe: Recipe, tokenizer: Any) -> list[int]:

@@ -46,7 +46,7 @@ def summarize_run(recipe: Recipe, trainer: Any, seconds: float) -> dict[str, Any
         "heldout": [evals[0], evals[-1]] if evals else [],
         "num_steps": trainer.state.global_step,
         "alarms": trainer.watch.alarms,
-        "seconds": seconds,
+        "sitting_seconds": seconds,
         "measuring_seconds": sum(row["inversion/seconds"] for row in steps),
     }
 

@@ -26,6 +26,7 @@ from antiphase.train.presets import Preset, resolve_preset
 DEFAULTS: dict[str, Any] = {"logging_steps": 1, "save_steps": 0.1, "save_total_limit": 2, "disable_tqdm": True}
 # What may change when a run is continued.
 FREE_ON_RESUME = (
+    "output_dir",
     "inversion_token_budget",
     "logging_steps",
     "save_steps",
@@ -221,6 +222,7 @@ def _resolve(given: dict[str, Any], *, resume: bool, dry_run: bool) -> Recipe:
     for kind in (RunOptions, ModelConfig, CorRPOConfig):
         names = {f.name for f in dataclasses.fields(kind) if f.init}
         parts.append({name: value for name, value in values.items() if name in names})
+    _check_host_arguments(parts[2])
     options = RunOptions(**parts[0])
     _check_options(options, parts[1])
     name = options.model or parts[1]["model_name_or_path"]
@@ -237,6 +239,15 @@ def _resolve(given: dict[str, Any], *, resume: bool, dry_run: bool) -> Recipe:
     except (ValueError, TypeError) as error:
         # TRL and transformers check their own arguments; their message says which.
         raise InvalidInputError(" ".join(str(error).split())) from error
+
+
+def _check_host_arguments(config: Mapping[str, Any]) -> None:
+    if config.get("resume_from_checkpoint"):
+        raise InvalidInputError("resume_from_checkpoint is not used here: --resume takes the run's last checkpoint.")
+    if str(getattr(config.get("eval_strategy"), "value", config.get("eval_strategy") or "no")) != "no":
+        raise InvalidInputError(
+            "eval_strategy needs an evaluation set of TRL's; antiphase train evaluates held-out problems: eval_every."
+        )
 
 
 def _check_options(options: RunOptions, model: Mapping[str, Any]) -> None:

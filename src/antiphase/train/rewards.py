@@ -55,9 +55,9 @@ def checked_values(name: str, values: Any, expected: int) -> list[float | None]:
 def checked(function: Any) -> Any:
     """The reward function, checked at every call; names, and whether it is async, stay as they are.
 
-    Reward models and their names pass through.
+    Reward models, their names, and rewards of ours that the trainer must recognise pass through.
     """
-    if isinstance(function, str | torch.nn.Module | SignalReward) or not callable(function):
+    if isinstance(function, str | torch.nn.Module | SignalReward | MajorityVoteReward) or not callable(function):
         return function
     name = get_callable_name(function)
     if is_async_callable(function):

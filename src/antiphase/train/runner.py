@@ -15,19 +15,28 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, PrinterCallback, ProgressCallback
+from transformers import AutoModelForCausalLM, PrinterCallback, ProgressCallback, TrainerState
 from transformers.utils.logging import disable_progress_bar
 from trl import get_peft_config, get_quantization_config
 
+from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.problem import Problem
 from antiphase.train.card import write_card
 from antiphase.train.console import ConsoleCallback, Interruption
 from antiphase.train.estimate import estimate_step
-from antiphase.train.folder import last_checkpoint, prepared
+from antiphase.train.folder import finished_training, last_checkpoint, prepared
 from antiphase.train.functions import reward_function, try_functions
 from antiphase.train.heldout import HeldOutCallback
-from antiphase.train.inputs import draw_problems, end_token_ids, held_out, load_tokenizer, prompt_ids, table_of
+from antiphase.train.inputs import (
+    check_context,
+    draw_problems,
+    end_token_ids,
+    held_out,
+    load_tokenizer,
+    prompt_ids,
+    table_of,
+)
 from antiphase.train.outcome import json_safe, summarize_run
 from antiphase.train.recipe import Recipe, parse_recipe
 from antiphase.train.trainer import CorRPOTrainer
@@ -58,13 +67,14 @@ def train(arguments: Sequence[str]) -> TrainResult:
     disable_progress_bar()
     recipe = parse_recipe(arguments)
     folder = Path(recipe.config.output_dir)
-    tokenizer = load_tokenizer(recipe)
+    tokenizer, model_config = load_tokenizer(recipe)
     with VerifierPool() as pool:
         train_problems, eval_problems = draw_problems(recipe)
         table = table_of(recipe, tokenizer, train_problems)
         functions = [reward_function(name, pool) for name in recipe.options.reward_funcs]
         try_functions(functions, table)
         ends = end_token_ids(recipe, tokenizer)
+        check_context(recipe, model_config, prompt_ids(tokenizer, table))
         if recipe.dry_run:
             _print_recipe(recipe, len(train_problems), len(eval_problems))
             prompts = [list(ids) for ids in prompt_ids(tokenizer, table[: recipe.config.per_device_train_batch_size])]
@@ -98,7 +108,10 @@ def _run(
         checkpoint = last_checkpoint(folder) if recipe.resume else None
         if recipe.resume and main:
             print(f"resuming from {checkpoint}" if checkpoint else "no checkpoint yet: beginning anew", flush=True)
-        trainer.train(str(checkpoint) if checkpoint else None)
+        if checkpoint is not None and finished_training(checkpoint):
+            _load_finished(trainer, checkpoint, heldout)
+        else:
+            trainer.train(str(checkpoint) if checkpoint else None)
         if interruption.stopped:
             return TrainResult(folder, None, interrupted=True)
     trainer.save_model()
@@ -108,6 +121,17 @@ def _run(
         _finish(folder, trainer, recipe, summary)
     trainer.accelerator.wait_for_everyone()
     return TrainResult(folder, summary)
+
+
+def _load_finished(trainer: Any, checkpoint: Path, heldout: HeldOutCallback | None) -> None:
+    """Take up a run that was cut after its last step, before its end was written."""
+    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    trainer._load_from_checkpoint(str(checkpoint))
+    step = trainer.state.global_step
+    trainer.watch.restore(trainer.state.stateful_callbacks["Watch"]["attributes"])
+    done = any(row["kind"] == "eval" and row["step"] == step for row in read_trajectory(trainer.trajectory.folder))
+    if heldout is not None and not done:
+        heldout.evaluate(step)
 
 
 def _trainer(
@@ -125,15 +149,21 @@ def _trainer(
     if "dtype" in recipe.given:
         init["dtype"] = model.dtype
     config.model_init_kwargs = init or None
-    trainer = CorRPOTrainer(
-        _policy(recipe, tokenizer, ends),
-        list(functions),
-        config,
-        train_dataset=Dataset.from_list(list(table)),
-        processing_class=tokenizer,
-        peft_config=get_peft_config(model),
-        quantization_config=get_quantization_config(model),
-    )
+    try:
+        trainer = CorRPOTrainer(
+            _policy(recipe, tokenizer, ends),
+            list(functions),
+            config,
+            train_dataset=Dataset.from_list(list(table)),
+            processing_class=tokenizer,
+            peft_config=get_peft_config(model),
+            quantization_config=get_quantization_config(model),
+        )
+    except AntiphaseError:
+        raise
+    except (ValueError, ImportError) as error:
+        # Of TRL, transformers or peft, about settings that do not fit the model or this machine.
+        raise InvalidInputError(" ".join(str(error).split())) from error
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
     if trainer.accelerator.is_main_process:

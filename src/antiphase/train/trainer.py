@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from trl import GRPOTrainer
 
+from antiphase.errors import UnsupportedModelError
 from antiphase.models.architecture import unwrap
 from antiphase.reward import InversionTerm, RolloutScores, inversion_term, rollout_scores
 from antiphase.signals.measure import chosen_layers, token_signals
@@ -67,7 +68,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     Raises:
         HostError: TRL is not what antiphase relies on.
         InvalidInputError: arguments that do not fit together.
-        UnsupportedModelError: the estimator cannot measure the model.
+        UnsupportedModelError: the estimator cannot measure the model, or the model reads images.
 
     Deviation: the paper's formula, λ and models could not be read; see docs/training.md.
     """
@@ -102,11 +103,16 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._measured: _Measured | None = None
         self._served = False
         self._term: InversionTerm | None = None
+        self._weight = 0.0
         super().__init__(*bound.args[1:], **bound.kwargs)
         check_instance(self)
         check_sharding(self.accelerator)
+        if self._is_vlm:
+            raise UnsupportedModelError(
+                "inversion is measured on token ids alone, and this model reads images too. Train its language model."
+            )
         self._task_weights = cast(Tensor, vars(self)["reward_weights"])[:-1].clone()
-        self._verifier = verifier_index(self.reward_func_names[:-1], args)
+        self._verifier = verifier_index(self.reward_func_names[:-1], self.reward_funcs[:-1], args)
         self._signal_spec, self._score_spec = args.signal_spec(), args.score_spec()
         self._check_measurable()
         self.trajectory = Trajectory(Path(args.output_dir))
@@ -144,7 +150,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if term is None:
             raise HostError("TRL scored completions without calling _calculate_rewards: inversion had no part in it.")
         if cast(CorRPOConfig, self.args).combine == "centered":
-            self._add_to_advantages(output, term.advantage * self.inversion_weight)
+            self._add_to_advantages(output, term.advantage * self._weight)
         return output
 
     def _generate(self, prompts: Any) -> Any:
@@ -192,7 +198,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _measure(self, rollouts: _Rollouts) -> _Measured:
         start = time.perf_counter()
-        batch = TokenBatch.from_ids(rollouts.prompt_ids, rollouts.completion_ids, generated=rollouts.generated)
+        batch = _within_context(rollouts, self.model)
         with whole_policy(self.model_wrapped, self.accelerator, self.args.gradient_checkpointing_kwargs) as policy:
             signals = token_signals(policy, batch, self._signal_spec)
         scores = rollout_scores(signals, batch, self._score_spec)
@@ -223,8 +229,11 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if self._verifier is not None:
             right = task_columns[:, self._verifier] >= config.inversion_accept
         weight = self.inversion_weight
+        # The host leaves rollouts out that no function scored; our term must not bring them back.
+        unscored &= bool(task_columns.shape[1]) and config.combine != "only"
+        self._weight = weight
         self._term = inversion_term(
-            gathered["inversion"],
+            gathered["inversion"].masked_fill(unscored, torch.nan),
             task.nan_to_num(nan=-torch.inf),
             right,
             group_size=self._group_size,
@@ -233,11 +242,9 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             clip=config.inversion_clip,
         )
         rewards[:, -1] = self._term.reward.to(rewards)
-        only = config.combine == "only"
-        if task_columns.shape[1] and not only:
-            # The host leaves rollouts out that no function scored; our column must not bring them back.
-            rewards[unscored.to(device), -1] = torch.nan
-        self.reward_weights = torch.cat([self._task_weights * (0.0 if only else 1.0), torch.tensor([weight])])
+        rewards[unscored.to(device), -1] = torch.nan
+        share = 0.0 if config.combine == "only" else 1.0
+        self.reward_weights = torch.cat([self._task_weights * share, torch.tensor([weight])])
         self._record(gathered, task, right, weight)
         return rewards
 
@@ -266,10 +273,24 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         output["advantages"] = advantages + term[first : first + size].to(advantages)
         logged = self._logs["advantages"]
         latest = list(logged)
-        for place, value in enumerate(term.tolist(), start=len(latest) - len(term)):
+        # The host keeps the latest rows alone, which may be fewer than this batch has.
+        added = term.tolist()[-len(latest) :]
+        for place, value in enumerate(added, start=len(latest) - len(added)):
             latest[place] += value
         logged.clear()
         logged.extend(latest)
+
+
+def _within_context(rollouts: _Rollouts, model: Any) -> TokenBatch:
+    """The rollouts up to the model's context; the host only warns of tokens beyond it."""
+    config = cast(Any, unwrap(model)).config.get_text_config()
+    limit = getattr(config, "max_position_embeddings", None)
+    prompts = [ids[:limit] for ids in rollouts.prompt_ids]
+    room = [None if limit is None else limit - len(ids) for ids in prompts]
+    pairs = zip(rollouts.completion_ids, room, strict=True)
+    completions = [ids[:most] for ids, most in pairs]
+    generated = rollouts.generated and [mask[:most] for mask, most in zip(rollouts.generated, room, strict=True)]
+    return TokenBatch.from_ids(prompts, completions, generated=generated)
 
 
 def _or_none(values: Tensor) -> list[float | None]:

@@ -43,6 +43,14 @@ def read_trajectory(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def begin_once(trajectory: "Trajectory", state: Any) -> None:
+    """`begin`, once in a training however many callbacks write to the file; the trainer's state remembers."""
+    begun: set[str] = vars(state).setdefault("_antiphase_begun", set())
+    if str(trajectory.path) not in begun:
+        begun.add(str(trajectory.path))
+        trajectory.begin(state.global_step)
+
+
 class Trajectory:
     """Appends rows to a run's trajectory."""
 
@@ -64,7 +72,9 @@ class Trajectory:
                 number += 1
             os.replace(self.path, aside)
             return []
-        kept = [row for row in read_trajectory(self.folder) if row["step"] < step + (row["kind"] != "step")]
+        # Batches (and their alarms) of the checkpoint's own step come after it, evaluations and probes before.
+        again = ("step", "alarm")
+        kept = [row for row in read_trajectory(self.folder) if row["step"] < step + (row["kind"] not in again)]
         work = self.path.with_name(f".{FILE}.{os.getpid()}.tmp")
         work.write_text("".join(_line(row) for row in kept), encoding="utf-8")
         os.replace(work, self.path)

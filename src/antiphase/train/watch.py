@@ -9,7 +9,7 @@ from transformers.trainer_callback import ExportableState
 
 from antiphase.train.alarm import collapsing
 from antiphase.train.config import OWN_FIELDS, CorRPOConfig
-from antiphase.train.trajectory import Trajectory
+from antiphase.train.trajectory import Trajectory, begin_once
 
 
 class CollapseWarning(UserWarning):
@@ -30,6 +30,8 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
         self.dropped = False
         self.stopped = False
         self.alarms: list[int] = []
+        # Batches until the alarm may sound again.
+        self.quiet = 0
         self.inversion: list[float] = []
         self.accuracy: list[float] = []
 
@@ -39,6 +41,7 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
             "settings": {name: getattr(self.config, name) for name in OWN_FIELDS},
             "dropped": self.dropped,
             "alarms": self.alarms,
+            "quiet": self.quiet,
             "inversion": self.inversion,
             "accuracy": self.accuracy,
         }
@@ -46,14 +49,14 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def restore(self, attributes: Mapping[str, Any]) -> None:
         """Continue from a checkpoint's state."""
-        self.dropped = bool(attributes["dropped"])
+        self.dropped, self.quiet = bool(attributes["dropped"]), int(attributes["quiet"])
         for name in ("alarms", "inversion", "accuracy"):
             setattr(self, name, list(attributes[name]))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Continue or begin the trajectory."""
         if state.is_world_process_zero:
-            self.trajectory.begin(state.global_step)
+            begin_once(self.trajectory, state)
 
     def step(self, step: int, metrics: Mapping[str, float], is_main_process: bool) -> None:
         """Take in one measured batch."""
@@ -62,10 +65,12 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
         window = self.config.inversion_alarm_window
         self.inversion = [*self.inversion, metrics["inversion/mean"]][-window:]
         self.accuracy = [*self.accuracy, metrics["task/accuracy"]][-window:]
+        self.quiet -= 1
         if self.config.inversion_alarm == "off" or not collapsing(self.inversion, self.accuracy, window):
             return
-        if self.alarms and step - self.alarms[-1] < window:
+        if self.quiet > 0:
             return
+        self.quiet = window
         self.alarms.append(step)
         self._raise(step, window, is_main_process)
 

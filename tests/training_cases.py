@@ -1,0 +1,62 @@
+"""A tiny trainer for the tests of training."""
+
+import torch
+from datasets import Dataset
+
+from antiphase.train.config import CorRPOConfig
+from antiphase.train.trainer import CorRPOTrainer
+from conftest import byte_tokenizer, tiny_model
+
+PROMPTS = ["hello", "abcd", "what is", "xyz"]
+
+
+def parity(completions, **_):
+    """A verifier that a random model satisfies half of the time, whatever its tokens."""
+    return [float(sum(map(ord, text)) % 2) for text in completions]
+
+
+def data():
+    return Dataset.from_dict({"prompt": PROMPTS * 4, "answer": ["1"] * 16})
+
+
+def settings(folder, **changes):
+    plain = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "max_completion_length": 14,
+        "max_steps": 3,
+        "learning_rate": 1e-3,
+        "report_to": "none",
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    }
+    return {**plain, **changes}
+
+
+def run(
+    folder, *, trainer=CorRPOTrainer, config=CorRPOConfig, model=None, rewards=None, train=True, extra=None, **changes
+):
+    made = trainer(
+        tiny_model() if model is None else model,
+        [parity] if rewards is None else rewards,
+        config(**settings(folder, **changes)),
+        train_dataset=data(),
+        processing_class=byte_tokenizer(),
+        **(extra or {}),
+    )
+    if train:
+        made.train()
+    return made
+
+
+def weights(trainer):
+    return [parameter.detach().clone() for parameter in trainer.model.parameters()]
+
+
+def same(left, right):
+    return all(torch.equal(a, b) for a, b in zip(weights(left), weights(right), strict=True))
