@@ -21,7 +21,7 @@ from antiphase.models.architecture import backbone
 from antiphase.signals.seed import seeded_logits
 from antiphase.types import SignalSpec
 
-_CHUNK_ELEMENTS = 1 << 24
+_CHUNK_ELEMENTS = 1 << 23
 
 
 @dataclass(frozen=True)
