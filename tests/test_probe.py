@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -50,7 +51,8 @@ def test_tokens_table(run) -> None:
     assert last[cells[:8]].isna().all().all()
     assert (last[cells[8:]].mean(axis=1) / last.strength - 1).abs().max() < 1e-5
     assert own.groupby("rollout_id").position.apply(lambda p: p.tolist() == list(range(len(p)))).all()
-    assert (own.entropy.to_numpy() == last.entropy.to_numpy()).mean() > 0.99
+    # Equal up to rounding: `own` runs prompts and completions as products of other shapes.
+    np.testing.assert_allclose(own.entropy, last.entropy, rtol=1e-5, atol=1e-6)
     counts = tokens[tokens.estimator == "full"].groupby("rollout_id", sort=False).strength.agg(["count", "size"])
     assert counts["count"].tolist() == counts["size"].clip(upper=9).tolist()
     assert (counts["size"] > 9).any()

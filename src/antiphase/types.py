@@ -48,7 +48,8 @@ class SignalSpec:
         targets_per_rollout: measure the strength of at most this many tokens of each rollout, drawn without
             replacement by `seed`; None measures all. Entropy is measured for every token either way.
         temperature: divides the logits before entropy and log-probability; 1 is the raw distribution.
-        token_budget: at most this many padded tokens in one forward pass (a single longer row still runs).
+        token_budget: at most this many padded tokens in one forward pass (a single longer row still runs); of prompts
+            that `own` runs apart, each distinct one counts once, and its copies for one layer.
         seed: of the target draw.
 
     Raises:

@@ -57,10 +57,11 @@ class Observed:
     layers: Sequence[AttentionLayer]
     capture: Capture
 
-    def hidden(self, input_ids: Tensor, *, grad: bool) -> Tensor:
+    def hidden(self, input_ids: Tensor, *, grad: bool, positions: Tensor | None = None) -> Tensor:
         """Final hidden states `[batch, token, hidden]` of right-padded rows.
 
         The attention mask is all ones: under a causal mask the padding on the right is seen by no real token.
+        `positions` `[batch, token]` are given where the rows do not start at 0.
         With `grad`, the graph starts at the first watched layer, and layers before it keep no activations.
         """
         self.capture.clear()
@@ -71,8 +72,9 @@ class Observed:
                 first = self.layers[0].module
                 handle = first.register_forward_pre_hook(lambda *_: torch.set_grad_enabled(True) and None)
             try:
+                where = {} if positions is None else {"position_ids": positions}
                 output = backbone(self.model)(
-                    input_ids=input_ids, attention_mask=torch.ones_like(input_ids), use_cache=False
+                    input_ids=input_ids, attention_mask=torch.ones_like(input_ids), use_cache=False, **where
                 )
             finally:
                 if handle is not None:

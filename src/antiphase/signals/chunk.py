@@ -33,6 +33,16 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Prefix:
+    """What stands before the rows of a chunk: the distinct prefixes, padded on the right, and whose each one is."""
+
+    input_ids: Int[Tensor, "prefix token"]
+    owner: Int[Tensor, "row"]
+    lengths: Int[Tensor, "row"]
+    """How many tokens stand before each row."""
+
+
+@dataclass(frozen=True)
 class Chunk:
     """Rows padded on the right, with their targets listed row by row.
 
@@ -46,6 +56,14 @@ class Chunk:
     measured: Bool[Tensor, "target"]
     whole: bool = False
     """Whether the rows must be run at full length, since the model's numbers at a prefix depend on it."""
+
+    prefix: Prefix | None = None
+    """The tokens before the first column, run apart and without graph; columns count from there."""
+
+    @property
+    def inputs(self) -> Int[Tensor, "row column"]:
+        """The tokens that have to be run: all but the last column, which is only predicted."""
+        return self.input_ids if self.whole else self.input_ids[:, :-1]
 
     @property
     def token_ids(self) -> Int[Tensor, "target"]:

@@ -18,9 +18,10 @@ from transformers.utils import ModelOutput
 
 from antiphase.errors import NonFiniteError, UnsupportedModelError
 from antiphase.models.architecture import backbone
+from antiphase.signals.seed import seeded_logits
 from antiphase.types import SignalSpec
 
-_CHUNK_ELEMENTS = 1 << 24
+_CHUNK_ELEMENTS = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -141,14 +142,11 @@ def head_signals(
     size = max(1, _CHUNK_ELEMENTS // vocab)
     with head_of(model) as head:
         for states, ids in zip(hidden.detach().split(size), token_ids.split(size), strict=True):
-            with torch.set_grad_enabled(want_seed):
-                leaf = states.requires_grad_(want_seed)
-                logits = head(leaf)
-                if want_seed:
-                    target = _target(logits, ids, spec)
-                    seeds.append(torch.autograd.grad(target.sum(), leaf)[0])
+            if want_seed:
+                logits, seed = seeded_logits(model, head, states, ids, spec)
+                seeds.append(seed)
             with torch.no_grad():
-                logits = logits.detach()
+                logits = logits if want_seed else head(states)
                 certainty = self_certainty(logits, spec.temperature)
                 parts.append((*logit_statistics(logits, ids, spec.temperature), certainty))
     entropy, logprob, control, certainty = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -158,11 +156,3 @@ def head_signals(
             "Check the weights, or load in a wider dtype (--dtype float32)."
         )
     return HeadSignals(entropy, logprob, control, certainty, torch.cat(seeds) if want_seed else None)
-
-
-def _target(logits: Tensor, token_ids: Tensor, spec: SignalSpec) -> Tensor:
-    chosen = logits.gather(-1, token_ids[:, None])[:, 0]
-    if spec.target == "logit":
-        return chosen
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32)) / spec.temperature
-    return chosen / spec.temperature - wide.logsumexp(-1)

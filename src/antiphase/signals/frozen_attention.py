@@ -11,18 +11,21 @@ With α the attention weights, o the outputs, c' the slope of the softcap (1 wit
 summed over the query heads of a group for k and v. Rows are processed in blocks and recomputed in the backward:
 memory grows with T, not T².
 
+A pass may also start in the middle of its rows: the keys and values of the positions before then come from an earlier
+pass of their own (`Past`), with the model's mask evaluated at the real positions.
+
 It is switched on for one model through transformers' AttentionInterface; a `trace` counts the calls, so that a
 model which bypasses the interface is refused rather than measured wrongly.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
@@ -38,30 +41,62 @@ class AttentionCall:
     """What one attention module was called with: the arguments after RoPE and any q/k-norm, with their graph."""
 
     query: Float[Tensor, "batch head token dim"]
-    key: Float[Tensor, "batch group token dim"]
-    value: Float[Tensor, "batch group token vdim"]
+    key: Float[Tensor, "batch group seen dim"]
+    value: Float[Tensor, "batch group seen vdim"]
     mask: Tensor | None
     scaling: float
     softcap: float | None
     output: Float[Tensor, "batch token head vdim"] | None = None
 
 
+@dataclass(frozen=True)
+class Past:
+    """What stands before the rows of a pass: the calls of an earlier pass over the distinct prefixes, padded right.
+
+    Row r continues prefix `owner[r]`, of which its first `lengths[r]` positions are real.
+    """
+
+    calls: tuple[tuple[Tensor, Tensor], ...]
+    """Keys and values `[prefix, group, token, dim]` of every attention call, in order, without graph."""
+    owner: Int[Tensor, "row"]
+    lengths: Int[Tensor, "row"]
+
+    @property
+    def num_tokens(self) -> int:
+        """The padded length of the prefixes."""
+        return self.calls[0][0].shape[2]
+
+
 @dataclass
 class AttentionTrace:
-    """Which modules called the frozen attention; the arguments are kept for `keep` alone."""
+    """Which modules called the frozen attention; the arguments are kept for `keep` alone.
+
+    With `record`, the keys and values of every call are collected, to be the `Past` of another pass.
+    """
 
     keep: nn.Module | None = None
+    record: bool = False
+    past: Past | None = None
     called: set[nn.Module] = field(default_factory=set)
     kept: AttentionCall | None = None
+    recorded: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    num_continued: int = 0
+
+    @property
+    def continued(self) -> bool:
+        """Whether every call took its past, each under a mask made for it."""
+        return self.past is not None and self.num_continued == len(self.past.calls)
 
 
 _TRACE: ContextVar[AttentionTrace | None] = ContextVar("antiphase_attention_trace", default=None)
 
 
 @contextlib.contextmanager
-def tracing(keep: nn.Module | None = None) -> Iterator[AttentionTrace]:
-    """Collect the calls of the frozen attention made inside the block."""
-    trace = AttentionTrace(keep)
+def tracing(
+    keep: nn.Module | None = None, *, record: bool = False, past: Past | None = None
+) -> Iterator[AttentionTrace]:
+    """Collect the calls of the frozen attention made inside the block; see `AttentionTrace`."""
+    trace = AttentionTrace(keep, record, past)
     token = _TRACE.set(trace)
     try:
         yield trace
@@ -115,46 +150,66 @@ def _masked(scores: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
 
 def _blocks(call: AttentionCall) -> Iterator[Tensor]:
     batch, heads, length, _ = call.query.shape
-    size = max(1, min(length, _BLOCK_ELEMENTS // max(1, batch * heads * length)))
+    size = max(1, min(length, _BLOCK_ELEMENTS // max(1, batch * heads * call.key.shape[2])))
     return iter(torch.arange(length, device=call.query.device).split(size))
+
+
+def _joined(past: Tensor | None, owner: Tensor | None, here: Tensor) -> Tensor:
+    """Keys or values of whole rows: those of their prefixes, then their own."""
+    if past is None or owner is None:
+        return here
+    return torch.cat([past.index_select(0, owner.to(past.device)), here], dim=2)
 
 
 class _FrozenAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, softcap: float | None
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scaling: float,
+        softcap: float | None,
+        past_key: Tensor | None,
+        past_value: Tensor | None,
+        owner: Tensor | None,
     ) -> Tensor:
-        call = AttentionCall(query, key, value, mask, scaling, softcap)
+        whole_key, whole_value = _joined(past_key, owner, key), _joined(past_value, owner, value)
+        call = AttentionCall(query, whole_key, whole_value, mask, scaling, softcap)
+        before = whole_key.shape[2] - key.shape[2]
         outputs = []
         for rows in _blocks(call):
-            seen = int(rows[-1]) + 1
+            seen = before + int(rows[-1]) + 1
             weights, _ = attention_weights(call, rows, seen)
             batch, groups, share, num, _ = weights.shape
             flat = weights.to(value.dtype).reshape(batch, groups, share * num, seen)
-            outputs.append((flat @ value[:, :, :seen]).reshape(batch, groups * share, num, -1))
+            outputs.append((flat @ whole_value[:, :, :seen]).reshape(batch, groups * share, num, -1))
         output = torch.cat(outputs, dim=2)
-        ctx.save_for_backward(query, key, value, mask, output)
+        # The past is saved once for each prefix, and joined to the rows again in the backward.
+        ctx.save_for_backward(query, key, value, mask, output, past_key, past_value, owner)
         ctx.scaling, ctx.softcap = scaling, softcap
         return output
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, mask, output = ctx.saved_tensors
-        call = AttentionCall(query, key, value, mask, ctx.scaling, ctx.softcap)
+        query, key, value, mask, output, past_key, past_value, owner = ctx.saved_tensors
+        whole_key, whole_value = _joined(past_key, owner, key), _joined(past_value, owner, value)
+        call = AttentionCall(query, whole_key, whole_value, mask, ctx.scaling, ctx.softcap)
+        before, groups = whole_key.shape[2] - key.shape[2], key.shape[1]
         d_query, d_key, d_value = [], [], []
-        groups = key.shape[1]
         for rows in _blocks(call):
-            first, seen = int(rows[0]), int(rows[-1]) + 1
+            first, seen = before + int(rows[0]), before + int(rows[-1]) + 1
             weights, slope = attention_weights(call, rows, seen)
             batch, _, share, num, _ = weights.shape
             d_out = grads[0][:, :, rows].reshape(batch, groups, share, num, -1)
             flat = d_out.reshape(batch, groups, share * num, -1)
-            gain = (flat @ value[:, :, :seen].mT).view_as(weights)
+            gain = (flat @ whole_value[:, :, :seen].mT).view_as(weights)
             # ⟨do, o⟩ as Σ α ⟨do, v⟩: rounding then cancels where one weight is near 1.
             gain = weights * (gain - (weights * gain).sum(-1, keepdim=True))
             gain = (gain if slope is None else gain * slope) * ctx.scaling
             flat_gain = gain.to(key.dtype).reshape(batch, groups, share * num, seen)
-            d_query.append((flat_gain @ key[:, :, :seen]).reshape(batch, groups * share, num, -1))
+            d_query.append((flat_gain @ whole_key[:, :, :seen]).reshape(batch, groups * share, num, -1))
             own_weight = weights.diagonal(first, -2, -1).unsqueeze(-1)
             # ⟨do, v − o⟩ before the product and not after: their difference is small where α_ii is near 1.
             apart = value[:, :, rows].unsqueeze(2) - output[:, :, rows].view_as(d_out)
@@ -164,7 +219,7 @@ class _FrozenAttention(torch.autograd.Function):
             q_rows = query[:, :, rows].reshape(batch, groups, share, num, -1)
             d_key.append((own_gain * q_rows).sum(2).to(key.dtype))
             d_value.append((own_weight * d_out).sum(2).to(value.dtype))
-        return torch.cat(d_query, 2), torch.cat(d_key, 2), torch.cat(d_value, 2), None, None, None
+        return torch.cat(d_query, 2), torch.cat(d_key, 2), torch.cat(d_value, 2), *(None,) * 6
 
 
 def _frozen_attention(
@@ -178,6 +233,24 @@ def _frozen_attention(
     softcap: float | None = None,
     **extras: Any,
 ) -> tuple[Tensor, None]:
+    _check_call(module, query, key, extras)
+    trace = _TRACE.get()
+    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    past = None if trace is None else _past_of_call(trace, key, attention_mask)
+    output: Tensor = _FrozenAttention.apply(  # type: ignore[no-untyped-call]
+        query, key, value, attention_mask, scale, softcap, *(past or (None, None, None))
+    )
+    output = output.transpose(1, 2).contiguous()
+    if trace is not None:
+        trace.called.add(module)
+        if trace.record:
+            trace.recorded.append((key.detach(), value.detach()))
+        if module is trace.keep:
+            trace.kept = AttentionCall(query, key, value, attention_mask, scale, softcap, output)
+    return output, None
+
+
+def _check_call(module: nn.Module, query: Tensor, key: Tensor, extras: Mapping[str, Any]) -> None:
     for name in ("s_aux", "position_bias", "alibi"):
         if extras.get(name) is not None:
             raise UnsupportedModelError(
@@ -189,20 +262,37 @@ def _frozen_attention(
             f"{type(module).__name__} attends from {query.shape[2]} to {key.shape[2]} positions; 'own' and 'last' "
             "need self-attention over one sequence. Use the estimator 'full'."
         )
-    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-    output: Tensor = _FrozenAttention.apply(  # type: ignore[no-untyped-call]
-        query, key, value, attention_mask, scale, softcap
-    )
-    output = output.transpose(1, 2).contiguous()
+
+
+def _past_of_call(trace: AttentionTrace, key: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Keys, values and owners of the call's past; None without one, or where the mask was not made for it."""
+    past = trace.past
+    if past is None or mask is None or mask.shape[-1] != past.num_tokens + key.shape[2]:
+        return None
+    past_key, past_value = past.calls[trace.num_continued]
+    trace.num_continued += 1
+    return past_key, past_value, past.owner
+
+
+def _frozen_mask(**options: Any) -> Tensor | None:
+    """The mask of sdpa; with a past, the model's rule evaluated at the positions that tokens have in whole rows."""
     trace = _TRACE.get()
-    if trace is not None:
-        trace.called.add(module)
-        if module is trace.keep:
-            trace.kept = AttentionCall(query, key, value, attention_mask, scale, softcap, output)
-    return output, None
+    past = None if trace is None else trace.past
+    if past is None:
+        return cast("Tensor | None", sdpa_mask(**options))
+    rule, before = options["mask_function"], past.num_tokens
+    lengths = past.lengths.to(options["device"])
+
+    def whole(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        here = lengths[row]
+        place = torch.where(key < before, key, key - before + here)
+        return cast(Tensor, rule(row, head, query + here, place)) & ((key >= before) | (key < here))
+
+    shifted = {"mask_function": whole, "q_offset": 0, "kv_offset": 0, "kv_length": before + options["q_length"]}
+    return cast(Tensor, sdpa_mask(**{**options, **shifted, "attention_mask": None, "allow_is_causal_skip": False}))
 
 
 def register() -> None:
     """Make the implementation known to transformers, with its mask; without the mask function padding is ignored."""
     AttentionInterface.register(FROZEN, _frozen_attention)
-    AttentionMaskInterface.register(FROZEN, sdpa_mask)
+    AttentionMaskInterface.register(FROZEN, _frozen_mask)

@@ -18,6 +18,7 @@ from antiphase.signals.full import full
 from antiphase.signals.last_layer import last_layer
 from antiphase.signals.oracle import oracle, oracle_own
 from antiphase.signals.own import own
+from antiphase.signals.prefix import chunk_of_families, pack_families, split
 from antiphase.types import Estimator, SignalSpec, TokenBatch, TokenSignals, parse_layers
 
 _ESTIMATORS: dict[
@@ -84,8 +85,7 @@ def token_signals(
     done: list[tuple[list[Row], ChunkSignals]] = []
     with torch.inference_mode(False):
         _check_positions(model, layers, spec, device)
-        for rows, whole in _packed(model, rows_of(batch, spec), spec):
-            chunk = chunk_of(rows, device, whole=whole)
+        for rows, chunk in _chunks(model, rows_of(batch, spec), spec, device):
             done.append((rows, _measure(model, layers, chunk, spec, rows, progress)))
     return _collect(batch, layers, spec, done)
 
@@ -108,7 +108,8 @@ def _measure(
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             raise OutOfMemoryError(
-                f"out of memory while measuring {len(rows)} rollouts of up to {max(chunk.lengths)} tokens. Lower "
+                f"out of memory while measuring {len(rows)} rollouts of up to "
+                f"{max(len(row.token_ids) for row in rows)} tokens. Lower "
                 f"token_budget (--token-budget, now {spec.token_budget})"
                 + ("." if len(rows) > 1 else ", shorten the rollouts, or choose the estimator 'own' or fewer layers.")
             ) from error
@@ -123,21 +124,30 @@ def _measure(
     return signals
 
 
-def _packed(model: nn.Module, rows: Sequence[Row], spec: SignalSpec) -> Iterator[tuple[list[Row], bool]]:
-    """Chunks of rows whose numbers do not depend on each other, and whether they must run at full length."""
+def _chunks(
+    model: nn.Module, rows: Sequence[Row], spec: SignalSpec, device: torch.device
+) -> Iterator[tuple[list[Row], Chunk]]:
+    """Chunks of rows whose numbers do not depend on each other."""
     switch = rope_switch(cast(Any, model).config.get_text_config())
-    if switch is None:
-        yield from ((group, False) for group in pack(rows, spec.token_budget))
-        return
-    kind, length = switch
-    beyond = [row for row in rows if len(row.token_ids) > length]
-    if beyond and kind == "dynamic":
-        raise UnsupportedModelError(
-            f"row {beyond[0].index} has {len(beyond[0].token_ids)} tokens: beyond {length} the model's dynamic RoPE "
-            "depends on what it has seen before, so nothing can be measured reproducibly. Shorten the rollouts."
-        )
-    yield from ((group, False) for group in pack([r for r in rows if len(r.token_ids) <= length], spec.token_budget))
-    yield from ((group, True) for group in pack(beyond, spec.token_budget))
+    within, beyond = list(rows), []
+    if switch is not None:
+        kind, length = switch
+        within = [row for row in rows if len(row.token_ids) <= length]
+        beyond = [row for row in rows if len(row.token_ids) > length]
+        if beyond and kind == "dynamic":
+            raise UnsupportedModelError(
+                f"row {beyond[0].index} has {len(beyond[0].token_ids)} tokens: beyond {length} the model's dynamic "
+                "RoPE depends on what it has seen before, so nothing can be measured reproducibly. Shorten the "
+                "rollouts."
+            )
+    if spec.estimator == "own":
+        families, within = split(model, within)
+        num_layers = len(find_attention(model))
+        for group in pack_families(families, spec.token_budget, num_layers):
+            yield [row for family in group for row in family.rows], chunk_of_families(group, device)
+    for packed, whole in ((within, False), (beyond, True)):
+        for rows_of_chunk in pack(packed, spec.token_budget):
+            yield rows_of_chunk, chunk_of(rows_of_chunk, device, whole=whole)
 
 
 def _check_positions(

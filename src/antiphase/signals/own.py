@@ -5,6 +5,9 @@ of Σ_i z_i keeps the targets apart: its gradient δ_i at a projection's output 
 
     G_i^own = δ_i a_iᵀ,   ‖G_i^own‖ = ‖δ_i‖ ‖a_i‖   (rank one: nuclear = Frobenius = spectral).
 
+No gradient enters a position before the one that predicts the first target. In a chunk with a `prefix` those positions
+run without graph, once for all rows that share them, and only their keys and values are kept.
+
 METHOD §2. This is a *different observable* from the full gradient of `full` and `oracle`: name it, and report
 ρ(own, full) for a model before leaning on it.
 """
@@ -19,8 +22,9 @@ from antiphase.models.architecture import AttentionLayer, find_attention, module
 from antiphase.signals.capture import Capture, observe
 from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
 from antiphase.signals.entropy import HeadSignals, head_signals
-from antiphase.signals.frozen_attention import AttentionTrace, tracing
+from antiphase.signals.frozen_attention import AttentionTrace
 from antiphase.signals.norms import rank_one_norm
+from antiphase.signals.prefix import run
 from antiphase.types import SignalSpec
 
 
@@ -42,10 +46,10 @@ def own(
     Raises:
         UnsupportedModelError: positions mix outside the attention that could be frozen.
 
-    Cost: one forward and one backward, memory linear in the number of tokens.
+    Cost: one forward and one backward, of a prefix one forward; memory linear in the number of tokens.
     """
-    with observe(model, layers, freeze_attention=True) as seen, tracing() as trace:
-        hidden = seen.hidden(chunk.input_ids, grad=True)
+    with observe(model, layers, freeze_attention=True) as seen:
+        hidden, trace = run(seen, chunk, grad=True)
         check_frozen(model, trace)
         head = head_signals(model, hidden[chunk.rows, chunk.columns - 1], chunk.token_ids, spec, want_seed=True)
         strength = _strength(seen.capture, layers, chunk, spec, hidden, seed_of(head, chunk, hidden))

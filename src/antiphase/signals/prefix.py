@@ -1,0 +1,199 @@
+"""Rows that share their first tokens: which, when it pays to run those apart, and how.
+
+For `own`, no gradient enters the positions before the one that predicts a row's first target (METHOD §2). They need no
+backward and no graph, only their keys and values, and rollouts of one prompt need them once. The keys and values come
+from the frozen attention's own calls, not from a `Cache`: cache types, their windows and `use_cache` play no part, and
+prefixes of different lengths stand in one chunk.
+
+A row is run in two parts where all of these hold, and in one otherwise:
+
+* its rows save a quarter of the work, counted in passes over tokens: 2 for a token with graph, 1 for one without;
+* all such rows together save `_LEAST_SAVED` passes, since two passes over a few tokens cost more than one;
+* it is not longer than the length at which the model's rotary frequencies switch (the caller sees to that);
+* the backbone takes `position_ids`, and not in several axes (`mrope`);
+* `continues`: on a short row of this model, both ways give the same hidden states.
+"""
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Iterator, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from antiphase.errors import UnsupportedModelError
+from antiphase.models.architecture import backbone, rope_switch
+from antiphase.signals.capture import Observed, observe
+from antiphase.signals.chunk import Chunk, Prefix, Row, chunk_of
+from antiphase.signals.frozen_attention import AttentionTrace, Past, tracing
+
+_LEAST_SHARE = 0.25
+_LEAST_SAVED = 64
+_TEST_TOKENS = 12
+
+# Models whose rows were found (not) to continue from keys and values alone.
+_CONTINUES: MutableMapping[nn.Module, bool] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Family:
+    """Rows with the same tokens before the position that predicts their first target."""
+
+    length: int
+    rows: tuple[Row, ...]
+
+    @property
+    def columns(self) -> int:
+        """How many positions of the longest row have a graph: up to the one that predicts the last target."""
+        return max(int(row.targets[-1]) for row in self.rows) - self.length
+
+    @property
+    def saved(self) -> tuple[int, int]:
+        """(passes over tokens that are saved, passes in one part)."""
+        whole = sum(2 * len(row.token_ids) for row in self.rows)
+        return self.length * (2 * len(self.rows) - 1), whole
+
+
+def split(model: nn.Module, rows: Sequence[Row]) -> tuple[list[Family], list[Row]]:
+    """Rows to be run in two parts, by prefix, and the others."""
+    by_prefix: dict[tuple[int, ...], list[Row]] = {}
+    for row in rows:
+        by_prefix.setdefault(tuple(row.token_ids[: int(row.targets[0]) - 1].tolist()), []).append(row)
+    families = []
+    for prefix, members in by_prefix.items():
+        family = Family(len(prefix), tuple(members))
+        saved, whole = family.saved
+        if saved >= _LEAST_SHARE * whole and prefix:
+            families.append(family)
+    enough = sum(family.saved[0] for family in families) >= _LEAST_SAVED
+    if not families or not enough or not continues(model):
+        return [], list(rows)
+    chosen = {row.index for family in families for row in family.rows}
+    return families, [row for row in rows if row.index not in chosen]
+
+
+def pack_families(families: Sequence[Family], token_budget: int, num_layers: int) -> Iterator[list[Family]]:
+    """Families in groups within the budget, longest rows first; one that does not fit alone is split.
+
+    What counts: positions with graph, padded; prefixes, padded, whose keys and values are kept; and the copy of these
+    for every row, which exists in one layer at a time.
+    """
+
+    def fits(group: Sequence[Family]) -> bool:
+        num_rows, longest = sum(len(family.rows) for family in group), max(family.length for family in group)
+        copies = math.ceil(num_rows * longest / num_layers)
+        columns = max(family.columns for family in group)
+        return num_rows * columns + len(group) * longest + copies <= token_budget
+
+    def parts(family: Family) -> Iterator[Family]:
+        rows: tuple[Row, ...] = ()
+        for row in sorted(family.rows, key=lambda r: (-int(r.targets[-1]), r.index)):
+            if rows and not fits([Family(family.length, (*rows, row))]):
+                yield Family(family.length, rows)
+                rows = ()
+            rows = (*rows, row)
+        yield Family(family.length, rows)
+
+    group: list[Family] = []
+    for family in sorted(families, key=lambda f: (-f.columns, -f.length, f.rows[0].index)):
+        for part in parts(family):
+            if group and not fits([*group, part]):
+                yield group
+                group = []
+            group.append(part)
+    if group:
+        yield group
+
+
+def chunk_of_families(families: Sequence[Family], device: torch.device) -> Chunk:
+    """The rows after their prefixes, in order, padded on the right, and the prefixes."""
+    prefixes = torch.zeros(len(families), max(f.length for f in families), dtype=torch.long, device=device)
+    rows, owner, lengths = [], [], []
+    for index, family in enumerate(families):
+        prefixes[index, : family.length] = family.rows[0].token_ids[: family.length].to(device)
+        for row in family.rows:
+            here = row.token_ids[family.length : int(row.targets[-1]) + 1]
+            rows.append(dataclasses.replace(row, token_ids=here, targets=row.targets - family.length))
+            owner.append(index)
+            lengths.append(family.length)
+    before = Prefix(prefixes, torch.tensor(owner, device=device), torch.tensor(lengths, device=device))
+    return dataclasses.replace(chunk_of(rows, device), prefix=before)
+
+
+def run(seen: Observed, chunk: Chunk, *, grad: bool) -> tuple[Tensor, AttentionTrace]:
+    """Final hidden states of the chunk's inputs, on the frozen attention; a prefix is run first, without graph.
+
+    Raises:
+        UnsupportedModelError: the model did not build its attention mask for rows that continue a prefix.
+    """
+    if chunk.prefix is None:
+        with tracing() as trace:
+            return seen.hidden(chunk.inputs, grad=grad), trace
+    hidden, trace = _continue(seen, chunk.inputs, chunk.lengths, chunk.prefix, grad=grad)
+    if not trace.continued:
+        raise UnsupportedModelError(
+            f"{type(seen.model).__name__} builds attention masks in a way that changes with the batch. Use the "
+            "estimator 'full'."
+        )
+    return hidden, trace
+
+
+def _continue(
+    seen: Observed, inputs: Tensor, lengths: Sequence[int], prefix: Prefix, *, grad: bool
+) -> tuple[Tensor, AttentionTrace]:
+    with tracing(record=True) as first:
+        seen.hidden(prefix.input_ids, grad=False)
+    past = Past(tuple(first.recorded), prefix.owner, prefix.lengths)
+    # Padding stands at its row's last position: further on there may be no position embedding, or another RoPE.
+    last = torch.tensor(lengths, device=inputs.device)[:, None] - 1
+    place = torch.arange(inputs.shape[1], device=inputs.device).expand_as(inputs).minimum(last)
+    with tracing(past=past) as trace:
+        return seen.hidden(inputs, grad=grad, positions=place + prefix.lengths[:, None]), trace
+
+
+def continues(model: nn.Module) -> bool:
+    """Whether rows of this model can be continued from the keys and values of a prefix; tried once per model."""
+    if model not in _CONTINUES:
+        _CONTINUES[model] = _takes_positions(model) and _same_hidden(model)
+    return _CONTINUES[model]
+
+
+def _takes_positions(model: nn.Module) -> bool:
+    rope = getattr(cast(Any, model).config.get_text_config(), "rope_parameters", None) or {}
+    return "position_ids" in inspect.signature(backbone(model).forward).parameters and "mrope_section" not in str(rope)
+
+
+@torch.no_grad()
+def _same_hidden(model: nn.Module) -> bool:
+    """Compare two rows, continued after two thirds and one third of their tokens, with the rows in one part."""
+    config = cast(Any, model).config.get_text_config()
+    switch = rope_switch(config)
+    limits = [switch[1] if switch else None, getattr(config, "max_position_embeddings", None)]
+    num_tokens = min([_TEST_TOKENS, *(int(limit) for limit in limits if limit is not None)])
+    lengths = [2 * num_tokens // 3, num_tokens // 3]
+    if lengths[1] == 0:
+        return False
+    embedding = cast(Any, model).get_input_embeddings().weight
+    vocab, device = int(embedding.shape[0]), embedding.device
+    ids = torch.arange(2 * num_tokens, device=device).view(2, -1) * max(1, vocab // (2 * num_tokens)) % vocab
+    num_columns = num_tokens - lengths[0]
+    inputs = torch.stack([row[n : n + num_columns] for row, n in zip(ids, lengths, strict=True)])
+    prefix = Prefix(ids[:, : lengths[0]], torch.arange(2, device=device), torch.tensor(lengths, device=device))
+    with observe(model, (), freeze_attention=True) as seen:
+        with tracing():
+            one = seen.hidden(ids, grad=False)
+        two, trace = _continue(seen, inputs, (num_columns, num_columns), prefix, grad=False)
+    truth = torch.stack([row[n : n + num_columns] for row, n in zip(one, lengths, strict=True)])
+    error = (two - truth).norm(dim=-1) / truth.norm(dim=-1)
+    return trace.continued and bool((error <= _tolerance(one)).all())
+
+
+def _tolerance(hidden: Tensor) -> float:
+    """What rounding may do: the two parts are products of other shapes. A lost state or position does far more."""
+    kind = hidden.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    return max(1e-2, math.sqrt(torch.finfo(dtype).eps))
