@@ -223,16 +223,16 @@ class InversionCallback(TrainerCallback):  # type: ignore[misc]
             self._measure(args, state, control, kwargs["model"])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure on the way."""
-        if state.global_step % self.every_n_steps == 0:
+        """Measure on the way, and after the last step."""
+        if state.global_step % self.every_n_steps == 0 or state.global_step >= state.max_steps:
             self._measure(args, state, control, kwargs["model"])
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure the trained model."""
+        """Measure a model whose training ended early."""
         if self._done_at != state.global_step:
-            self._measure(args, state, control, kwargs["model"])
+            self._measure(args, state, control, kwargs["model"], track=False)
 
-    def _measure(self, args: Any, state: Any, control: Any, model: Any) -> None:
+    def _measure(self, args: Any, state: Any, control: Any, model: Any, *, track: bool = True) -> None:
         self._done_at = state.global_step
         if self.trainer is not None:
             accelerator = self.trainer.accelerator
@@ -247,7 +247,7 @@ class InversionCallback(TrainerCallback):  # type: ignore[misc]
             row = self._probe(model)
         if state.is_world_process_zero:
             Trajectory(Path(args.output_dir)).append("probe", state.global_step, row)
-        if self.trainer is not None:
+        if self.trainer is not None and track:
             log_numbers(self.trainer, control, row)
         else:
             numbers = {key: value for key, value in row.items() if not isinstance(value, str)}

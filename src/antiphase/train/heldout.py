@@ -145,8 +145,8 @@ class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
         self.latest: dict[str, float] = {}
         self._done_at = math.nan
 
-    def evaluate(self, step: int) -> dict[str, float]:
-        """Evaluate now and write the row."""
+    def evaluate(self, step: int, *, track: bool = True) -> dict[str, float]:
+        """Evaluate now and write the row; `track` also logs it, which trackers refuse once training has ended."""
         accelerator = self.trainer.accelerator
         with whole_policy(
             self.trainer.model_wrapped, accelerator, self.trainer.args.gradient_checkpointing_kwargs
@@ -158,7 +158,8 @@ class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
         self._done_at = step
         if accelerator.is_main_process:
             self.trajectory.append("eval", step, self.latest)
-            log_numbers(self.trainer, self.trainer.control, self.latest)
+            if track:
+                log_numbers(self.trainer, self.trainer.control, self.latest)
             low, high = (self.latest[f"heldout/pass@1_{end}"] for end in ("low", "high"))
             print(
                 f"step {step}: held-out pass@1 {self.latest['heldout/pass@1']:.3f} [{low:.3f}, {high:.3f}], "
@@ -173,12 +174,13 @@ class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
             self.evaluate(0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Evaluate on the way."""
-        if self.every_n_steps and state.global_step % self.every_n_steps == 0:
+        """Evaluate on the way, and after the last step."""
+        on_the_way = self.every_n_steps and state.global_step % self.every_n_steps == 0
+        if on_the_way or state.global_step >= state.max_steps:
             self.evaluate(state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Evaluate the trained policy."""
+        """Evaluate a policy whose training ended early."""
         interrupted = self.interruption is not None and self.interruption.stopped
         if self._done_at != state.global_step and not interrupted:
-            self.evaluate(state.global_step)
+            self.evaluate(state.global_step, track=False)

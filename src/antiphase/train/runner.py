@@ -131,7 +131,7 @@ def _load_finished(trainer: Any, checkpoint: Path, heldout: HeldOutCallback | No
     trainer.watch.restore(trainer.state.stateful_callbacks["Watch"]["attributes"])
     done = any(row["kind"] == "eval" and row["step"] == step for row in read_trajectory(trainer.trajectory.folder))
     if heldout is not None and not done:
-        heldout.evaluate(step)
+        heldout.evaluate(step, track=False)
 
 
 def _trainer(
