@@ -36,4 +36,10 @@ with tempfile.TemporaryDirectory() as folder:
     assert summary["versions"]["antiphase"] == antiphase.__version__
     assert summary["results"][0]["num_rollouts"] == 3
     assert Path(folder, "run", "figures", "entropy_strength.png").stat().st_size > 10_000
+    # Without the extra, training says what to install and loads nothing long.
+    done = subprocess.run(
+        [command, "train", "--model", "model"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "pip install 'antiphase[train]'" in done.stderr, done.stderr
 print(f"antiphase {antiphase.__version__} from the wheel: 1 passed, 0 failed")

@@ -137,11 +137,12 @@ def _main_train(words: list[str]) -> int:
     try:
         try:
             from antiphase.train.runner import train
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise MissingExtraError(str(error.name), "train", "training") from error
         with warnings.catch_warnings():
             # What TRL and transformers tell each other of their next versions is nothing that a user could mend.
             warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("ignore", ".*pin_memory.*", UserWarning)
             result = train(words)
     except AntiphaseError as error:
         print(f"antiphase: error: {error}", file=sys.stderr)
