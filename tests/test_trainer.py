@@ -13,7 +13,7 @@ from antiphase.errors import InvalidInputError
 from antiphase.reward import inversion_term
 from antiphase.train.config import CorRPOConfig
 from antiphase.train.rewards import MajorityVoteReward, NegativeEntropyReward, SelfCertaintyReward
-from antiphase.train.trainer import CorRPOTrainer
+from antiphase.train.trainer import CorRPOTrainer, _Rollouts
 from antiphase.train.trajectory import read_trajectory
 from antiphase.types import TokenBatch
 from conftest import byte_tokenizer, tiny_model
@@ -231,6 +231,14 @@ def test_tool_tokens_are_not_measured(tmp_path):
     row = read_trajectory(tmp_path)[0]
     assert row["rollout/length"] == 10
     assert trainer._measured.scores.num_tokens.tolist() == [10] * 8
+
+
+@pytest.mark.parametrize("second", [[], list(range(10, 22))])
+def test_empty_completions_have_no_score(tmp_path, second):
+    trainer = run(tmp_path, train=False)
+    measured = trainer._measure(_Rollouts([[5, 6], [5, 6]], [[], second], None))
+    assert measured.scores.num_tokens.tolist() == [0, len(second)]
+    assert measured.scores.inversion.isfinite().tolist() == [False, bool(second)]
 
 
 def test_short_completions_have_no_score(tmp_path):
