@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -42,11 +43,35 @@ def test_files_and_functions_that_the_readme_names_exist() -> None:
         assert f"\n{target}:" in makefile, target
 
 
-def test_flags_in_the_readme_exist() -> None:
+def commands(start: str) -> list[str]:
+    pages = [README, *(README.parent / "docs").glob("*.md"), *(README.parent / "recipes").glob("*/README.md")]
+    found = []
+    for page in pages:
+        for block in re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
+            found += [line[2:] for line in block.splitlines() if line.startswith(f"$ {start}")]
+    return found
+
+
+def test_flags_of_probe_exist() -> None:
     from test_cli import FLAGS
 
-    commands = [line for block in blocks("console") for line in block.splitlines() if line.startswith("$ antiphase")]
-    assert commands
-    for line in commands:
+    assert len(commands("antiphase probe")) > 5
+    for line in commands("antiphase probe"):
         for flag in re.findall(r"(?<!\S)--[a-z-]+", line):
             assert flag in FLAGS | {"--help", "--version"}, flag
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_train_commands_parse(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("trl")
+    from antiphase.train import recipe
+
+    monkeypatch.setattr(recipe, "demo_model_path", lambda: "demo")
+    monkeypatch.chdir(README.parent)
+    lines = commands("antiphase train")
+    assert len(lines) > 5
+    for line in lines:
+        words = shlex.split(line, comments=True)[2:]
+        # A recipe of the reader's own stands for any.
+        words = ["recipes/tiny/recipe.yaml" if word == "recipe.yaml" else word for word in words]
+        assert recipe.parse_recipe(words).options.tasks
