@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 import yaml
 from transformers import HfArgumentParser
 from trl import ModelConfig
@@ -217,6 +218,9 @@ def _resolve(given: dict[str, Any], *, resume: bool, dry_run: bool) -> Recipe:
                 )
             pinned["inversion_weight"] = 0.0
         values = {**pinned, **values}
+    if not torch.accelerator.is_available():
+        # TRL's default, bf16, is refused on a CPU.
+        values.setdefault("bf16", False)
     values = {**DEFAULTS, **values}
     parts = []
     for kind in (RunOptions, ModelConfig, CorRPOConfig):
