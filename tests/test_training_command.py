@@ -170,6 +170,34 @@ def test_ctrl_c_saves_a_checkpoint(tmp_path, model_dir):
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
+def test_a_full_disk_is_one_line(tmp_path, model_dir, capsys, monkeypatch):
+    from antiphase.train.trainer import CorRPOTrainer
+
+    def full(self, model, trial):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(CorRPOTrainer, "_save_checkpoint", full)
+    assert main(["train", *flags(model_dir, tmp_path / "run", eval_problems=0)]) == 2
+    assert "disk is full. Free some space" in capsys.readouterr().err
+    assert len(read_trajectory(tmp_path / "run")) == 1
+
+
+def test_checkpoints_that_are_not_whole_are_passed_over(tmp_path):
+    from antiphase.train.folder import last_checkpoint
+
+    assert last_checkpoint(tmp_path) is None
+    for name, state in (
+        ("checkpoint-2", "{}"),
+        ("checkpoint-10", '{"global'),
+        ("checkpoint-12", None),
+        ("other-20", "{}"),
+    ):
+        (tmp_path / name).mkdir()
+        if state is not None:
+            (tmp_path / name / "trainer_state.json").write_text(state)
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+
+
 @pytest.mark.parametrize("option", [("inversion_weight", 0.25), ("learning_rate", "5e-4"), ("seed", 7)])
 def test_resume_refuses_other_settings(tmp_path, model_dir, capsys, option):
     out = tmp_path / "run"

@@ -150,6 +150,15 @@ def _main_train(words: list[str]) -> int:
     except KeyboardInterrupt:
         print("antiphase: interrupted. Continue from the last checkpoint with --resume.", file=sys.stderr)
         return 130
+    except Exception as error:
+        # Python, safetensors and torch each raise their own.
+        if "No space left" not in str(error):
+            raise
+        print(
+            "antiphase: error: the disk is full. Free some space and continue from the last checkpoint with --resume.",
+            file=sys.stderr,
+        )
+        return 2
     if result.interrupted:
         print(f"antiphase: stopped. Continue with --resume; everything so far is in {result.folder}.", file=sys.stderr)
         return 130
