@@ -6,46 +6,20 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from antiphase.cli import main
-from antiphase.errors import InvalidInputError
-from antiphase.train.presets import PRESETS, resolve_preset
 from antiphase.train.recipe import parse_recipe
 from antiphase.train.trajectory import read_trajectory
-from conftest import tiny_model
+from training_cases import TASK, flags
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
 ]
-ROOT = Path(__file__).parents[1]
-TASK = "digit_sum:base=3,num_digits=4"
-
-
-def flags(model_dir, out, **changes):
-    plain = {
-        "model": model_dir,
-        "tasks": TASK,
-        "out": out,
-        "max_steps": 4,
-        "per_device_train_batch_size": 8,
-        "num_generations": 4,
-        "max_completion_length": 12,
-        "eval_problems": 4,
-        "eval_samples": 2,
-        "use_cpu": "true",
-        "bf16": "false",
-        "gradient_checkpointing": "false",
-        "learning_rate": "1e-3",
-        "report_to": "none",
-    }
-    return [str(word) for key, value in {**plain, **changes}.items() for word in (f"--{key}", value)]
 
 
 def weights(folder):
@@ -315,148 +289,3 @@ def test_secrets_and_trackers(tmp_path, model_dir):
     tags = " ".join(board.Tags()["scalars"])
     for name in ("inversion/mean", "task/accuracy", "heldout/pass@1", "loss"):
         assert name in tags
-
-
-def test_recipe_files(tmp_path, model_dir):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(
-        f"model: {model_dir}\ntasks: '{TASK}'\nlearning_rate: 1e-5\nmax_steps: 7\nreward_weights: [2]\nbf16: false\n"
-        "use_cpu: true\noutput_dir: somewhere\npreset: dapo+corr-po\nepsilon_high: 0.3\n"
-    )
-    recipe = parse_recipe(["--config", str(path), "--max_steps", "9", "--out", str(tmp_path / "o")])
-    assert recipe.config.learning_rate == 1e-5
-    assert recipe.config.max_steps == 9
-    assert recipe.config.reward_weights == [2.0]
-    assert recipe.config.output_dir == str(tmp_path / "o")
-    assert recipe.config.epsilon_high == 0.3
-    assert recipe.config.loss_type == "dapo"
-    assert recipe.config.inversion_weight == 0.1
-    for content, message in {
-        "modle: x": "unknown key 'modle'. Did you mean 'model'?",
-        "max_steps: soon": "max_steps: 'soon' is no valid value",
-        "model: [a, b]": "model takes one value; got a list",
-        "- a": "must map keys to values",
-        "a: [": "is not YAML",
-        "optim: adm": "optim",
-    }.items():
-        path.write_text(content)
-        with pytest.raises(InvalidInputError, match=message.replace("[", r"\[").replace("?", r"\?")):
-            parse_recipe(["--config", str(path)])
-    with pytest.raises(InvalidInputError, match="cannot be read"):
-        parse_recipe(["--config", str(tmp_path / "none.yaml")])
-    with pytest.raises(InvalidInputError, match="name a model"):
-        parse_recipe(["--tasks", TASK])
-    with pytest.raises(InvalidInputError, match="name at least one task"):
-        parse_recipe(["--model", "x"])
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_are_arguments_of_the_pinned_host(name, tmp_path, model_dir):
-    preset, with_inversion = resolve_preset(name)
-    assert not with_inversion
-    assert preset.source
-    assert preset.deviations
-    alone = parse_recipe(flags(model_dir, tmp_path, preset=name))
-    both = parse_recipe(flags(model_dir, tmp_path, preset=f"{name}+corr-po"))
-    assert alone.config.inversion_weight == 0
-    assert both.config.inversion_weight == 0.1
-    for key, value in preset.arguments.items():
-        assert getattr(alone.config, key) == getattr(both.config, key) == value
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_trains(name, tmp_path, model_dir):
-    words = flags(
-        model_dir, tmp_path / "run", preset=f"{name}+corr-po", max_steps=1, eval_problems=0, save_strategy="no"
-    )
-    assert main(["train", *words]) == 0
-    assert read_trajectory(tmp_path / "run")[0]["inversion/weight"] == 0.1
-
-
-@pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/*/*.yaml")), ids=lambda path: path.parent.name)
-def test_shipped_recipes_parse(path, monkeypatch):
-    from antiphase.train import recipe as module
-
-    # The embedded model may not be installed here.
-    monkeypatch.setattr(module, "demo_model_path", lambda: "demo")
-    recipe = parse_recipe(["--config", str(path)])
-    assert set(yaml.safe_load(path.read_text())) == set(recipe.given)
-    assert (path.parent / "README.md").is_file()
-
-
-DISTRIBUTED = """
-import json, sys, torch
-sys.path.insert(0, {tests!r})
-from conftest import byte_tokenizer, tiny_model
-from datasets import Dataset
-from antiphase.train.config import CorRPOConfig
-from antiphase.train.trainer import CorRPOTrainer
-
-def parity(completions, **_):
-    return [float(sum(map(ord, text)) % 2) for text in completions]
-
-def given(prompts, trainer):
-    # Rollouts that depend on prompt and place alone, so that every layout of processes scores the same.
-    state = trainer.accelerator
-    first = state.process_index * len(prompts)
-    ids = [trainer.processing_class(prompt).input_ids for prompt in prompts]
-    wrote = [
-        [3 + (31 * len(p) + 17 * (first + i) + 7 * j + 13 * trainer.state.global_step * j) % 250 for j in range(12)]
-        for i, p in enumerate(prompts)
-    ]
-    return {{"prompt_ids": ids, "completion_ids": wrote, "logprobs": None}}
-
-class Keeping(CorRPOTrainer):
-    def _calculate_rewards(self, *arguments):
-        rewards = super()._calculate_rewards(*arguments)
-        if self.accelerator.is_main_process:
-            with open({out!r} + "/rewards.jsonl", "a") as file:
-                file.write(json.dumps(rewards.tolist()) + "\\n")
-        return rewards
-
-import os
-world = int(os.environ.get("WORLD_SIZE", 1))
-config = CorRPOConfig({out!r}, per_device_train_batch_size=8 // world, num_generations=4, max_completion_length=12,
-    max_steps=3, learning_rate=1e-3, report_to="none", use_cpu=True, bf16=False, gradient_checkpointing=False,
-    logging_steps=1, save_strategy="no", disable_tqdm=True, inversion_weight=0.5, inversion_combine={combine!r},
-    shuffle_dataset=False)
-data = Dataset.from_dict({{"prompt": ["hello", "abcd", "what is", "xyz"] * 4}})
-trainer = Keeping(tiny_model(), [parity], config, train_dataset=data, processing_class=byte_tokenizer(),
-    rollout_func=given)
-trainer.train()
-if trainer.accelerator.is_main_process:
-    torch.save(trainer.accelerator.unwrap_model(trainer.model).state_dict(), {out!r} + "/weights.pt")
-"""
-
-
-@pytest.mark.parametrize("combine", ["centered", "gated"])
-def test_two_processes_train_as_one(tmp_path, combine):
-    """Done when 5: the same rewards, and within tolerance the same trajectory and weights."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    environment["PYTHONWARNINGS"] = "ignore"
-    for name, launcher in (("one", []), ("two", ["-m", "torch.distributed.run", "--nproc_per_node", "2"])):
-        out = tmp_path / name
-        out.mkdir()
-        script = out / "script.py"
-        script.write_text(DISTRIBUTED.format(tests=str(ROOT / "tests"), out=str(out), combine=combine))
-        command = [sys.executable, *launcher, str(script)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-    rewards = [
-        torch.tensor([json.loads(line) for line in (tmp_path / name / "rewards.jsonl").read_text().splitlines()])
-        for name in ("one", "two")
-    ]
-    assert rewards[0].shape == (3, 8, 2)
-    assert torch.allclose(rewards[0], rewards[1], atol=1e-4, equal_nan=True)
-    assert torch.equal(rewards[0][0], rewards[1][0])  # the first step is measured on equal weights
-    one, two = (torch.load(tmp_path / name / "weights.pt") for name in ("one", "two"))
-    start = tiny_model().state_dict()
-    moved = max((one[name] - start[name]).abs().max().item() for name in one)
-    apart = max((one[name] - two[name]).abs().max().item() for name in one)
-    assert moved > 1e-3
-    assert apart < 0.05 * moved
-    left, right = (read_trajectory(tmp_path / name) for name in ("one", "two"))
-    for a, b in zip(left, right, strict=True):
-        for key in a:
-            if key not in ("kind", "inversion/seconds") and a[key] is not None:
-                assert b[key] == pytest.approx(a[key], rel=1e-3, abs=1e-4), key

@@ -2,10 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -292,59 +288,6 @@ class TestCallback:
         callback = InversionCallback(2, self.probe_set())
         with pytest.raises(UnsupportedModelError, match="attach"):
             callback._measure(TrainingArguments(str(tmp_path), use_cpu=True), TrainerState(), None, model)
-
-
-SHARDED = """
-import sys, torch
-sys.path.insert(0, {tests!r})
-import torch.distributed as dist
-from conftest import tiny_model
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from antiphase.signals.measure import token_signals
-from antiphase.train.policy import unsharded
-from antiphase.types import TokenBatch
-dist.init_process_group("gloo")
-rank = dist.get_rank()
-def batch(rows):
-    completions = [[9 + i + j for j in range(12)] for i in range(rows)]
-    return TokenBatch.from_ids([[5, 6, 7 + i] for i in range(rows)], completions)
-whole = tiny_model()
-model = tiny_model().train()
-mesh = init_device_mesh("cpu", (2,))
-for layer in model.model.layers:
-    fully_shard(layer, mesh=mesh)
-fully_shard(model, mesh=mesh)
-ids = torch.arange(20)[None] + 3
-def gradients():
-    model.zero_grad()
-    model(input_ids=ids + rank, labels=ids + rank).loss.backward()
-    return [p.grad.to_local().clone() for p in model.parameters()]
-before = gradients()
-# Ranks measure different numbers of rollouts: nothing inside may communicate.
-some = batch(1 + 2 * rank)
-with unsharded(model):
-    found = token_signals(model, some)
-expected = token_signals(whole, some)
-for name in ("entropy", "strength"):
-    assert torch.allclose(getattr(found, name), getattr(expected, name), rtol=1e-5, equal_nan=True), name
-after = gradients()
-assert all(torch.equal(a, b) for a, b in zip(before, after))
-print("equal", rank)
-"""
-
-
-def test_fsdp2_measures_whole_and_trains_on(tmp_path):
-    """Two gloo ranks with different numbers of rollouts: the numbers of the whole model, and training unchanged."""
-    script = tmp_path / "script.py"
-    script.write_text(SHARDED.format(tests=str(Path(__file__).parent)))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)],
-        env=environment, capture_output=True, text=True, timeout=180, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("equal") == 2
 
 
 def step_row(step, **changes):

@@ -7,6 +7,7 @@ from antiphase.train.config import CorRPOConfig
 from antiphase.train.trainer import CorRPOTrainer
 from conftest import byte_tokenizer, tiny_model
 
+TASK = "digit_sum:base=3,num_digits=4"
 PROMPTS = ["hello", "abcd", "what is", "xyz"]
 
 
@@ -60,3 +61,23 @@ def weights(trainer):
 
 def same(left, right):
     return all(torch.equal(a, b) for a, b in zip(weights(left), weights(right), strict=True))
+
+
+def flags(model_dir, out, **changes):
+    plain = {
+        "model": model_dir,
+        "tasks": TASK,
+        "out": out,
+        "max_steps": 4,
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "max_completion_length": 12,
+        "eval_problems": 4,
+        "eval_samples": 2,
+        "use_cpu": "true",
+        "bf16": "false",
+        "gradient_checkpointing": "false",
+        "learning_rate": "1e-3",
+        "report_to": "none",
+    }
+    return [str(word) for key, value in {**plain, **changes}.items() for word in (f"--{key}", value)]
