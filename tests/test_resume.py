@@ -39,7 +39,14 @@ def test_killed_run_resumes_to_the_same_result(model_dir, tmp_path, stop: signal
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     subprocess.run(command(model_dir, whole), check=True, capture_output=True, env=environment)
-    process = subprocess.Popen(command(model_dir, cut), stderr=subprocess.PIPE, text=True, env=environment)
+    # A shell may start this test with SIGINT ignored, which children inherit.
+    process = subprocess.Popen(
+        command(model_dir, cut),
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  no threads yet
+    )
     deadline = time.monotonic() + 120
     while len(list(cut.glob("parts/*/*.rollouts.parquet"))) < 2:
         assert process.poll() is None, "finished before it could be cut"

@@ -73,7 +73,7 @@ def shrunk(
     The posterior mean under z ~ N(0, 1/k), with the sampling variance 1/(n−3) of z = atanh ι. Our reading: METHOD §4
     asks for shrinkage of short rollouts and leaves its form open. n counts measured tokens, not effective ones.
 
-    >>> shrunk(torch.tensor([0.5, 0.5]), torch.tensor([11, 803]), 8.0).round(decimals=4).tolist()
+    >>> [round(score, 4) for score in shrunk(torch.tensor([0.5, 0.5]), torch.tensor([11, 803]), 8.0).tolist()]
     [0.2679, 0.4959]
     """
     if shrink == 0:
