@@ -52,7 +52,7 @@ class _Row(NamedTuple):
 
 
 def interval(means: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean over problems; the whole of [0, 1] is left to the caller.
+    """95 % percentile bootstrap interval of the mean over problems.
 
     >>> interval([1.0, 1.0, 1.0])
     (1.0, 1.0)

@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from transformers import AutoTokenizer
-
-from antiphase.errors import InvalidInputError, ModelNotFoundError
+from antiphase.errors import InvalidInputError
 from antiphase.generation import Sampling
 from antiphase.models.loading import inspect_model
 from antiphase.tasks.problem import Problem
@@ -26,21 +24,10 @@ def load_tokenizer(recipe: Recipe) -> tuple[Any, Any]:
         UnsupportedModelError: the model has no attention projections that antiphase knows.
     """
     model = recipe.model
-    empty, _ = inspect_model(
+    empty, tokenizer = inspect_model(
         model.model_name_or_path, trust_remote_code=recipe.config.trust_remote_code, revision=model.model_revision
     )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            model.model_name_or_path,
-            revision=model.model_revision,
-            padding_side="left",
-            truncation_side="left",
-            trust_remote_code=recipe.config.trust_remote_code,
-        )
-    except (OSError, ValueError) as error:
-        raise ModelNotFoundError(
-            f"{recipe.options.model!r} has no tokenizer ({str(error).splitlines()[0]})."
-        ) from None
+    tokenizer.padding_side = tokenizer.truncation_side = "left"
     return tokenizer, cast(Any, empty).config
 
 

@@ -1,6 +1,5 @@
 """What a finished run came to: the content of summary.json."""
 
-import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -60,12 +59,3 @@ def _train_versions() -> dict[str, str]:
 def _mean(steps: Sequence[Mapping[str, Any]], key: str) -> float | None:
     values = [row[key] for row in steps if row.get(key) is not None]
     return sum(values) / len(values) if values else None
-
-
-def json_safe(value: Any) -> Any:
-    """The value with null for NaN and infinity."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: json_safe(inner) for key, inner in value.items()}
-    return [json_safe(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -5,6 +5,7 @@ All follow TRL's protocol: called with lists, they return one number or None a c
 
 import functools
 import math
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -75,12 +76,11 @@ def checked(function: Any) -> Any:
     return functools.wraps(function)(call) if hasattr(function, "__name__") else call
 
 
-class SignalReward:
+class SignalReward(ABC):
     """A reward read from the policy's own distributions; the trainer sets `scores` before each call."""
 
     __name__ = "signal"
     scores: RolloutScores | None = None
-    group_size: int = 1
 
     def __call__(self, completions: Sequence[Any], **_: Any) -> list[float | None]:
         """One number a completion; None where it has no token."""
@@ -91,8 +91,9 @@ class SignalReward:
         values = self._values(self.scores).tolist()
         return [value if math.isfinite(value) else None for value in values]
 
+    @abstractmethod
     def _values(self, scores: RolloutScores) -> torch.Tensor:
-        raise NotImplementedError
+        """One number a rollout; NaN where it has no token."""
 
 
 class SelfCertaintyReward(SignalReward):

@@ -37,10 +37,10 @@ from antiphase.train.inputs import (
     prompt_ids,
     table_of,
 )
-from antiphase.train.outcome import json_safe, summarize_run
+from antiphase.train.outcome import summarize_run
 from antiphase.train.recipe import Recipe, parse_recipe
 from antiphase.train.trainer import CorRPOTrainer
-from antiphase.train.trajectory import read_trajectory
+from antiphase.train.trajectory import read_trajectory, without_nan
 
 
 @dataclass(frozen=True)
@@ -212,6 +212,6 @@ def _finish(folder: Path, trainer: Any, recipe: Recipe, summary: Mapping[str, An
 
     write_card(trainer, recipe, summary)
     work = folder / ".summary.json.tmp"
-    work.write_text(json.dumps(json_safe(summary), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    work.write_text(json.dumps(without_nan(summary), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     save_trajectory(read_trajectory(folder), folder / "figures")
     work.replace(folder / "summary.json")

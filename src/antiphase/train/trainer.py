@@ -154,6 +154,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return output
 
     def _generate(self, prompts: Any) -> Any:
+        self._measured = None
         output = super()._generate(prompts)
         # Items 0 to 2: unpadded prompt ids, completion ids, and which completion tokens the model wrote.
         self._rollouts = _Rollouts(*output[:3])
@@ -167,7 +168,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         for function in self.reward_funcs:
             if isinstance(function, SignalReward):
                 function.scores = self._measured.scores
-            if isinstance(function, SignalReward | MajorityVoteReward):
+            if isinstance(function, MajorityVoteReward):
                 function.group_size = self._group_size
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if not self._served:
@@ -176,7 +177,9 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def inversion(self, completion_ids: Any, log_extra: Any = None, **_: Any) -> list[float | None]:
         """The reward column: ι of this process's rollouts, as measured just before; None where undefined."""
-        scores, self._served = cast(_Measured, self._measured).scores, True
+        if self._measured is None:
+            raise HostError("TRL asked for the inversion reward of a batch that was not measured.")
+        scores, self._served = self._measured.scores, True
         if log_extra is not None:
             for name in ("inversion", "entropy", "strength"):
                 log_extra(name, _or_none(getattr(scores, name)))
