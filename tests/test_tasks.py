@@ -416,22 +416,3 @@ def test_no_partial_credit_and_no_code() -> None:
         assert not task.verify(f"<answer>{wrong}</answer>", problem)
     assert task.verify(f"<answer>({problem.answer}).</answer>", problem)
     assert not load_task("knights_knaves").verify("Lily is here", load_task("knights_knaves").problems("all", 1, 0)[0])
-
-
-class TestSums:
-    def test_problems_and_answers(self):
-        task = load_task("sums:digits=2|1")
-        problems = task.problems("train", 50, seed=0)
-        for problem in problems:
-            left, right = map(int, problem.prompt.split("+"))
-            assert 10 <= left <= 99
-            assert 1 <= right <= 9
-            assert problem.answer == str(left + right)
-            assert task.verify(f"{problem.answer}, since {problem.prompt}={problem.answer}", problem)
-            assert not task.verify(f"{problem.answer}, since {problem.prompt}={left}", problem)
-        assert not {p.prompt for p in problems} & {p.prompt for p in task.problems("test", 50, seed=0)}
-
-    @pytest.mark.parametrize("spec", ["sums:digits=2", "sums:digits=0|1", "sums:size=0", "sums:digit=1"])
-    def test_bad_options(self, spec):
-        with pytest.raises(InvalidInputError):
-            load_task(spec)

@@ -5,32 +5,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from antiphase.errors import InvalidInputError
-from antiphase.tasks.extraction import ExtractMode, extract_answer
-from antiphase.tasks.problem import Problem, Split, Task, check_request
-from antiphase.tasks.sampling import draw_distinct
+from antiphase.tasks.generated import DEFAULT_SIZE, SHARED_OPTIONS, GeneratedTask, checked_size
+from antiphase.tasks.problem import Problem
 from antiphase.tasks.specs import Spec, parse_options
 
 NAME = "digit_sum"
-_OPTIONS = {"base": int, "num_digits": int, "size": int, "extract": ExtractMode}
+_OPTIONS = {"base": int, "num_digits": int, **SHARED_OPTIONS}
 
 
 @dataclass(frozen=True)
-class DigitSumTask(Task):
+class DigitSumTask(GeneratedTask):
     """`10221021=?` asks for the sum of the digits modulo `base`; the answer follows the completion's last letter A.
 
     Args:
         base: digits are 0 to base − 1; 2 to 10.
         num_digits: of each problem.
-        size: problems that `problems` gives when no number is asked for.
-        size_given: whether it is an error if there are fewer.
-        extract: where the answer stands.
     """
 
     base: int
     num_digits: int
-    size: int
-    size_given: bool
-    extract: ExtractMode
 
     @classmethod
     def from_spec(cls, spec: Spec) -> "DigitSumTask":
@@ -40,13 +33,15 @@ class DigitSumTask(Task):
             InvalidInputError: an unknown option, or a value out of range.
         """
         options = parse_options(spec, _OPTIONS)
-        base, num_digits, size = options.get("base", 3), options.get("num_digits", 8), options.get("size", 500)
+        base, num_digits, size = (
+            options.get("base", 3),
+            options.get("num_digits", 8),
+            options.get("size", DEFAULT_SIZE),
+        )
         if not 2 <= base <= 10:
             raise InvalidInputError(f"task {spec.text!r}: base must be 2 to 10; got {base}.")
         if not 1 <= num_digits <= 1000:
             raise InvalidInputError(f"task {spec.text!r}: num_digits must be 1 to 1000; got {num_digits}.")
-        if size < 1:
-            raise InvalidInputError(f"task {spec.text!r}: size must be at least 1; got {size}.")
         return cls(
             spec=spec.text,
             name=NAME,
@@ -54,28 +49,15 @@ class DigitSumTask(Task):
             licence="Apache-2.0",
             base=base,
             num_digits=num_digits,
-            size=size,
+            size=checked_size(spec, size),
             size_given="size" in options,
             extract=options.get("extract", "after-A"),
         )
 
-    def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
-        """Different digit strings, drawn uniformly."""
-        check_request(self.spec, split, num)
-        exact = num is not None or self.size_given
-        return draw_distinct(self._stream(seed), split, num or self.size, spec=self.spec, exact=exact)
-
-    def _stream(self, seed: int) -> Iterator[Problem]:
+    def stream(self, seed: int) -> Iterator[Problem]:
+        """Problems without end, drawn uniformly."""
         generator = random.Random(f"{NAME}:{seed}")
         while True:
             digits = [generator.randrange(self.base) for _ in range(self.num_digits)]
             text = "".join(map(str, digits))
             yield Problem(f"{NAME}-{text}", self.spec, f"{text}=?", str(sum(digits) % self.base))
-
-    def verify(self, completion: str, problem: Problem) -> bool:
-        """Whether the answer is the reference, character by character."""
-        return extract_answer(completion, self.extract, problem.answer) == problem.answer
-
-    def quick_verdict(self, completion: str, problem: Problem) -> bool:
-        """The same: it cannot be slow."""
-        return self.verify(completion, problem)
