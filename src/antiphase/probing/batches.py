@@ -16,36 +16,53 @@ from antiphase.probing.folder import Kind
 from antiphase.probing.items import Item, completed
 from antiphase.probing.summary import cell_column
 from antiphase.progress import Progress
+from antiphase.reward import ScoreSpec, rollout_scores
 from antiphase.signals.chunk import Tick, rows_of
 from antiphase.signals.measure import token_signals
-from antiphase.types import TokenBatch, TokenSignals
+from antiphase.types import SignalSpec, TokenBatch, TokenSignals
 
 
 def run_batch(
     loaded: LoadedModel, items: Sequence[Item], number: int, config: ProbeConfig, bar: Progress
 ) -> dict[Kind, pa.Table]:
     """Complete (where needed) and measure the items; the rows of this batch in tokens and rollouts."""
-    title = loaded.name if len(loaded.name) <= 28 else f"…{loaded.name[-27:]}"
     if items[0].completion_ids is None:
-        bar.stage(f"{title}: generating", len(items))
+        bar.stage(f"{short_name(loaded)}: generating", len(items))
         step = 1 / config.max_new_tokens
         drawn = generate(
             loaded, [i.prompt_ids for i in items], config.sampling(), number, tick=lambda: bar.advance(step)
         )
         items = [completed(i, ids, end, loaded.tokenizer) for i, (ids, end) in zip(items, drawn, strict=True)]
+    tokens, rollouts = measure_items(loaded, items, config.specs(), config.min_tokens, bar)
+    return {
+        "tokens": pa.Table.from_pandas(tokens, preserve_index=False),
+        "rollouts": pa.Table.from_pylist(rollouts, schema=ROLLOUT_SCHEMA),
+    }
+
+
+def measure_items(
+    loaded: LoadedModel, items: Sequence[Item], specs: Sequence[SignalSpec], min_tokens: int, bar: Progress
+) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """Measure completed items with every spec.
+
+    Returns:
+        (rows of tokens.parquet, rows of rollouts.parquet as `ROLLOUT_SCHEMA` has them).
+    """
     batch = TokenBatch.from_ids([i.prompt_ids for i in items], [i.completion_ids or () for i in items])
     tokens, rollouts = [], []
-    for spec in config.specs():
-        bar.stage(f"{title}: measuring ({spec.estimator})", len(items))
+    for spec in specs:
+        bar.stage(f"{short_name(loaded)}: measuring ({spec.estimator})", len(items))
         total = max(1, sum(int(row.measured.sum()) for row in rows_of(batch, spec)))
         signals = token_signals(loaded.model, batch, spec, progress=_advancing(bar, total))
         tokens.append(_token_rows(loaded, items, batch, signals))
-        rollouts.append(_rollout_rows(loaded.name, items, batch, signals, config))
+        rollouts += _rollout_rows(loaded.name, items, batch, signals, min_tokens)
     bar.end_stage()
-    return {
-        "tokens": pa.Table.from_pandas(pd.concat(tokens, ignore_index=True), preserve_index=False),
-        "rollouts": pa.Table.from_pylist([row for rows in rollouts for row in rows], schema=_ROLLOUT_SCHEMA),
-    }
+    return pd.concat(tokens, ignore_index=True), rollouts
+
+
+def short_name(loaded: LoadedModel) -> str:
+    """The model's name, or its end, for a progress bar."""
+    return loaded.name if len(loaded.name) <= 28 else f"…{loaded.name[-27:]}"
 
 
 def _advancing(bar: Progress, total: int) -> Tick:
@@ -77,13 +94,14 @@ def _token_rows(loaded: LoadedModel, items: Sequence[Item], batch: TokenBatch, s
     return frame.astype(dict.fromkeys(("model", "estimator", "prompt_id", "rollout_id", "token"), "str"))
 
 
-_ROLLOUT_SCHEMA = pa.schema(
+ROLLOUT_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("model", "estimator", "prompt_id", "rollout_id", "prompt", "completion")),
         ("finish", pa.string()),
         *((name, pa.int32()) for name in ("num_prompt_tokens", "num_tokens", "num_measured")),
         *((name, pa.float64()) for name in ("spearman", "spearman_low", "spearman_high", "num_effective", "pearson")),
-        *((name, pa.float64()) for name in ("logprob_control", "entropy_mean", "strength_mean")),
+        *((name, pa.float64()) for name in ("logprob_control", "shuffled", "entropy_mean", "strength_mean")),
+        *((name, pa.float64()) for name in ("logprob_mean", "self_certainty_mean")),
         ("prompt_ids", pa.list_(pa.int64())),
         ("completion_ids", pa.list_(pa.int64())),
     ]
@@ -91,12 +109,13 @@ _ROLLOUT_SCHEMA = pa.schema(
 
 
 def _rollout_rows(
-    model: str, items: Sequence[Item], batch: TokenBatch, signals: TokenSignals, config: ProbeConfig
+    model: str, items: Sequence[Item], batch: TokenBatch, signals: TokenSignals, min_tokens: int
 ) -> list[dict[str, Any]]:
-    spearman = correlate(signals, min_tokens=config.min_tokens)
-    pearson = correlate(signals, method="pearson", min_tokens=config.min_tokens)
+    spearman = correlate(signals, min_tokens=min_tokens)
+    pearson = correlate(signals, method="pearson", min_tokens=min_tokens)
     control = dataclasses.replace(signals, strength=signals.logprob_control.where(signals.measured, torch.nan))
-    controls = correlate(control, min_tokens=config.min_tokens)
+    controls = correlate(control, min_tokens=min_tokens)
+    shuffled = rollout_scores(signals, batch, ScoreSpec(min_tokens=min_tokens, control="shuffled")).inversion
     rows = []
     for index, item in enumerate(items):
         assert item.completion_ids is not None
@@ -118,8 +137,11 @@ def _rollout_rows(
                 "num_effective": spearman[index].num_effective,
                 "pearson": pearson[index].value,
                 "logprob_control": controls[index].value,
+                "shuffled": -float(shuffled[index]),
                 "entropy_mean": float(signals.entropy[index].nanmean()),
                 "strength_mean": float(signals.strength[index].nanmean()),
+                "logprob_mean": float(signals.logprob[index].nanmean()),
+                "self_certainty_mean": float(signals.self_certainty[index].nanmean()),
                 "prompt_ids": list(item.prompt_ids),
                 "completion_ids": list(item.completion_ids),
             }

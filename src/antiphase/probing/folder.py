@@ -1,6 +1,6 @@
 """The run folder: parts written as batches finish, whole files at the end, and the rules of resuming.
 
-    OUT/config.json                     the resolved config; marks the folder as a probe's
+    OUT/config.json                     the resolved config; marks the folder as a probe's (or an evaluation's)
     OUT/parts/MODEL/BATCH.*.parquet     finished batches; gone once the run is complete
     OUT/tokens.parquet, rollouts.parquet, summary.json, figures/
 
@@ -30,12 +30,19 @@ Kind = Literal["tokens", "rollouts"]
 KINDS: tuple[Kind, ...] = ("rollouts", "tokens")
 
 
-def _marker(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"format": FORMAT, "format_version": FORMAT_VERSION, "config": dict(config)}
-
-
 class RunFolder:
-    """A folder that a probe writes to and reads from."""
+    """A folder that a probe writes to and reads from; other commands derive their own kind.
+
+    Attributes:
+        FORMAT, FORMAT_VERSION: mark the folder.
+        OWNER: whose it is, in messages.
+        FREE: options that may change when a run is continued.
+    """
+
+    FORMAT = FORMAT
+    FORMAT_VERSION = FORMAT_VERSION
+    OWNER = "a probe"
+    FREE: tuple[str, ...] = FREE_ON_RESUME
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -56,7 +63,7 @@ class RunFolder:
         folder = cls(path)
         with folder._writing():
             path.mkdir(parents=True, exist_ok=True)
-        folder.write_json("config.json", _marker(config))
+        folder.write_json("config.json", folder._marker(config))
         folder.created_here = True
         return folder
 
@@ -71,12 +78,12 @@ class RunFolder:
             return cls.create(path, config)
         folder = cls.open(path)
         stored = folder.read_json("config.json")["config"]
-        keys = [key for key in {**stored, **config} if key not in FREE_ON_RESUME]
+        keys = [key for key in {**stored, **config} if key not in cls.FREE]
         differing = [key for key in keys if stored.get(key) != config.get(key)]
         if differing:
             shown = "; ".join(f"{key} was {stored.get(key)!r}, is {config.get(key)!r}" for key in differing[:3])
             raise InvalidInputError(f"{str(path)!r} holds a run of other options, so it cannot be continued: {shown}.")
-        folder.write_json("config.json", _marker(config))
+        folder.write_json("config.json", folder._marker(config))
         return folder
 
     @classmethod
@@ -88,14 +95,17 @@ class RunFolder:
         """
         folder = cls(path)
         if not (path / "config.json").is_file():
-            raise InvalidInputError(f"{str(path)!r} is not the folder of a probe (it has no config.json).")
+            raise InvalidInputError(f"{str(path)!r} is not the folder of {cls.OWNER} (it has no config.json).")
         marker = folder.read_json("config.json")
-        if marker.get("format") != FORMAT or marker.get("format_version") != FORMAT_VERSION:
+        if marker.get("format") != cls.FORMAT or marker.get("format_version") != cls.FORMAT_VERSION:
             raise InvalidInputError(
-                f"{str(path)!r} is not the folder of a probe of this version: expected format {FORMAT} "
-                f"{FORMAT_VERSION}, got {marker.get('format')} {marker.get('format_version')}."
+                f"{str(path)!r} is not the folder of {cls.OWNER} of this version: expected format {cls.FORMAT} "
+                f"{cls.FORMAT_VERSION}, got {marker.get('format')} {marker.get('format_version')}."
             )
         return folder
+
+    def _marker(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        return {"format": self.FORMAT, "format_version": self.FORMAT_VERSION, "config": dict(config)}
 
     @property
     def complete(self) -> bool:

@@ -89,7 +89,15 @@ def summarize(
                 "target": spec.target,
                 "temperature": spec.temperature,
                 "targets_per_rollout": spec.targets_per_rollout,
-                **_statistics(tokens[chosen], rollouts[own], layers, spec.projections, config),
+                **signal_statistics(
+                    tokens[chosen],
+                    rollouts[own],
+                    layers,
+                    spec.projections,
+                    min_tokens=config.min_tokens,
+                    num_resamples=config.num_resamples,
+                    seed=config.seed,
+                ),
             }
         )
         tick()
@@ -109,24 +117,34 @@ def _codes(series: "pd.Series[Any]") -> Tensor:
     return torch.tensor(pd.factorize(series)[0].copy())
 
 
-def _statistics(
-    tokens: pd.DataFrame, rollouts: pd.DataFrame, layers: list[int], projections: tuple[str, ...], config: ProbeConfig
+def signal_statistics(
+    tokens: pd.DataFrame,
+    rollouts: pd.DataFrame,
+    layers: list[int],
+    projections: tuple[str, ...],
+    *,
+    min_tokens: int,
+    num_resamples: int,
+    seed: int,
 ) -> dict[str, Any]:
+    """Pooled and per-rollout correlations with intervals over prompts, JSON-ready.
+
+    Args:
+        tokens, rollouts: the rows of one model and estimator.
+        layers, projections: that were measured.
+        min_tokens, num_resamples, seed: of the correlations and their bootstrap.
+    """
     entropy, strength, clusters = _column(tokens, "entropy"), _column(tokens, "strength"), _codes(tokens.prompt_id)
     token_ids = torch.tensor(tokens.token_id.to_numpy(copy=True))
-    shared: dict[str, Any] = {
-        "min_tokens": config.min_tokens,
-        "num_resamples": config.num_resamples,
-        "seed": config.seed,
-    }
-    within: dict[str, Any] = {"num_resamples": config.num_resamples, "seed": config.seed}
+    within: dict[str, Any] = {"num_resamples": num_resamples, "seed": seed}
+    shared: dict[str, Any] = {"min_tokens": min_tokens, **within}
     groups = _codes(rollouts.prompt_id)
     pooled = pooled_correlation(entropy, strength, clusters, **shared)
     control = _column(tokens, "logprob_control")
     # Ranked once for all cells; ρ of one cell is then Pearson's of the ranks.
     ranks = average_ranks(entropy[None], strength[None].isfinite())
     by_cell = [
-        [_cell(ranks, _column(tokens, cell_column(layer, name)), config.min_tokens) for name in projections]
+        [_cell(ranks, _column(tokens, cell_column(layer, name)), min_tokens) for name in projections]
         for layer in layers
     ]
     return {
