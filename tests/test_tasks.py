@@ -238,6 +238,7 @@ def hub(monkeypatch):
     module = types.ModuleType("datasets")
     module.__spec__ = importlib.machinery.ModuleSpec("datasets", None)
     module.load_dataset = load_dataset  # type: ignore[attr-defined]
+    module.exceptions = types.SimpleNamespace(DatasetsError=OSError)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "datasets", module)
     return calls
 
@@ -250,9 +251,9 @@ def test_known_sets_on_the_hub(hub) -> None:
     assert {p.answer for p in load_task("math").problems("test", 3, 0)} < set("0123456789")
     assert hub == [
         ("openai/gsm8k", "main", "train", "abc"),
-        ("openai/gsm8k", "main", "train", None),
+        ("openai/gsm8k", "main", "train", MATH_SETS["gsm8k"].revision),
         ("openai/gsm8k", "main", "test", "abc"),
-        (MATH_SETS["math"].hub_id, None, "test", None),
+        (MATH_SETS["math"].hub_id, None, "test", MATH_SETS["math"].revision),
     ]
     assert len(load_task("math500").problems("all", None, 0)) == 10
     with pytest.raises(InvalidInputError, match="math500 has no train split"):

@@ -8,29 +8,19 @@ from collections.abc import Sequence
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from antiphase.commands import evaluating
+from antiphase.commands.options import Help, Parser, add_model_options, add_signal_options, count, print_written
 from antiphase.errors import AntiphaseError, MissingExtraError
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
-
-
-class _Help(argparse.HelpFormatter):
-    """Adds defaults that say something: not None, and not the state of a switch."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        silent = action.default is None or isinstance(action.default, bool) or action.default is argparse.SUPPRESS
-        return action.help if silent else f"{action.help} (default: %(default)s)"
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="antiphase", description="Measure the Entropy-Gradient Inversion of reasoning models.")
+    parser = Parser(prog="antiphase", description="Measure the Entropy-Gradient Inversion of reasoning models.")
     parser.add_argument("--version", action="version", version=f"antiphase {metadata.version('antiphase')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_probe(commands)
+    evaluating.add(commands)
     commands.add_parser(
         "train",
         help="train a model by group-policy RL with the inversion score in its reward",
@@ -40,17 +30,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_probe(commands: "argparse._SubParsersAction[_Parser]") -> None:
+def _add_probe(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = commands.add_parser(
         "probe",
         help="measure how token entropy and gradient strength are correlated over a model's rollouts",
         description="Generate (or read) rollouts, measure token entropy and gradient strength, correlate them.",
-        formatter_class=_Help,
+        formatter_class=Help,
     )
     command.add_argument("models", nargs="+", metavar="MODEL", help="hub id, local directory, or 'demo'")
-    _add_model_options(command.add_argument_group("model"))
+    add_model_options(command.add_argument_group("model"))
     _add_rollout_options(command.add_argument_group("rollouts"))
-    _add_signal_options(command.add_argument_group("signals"))
+    add_signal_options(command.add_argument_group("signals"))
     output = command.add_argument_group("output")
     output.add_argument("--out", type=Path, help="folder to write to (default: runs/probe-DATE-TIME)")
     output.add_argument(
@@ -60,21 +50,12 @@ def _add_probe(commands: "argparse._SubParsersAction[_Parser]") -> None:
     output.add_argument("--quiet", dest="progress", action="store_false", help="no progress bar")
 
 
-def _add_model_options(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16, float64")
-    group.add_argument("--device", default="auto", help="auto (cuda, mps, cpu), or any torch device")
-    group.add_argument("--revision", help="branch, tag or commit on the hub")
-    group.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
-
-
 def _add_rollout_options(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--prompts", default="gsm8k", help="gsm8k, a .jsonl/.parquet file, or owner/name[:config[:split]]"
     )
     group.add_argument("--prompt-column", help="column of the prompt (default: prompt, question, problem, messages)")
-    group.add_argument(
-        "--num-prompts", type=_count, help="how many, or 'all' (default: at most 16; all of --rollouts)"
-    )
+    group.add_argument("--num-prompts", type=count, help="how many, or 'all' (default: at most 16; all of --rollouts)")
     group.add_argument("--prompt-template", help="text around every prompt, with {prompt} in it")
     group.add_argument("--system-prompt", help="put before every prompt")
     group.add_argument("--no-chat-template", dest="chat_template", action="store_false", help="plain text prompts")
@@ -89,41 +70,12 @@ def _add_rollout_options(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--allow-short", action="store_true", help="accept given rollouts below --min-tokens")
 
 
-def _add_signal_options(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument(
-        "--estimator",
-        dest="estimators",
-        default="own",
-        metavar="NAME[:TARGETS][,…]",
-        help="own, last, full, oracle, oracle-own; several with commas, the first is the headline",
-    )
-    group.add_argument("--layers", default="all", help="all, last, last-K, or indices such as 0,3,-1")
-    group.add_argument("--projections", default="QKVO", help="which of Q, K, V, O")
-    group.add_argument("--norm", default="nuclear", help="nuclear, frobenius, l1")
-    group.add_argument("--target", default="logit", help="logit, or logprob (a control)")
-    group.add_argument("--targets-per-rollout", type=int, metavar="N", help="measure N random tokens of each rollout")
-    group.add_argument("--signal-temperature", type=float, default=1.0, help="divides the logits before the entropy")
-    group.add_argument("--token-budget", type=int, default=2048, help="padded tokens in one forward pass")
-    group.add_argument("--min-tokens", type=int, default=8, help="below, a rollout's correlation is undefined")
-    group.add_argument("--num-resamples", type=int, default=1000, help="of the bootstrap over prompts")
-
-
-def _count(text: str) -> int | str:
-    if text != "all" and not text.lstrip("-").isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a number or 'all', got {text!r}")
-    return text if text == "all" else int(text)
-
-
 def _run_probe(options: dict[str, Any], out: Path) -> None:
     from antiphase.probing.runner import probe
 
     fingerprint = probe(options.pop("models"), out=out, **options)
     print(fingerprint)
-    print(f"\nwritten to {out}:")
-    for path in sorted(out.rglob("*")):
-        if path.is_file() and path.suffix != ".svg":
-            twin = " (and .svg)" if path.with_suffix(".svg").is_file() else ""
-            print(f"  {path}{twin}")
+    print_written(out)
 
 
 def _kept(out: Path) -> str:
@@ -173,10 +125,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[:1] == ["train"]:
         return _main_train(words[1:])
     options = vars(_parser().parse_args(arguments))
-    options.pop("command")
-    out = options.pop("out") or Path("runs") / f"probe-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+    command = options.pop("command")
+    out = options.pop("out") or Path("runs") / f"{command}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
     try:
-        _run_probe(options, out)
+        {"probe": _run_probe, "eval": evaluating.run}[command](options, out)
     except AntiphaseError as error:
         kept = f" {_kept(out)}" if any(out.glob("parts/*/*.parquet")) else ""
         print(f"antiphase: error: {error}{kept}", file=sys.stderr)

@@ -49,6 +49,7 @@ def generate(
     sampling: Sampling,
     batch_number: int,
     *,
+    end_ids: Sequence[int] = (),
     tick: Callable[[], None] = lambda: None,
 ) -> list[tuple[list[int], Finish]]:
     """One completion for each prompt: its ids up to and including the end token, and how it finished.
@@ -58,6 +59,7 @@ def generate(
         prompt_ids: one row per completion wanted (repeat a prompt to sample it again).
         sampling: see there.
         batch_number: of this batch in the run; part of the seed.
+        end_ids: tokens that end a completion besides the model's own end tokens.
         tick: called after every generated position.
 
     Raises:
@@ -65,19 +67,18 @@ def generate(
         NonFiniteError: the model gives NaN probabilities.
     """
     model = cast(Any, unwrap(loaded.model))
-    ends = _end_tokens(loaded)
+    ends = end_tokens(loaded, end_ids)
     # Left padding with an explicit mask: the padding id may well be the end token.
     batch = TokenBatch.from_ids(prompt_ids, [()] * len(prompt_ids), padding_side="left", device=loaded.device)
     devices = [loaded.device] if loaded.device.type == "cuda" else []
-    config = _generation_config(sampling, ends)
+    config = sampling_config(sampling, ends)
     with (
         torch.random.fork_rng(devices=devices),
         evaluating(model),
         _only_this_config(model, config),
         torch.inference_mode(),
     ):
-        # The CPU generator reads 32 bits of its seed, so both numbers are hashed into them.
-        torch.manual_seed(zlib.crc32(f"{sampling.seed}/{batch_number}".encode()))
+        torch.manual_seed(batch_seed(sampling, batch_number))
         try:
             output = model.generate(
                 input_ids=batch.input_ids,
@@ -86,8 +87,8 @@ def generate(
                 stopping_criteria=_ticking(tick),
             )
         except RuntimeError as error:
-            raise _explained(error, len(prompt_ids), sampling) from error
-    return [_trim(row, ends) for row in output[:, batch.input_ids.shape[1] :].tolist()]
+            raise explained(error, len(prompt_ids), sampling) from error
+    return [trim(row, ends) for row in output[:, batch.input_ids.shape[1] :].tolist()]
 
 
 def _ticking(tick: Callable[[], None]) -> Any:
@@ -112,7 +113,13 @@ def _only_this_config(model: Any, config: Any) -> Iterator[None]:
         model.generation_config = before
 
 
-def _generation_config(sampling: Sampling, ends: Sequence[int]) -> Any:
+def batch_seed(sampling: Sampling, batch_number: int) -> int:
+    """32 bits from both numbers, hashed: all that torch's CPU generator reads of a seed."""
+    return zlib.crc32(f"{sampling.seed}/{batch_number}".encode())
+
+
+def sampling_config(sampling: Sampling, ends: Sequence[int]) -> Any:
+    """The GenerationConfig of this sampling, with nothing of a checkpoint's defaults in it."""
     from transformers import GenerationConfig
 
     drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
@@ -124,22 +131,26 @@ def _generation_config(sampling: Sampling, ends: Sequence[int]) -> Any:
     )
 
 
-def _end_tokens(loaded: LoadedModel) -> list[int]:
+def end_tokens(loaded: LoadedModel, extra: Sequence[int] = ()) -> list[int]:
+    """The tokens that end a completion: the model's own, of its tokenizer if it names none, then `extra`."""
     config = getattr(unwrap(loaded.model), "generation_config", None)
     ends = getattr(config, "eos_token_id", None)
     if ends is None:
         ends = loaded.tokenizer.eos_token_id
-    return [] if ends is None else [int(end) for end in (ends if isinstance(ends, list) else [ends])]
+    own = [] if ends is None else [int(end) for end in (ends if isinstance(ends, list) else [ends])]
+    return list(dict.fromkeys([*own, *extra]))
 
 
-def _trim(ids: list[int], ends: Sequence[int]) -> tuple[list[int], Finish]:
+def trim(ids: list[int], ends: Sequence[int]) -> tuple[list[int], Finish]:
+    """The ids up to and including the first end token, and whether there was one."""
     for place, token in enumerate(ids):
         if token in ends:
             return ids[: place + 1], "stop"
     return ids, "length"
 
 
-def _explained(error: RuntimeError, num_rollouts: int, sampling: Sampling) -> Exception:
+def explained(error: RuntimeError, num_rollouts: int, sampling: Sampling) -> Exception:
+    """The error of ours that says what to do about a generation that failed, or the error itself."""
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
         return OutOfMemoryError(

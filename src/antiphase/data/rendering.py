@@ -1,5 +1,6 @@
 """From a prompt to the token ids that a model sees: chat template where there is one, plain text elsewhere."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,3 +86,20 @@ def encode_rollout(tokenizer: Any, rollout: GivenRollout, prompt_format: PromptF
     prompt = prompt_format.encode(tokenizer, rollout.prompt, rollout.place)
     completion = tokenizer(rollout.completion, add_special_tokens=False).input_ids
     return prompt, [int(token) for token in completion]
+
+
+def end_token_ids(texts: Sequence[str], tokenizer: Any) -> list[int]:
+    """Ids of texts of one token each that end a completion.
+
+    Raises:
+        InvalidInputError: one is not a single token.
+    """
+    ends: list[int] = []
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        if len(ids) != 1:
+            raise InvalidInputError(
+                f"end_tokens: {text!r} is {len(ids)} tokens of this model; give texts of one token."
+            )
+        ends += ids
+    return ends

@@ -75,7 +75,10 @@ def _rollout(row: TableRow, ids: dict[str, str], counts: dict[str, int]) -> Give
     prompt, completion = row.first_of(_PROMPT_COLUMNS), row.first_of(_COMPLETION_COLUMNS)
     prompt_ids, completion_ids = row.values.get("prompt_ids"), row.values.get("completion_ids")
     if prompt_ids is not None and completion_ids is not None:
-        prompt_ids, completion_ids = _ids(prompt_ids, row, "prompt_ids"), _ids(completion_ids, row, "completion_ids")
+        prompt_ids, completion_ids = (
+            token_ids(prompt_ids, row, "prompt_ids"),
+            token_ids(completion_ids, row, "completion_ids"),
+        )
         prompt = completion = None
         if not prompt_ids:
             raise InvalidInputError(f"{row.place}: prompt_ids is empty; nothing predicts the first completion token.")
@@ -96,7 +99,12 @@ def _rollout(row: TableRow, ids: dict[str, str], counts: dict[str, int]) -> Give
     return GivenRollout(prompt_id, rollout_id, row.place, prompt, completion, prompt_ids, completion_ids)
 
 
-def _ids(value: Any, row: TableRow, column: str) -> tuple[int, ...]:
+def token_ids(value: Any, row: TableRow, column: str) -> tuple[int, ...]:
+    """The value of a column as token ids.
+
+    Raises:
+        InvalidInputError: it is no list of non-negative integers.
+    """
     if isinstance(value, np.ndarray | torch.Tensor):
         value = value.tolist()
     if not isinstance(value, list | tuple) or not all(_is_token_id(token) for token in value):

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 from antiphase.correlation import MIN_TOKENS
 from antiphase.data.prompts import BUILT_IN, STEP_BY_STEP
@@ -15,9 +15,7 @@ from antiphase.errors import InvalidInputError
 from antiphase.generation import Sampling
 from antiphase.types import (
     ESTIMATORS,
-    NORMS,
     PROJECTIONS,
-    TARGETS,
     Estimator,
     Norm,
     ProjectionName,
@@ -113,15 +111,8 @@ class ProbeConfig:
             )
         if isinstance(self.num_prompts, int) and self.num_prompts < 1:
             raise InvalidInputError(f"num_prompts must be at least 1; got {self.num_prompts}.")
-        for name in self.projections:
-            check_one_of("projections", name, PROJECTIONS)
-        check_one_of("norm", self.norm, NORMS)
-        check_one_of("target", self.target, TARGETS)
         # Built for their checks.
-        specs = self.specs()
-        if len({spec.estimator for spec in specs}) < len(specs):
-            raise InvalidInputError(f"an estimator is named twice: {', '.join(self.estimators)}.")
-        self.sampling(), self.prompt_format()
+        self.specs(), self.sampling(), self.prompt_format()
 
     @property
     def prompt_limit(self) -> int | None:
@@ -131,29 +122,8 @@ class ProbeConfig:
         return None if self.num_prompts == "all" else self.num_prompts
 
     def specs(self) -> tuple[SignalSpec, ...]:
-        """One spec per estimator.
-
-        Raises:
-            InvalidInputError: an unknown estimator, or a malformed number of targets.
-        """
-        return tuple(self._spec(text) for text in self.estimators)
-
-    def _spec(self, text: str) -> SignalSpec:
-        name, colon, count = text.partition(":")
-        if colon and not count.isdecimal():
-            raise InvalidInputError(f"estimator {text!r}: expected NAME or NAME:TARGETS, as in full:16.")
-        check_one_of("estimator", name, ESTIMATORS)
-        return SignalSpec(
-            estimator=cast(Estimator, name),
-            layers=self.layers,
-            projections=cast(tuple[ProjectionName, ...], self.projections),
-            norm=cast(Norm, self.norm),
-            target=cast(Target, self.target),
-            targets_per_rollout=int(count) if colon else self.targets_per_rollout,
-            temperature=self.signal_temperature,
-            token_budget=self.token_budget,
-            seed=self.seed,
-        )
+        """One spec per estimator; see `signal_specs`."""
+        return signal_specs(self, self.signal_temperature)
 
     def sampling(self) -> Sampling:
         """How completions are drawn."""
@@ -172,15 +142,71 @@ class ProbeConfig:
         return values
 
 
+class SignalOptions(Protocol):
+    """The fields of a config that say what is measured."""
+
+    estimators: tuple[str, ...]
+    layers: str
+    projections: tuple[str, ...]
+    norm: str
+    target: str
+    targets_per_rollout: int | None
+    token_budget: int
+    seed: int
+
+
+def signal_specs(config: Any, temperature: float = 1.0) -> tuple[SignalSpec, ...]:
+    """One spec per estimator of a config that has the fields of `SignalOptions`.
+
+    Raises:
+        InvalidInputError: an unknown estimator, one named twice, or a malformed number of targets.
+    """
+    options: SignalOptions = config
+    specs = tuple(_signal_spec(text, options, temperature) for text in options.estimators)
+    if len({spec.estimator for spec in specs}) < len(specs):
+        raise InvalidInputError(f"an estimator is named twice: {', '.join(options.estimators)}.")
+    return specs
+
+
+def _signal_spec(text: str, options: Any, temperature: float) -> SignalSpec:
+    name, colon, count = text.partition(":")
+    if colon and not count.isdecimal():
+        raise InvalidInputError(f"estimator {text!r}: expected NAME or NAME:TARGETS, as in full:16.")
+    check_one_of("estimator", name, ESTIMATORS)
+    for projection in options.projections:
+        check_one_of("projections", projection, PROJECTIONS)
+    return SignalSpec(
+        estimator=cast(Estimator, name),
+        layers=options.layers,
+        projections=cast(tuple[ProjectionName, ...], options.projections),
+        norm=cast(Norm, options.norm),
+        target=cast(Target, options.target),
+        targets_per_rollout=int(count) if colon else options.targets_per_rollout,
+        temperature=temperature,
+        token_budget=options.token_budget,
+        seed=options.seed,
+    )
+
+
+C = TypeVar("C")
+
+
 def config_from(
-    models: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], options: Mapping[str, Any]
-) -> ProbeConfig:
+    models: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    options: Mapping[str, Any],
+    kind: type[C],
+) -> C:
     """A config from a model or several and keyword options.
+
+    Args:
+        models: one or several.
+        options: fields of the config.
+        kind: the config's class.
 
     Raises:
         InvalidInputError: an unknown option (naming the nearest), or a value outside its range.
     """
-    known = [field.name for field in dataclasses.fields(ProbeConfig)]
+    known = [field.name for field in dataclasses.fields(cast(Any, kind))]
     for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -188,7 +214,7 @@ def config_from(
             raise InvalidInputError(f"unknown option {name!r}.{hint}")
     values = {name: _plain(name, value) for name, value in options.items()}
     names = [models] if isinstance(models, str | os.PathLike) else models
-    return ProbeConfig(models=tuple(os.fspath(name) for name in names), **values)
+    return cast(C, cast(Any, kind)(models=tuple(os.fspath(name) for name in names), **values))
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -201,4 +227,6 @@ def _plain(name: str, value: Any) -> Any:
         return str(value).removeprefix("torch.")
     if name in ("estimators", "projections") and isinstance(value, str):
         return tuple(value.split(",") if name == "estimators" else value)
+    if name in ("tasks", "end_tokens", "k") and isinstance(value, str | int):
+        return (value,)
     return tuple(value) if isinstance(value, list) else value

@@ -62,6 +62,25 @@ def extract_answer(completion: str, mode: ExtractMode, gold: str) -> str | None:
     return found or None
 
 
+def presents_answer(completion: str, mode: ExtractMode) -> bool:
+    r"""Whether the completion presents an answer in the form that a mode asks for, whatever the answer.
+
+    For `auto` that is a complete box or complete tags that are not empty; for `last-number` a last line that is
+    nothing but a number, an `=` before it allowed; for the others, that there is something to extract.
+
+    >>> [presents_answer(text, "auto") for text in (r"\boxed{7}", "<answer>7</answer>", r"\boxed{7", "it is 7")]
+    [True, True, False, False]
+    >>> presents_answer("=77", "last-number"), presents_answer("about 77", "last-number")
+    (True, False)
+    """
+    text = completion[-MAX_LENGTH:]
+    if mode == "last-number":
+        return decimal_text((last_line(text) or "").removeprefix("=")) is not None
+    if mode == "auto":
+        return bool((boxed(text) or "").strip() or (tagged(text) or "").strip())
+    return extract_answer(completion, mode, "") is not None
+
+
 def _auto(text: str, numeric: bool) -> str | None:
     if "<answer>" in text:
         content = tagged(text)

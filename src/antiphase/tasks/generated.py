@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from antiphase.errors import InvalidInputError
-from antiphase.tasks.extraction import ExtractMode, extract_answer
+from antiphase.tasks.canonical import writable
+from antiphase.tasks.extraction import ExtractMode, extract_answer, presents_answer
 from antiphase.tasks.problem import Problem, Split, Task, check_request
 from antiphase.tasks.sampling import draw_distinct
 from antiphase.tasks.specs import Spec
@@ -45,6 +46,16 @@ class GeneratedTask(Task):
     def quick_verdict(self, completion: str, problem: Problem) -> bool:
         """The same: it cannot be slow."""
         return self.verify(completion, problem)
+
+    def extracted(self, completion: str, problem: Problem) -> str | None:
+        """The answer as it is compared."""
+        answer = extract_answer(completion, self.extract, problem.answer)
+        return None if answer is None else writable(answer)
+
+    def well_formed(self, completion: str, problem: Problem) -> bool:
+        """Whether the answer stands where the task's `extract` says."""
+        del problem
+        return presents_answer(completion, self.extract)
 
 
 def checked_size(spec: Spec, size: int) -> int:

@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from antiphase.errors import InvalidInputError, MissingExtraError
-from antiphase.tasks.extraction import ExtractMode, extract_answer
+from antiphase.tasks.canonical import writable
+from antiphase.tasks.extraction import ExtractMode, extract_answer, presents_answer
 from antiphase.tasks.gym_entries import pack_entry, safe_to_score, unpack_entry
+from antiphase.tasks.gym_levels import level_options
 from antiphase.tasks.problem import Problem, Split, Task, check_request
 from antiphase.tasks.sampling import draw_distinct
 from antiphase.tasks.specs import Spec, parse_options
@@ -69,10 +71,12 @@ class GymTask(Task):
         """
         fields = typing.get_type_hints(gym_generators()[name][1])
         fields.pop("seed", None)  # of `problems`
-        options = parse_options(spec, {**fields, "size": int, "extract": ExtractMode})
-        size, extract = options.pop("size", None), options.pop("extract", "auto")
+        options = parse_options(spec, {**fields, "size": int, "extract": ExtractMode, "level": int})
+        size, extract, level = options.pop("size", None), options.pop("extract", "auto"), options.pop("level", None)
         if size is not None and size < 1:
             raise InvalidInputError(f"task {spec.text!r}: size must be at least 1; got {size}.")
+        if level is not None:
+            options = level_options(name, level, spec) | options
         return cls(
             spec=spec.text,
             name=name,
@@ -120,6 +124,16 @@ class GymTask(Task):
         if answer is None:
             return False
         return True if answer in (problem.answer, problem.answer.strip()) else None
+
+    def extracted(self, completion: str, problem: Problem) -> str | None:
+        """The answer as the scorer would see it."""
+        answer = extract_answer(completion, self.extract, problem.answer)
+        return None if answer is None else writable(answer)
+
+    def well_formed(self, completion: str, problem: Problem) -> bool:
+        """Whether the answer stands in a box or in tags, or where `extract` says."""
+        del problem
+        return presents_answer(completion, self.extract)
 
     def _scores(self, answer: str, entry: Any) -> bool:
         if not safe_to_score(self.name, answer, entry):

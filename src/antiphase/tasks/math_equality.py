@@ -11,7 +11,7 @@ import re
 from typing import Any, Literal
 
 from antiphase.errors import MissingExtraError
-from antiphase.tasks.plain_numbers import ascii_digits, join_thousands, plain_number
+from antiphase.tasks.plain_numbers import ascii_digits, exact_number, join_thousands
 
 Order = Literal["given", "any"]
 MAX_ANSWER_LENGTH = 1000
@@ -26,18 +26,20 @@ _NAME = re.compile(
     r"(?:_\{?\w{1,3}\}?)?'*(?:\(\w{1,3}(?:,\w{1,3})*\))?"
 )
 _TWO_NUMBERS = re.compile(r"\d\s+\d+(?![\d\s]*/)")
+_BASE = re.compile(r"\d\s*_\s*(?:\{\s*)?(?:\\text\{)?\s*(\d+)")
 _PAIRS = {"(": ")", "[": "]", "\\{": "\\}"}
+_SET = "\\{\\}"
 _TOKEN = re.compile(r"\\[{}]|[()\[\]{},]")
 
 
 def quick_same(answer: str, gold: str) -> bool | None:
     """Equality where it is a matter of strings or plain numbers; None where it takes algebra."""
-    wanted, given = plain_number(gold), plain_number(answer)
+    wanted, given = exact_number(gold), exact_number(answer)
     if wanted is not None and given is not None:
         return wanted == given
     if len(answer) > MAX_ANSWER_LENGTH:
         return answer == gold
-    return True if _normal(answer) == _normal(gold) else None
+    return True if normal_form(answer) == normal_form(gold) else None
 
 
 def same_answer(answer: str, gold: str, order: Order = "given") -> bool:
@@ -46,7 +48,8 @@ def same_answer(answer: str, gold: str, order: Order = "given") -> bool:
     Args:
         answer: as extracted.
         gold: the reference.
-        order: of the items of a list without brackets, such as `1,-2`; sets in `\{ \}` never have one.
+        order: of the items of a list without brackets, such as `1,-2`; sets in `\{ \}` never have one. With `any`, a
+            list without brackets and a set in `\{ \}` are the same.
 
     Raises:
         MissingExtraError: math-verify is needed and absent.
@@ -57,10 +60,14 @@ def same_answer(answer: str, gold: str, order: Order = "given") -> bool:
     answer, gold = _tidy(answer), _tidy(gold)
     if not _balanced(answer) or (_TWO_NUMBERS.search(answer) and not _TWO_NUMBERS.search(gold)):
         return False
+    if (bases := _BASE.findall(answer)) and bases != _BASE.findall(gold):
+        return False  # math-verify ignores the base of a number
     opened, wanted = _items(gold)
     given_opened, given = _items(answer)
     if len(wanted) > 1 or len(given) > 1:
-        ordered = opened != "\\{\\}" and (bool(opened) or order == "given")
+        ordered = opened != _SET and (bool(opened) or order == "given")
+        if order == "any":
+            opened, given_opened = (opened.replace(_SET, ""), given_opened.replace(_SET, ""))
         return opened == given_opened and _same_items(given, wanted, ordered, order)
     return _same_item(answer, gold)
 
@@ -84,7 +91,7 @@ def _same_item(answer: str, gold: str) -> bool:
     gold_name, gold_value = _assignment(gold)
     if answer_name is None and _EQUALS.search(answer) and not (gold_name is None and _EQUALS.search(gold)):
         return False  # math-verify reads `3=4` as 4
-    if answer_name is not None and gold_name is not None and _normal(answer_name) != _normal(gold_name):
+    if answer_name is not None and gold_name is not None and normal_form(answer_name) != normal_form(gold_name):
         return False
     if answer_name is None and gold_name is None:
         return _verify(answer, gold)
@@ -118,13 +125,13 @@ def _parse(text: str) -> Any:
 
 def _tidy(text: str) -> str:
     text = join_thousands(ascii_digits(text)).strip().removesuffix(".")
-    text = _SIZES.sub("", text.replace("\\!", "").replace("$", ""))
+    text = _SIZES.sub("", text.replace("\\!", "").replace("$", "").replace("°", "^\\circ"))
     text = text.replace("\\lbrace", "\\{").replace("\\rbrace", "\\}")
     return _AND.sub(", ", _SPACES.sub(" ", text)).strip()
 
 
-def _normal(text: str) -> str:
-    """For comparison as strings: no layout; a space stays only between two word characters."""
+def normal_form(text: str) -> str:
+    """The text for comparison as strings: no layout; a space stays only between two word characters."""
     text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\$", "").replace("\\%", "")
     text = _TEXT.sub(r"\1", _tidy(text))
     return re.sub(r"(?<!\w)\s+|\s+(?!\w)", "", re.sub(r"\s+", " ", text))

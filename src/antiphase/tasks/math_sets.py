@@ -1,24 +1,47 @@
-"""The known sets of mathematics: where each is on the hub, its splits, its columns and its licence."""
+r"""The known sets: where each is on the hub, at which commit, its splits, its columns, its licence and its template.
+
+`NAME:file=PATH` reads a local copy instead; its rows are the test split, and the problems' ids are those of the hub's.
+"""
 
 from dataclasses import dataclass
 from typing import Any
 
+from antiphase.errors import InvalidInputError
 from antiphase.tasks.extraction import ExtractMode
 from antiphase.tasks.math_equality import Order
 from antiphase.tasks.origins import FileOrigin, HubOrigin
+from antiphase.tasks.row_task import Ids, Origin
 from antiphase.tasks.specs import Spec, parse_options
-from antiphase.tasks.table_task import ANSWER_COLUMNS, QUESTION_COLUMNS, Columns, Origin, TableTask
+from antiphase.tasks.table_task import ANSWER_COLUMNS, QUESTION_COLUMNS, Columns, TableTask
 
 FILE_SUFFIXES = (".jsonl", ".json", ".ndjson", ".parquet")
+BOXED_TEMPLATE = "{prompt}\nPlease reason step by step, and put your final answer within \\boxed{}."
 _SHARED: dict[str, Any] = {"extract": ExtractMode, "order": Order}
 _COLUMN_OPTIONS: dict[str, Any] = {"question_column": str, "answer_column": str}
 
 
 @dataclass(frozen=True)
 class MathSet:
-    """A known set: hub id, config, splits and columns, licence."""
+    """A known set.
+
+    Args:
+        hub_id: `owner/name`.
+        revision: the commit that is read.
+        config: of the data set; None is its default.
+        train: its split for training; None if it has none.
+        test: its split for tests; None if it has none.
+        question: column of the question.
+        answer: column of the answer.
+        licence: of the problems.
+        embedded_test: whether the test split is inside this package.
+        ids: of the problems; the sets that only test are named by the text, for copies differ in their order.
+        order: of the items of lists without brackets.
+        context: column of a text that belongs before the question.
+        joined: whether the answer column holds lists.
+    """
 
     hub_id: str
+    revision: str
     config: str | None
     train: str | None
     test: str | None
@@ -26,37 +49,113 @@ class MathSet:
     answer: str
     licence: str
     embedded_test: bool = False
+    ids: Ids = "text"
+    order: Order = "given"
+    context: str | None = None
+    joined: bool = False
 
 
 MATH_SETS = {
-    "gsm8k": MathSet("openai/gsm8k", "main", "train", "test", "question", "answer", "MIT", embedded_test=True),
-    "math": MathSet("DigitalLearningGmbH/MATH-lighteval", None, "train", "test", "problem", "solution", "MIT"),
-    "math500": MathSet("HuggingFaceH4/MATH-500", None, None, "test", "problem", "answer", "MIT (as MATH)"),
-    "aime24": MathSet("HuggingFaceH4/aime_2024", None, None, "train", "problem", "answer", "problems © MAA"),
-    "aime25": MathSet("math-ai/aime25", None, None, "test", "problem", "answer", "problems © MAA"),
-    "amc23": MathSet("math-ai/amc23", None, None, "test", "question", "answer", "problems © MAA"),
-    "deepscaler": MathSet("agentica-org/DeepScaleR-Preview-Dataset", None, "train", None, "problem", "answer", "MIT"),
-}
+    "gsm8k": MathSet(
+        "openai/gsm8k", "740312add88f781978c0658806c59bc2815b9866",
+        "main", "train", "test", "question", "answer", "MIT", embedded_test=True, ids="row",
+    ),
+    "math": MathSet(
+        "DigitalLearningGmbH/MATH-lighteval", "0530c78699ea5e8eb5530600900e1f328b48acad",
+        None, "train", "test", "problem", "solution", "MIT", ids="row",
+    ),
+    "math500": MathSet(
+        "HuggingFaceH4/MATH-500", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
+        None, None, "test", "problem", "answer", "MIT (as MATH)",
+    ),
+    "aime24": MathSet(
+        "HuggingFaceH4/aime_2024", "2fe88a2f1091d5048c0f36abc874fb997b3dd99a",
+        None, None, "train", "problem", "answer", "problems © MAA",
+    ),
+    "aime25": MathSet(
+        "math-ai/aime25", "563bb8404243c5f09de6ec262f2db674fe5bce9b",
+        None, None, "test", "problem", "answer", "problems © MAA",
+    ),
+    "amc23": MathSet(
+        "math-ai/amc23", "80815d37005feb82cd7f8fbc6901d5d3eff43057",
+        None, None, "test", "question", "answer", "problems © MAA",
+    ),
+    "minerva": MathSet(
+        "math-ai/minervamath", "ee46ddc498933b1977577953250ca5c66be64f96",
+        None, None, "test", "question", "answer", "problems of MIT OpenCourseWare",
+    ),
+    "olympiadbench": MathSet(
+        "Hothan/OlympiadBench", "91184b52131e7fc9455fef848035173aea8cc01a",
+        "OE_TO_maths_en_COMP", None, "train", "question", "final_answer", "Apache-2.0",
+        order="any", context="context", joined=True,
+    ),
+    "deepscaler": MathSet(
+        "agentica-org/DeepScaleR-Preview-Dataset", "b6ae8c60f5c1f2b594e2140b91c49c9ad0949e29",
+        None, "train", None, "problem", "answer", "MIT", ids="row",
+    ),
+}  # fmt: skip
 
 
 def known_set(spec: Spec, name: str) -> TableTask:
-    """The task of a known set; `revision=` chooses another version of it."""
-    options = parse_options(spec, {**_SHARED, "revision": str})
+    """The task of a known set; `revision=` chooses another version of it, `file=` a local copy.
+
+    Raises:
+        InvalidInputError: an option that it lacks, or two that exclude each other.
+    """
+    options = parse_options(spec, _SHARED | _COLUMN_OPTIONS | {"revision": str, "file": str})
     known = MATH_SETS[name]
-    origin = HubOrigin(
-        name, known.hub_id, known.config, known.train, known.test, options.get("revision"), known.embedded_test
-    )
     # The embedded file calls its question column `prompt`.
-    columns = Columns((known.question, "prompt"), (known.answer,))
-    source = f"hub data set {known.hub_id}" + (", test split inside this package" if known.embedded_test else "")
-    return _task(spec, name, source, known.licence, origin, columns, options)
+    columns = Columns(
+        _chosen(options, "question_column", (known.question, *QUESTION_COLUMNS)),
+        _chosen(options, "answer_column", (known.answer, *ANSWER_COLUMNS)),
+        (known.context,) if known.context else (),
+        known.joined,
+    )
+    return TableTask(
+        spec=spec.text,
+        name=name,
+        source=describe_source(options, known.hub_id, known.embedded_test),
+        licence=known.licence,
+        prompt_template=BOXED_TEMPLATE,
+        origin=known_origin(spec, name, known, options),
+        extract=options.get("extract", "auto"),
+        columns=columns,
+        order=options.get("order", known.order),
+    )
+
+
+def known_origin(spec: Spec, name: str, known: MathSet, options: dict[str, Any]) -> Origin:
+    """Where a known set is read: the file that `file=` names, else the hub at `revision=` or at the pinned commit.
+
+    Raises:
+        InvalidInputError: both options are given, or the file is of an unknown kind.
+    """
+    path, revision = options.get("file"), options.get("revision")
+    if path is None:
+        return HubOrigin(
+            name, known.hub_id, known.config, known.train, known.test, revision, known.revision, known.embedded_test,
+            known.ids,
+        )  # fmt: skip
+    if revision is not None:
+        raise InvalidInputError(f"task {spec.text!r}: give file= or revision=, not both; a file has no revisions.")
+    if not path.endswith(FILE_SUFFIXES):
+        raise InvalidInputError(f"task {spec.text!r}: file must end in {', '.join(FILE_SUFFIXES)}; got {path!r}.")
+    if known.test is None:
+        return FileOrigin(path, ids="own")
+    return FileOrigin(path, test_of=name, ids="text" if known.ids == "text" else "own")
+
+
+def describe_source(options: dict[str, Any], hub_id: str, embedded_test: bool = False) -> str:
+    """Where the problems come from, in one line."""
+    if "file" in options:
+        return f"the file {options['file']}, a copy of the hub data set {hub_id}"
+    return f"hub data set {hub_id}" + (", test split inside this package" if embedded_test else "")
 
 
 def file_task(spec: Spec) -> TableTask:
     """The task of a local file; its prompts decide the split."""
     options = parse_options(spec, _SHARED | _COLUMN_OPTIONS)
-    origin = FileOrigin(spec.name)
-    return _task(spec, spec.name, f"the file {spec.name}", "not stated", origin, _columns(options), options)
+    return _task(spec, f"the file {spec.name}", "not stated", FileOrigin(spec.name), options)
 
 
 def hub_task(spec: Spec) -> TableTask:
@@ -65,24 +164,23 @@ def hub_task(spec: Spec) -> TableTask:
     options = parse_options(spec, allowed)
     train, test = (options["split"], None) if "split" in options else ("train", "test")
     origin = HubOrigin(spec.name, spec.name, options.get("config"), train, test, options.get("revision"))
-    return _task(spec, spec.name, f"hub data set {spec.name}", "see its page", origin, _columns(options), options)
+    return _task(spec, f"hub data set {spec.name}", "see its page", origin, options)
 
 
-def _columns(options: dict[str, Any]) -> Columns:
-    question, answer = options.get("question_column"), options.get("answer_column")
-    return Columns((question,) if question else QUESTION_COLUMNS, (answer,) if answer else ANSWER_COLUMNS)
-
-
-def _task(
-    spec: Spec, name: str, source: str, licence: str, origin: Origin, columns: Columns, options: dict[str, Any]
-) -> TableTask:
+def _task(spec: Spec, source: str, licence: str, origin: Origin, options: dict[str, Any]) -> TableTask:
     return TableTask(
         spec=spec.text,
-        name=name,
+        name=spec.name,
         source=source,
         licence=licence,
         origin=origin,
-        columns=columns,
         extract=options.get("extract", "auto"),
+        columns=Columns(
+            _chosen(options, "question_column", QUESTION_COLUMNS), _chosen(options, "answer_column", ANSWER_COLUMNS)
+        ),
         order=options.get("order", "given"),
     )
+
+
+def _chosen(options: dict[str, Any], option: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    return (options[option],) if option in options else tuple(dict.fromkeys(default))

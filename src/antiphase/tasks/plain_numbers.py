@@ -9,6 +9,10 @@ _DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d+)"
 _DECIMAL = re.compile(rf"([-+]?)({_DIGITS}(?:\.\d*)?|\.\d+)")
 _FRACTION = re.compile(r"([-+]?)(?:(\d+)/(\d+)|\\[dt]?frac\{(-?\d+)\}\{(\d+)\})")
 
+_TEN = r"10\s*(?:\^|\*\*)\s*(?:\{\s*([+-]?\d{1,3})\s*\}|(\d))"
+_TIMES_POWER = re.compile(rf"(?:[eE]([+-]?\d{{1,3}})|\s*(?:\\times|\\cdot|\*|×)\s*{_TEN})\Z")
+_POWER = re.compile(rf"(-?){_TEN}")
+
 
 def ascii_digits(text: str) -> str:
     """Digits of other scripts as 0-9 and the minus sign U+2212 as a hyphen; superscripts stay what they are."""
@@ -69,3 +73,27 @@ def plain_number(text: str) -> Fraction | None:
     if bottom == 0:
         return None
     return Fraction(-top if sign == "-" else top, bottom)
+
+
+def exact_number(text: str) -> Fraction | None:
+    r"""`plain_number`, and scientific notation with exponents of at most three digits.
+
+    >>> [str(exact_number(t)) for t in ("4.5e3", r"4.5 \times 10^{3}", "1e-1", "10^{2}", "110^2", "1e9999", "e5")]
+    ['4500', '4500', '1/10', '100', 'None', 'None', 'None']
+    """
+    number = plain_number(text)
+    if number is not None or len(text) > 2 * MAX_NUMBER_LENGTH:
+        return number
+    text = strip_units(text)
+    power = _POWER.fullmatch(text)
+    if power is not None:
+        return _power_of_ten(power[2] or power[3]) * (-1 if power[1] else 1)
+    power = _TIMES_POWER.search(text)
+    factor = None if power is None else plain_number(text[: power.start()])
+    if power is None or factor is None:
+        return None
+    return factor * _power_of_ten(power[1] or power[2] or power[3])
+
+
+def _power_of_ten(exponent: str) -> Fraction:
+    return Fraction(10) ** int(exponent)

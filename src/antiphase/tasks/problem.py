@@ -1,7 +1,7 @@
 """What a task is: problems with reference answers, and a verifier. The other modules hold the tasks themselves."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from antiphase.errors import InvalidInputError
@@ -38,12 +38,15 @@ class Task(ABC):
         name: short name, such as `gsm8k`.
         source: where the problems come from, in one line.
         licence: of the problems.
+        prompt_template: text with `{prompt}` in it, in which evaluation asks the problems unless told otherwise; None
+            is the prompt alone. Training does not read it.
     """
 
     spec: str
     name: str
     source: str
     licence: str
+    prompt_template: str | None = field(default=None, kw_only=True)
 
     @abstractmethod
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
@@ -63,6 +66,18 @@ class Task(ABC):
     @abstractmethod
     def quick_verdict(self, completion: str, problem: Problem) -> bool | None:
         """What `verify` would say, where that takes a few string operations; None where it could take longer."""
+
+    @abstractmethod
+    def extracted(self, completion: str, problem: Problem) -> str | None:
+        """The answer that `verify` would judge, in a form for majority votes; None where there is none.
+
+        Answers that are plainly the same have the same form: `0.5`, `1/2` and `.50` are one answer. A few string
+        operations, never algebra; at most 20,000 characters.
+        """
+
+    @abstractmethod
+    def well_formed(self, completion: str, problem: Problem) -> bool:
+        """Whether the completion presents an answer, right or wrong, in the form that the task asks for."""
 
     def check_source(self) -> None:  # noqa: B027 (tasks without a source have nothing to check)
         """Raise the error that `problems` would raise, as far as that can be known without a download."""

@@ -2,10 +2,11 @@
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from antiphase.errors import InvalidInputError, MissingExtraError
-from antiphase.tasks import digit_sum, sums
+from antiphase.tasks import choice_task, digit_sum, sums
+from antiphase.tasks.choice_task import ChoiceTask
 from antiphase.tasks.digit_sum import DigitSumTask
 from antiphase.tasks.gym_task import GymTask, gym_generators
 from antiphase.tasks.math_sets import FILE_SUFFIXES, MATH_SETS, file_task, hub_task, known_set
@@ -13,16 +14,22 @@ from antiphase.tasks.problem import Task
 from antiphase.tasks.specs import Spec, did_you_mean, parse_spec
 from antiphase.tasks.sums import SumsTask
 
-_OWN = (*MATH_SETS, digit_sum.NAME, sums.NAME)
+_ALIASES = {"gpqa": choice_task.NAME, "aime2024": "aime24", "aime2025": "aime25", "minervamath": "minerva"}
+_BUILDERS: Mapping[str, Callable[[Spec], Task]] = {
+    choice_task.NAME: ChoiceTask.from_spec,
+    digit_sum.NAME: DigitSumTask.from_spec,
+    sums.NAME: SumsTask.from_spec,
+}
+_OWN = (*MATH_SETS, *_BUILDERS)
 
 
 def load_task(spec: str) -> Task:
     """The task that a spec names, checked as far as possible without a download.
 
     Args:
-        spec: `NAME` or `NAME:key=value,key=value`. NAME is a known set (`gsm8k`, `math`, `math500`, …), `digit_sum`,
-            `sums`, a reasoning_gym generator (`chain_sum`, `countdown`, …), a `.jsonl` or `.parquet` file, or a hub
-            data set `owner/name`.
+        spec: `NAME` or `NAME:key=value,key=value`. NAME is a known set (`gsm8k`, `math500`, `gpqa_diamond`, …),
+            `digit_sum`, `sums`, a reasoning_gym generator (`chain_sum`, `countdown`, …), a `.jsonl` or `.parquet`
+            file, or a hub data set `owner/name`.
 
     Raises:
         InvalidInputError: no such task or file, an option that it lacks or of the wrong type, a malformed row, or a
@@ -47,13 +54,10 @@ def build_task(spec: str) -> Task:
         return file_task(parsed)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", parsed.name):
         return hub_task(parsed)
-    known = _by_key(_OWN).get(_key(parsed.name))
-    if known == digit_sum.NAME:
-        return DigitSumTask.from_spec(parsed)
-    if known == sums.NAME:
-        return SumsTask.from_spec(parsed)
+    key = _key(parsed.name)
+    known = _by_key(_OWN).get(key, _ALIASES.get(key))
     if known is not None:
-        return known_set(parsed, known)
+        return _BUILDERS[known](parsed) if known in _BUILDERS else known_set(parsed, known)
     return GymTask.from_spec(parsed, _generator(parsed))
 
 

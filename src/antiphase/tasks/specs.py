@@ -50,6 +50,23 @@ def parse_spec(text: str) -> Spec:
     return Spec(text, name, options)
 
 
+def split_specs(text: str) -> tuple[str, ...]:
+    """The specs of a list with spaces or commas between them; commas inside a spec's options stay.
+
+    >>> split_specs("gsm8k,chain_sum:min_terms=2,max_terms=3,math500")
+    ('gsm8k', 'chain_sum:min_terms=2,max_terms=3', 'math500')
+    """
+    specs: list[str] = []
+    for part in (piece for word in text.split() for piece in word.split(",") if piece):
+        # After a spec with options, `key=value` goes on with them; a new spec with options has its colon first.
+        goes_on = bool(specs) and _OPTIONS.search(specs[-1]) is not None and re.fullmatch(r"\w+=.*", part) is not None
+        if goes_on:
+            specs[-1] += f",{part}"
+        else:
+            specs.append(part)
+    return tuple(specs)
+
+
 def parse_options(spec: Spec, allowed: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a spec as values of the types in `allowed`.
 

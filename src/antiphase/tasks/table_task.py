@@ -1,100 +1,55 @@
-"""Tasks whose problems are rows: a file, a hub data set, or one of the known sets of mathematics."""
+"""Questions with mathematical answers from rows: a file, a hub data set, or one of the known sets."""
 
-import importlib.util
-import random
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from antiphase.data.tables import TableRow
-from antiphase.errors import InvalidInputError, MissingExtraError
-from antiphase.tasks.extraction import ExtractMode, boxed, extract_answer
+from antiphase.errors import InvalidInputError
+from antiphase.tasks.canonical import canonical_math
+from antiphase.tasks.extraction import boxed, extract_answer
 from antiphase.tasks.math_equality import Order, quick_same, same_answer
-from antiphase.tasks.problem import Problem, Split, Task, check_request
-from antiphase.tasks.sampling import in_split
+from antiphase.tasks.problem import Problem
+from antiphase.tasks.row_task import RowTask, missing, text_of
 
 QUESTION_COLUMNS = ("question", "problem", "prompt")
 ANSWER_COLUMNS = ("answer", "final_answer", "solution")
-_ID_COLUMNS = ("id", "problem_id", "prompt_id", "unique_id")
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows that were read.
-
-    Args:
-        rows: each with its place.
-        prefix: of the ids of rows that bring none.
-        official: whether the rows are the wanted split already; otherwise the prompt decides.
-        own_ids: whether the rows' own ids are taken.
-    """
-
-    rows: Sequence[TableRow]
-    prefix: str
-    official: bool
-    own_ids: bool
-
-
-class Origin(ABC):
-    """Where rows come from."""
-
-    @abstractmethod
-    def read(self, split: Split) -> list[Rows]:
-        """The rows of a split, or all of them where there are no official splits."""
-
-    @abstractmethod
-    def at_hand(self) -> list[Rows]:
-        """The rows that need no download; raises what `read` would raise, as far as that can be known without one."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns hold the question and the answer; the first that is there."""
+    """Which columns hold the question and the answer; the first that is there.
+
+    Args:
+        question: columns of the question.
+        answer: columns of the answer.
+        context: columns of a text that belongs before the question, in the rows that have one.
+        joined: whether an answer of several items is one answer, the items between commas.
+    """
 
     question: tuple[str, ...] = QUESTION_COLUMNS
     answer: tuple[str, ...] = ANSWER_COLUMNS
+    context: tuple[str, ...] = ()
+    joined: bool = False
 
 
 @dataclass(frozen=True)
-class TableTask(Task):
-    """Questions with mathematical answers, from rows.
+class TableTask(RowTask):
+    """Questions with mathematical answers.
 
     Args:
-        origin: where the rows come from.
         columns: that hold the question and the answer.
-        extract: where the answer stands in a completion.
         order: of the items of lists without brackets.
     """
 
-    origin: Origin
     columns: Columns
-    extract: ExtractMode
     order: Order
 
-    def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
-        """The split's problems, shuffled by `seed`; the first `num` of them."""
-        check_request(self.spec, split, num)
-        found: list[Problem] = []
-        for part in self.origin.read(split):
-            problems = self._problems(part)
-            if not part.official:
-                distinct = {problem.prompt: problem for problem in reversed(problems)}
-                problems = [problem for problem in reversed(distinct.values()) if in_split(problem.prompt, split)]
-            found += problems
-        random.Random(seed).shuffle(found)
-        if len(found) < (num or 1):
-            raise InvalidInputError(
-                f"task {self.spec!r}: asked for {num or 'all'} problems of the split {split!r}, but only {len(found)} "
-                "different ones exist. Ask for fewer, or for the split 'all'."
-            )
-        return found[:num]
-
-    def check_source(self) -> None:
-        """Look for math-verify, and read the rows that need no download."""
-        if importlib.util.find_spec("math_verify") is None:
-            raise MissingExtraError("math-verify", "train", f"verifying the task {self.name!r}")
-        for part in self.origin.at_hand():
-            self._problems(part)
+    def parse(self, row: TableRow) -> tuple[str, str]:
+        """The question, after its context if it has one, and the answer."""
+        question = text_of(row, self.columns.question, "question", "question_column")
+        context = row.first_of(self.columns.context)
+        if isinstance(context, str) and context.strip():
+            question = f"{context.strip()}\n{question}"
+        return question, self._answer(row)
 
     def warm_up(self) -> None:
         """Import math-verify and parse once, which builds its grammar."""
@@ -110,34 +65,17 @@ class TableTask(Task):
         answer = extract_answer(completion, self.extract, problem.answer)
         return False if answer is None else quick_same(answer, problem.answer)
 
-    def _problems(self, part: Rows) -> list[Problem]:
-        problems = []
-        places: dict[str, str] = {}
-        for index, row in enumerate(part.rows):
-            given = row.first_of(_ID_COLUMNS) if part.own_ids else None
-            problem_id = f"{part.prefix}-{index}" if given is None else str(given)
-            if problem_id in places:
-                raise InvalidInputError(
-                    f"{row.place}: the id {problem_id!r} stands in {places[problem_id]} already; ids must be unique."
-                )
-            places[problem_id] = row.place
-            problems.append(Problem(problem_id, self.spec, self._question(row), self._answer(row)))
-        return problems
-
-    def _question(self, row: TableRow) -> str:
-        question = row.first_of(self.columns.question)
-        if question is None:
-            raise _missing(row, "question", self.columns.question)
-        if not isinstance(question, str) or not question.strip():
-            raise InvalidInputError(f"{row.place}: the question must be text that is not empty; got {question!r}.")
-        return question
+    def extracted(self, completion: str, problem: Problem) -> str | None:
+        """The answer, its number or layout normalised."""
+        answer = extract_answer(completion, self.extract, problem.answer)
+        return None if answer is None else canonical_math(answer)
 
     def _answer(self, row: TableRow) -> str:
         answer = row.first_of(self.columns.answer)
         if answer is None:
-            raise _missing(row, "answer", self.columns.answer)
-        if isinstance(answer, list) and len(answer) == 1:
-            answer = answer[0]
+            raise missing(row, "answer", self.columns.answer, "answer_column")
+        if isinstance(answer, list) and answer and (len(answer) == 1 or self.columns.joined):
+            answer = ", ".join(map(str, answer)) if len(answer) > 1 else answer[0]
         if isinstance(answer, bool) or not isinstance(answer, str | int | float):
             raise InvalidInputError(f"{row.place}: the answer must be text or a number; got {str(answer)[:60]!r}.")
         text = final_answer(str(answer))
@@ -155,10 +93,3 @@ def final_answer(solution: str) -> str:
     if "####" in solution:
         return solution.rpartition("####")[2].strip()
     return (boxed(solution) or solution).strip()
-
-
-def _missing(row: TableRow, what: str, asked: Sequence[str]) -> InvalidInputError:
-    return InvalidInputError(
-        f"{row.place}: no {what}. Looked for the column {' or '.join(asked)}; found "
-        f"{', '.join(row.values) or 'none'}. Name it with {what}_column=."
-    )

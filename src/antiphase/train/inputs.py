@@ -99,20 +99,3 @@ def check_context(recipe: Recipe, model_config: Any, ids: Sequence[Sequence[int]
             f"prompts of up to {longest} tokens and max_completion_length {new} exceed the model's context of "
             f"{limit}. Lower max_completion_length, or shorten the prompts."
         )
-
-
-def end_token_ids(recipe: Recipe, tokenizer: Any) -> list[int]:
-    """Ids of the recipe's `end_tokens`.
-
-    Raises:
-        InvalidInputError: one is not a single token.
-    """
-    ends = []
-    for text in recipe.options.end_tokens:
-        ids = tokenizer(text, add_special_tokens=False).input_ids
-        if len(ids) != 1:
-            raise InvalidInputError(
-                f"end_tokens: {text!r} is {len(ids)} tokens of this model; give texts of one token."
-            )
-        ends += ids
-    return ends

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 from trl import get_peft_config, get_quantization_config
 
+from antiphase.data.rendering import end_token_ids
 from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.problem import Problem
@@ -31,7 +32,6 @@ from antiphase.train.heldout import HeldOutCallback
 from antiphase.train.inputs import (
     check_context,
     draw_problems,
-    end_token_ids,
     held_out,
     load_tokenizer,
     prompt_ids,
@@ -73,7 +73,7 @@ def train(arguments: Sequence[str]) -> TrainResult:
         table = table_of(recipe, tokenizer, train_problems)
         functions = [reward_function(name, pool) for name in recipe.options.reward_funcs]
         try_functions(functions, table)
-        ends = end_token_ids(recipe, tokenizer)
+        ends = end_token_ids(recipe.options.end_tokens, tokenizer)
         check_context(recipe, model_config, prompt_ids(tokenizer, table))
         if recipe.dry_run:
             _print_recipe(recipe, len(train_problems), len(eval_problems))

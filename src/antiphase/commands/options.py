@@ -1,0 +1,69 @@
+"""Parsers and options that the commands share."""
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """Ends with one line and status 2 where the arguments are wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and exit."""
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+class Help(argparse.HelpFormatter):
+    """Adds defaults that say something: not None, and not the state of a switch."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = action.default is None or isinstance(action.default, bool) or action.default is argparse.SUPPRESS
+        return action.help if silent else f"{action.help} (default: %(default)s)"
+
+
+def add_model_options(group: "argparse._ArgumentGroup") -> None:
+    """How a model is loaded."""
+    group.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16, float64")
+    group.add_argument("--device", default="auto", help="auto (cuda, mps, cpu), or any torch device")
+    group.add_argument("--revision", help="branch, tag or commit on the hub")
+    group.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
+
+
+def add_signal_options(group: "argparse._ArgumentGroup", *, measured: bool = False) -> None:
+    """What is measured; `measured` for a command that could also measure nothing."""
+    group.add_argument(
+        "--estimator",
+        dest="estimators",
+        default="own",
+        metavar="NAME[:TARGETS][,…]",
+        help="own, last, full, oracle, oracle-own; several with commas, the first is the headline"
+        + ("; none measures nothing" if measured else ""),
+    )
+    group.add_argument("--layers", default="all", help="all, last, last-K, or indices such as 0,3,-1")
+    group.add_argument("--projections", default="QKVO", help="which of Q, K, V, O")
+    group.add_argument("--norm", default="nuclear", help="nuclear, frobenius, l1")
+    group.add_argument("--target", default="logit", help="logit, or logprob (a control)")
+    group.add_argument("--targets-per-rollout", type=int, metavar="N", help="measure N random tokens of each rollout")
+    if not measured:
+        group.add_argument(
+            "--signal-temperature", type=float, default=1.0, help="divides the logits before the entropy"
+        )
+    group.add_argument("--token-budget", type=int, default=2048, help="padded tokens in one forward pass")
+    group.add_argument("--min-tokens", type=int, default=8, help="below, a rollout's correlation is undefined")
+    group.add_argument("--num-resamples", type=int, default=1000, help="of the bootstrap over prompts")
+
+
+def count(text: str) -> int | str:
+    """A number or `all`."""
+    if text != "all" and not text.lstrip("-").isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a number or 'all', got {text!r}")
+    return text if text == "all" else int(text)
+
+
+def print_written(out: Path) -> None:
+    """Name the files of a finished run."""
+    print(f"\nwritten to {out}:")
+    for path in sorted(out.rglob("*")):
+        if path.is_file() and path.suffix != ".svg":
+            twin = " (and .svg)" if path.with_suffix(".svg").is_file() else ""
+            print(f"  {path}{twin}")

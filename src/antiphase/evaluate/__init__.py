@@ -1,0 +1,1 @@
+"""Evaluate models on tasks, compare them, and say how sure that is. With training it shares saved artefacts alone."""

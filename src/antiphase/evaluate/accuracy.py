@@ -1,0 +1,105 @@
+"""Accuracy of one problem from several samples: pass@k and the majority vote.
+
+Each function looks at one problem; means over problems and their intervals are in `estimate`, picking by a score is in
+`ranking`.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from antiphase.errors import InvalidInputError
+
+
+def check_draw(num_samples: int, k: int) -> None:
+    """Raise `InvalidInputError` unless k samples can be drawn without replacement."""
+    if not 1 <= k <= num_samples:
+        raise InvalidInputError(
+            f"k must lie between 1 and the number of samples; got k={k} with {num_samples} samples. Draw more samples "
+            "or lower k."
+        )
+
+
+def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
+    """Probability that at least one of k samples is right, without bias.
+
+    1 − C(n−c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374, eq. 1): k of the n samples are drawn without
+    replacement. Computed as −expm1 Σ_{i=n−c+1}^{n} ln(1 − k/i), which neither overflows nor cancels.
+
+    Args:
+        num_samples: n.
+        num_correct: c, the right ones among them.
+        k: samples drawn.
+
+    Raises:
+        InvalidInputError: k is not in 1 … n, or c is not in 0 … n.
+
+    >>> round(pass_at_k(5, 2, 3), 12)
+    0.9
+    """
+    check_draw(num_samples, k)
+    if not 0 <= num_correct <= num_samples:
+        raise InvalidInputError(
+            f"num_correct must lie between 0 and the number of samples, {num_samples}; got {num_correct}."
+        )
+    if k > num_samples - num_correct:
+        return 1.0
+    # C(n−c, k) / C(n, k) is symmetric in c and k: the shorter product does.
+    short, long = sorted((num_correct, k))
+    factors = np.arange(num_samples - short + 1, num_samples + 1, dtype=np.float64)
+    return float(-np.expm1(np.log1p(-long / factors).sum()))
+
+
+def majority_at_k(
+    answers: Sequence[str | None],
+    correct: Sequence[bool],
+    k: int,
+    *,
+    num_subsets: int = 1000,
+    seed: int = 0,
+) -> float:
+    """Expected accuracy of a majority vote over k samples (self-consistency, Wang et al. 2022, arXiv 2203.11171).
+
+    k of the n samples are drawn without replacement; the answer that most of them gave is taken. Tied answers share:
+    their rightness is averaged. An answer is right to the mean of `correct` over all samples that gave it, so a
+    verifier that judges equal strings unequally does no harm.
+
+    Args:
+        answers: one a sample, canonicalised by the caller and compared as strings; None votes for nothing, and when
+            all votes are None the vote is wrong.
+        correct: whether each sample is right.
+        k: samples that vote.
+        num_subsets: all C(n, k) subsets are averaged when they are no more than this, else this many random ones.
+        seed: of the random subsets.
+
+    Raises:
+        InvalidInputError: k is not in 1 … n, lengths differ, or no subsets.
+
+    >>> round(majority_at_k(["7", "7", "3", None], [True, True, False, False], 3), 12)
+    0.75
+    """
+    if len(answers) != len(correct):
+        raise InvalidInputError(
+            f"answers and correct must have one entry a sample each; got {len(answers)} and {len(correct)}."
+        )
+    check_draw(len(answers), k)
+    if num_subsets < 1:
+        raise InvalidInputError(f"num_subsets must be at least 1; got {num_subsets}. 1000 is usual.")
+    distinct = sorted({answer for answer in answers if answer is not None})
+    if not distinct:
+        return 0.0
+    votes = np.array([[answer == each for each in distinct] for answer in answers], dtype=np.float64)
+    rightness = (votes * np.asarray(correct, dtype=np.float64)[:, None]).sum(0) / votes.sum(0)
+    counts = votes[_subsets(len(answers), k, num_subsets, seed)].sum(1)
+    # A subset of nothing but None has no winner: all its counts are 0.
+    winners = (counts == counts.max(1, keepdims=True)) & (counts > 0)
+    return float(((winners * rightness).sum(1) / np.maximum(winners.sum(1), 1)).mean())
+
+
+def _subsets(num_samples: int, k: int, num_subsets: int, seed: int) -> np.ndarray:
+    if math.comb(num_samples, k) <= num_subsets:
+        return np.array(list(itertools.combinations(range(num_samples), k)), dtype=np.intp)
+    keys = np.random.default_rng(seed).random((num_subsets, num_samples))
+    return np.argpartition(keys, k - 1, axis=1)[:, :k]

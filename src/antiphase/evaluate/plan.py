@@ -1,0 +1,162 @@
+"""What an evaluation has to complete: the tasks with their settings, and every rollout of a model in its batch.
+
+The problems depend on the task alone, so that models, seeds and methods answer the same ones.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from antiphase.data.rendering import PromptFormat, end_token_ids
+from antiphase.errors import InvalidInputError
+from antiphase.evaluate.config import EvalConfig
+from antiphase.generation import Sampling
+from antiphase.probing.items import Item, Limits
+from antiphase.tasks.problem import Problem, Task
+from antiphase.tasks.registry import load_task
+from antiphase.tasks.suites import SuiteEntry, resolve_suite
+
+PROBLEM_SEED = 0
+GREEDY = -1
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """One task, its problems, and how they are asked.
+
+    Args:
+        task: with its verifier.
+        problems: in order.
+        template: text with `{prompt}` in it.
+        chat_template: whether the model's chat template is applied where it has one.
+        max_new_tokens: length limit of a completion.
+        end_tokens: texts that end a completion besides the model's own.
+    """
+
+    task: Task
+    problems: tuple[Problem, ...]
+    template: str
+    chat_template: bool
+    max_new_tokens: int
+    end_tokens: tuple[str, ...]
+
+    def prompt_format(self, system_prompt: str | None) -> PromptFormat:
+        """How the problems are wrapped."""
+        return PromptFormat(self.template, system_prompt, self.chat_template)
+
+    def identity(self, config: EvalConfig) -> dict[str, Any]:
+        """What must be equal for two results to be compared: prompts, budget, verifier."""
+        asked = [[p.problem_id, p.prompt, p.answer, p.metadata] for p in self.problems]
+        return {
+            "task": self.task.spec,
+            "problems_sha256": hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
+            "num_problems": len(self.problems),
+            "split": config.split,
+            "prompt_template": self.template,
+            "system_prompt": config.system_prompt,
+            "chat_template": self.chat_template,
+            "max_new_tokens": None if config.rollouts else self.max_new_tokens,
+            "end_tokens": list(self.end_tokens),
+            "samples": config.samples,
+            "temperature": config.temperature,
+            "top_p": config.top_p,
+        }
+
+
+def plan_tasks(config: EvalConfig) -> list[TaskPlan]:
+    """The tasks of an evaluation with their problems.
+
+    Raises:
+        InvalidInputError: an unknown task or suite (naming the nearest), too few problems, or a row without answer.
+        MissingExtraError: a package that a task needs is absent.
+    """
+    entries = resolve_suite(config.suite) if config.suite is not None else ()
+    if config.tasks:
+        entries = tuple(SuiteEntry(spec) for spec in config.tasks)
+    # All are looked up before the first is drawn, which may download.
+    tasks = [load_task(entry.spec) for entry in entries]
+    return [_plan(entry, task, config) for entry, task in zip(entries, tasks, strict=True)]
+
+
+def _plan(entry: SuiteEntry, task: Task, config: EvalConfig) -> TaskPlan:
+    wanted = config.num_problems if config.num_problems is not None else entry.num_problems
+    number = None if wanted == "all" else wanted
+    template = config.prompt_template or entry.prompt_template or task.prompt_template or "{prompt}"
+    chat = config.chat_template if config.chat_template is not None else entry.chat_template
+    return TaskPlan(
+        task,
+        tuple(task.problems(config.split_name, number, PROBLEM_SEED)),
+        template,
+        chat is not False,
+        config.sampling(entry.max_new_tokens).max_new_tokens,
+        entry.end_tokens if config.end_tokens is None else config.end_tokens,
+    )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rollouts that are completed, verified, measured and written together.
+
+    Args:
+        plan: their task.
+        sampling: how they are drawn.
+        end_ids: end tokens besides the model's own.
+        items: the rollouts.
+        problems: of each item.
+        samples: number of each item among its problem's samples; `GREEDY` for the greedy one.
+    """
+
+    plan: TaskPlan
+    sampling: Sampling
+    end_ids: tuple[int, ...]
+    items: tuple[Item, ...]
+    problems: tuple[Problem, ...]
+    samples: tuple[int, ...]
+
+
+def batches_of(plans: Sequence[TaskPlan], tokenizer: Any, limits: Limits, config: EvalConfig) -> list[Batch]:
+    """Every rollout of a model, tokenised by its tokenizer, in batches of one task and one kind of sampling.
+
+    Raises:
+        InvalidInputError: a prompt without tokens, or one that does not fit the model's context.
+    """
+    batches = []
+    for plan in plans:
+        form = plan.prompt_format(config.system_prompt)
+        ends = tuple(end_token_ids(plan.end_tokens, tokenizer))
+        encoded = []
+        for problem in plan.problems:
+            place = f"{plan.task.spec}, problem {problem.problem_id}"
+            encoded.append(tuple(form.encode(tokenizer, problem.prompt, place)))
+            limits.check(_item(plan, problem, 0, encoded[-1]), place, plan.max_new_tokens)
+        kinds = [(list(range(config.samples)), False), ([GREEDY], True)][: 2 if config.greedy else 1]
+        for samples, greedy in kinds:
+            rows = [(p, i, s) for p, i in zip(plan.problems, encoded, strict=True) for s in samples]
+            sampling = config.sampling(plan.max_new_tokens, greedy=greedy)
+            for start in range(0, len(rows), config.batch_size):
+                part = rows[start : start + config.batch_size]
+                items = tuple(_item(plan, problem, sample, ids) for problem, ids, sample in part)
+                batches.append(
+                    Batch(plan, sampling, ends, items, tuple(p for p, _, _ in part), tuple(s for _, _, s in part))
+                )
+    return batches
+
+
+def _item(plan: TaskPlan, problem: Problem, sample: int, prompt_ids: tuple[int, ...]) -> Item:
+    return Item(problem.problem_id, rollout_name(plan, problem, sample), problem.prompt, prompt_ids)
+
+
+def rollout_name(plan: TaskPlan, problem: Problem, sample: int) -> str:
+    """The rollout id of a problem's sample."""
+    return f"{plan.task.spec}/{problem.problem_id}/{'greedy' if sample == GREEDY else sample}"
+
+
+def check_distinct(plans: Sequence[TaskPlan]) -> None:
+    """Raise InvalidInputError where a task repeats a problem id, which would count two problems as one."""
+    for plan in plans:
+        ids = [problem.problem_id for problem in plan.problems]
+        twice = next((name for name in ids if ids.count(name) > 1), None) if len(set(ids)) < len(ids) else None
+        if twice is not None:
+            raise InvalidInputError(f"task {plan.task.spec!r}: the problem id {twice!r} stands twice.")

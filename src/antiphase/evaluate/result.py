@@ -1,0 +1,74 @@
+"""`Evaluation`: what an evaluation found, as tables and numbers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from antiphase.errors import InvalidInputError
+from antiphase.evaluate.folder import FORMAT, FORMAT_VERSION, EvalFolder
+from antiphase.evaluate.table import render_evaluation
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of an evaluation.
+
+    Args:
+        tokens: one row per estimator and generated token.
+        rollouts: one row per estimator and rollout, with verdicts (columns: see docs/evaluate.md).
+        summary: what summary.json holds.
+    """
+
+    tokens: pd.DataFrame
+    rollouts: pd.DataFrame
+    summary: dict[str, Any]
+
+    def result(
+        self, model: str | None = None, task: str | None = None, estimator: str | None = None
+    ) -> dict[str, Any]:
+        """One entry of `summary["results"]`; the first that matches.
+
+        Raises:
+            InvalidInputError: this evaluation has no such model, task or estimator.
+        """
+        for entry in self.summary["results"]:
+            wanted = zip((model, task, estimator), ("model", "task", "estimator"), strict=True)
+            if all(value in (None, entry[key]) for value, key in wanted):
+                return dict(entry)
+        have = ", ".join(f"{e['model']}/{e['task']}/{e['estimator']}" for e in self.summary["results"])
+        raise InvalidInputError(
+            f"no result for model {model!r}, task {task!r}, estimator {estimator!r}; this evaluation has {have}."
+        )
+
+    def save_figures(self, folder: Path) -> list[Path]:
+        """Draw accuracy with intervals, and what tells right from wrong, as PNG and SVG.
+
+        Raises:
+            MissingExtraError: matplotlib is absent.
+        """
+        from antiphase.figures.evaluation import save_evaluation
+
+        return save_evaluation(self.summary["results"], folder)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Evaluation":
+        """Read a finished evaluation.
+
+        Raises:
+            InvalidInputError: no evaluation's folder, or an unfinished one (continue it with `--resume`).
+        """
+        folder = EvalFolder.open(Path(path))
+        if not folder.complete:
+            raise InvalidInputError(
+                f"{str(path)!r} holds an unfinished evaluation. Continue it: repeat its command with --resume."
+            )
+        summary = folder.read_json("summary.json")
+        if summary.get("format") != FORMAT or summary.get("format_version") != FORMAT_VERSION:
+            raise InvalidInputError(f"{folder.path / 'summary.json'} is not of this version's format.")
+        tokens, rollouts = folder.read_frames()
+        return cls(tokens, rollouts, summary)
+
+    def __str__(self) -> str:
+        return render_evaluation(self.summary)

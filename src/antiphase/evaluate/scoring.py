@@ -1,0 +1,114 @@
+"""One batch of rollouts: complete it, verify it, measure it, and lay it out as tables.
+
+The signals are measured on the very token ids that were sampled, by the engine that `antiphase probe` uses.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from antiphase.evaluate.plan import GREEDY, Batch
+from antiphase.generators.base import Generator
+from antiphase.models.loading import LoadedModel
+from antiphase.probing.batches import ROLLOUT_SCHEMA, measure_items, short_name
+from antiphase.probing.folder import Kind
+from antiphase.probing.items import Item, completed
+from antiphase.progress import Progress
+from antiphase.tasks.pool import VerifierPool
+from antiphase.types import SignalSpec
+
+NO_ESTIMATOR = "none"
+SCHEMA = pa.schema(
+    [
+        *ROLLOUT_SCHEMA,
+        *((name, pa.string()) for name in ("task", "problem_id", "reference", "answer", "outcome")),
+        ("sample", pa.int32()),
+        *((name, pa.bool_()) for name in ("greedy", "correct", "well_formed")),
+    ]
+)
+
+
+def complete_batch(
+    batch: Batch, number: int, generator: Generator, loaded: LoadedModel, bar: Progress
+) -> tuple[Item, ...]:
+    """The batch's items with their completions; those that have one keep it."""
+    if batch.items[0].completion_ids is not None:
+        return batch.items
+    bar.stage(f"{short_name(loaded)}: generating ({batch.plan.task.spec[:24]})", len(batch.items))
+    drawn = generator.complete([item.prompt_ids for item in batch.items], batch.sampling, number, tick=bar.advance)
+    bar.end_stage()
+    return tuple(
+        completed(item, one.ids, one.finish, loaded.tokenizer) for item, one in zip(batch.items, drawn, strict=True)
+    )
+
+
+def score_batch(
+    batch: Batch,
+    items: Sequence[Item],
+    loaded: LoadedModel,
+    specs: Sequence[SignalSpec],
+    pool: VerifierPool,
+    bar: Progress,
+    *,
+    min_tokens: int,
+    timeout: float,
+) -> dict[Kind, pa.Table]:
+    """Verify and measure completed items; the rows of this batch in tokens and rollouts.
+
+    Args:
+        batch: whose problems the items answer.
+        items: with completions.
+        loaded: the model that measures.
+        specs: what to measure; none is nothing.
+        pool: that verifies.
+        bar: that shows.
+        min_tokens: of a rollout's own correlation.
+        timeout: seconds for one verification.
+    """
+    texts = [str(loaded.tokenizer.decode(list(item.completion_ids or ()), skip_special_tokens=True)) for item in items]
+    verdicts = pool.check(list(zip(texts, batch.problems, strict=True)), timeout)
+    judged = {}
+    for place, item in enumerate(items):
+        problem, verdict = batch.problems[place], verdicts[place]
+        judged[item.rollout_id] = {
+            "task": batch.plan.task.spec,
+            "problem_id": problem.problem_id,
+            "reference": problem.answer,
+            "answer": batch.plan.task.extracted(texts[place], problem),
+            "outcome": verdict.outcome,
+            "sample": batch.samples[place],
+            "greedy": batch.samples[place] == GREEDY,
+            "correct": verdict.correct,
+            "well_formed": batch.plan.task.well_formed(texts[place], problem),
+        }
+    if specs:
+        tokens, rows = measure_items(loaded, items, specs, min_tokens, bar)
+        task = pd.Series(batch.plan.task.spec, index=tokens.index, dtype="str", name="task")
+        tokens = pd.concat([tokens.iloc[:, :2], task, tokens.iloc[:, 2:]], axis=1)
+    else:
+        tokens = pd.DataFrame({name: pd.Series(dtype="str") for name in ("model", "estimator", "task")})
+        rows = [_unmeasured(loaded.name, item) for item in items]
+    table = pa.Table.from_pylist([{**row, **judged[row["rollout_id"]]} for row in rows], schema=SCHEMA)
+    return {"tokens": pa.Table.from_pandas(tokens, preserve_index=False), "rollouts": table}
+
+
+def _unmeasured(model: str, item: Item) -> dict[str, Any]:
+    ids = item.completion_ids or ()
+    known = {
+        "model": model,
+        "estimator": NO_ESTIMATOR,
+        "prompt_id": item.prompt_id,
+        "rollout_id": item.rollout_id,
+        "prompt": item.prompt,
+        "completion": item.completion,
+        "finish": item.finish,
+        "num_prompt_tokens": len(item.prompt_ids),
+        "num_tokens": len(ids),
+        "num_measured": 0,
+        "prompt_ids": list(item.prompt_ids),
+        "completion_ids": list(ids),
+    }
+    return {field.name: known.get(field.name, math.nan) for field in ROLLOUT_SCHEMA}

@@ -1,0 +1,123 @@
+"""Figures of an evaluation: accuracy with intervals, and which score tells right from wrong rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from antiphase.figures.saving import write_figure
+from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, Result, canvas, check_results, drawable, shorten
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_KINDS = (("avg", "mean of samples", "o", BLUE), ("pass", "pass@k", "^", GREY), ("greedy", "greedy", "D", ORANGE))
+_SCORE_NAMES = {
+    "inversion": "ι (inversion)",
+    "low_entropy": "low entropy",
+    "logprob": "log-probability",
+    "self_certainty": "self-certainty",
+    "logprob_control": "log-prob. control",
+    "shuffled": "ι, shuffled strengths",
+    "shortness": "shortness",
+}
+
+
+def evaluation_accuracy(results: Sequence[Result]) -> Figure:
+    """Accuracy of every model and task: mean of the samples with its interval, pass@k, and greedy.
+
+    Args:
+        results: of an evaluation, one line each from the top; estimators after the first are left out.
+    """
+    check_results(results)
+    rows = _distinct(results)
+    with canvas(8.0, 0.42 * len(rows) + 1.4) as (_, figure):
+        axes = figure.subplots()
+        for prefix, label, marker, color in _KINDS:
+            offset = {"avg": 0.0, "pass": -0.18, "greedy": 0.18}[prefix]
+            points = [_metric(result, prefix) for result in rows]
+            for row, point in enumerate(points):
+                if point is not None:
+                    axes.plot(point[0], row + offset, marker, color=color, ms=5 if prefix == "avg" else 4, zorder=3)
+                    axes.hlines(row + offset, point[1], point[2], color=color, lw=1.6 if prefix == "avg" else 0.8)
+            axes.plot([], [], marker, color=color, label=label)
+        axes.set_yticks(
+            range(len(rows)),
+            [f"{shorten(result['model'], 28)} · {shorten(result['task'], 24)}" for result in rows],
+        )
+        axes.set(xlim=(-0.02, 1.02), ylim=(len(rows) - 0.5, -0.5), xlabel="accuracy, 95 % interval over problems")
+        _open(axes)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def right_from_wrong(results: Sequence[Result]) -> Figure:
+    """AUROC of each score within problems, one panel for each model and task; 0.5 is chance.
+
+    Args:
+        results: of an evaluation that measured signals.
+    """
+    check_results(results)
+    with canvas(8.0, 2.5 * ((len(results) + 1) // 2) + 0.4) as (_, figure):
+        panels = np.atleast_1d(
+            figure.subplots((len(results) + 1) // 2, min(2, len(results)), sharex=True, sharey=True)
+        )
+        for axes, result in zip(panels.flat, results, strict=False):
+            areas = result["inside"]["auroc"]
+            for row, name in enumerate(_SCORE_NAMES):
+                point = _triple(areas.get(name))
+                color = BLUE if name == "inversion" else GREY
+                if point is None:
+                    axes.text(0.5, row, " undefined", color=GREY, va="center_baseline", fontsize=7)
+                    continue
+                axes.plot(point[0], row, "o", color=color, ms=5, zorder=3)
+                axes.hlines(row, point[1], point[2], color=color, lw=1.6)
+            axes.axvline(0.5, color=INK, lw=0.8)
+            axes.set_yticks(range(len(_SCORE_NAMES)), list(_SCORE_NAMES.values()))
+            axes.set(xlim=(0, 1), ylim=(len(_SCORE_NAMES) - 0.5, -0.5))
+            problems = max((area["num_problems"] for area in areas.values()), default=0)
+            title = f"{shorten(result['model'], 22)} · {shorten(result['task'], 22)} · {drawable(result['estimator'])}"
+            axes.set_title(f"{title}\n{problems} problems with right and wrong rollouts", fontsize=8)
+            _open(axes)
+        for axes in panels.flat[len(results) :]:
+            axes.set_visible(False)
+        figure.supxlabel("AUROC: right above wrong rollouts of the same problem", fontsize=8.5)
+    return figure
+
+
+def save_evaluation(results: Sequence[Result], folder: Path) -> list[Path]:
+    """Write the figures of an evaluation as PNG and SVG and return the paths."""
+    figures = {"accuracy": evaluation_accuracy(results)}
+    measured = [result for result in results if result.get("inside", {}).get("auroc")]
+    if measured:
+        figures["right_from_wrong"] = right_from_wrong(measured)
+    folder.mkdir(parents=True, exist_ok=True)
+    return [
+        write_figure(figure, folder / f"{name}.{kind}") for name, figure in figures.items() for kind in ("png", "svg")
+    ]
+
+
+def _distinct(results: Sequence[Result]) -> list[Result]:
+    return list({(result["model"], result["task"]): result for result in reversed(results)}.values())[::-1]
+
+
+def _metric(result: Result, prefix: str) -> tuple[float, float, float] | None:
+    metrics = result["metrics"]
+    names = [name for name in metrics if name.partition("@")[0] == prefix]
+    return _triple(metrics[max(names, key=lambda name: int(name.partition("@")[2] or 0))]) if names else None
+
+
+def _triple(entry: Any) -> tuple[float, float, float] | None:
+    if entry is None or entry["value"] is None:
+        return None
+    ends = [entry["value"] if entry[key] is None else entry[key] for key in ("low", "high")]
+    return float(entry["value"]), float(ends[0]), float(ends[1])
+
+
+def _open(axes: Any) -> None:
+    axes.grid(axis="x", color=FAINT, linewidth=0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)

@@ -1,0 +1,1 @@
+"""Studies: grids of methods, seeds, models and settings, trained, evaluated and compared, one cell after another."""

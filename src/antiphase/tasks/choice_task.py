@@ -1,0 +1,97 @@
+"""Multiple-choice questions: GPQA-diamond, from the hub (gated) or from a local copy.
+
+The options are shuffled by a hash of the question, so every run and every copy shows the same order. Only the letter
+is judged.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+from antiphase.data.tables import TableRow
+from antiphase.errors import InvalidInputError
+from antiphase.tasks.extraction import ExtractMode, presents_answer
+from antiphase.tasks.letters import chosen_letter
+from antiphase.tasks.math_sets import MathSet, describe_source, known_origin
+from antiphase.tasks.problem import Problem
+from antiphase.tasks.row_task import RowTask, missing, text_of
+from antiphase.tasks.specs import Spec, parse_options
+from antiphase.tasks.table_task import QUESTION_COLUMNS
+
+NAME = "gpqa_diamond"
+LETTERS = "ABCD"
+CHOICE_TEMPLATE = (
+    "Answer the following multiple-choice question.\n\n{prompt}\n\nPlease reason step by step, and put the letter of "
+    "your final answer within \\boxed{}."
+)
+_GPQA = MathSet(
+    "Idavidrein/gpqa", "633f5ee89ab8ad4522a9f850766b73f62147ffdd",
+    "gpqa_diamond", None, "train", "Question", "Correct Answer", "CC-BY-4.0, gated: do not publish the questions",
+)  # fmt: skip
+_WRONG = tuple(f"Incorrect Answer {number}" for number in (1, 2, 3))
+
+
+@dataclass(frozen=True)
+class ChoiceTask(RowTask):
+    """Questions with four options, of which one letter is right."""
+
+    @classmethod
+    def from_spec(cls, spec: Spec) -> "ChoiceTask":
+        """GPQA-diamond; `revision=` chooses another version of it, `file=` a local copy.
+
+        Raises:
+            InvalidInputError: an option that it lacks, or two that exclude each other.
+        """
+        options = parse_options(spec, {"extract": ExtractMode, "revision": str, "file": str})
+        return cls(
+            spec=spec.text,
+            name=NAME,
+            source=describe_source(options, _GPQA.hub_id),
+            licence=_GPQA.licence,
+            prompt_template=CHOICE_TEMPLATE,
+            origin=known_origin(spec, NAME, _GPQA, options),
+            extract=options.get("extract", "auto"),
+        )
+
+    def check_source(self) -> None:
+        """Read the rows that need no download."""
+        for part in self.origin.at_hand():
+            self._problems(part)
+
+    def parse(self, row: TableRow) -> tuple[str, str]:
+        """The question with its options A to D, and the letter of the right one.
+
+        A row with columns `question` and `answer` is taken as it is: its question must name the options already.
+        """
+        if row.first_of((_GPQA.answer,)) is None and row.first_of(("answer",)) is not None:
+            return text_of(row, (_GPQA.question, *QUESTION_COLUMNS), "question"), self._letter(row)
+        question = text_of(row, (_GPQA.question,), "question").strip()
+        right = text_of(row, (_GPQA.answer,), "answer").strip()
+        options = [right, *(text_of(row, (column,), "wrong answer").strip() for column in _WRONG)]
+        if options.count(right) > 1:
+            raise InvalidInputError(f"{row.place}: the right answer {right[:60]!r} is also one of the wrong ones.")
+        options.sort(key=lambda option: hashlib.sha256(f"{question}\0{option}".encode()).digest())
+        lines = [f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=True)]
+        return "\n".join([question, "", *lines]), LETTERS[options.index(right)]
+
+    def verify(self, completion: str, problem: Problem) -> bool:
+        """Whether the chosen letter is the right one."""
+        return self.extracted(completion, problem) == problem.answer
+
+    def quick_verdict(self, completion: str, problem: Problem) -> bool:
+        """The same: it cannot be slow."""
+        return self.verify(completion, problem)
+
+    def extracted(self, completion: str, problem: Problem) -> str | None:
+        """The chosen letter."""
+        del problem
+        return chosen_letter(completion, self.extract, LETTERS)
+
+    def well_formed(self, completion: str, problem: Problem) -> bool:
+        """Whether a letter stands in a box or in tags, or where `extract` says."""
+        return presents_answer(completion, self.extract) and self.extracted(completion, problem) is not None
+
+    def _letter(self, row: TableRow) -> str:
+        letter = str(row.first_of(("answer",))).strip().strip("()")
+        if len(letter) != 1 or letter not in LETTERS:
+            raise missing(row, "answer that is a letter A to D", (_GPQA.answer, "answer"))
+        return letter

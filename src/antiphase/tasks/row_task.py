@@ -1,0 +1,152 @@
+"""Tasks whose problems are the rows of a file or a hub data set: reading, splits, ids."""
+
+import hashlib
+import importlib.util
+import random
+import unicodedata
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from antiphase.data.tables import TableRow
+from antiphase.errors import InvalidInputError, MissingExtraError
+from antiphase.tasks.extraction import ExtractMode, presents_answer
+from antiphase.tasks.problem import Problem, Split, Task, check_request
+from antiphase.tasks.sampling import in_split
+
+Ids = Literal["own", "row", "text"]
+_ID_COLUMNS = ("id", "problem_id", "prompt_id", "unique_id")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that were read.
+
+    Args:
+        rows: each with its place.
+        prefix: of the ids of rows that bring none.
+        official: whether the rows are the wanted split already; otherwise the prompt decides.
+        ids: `own` takes the rows' own ids where they have them, `row` numbers them, `text` hashes the prompt, so that
+            every copy of a data set gives a problem the same id.
+    """
+
+    rows: Sequence[TableRow]
+    prefix: str
+    official: bool
+    ids: Ids
+
+
+class Origin(ABC):
+    """Where rows come from."""
+
+    @abstractmethod
+    def read(self, split: Split) -> list[Rows]:
+        """The rows of a split, or all of them where there are no official splits."""
+
+    @abstractmethod
+    def at_hand(self) -> list[Rows]:
+        """The rows that need no download; raises what `read` would raise, as far as that can be known without one."""
+
+
+@dataclass(frozen=True)
+class RowTask(Task):
+    """Problems from rows.
+
+    Args:
+        origin: where the rows come from.
+        extract: where the answer stands in a completion.
+    """
+
+    origin: Origin
+    extract: ExtractMode
+
+    @abstractmethod
+    def parse(self, row: TableRow) -> tuple[str, str]:
+        """(prompt, reference answer) of a row.
+
+        Raises:
+            InvalidInputError: the row lacks one of them; names the row and the columns.
+        """
+
+    def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
+        """The split's problems, shuffled by `seed`; the first `num` of them."""
+        check_request(self.spec, split, num)
+        found: list[Problem] = []
+        for part in self.origin.read(split):
+            problems = self._problems(part)
+            if not part.official:
+                distinct = {problem.prompt: problem for problem in reversed(problems)}
+                problems = [problem for problem in reversed(distinct.values()) if in_split(problem.prompt, split)]
+            found += problems
+        random.Random(seed).shuffle(found)
+        if len(found) < (num or 1):
+            raise InvalidInputError(
+                f"task {self.spec!r}: asked for {num or 'all'} problems of the split {split!r}, but only {len(found)} "
+                "different ones exist. Ask for fewer, or for the split 'all'."
+            )
+        return found[:num]
+
+    def check_source(self) -> None:
+        """Look for math-verify, and read the rows that need no download."""
+        if importlib.util.find_spec("math_verify") is None:
+            raise MissingExtraError("math-verify", "train", f"verifying the task {self.name!r}")
+        for part in self.origin.at_hand():
+            self._problems(part)
+
+    def well_formed(self, completion: str, problem: Problem) -> bool:
+        """Whether the answer stands in a box or in tags, or where `extract` says."""
+        del problem
+        return presents_answer(completion, self.extract)
+
+    def _problems(self, part: Rows) -> list[Problem]:
+        problems = []
+        places: dict[str, str] = {}
+        repeats: Counter[str] = Counter()
+        for index, row in enumerate(part.rows):
+            prompt, answer = self.parse(row)
+            given = row.first_of(_ID_COLUMNS) if part.ids == "own" else None
+            problem_id = f"{part.prefix}-{index}" if given is None else str(given)
+            if part.ids == "text":
+                repeats[prompt] += 1
+                problem_id = f"{part.prefix}-{text_key(prompt)}" + (f"-{n}" if (n := repeats[prompt]) > 1 else "")
+            if problem_id in places:
+                raise InvalidInputError(
+                    f"{row.place}: the id {problem_id!r} stands in {places[problem_id]} already; ids must be unique."
+                )
+            places[problem_id] = row.place
+            problems.append(Problem(problem_id, self.spec, prompt, answer))
+        return problems
+
+
+def text_key(text: str) -> str:
+    r"""Ten hexadecimal digits that name a text, whatever its white space.
+
+    >>> text_key("What is 1 + 1?") == text_key(" What is\n1 +1?")
+    True
+    """
+    normal = "".join(unicodedata.normalize("NFC", text).split())
+    return hashlib.sha256(normal.encode("utf-8", "surrogatepass")).hexdigest()[:10]
+
+
+def text_of(row: TableRow, columns: Sequence[str], what: str, option: str | None = None) -> str:
+    """The text in the first of `columns` that is there; `option` is what names another column.
+
+    Raises:
+        InvalidInputError: there is none, or it is empty or no text.
+    """
+    value = row.first_of(columns)
+    if value is None:
+        raise missing(row, what, columns, option)
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidInputError(f"{row.place}: the {what} must be text that is not empty; got {value!r}.")
+    return value
+
+
+def missing(row: TableRow, what: str, asked: Sequence[str], option: str | None = None) -> InvalidInputError:
+    """The error for a row without one of its columns."""
+    return InvalidInputError(
+        f"{row.place}: no {what}. Looked for the column {' or '.join(asked)}; found "
+        f"{', '.join(row.values) or 'none'}." + (f" Name it with {option}=." if option else "")
+    )

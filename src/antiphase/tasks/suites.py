@@ -1,0 +1,72 @@
+r"""Suites: names for lists of tasks, each with what evaluation needs to ask it well."""
+
+from dataclasses import dataclass
+
+from antiphase.errors import InvalidInputError
+from antiphase.tasks.specs import did_you_mean
+
+
+@dataclass(frozen=True)
+class SuiteEntry:
+    """One task of a suite; None leaves a setting to the task or to evaluation.
+
+    Args:
+        spec: what `load_task` takes.
+        num_problems: how many of its test problems.
+        prompt_template: text with `{prompt}` in it, in place of the task's own.
+        max_new_tokens: length at which a completion is cut off.
+        chat_template: whether the model's chat template is applied where it has one.
+        end_tokens: texts of one token each that end a completion, besides the model's own end tokens.
+    """
+
+    spec: str
+    num_problems: int | None = None
+    prompt_template: str | None = None
+    max_new_tokens: int | None = None
+    chat_template: bool | None = None
+    end_tokens: tuple[str, ...] = ()
+
+
+_SUMS = "4+7=11\n9+5=14\n2+6=8\n{prompt}="
+_ASKED = "State the final answer to the following arithmetic problem: "
+_CHAIN = "\n".join([*(f"{_ASKED}{shown}" for shown in ("3 + 4 = 7", "9 - 5 = 4", "6 + 8 = 14")), "{prompt}"])
+_MATH = ("gsm8k", "math500", "aime24", "aime25", "amc23", "minerva", "olympiadbench")
+_LOGIC = (
+    ("knights_knaves:n_people=3", 100),
+    ("zebra_puzzles:num_people=3,num_characteristics=3", 100),
+    ("countdown:min_numbers=3,max_numbers=4,min_target=10,max_target=100", 100),
+    ("syllogism", 100),
+    ("mini_sudoku", 100),
+    ("maze", 100),
+    ("family_relationships", 100),
+    ("circuit_logic", 100),
+)
+SUITES: dict[str, tuple[SuiteEntry, ...]] = {
+    "math": tuple(map(SuiteEntry, _MATH)),
+    "logic": tuple(SuiteEntry(spec, num_problems) for spec, num_problems in _LOGIC),
+    # For models of about 135 million weights, which follow no instruction about the form of the answer.
+    "smoke": (
+        SuiteEntry("sums:digits=1|1", 12, _SUMS, 8, chat_template=False, end_tokens=("\n",)),
+        SuiteEntry(
+            "chain_sum:min_terms=2,max_terms=2,min_digits=1,max_digits=1", 32, _CHAIN, 8,
+            chat_template=False, end_tokens=("\n",),
+        ),
+        SuiteEntry("gsm8k", 8, max_new_tokens=128),
+    ),
+}  # fmt: skip
+
+
+def resolve_suite(name: str) -> tuple[SuiteEntry, ...]:
+    """The tasks of a suite.
+
+    >>> [entry.spec for entry in resolve_suite("math")][:3]
+    ['gsm8k', 'math500', 'aime24']
+
+    Raises:
+        InvalidInputError: there is no such suite.
+    """
+    if name not in SUITES:
+        raise InvalidInputError(
+            f"unknown suite {name!r}{did_you_mean(name, list(SUITES))} Expected one of {', '.join(SUITES)}."
+        )
+    return SUITES[name]

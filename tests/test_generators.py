@@ -1,0 +1,391 @@
+"""Completion engines: each against `generate`, on tiny models; vLLM against a fake that records what it is given."""
+
+import sys
+import types
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+
+from antiphase.errors import (
+    InvalidInputError,
+    MissingExtraError,
+    ModelNotFoundError,
+    NonFiniteError,
+    OutOfMemoryError,
+)
+from antiphase.generation import Sampling, end_tokens, generate
+from antiphase.generators import continuous
+from antiphase.generators.base import Completion
+from antiphase.generators.choosing import make_generator
+from antiphase.generators.continuous import ContinuousGenerator, why_not_continuous
+from antiphase.generators.transformers import TransformersGenerator
+from antiphase.generators.vllm_engine import VllmGenerator, VllmOptions
+from antiphase.models.loading import LoadedModel
+from conftest import ARCHITECTURES, byte_tokenizer, tiny_model
+
+PROMPTS = [[5, 6, 7], [20, 21, 22, 23, 24, 25, 26, 27, 28], [40], [5, 6, 7], [60, 61]]
+
+
+def loaded_tiny(architecture: str = "llama-gqa", **changes) -> LoadedModel:
+    return LoadedModel("tiny", tiny_model(architecture, **changes), byte_tokenizer(), None)
+
+
+def plain(loaded: LoadedModel, sampling: Sampling, number: int = 0, **options) -> list[Completion]:
+    rows = generate(loaded, PROMPTS, sampling, number, **options)
+    return [Completion(tuple(ids), finish) for ids, finish in rows]
+
+
+# --- the plain engine ---
+
+
+def test_the_plain_engine_draws_what_generate_draws_and_ticks_once_per_position():
+    loaded, sampling, ticks = loaded_tiny(), Sampling(max_new_tokens=8, seed=3), []
+    engine = make_generator("transformers", loaded, num_rollouts=100)
+    completions = engine.complete(PROMPTS, sampling, 4, tick=ticks.append)
+    assert completions == plain(loaded, sampling, 4)
+    assert engine.name == "transformers"
+    assert engine.versions["torch"] == torch.__version__
+    assert sum(ticks) == pytest.approx(1)
+    assert len(ticks) == 8
+    assert engine.complete([], sampling, 0) == []
+
+
+@pytest.mark.parametrize("name", ["transformers", "continuous"])
+def test_an_extra_end_token_ends_a_completion_and_is_its_last_id(name: str):
+    loaded, sampling = loaded_tiny(), Sampling(max_new_tokens=12, temperature=0)
+    free = plain(loaded, sampling)
+    extra = free[1].ids[5]
+    expected = []
+    for completion in free:
+        cut = completion.ids.index(extra) + 1 if extra in completion.ids else None
+        expected.append(completion if cut is None else Completion(completion.ids[:cut], "stop"))
+    engine = make_generator(name, loaded, end_ids=[extra])
+    assert engine.complete(PROMPTS, sampling, 0) == expected
+    assert expected[1].ids[-1] == extra
+    assert end_tokens(loaded, [extra, 2]) == [2, extra]
+    assert loaded.model.generation_config.eos_token_id == 2
+
+
+# --- continuous batching ---
+
+
+@pytest.mark.parametrize(
+    ("architecture", "attention"),
+    [
+        *((name, "sdpa") for name in ("llama-gqa", "qwen3", "mistral-window", "gemma3", "gpt2")),
+        *((name, "eager") for name in ("llama-mqa-tied", "gemma3")),
+    ],
+)
+def test_greedy_equals_the_plain_engine_token_by_token(architecture: str, attention: str):
+    loaded = loaded_tiny(architecture)
+    loaded.model.set_attn_implementation(attention)
+    sampling, ticks = Sampling(max_new_tokens=20, temperature=0), []
+    completions = ContinuousGenerator(loaded).complete(PROMPTS, sampling, 0, tick=ticks.append)
+    assert completions == plain(loaded, sampling)
+    assert ticks == [pytest.approx(0.2)] * 5
+
+
+def test_a_natural_end_token_is_included_once_and_max_new_tokens_is_exact():
+    loaded, sampling = loaded_tiny(noise=0.3), Sampling(max_new_tokens=40, seed=1, temperature=1.5)
+    loaded.model.generation_config.eos_token_id = list(range(2, 40))
+    completions = ContinuousGenerator(loaded).complete(PROMPTS * 4, sampling, 0)
+    assert {c.finish for c in completions} >= {"stop"}
+    for completion in completions:
+        ends = [token for token in completion.ids if 2 <= token < 40]
+        assert len(ends) == (completion.finish == "stop")
+        assert completion.finish == "stop" or len(completion.ids) == 40
+    one = ContinuousGenerator(loaded).complete(PROMPTS, Sampling(max_new_tokens=1, temperature=0), 0)
+    assert [len(c.ids) for c in one] == [1] * 5
+
+
+def test_draws_are_fixed_by_the_seed_and_the_batch_number_and_repeated_prompts_differ():
+    loaded = loaded_tiny(noise=0.3)
+    engine = ContinuousGenerator(loaded)
+    first = engine.complete(PROMPTS, Sampling(max_new_tokens=16, seed=1), 2)
+    torch.manual_seed(99)  # the caller's random state has no part in it
+    assert first == ContinuousGenerator(loaded).complete(PROMPTS, Sampling(max_new_tokens=16, seed=1), 2)
+    assert first != engine.complete(PROMPTS, Sampling(max_new_tokens=16, seed=2), 2)
+    assert first != engine.complete(PROMPTS, Sampling(max_new_tokens=16, seed=1), 3)
+    assert first[0] != first[3]
+
+
+def test_one_drawn_token_has_the_models_own_distribution_also_under_top_p():
+    loaded = loaded_tiny(noise=0.5)
+    # Top-k and a penalty in the checkpoint's defaults must not reach the draw.
+    loaded.model.generation_config.update(top_k=1, repetition_penalty=9.0, do_sample=True)
+    count, engine = 1500, ContinuousGenerator(loaded)
+    with torch.no_grad():
+        logits = loaded.model(input_ids=torch.tensor([PROMPTS[0]])).logits[0, -1]
+    own = (logits.double() / 0.7).softmax(-1)
+    drawn = engine.complete([PROMPTS[0]] * count, Sampling(max_new_tokens=1, temperature=0.7), 0)
+    shares = torch.bincount(torch.tensor([c.ids[0] for c in drawn]), minlength=len(own)) / count
+    assert bool(((shares - own).abs() <= 5 * (own * (1 - own) / count).sqrt() + 1e-3).all())
+    order = own.argsort(descending=True)
+    nucleus = set(order[: int((own[order].cumsum(0) < 0.5).sum()) + 1].tolist())
+    held = engine.complete([PROMPTS[0]] * 300, Sampling(max_new_tokens=1, temperature=0.7, top_p=0.5), 0)
+    assert {c.ids[0] for c in held} <= nucleus < {c.ids[0] for c in drawn}
+
+
+def test_the_model_and_the_random_state_come_back_as_they_were():
+    loaded = loaded_tiny()
+    model = loaded.model
+    model.set_attn_implementation("eager")
+    model.train()
+    model.model.layers[1].eval()
+    modes = [module.training for module in model.modules()]
+    config, weights = model.generation_config, [p.clone() for p in model.parameters()]
+    state = torch.random.get_rng_state()
+    ContinuousGenerator(loaded).complete(PROMPTS, Sampling(max_new_tokens=4), 0)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert model.config._attn_implementation == "eager"
+    assert [module.training for module in model.modules()] == modes
+    assert model.generation_config is config
+    assert config.eos_token_id == 2
+    assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))
+    assert not hasattr(model, "_cached_continuous_batching_manager")
+
+
+def test_a_call_larger_than_the_cache_still_completes_everything(monkeypatch: pytest.MonkeyPatch):
+    loaded, sampling = loaded_tiny(), Sampling(max_new_tokens=20, temperature=0)
+    expected = plain(loaded, sampling)
+    engine = ContinuousGenerator(loaded)
+    monkeypatch.setattr(continuous, "_SPARE", 0.0)  # four pages, fewer than the rollouts
+    monkeypatch.setattr(continuous, "_MOST_MASKED_TOKENS", 64)
+    assert engine.complete(PROMPTS * 6, sampling, 0) == expected * 6
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "reason"),
+    [
+        ("gemma2", {}, "soft-capped"),
+        ("qwen3-next", {"layer_types": ["linear_attention", "full_attention", "full_attention"]}, "linear_attention"),
+    ],
+)
+def test_what_cannot_be_paged_is_refused(architecture: str, changes: dict[str, Any], reason: str):
+    with pytest.raises(InvalidInputError, match=rf"{reason}.*Use the generator 'transformers'"):
+        make_generator("continuous", loaded_tiny(architecture, **changes))
+
+
+def test_a_model_whose_paged_attention_is_wrong_or_fails_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(continuous, "why_not_continuous", lambda loaded: None)
+    loaded = loaded_tiny("gemma2")
+    before = loaded.model.config._attn_implementation
+    with pytest.raises(InvalidInputError, match="log-probabilities that are off by"):
+        ContinuousGenerator(loaded).complete(PROMPTS, Sampling(max_new_tokens=2), 0)
+    # A configuration with key heads that the architecture does not have: the cache has the wrong shape.
+    with pytest.raises(InvalidInputError, match=r"it failed \(index_copy_"):
+        ContinuousGenerator(loaded_tiny("opt")).complete(PROMPTS, Sampling(max_new_tokens=2), 0)
+    assert loaded.model.config._attn_implementation == before
+    assert "opt" in ARCHITECTURES
+
+
+def test_other_refusals_of_the_continuous_engine(monkeypatch: pytest.MonkeyPatch):
+    loaded = loaded_tiny()
+    engine, sampling = ContinuousGenerator(loaded), Sampling(max_new_tokens=4)
+    assert engine.complete([], sampling, 0) == []
+    with pytest.raises(InvalidInputError, match="prompt 1 has no tokens"):
+        engine.complete([[5], []], sampling, 0)
+    with torch.no_grad():
+        loaded.model.lm_head.weight[7] = float("nan")
+    with pytest.raises(NonFiniteError):
+        engine.complete(PROMPTS, sampling, 0)
+    for error in (MemoryError("footprint"), RuntimeError("CUDA out of memory. Tried to allocate")):
+        known = continuous._explained(error, loaded, 5, sampling)
+        assert isinstance(known, OutOfMemoryError)
+        assert "5 rollouts" in str(known)
+    loaded.model.config._attn_implementation = "flex_attention"
+    assert "flex_attention" in str(why_not_continuous(loaded))
+
+
+# --- choosing ---
+
+
+def test_auto_is_plain_on_cpu_and_continuous_on_cuda_with_flash_attention_and_many_rollouts(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    loaded = loaded_tiny()
+    assert type(make_generator("auto", loaded, num_rollouts=1000)) is TransformersGenerator
+    monkeypatch.setattr(LoadedModel, "device", property(lambda self: torch.device("cuda")))
+    assert type(make_generator("auto", loaded, num_rollouts=1000)) is TransformersGenerator
+    monkeypatch.setattr(continuous, "can_use_flash", lambda loaded: True)
+    assert type(make_generator("auto", loaded, num_rollouts=9)) is ContinuousGenerator
+    assert type(make_generator("auto", loaded, num_rollouts=8)) is TransformersGenerator
+    monkeypatch.setattr(continuous, "why_not_continuous", lambda loaded: "it cannot")
+    assert type(make_generator("auto", loaded, num_rollouts=9)) is TransformersGenerator
+
+
+def test_make_generator_refuses_what_it_cannot_make():
+    with pytest.raises(InvalidInputError, match=r"auto, transformers, continuous, vllm; got 'sglang'"):
+        make_generator("sglang", loaded_tiny())
+    with pytest.raises(InvalidInputError, match="got none"):
+        make_generator("auto", None)
+    with pytest.raises(InvalidInputError, match="VllmOptions"):
+        make_generator("vllm", None)
+
+
+# --- vLLM, against a fake ---
+
+
+@dataclass
+class FakeOutput:
+    token_ids: tuple[int, ...]
+    finish_reason: str | None
+
+
+@dataclass
+class FakeVllm:
+    """Records what it is given; `script` answers each prompt."""
+
+    script: Callable[[int], FakeOutput] = lambda row: FakeOutput((9, 2), "stop")
+    made: list[dict[str, Any]] = field(default_factory=list)
+    calls: list[tuple[Any, Any, dict[str, Any]]] = field(default_factory=list)
+    failure: Exception | None = None
+
+    def module(self) -> types.ModuleType:
+        fake, module = self, types.ModuleType("vllm")
+
+        class LLM:
+            def __init__(self, **options):
+                fake.made.append(options)
+                if fake.failure is not None:
+                    raise fake.failure
+
+            def generate(self, prompts, sampling_params, **options):
+                fake.calls.append((prompts, sampling_params, options))
+                return [types.SimpleNamespace(outputs=[fake.script(row)]) for row in range(len(prompts))]
+
+        module.LLM, module.SamplingParams, module.TokensPrompt, module.__version__ = LLM, dict, dict, "0.0"
+        return module
+
+
+@pytest.fixture
+def vllm(monkeypatch: pytest.MonkeyPatch) -> FakeVllm:
+    fake = FakeVllm()
+    monkeypatch.setitem(sys.modules, "vllm", fake.module())
+    return fake
+
+
+def test_vllm_gets_the_model_the_prompts_and_a_sampling_without_the_checkpoints_defaults(vllm: FakeVllm, model_dir):
+    options = VllmOptions(
+        str(model_dir), dtype="bfloat16", revision="main", max_model_len=64, memory_share=0.4, seed=5
+    )
+    engine = make_generator("vllm", None, end_ids=[77, 2], vllm=options)
+    scripted = [FakeOutput((9, 2), "stop"), FakeOutput((9, 77), "stop"), FakeOutput((9, 9, 9, 9), "length")]
+    vllm.script, ticks = scripted.__getitem__, []
+    sampling = Sampling(max_new_tokens=4, temperature=0.6, top_p=0.9, seed=3)
+    completions = engine.complete(PROMPTS[:3], sampling, 7, tick=ticks.append)
+    assert completions == [
+        Completion((9, 2), "stop"),
+        Completion((9, 77), "stop"),
+        Completion((9, 9, 9, 9), "length"),
+    ]
+    assert ticks == [1.0]
+    assert engine.versions == {"vllm": "0.0", "torch": torch.__version__}
+    (made,) = vllm.made
+    assert made == {
+        "model": str(model_dir),
+        "dtype": "bfloat16",
+        "revision": "main",
+        "tokenizer_revision": "main",
+        "trust_remote_code": False,
+        "max_model_len": 64,
+        "gpu_memory_utilization": 0.4,
+        "seed": 5,
+        "generation_config": "vllm",
+    }
+    ((prompts, parameters, call),) = vllm.calls
+    assert prompts == [{"prompt_token_ids": ids} for ids in PROMPTS[:3]]
+    assert call == {"use_tqdm": False}
+    assert [p.pop("seed") for p in parameters] == [zlib.crc32(f"3/7/{row}".encode()) for row in range(3)]
+    assert (
+        parameters
+        == [
+            {
+                "n": 1,
+                "temperature": 0.6,
+                "top_p": 0.9,
+                "top_k": 0,
+                "min_p": 0.0,
+                "repetition_penalty": 1.0,
+                "presence_penalty": 0.0,
+                "frequency_penalty": 0.0,
+                "max_tokens": 4,
+                "ignore_eos": True,
+                "stop_token_ids": [2, 77],
+                "detokenize": False,
+                "skip_special_tokens": False,
+            }
+        ]
+        * 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (FakeOutput((9,), "abort"), "rollout 0 up after 1 tokens with finish reason 'abort'"),
+        (FakeOutput((9,), None), "finish reason None"),
+        (FakeOutput((9, 9), "stop"), "its last token is 9"),
+        (FakeOutput((9, 9), "length"), "cut rollout 0 off at 2 of 4 tokens"),
+    ],
+)
+def test_what_vllm_should_not_answer_is_an_error(vllm: FakeVllm, model_dir, output: FakeOutput, message: str):
+    vllm.script = lambda row: output
+    engine = VllmGenerator(VllmOptions(str(model_dir)))
+    with pytest.raises(InvalidInputError, match=message):
+        engine.complete(PROMPTS[:1], Sampling(max_new_tokens=4), 0)
+
+
+def test_vllm_refuses_lengths_before_it_runs_and_after_it_is_closed(vllm: FakeVllm, model_dir):
+    engine = VllmGenerator(VllmOptions(str(model_dir), max_model_len=10))
+    assert engine.complete([], Sampling(), 0) == []
+    with pytest.raises(InvalidInputError, match="exceeds max_model_len 10"):
+        engine.complete(PROMPTS, Sampling(max_new_tokens=4), 0)
+    with pytest.raises(InvalidInputError, match="prompt 0 has no tokens"):
+        engine.complete([[]], Sampling(max_new_tokens=4), 0)
+    engine.close()
+    with pytest.raises(InvalidInputError, match="closed"):
+        engine.complete([[5]], Sampling(max_new_tokens=4), 0)
+    assert vllm.calls == []
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), OutOfMemoryError),
+        (ValueError("No available memory for the cache blocks."), OutOfMemoryError),
+        (ValueError("Model architectures ['X'] are not supported"), InvalidInputError),
+    ],
+)
+def test_what_vllm_raises_while_loading_is_explained(vllm: FakeVllm, model_dir, failure, kind):
+    vllm.failure = failure
+    with pytest.raises(kind, match="while loading"):
+        VllmGenerator(VllmOptions(str(model_dir)))
+
+
+def test_vllm_absent_unknown_models_and_options(monkeypatch: pytest.MonkeyPatch, tmp_path, model_dir):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'antiphase\[vllm\]'"):
+        VllmGenerator(VllmOptions(str(model_dir)))
+    monkeypatch.setitem(sys.modules, "vllm", FakeVllm().module())
+    with pytest.raises(ModelNotFoundError, match="could not read the configuration"):
+        VllmGenerator(VllmOptions(str(tmp_path)))
+    for wrong in ({"dtype": "float64"}, {"memory_share": 0.0}, {"max_model_len": 1}):
+        with pytest.raises(InvalidInputError):
+            VllmOptions("x", **wrong)
+
+
+def test_vllm_uses_the_end_tokens_of_the_other_engines(vllm: FakeVllm, tmp_path):
+    loaded = loaded_tiny()
+    loaded.model.generation_config.eos_token_id = [2, 44]
+    loaded.model.save_pretrained(tmp_path)
+    loaded.tokenizer.save_pretrained(tmp_path)
+    VllmGenerator(VllmOptions(str(tmp_path))).complete([[5]], Sampling(max_new_tokens=4), 0)
+    assert vllm.calls[0][1][0]["stop_token_ids"] == end_tokens(loaded) == [2, 44]
+    (tmp_path / "generation_config.json").unlink()
+    VllmGenerator(VllmOptions(str(tmp_path))).complete([[5]], Sampling(max_new_tokens=4), 0)
+    assert vllm.calls[1][1][0]["stop_token_ids"] == [2]
