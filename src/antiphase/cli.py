@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from antiphase.commands import evaluating
+from antiphase.commands import evaluating, sweeping
 from antiphase.commands.options import Help, Parser, add_model_options, add_signal_options, count, print_written
 from antiphase.errors import AntiphaseError, MissingExtraError
 
@@ -21,6 +21,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_probe(commands)
     evaluating.add(commands)
+    sweeping.add(commands)
     commands.add_parser(
         "train",
         help="train a model by group-policy RL with the inversion score in its reward",
@@ -78,6 +79,12 @@ def _run_probe(options: dict[str, Any], out: Path) -> None:
     print_written(out)
 
 
+def _default_out(command: str, options: dict[str, Any]) -> Path:
+    if command == "sweep":
+        return Path(options["study"]).with_name("results")
+    return Path("runs") / f"{command}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+
+
 def _kept(out: Path) -> str:
     """What an interrupted run leaves behind, and how to go on."""
     if not any(out.glob("parts/*/*.parquet")):
@@ -126,9 +133,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _main_train(words[1:])
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
-    out = options.pop("out") or Path("runs") / f"{command}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+    out = options.pop("out") or _default_out(command, options)
     try:
-        {"probe": _run_probe, "eval": evaluating.run}[command](options, out)
+        {"probe": _run_probe, "eval": evaluating.run, "sweep": sweeping.run}[command](options, out)
     except AntiphaseError as error:
         kept = f" {_kept(out)}" if any(out.glob("parts/*/*.parquet")) else ""
         print(f"antiphase: error: {error}{kept}", file=sys.stderr)

@@ -11,6 +11,9 @@ from jaxtyping import Float
 # Values differ when they do so by more than what rounding of shares leaves.
 _ROUNDING = 1e-12
 
+# A part of the variance and its degrees of freedom.
+_Term = tuple[float, int]
+
 
 @dataclass(frozen=True)
 class DifferenceVariance:
@@ -18,16 +21,17 @@ class DifferenceVariance:
 
     Args:
         value: V; 0 when all problems, and all seeds, differ alike.
-        degrees: of freedom, after Satterthwaite.
+        degrees: of freedom.
         problems: deviations of the problems' differences from their mean.
-        seeds: deviations of the seeds' means from theirs: of the differences when seeds are paired, else of each side
-            (the right side's with a minus); empty when a side has one seed.
+        problem_term: the part of V that problems show (its column term).
+        seed_term: the part that seeds show (its row terms); 0 when a side has one seed.
     """
 
     value: float
     degrees: float
     problems: Float[np.ndarray, "problem"]
-    seeds: tuple[Float[np.ndarray, "_"], ...]
+    problem_term: float
+    seed_term: float
 
 
 def difference_variance(
@@ -48,7 +52,10 @@ def difference_variance(
     variance (as Agresti & Min 2005 do for matched pairs). Without it, the interval covers 85 to 88 % when 3 to 10 % of
     30 to 100 problems differ.
 
-    Degrees of freedom: Satterthwaite, V² / Σ (term² / its own), the term's own if V is that term.
+    Degrees of freedom: Satterthwaite, V² / Σ (term² / its own), the term's own if V is that term. Deviation: two
+    paired seeds have one degree, and when they happen to agree Satterthwaite believes that seeds do not vary (95 %
+    intervals cover 87 to 91 % once seeds vary more than problems do). There it is Σ term / Σ (term / its own) over
+    rows and columns, which is never more, covers 89 to 94 %, and up to 99 % when seeds do not vary at all.
 
     Args:
         left, right: at least two problems, no NaN.
@@ -66,17 +73,26 @@ def difference_variance(
     if min(len(side) for side in sides) < 2:
         sides = []
     seed_terms = [(_mean_variance(side.mean(1)), len(side) - 1) for side in sides]
-    residual_terms = [(_residual(side) / side.size, (len(side) - 1) * (num - 1)) for side in sides]
-    seed_term = sum(term for term, _ in seed_terms)
-    value = problem_term + seed_term - sum(term for term, _ in residual_terms)
-    if value > max(problem_term, seed_term):
-        parts = [(problem_term, num - 1), *seed_terms, *residual_terms]
-    else:
-        value = max(problem_term, seed_term)
-        parts = seed_terms if seed_term > problem_term else [(problem_term, num - 1)]
-    degrees = value**2 / sum(term**2 / own for term, own in parts) if value > 0 else float(num - 1)
-    deviations = tuple(side.mean(1) - side.mean() for side in sides)
-    return DifferenceVariance(float(value), max(1.0, float(degrees)), columns - columns.mean(), deviations)
+    noise_terms = [(_residual(side) / side.size, (len(side) - 1) * (num - 1)) for side in sides]
+    value, degrees = _combined((problem_term, num - 1), seed_terms, noise_terms)
+    seed_term = float(sum(term for term, _ in seed_terms))
+    return DifferenceVariance(value, degrees, columns - columns.mean(), problem_term, seed_term)
+
+
+def _combined(problem: _Term, seeds: list[_Term], noise: list[_Term]) -> tuple[float, float]:
+    """V and its degrees of freedom."""
+    seed_term = sum(term for term, _ in seeds)
+    value = problem[0] + seed_term - sum(term for term, _ in noise)
+    parts = [problem, *seeds, *noise]
+    if value <= max(problem[0], seed_term):
+        value = max(problem[0], seed_term)
+        parts = seeds if seed_term > problem[0] else [problem]
+    if value == 0:
+        return 0.0, problem[1]
+    if [own for _, own in seeds] == [1]:
+        total = problem[0] + seed_term
+        return value, total / (problem[0] / problem[1] + seed_term)
+    return value, max(1.0, value**2 / sum(term**2 / own for term, own in parts))
 
 
 def _mean_variance(values: Float[np.ndarray, "item"]) -> float:

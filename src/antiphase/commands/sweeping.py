@@ -1,0 +1,51 @@
+"""`antiphase sweep`: its options, and what it prints."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from antiphase.commands.options import Help, Parser
+from antiphase.errors import AntiphaseError
+
+
+def add(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the command."""
+    command = commands.add_parser(
+        "sweep",
+        help="train and evaluate a grid of methods, seeds, models and settings, and compare",
+        description="Run the cells of a study one after another. A cell that is done is skipped, one that was cut goes "
+        "on: repeat the command to continue.",
+        formatter_class=Help,
+    )
+    command.add_argument("study", type=Path, metavar="STUDY.yaml", help="see docs/evaluate.md")
+    command.add_argument("--out", type=Path, help="folder to write to (default: results, beside the study)")
+    command.add_argument(
+        "--cell", dest="cells", action="append", default=[], metavar="CELL", help="run this cell alone"
+    )
+    command.add_argument("--jobs", type=int, default=1, help="cells at a time")
+    command.add_argument("--keep-models", action="store_true", help="keep trained models under OUT/models")
+    command.add_argument("--dry-run", action="store_true", help="check everything, state the total budget, and stop")
+    command.add_argument(
+        "--print-commands",
+        dest="commands",
+        action="store_true",
+        help="print a command for each cell that is not done, for a scheduler, and stop",
+    )
+
+
+def run(options: dict[str, Any], out: Path) -> None:
+    """Run the study and print its tables.
+
+    Raises:
+        AntiphaseError: some cells failed; the others are done.
+    """
+    from antiphase.study.runner import sweep
+
+    result = sweep(options.pop("study"), out, say=lambda line: print(line, flush=True), **options)
+    if result.report is not None:
+        print(result.report)
+    if result.failed:
+        first, why = next(iter(result.failed.items()))
+        raise AntiphaseError(
+            f"{len(result.failed)} of {result.num_cells} failed: {first}: {why}. Repeat the command to try them again."
+        )

@@ -1,0 +1,140 @@
+"""What a study will cost, and whether its methods cost the same: prompts, rollouts, tokens, optimizer steps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from antiphase.errors import InvalidInputError
+from antiphase.evaluate.config import EvalConfig
+from antiphase.evaluate.plan import plan_tasks
+from antiphase.probing.config import config_from
+from antiphase.study.cells import cell_recipe
+from antiphase.study.definition import Cell, Study
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Of one training: what has to be equal between methods that are compared.
+
+    Args:
+        tasks: that are trained on.
+        num_problems: of each task; None is all.
+        steps: optimizer steps.
+        rollouts: sampled in all.
+        group_size: rollouts of a prompt.
+        max_tokens: of a completion.
+        batch: rollouts of one optimizer step.
+        learning_rate: at its height.
+    """
+
+    tasks: tuple[str, ...]
+    num_problems: int | None
+    steps: int
+    rollouts: int
+    group_size: int
+    max_tokens: int | None
+    batch: int
+    learning_rate: float
+
+
+def training_budget(cell: Cell, scratch: Path) -> Budget:
+    """The budget of a cell that trains; its recipe is read and checked on the way.
+
+    Raises:
+        InvalidInputError: a key or value that antiphase train refuses, or a length in epochs.
+    """
+    from antiphase.train.recipe import parse_recipe
+
+    path = scratch / "recipe.yaml"
+    path.write_text(yaml.safe_dump(cell_recipe(cell, "model", scratch / "out")), encoding="utf-8")
+    try:
+        recipe = parse_recipe(["--config", str(path)])
+    except InvalidInputError as error:
+        message = str(error).replace(f"{path}: ", "")
+        raise InvalidInputError(f"method {cell.method!r} of the model {cell.model!r}: {message}") from error
+    config, options = recipe.config, recipe.options
+    if config.max_steps <= 0:
+        raise InvalidInputError(
+            f"method {cell.method!r} of the model {cell.model!r}: a study needs max_steps, so that budgets are known."
+        )
+    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    micro_steps = config.max_steps * config.gradient_accumulation_steps
+    generations = -(-micro_steps // (config.num_iterations * config.steps_per_generation))
+    return Budget(
+        tuple(options.tasks),
+        options.num_problems,
+        config.max_steps,
+        generations * config.generation_batch_size,
+        config.num_generations,
+        config.max_completion_length,
+        batch,
+        float(config.learning_rate),
+    )
+
+
+def check_budgets(study: Study, scratch: Path) -> dict[str, Budget]:
+    """Budgets by cell name; equal for all methods of a model and setting.
+
+    Raises:
+        InvalidInputError: two methods of a model and setting differ.
+    """
+    known: dict[tuple[str, str, str], Budget] = {}
+    budgets: dict[str, Budget] = {}
+    for cell in study.cells:
+        if not cell.trained:
+            continue
+        key = (cell.model, cell.setting, cell.method)
+        if key not in known:
+            known[key] = training_budget(cell, scratch)
+            others = [(k, b) for k, b in known.items() if k[:2] == key[:2] and b != known[key]]
+            if others:
+                _refuse(cell, known[key], *others[0])
+        budgets[cell.name] = known[key]
+    return budgets
+
+
+def _refuse(cell: Cell, budget: Budget, other: tuple[str, str, str], known: Budget) -> None:
+    differing = [
+        f"{name} is {getattr(budget, name)!r} and {getattr(known, name)!r}"
+        for name in Budget.__dataclass_fields__
+        if getattr(budget, name) != getattr(known, name)
+    ]
+    raise InvalidInputError(
+        f"the methods {cell.method!r} and {other[2]!r} have unequal budgets ({'; '.join(differing)}), so a comparison "
+        "would not be of methods. Set these keys under train, where all methods share them."
+    )
+
+
+def check_evaluations(cells: Sequence[Cell]) -> dict[str, int]:
+    """Rollouts of each cell's evaluation, by cell name; tasks and options are checked on the way.
+
+    Raises:
+        AntiphaseError: an option or task that antiphase eval refuses.
+    """
+    known: dict[str, int] = {}
+    counts = {}
+    for cell in cells:
+        key = repr(sorted(cell.evaluation.items()))
+        if key not in known:
+            options: dict[str, Any] = {"seed": cell.seed, **cell.evaluation}
+            config = config_from("model", options, EvalConfig)
+            problems = sum(len(plan.problems) for plan in plan_tasks(config))
+            known[key] = problems * (config.samples + config.greedy)
+        counts[cell.name] = known[key]
+    return counts
+
+
+def describe_budget(study: Study, budgets: dict[str, Budget], evaluations: dict[str, int], done: int) -> str:
+    """The total budget of a study in words."""
+    trained = [budgets[cell.name] for cell in study.cells if cell.trained]
+    lines = [
+        f"study {study.name}: {len(study.cells)} cells ({len(trained)} trained and evaluated, "
+        f"{len(study.cells) - len(trained)} evaluated alone), {len(study.made())} models to make; {done} cells done",
+        f"training: {sum(b.steps for b in trained):,} optimizer steps, {sum(b.rollouts for b in trained):,} rollouts "
+        f"of up to {max((b.max_tokens or 0 for b in trained), default=0)} tokens",
+        f"evaluation: {sum(evaluations.values()):,} rollouts",
+    ]
+    return "\n".join(lines)

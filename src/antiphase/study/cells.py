@@ -1,0 +1,188 @@
+"""Run one cell: make its model, train, evaluate, and keep what the tables need.
+
+OUT/models/NAME/           made models, and made.json once they are whole
+OUT/work/CELL/train, eval  of a cell that is under way; gone when it is done
+OUT/cells/CELL.parquet     a row for each evaluated rollout
+OUT/cells/CELL.json        everything else; there when the cell is done
+"""
+
+import contextlib
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from antiphase.errors import AntiphaseError, InvalidInputError
+from antiphase.study.definition import Cell, Made
+
+COLUMNS = (
+    "task", "problem_id", "sample", "greedy", "estimator", "correct", "answer", "outcome", "well_formed", "finish",
+    "num_tokens", "num_measured", "spearman", "shuffled", "logprob_control", "entropy_mean", "strength_mean",
+    "logprob_mean", "self_certainty_mean",
+)  # fmt: skip
+
+
+class CellError(AntiphaseError, RuntimeError):
+    """A cell could not be run to its end."""
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that appears under its name only when it is whole."""
+    work = path.with_name(f".{path.name}.tmp")
+    work.write_text(text, encoding="utf-8")
+    work.replace(path)
+
+
+@contextlib.contextmanager
+def _only_one(path: Path, *, wait: bool) -> Iterator[None]:
+    """Hold a lock that ends with this process, however it ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise CellError(f"{path.stem} is being run by another process.") from None
+        yield
+
+
+def make_model(made: Made, out: Path) -> Path:
+    """Run the command that makes a model, unless it is there.
+
+    Raises:
+        CellError: the command failed; the end of what it printed is in its log.
+    """
+    with _only_one(out / "models" / f"{made.name}.lock", wait=True):
+        return _make(made, out)
+
+
+def _make(made: Made, out: Path) -> Path:
+    folder = out / "models" / made.name
+    marker = folder / "made.json"
+    command = [word.replace("{out}", str(folder)) for word in made.command]
+    if marker.is_file():
+        if json.loads(marker.read_text(encoding="utf-8"))["command"] != list(made.command):
+            raise InvalidInputError(f"{folder} was made by another command. Remove it, or choose another --out.")
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    if command[0] in ("python", "python3"):
+        command[0] = sys.executable
+    log = out / "models" / f"{made.name}.log"
+    with log.open("wb") as file:
+        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+    if status != 0:
+        last = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
+        raise CellError(f"making {made.name} failed with status {status}: {shlex.join(command)}: {last} (see {log})")
+    write_whole(marker, json.dumps({"command": list(made.command)}) + "\n")
+    return folder
+
+
+def cell_recipe(cell: Cell, model: str, folder: Path) -> dict[str, Any]:
+    """The recipe of a cell, as antiphase train reads it."""
+    own = {"model": model, "seed": cell.seed, "output_dir": str(folder), "eval_problems": 0, "report_to": "none"}
+    return {**own, **cell.recipe, "model": model, "seed": cell.seed, "output_dir": str(folder)}
+
+
+def run_cell(cell: Cell, out: Path, *, keep_models: bool = False) -> None:
+    """Run a cell to its end; what was done before is not done again.
+
+    Raises:
+        AntiphaseError: its model, training or evaluation failed, or another process is at it.
+        KeyboardInterrupt: the training was interrupted.
+    """
+    with _only_one(out / "work" / f"{cell.name}.lock", wait=False):
+        if not (out / "cells" / f"{cell.name}.json").is_file():
+            _run(cell, out, keep_models)
+
+
+def _run(cell: Cell, out: Path, keep_models: bool) -> None:
+    began = time.time()
+    source = str(make_model(cell.made, out)) if cell.made is not None else str(cell.path)
+    work = out / "work" / cell.name
+    work.mkdir(parents=True, exist_ok=True)
+    trained: Mapping[str, Any] | None = None
+    if cell.stage is None:
+        trained = _train(cell, source, work)
+        model = str(work / "train")
+    else:
+        model = str(Path(source) / cell.stage) if cell.made is not None else source
+    from antiphase.evaluate.runner import evaluate
+
+    options = {"seed": cell.seed, **cell.evaluation}
+    found = evaluate(model, out=work / "eval", resume=True, figures=False, progress=False, **options)
+    rows = found.rollouts[list(COLUMNS)].copy()
+    for name in rows.select_dtypes("float64").columns:
+        rows[name] = rows[name].astype("float32")
+    _keep(cell, out, rows, found.summary, trained, time.time() - began)
+    if keep_models and cell.trained:
+        (out / "models").mkdir(exist_ok=True)
+        shutil.rmtree(out / "models" / cell.name, ignore_errors=True)
+        shutil.move(str(work / "train"), str(out / "models" / cell.name))
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _train(cell: Cell, source: str, work: Path) -> Mapping[str, Any]:
+    folder = work / "train"
+    if not (folder / "summary.json").is_file():
+        from antiphase.train.runner import train
+
+        recipe = work / "recipe.yaml"
+        write_whole(recipe, yaml.safe_dump(cell_recipe(cell, source, folder), allow_unicode=True, sort_keys=False))
+        result = train(["--config", str(recipe), "--resume"])
+        if result.interrupted:
+            raise KeyboardInterrupt
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return summary
+
+
+def _keep(
+    cell: Cell,
+    out: Path,
+    rows: pd.DataFrame,
+    summary: Mapping[str, Any],
+    trained: Mapping[str, Any] | None,
+    seconds: float,
+) -> None:
+    kept = ("change", "num_steps", "alarms", "measuring_seconds", "device", "num_processes")
+    record = {
+        "cell": cell.name,
+        "model": cell.model,
+        "setting": cell.setting,
+        "method": cell.method,
+        "seed": cell.seed,
+        "trained": cell.trained,
+        "digest": cell.digest(),
+        "recipe": dict(cell.recipe),
+        "training": None if trained is None else {key: trained[key] for key in kept},
+        "results": [_without_cells(entry) for entry in summary["results"]],
+        "versions": summary["versions"] | (trained or {}).get("versions", {}),
+        "commit": summary["commit"],
+        "seconds": round(seconds, 1),
+    }
+    (out / "cells").mkdir(exist_ok=True)
+    part = out / "cells" / f".{cell.name}.parquet.tmp"
+    rows.to_parquet(part, index=False)
+    part.replace(out / "cells" / f"{cell.name}.parquet")
+    # Comes last: it marks the cell as done.
+    write_whole(out / "cells" / f"{cell.name}.json", json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _without_cells(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A result without the machine's folder as the model's name, and without ρ of every single projection."""
+    slim = {key: value for key, value in entry.items() if key not in ("model", "revision", "layers")}
+    if "signals" in slim:
+        slim["signals"] = {key: value for key, value in slim["signals"].items() if key != "by_projection"}
+    return slim

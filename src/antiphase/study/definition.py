@@ -1,0 +1,260 @@
+"""A study: what STUDY.yaml says, as cells.
+
+    name: my-study
+    models:                         # name: hub id or directory, or a mapping
+      tiny: {make: "python sft.py {setting} --seed {seed} --out {out}", stages: {sft-40: checkpoint-40}, train: {…}}
+      smollm2: demo
+    settings:                       # optional axis of shared changes, such as tasks
+      sums: {make: "--task sums", train: {tasks: ["sums"]}, eval: {tasks: ["sums"]}}
+    methods:                        # name: changes to the recipe; {} is the recipe as it is
+      grpo: {preset: grpo}
+    seeds: [0, 1, 2]
+    train: {…}                      # keys of antiphase train
+    eval: {…}                       # options of antiphase eval
+    compare: {reference: grpo}
+
+A cell is one model, setting, method and seed: trained, then evaluated. The model as it is before any training, and the
+`stages` that `make` leaves behind, are cells that are evaluated alone.
+"""
+
+import hashlib
+import itertools
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from antiphase.errors import InvalidInputError
+from antiphase.tasks.specs import did_you_mean
+
+BASE = "base"
+_KEYS = ("name", "models", "settings", "methods", "seeds", "train", "eval", "compare")
+_MODEL_KEYS = ("path", "make", "stages", "train", "eval", "methods", "seeds", "settings")
+_SETTING_KEYS = ("make", "train", "eval")
+_COMPARE_KEYS = ("reference", "smallest", "groups")
+_NAME = re.compile(r"[A-Za-z0-9][\w+=-]*")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A model that a command makes.
+
+    Args:
+        name: folder under `models/`.
+        command: words, with `{out}` still in them.
+    """
+
+    name: str
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model, setting, method and seed.
+
+    Args:
+        model, setting, method, seed: its place in the grid.
+        path: hub id or directory of the model; None if it is made.
+        made: how the model is made; None if it is not.
+        stage: folder within the made model that is evaluated without training; None where it is trained.
+        recipe: keys of antiphase train, without model, seed and output_dir.
+        evaluation: options of antiphase eval.
+    """
+
+    model: str
+    setting: str
+    method: str
+    seed: int
+    path: str | None
+    made: Made | None
+    stage: str | None
+    recipe: Mapping[str, Any] = field(hash=False)
+    evaluation: Mapping[str, Any] = field(hash=False)
+
+    @property
+    def name(self) -> str:
+        """Unique in the study."""
+        return f"{self.model}.{self.setting}.{self.method}.s{self.seed}"
+
+    @property
+    def trained(self) -> bool:
+        """Whether the cell trains before it evaluates."""
+        return self.stage is None
+
+    def digest(self) -> str:
+        """Of everything that decides the cell's numbers."""
+        made = None if self.made is None else list(self.made.command)
+        values = [self.seed, self.path, made, self.stage, dict(self.recipe), dict(self.evaluation)]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study and its cells, in the order in which they run."""
+
+    name: str
+    path: Path
+    cells: tuple[Cell, ...]
+    methods: tuple[str, ...]
+    reference: str | None
+    smallest: float
+
+    def cell(self, name: str) -> Cell:
+        """The cell of this name.
+
+        Raises:
+            InvalidInputError: there is none; names the nearest.
+        """
+        for cell in self.cells:
+            if cell.name == name:
+                return cell
+        names = [cell.name for cell in self.cells]
+        raise InvalidInputError(
+            f"the study has no cell {name!r}{did_you_mean(name, names)} It has {len(names)} cells."
+        )
+
+    def made(self) -> dict[str, Made]:
+        """The models that commands make, by name."""
+        return {cell.made.name: cell.made for cell in self.cells if cell.made is not None}
+
+
+def read_study(path: Path) -> Study:
+    """Read STUDY.yaml.
+
+    Raises:
+        InvalidInputError: unreadable, not YAML, an unknown key (naming the nearest), or an empty axis.
+    """
+    content = _load(path)
+    _check_keys(content, _KEYS, str(path))
+    for key in ("models", "methods", "seeds"):
+        if not content.get(key):
+            raise InvalidInputError(f"{path}: {key} is empty; a study needs at least one.")
+    seeds = content["seeds"]
+    if not isinstance(seeds, list) or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise InvalidInputError(f"{path}: seeds must be a list of whole numbers from 0; got {seeds!r}.")
+    settings = content.get("settings") or {"all": {}}
+    compare = content.get("compare") or {}
+    _check_keys(compare, _COMPARE_KEYS, f"{path}: compare")
+    cells: list[Cell] = []
+    for model, setting in itertools.product(_mapping(content, "models", path), _mapping({"s": settings}, "s", path)):
+        cells += _cells(content, path, model, setting, settings)
+    methods = tuple(dict.fromkeys(cell.method for cell in cells if cell.trained))
+    reference = compare.get("reference")
+    if reference is not None and reference not in methods:
+        raise InvalidInputError(
+            f"{path}: compare: reference {reference!r} is no method{did_you_mean(str(reference), list(methods))} "
+            f"There are {', '.join(methods)}."
+        )
+    names = [cell.name for cell in cells]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InvalidInputError(f"{path}: two cells are called {twice}; rename a stage or a method.")
+    return Study(
+        str(content.get("name") or path.stem),
+        path,
+        tuple(cells),
+        methods,
+        reference,
+        float(compare.get("smallest", 0.05)),
+    )
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidInputError(f"the study {str(path)!r} cannot be read ({error.strerror or error}).") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"the study {str(path)!r} is not YAML ({' '.join(str(error).split())}).") from None
+    if not isinstance(content, dict):
+        raise InvalidInputError(f"the study {str(path)!r} must map keys to values; got {type(content).__name__}.")
+    return content
+
+
+def _check_keys(content: Any, known: tuple[str, ...], where: str) -> None:
+    if not isinstance(content, Mapping):
+        raise InvalidInputError(f"{where}: expected a mapping; got {type(content).__name__}.")
+    for key in content:
+        if key not in known:
+            raise InvalidInputError(
+                f"{where}: unknown key {str(key)!r}{did_you_mean(str(key), list(known))} It may hold {', '.join(known)}."
+            )
+
+
+def _mapping(content: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:
+    value = content[key]
+    if not isinstance(value, Mapping):
+        raise InvalidInputError(f"{path}: {key} must map names to what they are; got {type(value).__name__}.")
+    for name in value:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise InvalidInputError(
+                f"{path}: {key}: the name {name!r} must be of letters, digits, '_', '-', '+' and '='; it names files."
+            )
+    return value
+
+
+def _cells(
+    content: Mapping[str, Any], path: Path, model: str, setting: str, settings: Mapping[str, Any]
+) -> list[Cell]:
+    entry = content["models"][model]
+    entry = {"path": entry} if isinstance(entry, str) else entry
+    where = f"{path}: models: {model}"
+    _check_keys(entry, _MODEL_KEYS, where)
+    if ("path" in entry) == ("make" in entry):
+        raise InvalidInputError(f"{where}: give either path (a hub id or directory) or make (a command).")
+    change = settings[setting] or {}
+    _check_keys(change, _SETTING_KEYS, f"{path}: settings: {setting}")
+    if setting not in (entry.get("settings") or [setting]):
+        return []
+    methods, stages = _mapping(content, "methods", path), entry.get("stages") or {}
+    chosen = entry.get("methods") or list(methods)
+    for name in chosen:
+        if name not in methods:
+            raise InvalidInputError(f"{where}: unknown method {name!r}{did_you_mean(str(name), list(methods))}")
+    recipe = {**_part(content, "train"), **_part(entry, "train"), **_part(change, "train")}
+    evaluation = {**_part(content, "eval"), **_part(entry, "eval"), **_part(change, "eval")}
+    cells = []
+    for seed in entry.get("seeds") or content["seeds"]:
+        made = _made(entry.get("make"), model, setting, str(change.get("make", setting)), seed)
+
+        def cell(
+            method: str,
+            stage: str | None,
+            changes: Mapping[str, Any],
+            seed: int = seed,
+            made: Made | None = made,
+        ) -> Cell:
+            train = {} if stage is not None else {**recipe, **changes}
+            return Cell(model, setting, method, seed, entry.get("path"), made, stage, train, evaluation)
+
+        # A model that is not made is the same for all seeds, and still sampled anew by each.
+        cells += [cell(name, str(folder), {}) for name, folder in stages.items()]
+        cells.append(cell(BASE, ".", {}))
+        cells += [cell(name, None, methods[name] or {}) for name in chosen]
+    return cells
+
+
+def _part(content: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return dict(content.get(key) or {})
+
+
+def _made(command: Any, model: str, setting: str, words_of_setting: str, seed: int) -> Made | None:
+    if command is None:
+        return None
+    words = command.split() if isinstance(command, str) else [str(word) for word in command]
+    name = model
+    for part, value in (("{setting}", setting), ("{seed}", f"s{seed}")):
+        if any(part in word for word in words):
+            name += f".{value}"
+    filled: list[str] = []
+    for word in words:
+        if word == "{setting}":
+            filled += shlex.split(words_of_setting)
+        else:
+            filled.append(word.replace("{model}", model).replace("{setting}", setting).replace("{seed}", str(seed)))
+    return Made(name, tuple(filled))
