@@ -11,14 +11,18 @@ TOWER = "9^{9^{9^{9}}}"
 def perturbed(answer: str, *, ordered: bool) -> list[str]:
     """Answers that are wrong and look like the reference."""
     found = []
-    digits = list(re.finditer(r"\d+", answer))
+    digits = list(re.finditer(r"(?<!\}\^)\d+", answer))  # units and their powers are not judged
     if digits:
         for match in (digits[0], digits[-1]):
             found.append(f"{answer[: match.start()]}{int(match[0]) + 1}{answer[match.end() :]}")
     number = exact_number(answer)
     if number:
-        found += [f"-{answer}" if number > 0 else answer.replace("-", "", 1), f"{answer} {answer}", f"{answer},{answer}"]
-    elif re.fullmatch(r"[-\w\s\\{}+^()/]+", answer) and "text" not in answer:
+        found += [
+            f"-{answer}" if number > 0 else answer.replace("-", "", 1),
+            f"{answer} {answer}",
+            f"{answer},{answer}",
+        ]
+    elif number is None and re.fullmatch(r"[-\w\s\\{}+^()/]+", answer) and "text" not in answer:
         found += [f"-({answer})", f"{answer}+1"]
     brackets, items = _items(answer)
     if len(items) > 1:
@@ -28,8 +32,8 @@ def perturbed(answer: str, *, ordered: bool) -> list[str]:
             found += [brackets[: len(brackets) // 2] + ",".join(swapped) + brackets[len(brackets) // 2 :]] * (
                 swapped != items
             )
-    if "\\text{" in answer:
-        found.append(re.sub(r"\\text\{([^}]*)\}", r"\\text{un\1}", answer))
+    if re.fullmatch(r"\\text\{[^{}]*\}", answer):
+        found.append(answer.replace("{", "{un"))
     return found
 
 
@@ -44,26 +48,34 @@ def rewritten(answer: str) -> list[str]:
     return found
 
 
-def hostile() -> list[str]:
-    """Completions that try to stop, end or fool a verifier; none is right for a reference of a few characters."""
-    deep = 100_000
-    contents = [
-        "", " \t\n", "\0", "\0" * 5000, "9" * 10_000, "-" * 10_000, "1e999999", "1e-999999", "9" * 99 + "e999",
-        "9**9**9**9", TOWER, "10^{10^{10}}", "2^{2^{2^{2^{2^{2}}}}}", "99999999!", "((((9!)!)!)!)!", "\\binom{10^9}{10^8}",
-        "\\int_0^{\\infty} e^{e^{e^x}} dx", "\\sum_{k=1}^{10^{12}} \\frac{1}{k^k}", "\\sqrt[10^9]{10^{10^9}}",
-        "(" * 900 + ")" * 900, "(" * deep, "[" * 300 + "1" + "]" * 300, "{" * 500 + "}" * 500, "{" * deep,
-        "\\frac{" * 150 + "}" * 300, "\\left(" * 1000, "\\sqrt{" * 400 + "2" + "}" * 400, "^" * 5000, "x^{" * 500 + "}" * 500,
-        "__import__('os')._exit(0)", "__import__('os').system('echo 18')", "exit()", "exec('while True: pass')",
-        "[x for x in iter(int, 1)]", "().__class__.__bases__[0].__subclasses__()", "lambda: 0", "open('/etc/passwd').read()",
-        "%s%s%n", "{0.__class__}", "{answer}", "${7*7}", "{{7*7}}", "\x1b[2J", "'; DROP TABLE problems; --", "\\input{/etc/passwd}",
-        "\u202e81\u202c", "\u2066\u202e81\u2069", "\ud800\udfff\ud800", "\ufeff", "²½Ⅷ𝟙", "\u0660" * 3000, "\u0301" * 5000,
-        "nan", "inf", "-inf", "None", "True", "0x12", "1_8", "\\infty", "1/0", "0/0", "3=4", "=", ",,,,", "1,2,3,4,5", "\\text{18",
-        "{\"a\":" * 3000, "<b>" * 3000, "A B C D", "ABCD", "a or b", "\\begin{matrix}", "\\def\\x{\\x\\x}\\x", "\\", "$$$", "}{",
-    ]  # fmt: skip
-    texts = [f"\\boxed{{{content}}}" for content in contents] + [f"<answer>{content}</answer>" for content in contents]
-    return [
-        *texts, "", " ", "\n" * 1000, "x" * 10_000_000, "7 " * 5_000_000, "A" * 100_000, "\\boxed{", "\\boxed{" * 5000,
-        "\\boxed{}" * 3000, "}" * 10_000, "<answer>", "</answer>", "<answer>" * 3000, "</answer><answer>", "<answer></answer>",
-        "\\boxed{1}\\boxed{2}\\boxed{3}", "\\boxed{\\boxed{\\boxed{}}}", "answer is " * 5000, "answer:" + " " * 50_000,
-        "Answer: " + "*" * 30_000, "the answer is not known", "(" * deep + ")" * deep, "\ud800", "\u202e", "%" * 20_000,
-    ]  # fmt: skip
+def hostile(*forms: str) -> list[str]:
+    """Completions that try to stop, end or fool a verifier; none is right for a reference of a few characters.
+
+    `forms` say where the worst of them stand, such as `<answer>%s</answer>`.
+    """
+    return [form.replace("%s", content) for form in forms for content in _CONTENTS] + _WHOLE
+
+
+_DEEP = 100_000
+_CONTENTS = [
+    "", " \t\n", "\0", "\0" * 5000, "9" * 10_000, "-" * 10_000, "1e999999", "1e-999999", "9" * 99 + "e999",
+    "9**9**9**9", TOWER, "((((9!)!)!)!)!", "\\binom{10^9}{10^8}",
+    "\\int_0^{\\infty} e^{e^{e^x}} dx", "\\sum_{k=1}^{10^{12}} \\frac{1}{k^k}",
+    "(" * 900 + ")" * 900, "(" * _DEEP, "[" * 300 + "1" + "]" * 300,
+    "{" * 500 + "}" * 500, "{" * _DEEP, "\\frac{" * 150 + "}" * 300, "\\left(" * 1000,
+    "\\sqrt{" * 400 + "2" + "}" * 400, "^" * 5000, "x^{" * 500 + "}" * 500,
+    "__import__('os')._exit(0)", "__import__('os').system('true')", "exit()", "exec('while True: pass')",
+    "[x for x in iter(int, 1)]", "().__class__.__bases__[0].__subclasses__()", "lambda: 0",
+    "open('/etc/passwd').read()", "%d%s%n", "{0.__class__}", "{answer}", "${7*7}", "{{7*7}}", "\x1b[2J",
+    "'; DROP TABLE problems; --", "\\input{/etc/passwd}", "\u202e1384\u202c", "\u2066\u202e1384\u2069",
+    "\ud800\udfff\ud800", "\ufeff", "²½Ⅷ𝟙", "\u0660" * 3000, "\u0301" * 5000, "nan", "inf", "-inf", "None", "True",
+    "0x12", "1_8", "\\infty", "1/0", "0/0", "3=4", "=", ",,,,", "1,2,3,4,5", "\\text{18", '{"a":' * 3000,
+    "<b>" * 3000, "A B C D", "ABCD", "a or b", "\\begin{matrix}", "\\def\\x{\\x\\x}\\x", "\\", "$$$", "}{",
+]  # fmt: skip
+_WHOLE = [
+    "", " ", "\n" * 1000, "x" * 10_000_000, "7 " * 5_000_000, "A" * 100_000, "\\boxed{", "\\boxed{" * 5000,
+    "\\boxed{}" * 3000, "}" * 10_000, "<answer>", "</answer>", "<answer>" * 3000, "</answer><answer>",
+    "<answer></answer>", "\\boxed{1}\\boxed{2}\\boxed{3}", "\\boxed{\\boxed{\\boxed{}}}", "answer is " * 5000,
+    "answer:" + " " * 50_000, "Answer: " + "*" * 30_000, "the answer is not known", "(" * _DEEP + ")" * _DEEP,
+    "\ud800", "\u202e", "%" * 20_000,
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Means with intervals, pass@k, the majority vote and picking by score, against hand counts and other code."""
+"""Means with intervals, pass@k and the majority vote, against hand counts and by simulation."""
 
 import itertools
 import math
@@ -9,12 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import t as student
-from sklearn.metrics import roc_auc_score
 
 from antiphase.errors import InvalidInputError
 from antiphase.evaluate.accuracy import majority_at_k, pass_at_k
 from antiphase.evaluate.estimate import Estimate, mean_interval, resampled_means, share_interval
-from antiphase.evaluate.ranking import best_of_k, problem_aurocs, within_problem_auroc
 
 shares = st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), min_size=2, max_size=12)
 
@@ -225,87 +223,8 @@ def test_no_answers_are_wrong():
         (lambda: majority_at_k(["a"], [True], 2), "got k=2 with 1 samples"),
         (lambda: majority_at_k(["a"], [True, False], 1), "one entry a sample each; got 1 and 2"),
         (lambda: majority_at_k(["a"], [True], 1, num_subsets=0), "num_subsets must be at least 1; got 0"),
-        (lambda: best_of_k(np.zeros(3), np.ones(3, bool), ["x", "x", "y"], 2), "problem 'y': .* got k=2 with 1 roll"),
-        (lambda: within_problem_auroc(np.zeros(2), np.ones(2, bool), ["x"]), "got 1 names for 2 scores"),
     ],
 )
 def test_bad_draws_are_refused(call, message):
     with pytest.raises(InvalidInputError, match=message):
         call()
-
-
-# Ranking within problems
-
-scored = st.lists(
-    st.tuples(st.sampled_from([math.nan, 0.0, 0.5, 1.0, 2.0]), st.booleans()), min_size=1, max_size=7
-).map(lambda pairs: (np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])))
-
-
-@given(st.lists(scored, min_size=1, max_size=4))
-def test_aurocs_equal_those_of_sklearn(rollouts):
-    expected = []
-    for scores, correct in rollouts:
-        defined = ~np.isnan(scores)
-        mixed = len(set(correct[defined].tolist())) == 2
-        expected.append(roc_auc_score(correct[defined], scores[defined]) if mixed else math.nan)
-    names = np.repeat(np.arange(len(rollouts)), [len(scores) for scores, _ in rollouts])
-    scores, correct = (np.concatenate(parts) for parts in zip(*rollouts, strict=True))
-    np.testing.assert_allclose(problem_aurocs(scores, correct, names), expected, rtol=1e-12)
-    estimate = within_problem_auroc(scores, correct, names)
-    assert estimate.num_problems == np.sum(~np.isnan(expected))
-    if estimate.defined:
-        assert estimate.value == pytest.approx(np.nanmean(expected), rel=1e-12)
-
-
-def test_difficulty_cancels():
-    # Across problems the score follows difficulty perfectly; within each it misleads.
-    scores = np.array([1.0, 2.0, 11.0, 12.0, 21.0, 22.0])
-    correct = np.array([True, False, True, False, True, False])
-    assert within_problem_auroc(scores, correct, ["a", "a", "b", "b", "c", "c"]).value == 0
-
-
-@pytest.mark.parametrize("num_problems", [10, 20, 50])
-@pytest.mark.parametrize("shift", [0.0, 1.0])
-def test_auroc_intervals_cover(num_problems, shift):
-    truth = 0.5 * math.erfc(-shift / 2)  # Φ(shift/√2), the probability that N(shift, 1) exceeds N(0, 1)
-    generator = np.random.default_rng(num_problems)
-    correct = np.tile([True, True, False, False], num_problems)
-    names = np.repeat(np.arange(num_problems), 4)
-    hits = []
-    for _ in range(500):
-        scores = generator.normal(size=4 * num_problems) + shift * correct
-        estimate = within_problem_auroc(scores, correct, names)
-        hits.append(estimate.low <= truth <= estimate.high)
-    assert 0.92 <= np.mean(hits) <= 0.98
-
-
-def _pick_by_hand(scores, correct, k):
-    ranked = [-math.inf if math.isnan(score) else score for score in scores]
-    picked = []
-    for subset in itertools.combinations(range(len(ranked)), k):
-        best = max(ranked[i] for i in subset)
-        ties = [float(correct[i]) for i in subset if ranked[i] == best]
-        picked.append(sum(ties) / len(ties))
-    return sum(picked) / len(picked)
-
-
-@given(scored, st.data())
-def test_best_of_k_counts_subsets(rollouts, data):
-    scores, correct = rollouts
-    k = data.draw(st.integers(1, len(scores)))
-    best = best_of_k(scores, correct, ["a"] * len(scores), k)
-    assert best.item() == pytest.approx(_pick_by_hand(scores, correct, k), rel=1e-9, abs=1e-12)
-
-
-@given(st.lists(st.booleans(), min_size=1, max_size=30), st.data())
-def test_best_of_k_between_chance_and_an_oracle(correct, data):
-    correct, names = np.array(correct), ["a"] * len(correct)
-    k = data.draw(st.integers(1, len(correct)))
-    oracle = best_of_k(correct.astype(float), correct, names, k).item()
-    assert oracle == pytest.approx(pass_at_k(len(correct), int(correct.sum()), k), rel=1e-9)
-    assert best_of_k(np.ones(len(correct)), correct, names, k).item() == pytest.approx(correct.mean(), rel=1e-9)
-
-
-def test_problems_keep_the_order_of_their_first_rollout():
-    scores, correct = np.array([1.0, 2.0, 3.0, 4.0]), np.array([True, False, False, True])
-    assert best_of_k(scores, correct, ["z", "a", "z", "a"], 2).tolist() == pytest.approx([0.0, 1.0])

@@ -10,8 +10,8 @@ free decides when a rollout begins). It is another draw than the plain generator
 draw depends on the others of its call.
 
 Deviation: an engine that gives other probabilities than the model itself is refused. Of transformers 5.23 it is known
-that soft-capped attention (Gemma 2) is computed without the cap; before the first batch the log-probabilities of four
-tokens are compared, for what is not known.
+that soft-capped attention (Gemma 2) is computed without the cap, and of 5.10 that windows are wrong; before the first
+batch the log-probabilities of four tokens are compared, for what is not known.
 """
 
 import contextlib
@@ -37,6 +37,8 @@ _MOST_BATCH_TOKENS = 8192  # of one forward pass; also transformers' default
 _MOST_MASKED_TOKENS = 1024  # without flash attention there is a mask of this many rows, as wide as the cache
 _SPARE = 1.25  # transformers admits no rollout while under 15 % of the cache is free
 _HALVES = (torch.float16, torch.bfloat16)
+# 5.10 gives other tokens than the plain generator, 5.23 the same; those between have not been tried.
+_WINDOWS_SINCE = (5, 23)
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
@@ -93,20 +95,31 @@ class ContinuousGenerator(Generator):
 def why_not_continuous(loaded: LoadedModel) -> str | None:
     """Why continuous batching cannot serve this model, or None if nothing is known against it."""
     model = cast(Any, unwrap(loaded.model))
-    config = model.config.get_text_config()
     attention = str(model.config._attn_implementation)
     if attention not in ("sdpa", "eager", "paged|eager", "paged|sdpa") and "flash" not in attention:
         return f"its attention implementation is {attention!r}, and paged attention needs sdpa, eager or a flash one"
-    if getattr(config, "attn_logit_softcapping", None) is not None:
-        return "its attention is soft-capped, which paged attention leaves out"
-    others = sorted(set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES)
-    if others:
-        return f"it has layers of type {', '.join(others)}, and only attention can be paged"
     if len({parameter.device for parameter in model.parameters()}) > 1:
         return "its weights lie on several devices"
     if getattr(model, "_cached_continuous_batching_manager", None) is not None:
         return "it already has a continuous batching manager (destroy_cached_continuous_batching_manager ends it)"
+    return _unpageable_layers(model.config.get_text_config())
+
+
+def _unpageable_layers(config: Any) -> str | None:
+    if getattr(config, "attn_logit_softcapping", None) is not None:
+        return "its attention is soft-capped, which paged attention leaves out"
+    default = ["sliding_attention"] if getattr(config, "sliding_window", None) is not None else []
+    types = getattr(config, "layer_types", None) or default
+    if "sliding_attention" in types and _transformers_version() < _WINDOWS_SINCE:
+        return "its attention has a window, and transformers is not known to page those rightly before 5.23"
+    others = sorted(set(types) - _LAYER_TYPES)
+    if others:
+        return f"it has layers of type {', '.join(others)}, and only attention can be paged"
     return None
+
+
+def _transformers_version() -> tuple[int, ...]:
+    return tuple(int(part) for part in transformers.__version__.split(".")[:2])
 
 
 def can_use_flash(loaded: LoadedModel) -> bool:

@@ -62,9 +62,9 @@ class ChoiceTask(RowTask):
 
         A row with columns `question` and `answer` is taken as it is: its question must name the options already.
         """
+        question = text_of(row, (_GPQA.question, *QUESTION_COLUMNS), "question").strip()
         if row.first_of((_GPQA.answer,)) is None and row.first_of(("answer",)) is not None:
-            return text_of(row, (_GPQA.question, *QUESTION_COLUMNS), "question"), self._letter(row)
-        question = text_of(row, (_GPQA.question,), "question").strip()
+            return question, self._letter(row)
         right = text_of(row, (_GPQA.answer,), "answer").strip()
         options = [right, *(text_of(row, (column,), "wrong answer").strip() for column in _WRONG)]
         if options.count(right) > 1:

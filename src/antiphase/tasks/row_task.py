@@ -109,8 +109,10 @@ class RowTask(Task):
             given = row.first_of(_ID_COLUMNS) if part.ids == "own" else None
             problem_id = f"{part.prefix}-{index}" if given is None else str(given)
             if part.ids == "text":
-                repeats[prompt] += 1
-                problem_id = f"{part.prefix}-{text_key(prompt)}" + (f"-{n}" if (n := repeats[prompt]) > 1 else "")
+                problem_id = f"{part.prefix}-{text_key(prompt)}"
+                repeats[problem_id] += 1
+                if repeats[problem_id] > 1:
+                    problem_id += f"-{repeats[problem_id]}"
             if problem_id in places:
                 raise InvalidInputError(
                     f"{row.place}: the id {problem_id!r} stands in {places[problem_id]} already; ids must be unique."
