@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from antiphase.commands import evaluating, sweeping
+from antiphase.commands import comparing, evaluating, sweeping
 from antiphase.commands.options import Help, Parser, add_model_options, add_signal_options, count, print_written
 from antiphase.errors import AntiphaseError, MissingExtraError
 
@@ -21,6 +21,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_probe(commands)
     evaluating.add(commands)
+    comparing.add(commands)
     sweeping.add(commands)
     commands.add_parser(
         "train",
@@ -126,6 +127,9 @@ def _main_train(words: list[str]) -> int:
     return 0
 
 
+_COMMANDS = {"probe": _run_probe, "eval": evaluating.run, "compare": comparing.run, "sweep": sweeping.run}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status (2: the input is wrong, 130: interrupted)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -135,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = options.pop("command")
     out = options.pop("out") or _default_out(command, options)
     try:
-        {"probe": _run_probe, "eval": evaluating.run, "sweep": sweeping.run}[command](options, out)
+        _COMMANDS[command](options, out)
     except AntiphaseError as error:
         kept = f" {_kept(out)}" if any(out.glob("parts/*/*.parquet")) else ""
         print(f"antiphase: error: {error}{kept}", file=sys.stderr)

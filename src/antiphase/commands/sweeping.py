@@ -13,8 +13,8 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = commands.add_parser(
         "sweep",
         help="train and evaluate a grid of methods, seeds, models and settings, and compare",
-        description="Run the cells of a study one after another. A cell that is done is skipped, one that was cut goes "
-        "on: repeat the command to continue.",
+        description="Run the cells of a study one after another. A cell that is done is skipped, one that was cut "
+        "goes on: repeat the command to continue.",
         formatter_class=Help,
     )
     command.add_argument("study", type=Path, metavar="STUDY.yaml", help="see docs/evaluate.md")

@@ -182,7 +182,8 @@ def _check_keys(content: Any, known: tuple[str, ...], where: str) -> None:
     for key in content:
         if key not in known:
             raise InvalidInputError(
-                f"{where}: unknown key {str(key)!r}{did_you_mean(str(key), list(known))} It may hold {', '.join(known)}."
+                f"{where}: unknown key {str(key)!r}{did_you_mean(str(key), list(known))} "
+                f"It may hold {', '.join(known)}."
             )
 
 

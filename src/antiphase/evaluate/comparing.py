@@ -1,0 +1,159 @@
+"""`compare`: from runs or models to a comparison with tables and figures.
+
+OUT/comparison.{json,md,csv,tex}, figures/
+OUT/evals/NAME/     evaluations of what was given as a model
+"""
+
+import glob
+import importlib.util
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from antiphase.errors import InvalidInputError
+from antiphase.evaluate.comparison import Comparison, Options, compare_entrants
+from antiphase.evaluate.entrants import Entrant, entrants_of
+from antiphase.evaluate.folder import EvalFolder
+from antiphase.evaluate.formats import comparison_csv, comparison_latex, comparison_markdown
+from antiphase.evaluate.result import Evaluation
+from antiphase.evaluate.runner import evaluate
+
+_NAMED = re.compile(r"([^=/\\,]+)=(.+)")
+
+
+def compare(
+    entries: Sequence[str],
+    options: Options | None = None,
+    *,
+    out: str | Path | None = None,
+    estimator: str | None = None,
+    figures: bool = True,
+    evaluation: Mapping[str, Any] | None = None,
+) -> Comparison:
+    """Compare evaluations, or models that are evaluated first.
+
+    Args:
+        entries: each `[NAME=]RUN[,RUN…]`: the folders of evaluations (or patterns such as `runs/grpo-*`), the seeds of
+            one entrant; or a model (hub id, directory), which is evaluated.
+        options: see there.
+        out: folder for the tables, figures and evaluations; None keeps nothing on disk.
+        estimator: whose signals count; by default the first of each evaluation.
+        figures: draw them, where matplotlib is installed.
+        evaluation: options of `evaluate`, for models.
+
+    Raises:
+        InvalidInputError: runs that do not match, unfinished or foreign folders, fewer than two entrants, or an `out`
+            that holds something else.
+    """
+    options, place = options or Options(), None if out is None else Path(out)
+    parsed = [_parse(entry) for entry in entries]
+    if place is not None:
+        _check_out(place)
+    runs = [(name, [path for path in paths if _is_folder(path)]) for name, paths in parsed]
+    models = [(name, [path for path in paths if not _is_folder(path)]) for name, paths in parsed]
+    wanted = [path for _, paths in models for path in paths]
+    if wanted and not (evaluation and (evaluation.get("tasks") or evaluation.get("suite"))):
+        raise InvalidInputError(
+            f"{wanted[0]!r} is no folder of an evaluation. To evaluate it as a model first, name --tasks or a --suite."
+        )
+    # Folders are read before anything is evaluated: a mistake in one of them must not cost hours.
+    read = {path: Evaluation.load(path) for _, paths in runs for path in paths}
+    if wanted and place is None:
+        raise InvalidInputError("models are evaluated into the folder out; name one.")
+    for path in wanted:
+        assert place is not None
+        folder = place / "evals" / (re.sub(r"[^\w.-]+", "-", path).strip("-.") or "model")
+        read[path] = evaluate(path, out=folder, resume=True, **dict(evaluation or {}))
+    entrants: list[Entrant] = []
+    for name, paths in parsed:
+        entrants += entrants_of(name, [read[path] for path in paths], estimator)
+    _check_names(entrants)
+    comparison = compare_entrants(entrants, options)
+    if place is not None:
+        write_comparison(comparison, place, figures=figures)
+    return comparison
+
+
+def _parse(entry: str) -> tuple[str | None, list[str]]:
+    match = _NAMED.fullmatch(entry)
+    name, rest = (match[1], match[2]) if match else (None, entry)
+    paths: list[str] = []
+    for part in rest.split(","):
+        found = sorted(glob.glob(part)) if glob.has_magic(part) else [part]
+        if not found:
+            raise InvalidInputError(f"the pattern {part!r} matches nothing.")
+        paths += found
+    if not all(paths):
+        raise InvalidInputError(f"{entry!r} names an empty run; expected [NAME=]RUN[,RUN…].")
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice is not None:
+        raise InvalidInputError(f"{entry!r} names the run {twice!r} twice; seeds must be different runs.")
+    if name is None and len(paths) > 1:
+        name = Path(paths[0]).name
+    return name, paths
+
+
+def _is_folder(path: str) -> bool:
+    """Whether a path is a folder that is no saved model; `EvalFolder` says what is wrong with a foreign one."""
+    if not Path(path).is_dir():
+        return False
+    try:
+        EvalFolder.open(Path(path))
+    except InvalidInputError:
+        saved = (Path(path) / "config.json", Path(path) / "adapter_config.json")
+        return not any(
+            "model_type" in file.read_text() or "peft_type" in file.read_text() for file in saved if file.is_file()
+        )
+    return True
+
+
+def _check_names(entrants: Sequence[Entrant]) -> None:
+    keys = [(entrant.name, entrant.task) for entrant in entrants]
+    twice = next((name for name, task in keys if keys.count((name, task)) > 1), None)
+    if twice is not None:
+        raise InvalidInputError(
+            f"two entrants are called {twice!r}. Name them: compare first=RUN second=RUN; or give the seeds of one as "
+            "NAME=RUN,RUN."
+        )
+
+
+def _check_out(place: Path) -> None:
+    known = {"comparison.json", "comparison.md", "comparison.csv", "comparison.tex", "figures", "evals"}
+    foreign = sorted(path.name for path in place.iterdir() if path.name not in known) if place.is_dir() else []
+    if foreign or (place.exists() and not place.is_dir()):
+        raise InvalidInputError(
+            f"{str(place)!r} holds something else ({', '.join(foreign[:3])}). Choose another --out."
+        )
+
+
+def write_comparison(comparison: Comparison, place: Path, *, figures: bool = True) -> None:
+    """Write a comparison's tables and figures.
+
+    Raises:
+        InvalidInputError: the folder cannot be written to.
+    """
+    texts = {
+        "comparison.json": json.dumps(comparison.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        "comparison.md": comparison_markdown(comparison),
+        "comparison.csv": comparison_csv(comparison),
+        "comparison.tex": comparison_latex(comparison),
+    }
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            work = place / f".{name}.tmp"
+            work.write_text(text, encoding="utf-8")
+            work.replace(place / name)
+        if figures and importlib.util.find_spec("matplotlib") is not None:
+            from antiphase.figures.differences import save_comparison
+
+            save_comparison(
+                comparison.tasks,
+                comparison.points,
+                float(comparison.options["smallest"]),
+                place / "figures",
+            )
+    except OSError as error:
+        raise InvalidInputError(f"cannot write to {str(place)!r} ({error.strerror or error}).") from error

@@ -1,0 +1,251 @@
+"""Methods side by side: values and differences with intervals over problems and seeds, and what they could show.
+
+Differences are paired by problem. Across entrants, the rank correlation of inversion (and of every control) with
+accuracy says whether "stronger inversion goes with better reasoning" holds here, and whether a simpler number says it
+as well.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from antiphase.errors import InvalidInputError
+from antiphase.evaluate.association import rank_association
+from antiphase.evaluate.entrants import Entrant, SeedRun, check_comparable
+from antiphase.evaluate.estimate import mean_interval, number_or_none, share_interval
+from antiphase.evaluate.paired import paired_difference
+
+# Name across entrants → (what it is, the value of one run's result).
+ACROSS = {
+    "inversion": "ι = −ρ, pooled",
+    "inversion_within": "mean ι of the rollouts",
+    "low_entropy": "minus mean entropy",
+    "logprob_control": "minus ρ(entropy, ‖∂ ln p/∂z‖)",
+    "shuffled": "mean ι of shuffled strengths",
+    "logprob": "mean log-probability",
+    "self_certainty": "mean self-certainty",
+    "shortness": "minus mean length",
+}
+# With fewer, resampling clusters says nothing.
+MIN_CLUSTERS = 5
+_SHARES = ("accuracy", "greedy", "pass", "maj")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How entrants are compared.
+
+    Args:
+        reference: name of the entrant that the others are compared with; by default the first.
+        paired_seeds: seed i of every entrant shares its luck (data order, initial model).
+        smallest: the smallest difference in accuracy that matters.
+        allow_mismatch: compare what was asked, sampled, judged or measured differently.
+        num_resamples: of the bootstraps.
+        seed: of the bootstraps.
+    """
+
+    reference: str | None = None
+    paired_seeds: bool = False
+    smallest: float = 0.05
+    allow_mismatch: bool = False
+    num_resamples: int = 10_000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Entrants compared on each task, JSON-ready.
+
+    Args:
+        tasks: by task: `reference`, `entrants` (name, seeds, values, differences from the reference), and `across`: by
+            name of `ACROSS`, the rank correlation with accuracy over all entrants and seeds; empty below 4 points.
+        points: one for each entrant, task and seed: accuracy and every number of `ACROSS`.
+        options: how it was made.
+    """
+
+    tasks: dict[str, Any]
+    points: list[dict[str, Any]]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"tasks": self.tasks, "points": self.points, "options": self.options}
+
+
+def compare_entrants(entrants: Sequence[Entrant], options: Options) -> Comparison:
+    """Compare entrants on every task that at least two of them share.
+
+    Raises:
+        InvalidInputError: fewer than two entrants, an unknown reference, no shared task, or evaluations that do not
+            match.
+    """
+    names = list(dict.fromkeys(entrant.name for entrant in entrants))
+    if len(names) < 2:
+        raise InvalidInputError(
+            f"a comparison needs at least two entrants; got {', '.join(names) or 'none'}. Name seeds of one method as "
+            "NAME=RUN,RUN and give another method."
+        )
+    if options.reference is not None and options.reference not in names:
+        raise InvalidInputError(f"the reference {options.reference!r} is no entrant; there are {', '.join(names)}.")
+    by_task: dict[str, list[Entrant]] = {}
+    for entrant in entrants:
+        by_task.setdefault(entrant.task, []).append(entrant)
+    tasks = {task: compare_task(own, options) for task, own in by_task.items() if len(own) > 1}
+    if not tasks:
+        raise InvalidInputError(
+            f"the entrants share no task: {'; '.join(f'{e.name}: {e.task}' for e in entrants)}. Evaluate them on the "
+            "same tasks."
+        )
+    points = [point_of(entrant, run) for entrant in entrants for run in entrant.runs]
+    return Comparison(tasks, points, dict(vars(options)))
+
+
+def compare_task(entrants: Sequence[Entrant], options: Options) -> dict[str, Any]:
+    """Entrants on one task: values, and differences from the reference.
+
+    Raises:
+        InvalidInputError: the evaluations do not match, or share no problem.
+    """
+    if not options.allow_mismatch:
+        check_comparable(entrants)
+    shared = set.intersection(*(set(entrant.problems) for entrant in entrants))
+    problems = [name for name in entrants[0].problems if name in shared]
+    if not problems:
+        raise InvalidInputError(f"the entrants share no problem of {entrants[0].task!r}.")
+    reference = next((e for e in entrants if e.name == options.reference), entrants[0])
+    points = [point_of(entrant, run) for entrant in entrants for run in entrant.runs]
+    # Seeds of one entrant resemble each other: the entrants are then the independent points.
+    clusters = [point["entrant"] for point in points] if len(points) > len(entrants) else None
+    return {
+        "reference": reference.name,
+        "num_problems": len(problems),
+        "entrants": [_row(entrant, reference, problems, options) for entrant in entrants],
+        "across": associations(points, clusters, options),
+    }
+
+
+def _metrics(entrant: Entrant) -> list[str]:
+    found = ["accuracy"]
+    if any(bool(run.rollouts.greedy.any()) for run in entrant.runs):
+        found.append("greedy")
+    for prefix in ("pass", "maj"):
+        k = entrant.largest_k(prefix)
+        if k is not None and k > 1:
+            found.append(f"{prefix}@{k}")
+    found.append("length")
+    if all("signals" in run.result for run in entrant.runs):
+        found += ["entropy", "inversion"]
+    return found
+
+
+def _row(entrant: Entrant, reference: Entrant, problems: Sequence[str], options: Options) -> dict[str, Any]:
+    values, differences = {}, {}
+    for metric in _metrics(entrant):
+        matrix = entrant.matrix(metric, problems)
+        values[metric] = crossed_interval(matrix, metric, options)
+        if entrant.name != reference.name and metric in _metrics(reference):
+            other = reference.matrix(metric, problems)
+            differences[metric] = difference_of(matrix, other, metric, options)
+    return {
+        "name": entrant.name,
+        "num_seeds": len(entrant.runs),
+        "values": values,
+        "differences": differences,
+        "spearman": number_or_none(entrant.mean_signal("spearman")),
+        "logprob_control": number_or_none(entrant.mean_signal("logprob_control")),
+        "auroc": _mean_auroc(entrant),
+    }
+
+
+def _mean_auroc(entrant: Entrant) -> float | None:
+    areas = [run.result.get("inside", {}).get("auroc", {}).get("inversion") for run in entrant.runs]
+    values = [area["value"] for area in areas if area is not None and area["value"] is not None]
+    return float(np.mean(values)) if values else None
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric lies in [0, 1]."""
+    return metric.partition("@")[0] in _SHARES
+
+
+def crossed_interval(matrix: np.ndarray, metric: str, options: Options) -> dict[str, Any]:
+    """Mean over seeds and problems with an interval over both; over problems alone where there is one seed."""
+    if len(matrix) == 1:
+        estimate = share_interval(matrix[0]) if is_share(metric) else mean_interval(matrix[0], seed=options.seed)
+        return estimate.to_dict()
+    found = paired_difference(
+        matrix, np.zeros_like(matrix), paired_seeds=True, num_resamples=options.num_resamples, seed=options.seed
+    )
+    low, high = (max(0.0, found.low), min(1.0, found.high)) if is_share(metric) else (found.low, found.high)
+    ends = {"value": found.difference, "low": low, "high": high}
+    return {key: number_or_none(value) for key, value in ends.items()} | {"num_problems": found.num_problems}
+
+
+def difference_of(left: np.ndarray, right: np.ndarray, metric: str, options: Options) -> dict[str, Any]:
+    """Left minus right, see `paired_difference`; seeds are paired where the options say so and both have as many."""
+    paired = options.paired_seeds and len(left) == len(right)
+    found = paired_difference(
+        left,
+        right,
+        paired_seeds=paired,
+        smallest=options.smallest,
+        num_resamples=options.num_resamples,
+        seed=options.seed,
+    ).to_dict()
+    if not is_share(metric):
+        found["verdict"] = None  # `smallest` is a difference in accuracy
+    return found
+
+
+def point_of(entrant: Entrant, run: SeedRun) -> dict[str, Any]:
+    """Accuracy and every number of `ACROSS` of one run; None where undefined."""
+    rows = run.rollouts[~run.rollouts.greedy] if bool((~run.rollouts.greedy).any()) else run.rollouts
+    signals = run.result.get("signals", {})
+
+    def mean(column: str, sign: int = 1) -> float | None:
+        value = rows[column].astype("float64").mean()
+        return None if math.isnan(value) else sign * float(value)
+
+    def pooled(name: str) -> float | None:
+        value = signals.get(name, {}).get("value")
+        return None if value is None else -value
+
+    return {
+        "entrant": entrant.name,
+        "task": entrant.task,
+        "seed": run.seed,
+        "accuracy": mean("correct"),
+        "inversion": pooled("spearman"),
+        "inversion_within": mean("spearman", -1),
+        "low_entropy": mean("entropy_mean", -1),
+        "logprob_control": pooled("logprob_control"),
+        "shuffled": mean("shuffled", -1),
+        "logprob": mean("logprob_mean"),
+        "self_certainty": mean("self_certainty_mean"),
+        "shortness": mean("num_tokens", -1),
+    }
+
+
+def associations(
+    points: Sequence[Mapping[str, Any]], clusters: Sequence[str] | None, options: Options
+) -> dict[str, Any]:
+    """Rank correlation of every number of `ACROSS` with accuracy over the points; empty below 4 points."""
+    if len(points) < 4:
+        return {}
+    accuracy = _column(points, "accuracy")
+    labels = None if clusters is None else np.array(clusters)
+    found = {
+        name: rank_association(_column(points, name), accuracy, clusters=labels, seed=options.seed).to_dict()
+        for name in ACROSS
+    }
+    for entry in found.values():
+        if clusters is not None and entry["num_clusters"] < MIN_CLUSTERS:
+            entry["low"] = entry["high"] = None
+    return found
+
+
+def _column(points: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    return np.array([math.nan if point[name] is None else point[name] for point in points], dtype=np.float64)

@@ -1,0 +1,168 @@
+"""What is compared: entrants (models or methods), each with the evaluations of one seed or several.
+
+Nothing is compared that was asked other prompts, sampled with another budget, judged by another verifier or measured
+by another estimator, unless the caller insists.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from antiphase.errors import InvalidInputError
+from antiphase.evaluate.accuracy import majority_at_k, pass_at_k
+from antiphase.evaluate.result import Evaluation
+
+_ASKED = ("problems_sha256", "split", "prompt_template", "system_prompt", "chat_template")
+_BUDGET = ("samples", "temperature", "top_p", "max_new_tokens", "end_tokens")
+_MEASURED = ("estimator", "norm", "target", "projections", "targets_per_rollout")
+_VERIFIERS = ("math-verify", "reasoning-gym")
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """The evaluation of one seed on one task.
+
+    Args:
+        seed: its label.
+        result: the entry of the evaluation's summary.
+        rollouts: its rows of one estimator.
+        versions: of the packages that decided what is right.
+    """
+
+    seed: str
+    result: Mapping[str, Any]
+    rollouts: pd.DataFrame
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A model or method with its seeds, on one task."""
+
+    name: str
+    task: str
+    runs: tuple[SeedRun, ...]
+
+    @property
+    def problems(self) -> list[str]:
+        """Ids of the problems that every seed answered, in the first seed's order."""
+        shared = set.intersection(*(set(run.rollouts.problem_id) for run in self.runs))
+        return [name for name in dict.fromkeys(self.runs[0].rollouts.problem_id) if name in shared]
+
+    def matrix(self, metric: str, problems: Sequence[str]) -> np.ndarray:
+        """A metric of every seed and problem, `[seed, problem]`; NaN where a problem has none.
+
+        Args:
+            metric: `accuracy` (mean over the samples, or greedy where nothing was sampled), `greedy`, `pass@K`,
+                `maj@K`, `length`, `entropy`, or `inversion` (mean ι of the rollouts that have one).
+            problems: in the order wanted.
+        """
+        rows = [_by_problem(run.rollouts, metric).reindex(list(problems)) for run in self.runs]
+        return np.array([row.to_numpy(dtype=np.float64) for row in rows])
+
+    def largest_k(self, prefix: str) -> int | None:
+        """The largest k of `pass@k` or `maj@k` that every seed has."""
+        names = set.intersection(*(set(run.result["metrics"]) for run in self.runs))
+        ks = [int(name.partition("@")[2]) for name in names if name.startswith(f"{prefix}@")]
+        return max(ks, default=None)
+
+    def mean_signal(self, name: str) -> float:
+        """Mean over the seeds of a pooled signal's value; NaN where none has it."""
+        found = [run.result.get("signals", {}).get(name) for run in self.runs]
+        values = [entry["value"] if isinstance(entry, Mapping) else entry for entry in found if entry is not None]
+        values = [value for value in values if value is not None]
+        return float(np.mean(values)) if values else float("nan")
+
+
+def _by_problem(rollouts: pd.DataFrame, metric: str) -> "pd.Series[float]":
+    drawn = rollouts[~rollouts.greedy]
+    if metric == "greedy" or (metric == "accuracy" and drawn.empty):
+        greedy = rollouts[rollouts.greedy]
+        return greedy.correct.astype("float64").groupby(greedy.problem_id, sort=False).mean()
+    kind, _, number = metric.partition("@")
+    if number:
+        k = int(number)
+        values = {}
+        for name, group in drawn.groupby("problem_id", sort=False, observed=True):
+            if kind == "pass":
+                values[name] = pass_at_k(len(group), int(group.correct.sum()), k)
+            else:
+                answers = [answer if isinstance(answer, str) else None for answer in group.answer]
+                values[name] = majority_at_k(answers, group.correct.tolist(), k)
+        return pd.Series(values, dtype="float64")
+    rows = drawn if len(drawn) else rollouts
+    series = {
+        "accuracy": rows.correct.astype("float64"),
+        "length": rows.num_tokens.astype("float64"),
+        "entropy": rows.entropy_mean.astype("float64"),
+        "inversion": -rows.spearman.astype("float64"),
+    }[metric]
+    return series.groupby(rows.problem_id.astype("str"), sort=False).mean()
+
+
+def entrants_of(name: str | None, evaluations: Sequence[Evaluation], estimator: str | None = None) -> list[Entrant]:
+    """The entrants of some evaluations: one a task; without a name, one a model and task.
+
+    Args:
+        name: of the entrant, whose seeds the evaluations are; None takes each model for an entrant.
+        evaluations: with one model each where they are named.
+        estimator: whose signals count; by default the first.
+
+    Raises:
+        InvalidInputError: a named evaluation holds several models.
+    """
+    runs: dict[tuple[str, str], list[SeedRun]] = {}
+    for number, evaluation in enumerate(evaluations):
+        models = list(dict.fromkeys(result["model"] for result in evaluation.summary["results"]))
+        if name is not None and len(models) > 1:
+            raise InvalidInputError(
+                f"{name!r} names an evaluation of {len(models)} models ({', '.join(models)}). Give it without a name: "
+                "each model then enters by its own."
+            )
+        seen: set[tuple[str, str]] = set()
+        for result in evaluation.summary["results"]:
+            key = (name or result["model"], result["task"])
+            if key in seen or estimator not in (None, result["estimator"]):
+                continue
+            seen.add(key)
+            rows = evaluation.rollouts
+            chosen = (rows.model == result["model"]) & (rows.task == result["task"])
+            own = rows[chosen & (rows.estimator == result["estimator"])]
+            runs.setdefault(key, []).append(
+                SeedRun(f"{evaluation.summary['seed']}#{number}", result, own, evaluation.summary["versions"])
+            )
+    return [Entrant(label, task, tuple(own)) for (label, task), own in runs.items()]
+
+
+def check_comparable(entrants: Sequence[Entrant]) -> None:
+    """Raise InvalidInputError where entrants of one task differ in prompts, budget, verifier or estimator."""
+    first = entrants[0].runs[0]
+    for entrant in entrants:
+        for run in entrant.runs:
+            differing = _differences(first, run)
+            if differing:
+                raise InvalidInputError(
+                    f"{entrants[0].name!r} and {entrant.name!r} cannot be compared on {entrant.task!r}: "
+                    f"{'; '.join(differing[:3])}. Evaluate both alike, or compare all the same with --allow-mismatch "
+                    "(on the problems that they share)."
+                )
+
+
+def _differences(left: SeedRun, right: SeedRun) -> list[str]:
+    found = []
+    for what, keys in (("prompts", _ASKED), ("budget", _BUDGET)):
+        for key in keys:
+            a, b = left.result["identity"].get(key), right.result["identity"].get(key)
+            if a != b:
+                shown = "the problems differ" if key == "problems_sha256" else f"{key} is {a!r} and {b!r}"
+                found.append(f"{what}: {shown}")
+    for key in _VERIFIERS:
+        if left.versions.get(key) != right.versions.get(key):
+            found.append(f"verifier: {key} {left.versions.get(key)} and {right.versions.get(key)}")
+    for key in _MEASURED:
+        if left.result.get(key) != right.result.get(key):
+            found.append(f"signals: {key} is {left.result.get(key)!r} and {right.result.get(key)!r}")
+    return found

@@ -1,0 +1,125 @@
+"""Figures of a comparison: differences with intervals, and accuracy against inversion over all runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from antiphase.errors import InvalidInputError
+from antiphase.figures.saving import write_figure
+from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, canvas, describe, drawable, shorten
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MARKERS = "osD^vP*X<>hp"
+_VERDICTS = {"better": BLUE, "worse": ORANGE}
+
+
+def method_differences(tasks: Mapping[str, Mapping[str, Any]], smallest: float) -> Figure:
+    """Every method's difference in accuracy from the reference, one panel a task; what includes 0 is grey.
+
+    Args:
+        tasks: of a comparison.
+        smallest: difference that matters, drawn as a band.
+    """
+    if not tasks:
+        raise InvalidInputError("there is no task to draw; a figure needs at least one.")
+    rows = max(len(task["entrants"]) for task in tasks.values())
+    columns = min(3, len(tasks))
+    lines = -(-len(tasks) // columns)
+    with canvas(3.3 * columns + 1.2, (0.26 * rows + 0.9) * lines + 0.4) as (_, figure):
+        panels = np.atleast_1d(figure.subplots(lines, columns, sharex=True, squeeze=False)).flat
+        for axes, (name, task) in zip(panels, tasks.items(), strict=False):
+            _forest(axes, name, task, smallest)
+        for axes in list(panels)[len(tasks) :]:
+            axes.set_visible(False)
+        figure.supxlabel("difference in accuracy, 95 % interval over problems and seeds", fontsize=8.5)
+    return figure
+
+
+def _forest(axes: Any, name: str, task: Mapping[str, Any], smallest: float) -> None:
+    entrants = [entrant for entrant in task["entrants"] if entrant["name"] != task["reference"]]
+    axes.axvspan(-smallest, smallest, color=FAINT, alpha=0.5, linewidth=0)
+    axes.axvline(0, color=INK, linewidth=0.8)
+    for row, entrant in enumerate(entrants):
+        difference = entrant["differences"]["accuracy"]
+        if difference["low"] is None:
+            axes.text(0, row, " no interval", color=GREY, va="center_baseline", fontsize=7)
+            continue
+        color = _VERDICTS.get(difference["verdict"], GREY)
+        axes.plot(difference["difference"], row, "o", color=color, ms=4, zorder=3)
+        axes.hlines(row, difference["low"], difference["high"], color=color, linewidth=1.4)
+    axes.set_yticks(range(len(entrants)), [shorten(entrant["name"], 24) for entrant in entrants])
+    axes.set_ylim(len(entrants) - 0.5, -0.5)
+    axes.set_title(f"{shorten(name, 40)}\nagainst {shorten(task['reference'], 24)}", fontsize=8)
+    axes.grid(axis="x", color=FAINT, linewidth=0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
+def accuracy_against_inversion(
+    points: Sequence[Mapping[str, Any]], across: Mapping[str, Any], name: str = "inversion"
+) -> Figure:
+    """Accuracy of every run against its ι, beside the same for entropy and length.
+
+    Args:
+        points: of a comparison.
+        across: its rank correlations.
+        name: which ι: `inversion` (pooled) or `inversion_within` (mean of the rollouts).
+    """
+    kinds = (
+        (name, "ι = −ρ, pooled" if name == "inversion" else "mean ι of the rollouts"),
+        ("low_entropy", "minus mean entropy (nats)"),
+        ("shortness", "minus mean length (tokens)"),
+    )
+    labels = list(dict.fromkeys(point["entrant"] for point in points))
+    with canvas(9.6, 3.4) as (mpl, figure):
+        colors = mpl.colormaps["viridis"](np.linspace(0, 0.92, max(2, len(labels))))
+        for axes, (kind, title) in zip(figure.subplots(1, 3, sharey=True), kinds, strict=True):
+            for place, label in enumerate(labels):
+                own = [p for p in points if p["entrant"] == label and p[kind] is not None]
+                axes.plot(
+                    [p[kind] for p in own],
+                    [p["accuracy"] for p in own],
+                    _MARKERS[place % len(_MARKERS)],
+                    color=colors[place],
+                    ms=4,
+                    alpha=0.75,
+                    mec="white",
+                    mew=0.3,
+                    label=shorten(label, 24),
+                )
+            found = across.get(kind)
+            triple = [np.nan if found is None or found[k] is None else found[k] for k in ("spearman", "low", "high")]
+            axes.set_title(f"{drawable(title)}\nrank correlation {describe(*triple)}", fontsize=8)
+            axes.grid(color=FAINT, linewidth=0.6)
+        figure.axes[0].set_ylabel("accuracy")
+        if len(labels) <= 24:
+            handles, names = figure.axes[0].get_legend_handles_labels()
+            figure.legend(handles, names, loc="outside right center", fontsize=7)
+    return figure
+
+
+def save_comparison(
+    tasks: Mapping[str, Any], points: Sequence[Mapping[str, Any]], smallest: float, folder: Path
+) -> list[Path]:
+    """Write the figures of a comparison as PNG and SVG and return the paths."""
+    figures = {"differences": method_differences(tasks, smallest)}
+    for number, (name, task) in enumerate(tasks.items()):
+        own = [point for point in points if point["task"] == name]
+        if task["across"] and any(point["inversion"] is not None for point in own):
+            suffix = f"_{number + 1}" if len(tasks) > 1 else ""
+            figures[f"accuracy_inversion{suffix}"] = accuracy_against_inversion(own, task["across"])
+    return write_all(figures, folder)
+
+
+def write_all(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+    """Write figures as PNG and SVG under their names and return the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [
+        write_figure(figure, folder / f"{name}.{kind}") for name, figure in figures.items() for kind in ("png", "svg")
+    ]
