@@ -242,7 +242,7 @@ def associations(
         for name in ACROSS
     }
     for entry in found.values():
-        if clusters is not None and entry["num_clusters"] < MIN_CLUSTERS:
+        if clusters is not None and int(entry["num_clusters"] or 0) < MIN_CLUSTERS:
             entry["low"] = entry["high"] = None
     return found
 

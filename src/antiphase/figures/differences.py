@@ -97,6 +97,7 @@ def accuracy_against_inversion(
             triple = [np.nan if found is None or found[k] is None else found[k] for k in ("spearman", "low", "high")]
             axes.set_title(f"{drawable(title)}\nrank correlation {describe(*triple)}", fontsize=8)
             axes.grid(color=FAINT, linewidth=0.6)
+            axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
         figure.axes[0].set_ylabel("accuracy")
         if len(labels) <= 24:
             handles, names = figure.axes[0].get_legend_handles_labels()
