@@ -7,7 +7,7 @@ as well.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -147,8 +147,8 @@ def _row(entrant: Entrant, reference: Entrant, problems: Sequence[str], options:
         matrix = entrant.matrix(metric, problems)
         values[metric] = crossed_interval(matrix, metric, options)
         if entrant.name != reference.name and metric in _metrics(reference):
-            other = reference.matrix(metric, problems)
-            differences[metric] = difference_of(matrix, other, metric, options)
+            left, right = (side.matrix(metric, problems) for side in _sides(entrant, reference, options))
+            differences[metric] = difference_of(left, right, metric, options)
     return {
         "name": entrant.name,
         "num_seeds": len(entrant.runs),
@@ -158,6 +158,23 @@ def _row(entrant: Entrant, reference: Entrant, problems: Sequence[str], options:
         "logprob_control": number_or_none(entrant.mean_signal("logprob_control")),
         "auroc": _mean_auroc(entrant),
     }
+
+
+def _sides(entrant: Entrant, reference: Entrant, options: Options) -> tuple[Entrant, Entrant]:
+    """Both sides of a difference; with paired seeds, only the seeds that both have, in one order."""
+    if not options.paired_seeds:
+        return entrant, reference
+    own, other = ({run.seed: run for run in side.runs} for side in (entrant, reference))
+    shared = [seed for seed in own if seed in other]
+    if not shared:
+        raise InvalidInputError(
+            f"{entrant.name!r} (seeds {', '.join(own)}) and {reference.name!r} (seeds {', '.join(other)}) share no "
+            "seed, so seeds cannot be paired. Leave out --paired-seeds."
+        )
+    return (
+        replace(entrant, runs=tuple(own[seed] for seed in shared)),
+        replace(reference, runs=tuple(other[seed] for seed in shared)),
+    )
 
 
 def _mean_auroc(entrant: Entrant) -> float | None:
@@ -185,12 +202,11 @@ def crossed_interval(matrix: np.ndarray, metric: str, options: Options) -> dict[
 
 
 def difference_of(left: np.ndarray, right: np.ndarray, metric: str, options: Options) -> dict[str, Any]:
-    """Left minus right, see `paired_difference`; seeds are paired where the options say so and both have as many."""
-    paired = options.paired_seeds and len(left) == len(right)
+    """Left minus right, see `paired_difference`."""
     found = paired_difference(
         left,
         right,
-        paired_seeds=paired,
+        paired_seeds=options.paired_seeds,
         smallest=options.smallest,
         num_resamples=options.num_resamples,
         seed=options.seed,

@@ -114,8 +114,11 @@ def entrants_of(name: str | None, evaluations: Sequence[Evaluation], estimator: 
     Raises:
         InvalidInputError: a named evaluation holds several models.
     """
+    seeds = [str(evaluation.summary["seed"]) for evaluation in evaluations]
+    # Runs of one sampling seed are told apart, and paired, by their place.
+    labels = seeds if len(set(seeds)) == len(seeds) else [f"#{number}" for number in range(len(seeds))]
     runs: dict[tuple[str, str], list[SeedRun]] = {}
-    for number, evaluation in enumerate(evaluations):
+    for seed, evaluation in zip(labels, evaluations, strict=True):
         models = list(dict.fromkeys(result["model"] for result in evaluation.summary["results"]))
         if name is not None and len(models) > 1:
             raise InvalidInputError(
@@ -131,9 +134,7 @@ def entrants_of(name: str | None, evaluations: Sequence[Evaluation], estimator: 
             rows = evaluation.rollouts
             chosen = (rows.model == result["model"]) & (rows.task == result["task"])
             own = rows[chosen & (rows.estimator == result["estimator"])]
-            runs.setdefault(key, []).append(
-                SeedRun(f"{evaluation.summary['seed']}#{number}", result, own, evaluation.summary["versions"])
-            )
+            runs.setdefault(key, []).append(SeedRun(seed, result, own, evaluation.summary["versions"]))
     return [Entrant(label, task, tuple(own)) for (label, task), own in runs.items()]
 
 

@@ -1,0 +1,79 @@
+"""Figures of a study: differences by group, ρ and accuracy along a training, accuracy against inversion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from antiphase.figures.differences import accuracy_against_inversion, method_differences, write_all
+from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, canvas, shorten
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def training_stages(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """ρ (blue) and accuracy (orange) of every stage, a thin line a seed and a thick one for their mean.
+
+    Args:
+        stages: by group, one row for each stage and seed, in order of training.
+    """
+    columns = min(3, len(stages))
+    lines = -(-len(stages) // columns)
+    with canvas(3.2 * columns + 0.6, 2.3 * lines + 0.5) as (_, figure):
+        panels = np.atleast_1d(figure.subplots(lines, columns, sharey=True, squeeze=False)).flat
+        for axes, (name, rows) in zip(panels, stages.items(), strict=False):
+            places = list(dict.fromkeys(row["stage"] for row in rows))
+            axes.axhline(0, color=INK, linewidth=0.6)
+            for color, key in ((BLUE, "spearman"), (ORANGE, "accuracy")):
+                _lines(axes, rows, places, key, color)
+            axes.set_xticks(range(len(places)), [shorten(place, 10) for place in places], rotation=30, ha="right")
+            axes.set_ylim(-1, 1)
+            axes.set_title(shorten(name, 36), fontsize=8)
+            axes.grid(axis="y", color=FAINT, linewidth=0.6)
+        for axes in list(panels)[len(stages) :]:
+            axes.set_visible(False)
+        axes = figure.axes[0]
+        axes.plot([], [], color=BLUE, label="ρ(entropy, strength), pooled")
+        axes.plot([], [], color=ORANGE, label="accuracy")
+        axes.plot([], [], color=GREY, linewidth=0.6, alpha=0.6, label="one seed")
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def _lines(axes: Any, rows: Sequence[Mapping[str, Any]], places: Sequence[str], key: str, color: str) -> None:
+    seeds = list(dict.fromkeys(row["seed"] for row in rows))
+    curves = np.full((len(seeds), len(places)), np.nan)
+    for row in rows:
+        value = row[key]["value"] if isinstance(row[key], Mapping) else row[key]
+        curves[seeds.index(row["seed"]), places.index(row["stage"])] = np.nan if value is None else value
+    axes.plot(curves.T, color=color, linewidth=0.6, alpha=0.5)
+    defined = ~np.isnan(curves).all(axis=0)
+    axes.plot(np.flatnonzero(defined), np.nanmean(curves[:, defined], axis=0), color=color, linewidth=2)
+
+
+def save_study(
+    findings: Mapping[str, Any], points: Sequence[Mapping[str, Any]], smallest: float, folder: Path
+) -> list[Path]:
+    """Write the figures of a study as PNG and SVG and return the paths."""
+    figures = {"differences": method_differences(_trained(findings), smallest)}
+    stages = {name: rows for name, rows in findings["stages"].items() if len({row["stage"] for row in rows}) > 1}
+    if stages:
+        figures["stages"] = training_stages(stages)
+    if findings["across"]["all"] and any(point["inversion"] is not None for point in points):
+        by_group = [{**point, "entrant": point["task"]} for point in points]
+        figures["accuracy_inversion"] = accuracy_against_inversion(by_group, findings["across"]["all"])
+    return write_all(figures, folder)
+
+
+def _trained(findings: Mapping[str, Any]) -> dict[str, Any]:
+    """The groups without the stages of the models' making, which would only widen the axes."""
+    tasks = findings["groups"]["tasks"]
+    stages = {name: {row["stage"] for row in rows} for name, rows in findings["stages"].items()}
+    return {
+        name: {**task, "entrants": [e for e in task["entrants"] if e["name"] not in stages[name]]}
+        for name, task in tasks.items()
+    }

@@ -1,0 +1,215 @@
+"""What a study found: methods against the reference in every group and over all, and ι against accuracy.
+
+A group is one model and setting. Seeds are paired: seed i of every method begins with the same model, where the model
+is made for each seed, and draws the same problems.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from antiphase.evaluate.comparison import (
+    ACROSS,
+    Comparison,
+    Options,
+    associations,
+    compare_entrants,
+    crossed_interval,
+    difference_of,
+    point_of,
+)
+from antiphase.evaluate.entrants import Entrant, SeedRun
+from antiphase.evaluate.estimate import mean_interval
+from antiphase.evaluate.metrics import SCORES, rollout_score
+from antiphase.evaluate.ranking import problem_aurocs
+from antiphase.study.definition import BASE, Study
+from antiphase.study.store import DoneCell
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A study's numbers, JSON-ready.
+
+    Args:
+        groups: the comparison of every group.
+        overall: methods against the reference over all groups together; None with one group.
+        stages: accuracy and ρ of each evaluated stage, by group, in order of training.
+        across: rank correlation of ι and of every control with accuracy over all cells of a group, the mean of it over
+            groups, and over all.
+        scores: AUROC of each score within problems, mean over all cells.
+        points: one for each cell.
+    """
+
+    groups: Comparison
+    overall: dict[str, Any] | None
+    stages: dict[str, list[dict[str, Any]]]
+    across: dict[str, Any]
+    scores: dict[str, Any]
+    points: list[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "groups": self.groups.to_dict(),
+            "overall": self.overall,
+            "stages": self.stages,
+            "across": self.across,
+            "scores": self.scores,
+        }
+
+
+def group_of(cell: DoneCell) -> str:
+    """Name of the group that a cell belongs to."""
+    record = cell.record
+    return str(record["model"]) if record["setting"] == "all" else f"{record['model']} · {record['setting']}"
+
+
+def analyse(study: Study, cells: Sequence[DoneCell]) -> Findings | None:
+    """The findings of the cells that are done; None while no group has two methods or stages.
+
+    Args:
+        study: whose methods and reference count.
+        cells: done ones.
+    """
+    entrants = _entrants(cells)
+    by_group: dict[str, list[Entrant]] = {}
+    for entrant in entrants:
+        by_group.setdefault(entrant.task, []).append(entrant)
+    kept = [entrant for group in by_group.values() if len(group) > 1 for entrant in group]
+    if not kept:
+        return None
+    reference = study.reference or (study.methods[0] if study.methods else BASE)
+    names = {entrant.name for entrant in kept}
+    options = Options(reference=reference if reference in names else None, paired_seeds=True, smallest=study.smallest)
+    groups = compare_entrants(kept, options)
+    points = [_point(cell) for cell in cells]
+    return Findings(
+        groups,
+        _overall(study, by_group, reference, options) if len(by_group) > 1 else None,
+        {group: _stages(own, study) for group, own in by_group.items()},
+        _across(points, options),
+        _scores(cells),
+        points,
+    )
+
+
+def _entrants(cells: Sequence[DoneCell]) -> list[Entrant]:
+    runs: dict[tuple[str, str], list[SeedRun]] = {}
+    for cell in cells:
+        result = cell.record["results"][0]
+        rows = cell.rollouts[cell.rollouts.estimator == result["estimator"]]
+        run = SeedRun(f"s{cell.record['seed']}", result, rows, cell.record["versions"])
+        runs.setdefault((str(cell.record["method"]), group_of(cell)), []).append(run)
+    return [Entrant(method, group, tuple(own)) for (method, group), own in runs.items()]
+
+
+def _point(cell: DoneCell) -> dict[str, Any]:
+    (entrant,) = _entrants([cell])
+    lineage = f"{group_of(cell)} · s{cell.record['seed']}"
+    return {**point_of(entrant, entrant.runs[0]), "lineage": lineage, "cell": cell.record["cell"]}
+
+
+def _overall(
+    study: Study, by_group: dict[str, list[Entrant]], reference: str, options: Options
+) -> dict[str, Any] | None:
+    """Every method against the reference on the problems of all groups; a method must be in all of them."""
+    members = [{entrant.name: entrant for entrant in group} for group in by_group.values()]
+    names = [name for name in (BASE, *study.methods) if all(name in group for group in members)]
+    if reference not in names or len(names) < 2:
+        return None
+    rows = []
+    for name in names:
+        seeds = set.intersection(
+            *({run.seed for run in group[which].runs} for group in members for which in (name, reference))
+        )
+        if not seeds:
+            continue
+        left, right = (_stacked(members, which, sorted(seeds)) for which in (name, reference))
+        rows.append(
+            {
+                "name": name,
+                "num_seeds": len(seeds),
+                "value": crossed_interval(left, "accuracy", options),
+                "difference": None if name == reference else difference_of(left, right, "accuracy", options),
+            }
+        )
+    return {"reference": reference, "num_groups": len(members), "entrants": rows}
+
+
+def _stacked(members: Sequence[dict[str, Entrant]], name: str, seeds: Sequence[str]) -> np.ndarray:
+    """Accuracies `[seed, problem of any group]`."""
+    blocks = []
+    for group in members:
+        entrant = group[name]
+        runs = {run.seed: run for run in entrant.runs}
+        chosen = Entrant(name, entrant.task, tuple(runs[seed] for seed in seeds))
+        blocks.append(chosen.matrix("accuracy", chosen.problems))
+    return np.concatenate(blocks, axis=1)
+
+
+def _stages(entrants: Sequence[Entrant], study: Study) -> list[dict[str, Any]]:
+    """What is evaluated without training, in order; every seed on its own, since ρ differs between them."""
+    rows = []
+    for entrant in entrants:
+        if entrant.name in study.methods:
+            continue
+        for run in entrant.runs:
+            signals = run.result.get("signals", {})
+            point = point_of(entrant, run)
+            rows.append(
+                {
+                    "stage": entrant.name,
+                    "seed": run.seed,
+                    "accuracy": point["accuracy"],
+                    "spearman": signals.get("spearman"),
+                    "spearman_within": signals.get("spearman_within"),
+                    "logprob_control": signals.get("logprob_control"),
+                    "entropy": signals.get("entropy_mean"),
+                }
+            )
+    return rows
+
+
+def _across(points: Sequence[dict[str, Any]], options: Options) -> dict[str, Any]:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for point in points:
+        groups.setdefault(point["task"], []).append(point)
+    by_group = {
+        group: associations(own, [point["lineage"] for point in own], options) for group, own in groups.items()
+    }
+    return {
+        "by_group": by_group,
+        "mean": {name: _mean_association(by_group, name) for name in ACROSS},
+        "all": associations(points, [point["lineage"] for point in points], options),
+    }
+
+
+def _mean_association(by_group: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
+    values = [found[name]["spearman"] for found in by_group.values() if found and found[name]["spearman"] is not None]
+    return {"value": float(np.mean(values)) if values else None, "num_groups": len(values), "values": values}
+
+
+def _scores(cells: Sequence[DoneCell]) -> dict[str, Any]:
+    """AUROC within problems, mean over the problems of each lineage's cells; the lineages are the clusters."""
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in SCORES}
+    for cell in cells:
+        rows = cell.rollouts[~cell.rollouts.greedy]
+        rows = rows[rows.estimator == cell.record["results"][0]["estimator"]]
+        lineage = f"{group_of(cell)} · s{cell.record['seed']}"
+        for name in SCORES:
+            areas = problem_aurocs(
+                rollout_score(rows, name), rows.correct.to_numpy(dtype=bool), rows.problem_id.tolist()
+            )
+            found[name].setdefault(lineage, []).extend(areas[~np.isnan(areas)].tolist())
+    summary = {}
+    for name, lineages in found.items():
+        means = np.array([np.mean(values) if values else math.nan for values in lineages.values()])
+        summary[name] = {
+            **mean_interval(means).to_dict(),
+            "num_problems": sum(map(len, lineages.values())),
+            "num_lineages": int((~np.isnan(means)).sum()),
+        }
+    return summary
