@@ -6,8 +6,8 @@ reasoning. Problems of the task's test split are left out.
 
     python recipes/tiny/sft.py --out runs/tiny-sft --seed 0
 
-Other sizes and sums: --hidden, --layers, --base, --digits. `--save-at 0,120` also keeps the model as it was after so many
-steps, in stage-0 and stage-120.
+Other sizes and sums: --hidden, --layers, --base, --digits. `--save-at 0,120` also keeps the model as it was after so
+many steps, in stage-0 and stage-120.
 """
 
 import argparse
@@ -80,14 +80,17 @@ class SaveAt(TrainerCallback):
         self.steps, self.out, self.tokenizer = steps, out, tokenizer
 
     def save(self, step: int, model) -> None:
+        """Keep it, if this is one of the steps."""
         if step in self.steps:
             for thing in (model, self.tokenizer):
                 thing.save_pretrained(self.out / f"stage-{step}")
 
     def on_train_begin(self, args, state, control, model=None, **_) -> None:
+        """The model before any step."""
         self.save(0, model)
 
     def on_step_end(self, args, state, control, model=None, **_) -> None:
+        """The model after a step."""
         self.save(state.global_step, model)
 
 

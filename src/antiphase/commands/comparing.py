@@ -33,6 +33,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     )
     group.add_argument("--out", type=Path, help="folder to write to (default: runs/compare-DATE-TIME)")
     group.add_argument("--no-figures", dest="figures", action="store_false", help="draw no figures")
+    group.add_argument("--quiet", dest="progress", action="store_false", help="no progress bar")
     add_task_options(command.add_argument_group("tasks, where models are given"))
     add_sampling_options(command.add_argument_group("rollouts, where models are given"))
     add_model_options(command.add_argument_group("model, where models are given"))

@@ -8,6 +8,7 @@ import glob
 import importlib.util
 import json
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ def compare(
         raise InvalidInputError("models are evaluated into the folder out; name one.")
     for path in wanted:
         assert place is not None
-        folder = place / "evals" / (re.sub(r"[^\w.-]+", "-", path).strip("-.") or "model")
+        stem = re.sub(r"[^\w.-]+", "-", path).strip("-.")[-60:]
+        folder = place / "evals" / f"{stem}-{zlib.crc32(path.encode()):08x}"
         read[path] = evaluate(path, out=folder, resume=True, **dict(evaluation or {}))
     entrants: list[Entrant] = []
     for name, paths in parsed:

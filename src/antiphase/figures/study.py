@@ -59,7 +59,10 @@ def save_study(
     findings: Mapping[str, Any], points: Sequence[Mapping[str, Any]], smallest: float, folder: Path
 ) -> list[Path]:
     """Write the figures of a study as PNG and SVG and return the paths."""
-    figures = {"differences": method_differences(_trained(findings), smallest)}
+    figures = {}
+    trained = {name: task for name, task in _trained(findings).items() if len(task["entrants"]) > 1}
+    if trained:
+        figures["differences"] = method_differences(trained, smallest)
     stages = {name: rows for name, rows in findings["stages"].items() if len({row["stage"] for row in rows}) > 1}
     if stages:
         figures["stages"] = training_stages(stages)

@@ -58,6 +58,12 @@ def _only_one(path: Path, *, wait: bool) -> Iterator[None]:
         yield
 
 
+def is_made(made: Made, out: Path) -> bool:
+    """Whether a model is there, made by this command."""
+    marker = out / "models" / made.name / "made.json"
+    return marker.is_file() and json.loads(marker.read_text(encoding="utf-8"))["command"] == list(made.command)
+
+
 def make_model(made: Made, out: Path) -> Path:
     """Run the command that makes a model, unless it is there.
 

@@ -62,8 +62,8 @@ def _markdown(study: Study, cells: Sequence[DoneCell], findings: Findings | None
     seconds = sum(cell.record["seconds"] for cell in cells)
     parts = [
         f"# {study.name}",
-        f"{len(cells)} of {len(study.cells)} cells are done ({trained} of them trained), in {seconds / 3600:.1f} hours "
-        "of cells' own time.",
+        f"{len(cells)} of {len(study.cells)} cells are done ({trained} of them trained), in {seconds / 3600:.1f} "
+        "hours of cells' own time.",
     ]
     missing = [cell.name for cell in study.cells if cell.name not in {done.record["cell"] for done in cells}]
     if missing:

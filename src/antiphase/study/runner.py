@@ -26,7 +26,7 @@ from typing import Any
 
 from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.study.budget import check_budgets, check_evaluations, describe_budget
-from antiphase.study.cells import make_model, run_cell, write_whole
+from antiphase.study.cells import is_made, make_model, run_cell, write_whole
 from antiphase.study.definition import Cell, Study, read_study
 from antiphase.study.store import done_cells, load_cells, pack
 
@@ -130,7 +130,7 @@ def _run_all(
 ) -> dict[str, str]:
     """Every cell in a process of its own, made models first; a failure is noted and the others go on."""
     needed = {cell.made.name for cell in todo if cell.made is not None}
-    missing = [made for name, made in study.made().items() if name in needed]
+    missing = [made for name, made in study.made().items() if name in needed and not is_made(made, folder)]
     failed = _in_processes([(made.name, make_model, (made, folder)) for made in missing], jobs, say, "model")
     runnable = [cell for cell in todo if cell.made is None or cell.made.name not in failed]
     calls = [(cell.name, run_cell, (cell, folder), {"keep_models": keep_models}) for cell in runnable]

@@ -59,6 +59,8 @@ def load_cells(folder: Path, study: Study) -> list[DoneCell]:
     """The study's cells that are done, in its order."""
     records = done_cells(folder, study)
     packed = pd.read_parquet(folder / ROWS) if (folder / ROWS).is_file() else None
+    if packed is not None:
+        packed = packed.astype(dict.fromkeys(packed.select_dtypes("category").columns, "str"))
     groups = {} if packed is None else dict(list(packed.groupby("cell", sort=False)))
     cells = []
     for name, record in records.items():
