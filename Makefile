@@ -7,7 +7,7 @@ CONSTRAINTS ?= -c constraints.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo train test test-slow check bench bench-train build wheel-test clean
+.PHONY: help demo train test test-slow test-lm-eval check bench bench-train build wheel-test clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -42,6 +42,13 @@ test: $(VENV)/.dev ## run the tests
 
 test-slow: $(VENV)/.dev ## run the slow tests too (the embedded model, the benchmark's claims)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
+
+$(VENV)/.lm-eval: pyproject.toml constraints.txt $(VENV)/.dev | $(BIN)/python
+	$(PIP) -e '.[lm-eval]'
+	@touch $@
+
+test-lm-eval: $(VENV)/.lm-eval ## compare antiphase eval with lm-eval, which this installs (about 5 minutes)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/test_lm_eval.py -m slow
 
 check: $(VENV)/.dev ## lint, formatting, types and import rules
 	$(BIN)/ruff check .

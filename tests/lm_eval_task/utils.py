@@ -1,6 +1,6 @@
-"""What boxed_math.yaml calls: its rows, and the score of one completion. Nothing here knows of antiphase.
+"""What boxed_math.yaml calls: it reads the rows and scores a completion. Nothing here knows of antiphase.
 
-(lm-eval looks functions up in a file next to the YAML; `utils.py` is its convention.)
+The name is lm-eval's convention for the functions of a task.
 """
 
 import json
@@ -12,12 +12,28 @@ from math_verify import parse, verify
 
 
 def load_problems(problems: str, **_: Any) -> dict[str, datasets.Dataset]:
-    """The rows of the JSONL file that `--metadata '{"problems": FILE}'` names: `question`, `answer`, and what more."""
-    rows = [json.loads(line) for line in Path(problems).read_text().splitlines()]
+    """The rows of a JSONL file, as the split `test`; `problems` and the rest are lm-eval's `--metadata`."""
+    rows = [json.loads(line) for line in Path(problems).read_text(encoding="utf-8").splitlines()]
     return {"test": datasets.Dataset.from_list(rows)}
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """Whether math-verify finds the reference in the completion, called as in lm-eval's own `minerva_math`."""
+    """The scores of one completion.
+
+    Args:
+        doc: its row.
+        results: the completion alone.
+
+    Returns:
+        `math_verify`: whether math-verify finds the reference anywhere in the text, called as in lm-eval's
+        `minerva_math`; `boxed`: whether it finds it in the last box, cut out by lm-eval's `hendrycks_math`.
+    """
+    # lm-eval is not at hand where the tests are only collected.
+    from lm_eval.tasks.hendrycks_math.utils import last_boxed_only_string
+
     gold = parse(f"\\boxed{{{doc['answer']}}}")
-    return {"math_verify": float(verify(gold=gold, target=parse(results[0])))}
+    box = last_boxed_only_string(results[0])
+    return {
+        "math_verify": float(verify(gold=gold, target=parse(results[0]))),
+        "boxed": 0.0 if box is None else float(verify(gold=gold, target=parse(box))),
+    }

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from antiphase.evaluate.comparison import ACROSS, Comparison
-from antiphase.evaluate.table import new_table, printed, share_text
+from antiphase.evaluate.table import WIDTH, new_table, printed, share_text
 from antiphase.probing.table import signed
 
 HEADER = (
@@ -98,7 +98,7 @@ ACROSS_NOTE = (
 )
 
 
-def render_comparison(comparison: Comparison, width: int = 118) -> str:
+def render_comparison(comparison: Comparison, width: int = WIDTH) -> str:
     """A comparison as text."""
     from rich.text import Text
 

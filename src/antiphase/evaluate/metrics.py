@@ -4,6 +4,7 @@ Every number is a mean over problems with an interval over problems, the cluster
 another. Only sampled rollouts enter; greedy accuracy has a row of its own. Undefined is null, never 0.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -133,6 +134,13 @@ def _best_of(drawn: pd.DataFrame, scores: dict[str, np.ndarray], k: int) -> dict
     picked["oracle"] = np.array([pass_at_k(len(group), int(group.correct.sum()), k) for group in groups])
     picked |= {name: best_of_k(score, correct, problems, k) for name, score in scores.items()}
     return {
-        name: {"accuracy": share_interval(values).to_dict(), "gain": mean_interval(values - random).to_dict()}
+        name: {"accuracy": share_interval(values).to_dict(), "gain": _gain(values - random).to_dict()}
         for name, values in picked.items()
     }
+
+
+def _gain(differences: np.ndarray) -> Estimate:
+    """Mean of the differences; where all are alike, resampling them would claim certainty, so there is no interval."""
+    if len(differences) and np.ptp(differences) == 0:
+        return Estimate(float(differences[0]), math.nan, math.nan, len(differences))
+    return mean_interval(differences)

@@ -8,6 +8,8 @@ from antiphase.evaluate.metrics import SCORES
 from antiphase.probing.table import interval_text, signed
 
 Entry = Mapping[str, Any]
+WIDTH = 120
+_WIDEST = 240
 
 
 def share_text(entry: Entry | None) -> str:
@@ -43,24 +45,25 @@ def new_table(columns: Sequence[str], left: int = 1) -> Any:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, name in enumerate(columns):
         if place < left:
-            table.add_column(name, overflow="fold", max_width=30, min_width=min(9, len(name)))
+            table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=24)
         else:
             table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
-def printed(parts: Sequence[Any], width: int = 118) -> str:
-    """Tables and notes as text."""
+def printed(parts: Sequence[Any], width: int = WIDTH) -> str:
+    """Tables, as wide as they are, and notes, wrapped at `width`, as text."""
     from rich.console import Console
+    from rich.table import Table
 
-    console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
+    file = io.StringIO()
     for part in parts:
-        console.print(part, markup=False)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue().rstrip("\n")
+        wide = _WIDEST if isinstance(part, Table) else width
+        Console(file=file, width=wide, color_system=None, highlight=False).print(part, markup=False)
+    return "\n".join(line.rstrip() for line in file.getvalue().rstrip().split("\n"))
 
 
-def render_evaluation(summary: Entry, width: int = 118) -> str:
+def render_evaluation(summary: Entry, width: int = WIDTH) -> str:
     """The results of an evaluation as text: accuracy, signals, and what tells right from wrong, with notes."""
     results = summary["results"]
     parts: list[Any] = [_accuracies(results)]
@@ -78,31 +81,26 @@ def _names(result: Entry) -> tuple[Any, Any]:
 
 def _accuracies(results: Sequence[Entry]) -> Any:
     first = [result for place, result in enumerate(results) if _first(results, place)]
-    samples = max(result["num_samples"] for result in first)
-    table = new_table(
-        [
-            "model",
-            "task",
-            "problems",
-            f"avg@{samples or 'k'} [95 %]",
-            "pass@k",
-            "maj@k",
-            "greedy [95 %]",
-            "cut",
-            "form",
-        ],
-        left=2,
-    )
-    for result in first:
+    prefixes = ("avg", "pass", "maj")
+    found = [[largest(result["metrics"], prefix) for prefix in prefixes] for result in first]
+    # The k stands in the heading where it is the same for all tasks.
+    heads = [{row[place][0] for row in found} for place in range(3)]
+    shown = [
+        next(iter(head)) if len(head) == 1 else f"{prefix}@k" for head, prefix in zip(heads, prefixes, strict=True)
+    ]
+    names = ["model", "task", "problems", f"{shown[0]} [95 %]", "greedy [95 %]", *shown[1:], "cut", "form"]
+    table = new_table(names, left=2)
+    for result, ((average_name, average), *others) in zip(first, found, strict=True):
         metrics = result["metrics"]
-        (_, average), (pass_name, passed), (vote_name, vote) = (largest(metrics, p) for p in ("avg", "pass", "maj"))
         table.add_row(
             *_names(result),
             str(result["num_problems"]),
-            share_text(average),
-            "—" if passed is None else f"{value_text(passed)} @{pass_name.partition('@')[2]}",
-            "—" if vote is None else f"{value_text(vote)} @{vote_name.partition('@')[2]}",
+            share_text(average) + (f" {average_name}" if len(heads[0]) > 1 else ""),
             share_text(metrics.get("greedy")),
+            *(
+                value_text(entry) + (f" {name}" if len(head) > 1 and entry is not None else "")
+                for (name, entry), head in zip(others, heads[1:], strict=True)
+            ),
             value_text(metrics["truncated"], 2),
             value_text(metrics["well_formed"], 2),
         )
@@ -116,48 +114,53 @@ def _first(results: Sequence[Entry], place: int) -> bool:
 
 
 def _signals(results: Sequence[Entry]) -> Any:
-    columns = ["model", "task", "estimator", "ρ pooled", "95 %", "ρ per rollout", "ρ control", "entropy", "strength"]
-    table = new_table([*columns, "undefined"], left=3)
+    names = ["model", "task", "ρ pooled", "95 %", "ρ per rollout", "ρ control", "entropy", "undefined"]
+    several = len({result["estimator"] for result in results}) > 1
+    table = new_table([*names[:2], "estimator", *names[2:]] if several else names, left=2)
     for result in results:
         signals = result["signals"]
-        mean = signals["strength_mean"]
         table.add_row(
             *_names(result),
-            result["estimator"],
+            *([result["estimator"]] if several else []),
             signed(signals["spearman"]["value"]),
             interval_text(signals["spearman"]),
             signed(signals["spearman_within"]["value"]),
             signed(signals["logprob_control"]["value"]),
             "—" if signals["entropy_mean"] is None else f"{signals['entropy_mean']:.2f}",
-            "—" if mean is None else f"{mean:.3g}",
-            f"{signals['num_undefined']}/{signals['num_rollouts']}",
+            f"{signals['num_undefined']} of {signals['num_rollouts']}",
         )
     return table
 
 
 def _inside(results: Sequence[Entry]) -> Any:
-    table = new_table(["model", "task", "score of a rollout", "AUROC [95 %]", "problems", "best of k", "gain"], left=3)
+    table = new_table(
+        ["model", "task", "score", "AUROC [95 %]", "problems", f"best of {_best_k(results)}", "gain"], left=3
+    )
     for result in results:
         inside = result["inside"]
-        k = max(inside["best_of"], key=int, default=None)
-        for place, name in enumerate(SCORES):
-            area = inside["auroc"].get(name)
+        areas, k = inside["auroc"], max(inside["best_of"], key=int, default=None)
+        names = _names(result)
+        if all(area["value"] is None for area in areas.values()):
+            table.add_row(*names, "—", "no mixed problem", "0", "", "")
+            continue
+        for name in (*SCORES, "majority", "random", "oracle"):
+            area = areas.get(name)
             picked = inside["best_of"][k][name] if k is not None else None
             table.add_row(
-                *(_names(result) if place == 0 else ("", "")),
+                *names,
                 f"{name} ({result['estimator']})" if name == "inversion" else name,
-                share_text(area),
-                "—" if area is None else str(area["num_problems"]),
-                "—" if picked is None else f"{value_text(picked['accuracy'])} @{k}",
-                "—" if picked is None else _gain_text(picked["gain"]),
+                "" if name not in SCORES else share_text(area),
+                "" if area is None else str(area["num_problems"]),
+                "—" if picked is None else value_text(picked["accuracy"]),
+                "" if picked is None or name == "random" else _gain_text(picked["gain"]),
             )
-        if k is not None:
-            for name in ("majority", "random", "oracle"):
-                picked = inside["best_of"][k][name]
-                table.add_row(
-                    "", "", name, "", "", f"{value_text(picked['accuracy'])} @{k}", _gain_text(picked["gain"])
-                )
+            names = ("", "")
     return table
+
+
+def _best_k(results: Sequence[Entry]) -> str:
+    ks = {max(result["inside"]["best_of"], key=int, default="k") for result in results}
+    return ks.pop() if len(ks) == 1 else "k"
 
 
 def _gain_text(entry: Entry) -> str:
@@ -170,11 +173,13 @@ def _notes(results: Sequence[Entry], measured: Sequence[Entry]) -> list[str]:
         "answer as asked."
     ]
     if measured:
+        estimators = dict.fromkeys(result["estimator"] for result in measured)
         notes += [
             "ρ: Spearman correlation of token entropy and gradient strength over the sampled rollouts; negative = "
-            "inverted; ι = −ρ. control: the same with ‖∂ ln p/∂z‖, which follows entropy by construction.",
+            f"inverted; ι = −ρ. Estimator: {', '.join(estimators)}. control: the same with ‖∂ ln p/∂z‖, which follows "
+            "entropy by construction. undefined: rollouts too short, or constant.",
             "AUROC: does the score tell right from wrong rollouts of the same problem (0.5 is chance), over the "
-            "problems that have both. gain: accuracy of picking by the score above picking at random.",
+            "problems that have both (mixed). gain: accuracy of picking by the score above picking at random.",
         ]
     if any(entry["num_rollouts"] and entry["num_problems"] < 30 for entry in results):
         notes.append("Fewer than 30 problems: the intervals are wide for a reason.")

@@ -91,7 +91,11 @@ def right_from_wrong(results: Sequence[Result]) -> Figure:
 def save_evaluation(results: Sequence[Result], folder: Path) -> list[Path]:
     """Write the figures of an evaluation as PNG and SVG and return the paths."""
     figures = {"accuracy": evaluation_accuracy(results)}
-    measured = [result for result in results if result.get("inside", {}).get("auroc")]
+    measured = [
+        result
+        for result in results
+        if any(area["value"] is not None for area in result.get("inside", {}).get("auroc", {}).values())
+    ]
     if measured:
         figures["right_from_wrong"] = right_from_wrong(measured)
     folder.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ class SuiteEntry:
     end_tokens: tuple[str, ...] = ()
 
 
-_SUMS = "4+7=11\n9+5=14\n2+6=8\n{prompt}="
+_SUMS = "43+7=50, since 43+7=50\n78+5=83, since 78+5=83\n{prompt}="
 _ASKED = "State the final answer to the following arithmetic problem: "
 _CHAIN = "\n".join([*(f"{_ASKED}{shown}" for shown in ("3 + 4 = 7", "9 - 5 = 4", "6 + 8 = 14")), "{prompt}"])
 _MATH = ("gsm8k", "math500", "aime24", "aime25", "amc23", "minerva", "olympiadbench")
@@ -46,12 +46,12 @@ SUITES: dict[str, tuple[SuiteEntry, ...]] = {
     "logic": tuple(SuiteEntry(spec, num_problems) for spec, num_problems in _LOGIC),
     # For models of about 135 million weights, which follow no instruction about the form of the answer.
     "smoke": (
-        SuiteEntry("sums:digits=1|1", 12, _SUMS, 8, chat_template=False, end_tokens=("\n",)),
+        SuiteEntry("sums:digits=2|1", 24, _SUMS, 16, chat_template=False, end_tokens=("\n",)),
         SuiteEntry(
-            "chain_sum:min_terms=2,max_terms=2,min_digits=1,max_digits=1", 32, _CHAIN, 8,
+            "chain_sum:min_terms=2,max_terms=2,min_digits=1,max_digits=1", 16, _CHAIN, 8,
             chat_template=False, end_tokens=("\n",),
         ),
-        SuiteEntry("gsm8k", 8, max_new_tokens=128),
+        SuiteEntry("gsm8k", 6, max_new_tokens=96),
     ),
 }  # fmt: skip
 
