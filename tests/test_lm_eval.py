@@ -214,6 +214,7 @@ TOGETHER = FOUR | {
     "end of an equation": ("{m} + 1 = {a}", True),
     "LaTeX": ("So \\[ x = {a} \\] is what remains.", True),
     "LaTeX, then a number": ("So $({a})$ apples in {w} days.", False),
+    "empty box": ("So {a}. I put it in \\boxed{{}}.", True),
 }
 # Texts on which they part: (text, whether antiphase says right); lm-eval says the opposite.
 APART = {
@@ -233,8 +234,6 @@ APART = {
     "box, then tags": ("\\boxed{{{w}}} <answer>{a}</answer>", True),
     # Antiphase takes the last box, math-verify the first of several.
     "two boxes, the last right": ("\\boxed{{{w}}}, no, \\boxed{{{a}}}", True),
-    # An empty box is an answer that is empty.
-    "empty box": ("So {a}. I put it in \\boxed{{}}.", False),
     # math-verify takes the right side of every equation, and ignores the base of a number.
     "false equation in the box": ("\\boxed{{{w} = {a}}}", False),
     "equation in the box": ("\\boxed{{{m} + 1 = {a}}}", False),

@@ -17,6 +17,7 @@ _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _NUMBER = re.compile(
     r"(?:(?<![\w.)\]}%])-)?\$?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+)?|(?<![\w.])\.\d+)"
 )
+_EMPTY_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{\s*\}")
 _ANSWER_IS = re.compile(r"answer(?:\s+is\b|\s*:)[:\s*]*", re.IGNORECASE)
 
 
@@ -90,7 +91,10 @@ def _auto(text: str, numeric: bool) -> str | None:
     box, begun = _last_box(text)
     if box is not None or begun:
         return box
-    return last_number(text) if numeric else _after_answer_is(text) or last_line(text)
+    if numeric:
+        return last_number(text)
+    # What else stands on the last line is then no answer either.
+    return _after_answer_is(text) or (None if _EMPTY_BOX.search(text) else last_line(text))
 
 
 def _unboxed(text: str | None) -> str | None:
@@ -119,7 +123,7 @@ def boxed(text: str) -> str | None:
 
 
 def _last_box(text: str) -> tuple[str | None, bool]:
-    """(content of the last complete box, whether one was begun and not ended)."""
+    """(content of the last complete box that is not empty, whether one was begun and not ended)."""
     opened: list[int] = []  # where the content of each open brace starts; boxes are negative
     spans: list[tuple[int, int]] = []
     for match in _BRACES.finditer(text):
@@ -130,7 +134,8 @@ def _last_box(text: str) -> tuple[str | None, bool]:
             start = opened.pop()
             if start < 0 and not (spans and spans[-1][0] > -start):
                 spans.append((-start, match.start()))
-    content = text[slice(*spans[-1])] if spans else None
+    # Empty ones are echoes of the instruction.
+    content = next((text[start:stop] for start, stop in reversed(spans) if text[start:stop].strip()), None)
     return content, any(start < 0 for start in opened)
 
 
