@@ -11,11 +11,11 @@ import pytest
 
 from antiphase.cli import main
 from antiphase.errors import InvalidInputError
-from antiphase.evaluate.comparing import compare
-from antiphase.evaluate.comparison import Options, compare_entrants
-from antiphase.evaluate.entrants import entrants_of
-from antiphase.evaluate.formats import comparison_csv, comparison_latex, comparison_markdown, render_comparison
-from antiphase.evaluate.paired import paired_difference
+from antiphase.evaluation.comparing import compare
+from antiphase.evaluation.comparison import Options, compare_entrants
+from antiphase.evaluation.entrants import entrants_of
+from antiphase.evaluation.formats import comparison_csv, comparison_latex, comparison_markdown, render_comparison
+from antiphase.evaluation.paired import paired_difference
 from evaluation_cases import scored
 
 LEFT = [[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0], [0, 1, 1, 0], [1, 1, 1, 0]]
@@ -160,7 +160,7 @@ def many(runs):
 
 
 def load(path):
-    from antiphase.evaluate.result import Evaluation
+    from antiphase.evaluation.result import Evaluation
 
     return Evaluation.load(path)
 

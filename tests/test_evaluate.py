@@ -12,9 +12,9 @@ from sklearn.metrics import roc_auc_score
 
 from antiphase import probe
 from antiphase.errors import InvalidInputError
-from antiphase.evaluate import runner
-from antiphase.evaluate.result import Evaluation
-from antiphase.evaluate.runner import evaluate
+from antiphase.evaluation import runner
+from antiphase.evaluation.result import Evaluation
+from antiphase.evaluation.runner import evaluate
 from antiphase.generation import Sampling, generate
 from antiphase.models.loading import load_model
 from evaluation_cases import TASK, completion, given, problems, scored, write_rows

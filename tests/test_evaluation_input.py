@@ -5,7 +5,7 @@ import json
 import pytest
 
 from antiphase import cli
-from antiphase.evaluate import runner
+from antiphase.evaluation import runner
 from evaluation_cases import TASK
 
 EVAL = ["--tasks", TASK, "--num-problems", "2", "--samples", "2", "--max-new-tokens", "10", "--quiet"]

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy.stats import t as student
 
 from antiphase.errors import InvalidInputError
-from antiphase.evaluate.paired import paired_difference
-from antiphase.evaluate.variance import difference_variance
+from antiphase.evaluation.paired import paired_difference
+from antiphase.evaluation.variance import difference_variance
 
 tables = st.tuples(st.integers(1, 4), st.integers(2, 8), st.integers(0, 10**6)).map(
     lambda drawn: np.random.default_rng(drawn[2]).integers(0, 5, size=(2, drawn[0], drawn[1])) / 4

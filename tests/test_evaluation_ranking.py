@@ -11,9 +11,9 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from antiphase.errors import InvalidInputError
-from antiphase.evaluate.accuracy import pass_at_k
-from antiphase.evaluate.association import rank_association
-from antiphase.evaluate.ranking import best_of_k, problem_aurocs, within_problem_auroc
+from antiphase.evaluation.accuracy import pass_at_k
+from antiphase.evaluation.association import rank_association
+from antiphase.evaluation.ranking import best_of_k, problem_aurocs, within_problem_auroc
 
 # Within problems
 

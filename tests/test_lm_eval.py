@@ -17,8 +17,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from antiphase.evaluate.result import Evaluation
-from antiphase.evaluate.runner import evaluate
+from antiphase.evaluation.result import Evaluation
+from antiphase.evaluation.runner import evaluate
 from antiphase.models import demo
 from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.problem import Problem

@@ -85,7 +85,7 @@ def test_all_cells_run_and_are_compared(swept):
 
 
 def test_the_base_is_evaluated_as_it_is(swept, model_dir):
-    from antiphase.evaluate.runner import evaluate
+    from antiphase.evaluation.runner import evaluate
 
     result, path, _ = swept
     base = load_cells(result.out, read_study(path))[0]

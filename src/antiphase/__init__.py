@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from antiphase.correlation import coefficients as coefficients
     from antiphase.correlation import correlate as correlate
     from antiphase.errors import AntiphaseError as AntiphaseError
+    from antiphase.evaluation.comparing import compare as compare
+    from antiphase.evaluation.result import Evaluation as Evaluation
+    from antiphase.evaluation.runner import evaluate as evaluate
     from antiphase.models.loading import load_model as load_model
     from antiphase.probing.config import ProbeConfig as ProbeConfig
     from antiphase.probing.fingerprint import Fingerprint as Fingerprint
@@ -31,6 +34,7 @@ _HOMES = {
     "CorRPOConfig": "train.config",
     "CorRPOTrainer": "train.trainer",
     "Correlation": "types",
+    "Evaluation": "evaluation.result",
     "Fingerprint": "probing.fingerprint",
     "InversionCallback": "train.callback",
     "ProbeConfig": "probing.config",
@@ -39,7 +43,9 @@ _HOMES = {
     "TokenBatch": "types",
     "TokenSignals": "types",
     "coefficients": "correlation",
+    "compare": "evaluation.comparing",
     "correlate": "correlation",
+    "evaluate": "evaluation.runner",
     "load_model": "models.loading",
     "mean_within": "bootstrap",
     "pooled_correlation": "bootstrap",

@@ -42,9 +42,9 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def run(options: dict[str, Any], out: Path) -> None:
     """Compare and print the tables."""
-    from antiphase.evaluate.comparing import compare
-    from antiphase.evaluate.comparison import Options
-    from antiphase.evaluate.formats import render_comparison
+    from antiphase.evaluation.comparing import compare
+    from antiphase.evaluation.comparison import Options
+    from antiphase.evaluation.formats import render_comparison
 
     own = {name: options.pop(name) for name in ("reference", "paired_seeds", "smallest", "allow_mismatch")}
     entries, figures = options.pop("entries"), options.pop("figures")

@@ -94,7 +94,7 @@ def evaluation_options(options: dict[str, Any]) -> dict[str, Any]:
 
 def run(options: dict[str, Any], out: Path) -> None:
     """Evaluate and print the table."""
-    from antiphase.evaluate.runner import evaluate
+    from antiphase.evaluation.runner import evaluate
 
     options = evaluation_options(options)
     print(evaluate(options.pop("models"), out=out, **options))

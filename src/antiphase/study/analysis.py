@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from antiphase.evaluate.comparison import (
+from antiphase.evaluation.comparison import (
     ACROSS,
     Comparison,
     Options,
@@ -21,10 +21,10 @@ from antiphase.evaluate.comparison import (
     difference_of,
     point_of,
 )
-from antiphase.evaluate.entrants import Entrant, SeedRun
-from antiphase.evaluate.estimate import mean_interval
-from antiphase.evaluate.metrics import SCORES, rollout_score
-from antiphase.evaluate.ranking import problem_aurocs
+from antiphase.evaluation.entrants import Entrant, SeedRun
+from antiphase.evaluation.estimate import mean_interval
+from antiphase.evaluation.metrics import SCORES, rollout_score
+from antiphase.evaluation.ranking import problem_aurocs
 from antiphase.study.definition import BASE, Study
 from antiphase.study.store import DoneCell
 

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from antiphase.errors import InvalidInputError
-from antiphase.evaluate.config import EvalConfig
-from antiphase.evaluate.plan import plan_tasks
+from antiphase.evaluation.config import EvalConfig
+from antiphase.evaluation.plan import plan_tasks
 from antiphase.probing.config import config_from
 from antiphase.study.cells import cell_recipe
 from antiphase.study.definition import Cell, Study

@@ -125,7 +125,7 @@ def _run(cell: Cell, out: Path, keep_models: bool) -> None:
         model = str(work / "train")
     else:
         model = str(Path(source) / cell.stage) if cell.made is not None else source
-    from antiphase.evaluate.runner import evaluate
+    from antiphase.evaluation.runner import evaluate
 
     options = {"seed": cell.seed, **cell.evaluation}
     found = evaluate(model, out=work / "eval", resume=True, figures=False, progress=False, **options)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from antiphase.errors import InvalidInputError
-from antiphase.evaluate.comparison import ACROSS
-from antiphase.evaluate.formats import (
+from antiphase.evaluation.comparison import ACROSS
+from antiphase.evaluation.formats import (
     ACROSS_NOTE,
     HEADER,
     comparison_csv,
@@ -18,8 +18,8 @@ from antiphase.evaluate.formats import (
     markdown_table,
     notes_of,
 )
-from antiphase.evaluate.metrics import SCORES
-from antiphase.evaluate.table import share_text
+from antiphase.evaluation.metrics import SCORES
+from antiphase.evaluation.table import share_text
 from antiphase.probing.table import interval_text, signed
 from antiphase.study.analysis import Findings, analyse
 from antiphase.study.definition import Study

@@ -30,7 +30,7 @@ from antiphase.study.cells import is_made, make_model, run_cell, write_whole
 from antiphase.study.definition import Cell, Study, read_study
 from antiphase.study.store import done_cells, load_cells, pack
 
-PRELOAD = ["antiphase.train.runner", "antiphase.evaluate.runner"]
+PRELOAD = ["antiphase.train.runner", "antiphase.evaluation.runner"]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from antiphase.evaluate.plan import GREEDY, Batch
+from antiphase.evaluation.plan import GREEDY, Batch
 from antiphase.generators.base import Generator
 from antiphase.models.loading import LoadedModel
 from antiphase.probing.batches import ROLLOUT_SCHEMA, measure_items, short_name

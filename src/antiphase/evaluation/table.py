@@ -4,7 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from antiphase.evaluate.metrics import SCORES
+from antiphase.evaluation.metrics import SCORES
 from antiphase.probing.table import interval_text, signed
 
 Entry = Mapping[str, Any]

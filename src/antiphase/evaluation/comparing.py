@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from antiphase.errors import InvalidInputError
-from antiphase.evaluate.comparison import Comparison, Options, compare_entrants
-from antiphase.evaluate.entrants import Entrant, entrants_of
-from antiphase.evaluate.folder import EvalFolder
-from antiphase.evaluate.formats import comparison_csv, comparison_latex, comparison_markdown
-from antiphase.evaluate.result import Evaluation
-from antiphase.evaluate.runner import evaluate
+from antiphase.evaluation.comparison import Comparison, Options, compare_entrants
+from antiphase.evaluation.entrants import Entrant, entrants_of
+from antiphase.evaluation.folder import EvalFolder
+from antiphase.evaluation.formats import comparison_csv, comparison_latex, comparison_markdown
+from antiphase.evaluation.result import Evaluation
+from antiphase.evaluation.runner import evaluate
 
 _NAMED = re.compile(r"([^=/\\,]+)=(.+)")
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from antiphase.evaluate.config import NO_SIGNALS, EvalConfig
-from antiphase.evaluate.metrics import accuracy_metrics, inside_metrics
+from antiphase.evaluation.config import NO_SIGNALS, EvalConfig
+from antiphase.evaluation.metrics import accuracy_metrics, inside_metrics
 from antiphase.probing.summary import signal_statistics
 from antiphase.types import PROJECTIONS
 

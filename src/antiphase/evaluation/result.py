@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from antiphase.errors import InvalidInputError
-from antiphase.evaluate.folder import FORMAT, FORMAT_VERSION, EvalFolder
-from antiphase.evaluate.table import render_evaluation
+from antiphase.evaluation.folder import FORMAT, FORMAT_VERSION, EvalFolder
+from antiphase.evaluation.table import render_evaluation
 
 
 @dataclass(frozen=True)

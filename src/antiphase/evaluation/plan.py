@@ -11,7 +11,7 @@ from typing import Any
 
 from antiphase.data.rendering import PromptFormat, end_token_ids
 from antiphase.errors import InvalidInputError
-from antiphase.evaluate.config import EvalConfig
+from antiphase.evaluation.config import EvalConfig
 from antiphase.generation import Sampling
 from antiphase.probing.items import Item, Limits
 from antiphase.tasks.problem import Problem, Task

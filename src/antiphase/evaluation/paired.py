@@ -14,14 +14,14 @@ from jaxtyping import Float
 from scipy.special import stdtrit
 
 from antiphase.errors import InvalidInputError
-from antiphase.evaluate.estimate import (
+from antiphase.evaluation.estimate import (
     check_confidence,
     number_or_none,
     percentile_interval,
     resampled_means,
     student_quantile,
 )
-from antiphase.evaluate.variance import DifferenceVariance, difference_variance
+from antiphase.evaluation.variance import DifferenceVariance, difference_variance
 
 Verdict = Literal["better", "worse", "equal", "no difference shown", "not enough data"]
 

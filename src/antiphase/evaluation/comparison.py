@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from antiphase.errors import InvalidInputError
-from antiphase.evaluate.association import rank_association
-from antiphase.evaluate.entrants import Entrant, SeedRun, check_comparable
-from antiphase.evaluate.estimate import mean_interval, number_or_none, share_interval
-from antiphase.evaluate.paired import paired_difference
+from antiphase.evaluation.association import rank_association
+from antiphase.evaluation.entrants import Entrant, SeedRun, check_comparable
+from antiphase.evaluation.estimate import mean_interval, number_or_none, share_interval
+from antiphase.evaluation.paired import paired_difference
 
 # Name across entrants → (what it is, the value of one run's result).
 ACROSS = {

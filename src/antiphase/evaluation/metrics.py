@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from antiphase.evaluate.accuracy import majority_at_k, pass_at_k
-from antiphase.evaluate.estimate import Estimate, mean_interval, share_interval
-from antiphase.evaluate.ranking import best_of_k, within_problem_auroc
+from antiphase.evaluation.accuracy import majority_at_k, pass_at_k
+from antiphase.evaluation.estimate import Estimate, mean_interval, share_interval
+from antiphase.evaluation.ranking import best_of_k, within_problem_auroc
 
 # Score of a rollout → what it is. The higher, the likelier right; ι first, then what must not explain it.
 SCORES: dict[str, str] = {

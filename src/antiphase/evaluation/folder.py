@@ -1,6 +1,6 @@
 """The folder of an evaluation: the same files and rules as a probe's."""
 
-from antiphase.evaluate.config import FREE_ON_RESUME
+from antiphase.evaluation.config import FREE_ON_RESUME
 from antiphase.probing.folder import RunFolder
 
 FORMAT = "antiphase-eval"

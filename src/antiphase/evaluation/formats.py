@@ -5,8 +5,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from antiphase.evaluate.comparison import ACROSS, Comparison
-from antiphase.evaluate.table import WIDTH, new_table, printed, share_text
+from antiphase.evaluation.comparison import ACROSS, Comparison
+from antiphase.evaluation.table import WIDTH, new_table, printed, share_text
 from antiphase.probing.table import signed
 
 HEADER = (

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from antiphase.errors import InvalidInputError
-from antiphase.evaluate.accuracy import majority_at_k, pass_at_k
-from antiphase.evaluate.result import Evaluation
+from antiphase.evaluation.accuracy import majority_at_k, pass_at_k
+from antiphase.evaluation.result import Evaluation
 
 _ASKED = ("problems_sha256", "split", "prompt_template", "system_prompt", "chat_template")
 _BUDGET = ("samples", "temperature", "top_p", "max_new_tokens", "end_tokens")

@@ -11,8 +11,8 @@ from antiphase.data.rendering import end_token_ids
 from antiphase.data.rollouts import token_ids
 from antiphase.data.tables import TableRow, read_table
 from antiphase.errors import InvalidInputError
-from antiphase.evaluate.config import EvalConfig
-from antiphase.evaluate.plan import GREEDY, Batch, TaskPlan, rollout_name
+from antiphase.evaluation.config import EvalConfig
+from antiphase.evaluation.plan import GREEDY, Batch, TaskPlan, rollout_name
 from antiphase.probing.items import Item, Limits
 from antiphase.tasks.problem import Problem
 

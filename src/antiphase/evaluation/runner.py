@@ -16,13 +16,13 @@ from typing import Any
 import pandas as pd
 
 from antiphase.errors import InvalidInputError, MissingExtraError
-from antiphase.evaluate.config import GIVEN_ROWS, EvalConfig
-from antiphase.evaluate.folder import FORMAT, FORMAT_VERSION, EvalFolder
-from antiphase.evaluate.given import GivenCompletion, given_batches, load_given
-from antiphase.evaluate.plan import Batch, TaskPlan, batches_of, check_distinct, plan_tasks
-from antiphase.evaluate.result import Evaluation
-from antiphase.evaluate.scoring import complete_batch, score_batch
-from antiphase.evaluate.summary import summarize_evaluation
+from antiphase.evaluation.config import GIVEN_ROWS, EvalConfig
+from antiphase.evaluation.folder import FORMAT, FORMAT_VERSION, EvalFolder
+from antiphase.evaluation.given import GivenCompletion, given_batches, load_given
+from antiphase.evaluation.plan import Batch, TaskPlan, batches_of, check_distinct, plan_tasks
+from antiphase.evaluation.result import Evaluation
+from antiphase.evaluation.scoring import complete_batch, score_batch
+from antiphase.evaluation.summary import summarize_evaluation
 from antiphase.generators.base import Generator
 from antiphase.generators.choosing import make_generator
 from antiphase.generators.vllm_engine import VllmOptions
