@@ -7,7 +7,7 @@ CONSTRAINTS ?= -c constraints.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo train test test-slow test-lm-eval check bench bench-train build wheel-test clean
+.PHONY: help demo eval train study test test-slow test-lm-eval check bench bench-train build wheel-test clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -30,12 +30,23 @@ demo: $(VENV)/.demo ## probe the embedded model on real GSM8K questions (about 3
 	$(BIN)/antiphase probe demo --num-prompts 16 --samples 2 --max-new-tokens 64 \
 		--estimator own,last,full:3 --out runs/demo-$$(date +%Y%m%d-%H%M%S)
 
+$(VENV)/.eval: pyproject.toml constraints.txt $(VENV)/.demo | $(BIN)/python
+	$(PIP) -e '.[eval]'
+	@touch $@
+
+eval: $(VENV)/.eval ## evaluate the embedded model: accuracy and inversion on the same rollouts (2 to 5 minutes)
+	$(BIN)/antiphase eval demo --suite smoke --out runs/eval-$$(date +%Y%m%d-%H%M%S)
+
 $(VENV)/.train: pyproject.toml constraints.txt $(VENV)/.demo | $(BIN)/python
 	$(PIP) -e '.[train]'
 	@touch $@
 
 train: $(VENV)/.train ## train the embedded model with CorR-PO: it learns to add (40 steps of about 38 s, and evaluations)
 	$(BIN)/antiphase train --config recipes/smollm2-sums/recipe.yaml --out runs/train-$$(date +%Y%m%d-%H%M%S)
+
+study: $(VENV)/.train ## the tables and figures of the first study, from its stored results (a minute)
+	$(BIN)/antiphase sweep studies/first/tiny.yaml
+	$(BIN)/antiphase sweep studies/first/smollm2.yaml
 
 test: $(VENV)/.dev ## run the tests
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest

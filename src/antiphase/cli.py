@@ -82,7 +82,8 @@ def _run_probe(options: dict[str, Any], out: Path) -> None:
 
 def _default_out(command: str, options: dict[str, Any]) -> Path:
     if command == "sweep":
-        return Path(options["study"]).with_name("results")
+        study: Path = options["study"]
+        return study.with_name(f"results-{study.stem}")
     return Path("runs") / f"{command}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
 
 

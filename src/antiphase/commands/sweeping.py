@@ -18,7 +18,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
         formatter_class=Help,
     )
     command.add_argument("study", type=Path, metavar="STUDY.yaml", help="see docs/evaluate.md")
-    command.add_argument("--out", type=Path, help="folder to write to (default: results, beside the study)")
+    command.add_argument("--out", type=Path, help="folder to write to (default: results-NAME beside NAME.yaml)")
     command.add_argument(
         "--cell", dest="cells", action="append", default=[], metavar="CELL", help="run this cell alone"
     )

@@ -71,7 +71,7 @@ def evaluate(
         options["rollouts"] = given = str(rollouts)
     elif rollouts is not None:
         options["rollouts"], given = GIVEN_ROWS, rollouts
-    config = config_from(model, options, EvalConfig)
+    config: EvalConfig = config_from(model, options, EvalConfig)
     if resume and out is None:
         raise InvalidInputError("resume needs out, the folder of the interrupted evaluation.")
     can_draw = importlib.util.find_spec("matplotlib") is not None

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar, cast
+from typing import Any, Literal, Protocol, cast
 
 from antiphase.correlation import MIN_TOKENS
 from antiphase.data.prompts import BUILT_IN, STEP_BY_STEP
@@ -15,7 +15,9 @@ from antiphase.errors import InvalidInputError
 from antiphase.generation import Sampling
 from antiphase.types import (
     ESTIMATORS,
+    NORMS,
     PROJECTIONS,
+    TARGETS,
     Estimator,
     Norm,
     ProjectionName,
@@ -173,6 +175,8 @@ def _signal_spec(text: str, options: Any, temperature: float) -> SignalSpec:
     if colon and not count.isdecimal():
         raise InvalidInputError(f"estimator {text!r}: expected NAME or NAME:TARGETS, as in full:16.")
     check_one_of("estimator", name, ESTIMATORS)
+    check_one_of("norm", options.norm, NORMS)
+    check_one_of("target", options.target, TARGETS)
     for projection in options.projections:
         check_one_of("projections", projection, PROJECTIONS)
     return SignalSpec(
@@ -188,14 +192,11 @@ def _signal_spec(text: str, options: Any, temperature: float) -> SignalSpec:
     )
 
 
-C = TypeVar("C")
-
-
 def config_from(
     models: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     options: Mapping[str, Any],
-    kind: type[C],
-) -> C:
+    kind: Any = ProbeConfig,
+) -> Any:
     """A config from a model or several and keyword options.
 
     Args:
@@ -206,7 +207,7 @@ def config_from(
     Raises:
         InvalidInputError: an unknown option (naming the nearest), or a value outside its range.
     """
-    known = [field.name for field in dataclasses.fields(cast(Any, kind))]
+    known = [field.name for field in dataclasses.fields(kind)]
     for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -214,7 +215,7 @@ def config_from(
             raise InvalidInputError(f"unknown option {name!r}.{hint}")
     values = {name: _plain(name, value) for name, value in options.items()}
     names = [models] if isinstance(models, str | os.PathLike) else models
-    return cast(C, cast(Any, kind)(models=tuple(os.fspath(name) for name in names), **values))
+    return kind(models=tuple(os.fspath(name) for name in names), **values)
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -70,7 +70,7 @@ def probe(
     elif rollouts is not None:
         options["rollouts"], given = GIVEN_ROWS, rollouts
     in_memory = _in_memory(model, tokenizer, name)
-    config = config_from(name if in_memory else model, options, ProbeConfig)  # type: ignore[arg-type]
+    config: ProbeConfig = config_from(name if in_memory else model, options)  # type: ignore[arg-type]
     if resume and out is None:
         raise InvalidInputError("resume needs out, the folder of the interrupted run.")
     can_draw = importlib.util.find_spec("matplotlib") is not None
