@@ -112,13 +112,19 @@ def test_files(generated):
     found, out = generated
     names = sorted(path.name for path in out.iterdir())
     assert names == ["config.json", "figures", "rollouts.parquet", "summary.json", "tokens.parquet"]
-    assert sorted(path.name for path in (out / "figures").glob("*.png")) == ["accuracy.png", "right_from_wrong.png"]
+    assert [path.name for path in (out / "figures").glob("*.png")] == ["accuracy.png"]  # no problem has right and wrong
     again = Evaluation.load(out)
     pd.testing.assert_frame_equal(again.rollouts, found.rollouts)
     summary = json.loads((out / "summary.json").read_text())
     assert summary["results"][0]["identity"]["max_new_tokens"] == 12
     assert {"math-verify", "reasoning-gym", "torch"} <= set(summary["versions"])
     assert "avg@3" in str(again)
+
+
+def test_figures(model_dir, tmp_path):
+    scored(model_dir, [[1, 0], [0, 1]], out=tmp_path / "run", figures=True)
+    names = sorted(path.name for path in (tmp_path / "run" / "figures").glob("*.png"))
+    assert names == ["accuracy.png", "right_from_wrong.png"]
 
 
 def test_its_own_rollouts_score_alike(generated, model_dir):
@@ -227,3 +233,15 @@ def test_two_tasks_and_models(model_dir, tmp_path):
     first, second = (found.rollouts[found.rollouts.model == model] for model in (str(model_dir), f"{model_dir}/."))
     assert first.completion.tolist() == second.completion.tolist()
     assert set(found.tokens.task) == {TASK, other}
+
+
+def test_by_projection(model_dir):
+    plain = scored(model_dir, [[1, 0], [0, 1]])
+    whole = scored(model_dir, [[1, 0], [0, 1]], by_projection=True)
+    cells = [name for name in whole.tokens.columns if name.startswith("strength_L")]
+    assert len(cells) == 3 * 4
+    assert not [name for name in plain.tokens.columns if name.startswith("strength_L")]
+    np.testing.assert_allclose(whole.tokens[cells].mean(axis=1), plain.tokens.strength, rtol=1e-5)
+    assert np.shape(whole.result()["signals"]["by_projection"]) == (3, 4)
+    assert plain.result()["signals"]["by_projection"] == []
+    assert plain.result()["signals"]["spearman"] == whole.result()["signals"]["spearman"]

@@ -44,7 +44,11 @@ def add_signal_options(group: "argparse._ArgumentGroup", *, measured: bool = Fal
     group.add_argument("--norm", default="nuclear", help="nuclear, frobenius, l1")
     group.add_argument("--target", default="logit", help="logit, or logprob (a control)")
     group.add_argument("--targets-per-rollout", type=int, metavar="N", help="measure N random tokens of each rollout")
-    if not measured:
+    if measured:
+        group.add_argument(
+            "--by-projection", action="store_true", help="keep the strength of every layer's projection of every token"
+        )
+    else:
         group.add_argument(
             "--signal-temperature", type=float, default=1.0, help="divides the logits before the entropy"
         )

@@ -44,6 +44,8 @@ class EvalConfig:
         timeout: seconds that one verification may take.
         estimators: as for a probe; `none` measures no signals.
         layers, projections, norm, target, targets_per_rollout, token_budget: see `SignalSpec`.
+        by_projection: keep the strength of every layer's projection (four columns a layer) in tokens.parquet, and ρ of
+            each in the summary.
         min_tokens: rollouts with fewer measured tokens have no correlation of their own.
         num_resamples: of the bootstraps.
         dtype, device, trust_remote_code, revision: see `load_model`.
@@ -77,6 +79,7 @@ class EvalConfig:
     target: str = "logit"
     targets_per_rollout: int | None = None
     token_budget: int = 2048
+    by_projection: bool = False
     min_tokens: int = MIN_TOKENS
     num_resamples: int = 1000
     dtype: str = "auto"

@@ -157,6 +157,7 @@ class _Run:
                             bar,
                             min_tokens=self.config.min_tokens,
                             timeout=self.config.timeout,
+                            by_projection=self.config.by_projection,
                         )
                         folder.write_part(index, number, tables)
                 del loaded

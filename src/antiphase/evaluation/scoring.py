@@ -55,6 +55,7 @@ def score_batch(
     *,
     min_tokens: int,
     timeout: float,
+    by_projection: bool = False,
 ) -> dict[Kind, pa.Table]:
     """Verify and measure completed items; the rows of this batch in tokens and rollouts.
 
@@ -67,6 +68,7 @@ def score_batch(
         bar: that shows.
         min_tokens: of a rollout's own correlation.
         timeout: seconds for one verification.
+        by_projection: keep the strength of every layer's projection.
     """
     texts = [str(loaded.tokenizer.decode(list(item.completion_ids or ()), skip_special_tokens=True)) for item in items]
     verdicts = pool.check(list(zip(texts, batch.problems, strict=True)), timeout)
@@ -86,6 +88,8 @@ def score_batch(
         }
     if specs:
         tokens, rows = measure_items(loaded, items, specs, min_tokens, bar)
+        if not by_projection:
+            tokens = tokens[[name for name in tokens.columns if not name.startswith("strength_L")]]
         task = pd.Series(batch.plan.task.spec, index=tokens.index, dtype="str", name="task")
         tokens = pd.concat([tokens.iloc[:, :2], task, tokens.iloc[:, 2:]], axis=1)
     else:

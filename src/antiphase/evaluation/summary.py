@@ -9,7 +9,6 @@ import pandas as pd
 from antiphase.evaluation.config import NO_SIGNALS, EvalConfig
 from antiphase.evaluation.metrics import accuracy_metrics, inside_metrics
 from antiphase.probing.summary import signal_statistics
-from antiphase.types import PROJECTIONS
 
 
 def summarize_evaluation(
@@ -94,8 +93,8 @@ def _signals(
     return signal_statistics(
         own,
         drawn,
-        layers,
-        tuple(spec.projections) or PROJECTIONS,
+        layers if config.by_projection else [],
+        tuple(spec.projections),
         min_tokens=config.min_tokens,
         num_resamples=config.num_resamples,
         seed=config.seed,
