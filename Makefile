@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?= -c constraints.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 
+# Processes that share the test files; each computes with one thread.
+WORKERS ?= 2
+
 .DEFAULT_GOAL := help
 .PHONY: help demo eval train study test test-slow test-lm-eval check bench bench-train build wheel-test clean
 
@@ -49,7 +52,7 @@ study: $(VENV)/.train ## the tables and figures of the first study, from its sto
 	$(BIN)/antiphase sweep studies/first/smollm2.yaml
 
 test: $(VENV)/.dev ## run the tests
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.dev ## run the slow tests too (the embedded model, the benchmark's claims)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
