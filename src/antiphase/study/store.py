@@ -5,7 +5,6 @@ OUT/cells.jsonl, rollouts.parquet     packed: the same, with a column `cell`
 """
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +90,11 @@ def pack(folder: Path, study: Study) -> None:
     # Rows first: records without rows would be cells without numbers.
     work.replace(folder / ROWS)
     records.replace(folder / RECORDS)
-    shutil.rmtree(folder / "cells")
+    for cell in cells:
+        for suffix in ("json", "parquet"):
+            (folder / "cells" / f"{cell.record['cell']}.{suffix}").unlink(missing_ok=True)
+    if not any((folder / "cells").iterdir()):  # another study's cells stay
+        (folder / "cells").rmdir()
 
 
 def _packed(folder: Path) -> list[dict[str, Any]]:
