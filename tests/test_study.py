@@ -190,7 +190,7 @@ def test_a_failing_cell_is_named_and_the_others_run(model_dir, tmp_path, capsys)
     [
         ({"method": {}}, "unknown key 'method'; did you mean 'methods'?"),
         ({"methods": {}}, "methods is empty"),
-        ({"seeds": ["a"]}, "seeds must be a list of whole numbers"),
+        ({"seeds": ["a"]}, "seeds must be a list of different whole numbers"),
         ({"models": {"a/b": "x"}}, "the name 'a/b' must be of letters"),
         ({"models": {"a": {"path": "x", "make": "y"}}}, "give either path"),
         ({"models": {"a": {"path": "x", "methods": ["dap"]}}}, "unknown method 'dap'; did you mean 'dapo'?"),

@@ -14,6 +14,8 @@ from scipy.special import stdtrit
 
 from antiphase.errors import InvalidInputError
 
+# A mean this close to 0 or 1 is 0 or 1 but for rounding.
+_ROUNDING = 1e-12
 _RESAMPLE_ELEMENTS = 1 << 22
 
 
@@ -135,7 +137,8 @@ def share_interval(values: Float[np.ndarray, "problem"], confidence: float = 0.9
     if num == 1:
         return Estimate(mean, 0.0, 1.0, 1, confidence)
     # Constancy is judged on the values themselves: rounding leaves a variance that would claim certainty.
-    size = float(num) if kept.min() == kept.max() else _effective_size(kept, mean)
+    alike = kept.min() == kept.max() or min(mean, 1 - mean) < _ROUNDING
+    size = float(num) if alike else _effective_size(kept, mean)
     low, high = _wilson(mean, size, student_quantile(confidence, num - 1))
     return Estimate(mean, low, high, num, confidence)
 

@@ -56,7 +56,7 @@ def training_budget(cell: Cell, scratch: Path) -> Budget:
         message = str(error).replace(f"{path}: ", "")
         raise InvalidInputError(f"method {cell.method!r} of the model {cell.model!r}: {message}") from error
     config, options = recipe.config, recipe.options
-    if config.max_steps <= 0:
+    if (config.max_steps or 0) <= 0:
         raise InvalidInputError(
             f"method {cell.method!r} of the model {cell.model!r}: a study needs max_steps, so that budgets are known."
         )
@@ -121,8 +121,13 @@ def check_evaluations(cells: Sequence[Cell]) -> dict[str, int]:
         if key not in known:
             options: dict[str, Any] = {"seed": cell.seed, **cell.evaluation}
             config = config_from("model", options, EvalConfig)
-            problems = sum(len(plan.problems) for plan in plan_tasks(config))
-            known[key] = problems * (config.samples + config.greedy)
+            plans = plan_tasks(config)
+            if len(plans) > 1:
+                raise InvalidInputError(
+                    f"{cell.name} is evaluated on {len(plans)} tasks; a group of a study has one. Give each task a "
+                    "setting of its own."
+                )
+            known[key] = len(plans[0].problems) * (config.samples + config.greedy)
         counts[cell.name] = known[key]
     return counts
 

@@ -8,12 +8,15 @@ OUT/cells/CELL.json        everything else; there when the cell is done
 
 import contextlib
 import json
+import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ import pandas as pd
 import yaml
 
 from antiphase.errors import AntiphaseError, InvalidInputError
+from antiphase.probing.summary import commit
 from antiphase.study.definition import Cell, Made
 
 COLUMNS = (
@@ -36,7 +40,7 @@ class CellError(AntiphaseError, RuntimeError):
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file that appears under its name only when it is whole."""
-    work = path.with_name(f".{path.name}.tmp")
+    work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     work.write_text(text, encoding="utf-8")
     work.replace(path)
 
@@ -87,13 +91,32 @@ def _make(made: Made, out: Path) -> Path:
     if command[0] in ("python", "python3"):
         command[0] = sys.executable
     log = out / "models" / f"{made.name}.log"
-    with log.open("wb") as file:
-        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+    status = _call(command, log)
+    if status == 0 and not any(folder.rglob("config.json")):
+        raise CellError(f"making {made.name} left no model in {folder} (no config.json): {shlex.join(command)}.")
     if status != 0:
         last = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
         raise CellError(f"making {made.name} failed with status {status}: {shlex.join(command)}: {last} (see {log})")
     write_whole(marker, json.dumps({"command": list(made.command)}) + "\n")
     return folder
+
+
+def _call(command: Sequence[str], log: Path) -> int:
+    """Run a command into a log; it ends with this process, also when that is asked to end."""
+    with log.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as process:
+
+        def end(*_: Any) -> None:
+            process.kill()
+            raise KeyboardInterrupt
+
+        main = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGTERM, end) if main else None
+        try:
+            return process.wait()
+        finally:
+            process.kill()
+            if main:
+                signal.signal(signal.SIGTERM, before)
 
 
 def cell_recipe(cell: Cell, model: str, folder: Path) -> dict[str, Any]:
@@ -109,8 +132,10 @@ def run_cell(cell: Cell, out: Path, *, keep_models: bool = False) -> None:
         AntiphaseError: its model, training or evaluation failed, or another process is at it.
         KeyboardInterrupt: the training was interrupted.
     """
+    from antiphase.study.store import is_done
+
     with _only_one(out / "work" / f"{cell.name}.lock", wait=False):
-        if not (out / "cells" / f"{cell.name}.json").is_file():
+        if not is_done(out, cell.name):
             _run(cell, out, keep_models)
 
 
@@ -118,13 +143,18 @@ def _run(cell: Cell, out: Path, keep_models: bool) -> None:
     began = time.time()
     source = str(make_model(cell.made, out)) if cell.made is not None else str(cell.path)
     work = out / "work" / cell.name
+    marker = work / "cell.sha256"
+    if work.is_dir() and not (marker.is_file() and marker.read_text() == cell.digest()):
+        shutil.rmtree(work)  # begun with other settings
     work.mkdir(parents=True, exist_ok=True)
+    write_whole(marker, cell.digest())
+    started = commit()
     trained: Mapping[str, Any] | None = None
     if cell.stage is None:
         trained = _train(cell, source, work)
         model = str(work / "train")
     else:
-        model = str(Path(source) / cell.stage) if cell.made is not None else source
+        model = str(Path(source) / cell.stage) if cell.stage != "." else source
     from antiphase.evaluation.runner import evaluate
 
     options = {"seed": cell.seed, **cell.evaluation}
@@ -132,7 +162,8 @@ def _run(cell: Cell, out: Path, keep_models: bool) -> None:
     rows = found.rollouts[list(COLUMNS)].copy()
     for name in rows.select_dtypes("float64").columns:
         rows[name] = rows[name].astype("float32")
-    _keep(cell, out, rows, found.summary, trained, time.time() - began)
+    summary = {**found.summary, "commit": started}
+    _keep(cell, out, rows, summary, trained, time.time() - began)
     if keep_models and cell.trained:
         (out / "models").mkdir(exist_ok=True)
         shutil.rmtree(out / "models" / cell.name, ignore_errors=True)

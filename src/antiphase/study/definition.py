@@ -22,7 +22,7 @@ import itertools
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ BASE = "base"
 _KEYS = ("name", "models", "settings", "methods", "seeds", "train", "eval", "compare")
 _MODEL_KEYS = ("path", "make", "stages", "train", "eval", "methods", "seeds", "settings")
 _SETTING_KEYS = ("make", "train", "eval")
-_COMPARE_KEYS = ("reference", "smallest", "groups")
+_COMPARE_KEYS = ("reference", "smallest")
 _NAME = re.compile(r"[A-Za-z0-9][\w+=-]*")
 
 
@@ -134,9 +134,7 @@ def read_study(path: Path) -> Study:
     for key in ("models", "methods", "seeds"):
         if not content.get(key):
             raise InvalidInputError(f"{path}: {key} is empty; a study needs at least one.")
-    seeds = content["seeds"]
-    if not isinstance(seeds, list) or not all(type(seed) is int and seed >= 0 for seed in seeds):
-        raise InvalidInputError(f"{path}: seeds must be a list of whole numbers from 0; got {seeds!r}.")
+    _seeds(content["seeds"], str(path))
     settings = content.get("settings") or {"all": {}}
     compare = content.get("compare") or {}
     _check_keys(compare, _COMPARE_KEYS, f"{path}: compare")
@@ -160,7 +158,7 @@ def read_study(path: Path) -> Study:
         tuple(cells),
         methods,
         reference,
-        float(compare.get("smallest", 0.05)),
+        _smallest(compare.get("smallest", 0.05), path),
     )
 
 
@@ -210,17 +208,31 @@ def _cells(
         raise InvalidInputError(f"{where}: give either path (a hub id or directory) or make (a command).")
     change = settings[setting] or {}
     _check_keys(change, _SETTING_KEYS, f"{path}: settings: {setting}")
-    if setting not in (entry.get("settings") or [setting]):
+    if setting not in _list(entry.get("settings"), [setting], f"{where}: settings"):
         return []
-    methods, stages = _mapping(content, "methods", path), entry.get("stages") or {}
-    chosen = entry.get("methods") or list(methods)
+    methods = _mapping(content, "methods", path)
+    stages = _mapping({"stages": entry.get("stages") or {}}, "stages", path)
+    chosen = _list(entry.get("methods"), list(methods), f"{where}: methods")
     for name in chosen:
         if name not in methods:
             raise InvalidInputError(f"{where}: unknown method {name!r}{did_you_mean(str(name), list(methods))}")
-    recipe = {**_part(content, "train"), **_part(entry, "train"), **_part(change, "train")}
-    evaluation = {**_part(content, "eval"), **_part(entry, "eval"), **_part(change, "eval")}
+    recipe = _merged([content, entry, change], "train", where)
+    evaluation = _merged([content, entry, change], "eval", where)
+    for key in ("model", "model_name_or_path", "seed", "output_dir"):
+        if key in recipe:
+            raise InvalidInputError(f"{where}: train: {key} is the study's to set; remove it.")
+    for key in ("models", "seed", "rollouts"):
+        if key in evaluation:
+            raise InvalidInputError(f"{where}: eval: {key} is the study's to set; remove it.")
+    if stages and "make" not in entry and not Path(str(entry["path"])).is_dir():
+        raise InvalidInputError(
+            f"{where}: stages are folders within a model's directory, and {entry['path']!r} is none."
+        )
     cells = []
-    for seed in entry.get("seeds") or content["seeds"]:
+    for seed in _seeds(entry.get("seeds") or content["seeds"], where):
+        for name in chosen:
+            if not isinstance(methods[name] or {}, Mapping):
+                raise InvalidInputError(f"{path}: methods: {name} must map keys to values; got {methods[name]!r}.")
         made = _made(entry.get("make"), model, setting, str(change.get("make", setting)), seed)
 
         def cell(
@@ -240,14 +252,41 @@ def _cells(
     return cells
 
 
-def _part(content: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return dict(content.get(key) or {})
+def _merged(parts: Sequence[Mapping[str, Any]], key: str, where: str) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for part in parts:
+        values = part.get(key) or {}
+        if not isinstance(values, Mapping):
+            raise InvalidInputError(f"{where}: {key} must map keys to values; got {values!r}.")
+        merged |= values
+    return merged
+
+
+def _list(value: Any, default: list[str], where: str) -> list[str]:
+    if value is None:
+        return default
+    if not isinstance(value, list):
+        raise InvalidInputError(f"{where} must be a list of names; got {value!r}.")
+    return value
+
+
+def _seeds(seeds: Any, where: str) -> list[int]:
+    numbers = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if not numbers or len(set(seeds)) < len(seeds):
+        raise InvalidInputError(f"{where}: seeds must be a list of different whole numbers from 0; got {seeds!r}.")
+    return list(seeds)
+
+
+def _smallest(value: Any, path: Path) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise InvalidInputError(f"{path}: compare: smallest must be a difference between 0 and 1; got {value!r}.")
+    return float(value)
 
 
 def _made(command: Any, model: str, setting: str, words_of_setting: str, seed: int) -> Made | None:
     if command is None:
         return None
-    words = command.split() if isinstance(command, str) else [str(word) for word in command]
+    words = shlex.split(command) if isinstance(command, str) else [str(word) for word in command]
     name = model
     for part, value in (("{setting}", setting), ("{seed}", f"s{seed}")):
         if any(part in word for word in words):

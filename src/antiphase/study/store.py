@@ -54,13 +54,17 @@ def done_cells(folder: Path, study: Study) -> dict[str, dict[str, Any]]:
     return found
 
 
+def is_done(folder: Path, name: str) -> bool:
+    """Whether a cell of this name is done, packed or not."""
+    if (folder / "cells" / f"{name}.json").is_file():
+        return True
+    return any(record["cell"] == name for record in _packed(folder))
+
+
 def load_cells(folder: Path, study: Study) -> list[DoneCell]:
     """The study's cells that are done, in its order."""
     records = done_cells(folder, study)
-    packed = pd.read_parquet(folder / ROWS) if (folder / ROWS).is_file() else None
-    if packed is not None:
-        packed = packed.astype(dict.fromkeys(packed.select_dtypes("category").columns, "str"))
-    groups = {} if packed is None else dict(list(packed.groupby("cell", sort=False)))
+    groups = {name: rows for frame in _packed_rows(folder) for name, rows in frame.groupby("cell", sort=False)}
     cells = []
     for name, record in records.items():
         path = folder / "cells" / f"{name}.parquet"
@@ -74,7 +78,10 @@ def pack(folder: Path, study: Study) -> None:
     if not (folder / "cells").is_dir():
         return
     cells = load_cells(folder, study)
-    frames = []
+    packed = {cell.record["cell"] for cell in cells}
+    # What another study, or an earlier form of this one, has packed here stays.
+    others = [record for record in _packed(folder) if record["cell"] not in packed]
+    frames = [frame[frame.cell.isin({record["cell"] for record in others})] for frame in _packed_rows(folder)]
     for cell in cells:
         frame = cell.rollouts.copy()
         frame.insert(0, "cell", cell.record["cell"])
@@ -84,7 +91,8 @@ def pack(folder: Path, study: Study) -> None:
         rows[name] = rows[name].astype("category")
     work = folder / f".{ROWS}.tmp"
     rows.to_parquet(work, index=False, compression="zstd")
-    lines = "".join(json.dumps(cell.record, ensure_ascii=False) + "\n" for cell in cells)
+    records_now = [*others, *(cell.record for cell in cells)]
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records_now)
     records = folder / f".{RECORDS}.tmp"
     records.write_text(lines, encoding="utf-8")
     # Rows first: records without rows would be cells without numbers.
@@ -95,6 +103,14 @@ def pack(folder: Path, study: Study) -> None:
             (folder / "cells" / f"{cell.record['cell']}.{suffix}").unlink(missing_ok=True)
     if not any((folder / "cells").iterdir()):  # another study's cells stay
         (folder / "cells").rmdir()
+
+
+def _packed_rows(folder: Path) -> list[pd.DataFrame]:
+    """The packed rows, if there are any."""
+    if not (folder / ROWS).is_file():
+        return []
+    frame = pd.read_parquet(folder / ROWS)
+    return [frame.astype(dict.fromkeys(frame.select_dtypes("category").columns, "str"))]
 
 
 def _packed(folder: Path) -> list[dict[str, Any]]:
