@@ -29,8 +29,10 @@ def runs(model_dir, tmp_path_factory):
     for name, pattern, seed in (("left-0", LEFT, 0), ("right-0", RIGHT, 0), ("right-1", OTHER, 1)):
         scored(model_dir, pattern, out=folder / name, seed=seed)
     scored(model_dir, LEFT[:5], out=folder / "fewer")
-    scored(model_dir, LEFT, out=folder / "longer", max_new_tokens=99, temperature=0.5)
     scored(model_dir, LEFT, out=folder / "last", estimators="last")
+    scored(model_dir, LEFT, out=folder / "one-layer", layers="last")
+    scored(model_dir, LEFT, out=folder / "min-tokens", min_tokens=4)
+    scored(model_dir, [row[:2] for row in LEFT], out=folder / "more")
     scored(model_dir, LEFT, out=folder / "asked", prompt_template="Compute {prompt}")
     scored(model_dir, LEFT, out=folder / "left-1", seed=1)
     return folder
@@ -81,9 +83,11 @@ def test_reference(runs):
     ("other", "message"),
     {
         "fewer": "prompts: the problems differ",
-        "longer": "budget: temperature is 1.0 and 0.5",
         "last": "signals: estimator is 'own' and 'last'",
         "asked": "prompts: prompt_template is",
+        "one-layer": "signals: chosen_layers is 'all' and 'last'",
+        "min-tokens": "signals: min_tokens is 8 and 4",
+        "more": "budget: 4 and 2 samples of a problem",
     }.items(),
 )
 def test_what_does_not_match_is_refused(runs, other, message):
@@ -108,7 +112,7 @@ def test_bad_entries(runs, tmp_path, model_dir):
     cases = {
         "at least two entrants": [good],
         "matches nothing": [good, f"b={runs}/nothing-*"],
-        "twice; seeds must be different": [f"a={good},{good}", f"b={runs / 'right-0'}"],
+        "twice; seeds must be different": [f"a={good},{good}/", f"b={runs / 'right-0'}"],
         "two entrants are called 'x'": [f"x={good}", f"x={runs / 'right-0'}"],
         "is no folder of an evaluation": [good, str(model_dir)],
         "names an empty run": [good, f"b={runs / 'right-0'},"],
@@ -116,12 +120,14 @@ def test_bad_entries(runs, tmp_path, model_dir):
     for message, entries in cases.items():
         with pytest.raises(InvalidInputError, match=message):
             compare(entries)
+    with pytest.raises(InvalidInputError, match="smallest must be a difference between"):
+        Options(smallest=0)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InvalidInputError, match="holds something else"):
         compare([f"a={good}", f"b={runs / 'right-0'}"], out=tmp_path)
     shutil.copytree(runs / "left-0", tmp_path / "cut")
     (tmp_path / "cut" / "summary.json").unlink()
-    with pytest.raises(InvalidInputError, match="unfinished evaluation"):
+    with pytest.raises(InvalidInputError, match="unfinished run of an evaluation"):
         compare([f"a={good}", f"b={tmp_path / 'cut'}"])
 
 
@@ -203,3 +209,34 @@ def test_command(runs, tmp_path, capsys):
     assert main(["compare", f"a={runs / 'left-0'}", f"b={runs / 'fewer'}", "--out", str(tmp_path / "no")]) == 2
     assert "--allow-mismatch" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
+
+
+def test_runs_of_one_seed_are_paired_by_place(model_dir, tmp_path):
+    for name, pattern in (("a-2", LEFT), ("a-10", RIGHT), ("b-2", RIGHT), ("b-10", OTHER)):
+        scored(model_dir, pattern, out=tmp_path / name)
+    (task,) = compare([f"a={tmp_path}/a-*", f"b={tmp_path}/b-*"], Options(paired_seeds=True)).tasks.values()
+    left, right = (np.array([np.array(p).mean(1) for p in side]) for side in ((RIGHT, OTHER), (LEFT, RIGHT)))
+    expected = paired_difference(left, right, paired_seeds=True)
+    assert task["entrants"][1]["differences"]["accuracy"]["low"] == pytest.approx(expected.low)
+    with pytest.raises(InvalidInputError, match="1 and 2 runs of one sampling seed"):
+        compare([f"a={tmp_path}/a-*", f"b={tmp_path}/b-2"], Options(paired_seeds=True))
+
+
+def test_budgets_of_generated_rollouts(model_dir, tmp_path):
+    from antiphase.evaluation.runner import evaluate
+    from evaluation_cases import TASK
+
+    plain = {
+        "tasks": (TASK,),
+        "num_problems": 2,
+        "samples": 1,
+        "max_new_tokens": 9,
+        "progress": False,
+        "figures": False,
+    }
+    for name, changes in (("a", {}), ("b", {"temperature": 0.5}), ("c", {"max_new_tokens": 10})):
+        evaluate(str(model_dir), out=tmp_path / name, num_resamples=10, **{**plain, **changes})
+    with pytest.raises(InvalidInputError, match=r"budget: temperature is 1\.0 and 0\.5"):
+        compare([f"a={tmp_path}/a", f"b={tmp_path}/b"])
+    with pytest.raises(InvalidInputError, match="budget: max_new_tokens is 9 and 10"):
+        compare([f"a={tmp_path}/a", f"b={tmp_path}/c"])

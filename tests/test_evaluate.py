@@ -82,13 +82,13 @@ def test_signals_are_those_of_a_probe_on_the_same_rollouts(generated, model_dir)
         np.testing.assert_allclose(both[name], both[f"{name}_probe"], atol=1e-5)
 
 
-def test_verdicts_are_the_verifiers(generated):
-    found, _ = generated
-    by_id = {problem.problem_id: problem for problem in problems(5)}
-    for row in found.rollouts.itertuples():
-        text = row.completion.removesuffix("</s>")
-        assert row.correct == (text.rpartition("A")[2].strip() == by_id[row.problem_id].answer and "A" in text)
-        assert row.reference == by_id[row.problem_id].answer
+def test_verdicts_are_the_verifiers(model_dir):
+    pattern = [[1, 0], [0, 1], [1, 1], [0, 0]]
+    rows = scored(model_dir, pattern).rollouts
+    assert rows.correct.tolist() == [bool(right) for samples in pattern for right in samples]
+    assert (rows.answer == rows.reference).tolist() == rows.correct.tolist()
+    assert rows.reference.tolist() == [problem.answer for problem in problems(4) for _ in range(2)]
+    assert set(rows.outcome) == {"right", "wrong"}
 
 
 def test_greedy_is_greedy(generated, model_dir):
@@ -102,17 +102,24 @@ def test_greedy_is_greedy(generated, model_dir):
 
 
 def test_prompts_are_those_of_training(generated, model_dir):
+    from antiphase.tasks.rewards import rows
+    from antiphase.train.inputs import prompt_ids
+
     found, _ = generated
     tokenizer = load_model(str(model_dir)).tokenizer
-    row = found.rollouts.iloc[0]
-    assert row.prompt_ids.tolist() == tokenizer(row.prompt).input_ids
+    table = rows(problems(5), chat=False)
+    shown = found.rollouts[found.rollouts.greedy].sort_values("problem_id")
+    ids = dict(zip([problem.problem_id for problem in problems(5)], prompt_ids(tokenizer, table), strict=True))
+    assert [tuple(row.prompt_ids) for row in shown.itertuples()] == [ids[name] for name in shown.problem_id]
 
 
 def test_files(generated):
     found, out = generated
     names = sorted(path.name for path in out.iterdir())
     assert names == ["config.json", "figures", "rollouts.parquet", "summary.json", "tokens.parquet"]
-    assert [path.name for path in (out / "figures").glob("*.png")] == ["accuracy.png"]  # no problem has right and wrong
+    assert [path.name for path in (out / "figures").glob("*.png")] == [
+        "accuracy.png"
+    ]  # no problem has right and wrong
     again = Evaluation.load(out)
     pd.testing.assert_frame_equal(again.rollouts, found.rollouts)
     summary = json.loads((out / "summary.json").read_text())
@@ -165,6 +172,9 @@ def test_given_rollouts_that_do_not_fit(model_dir):
         "expected 'completion' text or": [{"problem_id": rows[0]["problem_id"]}],
         "stands twice": [rows[0], {**rows[0], "completion": "another"}],
         "list of rollouts is empty": [],
+        "greedy must be true or false; got 'false'": [{**rows[0], "greedy": "false"}],
+        "sample must be a number from 0, or -1": [{**rows[0], "sample": 1.5}],
+        "sample must be a number from 0, or -1 ": [{**rows[0], "sample": -5}],
     }
     for message, wrong in cases.items():
         with pytest.raises(InvalidInputError, match=message):
@@ -245,3 +255,58 @@ def test_by_projection(model_dir):
     assert np.shape(whole.result()["signals"]["by_projection"]) == (3, 4)
     assert plain.result()["signals"]["by_projection"] == []
     assert plain.result()["signals"]["spearman"] == whole.result()["signals"]["spearman"]
+
+
+def test_resume_refuses_other_rollouts_and_other_weights(model_dir, tmp_path):
+    import shutil
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    copy = shutil.copytree(model_dir, tmp_path / "model")
+    scored(copy, [[1, 0]], out=tmp_path / "run")
+    assert scored(copy, [[1, 0]], out=tmp_path / "run", resume=True).result()["num_rollouts"] == 2
+    with pytest.raises(InvalidInputError, match="given_sha256 was"):
+        scored(copy, [[1, 1]], out=tmp_path / "run", resume=True)
+    weights = load_file(copy / "model.safetensors")
+    save_file({name: value * 0.1 for name, value in weights.items()}, copy / "model.safetensors", {"format": "pt"})
+    assert isinstance(next(iter(weights.values())), torch.Tensor)
+    with pytest.raises(InvalidInputError, match="weights_sha256 was"):
+        scored(copy, [[1, 0]], out=tmp_path / "run", resume=True)
+
+
+def test_rollouts_of_a_frame_with_gaps(model_dir):
+    names = [problem.problem_id for problem in problems(2)]
+    frame = pd.DataFrame(
+        {
+            "problem_id": [names[0], names[0], names[1]],
+            "completion": ["<11>A1", "<22>A2", "<00>A0"],
+            "greedy": [None, True, None],
+            "sample": [0, np.nan, np.nan],
+        }
+    )
+    found = evaluate(str(model_dir), rollouts=frame, tasks=(TASK,), num_problems=2, progress=False)
+    assert found.rollouts["sample"].tolist() == [0, -1, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"samples": "2"}, "samples must be int; got '2'"),
+        ({"samples": 2.0}, "samples must be int; got 2.0"),
+        ({"samples": True}, "samples must be int; got True"),
+        ({"temperature": "0.7"}, "temperature must be float; got '0.7'"),
+        ({"num_problems": "4"}, "num_problems must be"),
+        ({"k": "1,2"}, "k must be"),
+        ({"samplse": 2}, "unknown option 'samplse'. Did you mean 'samples'?"),
+    ],
+)
+def test_wrong_types(model_dir, options, message):
+    with pytest.raises(InvalidInputError) as caught:
+        evaluate(str(model_dir), **{"tasks": (TASK,), **options})
+    assert message in str(caught.value)
+
+
+def test_one_task_in_two_spellings(model_dir):
+    with pytest.raises(InvalidInputError, match="are the same problems; keep one"):
+        evaluate(str(model_dir), tasks=(TASK, TASK.replace("digit_sum", "digit-sum")), num_problems=2)

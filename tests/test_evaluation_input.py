@@ -110,7 +110,8 @@ def test_flags_are_frozen():
     assert found == {name: sorted(flags.split()) for name, flags in FLAGS.items()}
 
 
-_SIGNALS = "--estimator --layers --projections --norm --target --targets-per-rollout --token-budget --min-tokens --by-projection"
+_SIGNALS = """--estimator --layers --projections --norm --target --targets-per-rollout --token-budget --min-tokens
+    --by-projection"""
 _MODEL = "--dtype --device --revision --trust-remote-code"
 _TASKS = """--tasks --suite --num-problems --split --prompt-template --system-prompt --no-chat-template --timeout
     --samples --greedy --no-greedy --k --max-new-tokens --temperature --top-p --end-token --seed --engine --vllm-memory

@@ -206,6 +206,16 @@ def test_a_failing_cell_is_named_and_the_others_run(model_dir, tmp_path, capsys)
             "unequal budgets (steps is 4 and 2; rollouts is 32 and 16)",
         ),
         ({"eval": {"tasks": ["gsm8"]}}, "unknown task 'gsm8'"),
+        ({"eval": {"tasks": [TASK, "sums"]}}, "is evaluated on 2 tasks"),
+        ({"eval": {"tasks": [TASK], "samples": "4"}}, "samples must be int; got '4'"),
+        ({"eval": {"tasks": [TASK], "seed": 3}}, "eval: seed is the study's to set"),
+        ({"train": {"model": "x"}}, "train: model is the study's to set"),
+        ({"train": ["a"]}, "train must map keys to values"),
+        ({"methods": {"dapo": "dapo"}, "compare": {}}, "methods: dapo must map keys to values"),
+        ({"seeds": [0, 0]}, "seeds must be a list of different whole numbers"),
+        ({"compare": {"smallest": 0}}, "smallest must be a difference between 0 and 1"),
+        ({"models": {"a": {"path": "nobody/x", "stages": {"s": "checkpoint-1"}}}}, "stages are folders within"),
+        ({"models": {"a": {"path": "x", "settings": "all"}}}, "settings must be a list of names"),
         ({"eval": {"tasks": [TASK], "sampels": 3}}, "unknown option 'sampels'"),
     ],
 )
@@ -257,3 +267,55 @@ def test_shipped_studies_are_what_was_run(path):
     done = done_cells(results, study)
     assert sorted(done) == sorted(cell.name for cell in study.cells)
     assert json.loads((results / "tables" / "findings.json").read_text())["groups"]["tasks"]
+
+
+def test_stages_of_a_directory_are_what_is_evaluated(model_dir, tmp_path):
+    import shutil
+
+    import torch
+
+    from conftest import byte_tokenizer, tiny_model
+
+    root = shutil.copytree(model_dir, tmp_path / "model")
+    stage = tiny_model()
+    with torch.no_grad():
+        stage.lm_head.weight.mul_(0.01)
+    stage.save_pretrained(root / "early")
+    byte_tokenizer().save_pretrained(root / "early")
+    models = {"tiny": {"path": str(root), "stages": {"early": "early"}, "methods": []}}
+    path = write(tmp_path / "study.yaml", model_dir, models=models, seeds=[0], compare={})
+    out = tmp_path / "out"
+    sweep(path, out, cells=["tiny.all.early.s0", "tiny.all.base.s0"], say=lambda _: None)
+    early, base = (json.loads((out / "cells" / f"tiny.all.{n}.s0.json").read_text()) for n in ("early", "base"))
+    # Nearly uniform: ln 300 nats.
+    assert early["results"][0]["signals"]["entropy_mean"] > base["results"][0]["signals"]["entropy_mean"] + 0.5
+
+
+def test_other_studies_cells_stay(swept, model_dir, tmp_path):
+    import shutil
+
+    whole, path, _ = swept
+    out = shutil.copytree(whole.out, tmp_path / "out")
+    models = {"other": {"path": str(model_dir), "methods": ["dapo"]}}
+    second = write(tmp_path / "second.yaml", model_dir, models=models, seeds=[0])
+    assert sweep(second, out, say=lambda _: None).num_done == 2
+    said = []
+    again = sweep(path, out, say=said.append)
+    assert said == []
+    assert again.report == whole.report
+
+
+def test_a_changed_recipe_is_trained_anew(model_dir, tmp_path):
+    from antiphase.study.cells import run_cell
+
+    cell = read_study(write(tmp_path / "one.yaml", model_dir)).cell("tiny.all.dapo.s0")
+    out = tmp_path / "out"
+    work = out / "work" / cell.name
+    (work / "train").mkdir(parents=True)
+    (work / "train" / "summary.json").write_text("{}")
+    (work / "cell.sha256").write_text("another")
+    run_cell(cell, out)
+    assert json.loads((out / "cells" / f"{cell.name}.json").read_text())["training"]["num_steps"] == 2
+    before = (out / "cells" / f"{cell.name}.json").stat().st_mtime_ns
+    run_cell(cell, out)
+    assert (out / "cells" / f"{cell.name}.json").stat().st_mtime_ns == before

@@ -88,7 +88,7 @@ def evaluation_options(options: dict[str, Any]) -> dict[str, Any]:
     except ValueError:
         raise InvalidInputError(f"--k takes numbers with commas between them, such as 1,4,8; got {text!r}.") from None
     if options["end_tokens"] is not None:
-        options["end_tokens"] = tuple(text.encode().decode("unicode_escape") for text in options["end_tokens"])
+        options["end_tokens"] = tuple(text.replace("\\n", "\n").replace("\\t", "\t") for text in options["end_tokens"])
     return options
 
 

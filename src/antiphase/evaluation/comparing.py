@@ -60,7 +60,14 @@ def compare(
             f"{wanted[0]!r} is no folder of an evaluation. To evaluate it as a model first, name --tasks or a --suite."
         )
     # Folders are read before anything is evaluated: a mistake in one of them must not cost hours.
-    read = {path: Evaluation.load(path) for _, paths in runs for path in paths}
+    read = {path: Evaluation.load(path, tokens=False) for _, paths in runs for path in paths}
+    ready: list[tuple[str, str]] = []
+    for name, paths in parsed:
+        if all(path in read for path in paths):
+            ready += [(e.name, e.task) for e in entrants_of(name, [read[path] for path in paths], estimator)]
+        else:
+            ready.append((name or paths[0], "to be evaluated"))
+    _check_names(ready, options.reference)
     if wanted and place is None:
         raise InvalidInputError("models are evaluated into the folder out; name one.")
     for path in wanted:
@@ -71,7 +78,6 @@ def compare(
     entrants: list[Entrant] = []
     for name, paths in parsed:
         entrants += entrants_of(name, [read[path] for path in paths], estimator)
-    _check_names(entrants)
     comparison = compare_entrants(entrants, options)
     if place is not None:
         write_comparison(comparison, place, figures=figures)
@@ -83,18 +89,24 @@ def _parse(entry: str) -> tuple[str | None, list[str]]:
     name, rest = (match[1], match[2]) if match else (None, entry)
     paths: list[str] = []
     for part in rest.split(","):
-        found = sorted(glob.glob(part)) if glob.has_magic(part) else [part]
+        found = sorted(glob.glob(part), key=_natural) if glob.has_magic(part) else [part]
         if not found:
             raise InvalidInputError(f"the pattern {part!r} matches nothing.")
         paths += found
     if not all(paths):
         raise InvalidInputError(f"{entry!r} names an empty run; expected [NAME=]RUN[,RUN…].")
-    twice = next((path for path in paths if paths.count(path) > 1), None)
+    places = [Path(path).resolve() if Path(path).exists() else path for path in paths]
+    twice = next((path for path, place in zip(paths, places, strict=True) if places.count(place) > 1), None)
     if twice is not None:
         raise InvalidInputError(f"{entry!r} names the run {twice!r} twice; seeds must be different runs.")
     if name is None and len(paths) > 1:
         name = Path(paths[0]).name
     return name, paths
+
+
+def _natural(path: str) -> list[tuple[int, str]]:
+    """Sorts s2 before s10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path)]
 
 
 def _is_folder(path: str) -> bool:
@@ -111,19 +123,26 @@ def _is_folder(path: str) -> bool:
     return True
 
 
-def _check_names(entrants: Sequence[Entrant]) -> None:
-    keys = [(entrant.name, entrant.task) for entrant in entrants]
+def _check_names(keys: Sequence[tuple[str, str]], reference: str | None) -> None:
+    """Refuse two entrants of one name and task, and a reference that is none of them."""
     twice = next((name for name, task in keys if keys.count((name, task)) > 1), None)
     if twice is not None:
         raise InvalidInputError(
             f"two entrants are called {twice!r}. Name them: compare first=RUN second=RUN; or give the seeds of one as "
             "NAME=RUN,RUN."
         )
+    names = list(dict.fromkeys(name for name, _ in keys))
+    if reference is not None and reference not in names:
+        raise InvalidInputError(f"the reference {reference!r} is no entrant; there are {', '.join(names)}.")
 
 
 def _check_out(place: Path) -> None:
     known = {"comparison.json", "comparison.md", "comparison.csv", "comparison.tex", "figures", "evals"}
-    foreign = sorted(path.name for path in place.iterdir() if path.name not in known) if place.is_dir() else []
+    foreign = (
+        sorted(path.name for path in place.iterdir() if path.name not in known and path.suffix != ".tmp")
+        if place.is_dir()
+        else []
+    )
     if foreign or (place.exists() and not place.is_dir()):
         raise InvalidInputError(
             f"{str(place)!r} holds something else ({', '.join(foreign[:3])}). Choose another --out."

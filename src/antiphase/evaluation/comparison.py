@@ -54,6 +54,12 @@ class Options:
     num_resamples: int = 10_000
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.smallest < 1:
+            raise InvalidInputError(
+                f"smallest must be a difference between 0 and 1; got {self.smallest}. 0.05 is usual."
+            )
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -115,7 +121,12 @@ def compare_task(entrants: Sequence[Entrant], options: Options) -> dict[str, Any
     problems = [name for name in entrants[0].problems if name in shared]
     if not problems:
         raise InvalidInputError(f"the entrants share no problem of {entrants[0].task!r}.")
-    reference = next((e for e in entrants if e.name == options.reference), entrants[0])
+    reference = next((e for e in entrants if e.name == (options.reference or entrants[0].name)), None)
+    if reference is None:
+        raise InvalidInputError(
+            f"the reference {options.reference!r} was not evaluated on {entrants[0].task!r}. Evaluate it there, or "
+            "choose another --reference."
+        )
     points = [point_of(entrant, run) for entrant in entrants for run in entrant.runs]
     # Seeds of one entrant resemble each other: the entrants are then the independent points.
     clusters = [point["entrant"] for point in points] if len(points) > len(entrants) else None
@@ -165,6 +176,13 @@ def _sides(entrant: Entrant, reference: Entrant, options: Options) -> tuple[Entr
     if not options.paired_seeds:
         return entrant, reference
     own, other = ({run.seed: run for run in side.runs} for side in (entrant, reference))
+    by_place = any(seed.startswith("#") for seed in (*own, *other))
+    if by_place and len(own) != len(other):
+        raise InvalidInputError(
+            f"{entrant.name!r} and {reference.name!r} have {len(own)} and {len(other)} runs of one sampling seed, so "
+            "they can only be paired by their place, which needs as many on both sides. Evaluate with different "
+            "seeds, or leave out --paired-seeds."
+        )
     shared = [seed for seed in own if seed in other]
     if not shared:
         raise InvalidInputError(
@@ -233,7 +251,7 @@ def point_of(entrant: Entrant, run: SeedRun) -> dict[str, Any]:
         "entrant": entrant.name,
         "task": entrant.task,
         "seed": run.seed,
-        "accuracy": mean("correct"),
+        "accuracy": float(entrant_accuracy(run)),
         "inversion": pooled("spearman"),
         "inversion_within": mean("spearman", -1),
         "low_entropy": mean("entropy_mean", -1),
@@ -243,6 +261,12 @@ def point_of(entrant: Entrant, run: SeedRun) -> dict[str, Any]:
         "self_certainty": mean("self_certainty_mean"),
         "shortness": mean("num_tokens", -1),
     }
+
+
+def entrant_accuracy(run: SeedRun) -> float:
+    """Mean over problems of the accuracy of their samples."""
+    alone = Entrant("", "", (run,))
+    return float(alone.matrix("accuracy", alone.problems).mean())
 
 
 def associations(

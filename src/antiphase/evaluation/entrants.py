@@ -17,8 +17,8 @@ from antiphase.evaluation.result import Evaluation
 
 _ASKED = ("problems_sha256", "split", "prompt_template", "system_prompt", "chat_template")
 _BUDGET = ("samples", "temperature", "top_p", "max_new_tokens", "end_tokens")
-_MEASURED = ("estimator", "norm", "target", "projections", "targets_per_rollout")
-_VERIFIERS = ("math-verify", "reasoning-gym")
+_MEASURED = ("estimator", "norm", "target", "projections", "targets_per_rollout", "chosen_layers", "min_tokens")
+_VERIFIERS = ("antiphase", "math-verify", "reasoning-gym")
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,8 @@ def _differences(left: SeedRun, right: SeedRun) -> list[str]:
             if a != b:
                 shown = "the problems differ" if key == "problems_sha256" else f"{key} is {a!r} and {b!r}"
                 found.append(f"{what}: {shown}")
+    if left.result["num_samples"] != right.result["num_samples"]:
+        found.append(f"budget: {left.result['num_samples']} and {right.result['num_samples']} samples of a problem")
     for key in _VERIFIERS:
         if left.versions.get(key) != right.versions.get(key):
             found.append(f"verifier: {key} {left.versions.get(key)} and {right.versions.get(key)}")

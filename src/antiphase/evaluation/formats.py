@@ -71,6 +71,11 @@ def notes_of(task: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
         notes.append(
             "One seed on a side: the intervals speak of problems and sampling, not of training again with other seeds."
         )
+    if options.get("allow_mismatch"):
+        notes.append(
+            "Mismatches were allowed: accuracies and differences are over the shared problems; ρ pooled, AUROC and "
+            "the correlations across runs are over each run's own."
+        )
     if len(differences) > 1:
         notes.append(
             f"{len(differences)} differences, each at 95 %: not corrected for so many; one in twenty would exclude 0 "

@@ -1,10 +1,14 @@
 """Given rollouts: another engine's completions, matched to the problems that they answer."""
 
 import dataclasses
+import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from antiphase.data.rendering import end_token_ids
@@ -16,6 +20,8 @@ from antiphase.evaluation.plan import GREEDY, Batch, TaskPlan, rollout_name
 from antiphase.probing.items import Item, Limits
 from antiphase.tasks.problem import Problem
 
+# (task or None for any, kind of key, key) → the problems that it names, each with its task's place.
+_Keys = dict[tuple[str | None, str, str], list[tuple[int, Problem]]]
 _ID_COLUMNS = ("problem_id", "id", "prompt_id")
 _TEXT_COLUMNS = ("question", "problem", "prompt")
 _COMPLETION_COLUMNS = ("completion", "response", "output")
@@ -57,11 +63,12 @@ def load_given(
         rows = [TableRow(f"rollout {index}", values) for index, values in enumerate(records)]
         if not rows:
             raise InvalidInputError("the list of rollouts is empty.")
-    by_key: dict[tuple[str, str], tuple[int, Problem]] = {}
+    by_key: _Keys = {}
     for place, plan in enumerate(plans):
         for problem in plan.problems:
-            by_key.setdefault(("id", problem.problem_id), (place, problem))
-            by_key.setdefault(("text", problem.prompt.strip()), (place, problem))
+            for task in (plan.task.spec, None):
+                by_key.setdefault((task, "id", problem.problem_id), []).append((place, problem))
+                by_key.setdefault((task, "text", problem.prompt.strip()), []).append((place, problem))
     found: list[dict[tuple[str, int], GivenCompletion]] = [{} for _ in plans]
     counts: dict[str, int] = {}
     for row in rows:
@@ -83,17 +90,29 @@ def load_given(
     return matched
 
 
-def _match(
-    row: TableRow, plans: Sequence[TaskPlan], by_key: Mapping[tuple[str, str], tuple[int, Problem]]
-) -> tuple[int, Problem]:
-    name, text = row.first_of(_ID_COLUMNS), row.first_of(_TEXT_COLUMNS)
-    task = row.values.get("task")
-    keys = [("id", str(name))] if name is not None else []
+def given_digest(matched: Sequence[tuple[TaskPlan, Sequence[GivenCompletion]]]) -> str:
+    """Of all completions, to tell on resume whether they are the same."""
+    content = [
+        (given.problem, given.sample, given.text, given.completion_ids, given.prompt_ids, given.finish)
+        for _, completions in matched
+        for given in completions
+    ]
+    return hashlib.sha256(repr(content).encode()).hexdigest()
+
+
+def _match(row: TableRow, plans: Sequence[TaskPlan], by_key: _Keys) -> tuple[int, Problem]:
+    name, text, task = row.first_of(_ID_COLUMNS), row.first_of(_TEXT_COLUMNS), row.values.get("task")
+    keys: list[tuple[str, str]] = [("id", str(name))] if name is not None else []
     keys += [("text", text.strip())] if isinstance(text, str) else []
-    for key in keys:
-        found = by_key.get(key)
-        if found is not None and (task is None or plans[found[0]].task.spec == task or len(plans) == 1):
-            return found
+    for kind, value in keys:
+        # One task takes rows of any name: the same set may be called by a file's name elsewhere.
+        found = by_key.get((None if task is None or len(plans) == 1 else str(task), kind, value), [])
+        if len(found) > 1:
+            raise InvalidInputError(
+                f"{row.place}: the {kind} {value[:40]!r} is a problem of several tasks; add the column task."
+            )
+        if found:
+            return found[0]
     raise InvalidInputError(
         f"{row.place}: answers no problem of {', '.join(plan.task.spec for plan in plans)} (problem_id {name!r}, "
         f"question {str(text)[:40]!r}). Name its task with --tasks, draw its problems with --num-problems all, or "
@@ -107,20 +126,40 @@ def _completion(row: TableRow, problem: Problem, counts: dict[str, int]) -> Give
         raise InvalidInputError(
             f"{row.place}: expected 'completion' text or 'completion_ids'; found {', '.join(row.values) or 'nothing'}."
         )
-    greedy = bool(row.values.get("greedy")) or row.values.get("sample") == GREEDY
-    if not greedy and row.values.get("sample") is None:
-        counts[problem.problem_id] = counts.get(problem.problem_id, -1) + 1
-    sample = GREEDY if greedy else row.values.get("sample", counts.get(problem.problem_id))
-    prompt_ids = row.values.get("prompt_ids")
+    prompt_ids, finish = row.values.get("prompt_ids"), _present(row, "finish")
     return GivenCompletion(
         row.place,
         problem,
-        int(counts[problem.problem_id] if sample is None else sample),
+        _sample(row, problem, counts),
         text if ids is None else None,
         None if ids is None else token_ids(ids, row, "completion_ids"),
         None if prompt_ids is None else token_ids(prompt_ids, row, "prompt_ids"),
-        str(row.values.get("finish") or "given"),
+        "given" if finish is None else str(finish),
     )
+
+
+def _present(row: TableRow, column: str) -> Any:
+    """The value of a column; None where it is absent, null or NaN (as data frames fill what is missing)."""
+    value = row.values.get(column)
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _sample(row: TableRow, problem: Problem, counts: dict[str, int]) -> int:
+    greedy, sample = _present(row, "greedy"), _present(row, "sample")
+    if greedy is not None and type(greedy) is not bool and not isinstance(greedy, np.bool_):
+        raise InvalidInputError(f"{row.place}: greedy must be true or false; got {greedy!r}.")
+    if isinstance(sample, float) and sample.is_integer():  # a column with gaps
+        sample = int(sample)
+    if sample is not None and (isinstance(sample, bool) or not isinstance(sample, Integral) or int(sample) < GREEDY):
+        raise InvalidInputError(
+            f"{row.place}: sample must be a number from 0, or -1 for the greedy one; got {sample!r}."
+        )
+    if greedy:
+        return GREEDY
+    if sample is not None:
+        return int(sample)
+    counts[problem.problem_id] = counts.get(problem.problem_id, -1) + 1
+    return counts[problem.problem_id]
 
 
 def given_batches(

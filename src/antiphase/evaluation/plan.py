@@ -6,7 +6,7 @@ The problems depend on the task alone, so that models, seeds and methods answer 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from antiphase.data.rendering import PromptFormat, end_token_ids
@@ -59,9 +59,9 @@ class TaskPlan:
             "chat_template": self.chat_template,
             "max_new_tokens": None if config.rollouts else self.max_new_tokens,
             "end_tokens": list(self.end_tokens),
-            "samples": config.samples,
-            "temperature": config.temperature,
-            "top_p": config.top_p,
+            "samples": None if config.rollouts else config.samples,
+            "temperature": None if config.rollouts else config.temperature,
+            "top_p": None if config.rollouts else config.top_p,
         }
 
 
@@ -154,8 +154,15 @@ def rollout_name(plan: TaskPlan, problem: Problem, sample: int) -> str:
 
 
 def check_distinct(plans: Sequence[TaskPlan]) -> None:
-    """Raise InvalidInputError where a task repeats a problem id, which would count two problems as one."""
+    """Raise InvalidInputError where a task repeats a problem id, or two tasks are the same problems."""
+    asked: dict[tuple[Problem, ...], str] = {}
     for plan in plans:
+        key = tuple(replace(problem, task="") for problem in plan.problems)
+        if key in asked:
+            raise InvalidInputError(
+                f"the tasks {asked[key]!r} and {plan.task.spec!r} are the same problems; keep one."
+            )
+        asked[key] = plan.task.spec
         ids = [problem.problem_id for problem in plan.problems]
         twice = next((name for name in ids if ids.count(name) > 1), None) if len(set(ids)) < len(ids) else None
         if twice is not None:

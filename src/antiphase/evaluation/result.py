@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from antiphase.errors import InvalidInputError
-from antiphase.evaluation.folder import FORMAT, FORMAT_VERSION, EvalFolder
+from antiphase.evaluation.folder import EvalFolder
 from antiphase.evaluation.table import render_evaluation
 
 
@@ -53,22 +53,20 @@ class Evaluation:
         return save_evaluation(self.summary["results"], folder)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Evaluation":
+    def load(cls, path: str | Path, *, tokens: bool = True) -> "Evaluation":
         """Read a finished evaluation.
+
+        Args:
+            path: its folder.
+            tokens: read tokens.parquet too, which may be large; else the table is empty.
 
         Raises:
             InvalidInputError: no evaluation's folder, or an unfinished one (continue it with `--resume`).
         """
         folder = EvalFolder.open(Path(path))
-        if not folder.complete:
-            raise InvalidInputError(
-                f"{str(path)!r} holds an unfinished evaluation. Continue it: repeat its command with --resume."
-            )
-        summary = folder.read_json("summary.json")
-        if summary.get("format") != FORMAT or summary.get("format_version") != FORMAT_VERSION:
-            raise InvalidInputError(f"{folder.path / 'summary.json'} is not of this version's format.")
-        tokens, rollouts = folder.read_frames()
-        return cls(tokens, rollouts, summary)
+        summary = folder.read_summary()
+        read = folder.read_frame("tokens") if tokens else pd.DataFrame()
+        return cls(read, folder.read_frame("rollouts"), summary)
 
     def __str__(self) -> str:
         return render_evaluation(self.summary)

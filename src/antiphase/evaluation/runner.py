@@ -18,7 +18,7 @@ import pandas as pd
 from antiphase.errors import InvalidInputError, MissingExtraError
 from antiphase.evaluation.config import GIVEN_ROWS, EvalConfig
 from antiphase.evaluation.folder import FORMAT, FORMAT_VERSION, EvalFolder
-from antiphase.evaluation.given import GivenCompletion, given_batches, load_given
+from antiphase.evaluation.given import GivenCompletion, given_batches, given_digest, load_given
 from antiphase.evaluation.plan import Batch, TaskPlan, batches_of, check_distinct, plan_tasks
 from antiphase.evaluation.result import Evaluation
 from antiphase.evaluation.scoring import complete_batch, score_batch
@@ -27,7 +27,7 @@ from antiphase.generators.base import Generator
 from antiphase.generators.choosing import make_generator
 from antiphase.generators.vllm_engine import VllmOptions
 from antiphase.models.architecture import unwrap
-from antiphase.models.loading import LoadedModel, inspect_model, load_model, weights_digest
+from antiphase.models.loading import LoadedModel, inspect_model, load_model, saved_digest, weights_digest
 from antiphase.probing.config import config_from
 from antiphase.probing.folder import RunFolder
 from antiphase.probing.items import Limits
@@ -98,7 +98,12 @@ class _Run:
     ) -> None:
         self.config, self.plans, self.matched, self.progress = config, plans, matched, progress
         self.identities = [plan.identity(config) for plan in plans]
-        self.stored = {**config.to_dict(), "identities": self.identities}
+        self.stored = {
+            **config.to_dict(),
+            "identities": self.identities,
+            "weights_sha256": {name: saved_digest(name) for name in config.models},
+            "given_sha256": None if matched is None else given_digest(matched),
+        }
 
     def run(self, path: Path, *, resume: bool, figures: bool) -> Evaluation:
         folder = EvalFolder.resume(path, self.stored) if resume else EvalFolder.create(path, self.stored)

@@ -55,6 +55,8 @@ def summarize_evaluation(
             layers = models[model]["layers"][estimator]
             entry |= {
                 "context": spec.context,
+                "chosen_layers": config.layers,
+                "min_tokens": config.min_tokens,
                 "layers": layers,
                 "projections": list(spec.projections),
                 "norm": spec.norm,

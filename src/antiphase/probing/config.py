@@ -4,9 +4,10 @@ import dataclasses
 import difflib
 import json
 import os
+import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, Union, cast, get_args, get_origin, get_type_hints
 
 from antiphase.correlation import MIN_TOKENS
 from antiphase.data.prompts import BUILT_IN, STEP_BY_STEP
@@ -214,8 +215,27 @@ def config_from(
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise InvalidInputError(f"unknown option {name!r}.{hint}")
     values = {name: _plain(name, value) for name, value in options.items()}
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        if not _fits(value, hints[name]):
+            wanted = str(hints[name]).removeprefix("<class '").removesuffix("'>").replace("typing.", "")
+            raise InvalidInputError(f"{name} must be {wanted}; got {value!r}.")
     names = [models] if isinstance(models, str | os.PathLike) else models
     return kind(models=tuple(os.fspath(name) for name in names), **values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the type of a config's field; whole numbers count as floats, booleans as nothing else."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, member) for member in inner)
+    if origin is Literal:
+        return value in inner
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, inner[0]) for item in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is hint or (hint is not int and isinstance(value, hint))
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from antiphase import figures
 from antiphase.errors import InvalidInputError
-from antiphase.probing.folder import FORMAT, FORMAT_VERSION, RunFolder
+from antiphase.probing.folder import RunFolder
 from antiphase.probing.table import render_table
 
 if TYPE_CHECKING:
@@ -128,13 +128,7 @@ class Fingerprint:
             InvalidInputError: no probe's folder, or an unfinished run (continue it with `--resume`).
         """
         folder = RunFolder.open(Path(path))
-        if not folder.complete:
-            raise InvalidInputError(
-                f"{str(path)!r} holds an unfinished run. Continue it: repeat its command with --resume."
-            )
-        summary = folder.read_json("summary.json")
-        if summary.get("format") != FORMAT or summary.get("format_version") != FORMAT_VERSION:
-            raise InvalidInputError(f"{folder.path / 'summary.json'} is not of this version's format.")
+        summary = folder.read_summary()
         tokens, rollouts = folder.read_frames()
         return cls(tokens, rollouts, summary)
 

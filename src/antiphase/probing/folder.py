@@ -122,6 +122,22 @@ class RunFolder:
             raise InvalidInputError(f"{self.path / name}: expected a JSON object.")
         return value
 
+    def read_summary(self) -> dict[str, Any]:
+        """The summary of a finished run.
+
+        Raises:
+            InvalidInputError: the run is unfinished, or of another format version.
+        """
+        if not self.complete:
+            raise InvalidInputError(
+                f"{str(self.path)!r} holds an unfinished run of {self.OWNER}. Continue it: repeat its command with "
+                "--resume."
+            )
+        summary = self.read_json("summary.json")
+        if summary.get("format") != self.FORMAT or summary.get("format_version") != self.FORMAT_VERSION:
+            raise InvalidInputError(f"{self.path / 'summary.json'} is not of this version's format.")
+        return summary
+
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON object; NaN is refused, since JSON has none."""
         with self._writing(), self._replacing(self.path / name) as work:
@@ -171,14 +187,20 @@ class RunFolder:
         Raises:
             InvalidInputError: one cannot be read.
         """
-        frames = []
-        for kind in ("tokens", "rollouts"):
-            try:
-                frames.append(pq.read_table(self.path / f"{kind}.parquet").to_pandas())
-            except (OSError, pa.ArrowException) as error:
-                reason = str(error).splitlines()[0]
-                raise InvalidInputError(f"{self.path / kind}.parquet cannot be read ({reason}).") from None
-        return frames[0], frames[1]
+        return self.read_frame("tokens"), self.read_frame("rollouts")
+
+    def read_frame(self, kind: Kind) -> pd.DataFrame:
+        """One whole table.
+
+        Raises:
+            InvalidInputError: it cannot be read.
+        """
+        try:
+            frame: pd.DataFrame = pq.read_table(self.path / f"{kind}.parquet").to_pandas()
+        except (OSError, pa.ArrowException) as error:
+            reason = str(error).splitlines()[0]
+            raise InvalidInputError(f"{self.path / kind}.parquet cannot be read ({reason}).") from None
+        return frame
 
     def write_model(self, model: int, facts: Mapping[str, Any]) -> None:
         """What is known of a loaded model.

@@ -78,12 +78,13 @@ def analyse(study: Study, cells: Sequence[DoneCell]) -> Findings | None:
     by_group: dict[str, list[Entrant]] = {}
     for entrant in entrants:
         by_group.setdefault(entrant.task, []).append(entrant)
-    kept = [entrant for group in by_group.values() if len(group) > 1 for entrant in group]
+    reference = study.reference or (study.methods[0] if study.methods else BASE)
+    # A group enters once its reference is done.
+    complete = [group for group in by_group.values() if len(group) > 1 and reference in {e.name for e in group}]
+    kept = [entrant for group in complete for entrant in group]
     if not kept:
         return None
-    reference = study.reference or (study.methods[0] if study.methods else BASE)
-    names = {entrant.name for entrant in kept}
-    options = Options(reference=reference if reference in names else None, paired_seeds=True, smallest=study.smallest)
+    options = Options(reference=reference, paired_seeds=True, smallest=study.smallest)
     groups = compare_entrants(kept, options)
     points = [_point(cell) for cell in cells]
     return Findings(
@@ -140,14 +141,15 @@ def _overall(
 
 
 def _stacked(members: Sequence[dict[str, Entrant]], name: str, seeds: Sequence[str]) -> np.ndarray:
-    """Accuracies `[seed, problem of any group]`."""
-    blocks = []
+    """Accuracies `[seed, problem]`; a problem that several models answer is one problem, averaged over them."""
+    answered: dict[tuple[str, str], list[np.ndarray]] = {}
     for group in members:
-        entrant = group[name]
-        runs = {run.seed: run for run in entrant.runs}
-        chosen = Entrant(name, entrant.task, tuple(runs[seed] for seed in seeds))
-        blocks.append(chosen.matrix("accuracy", chosen.problems))
-    return np.concatenate(blocks, axis=1)
+        runs = {run.seed: run for run in group[name].runs}
+        chosen = Entrant(name, group[name].task, tuple(runs[seed] for seed in seeds))
+        task = str(chosen.runs[0].result["task"])
+        for problem, column in zip(chosen.problems, chosen.matrix("accuracy", chosen.problems).T, strict=True):
+            answered.setdefault((task, problem), []).append(column)
+    return np.stack([np.mean(columns, axis=0) for columns in answered.values()], axis=1)
 
 
 def _stages(entrants: Sequence[Entrant], study: Study) -> list[dict[str, Any]]:

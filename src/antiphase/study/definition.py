@@ -143,10 +143,11 @@ def read_study(path: Path) -> Study:
         cells += _cells(content, path, model, setting, settings)
     methods = tuple(dict.fromkeys(cell.method for cell in cells if cell.trained))
     reference = compare.get("reference")
-    if reference is not None and reference not in methods:
+    known = list(dict.fromkeys(cell.method for cell in cells))
+    if reference is not None and reference not in known:
         raise InvalidInputError(
-            f"{path}: compare: reference {reference!r} is no method{did_you_mean(str(reference), list(methods))} "
-            f"There are {', '.join(methods)}."
+            f"{path}: compare: reference {reference!r} is no method{did_you_mean(str(reference), known)} "
+            f"There are {', '.join(known)}."
         )
     names = [cell.name for cell in cells]
     twice = next((name for name in names if names.count(name) > 1), None)

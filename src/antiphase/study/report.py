@@ -71,6 +71,8 @@ def _markdown(study: Study, cells: Sequence[DoneCell], findings: Findings | None
         parts.append(
             f"**Not done: {len(missing)} cells** ({shown}); methods are compared on the seeds that both have."
         )
+    commits = sorted({str(cell.record["commit"])[:12] for cell in cells})
+    parts.append(f"Run by the code of {'commit' if len(commits) == 1 else 'commits'} {', '.join(commits)}.")
     parts += [f"Failed: {name}: {why}" for name, why in failed.items()]
     if findings is None:
         return "\n\n".join([*parts, "No group has two methods yet."]) + "\n"
@@ -104,8 +106,8 @@ def _overall(overall: dict[str, Any], study: Study) -> list[str]:
     return [
         f"## Methods against {overall['reference']}, over all {overall['num_groups']} groups",
         markdown_table(header, rows),
-        f"Mean of the samples, over the problems of all groups. A verdict needs {100 * study.smallest:g} points; the "
-        "intervals are not corrected for the number of methods.",
+        "Mean of the samples; a problem that several models answer counts once, averaged over them. A verdict needs "
+        f"{100 * study.smallest:g} points; the intervals are not corrected for the number of methods.",
         "![differences](figures/differences.png)",
     ]
 
@@ -121,16 +123,20 @@ def _stages(findings: Findings) -> list[str]:
             spearman = [
                 row["spearman"]["value"] for row in seeds if row["spearman"] and row["spearman"]["value"] is not None
             ]
-            below = sum(1 for row in seeds if row["spearman"] and (row["spearman"]["high"] or 0) < 0)
+            highs = [row["spearman"]["high"] for row in seeds if row["spearman"]]
+            below, known = (
+                sum(high is not None and high < 0 for high in highs),
+                sum(high is not None for high in highs),
+            )
             rows.append(
                 [
                     name,
                     stage,
                     f"{sum(row['accuracy'] for row in seeds) / len(seeds):.3f}",
-                    f"{sum(row['entropy'] or 0 for row in seeds) / len(seeds):.2f}",
+                    _mean_text([row["entropy"] for row in seeds]),
                     signed(sum(spearman) / len(spearman)) if spearman else "undefined",
                     f"{signed(min(spearman))} to {signed(max(spearman))}" if spearman else "—",
-                    f"{below} of {len(seeds)}",
+                    f"{below} of {known}",
                 ]
             )
     header = ("group", "stage", "accuracy", "entropy (nats)", "ρ pooled, mean of seeds", "seeds from … to", "inverted")
@@ -140,6 +146,11 @@ def _stages(findings: Findings) -> list[str]:
         "inverted: seeds whose 95 % interval of ρ lies below 0.",
         "![stages](figures/stages.png)",
     ]
+
+
+def _mean_text(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{sum(known) / len(known):.2f}" if known else "undefined"
 
 
 def _across(findings: Findings) -> list[str]:

@@ -258,5 +258,5 @@ def _finish(study: Study, folder: Path, failed: dict[str, str]) -> SweepResult:
     done = done_cells(folder, study)
     if len(done) == len(study.cells):
         pack(folder, study)
-    report = write_report(study, load_cells(folder, study), folder) if done else None
+    report = write_report(study, load_cells(folder, study), folder, failed) if done else None
     return SweepResult(folder, len(study.cells), len(done), failed, report)
