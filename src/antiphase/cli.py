@@ -146,6 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"antiphase: error: {error}{kept}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"antiphase: interrupted. {_kept(out)}", file=sys.stderr)
+        kept = "Done cells are kept: repeat the command to go on." if command == "sweep" else _kept(out)
+        print(f"antiphase: interrupted. {kept}", file=sys.stderr)
         return 130
     return 0

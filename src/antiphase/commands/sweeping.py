@@ -1,6 +1,7 @@
 """`antiphase sweep`: its options, and what it prints."""
 
 import argparse
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,11 @@ def run(options: dict[str, Any], out: Path) -> None:
     """
     from antiphase.study.runner import sweep
 
-    result = sweep(options.pop("study"), out, say=lambda line: print(line, flush=True), **options)
+    with warnings.catch_warnings():
+        # What TRL and transformers tell each other of their next versions is nothing that a user could mend.
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", ".*pin_memory.*", UserWarning)
+        result = sweep(options.pop("study"), out, say=lambda line: print(line, flush=True), **options)
     if result.report is not None:
         print(result.report)
     if result.failed:

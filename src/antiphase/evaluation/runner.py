@@ -27,15 +27,15 @@ from antiphase.generators.base import Generator
 from antiphase.generators.choosing import make_generator
 from antiphase.generators.vllm_engine import VllmOptions
 from antiphase.models.architecture import unwrap
-from antiphase.models.loading import LoadedModel, inspect_model, load_model, saved_digest, weights_digest
+from antiphase.models.loading import LoadedModel, inspect_model, load_model, saved_digest
+from antiphase.probing.batches import model_facts
 from antiphase.probing.config import config_from
 from antiphase.probing.folder import RunFolder
 from antiphase.probing.items import Limits
 from antiphase.probing.summary import commit, versions
 from antiphase.progress import Progress
-from antiphase.signals.measure import chosen_layers, token_signals
+from antiphase.signals.measure import chosen_layers
 from antiphase.tasks.pool import VerifierPool
-from antiphase.types import TokenBatch
 
 
 def evaluate(
@@ -147,7 +147,10 @@ class _Run:
                 bar.stage(f"{name}: loading", 0)
                 loaded = self._load(name)
                 with _Engines(self.config, loaded, name) as engines:
-                    folder.write_model(index, self._preflight(loaded, batches[index][0], engines))
+                    first = batches[index][0]
+                    facts = model_facts(loaded, first.items[0].prompt_ids, self.config.specs())
+                    engine = None if self.matched is not None else engines.of(first).name
+                    folder.write_model(index, {**facts, "engine": engine})
                     for number in missing:
                         batch = batches[index][number]
                         items = batch.items
@@ -175,21 +178,6 @@ class _Run:
             trust_remote_code=self.config.trust_remote_code,
             revision=self.config.revision,
         )
-
-    def _preflight(self, loaded: LoadedModel, batch: Batch, engines: "_Engines") -> dict[str, Any]:
-        """Measure one token with every estimator, so that what cannot work fails before hours of generation."""
-        prompt = list(batch.items[0].prompt_ids)
-        one = TokenBatch.from_ids([prompt if len(prompt) > 1 else prompt * 2], [[prompt[-1]]])
-        return {
-            "revision": loaded.revision,
-            "device": str(loaded.device),
-            "dtype": loaded.dtype,
-            "layers": {
-                spec.estimator: list(token_signals(loaded.model, one, spec).layers) for spec in self.config.specs()
-            },
-            "weights": weights_digest(loaded.model),
-            "engine": None if self.matched is not None else engines.of(batch).name,
-        }
 
     def _finish(self, folder: RunFolder, figures: bool) -> Evaluation:
         models = {name: folder.read_model(index) for index, name in enumerate(self.config.models)}

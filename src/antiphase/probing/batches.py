@@ -10,7 +10,7 @@ import torch
 
 from antiphase.correlation import correlate
 from antiphase.generation import generate
-from antiphase.models.loading import LoadedModel
+from antiphase.models.loading import LoadedModel, weights_digest
 from antiphase.probing.config import ProbeConfig
 from antiphase.probing.folder import Kind
 from antiphase.probing.items import Item, completed
@@ -58,6 +58,27 @@ def measure_items(
         rollouts += _rollout_rows(loaded.name, items, batch, signals, min_tokens)
     bar.end_stage()
     return pd.concat(tokens, ignore_index=True), rollouts
+
+
+def model_facts(loaded: LoadedModel, prompt_ids: Sequence[int], specs: Sequence[SignalSpec]) -> dict[str, Any]:
+    """What is known of a loaded model, after one token was measured with every spec's fast kind.
+
+    So what cannot work fails before hours of generation.
+    """
+    prompt = list(prompt_ids)
+    batch = TokenBatch.from_ids([prompt if len(prompt) > 1 else prompt * 2], [[prompt[-1]]])
+    layers = {}
+    for spec in specs:
+        fast = spec.estimator in ("own", "last", "full")
+        tried = spec if fast else SignalSpec(estimator="full", layers=spec.layers, projections=spec.projections)
+        layers[spec.estimator] = list(token_signals(loaded.model, batch, tried).layers)
+    return {
+        "revision": loaded.revision,
+        "device": str(loaded.device),
+        "dtype": loaded.dtype,
+        "layers": layers,
+        "weights": weights_digest(loaded.model),
+    }
 
 
 def short_name(loaded: LoadedModel) -> str:

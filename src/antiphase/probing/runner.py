@@ -19,16 +19,15 @@ from torch import nn
 from antiphase import figures as drawing
 from antiphase.errors import InvalidInputError, MissingExtraError
 from antiphase.models.architecture import unwrap
-from antiphase.models.loading import LoadedModel, check_finite, inspect_model, load_model, weights_digest
-from antiphase.probing.batches import run_batch
+from antiphase.models.loading import LoadedModel, check_finite, inspect_model, load_model
+from antiphase.probing.batches import model_facts, run_batch
 from antiphase.probing.config import GIVEN_ROWS, ProbeConfig, config_from
 from antiphase.probing.fingerprint import Fingerprint
 from antiphase.probing.folder import FORMAT, FORMAT_VERSION, RunFolder
 from antiphase.probing.items import Item, Limits, Source, items_for, load_source, shared_items
 from antiphase.probing.summary import commit, summarize, versions
 from antiphase.progress import Progress
-from antiphase.signals.measure import chosen_layers, token_signals
-from antiphase.types import SignalSpec, TokenBatch
+from antiphase.signals.measure import chosen_layers
 
 
 def probe(
@@ -149,7 +148,7 @@ class _Run:
                 loaded = self.in_memory or self._load(name)
                 if index > 0 and self.config.share_rollouts:
                     batches = self._shared(folder, batches, loaded)
-                folder.write_model(index, self._preflight(loaded, items[index][0]))
+                folder.write_model(index, model_facts(loaded, items[index][0].prompt_ids, self.config.specs()))
                 for number in missing:
                     folder.write_part(index, number, run_batch(loaded, batches[number], number, self.config, bar))
                 del loaded
@@ -177,23 +176,6 @@ class _Run:
         return inspect_model(
             self.config.models[0], trust_remote_code=self.config.trust_remote_code, revision=self.config.revision
         )[1]
-
-    def _preflight(self, loaded: LoadedModel, item: Item) -> dict[str, Any]:
-        """Measure one token with every fast estimator, so that what cannot work fails before hours of generation."""
-        prompt = list(item.prompt_ids)
-        batch = TokenBatch.from_ids([prompt if len(prompt) > 1 else prompt * 2], [[prompt[-1]]])
-        layers = {}
-        for spec in self.config.specs():
-            fast = spec.estimator in ("own", "last", "full")
-            tried = spec if fast else SignalSpec(estimator="full", layers=spec.layers, projections=spec.projections)
-            layers[spec.estimator] = list(token_signals(loaded.model, batch, tried).layers)
-        return {
-            "revision": loaded.revision,
-            "device": str(loaded.device),
-            "dtype": loaded.dtype,
-            "layers": layers,
-            "weights": weights_digest(loaded.model),
-        }
 
     def _finish(self, folder: RunFolder, figures: bool) -> Fingerprint:
         models = {name: folder.read_model(index) for index, name in enumerate(self.config.models)}
