@@ -140,7 +140,7 @@ def compare_task(entrants: Sequence[Entrant], options: Options) -> dict[str, Any
 
 def _metrics(entrant: Entrant) -> list[str]:
     found = ["accuracy"]
-    if any(bool(run.rollouts.greedy.any()) for run in entrant.runs):
+    if any(run.has_greedy for run in entrant.runs):
         found.append("greedy")
     for prefix in ("pass", "maj"):
         k = entrant.largest_k(prefix)

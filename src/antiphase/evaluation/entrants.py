@@ -4,8 +4,9 @@ Nothing is compared that was asked other prompts, sampled with another budget, j
 by another estimator, unless the caller insists.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,18 @@ class SeedRun:
     result: Mapping[str, Any]
     rollouts: pd.DataFrame
     versions: Mapping[str, str]
+    _known: dict[str, "pd.Series[float]"] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def by_problem(self, metric: str) -> "pd.Series[float]":
+        """A metric of `Entrant.matrix` by problem id; computed once."""
+        if metric not in self._known:
+            self._known[metric] = _by_problem(self.rollouts, metric)
+        return self._known[metric]
+
+    @functools.cached_property
+    def has_greedy(self) -> bool:
+        """Whether greedy completions are among the rollouts."""
+        return bool(self.rollouts.greedy.any())
 
 
 @dataclass(frozen=True)
@@ -49,8 +62,9 @@ class Entrant:
     @property
     def problems(self) -> list[str]:
         """Ids of the problems that every seed answered, in the first seed's order."""
-        shared = set.intersection(*(set(run.rollouts.problem_id) for run in self.runs))
-        return [name for name in dict.fromkeys(self.runs[0].rollouts.problem_id) if name in shared]
+        names = [list(run.by_problem("accuracy").index) for run in self.runs]
+        shared = set.intersection(*map(set, names))
+        return [name for name in names[0] if name in shared]
 
     def matrix(self, metric: str, problems: Sequence[str]) -> np.ndarray:
         """A metric of every seed and problem, `[seed, problem]`; NaN where a problem has none.
@@ -60,7 +74,7 @@ class Entrant:
                 `maj@K`, `length`, `entropy`, or `inversion` (mean ι of the rollouts that have one).
             problems: in the order wanted.
         """
-        rows = [_by_problem(run.rollouts, metric).reindex(list(problems)) for run in self.runs]
+        rows = [run.by_problem(metric).reindex(list(problems)) for run in self.runs]
         return np.array([row.to_numpy(dtype=np.float64) for row in rows])
 
     def largest_k(self, prefix: str) -> int | None:

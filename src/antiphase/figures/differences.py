@@ -22,6 +22,8 @@ _VERDICTS = {"better": BLUE, "worse": ORANGE}
 def method_differences(tasks: Mapping[str, Mapping[str, Any]], smallest: float) -> Figure:
     """Every method's difference in accuracy from the reference, one panel a task; what includes 0 is grey.
 
+    The frame holds every difference; an interval that is wider than the frame runs to its edge.
+
     Args:
         tasks: of a comparison.
         smallest: difference that matters, drawn as a band.
@@ -33,8 +35,16 @@ def method_differences(tasks: Mapping[str, Mapping[str, Any]], smallest: float) 
     lines = -(-len(tasks) // columns)
     with canvas(3.3 * columns + 1.2, (0.26 * rows + 0.9) * lines + 0.4) as (_, figure):
         panels = np.atleast_1d(figure.subplots(lines, columns, sharex=True, squeeze=False)).flat
+        found = [
+            abs(e["differences"]["accuracy"]["difference"])
+            for t in tasks.values()
+            for e in t["entrants"]
+            if "accuracy" in e["differences"]
+        ]
+        reach = min(1.0, max(4 * smallest, 1.4 * max(found, default=0.0)))
         for axes, (name, task) in zip(panels, tasks.items(), strict=False):
             _forest(axes, name, task, smallest)
+            axes.set_xlim(-reach, reach)
         for axes in list(panels)[len(tasks) :]:
             axes.set_visible(False)
         figure.supxlabel("difference in accuracy, 95 % interval over problems and seeds", fontsize=8.5)

@@ -86,7 +86,11 @@ def analyse(study: Study, cells: Sequence[DoneCell]) -> Findings | None:
         return None
     options = Options(reference=reference, paired_seeds=True, smallest=study.smallest)
     groups = compare_entrants(kept, options)
-    points = [_point(cell) for cell in cells]
+    points = [
+        {**point_of(entrant, run), "lineage": f"{entrant.task} · {run.seed}"}
+        for entrant in entrants
+        for run in entrant.runs
+    ]
     return Findings(
         groups,
         _overall(study, by_group, reference, options) if len(by_group) > 1 else None,
@@ -105,12 +109,6 @@ def _entrants(cells: Sequence[DoneCell]) -> list[Entrant]:
         run = SeedRun(f"s{cell.record['seed']}", result, rows, cell.record["versions"])
         runs.setdefault((str(cell.record["method"]), group_of(cell)), []).append(run)
     return [Entrant(method, group, tuple(own)) for (method, group), own in runs.items()]
-
-
-def _point(cell: DoneCell) -> dict[str, Any]:
-    (entrant,) = _entrants([cell])
-    lineage = f"{group_of(cell)} · s{cell.record['seed']}"
-    return {**point_of(entrant, entrant.runs[0]), "lineage": lineage, "cell": cell.record["cell"]}
 
 
 def _overall(
