@@ -36,7 +36,23 @@ with tempfile.TemporaryDirectory() as folder:
     assert summary["versions"]["antiphase"] == antiphase.__version__
     assert summary["results"][0]["num_rollouts"] == 3
     assert Path(folder, "run", "figures", "entropy_strength.png").stat().st_size > 10_000
-    # Without the extra, training says what to install and loads nothing long.
+    # Evaluation and comparison need no extra for tasks of ours.
+    for seed in ("0", "1"):
+        arguments = ["eval", "model", "--tasks", "digit_sum", "--num-problems", "3", "--max-new-tokens", "12"]
+        done = subprocess.run(
+            [command, *arguments, "--seed", seed, "--out", f"eval-{seed}"],
+            cwd=folder, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    done = subprocess.run(
+        [command, "compare", "a=eval-0", "b=eval-1"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "not enough data" in done.stdout, done.stdout
+    # Without the extra, a sweep and training say what to install and load nothing long.
+    done = subprocess.run([command, "sweep", "study.yaml"], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "pip install 'antiphase[eval]'" in done.stderr, done.stderr
     done = subprocess.run(
         [command, "train", "--model", "model"], cwd=folder, capture_output=True, text=True, check=False
     )

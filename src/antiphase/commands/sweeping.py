@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from antiphase.commands.options import Help, Parser
-from antiphase.errors import AntiphaseError
+from antiphase.errors import AntiphaseError, MissingExtraError
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -40,7 +40,10 @@ def run(options: dict[str, Any], out: Path) -> None:
     Raises:
         AntiphaseError: some cells failed; the others are done.
     """
-    from antiphase.study.runner import sweep
+    try:
+        from antiphase.study.runner import sweep
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(str(error.name), "eval", "a sweep") from error
 
     with warnings.catch_warnings():
         # What TRL and transformers tell each other of their next versions is nothing that a user could mend.

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from antiphase.errors import InvalidInputError
+from antiphase.errors import InvalidInputError, MissingExtraError
 from antiphase.evaluation.config import EvalConfig
 from antiphase.evaluation.plan import plan_tasks
 from antiphase.probing.config import config_from
@@ -46,8 +46,10 @@ def training_budget(cell: Cell, scratch: Path) -> Budget:
     Raises:
         InvalidInputError: a key or value that antiphase train refuses, or a length in epochs.
     """
-    from antiphase.train.recipe import parse_recipe
-
+    try:
+        from antiphase.train.recipe import parse_recipe
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(str(error.name), "train", "training the cells of a sweep") from error
     path = scratch / "recipe.yaml"
     path.write_text(yaml.safe_dump(cell_recipe(cell, "model", scratch / "out")), encoding="utf-8")
     try:
