@@ -78,7 +78,8 @@ def sweep(
     Raises:
         AntiphaseError: the study is malformed, its methods have unequal budgets, or OUT holds another study's cells.
     """
-    study, folder = read_study(Path(path)), Path(out)
+    # Absolute, since a training remembers where its model was.
+    study, folder = read_study(Path(path)), Path(out).absolute()
     if jobs < 1:
         raise InvalidInputError(f"jobs must be at least 1; got {jobs}.")
     chosen = [study.cell(name) for name in cells] or list(study.cells)
