@@ -106,8 +106,8 @@ def _overall(overall: dict[str, Any], study: Study) -> list[str]:
     return [
         f"## Methods against {overall['reference']}, over all {overall['num_groups']} groups",
         markdown_table(header, rows),
-        "Mean of the samples; a problem that several models answer counts once, averaged over them. A verdict needs "
-        f"{100 * study.smallest:g} points; the intervals are not corrected for the number of methods.",
+        "Mean of the samples; a problem that several models answer counts once, averaged over them. equal: within "
+        f"±{100 * study.smallest:g} points. The intervals are not corrected for the number of methods.",
         "![differences](figures/differences.png)",
     ]
 
@@ -173,7 +173,8 @@ def _across(findings: Findings) -> list[str]:
         "## Inversion against accuracy, over all cells",
         markdown_table(("number", "what it is", "mean of the groups", "all cells together [95 %]", "p"), rows),
         f"Rank correlation with accuracy over {points} cells; the {lineages} lineages (a model, setting and seed with "
-        f"all that was trained from it) are the clusters. {ACROSS_NOTE}",
+        f"all that was trained from it) are the clusters. {ACROSS_NOTE} It exchanges whole "
+        "lineages, so a course of training that all of them share is no evidence there.",
         "![accuracy and inversion](figures/accuracy_inversion.png)",
     ]
 
