@@ -240,3 +240,14 @@ def test_budgets_of_generated_rollouts(model_dir, tmp_path):
         compare([f"a={tmp_path}/a", f"b={tmp_path}/b"])
     with pytest.raises(InvalidInputError, match="budget: max_new_tokens is 9 and 10"):
         compare([f"a={tmp_path}/a", f"b={tmp_path}/c"])
+
+
+def test_figures_hide_empty_panels(many):
+    from antiphase.figures.differences import method_differences
+
+    (task,) = many.tasks.values()
+    figure = method_differences({f"task {number}": task for number in range(4)}, 0.05)
+    assert [axes.get_visible() for axes in figure.axes] == [True] * 4 + [False] * 2
+    row = task["entrants"][1]["differences"]["accuracy"]
+    shown = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert row["difference"] in shown

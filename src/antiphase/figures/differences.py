@@ -34,7 +34,7 @@ def method_differences(tasks: Mapping[str, Mapping[str, Any]], smallest: float) 
     columns = min(3, len(tasks))
     lines = -(-len(tasks) // columns)
     with canvas(3.3 * columns + 1.2, (0.26 * rows + 0.9) * lines + 0.4) as (_, figure):
-        panels = np.atleast_1d(figure.subplots(lines, columns, sharex=True, squeeze=False)).flat
+        panels = list(figure.subplots(lines, columns, sharex=True, squeeze=False).flat)
         found = [
             abs(e["differences"]["accuracy"]["difference"])
             for t in tasks.values()
@@ -45,7 +45,7 @@ def method_differences(tasks: Mapping[str, Mapping[str, Any]], smallest: float) 
         for axes, (name, task) in zip(panels, tasks.items(), strict=False):
             _forest(axes, name, task, smallest)
             axes.set_xlim(-reach, reach)
-        for axes in list(panels)[len(tasks) :]:
+        for axes in panels[len(tasks) :]:
             axes.set_visible(False)
         figure.supxlabel("difference in accuracy, 95 % interval over problems and seeds", fontsize=8.5)
     return figure

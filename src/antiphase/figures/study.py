@@ -24,7 +24,7 @@ def training_stages(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure
     columns = min(3, len(stages))
     lines = -(-len(stages) // columns)
     with canvas(3.2 * columns + 0.6, 2.3 * lines + 0.5) as (_, figure):
-        panels = np.atleast_1d(figure.subplots(lines, columns, sharey=True, squeeze=False)).flat
+        panels = list(figure.subplots(lines, columns, sharey=True, squeeze=False).flat)
         for axes, (name, rows) in zip(panels, stages.items(), strict=False):
             places = list(dict.fromkeys(row["stage"] for row in rows))
             axes.axhline(0, color=INK, linewidth=0.6)
@@ -34,7 +34,7 @@ def training_stages(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure
             axes.set_ylim(-1, 1)
             axes.set_title(shorten(name, 36), fontsize=8)
             axes.grid(axis="y", color=FAINT, linewidth=0.6)
-        for axes in list(panels)[len(stages) :]:
+        for axes in panels[len(stages) :]:
             axes.set_visible(False)
         axes = figure.axes[0]
         axes.plot([], [], color=BLUE, label="ρ(entropy, strength), pooled")
