@@ -319,3 +319,16 @@ def test_a_changed_recipe_is_trained_anew(model_dir, tmp_path):
     before = (out / "cells" / f"{cell.name}.json").stat().st_mtime_ns
     run_cell(cell, out)
     assert (out / "cells" / f"{cell.name}.json").stat().st_mtime_ns == before
+
+
+def test_models_are_looked_at_before_anything_runs(model_dir, tmp_path):
+    from antiphase.errors import ModelNotFoundError
+
+    gone = write(tmp_path / "gone.yaml", model_dir, models={"gone": "nobody/nothing"})
+    with pytest.raises(ModelNotFoundError, match="could not load 'nobody/nothing'"):
+        sweep(gone, tmp_path / "out", say=lambda _: None)
+    layers = {**content(model_dir)["eval"], "layers": "99"}
+    path = write(tmp_path / "layers.yaml", model_dir, models={"tiny": str(model_dir)}, eval=layers)
+    with pytest.raises(InvalidInputError, match="layer 99 does not exist"):
+        sweep(path, tmp_path / "out", dry_run=True, say=lambda _: None)
+    assert not (tmp_path / "out").exists()

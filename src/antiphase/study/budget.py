@@ -10,7 +10,9 @@ import yaml
 from antiphase.errors import InvalidInputError, MissingExtraError
 from antiphase.evaluation.config import EvalConfig
 from antiphase.evaluation.plan import plan_tasks
+from antiphase.models.loading import inspect_model
 from antiphase.probing.config import config_from
+from antiphase.signals.measure import chosen_layers
 from antiphase.study.cells import cell_recipe
 from antiphase.study.definition import Cell, Study
 
@@ -132,6 +134,24 @@ def check_evaluations(cells: Sequence[Cell]) -> dict[str, int]:
             known[key] = len(plans[0].problems) * (config.samples + config.greedy)
         counts[cell.name] = known[key]
     return counts
+
+
+def check_models(cells: Sequence[Cell]) -> None:
+    """Look at every model that is not made, without its weights, and at the layers that its evaluation names.
+
+    Raises:
+        AntiphaseError: a model that is not there, cannot be measured, or lacks a layer.
+    """
+    known: dict[tuple[str, str], bool] = {}
+    for cell in cells:
+        key = (str(cell.path), repr(sorted(cell.evaluation.items())))
+        if cell.path is None or key in known:
+            continue
+        known[key] = True
+        config: EvalConfig = config_from(cell.path, dict(cell.evaluation), EvalConfig)
+        skeleton, _ = inspect_model(cell.path, trust_remote_code=config.trust_remote_code, revision=config.revision)
+        for spec in config.specs():
+            chosen_layers(skeleton, spec)
 
 
 def describe_budget(study: Study, budgets: dict[str, Budget], evaluations: dict[str, int], done: int) -> str:

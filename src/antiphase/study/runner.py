@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from antiphase.errors import AntiphaseError, InvalidInputError
-from antiphase.study.budget import check_budgets, check_evaluations, describe_budget
+from antiphase.study.budget import check_budgets, check_evaluations, check_models, describe_budget
 from antiphase.study.cells import is_made, make_model, run_cell, write_whole
 from antiphase.study.definition import Cell, Study, read_study
 from antiphase.study.store import done_cells, load_cells, pack
@@ -93,7 +93,9 @@ def sweep(
     if todo:
         with tempfile.TemporaryDirectory() as scratch:
             budgets = check_budgets(study, Path(scratch))
-        say(describe_budget(study, budgets, check_evaluations(study.cells), len(done)))
+        evaluations = check_evaluations(study.cells)
+        check_models(todo)
+        say(describe_budget(study, budgets, evaluations, len(done)))
     if dry_run:
         return SweepResult(folder, len(study.cells), len(done), {}, None)
     failed: dict[str, str] = {}
