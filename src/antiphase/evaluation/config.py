@@ -9,7 +9,7 @@ from antiphase.correlation import MIN_TOKENS
 from antiphase.data.rendering import PromptFormat
 from antiphase.errors import InvalidInputError
 from antiphase.generation import Sampling
-from antiphase.generators.choosing import EngineName
+from antiphase.generators.choosing import ENGINES
 from antiphase.probing.config import signal_specs
 from antiphase.tasks.problem import SPLITS, Split
 from antiphase.types import PROJECTIONS, SignalSpec, check_one_of
@@ -99,7 +99,7 @@ class EvalConfig:
         self._check_numbers()
         self._check_samples()
         check_one_of("split", self.split, SPLITS)
-        check_one_of("engine", self.engine, ("auto", "transformers", "continuous", "vllm"))
+        check_one_of("engine", self.engine, ENGINES)
         # Built for their checks.
         self.specs(), self.sampling(None), PromptFormat(self.prompt_template, self.system_prompt)
 
@@ -155,11 +155,6 @@ class EvalConfig:
             return tuple(k for k in sorted(set(self.k)) if k <= samples)
         powers = [1 << power for power in range(samples.bit_length()) if 1 << power <= samples]
         return tuple(sorted({*powers, samples} - {0}))
-
-    @property
-    def engine_name(self) -> EngineName:
-        """The engine as `make_generator` takes it."""
-        return cast(EngineName, self.engine)
 
     @property
     def split_name(self) -> Split:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from antiphase.evaluation.config import NO_SIGNALS
 from antiphase.evaluation.plan import GREEDY, Batch
 from antiphase.generators.base import Generator
 from antiphase.models.loading import LoadedModel
@@ -20,7 +21,6 @@ from antiphase.progress import Progress
 from antiphase.tasks.pool import VerifierPool
 from antiphase.types import SignalSpec
 
-NO_ESTIMATOR = "none"
 SCHEMA = pa.schema(
     [
         *ROLLOUT_SCHEMA,
@@ -103,7 +103,7 @@ def _unmeasured(model: str, item: Item) -> dict[str, Any]:
     ids = item.completion_ids or ()
     known = {
         "model": model,
-        "estimator": NO_ESTIMATOR,
+        "estimator": NO_SIGNALS,
         "prompt_id": item.prompt_id,
         "rollout_id": item.rollout_id,
         "prompt": item.prompt,

@@ -76,7 +76,8 @@ def sweep(
         say: prints a line.
 
     Raises:
-        AntiphaseError: the study is malformed, its methods have unequal budgets, or OUT holds another study's cells.
+        AntiphaseError: the study is malformed, its methods have unequal budgets, a model is not there, or a
+            cell in OUT was run with other settings.
     """
     # Absolute, since a training remembers where its model was.
     study, folder = read_study(Path(path)), Path(out).absolute()
@@ -136,8 +137,8 @@ def _run_all(
     missing = [made for name, made in study.made().items() if name in needed and not is_made(made, folder)]
     failed = _in_processes([(made.name, make_model, (made, folder)) for made in missing], jobs, say, "model")
     runnable = [cell for cell in todo if cell.made is None or cell.made.name not in failed]
-    calls = [(cell.name, run_cell, (cell, folder), {"keep_models": keep_models}) for cell in runnable]
-    return failed | _in_processes([call[:3] for call in calls], jobs, say, "cell", calls[0][3] if calls else {})
+    calls = [(cell.name, run_cell, (cell, folder)) for cell in runnable]
+    return failed | _in_processes(calls, jobs, say, "cell", {"keep_models": keep_models})
 
 
 def _in_processes(

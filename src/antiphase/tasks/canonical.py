@@ -5,12 +5,6 @@ String operations only: answers that only algebra could show to be equal stay di
 
 from antiphase.tasks.math_equality import MAX_ANSWER_LENGTH, normal_form
 from antiphase.tasks.plain_numbers import exact_number
-from antiphase.tasks.problem import Problem, Task
-
-
-def canonical_answer(task: Task, completion: str, problem: Problem) -> str | None:
-    """The answer that a completion gives to a problem of the task; the same as `task.extracted`."""
-    return task.extracted(completion, problem)
 
 
 def canonical_math(answer: str) -> str:
