@@ -4,13 +4,13 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from antiphase.commands import comparing, evaluating, sweeping
+from antiphase.commands import comparing, evaluating, reporting, sweeping
 from antiphase.commands.options import Help, Parser, add_model_options, add_signal_options, count, print_written
 from antiphase.errors import AntiphaseError, MissingExtraError
 
@@ -23,6 +23,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluating.add(commands)
     comparing.add(commands)
     sweeping.add(commands)
+    reporting.add(commands)
     commands.add_parser(
         "train",
         help="train a model by group-policy RL with the inversion score in its reward",
@@ -49,6 +50,7 @@ def _add_probe(commands: "argparse._SubParsersAction[Parser]") -> None:
         "--resume", action="store_true", help="continue the interrupted run in --out, or begin one there"
     )
     output.add_argument("--no-figures", dest="figures", action="store_false", help="draw no figures")
+    output.add_argument("--no-report", dest="report", action="store_false", help="write no report.html")
     output.add_argument("--quiet", dest="progress", action="store_false", help="no progress bar")
 
 
@@ -124,11 +126,35 @@ def _main_train(words: list[str]) -> int:
         print(f"antiphase: stopped. Continue with --resume; everything so far is in {result.folder}.", file=sys.stderr)
         return 130
     if result.summary is not None:
-        print(f"written to {result.folder}: model, README.md, summary.json, trajectory.jsonl, figures/trajectory.png")
+        print(
+            f"written to {result.folder}: model, README.md, summary.json, trajectory.jsonl, report.html, "
+            "figures/trajectory.png"
+        )
     return 0
 
 
-_COMMANDS = {"probe": _run_probe, "eval": evaluating.run, "compare": comparing.run, "sweep": sweeping.run}
+_COMMANDS: dict[str, Callable[[dict[str, Any], Any], None]] = {
+    "probe": _run_probe,
+    "eval": evaluating.run,
+    "compare": comparing.run,
+    "sweep": sweeping.run,
+    "report": reporting.run_report,
+    "view": reporting.run_view,
+}
+# What writes no run folder.
+_READERS = ("report", "view")
+
+
+def _main_reader(command: str, options: dict[str, Any]) -> int:
+    try:
+        _COMMANDS[command](options, options.pop("out", None))
+    except AntiphaseError as error:
+        print(f"antiphase: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("antiphase: interrupted.", file=sys.stderr)
+        return 130
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -138,6 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _main_train(words[1:])
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
+    if command in _READERS:
+        return _main_reader(command, options)
     out = options.pop("out") or _default_out(command, options)
     try:
         _COMMANDS[command](options, out)

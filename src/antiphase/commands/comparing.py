@@ -33,6 +33,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     )
     group.add_argument("--out", type=Path, help="folder to write to (default: runs/compare-DATE-TIME)")
     group.add_argument("--no-figures", dest="figures", action="store_false", help="draw no figures")
+    group.add_argument("--no-report", dest="report", action="store_false", help="write no report.html")
     group.add_argument("--quiet", dest="progress", action="store_false", help="no progress bar")
     add_task_options(command.add_argument_group("tasks, where models are given"))
     add_sampling_options(command.add_argument_group("rollouts, where models are given"))
@@ -47,7 +48,8 @@ def run(options: dict[str, Any], out: Path) -> None:
     from antiphase.evaluation.formats import render_comparison
 
     own = {name: options.pop(name) for name in ("reference", "paired_seeds", "smallest", "allow_mismatch")}
-    entries, figures = options.pop("entries"), options.pop("figures")
-    found = compare(entries, Options(**own), out=out, figures=figures, evaluation=evaluation_options(options))
+    entries, figures, report = options.pop("entries"), options.pop("figures"), options.pop("report")
+    evaluation = evaluation_options(options)
+    found = compare(entries, Options(**own), out=out, figures=figures, report=report, evaluation=evaluation)
     print(render_comparison(found))
     print_written(out)

@@ -27,6 +27,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
         "--resume", action="store_true", help="continue the interrupted evaluation in --out, or begin one there"
     )
     output.add_argument("--no-figures", dest="figures", action="store_false", help="draw no figures")
+    output.add_argument("--no-report", dest="report", action="store_false", help="write no report.html")
     output.add_argument("--quiet", dest="progress", action="store_false", help="no progress bar")
 
 

@@ -1,6 +1,6 @@
 """`compare`: from runs or models to a comparison with tables and figures.
 
-OUT/comparison.{json,md,csv,tex}, figures/
+OUT/comparison.{json,md,csv,tex}, figures/, report.html
 OUT/evals/NAME/     evaluations of what was given as a model
 """
 
@@ -18,8 +18,11 @@ from antiphase.evaluation.comparison import Comparison, Options, compare_entrant
 from antiphase.evaluation.entrants import Entrant, entrants_of
 from antiphase.evaluation.folder import EvalFolder
 from antiphase.evaluation.formats import comparison_csv, comparison_latex, comparison_markdown
+from antiphase.evaluation.pages import comparison_document
 from antiphase.evaluation.result import Evaluation
 from antiphase.evaluation.runner import evaluate
+from antiphase.page.render import FILE as REPORT
+from antiphase.page.render import write_page
 
 _NAMED = re.compile(r"([^=/\\,]+)=(.+)")
 
@@ -31,6 +34,7 @@ def compare(
     out: str | Path | None = None,
     estimator: str | None = None,
     figures: bool = True,
+    report: bool = True,
     evaluation: Mapping[str, Any] | None = None,
 ) -> Comparison:
     """Compare evaluations, or models that are evaluated first.
@@ -42,6 +46,7 @@ def compare(
         out: folder for the tables, figures and evaluations; None keeps nothing on disk.
         estimator: whose signals count; by default the first of each evaluation.
         figures: draw them, where matplotlib is installed.
+        report: write the interactive page `report.html`, with the evaluations that are compared.
         evaluation: options of `evaluate`, for models.
 
     Raises:
@@ -49,7 +54,7 @@ def compare(
             that holds something else.
     """
     options, place = options or Options(), None if out is None else Path(out)
-    parsed = [_parse(entry) for entry in entries]
+    parsed = [parse_entry(entry) for entry in entries]
     if place is not None:
         _check_out(place)
     runs = [(name, [path for path in paths if _is_folder(path)]) for name, paths in parsed]
@@ -70,21 +75,40 @@ def compare(
     _check_names(ready, options.reference)
     if wanted and place is None:
         raise InvalidInputError("models are evaluated into the folder out; name one.")
+    evaluated: dict[str, Path] = {}
     for path in wanted:
         assert place is not None
         stem = re.sub(r"[^\w.-]+", "-", path).strip("-.")[-60:]
         folder = place / "evals" / f"{stem}-{zlib.crc32(path.encode()):08x}"
         read[path] = evaluate(path, out=folder, resume=True, **dict(evaluation or {}))
+        evaluated[path] = folder
     entrants: list[Entrant] = []
     for name, paths in parsed:
         entrants += entrants_of(name, [read[path] for path in paths], estimator)
     comparison = compare_entrants(entrants, options)
     if place is not None:
         write_comparison(comparison, place, figures=figures)
+        if report:
+            write_page(comparison_document(comparison, _folders(parsed, evaluated)), place / REPORT)
     return comparison
 
 
-def _parse(entry: str) -> tuple[str | None, list[str]]:
+def _folders(parsed: Sequence[tuple[str | None, list[str]]], evaluated: Mapping[str, Path]) -> dict[str, list[Path]]:
+    """The folders of the evaluations by the name of their entry."""
+    short = [name or Path(paths[0]).name for name, paths in parsed]
+    labels = [paths[0] if short.count(label) > 1 else label for label, (_, paths) in zip(short, parsed, strict=True)]
+    return {
+        label: [evaluated.get(path, Path(path)) for path in paths]
+        for label, (_, paths) in zip(labels, parsed, strict=True)
+    }
+
+
+def parse_entry(entry: str) -> tuple[str | None, list[str]]:
+    """Name and runs of `[NAME=]RUN[,RUN…]`, patterns resolved.
+
+    Raises:
+        InvalidInputError: an empty run, one named twice, or a pattern that matches nothing.
+    """
     match = _NAMED.fullmatch(entry)
     name, rest = (match[1], match[2]) if match else (None, entry)
     paths: list[str] = []
@@ -137,7 +161,7 @@ def _check_names(keys: Sequence[tuple[str, str]], reference: str | None) -> None
 
 
 def _check_out(place: Path) -> None:
-    known = {"comparison.json", "comparison.md", "comparison.csv", "comparison.tex", "figures", "evals"}
+    known = {"comparison.json", "comparison.md", "comparison.csv", "comparison.tex", "figures", "evals", REPORT}
     foreign = (
         sorted(path.name for path in place.iterdir() if path.name not in known and path.suffix != ".tmp")
         if place.is_dir()

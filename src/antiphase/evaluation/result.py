@@ -9,6 +9,9 @@ import pandas as pd
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.folder import EvalFolder
 from antiphase.evaluation.table import render_evaluation
+from antiphase.page.building import signals_document
+from antiphase.page.document import Document
+from antiphase.page.render import render_overview
 
 
 @dataclass(frozen=True)
@@ -68,5 +71,19 @@ class Evaluation:
         read = folder.read_frame("tokens") if tokens else pd.DataFrame()
         return cls(read, folder.read_frame("rollouts"), summary)
 
+    def document(self, name: str = "run", label: str | None = None) -> Document:
+        """What the interactive page shows of this run.
+
+        Args:
+            name: of the run.
+            label: what the user calls the run.
+        """
+        return signals_document("eval", name, self.tokens, self.rollouts, self.summary, label=label)
+
     def __str__(self) -> str:
         return render_evaluation(self.summary)
+
+    def _repr_html_(self) -> str:
+        """The overview, as notebooks show it."""
+        empty = self.tokens.iloc[:0]
+        return render_overview(signals_document("eval", "run", empty, self.rollouts, self.summary))

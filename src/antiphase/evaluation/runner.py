@@ -28,6 +28,8 @@ from antiphase.generators.choosing import make_generator
 from antiphase.generators.vllm_engine import VllmOptions
 from antiphase.models.architecture import unwrap
 from antiphase.models.loading import LoadedModel, inspect_model, load_model, saved_digest
+from antiphase.page.render import FILE as REPORT
+from antiphase.page.render import write_page
 from antiphase.probing.batches import model_facts
 from antiphase.probing.config import config_from
 from antiphase.probing.folder import RunFolder
@@ -45,6 +47,7 @@ def evaluate(
     out: str | Path | None = None,
     resume: bool = False,
     figures: bool | None = None,
+    report: bool = True,
     progress: bool = True,
     **options: Any,
 ) -> Evaluation:
@@ -56,6 +59,7 @@ def evaluate(
         out: folder for rollouts.parquet, tokens.parquet, summary.json and figures; None keeps nothing on disk.
         resume: continue the interrupted evaluation in `out` (of the same options and model), or begin one.
         figures: draw them into `out`; by default if `out` is given and matplotlib is installed.
+        report: write the interactive page `report.html` into `out`.
         progress: show a bar with the time left on anything over two seconds.
         options: fields of `EvalConfig`, such as `tasks=("gsm8k",)`, `samples=8`, `num_problems=100`.
 
@@ -85,7 +89,8 @@ def evaluate(
     with contextlib.ExitStack() as stack:
         path = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
         run = _Run(config, plans, matched, progress)
-        return run.run(path, resume=resume, figures=out is not None and (can_draw if figures is None else figures))
+        drawn = out is not None and (can_draw if figures is None else figures)
+        return run.run(path, resume=resume, figures=drawn, report=report and out is not None)
 
 
 class _Run:
@@ -105,7 +110,7 @@ class _Run:
             "given_sha256": None if matched is None else given_digest(matched),
         }
 
-    def run(self, path: Path, *, resume: bool, figures: bool) -> Evaluation:
+    def run(self, path: Path, *, resume: bool, figures: bool, report: bool) -> Evaluation:
         folder = EvalFolder.resume(path, self.stored) if resume else EvalFolder.create(path, self.stored)
         if folder.complete:
             return Evaluation.load(path)
@@ -116,7 +121,7 @@ class _Run:
         except BaseException:
             folder.discard_if_unused()
             raise
-        return self._finish(folder, figures)
+        return self._finish(folder, figures, report)
 
     def _check_models(self) -> list[list[Batch]]:
         """Every model's batches; refuses what can be refused without weights."""
@@ -179,7 +184,7 @@ class _Run:
             revision=self.config.revision,
         )
 
-    def _finish(self, folder: RunFolder, figures: bool) -> Evaluation:
+    def _finish(self, folder: RunFolder, figures: bool, report: bool) -> Evaluation:
         models = {name: folder.read_model(index) for index, name in enumerate(self.config.models)}
         folder.merge_parts()
         tokens, rollouts = folder.read_frames()
@@ -201,6 +206,8 @@ class _Run:
             with Progress(1, shown=self.progress) as bar:
                 bar.stage("drawing figures", 1)
                 found.save_figures(folder.path / "figures")
+        if report:
+            write_page(found.document(folder.path.resolve().name), folder.path / REPORT)
         # The summary marks the run as complete, so it comes after everything else, and the parts go last.
         folder.write_json("summary.json", summary)
         folder.drop_parts()

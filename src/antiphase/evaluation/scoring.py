@@ -15,8 +15,8 @@ from antiphase.evaluation.plan import GREEDY, Batch
 from antiphase.generators.base import Generator
 from antiphase.models.loading import LoadedModel
 from antiphase.probing.batches import ROLLOUT_SCHEMA, measure_items, short_name
-from antiphase.probing.folder import Kind
 from antiphase.probing.items import Item, completed
+from antiphase.probing.parts import Kind
 from antiphase.progress import Progress
 from antiphase.tasks.pool import VerifierPool
 from antiphase.types import SignalSpec
@@ -87,7 +87,8 @@ def score_batch(
             "well_formed": batch.plan.task.well_formed(texts[place], problem),
         }
     if specs:
-        tokens, rows = measure_items(loaded, items, specs, min_tokens, bar)
+        measured = measure_items(loaded, items, specs, min_tokens, bar)
+        tokens, rows = measured.tokens, measured.rollouts
         if not by_projection:
             tokens = tokens[[name for name in tokens.columns if not name.startswith("strength_L")]]
         task = pd.Series(batch.plan.task.spec, index=tokens.index, dtype="str", name="task")

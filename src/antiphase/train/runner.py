@@ -3,7 +3,7 @@
 OUT/recipe.json        the resolved settings, compared on resume
 OUT/trajectory.jsonl   one row a step, written as it goes
 OUT/checkpoint-N/      TRL's checkpoints
-OUT/                   at the end: model, tokenizer, README.md, summary.json, figures/trajectory.{png,svg}
+OUT/                   at the end: model, tokenizer, README.md, summary.json, report.html, figures/trajectory.{png,svg}
 """
 
 import json
@@ -21,6 +21,9 @@ from trl import get_peft_config, get_quantization_config
 
 from antiphase.data.rendering import end_token_ids
 from antiphase.errors import AntiphaseError, InvalidInputError
+from antiphase.page.building import training_document
+from antiphase.page.render import FILE as REPORT
+from antiphase.page.render import write_page
 from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.problem import Problem
 from antiphase.train.card import write_card
@@ -213,5 +216,8 @@ def _finish(folder: Path, trainer: Any, recipe: Recipe, summary: Mapping[str, An
     write_card(trainer, recipe, summary)
     work = folder / ".summary.json.tmp"
     work.write_text(json.dumps(without_nan(summary), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    save_trajectory(read_trajectory(folder), folder / "figures")
+    rows = read_trajectory(folder)
+    save_trajectory(rows, folder / "figures")
+    settings = json.loads(json.dumps(recipe.resolved))
+    write_page(training_document(folder.resolve().name, rows, settings, summary), folder / REPORT)
     work.replace(folder / "summary.json")

@@ -1,0 +1,81 @@
+// Charts: made by ECharts, coloured by the page's theme, drawn again when theme or size change.
+const CHARTS = new Map();
+const PALETTE = ["#1f77b4", "#d5701c", "#2a9d6f", "#b0459c", "#8a6d00", "#c0392b", "#5b5fc7", "#3a8fa3", "#7a5230", "#6b7d2a"];
+const PALETTE_DARK = ["#6fb4ec", "#f0a35c", "#62d3a4", "#e48bd4", "#d9bd4a", "#f08a7f", "#a3a6f5", "#7fd0e2", "#cfa07a", "#b9cc70"];
+
+const variable = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const isDark = () => {
+  const chosen = document.documentElement.dataset.theme;
+  return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+};
+let printing = false;
+
+/** The colour of a model; models beyond ten share hues. */
+function colourOf(place) {
+  const colours = isDark() && !printing ? PALETTE_DARK : PALETTE;
+  return colours[place % colours.length];
+}
+
+function theme() {
+  return { ink: variable("--ink"), soft: variable("--soft"), line: variable("--line"), paper: variable("--paper"),
+    accent: variable("--accent"), low: variable("--low"), high: variable("--high"), lit: variable("--lit"), mid: variable("--mid") };
+}
+
+/**
+ * Keep a chart in an element: `options(theme)` gives what ECharts draws. Returns the chart.
+ * `label` says in words what the chart shows; screen readers get it in place of the drawing.
+ */
+function chart(holder, options, label, renderer = "svg") {
+  let entry = CHARTS.get(holder);
+  if (!entry) {
+    const drawn = echarts.init(holder, null, { renderer });
+    entry = { drawn, observer: new ResizeObserver(() => drawn.resize()) };
+    entry.observer.observe(holder);
+    CHARTS.set(holder, entry);
+  }
+  entry.options = options;
+  holder.setAttribute("role", "img");
+  holder.setAttribute("aria-label", label);
+  entry.drawn.setOption(styled(options(theme())), { notMerge: true });
+  return entry.drawn;
+}
+
+function dispose(holder) {
+  const entry = CHARTS.get(holder);
+  if (!entry) return;
+  entry.observer.disconnect();
+  entry.drawn.dispose();
+  CHARTS.delete(holder);
+}
+
+function styled(options) {
+  const { ink, soft, line } = theme();
+  const axis = (given) => ({
+    nameLocation: "middle", nameGap: 30, nameTextStyle: { color: ink }, axisLabel: { color: soft, hideOverlap: true },
+    axisLine: { lineStyle: { color: soft } }, splitLine: { lineStyle: { color: line } }, ...given,
+  });
+  const axes = (given) => (Array.isArray(given) ? given.map(axis) : given && axis(given));
+  return {
+    animation: false, textStyle: { color: ink, fontFamily: "inherit" }, ...options,
+    xAxis: axes(options.xAxis), yAxis: axes(options.yAxis),
+  };
+}
+
+function redrawCharts() {
+  for (const [holder, entry] of [...CHARTS]) {
+    if (!holder.isConnected) dispose(holder);
+    else entry.drawn.setOption(styled(entry.options(theme())), { notMerge: true });
+  }
+}
+
+/** Between two colours, and over a middle one, by a share in [−1, 1]. */
+function diverging(share, strength = 0.62) {
+  const { low, high } = theme();
+  const size = Math.round(Math.min(1, Math.abs(share)) * strength * 100);
+  return `color-mix(in srgb, ${share < 0 ? low : high} ${size}%, transparent)`;
+}
+
+function sequential(share, strength = 0.62) {
+  const size = Math.round(Math.min(1, Math.max(0, share)) * strength * 100);
+  return `color-mix(in srgb, ${theme().accent} ${size}%, transparent)`;
+}

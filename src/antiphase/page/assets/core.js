@@ -1,0 +1,50 @@
+// Small things that every view uses: elements, numbers as text, errors.
+const $ = (id) => document.getElementById(id);
+
+/** An element with text or children. Text becomes text nodes only; nothing is ever parsed as HTML. */
+function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (key === "class") made.className = value;
+    else if (key === "style") Object.assign(made.style, value);
+    else if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
+    else made.setAttribute(key, value === true ? "" : String(value));
+  }
+  made.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+const MINUS = "\u2212";
+
+/** A number with so many significant digits, or a dash. */
+function number(value, digits = 3) {
+  if (value === null || value === undefined || !Number.isFinite(value)) return "—";
+  const size = Math.abs(value);
+  const text = size !== 0 && (size < 1e-3 || size >= 1e6) ? value.toExponential(digits - 1) : String(Number(value.toPrecision(digits)));
+  return text.replace("-", MINUS);
+}
+
+/** `+0.123`, as the overview prints ρ. */
+function signed(value, digits = 3) {
+  if (value === null || value === undefined || !Number.isFinite(value)) return "undefined";
+  return ((value < 0 ? "-" : "+") + Math.abs(value).toFixed(digits)).replace("-", MINUS);
+}
+
+const counted = (count) => count.toLocaleString("en-GB");
+
+/** Run once the callers have been quiet for so long. */
+function debounced(action, milliseconds) {
+  let timer = 0;
+  return (...words) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => action(...words), milliseconds);
+  };
+}
+
+function fail(error) {
+  const place = $("failure");
+  place.hidden = false;
+  place.textContent = `This page could not be shown in full: ${error && error.message ? error.message : error}`;
+  console.error(error);
+}

@@ -1,0 +1,150 @@
+// The data of the page: JSON, and packed columns that are unpacked when they are first wanted.
+const VALUES = JSON.parse($("values").textContent);
+const TYPES = { uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array, float32: Float32Array };
+
+function bytesOf(text) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
+  const raw = atob(text), bytes = new Uint8Array(raw.length);
+  for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
+  return bytes;
+}
+
+/** A column: deflated, bytes of equal significance together. */
+async function unpack({ blob, dtype, length }) {
+  const holder = $(`blob-${blob}`);
+  const stream = new Blob([bytesOf(holder.textContent)]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const planes = new Uint8Array(await new Response(stream).arrayBuffer());
+  const made = new TYPES[dtype](length), width = made.BYTES_PER_ELEMENT;
+  if (planes.length !== length * width) throw new Error(`column ${blob} is damaged`);
+  if (width === 1) return planes;
+  const bytes = new Uint8Array(made.buffer);
+  for (let plane = 0; plane < width; plane++) {
+    for (let i = 0, from = plane * length; i < length; i++) bytes[i * width + plane] = planes[from + i];
+  }
+  return made;
+}
+
+/** A model with its tokens. Main columns are unpacked at the start, details on demand. */
+class Subject {
+  constructor(entry, place) {
+    Object.assign(this, entry);
+    this.place = place;
+    this.numTokens = this.starts[this.starts.length - 1];
+    this.known = new Map();
+    this.detailPlaces = new Map(this.detailed.map((rollout, index) => [rollout, index]));
+  }
+
+  get estimators() { return Object.keys(this.strengths); }
+
+  reading(estimator) { return this.readings.find((reading) => reading.estimator === estimator) ?? null; }
+
+  async load() {
+    const names = ["token", "entropy", "logprob", "spaced"];
+    const columns = await Promise.all(names.map((name) => unpack(this[name])));
+    names.forEach((name, index) => { this[name] = columns[index]; });
+    for (const name of this.estimators) this.strengths[name] = await unpack(this.strengths[name]);
+  }
+
+  text(token) { return VALUES.vocabulary[this.token[token]]; }
+
+  rolloutOf(token) { return upperBound(this.starts, token) - 1; }
+
+  once(key, make) {
+    if (!this.known.has(key)) this.known.set(key, make());
+    return this.known.get(key);
+  }
+
+  /** First detailed token of each detailed rollout, and their number at the end. */
+  get detailStarts() {
+    return this.once("detailStarts", () => {
+      const starts = [0];
+      for (const rollout of this.detailed) starts.push(starts.at(-1) + this.starts[rollout + 1] - this.starts[rollout]);
+      return starts;
+    });
+  }
+
+  /** Place of a token among the detailed ones, or −1. */
+  detailPlace(token) {
+    const rollout = this.rolloutOf(token), place = this.detailPlaces.get(rollout);
+    return place === undefined ? -1 : this.detailStarts[place] + token - this.starts[rollout];
+  }
+
+  hasCells(estimator) { return Boolean(this.cells && this.cells[estimator]); }
+
+  /** Unpack the layer by layer strengths of an estimator. */
+  async loadCells(estimator) {
+    if (!this.hasCells(estimator)) return null;
+    return this.once(`cells ${estimator}`, async () => {
+      const { low, high } = this.cells[estimator];
+      const levels = await unpack(this.cells[estimator]);
+      this.known.set(`levels ${estimator}`, { levels, low, high, width: this.detailStarts.at(-1) });
+    });
+  }
+
+  /** Strength of one cell (its place in layer × projection) at a detailed place. */
+  cellValue(estimator, cell, place) {
+    const found = this.known.get(`levels ${estimator}`);
+    if (!found || place < 0) return NaN;
+    const level = found.levels[cell * found.width + place];
+    if (level === 0) return NaN;
+    return level === 1 ? 0 : Math.exp(found.low + ((level - 2) / 65533) * (found.high - found.low));
+  }
+
+  /** Place of layer `L3.Q` in this model's layers × projections, or −1. */
+  cellPlace(estimator, cell) {
+    const reading = this.reading(estimator), match = /^L(\d+)\.(\w)$/.exec(cell ?? "");
+    if (!reading || !match) return -1;
+    const layer = reading.layers.indexOf(Number(match[1])), projection = reading.projections.indexOf(match[2]);
+    return layer < 0 || projection < 0 ? -1 : layer * reading.projections.length + projection;
+  }
+
+  /** Strength of every token: the mean over all cells, or one cell (cells must be loaded). */
+  strength(estimator, cell) {
+    if (!cell) return this.strengths[estimator] ?? this.once("unmeasured", () => new Float32Array(this.numTokens).fill(NaN));
+    return this.once(`strength ${estimator} ${cell}`, () => {
+      const place = this.cellPlace(estimator, cell), values = new Float32Array(this.numTokens).fill(NaN);
+      if (place < 0 || !this.hasCells(estimator)) return values;
+      this.detailed.forEach((rollout, index) => {
+        const from = this.starts[rollout], count = this.starts[rollout + 1] - from;
+        for (let i = 0; i < count; i++) values[from + i] = this.cellValue(estimator, place, this.detailStarts[index] + i);
+      });
+      return values;
+    });
+  }
+
+  /** Ranks from 0 to 1 of entropy and strength over the tokens that have both. */
+  ranks(estimator, cell) {
+    return this.once(`ranks ${estimator} ${cell}`, () => {
+      const strength = this.strength(estimator, cell);
+      const entropy = Float64Array.from(this.entropy, (value, i) => (Number.isNaN(strength[i]) ? NaN : value));
+      const count = entropy.reduce((sum, value) => sum + (Number.isNaN(value) ? 0 : 1), 0);
+      const scaled = (values) => averageRanks(values).map((rank) => (rank - 0.5) / count);
+      return { entropy: scaled(entropy), strength: scaled(strength), count };
+    });
+  }
+
+  /** ρ of a rollout: the table's for the mean strength, else computed here. */
+  correlation(rollout, estimator, cell) {
+    if (!cell) return this.correlations[estimator]?.[rollout] ?? NaN;
+    return this.once(`correlation ${estimator} ${cell} ${rollout}`, () => {
+      const from = this.starts[rollout], to = this.starts[rollout + 1];
+      return spearman(this.entropy.subarray(from, to), this.strength(estimator, cell).subarray(from, to));
+    });
+  }
+
+  /** Top alternatives of a token, or null. */
+  async alternativesOf(token) {
+    const place = this.detailPlace(token);
+    if (!this.alternatives || place < 0) return null;
+    const { count, step } = this.alternatives;
+    const [words, steps] = await this.once("alternatives", () => Promise.all([unpack(this.alternatives.token), unpack(this.alternatives.logprob)]));
+    const found = [];
+    for (let rank = 0; rank < count; rank++) {
+      if (steps[place * count + rank] === 65535) continue;
+      found.push({ text: VALUES.vocabulary[words[place * count + rank]], probability: Math.exp(-steps[place * count + rank] * step) });
+    }
+    return found;
+  }
+}
+
+const SUBJECTS = VALUES.subjects.map((entry, place) => new Subject(entry, place));

@@ -1,0 +1,73 @@
+// Details of one token: its numbers, its alternatives, and its strength layer by layer.
+let detailTurn = 0;
+
+async function showDetails(subject, token) {
+  const turn = ++detailTurn, estimator = estimatorOf(subject), holder = $("details");
+  if (!holder) return;
+  const ranks = subject.ranks(estimator, state.cell), strength = subject.strength(estimator, state.cell)[token];
+  const probability = Math.exp(subject.logprob[token]), place = token - subject.starts[subject.rolloutOf(token)];
+  const contribution = contributionOf(ranks, token);
+  const facts = [
+    ["probability", number(probability)], ["entropy", `${number(subject.entropy[token])} nats`],
+    ["strength", Number.isNaN(strength) ? "not measured" : number(strength)],
+    ["rank of entropy", number(ranks.entropy[token], 2)], ["rank of strength", number(ranks.strength[token], 2)],
+    ["contribution to ι", Number.isNaN(contribution) ? "—" : `${signed(contribution, 2)}, ${contribution > 0 ? "makes it" : "breaks it"}`],
+    ["position", counted(place)],
+  ];
+  const button = element("button", { type: "button", class: "quiet", onclick: () => toggleToken(subject, token) }, isSelected(subject, token) ? "Unselect" : "Select");
+  const alternatives = element("div"), profile = element("div", { class: "chart" }), note = element("p", { class: "meta" });
+  const old = holder.querySelector(".chart");
+  if (old) dispose(old);
+  holder.replaceChildren(
+    element("h3", {}, ...visibleNodes(subject.text(token) || "(empty)", 200)),
+    element("dl", {}, facts.map(([name, text]) => [element("dt", {}, name), element("dd", {}, text)])), button, alternatives, profile, note,
+  );
+  profile.hidden = true;
+  const others = await subject.alternativesOf(token);
+  if (turn !== detailTurn) return;
+  if (others?.length) showAlternatives(alternatives, others, subject.text(token));
+  const detailed = subject.detailPlace(token);
+  if (subject.hasCells(estimator) && detailed >= 0) {
+    await subject.loadCells(estimator);
+    if (turn === detailTurn) showProfile(profile, note, subject, estimator, detailed);
+  } else if (subject.cells && Object.keys(subject.cells).length && detailed < 0) {
+    note.textContent = "Layers and alternatives of this rollout are not in this file.";
+  }
+}
+
+function showAlternatives(holder, others, own) {
+  const table = element("table");
+  const bar = (share) => {
+    const made = element("span", { class: "bar" });
+    made.style.width = `${Math.round(share * 70)}px`;
+    return made;
+  };
+  const rows = others.map(({ text, probability }) => [
+    element("span", {}, ...visibleNodes(text, 30), text === own ? " ◂" : ""), { text: number(probability, 2) }, element("span", {}, bar(probability))]);
+  fillTable(table, "Most probable tokens here", ["alternative", "p", ""], rows);
+  table.tHead.rows[0].cells[2].replaceWith(element("td"));
+  holder.replaceChildren(table);
+}
+
+function showProfile(holder, note, subject, estimator, place) {
+  const { layers, projections } = subject.reading(estimator);
+  const values = projections.map((_, p) => layers.map((__, l) => subject.cellValue(estimator, l * projections.length + p, place)));
+  const flat = values.flat().filter((value) => value > 0);
+  if (!flat.length) return;
+  holder.hidden = false;
+  const most = projections.map((name, p) => {
+    const top = values[p].reduce((best, value, l) => (value > values[p][best] ? l : best), 0);
+    return `${name} most at layer ${layers[top]} (${number(values[p][top])})`;
+  });
+  chart(holder, ({ ink }) => ({
+    legend: { top: 0, itemWidth: 14, itemHeight: 6, textStyle: { color: ink, fontSize: 11 }, data: projections },
+    grid: { left: 44, right: 8, top: 26, bottom: 38 },
+    xAxis: { type: "category", data: layers.map(String), name: "layer", nameGap: 22 },
+    yAxis: { type: "log", axisLabel: { formatter: (value) => number(value, 1), color: theme().soft, hideOverlap: true } },
+    series: projections.map((name, p) => ({ type: "line", name, showSymbol: layers.length === 1, lineStyle: { width: 1.5 }, itemStyle: { color: colourOf(p) }, data: values[p].map((value) => (value > 0 ? value : NaN)) })),
+  }), `Strength by layer: ${most.join("; ")}`);
+  note.textContent = most.join("; ") + ".";
+}
+
+/** −12 (rank of entropy − ½)(rank of strength − ½): its mean over all tokens is ι. */
+const contributionOf = (ranks, token) => -12 * (ranks.entropy[token] - 0.5) * (ranks.strength[token] - 0.5);

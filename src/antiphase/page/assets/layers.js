@@ -1,0 +1,78 @@
+// Layer × projection: pooled ρ of each cell as the summary has it; a cell chosen here is the strength everywhere.
+function mapLimit() {
+  const values = shownSubjects().flatMap((subject) => subject.reading(estimatorOf(subject))?.by_projection.flat() ?? []);
+  return Math.max(0.1, ...values.filter((value) => value !== null).map(Math.abs));
+}
+
+function drawLayers() {
+  const limit = mapLimit(), maps = [];
+  for (const subject of shownSubjects()) {
+    const reading = subject.reading(estimatorOf(subject));
+    if (!reading?.by_projection.length) continue;
+    maps.push(mapOf(subject, reading, limit));
+  }
+  $("layers-maps").replaceChildren(...maps);
+  if (!maps.length) $("layers-maps").append(element("p", { class: "meta" }, "No shown model has strengths by layer and projection. An evaluation keeps them with --by-projection."));
+  $("layers-legend").replaceChildren(`ρ −${limit.toFixed(2)} `, ramp("difference"), ` +${limit.toFixed(2)}`);
+  $("layers-legend").hidden = !maps.length;
+  $("reset-cell").hidden = state.cell === null;
+}
+
+function mapOf(subject, reading, limit) {
+  const usable = subject.hasCells(reading.estimator);
+  const cell = (layer, projection, value) => {
+    const name = `L${layer}.${projection}`, text = value === null ? "—" : signed(value, 2);
+    const made = element("button", { type: "button", "data-cell": name, tabindex: -1, "aria-pressed": String(state.cell === name), disabled: !usable || value === null,
+      "aria-label": `layer ${layer}, ${projection}, ρ ${text}`, onclick: () => chooseCell(state.cell === name ? null : name) }, text);
+    made.style.background = value === null ? "transparent" : diverging(value / limit);
+    return element("td", {}, made);
+  };
+  const table = element("table", { class: "map", "data-subject": subject.place },
+    element("caption", {}, `${visible(subject.label, 60)} · ${reading.estimator}`),
+    element("thead", {}, element("tr", {}, element("th", { scope: "col" }, element("span", { class: "hidden" }, "layer")), reading.projections.map((name) => element("th", { scope: "col" }, name)))),
+    element("tbody", {}, reading.layers.map((layer, l) => element("tr", {}, element("th", { scope: "row" }, String(layer)), reading.projections.map((name, p) => cell(layer, name, reading.by_projection[l][p]))))));
+  const entry = table.querySelector('button[aria-pressed="true"]') ?? table.querySelector("button:not(:disabled)");
+  if (entry) entry.tabIndex = 0;
+  table.addEventListener("keydown", moveInMap);
+  return table;
+}
+
+/** Arrow keys walk the map; one cell at a time is in the order of the Tab key. */
+function moveInMap(event) {
+  const by = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key];
+  const cell = event.target.closest("td");
+  if (!by || !cell) return;
+  event.preventDefault();
+  const row = cell.parentElement, body = row.parentElement;
+  const next = body.rows[row.sectionRowIndex + by[0]]?.cells[cell.cellIndex + by[1]]?.querySelector("button");
+  if (!next) return;
+  cell.querySelector("button").tabIndex = -1;
+  next.tabIndex = 0;
+  next.focus();
+}
+
+/** Use a cell (null: the mean) as the strength, once its values are unpacked. */
+async function chooseCell(name) {
+  const inMap = document.activeElement?.closest?.(".map")?.dataset.subject;
+  if (name !== null) {
+    $("status").textContent = "Unpacking…";
+    await Promise.all(SUBJECTS.map((subject) => subject.loadCells(estimatorOf(subject)))).catch(fail);
+  }
+  change({ cell: name });
+  $("status").textContent = name === null ? "Strength: mean over all." : `Strength: ${name}.`;
+  if (inMap !== undefined) document.querySelector(`.map[data-subject="${inMap}"] button[data-cell="${name ?? ""}"]`)?.focus();
+}
+
+CSV.set("layers", () => ({
+  header: ["model", "estimator", "layer", "projection", "spearman"],
+  rows: shownSubjects().flatMap((subject) => {
+    const reading = subject.reading(estimatorOf(subject));
+    return (reading?.by_projection ?? []).flatMap((row, l) => row.map((value, p) => [subject.label, reading.estimator, reading.layers[l], reading.projections[p], value]));
+  }),
+}));
+
+function wireLayers() {
+  drawLayers();
+  $("reset-cell").addEventListener("click", () => chooseCell(null));
+  listen((changed) => { if (touches(changed, "cell", "estimator", "shown")) drawLayers(); });
+}

@@ -1,0 +1,109 @@
+// Start: unpack, fill the controls, wire the views.
+function fillControls() {
+  $("model").replaceChildren(...SUBJECTS.map((subject) => element("option", { value: subject.place }, visible(subject.label, 80))));
+  fillEstimators();
+  const sync = () => {
+    $("model").value = String(state.subject);
+    $("estimator").value = estimatorOf(active()) ?? "";
+    $("cell").value = state.cell ?? "";
+    const reading = active().reading(estimatorOf(active()));
+    $("chosen").textContent = reading ? `${strengthName()} by ${reading.estimator}: ρ ${signed(chosenRho(active(), reading))} over ${counted(reading.num_tokens)} tokens` : "";
+  };
+  $("model").addEventListener("change", () => change({ subject: Number($("model").value), rollout: 0, token: null }));
+  $("estimator").addEventListener("change", async () => {
+    const cell = state.cell;
+    if (cell) await Promise.all(SUBJECTS.map((subject) => subject.loadCells($("estimator").value))).catch(fail);
+    change({ estimator: $("estimator").value });
+  });
+  $("cell").addEventListener("change", () => chooseCell($("cell").value || null));
+  listen((changed) => {
+    if (touches(changed, "subject", "estimator")) fillEstimators();
+    sync();
+  });
+  sync();
+}
+
+/** The summary's ρ of the strength in use. */
+function chosenRho(subject, reading) {
+  if (!state.cell) return reading.spearman.value;
+  const place = subject.cellPlace(reading.estimator, state.cell);
+  return place < 0 ? NaN : reading.by_projection[Math.floor(place / reading.projections.length)]?.[place % reading.projections.length] ?? NaN;
+}
+
+function fillEstimators() {
+  const subject = active(), reading = subject.reading(estimatorOf(subject));
+  $("estimator").replaceChildren(...subject.estimators.map((name) => element("option", { value: name }, name)));
+  const cells = reading && subject.hasCells(reading.estimator) ? reading.layers.flatMap((layer) => reading.projections.map((name) => `L${layer}.${name}`)) : [];
+  const options = [element("option", { value: "" }, "mean over all"), ...cells.map((name) => element("option", { value: name }, `layer ${name.slice(1).replace(".", ", ")}`))];
+  if (state.cell && !cells.includes(state.cell)) options.push(element("option", { value: state.cell }, state.cell));
+  $("cell").replaceChildren(...options);
+}
+
+function sayWhatIsHeld() {
+  const parts = SUBJECTS.filter((subject) => subject.numTokens).map((subject) => {
+    const cut = subject.rollouts.length < subject.numRollouts ? `${counted(subject.rollouts.length)} of ${counted(subject.numRollouts)} rollouts` : `${counted(subject.rollouts.length)} rollouts`;
+    const details = subject.detailed.length === subject.rollouts.length ? "" : `, layers and alternatives of ${counted(subject.detailed.length)}`;
+    return `${visible(subject.label, 60)}: ${cut}, ${counted(subject.numTokens)} tokens${details}`;
+  });
+  $("held").textContent = parts.length ? `This file holds ${parts.join("; ")}. The overview and the maps are of all of them.` : "";
+}
+
+function setTheme(dark) {
+  document.documentElement.dataset.theme = dark ? "dark" : "light";
+  $("theme").setAttribute("aria-pressed", String(dark));
+  try { localStorage.setItem("antiphase-theme", dark ? "dark" : "light"); } catch { /* storage may be forbidden */ }
+  recolour();
+}
+
+/** Everything whose colours are set by script. */
+function recolour() {
+  redrawCharts();
+  if ($("text")) { paint(); drawShownColours(); drawLayers(); }
+  if ($("training-table")) drawTrainingTable();
+}
+
+function drawShownColours() {
+  const swatches = $("shown").querySelectorAll(".swatch");
+  SUBJECTS.filter((subject) => subject.numTokens).forEach((subject, i) => { swatches[i].style.background = colourOf(subject.place); });
+}
+
+function wireTheme() {
+  let stored = null;
+  try { stored = localStorage.getItem("antiphase-theme"); } catch { /* storage may be forbidden */ }
+  if (stored) document.documentElement.dataset.theme = stored;
+  $("theme").setAttribute("aria-pressed", String(isDark()));
+  $("theme").addEventListener("click", () => setTheme(!isDark()));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
+  addEventListener("beforeprint", () => { printing = true; recolour(); });
+  addEventListener("afterprint", () => { printing = false; recolour(); });
+}
+
+async function start() {
+  wireTheme();
+  wireDownloads();
+  await Promise.all(SUBJECTS.map((subject) => subject.load()));
+  const wanted = recall(location.hash);
+  state.estimator = SUBJECTS[0]?.estimators[0] ?? null;
+  const { cell, ...others } = wanted;
+  Object.assign(state, others);
+  if (cell) {
+    await Promise.all(SUBJECTS.map((subject) => subject.loadCells(estimatorOf(subject))));
+    state.cell = cell;
+  }
+  drawOverview();
+  if ($("controls")) {
+    $("controls").addEventListener("submit", (event) => event.preventDefault());
+    fillControls();
+    wireMicroscope();
+    wireScatter();
+    wireLayers();
+    wireKinds();
+    sayWhatIsHeld();
+    if (state.token !== null) showDetails(active(), state.token);
+  }
+  if ($("training-charts")) wireTraining();
+  addEventListener("resize", debounced(() => { drawOverview(); }, 200));
+  document.documentElement.dataset.ready = "true";
+}
+
+start().catch(fail);

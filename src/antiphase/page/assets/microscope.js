@@ -1,0 +1,207 @@
+// Token microscope: the text of one rollout, every token shaded; linked with the selection both ways.
+const AT_ONCE = 3000;
+const microscope = { count: AT_ONCE, tokens: [] };
+
+const SHADES = {
+  contribution: "Blue makes the inversion (one signal high, the other low), orange breaks it (both high, or both low).",
+  difference: "Rank of entropy minus rank of strength. Blue: entropy below strength, orange: above. Strong colours of either kind make the inversion.",
+  entropy: "Token entropy, from 0 to the highest fiftieth of the model's tokens.",
+  strength: "Gradient strength, from 0 to the highest fiftieth of the model's tokens.",
+};
+
+/** Background of each token of a subject by the chosen shade. */
+function shader(subject, shade) {
+  const estimator = estimatorOf(subject), ranks = subject.ranks(estimator, state.cell);
+  if (shade === "contribution") return (token) => diverging(-contributionOf(ranks, token) / 3 * 1.6);
+  if (shade === "difference") return (token) => diverging(ranks.entropy[token] - ranks.strength[token]);
+  const values = shade === "entropy" ? subject.entropy : subject.strength(estimator, state.cell);
+  const top = subject.once(`top ${shade} ${estimator} ${state.cell}`, () => quantile(values, 0.98) || 1);
+  return (token) => sequential(values[token] / top);
+}
+
+function visibleRollouts(subject) {
+  const filter = $("filter").value, estimator = estimatorOf(subject), mask = state.selected.get(subject.place);
+  const keep = {
+    all: () => true,
+    right: (rollout) => subject.rollouts[rollout].correct === true,
+    wrong: (rollout) => subject.rollouts[rollout].correct === false,
+    defined: (rollout) => Number.isFinite(subject.correlation(rollout, estimator, state.cell)),
+    selected: (rollout) => Boolean(mask) && mask.subarray(subject.starts[rollout], subject.starts[rollout + 1]).includes(1),
+  }[filter];
+  return subject.rollouts.map((_, rollout) => rollout).filter(keep);
+}
+
+const verdictWord = ({ correct, outcome }) => (correct === true ? "right" : correct === false ? (outcome && outcome !== "wrong" ? `wrong (${outcome})` : "wrong") : null);
+
+function fillRollouts() {
+  const subject = active(), places = visibleRollouts(subject);
+  $("rollout").replaceChildren(...places.map((rollout) => {
+    const { id } = subject.rollouts[rollout], rho = subject.correlation(rollout, estimatorOf(subject), state.cell);
+    const words = [visible(id, 40), Number.isFinite(rho) ? `ρ ${signed(rho, 2)}` : "ρ undefined", verdictWord(subject.rollouts[rollout])];
+    return element("option", { value: rollout }, words.filter(Boolean).join(" · "));
+  }));
+  if (!places.length) $("rollout").append(element("option", { value: "" }, "no such rollout"));
+  else $("rollout").value = String(places.includes(state.rollout) ? state.rollout : places[0]);
+  return places;
+}
+
+function drawText() {
+  const subject = active(), rollout = state.rollout, from = subject.starts[rollout] ?? 0, to = subject.starts[rollout + 1] ?? 0;
+  const strength = subject.strength(estimatorOf(subject), state.cell), last = Math.min(to, from + microscope.count);
+  microscope.tokens = [];
+  for (let token = from; token < last; token++) {
+    const text = subject.text(token);
+    const made = element("span", { class: "tok", role: "option", tabindex: -1, "data-token": token, "aria-selected": "false" }, subject.spaced[token] ? " " : "", ...visibleNodes(text || "∅"));
+    if (endsLine(text)) made.classList.add("line");
+    if (Number.isNaN(strength[token])) made.classList.add("unmeasured");
+    microscope.tokens.push(made);
+  }
+  $("text").replaceChildren(...microscope.tokens);
+  if (!microscope.tokens.length) $("text").append(element("span", { class: "tok", role: "option", "aria-selected": "false" }, "(no tokens)"));
+  $("more").hidden = last >= to;
+  paint();
+  light();
+  const first = microscope.tokens[state.token !== null && state.token >= from && state.token < last ? state.token - from : 0];
+  if (first) first.tabIndex = 0;
+  drawFacts();
+}
+
+function paint() {
+  const subject = active(), shade = $("shade").value, colour = shader(subject, shade);
+  for (const made of microscope.tokens) {
+    const token = Number(made.dataset.token);
+    made.style.background = made.classList.contains("unmeasured") && shade !== "entropy" ? "" : colour(token);
+  }
+  $("shade-legend").replaceChildren(ramp(shade), " ", SHADES[shade]);
+}
+
+function ramp(shade) {
+  const made = element("span", { class: "ramp", "aria-hidden": "true" }), steps = [-1, -0.5, 0, 0.5, 1];
+  const signs = shade === "contribution" || shade === "difference";
+  made.style.background = `linear-gradient(90deg, ${steps.map((s) => (signs ? diverging(s) : sequential((s + 1) / 2))).join(", ")})`;
+  return made;
+}
+
+function light() {
+  const subject = active();
+  for (const made of microscope.tokens) {
+    const token = Number(made.dataset.token), lit = isSelected(subject, token);
+    made.classList.toggle("lit", lit);
+    made.setAttribute("aria-selected", String(lit));
+    made.classList.toggle("here", token === state.token);
+  }
+}
+
+function drawFacts() {
+  const subject = active(), rollout = subject.rollouts[state.rollout];
+  if (!rollout) { $("rollout-facts").textContent = "This model has no rollouts."; return; }
+  const rho = subject.correlation(state.rollout, estimatorOf(subject), state.cell);
+  const count = subject.starts[state.rollout + 1] - subject.starts[state.rollout];
+  const word = verdictWord(rollout);
+  const parts = [`ρ ${signed(rho)}`, `${counted(count)} tokens`, rollout.finish ? `ended by ${visible(rollout.finish, 40)}` : null, word,
+    rollout.answer !== undefined ? `answer ${visible(rollout.answer, 80)}` : null, rollout.reference !== undefined ? `reference ${visible(rollout.reference, 80)}` : null];
+  $("rollout-facts").textContent = parts.filter(Boolean).join(" · ");
+  const prompt = subject.prompts[rollout.prompt];
+  $("prompt").hidden = prompt === undefined;
+  $("prompt-text").replaceChildren(...paragraphNodes(prompt ?? ""));
+}
+
+function toggleToken(subject, token) {
+  const selected = new Map(state.selected), mask = Uint8Array.from(selected.get(subject.place) ?? new Uint8Array(subject.numTokens));
+  mask[token] = mask[token] ? 0 : 1;
+  selected.set(subject.place, mask);
+  change({ selected });
+  showDetails(subject, token);
+}
+
+/** Go to a token: its model, its rollout, its place in the text. */
+function focusToken(subject, token) {
+  const rollout = subject.rolloutOf(token);
+  if (!visibleRollouts(subject).includes(rollout)) $("filter").value = "all";
+  microscope.count = Math.max(AT_ONCE, token - subject.starts[rollout] + 200);
+  change({ subject: subject.place, rollout, token });
+  const made = microscope.tokens[token - subject.starts[rollout]];
+  made?.scrollIntoView({ block: "nearest" });
+}
+
+function goTo(rollout) {
+  microscope.count = AT_ONCE;
+  if (rollout !== undefined && rollout !== null) change({ rollout, token: null });
+}
+
+function step(by) {
+  const places = visibleRollouts(active()), here = places.indexOf(state.rollout);
+  if (places.length) goTo(places[(here + by + places.length) % places.length]);
+}
+
+/** The shown rollout with the lowest (sign 1) or highest (−1) ρ. */
+function extreme(sign) {
+  const subject = active();
+  let best = null, least = Infinity;
+  for (const rollout of visibleRollouts(subject)) {
+    const rho = sign * subject.correlation(rollout, estimatorOf(subject), state.cell);
+    if (rho < least) { least = rho; best = rollout; }
+  }
+  if (best === null) $("rollout-facts").textContent = "None of these rollouts has a ρ of its own.";
+  else goTo(best);
+}
+
+function moveTo(index) {
+  const made = microscope.tokens[Math.max(0, Math.min(microscope.tokens.length - 1, index))];
+  if (!made) return;
+  microscope.tokens.forEach((other) => { other.tabIndex = -1; });
+  made.tabIndex = 0;
+  made.focus();
+}
+
+function keyDown(event) {
+  const here = microscope.tokens.indexOf(document.activeElement);
+  if (here < 0) return;
+  const moves = { ArrowRight: here + 1, ArrowLeft: here - 1, ArrowDown: here + 10, ArrowUp: here - 10, Home: 0, End: microscope.tokens.length - 1 };
+  if (event.key in moves) { event.preventDefault(); moveTo(moves[event.key]); }
+  if (event.key === "Enter" || event.key === " ") { event.preventDefault(); toggleToken(active(), Number(document.activeElement.dataset.token)); }
+}
+
+CSV.set("tokens", () => {
+  const subject = active(), estimator = estimatorOf(subject), strength = subject.strength(estimator, state.cell), ranks = subject.ranks(estimator, state.cell);
+  const from = subject.starts[state.rollout] ?? 0, to = subject.starts[state.rollout + 1] ?? 0;
+  const rows = [];
+  for (let i = from; i < to; i++) {
+    rows.push([subject.label, estimator, state.cell ?? "mean", subject.rollouts[state.rollout].id, i - from, subject.text(i), subject.entropy[i], subject.logprob[i], strength[i],
+      ranks.entropy[i], ranks.strength[i], contributionOf(ranks, i), isSelected(subject, i)]);
+  }
+  return { header: ["model", "estimator", "cell", "rollout_id", "position", "token", "entropy", "logprob", "strength", "entropy_rank", "strength_rank", "contribution", "selected"], rows };
+});
+
+function refilter() {
+  const places = fillRollouts();
+  if (places.length && !places.includes(state.rollout)) goTo(places[0]);
+}
+
+function wireMicroscope() {
+  const judged = SUBJECTS.some((subject) => subject.rollouts.some((rollout) => "correct" in rollout));
+  for (const option of [...$("filter").options]) if (!judged && (option.value === "right" || option.value === "wrong")) option.remove();
+  fillRollouts();
+  drawText();
+  $("filter").addEventListener("change", refilter);
+  $("rollout").addEventListener("change", () => goTo(Number($("rollout").value)));
+  $("previous").addEventListener("click", () => step(-1));
+  $("next").addEventListener("click", () => step(1));
+  $("most").addEventListener("click", () => extreme(1));
+  $("least").addEventListener("click", () => extreme(-1));
+  $("shade").addEventListener("change", paint);
+  $("more").addEventListener("click", () => { microscope.count += AT_ONCE; drawText(); });
+  const tokenAt = (event) => event.target.closest?.("[data-token]");
+  $("text").addEventListener("mouseover", (event) => { const made = tokenAt(event); if (made) showDetails(active(), Number(made.dataset.token)); });
+  $("text").addEventListener("focusin", (event) => { const made = tokenAt(event); if (made) change({ token: Number(made.dataset.token) }); });
+  $("text").addEventListener("click", (event) => { const made = tokenAt(event); if (made) { moveTo(microscope.tokens.indexOf(made)); toggleToken(active(), Number(made.dataset.token)); } });
+  $("text").addEventListener("keydown", keyDown);
+  listen((changed) => {
+    if (touches(changed, "subject", "estimator", "cell")) fillRollouts();
+    if (touches(changed, "subject", "rollout", "estimator", "cell")) {
+      if ($("rollout").value !== String(state.rollout)) fillRollouts();
+      drawText();
+    } else if (touches(changed, "selected", "token")) light();
+    if (touches(changed, "token", "estimator", "cell", "subject") && state.token !== null) showDetails(active(), state.token);
+  });
+}

@@ -1,0 +1,195 @@
+// Scatter: entropy against strength of the shown models. A sample of the tokens is drawn; the brush selects among all.
+const MOST_DRAWN = 24000, MOST_LIT = 4000;
+const scatter = { chart: null, drawn: [], box: null };
+
+/** Coordinates of a subject's tokens on the chosen axes. */
+function coordinates(subject, axes) {
+  const estimator = estimatorOf(subject);
+  if (axes === "rank") {
+    const ranks = subject.ranks(estimator, state.cell);
+    return [ranks.entropy, ranks.strength];
+  }
+  return [subject.entropy, subject.strength(estimator, state.cell)];
+}
+
+/** Evenly spaced places of tokens that have both values. */
+function sampled(x, y, most, keep = () => true) {
+  const places = [];
+  for (let i = 0; i < x.length; i++) if (!Number.isNaN(x[i]) && !Number.isNaN(y[i]) && keep(i)) places.push(i);
+  if (places.length <= most) return places;
+  return Array.from({ length: most }, (_, i) => places[Math.floor((i * places.length) / most)]);
+}
+
+function drawScatter() {
+  const subjects = shownSubjects(), axes = $("axes").value;
+  const each = Math.max(1, Math.floor(MOST_DRAWN / Math.max(1, subjects.length)));
+  let all = 0;
+  scatter.drawn = subjects.map((subject) => {
+    const [x, y] = coordinates(subject, axes);
+    all += x.reduce((sum, value, i) => sum + (Number.isNaN(value) || Number.isNaN(y[i]) ? 0 : 1), 0);
+    return { subject, x, y, places: sampled(x, y, each) };
+  });
+  const count = scatter.drawn.reduce((sum, { places }) => sum + places.length, 0);
+  const words = { linear: ["entropy (nats)", strengthName()], log: ["entropy (nats)", `${strengthName()}, log`], rank: ["rank of entropy", `rank of ${strengthName()}`] }[axes];
+  scatter.chart = chart($("scatter-chart"), () => scatterOptions(axes, words), `Scatter of ${counted(count)} tokens: ${words[0]} against ${words[1]}, one colour a model. Select by range with the fields below.`, "canvas");
+  const limit = SUBJECTS.some((subject) => state.cell && subject.detailed.length < subject.rollouts.length)
+    ? " Layer by layer strengths are in this file for some rollouts only." : "";
+  $("scatter-caption").textContent = `Drag over the chart to select tokens; click a dot to read it in its rollout. ${count < all ? `Drawn: ${counted(count)} of ${counted(all)} tokens, evenly spaced; the brush selects among all.` : `${counted(all)} tokens.`}${limit}`;
+  $("range-x").textContent = axes === "rank" ? "Entropy rank" : "Entropy";
+  $("range-y").textContent = axes === "rank" ? "strength rank" : "strength";
+  armBrush();
+}
+
+const strengthName = () => (state.cell ? `strength ${state.cell}` : "strength");
+
+function scatterOptions(axes, words) {
+  const any = numSelected() > 0, { lit, ink } = theme();
+  const point = (drawn, i) => [drawn.x[i], drawn.y[i]];
+  const narrow = $("scatter-chart").clientWidth < 520;
+  const series = scatter.drawn.map((drawn) => ({
+    type: "scatter", name: visible(drawn.subject.label, 60), large: true, largeThreshold: 1500, symbolSize: 4, silent: true,
+    progressive: 0, itemStyle: { color: colourOf(drawn.subject.place), opacity: any ? 0.15 : 0.45 },
+    data: drawn.places.map((i) => point(drawn, i)),
+  }));
+  const each = Math.max(1, Math.floor(MOST_LIT / Math.max(1, scatter.drawn.length)));
+  for (const drawn of any ? scatter.drawn : []) {
+    const mask = state.selected.get(drawn.subject.place);
+    if (!mask) continue;
+    const places = sampled(drawn.x, drawn.y, each, (i) => mask[i]);
+    series.push({ type: "scatter", silent: true, symbolSize: 6, z: 4, data: places.map((i) => point(drawn, i)),
+      itemStyle: { color: colourOf(drawn.subject.place), borderColor: lit, borderWidth: 1 } });
+  }
+  const here = scatter.drawn.find(({ subject }) => subject.place === state.subject);
+  if (here && state.token !== null && !Number.isNaN(here.y[state.token])) {
+    series.push({ type: "scatter", silent: true, symbolSize: 15, z: 6, data: [point(here, state.token)], itemStyle: { color: "transparent", borderColor: ink, borderWidth: 2 } });
+  }
+  const limits = axes === "rank" ? { min: 0, max: 1 } : { scale: true };
+  return {
+    grid: { left: 58, right: 16, top: 12, bottom: 48 },
+    xAxis: { type: "value", name: words[0], ...limits },
+    yAxis: { type: axes === "log" ? "log" : "value", name: words[1], nameGap: 42, ...limits, axisLabel: { color: theme().soft, formatter: (value) => number(value, 3), hideOverlap: true, fontSize: narrow ? 10 : 12 } },
+    toolbox: { show: false },
+    brush: { xAxisIndex: 0, yAxisIndex: 0, brushMode: "single", throttleType: "debounce", throttleDelay: 200,
+      brushStyle: { color: "rgba(128,128,128,0.15)", borderColor: lit, borderWidth: 1 }, outOfBrush: {}, inBrush: {} },
+    series,
+  };
+}
+
+function armBrush() {
+  scatter.chart.dispatchAction({ type: "takeGlobalCursor", key: "brush", brushOption: { brushType: "rect", brushMode: "single" } });
+  if (scatter.box?.flat().every(Number.isFinite)) {
+    const [[x0, x1], [y0, y1]] = scatter.box;
+    scatter.chart.dispatchAction({ type: "brush", areas: [{ brushType: "rect", xAxisIndex: 0, yAxisIndex: 0, coordRange: [[x0, x1], [y0, y1]] }] });
+  }
+}
+
+/** Select every token of the shown models inside a box of the chosen axes. */
+function selectBox(box) {
+  const axes = $("axes").value, [[x0, x1], [y0, y1]] = box;
+  scatter.box = box;
+  const selected = new Map();
+  for (const subject of shownSubjects()) {
+    const [x, y] = coordinates(subject, axes), mask = new Uint8Array(subject.numTokens);
+    let any = false;
+    for (let i = 0; i < mask.length; i++) if (x[i] >= x0 && x[i] <= x1 && y[i] >= y0 && y[i] <= y1) { mask[i] = 1; any = true; }
+    if (any) selected.set(subject.place, mask);
+  }
+  change({ selected });
+}
+
+function clearSelection() {
+  scatter.box = null;
+  change({ selected: new Map() });
+}
+
+function nearest(offsetX, offsetY) {
+  const point = scatter.chart.convertFromPixel({ gridIndex: 0 }, [offsetX, offsetY]);
+  if (!point || !scatter.chart.containPixel({ gridIndex: 0 }, [offsetX, offsetY])) return null;
+  const shift = scatter.chart.convertFromPixel({ gridIndex: 0 }, [offsetX + 1, offsetY - 1]);
+  const log = $("axes").value === "log", y = (value) => (log ? Math.log(value) : value);
+  const dx = shift[0] - point[0], dy = y(shift[1]) - y(point[1]);
+  let best = null, least = 12 ** 2;
+  for (const drawn of scatter.drawn) {
+    for (const i of drawn.places) {
+      const distance = ((drawn.x[i] - point[0]) / dx) ** 2 + ((y(drawn.y[i]) - y(point[1])) / dy) ** 2;
+      if (distance < least) { least = distance; best = { subject: drawn.subject, token: i }; }
+    }
+  }
+  return best;
+}
+
+function showSelection() {
+  const count = numSelected(), parts = [], groups = new Map();
+  for (const [place, mask] of state.selected) {
+    const subject = SUBJECTS[place], strength = subject.strength(estimatorOf(subject), state.cell);
+    let own = 0;
+    mask.forEach((flag, token) => {
+      if (!flag) return;
+      own++;
+      const text = subject.text(token), group = groups.get(text) ?? { count: 0, entropy: [], strength: [], subject, token };
+      group.count++; group.entropy.push(subject.entropy[token]); group.strength.push(strength[token]);
+      groups.set(text, group);
+    });
+    if (own) parts.push(`${visible(subject.label, 60)}: ${counted(own)}`);
+  }
+  $("selection").textContent = count ? `${counted(count)} tokens selected (${parts.join("; ")}).` : "No tokens selected.";
+  const rows = [...groups].sort((a, b) => b[1].count - a[1].count);
+  CSV.set("selected", () => ({ header: ["token", "count", "entropy_mean", "strength_mean"], rows: rows.map(([text, g]) => [text, g.count, meanOf(g.entropy), meanOf(g.strength)]) }));
+  const top = rows.slice(0, 12).map(([text, g]) => {
+    const jump = element("button", { type: "button", class: "quiet", onclick: () => focusToken(g.subject, g.token) }, ...visibleNodes(text || "(empty)", 40));
+    return [jump, { text: counted(g.count) }, { text: number(meanOf(g.entropy)) }, { text: number(meanOf(g.strength)) }];
+  });
+  if (rows.length) fillTable($("selected-table"), "Most frequent selected tokens", ["token", "count", "mean entropy", "mean strength"], top);
+  else $("selected-table").replaceChildren();
+}
+
+function wireScatter() {
+  $("axes").addEventListener("change", () => { scatter.box = null; drawScatter(); });
+  drawShown();
+  drawScatter();
+  showSelection();
+  scatter.chart.on("brushEnd", ({ areas }) => { if (areas.length) selectBox(areas[0].coordRange); });
+  const surface = scatter.chart.getZr();
+  let pressed = null;
+  surface.on("mousedown", (event) => { pressed = [event.offsetX, event.offsetY]; });
+  surface.on("mouseup", (event) => {
+    const moved = pressed && Math.hypot(event.offsetX - pressed[0], event.offsetY - pressed[1]) > 4;
+    const found = moved ? null : nearest(event.offsetX, event.offsetY);
+    if (found) focusToken(found.subject, found.token);
+  });
+  surface.on("mousemove", debounced((event) => {
+    const found = nearest(event.offsetX, event.offsetY);
+    $("near").textContent = found ? tokenLine(found.subject, found.token) : "\u00a0";
+  }, 30));
+  $("range").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const edge = (id, otherwise) => ($(id).value === "" ? otherwise : Number($(id).value));
+    selectBox([[edge("x-low", -Infinity), edge("x-high", Infinity)], [edge("y-low", -Infinity), edge("y-high", Infinity)]]);
+  });
+  $("clear-selection").addEventListener("click", clearSelection);
+  listen((changed) => {
+    if (touches(changed, "cell", "estimator")) scatter.box = null;
+    if (touches(changed, "estimator", "cell", "shown", "selected", "token", "subject")) drawScatter();
+    if (touches(changed, "selected", "estimator", "cell")) showSelection();
+  });
+}
+
+/** One line on a token: text, entropy, strength. */
+function tokenLine(subject, token) {
+  const strength = subject.strength(estimatorOf(subject), state.cell)[token];
+  return `${visible(subject.label, 40)}: “${visible(subject.text(token), 40)}”, entropy ${number(subject.entropy[token])} nats, ${strengthName()} ${number(strength)}`;
+}
+
+function drawShown() {
+  const boxes = SUBJECTS.filter((subject) => subject.numTokens).map((subject) => {
+    const box = element("input", { type: "checkbox", checked: true, onchange: () => {
+      const shown = new Set(state.shown);
+      if (box.checked) shown.add(subject.place); else shown.delete(subject.place);
+      change({ shown });
+    } });
+    const swatch = element("span", { class: "swatch" });
+    swatch.style.background = colourOf(subject.place);
+    return element("label", {}, box, swatch, element("bdi", {}, visible(subject.label, 60)));
+  });
+  $("shown").replaceChildren($("shown").querySelector("legend"), ...boxes);
+}

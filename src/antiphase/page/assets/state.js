@@ -1,0 +1,71 @@
+// What is chosen, who wants to know, and the address that remembers it.
+const state = {
+  subject: 0, // place of the model that single-model views show
+  estimator: null,
+  cell: null, // null: the mean over all; else `L3.Q`
+  shown: new Set(SUBJECTS.map((subject) => subject.place)),
+  rollout: 0,
+  token: null, // place among the subject's tokens
+  selected: new Map(), // subject's place → Uint8Array, 1 where selected
+};
+
+const listeners = [];
+/** Call `action(changed)` after changes; `changed` is a set of names of `state`. */
+const listen = (action) => listeners.push(action);
+
+/** Change the state and tell everyone, once. */
+function change(values) {
+  const changed = new Set();
+  for (const [name, value] of Object.entries(values)) {
+    if (state[name] !== value || typeof value === "object") { state[name] = value; changed.add(name); }
+  }
+  if (!changed.size) return;
+  for (const action of listeners) {
+    try { action(changed); } catch (error) { fail(error); }
+  }
+  remember();
+}
+
+const active = () => SUBJECTS[state.subject];
+const shownSubjects = () => SUBJECTS.filter((subject) => state.shown.has(subject.place));
+const touches = (changed, ...names) => names.some((name) => changed.has(name));
+
+/** The estimator in use for a subject: the chosen one where it was measured, else its first. */
+const estimatorOf = (subject) => (subject.estimators.includes(state.estimator) ? state.estimator : subject.estimators[0]);
+
+function numSelected() {
+  let count = 0;
+  for (const mask of state.selected.values()) for (const flag of mask) count += flag;
+  return count;
+}
+
+const isSelected = (subject, token) => Boolean(state.selected.get(subject.place)?.[token]);
+
+const FIELDS = ["subject", "estimator", "cell", "rollout", "token"];
+
+function remember() {
+  const words = new URLSearchParams();
+  for (const name of FIELDS) if (state[name] !== null && state[name] !== 0) words.set(name, state[name]);
+  try {
+    history.replaceState(null, "", words.size ? `#${words}` : location.pathname.split("/").pop() || "#");
+  } catch { /* a page in a frame may have no history */ }
+}
+
+/** The state that an address asks for; anything that does not fit is passed over. */
+function recall(hash) {
+  const words = new URLSearchParams(hash.replace(/^#/, ""));
+  const found = {};
+  const whole = (name, limit) => {
+    const value = Number(words.get(name));
+    if (words.has(name) && Number.isInteger(value) && value >= 0 && value < limit) found[name] = value;
+  };
+  whole("subject", SUBJECTS.length);
+  const subject = SUBJECTS[found.subject ?? state.subject];
+  if (!subject) return {};
+  if (subject.estimators.includes(words.get("estimator"))) found.estimator = words.get("estimator");
+  if (/^L\d+\.\w$/.test(words.get("cell") ?? "")) found.cell = words.get("cell");
+  whole("rollout", subject.rollouts.length);
+  whole("token", subject.numTokens);
+  if (found.token !== undefined) found.rollout = subject.rolloutOf(found.token);
+  return found;
+}

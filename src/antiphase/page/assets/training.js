@@ -1,0 +1,117 @@
+// Training: curves by optimizer step; seeds of one recipe as a band; alarms; held-out numbers.
+const PANELS = [
+  { name: "inversion ι", step: "inversion/mean", zero: true },
+  { name: "ρ", step: "inversion/correlation", zero: true, held: { value: "spearman", low: "spearman_low", high: "spearman_high" } },
+  { name: "task reward", step: "task/mean" },
+  { name: "accuracy", step: "task/accuracy", share: true, held: { value: "heldout/pass@1", low: "heldout/pass@1_low", high: "heldout/pass@1_high" }, greedy: "heldout/greedy" },
+  { name: "entropy (nats)", step: "rollout/entropy" },
+  { name: "length (tokens)", step: "rollout/length" },
+];
+const trainings = VALUES.trainings;
+const panelTitle = ({ name, step }) => name || step;
+
+/** Mean of the last `width` finite values at each place. */
+function runningMean(values, width) {
+  return values.map((_, i) => {
+    const near = values.slice(Math.max(0, i - width + 1), i + 1).filter((value) => value !== null);
+    return near.length ? near.reduce((sum, value) => sum + value, 0) / near.length : null;
+  });
+}
+
+/** Runs as curves: one a run, or one a group with its band. */
+function curves(key) {
+  const width = Math.max(1, Math.round(Number($("smooth").value)) || 1);
+  const found = trainings.map((run, place) => ({ name: run.label, place, group: run.group, step: run.step.step, raw: run.step[key] ?? [], mean: runningMean(run.step[key] ?? [], width), alarms: run.alarms }));
+  if (!$("bands").checked) return found;
+  const groups = new Map();
+  for (const curve of found) groups.set(curve.group, [...(groups.get(curve.group) ?? []), curve]);
+  return [...groups.values()].map((members) => (members.length === 1 ? members[0] : banded(members)));
+}
+
+function banded(members) {
+  const steps = [...new Set(members.flatMap((curve) => curve.step))].sort((a, b) => a - b);
+  const at = members.map((curve) => new Map(curve.step.map((step, i) => [step, curve.mean[i]])));
+  const values = steps.map((step) => at.map((known) => known.get(step)).filter((value) => value !== null && value !== undefined));
+  const over = (pick) => values.map((own) => (own.length ? pick(own) : null));
+  return { name: `${members[0].name} (${members.length} seeds)`, place: members[0].place, step: steps, raw: [], mean: over((own) => own.reduce((a, b) => a + b, 0) / own.length),
+    low: over((own) => Math.min(...own)), high: over((own) => Math.max(...own)), alarms: members.flatMap((curve) => curve.alarms) };
+}
+
+const points = (steps, values) => steps.map((step, i) => [step, values[i] ?? NaN]);
+
+function panelOptions(panel, drawn) {
+  const { soft } = theme(), series = [];
+  for (const curve of drawn) {
+    const color = colourOf(curve.place), line = (name, values, style) => ({ type: "line", name, silent: true, showSymbol: false, data: points(curve.step, values), itemStyle: { color }, ...style });
+    if (curve.low) {
+      series.push(line("", curve.low, { stack: `band ${curve.place}`, lineStyle: { opacity: 0 }, stackStrategy: "all" }));
+      series.push(line("", curve.high.map((high, i) => (high === null ? null : high - curve.low[i])), { stack: `band ${curve.place}`, lineStyle: { opacity: 0 }, areaStyle: { color, opacity: 0.18 }, stackStrategy: "all" }));
+    } else if (curve.raw.length) series.push(line("", curve.raw, { lineStyle: { width: 0.7, opacity: 0.35 } }));
+    const marks = curve.alarms.map((step) => ({ xAxis: step }));
+    if (panel.zero) marks.push({ yAxis: 0, lineStyle: { type: "solid", width: 0.8 } });
+    series.push(line(curve.name, curve.mean, { lineStyle: { width: 2 }, markLine: { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: soft, type: "dashed", width: 1 }, data: marks } }));
+  }
+  for (const [place, run] of trainings.entries()) series.push(...heldOut(panel, run, place));
+  return {
+    grid: { left: 48, right: 14, top: 10, bottom: 42 },
+    xAxis: { type: "value", name: "step", nameGap: 24, splitLine: { show: false }, max: "dataMax", minInterval: 1 },
+    yAxis: { type: "value", scale: !panel.share, ...(panel.share ? { min: 0, max: 1 } : {}), axisLabel: { color: soft, formatter: (value) => number(value, 3), hideOverlap: true } },
+    series,
+  };
+}
+
+/** Held-out numbers of evaluations and probes, with intervals. */
+function heldOut(panel, run, place) {
+  const found = [], color = colourOf(place);
+  for (const rows of [run.eval, run.probe]) {
+    const keys = panel.held;
+    if (!keys || !rows[keys.value]) continue;
+    const data = rows.step.map((step, i) => [step, rows[keys.value][i] ?? NaN, rows[keys.low]?.[i] ?? NaN, rows[keys.high]?.[i] ?? NaN]);
+    found.push({ type: "custom", silent: true, data, z: 5, renderItem: (_, api) => {
+      const [at, from, to] = [1, 2, 3].map((d) => api.coord([api.value(0), api.value(d)]));
+      const line = Number.isFinite(from[1]) && Number.isFinite(to[1]) ? [{ type: "line", shape: { x1: from[0], y1: from[1], x2: to[0], y2: to[1] }, style: { stroke: color, lineWidth: 1.2 } }] : [];
+      return Number.isFinite(at[1]) ? { type: "group", children: [...line, { type: "circle", shape: { cx: at[0], cy: at[1], r: 3.5 }, style: { fill: color } }] } : null;
+    } });
+  }
+  if (panel.greedy && run.eval[panel.greedy]) found.push({ type: "scatter", silent: true, symbol: "diamond", symbolSize: 8, z: 5, data: points(run.eval.step, run.eval[panel.greedy]), itemStyle: { color: "transparent", borderColor: color, borderWidth: 1.5 } });
+  return found;
+}
+
+function drawTraining() {
+  const chosen = $("metric").value;
+  const panels = [...PANELS.filter(({ step }) => trainings.some((run) => run.step[step])), ...(chosen ? [{ name: chosen, step: chosen }] : [])];
+  const holders = panels.map((panel) => element("figure", {}, element("h3", {}, panelTitle(panel)), element("div", { class: "chart" })));
+  for (const old of $("training-charts").querySelectorAll(".chart")) dispose(old);
+  $("training-charts").replaceChildren(...holders);
+  panels.forEach((panel, i) => {
+    const drawn = curves(panel.step), ends = drawn.map((curve) => `${visible(curve.name, 60)} from ${number(curve.mean.find((v) => v !== null))} to ${number(curve.mean.findLast((v) => v !== null))}`);
+    chart(holders[i].querySelector(".chart"), () => panelOptions(panel, drawn), `${panelTitle(panel)} by step: ${ends.join("; ")}`);
+  });
+  drawTrainingTable();
+}
+
+/** First and last tenth of every run. */
+function drawTrainingTable() {
+  const rows = trainings.map((run, place) => {
+    const tenth = Math.max(1, Math.floor(run.step.step.length / 10));
+    const ends = (key) => [run.step[key]?.slice(0, tenth), run.step[key]?.slice(-tenth)].map((part) => number(meanOf((part ?? []).map((v) => v ?? NaN))));
+    const swatch = element("span", { class: "swatch", style: { display: "inline-block", marginRight: ".4em", background: colourOf(place) } });
+    return [element("span", {}, swatch, element("bdi", {}, visible(run.label, 80))), { text: counted(run.step.step.at(-1) ?? 0) },
+      ...PANELS.map(({ step }) => ({ text: ends(step).join(" → ") })), { text: run.alarms.length ? run.alarms.join(", ") : "none" }];
+  });
+  fillTable($("training-table"), "First and last tenth of every training run", ["run", "steps", ...PANELS.map(panelTitle), "alarms at"], rows);
+}
+
+CSV.set("training", () => {
+  const names = [...new Set(trainings.flatMap((run) => ["step", "eval", "probe"].flatMap((kind) => Object.keys(run[kind]).filter((name) => name !== "step"))))];
+  const rows = trainings.flatMap((run) => ["step", "eval", "probe"].flatMap((kind) => run[kind].step.map((step, i) => [run.label, kind, step, ...names.map((name) => run[kind][name]?.[i])])));
+  return { header: ["run", "kind", "step", ...names], rows };
+});
+
+function wireTraining() {
+  const known = new Set(PANELS.map(({ step }) => step));
+  const names = [...new Set(trainings.flatMap((run) => Object.keys(run.step)))].filter((name) => name !== "step" && !known.has(name)).sort();
+  $("metric").replaceChildren(element("option", { value: "" }, "none"), ...names.map((name) => element("option", { value: name }, name)));
+  for (const id of ["smooth", "bands", "metric"]) $(id).addEventListener("change", drawTraining);
+  drawTraining();
+}

@@ -1,0 +1,117 @@
+"""Documents from what a command has in its hands: tables and summary of a probe or an evaluation, or a trajectory."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from antiphase.page.document import Document, Run, Training
+from antiphase.page.subjects import subjects_of
+
+_SAMPLING = ("samples", "max_new_tokens", "temperature", "top_p", "num_prompts", "num_problems", "prompts", "rollouts")
+_OF_A_RECIPE = (
+    "model", "preset", "tasks", "inversion_combine", "inversion_weight", "inversion_estimator", "loss_type",
+)  # fmt: skip
+# What differs between seeds of one recipe.
+_OF_A_SEED = ("seed", "data_seed", "output_dir", "run_name", "logging_dir", "tasks_seed")
+
+
+def signals_document(
+    kind: str,
+    name: str,
+    tokens: pd.DataFrame,
+    rollouts: pd.DataFrame,
+    summary: Mapping[str, Any],
+    *,
+    label: str | None = None,
+    alternatives: pd.DataFrame | None = None,
+    finished: bool = True,
+    notes: Sequence[str] = (),
+) -> Document:
+    """The document of a probe or an evaluation.
+
+    Args:
+        kind: `probe` or `eval`.
+        name: of the run.
+        tokens, rollouts: its tables; without tokens, the overview alone.
+        summary: what summary.json holds.
+        label: what the user calls the run.
+        alternatives: the table of top alternatives.
+        finished: whether the run was summed up.
+        notes: about the run.
+
+    Raises:
+        InvalidInputError: the tables do not match, or two models would have one name.
+    """
+    minimum = int(summary["config"].get("min_tokens", 8))
+    subjects = subjects_of(
+        tokens, rollouts, summary["results"], label=label, alternatives=alternatives, min_tokens=minimum
+    )
+    names = dict.fromkeys(str(entry["model"]) for entry in summary["results"])
+    title = " · ".join([*names][:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    run = Run(label or name, kind, finished, facts_of(summary))
+    return Document(
+        title or name, [run], subjects, notes=list(notes), created=str(summary.get("created", "")),
+    )  # fmt: skip
+
+
+def training_document(
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    summary: Mapping[str, Any] | None,
+    *,
+    group: str | None = None,
+    notes: Sequence[str] = (),
+) -> Document:
+    """The document of a training run.
+
+    Args:
+        name: of the run.
+        rows: of its trajectory.
+        settings: of its recipe; runs that differ in their seed alone are one band.
+        summary: what summary.json holds; None while the run goes on.
+        group: name of the band, in place of the settings.
+        notes: about the run.
+    """
+    shared = {key: value for key, value in settings.items() if key not in _OF_A_SEED}
+    digest = hashlib.sha256(json.dumps(shared, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    facts = [] if summary is None else facts_of(summary)
+    for key in _OF_A_RECIPE:
+        if settings.get(key) is not None:
+            facts.append((key, _text(settings[key])))
+    training = Training(name, group or digest, 0, list(rows))
+    created = "" if summary is None else str(summary.get("created", ""))
+    return Document(
+        name,
+        [Run(name, "train", summary is not None, facts)],
+        trainings=[training],
+        notes=list(notes),
+        created=created,
+    )
+
+
+def facts_of(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What made a run: time, seed, sampling, versions, commit."""
+    config, facts = summary.get("config", {}), []
+    for key in ("created", "seed", "device", "commit"):
+        if summary.get(key) is not None:
+            facts.append((key, _text(summary[key])))
+    facts += [(key, _text(config[key])) for key in _SAMPLING if config.get(key) is not None]
+    facts += [(f"{name} version", _text(version)) for name, version in summary.get("versions", {}).items()]
+    for entry in summary.get("agreement", []):
+        left, right = entry["estimators"]
+        value = entry["spearman"]["value"]
+        facts.append(
+            (
+                f"{entry['model']}: ρ(strength by {left}, strength by {right})",
+                "undefined" if value is None else f"{value:+.3f}, {entry['num_tokens']:,} tokens".replace("-", "−"),
+            )
+        )
+    return facts
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,157 @@
+"""A document as one HTML file: template, style, scripts, charts and data inline; nothing is fetched.
+
+Text of runs reaches the page in two ways only: through Jinja2 with autoescape, or as JSON whose markup characters are
+escaped, which the scripts put into text nodes. A content security policy allows the scripts of the page, by their
+digests, and nothing else; with `live`, also requests to the server that the page came from.
+"""
+
+import base64
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from antiphase.errors import InvalidInputError
+from antiphase.page import overview
+from antiphase.page.document import Document
+from antiphase.page.payload import MAX_CHARACTERS, payload_of
+
+FILE = "report.html"
+# In this order they make one script.
+SCRIPTS = (
+    "core", "text", "statistics", "data", "state", "charts", "tables", "overview", "scatter", "details",
+    "microscope", "layers", "kinds", "training", "main",
+)  # fmt: skip
+
+
+@functools.cache
+def _asset(name: str) -> str:
+    return resources.files("antiphase.page").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+@functools.cache
+def _script() -> str:
+    parts = [_asset(f"{name}.js") for name in SCRIPTS]
+    return '"use strict";\n(() => {\n' + "\n".join(parts) + "\n})();\n"
+
+
+@functools.cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("antiphase.page", "assets"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "signed": overview.signed,
+        "interval": overview.interval,
+        "share": overview.share,
+        "number": overview.number,
+        "plain": plain_text,
+    }
+    return environment
+
+
+def plain_text(value: object) -> str:
+    r"""Text without lone surrogates, which UTF-8 cannot hold (�), and without characters that turn the direction.
+
+    >>> plain_text("a\u202eb")
+    'a�b'
+    """
+    text = str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return "".join("\ufffd" if c in _TURNING else c for c in text)
+
+
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c")
+
+
+def json_for_script(value: Any) -> Markup:
+    """JSON that may stand in a script element: ASCII, without <, > and &."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def render_page(document: Document, *, live: bool = False, max_characters: int = MAX_CHARACTERS) -> str:
+    """The page.
+
+    Args:
+        document: what it shows.
+        live: the page asks its server for news, and loads itself again when there are some.
+        max_characters: of the packed columns; the page is about 1.3 MB larger.
+
+    Returns:
+        HTML, without lone surrogates.
+    """
+    values, columns = payload_of(document, max_characters)
+    scripts = [Markup(_asset("echarts.min.js")), Markup(_script())]
+    if live:
+        scripts.append(Markup(_asset("live.js")))
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            document=document,
+            lines=overview.lines_of(document),
+            estimators=overview.estimators_of(document),
+            policy=_policy(scripts, live),
+            style=Markup(_asset("page.css")),
+            scripts=scripts,
+            values=json_for_script(values),
+            columns=columns,
+        )
+    )
+
+
+def render_overview(document: Document) -> str:
+    """The overview alone, as a fragment with its own style; for notebooks."""
+    return (
+        _environment()
+        .get_template("fragment.html.j2")
+        .render(document=document, lines=overview.lines_of(document), estimators=overview.estimators_of(document))
+    )
+
+
+def _policy(scripts: Sequence[str], live: bool) -> str:
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    connect = "'self'" if live else "'none'"
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+        f"connect-src {connect}; base-uri 'none'; form-action 'none'"
+    )
+
+
+def write_page(document: Document, path: Path, options: Mapping[str, Any] | None = None) -> Path:
+    """Write the page; it appears under its name only when whole.
+
+    Args:
+        document: what it shows.
+        path: of the file.
+        options: of `render_page`.
+
+    Raises:
+        InvalidInputError: the file cannot be written.
+    """
+    text = render_page(document, **dict(options or {}))
+    work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            work.write_text(text, encoding="utf-8")
+            work.replace(path)
+        finally:
+            work.unlink(missing_ok=True)
+    except OSError as error:
+        raise InvalidInputError(f"cannot write {str(path)!r} ({error.strerror or error}).") from error
+    return path

@@ -1,0 +1,199 @@
+"""Subjects from the tables of a probe or an evaluation: tokens in order, estimators side by side.
+
+A page shows the rollouts that the summary's numbers are about: of an evaluation, the sampled ones (the greedy ones
+where nothing was sampled).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from antiphase.correlation import MIN_TOKENS
+from antiphase.errors import InvalidInputError
+from antiphase.page.document import Subject
+from antiphase.page.spacing import spaces_before
+from antiphase.types import cell_column
+
+_ROLLOUT = ("rollout_id", "prompt_id", "prompt", "finish", "num_tokens")
+_VERDICT = ("correct", "outcome", "answer", "reference")
+_READING = (
+    "estimator", "context", "layers", "projections", "norm", "target", "targets_per_rollout", "revision", "device",
+    "dtype",
+)  # fmt: skip
+_STATISTICS = (
+    "spearman", "pearson", "spearman_unique", "pearson_unique", "spearman_within", "pearson_within",
+    "logprob_control", "by_projection", "num_tokens", "num_unique_tokens", "num_rollouts", "num_prompts",
+    "num_undefined", "entropy_mean", "strength_mean",
+)  # fmt: skip
+
+
+def subjects_of(
+    tokens: pd.DataFrame,
+    rollouts: pd.DataFrame,
+    results: Sequence[Mapping[str, Any]],
+    *,
+    run: int = 0,
+    label: str | None = None,
+    alternatives: pd.DataFrame | None = None,
+    min_tokens: int = MIN_TOKENS,
+) -> list[Subject]:
+    """One subject for each model (and task) of the results.
+
+    Args:
+        tokens, rollouts: the tables of a probe or an evaluation.
+        results: of its summary.
+        run: place of the run in the document.
+        label: what the user calls the run; before, or in place of, the model's name.
+        alternatives: the table of top alternatives.
+        min_tokens: below, a correlation is undefined.
+
+    Raises:
+        InvalidInputError: the tables do not match each other.
+    """
+    cases = list(dict.fromkeys((str(entry["model"]), entry.get("task")) for entry in results))
+    models, tasks = ({case[i] for case in cases} for i in (0, 1))
+    subjects = []
+    for model, task in cases:
+        own = [entry for entry in results if entry["model"] == model and entry.get("task") == task]
+        parts = [label] if label else []
+        parts += [model] if len(models) > 1 or not label else []
+        parts += [str(task)] if len(tasks) > 1 else []
+        name = " · ".join(parts)
+        readings = [{"min_tokens": min_tokens, **reading_of(entry)} for entry in own]
+        rows = _of(rollouts, model, task)
+        if "greedy" in rows and bool((~rows.greedy.astype(bool)).any()):
+            rows = rows[~rows.greedy.astype(bool)]
+        others = None if alternatives is None else alternatives[alternatives.model == model]
+        subjects.append(_subject(name, run, readings, rows, _of(tokens, model, task), others))
+    return subjects
+
+
+def reading_of(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """One entry of `results`, of a probe or an evaluation, in one form: the statistics, and `accuracy` or None."""
+    statistics = entry.get("signals", entry)
+    reading = {name: entry.get(name) for name in _READING} | {name: statistics.get(name) for name in _STATISTICS}
+    metrics = entry.get("metrics", {})
+    name = next((name for name in metrics if name.startswith("avg@")), "greedy")
+    if statistics.get("spearman") is None:  # nothing was measured
+        nothing = {"value": None, "low": None, "high": None}
+        reading |= {"spearman": nothing, "logprob_control": nothing, "num_tokens": 0, "num_undefined": 0}
+        reading |= {"num_rollouts": entry.get("num_rollouts", 0), "num_prompts": entry.get("num_problems", 0)}
+    return {
+        **reading,
+        "temperature": entry.get("temperature", 1.0),
+        "by_projection": reading["by_projection"] or [],
+        "accuracy": metrics.get(name),
+        "accuracy_name": name if name in metrics else None,
+    }
+
+
+def _of(frame: pd.DataFrame, model: str, task: Any) -> pd.DataFrame:
+    if frame.empty:
+        return frame
+    chosen = frame.model == model
+    return frame[chosen] if task is None else frame[chosen & (frame.task == task)]
+
+
+def _subject(
+    label: str,
+    run: int,
+    readings: Sequence[Mapping[str, Any]],
+    rollouts: pd.DataFrame,
+    tokens: pd.DataFrame,
+    alternatives: pd.DataFrame | None,
+) -> Subject:
+    by_estimator = dict(iter(rollouts.groupby("estimator", sort=False)))
+    first = next(iter(by_estimator.values())) if by_estimator else rollouts
+    columns = [*_ROLLOUT, *(name for name in _VERDICT if name in first)]
+    shown = first[columns].reset_index(drop=True)
+    order = pd.Series(np.arange(len(shown)), index=shown.rollout_id)
+    if order.index.has_duplicates:
+        raise InvalidInputError(f"{label}: two rollouts share an id; rollout ids must be distinct.")
+    frames = {} if tokens.empty else _frames(label, tokens, order)
+    base = next(iter(frames.values()), None)
+    if base is None:
+        base = pd.DataFrame({"rollout": [], "position": [], "token": [], "token_id": [], "entropy": [], "logprob": []})
+    counts = np.bincount(base.rollout.to_numpy(dtype=np.int64), minlength=len(shown))
+    starts = np.concatenate([[0], counts.cumsum()]).astype(np.int64)
+    spaced = _spaced(first, base, starts)
+    strengths = {name: _floats(frame, "strength") for name, frame in frames.items()}
+    cells = {
+        str(reading["estimator"]): found
+        for reading in readings
+        if (found := _cells(reading, frames.get(str(reading["estimator"])))) is not None
+    }
+    return Subject(
+        label=label,
+        run=run,
+        readings=readings,
+        rollouts=shown,
+        correlations=_by_rollout(by_estimator, "spearman", order),
+        shuffled=_by_rollout(by_estimator, "shuffled", order) if "shuffled" in rollouts else {},
+        tokens=base[["token", "token_id", "entropy", "logprob"]].assign(spaced=spaced).reset_index(drop=True),
+        starts=starts,
+        strengths=strengths,
+        cells=cells,
+        alternatives=_alternatives(alternatives, base, order),
+    )
+
+
+def _by_rollout(by_estimator: Mapping[Any, pd.DataFrame], name: str, order: "pd.Series[int]") -> dict[str, np.ndarray]:
+    return {
+        str(estimator): rows.set_index("rollout_id")[name].reindex(order.index).to_numpy(dtype=np.float64)
+        for estimator, rows in by_estimator.items()
+    }
+
+
+def _frames(label: str, tokens: pd.DataFrame, order: "pd.Series[int]") -> dict[str, pd.DataFrame]:
+    """The tokens of each estimator in the same order; rollouts that are not shown are left out."""
+    frames: dict[str, pd.DataFrame] = {}
+    keys: np.ndarray | None = None
+    for name, rows in tokens.groupby("estimator", sort=False):
+        place = rows.rollout_id.map(order)
+        shown = rows.assign(rollout=place)[place.notna()].sort_values(["rollout", "position"], kind="stable")
+        found = shown[["rollout", "position"]].to_numpy(dtype=np.int64)
+        if keys is not None and not np.array_equal(keys, found):
+            raise InvalidInputError(f"{label}: the estimators were not measured on the same tokens.")
+        keys, frames[str(name)] = found, shown
+    return frames
+
+
+def _floats(frame: pd.DataFrame, name: str) -> np.ndarray:
+    return frame[name].to_numpy(dtype=np.float32, na_value=np.nan)
+
+
+def _cells(reading: Mapping[str, Any], frame: pd.DataFrame | None) -> np.ndarray | None:
+    if frame is None or not reading["layers"]:
+        return None
+    names = [cell_column(layer, name) for layer in reading["layers"] for name in reading["projections"]]
+    if not all(name in frame for name in names):
+        return None  # an evaluation without --by-projection
+    return np.stack([_floats(frame, name) for name in names], axis=1)
+
+
+def _spaced(rollouts: pd.DataFrame, tokens: pd.DataFrame, starts: np.ndarray) -> np.ndarray:
+    texts = tokens.token.tolist()
+    flags = np.zeros(len(texts), dtype=bool)
+    for index, completion in enumerate(rollouts.completion.tolist() if "completion" in rollouts else []):
+        low, high = int(starts[index]), int(starts[index + 1])
+        flags[low:high] = spaces_before(str(completion), texts[low:high])
+    return flags
+
+
+def _alternatives(
+    frame: pd.DataFrame | None, tokens: pd.DataFrame, order: "pd.Series[int]"
+) -> tuple[np.ndarray, np.ndarray] | None:
+    if frame is None or frame.empty or tokens.empty:
+        return None
+    places = pd.MultiIndex.from_frame(tokens[["rollout", "position"]].astype("int64"))
+    rollout = frame.rollout_id.map(order)
+    frame = frame.assign(rollout=rollout)[rollout.notna()]
+    row = places.get_indexer(pd.MultiIndex.from_frame(frame[["rollout", "position"]].astype("int64")))
+    kept, rank = row >= 0, frame["rank"].to_numpy(dtype=np.int64)
+    texts = np.full((len(tokens), int(rank.max()) + 1), "", dtype=object)
+    logprobs = np.full(texts.shape, np.nan, dtype=np.float32)
+    texts[row[kept], rank[kept]] = frame.token.to_numpy(dtype=object)[kept]
+    logprobs[row[kept], rank[kept]] = _floats(frame, "logprob")[kept]
+    return texts, logprobs

@@ -1,0 +1,72 @@
+"""What the page says about an estimator and a reading: definitions in one sentence, verdicts and warnings."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+# What it is, and what it is not.
+ESTIMATORS = {
+    "own": "the token's own-position term of the gradient, exact, over every chosen layer; not the gradient through "
+    "earlier positions, so it ranks tokens otherwise than full does",
+    "oracle-own": "the own-position term by its definition, one backward a token; the same quantity as own",
+    "last": "the full gradient of the last layer's projections, exact; says nothing of the layers below",
+    "full": "the full gradient of every chosen layer's projections, exact; often measured on a sample of tokens",
+    "oracle": "the full gradient by its definition, one backward a token; the same quantity as full",
+}
+MIN_TOKENS, MIN_PROMPTS = 500, 8
+# A control this near to the signal, as a share of it, explains it as well.
+NEAR = 0.8
+
+
+def verdict(reading: Mapping[str, Any]) -> str:
+    """Whether the interval of the pooled ρ lies on one side of 0."""
+    rho = reading["spearman"]
+    if rho["value"] is None:
+        return "undefined"
+    if rho["low"] is None:
+        return "no interval"
+    if rho["high"] < 0:
+        return "inverted"
+    return "not inverted" if rho["low"] > 0 else "undecided"
+
+
+def warnings_of(reading: Mapping[str, Any], shuffled: np.ndarray | None = None) -> list[str]:
+    """What weakens a reading, most important first.
+
+    Args:
+        reading: one model and estimator, as in summary.json.
+        shuffled: ρ of the rollouts' permuted strengths, `[rollout]`, if known.
+    """
+    found = []
+    tokens, prompts = reading["num_tokens"], reading["num_prompts"]
+    if tokens < MIN_TOKENS:
+        found.append(f"few tokens: {tokens:,}, below {MIN_TOKENS}")
+    if prompts < MIN_PROMPTS:
+        found.append(f"few prompts: {prompts}; an interval over fewer than {MIN_PROMPTS} is rough")
+    if reading["num_undefined"]:
+        found.append(
+            f"{reading['num_undefined']} of {reading['num_rollouts']} rollouts have no ρ of their own (too few "
+            "measured tokens, or a constant series)"
+        )
+    value, control = reading["spearman"]["value"], reading["logprob_control"]["value"]
+    if value is not None and control is not None and value * control > 0 and abs(control) >= NEAR * abs(value):
+        found.append(
+            f"the control, which follows entropy by construction, is nearly as strong in the same direction or "
+            f"stronger ({_signed(control)}): ρ may say no more"
+        )
+    within = (reading.get("spearman_within") or {}).get("value")
+    noise = math.nan if shuffled is None or np.isnan(shuffled).all() else float(np.nanmean(shuffled))
+    if within is not None and not math.isnan(noise) and abs(noise) >= NEAR * abs(within):
+        found.append(
+            f"shuffled strengths give nearly as strong a ρ within rollouts ({_signed(noise)} against "
+            f"{_signed(within)})"
+        )
+    if reading.get("targets_per_rollout"):
+        found.append(f"only {reading['targets_per_rollout']} random tokens of each rollout were measured")
+    return found
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")

@@ -1,0 +1,52 @@
+"""The summary of a run that was cut or goes on, from its finished batches."""
+
+import dataclasses
+from typing import Any
+
+import pandas as pd
+
+from antiphase.errors import InvalidInputError
+from antiphase.evaluation.config import EvalConfig
+from antiphase.evaluation.summary import summarize_evaluation
+from antiphase.probing.config import ProbeConfig, config_from
+from antiphase.probing.folder import RunFolder
+from antiphase.probing.summary import summarize
+
+# Of the bootstrap: a view of a running job is made again and again.
+MOST_RESAMPLES = 200
+
+
+def summarize_unfinished(folder: RunFolder, kind: str, tokens: pd.DataFrame, rollouts: pd.DataFrame) -> dict[str, Any]:
+    """What summary.json would hold if the finished batches were all.
+
+    Args:
+        folder: of the run.
+        kind: `probe` or `eval`.
+        tokens, rollouts: of the finished batches.
+
+    Returns:
+        `config`, `results`, and `num_resamples`, which is at most `MOST_RESAMPLES`.
+
+    Raises:
+        InvalidInputError: the config is not of this version.
+    """
+    stored = folder.read_json("config.json")["config"]
+    owner = EvalConfig if kind == "eval" else ProbeConfig
+    known = {field.name for field in dataclasses.fields(owner)}
+    options = {name: value for name, value in stored.items() if name in known and name != "models"}
+    options["num_resamples"] = min(int(options.get("num_resamples", MOST_RESAMPLES)), MOST_RESAMPLES)
+    config = config_from(stored["models"], options, owner)
+    begun = set(rollouts.model)
+    models = {name: folder.read_model(place) for place, name in enumerate(config.models) if name in begun}
+    if not models:
+        raise InvalidInputError(f"{str(folder.path)!r}: its batches are of models that its config does not name.")
+    results: list[dict[str, Any]] = []
+    for name in models:
+        alone = dataclasses.replace(config, models=(name,))
+        if kind == "eval":
+            tasks = set(rollouts[rollouts.model == name].task)
+            identities = [entry for entry in stored["identities"] if entry["task"] in tasks]
+            results += summarize_evaluation(tokens, rollouts, models, alone, identities)["results"]
+        else:
+            results += summarize(tokens, rollouts, models, alone)["results"]
+    return {"config": stored, "results": results, "num_resamples": options["num_resamples"]}

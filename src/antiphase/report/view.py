@@ -1,0 +1,141 @@
+"""`view`: the page of runs that are still being written, served on this machine, made again when they grow.
+
+The server listens on the loopback address and answers only requests addressed to it, so that no page from elsewhere
+can read it through the browser.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from antiphase.errors import InvalidInputError
+from antiphase.page.document import Document, Run
+from antiphase.page.render import render_page
+from antiphase.report.sources import NothingFinishedError
+from antiphase.report.writing import Source, document_of, sources_of
+
+HOST = "127.0.0.1"
+_WATCHED = ("*.json", "*.jsonl", "*.parquet", "parts/*/*.parquet", "evals/*/*.json", "evals/*/parts/*/*.parquet")
+
+
+def signature_of(paths: Sequence[Path]) -> str:
+    """Changes whenever a file of the runs does that a page is made of."""
+    facts = []
+    for path in paths:
+        for pattern in _WATCHED:
+            for file in sorted(path.glob(pattern)):
+                with contextlib.suppress(OSError):  # renamed or merged meanwhile
+                    status = file.stat()
+                    facts.append((str(file), status.st_mtime_ns, status.st_size))
+    return f"{hash(tuple(facts)) & 0xFFFF_FFFF_FFFF_FFFF:016x}"
+
+
+class Viewer:
+    """The page of some runs, made when asked for and kept until they change."""
+
+    def __init__(self, sources: Sequence[Source], **options: Any) -> None:
+        self.sources, self.options = list(sources), options
+        self._lock = threading.Lock()
+        self._known: tuple[str, bytes] | None = None
+
+    def version(self) -> str:
+        """Of the files as they are now."""
+        return signature_of([source.path for source in self.sources])
+
+    def page(self) -> bytes:
+        """The page of the files as they are now; what is wrong with them, if they cannot be shown."""
+        with self._lock:
+            version = self.version()
+            if self._known is None or self._known[0] != version:
+                self._known = (version, render_page(self._document(), live=True).encode())
+            return self._known[1]
+
+    def _document(self) -> Document:
+        try:
+            return document_of(self.sources, **self.options)
+        except InvalidInputError as error:
+            names = [source.label or source.path.resolve().name for source in self.sources]
+            runs = [Run(name, "waiting", finished=False) for name in names]
+            waiting = isinstance(error, NothingFinishedError)
+            lead = "Waiting for the first finished batch. " if waiting else ""
+            return Document(" · ".join(names), runs, notes=[f"{lead}{error}"])
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: "Server"
+    server_version = "antiphase"
+
+    def do_GET(self) -> None:
+        # A name that an attacker's page resolves to this machine is not ours.
+        if self.headers.get("Host", "") not in self.server.names:
+            self._answer(403, "text/plain", b"This server answers on its own address only.\n")
+        elif self.path == "/version":
+            self._answer(200, "text/plain", self.server.viewer.version().encode())
+        elif self.path in ("/", "/index.html"):
+            self._answer(200, "text/html", self.server.viewer.page())
+        else:
+            self._answer(404, "text/plain", b"not found\n")
+
+    def _answer(self, status: int, kind: str, body: bytes) -> None:
+        with contextlib.suppress(ConnectionError):  # the reader has gone
+            self.send_response(status)
+            self.send_header("Content-Type", f"{kind}; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Cache-Control", "no-store")
+            self.send_header("X-Content-Type-Options", "nosniff")
+            self.send_header("X-Frame-Options", "DENY")
+            self.end_headers()
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing of every request."""
+
+
+class Server(ThreadingHTTPServer):
+    """Serves a `Viewer` on the loopback address."""
+
+    daemon_threads = True
+
+    def __init__(self, viewer: Viewer, port: int) -> None:
+        super().__init__((HOST, port), _Handler)
+        self.viewer = viewer
+        self.names = {f"{name}:{self.server_port}" for name in (HOST, "localhost")}
+
+    @property
+    def address(self) -> str:
+        """Where the page is."""
+        return f"http://{HOST}:{self.server_port}/"
+
+
+@contextlib.contextmanager
+def serving(runs: Sequence[str | Path], port: int = 0, **options: Any) -> Iterator[Server]:
+    """A server of the page of these runs, in a thread, until the block ends.
+
+    Args:
+        runs: as `write_report` takes them; they may have nothing to show yet, but must be there.
+        port: to listen on; 0 takes a free one.
+        options: of `document_of`: `markers`, `forking_share`.
+
+    Raises:
+        InvalidInputError: a folder is missing, or the port is taken.
+    """
+    sources = sources_of(runs)
+    for source in sources:
+        if not source.path.is_dir():
+            raise InvalidInputError(f"{str(source.path)!r} is not a folder. Start the run first, or check the path.")
+    try:
+        server = Server(Viewer(sources, **options), port)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidInputError(f"cannot listen on port {port} ({reason}). Choose another --port.") from error
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
