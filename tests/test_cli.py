@@ -17,7 +17,8 @@ FLAGS = {
     "--num-prompts", "--prompt-template", "--system-prompt", "--no-chat-template", "--samples", "--max-new-tokens",
     "--temperature", "--top-p", "--seed", "--batch-size", "--rollouts", "--share-rollouts", "--allow-short",
     "--estimator", "--layers", "--projections", "--norm", "--target", "--targets-per-rollout", "--signal-temperature",
-    "--token-budget", "--min-tokens", "--num-resamples", "--out", "--resume", "--no-figures", "--quiet",
+    "--alternatives", "--token-budget", "--min-tokens", "--num-resamples", "--out", "--resume", "--no-figures",
+    "--no-report", "--quiet",
 }  # fmt: skip
 
 
@@ -34,7 +35,7 @@ def test_defaults_are_those_of_the_library(model_dir) -> None:
     from antiphase.probing.config import config_from
 
     options = vars(cli._parser().parse_args(["probe", "demo"]))
-    for name in ("command", "models", "out", "resume", "figures", "progress"):
+    for name in ("command", "models", "out", "resume", "figures", "report", "progress"):
         options.pop(name)
     assert config_from("demo", options) == config_from("demo", {})
 
@@ -175,6 +176,8 @@ def test_ids_of_another_tokenizer(refused, tmp_path) -> None:
         (("--temperature", -1), "temperature must be 0"),
         (("--temperature", "nan"), "temperature must be 0"),
         (("--signal-temperature", 0), "temperature must be a positive number"),
+        (("--alternatives", -1), "alternatives must be at least 0; got -1"),
+        (("--alternatives", 301), "301 alternatives were asked for, but the model's vocabulary has 300 tokens"),
         (("--top-p", 0), "top_p must lie in"),
         (("--samples", 0), "samples must be at least 1"),
         (("--num-prompts", 0), "num_prompts must be at least 1"),

@@ -14,6 +14,7 @@ import torch
 
 import antiphase
 from antiphase.errors import InvalidInputError
+from antiphase.probing.folder import RunFolder
 from conftest import byte_tokenizer, tiny_model
 
 OPTIONS = {"num_prompts": 3, "samples": 2, "max_new_tokens": 24, "batch_size": 2, "num_resamples": 50}
@@ -27,7 +28,7 @@ def command(model_dir, out, *more: str) -> list[str]:
 
 
 def assert_same_run(left, right) -> None:
-    for name in ("tokens", "rollouts"):
+    for name in ("tokens", "rollouts", "alternatives"):
         a, b = (pq.read_table(path / f"{name}.parquet").to_pandas() for path in (left, right))
         pd.testing.assert_frame_equal(a, b, check_exact=True)
     summaries = [json.loads((path / "summary.json").read_text()) for path in (left, right)]
@@ -81,7 +82,7 @@ def test_resume_begins_where_there_is_nothing(model_dir, tmp_path) -> None:
     assert antiphase.Fingerprint.load(out).summary == found.summary
 
 
-def interrupted(model, tokenizer, out, monkeypatch: pytest.MonkeyPatch, batches: int = 1) -> None:
+def interrupted(model, tokenizer, out, monkeypatch: pytest.MonkeyPatch, batches: int = 1, **more) -> None:
     """A run of a model in memory that stops after some batches."""
     import antiphase.probing.runner as runner
 
@@ -96,7 +97,7 @@ def interrupted(model, tokenizer, out, monkeypatch: pytest.MonkeyPatch, batches:
     with monkeypatch.context() as patch:
         patch.setattr(runner, "run_batch", stop)
         with pytest.raises(KeyboardInterrupt):
-            antiphase.probe(model, tokenizer=tokenizer, out=out, figures=False, progress=False, **OPTIONS)
+            antiphase.probe(model, tokenizer=tokenizer, out=out, figures=False, progress=False, **OPTIONS, **more)
 
 
 def test_resume_with_another_model_is_refused(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,3 +174,100 @@ def test_full_disk_keeps_what_was_written(model_dir, tmp_path, monkeypatch: pyte
     found = antiphase.probe(str(model_dir), out=out, resume=True, figures=False, progress=False, **OPTIONS)
     whole = antiphase.probe(str(model_dir), progress=False, **OPTIONS)
     pd.testing.assert_frame_equal(found.tokens, whole.tokens)
+
+
+def test_parts_of_an_unfinished_run_can_be_read(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, tokenizer, model = tmp_path / "run", byte_tokenizer(), tiny_model()
+    interrupted(model, tokenizer, out, monkeypatch, batches=2)
+    folder = RunFolder.open(out)
+    parts = {kind: folder.read_parts(kind) for kind in ("tokens", "rollouts", "alternatives")}
+    assert folder.read_alternatives() is None
+    assert len(parts["rollouts"]) == 4
+    # A batch of which only some files are there does not count.
+    for kind in ("tokens", "alternatives"):
+        part = out / "parts" / "model-000"
+        (part / f"batch-000002.{kind}.parquet").write_bytes((part / f"batch-000001.{kind}.parquet").read_bytes())
+    for kind, frame in parts.items():
+        pd.testing.assert_frame_equal(folder.read_parts(kind), frame)
+    again = {"tokenizer": tokenizer, "out": out, "resume": True, "figures": False, "progress": False, **OPTIONS}
+    found = antiphase.probe(model, **again)
+    for kind, frame in parts.items():
+        pd.testing.assert_frame_equal(getattr(found, kind)[: len(frame)], frame)
+    assert [folder.read_parts(kind) for kind in parts] == [None] * 3
+    pd.testing.assert_frame_equal(folder.read_alternatives(), found.alternatives)
+    whole = antiphase.probe(model, tokenizer=tokenizer, progress=False, **OPTIONS)
+    pd.testing.assert_frame_equal(whole.alternatives, found.alternatives)
+
+
+@pytest.mark.parametrize("renamed", range(1, 4))
+def test_batch_cut_between_its_files_is_run_again(tmp_path, monkeypatch: pytest.MonkeyPatch, renamed: int) -> None:
+    out, tokenizer, model = tmp_path / "run", byte_tokenizer(), tiny_model()
+    options = {"tokenizer": tokenizer, "out": out, "figures": False, "progress": False, **OPTIONS}
+    replace, done = os.replace, []
+
+    def cut(source, target) -> None:
+        if str(target).endswith(".parquet"):
+            if len(done) == renamed:
+                raise KeyboardInterrupt
+            done.append(os.path.basename(target).split(".")[1])
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", cut)
+        with pytest.raises(KeyboardInterrupt):
+            antiphase.probe(model, **options)
+    # The rollouts come last: only then does the batch count.
+    assert done == ["tokens", "alternatives", "rollouts"][:renamed]
+    folder = RunFolder.open(out)
+    assert folder.has_part(0, 0) == (renamed == 3)
+    for kind in ("tokens", "rollouts", "alternatives"):
+        assert (folder.read_parts(kind) is None) == (renamed < 3)
+    found = antiphase.probe(model, resume=True, **options)
+    whole = antiphase.probe(model, tokenizer=tokenizer, progress=False, **OPTIONS)
+    pd.testing.assert_frame_equal(whole.tokens, found.tokens)
+    pd.testing.assert_frame_equal(whole.alternatives, found.alternatives)
+
+
+def test_unreadable_part_is_named(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    interrupted(tiny_model(), byte_tokenizer(), out, monkeypatch)
+    (out / "parts" / "model-000" / "batch-000000.tokens.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InvalidInputError, match="parts cannot be read"):
+        RunFolder.open(out).read_parts("tokens")
+
+
+def forget_alternatives(out) -> None:
+    """Make the config that of a run from before the option."""
+    for name in ("config.json", "summary.json"):
+        if (out / name).exists():
+            value = json.loads((out / name).read_text())
+            del value["config"]["alternatives"]
+            (out / name).write_text(json.dumps(value))
+
+
+def test_unfinished_run_from_before_alternatives(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, tokenizer, model = tmp_path / "run", byte_tokenizer(), tiny_model()
+    interrupted(model, tokenizer, out, monkeypatch, alternatives=0)
+    forget_alternatives(out)
+    assert RunFolder.open(out).read_parts("alternatives") is None
+    again = {"tokenizer": tokenizer, "out": out, "resume": True, "figures": False, "progress": False, **OPTIONS}
+    with pytest.raises(InvalidInputError, match="cannot be continued: alternatives was 0, is 5"):
+        antiphase.probe(model, **again)
+    found = antiphase.probe(model, alternatives=0, **again)
+    assert found.alternatives is None
+    assert json.loads((out / "config.json").read_text())["config"]["alternatives"] == 0
+    whole = antiphase.probe(model, tokenizer=tokenizer, progress=False, **OPTIONS)
+    pd.testing.assert_frame_equal(found.tokens, whole.tokens)
+
+
+def test_finished_run_from_before_alternatives(model_dir, tmp_path) -> None:
+    out = tmp_path / "run"
+    found = antiphase.probe(str(model_dir), out=out, figures=False, progress=False, alternatives=0, **OPTIONS)
+    forget_alternatives(out)
+    old = antiphase.Fingerprint.load(out)
+    assert old.alternatives is None
+    pd.testing.assert_frame_equal(old.tokens, found.tokens)
+    # It can be saved again, and is returned where its command is repeated.
+    assert antiphase.Fingerprint.load(old.save(tmp_path / "copy")).alternatives is None
+    again = {"out": out, "resume": True, "figures": False, "progress": False, **OPTIONS}
+    assert antiphase.probe(str(model_dir), alternatives=0, **again).spearman == found.spearman

@@ -30,6 +30,7 @@ def unchecked():
         ({"projections": ("Q", "Q")}, "names one twice"),
         ({"targets_per_rollout": 0}, "at least 1; got 0"),
         ({"token_budget": 0}, "token_budget must be at least 1"),
+        ({"num_alternatives": -1}, "num_alternatives must be at least 0; got -1"),
         ({"temperature": 0.0}, "temperature must be a positive number"),
         ({"temperature": math.inf}, "temperature must be a positive number"),
         ({"layers": "x"}, "layers must be"),

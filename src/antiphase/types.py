@@ -51,6 +51,7 @@ class SignalSpec:
         token_budget: at most this many padded tokens in one forward pass (a single longer row still runs); of prompts
             that `own` runs apart, each distinct one counts once, and its copies for one layer.
         seed: of the target draw.
+        num_alternatives: also keep this many of the most probable tokens at each position; at most the vocabulary.
 
     Raises:
         InvalidInputError: a value outside its set or range.
@@ -65,6 +66,7 @@ class SignalSpec:
     temperature: float = 1.0
     token_budget: int = 2048
     seed: int = 0
+    num_alternatives: int = 0
 
     def __post_init__(self) -> None:
         check_one_of("estimator", self.estimator, ESTIMATORS)
@@ -83,8 +85,9 @@ class SignalSpec:
             )
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
             raise InvalidInputError(f"temperature must be a positive number; got {self.temperature}.")
-        if self.token_budget < 1:
-            raise InvalidInputError(f"token_budget must be at least 1; got {self.token_budget}.")
+        for count, least in (("token_budget", 1), ("num_alternatives", 0)):
+            if getattr(self, count) < least:
+                raise InvalidInputError(f"{count} must be at least {least}; got {getattr(self, count)}.")
         parse_layers(self.layers, num_layers=None)
 
     @property
@@ -213,6 +216,19 @@ class TokenBatch:
 
 
 @dataclass(frozen=True)
+class Alternatives:
+    """The most probable tokens of a distribution, in descending order; equal ones by ascending id.
+
+    Args:
+        token_ids: the tokens; −1 where no token was generated.
+        logprobs: their log-probabilities in nats, at the temperature of the entropy; NaN where no token was generated.
+    """
+
+    token_ids: Int[Tensor, "*place rank"]
+    logprobs: Float[Tensor, "*place rank"]
+
+
+@dataclass(frozen=True)
 class TokenSignals:
     """The signals of every generated token, in the layout of the batch that was measured; NaN elsewhere.
 
@@ -226,6 +242,7 @@ class TokenSignals:
         measured: True where the strength was measured.
         layers: indices of the chosen attention layers.
         spec: what was measured; name its estimator wherever the numbers are shown.
+        alternatives: the most probable tokens `[batch, token, rank]`; None where `spec.num_alternatives` is 0.
     """
 
     entropy: Float[Tensor, "batch token"]
@@ -237,6 +254,7 @@ class TokenSignals:
     measured: Bool[Tensor, "batch token"]
     layers: tuple[int, ...]
     spec: SignalSpec
+    alternatives: Alternatives | None = None
 
 
 @dataclass(frozen=True)
@@ -276,3 +294,8 @@ class Correlation:
         if not self.defined:
             return f"undefined (n={self.num_tokens})"
         return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}] (n={self.num_tokens})"
+
+
+def cell_column(layer: int, projection: str) -> str:
+    """The column of tokens.parquet that holds the strength of one layer's projection, as `strength_L07_Q`."""
+    return f"strength_L{layer:02d}_{projection}"

@@ -52,6 +52,13 @@ def add_signal_options(group: "argparse._ArgumentGroup", *, measured: bool = Fal
         group.add_argument(
             "--signal-temperature", type=float, default=1.0, help="divides the logits before the entropy"
         )
+        group.add_argument(
+            "--alternatives",
+            type=int,
+            default=5,
+            metavar="K",
+            help="keep the K most probable next tokens of every position; 0 keeps none",
+        )
     group.add_argument("--token-budget", type=int, default=2048, help="padded tokens in one forward pass")
     group.add_argument("--min-tokens", type=int, default=8, help="below, a rollout's correlation is undefined")
     group.add_argument("--num-resamples", type=int, default=1000, help="of the bootstrap over prompts")

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -11,21 +12,36 @@ import torch
 from antiphase.correlation import correlate
 from antiphase.generation import generate
 from antiphase.models.loading import LoadedModel, weights_digest
+from antiphase.probing.alternatives import alternative_rows
 from antiphase.probing.config import ProbeConfig
-from antiphase.probing.folder import Kind
 from antiphase.probing.items import Item, completed
-from antiphase.probing.summary import cell_column
+from antiphase.probing.parts import Kind
 from antiphase.progress import Progress
 from antiphase.reward import ScoreSpec, rollout_scores
 from antiphase.signals.chunk import Tick, rows_of
 from antiphase.signals.measure import token_signals
-from antiphase.types import SignalSpec, TokenBatch, TokenSignals
+from antiphase.types import SignalSpec, TokenBatch, TokenSignals, cell_column
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of some items.
+
+    Args:
+        tokens: rows of tokens.parquet.
+        rollouts: rows of rollouts.parquet, as `ROLLOUT_SCHEMA` has them.
+        alternatives: rows of alternatives.parquet; None where no spec asks for them.
+    """
+
+    tokens: pd.DataFrame
+    rollouts: list[dict[str, Any]]
+    alternatives: pa.Table | None
 
 
 def run_batch(
     loaded: LoadedModel, items: Sequence[Item], number: int, config: ProbeConfig, bar: Progress
 ) -> dict[Kind, pa.Table]:
-    """Complete (where needed) and measure the items; the rows of this batch in tokens and rollouts."""
+    """Complete (where needed) and measure the items; the rows of this batch in every table."""
     if items[0].completion_ids is None:
         bar.stage(f"{short_name(loaded)}: generating", len(items))
         step = 1 / config.max_new_tokens
@@ -33,31 +49,32 @@ def run_batch(
             loaded, [i.prompt_ids for i in items], config.sampling(), number, tick=lambda: bar.advance(step)
         )
         items = [completed(i, ids, end, loaded.tokenizer) for i, (ids, end) in zip(items, drawn, strict=True)]
-    tokens, rollouts = measure_items(loaded, items, config.specs(), config.min_tokens, bar)
-    return {
-        "tokens": pa.Table.from_pandas(tokens, preserve_index=False),
-        "rollouts": pa.Table.from_pylist(rollouts, schema=ROLLOUT_SCHEMA),
+    measured = measure_items(loaded, items, config.specs(), config.min_tokens, bar)
+    tables: dict[Kind, pa.Table] = {
+        "tokens": pa.Table.from_pandas(measured.tokens, preserve_index=False),
+        "rollouts": pa.Table.from_pylist(measured.rollouts, schema=ROLLOUT_SCHEMA),
     }
+    if measured.alternatives is not None:
+        tables["alternatives"] = measured.alternatives
+    return tables
 
 
 def measure_items(
     loaded: LoadedModel, items: Sequence[Item], specs: Sequence[SignalSpec], min_tokens: int, bar: Progress
-) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """Measure completed items with every spec.
-
-    Returns:
-        (rows of tokens.parquet, rows of rollouts.parquet as `ROLLOUT_SCHEMA` has them).
-    """
+) -> Measured:
+    """Measure completed items with every spec, of which at most one asks for alternatives."""
     batch = TokenBatch.from_ids([i.prompt_ids for i in items], [i.completion_ids or () for i in items])
-    tokens, rollouts = [], []
+    tokens, rollouts, alternatives = [], [], None
     for spec in specs:
         bar.stage(f"{short_name(loaded)}: measuring ({spec.estimator})", len(items))
         total = max(1, sum(int(row.measured.sum()) for row in rows_of(batch, spec)))
         signals = token_signals(loaded.model, batch, spec, progress=_advancing(bar, total))
         tokens.append(_token_rows(loaded, items, batch, signals))
         rollouts += _rollout_rows(loaded.name, items, batch, signals, min_tokens)
+        if signals.alternatives is not None:
+            alternatives = alternative_rows(loaded, items, batch, signals.alternatives)
     bar.end_stage()
-    return pd.concat(tokens, ignore_index=True), rollouts
+    return Measured(pd.concat(tokens, ignore_index=True), rollouts, alternatives)
 
 
 def model_facts(loaded: LoadedModel, prompt_ids: Sequence[int], specs: Sequence[SignalSpec]) -> dict[str, Any]:
@@ -70,7 +87,7 @@ def model_facts(loaded: LoadedModel, prompt_ids: Sequence[int], specs: Sequence[
     layers = {}
     for spec in specs:
         fast = spec.estimator in ("own", "last", "full")
-        tried = spec if fast else SignalSpec(estimator="full", layers=spec.layers, projections=spec.projections)
+        tried = spec if fast else dataclasses.replace(spec, estimator="full")
         layers[spec.estimator] = list(token_signals(loaded.model, batch, tried).layers)
     return {
         "revision": loaded.revision,

@@ -31,6 +31,8 @@ DEFAULT_NUM_PROMPTS = 16
 GIVEN_ROWS = "<rows in memory>"
 # What may change on resume: it moves no number by more than rounding.
 FREE_ON_RESUME = ("token_budget",)
+# What a run did whose config is older than the option.
+BEFORE_THE_OPTION: Mapping[str, Any] = {"alternatives": 0}
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class ProbeConfig:
             `full:16`. The first is the headline.
         layers, projections, norm, target, targets_per_rollout, token_budget: see `SignalSpec`.
         signal_temperature: `SignalSpec.temperature`, of the measured entropy (not of the sampling).
+        alternatives: how many of the most probable next tokens are stored for every position; 0 stores none.
         prompts, prompt_column: see `load_prompts`.
         num_prompts: how many, or `all`; by default at most 16, or all of given rollouts.
         prompt_template, system_prompt, chat_template: see `PromptFormat`; without a template, the built-in questions
@@ -67,6 +70,7 @@ class ProbeConfig:
     targets_per_rollout: int | None = None
     token_budget: int = 2048
     signal_temperature: float = 1.0
+    alternatives: int = 5
     prompts: str | tuple[str, ...] = BUILT_IN
     prompt_column: str | None = None
     num_prompts: int | Literal["all"] | None = None
@@ -99,6 +103,8 @@ class ProbeConfig:
         for name in ("samples", "batch_size", "num_resamples"):
             if getattr(self, name) < 1:
                 raise InvalidInputError(f"{name} must be at least 1; got {getattr(self, name)}.")
+        if self.alternatives < 0:
+            raise InvalidInputError(f"alternatives must be at least 0; got {self.alternatives}.")
         if self.min_tokens < 3:
             raise InvalidInputError(
                 f"min_tokens must be at least 3 for a correlation to mean anything; got {self.min_tokens}."
@@ -125,8 +131,9 @@ class ProbeConfig:
         return None if self.num_prompts == "all" else self.num_prompts
 
     def specs(self) -> tuple[SignalSpec, ...]:
-        """One spec per estimator; see `signal_specs`."""
-        return signal_specs(self, self.signal_temperature)
+        """One spec per estimator; see `signal_specs`. Alternatives depend on none, so only the first has them."""
+        first, *others = signal_specs(self, self.signal_temperature)
+        return (dataclasses.replace(first, num_alternatives=self.alternatives), *others)
 
     def sampling(self) -> Sampling:
         """How completions are drawn."""

@@ -9,6 +9,9 @@ import pyarrow as pa
 
 from antiphase import figures
 from antiphase.errors import InvalidInputError
+from antiphase.page.building import signals_document
+from antiphase.page.document import Document
+from antiphase.page.render import render_overview
 from antiphase.probing.folder import RunFolder
 from antiphase.probing.table import render_table
 
@@ -24,11 +27,14 @@ class Fingerprint:
         tokens: one row per estimator and generated token (columns: see docs/files.md).
         rollouts: one row per estimator and rollout.
         summary: what summary.json holds.
+        alternatives: one row per generated token and rank: the most probable tokens at its position; None where the
+            run stored none.
     """
 
     tokens: pd.DataFrame
     rollouts: pd.DataFrame
     summary: dict[str, Any]
+    alternatives: pd.DataFrame | None = None
 
     def result(self, model: str | None = None, estimator: str | None = None) -> dict[str, Any]:
         """One entry of `summary["results"]`; the first that matches, so by default the headline.
@@ -105,7 +111,7 @@ class Fingerprint:
         return figures.rollout_track(rollout, f"{result['model']} · {result['estimator']} · {rollout_id}")
 
     def save(self, path: str | Path) -> Path:
-        """Write tokens.parquet, rollouts.parquet and summary.json to a new folder, as `antiphase probe` does.
+        """Write the tables and summary.json to a new folder, as `antiphase probe` does.
 
         Raises:
             InvalidInputError: the folder holds something already, or cannot be written to.
@@ -114,6 +120,8 @@ class Fingerprint:
         try:
             folder.write_table("tokens", pa.Table.from_pandas(self.tokens, preserve_index=False))
             folder.write_table("rollouts", pa.Table.from_pandas(self.rollouts, preserve_index=False))
+            if self.alternatives is not None:
+                folder.write_table("alternatives", pa.Table.from_pandas(self.alternatives, preserve_index=False))
             folder.write_json("summary.json", self.summary)
         except BaseException:
             folder.discard_if_unused()
@@ -130,7 +138,22 @@ class Fingerprint:
         folder = RunFolder.open(Path(path))
         summary = folder.read_summary()
         tokens, rollouts = folder.read_frames()
-        return cls(tokens, rollouts, summary)
+        return cls(tokens, rollouts, summary, folder.read_alternatives())
+
+    def document(self, name: str = "run") -> Document:
+        """What the interactive page shows of this run.
+
+        Args:
+            name: of the run.
+        """
+        return signals_document(
+            "probe", name, self.tokens, self.rollouts, self.summary, alternatives=self.alternatives
+        )
 
     def __str__(self) -> str:
         return render_table(self.summary)
+
+    def _repr_html_(self) -> str:
+        """The overview, as notebooks show it."""
+        empty = self.tokens.iloc[:0]
+        return render_overview(signals_document("probe", "run", empty, self.rollouts, self.summary))

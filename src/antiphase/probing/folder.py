@@ -2,7 +2,7 @@
 
     OUT/config.json                     the resolved config; marks the folder as a probe's (or an evaluation's)
     OUT/parts/MODEL/BATCH.*.parquet     finished batches; gone once the run is complete
-    OUT/tokens.parquet, rollouts.parquet, summary.json, figures/
+    OUT/tokens.parquet, rollouts.parquet, alternatives.parquet (if asked for), summary.json, figures/
 
 Every file appears under its name only when it is complete (written aside, then renamed), so a run cut anywhere,
 also by kill -9, leaves whole parts and nothing else that counts.
@@ -15,19 +15,18 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antiphase.errors import AntiphaseError, InvalidInputError
-from antiphase.probing.config import FREE_ON_RESUME
+from antiphase.probing.config import BEFORE_THE_OPTION, FREE_ON_RESUME
+from antiphase.probing.parts import KINDS, Kind, joined_schema, joined_tables, model_folder, part_path, whole_parts
 
 FORMAT = "antiphase-probe"
 FORMAT_VERSION = 1
-Kind = Literal["tokens", "rollouts"]
-KINDS: tuple[Kind, ...] = ("rollouts", "tokens")
 
 
 class RunFolder:
@@ -79,9 +78,10 @@ class RunFolder:
         folder = cls.open(path)
         stored = folder.read_json("config.json")["config"]
         keys = [key for key in {**stored, **config} if key not in cls.FREE]
-        differing = [key for key in keys if stored.get(key) != config.get(key)]
+        before = {**BEFORE_THE_OPTION, **stored}
+        differing = [key for key in keys if before.get(key) != config.get(key)]
         if differing:
-            shown = "; ".join(f"{key} was {stored.get(key)!r}, is {config.get(key)!r}" for key in differing[:3])
+            shown = "; ".join(f"{key} was {before.get(key)!r}, is {config.get(key)!r}" for key in differing[:3])
             raise InvalidInputError(f"{str(path)!r} holds a run of other options, so it cannot be continued: {shown}.")
         folder.write_json("config.json", folder._marker(config))
         return folder
@@ -149,37 +149,51 @@ class RunFolder:
             pq.write_table(table, work)
 
     def has_part(self, model: int, batch: int) -> bool:
-        """Whether a batch is complete (its tokens are renamed before its rollouts)."""
-        return self._part(model, batch, "rollouts").is_file()
+        """Whether a batch is complete (its rollouts are renamed last)."""
+        return part_path(self.path, model, batch, "rollouts").is_file()
 
     def write_part(self, model: int, batch: int, tables: Mapping[Kind, pa.Table]) -> None:
         """Write a finished batch."""
         with self._writing():
-            self._part(model, batch, "tokens").parent.mkdir(parents=True, exist_ok=True)
-            for kind in ("tokens", "rollouts"):
-                with self._replacing(self._part(model, batch, kind)) as work:
-                    pq.write_table(tables[kind], work)
+            model_folder(self.path, model).mkdir(parents=True, exist_ok=True)
+            for kind in KINDS:
+                if kind in tables:
+                    with self._replacing(part_path(self.path, model, batch, kind)) as work:
+                        pq.write_table(tables[kind], work)
 
     def read_part(self, model: int, batch: int, kind: Kind) -> pa.Table:
         """A finished batch."""
-        return pq.read_table(self._part(model, batch, kind))
+        return pq.read_table(part_path(self.path, model, batch, kind))
+
+    def read_parts(self, kind: Kind) -> pd.DataFrame | None:
+        """One table of an unfinished run, as far as its batches are finished; None where no batch has it.
+
+        While the run goes on, a table that is read later may hold more batches.
+
+        Raises:
+            InvalidInputError: a part cannot be read.
+        """
+        parts = whole_parts(self.path, kind)
+        if not parts:
+            return None
+        with self._reading(self.path / "parts"):
+            frame: pd.DataFrame = pa.concat_tables(joined_tables(parts, joined_schema(parts))).to_pandas()
+        return frame
 
     def merge_parts(self) -> None:
-        """Join the parts of all models into the two whole files; columns that a model lacks are null."""
+        """Join the parts of all models into whole files; columns that a model lacks are null."""
         for kind in KINDS:
-            parts = sorted((self.path / "parts").glob(f"*/*.{kind}.parquet"))
-            schema = pa.unify_schemas([pq.read_schema(part) for part in parts])
+            parts = whole_parts(self.path, kind)
+            if not parts:
+                continue
+            schema = joined_schema(parts)
             with (
                 self._writing(),
                 self._replacing(self.path / f"{kind}.parquet") as work,
                 pq.ParquetWriter(work, schema) as writer,
             ):
-                for part in parts:
-                    table = pq.read_table(part)
-                    for field in schema:
-                        if field.name not in table.column_names:
-                            table = table.append_column(field, pa.nulls(len(table), field.type))
-                    writer.write_table(table.select(schema.names).cast(schema))
+                for table in joined_tables(parts, schema):
+                    writer.write_table(table)
 
     def read_frames(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The whole tables, (tokens, rollouts).
@@ -195,12 +209,18 @@ class RunFolder:
         Raises:
             InvalidInputError: it cannot be read.
         """
-        try:
-            frame: pd.DataFrame = pq.read_table(self.path / f"{kind}.parquet").to_pandas()
-        except (OSError, pa.ArrowException) as error:
-            reason = str(error).splitlines()[0]
-            raise InvalidInputError(f"{self.path / kind}.parquet cannot be read ({reason}).") from None
+        path = self.path / f"{kind}.parquet"
+        with self._reading(path):
+            frame: pd.DataFrame = pq.read_table(path).to_pandas()
         return frame
+
+    def read_alternatives(self) -> pd.DataFrame | None:
+        """The whole table of alternatives; None where the run stored none.
+
+        Raises:
+            InvalidInputError: it cannot be read.
+        """
+        return self.read_frame("alternatives") if (self.path / "alternatives.parquet").is_file() else None
 
     def write_model(self, model: int, facts: Mapping[str, Any]) -> None:
         """What is known of a loaded model.
@@ -208,7 +228,7 @@ class RunFolder:
         Raises:
             InvalidInputError: the batches that are there were measured on another model.
         """
-        place = self.path / "parts" / f"model-{model:03d}"
+        place = model_folder(self.path, model)
         if (place / "model.json").is_file():
             before = self.read_model(model)
             differing = [key for key in facts if before.get(key) != facts[key]]
@@ -238,8 +258,12 @@ class RunFolder:
         """Remove the parts, once everything is in the whole files."""
         shutil.rmtree(self.path / "parts", ignore_errors=True)
 
-    def _part(self, model: int, batch: int, kind: Kind) -> Path:
-        return self.path / "parts" / f"model-{model:03d}" / f"batch-{batch:06d}.{kind}.parquet"
+    @contextlib.contextmanager
+    def _reading(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            raise InvalidInputError(f"{path} cannot be read ({str(error).splitlines()[0]}).") from None
 
     @contextlib.contextmanager
     def _replacing(self, target: Path) -> Iterator[Path]:

@@ -20,6 +20,8 @@ from antiphase import figures as drawing
 from antiphase.errors import InvalidInputError, MissingExtraError
 from antiphase.models.architecture import unwrap
 from antiphase.models.loading import LoadedModel, check_finite, inspect_model, load_model
+from antiphase.page.render import FILE as REPORT
+from antiphase.page.render import write_page
 from antiphase.probing.batches import model_facts, run_batch
 from antiphase.probing.config import GIVEN_ROWS, ProbeConfig, config_from
 from antiphase.probing.fingerprint import Fingerprint
@@ -27,6 +29,7 @@ from antiphase.probing.folder import FORMAT, FORMAT_VERSION, RunFolder
 from antiphase.probing.items import Item, Limits, Source, items_for, load_source, shared_items
 from antiphase.probing.summary import commit, summarize, versions
 from antiphase.progress import Progress
+from antiphase.signals.alternatives import check_alternatives
 from antiphase.signals.measure import chosen_layers
 
 
@@ -39,6 +42,7 @@ def probe(
     out: str | Path | None = None,
     resume: bool = False,
     figures: bool | None = None,
+    report: bool = True,
     progress: bool = True,
     **options: Any,
 ) -> Fingerprint:
@@ -50,9 +54,10 @@ def probe(
         name: of a model in memory, in the tables.
         rollouts: given rollouts: a file, or rows with `prompt`/`completion` or `prompt_ids`/`completion_ids`. By
             default completions are generated.
-        out: folder for tokens.parquet, rollouts.parquet, summary.json and figures; None keeps nothing on disk.
+        out: folder for the tables, summary.json and figures (see docs/files.md); None keeps nothing on disk.
         resume: continue the interrupted run in `out` (the options and the model must be the same), or begin one.
         figures: draw them into `out`; by default if `out` is given and matplotlib is installed.
+        report: write the interactive page `report.html` into `out`.
         progress: show a bar with the time left on anything over two seconds.
         options: fields of `ProbeConfig`, such as `estimators=("own", "full:16")`, `num_prompts=32`, `samples=2`.
 
@@ -79,7 +84,7 @@ def probe(
     with contextlib.ExitStack() as stack:
         path = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
         run = _Run(config, load_source(config, given), in_memory, progress)
-        return run.run(path, resume=resume, figures=drawn)
+        return run.run(path, resume=resume, figures=drawn, report=report and out is not None)
 
 
 def _in_memory(model: str | Path | Sequence[str | Path] | nn.Module, tokenizer: Any, name: str) -> LoadedModel | None:
@@ -107,7 +112,7 @@ class _Run:
         self.stored = {**config.to_dict(), "source_sha256": source.digest()}
         self.in_memory, self.progress = in_memory, progress
 
-    def run(self, path: Path, *, resume: bool, figures: bool) -> Fingerprint:
+    def run(self, path: Path, *, resume: bool, figures: bool, report: bool) -> Fingerprint:
         folder = RunFolder.resume(path, self.stored) if resume else RunFolder.create(path, self.stored)
         if folder.complete:
             return Fingerprint.load(path)
@@ -117,7 +122,7 @@ class _Run:
         except BaseException:
             folder.discard_if_unused()
             raise
-        return self._finish(folder, figures)
+        return self._finish(folder, figures, report)
 
     def _check_models(self) -> list[list[Item]]:
         """Every model's items; refuses what can be refused without weights."""
@@ -131,7 +136,9 @@ class _Run:
                 )
             for spec in self.config.specs():
                 chosen_layers(model, spec)
-            items.append(items_for(self.source, tokenizer, Limits.of(unwrap(model)), self.config))
+            limits = Limits.of(unwrap(model))
+            check_alternatives(self.config.alternatives, limits.vocabulary)
+            items.append(items_for(self.source, tokenizer, limits, self.config))
         return items
 
     def _run_models(self, folder: RunFolder, items: list[list[Item]]) -> None:
@@ -177,7 +184,7 @@ class _Run:
             self.config.models[0], trust_remote_code=self.config.trust_remote_code, revision=self.config.revision
         )[1]
 
-    def _finish(self, folder: RunFolder, figures: bool) -> Fingerprint:
+    def _finish(self, folder: RunFolder, figures: bool, report: bool) -> Fingerprint:
         models = {name: folder.read_model(index) for index, name in enumerate(self.config.models)}
         folder.merge_parts()
         tokens, rollouts = folder.read_frames()
@@ -199,7 +206,10 @@ class _Run:
             with Progress(1, shown=self.progress) as bar:
                 bar.stage("drawing figures", 1)
                 drawing.save_figures(tokens, summary["results"], folder.path / "figures")
+        found = Fingerprint(tokens, rollouts, summary, folder.read_alternatives())
+        if report:
+            write_page(found.document(folder.path.resolve().name), folder.path / REPORT)
         # The summary marks the run as complete, so it comes after everything else, and the parts go last.
         folder.write_json("summary.json", summary)
         folder.drop_parts()
-        return Fingerprint(tokens, rollouts, summary)
+        return found

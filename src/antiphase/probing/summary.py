@@ -16,14 +16,9 @@ from torch import Tensor
 from antiphase.bootstrap import mean_within, pooled_correlation
 from antiphase.correlation import average_ranks, coefficients
 from antiphase.probing.config import ProbeConfig
-from antiphase.types import Correlation
+from antiphase.types import Correlation, cell_column
 
 _PACKAGES = ("antiphase", "torch", "transformers", "numpy", "pandas", "pyarrow")
-
-
-def cell_column(layer: int, projection: str) -> str:
-    """The column of tokens.parquet that holds the strength of one layer's projection, as `strength_L07_Q`."""
-    return f"strength_L{layer:02d}_{projection}"
 
 
 def versions() -> dict[str, str]:

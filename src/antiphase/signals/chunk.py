@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from antiphase.types import SignalSpec, TokenBatch
+from antiphase.types import Alternatives, SignalSpec, TokenBatch
 
 Tick = Callable[[int], None]
 
@@ -80,6 +80,7 @@ class ChunkSignals:
     logprob_control: Float[Tensor, "target"]
     self_certainty: Float[Tensor, "target"]
     strength: Float[Tensor, "measured layer projection"]
+    alternatives: Alternatives | None = None
 
 
 def rows_of(batch: TokenBatch, spec: SignalSpec) -> list[Row]:

@@ -18,8 +18,9 @@ from transformers.utils import ModelOutput
 
 from antiphase.errors import NonFiniteError, UnsupportedModelError
 from antiphase.models.architecture import backbone
+from antiphase.signals.alternatives import joined, top_alternatives
 from antiphase.signals.seed import seeded_logits
-from antiphase.types import SignalSpec
+from antiphase.types import Alternatives, SignalSpec
 
 _CHUNK_ELEMENTS = 1 << 23
 
@@ -33,6 +34,15 @@ class HeadSignals:
     logprob_control: Float[Tensor, "target"]
     self_certainty: Float[Tensor, "target"]
     seed: Float[Tensor, "target hidden"] | None
+    alternatives: Alternatives | None = None
+
+
+def log_probabilities(
+    logits: Float[Tensor, "target vocab"], temperature: float = 1.0
+) -> Float[Tensor, "target vocab"]:
+    """Log-probabilities ln softmax(z / temperature), in float32 (float64 for float64 logits)."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    return wide.log_softmax(-1)
 
 
 def logit_statistics(
@@ -55,8 +65,10 @@ def logit_statistics(
     >>> round(entropy.item(), 6), round(logprob.item(), 6), round(control.item(), 6)
     (1.386294, -1.386294, 0.866025)
     """
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-    log_p = wide.log_softmax(-1)
+    return _statistics(log_probabilities(logits, temperature), token_ids)
+
+
+def _statistics(log_p: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     p = log_p.exp()
     # A logit of −inf has p = 0 and contributes 0·(−inf) = 0 to the entropy.
     entropy = -(p * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1)
@@ -123,6 +135,14 @@ def head_of(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
             body.__dict__["forward"] = before
 
 
+def _distribution(
+    logits: Tensor, token_ids: Tensor, spec: SignalSpec
+) -> tuple[tuple[Tensor, Tensor, Tensor], list[Alternatives]]:
+    log_p = log_probabilities(logits, spec.temperature)
+    statistics = _statistics(log_p, token_ids)
+    return statistics, [top_alternatives(log_p, spec.num_alternatives)] if spec.num_alternatives else []
+
+
 def head_signals(
     model: nn.Module,
     hidden: Float[Tensor, "target hidden"],
@@ -131,13 +151,14 @@ def head_signals(
     *,
     want_seed: bool,
 ) -> HeadSignals:
-    """Statistics of each target token from the hidden state that predicts it, and ∂target/∂h if wanted.
+    """Statistics of each target token from the hidden state that predicts it, ∂target/∂h and alternatives if wanted.
 
     Raises:
         NonFiniteError: a logit is NaN, or a row has no finite logit.
     """
     parts: list[tuple[Tensor, ...]] = []
     seeds: list[Tensor] = []
+    tops: list[Alternatives] = []
     vocab = int(cast(Any, model).config.get_text_config().vocab_size)
     size = max(1, _CHUNK_ELEMENTS // vocab)
     with head_of(model) as head:
@@ -148,11 +169,14 @@ def head_signals(
             with torch.no_grad():
                 logits = logits if want_seed else head(states)
                 certainty = self_certainty(logits, spec.temperature)
-                parts.append((*logit_statistics(logits, ids, spec.temperature), certainty))
+                statistics, top = _distribution(logits, ids, spec)
+                parts.append((*statistics, certainty))
+                tops += top
     entropy, logprob, control, certainty = (torch.cat(column) for column in zip(*parts, strict=True))
     for row in torch.nonzero(~(entropy.isfinite() & logprob.isfinite())).flatten().tolist():
         raise NonFiniteError(
             f"the logits of target token {row} (id {int(token_ids[row])}) contain NaN or give it no probability. "
             "Check the weights, or load in a wider dtype (--dtype float32)."
         )
-    return HeadSignals(entropy, logprob, control, certainty, torch.cat(seeds) if want_seed else None)
+    whole_seed = torch.cat(seeds) if want_seed else None
+    return HeadSignals(entropy, logprob, control, certainty, whole_seed, joined(tops))

@@ -6,6 +6,7 @@ METHOD §2. Rows of a chunk are independent, so one backward serves one target o
 blocks, and a block runs on the prefix that its last target can see.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -43,9 +44,12 @@ def full(
             dtype=torch.promote_types(hidden.dtype, torch.float32),
             device=hidden.device,
         )
+        without = dataclasses.replace(spec, num_alternatives=0)
         for block in _blocks(chunk, measured):
-            _measure_block(seen, chunk, spec, measured, block, factors, strength, tick)
-    return ChunkSignals(head.entropy, head.logprob, head.logprob_control, head.self_certainty, strength)
+            _measure_block(seen, chunk, without, measured, block, factors, strength, tick)
+    return ChunkSignals(
+        head.entropy, head.logprob, head.logprob_control, head.self_certainty, strength, head.alternatives
+    )
 
 
 def _factors(

@@ -52,7 +52,10 @@ def last_layer(
         seed = seed_of(head, chunk, hidden)
         norms = _norms(seen, layer, trace.kept, chunk, spec, hidden, seed)
     tick(len(norms))
-    return ChunkSignals(head.entropy, head.logprob, head.logprob_control, head.self_certainty, norms[:, None].detach())
+    strength = norms[:, None].detach()
+    return ChunkSignals(
+        head.entropy, head.logprob, head.logprob_control, head.self_certainty, strength, head.alternatives
+    )
 
 
 def _norms(

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from antiphase.errors import InvalidInputError, NonFiniteError, OutOfMemoryError, UnsupportedModelError
 from antiphase.models.architecture import AttentionLayer, find_attention, rope_switch, unwrap
+from antiphase.signals.alternatives import check_alternatives
 from antiphase.signals.chunk import Chunk, ChunkSignals, Row, Tick, chunk_of, pack, rows_of, silent
 from antiphase.signals.full import full
 from antiphase.signals.last_layer import last_layer
 from antiphase.signals.oracle import oracle, oracle_own
 from antiphase.signals.own import own
 from antiphase.signals.prefix import chunk_of_families, pack_families, split
-from antiphase.types import Estimator, SignalSpec, TokenBatch, TokenSignals, parse_layers
+from antiphase.types import Alternatives, Estimator, SignalSpec, TokenBatch, TokenSignals, parse_layers
 
 _ESTIMATORS: dict[
     Estimator, Callable[[nn.Module, Sequence[AttentionLayer], Chunk, SignalSpec, Tick], ChunkSignals]
@@ -69,7 +70,7 @@ def token_signals(
 
     Raises:
         UnsupportedModelError: the architecture cannot be measured (by this estimator).
-        InvalidInputError: a layer or a token id does not exist.
+        InvalidInputError: a layer or a token id does not exist, or there are fewer tokens than alternatives.
         NonFiniteError: logits or gradients are NaN or infinite.
         OutOfMemoryError: a chunk did not fit; lower `token_budget`.
 
@@ -80,7 +81,7 @@ def token_signals(
     spec = spec or SignalSpec()
     model = unwrap(model)
     layers = chosen_layers(model, spec)
-    _check_batch(model, batch)
+    _check_batch(model, batch, spec)
     device = cast(Any, model).get_input_embeddings().weight.device
     done: list[tuple[list[Row], ChunkSignals]] = []
     with torch.inference_mode(False):
@@ -165,7 +166,7 @@ def _check_positions(
     checked.add(spec.estimator)
 
 
-def _check_batch(model: nn.Module, batch: TokenBatch) -> None:
+def _check_batch(model: nn.Module, batch: TokenBatch, spec: SignalSpec) -> None:
     limit = getattr(cast(Any, model).config.get_text_config(), "max_position_embeddings", None)
     longest = int(batch.attention_mask.sum(1).max())
     if limit is not None and longest > limit:
@@ -174,6 +175,7 @@ def _check_batch(model: nn.Module, batch: TokenBatch) -> None:
             "max_position_embeddings in the model's config, if it was extended)."
         )
     vocab = int(cast(Any, model).get_input_embeddings().weight.shape[0])
+    check_alternatives(spec.num_alternatives, vocab)
     wrong = ((batch.input_ids < 0) | (batch.input_ids >= vocab)) & batch.attention_mask
     for row, column in torch.nonzero(wrong).tolist():
         raise InvalidInputError(
@@ -197,6 +199,9 @@ def _collect(
     entropy, logprob, control, certainty = blank(), blank(), blank(), blank()
     strength = blank(len(layers), len(spec.projections))
     measured = torch.zeros(shape, dtype=torch.bool, device=device)
+    rank = spec.num_alternatives
+    nobody = torch.full((*shape, rank), -1, dtype=torch.long, device=device)
+    top = Alternatives(nobody, blank(rank)) if rank else None
     for rows, signals in done:
         index = torch.cat([torch.full_like(row.targets, row.index) for row in rows]).to(device)
         columns = torch.cat([row.targets + row.offset for row in rows]).to(device)
@@ -207,6 +212,9 @@ def _collect(
         certainty[index, columns] = signals.self_certainty.to(device, dtype)
         strength[index[chosen], columns[chosen]] = signals.strength.to(device, dtype)
         measured[index[chosen], columns[chosen]] = True
+        if top is not None and signals.alternatives is not None:
+            top.token_ids[index, columns] = signals.alternatives.token_ids.to(device)
+            top.logprobs[index, columns] = signals.alternatives.logprobs.to(device, dtype)
     return TokenSignals(
         entropy=entropy,
         logprob=logprob,
@@ -217,4 +225,5 @@ def _collect(
         measured=measured,
         layers=tuple(layer.index for layer in layers),
         spec=spec,
+        alternatives=top,
     )

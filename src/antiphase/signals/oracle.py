@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from antiphase.errors import UnsupportedModelError
 from antiphase.models.architecture import AttentionLayer, Projection, modules_of
+from antiphase.signals.alternatives import joined
 from antiphase.signals.capture import evaluating
 from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
-from antiphase.signals.entropy import logit_statistics, self_certainty
-from antiphase.types import Norm, SignalSpec
+from antiphase.signals.entropy import log_probabilities, logit_statistics, self_certainty
+from antiphase.types import Alternatives, Norm, SignalSpec
 
 
 def oracle(
@@ -66,6 +67,7 @@ def _measure(
     weights = [_weight(module) for module in modules_of(layers, spec.projections)]
     place = {module: index for index, module in enumerate(modules_of(layers, spec.projections))}
     statistics, strengths = [], []
+    tops: list[Alternatives] = []
     with evaluating(model), _differentiable(weights):
         for row, length in enumerate(chunk.lengths):
             here = torch.nonzero(chunk.rows == row).flatten()
@@ -75,32 +77,30 @@ def _measure(
                 row_of_one = logits.detach()[None]
                 said = logit_statistics(row_of_one, token_id[None], spec.temperature)
                 statistics.append(torch.cat([*said, self_certainty(row_of_one, spec.temperature)]))
+                tops += _first(row_of_one, spec)
                 if not chunk.measured[target]:
                     continue
                 value = logits[token_id]
                 if spec.target == "logprob":
                     value = (logits / spec.temperature).log_softmax(-1)[token_id]
                 gradients = torch.autograd.grad(value, weights, retain_graph=True)
-                strengths.append(
-                    torch.stack(
-                        [
-                            torch.stack(
-                                [
-                                    _norm(
-                                        layer.projections[name],
-                                        gradients[place[layer.projections[name].module]],
-                                        spec.norm,
-                                    )
-                                    for name in spec.projections
-                                ]
-                            )
-                            for layer in layers
-                        ]
-                    )
-                )
+                norms = [
+                    _norm(layer.projections[name], gradients[place[layer.projections[name].module]], spec.norm)
+                    for layer in layers
+                    for name in spec.projections
+                ]
+                strengths.append(torch.stack(norms).view(len(layers), len(spec.projections)))
                 tick(1)
     entropy, logprob, control, certainty = torch.stack(statistics).unbind(1)
-    return ChunkSignals(entropy, logprob, control, certainty, torch.stack(strengths))
+    return ChunkSignals(entropy, logprob, control, certainty, torch.stack(strengths), joined(tops))
+
+
+def _first(logits: Tensor, spec: SignalSpec) -> list[Alternatives]:
+    if not spec.num_alternatives:
+        return []
+    log_p = log_probabilities(logits, spec.temperature)
+    values, token_ids = log_p.sort(dim=-1, descending=True, stable=True)
+    return [Alternatives(token_ids[:, : spec.num_alternatives], values[:, : spec.num_alternatives])]
 
 
 def _run(model: nn.Module, token_ids: Tensor, **options: Any) -> Any:

@@ -54,7 +54,9 @@ def own(
         head = head_signals(model, hidden[chunk.rows, chunk.columns - 1], chunk.token_ids, spec, want_seed=True)
         strength = _strength(seen.capture, layers, chunk, spec, hidden, seed_of(head, chunk, hidden))
     tick(len(strength))
-    return ChunkSignals(head.entropy, head.logprob, head.logprob_control, head.self_certainty, strength)
+    return ChunkSignals(
+        head.entropy, head.logprob, head.logprob_control, head.self_certainty, strength, head.alternatives
+    )
 
 
 def check_frozen(model: nn.Module, trace: AttentionTrace) -> None:

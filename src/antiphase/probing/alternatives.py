@@ -1,0 +1,60 @@
+"""The rows of alternatives.parquet: the most probable next tokens at the position of every generated token."""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from antiphase.models.loading import LoadedModel
+from antiphase.probing.items import Item
+from antiphase.types import Alternatives, TokenBatch
+
+ALTERNATIVE_SCHEMA = pa.schema(
+    [
+        ("model", pa.string()),
+        ("rollout_id", pa.string()),
+        ("position", pa.int32()),
+        ("rank", pa.int32()),
+        ("token_id", pa.int64()),
+        ("token", pa.string()),
+        ("logprob", pa.float32()),
+    ]
+)
+
+
+def alternative_rows(
+    loaded: LoadedModel, items: Sequence[Item], batch: TokenBatch, alternatives: Alternatives
+) -> pa.Table:
+    """One row per generated token and rank, ranks from 0 in descending order of probability.
+
+    Args:
+        loaded: the model, whose tokenizer decodes each token on its own.
+        items: the rollouts of the batch.
+        batch: what was measured.
+        alternatives: `[batch, token, rank]`.
+    """
+    rows, columns = torch.nonzero(batch.completion_mask, as_tuple=True)
+    starts = torch.tensor([len(item.prompt_ids) for item in items])
+    ids, ranks = alternatives.token_ids[rows, columns], torch.arange(alternatives.token_ids.shape[-1])
+    unique, place = ids.flatten().unique(return_inverse=True)
+
+    def named(values: Sequence[str], index: Tensor) -> pa.Array:
+        # Strings are looked up once each, not made anew for every row.
+        return pa.array(values, pa.string()).take(pa.array(index.numpy()))
+
+    def per_rank(values: Tensor) -> Tensor:
+        return values.repeat_interleave(len(ranks))
+
+    return pa.table(
+        [
+            pa.repeat(loaded.name, ids.numel()),
+            named([item.rollout_id for item in items], per_rank(rows)),
+            pa.array(per_rank(columns - starts[rows]).to(torch.int32).numpy()),
+            pa.array(ranks.repeat(len(ids)).to(torch.int32).numpy()),
+            pa.array(ids.flatten().numpy()),
+            named([str(loaded.tokenizer.decode([token])) for token in unique.tolist()], place),
+            pa.array(alternatives.logprobs[rows, columns].flatten().float().numpy()),
+        ],
+        schema=ALTERNATIVE_SCHEMA,
+    )
