@@ -117,8 +117,7 @@ def load_model(
 def inspect_model(name: str, *, trust_remote_code: bool = False, revision: str | None = None) -> tuple[nn.Module, Any]:
     """The architecture without weights, and the tokenizer: enough to refuse what cannot be measured, in a second.
 
-    Raises:
-        As `load_model`, but for what only the weights can tell.
+    Raises what `load_model` raises, but for what only the weights can tell.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -186,9 +186,11 @@ class InversionCallback(TrainerCallback):  # type: ignore[misc]
     Raises:
         InvalidInputError: `every_n_steps` below 1.
 
-    Example:
+    Examples:
+        ```python
         callback = InversionCallback(50, ProbeSet.from_prompts(questions, tokenizer))
         callback.attach(trainer)  # or Trainer(..., callbacks=[callback])
+        ```
     """
 
     def __init__(
