@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTR
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo eval train study test test-slow test-lm-eval check bench bench-train build wheel-test clean
+.PHONY: help demo eval train study test test-slow test-lm-eval check docs notebook bench bench-train build wheel-test clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -70,6 +70,12 @@ check: $(VENV)/.dev ## lint, formatting, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(VENV)/.dev ## build the documentation site into site/, strictly (seconds; no network)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+notebook: $(VENV)/.dev ## run docs/notebook.ipynb and store its outputs (half a minute)
+	HF_HUB_OFFLINE=1 $(BIN)/python docs/run_notebook.py
+
 bench: $(VENV)/.dev ## time and memory of the estimators on the embedded model (about 10 minutes)
 	$(BIN)/python benchmarks/estimators.py
 
@@ -87,4 +93,4 @@ wheel-test: build ## install the wheel in an empty environment and use it
 	cd / && $(CURDIR)/$(VENV)-wheel/bin/python $(CURDIR)/.ci/wheel_smoke.py
 
 clean: ## remove the virtual environment and the caches
-	rm -rf $(VENV) $(VENV)-wheel dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-wheel dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
