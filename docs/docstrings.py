@@ -1,4 +1,4 @@
-"""Lets mkdocstrings read the package's docstrings: entries for several parameters at once, and examples."""
+"""Lets mkdocstrings read the package: entries for several parameters, examples, and defaults made by a call."""
 
 import re
 from typing import Any
@@ -7,6 +7,7 @@ import griffe
 
 _ENTRY = re.compile(r"^( +)(\w+(?:, \*{0,2}\w+)+): (.*(?:\n\1 +.*)*)", re.MULTILINE)
 _EXAMPLE = re.compile(r"^( *)>>> .*(?:\n\1\S.*)*", re.MULTILINE)
+_DEFAULT = re.compile(r"_option\(([^,]+), ")
 
 
 def split_names(text: str) -> str:
@@ -25,9 +26,15 @@ def fence_examples(text: str) -> str:
 
 
 class Reading(griffe.Extension):
-    """Applies `split_names` and `fence_examples` to every docstring."""
+    """Applies `split_names` and `fence_examples` to every docstring, and shows `_option(0.1, "help")` as 0.1."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Called once for every module, class, function and attribute."""
         if obj.docstring is not None:
             obj.docstring.value = fence_examples(split_names(obj.docstring.value))
+
+    def on_attribute_instance(self, *, attr: griffe.Attribute, **_: Any) -> None:
+        """Called when an attribute is found, before the parameters of its class are made from it."""
+        made = _DEFAULT.search(str(attr.value))
+        if made is not None:
+            attr.value = made[1]

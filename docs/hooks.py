@@ -34,6 +34,8 @@ NOTEBOOK = "docs/notebook.ipynb"
 PUBLIC_NAMES = "<!-- public names -->"
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^)\s]+)\)")
 _FENCE = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
+_TABLE_ROW = re.compile(r"^\|.*\|$", re.MULTILINE)
+_CODE = re.compile(r"`[^`\n]+`")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -75,8 +77,14 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     parts = _FENCE.split(markdown)
     uri = page.file.src_uri
     for place in range(0, len(parts), 2):
-        parts[place] = _LINK.sub(lambda found: _site_link(found, uri, files, config), parts[place])
+        part = _TABLE_ROW.sub(_plain_pipes, parts[place])
+        parts[place] = _LINK.sub(lambda found: _site_link(found, uri, files, config), part)
     return "".join(parts)
+
+
+def _plain_pipes(row: "re.Match[str]") -> str:
+    """A row of a table without the backslash that GitHub wants before a | in code."""
+    return _CODE.sub(lambda code: code[0].replace("\\|", "|"), row[0])
 
 
 def _site_link(found: "re.Match[str]", uri: str, files: Files, config: MkDocsConfig) -> str:

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -98,6 +99,13 @@ def test_where_links_lead() -> None:
 
 
 @needs_mkdocs
+def test_pipes_in_the_code_of_tables() -> None:
+    hooks = module("hooks")
+    row = hooks._TABLE_ROW.sub(hooks._plain_pipes, "| `2\\|1` | a \\| b |\n`2\\|1`")
+    assert row == "| `2|1` | a \\| b |\n`2\\|1`"
+
+
+@needs_mkdocs
 def test_a_notebook_becomes_a_page() -> None:
     picture = base64.b64encode(b"picture").decode()
     outputs = [
@@ -125,6 +133,9 @@ def test_docstrings_as_the_site_reads_them() -> None:
     text = "Half.\n\n>>> half(2)\n1\n>>> half(4)\n2\n\nNo more."
     fenced = "Half.\n\n```pycon\n>>> half(2)\n1\n>>> half(4)\n2\n```\n\nNo more."
     assert docstrings.fence_examples(text) == fenced
+    attribute = SimpleNamespace(value="cast(float, _option(0.1, 'λ, the weight'))")
+    docstrings.Reading().on_attribute_instance(attr=attribute)
+    assert attribute.value == "0.1"
 
 
 def test_every_deviation_is_listed() -> None:
