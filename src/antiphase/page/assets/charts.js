@@ -56,7 +56,7 @@ function styled(options) {
   });
   const axes = (given) => (Array.isArray(given) ? given.map(axis) : given && axis(given));
   return {
-    animation: false, textStyle: { color: ink, fontFamily: "inherit" }, ...options,
+    animation: false, textStyle: { color: ink, fontFamily: getComputedStyle(document.body).fontFamily }, ...options,
     xAxis: axes(options.xAxis), yAxis: axes(options.yAxis),
   };
 }
@@ -68,14 +68,17 @@ function redrawCharts() {
   }
 }
 
+/** How much of a colour lies under text at most, so that the text stays readable. */
+const depth = () => (isDark() && !printing ? 0.48 : 0.62);
+
 /** Between two colours, and over a middle one, by a share in [−1, 1]. */
-function diverging(share, strength = 0.62) {
+function diverging(share, strength = depth()) {
   const { low, high } = theme();
   const size = Math.round(Math.min(1, Math.abs(share)) * strength * 100);
   return `color-mix(in srgb, ${share < 0 ? low : high} ${size}%, transparent)`;
 }
 
-function sequential(share, strength = 0.62) {
+function sequential(share, strength = depth()) {
   const size = Math.round(Math.min(1, Math.max(0, share)) * strength * 100);
   return `color-mix(in srgb, ${theme().accent} ${size}%, transparent)`;
 }

@@ -66,7 +66,7 @@ function drawKinds() {
       data: rows.filter((row) => row.subject === subject).map((row) => [row.rho, KIND_NAMES[row.kind]]),
       markLine: i ? undefined : { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: soft, type: "solid", width: 1 }, data: [{ xAxis: 0 }] },
     })),
-  }), `ρ within each kind of token${subjects[0] ? `, ${visible(subjects[0].label, 60)}: ${spoken.join("; ")}` : ""}`);
+  }), `ρ within each kind of token${subjects[0] ? `, ${shorten(subjects[0].label, 60)}: ${spoken.join("; ")}` : ""}`);
 }
 
 function wireKinds() {
@@ -79,6 +79,5 @@ function wireKinds() {
     if (share > 0 && share < 1) kindOptions.share = share;
     drawKinds();
   }, 250));
-  drawKinds();
-  listen((changed) => { if (touches(changed, "cell", "estimator", "shown")) drawKinds(); });
+  view("kinds", drawKinds, "cell", "estimator", "shown");
 }

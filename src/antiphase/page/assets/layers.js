@@ -28,7 +28,7 @@ function mapOf(subject, reading, limit) {
     return element("td", {}, made);
   };
   const table = element("table", { class: "map", "data-subject": subject.place },
-    element("caption", {}, `${visible(subject.label, 60)} · ${reading.estimator}`),
+    element("caption", {}, `${shorten(subject.label, 60)} · ${reading.estimator}`),
     element("thead", {}, element("tr", {}, element("th", { scope: "col" }, element("span", { class: "hidden" }, "layer")), reading.projections.map((name) => element("th", { scope: "col" }, name)))),
     element("tbody", {}, reading.layers.map((layer, l) => element("tr", {}, element("th", { scope: "row" }, String(layer)), reading.projections.map((name, p) => cell(layer, name, reading.by_projection[l][p]))))));
   const entry = table.querySelector('button[aria-pressed="true"]') ?? table.querySelector("button:not(:disabled)");
@@ -72,7 +72,6 @@ CSV.set("layers", () => ({
 }));
 
 function wireLayers() {
-  drawLayers();
   $("reset-cell").addEventListener("click", () => chooseCell(null));
-  listen((changed) => { if (touches(changed, "cell", "estimator", "shown")) drawLayers(); });
+  view("layers", drawLayers, "cell", "estimator", "shown");
 }

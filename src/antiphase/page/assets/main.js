@@ -1,6 +1,6 @@
 // Start: unpack, fill the controls, wire the views.
 function fillControls() {
-  $("model").replaceChildren(...SUBJECTS.map((subject) => element("option", { value: subject.place }, visible(subject.label, 80))));
+  $("model").replaceChildren(...SUBJECTS.map((subject) => element("option", { value: subject.place }, shorten(subject.label, 80))));
   fillEstimators();
   const sync = () => {
     $("model").value = String(state.subject);
@@ -43,7 +43,7 @@ function sayWhatIsHeld() {
   const parts = SUBJECTS.filter((subject) => subject.numTokens).map((subject) => {
     const cut = subject.rollouts.length < subject.numRollouts ? `${counted(subject.rollouts.length)} of ${counted(subject.numRollouts)} rollouts` : `${counted(subject.rollouts.length)} rollouts`;
     const details = subject.detailed.length === subject.rollouts.length ? "" : `, layers and alternatives of ${counted(subject.detailed.length)}`;
-    return `${visible(subject.label, 60)}: ${cut}, ${counted(subject.numTokens)} tokens${details}`;
+    return `${shorten(subject.label, 60)}: ${cut}, ${counted(subject.numTokens)} tokens${details}`;
   });
   $("held").textContent = parts.length ? `This file holds ${parts.join("; ")}. The overview and the maps are of all of them.` : "";
 }
@@ -58,7 +58,7 @@ function setTheme(dark) {
 /** Everything whose colours are set by script. */
 function recolour() {
   redrawCharts();
-  if ($("text")) { paint(); drawShownColours(); drawLayers(); }
+  if ($("text")) { paint(); drawShownColours(); if ($("layers-maps").children.length) drawLayers(); }
   if ($("training-table")) drawTrainingTable();
 }
 
@@ -74,7 +74,7 @@ function wireTheme() {
   $("theme").setAttribute("aria-pressed", String(isDark()));
   $("theme").addEventListener("click", () => setTheme(!isDark()));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
-  addEventListener("beforeprint", () => { printing = true; recolour(); });
+  addEventListener("beforeprint", () => { printing = true; drawAllViews(); recolour(); });
   addEventListener("afterprint", () => { printing = false; recolour(); });
 }
 

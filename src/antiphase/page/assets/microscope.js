@@ -51,7 +51,7 @@ function drawText() {
   microscope.tokens = [];
   for (let token = from; token < last; token++) {
     const text = subject.text(token);
-    const made = element("span", { class: "tok", role: "option", tabindex: -1, "data-token": token, "aria-selected": "false" }, subject.spaced[token] ? " " : "", ...visibleNodes(text || "∅"));
+    const made = element("span", { class: "tok", role: "option", tabindex: -1, "data-token": token, "aria-selected": "false", "aria-label": text.trim() ? null : blankName(text) }, subject.spaced[token] ? " " : "", ...visibleNodes(text || "∅"));
     if (endsLine(text)) made.classList.add("line");
     if (Number.isNaN(strength[token])) made.classList.add("unmeasured");
     microscope.tokens.push(made);
@@ -61,10 +61,14 @@ function drawText() {
   $("more").hidden = last >= to;
   paint();
   light();
+  drawTrack();
   const first = microscope.tokens[state.token !== null && state.token >= from && state.token < last ? state.token - from : 0];
   if (first) first.tabIndex = 0;
   drawFacts();
 }
+
+/** How a token of nothing but blanks is called. */
+const blankName = (text) => (text === "" ? "empty token" : `blank: ${visible(text).replaceAll(" ", "space ").trim()}`);
 
 function paint() {
   const subject = active(), shade = $("shade").value, colour = shader(subject, shade);
@@ -89,6 +93,34 @@ function light() {
     made.classList.toggle("lit", lit);
     made.setAttribute("aria-selected", String(lit));
     made.classList.toggle("here", token === state.token);
+  }
+}
+
+/** Ranks of both signals along the rollout: in an inverted one they run against each other. */
+function drawTrack() {
+  const subject = active(), from = subject.starts[state.rollout] ?? 0, to = subject.starts[state.rollout + 1] ?? 0;
+  const ranks = subject.ranks(estimatorOf(subject), state.cell), width = Math.max(1, Math.round((to - from) / 60));
+  const along = (values) => runningMean(Array.from(values.subarray(from, to), (value) => (Number.isNaN(value) ? null : value)), width);
+  const series = [["entropy", along(ranks.entropy)], [strengthName(), along(ranks.strength)]];
+  const marked = state.token !== null && state.token >= from && state.token < to ? [{ xAxis: state.token - from }] : [];
+  $("track").parentElement.hidden = to - from < 2;
+  if (to - from < 2) return;
+  const drawn = chart($("track"), ({ ink, low, high }) => ({
+    legend: { top: 0, itemWidth: 14, itemHeight: 6, textStyle: { color: ink } },
+    grid: { left: 46, right: 12, top: 28, bottom: 40 },
+    xAxis: { type: "value", min: 0, max: to - from - 1, name: "position", nameGap: 24, splitLine: { show: false }, minInterval: 1 },
+    yAxis: { type: "value", min: 0, max: 1, name: "rank", nameGap: 30, interval: 0.5 },
+    series: series.map(([name, values], i) => ({ type: "line", name, silent: true, showSymbol: false, connectNulls: true, lineStyle: { width: 1.6 }, itemStyle: { color: i ? high : low }, data: points(values.map((_, place) => place), values),
+      markLine: { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: ink, type: "solid", width: 1 }, data: i ? [] : marked } })),
+  }), `Ranks of entropy and strength along the rollout, ρ ${signed(subject.correlation(state.rollout, estimatorOf(subject), state.cell))}`);
+  $("track-caption").textContent = `Ranks of both signals along the rollout${width > 1 ? `, running mean over ${width} tokens` : ""}. Click to go to a token.`;
+  if (!microscope.tracked) {
+    microscope.tracked = true;
+    drawn.getZr().on("click", (event) => {
+      const own = active(), start = own.starts[state.rollout], count = own.starts[state.rollout + 1] - start;
+      const place = Math.round(drawn.convertFromPixel({ xAxisIndex: 0 }, event.offsetX));
+      if (place >= 0 && place < count) focusToken(own, start + place);
+    });
   }
 }
 
@@ -181,6 +213,7 @@ function refilter() {
 function wireMicroscope() {
   const judged = SUBJECTS.some((subject) => subject.rollouts.some((rollout) => "correct" in rollout));
   for (const option of [...$("filter").options]) if (!judged && (option.value === "right" || option.value === "wrong")) option.remove();
+  if (state.token !== null) microscope.count = Math.max(AT_ONCE, state.token - active().starts[state.rollout] + 200);
   fillRollouts();
   drawText();
   $("filter").addEventListener("change", refilter);
@@ -201,7 +234,10 @@ function wireMicroscope() {
     if (touches(changed, "subject", "rollout", "estimator", "cell")) {
       if ($("rollout").value !== String(state.rollout)) fillRollouts();
       drawText();
-    } else if (touches(changed, "selected", "token")) light();
+    } else if (touches(changed, "selected", "token")) {
+      light();
+      if (touches(changed, "token")) drawTrack();
+    }
     if (touches(changed, "token", "estimator", "cell", "subject") && state.token !== null) showDetails(active(), state.token);
   });
 }

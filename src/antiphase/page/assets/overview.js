@@ -24,13 +24,13 @@ function drawOverview() {
   holder.style.height = `${70 + 26 * rows.length}px`;
   const narrow = holder.clientWidth < 520;
   const width = narrow ? 110 : 260;
-  const name = ({ subject, reading }) => `${visible(subject.label, 60)} · ${reading.estimator}`;
+  const name = ({ subject, reading }) => `${shorten(subject.label, narrow ? 12 : 34)} · ${reading.estimator}`;
   const label = `ρ with interval: ${rows.map((row) => `${name(row)} ${signed(row.reading.spearman.value)}`).reverse().join("; ")}`;
-  chart(holder, ({ soft, line, ink }) => ({
+  chart(holder, ({ soft, ink }) => ({
     grid: { left: width + 12, right: 16, top: 8, bottom: 46 },
     xAxis: { type: "value", min: -1, max: 1, name: "ρ", nameGap: 26 },
     yAxis: { type: "category", data: rows.map(name), axisTick: { show: false },
-      axisLabel: { color: ink, width, overflow: "truncate", interval: 0 }, splitLine: { show: false } },
+      axisLabel: { color: ink, interval: 0 }, splitLine: { show: false } },
     series: [
       { type: "custom", silent: true, data: rows.map(({ subject, reading }, i) => [i, reading.spearman.low ?? NaN, reading.spearman.high ?? NaN, subject.place]),
         renderItem: (_, api) => {
@@ -43,6 +43,5 @@ function drawOverview() {
       { type: "scatter", silent: true, symbolSize: 7, data: rows.map(({ reading }, i) => [reading.logprob_control.value ?? NaN, i]),
         itemStyle: { color: "transparent", borderColor: soft, borderWidth: 1.2 } },
     ],
-    line,
   }), label);
 }

@@ -46,8 +46,9 @@ function scatterOptions(axes, words) {
   const any = numSelected() > 0, { lit, ink } = theme();
   const point = (drawn, i) => [drawn.x[i], drawn.y[i]];
   const narrow = $("scatter-chart").clientWidth < 520;
+  const count = scatter.drawn.reduce((sum, { places }) => sum + places.length, 0);
   const series = scatter.drawn.map((drawn) => ({
-    type: "scatter", name: visible(drawn.subject.label, 60), large: true, largeThreshold: 1500, symbolSize: 4, silent: true,
+    type: "scatter", name: shorten(drawn.subject.label, 60), large: true, largeThreshold: 1500, symbolSize: count < 4000 ? 6 : 4, silent: true,
     progressive: 0, itemStyle: { color: colourOf(drawn.subject.place), opacity: any ? 0.15 : 0.45 },
     data: drawn.places.map((i) => point(drawn, i)),
   }));
@@ -130,32 +131,35 @@ function showSelection() {
       group.count++; group.entropy.push(subject.entropy[token]); group.strength.push(strength[token]);
       groups.set(text, group);
     });
-    if (own) parts.push(`${visible(subject.label, 60)}: ${counted(own)}`);
+    if (own) parts.push(`${shorten(subject.label, 60)}: ${counted(own)}`);
   }
   $("selection").textContent = count ? `${counted(count)} tokens selected (${parts.join("; ")}).` : "No tokens selected.";
   const rows = [...groups].sort((a, b) => b[1].count - a[1].count);
   CSV.set("selected", () => ({ header: ["token", "count", "entropy_mean", "strength_mean"], rows: rows.map(([text, g]) => [text, g.count, meanOf(g.entropy), meanOf(g.strength)]) }));
   const top = rows.slice(0, 12).map(([text, g]) => {
-    const jump = element("button", { type: "button", class: "quiet", onclick: () => focusToken(g.subject, g.token) }, ...visibleNodes(text || "(empty)", 40));
+    const jump = element("button", { type: "button", class: "quiet", onclick: () => focusToken(g.subject, g.token) }, ...(text.trim() ? visibleNodes(text, 40) : [blankName(text)]));
     return [jump, { text: counted(g.count) }, { text: number(meanOf(g.entropy)) }, { text: number(meanOf(g.strength)) }];
   });
   if (rows.length) fillTable($("selected-table"), "Most frequent selected tokens", ["token", "count", "mean entropy", "mean strength"], top);
   else $("selected-table").replaceChildren();
 }
 
+/** After the chart has done with its own event: to draw it anew under its hands breaks its brush. */
+const later = (action) => setTimeout(action, 0);
+
 function wireScatter() {
   $("axes").addEventListener("change", () => { scatter.box = null; drawScatter(); });
   drawShown();
   drawScatter();
   showSelection();
-  scatter.chart.on("brushEnd", ({ areas }) => { if (areas.length) selectBox(areas[0].coordRange); });
+  scatter.chart.on("brushEnd", ({ areas }) => { if (areas.length) later(() => selectBox(areas[0].coordRange)); });
   const surface = scatter.chart.getZr();
   let pressed = null;
   surface.on("mousedown", (event) => { pressed = [event.offsetX, event.offsetY]; });
   surface.on("mouseup", (event) => {
     const moved = pressed && Math.hypot(event.offsetX - pressed[0], event.offsetY - pressed[1]) > 4;
     const found = moved ? null : nearest(event.offsetX, event.offsetY);
-    if (found) focusToken(found.subject, found.token);
+    if (found) later(() => focusToken(found.subject, found.token));
   });
   surface.on("mousemove", debounced((event) => {
     const found = nearest(event.offsetX, event.offsetY);
@@ -177,7 +181,7 @@ function wireScatter() {
 /** One line on a token: text, entropy, strength. */
 function tokenLine(subject, token) {
   const strength = subject.strength(estimatorOf(subject), state.cell)[token];
-  return `${visible(subject.label, 40)}: “${visible(subject.text(token), 40)}”, entropy ${number(subject.entropy[token])} nats, ${strengthName()} ${number(strength)}`;
+  return `${shorten(subject.label, 40)}: “${visible(subject.text(token), 40)}”, entropy ${number(subject.entropy[token])} nats, ${strengthName()} ${number(strength)}`;
 }
 
 function drawShown() {
@@ -189,7 +193,7 @@ function drawShown() {
     } });
     const swatch = element("span", { class: "swatch" });
     swatch.style.background = colourOf(subject.place);
-    return element("label", {}, box, swatch, element("bdi", {}, visible(subject.label, 60)));
+    return element("label", {}, box, swatch, element("bdi", {}, shorten(subject.label, 60)));
   });
   $("shown").replaceChildren($("shown").querySelector("legend"), ...boxes);
 }

@@ -41,6 +41,28 @@ function numSelected() {
 
 const isSelected = (subject, token) => Boolean(state.selected.get(subject.place)?.[token]);
 
+/**
+ * A view that is drawn when its section comes into sight, and again when something that it shows has changed: what
+ * nobody looks at costs nothing.
+ */
+const views = [];
+function view(section, draw, ...names) {
+  const entry = { stale: true, seen: false };
+  entry.draw = () => { if (entry.stale) { entry.stale = false; draw(); } };
+  views.push(entry);
+  new IntersectionObserver((found) => {
+    entry.seen = found.at(-1).isIntersecting;
+    if (entry.seen) entry.draw();
+  }, { rootMargin: "400px" }).observe($(section));
+  listen((changed) => {
+    if (!touches(changed, ...names)) return;
+    entry.stale = true;
+    if (entry.seen) entry.draw();
+  });
+}
+
+const drawAllViews = () => views.forEach((entry) => entry.draw());
+
 const FIELDS = ["subject", "estimator", "cell", "rollout", "token"];
 
 function remember() {

@@ -2,12 +2,20 @@
 
 /** Average ranks from 1 of the finite values; NaN elsewhere. */
 function averageRanks(values) {
-  const ordered = Float64Array.from(values).filter((v) => !Number.isNaN(v)).sort();
+  const ordered = finiteSorted(values);
   const ranks = new Float64Array(values.length).fill(NaN);
   for (let i = 0; i < values.length; i++) {
     if (!Number.isNaN(values[i])) ranks[i] = (lowerBound(ordered, values[i]) + upperBound(ordered, values[i]) + 1) / 2;
   }
   return ranks;
+}
+
+/** The values that are numbers, ascending. */
+function finiteSorted(values) {
+  const kept = new Float64Array(values.length);
+  let count = 0;
+  for (let i = 0; i < values.length; i++) if (!Number.isNaN(values[i])) kept[count++] = values[i];
+  return kept.subarray(0, count).sort();
 }
 
 function lowerBound(ordered, value) {
@@ -30,17 +38,19 @@ function upperBound(ordered, value) {
 
 /** Spearman's ρ over the pairs where both are numbers; NaN below 3 pairs or for a constant series. */
 function spearman(x, y) {
-  const a = [], b = [];
+  const a = new Float64Array(x.length), b = new Float64Array(x.length);
+  let count = 0;
   for (let i = 0; i < x.length; i++) {
-    if (!Number.isNaN(x[i]) && !Number.isNaN(y[i])) { a.push(x[i]); b.push(y[i]); }
+    if (!Number.isNaN(x[i]) && !Number.isNaN(y[i])) { a[count] = x[i]; b[count] = y[i]; count++; }
   }
-  return a.length < 3 ? NaN : pearson(averageRanks(a), averageRanks(b));
+  return count < 3 ? NaN : pearson(averageRanks(a.subarray(0, count)), averageRanks(b.subarray(0, count)));
 }
 
 function pearson(x, y) {
   const n = x.length;
   let meanX = 0, meanY = 0;
-  for (let i = 0; i < n; i++) { meanX += x[i] / n; meanY += y[i] / n; }
+  for (let i = 0; i < n; i++) { meanX += x[i]; meanY += y[i]; }
+  meanX /= n; meanY /= n;
   let xy = 0, xx = 0, yy = 0;
   for (let i = 0; i < n; i++) {
     const a = x[i] - meanX, b = y[i] - meanY;
@@ -57,8 +67,19 @@ function meanOf(values) {
 
 /** Value below which a share of the finite values lies. */
 function quantile(values, share) {
-  const ordered = Float64Array.from(values).filter((v) => !Number.isNaN(v)).sort();
+  const ordered = finiteSorted(values);
   if (!ordered.length) return NaN;
   const place = share * (ordered.length - 1), low = Math.floor(place);
   return ordered[low] + (place - low) * (ordered[Math.min(low + 1, ordered.length - 1)] - ordered[low]);
 }
+
+/** Mean of the last `width` finite values at each place. */
+function runningMean(values, width) {
+  return values.map((_, i) => {
+    const near = values.slice(Math.max(0, i - width + 1), i + 1).filter((value) => value !== null);
+    return near.length ? near.reduce((sum, value) => sum + value, 0) / near.length : null;
+  });
+}
+
+/** Pairs as a chart takes them. */
+const points = (steps, values) => steps.map((step, i) => [step, values[i] ?? NaN]);

@@ -28,6 +28,14 @@ function visibleNodes(text, longest = LONGEST) {
   return nodes;
 }
 
+/** At most `width` characters: the middle is left out, since names differ at their ends. */
+function shorten(text, width) {
+  const shown = visible(text, 4 * width);
+  if (shown.length <= width) return shown;
+  const head = Math.floor((width - 1) / 3);
+  return `${shown.slice(0, head)}…${shown.slice(head + 1 - width)}`;
+}
+
 const endsLine = (text) => /[\n\u2028\u2029]$/.test(text);
 
 /** Paragraph text: line breaks stay, the rest as above. */

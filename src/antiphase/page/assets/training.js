@@ -10,14 +10,6 @@ const PANELS = [
 const trainings = VALUES.trainings;
 const panelTitle = ({ name, step }) => name || step;
 
-/** Mean of the last `width` finite values at each place. */
-function runningMean(values, width) {
-  return values.map((_, i) => {
-    const near = values.slice(Math.max(0, i - width + 1), i + 1).filter((value) => value !== null);
-    return near.length ? near.reduce((sum, value) => sum + value, 0) / near.length : null;
-  });
-}
-
 /** Runs as curves: one a run, or one a group with its band. */
 function curves(key) {
   const width = Math.max(1, Math.round(Number($("smooth").value)) || 1);
@@ -36,8 +28,6 @@ function banded(members) {
   return { name: `${members[0].name} (${members.length} seeds)`, place: members[0].place, step: steps, raw: [], mean: over((own) => own.reduce((a, b) => a + b, 0) / own.length),
     low: over((own) => Math.min(...own)), high: over((own) => Math.max(...own)), alarms: members.flatMap((curve) => curve.alarms) };
 }
-
-const points = (steps, values) => steps.map((step, i) => [step, values[i] ?? NaN]);
 
 function panelOptions(panel, drawn) {
   const { soft } = theme(), series = [];
@@ -84,7 +74,7 @@ function drawTraining() {
   for (const old of $("training-charts").querySelectorAll(".chart")) dispose(old);
   $("training-charts").replaceChildren(...holders);
   panels.forEach((panel, i) => {
-    const drawn = curves(panel.step), ends = drawn.map((curve) => `${visible(curve.name, 60)} from ${number(curve.mean.find((v) => v !== null))} to ${number(curve.mean.findLast((v) => v !== null))}`);
+    const drawn = curves(panel.step), ends = drawn.map((curve) => `${shorten(curve.name, 60)} from ${number(curve.mean.find((v) => v !== null))} to ${number(curve.mean.findLast((v) => v !== null))}`);
     chart(holders[i].querySelector(".chart"), () => panelOptions(panel, drawn), `${panelTitle(panel)} by step: ${ends.join("; ")}`);
   });
   drawTrainingTable();
@@ -96,7 +86,7 @@ function drawTrainingTable() {
     const tenth = Math.max(1, Math.floor(run.step.step.length / 10));
     const ends = (key) => [run.step[key]?.slice(0, tenth), run.step[key]?.slice(-tenth)].map((part) => number(meanOf((part ?? []).map((v) => v ?? NaN))));
     const swatch = element("span", { class: "swatch", style: { display: "inline-block", marginRight: ".4em", background: colourOf(place) } });
-    return [element("span", {}, swatch, element("bdi", {}, visible(run.label, 80))), { text: counted(run.step.step.at(-1) ?? 0) },
+    return [element("span", {}, swatch, element("bdi", {}, shorten(run.label, 60))), { text: counted(run.step.step.at(-1) ?? 0) },
       ...PANELS.map(({ step }) => ({ text: ends(step).join(" → ") })), { text: run.alarms.length ? run.alarms.join(", ") : "none" }];
   });
   fillTable($("training-table"), "First and last tenth of every training run", ["run", "steps", ...PANELS.map(panelTitle), "alarms at"], rows);

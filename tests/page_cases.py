@@ -1,0 +1,110 @@
+"""Documents for the tests of the page: synthetic ones of any size, with hostile text where wanted."""
+
+import numpy as np
+import pandas as pd
+
+from antiphase.page.building import signals_document
+from antiphase.page.document import Document, Run
+from antiphase.types import cell_column
+
+PROJECTIONS = ["Q", "K", "V", "O"]
+ALL_NULL = {"value": None, "low": None, "high": None}
+
+
+def tables(
+    model: str,
+    num_rollouts: int,
+    num_tokens: int,
+    *,
+    num_layers: int = 2,
+    words: list[str] | None = None,
+    seed: int = 0,
+    estimator: str = "own",
+    slope: float = -0.3,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Tokens and rollouts of one model: strengths fall with entropy by `slope`, on a logarithmic scale."""
+    random = np.random.default_rng(seed)
+    words = words or [f" word{i}" for i in range(1000)]
+    total = num_rollouts * num_tokens
+    rollout = np.repeat(np.arange(num_rollouts), num_tokens)
+    names = np.array([f"p{i // 2}/{i % 2}" for i in range(num_rollouts)], dtype=object)
+    entropy = random.gamma(0.6, 1.2, total).astype(np.float32)
+    ids = random.integers(0, len(words), total)
+    tokens = pd.DataFrame(
+        {
+            "model": model,
+            "estimator": estimator,
+            "prompt_id": np.array([name.split("/")[0] for name in names], dtype=object)[rollout],
+            "rollout_id": names[rollout],
+            "position": np.tile(np.arange(num_tokens, dtype=np.int32), num_rollouts),
+            "token_id": ids,
+            "token": np.array(words, dtype=object)[ids],
+            "entropy": entropy,
+            "logprob": -random.exponential(1.0, total).astype(np.float32),
+            "logprob_control": entropy,
+        }
+    )
+    cells = np.exp(slope * entropy[:, None] + random.normal(0, 1, (total, num_layers * 4))).astype(np.float32)
+    tokens["strength"] = cells.mean(1)
+    columns = {
+        cell_column(layer, name): cells[:, 4 * layer + place]
+        for layer in range(num_layers)
+        for place, name in enumerate(PROJECTIONS)
+    }
+    tokens = pd.concat([tokens, pd.DataFrame(columns)], axis=1)
+    rows = []
+    for place, name in enumerate(names):
+        own = slice(place * num_tokens, (place + 1) * num_tokens)
+        pair = pd.DataFrame({"x": entropy[own], "y": tokens.strength.to_numpy()[own]}).rank()
+        rows.append(
+            {
+                "model": model,
+                "estimator": estimator,
+                "prompt_id": name.split("/")[0],
+                "rollout_id": name,
+                "prompt": f"Question {name.split('/')[0]}?",
+                "completion": "".join(tokens.token.tolist()[own]),
+                "finish": "length",
+                "num_tokens": num_tokens,
+                "spearman": pair.x.corr(pair.y) if num_tokens > 2 else float("nan"),
+                "shuffled": 0.0,
+            }
+        )
+    return tokens, pd.DataFrame(rows)
+
+
+def result(tokens: pd.DataFrame, rollouts: pd.DataFrame, model: str, estimator: str = "own") -> dict:
+    """An entry of summary.json; the intervals are made up."""
+    layers = sorted({int(name[10:12]) for name in tokens if name.startswith("strength_L")})
+    ranked = tokens[["entropy", "strength"]].rank()
+    rho = float(ranked.entropy.corr(ranked.strength))
+    return {
+        "model": model, "revision": "r", "device": "cpu", "dtype": "float32", "estimator": estimator,
+        "context": "own-position", "layers": layers, "projections": PROJECTIONS, "norm": "nuclear", "target": "logit",
+        "temperature": 1.0, "targets_per_rollout": None,
+        "spearman": {"value": rho, "low": rho - 0.05, "high": rho + 0.05}, "pearson": ALL_NULL,
+        "spearman_unique": ALL_NULL, "pearson_unique": ALL_NULL,
+        "spearman_within": ALL_NULL, "pearson_within": ALL_NULL,
+        "logprob_control": {"value": 0.6, "low": 0.5, "high": 0.7},
+        "by_projection": [
+            [float(ranked.entropy.corr(tokens[cell_column(layer, name)].rank())) for name in PROJECTIONS]
+            for layer in layers
+        ],
+        "num_tokens": int(tokens.strength.notna().sum()), "num_unique_tokens": int(tokens.token_id.nunique()),
+        "num_rollouts": len(rollouts), "num_prompts": int(rollouts.prompt_id.nunique()),
+        "num_undefined": int(rollouts.spearman.isna().sum()), "entropy_mean": float(tokens.entropy.mean()),
+        "strength_mean": float(tokens.strength.mean()),
+    }  # fmt: skip
+
+
+def synthetic(names: list[str], num_rollouts: int, num_tokens: int, **options) -> Document:
+    """A document of so many models."""
+    found = [tables(name, num_rollouts, num_tokens, seed=seed, **options) for seed, name in enumerate(names)]
+    results = [result(*frames, name) for name, frames in zip(names, found, strict=True)]
+    tokens, rollouts = (pd.concat(frames, ignore_index=True) for frames in zip(*found, strict=True))
+    return signals_document("probe", "run", tokens, rollouts, {"config": {}, "results": results})
+
+
+def without_results(title: str) -> Document:
+    """A document that has nothing but its title."""
+    return Document(title, [Run(title, "probe")])
