@@ -75,12 +75,12 @@ def run_view(options: dict[str, Any], _: Path | None) -> None:
     """Serve the page until interrupted."""
     from antiphase.report.view import serving
 
-    with serving(options["runs"], options["port"], **_kinds(options)) as server:
-        print(f"serving {', '.join(options['runs'])} on {server.address} (Ctrl-C stops)", flush=True)
-        if options["browser"]:
-            webbrowser.open(server.address)
-        try:
+    try:
+        with serving(options["runs"], options["port"], **_kinds(options)) as server:
+            print(f"serving {', '.join(options['runs'])} on {server.address} (Ctrl-C stops)", flush=True)
+            if options["browser"]:
+                webbrowser.open(server.address)
             while True:
                 time.sleep(3600)
-        except KeyboardInterrupt:
-            print("\nstopped.")
+    except KeyboardInterrupt:
+        print("\nstopped.")

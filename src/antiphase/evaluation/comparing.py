@@ -7,6 +7,7 @@ OUT/evals/NAME/     evaluations of what was given as a model
 import glob
 import importlib.util
 import json
+import os
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from antiphase.evaluation.pages import comparison_document
 from antiphase.evaluation.result import Evaluation
 from antiphase.evaluation.runner import evaluate
 from antiphase.page.render import FILE as REPORT
-from antiphase.page.render import write_page
+from antiphase.page.render import add_page
 
 _NAMED = re.compile(r"([^=/\\,]+)=(.+)")
 
@@ -89,7 +90,7 @@ def compare(
     if place is not None:
         write_comparison(comparison, place, figures=figures)
         if report:
-            write_page(comparison_document(comparison, _folders(parsed, evaluated)), place / REPORT)
+            add_page(lambda: comparison_document(comparison, _folders(parsed, evaluated)), place / REPORT)
     return comparison
 
 
@@ -119,7 +120,7 @@ def parse_entry(entry: str) -> tuple[str | None, list[str]]:
         paths += found
     if not all(paths):
         raise InvalidInputError(f"{entry!r} names an empty run; expected [NAME=]RUN[,RUN…].")
-    places = [Path(path).resolve() if Path(path).exists() else path for path in paths]
+    places = [Path(path).resolve() if os.path.exists(path) else path for path in paths]
     twice = next((path for path, place in zip(paths, places, strict=True) if places.count(place) > 1), None)
     if twice is not None:
         raise InvalidInputError(f"{entry!r} names the run {twice!r} twice; seeds must be different runs.")
@@ -135,7 +136,7 @@ def _natural(path: str) -> list[tuple[int, str]]:
 
 def _is_folder(path: str) -> bool:
     """Whether a path is a folder that is no saved model; `EvalFolder` says what is wrong with a foreign one."""
-    if not Path(path).is_dir():
+    if not os.path.isdir(path):
         return False
     try:
         EvalFolder.open(Path(path))

@@ -29,7 +29,7 @@ from antiphase.generators.vllm_engine import VllmOptions
 from antiphase.models.architecture import unwrap
 from antiphase.models.loading import LoadedModel, inspect_model, load_model, saved_digest
 from antiphase.page.render import FILE as REPORT
-from antiphase.page.render import write_page
+from antiphase.page.render import add_page
 from antiphase.probing.batches import model_facts
 from antiphase.probing.config import config_from
 from antiphase.probing.folder import RunFolder
@@ -113,7 +113,10 @@ class _Run:
     def run(self, path: Path, *, resume: bool, figures: bool, report: bool) -> Evaluation:
         folder = EvalFolder.resume(path, self.stored) if resume else EvalFolder.create(path, self.stored)
         if folder.complete:
-            return Evaluation.load(path)
+            found = Evaluation.load(path)
+            if report and not (path / REPORT).exists():
+                add_page(lambda: found.document(path.resolve().name), path / REPORT)
+            return found
         try:
             batches = self._check_models()
             with VerifierPool() as pool:
@@ -206,11 +209,12 @@ class _Run:
             with Progress(1, shown=self.progress) as bar:
                 bar.stage("drawing figures", 1)
                 found.save_figures(folder.path / "figures")
-        if report:
-            write_page(found.document(folder.path.resolve().name), folder.path / REPORT)
-        # The summary marks the run as complete, so it comes after everything else, and the parts go last.
+        # The summary marks the run as complete, so it comes after all that the run is for, and the parts go after it.
+        # The page can be made again at any time.
         folder.write_json("summary.json", summary)
         folder.drop_parts()
+        if report:
+            add_page(lambda: found.document(folder.path.resolve().name), folder.path / REPORT)
         return found
 
 

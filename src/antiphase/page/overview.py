@@ -65,7 +65,7 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 def interval(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
     """`[−0.20, −0.10]`; a dash where there is none."""
-    if entry is None or entry.get("low") is None:
+    if entry is None or entry.get("low") is None or entry.get("high") is None:
         return "—"
     return f"[{signed(entry['low'], digits)}, {signed(entry['high'], digits)}]"
 
@@ -74,8 +74,8 @@ def share(entry: Mapping[str, Any] | None) -> str:
     """`0.612 [0.540, 0.679]`; a dash where unknown."""
     if entry is None or entry.get("value") is None:
         return "—"
-    ends = "" if entry.get("low") is None else f" [{entry['low']:.3f}, {entry['high']:.3f}]"
-    return f"{entry['value']:.3f}{ends}"
+    known = entry.get("low") is not None and entry.get("high") is not None
+    return f"{entry['value']:.3f}" + (f" [{entry['low']:.3f}, {entry['high']:.3f}]" if known else "")
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -34,6 +34,10 @@ class Blobs:
         """Characters so far."""
         return sum(map(len, self.texts))
 
+    def forget(self, number: int) -> None:
+        """Drop all but the first columns."""
+        del self.texts[number:]
+
 
 def packed(values: np.ndarray) -> str:
     """A column as text; bytes of equal significance stand together, which deflates better."""

@@ -1,12 +1,14 @@
 """A document as the JSON that the page reads, with its packed columns.
 
-The file has a size limit. Main columns of all rollouts come first; if even they are too many, evenly spaced rollouts
-are kept. What room is left goes to details (layer by layer strengths, alternatives), for evenly spaced rollouts of
-each subject. The page says what it holds.
+The columns have a size limit. Main columns of all rollouts come first; if they would take more than four fifths,
+evenly spaced rollouts are kept, and of a single one that is too long its beginning. What room is left goes to details
+(layer by layer strengths, alternatives), for evenly spaced rollouts of each subject. The page says what it holds; the
+numbers that it reports are of everything.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,11 @@ from antiphase.page.packing import LOGPROB_STEP, Blobs, log_coded, logprob_coded
 MAX_CHARACTERS = 22_500_000
 # Of the columns of one token, deflated, in base64: measured 5 to 6 characters a float32.
 _CHARACTERS_PER_FLOAT = 6
+# Of the limit, what main columns may take where there are details.
+_MAIN_SHARE = 0.8
 _TRAJECTORY_KINDS = ("step", "eval", "probe")
+# Of the prompts together, and the least and the most of one; answers and references have the most.
+_PROMPT_CHARACTERS, _SHORTEST, _LONGEST = 2_000_000, 500, 20_000
 
 
 def payload_of(document: Document, max_characters: int = MAX_CHARACTERS) -> tuple[dict[str, Any], list[str]]:
@@ -26,20 +32,18 @@ def payload_of(document: Document, max_characters: int = MAX_CHARACTERS) -> tupl
 
     Args:
         document: to be shown.
-        max_characters: what columns may take together.
+        max_characters: what columns may take together; a few for each empty column go beyond it.
 
     Returns:
         (values, texts of the columns).
     """
-    words = _Vocabulary()
-    blobs = Blobs()
-    rows = [_kept_rollouts(document.subjects, subject, max_characters) for subject in document.subjects]
-    subjects = [_main(s, kept, words, blobs) for s, kept in zip(document.subjects, rows, strict=True)]
+    words, blobs = _Vocabulary(), Blobs()
+    kept, subjects = _fitting_main(document.subjects, max_characters, words, blobs)
     room = max(0, max_characters - blobs.size)
     total = sum(len(s.tokens) for s in document.subjects)
-    for subject, kept, entry in zip(document.subjects, rows, subjects, strict=True):
+    for subject, own, entry in zip(document.subjects, kept, subjects, strict=True):
         share = room * len(subject.tokens) / max(1, total)
-        entry.update(_details(subject, kept, share, words, blobs))
+        entry.update(_fitting_details(subject, own, share, words, blobs))
     values = {
         "title": document.title,
         "created": document.created,
@@ -68,14 +72,63 @@ class _Vocabulary:
     def texts(self) -> list[str]:
         return list(self._places)
 
+    def forget(self, number: int) -> None:
+        """Drop all but the first texts."""
+        while len(self._places) > number:
+            self._places.popitem()
 
-def _kept_rollouts(subjects: Sequence[Subject], subject: Subject, max_characters: int) -> np.ndarray:
-    """Rollouts whose tokens the page holds: all, or evenly spaced ones where all would not fit."""
+
+@dataclass(frozen=True)
+class _Kept:
+    """What the page holds of a subject.
+
+    Args:
+        rollouts: their places.
+        longest: tokens of each, from its beginning; None is all.
+    """
+
+    rollouts: np.ndarray
+    longest: int | None = None
+
+    def counts(self, subject: Subject) -> np.ndarray:
+        lengths: np.ndarray = np.diff(subject.starts)[self.rollouts]
+        return lengths if self.longest is None else np.minimum(lengths, self.longest)
+
+    def tokens(self, subject: Subject) -> np.ndarray:
+        """Places of the tokens."""
+        starts = subject.starts[self.rollouts]
+        parts = [np.arange(start, start + count) for start, count in zip(starts, self.counts(subject), strict=True)]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+
+def _fitting_main(
+    subjects: Sequence[Subject], max_characters: int, words: _Vocabulary, blobs: Blobs
+) -> tuple[list[_Kept], list[dict[str, Any]]]:
+    """The main columns of as many rollouts as fit."""
+    detailed = any(subject.cells or subject.alternatives is not None for subject in subjects)
+    room = max_characters * (_MAIN_SHARE if detailed else 1)
     needed = sum(len(s.tokens) * _CHARACTERS_PER_FLOAT * (3 + len(s.strengths)) for s in subjects)
+    # All are tried unless they are far too many: how well a column deflates is known only then.
+    share = min(1.0, 2 * room / max(1, needed))
+    while True:
+        kept = [_kept(subject, share) for subject in subjects]
+        entries = [_main(subject, own, words, blobs) for subject, own in zip(subjects, kept, strict=True)]
+        holding = any(own.counts(subject).any() for subject, own in zip(subjects, kept, strict=True))
+        if blobs.size <= room or not holding:
+            return kept, entries
+        share *= 0.97 * room / blobs.size
+        blobs.forget(0)
+        words.forget(0)
+
+
+def _kept(subject: Subject, share: float) -> _Kept:
+    """All rollouts; evenly spaced ones where all would not fit; the beginning of one where even that would not."""
     number = len(subject.rollouts)
-    if needed <= 0.8 * max_characters:
-        return np.arange(number)
-    return evenly(number, max(1, int(number * 0.8 * max_characters / needed)))
+    if share >= 1 or number == 0:
+        return _Kept(np.arange(number))
+    if number * share >= 1:
+        return _Kept(evenly(number, int(number * share)))
+    return _Kept(np.zeros(1, dtype=np.int64), int(share * len(subject.tokens)))
 
 
 def evenly(number: int, kept: int) -> np.ndarray:
@@ -87,26 +140,24 @@ def evenly(number: int, kept: int) -> np.ndarray:
     return np.unique(np.arange(min(kept, number)) * number // max(1, min(kept, number)))
 
 
-def _places(subject: Subject, rollouts: np.ndarray) -> np.ndarray:
-    parts = [np.arange(subject.starts[i], subject.starts[i + 1]) for i in rollouts]
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
-
-
-def _main(subject: Subject, kept: np.ndarray, words: _Vocabulary, blobs: Blobs) -> dict[str, Any]:
-    chosen = _places(subject, kept)
+def _main(subject: Subject, kept: _Kept, words: _Vocabulary, blobs: Blobs) -> dict[str, Any]:
+    chosen, counts = kept.tokens(subject), kept.counts(subject)
     tokens = subject.tokens.iloc[chosen]
-    rollouts = subject.rollouts.iloc[kept]
+    rollouts = subject.rollouts.iloc[kept.rollouts]
     prompts = list(dict.fromkeys(rollouts.prompt.astype(str))) if "prompt" in rollouts else []
     numbers = {text: number for number, text in enumerate(prompts)}
-    counts = np.diff(subject.starts)[kept]
+    longest = max(_SHORTEST, min(_LONGEST, _PROMPT_CHARACTERS // max(1, len(prompts))))
+    cut = np.diff(subject.starts)[kept.rollouts] - counts
     return {
         "label": subject.label,
         "run": subject.run,
         "readings": [dict(reading) for reading in subject.readings],
         "numRollouts": len(subject.rollouts),
-        "prompts": prompts,
-        "rollouts": [_rollout(row, numbers) for row in rollouts.to_dict("records")],
-        "correlations": {name: values[kept].tolist() for name, values in subject.correlations.items()},
+        "prompts": [_clipped(text, longest) for text in prompts],
+        "rollouts": [
+            _rollout(row, numbers, int(lacking)) for row, lacking in zip(rollouts.to_dict("records"), cut, strict=True)
+        ],
+        "correlations": {name: values[kept.rollouts].tolist() for name, values in subject.correlations.items()},
         "starts": [0, *counts.cumsum().tolist()],
         "token": blobs.add(smallest_unsigned(words.places(tokens.token.tolist()))),
         "entropy": blobs.add(tokens.entropy.to_numpy(dtype=np.float32)),
@@ -116,30 +167,49 @@ def _main(subject: Subject, kept: np.ndarray, words: _Vocabulary, blobs: Blobs) 
     }
 
 
-def _rollout(row: Mapping[Any, Any], prompts: Mapping[str, int]) -> dict[str, Any]:
+def _clipped(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[:longest]} […{len(text) - longest:,} more characters]"
+
+
+def _rollout(row: Mapping[Any, Any], prompts: Mapping[str, int], cut: int) -> dict[str, Any]:
+    """A rollout's facts; `cut` is how many of its tokens the page lacks."""
     found = {"id": str(row["rollout_id"]), "prompt": prompts.get(str(row.get("prompt"))), "finish": row.get("finish")}
+    if cut:
+        found["cut"] = cut
     for name in ("correct", "outcome", "answer", "reference"):
         value = row.get(name)
         if value is not None and not (isinstance(value, float) and math.isnan(value)) and value is not pd.NA:
-            found[name] = bool(value) if name == "correct" else str(value)
+            found[name] = bool(value) if name == "correct" else _clipped(str(value), _LONGEST)
     return found
 
 
-def _details(subject: Subject, kept: np.ndarray, share: float, words: _Vocabulary, blobs: Blobs) -> dict[str, Any]:
+def _fitting_details(subject: Subject, kept: _Kept, share: float, words: _Vocabulary, blobs: Blobs) -> dict[str, Any]:
     """Layer by layer strengths and alternatives of as many rollouts as fit into `share` characters."""
-    if (not subject.cells and subject.alternatives is None) or not len(kept):
+    number = len(kept.rollouts)
+    if not subject.cells and subject.alternatives is None:
         return {"detailed": []}
-    trial = _places(subject, evenly(len(kept), 4))
+    trial = _Kept(kept.rollouts[evenly(number, 4)], kept.longest).tokens(subject)
     spent = sum(len(packed(log_coded(values[trial])[0].T)) for values in subject.cells.values())
     if subject.alternatives is not None:
         spent += trial.size * subject.alternatives[0].shape[1] * _CHARACTERS_PER_FLOAT
-    fitting = int(0.9 * share / max(1.0, spent / max(1, trial.size)))  # tokens
-    mean_length = max(1.0, len(_places(subject, kept)) / len(kept))
-    places = evenly(len(kept), int(min(len(kept), fitting / mean_length)))
-    if not len(places):
-        return {"detailed": []}
-    chosen = _places(subject, kept[places])
-    found: dict[str, Any] = {"detailed": places.tolist(), "cells": {}}
+    fitting = 0.9 * share / max(1.0, spent / max(1, trial.size))  # tokens
+    mean_length = max(1.0, kept.counts(subject).sum() / max(1, number))
+    places = evenly(number, int(fitting / mean_length))
+    num_columns, num_texts, before = len(blobs.texts), len(words.texts), blobs.size
+    while len(places):
+        found = _details(subject, _Kept(kept.rollouts[places], kept.longest), words, blobs)
+        spent = blobs.size - before
+        if spent <= share:
+            return {"detailed": places.tolist(), **found}
+        places = evenly(number, min(len(places) - 1, int(0.9 * len(places) * share / spent)))
+        blobs.forget(num_columns)
+        words.forget(num_texts)
+    return {"detailed": []}
+
+
+def _details(subject: Subject, kept: _Kept, words: _Vocabulary, blobs: Blobs) -> dict[str, Any]:
+    chosen = kept.tokens(subject)
+    found: dict[str, Any] = {"cells": {}}
     for name, values in subject.cells.items():
         levels, low, high = log_coded(values[chosen])
         found["cells"][name] = {"low": low, "high": high, **blobs.add(levels.T)}
@@ -170,7 +240,12 @@ def _training(training: Training) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
 
 
 def finite(value: Any) -> Any:

@@ -10,7 +10,9 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -67,11 +69,10 @@ def plain_text(value: object) -> str:
     >>> plain_text("a\u202eb")
     'a�b'
     """
-    text = str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return "".join("\ufffd" if c in _TURNING else c for c in text)
+    return _TURNING.sub("\ufffd", str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
-_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c")
+_TURNING = re.compile("[\u202a-\u202e\u2066-\u2069\u200e\u200f\u061c]")
 
 
 def json_for_script(value: Any) -> Markup:
@@ -91,13 +92,13 @@ def render_page(document: Document, *, live: bool = False, max_characters: int =
         max_characters: of the packed columns; the page is about 1.3 MB larger.
 
     Returns:
-        HTML, without lone surrogates.
+        HTML, without lone surrogates and without characters that turn the direction.
     """
     values, columns = payload_of(document, max_characters)
     scripts = [Markup(_asset("echarts.min.js")), Markup(_script())]
     if live:
         scripts.append(Markup(_asset("live.js")))
-    return (
+    return plain_text(
         _environment()
         .get_template("page.html.j2")
         .render(
@@ -115,7 +116,7 @@ def render_page(document: Document, *, live: bool = False, max_characters: int =
 
 def render_overview(document: Document) -> str:
     """The overview alone, as a fragment with its own style; for notebooks."""
-    return (
+    return plain_text(
         _environment()
         .get_template("fragment.html.j2")
         .render(document=document, lines=overview.lines_of(document), estimators=overview.estimators_of(document))
@@ -155,3 +156,18 @@ def write_page(document: Document, path: Path, options: Mapping[str, Any] | None
     except OSError as error:
         raise InvalidInputError(f"cannot write {str(path)!r} ({error.strerror or error}).") from error
     return path
+
+
+def add_page(make: Callable[[], Document], path: Path) -> None:
+    """Write the page of a run that is complete; if that fails it is a warning, since the results are safe.
+
+    Args:
+        make: the document.
+        path: of the file, in the folder of the run.
+    """
+    try:
+        write_page(make(), path)
+    except InvalidInputError as error:
+        warnings.warn(
+            f"{error} The results are complete; to make their page: antiphase report {path.parent}", stacklevel=3
+        )

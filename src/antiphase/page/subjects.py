@@ -13,6 +13,7 @@ import pandas as pd
 from antiphase.correlation import MIN_TOKENS
 from antiphase.errors import InvalidInputError
 from antiphase.page.document import Subject
+from antiphase.page.payload import finite
 from antiphase.page.spacing import spaces_before
 from antiphase.types import cell_column
 
@@ -27,6 +28,11 @@ _STATISTICS = (
     "logprob_control", "by_projection", "num_tokens", "num_unique_tokens", "num_rollouts", "num_prompts",
     "num_undefined", "entropy_mean", "strength_mean",
 )  # fmt: skip
+_NOTHING = {"value": None, "low": None, "high": None}
+_NEEDED = ("spearman", "logprob_control")
+_INTERVALS = (*_NEEDED, "spearman_within", "accuracy")
+_COUNTS = ("num_tokens", "num_rollouts", "num_prompts", "num_undefined")
+_MEANS = ("entropy_mean", "strength_mean")
 
 
 def subjects_of(
@@ -50,7 +56,7 @@ def subjects_of(
         min_tokens: below, a correlation is undefined.
 
     Raises:
-        InvalidInputError: the tables do not match each other.
+        InvalidInputError: the tables do not match each other, or a result has no number where one must be.
     """
     cases = list(dict.fromkeys((str(entry["model"]), entry.get("task")) for entry in results))
     models, tasks = ({case[i] for case in cases} for i in (0, 1))
@@ -66,27 +72,39 @@ def subjects_of(
         if "greedy" in rows and bool((~rows.greedy.astype(bool)).any()):
             rows = rows[~rows.greedy.astype(bool)]
         others = None if alternatives is None else alternatives[alternatives.model == model]
-        subjects.append(_subject(name, run, readings, rows, _of(tokens, model, task), others))
+        subjects.append(_subject(name, run, readings, rows, _of(tokens, model, task), others, not tokens.empty))
     return subjects
 
 
 def reading_of(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """One entry of `results`, of a probe or an evaluation, in one form: the statistics, and `accuracy` or None."""
+    """One entry of `results`, of a probe or an evaluation, in one form: the statistics, and `accuracy` or None.
+
+    Raises:
+        InvalidInputError: what must be a number is none.
+    """
     statistics = entry.get("signals", entry)
     reading = {name: entry.get(name) for name in _READING} | {name: statistics.get(name) for name in _STATISTICS}
     metrics = entry.get("metrics", {})
     name = next((name for name in metrics if name.startswith("avg@")), "greedy")
     if statistics.get("spearman") is None:  # nothing was measured
-        nothing = {"value": None, "low": None, "high": None}
-        reading |= {"spearman": nothing, "logprob_control": nothing, "num_tokens": 0, "num_undefined": 0}
+        reading |= {"num_tokens": 0, "num_undefined": 0}
         reading |= {"num_rollouts": entry.get("num_rollouts", 0), "num_prompts": entry.get("num_problems", 0)}
-    return {
-        **reading,
+    reading |= {
         "temperature": entry.get("temperature", 1.0),
         "by_projection": reading["by_projection"] or [],
         "accuracy": metrics.get(name),
         "accuracy_name": name if name in metrics else None,
     }
+    found: dict[str, Any] = finite(reading)
+    for key in _INTERVALS:
+        if found[key] is not None or key in _NEEDED:
+            found[key] = _NOTHING | (found[key] or {})
+    values = [(key, found[key][end]) for key in _INTERVALS if found[key] for end in _NOTHING]
+    values += [(key, found[key]) for key in (*_COUNTS, *_MEANS)]
+    for key, value in values:
+        if not isinstance(value, int if key in _COUNTS else int | float | None):
+            raise InvalidInputError(f"the result of {entry['model']!r}: {key} must be a number, got {value!r}.")
+    return found
 
 
 def _of(frame: pd.DataFrame, model: str, task: Any) -> pd.DataFrame:
@@ -103,19 +121,22 @@ def _subject(
     rollouts: pd.DataFrame,
     tokens: pd.DataFrame,
     alternatives: pd.DataFrame | None,
+    complete: bool,
 ) -> Subject:
     by_estimator = dict(iter(rollouts.groupby("estimator", sort=False)))
     first = next(iter(by_estimator.values())) if by_estimator else rollouts
     columns = [*_ROLLOUT, *(name for name in _VERDICT if name in first)]
     shown = first[columns].reset_index(drop=True)
     order = pd.Series(np.arange(len(shown)), index=shown.rollout_id)
-    if order.index.has_duplicates:
+    if any(rows.rollout_id.duplicated().any() for rows in by_estimator.values()):
         raise InvalidInputError(f"{label}: two rollouts share an id; rollout ids must be distinct.")
     frames = {} if tokens.empty else _frames(label, tokens, order)
     base = next(iter(frames.values()), None)
     if base is None:
         base = pd.DataFrame({"rollout": [], "position": [], "token": [], "token_id": [], "entropy": [], "logprob": []})
     counts = np.bincount(base.rollout.to_numpy(dtype=np.int64), minlength=len(shown))
+    if complete:
+        _check_counts(label, shown, counts)
     starts = np.concatenate([[0], counts.cumsum()]).astype(np.int64)
     spaced = _spaced(first, base, starts)
     strengths = {name: _floats(frame, "strength") for name, frame in frames.items()}
@@ -131,12 +152,25 @@ def _subject(
         rollouts=shown,
         correlations=_by_rollout(by_estimator, "spearman", order),
         shuffled=_by_rollout(by_estimator, "shuffled", order) if "shuffled" in rollouts else {},
-        tokens=base[["token", "token_id", "entropy", "logprob"]].assign(spaced=spaced).reset_index(drop=True),
+        tokens=base[["token", "token_id"]]
+        .assign(entropy=_floats(base, "entropy"), logprob=_floats(base, "logprob"), spaced=spaced)
+        .reset_index(drop=True),
         starts=starts,
         strengths=strengths,
         cells=cells,
         alternatives=_alternatives(alternatives, base, order),
     )
+
+
+def _check_counts(label: str, rollouts: pd.DataFrame, counts: np.ndarray) -> None:
+    """Refuse a token table that lacks tokens of the rollouts, or has more."""
+    wanted = rollouts.num_tokens.to_numpy()
+    if not np.array_equal(counts, wanted):
+        place = int(np.argmax(counts != wanted))
+        raise InvalidInputError(
+            f"{label}: the tables do not match: rollout {rollouts.rollout_id[place]!r} has {wanted[place]} tokens, "
+            f"and the token table {counts[place]} of them. Are they of one run?"
+        )
 
 
 def _by_rollout(by_estimator: Mapping[Any, pd.DataFrame], name: str, order: "pd.Series[int]") -> dict[str, np.ndarray]:
@@ -154,6 +188,8 @@ def _frames(label: str, tokens: pd.DataFrame, order: "pd.Series[int]") -> dict[s
         place = rows.rollout_id.map(order)
         shown = rows.assign(rollout=place)[place.notna()].sort_values(["rollout", "position"], kind="stable")
         found = shown[["rollout", "position"]].to_numpy(dtype=np.int64)
+        if (np.diff(found, axis=0) == 0).all(axis=1).any():
+            raise InvalidInputError(f"{label}: two tokens of {name!r} share a rollout and a position.")
         if keys is not None and not np.array_equal(keys, found):
             raise InvalidInputError(f"{label}: the estimators were not measured on the same tokens.")
         keys, frames[str(name)] = found, shown
@@ -190,6 +226,8 @@ def _alternatives(
     places = pd.MultiIndex.from_frame(tokens[["rollout", "position"]].astype("int64"))
     rollout = frame.rollout_id.map(order)
     frame = frame.assign(rollout=rollout)[rollout.notna()]
+    if frame.empty:
+        return None
     row = places.get_indexer(pd.MultiIndex.from_frame(frame[["rollout", "position"]].astype("int64")))
     kept, rank = row >= 0, frame["rank"].to_numpy(dtype=np.int64)
     texts = np.full((len(tokens), int(rank.max()) + 1), "", dtype=object)

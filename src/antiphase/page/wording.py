@@ -25,7 +25,7 @@ def verdict(reading: Mapping[str, Any]) -> str:
     rho = reading["spearman"]
     if rho["value"] is None:
         return "undefined"
-    if rho["low"] is None:
+    if rho["low"] is None or rho["high"] is None:
         return "no interval"
     if rho["high"] < 0:
         return "inverted"

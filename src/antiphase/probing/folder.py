@@ -29,6 +29,13 @@ FORMAT = "antiphase-probe"
 FORMAT_VERSION = 1
 
 
+def _as_frame(table: pa.Table) -> pd.DataFrame:
+    # Arrow reads text that is no UTF-8 without a word, and fails wherever it is used.
+    table.validate(full=True)
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
+
+
 class RunFolder:
     """A folder that a probe writes to and reads from; other commands derive their own kind.
 
@@ -177,8 +184,7 @@ class RunFolder:
         if not parts:
             return None
         with self._reading(self.path / "parts"):
-            frame: pd.DataFrame = pa.concat_tables(joined_tables(parts, joined_schema(parts))).to_pandas()
-        return frame
+            return _as_frame(pa.concat_tables(joined_tables(parts, joined_schema(parts))))
 
     def merge_parts(self) -> None:
         """Join the parts of all models into whole files; columns that a model lacks are null."""
@@ -211,8 +217,7 @@ class RunFolder:
         """
         path = self.path / f"{kind}.parquet"
         with self._reading(path):
-            frame: pd.DataFrame = pq.read_table(path).to_pandas()
-        return frame
+            return _as_frame(pq.read_table(path))
 
     def read_alternatives(self) -> pd.DataFrame | None:
         """The whole table of alternatives; None where the run stored none.

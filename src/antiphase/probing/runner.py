@@ -21,7 +21,7 @@ from antiphase.errors import InvalidInputError, MissingExtraError
 from antiphase.models.architecture import unwrap
 from antiphase.models.loading import LoadedModel, check_finite, inspect_model, load_model
 from antiphase.page.render import FILE as REPORT
-from antiphase.page.render import write_page
+from antiphase.page.render import add_page
 from antiphase.probing.batches import model_facts, run_batch
 from antiphase.probing.config import GIVEN_ROWS, ProbeConfig, config_from
 from antiphase.probing.fingerprint import Fingerprint
@@ -115,7 +115,10 @@ class _Run:
     def run(self, path: Path, *, resume: bool, figures: bool, report: bool) -> Fingerprint:
         folder = RunFolder.resume(path, self.stored) if resume else RunFolder.create(path, self.stored)
         if folder.complete:
-            return Fingerprint.load(path)
+            found = Fingerprint.load(path)
+            if report and not (path / REPORT).exists():
+                add_page(lambda: found.document(path.resolve().name), path / REPORT)
+            return found
         try:
             items = self._check_models()
             self._run_models(folder, items)
@@ -207,9 +210,10 @@ class _Run:
                 bar.stage("drawing figures", 1)
                 drawing.save_figures(tokens, summary["results"], folder.path / "figures")
         found = Fingerprint(tokens, rollouts, summary, folder.read_alternatives())
-        if report:
-            write_page(found.document(folder.path.resolve().name), folder.path / REPORT)
-        # The summary marks the run as complete, so it comes after everything else, and the parts go last.
+        # The summary marks the run as complete, so it comes after all that the run is for, and the parts go after it.
+        # The page can be made again at any time.
         folder.write_json("summary.json", summary)
         folder.drop_parts()
+        if report:
+            add_page(lambda: found.document(folder.path.resolve().name), folder.path / REPORT)
         return found

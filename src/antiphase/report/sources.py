@@ -1,17 +1,25 @@
 """A run's folder as a document: which kind it is, what it holds so far, or what is wrong with it."""
 
+import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-from antiphase.errors import InvalidInputError
+from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.page.building import signals_document, training_document
-from antiphase.page.document import Document, Run, Table
+from antiphase.page.document import Document, Run, joined
 from antiphase.probing.folder import FORMAT as PROBE_FORMAT
 from antiphase.probing.folder import RunFolder
 from antiphase.report.unfinished import summarize_unfinished
 
 KINDS = "a probe, an evaluation, a comparison or a training run"
+# What files of ours in form raise whose keys, columns or values are others: edited, or of a version in between.
+_UNFIT = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
+
+
+class NothingFinishedError(InvalidInputError):
+    """A run of ours that has nothing to show yet."""
 
 
 def read_run(path: Path, *, label: str | None = None, group: str | None = None) -> Document:
@@ -25,12 +33,25 @@ def read_run(path: Path, *, label: str | None = None, group: str | None = None) 
     Raises:
         InvalidInputError: no folder, an empty or a foreign one, one without anything finished, or damaged files.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         raise InvalidInputError(f"{str(path)!r} does not exist. Name the folder of {KINDS}.")
     if not path.is_dir():
         raise InvalidInputError(f"{str(path)!r} is a file. Name the folder of {KINDS}.")
+    try:
+        return _read(path, label, group)
+    except AntiphaseError:
+        raise
+    except OSError as error:
+        raise InvalidInputError(f"{str(path)!r} cannot be read ({error.strerror or error}).") from error
+    except _UNFIT as error:
+        raise InvalidInputError(
+            f"{str(path)!r}: its files do not fit together ({repr(error)[:200]}). Make the run again."
+        ) from error
+
+
+def _read(path: Path, label: str | None, group: str | None) -> Document:
     name = path.resolve().name
-    if (path / "comparison.json").is_file():
+    if (path / "comparison.json").is_file() or any((path / "evals").glob("*/config.json")):
         return _comparison(path, label or name)
     if (path / "trajectory.jsonl").is_file() or (path / "recipe.json").is_file():
         return _training(path, label or name, group)
@@ -57,7 +78,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidInputError(f"{path} cannot be read ({error}).") from None
     if not isinstance(value, dict):
         raise InvalidInputError(f"{path}: expected a JSON object, got {type(value).__name__}.")
@@ -76,23 +97,17 @@ def _signals(path: Path, name: str, label: str | None) -> Document:
         raise InvalidInputError(f"{str(path)!r} is not the folder of a run. Name the folder of {KINDS}.")
     kind, owner = kinds[marker["format"]]
     folder = owner.open(path)
-    try:
-        if not folder.complete:
-            return _unfinished(folder, kind, name, label)
-        summary = folder.read_summary()
-        tokens, rollouts = folder.read_frames()
-        return signals_document(
-            kind, name, tokens, rollouts, summary, label=label, alternatives=folder.read_alternatives()
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        # Files of ours in form, with keys or columns missing: edited, or of a version in between.
-        raise InvalidInputError(
-            f"{str(path)!r}: its files do not fit together ({error!r}). Make the run again."
-        ) from None
+    if not folder.complete:
+        return _unfinished(folder, kind, name, label)
+    summary = folder.read_summary()
+    tokens, rollouts = folder.read_frames()
+    alternatives = folder.read_alternatives()
+    return signals_document(kind, name, tokens, rollouts, summary, label=label, alternatives=alternatives)
 
 
 def _unfinished(folder: RunFolder, kind: str, name: str, label: str | None) -> Document:
-    tokens, rollouts = folder.read_parts("tokens"), folder.read_parts("rollouts")
+    # Rollouts first: a batch that is finished meanwhile then has tokens without rollouts, which are left out.
+    rollouts, tokens = folder.read_parts("rollouts"), folder.read_parts("tokens")
     if tokens is None or rollouts is None:
         raise NothingFinishedError(
             f"{str(folder.path)!r}: no batch of this run is finished yet. Continue it: repeat its command with "
@@ -108,10 +123,6 @@ def _unfinished(folder: RunFolder, kind: str, name: str, label: str | None) -> D
         kind, name, tokens, rollouts, summary, label=label, alternatives=folder.read_parts("alternatives"),
         finished=False, notes=[note],
     )  # fmt: skip
-
-
-class NothingFinishedError(InvalidInputError):
-    """A run of ours that has nothing to show yet."""
 
 
 def _training(path: Path, name: str, group: str | None) -> Document:
@@ -135,18 +146,20 @@ def _training(path: Path, name: str, group: str | None) -> Document:
 
 
 def _comparison(path: Path, name: str) -> Document:
+    """The tables, if the comparison is made, with the evaluations of its models."""
     from antiphase.evaluation.comparison import Comparison
     from antiphase.evaluation.pages import comparison_tables
 
-    found = read_object(path / "comparison.json")
-    try:
+    finished = (path / "comparison.json").is_file()
+    document = Document(name, [Run(name, "compare", finished)])
+    if finished:
+        found = read_object(path / "comparison.json")
         comparison = Comparison(found["tasks"], found["points"], found["options"])
-        tables: list[Table] = comparison_tables(comparison)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InvalidInputError(f"{path / 'comparison.json'} is not of this version ({error!r}).") from None
-    documents = [Document(name, [Run(name, "compare")], tables=tables)]
+        document = Document(name, document.runs, tables=comparison_tables(comparison))
+    documents = [document]
     for folder in sorted((path / "evals").glob("*/")):
-        documents.append(read_run(folder))
-    from antiphase.page.document import joined
-
+        with contextlib.suppress(NothingFinishedError):
+            documents.append(read_run(folder))
+    if not finished and len(documents) == 1:
+        raise NothingFinishedError(f"{str(path)!r}: nothing of this comparison is finished yet.")
     return joined(documents, name)

@@ -37,6 +37,8 @@ def summarize_unfinished(folder: RunFolder, kind: str, tokens: pd.DataFrame, rol
     options["num_resamples"] = min(int(options.get("num_resamples", MOST_RESAMPLES)), MOST_RESAMPLES)
     config = config_from(stored["models"], options, owner)
     begun = set(rollouts.model)
+    keys = ["model", "rollout_id"]
+    tokens = tokens.merge(rollouts[keys].drop_duplicates(), on=keys)
     models = {name: folder.read_model(place) for place, name in enumerate(config.models) if name in begun}
     if not models:
         raise InvalidInputError(f"{str(folder.path)!r}: its batches are of models that its config does not name.")

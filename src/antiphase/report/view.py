@@ -5,6 +5,7 @@ can read it through the browser.
 """
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from antiphase.errors import InvalidInputError
-from antiphase.page.document import Document, Run
+from antiphase.page.document import FORKING_SHARE, Document, Run
 from antiphase.page.render import render_page
 from antiphase.report.sources import NothingFinishedError
-from antiphase.report.writing import Source, document_of, sources_of
+from antiphase.report.writing import Source, check_share, document_of, sources_of
 
 HOST = "127.0.0.1"
 _WATCHED = ("*.json", "*.jsonl", "*.parquet", "parts/*/*.parquet", "evals/*/*.json", "evals/*/parts/*/*.parquet")
@@ -111,7 +112,7 @@ class Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serving(runs: Sequence[str | Path], port: int = 0, **options: Any) -> Iterator[Server]:
+def serving(runs: str | Path | Sequence[str | Path], port: int = 0, **options: Any) -> Iterator[Server]:
     """A server of the page of these runs, in a thread, until the block ends.
 
     Args:
@@ -120,11 +121,12 @@ def serving(runs: Sequence[str | Path], port: int = 0, **options: Any) -> Iterat
         options: of `document_of`: `markers`, `forking_share`.
 
     Raises:
-        InvalidInputError: a folder is missing, or the port is taken.
+        InvalidInputError: a folder is missing, an option is out of its range, or the port is taken.
     """
     sources = sources_of(runs)
+    check_share(options.get("forking_share", FORKING_SHARE))
     for source in sources:
-        if not source.path.is_dir():
+        if not os.path.isdir(source.path):
             raise InvalidInputError(f"{str(source.path)!r} is not a folder. Start the run first, or check the path.")
     try:
         server = Server(Viewer(sources, **options), port)

@@ -1,6 +1,7 @@
 """`write_report`: one page of one run or several."""
 
 import dataclasses
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,25 +55,25 @@ def write_report(
 
     Cost: a second for 10,000 tokens with all layers, about a minute for a million.
     """
-    found = sources_of([runs] if isinstance(runs, str | Path) else runs)
+    found = sources_of(runs)
     if out is None and len(found) > 1:
         raise InvalidInputError("a report of several runs needs a file to write to. Name it with --out report.html.")
     path = Path(out) if out is not None else found[0].path / FILE
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InvalidInputError(f"{str(path)!r} is a folder. Name a file, such as {path / FILE}.")
     return write_page(document_of(found, markers=markers, forking_share=forking_share), path)
 
 
-def sources_of(entries: Sequence[str | Path]) -> list[Source]:
-    """The runs of the entries `[NAME=]RUN[,RUN…]`.
+def sources_of(entries: str | Path | Sequence[str | Path]) -> list[Source]:
+    """The runs of one entry or several, each `[NAME=]RUN[,RUN…]`.
 
     Raises:
-        InvalidInputError: no entry, a malformed one, or a run named twice.
+        InvalidInputError: no entry, a malformed one, a run named twice, or two of one name.
     """
-    found = []
-    for entry in entries:
+    found: list[Source] = []
+    for entry in [entries] if isinstance(entries, str | Path) else entries:
         # A folder whose name has a comma or an equals sign is taken as it is.
-        name, paths = (None, [str(entry)]) if Path(entry).exists() else parse_entry(str(entry))
+        name, paths = (None, [str(entry)]) if os.path.exists(entry) else parse_entry(str(entry))
         named = name if len(paths) == 1 or name is None else None
         for place, path in enumerate(paths):
             label = named if len(paths) == 1 else f"{name} #{place + 1}"
@@ -82,25 +83,40 @@ def sources_of(entries: Sequence[str | Path]) -> list[Source]:
     twice = [path for path, count in Counter(source.path.resolve() for source in found).items() if count > 1]
     if twice:
         raise InvalidInputError(f"the run {str(twice[0])!r} is named twice.")
+    labels = Counter(source.label for source in found if source.label is not None)
+    shared = next((label for label, count in labels.items() if count > 1), None)
+    if shared is not None:
+        raise InvalidInputError(
+            f"two runs are called {shared!r}. Name them differently; or give the seeds of one as NAME=RUN,RUN."
+        )
     return found
+
+
+def check_share(forking_share: float) -> None:
+    """Refuse a share of forking tokens that is none.
+
+    Raises:
+        InvalidInputError: it does not lie between 0 and 1.
+    """
+    if not 0 < forking_share < 1:
+        raise InvalidInputError(f"forking_share must lie between 0 and 1; got {forking_share}.")
 
 
 def document_of(
     sources: Sequence[Source], *, markers: Sequence[str] = MARKERS, forking_share: float = FORKING_SHARE
 ) -> Document:
-    """The runs as one document; models that would share a name carry their folder's.
+    """The runs as one document; where models or training runs would share a name, they carry their folder's.
 
     Raises:
         InvalidInputError: as `write_report`.
     """
     words = tuple(dict.fromkeys(word.strip().lower() for word in markers if word.strip()))
-    if not 0 < forking_share < 1:
-        raise InvalidInputError(f"forking_share must lie between 0 and 1; got {forking_share}.")
+    check_share(forking_share)
     documents = [read_run(source.path, label=source.label, group=source.group) for source in sources]
-    counts = Counter(subject.label for document in documents for subject in document.subjects)
+    counts = Counter(label for document in documents for label in _labels(document))
     folders = Counter(source.path.resolve().name for source in sources)
     for place, source in enumerate(sources):
-        if any(counts[subject.label] > 1 for subject in documents[place].subjects):
+        if source.label is None and any(counts[label] > 1 for label in _labels(documents[place])):
             name = source.path.resolve().name
             label = str(source.path) if folders[name] > 1 else name
             documents[place] = read_run(source.path, label=label, group=source.group)
@@ -113,6 +129,10 @@ def document_of(
     )
 
 
+def _labels(document: Document) -> list[str]:
+    return [subject.label for subject in document.subjects] + [training.label for training in document.trainings]
+
+
 def _title(documents: Sequence[Document]) -> str:
     names = list(dict.fromkeys(run.name for document in documents for run in document.runs))
-    return " against ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -158,7 +158,7 @@ def _run(cell: Cell, out: Path, keep_models: bool) -> None:
     from antiphase.evaluation.runner import evaluate
 
     options = {"seed": cell.seed, **cell.evaluation}
-    found = evaluate(model, out=work / "eval", resume=True, figures=False, progress=False, **options)
+    found = evaluate(model, out=work / "eval", resume=True, figures=False, report=False, progress=False, **options)
     rows = found.rollouts[list(COLUMNS)].copy()
     for name in rows.select_dtypes("float64").columns:
         rows[name] = rows[name].astype("float32")

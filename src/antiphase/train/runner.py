@@ -23,7 +23,7 @@ from antiphase.data.rendering import end_token_ids
 from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.page.building import training_document
 from antiphase.page.render import FILE as REPORT
-from antiphase.page.render import write_page
+from antiphase.page.render import add_page
 from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.problem import Problem
 from antiphase.train.card import write_card
@@ -219,5 +219,5 @@ def _finish(folder: Path, trainer: Any, recipe: Recipe, summary: Mapping[str, An
     rows = read_trajectory(folder)
     save_trajectory(rows, folder / "figures")
     settings = json.loads(json.dumps(recipe.resolved))
-    write_page(training_document(folder.resolve().name, rows, settings, summary), folder / REPORT)
     work.replace(folder / "summary.json")
+    add_page(lambda: training_document(folder.resolve().name, rows, settings, summary), folder / REPORT)
