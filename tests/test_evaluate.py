@@ -116,7 +116,7 @@ def test_prompts_are_those_of_training(generated, model_dir):
 def test_files(generated):
     found, out = generated
     names = sorted(path.name for path in out.iterdir())
-    assert names == ["config.json", "figures", "rollouts.parquet", "summary.json", "tokens.parquet"]
+    assert names == ["config.json", "figures", "report.html", "rollouts.parquet", "summary.json", "tokens.parquet"]
     assert [path.name for path in (out / "figures").glob("*.png")] == [
         "accuracy.png"
     ]  # no problem has right and wrong
