@@ -174,6 +174,7 @@ def test_any_tokens_get_a_flag_each(text, tokens) -> None:
         "mixed": ("So 2 + 2", ["So", " 2", "+", " 2"], [0, 0, 1, 0]),
         "special tokens that the text leaves out": ("a b", ["<s>", "a", "</s>", "b", "</s>"], [0, 0, 0, 1, 0]),
         "pieces of a character": ("na é so", ["na", "�", "�", "so"], [0, 0, 0, 1]),
+        "a piece and no space": ("xéy", ["x", "�", "�", "y"], [0, 0, 0, 0]),
         "many pieces": ("是" * 30 + " so it is", ["�"] * 90 + ["so", "it", "is"], [0] * 90 + [1] * 3),
         "a token that is a space": ("a  b", ["a", "", "b"], [0, 1, 1]),
         "an empty token": ("ab", ["a", "", "b"], [0, 0, 0]),
@@ -507,6 +508,27 @@ def test_details_are_thinned_first_and_evenly() -> None:
         assert subject["readings"] == whole["subjects"][0]["readings"]
     assert 0.75 * 30 >= counts[0] > counts[1] > counts[2] >= 0.05 * 30
     assert counts[0] > 0.3 * 30
+
+
+def test_details_that_deflate_worse_than_the_trial_keep_the_limit() -> None:
+    tokens, rollouts = tables("m", 40, 40)
+    tried = {rollouts.rollout_id[place] for place in evenly(40, 4)}
+    cells = [name for name in tokens if name.startswith("strength_L")]
+    tokens.loc[tokens.rollout_id.isin(tried), cells] = 1.0
+    summary = {"config": {}, "results": [result(tokens, rollouts, "m")]}
+    frame = alternatives_of(tokens)
+    document = signals_document("probe", "run", tokens, rollouts, summary, alternatives=frame)
+    whole = payload_of(document)[1]
+    main = sum(len(whole[i]) for i in range(5))
+    limit = int(1.3 * main)
+    values, columns = payload_of(document, limit)
+    (subject,) = values["subjects"]
+    assert size(columns) <= limit
+    assert len(subject["rollouts"]) == 40
+    assert 0 < len(subject["detailed"]) < 40
+    # Texts of what was tried and did not fit are gone.
+    shown = blob(columns, subject["alternatives"]["token"])
+    assert set(range(len(values["vocabulary"]))) == {*blob(columns, subject["token"]).tolist(), *shown.tolist()}
 
 
 def test_main_columns_are_thinned_evenly_where_they_must_be() -> None:

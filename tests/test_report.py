@@ -21,10 +21,10 @@ import antiphase
 from antiphase import cli
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.comparing import compare
-from antiphase.evaluation.folder import EvalFolder
 from antiphase.evaluation.result import Evaluation
 from antiphase.evaluation.runner import evaluate
 from antiphase.page.render import render_page
+from antiphase.probing.folder import RunFolder
 from antiphase.report.sources import NothingFinishedError, read_run
 from antiphase.report.writing import document_of, sources_of, write_report
 from conftest import byte_tokenizer, tiny_model
@@ -365,7 +365,7 @@ def correlation(frame):
 def test_a_killed_probe_shows_what_it_has(model_dir, tmp_path) -> None:
     out = tmp_path / "run"
     words = [
-        sys.executable, "-m", "antiphase", "probe", str(model_dir), "--num-prompts", "40", "--max-new-tokens", "16",
+        sys.executable, "-m", "antiphase", "probe", str(model_dir), "--num-prompts", "20", "--max-new-tokens", "16",
         "--batch-size", "1", "--no-figures", "--out", str(out), "--estimator", "own,full:6", "--min-tokens", "3",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -403,7 +403,7 @@ def test_a_killed_probe_shows_what_it_has(model_dir, tmp_path) -> None:
     # The page in its folder does not keep the run from being continued.
     subprocess.run([*words, "--resume"], check=True, capture_output=True, env=environment)
     assert read_run(out).runs[0].finished
-    assert values_of(out / "report.html")["subjects"][0]["readings"][0]["num_rollouts"] == 40
+    assert values_of(out / "report.html")["subjects"][0]["readings"][0]["num_rollouts"] == 20
 
 
 def cut_after(batches, runner, run):
@@ -477,17 +477,18 @@ def test_batches_that_end_while_the_run_is_read(cut, tmp_path, monkeypatch: pyte
     late = [path for path in out.glob("parts/*/*.rollouts.parquet") if "000001" in path.name]
     hidden = [path.rename(path.with_suffix(".hidden")) for path in late]
     before = read_run(out)
-    read = pd.DataFrame, EvalFolder.__mro__[1].read_parts
+    read = RunFolder.read_parts
 
     def grown(self, kind):
-        found = read[1](self, kind)
+        found = read(self, kind)
         if kind == "rollouts":
             for path in hidden:
                 path.rename(path.with_suffix(".parquet"))
         return found
 
-    monkeypatch.setattr(EvalFolder.__mro__[1], "read_parts", grown)
+    monkeypatch.setattr(RunFolder, "read_parts", grown)
     document = read_run(out)
+    assert all(not path.exists() for path in hidden)
     assert document.subjects[0].readings == before.subjects[0].readings
     assert len(document.subjects[0].tokens) == len(before.subjects[0].tokens)
     monkeypatch.undo()
