@@ -1084,6 +1084,21 @@ def test_a_full_disk_leaves_the_old_page_whole(tmp_path, monkeypatch: pytest.Mon
     assert path.read_bytes() == before
 
 
+def test_a_page_appears_under_its_name_only_when_whole(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, written = Path.write_text, []
+
+    def watched(self, text, **options):
+        assert not (tmp_path / "page.html").exists()
+        written.append(self.name)
+        return write(self, text, **options)
+
+    monkeypatch.setattr(Path, "write_text", watched)
+    write_page(synthetic(["m"], 2, 9), tmp_path / "page.html")
+    assert len(written) == 1
+    assert written[0].startswith(".page.html.")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["page.html"]
+
+
 def test_the_charting_library_is_the_one_that_was_looked_at() -> None:
     assets = resources.files("antiphase.page") / "assets"
     text = (assets / "echarts.min.js").read_bytes()

@@ -289,14 +289,17 @@ def test_the_command_opens_a_browser_unless_told_not_to(growing, monkeypatch: py
 
 
 def test_ctrl_c_ends_the_command_with_status_0(growing) -> None:
+    # A shell may start this test with SIGINT ignored, which children inherit.
+    script = (
+        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "runpy.run_module('antiphase', run_name='__main__', alter_sys=True)"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "antiphase", "view", str(growing), "--port", "0", "--no-browser"],
+        [sys.executable, "-u", "-c", script, "view", str(growing), "--port", "0", "--no-browser"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        # A shell may start this test with SIGINT ignored, which children inherit.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  no threads yet
     )
     line = process.stdout.readline()
     assert line.startswith("serving "), (line, process.stderr.read() if process.poll() is not None else "")
