@@ -160,7 +160,7 @@ def test_overview_csv_has_every_digit(page, folder) -> None:
 
 def test_a_brush_selects_the_tokens_in_its_box(page, folder) -> None:
     page.select_option("#axes", "rank")
-    drag(page, (0.06, 0.05), (0.5, 0.45))
+    drag(page, (0.12, 0.05), (0.5, 0.45))
     box = page.evaluate("document.getElementById('selection').textContent")
     count = number_of(box)
     assert 0 < count < 320
@@ -176,6 +176,16 @@ def test_a_brush_selects_the_tokens_in_its_box(page, folder) -> None:
         np.average([float(r["entropy_mean"]) for r in rows], weights=[int(r["count"]) for r in rows])
         < tokens.entropy.mean()
     )
+
+
+@pytest.mark.parametrize("before", ["theme", "size"])
+def test_the_brush_outlives_a_drawing(page, before: str) -> None:
+    if before == "theme":
+        page.click("#theme")
+    else:
+        page.set_viewport_size({"width": 1000, "height": 800})
+    drag(page, (0.1, 0.1), (0.6, 0.9))
+    assert number_of(page.inner_text("#selection")) > 20
 
 
 def test_selected_tokens_light_up_in_the_microscope_and_back(page, folder) -> None:

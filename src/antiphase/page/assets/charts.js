@@ -23,21 +23,27 @@ function theme() {
 
 /**
  * Keep a chart in an element: `options(theme)` gives what ECharts draws. Returns the chart.
+ * `after` is called after every drawing, and when the size has changed.
  * `label` says in words what the chart shows; screen readers get it in place of the drawing.
  */
-function chart(holder, options, label, renderer = "svg") {
+function chart(holder, options, label, { renderer = "svg", after = () => {} } = {}) {
   let entry = CHARTS.get(holder);
   if (!entry) {
     const drawn = echarts.init(holder, null, { renderer });
-    entry = { drawn, observer: new ResizeObserver(() => drawn.resize()) };
+    entry = { drawn, observer: new ResizeObserver(() => { drawn.resize(); entry.after(); }) };
     entry.observer.observe(holder);
     CHARTS.set(holder, entry);
   }
-  entry.options = options;
+  Object.assign(entry, { options, after });
   holder.setAttribute("role", "img");
   holder.setAttribute("aria-label", label);
-  entry.drawn.setOption(styled(options(theme())), { notMerge: true });
+  redraw(entry);
   return entry.drawn;
+}
+
+function redraw(entry) {
+  entry.drawn.setOption(styled(entry.options(theme())), { notMerge: true });
+  entry.after();
 }
 
 function dispose(holder) {
@@ -64,7 +70,7 @@ function styled(options) {
 function redrawCharts() {
   for (const [holder, entry] of [...CHARTS]) {
     if (!holder.isConnected) dispose(holder);
-    else entry.drawn.setOption(styled(entry.options(theme())), { notMerge: true });
+    else redraw(entry);
   }
 }
 

@@ -21,8 +21,15 @@ const MINUS = "\u2212";
 function number(value, digits = 3) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "—";
   const size = Math.abs(value);
-  const text = size !== 0 && (size < 1e-3 || size >= 1e6) ? value.toExponential(digits - 1) : String(Number(value.toPrecision(digits)));
-  return text.replace("-", MINUS);
+  if (value === 0) return "0";
+  if (size < 1e-3 || size >= 1e6) return value.toExponential(digits - 1).replaceAll("-", MINUS);
+  return (size >= 10 ** digits ? String(Math.round(value)) : value.toPrecision(digits)).replace("-", MINUS);
+}
+
+/** The same without zeros at the end, for axes. */
+function tick(value, digits = 3) {
+  const text = number(value, digits);
+  return text.includes(".") && !text.includes("e") ? text.replace(/\.?0+$/, "") : text;
 }
 
 /** `+0.123`, as the overview prints ρ. */

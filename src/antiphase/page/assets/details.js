@@ -63,7 +63,7 @@ function showProfile(holder, note, subject, estimator, place) {
     legend: { top: 0, itemWidth: 14, itemHeight: 6, textStyle: { color: ink, fontSize: 11 }, data: projections },
     grid: { left: 44, right: 8, top: 26, bottom: 38 },
     xAxis: { type: "category", data: layers.map(String), name: "layer", nameGap: 22 },
-    yAxis: { type: "log", axisLabel: { formatter: (value) => number(value, 1), color: theme().soft, hideOverlap: true } },
+    yAxis: { type: "log", axisLabel: { formatter: (value) => tick(value, 1), color: theme().soft, hideOverlap: true } },
     series: projections.map((name, p) => ({ type: "line", name, showSymbol: layers.length === 1, lineStyle: { width: 1.5 }, itemStyle: { color: colourOf(p) }, data: values[p].map((value) => (value > 0 ? value : NaN)) })),
   }), `Strength by layer: ${most.join("; ")}`);
   note.textContent = most.join("; ") + ".";

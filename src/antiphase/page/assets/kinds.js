@@ -59,7 +59,7 @@ function drawKinds() {
   chart($("kinds-chart"), ({ ink, soft }) => ({
     grid: { left: narrow ? 110 : 190, right: 16, top: 8, bottom: 46 },
     xAxis: { type: "value", min: -1, max: 1, name: "ρ within the kind", nameGap: 26 },
-    yAxis: { type: "category", inverse: true, data: KINDS.map((kind) => KIND_NAMES[kind]), axisTick: { show: false }, splitLine: { show: true },
+    yAxis: { type: "category", inverse: true, data: KINDS.map((kind) => KIND_NAMES[kind]), axisTick: { show: false },
       axisLabel: { color: ink, interval: 0, width: narrow ? 100 : 180, overflow: "truncate" } },
     series: subjects.map((subject, i) => ({
       type: "scatter", silent: true, symbolSize: 9, symbolOffset: [0, (i - (subjects.length - 1) / 2) * Math.min(8, 60 / subjects.length)], itemStyle: { color: colourOf(subject.place) },

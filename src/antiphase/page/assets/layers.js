@@ -16,6 +16,29 @@ function drawLayers() {
   $("layers-legend").replaceChildren(`ρ −${limit.toFixed(2)} `, ramp("difference"), ` +${limit.toFixed(2)}`);
   $("layers-legend").hidden = !maps.length;
   $("reset-cell").hidden = state.cell === null;
+  drawLayerCurves();
+}
+
+/** ρ by layer of the model in use, one line a projection. */
+function drawLayerCurves() {
+  const subject = active(), reading = subject.reading(estimatorOf(subject)), few = !reading || reading.by_projection.length < 2;
+  $("layers-figure").hidden = few;
+  if (few) return;
+  const { layers, projections, by_projection: rho } = reading;
+  const least = projections.map((name, p) => {
+    const l = rho.reduce((best, row, at) => ((row[p] ?? Infinity) < (rho[best][p] ?? Infinity) ? at : best), 0);
+    return `${name} lowest at layer ${layers[l]} (${signed(rho[l][p], 2)})`;
+  });
+  const [layer, name] = /^L(\d+)\.(\w)$/.exec(state.cell ?? "")?.slice(1) ?? [];
+  chart($("layers-chart"), ({ ink, soft }) => ({
+    legend: { top: 0, itemWidth: 14, itemHeight: 6, textStyle: { color: ink }, data: projections },
+    grid: { left: 52, right: 12, top: 28, bottom: 42 },
+    xAxis: { type: "category", data: layers.map(String), name: "layer", nameGap: 24, axisLine: { onZero: false, lineStyle: { color: soft } } },
+    yAxis: { type: "value", name: "ρ", nameGap: 34, axisLabel: { color: soft, formatter: (value) => tick(value) } },
+    series: projections.map((own, p) => ({ type: "line", name: own, silent: true, showSymbol: false, itemStyle: { color: colourOf(p) }, lineStyle: { width: name === own ? 3 : 1.6 }, data: rho.map((row) => row[p] ?? NaN),
+      markLine: { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: soft, type: "solid", width: 1 }, data: [...(p ? [] : [{ yAxis: 0 }]), ...(name === own && layers.includes(Number(layer)) ? [{ xAxis: String(layer), lineStyle: { type: "dashed" } }] : [])] } })),
+  }), `ρ by layer, ${shorten(subject.label, 60)}: ${least.join("; ")}`);
+  $("layers-caption").textContent = `${shorten(subject.label, 60)}: ${least.join("; ")}.`;
 }
 
 function mapOf(subject, reading, limit) {
@@ -73,5 +96,5 @@ CSV.set("layers", () => ({
 
 function wireLayers() {
   $("reset-cell").addEventListener("click", () => chooseCell(null));
-  view("layers", drawLayers, "cell", "estimator", "shown");
+  view("layers", drawLayers, "cell", "estimator", "shown", "subject");
 }

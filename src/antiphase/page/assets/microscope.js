@@ -56,7 +56,8 @@ function drawText() {
     if (Number.isNaN(strength[token])) made.classList.add("unmeasured");
     microscope.tokens.push(made);
   }
-  $("text").replaceChildren(...microscope.tokens);
+  // A token that ends a line is followed by a break of the page's own.
+  $("text").replaceChildren(...microscope.tokens.flatMap((made) => (made.classList.contains("line") ? [made, "\n"] : [made])));
   if (!microscope.tokens.length) $("text").append(element("span", { class: "tok", role: "option", "aria-selected": "false" }, "(no tokens)"));
   $("more").hidden = last >= to;
   paint();

@@ -31,13 +31,12 @@ function drawScatter() {
   });
   const count = scatter.drawn.reduce((sum, { places }) => sum + places.length, 0);
   const words = { linear: ["entropy (nats)", strengthName()], log: ["entropy (nats)", `${strengthName()}, log`], rank: ["rank of entropy", `rank of ${strengthName()}`] }[axes];
-  scatter.chart = chart($("scatter-chart"), () => scatterOptions(axes, words), `Scatter of ${counted(count)} tokens: ${words[0]} against ${words[1]}, one colour a model. Select by range with the fields below.`, "canvas");
+  scatter.chart = chart($("scatter-chart"), () => scatterOptions(axes, words), `Scatter of ${counted(count)} tokens: ${words[0]} against ${words[1]}, one colour a model. Select by range with the fields below.`, { renderer: "canvas", after: armBrush });
   const limit = SUBJECTS.some((subject) => state.cell && subject.detailed.length < subject.rollouts.length)
     ? " Layer by layer strengths are in this file for some rollouts only." : "";
   $("scatter-caption").textContent = `Drag over the chart to select tokens; click a dot to read it in its rollout. ${count < all ? `Drawn: ${counted(count)} of ${counted(all)} tokens, evenly spaced; the brush selects among all.` : `${counted(all)} tokens.`}${limit}`;
   $("range-x").textContent = axes === "rank" ? "Entropy rank" : "Entropy";
   $("range-y").textContent = axes === "rank" ? "strength rank" : "strength";
-  armBrush();
 }
 
 const strengthName = () => (state.cell ? `strength ${state.cell}` : "strength");
@@ -68,7 +67,7 @@ function scatterOptions(axes, words) {
   return {
     grid: { left: 58, right: 16, top: 12, bottom: 48 },
     xAxis: { type: "value", name: words[0], ...limits },
-    yAxis: { type: axes === "log" ? "log" : "value", name: words[1], nameGap: 42, ...limits, axisLabel: { color: theme().soft, formatter: (value) => number(value, 3), hideOverlap: true, fontSize: narrow ? 10 : 12 } },
+    yAxis: { type: axes === "log" ? "log" : "value", name: words[1], nameGap: 42, ...limits, axisLabel: { color: theme().soft, formatter: (value) => tick(value), hideOverlap: true, fontSize: narrow ? 10 : 12 } },
     toolbox: { show: false },
     brush: { xAxisIndex: 0, yAxisIndex: 0, brushMode: "single", throttleType: "debounce", throttleDelay: 200,
       brushStyle: { color: "rgba(128,128,128,0.15)", borderColor: lit, borderWidth: 1 }, outOfBrush: {}, inBrush: {} },
@@ -76,7 +75,9 @@ function scatterOptions(axes, words) {
   };
 }
 
+/** The brush is the chart's cursor; a drawing or a change of size takes it away, and its box. */
 function armBrush() {
+  if (!scatter.chart) return;
   scatter.chart.dispatchAction({ type: "takeGlobalCursor", key: "brush", brushOption: { brushType: "rect", brushMode: "single" } });
   if (scatter.box?.flat().every(Number.isFinite)) {
     const [[x0, x1], [y0, y1]] = scatter.box;
@@ -151,6 +152,7 @@ function wireScatter() {
   $("axes").addEventListener("change", () => { scatter.box = null; drawScatter(); });
   drawShown();
   drawScatter();
+  armBrush();
   showSelection();
   scatter.chart.on("brushEnd", ({ areas }) => { if (areas.length) later(() => selectBox(areas[0].coordRange)); });
   const surface = scatter.chart.getZr();

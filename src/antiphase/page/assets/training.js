@@ -45,7 +45,7 @@ function panelOptions(panel, drawn) {
   return {
     grid: { left: 48, right: 14, top: 10, bottom: 42 },
     xAxis: { type: "value", name: "step", nameGap: 24, splitLine: { show: false }, max: "dataMax", minInterval: 1 },
-    yAxis: { type: "value", scale: !panel.share, ...(panel.share ? { min: 0, max: 1 } : {}), axisLabel: { color: soft, formatter: (value) => number(value, 3), hideOverlap: true } },
+    yAxis: { type: "value", scale: !panel.share, ...(panel.share ? { min: 0, max: 1 } : {}), axisLabel: { color: soft, formatter: (value) => tick(value), hideOverlap: true } },
     series,
   };
 }
