@@ -833,10 +833,11 @@ def values_of(reader):
     return json.loads(text)
 
 
-@pytest.mark.parametrize("live", [False, True])
+@pytest.mark.parametrize("live", [None, "version-1"])
 def test_only_the_pages_own_scripts_may_run(live) -> None:
     html = render_page(synthetic(["a", "b"], 3, 9), live=live)
-    reader = check_inert(html, live)
+    reader = check_inert(html, live is not None)
+    assert ('data-version="version-1"' in html) == (live is not None)
     values = values_of(reader)
     assert [subject["label"] for subject in values["subjects"]] == ["a", "b"]
     columns = [attrs["id"] for attrs, _ in reader.scripts if attrs.get("type") == "application/octet-stream"]

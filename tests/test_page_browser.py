@@ -16,6 +16,7 @@ from antiphase.evaluation.plan import plan_tasks
 from antiphase.evaluation.runner import evaluate
 from antiphase.models import demo
 from antiphase.probing.runner import probe
+from antiphase.report.view import serving
 from antiphase.report.writing import write_report
 from browser import Watched, launched
 
@@ -482,6 +483,26 @@ def test_running_mean_and_band_by_hand(watched, training, tmp_path) -> None:
     assert [y for _, y in series[0]] == pytest.approx(low.tolist())
     assert [y for _, y in series[1]] == pytest.approx([0.1] * len(raw))
     assert [y for _, y in series[2]] == pytest.approx((low + 0.05).tolist())
+
+
+# View
+
+
+def test_a_served_page_follows_its_run(watched, training) -> None:
+    run = training / "growing"
+    run.mkdir()
+    rows = TRAJECTORY.read_text().splitlines(keepends=True)
+    (run / "trajectory.jsonl").write_text("")
+    with serving([run]) as server:
+        page = watched.page
+        page.goto(server.address)
+        page.wait_for_selector("text=Waiting for the first finished batch")
+        (run / "trajectory.jsonl").write_text("".join(rows[:10]))
+        page.wait_for_selector("#training-table tbody tr", timeout=10_000)
+        (run / "trajectory.jsonl").write_text("".join(rows[:30]))
+        last = max(json.loads(row)["step"] for row in rows[:30])
+        page.wait_for_selector(f"text=up to step {last}", timeout=10_000)
+        watched.quiet(server.address)
 
 
 # Looks

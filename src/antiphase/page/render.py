@@ -83,12 +83,13 @@ def json_for_script(value: Any) -> Markup:
     return Markup(text)
 
 
-def render_page(document: Document, *, live: bool = False, max_characters: int = MAX_CHARACTERS) -> str:
+def render_page(document: Document, *, live: str | None = None, max_characters: int = MAX_CHARACTERS) -> str:
     """The page.
 
     Args:
         document: what it shows.
-        live: the page asks its server for news, and loads itself again when there are some.
+        live: the version of the runs that a served page is made of; the page asks its server for the newest, and
+            loads itself again where they differ.
         max_characters: of the packed columns; the page is about 1.3 MB larger.
 
     Returns:
@@ -96,7 +97,7 @@ def render_page(document: Document, *, live: bool = False, max_characters: int =
     """
     values, columns = payload_of(document, max_characters)
     scripts = [Markup(_asset("echarts.min.js")), Markup(_script())]
-    if live:
+    if live is not None:
         scripts.append(Markup(_asset("live.js")))
     return plain_text(
         _environment()
@@ -105,7 +106,8 @@ def render_page(document: Document, *, live: bool = False, max_characters: int =
             document=document,
             lines=overview.lines_of(document),
             estimators=overview.estimators_of(document),
-            policy=_policy(scripts, live),
+            policy=_policy(scripts, live is not None),
+            version=live,
             style=Markup(_asset("page.css")),
             scripts=scripts,
             values=json_for_script(values),

@@ -51,7 +51,7 @@ class Viewer:
         with self._lock:
             version = self.version()
             if self._known is None or self._known[0] != version:
-                self._known = (version, render_page(self._document(), live=True).encode())
+                self._known = (version, render_page(self._document(), live=version).encode())
             return self._known[1]
 
     def _document(self) -> Document:

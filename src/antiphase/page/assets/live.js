@@ -1,13 +1,13 @@
 // In a page that is served: ask for news, and load the page again when there are some.
 (() => {
-  let known = null;
+  // Of the files that this page was made of.
+  const known = document.documentElement.dataset.version;
   const say = (text) => { const place = document.getElementById("status"); if (place) { place.textContent = text; } };
   async function ask() {
     try {
       const answer = await fetch("version", { cache: "no-store" });
       const version = answer.ok ? await answer.text() : known;
-      if (known !== null && version !== known) { location.reload(); return; }
-      known = version;
+      if (version !== known) { location.reload(); return; }
     } catch { say("The server has stopped; this page is its last state."); }
     setTimeout(ask, 2000);
   }

@@ -43,7 +43,8 @@ function sayWhatIsHeld() {
   const parts = SUBJECTS.filter((subject) => subject.numTokens).map((subject) => {
     const cut = subject.rollouts.length < subject.numRollouts ? `${counted(subject.rollouts.length)} of ${counted(subject.numRollouts)} rollouts` : `${counted(subject.rollouts.length)} rollouts`;
     const details = subject.detailed.length === subject.rollouts.length ? "" : `, layers and alternatives of ${counted(subject.detailed.length)}`;
-    return `${shorten(subject.label, 60)}: ${cut}, ${counted(subject.numTokens)} tokens${details}`;
+    const short = subject.rollouts.filter((rollout) => rollout.cut).length;
+    return `${shorten(subject.label, 60)}: ${cut}${short ? ` (the beginning of ${counted(short)})` : ""}, ${counted(subject.numTokens)} tokens${details}`;
   });
   $("held").textContent = parts.length ? `This file holds ${parts.join("; ")}. The overview and the maps are of all of them.` : "";
 }

@@ -131,7 +131,8 @@ function drawFacts() {
   const rho = subject.correlation(state.rollout, estimatorOf(subject), state.cell);
   const count = subject.starts[state.rollout + 1] - subject.starts[state.rollout];
   const word = verdictWord(rollout);
-  const parts = [`ρ ${signed(rho)}`, `${counted(count)} tokens`, rollout.finish ? `ended by ${visible(rollout.finish, 40)}` : null, word,
+  const size = rollout.cut ? `the first ${counted(count)} of ${counted(count + rollout.cut)} tokens (ρ is of all)` : `${counted(count)} tokens`;
+  const parts = [`ρ ${signed(rho)}`, size, rollout.finish ? `ended by ${visible(rollout.finish, 40)}` : null, word,
     rollout.answer !== undefined ? `answer ${visible(rollout.answer, 80)}` : null, rollout.reference !== undefined ? `reference ${visible(rollout.reference, 80)}` : null];
   $("rollout-facts").textContent = parts.filter(Boolean).join(" · ");
   const prompt = subject.prompts[rollout.prompt];

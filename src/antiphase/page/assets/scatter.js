@@ -141,7 +141,7 @@ function showSelection() {
     const jump = element("button", { type: "button", class: "quiet", onclick: () => focusToken(g.subject, g.token) }, ...(text.trim() ? visibleNodes(text, 40) : [blankName(text)]));
     return [jump, { text: counted(g.count) }, { text: number(meanOf(g.entropy)) }, { text: number(meanOf(g.strength)) }];
   });
-  if (rows.length) fillTable($("selected-table"), "Most frequent selected tokens", ["token", "count", "mean entropy", "mean strength"], top);
+  if (rows.length) fillTable($("selected-table"), "Most frequent selected tokens, with their mean entropy and strength", ["token", "count", "entropy", "strength"], top);
   else $("selected-table").replaceChildren();
 }
 
