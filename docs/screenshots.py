@@ -44,6 +44,7 @@ def main(path: Path) -> None:
         page.click("#most")
         page.locator("#text .tok").nth(24).hover()
         shoot(page, "#scatter", "report-scatter")
+        page.mouse.move(0, 0)
         page.locator("#text .tok").nth(24).focus()
         shoot(page, "#tokens", "report-tokens")
         page.evaluate("document.documentElement.dataset.theme = 'dark'")

@@ -43,7 +43,7 @@ function showAlternatives(holder, others, own) {
     return made;
   };
   const rows = others.map(({ text, probability }) => [
-    element("span", {}, ...visibleNodes(text, 30), text === own ? " ◂" : ""), { text: number(probability, 2) }, element("span", {}, bar(probability))]);
+    element("span", {}, ...(text.trim() ? visibleNodes(text, 30) : [blankName(text)]), text === own ? " ◂" : ""), { text: number(probability, 2) }, element("span", {}, bar(probability))]);
   fillTable(table, "Most probable tokens here", ["alternative", "p", ""], rows);
   table.tHead.rows[0].cells[2].replaceWith(element("td"));
   holder.replaceChildren(table);
