@@ -36,6 +36,17 @@ with tempfile.TemporaryDirectory() as folder:
     assert summary["versions"]["antiphase"] == antiphase.__version__
     assert summary["results"][0]["num_rollouts"] == 3
     assert Path(folder, "run", "figures", "entropy_strength.png").stat().st_size > 10_000
+    # The page, with its charts and licences, and of a training run without the extra.
+    page = Path(folder, "run", "report.html").read_text(encoding="utf-8")
+    assert len(page) > 1_100_000
+    assert "Apache ECharts" in page
+    Path(folder, "trained").mkdir()
+    Path(folder, "trained", "trajectory.jsonl").write_text('{"kind": "step", "step": 1, "task/mean": 0.5}\n')
+    done = subprocess.run(
+        [command, "report", "run", "trained", "--out", "both.html"],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     # Evaluation and comparison need no extra for tasks of ours.
     for seed in ("0", "1"):
         arguments = ["eval", "model", "--tasks", "digit_sum", "--num-problems", "3", "--max-new-tokens", "12"]

@@ -83,6 +83,10 @@ class Evaluation:
     def __str__(self) -> str:
         return render_evaluation(self.summary)
 
+    def __repr__(self) -> str:
+        names = ", ".join(dict.fromkeys(f"{entry['model']} on {entry['task']}" for entry in self.summary["results"]))
+        return f"<Evaluation of {names}: {len(self.rollouts):,} rows of rollouts>"
+
     def _repr_html_(self) -> str:
         """The overview, as notebooks show it."""
         empty = self.tokens.iloc[:0]

@@ -153,6 +153,10 @@ class Fingerprint:
     def __str__(self) -> str:
         return render_table(self.summary)
 
+    def __repr__(self) -> str:
+        names = ", ".join(f"{entry['model']} by {entry['estimator']}" for entry in self.summary["results"])
+        return f"<Fingerprint of {names}: {len(self.rollouts):,} rollouts, {len(self.tokens):,} rows of tokens>"
+
     def _repr_html_(self) -> str:
         """The overview, as notebooks show it."""
         empty = self.tokens.iloc[:0]
