@@ -27,7 +27,7 @@ from antiphase.page.payload import evenly, finite, payload_of
 from antiphase.page.render import add_page, json_for_script, plain_text, render_overview, render_page, write_page
 from antiphase.page.spacing import spaces_before
 from antiphase.page.subjects import reading_of, subjects_of
-from antiphase.page.wording import ESTIMATORS, MIN_PROMPTS, MIN_TOKENS, verdict, warnings_of
+from antiphase.page.wording import ESTIMATORS, FEW_PROMPTS, FEW_TOKENS, verdict, warnings_of
 from antiphase.types import cell_column
 from page_cases import result, synthetic, tables
 
@@ -708,8 +708,8 @@ def test_nothing_to_warn_of() -> None:
 @pytest.mark.parametrize(
     ("fires", "silent", "message"),
     [
-        ({"num_tokens": MIN_TOKENS - 1}, {"num_tokens": MIN_TOKENS}, "few tokens: 499, below 500"),
-        ({"num_prompts": MIN_PROMPTS - 1}, {"num_prompts": MIN_PROMPTS}, "few prompts: 7"),
+        ({"num_tokens": FEW_TOKENS - 1}, {"num_tokens": FEW_TOKENS}, "few tokens: 499, below 500"),
+        ({"num_prompts": FEW_PROMPTS - 1}, {"num_prompts": FEW_PROMPTS}, "few prompts: 7"),
         ({"num_undefined": 1}, {"num_undefined": 0}, "1 of 20 rollouts have no ρ of their own"),
         ({"targets_per_rollout": 16}, {"targets_per_rollout": None}, "only 16 random tokens of each rollout"),
         # 0.8 of −0.5, in the same direction only.

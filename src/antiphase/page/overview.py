@@ -54,6 +54,18 @@ def estimators_of(document: Document) -> dict[str, str]:
     return {name: ESTIMATORS[name] for name in names if name in ESTIMATORS}
 
 
+def measured_of(lines: Sequence[Line]) -> list[str]:
+    """What was measured, one text for every way that occurs; more than one are not alike."""
+    found: dict[str, None] = {}
+    for line in lines:
+        r = line.reading
+        if str(r["estimator"]) in ESTIMATORS:
+            projections = "".join(map(str, r["projections"] or []))
+            found[f"{r['norm']} norm of the {r['target']} gradient, projections {projections}, temperature "
+                  f"{r['temperature']:g}"] = None  # fmt: skip
+    return list(found)
+
+
 def signed(value: float | None, digits: int = 3) -> str:
     """`+0.123` with a real minus sign; `undefined` for None.
 
@@ -79,5 +91,12 @@ def share(entry: Mapping[str, Any] | None) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with so many decimals; a dash for None."""
-    return "—" if value is None else f"{value:.{digits}f}".replace("-", "−")
+    """A number with so many decimals, or in scientific notation where they would all be 0; a dash for None.
+
+    >>> number(0.25), number(0.00005)
+    ('0.250', '5.00e−05')
+    """
+    if value is None:
+        return "—"
+    small = 0 < abs(value) < 0.5 * 10**-digits
+    return (f"{value:.2e}" if small else f"{value:.{digits}f}").replace("-", "−")

@@ -46,13 +46,11 @@ def payload_of(document: Document, max_characters: int = MAX_CHARACTERS) -> tupl
         entry.update(_fitting_details(subject, own, share, words, blobs))
     values = {
         "title": document.title,
-        "created": document.created,
         "markers": list(document.markers),
         "forkingShare": document.forking_share,
         "runs": [{"name": run.name, "kind": run.kind} for run in document.runs],
         "subjects": subjects,
         "trainings": [_training(training) for training in document.trainings],
-        "tables": [{"title": t.title, "header": t.header, "rows": t.rows} for t in document.tables],
         "vocabulary": words.texts,
     }
     return finite(values), blobs.texts

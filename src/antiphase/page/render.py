@@ -106,6 +106,7 @@ def render_page(document: Document, *, live: str | None = None, max_characters: 
             document=document,
             lines=overview.lines_of(document),
             estimators=overview.estimators_of(document),
+            measured=overview.measured_of(overview.lines_of(document)),
             policy=_policy(scripts, live is not None),
             version=live,
             style=Markup(_asset("page.css")),
@@ -121,7 +122,12 @@ def render_overview(document: Document) -> str:
     return plain_text(
         _environment()
         .get_template("fragment.html.j2")
-        .render(document=document, lines=overview.lines_of(document), estimators=overview.estimators_of(document))
+        .render(
+            document=document,
+            lines=overview.lines_of(document),
+            estimators=overview.estimators_of(document),
+            measured=overview.measured_of(overview.lines_of(document)),
+        )
     )
 
 

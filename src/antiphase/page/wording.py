@@ -15,7 +15,7 @@ ESTIMATORS = {
     "full": "the full gradient of every chosen layer's projections, exact; often measured on a sample of tokens",
     "oracle": "the full gradient by its definition, one backward a token; the same quantity as full",
 }
-MIN_TOKENS, MIN_PROMPTS = 500, 8
+FEW_TOKENS, FEW_PROMPTS = 500, 8
 # A control this near to the signal, as a share of it, explains it as well.
 NEAR = 0.8
 
@@ -41,10 +41,10 @@ def warnings_of(reading: Mapping[str, Any], shuffled: np.ndarray | None = None) 
     """
     found = []
     tokens, prompts = reading["num_tokens"], reading["num_prompts"]
-    if tokens < MIN_TOKENS:
-        found.append(f"few tokens: {tokens:,}, below {MIN_TOKENS}")
-    if prompts < MIN_PROMPTS:
-        found.append(f"few prompts: {prompts}; an interval over fewer than {MIN_PROMPTS} is rough")
+    if tokens < FEW_TOKENS:
+        found.append(f"few tokens: {tokens:,}, below {FEW_TOKENS}")
+    if prompts < FEW_PROMPTS:
+        found.append(f"few prompts: {prompts}; an interval over fewer than {FEW_PROMPTS} is rough")
     if reading["num_undefined"]:
         found.append(
             f"{reading['num_undefined']} of {reading['num_rollouts']} rollouts have no ρ of their own (too few "

@@ -71,12 +71,16 @@ def sources_of(entries: str | Path | Sequence[str | Path]) -> list[Source]:
         InvalidInputError: no entry, a malformed one, a run named twice, or two of one name.
     """
     found: list[Source] = []
-    for entry in [entries] if isinstance(entries, str | Path) else entries:
+    listed = [entries] if isinstance(entries, str | Path) else entries
+    if not isinstance(listed, Sequence) or not all(isinstance(entry, str | Path) for entry in listed):
+        raise InvalidInputError(f"runs must be a folder or a list of folders; got {entries!r}.")
+    for entry in listed:
         # A folder whose name has a comma or an equals sign is taken as it is.
         name, paths = (None, [str(entry)]) if os.path.exists(entry) else parse_entry(str(entry))
-        named = name if len(paths) == 1 or name is None else None
+        if not str(entry).startswith(f"{name}="):
+            name = None  # several without a name go by their folders
         for place, path in enumerate(paths):
-            label = named if len(paths) == 1 else f"{name} #{place + 1}"
+            label = f"{name} #{place + 1}" if name and len(paths) > 1 else name
             found.append(Source(Path(path), label, name if len(paths) > 1 else None))
     if not found:
         raise InvalidInputError("name at least one run.")
@@ -110,6 +114,8 @@ def document_of(
     Raises:
         InvalidInputError: as `write_report`.
     """
+    if isinstance(markers, str) or not all(isinstance(word, str) for word in markers):
+        raise InvalidInputError(f"markers must be a list of words, such as ['wait', 'so']; got {markers!r}.")
     words = tuple(dict.fromkeys(word.strip().lower() for word in markers if word.strip()))
     check_share(forking_share)
     documents = [read_run(source.path, label=source.label, group=source.group) for source in sources]

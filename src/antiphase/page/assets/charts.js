@@ -16,9 +16,13 @@ function colourOf(place) {
   return colours[place % colours.length];
 }
 
+// Paper is white, whatever the screen is.
+const PRINTED = { ink: "#000000", soft: "#444444", line: "#bbbbbb", paper: "#ffffff", accent: "#1f5f99", low: "#1f5f99", high: "#b85a0f", lit: "#7a1fa2" };
+
 function theme() {
+  if (printing) return PRINTED;
   return { ink: variable("--ink"), soft: variable("--soft"), line: variable("--line"), paper: variable("--paper"),
-    accent: variable("--accent"), low: variable("--low"), high: variable("--high"), lit: variable("--lit"), mid: variable("--mid") };
+    accent: variable("--accent"), low: variable("--low"), high: variable("--high"), lit: variable("--lit") };
 }
 
 /**

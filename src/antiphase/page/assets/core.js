@@ -35,7 +35,8 @@ function tick(value, digits = 3) {
 /** `+0.123`, as the overview prints ρ. */
 function signed(value, digits = 3) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "undefined";
-  return ((value < 0 ? "-" : "+") + Math.abs(value).toFixed(digits)).replace("-", MINUS);
+  const size = Math.abs(value).toFixed(digits);
+  return Number(size) === 0 ? size : (value < 0 ? MINUS : "+") + size;
 }
 
 const counted = (count) => count.toLocaleString("en-GB");

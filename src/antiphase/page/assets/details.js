@@ -14,13 +14,12 @@ async function showDetails(subject, token) {
     ["contribution to ι", Number.isNaN(contribution) ? "—" : `${signed(contribution, 2)}, ${contribution > 0 ? "makes it" : "breaks it"}`],
     ["position", counted(place)],
   ];
-  const button = element("button", { type: "button", class: "quiet", onclick: () => toggleToken(subject, token) }, isSelected(subject, token) ? "Unselect" : "Select");
   const alternatives = element("div"), profile = element("div", { class: "chart" }), note = element("p", { class: "meta" });
   const old = holder.querySelector(".chart");
   if (old) dispose(old);
   holder.replaceChildren(
     element("h3", {}, ...visibleNodes(subject.text(token) || "(empty)", 200)),
-    element("dl", {}, facts.map(([name, text]) => [element("dt", {}, name), element("dd", {}, text)])), button, alternatives, profile, note,
+    element("dl", {}, facts.map(([name, text]) => [element("dt", {}, name), element("dd", {}, text)])), alternatives, profile, note,
   );
   profile.hidden = true;
   const others = await subject.alternativesOf(token);

@@ -2,7 +2,7 @@
 const KINDS = ["all", "forking", "marker", "number", "operator", "other"];
 const KIND_NAMES = { all: "all tokens", forking: "forking (highest entropy)", marker: "reasoning markers", number: "numbers", operator: "operators", other: "none of these" };
 const NUMBER = /^[($€£#]?\p{Nd}[\p{Nd}.,:/%]*$/u;
-const OPERATOR = /^[-+−*×·÷/=<>≤≥≠≈^%±∑√→⇒&|~!()[\]{}\\$]+$/u;
+const OPERATOR = /^[-+−*×·÷/=<>≤≥≠≈^%±∑√→⇒]+$/u;
 const kindOptions = { markers: new Set(VALUES.markers), share: VALUES.forkingShare };
 
 /** Kinds of the text of a token, entropy apart. */
@@ -47,10 +47,12 @@ CSV.set("kinds", () => ({
   rows: kindRows().map((row) => [row.subject.label, estimatorOf(row.subject), state.cell ?? "mean", row.kind, row.count, row.share, row.entropy, row.strength, row.rho]),
 }));
 
+const swatchOf = (subject) => element("span", { class: "swatch", style: { display: "inline-block", marginRight: ".4em", background: colourOf(subject.place) } });
+
 function drawKinds() {
   const rows = kindRows();
   fillTable($("kinds-table"), "Tokens by kind", ["model", "kind", "tokens", "share", "mean entropy", "mean strength", "ρ"], rows.map((row) => [
-    row.subject.label, element("span", {}, KIND_NAMES[row.kind]), { text: counted(row.count) }, { text: Number.isFinite(row.share) ? `${(100 * row.share).toFixed(1)} %` : "—" },
+    element("span", {}, swatchOf(row.subject), element("bdi", {}, shorten(row.subject.label, 60))), element("span", {}, KIND_NAMES[row.kind]), { text: counted(row.count) }, { text: Number.isFinite(row.share) ? `${(100 * row.share).toFixed(1)} %` : "—" },
     { text: number(row.entropy) }, { text: number(row.strength) }, { text: signed(row.rho) }]));
   const subjects = shownSubjects().filter((subject) => subject.numTokens);
   const spoken = rows.filter((row) => row.subject === subjects[0]).map((row) => `${KIND_NAMES[row.kind]} ${signed(row.rho, 2)}`);
@@ -71,13 +73,17 @@ function drawKinds() {
 
 function wireKinds() {
   $("markers").value = VALUES.markers.join(", ");
-  $("forking").value = String(Math.round(100 * VALUES.forkingShare));
+  $("forking").value = String(Number((100 * VALUES.forkingShare).toPrecision(6)));
   $("kinds-form").addEventListener("submit", (event) => event.preventDefault());
-  $("kinds-form").addEventListener("input", debounced(() => {
+  $("markers").addEventListener("input", debounced(() => {
     kindOptions.markers = new Set($("markers").value.toLowerCase().split(",").map((word) => word.trim()).filter(Boolean));
-    const share = Number($("forking").value) / 100;
-    if (share > 0 && share < 1) kindOptions.share = share;
     drawKinds();
+  }, 250));
+  $("forking").addEventListener("input", debounced(() => {
+    const share = Number($("forking").value) / 100, good = share > 0 && share < 1;
+    $("forking").setCustomValidity(good ? "" : "Between 0 and 100.");
+    $("forking").reportValidity();
+    if (good) { kindOptions.share = share; drawKinds(); }
   }, 250));
   view("kinds", drawKinds, "cell", "estimator", "shown");
 }

@@ -74,15 +74,26 @@ function moveInMap(event) {
   next.focus();
 }
 
-/** Use a cell (null: the mean) as the strength, once its values are unpacked. */
+let choice = 0;
+
+/** Use a cell (null: the mean) of an estimator as the strength, once the values are unpacked; the last call counts. */
+async function chooseStrength(estimator, name) {
+  const turn = ++choice;
+  let cell = name;
+  if (cell !== null && active().cellPlace(estimatorOf(active(), estimator), cell) < 0) {
+    cell = null;
+    $("status").textContent = `${name} was not measured by ${estimator}: strength is the mean over all.`;
+  } else $("status").textContent = cell === null ? "" : "Unpacking…";
+  if (cell !== null) await Promise.all(SUBJECTS.map((subject) => subject.loadCells(estimatorOf(subject, estimator)))).catch(fail);
+  if (turn !== choice) return;
+  change({ estimator, cell });
+  if (cell !== null) $("status").textContent = `Strength: ${cell}.`;
+  setTimeout(() => { if (turn === choice) $("status").textContent = ""; }, 4000);
+}
+
 async function chooseCell(name) {
   const inMap = document.activeElement?.closest?.(".map")?.dataset.subject;
-  if (name !== null) {
-    $("status").textContent = "Unpacking…";
-    await Promise.all(SUBJECTS.map((subject) => subject.loadCells(estimatorOf(subject)))).catch(fail);
-  }
-  change({ cell: name });
-  $("status").textContent = name === null ? "Strength: mean over all." : `Strength: ${name}.`;
+  await chooseStrength(state.estimator, name);
   if (inMap !== undefined) document.querySelector(`.map[data-subject="${inMap}"] button[data-cell="${name ?? ""}"]`)?.focus();
 }
 

@@ -8,6 +8,7 @@
       const answer = await fetch("version", { cache: "no-store" });
       const version = answer.ok ? await answer.text() : known;
       if (version !== known) { location.reload(); return; }
+      say("");
     } catch { say("The server has stopped; this page is its last state."); }
     setTimeout(ask, 2000);
   }

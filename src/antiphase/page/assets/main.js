@@ -7,20 +7,25 @@ function fillControls() {
     $("estimator").value = estimatorOf(active()) ?? "";
     $("cell").value = state.cell ?? "";
     const reading = active().reading(estimatorOf(active()));
-    $("chosen").textContent = reading ? `${strengthName()} by ${reading.estimator}: ρ ${signed(chosenRho(active(), reading))} over ${counted(reading.num_tokens)} tokens` : "";
+    $("chosen").textContent = reading ? `${strengthName()} by ${reading.estimator}: ρ ${signed(chosenRho(active(), reading))} over ${counted(reading.num_tokens)} tokens${heldShare(active())}` : "";
   };
-  $("model").addEventListener("change", () => change({ subject: Number($("model").value), rollout: 0, token: null }));
-  $("estimator").addEventListener("change", async () => {
-    const cell = state.cell;
-    if (cell) await Promise.all(SUBJECTS.map((subject) => subject.loadCells($("estimator").value))).catch(fail);
-    change({ estimator: $("estimator").value });
+  $("model").addEventListener("change", () => {
+    change({ subject: Number($("model").value), rollout: 0, token: null });
+    chooseStrength(state.estimator, state.cell);
   });
+  $("estimator").addEventListener("change", () => chooseStrength($("estimator").value, state.cell));
   $("cell").addEventListener("change", () => chooseCell($("cell").value || null));
   listen((changed) => {
     if (touches(changed, "subject", "estimator")) fillEstimators();
     sync();
   });
   sync();
+}
+
+/** What the other views are of, where the file holds less than the summary is about. */
+function heldShare(subject) {
+  const held = state.cell ? subject.detailed.length : subject.rollouts.length;
+  return held < subject.numRollouts ? ` (ranks and kinds: of the ${counted(held)} of ${counted(subject.numRollouts)} rollouts held here)` : "";
 }
 
 /** The summary's ρ of the strength in use. */
@@ -59,7 +64,7 @@ function setTheme(dark) {
 /** Everything whose colours are set by script. */
 function recolour() {
   redrawCharts();
-  if ($("text")) { paint(); drawShownColours(); if ($("layers-maps").children.length) drawLayers(); }
+  if ($("text")) { paint(); drawShownColours(); if ($("layers-maps").children.length) drawLayers(); if ($("kinds-table").rows.length) drawKinds(); }
   if ($("training-table")) drawTrainingTable();
 }
 
@@ -85,6 +90,7 @@ async function start() {
   await Promise.all(SUBJECTS.map((subject) => subject.load()));
   const wanted = recall(location.hash);
   state.estimator = SUBJECTS[0]?.estimators[0] ?? null;
+  recallSelects(location.hash);
   const { cell, ...others } = wanted;
   Object.assign(state, others);
   if (cell) {
@@ -103,6 +109,12 @@ async function start() {
     if (state.token !== null) showDetails(active(), state.token);
   }
   if ($("training-charts")) wireTraining();
+  addEventListener("hashchange", () => {
+    const { cell, estimator, ...asked } = recall(location.hash);
+    if (!Object.keys(asked).length && !cell && !estimator) return; // a link within the page
+    change(asked);
+    chooseStrength(estimator ?? state.estimator, cell ?? null);
+  });
   addEventListener("resize", debounced(() => { drawOverview(); }, 200));
   document.documentElement.dataset.ready = "true";
 }

@@ -2,6 +2,9 @@
 const AT_ONCE = 3000;
 const microscope = { count: AT_ONCE, tokens: [] };
 
+// The contribution with the full colour; the largest is 3, which few tokens come near.
+const STRONG = 2;
+
 const SHADES = {
   contribution: "Blue makes the inversion (one signal high, the other low), orange breaks it (both high, or both low).",
   difference: "Rank of entropy minus rank of strength. Blue: entropy below strength, orange: above. Strong colours of either kind make the inversion.",
@@ -12,7 +15,7 @@ const SHADES = {
 /** Background of each token of a subject by the chosen shade. */
 function shader(subject, shade) {
   const estimator = estimatorOf(subject), ranks = subject.ranks(estimator, state.cell);
-  if (shade === "contribution") return (token) => diverging(-contributionOf(ranks, token) / 3 * 1.6);
+  if (shade === "contribution") return (token) => diverging(-contributionOf(ranks, token) / STRONG);
   if (shade === "difference") return (token) => diverging(ranks.entropy[token] - ranks.strength[token]);
   const values = shade === "entropy" ? subject.entropy : subject.strength(estimator, state.cell);
   const top = subject.once(`top ${shade} ${estimator} ${state.cell}`, () => quantile(values, 0.98) || 1);
@@ -40,7 +43,7 @@ function fillRollouts() {
     const words = [visible(id, 40), Number.isFinite(rho) ? `ρ ${signed(rho, 2)}` : "ρ undefined", verdictWord(subject.rollouts[rollout])];
     return element("option", { value: rollout }, words.filter(Boolean).join(" · "));
   }));
-  if (!places.length) $("rollout").append(element("option", { value: "" }, "no such rollout"));
+  if (!places.length) $("rollout").append(element("option", { value: "" }, `no such rollout; below: ${shorten(subject.rollouts[state.rollout]?.id ?? "none", 30)}`));
   else $("rollout").value = String(places.includes(state.rollout) ? state.rollout : places[0]);
   return places;
 }
@@ -63,8 +66,6 @@ function drawText() {
   paint();
   light();
   drawTrack();
-  const first = microscope.tokens[state.token !== null && state.token >= from && state.token < last ? state.token - from : 0];
-  if (first) first.tabIndex = 0;
   drawFacts();
 }
 
@@ -94,7 +95,10 @@ function light() {
     made.classList.toggle("lit", lit);
     made.setAttribute("aria-selected", String(lit));
     made.classList.toggle("here", token === state.token);
+    made.tabIndex = token === state.token ? 0 : -1;
   }
+  // One token is in the order of the Tab key.
+  if (!microscope.tokens.some((made) => made.tabIndex === 0) && microscope.tokens.length) microscope.tokens[0].tabIndex = 0;
 }
 
 /** Ranks of both signals along the rollout: in an inverted one they run against each other. */
@@ -114,7 +118,7 @@ function drawTrack() {
     series: series.map(([name, values], i) => ({ type: "line", name, silent: true, showSymbol: false, connectNulls: true, lineStyle: { width: 1.6 }, itemStyle: { color: i ? high : low }, data: points(values.map((_, place) => place), values),
       markLine: { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: ink, type: "solid", width: 1 }, data: i ? [] : marked } })),
   }), `Ranks of entropy and strength along the rollout, ρ ${signed(subject.correlation(state.rollout, estimatorOf(subject), state.cell))}`);
-  $("track-caption").textContent = `Ranks of both signals along the rollout${width > 1 ? `, running mean over ${width} tokens` : ""}. Click to go to a token.`;
+  $("track-caption").textContent = `Ranks of both signals along the rollout${width > 1 ? `, mean of the last ${width} tokens` : ""}. Click to go to a token.`;
   if (!microscope.tracked) {
     microscope.tracked = true;
     drawn.getZr().on("click", (event) => {
@@ -207,6 +211,7 @@ CSV.set("tokens", () => {
   return { header: ["model", "estimator", "cell", "rollout_id", "position", "token", "entropy", "logprob", "strength", "entropy_rank", "strength_rank", "contribution", "selected"], rows };
 });
 
+/** The list anew; where the rollout in sight is not on it, its first one comes. */
 function refilter() {
   const places = fillRollouts();
   if (places.length && !places.includes(state.rollout)) goTo(places[0]);
@@ -224,16 +229,24 @@ function wireMicroscope() {
   $("next").addEventListener("click", () => step(1));
   $("most").addEventListener("click", () => extreme(1));
   $("least").addEventListener("click", () => extreme(-1));
-  $("shade").addEventListener("change", paint);
+  $("shade").addEventListener("change", () => { paint(); remember(); });
   $("more").addEventListener("click", () => { microscope.count += AT_ONCE; drawText(); });
   const tokenAt = (event) => event.target.closest?.("[data-token]");
   $("text").addEventListener("mouseover", (event) => { const made = tokenAt(event); if (made) showDetails(active(), Number(made.dataset.token)); });
-  $("text").addEventListener("focusin", (event) => { const made = tokenAt(event); if (made) change({ token: Number(made.dataset.token) }); });
+  $("text").addEventListener("mouseleave", () => { if (state.token !== null) showDetails(active(), state.token); });
+  $("text").addEventListener("focusin", (event) => {
+    const made = tokenAt(event);
+    if (!made) return;
+    change({ token: Number(made.dataset.token) });
+    $("spoken").textContent = tokenLine(active(), state.token);
+  });
   $("text").addEventListener("click", (event) => { const made = tokenAt(event); if (made) { moveTo(microscope.tokens.indexOf(made)); toggleToken(active(), Number(made.dataset.token)); } });
   $("text").addEventListener("keydown", keyDown);
   listen((changed) => {
-    if (touches(changed, "subject", "estimator", "cell")) fillRollouts();
-    if (touches(changed, "subject", "rollout", "estimator", "cell")) {
+    if (touches(changed, "subject", "estimator", "cell") || (touches(changed, "selected") && $("filter").value === "selected")) refilter();
+    const place = state.token === null ? 0 : state.token - active().starts[state.rollout], away = place >= microscope.tokens.length && place > 0;
+    if (away) microscope.count = Math.max(microscope.count, place + 200);
+    if (touches(changed, "subject", "rollout", "estimator", "cell") || away) {
       if ($("rollout").value !== String(state.rollout)) fillRollouts();
       drawText();
     } else if (touches(changed, "selected", "token")) {

@@ -59,10 +59,7 @@ function scatterOptions(axes, words) {
     series.push({ type: "scatter", silent: true, symbolSize: 6, z: 4, data: places.map((i) => point(drawn, i)),
       itemStyle: { color: colourOf(drawn.subject.place), borderColor: lit, borderWidth: 1 } });
   }
-  const here = scatter.drawn.find(({ subject }) => subject.place === state.subject);
-  if (here && state.token !== null && !Number.isNaN(here.y[state.token])) {
-    series.push({ type: "scatter", silent: true, symbolSize: 15, z: 6, data: [point(here, state.token)], itemStyle: { color: "transparent", borderColor: ink, borderWidth: 2 } });
-  }
+  series.push({ id: "here", type: "scatter", silent: true, symbolSize: 15, z: 6, data: pointHere(), itemStyle: { color: "transparent", borderColor: ink, borderWidth: 2 } });
   const limits = axes === "rank" ? { min: 0, max: 1 } : { scale: true };
   return {
     grid: { left: 58, right: 16, top: 12, bottom: 48 },
@@ -73,6 +70,12 @@ function scatterOptions(axes, words) {
       brushStyle: { color: "rgba(128,128,128,0.15)", borderColor: lit, borderWidth: 1 }, outOfBrush: {}, inBrush: {} },
     series,
   };
+}
+
+/** Where the token in sight is, if it is among the drawn models. */
+function pointHere() {
+  const here = scatter.drawn.find(({ subject }) => subject.place === state.subject), token = state.token;
+  return here && token !== null && !Number.isNaN(here.y[token]) ? [[here.x[token], here.y[token]]] : [];
 }
 
 /** The brush is the chart's cursor; a drawing or a change of size takes it away, and its box. */
@@ -123,21 +126,24 @@ function nearest(offsetX, offsetY) {
 function showSelection() {
   const count = numSelected(), parts = [], groups = new Map();
   for (const [place, mask] of state.selected) {
+    if (!state.shown.has(place)) continue;
     const subject = SUBJECTS[place], strength = subject.strength(estimatorOf(subject), state.cell);
     let own = 0;
     mask.forEach((flag, token) => {
       if (!flag) return;
       own++;
-      const text = subject.text(token), group = groups.get(text) ?? { count: 0, entropy: [], strength: [], subject, token };
+      const text = subject.text(token), key = `${place} ${text}`, group = groups.get(key) ?? { text, count: 0, entropy: [], strength: [], subject, token };
       group.count++; group.entropy.push(subject.entropy[token]); group.strength.push(strength[token]);
-      groups.set(text, group);
+      groups.set(key, group);
     });
     if (own) parts.push(`${shorten(subject.label, 60)}: ${counted(own)}`);
   }
   $("selection").textContent = count ? `${counted(count)} tokens selected (${parts.join("; ")}).` : "No tokens selected.";
-  const rows = [...groups].sort((a, b) => b[1].count - a[1].count);
-  CSV.set("selected", () => ({ header: ["token", "count", "entropy_mean", "strength_mean"], rows: rows.map(([text, g]) => [text, g.count, meanOf(g.entropy), meanOf(g.strength)]) }));
-  const top = rows.slice(0, 12).map(([text, g]) => {
+  const rows = [...groups.values()].sort((a, b) => b.count - a.count);
+  CSV.set("selected", () => ({ header: ["model", "estimator", "cell", "token", "count", "entropy_mean", "strength_mean"],
+    rows: rows.map((g) => [g.subject.label, estimatorOf(g.subject), state.cell ?? "mean", g.text, g.count, meanOf(g.entropy), meanOf(g.strength)]) }));
+  const top = rows.slice(0, 12).map((g) => {
+    const { text } = g;
     const jump = element("button", { type: "button", class: "quiet", onclick: () => focusToken(g.subject, g.token) }, ...(text.trim() ? visibleNodes(text, 40) : [blankName(text)]));
     return [jump, { text: counted(g.count) }, { text: number(meanOf(g.entropy)) }, { text: number(meanOf(g.strength)) }];
   });
@@ -149,7 +155,7 @@ function showSelection() {
 const later = (action) => setTimeout(action, 0);
 
 function wireScatter() {
-  $("axes").addEventListener("change", () => { scatter.box = null; drawScatter(); });
+  $("axes").addEventListener("change", () => { scatter.box = null; drawScatter(); remember(); });
   drawShown();
   drawScatter();
   armBrush();
@@ -162,6 +168,7 @@ function wireScatter() {
     const moved = pressed && Math.hypot(event.offsetX - pressed[0], event.offsetY - pressed[1]) > 4;
     const found = moved ? null : nearest(event.offsetX, event.offsetY);
     if (found) later(() => focusToken(found.subject, found.token));
+    else if (pressed && !moved && scatter.box) later(clearSelection);
   });
   surface.on("mousemove", debounced((event) => {
     const found = nearest(event.offsetX, event.offsetY);
@@ -175,8 +182,9 @@ function wireScatter() {
   $("clear-selection").addEventListener("click", clearSelection);
   listen((changed) => {
     if (touches(changed, "cell", "estimator")) scatter.box = null;
-    if (touches(changed, "estimator", "cell", "shown", "selected", "token", "subject")) drawScatter();
-    if (touches(changed, "selected", "estimator", "cell")) showSelection();
+    if (touches(changed, "estimator", "cell", "shown", "selected")) drawScatter();
+    else if (touches(changed, "token", "subject")) scatter.chart.setOption({ series: [{ id: "here", data: pointHere() }] });
+    if (touches(changed, "selected", "estimator", "cell", "shown")) showSelection();
   });
 }
 

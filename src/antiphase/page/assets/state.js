@@ -31,11 +31,11 @@ const shownSubjects = () => SUBJECTS.filter((subject) => state.shown.has(subject
 const touches = (changed, ...names) => names.some((name) => changed.has(name));
 
 /** The estimator in use for a subject: the chosen one where it was measured, else its first. */
-const estimatorOf = (subject) => (subject.estimators.includes(state.estimator) ? state.estimator : subject.estimators[0]);
+const estimatorOf = (subject, wanted = state.estimator) => (subject.estimators.includes(wanted) ? wanted : subject.estimators[0]);
 
 function numSelected() {
   let count = 0;
-  for (const mask of state.selected.values()) for (const flag of mask) count += flag;
+  for (const [place, mask] of state.selected) if (state.shown.has(place)) for (const flag of mask) count += flag;
   return count;
 }
 
@@ -64,13 +64,21 @@ function view(section, draw, ...names) {
 const drawAllViews = () => views.forEach((entry) => entry.draw());
 
 const FIELDS = ["subject", "estimator", "cell", "rollout", "token"];
+const SELECTS = ["axes", "shade"];
 
 function remember() {
   const words = new URLSearchParams();
   for (const name of FIELDS) if (state[name] !== null && state[name] !== 0) words.set(name, state[name]);
+  for (const id of SELECTS) if ($(id) && $(id).selectedIndex > 0) words.set(id, $(id).value);
   try {
     history.replaceState(null, "", words.size ? `#${words}` : location.pathname.split("/").pop() || "#");
   } catch { /* a page in a frame may have no history */ }
+}
+
+/** Set the selects that an address names. */
+function recallSelects(hash) {
+  const words = new URLSearchParams(hash.replace(/^#/, ""));
+  for (const id of SELECTS) if ($(id) && [...$(id).options].some(({ value }) => value === words.get(id))) $(id).value = words.get(id);
 }
 
 /** The state that an address asks for; anything that does not fit is passed over. */
@@ -85,7 +93,7 @@ function recall(hash) {
   const subject = SUBJECTS[found.subject ?? state.subject];
   if (!subject) return {};
   if (subject.estimators.includes(words.get("estimator"))) found.estimator = words.get("estimator");
-  if (/^L\d+\.\w$/.test(words.get("cell") ?? "")) found.cell = words.get("cell");
+  if (subject.cellPlace(estimatorOf(subject, found.estimator), words.get("cell")) >= 0) found.cell = words.get("cell");
   whole("rollout", subject.rollouts.length);
   whole("token", subject.numTokens);
   if (found.token !== undefined) found.rollout = subject.rolloutOf(found.token);

@@ -28,7 +28,8 @@ function csvCell(value) {
   if (value === null || value === undefined || (typeof value === "number" && !Number.isFinite(value))) return "";
   if (typeof value === "number" || typeof value === "boolean") return String(value);
   let text = String(value).replace(/[\ud800-\udfff]/gu, "\ufffd");
-  if (text.length > 1 && /^[=+\-@\t\r]/.test(text)) text = `'${text}`;
+  if (/^[+−][\d.]+/.test(text)) text = text.replaceAll("\u2212", "-");
+  if (text.length > 1 && /^[=+\-@\t\r]/.test(text) && !/^[+-][\d.]+($| \[)/.test(text)) text = `'${text}`;
   return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 

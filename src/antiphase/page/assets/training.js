@@ -1,13 +1,14 @@
 // Training: curves by optimizer step; seeds of one recipe as a band; alarms; held-out numbers.
 const PANELS = [
   { name: "inversion ι", step: "inversion/mean", zero: true },
-  { name: "ρ", step: "inversion/correlation", zero: true, held: { value: "spearman", low: "spearman_low", high: "spearman_high" } },
+  { name: "ρ", step: "inversion/correlation", zero: true, held: { value: "probe/spearman", low: "probe/spearman_low", high: "probe/spearman_high" } },
   { name: "task reward", step: "task/mean" },
   { name: "accuracy", step: "task/accuracy", share: true, held: { value: "heldout/pass@1", low: "heldout/pass@1_low", high: "heldout/pass@1_high" }, greedy: "heldout/greedy" },
   { name: "entropy (nats)", step: "rollout/entropy" },
   { name: "length (tokens)", step: "rollout/length" },
 ];
 const trainings = VALUES.trainings;
+const KINDS_OF_ROWS = ["step", "eval", "probe"];
 const panelTitle = ({ name, step }) => name || step;
 
 /** Runs as curves: one a run, or one a group with its band. */
@@ -25,7 +26,7 @@ function banded(members) {
   const at = members.map((curve) => new Map(curve.step.map((step, i) => [step, curve.mean[i]])));
   const values = steps.map((step) => at.map((known) => known.get(step)).filter((value) => value !== null && value !== undefined));
   const over = (pick) => values.map((own) => (own.length ? pick(own) : null));
-  return { name: `${members[0].name} (${members.length} seeds)`, place: members[0].place, step: steps, raw: [], mean: over((own) => own.reduce((a, b) => a + b, 0) / own.length),
+  return { name: `${members[0].name.replace(/ #\d+$/, "")} (${members.length} seeds)`, place: members[0].place, step: steps, raw: [], mean: over((own) => own.reduce((a, b) => a + b, 0) / own.length),
     low: over((own) => Math.min(...own)), high: over((own) => Math.max(...own)), alarms: members.flatMap((curve) => curve.alarms) };
 }
 
@@ -50,9 +51,12 @@ function panelOptions(panel, drawn) {
   };
 }
 
+/** Place of a run's colour: with bands, the seeds of a recipe share the first one's. */
+const placeOf = (run, place) => ($("bands").checked ? trainings.findIndex((other) => other.group === run.group) : place);
+
 /** Held-out numbers of evaluations and probes, with intervals. */
 function heldOut(panel, run, place) {
-  const found = [], color = colourOf(place);
+  const found = [], color = colourOf(placeOf(run, place));
   for (const rows of [run.eval, run.probe]) {
     const keys = panel.held;
     if (!keys || !rows[keys.value]) continue;
@@ -69,7 +73,9 @@ function heldOut(panel, run, place) {
 
 function drawTraining() {
   const chosen = $("metric").value;
-  const panels = [...PANELS.filter(({ step }) => trainings.some((run) => run.step[step])), ...(chosen ? [{ name: chosen, step: chosen }] : [])];
+  const known = (panel) => trainings.some((run) => run.step[panel.step] || (panel.held && (run.eval[panel.held.value] || run.probe[panel.held.value])) || (panel.greedy && run.eval[panel.greedy]));
+  const other = chosen && { name: chosen, step: chosen, held: { value: chosen, low: `${chosen}_low`, high: `${chosen}_high` } };
+  const panels = [...PANELS.filter(known), ...(other ? [other] : [])];
   const holders = panels.map((panel) => element("figure", {}, element("h3", {}, panelTitle(panel)), element("div", { class: "chart" })));
   for (const old of $("training-charts").querySelectorAll(".chart")) dispose(old);
   $("training-charts").replaceChildren(...holders);
@@ -85,22 +91,22 @@ function drawTrainingTable() {
   const rows = trainings.map((run, place) => {
     const tenth = Math.max(1, Math.floor(run.step.step.length / 10));
     const ends = (key) => [run.step[key]?.slice(0, tenth), run.step[key]?.slice(-tenth)].map((part) => number(meanOf((part ?? []).map((v) => v ?? NaN))));
-    const swatch = element("span", { class: "swatch", style: { display: "inline-block", marginRight: ".4em", background: colourOf(place) } });
-    return [element("span", {}, swatch, element("bdi", {}, shorten(run.label, 60))), { text: counted(run.step.step.at(-1) ?? 0) },
+    const swatch = element("span", { class: "swatch", style: { display: "inline-block", marginRight: ".4em", background: colourOf(placeOf(run, place)) } });
+    return [element("span", {}, swatch, element("bdi", {}, shorten(run.label, 60))), { text: counted(Math.max(0, ...KINDS_OF_ROWS.flatMap((kind) => run[kind].step))) },
       ...PANELS.map(({ step }) => ({ text: ends(step).join(" → ") })), { text: run.alarms.length ? run.alarms.join(", ") : "none" }];
   });
   fillTable($("training-table"), "First and last tenth of every training run", ["run", "steps", ...PANELS.map(panelTitle), "alarms at"], rows);
 }
 
 CSV.set("training", () => {
-  const names = [...new Set(trainings.flatMap((run) => ["step", "eval", "probe"].flatMap((kind) => Object.keys(run[kind]).filter((name) => name !== "step"))))];
-  const rows = trainings.flatMap((run) => ["step", "eval", "probe"].flatMap((kind) => run[kind].step.map((step, i) => [run.label, kind, step, ...names.map((name) => run[kind][name]?.[i])])));
+  const names = [...new Set(trainings.flatMap((run) => KINDS_OF_ROWS.flatMap((kind) => Object.keys(run[kind]).filter((name) => name !== "step"))))];
+  const rows = trainings.flatMap((run) => KINDS_OF_ROWS.flatMap((kind) => run[kind].step.map((step, i) => [run.label, kind, step, ...names.map((name) => run[kind][name]?.[i])])));
   return { header: ["run", "kind", "step", ...names], rows };
 });
 
 function wireTraining() {
   const known = new Set(PANELS.map(({ step }) => step));
-  const names = [...new Set(trainings.flatMap((run) => Object.keys(run.step)))].filter((name) => name !== "step" && !known.has(name)).sort();
+  const names = [...new Set(trainings.flatMap((run) => KINDS_OF_ROWS.flatMap((kind) => Object.keys(run[kind]))))].filter((name) => name !== "step" && !known.has(name) && !/_(low|high)$/.test(name)).sort();
   $("metric").replaceChildren(element("option", { value: "" }, "none"), ...names.map((name) => element("option", { value: name }, name)));
   for (const id of ["smooth", "bands", "metric"]) $(id).addEventListener("change", drawTraining);
   drawTraining();
