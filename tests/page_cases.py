@@ -1,5 +1,8 @@
 """Documents for the tests of the page: synthetic ones of any size, with hostile text where wanted."""
 
+import base64
+import zlib
+
 import numpy as np
 import pandas as pd
 
@@ -108,3 +111,42 @@ def synthetic(names: list[str], num_rollouts: int, num_tokens: int, **options) -
 def without_results(title: str) -> Document:
     """A document that has nothing but its title."""
     return Document(title, [Run(title, "probe")])
+
+
+def evaluated(*, greedy=(True, False, False, False), task="t"):
+    """Tables and result of an evaluation of four rollouts."""
+    tokens, rollouts = tables("m", 4, 12)
+    rollouts = rollouts.assign(
+        task=task, greedy=list(greedy), correct=[True, False, True, True], outcome="x", answer="1", reference="1"
+    )
+    tokens = tokens.assign(task=task)
+    statistics = result(tokens, rollouts, "m")
+    keys = ("spearman", "logprob_control", "num_tokens", "num_rollouts", "num_prompts", "num_undefined")
+    entry = {
+        **{key: statistics[key] for key in ("model", "estimator", "layers", "projections")},
+        "task": task,
+        "num_rollouts": 4,
+        "num_problems": 2,
+        "metrics": {"avg@3": {"value": 0.5, "low": 0.25, "high": 0.75}, "greedy": {"value": 1.0}},
+        "signals": {key: statistics[key] for key in keys},
+    }
+    return tokens, rollouts, entry
+
+
+def unpacked(text, dtype, length):
+    """As the page does: planes of equal significance back into numbers."""
+    dtype = np.dtype(dtype).newbyteorder("<")
+    planes = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype=np.uint8).reshape(dtype.itemsize, length)
+    return np.ascontiguousarray(planes.T).view(dtype).ravel()
+
+
+def alternatives_of(tokens, count=2):
+    frame = tokens[["model", "rollout_id", "position"]].loc[tokens.index.repeat(count)].reset_index(drop=True)
+    rank = np.tile(np.arange(count), len(tokens))
+    return frame.assign(rank=rank, token=[f"alt{i}" for i in range(len(frame))], logprob=-0.5 * (rank + 1))
+
+
+def log_decoded(levels, low, high):
+    """As the page does."""
+    values = np.exp(low + (levels.astype(np.float64) - 2) / 65_533 * (high - low))
+    return np.where(levels == 0, np.nan, np.where(levels == 1, 0.0, values))

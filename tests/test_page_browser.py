@@ -430,12 +430,13 @@ def test_kinds_against_pandas(page, folder) -> None:
         assert float(rows[name]["entropy_mean"]) == pytest.approx(own.entropy.astype(float).mean(), rel=1e-9)
         assert float(rows[name]["strength_mean"]) == pytest.approx(own.strength.astype(float).mean(), rel=1e-9)
         assert float(rows[name]["spearman"]) == pytest.approx(spearmanr(own.entropy, own.strength)[0], abs=1e-12)
-    word = tokens.token.str.strip().str.lower().value_counts().index[0]
+    words = tokens.token.str.strip().str.lower().value_counts()
+    word = next(text for text in words.index if text.isascii() and text.isalpha())
     page.fill("#markers", f"{word}, nothing-else")
     page.wait_for_timeout(500)
     markers = {row["kind"]: row for row in downloaded(page, "kinds")}["marker"]
     bare = tokens.token.str.strip().str.lower().str.replace(r"^[^a-z]+|[^a-z]+$", "", regex=True)
-    assert int(markers["num_tokens"]) == int((bare == word).sum()) or not word.isalpha()
+    assert int(markers["num_tokens"]) == int((bare == word).sum()) > 0
 
 
 # Right and wrong

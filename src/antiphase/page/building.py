@@ -82,7 +82,8 @@ def training_document(
     for key in _OF_A_RECIPE:
         if settings.get(key) is not None:
             facts.append((key, _text(settings[key])))
-    training = Training(name, group or digest, 0, list(rows))
+    # Without settings nothing says that two runs are seeds of one recipe.
+    training = Training(name, group or (digest if shared else f"run {name}"), 0, list(rows))
     created = "" if summary is None else str(summary.get("created", ""))
     return Document(
         name,

@@ -103,10 +103,7 @@ def render_page(document: Document, *, live: str | None = None, max_characters: 
         _environment()
         .get_template("page.html.j2")
         .render(
-            document=document,
-            lines=overview.lines_of(document),
-            estimators=overview.estimators_of(document),
-            measured=overview.measured_of(overview.lines_of(document)),
+            **_overview(document),
             policy=_policy(scripts, live is not None),
             version=live,
             style=Markup(_asset("page.css")),
@@ -119,16 +116,18 @@ def render_page(document: Document, *, live: str | None = None, max_characters: 
 
 def render_overview(document: Document) -> str:
     """The overview alone, as a fragment with its own style; for notebooks."""
-    return plain_text(
-        _environment()
-        .get_template("fragment.html.j2")
-        .render(
-            document=document,
-            lines=overview.lines_of(document),
-            estimators=overview.estimators_of(document),
-            measured=overview.measured_of(overview.lines_of(document)),
-        )
-    )
+    return plain_text(_environment().get_template("fragment.html.j2").render(**_overview(document)))
+
+
+def _overview(document: Document) -> dict[str, Any]:
+    """What the overview's templates show."""
+    lines = overview.lines_of(document)
+    return {
+        "document": document,
+        "lines": lines,
+        "estimators": overview.estimators_of(document),
+        "measured": overview.measured_of(lines),
+    }
 
 
 def _policy(scripts: Sequence[str], live: bool) -> str:

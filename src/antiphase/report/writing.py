@@ -53,7 +53,7 @@ def write_report(
         InvalidInputError: a folder that is missing, empty, foreign, damaged or has nothing finished; two models of one
             name; or a file that cannot be written.
 
-    Cost: a second for 10,000 tokens with all layers, about a minute for a million.
+    Cost: see docs/report.md; it grows with tokens × layers × projections.
     """
     found = sources_of(runs)
     if out is None and len(found) > 1:

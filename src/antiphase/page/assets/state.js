@@ -17,7 +17,8 @@ const listen = (action) => listeners.push(action);
 function change(values) {
   const changed = new Set();
   for (const [name, value] of Object.entries(values)) {
-    if (state[name] !== value || typeof value === "object") { state[name] = value; changed.add(name); }
+    // A Map or a Set may be the same one with other content.
+    if (state[name] !== value || (value !== null && typeof value === "object")) { state[name] = value; changed.add(name); }
   }
   if (!changed.size) return;
   for (const action of listeners) {
