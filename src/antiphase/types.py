@@ -20,11 +20,15 @@ ProjectionName = Literal["Q", "K", "V", "O"]
 Norm = Literal["nuclear", "frobenius", "l1"]
 Target = Literal["logit", "logprob"]
 Method = Literal["spearman", "pearson"]
+Unit = Literal["token", "type", "step"]
+StepStrength = Literal["mean", "joint"]
 
 ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 PROJECTIONS: tuple[ProjectionName, ...] = get_args(ProjectionName)
 NORMS: tuple[Norm, ...] = get_args(Norm)
 TARGETS: tuple[Target, ...] = get_args(Target)
+UNITS: tuple[Unit, ...] = get_args(Unit)
+STEP_STRENGTHS: tuple[StepStrength, ...] = get_args(StepStrength)
 
 
 def check_one_of(name: str, value: str, allowed: Sequence[str]) -> None:
@@ -46,7 +50,11 @@ class SignalSpec:
         norm: `nuclear` (the paper), `frobenius`, or `l1` (entrywise, as in the post's §2.1).
         target: `logit` (the generated token's raw logit) or `logprob` (control; see METHOD §1).
         targets_per_rollout: measure the strength of at most this many tokens of each rollout, drawn without
-            replacement by `seed`; None measures all. Entropy is measured for every token either way.
+            replacement by `seed`; None measures all. 0 measures no token's own strength, and needs
+            `step_strength="joint"`. Entropy is measured for every token either way.
+        step_strength: the strength of a step (a sentence of the rollout): `mean` of its measured tokens' strengths, or
+            `joint`, the norm of the gradient of the sum of its tokens' targets, divided by the square root of their
+            number.
         temperature: divides the logits before entropy and log-probability; 1 is the raw distribution.
         token_budget: at most this many padded tokens in one forward pass (a single longer row still runs); of prompts
             that `own` runs apart, each distinct one counts once, and its copies for one layer.
@@ -63,6 +71,7 @@ class SignalSpec:
     norm: Norm = "nuclear"
     target: Target = "logit"
     targets_per_rollout: int | None = None
+    step_strength: StepStrength = "mean"
     temperature: float = 1.0
     token_budget: int = 2048
     seed: int = 0
@@ -72,16 +81,18 @@ class SignalSpec:
         check_one_of("estimator", self.estimator, ESTIMATORS)
         check_one_of("norm", self.norm, NORMS)
         check_one_of("target", self.target, TARGETS)
+        check_one_of("step_strength", self.step_strength, STEP_STRENGTHS)
         if not self.projections:
             raise InvalidInputError("projections is empty; name at least one of Q, K, V, O.")
         for name in self.projections:
             check_one_of("projections", name, PROJECTIONS)
         if len(set(self.projections)) != len(self.projections):
             raise InvalidInputError(f"projections names one twice: {', '.join(self.projections)}.")
-        if self.targets_per_rollout is not None and self.targets_per_rollout < 1:
+        least_targets = 0 if self.step_strength == "joint" else 1
+        if self.targets_per_rollout is not None and self.targets_per_rollout < least_targets:
             raise InvalidInputError(
-                f"targets_per_rollout must be at least 1; got {self.targets_per_rollout}. Leave it out to measure "
-                "every token."
+                f"targets_per_rollout must be at least {least_targets}; got {self.targets_per_rollout}. Leave it out "
+                "to measure every token."
             )
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
             raise InvalidInputError(f"temperature must be a positive number; got {self.temperature}.")
@@ -229,6 +240,48 @@ class Alternatives:
 
 
 @dataclass(frozen=True)
+class Magnitudes:
+    """What the paper's chain from entropy to gradient runs through, token by token; NaN where none was generated.
+
+    Args:
+        logit: the generated token's raw logit z_y, at temperature 1.
+        hidden_norm: ‖h‖ of the final hidden state that predicts the token, as the head reads it (after the last norm).
+        hidden_norm_before: the same before the last norm; NaN where the model has no last norm.
+        unembedding_norm: ‖w_y‖ of the token's row in the output embedding; NaN where the model has none.
+    """
+
+    logit: Float[Tensor, "*place"]
+    hidden_norm: Float[Tensor, "*place"]
+    hidden_norm_before: Float[Tensor, "*place"]
+    unembedding_norm: Float[Tensor, "*place"]
+
+
+@dataclass(frozen=True)
+class StepSignals:
+    """The signals of every step (sentence) of every rollout; NaN, and 0 tokens, beyond a rollout's last step.
+
+    Args:
+        entropy: mean entropy of the step's tokens, in nats.
+        strength: mean over layers and projections of `strength_by_projection`.
+        strength_by_projection: mean of the measured tokens' strengths, or the joint strength: see
+            `SignalSpec.step_strength`.
+        num_tokens: of the step.
+        position: mean place of its tokens in the completion, from 0.
+    """
+
+    entropy: Float[Tensor, "batch step"]
+    strength: Float[Tensor, "batch step"]
+    strength_by_projection: Float[Tensor, "batch step layer projection"]
+    num_tokens: Int[Tensor, "batch step"]
+    position: Float[Tensor, "batch step"]
+
+    @property
+    def measured(self) -> Bool[Tensor, "batch step"]:
+        """Where a step has both an entropy and a strength."""
+        return ~(self.entropy.isnan() | self.strength.isnan())
+
+
+@dataclass(frozen=True)
 class TokenSignals:
     """The signals of every generated token, in the layout of the batch that was measured; NaN elsewhere.
 
@@ -243,6 +296,8 @@ class TokenSignals:
         layers: indices of the chosen attention layers.
         spec: what was measured; name its estimator wherever the numbers are shown.
         alternatives: the most probable tokens `[batch, token, rank]`; None where `spec.num_alternatives` is 0.
+        magnitudes: raw logits and norms behind them, `[batch, token]`; None where they were not asked for.
+        steps: the signals of the steps; None where the steps were not given.
     """
 
     entropy: Float[Tensor, "batch token"]
@@ -255,6 +310,8 @@ class TokenSignals:
     layers: tuple[int, ...]
     spec: SignalSpec
     alternatives: Alternatives | None = None
+    magnitudes: Magnitudes | None = None
+    steps: StepSignals | None = None
 
 
 @dataclass(frozen=True)
@@ -265,11 +322,12 @@ class Correlation:
         value: of the correlation, in [−1, 1].
         low: lower end of the interval.
         high: upper end of the interval.
-        num_tokens: pairs that entered (unique ids when `by="token"`).
+        num_tokens: pairs that entered: tokens, unique ids, or steps, as `unit` says.
         num_effective: independent pairs that they are worth, given the autocorrelation along the rollout; NaN for
             a pooled value, whose interval comes from a bootstrap.
         method: `spearman` or `pearson`.
         confidence: of the interval.
+        unit: what a pair is: a `token` (a position), a `type` (the means over a token id's occurrences), or a `step`.
     """
 
     value: float
@@ -279,6 +337,7 @@ class Correlation:
     num_effective: float
     method: Method
     confidence: float
+    unit: Unit = "token"
 
     @property
     def inversion(self) -> float:
