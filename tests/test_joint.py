@@ -37,7 +37,8 @@ def test_joint_matches_definition_in_float64(architecture: str, estimator: str, 
         model = tiny_model(architecture, torch.float64)
         fast = measure(model, batch, estimator)
         truth = measure(model, batch, DEFINITION[estimator], last=estimator == "last")
-    assert fast.steps is not None and truth.steps is not None
+    assert fast.steps is not None
+    assert truth.steps is not None
     assert relative_error(fast.steps.strength_by_projection, truth.steps.strength_by_projection) <= 1e-8
     assert relative_error(fast.strength_by_projection, truth.strength_by_projection) <= 1e-8
     assert fast.steps.num_tokens.tolist() == [[3, 1, 5, 0], [2, 3, 0, 0], [1, 4, 6, 1]]
@@ -99,7 +100,8 @@ def test_steps_alone(estimator: str) -> None:
     model, batch = tiny_model("qwen3"), rollouts()
     whole = measure(model, batch, estimator, last=True)
     alone = measure(model, batch, estimator, last=True, targets_per_rollout=0)
-    assert not alone.measured.any() and alone.strength.isnan().all()
+    assert not alone.measured.any()
+    assert alone.strength.isnan().all()
     torch.testing.assert_close(alone.steps.strength, whole.steps.strength, equal_nan=True, rtol=1e-5, atol=0)
     torch.testing.assert_close(alone.entropy, whole.entropy, equal_nan=True)
 
@@ -132,7 +134,8 @@ def test_an_empty_completion_has_no_steps() -> None:
     steps = torch.tensor([[-1, -1, 0, 0, 1], [-1] * 5])
     for estimator in ("own", "last", "full"):
         found = measure(tiny_model(), batch, estimator, steps=steps).steps
-        assert found.strength[0].isfinite().all() and found.strength[1].isnan().all()
+        assert found.strength[0].isfinite().all()
+        assert found.strength[1].isnan().all()
         assert found.num_tokens.tolist() == [[2, 1], [0, 0]]
 
 

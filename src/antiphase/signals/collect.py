@@ -89,7 +89,8 @@ def _steps(
         there = ~wide.isnan()
         total = wide.new_zeros(shape[0] * shape[1], *wide.shape[1:])
         count = torch.zeros_like(total).index_add_(0, place, there.double())
-        return total.index_add_(0, place, wide.nan_to_num(0.0)).div(count).unflatten(0, shape)
+        means: Tensor = (total.index_add_(0, place, wide.nan_to_num(0.0)) / count).unflatten(0, shape)
+        return means
 
     # Where a completion begins differs from row to row, so places count from its first token.
     before = mask.cumsum(1) - 1

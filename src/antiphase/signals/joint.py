@@ -9,6 +9,8 @@ different directions: were they orthogonal with equal Frobenius norms g, the sum
 measured: every step correlation is also given with the step's length held fixed.
 """
 
+import itertools
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -95,4 +97,4 @@ def _bounds(longest: int) -> list[tuple[int, int]]:
     while ends[-1] < longest:
         ends.append(2 * ends[-1])
     ends[-1] = longest
-    return list(zip(ends[:-1], ends[1:], strict=True))
+    return list(itertools.pairwise(ends))

@@ -161,10 +161,12 @@ def _joined(heads: Sequence[HeadSignals]) -> HeadSignals:
     magnitudes = [head.magnitudes for head in heads]
     tops = [head.alternatives for head in heads if head.alternatives is not None]
     return HeadSignals(
-        *(of(name, heads) for name in ("entropy", "logprob", "logprob_control", "self_certainty")),
-        Magnitudes(*(of(field.name, magnitudes) for field in dataclasses.fields(Magnitudes))),
-        None,
-        joined(tops),
+        entropy=of("entropy", heads),
+        logprob=of("logprob", heads),
+        logprob_control=of("logprob_control", heads),
+        self_certainty=of("self_certainty", heads),
+        magnitudes=Magnitudes(*(of(part.name, magnitudes) for part in dataclasses.fields(Magnitudes))),
+        alternatives=joined(tops),
     )
 
 
