@@ -90,7 +90,8 @@ def _numbers(placed: PlacedTokens, is_special: NDArray[np.bool_], splitter: Spli
     known = first < placed.ends
     steps = np.maximum.accumulate(np.where(known, of_characters[np.minimum(first, size - 1)], 0))
     # A step whose every character stands in a token of another has no tokens: number those that are left.
-    return np.unique(steps, return_inverse=True)[1].tolist()
+    numbers: list[int] = np.unique(steps, return_inverse=True)[1].tolist()
+    return numbers
 
 
 def _special_ids(tokenizer: Any) -> frozenset[int]:

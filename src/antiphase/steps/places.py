@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ def _bytes_of_tokens(token_ids: Sequence[int], tokenizer: Any) -> list[bytes]:
     distinct = list(dict.fromkeys(token_ids))
     alone = dict(zip(distinct, _decode([[token] for token in distinct], tokenizer), strict=True))
     split = {token: _raw_bytes(tokenizer, token, text) for token, text in alone.items() if REPLACEMENT in text}
-    pairs = list(dict.fromkeys(zip(token_ids, token_ids[1:], strict=False)))
+    pairs = list(dict.fromkeys(pairwise(token_ids)))
     together = dict(zip(pairs, _decode([list(pair) for pair in pairs], tokenizer), strict=True))
     added = {pair: _added(alone[pair[0]], alone[pair[1]], text) for pair, text in together.items()}
     parts = []

@@ -28,11 +28,11 @@ _CONTENT = r"[^\W_]"
 
 
 def sentence_starts(text: str) -> list[int]:
-    """Where each sentence but the first begins: offsets, ascending, each at a character that is no space.
+    r"""Where each sentence but the first begins: offsets, ascending, each at a character that is no space.
 
-    >>> text = "Pi is 3.14, e.g. in Fig. 2. So?\\n1. Add.\\n2. Stop"
+    >>> text = "Pi is 3.14, e.g. in Fig. 2. So?\n1. Add.\n2. Stop"
     >>> [text[a:b] for a, b in zip([0, *sentence_starts(text)], [*sentence_starts(text), None])]
-    ['Pi is 3.14, e.g. in Fig. 2. ', 'So?\\n', '1. Add.\\n', '2. Stop']
+    ['Pi is 3.14, e.g. in Fig. 2. ', 'So?\n', '1. Add.\n', '2. Stop']
 
     Args:
         text: of a completion.

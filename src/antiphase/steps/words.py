@@ -2,23 +2,28 @@
 
 import re
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # A capital letter after these begins no sentence.
-_TITLES = frozenset(
+_TITLES = _words(
     "mr mrs ms mx dr prof rev hon gen col sgt lt capt gov sen rep pres st mt e.g i.e eg ie cf viz vs v approx resp ca "
-    "incl excl fig figs eq eqs eqn eqns thm lem prop cor def defn ex exs ref refs rem sect chap cap ed eds tr".split()
+    "incl excl fig figs eq eqs eqn eqns thm lem prop cor def defn ex exs ref refs rem sect chap cap ed eds tr"
 )
 # These end a sentence where a capital letter follows.
-_SHORT = frozenset(
+_SHORT = _words(
     "etc al a.m p.m am pm u.s u.k u.n u.s.a ph.d b.c a.d inc ltd co corp jr sr bros dept ave blvd rd est ft lb lbs oz "
     "min mins sec secs hr hrs yr yrs wk wks sq cu yd yds mi pt pts qt qts gal km cm mm kg mg ml jan feb mar apr jun "
-    "jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri sat sun max avg std dev temp orig misc".split()
+    "jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri sat sun max avg std dev temp orig misc"
 )
 # These end no sentence where a number follows.
-_NUMBERED = frozenset("no nos nr p pp vol vols ch sec secs art fig figs eq eqs ex prob q thm lem def n para".split())
-_STARTERS = frozenset(
+_NUMBERED = _words("no nos nr p pp vol vols ch sec secs art fig figs eq eqs ex prob q thm lem def n para")
+_STARTERS = _words(
     "the then so therefore thus hence let since if we it this that these those now but and or in for to as when "
     "because first next finally also however wait hmm okay ok yes no there here a an i you he she they what how which "
-    "is are does do can note suppose given by from with after before each every all both".split()
+    "is are does do can note suppose given by from with after before each every all both"
 )
 _LABEL = re.compile(
     r"[\s*_#>\-+•(\[]*(?:\d{1,3}(?:\.\d{1,3})*|[A-Za-z]|[ivxIVX]{1,5}"
@@ -42,49 +47,42 @@ def ends_sentence(text: str, begin: int, start: int, stop: int, end: int, after:
         after: the next character that is no space.
     """
     following = text[after : after + 1]
-    if not following:
-        return False
     if after == end:  # no space: a number, a URL, an attribute; but Chinese and Japanese have none
         return _is_wide(following) and start > 0 and not text[start - 1].isspace()
-    if following in _OPERATORS:
+    if not following or following in _OPERATORS:
         return False
     marks = text[start:stop]
-    new_line = "\n" in text[end:after]
+    goes_on = following.islower() and "\n" not in text[end:after]
     if marks == ".":
-        return _full_stop(text, begin, start, after, new_line)
-    if _dots(marks):
-        return new_line or not following.islower()
-    if not following.islower() or new_line:
-        return True
-    before = text[start - 1 : start]
-    if "!" in marks and "?" not in marks and (before.isdigit() or before in ")" or _is_variable(text, start)):
+        return _full_stop(text, begin, start, after)
+    if goes_on and not marks.strip(".…"):
+        return False
+    if goes_on and marks == "!" and _is_number(text, start):
         return False  # a factorial
-    return not any(mark in text[stop:end] for mark in "\"'”’»")  # "Why?" he asked
+    return not (goes_on and any(mark in text[stop:end] for mark in "\"'”’»"))  # "Why?" he asked
 
 
-def _full_stop(text: str, begin: int, start: int, after: int, new_line: bool) -> bool:
-    following = text[after]
+def _full_stop(text: str, begin: int, start: int, after: int) -> bool:
     if _LABEL.fullmatch(text, begin, start):
         return False  # the number of a list item, or "Step 1."
     found = _WORD_BEFORE.search(text, max(begin, start - _LONGEST_WORD), start)
     if found is None:  # a number, a bracket, a formula
         return True
-    word = found[0].lower()
-    if word in _TITLES and not (word in _NUMBERED and following.isupper() and new_line):
+    word, following = found[0].lower(), text[after]
+    if word in _TITLES or (word in _NUMBERED and (following.isdigit() or following == "(")):
         return False
-    if word in _NUMBERED and (following.isdigit() or following == "("):
-        return False
-    if following.islower() and not new_line:
-        return len(found[0]) > 3 and "." not in word and word not in _SHORT
-    if word in _SHORT or "." in word:
+    short = word in _SHORT or "." in word
+    if "\n" in text[start:after]:
+        return True
+    if following.islower():
+        return len(word) > 3 and not short
+    if short:
         return not following.isdigit()
-    if len(word) == 1 and found[0].isupper() and not new_line:
-        return not _is_initial(text, begin, found.start(), after)
-    return True
+    return not (len(word) == 1 and found[0].isupper() and _is_initial(text, begin, found.start(), after))
 
 
 def _is_initial(text: str, begin: int, start: int, after: int) -> bool:
-    """Whether the capital letter before a full stop belongs to a name: J. Smith, George W. Bush; not "point A. Then"."""
+    """Whether the capital letter before a full stop belongs to a name: George W. Bush; not "point A. Then"."""
     following = _WORD_AFTER.match(text, after)
     if following is None or following[1].lower() in _STARTERS:
         return False
@@ -94,13 +92,10 @@ def _is_initial(text: str, begin: int, start: int, after: int) -> bool:
     return not words or words[-1][:1].isupper() or words[-1].endswith(".") or words[-1] in ("by", "and", "of")
 
 
-def _is_variable(text: str, start: int) -> bool:
-    found = _WORD_BEFORE.search(text, max(0, start - 3), start)
-    return found is not None and len(found[0]) == 1
-
-
-def _dots(marks: str) -> bool:
-    return not marks.strip(".…")
+def _is_number(text: str, stop: int) -> bool:
+    """Whether a number, a bracket or a variable of one letter ends there."""
+    found = _WORD_BEFORE.search(text, max(0, stop - 3), stop)
+    return len(found[0]) == 1 if found else text[stop - 1 : stop].isdigit() or text[stop - 1 : stop] == ")"
 
 
 def _is_wide(character: str) -> bool:
