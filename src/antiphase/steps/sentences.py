@@ -21,7 +21,12 @@ _MARK = re.compile(
 _TAG = re.compile(r"</?(?:think|thinking|thought|reasoning|reflection|solution|answer)>")
 _SPACE = re.compile(r"\s*")
 _ITEM = re.compile(r"(?:[-*+•‣◦–]|\(?\d{1,3}[.)]|\(?[A-Za-z]\)|[A-Z]\.|\(?[ivx]{1,4}\))\s|#{1,6}\s")
-_HEADING = re.compile(r"\s*(?:#{1,6}\s.*|\*\*[^*\n]+\*\*:?|(?:Step|Case|Part)\s+\w{1,4}[.:])\s*")
+_HEADING = re.compile(
+    r"\s*(?:#{1,6}\s.*|(?:\d{1,3}[.)]\s+)?\*\*[^*\n]+\*\*:?|(?:Step|Case|Part)\s+\w{1,4}[.:]"
+    r"|(?:Analysis|Answer|Check|Conclusion|Explanation|Final answer|Proof|Reasoning|Solution|Summary|Verification):)\s*",
+    re.IGNORECASE,
+)
+_FORMULA = re.compile(r"\\\[|\\begin\{|\$\$")
 _EQUATION = re.compile(r"\w{1,4}(?:\(\w{1,4}\))?\s*[=<>≤≥≈]")
 _GOES_ON = ":=+-×÷/<&|([{—–\\"
 _CONTENT = r"[^\W_]"
@@ -118,13 +123,14 @@ def _line_break(text: str, begin: int, found: "re.Match[str]") -> str | None:
     """
     line = text[max(begin, text.rfind("\n", 0, found.start()) + 1) : found.start()]
     marker = _ITEM.fullmatch(line.strip() + " ")
-    if marker is None and (
-        found[0].count("\n") > 1 or _ITEM.match(text, found.end()) or (line and _HEADING.fullmatch(line))
-    ):
+    formula = _FORMULA.match(text, found.end())
+    if not marker and (found[0].count("\n") > 1 or _ITEM.match(text, found.end())):
+        return "hard"
+    if not marker and not formula and line and _HEADING.fullmatch(line):
         return "hard"
     last = line.rstrip().rstrip("*_").rstrip()[-1:]
     following = text[found.end() : found.end() + 1].lstrip("*_")
-    if marker or not last or last in _GOES_ON or text.startswith("\\[", found.end()):
+    if marker or formula or not last or last in _GOES_ON:
         return None
     starts_line = following.isdigit() or (following.isalpha() and not following.islower())
     if last not in ",;" and (starts_line or following in '"“($' or _EQUATION.match(text, found.end())):

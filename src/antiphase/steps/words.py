@@ -19,7 +19,7 @@ _SHORT = _words(
     "jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri sat sun max avg std dev temp orig misc"
 )
 # These end no sentence where a number follows.
-_NUMBERED = _words("no nos nr p pp vol vols ch sec secs art fig figs eq eqs ex prob q thm lem def n para")
+_NUMBERED = _words("al no nos nr p pp vol vols ch sec secs art fig figs eq eqs ex prob q thm lem def n para")
 _STARTERS = _words(
     "the then so therefore thus hence let since if we it this that these those now but and or in for to as when "
     "because first next finally also however wait hmm okay ok yes no there here a an i you he she they what how which "
@@ -63,11 +63,10 @@ def ends_sentence(text: str, begin: int, start: int, stop: int, end: int, after:
 
 
 def _full_stop(text: str, begin: int, start: int, after: int) -> bool:
-    if _LABEL.fullmatch(text, begin, start):
-        return False  # the number of a list item, or "Step 1."
     found = _WORD_BEFORE.search(text, max(begin, start - _LONGEST_WORD), start)
-    if found is None:  # a number, a bracket, a formula
-        return True
+    is_label = _LABEL.fullmatch(text, begin, start) is not None  # the number of a list item, or "Step 1."
+    if is_label or found is None:  # after a number, a bracket or a formula it is a full stop
+        return not is_label
     word, following = found[0].lower(), text[after]
     if word in _TITLES or (word in _NUMBERED and (following.isdigit() or following == "(")):
         return False
