@@ -2,7 +2,8 @@
 
 Its appendix D argues H ↓ → z_y ↑ → ‖h‖ ↑ → I ↑: a certain token has a large logit, a large logit needs a large hidden
 state (z_y = w_y·h ≤ ‖w_y‖ ‖h‖), and a large hidden state makes large weight gradients. Every arrow can be measured,
-token by token. A control is a series that might explain the correlation of entropy and strength by going along with both.
+token by token. A control is a series that might explain the correlation of entropy and strength, since it goes along
+with both.
 """
 
 import math
