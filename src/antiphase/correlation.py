@@ -209,7 +209,7 @@ def _like(name: str, given: Tensor, series: Tensor) -> Tensor:
     return given
 
 
-def _types(x: Tensor, y: Tensor, ids: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def type_means(x: Tensor, y: Tensor, ids: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The means of each row's types, each at the place of its first occurrence, and these places."""
     means, places = torch.zeros(2, *x.shape, dtype=torch.float64), torch.zeros_like(valid)
     for row in range(len(x)):
@@ -265,7 +265,7 @@ def correlate(
     x, y = _two_series(entropy, strength, unit)
     valid = valid_pairs(x, y, None if mask is None else _like("mask", mask, x))
     if unit == "type" and token_ids is not None:
-        x, y, valid = _types(x, y, _like("token_ids", token_ids, x), valid)
+        x, y, valid = type_means(x, y, _like("token_ids", token_ids, x), valid)
     a, b = _prepared(x, y, valid, method)
     values, worth = _coefficient(a, b, valid, (x, y), least_items(unit, min_tokens)), effective_pairs(a, b, valid)
     return [
