@@ -10,7 +10,6 @@ every token from hidden states at hand), `own`, `last`, `full:4` (four tokens of
 """
 
 import inspect
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,16 +23,17 @@ from antiphase.models.architecture import backbone
 from antiphase.signals.entropy import head_signals
 
 NUM_PROMPT, NUM_STEPS, ROUNDS = 64, 8, 5
-OP_LIMIT, CELL_LIMIT = 15.0, 25.0
+OP_LIMIT, CELL_LIMIT, NORMS_LIMIT = 10.0, 10.0, 30.0
 DTYPE = torch.bfloat16
 # The most valuable first. Model → cells of (T, batch).
 CELLS = (
-    ("Qwen3-0.6B", ((2048, 1), (512, 8), (2048, 8), (8192, 1), (32768, 1))),
-    ("Qwen2.5-7B", ((2048, 1), (512, 8), (8192, 1))),
-    ("Qwen3-4B", ((2048, 1), (2048, 8), (8192, 1))),
+    ("Qwen3-0.6B", ((2048, 1), (512, 8), (8192, 1))),
+    ("Qwen2.5-7B", ((2048, 1), (8192, 1))),
+    ("Qwen3-4B", ((2048, 1), (512, 8))),
+    ("Qwen3-0.6B", ((2048, 8), (32768, 1))),
     ("Qwen3-1.7B", ((2048, 1), (2048, 8), (8192, 1))),
-    ("Qwen2.5-7B", ((32768, 1), (2048, 8))),
-    ("Qwen3-0.6B", ((8192, 8), (512, 1))),
+    ("Qwen2.5-7B", ((512, 8), (2048, 8), (32768, 1))),
+    ("Qwen3-4B", ((2048, 8), (8192, 1), (32768, 1))),
 )
 DRY_CELLS = (("Qwen3-0.6B", ((80, 1), (80, 2))), ("Qwen2.5-7B", ((80, 1),)))
 STEPS = "steps" in inspect.signature(token_signals).parameters
@@ -141,7 +141,9 @@ class part_of_cell:  # noqa: N801  (a context manager that reads as a block)
             return False
         self.well = False
         status = "too slow" if isinstance(error, TooSlowError) else status_of(error)
-        self.part.row("speed", status=status, limit=self.limit, error=f"{type(error).__name__}: {error}"[:500], **self.row)
+        self.part.row(
+            "speed", status=status, limit=self.limit, error=f"{type(error).__name__}: {error}"[:500], **self.row
+        )
         error.__traceback__ = None
         free()
         return True
@@ -160,20 +162,28 @@ def norms(part: Part) -> None:
         "svdvals64": lambda m: torch.linalg.svdvals(m.double()).sum(-1),
         "polar64": lambda m: polar_norm(m.double(), 24),
         "polar32": lambda m: polar_norm(m, 16),
-        "qr64 (the factor alone, no norm)": lambda m: torch.linalg.qr(m.double().mT, mode="r").R.diagonal(dim1=-2, dim2=-1).abs().sum(-1),
+        "qr64 (the factor alone, no norm)": lambda m: (
+            torch.linalg.qr(m.double().mT, mode="r").R.diagonal(dim1=-2, dim2=-1).abs().sum(-1)
+        ),
     }
     if DEVICE.type == "cuda":
         ways["eigvalsh64 on the CPU"] = lambda m: eigvalsh(torch.float64)(m.cpu())
     sizes = ((16, 32, 1),) if part.dry else ((128, 512, 32), (512, 1024, 8), (1024, 2048, 4), (2048, 2048, 1))
-    for (rows, columns, batch), (name, way) in itertools.product(sizes, ways.items()):
-        with part.cell("norm", 8, way=name, rows=rows, columns=columns, batch=batch) as row:
-            generator = torch.Generator(DEVICE).manual_seed(0)
-            matrix = torch.randn(batch, rows, columns, generator=generator, device=DEVICE)
-            matrix = matrix * torch.arange(1, rows + 1, device=DEVICE)[:, None] ** -1.0
-            truth = torch.linalg.svdvals(matrix[:1].cpu().double()).sum(-1)
-            timed(lambda: way(matrix))
-            row |= percentiles([timed(lambda: way(matrix))[0] / batch for _ in range(3)])
-            row["error"] = float((way(matrix[:1]).cpu().double() / truth - 1).abs().max())
+    stop = part.left - NORMS_LIMIT
+    for rows, columns, batch in sizes:
+        generator = torch.Generator(DEVICE).manual_seed(0)
+        matrix = torch.randn(batch, rows, columns, generator=generator, device=DEVICE)
+        matrix = matrix * torch.arange(1, rows + 1, device=DEVICE)[:, None] ** -1.0
+        # By a library of its own, so that the device is not compared with itself.
+        truth = torch.linalg.svdvals(matrix[:1].cpu().double()).sum(-1)
+        for name, way in ways.items():
+            if part.left < stop:
+                part.row("norm", status="skipped: no time", way=name, rows=rows, columns=columns, batch=batch)
+                continue
+            with part.cell("norm", 4, way=name, rows=rows, columns=columns, batch=batch) as row:
+                row["warm_up_seconds"] = timed(lambda: way(matrix))[0]  # noqa: B023
+                row["error"] = float((way(matrix[:1]).cpu().double() / truth - 1).abs().max())
+                row |= percentiles([timed(lambda: way(matrix))[0] / batch for _ in range(3)])  # noqa: B023
 
 
 def polar_norm(matrix: Tensor, num_steps: int) -> Tensor:
@@ -192,7 +202,7 @@ def oracle(part: Part, model: nn.Module, name: str, vocab: int) -> None:
     for layers in ("all", "last-2"):
         facts = {"model": name, "operation": "oracle:1", "tokens": batch.input_ids.shape[1], "layers": layers}
         spec = SignalSpec("oracle", layers, targets_per_rollout=1)
-        with part.cell("speed", min(30.0, max(part.left, 1)), batch=1, measured=1, **facts) as row:
+        with part.cell("speed", min(20.0, max(part.left, 1)), batch=1, measured=1, **facts) as row:
             seconds, row["peak_gib"] = timed(lambda: token_signals(model, batch, spec))  # noqa: B023
             row |= {"rounds": 1, **percentiles([seconds]), "per_second": 1 / seconds}
             break
@@ -216,6 +226,9 @@ def main() -> None:
     norms(part)
     for place, (name, cells) in enumerate(DRY_CELLS if part.dry else CELLS):
         model = None
+        if part.left < 5:
+            part.row("model", status="skipped: no time", model=name)
+            continue
         with part.cell("model", 60, model=name) as row:
             free()
             model = real_model(name, DEVICE, DTYPE, dry=part.dry)
@@ -231,11 +244,13 @@ def main() -> None:
                 continue
             budget = max(length, min(length * rows, 16384 if "0.6B" in name or "1.7B" in name else 4096))
             with part.cell("works", None, **facts, budget=budget):
+                free()
                 measure(part, {**facts, "budget": budget}, operations(model, batch_of(length, rows, vocab), budget))
             if place == 0 and number == 1:
                 oracle(part, model, name, vocab)
                 budgets(part, model, name, vocab)
         del model
+        free()
 
 
 if __name__ == "__main__":

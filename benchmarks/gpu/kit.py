@@ -84,7 +84,8 @@ class Part:
             row |= {"status": status_of(error), "error": f"{type(error).__name__}: {error}"[:2000]}
             if row["status"] == "failed":
                 row["traceback"] = traceback.format_exc()[-3000:]
-        free()
+        if row["status"] != "ok":
+            free()
         self.row(case, **row, cell_seconds=round(time.monotonic() - start, 3))
 
 

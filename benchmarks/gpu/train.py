@@ -10,6 +10,7 @@ bfloat16 autocast, which is what TRL loads by default.
 import contextlib
 import gc
 import inspect
+import itertools
 import sys
 import tempfile
 import time
@@ -104,7 +105,10 @@ def bitwise(part: Part) -> None:
     changes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
     changes |= {"num_key_value_heads": 2, "head_dim": 16, "vocab_size": 300}
     for dtype in (torch.float32, torch.bfloat16)[: 1 if part.dry else 2]:
-        with part.cell("bitwise", 60, dtype=str(dtype).removeprefix("torch.")) as row, tempfile.TemporaryDirectory() as to:
+        with (
+            part.cell("bitwise", 60, dtype=str(dtype).removeprefix("torch.")) as row,
+            tempfile.TemporaryDirectory() as to,
+        ):
             torch.use_deterministic_algorithms(True)
             weights = {}
             for kind in ("grpo", "corr-po", "corr-po λ=1"):
@@ -182,7 +186,7 @@ def step(part: Part, case: str, special: dict[str, Any]) -> None:
             trainer, marks = trained(model, special["kind"], options, vocab, special.get("peft"))
         if DEVICE.type == "cuda":
             row["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        took = [after - before for before, after in zip(marks, marks[1:], strict=False)]
+        took = [after - before for before, after in itertools.pairwise(marks)]
         logs = [entry for entry in trainer.state.log_history if "reward" in entry]
         measuring = [entry.get("inversion/seconds", 0.0) for entry in logs]
         row |= {"warm_up_seconds": took[0], "step_seconds": took[1:], "measuring_seconds": measuring[1:]}
@@ -201,7 +205,9 @@ def main() -> None:
     except ImportError as error:
         part.row("trl", status="skipped: TRL is not installed", error=str(error))
         return
-    part.row("trl", status="ok", version=trl.__version__, signature=list(inspect.signature(trl.GRPOTrainer).parameters))
+    part.row(
+        "trl", status="ok", version=trl.__version__, signature=list(inspect.signature(trl.GRPOTrainer).parameters)
+    )
     bitwise(part)
     for case, special in cases().items():
         if part.left < (1 if part.dry else 15):
