@@ -292,7 +292,7 @@ def test_rollouts_of_a_frame_with_gaps(model_dir):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples": "2"}, "samples must be int; got '2'"),
+        ({"samples": "2"}, "samples must be int | None; got '2'"),
         ({"samples": 2.0}, "samples must be int; got 2.0"),
         ({"samples": True}, "samples must be int; got True"),
         ({"temperature": "0.7"}, "temperature must be float; got '0.7'"),

@@ -207,7 +207,7 @@ def test_a_failing_cell_is_named_and_the_others_run(model_dir, tmp_path, capsys)
         ),
         ({"eval": {"tasks": ["gsm8"]}}, "unknown task 'gsm8'"),
         ({"eval": {"tasks": [TASK, "sums"]}}, "is evaluated on 2 tasks"),
-        ({"eval": {"tasks": [TASK], "samples": "4"}}, "samples must be int; got '4'"),
+        ({"eval": {"tasks": [TASK], "samples": "4"}}, "samples must be int | None; got '4'"),
         ({"eval": {"tasks": [TASK], "seed": 3}}, "eval: seed is the study's to set"),
         ({"train": {"model": "x"}}, "train: model is the study's to set"),
         ({"train": ["a"]}, "train must map keys to values"),

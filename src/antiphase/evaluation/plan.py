@@ -131,7 +131,7 @@ def batches_of(plans: Sequence[TaskPlan], tokenizer: Any, limits: Limits, config
             place = f"{plan.task.spec}, problem {problem.problem_id}"
             encoded.append(tuple(form.encode(tokenizer, problem.prompt, place)))
             limits.check(_item(plan, problem, 0, encoded[-1]), place, plan.max_new_tokens)
-        kinds = [(list(range(config.samples)), False), ([GREEDY], True)][: 2 if config.greedy else 1]
+        kinds = [(list(range(config.num_samples)), False), ([GREEDY], True)][: 2 if config.greedy else 1]
         for samples, greedy in kinds:
             rows = [(p, i, s) for p, i in zip(plan.problems, encoded, strict=True) for s in samples]
             sampling = config.sampling(plan.max_new_tokens, greedy=greedy)

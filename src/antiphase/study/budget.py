@@ -131,7 +131,7 @@ def check_evaluations(cells: Sequence[Cell]) -> dict[str, int]:
                     f"{cell.name} is evaluated on {len(plans)} tasks; a group of a study has one. Give each task a "
                     "setting of its own."
                 )
-            known[key] = len(plans[0].problems) * (config.samples + config.greedy)
+            known[key] = len(plans[0].problems) * (config.num_samples + config.greedy)
         counts[cell.name] = known[key]
     return counts
 
