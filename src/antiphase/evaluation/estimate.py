@@ -181,7 +181,7 @@ def average_interval(parts: Sequence[Estimate]) -> Estimate:
         InvalidInputError: no task, or intervals of different confidence.
 
     >>> print(average_interval([share_interval(np.array([0.0, 0.5, 1.0])), share_interval(np.array([1.0, 0.75]))]))
-    0.688 [0.263, 0.928] (n=5)
+    0.688 [0.197, 0.928] (n=5)
     """
     if not parts or len({part.confidence for part in parts}) > 1:
         raise InvalidInputError("an average needs at least one task, and intervals of the same confidence.")

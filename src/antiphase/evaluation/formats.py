@@ -171,7 +171,7 @@ def benchmarks_markdown(comparison: Comparison) -> list[str]:
     """The tables of several tasks in Markdown, and how to read them."""
     parts: list[str] = []
     for title, header, rows in benchmark_tables(comparison):
-        parts += [f"### {title[0].upper()}{title[1:]}", markdown_table(header, rows)]
+        parts += [f"### {title}", markdown_table(header, rows)]
     return [*parts, BENCHMARK_NOTE] if parts else []
 
 
