@@ -26,7 +26,7 @@ class LaunchError(AntiphaseError, RuntimeError):
 def processes_of(launch: str | None) -> int:
     """How many processes a launcher's command starts, as far as it says so.
 
-    >>> [processes_of(launch) for launch in ("accelerate launch --num_processes 8", "torchrun --nproc-per-node=2", None)]
+    >>> [processes_of(text) for text in ("accelerate launch --num_processes 8", "torchrun --nproc-per-node=2", None)]
     [8, 2, 1]
     """
     found = _PROCESSES.search(launch or "")
