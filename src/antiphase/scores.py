@@ -138,7 +138,7 @@ def _items(signals: TokenSignals, batch: TokenBatch, unit: Unit) -> _Items:
     Raises:
         InvalidInputError: steps are wanted and were not given to the measurement.
     """
-    entropy, strength = signals.entropy.double().cpu(), signals.strength.double().cpu()
+    entropy, strength = signals.entropy.cpu().double(), signals.strength.cpu().double()
     if unit == "token":
         return _Items(entropy, strength, signals.measured.cpu())
     if unit == "type":
@@ -146,7 +146,7 @@ def _items(signals: TokenSignals, batch: TokenBatch, unit: Unit) -> _Items:
     if signals.steps is None:
         raise InvalidInputError("these signals hold no steps; give token_signals the step of every token (steps=).")
     steps = signals.steps
-    return _Items(steps.entropy.double().cpu(), steps.strength.double().cpu(), steps.measured.cpu())
+    return _Items(steps.entropy.cpu().double(), steps.strength.cpu().double(), steps.measured.cpu())
 
 
 def rollout_scores(signals: TokenSignals, batch: TokenBatch, spec: ScoreSpec) -> RolloutScores:
@@ -186,9 +186,9 @@ def rollout_scores(signals: TokenSignals, batch: TokenBatch, spec: ScoreSpec) ->
         correlation=correlation,
         by_unit=by_unit,
         given_length=_given_length(signals, spec),
-        entropy=signals.entropy.double().cpu().nanmean(1),
+        entropy=signals.entropy.cpu().double().nanmean(1),
         strength=items.strength.masked_fill(~items.mask, torch.nan).nanmean(1),
-        self_certainty=signals.self_certainty.double().cpu().nanmean(1),
+        self_certainty=signals.self_certainty.cpu().double().nanmean(1),
         num_tokens=signals.measured.cpu().sum(1),
         num_items=num_items,
     )
@@ -203,10 +203,10 @@ def _given_length(signals: TokenSignals, spec: ScoreSpec) -> Float[Tensor, "roll
     steps = signals.steps
     if steps is None:
         return torch.full((len(signals.entropy),), torch.nan, dtype=torch.float64)
-    given = [steps.num_tokens.double().cpu(), steps.position.double().cpu()]
+    given = [steps.num_tokens.cpu().double(), steps.position.cpu().double()]
     return partial_coefficients(
-        steps.entropy.double().cpu(),
-        steps.strength.double().cpu(),
+        steps.entropy.cpu().double(),
+        steps.strength.cpu().double(),
         given,
         steps.measured.cpu(),
         method=spec.method,

@@ -125,12 +125,17 @@ def check_steps(batch: TokenBatch, steps: Int[Tensor, "batch token"]) -> None:
 
 
 def rows_of(batch: TokenBatch, spec: SignalSpec, steps: Int[Tensor, "batch token"] | None = None) -> list[Row]:
-    """Unpad the rows of a batch and draw the targets to measure; rows without a target are left out."""
+    """Unpad the rows of a batch and draw the targets to measure; rows without a target are left out.
+
+    Rows are laid out on the CPU, since their sizes decide what is run; `chunk_of` moves them to the device.
+    """
     rows = []
+    ids, real_places, wanted = (t.cpu() for t in (batch.input_ids, batch.attention_mask, batch.completion_mask))
+    steps = None if steps is None else steps.cpu()
     for index in range(len(batch)):
-        real = torch.nonzero(batch.attention_mask[index]).flatten()
-        token_ids = batch.input_ids[index, real]
-        targets = torch.nonzero(batch.completion_mask[index, real]).flatten()
+        real = torch.nonzero(real_places[index]).flatten()
+        token_ids = ids[index, real]
+        targets = torch.nonzero(wanted[index, real]).flatten()
         if len(targets):
             here = None if steps is None else steps[index, real][targets]
             rows.append(Row(index, int(real[0]), token_ids, targets, _draw(token_ids, len(targets), spec), here))
@@ -142,11 +147,11 @@ def _draw(token_ids: Tensor, num_targets: int, spec: SignalSpec) -> Tensor:
     if spec.targets_per_rollout is not None and spec.targets_per_rollout < num_targets:
         # Seeded by content, not by place: the draw is the same however the rollouts are batched.
         # The generator reads 32 bits of its seed, so everything is hashed into them.
-        content = zlib.crc32(token_ids.cpu().numpy().tobytes(), zlib.crc32(str(spec.seed).encode()))
+        content = zlib.crc32(token_ids.numpy().tobytes(), zlib.crc32(str(spec.seed).encode()))
         generator = torch.Generator().manual_seed(content)
         measured[:] = False
         measured[torch.randperm(num_targets, generator=generator)[: spec.targets_per_rollout]] = True
-    return measured.to(token_ids.device)
+    return measured
 
 
 def pack(rows: Sequence[Row], token_budget: int) -> Iterator[list[Row]]:

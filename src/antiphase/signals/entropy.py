@@ -23,7 +23,8 @@ from antiphase.signals.alternatives import joined, top_alternatives
 from antiphase.signals.seed import seeded_logits
 from antiphase.types import Alternatives, Magnitudes, SignalSpec
 
-_CHUNK_ELEMENTS = 1 << 23
+# Logits of one pass of the head: bounded by cache and memory on a CPU, by the launch of kernels on a GPU.
+_CHUNK_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 26}
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ def head_signals(
     seeds: list[Tensor] = []
     tops: list[Alternatives] = []
     vocab = int(cast(Any, model).config.get_text_config().vocab_size)
-    size = max(1, _CHUNK_ELEMENTS // vocab)
+    size = max(1, _CHUNK_ELEMENTS.get(hidden.device.type, _CHUNK_ELEMENTS["cpu"]) // vocab)
     with head_of(model) as head:
         for states, ids in zip(hidden.detach().split(size), token_ids.split(size), strict=True):
             if want_seed:

@@ -27,7 +27,7 @@ from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
 from antiphase.signals.frozen_attention import AttentionCall, attention_weights, tracing
 from antiphase.signals.full import joint_of_layers
 from antiphase.signals.norms import factored_norm, rank_one_norm, shared_factor
-from antiphase.signals.own import check_apart, check_frozen, head_of_targets, seed_of
+from antiphase.signals.own import Unasked, check_frozen, head_of_targets, seed_of
 from antiphase.types import PROJECTIONS, SignalSpec
 
 _CHUNK_ELEMENTS = 1 << 24
@@ -76,7 +76,9 @@ def _norms(
     # graph from the projections to the attention is used again below, for K and V.
     *gradients, d_attended = torch.autograd.grad(hidden, [*outputs, call.output], seed, retain_graph=True)
     by_module = dict(zip(modules, gradients, strict=True))
-    check_apart(d_attended, chunk, layer.name)
+    unasked = Unasked.of(chunk, d_attended.shape[:2])
+    unasked.note(d_attended, layer.name)
+    unasked.check()
     result: dict[str, Tensor] = {}
     for name in ("Q", "O"):
         projection = layer.projections[name]
@@ -102,7 +104,7 @@ class _KeyValue:
         rows, positions = chunk.rows[measured], chunk.columns[measured] - 1
         # place[row, step] is the row's step-th target in `measured`; rows with fewer targets repeat a dummy one.
         counts = torch.bincount(rows, minlength=len(chunk.lengths))
-        step_of = torch.cat([torch.arange(int(n), device=rows.device) for n in counts])
+        step_of = torch.cat([torch.arange(n, device=rows.device) for n in counts.tolist()])
         steps = torch.zeros(len(chunk.lengths), int(counts.max()), dtype=torch.long, device=rows.device)
         steps[rows, step_of] = positions
         inputs = self.seen.capture.input_of(self.layer.projections["K"]).detach()

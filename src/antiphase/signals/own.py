@@ -16,8 +16,10 @@ METHOD §2. This is a *different observable* from the full gradient of `full` an
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from antiphase.errors import UnsupportedModelError
@@ -96,12 +98,32 @@ def seed_of(head: HeadSignals, chunk: Chunk, hidden: Tensor) -> Tensor:
     return seed
 
 
-def check_apart(gradient: Tensor, chunk: Chunk, name: str) -> None:
-    """Raise if a position that predicts no needed target received a gradient: targets would have mixed."""
-    unasked = torch.ones(gradient.shape[:2], dtype=torch.bool, device=gradient.device)
-    unasked[chunk.rows[chunk.seeded], chunk.columns[chunk.seeded] - 1] = False
-    leaked = gradient[unasked]
-    if bool(leaked.isfinite().all()) and bool((leaked != 0).any()):
+@dataclass(frozen=True)
+class Unasked:
+    """The positions that predict no needed target: no gradient may enter them, or targets would have mixed."""
+
+    rows: Int[Tensor, "place"]
+    columns: Int[Tensor, "place"]
+    leaks: list[tuple[str, Tensor]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, chunk: Chunk, shape: Sequence[int]) -> "Unasked":
+        """Of a chunk whose gradients are `[row, token, features]`; `shape` holds the first two."""
+        mask = torch.ones(*shape, dtype=torch.bool, device=chunk.rows.device)
+        mask[chunk.rows[chunk.seeded], chunk.columns[chunk.seeded] - 1] = False
+        rows, columns = torch.nonzero(mask, as_tuple=True)
+        return cls(rows, columns)
+
+    def note(self, gradient: Tensor, name: str) -> None:
+        """Look for a leak, without waiting for the device."""
+        leaked = gradient[self.rows, self.columns]
+        self.leaks.append((name, leaked.isfinite().all() & (leaked != 0).any()))
+
+    def check(self) -> None:
+        """Raise UnsupportedModelError if there was one. A gradient that is not finite has an error of its own."""
+        if not self.leaks or not bool(torch.stack([leak for _, leak in self.leaks]).any()):
+            return
+        name = next(name for name, leak in self.leaks if bool(leak))
         raise UnsupportedModelError(
             f"positions influence each other outside softmax attention (seen at {name}), so one backward cannot keep "
             "the tokens apart. Use the estimator 'full'."
@@ -115,6 +137,7 @@ def _strength(
     measured = chunk.measured[chunk.seeded]
     modules = modules_of(layers, spec.projections)
     gradients = dict(zip(modules, torch.autograd.grad(hidden, capture.outputs_of(modules), seed), strict=True))
+    unasked = Unasked.of(chunk, hidden.shape[:2])
     steps = None if chunk.steps is None else StepFactors(chunk.steps, chunk.num_steps, spec.norm)
     rows, joints = [], []
     for layer in layers:
@@ -122,7 +145,7 @@ def _strength(
         for name in spec.projections:
             projection = layer.projections[name]
             gradient = gradients[projection.module]
-            check_apart(gradient, chunk, layer.name)
+            unasked.note(gradient, layer.name)
             delta, inputs = projection.select(gradient[at]), capture.input_of(projection)[at].detach()
             norms.append(rank_one_norm(delta[measured], inputs[measured], spec.norm))
             if steps is not None:
@@ -132,5 +155,6 @@ def _strength(
         if steps is not None:
             joints.append(torch.stack(of_steps, -1))
             steps.forget()
+    unasked.check()
     joint = None if chunk.steps is None else per_root_tokens(torch.stack(joints, 1), chunk.steps).detach()
     return torch.stack(rows, 1).detach(), joint

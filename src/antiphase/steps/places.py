@@ -86,6 +86,8 @@ def _added(before: str, alone: str, together: str) -> str:
 
 
 def _decode(rows: list[list[int]], tokenizer: Any) -> list[str]:
+    if not rows:
+        return []
     texts: list[str] = tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return texts
 

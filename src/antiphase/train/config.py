@@ -217,5 +217,11 @@ class CorRPOConfig(GRPOConfig):  # type: ignore[misc]
 
 
 OWN_FIELDS: tuple[str, ...] = tuple(f.name for f in fields(CorRPOConfig) if f.name.startswith("inversion_"))
-# What a run did whose settings are older than the field.
-BEFORE_THE_FIELD: Mapping[str, object] = {"inversion_unit": "token", "inversion_undefined": "neutral"}
+# What a run did whose settings are older than the field. Over tokens, nothing of steps changes a number.
+BEFORE_THE_FIELD: Mapping[str, object] = {
+    "inversion_unit": "token",
+    "inversion_undefined": "neutral",
+    "inversion_splitter": DEFAULT_SPLITTER,
+    "inversion_step_strength": "mean",
+    "inversion_min_steps": MIN_STEPS,
+}
