@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from antiphase.bootstrap import mean_within, pooled_correlation
-from antiphase.correlation import average_ranks, by_token, coefficients, correlate, effective_pairs
+from antiphase.correlation import average_ranks, by_group, coefficients, correlate, effective_pairs
 from antiphase.errors import InvalidInputError
+from antiphase.matrices import type_matrices
+from antiphase.resampling import Resampler
 
 # Few distinct values, so that ties abound.
 series = st.lists(st.integers(-4, 4).map(float), min_size=3, max_size=40)
@@ -124,12 +126,12 @@ def test_effective_pairs_by_hand() -> None:
     assert effective_pairs(cx, cy, mask).item() == pytest.approx(expected, rel=1e-9)
 
 
-def test_by_token_averages_each_id() -> None:
-    means = by_token(torch.tensor([1.0, 3, 5]), torch.tensor([2.0, 4, 9]), torch.tensor([7, 7, 1]))
+def test_by_group_averages_each_id() -> None:
+    means = by_group(torch.tensor([1.0, 3, 5]), torch.tensor([2.0, 4, 9]), torch.tensor([7, 7, 1]))
     assert [m.tolist() for m in means] == [[5.0, 2.0], [9.0, 3.0]]
     x, y, ids = torch.randn(40), torch.randn(40), torch.randint(0, 12, (40,))
     (result,) = correlate(x, y, token_ids=ids)
-    averaged = by_token(x, y, ids)
+    averaged = by_group(x, y, ids)
     assert result.num_tokens == len(ids.unique())
     assert result.value == pytest.approx(stats.spearmanr(*averaged).statistic, abs=1e-12)
 
@@ -184,7 +186,7 @@ def test_perfect_resamples_do_not_blow_up_the_interval() -> None:
 
 
 def test_resampling_weights_equal_repeated_rows() -> None:
-    from antiphase.bootstrap import _statistic, _unique_statistic
+    from antiphase.bootstrap import _statistic
 
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 6, (30,), generator=generator).double()
@@ -193,13 +195,13 @@ def test_resampling_weights_equal_repeated_rows() -> None:
     weights = torch.randint(0, 4, (3, 30), generator=generator).double()
     for method, reference in (("spearman", stats.spearmanr), ("pearson", stats.pearsonr)):
         ours = _statistic(x, y, method)(weights)
-        place = ids.unique(return_inverse=True)[1]
-        unique = _unique_statistic(x, y, place, int(place.max()) + 1, method)(weights)
+        resampler = Resampler(torch.arange(30), 30, weights)
+        unique = type_matrices(torch.stack([x, y]), ids, resampler, method)[:, 0, 1]
         for row in range(3):
             again = weights[row].long()
             rx, ry, rid = (t.repeat_interleave(again) for t in (x, y, ids))
             assert ours[row].item() == pytest.approx(reference(rx, ry).statistic, abs=1e-12)
-            assert unique[row].item() == pytest.approx(reference(*by_token(rx, ry, rid)).statistic, abs=1e-12)
+            assert unique[row].item() == pytest.approx(reference(*by_group(rx, ry, rid)).statistic, abs=1e-12)
 
 
 def test_pooled_is_reproducible_and_undefined_where_it_must_be() -> None:

@@ -13,9 +13,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from antiphase.errors import InvalidInputError
-from antiphase.types import Correlation, Method, TokenSignals
+from antiphase.types import UNITS, Correlation, Method, TokenSignals, Unit, check_one_of
 
 MIN_TOKENS = 8
+# The fewest steps of which a perfect order is significant: p = 2/5! = 0.017, but 2/4! = 0.083.
+MIN_STEPS = 5
 
 
 def average_ranks(
@@ -154,57 +156,104 @@ def _fisher(value: float, num_effective: float, method: Method, confidence: floa
     return math.tanh(math.atanh(value) - reach), math.tanh(math.atanh(value) + reach)
 
 
-def by_token(
-    x: Float[Tensor, "token"], y: Float[Tensor, "token"], token_ids: Int[Tensor, "token"]
-) -> tuple[Float[Tensor, "id"], Float[Tensor, "id"]]:
-    """Means of both series over the occurrences of each distinct token id, ids ascending."""
-    ids, place = token_ids.unique(return_inverse=True)
+def by_group(
+    x: Float[Tensor, "item"], y: Float[Tensor, "item"], groups: Int[Tensor, "item"]
+) -> tuple[Float[Tensor, "group"], Float[Tensor, "group"]]:
+    """Means of both series over the items of each group, groups ascending: of tokens by their id, say."""
+    ids, place = groups.unique(return_inverse=True)
     count = torch.bincount(place, minlength=len(ids)).double()
     total = torch.zeros(2, len(ids), dtype=torch.float64, device=x.device)
     total.index_add_(1, place, torch.stack([x, y]).double())
     return total[0] / count, total[1] / count
 
 
-def _two_series(entropy: TokenSignals | Tensor, strength: Tensor | None) -> tuple[Tensor, Tensor]:
-    series = entropy.entropy if isinstance(entropy, TokenSignals) else entropy
-    strength = entropy.strength if isinstance(entropy, TokenSignals) else strength
-    if strength is None or series.shape != strength.shape or series.ndim not in (1, 2):
-        got = None if strength is None else tuple(strength.shape)
+def unit_of(unit: Unit | None, token_ids: Tensor | None) -> Unit:
+    """The unit that was named; else types where token ids are given, and tokens where not.
+
+    Raises:
+        InvalidInputError: no such unit, or types without token ids.
+    """
+    unit = unit or ("token" if token_ids is None else "type")
+    check_one_of("unit", unit, UNITS)
+    if unit == "type" and token_ids is None:
+        raise InvalidInputError('unit "type" averages over the occurrences of each token id: give token_ids.')
+    return unit
+
+
+def least_items(unit: Unit, min_tokens: int | None) -> int:
+    """The least number of items that a correlation is defined for: as given, else the unit's own."""
+    return min_tokens if min_tokens is not None else MIN_STEPS if unit == "step" else MIN_TOKENS
+
+
+def _two_series(entropy: TokenSignals | Tensor, strength: Tensor | None, unit: Unit) -> tuple[Tensor, Tensor]:
+    if isinstance(entropy, TokenSignals):
+        signals = entropy.steps if unit == "step" else entropy
+        if signals is None:
+            raise InvalidInputError(
+                "these signals hold no steps; give token_signals the step of every token (steps=)."
+            )
+        entropy, strength = signals.entropy, signals.strength
+    if strength is None or entropy.shape != strength.shape or entropy.ndim not in (1, 2):
+        axis = "step" if unit == "step" else "token"
+        shapes = f"{tuple(entropy.shape)} and {None if strength is None else tuple(strength.shape)}"
+        raise InvalidInputError(f"entropy and strength must share a shape [{axis}] or [batch, {axis}]; got {shapes}.")
+    return torch.atleast_2d(entropy.detach().cpu()), torch.atleast_2d(strength.detach().cpu())
+
+
+def _like(name: str, given: Tensor, series: Tensor) -> Tensor:
+    given = torch.atleast_2d(given.cpu())
+    if given.shape != series.shape:
         raise InvalidInputError(
-            f"entropy and strength must share a shape [token] or [batch, token]; got {tuple(series.shape)} and {got}."
+            f"{name} must have the shape of the series, {tuple(series.shape)}; got {tuple(given.shape)}."
         )
-    return torch.atleast_2d(series.detach().cpu()), torch.atleast_2d(strength.detach().cpu())
+    return given
+
+
+def type_means(x: Tensor, y: Tensor, ids: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The means of each row's types, each at the place of its first occurrence, and these places."""
+    means, places = torch.zeros(2, *x.shape, dtype=torch.float64), torch.zeros_like(valid)
+    for row in range(len(x)):
+        kept = torch.nonzero(valid[row]).flatten()
+        distinct, group = ids[row, kept].unique(return_inverse=True)
+        first = torch.full((len(distinct),), x.shape[1]).scatter_reduce_(0, group, kept, "amin")
+        places[row, first] = True
+        means[:, row, first] = torch.stack(by_group(x[row, kept], y[row, kept], group))
+    return means[0], means[1], places
 
 
 def correlate(
     entropy: TokenSignals | Float[Tensor, "..."],
     strength: Float[Tensor, "..."] | None = None,
     *,
+    unit: Unit | None = None,
     mask: Bool[Tensor, "..."] | None = None,
     token_ids: Int[Tensor, "..."] | None = None,
     method: Method = "spearman",
-    min_tokens: int = MIN_TOKENS,
+    min_tokens: int | None = None,
     confidence: float = 0.95,
 ) -> list[Correlation]:
     """Correlation of entropy and strength within each rollout, with its interval.
 
     Fisher's interval, tanh(atanh ρ ± z √((1+ρ²/2)/(n_eff−3))) for Spearman and 1/(n_eff−3) for Pearson, with the
-    effective number of pairs of `effective_pairs` (METHOD §3).
+    effective number of pairs of `effective_pairs` (METHOD §3). A type counts at the place of its first occurrence.
 
     Args:
-        entropy: `[token]` or `[batch, token]`; or `TokenSignals`, which bring their strength along.
+        entropy: `[token]` or `[batch, token]`, for steps `[step]` or `[batch, step]`; or `TokenSignals`, which bring
+            their strength, and their steps, along.
         strength: in the same shape; NaN (unmeasured) counts as masked.
+        unit: what a pair is: `token` (the default), `type` (the default where token_ids are given: both series are
+            first averaged over each distinct id), or `step`.
         mask: which pairs enter.
-        token_ids: if given, both series are first averaged over each distinct id; all pairs count as independent.
+        token_ids: of the tokens, for types.
         method: `spearman` or `pearson`.
-        min_tokens: rollouts with fewer pairs are undefined.
+        min_tokens: rollouts with fewer pairs are undefined; None is `MIN_STEPS` for steps, else `MIN_TOKENS`.
         confidence: of the interval.
 
     Returns:
         one `Correlation` a rollout.
 
     Raises:
-        InvalidInputError: shapes differ, or an infinite value.
+        InvalidInputError: shapes differ, an infinite value, types without ids, or signals without steps.
 
     >>> x = torch.arange(10.0)
     >>> print(correlate(x, -(x**3))[0])
@@ -212,19 +261,14 @@ def correlate(
     """
     if not 0 < confidence < 1:
         raise InvalidInputError(f"confidence must lie between 0 and 1; got {confidence}.")
-    x, y = _two_series(entropy, strength)
-    valid = valid_pairs(x, y, None if mask is None else torch.atleast_2d(mask.cpu()))
-    if token_ids is None:
-        a, b = _prepared(x, y, valid, method)
-        values, worth = _coefficient(a, b, valid, (x, y), min_tokens), effective_pairs(a, b, valid)
-        counts = valid.sum(1)
-    else:
-        ids = torch.atleast_2d(token_ids.cpu())
-        rows = [by_token(x[i][valid[i]], y[i][valid[i]], ids[i][valid[i]]) for i in range(len(x))]
-        counts = torch.tensor([len(a) for a, _ in rows])
-        values = torch.cat([coefficients(a[None], b[None], method=method, min_tokens=min_tokens) for a, b in rows])
-        worth = counts.double()
+    unit = unit_of(unit, token_ids)
+    x, y = _two_series(entropy, strength, unit)
+    valid = valid_pairs(x, y, None if mask is None else _like("mask", mask, x))
+    if unit == "type" and token_ids is not None:
+        x, y, valid = type_means(x, y, _like("token_ids", token_ids, x), valid)
+    a, b = _prepared(x, y, valid, method)
+    values, worth = _coefficient(a, b, valid, (x, y), least_items(unit, min_tokens)), effective_pairs(a, b, valid)
     return [
-        Correlation(v, *_fisher(v, w, method, confidence), n, w if n else math.nan, method, confidence)
-        for v, w, n in zip(values.tolist(), worth.tolist(), counts.tolist(), strict=True)
+        Correlation(v, *_fisher(v, w, method, confidence), n, w if n else math.nan, method, confidence, unit)
+        for v, w, n in zip(values.tolist(), worth.tolist(), valid.sum(1).tolist(), strict=True)
     ]

@@ -17,7 +17,7 @@ from antiphase.probing.config import ProbeConfig
 from antiphase.probing.items import Item, completed
 from antiphase.probing.parts import Kind
 from antiphase.progress import Progress
-from antiphase.reward import ScoreSpec, rollout_scores
+from antiphase.scores import ScoreSpec, rollout_scores
 from antiphase.signals.chunk import Tick, rows_of
 from antiphase.signals.measure import token_signals
 from antiphase.types import SignalSpec, TokenBatch, TokenSignals, cell_column

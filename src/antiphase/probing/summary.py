@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from antiphase.bootstrap import mean_within, pooled_correlation
+from antiphase.chain import interval_dict
 from antiphase.correlation import average_ranks, coefficients
 from antiphase.probing.config import ProbeConfig
-from antiphase.types import Correlation, cell_column
+from antiphase.types import cell_column
 
 _PACKAGES = ("antiphase", "torch", "transformers", "numpy", "pandas", "pyarrow")
 
@@ -44,12 +45,6 @@ def commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() or None
-
-
-def interval_dict(correlation: Correlation) -> dict[str, float | None]:
-    """`value, low, high`, with null for NaN."""
-    triple = {"value": correlation.value, "low": correlation.low, "high": correlation.high}
-    return {key: None if math.isnan(value) else value for key, value in triple.items()}
 
 
 def summarize(
