@@ -2,7 +2,7 @@
 
 A worked answer to `Sum a1 b0 c2 =?` (modulo 3):
 
-    We start at 0. Then a 1 makes it 1. So far so good. Next comes b 0 leaves 1 so far. Now c 2 brings us to 0. A 0.
+    We start at 0. Then a 1 makes it 1. So far so good. After that b 0 leaves 1 so far. So c 2 brings us to 0. A 0.
 
 Every sentence is a reasoning step. Wording, length and the asides are drawn at random, so that entropy has something
 to vary over. A sum is wrong with probability `slip`, and the next sentence goes on from what was said: models learn
@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from antiphase.tasks.digit_sum import LABELS
 
 OPENING = "We start at 0."
-OPENERS = ("Then", "Next", "Now", "Take", "Next comes")
+OPENERS = ("Then", "Next", "Now", "So", "After that")
 CONNECTORS = ("gives", "makes it", "brings us to")
 AFTER_ZERO = ("leaves",)
 TAILS = ("", "", "", "so far")
