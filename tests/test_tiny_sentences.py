@@ -56,22 +56,22 @@ def test_labelled_problems():
 
 def test_a_worked_answer_by_hand():
     assert sentences.worked(PROMPT, 3, 0.0, 0.0, First()) == (
-        " We start at 0. Then a 1 gives 1. Then b 0 leaves 1. Then c 2 gives 0. Then d 2 gives 2. A 2."
+        " We start at 0. Then a one gives 1. Then b zero leaves 1. Then c two gives 0. Then d two gives 2. A 2."
     )
     # Every sum slips by one, and the next goes on from it: 0+1→2, 2+0→0, 0+2→0, 0+2→0; an aside each.
     assert sentences.worked(PROMPT, 3, 0.6, 0.6, First()) == (
-        " We start at 0. So far so good. Then a 1 gives 2. So far so good. Then b 0 leaves 0."
-        " So far so good. Then c 2 gives 0. So far so good. Then d 2 gives 0. A 0."
+        " We start at 0. So far so good. Then a one gives 2. So far so good. Then b zero leaves 0."
+        " So far so good. Then c two gives 0. So far so good. Then d two gives 0. A 0."
     )
     assert sentences.direct("2") == " A 2."
 
 
 def test_answers_in_sentences_are_verified():
     task, problem = load_task(TASK), Problem("p", TASK, "Sum a1 b1 =?", "2")
-    assert task.verify(" We start at 0. Then a 1 gives 1. After that b 1 gives 2. A 2.", problem)
+    assert task.verify(" We start at 0. Then a one gives 1. After that b one gives 2. A 2.", problem)
     assert task.verify(sentences.direct("2"), problem)
     # An answer that was not reached is none, though the sum is right.
-    assert not task.verify(" We start at 0. Then a 1 gives 1. After that b 1 gives 2.", problem)
+    assert not task.verify(" We start at 0. Then a one gives 1. After that b one gives 2.", problem)
     assert not task.verify(" A 1.", problem)
 
 

@@ -2,7 +2,7 @@
 
 A worked answer to `Sum a1 b0 c2 =?` (modulo 3):
 
-    We start at 0. Then a 1 makes it 1. So far so good. After that b 0 leaves 1 so far. So c 2 brings us to 0. A 0.
+    We start at 0. Then a one makes it 1. So far so good. After that b zero leaves 1 so far. So c two gives 0. A 0.
 
 Every sentence is a reasoning step. Wording, length and the asides are drawn at random, so that entropy has something
 to vary over. A sum is wrong with probability `slip`, and the next sentence goes on from what was said: models learn
@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from antiphase.tasks.digit_sum import LABELS
 
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 OPENING = "We start at 0."
 OPENERS = ("Then", "Next", "Now", "So", "After that")
 CONNECTORS = ("gives", "makes it", "brings us to")
@@ -27,7 +28,7 @@ ASIDES = ("So far so good.", "Let us go on.")
 
 def word_tokenizer(base: int) -> PreTrainedTokenizerFast:
     """One token a word, digit or mark, each with the space before it, so that decoding gives the text back."""
-    texts = (OPENING, *OPENERS, *CONNECTORS, *AFTER_ZERO, *TAILS, *ASIDES)
+    texts = (OPENING, *NUMBERS[:base], *OPENERS, *CONNECTORS, *AFTER_ZERO, *TAILS, *ASIDES)
     words = {word for text in texts for word in text.replace(".", "").split()}
     pieces = ["Sum", " =", "?", ".", " A", *(f" {x}" for x in (*range(base), *LABELS))]
     pieces += [f" {label}{digit}" for label in LABELS for digit in range(base)]
@@ -76,7 +77,7 @@ def sentence(label: str, digit: int, total: int, draw: random.Random) -> str:
     """A digit and the sum that it makes."""
     connector = draw.choice(CONNECTORS if digit else AFTER_ZERO)
     tail = draw.choice(TAILS)
-    return f"{draw.choice(OPENERS)} {label} {digit} {connector} {total} {tail}".rstrip() + "."
+    return f"{draw.choice(OPENERS)} {label} {NUMBERS[digit]} {connector} {total} {tail}".rstrip() + "."
 
 
 def labelled(prompt: str) -> Iterator[tuple[str, int]]:
