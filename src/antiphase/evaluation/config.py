@@ -5,12 +5,14 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from antiphase.correlation import MIN_TOKENS
+from antiphase.correlation import MIN_STEPS, MIN_TOKENS
 from antiphase.data.rendering import PromptFormat
 from antiphase.errors import InvalidInputError
 from antiphase.generation import Sampling
 from antiphase.generators.choosing import ENGINES
 from antiphase.probing.config import signal_specs
+from antiphase.probing.units import DEFAULT_UNIT, UnitSpec
+from antiphase.steps import DEFAULT_SPLITTER
 from antiphase.tasks.problem import SPLITS, Split
 from antiphase.types import PROJECTIONS, SignalSpec, check_one_of
 
@@ -46,7 +48,7 @@ class EvalConfig:
         layers, projections, norm, target, targets_per_rollout, token_budget: see `SignalSpec`.
         by_projection: keep the strength of every layer's projection (four columns a layer) in tokens.parquet, and ρ of
             each in the summary.
-        min_tokens: rollouts with fewer measured tokens have no correlation of their own.
+        unit, splitter, step_strength, min_tokens, min_steps: as for a probe.
         num_resamples: of the bootstraps.
         dtype, device, trust_remote_code, revision: see `load_model`.
     """
@@ -80,7 +82,11 @@ class EvalConfig:
     targets_per_rollout: int | None = None
     token_budget: int = 2048
     by_projection: bool = False
+    unit: str = DEFAULT_UNIT
+    splitter: str = DEFAULT_SPLITTER
+    step_strength: str = "mean"
     min_tokens: int = MIN_TOKENS
+    min_steps: int = MIN_STEPS
     num_resamples: int = 1000
     dtype: str = "auto"
     device: str = "auto"
@@ -101,7 +107,7 @@ class EvalConfig:
         check_one_of("split", self.split, SPLITS)
         check_one_of("engine", self.engine, ENGINES)
         # Built for their checks.
-        self.specs(), self.sampling(None), PromptFormat(self.prompt_template, self.system_prompt)
+        self.units(), self.specs(), self.sampling(None), PromptFormat(self.prompt_template, self.system_prompt)
 
     def _check_numbers(self) -> None:
         for name in ("batch_size", "num_resamples"):
@@ -109,10 +115,6 @@ class EvalConfig:
                 raise InvalidInputError(f"{name} must be at least 1; got {getattr(self, name)}.")
         if isinstance(self.num_problems, int) and self.num_problems < 1:
             raise InvalidInputError(f"num_problems must be at least 1, or 'all'; got {self.num_problems}.")
-        if self.min_tokens < 3:
-            raise InvalidInputError(
-                f"min_tokens must be at least 3 for a correlation to mean anything; got {self.min_tokens}."
-            )
         if not self.timeout > 0:
             raise InvalidInputError(f"timeout must be a positive number of seconds; got {self.timeout}.")
 
@@ -141,6 +143,10 @@ class EvalConfig:
         if self.estimators == (NO_SIGNALS,):
             return ()
         return signal_specs(self)
+
+    def units(self) -> UnitSpec:
+        """What is correlated."""
+        return UnitSpec.of(self)
 
     def sampling(self, max_new_tokens: int | None, *, greedy: bool = False) -> Sampling:
         """How completions are drawn, of a task whose own length limit is `max_new_tokens`."""

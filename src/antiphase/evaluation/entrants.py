@@ -19,6 +19,7 @@ from antiphase.evaluation.result import Evaluation
 _ASKED = ("problems_sha256", "split", "prompt_template", "system_prompt", "chat_template")
 _BUDGET = ("samples", "temperature", "top_p", "max_new_tokens", "end_tokens")
 _MEASURED = ("estimator", "norm", "target", "projections", "targets_per_rollout", "chosen_layers", "min_tokens")
+_OF_STEPS = ("splitter", "step_strength", "min_steps")
 _VERIFIERS = ("antiphase", "math-verify", "reasoning-gym")
 
 
@@ -179,7 +180,9 @@ def _differences(left: SeedRun, right: SeedRun) -> list[str]:
     for key in _VERIFIERS:
         if left.versions.get(key) != right.versions.get(key):
             found.append(f"verifier: {key} {left.versions.get(key)} and {right.versions.get(key)}")
-    for key in _MEASURED:
+    # Results of before there were steps have none to compare.
+    of_steps = [key for key in _OF_STEPS if key in left.result and key in right.result]
+    for key in (*_MEASURED, *of_steps):
         if left.result.get(key) != right.result.get(key):
             found.append(f"signals: {key} is {left.result.get(key)!r} and {right.result.get(key)!r}")
     return found
