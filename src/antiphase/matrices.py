@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import sparse
 from torch import Tensor
 
-from antiphase.correlation import average_ranks
+from antiphase.correlation import average_ranks, group_bounds
 from antiphase.resampling import Resampler
 from antiphase.types import Method
 
@@ -75,7 +75,7 @@ def token_matrices(
 
     def matrices(draws: Tensor) -> Tensor:
         weights = draws[:, resampler.cluster]
-        items = torch.stack([each(weights) for each in ranks]) if ranks else series[:, None]
+        items = torch.stack([each(weights) for each in ranks]) if ranks else series[:, None].expand(-1, len(draws), -1)
         return correlation_matrix(items, weights)
 
     return resampler.apply_draws(matrices, series.numel())
@@ -90,11 +90,13 @@ def type_matrices(
     where = (place.numpy(), resampler.cluster.numpy())
     # One number for each prompt and type, so that a resample costs no pass over the tokens.
     sums = [sparse.csr_matrix((row.numpy(), where), shape=shape) for row in [torch.ones_like(series[0]), *series]]
+    bounds = list(zip(*group_bounds(series, place, shape[0]), strict=True))
 
     def matrices(draws: Tensor) -> Tensor:
         totals = [torch.from_numpy(each @ draws.T.numpy()).T for each in sums]
         seen = totals[0] > 0
-        means = [(total / totals[0]).masked_fill(~seen, 0.0) for total in totals[1:]]
+        means = [(total / totals[0]).clamp(*ends) for total, ends in zip(totals[1:], bounds, strict=True)]
+        means = [mean.masked_fill(~seen, 0.0) for mean in means]
         items = [average_ranks(mean, seen) for mean in means] if method == "spearman" else means
         return correlation_matrix(torch.stack(items), seen.double())
 
