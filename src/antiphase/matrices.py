@@ -43,16 +43,16 @@ def correlation_matrix(
     series: Float[Tensor, "series row item"], weights: Float[Tensor, "row item"]
 ) -> Float[Tensor, "row series series"]:
     """Weighted Pearson correlations of all pairs of series, row by row; 0 for a series without variance."""
-    total = weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
-    centered = series - (series * weights).sum(-1, keepdim=True) / total
-    root = weights.sqrt()
-    rows = (centered * root).transpose(0, 1)
-    norm = rows.norm(dim=-1, keepdim=True)
+    total = weights.sum(-1).clamp_min(torch.finfo(weights.dtype).tiny)
+    mean = torch.einsum("sri,ri->rs", series, weights) / total[:, None]
+    rows = (series.transpose(0, 1) - mean[..., None]).mul_(weights.sqrt()[:, None])
+    products = rows @ rows.transpose(1, 2)
+    variance = products.diagonal(dim1=1, dim2=2)
     # What centring leaves of equal values is rounding.
-    constant = norm <= _ROUNDING * (series * root).norm(dim=-1, keepdim=True).transpose(0, 1)
-    rows = (rows / norm).masked_fill(constant, 0.0)
-    products: Tensor = rows @ rows.transpose(1, 2)
-    return products
+    constant = variance <= _ROUNDING**2 * (variance + total[:, None] * mean**2)
+    scale = variance.sqrt().masked_fill(constant, torch.inf)
+    matrix: Tensor = products / scale[:, :, None] / scale[:, None, :]
+    return matrix
 
 
 def weighted_ranks(values: Float[Tensor, "item"]) -> Callable[[Tensor], Tensor]:
