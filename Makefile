@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTR
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo eval train study test test-slow test-lm-eval check docs notebook bench bench-train build wheel-test clean
+.PHONY: help demo eval train study test test-slow test-lm-eval check docs notebook bench bench-train gpu-dry build wheel-test clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -81,6 +81,9 @@ bench: $(VENV)/.dev ## time and memory of the estimators on the embedded model (
 
 bench-train: $(VENV)/.dev ## what measuring adds to a training step (about 20 minutes)
 	$(BIN)/python benchmarks/training.py
+
+gpu-dry: $(VENV)/.train ## every part of the kit for a GPU, at toy sizes on the CPU (about a minute)
+	$(BIN)/python benchmarks/gpu/run.py --dry --out runs/gpu-dry-$$(date +%Y%m%d-%H%M%S)
 
 build: $(VENV)/.dev ## build the wheel and the source archive
 	$(BIN)/python -m build --outdir dist .

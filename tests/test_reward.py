@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from antiphase.correlation import coefficients
 from antiphase.errors import InvalidInputError
-from antiphase.reward import ScoreSpec, group_mean, inversion_term, rollout_scores, shrunk, weight_at
+from antiphase.reward import group_mean, inversion_term, weight_at
+from antiphase.scores import ScoreSpec, rollout_scores, shrunk
 from antiphase.types import SignalSpec, TokenBatch, TokenSignals
 
 NAN = math.nan

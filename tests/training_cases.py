@@ -13,15 +13,20 @@ PROMPTS = ["hello", "abcd", "what is", "xyz"]
 
 def parity(completions, **_):
     """A verifier that a random model satisfies half of the time, whatever its tokens."""
-    return [float(sum(map(ord, text)) % 2) for text in completions]
+    texts = [text if isinstance(text, str) else text[-1]["content"] for text in completions]
+    return [float(sum(map(ord, text)) % 2) for text in texts]
 
 
-def data():
-    return Dataset.from_dict({"prompt": PROMPTS * 4, "answer": ["1"] * 16})
+def data(chat=False):
+    prompts = [[{"role": "user", "content": text}] for text in PROMPTS] if chat else PROMPTS
+    return Dataset.from_dict({"prompt": prompts * 4, "answer": ["1"] * 16})
 
 
-def settings(folder, **changes):
+def settings(folder, config=CorRPOConfig, **changes):
+    # Over tokens, as rollouts of 14 random letters have no sentences; tests of steps say so.
+    own = {"inversion_unit": "token", "inversion_combine": "sum"} if config is CorRPOConfig else {}
     plain = {
+        **own,
         "output_dir": str(folder),
         "per_device_train_batch_size": 8,
         "num_generations": 4,
@@ -40,14 +45,23 @@ def settings(folder, **changes):
 
 
 def run(
-    folder, *, trainer=CorRPOTrainer, config=CorRPOConfig, model=None, rewards=None, train=True, extra=None, **changes
+    folder,
+    *,
+    trainer=CorRPOTrainer,
+    config=CorRPOConfig,
+    model=None,
+    rewards=None,
+    train=True,
+    extra=None,
+    tokenizer=None,
+    **changes,
 ):
     made = trainer(
         tiny_model() if model is None else model,
         [parity] if rewards is None else rewards,
-        config(**settings(folder, **changes)),
-        train_dataset=data(),
-        processing_class=byte_tokenizer(),
+        config(**settings(folder, config, **changes)),
+        train_dataset=data(chat=tokenizer is not None),
+        processing_class=tokenizer or byte_tokenizer(),
         **(extra or {}),
     )
     if train:

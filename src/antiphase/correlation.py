@@ -197,7 +197,7 @@ def _like(name: str, given: Tensor, series: Tensor) -> Tensor:
     return given
 
 
-def _types(x: Tensor, y: Tensor, ids: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def type_means(x: Tensor, y: Tensor, ids: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The means of each row's types at the place of their first occurrence, and that place for every token."""
     means = torch.full((2, *x.shape), torch.nan, dtype=torch.float64)
     home = torch.zeros(x.shape, dtype=torch.long)
@@ -257,7 +257,7 @@ def correlate(
     valid = valid_pairs(x, y, None if mask is None else _like("mask", mask, x))
     items, home = valid, None
     if unit == "type" and token_ids is not None:
-        x, y, home = _types(x, y, _like("token_ids", token_ids, x), valid)
+        x, y, home = type_means(x, y, _like("token_ids", token_ids, x), valid)
         items = ~x.isnan()
     a, b = _prepared(x, y, items, method)
     values = _coefficient(a, b, items, (x, y), least_items(unit, min_tokens))

@@ -60,7 +60,19 @@ def add_signal_options(group: "argparse._ArgumentGroup", *, measured: bool = Fal
             help="keep the K most probable next tokens of every position; 0 keeps none",
         )
     group.add_argument("--token-budget", type=int, default=2048, help="padded tokens in one forward pass")
-    group.add_argument("--min-tokens", type=int, default=8, help="below, a rollout's correlation is undefined")
+    group.add_argument(
+        "--unit", default="type", help="whose ρ is the headline: type, token or step; all are in the results"
+    )
+    group.add_argument(
+        "--splitter", default="sentence", help="where steps end: sentence, line, fixed:N (tokens) or regex:PATTERN"
+    )
+    group.add_argument(
+        "--step-strength", default="mean", help="of a step: mean (of its tokens), or joint (of their sum's gradient)"
+    )
+    group.add_argument(
+        "--min-tokens", type=int, default=8, help="below, a rollout's correlation by token or type is undefined"
+    )
+    group.add_argument("--min-steps", type=int, default=5, help="below, a rollout's correlation by step is undefined")
     group.add_argument("--num-resamples", type=int, default=1000, help="of the bootstrap over prompts")
 
 

@@ -31,7 +31,7 @@ ACROSS = {
 }
 # With fewer, resampling clusters says nothing.
 MIN_CLUSTERS = 5
-_SHARES = ("accuracy", "greedy", "pass", "maj")
+_SHARES = ("accuracy", "greedy", "pass", "maj", "three")
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,18 @@ class Comparison:
             name of `ACROSS`, the rank correlation with accuracy over all entrants and seeds; empty below 4 points.
         points: one for each entrant, task and seed: accuracy and every number of `ACROSS`.
         options: how it was made.
+        benchmarks: tables of several tasks with their average (see `benchmark`), by what they are of; one comparison
+            of models has at most one, which is of nothing in particular (`""`).
     """
 
     tasks: dict[str, Any]
     points: list[dict[str, Any]]
     options: dict[str, Any] = field(default_factory=dict)
+    benchmarks: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
-        return {"tasks": self.tasks, "points": self.points, "options": self.options}
+        return dict(vars(self))
 
 
 def compare_entrants(entrants: Sequence[Entrant], options: Options) -> Comparison:
@@ -158,7 +161,7 @@ def _row(entrant: Entrant, reference: Entrant, problems: Sequence[str], options:
         matrix = entrant.matrix(metric, problems)
         values[metric] = crossed_interval(matrix, metric, options)
         if entrant.name != reference.name and metric in _metrics(reference):
-            left, right = (side.matrix(metric, problems) for side in _sides(entrant, reference, options))
+            left, right = (side.matrix(metric, problems) for side in sides_of(entrant, reference, options))
             differences[metric] = difference_of(left, right, metric, options)
     return {
         "name": entrant.name,
@@ -171,7 +174,7 @@ def _row(entrant: Entrant, reference: Entrant, problems: Sequence[str], options:
     }
 
 
-def _sides(entrant: Entrant, reference: Entrant, options: Options) -> tuple[Entrant, Entrant]:
+def sides_of(entrant: Entrant, reference: Entrant, options: Options) -> tuple[Entrant, Entrant]:
     """Both sides of a difference; with paired seeds, only the seeds that both have, in one order."""
     if not options.paired_seeds:
         return entrant, reference

@@ -19,6 +19,7 @@ from antiphase.evaluation.result import Evaluation
 _ASKED = ("problems_sha256", "split", "prompt_template", "system_prompt", "chat_template")
 _BUDGET = ("samples", "temperature", "top_p", "max_new_tokens", "end_tokens")
 _MEASURED = ("estimator", "norm", "target", "projections", "targets_per_rollout", "chosen_layers", "min_tokens")
+_OF_STEPS = ("splitter", "step_strength", "min_steps")
 _VERIFIERS = ("antiphase", "math-verify", "reasoning-gym")
 
 
@@ -71,7 +72,8 @@ class Entrant:
 
         Args:
             metric: `accuracy` (mean over the samples, or greedy where nothing was sampled), `greedy`, `pass@K`,
-                `maj@K`, `length`, `entropy`, or `inversion` (mean ι of the rollouts that have one).
+                `maj@K`, `three@K` (mean of accuracy, pass@K and maj@K), `length`, `entropy`, or `inversion` (mean ι
+                of the rollouts that have one).
             problems: in the order wanted.
         """
         rows = [run.by_problem(metric).reindex(list(problems)) for run in self.runs]
@@ -79,9 +81,12 @@ class Entrant:
 
     def largest_k(self, prefix: str) -> int | None:
         """The largest k of `pass@k` or `maj@k` that every seed has."""
+        return max(self.ks(prefix), default=None)
+
+    def ks(self, prefix: str) -> set[int]:
+        """Every k of `pass@k` or `maj@k` that every seed has."""
         names = set.intersection(*(set(run.result["metrics"]) for run in self.runs))
-        ks = [int(name.partition("@")[2]) for name in names if name.startswith(f"{prefix}@")]
-        return max(ks, default=None)
+        return {int(name.partition("@")[2]) for name in names if name.startswith(f"{prefix}@")}
 
     def mean_signal(self, name: str) -> float:
         """Mean over the seeds of a pooled signal's value; NaN where none has it."""
@@ -97,6 +102,9 @@ def _by_problem(rollouts: pd.DataFrame, metric: str) -> "pd.Series[float]":
         greedy = rollouts[rollouts.greedy]
         return greedy.correct.astype("float64").groupby(greedy.problem_id, sort=False).mean()
     kind, _, number = metric.partition("@")
+    if kind == "three":
+        parts = [_by_problem(rollouts, name) for name in ("accuracy", f"pass@{number}", f"maj@{number}")]
+        return (parts[0] + parts[1] + parts[2]) / 3
     if number:
         k = int(number)
         values = {}
@@ -179,7 +187,9 @@ def _differences(left: SeedRun, right: SeedRun) -> list[str]:
     for key in _VERIFIERS:
         if left.versions.get(key) != right.versions.get(key):
             found.append(f"verifier: {key} {left.versions.get(key)} and {right.versions.get(key)}")
-    for key in _MEASURED:
+    # Results of before there were steps have none to compare.
+    of_steps = [key for key in _OF_STEPS if key in left.result and key in right.result]
+    for key in (*_MEASURED, *of_steps):
         if left.result.get(key) != right.result.get(key):
             found.append(f"signals: {key} is {left.result.get(key)!r} and {right.result.get(key)!r}")
     return found

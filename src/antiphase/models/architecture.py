@@ -89,6 +89,16 @@ def backbone(model: nn.Module) -> nn.Module:
     return cast(nn.Module, model.get_decoder())
 
 
+def outer_norms(model: nn.Module) -> list[nn.Module]:
+    """The normalisation modules of the decoder that stand outside its list of layers; the last norm is among them."""
+    found = []
+    for name, module in backbone(model).named_modules():
+        inside = any(part.isdecimal() for part in name.split("."))
+        if not inside and "norm" in type(module).__name__.lower():
+            found.append(module)
+    return found
+
+
 def find_attention(model: nn.Module) -> tuple[AttentionLayer, ...]:
     """The attention layers of the text decoder, in order.
 

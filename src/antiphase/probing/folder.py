@@ -2,7 +2,7 @@
 
     OUT/config.json                     the resolved config; marks the folder as a probe's (or an evaluation's)
     OUT/parts/MODEL/BATCH.*.parquet     finished batches; gone once the run is complete
-    OUT/tokens.parquet, rollouts.parquet, alternatives.parquet (if asked for), summary.json, figures/
+    OUT/tokens.parquet, rollouts.parquet, steps.parquet, alternatives.parquet (if asked for), summary.json, figures/
 
 Every file appears under its name only when it is complete (written aside, then renamed), so a run cut anywhere,
 also by kill -9, leaves whole parts and nothing else that counts.
@@ -218,6 +218,14 @@ class RunFolder:
         path = self.path / f"{kind}.parquet"
         with self._reading(path):
             return _as_frame(pq.read_table(path))
+
+    def read_steps(self) -> pd.DataFrame | None:
+        """The whole table of steps; None in a run of before they were measured.
+
+        Raises:
+            InvalidInputError: it cannot be read.
+        """
+        return self.read_frame("steps") if (self.path / "steps.parquet").is_file() else None
 
     def read_alternatives(self) -> pd.DataFrame | None:
         """The whole table of alternatives; None where the run stored none.

@@ -15,16 +15,21 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from antiphase.errors import UnsupportedModelError
-from antiphase.models.architecture import AttentionLayer, Projection, backbone
+from antiphase.models.architecture import AttentionLayer, Projection, backbone, outer_norms
 from antiphase.signals import frozen_attention
 
 
 @dataclass
 class Capture:
-    """Inputs and outputs of the watched projection modules in the latest forward pass."""
+    """Inputs and outputs of the watched projection modules in the latest forward pass.
+
+    `before_norm` holds the final hidden states before the model's last norm; None where no norm gave the last ones.
+    """
 
     inputs: dict[nn.Module, Tensor] = field(default_factory=dict)
     outputs: dict[nn.Module, Tensor] = field(default_factory=dict)
+    before_norm: Tensor | None = None
+    norms: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def input_of(self, projection: Projection) -> Tensor:
         """The projection's input `[batch, token, columns]`, with its graph."""
@@ -47,6 +52,15 @@ class Capture:
         """Drop the tensors and the graph that they hold."""
         self.inputs.clear()
         self.outputs.clear()
+        self.norms.clear()
+        self.before_norm = None
+
+    def find_last_norm(self, hidden: Tensor) -> None:
+        """Keep what stood before the norm whose output the final hidden states are."""
+        for before, after in self.norms:
+            if after is hidden or (after.shape == hidden.shape and after.data_ptr() == hidden.data_ptr()):
+                self.before_norm = before.detach()
+        self.norms.clear()
 
 
 @dataclass(frozen=True)
@@ -79,7 +93,9 @@ class Observed:
             finally:
                 if handle is not None:
                     handle.remove()
-        return cast(Tensor, output.last_hidden_state)
+        hidden = cast(Tensor, output.last_hidden_state)
+        self.capture.find_last_norm(hidden)
+        return hidden
 
 
 @contextlib.contextmanager
@@ -101,6 +117,7 @@ def observe(
             stack.enter_context(_attention_implementation(model, frozen_attention.FROZEN))
         for module in modules:
             stack.callback(module.register_forward_hook(_recorder(capture)).remove)
+        stack.enter_context(watching_norms(model, capture))
         stack.callback(capture.clear)
         yield Observed(model, layers, capture)
 
@@ -112,6 +129,26 @@ def _recorder(capture: Capture) -> Callable[[nn.Module, tuple[Tensor, ...], Tens
             output = output.detach().requires_grad_(True)
         capture.inputs[module], capture.outputs[module] = args[0], output
         return output
+
+    return record
+
+
+@contextlib.contextmanager
+def watching_norms(model: nn.Module, capture: Capture | None = None) -> Iterator[Capture]:
+    """Record what goes into and comes out of the norms outside the decoder's layers, while the block lasts."""
+    capture = Capture() if capture is None else capture
+    handles = [norm.register_forward_hook(_norm_recorder(capture)) for norm in outer_norms(model)]
+    try:
+        yield capture
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _norm_recorder(capture: Capture) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def record(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        if args and isinstance(output, Tensor):
+            capture.norms.append((args[0], output))
 
     return record
 

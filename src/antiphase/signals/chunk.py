@@ -12,7 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from antiphase.types import Alternatives, SignalSpec, TokenBatch
+from antiphase.errors import InvalidInputError
+from antiphase.signals.entropy import HeadSignals
+from antiphase.types import SignalSpec, TokenBatch
 
 Tick = Callable[[int], None]
 
@@ -30,6 +32,13 @@ class Row:
     token_ids: Int[Tensor, "token"]
     targets: Int[Tensor, "target"]
     measured: Bool[Tensor, "target"]
+    steps: Int[Tensor, "target"] | None = None
+    """The step of each target, counted from 0; None where steps were not given."""
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps the row has."""
+        return 0 if self.steps is None else int(self.steps.max()) + 1
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,19 @@ class Chunk:
     prefix: Prefix | None = None
     """The tokens before the first column, run apart and without graph; columns count from there."""
 
+    steps: Int[Tensor, "target"] | None = None
+    """The step of each target, counted from 0 over all rows of the chunk; None where no joint strength is wanted."""
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps the rows have together."""
+        return 0 if self.steps is None else int(self.steps.max()) + 1
+
+    @property
+    def seeded(self) -> Bool[Tensor, "target"]:
+        """The targets whose gradient is needed: those that are measured, and all where steps are."""
+        return self.measured if self.steps is None else torch.ones_like(self.measured)
+
     @property
     def inputs(self) -> Int[Tensor, "row column"]:
         """The tokens that have to be run: all but the last column, which is only predicted."""
@@ -73,25 +95,50 @@ class Chunk:
 
 @dataclass(frozen=True)
 class ChunkSignals:
-    """Signals of a chunk's targets; `strength` has one entry for each *measured* target, in order."""
+    """Signals of a chunk's targets.
 
-    entropy: Float[Tensor, "target"]
-    logprob: Float[Tensor, "target"]
-    logprob_control: Float[Tensor, "target"]
-    self_certainty: Float[Tensor, "target"]
+    Args:
+        head: what the head says of every target.
+        strength: one entry for each *measured* target, in order.
+        joint: the joint strength of each step; None where the chunk has no steps.
+    """
+
+    head: HeadSignals
     strength: Float[Tensor, "measured layer projection"]
-    alternatives: Alternatives | None = None
+    joint: Float[Tensor, "step layer projection"] | None = None
 
 
-def rows_of(batch: TokenBatch, spec: SignalSpec) -> list[Row]:
-    """Unpad the rows of a batch and draw the targets to measure; rows without a target are left out."""
+def check_steps(batch: TokenBatch, steps: Int[Tensor, "batch token"]) -> None:
+    """Raise InvalidInputError unless the completion tokens of each row count their steps upwards."""
+    if steps.shape != batch.input_ids.shape:
+        raise InvalidInputError(
+            f"steps must have the shape of the batch, {tuple(batch.input_ids.shape)}; got {tuple(steps.shape)}."
+        )
+    mask = batch.completion_mask.cpu()
+    for row, (numbers, chosen) in enumerate(zip(steps.cpu(), mask, strict=True)):
+        inside = numbers[chosen]
+        if bool((inside < 0).any()) or bool((inside.diff() < 0).any()):
+            raise InvalidInputError(
+                f"row {row}: steps must number the completion tokens from 0 upwards, without going back; got "
+                f"{inside.tolist()[:8]}."
+            )
+
+
+def rows_of(batch: TokenBatch, spec: SignalSpec, steps: Int[Tensor, "batch token"] | None = None) -> list[Row]:
+    """Unpad the rows of a batch and draw the targets to measure; rows without a target are left out.
+
+    Rows are laid out on the CPU, since their sizes decide what is run; `chunk_of` moves them to the device.
+    """
     rows = []
+    ids, real_places, wanted = (t.cpu() for t in (batch.input_ids, batch.attention_mask, batch.completion_mask))
+    steps = None if steps is None else steps.cpu()
     for index in range(len(batch)):
-        real = torch.nonzero(batch.attention_mask[index]).flatten()
-        token_ids = batch.input_ids[index, real]
-        targets = torch.nonzero(batch.completion_mask[index, real]).flatten()
+        real = torch.nonzero(real_places[index]).flatten()
+        token_ids = ids[index, real]
+        targets = torch.nonzero(wanted[index, real]).flatten()
         if len(targets):
-            rows.append(Row(index, int(real[0]), token_ids, targets, _draw(token_ids, len(targets), spec)))
+            here = None if steps is None else steps[index, real][targets]
+            rows.append(Row(index, int(real[0]), token_ids, targets, _draw(token_ids, len(targets), spec), here))
     return rows
 
 
@@ -100,11 +147,11 @@ def _draw(token_ids: Tensor, num_targets: int, spec: SignalSpec) -> Tensor:
     if spec.targets_per_rollout is not None and spec.targets_per_rollout < num_targets:
         # Seeded by content, not by place: the draw is the same however the rollouts are batched.
         # The generator reads 32 bits of its seed, so everything is hashed into them.
-        content = zlib.crc32(token_ids.cpu().numpy().tobytes(), zlib.crc32(str(spec.seed).encode()))
+        content = zlib.crc32(token_ids.numpy().tobytes(), zlib.crc32(str(spec.seed).encode()))
         generator = torch.Generator().manual_seed(content)
         measured[:] = False
         measured[torch.randperm(num_targets, generator=generator)[: spec.targets_per_rollout]] = True
-    return measured.to(token_ids.device)
+    return measured
 
 
 def pack(rows: Sequence[Row], token_budget: int) -> Iterator[list[Row]]:
@@ -120,12 +167,21 @@ def pack(rows: Sequence[Row], token_budget: int) -> Iterator[list[Row]]:
 
 
 def chunk_of(rows: Sequence[Row], device: torch.device, *, whole: bool = False) -> Chunk:
-    """Pad rows on the right. The id 0 fills the rest; under a causal mask no real token sees it."""
+    """Pad rows on the right. The id 0 fills the rest; under a causal mask no real token sees it.
+
+    The steps of the rows are numbered through, row after row.
+    """
     lengths = tuple(len(row.token_ids) for row in rows)
     input_ids = torch.zeros(len(rows), max(lengths), dtype=torch.long, device=device)
     for index, row in enumerate(rows):
         input_ids[index, : lengths[index]] = row.token_ids.to(device)
     owner = [torch.full_like(row.targets, index) for index, row in enumerate(rows)]
+    numbered: list[Tensor] = []
+    before = 0
+    for row in rows:
+        if row.steps is not None:
+            numbered.append(row.steps.to(device) + before)
+            before += row.num_steps
     return Chunk(
         input_ids,
         lengths,
@@ -133,4 +189,5 @@ def chunk_of(rows: Sequence[Row], device: torch.device, *, whole: bool = False) 
         torch.cat([row.targets for row in rows]).to(device),
         torch.cat([row.measured for row in rows]).to(device),
         whole,
+        steps=torch.cat(numbered) if numbered else None,
     )

@@ -6,6 +6,7 @@ The same pass yields the seed ∂target_i/∂h_i that every strength estimator s
 """
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ from antiphase.errors import NonFiniteError, UnsupportedModelError
 from antiphase.models.architecture import backbone
 from antiphase.signals.alternatives import joined, top_alternatives
 from antiphase.signals.seed import seeded_logits
-from antiphase.types import Alternatives, SignalSpec
+from antiphase.types import Alternatives, Magnitudes, SignalSpec
 
-_CHUNK_ELEMENTS = 1 << 23
+# Logits of one pass of the head: bounded by cache and memory on a CPU, by the launch of kernels on a GPU.
+_CHUNK_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 26}
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,13 @@ class HeadSignals:
     logprob: Float[Tensor, "target"]
     logprob_control: Float[Tensor, "target"]
     self_certainty: Float[Tensor, "target"]
-    seed: Float[Tensor, "target hidden"] | None
+    magnitudes: Magnitudes
+    seed: Float[Tensor, "target hidden"] | None = None
     alternatives: Alternatives | None = None
+
+    def without_seed(self) -> "HeadSignals":
+        """The same without the seed, which is as large as the hidden states."""
+        return dataclasses.replace(self, seed=None)
 
 
 def log_probabilities(
@@ -135,6 +142,36 @@ def head_of(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
             body.__dict__["forward"] = before
 
 
+def unembedding_norms(model: nn.Module, token_ids: Int[Tensor, "target"]) -> Float[Tensor, "target"]:
+    """‖w_y‖ of each token's row in the output embedding; NaN where the weight has no such rows at hand."""
+    layer = cast(Any, model).get_output_embeddings()
+    weight = getattr(layer, "weight", None)
+    if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.ndim != 2:
+        return torch.full((len(token_ids),), torch.nan, device=token_ids.device)
+    rows = weight.detach()[token_ids]
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.promote_types(rows.dtype, torch.float32))
+    return norms
+
+
+def magnitudes_of(
+    model: nn.Module,
+    hidden: Float[Tensor, "target hidden"],
+    before: Float[Tensor, "target width"] | None,
+    chosen: Float[Tensor, "target"],
+    token_ids: Int[Tensor, "target"],
+) -> Magnitudes:
+    """Norms of the final hidden states, before and after the last norm, beside the tokens' raw logits."""
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+
+    def norm(states: Tensor | None) -> Tensor:
+        if states is None:
+            return torch.full_like(chosen, torch.nan, dtype=dtype)
+        result: Tensor = torch.linalg.vector_norm(states.detach(), dim=-1, dtype=dtype)
+        return result
+
+    return Magnitudes(chosen.to(dtype), norm(hidden), norm(before), unembedding_norms(model, token_ids))
+
+
 def _distribution(
     logits: Tensor, token_ids: Tensor, spec: SignalSpec
 ) -> tuple[tuple[Tensor, Tensor, Tensor], list[Alternatives]]:
@@ -150,8 +187,17 @@ def head_signals(
     spec: SignalSpec,
     *,
     want_seed: bool,
+    before: Float[Tensor, "target width"] | None = None,
 ) -> HeadSignals:
     """Statistics of each target token from the hidden state that predicts it, ∂target/∂h and alternatives if wanted.
+
+    Args:
+        model: whose head it is.
+        hidden: final hidden states, as the head reads them.
+        token_ids: the generated tokens.
+        spec: temperature, target and alternatives.
+        want_seed: whether ∂target/∂h is needed.
+        before: the same states before the model's last norm, where they were seen.
 
     Raises:
         NonFiniteError: a logit is NaN, or a row has no finite logit.
@@ -160,7 +206,7 @@ def head_signals(
     seeds: list[Tensor] = []
     tops: list[Alternatives] = []
     vocab = int(cast(Any, model).config.get_text_config().vocab_size)
-    size = max(1, _CHUNK_ELEMENTS // vocab)
+    size = max(1, _CHUNK_ELEMENTS.get(hidden.device.type, _CHUNK_ELEMENTS["cpu"]) // vocab)
     with head_of(model) as head:
         for states, ids in zip(hidden.detach().split(size), token_ids.split(size), strict=True):
             if want_seed:
@@ -170,13 +216,14 @@ def head_signals(
                 logits = logits if want_seed else head(states)
                 certainty = self_certainty(logits, spec.temperature)
                 statistics, top = _distribution(logits, ids, spec)
-                parts.append((*statistics, certainty))
+                parts.append((*statistics, certainty, logits.gather(-1, ids[:, None])[:, 0]))
                 tops += top
-    entropy, logprob, control, certainty = (torch.cat(column) for column in zip(*parts, strict=True))
+    entropy, logprob, control, certainty, chosen = (torch.cat(column) for column in zip(*parts, strict=True))
     for row in torch.nonzero(~(entropy.isfinite() & logprob.isfinite())).flatten().tolist():
         raise NonFiniteError(
             f"the logits of target token {row} (id {int(token_ids[row])}) contain NaN or give it no probability. "
             "Check the weights, or load in a wider dtype (--dtype float32)."
         )
     whole_seed = torch.cat(seeds) if want_seed else None
-    return HeadSignals(entropy, logprob, control, certainty, whole_seed, joined(tops))
+    magnitudes = magnitudes_of(model, hidden, before, chosen, token_ids)
+    return HeadSignals(entropy, logprob, control, certainty, magnitudes, whole_seed, joined(tops))

@@ -33,7 +33,8 @@ from transformers.masking_utils import sdpa_mask
 from antiphase.errors import UnsupportedModelError
 
 FROZEN = "antiphase_frozen"
-_BLOCK_ELEMENTS = 1 << 24
+# Attention weights of one block; a GPU needs larger ones to be busy.
+_BLOCK_ELEMENTS, _GPU_TIMES = 1 << 24, 4
 
 
 @dataclass(frozen=True)
@@ -148,10 +149,16 @@ def _masked(scores: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
     return (scores + mask).clamp_min(lowest)
 
 
-def _blocks(call: AttentionCall) -> Iterator[Tensor]:
+def _blocks(call: AttentionCall) -> Iterator[slice]:
+    """Query rows as numbers of the host: reading them from the device would wait for it at every block."""
     batch, heads, length, _ = call.query.shape
-    size = max(1, min(length, _BLOCK_ELEMENTS // max(1, batch * heads * call.key.shape[2])))
-    return iter(torch.arange(length, device=call.query.device).split(size))
+    most = _BLOCK_ELEMENTS * (_GPU_TIMES if call.query.device.type == "cuda" else 1)
+    size = max(1, min(length, most // max(1, batch * heads * call.key.shape[2])))
+    return (slice(start, min(start + size, length)) for start in range(0, length, size))
+
+
+def _numbers(rows: slice, like: Tensor) -> Tensor:
+    return torch.arange(rows.start, rows.stop, device=like.device)
 
 
 def _joined(past: Tensor | None, owner: Tensor | None, here: Tensor) -> Tensor:
@@ -180,8 +187,8 @@ class _FrozenAttention(torch.autograd.Function):
         before = whole_key.shape[2] - key.shape[2]
         outputs = []
         for rows in _blocks(call):
-            seen = before + int(rows[-1]) + 1
-            weights, _ = attention_weights(call, rows, seen)
+            seen = before + rows.stop
+            weights, _ = attention_weights(call, _numbers(rows, query), seen)
             batch, groups, share, num, _ = weights.shape
             flat = weights.to(value.dtype).reshape(batch, groups, share * num, seen)
             outputs.append((flat @ whole_value[:, :, :seen]).reshape(batch, groups * share, num, -1))
@@ -199,8 +206,8 @@ class _FrozenAttention(torch.autograd.Function):
         before, groups = whole_key.shape[2] - key.shape[2], key.shape[1]
         d_query, d_key, d_value = [], [], []
         for rows in _blocks(call):
-            first, seen = before + int(rows[0]), before + int(rows[-1]) + 1
-            weights, slope = attention_weights(call, rows, seen)
+            first, seen = before + rows.start, before + rows.stop
+            weights, slope = attention_weights(call, _numbers(rows, query), seen)
             batch, _, share, num, _ = weights.shape
             d_out = grads[0][:, :, rows].reshape(batch, groups, share, num, -1)
             flat = d_out.reshape(batch, groups, share * num, -1)

@@ -1,13 +1,15 @@
-"""`full`: the ordinary gradient ∂target_i/∂W of every target, fast.
+"""`full`: the ordinary gradient ∂target/∂W of every token or step, fast.
 
-G_i = Σ_{t≤i} δ_{i,t} a_tᵀ = Δ_iᵀ A. One vector-Jacobian product per target stops at the projections' outputs, so no
-weight gradient is formed; A = L Q once per sequence serves all targets and Q, K and V, and ‖Δ_iᵀ A‖ = ‖Δ_iᵀ L‖.
-METHOD §2. Rows of a chunk are independent, so one backward serves one target of *every* row; targets are taken in
-blocks, and a block runs on the prefix that its last target can see.
+G = Σ_t δ_t a_tᵀ = Δᵀ A. One vector-Jacobian product per target stops at the projections' outputs, so no weight
+gradient is formed; A = L Q once per sequence serves all targets and Q, K and V, and ‖Δᵀ A‖ = ‖Δᵀ L‖. METHOD §2.
+The target is a token's logit, or the sum of the logits of a step's tokens (its joint strength): one backward either
+way. Rows of a chunk are independent, so one backward serves one target of *every* row; targets are taken in blocks,
+and a block runs on the prefix that its last target can see.
 """
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,40 +18,82 @@ from antiphase.models.architecture import AttentionLayer, modules_of
 from antiphase.signals.capture import Observed, observe
 from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
 from antiphase.signals.entropy import head_signals
+from antiphase.signals.joint import per_root_tokens
 from antiphase.signals.norms import factored_norm, shared_factor
+from antiphase.signals.own import head_of_targets
 from antiphase.types import ProjectionName, SignalSpec
 
 _TARGETS_PER_BLOCK = 16
 
 
+@dataclass(frozen=True)
+class _Span:
+    """What one backward differentiates in one row: the sum of the targets at some places of the chunk's list."""
+
+    row: int
+    targets: tuple[int, ...]
+    place: int
+    """Where its norms go."""
+
+
 def full(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> ChunkSignals:
-    """Strength of every measured target by its gradient through the whole sequence.
+    """Strength of every measured target, and joint strength of every step, by the gradient through the sequence.
 
     Args and errors as for `own`; any attention implementation serves. Nuclear norms are accumulated in float64.
 
-    Cost: one backward over the prefix per target (rows in parallel): quadratic in the length. Subsample the targets
-    of long rollouts.
+    Cost: one backward over the prefix per target or step (rows in parallel): quadratic in the length. Subsample the
+    targets of long rollouts, or measure steps, of which there are some twenty times fewer.
     """
     with observe(model, layers) as seen:
         hidden = seen.hidden(chunk.input_ids, grad=False)
-        head = head_signals(model, hidden[chunk.rows, chunk.columns - 1], chunk.token_ids, spec, want_seed=False)
+        head = head_of_targets(seen, chunk, spec, hidden, want_seed=False)
         factors = _factors(seen, layers, spec)
-        measured = torch.nonzero(chunk.measured).flatten()
-        strength = torch.zeros(
-            len(measured),
+        tokens, steps = _token_spans(chunk), _step_spans(chunk)
+        norms = torch.zeros(
+            len(tokens) + len(steps),
             len(layers),
             len(spec.projections),
             dtype=torch.promote_types(hidden.dtype, torch.float32),
             device=hidden.device,
         )
         without = dataclasses.replace(spec, num_alternatives=0)
-        for block in _blocks(chunk, measured):
-            _measure_block(seen, chunk, without, measured, block, factors, strength, tick)
-    return ChunkSignals(
-        head.entropy, head.logprob, head.logprob_control, head.self_certainty, strength, head.alternatives
-    )
+        for spans in (tokens, steps):
+            for block in _blocks(spans):
+                _measure_block(seen, chunk, without, block, factors, norms, tick)
+    strength, joint = norms.split([len(tokens), len(steps)])
+    scaled = None if chunk.steps is None else per_root_tokens(joint, chunk.steps)
+    return ChunkSignals(head, strength, scaled)
+
+
+def joint_of_layers(
+    model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
+) -> Tensor | None:
+    """Joint strength of every step `[step, layer, projection]` alone; None where the chunk has no steps."""
+    if chunk.steps is None:
+        return None
+    nobody = dataclasses.replace(chunk, measured=torch.zeros_like(chunk.measured))
+    return full(model, layers, nobody, dataclasses.replace(spec, num_alternatives=0), tick).joint
+
+
+def _token_spans(chunk: Chunk) -> list[_Span]:
+    measured = torch.nonzero(chunk.measured).flatten()
+    pairs = zip(measured.tolist(), chunk.rows[measured].tolist(), strict=True)
+    return [_Span(row, (target,), place) for place, (target, row) in enumerate(pairs)]
+
+
+def _step_spans(chunk: Chunk) -> list[_Span]:
+    if chunk.steps is None:
+        return []
+    members: dict[int, list[int]] = {}
+    for target, step in enumerate(chunk.steps.tolist()):
+        members.setdefault(step, []).append(target)
+    rows, offset = chunk.rows.tolist(), int(chunk.measured.sum())
+    empty: list[int] = []
+    spans = [(step, members.get(step, empty)) for step in range(chunk.num_steps)]
+    # A step without targets has no place in a backward; its norms stay 0.
+    return [_Span(rows[targets[0]] if targets else -1, tuple(targets), offset + step) for step, targets in spans]
 
 
 def _factors(
@@ -69,29 +113,29 @@ def _factors(
     return factors
 
 
-def _blocks(chunk: Chunk, measured: Tensor) -> Iterator[list[list[int]]]:
-    """Blocks of steps; a step lists at most one measured target (its place in `measured`) of each row."""
-    queues: dict[int, list[int]] = {}
-    for place, row in enumerate(chunk.rows[measured].tolist()):
-        queues.setdefault(row, []).append(place)
-    num_steps = max((len(queue) for queue in queues.values()), default=0)
-    for start in range(0, num_steps, _TARGETS_PER_BLOCK):
-        steps = range(start, min(start + _TARGETS_PER_BLOCK, num_steps))
-        yield [[queue[step] for queue in queues.values() if step < len(queue)] for step in steps]
+def _blocks(spans: Sequence[_Span]) -> Iterator[list[list[_Span]]]:
+    """Blocks of backwards; a backward serves at most one span of each row, in the order of the rows' tokens."""
+    queues: dict[int, list[_Span]] = {}
+    for span in spans:
+        if span.targets:
+            queues.setdefault(span.row, []).append(span)
+    num_backwards = max((len(queue) for queue in queues.values()), default=0)
+    for start in range(0, num_backwards, _TARGETS_PER_BLOCK):
+        numbers = range(start, min(start + _TARGETS_PER_BLOCK, num_backwards))
+        yield [[queue[number] for queue in queues.values() if number < len(queue)] for number in numbers]
 
 
 def _measure_block(
     seen: Observed,
     chunk: Chunk,
     spec: SignalSpec,
-    measured: Tensor,
-    block: list[list[int]],
+    block: list[list[_Span]],
     factors: Sequence[Mapping[ProjectionName, Tensor]],
-    strength: Tensor,
+    norms: Tensor,
     tick: Tick,
 ) -> None:
-    places = torch.tensor([place for step in block for place in step], device=measured.device)
-    targets = measured[places]
+    device = chunk.rows.device
+    targets = torch.tensor([t for spans in block for span in spans for t in span.targets], device=device)
     rows, columns = chunk.rows[targets], chunk.columns[targets]
     alive, local = rows.unique(return_inverse=True)
     length = chunk.input_ids.shape[1] if chunk.whole else int(columns.max())
@@ -101,17 +145,20 @@ def _measure_block(
     modules = modules_of(seen.layers, spec.projections)
     outputs = seen.capture.outputs_of(modules)
     start = 0
-    for index, step in enumerate(block):
-        now = slice(start, start + len(step))
-        start += len(step)
+    for index, spans in enumerate(block):
+        stop = start + sum(len(span.targets) for span in spans)
+        now, start = slice(start, stop), stop
         seed = torch.zeros_like(hidden)
         seed[local[now], columns[now] - 1] = head.seed[now].to(seed.dtype)
         deltas = torch.autograd.grad(hidden, outputs, seed, retain_graph=index + 1 < len(block))
         gradients = dict(zip(modules, deltas, strict=True))
+        places = torch.tensor([span.place for span in spans], device=device)
+        owners = torch.tensor([span.row for span in spans], device=device)
+        here = torch.searchsorted(alive, owners)
         for place, layer in enumerate(seen.layers):
             for column, name in enumerate(spec.projections):
                 projection = layer.projections[name]
-                delta = projection.select(gradients[projection.module][local[now]])
-                factor = factors[place][name][rows[now], :length]
-                strength[places[now], place, column] = factored_norm(delta, factor, spec.norm).to(strength.dtype)
-        tick(len(step))
+                delta = projection.select(gradients[projection.module][here])
+                factor = factors[place][name][owners, :length]
+                norms[places, place, column] = factored_norm(delta, factor, spec.norm).to(norms.dtype)
+        tick(len(spans))

@@ -12,6 +12,7 @@ The Jacobian ∂k̃/∂k of RoPE and k-norm is not written down: the model's own
 the attention's argument is pulled back, for many targets at once. Under RoPE or k-norm the K term is not rank one.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,10 +24,10 @@ from antiphase.errors import InvalidInputError
 from antiphase.models.architecture import AttentionLayer, Projection, find_attention, modules_of
 from antiphase.signals.capture import Observed, observe
 from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
-from antiphase.signals.entropy import head_signals
 from antiphase.signals.frozen_attention import AttentionCall, attention_weights, tracing
+from antiphase.signals.full import joint_of_layers
 from antiphase.signals.norms import factored_norm, rank_one_norm, shared_factor
-from antiphase.signals.own import check_apart, check_frozen, seed_of
+from antiphase.signals.own import Unasked, check_frozen, head_of_targets, seed_of
 from antiphase.types import PROJECTIONS, SignalSpec
 
 _CHUNK_ELEMENTS = 1 << 24
@@ -39,23 +40,23 @@ def last_layer(
 
     Args, returns and errors as for `own`; `layers` must be the last one alone.
 
-    Cost: one forward, one backward down to the last layer, and one small eigenproblem per target for K.
+    Cost: one forward, one backward down to the last layer, and one small eigenproblem per target for K. A joint
+    strength takes one more backward down to the last layer per step, as in `full`.
     """
     if [layer.index for layer in layers] != [len(find_attention(model)) - 1]:
         raise InvalidInputError("the estimator 'last' measures the last attention layer alone; use layers='last'.")
-    layer = layers[0]
+    layer, tokens = layers[0], dataclasses.replace(chunk, steps=None)
     with observe(model, layers, freeze_attention=True) as seen, tracing(keep=layer.module) as trace:
         hidden = seen.hidden(chunk.input_ids, grad=True)
         check_frozen(model, trace)
         assert trace.kept is not None
-        head = head_signals(model, hidden[chunk.rows, chunk.columns - 1], chunk.token_ids, spec, want_seed=True)
-        seed = seed_of(head, chunk, hidden)
-        norms = _norms(seen, layer, trace.kept, chunk, spec, hidden, seed)
+        head = head_of_targets(seen, tokens, spec, hidden, want_seed=True)
+        norms = hidden.new_zeros(0, len(spec.projections), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        if bool(chunk.measured.any()):
+            norms = _norms(seen, layer, trace.kept, tokens, spec, hidden, seed_of(head, tokens, hidden))
     tick(len(norms))
-    strength = norms[:, None].detach()
-    return ChunkSignals(
-        head.entropy, head.logprob, head.logprob_control, head.self_certainty, strength, head.alternatives
-    )
+    joint = joint_of_layers(model, layers, chunk, spec, tick)
+    return ChunkSignals(head.without_seed(), norms[:, None].detach(), joint)
 
 
 def _norms(
@@ -75,7 +76,9 @@ def _norms(
     # graph from the projections to the attention is used again below, for K and V.
     *gradients, d_attended = torch.autograd.grad(hidden, [*outputs, call.output], seed, retain_graph=True)
     by_module = dict(zip(modules, gradients, strict=True))
-    check_apart(d_attended, chunk, layer.name)
+    unasked = Unasked.of(chunk, d_attended.shape[:2])
+    unasked.note(d_attended, layer.name)
+    unasked.check()
     result: dict[str, Tensor] = {}
     for name in ("Q", "O"):
         projection = layer.projections[name]
@@ -101,7 +104,7 @@ class _KeyValue:
         rows, positions = chunk.rows[measured], chunk.columns[measured] - 1
         # place[row, step] is the row's step-th target in `measured`; rows with fewer targets repeat a dummy one.
         counts = torch.bincount(rows, minlength=len(chunk.lengths))
-        step_of = torch.cat([torch.arange(int(n), device=rows.device) for n in counts])
+        step_of = torch.cat([torch.arange(n, device=rows.device) for n in counts.tolist()])
         steps = torch.zeros(len(chunk.lengths), int(counts.max()), dtype=torch.long, device=rows.device)
         steps[rows, step_of] = positions
         inputs = self.seen.capture.input_of(self.layer.projections["K"]).detach()

@@ -4,23 +4,26 @@ Takes a model and tokenised rollouts, splits them into chunks within the token b
 each, and puts the results back in the layout of the batch. Generates nothing and writes nothing.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from antiphase.errors import InvalidInputError, NonFiniteError, OutOfMemoryError, UnsupportedModelError
 from antiphase.models.architecture import AttentionLayer, find_attention, rope_switch, unwrap
 from antiphase.signals.alternatives import check_alternatives
-from antiphase.signals.chunk import Chunk, ChunkSignals, Row, Tick, chunk_of, pack, rows_of, silent
+from antiphase.signals.chunk import Chunk, ChunkSignals, Row, Tick, check_steps, chunk_of, pack, rows_of, silent
+from antiphase.signals.collect import collect
 from antiphase.signals.full import full
 from antiphase.signals.last_layer import last_layer
 from antiphase.signals.oracle import oracle, oracle_own
 from antiphase.signals.own import own
 from antiphase.signals.prefix import chunk_of_families, pack_families, split
-from antiphase.types import Alternatives, Estimator, SignalSpec, TokenBatch, TokenSignals, parse_layers
+from antiphase.types import Estimator, SignalSpec, TokenBatch, TokenSignals, parse_layers
 
 _ESTIMATORS: dict[
     Estimator, Callable[[nn.Module, Sequence[AttentionLayer], Chunk, SignalSpec, Tick], ChunkSignals]
@@ -53,24 +56,29 @@ def token_signals(
     batch: TokenBatch,
     spec: SignalSpec | None = None,
     *,
+    steps: Int[Tensor, "batch token"] | None = None,
     progress: Tick = silent,
 ) -> TokenSignals:
-    """Entropy and gradient strength of every generated token.
+    """Entropy and gradient strength of every generated token, and of every step where steps are given.
 
     H_i = −Σ_v p_i(v) ln p_i(v);  s_i = mean over layers ℓ and projections X of ‖∂z_{i,y_i}/∂W_X^ℓ‖_*  (METHOD §1).
+    Step k: E_k = mean of H_i, I_k = mean of s_i, or the joint ‖∂Σ_i z_i/∂W‖_* / √n  (METHOD §4.2).
 
     Args:
         model: a Hugging Face causal LM, PEFT-wrapped or not, on any device and in any floating dtype.
         batch: rollouts, padded on either side; only `completion_mask` tokens are measured.
         spec: what to measure; the default is the estimator `own` on all layers.
-        progress: called with the number of tokens whose strength was measured, as they are.
+        steps: the step of every completion token, counted from 0 in each rollout (see `antiphase.steps`); what stands
+            elsewhere is not read.
+        progress: called with the number of tokens and joint steps whose strength was measured, as they are.
 
     Returns:
         signals in the layout of `batch` and on its device, float32 or wider; NaN outside the completions.
 
     Raises:
         UnsupportedModelError: the architecture cannot be measured (by this estimator).
-        InvalidInputError: a layer or a token id does not exist, or there are fewer tokens than alternatives.
+        InvalidInputError: a layer or a token id does not exist, there are fewer tokens than alternatives, or steps
+            that do not fit the batch.
         NonFiniteError: logits or gradients are NaN or infinite.
         OutOfMemoryError: a chunk did not fit; lower `token_budget`.
 
@@ -82,13 +90,18 @@ def token_signals(
     model = unwrap(model)
     layers = chosen_layers(model, spec)
     _check_batch(model, batch, spec)
+    if steps is not None:
+        check_steps(batch, steps)
+    elif spec.targets_per_rollout == 0:
+        raise InvalidInputError("targets_per_rollout is 0 and no steps were given: nothing would be measured.")
     device = cast(Any, model).get_input_embeddings().weight.device
     done: list[tuple[list[Row], ChunkSignals]] = []
     with torch.inference_mode(False):
         _check_positions(model, layers, spec, device)
-        for rows, chunk in _chunks(model, rows_of(batch, spec), spec, device):
+        joint = steps if spec.step_strength == "joint" else None
+        for rows, chunk in _chunks(model, rows_of(batch, spec, joint), spec, device):
             done.append((rows, _measure(model, layers, chunk, spec, rows, progress)))
-    return _collect(batch, layers, spec, done)
+    return collect(batch, layers, spec, done, steps)
 
 
 def _measure(
@@ -115,13 +128,17 @@ def _measure(
                 + ("." if len(rows) > 1 else ", shorten the rollouts, or choose the estimator 'own' or fewer layers.")
             ) from error
         raise
-    finite = signals.strength.isfinite().flatten(1).all(1)
-    if not bool(finite.all()):
-        owner = chunk.rows[chunk.measured][~finite][0]
-        raise NonFiniteError(
-            f"row {rows[int(owner)].index}: a gradient is NaN or infinite. Check the weights, or load in a wider "
-            "dtype (--dtype float32)."
-        )
+    owners = [(signals.strength, chunk.rows[chunk.measured])]
+    if signals.joint is not None and chunk.steps is not None:
+        owner_of_step = torch.zeros(chunk.num_steps, dtype=torch.long, device=chunk.rows.device)
+        owners.append((signals.joint, owner_of_step.scatter(0, chunk.steps, chunk.rows)))
+    for strength, owner in owners:
+        finite = strength.isfinite().flatten(1).all(1)
+        if not bool(finite.all()):
+            raise NonFiniteError(
+                f"row {rows[int(owner[~finite][0])].index}: a gradient is NaN or infinite. Check the weights, or load "
+                "in a wider dtype (--dtype float32)."
+            )
     return signals
 
 
@@ -161,6 +178,7 @@ def _check_positions(
     checked = _APART.setdefault(model, set())
     if spec.estimator not in ("own", "last") or spec.estimator in checked:
         return
+    spec = dataclasses.replace(spec, targets_per_rollout=None)
     rows = rows_of(TokenBatch.from_ids([[0, 1, 0]], [[1]], device=device), spec)
     _measure(model, layers, chunk_of(rows, device), spec, rows, silent)
     checked.add(spec.estimator)
@@ -182,48 +200,3 @@ def _check_batch(model: nn.Module, batch: TokenBatch, spec: SignalSpec) -> None:
             f"row {row}: token id {int(batch.input_ids[row, column])} is not in the model's vocabulary of {vocab}. "
             "Were the ids made by another tokenizer?"
         )
-
-
-def _collect(
-    batch: TokenBatch,
-    layers: Sequence[AttentionLayer],
-    spec: SignalSpec,
-    done: Sequence[tuple[Sequence[Row], ChunkSignals]],
-) -> TokenSignals:
-    shape, device = batch.input_ids.shape, batch.input_ids.device
-    dtype = done[0][1].strength.dtype if done else torch.float32
-
-    def blank(*more: int) -> Tensor:
-        return torch.full((*shape, *more), torch.nan, dtype=dtype, device=device)
-
-    entropy, logprob, control, certainty = blank(), blank(), blank(), blank()
-    strength = blank(len(layers), len(spec.projections))
-    measured = torch.zeros(shape, dtype=torch.bool, device=device)
-    rank = spec.num_alternatives
-    nobody = torch.full((*shape, rank), -1, dtype=torch.long, device=device)
-    top = Alternatives(nobody, blank(rank)) if rank else None
-    for rows, signals in done:
-        index = torch.cat([torch.full_like(row.targets, row.index) for row in rows]).to(device)
-        columns = torch.cat([row.targets + row.offset for row in rows]).to(device)
-        chosen = torch.cat([row.measured for row in rows]).to(device)
-        entropy[index, columns] = signals.entropy.to(device, dtype)
-        logprob[index, columns] = signals.logprob.to(device, dtype)
-        control[index, columns] = signals.logprob_control.to(device, dtype)
-        certainty[index, columns] = signals.self_certainty.to(device, dtype)
-        strength[index[chosen], columns[chosen]] = signals.strength.to(device, dtype)
-        measured[index[chosen], columns[chosen]] = True
-        if top is not None and signals.alternatives is not None:
-            top.token_ids[index, columns] = signals.alternatives.token_ids.to(device)
-            top.logprobs[index, columns] = signals.alternatives.logprobs.to(device, dtype)
-    return TokenSignals(
-        entropy=entropy,
-        logprob=logprob,
-        strength=strength.mean((-2, -1)),
-        strength_by_projection=strength,
-        logprob_control=control,
-        self_certainty=certainty,
-        measured=measured,
-        layers=tuple(layer.index for layer in layers),
-        spec=spec,
-        alternatives=top,
-    )

@@ -6,25 +6,45 @@ package is tested against these two; they are float64-capable and use none of th
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from antiphase.errors import UnsupportedModelError
-from antiphase.models.architecture import AttentionLayer, Projection, modules_of
+from antiphase.models.architecture import AttentionLayer, Projection, backbone, modules_of
 from antiphase.signals.alternatives import joined
-from antiphase.signals.capture import evaluating
+from antiphase.signals.capture import evaluating, watching_norms
 from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
-from antiphase.signals.entropy import log_probabilities, logit_statistics, self_certainty
-from antiphase.types import Alternatives, Norm, SignalSpec
+from antiphase.signals.entropy import (
+    HeadSignals,
+    log_probabilities,
+    logit_statistics,
+    magnitudes_of,
+    self_certainty,
+)
+from antiphase.signals.joint import per_root_tokens
+from antiphase.types import Alternatives, Magnitudes, Norm, SignalSpec
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The logits of one position, the final hidden state that they come from, and that state before the last norm."""
+
+    logits: Tensor
+    hidden: Tensor
+    before_norm: Tensor | None
 
 
 def oracle(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> ChunkSignals:
-    """Strength of every measured target from autograd on the weights and `svdvals`.
+    """Strength of every measured target, and joint strength of every step, from autograd on the weights and `svdvals`.
+
+    A step's gradient is the sum of its targets' gradients, taken one by one.
 
     Args and returns as for `own`. Cost: one backward to all chosen weights and their singular values per target.
 
@@ -32,8 +52,11 @@ def oracle(
         UnsupportedModelError: the weights are quantised, so nothing can be differentiated with respect to them.
     """
 
-    def row_logits(token_ids: Tensor, columns: Tensor) -> Iterator[Tensor]:
-        yield from _run(model, token_ids, use_cache=False).logits[0, columns - 1]
+    def row_logits(token_ids: Tensor, columns: Tensor) -> Iterator[_Seen]:
+        output, hidden, before = _run(model, token_ids, use_cache=False)
+        logits = output.logits
+        for at in (columns - 1).tolist():
+            yield _Seen(logits[0, at], hidden[0, at], None if before is None else before[0, at])
 
     return _measure(model, layers, chunk, spec, row_logits, tick)
 
@@ -43,17 +66,33 @@ def oracle_own(
 ) -> ChunkSignals:
     """As `oracle`, with the keys and values of earlier positions taken from a cache without gradient."""
 
-    def row_logits(token_ids: Tensor, columns: Tensor) -> Iterator[Tensor]:
+    def row_logits(token_ids: Tensor, columns: Tensor) -> Iterator[_Seen]:
         for column in columns.tolist():
             cache = None
             if column > 1:
                 with torch.no_grad():
-                    cache = _run(model, token_ids[:, : column - 1], use_cache=True).past_key_values
+                    cache = _run(model, token_ids[:, : column - 1], use_cache=True)[0].past_key_values
             seen = torch.ones_like(token_ids[:, :column])
             here = token_ids[:, column - 1 : column]
-            yield _run(model, here, attention_mask=seen, past_key_values=cache, use_cache=True).logits[0, -1]
+            output, hidden, before = _run(model, here, attention_mask=seen, past_key_values=cache, use_cache=True)
+            yield _Seen(output.logits[0, -1], hidden[0, -1], None if before is None else before[0, -1])
 
     return _measure(model, layers, chunk, spec, row_logits, tick)
+
+
+@dataclass
+class _Taken:
+    """What was taken of the targets so far: statistics of each, strengths, and the summed gradients of each step."""
+
+    heads: list[HeadSignals] = field(default_factory=list)
+    strengths: list[Tensor] = field(default_factory=list)
+    sums: dict[int, list[Tensor]] = field(default_factory=dict)
+
+    def add_to_step(self, step: int, gradients: Sequence[Tensor]) -> None:
+        before = self.sums.get(step)
+        self.sums[step] = (
+            list(gradients) if before is None else [a + b for a, b in zip(before, gradients, strict=True)]
+        )
 
 
 def _measure(
@@ -61,38 +100,74 @@ def _measure(
     layers: Sequence[AttentionLayer],
     chunk: Chunk,
     spec: SignalSpec,
-    row_logits: Callable[[Tensor, Tensor], Iterator[Tensor]],
+    row_logits: Callable[[Tensor, Tensor], Iterator[_Seen]],
     tick: Tick,
 ) -> ChunkSignals:
-    weights = [_weight(module) for module in modules_of(layers, spec.projections)]
-    place = {module: index for index, module in enumerate(modules_of(layers, spec.projections))}
-    statistics, strengths = [], []
-    tops: list[Alternatives] = []
+    modules = modules_of(layers, spec.projections)
+    weights = [_weight(module) for module in modules]
+    place = {module: index for index, module in enumerate(modules)}
+    taken = _Taken()
+
+    def norms(gradients: Sequence[Tensor]) -> Tensor:
+        found = [
+            _norm(layer.projections[name], gradients[place[layer.projections[name].module]], spec.norm)
+            for layer in layers
+            for name in spec.projections
+        ]
+        return torch.stack(found).view(len(layers), len(spec.projections))
+
     with evaluating(model), _differentiable(weights):
         for row, length in enumerate(chunk.lengths):
             here = torch.nonzero(chunk.rows == row).flatten()
             token_ids = chunk.input_ids[row : row + 1, :length]
-            for target, logits in zip(here.tolist(), row_logits(token_ids, chunk.columns[here]), strict=True):
+            for target, seen in zip(here.tolist(), row_logits(token_ids, chunk.columns[here]), strict=True):
                 token_id = chunk.token_ids[target]
-                row_of_one = logits.detach()[None]
-                said = logit_statistics(row_of_one, token_id[None], spec.temperature)
-                statistics.append(torch.cat([*said, self_certainty(row_of_one, spec.temperature)]))
-                tops += _first(row_of_one, spec)
-                if not chunk.measured[target]:
+                taken.heads.append(_head(model, seen, token_id, spec))
+                if not chunk.seeded[target]:
                     continue
-                value = logits[token_id]
+                value = seen.logits[token_id]
                 if spec.target == "logprob":
-                    value = (logits / spec.temperature).log_softmax(-1)[token_id]
+                    value = (seen.logits / spec.temperature).log_softmax(-1)[token_id]
                 gradients = torch.autograd.grad(value, weights, retain_graph=True)
-                norms = [
-                    _norm(layer.projections[name], gradients[place[layer.projections[name].module]], spec.norm)
-                    for layer in layers
-                    for name in spec.projections
-                ]
-                strengths.append(torch.stack(norms).view(len(layers), len(spec.projections)))
-                tick(1)
-    entropy, logprob, control, certainty = torch.stack(statistics).unbind(1)
-    return ChunkSignals(entropy, logprob, control, certainty, torch.stack(strengths), joined(tops))
+                if chunk.measured[target]:
+                    taken.strengths.append(norms(gradients))
+                    tick(1)
+                if chunk.steps is not None:
+                    taken.add_to_step(int(chunk.steps[target]), gradients)
+    dtype = torch.promote_types(taken.heads[0].entropy.dtype, torch.float32)
+    nothing = chunk.rows.new_zeros(len(layers), len(spec.projections), dtype=dtype)
+    strength = torch.stack(taken.strengths) if taken.strengths else nothing[None][:0]
+    joint = None
+    if chunk.steps is not None:
+        steps = [norms(taken.sums[n]) if n in taken.sums else nothing for n in range(chunk.num_steps)]
+        joint = per_root_tokens(torch.stack(steps), chunk.steps)
+        tick(chunk.num_steps)
+    return ChunkSignals(_joined(taken.heads), strength, joint)
+
+
+def _head(model: nn.Module, seen: _Seen, token_id: Tensor, spec: SignalSpec) -> HeadSignals:
+    logits = seen.logits.detach()[None]
+    entropy, logprob, control = logit_statistics(logits, token_id[None], spec.temperature)
+    before = None if seen.before_norm is None else seen.before_norm[None]
+    magnitudes = magnitudes_of(model, seen.hidden.detach()[None], before, logits[:, token_id], token_id[None])
+    certainty = self_certainty(logits, spec.temperature)
+    return HeadSignals(entropy, logprob, control, certainty, magnitudes, None, joined(_first(logits, spec)))
+
+
+def _joined(heads: Sequence[HeadSignals]) -> HeadSignals:
+    def of(name: str, owners: Sequence[object]) -> Tensor:
+        return torch.cat([getattr(owner, name) for owner in owners])
+
+    magnitudes = [head.magnitudes for head in heads]
+    tops = [head.alternatives for head in heads if head.alternatives is not None]
+    return HeadSignals(
+        entropy=of("entropy", heads),
+        logprob=of("logprob", heads),
+        logprob_control=of("logprob_control", heads),
+        self_certainty=of("self_certainty", heads),
+        magnitudes=Magnitudes(*(of(part.name, magnitudes) for part in dataclasses.fields(Magnitudes))),
+        alternatives=joined(tops),
+    )
 
 
 def _first(logits: Tensor, spec: SignalSpec) -> list[Alternatives]:
@@ -103,8 +178,18 @@ def _first(logits: Tensor, spec: SignalSpec) -> list[Alternatives]:
     return [Alternatives(token_ids[:, : spec.num_alternatives], values[:, : spec.num_alternatives])]
 
 
-def _run(model: nn.Module, token_ids: Tensor, **options: Any) -> Any:
-    return cast(Any, model)(input_ids=token_ids, **{"attention_mask": torch.ones_like(token_ids), **options})
+def _run(model: nn.Module, token_ids: Tensor, **options: Any) -> tuple[Any, Tensor, Tensor | None]:
+    """The model's output, its final hidden states, and these before the last norm."""
+    options = {"attention_mask": torch.ones_like(token_ids), **options}
+    seen: list[Tensor] = []
+    handle = backbone(model).register_forward_hook(lambda _, __, output: seen.append(output.last_hidden_state))
+    try:
+        with watching_norms(model) as capture:
+            output = cast(Any, model)(input_ids=token_ids, **options)
+            capture.find_last_norm(seen[0])
+            return output, seen[0], capture.before_norm
+    finally:
+        handle.remove()
 
 
 def _base(module: nn.Module) -> nn.Module:

@@ -8,21 +8,27 @@ of Σ_i z_i keeps the targets apart: its gradient δ_i at a projection's output 
 No gradient enters a position before the one that predicts the first target. In a chunk with a `prefix` those positions
 run without graph, once for all rows that share them, and only their keys and values are kept.
 
+A step's joint gradient is the sum of its tokens' terms, Σ_i δ_i a_iᵀ = Δᵀ A: no longer rank one, but of at most as
+many ranks as the step has tokens.
+
 METHOD §2. This is a *different observable* from the full gradient of `full` and `oracle`: name it, and report
 ρ(own, full) for a model before leaning on it.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from antiphase.errors import UnsupportedModelError
 from antiphase.models.architecture import AttentionLayer, find_attention, modules_of
-from antiphase.signals.capture import Capture, observe
+from antiphase.signals.capture import Capture, Observed, observe
 from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
 from antiphase.signals.entropy import HeadSignals, head_signals
 from antiphase.signals.frozen_attention import AttentionTrace
+from antiphase.signals.joint import StepFactors, per_root_tokens
 from antiphase.signals.norms import rank_one_norm
 from antiphase.signals.prefix import run
 from antiphase.types import SignalSpec
@@ -41,21 +47,35 @@ def own(
         tick: called with the number of targets that were measured, as they are.
 
     Returns:
-        signals; strength `[measured, layer, projection]`, norms accumulated in float32 or wider.
+        signals; strength `[measured, layer, projection]` and, where the chunk has steps, joint strength
+        `[step, layer, projection]`; norms accumulated in float32 or wider.
 
     Raises:
         UnsupportedModelError: positions mix outside the attention that could be frozen.
 
-    Cost: one forward and one backward, of a prefix one forward; memory linear in the number of tokens.
+    Cost: one forward and one backward, of a prefix one forward; memory linear in the number of tokens. A joint
+    strength adds one small eigenproblem per step and matrix.
     """
     with observe(model, layers, freeze_attention=True) as seen:
         hidden, trace = run(seen, chunk, grad=True)
         check_frozen(model, trace)
-        head = head_signals(model, hidden[chunk.rows, chunk.columns - 1], chunk.token_ids, spec, want_seed=True)
-        strength = _strength(seen.capture, layers, chunk, spec, hidden, seed_of(head, chunk, hidden))
-    tick(len(strength))
-    return ChunkSignals(
-        head.entropy, head.logprob, head.logprob_control, head.self_certainty, strength, head.alternatives
+        head = head_of_targets(seen, chunk, spec, hidden, want_seed=True)
+        strength, joint = _strength(seen.capture, layers, chunk, spec, hidden, seed_of(head, chunk, hidden))
+    tick(len(strength) + chunk.num_steps)
+    return ChunkSignals(head.without_seed(), strength, joint)
+
+
+def head_of_targets(seen: Observed, chunk: Chunk, spec: SignalSpec, hidden: Tensor, *, want_seed: bool) -> HeadSignals:
+    """What the head says of every target of the chunk, given its final hidden states `[row, token, hidden]`."""
+    at = (chunk.rows, chunk.columns - 1)
+    before = seen.capture.before_norm
+    return head_signals(
+        seen.model,
+        hidden[at],
+        chunk.token_ids,
+        spec,
+        want_seed=want_seed,
+        before=None if before is None else before[at],
     )
 
 
@@ -70,20 +90,40 @@ def check_frozen(model: nn.Module, trace: AttentionTrace) -> None:
 
 
 def seed_of(head: HeadSignals, chunk: Chunk, hidden: Tensor) -> Tensor:
-    """∂Σ_i target_i/∂hidden `[row, token, hidden]`: each measured target's seed at the position that predicts it."""
+    """∂Σ_i target_i/∂hidden `[row, token, hidden]`: each needed target's seed at the position that predicts it."""
     assert head.seed is not None
     seed = torch.zeros_like(hidden)
-    chosen = chunk.measured
+    chosen = chunk.seeded
     seed[chunk.rows[chosen], chunk.columns[chosen] - 1] = head.seed[chosen].to(seed.dtype)
     return seed
 
 
-def check_apart(gradient: Tensor, chunk: Chunk, name: str) -> None:
-    """Raise if a position that predicts no measured target received a gradient: targets would have mixed."""
-    silent = torch.ones(gradient.shape[:2], dtype=torch.bool, device=gradient.device)
-    silent[chunk.rows[chunk.measured], chunk.columns[chunk.measured] - 1] = False
-    leaked = gradient[silent]
-    if bool(leaked.isfinite().all()) and bool((leaked != 0).any()):
+@dataclass(frozen=True)
+class Unasked:
+    """The positions that predict no needed target: no gradient may enter them, or targets would have mixed."""
+
+    rows: Int[Tensor, "place"]
+    columns: Int[Tensor, "place"]
+    leaks: list[tuple[str, Tensor]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, chunk: Chunk, shape: Sequence[int]) -> "Unasked":
+        """Of a chunk whose gradients are `[row, token, features]`; `shape` holds the first two."""
+        mask = torch.ones(*shape, dtype=torch.bool, device=chunk.rows.device)
+        mask[chunk.rows[chunk.seeded], chunk.columns[chunk.seeded] - 1] = False
+        rows, columns = torch.nonzero(mask, as_tuple=True)
+        return cls(rows, columns)
+
+    def note(self, gradient: Tensor, name: str) -> None:
+        """Look for a leak, without waiting for the device."""
+        leaked = gradient[self.rows, self.columns]
+        self.leaks.append((name, leaked.isfinite().all() & (leaked != 0).any()))
+
+    def check(self) -> None:
+        """Raise UnsupportedModelError if there was one. A gradient that is not finite has an error of its own."""
+        if not self.leaks or not bool(torch.stack([leak for _, leak in self.leaks]).any()):
+            return
+        name = next(name for name, leak in self.leaks if bool(leak))
         raise UnsupportedModelError(
             f"positions influence each other outside softmax attention (seen at {name}), so one backward cannot keep "
             "the tokens apart. Use the estimator 'full'."
@@ -92,17 +132,29 @@ def check_apart(gradient: Tensor, chunk: Chunk, name: str) -> None:
 
 def _strength(
     capture: Capture, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, hidden: Tensor, seed: Tensor
-) -> Tensor:
-    at = (chunk.rows[chunk.measured], chunk.columns[chunk.measured] - 1)
+) -> tuple[Tensor, Tensor | None]:
+    at = (chunk.rows[chunk.seeded], chunk.columns[chunk.seeded] - 1)
+    measured = chunk.measured[chunk.seeded]
     modules = modules_of(layers, spec.projections)
     gradients = dict(zip(modules, torch.autograd.grad(hidden, capture.outputs_of(modules), seed), strict=True))
-    rows = []
+    unasked = Unasked.of(chunk, hidden.shape[:2])
+    steps = None if chunk.steps is None else StepFactors(chunk.steps, chunk.num_steps, spec.norm)
+    rows, joints = [], []
     for layer in layers:
-        norms = []
+        norms, of_steps = [], []
         for name in spec.projections:
             projection = layer.projections[name]
-            delta = gradients[projection.module]
-            check_apart(delta, chunk, layer.name)
-            norms.append(rank_one_norm(projection.select(delta[at]), capture.input_of(projection)[at], spec.norm))
+            gradient = gradients[projection.module]
+            unasked.note(gradient, layer.name)
+            delta, inputs = projection.select(gradient[at]), capture.input_of(projection)[at].detach()
+            norms.append(rank_one_norm(delta[measured], inputs[measured], spec.norm))
+            if steps is not None:
+                # Q, K and V read the very same tensor, so its address tells that their factor is shared.
+                of_steps.append(steps.norms(delta, inputs, key=capture.input_of(projection).data_ptr()))
         rows.append(torch.stack(norms, -1))
-    return torch.stack(rows, 1).detach()
+        if steps is not None:
+            joints.append(torch.stack(of_steps, -1))
+            steps.forget()
+    unasked.check()
+    joint = None if chunk.steps is None else per_root_tokens(torch.stack(joints, 1), chunk.steps).detach()
+    return torch.stack(rows, 1).detach(), joint

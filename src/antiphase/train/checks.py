@@ -10,7 +10,7 @@ from trl import GRPOConfig
 
 from antiphase.errors import InvalidInputError
 from antiphase.tasks.rewards import AccuracyReward
-from antiphase.train.config import OWN_FIELDS, CorRPOConfig
+from antiphase.train.config import BEFORE_THE_FIELD, OWN_FIELDS, CorRPOConfig
 from antiphase.train.rewards import MajorityVoteReward, SignalReward
 
 
@@ -36,15 +36,19 @@ def check_functions(functions: Sequence[Any], args: CorRPOConfig) -> None:
             f"reward_weights has {len(args.reward_weights)} numbers for {len(functions)} reward functions. Give one "
             "for each; λ is inversion_weight."
         )
-    if not functions and args.combine != "only":
-        raise InvalidInputError(
-            f"inversion_combine='{args.combine}' needs a task reward and there is no reward function. Give "
-            "reward_funcs, or train on inversion alone with inversion_combine='only'."
-        )
     if args.combine == "gated" and args.multi_objective_aggregation != "sum_then_normalize":
         raise InvalidInputError(
             "inversion_combine='gated' bounds the sum of the rewards, and normalize_then_sum (GDPO) normalises each "
             "on its own, which undoes the bound. Use 'sum' or 'centered' with it."
+        )
+
+
+def check_rewarded(num_rewards: int, args: CorRPOConfig) -> None:
+    """Raise InvalidInputError if there is no task reward, of functions or of environments, where one is needed."""
+    if not num_rewards and args.combine != "only":
+        raise InvalidInputError(
+            f"inversion_combine='{args.combine}' needs a task reward and there is no reward function. Give "
+            "reward_funcs, or train on inversion alone with inversion_combine='only'."
         )
 
 
@@ -122,6 +126,7 @@ def checkpoint_state(folder: Path, args: CorRPOConfig) -> dict[str, Any]:
             f"{str(folder)!r} was not written by CorRPOTrainer. To start from its weights, pass it as the model."
         )
     before: dict[str, Any] = kept["attributes"]
+    before["settings"] = {**BEFORE_THE_FIELD, **before["settings"]}
     differing = [n for n in OWN_FIELDS if n in before["settings"] and before["settings"][n] != getattr(args, n)]
     differing = [name for name in differing if name != "inversion_token_budget"]
     if differing:

@@ -15,6 +15,8 @@ from antiphase.train.policy import whole_policy
 from antiphase.types import TokenBatch
 
 _TIMED_TOKENS = 8
+# Of a sentence: reasoning rollouts of 1,000 tokens have some 40.
+_STEP_TOKENS = 25
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,14 @@ def estimate_step(trainer: Any, prompt_ids: list[list[int]]) -> StepEstimate:
         torch.cuda.reset_peak_memory_stats()
     with whole_policy(trainer.model, trainer.accelerator) as policy:
         loaded = LoadedModel("policy", policy, trainer.processing_class, None)
-        start = time.perf_counter()
+        start = _now()
         generate(loaded, prompts, Sampling(max_new_tokens=min(new, _TIMED_TOKENS)), 0)
-        generating = (time.perf_counter() - start) * new / min(new, _TIMED_TOKENS)
+        generating = (_now() - start) * new / min(new, _TIMED_TOKENS)
         batch = TokenBatch.from_ids(prompts, [[5 + i % 7 for i in range(new)]] * rows, device=loaded.device)
-        start = time.perf_counter()
-        token_signals(policy, batch, args.signal_spec())
-        measuring = time.perf_counter() - start
+        steps = torch.where(batch.completion_mask, (batch.completion_mask.cumsum(1) - 1) // _STEP_TOKENS, -1)
+        start = _now()
+        token_signals(policy, batch, args.signal_spec(), steps=steps)
+        measuring = _now() - start
     updating = _time_update(trainer, batch)
     weights = list(trainer.model.parameters())
     trained = [weight for weight in weights if weight.requires_grad]
@@ -95,14 +98,21 @@ def _time_update(trainer: Any, batch: TokenBatch) -> float:
     before = model.training
     # In training mode, so that gradient checkpointing is timed too.
     model.train()
-    start = time.perf_counter()
+    start = _now()
     with trainer.accelerator.autocast():
         output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask.long(), labels=batch.input_ids)
     output.loss.backward()
-    seconds = time.perf_counter() - start
+    seconds = _now() - start
     model.zero_grad(set_to_none=True)
     model.train(before)
     return seconds
+
+
+def _now() -> float:
+    """Seconds, once the device has done what it was given: a GPU works on while Python goes ahead."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _peak_bytes() -> int:

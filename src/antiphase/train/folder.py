@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from antiphase.errors import InvalidInputError
+from antiphase.train.config import BEFORE_THE_FIELD
 from antiphase.train.recipe import FREE_ON_RESUME, Recipe
 
 FILE = "recipe.json"
@@ -69,6 +70,7 @@ def _check_same(folder: Path, settings: dict[str, Any]) -> None:
         before = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise InvalidInputError(f"{str(folder)!r} is not the folder of a training run (no readable {FILE}).") from None
+    before = {**BEFORE_THE_FIELD, **before}
     differing = [
         key for key in {**before, **settings} if key not in FREE_ON_RESUME and before.get(key) != settings.get(key)
     ]

@@ -29,7 +29,10 @@ class BatchFacts:
         task: weighted sum of the task rewards; NaN where no function gave one.
         accepted: whether the verifier accepts the rollout.
         inversion: ι as the reward uses it.
-        correlation: ρ of the untouched signals.
+        correlation: ρ of the untouched signals, over the unit of the reward.
+        token, type, step: the same over each unit; NaN where it was not measured.
+        given_length: ρ over steps with their lengths and places held fixed.
+        items: how many items were correlated.
         entropy: mean token entropy, in nats.
         strength: mean gradient strength.
         length: tokens that the model generated.
@@ -41,6 +44,11 @@ class BatchFacts:
     accepted: Bool[Tensor, "rollout"]
     inversion: Float[Tensor, "rollout"]
     correlation: Float[Tensor, "rollout"]
+    token: Float[Tensor, "rollout"]
+    type: Float[Tensor, "rollout"]
+    step: Float[Tensor, "rollout"]
+    given_length: Float[Tensor, "rollout"]
+    items: Float[Tensor, "rollout"]
     entropy: Float[Tensor, "rollout"]
     strength: Float[Tensor, "rollout"]
     length: Float[Tensor, "rollout"]
@@ -106,6 +114,11 @@ def step_metrics(facts: BatchFacts, *, group_size: int, weight: float, seconds: 
         "inversion/std": _std(facts.inversion),
         "inversion/within_group_std": _within(facts.inversion, group_size),
         "inversion/correlation": _mean(facts.correlation),
+        "inversion/correlation_token": _mean(facts.token),
+        "inversion/correlation_type": _mean(facts.type),
+        "inversion/correlation_step": _mean(facts.step),
+        "inversion/correlation_given_length": _mean(facts.given_length),
+        "inversion/items": _mean(facts.items),
         "inversion/undefined": float(facts.inversion.isnan().double().mean()),
         "inversion/top_accuracy": top,
         "inversion/bottom_accuracy": bottom,

@@ -1,4 +1,6 @@
-"""Baselines as presets: each a few of the host's arguments, pinned, with its source and its deviations.
+"""Methods as presets: each a few of the host's arguments, pinned, with its source and its deviations.
+
+`corr-po` is the paper's method, the others are baselines; `+corr-po` puts the paper's term on any of them.
 
 TRL's own defaults are no published method (DAPO's loss without its clip-higher, β = 0, group scaling), so a preset
 pins every argument that makes the method what it is. Arguments that the user gives win over the preset's.
@@ -13,6 +15,7 @@ from typing import Any
 from antiphase.errors import InvalidInputError
 
 CORR_PO = "corr-po"
+CORR_PO_FAST = "corr-po-fast"
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Preset:
 
     Args:
         name: as it is called in recipes.
-        arguments: of `GRPOConfig`.
+        arguments: of `GRPOConfig`, and of `CorRPOConfig` where the term is in it.
         source: the paper.
         deviations: what the host does otherwise.
     """
@@ -127,24 +130,71 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+# The paper's reward, as a public digest reports it: R = r − λ (1 + ρ), with ρ the Spearman correlation over the
+# sentences of a rollout, by the nuclear norms of the full gradient of all layers. Our reading, where the digest says
+# nothing: the splitter, the joint strength of a sentence (one backward a sentence; the mean of its tokens' strengths
+# would take one a token), and what an undefined ρ counts as. λ is no part of a preset.
+_PAPER_TERM: dict[str, Any] = {
+    "inversion_combine": "penalty",
+    "inversion_unit": "step",
+    "inversion_splitter": "sentence",
+    "inversion_step_strength": "joint",
+    "inversion_undefined": "neutral",
+    "inversion_estimator": "full",
+    "inversion_layers": "all",
+    "inversion_projections": "QKVO",
+    "inversion_norm": "nuclear",
+    "inversion_target": "logit",
+    "inversion_correlation": "spearman",
+    "inversion_shrink": 0.0,
+    "inversion_clip": 1.0,
+    "inversion_control": "none",
+}
+TERMS: dict[str, Mapping[str, Any]] = {
+    CORR_PO: MappingProxyType(_PAPER_TERM),
+    CORR_PO_FAST: MappingProxyType({**_PAPER_TERM, "inversion_estimator": "own"}),
+}
+_TERM_SOURCE = "CorR-PO, arXiv 2605.17770, as a public digest of the paper reports it"
+_TERM_DEVIATIONS: dict[str, str] = {
+    CORR_PO: "λ, the splitter, the strength of a sentence (joint) and what an undefined ρ counts as are our reading.",
+    CORR_PO_FAST: "As corr-po, with the own-position gradient: another observable, far cheaper.",
+}
+
+
 def resolve_preset(text: str) -> tuple[Preset, bool]:
-    """The preset of a name, and whether CorR-PO is put on top of it (`dapo+corr-po`).
+    """The preset of a name, and whether CorR-PO's term is in it.
+
+    `corr-po` alone is the paper's method: its term on `grpo`. `dapo+corr-po` puts the same term on another base, and
+    `corr-po-fast` takes its gradient at the token's own position alone.
 
     Raises:
         InvalidInputError: no such preset; names the nearest.
 
     >>> preset, with_inversion = resolve_preset("dapo+corr-po")
-    >>> preset.arguments["epsilon_high"], with_inversion
-    (0.28, True)
+    >>> preset.arguments["epsilon_high"], preset.arguments["inversion_unit"], with_inversion
+    (0.28, 'step', True)
     """
     names = text.split("+")
-    with_inversion = CORR_PO in names
-    base = [name for name in names if name != CORR_PO]
-    if len(names) > 2 or len(base) != 1 or base[0] not in PRESETS:
-        near = difflib.get_close_matches(base[0] if base else text, PRESETS, 1)
+    terms = [name for name in names if name in TERMS]
+    bases = [name for name in names if name not in TERMS] or (["grpo"] if terms else [])
+    if len(names) > 2 or len(terms) > 1 or len(bases) != 1 or bases[0] not in PRESETS:
+        wrong = next((name for name in bases if name not in PRESETS), text)
+        near = difflib.get_close_matches(wrong, [*PRESETS, *TERMS], 1)
         raise InvalidInputError(
             f"unknown preset {text!r}."
             + (f" Did you mean {near[0]!r}?" if near else "")
-            + f" There are {', '.join(PRESETS)}, each alone or with +{CORR_PO}."
+            + f" There are {', '.join(PRESETS)}, each alone or with +{CORR_PO} or +{CORR_PO_FAST}, and {CORR_PO} and "
+            f"{CORR_PO_FAST} alone (on grpo)."
         )
-    return PRESETS[base[0]], with_inversion
+    base = PRESETS[bases[0]]
+    if not terms:
+        return base, False
+    return (
+        Preset(
+            text,
+            MappingProxyType({**base.arguments, **TERMS[terms[0]]}),
+            f"{_TERM_SOURCE}; on {base.source}",
+            f"{_TERM_DEVIATIONS[terms[0]]} {base.deviations}",
+        ),
+        True,
+    )

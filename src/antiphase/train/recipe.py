@@ -218,6 +218,8 @@ def _resolve(given: dict[str, Any], *, resume: bool, dry_run: bool) -> Recipe:
                 )
             pinned["inversion_weight"] = 0.0
         values = {**pinned, **values}
+    if is_former(given):
+        values |= _as_before(given)
     if not torch.accelerator.is_available():
         # TRL's default, bf16, is refused on a CPU.
         values.setdefault("bf16", False)
@@ -243,6 +245,22 @@ def _resolve(given: dict[str, Any], *, resume: bool, dry_run: bool) -> Recipe:
     except (ValueError, TypeError) as error:
         # TRL and transformers check their own arguments; their message says which.
         raise InvalidInputError(" ".join(str(error).split())) from error
+
+
+FORMER_COMBINES = ("sum", "centered", "gated", "only")
+
+
+def is_former(given: Mapping[str, Any]) -> bool:
+    """Whether a recipe is read as the first release read it: over tokens, by `own`.
+
+    That release had no units; its recipes name one of its combine modes, and no unit.
+    """
+    return given.get("inversion_combine") in FORMER_COMBINES and "inversion_unit" not in given
+
+
+def _as_before(given: Mapping[str, Any]) -> dict[str, Any]:
+    before = {"inversion_unit": "token", "inversion_estimator": "own"}
+    return {key: given.get(key, value) for key, value in before.items()}
 
 
 def _check_host_arguments(config: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ import torch
 from trl.trainer.utils import get_callable_name, is_async_callable
 
 from antiphase.errors import InvalidInputError
-from antiphase.reward import RolloutScores
+from antiphase.scores import RolloutScores
 from antiphase.tasks.rewards import completion_text
 
 

@@ -41,7 +41,7 @@ from antiphase.train.inputs import (
     table_of,
 )
 from antiphase.train.outcome import summarize_run
-from antiphase.train.recipe import Recipe, parse_recipe
+from antiphase.train.recipe import Recipe, is_former, parse_recipe
 from antiphase.train.trainer import CorRPOTrainer
 from antiphase.train.trajectory import read_trajectory, without_nan
 
@@ -193,6 +193,11 @@ def _print_recipe(recipe: Recipe, num_training: int, num_held_out: int) -> None:
     if not PartialState().is_main_process:
         return
     preset = recipe.preset
+    if is_former(recipe.given):
+        print(
+            f"inversion_combine={recipe.config.inversion_combine} without inversion_unit: read as in the first "
+            "release, over tokens (inversion_unit: token) and by the estimator own unless one is named"
+        )
     if preset is not None:
         pinned = ", ".join(f"{key}={value}" for key, value in preset.arguments.items())
         print(f"preset {recipe.options.preset} ({preset.source})\n  {pinned}\n  deviations: {preset.deviations}")

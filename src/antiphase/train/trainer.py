@@ -1,8 +1,9 @@
 """`CorRPOTrainer`: TRL's `GRPOTrainer` whose reward carries the inversion score (METHOD §4).
 
 The host generates, scores, normalises and updates. Added are one reward column, measured on the very token ids that
-the host sampled by the engine that `antiphase probe` uses, and, under `centered`, a term of the advantage. Nothing of
-the host's own arithmetic is repeated here, so every loss and option of GRPO works with it.
+the host sampled by the engine that `antiphase probe` uses, and, under `centered`, a term of the advantage. The column
+is found by its function: the host appends a column of its own for each environment that owns a reward. Nothing of the
+host's own arithmetic is repeated here, so every loss and option of GRPO works with it.
 """
 
 import copy
@@ -20,9 +21,18 @@ from trl import GRPOTrainer
 
 from antiphase.errors import UnsupportedModelError
 from antiphase.models.architecture import unwrap
-from antiphase.reward import InversionTerm, RolloutScores, inversion_term, rollout_scores
+from antiphase.reward import InversionTerm, inversion_term
+from antiphase.scores import RolloutScores, rollout_scores
 from antiphase.signals.measure import chosen_layers, token_signals
-from antiphase.train.checks import check_columns, check_functions, checkpoint_state, own_config, verifier_index
+from antiphase.steps import batch_steps
+from antiphase.train.checks import (
+    check_columns,
+    check_functions,
+    check_rewarded,
+    checkpoint_state,
+    own_config,
+    verifier_index,
+)
 from antiphase.train.config import CorRPOConfig
 from antiphase.train.host import HostError, check_host, check_instance
 from antiphase.train.metrics import BatchFacts, repetition, step_metrics
@@ -33,7 +43,10 @@ from antiphase.train.watch import Watch
 from antiphase.types import TokenBatch
 
 COLUMN = "inversion"
-_FACTS = ("inversion", "correlation", "entropy", "strength", "length", "truncated", "repetition", "seconds")
+_FACTS = (
+    *("inversion", "correlation", "token", "type", "step", "given_length", "items"),
+    *("entropy", "strength", "length", "truncated", "repetition", "seconds"),
+)
 
 
 @dataclass(frozen=True)
@@ -55,8 +68,8 @@ class _Measured:
 class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     """TRL's `GRPOTrainer` with the inversion score in its reward; the arguments are the host's.
 
-    R_i = r_i + λ ι_i and its variants: see `inversion_term`. With λ = 0 the weights after training are bitwise those
-    of the host.
+    R_i = r_i − λ (1 + ρ_i) and its variants: see `inversion_term`. With λ = 0 the weights after training are bitwise
+    those of the host.
 
     Args:
         model: see `GRPOTrainer`.
@@ -70,7 +83,8 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         InvalidInputError: arguments that do not fit together.
         UnsupportedModelError: the estimator cannot measure the model, or the model reads images.
 
-    Deviation: the paper's formula, λ and models could not be read; see docs/training.md.
+    Our reading: the reward, the unit and the gradient are the paper's, as a public digest of it reports; λ, what a
+    sentence is, how its strength is made and what an undefined ρ counts as are ours. See docs/training.md.
     """
 
     _tag_names: ClassVar = ["trl", "grpo", "corr-po", "antiphase"]
@@ -106,14 +120,18 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._weight = 0.0
         super().__init__(*bound.args[1:], **bound.kwargs)
         check_instance(self)
+        self._column = self.reward_funcs.index(self.inversion)
+        check_rewarded(len(self.reward_funcs) - 1, args)
         check_sharding(self.accelerator)
         if self._is_vlm:
             raise UnsupportedModelError(
                 "inversion is measured on token ids alone, and this model reads images too. Train its language model."
             )
-        self._task_weights = cast(Tensor, vars(self)["reward_weights"])[:-1].clone()
-        self._verifier = verifier_index(self.reward_func_names[:-1], self.reward_funcs[:-1], args)
-        self._signal_spec, self._score_spec = args.signal_spec(), args.score_spec()
+        self._task_weights = self._without_own(cast(Tensor, vars(self)["reward_weights"]))
+        names, tasks = ([*values] for values in (self.reward_func_names, self.reward_funcs))
+        names.pop(self._column), tasks.pop(self._column)
+        self._verifier = verifier_index(names, tasks, args)
+        self._signal_spec, self._score_spec, self._splitter = args.signal_spec(), args.score_spec(), args.splitter()
         self._check_measurable()
         self.trajectory = Trajectory(Path(args.output_dir))
         self.watch = Watch(self.trajectory, args)
@@ -196,14 +214,16 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if not is_sharded(self.accelerator):
             # One token, so that what the estimator cannot measure is known now and not after the first generation.
             row = TokenBatch.from_ids([[0, 1, 0]], [[1]])
+            steps = batch_steps(row, self._tokenizer, self._splitter)
             with whole_policy(self.model, self.accelerator) as policy:
-                token_signals(policy, row, self._signal_spec)
+                token_signals(policy, row, self._signal_spec, steps=steps)
 
     def _measure(self, rollouts: _Rollouts) -> _Measured:
         start = time.perf_counter()
         batch = _within_context(rollouts, self.model)
+        steps = batch_steps(batch, self._tokenizer, self._splitter)
         with whole_policy(self.model_wrapped, self.accelerator, self.args.gradient_checkpointing_kwargs) as policy:
-            signals = token_signals(policy, batch, self._signal_spec)
+            signals = token_signals(policy, batch, self._signal_spec, steps=steps)
         scores = rollout_scores(signals, batch, self._score_spec)
         seconds = time.perf_counter() - start
         ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
@@ -213,6 +233,8 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             "truncated": [float(not ids or ids[-1] not in ends) for ids in rollouts.completion_ids],
             "repetition": [repetition(ids) for ids in rollouts.completion_ids],
             "seconds": [seconds] * len(batch),
+            "items": scores.num_items,
+            **{str(unit): values for unit, values in scores.by_unit.items()},
         }
         facts = [
             torch.as_tensor(columns.get(name, getattr(scores, name, None)), dtype=torch.float64) for name in _FACTS
@@ -225,7 +247,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         device = rewards.device
         local = measured.facts.to(device, torch.float32 if device.type == "mps" else torch.float64)
         gathered = dict(zip(_FACTS, self.accelerator.gather(local).double().cpu().unbind(1), strict=True))
-        task_columns = rewards[:, :-1].double().cpu()
+        task_columns = self._without_own(rewards).double().cpu()
         unscored = task_columns.isnan().all(1)
         task = (task_columns * self._task_weights.double()).nansum(1).masked_fill(unscored, torch.nan)
         right = torch.zeros_like(unscored)
@@ -243,13 +265,19 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             combine=config.combine,
             weight=weight,
             clip=config.inversion_clip,
+            undefined=config.undefined,
+            excluded=unscored,
         )
-        rewards[:, -1] = self._term.reward.to(rewards)
-        rewards[unscored.to(device), -1] = torch.nan
-        share = 0.0 if config.combine == "only" else 1.0
-        self.reward_weights = torch.cat([self._task_weights * share, torch.tensor([weight])])
+        rewards[:, self._column] = self._term.reward.to(rewards)
+        rewards[unscored.to(device), self._column] = torch.nan
+        before, after = (self._task_weights * (0.0 if config.combine == "only" else 1.0)).tensor_split([self._column])
+        self.reward_weights = torch.cat([before, torch.tensor([weight]), after])
         self._record(gathered, task, right, weight)
         return rewards
+
+    def _without_own(self, columns: Tensor) -> Tensor:
+        """The last axis without the column of the inversion reward."""
+        return torch.cat([columns[..., : self._column], columns[..., self._column + 1 :]], dim=-1)
 
     def _record(self, gathered: dict[str, Tensor], task: Tensor, right: Tensor, weight: float) -> None:
         seconds = float(gathered["seconds"].max())

@@ -1,0 +1,220 @@
+"""What the items of a correlation are: tokens, types or steps, and the tables and statistics of steps."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import pandas as pd
+import pyarrow as pa
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from antiphase.bootstrap import mean_within, pooled_correlation
+from antiphase.chain import interval_dict
+from antiphase.correlation import MIN_STEPS, MIN_TOKENS
+from antiphase.errors import InvalidInputError
+from antiphase.partial import Joint
+from antiphase.steps import DEFAULT_SPLITTER, Splitter
+from antiphase.types import STEP_STRENGTHS, UNITS, StepSignals, Unit, check_one_of
+
+# The paper's fingerprint is over unique tokens.
+DEFAULT_UNIT: Unit = "type"
+# Windows of so many tokens know no sentence: the control for what sentences' lengths do to a correlation over steps.
+WINDOW = 16
+# What a run did whose config is older than the options.
+BEFORE_UNITS: Mapping[str, Any] = {"unit": "token", "splitter": None, "step_strength": "mean", "min_steps": MIN_STEPS}
+
+
+class UnitOptions(Protocol):
+    """The fields of a config that say what is correlated."""
+
+    unit: str
+    splitter: str
+    step_strength: str
+    min_tokens: int
+    min_steps: int
+
+
+@dataclass(frozen=True)
+class UnitSpec:
+    """What is correlated.
+
+    Args:
+        headline: the unit whose ρ stands for a run where one number is asked for.
+        splitter: where steps end.
+        min_tokens: the fewest tokens, or types, of which a correlation is defined.
+        min_steps: the fewest steps.
+    """
+
+    headline: Unit = DEFAULT_UNIT
+    splitter: Splitter = Splitter()
+    min_tokens: int = MIN_TOKENS
+    min_steps: int = MIN_STEPS
+
+    @classmethod
+    def of(cls, config: Any) -> "UnitSpec":
+        """Of a config that has the fields of `UnitOptions`.
+
+        Raises:
+            InvalidInputError: an unknown unit or splitter, or a least number that is too small.
+        """
+        options: UnitOptions = config
+        check_one_of("unit", options.unit, UNITS)
+        check_one_of("step_strength", options.step_strength, STEP_STRENGTHS)
+        for name in ("min_tokens", "min_steps"):
+            if getattr(options, name) < 3:
+                raise InvalidInputError(
+                    f"{name} must be at least 3 for a correlation to mean anything; got {getattr(options, name)}."
+                )
+        splitter = Splitter.parse(options.splitter or DEFAULT_SPLITTER)
+        return cls(cast(Unit, options.unit), splitter, options.min_tokens, options.min_steps)
+
+    def least(self, unit: Unit) -> int:
+        """The fewest items of a unit of which a correlation is defined."""
+        return self.min_steps if unit == "step" else self.min_tokens
+
+
+STEP_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("model", "estimator", "prompt_id", "rollout_id")),
+        *((name, pa.int32()) for name in ("step", "start", "num_tokens")),
+        *((name, pa.float32()) for name in ("position", "entropy", "strength")),
+    ]
+)
+
+
+def step_rows(
+    owners: Sequence[Mapping[str, str]], steps: StepSignals, numbers: Int[Tensor, "batch token"]
+) -> list[dict[str, Any]]:
+    """Rows of steps.parquet.
+
+    Args:
+        owners: model, estimator, prompt_id and rollout_id of each rollout.
+        steps: the signals of their steps.
+        numbers: the step of every completion token, −1 elsewhere.
+    """
+    rows = []
+    counts, positions = steps.num_tokens.cpu().tolist(), steps.position.cpu().tolist()
+    entropies, strengths = steps.entropy.cpu().tolist(), steps.strength.cpu().tolist()
+    for place, owner in enumerate(owners):
+        inside = numbers[place][numbers[place] >= 0].cpu()
+        for step, count in enumerate(counts[place]):
+            if count:
+                rows.append(
+                    {
+                        **owner,
+                        "step": step,
+                        "start": int(torch.nonzero(inside == step)[0]),
+                        "num_tokens": count,
+                        "position": positions[place][step],
+                        "entropy": entropies[place][step],
+                        "strength": strengths[place][step],
+                    }
+                )
+    return rows
+
+
+def column(frame: pd.DataFrame, name: str) -> Float[Tensor, "row"]:
+    """A column as float64."""
+    return torch.tensor(frame[name].to_numpy(dtype="float64", copy=True))
+
+
+def codes(series: "pd.Series[Any]") -> Int[Tensor, "row"]:
+    """Distinct values numbered in order of appearance."""
+    return torch.tensor(pd.factorize(series)[0].copy())
+
+
+def interval_of(entry: Mapping[str, Any]) -> dict[str, float | None]:
+    """`value, low, high` of an entry that holds more."""
+    return {key: entry[key] for key in ("value", "low", "high")}
+
+
+def unit_statistics(
+    tokens: pd.DataFrame,
+    rollouts: pd.DataFrame,
+    steps: pd.DataFrame | None,
+    units: UnitSpec,
+    **resampling: Any,
+) -> dict[str, dict[str, Any]]:
+    """ρ over every unit, pooled and within rollouts, with intervals over prompts, JSON-ready.
+
+    Args:
+        tokens, rollouts, steps: the rows of one model and estimator; no steps in a run of before they were measured.
+        units: what is correlated.
+        resampling: `num_resamples` and `seed` of the bootstrap.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    groups = codes(rollouts.prompt_id)
+    entropy, strength, clusters = column(tokens, "entropy"), column(tokens, "strength"), codes(tokens.prompt_id)
+    ids = torch.tensor(tokens.token_id.to_numpy(copy=True))
+    series: dict[Unit, tuple[Any, ...]] = {
+        "token": (entropy, strength, clusters, None),
+        "type": (entropy, strength, clusters, ids),
+    }
+    if steps is not None:
+        series["step"] = (column(steps, "entropy"), column(steps, "strength"), codes(steps.prompt_id), None)
+    for unit, (x, y, prompts, token_ids) in series.items():
+        options: dict[str, Any] = {"unit": unit, "min_tokens": units.least(unit), **resampling}
+        value = pooled_correlation(x, y, prompts, token_ids=token_ids, **options)
+        name = f"spearman_{unit}"
+        each = column(rollouts, name if name in rollouts else "spearman")
+        known = name in rollouts or unit == "token"
+        found[unit] = {
+            **interval_dict(value),
+            "num_items": value.num_tokens,
+            "num_undefined": int(each.isnan().sum()) if known else None,
+        }
+        if known:
+            found[unit]["within"] = interval_dict(mean_within(each, groups, unit=unit, **resampling))
+    if steps is not None:
+        found["step"] |= _beside_steps(tokens, steps, units, **resampling)
+    return found
+
+
+def _beside_steps(tokens: pd.DataFrame, steps: pd.DataFrame, units: UnitSpec, **resampling: Any) -> dict[str, Any]:
+    """What a correlation over steps must be read with: the steps' lengths, their places, and windows."""
+    names = ("entropy", "strength", "num_tokens", "position")
+    joint = Joint.of([column(steps, name) for name in names], codes(steps.prompt_id), unit="step", **resampling)
+    least = units.min_steps
+
+    def given(*held: int) -> dict[str, float | None]:
+        return interval_dict(joint.correlation(0, 1, held, min_tokens=least))
+
+    windows = tokens[["prompt_id", "rollout_id", "position", "entropy", "strength"]]
+    windows = windows.assign(window=windows.position // WINDOW)
+    means = windows.groupby(["prompt_id", "rollout_id", "window"], sort=False, as_index=False)[
+        ["entropy", "strength"]
+    ].mean()
+    value = pooled_correlation(
+        column(means, "entropy"),
+        column(means, "strength"),
+        codes(means.prompt_id),
+        unit="step",
+        min_tokens=least,
+        **resampling,
+    )
+    return {
+        "given": {"length": given(2), "position": given(3), "both": given(2, 3)},
+        "with_length": {
+            name: interval_dict(joint.correlation(place, 2, (), min_tokens=least))
+            for place, name in enumerate(names[:2])
+        },
+        "windows": {f"fixed:{WINDOW}": interval_dict(value)},
+    }
+
+
+def headline_of(result: Mapping[str, Any]) -> Unit:
+    """The unit whose ρ stands for a result; runs of before there were units are over tokens."""
+    return cast(Unit, result.get("headline", "token"))
+
+
+def by_unit(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """ρ over each unit, also of a result of before there were units."""
+    if "units" in result:
+        return dict(result["units"])
+    undefined = {"num_items": result["num_tokens"], "num_undefined": result["num_undefined"]}
+    return {
+        "token": {**result["spearman"], **undefined, "within": result["spearman_within"]},
+        "type": {**result["spearman_unique"], "num_items": result["num_unique_tokens"], "num_undefined": None},
+    }

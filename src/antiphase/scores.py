@@ -1,0 +1,234 @@
+"""The score of a rollout: how strongly its entropy and gradient strength are inverted, and its controls.
+
+Correlates the items of a rollout (tokens, types or steps; METHOD §4.2) and turns ρ into the inversion score that
+`reward` combines with a task reward. Sees signals and token ids, never a trainer.
+"""
+
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from antiphase.correlation import MIN_STEPS, MIN_TOKENS, coefficients, type_means
+from antiphase.errors import InvalidInputError
+from antiphase.partial import partial_coefficients
+from antiphase.types import UNITS, Method, TokenBatch, TokenSignals, Unit, check_one_of
+
+Control = Literal["none", "shuffled", "random"]
+
+CONTROLS: tuple[Control, ...] = get_args(Control)
+
+
+@dataclass(frozen=True)
+class ScoreSpec:
+    """How the score of a rollout is made from its signals.
+
+    Args:
+        method: `spearman` or `pearson`.
+        unit: what is correlated: the rollout's `token`s, its `type`s (distinct token ids), or its `step`s.
+        min_tokens: rollouts with fewer measured tokens (or types) have no score, where those are the unit.
+        min_steps: rollouts with fewer steps have none, where steps are the unit.
+        shrink: pseudo-items k of the prior that pulls short rollouts to 0 (see `shrunk`); 0 leaves them alone.
+        clip: scores are clipped to [−clip, clip].
+        control: `none`; `shuffled` permutes the items' strengths within each rollout before correlating; `random`
+            replaces the score of every rollout that has one by a uniform draw from [−clip, clip].
+        seed: of the controls, which draw by content: the same rollout draws the same, wherever it is.
+
+    Raises:
+        InvalidInputError: a value outside its set or range.
+    """
+
+    method: Method = "spearman"
+    unit: Unit = "token"
+    min_tokens: int = MIN_TOKENS
+    min_steps: int = MIN_STEPS
+    shrink: float = 0.0
+    clip: float = 1.0
+    control: Control = "none"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_one_of("inversion_correlation", self.method, get_args(Method))
+        check_one_of("inversion_unit", self.unit, UNITS)
+        check_one_of("inversion_control", self.control, CONTROLS)
+        for name in ("min_tokens", "min_steps"):
+            if getattr(self, name) < 3:
+                raise InvalidInputError(
+                    f"inversion_{name} must be at least 3 for a correlation to mean anything; got "
+                    f"{getattr(self, name)}."
+                )
+        if not (0 <= self.shrink < math.inf):
+            raise InvalidInputError(f"inversion_shrink must be 0 or a positive number of items; got {self.shrink}.")
+        if not 0 < self.clip <= 1:
+            raise InvalidInputError(f"inversion_clip must lie in (0, 1]; got {self.clip}.")
+
+    @property
+    def min_items(self) -> int:
+        """The fewest items of the unit of which a rollout has a score."""
+        return self.least_of(self.unit)
+
+    def least_of(self, unit: Unit) -> int:
+        """The fewest items of some unit of which a rollout has a correlation."""
+        return self.min_steps if unit == "step" else self.min_tokens
+
+
+def shrunk(
+    inversion: Float[Tensor, "rollout"], num_items: Int[Tensor, "rollout"], shrink: float
+) -> Float[Tensor, "rollout"]:
+    """Pull scores of short rollouts to 0 on Fisher's scale: tanh(atanh(ι) (n−3) / (n−3+k)).
+
+    The posterior mean under z ~ N(0, 1/k), with the sampling variance 1/(n−3) of z = atanh ι. Our reading: the paper
+    has no shrinkage. n counts measured items, not effective ones.
+
+    >>> [round(score, 4) for score in shrunk(torch.tensor([0.5, 0.5]), torch.tensor([11, 803]), 8.0).tolist()]
+    [0.2679, 0.4959]
+    """
+    if shrink == 0:
+        return inversion
+    freedom = (num_items - 3).clamp_min(0).to(inversion.dtype)
+    # ±1 is infinite on Fisher's scale: the nearest representable number is finite.
+    inside = 1 - torch.finfo(inversion.dtype).eps
+    return torch.tanh(torch.atanh(inversion.clamp(-inside, inside)) * freedom / (freedom + shrink))
+
+
+@dataclass(frozen=True)
+class RolloutScores:
+    """What was measured of each rollout; NaN where undefined.
+
+    Args:
+        inversion: ι = −ρ after the control, shrinkage and clipping: what the reward uses.
+        correlation: ρ of the untouched signals, over the items of the unit.
+        by_unit: ρ over the items of every unit that was measured.
+        given_length: ρ over steps with their lengths and places held fixed; NaN where there are no steps.
+        entropy: mean token entropy in nats.
+        strength: mean gradient strength of the items.
+        self_certainty: mean of KL(U‖p) in nats.
+        num_tokens: tokens whose strength was measured.
+        num_items: items that were correlated.
+    """
+
+    inversion: Float[Tensor, "rollout"]
+    correlation: Float[Tensor, "rollout"]
+    by_unit: Mapping[Unit, Float[Tensor, "rollout"]]
+    given_length: Float[Tensor, "rollout"]
+    entropy: Float[Tensor, "rollout"]
+    strength: Float[Tensor, "rollout"]
+    self_certainty: Float[Tensor, "rollout"]
+    num_tokens: Int[Tensor, "rollout"]
+    num_items: Int[Tensor, "rollout"]
+
+
+@dataclass(frozen=True)
+class _Items:
+    """The two series of one unit; `mask` says where a rollout has an item."""
+
+    entropy: Float[Tensor, "rollout item"]
+    strength: Float[Tensor, "rollout item"]
+    mask: Bool[Tensor, "rollout item"]
+
+
+def _items(signals: TokenSignals, batch: TokenBatch, unit: Unit) -> _Items:
+    """The items of a unit, in float64 on the CPU.
+
+    Raises:
+        InvalidInputError: steps are wanted and were not given to the measurement.
+    """
+    entropy, strength = signals.entropy.cpu().double(), signals.strength.cpu().double()
+    if unit == "token":
+        return _Items(entropy, strength, signals.measured.cpu())
+    if unit == "type":
+        means_of_entropy, means_of_strength, _ = type_means(
+            entropy, strength, batch.input_ids.cpu(), signals.measured.cpu()
+        )
+        return _Items(means_of_entropy, means_of_strength, ~means_of_entropy.isnan())
+    if signals.steps is None:
+        raise InvalidInputError("these signals hold no steps; give token_signals the step of every token (steps=).")
+    steps = signals.steps
+    return _Items(steps.entropy.cpu().double(), steps.strength.cpu().double(), steps.measured.cpu())
+
+
+def rollout_scores(signals: TokenSignals, batch: TokenBatch, spec: ScoreSpec) -> RolloutScores:
+    """The inversion score ι_i = −ρ(entropy, strength) of each rollout, and the means that are logged beside it.
+
+    Args:
+        signals: of `batch`, with its steps where they are the unit.
+        batch: the rollouts.
+        spec: how the score is made.
+
+    Returns:
+        float64 on the CPU; a rollout with too few items or a constant series is NaN.
+
+    Raises:
+        InvalidInputError: steps are the unit, and the signals hold none.
+    """
+    items = _items(signals, batch, spec.unit)
+    num_items = items.mask.sum(1)
+    by_unit = {
+        unit: _correlation(_items(signals, batch, unit), spec, unit)
+        for unit in UNITS
+        if unit != "step" or signals.steps is not None
+    }
+    correlation = by_unit[spec.unit]
+    if spec.control == "none":
+        inversion = -correlation
+    elif spec.control == "shuffled":
+        permuted = _permuted(items.strength, items.mask, batch, spec.seed)
+        inversion = -_correlation(_Items(items.entropy, permuted, items.mask), spec, spec.unit)
+    else:
+        draws = [2 * torch.rand((), generator=g, dtype=torch.float64) - 1 for g in _generators(batch, spec.seed)]
+        inversion = (torch.stack(draws) * spec.clip).where(correlation.isfinite(), torch.nan)
+    if spec.control != "random":
+        inversion = shrunk(inversion, num_items, spec.shrink).clamp(-spec.clip, spec.clip)
+    return RolloutScores(
+        inversion=inversion,
+        correlation=correlation,
+        by_unit=by_unit,
+        given_length=_given_length(signals, spec),
+        entropy=signals.entropy.cpu().double().nanmean(1),
+        strength=items.strength.masked_fill(~items.mask, torch.nan).nanmean(1),
+        self_certainty=signals.self_certainty.cpu().double().nanmean(1),
+        num_tokens=signals.measured.cpu().sum(1),
+        num_items=num_items,
+    )
+
+
+def _correlation(items: _Items, spec: ScoreSpec, unit: Unit) -> Float[Tensor, "rollout"]:
+    least = spec.least_of(unit)
+    return coefficients(items.entropy, items.strength, items.mask, method=spec.method, min_tokens=least)
+
+
+def _given_length(signals: TokenSignals, spec: ScoreSpec) -> Float[Tensor, "rollout"]:
+    steps = signals.steps
+    if steps is None:
+        return torch.full((len(signals.entropy),), torch.nan, dtype=torch.float64)
+    given = [steps.num_tokens.cpu().double(), steps.position.cpu().double()]
+    return partial_coefficients(
+        steps.entropy.cpu().double(),
+        steps.strength.cpu().double(),
+        given,
+        steps.measured.cpu(),
+        method=spec.method,
+        min_tokens=spec.min_steps,
+    )
+
+
+def _generators(batch: TokenBatch, seed: int) -> list[torch.Generator]:
+    generators = []
+    for ids, mask in zip(batch.input_ids.cpu(), batch.attention_mask.cpu(), strict=True):
+        # The generator reads 32 bits of its seed, so seed and content are hashed into them.
+        content = zlib.crc32(ids[mask].numpy().tobytes(), zlib.crc32(str(seed).encode()))
+        generators.append(torch.Generator().manual_seed(content))
+    return generators
+
+
+def _permuted(strength: Tensor, mask: Tensor, batch: TokenBatch, seed: int) -> Tensor:
+    permuted = strength.clone()
+    for row, generator in enumerate(_generators(batch, seed)):
+        places = torch.nonzero(mask[row]).flatten()
+        permuted[row, places] = strength[row, places[torch.randperm(len(places), generator=generator)]]
+    return permuted

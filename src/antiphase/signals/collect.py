@@ -1,0 +1,112 @@
+"""Put the signals of chunks back in the layout of the batch, and sum up steps."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from antiphase.models.architecture import AttentionLayer
+from antiphase.signals.chunk import ChunkSignals, Row
+from antiphase.types import MAGNITUDES, Alternatives, Magnitudes, SignalSpec, StepSignals, TokenBatch, TokenSignals
+
+_OF_HEAD = ("entropy", "logprob", "logprob_control", "self_certainty")
+
+
+def collect(
+    batch: TokenBatch,
+    layers: Sequence[AttentionLayer],
+    spec: SignalSpec,
+    done: Sequence[tuple[Sequence[Row], ChunkSignals]],
+    steps: Int[Tensor, "batch token"] | None,
+) -> TokenSignals:
+    """The signals of all chunks, in the batch's layout and on its device; NaN elsewhere.
+
+    Args:
+        batch: what was measured.
+        layers: the chosen ones.
+        spec: what was measured.
+        done: chunks and their signals.
+        steps: of every completion token; None where none were given.
+    """
+    shape, device = batch.input_ids.shape, batch.input_ids.device
+    dtype = done[0][1].strength.dtype if done else torch.float32
+
+    def blank(*more: int) -> Tensor:
+        return torch.full((*shape, *more), torch.nan, dtype=dtype, device=device)
+
+    values = {name: blank() for name in (*_OF_HEAD, *MAGNITUDES)}
+    strength = blank(len(layers), len(spec.projections))
+    measured = torch.zeros(shape, dtype=torch.bool, device=device)
+    rank = spec.num_alternatives
+    nobody = torch.full((*shape, rank), -1, dtype=torch.long, device=device)
+    top = Alternatives(nobody, blank(rank)) if rank else None
+    for rows, signals in done:
+        index = torch.cat([torch.full_like(row.targets, row.index) for row in rows]).to(device)
+        columns = torch.cat([row.targets + row.offset for row in rows]).to(device)
+        chosen = torch.cat([row.measured for row in rows]).to(device)
+        for name in _OF_HEAD:
+            values[name][index, columns] = getattr(signals.head, name).to(device, dtype)
+        for name in MAGNITUDES:
+            values[name][index, columns] = getattr(signals.head.magnitudes, name).to(device, dtype)
+        strength[index[chosen], columns[chosen]] = signals.strength.to(device, dtype)
+        measured[index[chosen], columns[chosen]] = True
+        if top is not None and signals.head.alternatives is not None:
+            top.token_ids[index, columns] = signals.head.alternatives.token_ids.to(device)
+            top.logprobs[index, columns] = signals.head.alternatives.logprobs.to(device, dtype)
+    return TokenSignals(
+        **{name: values[name] for name in _OF_HEAD},
+        strength=strength.mean((-2, -1)),
+        strength_by_projection=strength,
+        measured=measured,
+        layers=tuple(layer.index for layer in layers),
+        spec=spec,
+        alternatives=top,
+        magnitudes=Magnitudes(*(values[name] for name in MAGNITUDES)),
+        steps=None if steps is None else _steps(batch, values["entropy"], strength, steps, spec, done),
+    )
+
+
+def _steps(
+    batch: TokenBatch,
+    entropy: Float[Tensor, "batch token"],
+    strength: Float[Tensor, "batch token layer projection"],
+    steps: Int[Tensor, "batch token"],
+    spec: SignalSpec,
+    done: Sequence[tuple[Sequence[Row], ChunkSignals]],
+) -> StepSignals:
+    device, mask, steps = strength.device, batch.completion_mask.cpu(), steps.cpu()
+    number = int(steps[mask].max()) + 1 if bool(mask.any()) else 0
+    rows, columns = torch.nonzero(mask, as_tuple=True)
+    place = rows * number + steps[rows, columns]
+    shape = (len(batch), number)
+
+    def mean(values: Tensor) -> Tensor:
+        """Mean of the values that are not NaN over each step's tokens, in float64; NaN where there is none."""
+        wide = values.cpu()[rows, columns].double()
+        there = ~wide.isnan()
+        total = wide.new_zeros(shape[0] * shape[1], *wide.shape[1:])
+        count = torch.zeros_like(total).index_add_(0, place, there.double())
+        means: Tensor = (total.index_add_(0, place, wide.nan_to_num(0.0)) / count).unflatten(0, shape)
+        return means
+
+    # Where a completion begins differs from row to row, so places count from its first token.
+    before = mask.cumsum(1) - 1
+    if spec.step_strength == "joint":
+        by_cell = torch.full((*shape, *strength.shape[2:]), torch.nan, dtype=strength.dtype)
+        for of_chunk, signals in done:
+            assert signals.joint is not None
+            parts = signals.joint.to("cpu", strength.dtype).split([row.num_steps for row in of_chunk])
+            for row, part in zip(of_chunk, parts, strict=True):
+                by_cell[row.index, : row.num_steps] = part
+    else:
+        by_cell = mean(strength).to(strength.dtype)
+    counts = torch.bincount(place, minlength=shape[0] * shape[1]).view(shape)
+    by_cell = by_cell.masked_fill((counts == 0)[..., None, None], torch.nan)
+    return StepSignals(
+        entropy=mean(entropy).to(device, entropy.dtype),
+        strength=by_cell.mean((-2, -1)).to(device),
+        strength_by_projection=by_cell.to(device),
+        num_tokens=counts.to(device),
+        position=mean(before).to(device, entropy.dtype),
+    )

@@ -1,0 +1,100 @@
+"""The joint strength of a step: the norm of the gradient of the sum of its tokens' targets.
+
+    J_k = ‖∂(Σ_{i∈k} z_i)/∂W‖ / √n,   n the number of tokens of step k   (METHOD §4.2)
+
+Our reading: the paper says neither how token influences become a step's, nor how the length of a sentence enters. The
+gradient of the *mean* of n logits (a division by n) shrinks with n, since gradients of different tokens point in
+different directions: were they orthogonal with equal Frobenius norms g, the sum would have the norm g √n. Dividing by
+√n makes the Frobenius norm of such a sum independent of n, and equal to the tokens' own. What is left of the length is
+measured: every step correlation is also given with the step's length held fixed.
+"""
+
+import itertools
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from antiphase.signals.norms import factored_norm, shared_factor
+from antiphase.types import Norm
+
+_BLOCK_TOKENS = 2048
+
+
+def per_root_tokens(
+    norms: Float[Tensor, "step layer projection"], steps: Int[Tensor, "target"]
+) -> Float[Tensor, "step layer projection"]:
+    """Divide the norms of summed gradients by √n of every step.
+
+    Args:
+        norms: of the steps.
+        steps: the step of each target.
+
+    >>> per_root_tokens(torch.ones(2, 1, 1), torch.tensor([0, 0, 0, 0, 1])).flatten().tolist()
+    [0.5, 1.0]
+    """
+    counts = torch.bincount(steps.cpu(), minlength=len(norms)).clamp_min(1).double()
+    return norms * counts.rsqrt()[:, None, None].to(norms)
+
+
+class StepFactors:
+    """‖Σ_{i∈k} δ_i a_iᵀ‖ of every step k, from the rank-one terms of its tokens.
+
+    Steps of similar length are padded to one length with zeros, which add nothing to a sum.
+
+    Args:
+        steps: the step of each target.
+        num_steps: how many there are; one without targets has the norm 0.
+        norm: which one.
+    """
+
+    def __init__(self, steps: Int[Tensor, "target"], num_steps: int, norm: Norm) -> None:
+        self.norm, self.num_steps = norm, num_steps
+        self._factors: dict[tuple[int, int], Tensor] = {}
+        self._blocks: list[tuple[Tensor, Tensor, Tensor]] = []
+        counts = torch.bincount(steps, minlength=num_steps)
+        order = steps.argsort(stable=True)
+        starts = counts.cumsum(0) - counts
+        for above, length in _bounds(int(counts.max())):
+            alike = torch.nonzero((counts > above) & (counts <= length)).flatten()
+            place = torch.arange(length, device=steps.device)
+            for some in alike.split(max(1, _BLOCK_TOKENS // length)) if len(alike) else ():
+                inside = place < counts[some, None]
+                index = (starts[some, None] + place).clamp_max(len(steps) - 1)
+                self._blocks.append((some, order[index], inside[..., None]))
+
+    def norms(
+        self, delta: Float[Tensor, "target rows"], inputs: Float[Tensor, "target columns"], key: int
+    ) -> Float[Tensor, "step"]:
+        """The norms of all steps.
+
+        Args:
+            delta: ∂target_i/∂(the projection's output at i).
+            inputs: what the projection read at i.
+            key: names the inputs, whose factor is kept until `forget` for projections that share them.
+        """
+        dtype = torch.promote_types(delta.dtype, torch.float32)
+        result = torch.zeros(self.num_steps, dtype=dtype, device=delta.device)
+        for number, (some, where, inside) in enumerate(self._blocks):
+            if (key, number) not in self._factors:
+                self._factors[key, number] = shared_factor(inputs[where] * inside, self.norm)
+            norms = factored_norm(delta[where] * inside, self._factors[key, number], self.norm)
+            result[some] = norms.to(dtype)
+        return result
+
+    def forget(self) -> None:
+        """Drop the kept factors."""
+        self._factors.clear()
+
+
+def _bounds(longest: int) -> list[tuple[int, int]]:
+    """Lengths (above, up to) that double: little padding, few blocks.
+
+    >>> _bounds(10)
+    [(0, 4), (4, 8), (8, 10)]
+    """
+    ends = [0, 4]
+    while ends[-1] < longest:
+        ends.append(2 * ends[-1])
+    ends[-1] = longest
+    return list(itertools.pairwise(ends))

@@ -1,0 +1,110 @@
+"""From token ids to the step of every token: contiguous, from 0, every token in exactly one (METHOD §4.2)."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from antiphase.steps.places import PlacedTokens, place_tokens
+from antiphase.steps.sentences import TAG
+from antiphase.steps.splitter import Splitter
+from antiphase.types import TokenBatch
+
+_SPACE = re.compile(r"\s+")
+
+
+def token_steps(token_ids: Sequence[int], tokenizer: Any, splitter: Splitter) -> list[int]:
+    """The number of the step of every token of a completion.
+
+    The text is decoded once and cut where the splitter says; a token belongs to the step of its first character that
+    is no space. So a token that holds the end of one step and the beginning of the next goes to the former, the space
+    in front of a word goes with the word, and a token of white space, or without text, joins the step before it.
+    Special tokens end a step (`sentence`, `line`), and at the end of the completion they join the last one.
+
+    Our reading: METHOD §4.2 asks for token boundaries and leaves the side open.
+
+    Args:
+        token_ids: of the completion.
+        tokenizer: a Hugging Face tokenizer.
+        splitter: how to cut; `Splitter()` is the default.
+
+    Returns:
+        As many numbers as tokens: 0 first, each the same as the one before it or 1 more.
+
+    Raises:
+        InvalidInputError: the pattern of the splitter takes too long on this text.
+    """
+    return _steps([int(token) for token in token_ids], tokenizer, splitter, pauses=())
+
+
+def batch_steps(batch: TokenBatch, tokenizer: Any, splitter: Splitter) -> Int[Tensor, "batch token"]:
+    """The step of every completion token of a batch, counted from 0 in each rollout; −1 at all other places.
+
+    Where tokens that the model did not write (a tool's answer) stand between its own, a blank line is read.
+    """
+    steps = torch.full(batch.input_ids.shape, -1, dtype=torch.long)
+    mask = batch.completion_mask.cpu()
+    for row, ids in enumerate(batch.input_ids.cpu()):
+        places = torch.nonzero(mask[row]).flatten()
+        pauses = (torch.nonzero(places.diff() > 1).flatten() + 1).tolist()
+        steps[row, places] = torch.tensor(
+            _steps(ids[places].tolist(), tokenizer, splitter, pauses=pauses), dtype=torch.long
+        )
+    return steps.to(batch.input_ids.device)
+
+
+def _steps(token_ids: list[int], tokenizer: Any, splitter: Splitter, pauses: Sequence[int]) -> list[int]:
+    if not token_ids:
+        return []
+    special = _special_ids(tokenizer)
+    if splitter.size is not None:
+        written = [number for number, token in enumerate(token_ids) if token not in special]
+        last = written[-1] if written else 0
+        return [min(number, last) // splitter.size for number in range(len(token_ids))]
+    placed = place_tokens(token_ids, tokenizer, pauses)
+    if not placed.text:
+        return [0] * len(token_ids)
+    is_special = np.fromiter((token in special for token in token_ids), dtype=bool, count=len(token_ids))
+    return _numbers(placed, is_special, splitter)
+
+
+def _numbers(placed: PlacedTokens, is_special: NDArray[np.bool_], splitter: Splitter) -> list[int]:
+    text = placed.text
+    plain = _without_special(placed, is_special)
+    size = len(text)
+    begins = np.zeros(size, dtype=np.int64)
+    begins[splitter.starts(text if splitter.kind == "regex" else plain)] = 1
+    solid = np.ones(size, dtype=bool)
+    for found in _SPACE.finditer(plain):
+        solid[found.start() : found.end()] = False
+    next_solid = np.minimum.accumulate(np.where(solid, np.arange(size), size)[::-1])[::-1]
+    first = next_solid[np.minimum(placed.starts, size - 1)]
+    of_characters = np.cumsum(begins)
+    known = first < placed.ends
+    steps = np.maximum.accumulate(np.where(known, of_characters[np.minimum(first, size - 1)], 0))
+    # A step whose every character stands in a token of another has no tokens: number those that are left.
+    numbers: list[int] = np.unique(steps, return_inverse=True)[1].tolist()
+    return numbers
+
+
+def _without_special(placed: PlacedTokens, is_special: NDArray[np.bool_]) -> str:
+    """The text with line breaks in place of special tokens, tags (`<think>`) excepted."""
+    parts, place = [], 0
+    for start, end in zip(placed.starts[is_special].tolist(), placed.ends[is_special].tolist(), strict=True):
+        if not TAG.fullmatch(placed.text[start:end].strip()):
+            parts += [placed.text[place:start], "\n" * (end - start)]
+            place = end
+    return "".join([*parts, placed.text[place:]])
+
+
+def _special_ids(tokenizer: Any) -> frozenset[int]:
+    """The special tokens, without one that only stands for an unknown word: that is text."""
+    added = (token for token, content in tokenizer.added_tokens_decoder.items() if content.special)
+    special = frozenset([*tokenizer.all_special_ids, *added])
+    marks = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)
+    return special if tokenizer.unk_token_id in marks else special - {tokenizer.unk_token_id}

@@ -1,0 +1,117 @@
+"""Where each token stands in the text of a completion, for any tokenizer, in linear time."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_ESCAPED = re.compile("[\udc80-\udcff]")
+
+
+@dataclass(frozen=True)
+class PlacedTokens:
+    """The text of a completion, and the characters of each token.
+
+    Args:
+        text: as the tokenizer decodes it, special tokens included; each byte that is no UTF-8 is one U+FFFD.
+        starts, ends: of each token, in characters; a character whose bytes are split over tokens belongs to each of
+            them, and a token without text is empty.
+    """
+
+    text: str
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+
+def place_tokens(token_ids: Sequence[int], tokenizer: Any, pauses: Sequence[int] = ()) -> PlacedTokens:
+    """The text of the tokens and the place of each in it.
+
+    What a token adds to the text depends on the token before it and on nothing else (SentencePiece drops the space of
+    the first token; WordPiece puts one between words), so each distinct pair of neighbours is decoded once. Tokens
+    that hold a part of a character add their bytes, which are decoded together.
+
+    Args:
+        token_ids: of one completion.
+        tokenizer: a Hugging Face tokenizer.
+        pauses: numbers of tokens before which a blank line is put into the text.
+    """
+    parts = _bytes_of_tokens(token_ids, tokenizer)
+    pause = b"\n\n"
+    breaks = np.zeros(len(parts), dtype=np.int64)
+    breaks[list(pauses)] = len(pause)
+    lengths = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
+    begins = np.cumsum(breaks + lengths) - lengths
+    paused = frozenset(pauses)
+    data = b"".join(pause + part if number in paused else part for number, part in enumerate(parts))
+    # With surrogateescape every byte that is no UTF-8 is one character, so that places can be counted.
+    escaped = data.decode("utf-8", "surrogateescape")
+    points = np.frombuffer(escaped.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    invalid = (points >= 0xDC80) & (points <= 0xDCFF)
+    widths = 1 + (points >= 0x80).astype(np.int64) + (points >= 0x800) + (points >= 0x10000)
+    widths[invalid] = 1
+    character_begins = np.cumsum(widths) - widths
+    starts = np.searchsorted(character_begins, begins, side="right") - 1
+    ends = np.where(lengths > 0, np.searchsorted(character_begins, begins + lengths, side="left"), starts)
+    text = _ESCAPED.sub(REPLACEMENT, escaped)
+    return PlacedTokens(text, np.maximum(starts, 0), np.maximum(ends, 0))
+
+
+def _bytes_of_tokens(token_ids: Sequence[int], tokenizer: Any) -> list[bytes]:
+    """What each token adds to the text, in UTF-8."""
+    distinct = list(dict.fromkeys(token_ids))
+    alone = dict(zip(distinct, _decode([[token] for token in distinct], tokenizer), strict=True))
+    split = {token: _raw_bytes(tokenizer, token, text) for token, text in alone.items() if REPLACEMENT in text}
+    pairs = list(dict.fromkeys(pairwise(token_ids)))
+    together = dict(zip(pairs, _decode([list(pair) for pair in pairs], tokenizer), strict=True))
+    added = {pair: _added(alone[pair[0]], alone[pair[1]], text) for pair, text in together.items()}
+    parts = []
+    for number, token in enumerate(token_ids):
+        if token in split:
+            parts.append(split[token])
+        else:
+            text = added[token_ids[number - 1], token] if number else alone[token]
+            parts.append(text.encode("utf-8", "replace"))
+    return parts
+
+
+def _added(before: str, alone: str, together: str) -> str:
+    """What a token adds after the one before it."""
+    added = together[len(before) :] if together.startswith(before) else alone
+    return alone if REPLACEMENT in added else added
+
+
+def _decode(rows: list[list[int]], tokenizer: Any) -> list[str]:
+    if not rows:  # which a tokenizer decodes to one empty text
+        return []
+    texts: list[str] = tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return texts
+
+
+def _raw_bytes(tokenizer: Any, token: int, text: str) -> bytes:
+    """The bytes of a token that holds a part of a character: `<0xE4>` (SentencePiece) or the letters of GPT-2."""
+    name = tokenizer.convert_ids_to_tokens(token)
+    if isinstance(name, str):
+        letters = byte_letters()
+        if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
+            return bytes.fromhex(name[3:5])
+        if all(letter in letters for letter in name):
+            return bytes(letters[letter] for letter in name)
+    return text.encode("utf-8", "replace")
+
+
+@lru_cache(maxsize=1)
+def byte_letters() -> dict[str, int]:
+    """The letter that stands for each byte in a byte-level vocabulary (GPT-2 and all that follow it).
+
+    >>> byte_letters()["Ġ"], byte_letters()["A"], len(byte_letters())
+    (32, 65, 256)
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}

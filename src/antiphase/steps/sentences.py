@@ -1,0 +1,166 @@
+"""Where the sentences of a reasoning text begin: rules for prose, lists, formulas, code and CJK (METHOD §4.2).
+
+Our reading: the paper cuts a rollout into "reasoning sentences" and does not say how. The rules are in docs/steps.md,
+with what the known libraries make of the same texts.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable
+
+from antiphase.steps.spans import protected_spans
+from antiphase.steps.words import ends_sentence
+
+_CLOSING = "\"'”’»)\\]}*_`」』）】》〉"
+_TAGS = "</?(?:think|thinking|thought|reasoning|reflection|solution|answer)>"
+_MARK = re.compile(
+    rf"(?P<stop>[.!?…]+)[{_CLOSING}]*"
+    rf"|(?P<wide>[。！？｡।॥؟۔]+)[!?…{_CLOSING}]*"
+    r"|(?P<break>\n\s*)"
+    rf"|(?P<tag>{_TAGS})"
+)
+TAG = re.compile(_TAGS)
+_OPENING = re.compile(_TAGS.replace("/?", ""))
+_SPACE = re.compile(r"\s*")
+_ITEM = re.compile(r"(?:[-*+•‣◦–]|\(?\d{1,3}[.)]|\(?[A-Za-z]\)|[A-Z]\.|\(?[ivx]{1,4}\))\s|#{1,6}\s")
+_HEADING = re.compile(
+    r"\s*(?:#{1,6}\s.*|(?:\d{1,3}[.)]\s+)?\*\*[^*\n]+\*\*:?|(?:Step|Case|Part)\s+\w{1,4}[.:]"
+    r"|(?:Analysis|Answer|Check|Conclusion|Explanation|Proof|Reasoning|Solution|Summary|Verification):)\s*",
+    re.IGNORECASE,
+)
+_FORMULA = re.compile(r"\\\[|\\begin\{|\$\$")
+_EQUATION = re.compile(r"\w{1,4}(?:\(\w{1,4}\))?\s*[=<>≤≥≈]")
+_GOES_ON = ":=+-×÷/<&([{—–\\"
+_CONTENT = r"[^\W_]"
+
+
+def sentence_starts(text: str) -> list[int]:
+    r"""Where each sentence but the first begins: offsets, ascending, each at a character that is no space.
+
+    >>> text = "Pi is 3.14, e.g. in Fig. 2. So?\n1. Add.\n2. Stop"
+    >>> [text[a:b] for a, b in zip([0, *sentence_starts(text)], [*sentence_starts(text), None])]
+    ['Pi is 3.14, e.g. in Fig. 2. ', 'So?\n', '1. Add.\n', '2. Stop']
+
+    Args:
+        text: of a completion.
+
+    Returns:
+        The offsets; empty for a text of one sentence. Linear in the length of the text.
+    """
+    spans = protected_spans(text)
+    opened = [start for start, _ in spans]
+    hard, stops, lines, weak = set[int](), set[int](), set[int](), set[int]()
+    begin = 0
+    for found in _MARK.finditer(text):
+        number = bisect_right(opened, found.start()) - 1
+        if number >= 0 and found.start() < spans[number][1]:
+            continue
+        after = _after(text, found.end())
+        kind = found.lastgroup
+        if kind == "tag":
+            place = after if found[0].startswith("</") else found.start()
+            hard.add(place)
+        elif kind == "break":
+            place = after
+            strength = _line_break(text, begin, found)
+            if strength is not None:
+                {"hard": hard, "line": lines, "weak": weak}[strength].add(place)
+            if strength in (None, "weak"):
+                continue
+        elif kind == "wide":
+            if found[0][-1] in "」』”" and text[after : after + 1] in ("と", "っ"):
+                continue
+            place = after
+            stops.add(place)
+        elif ends_sentence(text, begin, found.start("stop"), found.end("stop"), found.end(), after):
+            place = after
+            stops.add(place)
+        else:
+            continue
+        begin = max(begin, place)
+    stops |= _ends_in_formulas(text, spans)
+    places = hard | stops | lines | _lines_without_stop(text, hard, stops, weak)
+    return merged(text, sorted(places), content=_CONTENT)
+
+
+def merged(text: str, places: Iterable[int], *, content: str, tags: bool = True) -> list[int]:
+    """The places without those that would leave a step without content.
+
+    Such a step joins the one before it; the first of the text, and one that opens a tag (`<think>`), the one after.
+
+    Args:
+        text: of the completion.
+        places: where steps begin, ascending.
+        content: a pattern that a step must match to stand alone.
+        tags: whether a tag alone is no content.
+
+    Returns:
+        Offsets, ascending, each at a character that is no space.
+    """
+    pattern = re.compile(content)
+    plain = TAG.sub(lambda tag: " " * len(tag[0]), text) if tags else text
+    kept: list[int] = []
+    previous, waits = 0, False
+    for place in (_after(text, place) for place in places):
+        if place == previous:
+            continue
+        waits |= tags and _OPENING.search(text, previous, place) is not None
+        if pattern.search(plain, previous, place):
+            kept.append(place)
+            waits = False
+        elif kept and not waits:
+            kept[-1] = place
+        previous = place
+    if kept and not pattern.search(plain, previous):
+        kept.pop()
+    return kept
+
+
+def _after(text: str, place: int) -> int:
+    """The first character at or after the place that is no space."""
+    found = _SPACE.match(text, place)
+    return found.end() if found else place
+
+
+def _line_break(text: str, begin: int, found: "re.Match[str]") -> str | None:
+    """Whether a line break outside formulas ends a step.
+
+    `hard`: always, and a paragraph too; `line`: always; `weak`: where no mark ends a sentence in the paragraph.
+    """
+    line = text[max(begin, text.rfind("\n", 0, found.start()) + 1) : found.start()]
+    marker = _ITEM.fullmatch(line.strip() + " ")
+    formula = _FORMULA.match(text, found.end())
+    if not marker and (found[0].count("\n") > 1 or _ITEM.match(text, found.end())):
+        return "hard"
+    if not marker and not formula and line and _HEADING.fullmatch(line):
+        return "hard"
+    last = line.rstrip().rstrip("*_").rstrip()[-1:]
+    following = text[found.end() : found.end() + 1].lstrip("*_")
+    if marker or formula or not last or last in _GOES_ON:
+        return None
+    starts_line = following.isdigit() or (following.isalpha() and not following.islower())
+    if last not in ",;" and (starts_line or following in '"“($' or _EQUATION.match(text, found.end())):
+        return "line"
+    return "weak"
+
+
+def _ends_in_formulas(text: str, spans: list[tuple[int, int]]) -> set[int]:
+    """Where sentences begin after formulas that hold the full stop of the sentence before: `$x = 5.$ Then`."""
+    places = set()
+    for start, end in spans:
+        inside = text[start:end].rstrip("\\])$").rstrip() if text[start] in "\\$" else ""
+        after = _after(text, end)
+        if inside[-1:] in (".", "!", "?") and after > end and text[after : after + 1].isupper():
+            places.add(after)
+    return places
+
+
+def _lines_without_stop(text: str, hard: set[int], stops: set[int], weak: set[int]) -> set[int]:
+    """The weak line breaks of the paragraphs in which no mark ends a sentence."""
+    edges = sorted(hard | {0, len(text)})
+    lines: dict[int, set[int]] = {}
+    for place in weak:
+        lines.setdefault(bisect_right(edges, place) - 1, set()).add(place)
+    for place in stops:
+        lines.pop(bisect_right(edges, place - 1) - 1, None)
+    return set().union(*lines.values())

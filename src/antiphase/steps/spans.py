@@ -1,0 +1,79 @@
+"""What a sentence never ends in: formulas and code. Linear in the text, whatever it is."""
+
+import re
+from bisect import bisect_left
+
+_OPENER = re.compile(
+    r"^[ \t]*(?P<fence>```|~~~)"
+    r"|\\begin\{(?P<name>\w+\*?)\}"
+    r"|(?P<display>\\\[|\$\$)|(?P<inline>\\\()|(?<![\\\w$])(?P<dollar>\$)(?=[^\s$])|(?P<code>`)",
+    re.MULTILINE,
+)
+_CLOSERS = {
+    "```": re.compile(r"^[ \t]*```[ \t]*$", re.MULTILINE),
+    "~~~": re.compile(r"^[ \t]*~~~[ \t]*$", re.MULTILINE),
+    "\\[": re.compile(r"\\\]"),
+    "\\(": re.compile(r"\\\)"),
+    "$$": re.compile(r"\$\$"),
+    # As Pandoc has it, so that "$5 and $6" are two prices.
+    "$": re.compile(r"(?<=[^\s\\])\$(?!\d)"),
+    "`": re.compile("`"),
+    "\n": re.compile("\n"),
+    "blank": re.compile(r"\n[^\S\n]*(?=\n)"),
+}
+_ENDS = re.compile(r"\\end\{\w+\*?\}")
+_LONGEST_DOLLARS = 400
+
+
+class _Places:
+    """Where each closing mark stands; the text is searched once for each kind that is asked for."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.known: dict[str, list[tuple[int, int]]] = {}
+        for found in _ENDS.finditer(text):
+            self.known.setdefault(found[0], []).append(found.span())
+
+    def after(self, kind: str, place: int) -> tuple[int, int]:
+        """Start and end of the first one at or after the place; the end of the text twice where there is none."""
+        if kind not in self.known:
+            pattern = _CLOSERS.get(kind)
+            self.known[kind] = [found.span() for found in pattern.finditer(self.text)] if pattern else []
+        spans = self.known[kind]
+        number = bisect_left(spans, (place, 0))
+        return spans[number] if number < len(spans) else (len(self.text), len(self.text))
+
+
+def protected_spans(text: str) -> list[tuple[int, int]]:
+    r"""Formulas (`\[…\]`, `\(…\)`, `$…$`, `$$…$$`, `\begin…\end`) and code (fences, backticks), in order, disjoint.
+
+    A formula holds no blank line; a dollar formula and code between single backticks end on their line. A fence that
+    is not closed runs to the end of the text.
+
+    >>> [r"so \(x = 1. y\). $5. Then $6."[a:b] for a, b in protected_spans(r"so \(x = 1. y\). $5. Then $6.")]
+    ['\\(x = 1. y\\)']
+    """
+    places = _Places(text)
+    spans: list[tuple[int, int]] = []
+    place = 0
+    while found := _OPENER.search(text, place):
+        end = _closed(found, places)
+        if end is not None:
+            spans.append((found.start(), end))
+        place = found.end() if end is None else max(end, found.end())
+    return spans
+
+
+def _closed(found: "re.Match[str]", places: _Places) -> int | None:
+    """Where the span ends that the opening mark begins; None where it begins none."""
+    mark = found.group("name") or found.group(found.lastgroup or 0)
+    begin, size = found.end(), len(places.text)
+    if found["fence"]:
+        return places.after(mark, places.after("\n", begin)[0])[1]
+    start, end = places.after(f"\\end{{{mark}}}" if found["name"] else mark, begin)
+    if start == size:
+        return None
+    limit = places.after("\n" if mark in ("$", "`") else "blank", begin)[0]
+    if start > limit or (mark == "$" and start - begin > _LONGEST_DOLLARS):
+        return None
+    return end
