@@ -38,9 +38,9 @@ def _sections(recipe: Recipe, summary: Mapping[str, Any]) -> list[str]:
 def _method(preset: Preset | None, recipe: Recipe) -> str:
     config = recipe.config
     inversion = (
-        f"CorR-PO: `{config.inversion_combine}`, λ = {config.inversion_weight:g}, estimator "
-        f"`{config.inversion_estimator}`, control `{config.inversion_control}`. Our reading of arXiv 2605.17770, "
-        "whose formula and λ could not be read."
+        f"CorR-PO: `{config.inversion_combine}` over `{config.inversion_unit}`s, λ = {config.inversion_weight:g}, "
+        f"estimator `{config.inversion_estimator}`, control `{config.inversion_control}`. The method is that of arXiv "
+        "2605.17770, of which antiphase knows what a public digest reports: `penalty` over `step`s by `full`, and no λ."
         if config.inversion_weight
         else "λ = 0: inversion was measured and had no part in the reward."
     )
