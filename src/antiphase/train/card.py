@@ -40,7 +40,8 @@ def _method(preset: Preset | None, recipe: Recipe) -> str:
     inversion = (
         f"CorR-PO: `{config.inversion_combine}` over `{config.inversion_unit}`s, λ = {config.inversion_weight:g}, "
         f"estimator `{config.inversion_estimator}`, control `{config.inversion_control}`. The method is that of arXiv "
-        "2605.17770, of which antiphase knows what a public digest reports: `penalty` over `step`s by `full`, and no λ."
+        "2605.17770; as a public digest of the paper reports, its own form is `penalty` over `step`s by `full`, and "
+        "its λ is not known."
         if config.inversion_weight
         else "λ = 0: inversion was measured and had no part in the reward."
     )
