@@ -11,8 +11,8 @@ from antiphase.errors import InvalidInputError
 
 ENDS = ("value", "low", "high")
 NOTHING: Mapping[str, None] = dict.fromkeys(ENDS)
-# As the page names one, and several of them.
-PLURALS = {"type": "types", "token": "tokens", "step": "steps"}
+# As the page orders them.
+ORDER = ("type", "token", "step")
 _NESTED = ("given", "windows", "with_length")
 _COUNTS = ("num_items", "num_undefined")
 
@@ -33,7 +33,7 @@ def units_of(model: Any, statistics: Mapping[str, Any]) -> dict[str, Any]:
         InvalidInputError: what must be a number is none, or the headline is no unit.
     """
     given = statistics.get("units") or _before_units(statistics)
-    units = {name: _entry(model, name, given[name]) for name in PLURALS if given.get(name) is not None}
+    units = {name: _entry(model, name, given[name]) for name in ORDER if given.get(name) is not None}
     headline = statistics.get("headline") or "token"
     if headline not in units:
         raise _not(model, "headline", f"one of {', '.join(units)}", headline)
