@@ -93,5 +93,3 @@ def _interval(model: Any, where: str, entry: Mapping[str, Any]) -> dict[str, flo
 
 def _not(model: Any, where: str, what: str, value: Any) -> InvalidInputError:
     return InvalidInputError(f"the result of {model!r}: {where} must be {what}, got {value!r}.")
-
-
