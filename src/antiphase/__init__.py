@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from antiphase.report.writing import write_report as write_report
     from antiphase.signals.measure import token_signals as token_signals
     from antiphase.train.callback import InversionCallback as InversionCallback
-    from antiphase.train.callback import ProbeSet as ProbeSet
     from antiphase.train.config import CorRPOConfig as CorRPOConfig
+    from antiphase.train.probe_set import ProbeSet as ProbeSet
     from antiphase.train.trainer import CorRPOTrainer as CorRPOTrainer
     from antiphase.types import Correlation as Correlation
     from antiphase.types import SignalSpec as SignalSpec
@@ -39,7 +39,7 @@ _HOMES = {
     "Fingerprint": "probing.fingerprint",
     "InversionCallback": "train.callback",
     "ProbeConfig": "probing.config",
-    "ProbeSet": "train.callback",
+    "ProbeSet": "train.probe_set",
     "SignalSpec": "types",
     "TokenBatch": "types",
     "TokenSignals": "types",
