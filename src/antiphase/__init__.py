@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from antiphase.probing.config import ProbeConfig as ProbeConfig
     from antiphase.probing.fingerprint import Fingerprint as Fingerprint
     from antiphase.probing.runner import probe as probe
+    from antiphase.probing.series import probe_checkpoints as probe_checkpoints
     from antiphase.report.writing import write_report as write_report
     from antiphase.signals.measure import token_signals as token_signals
     from antiphase.train.callback import InversionCallback as InversionCallback
@@ -51,6 +52,7 @@ _HOMES = {
     "mean_within": "bootstrap",
     "pooled_correlation": "bootstrap",
     "probe": "probing.runner",
+    "probe_checkpoints": "probing.series",
     "token_signals": "signals.measure",
     "write_report": "report.writing",
 }
