@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from antiphase.bootstrap import mean_within, pooled_correlation
-from antiphase.correlation import average_ranks, by_group, coefficients, correlate, effective_pairs
+from antiphase.correlation import average_ranks, by_group, coefficients, correlate
+from antiphase.effective import effective_pairs
 from antiphase.errors import InvalidInputError
 from antiphase.matrices import type_matrices
 from antiphase.resampling import Resampler

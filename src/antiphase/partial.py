@@ -103,7 +103,7 @@ class Joint:
         series: Sequence[Float[Tensor, "item"]],
         clusters: Int[Tensor, "item"],
         *,
-        unit: Unit = "token",
+        unit: Unit | None = None,
         token_ids: Int[Tensor, "item"] | None = None,
         method: Method = "spearman",
         num_resamples: int = 1000,
@@ -111,19 +111,20 @@ class Joint:
     ) -> "Joint":
         """Rank and resample all series together; items with a NaN in any of them are left out.
 
-        Cost: O(num_resamples · items · series), once for every correlation that is then asked for.
+        Cost: O(num_resamples · items · series), once for all correlations that are then asked for.
         """
         stacked = torch.stack([each.detach().cpu().double() for each in _same_shape(series)])
         valid = ~stacked.isnan().any(0)
         _refuse_infinite(stacked, valid)
-        kept, ids = stacked[:, valid], None
+        kept, ids, unit = stacked[:, valid], None, unit_of(unit, token_ids)
         if unit == "type" and token_ids is not None:
             ids = token_ids.cpu()[valid]
         size = len(kept)
         if not bool(valid.any()):
             nothing = Resampler(torch.zeros(0, dtype=torch.long), 0, torch.zeros(0, 0, dtype=torch.float64))
             return cls(torch.zeros(size, size).double(), torch.zeros(0, size, size).double(), nothing, 0, method, unit)
-        resampler = Resampler.of(clusters.cpu()[valid], num_resamples, seed)
+        resample = Resampler.of if ids is None else Resampler.leaving_out
+        resampler = resample(clusters.cpu()[valid], num_resamples, seed)
 
         def matrices(draws: Resampler) -> Tensor:
             return token_matrices(kept, draws, method) if ids is None else type_matrices(kept, ids, draws, method)
@@ -174,7 +175,7 @@ def pooled_partial(
     joint = Joint.of(
         [x, y, *given],
         clusters,
-        unit=unit_of(unit, token_ids),
+        unit=unit,
         token_ids=token_ids,
         method=method,
         num_resamples=num_resamples,

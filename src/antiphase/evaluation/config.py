@@ -14,9 +14,11 @@ from antiphase.probing.config import signal_specs
 from antiphase.probing.units import DEFAULT_UNIT, UnitSpec
 from antiphase.steps import DEFAULT_SPLITTER
 from antiphase.tasks.problem import SPLITS, Split
+from antiphase.tasks.suites import suite_samples
 from antiphase.types import PROJECTIONS, SignalSpec, check_one_of
 
 DEFAULT_MAX_NEW_TOKENS = 1024
+DEFAULT_SAMPLES = 4
 NO_SIGNALS = "none"
 GIVEN_ROWS = "<rows in memory>"
 # What may change on resume: it moves no number by more than rounding.
@@ -30,10 +32,12 @@ class EvalConfig:
     Args:
         models: hub ids, local directories, or `demo`.
         tasks: specs of the task registry; with a `suite`, in place of its tasks.
-        suite: a named list of tasks with settings of their own, which the options below override.
+        suite: a named list of tasks with settings of their own, which the options below override; `NAME:task=FILE`
+            reads local copies.
         num_problems: of each task, drawn in an order that depends on nothing else; `all` takes all.
         split: that the problems come from.
-        samples: sampled completions of each problem; 0 with `greedy` alone.
+        samples: sampled completions of each problem; 0 with `greedy` alone. None is resolved at once: the suite's
+            number (16 of `paper`), or 4.
         greedy: one greedy completion of each problem, beside the samples.
         k: of pass@k, maj@k and best-of-k; by default the powers of two up to `samples`, and `samples`.
         max_new_tokens, temperature, top_p, seed: see `Sampling`; the default length is 1024.
@@ -58,7 +62,7 @@ class EvalConfig:
     suite: str | None = None
     num_problems: int | Literal["all"] | None = None
     split: str = "test"
-    samples: int = 4
+    samples: int | None = None
     greedy: bool = True
     k: tuple[int, ...] | None = None
     max_new_tokens: int | None = None
@@ -98,6 +102,9 @@ class EvalConfig:
             raise InvalidInputError("name at least one model: a hub id, a local directory, or 'demo'.")
         if not self.tasks and self.suite is None:
             raise InvalidInputError("name at least one task: --tasks gsm8k,math500, or --suite smoke.")
+        if self.samples is None:
+            asked = None if self.suite is None else suite_samples(self.suite)
+            object.__setattr__(self, "samples", DEFAULT_SAMPLES if asked is None else asked)
         for what, names in (("model", self.models), ("task", self.tasks), ("estimator", self.estimators)):
             twice = next((name for name in names if list(names).count(name) > 1), None)
             if twice is not None:
@@ -118,8 +125,13 @@ class EvalConfig:
         if not self.timeout > 0:
             raise InvalidInputError(f"timeout must be a positive number of seconds; got {self.timeout}.")
 
+    @property
+    def num_samples(self) -> int:
+        """`samples`, which is resolved when the config is made."""
+        return cast(int, self.samples)
+
     def _check_samples(self) -> None:
-        if self.samples < 0 or (self.samples == 0 and not self.greedy):
+        if self.num_samples < 0 or (self.samples == 0 and not self.greedy):
             raise InvalidInputError(
                 f"samples must be at least 1, or 0 with greedy completions; got {self.samples}. Nothing would be "
                 "evaluated."
@@ -132,7 +144,7 @@ class EvalConfig:
         for k in self.k or ():
             if k < 1:
                 raise InvalidInputError(f"k must be at least 1; got {k}. pass@k of k samples needs at least one.")
-            if k > self.samples and self.rollouts is None:
+            if k > self.num_samples and self.rollouts is None:
                 raise InvalidInputError(
                     f"pass@{k} needs at least {k} samples of each problem; got {self.samples}. Raise --samples or "
                     "lower --k."

@@ -1,6 +1,6 @@
 """`Evaluation`: what an evaluation found, as tables and numbers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +8,9 @@ import pandas as pd
 
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.folder import EvalFolder
-from antiphase.evaluation.table import render_evaluation
+from antiphase.evaluation.table import BENCHMARK_NOTE, benchmark_table, render_evaluation
 from antiphase.page.building import signals_document
-from antiphase.page.document import Document
+from antiphase.page.document import Document, Table
 from antiphase.page.render import render_overview
 
 
@@ -78,7 +78,11 @@ class Evaluation:
             name: of the run.
             label: what the user calls the run.
         """
-        return signals_document("eval", name, self.tokens, self.rollouts, self.summary, label=label)
+        document = signals_document("eval", name, self.tokens, self.rollouts, self.summary, label=label)
+        if not self.summary.get("benchmark"):
+            return document
+        header, rows = benchmark_table(self.summary["benchmark"], "model")
+        return replace(document, tables=[Table("all tasks", header, rows, [BENCHMARK_NOTE])])
 
     def __str__(self) -> str:
         return render_evaluation(self.summary)

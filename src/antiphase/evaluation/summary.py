@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from antiphase.evaluation.benchmark import results_benchmark
 from antiphase.evaluation.config import NO_SIGNALS, EvalConfig
 from antiphase.evaluation.metrics import accuracy_metrics, inside_metrics
 from antiphase.probing.summary import signal_statistics
@@ -31,7 +32,8 @@ def summarize_evaluation(
         tick: called with the share that each step finished.
 
     Returns:
-        `results`: one entry per model, task and estimator.
+        `results`: one entry per model, task and estimator; `benchmark`: the table of several tasks with their average,
+        None where there is one task.
     """
     specs = {str(spec.estimator): spec for spec in config.specs()}
     estimators: list[str] = list(specs) or [NO_SIGNALS]
@@ -66,12 +68,12 @@ def summarize_evaluation(
                 "norm": spec.norm,
                 "target": spec.target,
                 "targets_per_rollout": spec.targets_per_rollout,
-                "inside": inside_metrics(rows, _ks(rows, config)),
+                "inside": inside_metrics(rows, _ks(rows, config), config.unit),
                 "signals": _signals(tokens, rows, steps, model, identity["task"], estimator, layers, spec, config),
             }
         results.append(entry)
         tick(1 / len(cases))
-    return {"results": results}
+    return {"results": results, "benchmark": results_benchmark(results, rollouts)}
 
 
 def _samples(rows: pd.DataFrame) -> int:
