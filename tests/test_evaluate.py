@@ -292,9 +292,9 @@ def test_rollouts_of_a_frame_with_gaps(model_dir):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples": "2"}, "samples must be int; got '2'"),
-        ({"samples": 2.0}, "samples must be int; got 2.0"),
-        ({"samples": True}, "samples must be int; got True"),
+        ({"samples": "2"}, "samples must be int | None; got '2'"),
+        ({"samples": 2.0}, "samples must be int | None; got 2.0"),
+        ({"samples": True}, "samples must be int | None; got True"),
         ({"temperature": "0.7"}, "temperature must be float; got '0.7'"),
         ({"num_problems": "4"}, "num_problems must be"),
         ({"k": "1,2"}, "k must be"),

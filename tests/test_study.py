@@ -206,8 +206,8 @@ def test_a_failing_cell_is_named_and_the_others_run(model_dir, tmp_path, capsys)
             "unequal budgets (steps is 4 and 2; rollouts is 32 and 16)",
         ),
         ({"eval": {"tasks": ["gsm8"]}}, "unknown task 'gsm8'"),
-        ({"eval": {"tasks": [TASK, "sums"]}}, "is evaluated on 2 tasks"),
-        ({"eval": {"tasks": [TASK], "samples": "4"}}, "samples must be int; got '4'"),
+        ({"eval": {"suite": "papr"}}, "unknown suite 'papr'; did you mean 'paper'"),
+        ({"eval": {"tasks": [TASK], "samples": "4"}}, "samples must be int | None; got '4'"),
         ({"eval": {"tasks": [TASK], "seed": 3}}, "eval: seed is the study's to set"),
         ({"train": {"model": "x"}}, "train: model is the study's to set"),
         ({"train": ["a"]}, "train must map keys to values"),
@@ -259,7 +259,7 @@ def test_two_sweeps_do_not_run_one_cell_twice(swept, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", sorted(Path(__file__).parents[1].glob("studies/*/*.yaml")), ids=lambda path: path.stem
+    "path", sorted(Path(__file__).parents[1].glob("studies/first/*.yaml")), ids=lambda path: path.stem
 )
 def test_shipped_studies_are_what_was_run(path):
     study = read_study(path)

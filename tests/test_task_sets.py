@@ -80,7 +80,51 @@ def test_pinned_revisions_are_what_is_read(hub) -> None:
     hub.append([{"problem": "1+1?", "answer": "2"}])
     load_task("aime25").problems("test", None, 0)
     assert hub[1] == ("math-ai/aime25", None, "test", "563bb8404243c5f09de6ec262f2db674fe5bce9b")
-    assert all(len(known.revision) == 40 and int(known.revision, 16) for known in MATH_SETS.values())
+    unpinned = {name for name, known in MATH_SETS.items() if known.revision == "main"}
+    assert unpinned == {"openthoughts_math"}  # no commit of it is known to us
+    pinned = [known.revision for name, known in MATH_SETS.items() if name not in unpinned]
+    assert all(len(revision) == 40 and int(revision, 16) for revision in pinned)
+    # The sizes that a dry run counts by are those that docs/tasks.md states.
+    page = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text()
+    for name, known in MATH_SETS.items():
+        if known.test is not None:
+            (line,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` | `{known.revision}`")]
+            assert f"`{known.test}` {known.test_rows:,}" in line
+
+
+class _Table(list):
+    """Rows as the package `datasets` serves them, as far as a set with large columns needs."""
+
+    @property
+    def column_names(self):
+        return list(self[0])
+
+    def select_columns(self, names):
+        return _Table({name: row[name] for name in names} for row in self)
+
+
+OPENTHOUGHTS = [
+    {"problem": f"What is {i} + {i}?", "solution": solution, "messages": ["long"], "correct": True}
+    for i, solution in enumerate(
+        ("so \\boxed{0}.", "first \\boxed{9}, then \\boxed{2}", "a proof without an answer", "\\boxed{}", "it is $6$")
+    )
+]
+
+
+def test_the_training_set_of_the_paper_keeps_boxed_answers(hub, tmp_path) -> None:
+    hub.append(_Table(OPENTHOUGHTS))
+    problems = load_task("openthoughts_math").problems("all", None, 0)
+    assert hub[1] == ("open-r1/OpenThoughts-114k-math", None, "train", "main")
+    assert {problem.prompt: problem.answer for problem in problems} == {"What is 0 + 0?": "0", "What is 1 + 1?": "2"}
+    path = write_rows(tmp_path / "copy.jsonl", OPENTHOUGHTS)
+    copy = load_task(f"openthoughts_math:file={path}").problems("all", None, 0)
+    assert {problem.prompt for problem in copy} == {problem.prompt for problem in problems}
+    # Training and test problems are told apart by the prompt, as in every set without official splits.
+    many = [{"problem": f"{i}?", "solution": f"\\boxed{{{i}}}"} for i in range(40)]
+    path = write_rows(tmp_path / "many.jsonl", many)
+    parts = [load_task(f"openthoughts_math:file={path}").problems(split, None, 0) for split in ("train", "test")]
+    assert sum(map(len, parts)) == 40
+    assert not {p.prompt for p in parts[0]} & {p.prompt for p in parts[1]}
 
 
 def test_order_of_rows_does_not_matter_to_ids(tmp_path) -> None:
@@ -271,14 +315,14 @@ def test_every_lowest_level_makes_problems() -> None:
 
 
 def test_suites_name_tasks_that_exist() -> None:
-    assert set(SUITES) == {"math", "logic", "smoke"}
+    assert set(SUITES) == {"math", "logic", "paper", "smoke"}
     for name, entries in SUITES.items():
         assert resolve_suite(name) == entries
         assert len({entry.spec for entry in entries}) == len(entries)
         for entry in entries:
             task = load_task(entry.spec)
             assert entry.prompt_template is None or entry.prompt_template.count("{prompt}") == 1
-            if name != "math":
+            if name not in ("math", "paper"):
                 num = entry.num_problems if name == "smoke" else 10  # some are slow to make
                 assert len(task.problems("test", num, 0)) == num
     assert [entry.spec for entry in SUITES["math"]] == [

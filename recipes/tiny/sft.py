@@ -6,15 +6,20 @@ reasoning. Problems of the task's test split are left out.
 
     python recipes/tiny/sft.py --out runs/tiny-sft --seed 0
 
-Other sizes and sums: --hidden, --layers, --base, --digits. `--save-at 0,120` also keeps the model as it was after so
-many steps, in stage-0 and stage-120.
+With --sentences the worked ones go a sentence a digit (see sentences.py), and some of their sums are wrong.
+
+Other sizes and sums: --hidden, --layers, --base, --digits, --direct. `--save-at 0,120` also keeps the model as it was
+after so many steps, in stage-0 and stage-120.
 """
 
 import argparse
 import json
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import sentences
 import torch
 from datasets import Dataset
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -24,10 +29,10 @@ from trl import SFTConfig, SFTTrainer
 from antiphase import InversionCallback, ProbeSet
 from antiphase.generation import Sampling, generate
 from antiphase.models.loading import LoadedModel
+from antiphase.tasks.problem import Problem, Task
 from antiphase.tasks.registry import load_task
 
-DIRECT = 0.6  # share of demonstrations that answer without working
-BATCH = 128
+Found = dict[str, float]
 
 
 def char_tokenizer() -> PreTrainedTokenizerFast:
@@ -46,17 +51,20 @@ def char_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_llama(tokenizer: PreTrainedTokenizerFast, hidden: int, layers: int) -> LlamaForCausalLM:
-    """0.33 M parameters with 96 and 3."""
+def tiny_llama(
+    tokenizer: PreTrainedTokenizerFast, hidden: int, layers: int, heads: int, spread: float
+) -> LlamaForCausalLM:
+    """0.33 M parameters with 96 and 3; `spread` is the deviation of the first weights."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
         intermediate_size=8 * hidden // 3,
         num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=128,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=256,
         tie_word_embeddings=True,
+        initializer_range=spread,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -94,46 +102,89 @@ class SaveAt(TrainerCallback):
         self.save(state.global_step, model)
 
 
-def accuracy(model, tokenizer, problems, max_new_tokens: int) -> tuple[float, float]:
-    """Accuracy of sampled completions that reason, and their share."""
-    prompts = [tokenizer(problem.prompt).input_ids for problem in problems]
-    rollouts = generate(LoadedModel("tiny", model, tokenizer, None), prompts, Sampling(max_new_tokens), 0)
-    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids, _ in rollouts]
-    reasoned = [text.rpartition("A")[2] == p.answer for text, p in zip(texts, problems, strict=True) if "<" in text]
-    return sum(reasoned) / max(1, len(reasoned)), len(reasoned) / len(texts)
+def made_demonstrations(options: argparse.Namespace, problems: Sequence[Problem]) -> list[dict[str, str]]:
+    """As many as training takes; drawn anew each time, so that hardly two are alike."""
+    draw = random.Random(options.seed)
+    made = []
+    for _ in range(options.steps * options.batch):
+        problem = draw.choice(problems)
+        if draw.random() < options.direct:
+            text = sentences.direct(problem.answer) if options.sentences else f"A{problem.answer}"
+        elif options.sentences:
+            text = sentences.worked(problem.prompt, options.base, options.slip, options.aside, draw)
+        else:
+            text = worked(problem.prompt, options.base)
+        made.append({"prompt": problem.prompt, "completion": text})
+    return made
 
 
-def main() -> None:
+def accuracy(model, tokenizer, task: Task, problems: Sequence[Problem], opening: str, sampling: Sampling) -> Found:
+    """Accuracy of sampled completions that reason, their share, and accuracy where reasoning is begun for the model.
+
+    Args:
+        opening: how every worked demonstration begins.
+    """
+    loaded = LoadedModel("tiny", model, tokenizer, None)
+
+    def verdicts(begun: str, how: Sampling) -> list[tuple[str, bool]]:
+        rollouts = generate(loaded, [tokenizer(problem.prompt + begun).input_ids for problem in problems], how, 0)
+        texts = [begun + tokenizer.decode(ids, skip_special_tokens=True) for ids, _ in rollouts]
+        return [(text, task.verify(text, problem)) for text, problem in zip(texts, problems, strict=True)]
+
+    sampled, greedy = verdicts("", sampling), verdicts(opening, replace(sampling, temperature=0.0))
+    reasoned = [right for text, right in sampled if text.startswith(opening)]
+    return {
+        "accuracy": sum(right for _, right in sampled) / len(problems),
+        "reasoned_share": len(reasoned) / len(problems),
+        "reasoned_accuracy": sum(reasoned) / max(1, len(reasoned)),
+        "greedy_reasoned_accuracy": sum(right for _, right in greedy) / len(problems),
+    }
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/tiny-sft"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hidden", type=int, default=96)
     parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--spread", type=float, default=0.02, help="deviation of the first weights")
     parser.add_argument("--base", type=int, default=3)
     parser.add_argument("--digits", type=int, default=8)
     parser.add_argument("--steps", type=int, default=480)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument(
+        "--direct", type=float, default=0.6, help="share of demonstrations that answer without working"
+    )
+    parser.add_argument("--sentences", action="store_true", help="work a sentence a digit")
+    parser.add_argument("--slip", type=float, default=0.03, help="with --sentences: share of sums that are wrong")
+    parser.add_argument("--aside", type=float, default=0.1, help="with --sentences: asides for each digit")
+    parser.add_argument("--probe-every", type=int, default=40, help="steps between two probes")
     parser.add_argument("--save-at", default="", help="steps with commas between them")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parsed()
     task_spec = f"digit_sum:base={options.base},num_digits={options.digits}"
-    max_new_tokens = 2 * options.digits + 8
+    max_new_tokens, opening = 2 * options.digits + 8, "<"
+    if options.sentences:
+        task_spec += ",labels=true"
+        max_new_tokens, opening = 11 * options.digits, f" {sentences.OPENING}"
     set_seed(options.seed)
-    draw = random.Random(options.seed)
-    tokenizer = char_tokenizer()
+    tokenizer = sentences.word_tokenizer(options.base) if options.sentences else char_tokenizer()
     task = load_task(task_spec)
-    problems = task.problems("train", None, options.seed)
-    demonstrations = []
-    for _ in range(options.steps * BATCH):
-        problem = draw.choice(problems)
-        text = f"A{problem.answer}" if draw.random() < DIRECT else worked(problem.prompt, options.base)
-        demonstrations.append({"prompt": problem.prompt, "completion": text})
+    problems = task.problems("train", 8000 if options.sentences else None, options.seed)
     held_out = task.problems("test", 128, 0)
     trainer = SFTTrainer(
-        tiny_llama(tokenizer, options.hidden, options.layers),
+        tiny_llama(tokenizer, options.hidden, options.layers, options.heads, options.spread),
         args=SFTConfig(
             str(options.out),
-            per_device_train_batch_size=BATCH,
+            per_device_train_batch_size=options.batch,
             max_steps=options.steps,
-            learning_rate=3e-3,
+            learning_rate=options.lr,
             lr_scheduler_type="cosine",
             warmup_steps=0.1,
             adam_beta2=0.98,
@@ -145,23 +196,21 @@ def main() -> None:
             bf16=torch.cuda.is_available(),
             gradient_checkpointing=False,
         ),
-        train_dataset=Dataset.from_list(demonstrations),
+        train_dataset=Dataset.from_list(made_demonstrations(options, problems)),
         processing_class=tokenizer,
     )
+    sampling = Sampling(max_new_tokens)
     # The inversion of the model's own rollouts on problems that it is not trained on.
     probe_set = ProbeSet.from_prompts(
-        [problem.prompt for problem in held_out[:32]],
-        tokenizer,
-        sampling=Sampling(max_new_tokens),
-        template="{prompt}",
+        [problem.prompt for problem in held_out[:32]], tokenizer, sampling=sampling, template="{prompt}"
     )
-    InversionCallback(40, probe_set).attach(trainer)
+    InversionCallback(options.probe_every, probe_set).attach(trainer)
     trainer.add_callback(SaveAt([int(step) for step in options.save_at.split(",") if step], options.out, tokenizer))
     trainer.train()
     trainer.save_model()
-    right, share = accuracy(trainer.model, tokenizer, held_out, max_new_tokens)
-    (options.out / "sft.json").write_text(json.dumps({"reasoned_accuracy": right, "reasoned_share": share}) + "\n")
-    print(f"reasoned on {share:.0%} of held-out problems, {right:.0%} of those right")
+    found = accuracy(trainer.model, tokenizer, task, held_out, opening, sampling)
+    (options.out / "sft.json").write_text(json.dumps(found) + "\n")
+    print(f"on held-out problems: {', '.join(f'{name} {value:.2f}' for name, value in found.items())}")
 
 
 if __name__ == "__main__":

@@ -40,9 +40,13 @@ def pooled_correlation(
 ) -> Correlation:
     """Correlation over all tokens, types or steps of all rollouts, with an interval over prompts.
 
-    Prompts are drawn with replacement, all their tokens with them; a resample is a set of integer weights, so ranks
-    need no new sort. The interval runs between the percentiles of the resamples, stretched on Fisher's scale for the
-    number of prompts C: by t_{C−1} / z √(C/(C−1)).
+    For tokens and steps prompts are drawn with replacement, all their items with them; a resample is a set of integer
+    weights, so ranks need no new sort. The interval runs between the percentiles of the resamples, stretched on
+    Fisher's scale for the number of prompts C: by t_{C−1} / z √(C/(C−1)). It is for ρ over infinitely many prompts.
+
+    For types each prompt is left out in turn (the jackknife, ± t_{C−1} SE on Fisher's scale). More prompts bring rarer
+    types, so ρ over types has no value that it tends to soon: the interval is for the mean of ρ over runs of as many
+    prompts, of as many tokens, as this one. Compare types between runs of one size.
 
     Args:
         entropy, strength: all tokens or steps, one after another; pairs with a NaN are left out.
@@ -51,8 +55,8 @@ def pooled_correlation(
             rollouts first.
         token_ids: of the tokens, for types.
         method, confidence: as for `correlate`.
-        num_resamples: of the bootstrap.
-        seed: of the bootstrap.
+        num_resamples: of the bootstrap; at most as many prompts, or groups of them, are left out in turn.
+        seed: of the resamples.
 
     Returns:
         the pooled value; the interval is NaN with fewer than two prompts.
@@ -68,12 +72,12 @@ def pooled_correlation(
     count, least = len(plain[0]), least_items(unit, min_tokens)
     value = coefficients(plain[0][None], plain[1][None], method=method, min_tokens=least).item()
     low = high = math.nan
-    if not math.isnan(value):
+    if not math.isnan(value) and ids is None:
         resampler = Resampler.of(clusters, num_resamples, seed)
-        if ids is None:
-            resampled = resampler.apply(_statistic(x, y, method))
-        else:
-            resampled = partial_from(type_matrices(torch.stack([x, y]), ids, resampler, method), 0, 1)
+        low, high = resampler.interval(value, resampler.apply(_statistic(x, y, method)), confidence)
+    elif not math.isnan(value) and ids is not None:
+        resampler = Resampler.leaving_out(clusters, num_resamples, seed)
+        resampled = partial_from(type_matrices(torch.stack([x, y]), ids, resampler, method), 0, 1)
         low, high = resampler.interval(value, resampled, confidence)
     return Correlation(value, low, high, count, math.nan, method, confidence, unit)
 

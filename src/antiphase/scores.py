@@ -142,7 +142,10 @@ def _items(signals: TokenSignals, batch: TokenBatch, unit: Unit) -> _Items:
     if unit == "token":
         return _Items(entropy, strength, signals.measured.cpu())
     if unit == "type":
-        return _Items(*type_means(entropy, strength, batch.input_ids.cpu(), signals.measured.cpu()))
+        means_of_entropy, means_of_strength, _ = type_means(
+            entropy, strength, batch.input_ids.cpu(), signals.measured.cpu()
+        )
+        return _Items(means_of_entropy, means_of_strength, ~means_of_entropy.isnan())
     if signals.steps is None:
         raise InvalidInputError("these signals hold no steps; give token_signals the step of every token (steps=).")
     steps = signals.steps

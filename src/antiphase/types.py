@@ -6,7 +6,7 @@ signal or touches a model.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 import torch
@@ -254,6 +254,9 @@ class Magnitudes:
     hidden_norm: Float[Tensor, "*place"]
     hidden_norm_before: Float[Tensor, "*place"]
     unembedding_norm: Float[Tensor, "*place"]
+
+
+MAGNITUDES: tuple[str, ...] = tuple(part.name for part in fields(Magnitudes))
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,10 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 def add_task_options(group: "argparse._ArgumentGroup") -> None:
     """What is asked."""
     group.add_argument("--tasks", help="task specs with spaces or commas between them, such as gsm8k,math500")
-    group.add_argument("--suite", help="math, logic or smoke: a list of tasks with settings of their own")
+    group.add_argument(
+        "--suite",
+        help="paper, math, logic or smoke: tasks with settings of their own; NAME:task=FILE reads local copies",
+    )
     group.add_argument("--num-problems", type=count, help="of each task, or 'all' (default: the suite's, or all)")
     group.add_argument("--split", default="test", help="train, test or all")
     group.add_argument(
@@ -49,7 +52,7 @@ def add_task_options(group: "argparse._ArgumentGroup") -> None:
 
 def add_sampling_options(group: "argparse._ArgumentGroup") -> None:
     """How completions are drawn."""
-    group.add_argument("--samples", type=int, default=4, help="sampled completions of each problem")
+    group.add_argument("--samples", type=int, help="sampled completions of each problem (default: the suite's, or 4)")
     group.add_argument(
         "--greedy",
         action=argparse.BooleanOptionalAction,

@@ -60,7 +60,19 @@ def add_signal_options(group: "argparse._ArgumentGroup", *, measured: bool = Fal
             help="keep the K most probable next tokens of every position; 0 keeps none",
         )
     group.add_argument("--token-budget", type=int, default=2048, help="padded tokens in one forward pass")
-    group.add_argument("--min-tokens", type=int, default=8, help="below, a rollout's correlation is undefined")
+    group.add_argument(
+        "--unit", default="type", help="whose ρ is the headline: type, token or step; all are in the results"
+    )
+    group.add_argument(
+        "--splitter", default="sentence", help="where steps end: sentence, line, fixed:N (tokens) or regex:PATTERN"
+    )
+    group.add_argument(
+        "--step-strength", default="mean", help="of a step: mean (of its tokens), or joint (of their sum's gradient)"
+    )
+    group.add_argument(
+        "--min-tokens", type=int, default=8, help="below, a rollout's correlation by token or type is undefined"
+    )
+    group.add_argument("--min-steps", type=int, default=5, help="below, a rollout's correlation by step is undefined")
     group.add_argument("--num-resamples", type=int, default=1000, help="of the bootstrap over prompts")
 
 
@@ -71,10 +83,13 @@ def count(text: str) -> int | str:
     return text if text == "all" else int(text)
 
 
-def print_written(out: Path) -> None:
-    """Name the files of a finished run."""
+def print_written(out: Path, beside: str | None = None) -> None:
+    """Name the files of a finished run; of the folder `beside`, whose runs are many, its name."""
     print(f"\nwritten to {out}:")
     for path in sorted(out.rglob("*")):
-        if path.is_file() and path.suffix != ".svg":
+        within = beside is not None and path.relative_to(out).parts[0] == beside
+        if path.is_file() and path.suffix != ".svg" and not within:
             twin = " (and .svg)" if path.with_suffix(".svg").is_file() else ""
             print(f"  {path}{twin}")
+    if beside is not None:
+        print(f"  {out / beside}: the run folder of each")

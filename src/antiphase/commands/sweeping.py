@@ -24,6 +24,18 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
         "--cell", dest="cells", action="append", default=[], metavar="CELL", help="run this cell alone"
     )
     command.add_argument("--jobs", type=int, default=1, help="cells at a time")
+    command.add_argument(
+        "--launch",
+        metavar="COMMAND",
+        help="run every training under it, such as 'accelerate launch --num_processes 8'",
+    )
+    command.add_argument(
+        "--train",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a key of the study's train, such as gradient_accumulation_steps=1",
+    )
     command.add_argument("--keep-models", action="store_true", help="keep trained models under OUT/models")
     command.add_argument("--dry-run", action="store_true", help="check everything, state the total budget, and stop")
     command.add_argument(

@@ -11,10 +11,12 @@ import os
 import re
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from antiphase.errors import InvalidInputError
+from antiphase.evaluation.benchmark import benchmark
 from antiphase.evaluation.comparison import Comparison, Options, compare_entrants
 from antiphase.evaluation.entrants import Entrant, entrants_of
 from antiphase.evaluation.folder import EvalFolder
@@ -87,6 +89,9 @@ def compare(
     for name, paths in parsed:
         entrants += entrants_of(name, [read[path] for path in paths], estimator)
     comparison = compare_entrants(entrants, options)
+    table = benchmark(entrants, options)
+    if table is not None:
+        comparison = replace(comparison, benchmarks={"": table})
     if place is not None:
         write_comparison(comparison, place, figures=figures)
         if report:

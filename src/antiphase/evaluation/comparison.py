@@ -14,9 +14,10 @@ import numpy as np
 
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.association import rank_association
-from antiphase.evaluation.entrants import Entrant, SeedRun, check_comparable
+from antiphase.evaluation.entrants import HEADLINE, Entrant, SeedRun, check_comparable
 from antiphase.evaluation.estimate import mean_interval, number_or_none, share_interval
 from antiphase.evaluation.paired import paired_difference
+from antiphase.probing.units import headline_entry, spearman_column
 
 # Name across entrants → (what it is, the value of one run's result).
 ACROSS = {
@@ -31,7 +32,7 @@ ACROSS = {
 }
 # With fewer, resampling clusters says nothing.
 MIN_CLUSTERS = 5
-_SHARES = ("accuracy", "greedy", "pass", "maj")
+_SHARES = ("accuracy", "greedy", "pass", "maj", "three")
 
 
 @dataclass(frozen=True)
@@ -70,15 +71,18 @@ class Comparison:
             name of `ACROSS`, the rank correlation with accuracy over all entrants and seeds; empty below 4 points.
         points: one for each entrant, task and seed: accuracy and every number of `ACROSS`.
         options: how it was made.
+        benchmarks: tables of several tasks with their average (see `benchmark`), by what they are of; one comparison
+            of models has at most one, which is of nothing in particular (`""`).
     """
 
     tasks: dict[str, Any]
     points: list[dict[str, Any]]
     options: dict[str, Any] = field(default_factory=dict)
+    benchmarks: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
-        return {"tasks": self.tasks, "points": self.points, "options": self.options}
+        return dict(vars(self))
 
 
 def compare_entrants(entrants: Sequence[Entrant], options: Options) -> Comparison:
@@ -158,20 +162,20 @@ def _row(entrant: Entrant, reference: Entrant, problems: Sequence[str], options:
         matrix = entrant.matrix(metric, problems)
         values[metric] = crossed_interval(matrix, metric, options)
         if entrant.name != reference.name and metric in _metrics(reference):
-            left, right = (side.matrix(metric, problems) for side in _sides(entrant, reference, options))
+            left, right = (side.matrix(metric, problems) for side in sides_of(entrant, reference, options))
             differences[metric] = difference_of(left, right, metric, options)
     return {
         "name": entrant.name,
         "num_seeds": len(entrant.runs),
         "values": values,
         "differences": differences,
-        "spearman": number_or_none(entrant.mean_signal("spearman")),
+        "spearman": number_or_none(entrant.mean_signal(HEADLINE)),
         "logprob_control": number_or_none(entrant.mean_signal("logprob_control")),
         "auroc": _mean_auroc(entrant),
     }
 
 
-def _sides(entrant: Entrant, reference: Entrant, options: Options) -> tuple[Entrant, Entrant]:
+def sides_of(entrant: Entrant, reference: Entrant, options: Options) -> tuple[Entrant, Entrant]:
     """Both sides of a difference; with paired seeds, only the seeds that both have, in one order."""
     if not options.paired_seeds:
         return entrant, reference
@@ -243,19 +247,18 @@ def point_of(entrant: Entrant, run: SeedRun) -> dict[str, Any]:
         value = rows[column].astype("float64").mean()
         return None if math.isnan(value) else sign * float(value)
 
-    def pooled(name: str) -> float | None:
-        value = signals.get(name, {}).get("value")
-        return None if value is None else -value
+    def minus(entry: Mapping[str, Any] | None) -> float | None:
+        return None if entry is None or entry["value"] is None else -entry["value"]
 
     return {
         "entrant": entrant.name,
         "task": entrant.task,
         "seed": run.seed,
         "accuracy": float(entrant_accuracy(run)),
-        "inversion": pooled("spearman"),
-        "inversion_within": mean("spearman", -1),
+        "inversion": minus(headline_entry(signals)),
+        "inversion_within": mean(spearman_column(rows, run.unit), -1),
         "low_entropy": mean("entropy_mean", -1),
-        "logprob_control": pooled("logprob_control"),
+        "logprob_control": minus(signals.get("logprob_control")),
         "shuffled": mean("shuffled", -1),
         "logprob": mean("logprob_mean"),
         "self_certainty": mean("self_certainty_mean"),

@@ -5,16 +5,20 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from antiphase.correlation import MIN_TOKENS
+from antiphase.correlation import MIN_STEPS, MIN_TOKENS
 from antiphase.data.rendering import PromptFormat
 from antiphase.errors import InvalidInputError
 from antiphase.generation import Sampling
 from antiphase.generators.choosing import ENGINES
 from antiphase.probing.config import signal_specs
+from antiphase.probing.units import DEFAULT_UNIT, UnitSpec
+from antiphase.steps import DEFAULT_SPLITTER
 from antiphase.tasks.problem import SPLITS, Split
+from antiphase.tasks.suites import suite_samples
 from antiphase.types import PROJECTIONS, SignalSpec, check_one_of
 
 DEFAULT_MAX_NEW_TOKENS = 1024
+DEFAULT_SAMPLES = 4
 NO_SIGNALS = "none"
 GIVEN_ROWS = "<rows in memory>"
 # What may change on resume: it moves no number by more than rounding.
@@ -28,10 +32,12 @@ class EvalConfig:
     Args:
         models: hub ids, local directories, or `demo`.
         tasks: specs of the task registry; with a `suite`, in place of its tasks.
-        suite: a named list of tasks with settings of their own, which the options below override.
+        suite: a named list of tasks with settings of their own, which the options below override; `NAME:task=FILE`
+            reads local copies.
         num_problems: of each task, drawn in an order that depends on nothing else; `all` takes all.
         split: that the problems come from.
-        samples: sampled completions of each problem; 0 with `greedy` alone.
+        samples: sampled completions of each problem; 0 with `greedy` alone. None is resolved at once: the suite's
+            number (16 of `paper`), or 4.
         greedy: one greedy completion of each problem, beside the samples.
         k: of pass@k, maj@k and best-of-k; by default the powers of two up to `samples`, and `samples`.
         max_new_tokens, temperature, top_p, seed: see `Sampling`; the default length is 1024.
@@ -46,7 +52,7 @@ class EvalConfig:
         layers, projections, norm, target, targets_per_rollout, token_budget: see `SignalSpec`.
         by_projection: keep the strength of every layer's projection (four columns a layer) in tokens.parquet, and ρ of
             each in the summary.
-        min_tokens: rollouts with fewer measured tokens have no correlation of their own.
+        unit, splitter, step_strength, min_tokens, min_steps: as for a probe.
         num_resamples: of the bootstraps.
         dtype, device, trust_remote_code, revision: see `load_model`.
     """
@@ -56,7 +62,7 @@ class EvalConfig:
     suite: str | None = None
     num_problems: int | Literal["all"] | None = None
     split: str = "test"
-    samples: int = 4
+    samples: int | None = None
     greedy: bool = True
     k: tuple[int, ...] | None = None
     max_new_tokens: int | None = None
@@ -80,7 +86,11 @@ class EvalConfig:
     targets_per_rollout: int | None = None
     token_budget: int = 2048
     by_projection: bool = False
+    unit: str = DEFAULT_UNIT
+    splitter: str = DEFAULT_SPLITTER
+    step_strength: str = "mean"
     min_tokens: int = MIN_TOKENS
+    min_steps: int = MIN_STEPS
     num_resamples: int = 1000
     dtype: str = "auto"
     device: str = "auto"
@@ -92,6 +102,9 @@ class EvalConfig:
             raise InvalidInputError("name at least one model: a hub id, a local directory, or 'demo'.")
         if not self.tasks and self.suite is None:
             raise InvalidInputError("name at least one task: --tasks gsm8k,math500, or --suite smoke.")
+        if self.samples is None:
+            asked = None if self.suite is None else suite_samples(self.suite)
+            object.__setattr__(self, "samples", DEFAULT_SAMPLES if asked is None else asked)
         for what, names in (("model", self.models), ("task", self.tasks), ("estimator", self.estimators)):
             twice = next((name for name in names if list(names).count(name) > 1), None)
             if twice is not None:
@@ -101,7 +114,7 @@ class EvalConfig:
         check_one_of("split", self.split, SPLITS)
         check_one_of("engine", self.engine, ENGINES)
         # Built for their checks.
-        self.specs(), self.sampling(None), PromptFormat(self.prompt_template, self.system_prompt)
+        self.units(), self.specs(), self.sampling(None), PromptFormat(self.prompt_template, self.system_prompt)
 
     def _check_numbers(self) -> None:
         for name in ("batch_size", "num_resamples"):
@@ -109,15 +122,16 @@ class EvalConfig:
                 raise InvalidInputError(f"{name} must be at least 1; got {getattr(self, name)}.")
         if isinstance(self.num_problems, int) and self.num_problems < 1:
             raise InvalidInputError(f"num_problems must be at least 1, or 'all'; got {self.num_problems}.")
-        if self.min_tokens < 3:
-            raise InvalidInputError(
-                f"min_tokens must be at least 3 for a correlation to mean anything; got {self.min_tokens}."
-            )
         if not self.timeout > 0:
             raise InvalidInputError(f"timeout must be a positive number of seconds; got {self.timeout}.")
 
+    @property
+    def num_samples(self) -> int:
+        """`samples`, which is resolved when the config is made."""
+        return cast(int, self.samples)
+
     def _check_samples(self) -> None:
-        if self.samples < 0 or (self.samples == 0 and not self.greedy):
+        if self.num_samples < 0 or (self.samples == 0 and not self.greedy):
             raise InvalidInputError(
                 f"samples must be at least 1, or 0 with greedy completions; got {self.samples}. Nothing would be "
                 "evaluated."
@@ -130,7 +144,7 @@ class EvalConfig:
         for k in self.k or ():
             if k < 1:
                 raise InvalidInputError(f"k must be at least 1; got {k}. pass@k of k samples needs at least one.")
-            if k > self.samples and self.rollouts is None:
+            if k > self.num_samples and self.rollouts is None:
                 raise InvalidInputError(
                     f"pass@{k} needs at least {k} samples of each problem; got {self.samples}. Raise --samples or "
                     "lower --k."
@@ -141,6 +155,10 @@ class EvalConfig:
         if self.estimators == (NO_SIGNALS,):
             return ()
         return signal_specs(self)
+
+    def units(self) -> UnitSpec:
+        """What is correlated."""
+        return UnitSpec.of(self)
 
     def sampling(self, max_new_tokens: int | None, *, greedy: bool = False) -> Sampling:
         """How completions are drawn, of a task whose own length limit is `max_new_tokens`."""

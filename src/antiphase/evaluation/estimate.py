@@ -5,6 +5,7 @@ over problems. Comparing two models is in `paired`; correlations across models a
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -157,6 +158,40 @@ def _wilson(share: float, size: float, quantile: float) -> tuple[float, float]:
     # The ends lie in [0, 1] up to rounding, and always on their side of the share.
     low, high = (center - reach) / (1 + shrink), (center + reach) / (1 + shrink)
     return max(0.0, min(share, low)), min(1.0, max(share, high))
+
+
+def average_interval(parts: Sequence[Estimate]) -> Estimate:
+    """Average of shares of several tasks, each with equal weight, whatever its number of problems.
+
+    The problems of different tasks are independent, so with p_t, l_t, u_t the share of task t and its interval, and w
+    one over the number of tasks, the interval is
+
+        w Σ p_t − w √(Σ (p_t − l_t)²)  …  w Σ p_t + w √(Σ (u_t − p_t)²)
+
+    (Zou, Huang & Zhang 2009: a linear function of proportions from their Wilson intervals). Like these, it never
+    claims certainty where all answers are alike. One training seed only: seeds make tasks dependent.
+
+    Args:
+        parts: one a task, as `share_interval` gives them.
+
+    Returns:
+        the average; NaN where a task has none, for an average over fewer tasks is another number.
+
+    Raises:
+        InvalidInputError: no task, or intervals of different confidence.
+
+    >>> print(average_interval([share_interval(np.array([0.0, 0.5, 1.0])), share_interval(np.array([1.0, 0.75]))]))
+    0.688 [0.197, 0.928] (n=5)
+    """
+    if not parts or len({part.confidence for part in parts}) > 1:
+        raise InvalidInputError("an average needs at least one task, and intervals of the same confidence.")
+    num, confidence = sum(part.num_problems for part in parts), parts[0].confidence
+    if not all(part.defined for part in parts):
+        return Estimate(math.nan, math.nan, math.nan, num, confidence)
+    mean = sum(part.value for part in parts) / len(parts)
+    below = math.sqrt(sum((part.value - part.low) ** 2 for part in parts)) / len(parts)
+    above = math.sqrt(sum((part.high - part.value) ** 2 for part in parts)) / len(parts)
+    return Estimate(mean, max(0.0, mean - below), min(1.0, mean + above), num, confidence)
 
 
 def mean_interval(

@@ -5,8 +5,17 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from antiphase.evaluation.benchmark import AVERAGE
 from antiphase.evaluation.comparison import ACROSS, Comparison
-from antiphase.evaluation.table import WIDTH, new_table, printed, share_text
+from antiphase.evaluation.table import (
+    BENCHMARK_NOTE,
+    WIDTH,
+    benchmark_table,
+    metric_title,
+    printed,
+    share_text,
+    text_table,
+)
 from antiphase.probing.table import signed
 
 HEADER = (
@@ -103,6 +112,27 @@ ACROSS_NOTE = (
 )
 
 
+def benchmark_tables(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Title, header and rows of the tables of several tasks, and of the differences of their averages."""
+    tables = []
+    for name, table in comparison.benchmarks.items():
+        title = f"{name}: all tasks" if name else "all tasks"
+        tables.append((title, *benchmark_table(table, "method")))
+        rows = [
+            [
+                row["name"],
+                *(difference_text(row["differences"][metric]) for metric in table["metrics"]),
+                str(row["differences"]["accuracy"]["verdict"]),
+            ]
+            for row in table["rows"]
+            if "differences" in row
+        ]
+        if rows:
+            header = ["method", *(f"{metric_title(metric)} [95 %]" for metric in table["metrics"]), "verdict"]
+            tables.append((f"{title}: difference of the averages from {table['reference']}", header, rows))
+    return tables
+
+
 def render_comparison(comparison: Comparison, width: int = WIDTH) -> str:
     """A comparison as text."""
     from rich.text import Text
@@ -112,20 +142,13 @@ def render_comparison(comparison: Comparison, width: int = WIDTH) -> str:
         parts.append(Text(f"\n{name}"))
         for columns in (DIFFERENCE_COLUMNS, OTHER_COLUMNS):
             rows = [[row[column] for column in columns] for row in comparison_rows(task)]
-            parts.append(_text_table([HEADER[column] for column in columns], rows))
+            parts.append(text_table([HEADER[column] for column in columns], rows))
         parts += notes_of(task, comparison.options)
         if task["across"]:
-            parts += [_text_table(ACROSS_HEADER, across_rows(task["across"]), left=2), ACROSS_NOTE]
-    return printed(parts, width)
-
-
-def _text_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> Any:
-    from rich.text import Text
-
-    table = new_table(list(header), left)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table
+            parts += [text_table(ACROSS_HEADER, across_rows(task["across"]), left=2), ACROSS_NOTE]
+    for title, header, rows in benchmark_tables(comparison):
+        parts += [Text(f"\n{title}"), text_table(header, rows, left=2 if header[1] == "task" else 1)]
+    return printed([*parts, *([BENCHMARK_NOTE] if comparison.benchmarks else [])], width)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -141,7 +164,15 @@ def comparison_markdown(comparison: Comparison) -> str:
         parts += [f"### {name}", markdown_table(HEADER, comparison_rows(task)), *notes_of(task, comparison.options)]
         if task["across"]:
             parts += [markdown_table(ACROSS_HEADER, across_rows(task["across"])), ACROSS_NOTE]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, *benchmarks_markdown(comparison)]) + "\n"
+
+
+def benchmarks_markdown(comparison: Comparison) -> list[str]:
+    """The tables of several tasks in Markdown, and how to read them."""
+    parts: list[str] = []
+    for title, header, rows in benchmark_tables(comparison):
+        parts += [f"### {title}", markdown_table(header, rows)]
+    return [*parts, BENCHMARK_NOTE] if parts else []
 
 
 def comparison_csv(comparison: Comparison) -> str:
@@ -161,6 +192,17 @@ def comparison_csv(comparison: Comparison) -> str:
                     + [value[end] for end in ends]
                     + [task["reference"], *(difference.get(key) for key in shown)]
                 )
+    for name, table in comparison.benchmarks.items():
+        for row in table["rows"]:
+            if row["task"] != AVERAGE:
+                continue
+            for metric, value in row["values"].items():
+                difference = row.get("differences", {}).get(metric, {})
+                writer.writerow(
+                    [f"{name}: {AVERAGE}" if name else AVERAGE, row["name"], row["num_seeds"], value["num_problems"]]
+                    + [metric, *(value[end] for end in ends), table["reference"]]
+                    + [difference.get(key) for key in shown]
+                )
     return file.getvalue()
 
 
@@ -170,7 +212,7 @@ def latex_text(text: str) -> str:
 
 
 def comparison_latex(comparison: Comparison) -> str:
-    """A `tabular` for each task (needs booktabs): method, seeds, accuracy, difference, verdict, ρ."""
+    """A `tabular` for each task (needs booktabs): method, seeds, accuracy, difference, verdict, ρ; then averages."""
     columns = (0, 1, 2, 3, 6, 10)
     parts = []
     for name, task in comparison.tasks.items():
@@ -178,5 +220,16 @@ def comparison_latex(comparison: Comparison) -> str:
         lines.append(" & ".join(latex_text(HEADER[column]) for column in columns) + r" \\")
         lines.append(r"\midrule")
         lines += [" & ".join(latex_text(row[column]) for column in columns) + r" \\" for row in comparison_rows(task)]
+        parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
+    for title, header, rows in benchmark_tables(comparison):
+        lines = [
+            f"% {title}",
+            rf"\begin{{tabular}}{{l{'l' if header[1] == 'task' else 'r'}{'r' * (len(header) - 2)}}}",
+        ]
+        lines += [r"\toprule", " & ".join(map(latex_text, header)) + r" \\", r"\midrule"]
+        for row in rows:
+            if row[1] == AVERAGE:
+                lines.append(r"\addlinespace[1pt]")
+            lines.append(" & ".join(map(latex_text, row)) + r" \\")
         parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
     return "\n\n".join(parts) + "\n"

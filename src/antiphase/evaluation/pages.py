@@ -10,10 +10,12 @@ from antiphase.evaluation.formats import (
     ACROSS_NOTE,
     HEADER,
     across_rows,
+    benchmark_tables,
     comparison_rows,
     notes_of,
 )
 from antiphase.evaluation.result import Evaluation
+from antiphase.evaluation.table import BENCHMARK_NOTE
 from antiphase.page.document import Document, Run, Table, joined
 
 
@@ -25,6 +27,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
         if task["across"]:
             title = f"{name}: what goes with accuracy"
             tables.append(Table(title, ACROSS_HEADER, across_rows(task["across"]), [ACROSS_NOTE]))
+    tables += [Table(title, header, rows, [BENCHMARK_NOTE]) for title, header, rows in benchmark_tables(comparison)]
     return tables
 
 

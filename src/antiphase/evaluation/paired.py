@@ -182,7 +182,8 @@ def _without_variance(
     return (max(-1.0, center - unseen), min(1.0, center + unseen)), probability, unseen
 
 
-def _verdict(low: float, high: float, detectable: float, smallest: float) -> Verdict:
+def verdict_of(low: float, high: float, detectable: float, smallest: float) -> Verdict:
+    """The verdict of `paired_difference` on an interval."""
     if math.isnan(low):
         return "not enough data"
     if low > 0:
@@ -214,6 +215,6 @@ def _result(
         num_seeds_left=len(left),
         num_seeds_right=len(right),
         seeds_covered=min(len(left), len(right)) > 1,
-        verdict=_verdict(*interval, detectable, smallest),
+        verdict=verdict_of(*interval, detectable, smallest),
         confidence=confidence,
     )

@@ -72,15 +72,25 @@ def plan_tasks(config: EvalConfig) -> list[TaskPlan]:
         InvalidInputError: an unknown task or suite (naming the nearest), too few problems, or a row without answer.
         MissingExtraError: a package that a task needs is absent.
     """
-    entries = resolve_suite(config.suite) if config.suite is not None else ()
-    if config.tasks:
-        entries = tuple(SuiteEntry(spec) for spec in config.tasks)
+    entries = suite_entries(config)
     # All are looked up before the first is drawn, which may download.
     tasks = [load_task(entry.spec) for entry in entries]
-    return [_plan(entry, task, config) for entry, task in zip(entries, tasks, strict=True)]
+    return [plan_entry(entry, task, config) for entry, task in zip(entries, tasks, strict=True)]
 
 
-def _plan(entry: SuiteEntry, task: Task, config: EvalConfig) -> TaskPlan:
+def suite_entries(config: EvalConfig) -> tuple[SuiteEntry, ...]:
+    """The tasks that are named, else those of the suite.
+
+    Raises:
+        InvalidInputError: an unknown suite.
+    """
+    if config.tasks:
+        return tuple(SuiteEntry(spec) for spec in config.tasks)
+    return resolve_suite(str(config.suite))
+
+
+def plan_entry(entry: SuiteEntry, task: Task, config: EvalConfig) -> TaskPlan:
+    """One task with its problems, read or made."""
     wanted = config.num_problems if config.num_problems is not None else entry.num_problems
     number = None if wanted == "all" else wanted
     template = config.prompt_template or entry.prompt_template or task.prompt_template or "{prompt}"
@@ -131,7 +141,7 @@ def batches_of(plans: Sequence[TaskPlan], tokenizer: Any, limits: Limits, config
             place = f"{plan.task.spec}, problem {problem.problem_id}"
             encoded.append(tuple(form.encode(tokenizer, problem.prompt, place)))
             limits.check(_item(plan, problem, 0, encoded[-1]), place, plan.max_new_tokens)
-        kinds = [(list(range(config.samples)), False), ([GREEDY], True)][: 2 if config.greedy else 1]
+        kinds = [(list(range(config.num_samples)), False), ([GREEDY], True)][: 2 if config.greedy else 1]
         for samples, greedy in kinds:
             rows = [(p, i, s) for p, i in zip(plan.problems, encoded, strict=True) for s in samples]
             sampling = config.sampling(plan.max_new_tokens, greedy=greedy)

@@ -171,7 +171,7 @@ class _Run:
                             self.config.specs(),
                             pool,
                             bar,
-                            min_tokens=self.config.min_tokens,
+                            units=self.config.units(),
                             timeout=self.config.timeout,
                             by_projection=self.config.by_projection,
                         )
@@ -191,9 +191,12 @@ class _Run:
         models = {name: folder.read_model(index) for index, name in enumerate(self.config.models)}
         folder.merge_parts()
         tokens, rollouts = folder.read_frames()
+        steps = folder.read_steps()
         with Progress(1, shown=self.progress) as bar:
             bar.stage("resampling problems", 1)
-            results = summarize_evaluation(tokens, rollouts, models, self.config, self.identities, tick=bar.advance)
+            results = summarize_evaluation(
+                tokens, rollouts, steps, models, self.config, self.identities, tick=bar.advance
+            )
         summary = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -204,7 +207,7 @@ class _Run:
             "config": dict(self.stored),
             **results,
         }
-        found = Evaluation(tokens, rollouts, summary)
+        found = Evaluation(tokens, rollouts, summary, steps)
         if figures:
             with Progress(1, shown=self.progress) as bar:
                 bar.stage("drawing figures", 1)

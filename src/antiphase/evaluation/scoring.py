@@ -17,6 +17,7 @@ from antiphase.models.loading import LoadedModel
 from antiphase.probing.batches import ROLLOUT_SCHEMA, measure_items, short_name
 from antiphase.probing.items import Item, completed
 from antiphase.probing.parts import Kind
+from antiphase.probing.units import UnitSpec
 from antiphase.progress import Progress
 from antiphase.tasks.pool import VerifierPool
 from antiphase.types import SignalSpec
@@ -53,11 +54,11 @@ def score_batch(
     pool: VerifierPool,
     bar: Progress,
     *,
-    min_tokens: int,
+    units: UnitSpec,
     timeout: float,
     by_projection: bool = False,
 ) -> dict[Kind, pa.Table]:
-    """Verify and measure completed items; the rows of this batch in tokens and rollouts.
+    """Verify and measure completed items; the rows of this batch in tokens, steps and rollouts.
 
     Args:
         batch: whose problems the items answer.
@@ -66,7 +67,7 @@ def score_batch(
         specs: what to measure; none is nothing.
         pool: that verifies.
         bar: that shows.
-        min_tokens: of a rollout's own correlation.
+        units: what is correlated.
         timeout: seconds for one verification.
         by_projection: keep the strength of every layer's projection.
     """
@@ -87,17 +88,20 @@ def score_batch(
             "well_formed": batch.plan.task.well_formed(texts[place], problem),
         }
     if specs:
-        measured = measure_items(loaded, items, specs, min_tokens, bar)
+        measured = measure_items(loaded, items, specs, units, bar)
         tokens, rows = measured.tokens, measured.rollouts
         if not by_projection:
             tokens = tokens[[name for name in tokens.columns if not name.startswith("strength_L")]]
         task = pd.Series(batch.plan.task.spec, index=tokens.index, dtype="str", name="task")
         tokens = pd.concat([tokens.iloc[:, :2], task, tokens.iloc[:, 2:]], axis=1)
+        name = pa.array([batch.plan.task.spec] * len(measured.steps), pa.string())
+        steps = measured.steps.add_column(2, "task", name)
     else:
+        steps = pa.table({name: pa.array([], pa.string()) for name in ("model", "estimator", "task")})
         tokens = pd.DataFrame({name: pd.Series(dtype="str") for name in ("model", "estimator", "task")})
         rows = [_unmeasured(loaded.name, item) for item in items]
     table = pa.Table.from_pylist([{**row, **judged[row["rollout_id"]]} for row in rows], schema=SCHEMA)
-    return {"tokens": pa.Table.from_pandas(tokens, preserve_index=False), "rollouts": table}
+    return {"tokens": pa.Table.from_pandas(tokens, preserve_index=False), "steps": steps, "rollouts": table}
 
 
 def _unmeasured(model: str, item: Item) -> dict[str, Any]:
@@ -113,6 +117,7 @@ def _unmeasured(model: str, item: Item) -> dict[str, Any]:
         "num_prompt_tokens": len(item.prompt_ids),
         "num_tokens": len(ids),
         "num_measured": 0,
+        "num_steps": None,
         "prompt_ids": list(item.prompt_ids),
         "completion_ids": list(ids),
     }

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from antiphase.evaluation.benchmark import results_benchmark
 from antiphase.evaluation.config import NO_SIGNALS, EvalConfig
 from antiphase.evaluation.metrics import accuracy_metrics, inside_metrics
 from antiphase.probing.summary import signal_statistics
@@ -14,6 +15,7 @@ from antiphase.probing.summary import signal_statistics
 def summarize_evaluation(
     tokens: pd.DataFrame,
     rollouts: pd.DataFrame,
+    steps: pd.DataFrame | None,
     models: Mapping[str, Mapping[str, Any]],
     config: EvalConfig,
     identities: Sequence[Mapping[str, Any]],
@@ -23,14 +25,15 @@ def summarize_evaluation(
     """The results of an evaluation.
 
     Args:
-        tokens, rollouts: the two whole tables.
+        tokens, rollouts, steps: the whole tables; no steps in a run of before they were measured.
         models: what is known of each model: revision, device, dtype, engine, and per estimator its layers.
         config: of the run.
         identities: of the tasks: what must be equal for two results to be compared.
         tick: called with the share that each step finished.
 
     Returns:
-        `results`: one entry per model, task and estimator.
+        `results`: one entry per model, task and estimator; `benchmark`: the table of several tasks with their average,
+        None where there is one task.
     """
     specs = {str(spec.estimator): spec for spec in config.specs()}
     estimators: list[str] = list(specs) or [NO_SIGNALS]
@@ -57,17 +60,20 @@ def summarize_evaluation(
                 "context": spec.context,
                 "chosen_layers": config.layers,
                 "min_tokens": config.min_tokens,
+                "min_steps": config.min_steps,
+                "splitter": str(config.units().splitter),
+                "step_strength": spec.step_strength,
                 "layers": layers,
                 "projections": list(spec.projections),
                 "norm": spec.norm,
                 "target": spec.target,
                 "targets_per_rollout": spec.targets_per_rollout,
-                "inside": inside_metrics(rows, _ks(rows, config)),
-                "signals": _signals(tokens, rows, model, identity["task"], estimator, layers, spec, config),
+                "inside": inside_metrics(rows, _ks(rows, config), config.unit),
+                "signals": _signals(tokens, rows, steps, model, identity["task"], estimator, layers, spec, config),
             }
         results.append(entry)
         tick(1 / len(cases))
-    return {"results": results}
+    return {"results": results, "benchmark": results_benchmark(results, rollouts)}
 
 
 def _samples(rows: pd.DataFrame) -> int:
@@ -82,6 +88,7 @@ def _ks(rows: pd.DataFrame, config: EvalConfig) -> tuple[int, ...]:
 def _signals(
     tokens: pd.DataFrame,
     rows: pd.DataFrame,
+    steps: pd.DataFrame | None,
     model: str,
     task: str,
     estimator: str,
@@ -91,13 +98,18 @@ def _signals(
 ) -> dict[str, Any]:
     drawn = rows[~rows.greedy] if (~rows.greedy).any() else rows
     chosen = (tokens.model == model) & (tokens.task == task) & (tokens.estimator == estimator)
-    own = tokens[chosen & tokens.rollout_id.isin(set(drawn.rollout_id))]
+    ids = set(drawn.rollout_id)
+    own = tokens[chosen & tokens.rollout_id.isin(ids)]
+    if steps is not None:
+        same = (steps.model == model) & (steps.task == task) & (steps.estimator == estimator)
+        steps = steps[same & steps.rollout_id.isin(ids)]
     return signal_statistics(
         own,
         drawn,
+        steps,
         layers if config.by_projection else [],
         tuple(spec.projections),
-        min_tokens=config.min_tokens,
+        config.units(),
         num_resamples=config.num_resamples,
         seed=config.seed,
     )

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from antiphase.evaluation.metrics import SCORES
-from antiphase.probing.table import interval_text, signed
+from antiphase.probing.table import interval_text, signed, with_interval
+from antiphase.probing.units import by_unit, headline_of
 
 Entry = Mapping[str, Any]
 WIDTH = 120
@@ -63,10 +64,55 @@ def printed(parts: Sequence[Any], width: int = WIDTH) -> str:
     return "\n".join(line.rstrip() for line in file.getvalue().rstrip().split("\n"))
 
 
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> Any:
+    """A rich table of texts."""
+    from rich.text import Text
+
+    table = new_table(list(header), left)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+BENCHMARK_NOTE = (
+    "Pass@1: mean accuracy of the samples. Pass@k: some of k samples is right. Major@k: majority vote of k. mean: of "
+    "these three. average: every task has the same weight, whatever its number of problems. Intervals: 95 % over "
+    "problems, and over seeds where there are several."
+)
+
+
+def benchmark_table(table: Entry, what: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of several tasks and their average; `what` is evaluated: model or method."""
+    header = [what, "task", *(f"{metric_title(metric)} [95 %]" for metric in table["metrics"])]
+    short = [task.partition(":")[0] for task in table["tasks"]]
+    shown = dict(zip(table["tasks"], short, strict=True)) if len(set(short)) == len(short) else {}
+    rows = [
+        [
+            row["name"],
+            shown.get(row["task"], row["task"]),
+            *(share_text(row["values"][metric]) for metric in table["metrics"]),
+        ]
+        for row in table["rows"]
+    ]
+    return header, rows
+
+
+def metric_title(metric: str) -> str:
+    """The heading of a metric, as tables of benchmarks have it.
+
+    >>> [metric_title(metric) for metric in ("accuracy", "pass@16", "maj@16", "three@16")]
+    ['Pass@1', 'Pass@16', 'Major@16', 'mean']
+    """
+    kind, _, k = metric.partition("@")
+    return {"accuracy": "Pass@1", "pass": f"Pass@{k}", "maj": f"Major@{k}", "three": "mean"}[kind]
+
+
 def render_evaluation(summary: Entry, width: int = WIDTH) -> str:
     """The results of an evaluation as text: accuracy, signals, and what tells right from wrong, with notes."""
     results = summary["results"]
     parts: list[Any] = [_accuracies(results)]
+    if summary.get("benchmark"):
+        parts += [text_table(*benchmark_table(summary["benchmark"], "model"), left=2), BENCHMARK_NOTE]
     measured = [result for result in results if "signals" in result]
     if measured:
         parts += [_signals(measured), _inside(measured)]
@@ -114,7 +160,9 @@ def _first(results: Sequence[Entry], place: int) -> bool:
 
 
 def _signals(results: Sequence[Entry]) -> Any:
-    names = ["model", "task", "ρ pooled", "95 %", "ρ per rollout", "ρ control", "entropy", "undefined"]
+    first = headline_of(results[0]["signals"])
+    order = [first, *(unit for unit in ("type", "token", "step") if unit != first)]
+    names = ["model", "task", *(f"ρ by {unit}" for unit in order), "control", "entropy"]
     several = len({result["estimator"] for result in results}) > 1
     table = new_table([*names[:2], "estimator", *names[2:]] if several else names, left=2)
     for result in results:
@@ -122,12 +170,9 @@ def _signals(results: Sequence[Entry]) -> Any:
         table.add_row(
             *_names(result),
             *([result["estimator"]] if several else []),
-            signed(signals["spearman"]["value"]),
-            interval_text(signals["spearman"]),
-            signed(signals["spearman_within"]["value"]),
+            *(with_interval(by_unit(signals).get(unit)) for unit in order),
             signed(signals["logprob_control"]["value"]),
             "—" if signals["entropy_mean"] is None else f"{signals['entropy_mean']:.2f}",
-            f"{signals['num_undefined']} of {signals['num_rollouts']}",
         )
     return table
 

@@ -3,6 +3,7 @@
 Only the variance and what to resample; the interval and the verdict are in `paired`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from jaxtyping import Float
 _ROUNDING = 1e-12
 
 # A part of the variance and its degrees of freedom.
-_Term = tuple[float, int]
+Term = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -68,22 +69,22 @@ def difference_variance(
     columns = left.mean(0) - right.mean(0)
     num = len(columns)
     differing = max(1, int((np.abs(columns) > _ROUNDING).sum()))
-    problem_term = _mean_variance(columns) * (1 + 2 / differing)
+    problem_term = variance_of_mean(columns) * (1 + 2 / differing)
     sides = [left - right] if paired_seeds else [left, -right]
     if min(len(side) for side in sides) < 2:
         sides = []
-    seed_terms = [(_mean_variance(side.mean(1)), len(side) - 1) for side in sides]
-    noise_terms = [(_residual(side) / side.size, (len(side) - 1) * (num - 1)) for side in sides]
-    value, degrees = _combined((problem_term, num - 1), seed_terms, noise_terms)
+    seed_terms = [(variance_of_mean(side.mean(1)), len(side) - 1) for side in sides]
+    noise_terms = [(residual_variance(side) / side.size, (len(side) - 1) * (num - 1)) for side in sides]
+    value, degrees = combined_variance((problem_term, num - 1), seed_terms, noise_terms)
     seed_term = float(sum(term for term, _ in seed_terms))
     return DifferenceVariance(value, degrees, columns - columns.mean(), problem_term, seed_term)
 
 
-def _combined(problem: _Term, seeds: list[_Term], noise: list[_Term]) -> tuple[float, float]:
-    """V and its degrees of freedom."""
+def combined_variance(problem: Term, seeds: Sequence[Term], noise: Sequence[Term]) -> tuple[float, float]:
+    """V and its degrees of freedom, from the parts that problems, seeds and what both leave show."""
     seed_term = sum(term for term, _ in seeds)
     value = problem[0] + seed_term - sum(term for term, _ in noise)
-    parts = [problem, *seeds, *noise]
+    parts: Sequence[Term] = [problem, *seeds, *noise]
     if value <= max(problem[0], seed_term):
         value = max(problem[0], seed_term)
         parts = seeds if seed_term > problem[0] else [problem]
@@ -95,14 +96,15 @@ def _combined(problem: _Term, seeds: list[_Term], noise: list[_Term]) -> tuple[f
     return value, max(1.0, value**2 / sum(term**2 / own for term, own in parts))
 
 
-def _mean_variance(values: Float[np.ndarray, "item"]) -> float:
+def variance_of_mean(values: Float[np.ndarray, "item"]) -> float:
     """Variance of the mean; 0 when the values are equal but for rounding."""
     if np.ptp(values) <= _ROUNDING * max(1.0, float(np.abs(values).max())):
         return 0.0
     return float(np.var(values, ddof=1)) / len(values)
 
 
-def _residual(side: Float[np.ndarray, "seed problem"]) -> float:
+def residual_variance(side: Float[np.ndarray, "seed problem"]) -> float:
+    """Variance of what the means of seeds and problems leave."""
     left_over = side - side.mean(1, keepdims=True) - side.mean(0, keepdims=True) + side.mean()
     num_seeds, num_problems = side.shape
     return float((left_over**2).sum() / ((num_seeds - 1) * (num_problems - 1)))

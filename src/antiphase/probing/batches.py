@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from antiphase.correlation import correlate
 from antiphase.generation import generate
@@ -16,11 +17,13 @@ from antiphase.probing.alternatives import alternative_rows
 from antiphase.probing.config import ProbeConfig
 from antiphase.probing.items import Item, completed
 from antiphase.probing.parts import Kind
+from antiphase.probing.units import STEP_SCHEMA, UnitSpec, step_rows
 from antiphase.progress import Progress
 from antiphase.scores import ScoreSpec, rollout_scores
 from antiphase.signals.chunk import Tick, rows_of
 from antiphase.signals.measure import token_signals
-from antiphase.types import SignalSpec, TokenBatch, TokenSignals, cell_column
+from antiphase.steps import batch_steps
+from antiphase.types import MAGNITUDES, UNITS, SignalSpec, TokenBatch, TokenSignals, cell_column
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,13 @@ class Measured:
     Args:
         tokens: rows of tokens.parquet.
         rollouts: rows of rollouts.parquet, as `ROLLOUT_SCHEMA` has them.
+        steps: rows of steps.parquet.
         alternatives: rows of alternatives.parquet; None where no spec asks for them.
     """
 
     tokens: pd.DataFrame
     rollouts: list[dict[str, Any]]
+    steps: pa.Table
     alternatives: pa.Table | None
 
 
@@ -49,9 +54,10 @@ def run_batch(
             loaded, [i.prompt_ids for i in items], config.sampling(), number, tick=lambda: bar.advance(step)
         )
         items = [completed(i, ids, end, loaded.tokenizer) for i, (ids, end) in zip(items, drawn, strict=True)]
-    measured = measure_items(loaded, items, config.specs(), config.min_tokens, bar)
+    measured = measure_items(loaded, items, config.specs(), config.units(), bar)
     tables: dict[Kind, pa.Table] = {
         "tokens": pa.Table.from_pandas(measured.tokens, preserve_index=False),
+        "steps": measured.steps,
         "rollouts": pa.Table.from_pylist(measured.rollouts, schema=ROLLOUT_SCHEMA),
     }
     if measured.alternatives is not None:
@@ -60,21 +66,28 @@ def run_batch(
 
 
 def measure_items(
-    loaded: LoadedModel, items: Sequence[Item], specs: Sequence[SignalSpec], min_tokens: int, bar: Progress
+    loaded: LoadedModel, items: Sequence[Item], specs: Sequence[SignalSpec], units: UnitSpec, bar: Progress
 ) -> Measured:
     """Measure completed items with every spec, of which at most one asks for alternatives."""
     batch = TokenBatch.from_ids([i.prompt_ids for i in items], [i.completion_ids or () for i in items])
-    tokens, rollouts, alternatives = [], [], None
+    numbers = batch_steps(batch, loaded.tokenizer, units.splitter)
+    tokens, rollouts, steps, alternatives = [], [], [], None
     for spec in specs:
         bar.stage(f"{short_name(loaded)}: measuring ({spec.estimator})", len(items))
-        total = max(1, sum(int(row.measured.sum()) for row in rows_of(batch, spec)))
-        signals = token_signals(loaded.model, batch, spec, progress=_advancing(bar, total))
-        tokens.append(_token_rows(loaded, items, batch, signals))
-        rollouts += _rollout_rows(loaded.name, items, batch, signals, min_tokens)
+        joint = numbers if spec.step_strength == "joint" else None
+        total = max(1, sum(int(row.measured.sum()) + row.num_steps for row in rows_of(batch, spec, joint)))
+        signals = token_signals(loaded.model, batch, spec, steps=numbers, progress=_advancing(bar, total))
+        tokens.append(_token_rows(loaded, items, batch, signals, numbers))
+        rows = _rollout_rows(loaded.name, items, batch, signals, units)
+        owners = [{name: row[name] for name in ("model", "estimator", "prompt_id", "rollout_id")} for row in rows]
+        assert signals.steps is not None
+        steps += step_rows(owners, signals.steps, numbers)
+        rollouts += rows
         if signals.alternatives is not None:
             alternatives = alternative_rows(loaded, items, batch, signals.alternatives)
     bar.end_stage()
-    return Measured(pd.concat(tokens, ignore_index=True), rollouts, alternatives)
+    table = pa.Table.from_pylist(steps, schema=STEP_SCHEMA)
+    return Measured(pd.concat(tokens, ignore_index=True), rollouts, table, alternatives)
 
 
 def model_facts(loaded: LoadedModel, prompt_ids: Sequence[int], specs: Sequence[SignalSpec]) -> dict[str, Any]:
@@ -88,7 +101,8 @@ def model_facts(loaded: LoadedModel, prompt_ids: Sequence[int], specs: Sequence[
     for spec in specs:
         fast = spec.estimator in ("own", "last", "full")
         tried = spec if fast else dataclasses.replace(spec, estimator="full")
-        layers[spec.estimator] = list(token_signals(loaded.model, batch, tried).layers)
+        steps = torch.where(batch.completion_mask, 0, -1)
+        layers[spec.estimator] = list(token_signals(loaded.model, batch, tried, steps=steps).layers)
     return {
         "revision": loaded.revision,
         "device": str(loaded.device),
@@ -107,7 +121,9 @@ def _advancing(bar: Progress, total: int) -> Tick:
     return lambda num_targets: bar.advance(num_targets / total)
 
 
-def _token_rows(loaded: LoadedModel, items: Sequence[Item], batch: TokenBatch, signals: TokenSignals) -> pd.DataFrame:
+def _token_rows(
+    loaded: LoadedModel, items: Sequence[Item], batch: TokenBatch, signals: TokenSignals, numbers: Tensor
+) -> pd.DataFrame:
     rows, columns = torch.nonzero(batch.completion_mask, as_tuple=True)
     starts = torch.tensor([len(item.prompt_ids) for item in items])
     ids = batch.input_ids[rows, columns].tolist()
@@ -119,11 +135,14 @@ def _token_rows(loaded: LoadedModel, items: Sequence[Item], batch: TokenBatch, s
         "prompt_id": [owner.prompt_id for owner in owners],
         "rollout_id": [owner.rollout_id for owner in owners],
         "position": (columns - starts[rows]).to(torch.int32).numpy(),
+        "step": numbers[rows, columns].to(torch.int32).numpy(),
         "token_id": torch.tensor(ids, dtype=torch.int64).numpy(),
         "token": [words[token] for token in ids],
     }
     for name in ("entropy", "logprob", "logprob_control", "strength"):
         data[name] = getattr(signals, name)[rows, columns].float().numpy()
+    for name in MAGNITUDES:
+        data[name] = getattr(signals.magnitudes, name)[rows, columns].float().numpy()
     cells = signals.strength_by_projection[rows, columns].float().numpy()
     for place, layer in enumerate(signals.layers):
         for column, projection in enumerate(signals.spec.projections):
@@ -136,8 +155,10 @@ ROLLOUT_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("model", "estimator", "prompt_id", "rollout_id", "prompt", "completion")),
         ("finish", pa.string()),
-        *((name, pa.int32()) for name in ("num_prompt_tokens", "num_tokens", "num_measured")),
+        *((name, pa.int32()) for name in ("num_prompt_tokens", "num_tokens", "num_measured", "num_steps")),
         *((name, pa.float64()) for name in ("spearman", "spearman_low", "spearman_high", "num_effective", "pearson")),
+        *((f"spearman_{unit}", pa.float64()) for unit in UNITS),
+        *((name, pa.float64()) for name in ("spearman_step_low", "spearman_step_high", "spearman_given_length")),
         *((name, pa.float64()) for name in ("logprob_control", "shuffled", "entropy_mean", "strength_mean")),
         *((name, pa.float64()) for name in ("logprob_mean", "self_certainty_mean")),
         ("prompt_ids", pa.list_(pa.int64())),
@@ -147,13 +168,19 @@ ROLLOUT_SCHEMA = pa.schema(
 
 
 def _rollout_rows(
-    model: str, items: Sequence[Item], batch: TokenBatch, signals: TokenSignals, min_tokens: int
+    model: str, items: Sequence[Item], batch: TokenBatch, signals: TokenSignals, units: UnitSpec
 ) -> list[dict[str, Any]]:
+    min_tokens = units.min_tokens
     spearman = correlate(signals, min_tokens=min_tokens)
+    over_steps = correlate(signals, unit="step", min_tokens=units.min_steps)
     pearson = correlate(signals, method="pearson", min_tokens=min_tokens)
     control = dataclasses.replace(signals, strength=signals.logprob_control.where(signals.measured, torch.nan))
     controls = correlate(control, min_tokens=min_tokens)
-    shuffled = rollout_scores(signals, batch, ScoreSpec(min_tokens=min_tokens, control="shuffled")).inversion
+    assert signals.steps is not None
+    num_steps = (signals.steps.num_tokens > 0).sum(1)
+    scores = rollout_scores(
+        signals, batch, ScoreSpec(min_tokens=min_tokens, min_steps=units.min_steps, control="shuffled")
+    )
     rows = []
     for index, item in enumerate(items):
         assert item.completion_ids is not None
@@ -169,13 +196,18 @@ def _rollout_rows(
                 "num_prompt_tokens": len(item.prompt_ids),
                 "num_tokens": len(item.completion_ids),
                 "num_measured": int(signals.measured[index].sum()),
+                "num_steps": int(num_steps[index]),
                 "spearman": spearman[index].value,
                 "spearman_low": spearman[index].low,
                 "spearman_high": spearman[index].high,
                 "num_effective": spearman[index].num_effective,
                 "pearson": pearson[index].value,
+                **{f"spearman_{unit}": float(scores.by_unit[unit][index]) for unit in UNITS},
+                "spearman_step_low": over_steps[index].low,
+                "spearman_step_high": over_steps[index].high,
+                "spearman_given_length": float(scores.given_length[index]),
                 "logprob_control": controls[index].value,
-                "shuffled": -float(shuffled[index]),
+                "shuffled": -float(scores.inversion[index]),
                 "entropy_mean": float(signals.entropy[index].nanmean()),
                 "strength_mean": float(signals.strength[index].nanmean()),
                 "logprob_mean": float(signals.logprob[index].nanmean()),

@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Union, cast, get_args, get_origin, get_type_hints
 
-from antiphase.correlation import MIN_TOKENS
+from antiphase.correlation import MIN_STEPS, MIN_TOKENS
 from antiphase.data.prompts import BUILT_IN, STEP_BY_STEP
 from antiphase.data.rendering import PromptFormat
 from antiphase.errors import InvalidInputError
 from antiphase.generation import Sampling
+from antiphase.probing.units import BEFORE_UNITS, DEFAULT_UNIT, UnitSpec
+from antiphase.steps import DEFAULT_SPLITTER
 from antiphase.types import (
     ESTIMATORS,
     NORMS,
@@ -23,6 +25,7 @@ from antiphase.types import (
     Norm,
     ProjectionName,
     SignalSpec,
+    StepStrength,
     Target,
     check_one_of,
 )
@@ -32,7 +35,7 @@ GIVEN_ROWS = "<rows in memory>"
 # What may change on resume: it moves no number by more than rounding.
 FREE_ON_RESUME = ("token_budget",)
 # What a run did whose config is older than the option.
-BEFORE_THE_OPTION: Mapping[str, Any] = {"alternatives": 0}
+BEFORE_THE_OPTION: Mapping[str, Any] = {"alternatives": 0, **BEFORE_UNITS}
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,12 @@ class ProbeConfig:
         batch_size: rollouts generated, measured and written at a time.
         rollouts: the file of given rollouts (or `GIVEN_ROWS` for rows in memory); nothing is generated.
         share_rollouts: models after the first are measured on the first one's completions.
-        min_tokens: rollouts with fewer measured tokens have no correlation of their own.
+        unit: whose ρ is the headline: `type` (distinct token ids, the paper's fingerprint), `token` or `step`; all
+            three are always in the results.
+        splitter: where steps end: `sentence`, `line`, `fixed:N` or `regex:PATTERN`; see `Splitter`.
+        step_strength: `mean` or `joint`; see `SignalSpec`.
+        min_tokens: rollouts with fewer measured tokens (or types) have no correlation of their own.
+        min_steps: rollouts with fewer steps have no correlation over steps.
         allow_short: accept given rollouts of fewer than `min_tokens` tokens (they count as undefined).
         num_resamples: of the bootstrap over prompts.
         dtype, device, trust_remote_code, revision: see `load_model`.
@@ -85,7 +93,11 @@ class ProbeConfig:
     batch_size: int = 16
     rollouts: str | None = None
     share_rollouts: bool = False
+    unit: str = DEFAULT_UNIT
+    splitter: str = DEFAULT_SPLITTER
+    step_strength: str = "mean"
     min_tokens: int = MIN_TOKENS
+    min_steps: int = MIN_STEPS
     allow_short: bool = False
     num_resamples: int = 1000
     dtype: str = "auto"
@@ -105,10 +117,6 @@ class ProbeConfig:
                 raise InvalidInputError(f"{name} must be at least 1; got {getattr(self, name)}.")
         if self.alternatives < 0:
             raise InvalidInputError(f"alternatives must be at least 0; got {self.alternatives}.")
-        if self.min_tokens < 3:
-            raise InvalidInputError(
-                f"min_tokens must be at least 3 for a correlation to mean anything; got {self.min_tokens}."
-            )
         if self.rollouts is None and self.max_new_tokens < self.min_tokens:
             raise InvalidInputError(
                 f"max_new_tokens {self.max_new_tokens} is below min_tokens {self.min_tokens}: no rollout could have a "
@@ -121,7 +129,7 @@ class ProbeConfig:
         if isinstance(self.num_prompts, int) and self.num_prompts < 1:
             raise InvalidInputError(f"num_prompts must be at least 1; got {self.num_prompts}.")
         # Built for their checks.
-        self.specs(), self.sampling(), self.prompt_format()
+        self.units(), self.specs(), self.sampling(), self.prompt_format()
 
     @property
     def prompt_limit(self) -> int | None:
@@ -134,6 +142,10 @@ class ProbeConfig:
         """One spec per estimator; see `signal_specs`. Alternatives depend on none, so only the first has them."""
         first, *others = signal_specs(self, self.signal_temperature)
         return (dataclasses.replace(first, num_alternatives=self.alternatives), *others)
+
+    def units(self) -> UnitSpec:
+        """What is correlated."""
+        return UnitSpec.of(self)
 
     def sampling(self) -> Sampling:
         """How completions are drawn."""
@@ -161,6 +173,7 @@ class SignalOptions(Protocol):
     norm: str
     target: str
     targets_per_rollout: int | None
+    step_strength: str
     token_budget: int
     seed: int
 
@@ -194,6 +207,7 @@ def _signal_spec(text: str, options: Any, temperature: float) -> SignalSpec:
         norm=cast(Norm, options.norm),
         target=cast(Target, options.target),
         targets_per_rollout=int(count) if colon else options.targets_per_rollout,
+        step_strength=cast(StepStrength, options.step_strength),
         temperature=temperature,
         token_budget=options.token_budget,
         seed=options.seed,

@@ -14,6 +14,8 @@ from antiphase.page.document import Document
 from antiphase.page.render import render_overview
 from antiphase.probing.folder import RunFolder
 from antiphase.probing.table import render_table
+from antiphase.probing.units import by_unit, headline_of
+from antiphase.types import UNITS, Unit, check_one_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,12 +31,14 @@ class Fingerprint:
         summary: what summary.json holds.
         alternatives: one row per generated token and rank: the most probable tokens at its position; None where the
             run stored none.
+        steps: one row per estimator, rollout and step; None in a run of before they were measured.
     """
 
     tokens: pd.DataFrame
     rollouts: pd.DataFrame
     summary: dict[str, Any]
     alternatives: pd.DataFrame | None = None
+    steps: pd.DataFrame | None = None
 
     def result(self, model: str | None = None, estimator: str | None = None) -> dict[str, Any]:
         """One entry of `summary["results"]`; the first that matches, so by default the headline.
@@ -48,16 +52,33 @@ class Fingerprint:
         have = ", ".join(f"{entry['model']}/{entry['estimator']}" for entry in self.summary["results"])
         raise InvalidInputError(f"no result for model {model!r} and estimator {estimator!r}; this run has {have}.")
 
+    def correlation(self, unit: Unit | None = None) -> dict[str, Any]:
+        """Pooled Spearman ρ(entropy, strength) of the first result over a unit: `value, low, high` and more.
+
+        Args:
+            unit: `token`, `type` or `step`; by default the headline of the run.
+
+        Raises:
+            InvalidInputError: no such unit, or a run of before it was measured.
+        """
+        result = self.result()
+        chosen = unit or headline_of(result)
+        check_one_of("unit", chosen, UNITS)
+        entry = by_unit(result).get(chosen)
+        if entry is None:
+            raise InvalidInputError(f"this run holds no correlation over {chosen}s; measure it anew.")
+        return dict(entry)
+
     @property
     def spearman(self) -> float:
-        """Pooled Spearman ρ(entropy, strength) of the headline; NaN where undefined."""
-        value = self.result()["spearman"]["value"]
+        """Pooled Spearman ρ(entropy, strength) over the headline unit; NaN where undefined."""
+        value = self.correlation()["value"]
         return float("nan") if value is None else float(value)
 
     @property
     def interval(self) -> tuple[float, float]:
         """95 % interval of `spearman` over prompts; NaN where undefined."""
-        bounds = [self.result()["spearman"][key] for key in ("low", "high")]
+        bounds = [self.correlation()[key] for key in ("low", "high")]
         low, high = (float("nan") if bound is None else float(bound) for bound in bounds)
         return low, high
 
@@ -120,6 +141,8 @@ class Fingerprint:
         try:
             folder.write_table("tokens", pa.Table.from_pandas(self.tokens, preserve_index=False))
             folder.write_table("rollouts", pa.Table.from_pandas(self.rollouts, preserve_index=False))
+            if self.steps is not None:
+                folder.write_table("steps", pa.Table.from_pandas(self.steps, preserve_index=False))
             if self.alternatives is not None:
                 folder.write_table("alternatives", pa.Table.from_pandas(self.alternatives, preserve_index=False))
             folder.write_json("summary.json", self.summary)
@@ -138,7 +161,7 @@ class Fingerprint:
         folder = RunFolder.open(Path(path))
         summary = folder.read_summary()
         tokens, rollouts = folder.read_frames()
-        return cls(tokens, rollouts, summary, folder.read_alternatives())
+        return cls(tokens, rollouts, summary, folder.read_alternatives(), folder.read_steps())
 
     def document(self, name: str = "run") -> Document:
         """What the interactive page shows of this run.
@@ -147,7 +170,13 @@ class Fingerprint:
             name: of the run.
         """
         return signals_document(
-            "probe", name, self.tokens, self.rollouts, self.summary, alternatives=self.alternatives
+            "probe",
+            name,
+            self.tokens,
+            self.rollouts,
+            self.summary,
+            steps=self.steps,
+            alternatives=self.alternatives,
         )
 
     def __str__(self) -> str:

@@ -2,7 +2,7 @@
 
     OUT/config.json                     the resolved config; marks the folder as a probe's (or an evaluation's)
     OUT/parts/MODEL/BATCH.*.parquet     finished batches; gone once the run is complete
-    OUT/tokens.parquet, rollouts.parquet, alternatives.parquet (if asked for), summary.json, figures/
+    OUT/tokens.parquet, rollouts.parquet, steps.parquet, alternatives.parquet (if asked for), summary.json, figures/
 
 Every file appears under its name only when it is complete (written aside, then renamed), so a run cut anywhere,
 also by kill -9, leaves whole parts and nothing else that counts.
@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -27,6 +27,9 @@ from antiphase.probing.parts import KINDS, Kind, joined_schema, joined_tables, m
 
 FORMAT = "antiphase-probe"
 FORMAT_VERSION = 1
+
+
+_Folder = TypeVar("_Folder", bound="RunFolder")
 
 
 def _as_frame(table: pa.Table) -> pd.DataFrame:
@@ -55,7 +58,7 @@ class RunFolder:
         self.created_here = False
 
     @classmethod
-    def create(cls, path: Path, config: Mapping[str, Any]) -> "RunFolder":
+    def create(cls: type[_Folder], path: Path, config: Mapping[str, Any]) -> _Folder:
         """A new run folder.
 
         Raises:
@@ -74,7 +77,7 @@ class RunFolder:
         return folder
 
     @classmethod
-    def resume(cls, path: Path, config: Mapping[str, Any]) -> "RunFolder":
+    def resume(cls: type[_Folder], path: Path, config: Mapping[str, Any]) -> _Folder:
         """The folder of an interrupted run with the same config; a new one where there is nothing yet.
 
         Raises:
@@ -94,7 +97,7 @@ class RunFolder:
         return folder
 
     @classmethod
-    def open(cls, path: Path) -> "RunFolder":
+    def open(cls: type[_Folder], path: Path) -> _Folder:
         """An existing run folder.
 
         Raises:
@@ -147,8 +150,12 @@ class RunFolder:
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON object; NaN is refused, since JSON has none."""
+        self.write_text(name, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a whole text file."""
         with self._writing(), self._replacing(self.path / name) as work:
-            work.write_text(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+            work.write_text(text, encoding="utf-8")
 
     def write_table(self, kind: Kind, table: pa.Table) -> None:
         """Write a whole table."""
@@ -218,6 +225,14 @@ class RunFolder:
         path = self.path / f"{kind}.parquet"
         with self._reading(path):
             return _as_frame(pq.read_table(path))
+
+    def read_steps(self) -> pd.DataFrame | None:
+        """The whole table of steps; None in a run of before they were measured.
+
+        Raises:
+            InvalidInputError: it cannot be read.
+        """
+        return self.read_frame("steps") if (self.path / "steps.parquet").is_file() else None
 
     def read_alternatives(self) -> pd.DataFrame | None:
         """The whole table of alternatives; None where the run stored none.

@@ -11,9 +11,9 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-Kind = Literal["tokens", "rollouts", "alternatives"]
+Kind = Literal["tokens", "rollouts", "steps", "alternatives"]
 # In the order in which a batch is written.
-KINDS: tuple[Kind, ...] = ("tokens", "alternatives", "rollouts")
+KINDS: tuple[Kind, ...] = ("tokens", "alternatives", "steps", "rollouts")
 
 
 def model_folder(root: Path, model: int) -> Path:

@@ -191,10 +191,11 @@ class _Run:
         models = {name: folder.read_model(index) for index, name in enumerate(self.config.models)}
         folder.merge_parts()
         tokens, rollouts = folder.read_frames()
+        steps = folder.read_steps()
         with Progress(len(models) * len(self.config.specs()), shown=self.progress) as bar:
             bar.stage("resampling prompts", len(models) * len(self.config.specs()))
             step = 1 / (len(models) * len(self.config.specs()))
-            results = summarize(tokens, rollouts, models, self.config, tick=lambda: bar.advance(step))
+            results = summarize(tokens, rollouts, steps, models, self.config, tick=lambda: bar.advance(step))
         summary = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -209,7 +210,7 @@ class _Run:
             with Progress(1, shown=self.progress) as bar:
                 bar.stage("drawing figures", 1)
                 drawing.save_figures(tokens, summary["results"], folder.path / "figures")
-        found = Fingerprint(tokens, rollouts, summary, folder.read_alternatives())
+        found = Fingerprint(tokens, rollouts, summary, folder.read_alternatives(), steps)
         # The summary marks the run as complete, so it comes after all that the run is for, and the parts go after it.
         # The page can be made again at any time.
         folder.write_json("summary.json", summary)

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from antiphase.bootstrap import mean_within, pooled_correlation
-from antiphase.chain import interval_dict
+from antiphase.chain import chain_links, controls, interval_dict
 from antiphase.correlation import average_ranks, coefficients
 from antiphase.probing.config import ProbeConfig
-from antiphase.types import cell_column
+from antiphase.probing.units import UnitSpec, codes, column, interval_of, unit_statistics
+from antiphase.types import MAGNITUDES, cell_column
 
 _PACKAGES = ("antiphase", "torch", "transformers", "numpy", "pandas", "pyarrow")
 
@@ -50,6 +51,7 @@ def commit() -> str | None:
 def summarize(
     tokens: pd.DataFrame,
     rollouts: pd.DataFrame,
+    steps: pd.DataFrame | None,
     models: Mapping[str, Mapping[str, Any]],
     config: ProbeConfig,
     tick: Callable[[], None] = lambda: None,
@@ -57,7 +59,7 @@ def summarize(
     """The results of a run, JSON-ready.
 
     Args:
-        tokens, rollouts: the two whole tables.
+        tokens, rollouts, steps: the whole tables; no steps in a run of before they were measured.
         models: what is known of each model: revision, device, dtype, and per estimator its layers.
         config: of the run.
         tick: called after every model and estimator.
@@ -79,12 +81,15 @@ def summarize(
                 "target": spec.target,
                 "temperature": spec.temperature,
                 "targets_per_rollout": spec.targets_per_rollout,
+                "step_strength": spec.step_strength,
+                "splitter": str(config.units().splitter),
                 **signal_statistics(
                     tokens[chosen],
                     rollouts[own],
+                    None if steps is None else steps[(steps.model == model) & (steps.estimator == spec.estimator)],
                     layers,
                     spec.projections,
-                    min_tokens=config.min_tokens,
+                    config.units(),
                     num_resamples=config.num_resamples,
                     seed=config.seed,
                 ),
@@ -99,58 +104,53 @@ def summarize(
     return {"results": results, "agreement": agreement}
 
 
-def _column(frame: pd.DataFrame, name: str) -> Tensor:
-    return torch.tensor(frame[name].to_numpy(dtype="float64", copy=True))
-
-
-def _codes(series: "pd.Series[Any]") -> Tensor:
-    return torch.tensor(pd.factorize(series)[0].copy())
-
-
 def signal_statistics(
     tokens: pd.DataFrame,
     rollouts: pd.DataFrame,
+    steps: pd.DataFrame | None,
     layers: list[int],
     projections: tuple[str, ...],
+    units: UnitSpec,
     *,
-    min_tokens: int,
     num_resamples: int,
     seed: int,
 ) -> dict[str, Any]:
     """Pooled and per-rollout correlations with intervals over prompts, JSON-ready.
 
     Args:
-        tokens, rollouts: the rows of one model and estimator.
+        tokens, rollouts, steps: the rows of one model and estimator.
         layers, projections: that were measured.
-        min_tokens, num_resamples, seed: of the correlations and their bootstrap.
+        units: what is correlated.
+        num_resamples, seed: of the bootstrap.
     """
-    entropy, strength, clusters = _column(tokens, "entropy"), _column(tokens, "strength"), _codes(tokens.prompt_id)
+    entropy, strength, clusters = column(tokens, "entropy"), column(tokens, "strength"), codes(tokens.prompt_id)
     token_ids = torch.tensor(tokens.token_id.to_numpy(copy=True))
     within: dict[str, Any] = {"num_resamples": num_resamples, "seed": seed}
-    shared: dict[str, Any] = {"min_tokens": min_tokens, **within}
-    groups = _codes(rollouts.prompt_id)
-    pooled = pooled_correlation(entropy, strength, clusters, **shared)
-    control = _column(tokens, "logprob_control")
+    shared: dict[str, Any] = {"min_tokens": units.min_tokens, **within}
+    groups = codes(rollouts.prompt_id)
+    by_unit = unit_statistics(tokens, rollouts, steps, units, **within)
+    control = column(tokens, "logprob_control")
     # Ranked once for all cells; ρ of one cell is then Pearson's of the ranks.
     ranks = average_ranks(entropy[None], strength[None].isfinite())
     by_cell = [
-        [_cell(ranks, _column(tokens, cell_column(layer, name)), min_tokens) for name in projections]
+        [_cell(ranks, column(tokens, cell_column(layer, name)), units.min_tokens) for name in projections]
         for layer in layers
     ]
     return {
-        "spearman": interval_dict(pooled),
+        "headline": units.headline,
+        "units": by_unit,
+        "spearman": interval_of(by_unit["token"]),
         "pearson": interval_dict(pooled_correlation(entropy, strength, clusters, method="pearson", **shared)),
-        "spearman_unique": interval_dict(
-            pooled_correlation(entropy, strength, clusters, token_ids=token_ids, **shared)
-        ),
+        "spearman_unique": interval_of(by_unit["type"]),
         "pearson_unique": interval_dict(
             pooled_correlation(entropy, strength, clusters, token_ids=token_ids, method="pearson", **shared)
         ),
-        "spearman_within": interval_dict(mean_within(_column(rollouts, "spearman"), groups, **within)),
-        "pearson_within": interval_dict(mean_within(_column(rollouts, "pearson"), groups, method="pearson", **within)),
+        "spearman_within": by_unit["token"]["within"],
+        "pearson_within": interval_dict(mean_within(column(rollouts, "pearson"), groups, method="pearson", **within)),
         "logprob_control": interval_dict(
             pooled_correlation(entropy, control.where(strength.isfinite(), torch.nan), clusters, **shared)
         ),
+        **_chain(tokens, strength, clusters, token_ids, shared),
         "by_projection": by_cell,
         "num_tokens": int(strength.isfinite().sum()),
         "num_unique_tokens": int(token_ids[strength.isfinite()].unique().numel()),
@@ -159,6 +159,20 @@ def signal_statistics(
         "num_undefined": int(rollouts.spearman.isna().sum()),
         "entropy_mean": float(entropy.mean()) if len(entropy) else None,
         "strength_mean": float(strength.nanmean()) if bool(strength.isfinite().any()) else None,
+    }
+
+
+def _chain(
+    tokens: pd.DataFrame, strength: Tensor, clusters: Tensor, token_ids: Tensor, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The paper's chain and the controls; nothing for a run of before their columns were stored."""
+    if "logit" not in tokens:
+        return {}
+    names = ("entropy", "position", "logprob_control", *MAGNITUDES)
+    columns = {name: column(tokens, name) for name in names} | {"strength": strength}
+    return {
+        "chain": [link.as_dict() for link in chain_links(columns, clusters, **options)],
+        "controls": controls(columns, clusters, token_ids, **options),
     }
 
 
@@ -174,9 +188,9 @@ def _agreement(tokens: pd.DataFrame, pair: tuple[str, str], config: ProbeConfig)
     left, right = (tokens[tokens.estimator == name][[*keys, "prompt_id", "strength"]] for name in pair)
     both = left.merge(right, on=keys, suffixes=("", "_other")).dropna(subset=["strength", "strength_other"])
     correlation = pooled_correlation(
-        _column(both, "strength"),
-        _column(both, "strength_other"),
-        _codes(both.prompt_id),
+        column(both, "strength"),
+        column(both, "strength_other"),
+        codes(both.prompt_id),
         min_tokens=config.min_tokens,
         num_resamples=config.num_resamples,
         seed=config.seed,

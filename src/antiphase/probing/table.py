@@ -4,6 +4,10 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+from antiphase.probing.units import by_unit, headline_of
+
+# The links of the paper's own argument, as the notes name them.
+_CHAIN = {"entropy–logit": "H and logit", "logit–hidden": "logit and ‖h‖", "hidden–strength": "‖h‖ and strength"}
 _ESTIMATES = {
     "own": "own-position term, every chosen layer",
     "oracle-own": "own-position term by its definition",
@@ -25,6 +29,13 @@ def interval_text(entry: Mapping[str, float | None]) -> str:
     return f"[{signed(entry['low'])}, {signed(entry['high'])}]"
 
 
+def with_interval(entry: Mapping[str, float | None] | None) -> str:
+    """`−0.15 [−0.20, −0.10]`; a dash where nothing was measured."""
+    if entry is None:
+        return "—"
+    return signed(entry["value"]) if entry["low"] is None else f"{signed(entry['value'])} {interval_text(entry)}"
+
+
 def render_table(summary: Mapping[str, Any], width: int = 118) -> str:
     """The results of a run as text: one line per model and estimator, then notes on how to read them."""
     from rich import box
@@ -33,21 +44,20 @@ def render_table(summary: Mapping[str, Any], width: int = 118) -> str:
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("model", overflow="fold", max_width=30)
+    table.add_column("model", overflow="fold", max_width=24)
     table.add_column("estimator")
-    for name in ("ρ pooled", "95 % interval", "ρ per rollout", "ρ control", "tokens", "rollouts", "undefined"):
+    first = headline_of(summary["results"][0])
+    order = [first, *(unit for unit in ("type", "token", "step") if unit != first)]
+    for name in (*(f"ρ by {unit}" for unit in order), "control", "tokens"):
         table.add_column(name, justify="right", no_wrap=True)
     for result in summary["results"]:
+        units = by_unit(result)
         table.add_row(
             Text(result["model"]),
             result["estimator"],
-            signed(result["spearman"]["value"]),
-            interval_text(result["spearman"]),
-            signed(result["spearman_within"]["value"]),
+            *(with_interval(units.get(unit)) for unit in order),
             signed(result["logprob_control"]["value"]),
             f"{result['num_tokens']:,}",
-            str(result["num_rollouts"]),
-            str(result["num_undefined"]),
         )
     console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
     console.print(table)
@@ -57,19 +67,41 @@ def render_table(summary: Mapping[str, Any], width: int = 118) -> str:
     return console.file.getvalue().rstrip("\n")
 
 
+def _of_result(result: Mapping[str, Any]) -> list[str]:
+    units = by_unit(result)
+    undefined = [f"{unit} {entry['num_undefined']}" for unit, entry in units.items() if entry["num_undefined"]]
+    texts = []
+    if undefined:
+        texts.append(f"of {result['num_rollouts']} rollouts, too short or constant by {', '.join(undefined)}.")
+    if "step" in units:
+        step = units["step"]
+        windows = ", ".join(f"{name} {with_interval(value)}" for name, value in step["windows"].items())
+        texts.append(
+            f"{step['num_items']:,} steps; ρ with their lengths and places held fixed "
+            f"{with_interval(step['given']['both'])}; over windows of tokens instead: {windows}."
+        )
+    if "chain" in result:
+        links = [link for link in result["chain"] if link["link"] in _CHAIN]
+        texts.append("the paper's chain: " + "; ".join(f"{_CHAIN[k['link']]} {_verdict(k)}" for k in links) + ".")
+    return texts
+
+
+def _verdict(link: Mapping[str, Any]) -> str:
+    return f"{signed(link['value'])} ({link['verdict']})"
+
+
 def _notes(summary: Mapping[str, Any]) -> list[str]:
     first = summary["results"][0]
     notes = [
         f"ρ: Spearman correlation of token entropy and gradient strength ({first['norm']} norm of the "
-        f"{first['target']} gradient); negative = inverted. Intervals over prompts.",
+        f"{first['target']} gradient); negative = inverted. In brackets 95 % intervals over prompts.",
+        "by type: means over each distinct token id (the paper's fingerprint); by token: positions; by step: the "
+        f"parts of a rollout ({first.get('splitter', 'sentence')}; strength: {first.get('step_strength', 'mean')}).",
         *(f"{name}: {_ESTIMATES[name]}." for name in dict.fromkeys(r["estimator"] for r in summary["results"])),
         "control: the same with ‖∂ ln p/∂z‖, which follows entropy by construction; it is no fingerprint.",
     ]
-    if any(result["num_undefined"] for result in summary["results"]):
-        notes.append(
-            f"undefined: rollouts with fewer than {summary['config']['min_tokens']} measured tokens, or with a "
-            "constant series."
-        )
+    for result in summary["results"]:
+        notes += [f"{result['model']}, {result['estimator']}: {text}" for text in _of_result(result)]
     for entry in summary["agreement"]:
         left, right = entry["estimators"]
         notes.append(

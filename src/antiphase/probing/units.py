@@ -1,6 +1,6 @@
 """What the items of a correlation are: tokens, types or steps, and the tables and statistics of steps."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -16,7 +16,7 @@ from antiphase.correlation import MIN_STEPS, MIN_TOKENS
 from antiphase.errors import InvalidInputError
 from antiphase.partial import Joint
 from antiphase.steps import DEFAULT_SPLITTER, Splitter
-from antiphase.types import STEP_STRENGTHS, UNITS, Correlation, StepSignals, Unit, check_one_of
+from antiphase.types import STEP_STRENGTHS, UNITS, StepSignals, Unit, check_one_of
 
 # The paper's fingerprint is over unique tokens.
 DEFAULT_UNIT: Unit = "type"
@@ -125,12 +125,16 @@ def codes(series: "pd.Series[Any]") -> Int[Tensor, "row"]:
     return torch.tensor(pd.factorize(series)[0].copy())
 
 
+def interval_of(entry: Mapping[str, Any]) -> dict[str, float | None]:
+    """`value, low, high` of an entry that holds more."""
+    return {key: entry[key] for key in ("value", "low", "high")}
+
+
 def unit_statistics(
     tokens: pd.DataFrame,
     rollouts: pd.DataFrame,
     steps: pd.DataFrame | None,
     units: UnitSpec,
-    pooled: Callable[..., Correlation] = pooled_correlation,
     **resampling: Any,
 ) -> dict[str, dict[str, Any]]:
     """ρ over every unit, pooled and within rollouts, with intervals over prompts, JSON-ready.
@@ -138,7 +142,6 @@ def unit_statistics(
     Args:
         tokens, rollouts, steps: the rows of one model and estimator; no steps in a run of before they were measured.
         units: what is correlated.
-        pooled: makes the pooled correlations.
         resampling: `num_resamples` and `seed` of the bootstrap.
     """
     found: dict[str, dict[str, Any]] = {}
@@ -153,7 +156,7 @@ def unit_statistics(
         series["step"] = (column(steps, "entropy"), column(steps, "strength"), codes(steps.prompt_id), None)
     for unit, (x, y, prompts, token_ids) in series.items():
         options: dict[str, Any] = {"unit": unit, "min_tokens": units.least(unit), **resampling}
-        value = pooled(x, y, prompts, token_ids=token_ids, **options)
+        value = pooled_correlation(x, y, prompts, token_ids=token_ids, **options)
         name = f"spearman_{unit}"
         each = column(rollouts, name if name in rollouts else "spearman")
         known = name in rollouts or unit == "token"
@@ -198,4 +201,31 @@ def _beside_steps(tokens: pd.DataFrame, steps: pd.DataFrame, units: UnitSpec, **
             for place, name in enumerate(names[:2])
         },
         "windows": {f"fixed:{WINDOW}": interval_dict(value)},
+    }
+
+
+def headline_of(result: Mapping[str, Any]) -> Unit:
+    """The unit whose ρ stands for a result; runs of before there were units are over tokens."""
+    return cast(Unit, result.get("headline", "token"))
+
+
+def headline_entry(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """ρ over the headline unit of a result; None where no signals were measured."""
+    return by_unit(result)[headline_of(result)] if "spearman" in result else None
+
+
+def spearman_column(rollouts: pd.DataFrame, unit: str) -> str:
+    """The column of rollouts.parquet that holds each rollout's ρ over a unit; of old runs, the one over tokens."""
+    name = f"spearman_{unit}"
+    return name if name in rollouts else "spearman"
+
+
+def by_unit(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """ρ over each unit, also of a result of before there were units."""
+    if "units" in result:
+        return dict(result["units"])
+    undefined = {"num_items": result["num_tokens"], "num_undefined": result["num_undefined"]}
+    return {
+        "token": {**result["spearman"], **undefined, "within": result["spearman_within"]},
+        "type": {**result["spearman_unique"], "num_items": result["num_unique_tokens"], "num_undefined": None},
     }

@@ -11,6 +11,7 @@ from antiphase.evaluation.summary import summarize_evaluation
 from antiphase.probing.config import ProbeConfig, config_from
 from antiphase.probing.folder import RunFolder
 from antiphase.probing.summary import summarize
+from antiphase.probing.units import BEFORE_UNITS
 
 # Of the bootstrap: a view of a running job is made again and again.
 MOST_RESAMPLES = 200
@@ -35,7 +36,10 @@ def summarize_unfinished(folder: RunFolder, kind: str, tokens: pd.DataFrame, rol
     known = {field.name for field in dataclasses.fields(owner)}
     options = {name: value for name, value in stored.items() if name in known and name != "models"}
     options["num_resamples"] = min(int(options.get("num_resamples", MOST_RESAMPLES)), MOST_RESAMPLES)
+    # A run of before there were units is over tokens.
+    options = {name: value for name, value in {**BEFORE_UNITS, **options}.items() if value is not None}
     config = config_from(stored["models"], options, owner)
+    steps = folder.read_parts("steps")
     begun = set(rollouts.model)
     keys = ["model", "rollout_id"]
     tokens = tokens.merge(rollouts[keys].drop_duplicates(), on=keys)
@@ -48,7 +52,7 @@ def summarize_unfinished(folder: RunFolder, kind: str, tokens: pd.DataFrame, rol
         if kind == "eval":
             tasks = set(rollouts[rollouts.model == name].task)
             identities = [entry for entry in stored["identities"] if entry["task"] in tasks]
-            results += summarize_evaluation(tokens, rollouts, models, alone, identities)["results"]
+            results += summarize_evaluation(tokens, rollouts, steps, models, alone, identities)["results"]
         else:
-            results += summarize(tokens, rollouts, models, alone)["results"]
+            results += summarize(tokens, rollouts, steps, models, alone)["results"]
     return {"config": stored, "results": results, "num_resamples": options["num_resamples"]}

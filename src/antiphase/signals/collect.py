@@ -1,7 +1,6 @@
 """Put the signals of chunks back in the layout of the batch, and sum up steps."""
 
 from collections.abc import Sequence
-from dataclasses import fields
 
 import torch
 from jaxtyping import Float, Int
@@ -9,10 +8,9 @@ from torch import Tensor
 
 from antiphase.models.architecture import AttentionLayer
 from antiphase.signals.chunk import ChunkSignals, Row
-from antiphase.types import Alternatives, Magnitudes, SignalSpec, StepSignals, TokenBatch, TokenSignals
+from antiphase.types import MAGNITUDES, Alternatives, Magnitudes, SignalSpec, StepSignals, TokenBatch, TokenSignals
 
 _OF_HEAD = ("entropy", "logprob", "logprob_control", "self_certainty")
-_MAGNITUDES = tuple(field.name for field in fields(Magnitudes))
 
 
 def collect(
@@ -37,7 +35,7 @@ def collect(
     def blank(*more: int) -> Tensor:
         return torch.full((*shape, *more), torch.nan, dtype=dtype, device=device)
 
-    values = {name: blank() for name in (*_OF_HEAD, *_MAGNITUDES)}
+    values = {name: blank() for name in (*_OF_HEAD, *MAGNITUDES)}
     strength = blank(len(layers), len(spec.projections))
     measured = torch.zeros(shape, dtype=torch.bool, device=device)
     rank = spec.num_alternatives
@@ -49,7 +47,7 @@ def collect(
         chosen = torch.cat([row.measured for row in rows]).to(device)
         for name in _OF_HEAD:
             values[name][index, columns] = getattr(signals.head, name).to(device, dtype)
-        for name in _MAGNITUDES:
+        for name in MAGNITUDES:
             values[name][index, columns] = getattr(signals.head.magnitudes, name).to(device, dtype)
         strength[index[chosen], columns[chosen]] = signals.strength.to(device, dtype)
         measured[index[chosen], columns[chosen]] = True
@@ -64,7 +62,7 @@ def collect(
         layers=tuple(layer.index for layer in layers),
         spec=spec,
         alternatives=top,
-        magnitudes=Magnitudes(*(values[name] for name in _MAGNITUDES)),
+        magnitudes=Magnitudes(*(values[name] for name in MAGNITUDES)),
         steps=None if steps is None else _steps(batch, values["entropy"], strength, steps, spec, done),
     )
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from antiphase.steps.places import PlacedTokens, place_tokens
+from antiphase.steps.sentences import TAG
 from antiphase.steps.splitter import Splitter
 from antiphase.types import TokenBatch
 
 _SPACE = re.compile(r"\s+")
-_TAG = re.compile(r"\s*</?think>\s*")
 
 
 def token_steps(token_ids: Sequence[int], tokenizer: Any, splitter: Splitter) -> list[int]:
@@ -74,10 +74,8 @@ def _steps(token_ids: list[int], tokenizer: Any, splitter: Splitter, pauses: Seq
 
 
 def _numbers(placed: PlacedTokens, is_special: NDArray[np.bool_], splitter: Splitter) -> list[int]:
-    text = plain = placed.text
-    for start, end in zip(placed.starts[is_special].tolist(), placed.ends[is_special].tolist(), strict=True):
-        if not _TAG.fullmatch(text, start, end):
-            plain = plain[:start] + "\n" * (end - start) + plain[end:]
+    text = placed.text
+    plain = _without_special(placed, is_special)
     size = len(text)
     begins = np.zeros(size, dtype=np.int64)
     begins[splitter.starts(text if splitter.kind == "regex" else plain)] = 1
@@ -94,6 +92,19 @@ def _numbers(placed: PlacedTokens, is_special: NDArray[np.bool_], splitter: Spli
     return numbers
 
 
+def _without_special(placed: PlacedTokens, is_special: NDArray[np.bool_]) -> str:
+    """The text with line breaks in place of special tokens, tags (`<think>`) excepted."""
+    parts, place = [], 0
+    for start, end in zip(placed.starts[is_special].tolist(), placed.ends[is_special].tolist(), strict=True):
+        if not TAG.fullmatch(placed.text[start:end].strip()):
+            parts += [placed.text[place:start], "\n" * (end - start)]
+            place = end
+    return "".join([*parts, placed.text[place:]])
+
+
 def _special_ids(tokenizer: Any) -> frozenset[int]:
+    """The special tokens, without one that only stands for an unknown word: that is text."""
     added = (token for token, content in tokenizer.added_tokens_decoder.items() if content.special)
-    return frozenset([*tokenizer.all_special_ids, *added])
+    special = frozenset([*tokenizer.all_special_ids, *added])
+    marks = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)
+    return special if tokenizer.unk_token_id in marks else special - {tokenizer.unk_token_id}

@@ -1,5 +1,6 @@
 """Where each token stands in the text of a completion, for any tokenizer, in linear time."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_ESCAPED = re.compile("[\udc80-\udcff]")
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,11 @@ def place_tokens(token_ids: Sequence[int], tokenizer: Any, pauses: Sequence[int]
     points = np.frombuffer(escaped.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     invalid = (points >= 0xDC80) & (points <= 0xDCFF)
     widths = 1 + (points >= 0x80).astype(np.int64) + (points >= 0x800) + (points >= 0x10000)
-    character_begins = np.cumsum(np.where(invalid, 1, widths)) - np.where(invalid, 1, widths)
+    widths[invalid] = 1
+    character_begins = np.cumsum(widths) - widths
     starts = np.searchsorted(character_begins, begins, side="right") - 1
     ends = np.where(lengths > 0, np.searchsorted(character_begins, begins + lengths, side="left"), starts)
-    text = data.decode("utf-8", "surrogateescape").encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    if invalid.any():
-        text = "".join(REPLACEMENT if "\udc80" <= character <= "\udcff" else character for character in escaped)
+    text = _ESCAPED.sub(REPLACEMENT, escaped)
     return PlacedTokens(text, np.maximum(starts, 0), np.maximum(ends, 0))
 
 
@@ -86,7 +87,7 @@ def _added(before: str, alone: str, together: str) -> str:
 
 
 def _decode(rows: list[list[int]], tokenizer: Any) -> list[str]:
-    if not rows:
+    if not rows:  # which a tokenizer decodes to one empty text
         return []
     texts: list[str] = tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return texts

@@ -12,23 +12,25 @@ from antiphase.steps.spans import protected_spans
 from antiphase.steps.words import ends_sentence
 
 _CLOSING = "\"'”’»)\\]}*_`」』）】》〉"
+_TAGS = "</?(?:think|thinking|thought|reasoning|reflection|solution|answer)>"
 _MARK = re.compile(
     rf"(?P<stop>[.!?…]+)[{_CLOSING}]*"
     rf"|(?P<wide>[。！？｡।॥؟۔]+)[!?…{_CLOSING}]*"
     r"|(?P<break>\n\s*)"
-    r"|(?P<tag></?(?:think|thinking|thought|reasoning|reflection|solution|answer)>)"
+    rf"|(?P<tag>{_TAGS})"
 )
-_TAG = re.compile(r"</?(?:think|thinking|thought|reasoning|reflection|solution|answer)>")
+TAG = re.compile(_TAGS)
+_OPENING = re.compile(_TAGS.replace("/?", ""))
 _SPACE = re.compile(r"\s*")
 _ITEM = re.compile(r"(?:[-*+•‣◦–]|\(?\d{1,3}[.)]|\(?[A-Za-z]\)|[A-Z]\.|\(?[ivx]{1,4}\))\s|#{1,6}\s")
 _HEADING = re.compile(
     r"\s*(?:#{1,6}\s.*|(?:\d{1,3}[.)]\s+)?\*\*[^*\n]+\*\*:?|(?:Step|Case|Part)\s+\w{1,4}[.:]"
-    r"|(?:Analysis|Answer|Check|Conclusion|Explanation|Final answer|Proof|Reasoning|Solution|Summary|Verification):)\s*",
+    r"|(?:Analysis|Answer|Check|Conclusion|Explanation|Proof|Reasoning|Solution|Summary|Verification):)\s*",
     re.IGNORECASE,
 )
 _FORMULA = re.compile(r"\\\[|\\begin\{|\$\$")
-_EQUATION = re.compile(r"\w{1,4}(?:\(\w{1,4}\))?\s*[=<>≤≥≈]")
-_GOES_ON = ":=+-×÷/<&|([{—–\\"
+_EQUATION = re.compile(r"\w{1,4}(?:\(\w{1,4}\))?\s*[=<>≤≥≈]|[a-zA-Z] [-+−*/×÷^] [\w(]")
+_GOES_ON = ":=+-×÷/<&([{—–\\"
 _CONTENT = r"[^\W_]"
 
 
@@ -96,16 +98,20 @@ def merged(text: str, places: Iterable[int], *, content: str, tags: bool = True)
         Offsets, ascending, each at a character that is no space.
     """
     pattern = re.compile(content)
-    plain = _TAG.sub(lambda tag: " " * len(tag[0]), text) if tags else text
+    plain = TAG.sub(lambda tag: " " * len(tag[0]), text) if tags else text
     kept: list[int] = []
-    begin = 0
+    previous, waits = 0, False
     for place in (_after(text, place) for place in places):
-        if pattern.search(plain, begin, place):
+        if place == previous:
+            continue
+        waits |= tags and _OPENING.search(text, previous, place) is not None
+        if pattern.search(plain, previous, place):
             kept.append(place)
-            begin = place
-        elif kept and place > begin and not (tags and re.search(r"<\w+>\s*$", text[begin:place])):
-            kept[-1] = begin = place
-    if kept and not pattern.search(plain, begin):
+            waits = False
+        elif kept and not waits:
+            kept[-1] = place
+        previous = place
+    if kept and not pattern.search(plain, previous):
         kept.pop()
     return kept
 

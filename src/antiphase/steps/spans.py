@@ -9,7 +9,6 @@ _OPENER = re.compile(
     r"|(?P<display>\\\[|\$\$)|(?P<inline>\\\()|(?<![\\\w$])(?P<dollar>\$)(?=[^\s$])|(?P<code>`)",
     re.MULTILINE,
 )
-_BLANK_LINE = re.compile(r"\n[^\S\n]*(?=\n)")
 _CLOSERS = {
     "```": re.compile(r"^[ \t]*```[ \t]*$", re.MULTILINE),
     "~~~": re.compile(r"^[ \t]*~~~[ \t]*$", re.MULTILINE),
@@ -20,8 +19,9 @@ _CLOSERS = {
     "$": re.compile(r"(?<=[^\s\\])\$(?!\d)"),
     "`": re.compile("`"),
     "\n": re.compile("\n"),
-    "blank": _BLANK_LINE,
+    "blank": re.compile(r"\n[^\S\n]*(?=\n)"),
 }
+_ENDS = re.compile(r"\\end\{\w+\*?\}")
 _LONGEST_DOLLARS = 400
 
 
@@ -31,12 +31,14 @@ class _Places:
     def __init__(self, text: str) -> None:
         self.text = text
         self.known: dict[str, list[tuple[int, int]]] = {}
+        for found in _ENDS.finditer(text):
+            self.known.setdefault(found[0], []).append(found.span())
 
     def after(self, kind: str, place: int) -> tuple[int, int]:
         """Start and end of the first one at or after the place; the end of the text twice where there is none."""
         if kind not in self.known:
-            pattern = _CLOSERS.get(kind) or re.compile(re.escape(kind))
-            self.known[kind] = [found.span() for found in pattern.finditer(self.text)]
+            pattern = _CLOSERS.get(kind)
+            self.known[kind] = [found.span() for found in pattern.finditer(self.text)] if pattern else []
         spans = self.known[kind]
         number = bisect_left(spans, (place, 0))
         return spans[number] if number < len(spans) else (len(self.text), len(self.text))

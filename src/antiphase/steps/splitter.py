@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -49,7 +50,7 @@ class Splitter:
 
     Raises:
         InvalidInputError: an unknown kind, a size below 1, or a pattern that does not compile, matches the empty
-            string, or takes longer than a second on short texts.
+            string, or takes longer than a second on the probe texts.
     """
 
     kind: SplitterKind = "sentence"
@@ -109,9 +110,10 @@ class Splitter:
 
 
 def _unknown(text: str) -> str:
-    near = difflib.get_close_matches(text.partition(":")[0].lower(), KINDS, n=1, cutoff=0.0)[0]
-    form = {"fixed": "fixed:N", "regex": "regex:PATTERN"}.get(near, near)
-    return f"splitter {text!r} does not exist; did you mean {form!r}? There are: {_FORMS}."
+    near = difflib.get_close_matches(text.partition(":")[0].lower(), KINDS, n=1, cutoff=0.5)
+    form = {"fixed": "fixed:N", "regex": "regex:PATTERN"}.get(near[0], near[0]) if near else ""
+    meant = f"; did you mean {form!r}?" if form else "."
+    return f"splitter {text!r} does not exist{meant} There are: {_FORMS}."
 
 
 @lru_cache(maxsize=64)
@@ -123,30 +125,37 @@ def _compiled(pattern: str) -> Any:
         compiled = regex.compile(pattern)
     except (re.error, regex.error) as error:
         place = "" if error.pos is None else f" at position {error.pos}"
-        raise InvalidInputError(f"splitter regex:{pattern} does not compile: {error.msg}{place}.") from None
+        raise InvalidInputError(f"splitter {_shown(pattern)} does not compile: {error.msg}{place}.") from None
+    except (OverflowError, RecursionError) as error:
+        raise InvalidInputError(f"splitter {_shown(pattern)} does not compile: {error}.") from None
+    end = time.monotonic() + PROBE_SECONDS
     for probe in ("", *_PROBES):
-        try:
-            empty = any(found.end() == found.start() for found in compiled.finditer(probe, timeout=PROBE_SECONDS))
-        except TimeoutError:
+        if any(start == stop for start, stop in _matches(compiled, pattern, probe, end - time.monotonic())):
             raise InvalidInputError(
-                f"splitter regex:{pattern} took more than {PROBE_SECONDS:g} s on {len(probe)} characters; write it "
-                "without nested repetitions."
-            ) from None
-        if empty:
-            raise InvalidInputError(
-                f"splitter regex:{pattern} matches the empty string; a step ends after a match, which needs at least "
-                "one character."
+                f"splitter {_shown(pattern)} matches the empty string; a step ends after a match, which needs at "
+                "least one character."
             )
     return compiled
 
 
 def _match_ends(pattern: str, text: str) -> Iterator[int]:
+    for start, stop in _matches(_compiled(pattern), pattern, text, MATCH_SECONDS):
+        if stop > start:
+            yield stop
+
+
+def _matches(compiled: Any, pattern: str, text: str, seconds: float) -> Iterator[tuple[int, int]]:
     try:
-        for found in _compiled(pattern).finditer(text, timeout=MATCH_SECONDS):
-            if found.end() > found.start():
-                yield found.end()
+        for found in compiled.finditer(text, timeout=max(seconds, 0.001)):
+            yield found.span()
     except TimeoutError:
         raise InvalidInputError(
-            f"splitter regex:{pattern} took more than {MATCH_SECONDS:g} s on a completion of {len(text)} characters; "
-            "write it without nested repetitions."
+            f"splitter {_shown(pattern)} takes too long: it was stopped on a text of {len(text)} characters. Write it "
+            "without repetitions inside repetitions."
         ) from None
+
+
+def _shown(pattern: str) -> str:
+    """The splitter's name on one line."""
+    text = "regex:" + pattern.replace("\n", "\\n")
+    return text if len(text) <= 80 else f"{text[:77]}..."

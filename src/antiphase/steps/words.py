@@ -34,6 +34,7 @@ _WORD_BEFORE = re.compile(r"[^\W\d_]+(?:\.[^\W\d_]+)*$")
 _WORD_AFTER = re.compile(r"[\"“'‘(\[*_`]*([^\W\d_]+)")
 _OPERATORS = frozenset("=+/<>^%&|,;:)]}×÷≤≥≠≈")
 _LONGEST_WORD = 24
+_LONGEST_LABEL = 60
 
 
 def ends_sentence(text: str, begin: int, start: int, stop: int, end: int, after: int) -> bool:
@@ -64,7 +65,8 @@ def ends_sentence(text: str, begin: int, start: int, stop: int, end: int, after:
 
 def _full_stop(text: str, begin: int, start: int, after: int) -> bool:
     found = _WORD_BEFORE.search(text, max(begin, start - _LONGEST_WORD), start)
-    is_label = _LABEL.fullmatch(text, begin, start) is not None  # the number of a list item, or "Step 1."
+    # The number of a list item, or "Step 1."
+    is_label = start - begin < _LONGEST_LABEL and _LABEL.fullmatch(text, begin, start) is not None
     if is_label or found is None:  # after a number, a bracket or a formula it is a full stop
         return not is_label
     word, following = found[0].lower(), text[after]

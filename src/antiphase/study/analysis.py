@@ -1,16 +1,18 @@
 """What a study found: methods against the reference in every group and over all, and ι against accuracy.
 
-A group is one model and setting. Seeds are paired: seed i of every method begins with the same model, where the model
-is made for each seed, and draws the same problems.
+A group is one model and setting, and one task where a cell is evaluated on several; a table of all tasks with their
+average then stands beside the groups. Seeds are paired: seed i of every method begins with the same model, where the
+model is made for each seed, and draws the same problems.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from antiphase.evaluation.benchmark import benchmark
 from antiphase.evaluation.comparison import (
     ACROSS,
     Comparison,
@@ -25,6 +27,7 @@ from antiphase.evaluation.entrants import Entrant, SeedRun
 from antiphase.evaluation.estimate import mean_interval
 from antiphase.evaluation.metrics import SCORES, rollout_score
 from antiphase.evaluation.ranking import problem_aurocs
+from antiphase.probing.units import headline_entry, headline_of, interval_of
 from antiphase.study.definition import BASE, Study
 from antiphase.study.store import DoneCell
 
@@ -62,9 +65,17 @@ class Findings:
 
 
 def group_of(cell: DoneCell) -> str:
-    """Name of the group that a cell belongs to."""
+    """Model and setting of a cell."""
     record = cell.record
     return str(record["model"]) if record["setting"] == "all" else f"{record['model']} · {record['setting']}"
+
+
+def tasks_of(cell: DoneCell) -> dict[str, dict[str, Any]]:
+    """The results of a cell by task, of its first estimator."""
+    found: dict[str, dict[str, Any]] = {}
+    for result in cell.record["results"]:
+        found.setdefault(str(result["task"]), result)
+    return found
 
 
 def analyse(study: Study, cells: Sequence[DoneCell]) -> Findings | None:
@@ -85,15 +96,18 @@ def analyse(study: Study, cells: Sequence[DoneCell]) -> Findings | None:
     if not kept:
         return None
     options = Options(reference=reference, paired_seeds=True, smallest=study.smallest)
-    groups = compare_entrants(kept, options)
+    benchmarks = _benchmarks(cells, reference, options)
+    groups = replace(compare_entrants(kept, options), benchmarks=benchmarks)
+    models = _models(cells)
     points = [
-        {**point_of(entrant, run), "lineage": f"{entrant.task} · {run.seed}"}
+        {**point_of(entrant, run), "lineage": f"{models[entrant.task]} · {run.seed}"}
         for entrant in entrants
         for run in entrant.runs
     ]
+    several = len(by_group) > 1 and not benchmarks
     return Findings(
         groups,
-        _overall(study, by_group, reference, options) if len(by_group) > 1 else None,
+        _overall(study, by_group, reference, options) if several else None,
         {group: _stages(own, study) for group, own in by_group.items()},
         _across(points, options),
         _scores(cells),
@@ -101,14 +115,40 @@ def analyse(study: Study, cells: Sequence[DoneCell]) -> Findings | None:
     )
 
 
-def _entrants(cells: Sequence[DoneCell]) -> list[Entrant]:
+def _entrants(cells: Sequence[DoneCell], *, by_task: bool = False) -> list[Entrant]:
+    """Methods with their seeds, by group; or, by task, with the task alone as what they are evaluated on."""
     runs: dict[tuple[str, str], list[SeedRun]] = {}
     for cell in cells:
-        result = cell.record["results"][0]
-        rows = cell.rollouts[cell.rollouts.estimator == result["estimator"]]
-        run = SeedRun(f"s{cell.record['seed']}", result, rows, cell.record["versions"])
-        runs.setdefault((str(cell.record["method"]), group_of(cell)), []).append(run)
+        results = tasks_of(cell)
+        for task, result in results.items():
+            rows = cell.rollouts[cell.rollouts.estimator == result["estimator"]]
+            if len(results) > 1:
+                rows = rows[rows.task == task]
+            run = SeedRun(f"s{cell.record['seed']}", result, rows, cell.record["versions"])
+            group = task if by_task else _group(cell, task)
+            runs.setdefault((str(cell.record["method"]), group), []).append(run)
     return [Entrant(method, group, tuple(own)) for (method, group), own in runs.items()]
+
+
+def _group(cell: DoneCell, task: str) -> str:
+    return group_of(cell) if len(tasks_of(cell)) == 1 else f"{group_of(cell)} · {task}"
+
+
+def _models(cells: Sequence[DoneCell]) -> dict[str, str]:
+    """Model and setting of every group."""
+    return {_group(cell, task): group_of(cell) for cell in cells for task in tasks_of(cell)}
+
+
+def _benchmarks(cells: Sequence[DoneCell], reference: str, options: Options) -> dict[str, Any]:
+    """The table of all tasks with their average, of every model and setting that has several."""
+    found = {}
+    for model in dict.fromkeys(map(group_of, cells)):
+        entrants = _entrants([cell for cell in cells if group_of(cell) == model], by_task=True)
+        if reference in {entrant.name for entrant in entrants}:
+            table = benchmark(entrants, options)
+            if table is not None:
+                found[model] = table
+    return found
 
 
 def _overall(
@@ -164,13 +204,18 @@ def _stages(entrants: Sequence[Entrant], study: Study) -> list[dict[str, Any]]:
                     "stage": entrant.name,
                     "seed": run.seed,
                     "accuracy": point["accuracy"],
-                    "spearman": signals.get("spearman"),
+                    "spearman": _headline(signals),
                     "spearman_within": signals.get("spearman_within"),
                     "logprob_control": signals.get("logprob_control"),
                     "entropy": signals.get("entropy_mean"),
                 }
             )
     return rows
+
+
+def _headline(signals: Mapping[str, Any]) -> dict[str, Any] | None:
+    entry = headline_entry(signals)
+    return None if entry is None else interval_of(entry)
 
 
 def _across(points: Sequence[dict[str, Any]], options: Options) -> dict[str, Any]:
@@ -198,10 +243,11 @@ def _scores(cells: Sequence[DoneCell]) -> dict[str, Any]:
     for cell in cells:
         rows = cell.rollouts[~cell.rollouts.greedy]
         rows = rows[rows.estimator == cell.record["results"][0]["estimator"]]
+        unit = headline_of(cell.record["results"][0].get("signals", {}))
         lineage = f"{group_of(cell)} · s{cell.record['seed']}"
         for name in SCORES:
             areas = problem_aurocs(
-                rollout_score(rows, name), rows.correct.to_numpy(dtype=bool), rows.problem_id.tolist()
+                rollout_score(rows, name, unit), rows.correct.to_numpy(dtype=bool), rows.problem_id.tolist()
             )
             found[name].setdefault(lineage, []).extend(areas[~np.isnan(areas)].tolist())
     summary = {}

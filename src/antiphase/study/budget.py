@@ -7,14 +7,14 @@ from typing import Any
 
 import yaml
 
-from antiphase.errors import InvalidInputError, MissingExtraError
+from antiphase.errors import InvalidInputError, MissingExtraError, ModelNotFoundError
 from antiphase.evaluation.config import EvalConfig
-from antiphase.evaluation.plan import plan_tasks
 from antiphase.models.loading import inspect_model
 from antiphase.probing.config import config_from
 from antiphase.signals.measure import chosen_layers
 from antiphase.study.cells import cell_recipe
 from antiphase.study.definition import Cell, Study
+from antiphase.study.reach import count_problems, is_unreachable
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Budget:
     learning_rate: float
 
 
-def training_budget(cell: Cell, scratch: Path) -> Budget:
-    """The budget of a cell that trains; its recipe is read and checked on the way.
+def training_budget(cell: Cell, scratch: Path, processes: int = 1) -> Budget:
+    """The budget of a cell that trains, in so many processes; its recipe is read and checked on the way.
 
     Raises:
         InvalidInputError: a key or value that antiphase train refuses, or a length in epochs.
@@ -64,14 +64,14 @@ def training_budget(cell: Cell, scratch: Path) -> Budget:
         raise InvalidInputError(
             f"method {cell.method!r} of the model {cell.model!r}: a study needs max_steps, so that budgets are known."
         )
-    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * processes
     micro_steps = config.max_steps * config.gradient_accumulation_steps
     generations = -(-micro_steps // (config.num_iterations * config.steps_per_generation))
     return Budget(
         tuple(options.tasks),
         options.num_problems,
         config.max_steps,
-        generations * config.generation_batch_size,
+        generations * config.generation_batch_size * processes,
         config.num_generations,
         config.max_completion_length,
         batch,
@@ -79,7 +79,7 @@ def training_budget(cell: Cell, scratch: Path) -> Budget:
     )
 
 
-def check_budgets(study: Study, scratch: Path) -> dict[str, Budget]:
+def check_budgets(study: Study, scratch: Path, processes: int = 1) -> dict[str, Budget]:
     """Budgets by cell name; equal for all methods of a model and setting.
 
     Raises:
@@ -92,7 +92,7 @@ def check_budgets(study: Study, scratch: Path) -> dict[str, Budget]:
             continue
         key = (cell.model, cell.setting, cell.method)
         if key not in known:
-            known[key] = training_budget(cell, scratch)
+            known[key] = training_budget(cell, scratch, processes)
             others = [(k, b) for k, b in known.items() if k[:2] == key[:2] and b != known[key]]
             if others:
                 _refuse(cell, known[key], *others[0])
@@ -112,56 +112,89 @@ def _refuse(cell: Cell, budget: Budget, other: tuple[str, str, str], known: Budg
     )
 
 
-def check_evaluations(cells: Sequence[Cell]) -> dict[str, int]:
-    """Rollouts of each cell's evaluation, by cell name; tasks and options are checked on the way.
+def check_evaluations(cells: Sequence[Cell], *, dry_run: bool = False) -> tuple[dict[str, tuple[int, int]], list[str]]:
+    """Rollouts and most new tokens of each cell's evaluation, by cell name; tasks and options are checked on the way.
+
+    Args:
+        cells: of the study.
+        dry_run: without the hub, count by known sizes; the second value says of what.
 
     Raises:
         AntiphaseError: an option or task that antiphase eval refuses.
     """
-    known: dict[str, int] = {}
+    known: dict[str, tuple[int, int]] = {}
     counts = {}
+    unseen: dict[str, None] = {}
     for cell in cells:
         key = repr(sorted(cell.evaluation.items()))
         if key not in known:
             options: dict[str, Any] = {"seed": cell.seed, **cell.evaluation}
-            config = config_from("model", options, EvalConfig)
-            plans = plan_tasks(config)
-            if len(plans) > 1:
-                raise InvalidInputError(
-                    f"{cell.name} is evaluated on {len(plans)} tasks; a group of a study has one. Give each task a "
-                    "setting of its own."
-                )
-            known[key] = len(plans[0].problems) * (config.samples + config.greedy)
+            config: EvalConfig = config_from("model", options, EvalConfig)
+            rollouts, tokens = 0, 0
+            for count in count_problems(config, dry_run=dry_run):
+                number = count.problems * (config.num_samples + config.greedy)
+                rollouts += number
+                tokens += number * count.max_new_tokens
+                if not count.seen:
+                    unseen[f"the problems of {count.spec!r}"] = None
+            known[key] = rollouts, tokens
         counts[cell.name] = known[key]
-    return counts
+    return counts, list(unseen)
 
 
-def check_models(cells: Sequence[Cell]) -> None:
+def check_models(cells: Sequence[Cell], *, dry_run: bool = False) -> list[str]:
     """Look at every model that is not made, without its weights, and at the layers that its evaluation names.
+
+    Args:
+        cells: of the study.
+        dry_run: go on without the hub; the result says which models were not seen.
 
     Raises:
         AntiphaseError: a model that is not there, cannot be measured, or lacks a layer.
     """
     known: dict[tuple[str, str], bool] = {}
+    unseen: dict[str, None] = {}
     for cell in cells:
         key = (str(cell.path), repr(sorted(cell.evaluation.items())))
-        if cell.path is None or key in known:
+        if cell.path is None or key in known or f"the model {cell.path!r}" in unseen:
             continue
         known[key] = True
         config: EvalConfig = config_from(cell.path, dict(cell.evaluation), EvalConfig)
-        skeleton, _ = inspect_model(cell.path, trust_remote_code=config.trust_remote_code, revision=config.revision)
+        try:
+            skeleton, _ = inspect_model(
+                cell.path, trust_remote_code=config.trust_remote_code, revision=config.revision
+            )
+        except ModelNotFoundError as error:
+            if not dry_run or not is_unreachable(error):
+                raise
+            unseen[f"the model {cell.path!r}"] = None
+            continue
         for spec in config.specs():
             chosen_layers(skeleton, spec)
+    return list(unseen)
 
 
-def describe_budget(study: Study, budgets: dict[str, Budget], evaluations: dict[str, int], done: int) -> str:
-    """The total budget of a study in words."""
+def describe_budget(
+    study: Study,
+    budgets: dict[str, Budget],
+    evaluations: dict[str, tuple[int, int]],
+    done: int,
+    unseen: Sequence[str] = (),
+) -> str:
+    """The total budget of a study in words, with what a dry run could not look at."""
     trained = [budgets[cell.name] for cell in study.cells if cell.trained]
+    rollouts = sum(number for number, _ in evaluations.values())
     lines = [
         f"study {study.name}: {len(study.cells)} cells ({len(trained)} trained and evaluated, "
         f"{len(study.cells) - len(trained)} evaluated alone), {len(study.made())} models to make; {done} cells done",
         f"training: {sum(b.steps for b in trained):,} optimizer steps, {sum(b.rollouts for b in trained):,} rollouts "
-        f"of up to {max((b.max_tokens or 0 for b in trained), default=0)} tokens",
-        f"evaluation: {sum(evaluations.values()):,} rollouts",
+        f"of up to {max((b.max_tokens or 0 for b in trained), default=0)} tokens, at most "
+        f"{sum(b.rollouts * (b.max_tokens or 0) for b in trained):,} tokens",
+        f"evaluation: {rollouts:,} rollouts, at most {sum(tokens for _, tokens in evaluations.values()):,} tokens",
     ]
+    if unseen:
+        lines.append(
+            f"not looked at, since the hub cannot be reached from here: {'; '.join(unseen)}. Sizes are those that "
+            "antiphase knows."
+        )
     return "\n".join(lines)

@@ -26,12 +26,15 @@ import yaml
 from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.probing.summary import commit
 from antiphase.study.definition import Cell, Made
+from antiphase.study.launch import merged_model, train_under
 
 COLUMNS = (
     "task", "problem_id", "sample", "greedy", "estimator", "correct", "answer", "outcome", "well_formed", "finish",
     "num_tokens", "num_measured", "spearman", "shuffled", "logprob_control", "entropy_mean", "strength_mean",
     "logprob_mean", "self_certainty_mean",
 )  # fmt: skip
+# Kept too, where the evaluation has them.
+UNIT_COLUMNS = ("num_steps", "spearman_token", "spearman_type", "spearman_step", "spearman_given_length")
 
 
 class CellError(AntiphaseError, RuntimeError):
@@ -125,8 +128,14 @@ def cell_recipe(cell: Cell, model: str, folder: Path) -> dict[str, Any]:
     return {**own, **cell.recipe, "model": model, "seed": cell.seed, "output_dir": str(folder)}
 
 
-def run_cell(cell: Cell, out: Path, *, keep_models: bool = False) -> None:
+def run_cell(cell: Cell, out: Path, *, keep_models: bool = False, launch: str | None = None) -> None:
     """Run a cell to its end; what was done before is not done again.
+
+    Args:
+        cell: to be run.
+        out: folder of the study.
+        keep_models: keep the trained model.
+        launch: command that its training runs under; None trains in this process.
 
     Raises:
         AntiphaseError: its model, training or evaluation failed, or another process is at it.
@@ -136,10 +145,10 @@ def run_cell(cell: Cell, out: Path, *, keep_models: bool = False) -> None:
 
     with _only_one(out / "work" / f"{cell.name}.lock", wait=False):
         if not is_done(out, cell.name):
-            _run(cell, out, keep_models)
+            _run(cell, out, keep_models, launch)
 
 
-def _run(cell: Cell, out: Path, keep_models: bool) -> None:
+def _run(cell: Cell, out: Path, keep_models: bool, launch: str | None) -> None:
     began = time.time()
     source = str(make_model(cell.made, out)) if cell.made is not None else str(cell.path)
     work = out / "work" / cell.name
@@ -151,15 +160,17 @@ def _run(cell: Cell, out: Path, keep_models: bool) -> None:
     started = commit()
     trained: Mapping[str, Any] | None = None
     if cell.stage is None:
-        trained = _train(cell, source, work)
-        model = str(work / "train")
+        trained = _train(cell, source, work, launch)
+        # vLLM loads no folder that holds an adapter alone.
+        alone = cell.evaluation.get("engine") == "vllm"
+        model = str(merged_model(work / "train", work / "merged") if alone else work / "train")
     else:
         model = str(Path(source) / cell.stage) if cell.stage != "." else source
     from antiphase.evaluation.runner import evaluate
 
     options = {"seed": cell.seed, **cell.evaluation}
     found = evaluate(model, out=work / "eval", resume=True, figures=False, report=False, progress=False, **options)
-    rows = found.rollouts[list(COLUMNS)].copy()
+    rows = found.rollouts[[*COLUMNS, *(name for name in UNIT_COLUMNS if name in found.rollouts)]].copy()
     for name in rows.select_dtypes("float64").columns:
         rows[name] = rows[name].astype("float32")
     summary = {**found.summary, "commit": started}
@@ -171,16 +182,20 @@ def _run(cell: Cell, out: Path, keep_models: bool) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _train(cell: Cell, source: str, work: Path) -> Mapping[str, Any]:
+def _train(cell: Cell, source: str, work: Path, launch: str | None) -> Mapping[str, Any]:
     folder = work / "train"
     if not (folder / "summary.json").is_file():
-        from antiphase.train.runner import train
-
         recipe = work / "recipe.yaml"
         write_whole(recipe, yaml.safe_dump(cell_recipe(cell, source, folder), allow_unicode=True, sort_keys=False))
-        result = train(["--config", str(recipe), "--resume"])
-        if result.interrupted:
-            raise KeyboardInterrupt
+        if launch is not None:
+            train_under(launch, recipe)
+        else:
+            from antiphase.train.runner import train
+
+            if train(["--config", str(recipe), "--resume"]).interrupted:
+                raise KeyboardInterrupt
+        if not (folder / "summary.json").is_file():
+            raise CellError(f"the training of {cell.name} was interrupted; repeat the command to continue it.")
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     return summary
 

@@ -30,6 +30,7 @@ from typing import Any
 import yaml
 
 from antiphase.errors import InvalidInputError
+from antiphase.study.launch import overridden
 from antiphase.tasks.specs import did_you_mean
 
 BASE = "base"
@@ -123,13 +124,17 @@ class Study:
         return {cell.made.name: cell.made for cell in self.cells if cell.made is not None}
 
 
-def read_study(path: Path) -> Study:
+def read_study(path: Path, changes: Sequence[str] = ()) -> Study:
     """Read STUDY.yaml.
+
+    Args:
+        path: of the file.
+        changes: of its shared `train` keys, each `KEY=VALUE`.
 
     Raises:
         InvalidInputError: unreadable, not YAML, an unknown key (naming the nearest), or an empty axis.
     """
-    content = _load(path)
+    content = overridden(_load(path), changes)
     _check_keys(content, _KEYS, str(path))
     for key in ("models", "methods", "seeds"):
         if not content.get(key):

@@ -11,6 +11,7 @@ from antiphase.evaluation.comparison import ACROSS
 from antiphase.evaluation.formats import (
     ACROSS_NOTE,
     HEADER,
+    benchmarks_markdown,
     comparison_csv,
     comparison_latex,
     comparison_rows,
@@ -76,6 +77,7 @@ def _markdown(study: Study, cells: Sequence[DoneCell], findings: Findings | None
     parts += [f"Failed: {name}: {why}" for name, why in failed.items()]
     if findings is None:
         return "\n\n".join([*parts, "No group has two methods yet."]) + "\n"
+    parts += benchmarks_markdown(findings.groups)
     if findings.overall is not None:
         parts += _overall(findings.overall, study)
     parts += _stages(findings)

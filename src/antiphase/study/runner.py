@@ -28,6 +28,7 @@ from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.study.budget import check_budgets, check_evaluations, check_models, describe_budget
 from antiphase.study.cells import is_made, make_model, run_cell, write_whole
 from antiphase.study.definition import Cell, Study, read_study
+from antiphase.study.launch import processes_of
 from antiphase.study.store import done_cells, load_cells, pack
 
 PRELOAD = ["antiphase.train.runner", "antiphase.evaluation.runner"]
@@ -61,6 +62,8 @@ def sweep(
     keep_models: bool = False,
     dry_run: bool = False,
     commands: bool = False,
+    launch: str | None = None,
+    train: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> SweepResult:
     """Run a study.
@@ -73,6 +76,8 @@ def sweep(
         keep_models: keep trained models under OUT/models.
         dry_run: state the budget and stop.
         commands: print one command for each cell that is not done, for a scheduler, and stop.
+        launch: command that every training runs under, such as `accelerate launch --num_processes 8`.
+        train: changes of the study's shared `train` keys, each `KEY=VALUE`.
         say: prints a line.
 
     Raises:
@@ -80,7 +85,7 @@ def sweep(
             cell in OUT was run with other settings.
     """
     # Absolute, since a training remembers where its model was.
-    study, folder = read_study(Path(path)), Path(out).absolute()
+    study, folder = read_study(Path(path), train), Path(out).absolute()
     if jobs < 1:
         raise InvalidInputError(f"jobs must be at least 1; got {jobs}.")
     chosen = [study.cell(name) for name in cells] or list(study.cells)
@@ -89,21 +94,25 @@ def sweep(
     if commands:
         for cell in todo:
             words = [sys.executable, "-m", "antiphase", "sweep", str(path), "--out", str(folder), "--cell", cell.name]
+            words += [word for change in train for word in ("--train", change)]
+            words += [] if launch is None else ["--launch", launch]
             say(shlex.join(words))
         return SweepResult(folder, len(study.cells), len(done), {}, None)
     if todo:
         with tempfile.TemporaryDirectory() as scratch:
-            budgets = check_budgets(study, Path(scratch))
-        evaluations = check_evaluations(study.cells)
-        check_models(todo)
-        say(describe_budget(study, budgets, evaluations, len(done)))
+            budgets = check_budgets(study, Path(scratch), processes_of(launch))
+        evaluations, unseen = check_evaluations(study.cells, dry_run=dry_run)
+        unseen += check_models(todo, dry_run=dry_run)
+        say(describe_budget(study, budgets, evaluations, len(done), unseen))
     if dry_run:
         return SweepResult(folder, len(study.cells), len(done), {}, None)
     failed: dict[str, str] = {}
     if todo:
         _begin(study, folder)
         failed = (
-            _run_here(todo, folder, keep_models) if cells else _run_all(study, todo, folder, jobs, keep_models, say)
+            _run_here(todo, folder, keep_models, launch)
+            if cells
+            else _run_all(study, todo, folder, jobs, {"keep_models": keep_models, "launch": launch}, say)
         )
     if cells:
         return SweepResult(folder, len(study.cells), len(done_cells(folder, study)), failed, None)
@@ -119,18 +128,18 @@ def _begin(study: Study, folder: Path) -> None:
         raise InvalidInputError(f"cannot write to {str(folder)!r} ({error.strerror or error}).") from error
 
 
-def _run_here(todo: Sequence[Cell], folder: Path, keep_models: bool) -> dict[str, str]:
+def _run_here(todo: Sequence[Cell], folder: Path, keep_models: bool, launch: str | None) -> dict[str, str]:
     failed = {}
     for cell in todo:
         try:
-            run_cell(cell, folder, keep_models=keep_models)
+            run_cell(cell, folder, keep_models=keep_models, launch=launch)
         except AntiphaseError as error:
             failed[cell.name] = str(error)
     return failed
 
 
 def _run_all(
-    study: Study, todo: Sequence[Cell], folder: Path, jobs: int, keep_models: bool, say: Callable[[str], None]
+    study: Study, todo: Sequence[Cell], folder: Path, jobs: int, options: dict[str, Any], say: Callable[[str], None]
 ) -> dict[str, str]:
     """Every cell in a process of its own, made models first; a failure is noted and the others go on."""
     needed = {cell.made.name for cell in todo if cell.made is not None}
@@ -138,7 +147,7 @@ def _run_all(
     failed = _in_processes([(made.name, make_model, (made, folder)) for made in missing], jobs, say, "model")
     runnable = [cell for cell in todo if cell.made is None or cell.made.name not in failed]
     calls = [(cell.name, run_cell, (cell, folder)) for cell in runnable]
-    return failed | _in_processes(calls, jobs, say, "cell", {"keep_models": keep_models})
+    return failed | _in_processes(calls, jobs, say, "cell", options)
 
 
 def _in_processes(

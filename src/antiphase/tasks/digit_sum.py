@@ -1,7 +1,8 @@
-"""Sums of digits modulo the base: a task that a character model of a few hundred thousand weights can learn."""
+"""Sums of digits modulo the base: a task that a model of a few hundred thousand weights can learn."""
 
 import random
-from collections.abc import Iterator
+import string
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from antiphase.errors import InvalidInputError
@@ -10,7 +11,8 @@ from antiphase.tasks.problem import Problem
 from antiphase.tasks.specs import Spec, parse_options
 
 NAME = "digit_sum"
-_OPTIONS = {"base": int, "num_digits": int, **SHARED_OPTIONS}
+_OPTIONS = {"base": int, "num_digits": int, "labels": bool, **SHARED_OPTIONS}
+LABELS = string.ascii_lowercase
 
 
 @dataclass(frozen=True)
@@ -20,10 +22,13 @@ class DigitSumTask(GeneratedTask):
     Args:
         base: digits are 0 to base − 1; 2 to 10.
         num_digits: of each problem.
+        labels: name each digit by a letter, `Sum a1 b0 c2 =?`, so that a worked answer of many sentences can say
+            which digit it is at; at most 26 digits.
     """
 
     base: int
     num_digits: int
+    labels: bool = False
 
     @classmethod
     def from_spec(cls, spec: Spec) -> "DigitSumTask":
@@ -42,6 +47,12 @@ class DigitSumTask(GeneratedTask):
             raise InvalidInputError(f"task {spec.text!r}: base must be 2 to 10; got {base}.")
         if not 1 <= num_digits <= 1000:
             raise InvalidInputError(f"task {spec.text!r}: num_digits must be 1 to 1000; got {num_digits}.")
+        labels = options.get("labels", False)
+        if labels and num_digits > len(LABELS):
+            raise InvalidInputError(
+                f"task {spec.text!r}: with labels, num_digits must be at most {len(LABELS)}, one for each letter; got "
+                f"{num_digits}."
+            )
         return cls(
             spec=spec.text,
             name=NAME,
@@ -49,6 +60,7 @@ class DigitSumTask(GeneratedTask):
             licence="Apache-2.0",
             base=base,
             num_digits=num_digits,
+            labels=labels,
             size=checked_size(spec, size),
             size_given="size" in options,
             extract=options.get("extract", "after-A"),
@@ -60,4 +72,9 @@ class DigitSumTask(GeneratedTask):
         while True:
             digits = [generator.randrange(self.base) for _ in range(self.num_digits)]
             text = "".join(map(str, digits))
-            yield Problem(f"{NAME}-{text}", self.spec, f"{text}=?", str(sum(digits) % self.base))
+            yield Problem(f"{NAME}-{text}", self.spec, self._prompt(digits), str(sum(digits) % self.base))
+
+    def _prompt(self, digits: Sequence[int]) -> str:
+        if self.labels:
+            return f"Sum {' '.join(f'{label}{digit}' for label, digit in zip(LABELS, digits, strict=False))} =?"
+        return "".join(map(str, digits)) + "=?"

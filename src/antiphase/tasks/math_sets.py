@@ -26,7 +26,7 @@ class MathSet:
 
     Args:
         hub_id: `owner/name`.
-        revision: the commit that is read.
+        revision: the commit that is read, or a branch where none is known.
         config: of the data set; None is its default.
         train: its split for training; None if it has none.
         test: its split for tests; None if it has none.
@@ -38,6 +38,8 @@ class MathSet:
         order: of the items of lists without brackets.
         context: column of a text that belongs before the question.
         joined: whether the answer column holds lists.
+        test_rows: of the test split at that commit; None where it has none.
+        boxed_only: whether rows without a boxed answer are left out.
     """
 
     hub_id: str
@@ -53,45 +55,51 @@ class MathSet:
     order: Order = "given"
     context: str | None = None
     joined: bool = False
+    test_rows: int | None = None
+    boxed_only: bool = False
 
 
 MATH_SETS = {
     "gsm8k": MathSet(
         "openai/gsm8k", "740312add88f781978c0658806c59bc2815b9866",
-        "main", "train", "test", "question", "answer", "MIT", embedded_test=True, ids="row",
+        "main", "train", "test", "question", "answer", "MIT", embedded_test=True, ids="row", test_rows=1319,
     ),
     "math": MathSet(
         "DigitalLearningGmbH/MATH-lighteval", "0530c78699ea5e8eb5530600900e1f328b48acad",
-        None, "train", "test", "problem", "solution", "MIT", ids="row",
+        None, "train", "test", "problem", "solution", "MIT", ids="row", test_rows=5000,
     ),
     "math500": MathSet(
         "HuggingFaceH4/MATH-500", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
-        None, None, "test", "problem", "answer", "MIT (as MATH)",
+        None, None, "test", "problem", "answer", "MIT (as MATH)", test_rows=500,
     ),
     "aime24": MathSet(
         "HuggingFaceH4/aime_2024", "2fe88a2f1091d5048c0f36abc874fb997b3dd99a",
-        None, None, "train", "problem", "answer", "problems © MAA",
+        None, None, "train", "problem", "answer", "problems © MAA", test_rows=30,
     ),
     "aime25": MathSet(
         "math-ai/aime25", "563bb8404243c5f09de6ec262f2db674fe5bce9b",
-        None, None, "test", "problem", "answer", "problems © MAA",
+        None, None, "test", "problem", "answer", "problems © MAA", test_rows=30,
     ),
     "amc23": MathSet(
         "math-ai/amc23", "80815d37005feb82cd7f8fbc6901d5d3eff43057",
-        None, None, "test", "question", "answer", "problems © MAA",
+        None, None, "test", "question", "answer", "problems © MAA", test_rows=40,
     ),
     "minerva": MathSet(
         "math-ai/minervamath", "ee46ddc498933b1977577953250ca5c66be64f96",
-        None, None, "test", "question", "answer", "problems of MIT OpenCourseWare",
+        None, None, "test", "question", "answer", "problems of MIT OpenCourseWare", test_rows=272,
     ),
     "olympiadbench": MathSet(
         "Hothan/OlympiadBench", "91184b52131e7fc9455fef848035173aea8cc01a",
         "OE_TO_maths_en_COMP", None, "train", "question", "final_answer", "Apache-2.0",
-        order="any", context="context", joined=True,
+        order="any", context="context", joined=True, test_rows=674,
     ),
     "deepscaler": MathSet(
         "agentica-org/DeepScaleR-Preview-Dataset", "b6ae8c60f5c1f2b594e2140b91c49c9ad0949e29",
         None, "train", None, "problem", "answer", "MIT", ids="row",
+    ),
+    "openthoughts_math": MathSet(
+        "open-r1/OpenThoughts-114k-math", "main",
+        None, "train", None, "problem", "solution", "see its page", ids="row", boxed_only=True,
     ),
 }  # fmt: skip
 
@@ -121,6 +129,7 @@ def known_set(spec: Spec, name: str) -> TableTask:
         extract=options.get("extract", "auto"),
         columns=columns,
         order=options.get("order", known.order),
+        boxed_only=known.boxed_only,
     )
 
 
@@ -134,7 +143,7 @@ def known_origin(spec: Spec, name: str, known: MathSet, options: dict[str, Any])
     if path is None:
         return HubOrigin(
             name, known.hub_id, known.config, known.train, known.test, revision, known.revision, known.embedded_test,
-            known.ids,
+            known.ids, (known.question, known.answer) if known.boxed_only else None,
         )  # fmt: skip
     if revision is not None:
         raise InvalidInputError(f"task {spec.text!r}: give file= or revision=, not both; a file has no revisions.")

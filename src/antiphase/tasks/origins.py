@@ -55,6 +55,7 @@ class HubOrigin(Origin):
         pinned: the commit that is read unless `revision` asks for another.
         embedded_test: whether the GSM8K test questions of this package are its test split.
         ids: of the problems.
+        columns: that are read, where the others are large; None reads all.
     """
 
     name: str
@@ -66,6 +67,7 @@ class HubOrigin(Origin):
     pinned: str | None = None
     embedded_test: bool = False
     ids: Ids = "row"
+    columns: tuple[str, ...] | None = None
 
     def read(self, split: Split) -> list[Rows]:
         """The rows of the official split; of a data set with only one, all rows where it is for training."""
@@ -110,6 +112,8 @@ class HubOrigin(Origin):
         try:
             revision = self.revision or self.pinned
             rows: Any = datasets.load_dataset(self.hub_id, self.config, split=split, revision=revision)
+            if self.columns is not None:
+                rows = rows.select_columns([name for name in self.columns if name in rows.column_names])
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             if _is_gated(error):
                 raise InvalidInputError(

@@ -1,9 +1,13 @@
-r"""Suites: names for lists of tasks, each with what evaluation needs to ask it well."""
+r"""Suites: names for lists of tasks, each with what evaluation needs to ask it well.
 
-from dataclasses import dataclass
+`NAME:task=FILE,task=FILE` reads local copies of some of a suite's sets.
+"""
+
+from dataclasses import dataclass, replace
 
 from antiphase.errors import InvalidInputError
-from antiphase.tasks.specs import did_you_mean
+from antiphase.tasks.math_sets import MATH_SETS
+from antiphase.tasks.specs import did_you_mean, parse_spec
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class SuiteEntry:
 _SUMS = "43+7=50, since 43+7=50\n78+5=83, since 78+5=83\n{prompt}="
 _ASKED = "State the final answer to the following arithmetic problem: "
 _CHAIN = "\n".join([*(f"{_ASKED}{shown}" for shown in ("3 + 4 = 7", "9 - 5 = 4", "6 + 8 = 14")), "{prompt}"])
+# Our choice: with its prompt it fits the 4,096 tokens of Qwen2.5-Math-7B, the shortest context of the paper's models.
+_PAPER_TOKENS = 3072
 _MATH = ("gsm8k", "math500", "aime24", "aime25", "amc23", "minerva", "olympiadbench")
 _LOGIC = (
     ("knights_knaves:n_people=3", 100),
@@ -44,6 +50,8 @@ _LOGIC = (
 SUITES: dict[str, tuple[SuiteEntry, ...]] = {
     "math": tuple(map(SuiteEntry, _MATH)),
     "logic": tuple(SuiteEntry(spec, num_problems) for spec, num_problems in _LOGIC),
+    # What the tables of arXiv 2605.17770 have, as a public digest of the paper reports.
+    "paper": tuple(SuiteEntry(spec, max_new_tokens=_PAPER_TOKENS) for spec in ("aime24", "math500", "gsm8k")),
     # For models of about 135 million weights, which follow no instruction about the form of the answer.
     "smoke": (
         SuiteEntry("sums:digits=2|1", 24, _SUMS, 16, chat_template=False, end_tokens=("\n",)),
@@ -56,17 +64,41 @@ SUITES: dict[str, tuple[SuiteEntry, ...]] = {
 }  # fmt: skip
 
 
-def resolve_suite(name: str) -> tuple[SuiteEntry, ...]:
-    """The tasks of a suite.
+# Samples of each problem, of the suites that fix them: the paper reports Pass@16 and Major@16.
+SUITE_SAMPLES = {"paper": 16}
 
-    >>> [entry.spec for entry in resolve_suite("math")][:3]
-    ['gsm8k', 'math500', 'aime24']
+
+def resolve_suite(text: str) -> tuple[SuiteEntry, ...]:
+    """The tasks of a suite, `NAME` or `NAME:task=FILE,task=FILE`.
+
+    >>> [entry.spec for entry in resolve_suite("paper:aime24=a.jsonl")]
+    ['aime24:file=a.jsonl', 'math500', 'gsm8k']
 
     Raises:
-        InvalidInputError: there is no such suite.
+        InvalidInputError: there is no such suite, or a file is given for what is no set of the suite.
     """
-    if name not in SUITES:
+    suite = parse_spec(text)
+    if suite.name not in SUITES:
         raise InvalidInputError(
-            f"unknown suite {name!r}{did_you_mean(name, list(SUITES))} Expected one of {', '.join(SUITES)}."
+            f"unknown suite {suite.name!r}{did_you_mean(suite.name, list(SUITES))} Expected one of "
+            f"{', '.join(SUITES)}."
         )
-    return SUITES[name]
+    entries = SUITES[suite.name]
+    sets = [entry.spec for entry in entries if entry.spec in MATH_SETS]
+    for name in suite.options:
+        if name not in sets:
+            raise InvalidInputError(
+                f"the suite {suite.name!r} has no set {name!r}{did_you_mean(name, sets)} Local copies can be given "
+                f"of: {', '.join(sets) or 'none'}."
+            )
+    files = {name: f"{name}:file={path}" for name, path in suite.options.items()}
+    return tuple(replace(entry, spec=files.get(entry.spec, entry.spec)) for entry in entries)
+
+
+def suite_samples(text: str) -> int | None:
+    """How many samples of each problem a suite asks for; None leaves it to evaluation.
+
+    >>> suite_samples("paper"), suite_samples("math")
+    (16, None)
+    """
+    return SUITE_SAMPLES.get(parse_spec(text).name)

@@ -38,10 +38,19 @@ class TableTask(RowTask):
     Args:
         columns: that hold the question and the answer.
         order: of the items of lists without brackets.
+        boxed_only: leave out rows whose answer column has no box: proofs, and solutions without a final answer.
     """
 
     columns: Columns
     order: Order
+    boxed_only: bool = False
+
+    def keeps(self, row: TableRow) -> bool:
+        """Whether the row has a boxed answer, where only such rows are wanted."""
+        if not self.boxed_only:
+            return True
+        answer = row.first_of(self.columns.answer)
+        return isinstance(answer, str) and bool((boxed(answer) or "").strip())
 
     def parse(self, row: TableRow) -> tuple[str, str]:
         """The question, after its context if it has one, and the answer."""

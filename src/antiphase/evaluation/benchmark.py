@@ -1,0 +1,248 @@
+"""The table of several tasks: Pass@1, Pass@k and Major@k of each, and their average.
+
+It has a line for each model or method and task, and one for the average, in which every task has the same weight.
+Pass@1 is the mean accuracy of the samples, Major@k the accuracy of a majority vote of k of them. A fourth column is
+the mean of these three, since a single published average may be over all of them.
+
+Problems are the clusters, as everywhere in evaluation. Seeds of one method are shared by its tasks, so where there are
+several the variance of seeds is taken from the average over tasks, not from each task.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtr, stdtrit
+
+from antiphase.evaluation.comparison import Options, crossed_interval, sides_of
+from antiphase.evaluation.entrants import Entrant, SeedRun
+from antiphase.evaluation.estimate import average_interval, number_or_none, share_interval, student_quantile
+from antiphase.evaluation.paired import paired_difference, verdict_of
+from antiphase.evaluation.variance import Term, combined_variance, residual_variance, variance_of_mean
+
+AVERAGE = "average"
+_CONFIDENCE = 0.95
+_ROUNDING = 1e-12
+_UNDEFINED = {"value": None, "low": None, "high": None, "num_problems": 0}
+Matrices = list[np.ndarray]
+
+
+def benchmark(entrants: Sequence[Entrant], options: Options | None = None) -> dict[str, Any] | None:
+    """The table of entrants on several tasks; None where there is one task, or nothing was sampled.
+
+    Args:
+        entrants: one for each model or method and task, with its seeds.
+        options: how methods are compared; without them no differences are taken.
+
+    Returns:
+        `tasks`; `metrics`: `accuracy` (Pass@1), `pass@K`, `maj@K`, `three@K` (their mean) for the largest K that all
+        have; `rows`: name, task (or `average`), num_seeds, and `values` by metric; the average of an entrant that
+        lacks a task is null. With options, average rows have `differences` from the reference by metric; `reference`
+        names it.
+    """
+    tasks = list(dict.fromkeys(entrant.task for entrant in entrants))
+    metrics = _metrics(entrants)
+    if len(tasks) < 2 or not metrics:
+        return None
+    names = list(dict.fromkeys(entrant.name for entrant in entrants))
+    of_name = {name: {entrant.task: entrant for entrant in entrants if entrant.name == name} for name in names}
+    problems = {task: _shared([own[task] for own in of_name.values() if task in own]) for task in tasks}
+    rows = []
+    for name in names:
+        for task in tasks:
+            if task in of_name[name]:
+                entrant = of_name[name][task]
+                values = {metric: _value(entrant, metric, problems[task], options) for metric in metrics}
+                rows.append({"name": name, "task": task, "num_seeds": len(entrant.runs), "values": values})
+        rows.append(_average(name, of_name, tasks, metrics, problems, options))
+    reference = None if options is None else options.reference or names[0]
+    return {"tasks": tasks, "metrics": metrics, "reference": reference, "rows": rows}
+
+
+def results_benchmark(results: Sequence[Mapping[str, Any]], rollouts: pd.DataFrame) -> dict[str, Any] | None:
+    """The table of an evaluation's models; see `benchmark`.
+
+    Args:
+        results: entries of its summary; the first estimator of a model and task counts, for accuracies are the same.
+        rollouts: its table.
+    """
+    entrants: dict[tuple[str, str], Entrant] = {}
+    for result in results:
+        key = (str(result["model"]), str(result["task"]))
+        if key in entrants:
+            continue
+        chosen = (rollouts.model == key[0]) & (rollouts.task == key[1])
+        own = rollouts[chosen & (rollouts.estimator == result["estimator"])]
+        entrants[key] = Entrant(*key, (SeedRun("", result, own, {}),))
+    return benchmark(list(entrants.values()))
+
+
+def _metrics(entrants: Sequence[Entrant]) -> list[str]:
+    sampled = [entrant for entrant in entrants if _sampled(entrant)]
+    if not sampled:
+        return []
+    found, ks = ["accuracy"], {}
+    for prefix in ("pass", "maj"):
+        known = [entrant.ks(prefix) for entrant in sampled]
+        ks[prefix] = max(set.intersection(*known), default=0)
+        if ks[prefix] > 1:
+            found.append(f"{prefix}@{ks[prefix]}")
+    return [*found, f"three@{ks['maj']}"] if len(found) == 3 and ks["pass"] == ks["maj"] else found
+
+
+def _sampled(entrant: Entrant) -> bool:
+    return all(bool((~run.rollouts.greedy).any()) for run in entrant.runs)
+
+
+def _shared(entrants: Sequence[Entrant]) -> list[str]:
+    shared = set.intersection(*(set(entrant.problems) for entrant in entrants))
+    return [name for name in entrants[0].problems if name in shared]
+
+
+def _value(entrant: Entrant, metric: str, problems: Sequence[str], options: Options | None) -> dict[str, Any]:
+    if not _sampled(entrant) or not problems:
+        return dict(_UNDEFINED)
+    return crossed_interval(entrant.matrix(metric, problems), metric, options or Options())
+
+
+def _average(
+    name: str,
+    of_name: Mapping[str, Mapping[str, Entrant]],
+    tasks: Sequence[str],
+    metrics: Sequence[str],
+    problems: Mapping[str, Sequence[str]],
+    options: Options | None,
+) -> dict[str, Any]:
+    own = of_name[name]
+    row: dict[str, Any] = {"name": name, "task": AVERAGE, "num_seeds": min(len(each.runs) for each in own.values())}
+    if not _whole(own, tasks, problems):
+        return row | {"values": {metric: dict(_UNDEFINED) for metric in metrics}}
+    row["values"] = {
+        metric: average_of_shares([own[task].matrix(metric, problems[task]) for task in tasks]) for metric in metrics
+    }
+    if options is not None:
+        reference = of_name[options.reference or next(iter(of_name))]
+        if reference is not own and _whole(reference, tasks, problems):
+            pairs = [sides_of(own[task], reference[task], options) for task in tasks]
+            row["differences"] = {
+                metric: average_difference(
+                    [left.matrix(metric, problems[task]) for (left, _), task in zip(pairs, tasks, strict=True)],
+                    [right.matrix(metric, problems[task]) for (_, right), task in zip(pairs, tasks, strict=True)],
+                    options,
+                )
+                for metric in metrics
+            }
+    return row
+
+
+def _whole(own: Mapping[str, Entrant], tasks: Sequence[str], problems: Mapping[str, Sequence[str]]) -> bool:
+    """Whether an entrant has every task, with samples, and equally many seeds of each."""
+    if not all(task in own and problems[task] and _sampled(own[task]) for task in tasks):
+        return False
+    return len({len(entrant.runs) for entrant in own.values()}) == 1
+
+
+def average_of_shares(matrices: Matrices) -> dict[str, Any]:
+    """Average over tasks of shares `[seed, problem]`, each task with equal weight, with an interval over problems.
+
+    With one seed: `average_interval`. With several the interval is over seeds too, see `average_difference`.
+    """
+    if len(matrices[0]) == 1:
+        return average_interval([share_interval(matrix[0]) for matrix in matrices]).to_dict()
+    found = average_difference(matrices, [np.zeros_like(matrix) for matrix in matrices], Options(paired_seeds=True))
+    ends = {"low": found["low"], "high": found["high"]}
+    clipped = {key: None if end is None else min(1.0, max(0.0, end)) for key, end in ends.items()}
+    return {"value": found["difference"], **clipped, "num_problems": found["num_problems"]}
+
+
+def average_difference(left: Matrices, right: Matrices, options: Options) -> dict[str, Any]:
+    """Left minus right, averaged over tasks with equal weight; the entries of `PairedDifference.to_dict`.
+
+    With w one over the number of tasks, the variance is that of `difference_variance` with problems drawn within each
+    task: V = V_seeds + w² Σ_t (1 + 2/m_t) s²_columns,t/N_t − w² Σ_t s²_residual,t/(S N_t), where V_seeds comes from
+    each seed's average over tasks. The interval is the difference ± t √V, with Satterthwaite's degrees of freedom.
+    A task whose problems all differ alike shows no variance; what it then brings is half the width of the interval of
+    `paired_difference` over its t, for nothing is certain there either.
+
+    Args:
+        left: one matrix `[seed, problem]` a task, shares.
+        right: the same tasks and problems.
+        options: paired_seeds, smallest.
+    """
+    kept = [~(np.isnan(a).any(axis=0) | np.isnan(b).any(axis=0)) for a, b in zip(left, right, strict=True)]
+    left = [side[:, keep] for side, keep in zip(left, kept, strict=True)]
+    right = [side[:, keep] for side, keep in zip(right, kept, strict=True)]
+    num, weight = sum(int(keep.sum()) for keep in kept), 1 / len(left)
+    if any(keep.sum() < 2 for keep in kept):
+        value = math.nan if any(not keep.any() for keep in kept) else _difference(left, right)
+        return _entry(value, (math.nan, math.nan), math.nan, math.nan, num, (left, right), options)
+    value = _difference(left, right)
+    variance, degrees = _stratified(left, right, options.paired_seeds, weight)
+    error = math.sqrt(variance)
+    reach = student_quantile(_CONFIDENCE, degrees) * error
+    detectable = reach + float(stdtrit(degrees, 0.8)) * error
+    interval = (max(-1.0, value - reach), min(1.0, value + reach))
+    probability = float(stdtr(degrees, value / error))
+    return _entry(value, interval, probability, detectable, num, (left, right), options)
+
+
+def _difference(left: Matrices, right: Matrices) -> float:
+    return float(np.mean([a.mean() - b.mean() for a, b in zip(left, right, strict=True)]))
+
+
+def _stratified(left: Matrices, right: Matrices, paired_seeds: bool, weight: float) -> tuple[float, float]:
+    """Variance of the average difference, and its degrees of freedom."""
+    problem_terms: list[Term] = []
+    noise: list[Term] = []
+    seeds_covered = min(len(left[0]), len(right[0])) > 1
+    for a, b in zip(left, right, strict=True):
+        problem_terms.append((weight**2 * _problem_term(a, b, paired_seeds), a.shape[1] - 1))
+        if seeds_covered:
+            for side in [a - b] if paired_seeds else [a, b]:
+                rest = weight**2 * residual_variance(side) / side.size
+                noise.append((rest, (len(side) - 1) * (side.shape[1] - 1)))
+    by_seed = [np.mean([side.mean(1) for side in sides], axis=0) for sides in (left, right)]
+    rows = [by_seed[0] - by_seed[1]] if paired_seeds else by_seed
+    seeds = [(variance_of_mean(row), len(row) - 1) for row in rows] if seeds_covered else []
+    total = sum(term for term, _ in problem_terms)
+    squares = sum(term**2 / own for term, own in problem_terms)
+    return combined_variance((total, total**2 / squares), seeds, noise)
+
+
+def _problem_term(left: np.ndarray, right: np.ndarray, paired_seeds: bool) -> float:
+    """What the problems of one task show of the variance of its difference."""
+    columns = left.mean(0) - right.mean(0)
+    shown = variance_of_mean(columns)
+    if shown > 0:
+        return shown * (1 + 2 / int((np.abs(columns) > _ROUNDING).sum()))
+    alone = paired_difference(left, right, paired_seeds=paired_seeds, num_resamples=1)
+    return ((alone.high - alone.low) / 2 / student_quantile(_CONFIDENCE, len(columns) - 1)) ** 2
+
+
+def _entry(
+    value: float,
+    interval: tuple[float, float],
+    probability: float,
+    detectable: float,
+    num: int,
+    sides: tuple[Matrices, Matrices],
+    options: Options,
+) -> dict[str, Any]:
+    numbers = {
+        "difference": value,
+        "low": interval[0],
+        "high": interval[1],
+        "probability_of_improvement": probability,
+        "minimum_detectable": detectable,
+    }
+    seeds = [len(side[0]) for side in sides]
+    return {
+        **{name: number_or_none(number) for name, number in numbers.items()},
+        "num_problems": num,
+        "num_seeds_left": seeds[0],
+        "num_seeds_right": seeds[1],
+        "seeds_covered": min(seeds) > 1,
+        "verdict": verdict_of(*interval, detectable, options.smallest),
+    }
