@@ -79,6 +79,9 @@ notebook: $(VENV)/.dev ## run docs/notebook.ipynb and store its outputs (half a 
 bench: $(VENV)/.dev ## time and memory of the estimators on the embedded model (about 10 minutes)
 	$(BIN)/python benchmarks/estimators.py
 
+bench-steps: $(VENV)/.dev ## cost and agreement of the strengths of steps (about an hour on one busy thread)
+	$(BIN)/python benchmarks/steps.py
+
 bench-train: $(VENV)/.dev ## what measuring adds to a training step (about 20 minutes)
 	$(BIN)/python benchmarks/training.py
 

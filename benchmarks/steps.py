@@ -27,6 +27,7 @@ from antiphase.data.prompts import STEP_BY_STEP, load_prompts
 from antiphase.data.rendering import PromptFormat
 from antiphase.generation import Sampling, generate
 from antiphase.probing.summary import commit, versions
+from antiphase.signals.joint import GROWTH
 from antiphase.steps import Splitter, batch_steps
 
 # Case → what is measured; `share` is how many of the tokens are timed, the rest is scaled up.
@@ -39,6 +40,8 @@ CASES = {
     "full, mean": SignalSpec(estimator="full", targets_per_rollout=6),
 }
 LENGTHS = (150, 600)
+WINDOWS = {"own": (2, 4, 8, 16, 32, 64), "full": (8, 16, 32, 64)}
+PARTS = ("agreement", "growth", "cost")
 
 
 def rollouts(loaded, length: int, number: int) -> TokenBatch:
@@ -116,14 +119,36 @@ def agreement(loaded, batch: TokenBatch) -> list[dict]:
         row = {"case": "length", "name": name, "steps": len(values)}
         row["rho_with_entropy"] = float(spearmanr(values, entropies)[0])
         if name.endswith("joint"):
-            # ‖Σ‖ = strength √n; what its growth with n is, and what other powers of n would leave.
-            row["growth"] = float(np.polyfit(np.log(lengths), np.log(values * np.sqrt(lengths)), 1)[0])
-            for power in (0.0, 0.5, 1.0):
-                scaled = values * np.sqrt(lengths) / lengths**power
+            # ‖Σ‖ is the strength times n^GROWTH; what its growth with n is, and what other powers of n would leave.
+            summed = values * lengths**GROWTH
+            row["growth"] = float(np.polyfit(np.log(lengths), np.log(summed), 1)[0])
+            for power in (0.0, 0.5, GROWTH, 1.0):
+                scaled = summed / lengths**power
                 row[f"rho_with_length_over_n^{power}"] = float(spearmanr(scaled, lengths)[0])
         else:
             row["rho_with_length"] = float(spearmanr(values, lengths)[0])
         rows.append(row)
+    return rows
+
+
+def growth(loaded, batch: TokenBatch) -> list[dict]:
+    """How the norm of the summed gradient grows with the number of tokens, on windows of exactly so many."""
+    rows = []
+    place = batch.completion_mask.cumsum(1) - 1
+    for estimator, sizes in WINDOWS.items():
+        logs = []
+        for size in sizes:
+            steps = torch.where(batch.completion_mask, place // size, -1)
+            spec = SignalSpec(
+                estimator=estimator, step_strength="joint", targets_per_rollout=None if estimator == "own" else 0
+            )
+            signals = token_signals(loaded.model, batch, spec, steps=steps).steps
+            whole = signals.num_tokens == size
+            logs.append(float((signals.strength[whole] * size**GROWTH).log().mean()))
+            print(f"growth: {estimator}, windows of {size} done", flush=True)
+        exponent = float(np.polyfit(np.log(sizes), logs, 1)[0])
+        rows.append({"case": "growth", "estimator": estimator, "windows": list(sizes), "mean_log_norm": logs,
+                     "exponent": exponent})  # fmt: skip
     return rows
 
 
@@ -133,21 +158,31 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rollouts", type=int, default=2)
     parser.add_argument("--for-agreement", type=int, default=4, help="rollouts for agreement and lengths")
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS, help="parts; the others' rows stay")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     loaded = load_model(options.model)
-    rows = agreement(loaded, rollouts(loaded, LENGTHS[0], options.for_agreement)) if options.for_agreement else []
-    batches = {length: rollouts(loaded, length, options.rollouts) for length in LENGTHS}
-    rows += costs(loaded, options.rounds, options.rollouts, batches)
+    rows = []
+    if "agreement" in options.only:
+        rows += agreement(loaded, rollouts(loaded, LENGTHS[0], options.for_agreement))
+    if "growth" in options.only:
+        rows += growth(loaded, rollouts(loaded, 256, 2))
+    if "cost" in options.only:
+        batches = {length: rollouts(loaded, length, options.rollouts) for length in LENGTHS}
+        rows += costs(loaded, options.rounds, options.rollouts, batches)
     name = torch.cuda.get_device_name() if loaded.device.type == "cuda" else "cpu"
+    path = options.out / f"steps-{name.lower().replace(' ', '-')}.json"
+    cases = {"agreement": ("agreement", "length"), "growth": ("growth",), "cost": ("cost",)}
+    redone = {case for part in options.only for case in cases[part]}
+    if path.is_file():
+        rows = [row for row in json.loads(path.read_text())["rows"] if row["case"] not in redone] + rows
     report = {
         "model": options.model, "device": name, "machine": platform.machine(), "cores": os.cpu_count(),
         "threads": options.threads, "dtype": loaded.dtype, "versions": versions(), "commit": commit(), "rows": rows,
     }  # fmt: skip
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"steps-{name.lower().replace(' ', '-')}.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
     for row in rows:
         print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()})

@@ -53,8 +53,7 @@ class SignalSpec:
             replacement by `seed`; None measures all. 0 measures no token's own strength, and needs
             `step_strength="joint"`. Entropy is measured for every token either way.
         step_strength: the strength of a step (a sentence of the rollout): `mean` of its measured tokens' strengths, or
-            `joint`, the norm of the gradient of the sum of its tokens' targets, divided by the square root of their
-            number.
+            `joint`, the norm of the gradient of the sum of its n tokens' targets, divided by n^0.9.
         temperature: divides the logits before entropy and log-probability; 1 is the raw distribution.
         token_budget: at most this many padded tokens in one forward pass (a single longer row still runs); of prompts
             that `own` runs apart, each distinct one counts once, and its copies for one layer.

@@ -18,7 +18,7 @@ from antiphase.models.architecture import AttentionLayer, modules_of
 from antiphase.signals.capture import Observed, observe
 from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
 from antiphase.signals.entropy import head_signals
-from antiphase.signals.joint import per_root_tokens
+from antiphase.signals.joint import per_length
 from antiphase.signals.norms import factored_norm, shared_factor
 from antiphase.signals.own import head_of_targets
 from antiphase.types import ProjectionName, SignalSpec
@@ -63,7 +63,7 @@ def full(
             for block in _blocks(spans):
                 _measure_block(seen, chunk, without, block, factors, norms, tick)
     strength, joint = norms.split([len(tokens), len(steps)])
-    scaled = None if chunk.steps is None else per_root_tokens(joint, chunk.steps)
+    scaled = None if chunk.steps is None else per_length(joint, chunk.steps)
     return ChunkSignals(head, strength, scaled)
 
 

@@ -26,7 +26,7 @@ from antiphase.signals.entropy import (
     magnitudes_of,
     self_certainty,
 )
-from antiphase.signals.joint import per_root_tokens
+from antiphase.signals.joint import per_length
 from antiphase.types import Alternatives, Magnitudes, Norm, SignalSpec
 
 
@@ -140,7 +140,7 @@ def _measure(
     joint = None
     if chunk.steps is not None:
         steps = [norms(taken.sums[n]) if n in taken.sums else nothing for n in range(chunk.num_steps)]
-        joint = per_root_tokens(torch.stack(steps), chunk.steps)
+        joint = per_length(torch.stack(steps), chunk.steps)
         tick(chunk.num_steps)
     return ChunkSignals(_joined(taken.heads), strength, joint)
 

@@ -28,7 +28,7 @@ from antiphase.signals.capture import Capture, Observed, observe
 from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
 from antiphase.signals.entropy import HeadSignals, head_signals
 from antiphase.signals.frozen_attention import AttentionTrace
-from antiphase.signals.joint import StepFactors, per_root_tokens
+from antiphase.signals.joint import StepFactors, per_length
 from antiphase.signals.norms import rank_one_norm
 from antiphase.signals.prefix import run
 from antiphase.types import SignalSpec
@@ -160,7 +160,7 @@ def _strength(
             joints.append(_joint(steps, group))
             group = []
     unasked.check()
-    joint = None if chunk.steps is None else per_root_tokens(torch.cat(joints, 1), chunk.steps).detach()
+    joint = None if chunk.steps is None else per_length(torch.cat(joints, 1), chunk.steps).detach()
     return torch.stack(rows, 1).detach(), joint
 
 
