@@ -111,10 +111,10 @@ def agreement(loaded, batch: TokenBatch) -> list[dict]:
         strengths[name] = signals.strength[kept].double().numpy()
         lengths, entropies = signals.num_tokens[kept].double().numpy(), signals.entropy[kept].double().numpy()
         print(f"agreement: {name} done", flush=True)
-    rows = [
-        {"case": "agreement", "left": left, "right": right, "rho": float(spearmanr(strengths[left], strengths[right])[0])}
-        for left, right in itertools.combinations(found, 2)
-    ]  # fmt: skip
+    rows: list[dict] = []
+    for left, right in itertools.combinations(found, 2):
+        rho = float(spearmanr(strengths[left], strengths[right])[0])
+        rows.append({"case": "agreement", "left": left, "right": right, "rho": rho})
     for name, values in strengths.items():
         row = {"case": "length", "name": name, "steps": len(values)}
         row["rho_with_entropy"] = float(spearmanr(values, entropies)[0])
