@@ -241,12 +241,14 @@ def test_the_overview_prints_the_readings() -> None:
             cells = dict(zip(header, map(str.strip, row), strict=True))
             rho = reading["spearman"]
             assert cells["model"] == subject.label
-            assert cells["ρ pooled"] == f"{rho['value']:+.3f}".replace("-", "−")
-            assert cells["95 % interval"] == f"[{rho['low']:+.3f}, {rho['high']:+.3f}]".replace("-", "−")
+            ends = f"[{rho['low']:+.3f}, {rho['high']:+.3f}]"
+            said = f"{rho['value']:+.3f} headline {ends} 27 tokens, 0 undefined".replace("-", "−")
+            assert " ".join(cells["ρ by token"].split()) == said
+            assert " ".join(cells["ρ by step"].split()) == "— not measured"
             assert cells["reading"] == verdict(reading)
-            assert cells["ρ control"] == "+0.600"
+            assert cells["control"] == "+0.600"
             assert cells["entropy"] == f"{reading['entropy_mean']:.3f}"
-            assert (cells["tokens"], cells["rollouts"], cells["undefined"]) == ("27", "3", "0")
+            assert cells["rollouts"] == "3"
         assert [row[-1].strip() for row in rows] == ["—", "0.500 [0.250, 0.750]"]
         text = " ".join(Reader(html).text)
         assert "few tokens: 27, below 500" in text
