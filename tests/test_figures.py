@@ -297,9 +297,8 @@ def test_comparison_draws_the_headline():
     lines = {line.get_label(): line for line in figure.axes[0].lines}
     assert lines["ρ by type with interval"].get_xdata().tolist() == [-0.2, -0.2]
     assert lines["mean of per-rollout ρ"].get_xdata().tolist() == [-0.15, -0.15]
-    assert {"−0.20 [−0.30, −0.10]", "ρ by type [interval]", "Spearman ρ(entropy, strength) by type"} <= set(
-        texts(figure)
-    )
+    said = {"−0.20 [−0.30, −0.10]", "ρ by type [interval]", "Spearman ρ(entropy, strength) by type"}
+    assert said <= set(texts(figure))
     figure = model_comparison([by_type, make_result(**in_units("step", step=entry(None, None, None)))])
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels == ["org/model-a · own · by type", "org/model-a · own · by step"]
