@@ -198,8 +198,8 @@ def test_keys_of_a_comparison(model_dir, tmp_path) -> None:
 def test_keys_of_a_training(model_dir, tmp_path) -> None:
     pytest.importorskip("trl")
     from antiphase.cli import main
-    from antiphase.train.callback import ProbeSet, probe_policy
     from antiphase.train.config import CorRPOConfig
+    from antiphase.train.probe_set import ProbeSet, probe_policy
     from antiphase.train.trajectory import Trajectory, read_trajectory
     from antiphase.train.watch import CollapseWarning, Watch
     from antiphase.types import SignalSpec

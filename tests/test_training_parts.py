@@ -7,6 +7,7 @@ import torch
 from datasets import Dataset
 from transformers import Trainer, TrainerState, TrainingArguments
 
+import antiphase
 import training_cases as cases
 from antiphase.errors import InvalidInputError, UnsupportedModelError
 from antiphase.figures.trajectory import save_trajectory, trajectory_curves
@@ -15,10 +16,11 @@ from antiphase.models.loading import LoadedModel
 from antiphase.signals.measure import token_signals
 from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.problem import Problem
-from antiphase.train.callback import InversionCallback, ProbeSet, probe_policy
+from antiphase.train.callback import InversionCallback
 from antiphase.train.console import time_left
 from antiphase.train.heldout import HeldOut, evaluate_policy, interval
 from antiphase.train.metrics import BatchFacts, halves_accuracy, repetition, step_metrics, tied_share
+from antiphase.train.probe_set import ProbeSet, probe_policy
 from antiphase.train.trajectory import Trajectory, read_trajectory
 from antiphase.types import SignalSpec, TokenBatch
 from conftest import byte_tokenizer, tiny_model
@@ -224,6 +226,11 @@ class TestCallback:
         for row in rows:
             assert row["probe/spearman_low"] <= row["probe/spearman"] <= row["probe/spearman_high"]
             assert row["probe/inversion"] == -row["probe/spearman"]
+            assert row["probe/unit"] == "type"
+            for end in ("", "_low", "_high"):
+                assert row[f"probe/spearman{end}"] == row[f"probe/spearman_type{end}"]
+            # Twelve random letters hold too few sentences for a ρ of their own, and enough letters for one.
+            assert row["probe/undefined_step"] == 1 > row["probe/undefined_token"]
         for before, after in zip(plain.state.log_history, lossy(trainer), strict=True):
             assert before.get("loss") == after.get("loss")
         logged = [entry for entry in trainer.state.log_history if "probe/spearman" in entry]
@@ -240,6 +247,7 @@ class TestCallback:
         trainer.train()
         row = read_trajectory(tmp_path)[-1]
         tokenizer = byte_tokenizer()
+        assert row["probe/unit"] == "type"
         batch = TokenBatch.from_ids(
             [tokenizer(p).input_ids for p in ("hello", "abc")], [tokenizer(c).input_ids for c in completions]
         )
@@ -248,7 +256,13 @@ class TestCallback:
 
         chosen = batch.completion_mask
         rho = stats.spearmanr(signals.entropy[chosen], signals.strength[chosen]).statistic
-        assert row["probe/spearman"] == pytest.approx(rho, abs=1e-9)
+        assert row["probe/spearman_token"] == pytest.approx(rho, abs=1e-9)
+        kinds = batch.input_ids[chosen].unique()
+        means = [
+            [float(series[chosen][batch.input_ids[chosen] == kind].double().mean()) for kind in kinds]
+            for series in (signals.entropy, signals.strength)
+        ]
+        assert row["probe/spearman"] == pytest.approx(stats.spearmanr(*means).statistic, abs=1e-9)
         assert row["probe/rollouts"] == "given"
         assert row["probe/num_tokens"] == int(chosen.sum())
 
@@ -283,6 +297,31 @@ class TestCallback:
             ProbeSet.from_rollouts(["a"], [""], tokenizer)
         with pytest.raises(InvalidInputError, match="every_n_steps"):
             InversionCallback(0, self.probe_set())
+        for option, value in (("splitter", "page"), ("min_steps", 2)):
+            with pytest.raises(InvalidInputError, match=option):
+                InversionCallback(2, self.probe_set(), **{option: value})
+
+    def test_every_unit_is_that_of_a_probe(self, tmp_path):
+        """On the same rollouts, with the same options, the row has the numbers of `antiphase probe`."""
+        texts = ["One two. Three four! Five? Six seven. Eight.", "A b c. D e. F g h. I. J k l m n. O p."] * 2
+        prompts = ["hello", "abc", "some", "more"]
+        given = ProbeSet.from_rollouts(prompts, texts, byte_tokenizer(), template="{prompt}")
+        options = {"unit": "step", "splitter": "sentence", "step_strength": "joint", "min_tokens": 6, "min_steps": 4}
+        row = probe_policy(tiny_model(), given, SignalSpec(), num_resamples=50, **options)
+        rollouts = [
+            {"prompt_id": str(i), "prompt_ids": list(given.prompt_ids[i]), "completion_ids": list(ids)}
+            for i, ids in enumerate(given.completion_ids)
+        ]
+        found = antiphase.probe(
+            tiny_model(), tokenizer=byte_tokenizer(), rollouts=rollouts, num_resamples=50, progress=False, **options
+        ).result()
+        for unit, entry in found["units"].items():
+            for end, key in (("", "value"), ("_low", "low"), ("_high", "high")):
+                assert row[f"probe/spearman_{unit}{end}"] == pytest.approx(entry[key], abs=1e-6), (unit, key)
+            assert row[f"probe/undefined_{unit}"] == entry["num_undefined"] / 4
+        assert row["probe/spearman"] == row["probe/spearman_step"]
+        assert row["probe/spearman_within"] == pytest.approx(found["units"]["step"]["within"]["value"], abs=1e-6)
+        assert row["probe/num_steps"] == found["units"]["step"]["num_items"]
 
     def test_short_probe_sets_are_undefined(self):
         given = ProbeSet.from_rollouts(["hello"], ["ab"], byte_tokenizer())
@@ -320,6 +359,18 @@ def test_curves(tmp_path):
     assert list(accuracy.lines[1].get_ydata())[-1] == pytest.approx(0.3)
     assert all(math.isnan(value) for value in inversion.lines[0].get_ydata())
     assert [line.get_xdata()[0] for line in inversion.lines if line.get_linestyle() == "--"] == [4]
+    # ι of the probe set, over its headline unit, with its interval.
+    probes = [
+        {"kind": "probe", "step": 0, "probe/spearman": 0.2, "probe/spearman_low": 0.1, "probe/spearman_high": 0.4},
+        {"kind": "probe", "step": 5, "probe/spearman": None, "probe/spearman_low": None, "probe/spearman_high": None},
+    ]
+    for unit in ("token", "step"):
+        named = [{**row, "probe/unit": unit} if unit != "token" else row for row in probes]
+        inversion = trajectory_curves([*rows, *named]).axes[1]
+        assert [text.get_text() for text in inversion.get_legend().get_texts()] == [f"probe set, by {unit}"]
+        (points,) = inversion.containers
+        assert points[0].get_ydata()[0] == pytest.approx(-0.2)
+        assert points[2][0].get_segments()[0][:, 1] == pytest.approx([-0.4, -0.1])
     paths = save_trajectory(rows, tmp_path / "figures")
     assert [path.name for path in paths] == ["trajectory.png", "trajectory.svg"]
 
@@ -329,7 +380,5 @@ def test_time_left():
 
 
 def test_public_names():
-    import antiphase
-
     for name in ("CorRPOConfig", "CorRPOTrainer", "InversionCallback", "ProbeSet"):
         assert getattr(antiphase, name).__name__ == name

@@ -12,7 +12,7 @@ from typing import Any
 
 from antiphase.commands import comparing, evaluating, reporting, sweeping
 from antiphase.commands.options import Help, Parser, add_model_options, add_signal_options, count, print_written
-from antiphase.errors import AntiphaseError, MissingExtraError
+from antiphase.errors import AntiphaseError, InvalidInputError, MissingExtraError
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -40,7 +40,13 @@ def _add_probe(commands: "argparse._SubParsersAction[Parser]") -> None:
         description="Generate (or read) rollouts, measure token entropy and gradient strength, correlate them.",
         formatter_class=Help,
     )
-    command.add_argument("models", nargs="+", metavar="MODEL", help="hub id, local directory, or 'demo'")
+    command.add_argument("models", nargs="*", metavar="MODEL", help="hub id, local directory, or 'demo'")
+    command.add_argument(
+        "--checkpoints",
+        metavar="DIR_OR_LIST",
+        help="in place of models, ρ along a training: a trainer's output folder (its checkpoint-N), or checkpoints "
+        "with commas (folders, HUB-ID@REVISION)",
+    )
     add_model_options(command.add_argument_group("model"))
     _add_rollout_options(command.add_argument_group("rollouts"))
     add_signal_options(command.add_argument_group("signals"))
@@ -50,6 +56,12 @@ def _add_probe(commands: "argparse._SubParsersAction[Parser]") -> None:
         "--resume", action="store_true", help="continue the interrupted run in --out, or begin one there"
     )
     output.add_argument("--no-figures", dest="figures", action="store_false", help="draw no figures")
+    output.add_argument(
+        "--no-references",
+        dest="references",
+        action="store_false",
+        help="with --checkpoints: draw no published curves beside",
+    )
     output.add_argument("--no-report", dest="report", action="store_false", help="write no report.html")
     output.add_argument("--quiet", dest="progress", action="store_false", help="no progress bar")
 
@@ -75,11 +87,30 @@ def _add_rollout_options(group: "argparse._ArgumentGroup") -> None:
 
 
 def _run_probe(options: dict[str, Any], out: Path) -> None:
+    models, checkpoints = options.pop("models"), options.pop("checkpoints")
+    if checkpoints is not None:
+        _run_checkpoints(models, checkpoints, options, out)
+        return
+    if not models:
+        raise InvalidInputError("name at least one model, or the checkpoints of one with --checkpoints.")
     from antiphase.probing.runner import probe
 
-    fingerprint = probe(options.pop("models"), out=out, **options)
+    del options["references"]
+    fingerprint = probe(models, out=out, **options)
     print(fingerprint)
     print_written(out)
+
+
+def _run_checkpoints(models: Sequence[str], checkpoints: str, options: dict[str, Any], out: Path) -> None:
+    if models:
+        raise InvalidInputError(
+            f"{models[0]!r} is named beside --checkpoints. To begin the trajectory with it, put it in the list: "
+            f"--checkpoints {models[0]},{checkpoints}."
+        )
+    from antiphase.probing.series import probe_checkpoints
+
+    print(probe_checkpoints(checkpoints, out=out, **options))
+    print_written(out, beside="checkpoints")
 
 
 def _default_out(command: str, options: dict[str, Any]) -> Path:
@@ -89,9 +120,14 @@ def _default_out(command: str, options: dict[str, Any]) -> Path:
     return Path("runs") / f"{command}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
 
 
+def _began(out: Path) -> bool:
+    """Whether an interrupted run left finished batches, or finished checkpoints, behind."""
+    return any(any(out.glob(pattern)) for pattern in ("parts/*/*.parquet", "checkpoints/*/**/*.parquet"))
+
+
 def _kept(out: Path) -> str:
     """What an interrupted run leaves behind, and how to go on."""
-    if not any(out.glob("parts/*/*.parquet")):
+    if not _began(out):
         return "No batch was finished."
     return f"Finished batches are kept: repeat the command with --out {out} --resume."
 
@@ -170,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _COMMANDS[command](options, out)
     except AntiphaseError as error:
-        kept = f" {_kept(out)}" if any(out.glob("parts/*/*.parquet")) else ""
+        kept = f" {_kept(out)}" if _began(out) else ""
         print(f"antiphase: error: {error}{kept}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -83,10 +83,13 @@ def count(text: str) -> int | str:
     return text if text == "all" else int(text)
 
 
-def print_written(out: Path) -> None:
-    """Name the files of a finished run."""
+def print_written(out: Path, beside: str | None = None) -> None:
+    """Name the files of a finished run; of the folder `beside`, whose runs are many, its name."""
     print(f"\nwritten to {out}:")
     for path in sorted(out.rglob("*")):
-        if path.is_file() and path.suffix != ".svg":
+        within = beside is not None and path.relative_to(out).parts[0] == beside
+        if path.is_file() and path.suffix != ".svg" and not within:
             twin = " (and .svg)" if path.with_suffix(".svg").is_file() else ""
             print(f"  {path}{twin}")
+    if beside is not None:
+        print(f"  {out / beside}: the run folder of each")

@@ -26,7 +26,8 @@ _SMOOTH = 5
 def trajectory_curves(trajectory: Rows) -> Figure:
     """Three panels over the optimizer steps; thin lines are the batches, thick ones their running mean over 5.
 
-    Accuracy carries the held-out pass@1 with its 95 % interval and the greedy accuracy; alarms are dashed lines.
+    Accuracy carries the held-out pass@1 with its 95 % interval and the greedy accuracy; inversion carries ι of the
+    probe set's headline unit with its interval, where the run has an `InversionCallback`; alarms are dashed lines.
 
     Args:
         trajectory: the rows of `trajectory.jsonl`.
@@ -51,7 +52,25 @@ def trajectory_curves(trajectory: Rows) -> Figure:
         axes[0].set_ylim(-0.02, 1.02)
         _held_out(axes[0], [row for row in trajectory if row["kind"] == "eval" and "heldout/pass@1" in row])
         axes[1].axhline(0, color=FAINT, linewidth=0.8, zorder=0)
+        _probed(axes[1], [row for row in trajectory if row["kind"] == "probe" and "probe/spearman" in row])
     return figure
+
+
+def _probed(axis: Any, probes: Rows) -> None:
+    """ι = −ρ of the probe set, so that the interval turns over too."""
+    if not probes:
+        return
+    # Rows of before there were units are over tokens.
+    unit = probes[-1].get("probe/unit", "token")
+    ends = ("probe/spearman", "probe/spearman_high", "probe/spearman_low")
+    y, low, high = ([math.nan if row.get(key) is None else -row[key] for row in probes] for key in ends)
+    reach = [
+        [value - end for value, end in zip(y, low, strict=True)],
+        [end - value for value, end in zip(y, high, strict=True)],
+    ]
+    x = [row["step"] for row in probes]
+    axis.errorbar(x, y, yerr=reach, fmt="o", markersize=3.5, color=INK, linewidth=0.9, label=f"probe set, by {unit}")
+    axis.legend(loc="best")
 
 
 def _held_out(axis: Any, evals: Rows) -> None:

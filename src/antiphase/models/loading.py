@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import importlib.util
-import json
 import logging
 import sys
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from antiphase.errors import (
 )
 from antiphase.models.architecture import find_attention, unwrap
 from antiphase.models.demo import DEMO, HOW_TO_GET, demo_model_path
+from antiphase.models.saved import base_of, has_config, has_tokenizer, is_adapter
 
 DTYPES = {
     "auto": None,
@@ -124,8 +124,8 @@ def inspect_model(name: str, *, trust_remote_code: bool = False, revision: str |
     source, options = _source(name), {"trust_remote_code": trust_remote_code, "revision": revision}
     with _loading_errors(name), _quiet():
         tokenizer = _load_tokenizer(source, options)
-        if Path(source, "adapter_config.json").is_file():
-            source = json.loads(Path(source, "adapter_config.json").read_text())["base_model_name_or_path"]
+        if is_adapter(Path(source)):
+            source = base_of(Path(source))
         config = AutoConfig.from_pretrained(source, **options)
         with torch.device("meta"):
             skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
@@ -147,9 +147,9 @@ def resolve_dtype(name: str) -> torch.dtype | None:
 def _source(name: str) -> str:
     source = demo_model_path() if name == DEMO else name
     path = Path(source)
-    if path.is_dir() and not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
+    if path.is_dir() and not has_config(path):
         raise ModelNotFoundError(f"the directory {source!r} has no config.json, so it is not a saved model.")
-    if (path / "adapter_config.json").is_file() and importlib.util.find_spec("peft") is None:
+    if is_adapter(path) and importlib.util.find_spec("peft") is None:
         raise MissingExtraError("peft", "train", "loading an adapter")
     return source
 
@@ -157,7 +157,10 @@ def _source(name: str) -> str:
 def _load_tokenizer(source: str, options: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
-    return cast(Any, AutoTokenizer).from_pretrained(source, **options)
+    # Trainers save adapters with or without the tokenizer; without, it is the base model's.
+    path = Path(source)
+    place = base_of(path) if is_adapter(path) and not has_tokenizer(path) else source
+    return cast(Any, AutoTokenizer).from_pretrained(place, **options)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -27,6 +27,9 @@ from antiphase.probing.parts import KINDS, Kind, joined_schema, joined_tables, m
 
 FORMAT = "antiphase-probe"
 FORMAT_VERSION = 1
+
+
+_Folder = TypeVar("_Folder", bound="RunFolder")
 
 
 def _as_frame(table: pa.Table) -> pd.DataFrame:
@@ -55,7 +58,7 @@ class RunFolder:
         self.created_here = False
 
     @classmethod
-    def create(cls, path: Path, config: Mapping[str, Any]) -> "RunFolder":
+    def create(cls: type[_Folder], path: Path, config: Mapping[str, Any]) -> _Folder:
         """A new run folder.
 
         Raises:
@@ -74,7 +77,7 @@ class RunFolder:
         return folder
 
     @classmethod
-    def resume(cls, path: Path, config: Mapping[str, Any]) -> "RunFolder":
+    def resume(cls: type[_Folder], path: Path, config: Mapping[str, Any]) -> _Folder:
         """The folder of an interrupted run with the same config; a new one where there is nothing yet.
 
         Raises:
@@ -94,7 +97,7 @@ class RunFolder:
         return folder
 
     @classmethod
-    def open(cls, path: Path) -> "RunFolder":
+    def open(cls: type[_Folder], path: Path) -> _Folder:
         """An existing run folder.
 
         Raises:
@@ -147,8 +150,12 @@ class RunFolder:
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON object; NaN is refused, since JSON has none."""
+        self.write_text(name, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a whole text file."""
         with self._writing(), self._replacing(self.path / name) as work:
-            work.write_text(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+            work.write_text(text, encoding="utf-8")
 
     def write_table(self, kind: Kind, table: pa.Table) -> None:
         """Write a whole table."""

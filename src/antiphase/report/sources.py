@@ -11,6 +11,9 @@ from antiphase.page.building import signals_document, training_document
 from antiphase.page.document import Document, Run, joined
 from antiphase.probing.folder import FORMAT as PROBE_FORMAT
 from antiphase.probing.folder import RunFolder
+from antiphase.probing.series_folder import FORMAT as SERIES_FORMAT
+from antiphase.probing.series_folder import TRAJECTORY, SeriesFolder
+from antiphase.probing.series_summary import CheckpointSeries, summarize_series
 from antiphase.report.unfinished import summarize_unfinished
 
 KINDS = "a probe, an evaluation, a comparison or a training run"
@@ -56,6 +59,8 @@ def _read(path: Path, label: str | None, group: str | None) -> Document:
     if (path / "trajectory.jsonl").is_file() or (path / "recipe.json").is_file():
         return _training(path, label or name, group)
     if (path / "config.json").is_file():
+        if read_object(path / "config.json").get("format") == SERIES_FORMAT:
+            return _checkpoints(path, name, label)
         return _signals(path, name, label)
     raise InvalidInputError(f"{str(path)!r} {_foreign(path)}")
 
@@ -125,6 +130,19 @@ def _unfinished(folder: RunFolder, kind: str, name: str, label: str | None) -> D
         kind, name, tokens, rollouts, summary, label=label, steps=folder.read_parts("steps"),
         alternatives=folder.read_parts("alternatives"), finished=False, notes=[note],
     )  # fmt: skip
+
+
+def _checkpoints(path: Path, name: str, label: str | None) -> Document:
+    """The checkpoints that were measured to their end."""
+    folder = SeriesFolder.open(path)
+    if (path / TRAJECTORY).is_file():
+        return CheckpointSeries.load(path).document(name, label)
+    summary = {"config": folder.read_json("config.json")["config"], **summarize_series(folder)}
+    if not summary["checkpoints"]:
+        raise NothingFinishedError(
+            f"{str(path)!r}: no checkpoint of this run is finished yet. Continue it: repeat its command with --resume."
+        )
+    return CheckpointSeries(summary, path).document(name, label, finished=False)
 
 
 def _training(path: Path, name: str, group: str | None) -> Document:

@@ -19,7 +19,10 @@ from antiphase.report.sources import NothingFinishedError
 from antiphase.report.writing import Source, check_share, document_of, sources_of
 
 HOST = "127.0.0.1"
-_WATCHED = ("*.json", "*.jsonl", "*.parquet", "parts/*/*.parquet", "evals/*/*.json", "evals/*/parts/*/*.parquet")
+_WATCHED = (
+    "*.json", "*.jsonl", "*.parquet", "parts/*/*.parquet", "evals/*/*.json", "evals/*/parts/*/*.parquet",
+    "checkpoints/*/*.json",
+)  # fmt: skip
 
 
 def signature_of(paths: Sequence[Path]) -> str:

@@ -11,6 +11,11 @@ const PANELS = [
 ];
 const trainings = VALUES.trainings;
 const KINDS_OF_ROWS = ["step", "eval", "probe"];
+// ρ by every unit on a probe set: of checkpoints, or of a training's callback.
+for (const unit of ["type", "token", "step"]) {
+  const key = `probe/spearman_${unit}`;
+  PANELS.push({ name: `ρ by ${unit}, probed`, step: key, zero: true, held: { value: key, low: `${key}_low`, high: `${key}_high` } });
+}
 const panelTitle = ({ name, step }) => name || step;
 
 /** Runs as curves: one a run, or one a group with its band. */
@@ -98,7 +103,7 @@ function drawTrainingTable() {
   const panels = PANELS.filter(filled);
   const rows = trainings.map((run, place) => {
     const tenth = Math.max(1, Math.floor(run.step.step.length / 10));
-    const ends = (key) => [run.step[key]?.slice(0, tenth), run.step[key]?.slice(-tenth)].map((part) => number(meanOf((part ?? []).map((v) => v ?? NaN))));
+    const ends = (key) => [(run.step[key] ?? run.probe[key])?.slice(0, tenth), (run.step[key] ?? run.probe[key])?.slice(-tenth)].map((part) => number(meanOf((part ?? []).map((v) => v ?? NaN))));
     const swatch = element("span", { class: "swatch", style: { display: "inline-block", marginRight: ".4em", background: colourOf(placeOf(run, place)) } });
     return [element("span", {}, swatch, element("bdi", {}, shorten(run.label, 60))), { text: counted(Math.max(0, ...KINDS_OF_ROWS.flatMap((kind) => run[kind].step))) },
       ...panels.map(({ step }) => ({ text: ends(step).join(" → ") })), { text: run.alarms.length ? run.alarms.join(", ") : "none" }];

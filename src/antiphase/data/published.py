@@ -1,0 +1,66 @@
+"""The curves of ρ over training that the first author's post and the paper publish: references for one's own.
+
+They are single runs without intervals, and no independent replication is known. The numbers are in `published.json`,
+with their sources; nothing here was measured by antiphase. Our reading: the paper's two numbers are over unique tokens
+like the post's, since both begin at the same −0.171.
+"""
+
+import functools
+import json
+from dataclasses import dataclass
+from importlib import resources
+
+from antiphase.types import Unit
+
+
+@dataclass(frozen=True)
+class PublishedCurve:
+    """ρ by training step, as published.
+
+    Args:
+        source: `post` or `paper`.
+        training: how the model was trained.
+        model: its family; None where the source's digest does not say.
+        unit: what ρ was taken over.
+        steps: of the training.
+        spearman: ρ at each of them.
+        url: of the source.
+        read: how the source was read.
+    """
+
+    source: str
+    training: str
+    model: str | None
+    unit: Unit
+    steps: tuple[int, ...]
+    spearman: tuple[float, ...]
+    url: str
+    read: str
+
+    @property
+    def label(self) -> str:
+        """As a figure names it: `SFT, Llama (post)`."""
+        return f"{self.training}{'' if self.model is None else f', {self.model}'} ({self.source})"
+
+
+@functools.cache
+def published_curves() -> tuple[PublishedCurve, ...]:
+    """Every published curve.
+
+    >>> [(curve.label, curve.spearman[0], curve.spearman[-1]) for curve in published_curves()][:2]
+    [('SFT, Llama (post)', 0.036, -0.606), ('SFT, Qwen (post)', -0.171, -0.494)]
+    """
+    held = json.loads(resources.files("antiphase.data").joinpath("published.json").read_text(encoding="utf-8"))
+    return tuple(
+        PublishedCurve(
+            source=curve["source"],
+            training=curve["training"],
+            model=curve["model"],
+            unit=curve["unit"],
+            steps=tuple(curve["steps"]),
+            spearman=tuple(curve["spearman"]),
+            url=held["sources"][curve["source"]]["url"],
+            read=held["sources"][curve["source"]]["read"],
+        )
+        for curve in held["curves"]
+    )

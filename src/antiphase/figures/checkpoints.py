@@ -1,0 +1,114 @@
+"""ρ along a training: a panel for each unit, intervals as bands, published curves as dotted references."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from antiphase.data.published import PublishedCurve
+from antiphase.errors import InvalidInputError
+from antiphase.figures.saving import write_figure
+from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, canvas, shorten
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLOURS = (BLUE, ORANGE, INK, "#3d8a5f", "#8a5aa8")
+_MARKS = ("o", "s", "^", "v", "D", "P")
+_NAMES = {"type": "ρ by type", "token": "ρ by token", "step": "ρ by step"}
+# Steps that a panel with references shows at least: the first published point after the beginning is at 200.
+_LEAST_SPAN = 200
+_MOST_LABELS = 12
+
+
+def checkpoint_curves(trajectory: Mapping[str, Any], references: Sequence[PublishedCurve] = ()) -> Figure:
+    """ρ by training step, one panel for each unit and one line for each estimator, with 95 % intervals as bands.
+
+    References stand in the panel of their unit, dotted, as far as the trajectory reaches. They are left out where the
+    steps are places in a list and no steps of a training.
+
+    Args:
+        trajectory: what trajectory.json holds.
+        references: published curves.
+
+    Raises:
+        InvalidInputError: no checkpoint was measured.
+    """
+    points = trajectory["checkpoints"]
+    if not points:
+        raise InvalidInputError("the trajectory has no checkpoint; measure one first.")
+    headline = points[0]["results"][0]["headline"]
+    units = [headline, *(unit for unit in _NAMES if unit != headline)]
+    numbered = bool(trajectory["numbered"])
+    shown = references if numbered else ()
+    with canvas(9.6 if shown else 7.6, 2.9) as (_, figure):
+        axes = figure.subplots(1, len(units), sharey=True)
+        for unit, axis in zip(units, axes, strict=True):
+            for place, colour in zip(range(len(points[0]["results"])), _COLOURS * len(points), strict=False):
+                _line(axis, points, place, unit, colour)
+            drawn = _references(axis, [curve for curve in shown if curve.unit == unit], points[-1]["step"])
+            _place_ticks(axis, points, numbered, drawn)
+            axis.axhline(0, color=FAINT, linewidth=0.8, zorder=0)
+            axis.set(title=_NAMES[unit], xlabel="training step" if numbered else "checkpoint")
+        if len(points[0]["results"]) > 1:
+            axes[-1].legend(loc="best")
+        handles, labels = axes[units.index("type")].get_legend_handles_labels()
+        dotted = [(h, text) for h, text in zip(handles, labels, strict=True) if text in {c.label for c in shown}]
+        if dotted:
+            figure.legend(
+                [h for h, _ in dotted], [text for _, text in dotted], loc="outside right upper",
+                title="published, over types", title_fontsize=8,
+            )  # fmt: skip
+    return figure
+
+
+def _line(axis: Any, points: Sequence[Mapping[str, Any]], place: int, unit: str, colour: str) -> None:
+    results = [point["results"][place] for point in points]
+    x = [point["step"] for point in points]
+    y, low, high = (
+        [math.nan if r["units"][unit][key] is None else r["units"][unit][key] for r in results]
+        for key in ("value", "low", "high")
+    )
+    axis.plot(x, y, color=colour, linewidth=1.6, marker="o", markersize=3.5, label=results[0]["estimator"], zorder=3)
+    if len(x) > 1:
+        axis.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0, zorder=1)
+    else:
+        axis.vlines(x, low, high, color=colour, linewidth=0.9)
+
+
+def _references(axis: Any, curves: Sequence[PublishedCurve], last: int) -> bool:
+    """Draw them; the limits of the axis stay those of the trajectory, or of the least span."""
+    for curve, mark in zip(curves, _MARKS, strict=False):
+        axis.plot(
+            curve.steps, curve.spearman, color=GREY, linewidth=0.9, linestyle=":", marker=mark, markersize=2.8,
+            markerfacecolor="white", markeredgewidth=0.7, label=curve.label, zorder=2,
+        )  # fmt: skip
+    if curves:
+        span = max(last, _LEAST_SPAN)
+        axis.set_xlim(-0.03 * span, 1.03 * span)
+    return bool(curves)
+
+
+def _place_ticks(axis: Any, points: Sequence[Mapping[str, Any]], numbered: bool, drawn: bool) -> None:
+    if numbered:
+        if len(points) == 1 and not drawn:
+            axis.set_xticks([points[0]["step"]])
+        return
+    every = math.ceil(len(points) / _MOST_LABELS)
+    axis.set_xticks(
+        [point["step"] for point in points[::every]],
+        [shorten(point["checkpoint"], 16) for point in points[::every]],
+        rotation=35,
+        ha="right",
+    )
+
+
+def save_checkpoint_curves(
+    trajectory: Mapping[str, Any], references: Sequence[PublishedCurve], folder: Path
+) -> list[Path]:
+    """Write `trajectory.png` and `trajectory.svg` and return the paths."""
+    figure = checkpoint_curves(trajectory, references)
+    folder.mkdir(parents=True, exist_ok=True)
+    return [write_figure(figure, folder / f"trajectory.{kind}") for kind in ("png", "svg")]

@@ -1,0 +1,132 @@
+"""What a local directory of a saved model holds, told from its files: nothing is loaded.
+
+A saved model has `config.json` and weights in safetensors; a saved adapter (LoRA and its family) has
+`adapter_config.json` and `adapter_model.safetensors`, and names its base model. Trainers save either.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from antiphase.errors import InvalidInputError, ModelNotFoundError
+
+CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+INDEX = "model.safetensors.index.json"
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+# The last number after one of these words: checkpoint-200, step_1000, stage1-step1000-tokens5B.
+_NUMBER = re.compile(r"(?:checkpoint|step|iter|stage)[-_]?(\d+)", re.IGNORECASE)
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether the directory holds an adapter."""
+    return (path / ADAPTER_CONFIG).is_file()
+
+
+def has_config(path: Path) -> bool:
+    """Whether the directory holds the configuration of a model or of an adapter."""
+    return is_adapter(path) or (path / CONFIG).is_file()
+
+
+def has_weights(path: Path) -> bool:
+    """Whether the directory holds weights in safetensors."""
+    return (path / ADAPTER_WEIGHTS).is_file() if is_adapter(path) else any(path.glob("*.safetensors"))
+
+
+def has_tokenizer(path: Path) -> bool:
+    """Whether the directory holds a tokenizer."""
+    return any((path / name).is_file() for name in _TOKENIZERS)
+
+
+def base_of(path: Path) -> str:
+    """The base model that an adapter names: a hub id or a directory.
+
+    Raises:
+        ModelNotFoundError: its configuration cannot be read or names none, or the directory is not there.
+    """
+    base = _read(path / ADAPTER_CONFIG).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ModelNotFoundError(f"the adapter {str(path)!r} names no base model (base_model_name_or_path).")
+    if (Path(base).is_absolute() or base.startswith(".")) and not Path(base).is_dir():
+        raise ModelNotFoundError(
+            f"the adapter {str(path)!r} is of the base model {base!r}, which is not a folder here. Put it back, or "
+            f"correct base_model_name_or_path in its {ADAPTER_CONFIG}."
+        )
+    return base
+
+
+def check_saved(path: Path) -> None:
+    """Refuse a directory from which nothing can be loaded.
+
+    Raises:
+        ModelNotFoundError: it lacks its configuration, its weights (or one of their parts), its tokenizer, or the
+            base model of its adapter.
+    """
+    if not has_config(path):
+        raise ModelNotFoundError(
+            f"the directory {str(path)!r} has neither {CONFIG} nor {ADAPTER_CONFIG}, so it is not a saved model."
+        )
+    if not has_weights(path):
+        wanted = ADAPTER_WEIGHTS if is_adapter(path) else "*.safetensors"
+        raise ModelNotFoundError(
+            f"{str(path)!r} has no weights ({wanted}). Is it still being written, or a checkpoint of sharded weights "
+            "that must be gathered first?"
+        )
+    index = path / INDEX
+    if index.is_file() and not is_adapter(path):
+        files = _read(index).get("weight_map")
+        parts = sorted(set(map(str, files.values()))) if isinstance(files, dict) else []
+        missing = next((name for name in parts if not (path / name).is_file()), None)
+        if missing is not None:
+            raise ModelNotFoundError(f"{str(path)!r} lacks {missing}, which its {INDEX} names.")
+    if is_adapter(path):
+        base_of(path)
+    elif not has_tokenizer(path):
+        raise ModelNotFoundError(
+            f"{str(path)!r} has no tokenizer. Save it with the model (a trainer does, given processing_class), or "
+            "copy its files there."
+        )
+
+
+def step_in(name: str) -> int | None:
+    """The step that a directory's name or a revision carries; None where it carries none.
+
+    >>> step_in("checkpoint-200"), step_in("stage1-step1000-tokens5B"), step_in("main")
+    (200, 1000, None)
+    """
+    found = _NUMBER.findall(name)
+    return int(found[-1]) if found else None
+
+
+def saved_step(path: Path) -> int | None:
+    """The step at which a directory was saved: of its name, else of its `trainer_state.json`; None where unknown."""
+    named = step_in(path.resolve().name)
+    return trainer_step(path) if named is None else named
+
+
+def trainer_step(path: Path, key: str = "global_step") -> int | None:
+    """A number of steps in the `trainer_state.json` of a directory; None where there is none."""
+    return _integer(path / "trainer_state.json", key)
+
+
+def summary_step(path: Path) -> int | None:
+    """The steps of a finished `antiphase train`, whose folder this is; None where it is another."""
+    return _integer(path / "summary.json", "num_steps")
+
+
+def _integer(path: Path, key: str) -> int | None:
+    if not path.is_file():
+        return None
+    value = _read(path).get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"{path} cannot be read ({error}).") from None
+    if not isinstance(value, dict):
+        raise InvalidInputError(f"{path}: expected a JSON object.")
+    return value

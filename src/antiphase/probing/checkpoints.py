@@ -1,0 +1,252 @@
+"""Find the checkpoints of one training: a trainer's output folder, or a list of directories and hub revisions.
+
+What can be refused without weights is refused here: nothing is loaded but configurations and tokenizers.
+"""
+
+import dataclasses
+import itertools
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from antiphase.errors import InvalidInputError
+from antiphase.models.demo import DEMO
+from antiphase.models.loading import inspect_model, saved_digest
+from antiphase.models.saved import (
+    check_saved,
+    has_config,
+    has_weights,
+    saved_step,
+    step_in,
+    summary_step,
+    trainer_step,
+)
+
+_LOOKED_FOR = "folders named checkpoint-N, or a saved model (config.json or adapter_config.json)"
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_FOLDER = re.compile(r"checkpoint-(\d+)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One model of a trajectory.
+
+    Args:
+        name: a directory or a hub id, as `load_model` takes it.
+        revision: on the hub.
+        label: what the tables call it: `checkpoint-200`, `final`, `step1000`.
+        step: of the training, or its place in the list where steps are not known.
+    """
+
+    name: str
+    revision: str | None
+    label: str
+    step: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """The checkpoints of a trajectory, in order.
+
+    Args:
+        checkpoints: steps ascending, none twice.
+        numbered: whether `step` counts the training's steps; else places in the list.
+        notes: what was left out, and why.
+    """
+
+    checkpoints: tuple[Checkpoint, ...]
+    numbered: bool
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A checkpoint before the steps are settled."""
+
+    name: str
+    revision: str | None
+    label: str
+    step: int | None
+
+
+def find_checkpoints(what: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Found:
+    """The checkpoints that a user names.
+
+    Args:
+        what: a trainer's output folder (its `checkpoint-N` folders by N, then the model in the folder itself, if it is
+            of another step); or several, as a list or one text with commas, of such folders, directories of saved
+            models, `HUB-ID@REVISION`, hub ids, or `demo`.
+
+    Returns:
+        in order of the steps that their names, `trainer_state.json` or revisions carry. A first one that carries none
+        stands at step 0. Where others carry none, the order of the list is kept, and steps are 0, 1, 2, ….
+
+    Raises:
+        InvalidInputError: a folder that is empty or holds no checkpoint, a revision of a local directory, the same one
+            twice, or two of one step.
+        ModelNotFoundError: a checkpoint without its configuration, weights or tokenizer.
+    """
+    given = _given(what)
+    notes: list[str] = []
+    items: list[_Item] = []
+    for text in given:
+        items += _expanded(text, notes, alone=len(given) == 1)
+    _check_distinct(items)
+    for item in items:
+        if item.revision is None and Path(item.name).is_dir():
+            check_saved(Path(item.name))
+    return _in_order(items, notes)
+
+
+def _given(what: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    if isinstance(what, str | os.PathLike):
+        text = os.fspath(what)
+        # A folder whose name has a comma is taken as it is.
+        given = [text] if os.path.isdir(text) else [part.strip() for part in text.split(",")]
+    else:
+        given = [os.fspath(part) for part in what]
+    if not given or not all(given):
+        raise InvalidInputError(
+            "name a trainer's output folder, or several checkpoints separated by commas; got an empty name."
+        )
+    return given
+
+
+def _expanded(text: str, notes: list[str], *, alone: bool) -> list[_Item]:
+    path = Path(text)
+    if path.is_dir():
+        return _of_folder(path, notes, alone=alone)
+    if path.exists():
+        raise InvalidInputError(f"{text!r} is a file. Name a folder with checkpoints.")
+    name, at, revision = text.rpartition("@")
+    if at:
+        if Path(name).is_dir():
+            raise InvalidInputError(
+                f"{text!r}: {name!r} is a local directory, which has no revisions. A revision belongs to a hub id."
+            )
+        if not revision or not _HUB_ID.fullmatch(name):
+            raise InvalidInputError(f"{text!r}: expected HUB-ID@REVISION, such as EleutherAI/pythia-70m@step1000.")
+        return [_Item(name, revision, revision, step_in(revision))]
+    if alone or (text != DEMO and not _HUB_ID.fullmatch(text)):
+        raise InvalidInputError(f"{text!r} is not a folder. Name a trainer's output folder, or several with commas.")
+    return [_Item(text, None, text, None)]
+
+
+def _of_folder(path: Path, notes: list[str], *, alone: bool) -> list[_Item]:
+    numbers = {int(match[1]): child for child in path.iterdir() if (match := _FOLDER.fullmatch(child.name))}
+    if not numbers:
+        if not any(path.iterdir()):
+            raise InvalidInputError(f"{str(path)!r} is empty: it has no {_LOOKED_FOR}.")
+        if not has_config(path):
+            raise InvalidInputError(f"{str(path)!r} holds no checkpoint: it has no {_LOOKED_FOR}.")
+        if alone:
+            raise InvalidInputError(
+                f"{str(path)!r} is a saved model without folders named checkpoint-N. To measure it alone: antiphase "
+                f"probe {path}; or name several, separated by commas."
+            )
+        return [_Item(str(path), None, path.resolve().name, saved_step(path))]
+    items = [_Item(str(child), None, child.name, number) for number, child in sorted(numbers.items())]
+    return items + _final(path, items[-1], notes)
+
+
+def _final(path: Path, last: _Item, notes: list[str]) -> list[_Item]:
+    """The model in the trainer's folder itself, unless it is that of the last checkpoint."""
+    if not (has_config(path) and has_weights(path)):
+        return []
+    assert last.step is not None
+    step = trainer_step(path)
+    step = summary_step(path) if step is None else step
+    # A trainer that saves its model at the end has made all its steps.
+    step = trainer_step(Path(last.name), "max_steps") if step is None else step
+    if step == last.step or saved_digest(str(path)) == saved_digest(last.name):
+        return []
+    if step is None or step < last.step:
+        notes.append(
+            f"the model in {str(path)!r} itself is left out, since its step is not known; name it in a list to have "
+            "it."
+        )
+        return []
+    return [_Item(str(path), None, "final", step)]
+
+
+def _check_distinct(items: Iterable[_Item]) -> None:
+    seen: dict[tuple[str, str | None], str] = {}
+    for item in items:
+        path = Path(item.name)
+        key = (str(path.resolve()) if path.is_dir() else item.name, item.revision)
+        named = item.name if item.revision is None else f"{item.name}@{item.revision}"
+        if key in seen:
+            raise InvalidInputError(f"the checkpoint {named!r} is named twice.")
+        seen[key] = named
+
+
+def _in_order(items: list[_Item], notes: list[str]) -> Found:
+    first, *others = items
+    if first.step is None and others and all(item.step is not None and item.step > 0 for item in others):
+        items = [dataclasses.replace(first, step=0), *others]  # where the training began
+    unknown = [item for item in items if item.step is None]
+    if unknown:
+        if len(items) > 1:
+            notes.append(
+                f"steps are places in the list, since {unknown[0].label!r} carries no number of a step in its name."
+            )
+        placed = [Checkpoint(item.name, item.revision, item.label, place) for place, item in enumerate(items)]
+        return Found(tuple(_labelled(placed)), False, tuple(notes))
+    known = [Checkpoint(i.name, i.revision, i.label, i.step) for i in items if i.step is not None]
+    known.sort(key=lambda checkpoint: checkpoint.step)
+    for left, right in itertools.pairwise(known):
+        if left.step == right.step:
+            raise InvalidInputError(
+                f"{left.name!r} and {right.name!r} are both of step {left.step}; a trajectory has one model a step."
+            )
+    return Found(tuple(_labelled(known)), True, tuple(notes))
+
+
+def _labelled(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
+    """Labels that several share get the whole name."""
+    labels = [checkpoint.label for checkpoint in checkpoints]
+    return [
+        checkpoint
+        if labels.count(checkpoint.label) == 1
+        else dataclasses.replace(
+            checkpoint, label=checkpoint.name + ("" if checkpoint.revision is None else f"@{checkpoint.revision}")
+        )
+        for checkpoint in checkpoints
+    ]
+
+
+def check_family(checkpoints: Sequence[Checkpoint], *, trust_remote_code: bool = False) -> None:
+    """Refuse checkpoints that cannot be of one training: other architectures, sizes or vocabularies.
+
+    Raises:
+        InvalidInputError: naming two that differ, and in what.
+        AntiphaseError: what `inspect_model` refuses.
+    """
+    first: tuple[Checkpoint, str, Any] | None = None
+    for checkpoint in checkpoints:
+        model, tokenizer = inspect_model(
+            checkpoint.name, trust_remote_code=trust_remote_code, revision=checkpoint.revision
+        )
+        shape, vocabulary = _shape(model), tokenizer.get_vocab()
+        if first is None:
+            first = (checkpoint, shape, vocabulary)
+        elif shape != first[1]:
+            raise InvalidInputError(
+                f"{first[0].label!r} ({first[1]}) and {checkpoint.label!r} ({shape}) are not checkpoints of one model."
+            )
+        elif vocabulary != first[2]:
+            raise InvalidInputError(
+                f"{first[0].label!r} and {checkpoint.label!r} are not checkpoints of one model: their tokenizers have "
+                f"different vocabularies (of {len(first[2])} and {len(vocabulary)} tokens)."
+            )
+
+
+def _shape(model: Any) -> str:
+    config = model.config.get_text_config()
+    return (
+        f"{type(model).__name__}, {config.num_hidden_layers} layers of {config.hidden_size}, vocabulary "
+        f"{config.vocab_size}"
+    )

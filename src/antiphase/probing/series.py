@@ -1,0 +1,250 @@
+"""`probe_checkpoints`: ρ along a training, one checkpoint after the other, on the same prompts; resumable.
+
+    OUT/config.json                  every option; marks the folder
+    OUT/checkpoints.json             which checkpoints were begun, and the digest of their weights
+    OUT/checkpoints/NAME/            one probe's run folder each
+    OUT/trajectory.json, trajectory.csv, figures/trajectory.png and .svg, report.html
+
+Each checkpoint is a run of `probe`, so one at a time is in memory, a cut run goes on where it was cut, and checkpoints
+that appeared since are added. What was measured is never measured again, also if the trainer has deleted it since.
+"""
+
+import contextlib
+import gc
+import importlib.util
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from antiphase.data.published import published_curves
+from antiphase.errors import InvalidInputError, MissingExtraError
+from antiphase.figures.checkpoints import save_checkpoint_curves
+from antiphase.models.loading import saved_digest
+from antiphase.page.render import FILE as REPORT
+from antiphase.page.render import add_page
+from antiphase.probing.checkpoints import Checkpoint, Found, check_family, find_checkpoints
+from antiphase.probing.config import GIVEN_ROWS, ProbeConfig, config_from
+from antiphase.probing.items import load_source
+from antiphase.probing.runner import probe
+from antiphase.probing.series_folder import FORMAT, FORMAT_VERSION, MEMBERS, TRAJECTORY, SeriesFolder
+from antiphase.probing.series_summary import CheckpointSeries, summarize_series
+from antiphase.probing.summary import commit, versions
+
+# Of the options of a probe, those that a trajectory settles itself.
+_NOT_TAKEN = ("models", "revision")
+
+
+def probe_checkpoints(
+    checkpoints: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    rollouts: str | Path | Sequence[Mapping[str, Any]] | pd.DataFrame | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    figures: bool | None = None,
+    references: bool = True,
+    report: bool = True,
+    progress: bool = True,
+    **options: Any,
+) -> CheckpointSeries:
+    """Measure how ρ moves along a training: every checkpoint by every unit, on the same prompts.
+
+    Every checkpoint writes its own rollouts, since what is published is of a model's own rollouts; `share_rollouts`
+    measures all on those of the first, and `rollouts` on given ones.
+
+    Args:
+        checkpoints: a trainer's output folder, or several checkpoints; see `find_checkpoints`.
+        rollouts: given rollouts: a file or rows, as for `probe`.
+        out: folder to write to; None keeps nothing on disk.
+        resume: continue the run in `out` (the options must be the same), with the checkpoints that are there now.
+        figures: draw ρ by step; by default if `out` is given and matplotlib is installed.
+        references: draw the published curves beside (see `published_curves`).
+        report: write the interactive page `report.html`.
+        progress: show a bar with the time left.
+        options: fields of `ProbeConfig`, but `models` and `revision`.
+
+    Returns:
+        the trajectory: `.to_frame()`, `.plot()`, `.summary`.
+
+    Raises:
+        AntiphaseError: as `probe`; and what `find_checkpoints` and `check_family` refuse, before anything is loaded.
+    """
+    given = None
+    if isinstance(rollouts, str | Path):
+        options["rollouts"] = str(rollouts)
+    elif rollouts is not None:
+        options["rollouts"], given = GIVEN_ROWS, rollouts
+    config = _config(options)
+    if resume and out is None:
+        raise InvalidInputError("resume needs out, the folder of the interrupted run.")
+    can_draw = importlib.util.find_spec("matplotlib") is not None
+    if figures and not can_draw:
+        raise MissingExtraError("matplotlib", "report", "drawing figures (--no-figures does without)")
+    found = find_checkpoints(checkpoints)
+    source = load_source(config, given)
+    check_family(found.checkpoints, trust_remote_code=config.trust_remote_code)
+    stored = {name: value for name, value in config.to_dict().items() if name not in _NOT_TAKEN}
+    stored |= {"source_sha256": source.digest(), "numbered": found.numbered}
+    with contextlib.ExitStack() as stack:
+        path = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
+        folder = SeriesFolder.resume(path, stored) if resume else SeriesFolder.create(path, stored)
+        try:
+            left = _Measuring(folder, config, found, given, options, progress).measure()
+        except BaseException:
+            folder.discard_if_unused()
+            raise
+        made = _finish(folder, stored, (*found.notes, *left))
+        if out is None:
+            return CheckpointSeries(made.summary)
+        if can_draw if figures is None else figures:
+            save_checkpoint_curves(made.summary, published_curves() if references else (), path / "figures")
+        if report:
+            add_page(lambda: made.document(path.resolve().name), path / REPORT)
+        return made
+
+
+def _config(options: Mapping[str, Any]) -> ProbeConfig:
+    """The options, checked; the models stand open.
+
+    Raises:
+        InvalidInputError: as `ProbeConfig`, or an option that a trajectory does not take.
+    """
+    if options.get("revision") is not None:
+        raise InvalidInputError(
+            "revision does not go with checkpoints: write it after each one, as in HUB-ID@step1000,HUB-ID@step2000."
+        )
+    config: ProbeConfig = config_from("checkpoints", {k: v for k, v in options.items() if k not in _NOT_TAKEN})
+    return config
+
+
+@dataclass
+class _Measuring:
+    """Measures what is missing."""
+
+    folder: SeriesFolder
+    config: ProbeConfig
+    found: Found
+    given: Any
+    options: Mapping[str, Any]
+    progress: bool
+
+    def measure(self) -> list[str]:
+        """Measure what is missing; returns notes about what was left out."""
+        members = self.folder.members()
+        self._check_known(members["checkpoints"])
+        for checkpoint in self.found.checkpoints:
+            member = self._member(members, checkpoint)
+            if not self.folder.run_of(member).complete:
+                self._measure(member, members)
+                # A model that was measured is freed before the next one is loaded, also where it refers to itself.
+                gc.collect()
+        lost = [m for m in members["checkpoints"] if not self.folder.run_of(m).complete]
+        return [f"{m['label']} is left out: it is gone, and was not measured to its end." for m in lost]
+
+    def _check_known(self, known: Sequence[Mapping[str, Any]]) -> None:
+        """Refuse a list that is not a continuation of what the folder holds."""
+        if not self.found.numbered:
+            names = [(c.name, c.revision) for c in self.found.checkpoints]
+            before = [(m["name"], m["revision"]) for m in known]
+            if names[: len(before)] != before:
+                raise InvalidInputError(
+                    f"{str(self.folder.path)!r} holds checkpoints {', '.join(str(m['label']) for m in known)} in this "
+                    "order; to continue it, name them in this order and new ones after them."
+                )
+
+    def _member(self, members: dict[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
+        """The entry of a checkpoint, made if it is new.
+
+        Raises:
+            InvalidInputError: the folder holds other weights of this step.
+        """
+        weights = saved_digest(checkpoint.name) if checkpoint.revision is None else None
+        known: dict[str, Any] | None = next((m for m in members["checkpoints"] if m["step"] == checkpoint.step), None)
+        if known is not None:
+            same = known["weights"] == weights
+            if same and weights is None:
+                same = (known["name"], known["revision"]) == (checkpoint.name, checkpoint.revision)
+            if not same:
+                raise InvalidInputError(
+                    f"{str(self.folder.path)!r} holds other weights of step {checkpoint.step} ({known['label']}) than "
+                    f"{checkpoint.label} has now. Start anew in another --out."
+                )
+            return known
+        taken = {m["folder"] for m in members["checkpoints"]}
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", checkpoint.label).strip("-.")[-60:] or "checkpoint"
+        name = next(n for n in (stem, *(f"{stem}-{i}" for i in range(2, len(taken) + 3))) if n not in taken)
+        member = {
+            "folder": name,
+            "label": checkpoint.label,
+            "name": checkpoint.name,
+            "revision": checkpoint.revision,
+            "step": checkpoint.step,
+            "weights": weights,
+        }
+        members["checkpoints"].append(member)
+        members["checkpoints"].sort(key=lambda m: m["step"])
+        return member
+
+    def _measure(self, member: Mapping[str, Any], members: dict[str, Any]) -> None:
+        options: dict[str, Any] = {**self.options, "revision": member["revision"]}
+        options.pop("share_rollouts", None)
+        rollouts = self.given
+        if self.config.share_rollouts:
+            members["rollouts_of"] = members["rollouts_of"] or member["folder"]
+            if members["rollouts_of"] != member["folder"]:
+                rollouts = self._shared(members)
+                options |= {"num_prompts": "all", "allow_short": True}
+        self.folder.write_json(MEMBERS, members)
+        if rollouts is not None:
+            options["rollouts"] = rollouts
+        probe(
+            str(member["name"]),
+            out=self.folder.run_of(member).path,
+            resume=True,
+            figures=False,
+            report=False,
+            progress=self.progress,
+            **options,
+        )
+
+    def _shared(self, members: Mapping[str, Any]) -> pd.DataFrame:
+        """The rollouts that the first checkpoint wrote, as token ids.
+
+        Raises:
+            InvalidInputError: it was not measured to its end, and is gone.
+        """
+        owner = next(m for m in members["checkpoints"] if m["folder"] == members["rollouts_of"])
+        run = self.folder.run_of(owner)
+        if not run.complete:
+            raise InvalidInputError(
+                f"the rollouts are those of {owner['label']}, which is gone and was not measured to its end. Start "
+                "anew in another --out."
+            )
+        rows = run.read_frame("rollouts")
+        first: pd.DataFrame = rows[rows.estimator == rows.estimator.iloc[0]]
+        return first[["prompt_id", "rollout_id", "prompt_ids", "completion_ids"]].reset_index(drop=True)
+
+
+def _finish(folder: SeriesFolder, stored: Mapping[str, Any], notes: Sequence[str]) -> CheckpointSeries:
+    """Write the trajectory."""
+    summary = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "commit": commit(),
+        "seed": stored["seed"],
+        "config": dict(stored),
+        **summarize_series(folder),
+        "notes": list(notes),
+    }
+    folder.write_json(TRAJECTORY, summary)
+    found = CheckpointSeries(summary, folder.path)
+    folder.write_text("trajectory.csv", found.to_frame().to_csv(index=False, lineterminator="\n"))
+    return found

@@ -1,0 +1,265 @@
+"""`CheckpointSeries`: ρ along a training as numbers, a table, a figure and a page."""
+
+import dataclasses
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from antiphase.data.published import published_curves
+from antiphase.errors import InvalidInputError
+from antiphase.figures.checkpoints import checkpoint_curves
+from antiphase.page.building import facts_of
+from antiphase.page.document import Document, Run, Table, Training, joined
+from antiphase.probing.fingerprint import Fingerprint
+from antiphase.probing.series_folder import TRAJECTORY, SeriesFolder
+from antiphase.probing.table import interval_text, signed
+from antiphase.probing.units import by_unit, headline_of
+from antiphase.types import UNITS, Unit
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Of each checkpoint's result, what a trajectory keeps; the rest is in the checkpoint's own summary.
+_KEPT = (
+    "estimator", "headline", "units", "logprob_control", "num_tokens", "num_unique_tokens", "num_rollouts",
+    "num_prompts", "entropy_mean", "strength_mean", "splitter", "step_strength",
+)  # fmt: skip
+# Rows of tokens, of all checkpoints together, up to which a page holds the tokens of every one.
+_MOST_ON_A_PAGE = 400_000
+
+
+def summarize_series(folder: SeriesFolder) -> dict[str, Any]:
+    """What the finished checkpoints of a folder say, by step.
+
+    Returns:
+        `numbered` (steps are the training's; else places in a list), `rollouts` (`own`, `given`, or `of LABEL`),
+        and `checkpoints`.
+
+    Raises:
+        InvalidInputError: a run cannot be read.
+    """
+    members, config = folder.members(), folder.read_json("config.json")["config"]
+    finished = [member for member in members["checkpoints"] if folder.run_of(member).complete]
+    owner = next((m["label"] for m in members["checkpoints"] if m["folder"] == members["rollouts_of"]), None)
+    return {
+        "numbered": bool(config["numbered"]),
+        "rollouts": "given" if config["rollouts"] is not None else "own" if owner is None else f"of {owner}",
+        "checkpoints": [
+            {
+                "step": member["step"],
+                "checkpoint": member["label"],
+                "model": member["name"],
+                "revision": member["revision"],
+                "folder": f"checkpoints/{member['folder']}",
+                "results": [
+                    {**{key: result[key] for key in _KEPT}, "units": by_unit(result)}
+                    for result in folder.run_of(member).read_summary()["results"]
+                ],
+            }
+            for member in finished
+        ],
+    }
+
+
+@dataclass(frozen=True)
+class CheckpointSeries:
+    """The result of `probe_checkpoints`.
+
+    Args:
+        summary: what trajectory.json holds.
+        folder: of the runs; None where they were not kept.
+    """
+
+    summary: dict[str, Any]
+    folder: Path | None = None
+
+    @classmethod
+    def load(cls, path: str | Path) -> "CheckpointSeries":
+        """Read a finished trajectory.
+
+        Raises:
+            InvalidInputError: no trajectory's folder, or an unfinished one (continue it with `--resume`).
+        """
+        folder = SeriesFolder.open(Path(path))
+        if not (folder.path / TRAJECTORY).is_file():
+            raise InvalidInputError(
+                f"{str(path)!r} holds an unfinished probe of checkpoints. Continue it: repeat its command with "
+                "--resume."
+            )
+        return cls(folder.read_json(TRAJECTORY), folder.path)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per checkpoint, estimator and unit, as trajectory.csv (columns: see docs/files.md)."""
+        rows = []
+        for point in self.summary["checkpoints"]:
+            for result in point["results"]:
+                for unit in UNITS:
+                    entry = result["units"][unit]
+                    held = entry["given"]["both"] if unit == "step" else {}
+                    rows.append(
+                        {
+                            "step": point["step"],
+                            "checkpoint": point["checkpoint"],
+                            "estimator": result["estimator"],
+                            "unit": unit,
+                            **{key: entry[key] for key in ("value", "low", "high")},
+                            **{f"within_{key}": entry["within"][key] for key in ("value", "low", "high")},
+                            **{f"given_{key}": held.get(key) for key in ("value", "low", "high")},
+                            "num_items": entry["num_items"],
+                            "num_undefined": entry["num_undefined"],
+                            "num_rollouts": result["num_rollouts"],
+                            "num_prompts": result["num_prompts"],
+                        }
+                    )
+        frame = pd.DataFrame(rows)
+        numbers = [name for name in map(str, frame) if name.endswith(("value", "low", "high"))]
+        return frame.astype(dict.fromkeys(numbers, "float64"))
+
+    def plot(self, *, references: bool = True) -> "Figure":
+        """ρ by step, a panel for each unit, with intervals; `references` draws the published curves beside.
+
+        Raises:
+            MissingExtraError: matplotlib is absent.
+        """
+        return checkpoint_curves(self.summary, published_curves() if references else ())
+
+    def document(self, name: str = "checkpoints", label: str | None = None, *, finished: bool = True) -> Document:
+        """What the interactive page shows: ρ by step, the numbers as a table, and every checkpoint's tokens.
+
+        Where those are too many for one page, the first and the last checkpoint have theirs.
+
+        Args:
+            name: of the run.
+            label: what the user calls it.
+            finished: whether all checkpoints were measured.
+        """
+        shown = label or name
+        run = Run(shown, "probe of checkpoints", finished, facts_of(self.summary))
+        estimators = [result["estimator"] for result in self.summary["checkpoints"][0]["results"]]
+        trainings = [
+            Training(f"{shown} by {estimator}", f"{shown} by {estimator}", 0, self._rows(place))
+            for place, estimator in enumerate(estimators)
+        ]
+        table = Table("ρ by checkpoint", self._header(), self._cells(), self._notes())
+        series = Document(
+            shown, [run], trainings=trainings, tables=[table], created=str(self.summary.get("created", ""))
+        )
+        return joined([series, *self._runs(label)], shown)
+
+    def _runs(self, label: str | None) -> list[Document]:
+        if self.folder is None:
+            return []
+        points = self.summary["checkpoints"]
+        total = sum(result["num_tokens"] for point in points for result in point["results"])
+        documents = []
+        for place, point in enumerate(points):
+            found = Fingerprint.load(self.folder / point["folder"])
+            if total > _MOST_ON_A_PAGE and place not in (0, len(points) - 1):
+                found = dataclasses.replace(found, tokens=found.tokens.iloc[:0], alternatives=None, steps=None)
+            called = point["checkpoint"] if label is None else f"{label} · {point['checkpoint']}"
+            document = found.document(called)
+            documents.append(
+                dataclasses.replace(
+                    document,
+                    runs=[dataclasses.replace(run, name=called) for run in document.runs],
+                    subjects=[dataclasses.replace(subject, label=called) for subject in document.subjects],
+                )
+            )
+        return documents
+
+    def _rows(self, place: int) -> list[dict[str, Any]]:
+        """Rows as those of `InversionCallback` in trajectory.jsonl."""
+        rows = []
+        for point in self.summary["checkpoints"]:
+            result = point["results"][place]
+            row: dict[str, Any] = {"kind": "probe", "step": point["step"]}
+            for unit in UNITS:
+                entry = result["units"][unit]
+                for end, key in (("", "value"), ("_low", "low"), ("_high", "high")):
+                    row[f"probe/spearman_{unit}{end}"] = entry[key]
+                row[f"probe/undefined_{unit}"] = (entry["num_undefined"] or 0) / max(1, result["num_rollouts"])
+            row |= {
+                "probe/entropy": result["entropy_mean"],
+                "probe/strength": result["strength_mean"],
+                "probe/num_tokens": result["num_tokens"],
+            }
+            rows.append(row)
+        return rows
+
+    def _order(self) -> list[Unit]:
+        first = headline_of(self.summary["checkpoints"][0]["results"][0])
+        return [first, *(unit for unit in ("type", "token", "step") if unit != first)]
+
+    def _header(self) -> list[str]:
+        return ["step", "checkpoint", "estimator", *(f"ρ by {unit}" for unit in self._order()), "given", "tokens"]
+
+    def _cells(self) -> list[list[str]]:
+        return [
+            [
+                f"{point['step']:,}",
+                point["checkpoint"],
+                result["estimator"],
+                *(_shown(result["units"][unit]) for unit in self._order()),
+                signed(result["units"]["step"]["given"]["both"]["value"]),
+                f"{result['num_tokens']:,}",
+            ]
+            for point in self.summary["checkpoints"]
+            for result in point["results"]
+        ]
+
+    def _notes(self) -> list[str]:
+        first = self.summary["checkpoints"][0]["results"][0]
+        rollouts = self.summary["rollouts"]
+        wrote = {"own": "every checkpoint's own", "given": "the same given ones"}
+        notes = [
+            "ρ: Spearman correlation of token entropy and gradient strength; negative = inverted. In brackets 95 % "
+            "intervals over prompts.",
+            "by type: means over each distinct token id (the paper's fingerprint); by token: positions; by step: the "
+            f"parts of a rollout ({first['splitter']}; strength: {first['step_strength']}); given: ρ by step with the "
+            "lengths and places of the steps held fixed.",
+            f"rollouts: {wrote.get(rollouts, f'those {rollouts}')}; prompts: the same {first['num_prompts']}.",
+        ]
+        undefined = [
+            f"{point['checkpoint']} {' / '.join(map(str, counts))}"
+            for point in self.summary["checkpoints"]
+            if any(counts := [point["results"][0]["units"][unit]["num_undefined"] for unit in self._order()])
+        ]
+        if undefined:
+            notes.append(
+                f"rollouts, of {first['num_rollouts']}, too short or constant for a ρ of their own by "
+                f"{' / '.join(self._order())}: {', '.join(undefined)}."
+            )
+        return [*notes, *self.summary.get("notes", [])]
+
+    def __str__(self) -> str:
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table as Rich
+        from rich.text import Text
+
+        table = Rich(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in self._header():
+            if name in ("checkpoint", "estimator"):
+                table.add_column(name, overflow="fold", max_width=20)
+            else:
+                table.add_column(name, justify="right", no_wrap=True)
+        for row in self._cells():
+            table.add_row(*map(Text, row))
+        console = Console(file=io.StringIO(), width=132, color_system=None, highlight=False)
+        console.print(table)
+        for note in self._notes():
+            console.print(note, markup=False)
+        assert isinstance(console.file, io.StringIO)
+        return console.file.getvalue().rstrip("\n")
+
+    def __repr__(self) -> str:
+        points = self.summary["checkpoints"]
+        return f"<CheckpointSeries of {len(points)} checkpoints, steps {points[0]['step']} to {points[-1]['step']}>"
+
+
+def _shown(entry: Mapping[str, Any]) -> str:
+    return signed(entry["value"]) if entry["low"] is None else f"{signed(entry['value'])} {interval_text(entry)}"
