@@ -496,7 +496,7 @@ def test_training_curves(watched, training, tmp_path) -> None:
     assert page.locator("#training-table tbody tr").count() == 3
     assert page.locator("#training-table").inner_text().count("none") == 2
     page.select_option("#metric", "rollout/repetition")
-    assert page.locator("#training-charts .chart").count() == 7
+    assert page.locator("#training-charts .chart").count() == 8
     rows = downloaded(page, "training")
     steps = [json.loads(line) for line in TRAJECTORY.read_text().splitlines()]
     expected = [row["task/accuracy"] for row in steps if row["kind"] == "step"]

@@ -96,8 +96,8 @@ def test_boundaries_stand_where_the_table_says(page, folder) -> None:
 @needs_model
 def test_a_token_says_its_step(page, folder) -> None:
     tokens, steps = frame_of(folder, "tokens"), frame_of(folder, "steps")
-    page.locator('#text [data-token="60"]').focus()
-    step = steps[steps.rollout_id == tokens.rollout_id[60]].iloc[tokens.step[60]]
+    page.locator('#text [data-token="40"]').focus()
+    step = steps[steps.rollout_id == tokens.rollout_id[40]].iloc[tokens.step[40]]
     facts = dict(
         zip(page.locator("#details dt").all_inner_texts(), page.locator("#details dd").all_inner_texts(), strict=True)
     )
@@ -264,7 +264,7 @@ def test_an_old_run_opens(watched, tmp_path) -> None:
     assert "step" not in page.inner_text("#details")
     # Beside a new one, the views say which of the two they cannot show.
     both = joined([old, synthetic(["new"], 4, 25)], "both")
-    page = watched.open(write_page(both, tmp_path / "both.html"))
+    page = watched.open(write_page(both, tmp_path / "old.html"))
     for section in ("#steps", "#chain"):
         shown(page, section)
     assert page.locator("#steps-none").is_visible()
