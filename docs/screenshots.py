@@ -47,6 +47,12 @@ def main(path: Path) -> None:
         page.mouse.move(0, 0)
         page.locator("#text .tok").nth(24).focus()
         shoot(page, "#tokens", "report-tokens")
+        # A rollout with many steps shows more of them.
+        page.select_option("#unit", "step")
+        page.click("#most")
+        page.locator("#text .begins").nth(2).focus()
+        shoot(page, "#steps", "report-steps")
+        shoot(page, "#chain", "report-chain")
         page.evaluate("document.documentElement.dataset.theme = 'dark'")
         page.evaluate("document.getElementById('theme').click()")
         page.evaluate("document.getElementById('theme').click()")

@@ -27,6 +27,16 @@ def make_result(model="org/model-a", estimator="own", **changes):
     return result | changes
 
 
+def entry(value, low, high, *, num_items=100, within=None):
+    """ρ over a unit, as `units` of summary.json has it."""
+    return stat(value, low, high) | {"num_items": num_items, "num_undefined": 0, "within": within or stat(None)}
+
+
+def in_units(headline, **units):
+    """Changes of a result that give it these units."""
+    return {"headline": headline, "units": units}
+
+
 def make_tokens(model="org/model-a", estimator="own", num_rollouts=2, length=20, seed=0):
     rng = np.random.default_rng(seed)
     count = num_rollouts * length

@@ -100,12 +100,67 @@ def result(tokens: pd.DataFrame, rollouts: pd.DataFrame, model: str, estimator: 
     }  # fmt: skip
 
 
+def stepped(tokens: pd.DataFrame, length: int = 10) -> pd.DataFrame:
+    """steps.parquet of these tokens: windows of so many."""
+    keys = ["model", "estimator", "prompt_id", "rollout_id", "step"]
+    found = tokens.assign(step=tokens.position // length).groupby(keys, sort=False, as_index=False)
+    return found.agg(
+        start=("position", "min"), num_tokens=("position", "size"), position=("position", "mean"),
+        entropy=("entropy", "mean"), strength=("strength", "mean"),
+    )  # fmt: skip
+
+
+def by_unit(rollouts: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """The rollouts with ρ over every unit, made up; the last one's over steps is undefined."""
+    random = np.random.default_rng(seed)
+    names = ("spearman_type", "spearman_step", "spearman_step_low", "spearman_step_high", "spearman_given_length")
+    made = {name: random.uniform(-1, 1, len(rollouts)) for name in names}
+    for name in names[1:]:
+        made[name][-1:] = np.nan
+    return rollouts.assign(spearman_token=rollouts.spearman, **made)
+
+
+def in_units(entry: dict, headline: str = "type") -> dict:
+    """The entry with units, chain and controls; all numbers are made up and differ."""
+    numbers = iter(np.linspace(-0.9, 0.9, 200).round(6).tolist())
+
+    def made(**others) -> dict:
+        value = next(numbers)
+        return {"value": value, "low": value - 0.0123, "high": value + 0.0234, **others}
+
+    def unit(items: int, undefined: int) -> dict:
+        return made(num_items=items, num_undefined=undefined, within=made())
+
+    token = {**entry["spearman"], "num_items": entry["num_tokens"], "num_undefined": 0, "within": made()}
+    step = unit(1234, 1) | {
+        "given": {"length": made(), "position": made(), "both": made()},
+        "with_length": {"entropy": made(), "strength": made()},
+        "windows": {"fixed:16": made()},
+    }
+    chain = [
+        made(link=link, x=x, y=y, expected=expected, verdict=verdict)
+        for link, x, y, expected, verdict in (
+            ("entropy–logit", "entropy", "logit", "negative", "as the paper says"),
+            ("logit–hidden", "logit", "hidden_norm", "positive", "opposite"),
+            ("hidden–strength", "hidden_norm", "strength", "positive", "undecided"),
+            ("unembedding–strength", "unembedding_norm", "strength", "none", "related"),
+        )
+    ]
+    controls = {name: {"entropy": made(), "strength": made(), "partial": made()} for name in ("logprob", "position")}
+    return entry | {
+        "headline": headline, "units": {"token": token, "type": unit(567, 0), "step": step}, "chain": chain,
+        "controls": controls | {"together": {"partial": made()}}, "splitter": "sentence", "step_strength": "mean",
+    }  # fmt: skip
+
+
 def synthetic(names: list[str], num_rollouts: int, num_tokens: int, **options) -> Document:
     """A document of so many models."""
     found = [tables(name, num_rollouts, num_tokens, seed=seed, **options) for seed, name in enumerate(names)]
-    results = [result(*frames, name) for name, frames in zip(names, found, strict=True)]
+    results = [in_units(result(*frames, name)) for name, frames in zip(names, found, strict=True)]
     tokens, rollouts = (pd.concat(frames, ignore_index=True) for frames in zip(*found, strict=True))
-    return signals_document("probe", "run", tokens, rollouts, {"config": {}, "results": results})
+    return signals_document(
+        "probe", "run", tokens, by_unit(rollouts), {"config": {}, "results": results}, steps=stepped(tokens)
+    )
 
 
 def without_results(title: str) -> Document:

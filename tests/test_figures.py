@@ -10,23 +10,35 @@ import pytest
 
 from antiphase.errors import InvalidInputError
 from antiphase.figures import entropy_strength, layer_map, model_comparison, rollout, rollout_track, save_figures
-from figure_cases import HOSTILE, make_result, make_rollout, make_tokens, medians, stat, texts, token_texts
+from figure_cases import (
+    HOSTILE,
+    entry,
+    in_units,
+    make_result,
+    make_rollout,
+    make_tokens,
+    medians,
+    stat,
+    texts,
+    token_texts,
+)  # fmt: skip
 
 
 def test_panel_says_the_result_with_real_minus_signs_and_the_token_count():
     said = texts(entropy_strength(make_tokens(), [make_result()]))
     assert "org/model-a · own" in said
-    assert "ρ = −0.31 [−0.36, −0.25], n = 3\u202f072 tokens" in said
+    assert "ρ by token = −0.31 [−0.36, −0.25], n = 3\u202f072" in said
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"spearman": stat(None), "num_tokens": 0}, "ρ undefined, n = 0 tokens"),
-        ({"spearman": None, "num_tokens": 1}, "ρ undefined, n = 1 token"),
-        ({"spearman": stat(float("nan"), -0.1, 0.1)}, "ρ undefined, n = 3\u202f072 tokens"),
-        ({"spearman": stat(0.5)}, "ρ = 0.50, n = 3\u202f072 tokens"),
-        ({"spearman": stat(-0.001, -0.204, 0.004)}, "ρ = 0.00 [−0.20, 0.00], n = 3\u202f072 tokens"),
+        ({"spearman": stat(None), "num_tokens": 0}, "ρ by token undefined, n = 0"),
+        ({"spearman": None, "num_tokens": 1}, "ρ by token undefined, n = 1"),
+        ({"spearman": stat(float("nan"), -0.1, 0.1)}, "ρ by token undefined, n = 3\u202f072"),
+        ({"spearman": stat(0.5)}, "ρ by token = 0.50, n = 3\u202f072"),
+        (in_units("step", step=entry(-0.4, -0.5, -0.31, num_items=240)), "ρ by step = −0.40 [−0.50, −0.31], n = 240"),
+        ({"spearman": stat(-0.001, -0.204, 0.004)}, "ρ by token = 0.00 [−0.20, 0.00], n = 3\u202f072"),
     ],
 )
 def test_panel_writes_undefined_values_and_intervals(changes, expected):
@@ -135,7 +147,7 @@ def test_layer_map_shows_each_cell_at_its_layer_and_projection():
     assert mesh.get_clim() == (-0.5, 0.5)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["3", "4", "29"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["Q", "V"]
-    assert bar.get_ylabel() == "Spearman ρ(entropy, strength)"
+    assert bar.get_ylabel() == "Spearman ρ(entropy, strength) by token"
     written = {text.get_position(): text.get_text() for text in axes.texts}
     assert written[(0.5, 0.5)] == "−0.50"
     assert (1.5, 0.5) not in written
@@ -264,7 +276,7 @@ def test_comparison_draws_the_values_and_writes_them():
     figure = model_comparison([make_result(), make_result(model="b", spearman=stat(0.25, 0.2, 0.3))])
     axes = figure.axes[0]
     lines = {line.get_label(): line for line in axes.lines}
-    pooled, within = lines["pooled ρ with interval"], lines["mean of per-rollout ρ"]
+    pooled, within = lines["ρ by token with interval"], lines["mean of per-rollout ρ"]
     control = lines["mechanical control (log-probability)"]
     assert pooled.get_xdata().tolist() == [-0.312, 0.25]
     assert within.get_xdata().tolist() == [-0.27, -0.27]
@@ -276,6 +288,21 @@ def test_comparison_draws_the_values_and_writes_them():
     inverted = next(text for text in axes.texts if "inverted" in text.get_text())
     assert inverted.get_ha() == "right"
     assert inverted.get_position()[0] == 0
+
+
+def test_comparison_draws_the_headline():
+    """Its ρ and its rollouts' mean; where results differ in it, each line says its own."""
+    by_type = make_result(**in_units("type", type=entry(-0.2, -0.3, -0.1, within=stat(-0.15))))
+    figure = model_comparison([by_type, by_type])
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert lines["ρ by type with interval"].get_xdata().tolist() == [-0.2, -0.2]
+    assert lines["mean of per-rollout ρ"].get_xdata().tolist() == [-0.15, -0.15]
+    said = {"−0.20 [−0.30, −0.10]", "ρ by type [interval]", "Spearman ρ(entropy, strength) by type"}
+    assert said <= set(texts(figure))
+    figure = model_comparison([by_type, make_result(**in_units("step", step=entry(None, None, None)))])
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["org/model-a · own · by type", "org/model-a · own · by step"]
+    assert {"ρ [interval]", "undefined"} <= set(texts(figure))
 
 
 def test_comparison_writes_undefined_and_draws_nothing_for_it():

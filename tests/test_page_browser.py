@@ -100,6 +100,16 @@ def two_estimators():
     return signals_document("probe", "run", tokens, rollouts, {"config": {}, "results": results})
 
 
+def over_unit(result, unit) -> str:
+    """What the overview says of a unit."""
+    entry = result["units"][unit]
+    mark = " headline" if result["headline"] == unit else ""
+    value = "undefined" if entry["value"] is None else f"{entry['value']:+.3f}"
+    ends = "—" if entry["low"] is None else f"[{entry['low']:+.3f}, {entry['high']:+.3f}]"
+    plural = "" if entry["num_items"] == 1 else "s"
+    return f"{value}{mark} {ends} {entry['num_items']:,} {unit}{plural}, {entry['num_undefined']} undefined"
+
+
 def downloaded(page, name: str) -> list[dict]:
     with page.expect_download() as waiting:
         page.click(f'button[data-csv="{name}"]')
@@ -149,13 +159,11 @@ def test_the_overview_is_the_summary(page, folder) -> None:
     for row, result in zip(rows, results, strict=True):
         cells = [cell.inner_text().replace("−", "-") for cell in row.locator("th, td").all()]
         assert cells[:2] == ["demo", result["estimator"]]
-        assert cells[2] == f"{result['spearman']['value']:+.3f}"
-        low, high = (result["spearman"][end] for end in ("low", "high"))
-        assert cells[3] == f"[{low:+.3f}, {high:+.3f}]"
-        assert cells[7] == f"{result['num_tokens']:,}"
+        for cell, unit in zip(cells[2:5], ("type", "token", "step"), strict=True):
+            assert " ".join(cell.split()) == over_unit(result, unit)
     assert page.locator("#forest svg").count() == 1
     label = page.locator("#forest").get_attribute("aria-label").replace("−", "-")
-    assert f"demo · own {results[0]['spearman']['value']:+.3f}" in label
+    assert f"demo · own by type {results[0]['units']['type']['value']:+.3f}, by token" in label
     assert "few tokens" in page.locator(".warnings").inner_text()
     assert "not the gradient through earlier positions" in page.locator("#overview .notes").inner_text()
 
@@ -164,8 +172,12 @@ def test_overview_csv_has_every_digit(page, folder) -> None:
     results = json.loads((folder / "summary.json").read_text())["results"]
     rows = downloaded(page, "overview")
     for row, result in zip(rows, results, strict=True):
-        assert float(row["spearman"]) == result["spearman"]["value"]
-        assert float(row["spearman_high"]) == result["spearman"]["high"]
+        assert row["headline"] == result["headline"] == "type"
+        for unit, entry in result["units"].items():
+            for name, value in {"": entry["value"], "_low": entry["low"], "_within": entry["within"]["value"]}.items():
+                assert row[f"spearman_{unit}{name}"] == ("" if value is None else repr(value))
+            assert (int(row[f"num_{unit}s"]), int(row[f"num_undefined_{unit}"])) == (
+                entry["num_items"], entry["num_undefined"])  # fmt: skip
         assert float(row["logprob_control"]) == result["logprob_control"]["value"]
         assert (row["model"], row["estimator"], row["run"]) == ("demo", result["estimator"], "run")
 
@@ -284,10 +296,13 @@ def test_hover_shows_the_token(page, folder) -> None:
 
 def test_jump_to_the_most_and_the_least_inverted(page, folder) -> None:
     rollouts = pd.read_parquet(folder / "rollouts.parquet").query("estimator == 'own'")
-    for button, chosen in (("#most", rollouts.spearman.idxmin()), ("#least", rollouts.spearman.idxmax())):
-        page.click(button)
-        assert page.locator("#rollout option:checked").inner_text().startswith(rollouts.rollout_id[chosen])
-        assert page.inner_text("#rollout-facts").replace("−", "-").startswith(f"ρ {rollouts.spearman[chosen]:+.3f}")
+    for unit in ("type", "token"):
+        page.select_option("#unit", unit)
+        rho = rollouts[f"spearman_{unit}"]
+        for button, chosen in (("#most", rho.idxmin()), ("#least", rho.idxmax())):
+            page.click(button)
+            assert page.locator("#rollout option:checked").inner_text().startswith(rollouts.rollout_id[chosen])
+            assert f"by {unit} {rho[chosen]:+.3f}" in page.inner_text("#rollout-facts").replace("−", "-")
     page.click("#next")
     page.click("#previous")
     assert page.locator("#rollout option:checked").inner_text().startswith(rollouts.rollout_id[chosen])
@@ -385,7 +400,7 @@ def test_a_cell_becomes_the_strength_everywhere(page, folder) -> None:
     page.click('.map button[data-cell="L7.V"]')
     until(page, "document.getElementById('cell').value === 'L7.V'")
     rho = result["by_projection"][7][2]
-    assert f"ρ {rho:+.3f}" in page.inner_text("#chosen").replace("−", "-")
+    assert f"ρ by token {rho:+.3f} over" in page.inner_text("#chosen").replace("−", "-")
     assert "strength L7.V" in page.locator("#scatter-chart").get_attribute("aria-label")
     rows = downloaded(page, "tokens")
     assert {row["cell"] for row in rows} == {"L7.V"}
@@ -395,7 +410,9 @@ def test_a_cell_becomes_the_strength_everywhere(page, folder) -> None:
     kinds = {row["kind"]: row for row in downloaded(page, "kinds")}
     assert float(kinds["all"]["spearman"]) == pytest.approx(rho, abs=2e-3)
     page.click("#reset-cell")
-    assert f"{result['spearman']['value']:+.3f}" in page.inner_text("#chosen").replace("−", "-")
+    headline = result["units"]["type"]
+    said = f"ρ by type {headline['value']:+.3f} over {headline['num_items']:,} types"
+    assert said in page.inner_text("#chosen").replace("−", "-")
 
 
 def test_the_map_is_the_summary(page, folder) -> None:
@@ -408,7 +425,9 @@ def test_the_map_is_the_summary(page, folder) -> None:
 def test_another_estimator(page, folder) -> None:
     result = json.loads((folder / "summary.json").read_text())["results"][1]
     page.select_option("#estimator", "full")
-    assert f"ρ {result['spearman']['value']:+.3f} over 32 tokens" in page.inner_text("#chosen").replace("−", "-")
+    headline = result["units"]["type"]
+    said = f"ρ by type {headline['value']:+.3f} over {headline['num_items']} types"
+    assert said in page.inner_text("#chosen").replace("−", "-")
     assert page.locator("#text .tok.unmeasured").count() == 36
     assert "32 tokens" in page.inner_text("#scatter-caption")
     page.click("#most")
@@ -468,7 +487,8 @@ def test_training_curves(watched, training, tmp_path) -> None:
     assert page.locator("#controls").count() == 0
     labels = [e.get_attribute("aria-label") for e in page.locator("#training-charts .chart").all()]
     assert [label.split(" by step")[0] for label in labels] == [
-        "inversion ι", "ρ", "task reward", "accuracy", "entropy (nats)", "length (tokens)"]  # fmt: skip
+        "inversion ι", "ρ, unit of the reward", "task reward", "accuracy", "groups whose task rewards tie",
+        "entropy (nats)", "length (tokens)"]  # fmt: skip
     assert "seed0 (2 seeds)" in labels[0]
     assert "other" in labels[0]
     page.uncheck("#bands")
@@ -476,7 +496,7 @@ def test_training_curves(watched, training, tmp_path) -> None:
     assert page.locator("#training-table tbody tr").count() == 3
     assert page.locator("#training-table").inner_text().count("none") == 2
     page.select_option("#metric", "rollout/repetition")
-    assert page.locator("#training-charts .chart").count() == 7
+    assert page.locator("#training-charts .chart").count() == 8
     rows = downloaded(page, "training")
     steps = [json.loads(line) for line in TRAJECTORY.read_text().splitlines()]
     expected = [row["task/accuracy"] for row in steps if row["kind"] == "step"]
@@ -554,7 +574,8 @@ def test_the_list_and_the_text_agree(watched, judged) -> None:
     assert "no such rollout" in page.locator("#rollout").inner_text()
     page.select_option("#filter", "wrong")
     shown = page.locator("#rollout option:checked").inner_text()
-    assert re.search(r"ρ [^ ]+", shown)[0][:6] == page.inner_text("#rollout-facts")[:6]
+    unit, rho = page.input_value("#unit"), re.search(r"ρ ([^ ]+)", shown)[1]
+    assert f"by {unit} {rho}" in page.inner_text("#rollout-facts")
     watched.quiet()
 
 

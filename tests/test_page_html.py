@@ -19,7 +19,7 @@ from antiphase.page.document import Document, Run, joined
 from antiphase.page.overview import estimators_of, lines_of
 from antiphase.page.render import add_page, json_for_script, plain_text, render_overview, render_page, write_page
 from antiphase.page.wording import ESTIMATORS, verdict
-from page_cases import evaluated, result, synthetic, tables
+from page_cases import by_unit, evaluated, in_units, result, stepped, synthetic, tables
 
 ECHARTS_SHA256 = "b66b25aeb4df84e33199dc21694014d336d222cbd9deb0e5a7c14bd6aa0d0fd0"
 
@@ -108,7 +108,7 @@ def test_only_the_pages_own_scripts_may_run(live) -> None:
     assert [subject["label"] for subject in values["subjects"]] == ["a", "b"]
     columns = [attrs["id"] for attrs, _ in reader.scripts if attrs.get("type") == "application/octet-stream"]
     assert columns == [f"blob-{i}" for i in range(len(columns))]
-    assert len(columns) == 2 * 6
+    assert len(columns) == 2 * (6 + 5 + 5)  # tokens, ρ of the rollouts, steps
     for _, text in reader.scripts:
         # A parser would turn them into \n, and the digest would be another.
         assert "\r" not in text
@@ -163,7 +163,13 @@ def hostile_document(label):
     )
     for frame in (tokens, rollouts):
         frame["model"] = text
-    entry = result(tokens, rollouts, text) | {"device": label, "dtype": label, "target": label}
+    entry = in_units(result(tokens, rollouts, text) | {"device": label, "dtype": label, "target": label})
+    entry |= {
+        "splitter": label,
+        "step_strength": label,
+        "chain": [link | {"link": label, "x": label, "verdict": label} for link in entry["chain"]],
+        "controls": {label: entry["controls"]["logprob"]},
+    }
     summary = {
         "config": {"prompts": label, "samples": [label]},
         "results": [entry, entry | {"estimator": label}],
@@ -172,7 +178,9 @@ def hostile_document(label):
         "commit": label,
         "agreement": [{"model": label, "estimators": [label, label], "spearman": {"value": None}, "num_tokens": 3}],
     }
-    signals = signals_document("probe", label, tokens, rollouts, summary, label=label, notes=[label])
+    signals = signals_document(
+        "probe", label, tokens, by_unit(rollouts), summary, label=label, steps=stepped(tokens, 4), notes=[label]
+    )
     rows = [{"kind": "step", "step": i, label: float(i)} for i in range(3)]
     document = joined([signals, training_document(label, rows, {"model": label}, None, group=label)], label)
     return Document(**{**vars(document), "markers": (label,), "created": label})
@@ -241,12 +249,14 @@ def test_the_overview_prints_the_readings() -> None:
             cells = dict(zip(header, map(str.strip, row), strict=True))
             rho = reading["spearman"]
             assert cells["model"] == subject.label
-            assert cells["ρ pooled"] == f"{rho['value']:+.3f}".replace("-", "−")
-            assert cells["95 % interval"] == f"[{rho['low']:+.3f}, {rho['high']:+.3f}]".replace("-", "−")
+            ends = f"[{rho['low']:+.3f}, {rho['high']:+.3f}]"
+            said = f"{rho['value']:+.3f} {ends} 27 tokens, 0 undefined".replace("-", "−")
+            assert " ".join(cells["ρ by token"].split()) == said
+            assert " headline [" in " ".join(cells["ρ by type"].split())
             assert cells["reading"] == verdict(reading)
-            assert cells["ρ control"] == "+0.600"
+            assert cells["control"] == "+0.600"
             assert cells["entropy"] == f"{reading['entropy_mean']:.3f}"
-            assert (cells["tokens"], cells["rollouts"], cells["undefined"]) == ("27", "3", "0")
+            assert cells["rollouts"] == "3"
         assert [row[-1].strip() for row in rows] == ["—", "0.500 [0.250, 0.750]"]
         text = " ".join(Reader(html).text)
         assert "few tokens: 27, below 500" in text

@@ -13,7 +13,7 @@ from antiphase.page.building import signals_document, training_document
 from antiphase.page.document import Document, Table, joined
 from antiphase.page.render import write_page
 from browser import Watched, launched
-from page_cases import result, synthetic, tables
+from page_cases import by_unit, in_units, result, stepped, synthetic, tables
 
 LONG = "x" * 100_000
 HOSTILE = [
@@ -177,7 +177,13 @@ def hostile_document() -> Document:
         rollouts.loc[rollouts.rollout_id == own, "rollout_id"] = text
     rollouts["correct"], rollouts["outcome"] = [True, False], HOSTILE[1]
     rollouts["answer"], rollouts["reference"], rollouts["finish"] = HOSTILE[0], HOSTILE[2], HOSTILE[3]
-    entry = result(tokens, rollouts, name) | {"device": HOSTILE[0]}
+    entry = in_units(result(tokens, rollouts, name) | {"device": HOSTILE[0]})
+    entry |= {
+        "splitter": HOSTILE[0],
+        "chain": [link | {"link": HOSTILE[1], "x": HOSTILE[2], "verdict": HOSTILE[3]} for link in entry["chain"]]
+        + [entry["chain"][0] | {"verdict": HOSTILE[1]}],
+        "controls": {HOSTILE[1]: entry["controls"]["logprob"]},
+    }
     summary = {"config": {"prompts": HOSTILE[1]}, "results": [entry], "versions": {HOSTILE[2]: HOSTILE[3]}}
     alternatives = pd.DataFrame(
         {
@@ -190,7 +196,7 @@ def hostile_document() -> Document:
         }
     )
     signals = signals_document(
-        "probe", name, tokens, rollouts, summary,
+        "probe", name, tokens, by_unit(rollouts), summary, steps=stepped(tokens, 1),
         alternatives=alternatives, notes=HOSTILE[:6], label=f"{name}\ud800",
     )  # fmt: skip
     rows = [{"kind": "step", "step": i, "task/accuracy": 0.5, HOSTILE[1]: 1.0} for i in (1, 2)]
@@ -249,6 +255,11 @@ def test_every_view_of_hostile_text(hostile) -> None:
         page.select_option("#axes", axes)
     page.click("#prompt summary")
     assert "<img src=x onerror=" in page.inner_text("#prompt-text")
+    assert HOSTILE[0] in page.inner_text("#steps-note")
+    assert "<img src=x onerror=" in page.inner_text("#steps-table")
+    assert HOSTILE[1] in page.inner_text("#chain-table")
+    assert HOSTILE[1] in page.inner_text("#controls-table")
+    assert "<img src=x" in page.inner_text("#chain-links")
     page.select_option("#metric", HOSTILE[1])
     page.locator("#about summary").first.click()
     assert HOSTILE[3] in page.inner_text("#about")

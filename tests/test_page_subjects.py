@@ -265,7 +265,7 @@ def test_nothing_to_warn_of() -> None:
     [
         ({"num_tokens": FEW_TOKENS - 1}, {"num_tokens": FEW_TOKENS}, "few tokens: 499, below 500"),
         ({"num_prompts": FEW_PROMPTS - 1}, {"num_prompts": FEW_PROMPTS}, "few prompts: 7"),
-        ({"num_undefined": 1}, {"num_undefined": 0}, "1 of 20 rollouts have no ρ of their own"),
+        ({"num_undefined": 1}, {"num_undefined": 0}, "of 20 rollouts, 1 by token have no ρ of their own"),
         ({"targets_per_rollout": 16}, {"targets_per_rollout": None}, "only 16 random tokens of each rollout"),
         # 0.8 of −0.5, in the same direction only.
         ({"logprob_control": {"value": -0.4}}, {"logprob_control": {"value": -0.3999}}, r"the control.*\(−0\.40\)"),

@@ -28,6 +28,7 @@ from antiphase.page.render import render_page
 from antiphase.probing.folder import RunFolder
 from antiphase.report.sources import NothingFinishedError, read_run
 from antiphase.report.writing import document_of, sources_of, write_report
+from antiphase.types import MAGNITUDES
 from conftest import byte_tokenizer, tiny_model
 from evaluation_cases import TASK, scored
 from training_cases import flags
@@ -108,6 +109,17 @@ def test_a_probe_is_its_summary(runs) -> None:
     for reading, entry in zip(subject.readings, results, strict=True):
         for key in ("spearman", "spearman_within", "logprob_control", "by_projection", "num_tokens", "layers", "norm"):
             assert reading[key] == entry[key]
+        for key in ("headline", "units", "chain", "controls", "splitter", "step_strength"):
+            assert reading[key] == entry[key]
+        steps = pq.read_table(runs / "probe" / "steps.parquet").to_pandas()
+        steps = steps[steps.estimator == reading["estimator"]]
+        assert subject.steps.start.tolist() == steps.start.tolist()
+        for name, held in (("entropy", subject.steps.entropies), ("strength", subject.steps.strengths)):
+            assert held[reading["estimator"]].tolist() == pytest.approx(steps[name].tolist(), nan_ok=True)
+        rollouts = pq.read_table(runs / "probe" / "rollouts.parquet").to_pandas()
+        rollouts = rollouts[rollouts.estimator == reading["estimator"]]
+        for column, held in subject.by_unit.items():
+            assert held[reading["estimator"]].tolist() == pytest.approx(rollouts[column].tolist(), nan_ok=True)
         tokens = pq.read_table(runs / "probe" / "tokens.parquet").to_pandas()
         own = tokens[tokens.estimator == reading["estimator"]]
         assert subject.strengths[reading["estimator"]].tolist() == pytest.approx(own.strength.tolist(), nan_ok=True)
@@ -128,7 +140,10 @@ def test_an_evaluation_is_its_summary(runs, model_dir) -> None:
     (reading,) = subject.readings
     assert reading["accuracy"]["value"] == entry["metrics"]["avg@2"]["value"] == 0.5
     assert reading["spearman"] == entry["signals"]["spearman"]
-    assert reading["min_tokens"] == 8
+    assert (reading["min_tokens"], reading["min_steps"]) == (8, 5)
+    assert (reading["headline"], reading["units"]) == (entry["signals"]["headline"], entry["signals"]["units"])
+    assert subject.steps is not None
+    assert subject.steps.starts[-1] == len(pq.read_table(runs / "eval" / "steps.parquet"))
     rollouts = pq.read_table(runs / "eval" / "rollouts.parquet").to_pandas()
     assert subject.rollouts.correct.tolist() == rollouts.correct.tolist()
     assert subject.cells["own"].shape == (len(subject.tokens), 12)
@@ -399,6 +414,10 @@ def test_a_killed_probe_shows_what_it_has(model_dir, tmp_path) -> None:
         rows = rollouts[rollouts.estimator == reading["estimator"]]
         assert subject.correlations[reading["estimator"]].tolist() == pytest.approx(rows.spearman.tolist())
     assert subject.alternatives is not None
+    steps = pd.concat(
+        [pq.read_table(part.with_name(part.name.replace("tokens", "steps"))).to_pandas() for part in done]
+    )
+    assert subject.steps.start.tolist() == steps[steps.estimator == "own"].start.tolist()
     assert cli.main(["report", str(out)]) == 0
     (found,) = values_of(out / "report.html")["subjects"]
     assert found["readings"][0]["spearman"]["value"] == subject.readings[0]["spearman"]["value"]
@@ -442,6 +461,33 @@ def cut(model_dir, tmp_path_factory) -> Path:
     tasks = ("digit_sum:base=3,num_digits=4", "digit_sum:base=4,num_digits=3")
     cut_after(4, evaluating, lambda: evaluate(models, tasks=tasks, out=folder / "eval", **plain, **options))
     return folder
+
+
+def test_a_probe_of_before_there_were_steps(runs, tmp_path) -> None:
+    """Its tables and its summary lack them; the page shows what it has."""
+    out = copied(runs / "probe", tmp_path / "run")
+    (out / "steps.parquet").unlink()
+    lost = ("headline", "units", "chain", "controls", "splitter", "step_strength")
+    edit(
+        out / "summary.json",
+        lambda value: [entry.pop(key) for entry in value[RESULTS] for key in lost] and None,
+    )
+    columns = ["step", *MAGNITUDES]
+    edit_table(out / "tokens.parquet", lambda table: table.drop(columns=columns))
+    units = ("spearman_token", "spearman_type", "spearman_step", "spearman_step_low", "spearman_step_high")
+    edit_table(
+        out / "rollouts.parquet", lambda table: table.drop(columns=[*units, "spearman_given_length", "num_steps"])
+    )
+    (subject,) = read_run(out).subjects
+    assert (subject.steps, dict(subject.by_unit)) == (None, {})
+    for reading, entry in zip(subject.readings, summary_of(runs / "probe")[RESULTS], strict=True):
+        assert reading["headline"] == "token"
+        assert {end: reading["units"]["token"][end] for end in ("value", "low", "high")} == entry["spearman"]
+        assert reading["units"]["type"]["value"] == entry["spearman_unique"]["value"]
+        assert (reading["chain"], reading["controls"]) == ([], {})
+    text = write_report(out).read_text(encoding="utf-8")
+    assert 'id="tokens"' in text
+    assert 'id="steps"' not in text
 
 
 def test_a_model_that_was_not_begun(cut, model_dir) -> None:
@@ -624,6 +670,37 @@ DAMAGE = {
     ),
     "tokens cut": ("probe", lambda f: halve(f / "tokens.parquet"), "tokens.parquet cannot be read"),
     "rollouts cut": ("eval", lambda f: halve(f / "rollouts.parquet"), "rollouts.parquet cannot be read"),
+    "steps cut": ("probe", lambda f: halve(f / "steps.parquet"), "steps.parquet cannot be read"),
+    "steps of another run": (
+        "probe",
+        lambda f: edit_table(f / "steps.parquet", lambda t: t.assign(num_tokens=t.num_tokens + 1)),
+        "the steps do not part its rollouts whole",
+    ),
+    "no start": (
+        "eval",
+        lambda f: edit_table(f / "steps.parquet", lambda t: t.drop(columns="start")),
+        "do not fit together.*start",
+    ),
+    "ρ by step a text": (
+        "probe",
+        lambda f: edit(f / "summary.json", lambda v: v[RESULTS][0]["units"]["step"].update(value="high")),
+        "units step must be a number, got 'high'",
+    ),
+    "units a list": (
+        "probe",
+        lambda f: edit(f / "summary.json", lambda v: v[RESULTS][0].update(units=[1])),
+        "do not fit together",
+    ),
+    "a headline of nothing": (
+        "eval",
+        lambda f: edit(f / "summary.json", lambda v: v[RESULTS][0]["signals"].update(headline="word")),
+        "headline must be one of type, token, step, got 'word'",
+    ),
+    "a chain without its series": (
+        "probe",
+        lambda f: edit(f / "summary.json", lambda v: v[RESULTS][0]["chain"][0].pop("x") and None),
+        "do not fit together",
+    ),
     "alternatives cut": ("probe", lambda f: halve(f / "alternatives.parquet"), "alternatives.parquet cannot be read"),
     "tokens gone": ("probe", lambda f: (f / "tokens.parquet").unlink(), "tokens.parquet cannot be read"),
     "tokens of another run": (

@@ -38,7 +38,7 @@ def model_comparison(results: Sequence[Result]) -> Figure:
     heads = [headline(result) for result in results]
     units = {unit for unit, _ in heads}
     over = f" by {units.pop()}" if len(units) == 1 else ""
-    entries = {
+    entries: dict[str, list[Result | None]] = {
         "pooled": [entry for _, entry in heads],
         "within": [entry.get("within") for _, entry in heads],
         "control": [result["logprob_control"] for result in results],

@@ -17,8 +17,8 @@ from antiphase.figures.style import (
     Result,
     canvas,
     check_results,
-    count_text,
     describe,
+    grouped,
     heading,
     headline,
     statistic,
@@ -66,7 +66,7 @@ def _panel(mpl: Any, axes: Axes, points: np.ndarray, result: Result, limit: floa
     axes.set_title(heading(result), pad=18)
     unit, entry = headline(result)
     said = describe(*statistic(entry))
-    said = f"ρ by {unit} {'' if said == 'undefined' else '= '}{said}, n = {count_text(entry['num_items'], unit)}"
+    said = f"ρ by {unit} {'' if said == 'undefined' else '= '}{said}, n = {grouped(entry['num_items'])}"
     axes.annotate(said, (0, 1), (0, 6), "axes fraction", "offset points", color=GREY)
     # hexbin knows linear and log only: the data are transformed and the ticks say the original values.
     steps = mpl.ticker.MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, limit)

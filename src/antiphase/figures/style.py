@@ -85,9 +85,14 @@ def heading(result: Result, width: int = 28) -> str:
     return f"{shorten(result['model'], width)} · {drawable(result['estimator'])}"
 
 
-def count_text(count: int, unit: str = "token") -> str:
+def grouped(count: int) -> str:
+    """`3 072`."""
+    return f"{count:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def count_text(count: int) -> str:
     """`1 token`, `3 072 tokens`."""
-    return f"{count:,}".replace(",", "\N{NARROW NO-BREAK SPACE}") + (f" {unit}" if count == 1 else f" {unit}s")
+    return grouped(count) + (" token" if count == 1 else " tokens")
 
 
 def statistic(entry: Result | None) -> list[float]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from antiphase.correlation import MIN_STEPS, MIN_TOKENS
 from antiphase.page.document import Document, Run, Training
 from antiphase.page.subjects import subjects_of
 
@@ -14,6 +15,7 @@ _SAMPLING = ("samples", "max_new_tokens", "temperature", "top_p", "num_prompts",
 _OF_A_RECIPE = (
     "model", "preset", "tasks", "inversion_combine", "inversion_weight", "inversion_estimator", "loss_type",
 )  # fmt: skip
+_LEAST = {"min_tokens": MIN_TOKENS, "min_steps": MIN_STEPS}
 # What differs between seeds of one recipe.
 _OF_A_SEED = ("seed", "data_seed", "output_dir", "run_name", "logging_dir", "tasks_seed")
 
@@ -47,9 +49,10 @@ def signals_document(
     Raises:
         InvalidInputError: the tables do not match, or two models would have one name.
     """
-    minimum = int(summary["config"].get("min_tokens", 8))
+    config = summary["config"]
+    least = {name: int(config.get(name, default)) for name, default in _LEAST.items()}
     subjects = subjects_of(
-        tokens, rollouts, summary["results"], label=label, steps=steps, alternatives=alternatives, min_tokens=minimum
+        tokens, rollouts, summary["results"], label=label, steps=steps, alternatives=alternatives, **least
     )
     names = dict.fromkeys(str(entry["model"]) for entry in summary["results"])
     title = " · ".join([*names][:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

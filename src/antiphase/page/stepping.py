@@ -25,7 +25,7 @@ def steps_of(
 
     Raises:
         InvalidInputError: the steps of an estimator are missing, or do not part their rollouts from the first token to
-            the last.
+            the last. A rollout may have none: a run of before there were steps may be continued.
     """
     place = table.rollout_id.map(order)
     shown = table.assign(rollout=place)[place.notna()].sort_values(["rollout", "step"], kind="stable")
@@ -40,7 +40,8 @@ def steps_of(
     # A step begins where the one before it ends.
     before = count.cumsum() - count
     begun = before - before[bounds[:-1][rollout]] if len(rollout) else before
-    if not (np.array_equal(parted, lengths) and np.array_equal(begun, start)):
+    whole = bool((parted == lengths)[parted > 0].all())
+    if not whole or not np.array_equal(begun, start):
         raise InvalidInputError(f"{label}: the steps do not part its rollouts whole. Are the tables of one run?")
     for name in estimators:
         found = frames.get(name, empty)

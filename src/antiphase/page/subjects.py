@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from antiphase.correlation import MIN_TOKENS
+from antiphase.correlation import MIN_STEPS, MIN_TOKENS
 from antiphase.errors import InvalidInputError
 from antiphase.page.document import Subject
 from antiphase.page.payload import finite
@@ -51,6 +51,7 @@ def subjects_of(
     steps: pd.DataFrame | None = None,
     alternatives: pd.DataFrame | None = None,
     min_tokens: int = MIN_TOKENS,
+    min_steps: int = MIN_STEPS,
 ) -> list[Subject]:
     """One subject for each model (and task) of the results.
 
@@ -61,7 +62,7 @@ def subjects_of(
         label: what the user calls the run; before, or in place of, the model's name.
         steps: the table of steps; None in a run of before they were measured.
         alternatives: the table of top alternatives.
-        min_tokens: below, a correlation of tokens is undefined.
+        min_tokens, min_steps: below, a correlation of tokens or steps is undefined.
 
     Raises:
         InvalidInputError: the tables do not match each other, or a result has no number where one must be.
@@ -75,7 +76,7 @@ def subjects_of(
         parts += [model] if len(models) > 1 or not label else []
         parts += [str(task)] if len(tasks) > 1 else []
         name = " · ".join(parts)
-        readings = [{"min_tokens": min_tokens, **reading_of(entry)} for entry in own]
+        readings = [{"min_tokens": min_tokens, "min_steps": min_steps, **reading_of(entry)} for entry in own]
         rows = _of(rollouts, model, task)
         if "greedy" in rows and bool((~rows.greedy.astype(bool)).any()):
             rows = rows[~rows.greedy.astype(bool)]
@@ -109,13 +110,12 @@ def reading_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     for key in _INTERVALS:
         if found[key] is not None or key in _NEEDED:
             found[key] = _NOTHING | (found[key] or {})
-    found |= units_of(entry["model"], finite(statistics))
     values = [(key, found[key][end]) for key in _INTERVALS if found[key] for end in _NOTHING]
     values += [(key, found[key]) for key in (*_COUNTS, *_MEANS)]
     for key, value in values:
         if not isinstance(value, int if key in _COUNTS else int | float | None):
             raise InvalidInputError(f"the result of {entry['model']!r}: {key} must be a number, got {value!r}.")
-    return found
+    return found | units_of(entry["model"], finite(statistics))
 
 
 def _of(frame: pd.DataFrame, model: str, task: Any) -> pd.DataFrame:

@@ -166,7 +166,7 @@ function drawFacts() {
 function stepCount(subject, rollout) {
   if (!subject.steps) return null;
   const count = subject.steps.starts[rollout + 1] - subject.steps.starts[rollout];
-  return `${counted(count)} ${count === 1 ? "step" : "steps"}`;
+  return count ? `${counted(count)} ${count === 1 ? "step" : "steps"}` : "no steps";
 }
 
 function toggleToken(subject, token) {

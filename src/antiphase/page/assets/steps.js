@@ -93,8 +93,8 @@ function stepCorrelations(subject, estimator) {
 function fillStepCorrelations(subject, estimator) {
   const reading = subject.reading(estimator), step = reading.units.step;
   fillTable($("steps-rho"), "ρ of entropy and strength over steps", ["over steps", "ρ", "95 % interval"], stepCorrelations(subject, estimator).map(([name, entry]) => [name, { text: signed(entry.value) }, { text: endsOf(entry) }]));
-  const how = [reading.splitter ? `Steps: ${visible(reading.splitter, 60)}` : null, reading.step_strength ? `a step's strength: ${visible(reading.step_strength, 20)}` : null].filter(Boolean).join("; ");
-  $("steps-note").textContent = `${how ? `${how}. ` : ""}${step ? `The run has ${counted(step.num_items)} measured steps; ${counted(step.num_undefined)} of ${counted(reading.num_rollouts)} rollouts have no ρ over theirs. ` : ""}` +
+  const how = { mean: "The strength of a step is the mean of its tokens' strengths. ", joint: "The strength of a step is the norm of the gradient of its tokens together, divided by the square root of their number. " }[reading.step_strength] ?? "";
+  $("steps-note").textContent = `${reading.splitter ? `Steps are made by ${visible(reading.splitter, 60)}. ` : ""}${how}${step ? `The run has ${counted(step.num_items)} measured steps; ${counted(step.num_undefined)} of ${counted(reading.num_rollouts)} rollouts have no ρ over theirs${reading.min_steps ? ` (fewer than ${reading.min_steps} steps, or a constant series)` : ""}. ` : ""}` +
     "Long steps average more tokens, so ρ with their lengths and places held fixed says what is left beside that; windows of equal length know no sentences.";
 }
 
