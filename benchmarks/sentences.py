@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     labelled = [json.loads(line)["text"].replace("‖", "") for line in DATA.read_text(encoding="utf-8").splitlines()]
-    speed = options.speed.read_text(encoding="utf-8") if options.speed else "\n\n".join(labelled) * 5
+    speed = options.speed.read_text(encoding="utf-8") if options.speed else "\n\n".join(labelled) * 10
     speed = speed[:100_000]
     ways = {"ours": sentence_starts}
     for name in LIBRARIES:

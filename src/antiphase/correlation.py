@@ -126,15 +126,33 @@ def _fisher(correlation: Correlation) -> Correlation:
     return replace(correlation, low=min(low, value), high=max(high, value))
 
 
+def group_means(series: Float[Tensor, "series item"], groups: Int[Tensor, "item"]) -> Float[Tensor, "series group"]:
+    """Means of every series over the items of each group, groups ascending: of tokens by their id, say."""
+    ids, place = groups.unique(return_inverse=True)
+    wide, count = series.double(), torch.bincount(place, minlength=len(ids)).double()
+    total = torch.zeros(len(wide), len(ids), dtype=torch.float64, device=wide.device).index_add_(1, place, wide)
+    # Equal values have themselves for a mean, without rounding: groups that tie must tie in rank.
+    means: Tensor = (total / count).clamp(*group_bounds(wide, place, len(ids)))
+    return means
+
+
 def by_group(
     x: Float[Tensor, "item"], y: Float[Tensor, "item"], groups: Int[Tensor, "item"]
 ) -> tuple[Float[Tensor, "group"], Float[Tensor, "group"]]:
-    """Means of both series over the items of each group, groups ascending: of tokens by their id, say."""
-    ids, place = groups.unique(return_inverse=True)
-    count = torch.bincount(place, minlength=len(ids)).double()
-    total = torch.zeros(2, len(ids), dtype=torch.float64, device=x.device)
-    total.index_add_(1, place, torch.stack([x, y]).double())
-    return total[0] / count, total[1] / count
+    """`group_means` of two series."""
+    means = group_means(torch.stack([x, y]), groups)
+    return means[0], means[1]
+
+
+def group_bounds(
+    series: Float[Tensor, "series item"], place: Int[Tensor, "item"], num_groups: int
+) -> tuple[Float[Tensor, "series group"], Float[Tensor, "series group"]]:
+    """Least and greatest value of each series in each group, `place` numbering the groups from 0."""
+    where = place.expand_as(series)
+    empty = series.new_zeros(len(series), num_groups)
+    least: Tensor = empty.scatter_reduce(1, where, series, "amin", include_self=False)
+    greatest: Tensor = empty.scatter_reduce(1, where, series, "amax", include_self=False)
+    return least, greatest
 
 
 def unit_of(unit: Unit | None, token_ids: Tensor | None) -> Unit:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import sparse
 from torch import Tensor
 
-from antiphase.correlation import average_ranks
+from antiphase.correlation import average_ranks, group_bounds
 from antiphase.resampling import Resampler
 from antiphase.types import Method
 
@@ -43,16 +43,16 @@ def correlation_matrix(
     series: Float[Tensor, "series row item"], weights: Float[Tensor, "row item"]
 ) -> Float[Tensor, "row series series"]:
     """Weighted Pearson correlations of all pairs of series, row by row; 0 for a series without variance."""
-    total = weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
-    centered = series - (series * weights).sum(-1, keepdim=True) / total
-    root = weights.sqrt()
-    rows = (centered * root).transpose(0, 1)
-    norm = rows.norm(dim=-1, keepdim=True)
+    total = weights.sum(-1).clamp_min(torch.finfo(weights.dtype).tiny)
+    mean = torch.einsum("sri,ri->rs", series, weights) / total[:, None]
+    rows = (series.transpose(0, 1) - mean[..., None]).mul_(weights.sqrt()[:, None])
+    products = rows @ rows.transpose(1, 2)
+    variance = products.diagonal(dim1=1, dim2=2)
     # What centring leaves of equal values is rounding.
-    constant = norm <= _ROUNDING * (series * root).norm(dim=-1, keepdim=True).transpose(0, 1)
-    rows = (rows / norm).masked_fill(constant, 0.0)
-    products: Tensor = rows @ rows.transpose(1, 2)
-    return products
+    constant = variance <= _ROUNDING**2 * (variance + total[:, None] * mean**2)
+    scale = variance.sqrt().masked_fill(constant, torch.inf)
+    matrix: Tensor = products / scale[:, :, None] / scale[:, None, :]
+    return matrix
 
 
 def weighted_ranks(values: Float[Tensor, "item"]) -> Callable[[Tensor], Tensor]:
@@ -75,7 +75,7 @@ def token_matrices(
 
     def matrices(draws: Tensor) -> Tensor:
         weights = draws[:, resampler.cluster]
-        items = torch.stack([each(weights) for each in ranks]) if ranks else series[:, None]
+        items = torch.stack([each(weights) for each in ranks]) if ranks else series[:, None].expand(-1, len(draws), -1)
         return correlation_matrix(items, weights)
 
     return resampler.apply_draws(matrices, series.numel())
@@ -90,11 +90,13 @@ def type_matrices(
     where = (place.numpy(), resampler.cluster.numpy())
     # One number for each prompt and type, so that a resample costs no pass over the tokens.
     sums = [sparse.csr_matrix((row.numpy(), where), shape=shape) for row in [torch.ones_like(series[0]), *series]]
+    bounds = list(zip(*group_bounds(series, place, shape[0]), strict=True))
 
     def matrices(draws: Tensor) -> Tensor:
         totals = [torch.from_numpy(each @ draws.T.numpy()).T for each in sums]
         seen = totals[0] > 0
-        means = [(total / totals[0]).masked_fill(~seen, 0.0) for total in totals[1:]]
+        means = [(total / totals[0]).clamp(*ends) for total, ends in zip(totals[1:], bounds, strict=True)]
+        means = [mean.masked_fill(~seen, 0.0) for mean in means]
         items = [average_ranks(mean, seen) for mean in means] if method == "spearman" else means
         return correlation_matrix(torch.stack(items), seen.double())
 

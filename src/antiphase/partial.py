@@ -7,13 +7,13 @@ of a step explains in both. It is no proof of cause: a series that both cause ea
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from antiphase.correlation import least_items, unit_of
+from antiphase.correlation import group_means, least_items, unit_of
 from antiphase.errors import InvalidInputError
 from antiphase.matrices import masked_matrix, partial_from, token_matrices, type_matrices
 from antiphase.resampling import Resampler
@@ -23,7 +23,7 @@ from antiphase.types import Correlation, Method, Unit
 def partial_coefficients(
     x: Float[Tensor, "batch item"],
     y: Float[Tensor, "batch item"],
-    given: Sequence[Float[Tensor, "batch item"]],
+    given: Sequence[Float[Tensor, "..."]],
     mask: Bool[Tensor, "batch item"] | None = None,
     *,
     method: Method = "spearman",
@@ -100,7 +100,7 @@ class Joint:
     @classmethod
     def of(
         cls,
-        series: Sequence[Float[Tensor, "item"]],
+        series: Sequence[Float[Tensor, "..."]],
         clusters: Int[Tensor, "item"],
         *,
         unit: Unit | None = None,
@@ -123,15 +123,16 @@ class Joint:
         if not bool(valid.any()):
             nothing = Resampler(torch.zeros(0, dtype=torch.long), 0, torch.zeros(0, 0, dtype=torch.float64))
             return cls(torch.zeros(size, size).double(), torch.zeros(0, size, size).double(), nothing, 0, method, unit)
-        resample = Resampler.of if ids is None else Resampler.leaving_out
-        resampler = resample(clusters.cpu()[valid], num_resamples, seed)
-
-        def matrices(draws: Resampler) -> Tensor:
-            return token_matrices(kept, draws, method) if ids is None else type_matrices(kept, ids, draws, method)
-
-        whole = replace(resampler, draws=torch.ones(1, resampler.num_clusters, dtype=torch.float64))
-        count = kept.shape[1] if ids is None else len(ids.unique())
-        return cls(matrices(whole)[0], matrices(resampler), resampler, count, method, unit)
+        clusters = clusters.cpu()[valid]
+        if ids is None:
+            resampler = Resampler.of(clusters, num_resamples, seed)
+            items, resampled = kept, token_matrices(kept, resampler, method)
+        else:
+            resampler = Resampler.leaving_out(clusters, num_resamples, seed)
+            items, resampled = group_means(kept, ids), type_matrices(kept, ids, resampler, method)
+        everything = torch.ones(1, items.shape[1], dtype=torch.bool)
+        sample = masked_matrix(items[:, None], everything, method)[0]
+        return cls(sample, resampled, resampler, items.shape[1], method, unit)
 
     def correlation(
         self, x: int, y: int, given: Sequence[int] = (), *, min_tokens: int | None = None, confidence: float = 0.95
@@ -147,7 +148,7 @@ class Joint:
 def pooled_partial(
     x: Float[Tensor, "item"],
     y: Float[Tensor, "item"],
-    given: Sequence[Float[Tensor, "item"]],
+    given: Sequence[Float[Tensor, "..."]],
     clusters: Int[Tensor, "item"],
     *,
     unit: Unit | None = None,

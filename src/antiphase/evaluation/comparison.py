@@ -14,9 +14,10 @@ import numpy as np
 
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.association import rank_association
-from antiphase.evaluation.entrants import Entrant, SeedRun, check_comparable
+from antiphase.evaluation.entrants import HEADLINE, Entrant, SeedRun, check_comparable
 from antiphase.evaluation.estimate import mean_interval, number_or_none, share_interval
 from antiphase.evaluation.paired import paired_difference
+from antiphase.probing.units import headline_entry, spearman_column
 
 # Name across entrants → (what it is, the value of one run's result).
 ACROSS = {
@@ -168,7 +169,7 @@ def _row(entrant: Entrant, reference: Entrant, problems: Sequence[str], options:
         "num_seeds": len(entrant.runs),
         "values": values,
         "differences": differences,
-        "spearman": number_or_none(entrant.mean_signal("spearman")),
+        "spearman": number_or_none(entrant.mean_signal(HEADLINE)),
         "logprob_control": number_or_none(entrant.mean_signal("logprob_control")),
         "auroc": _mean_auroc(entrant),
     }
@@ -246,19 +247,18 @@ def point_of(entrant: Entrant, run: SeedRun) -> dict[str, Any]:
         value = rows[column].astype("float64").mean()
         return None if math.isnan(value) else sign * float(value)
 
-    def pooled(name: str) -> float | None:
-        value = signals.get(name, {}).get("value")
-        return None if value is None else -value
+    def minus(entry: Mapping[str, Any] | None) -> float | None:
+        return None if entry is None or entry["value"] is None else -entry["value"]
 
     return {
         "entrant": entrant.name,
         "task": entrant.task,
         "seed": run.seed,
         "accuracy": float(entrant_accuracy(run)),
-        "inversion": pooled("spearman"),
-        "inversion_within": mean("spearman", -1),
+        "inversion": minus(headline_entry(signals)),
+        "inversion_within": mean(spearman_column(rows, run.unit), -1),
         "low_entropy": mean("entropy_mean", -1),
-        "logprob_control": pooled("logprob_control"),
+        "logprob_control": minus(signals.get("logprob_control")),
         "shuffled": mean("shuffled", -1),
         "logprob": mean("logprob_mean"),
         "self_certainty": mean("self_certainty_mean"),

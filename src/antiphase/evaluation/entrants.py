@@ -15,10 +15,13 @@ import pandas as pd
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.accuracy import majority_at_k, pass_at_k
 from antiphase.evaluation.result import Evaluation
+from antiphase.probing.units import headline_entry, headline_of, spearman_column
 
 _ASKED = ("problems_sha256", "split", "prompt_template", "system_prompt", "chat_template")
 _BUDGET = ("samples", "temperature", "top_p", "max_new_tokens", "end_tokens")
 _MEASURED = ("estimator", "norm", "target", "projections", "targets_per_rollout", "chosen_layers", "min_tokens")
+# In `Entrant.mean_signal`: ρ over the unit that is each evaluation's headline.
+HEADLINE = "headline"
 _OF_STEPS = ("splitter", "step_strength", "min_steps")
 _VERIFIERS = ("antiphase", "math-verify", "reasoning-gym")
 
@@ -43,8 +46,13 @@ class SeedRun:
     def by_problem(self, metric: str) -> "pd.Series[float]":
         """A metric of `Entrant.matrix` by problem id; computed once."""
         if metric not in self._known:
-            self._known[metric] = _by_problem(self.rollouts, metric)
+            self._known[metric] = _by_problem(self.rollouts, metric, self.unit)
         return self._known[metric]
+
+    @property
+    def unit(self) -> str:
+        """Over which ι is taken: the headline of the evaluation."""
+        return headline_of(self.result.get("signals", {}))
 
     @functools.cached_property
     def has_greedy(self) -> bool:
@@ -89,21 +97,22 @@ class Entrant:
         return {int(name.partition("@")[2]) for name in names if name.startswith(f"{prefix}@")}
 
     def mean_signal(self, name: str) -> float:
-        """Mean over the seeds of a pooled signal's value; NaN where none has it."""
-        found = [run.result.get("signals", {}).get(name) for run in self.runs]
+        """Mean over the seeds of a pooled signal's value, `HEADLINE` for ρ; NaN where none has it."""
+        signals = [run.result.get("signals", {}) for run in self.runs]
+        found = [headline_entry(one) if name == HEADLINE else one.get(name) for one in signals]
         values = [entry["value"] if isinstance(entry, Mapping) else entry for entry in found if entry is not None]
         values = [value for value in values if value is not None]
         return float(np.mean(values)) if values else float("nan")
 
 
-def _by_problem(rollouts: pd.DataFrame, metric: str) -> "pd.Series[float]":
+def _by_problem(rollouts: pd.DataFrame, metric: str, unit: str) -> "pd.Series[float]":
     drawn = rollouts[~rollouts.greedy]
     if metric == "greedy" or (metric == "accuracy" and drawn.empty):
         greedy = rollouts[rollouts.greedy]
         return greedy.correct.astype("float64").groupby(greedy.problem_id, sort=False).mean()
     kind, _, number = metric.partition("@")
     if kind == "three":
-        parts = [_by_problem(rollouts, name) for name in ("accuracy", f"pass@{number}", f"maj@{number}")]
+        parts = [_by_problem(rollouts, name, unit) for name in ("accuracy", f"pass@{number}", f"maj@{number}")]
         return (parts[0] + parts[1] + parts[2]) / 3
     if number:
         k = int(number)
@@ -120,7 +129,7 @@ def _by_problem(rollouts: pd.DataFrame, metric: str) -> "pd.Series[float]":
         "accuracy": rows.correct.astype("float64"),
         "length": rows.num_tokens.astype("float64"),
         "entropy": rows.entropy_mean.astype("float64"),
-        "inversion": -rows.spearman.astype("float64"),
+        "inversion": -rows[spearman_column(rows, unit)].astype("float64"),
     }[metric]
     return series.groupby(rows.problem_id.astype("str"), sort=False).mean()
 
@@ -187,6 +196,8 @@ def _differences(left: SeedRun, right: SeedRun) -> list[str]:
     for key in _VERIFIERS:
         if left.versions.get(key) != right.versions.get(key):
             found.append(f"verifier: {key} {left.versions.get(key)} and {right.versions.get(key)}")
+    if left.unit != right.unit:
+        found.append(f"signals: unit is {left.unit!r} and {right.unit!r}")
     # Results of before there were steps have none to compare.
     of_steps = [key for key in _OF_STEPS if key in left.result and key in right.result]
     for key in (*_MEASURED, *of_steps):

@@ -14,6 +14,7 @@ import pandas as pd
 from antiphase.evaluation.accuracy import majority_at_k, pass_at_k
 from antiphase.evaluation.estimate import Estimate, mean_interval, share_interval
 from antiphase.evaluation.ranking import best_of_k, within_problem_auroc
+from antiphase.probing.units import spearman_column
 
 # Score of a rollout → what it is. The higher, the likelier right; ι first, then what must not explain it.
 SCORES: dict[str, str] = {
@@ -27,10 +28,16 @@ SCORES: dict[str, str] = {
 }
 
 
-def rollout_score(rollouts: pd.DataFrame, name: str) -> np.ndarray:
-    """A score of `SCORES` for each row of rollouts.parquet; NaN where undefined."""
+def rollout_score(rollouts: pd.DataFrame, name: str, unit: str = "token") -> np.ndarray:
+    """A score of `SCORES` for each row of rollouts.parquet; NaN where undefined.
+
+    Args:
+        rollouts: the rows.
+        name: of the score.
+        unit: over which ι is taken.
+    """
     sign, column = {
-        "inversion": (-1, "spearman"),
+        "inversion": (-1, spearman_column(rollouts, unit)),
         "low_entropy": (-1, "entropy_mean"),
         "logprob": (1, "logprob_mean"),
         "self_certainty": (1, "self_certainty_mean"),
@@ -94,12 +101,13 @@ def _sampled(drawn: pd.DataFrame, ks: Sequence[int]) -> dict[str, Estimate]:
     return found
 
 
-def inside_metrics(rollouts: pd.DataFrame, ks: Sequence[int]) -> dict[str, Any]:
+def inside_metrics(rollouts: pd.DataFrame, ks: Sequence[int], unit: str = "token") -> dict[str, Any]:
     """Does a score tell right from wrong rollouts of the same problem, and does picking by it help?
 
     Args:
         rollouts: one row a rollout of one model, task and estimator.
         ks: of best-of-k.
+        unit: over which ι is taken.
 
     Returns:
         `auroc`: by score of `SCORES`; 0.5 is chance, `num_problems` counts the problems with right and wrong rollouts.
@@ -110,7 +118,7 @@ def inside_metrics(rollouts: pd.DataFrame, ks: Sequence[int]) -> dict[str, Any]:
     if drawn.empty:
         return {"auroc": {}, "best_of": {}}
     correct, problems = drawn.correct.to_numpy(dtype=bool), drawn.problem_id.tolist()
-    scores = {name: rollout_score(drawn, name) for name in SCORES}
+    scores = {name: rollout_score(drawn, name, unit) for name in SCORES}
     aurocs = {name: within_problem_auroc(score, correct, problems).to_dict() for name, score in scores.items()}
     sizes = drawn.groupby("problem_id", sort=False).size()
     best: dict[str, Any] = {}

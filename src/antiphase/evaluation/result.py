@@ -22,11 +22,13 @@ class Evaluation:
         tokens: one row per estimator and generated token.
         rollouts: one row per estimator and rollout, with verdicts (columns: see docs/evaluate.md).
         summary: what summary.json holds.
+        steps: one row per estimator, rollout and step; None in a run of before they were measured.
     """
 
     tokens: pd.DataFrame
     rollouts: pd.DataFrame
     summary: dict[str, Any]
+    steps: pd.DataFrame | None = None
 
     def result(
         self, model: str | None = None, task: str | None = None, estimator: str | None = None
@@ -61,7 +63,7 @@ class Evaluation:
 
         Args:
             path: its folder.
-            tokens: read tokens.parquet too, which may be large; else the table is empty.
+            tokens: read tokens.parquet and steps.parquet too, which may be large; else the tables are empty.
 
         Raises:
             InvalidInputError: no evaluation's folder, or an unfinished one (continue it with `--resume`).
@@ -69,7 +71,7 @@ class Evaluation:
         folder = EvalFolder.open(Path(path))
         summary = folder.read_summary()
         read = folder.read_frame("tokens") if tokens else pd.DataFrame()
-        return cls(read, folder.read_frame("rollouts"), summary)
+        return cls(read, folder.read_frame("rollouts"), summary, folder.read_steps() if tokens else None)
 
     def document(self, name: str = "run", label: str | None = None) -> Document:
         """What the interactive page shows of this run.
@@ -78,7 +80,9 @@ class Evaluation:
             name: of the run.
             label: what the user calls the run.
         """
-        document = signals_document("eval", name, self.tokens, self.rollouts, self.summary, label=label)
+        document = signals_document(
+            "eval", name, self.tokens, self.rollouts, self.summary, label=label, steps=self.steps
+        )
         if not self.summary.get("benchmark"):
             return document
         header, rows = benchmark_table(self.summary["benchmark"], "model")

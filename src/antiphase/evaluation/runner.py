@@ -207,7 +207,7 @@ class _Run:
             "config": dict(self.stored),
             **results,
         }
-        found = Evaluation(tokens, rollouts, summary)
+        found = Evaluation(tokens, rollouts, summary, steps)
         if figures:
             with Progress(1, shown=self.progress) as bar:
                 bar.stage("drawing figures", 1)

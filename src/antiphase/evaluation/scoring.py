@@ -117,6 +117,7 @@ def _unmeasured(model: str, item: Item) -> dict[str, Any]:
         "num_prompt_tokens": len(item.prompt_ids),
         "num_tokens": len(ids),
         "num_measured": 0,
+        "num_steps": None,
         "prompt_ids": list(item.prompt_ids),
         "completion_ids": list(ids),
     }

@@ -68,7 +68,7 @@ def summarize_evaluation(
                 "norm": spec.norm,
                 "target": spec.target,
                 "targets_per_rollout": spec.targets_per_rollout,
-                "inside": inside_metrics(rows, _ks(rows, config)),
+                "inside": inside_metrics(rows, _ks(rows, config), config.unit),
                 "signals": _signals(tokens, rows, steps, model, identity["task"], estimator, layers, spec, config),
             }
         results.append(entry)

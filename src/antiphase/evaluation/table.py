@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from antiphase.evaluation.metrics import SCORES
-from antiphase.probing.table import interval_text, signed
+from antiphase.probing.table import interval_text, signed, with_interval
+from antiphase.probing.units import by_unit, headline_of
 
 Entry = Mapping[str, Any]
 WIDTH = 120
@@ -159,7 +160,9 @@ def _first(results: Sequence[Entry], place: int) -> bool:
 
 
 def _signals(results: Sequence[Entry]) -> Any:
-    names = ["model", "task", "ρ pooled", "95 %", "ρ per rollout", "ρ control", "entropy", "undefined"]
+    first = headline_of(results[0]["signals"])
+    order = [first, *(unit for unit in ("type", "token", "step") if unit != first)]
+    names = ["model", "task", *(f"ρ by {unit}" for unit in order), "control", "entropy"]
     several = len({result["estimator"] for result in results}) > 1
     table = new_table([*names[:2], "estimator", *names[2:]] if several else names, left=2)
     for result in results:
@@ -167,12 +170,9 @@ def _signals(results: Sequence[Entry]) -> Any:
         table.add_row(
             *_names(result),
             *([result["estimator"]] if several else []),
-            signed(signals["spearman"]["value"]),
-            interval_text(signals["spearman"]),
-            signed(signals["spearman_within"]["value"]),
+            *(with_interval(by_unit(signals).get(unit)) for unit in order),
             signed(signals["logprob_control"]["value"]),
             "—" if signals["entropy_mean"] is None else f"{signals['entropy_mean']:.2f}",
-            f"{signals['num_undefined']} of {signals['num_rollouts']}",
         )
     return table
 

@@ -7,46 +7,70 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from antiphase.figures.style import BLUE, FAINT, GREY, INK, Result, canvas, check_results, describe, heading, statistic
+from antiphase.figures.style import (
+    BLUE,
+    FAINT,
+    GREY,
+    INK,
+    Result,
+    canvas,
+    check_results,
+    describe,
+    heading,
+    headline,
+    statistic,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def model_comparison(results: Sequence[Result]) -> Figure:
-    """Pooled and per-rollout ρ of every result beside the mechanical control, as dots and in figures.
+    """ρ of every result over its headline unit, pooled and per rollout, beside the control: dots and numbers.
 
-    The control, ρ of entropy with ‖∂ ln p_y/∂z‖, rises with entropy by construction (METHOD §1).
+    Where the results have several headlines, each line names its own. The mechanical control, ρ of entropy with
+    ‖∂ ln p_y/∂z‖ over tokens, rises with entropy by construction (METHOD §1).
 
     Args:
         results: one line each, from the top; undefined values are written as such and not drawn.
     """
     check_results(results)
+    heads = [headline(result) for result in results]
+    units = {unit for unit, _ in heads}
+    over = f" by {units.pop()}" if len(units) == 1 else ""
+    entries = {
+        "pooled": [entry for _, entry in heads],
+        "within": [entry.get("within") for _, entry in heads],
+        "control": [result["logprob_control"] for result in results],
+    }
     kinds: Any = {  # marker, size, face, edge, offset, label, heading, where the column ends in points from the right
-        "spearman": ("o", 6, BLUE, BLUE, 0, "pooled ρ with interval", "pooled ρ [interval]", -118),
-        "spearman_within": ("D", 4, "white", BLUE, 0.22, "mean of per-rollout ρ", "per rollout", -58),
-        "logprob_control": ("o", 6, "none", GREY, 0, "mechanical control (log-probability)", "control", 0),
+        "pooled": ("o", 6, BLUE, BLUE, 0, f"ρ{over} with interval", f"ρ{over} [interval]", -118),
+        "within": ("D", 4, "white", BLUE, 0.22, "mean of per-rollout ρ", "per rollout", -58),
+        "control": ("o", 6, "none", GREY, 0, "mechanical control (log-probability)", "control", 0),
     }
     with canvas(10.0, 0.36 * len(results) + 1.3) as (_, figure):
         axes, table = figure.subplots(1, 2, sharey=True, width_ratios=(1.7, 1))
         rows = np.arange(len(results))
         table.set_axis_off()
         for name, (marker, size, face, edge, offset, label, column, end) in kinds.items():
-            statistics = np.array([statistic(result, name) for result in results])
+            statistics = np.array([statistic(entry) for entry in entries[name]])
             axes.plot(statistics[:, 0], rows + offset, marker, ms=size, mfc=face, mec=edge, label=label, zorder=3)
-            if name == "spearman":
+            if name == "pooled":
                 axes.hlines(rows, *statistics[:, 1:].T, color=BLUE, linewidth=1.6)
             table.annotate(column, (1, 1), (end, 5), "axes fraction", "offset points", ha="right", color=GREY)
             for row, numbers in enumerate(statistics):
-                said = describe(*numbers[: 3 if name == "spearman" else 1])
+                said = describe(*numbers[: 3 if name == "pooled" else 1])
                 look: Any = {"ha": "right", "va": "center_baseline", "color": GREY if said == "undefined" else INK}
                 table.annotate(said, (1, row), (end, 0), ("axes fraction", "data"), "offset points", **look)
         left, right = min(axes.get_xlim()[0], -0.25), max(axes.get_xlim()[1], 0.25)
         axes.axvspan(left, 0, color=BLUE, alpha=0.06, linewidth=0)
         axes.axvline(0, color=GREY, linewidth=0.8)
         axes.text(0, -0.62, "← inverted ", ha="right", va="bottom", color=BLUE)
-        axes.set(xlim=(left, right), ylim=(len(results) - 0.5, -0.5), xlabel="Spearman ρ(entropy, strength)")
-        axes.set_yticks(rows, [heading(result, 36) for result in results])
+        axes.set(xlim=(left, right), ylim=(len(results) - 0.5, -0.5), xlabel=f"Spearman ρ(entropy, strength){over}")
+        labels = [heading(result, 36) for result in results]
+        axes.set_yticks(
+            rows, labels if over else [f"{label} · by {unit}" for label, (unit, _) in zip(labels, heads, strict=True)]
+        )
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="y", color=FAINT, linewidth=0.6)

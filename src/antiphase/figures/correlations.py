@@ -20,6 +20,7 @@ from antiphase.figures.style import (
     count_text,
     describe,
     heading,
+    headline,
     statistic,
     token_rows,
 )
@@ -35,7 +36,8 @@ def entropy_strength(tokens: DataFrame, results: Sequence[Result]) -> Figure:
 
     Entropy crowds near 0, so its axis is √-scaled, and shared. Strength has no unit common to models and estimators:
     each panel has its own axis, logarithmic where positive values span more than 30× (zeros lie on its lower edge).
-    Colour is the number of tokens in a cell, on one log scale.
+    Colour is the number of tokens in a cell, on one log scale. The ρ above a panel is over the result's headline unit,
+    which it names.
 
     Args:
         tokens: one row per (estimator, generated token); needs model, estimator, entropy (nats) and strength.
@@ -62,8 +64,9 @@ def entropy_strength(tokens: DataFrame, results: Sequence[Result]) -> Figure:
 def _panel(mpl: Any, axes: Axes, points: np.ndarray, result: Result, limit: float) -> None:
     """One result's hexagons and running median; `limit` is the largest entropy of all panels."""
     axes.set_title(heading(result), pad=18)
-    said = describe(*statistic(result, "spearman"))
-    said = f"ρ {'' if said == 'undefined' else '= '}{said}, n = {count_text(result['num_tokens'])}"
+    unit, entry = headline(result)
+    said = describe(*statistic(entry))
+    said = f"ρ by {unit} {'' if said == 'undefined' else '= '}{said}, n = {count_text(entry['num_items'], unit)}"
     axes.annotate(said, (0, 1), (0, 6), "axes fraction", "offset points", color=GREY)
     # hexbin knows linear and log only: the data are transformed and the ticks say the original values.
     steps = mpl.ticker.MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, limit)
@@ -127,5 +130,5 @@ def layer_map(result: Result) -> Figure:
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         axes.set(xlabel="layer", title=heading(result))
-        figure.colorbar(mesh, ax=axes, label="Spearman ρ(entropy, strength)", pad=0.02)
+        figure.colorbar(mesh, ax=axes, label="Spearman ρ(entropy, strength) by token", pad=0.02)
     return figure

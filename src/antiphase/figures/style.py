@@ -85,15 +85,26 @@ def heading(result: Result, width: int = 28) -> str:
     return f"{shorten(result['model'], width)} · {drawable(result['estimator'])}"
 
 
-def count_text(count: int) -> str:
+def count_text(count: int, unit: str = "token") -> str:
     """`1 token`, `3 072 tokens`."""
-    return f"{count:,}".replace(",", "\N{NARROW NO-BREAK SPACE}") + (" token" if count == 1 else " tokens")
+    return f"{count:,}".replace(",", "\N{NARROW NO-BREAK SPACE}") + (f" {unit}" if count == 1 else f" {unit}s")
 
 
-def statistic(result: Result, name: str) -> list[float]:
-    """Value, low and high of a statistic; NaN where undefined."""
-    found = result[name] or {}
+def statistic(entry: Result | None) -> list[float]:
+    """Value, low and high of an entry; NaN where undefined."""
+    found = entry or {}
     return [math.nan if found.get(part) is None else float(found[part]) for part in ("value", "low", "high")]
+
+
+def headline(result: Result) -> tuple[str, Result]:
+    """The unit whose ρ stands for a result, and that ρ as `{value, low, high, …}`; runs without units are over tokens.
+
+    The entry holds `within`, the mean of the rollouts' own ρ, and `num_items`.
+    """
+    if result.get("units"):
+        return result["headline"], result["units"][result["headline"]]
+    within, count = result.get("spearman_within"), result.get("num_tokens")
+    return "token", {**(result["spearman"] or {}), "within": within, "num_items": count}
 
 
 def describe(*triple: float) -> str:

@@ -26,6 +26,7 @@ def signals_document(
     summary: Mapping[str, Any],
     *,
     label: str | None = None,
+    steps: pd.DataFrame | None = None,
     alternatives: pd.DataFrame | None = None,
     finished: bool = True,
     notes: Sequence[str] = (),
@@ -38,6 +39,7 @@ def signals_document(
         tokens, rollouts: its tables; without tokens, the overview alone.
         summary: what summary.json holds.
         label: what the user calls the run.
+        steps: the table of steps; None in a run of before they were measured.
         alternatives: the table of top alternatives.
         finished: whether the run was summed up.
         notes: about the run.
@@ -47,7 +49,7 @@ def signals_document(
     """
     minimum = int(summary["config"].get("min_tokens", 8))
     subjects = subjects_of(
-        tokens, rollouts, summary["results"], label=label, alternatives=alternatives, min_tokens=minimum
+        tokens, rollouts, summary["results"], label=label, steps=steps, alternatives=alternatives, min_tokens=minimum
     )
     names = dict.fromkeys(str(entry["model"]) for entry in summary["results"])
     title = " · ".join([*names][:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

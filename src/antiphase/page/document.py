@@ -38,6 +38,27 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """The steps of a subject's rollouts, in order.
+
+    Args:
+        starts: first step of each rollout, and the number of steps at the end, `[rollout + 1]`.
+        start: place of each step's first token in its rollout, `[step]`.
+        num_tokens: of each step, `[step]`.
+        position: mean place of its tokens, `[step]`.
+        entropies, strengths: by estimator, mean entropy and gradient strength of each step, `[step]`; NaN where not
+            measured.
+    """
+
+    starts: np.ndarray
+    start: np.ndarray
+    num_tokens: np.ndarray
+    position: np.ndarray
+    entropies: Mapping[str, np.ndarray]
+    strengths: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
 class Subject:
     """A model or checkpoint (on one task, if it was evaluated) with its rollouts.
 
@@ -47,7 +68,9 @@ class Subject:
         readings: one per estimator: the entry of the run's summary with, for evaluations, `accuracy` beside.
         rollouts: one row a rollout: `rollout_id`, `prompt`, `finish`, `num_tokens`, and where known `correct`,
             `outcome`, `answer`, `reference`.
-        correlations: by estimator, ρ of each rollout, `[rollout]`; NaN where undefined.
+        correlations: by estimator, ρ over the tokens of each rollout, `[rollout]`; NaN where undefined.
+        by_unit: by column of rollouts.parquet (`spearman_type`, `spearman_step`, its ends, and
+            `spearman_given_length`) and estimator, the same; empty in a run of before there were units.
         shuffled: the same of permuted strengths; absent where not stored.
         tokens: one row a token, rollouts in the order of `rollouts`, positions ascending: `token`, `token_id`,
             `spaced` (a space before it that its own text lacks), `entropy`, `logprob`.
@@ -55,6 +78,7 @@ class Subject:
         strengths: by estimator, `[token]`; NaN where not measured.
         cells: by estimator, strength by layer and projection, `[token, layer * projection]`; absent if not kept.
         alternatives: (token texts `[token, rank]`, log-probabilities `[token, rank]`), if stored.
+        steps: what the steps of the rollouts are, if they were measured.
     """
 
     label: str
@@ -68,6 +92,8 @@ class Subject:
     strengths: Mapping[str, np.ndarray]
     cells: Mapping[str, np.ndarray] = field(default_factory=dict)
     alternatives: tuple[np.ndarray, np.ndarray] | None = None
+    by_unit: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    steps: Steps | None = None
 
     def __post_init__(self) -> None:
         if int(self.starts[-1]) != len(self.tokens) or len(self.starts) != len(self.rollouts) + 1:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from antiphase.page.document import Document, Subject, Training
+from antiphase.page.document import Document, Steps, Subject, Training
 from antiphase.page.packing import LOGPROB_STEP, Blobs, log_coded, logprob_coded, packed, smallest_unsigned
 
 MAX_CHARACTERS = 22_500_000
@@ -94,9 +94,13 @@ class _Kept:
 
     def tokens(self, subject: Subject) -> np.ndarray:
         """Places of the tokens."""
-        starts = subject.starts[self.rollouts]
-        parts = [np.arange(start, start + count) for start, count in zip(starts, self.counts(subject), strict=True)]
-        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+        return _places(subject.starts[self.rollouts], self.counts(subject))
+
+
+def _places(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """So many places from each start on."""
+    parts = [np.arange(start, start + count) for start, count in zip(starts, counts, strict=True)]
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
 
 def _fitting_main(
@@ -156,12 +160,31 @@ def _main(subject: Subject, kept: _Kept, words: _Vocabulary, blobs: Blobs) -> di
             _rollout(row, numbers, int(lacking)) for row, lacking in zip(rollouts.to_dict("records"), cut, strict=True)
         ],
         "correlations": {name: values[kept.rollouts].tolist() for name, values in subject.correlations.items()},
+        "byUnit": {
+            column: {name: blobs.add(values[kept.rollouts]) for name, values in found.items()}
+            for column, found in subject.by_unit.items()
+        },
+        "steps": None if subject.steps is None else _steps(subject.steps, kept.rollouts, blobs),
         "starts": [0, *counts.cumsum().tolist()],
         "token": blobs.add(smallest_unsigned(words.places(tokens.token.tolist()))),
         "entropy": blobs.add(tokens.entropy.to_numpy(dtype=np.float32)),
         "logprob": blobs.add(tokens.logprob.to_numpy(dtype=np.float32)),
         "spaced": blobs.add(tokens.spaced.to_numpy(dtype=np.uint8)),
         "strengths": {name: blobs.add(values[chosen]) for name, values in subject.strengths.items()},
+    }
+
+
+def _steps(steps: Steps, rollouts: np.ndarray, blobs: Blobs) -> dict[str, Any]:
+    """The steps of these rollouts, whole even where the page holds the beginning of one alone."""
+    counts = np.diff(steps.starts)[rollouts]
+    chosen = _places(steps.starts[rollouts], counts)
+    return {
+        "starts": [0, *counts.cumsum().tolist()],
+        "start": blobs.add(smallest_unsigned(steps.start[chosen])),
+        "tokens": blobs.add(smallest_unsigned(steps.num_tokens[chosen])),
+        "position": blobs.add(steps.position[chosen]),
+        "entropy": {name: blobs.add(values[chosen]) for name, values in steps.entropies.items()},
+        "strength": {name: blobs.add(values[chosen]) for name, values in steps.strengths.items()},
     }
 
 

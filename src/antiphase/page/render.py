@@ -29,7 +29,7 @@ FILE = "report.html"
 # In this order they make one script.
 SCRIPTS = (
     "core", "text", "statistics", "data", "state", "charts", "tables", "overview", "scatter", "details",
-    "microscope", "layers", "kinds", "training", "main",
+    "microscope", "steps", "chain", "layers", "kinds", "training", "main",
 )  # fmt: skip
 
 

@@ -15,18 +15,24 @@ from antiphase.errors import InvalidInputError
 from antiphase.page.document import Subject
 from antiphase.page.payload import finite
 from antiphase.page.spacing import spaces_before
+from antiphase.page.stepping import steps_of
+from antiphase.page.units import units_of
 from antiphase.types import cell_column
 
 _ROLLOUT = ("rollout_id", "prompt_id", "prompt", "finish", "num_tokens")
 _VERDICT = ("correct", "outcome", "answer", "reference")
 _READING = (
     "estimator", "context", "layers", "projections", "norm", "target", "targets_per_rollout", "revision", "device",
-    "dtype",
+    "dtype", "splitter", "step_strength",
 )  # fmt: skip
 _STATISTICS = (
     "spearman", "pearson", "spearman_unique", "pearson_unique", "spearman_within", "pearson_within",
     "logprob_control", "by_projection", "num_tokens", "num_unique_tokens", "num_rollouts", "num_prompts",
     "num_undefined", "entropy_mean", "strength_mean",
+)  # fmt: skip
+# Of each rollout, where its table has them.
+BY_UNIT = (
+    "spearman_type", "spearman_step", "spearman_step_low", "spearman_step_high", "spearman_given_length",
 )  # fmt: skip
 _NOTHING = {"value": None, "low": None, "high": None}
 _NEEDED = ("spearman", "logprob_control")
@@ -42,6 +48,7 @@ def subjects_of(
     *,
     run: int = 0,
     label: str | None = None,
+    steps: pd.DataFrame | None = None,
     alternatives: pd.DataFrame | None = None,
     min_tokens: int = MIN_TOKENS,
 ) -> list[Subject]:
@@ -52,8 +59,9 @@ def subjects_of(
         results: of its summary.
         run: place of the run in the document.
         label: what the user calls the run; before, or in place of, the model's name.
+        steps: the table of steps; None in a run of before they were measured.
         alternatives: the table of top alternatives.
-        min_tokens: below, a correlation is undefined.
+        min_tokens: below, a correlation of tokens is undefined.
 
     Raises:
         InvalidInputError: the tables do not match each other, or a result has no number where one must be.
@@ -72,12 +80,14 @@ def subjects_of(
         if "greedy" in rows and bool((~rows.greedy.astype(bool)).any()):
             rows = rows[~rows.greedy.astype(bool)]
         others = None if alternatives is None else alternatives[alternatives.model == model]
-        subjects.append(_subject(name, run, readings, rows, _of(tokens, model, task), others, not tokens.empty))
+        parted = None if steps is None else _of(steps, model, task)
+        subject = _subject(name, run, readings, rows, _of(tokens, model, task), parted, others, not tokens.empty)
+        subjects.append(subject)
     return subjects
 
 
 def reading_of(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """One entry of `results`, of a probe or an evaluation, in one form: the statistics, and `accuracy` or None.
+    """One entry of `results`, of a probe or an evaluation, in one form: statistics, units, and `accuracy` or None.
 
     Raises:
         InvalidInputError: what must be a number is none.
@@ -99,6 +109,7 @@ def reading_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     for key in _INTERVALS:
         if found[key] is not None or key in _NEEDED:
             found[key] = _NOTHING | (found[key] or {})
+    found |= units_of(entry["model"], finite(statistics))
     values = [(key, found[key][end]) for key in _INTERVALS if found[key] for end in _NOTHING]
     values += [(key, found[key]) for key in (*_COUNTS, *_MEANS)]
     for key, value in values:
@@ -120,6 +131,7 @@ def _subject(
     readings: Sequence[Mapping[str, Any]],
     rollouts: pd.DataFrame,
     tokens: pd.DataFrame,
+    steps: pd.DataFrame | None,
     alternatives: pd.DataFrame | None,
     complete: bool,
 ) -> Subject:
@@ -151,6 +163,7 @@ def _subject(
         readings=readings,
         rollouts=shown,
         correlations=_by_rollout(by_estimator, "spearman", order),
+        by_unit={name: _by_rollout(by_estimator, name, order) for name in BY_UNIT if name in rollouts},
         shuffled=_by_rollout(by_estimator, "shuffled", order) if "shuffled" in rollouts else {},
         tokens=base[["token", "token_id"]]
         .assign(entropy=_floats(base, "entropy"), logprob=_floats(base, "logprob"), spaced=spaced)
@@ -159,6 +172,7 @@ def _subject(
         strengths=strengths,
         cells=cells,
         alternatives=_alternatives(alternatives, base, order),
+        steps=None if steps is None or not frames else steps_of(label, steps, order, starts, list(frames)),
     )
 
 

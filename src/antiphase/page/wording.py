@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from antiphase.page.units import headline_entry
+
 # What it is, and what it is not.
 ESTIMATORS = {
     "own": "the token's own-position term of the gradient, exact, over every chosen layer; not the gradient through "
@@ -21,8 +23,12 @@ NEAR = 0.8
 
 
 def verdict(reading: Mapping[str, Any]) -> str:
-    """Whether the interval of the pooled ρ lies on one side of 0."""
-    rho = reading["spearman"]
+    """Whether the interval of ρ over the headline unit lies on one side of 0."""
+    return verdict_of(headline_entry(reading))
+
+
+def verdict_of(rho: Mapping[str, Any]) -> str:
+    """Whether an interval lies on one side of 0."""
     if rho["value"] is None:
         return "undefined"
     if rho["low"] is None or rho["high"] is None:
@@ -45,27 +51,42 @@ def warnings_of(reading: Mapping[str, Any], shuffled: np.ndarray | None = None) 
         found.append(f"few tokens: {tokens:,}, below {FEW_TOKENS}")
     if prompts < FEW_PROMPTS:
         found.append(f"few prompts: {prompts}; an interval over fewer than {FEW_PROMPTS} is rough")
-    if reading["num_undefined"]:
+    units = reading.get("units") or {"token": reading}
+    lacking = [f"{entry['num_undefined']:,} by {name}" for name, entry in units.items() if entry["num_undefined"]]
+    if lacking:
         found.append(
-            f"{reading['num_undefined']} of {reading['num_rollouts']} rollouts have no ρ of their own (too few "
-            "measured tokens, or a constant series)"
+            f"of {reading['num_rollouts']:,} rollouts, {', '.join(lacking)} have no ρ of their own (too few measured "
+            "items, or a constant series)"
         )
+    if reading.get("headline") == "step":
+        found += _of_steps(units["step"])
     value, control = reading["spearman"]["value"], reading["logprob_control"]["value"]
     if value is not None and control is not None and value * control > 0 and abs(control) >= NEAR * abs(value):
         found.append(
             f"the control, which follows entropy by construction, is nearly as strong in the same direction or "
-            f"stronger ({_signed(control)}): ρ may say no more"
+            f"stronger ({_signed(control)}): ρ over tokens may say no more"
         )
     within = (reading.get("spearman_within") or {}).get("value")
     noise = math.nan if shuffled is None or np.isnan(shuffled).all() else float(np.nanmean(shuffled))
     if within is not None and not math.isnan(noise) and abs(noise) >= NEAR * abs(within):
         found.append(
-            f"shuffled strengths give nearly as strong a ρ within rollouts ({_signed(noise)} against "
+            f"shuffled strengths give nearly as strong a ρ over tokens within rollouts ({_signed(noise)} against "
             f"{_signed(within)})"
         )
     if reading.get("targets_per_rollout"):
         found.append(f"only {reading['targets_per_rollout']} random tokens of each rollout were measured")
     return found
+
+
+def _of_steps(step: Mapping[str, Any]) -> list[str]:
+    """What a headline over steps must stand: the steps' lengths and places held fixed."""
+    both = (step.get("given") or {}).get("both")
+    if both is None or verdict_of(both) == verdict_of(step):
+        return []
+    return [
+        f"with the lengths and places of the steps held fixed, ρ over them is {verdict_of(both)}"
+        + ("" if both["value"] is None else f" ({_signed(both['value'])})")
+    ]
 
 
 def _signed(value: float) -> str:

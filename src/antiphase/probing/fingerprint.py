@@ -170,7 +170,13 @@ class Fingerprint:
             name: of the run.
         """
         return signals_document(
-            "probe", name, self.tokens, self.rollouts, self.summary, alternatives=self.alternatives
+            "probe",
+            name,
+            self.tokens,
+            self.rollouts,
+            self.summary,
+            steps=self.steps,
+            alternatives=self.alternatives,
         )
 
     def __str__(self) -> str:

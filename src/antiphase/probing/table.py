@@ -29,7 +29,8 @@ def interval_text(entry: Mapping[str, float | None]) -> str:
     return f"[{signed(entry['low'])}, {signed(entry['high'])}]"
 
 
-def _with_interval(entry: Mapping[str, float | None] | None) -> str:
+def with_interval(entry: Mapping[str, float | None] | None) -> str:
+    """`−0.15 [−0.20, −0.10]`; a dash where nothing was measured."""
     if entry is None:
         return "—"
     return signed(entry["value"]) if entry["low"] is None else f"{signed(entry['value'])} {interval_text(entry)}"
@@ -54,7 +55,7 @@ def render_table(summary: Mapping[str, Any], width: int = 118) -> str:
         table.add_row(
             Text(result["model"]),
             result["estimator"],
-            *(_with_interval(units.get(unit)) for unit in order),
+            *(with_interval(units.get(unit)) for unit in order),
             signed(result["logprob_control"]["value"]),
             f"{result['num_tokens']:,}",
         )
@@ -74,10 +75,10 @@ def _of_result(result: Mapping[str, Any]) -> list[str]:
         texts.append(f"of {result['num_rollouts']} rollouts, too short or constant by {', '.join(undefined)}.")
     if "step" in units:
         step = units["step"]
-        windows = ", ".join(f"{name} {_with_interval(value)}" for name, value in step["windows"].items())
+        windows = ", ".join(f"{name} {with_interval(value)}" for name, value in step["windows"].items())
         texts.append(
             f"{step['num_items']:,} steps; ρ with their lengths and places held fixed "
-            f"{_with_interval(step['given']['both'])}; over windows of tokens instead: {windows}."
+            f"{with_interval(step['given']['both'])}; over windows of tokens instead: {windows}."
         )
     if "chain" in result:
         links = [link for link in result["chain"] if link["link"] in _CHAIN]

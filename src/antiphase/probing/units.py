@@ -209,6 +209,17 @@ def headline_of(result: Mapping[str, Any]) -> Unit:
     return cast(Unit, result.get("headline", "token"))
 
 
+def headline_entry(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """ρ over the headline unit of a result; None where no signals were measured."""
+    return by_unit(result)[headline_of(result)] if "spearman" in result else None
+
+
+def spearman_column(rollouts: pd.DataFrame, unit: str) -> str:
+    """The column of rollouts.parquet that holds each rollout's ρ over a unit; of old runs, the one over tokens."""
+    name = f"spearman_{unit}"
+    return name if name in rollouts else "spearman"
+
+
 def by_unit(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """ρ over each unit, also of a result of before there were units."""
     if "units" in result:

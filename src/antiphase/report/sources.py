@@ -106,8 +106,10 @@ def _signals(path: Path, name: str, label: str | None) -> Document:
         return _unfinished(folder, kind, name, label)
     summary = folder.read_summary()
     tokens, rollouts = folder.read_frames()
-    alternatives = folder.read_alternatives()
-    return signals_document(kind, name, tokens, rollouts, summary, label=label, alternatives=alternatives)
+    return signals_document(
+        kind, name, tokens, rollouts, summary, label=label, steps=folder.read_steps(),
+        alternatives=folder.read_alternatives(),
+    )  # fmt: skip
 
 
 def _unfinished(folder: RunFolder, kind: str, name: str, label: str | None) -> Document:
@@ -125,8 +127,8 @@ def _unfinished(folder: RunFolder, kind: str, name: str, label: str | None) -> D
         f"{summary['num_resamples']} resamples."
     )
     return signals_document(
-        kind, name, tokens, rollouts, summary, label=label, alternatives=folder.read_parts("alternatives"),
-        finished=False, notes=[note],
+        kind, name, tokens, rollouts, summary, label=label, steps=folder.read_parts("steps"),
+        alternatives=folder.read_parts("alternatives"), finished=False, notes=[note],
     )  # fmt: skip
 
 

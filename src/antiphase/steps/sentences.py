@@ -29,7 +29,7 @@ _HEADING = re.compile(
     re.IGNORECASE,
 )
 _FORMULA = re.compile(r"\\\[|\\begin\{|\$\$")
-_EQUATION = re.compile(r"\w{1,4}(?:\(\w{1,4}\))?\s*[=<>≤≥≈]")
+_EQUATION = re.compile(r"\w{1,4}(?:\(\w{1,4}\))?\s*[=<>≤≥≈]|[a-zA-Z] [-+−*/×÷^] [\w(]")
 _GOES_ON = ":=+-×÷/<&([{—–\\"
 _CONTENT = r"[^\W_]"
 

@@ -6,7 +6,7 @@ model is made for each seed, and draws the same problems.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from antiphase.evaluation.entrants import Entrant, SeedRun
 from antiphase.evaluation.estimate import mean_interval
 from antiphase.evaluation.metrics import SCORES, rollout_score
 from antiphase.evaluation.ranking import problem_aurocs
+from antiphase.probing.units import headline_entry, headline_of, interval_of
 from antiphase.study.definition import BASE, Study
 from antiphase.study.store import DoneCell
 
@@ -203,13 +204,18 @@ def _stages(entrants: Sequence[Entrant], study: Study) -> list[dict[str, Any]]:
                     "stage": entrant.name,
                     "seed": run.seed,
                     "accuracy": point["accuracy"],
-                    "spearman": signals.get("spearman"),
+                    "spearman": _headline(signals),
                     "spearman_within": signals.get("spearman_within"),
                     "logprob_control": signals.get("logprob_control"),
                     "entropy": signals.get("entropy_mean"),
                 }
             )
     return rows
+
+
+def _headline(signals: Mapping[str, Any]) -> dict[str, Any] | None:
+    entry = headline_entry(signals)
+    return None if entry is None else interval_of(entry)
 
 
 def _across(points: Sequence[dict[str, Any]], options: Options) -> dict[str, Any]:
@@ -237,10 +243,11 @@ def _scores(cells: Sequence[DoneCell]) -> dict[str, Any]:
     for cell in cells:
         rows = cell.rollouts[~cell.rollouts.greedy]
         rows = rows[rows.estimator == cell.record["results"][0]["estimator"]]
+        unit = headline_of(cell.record["results"][0].get("signals", {}))
         lineage = f"{group_of(cell)} · s{cell.record['seed']}"
         for name in SCORES:
             areas = problem_aurocs(
-                rollout_score(rows, name), rows.correct.to_numpy(dtype=bool), rows.problem_id.tolist()
+                rollout_score(rows, name, unit), rows.correct.to_numpy(dtype=bool), rows.problem_id.tolist()
             )
             found[name].setdefault(lineage, []).extend(areas[~np.isnan(areas)].tolist())
     summary = {}

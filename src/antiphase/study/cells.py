@@ -33,6 +33,8 @@ COLUMNS = (
     "num_tokens", "num_measured", "spearman", "shuffled", "logprob_control", "entropy_mean", "strength_mean",
     "logprob_mean", "self_certainty_mean",
 )  # fmt: skip
+# Kept too, where the evaluation has them.
+UNIT_COLUMNS = ("num_steps", "spearman_token", "spearman_type", "spearman_step", "spearman_given_length")
 
 
 class CellError(AntiphaseError, RuntimeError):
@@ -168,7 +170,7 @@ def _run(cell: Cell, out: Path, keep_models: bool, launch: str | None) -> None:
 
     options = {"seed": cell.seed, **cell.evaluation}
     found = evaluate(model, out=work / "eval", resume=True, figures=False, report=False, progress=False, **options)
-    rows = found.rollouts[list(COLUMNS)].copy()
+    rows = found.rollouts[[*COLUMNS, *(name for name in UNIT_COLUMNS if name in found.rollouts)]].copy()
     for name in rows.select_dtypes("float64").columns:
         rows[name] = rows[name].astype("float32")
     summary = {**found.summary, "commit": started}

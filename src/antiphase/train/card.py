@@ -38,15 +38,21 @@ def _sections(recipe: Recipe, summary: Mapping[str, Any]) -> list[str]:
 def _method(preset: Preset | None, recipe: Recipe) -> str:
     config = recipe.config
     inversion = (
-        f"CorR-PO: `{config.inversion_combine}`, λ = {config.inversion_weight:g}, estimator "
-        f"`{config.inversion_estimator}`, control `{config.inversion_control}`. Our reading of arXiv 2605.17770, "
-        "whose formula and λ could not be read."
+        f"CorR-PO (arXiv 2605.17770): `{config.inversion_combine}`, λ = {config.inversion_weight:g}, over "
+        f"{config.inversion_unit}s{_steps(config)}, estimator `{config.inversion_estimator}`, control "
+        f"`{config.inversion_control}`. The paper's λ is not known; this one is our choice."
         if config.inversion_weight
         else "λ = 0: inversion was measured and had no part in the reward."
     )
     if preset is None:
         return inversion
     return f"{inversion}\n\nBase method `{preset.name}` ({preset.source}). Deviations: {preset.deviations}"
+
+
+def _steps(config: Any) -> str:
+    if config.inversion_unit != "step":
+        return ""
+    return f" (`{config.inversion_splitter}`, strength `{config.inversion_step_strength}`)"
 
 
 def _table(summary: Mapping[str, Any]) -> str:

@@ -39,6 +39,13 @@ function signed(value, digits = 3) {
   return Number(size) === 0 ? size : (value < 0 ? MINUS : "+") + size;
 }
 
+/** `+0.123 [+0.100, +0.146]`, or the value alone where there is no interval. */
+function withInterval(entry, digits = 3) {
+  if (!entry) return "—";
+  const known = [entry.low, entry.high].every((end) => end !== null && end !== undefined && Number.isFinite(end));
+  return signed(entry.value, digits) + (known ? ` [${signed(entry.low, digits)}, ${signed(entry.high, digits)}]` : "");
+}
+
 const counted = (count) => count.toLocaleString("en-GB");
 
 /** Run once the callers have been quiet for so long. */

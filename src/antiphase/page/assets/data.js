@@ -1,6 +1,6 @@
 // The data of the page: JSON, and packed columns that are unpacked when they are first wanted.
 const VALUES = JSON.parse($("values").textContent);
-const TYPES = { uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array, float32: Float32Array };
+const TYPES = { uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array, float32: Float32Array, float64: Float64Array };
 
 function bytesOf(text) {
   if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
@@ -24,6 +24,12 @@ async function unpack({ blob, dtype, length }) {
   return made;
 }
 
+async function unpackAll(columns) {
+  for (const name of Object.keys(columns)) columns[name] = await unpack(columns[name]);
+}
+
+const UNITS = ["type", "token", "step"];
+
 /** A model with its tokens. Main columns are unpacked at the start, details on demand. */
 class Subject {
   constructor(entry, place) {
@@ -42,7 +48,10 @@ class Subject {
     const names = ["token", "entropy", "logprob", "spaced"];
     const columns = await Promise.all(names.map((name) => unpack(this[name])));
     names.forEach((name, index) => { this[name] = columns[index]; });
-    for (const name of this.estimators) this.strengths[name] = await unpack(this.strengths[name]);
+    await Promise.all([this.strengths, ...Object.values(this.byUnit)].map(unpackAll));
+    if (!this.steps) return;
+    await Promise.all([unpackAll(this.steps.entropy), unpackAll(this.steps.strength)]);
+    for (const name of ["start", "tokens", "position"]) this.steps[name] = await unpack(this.steps[name]);
   }
 
   text(token) { return VALUES.vocabulary[this.token[token]]; }
@@ -123,13 +132,33 @@ class Subject {
     });
   }
 
-  /** ρ of a rollout: the table's for the mean strength, else computed here. */
-  correlation(rollout, estimator, cell) {
+  /** The units that every rollout's ρ is known over: all, or tokens alone for one cell's strength and for old runs. */
+  units(cell) { return cell ? ["token"] : UNITS.filter((unit) => unit === "token" || this.byUnit[`spearman_${unit}`]); }
+
+  /** ρ of a rollout over a unit: the table's for the mean strength, else computed here, over its tokens. */
+  correlation(rollout, estimator, cell, unit = "token") {
+    if (!cell && unit !== "token") return this.ofRollout(`spearman_${unit}`, rollout, estimator);
     if (!cell) return this.correlations[estimator]?.[rollout] ?? NaN;
     return this.once(`correlation ${estimator} ${cell} ${rollout}`, () => {
       const from = this.starts[rollout], to = this.starts[rollout + 1];
       return spearman(this.entropy.subarray(from, to), this.strength(estimator, cell).subarray(from, to));
     });
+  }
+
+  /** A column of rollouts.parquet. */
+  ofRollout(column, rollout, estimator) { return this.byUnit[column]?.[estimator]?.[rollout] ?? NaN; }
+
+  /** Place of the step that a token is in, or −1. */
+  stepOf(token) {
+    if (!this.steps || token === null) return -1;
+    const rollout = this.rolloutOf(token), from = this.steps.starts[rollout], own = this.steps.start.subarray(from, this.steps.starts[rollout + 1]);
+    return own.length ? from + upperBound(own, token - this.starts[rollout]) - 1 : -1;
+  }
+
+  /** What steps.parquet has of a step. */
+  step(place, estimator) {
+    const { starts, start, tokens, position, entropy, strength } = this.steps, rollout = upperBound(starts, place) - 1;
+    return { rollout, number: place - starts[rollout], start: start[place], tokens: tokens[place], position: position[place], entropy: entropy[estimator][place], strength: strength[estimator][place] };
   }
 
   /** Top alternatives of a token, or null. */

@@ -12,7 +12,7 @@ async function showDetails(subject, token) {
     ["strength", Number.isNaN(strength) ? "not measured" : number(strength)],
     ["rank of entropy", number(ranks.entropy[token], 2)], ["rank of strength", number(ranks.strength[token], 2)],
     ["contribution to ι", Number.isNaN(contribution) ? "—" : `${signed(contribution, 2)}, ${contribution > 0 ? "makes it" : "breaks it"}`],
-    ["position", counted(place)],
+    ["position", counted(place)], ...stepFacts(subject, token, estimator),
   ];
   const alternatives = element("div"), profile = element("div", { class: "chart" }), note = element("p", { class: "meta" });
   const old = holder.querySelector(".chart");
@@ -32,6 +32,15 @@ async function showDetails(subject, token) {
   } else if (subject.cells && Object.keys(subject.cells).length && detailed < 0) {
     note.textContent = "Layers and alternatives of this rollout are not in this file.";
   }
+}
+
+/** The step that a token is in. */
+function stepFacts(subject, token, estimator) {
+  const place = subject.stepOf(token);
+  if (place < 0) return [];
+  const step = subject.step(place, estimator);
+  return [["step", `${counted(step.number)}, of ${counted(step.tokens)} ${step.tokens === 1 ? "token" : "tokens"}`],
+    ["entropy of the step", `${number(step.entropy)} nats`], ["strength of the step", Number.isNaN(step.strength) ? "not measured" : number(step.strength)]];
 }
 
 function showAlternatives(holder, others, own) {

@@ -7,7 +7,7 @@ function fillControls() {
     $("estimator").value = estimatorOf(active()) ?? "";
     $("cell").value = state.cell ?? "";
     const reading = active().reading(estimatorOf(active()));
-    $("chosen").textContent = reading ? `${strengthName()} by ${reading.estimator}: ρ ${signed(chosenRho(active(), reading))} over ${counted(reading.num_tokens)} tokens${heldShare(active())}` : "";
+    $("chosen").textContent = reading ? `${strengthName()} by ${reading.estimator}: ${chosenRho(active(), reading)}${heldShare(active())}` : "";
   };
   $("model").addEventListener("change", () => {
     change({ subject: Number($("model").value), rollout: 0, token: null });
@@ -28,11 +28,12 @@ function heldShare(subject) {
   return held < subject.numRollouts ? ` (ranks and kinds: of the ${counted(held)} of ${counted(subject.numRollouts)} rollouts held here)` : "";
 }
 
-/** The summary's ρ of the strength in use. */
+/** The summary's ρ of the strength in use, in words: over the headline unit; of one cell, over tokens. */
 function chosenRho(subject, reading) {
-  if (!state.cell) return reading.spearman.value;
-  const place = subject.cellPlace(reading.estimator, state.cell);
-  return place < 0 ? NaN : reading.by_projection[Math.floor(place / reading.projections.length)]?.[place % reading.projections.length] ?? NaN;
+  const said = (value, unit, count) => `ρ by ${unit} ${signed(value)} over ${counted(count)} ${unit}${count === 1 ? "" : "s"}`;
+  if (!state.cell) return said(headlineOf(reading).value, reading.headline, headlineOf(reading).num_items ?? 0);
+  const place = subject.cellPlace(reading.estimator, state.cell), row = Math.floor(place / reading.projections.length);
+  return said(place < 0 ? NaN : reading.by_projection[row]?.[place % reading.projections.length] ?? NaN, "token", reading.num_tokens);
 }
 
 function fillEstimators() {
@@ -64,7 +65,7 @@ function setTheme(dark) {
 /** Everything whose colours are set by script. */
 function recolour() {
   redrawCharts();
-  if ($("text")) { paint(); drawShownColours(); if ($("layers-maps").children.length) drawLayers(); if ($("kinds-table").rows.length) drawKinds(); }
+  if ($("text")) { paint(); drawShownColours(); if ($("layers-maps").children.length) drawLayers(); if ($("chain")) drawChain(); if ($("kinds-table").rows.length) drawKinds(); }
   if ($("training-table")) drawTrainingTable();
 }
 
@@ -103,6 +104,8 @@ async function start() {
     fillControls();
     wireMicroscope();
     wireScatter();
+    if ($("steps")) wireSteps();
+    if ($("chain")) wireChain();
     wireLayers();
     wireKinds();
     sayWhatIsHeld();

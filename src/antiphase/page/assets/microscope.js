@@ -23,12 +23,12 @@ function shader(subject, shade) {
 }
 
 function visibleRollouts(subject) {
-  const filter = $("filter").value, estimator = estimatorOf(subject), mask = state.selected.get(subject.place);
+  const filter = $("filter").value, mask = state.selected.get(subject.place);
   const keep = {
     all: () => true,
     right: (rollout) => subject.rollouts[rollout].correct === true,
     wrong: (rollout) => subject.rollouts[rollout].correct === false,
-    defined: (rollout) => Number.isFinite(subject.correlation(rollout, estimator, state.cell)),
+    defined: (rollout) => Number.isFinite(rhoOf(subject, rollout)),
     selected: (rollout) => Boolean(mask) && mask.subarray(subject.starts[rollout], subject.starts[rollout + 1]).includes(1),
   }[filter];
   return subject.rollouts.map((_, rollout) => rollout).filter(keep);
@@ -39,23 +39,35 @@ const verdictWord = ({ correct, outcome }) => (correct === true ? "right" : corr
 function fillRollouts() {
   const subject = active(), places = visibleRollouts(subject);
   $("rollout").replaceChildren(...places.map((rollout) => {
-    const { id } = subject.rollouts[rollout], rho = subject.correlation(rollout, estimatorOf(subject), state.cell);
+    const { id } = subject.rollouts[rollout], rho = rhoOf(subject, rollout);
     const words = [visible(id, 40), Number.isFinite(rho) ? `ρ ${signed(rho, 2)}` : "ρ undefined", verdictWord(subject.rollouts[rollout])];
     return element("option", { value: rollout }, words.filter(Boolean).join(" · "));
   }));
   if (!places.length) $("rollout").append(element("option", { value: "" }, `no such rollout; below: ${shorten(subject.rollouts[state.rollout]?.id ?? "none", 30)}`));
   else $("rollout").value = String(places.includes(state.rollout) ? state.rollout : places[0]);
+  fillUnits(subject);
   return places;
+}
+
+function fillUnits(subject) {
+  const known = subject.units(state.cell), headline = subject.reading(estimatorOf(subject))?.headline;
+  $("unit").replaceChildren(...known.map((unit) => element("option", { value: unit }, unit + (unit === headline ? " (headline)" : ""))));
+  $("unit").value = unitOf(subject);
 }
 
 function drawText() {
   const subject = active(), rollout = state.rollout, from = subject.starts[rollout] ?? 0, to = subject.starts[rollout + 1] ?? 0;
   const strength = subject.strength(estimatorOf(subject), state.cell), last = Math.min(to, from + microscope.count);
+  const beginnings = stepBeginnings(subject, rollout);
   microscope.tokens = [];
   for (let token = from; token < last; token++) {
     const text = subject.text(token);
     const made = element("span", { class: "tok", role: "option", tabindex: -1, "data-token": token, "aria-selected": "false", "aria-label": text.trim() ? null : blankName(text) }, subject.spaced[token] ? " " : "", ...visibleNodes(text || "∅"));
     if (endsLine(text)) made.classList.add("line");
+    if (beginnings.has(token - from)) {
+      made.classList.add("begins");
+      made.dataset.step = beginnings.get(token - from);
+    }
     if (Number.isNaN(strength[token])) made.classList.add("unmeasured");
     microscope.tokens.push(made);
   }
@@ -67,6 +79,13 @@ function drawText() {
   light();
   drawTrack();
   drawFacts();
+}
+
+/** Number of the step that begins at each place of a rollout where one does. */
+function stepBeginnings(subject, rollout) {
+  const { starts, start } = subject.steps ?? {}, found = new Map();
+  for (let place = starts?.[rollout] ?? 0; place < (starts?.[rollout + 1] ?? 0); place++) found.set(start[place], place - starts[rollout]);
+  return found;
 }
 
 /** How a token of nothing but blanks is called. */
@@ -117,7 +136,7 @@ function drawTrack() {
     yAxis: { type: "value", min: 0, max: 1, name: "rank", nameGap: 30, interval: 0.5 },
     series: series.map(([name, values], i) => ({ type: "line", name, silent: true, showSymbol: false, connectNulls: true, lineStyle: { width: 1.6 }, itemStyle: { color: i ? high : low }, data: points(values.map((_, place) => place), values),
       markLine: { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: ink, type: "solid", width: 1 }, data: i ? [] : marked } })),
-  }), `Ranks of entropy and strength along the rollout, ρ ${signed(subject.correlation(state.rollout, estimatorOf(subject), state.cell))}`);
+  }), `Ranks of entropy and strength along the rollout, ρ by token ${signed(subject.correlation(state.rollout, estimatorOf(subject), state.cell))}`);
   $("track-caption").textContent = `Ranks of both signals along the rollout${width > 1 ? `, mean of the last ${width} tokens` : ""}. Click to go to a token.`;
   if (!microscope.tracked) {
     microscope.tracked = true;
@@ -132,16 +151,22 @@ function drawTrack() {
 function drawFacts() {
   const subject = active(), rollout = subject.rollouts[state.rollout];
   if (!rollout) { $("rollout-facts").textContent = "This model has no rollouts."; return; }
-  const rho = subject.correlation(state.rollout, estimatorOf(subject), state.cell);
+  const estimator = estimatorOf(subject), rho = subject.units(state.cell).map((unit) => `by ${unit} ${signed(subject.correlation(state.rollout, estimator, state.cell, unit))}`);
   const count = subject.starts[state.rollout + 1] - subject.starts[state.rollout];
   const word = verdictWord(rollout);
   const size = rollout.cut ? `the first ${counted(count)} of ${counted(count + rollout.cut)} tokens (ρ is of all)` : `${counted(count)} tokens`;
-  const parts = [`ρ ${signed(rho)}`, size, rollout.finish ? `ended by ${visible(rollout.finish, 40)}` : null, word,
+  const parts = [`ρ ${rho.join(", ")}`, size, stepCount(subject, state.rollout), rollout.finish ? `ended by ${visible(rollout.finish, 40)}` : null, word,
     rollout.answer !== undefined ? `answer ${visible(rollout.answer, 80)}` : null, rollout.reference !== undefined ? `reference ${visible(rollout.reference, 80)}` : null];
   $("rollout-facts").textContent = parts.filter(Boolean).join(" · ");
   const prompt = subject.prompts[rollout.prompt];
   $("prompt").hidden = prompt === undefined;
   $("prompt-text").replaceChildren(...paragraphNodes(prompt ?? ""));
+}
+
+function stepCount(subject, rollout) {
+  if (!subject.steps) return null;
+  const count = subject.steps.starts[rollout + 1] - subject.steps.starts[rollout];
+  return `${counted(count)} ${count === 1 ? "step" : "steps"}`;
 }
 
 function toggleToken(subject, token) {
@@ -177,7 +202,7 @@ function extreme(sign) {
   const subject = active();
   let best = null, least = Infinity;
   for (const rollout of visibleRollouts(subject)) {
-    const rho = sign * subject.correlation(rollout, estimatorOf(subject), state.cell);
+    const rho = sign * rhoOf(subject, rollout);
     if (rho < least) { least = rho; best = rollout; }
   }
   if (best === null) $("rollout-facts").textContent = "None of these rollouts has a ρ of its own.";
@@ -229,6 +254,7 @@ function wireMicroscope() {
   $("next").addEventListener("click", () => step(1));
   $("most").addEventListener("click", () => extreme(1));
   $("least").addEventListener("click", () => extreme(-1));
+  $("unit").addEventListener("change", () => change({ unit: $("unit").value }));
   $("shade").addEventListener("change", () => { paint(); remember(); });
   $("more").addEventListener("click", () => { microscope.count += AT_ONCE; drawText(); });
   const tokenAt = (event) => event.target.closest?.("[data-token]");
@@ -243,7 +269,7 @@ function wireMicroscope() {
   $("text").addEventListener("click", (event) => { const made = tokenAt(event); if (made) { moveTo(microscope.tokens.indexOf(made)); toggleToken(active(), Number(made.dataset.token)); } });
   $("text").addEventListener("keydown", keyDown);
   listen((changed) => {
-    if (touches(changed, "subject", "estimator", "cell") || (touches(changed, "selected") && $("filter").value === "selected")) refilter();
+    if (touches(changed, "subject", "estimator", "cell", "unit") || (touches(changed, "selected") && $("filter").value === "selected")) refilter();
     const place = state.token === null ? 0 : state.token - active().starts[state.rollout], away = place >= microscope.tokens.length && place > 0;
     if (away) microscope.count = Math.max(microscope.count, place + 200);
     if (touches(changed, "subject", "rollout", "estimator", "cell") || away) {

@@ -3,6 +3,7 @@ const state = {
   subject: 0, // place of the model that single-model views show
   estimator: null,
   cell: null, // null: the mean over all; else `L3.Q`
+  unit: null, // that rollouts are told apart by; null: the headline of the model in sight
   shown: new Set(SUBJECTS.map((subject) => subject.place)),
   rollout: 0,
   token: null, // place among the subject's tokens
@@ -34,6 +35,15 @@ const touches = (changed, ...names) => names.some((name) => changed.has(name));
 /** The estimator in use for a subject: the chosen one where it was measured, else its first. */
 const estimatorOf = (subject, wanted = state.estimator) => (subject.estimators.includes(wanted) ? wanted : subject.estimators[0]);
 
+/** The unit that a subject's rollouts are told apart by: the chosen one, else the headline, where it is known. */
+function unitOf(subject) {
+  const known = subject.units(state.cell), headline = subject.reading(estimatorOf(subject))?.headline;
+  return [state.unit, headline, "token"].find((unit) => known.includes(unit));
+}
+
+/** ρ of a rollout over that unit. */
+const rhoOf = (subject, rollout) => subject.correlation(rollout, estimatorOf(subject), state.cell, unitOf(subject));
+
 function numSelected() {
   let count = 0;
   for (const [place, mask] of state.selected) if (state.shown.has(place)) for (const flag of mask) count += flag;
@@ -64,7 +74,7 @@ function view(section, draw, ...names) {
 
 const drawAllViews = () => views.forEach((entry) => entry.draw());
 
-const FIELDS = ["subject", "estimator", "cell", "rollout", "token"];
+const FIELDS = ["subject", "estimator", "cell", "unit", "rollout", "token"];
 const SELECTS = ["axes", "shade"];
 
 function remember() {
@@ -95,6 +105,7 @@ function recall(hash) {
   if (!subject) return {};
   if (subject.estimators.includes(words.get("estimator"))) found.estimator = words.get("estimator");
   if (subject.cellPlace(estimatorOf(subject, found.estimator), words.get("cell")) >= 0) found.cell = words.get("cell");
+  if (UNITS.includes(words.get("unit"))) found.unit = words.get("unit");
   whole("rollout", subject.rollouts.length);
   whole("token", subject.numTokens);
   if (found.token !== undefined) found.rollout = subject.rolloutOf(found.token);

@@ -1,9 +1,11 @@
 // Training: curves by optimizer step; seeds of one recipe as a band; alarms; held-out numbers.
 const PANELS = [
   { name: "inversion ι", step: "inversion/mean", zero: true },
-  { name: "ρ", step: "inversion/correlation", zero: true, held: { value: "probe/spearman", low: "probe/spearman_low", high: "probe/spearman_high" } },
+  { name: "ρ, unit of the reward", step: "inversion/correlation", zero: true, held: { value: "probe/spearman", low: "probe/spearman_low", high: "probe/spearman_high" } },
+  { name: "ρ by step", step: "inversion/correlation_step", zero: true, beside: "inversion/correlation_given_length", note: "Dotted: the lengths and places of the steps held fixed." },
   { name: "task reward", step: "task/mean" },
   { name: "accuracy", step: "task/accuracy", share: true, held: { value: "heldout/pass@1", low: "heldout/pass@1_low", high: "heldout/pass@1_high" }, greedy: "heldout/greedy" },
+  { name: "groups whose task rewards tie", step: "task/tied_groups", share: true },
   { name: "entropy (nats)", step: "rollout/entropy" },
   { name: "length (tokens)", step: "rollout/length" },
 ];
@@ -47,6 +49,9 @@ function panelOptions(panel, drawn) {
     if (panel.zero) marks.push({ yAxis: 0, lineStyle: { type: "solid", width: 0.8 } });
     series.push(line(curve.name, curve.mean, { lineStyle: { width: 2 }, markLine: { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: soft, type: "dashed", width: 1 }, data: marks } }));
   }
+  for (const curve of panel.beside ? curves(panel.beside) : []) {
+    series.push({ type: "line", name: "", silent: true, showSymbol: false, connectNulls: true, data: points(curve.step, curve.mean), itemStyle: { color: colourOf(curve.place) }, lineStyle: { type: "dotted", width: 1.6 } });
+  }
   for (const [place, run] of trainings.entries()) series.push(...heldOut(panel, run, place));
   return {
     grid: { left: 48, right: 14, top: 10, bottom: 42 },
@@ -77,12 +82,14 @@ function heldOut(panel, run, place) {
   return found;
 }
 
+/** Whether any run has numbers for a panel. */
+const filled = (panel) => trainings.some((run) => run.step[panel.step] || (panel.held && (run.eval[panel.held.value] || run.probe[panel.held.value])) || (panel.greedy && run.eval[panel.greedy]));
+
 function drawTraining() {
   const chosen = $("metric").value;
-  const known = (panel) => trainings.some((run) => run.step[panel.step] || (panel.held && (run.eval[panel.held.value] || run.probe[panel.held.value])) || (panel.greedy && run.eval[panel.greedy]));
   const other = chosen && { name: chosen, step: chosen, held: { value: chosen, low: `${chosen}_low`, high: `${chosen}_high` } };
-  const panels = [...PANELS.filter(known), ...(other ? [other] : [])];
-  const holders = panels.map((panel) => element("figure", {}, element("h3", {}, panelTitle(panel)), element("div", { class: "chart" })));
+  const panels = [...PANELS.filter(filled), ...(other ? [other] : [])];
+  const holders = panels.map((panel) => element("figure", {}, element("h3", {}, panelTitle(panel)), element("div", { class: "chart" }), panel.note ? element("figcaption", { class: "meta" }, panel.note) : null));
   for (const old of $("training-charts").querySelectorAll(".chart")) dispose(old);
   $("training-charts").replaceChildren(...holders);
   panels.forEach((panel, i) => {
@@ -94,14 +101,15 @@ function drawTraining() {
 
 /** First and last tenth of every run. */
 function drawTrainingTable() {
+  const panels = PANELS.filter(filled);
   const rows = trainings.map((run, place) => {
     const tenth = Math.max(1, Math.floor(run.step.step.length / 10));
     const ends = (key) => [(run.step[key] ?? run.probe[key])?.slice(0, tenth), (run.step[key] ?? run.probe[key])?.slice(-tenth)].map((part) => number(meanOf((part ?? []).map((v) => v ?? NaN))));
     const swatch = element("span", { class: "swatch", style: { display: "inline-block", marginRight: ".4em", background: colourOf(placeOf(run, place)) } });
     return [element("span", {}, swatch, element("bdi", {}, shorten(run.label, 60))), { text: counted(Math.max(0, ...KINDS_OF_ROWS.flatMap((kind) => run[kind].step))) },
-      ...PANELS.map(({ step }) => ({ text: ends(step).join(" → ") })), { text: run.alarms.length ? run.alarms.join(", ") : "none" }];
+      ...panels.map(({ step }) => ({ text: ends(step).join(" → ") })), { text: run.alarms.length ? run.alarms.join(", ") : "none" }];
   });
-  fillTable($("training-table"), "First and last tenth of every training run", ["run", "steps", ...PANELS.map(panelTitle), "alarms at"], rows);
+  fillTable($("training-table"), "First and last tenth of every training run", ["run", "steps", ...panels.map(panelTitle), "alarms at"], rows);
 }
 
 CSV.set("training", () => {

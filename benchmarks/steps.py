@@ -1,0 +1,157 @@
+"""What the strength of steps costs, how its readings agree, and how it goes with the length of a step.
+
+The model writes rollouts itself, of about 150 and 600 tokens. Every round runs each case once on the same rollouts, so
+that a busy machine slows all of them alike; ratios are taken within a round. `full` token by token is timed on a few
+tokens and scaled up, since each takes one backward. Agreement and lengths are taken on the shorter rollouts, where
+`full` can measure every token.
+
+    python benchmarks/steps.py [--model demo] [--rounds 3] [--out benchmarks/results]
+
+Writes OUT/steps-DEVICE.json, one row per case.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from antiphase import SignalSpec, TokenBatch, load_model, token_signals
+from antiphase.data.prompts import STEP_BY_STEP, load_prompts
+from antiphase.data.rendering import PromptFormat
+from antiphase.generation import Sampling, generate
+from antiphase.probing.summary import commit, versions
+from antiphase.steps import Splitter, batch_steps
+
+# Case → what is measured; `share` is how many of the tokens are timed, the rest is scaled up.
+CASES = {
+    "own, mean": SignalSpec(),
+    "own, joint": SignalSpec(step_strength="joint"),
+    "last, mean": SignalSpec(estimator="last"),
+    "last, joint": SignalSpec(estimator="last", step_strength="joint", targets_per_rollout=0),
+    "full, joint": SignalSpec(estimator="full", step_strength="joint", targets_per_rollout=0),
+    "full, mean": SignalSpec(estimator="full", targets_per_rollout=6),
+}
+LENGTHS = (150, 600)
+
+
+def rollouts(loaded, length: int, number: int) -> TokenBatch:
+    """The first rollouts of the model that reach the length."""
+    form = PromptFormat(STEP_BY_STEP)
+    kept = []
+    for start in itertools.count(step=number):
+        contents = [prompt.content for prompt in load_prompts("gsm8k", start + number)[start:]]
+        prompts = [form.encode(loaded.tokenizer, content, "prompt") for content in contents]
+        drawn = generate(loaded, prompts, Sampling(max_new_tokens=length), start)
+        kept += [(p, list(c)) for p, (c, _) in zip(prompts, drawn, strict=True) if len(c) == length]
+        if len(kept) >= number:
+            break
+    chosen = kept[:number]
+    return TokenBatch.from_ids([p for p, _ in chosen], [c for _, c in chosen])
+
+
+def seconds(loaded, batch: TokenBatch, steps: torch.Tensor, spec: SignalSpec) -> float:
+    """Of measuring all rollouts; a part of the tokens is scaled to all of them."""
+    start = time.perf_counter()
+    signals = token_signals(loaded.model, batch, spec, steps=steps)
+    if loaded.device.type == "cuda":
+        torch.cuda.synchronize()
+    took = time.perf_counter() - start
+    if spec.targets_per_rollout:
+        took *= int(batch.completion_mask.sum()) / int(signals.measured.sum())
+    return took
+
+
+def costs(loaded, rounds: int, number: int, batches: dict[int, TokenBatch]) -> list[dict]:
+    rows = []
+    for length, batch in batches.items():
+        steps = batch_steps(batch, loaded.tokenizer, Splitter())
+        took = {case: [] for case in CASES}
+        for _, (case, spec) in itertools.product(range(rounds), CASES.items()):
+            took[case].append(seconds(loaded, batch, steps, spec))
+            print(f"{length} tokens, {case}: {took[case][-1]:.1f} s", flush=True)
+        whole = np.array(took["full, mean"])
+        own = np.array(took["own, mean"])
+        for case, values in took.items():
+            p20, p50, p80 = np.percentile(values, [20, 50, 80]).tolist()
+            rows.append(
+                {
+                    "case": "cost", "name": case, "tokens": length, "rollouts": number,
+                    "steps": float((steps.amax(1) + 1).double().mean()), "seconds_p20": p20, "seconds_p50": p50,
+                    "seconds_p80": p80, "rounds": rounds,
+                    "speedup_to_full_mean": float(np.median(whole / np.array(values))),
+                    "times_own_mean": float(np.median(np.array(values) / own)),
+                }
+            )  # fmt: skip
+    return rows
+
+
+def agreement(loaded, batch: TokenBatch) -> list[dict]:
+    """Rank correlations between the readings of a step's strength, and of each with the step's length."""
+    steps = batch_steps(batch, loaded.tokenizer, Splitter())
+    found = {
+        "own, mean": SignalSpec(),
+        "own, joint": SignalSpec(step_strength="joint"),
+        "full, mean": SignalSpec(estimator="full"),
+        "full, joint": SignalSpec(estimator="full", step_strength="joint", targets_per_rollout=0),
+    }
+    strengths, lengths, entropies = {}, None, None
+    for name, spec in found.items():
+        signals = token_signals(loaded.model, batch, spec, steps=steps).steps
+        kept = signals.num_tokens > 0
+        strengths[name] = signals.strength[kept].double().numpy()
+        lengths, entropies = signals.num_tokens[kept].double().numpy(), signals.entropy[kept].double().numpy()
+        print(f"agreement: {name} done", flush=True)
+    rows = [
+        {"case": "agreement", "left": left, "right": right, "rho": float(spearmanr(strengths[left], strengths[right])[0])}
+        for left, right in itertools.combinations(found, 2)
+    ]  # fmt: skip
+    for name, values in strengths.items():
+        row = {"case": "length", "name": name, "steps": len(values)}
+        row["rho_with_entropy"] = float(spearmanr(values, entropies)[0])
+        if name.endswith("joint"):
+            # ‖Σ‖ = strength √n; what its growth with n is, and what other powers of n would leave.
+            row["growth"] = float(np.polyfit(np.log(lengths), np.log(values * np.sqrt(lengths)), 1)[0])
+            for power in (0.0, 0.5, 1.0):
+                scaled = values * np.sqrt(lengths) / lengths**power
+                row[f"rho_with_length_over_n^{power}"] = float(spearmanr(scaled, lengths)[0])
+        else:
+            row["rho_with_length"] = float(spearmanr(values, lengths)[0])
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rollouts", type=int, default=2)
+    parser.add_argument("--for-agreement", type=int, default=4, help="rollouts for agreement and lengths")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    loaded = load_model(options.model)
+    rows = agreement(loaded, rollouts(loaded, LENGTHS[0], options.for_agreement)) if options.for_agreement else []
+    batches = {length: rollouts(loaded, length, options.rollouts) for length in LENGTHS}
+    rows += costs(loaded, options.rounds, options.rollouts, batches)
+    name = torch.cuda.get_device_name() if loaded.device.type == "cuda" else "cpu"
+    report = {
+        "model": options.model, "device": name, "machine": platform.machine(), "cores": os.cpu_count(),
+        "threads": options.threads, "dtype": loaded.dtype, "versions": versions(), "commit": commit(), "rows": rows,
+    }  # fmt: skip
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / f"steps-{name.lower().replace(' ', '-')}.json"
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    for row in rows:
+        print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()})
+
+
+if __name__ == "__main__":
+    main()

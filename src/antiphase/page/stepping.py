@@ -1,0 +1,60 @@
+"""The steps of a subject's rollouts, from steps.parquet: estimators side by side, in the order of the rollouts."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from antiphase.errors import InvalidInputError
+from antiphase.page.document import Steps
+
+_SHARED = ("start", "num_tokens")
+
+
+def steps_of(
+    label: str, table: pd.DataFrame, order: "pd.Series[int]", starts: np.ndarray, estimators: Sequence[str]
+) -> Steps:
+    """The steps of the rollouts that are shown.
+
+    Args:
+        label: of the subject, for errors.
+        table: rows of steps.parquet of this subject.
+        order: place of each shown rollout, by its id.
+        starts: first token of each rollout, and the number of tokens at the end.
+        estimators: whose steps are wanted; all were measured on the same ones.
+
+    Raises:
+        InvalidInputError: the steps of an estimator are missing, or do not part their rollouts from the first token to
+            the last.
+    """
+    place = table.rollout_id.map(order)
+    shown = table.assign(rollout=place)[place.notna()].sort_values(["rollout", "step"], kind="stable")
+    frames = {str(name): rows for name, rows in shown.groupby("estimator", sort=False)}
+    empty = shown.iloc[:0]
+    base = frames.get(estimators[0], empty)
+    lengths = np.diff(starts)
+    rollout = base.rollout.to_numpy(dtype=np.int64)
+    start, count = (base[name].to_numpy(dtype=np.int64) for name in _SHARED)
+    bounds = np.concatenate([[0], np.bincount(rollout, minlength=len(lengths)).cumsum()]).astype(np.int64)
+    parted = np.bincount(rollout, weights=count, minlength=len(lengths)).astype(np.int64)
+    # A step begins where the one before it ends.
+    before = count.cumsum() - count
+    begun = before - before[bounds[:-1][rollout]] if len(rollout) else before
+    if not (np.array_equal(parted, lengths) and np.array_equal(begun, start)):
+        raise InvalidInputError(f"{label}: the steps do not part its rollouts whole. Are the tables of one run?")
+    for name in estimators:
+        found = frames.get(name, empty)
+        if not np.array_equal(found[["rollout", *_SHARED]].to_numpy(), base[["rollout", *_SHARED]].to_numpy()):
+            raise InvalidInputError(f"{label}: the steps of {name!r} are not those of {estimators[0]!r}.")
+    return Steps(
+        starts=bounds,
+        start=start,
+        num_tokens=count,
+        position=_floats(base, "position"),
+        entropies={name: _floats(frames.get(name, empty), "entropy") for name in estimators},
+        strengths={name: _floats(frames.get(name, empty), "strength") for name in estimators},
+    )
+
+
+def _floats(frame: pd.DataFrame, name: str) -> np.ndarray:
+    return frame[name].to_numpy(dtype=np.float32, na_value=np.nan)

@@ -1,0 +1,95 @@
+"""ρ over tokens, types and steps in one form for the page, whatever layout the summary has; its chain and controls.
+
+A summary of before there were units holds ρ over tokens and types alone, under other names. What it lacks is absent
+here too, and the page says so; nothing is computed.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from antiphase.errors import InvalidInputError
+
+ENDS = ("value", "low", "high")
+NOTHING: Mapping[str, None] = dict.fromkeys(ENDS)
+# As the page orders them.
+ORDER = ("type", "token", "step")
+_NESTED = ("given", "windows", "with_length")
+_COUNTS = ("num_items", "num_undefined")
+
+
+def units_of(model: Any, statistics: Mapping[str, Any]) -> dict[str, Any]:
+    """`headline`, `units`, `chain` and `controls` of a result, each number checked.
+
+    Args:
+        model: whose result it is, for errors.
+        statistics: an entry of `results`, or the `signals` of one.
+
+    Returns:
+        `headline`: the unit whose ρ stands for the result; `units`: by unit, `value, low, high, num_items,
+        num_undefined, within` and, of steps, `given, windows, with_length`; `chain` and `controls` as in the summary,
+        empty where they were not measured. In the order type, token, step.
+
+    Raises:
+        InvalidInputError: what must be a number is none, or the headline is no unit.
+    """
+    given = statistics.get("units") or _before_units(statistics)
+    units = {name: _entry(model, name, given[name]) for name in ORDER if given.get(name) is not None}
+    headline = statistics.get("headline") or "token"
+    if headline not in units:
+        raise _not(model, "headline", f"one of {', '.join(units)}", headline)
+    chain = [
+        {**_interval(model, f"chain {link['link']}", link), **{key: str(link[key]) for key in _WORDS}}
+        for link in statistics.get("chain") or []
+    ]
+    controls = {
+        str(name): {key: _interval(model, f"controls {name} {key}", value) for key, value in control.items()}
+        for name, control in (statistics.get("controls") or {}).items()
+    }
+    return {"headline": headline, "units": units, "chain": chain, "controls": controls}
+
+
+_WORDS = ("link", "x", "y", "expected", "verdict")
+
+
+def headline_entry(reading: Mapping[str, Any]) -> Mapping[str, Any]:
+    """ρ over the headline unit: `value, low, high` and more; of a reading of any age."""
+    found: Mapping[str, Any] = reading["units"][reading["headline"]] if "units" in reading else reading["spearman"]
+    return found
+
+
+def _before_units(statistics: Mapping[str, Any]) -> dict[str, Any]:
+    token = dict(statistics.get("spearman") or NOTHING)
+    token |= {"num_items": statistics.get("num_tokens"), "num_undefined": statistics.get("num_undefined")}
+    found = {"token": {**token, "within": statistics.get("spearman_within")}}
+    if statistics.get("spearman_unique") is not None:
+        items = {"num_items": statistics.get("num_unique_tokens"), "num_undefined": None}
+        found["type"] = {**statistics["spearman_unique"], **items}
+    return found
+
+
+def _entry(model: Any, name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    where = f"units {name}"
+    found: dict[str, Any] = _interval(model, where, entry)
+    for key in _COUNTS:
+        found[key] = entry.get(key)
+        if not isinstance(found[key], int | None):
+            raise _not(model, f"{where} {key}", "a number", found[key])
+    found["within"] = None if entry.get("within") is None else _interval(model, f"{where} within", entry["within"])
+    for key in _NESTED:
+        if entry.get(key) is not None:
+            found[key] = {
+                str(part): _interval(model, f"{where} {key} {part}", value) for part, value in entry[key].items()
+            }
+    return found
+
+
+def _interval(model: Any, where: str, entry: Mapping[str, Any]) -> dict[str, float | None]:
+    found = {end: entry.get(end) for end in ENDS}
+    for value in found.values():
+        if not isinstance(value, int | float | None):
+            raise _not(model, where, "a number", value)
+    return found
+
+
+def _not(model: Any, where: str, what: str, value: Any) -> InvalidInputError:
+    return InvalidInputError(f"the result of {model!r}: {where} must be {what}, got {value!r}.")
