@@ -18,7 +18,8 @@ FLAGS = {
     "--temperature", "--top-p", "--seed", "--batch-size", "--rollouts", "--share-rollouts", "--allow-short",
     "--estimator", "--layers", "--projections", "--norm", "--target", "--targets-per-rollout", "--signal-temperature",
     "--alternatives", "--token-budget", "--min-tokens", "--num-resamples", "--out", "--resume", "--no-figures",
-    "--no-report", "--quiet",
+    "--no-report", "--quiet", "--unit", "--splitter", "--step-strength", "--min-steps", "--checkpoints",
+    "--no-references",
 }  # fmt: skip
 
 
