@@ -179,7 +179,7 @@ def test_factored_norms_of_sums_are_those_of_explicit_matrices(lengths: list[int
     steps = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
     delta = torch.randn(len(steps), 9, dtype=torch.float64, generator=generator)
     inputs = torch.randn(len(steps), 7, dtype=torch.float64, generator=generator)
-    found = StepFactors(steps, len(lengths), norm).norms(delta, inputs, key=0)
+    found = StepFactors(steps, len(lengths), norm).norms([delta], [inputs], (0,))[0]
     scaled = per_root_tokens(found[:, None, None], steps).flatten()
     for step, length in enumerate(lengths):
         chosen = steps == step

@@ -5,12 +5,16 @@ that a busy machine slows all alike; p20, p50 and p80 are over the rounds. An op
 limit, or does not fit, is a row that says so. Peak memory counts everything on the device, weights included.
 
 Operations: `forward` (the whole model once, no graph), `forward+backward` (to activations only), `head` (entropy of
-every token from hidden states at hand), `own`, `last`, `full:4` (four tokens of each rollout), `joint own` and
-`joint full` (eight steps of each rollout), and `oracle:1` (autograd to the weights and svdvals, one token).
+every token from hidden states at hand), `own` (every token), `last` (128 tokens of each rollout), `full` (four tokens,
+or one of each rollout), `own, steps` (joint, steps of 32 tokens), `full, steps` (joint, four steps, or one of each
+rollout), and `oracle` (autograd to the weights and svdvals, one token). Every row says how many tokens or steps it
+measured.
+
+`norm` rows compare ways to a nuclear norm, and to the factor that projections share.
 """
 
-import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,9 +25,11 @@ from torch import Tensor, nn
 from antiphase import SignalSpec, TokenBatch, token_signals
 from antiphase.models.architecture import backbone
 from antiphase.signals.entropy import head_signals
+from antiphase.signals.gram_root import trace_of_root
+from antiphase.signals.norms import _cholesky_factor
 
-NUM_PROMPT, NUM_STEPS, ROUNDS = 64, 8, 5
-OP_LIMIT, CELL_LIMIT, NORMS_LIMIT = 10.0, 10.0, 30.0
+NUM_PROMPT, STEP_TOKENS, FEW, ROUNDS = 64, 32, 4, 5
+OP_LIMIT, CELL_LIMIT, NORMS_LIMIT = 10.0, 8.0, 15.0
 DTYPE = torch.bfloat16
 # The most valuable first. Model → cells of (T, batch).
 CELLS = (
@@ -36,7 +42,6 @@ CELLS = (
     ("Qwen3-4B", ((2048, 8), (8192, 1), (32768, 1))),
 )
 DRY_CELLS = (("Qwen3-0.6B", ((80, 1), (80, 2))), ("Qwen2.5-7B", ((80, 1),)))
-STEPS = "steps" in inspect.signature(token_signals).parameters
 
 
 def batch_of(length: int, rows: int, vocab: int) -> TokenBatch:
@@ -51,7 +56,9 @@ def operations(model: nn.Module, batch: TokenBatch, budget: int) -> dict[str, tu
     ids = batch.input_ids
     num_tokens = int(batch.completion_mask.sum())
     place = batch.completion_mask.long().cumsum(1) - 1
-    steps = torch.where(batch.completion_mask, place * NUM_STEPS // (num_tokens // len(batch)), -1)
+    each, few = num_tokens // len(batch), max(1, FEW // len(batch))
+    steps = torch.where(batch.completion_mask, place // STEP_TOKENS, -1)
+    long_steps = torch.where(batch.completion_mask, place * few // each, -1)
     hidden = int(model.config.hidden_size)
     states = torch.randn(num_tokens, hidden, device=DEVICE, dtype=DTYPE)
 
@@ -69,26 +76,26 @@ def operations(model: nn.Module, batch: TokenBatch, budget: int) -> dict[str, tu
     def head() -> None:
         head_signals(model, states, batch.input_ids[batch.completion_mask], SignalSpec(), want_seed=False)
 
-    def signals(estimator: str, targets: int | None = None, layers: str = "all", **more: Any) -> Callable[[], None]:
-        spec = SignalSpec(estimator, layers, targets_per_rollout=targets, token_budget=budget, **more)  # type: ignore[arg-type]
-        joint = {"steps": steps} if spec.step_strength == "joint" else {}
-
+    def signals(spec: SignalSpec, steps: Tensor | None = None) -> Callable[[], None]:
         def work() -> None:
-            token_signals(model, batch, spec, **joint)  # type: ignore[arg-type]
+            token_signals(model, batch, spec, steps=steps)
 
         return work
 
+    own = SignalSpec("own", token_budget=budget)
+    last = SignalSpec("last", "last", targets_per_rollout=min(128, each), token_budget=budget)
+    full = SignalSpec("full", targets_per_rollout=few, token_budget=budget)
+    no_tokens = replace(full, targets_per_rollout=0, step_strength="joint")
     found = {
         "forward": (forward, ids.numel()),
         "forward+backward": (both, ids.numel()),
-        "own": (signals("own"), num_tokens),
-        "last": (signals("last", layers="last"), num_tokens),
-        "full:4": (signals("full", 4), 4 * len(batch)),
+        "own": (signals(own), num_tokens),
+        "last": (signals(last), min(128, each) * len(batch)),
+        "full": (signals(full), few * len(batch)),
         "head": (head, num_tokens),
+        "own, steps": (signals(replace(own, step_strength="joint"), steps), (int(steps.max()) + 1) * len(batch)),
+        "full, steps": (signals(no_tokens, long_steps), few * len(batch)),
     }
-    if STEPS:
-        found["joint own"] = (signals("own", step_strength="joint"), NUM_STEPS * len(batch))
-        found["joint full"] = (signals("full", 0, step_strength="joint"), NUM_STEPS * len(batch))
     return found
 
 
@@ -104,12 +111,12 @@ def measure(part: Part, facts: dict[str, Any], works: dict[str, tuple[Callable[[
             seconds[name] = []
     budget = min(CELL_LIMIT, part.left)
     for _ in range(ROUNDS):
-        for name in seconds:
+        for name, values in seconds.items():
             if budget <= 0:
                 break
             with part_of_cell(part, facts, name, works[name][1]) as ran:
                 taken, peaks[name] = timed(works[name][0])
-                seconds[name].append(taken)
+                values.append(taken)
                 budget -= taken
     for name, values in seconds.items():
         # A long operation may have had its warm-up alone, which is then what there is.
@@ -150,75 +157,52 @@ class part_of_cell:  # noqa: N801  (a context manager that reads as a block)
 
 
 def norms(part: Part) -> None:
-    """Nuclear norms of float32 matrices with a decaying spectrum: which way is fast enough on this device."""
+    """Nuclear norms of matrices with singular values 1/k, and factors of the same: which way is fast here."""
 
-    def eigvalsh(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-        return lambda m: torch.linalg.eigvalsh(m.to(dtype) @ m.to(dtype).mT).clamp_min(0).sqrt().sum(-1)
+    def products(matrix: Tensor) -> Tensor:
+        return trace_of_root(matrix @ matrix.mT)
 
     ways: dict[str, Callable[[Tensor], Tensor]] = {
-        "eigvalsh64": eigvalsh(torch.float64),
-        "eigvalsh32": eigvalsh(torch.float32),
-        "svdvals32": lambda m: torch.linalg.svdvals(m).sum(-1),
-        "svdvals64": lambda m: torch.linalg.svdvals(m.double()).sum(-1),
-        "polar64": lambda m: polar_norm(m.double(), 24),
-        "polar32": lambda m: polar_norm(m, 16),
-        "qr64 (the factor alone, no norm)": lambda m: (
-            torch.linalg.qr(m.double().mT, mode="r").R.diagonal(dim1=-2, dim2=-1).abs().sum(-1)
-        ),
+        "eigenvalues": lambda m: torch.linalg.eigvalsh(m @ m.mT).clamp_min(0).sqrt().sum(-1),
+        "products": products,
+        "QR, then products": lambda m: products(torch.linalg.qr(m.mT, mode="r").R),
+        "Cholesky, then products": lambda m: products(_cholesky_factor(m).mT),
+        "singular values, float32": lambda m: torch.linalg.svdvals(m.float()).sum(-1),
     }
-    if DEVICE.type == "cuda":
-        ways["eigvalsh64 on the CPU"] = lambda m: eigvalsh(torch.float64)(m.cpu())
-    sizes = ((16, 32, 1),) if part.dry else ((128, 512, 32), (512, 1024, 8), (1024, 2048, 4), (2048, 2048, 1))
+    sizes = ((32, 1024, 256), (256, 1024, 8), (1024, 1024, 1), (1024, 2048, 8), (2048, 3584, 1), (3584, 3584, 1))
     stop = part.left - NORMS_LIMIT
-    for rows, columns, batch in sizes:
-        generator = torch.Generator(DEVICE).manual_seed(0)
-        matrix = torch.randn(batch, rows, columns, generator=generator, device=DEVICE)
-        matrix = matrix * torch.arange(1, rows + 1, device=DEVICE)[:, None] ** -1.0
-        # By a library of its own, so that the device is not compared with itself.
-        truth = torch.linalg.svdvals(matrix[:1].cpu().double()).sum(-1)
+    for rows, columns, batch in ((16, 32, 1),) if part.dry else sizes:
+        matrix, truth = known(rows, columns)
+        matrix = matrix.repeat(batch, 1, 1)
         for name, way in ways.items():
             if part.left < stop:
                 part.row("norm", status="skipped: no time", way=name, rows=rows, columns=columns, batch=batch)
                 continue
             with part.cell("norm", 4, way=name, rows=rows, columns=columns, batch=batch) as row:
                 row["warm_up_seconds"] = timed(lambda: way(matrix))[0]  # noqa: B023
-                row["error"] = float((way(matrix[:1]).cpu().double() / truth - 1).abs().max())
-                row |= percentiles([timed(lambda: way(matrix))[0] / batch for _ in range(3)])  # noqa: B023
+                row["error"] = abs(float(way(matrix[:1])) / truth - 1)
+                row.update(percentiles([timed(lambda: way(matrix))[0] / batch for _ in range(3)]))  # noqa: B023
 
 
-def polar_norm(matrix: Tensor, num_steps: int) -> Tensor:
-    """‖M‖_* = ⟨M, polar factor of M⟩ by Newton–Schulz, matrix products alone."""
-    x = matrix / torch.linalg.matrix_norm(matrix)[..., None, None]
-    for _ in range(num_steps):
-        gram = x @ x.mT
-        # Quintic with slope 15/8·… at 0 as Björck and Bowie's; converges for all singular values in (0, 1].
-        x = 1.875 * x + (-1.25 * gram + 0.375 * gram @ gram) @ x
-    return (matrix * x).sum((-2, -1))
+def known(rows: int, columns: int) -> tuple[Tensor, float]:
+    """A float64 matrix with the singular values 1, 1/2, 1/3, …, and their sum."""
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    bases = [
+        torch.linalg.qr(torch.randn(n, rows, generator=generator, device=DEVICE, dtype=torch.float64)).Q
+        for n in (rows, columns)
+    ]
+    values = torch.arange(1, rows + 1, device=DEVICE, dtype=torch.float64) ** -1.0
+    return (bases[0] * values) @ bases[1].mT, float(values.sum())
 
 
 def oracle(part: Part, model: nn.Module, name: str, vocab: int) -> None:
     """The definition on one token of one rollout: autograd to the weights, and svdvals."""
     batch = batch_of(NUM_PROMPT + 16 if part.dry else 512, 1, vocab)
-    for layers in ("all", "last-2"):
-        facts = {"model": name, "operation": "oracle:1", "tokens": batch.input_ids.shape[1], "layers": layers}
-        spec = SignalSpec("oracle", layers, targets_per_rollout=1)
-        with part.cell("speed", min(20.0, max(part.left, 1)), batch=1, measured=1, **facts) as row:
-            seconds, row["peak_gib"] = timed(lambda: token_signals(model, batch, spec))  # noqa: B023
-            row |= {"rounds": 1, **percentiles([seconds]), "per_second": 1 / seconds}
-            break
-
-
-def budgets(part: Part, model: nn.Module, name: str, vocab: int) -> None:
-    """How much `own` gains from larger passes: what the default of token_budget should be on such a device."""
-    batch = batch_of(NUM_PROMPT + 16 if part.dry else 512, 2 if part.dry else 32, vocab)
-    works = {}
-    for budget in (2048, 8192, 16384):
-        spec = SignalSpec("own", token_budget=budget)
-        works[f"own, budget {budget}"] = (
-            lambda spec=spec: token_signals(model, batch, spec),
-            int(batch.completion_mask.sum()),
-        )
-    measure(part, {"model": name, "tokens": batch.input_ids.shape[1], "batch": len(batch)}, works)
+    spec = SignalSpec("oracle", targets_per_rollout=1)
+    facts = {"model": name, "operation": "oracle", "tokens": batch.input_ids.shape[1], "batch": 1, "measured": 1}
+    with part.cell("speed", min(20.0, max(part.left, 1)), **facts) as row:
+        seconds, row["peak_gib"] = timed(lambda: token_signals(model, batch, spec))
+        row.update(rounds=1, per_second=1 / seconds, **percentiles([seconds]))
 
 
 def main() -> None:
@@ -248,7 +232,6 @@ def main() -> None:
                 measure(part, {**facts, "budget": budget}, operations(model, batch_of(length, rows, vocab), budget))
             if place == 0 and number == 1:
                 oracle(part, model, name, vocab)
-                budgets(part, model, name, vocab)
         del model
         free()
 

@@ -22,7 +22,7 @@ for folder in (ROOT / "src", Path(__file__).parent):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
-import torch
+import torch  # noqa: E402  (the folders come first)
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -47,6 +47,7 @@ class Part:
 
     @classmethod
     def from_command_line(cls, name: str) -> "Part":
+        """The part that the arguments of `run.py` describe."""
         parser = argparse.ArgumentParser()
         parser.add_argument("--rows", type=Path, required=True)
         parser.add_argument("--seconds", type=float, default=120.0)

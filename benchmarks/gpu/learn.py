@@ -1,7 +1,7 @@
 """Learn: the recipe of recipes/tiny from end to end: supervised training from random weights, then CorR-PO.
 
-Each is run as a user runs it, in a process of its own, on the device that it finds. Rows: what supervised training came
-to, every evaluation of the training, and its summary.
+Each is run as a user runs it, in a process of its own, on the device that it finds. Rows: what supervised training
+came to, every evaluation of the training, and its summary.
 """
 
 import json
@@ -39,7 +39,7 @@ def main() -> None:
         sft, rl = Path(folder) / "sft", Path(folder) / "rl"
         with part.cell("sft") as row:
             run(part, "sft.py", [str(RECIPE / "sft.py"), "--out", str(sft), *(DRY_SFT if part.dry else [])], row)
-            row |= json.loads((sft / "sft.json").read_text())
+            row.update(json.loads((sft / "sft.json").read_text()))
         if not (sft / "sft.json").exists() or part.left < 5:
             return
         with part.cell("train") as row:

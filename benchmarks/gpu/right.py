@@ -274,6 +274,9 @@ def generation(part: Part) -> None:
 def main() -> None:
     part = Part.from_command_line("right")
     part.row("steps", status="ok" if STEPS else "skipped: token_signals takes no steps")
+    from wide import wide
+
+    wide(part)
     generation(part)
     scores(part)
     with part.cell("states"):

@@ -1,6 +1,6 @@
 """What a quarter of an hour of GPU is worth: is antiphase right there, how fast is it, does it train, does it learn.
 
-    python benchmarks/gpu/run.py --out DIR [--only right,fast] [--minutes 8] [--dry]
+    python benchmarks/gpu/run.py --out DIR [--only right,fast=90] [--minutes 8] [--dry]
 
 Each part runs in a process of its own with its own time limit. Rows are appended to DIR/rows.jsonl as they come, and
 whatever the processes print to DIR/log.txt. A part that fails, hangs or is killed costs itself alone: its row `end`
@@ -24,7 +24,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parents[1] / "src"
 WHEELS = HERE / "wheels"
-# Part → seconds: what a part may take, and what it takes in a dry run. A part stops itself; this is for one that hangs.
+# Part → seconds: what it may take, and in a dry run. A part stops itself; this is for one that hangs.
 PARTS = {"right": (70, 60), "fast": (200, 40), "train": (170, 90), "learn": (200, 120)}
 _GRACE = 20.0  # seconds for the cell in hand and for starting
 
@@ -106,12 +106,13 @@ def summary(rows: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", default=",".join(PARTS), help="parts with commas between them")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts with commas between, each with =SECONDS")
     parser.add_argument("--minutes", type=float, default=8.0, help="for all parts together")
     parser.add_argument("--dry", action="store_true", help="toy sizes, on the CPU")
     options = parser.parse_args()
-    names = options.only.split(",")
-    if unknown := set(names) - set(PARTS):
+    asked = [part.partition("=") for part in options.only.split(",")]
+    names = {name: float(limit or PARTS[name][options.dry]) for name, _, limit in asked if name in PARTS}
+    if unknown := {name for name, _, _ in asked} - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     options.out.mkdir(parents=True, exist_ok=True)
     rows, log = options.out / "rows.jsonl", options.out / "log.txt"
@@ -125,8 +126,8 @@ def main() -> None:
         facts = json.loads(said.stdout) if said.returncode == 0 else {"error": said.stderr[-2000:]}
         write_row(rows, {"part": "environment", "case": "environment", "dry": options.dry, **facts})
         print(facts, flush=True)
-        for name in names:
-            seconds = min(PARTS[name][options.dry], stop - time.monotonic() - _GRACE)
+        for name, limit in names.items():
+            seconds = min(limit, stop - time.monotonic() - _GRACE)
             if seconds < 10:
                 write_row(rows, {"part": name, "case": "end", "status": "skipped: no time"})
                 continue

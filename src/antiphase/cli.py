@@ -17,7 +17,7 @@ from antiphase.errors import AntiphaseError, InvalidInputError, MissingExtraErro
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="antiphase", description="Measure the Entropy-Gradient Inversion of reasoning models.")
-    parser.add_argument("--version", action="version", version=f"antiphase {metadata.version('antiphase')}")
+    parser.add_argument("--version", action="version", version=f"antiphase {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_probe(commands)
     evaluating.add(commands)
@@ -31,6 +31,13 @@ def _parser() -> argparse.ArgumentParser:
         add_help=False,
     )
     return parser
+
+
+def _version() -> str:
+    try:
+        return metadata.version("antiphase")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"  # run from a checkout's src/
 
 
 def _add_probe(commands: "argparse._SubParsersAction[Parser]") -> None:

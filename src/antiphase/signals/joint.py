@@ -10,6 +10,7 @@ measured: every step correlation is also given with the step's length held fixed
 """
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -50,7 +51,7 @@ class StepFactors:
 
     def __init__(self, steps: Int[Tensor, "target"], num_steps: int, norm: Norm) -> None:
         self.norm, self.num_steps = norm, num_steps
-        self._factors: dict[tuple[int, int], Tensor] = {}
+        self._factors: dict[tuple[tuple[int, ...], int], Tensor] = {}
         self._blocks: list[tuple[Tensor, Tensor, Tensor]] = []
         counts = torch.bincount(steps, minlength=num_steps)
         order = steps.argsort(stable=True)
@@ -64,22 +65,25 @@ class StepFactors:
                 self._blocks.append((some, order[index], inside[..., None]))
 
     def norms(
-        self, delta: Float[Tensor, "target rows"], inputs: Float[Tensor, "target columns"], key: int
-    ) -> Float[Tensor, "step"]:
-        """The norms of all steps.
+        self, deltas: Sequence[Float[Tensor, "target rows"]], inputs: Sequence[Tensor], keys: tuple[int, ...]
+    ) -> Float[Tensor, "layer step"]:
+        """The norms of all steps in some layers at once, which keeps a GPU busy.
 
         Args:
-            delta: ∂target_i/∂(the projection's output at i).
-            inputs: what the projection read at i.
-            key: names the inputs, whose factor is kept until `forget` for projections that share them.
+            deltas: ∂target_i/∂(the projection's output at i), of one width; one tensor a layer.
+            inputs: what the projection read at i, `[target, columns]`, likewise.
+            keys: name the inputs, whose factors are kept until `forget` for projections that share them.
         """
+        delta = torch.stack(list(deltas))
         dtype = torch.promote_types(delta.dtype, torch.float32)
-        result = torch.zeros(self.num_steps, dtype=dtype, device=delta.device)
+        result = torch.zeros(len(deltas), self.num_steps, dtype=dtype, device=delta.device)
         for number, (some, where, inside) in enumerate(self._blocks):
-            if (key, number) not in self._factors:
-                self._factors[key, number] = shared_factor(inputs[where] * inside, self.norm)
-            norms = factored_norm(delta[where] * inside, self._factors[key, number], self.norm)
-            result[some] = norms.to(dtype)
+            if (keys, number) not in self._factors:
+                chosen = torch.stack([one[where] for one in inputs]) * inside
+                factor = shared_factor(chosen.flatten(0, 1), self.norm)
+                self._factors[keys, number] = factor.unflatten(0, chosen.shape[:2])
+            norms = factored_norm(delta[:, where] * inside, self._factors[keys, number], self.norm)
+            result[:, some] = norms.to(dtype)
         return result
 
     def forget(self) -> None:

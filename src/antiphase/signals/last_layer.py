@@ -30,7 +30,8 @@ from antiphase.signals.norms import factored_norm, rank_one_norm, shared_factor
 from antiphase.signals.own import Unasked, check_frozen, head_of_targets, seed_of
 from antiphase.types import PROJECTIONS, SignalSpec
 
-_CHUNK_ELEMENTS = 1 << 24
+# Elements of the K term of some targets; a GPU needs more of them to be busy.
+_CHUNK_ELEMENTS, _GPU_TIMES = 1 << 24, 8
 
 
 def last_layer(
@@ -110,7 +111,8 @@ class _KeyValue:
         inputs = self.seen.capture.input_of(self.layer.projections["K"]).detach()
         factor = shared_factor(inputs, self.spec.norm)
         batch, length = chunk.input_ids.shape
-        size = max(1, _CHUNK_ELEMENTS // (batch * length * self.d_attended.shape[2:].numel()))
+        most = _CHUNK_ELEMENTS * (_GPU_TIMES if rows.device.type == "cuda" else 1)
+        size = max(1, most // (batch * length * self.d_attended.shape[2:].numel()))
         keys, values = [], []
         for columns in steps.split(size, dim=1):
             d_key, d_value, weights = self._terms(columns)

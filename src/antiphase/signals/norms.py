@@ -7,13 +7,24 @@
 Nuclear norms come from the eigenvalues of the smaller Gram matrix in float64: relative error about 1e-7 on real
 float32 gradients, against 1e-2 for a float32 Gram. Squaring costs half of the digits, so float64 input takes the
 singular values instead.
+
+A GPU that multiplies float64 at a high rate takes the sum of the roots from matrix products instead of an eigenvalue
+solver (`gram_root`), and L from a Cholesky factor of A Aᵀ instead of a QR decomposition: solvers leave it idle.
 """
+
+from functools import cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from antiphase.signals.gram_root import trace_of_root
 from antiphase.types import Norm
+
+# Data-centre GPUs: float64 at half the rate of float32, or at the same. Others have a 32nd or a 64th of it.
+_FAST_DOUBLE = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)}
+# Longer inputs take QR: the shift that keeps a Cholesky factor finite grows with their number.
+_CHOLESKY_TOKENS = 512
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -21,10 +32,18 @@ def _wide(x: Tensor) -> Tensor:
     return (x.cpu() if x.device.type == "mps" else x).double()
 
 
+@cache
+def _multiplies_double(device: torch.device) -> bool:
+    """Whether float64 products are fast on the device, beside what its solvers take."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return False
+    return torch.cuda.get_device_capability(device) in _FAST_DOUBLE
+
+
 def nuclear_norm(matrix: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch"]:
     """Sum of the singular values.
 
-    Cost: one Gram product and one `eigvalsh` of its smaller side; `svdvals` for float64 input.
+    Cost: one Gram product and one `eigvalsh` of its smaller side, or `trace_of_root`; `svdvals` for float64 input.
 
     >>> nuclear_norm(torch.tensor([[3.0, 0.0], [0.0, 4.0]])).item()
     7.0
@@ -37,6 +56,8 @@ def nuclear_norm(matrix: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, 
 
 def _gram_nuclear_norm(wide: Tensor) -> Tensor:
     gram = wide @ wide.mT if wide.shape[-2] <= wide.shape[-1] else wide.mT @ wide
+    if _multiplies_double(gram.device):
+        return trace_of_root(gram)
     scale = gram.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(torch.finfo(gram.dtype).tiny)
     values: Tensor = torch.linalg.eigvalsh(gram / scale[..., None, None])
     return values.clamp_min(0).sqrt().sum(-1) * scale.sqrt()
@@ -71,8 +92,27 @@ def shared_factor(inputs: Float[Tensor, "batch token columns"], norm: Norm) -> F
     wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
     if norm == "l1":
         return wide
+    few = wide.shape[-2] <= min(wide.shape[-1], _CHOLESKY_TOKENS)
+    if few and wide.dtype != torch.float64 and _multiplies_double(wide.device):
+        return _cholesky_factor(wide.double())
     factor: Tensor = torch.linalg.qr(_wide(wide).mT, mode="r").R.mT
     return factor.to(wide.device, wide.dtype if wide.device.type == "mps" else torch.float64)
+
+
+def _cholesky_factor(inputs: Tensor) -> Tensor:
+    """L with L Lᵀ = A Aᵀ + s, whose shift s is as small as keeps L finite where A Aᵀ is singular.
+
+    Tokens that repeat have equal inputs in the first layer, and padding has none. The shift adds at most
+    √s · ‖Δ‖_* to a nuclear norm: 3e-7 ‖A‖_F ‖Δ‖_* for 32 tokens.
+    """
+    gram = inputs @ inputs.mT
+    least = 8 * inputs.shape[-2] * torch.finfo(gram.dtype).eps
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    diagonal += (least * diagonal.sum(-1, keepdim=True)).clamp_min(torch.finfo(gram.dtype).tiny)
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    # Never silently: what failed is NaN, which `token_signals` reports. Asking here would wait for the device.
+    result: Tensor = factor.masked_fill((failed != 0)[..., None, None], torch.nan)
+    return result
 
 
 def factored_norm(

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from antiphase.errors import UnsupportedModelError
@@ -32,6 +32,9 @@ from antiphase.signals.joint import StepFactors, per_root_tokens
 from antiphase.signals.norms import rank_one_norm
 from antiphase.signals.prefix import run
 from antiphase.types import SignalSpec
+
+# Of the factors of steps that a GPU measures at once.
+_GROUP_ELEMENTS = 1 << 28
 
 
 def own(
@@ -140,21 +143,52 @@ def _strength(
     unasked = Unasked.of(chunk, hidden.shape[:2])
     steps = None if chunk.steps is None else StepFactors(chunk.steps, chunk.num_steps, spec.norm)
     rows, joints = [], []
-    for layer in layers:
-        norms, of_steps = [], []
+    group: list[list[_Term]] = []
+    for place, layer in enumerate(layers):
+        terms = []
         for name in spec.projections:
             projection = layer.projections[name]
-            gradient = gradients[projection.module]
+            gradient, inputs = gradients[projection.module], capture.input_of(projection)
             unasked.note(gradient, layer.name)
-            delta, inputs = projection.select(gradient[at]), capture.input_of(projection)[at].detach()
-            norms.append(rank_one_norm(delta[measured], inputs[measured], spec.norm))
-            if steps is not None:
-                # Q, K and V read the very same tensor, so its address tells that their factor is shared.
-                of_steps.append(steps.norms(delta, inputs, key=capture.input_of(projection).data_ptr()))
-        rows.append(torch.stack(norms, -1))
-        if steps is not None:
-            joints.append(torch.stack(of_steps, -1))
-            steps.forget()
+            # Q, K and V read the very same tensor, so its address tells that their factor is shared.
+            terms.append(_Term(projection.select(gradient[at]), inputs[at].detach(), inputs.data_ptr()))
+        rows.append(torch.stack([rank_one_norm(t.delta[measured], t.inputs[measured], spec.norm) for t in terms], -1))
+        if steps is None:
+            continue
+        group.append(terms)
+        if place + 1 == len(layers) or len(group) == _layers_at_once(terms):
+            joints.append(_joint(steps, group))
+            group = []
     unasked.check()
-    joint = None if chunk.steps is None else per_root_tokens(torch.stack(joints, 1), chunk.steps).detach()
+    joint = None if chunk.steps is None else per_root_tokens(torch.cat(joints, 1), chunk.steps).detach()
     return torch.stack(rows, 1).detach(), joint
+
+
+@dataclass(frozen=True)
+class _Term:
+    """The factors of Σ_i δ_i a_iᵀ of one projection, and what names its inputs."""
+
+    delta: Float[Tensor, "target rows"]
+    inputs: Float[Tensor, "target columns"]
+    key: int
+
+
+def _layers_at_once(terms: Sequence[_Term]) -> int:
+    """How many layers' steps are measured together: one on a CPU, and what memory allows on a GPU."""
+    if terms[0].delta.device.type != "cuda":
+        return 1
+    largest = max(len(term.delta) * (term.delta.shape[1] + term.inputs.shape[1]) for term in terms)
+    return max(1, _GROUP_ELEMENTS // max(1, largest))
+
+
+def _joint(steps: StepFactors, group: Sequence[Sequence[_Term]]) -> Float[Tensor, "step layer projection"]:
+    """The joint norms of some layers."""
+    alike = {tuple((term.delta.shape, term.inputs.shape) for term in terms) for terms in group}
+    if len(alike) > 1:
+        return torch.cat([_joint(steps, [terms]) for terms in group], 1)
+    columns = []
+    for terms in zip(*group, strict=True):
+        keys = tuple(term.key for term in terms)
+        columns.append(steps.norms([term.delta for term in terms], [term.inputs for term in terms], keys))
+    steps.forget()
+    return torch.stack(columns, -1).transpose(0, 1)
