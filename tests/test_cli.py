@@ -18,7 +18,8 @@ FLAGS = {
     "--temperature", "--top-p", "--seed", "--batch-size", "--rollouts", "--share-rollouts", "--allow-short",
     "--estimator", "--layers", "--projections", "--norm", "--target", "--targets-per-rollout", "--signal-temperature",
     "--alternatives", "--token-budget", "--min-tokens", "--num-resamples", "--out", "--resume", "--no-figures",
-    "--no-report", "--quiet",
+    "--no-report", "--quiet", "--unit", "--splitter", "--step-strength", "--min-steps", "--checkpoints",
+    "--no-references",
 }  # fmt: skip
 
 
@@ -35,7 +36,7 @@ def test_defaults_are_those_of_the_library(model_dir) -> None:
     from antiphase.probing.config import config_from
 
     options = vars(cli._parser().parse_args(["probe", "demo"]))
-    for name in ("command", "models", "out", "resume", "figures", "report", "progress"):
+    for name in ("command", "models", "checkpoints", "out", "resume", "figures", "references", "report", "progress"):
         options.pop(name)
     assert config_from("demo", options) == config_from("demo", {})
 

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from antiphase.probing.series import probe_checkpoints as probe_checkpoints
     from antiphase.report.writing import write_report as write_report
     from antiphase.signals.measure import token_signals as token_signals
-    from antiphase.steps import Splitter as Splitter
-    from antiphase.steps import batch_steps as batch_steps
-    from antiphase.steps import token_steps as token_steps
+    from antiphase.steps.assigning import batch_steps as batch_steps
+    from antiphase.steps.assigning import token_steps as token_steps
+    from antiphase.steps.splitter import Splitter as Splitter
     from antiphase.train.callback import InversionCallback as InversionCallback
     from antiphase.train.config import CorRPOConfig as CorRPOConfig
     from antiphase.train.probe_set import ProbeSet as ProbeSet
@@ -48,11 +48,11 @@ _HOMES = {
     "ProbeConfig": "probing.config",
     "ProbeSet": "train.probe_set",
     "SignalSpec": "types",
-    "Splitter": "steps",
+    "Splitter": "steps.splitter",
     "StepSignals": "types",
     "TokenBatch": "types",
     "TokenSignals": "types",
-    "batch_steps": "steps",
+    "batch_steps": "steps.assigning",
     "coefficients": "correlation",
     "compare": "evaluation.comparing",
     "correlate": "correlation",
@@ -65,7 +65,7 @@ _HOMES = {
     "probe": "probing.runner",
     "probe_checkpoints": "probing.series",
     "token_signals": "signals.measure",
-    "token_steps": "steps",
+    "token_steps": "steps.assigning",
     "write_report": "report.writing",
 }
 __all__ = list(_HOMES)

@@ -90,10 +90,11 @@ def find_checkpoints(what: str | os.PathLike[str] | Sequence[str | os.PathLike[s
         ModelNotFoundError: a checkpoint without its configuration, weights or tokenizer.
     """
     given = _given(what)
+    alone = len(given) == 1 and isinstance(what, str | os.PathLike)
     notes: list[str] = []
     items: list[_Item] = []
     for text in given:
-        items += _expanded(text, notes, alone=len(given) == 1)
+        items += _expanded(text, notes, alone=alone)
     _check_distinct(items)
     for item in items:
         if item.revision is None and Path(item.name).is_dir():

@@ -71,7 +71,8 @@ function heldOut(panel, run, place) {
     const keys = panel.held;
     if (!keys || !rows[keys.value]) continue;
     const data = rows.step.map((step, i) => [step, rows[keys.value][i] ?? NaN, rows[keys.low]?.[i] ?? NaN, rows[keys.high]?.[i] ?? NaN]);
-    found.push({ type: "custom", silent: true, data, z: 5, renderItem: (_, api) => {
+    // Ends of intervals count for the axis too.
+    found.push({ type: "custom", silent: true, data, z: 5, encode: { x: 0, y: [1, 2, 3] }, renderItem: (_, api) => {
       const [at, from, to] = [1, 2, 3].map((d) => api.coord([api.value(0), api.value(d)]));
       const line = Number.isFinite(from[1]) && Number.isFinite(to[1]) ? [{ type: "line", shape: { x1: from[0], y1: from[1], x2: to[0], y2: to[1] }, style: { stroke: color, lineWidth: 1.2 } }] : [];
       return Number.isFinite(at[1]) ? { type: "group", children: [...line, { type: "circle", shape: { cx: at[0], cy: at[1], r: 3.5 }, style: { fill: color } }] } : null;
