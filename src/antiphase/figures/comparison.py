@@ -43,7 +43,8 @@ def model_comparison(results: Sequence[Result]) -> Figure:
         "within": [entry.get("within") for _, entry in heads],
         "control": [result["logprob_control"] for result in results],
     }
-    kinds: dict[str, tuple[Any, ...]] = {  # marker, size, face, edge, offset, label, heading, where the column ends in points from the right
+    # Marker, size, face, edge, offset, label, heading, and where the column ends in points from the right.
+    kinds: dict[str, tuple[Any, ...]] = {
         "pooled": ("o", 6, BLUE, BLUE, 0, f"ρ{over} with interval", f"ρ{over} [interval]", -118),
         "within": ("D", 4, "white", BLUE, 0.22, "mean of per-rollout ρ", "per rollout", -58),
         "control": ("o", 6, "none", GREY, 0, "mechanical control (log-probability)", "control", 0),

@@ -3,12 +3,12 @@
     J_k = ‖∂(Σ_{i∈k} z_i)/∂W‖ / n^0.9,   n the number of tokens of step k   (METHOD §4.2)
 
 Our reading: the paper says neither how token influences become a step's, nor how the length of a sentence enters. The
-nuclear norm of a sum of n gradients grows like n where they have nothing in common, and where they are equal; it grows
-more slowly where they partly cancel. On rollouts of SmolLM2-135M, cut into windows of 2 to 64 tokens, it grows like
-n^0.93 (`own`) and n^0.87 (`full`), with nearly the same slope at all lengths (`benchmarks/steps.py`). Divided by n,
-as the gradient of the mean of the logits is, long sentences look weak. Divided by √n they look strong, and the strength is
-little else than the length. The exponent between the two measured ones leaves least of it. What is left is measured:
-every step correlation is also given with the step's length held fixed.
+nuclear norm of a sum of n gradients grows like n where they have nothing in common, and where they are equal; it
+grows more slowly where they partly cancel. On rollouts of SmolLM2-135M, cut into windows of 2 to 64 tokens, it grows
+like n^0.93 (`own`) and n^0.87 (`full`), with nearly the same slope at all lengths (`benchmarks/steps.py`). Divided by
+n, as the gradient of the mean of the logits is, long sentences look weak. Divided by √n they look strong, and the
+strength is little else than the length. The exponent between the two measured ones leaves least of it. What is left
+is measured: every step correlation is also given with the step's length held fixed.
 """
 
 import itertools
