@@ -57,7 +57,10 @@ def nuclear_norm(matrix: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, 
 def _gram_nuclear_norm(wide: Tensor) -> Tensor:
     gram = wide @ wide.mT if wide.shape[-2] <= wide.shape[-1] else wide.mT @ wide
     if _multiplies_double(gram.device):
-        return trace_of_root(gram)
+        fast = trace_of_root(gram)
+        # Rounding may drive the iteration off on a matrix that is singular in an unlucky way; the solver never is.
+        if bool(fast.isfinite().all()):
+            return fast
     scale = gram.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(torch.finfo(gram.dtype).tiny)
     values: Tensor = torch.linalg.eigvalsh(gram / scale[..., None, None])
     return values.clamp_min(0).sqrt().sum(-1) * scale.sqrt()
@@ -94,13 +97,15 @@ def shared_factor(inputs: Float[Tensor, "batch token columns"], norm: Norm) -> F
         return wide
     few = wide.shape[-2] <= min(wide.shape[-1], _CHOLESKY_TOKENS)
     if few and wide.dtype != torch.float64 and _multiplies_double(wide.device):
-        return _cholesky_factor(wide.double())
+        lower = _cholesky_factor(wide.double())
+        if lower is not None:
+            return lower
     factor: Tensor = torch.linalg.qr(_wide(wide).mT, mode="r").R.mT
     return factor.to(wide.device, wide.dtype if wide.device.type == "mps" else torch.float64)
 
 
-def _cholesky_factor(inputs: Tensor) -> Tensor:
-    """L with L Lᵀ = A Aᵀ + s, whose shift s is as small as keeps L finite where A Aᵀ is singular.
+def _cholesky_factor(inputs: Tensor) -> Tensor | None:
+    """L with L Lᵀ = A Aᵀ + s, whose shift s is as small as keeps L finite where A Aᵀ is singular; None where it is not.
 
     Tokens that repeat have equal inputs in the first layer, and padding has none. The shift adds at most
     √s · ‖Δ‖_* to a nuclear norm: 3e-7 ‖A‖_F ‖Δ‖_* for 32 tokens.
@@ -110,9 +115,8 @@ def _cholesky_factor(inputs: Tensor) -> Tensor:
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
     diagonal += (least * diagonal.sum(-1, keepdim=True)).clamp_min(torch.finfo(gram.dtype).tiny)
     factor, failed = torch.linalg.cholesky_ex(gram)
-    # Never silently: what failed is NaN, which `token_signals` reports. Asking here would wait for the device.
-    result: Tensor = factor.masked_fill((failed != 0)[..., None, None], torch.nan)
-    return result
+    lower: Tensor = factor
+    return None if bool((failed != 0).any()) else lower
 
 
 def factored_norm(
