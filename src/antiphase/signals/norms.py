@@ -105,7 +105,7 @@ def shared_factor(inputs: Float[Tensor, "batch token columns"], norm: Norm) -> F
 
 
 def _cholesky_factor(inputs: Tensor) -> Tensor | None:
-    """L with L Lᵀ = A Aᵀ + s, whose shift s is as small as keeps L finite where A Aᵀ is singular; None where it is not.
+    """L with L Lᵀ = A Aᵀ + s, with a shift s for a singular A Aᵀ; None where L is not finite all the same.
 
     Tokens that repeat have equal inputs in the first layer, and padding has none. The shift adds at most
     √s · ‖Δ‖_* to a nuclear norm: 3e-7 ‖A‖_F ‖Δ‖_* for 32 tokens.
