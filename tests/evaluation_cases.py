@@ -29,7 +29,15 @@ def given(pattern, task=TASK):
 
 
 def scored(model_dir, pattern, out=None, **options):
-    plain = {"tasks": (TASK,), "num_problems": len(pattern), "progress": False, "figures": False, "num_resamples": 50}
+    # Over tokens: these completions are too short for types or steps.
+    plain = {
+        "tasks": (TASK,),
+        "unit": "token",
+        "num_problems": len(pattern),
+        "progress": False,
+        "figures": False,
+        "num_resamples": 50,
+    }
     return evaluate(str(model_dir), rollouts=given(pattern), out=out, **{**plain, **options})
 
 

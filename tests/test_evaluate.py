@@ -53,7 +53,7 @@ def test_accuracies_by_hand(model_dir):
 
 def test_inside_a_model_against_scikit_learn(model_dir):
     pattern = [[1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 1, 0], [1, 0, 0, 0]]
-    found = scored(model_dir, pattern)
+    found = scored(model_dir, pattern, unit="token")
     rows, inside = found.rollouts, found.result()["inside"]
     areas = [
         roc_auc_score(group.correct, -group.spearman)
@@ -116,7 +116,15 @@ def test_prompts_are_those_of_training(generated, model_dir):
 def test_files(generated):
     found, out = generated
     names = sorted(path.name for path in out.iterdir())
-    assert names == ["config.json", "figures", "report.html", "rollouts.parquet", "summary.json", "tokens.parquet"]
+    assert names == [
+        "config.json",
+        "figures",
+        "report.html",
+        "rollouts.parquet",
+        "steps.parquet",
+        "summary.json",
+        "tokens.parquet",
+    ]
     assert [path.name for path in (out / "figures").glob("*.png")] == [
         "accuracy.png"
     ]  # no problem has right and wrong

@@ -111,7 +111,7 @@ def test_flags_are_frozen():
 
 
 _SIGNALS = """--estimator --layers --projections --norm --target --targets-per-rollout --token-budget --min-tokens
-    --by-projection"""
+    --by-projection --unit --splitter --step-strength --min-steps"""
 _MODEL = "--dtype --device --revision --trust-remote-code"
 _TASKS = """--tasks --suite --num-problems --split --prompt-template --system-prompt --no-chat-template --timeout
     --samples --greedy --no-greedy --k --max-new-tokens --temperature --top-p --end-token --seed --engine --vllm-memory
@@ -120,5 +120,5 @@ FLAGS = {
     "eval": f"{_SIGNALS} {_MODEL} {_TASKS} -h --help --out --resume --no-figures --no-report --quiet",
     "compare": f"{_SIGNALS} {_MODEL} {_TASKS} -h --help --out --no-figures --no-report --quiet --reference "
     "--paired-seeds --smallest --allow-mismatch",
-    "sweep": "-h --help --out --cell --jobs --keep-models --dry-run --print-commands",
+    "sweep": "-h --help --out --cell --jobs --keep-models --dry-run --print-commands --launch --train",
 }

@@ -199,7 +199,7 @@ def test_parts_of_an_unfinished_run_can_be_read(tmp_path, monkeypatch: pytest.Mo
     pd.testing.assert_frame_equal(whole.alternatives, found.alternatives)
 
 
-@pytest.mark.parametrize("renamed", range(1, 4))
+@pytest.mark.parametrize("renamed", range(1, 5))
 def test_batch_cut_between_its_files_is_run_again(tmp_path, monkeypatch: pytest.MonkeyPatch, renamed: int) -> None:
     out, tokenizer, model = tmp_path / "run", byte_tokenizer(), tiny_model()
     options = {"tokenizer": tokenizer, "out": out, "figures": False, "progress": False, **OPTIONS}
@@ -217,11 +217,11 @@ def test_batch_cut_between_its_files_is_run_again(tmp_path, monkeypatch: pytest.
         with pytest.raises(KeyboardInterrupt):
             antiphase.probe(model, **options)
     # The rollouts come last: only then does the batch count.
-    assert done == ["tokens", "alternatives", "rollouts"][:renamed]
+    assert done == ["tokens", "alternatives", "steps", "rollouts"][:renamed]
     folder = RunFolder.open(out)
-    assert folder.has_part(0, 0) == (renamed == 3)
+    assert folder.has_part(0, 0) == (renamed == 4)
     for kind in ("tokens", "rollouts", "alternatives"):
-        assert (folder.read_parts(kind) is None) == (renamed < 3)
+        assert (folder.read_parts(kind) is None) == (renamed < 4)
     found = antiphase.probe(model, resume=True, **options)
     whole = antiphase.probe(model, tokenizer=tokenizer, progress=False, **OPTIONS)
     pd.testing.assert_frame_equal(whole.tokens, found.tokens)

@@ -24,7 +24,8 @@ from antiphase.signals.seed import seeded_logits
 from antiphase.types import Alternatives, Magnitudes, SignalSpec
 
 # Logits of one pass of the head: bounded by cache and memory on a CPU, by the launch of kernels on a GPU.
-_CHUNK_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 26}
+_CHUNK_ELEMENTS = 1 << 23
+_CUDA_CHUNK_ELEMENTS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ def head_signals(
     seeds: list[Tensor] = []
     tops: list[Alternatives] = []
     vocab = int(cast(Any, model).config.get_text_config().vocab_size)
-    size = max(1, _CHUNK_ELEMENTS.get(hidden.device.type, _CHUNK_ELEMENTS["cpu"]) // vocab)
+    size = max(1, (_CUDA_CHUNK_ELEMENTS if hidden.device.type == "cuda" else _CHUNK_ELEMENTS) // vocab)
     with head_of(model) as head:
         for states, ids in zip(hidden.detach().split(size), token_ids.split(size), strict=True):
             if want_seed:
