@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from playwright.sync_api import expect
 
 from antiphase.models import demo
 from antiphase.page.building import signals_document, training_document
@@ -179,9 +180,9 @@ def test_rollouts_are_told_apart_by_the_chosen_unit(page, folder, watched) -> No
     assert page.input_value("#unit") == "step"
     # One cell's strength is known token by token.
     page.select_option("#cell", "L3.Q")
-    page.wait_for_function("document.getElementById('unit').value === 'token'")
+    expect(page.locator("#unit")).to_have_value("token")
     page.select_option("#cell", "")
-    page.wait_for_function("document.getElementById('unit').value === 'step'")
+    expect(page.locator("#unit")).to_have_value("step")
 
 
 # Chain and controls

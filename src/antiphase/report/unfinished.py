@@ -42,7 +42,10 @@ def summarize_unfinished(folder: RunFolder, kind: str, tokens: pd.DataFrame, rol
     steps = folder.read_parts("steps")
     begun = set(rollouts.model)
     keys = ["model", "rollout_id"]
+    # Tables that are read later may hold more batches.
     tokens = tokens.merge(rollouts[keys].drop_duplicates(), on=keys)
+    if steps is not None:
+        steps = steps.merge(rollouts[keys].drop_duplicates(), on=keys)
     models = {name: folder.read_model(place) for place, name in enumerate(config.models) if name in begun}
     if not models:
         raise InvalidInputError(f"{str(folder.path)!r}: its batches are of models that its config does not name.")
