@@ -68,8 +68,8 @@ def trained(model_dir, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("train") / "trained"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("antiphase.page.render.Path.replace", full_for("report.html"))
+        over = {"inversion_unit": "token", "inversion_combine": "sum"}  # 12 letters hold no five sentences
         with pytest.warns(UserWarning, match=r"cannot write .*report\.html.*No space left.*The results are complete"):
-            over = {"inversion_unit": "token", "inversion_combine": "sum"}  # 12 letters hold no five sentences
             status = cli.main(["train", *flags(model_dir, out, max_steps=2, eval_problems=2, **over)])
     assert status == 0
     return out
