@@ -381,15 +381,17 @@ class TestResuming:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         full, cut = tmp_path / "full", tmp_path / "cut"
         subprocess.run(command(made, full), check=True, capture_output=True, env=environment)
-        process = subprocess.Popen(command(made, cut), stderr=subprocess.PIPE, env=environment)
-        deadline = time.monotonic() + 120
-        # In the middle of the second checkpoint.
-        while len(list(cut.glob("checkpoints/checkpoint-4/parts/*/*.rollouts.parquet"))) < 2:
-            assert process.poll() is None, "finished before it could be cut"
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
+        process = subprocess.Popen(command(made, cut), stdout=subprocess.DEVNULL, env=environment)
+        try:
+            deadline = time.monotonic() + 600
+            # In the middle of the second checkpoint.
+            while not any(cut.glob("checkpoints/checkpoint-4/parts/*/*.rollouts.parquet")):
+                assert process.poll() is None, "finished before it could be cut"
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait(timeout=60)
         assert not (cut / "trajectory.json").exists()
         files = [*cut.glob("checkpoints/checkpoint-2/*"), *cut.glob("checkpoints/*/parts/*/*.parquet")]
         kept = {path: path.stat().st_mtime_ns for path in files}
