@@ -42,10 +42,12 @@ def summarize_unfinished(folder: RunFolder, kind: str, tokens: pd.DataFrame, rol
     steps = folder.read_parts("steps")
     begun = set(rollouts.model)
     keys = ["model", "rollout_id"]
-    # Tables that are read later may hold more batches.
-    tokens = tokens.merge(rollouts[keys].drop_duplicates(), on=keys)
-    if steps is not None:
-        steps = steps.merge(rollouts[keys].drop_duplicates(), on=keys)
+    finished = rollouts[keys].drop_duplicates()
+    # Tables that are read later may hold more batches. Where no signals are measured, they have no rollouts at all.
+    if "rollout_id" in tokens:
+        tokens = tokens.merge(finished, on=keys)
+    if steps is not None and "rollout_id" in steps:
+        steps = steps.merge(finished, on=keys)
     models = {name: folder.read_model(place) for place, name in enumerate(config.models) if name in begun}
     if not models:
         raise InvalidInputError(f"{str(folder.path)!r}: its batches are of models that its config does not name.")
