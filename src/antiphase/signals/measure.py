@@ -168,6 +168,18 @@ def _chunks(
             yield rows_of_chunk, chunk_of(rows_of_chunk, device, whole=whole)
 
 
+def trial_batch(model: nn.Module) -> TokenBatch:
+    """One short rollout to try a model on, with a single target.
+
+    Ids whose embedding is zero are avoided, as padding's often is: a state of zeros passes through every norm, each of
+    which multiplies the gradient by a thousand, so that it overflows in a deep model.
+    """
+    weight = cast(Any, model).get_input_embeddings().weight.detach()[:1024]
+    used = torch.nonzero(weight.abs().amax(-1) > 0).flatten().tolist() or [0]
+    first, second = used[0], used[min(1, len(used) - 1)]
+    return TokenBatch.from_ids([[first, second, first]], [[second]])
+
+
 def _check_positions(
     model: nn.Module, layers: Sequence[AttentionLayer], spec: SignalSpec, device: torch.device
 ) -> None:
@@ -179,7 +191,7 @@ def _check_positions(
     if spec.estimator not in ("own", "last") or spec.estimator in checked:
         return
     spec = dataclasses.replace(spec, targets_per_rollout=None)
-    rows = rows_of(TokenBatch.from_ids([[0, 1, 0]], [[1]], device=device), spec)
+    rows = rows_of(trial_batch(model), spec)
     _measure(model, layers, chunk_of(rows, device), spec, rows, silent)
     checked.add(spec.estimator)
 

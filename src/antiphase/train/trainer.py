@@ -23,7 +23,7 @@ from antiphase.errors import UnsupportedModelError
 from antiphase.models.architecture import unwrap
 from antiphase.reward import InversionTerm, inversion_term
 from antiphase.scores import RolloutScores, rollout_scores
-from antiphase.signals.measure import chosen_layers, token_signals
+from antiphase.signals.measure import chosen_layers, token_signals, trial_batch
 from antiphase.steps import batch_steps
 from antiphase.train.checks import (
     check_columns,
@@ -213,9 +213,9 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         chosen_layers(unwrap(self.accelerator.unwrap_model(self.model)), self._signal_spec)
         if not is_sharded(self.accelerator):
             # One token, so that what the estimator cannot measure is known now and not after the first generation.
-            row = TokenBatch.from_ids([[0, 1, 0]], [[1]])
-            steps = batch_steps(row, self._tokenizer, self._splitter)
             with whole_policy(self.model, self.accelerator) as policy:
+                row = trial_batch(unwrap(policy))
+                steps = batch_steps(row, self._tokenizer, self._splitter)
                 token_signals(policy, row, self._signal_spec, steps=steps)
 
     def _measure(self, rollouts: _Rollouts) -> _Measured:
