@@ -80,7 +80,7 @@ def test_655_360_tokens_fit_open_and_stay_usable(browser, large) -> None:
         opened.append(time.perf_counter() - start)
         if len(opened) < 3:
             watched.context.close()
-    # 2.6 s alone on a quiet machine, 4.1 to 4.9 s on two busy cores; 1.3 s was measured on another day. Steps add 0.3 s.
+    # 2.6 s alone on a quiet machine, 4.1 to 4.9 s on two busy cores; steps add 0.3 s of it.
     assert np.median(opened) < 8, opened
 
     assert "Drawn: 24,000 of 655,360 tokens" in page.inner_text("#scatter-caption")
