@@ -49,7 +49,7 @@ def test_numbers_agree(executed) -> None:
     by_scipy, in_table = NUMBER.findall(line(text, "rollout "))
     assert by_scipy == in_table
     assert float(NUMBER.findall(line(text, "antiphase "))[0]) == pytest.approx(float(by_scipy), abs=6e-4)
-    by_scipy, in_summary = NUMBER.findall(line(text, "pooled: "))
+    by_scipy, in_summary = NUMBER.findall(line(text, "by type: "))
     assert by_scipy == in_summary
     assert float(headline) == pytest.approx(float(in_summary), abs=6e-4)
     by_scipy, in_summary = NUMBER.findall(line(text, "control "))
