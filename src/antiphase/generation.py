@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
+from antiphase.devices import says_out_of_memory, seeded
 from antiphase.errors import InvalidInputError, NonFiniteError, OutOfMemoryError
 from antiphase.models.architecture import unwrap
 from antiphase.models.loading import LoadedModel
@@ -70,15 +71,13 @@ def generate(
     ends = end_tokens(loaded, end_ids)
     # Left padding with an explicit mask: the padding id may well be the end token.
     batch = TokenBatch.from_ids(prompt_ids, [()] * len(prompt_ids), padding_side="left", device=loaded.device)
-    devices = [loaded.device] if loaded.device.type == "cuda" else []
     config = sampling_config(sampling, ends)
     with (
-        torch.random.fork_rng(devices=devices),
+        seeded(loaded.device, batch_seed(sampling, batch_number)),
         evaluating(model),
         _only_this_config(model, config),
         torch.inference_mode(),
     ):
-        torch.manual_seed(batch_seed(sampling, batch_number))
         try:
             output = model.generate(
                 input_ids=batch.input_ids,
@@ -152,7 +151,7 @@ def trim(ids: list[int], ends: Sequence[int]) -> tuple[list[int], Finish]:
 def explained(error: RuntimeError, num_rollouts: int, sampling: Sampling) -> Exception:
     """The error of ours that says what to do about a generation that failed, or the error itself."""
     text = str(error)
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+    if says_out_of_memory(error):
         return OutOfMemoryError(
             f"out of memory while generating {num_rollouts} rollouts at a time. Lower --batch-size (now "
             f"{num_rollouts}) or --max-new-tokens (now {sampling.max_new_tokens})."

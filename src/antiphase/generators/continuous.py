@@ -24,6 +24,7 @@ from typing import Any, cast
 import torch
 import transformers
 
+from antiphase.devices import seeded
 from antiphase.errors import InvalidInputError
 from antiphase.generation import Sampling, batch_seed, end_tokens, explained, sampling_config, trim
 from antiphase.generators.base import Completion, Generator
@@ -145,14 +146,12 @@ def _serve(
 ) -> list[Any]:
     """The GenerationOutput of each prompt, in order."""
     model = cast(Any, unwrap(loaded.model))
-    devices = [loaded.device] if loaded.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), evaluating(model), _attention_kept(model), _quiet():
+    with seeded(loaded.device, seed), evaluating(model), _attention_kept(model), _quiet():
         try:
             manager = _manager(loaded, prompts, sampling, ends, seed, logprobs)
             # All are queued before the thread starts, or their number in the first step would be a race.
             for row, ids in enumerate(prompts):
                 manager.add_request(list(ids), request_id=str(row))
-            torch.manual_seed(seed)
             return _collect(manager, len(prompts), tick)
         except (RuntimeError, ValueError, MemoryError) as error:
             raise _explained(error, loaded, len(prompts), sampling) from error
@@ -261,9 +260,7 @@ def _quiet() -> Iterator[None]:
 def _explained(error: Exception, loaded: LoadedModel, num_rollouts: int, sampling: Sampling) -> Exception:
     # The engine's thread hands its errors over as text, so their type is lost.
     text = str(error)
-    if isinstance(error, MemoryError) or "out of memory" in text:
-        return explained(torch.OutOfMemoryError(text), num_rollouts, sampling)
-    same = RuntimeError(text)
+    same = torch.OutOfMemoryError(text) if isinstance(error, MemoryError) else RuntimeError(text)
     known = explained(same, num_rollouts, sampling)
     if known is not same:
         return known

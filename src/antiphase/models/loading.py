@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from antiphase.devices import says_out_of_memory
 from antiphase.errors import (
     InvalidInputError,
     MissingExtraError,
@@ -167,12 +168,8 @@ def _load_tokenizer(source: str, options: dict[str, Any]) -> Any:
 def _loading_errors(name: str) -> Iterator[None]:
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if (
-            isinstance(error, RuntimeError)
-            and "allocate memory" not in str(error)
-            and "out of memory" not in str(error)
-        ):
+    except (MemoryError, RuntimeError) as error:
+        if not says_out_of_memory(error):
             raise
         raise OutOfMemoryError(
             f"out of memory while loading {name!r}. Choose a narrower --dtype (bfloat16), another --device, or a "

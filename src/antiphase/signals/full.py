@@ -105,10 +105,10 @@ def _factors(
         chosen: dict[ProjectionName, Tensor] = {}
         for name in spec.projections:
             inputs = seen.capture.input_of(layer.projections[name])
-            # Q, K and V read the very same tensor, so its address identifies it while the capture holds it.
-            if inputs.data_ptr() not in shared:
-                shared[inputs.data_ptr()] = shared_factor(inputs.detach(), spec.norm)
-            chosen[name] = shared[inputs.data_ptr()]
+            # Q, K and V read the very same tensor, which the capture holds, so its identity tells what they share.
+            if id(inputs) not in shared:
+                shared[id(inputs)] = shared_factor(inputs.detach(), spec.norm)
+            chosen[name] = shared[id(inputs)]
         factors.append(chosen)
     return factors
 

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from antiphase.devices import says_out_of_memory
 from antiphase.errors import InvalidInputError, NonFiniteError, OutOfMemoryError, UnsupportedModelError
 from antiphase.models.architecture import AttentionLayer, find_attention, rope_switch, unwrap
 from antiphase.signals.alternatives import check_alternatives
@@ -119,8 +120,8 @@ def _measure(
             f"row {rows[0].index} or a neighbour: singular values do not converge, so a gradient is NaN or infinite. "
             "Check the weights, or load in a wider dtype (--dtype float32)."
         ) from error
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    except RuntimeError as error:
+        if says_out_of_memory(error):
             raise OutOfMemoryError(
                 f"out of memory while measuring {len(rows)} rollouts of up to "
                 f"{max(len(row.token_ids) for row in rows)} tokens. Lower "

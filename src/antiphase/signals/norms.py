@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from antiphase.devices import has_double
 from antiphase.signals.gram_root import trace_of_root
 from antiphase.types import Norm
 
@@ -28,8 +29,8 @@ _CHOLESKY_TOKENS = 512
 
 
 def _wide(x: Tensor) -> Tensor:
-    """float64, on a device that has it (mps does not)."""
-    return (x.cpu() if x.device.type == "mps" else x).double()
+    """float64, on the CPU where the device has none."""
+    return (x if has_double(x.device) else x.cpu()).double()
 
 
 @cache
@@ -101,7 +102,7 @@ def shared_factor(inputs: Float[Tensor, "batch token columns"], norm: Norm) -> F
         if lower is not None:
             return lower
     factor: Tensor = torch.linalg.qr(_wide(wide).mT, mode="r").R.mT
-    return factor.to(wide.device, wide.dtype if wide.device.type == "mps" else torch.float64)
+    return factor.to(wide.device, torch.float64 if has_double(wide.device) else wide.dtype)
 
 
 def _cholesky_factor(inputs: Tensor) -> Tensor | None:

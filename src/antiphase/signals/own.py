@@ -150,8 +150,8 @@ def _strength(
             projection = layer.projections[name]
             gradient, inputs = gradients[projection.module], capture.input_of(projection)
             unasked.note(gradient, layer.name)
-            # Q, K and V read the very same tensor, so its address tells that their factor is shared.
-            terms.append(_Term(projection.select(gradient[at]), inputs[at].detach(), inputs.data_ptr()))
+            # Q, K and V read the very same tensor, which the capture holds, so its identity tells what they share.
+            terms.append(_Term(projection.select(gradient[at]), inputs[at].detach(), id(inputs)))
         rows.append(torch.stack([rank_one_norm(t.delta[measured], t.inputs[measured], spec.norm) for t in terms], -1))
         if steps is None:
             continue

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from trl import GRPOTrainer
 
+from antiphase.devices import has_double
 from antiphase.errors import UnsupportedModelError
 from antiphase.models.architecture import unwrap
 from antiphase.reward import InversionTerm, inversion_term
@@ -245,7 +246,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         """Replace the gathered column of scores by the term that its combine mode makes of it, and log."""
         config, measured = cast(CorRPOConfig, self.args), cast(_Measured, self._measured)
         device = rewards.device
-        local = measured.facts.to(device, torch.float32 if device.type == "mps" else torch.float64)
+        local = measured.facts.to(device, torch.float64 if has_double(device) else torch.float32)
         gathered = dict(zip(_FACTS, self.accelerator.gather(local).double().cpu().unbind(1), strict=True))
         task_columns = self._without_own(rewards).double().cpu()
         unscored = task_columns.isnan().all(1)
