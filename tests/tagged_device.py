@@ -18,7 +18,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map_only
-from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
+from torch.utils.backend_registration import (
+    _DummyBackendModule,
+    _DummyPrivateUse1Hook,
+    _setup_privateuseone_for_python_backend,
+)
 
 NAME = "tagged"
 _COPIES = {"copy_", "_to_copy", "_copy_from"}
@@ -30,6 +34,8 @@ _WAITS = {"_local_scalar_dense", "nonzero", "equal", "masked_select", "unique_co
 class Device:
     """What the device may do, and what it did."""
 
+    # What `torch.accelerator` says: other tests of this process want no accelerator.
+    available = False
     has_double = True
     transfers: ClassVar[Counter[str]] = Counter()
 
@@ -116,12 +122,20 @@ def _check_devices(name: str, args: Any, kwargs: dict[str, Any]) -> None:
                 raise RuntimeError(f"Expected all tensors to be on the same device, but {name} found {NAME}:0 and cpu")
 
 
+class _Hook(_DummyPrivateUse1Hook):
+    def is_available(self) -> bool:
+        return Device.available
+
+
 class _Module(_DummyBackendModule):
     """What `torch.get_device_module` gives: one device, whose random state is the last seed."""
 
     def __init__(self) -> None:
         self.seeds: list[int] = []
         self._state = 0
+
+    def is_available(self) -> bool:
+        return Device.available
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
@@ -156,7 +170,7 @@ def _copy_from(source: Tensor, to: Tensor, non_blocking: bool = False) -> Tensor
 
 
 def _registered() -> torch.library.Library:
-    _setup_privateuseone_for_python_backend(NAME, _Module())
+    _setup_privateuseone_for_python_backend(NAME, _Module(), _Hook())
     library = torch.library.Library("aten", "IMPL")
     operators: dict[str, Callable[..., Tensor]] = {
         "empty_strided": _empty_strided,

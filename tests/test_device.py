@@ -30,6 +30,11 @@ PROMPTS = [[5, 6, 7, 8, 9], [8, 9], [5, 6, 7, 8, 9]]
 COMPLETIONS = [[10, 11, 12, 40, 41, 42, 99], [13, 14, 60, 61], [31, 200, 5, 7, 100, 101]]
 
 
+@pytest.fixture(autouse=True)
+def available(monkeypatch):
+    monkeypatch.setattr(Device, "available", True)
+
+
 @pytest.fixture
 def no_double(monkeypatch):
     monkeypatch.setattr(Device, "has_double", False)
