@@ -256,6 +256,12 @@ def test_training(tmp_path, no_inference_mode, accelerate_on_device) -> None:
         assert all(entry["inversion/undefined"] < 1 for entry in logs)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_training_without_float64(tmp_path, no_inference_mode, accelerate_on_device, no_double) -> None:
+    logs = trained(tmp_path, inversion_weight=0.5).state.log_history
+    assert [entry["inversion/weight"] for entry in logs if "inversion/weight" in entry] == [0.5, 0.5]
+
+
 def test_parameters_are_on_the_device() -> None:
     assert all(isinstance(p.data, TaggedTensor) for p in tiny_model().to(NAME).parameters())
     assert antiphase.models.loading.resolve_device(NAME) == torch.device(NAME)
