@@ -62,7 +62,7 @@ $(VENV)/.lm-eval: pyproject.toml constraints.txt $(VENV)/.dev | $(BIN)/python
 	@touch $@
 
 test-lm-eval: $(VENV)/.lm-eval ## compare antiphase eval with lm-eval, which this installs (about 5 minutes)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/test_lm_eval.py -m slow
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/evaluation/test_lm_eval.py -m slow
 
 check: $(VENV)/.dev ## lint, formatting, types and import rules
 	$(BIN)/ruff check .

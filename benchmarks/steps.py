@@ -23,10 +23,10 @@ import torch
 from scipy.stats import spearmanr
 
 from antiphase import SignalSpec, TokenBatch, load_model, token_signals
+from antiphase.data.prompt_rendering import PromptFormat
 from antiphase.data.prompts import STEP_BY_STEP, load_prompts
-from antiphase.data.rendering import PromptFormat
-from antiphase.generation import Sampling, generate
-from antiphase.probing.summary import commit, versions
+from antiphase.probing.probe_summary import commit, versions
+from antiphase.rollouts.sampling import Sampling, generate
 from antiphase.signals.joint import GROWTH
 from antiphase.steps import Splitter, batch_steps
 

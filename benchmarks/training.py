@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from antiphase.probing.summary import commit, versions
+from antiphase.probing.probe_summary import commit, versions
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "smollm2-sums" / "recipe.yaml"
@@ -42,9 +42,9 @@ def train_case(case: str, model: str, steps: int) -> dict[str, object]:
     from trl import GRPOTrainer
 
     from antiphase.tasks.pool import VerifierPool
-    from antiphase.train import inputs, runner
-    from antiphase.train.functions import reward_function
-    from antiphase.train.recipe import parse_recipe
+    from antiphase.training import inputs, train
+    from antiphase.training.recipe import parse_recipe
+    from antiphase.training.reward_names import reward_function
 
     changes = CASES[case] or {"inversion_weight": "0", "preset": "dapo"}
     with tempfile.TemporaryDirectory() as folder:
@@ -56,8 +56,8 @@ def train_case(case: str, model: str, steps: int) -> dict[str, object]:
         table, ends = inputs.table_of(recipe, tokenizer, problems), inputs.end_token_ids(recipe, tokenizer)
         reward = reward_function("accuracy", VerifierPool())
         if case == "grpo":
-            runner.CorRPOTrainer = GRPOTrainer
-        trainer = runner._trainer(recipe, [reward], table, tokenizer, ends)
+            train.CorRPOTrainer = GRPOTrainer
+        trainer = train._trainer(recipe, [reward], table, tokenizer, ends)
         # From the end of one step to the end of the next: the host generates before it calls on_step_begin.
         marks = []
 

@@ -2,7 +2,7 @@
 
 import json
 
-from antiphase.evaluation.runner import evaluate
+from antiphase.evaluation.evaluate import evaluate
 from antiphase.tasks.registry import load_task
 
 TASK = "digit_sum:base=3,num_digits=4"

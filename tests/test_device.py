@@ -15,11 +15,11 @@ from trl import GRPOConfig, GRPOTrainer
 import antiphase
 from antiphase import SignalSpec, TokenBatch, correlate, token_signals
 from antiphase import devices as devices_of_antiphase
-from antiphase.generation import Sampling, generate
 from antiphase.models.loading import LoadedModel
+from antiphase.rollouts.sampling import Sampling, generate
 from antiphase.scores import ScoreSpec, rollout_scores
-from antiphase.train.config import CorRPOConfig
-from antiphase.train.trainer import CorRPOTrainer
+from antiphase.training.trainer import CorRPOTrainer
+from antiphase.training.trainer_config import CorRPOConfig
 from conftest import byte_tokenizer, tiny_model
 from tagged_device import NAME, Device, TaggedTensor
 from training_cases import run, same

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from antiphase.correlation import coefficients
 from antiphase.errors import InvalidInputError
 from antiphase.reward import group_mean, inversion_term, weight_at
 from antiphase.scores import ScoreSpec, rollout_scores, shrunk
+from antiphase.statistics.correlation import coefficients
 from antiphase.types import SignalSpec, TokenBatch, TokenSignals
 
 NAN = math.nan

@@ -3,8 +3,8 @@
 import torch
 from datasets import Dataset
 
-from antiphase.train.config import CorRPOConfig
-from antiphase.train.trainer import CorRPOTrainer
+from antiphase.training.trainer import CorRPOTrainer
+from antiphase.training.trainer_config import CorRPOConfig
 from conftest import byte_tokenizer, tiny_model
 
 TASK = "digit_sum:base=3,num_digits=4"

@@ -23,8 +23,8 @@ from shapes import ARCHITECTURES, EAGER_ONLY, byte_tokenizer, tiny_model
 from torch import Tensor, nn
 
 from antiphase import SignalSpec, TokenBatch, token_signals
-from antiphase.generation import Sampling, generate
 from antiphase.models.loading import LoadedModel
+from antiphase.rollouts.sampling import Sampling, generate
 from antiphase.scores import ScoreSpec, rollout_scores
 from antiphase.signals import frozen_attention
 

@@ -27,8 +27,8 @@ from trl import SFTConfig, SFTTrainer
 
 import sentences
 from antiphase import InversionCallback, ProbeSet
-from antiphase.generation import Sampling, generate
 from antiphase.models.loading import LoadedModel
+from antiphase.rollouts.sampling import Sampling, generate
 from antiphase.tasks.problem import Problem, Task
 from antiphase.tasks.registry import load_task
 

@@ -7,30 +7,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from antiphase.bootstrap import mean_within as mean_within
-    from antiphase.bootstrap import pooled_correlation as pooled_correlation
-    from antiphase.correlation import coefficients as coefficients
-    from antiphase.correlation import correlate as correlate
     from antiphase.errors import AntiphaseError as AntiphaseError
-    from antiphase.evaluation.comparing import compare as compare
+    from antiphase.evaluation.compare import compare as compare
+    from antiphase.evaluation.evaluate import evaluate as evaluate
     from antiphase.evaluation.result import Evaluation as Evaluation
-    from antiphase.evaluation.runner import evaluate as evaluate
     from antiphase.models.loading import load_model as load_model
-    from antiphase.partial import partial_coefficients as partial_coefficients
-    from antiphase.partial import pooled_partial as pooled_partial
-    from antiphase.probing.config import ProbeConfig as ProbeConfig
     from antiphase.probing.fingerprint import Fingerprint as Fingerprint
-    from antiphase.probing.runner import probe as probe
+    from antiphase.probing.probe import probe as probe
+    from antiphase.probing.probe_config import ProbeConfig as ProbeConfig
     from antiphase.probing.series import probe_checkpoints as probe_checkpoints
     from antiphase.report.writing import write_report as write_report
     from antiphase.signals.measure import token_signals as token_signals
+    from antiphase.statistics.correlation import coefficients as coefficients
+    from antiphase.statistics.correlation import correlate as correlate
+    from antiphase.statistics.partial_correlation import partial_coefficients as partial_coefficients
+    from antiphase.statistics.partial_correlation import pooled_partial as pooled_partial
+    from antiphase.statistics.pooled_correlation import mean_within as mean_within
+    from antiphase.statistics.pooled_correlation import pooled_correlation as pooled_correlation
     from antiphase.steps.assigning import batch_steps as batch_steps
     from antiphase.steps.assigning import token_steps as token_steps
     from antiphase.steps.splitter import Splitter as Splitter
-    from antiphase.train.callback import InversionCallback as InversionCallback
-    from antiphase.train.config import CorRPOConfig as CorRPOConfig
-    from antiphase.train.probe_set import ProbeSet as ProbeSet
-    from antiphase.train.trainer import CorRPOTrainer as CorRPOTrainer
+    from antiphase.training.callback import InversionCallback as InversionCallback
+    from antiphase.training.probe_set import ProbeSet as ProbeSet
+    from antiphase.training.trainer import CorRPOTrainer as CorRPOTrainer
+    from antiphase.training.trainer_config import CorRPOConfig as CorRPOConfig
     from antiphase.types import Correlation as Correlation
     from antiphase.types import SignalSpec as SignalSpec
     from antiphase.types import StepSignals as StepSignals
@@ -39,30 +39,30 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AntiphaseError": "errors",
-    "CorRPOConfig": "train.config",
-    "CorRPOTrainer": "train.trainer",
+    "CorRPOConfig": "training.trainer_config",
+    "CorRPOTrainer": "training.trainer",
     "Correlation": "types",
     "Evaluation": "evaluation.result",
     "Fingerprint": "probing.fingerprint",
-    "InversionCallback": "train.callback",
-    "ProbeConfig": "probing.config",
-    "ProbeSet": "train.probe_set",
+    "InversionCallback": "training.callback",
+    "ProbeConfig": "probing.probe_config",
+    "ProbeSet": "training.probe_set",
     "SignalSpec": "types",
     "Splitter": "steps.splitter",
     "StepSignals": "types",
     "TokenBatch": "types",
     "TokenSignals": "types",
     "batch_steps": "steps.assigning",
-    "coefficients": "correlation",
-    "compare": "evaluation.comparing",
-    "correlate": "correlation",
-    "evaluate": "evaluation.runner",
+    "coefficients": "statistics.correlation",
+    "compare": "evaluation.compare",
+    "correlate": "statistics.correlation",
+    "evaluate": "evaluation.evaluate",
     "load_model": "models.loading",
-    "mean_within": "bootstrap",
-    "partial_coefficients": "partial",
-    "pooled_correlation": "bootstrap",
-    "pooled_partial": "partial",
-    "probe": "probing.runner",
+    "mean_within": "statistics.pooled_correlation",
+    "partial_coefficients": "statistics.partial_correlation",
+    "pooled_correlation": "statistics.pooled_correlation",
+    "pooled_partial": "statistics.partial_correlation",
+    "probe": "probing.probe",
     "probe_checkpoints": "probing.series",
     "token_signals": "signals.measure",
     "token_steps": "steps.assigning",

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from antiphase.commands import comparing, evaluating, reporting, sweeping
+from antiphase.commands import compare, evaluate, report, sweep
 from antiphase.commands.options import Help, Parser, add_model_options, add_signal_options, count, print_written
 from antiphase.errors import AntiphaseError, InvalidInputError, MissingExtraError
 
@@ -20,10 +20,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"antiphase {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_probe(commands)
-    evaluating.add(commands)
-    comparing.add(commands)
-    sweeping.add(commands)
-    reporting.add(commands)
+    evaluate.add(commands)
+    compare.add(commands)
+    sweep.add(commands)
+    report.add(commands)
     commands.add_parser(
         "train",
         help="train a model by group-policy RL with the inversion score in its reward",
@@ -100,7 +100,7 @@ def _run_probe(options: dict[str, Any], out: Path) -> None:
         return
     if not models:
         raise InvalidInputError("name at least one model, or the checkpoints of one with --checkpoints.")
-    from antiphase.probing.runner import probe
+    from antiphase.probing.probe import probe
 
     del options["references"]
     fingerprint = probe(models, out=out, **options)
@@ -142,7 +142,7 @@ def _kept(out: Path) -> str:
 def _main_train(words: list[str]) -> int:
     try:
         try:
-            from antiphase.train.runner import train
+            from antiphase.training.train import train
         except ModuleNotFoundError as error:
             raise MissingExtraError(str(error.name), "train", "training") from error
         with warnings.catch_warnings():
@@ -178,11 +178,11 @@ def _main_train(words: list[str]) -> int:
 
 _COMMANDS: dict[str, Callable[[dict[str, Any], Any], None]] = {
     "probe": _run_probe,
-    "eval": evaluating.run,
-    "compare": comparing.run,
-    "sweep": sweeping.run,
-    "report": reporting.run_report,
-    "view": reporting.run_view,
+    "eval": evaluate.run,
+    "compare": compare.run,
+    "sweep": sweep.run,
+    "report": report.run_report,
+    "view": report.run_view,
 }
 # What writes no run folder.
 _READERS = ("report", "view")

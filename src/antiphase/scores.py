@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from antiphase.correlation import MIN_STEPS, MIN_TOKENS, coefficients, type_means
 from antiphase.errors import InvalidInputError
-from antiphase.partial import partial_coefficients
+from antiphase.statistics.correlation import MIN_STEPS, MIN_TOKENS, coefficients, type_means
+from antiphase.statistics.partial_correlation import partial_coefficients
 from antiphase.types import UNITS, Method, TokenBatch, TokenSignals, Unit, check_one_of
 
 Control = Literal["none", "shuffled", "random"]

@@ -12,7 +12,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from antiphase.evaluation.runner import evaluate
+from antiphase.evaluation.evaluate import evaluate
 from antiphase.study.definition import BASE, Cell, read_study
 
 STUDY = Path(__file__).with_name("steps.yaml")

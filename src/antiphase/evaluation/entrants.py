@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from antiphase.errors import InvalidInputError
-from antiphase.evaluation.accuracy import majority_at_k, pass_at_k
 from antiphase.evaluation.result import Evaluation
 from antiphase.probing.units import headline_entry, headline_of, spearman_column
+from antiphase.statistics.accuracy import majority_at_k, pass_at_k
 
 _ASKED = ("problems_sha256", "split", "prompt_template", "system_prompt", "chat_template")
 _BUDGET = ("samples", "temperature", "top_p", "max_new_tokens", "end_tokens")

@@ -7,11 +7,11 @@ from typing import Any
 import pandas as pd
 
 from antiphase.errors import InvalidInputError
-from antiphase.evaluation.folder import EvalFolder
-from antiphase.evaluation.table import BENCHMARK_NOTE, benchmark_table, render_evaluation
+from antiphase.evaluation.evaluation_folder import EvalFolder
+from antiphase.evaluation.evaluation_table import BENCHMARK_NOTE, benchmark_table, render_evaluation
 from antiphase.page.building import signals_document
 from antiphase.page.document import Document, Table
-from antiphase.page.render import render_overview
+from antiphase.page.html import render_overview
 
 
 @dataclass(frozen=True)

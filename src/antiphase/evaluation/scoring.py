@@ -10,15 +10,15 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from antiphase.evaluation.config import NO_SIGNALS
+from antiphase.evaluation.evaluation_config import NO_SIGNALS
 from antiphase.evaluation.plan import GREEDY, Batch
-from antiphase.generators.base import Generator
 from antiphase.models.loading import LoadedModel
 from antiphase.probing.batches import ROLLOUT_SCHEMA, measure_items, short_name
 from antiphase.probing.items import Item, completed
 from antiphase.probing.parts import Kind
 from antiphase.probing.units import UnitSpec
 from antiphase.progress import Progress
+from antiphase.rollouts.engine import Generator
 from antiphase.tasks.pool import VerifierPool
 from antiphase.types import SignalSpec
 

@@ -5,8 +5,8 @@ and no correlation. Undefined statistics are written as such, never drawn. Every
 without matplotlib, and InvalidInputError for an empty list of results or a table that lacks a column.
 """
 
-from antiphase.figures.comparison import model_comparison
 from antiphase.figures.correlations import entropy_strength, layer_map
+from antiphase.figures.probes import model_comparison
 from antiphase.figures.rollout import rollout_track
 from antiphase.figures.saving import save_figures
 

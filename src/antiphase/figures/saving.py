@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from antiphase.figures.comparison import model_comparison
 from antiphase.figures.correlations import entropy_strength, layer_map
+from antiphase.figures.probes import model_comparison
 from antiphase.figures.rollout import rollout_track
 from antiphase.figures.style import Result, heading, styled, token_rows
 

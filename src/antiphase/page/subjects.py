@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from antiphase.correlation import MIN_STEPS, MIN_TOKENS
 from antiphase.errors import InvalidInputError
 from antiphase.page.document import Subject
 from antiphase.page.payload import finite
 from antiphase.page.spacing import spaces_before
 from antiphase.page.stepping import steps_of
-from antiphase.page.units import units_of
+from antiphase.page.unit_correlations import units_of
+from antiphase.statistics.correlation import MIN_STEPS, MIN_TOKENS
 from antiphase.types import cell_column
 
 _ROLLOUT = ("rollout_id", "prompt_id", "prompt", "finish", "num_tokens")

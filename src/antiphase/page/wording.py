@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from antiphase.page.units import headline_entry
+from antiphase.page.unit_correlations import headline_entry
 
 # What it is, and what it is not.
 ESTIMATORS = {

@@ -10,18 +10,18 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from antiphase.correlation import correlate
-from antiphase.generation import generate
 from antiphase.models.loading import LoadedModel, weights_digest
 from antiphase.probing.alternatives import alternative_rows
-from antiphase.probing.config import ProbeConfig
 from antiphase.probing.items import Item, completed
 from antiphase.probing.parts import Kind
+from antiphase.probing.probe_config import ProbeConfig
 from antiphase.probing.units import STEP_SCHEMA, UnitSpec, step_rows
 from antiphase.progress import Progress
+from antiphase.rollouts.sampling import generate
 from antiphase.scores import ScoreSpec, rollout_scores
 from antiphase.signals.chunk import Tick, rows_of
 from antiphase.signals.measure import token_signals
+from antiphase.statistics.correlation import correlate
 from antiphase.steps import batch_steps
 from antiphase.types import MAGNITUDES, UNITS, SignalSpec, TokenBatch, TokenSignals, cell_column
 

@@ -11,9 +11,9 @@ from antiphase import figures
 from antiphase.errors import InvalidInputError
 from antiphase.page.building import signals_document
 from antiphase.page.document import Document
-from antiphase.page.render import render_overview
-from antiphase.probing.folder import RunFolder
-from antiphase.probing.table import render_table
+from antiphase.page.html import render_overview
+from antiphase.probing.probe_table import render_table
+from antiphase.probing.run_folder import RunFolder
 from antiphase.probing.units import by_unit, headline_of
 from antiphase.types import UNITS, Unit, check_one_of
 

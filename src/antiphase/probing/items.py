@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
+from antiphase.data.given_rollouts import GivenRollout, load_rollouts
+from antiphase.data.prompt_rendering import encode_rollout
 from antiphase.data.prompts import Messages, Prompt, load_prompts
-from antiphase.data.rendering import encode_rollout
-from antiphase.data.rollouts import GivenRollout, load_rollouts
 from antiphase.errors import InvalidInputError
-from antiphase.probing.config import ProbeConfig
+from antiphase.probing.probe_config import ProbeConfig
 
 
 @dataclass(frozen=True)

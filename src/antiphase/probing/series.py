@@ -27,15 +27,15 @@ from antiphase.data.published import published_curves
 from antiphase.errors import InvalidInputError, MissingExtraError
 from antiphase.figures.checkpoints import save_checkpoint_curves
 from antiphase.models.loading import saved_digest
-from antiphase.page.render import FILE as REPORT
-from antiphase.page.render import add_page
+from antiphase.page.html import FILE as REPORT
+from antiphase.page.html import add_page
 from antiphase.probing.checkpoints import Checkpoint, Found, check_family, find_checkpoints
-from antiphase.probing.config import GIVEN_ROWS, ProbeConfig, config_from
 from antiphase.probing.items import load_source
-from antiphase.probing.runner import probe
+from antiphase.probing.probe import probe
+from antiphase.probing.probe_config import GIVEN_ROWS, ProbeConfig, config_from
+from antiphase.probing.probe_summary import commit, versions
 from antiphase.probing.series_folder import FORMAT, FORMAT_VERSION, MEMBERS, TRAJECTORY, SeriesFolder
 from antiphase.probing.series_summary import CheckpointSeries, summarize_series
-from antiphase.probing.summary import commit, versions
 
 # Of the options of a probe, those that a trajectory settles itself.
 _NOT_TAKEN = ("models", "revision")

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from antiphase.probing.folder import RunFolder
+from antiphase.probing.run_folder import RunFolder
 
 FORMAT = "antiphase-checkpoints"
 FORMAT_VERSION = 1

@@ -15,8 +15,8 @@ from antiphase.figures.checkpoints import checkpoint_curves
 from antiphase.page.building import facts_of
 from antiphase.page.document import Document, Run, Table, Training, joined
 from antiphase.probing.fingerprint import Fingerprint
+from antiphase.probing.probe_table import interval_text, signed
 from antiphase.probing.series_folder import TRAJECTORY, SeriesFolder
-from antiphase.probing.table import interval_text, signed
 from antiphase.probing.units import by_unit, headline_of
 from antiphase.types import UNITS, Unit
 

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from antiphase.bootstrap import mean_within, pooled_correlation
-from antiphase.chain import interval_dict
-from antiphase.correlation import MIN_STEPS, MIN_TOKENS
 from antiphase.errors import InvalidInputError
-from antiphase.partial import Joint
+from antiphase.statistics.chain import interval_dict
+from antiphase.statistics.correlation import MIN_STEPS, MIN_TOKENS
+from antiphase.statistics.partial_correlation import Joint
+from antiphase.statistics.pooled_correlation import mean_within, pooled_correlation
 from antiphase.steps import DEFAULT_SPLITTER, Splitter
 from antiphase.types import STEP_STRENGTHS, UNITS, StepSignals, Unit, check_one_of
 

@@ -9,8 +9,8 @@ from typing import Any
 from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.page.building import signals_document, training_document
 from antiphase.page.document import Document, Run, joined
-from antiphase.probing.folder import FORMAT as PROBE_FORMAT
-from antiphase.probing.folder import RunFolder
+from antiphase.probing.run_folder import FORMAT as PROBE_FORMAT
+from antiphase.probing.run_folder import RunFolder
 from antiphase.probing.series_folder import FORMAT as SERIES_FORMAT
 from antiphase.probing.series_folder import TRAJECTORY, SeriesFolder
 from antiphase.probing.series_summary import CheckpointSeries, summarize_series
@@ -91,8 +91,8 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def _signals(path: Path, name: str, label: str | None) -> Document:
-    from antiphase.evaluation.folder import FORMAT as EVAL_FORMAT
-    from antiphase.evaluation.folder import EvalFolder
+    from antiphase.evaluation.evaluation_folder import FORMAT as EVAL_FORMAT
+    from antiphase.evaluation.evaluation_folder import EvalFolder
 
     marker = read_object(path / "config.json")
     if "model_type" in marker or "architectures" in marker:
@@ -146,7 +146,7 @@ def _checkpoints(path: Path, name: str, label: str | None) -> Document:
 
 
 def _training(path: Path, name: str, group: str | None) -> Document:
-    from antiphase.train.trajectory import read_trajectory
+    from antiphase.training.trajectory import read_trajectory
 
     settings = read_object(path / "recipe.json") if (path / "recipe.json").is_file() else {}
     summary = read_object(path / "summary.json") if (path / "summary.json").is_file() else None
@@ -168,7 +168,7 @@ def _training(path: Path, name: str, group: str | None) -> Document:
 def _comparison(path: Path, name: str) -> Document:
     """The tables, if the comparison is made, with the evaluations of its models."""
     from antiphase.evaluation.comparison import Comparison
-    from antiphase.evaluation.pages import comparison_tables
+    from antiphase.evaluation.evaluation_pages import comparison_tables
 
     finished = (path / "comparison.json").is_file()
     document = Document(name, [Run(name, "compare", finished)])

@@ -6,11 +6,11 @@ from typing import Any
 import pandas as pd
 
 from antiphase.errors import InvalidInputError
-from antiphase.evaluation.config import EvalConfig
-from antiphase.evaluation.summary import summarize_evaluation
-from antiphase.probing.config import ProbeConfig, config_from
-from antiphase.probing.folder import RunFolder
-from antiphase.probing.summary import summarize
+from antiphase.evaluation.evaluation_config import EvalConfig
+from antiphase.evaluation.evaluation_summary import summarize_evaluation
+from antiphase.probing.probe_config import ProbeConfig, config_from
+from antiphase.probing.probe_summary import summarize
+from antiphase.probing.run_folder import RunFolder
 from antiphase.probing.units import BEFORE_UNITS
 
 # Of the bootstrap: a view of a running job is made again and again.

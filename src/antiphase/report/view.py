@@ -14,7 +14,7 @@ from typing import Any
 
 from antiphase.errors import InvalidInputError
 from antiphase.page.document import FORKING_SHARE, Document, Run
-from antiphase.page.render import render_page
+from antiphase.page.html import render_page
 from antiphase.report.sources import NothingFinishedError
 from antiphase.report.writing import Source, check_share, document_of, sources_of
 

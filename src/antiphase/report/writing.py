@@ -9,9 +9,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from antiphase.errors import InvalidInputError
-from antiphase.evaluation.comparing import parse_entry
+from antiphase.evaluation.compare import parse_entry
 from antiphase.page.document import FORKING_SHARE, MARKERS, Document, joined
-from antiphase.page.render import FILE, write_page
+from antiphase.page.html import FILE, write_page
 from antiphase.report.sources import read_run
 
 

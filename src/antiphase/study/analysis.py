@@ -24,10 +24,10 @@ from antiphase.evaluation.comparison import (
     point_of,
 )
 from antiphase.evaluation.entrants import Entrant, SeedRun
-from antiphase.evaluation.estimate import mean_interval
-from antiphase.evaluation.metrics import SCORES, rollout_score
-from antiphase.evaluation.ranking import problem_aurocs
+from antiphase.evaluation.task_metrics import SCORES, rollout_score
 from antiphase.probing.units import headline_entry, headline_of, interval_of
+from antiphase.statistics.estimate import mean_interval
+from antiphase.statistics.ranking import problem_aurocs
 from antiphase.study.definition import BASE, Study
 from antiphase.study.store import DoneCell
 

@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 
 from antiphase.errors import InvalidInputError, MissingExtraError, ModelNotFoundError
-from antiphase.evaluation.config import EvalConfig
+from antiphase.evaluation.evaluation_config import EvalConfig
 from antiphase.models.loading import inspect_model
-from antiphase.probing.config import config_from
+from antiphase.probing.probe_config import config_from
 from antiphase.signals.measure import chosen_layers
 from antiphase.study.cells import cell_recipe
 from antiphase.study.definition import Cell, Study
@@ -49,7 +49,7 @@ def training_budget(cell: Cell, scratch: Path, processes: int = 1) -> Budget:
         InvalidInputError: a key or value that antiphase train refuses, or a length in epochs.
     """
     try:
-        from antiphase.train.recipe import parse_recipe
+        from antiphase.training.recipe import parse_recipe
     except ModuleNotFoundError as error:
         raise MissingExtraError(str(error.name), "train", "training the cells of a sweep") from error
     path = scratch / "recipe.yaml"

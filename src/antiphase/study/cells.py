@@ -24,7 +24,7 @@ import pandas as pd
 import yaml
 
 from antiphase.errors import AntiphaseError, InvalidInputError
-from antiphase.probing.summary import commit
+from antiphase.probing.probe_summary import commit
 from antiphase.study.definition import Cell, Made
 from antiphase.study.launch import merged_model, train_under
 
@@ -166,7 +166,7 @@ def _run(cell: Cell, out: Path, keep_models: bool, launch: str | None) -> None:
         model = str(merged_model(work / "train", work / "merged") if alone else work / "train")
     else:
         model = str(Path(source) / cell.stage) if cell.stage != "." else source
-    from antiphase.evaluation.runner import evaluate
+    from antiphase.evaluation.evaluate import evaluate
 
     options = {"seed": cell.seed, **cell.evaluation}
     found = evaluate(model, out=work / "eval", resume=True, figures=False, report=False, progress=False, **options)
@@ -190,7 +190,7 @@ def _train(cell: Cell, source: str, work: Path, launch: str | None) -> Mapping[s
         if launch is not None:
             train_under(launch, recipe)
         else:
-            from antiphase.train.runner import train
+            from antiphase.training.train import train
 
             if train(["--config", str(recipe), "--resume"]).interrupted:
                 raise KeyboardInterrupt

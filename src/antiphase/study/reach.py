@@ -6,7 +6,7 @@ A real run never comes here: what it cannot read is an error, before anything st
 from dataclasses import dataclass
 
 from antiphase.errors import InvalidInputError
-from antiphase.evaluation.config import EvalConfig
+from antiphase.evaluation.evaluation_config import EvalConfig
 from antiphase.evaluation.plan import plan_entry, suite_entries
 from antiphase.tasks.math_sets import MATH_SETS
 from antiphase.tasks.problem import Task

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from antiphase.errors import InvalidInputError
 from antiphase.tasks.canonical import writable
+from antiphase.tasks.distinct_problems import draw_distinct
 from antiphase.tasks.extraction import ExtractMode, extract_answer, presents_answer
 from antiphase.tasks.problem import Problem, Split, Task, check_request
-from antiphase.tasks.sampling import draw_distinct
 from antiphase.tasks.specs import Spec
 
 SHARED_OPTIONS = {"size": int, "extract": ExtractMode}

@@ -18,11 +18,11 @@ from typing import Any
 
 from antiphase.errors import InvalidInputError, MissingExtraError
 from antiphase.tasks.canonical import writable
+from antiphase.tasks.distinct_problems import draw_distinct
 from antiphase.tasks.extraction import ExtractMode, extract_answer, presents_answer
 from antiphase.tasks.gym_entries import pack_entry, safe_to_score, unpack_entry
 from antiphase.tasks.gym_levels import level_options
 from antiphase.tasks.problem import Problem, Split, Task, check_request
-from antiphase.tasks.sampling import draw_distinct
 from antiphase.tasks.specs import Spec, parse_options
 
 RIGHT = 1 - 1e-9

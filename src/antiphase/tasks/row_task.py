@@ -12,9 +12,9 @@ from typing import Literal
 
 from antiphase.data.tables import TableRow
 from antiphase.errors import InvalidInputError, MissingExtraError
+from antiphase.tasks.distinct_problems import in_split
 from antiphase.tasks.extraction import ExtractMode, presents_answer
 from antiphase.tasks.problem import Problem, Split, Task, check_request
-from antiphase.tasks.sampling import in_split
 
 Ids = Literal["own", "row", "text"]
 _ID_COLUMNS = ("id", "problem_id", "prompt_id", "unique_id")

@@ -1,0 +1,71 @@
+"""`antiphase sweep`: its options, and what it prints."""
+
+import argparse
+import warnings
+from pathlib import Path
+from typing import Any
+
+from antiphase.commands.options import Help, Parser
+from antiphase.errors import AntiphaseError, MissingExtraError
+
+
+def add(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the command."""
+    command = commands.add_parser(
+        "sweep",
+        help="train and evaluate a grid of methods, seeds, models and settings, and compare",
+        description="Run the cells of a study one after another. A cell that is done is skipped, one that was cut "
+        "goes on: repeat the command to continue.",
+        formatter_class=Help,
+    )
+    command.add_argument("study", type=Path, metavar="STUDY.yaml", help="see docs/evaluate.md")
+    command.add_argument("--out", type=Path, help="folder to write to (default: results-NAME beside NAME.yaml)")
+    command.add_argument(
+        "--cell", dest="cells", action="append", default=[], metavar="CELL", help="run this cell alone"
+    )
+    command.add_argument("--jobs", type=int, default=1, help="cells at a time")
+    command.add_argument(
+        "--launch",
+        metavar="COMMAND",
+        help="run every training under it, such as 'accelerate launch --num_processes 8'",
+    )
+    command.add_argument(
+        "--train",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a key of the study's train, such as gradient_accumulation_steps=1",
+    )
+    command.add_argument("--keep-models", action="store_true", help="keep trained models under OUT/models")
+    command.add_argument("--dry-run", action="store_true", help="check everything, state the total budget, and stop")
+    command.add_argument(
+        "--print-commands",
+        dest="commands",
+        action="store_true",
+        help="print a command for each cell that is not done, for a scheduler, and stop",
+    )
+
+
+def run(options: dict[str, Any], out: Path) -> None:
+    """Run the study and print its tables.
+
+    Raises:
+        AntiphaseError: some cells failed; the others are done.
+    """
+    try:
+        from antiphase.study.sweep import sweep
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(str(error.name), "eval", "a sweep") from error
+
+    with warnings.catch_warnings():
+        # What TRL and transformers tell each other of their next versions is nothing that a user could mend.
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", ".*pin_memory.*", UserWarning)
+        result = sweep(options.pop("study"), out, say=lambda line: print(line, flush=True), **options)
+    if result.report is not None:
+        print(result.report)
+    if result.failed:
+        first, why = next(iter(result.failed.items()))
+        raise AntiphaseError(
+            f"{len(result.failed)} of {result.num_cells} failed: {first}: {why}. Repeat the command to try them again."
+        )

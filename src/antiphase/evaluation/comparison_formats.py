@@ -1,0 +1,235 @@
+"""A comparison as a table: on the console, in Markdown, CSV and LaTeX."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from antiphase.evaluation.benchmark import AVERAGE
+from antiphase.evaluation.comparison import ACROSS, Comparison
+from antiphase.evaluation.evaluation_table import (
+    BENCHMARK_NOTE,
+    WIDTH,
+    benchmark_table,
+    metric_title,
+    printed,
+    share_text,
+    text_table,
+)
+from antiphase.probing.probe_table import signed
+
+HEADER = (
+    "method", "seeds", "accuracy [95 %]", "difference [95 %]", "P(better)", "detectable", "verdict", "greedy",
+    "pass@k", "length", "ρ pooled", "ι per rollout", "AUROC of ι",
+)  # fmt: skip
+DIFFERENCE_COLUMNS = (0, 1, 2, 3, 4, 5, 6)
+OTHER_COLUMNS = (0, 7, 8, 9, 10, 11, 12)
+_LATEX = {
+    "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "ρ": r"$\rho$", "ι": r"$\iota$", "−": "$-$", "—": "---",
+}  # fmt: skip
+
+
+def comparison_rows(task: Mapping[str, Any]) -> list[list[str]]:
+    """One row an entrant, as `HEADER` has it."""
+    return [_row(entrant) for entrant in task["entrants"]]
+
+
+def _row(entrant: Mapping[str, Any]) -> list[str]:
+    values, difference = entrant["values"], entrant["differences"].get("accuracy")
+    passed = next((name for name in values if name.startswith("pass@")), None)
+    return [
+        entrant["name"],
+        str(entrant["num_seeds"]),
+        share_text(values["accuracy"]),
+        "reference" if difference is None else difference_text(difference),
+        "" if difference is None else _number(difference["probability_of_improvement"], 2),
+        "" if difference is None else _number(difference["minimum_detectable"], 3),
+        "" if difference is None else str(difference["verdict"]),
+        _number(values.get("greedy", {}).get("value"), 3),
+        "" if passed is None else f"{_number(values[passed]['value'], 3)} @{passed.partition('@')[2]}",
+        _number(values["length"]["value"], 1),
+        signed(entrant["spearman"]),
+        signed(values["inversion"]["value"]) if "inversion" in values else "—",
+        _number(entrant["auroc"], 3),
+    ]
+
+
+def difference_text(difference: Mapping[str, Any]) -> str:
+    """`+0.021 [−0.010, +0.052]`."""
+    if difference["low"] is None:
+        return f"{signed(difference['difference'])} [no interval]"
+    return f"{signed(difference['difference'])} [{signed(difference['low'])}, {signed(difference['high'])}]"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "—" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def notes_of(task: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
+    """How to read the table, and what it cannot say."""
+    covered = [entrant["differences"].get("accuracy") for entrant in task["entrants"]]
+    differences = [difference for difference in covered if difference is not None]
+    smallest = f"{100 * float(options['smallest']):g} points"
+    notes = [
+        f"difference: from {task['reference']}, in accuracy, paired by problem ({task['num_problems']} problems); "
+        "intervals over problems and seeds. detectable: the difference that so many problems and seeds would show "
+        f"with a power of 80 %. equal: within ±{smallest}; not enough data: {smallest} could go unseen.",
+    ]
+    if any(not difference["seeds_covered"] for difference in differences):
+        notes.append(
+            "One seed on a side: the intervals speak of problems and sampling, not of training again with other seeds."
+        )
+    if options.get("allow_mismatch"):
+        notes.append(
+            "Mismatches were allowed: accuracies and differences are over the shared problems; ρ pooled, AUROC and "
+            "the correlations across runs are over each run's own."
+        )
+    if len(differences) > 1:
+        notes.append(
+            f"{len(differences)} differences, each at 95 %: not corrected for so many; one in twenty would exclude 0 "
+            "by chance."
+        )
+    return notes
+
+
+def across_rows(across: Mapping[str, Any]) -> list[list[str]]:
+    """One row a number of `ACROSS`: its rank correlation with accuracy."""
+    rows = []
+    for name, found in across.items():
+        interval = "—" if found["low"] is None else f"[{signed(found['low'])}, {signed(found['high'])}]"
+        p_value = "—" if found["p_value"] is None else f"{found['p_value']:.3g}"
+        rows.append(
+            [name, ACROSS.get(name, ""), signed(found["spearman"]), interval, p_value, str(found["num_points"])]
+        )
+    return rows
+
+
+ACROSS_HEADER = ("number", "what it is", "rank correlation with accuracy", "95 %", "p", "points")
+ACROSS_NOTE = (
+    "Over models, methods and checkpoints: a claim about inversion needs ι above every control, since what entropy or "
+    "length explains is no signal. p: permutation test."
+)
+
+
+def benchmark_tables(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Title, header and rows of the tables of several tasks, and of the differences of their averages."""
+    tables = []
+    for name, table in comparison.benchmarks.items():
+        title = f"{name}: all tasks" if name else "all tasks"
+        tables.append((title, *benchmark_table(table, "method")))
+        rows = [
+            [
+                row["name"],
+                *(difference_text(row["differences"][metric]) for metric in table["metrics"]),
+                str(row["differences"]["accuracy"]["verdict"]),
+            ]
+            for row in table["rows"]
+            if "differences" in row
+        ]
+        if rows:
+            header = ["method", *(f"{metric_title(metric)} [95 %]" for metric in table["metrics"]), "verdict"]
+            tables.append((f"{title}: difference of the averages from {table['reference']}", header, rows))
+    return tables
+
+
+def render_comparison(comparison: Comparison, width: int = WIDTH) -> str:
+    """A comparison as text."""
+    from rich.text import Text
+
+    parts: list[Any] = []
+    for name, task in comparison.tasks.items():
+        parts.append(Text(f"\n{name}"))
+        for columns in (DIFFERENCE_COLUMNS, OTHER_COLUMNS):
+            rows = [[row[column] for column in columns] for row in comparison_rows(task)]
+            parts.append(text_table([HEADER[column] for column in columns], rows))
+        parts += notes_of(task, comparison.options)
+        if task["across"]:
+            parts += [text_table(ACROSS_HEADER, across_rows(task["across"]), left=2), ACROSS_NOTE]
+    for title, header, rows in benchmark_tables(comparison):
+        parts += [Text(f"\n{title}"), text_table(header, rows, left=2 if header[1] == "task" else 1)]
+    return printed([*parts, *([BENCHMARK_NOTE] if comparison.benchmarks else [])], width)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; pipes in cells are escaped."""
+    lines = [list(header), ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def comparison_markdown(comparison: Comparison) -> str:
+    """A comparison in Markdown."""
+    parts = []
+    for name, task in comparison.tasks.items():
+        parts += [f"### {name}", markdown_table(HEADER, comparison_rows(task)), *notes_of(task, comparison.options)]
+        if task["across"]:
+            parts += [markdown_table(ACROSS_HEADER, across_rows(task["across"])), ACROSS_NOTE]
+    return "\n\n".join([*parts, *benchmarks_markdown(comparison)]) + "\n"
+
+
+def benchmarks_markdown(comparison: Comparison) -> list[str]:
+    """The tables of several tasks in Markdown, and how to read them."""
+    parts: list[str] = []
+    for title, header, rows in benchmark_tables(comparison):
+        parts += [f"### {title}", markdown_table(header, rows)]
+    return [*parts, BENCHMARK_NOTE] if parts else []
+
+
+def comparison_csv(comparison: Comparison) -> str:
+    """One line an entrant, task and metric, numbers unrounded; empty where undefined."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    ends = ("value", "low", "high")
+    shown = ("difference", "low", "high", "probability_of_improvement", "minimum_detectable", "verdict")
+    named = ("difference", "difference_low", "difference_high", *shown[3:])
+    writer.writerow(["task", "method", "seeds", "problems", "metric", *ends, "reference", *named])
+    for name, task in comparison.tasks.items():
+        for entrant in task["entrants"]:
+            for metric, value in entrant["values"].items():
+                difference = entrant["differences"].get(metric) or {}
+                writer.writerow(
+                    [name, entrant["name"], entrant["num_seeds"], value["num_problems"], metric]
+                    + [value[end] for end in ends]
+                    + [task["reference"], *(difference.get(key) for key in shown)]
+                )
+    for name, table in comparison.benchmarks.items():
+        for row in table["rows"]:
+            if row["task"] != AVERAGE:
+                continue
+            for metric, value in row["values"].items():
+                difference = row.get("differences", {}).get(metric, {})
+                writer.writerow(
+                    [f"{name}: {AVERAGE}" if name else AVERAGE, row["name"], row["num_seeds"], value["num_problems"]]
+                    + [metric, *(value[end] for end in ends), table["reference"]]
+                    + [difference.get(key) for key in shown]
+                )
+    return file.getvalue()
+
+
+def latex_text(text: str) -> str:
+    """Text in LaTeX: special characters escaped, Greek letters in math mode."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def comparison_latex(comparison: Comparison) -> str:
+    """A `tabular` for each task (needs booktabs): method, seeds, accuracy, difference, verdict, ρ; then averages."""
+    columns = (0, 1, 2, 3, 6, 10)
+    parts = []
+    for name, task in comparison.tasks.items():
+        lines = [f"% {name.replace(chr(10), ' ')}", r"\begin{tabular}{lrrrlr}", r"\toprule"]
+        lines.append(" & ".join(latex_text(HEADER[column]) for column in columns) + r" \\")
+        lines.append(r"\midrule")
+        lines += [" & ".join(latex_text(row[column]) for column in columns) + r" \\" for row in comparison_rows(task)]
+        parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
+    for title, header, rows in benchmark_tables(comparison):
+        lines = [
+            f"% {title}",
+            rf"\begin{{tabular}}{{l{'l' if header[1] == 'task' else 'r'}{'r' * (len(header) - 2)}}}",
+        ]
+        lines += [r"\toprule", " & ".join(map(latex_text, header)) + r" \\", r"\midrule"]
+        for row in rows:
+            if row[1] == AVERAGE:
+                lines.append(r"\addlinespace[1pt]")
+            lines.append(" & ".join(map(latex_text, row)) + r" \\")
+        parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
+    return "\n\n".join(parts) + "\n"

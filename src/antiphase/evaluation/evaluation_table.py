@@ -1,0 +1,231 @@
+"""The console table of an evaluation."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from antiphase.evaluation.task_metrics import SCORES
+from antiphase.probing.probe_table import interval_text, signed, with_interval
+from antiphase.probing.units import by_unit, headline_of
+
+Entry = Mapping[str, Any]
+WIDTH = 120
+_WIDEST = 240
+
+
+def share_text(entry: Entry | None) -> str:
+    """`0.431 [0.380, 0.484]`; a dash where there is none, `undefined` for null."""
+    if entry is None:
+        return "—"
+    if entry["value"] is None:
+        return "undefined"
+    if entry["low"] is None:
+        return f"{entry['value']:.3f}"
+    return f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"
+
+
+def value_text(entry: Entry | None, digits: int = 3) -> str:
+    """The value alone."""
+    if entry is None:
+        return "—"
+    return "undefined" if entry["value"] is None else f"{entry['value']:.{digits}f}"
+
+
+def largest(metrics: Entry, prefix: str) -> tuple[str, Entry | None]:
+    """Name and entry of the metric with the largest k, as `pass@8`; (`pass@k`, None) where there is none."""
+    names = [name for name in metrics if name.startswith(f"{prefix}@")]
+    name = max(names, key=lambda name: int(name.partition("@")[2]), default=f"{prefix}@k")
+    return name, metrics.get(name)
+
+
+def new_table(columns: Sequence[str], left: int = 1) -> Any:
+    """A rich table in the house's look; the first `left` columns are text."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, name in enumerate(columns):
+        if place < left:
+            table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=24)
+        else:
+            table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def printed(parts: Sequence[Any], width: int = WIDTH) -> str:
+    """Tables, as wide as they are, and notes, wrapped at `width`, as text."""
+    from rich.console import Console
+    from rich.table import Table
+
+    file = io.StringIO()
+    for part in parts:
+        wide = _WIDEST if isinstance(part, Table) else width
+        Console(file=file, width=wide, color_system=None, highlight=False).print(part, markup=False)
+    return "\n".join(line.rstrip() for line in file.getvalue().rstrip().split("\n"))
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> Any:
+    """A rich table of texts."""
+    from rich.text import Text
+
+    table = new_table(list(header), left)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+BENCHMARK_NOTE = (
+    "Pass@1: mean accuracy of the samples. Pass@k: some of k samples is right. Major@k: majority vote of k. mean: of "
+    "these three. average: every task has the same weight, whatever its number of problems. Intervals: 95 % over "
+    "problems, and over seeds where there are several."
+)
+
+
+def benchmark_table(table: Entry, what: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of several tasks and their average; `what` is evaluated: model or method."""
+    header = [what, "task", *(f"{metric_title(metric)} [95 %]" for metric in table["metrics"])]
+    short = [task.partition(":")[0] for task in table["tasks"]]
+    shown = dict(zip(table["tasks"], short, strict=True)) if len(set(short)) == len(short) else {}
+    rows = [
+        [
+            row["name"],
+            shown.get(row["task"], row["task"]),
+            *(share_text(row["values"][metric]) for metric in table["metrics"]),
+        ]
+        for row in table["rows"]
+    ]
+    return header, rows
+
+
+def metric_title(metric: str) -> str:
+    """The heading of a metric, as tables of benchmarks have it.
+
+    >>> [metric_title(metric) for metric in ("accuracy", "pass@16", "maj@16", "three@16")]
+    ['Pass@1', 'Pass@16', 'Major@16', 'mean']
+    """
+    kind, _, k = metric.partition("@")
+    return {"accuracy": "Pass@1", "pass": f"Pass@{k}", "maj": f"Major@{k}", "three": "mean"}[kind]
+
+
+def render_evaluation(summary: Entry, width: int = WIDTH) -> str:
+    """The results of an evaluation as text: accuracy, signals, and what tells right from wrong, with notes."""
+    results = summary["results"]
+    parts: list[Any] = [_accuracies(results)]
+    if summary.get("benchmark"):
+        parts += [text_table(*benchmark_table(summary["benchmark"], "model"), left=2), BENCHMARK_NOTE]
+    measured = [result for result in results if "signals" in result]
+    if measured:
+        parts += [_signals(measured), _inside(measured)]
+    return printed([*parts, *_notes(results, measured)], width)
+
+
+def _names(result: Entry) -> tuple[Any, Any]:
+    from rich.text import Text
+
+    return Text(result["model"]), Text(result["task"])
+
+
+def _accuracies(results: Sequence[Entry]) -> Any:
+    first = [result for place, result in enumerate(results) if _first(results, place)]
+    prefixes = ("avg", "pass", "maj")
+    found = [[largest(result["metrics"], prefix) for prefix in prefixes] for result in first]
+    # The k stands in the heading where it is the same for all tasks.
+    heads = [{row[place][0] for row in found} for place in range(3)]
+    shown = [
+        next(iter(head)) if len(head) == 1 else f"{prefix}@k" for head, prefix in zip(heads, prefixes, strict=True)
+    ]
+    names = ["model", "task", "problems", f"{shown[0]} [95 %]", "greedy [95 %]", *shown[1:], "cut", "form"]
+    table = new_table(names, left=2)
+    for result, ((average_name, average), *others) in zip(first, found, strict=True):
+        metrics = result["metrics"]
+        table.add_row(
+            *_names(result),
+            str(result["num_problems"]),
+            share_text(average) + (f" {average_name}" if len(heads[0]) > 1 else ""),
+            share_text(metrics.get("greedy")),
+            *(
+                value_text(entry) + (f" {name}" if len(head) > 1 and entry is not None else "")
+                for (name, entry), head in zip(others, heads[1:], strict=True)
+            ),
+            value_text(metrics["truncated"], 2),
+            value_text(metrics["well_formed"], 2),
+        )
+    return table
+
+
+def _first(results: Sequence[Entry], place: int) -> bool:
+    """Whether a result is the first of its model and task: accuracies do not depend on the estimator."""
+    own = (results[place]["model"], results[place]["task"])
+    return all((result["model"], result["task"]) != own for result in results[:place])
+
+
+def _signals(results: Sequence[Entry]) -> Any:
+    first = headline_of(results[0]["signals"])
+    order = [first, *(unit for unit in ("type", "token", "step") if unit != first)]
+    names = ["model", "task", *(f"ρ by {unit}" for unit in order), "control", "entropy"]
+    several = len({result["estimator"] for result in results}) > 1
+    table = new_table([*names[:2], "estimator", *names[2:]] if several else names, left=2)
+    for result in results:
+        signals = result["signals"]
+        table.add_row(
+            *_names(result),
+            *([result["estimator"]] if several else []),
+            *(with_interval(by_unit(signals).get(unit)) for unit in order),
+            signed(signals["logprob_control"]["value"]),
+            "—" if signals["entropy_mean"] is None else f"{signals['entropy_mean']:.2f}",
+        )
+    return table
+
+
+def _inside(results: Sequence[Entry]) -> Any:
+    table = new_table(
+        ["model", "task", "score", "AUROC [95 %]", "problems", f"best of {_best_k(results)}", "gain"], left=3
+    )
+    for result in results:
+        inside = result["inside"]
+        areas, k = inside["auroc"], max(inside["best_of"], key=int, default=None)
+        names = _names(result)
+        if all(area["value"] is None for area in areas.values()):
+            table.add_row(*names, "—", "no mixed problem", "0", "", "")
+            continue
+        for name in (*SCORES, "majority", "random", "oracle"):
+            area = areas.get(name)
+            picked = inside["best_of"][k][name] if k is not None else None
+            table.add_row(
+                *names,
+                f"{name} ({result['estimator']})" if name == "inversion" else name,
+                "" if name not in SCORES else share_text(area),
+                "" if area is None else str(area["num_problems"]),
+                "—" if picked is None else value_text(picked["accuracy"]),
+                "" if picked is None or name == "random" else _gain_text(picked["gain"]),
+            )
+            names = ("", "")
+    return table
+
+
+def _best_k(results: Sequence[Entry]) -> str:
+    ks = {max(result["inside"]["best_of"], key=int, default="k") for result in results}
+    return ks.pop() if len(ks) == 1 else "k"
+
+
+def _gain_text(entry: Entry) -> str:
+    return f"{signed(entry['value'])} {interval_text(entry)}"
+
+
+def _notes(results: Sequence[Entry], measured: Sequence[Entry]) -> list[str]:
+    notes = [
+        "Intervals: 95 % over problems. cut: share of completions at the length limit. form: share that presents its "
+        "answer as asked."
+    ]
+    if measured:
+        estimators = dict.fromkeys(result["estimator"] for result in measured)
+        notes += [
+            "ρ: Spearman correlation of token entropy and gradient strength over the sampled rollouts; negative = "
+            f"inverted; ι = −ρ. Estimator: {', '.join(estimators)}. control: the same with ‖∂ ln p/∂z‖, which follows "
+            "entropy by construction. undefined: rollouts too short, or constant.",
+            "AUROC: does the score tell right from wrong rollouts of the same problem (0.5 is chance), over the "
+            "problems that have both (mixed). gain: accuracy of picking by the score above picking at random.",
+        ]
+    if any(entry["num_rollouts"] and entry["num_problems"] < 30 for entry in results):
+        notes.append("Fewer than 30 problems: the intervals are wide for a reason.")
+    return notes

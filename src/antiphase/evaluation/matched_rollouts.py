@@ -1,0 +1,194 @@
+"""Given rollouts: another engine's completions, matched to the problems that they answer."""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from antiphase.data.given_rollouts import token_ids
+from antiphase.data.prompt_rendering import end_token_ids
+from antiphase.data.tables import TableRow, read_table
+from antiphase.errors import InvalidInputError
+from antiphase.evaluation.evaluation_config import EvalConfig
+from antiphase.evaluation.plan import GREEDY, Batch, TaskPlan, rollout_name
+from antiphase.probing.items import Item, Limits
+from antiphase.tasks.problem import Problem
+
+# (task or None for any, kind of key, key) → the problems that it names, each with its task's place.
+_Keys = dict[tuple[str | None, str, str], list[tuple[int, Problem]]]
+_ID_COLUMNS = ("problem_id", "id", "prompt_id")
+_TEXT_COLUMNS = ("question", "problem", "prompt")
+_COMPLETION_COLUMNS = ("completion", "response", "output")
+
+
+@dataclass(frozen=True)
+class GivenCompletion:
+    """One completion of a problem, as text or as token ids."""
+
+    place: str
+    problem: Problem
+    sample: int
+    text: str | None
+    completion_ids: tuple[int, ...] | None
+    prompt_ids: tuple[int, ...] | None
+    finish: str
+
+
+def load_given(
+    source: str | Sequence[Mapping[str, Any]] | pd.DataFrame, plans: Sequence[TaskPlan]
+) -> list[tuple[TaskPlan, list[GivenCompletion]]]:
+    """The rollouts of a JSONL or Parquet file, a data frame or a list of mappings, by task.
+
+    Args:
+        source: rows with `problem_id` (or `id`), or the problem's text as `question`; and `completion` (or `response`,
+            `output`) text or `completion_ids`; optionally `prompt_ids`, `task`, `finish` and `greedy`. The
+            rollouts.parquet of an evaluation is of this form.
+        plans: the tasks with their problems; those without a rollout drop out.
+
+    Raises:
+        InvalidInputError: a row that answers no problem of the tasks, or holds no completion (with its place).
+    """
+    if isinstance(source, str):
+        from pathlib import Path
+
+        rows = read_table(Path(source))
+    else:
+        records: Any = source.to_dict("records") if isinstance(source, pd.DataFrame) else source
+        rows = [TableRow(f"rollout {index}", values) for index, values in enumerate(records)]
+        if not rows:
+            raise InvalidInputError("the list of rollouts is empty.")
+    by_key: _Keys = {}
+    for place, plan in enumerate(plans):
+        for problem in plan.problems:
+            for task in (plan.task.spec, None):
+                by_key.setdefault((task, "id", problem.problem_id), []).append((place, problem))
+                by_key.setdefault((task, "text", problem.prompt.strip()), []).append((place, problem))
+    found: list[dict[tuple[str, int], GivenCompletion]] = [{} for _ in plans]
+    counts: dict[str, int] = {}
+    for row in rows:
+        place, problem = _match(row, plans, by_key)
+        given = _completion(row, problem, counts)
+        known = found[place].setdefault((problem.problem_id, given.sample), given)
+        # The table of an evaluation repeats a rollout for every estimator; other repeats are mistakes.
+        if dataclasses.replace(known, place="") != dataclasses.replace(given, place=""):
+            raise InvalidInputError(
+                f"sample {given.sample} of the problem {problem.problem_id!r} stands twice ({known.place}; "
+                f"{given.place}) with different tokens. Of a run with several models, keep one model's rows."
+            )
+    matched = []
+    for plan, completions in zip(plans, found, strict=True):
+        if completions:
+            kept = {problem_id for problem_id, _ in completions}
+            problems = tuple(problem for problem in plan.problems if problem.problem_id in kept)
+            matched.append((dataclasses.replace(plan, problems=problems), list(completions.values())))
+    return matched
+
+
+def given_digest(matched: Sequence[tuple[TaskPlan, Sequence[GivenCompletion]]]) -> str:
+    """Of all completions, to tell on resume whether they are the same."""
+    content = [
+        (given.problem, given.sample, given.text, given.completion_ids, given.prompt_ids, given.finish)
+        for _, completions in matched
+        for given in completions
+    ]
+    return hashlib.sha256(repr(content).encode()).hexdigest()
+
+
+def _match(row: TableRow, plans: Sequence[TaskPlan], by_key: _Keys) -> tuple[int, Problem]:
+    name, text, task = row.first_of(_ID_COLUMNS), row.first_of(_TEXT_COLUMNS), row.values.get("task")
+    keys: list[tuple[str, str]] = [("id", str(name))] if name is not None else []
+    keys += [("text", text.strip())] if isinstance(text, str) else []
+    for kind, value in keys:
+        # One task takes rows of any name: the same set may be called by a file's name elsewhere.
+        found = by_key.get((None if task is None or len(plans) == 1 else str(task), kind, value), [])
+        if len(found) > 1:
+            raise InvalidInputError(
+                f"{row.place}: the {kind} {value[:40]!r} is a problem of several tasks; add the column task."
+            )
+        if found:
+            return found[0]
+    raise InvalidInputError(
+        f"{row.place}: answers no problem of {', '.join(plan.task.spec for plan in plans)} (problem_id {name!r}, "
+        f"question {str(text)[:40]!r}). Name its task with --tasks, draw its problems with --num-problems all, or "
+        "choose another --split."
+    )
+
+
+def _completion(row: TableRow, problem: Problem, counts: dict[str, int]) -> GivenCompletion:
+    ids, text = row.values.get("completion_ids"), row.first_of(_COMPLETION_COLUMNS)
+    if ids is None and not isinstance(text, str):
+        raise InvalidInputError(
+            f"{row.place}: expected 'completion' text or 'completion_ids'; found {', '.join(row.values) or 'nothing'}."
+        )
+    prompt_ids, finish = row.values.get("prompt_ids"), _present(row, "finish")
+    return GivenCompletion(
+        row.place,
+        problem,
+        _sample(row, problem, counts),
+        text if ids is None else None,
+        None if ids is None else token_ids(ids, row, "completion_ids"),
+        None if prompt_ids is None else token_ids(prompt_ids, row, "prompt_ids"),
+        "given" if finish is None else str(finish),
+    )
+
+
+def _present(row: TableRow, column: str) -> Any:
+    """The value of a column; None where it is absent, null or NaN (as data frames fill what is missing)."""
+    value = row.values.get(column)
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _sample(row: TableRow, problem: Problem, counts: dict[str, int]) -> int:
+    greedy, sample = _present(row, "greedy"), _present(row, "sample")
+    if greedy is not None and type(greedy) is not bool and not isinstance(greedy, np.bool_):
+        raise InvalidInputError(f"{row.place}: greedy must be true or false; got {greedy!r}.")
+    if isinstance(sample, float) and sample.is_integer():  # a column with gaps
+        sample = int(sample)
+    if sample is not None and (isinstance(sample, bool) or not isinstance(sample, Integral) or int(sample) < GREEDY):
+        raise InvalidInputError(
+            f"{row.place}: sample must be a number from 0, or -1 for the greedy one; got {sample!r}."
+        )
+    if greedy:
+        return GREEDY
+    if sample is not None:
+        return int(sample)
+    counts[problem.problem_id] = counts.get(problem.problem_id, -1) + 1
+    return counts[problem.problem_id]
+
+
+def given_batches(
+    matched: Sequence[tuple[TaskPlan, Sequence[GivenCompletion]]], tokenizer: Any, limits: Limits, config: EvalConfig
+) -> list[Batch]:
+    """The given rollouts as batches that need no generation.
+
+    Raises:
+        InvalidInputError: ids that the model cannot take, or a row longer than its context.
+    """
+    batches = []
+    for plan, completions in matched:
+        form = plan.prompt_format(config.system_prompt)
+        ends = tuple(end_token_ids(plan.end_tokens, tokenizer))
+        for start in range(0, len(completions), config.batch_size):
+            part = completions[start : start + config.batch_size]
+            items = tuple(_item(plan, given, form, tokenizer) for given in part)
+            for item, given in zip(items, part, strict=True):
+                limits.check(item, given.place, 0)
+            problems, samples = tuple(given.problem for given in part), tuple(given.sample for given in part)
+            batches.append(Batch(plan, config.sampling(plan.max_new_tokens), ends, items, problems, samples))
+    return batches
+
+
+def _item(plan: TaskPlan, given: GivenCompletion, form: Any, tokenizer: Any) -> Item:
+    prompt_ids = given.prompt_ids or tuple(form.encode(tokenizer, given.problem.prompt, given.place))
+    ids = given.completion_ids
+    if ids is None:
+        ids = tuple(int(token) for token in tokenizer(given.text, add_special_tokens=False).input_ids)
+    name = rollout_name(plan, given.problem, given.sample)
+    text = given.text if given.text is not None else str(tokenizer.decode(list(ids)))
+    return Item(given.problem.problem_id, name, given.problem.prompt, prompt_ids, ids, text, given.finish)

@@ -1,0 +1,154 @@
+"""What an evaluation came to, for one model and task: accuracies, signals, and ι against right and wrong.
+
+Every number is a mean over problems with an interval over problems, the cluster within which samples depend on one
+another. Only sampled rollouts enter; greedy accuracy has a row of its own. Undefined is null, never 0.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from antiphase.probing.units import spearman_column
+from antiphase.statistics.accuracy import majority_at_k, pass_at_k
+from antiphase.statistics.estimate import Estimate, mean_interval, share_interval
+from antiphase.statistics.ranking import best_of_k, within_problem_auroc
+
+# Score of a rollout → what it is. The higher, the likelier right; ι first, then what must not explain it.
+SCORES: dict[str, str] = {
+    "inversion": "ι = −ρ(entropy, strength)",
+    "low_entropy": "minus mean token entropy",
+    "logprob": "mean log-probability of the tokens",
+    "self_certainty": "mean KL(U‖p) (Intuitor)",
+    "logprob_control": "minus ρ(entropy, ‖∂ ln p/∂z‖)",
+    "shuffled": "ι of shuffled strengths",
+    "shortness": "minus the number of tokens",
+}
+
+
+def rollout_score(rollouts: pd.DataFrame, name: str, unit: str = "token") -> np.ndarray:
+    """A score of `SCORES` for each row of rollouts.parquet; NaN where undefined.
+
+    Args:
+        rollouts: the rows.
+        name: of the score.
+        unit: over which ι is taken.
+    """
+    sign, column = {
+        "inversion": (-1, spearman_column(rollouts, unit)),
+        "low_entropy": (-1, "entropy_mean"),
+        "logprob": (1, "logprob_mean"),
+        "self_certainty": (1, "self_certainty_mean"),
+        "logprob_control": (-1, "logprob_control"),
+        "shuffled": (-1, "shuffled"),
+        "shortness": (-1, "num_tokens"),
+    }[name]
+    return sign * rollouts[column].to_numpy(dtype=np.float64)
+
+
+def by_problem(rollouts: pd.DataFrame, values: np.ndarray) -> np.ndarray:
+    """Mean of the values over each problem's rows, in order of first appearance; NaN entries are left out."""
+    series = pd.Series(values, index=rollouts.index)
+    return series.groupby(rollouts.problem_id, sort=False).mean().to_numpy(dtype=np.float64)
+
+
+def accuracy_metrics(rollouts: pd.DataFrame, ks: Sequence[int]) -> dict[str, dict[str, float | int | None]]:
+    """Accuracies of one model on one task.
+
+    Args:
+        rollouts: one row a rollout, greedy ones included.
+        ks: of pass@k and maj@k; those above a problem's number of samples are left out.
+
+    Returns:
+        `avg@n` (mean over samples), `pass@k`, `maj@k`, `greedy`, `truncated`, `well_formed`, `timeouts`, `length`,
+        each with value, low, high and num_problems.
+    """
+    drawn, greedy = rollouts[~rollouts.greedy], rollouts[rollouts.greedy]
+    found: dict[str, Estimate] = {}
+    if len(drawn):
+        found |= _sampled(drawn, ks)
+    if len(greedy):
+        found["greedy"] = share_interval(greedy.correct.to_numpy(dtype=np.float64))
+    shown = drawn if len(drawn) else greedy
+    cut = (shown.finish == "length").where(shown.finish != "given").to_numpy(dtype=np.float64)
+    for name, values in (
+        ("truncated", cut),
+        ("well_formed", shown.well_formed.to_numpy(dtype=np.float64)),
+        ("timeouts", shown.outcome.isin(["timeout", "error"]).to_numpy(dtype=np.float64)),
+    ):
+        found[name] = share_interval(by_problem(shown, values))
+    found["length"] = mean_interval(by_problem(shown, shown.num_tokens.to_numpy(dtype=np.float64)))
+    return {name: estimate.to_dict() for name, estimate in found.items()}
+
+
+def _sampled(drawn: pd.DataFrame, ks: Sequence[int]) -> dict[str, Estimate]:
+    groups = [group for _, group in drawn.groupby("problem_id", sort=False)]
+    least = min(map(len, groups))
+    found = {f"avg@{least}": share_interval(np.array([group.correct.mean() for group in groups]))}
+    for k in ks:
+        if k <= least:
+            values = [pass_at_k(len(group), int(group.correct.sum()), k) for group in groups]
+            found[f"pass@{k}"] = share_interval(np.array(values))
+    for k in ks:
+        if 2 < k <= least:  # the vote of one or two is a draw
+            votes = [
+                majority_at_k([a if isinstance(a, str) else None for a in group.answer], group.correct.tolist(), k)
+                for group in groups
+            ]
+            found[f"maj@{k}"] = share_interval(np.array(votes))
+    return found
+
+
+def inside_metrics(rollouts: pd.DataFrame, ks: Sequence[int], unit: str = "token") -> dict[str, Any]:
+    """Does a score tell right from wrong rollouts of the same problem, and does picking by it help?
+
+    Args:
+        rollouts: one row a rollout of one model, task and estimator.
+        ks: of best-of-k.
+        unit: over which ι is taken.
+
+    Returns:
+        `auroc`: by score of `SCORES`; 0.5 is chance, `num_problems` counts the problems with right and wrong rollouts.
+        `best_of`: by k, then by selection (`random`, `majority`, `oracle` and the scores): accuracy, and its `gain`
+        over random picking, paired by problem.
+    """
+    drawn = rollouts[~rollouts.greedy]
+    if drawn.empty:
+        return {"auroc": {}, "best_of": {}}
+    correct, problems = drawn.correct.to_numpy(dtype=bool), drawn.problem_id.tolist()
+    scores = {name: rollout_score(drawn, name, unit) for name in SCORES}
+    aurocs = {name: within_problem_auroc(score, correct, problems).to_dict() for name, score in scores.items()}
+    sizes = drawn.groupby("problem_id", sort=False).size()
+    best: dict[str, Any] = {}
+    for k in ks:
+        if 1 < k <= int(sizes.min()):
+            best[str(k)] = _best_of(drawn, scores, k)
+    return {"auroc": aurocs, "best_of": best}
+
+
+def _best_of(drawn: pd.DataFrame, scores: dict[str, np.ndarray], k: int) -> dict[str, Any]:
+    correct, problems = drawn.correct.to_numpy(dtype=bool), drawn.problem_id.tolist()
+    groups = [group for _, group in drawn.groupby("problem_id", sort=False)]
+    random = by_problem(drawn, correct.astype(np.float64))
+    picked = {"random": random}
+    picked["majority"] = np.array(
+        [
+            majority_at_k([a if isinstance(a, str) else None for a in group.answer], group.correct.tolist(), k)
+            for group in groups
+        ]
+    )
+    picked["oracle"] = np.array([pass_at_k(len(group), int(group.correct.sum()), k) for group in groups])
+    picked |= {name: best_of_k(score, correct, problems, k) for name, score in scores.items()}
+    return {
+        name: {"accuracy": share_interval(values).to_dict(), "gain": _gain(values - random).to_dict()}
+        for name, values in picked.items()
+    }
+
+
+def _gain(differences: np.ndarray) -> Estimate:
+    """Mean of the differences; where all are alike, resampling them would claim certainty, so there is no interval."""
+    if len(differences) and np.ptp(differences) == 0:
+        return Estimate(float(differences[0]), math.nan, math.nan, len(differences))
+    return mean_interval(differences)

@@ -1,0 +1,312 @@
+"""The run folder: parts written as batches finish, whole files at the end, and the rules of resuming.
+
+    OUT/config.json                     the resolved config; marks the folder as a probe's (or an evaluation's)
+    OUT/parts/MODEL/BATCH.*.parquet     finished batches; gone once the run is complete
+    OUT/tokens.parquet, rollouts.parquet, steps.parquet, alternatives.parquet (if asked for), summary.json, figures/
+
+Every file appears under its name only when it is complete (written aside, then renamed), so a run cut anywhere,
+also by kill -9, leaves whole parts and nothing else that counts.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from antiphase.errors import AntiphaseError, InvalidInputError
+from antiphase.probing.parts import KINDS, Kind, joined_schema, joined_tables, model_folder, part_path, whole_parts
+from antiphase.probing.probe_config import BEFORE_THE_OPTION, FREE_ON_RESUME
+
+FORMAT = "antiphase-probe"
+FORMAT_VERSION = 1
+
+
+_Folder = TypeVar("_Folder", bound="RunFolder")
+
+
+def _as_frame(table: pa.Table) -> pd.DataFrame:
+    # Arrow reads text that is no UTF-8 without a word, and fails wherever it is used.
+    table.validate(full=True)
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
+
+
+class RunFolder:
+    """A folder that a probe writes to and reads from; other commands derive their own kind.
+
+    Attributes:
+        FORMAT, FORMAT_VERSION: mark the folder.
+        OWNER: whose it is, in messages.
+        FREE: options that may change when a run is continued.
+    """
+
+    FORMAT = FORMAT
+    FORMAT_VERSION = FORMAT_VERSION
+    OWNER = "a probe"
+    FREE: tuple[str, ...] = FREE_ON_RESUME
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.created_here = False
+
+    @classmethod
+    def create(cls: type[_Folder], path: Path, config: Mapping[str, Any]) -> _Folder:
+        """A new run folder.
+
+        Raises:
+            InvalidInputError: the path holds something already, or cannot be written to.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InvalidInputError(
+                f"{str(path)!r} exists and is not an empty folder. Choose another --out, or continue that run with "
+                "--resume."
+            )
+        folder = cls(path)
+        with folder._writing():
+            path.mkdir(parents=True, exist_ok=True)
+        folder.write_json("config.json", folder._marker(config))
+        folder.created_here = True
+        return folder
+
+    @classmethod
+    def resume(cls: type[_Folder], path: Path, config: Mapping[str, Any]) -> _Folder:
+        """The folder of an interrupted run with the same config; a new one where there is nothing yet.
+
+        Raises:
+            InvalidInputError: no probe's folder, or one of another config (naming what differs).
+        """
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return cls.create(path, config)
+        folder = cls.open(path)
+        stored = folder.read_json("config.json")["config"]
+        keys = [key for key in {**stored, **config} if key not in cls.FREE]
+        before = {**BEFORE_THE_OPTION, **stored}
+        differing = [key for key in keys if before.get(key) != config.get(key)]
+        if differing:
+            shown = "; ".join(f"{key} was {before.get(key)!r}, is {config.get(key)!r}" for key in differing[:3])
+            raise InvalidInputError(f"{str(path)!r} holds a run of other options, so it cannot be continued: {shown}.")
+        folder.write_json("config.json", folder._marker(config))
+        return folder
+
+    @classmethod
+    def open(cls: type[_Folder], path: Path) -> _Folder:
+        """An existing run folder.
+
+        Raises:
+            InvalidInputError: it is none, or of another format version.
+        """
+        folder = cls(path)
+        if not (path / "config.json").is_file():
+            raise InvalidInputError(f"{str(path)!r} is not the folder of {cls.OWNER} (it has no config.json).")
+        marker = folder.read_json("config.json")
+        if marker.get("format") != cls.FORMAT or marker.get("format_version") != cls.FORMAT_VERSION:
+            raise InvalidInputError(
+                f"{str(path)!r} is not the folder of {cls.OWNER} of this version: expected format {cls.FORMAT} "
+                f"{cls.FORMAT_VERSION}, got {marker.get('format')} {marker.get('format_version')}."
+            )
+        return folder
+
+    def _marker(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        return {"format": self.FORMAT, "format_version": self.FORMAT_VERSION, "config": dict(config)}
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run has been summed up."""
+        return (self.path / "summary.json").is_file()
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON object of the folder."""
+        try:
+            value = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InvalidInputError(f"{self.path / name} cannot be read ({error}).") from None
+        if not isinstance(value, dict):
+            raise InvalidInputError(f"{self.path / name}: expected a JSON object.")
+        return value
+
+    def read_summary(self) -> dict[str, Any]:
+        """The summary of a finished run.
+
+        Raises:
+            InvalidInputError: the run is unfinished, or of another format version.
+        """
+        if not self.complete:
+            raise InvalidInputError(
+                f"{str(self.path)!r} holds an unfinished run of {self.OWNER}. Continue it: repeat its command with "
+                "--resume."
+            )
+        summary = self.read_json("summary.json")
+        if summary.get("format") != self.FORMAT or summary.get("format_version") != self.FORMAT_VERSION:
+            raise InvalidInputError(f"{self.path / 'summary.json'} is not of this version's format.")
+        return summary
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write a JSON object; NaN is refused, since JSON has none."""
+        self.write_text(name, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a whole text file."""
+        with self._writing(), self._replacing(self.path / name) as work:
+            work.write_text(text, encoding="utf-8")
+
+    def write_table(self, kind: Kind, table: pa.Table) -> None:
+        """Write a whole table."""
+        with self._writing(), self._replacing(self.path / f"{kind}.parquet") as work:
+            pq.write_table(table, work)
+
+    def has_part(self, model: int, batch: int) -> bool:
+        """Whether a batch is complete (its rollouts are renamed last)."""
+        return part_path(self.path, model, batch, "rollouts").is_file()
+
+    def write_part(self, model: int, batch: int, tables: Mapping[Kind, pa.Table]) -> None:
+        """Write a finished batch."""
+        with self._writing():
+            model_folder(self.path, model).mkdir(parents=True, exist_ok=True)
+            for kind in KINDS:
+                if kind in tables:
+                    with self._replacing(part_path(self.path, model, batch, kind)) as work:
+                        pq.write_table(tables[kind], work)
+
+    def read_part(self, model: int, batch: int, kind: Kind) -> pa.Table:
+        """A finished batch."""
+        return pq.read_table(part_path(self.path, model, batch, kind))
+
+    def read_parts(self, kind: Kind) -> pd.DataFrame | None:
+        """One table of an unfinished run, as far as its batches are finished; None where no batch has it.
+
+        While the run goes on, a table that is read later may hold more batches.
+
+        Raises:
+            InvalidInputError: a part cannot be read.
+        """
+        parts = whole_parts(self.path, kind)
+        if not parts:
+            return None
+        with self._reading(self.path / "parts"):
+            return _as_frame(pa.concat_tables(joined_tables(parts, joined_schema(parts))))
+
+    def merge_parts(self) -> None:
+        """Join the parts of all models into whole files; columns that a model lacks are null."""
+        for kind in KINDS:
+            parts = whole_parts(self.path, kind)
+            if not parts:
+                continue
+            schema = joined_schema(parts)
+            with (
+                self._writing(),
+                self._replacing(self.path / f"{kind}.parquet") as work,
+                pq.ParquetWriter(work, schema) as writer,
+            ):
+                for table in joined_tables(parts, schema):
+                    writer.write_table(table)
+
+    def read_frames(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The whole tables, (tokens, rollouts).
+
+        Raises:
+            InvalidInputError: one cannot be read.
+        """
+        return self.read_frame("tokens"), self.read_frame("rollouts")
+
+    def read_frame(self, kind: Kind) -> pd.DataFrame:
+        """One whole table.
+
+        Raises:
+            InvalidInputError: it cannot be read.
+        """
+        path = self.path / f"{kind}.parquet"
+        with self._reading(path):
+            return _as_frame(pq.read_table(path))
+
+    def read_steps(self) -> pd.DataFrame | None:
+        """The whole table of steps; None in a run of before they were measured.
+
+        Raises:
+            InvalidInputError: it cannot be read.
+        """
+        return self.read_frame("steps") if (self.path / "steps.parquet").is_file() else None
+
+    def read_alternatives(self) -> pd.DataFrame | None:
+        """The whole table of alternatives; None where the run stored none.
+
+        Raises:
+            InvalidInputError: it cannot be read.
+        """
+        return self.read_frame("alternatives") if (self.path / "alternatives.parquet").is_file() else None
+
+    def write_model(self, model: int, facts: Mapping[str, Any]) -> None:
+        """What is known of a loaded model.
+
+        Raises:
+            InvalidInputError: the batches that are there were measured on another model.
+        """
+        place = model_folder(self.path, model)
+        if (place / "model.json").is_file():
+            before = self.read_model(model)
+            differing = [key for key in facts if before.get(key) != facts[key]]
+            if differing:
+                shown = ", ".join(f"{key} was {before.get(key)!r}, now {facts[key]!r}" for key in differing)
+                raise InvalidInputError(
+                    f"{str(self.path)!r} was begun with another model, or elsewhere: {shown}. "
+                    "Start anew in another --out."
+                )
+        with self._writing():
+            place.mkdir(parents=True, exist_ok=True)
+        self.write_json(f"parts/model-{model:03d}/model.json", facts)
+
+    def read_model(self, model: int) -> dict[str, Any]:
+        """What `write_model` wrote."""
+        return self.read_json(f"parts/model-{model:03d}/model.json")
+
+    def discard_if_unused(self) -> None:
+        """Take back a folder of ours in which nothing was finished, so that the corrected command can use it."""
+        if self.created_here and not any(self.path.glob("parts/*/*.parquet")) and not self.complete:
+            shutil.rmtree(self.path / "parts", ignore_errors=True)
+            (self.path / "config.json").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+
+    def drop_parts(self) -> None:
+        """Remove the parts, once everything is in the whole files."""
+        shutil.rmtree(self.path / "parts", ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _reading(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            raise InvalidInputError(f"{path} cannot be read ({str(error).splitlines()[0]}).") from None
+
+    @contextlib.contextmanager
+    def _replacing(self, target: Path) -> Iterator[Path]:
+        work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            yield work
+            os.replace(work, target)
+        finally:
+            work.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except AntiphaseError:
+            raise
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            mend = (
+                "Free some space; a run is continued with --resume."
+                if full
+                else "Choose a folder that you can write to."
+            )
+            raise InvalidInputError(
+                f"cannot write to {str(self.path)!r} ({error.strerror or error}). {mend}"
+            ) from error

@@ -1,0 +1,45 @@
+"""Completions by `antiphase.rollouts.sampling.generate`: a padded batch at a time, on any device.
+
+The seed and the batch's number fix the draw. A batch lasts as long as its longest completion.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import transformers
+
+from antiphase.models.loading import LoadedModel
+from antiphase.rollouts.engine import Completion, Generator
+from antiphase.rollouts.sampling import Sampling, generate
+
+
+class TransformersGenerator(Generator):
+    """Completes with the loaded model, a padded batch at a time.
+
+    Args:
+        loaded: model and tokenizer.
+        end_ids: tokens that end a completion besides the model's own end tokens.
+    """
+
+    name = "transformers"
+
+    def __init__(self, loaded: LoadedModel, end_ids: Sequence[int] = ()) -> None:
+        self._loaded, self._end_ids = loaded, tuple(end_ids)
+        self.versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+
+    def complete(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        sampling: Sampling,
+        batch_number: int,
+        *,
+        tick: Callable[[float], None] = lambda _: None,
+    ) -> list[Completion]:
+        """As `generate`, which see for what it raises."""
+        if not prompt_ids:
+            return []
+        step = 1 / sampling.max_new_tokens
+        rows = generate(
+            self._loaded, prompt_ids, sampling, batch_number, end_ids=self._end_ids, tick=lambda: tick(step)
+        )
+        return [Completion(tuple(ids), finish) for ids, finish in rows]

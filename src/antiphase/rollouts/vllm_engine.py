@@ -1,0 +1,227 @@
+"""Completions by vLLM, in its own memory and from its own copy of the weights.
+
+Each rollout has a seed of its own, hashed from the run's seed, the batch's number and its row. vLLM does not promise
+the same tokens across its versions, GPUs or batch compositions.
+
+Names follow the documentation of `LLM` in vLLM 0.16 (https://docs.vllm.ai/en/v0.16.0/api/vllm/entrypoints/llm/) and
+the source of `SamplingParams`; what `token_ids` holds follows the source of its scheduler and detokenizer: the token
+that ends a completion is in them, once. Nothing here has run against a real vLLM.
+
+The end tokens are those that the other engines use: vLLM's own notion (the tokenizer's end token) is switched off with
+`ignore_eos`, and they are given as `stop_token_ids`. `generation_config="vllm"` keeps the checkpoint's top-k and
+penalties out. vLLM raises temperatures between 0 and 0.01 to 0.01.
+"""
+
+import gc
+import importlib
+import importlib.metadata
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from antiphase.errors import InvalidInputError, MissingExtraError, ModelNotFoundError, OutOfMemoryError
+from antiphase.models.demo import DEMO, demo_model_path
+from antiphase.rollouts.engine import Completion, Generator
+from antiphase.rollouts.sampling import Sampling, trim
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class VllmOptions:
+    """What vLLM loads and how much room it takes.
+
+    Args:
+        name: hub id, local directory, or `demo`.
+        dtype: `auto` (the checkpoint's own), `float32`, `bfloat16` or `float16`.
+        revision: branch, tag or commit on the hub, of weights and tokenizer.
+        trust_remote_code: run code that comes with the model.
+        max_model_len: tokens of prompt and completion together; None is the model's context.
+        memory_share: of the GPU's memory that vLLM takes.
+        seed: of the engine; the rollouts have their own.
+    """
+
+    name: str
+    dtype: str = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    max_model_len: int | None = None
+    memory_share: float = 0.9
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise InvalidInputError(f"vLLM's dtype must be one of {', '.join(DTYPES)}; got {self.dtype!r}.")
+        if not 0 < self.memory_share <= 1:
+            raise InvalidInputError(f"memory_share must lie in (0, 1]; got {self.memory_share}.")
+        if self.max_model_len is not None and self.max_model_len < 2:
+            raise InvalidInputError(f"max_model_len must be at least 2; got {self.max_model_len}.")
+
+
+class VllmGenerator(Generator):
+    """Completes with vLLM.
+
+    Args:
+        options: see there.
+        end_ids: tokens that end a completion besides the model's own end tokens.
+
+    Raises:
+        MissingExtraError: vLLM is absent.
+        ModelNotFoundError: nothing to load under this name.
+        InvalidInputError: vLLM cannot run this model.
+        OutOfMemoryError: the weights or the cache do not fit.
+    """
+
+    name = "vllm"
+
+    def __init__(self, options: VllmOptions, end_ids: Sequence[int] = ()) -> None:
+        try:
+            vllm: Any = importlib.import_module("vllm")
+        except ModuleNotFoundError as error:
+            if error.name != "vllm":
+                raise
+            raise MissingExtraError("vllm", "vllm", "generating with vLLM") from error
+        self._vllm = vllm
+        self._options = options
+        source = demo_model_path() if options.name == DEMO else options.name
+        self._ends = list(dict.fromkeys([*_own_end_tokens(source, options), *end_ids]))
+        self._engine: Any = _engine(vllm, source, options)
+        self.versions = {"vllm": vllm.__version__, "torch": importlib.metadata.version("torch")}
+
+    def complete(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        sampling: Sampling,
+        batch_number: int,
+        *,
+        tick: Callable[[float], None] = lambda _: None,
+    ) -> list[Completion]:
+        """See `Generator.complete`; `tick` is called once, at the end.
+
+        Raises:
+            InvalidInputError: an empty prompt, one too long for the context, or a rollout that vLLM gave up.
+            OutOfMemoryError: lower `memory_share`, the batch size or `max_new_tokens`.
+        """
+        if not prompt_ids:
+            return []
+        self._check_lengths(prompt_ids, sampling)
+        try:
+            outputs = self._engine.generate(
+                [self._vllm.TokensPrompt(prompt_token_ids=list(ids)) for ids in prompt_ids],
+                [self._parameters(sampling, batch_number, row) for row in range(len(prompt_ids))],
+                use_tqdm=False,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise _explained(error, self._options, "while generating") from error
+        completions = [_completion(row, output.outputs[0], self._ends, sampling) for row, output in enumerate(outputs)]
+        tick(1.0)
+        return completions
+
+    def close(self) -> None:
+        """Free the engine and its GPU memory."""
+        self._engine = None
+        gc.collect()
+
+    def _parameters(self, sampling: Sampling, batch_number: int, row: int) -> Any:
+        return self._vllm.SamplingParams(
+            n=1,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=0,
+            min_p=0.0,
+            repetition_penalty=1.0,
+            presence_penalty=0.0,
+            frequency_penalty=0.0,
+            max_tokens=sampling.max_new_tokens,
+            seed=zlib.crc32(f"{sampling.seed}/{batch_number}/{row}".encode()),
+            ignore_eos=True,
+            stop_token_ids=self._ends,
+            detokenize=False,
+            skip_special_tokens=False,
+        )
+
+    def _check_lengths(self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> None:
+        if self._engine is None:
+            raise InvalidInputError("this generator is closed; make another.")
+        most = self._options.max_model_len
+        for row, ids in enumerate(prompt_ids):
+            if len(ids) == 0:
+                raise InvalidInputError(f"prompt {row} has no tokens; a completion needs at least one before it.")
+            if most is not None and len(ids) + sampling.max_new_tokens > most:
+                raise InvalidInputError(
+                    f"prompt {row} has {len(ids)} tokens, which with max_new_tokens {sampling.max_new_tokens} "
+                    f"exceeds max_model_len {most}. Raise max_model_len or lower max_new_tokens."
+                )
+
+
+def _engine(vllm: Any, source: str, options: VllmOptions) -> Any:
+    try:
+        return vllm.LLM(
+            model=source,
+            dtype=options.dtype,
+            revision=options.revision,
+            tokenizer_revision=options.revision,
+            trust_remote_code=options.trust_remote_code,
+            max_model_len=options.max_model_len,
+            gpu_memory_utilization=options.memory_share,
+            seed=options.seed,
+            generation_config="vllm",
+        )
+    except (RuntimeError, ValueError) as error:
+        raise _explained(error, options, "while loading") from error
+
+
+def _own_end_tokens(source: str, options: VllmOptions) -> list[int]:
+    """As `generation.end_tokens` finds them, without the weights."""
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    shared = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(source, **shared)
+        try:
+            generation = GenerationConfig.from_pretrained(source, revision=options.revision)
+        except OSError:  # a checkpoint need not have one
+            generation = GenerationConfig.from_model_config(config)
+        ends = generation.eos_token_id
+        if ends is None:
+            ends = AutoTokenizer.from_pretrained(source, **shared).eos_token_id
+    except (OSError, ValueError) as error:
+        raise ModelNotFoundError(f"could not read the configuration of {options.name!r}: {_first(error)}") from error
+    return [] if ends is None else [int(end) for end in (ends if isinstance(ends, list) else [ends])]
+
+
+def _completion(row: int, output: Any, ends: Sequence[int], sampling: Sampling) -> Completion:
+    ids, finish = trim([int(token) for token in output.token_ids], ends)
+    if output.finish_reason not in ("stop", "length"):
+        raise InvalidInputError(
+            f"vLLM gave rollout {row} up after {len(ids)} tokens with finish reason {output.finish_reason!r}; its log "
+            "says why. Draw the batch again, or use another generator."
+        )
+    if finish != output.finish_reason:
+        raise InvalidInputError(
+            f"vLLM finished rollout {row} with {output.finish_reason!r}, but its last token is "
+            f"{ids[-1] if ids else 'missing'} and the end tokens are {list(ends)}: antiphase "
+            "does not understand this version of vLLM."
+        )
+    if finish == "length" and len(ids) < sampling.max_new_tokens:
+        raise InvalidInputError(
+            f"vLLM cut rollout {row} off at {len(ids)} of {sampling.max_new_tokens} tokens, where the model's context "
+            "ends. Lower max_new_tokens, or raise max_model_len."
+        )
+    return Completion(tuple(ids), finish)
+
+
+def _explained(error: Exception, options: VllmOptions, when: str) -> Exception:
+    text = str(error).lower()
+    if "out of memory" in text or "memory for the cache" in text or "free memory on device" in text:
+        return OutOfMemoryError(
+            f"vLLM ran out of GPU memory {when}: {_first(error)} Change memory_share (now {options.memory_share}), "
+            "lower max_model_len, or choose a smaller model."
+        )
+    return InvalidInputError(f"vLLM failed {when} with {options.name!r}: {_first(error)}")
+
+
+def _first(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

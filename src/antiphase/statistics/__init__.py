@@ -1,0 +1,1 @@
+"""Correlations, accuracies and differences with their intervals: numbers in, numbers out."""

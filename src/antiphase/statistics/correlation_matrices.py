@@ -1,0 +1,113 @@
+"""Correlation matrices of several series at once, in resamples of prompts, and partial correlations from them.
+
+Every pair of the series, and every partial correlation, is read off one matrix, so the work of ranking is shared.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy import sparse
+from torch import Tensor
+
+from antiphase.statistics.correlation import average_ranks, group_bounds
+from antiphase.statistics.resampling import Resampler
+from antiphase.types import Method
+
+# Share of a series' variance below which what is left of it is taken for rounding.
+EXPLAINED = 1e-10
+_ROUNDING = 1e-13
+
+
+def partial_from(
+    matrix: Float[Tensor, "*row series series"], x: int, y: int, given: Sequence[int] = ()
+) -> Float[Tensor, "*row"]:
+    """Correlation of series x and y with the given ones held fixed, from correlation matrices; NaN where undefined.
+
+    Each given series is swept out in turn: C ← C − c_g c_gᵀ / C_gg, which leaves the covariances of the residuals of
+    a least-squares fit. A given series of which nothing is left (constant, or a combination of those before it) adds
+    nothing; x or y of which nothing is left makes the value undefined.
+    """
+    rest = matrix
+    for series in given:
+        pivot = rest[..., series, series, None, None]
+        column = rest[..., :, series, None]
+        removed = column * column.transpose(-1, -2) / pivot.clamp_min(EXPLAINED)
+        rest = rest - removed.masked_fill(pivot <= EXPLAINED, 0.0)
+    left = torch.minimum(rest[..., x, x], rest[..., y, y])
+    value = rest[..., x, y] / rest[..., x, x].sqrt() / rest[..., y, y].sqrt()
+    return value.clamp(-1, 1).masked_fill(~(left > EXPLAINED), torch.nan)
+
+
+def correlation_matrix(
+    series: Float[Tensor, "series row item"], weights: Float[Tensor, "row item"]
+) -> Float[Tensor, "row series series"]:
+    """Weighted Pearson correlations of all pairs of series, row by row; 0 for a series without variance."""
+    total = weights.sum(-1).clamp_min(torch.finfo(weights.dtype).tiny)
+    mean = torch.einsum("sri,ri->rs", series, weights) / total[:, None]
+    rows = (series.transpose(0, 1) - mean[..., None]).mul_(weights.sqrt()[:, None])
+    products = rows @ rows.transpose(1, 2)
+    variance = products.diagonal(dim1=1, dim2=2)
+    # What centring leaves of equal values is rounding.
+    constant = variance <= _ROUNDING**2 * (variance + total[:, None] * mean**2)
+    scale = variance.sqrt().masked_fill(constant, torch.inf)
+    matrix: Tensor = products / scale[:, :, None] / scale[:, None, :]
+    return matrix
+
+
+def weighted_ranks(values: Float[Tensor, "item"]) -> Callable[[Tensor], Tensor]:
+    """Ranks (less one half) of the values when each stands as often as its weight says."""
+    _, place = values.unique(return_inverse=True)
+    num = int(place.max()) + 1
+
+    def ranks(weights: Tensor) -> Tensor:
+        mass = torch.zeros(len(weights), num, dtype=torch.float64).index_add_(1, place, weights)
+        return (mass.cumsum(1) - mass / 2)[:, place]
+
+    return ranks
+
+
+def token_matrices(
+    series: Float[Tensor, "series item"], resampler: Resampler, method: Method
+) -> Float[Tensor, "resample series series"]:
+    """The correlation matrix of all items (tokens, steps) in every resample."""
+    ranks = [weighted_ranks(row) for row in series] if method == "spearman" else []
+
+    def matrices(draws: Tensor) -> Tensor:
+        weights = draws[:, resampler.cluster]
+        items = torch.stack([each(weights) for each in ranks]) if ranks else series[:, None].expand(-1, len(draws), -1)
+        return correlation_matrix(items, weights)
+
+    return resampler.apply_draws(matrices, series.numel())
+
+
+def type_matrices(
+    series: Float[Tensor, "series token"], token_ids: Int[Tensor, "token"], resampler: Resampler, method: Method
+) -> Float[Tensor, "resample series series"]:
+    """The correlation matrix of the types' means in every resample; a type that is not drawn is left out."""
+    _, place = token_ids.unique(return_inverse=True)
+    shape = (int(place.max()) + 1, resampler.num_clusters)
+    where = (place.numpy(), resampler.cluster.numpy())
+    # One number for each prompt and type, so that a resample costs no pass over the tokens.
+    sums = [sparse.csr_matrix((row.numpy(), where), shape=shape) for row in [torch.ones_like(series[0]), *series]]
+    bounds = list(zip(*group_bounds(series, place, shape[0]), strict=True))
+
+    def matrices(draws: Tensor) -> Tensor:
+        totals = [torch.from_numpy(each @ draws.T.numpy()).T for each in sums]
+        seen = totals[0] > 0
+        means = [(total / totals[0]).clamp(*ends) for total, ends in zip(totals[1:], bounds, strict=True)]
+        means = [mean.masked_fill(~seen, 0.0) for mean in means]
+        items = [average_ranks(mean, seen) for mean in means] if method == "spearman" else means
+        return correlation_matrix(torch.stack(items), seen.double())
+
+    return resampler.apply_draws(matrices, shape[0] * len(series))
+
+
+def masked_matrix(
+    series: Float[Tensor, "series row item"], mask: Bool[Tensor, "row item"], method: Method
+) -> Float[Tensor, "row series series"]:
+    """Correlations of all pairs of series over the masked items of each row; 0 for a constant series."""
+    wide = series.masked_fill(~mask, 0.0)
+    if method == "spearman":
+        wide = torch.stack([average_ranks(each, mask) for each in wide])
+    return correlation_matrix(wide, mask.double())

@@ -1,0 +1,185 @@
+"""Correlation of two series with others held fixed: partial (rank) correlation (METHOD §3).
+
+Ranks of every series are fitted by least squares on the ranks of the given ones; the correlation of what is left of
+the two is the partial rank correlation. It tells whether entropy and strength go together beyond what, say, the length
+of a step explains in both. It is no proof of cause: a series that both cause each other through is removed as well.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from antiphase.errors import InvalidInputError
+from antiphase.statistics.correlation import group_means, least_items, unit_of
+from antiphase.statistics.correlation_matrices import masked_matrix, partial_from, token_matrices, type_matrices
+from antiphase.statistics.resampling import Resampler
+from antiphase.types import Correlation, Method, Unit
+
+
+def partial_coefficients(
+    x: Float[Tensor, "batch item"],
+    y: Float[Tensor, "batch item"],
+    given: Sequence[Float[Tensor, "..."]],
+    mask: Bool[Tensor, "batch item"] | None = None,
+    *,
+    method: Method = "spearman",
+    min_tokens: int | None = None,
+    unit: Unit = "token",
+) -> Float[Tensor, "batch"]:
+    """Correlation of x and y in each row with the given series held fixed; NaN where undefined.
+
+    ρ(x, y | g) = Σ u v / √(Σ u² Σ v²), u and v the residuals of a least-squares fit of the ranks (for Pearson: the
+    values) of x and y on those of the given series and a constant. With one given series that is
+    (ρ_xy − ρ_xg ρ_yg) / √((1 − ρ_xg²)(1 − ρ_yg²)).
+
+    Args:
+        x, y: the two series; NaN counts as masked.
+        given: series that are held fixed; an item with a NaN in any of them is left out. One that is constant, or a
+            combination of others, adds nothing.
+        mask: which items enter; None means all.
+        method: `spearman` or `pearson`.
+        min_tokens: rows with fewer items than this plus the number of given series are undefined; None is the unit's.
+        unit: what an item is.
+
+    Returns:
+        float64, in [−1, 1]; NaN with too few items, or where the given series determine x or y (all but 10⁻¹⁰ of its
+        variance).
+
+    Raises:
+        InvalidInputError: shapes differ, or an infinite value.
+
+    >>> length = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]])
+    >>> x, y = torch.tensor([[1.0, 3.0, 2.0, 4.0, 6.0, 5.0]]), torch.tensor([[2.0, 1.0, 3.0, 4.0, 5.0, 6.0]])
+    >>> round(partial_coefficients(x, y, [length], min_tokens=4).item(), 3)
+    -0.412
+    """
+    series = torch.stack([each.detach().cpu().double() for each in _same_shape([x, y, *given])])
+    valid = ~series.isnan().any(0)
+    valid = valid if mask is None else valid & mask.cpu()
+    _refuse_infinite(series, valid)
+    value = partial_from(masked_matrix(series, valid, method), 0, 1, range(2, len(series)))
+    least = max(least_items(unit, min_tokens), 2) + len(given)
+    return value.masked_fill(valid.sum(1) < least, torch.nan)
+
+
+def _same_shape(series: Sequence[Tensor]) -> Sequence[Tensor]:
+    shapes = [tuple(each.shape) for each in series]
+    if len(set(shapes)) > 1:
+        raise InvalidInputError(f"all series must have one shape; got {', '.join(map(str, shapes))}.")
+    return series
+
+
+def _refuse_infinite(series: Tensor, valid: Tensor) -> None:
+    if bool((series.isinf().any(0) & valid).any()):
+        raise InvalidInputError("a series holds an infinite value; ranks and moments need finite ones.")
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Correlation matrices of several pooled series: of the sample, and of its resamples by prompt.
+
+    Args:
+        sample: the series' correlations.
+        resampled: the same in every resample.
+        resampler: that drew them.
+        num_items: tokens, types or steps that entered.
+        method, unit: of the correlations.
+    """
+
+    sample: Float[Tensor, "series series"]
+    resampled: Float[Tensor, "resample series series"]
+    resampler: Resampler
+    num_items: int
+    method: Method
+    unit: Unit
+
+    @classmethod
+    def of(
+        cls,
+        series: Sequence[Float[Tensor, "..."]],
+        clusters: Int[Tensor, "item"],
+        *,
+        unit: Unit | None = None,
+        token_ids: Int[Tensor, "item"] | None = None,
+        method: Method = "spearman",
+        num_resamples: int = 1000,
+        seed: int = 0,
+    ) -> "Joint":
+        """Rank and resample all series together; items with a NaN in any of them are left out.
+
+        Cost: O(num_resamples · items · series), once for all correlations that are then asked for.
+        """
+        stacked = torch.stack([each.detach().cpu().double() for each in _same_shape(series)])
+        valid = ~stacked.isnan().any(0)
+        _refuse_infinite(stacked, valid)
+        kept, ids, unit = stacked[:, valid], None, unit_of(unit, token_ids)
+        if unit == "type" and token_ids is not None:
+            ids = token_ids.cpu()[valid]
+        size = len(kept)
+        if not bool(valid.any()):
+            nothing = Resampler(torch.zeros(0, dtype=torch.long), 0, torch.zeros(0, 0, dtype=torch.float64))
+            return cls(torch.zeros(size, size).double(), torch.zeros(0, size, size).double(), nothing, 0, method, unit)
+        clusters = clusters.cpu()[valid]
+        if ids is None:
+            resampler = Resampler.of(clusters, num_resamples, seed)
+            items, resampled = kept, token_matrices(kept, resampler, method)
+        else:
+            resampler = Resampler.leaving_out(clusters, num_resamples, seed)
+            items, resampled = group_means(kept, ids), type_matrices(kept, ids, resampler, method)
+        everything = torch.ones(1, items.shape[1], dtype=torch.bool)
+        sample = masked_matrix(items[:, None], everything, method)[0]
+        return cls(sample, resampled, resampler, items.shape[1], method, unit)
+
+    def correlation(
+        self, x: int, y: int, given: Sequence[int] = (), *, min_tokens: int | None = None, confidence: float = 0.95
+    ) -> Correlation:
+        """Correlation of the x-th and y-th series with the given ones held fixed, with its interval over prompts."""
+        value = float(partial_from(self.sample, x, y, given))
+        if self.num_items < max(least_items(self.unit, min_tokens), 2) + len(given):
+            value = math.nan
+        low, high = self.resampler.interval(value, partial_from(self.resampled, x, y, given), confidence)
+        return Correlation(value, low, high, self.num_items, math.nan, self.method, confidence, self.unit)
+
+
+def pooled_partial(
+    x: Float[Tensor, "item"],
+    y: Float[Tensor, "item"],
+    given: Sequence[Float[Tensor, "..."]],
+    clusters: Int[Tensor, "item"],
+    *,
+    unit: Unit | None = None,
+    token_ids: Int[Tensor, "item"] | None = None,
+    method: Method = "spearman",
+    min_tokens: int | None = None,
+    num_resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Correlation:
+    """Correlation over all items of all rollouts with the given series held fixed, with an interval over prompts.
+
+    The value of `partial_coefficients` and the interval of `pooled_correlation`. For types all series, the given ones
+    too, are averaged over each distinct id first.
+
+    Args:
+        x, y, given: all tokens or steps, one after another; items with a NaN in any series are left out.
+        clusters: the prompt that each one belongs to.
+        unit, token_ids, method, min_tokens, num_resamples, seed, confidence: as for `pooled_correlation`; min_tokens
+            grows by the number of given series.
+
+    Returns:
+        the partial correlation; NaN where undefined, its interval with fewer than two prompts.
+    """
+    joint = Joint.of(
+        [x, y, *given],
+        clusters,
+        unit=unit,
+        token_ids=token_ids,
+        method=method,
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+    return joint.correlation(0, 1, range(2, 2 + len(given)), min_tokens=min_tokens, confidence=confidence)

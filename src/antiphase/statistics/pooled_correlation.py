@@ -1,0 +1,122 @@
+"""Correlation over many rollouts, with intervals over prompts (METHOD §3).
+
+A claim about a model generalises over prompts: see `resampling`. A resample is a set of integer weights, so ranks need
+no new sort.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from antiphase.statistics.correlation import by_group, coefficients, least_items, unit_of, valid_pairs
+from antiphase.statistics.correlation_matrices import partial_from, type_matrices, weighted_ranks
+from antiphase.statistics.resampling import Resampler
+from antiphase.types import Correlation, Method, Unit
+
+
+def _weighted_coefficient(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+    total = weights.sum(1, keepdim=True)
+    a = x - (weights * x).sum(1, keepdim=True) / total
+    b = y - (weights * y).sum(1, keepdim=True) / total
+    scale = ((weights * a * a).sum(1) * (weights * b * b).sum(1)).sqrt()
+    return (weights * a * b).sum(1) / scale.masked_fill(scale <= 0, torch.nan)
+
+
+def pooled_correlation(
+    entropy: Float[Tensor, "item"],
+    strength: Float[Tensor, "item"],
+    clusters: Int[Tensor, "item"],
+    *,
+    unit: Unit | None = None,
+    token_ids: Int[Tensor, "item"] | None = None,
+    method: Method = "spearman",
+    min_tokens: int | None = None,
+    num_resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Correlation:
+    """Correlation over all tokens, types or steps of all rollouts, with an interval over prompts.
+
+    For tokens and steps prompts are drawn with replacement, all their items with them; a resample is a set of integer
+    weights, so ranks need no new sort. The interval runs between the percentiles of the resamples, stretched on
+    Fisher's scale for the number of prompts C: by t_{C−1} / z √(C/(C−1)). It is for ρ over infinitely many prompts.
+
+    For types each prompt is left out in turn (the jackknife, ± t_{C−1} SE on Fisher's scale). More prompts bring rarer
+    types, so ρ over types has no value that it tends to soon: the interval is for the mean of ρ over runs of as many
+    prompts, of as many tokens, as this one. Compare types between runs of one size.
+
+    Args:
+        entropy, strength: all tokens or steps, one after another; pairs with a NaN are left out.
+        clusters: the prompt that each one belongs to.
+        unit, min_tokens: as for `correlate`; for `type` both series are averaged over each distinct id of all
+            rollouts first.
+        token_ids: of the tokens, for types.
+        method, confidence: as for `correlate`.
+        num_resamples: of the bootstrap; at most as many prompts, or groups of them, are left out in turn.
+        seed: of the resamples.
+
+    Returns:
+        the pooled value; the interval is NaN with fewer than two prompts.
+
+    Cost: O(num_resamples · tokens).
+    """
+    unit = unit_of(unit, token_ids)
+    x, y, clusters = entropy.detach().cpu().double(), strength.detach().cpu().double(), clusters.cpu()
+    valid = valid_pairs(x, y, None)
+    x, y, clusters = x[valid], y[valid], clusters[valid]
+    ids = token_ids.cpu()[valid] if unit == "type" and token_ids is not None else None
+    plain = (x, y) if ids is None else by_group(x, y, ids)
+    count, least = len(plain[0]), least_items(unit, min_tokens)
+    value = coefficients(plain[0][None], plain[1][None], method=method, min_tokens=least).item()
+    low = high = math.nan
+    if not math.isnan(value) and ids is None:
+        resampler = Resampler.of(clusters, num_resamples, seed)
+        low, high = resampler.interval(value, resampler.apply(_statistic(x, y, method)), confidence)
+    elif not math.isnan(value) and ids is not None:
+        resampler = Resampler.leaving_out(clusters, num_resamples, seed)
+        resampled = partial_from(type_matrices(torch.stack([x, y]), ids, resampler, method), 0, 1)
+        low, high = resampler.interval(value, resampled, confidence)
+    return Correlation(value, low, high, count, math.nan, method, confidence, unit)
+
+
+def _statistic(x: Tensor, y: Tensor, method: Method) -> Callable[[Tensor], Tensor]:
+    if method == "pearson":
+        return lambda weights: _weighted_coefficient(x, y, weights)
+    ranks_x, ranks_y = weighted_ranks(x), weighted_ranks(y)
+    return lambda weights: _weighted_coefficient(ranks_x(weights), ranks_y(weights), weights)
+
+
+def mean_within(
+    values: Float[Tensor, "rollout"],
+    clusters: Int[Tensor, "rollout"],
+    *,
+    unit: Unit = "token",
+    num_resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+    method: Method = "spearman",
+) -> Correlation:
+    """Mean of the rollouts' own correlations, with an interval over prompts.
+
+    Pooling mixes differences between rollouts into ρ; this does not. Undefined rollouts are left out; `num_tokens`
+    counts the rollouts that entered.
+
+    Args:
+        values: ρ of each rollout.
+        clusters: the prompt that each rollout belongs to.
+        unit: that each rollout's ρ was taken over.
+        num_resamples, seed, confidence: as for `pooled_correlation`.
+        method: of the rollouts' ρ.
+    """
+    defined = values.isfinite()
+    kept, clusters = values[defined].cpu().double(), clusters.cpu()[defined.cpu()]
+    if len(kept) == 0:
+        return Correlation(math.nan, math.nan, math.nan, 0, math.nan, method, confidence, unit)
+    resampler = Resampler.of(clusters, num_resamples, seed)
+    mean = float(kept.mean())
+    resampled = resampler.apply(lambda weights: (weights * kept).sum(1) / weights.sum(1))
+    low, high = resampler.interval(mean, resampled, confidence)
+    return Correlation(mean, low, high, len(kept), math.nan, method, confidence, unit)

@@ -1,0 +1,275 @@
+"""`sweep`: run the cells of a study one after another, each in a process of its own, and compare what came out.
+
+    OUT/study.json       the study's name and cells
+    OUT/models, work     see `cells`
+    OUT/cells/           done cells; packed into the two files below once all are done
+    OUT/cells.jsonl, rollouts.parquet
+    OUT/tables/, figures/, report.md
+
+A cell that is done is never run again; one that was cut goes on from its last checkpoint and its last finished batch.
+"""
+
+import json
+import multiprocessing
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from antiphase.errors import AntiphaseError, InvalidInputError
+from antiphase.study.budget import check_budgets, check_evaluations, check_models, describe_budget
+from antiphase.study.cells import is_made, make_model, run_cell, write_whole
+from antiphase.study.definition import Cell, Study, read_study
+from antiphase.study.launch import processes_of
+from antiphase.study.store import done_cells, load_cells, pack
+
+PRELOAD = ["antiphase.training.train", "antiphase.evaluation.evaluate"]
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep came to.
+
+    Args:
+        out: its folder.
+        num_cells: of the study.
+        num_done: of them.
+        failed: by cell or model, why.
+        report: the tables as text; None unless some cells are done.
+    """
+
+    out: Path
+    num_cells: int
+    num_done: int
+    failed: dict[str, str]
+    report: str | None
+
+
+def sweep(
+    path: str | Path,
+    out: str | Path,
+    *,
+    cells: Sequence[str] = (),
+    jobs: int = 1,
+    keep_models: bool = False,
+    dry_run: bool = False,
+    commands: bool = False,
+    launch: str | None = None,
+    train: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> SweepResult:
+    """Run a study.
+
+    Args:
+        path: STUDY.yaml.
+        out: folder that everything goes to; cells that are done there are skipped.
+        cells: run these alone, in this process; default all.
+        jobs: cells at a time.
+        keep_models: keep trained models under OUT/models.
+        dry_run: state the budget and stop.
+        commands: print one command for each cell that is not done, for a scheduler, and stop.
+        launch: command that every training runs under, such as `accelerate launch --num_processes 8`.
+        train: changes of the study's shared `train` keys, each `KEY=VALUE`.
+        say: prints a line.
+
+    Raises:
+        AntiphaseError: the study is malformed, its methods have unequal budgets, a model is not there, or a
+            cell in OUT was run with other settings.
+    """
+    # Absolute, since a training remembers where its model was.
+    study, folder = read_study(Path(path), train), Path(out).absolute()
+    if jobs < 1:
+        raise InvalidInputError(f"jobs must be at least 1; got {jobs}.")
+    chosen = [study.cell(name) for name in cells] or list(study.cells)
+    done = done_cells(folder, study)
+    todo = [cell for cell in chosen if cell.name not in done]
+    if commands:
+        for cell in todo:
+            words = [sys.executable, "-m", "antiphase", "sweep", str(path), "--out", str(folder), "--cell", cell.name]
+            words += [word for change in train for word in ("--train", change)]
+            words += [] if launch is None else ["--launch", launch]
+            say(shlex.join(words))
+        return SweepResult(folder, len(study.cells), len(done), {}, None)
+    if todo:
+        with tempfile.TemporaryDirectory() as scratch:
+            budgets = check_budgets(study, Path(scratch), processes_of(launch))
+        evaluations, unseen = check_evaluations(study.cells, dry_run=dry_run)
+        unseen += check_models(todo, dry_run=dry_run)
+        say(describe_budget(study, budgets, evaluations, len(done), unseen))
+    if dry_run:
+        return SweepResult(folder, len(study.cells), len(done), {}, None)
+    failed: dict[str, str] = {}
+    if todo:
+        _begin(study, folder)
+        failed = (
+            _run_here(todo, folder, keep_models, launch)
+            if cells
+            else _run_all(study, todo, folder, jobs, {"keep_models": keep_models, "launch": launch}, say)
+        )
+    if cells:
+        return SweepResult(folder, len(study.cells), len(done_cells(folder, study)), failed, None)
+    return _finish(study, folder, failed)
+
+
+def _begin(study: Study, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {"study": study.name, "cells": {cell.name: cell.digest() for cell in study.cells}}
+        write_whole(folder / "study.json", json.dumps(content, indent=1) + "\n")
+    except OSError as error:
+        raise InvalidInputError(f"cannot write to {str(folder)!r} ({error.strerror or error}).") from error
+
+
+def _run_here(todo: Sequence[Cell], folder: Path, keep_models: bool, launch: str | None) -> dict[str, str]:
+    failed = {}
+    for cell in todo:
+        try:
+            run_cell(cell, folder, keep_models=keep_models, launch=launch)
+        except AntiphaseError as error:
+            failed[cell.name] = str(error)
+    return failed
+
+
+def _run_all(
+    study: Study, todo: Sequence[Cell], folder: Path, jobs: int, options: dict[str, Any], say: Callable[[str], None]
+) -> dict[str, str]:
+    """Every cell in a process of its own, made models first; a failure is noted and the others go on."""
+    needed = {cell.made.name for cell in todo if cell.made is not None}
+    missing = [made for name, made in study.made().items() if name in needed and not is_made(made, folder)]
+    failed = _in_processes([(made.name, make_model, (made, folder)) for made in missing], jobs, say, "model")
+    runnable = [cell for cell in todo if cell.made is None or cell.made.name not in failed]
+    calls = [(cell.name, run_cell, (cell, folder)) for cell in runnable]
+    return failed | _in_processes(calls, jobs, say, "cell", options)
+
+
+def _in_processes(
+    calls: Sequence[tuple[str, Callable[..., Any], tuple[Any, ...]]],
+    jobs: int,
+    say: Callable[[str], None],
+    what: str,
+    options: dict[str, Any] | None = None,
+) -> dict[str, str]:
+    failed: dict[str, str] = {}
+    context = _context()
+    began = time.time()
+    running: dict[Future[str | None], tuple[str, float]] = {}
+    processes: list[Any] = []
+    with ThreadPoolExecutor(jobs) as threads:
+        waiting = list(calls)
+        finished = 0
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    name, function, arguments = waiting.pop(0)
+                    future = threads.submit(_one_process, context, processes, function, arguments, options or {})
+                    running[future] = (name, time.time())
+                ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    name, since = running.pop(future)
+                    finished += 1
+                    error = future.result()
+                    if error is not None:
+                        failed[name] = error
+                    left = (time.time() - began) / finished * (len(waiting) + len(running))
+                    state = "done" if error is None else f"FAILED: {error}"
+                    say(
+                        f"{what} {finished}/{len(calls)} {name}: {state} ({time.time() - since:.0f} s; about "
+                        f"{left / 60:.0f} min left)"
+                    )
+        except BaseException:
+            for process in list(processes):
+                process.terminate()  # a training finishes its step and saves
+            raise
+    return failed
+
+
+def _context() -> Any:
+    """Processes forked from a clean one that has imported everything: they share neither threads nor devices."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context
+
+
+def _one_process(
+    context: Any,
+    processes: list[Any],
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    options: dict[str, Any],
+) -> str | None:
+    """Run a function in a process; why it failed, or None."""
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(sender, function, arguments, options))
+    process.start()
+    processes.append(process)
+    sender.close()
+    try:
+        message = receiver.recv()
+    except EOFError:
+        message = None
+    process.join()
+    processes.remove(process)
+    if message is None:
+        return f"its process ended with status {process.exitcode}"
+    return None if message == "" else str(message)
+
+
+def _child(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+    import warnings
+
+    _end_with_parent()
+    warnings.simplefilter("ignore", FutureWarning)
+    warnings.filterwarnings("ignore", ".*pin_memory.*", UserWarning)
+    # What training prints goes to a log of the cell's own, so that the sweep's lines stay readable.
+    log = arguments[1] / "logs" / f"{arguments[0].name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    try:
+        function(*arguments, **options)
+        sender.send("")
+    except KeyboardInterrupt:
+        sender.send("interrupted")
+    # Whatever ends a cell must not end the others: it is printed to the log and named in the result.
+    except Exception as error:  # noqa: BLE001
+        import traceback
+
+        traceback.print_exc()
+        sender.send(
+            " ".join(f"{'' if isinstance(error, AntiphaseError) else type(error).__name__ + ': '}{error}".split())
+        )
+
+
+def _end_with_parent() -> None:
+    """End this process, and what it started, when the sweep is gone, also by kill -9."""
+    parent = multiprocessing.parent_process()
+    if parent is None or sys.platform == "win32":
+        return
+    os.setpgid(0, 0)
+
+    def watch() -> None:
+        parent.join()
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _finish(study: Study, folder: Path, failed: dict[str, str]) -> SweepResult:
+    from antiphase.study.study_report import write_report
+
+    done = done_cells(folder, study)
+    if len(done) == len(study.cells):
+        pack(folder, study)
+    report = write_report(study, load_cells(folder, study), folder, failed) if done else None
+    return SweepResult(folder, len(study.cells), len(done), failed, report)

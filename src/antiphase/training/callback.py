@@ -1,0 +1,128 @@
+"""`InversionCallback`: follow the inversion of any model that a Hugging Face trainer trains (SFT, RL, anything)."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from antiphase.errors import InvalidInputError, UnsupportedModelError
+from antiphase.models.architecture import unwrap
+from antiphase.probing.units import DEFAULT_UNIT
+from antiphase.signals.measure import chosen_layers
+from antiphase.statistics.correlation import MIN_STEPS, MIN_TOKENS
+from antiphase.steps import DEFAULT_SPLITTER
+from antiphase.training.policy import is_sharded, whole_policy
+from antiphase.training.probe_set import Correlated, ProbeSet, probe_policy, with_step_strength
+from antiphase.training.tracking import log_numbers
+from antiphase.training.trajectory import Trajectory, begin_once
+from antiphase.types import SignalSpec, StepStrength, Unit
+
+
+class InversionCallback(TrainerCallback):  # type: ignore[misc]
+    """Measures ρ with its interval on a fixed probe set every few steps of any Hugging Face trainer.
+
+    Rows of kind `probe` go to `trajectory.jsonl` in the trainer's output directory, and the numbers to the trainer's
+    log history and, where the callback was attached, to its trackers. The training itself is not moved: no random
+    state, gradient or parameter changes.
+
+    Args:
+        every_n_steps: measure every so many optimizer steps, besides the beginning and the end.
+        probe_set: what to measure on.
+        spec: what to measure; the default is the estimator `own` on all layers.
+        unit, splitter, step_strength, min_tokens, min_steps, num_resamples: see `probe_policy`. ρ by every unit is
+            logged; `unit` is the headline.
+
+    Raises:
+        InvalidInputError: `every_n_steps` below 1, or what `probe_policy` refuses.
+
+    Examples:
+        ```python
+        callback = InversionCallback(50, ProbeSet.from_prompts(questions, tokenizer))
+        callback.attach(trainer)  # or Trainer(..., callbacks=[callback])
+        ```
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int,
+        probe_set: ProbeSet,
+        spec: SignalSpec | None = None,
+        *,
+        unit: Unit = DEFAULT_UNIT,
+        splitter: str = DEFAULT_SPLITTER,
+        step_strength: StepStrength | None = None,
+        min_tokens: int = MIN_TOKENS,
+        min_steps: int = MIN_STEPS,
+        num_resamples: int = 1000,
+    ) -> None:
+        if every_n_steps < 1:
+            raise InvalidInputError(f"every_n_steps must be at least 1; got {every_n_steps}.")
+        Correlated.of(unit, splitter, min_tokens, min_steps, num_resamples)  # for its checks
+        self.every_n_steps, self.probe_set = every_n_steps, probe_set
+        self.spec = with_step_strength(spec or SignalSpec(), step_strength)
+        self.options: dict[str, Any] = {
+            "unit": unit,
+            "splitter": splitter,
+            "min_tokens": min_tokens,
+            "min_steps": min_steps,
+            "num_resamples": num_resamples,
+        }
+        self.trainer: Any = None
+        self._done_at: int | None = None
+
+    def attach(self, trainer: Any) -> "InversionCallback":
+        """Add the callback to a trainer, with its trackers and, under FSDP 2 or ZeRO-3, its sharded model."""
+        self.trainer = trainer
+        trainer.add_callback(self)
+        return self
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Check that the model can be measured, and measure it untrained."""
+        if self.trainer is None or not is_sharded(self.trainer.accelerator):
+            chosen_layers(unwrap(kwargs["model"]), self.spec)
+        if state.is_world_process_zero:
+            begin_once(Trajectory(Path(args.output_dir)), state)
+        if state.global_step == 0:
+            self._measure(args, state, control, kwargs["model"])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure on the way, and after the last step."""
+        if state.global_step % self.every_n_steps == 0 or state.global_step >= state.max_steps:
+            self._measure(args, state, control, kwargs["model"])
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure a model whose training ended early."""
+        if self._done_at != state.global_step:
+            self._measure(args, state, control, kwargs["model"], track=False)
+
+    def _measure(self, args: Any, state: Any, control: Any, model: Any, *, track: bool = True) -> None:
+        self._done_at = state.global_step
+        if self.trainer is not None:
+            accelerator = self.trainer.accelerator
+            with whole_policy(self.trainer.model_wrapped, accelerator, args.gradient_checkpointing_kwargs) as policy:
+                row = self._probe(policy)
+        else:
+            if _has_shards(model):
+                raise UnsupportedModelError(
+                    "the model is sharded (FSDP or ZeRO-3); attach the callback with callback.attach(trainer), so "
+                    "that it can gather the parameters."
+                )
+            row = self._probe(model)
+        if state.is_world_process_zero:
+            Trajectory(Path(args.output_dir)).append("probe", state.global_step, row)
+        if self.trainer is not None and track:
+            log_numbers(self.trainer, control, row)
+        else:
+            numbers = {key: value for key, value in row.items() if not isinstance(value, str)}
+            state.log_history.append({**numbers, "step": state.global_step})
+
+    def _probe(self, model: Any) -> dict[str, float | str | int]:
+        # Every process measures the whole set: it is small, and the result is then the same everywhere.
+        return probe_policy(model, self.probe_set, self.spec, **self.options)
+
+
+def _has_shards(model: Any) -> bool:
+    from torch.distributed.fsdp import FSDPModule
+
+    sharded = any(isinstance(module, FSDPModule) for module in model.modules())
+    return sharded or any(parameter.numel() == 0 for parameter in model.parameters())

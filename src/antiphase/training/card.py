@@ -1,0 +1,66 @@
+"""The model card of a finished run: TRL's own, then the settings and what came out."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from antiphase.training.presets import Preset
+from antiphase.training.recipe import Recipe
+
+
+def write_card(trainer: Any, recipe: Recipe, summary: Mapping[str, Any]) -> Path:
+    """Write `README.md` into the run's folder and return its path."""
+    folder = Path(trainer.args.output_dir)
+    trainer.create_model_card(model_name=folder.name)
+    path = folder / "README.md"
+    text = path.read_text(encoding="utf-8").rstrip() if path.is_file() else f"# {folder.name}"
+    path.write_text("\n\n".join([text, *_sections(recipe, summary)]) + "\n", encoding="utf-8")
+    return path
+
+
+def _sections(recipe: Recipe, summary: Mapping[str, Any]) -> list[str]:
+    given = {key: value for key, value in recipe.given.items() if not key.endswith("_token")}
+    settings = yaml.safe_dump(given, sort_keys=True, allow_unicode=True).strip()
+    return [
+        "## What was measured",
+        _table(summary),
+        "Fractions; pass@1 is sampled at the training temperature, with a 95 % bootstrap interval over problems. "
+        "Inversion ι = −ρ(entropy, gradient strength) of the training rollouts, mean of the first and of the last "
+        "tenth of the run.",
+        "## Settings",
+        _method(recipe.preset, recipe),
+        f"```yaml\n{settings}\n```",
+    ]
+
+
+def _method(preset: Preset | None, recipe: Recipe) -> str:
+    config = recipe.config
+    inversion = (
+        f"CorR-PO (arXiv 2605.17770): `{config.inversion_combine}`, λ = {config.inversion_weight:g}, over "
+        f"{config.inversion_unit}s{_steps(config)}, estimator `{config.inversion_estimator}`, control "
+        f"`{config.inversion_control}`. The paper's λ is not known; this one is our choice."
+        if config.inversion_weight
+        else "λ = 0: inversion was measured and had no part in the reward."
+    )
+    if preset is None:
+        return inversion
+    return f"{inversion}\n\nBase method `{preset.name}` ({preset.source}). Deviations: {preset.deviations}"
+
+
+def _steps(config: Any) -> str:
+    if config.inversion_unit != "step":
+        return ""
+    return f" (`{config.inversion_splitter}`, strength `{config.inversion_step_strength}`)"
+
+
+def _table(summary: Mapping[str, Any]) -> str:
+    lines = ["| | start | end |", "|---|---|---|"]
+    for label, pair in summary["change"].items():
+        start, end = ("–" if value is None else f"{value:.3f}" for value in pair)
+        if label == "heldout/pass@1":
+            spans = [f" [{row[f'{label}_low']:.3f}, {row[f'{label}_high']:.3f}]" for row in summary["heldout"]]
+            start, end = start + spans[0], end + spans[1]
+        lines.append(f"| {label} | {start} | {end} |")
+    return "\n".join(lines)

@@ -1,0 +1,135 @@
+"""What is checked of the trainer's arguments, data and checkpoint before anything long starts."""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trl import GRPOConfig
+
+from antiphase.errors import InvalidInputError
+from antiphase.tasks.task_rewards import AccuracyReward
+from antiphase.training.reward_functions import MajorityVoteReward, SignalReward
+from antiphase.training.trainer_config import BEFORE_THE_FIELD, OWN_FIELDS, CorRPOConfig
+
+
+def own_config(model: Any, args: Any) -> CorRPOConfig:
+    """The arguments, or those that the host would take by default.
+
+    Raises:
+        InvalidInputError: arguments of the host.
+    """
+    if args is None:
+        name = model if isinstance(model, str) else model.config._name_or_path
+        return CorRPOConfig(f"{name.split('/')[-1]}-CorR-PO")
+    if not isinstance(args, CorRPOConfig):
+        given = "a GRPOConfig" if isinstance(args, GRPOConfig) else type(args).__name__
+        raise InvalidInputError(f"args must be a CorRPOConfig; got {given}. It takes every argument of GRPOConfig.")
+    return args
+
+
+def check_functions(functions: Sequence[Any], args: CorRPOConfig) -> None:
+    """Raise InvalidInputError unless reward functions, their weights and the combine mode fit together."""
+    if args.reward_weights is not None and len(args.reward_weights) != len(functions):
+        raise InvalidInputError(
+            f"reward_weights has {len(args.reward_weights)} numbers for {len(functions)} reward functions. Give one "
+            "for each; λ is inversion_weight."
+        )
+    if args.combine == "gated" and args.multi_objective_aggregation != "sum_then_normalize":
+        raise InvalidInputError(
+            "inversion_combine='gated' bounds the sum of the rewards, and normalize_then_sum (GDPO) normalises each "
+            "on its own, which undoes the bound. Use 'sum' or 'centered' with it."
+        )
+
+
+def check_rewarded(num_rewards: int, args: CorRPOConfig) -> None:
+    """Raise InvalidInputError if there is no task reward, of functions or of environments, where one is needed."""
+    if not num_rewards and args.combine != "only":
+        raise InvalidInputError(
+            f"inversion_combine='{args.combine}' needs a task reward and there is no reward function. Give "
+            "reward_funcs, or train on inversion alone with inversion_combine='only'."
+        )
+
+
+def check_columns(arguments: Mapping[str, Any], functions: Sequence[Any]) -> None:
+    """Raise InvalidInputError unless the data sets have what the host and the verifier read.
+
+    Streams without a schema pass.
+    """
+    needed = [] if arguments.get("environment_factory") is not None else ["prompt"]
+    if any(isinstance(function, AccuracyReward) for function in functions):
+        needed += ["answer", "task", "problem_id", "metadata"]
+    for name in ("train_dataset", "eval_dataset"):
+        given = arguments.get(name)
+        for dataset in given.values() if isinstance(given, dict) else [given]:
+            columns = getattr(dataset, "column_names", None)
+            missing = [column for column in needed if columns is not None and column not in columns]
+            if missing:
+                raise InvalidInputError(
+                    f"{name} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; it has "
+                    f"{', '.join(map(str, columns or ()))}. Rename them, or make rows with "
+                    "antiphase.tasks.task_rewards.rows."
+                )
+
+
+def verifier_index(names: Sequence[str], functions: Sequence[Any], args: CorRPOConfig) -> int | None:
+    """Place of the reward function that says what is right: the one named, or the first that is a verifier.
+
+    Args:
+        names: of the reward functions.
+        functions: the same; those that read the policy or hold a vote verify nothing.
+        args: the settings.
+
+    Returns:
+        None where there is none.
+
+    Raises:
+        InvalidInputError: the one that was named is none of them, or `gated` has none.
+    """
+    if args.inversion_verifier is None:
+        free = (SignalReward, MajorityVoteReward)
+        place = next((i for i, function in enumerate(functions) if not isinstance(function, free)), None)
+        if place is None and args.combine == "gated":
+            raise InvalidInputError(
+                "inversion_combine='gated' needs a verifier, and no reward function is one. Add one, if need be with "
+                "weight 0."
+            )
+        return place
+    if args.inversion_verifier not in names:
+        near = difflib.get_close_matches(args.inversion_verifier, names, 1)
+        raise InvalidInputError(
+            f"inversion_verifier {args.inversion_verifier!r} is none of the reward functions: {', '.join(names)}."
+            + (f" Did you mean {near[0]!r}?" if near else "")
+        )
+    return list(names).index(args.inversion_verifier)
+
+
+def checkpoint_state(folder: Path, args: CorRPOConfig) -> dict[str, Any]:
+    """What the watch of the checkpoint's run knew.
+
+    Raises:
+        InvalidInputError: no whole checkpoint of `CorRPOTrainer`, or one of other inversion settings.
+    """
+    try:
+        state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"{str(folder)!r} is not a whole checkpoint ({error}).") from None
+    if 0 < args.max_steps <= state.get("global_step", 0):
+        raise InvalidInputError(
+            f"{str(folder)!r} is at step {state['global_step']} of {args.max_steps}: nothing is left to train. Raise "
+            "max_steps to go on."
+        )
+    kept = state.get("stateful_callbacks", {}).get("Watch")
+    if kept is None:
+        raise InvalidInputError(
+            f"{str(folder)!r} was not written by CorRPOTrainer. To start from its weights, pass it as the model."
+        )
+    before: dict[str, Any] = kept["attributes"]
+    before["settings"] = {**BEFORE_THE_FIELD, **before["settings"]}
+    differing = [n for n in OWN_FIELDS if n in before["settings"] and before["settings"][n] != getattr(args, n)]
+    differing = [name for name in differing if name != "inversion_token_budget"]
+    if differing:
+        shown = "; ".join(f"{n} was {before['settings'][n]!r}, is {getattr(args, n)!r}" for n in differing[:3])
+        raise InvalidInputError(f"{str(folder)!r} is a checkpoint of other settings: {shown}.")
+    return before

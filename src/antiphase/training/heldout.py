@@ -1,0 +1,186 @@
+"""Accuracy on problems held out from training, sampled and greedy, at the beginning, on the way and at the end.
+
+The rollouts are drawn with their own random state, so an evaluation moves nothing in the training.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from transformers import TrainerCallback
+
+from antiphase.models.loading import LoadedModel
+from antiphase.rollouts.sampling import Sampling, generate
+from antiphase.tasks.pool import VerifierPool
+from antiphase.tasks.problem import Problem
+from antiphase.training.policy import whole_policy
+from antiphase.training.tracking import log_numbers
+from antiphase.training.trajectory import Trajectory
+
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Problems with their tokenised prompts, and how they are sampled.
+
+    Args:
+        problems: held out from training.
+        prompt_ids: one row a problem.
+        samples: completions of each problem, besides the greedy one.
+        sampling: of those; greedy has temperature 0 and shares the rest.
+        batch_size: rollouts generated at a time.
+    """
+
+    problems: tuple[Problem, ...]
+    prompt_ids: tuple[tuple[int, ...], ...]
+    samples: int
+    sampling: Sampling
+    batch_size: int
+
+
+class _Row(NamedTuple):
+    """One problem: which samples are right, the greedy one, and the samples' lengths and truncation."""
+
+    place: int
+    right: list[bool]
+    greedy: bool
+    lengths: list[int]
+    truncated: list[bool]
+
+
+def interval(means: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean over problems.
+
+    >>> interval([1.0, 1.0, 1.0])
+    (1.0, 1.0)
+    """
+    values = torch.tensor(means, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    draws = values[torch.randint(len(values), (RESAMPLES, len(values)), generator=generator)].mean(1)
+    low, high = draws.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return float(low), float(high)
+
+
+def evaluate_policy(
+    loaded: LoadedModel, held: HeldOut, pool: VerifierPool, *, rank: int = 0, world: int = 1
+) -> dict[str, float]:
+    """pass@1 (sampled), pass@k, greedy accuracy, and the length and truncation of the sampled rollouts.
+
+    Args:
+        loaded: the policy with its tokenizer.
+        held: the problems.
+        pool: checks the completions.
+        rank, world: this process and how many share the problems.
+
+    Returns:
+        fractions in [0, 1], the same on every process; `_low` and `_high` are a 95 % interval over problems.
+    """
+    chosen = list(range(rank, len(held.problems), world))
+    drawn = _answers(loaded, held, chosen, held.samples, held.sampling, pool)
+    greedy = _answers(loaded, held, chosen, 1, replace(held.sampling, temperature=0.0), pool)
+    rows = [
+        _Row(place, [r for r, _, _ in some], best[0][0], [n for _, n, _ in some], [t for _, _, t in some])
+        for place, some, best in zip(chosen, drawn, greedy, strict=True)
+    ]
+    if world > 1:
+        from accelerate.utils import gather_object
+
+        rows = sorted(gather_object(rows))
+    right = [sum(row.right) / len(row.right) for row in rows]
+    low, high = interval(right)
+    lengths = [length for row in rows for length in row.lengths]
+    return {
+        "heldout/pass@1": sum(right) / len(right),
+        "heldout/pass@1_low": low,
+        "heldout/pass@1_high": high,
+        f"heldout/pass@{held.samples}": sum(any(row.right) for row in rows) / len(rows),
+        "heldout/greedy": sum(row.greedy for row in rows) / len(rows),
+        "heldout/length": sum(lengths) / len(lengths),
+        "heldout/truncated": sum(cut for row in rows for cut in row.truncated) / len(lengths),
+        "heldout/num_problems": len(rows),
+        "heldout/num_samples": held.samples,
+    }
+
+
+def _answers(
+    loaded: LoadedModel, held: HeldOut, chosen: Sequence[int], samples: int, sampling: Sampling, pool: VerifierPool
+) -> list[list[tuple[bool, int, bool]]]:
+    """Of each chosen problem, for each sample: right, length, truncated."""
+    places = [place for place in chosen for _ in range(samples)]
+    results: list[tuple[bool, int, bool]] = []
+    for start in range(0, len(places), held.batch_size):
+        batch = places[start : start + held.batch_size]
+        # Numbered by the first problem, so that the draws do not depend on how many there are.
+        rollouts = generate(loaded, [held.prompt_ids[place] for place in batch], sampling, places[start])
+        texts = [str(loaded.tokenizer.decode(ids, skip_special_tokens=True)) for ids, _ in rollouts]
+        verdicts = pool.check([(text, held.problems[place]) for text, place in zip(texts, batch, strict=True)])
+        results += [
+            (verdict.correct, len(ids), finish == "length")
+            for verdict, (ids, finish) in zip(verdicts, rollouts, strict=True)
+        ]
+    return [results[i : i + samples] for i in range(0, len(results), samples)]
+
+
+class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
+    """Evaluates the policy on held-out problems and writes `eval` rows of the trajectory.
+
+    Args:
+        held: the problems.
+        trajectory: where rows go.
+        tokenizer: of the policy.
+        pool: checks the completions.
+        every_n_steps: evaluate every so many optimizer steps, besides the beginning and the end; 0 is those two.
+    """
+
+    def __init__(
+        self, held: HeldOut, trajectory: Trajectory, tokenizer: Any, pool: VerifierPool, every_n_steps: int = 0
+    ) -> None:
+        self.held, self.trajectory, self.tokenizer, self.pool = held, trajectory, tokenizer, pool
+        self.every_n_steps = every_n_steps
+        self.trainer: Any = None
+        self.interruption: Any = None
+        self.latest: dict[str, float] = {}
+        self._done_at = math.nan
+
+    def evaluate(self, step: int, *, track: bool = True) -> dict[str, float]:
+        """Evaluate now and write the row; `track` also logs it, which trackers refuse once training has ended."""
+        accelerator = self.trainer.accelerator
+        with whole_policy(
+            self.trainer.model_wrapped, accelerator, self.trainer.args.gradient_checkpointing_kwargs
+        ) as policy:
+            loaded = LoadedModel("policy", policy, self.tokenizer, None)
+            self.latest = evaluate_policy(
+                loaded, self.held, self.pool, rank=accelerator.process_index, world=accelerator.num_processes
+            )
+        self._done_at = step
+        if accelerator.is_main_process:
+            self.trajectory.append("eval", step, self.latest)
+            if track:
+                log_numbers(self.trainer, self.trainer.control, self.latest)
+            low, high = (self.latest[f"heldout/pass@1_{end}"] for end in ("low", "high"))
+            print(
+                f"step {step}: held-out pass@1 {self.latest['heldout/pass@1']:.3f} [{low:.3f}, {high:.3f}], "
+                f"greedy {self.latest['heldout/greedy']:.3f} ({len(self.held.problems)} problems)",
+                flush=True,
+            )
+        return self.latest
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Evaluate the untrained policy."""
+        if state.global_step == 0:
+            self.evaluate(0)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Evaluate on the way, and after the last step."""
+        on_the_way = self.every_n_steps and state.global_step % self.every_n_steps == 0
+        if on_the_way or state.global_step >= state.max_steps:
+            self.evaluate(state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Evaluate a policy whose training ended early."""
+        interrupted = self.interruption is not None and self.interruption.stopped
+        if self._done_at != state.global_step and not interrupted:
+            self.evaluate(state.global_step, track=False)

@@ -1,0 +1,101 @@
+"""What a recipe trains and evaluates on: tokenizer, problems, data-set rows, held-out prompts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from antiphase.errors import InvalidInputError
+from antiphase.models.loading import inspect_model
+from antiphase.rollouts.sampling import Sampling
+from antiphase.tasks.problem import Problem
+from antiphase.tasks.registry import load_task
+from antiphase.tasks.task_rewards import rows
+from antiphase.training.heldout import HeldOut
+from antiphase.training.recipe import Recipe
+
+# The held-out problems are the same for every seed of the training, so that runs can be compared.
+EVAL_SEED = 0
+
+
+def load_tokenizer(recipe: Recipe) -> tuple[Any, Any]:
+    """The model's tokenizer and configuration, after a look at the model itself.
+
+    Raises:
+        ModelNotFoundError: there is no such model, or it has no tokenizer.
+        UnsupportedModelError: the model has no attention projections that antiphase knows.
+    """
+    model = recipe.model
+    empty, tokenizer = inspect_model(
+        model.model_name_or_path, trust_remote_code=recipe.config.trust_remote_code, revision=model.model_revision
+    )
+    tokenizer.padding_side = tokenizer.truncation_side = "left"
+    return tokenizer, cast(Any, empty).config
+
+
+def draw_problems(recipe: Recipe) -> tuple[list[Problem], list[Problem]]:
+    """Training and held-out problems, which share no prompt.
+
+    Raises:
+        InvalidInputError: a task that does not exist or has too few problems, or a split that shares problems.
+    """
+    options = recipe.options
+    tasks = [load_task(spec) for spec in options.tasks]
+    seed = recipe.config.seed if recipe.config.data_seed is None else recipe.config.data_seed
+    training = [problem for task in tasks for problem in task.problems("train", options.num_problems, seed)]
+    held: list[Problem] = []
+    for place, task in enumerate(tasks):
+        share = options.eval_problems // len(tasks) + (place < options.eval_problems % len(tasks))
+        if share:
+            held += task.problems(options.eval_split, share, EVAL_SEED)  # type: ignore[arg-type]
+    both = {problem.prompt for problem in training} & {problem.prompt for problem in held}
+    if both:
+        raise InvalidInputError(
+            f"{len(both)} held-out problems are training problems too, such as {min(both)[:60]!r}. Choose an "
+            "eval_split that shares none, or eval_problems=0."
+        )
+    return training, held
+
+
+def table_of(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem]) -> list[dict[str, Any]]:
+    """Data-set rows of the problems, as chats where the recipe and the tokenizer have a chat template."""
+    options = recipe.options
+    chat = options.chat_template and tokenizer.chat_template is not None
+    return rows(problems, system_prompt=options.system_prompt, prompt_template=options.prompt_template, chat=chat)
+
+
+def prompt_ids(tokenizer: Any, table: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, ...], ...]:
+    """Tokenised as the host does it."""
+    ids = []
+    for row in table:
+        prompt = row["prompt"]
+        if isinstance(prompt, str):
+            ids.append(tuple(tokenizer(prompt).input_ids))
+        else:
+            rendered = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
+            ids.append(tuple(rendered["input_ids"]))
+    return tuple(ids)
+
+
+def held_out(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem]) -> HeldOut:
+    """The held-out problems, sampled as the training samples."""
+    config = recipe.config
+    sampling = Sampling(
+        max_new_tokens=config.max_completion_length, temperature=config.temperature, top_p=config.top_p, seed=EVAL_SEED
+    )
+    return HeldOut(
+        tuple(problems),
+        prompt_ids(tokenizer, table_of(recipe, tokenizer, problems)),
+        recipe.options.eval_samples,
+        sampling,
+        max(config.per_device_eval_batch_size, 16),
+    )
+
+
+def check_context(recipe: Recipe, model_config: Any, ids: Sequence[Sequence[int]]) -> None:
+    """Raise InvalidInputError unless the longest prompt and a completion at its limit fit the model's context."""
+    limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    longest, new = max(map(len, ids)), recipe.config.max_completion_length
+    if limit is not None and longest + (new or 0) > limit:
+        raise InvalidInputError(
+            f"prompts of up to {longest} tokens and max_completion_length {new} exceed the model's context of "
+            f"{limit}. Lower max_completion_length, or shorten the prompts."
+        )

@@ -1,0 +1,262 @@
+"""A probe set, and one measurement of a policy on it: ρ by every unit with intervals over its prompts."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from antiphase.data.prompt_rendering import PromptFormat
+from antiphase.data.prompts import Messages
+from antiphase.errors import InvalidInputError
+from antiphase.models.loading import LoadedModel
+from antiphase.probing.units import DEFAULT_UNIT
+from antiphase.rollouts.sampling import Sampling, generate
+from antiphase.scores import ScoreSpec, rollout_scores
+from antiphase.signals.measure import token_signals
+from antiphase.statistics.correlation import MIN_STEPS, MIN_TOKENS
+from antiphase.statistics.pooled_correlation import mean_within, pooled_correlation
+from antiphase.steps import DEFAULT_SPLITTER, Splitter, batch_steps
+from antiphase.types import (
+    STEP_STRENGTHS,
+    UNITS,
+    SignalSpec,
+    StepStrength,
+    TokenBatch,
+    TokenSignals,
+    Unit,
+    check_one_of,
+)
+
+
+@dataclass(frozen=True)
+class ProbeSet:
+    """The fixed prompts (or whole rollouts) on which a model is followed.
+
+    Args:
+        tokenizer: of the model.
+        prompt_ids: one row a rollout; rows of one prompt have one cluster.
+        clusters: the prompt that each row belongs to.
+        completion_ids: given completions; None lets the model write its own at every measurement, drawn anew with
+            the same seed.
+        sampling: of those.
+        batch_size: rollouts generated at a time.
+    """
+
+    tokenizer: Any
+    prompt_ids: tuple[tuple[int, ...], ...]
+    clusters: tuple[int, ...]
+    completion_ids: tuple[tuple[int, ...], ...] | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    batch_size: int = 16
+
+    @classmethod
+    def from_prompts(
+        cls,
+        prompts: Sequence[str | Messages],
+        tokenizer: Any,
+        *,
+        samples: int = 1,
+        sampling: Sampling | None = None,
+        template: str | None = None,
+        batch_size: int = 16,
+    ) -> "ProbeSet":
+        """Prompts that the model completes itself at every measurement: what METHOD §1 measures.
+
+        Args:
+            prompts: plain texts or chats.
+            tokenizer: of the model.
+            samples: completions of each prompt.
+            sampling: how they are drawn.
+            template: text with `{prompt}` in it; see `PromptFormat`.
+            batch_size: rollouts generated at a time.
+
+        Raises:
+            InvalidInputError: no prompt, or one without tokens.
+        """
+        _check_some(prompts)
+        form = PromptFormat(template)
+        rows = [
+            tuple(form.encode(tokenizer, prompt, f"prompt {i}"))
+            for i, prompt in enumerate(prompts)
+            for _ in range(samples)
+        ]
+        clusters = tuple(i for i in range(len(prompts)) for _ in range(samples))
+        return cls(tokenizer, tuple(rows), clusters, None, sampling or Sampling(), batch_size)
+
+    @classmethod
+    def from_rollouts(
+        cls,
+        prompts: Sequence[str | Messages],
+        completions: Sequence[str],
+        tokenizer: Any,
+        *,
+        template: str | None = None,
+    ) -> "ProbeSet":
+        """Given rollouts, read by the model and not written by it: cheap, and the same tokens at every step.
+
+        Args:
+            prompts: plain texts or chats.
+            completions: one for each prompt.
+            tokenizer: of the model.
+            template: text with `{prompt}` in it; see `PromptFormat`.
+
+        Raises:
+            InvalidInputError: not as many completions as prompts, or one without tokens.
+        """
+        _check_some(prompts)
+        if len(prompts) != len(completions):
+            raise InvalidInputError(f"{len(prompts)} prompts for {len(completions)} completions; give one for each.")
+        form = PromptFormat(template)
+        rows = [tuple(form.encode(tokenizer, prompt, f"prompt {i}")) for i, prompt in enumerate(prompts)]
+        texts = [tuple(tokenizer(text, add_special_tokens=False).input_ids) for text in completions]
+        for place, ids in enumerate(texts):
+            if not ids:
+                raise InvalidInputError(f"completion {place} has no tokens.")
+        first = {str(prompt): i for i, prompt in reversed(list(enumerate(prompts)))}
+        return cls(tokenizer, tuple(rows), tuple(first[str(prompt)] for prompt in prompts), tuple(texts))
+
+
+def _check_some(prompts: Sequence[Any]) -> None:
+    if not prompts:
+        raise InvalidInputError("the probe set is empty; give at least one prompt.")
+
+
+@dataclass(frozen=True)
+class Correlated:
+    """What `probe_policy` correlates, checked."""
+
+    unit: Unit
+    splitter: Splitter
+    scores: ScoreSpec
+    num_resamples: int
+
+    @classmethod
+    def of(cls, unit: Unit, splitter: str, min_tokens: int, min_steps: int, num_resamples: int) -> "Correlated":
+        """Of the arguments of `probe_policy`.
+
+        Raises:
+            InvalidInputError: an unknown unit or splitter, or a least number below 3.
+        """
+        check_one_of("unit", unit, UNITS)
+        scores = ScoreSpec(min_tokens=min_tokens, min_steps=min_steps)
+        return cls(unit, Splitter.parse(splitter), scores, num_resamples)
+
+
+def with_step_strength(spec: SignalSpec, step_strength: StepStrength | None) -> SignalSpec:
+    """The spec with this strength of a step; None keeps its own.
+
+    Raises:
+        InvalidInputError: neither `mean` nor `joint`.
+    """
+    if step_strength is None:
+        return spec
+    check_one_of("step_strength", step_strength, STEP_STRENGTHS)
+    return dataclasses.replace(spec, step_strength=step_strength)
+
+
+def probe_policy(
+    model: Any,
+    probe_set: ProbeSet,
+    spec: SignalSpec,
+    *,
+    unit: Unit = DEFAULT_UNIT,
+    splitter: str = DEFAULT_SPLITTER,
+    step_strength: StepStrength | None = None,
+    min_tokens: int = MIN_TOKENS,
+    min_steps: int = MIN_STEPS,
+    num_resamples: int = 1000,
+) -> dict[str, float | str | int]:
+    """ρ pooled over the probe set by every unit, with intervals over prompts, and what belongs to it.
+
+    The engine and the statistics are those of `antiphase probe`.
+
+    Args:
+        model: unwrapped, whole.
+        probe_set: what to measure on.
+        spec: what to measure.
+        unit: the headline, under the names without a unit: `type` (METHOD §4.2, the paper's fingerprint), `token` or
+            `step`.
+        splitter: where steps end; see `Splitter`.
+        step_strength: `mean` or `joint`; None keeps what `spec` says.
+        min_tokens: rollouts with fewer tokens (or types) have no correlation of their own.
+        min_steps: rollouts with fewer steps have none over steps.
+        num_resamples: of the bootstrap over prompts.
+
+    Raises:
+        InvalidInputError: an unknown unit, splitter or step strength, or a least number below 3.
+    """
+    chosen = Correlated.of(unit, splitter, min_tokens, min_steps, num_resamples)
+    spec = with_step_strength(spec, step_strength)
+    completions = probe_set.completion_ids or _drawn(model, probe_set)
+    batch = TokenBatch.from_ids(probe_set.prompt_ids, completions)
+    signals = token_signals(model, batch, spec, steps=batch_steps(batch, probe_set.tokenizer, chosen.splitter))
+    inside = batch.completion_mask.cpu()
+    entropy, strength = (values.cpu().double()[inside] for values in (signals.entropy, signals.strength))
+    return {
+        **_by_unit(signals, batch, probe_set, chosen),
+        "probe/entropy": float(entropy.mean()) if len(entropy) else math.nan,
+        "probe/strength": float(strength.nanmean()) if len(strength) else math.nan,
+        "probe/length": len(entropy) / len(batch),
+        "probe/num_tokens": int(strength.isfinite().sum()),
+        "probe/estimator": spec.estimator,
+        "probe/unit": unit,
+        "probe/rollouts": "own" if probe_set.completion_ids is None else "given",
+    }
+
+
+def _drawn(model: Any, probe_set: ProbeSet) -> tuple[tuple[int, ...], ...]:
+    """The model's own completions of the probe set's prompts."""
+    loaded = LoadedModel("policy", model, probe_set.tokenizer, None)
+    drawn: list[tuple[int, ...]] = []
+    for start in range(0, len(probe_set.prompt_ids), probe_set.batch_size):
+        prompts = probe_set.prompt_ids[start : start + probe_set.batch_size]
+        drawn += [tuple(ids) for ids, _ in generate(loaded, prompts, probe_set.sampling, start)]
+    return tuple(drawn)
+
+
+def _by_unit(
+    signals: TokenSignals, batch: TokenBatch, probe_set: ProbeSet, chosen: Correlated
+) -> dict[str, float | str | int]:
+    """ρ over every unit, pooled and within rollouts; the headline's under the names without a unit."""
+    steps = signals.steps
+    assert steps is not None
+    clusters, seed = torch.tensor(probe_set.clusters), signals.spec.seed
+    inside, there = batch.completion_mask.cpu(), steps.num_tokens.cpu() > 0
+    token_ids = batch.input_ids.cpu()[inside]
+    tokens = (signals.entropy.cpu().double()[inside], signals.strength.cpu().double()[inside], inside)
+    series = {
+        "token": (*tokens, None),
+        "type": (*tokens, token_ids),
+        "step": (steps.entropy.cpu().double()[there], steps.strength.cpu().double()[there], there, None),
+    }
+    scores = rollout_scores(signals, batch, chosen.scores)
+    found: dict[str, float | str | int] = {}
+    for unit in UNITS:
+        entropy, strength, where, ids = series[unit]
+        pooled = pooled_correlation(
+            entropy,
+            strength,
+            clusters[torch.nonzero(where)[:, 0]],
+            unit=unit,
+            token_ids=ids,
+            min_tokens=chosen.scores.least_of(unit),
+            num_resamples=chosen.num_resamples,
+            seed=seed,
+        )
+        each = scores.by_unit[unit]
+        within = mean_within(each, clusters, unit=unit, num_resamples=chosen.num_resamples, seed=seed)
+        undefined = float(each.isnan().double().mean())
+        numbers = {"": pooled.value, "_low": pooled.low, "_high": pooled.high}
+        found |= {f"probe/spearman_{unit}{end}": value for end, value in numbers.items()}
+        found[f"probe/undefined_{unit}"] = undefined
+        if unit == chosen.unit:
+            found |= {f"probe/spearman{end}": value for end, value in numbers.items()}
+            found["probe/inversion"] = pooled.inversion
+            found["probe/spearman_within"] = within.value
+            found["probe/undefined"] = undefined
+        if unit == "step":
+            found["probe/num_steps"] = pooled.num_tokens
+    return found

@@ -1,0 +1,157 @@
+"""Reward functions beside the tasks' own: checked calls of the user's, and rewards without a verifier.
+
+All follow TRL's protocol: called with lists, they return one number or None a completion.
+"""
+
+import functools
+import math
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from trl.trainer.utils import get_callable_name, is_async_callable
+
+from antiphase.errors import InvalidInputError
+from antiphase.scores import RolloutScores
+from antiphase.tasks.task_rewards import completion_text
+
+
+def checked_values(name: str, values: Any, expected: int) -> list[float | None]:
+    """What a reward function returned, if it keeps to the protocol.
+
+    Raises:
+        InvalidInputError: no list of one number (or None) for each completion, or a NaN or infinite number.
+    """
+    if isinstance(values, torch.Tensor):
+        values = values.tolist()
+    if not isinstance(values, list | tuple):
+        raise InvalidInputError(
+            f"the reward function '{name}' returned {type(values).__name__}; expected a list of {expected} numbers, "
+            "one for each completion."
+        )
+    if len(values) != expected:
+        raise InvalidInputError(
+            f"the reward function '{name}' returned {len(values)} rewards for {expected} completions. Return exactly "
+            "one number (or None where it does not apply) for each."
+        )
+    for place, value in enumerate(values):
+        if value is None:
+            continue
+        try:
+            finite = math.isfinite(value)
+        except TypeError:
+            raise InvalidInputError(
+                f"the reward function '{name}' returned {value!r} for completion {place}; expected a number or None."
+            ) from None
+        if not finite:
+            raise InvalidInputError(
+                f"the reward function '{name}' returned {value} for completion {place}. Return a finite number, or "
+                "None where it does not apply."
+            )
+    return list(values)
+
+
+def checked(function: Any) -> Any:
+    """The reward function, checked at every call; names, and whether it is async, stay as they are.
+
+    Reward models, their names, and rewards of ours that the trainer must recognise pass through.
+    """
+    if isinstance(function, str | torch.nn.Module | SignalReward | MajorityVoteReward) or not callable(function):
+        return function
+    name = get_callable_name(function)
+    if is_async_callable(function):
+
+        async def call_async(*args: Any, **kwargs: Any) -> list[float | None]:
+            return checked_values(name, await function(*args, **kwargs), len(kwargs["completions"]))
+
+        call_async.__name__ = name
+        return call_async
+
+    def call(*args: Any, **kwargs: Any) -> list[float | None]:
+        return checked_values(name, function(*args, **kwargs), len(kwargs["completions"]))
+
+    call.__name__ = name
+    return functools.wraps(function)(call) if hasattr(function, "__name__") else call
+
+
+class SignalReward(ABC):
+    """A reward read from the policy's own distributions; the trainer sets `scores` before each call."""
+
+    __name__ = "signal"
+    scores: RolloutScores | None = None
+
+    def __call__(self, completions: Sequence[Any], **_: Any) -> list[float | None]:
+        """One number a completion; None where it has no token."""
+        if self.scores is None:
+            raise InvalidInputError(
+                f"the reward '{self.__name__}' reads the policy's own distributions: use it with CorRPOTrainer."
+            )
+        values = self._values(self.scores).tolist()
+        return [value if math.isfinite(value) else None for value in values]
+
+    @abstractmethod
+    def _values(self, scores: RolloutScores) -> torch.Tensor:
+        """One number a rollout; NaN where it has no token."""
+
+
+class SelfCertaintyReward(SignalReward):
+    """Mean over the completion's tokens of KL(U‖p), in nats (Intuitor, arXiv 2505.19590, eq. 6 up to its constant).
+
+    Deviation: measured by the policy that generated, at temperature 1, on every token.
+    """
+
+    __name__ = "self_certainty"
+
+    def _values(self, scores: RolloutScores) -> torch.Tensor:
+        return scores.self_certainty
+
+
+class NegativeEntropyReward(SignalReward):
+    """Minus the mean token entropy of the completion, in nats (RENT, arXiv 2505.22660).
+
+    Deviation: the mean is over all tokens of the completion; RENT also studies its last ones alone.
+    """
+
+    __name__ = "negative_entropy"
+
+    def _values(self, scores: RolloutScores) -> torch.Tensor:
+        return -scores.entropy
+
+
+class MajorityVoteReward:
+    """1 where the completion's answer is the most common one of its group, else 0 (TTRL, arXiv 2504.16084).
+
+    Answers are compared as `extract` gives them; a completion without one votes for nothing and gets 0. Of answers
+    equally common, the one that came first wins. Deviation: the vote is held among the group's own G rollouts, where
+    TTRL votes over more samples (64) than it trains on (32).
+
+    Args:
+        extract: answer of a completion's text, given the reference answer for its kind (a number or not) alone; None
+            where it has none.
+    """
+
+    __name__ = "majority_vote"
+
+    def __init__(self, extract: Callable[[str, str], str | None]) -> None:
+        self.extract = extract
+        self.group_size = 1
+
+    def __call__(self, completions: Sequence[Any], answer: Sequence[str] | None = None, **_: Any) -> list[float]:
+        """The vote, over the groups of all processes."""
+        from accelerate import PartialState
+        from accelerate.utils import gather_object
+
+        kinds = answer if answer is not None else [""] * len(completions)
+        own = [self.extract(completion_text(text), kind) for text, kind in zip(completions, kinds, strict=True)]
+        # A group may be spread over processes.
+        answers = gather_object(own)
+        rewards = []
+        for start in range(0, len(answers), self.group_size):
+            group = answers[start : start + self.group_size]
+            votes = Counter(answer for answer in group if answer is not None)
+            winner = max(votes, key=lambda answer: votes[answer]) if votes else None
+            rewards += [float(answer is not None and answer == winner) for answer in group]
+        first = PartialState().process_index * len(own)
+        return rewards[first : first + len(own)]

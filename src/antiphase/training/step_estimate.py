@@ -1,0 +1,122 @@
+"""What a step will roughly take: timed on one micro-batch of the real model, before any training."""
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from antiphase.models.loading import LoadedModel
+from antiphase.rollouts.sampling import Sampling, generate
+from antiphase.signals.measure import token_signals
+from antiphase.training.policy import whole_policy
+from antiphase.types import TokenBatch
+
+_TIMED_TOKENS = 8
+# Of a sentence: reasoning rollouts of 1,000 tokens have some 40.
+_STEP_TOKENS = 25
+
+
+@dataclass(frozen=True)
+class StepEstimate:
+    """Seconds of the parts of one optimizer step on this process, and the memory of training.
+
+    Completions are taken at their full length, so times are nearer to an upper bound.
+
+    Args:
+        generating, measuring, updating: seconds.
+        parameters: all, and trained.
+        state_bytes: weights, gradients and the two moments of Adam.
+        peak_bytes: the most that this process (or its GPU) held while it was timed, Adam's moments added.
+    """
+
+    generating: float
+    measuring: float
+    updating: float
+    parameters: tuple[int, int]
+    state_bytes: int
+    peak_bytes: int
+
+    def __str__(self) -> str:
+        total = self.generating + self.measuring + self.updating
+        everything, trained = self.parameters
+        return (
+            f"a step takes roughly {total:.1f} s: generating {self.generating:.1f}, measuring inversion "
+            f"{self.measuring:.1f} ({self.measuring / total:.0%}), updating {self.updating:.1f}\n"
+            f"parameters {everything / 1e6:.1f} M, {trained / 1e6:.1f} M of them trained; weights, gradients and "
+            f"optimizer {self.state_bytes / 2**30:.2f} GiB, peak roughly {self.peak_bytes / 2**30:.2f} GiB"
+        )
+
+
+def estimate_step(trainer: Any, prompt_ids: list[list[int]]) -> StepEstimate:
+    """Time one micro-batch of each part of a step and scale it up.
+
+    The policy's weights and gradients are left as they were.
+
+    Args:
+        trainer: a `CorRPOTrainer` that has not begun.
+        prompt_ids: some training prompts.
+    """
+    args = trainer.args
+    rows = args.per_device_train_batch_size
+    batches = args.steps_per_generation
+    prompts = [prompt_ids[i % len(prompt_ids)] for i in range(rows)]
+    new = args.max_completion_length or _TIMED_TOKENS
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with whole_policy(trainer.model, trainer.accelerator) as policy:
+        loaded = LoadedModel("policy", policy, trainer.processing_class, None)
+        start = _now()
+        generate(loaded, prompts, Sampling(max_new_tokens=min(new, _TIMED_TOKENS)), 0)
+        generating = (_now() - start) * new / min(new, _TIMED_TOKENS)
+        batch = TokenBatch.from_ids(prompts, [[5 + i % 7 for i in range(new)]] * rows, device=loaded.device)
+        steps = torch.where(batch.completion_mask, (batch.completion_mask.cumsum(1) - 1) // _STEP_TOKENS, -1)
+        start = _now()
+        token_signals(policy, batch, args.signal_spec(), steps=steps)
+        measuring = _now() - start
+    updating = _time_update(trainer, batch)
+    weights = list(trainer.model.parameters())
+    trained = [weight for weight in weights if weight.requires_grad]
+    gradients = sum(weight.numel() * weight.element_size() for weight in trained)
+    state = sum(weight.numel() * weight.element_size() for weight in weights) + 3 * gradients
+    # A generation batch serves num_iterations passes of `steps_per_generation` micro-batches.
+    scale = args.gradient_accumulation_steps / (batches * args.num_iterations)
+    return StepEstimate(
+        generating * scale * batches,
+        measuring * scale * batches,
+        updating * args.gradient_accumulation_steps,
+        (sum(w.numel() for w in weights), sum(w.numel() for w in trained)),
+        state,
+        _peak_bytes() + 2 * gradients,
+    )
+
+
+def _time_update(trainer: Any, batch: TokenBatch) -> float:
+    model = trainer.model
+    before = model.training
+    # In training mode, so that gradient checkpointing is timed too.
+    model.train()
+    start = _now()
+    with trainer.accelerator.autocast():
+        output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask.long(), labels=batch.input_ids)
+    output.loss.backward()
+    seconds = _now() - start
+    model.zero_grad(set_to_none=True)
+    model.train(before)
+    return seconds
+
+
+def _now() -> float:
+    """Seconds, once the device has done what it was given: a GPU works on while Python goes ahead."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _peak_bytes() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak) * (1 if sys.platform == "darwin" else 1024)

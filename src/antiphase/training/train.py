@@ -1,0 +1,228 @@
+"""`antiphase train`: from a recipe to a trained model with its trajectory, summary, figure and card.
+
+OUT/recipe.json        the resolved settings, compared on resume
+OUT/trajectory.jsonl   one row a step, written as it goes
+OUT/checkpoint-N/      TRL's checkpoints
+OUT/                   at the end: model, tokenizer, README.md, summary.json, report.html, figures/trajectory.{png,svg}
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, PrinterCallback, ProgressCallback, TrainerState
+from transformers.utils.logging import disable_progress_bar
+from trl import get_peft_config, get_quantization_config
+
+from antiphase.data.prompt_rendering import end_token_ids
+from antiphase.errors import AntiphaseError, InvalidInputError
+from antiphase.page.building import training_document
+from antiphase.page.html import FILE as REPORT
+from antiphase.page.html import add_page
+from antiphase.tasks.pool import VerifierPool
+from antiphase.tasks.problem import Problem
+from antiphase.training.card import write_card
+from antiphase.training.console import ConsoleCallback, Interruption
+from antiphase.training.heldout import HeldOutCallback
+from antiphase.training.inputs import (
+    check_context,
+    draw_problems,
+    held_out,
+    load_tokenizer,
+    prompt_ids,
+    table_of,
+)
+from antiphase.training.outcome import summarize_run
+from antiphase.training.recipe import Recipe, is_former, parse_recipe
+from antiphase.training.reward_names import reward_function, try_functions
+from antiphase.training.step_estimate import estimate_step
+from antiphase.training.trainer import CorRPOTrainer
+from antiphase.training.training_folder import finished_training, last_checkpoint, prepared
+from antiphase.training.trajectory import read_trajectory, without_nan
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to.
+
+    Args:
+        folder: where everything is.
+        summary: the content of summary.json; None after an interruption or a dry run.
+        interrupted: stopped by Ctrl-C or SIGTERM, with a checkpoint.
+    """
+
+    folder: Path
+    summary: Mapping[str, Any] | None
+    interrupted: bool = False
+
+
+def train(arguments: Sequence[str]) -> TrainResult:
+    """Run `antiphase train` with these flags.
+
+    Raises:
+        AntiphaseError: a setting, task, model or reward function that cannot work; before anything long starts.
+    """
+    disable_progress_bar()
+    recipe = parse_recipe(arguments)
+    folder = Path(recipe.config.output_dir)
+    tokenizer, model_config = load_tokenizer(recipe)
+    with VerifierPool() as pool:
+        train_problems, eval_problems = draw_problems(recipe)
+        table = table_of(recipe, tokenizer, train_problems)
+        functions = [reward_function(name, pool) for name in recipe.options.reward_funcs]
+        try_functions(functions, table)
+        ends = end_token_ids(recipe.options.end_tokens, tokenizer)
+        check_context(recipe, model_config, prompt_ids(tokenizer, table))
+        if recipe.dry_run:
+            _print_recipe(recipe, len(train_problems), len(eval_problems))
+            prompts = [list(ids) for ids in prompt_ids(tokenizer, table[: recipe.config.per_device_train_batch_size])]
+            with tempfile.TemporaryDirectory() as nowhere:
+                recipe.config.output_dir = nowhere
+                print(estimate_step(_trainer(recipe, functions, table, tokenizer, ends), prompts))
+            return TrainResult(folder, None)
+        with prepared(folder, recipe):
+            _print_recipe(recipe, len(train_problems), len(eval_problems))
+            trainer = _trainer(recipe, functions, table, tokenizer, ends)
+        return _run(recipe, trainer, tokenizer, eval_problems, pool)
+
+
+def _run(
+    recipe: Recipe, trainer: Any, tokenizer: Any, eval_problems: Sequence[Problem], pool: VerifierPool
+) -> TrainResult:
+    folder = Path(recipe.config.output_dir)
+    main = trainer.accelerator.is_main_process
+    heldout = None
+    if eval_problems:
+        heldout = HeldOutCallback(
+            held_out(recipe, tokenizer, eval_problems), trainer.trajectory, tokenizer, pool, recipe.options.eval_every
+        )
+        heldout.trainer = trainer
+    began = time.time()
+    with Interruption(trainer.accelerator) as interruption:
+        trainer.add_callback(interruption)
+        if heldout is not None:
+            heldout.interruption = interruption
+            trainer.add_callback(heldout)
+        checkpoint = last_checkpoint(folder) if recipe.resume else None
+        if recipe.resume and main:
+            print(f"resuming from {checkpoint}" if checkpoint else "no checkpoint yet: beginning anew", flush=True)
+        if checkpoint is not None and finished_training(checkpoint):
+            _load_finished(trainer, checkpoint, heldout)
+        else:
+            trainer.train(str(checkpoint) if checkpoint else None)
+        if interruption.stopped:
+            return TrainResult(folder, None, interrupted=True)
+    trainer.save_model()
+    summary = None
+    if main:
+        summary = summarize_run(recipe, trainer, time.time() - began)
+        _finish(folder, trainer, recipe, summary)
+    trainer.accelerator.wait_for_everyone()
+    return TrainResult(folder, summary)
+
+
+def _load_finished(trainer: Any, checkpoint: Path, heldout: HeldOutCallback | None) -> None:
+    """Take up a run that was cut after its last step, before its end was written."""
+    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    trainer._load_from_checkpoint(str(checkpoint))
+    step = trainer.state.global_step
+    trainer.watch.restore(trainer.state.stateful_callbacks["Watch"]["attributes"])
+    done = any(row["kind"] == "eval" and row["step"] == step for row in read_trajectory(trainer.trajectory.folder))
+    if heldout is not None and not done:
+        heldout.evaluate(step, track=False)
+
+
+def _trainer(
+    recipe: Recipe,
+    functions: Sequence[Any],
+    table: Sequence[Mapping[str, Any]],
+    tokenizer: Any,
+    ends: Sequence[int],
+) -> Any:
+    model, config = recipe.model, recipe.config
+    init = dict(config.model_init_kwargs or {})
+    for key, value in (("revision", model.model_revision), ("attn_implementation", model.attn_implementation)):
+        if value is not None and value != "main":
+            init.setdefault(key, value)
+    if "dtype" in recipe.given:
+        init["dtype"] = model.dtype
+    config.model_init_kwargs = init or None
+    try:
+        trainer = CorRPOTrainer(
+            _policy(recipe, tokenizer, ends),
+            list(functions),
+            config,
+            train_dataset=Dataset.from_list(list(table)),
+            processing_class=tokenizer,
+            peft_config=get_peft_config(model),
+            quantization_config=get_quantization_config(model),
+        )
+    except AntiphaseError:
+        raise
+    except (ValueError, ImportError) as error:
+        # Of TRL, transformers or peft, about settings that do not fit the model or this machine.
+        raise InvalidInputError(" ".join(str(error).split())) from error
+    for callback in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+    if trainer.accelerator.is_main_process:
+        trainer.add_callback(ConsoleCallback())
+    return trainer
+
+
+def _policy(recipe: Recipe, tokenizer: Any, ends: Sequence[int]) -> Any:
+    """The model's name, for the host to load; or the model, where it must be told of more end tokens."""
+    name = recipe.model.model_name_or_path
+    if not ends:
+        return name
+    kwargs: dict[str, Any] = {"dtype": "float32", **(recipe.config.model_init_kwargs or {})}
+    model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=recipe.config.trust_remote_code, **kwargs)
+    own = model.generation_config.eos_token_id
+    own = [tokenizer.eos_token_id] if own is None else own if isinstance(own, list) else [own]
+    model.generation_config.eos_token_id = [*own, *ends]
+    return model
+
+
+def _print_recipe(recipe: Recipe, num_training: int, num_held_out: int) -> None:
+    from accelerate import PartialState
+
+    if not PartialState().is_main_process:
+        return
+    preset = recipe.preset
+    if is_former(recipe.given):
+        print(
+            f"inversion_combine={recipe.config.inversion_combine} without inversion_unit: read as in the first "
+            "release, over tokens (inversion_unit: token) and by the estimator own unless one is named"
+        )
+    if preset is not None:
+        pinned = ", ".join(f"{key}={value}" for key, value in preset.arguments.items())
+        print(f"preset {recipe.options.preset} ({preset.source})\n  {pinned}\n  deviations: {preset.deviations}")
+        for key, value in preset.arguments.items():
+            if key in recipe.given and recipe.given[key] != value:
+                print(f"  yours instead: {key}={recipe.given[key]}")
+    if recipe.dry_run:
+        print(json.dumps(recipe.resolved, indent=2, ensure_ascii=False))
+    config = recipe.config
+    print(
+        f"{num_training} training problems, {num_held_out} held out; {config.generation_batch_size} rollouts a "
+        f"generation in groups of {config.num_generations}; {config.inversion_combine}, "
+        f"λ {config.inversion_weight:g}, estimator {config.inversion_estimator}",
+        flush=True,
+    )
+
+
+def _finish(folder: Path, trainer: Any, recipe: Recipe, summary: Mapping[str, Any]) -> None:
+    from antiphase.figures.trajectory import save_trajectory
+
+    write_card(trainer, recipe, summary)
+    work = folder / ".summary.json.tmp"
+    work.write_text(json.dumps(without_nan(summary), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    rows = read_trajectory(folder)
+    save_trajectory(rows, folder / "figures")
+    settings = json.loads(json.dumps(recipe.resolved))
+    work.replace(folder / "summary.json")
+    add_page(lambda: training_document(folder.resolve().name, rows, settings, summary), folder / REPORT)

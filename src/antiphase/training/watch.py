@@ -1,0 +1,101 @@
+"""The trainer's own callback: writes the trajectory, raises the collapse alarm, and keeps its state in checkpoints."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from antiphase.training.alarm import collapsing
+from antiphase.training.trainer_config import OWN_FIELDS, CorRPOConfig
+from antiphase.training.trajectory import Trajectory, begin_once
+
+
+class CollapseWarning(UserWarning):
+    """Inversion rises while task accuracy falls."""
+
+
+class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
+    """Follows a run of `CorRPOTrainer`.
+
+    Args:
+        trajectory: where rows go.
+        config: of the run.
+    """
+
+    def __init__(self, trajectory: Trajectory, config: CorRPOConfig) -> None:
+        self.trajectory = trajectory
+        self.config = config
+        self.dropped = False
+        self.stopped = False
+        self.alarms: list[int] = []
+        # Batches until the alarm may sound again.
+        self.quiet = 0
+        self.inversion: list[float] = []
+        self.accuracy: list[float] = []
+
+    def state(self) -> dict[str, Any]:
+        """What goes into each checkpoint's trainer_state.json."""
+        attributes = {
+            "settings": {name: getattr(self.config, name) for name in OWN_FIELDS},
+            "dropped": self.dropped,
+            "alarms": self.alarms,
+            "quiet": self.quiet,
+            "inversion": self.inversion,
+            "accuracy": self.accuracy,
+        }
+        return {"args": {}, "attributes": attributes}
+
+    def restore(self, attributes: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint's state."""
+        self.dropped, self.quiet = bool(attributes["dropped"]), int(attributes["quiet"])
+        for name in ("alarms", "inversion", "accuracy"):
+            setattr(self, name, list(attributes[name]))
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Continue or begin the trajectory."""
+        if state.is_world_process_zero:
+            begin_once(self.trajectory, state)
+
+    def step(self, step: int, metrics: Mapping[str, float], is_main_process: bool) -> None:
+        """Take in one measured batch."""
+        if is_main_process:
+            self.trajectory.append("step", step, metrics)
+        window = self.config.inversion_alarm_window
+        self.inversion = [*self.inversion, metrics["inversion/mean"]][-window:]
+        self.accuracy = [*self.accuracy, metrics["task/accuracy"]][-window:]
+        self.quiet -= 1
+        if self.config.inversion_alarm == "off" or not collapsing(self.inversion, self.accuracy, window):
+            return
+        if self.quiet > 0:
+            return
+        self.quiet = window
+        self.alarms.append(step)
+        self._raise(step, window, is_main_process)
+
+    def _raise(self, step: int, window: int, is_main_process: bool) -> None:
+        action = self.config.inversion_alarm
+        done = {"warn": "Training goes on", "stop": "Training stops", "drop": "λ is 0 from now on"}[action]
+        self.dropped |= action == "drop"
+        self.stopped |= action == "stop"
+        if is_main_process:
+            self.trajectory.append("alarm", step, {"window": window, "action": action})
+            warnings.warn(
+                f"step {step}: inversion rose while task accuracy fell over the last {window} batches. {done} "
+                f"(inversion_alarm='{action}').",
+                CollapseWarning,
+                stacklevel=2,
+            )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        """Stop where the alarm says so."""
+        if self.stopped:
+            control.should_training_stop = True
+        return control
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Mapping[str, Any], **_: Any) -> None:
+        """Write the metrics of an evaluation."""
+        if state.is_world_process_zero:
+            numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+            self.trajectory.append("eval", state.global_step, numbers)

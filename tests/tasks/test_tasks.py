@@ -1,0 +1,389 @@
+"""Specs, sources, splits and generators of the task registry."""
+
+import importlib.machinery
+import json
+import sys
+import types
+
+import pandas as pd
+import pytest
+
+from antiphase.errors import InvalidInputError, MissingExtraError
+from antiphase.tasks.gym_task import GymTask, gym_generators
+from antiphase.tasks.math_sets import MATH_SETS
+from antiphase.tasks.problem import Problem, check_request
+from antiphase.tasks.registry import build_task, load_task
+from antiphase.tasks.task_rewards import rows
+
+# Generators that have no reference answer, or accept any answer.
+REFUSED = {
+    "boxnet",
+    "composite",
+    "game_of_life_halting",
+    "graph_color",
+    "propositional_logic",
+    "rubiks_cube",
+    "rush_hour",
+}
+# From shared/data: MATH-500, GSM8K, OlympiadBench.
+MATH_ROWS = [
+    ("Convert $(0,3)$ to polar coordinates.", "\\left( 3, \\frac{\\pi}{2} \\right)"),
+    ("Write the double sum in terms of $p$ and $q$.", "p - q"),
+    ("If $f(x) = \\frac{3x-2}{x-2}$, what is $f(-2) +f(-1)+f(0)$?", "\\frac{14}{3}"),
+    ("Who has the greatest average speed?", "\\text{Evelyn}"),
+    ("What is the area of the region? Round to cents.", "\\$18.90"),
+    ("How many clips did Natalia sell?", "72"),
+    ("Find the solutions.", "1,-2"),
+    ("Name the line.", "y = 2x + 3"),
+    ("Which functions?", "f(n)=n$, $g(n)=1"),
+    ("What is the product?", "11,\\! 111,\\! 111,\\! 100"),
+    ("Find the interval.", "(-\\infty, 0) \\cup\\{1\\}$."),
+    ("Find the vector.", "\\begin{pmatrix} -1 \\\\ 5 \\end{pmatrix}"),
+]
+
+
+def write_rows(path, table) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in table), encoding="utf-8")
+    return str(path)
+
+
+def as_problem(row: dict) -> Problem:
+    """A problem that went through an Arrow table and JSON, as a training row does."""
+    row = json.loads(json.dumps(row))
+    return Problem(row["problem_id"], row["task"], "", row["answer"], row["metadata"])
+
+
+def test_embedded_gsm8k() -> None:
+    task = load_task("gsm8k")
+    problems = task.problems("test", None, 0)
+    assert len(problems) == len({p.problem_id for p in problems}) == 1319
+    by_id = {p.problem_id: p for p in problems}
+    assert by_id["gsm8k_test-0"].answer == "18"
+    assert by_id["gsm8k_test-0"].prompt.startswith("Janet’s ducks lay 16 eggs per day.")
+    assert task.problems("test", 5, 0) == problems[:5] != task.problems("test", 5, 1)
+    assert (task.name, task.licence) == ("gsm8k", "MIT")
+    assert "openai/gsm8k" in task.source
+    assert all(task.quick_verdict(f"#### {p.answer}", p) for p in problems)
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "kind"),
+    [
+        ("GSM-8K", "gsm8k", "TableTask"),
+        ("math_500", "math500", "TableTask"),
+        ("digit-sum", "digit_sum", "DigitSumTask"),
+        ("knights_and_knaves", "knights_knaves", "GymTask"),
+        ("Chain-Sum : min_terms = 2 , max_terms=3", "chain_sum", "GymTask"),
+        ("data/some.jsonl:question_column=q", "data/some.jsonl", "TableTask"),
+        ("C:\\data\\some.parquet", "C:\\data\\some.parquet", "TableTask"),
+        ("owner/some-name_1.0:split=train", "owner/some-name_1.0", "TableTask"),
+    ],
+)
+def test_names_and_aliases(spec, name, kind) -> None:
+    task = build_task(spec)
+    assert (task.name, type(task).__name__, task.spec) == (name, kind, spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("", "has no name"),
+        (":a=1", "has no name"),
+        ("chain_summ", "unknown task 'chain_summ'; did you mean 'chain_sum'"),
+        ("gsm8", "did you mean 'gsm8k'"),
+        ("no/such/path", "unknown task 'no/such/path'"),
+        ("gsm8k:", "unknown task 'gsm8k:'"),
+        ("absent.jsonl", "the file 'absent.jsonl' does not exist"),
+        ("chain_sum:max_terms=3,min_terms", "'min_terms' is not of the form key=value"),
+        ("chain_sum:max_terms=", "'max_terms=' is not of the form key=value"),
+        ("chain_sum:size=3,size=4", "'size' is given twice"),
+        ("chain_sum:max_term=3", "no option 'max_term'; did you mean 'max_terms'"),
+        ("chain_sum:seed=3", "no option 'seed'"),
+        ("chain_sum:max_terms=many", "max_terms must be int; got 'many'"),
+        ("chain_sum:allow_negation=maybe", "allow_negation must be bool; got 'maybe'"),
+        ("chain_sum:min_terms=4,max_terms=3", r"reasoning_gym refuses the options \(max_terms must be >= min_terms\)"),
+        ("chain_sum:size=0", "size must be at least 1"),
+        ("chain_sum:extract=box", "extract must be one of auto, tags, boxed"),
+        ("basic_arithmetic:format_style=odd", "format_style must be one of simple, natural"),
+        ("word_sorting:transformation=odd", "transformation must be one of lowercase"),
+        ("rearc:rng_difficulty_ranges=0|1", "a spec cannot express it"),
+        ("time_intervals:min_time=noon", "min_time must be time; got 'noon'"),
+        ("propositional_logic", "does not accept its own reference answer"),
+        ("composite", "reasoning_gym refuses the options"),
+        ("digit_sum:base=11", "base must be 2 to 10; got 11"),
+        ("digit_sum:num_digits=0", "num_digits must be 1 to 1000; got 0"),
+        ("digit_sum:bases=3", "no option 'bases'; did you mean 'base'"),
+        ("gsm8k:split=train", "no option 'split'"),
+    ],
+)
+def test_bad_specs(spec, message) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        load_task(spec)
+
+
+def test_options_have_the_types_of_the_generator() -> None:
+    task = build_task("basic_arithmetic:operators=+|*,allow_parentheses=no,format_style=simple,max_digits=2")
+    assert isinstance(task, GymTask)
+    assert dict(task.options) == {
+        "operators": ["+", "*"],
+        "allow_parentheses": False,
+        "format_style": "simple",
+        "max_digits": 2,
+    }
+    assert len(task.problems("all", 3, 0)) == 3
+    assert isinstance(task := build_task("countdown:operators=+|-"), GymTask)
+    assert dict(task.options) == {"operators": ("+", "-")}
+    assert isinstance(task := build_task("figlet_font:static_word=none"), GymTask)
+    assert dict(task.options) == {"static_word": None}
+
+
+def test_local_files(tmp_path, monkeypatch) -> None:
+    table = [{"id": f"m-{i}", "question": q, "answer": a, "source": "s"} for i, (q, a) in enumerate(MATH_ROWS)]
+    path = write_rows(tmp_path / "m.jsonl", table)
+    monkeypatch.chdir(tmp_path)
+    task = load_task(path)
+    problems = task.problems("all", None, 0)
+    assert {(p.problem_id, p.prompt, p.answer) for p in problems} == {
+        (r["id"], r["question"], r["answer"]) for r in table
+    }
+    assert [p.prompt for p in load_task("m.jsonl").problems("all", 4, 3)] == [
+        p.prompt for p in task.problems("all", 4, 3)
+    ]
+    pd.DataFrame({"problem": ["a", "b"], "final_answer": [7.0, 1.5]}).to_parquet(tmp_path / "p.parquet")
+    assert {(p.problem_id, p.answer) for p in load_task("p.parquet").problems("all", None, 0)} == {
+        ("p-0", "7.0"),
+        ("p-1", "1.5"),
+    }
+    write_rows(tmp_path / "q.jsonl", [{"q": "a", "a": 7}, {"q": "b", "a": ["8"]}, {"q": "a", "a": 9}])
+    named = load_task("q.jsonl:question_column=q,answer_column=a").problems("all", None, 0)
+    assert {(p.prompt, p.answer) for p in named} == {("a", "7"), ("b", "8")}
+
+
+@pytest.mark.parametrize(
+    "wrapping", ["\\boxed{%s}", "so <answer>%s</answer>", "<think>\\boxed{1}</think> \\boxed{%s}"]
+)
+def test_every_gold_verifies(tmp_path, wrapping) -> None:
+    path = write_rows(tmp_path / "m.jsonl", [{"question": q, "answer": a} for q, a in MATH_ROWS])
+    task = load_task(path)
+    for row in rows(task.problems("all", None, 0), chat=False):
+        problem = as_problem(row)
+        assert task.verify(wrapping % problem.answer, problem), problem.answer
+        assert not task.verify(wrapping % "12345", problem), problem.answer
+
+
+def test_verifying_outlives_the_file(tmp_path) -> None:
+    path = write_rows(tmp_path / "m.jsonl", [{"question": "a", "answer": "18"}])
+    (problem,) = load_task(path).problems("all", None, 0)
+    (tmp_path / "m.jsonl").unlink()
+    build_task.cache_clear()
+    assert build_task(problem.task).verify("\\boxed{18}", problem)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ([{"question": "a", "answer": "1"}, {"text": "b", "gold": "2"}], "line 2: no question.*found text, gold"),
+        (
+            [{"question": "a", "gold": "2"}],
+            "line 1: no answer. Looked for the column answer or final_answer or solution",
+        ),
+        ([{"question": "a", "answer": "1"}, {"question": "b", "answer": " "}], "line 2: the answer is empty"),
+        ([{"question": "a", "answer": "so\n#### "}], "line 1: the answer is empty"),
+        ([{"question": " ", "answer": "1"}], "line 1: the question must be text that is not empty"),
+        ([{"question": 3, "answer": "1"}], "line 1: the question must be text"),
+        ([{"question": "a", "answer": True}], "line 1: the answer must be text or a number"),
+        ([{"question": "a", "answer": ["1", "2"]}], "line 1: the answer must be text or a number"),
+        ([{"id": 1, "question": "a", "answer": "1"}] * 2, "line 2: the id '1' stands in .*line 1 already"),
+    ],
+)
+def test_bad_rows(tmp_path, table, message) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        load_task(write_rows(tmp_path / "m.jsonl", table))
+
+
+def test_splits_of_a_file_are_disjoint_and_whole(tmp_path) -> None:
+    table = [{"question": f"What is {i} + {i}?", "answer": 2 * i} for i in range(200)]
+    task = load_task(write_rows(tmp_path / "m.jsonl", [*table, *table[:20]]))
+    train, test = ({p.prompt for p in task.problems(split, None, 0)} for split in ("train", "test"))
+    assert not train & test
+    assert train | test == {row["question"] for row in table}
+    assert 20 < len(test) < 60
+    with pytest.raises(InvalidInputError, match=f"asked for 200 .*'test', but only {len(test)} different ones exist"):
+        task.problems("test", 200, 0)
+    with pytest.raises(InvalidInputError, match="split must be one of train, test, all; got 'validation'"):
+        check_request("m", "validation", None)
+    with pytest.raises(InvalidInputError, match="num must be at least 1; got 0"):
+        task.problems("test", 0, 0)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A stand-in for the package `datasets` that records what it is asked for."""
+    calls = []
+
+    def load_dataset(name, config, *, split, revision):
+        calls.append((name, config, split, revision))
+        if split not in ("train", "test"):
+            raise ValueError(f"Unknown split {split!r}.\nmore")
+        return [
+            {
+                "question": f"{split} {i}?",
+                "problem": f"{split} {i}?",
+                "answer": f"so\n#### {i}",
+                "solution": f"\\boxed{{{i}}}",
+            }
+            for i in range(10)
+        ]
+
+    module = types.ModuleType("datasets")
+    module.__spec__ = importlib.machinery.ModuleSpec("datasets", None)
+    module.load_dataset = load_dataset  # type: ignore[attr-defined]
+    module.exceptions = types.SimpleNamespace(DatasetsError=OSError)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    return calls
+
+
+def test_known_sets_on_the_hub(hub) -> None:
+    train = load_task("gsm8k:revision=abc").problems("train", None, 0)
+    assert sorted((p.problem_id, p.prompt, p.answer) for p in train)[3] == ("gsm8k_train-3", "train 3?", "3")
+    assert len(load_task("gsm8k").problems("all", None, 0)) == 1319 + 10
+    assert len(load_task("gsm8k:revision=abc").problems("test", None, 0)) == 10
+    assert {p.answer for p in load_task("math").problems("test", 3, 0)} < set("0123456789")
+    assert hub == [
+        ("openai/gsm8k", "main", "train", "abc"),
+        ("openai/gsm8k", "main", "train", MATH_SETS["gsm8k"].revision),
+        ("openai/gsm8k", "main", "test", "abc"),
+        (MATH_SETS["math"].hub_id, None, "test", MATH_SETS["math"].revision),
+    ]
+    assert len(load_task("math500").problems("all", None, 0)) == 10
+    with pytest.raises(InvalidInputError, match="math500 has no train split"):
+        load_task("math500").problems("train", 3, 0)
+
+
+def test_hub_data_sets(hub) -> None:
+    task = load_task("o/d:config=c,revision=r,split=train")
+    split = {s: {p.prompt for p in task.problems(s, None, 0)} for s in ("train", "test", "all")}
+    assert split["train"] | split["test"] == split["all"]
+    assert not split["train"] & split["test"]
+    assert hub == [("o/d", "c", "train", "r")] * 3
+    official = load_task("o/d").problems("all", None, 0)
+    assert len(official) == 20
+    with pytest.raises(InvalidInputError, match=r"'o/d' \(config default, split dev\).* \(Unknown split 'dev'.\)"):
+        load_task("o/d:split=dev").problems("train", None, 0)
+    with pytest.raises(InvalidInputError, match=r"train row 0: no question.*question_column="):
+        load_task("o/d:question_column=q").problems("train", None, 0)
+
+
+@pytest.mark.parametrize(
+    ("package", "spec", "named"),
+    [
+        ("math_verify", "gsm8k", "math-verify"),
+        ("datasets", "math500", "datasets"),
+        ("reasoning_gym", "chain_sum:max_terms=5", "reasoning-gym"),
+    ],
+)
+def test_missing_packages_are_named(monkeypatch, package, spec, named) -> None:
+    build_task.cache_clear()
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"'{named}'. Install it: pip install 'antiphase\[train\]'"):
+        load_task(spec).problems("train", None, 0)
+
+
+def test_typo_without_reasoning_gym_is_a_typo(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    with pytest.raises(InvalidInputError, match="did you mean 'digit_sum'"):
+        load_task("digit_sums")
+
+
+def check_generator(name: str, num: int) -> None:
+    task = load_task(name)
+    problems = task.problems("all", num, 0)
+    assert [p.prompt for p in problems] == [p.prompt for p in task.problems("all", num, 0)]
+    assert isinstance(task, GymTask)
+    for row in rows(problems, chat=True):
+        problem = as_problem(row)
+        assert task.verify(f"I think <answer>{problem.answer}</answer>", problem), problem
+        assert task._scores(problem.answer, task._entry(problem)), problem
+        wrong_answers = [
+            "no idea",
+            "nan",
+            "inf",
+            "None",
+            "[]",
+            "18 19 20",
+            problem.prompt[:3000],
+            "(" * 100,
+            "x" * 1000,
+        ]
+        for wrong in ["", *(f"<answer>{text}</answer>" for text in wrong_answers if text != problem.answer)]:
+            assert not task.verify(wrong, problem), (wrong, problem)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "chain_sum", "countdown", "knights_knaves", "simple_equations", "n_queens", "spell_backward",
+        "number_sorting", "time_intervals", "zebra_puzzles",
+    ],
+)  # fmt: skip
+def test_generators(name) -> None:
+    check_generator(name, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("name", sorted(set(gym_generators()) - REFUSED))
+def test_every_generator(name) -> None:
+    check_generator(name, 3)
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_refused_generators(name) -> None:
+    with pytest.raises(
+        InvalidInputError, match=r"does not accept its own|refuses the options|accepts 'I do not know'"
+    ):
+        load_task(name)
+
+
+def test_scorers_that_accept_too_much_are_guarded() -> None:
+    for name, wrong in (("coin_flip", "0"), ("gsm_symbolic", "{0} or 19"), ("complex_arithmetic", "nan")):
+        task = load_task(name)
+        for problem in task.problems("all", 4, 0):
+            assert not task.verify(f"<answer>{wrong.format(problem.answer)}</answer>", problem), name
+    task = load_task("time_intervals")
+    late = next(p for p in task.problems("all", 40, 0) if p.answer.count(":") == 1 and " " not in p.answer)
+    hours, minutes = late.answer.split(":")
+    assert not task.verify(f"<answer>{hours}:{(int(minutes) + 1) % 60:02d}</answer>", late)  # scores 0.999
+
+
+def test_generators_have_disjoint_splits() -> None:
+    task = load_task("chain_sum:max_terms=3")
+    test = task.problems("test", 40, 0)
+    train = task.problems("train", 40, 1)
+    assert not {p.prompt for p in test} & {p.prompt for p in train}
+    assert {p.prompt for p in train} != {p.prompt for p in task.problems("train", 40, 2)}
+    assert len({p.problem_id for p in train}) == 40
+
+
+def test_entry_that_is_no_json_is_made_again() -> None:
+    task = load_task("chain_sum")
+    (problem,) = task.problems("all", 1, 0)
+    _, seed, index = problem.problem_id.split("-")
+    place = Problem("p", "chain_sum", "", problem.answer, f'{{"seed": {seed}, "index": {index}}}')
+    assert isinstance(task, GymTask)
+    assert task._entry(place) == task._entry(problem)
+
+
+def test_no_partial_credit_and_no_code() -> None:
+    task = load_task("countdown")
+    problem = next(p for p in task.problems("all", 20, 0))
+    target = json.loads(problem.metadata)["entry"]["metadata"]["target"]
+    for wrong in (
+        str(target),
+        f"{problem.answer} # {target}",
+        f"{problem.answer} = {target}",
+        f"({problem.answer})*1.0",
+    ):
+        assert not task.verify(f"<answer>{wrong}</answer>", problem)
+    assert task.verify(f"<answer>({problem.answer}).</answer>", problem)
+    assert not load_task("knights_knaves").verify("Lily is here", load_task("knights_knaves").problems("all", 1, 0)[0])
