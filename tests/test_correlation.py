@@ -1,6 +1,7 @@
 """Coefficients against scipy, hand-computed cases, and coverage of the intervals by simulation."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from antiphase.correlation import average_ranks, by_group, coefficients, correla
 from antiphase.effective import effective_pairs
 from antiphase.errors import InvalidInputError
 from antiphase.matrices import type_matrices
+from antiphase.partial import partial_coefficients, pooled_partial
 from antiphase.resampling import Resampler
 from antiphase.types import SignalSpec, StepSignals, TokenSignals
 
@@ -94,6 +96,45 @@ def test_infinite_values_are_refused() -> None:
 def test_shape_mismatch_is_refused() -> None:
     with pytest.raises(InvalidInputError, match=r"\(3,\) and \(4,\)"):
         correlate(torch.arange(3.0), torch.arange(4.0))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "function", [correlate, coefficients, pooled_correlation, partial_coefficients, pooled_partial]
+)
+def test_an_unknown_method_is_refused(function: Callable) -> None:
+    x = torch.arange(20.0)
+    series = (x[None], x[None]) if function in (coefficients, partial_coefficients) else (x, x)
+    given = [[series[0]]] if function in (partial_coefficients, pooled_partial) else []
+    clusters = [torch.arange(20)] if function in (pooled_correlation, pooled_partial) else []
+    function(*series, *given, *clusters, method="pearson")
+    with pytest.raises(InvalidInputError, match="method must be one of spearman, pearson; got 'kendall'"):
+        function(*series, *given, *clusters, method="kendall")
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("entropy", "strength", "clusters", "more", "message"),
+    [
+        ((2, 9), (2, 9), (2,), {}, r"signals.entropy\[signals.measured\]"),
+        ((9,), (8,), (9,), {}, r"entropy \(9,\), strength \(8,\)"),
+        ((9,), (9,), (8,), {}, r"clusters \(8,\)"),
+        ((9,), (9,), (9,), {"token_ids": torch.zeros(8, dtype=torch.long)}, r"token_ids \(8,\)"),
+        ((9,), (9,), (9,), {"confidence": 95}, "between 0 and 1; got 95"),
+    ],
+)
+def test_what_pooling_refuses(entropy, strength, clusters, more, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        pooled_correlation(
+            torch.randn(entropy), torch.randn(strength), torch.zeros(clusters, dtype=torch.long), **more
+        )
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_partial_pooling_refuses_other_clusters() -> None:
+    x = torch.randn(9)
+    with pytest.raises(InvalidInputError, match=r"\(9,\), \(9,\), \(9,\), \(8,\)"):
+        pooled_partial(x, x, [x], torch.arange(8))
 
 
 def test_fisher_interval_by_hand() -> None:

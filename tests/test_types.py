@@ -2,20 +2,11 @@
 
 import math
 
-import jaxtyping
 import pytest
 import torch
 
 from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.types import Correlation, SignalSpec, TokenBatch
-
-
-@pytest.fixture
-def unchecked():
-    """As a user has it: no run-time checks of shapes and types."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -27,6 +27,7 @@ ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 PROJECTIONS: tuple[ProjectionName, ...] = get_args(ProjectionName)
 NORMS: tuple[Norm, ...] = get_args(Norm)
 TARGETS: tuple[Target, ...] = get_args(Target)
+METHODS: tuple[Method, ...] = get_args(Method)
 UNITS: tuple[Unit, ...] = get_args(Unit)
 STEP_STRENGTHS: tuple[StepStrength, ...] = get_args(StepStrength)
 
