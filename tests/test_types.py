@@ -76,8 +76,24 @@ def test_empty_prompt_and_empty_batch_are_refused() -> None:
         TokenBatch.from_ids([[1]], [[1], [2]])
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"generated": [[1], [1]]}, r"one mark for each completion token, \[2, 1\] in the rows; got \[1, 1\]"),
+        ({"generated": [[1, 0]]}, r"got \[2\]"),
+        ({"padding_side": "middle"}, "padding_side must be one of left, right; got 'middle'"),
+    ],
+)
+def test_from_ids_refuses(options: dict, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        TokenBatch.from_ids([[1], [2]], [[3, 4], [5]], **options)
+
+
 def test_correlation_prints_itself() -> None:
     assert str(Correlation(-0.5, -0.6, -0.4, 30, 20.0, "spearman", 0.95)) == "-0.500 [-0.600, -0.400] (n=30)"
     nothing = Correlation(math.nan, math.nan, math.nan, 4, math.nan, "spearman", 0.95)
     assert str(nothing) == "undefined (n=4)"
+    one_prompt = Correlation(-0.5, math.nan, math.nan, 30, math.nan, "spearman", 0.95)
+    assert str(one_prompt) == "-0.500, no interval (n=30)"
     assert Correlation(-0.5, -0.6, -0.4, 30, 20.0, "spearman", 0.95).inversion == 0.5

@@ -197,6 +197,9 @@ class TokenBatch:
 
         `generated` marks the completion tokens that the model wrote (1) among those that tools returned (0).
 
+        Raises:
+            InvalidInputError: also where there are not as many prompts as completions, or not as many marks as tokens.
+
         >>> batch = TokenBatch.from_ids([[5, 6], [7]], [[8], [9, 4, 3]])
         >>> batch.input_ids.tolist()
         [[5, 6, 8, 0], [7, 9, 4, 3]]
@@ -206,6 +209,13 @@ class TokenBatch:
         if not prompt_ids or len(prompt_ids) != len(completion_ids):
             raise InvalidInputError(
                 f"need as many prompts as completions, at least one; got {len(prompt_ids)} and {len(completion_ids)}."
+            )
+        check_one_of("padding_side", padding_side, ("left", "right"))
+        num_tokens = [len(completion) for completion in completion_ids]
+        if generated is not None and [len(marks) for marks in generated] != num_tokens:
+            raise InvalidInputError(
+                f"generated needs one mark for each completion token, {num_tokens} in the rows; got "
+                f"{[len(marks) for marks in generated]}."
             )
         lengths = [len(p) + len(c) for p, c in zip(prompt_ids, completion_ids, strict=True)]
         shape = (len(lengths), max(lengths))
@@ -355,6 +365,8 @@ class Correlation:
     def __str__(self) -> str:
         if not self.defined:
             return f"undefined (n={self.num_tokens})"
+        if math.isnan(self.low):
+            return f"{self.value:+.3f}, no interval (n={self.num_tokens})"
         return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}] (n={self.num_tokens})"
 
 
