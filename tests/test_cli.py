@@ -270,6 +270,10 @@ def test_success_prints_table_and_files(model_dir, tmp_path, capsys) -> None:
     assert f"{summary['results'][0]['spearman']['value']:+.3f}".replace("-", "−") in printed
     for name in ("tokens.parquet", "rollouts.parquet", "summary.json", "figures/entropy_strength.png (and .svg)"):
         assert str(out / name) in printed
+    undefined = {unit: entry["num_undefined"] for unit, entry in summary["results"][0]["units"].items()}
+    counts = ", ".join(f"{number} of 2 by {unit}" for unit, number in undefined.items() if number)
+    assert undefined["step"]
+    assert f"(too few items, or constant ones): {counts}." in " ".join(printed.split())
 
 
 def test_errors_say_what_was_kept(model_dir, tmp_path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +295,13 @@ def test_errors_say_what_was_kept(model_dir, tmp_path, capsys, monkeypatch: pyte
     (folder,) = (tmp_path / "runs").iterdir()
     assert f"--out runs/{folder.name} --resume" in message
     calls.append(1)
-    assert cli.main([*arguments, "--out", f"runs/{folder.name}", "--resume"]) == 0
+    again = [*arguments, "--out", f"runs/{folder.name}", "--resume"]
+    assert cli.main([*again, "--splitter", "line"]) == 2
+    message = capsys.readouterr().err
+    assert "splitter was 'sentence', is 'line'" in message
+    # To repeat it would be refused again.
+    assert "repeat the command" not in message
+    assert cli.main(again) == 0
 
 
 def test_runs_as_a_command() -> None:

@@ -198,7 +198,11 @@ def test_one_token_and_empty_rollouts(model_dir):
     assert entry["signals"]["spearman"]["value"] is None
     assert entry["signals"]["num_undefined"] == 2
     assert entry["inside"]["auroc"]["inversion"]["value"] is None
-    assert "undefined" in str(found)
+    shown = " ".join(str(found).split())
+    assert (
+        "ρ of their own (too few items, or constant ones): 2 of 2 by token, 2 of 2 by type, 2 of 2 by step." in shown
+    )
+    assert "the parts of a rollout (sentence; strength: mean)" in shown
 
 
 def test_cut_and_resumed(generated, model_dir, tmp_path, monkeypatch):

@@ -209,11 +209,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = options.pop("command")
     if command in _READERS:
         return _main_reader(command, options)
-    out = options.pop("out") or _default_out(command, options)
+    out, resumed = options.pop("out") or _default_out(command, options), bool(options.get("resume"))
     try:
         _COMMANDS[command](options, out)
     except AntiphaseError as error:
-        kept = f" {_kept(out)}" if _began(out) else ""
+        # A resumed run that is refused would be refused again.
+        told = resumed and isinstance(error, InvalidInputError)
+        kept = f" {_kept(out)}" if _began(out) and not told else ""
         print(f"antiphase: error: {error}{kept}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

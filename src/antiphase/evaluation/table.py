@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from antiphase.evaluation.metrics import SCORES
-from antiphase.probing.table import interval_text, signed, with_interval
+from antiphase.probing.table import interval_text, signed, undefined_note, unit_note, with_interval
 from antiphase.probing.units import by_unit, headline_of
 
 Entry = Mapping[str, Any]
@@ -212,6 +212,11 @@ def _gain_text(entry: Entry) -> str:
     return f"{signed(entry['value'])} {interval_text(entry)}"
 
 
+def _undefined(measured: Sequence[Entry]) -> list[str]:
+    found = [(result, undefined_note(result["signals"])) for result in measured]
+    return [f"{r['model']}, {r['task']}, {r['estimator']}: {note}" for r, note in found if note is not None]
+
+
 def _notes(results: Sequence[Entry], measured: Sequence[Entry]) -> list[str]:
     notes = [
         "Intervals: 95 % over problems. cut: share of completions at the length limit. form: share that presents its "
@@ -222,7 +227,9 @@ def _notes(results: Sequence[Entry], measured: Sequence[Entry]) -> list[str]:
         notes += [
             "ρ: Spearman correlation of token entropy and gradient strength over the sampled rollouts; negative = "
             f"inverted; ι = −ρ. Estimator: {', '.join(estimators)}. control: the same with ‖∂ ln p/∂z‖, which follows "
-            "entropy by construction. undefined: rollouts too short, or constant.",
+            "entropy by construction.",
+            unit_note(measured[0]),
+            *_undefined(measured),
             "AUROC: does the score tell right from wrong rollouts of the same problem (0.5 is chance), over the "
             "problems that have both (mixed). gain: accuracy of picking by the score above picking at random.",
         ]
