@@ -163,6 +163,12 @@ def test_a_pattern_is_stopped_on_a_completion(monkeypatch) -> None:
         token_steps(encoded("q" * 60), tokenizer("bytes"), slow)
 
 
+def test_a_pattern_that_matches_a_place_cuts_there() -> None:
+    text = "Answer one. Answer two Answer three"
+    assert Splitter.parse("regex:(?=Answer)").starts(text) == [12, 23]
+    assert Splitter.parse(r"regex:\.\s*(?=Answer)").starts(text) == [12]
+
+
 # Tokens
 
 
