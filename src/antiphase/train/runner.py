@@ -210,9 +210,16 @@ def _print_recipe(recipe: Recipe, num_training: int, num_held_out: int) -> None:
     print(
         f"{num_training} training problems, {num_held_out} held out; {config.generation_batch_size} rollouts a "
         f"generation in groups of {config.num_generations}; {config.inversion_combine}, "
-        f"λ {config.inversion_weight:g}, estimator {config.inversion_estimator}",
+        f"λ {config.inversion_weight:g}, by {_items_of(config)}, estimator {config.inversion_estimator}",
         flush=True,
     )
+
+
+def _items_of(config: Any) -> str:
+    """What the reward correlates, as `step (sentence, joint)`."""
+    unit = str(config.inversion_unit)
+    how = f" ({config.inversion_splitter}, {config.inversion_step_strength})"
+    return unit + how if unit == "step" else unit
 
 
 def _finish(folder: Path, trainer: Any, recipe: Recipe, summary: Mapping[str, Any]) -> None:
