@@ -20,8 +20,8 @@ from trl import ModelConfig
 
 from antiphase.errors import InvalidInputError
 from antiphase.models.demo import DEMO, demo_model_path
-from antiphase.train.config import CorRPOConfig
-from antiphase.train.presets import Preset, resolve_preset
+from antiphase.train.config import BEFORE_THE_FIELD, CorRPOConfig
+from antiphase.train.presets import CORR_PO, CORR_PO_FAST, Preset, resolve_preset
 
 # What `antiphase train` sets where nobody else does: a log line a step, and checkpoints to resume from.
 DEFAULTS: dict[str, Any] = {"logging_steps": 1, "save_steps": 0.1, "save_total_limit": 2, "disable_tqdm": True}
@@ -253,9 +253,11 @@ FORMER_COMBINES = ("sum", "centered", "gated", "only")
 def is_former(given: Mapping[str, Any]) -> bool:
     """Whether a recipe is read as the first release read it: over tokens, by `own`.
 
-    That release had no units; its recipes name one of its combine modes, and no unit.
+    That release had no units; its recipes name one of its combine modes, no unit, and nothing else that came later.
     """
-    return given.get("inversion_combine") in FORMER_COMBINES and "inversion_unit" not in given
+    names = str(given.get("preset") or "").split("+")
+    later = names == [CORR_PO] or CORR_PO_FAST in names or not BEFORE_THE_FIELD.keys().isdisjoint(given)
+    return given.get("inversion_combine") in FORMER_COMBINES and not later
 
 
 def _as_before(given: Mapping[str, Any]) -> dict[str, Any]:
