@@ -209,7 +209,7 @@ def weights_digest(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, parameter in unwrap(model).named_parameters():
         flat = parameter.detach().flatten()
-        ends = torch.cat([flat[:32], flat[-32:]]).to("cpu", torch.float64)
+        ends = torch.cat([flat[:32], flat[-32:]]).cpu().double()
         digest.update(f"{name} {tuple(parameter.shape)}".encode() + ends.numpy().tobytes())
     return digest.hexdigest()
 
