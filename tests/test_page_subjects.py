@@ -255,6 +255,11 @@ def test_verdicts(rho, expected) -> None:
     assert verdict(reading(**bounds(*rho))) == expected
 
 
+def test_three_prompts_have_no_verdict() -> None:
+    said = {num: verdict(reading(num_prompts=num, **bounds(-0.5, -0.6, -0.4))) for num in (2, 3, 4)}
+    assert said == {2: "undecided", 3: "undecided", 4: "inverted"}
+
+
 def test_nothing_to_warn_of() -> None:
     assert warnings_of(reading(), np.array([0.1, -0.1])) == []
     assert warnings_of(reading()) == []

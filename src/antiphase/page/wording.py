@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from antiphase.page.units import headline_entry
+from antiphase.resampling import MIN_PROMPTS
 
 # What it is, and what it is not.
 ESTIMATORS = {
@@ -23,8 +24,10 @@ NEAR = 0.8
 
 
 def verdict(reading: Mapping[str, Any]) -> str:
-    """Whether the interval of ρ over the headline unit lies on one side of 0."""
-    return verdict_of(headline_entry(reading))
+    """Whether the interval of ρ over the headline unit lies on one side of 0; undecided of two or three prompts."""
+    said = verdict_of(headline_entry(reading))
+    few = 1 < reading["num_prompts"] < MIN_PROMPTS
+    return "undecided" if few and said in ("inverted", "not inverted") else said
 
 
 def verdict_of(rho: Mapping[str, Any]) -> str:
