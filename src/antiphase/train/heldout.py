@@ -147,9 +147,11 @@ class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
             if track:
                 log_numbers(self.trainer, self.trainer.control, self.latest)
             low, high = (self.latest[f"heldout/pass@1_{end}"] for end in ("low", "high"))
+            num = len(self.held.problems)
+            problems = "1 problem" if num == 1 else f"{num} problems"
             print(
                 f"step {step}: held-out pass@1 {self.latest['heldout/pass@1']:.3f} [{low:.3f}, {high:.3f}], "
-                f"greedy {self.latest['heldout/greedy']:.3f} ({len(self.held.problems)} problems)",
+                f"greedy {self.latest['heldout/greedy']:.3f} ({problems})",
                 flush=True,
             )
         return self.latest
