@@ -211,7 +211,7 @@ def test_dry_run_times_steps_of_the_splitters_size(tmp_path, model_dir, capsys, 
 def test_the_printed_pins_of_a_first_release_recipe_are_those_that_hold(tmp_path, model_dir, capsys):
     words = flags(model_dir, tmp_path / "run", preset="grpo+corr-po", inversion_combine="centered")
     assert main(["train", *words, "--dry-run"]) == 0
-    (pins,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  loss_type=")]
+    (pins,) = [line for line in capsys.readouterr().out.splitlines() if "inversion_unit=" in line]
     assert "inversion_unit=token" in pins
     assert "inversion_estimator=own" in pins
 
