@@ -225,8 +225,33 @@ def test_perfect_resamples_do_not_blow_up_the_interval() -> None:
     result = pooled_correlation(x, y, torch.arange(40) // 10)
     assert 0.99 < result.value < 1
     assert 0.9 < result.low < result.value < result.high <= 1
-    exact = pooled_correlation(x, x, torch.arange(40) // 10)
-    assert exact.low == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("ids", [None, torch.arange(80) % 9])
+@pytest.mark.parametrize("method", ["spearman", "pearson"])
+def test_pooled_perfect_order_is_not_certain(sign: int, ids, method) -> None:
+    # With C prompts as C ranks: 8 in perfect order, half an adjacent swap less, have n_eff − 3 = 5.
+    x = torch.arange(80.0)
+    most = 1 - 6 / (8 * 63)
+    end = math.tanh(math.atanh(most) - 1.959964 * math.sqrt((1 + most**2 / 2) / 5))
+    result = pooled_correlation(x, sign * x, torch.arange(80) // 10, token_ids=ids, method=method)
+    assert result.value == pytest.approx(sign)
+    assert sorted([sign * result.low, sign * result.high]) == pytest.approx([end, 1], abs=1e-6)
+    three = pooled_correlation(x, sign * x, torch.arange(80) // 30, token_ids=ids, method=method)
+    assert three.defined
+    assert math.isnan(three.low)
+    assert math.isnan(three.high)
+    within = mean_within(torch.full((8,), float(sign)), torch.arange(8))
+    assert [within.low, within.high] == pytest.approx([result.low, result.high])
+
+
+def test_two_prompts_have_an_end_on_each_side_of_the_value() -> None:
+    # All resamples lie above the pooled ρ: the lower end is as far from it as the upper one.
+    resampler = Resampler.of(torch.tensor([0, 0, 1, 1]), 100, 0)
+    low, high = resampler.interval(-0.5, torch.linspace(-0.5, -0.4, 100, dtype=torch.float64), 0.95)
+    assert low < -0.5 < high
+    assert math.atanh(-0.5) - math.atanh(low) == pytest.approx(math.atanh(high) - math.atanh(-0.5))
 
 
 def test_resampling_weights_equal_repeated_rows() -> None:

@@ -208,6 +208,14 @@ def test_dry_run_times_steps_of_the_splitters_size(tmp_path, model_dir, capsys, 
     assert "by step (fixed:2, joint), estimator full" in capsys.readouterr().out
 
 
+def test_the_printed_pins_of_a_first_release_recipe_are_those_that_hold(tmp_path, model_dir, capsys):
+    words = flags(model_dir, tmp_path / "run", preset="grpo+corr-po", inversion_combine="centered")
+    assert main(["train", *words, "--dry-run"]) == 0
+    (pins,) = [line for line in capsys.readouterr().out.splitlines() if "inversion_unit=" in line]
+    assert "inversion_unit=token" in pins
+    assert "inversion_estimator=own" in pins
+
+
 BAD = {
     "unknown flag": (["--lerning_rate", "1"], "unknown flag --lerning_rate. Did you mean 'learning_rate'?"),
     "preset": (["--preset", "dappo"], "Did you mean 'dapo'?"),

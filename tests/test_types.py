@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -97,3 +98,16 @@ def test_correlation_prints_itself() -> None:
     one_prompt = Correlation(-0.5, math.nan, math.nan, 30, math.nan, "spearman", 0.95)
     assert str(one_prompt) == "-0.500, no interval (n=30)"
     assert Correlation(-0.5, -0.6, -0.4, 30, 20.0, "spearman", 0.95).inversion == 0.5
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "got"), [([5.0], [6], "5.0"), ([5], [1.7], "1.7"), ("ab", [1], "'a'")]
+)
+def test_ids_that_are_no_whole_numbers_are_refused(unchecked, prompt, completion, got) -> None:
+    with pytest.raises(InvalidInputError, match=f"row 1: token ids must be whole numbers; got {got}"):
+        TokenBatch.from_ids([[1], prompt], [[2], completion])
+
+
+def test_ids_of_numpy_and_torch_are_whole_numbers(unchecked) -> None:
+    batch = TokenBatch.from_ids([np.array([5])], [torch.tensor([6, 7])])
+    assert batch.input_ids.tolist() == [[5, 6, 7]]

@@ -139,6 +139,15 @@ def _kept(out: Path) -> str:
     return f"Finished batches are kept: repeat the command with --out {out} --resume."
 
 
+def _kept_despite(error: AntiphaseError, out: Path, *, resumed: bool) -> str:
+    """What a refused run leaves behind. What was refused once would be refused again, so it is not to be repeated."""
+    if not _began(out):
+        return ""
+    if not isinstance(error, InvalidInputError):
+        return f" {_kept(out)}"
+    return "" if resumed else f" Finished batches are kept in {out}."
+
+
 def _main_train(words: list[str]) -> int:
     try:
         try:
@@ -213,10 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _COMMANDS[command](options, out)
     except AntiphaseError as error:
-        # A resumed run that is refused would be refused again.
-        told = resumed and isinstance(error, InvalidInputError)
-        kept = f" {_kept(out)}" if _began(out) and not told else ""
-        print(f"antiphase: error: {error}{kept}", file=sys.stderr)
+        print(f"antiphase: error: {error}{_kept_despite(error, out, resumed=resumed)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         kept = "Done cells are kept: repeat the command to go on." if command == "sweep" else _kept(out)

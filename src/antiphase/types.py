@@ -5,9 +5,10 @@ signal or touches a model.
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -198,7 +199,8 @@ class TokenBatch:
         `generated` marks the completion tokens that the model wrote (1) among those that tools returned (0).
 
         Raises:
-            InvalidInputError: also where there are not as many prompts as completions, or not as many marks as tokens.
+            InvalidInputError: also where there are not as many prompts as completions, not as many marks as tokens, or
+                where an id is no whole number.
 
         >>> batch = TokenBatch.from_ids([[5, 6], [7]], [[8], [9, 4, 3]])
         >>> batch.input_ids.tolist()
@@ -225,7 +227,8 @@ class TokenBatch:
         for row, (prompt, completion) in enumerate(zip(prompt_ids, completion_ids, strict=True)):
             start = shape[1] - lengths[row] if padding_side == "left" else 0
             stop = start + lengths[row]
-            input_ids[row, start:stop] = torch.tensor([*prompt, *completion], dtype=torch.long)
+            ids = [_whole(token, row) for token in (*prompt, *completion)]
+            input_ids[row, start:stop] = torch.tensor(ids, dtype=torch.long)
             attention_mask[row, start:stop] = True
             completion_mask[row, start + len(prompt) : stop] = (
                 True if generated is None else torch.tensor(generated[row], dtype=torch.bool)
@@ -234,6 +237,15 @@ class TokenBatch:
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
+
+
+def _whole(token: Any, row: int) -> int:
+    try:
+        return operator.index(token)
+    except TypeError:
+        raise InvalidInputError(
+            f"row {row}: token ids must be whole numbers; got {token!r}. Encode the text with the model's tokenizer."
+        ) from None
 
 
 @dataclass(frozen=True)

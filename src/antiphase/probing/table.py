@@ -75,6 +75,10 @@ def unit_note(result: Mapping[str, Any]) -> str:
     )
 
 
+def _counted(num: int, noun: str) -> str:
+    return f"{num:,} {noun}" if num == 1 else f"{num:,} {noun}s"
+
+
 def undefined_note(result: Mapping[str, Any]) -> str | None:
     """How many rollouts have no ρ of their own over each unit; None where all have one."""
     units = {unit: entry["num_undefined"] for unit, entry in by_unit(result).items() if entry["num_undefined"]}
@@ -91,7 +95,7 @@ def _of_result(result: Mapping[str, Any]) -> list[str]:
         step = units["step"]
         windows = ", ".join(f"{name} {with_interval(value)}" for name, value in step["windows"].items())
         texts.append(
-            f"{step['num_items']:,} steps; ρ with their lengths and places held fixed "
+            f"{_counted(step['num_items'], 'step')}; ρ with their lengths and places held fixed "
             f"{with_interval(step['given']['both'])}; over windows of tokens instead: {windows}."
         )
     if "chain" in result:
@@ -119,6 +123,6 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
         left, right = entry["estimators"]
         notes.append(
             f"{entry['model']}: ρ(strength by {left}, strength by {right}) = {signed(entry['spearman']['value'])} "
-            f"{interval_text(entry['spearman'])}, {entry['num_tokens']:,} tokens."
+            f"{interval_text(entry['spearman'])}, {_counted(entry['num_tokens'], 'token')}."
         )
     return notes

@@ -70,12 +70,15 @@ class Splitter:
             _compiled(self.pattern)
 
     @classmethod
-    def parse(cls, text: str) -> "Splitter":
+    def parse(cls, text: Any) -> "Splitter":
         """The splitter named by `sentence`, `line`, `fixed:N` or `regex:PATTERN`.
 
         Raises:
-            InvalidInputError: there is no such splitter (naming the nearest), or its size or pattern will not do.
+            InvalidInputError: there is no such splitter (naming the nearest), it is no text, or its size or pattern
+                will not do.
         """
+        if not isinstance(text, str):
+            raise InvalidInputError(f"a splitter is named by a text, one of {_FORMS}; got {text!r}.")
         name, colon, value = text.partition(":")
         if name == "regex" and colon:
             return cls("regex", pattern=value)

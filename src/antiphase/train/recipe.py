@@ -248,6 +248,8 @@ def _resolve(given: dict[str, Any], *, resume: bool, dry_run: bool) -> Recipe:
 
 
 FORMER_COMBINES = ("sum", "centered", "gated", "only")
+# What holds in a recipe of the first release, whatever its preset says now.
+FIRST_RELEASE = {"inversion_unit": "token", "inversion_estimator": "own"}
 
 
 def is_former(given: Mapping[str, Any]) -> bool:
@@ -261,8 +263,7 @@ def is_former(given: Mapping[str, Any]) -> bool:
 
 
 def _as_before(given: Mapping[str, Any]) -> dict[str, Any]:
-    before = {"inversion_unit": "token", "inversion_estimator": "own"}
-    return {key: given.get(key, value) for key, value in before.items()}
+    return {key: given.get(key, value) for key, value in FIRST_RELEASE.items()}
 
 
 def _check_host_arguments(config: Mapping[str, Any]) -> None:

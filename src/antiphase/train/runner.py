@@ -41,7 +41,7 @@ from antiphase.train.inputs import (
     table_of,
 )
 from antiphase.train.outcome import summarize_run
-from antiphase.train.recipe import Recipe, is_former, parse_recipe
+from antiphase.train.recipe import FIRST_RELEASE, Recipe, is_former, parse_recipe
 from antiphase.train.trainer import CorRPOTrainer
 from antiphase.train.trajectory import read_trajectory, without_nan
 
@@ -199,9 +199,12 @@ def _print_recipe(recipe: Recipe, num_training: int, num_held_out: int) -> None:
             "release, over tokens (inversion_unit: token) and by the estimator own unless one is named"
         )
     if preset is not None:
-        pinned = ", ".join(f"{key}={value}" for key, value in preset.arguments.items())
+        pins = dict(preset.arguments)
+        if is_former(recipe.given):
+            pins |= {key: value for key, value in FIRST_RELEASE.items() if key in pins}
+        pinned = ", ".join(f"{key}={value}" for key, value in pins.items())
         print(f"preset {recipe.options.preset} ({preset.source})\n  {pinned}\n  deviations: {preset.deviations}")
-        for key, value in preset.arguments.items():
+        for key, value in pins.items():
             if key in recipe.given and recipe.given[key] != value:
                 print(f"  yours instead: {key}={recipe.given[key]}")
     if recipe.dry_run:
