@@ -582,6 +582,18 @@ def test_ticks_of_a_small_range_differ(watched, tmp_path) -> None:
     watched.quiet()
 
 
+def test_signals_have_the_colours_of_the_figures(page) -> None:
+    """Entropy is orange and strength blue along a rollout, as in the figure of `rollout_track`."""
+    colours = page.evaluate(
+        "() => [...echarts.getInstanceByDom(document.getElementById('track')).getOption().series"
+        ".map((s) => [s.name, s.itemStyle.color]), ...['low', 'high'].map((name) => "
+        "[name, getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim()])]"
+    )
+    found = dict(colours)
+    assert found["entropy"] == found["high"]
+    assert found["strength"] == found["low"]
+
+
 def test_numbers_of_a_probe_set_are_drawn_without_steps(watched, tmp_path) -> None:
     """A trajectory of `InversionCallback` alone, with the callback's own names."""
     from antiphase.train.trajectory import Trajectory
