@@ -375,6 +375,21 @@ def test_curves(tmp_path):
     assert [path.name for path in paths] == ["trajectory.png", "trajectory.svg"]
 
 
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 7])
+def test_curves_of_short_runs(num_steps):
+    rows = [step_row(i, **({"inversion/mean": -0.2} if i == num_steps - 1 else {})) for i in range(num_steps)]
+    accuracy, inversion, _ = trajectory_curves(rows).axes
+    # One defined value is a dot, in the raw curve and in the mean; a line has none, unless it is of one step.
+    assert [line.get_markevery() for line in inversion.lines[:2]] == [[num_steps - 1]] * 2
+    assert [line.get_marker() for line in inversion.lines[:2]] == ["o", "o"]
+    assert accuracy.lines[0].get_markevery() == ([0] if num_steps == 1 else [])
+    for axis in (accuracy, inversion):
+        low, high = axis.get_xlim()
+        ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
+        assert ticks
+        assert all(tick == round(tick) for tick in ticks)
+
+
 def test_time_left():
     assert [time_left(s) for s in (12.3, 600, 7500)] == ["12 s", "10 min", "2 h 05 min"]
 
