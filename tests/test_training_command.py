@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,6 +57,11 @@ def test_files_of_a_run(finished, capsys):
     assert "DeepSeekMath" in card
     assert "2605.17770" in card
     assert "inversion_weight: 0.5" in card
+    # TRL names neither a base model that is a folder nor a model that is not pushed.
+    assert "None" not in card
+    assert f"fine-tuned version of `{summary['config']['model_name_or_path']}`." in card
+    (shown,) = re.findall(r'pipeline\("text-generation", model="(.*?)"', card)
+    assert Path(shown) == finished
     assert (finished / "figures" / "trajectory.png").stat().st_size > 5_000
     assert (finished / "figures" / "trajectory.svg").read_text().startswith("<?xml")
     assert not list(finished.glob(".*.tmp"))

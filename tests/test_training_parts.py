@@ -1,6 +1,7 @@
 """The parts of training on their own: metrics, trajectory, held-out evaluation, callback, sharding, figures."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from antiphase.signals.measure import token_signals
 from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.problem import Problem
 from antiphase.train.callback import InversionCallback
+from antiphase.train.card import named
 from antiphase.train.console import time_left
 from antiphase.train.heldout import HeldOut, evaluate_policy, interval
 from antiphase.train.metrics import BatchFacts, halves_accuracy, repetition, step_metrics, tied_share
@@ -388,6 +390,16 @@ def test_curves_of_short_runs(num_steps):
         ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
         assert ticks
         assert all(tick == round(tick) for tick in ticks)
+
+
+def test_the_card_of_a_run_on_the_embedded_model_names_it():
+    text = 'a fine-tuned version of [None](https://huggingface.co/None).\npipeline(model="None")'
+    recipe = SimpleNamespace(options=SimpleNamespace(model="demo"), config=SimpleNamespace(output_dir="runs/mine"))
+    assert named(text, recipe) == (
+        "a fine-tuned version of [HuggingFaceTB/SmolLM2-135M-Instruct]"
+        "(https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct) (its Q4_1 weights).\n"
+        'pipeline(model="runs/mine")'
+    )
 
 
 def test_time_left():
