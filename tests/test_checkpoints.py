@@ -608,6 +608,13 @@ class TestPage:
         assert [subject.label for subject in page.subjects] == [row[1] for row in table.rows]
         assert (whole.folder / "report.html").stat().st_size > 1_000_000
 
+    def test_names_stand_on_one_line(self, whole):
+        long = "stage2-ingredient1-step11000-tokens47B"
+        points = [{**point, "checkpoint": long} for point in whole.summary["checkpoints"]]
+        table = str(CheckpointSeries({**whole.summary, "checkpoints": points})).partition("\nρ: ")[0]
+        rows = [line.split()[:3] for line in table.splitlines() if line.strip()]
+        assert rows[2:] == [[str(point["step"]), long, "own"] for point in points]
+
     def test_large_ones_show_the_first_and_the_last(self, whole, monkeypatch):
         monkeypatch.setattr("antiphase.probing.series_summary._MOST_ON_A_PAGE", 10)
         page = whole.document("run", "mine")

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,6 +59,11 @@ def test_files_of_a_run(finished, capsys):
     assert "DeepSeekMath" in card
     assert "2605.17770" in card
     assert "inversion_weight: 0.5" in card
+    # TRL names neither a base model that is a folder nor a model that is not pushed.
+    assert "None" not in card
+    assert f"fine-tuned version of `{summary['config']['model_name_or_path']}`." in card
+    (shown,) = re.findall(r'pipeline\("text-generation", model="(.*?)"', card)
+    assert Path(shown) == finished
     assert (finished / "figures" / "trajectory.png").stat().st_size > 5_000
     assert (finished / "figures" / "trajectory.svg").read_text().startswith("<?xml")
     assert not list(finished.glob(".*.tmp"))
@@ -255,6 +262,27 @@ def test_bad_input_ends_at_once(tmp_path, model_dir, capsys, case):
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_what_an_offline_training_is_told_to_give_is_taken(tmp_path, model_dir, capsys, monkeypatch):
+    """GSM8K's train split is on the hub alone; the message names a local copy, which is then trained on."""
+    import datasets
+
+    def offline(*_, **__):
+        raise ConnectionError("offline")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    words = {"max_completion_length": 8, "eval_problems": 4, "num_problems": 20}
+    assert main(["train", *flags(model_dir, tmp_path / "run", tasks="gsm8k", **words)]) == 2
+    assert "Or give a local copy: gsm8k:file=PATH." in capsys.readouterr().err
+    path = tmp_path / "gsm8k.jsonl"
+    path.write_text("".join(f'{{"question": "{i}+{i}?", "answer": "#### {2 * i}"}}\n' for i in range(20)))
+    from antiphase.train.inputs import draw_problems
+
+    recipe = parse_recipe(flags(model_dir, tmp_path / "run", tasks=f"gsm8k:file={path}", **words))
+    training, held = draw_problems(recipe)
+    assert [len(training), len(held)] == [20, 4]
+    assert all(problem.problem_id.startswith("gsm8k_test-") for problem in held)
 
 
 OWN_REWARDS = """

@@ -102,6 +102,7 @@ class _Run:
         progress: bool,
     ) -> None:
         self.config, self.plans, self.matched, self.progress = config, plans, matched, progress
+        self.commit = commit()
         self.identities = [plan.identity(config) for plan in plans]
         self.stored = {
             **config.to_dict(),
@@ -202,7 +203,7 @@ class _Run:
             "format_version": FORMAT_VERSION,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "versions": versions() | verifier_versions(),
-            "commit": commit(),
+            "commit": self.commit,
             "seed": self.config.seed,
             "config": dict(self.stored),
             **results,

@@ -111,6 +111,7 @@ class _Run:
         self.config, self.source = config, source
         self.stored = {**config.to_dict(), "source_sha256": source.digest()}
         self.in_memory, self.progress = in_memory, progress
+        self.commit = commit()
 
     def run(self, path: Path, *, resume: bool, figures: bool, report: bool) -> Fingerprint:
         folder = RunFolder.resume(path, self.stored) if resume else RunFolder.create(path, self.stored)
@@ -201,7 +202,7 @@ class _Run:
             "format_version": FORMAT_VERSION,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "versions": versions(),
-            "commit": commit(),
+            "commit": self.commit,
             "seed": self.config.seed,
             "config": dict(self.stored),
             **results,

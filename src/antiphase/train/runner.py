@@ -24,6 +24,7 @@ from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.page.building import training_document
 from antiphase.page.render import FILE as REPORT
 from antiphase.page.render import add_page
+from antiphase.probing.summary import commit
 from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.problem import Problem
 from antiphase.train.card import write_card
@@ -67,6 +68,7 @@ def train(arguments: Sequence[str]) -> TrainResult:
     Raises:
         AntiphaseError: a setting, task, model or reward function that cannot work; before anything long starts.
     """
+    commit()  # of the beginning, for the summary
     disable_progress_bar()
     recipe = parse_recipe(arguments)
     folder = Path(recipe.config.output_dir)
