@@ -150,7 +150,7 @@ class _Run:
             for index, name in enumerate(self.config.models):
                 missing = [number for number in range(len(batches[index])) if not folder.has_part(index, number)]
                 done = set(range(len(batches[index]))) - set(missing)
-                bar.stage(f"{name}: resuming", stages * sum(len(batches[index][number].items) for number in done))
+                bar.skip(f"{name}: resuming", stages * sum(len(batches[index][number].items) for number in done))
                 if not missing:
                     continue
                 bar.stage(f"{name}: loading", 0)

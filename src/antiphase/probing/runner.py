@@ -152,7 +152,7 @@ class _Run:
                 size = self.config.batch_size
                 batches = [items[index][i : i + size] for i in range(0, len(items[index]), size)]
                 missing = [number for number in range(len(batches)) if not folder.has_part(index, number)]
-                bar.stage(f"{name}: resuming", stages * sum(len(b) for n, b in enumerate(batches) if n not in missing))
+                bar.skip(f"{name}: resuming", stages * sum(len(b) for n, b in enumerate(batches) if n not in missing))
                 if not missing:
                     continue
                 bar.stage(f"{name}: loading", 0)
