@@ -78,6 +78,15 @@ function redrawCharts() {
   }
 }
 
+/** Symbols of a line: a dot at a value that has no neighbour to be joined with and would not be seen; none elsewhere. */
+function lonely(values, { size = 6, joined = false } = {}) {
+  const known = (value) => value !== null && value !== undefined && Number.isFinite(value);
+  const only = joined && values.filter(known).length === 1;
+  const alone = (i) => known(values[i]) && (joined ? only : !known(values[i - 1]) && !known(values[i + 1]));
+  const any = values.some((_, i) => alone(i));
+  return any ? { showSymbol: true, symbolSize: size, symbol: (_, { dataIndex }) => (alone(dataIndex) ? "circle" : "none") } : { showSymbol: false };
+}
+
 /** How much of a colour lies under text at most, so that the text stays readable. */
 const depth = () => (isDark() && !printing ? 0.48 : 0.62);
 

@@ -22,14 +22,14 @@ function number(value, digits = 3) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "—";
   const size = Math.abs(value);
   if (value === 0) return "0";
-  if (size < 1e-3 || size >= 1e6) return value.toExponential(digits - 1).replaceAll("-", MINUS);
+  if (size < 1e-3 || size >= Math.max(1e6, 10 ** digits)) return value.toExponential(digits - 1).replaceAll("-", MINUS);
   return (size >= 10 ** digits ? String(Math.round(value)) : value.toPrecision(digits)).replace("-", MINUS);
 }
 
-/** The same without zeros at the end, for axes. */
-function tick(value, digits = 3) {
+/** A number on an axis, with all the digits that it has, so that neighbours differ in a small range too. */
+function tick(value, digits = 10) {
   const text = number(value, digits);
-  return text.includes(".") && !text.includes("e") ? text.replace(/\.?0+$/, "") : text;
+  return text.includes(".") ? text.replace(/\.?0+(?=e|$)/, "") : text;
 }
 
 /** `+0.123`, as the overview prints ρ. */

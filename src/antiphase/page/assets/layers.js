@@ -35,7 +35,7 @@ function drawLayerCurves() {
     grid: { left: 52, right: 12, top: 28, bottom: 42 },
     xAxis: { type: "category", data: layers.map(String), name: "layer", nameGap: 24, axisLine: { onZero: false, lineStyle: { color: soft } } },
     yAxis: { type: "value", name: "ρ", nameGap: 34, axisLabel: { color: soft, formatter: (value) => tick(value) } },
-    series: projections.map((own, p) => ({ type: "line", name: own, silent: true, showSymbol: false, itemStyle: { color: colourOf(p) }, lineStyle: { width: name === own ? 3 : 1.6 }, data: rho.map((row) => row[p] ?? NaN),
+    series: projections.map((own, p) => ({ type: "line", name: own, silent: true, ...lonely(rho.map((row) => row[p])), itemStyle: { color: colourOf(p) }, lineStyle: { width: name === own ? 3 : 1.6 }, data: rho.map((row) => row[p] ?? NaN),
       markLine: { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: soft, type: "solid", width: 1 }, data: [...(p ? [] : [{ yAxis: 0 }]), ...(name === own && layers.includes(Number(layer)) ? [{ xAxis: String(layer), lineStyle: { type: "dashed" } }] : [])] } })),
   }), `ρ by layer, ${shorten(subject.label, 60)}: ${least.join("; ")}`);
   $("layers-caption").textContent = `${shorten(subject.label, 60)}: ${least.join("; ")}.`;

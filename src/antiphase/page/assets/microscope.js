@@ -120,7 +120,7 @@ function light() {
   if (!microscope.tokens.some((made) => made.tabIndex === 0) && microscope.tokens.length) microscope.tokens[0].tabIndex = 0;
 }
 
-/** Ranks of both signals along the rollout: in an inverted one they run against each other. */
+/** Ranks of both signals along the rollout, in the colours of the figures: in an inverted one they run against each other. */
 function drawTrack() {
   const subject = active(), from = subject.starts[state.rollout] ?? 0, to = subject.starts[state.rollout + 1] ?? 0;
   const ranks = subject.ranks(estimatorOf(subject), state.cell), width = Math.max(1, Math.round((to - from) / 60));
@@ -134,7 +134,7 @@ function drawTrack() {
     grid: { left: 46, right: 12, top: 28, bottom: 40 },
     xAxis: { type: "value", min: 0, max: to - from - 1, name: "position", nameGap: 24, splitLine: { show: false }, minInterval: 1 },
     yAxis: { type: "value", min: 0, max: 1, name: "rank", nameGap: 30, interval: 0.5 },
-    series: series.map(([name, values], i) => ({ type: "line", name, silent: true, showSymbol: false, connectNulls: true, lineStyle: { width: 1.6 }, itemStyle: { color: i ? high : low }, data: points(values.map((_, place) => place), values),
+    series: series.map(([name, values], i) => ({ type: "line", name, silent: true, ...lonely(values, { joined: true }), connectNulls: true, lineStyle: { width: 1.6 }, itemStyle: { color: i ? low : high }, data: points(values.map((_, place) => place), values),
       markLine: { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: ink, type: "solid", width: 1 }, data: i ? [] : marked } })),
   }), `Ranks of entropy and strength along the rollout, ρ by token ${signed(subject.correlation(state.rollout, estimatorOf(subject), state.cell))}`);
   $("track-caption").textContent = `Ranks of both signals along the rollout${width > 1 ? `, mean of the last ${width} tokens` : ""}. Click to go to a token.`;

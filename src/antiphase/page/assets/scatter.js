@@ -64,7 +64,7 @@ function scatterOptions(axes, words) {
   return {
     grid: { left: 58, right: 16, top: 12, bottom: 48 },
     xAxis: { type: "value", name: words[0], ...limits },
-    yAxis: { type: axes === "log" ? "log" : "value", name: words[1], nameGap: 42, ...limits, axisLabel: { color: theme().soft, formatter: (value) => tick(value), hideOverlap: true, fontSize: narrow ? 10 : 12 } },
+    yAxis: { type: axes === "log" ? "log" : "value", name: words[1], nameGap: 42, ...limits, axisLabel: { color: theme().soft, formatter: (value) => tick(value, axes === "log" ? 3 : 10), hideOverlap: true, fontSize: narrow ? 10 : 12 } },
     toolbox: { show: false },
     brush: { xAxisIndex: 0, yAxisIndex: 0, brushMode: "single", throttleType: "debounce", throttleDelay: 200,
       brushStyle: { color: "rgba(128,128,128,0.15)", borderColor: lit, borderWidth: 1 }, outOfBrush: {}, inBrush: {} },

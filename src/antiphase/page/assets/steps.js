@@ -33,7 +33,7 @@ function drawStepChart(subject, estimator) {
   stepping.chart = chart($("steps-chart"), ({ ink, soft, lit }) => ({
     grid: { left: 58, right: 20, top: 16, bottom: 48 },
     xAxis: { type: "value", name: "entropy of the step (nats)", scale: true },
-    yAxis: { type: log ? "log" : "value", name: `strength of the step${log ? ", log" : ""}`, nameGap: 42, scale: true, axisLabel: { color: soft, formatter: (value) => tick(value), hideOverlap: true } },
+    yAxis: { type: log ? "log" : "value", name: `strength of the step${log ? ", log" : ""}`, nameGap: 42, scale: true, axisLabel: { color: soft, formatter: (value) => tick(value, log ? 3 : 10), hideOverlap: true } },
     series: [
       { type: "scatter", silent: true, symbolSize: 5, large: true, largeThreshold: 1500, progressive: 0, itemStyle: { color: soft, opacity: 0.35 }, data: pairs(others) },
       { type: "scatter", silent: true, symbolSize: 9, z: 4, itemStyle: { color: colour(), borderColor: lit, borderWidth: 1 }, labelLayout: { hideOverlap: true },
