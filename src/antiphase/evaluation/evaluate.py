@@ -238,7 +238,6 @@ class _Engines(contextlib.AbstractContextManager["_Engines"]):
                 batch.end_ids: make_generator(
                     self._config.engine,
                     self._loaded,
-                    num_rollouts=self._config.batch_size,
                     end_ids=batch.end_ids,
                     vllm=self._vllm() if self._config.engine == "vllm" else None,
                 )

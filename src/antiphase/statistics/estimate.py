@@ -201,7 +201,7 @@ def mean_interval(
 
     The percentiles of resampled means are too narrow by √((C−1)/C), and with few problems their noise calls for
     Student's quantile; so their distance from the mean is stretched by t_{C−1} / z √(C/(C−1)) (expanded percentiles,
-    Hesterberg 2015, arXiv 1411.5279), as in `antiphase.statistics.pooled_correlation`. For shares use `share_interval`: when all values
+    Hesterberg 2015, arXiv 1411.5279), as in `pooled_correlation`. For shares use `share_interval`: when all values
     are alike, this interval has no width.
 
     Args:
