@@ -101,7 +101,7 @@ function wireTheme() {
   addEventListener("afterprint", () => { medium.printing = false; recolour(); });
 }
 
-async function start() {
+async function startPage() {
   wireTheme();
   wireDownloads();
   await Promise.all(SUBJECTS.map((subject) => subject.load()));
@@ -138,4 +138,4 @@ async function start() {
   document.documentElement.dataset.ready = "true";
 }
 
-start().catch(fail);
+startPage().catch(fail);

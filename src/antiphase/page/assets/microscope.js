@@ -198,7 +198,7 @@ function goTo(rollout) {
   if (rollout !== undefined && rollout !== null) change({ rollout, token: null });
 }
 
-function step(by) {
+function goBy(by) {
   const places = visibleRollouts(active()), here = places.indexOf(state.rollout);
   if (places.length) goTo(places[(here + by + places.length) % places.length]);
 }
@@ -256,8 +256,8 @@ export function wireMicroscope() {
   drawText();
   $("filter").addEventListener("change", refilter);
   $("rollout").addEventListener("change", () => goTo(Number($("rollout").value)));
-  $("previous").addEventListener("click", () => step(-1));
-  $("next").addEventListener("click", () => step(1));
+  $("previous").addEventListener("click", () => goBy(-1));
+  $("next").addEventListener("click", () => goBy(1));
   $("most").addEventListener("click", () => extreme(1));
   $("least").addEventListener("click", () => extreme(-1));
   $("unit").addEventListener("change", () => change({ unit: $("unit").value }));
