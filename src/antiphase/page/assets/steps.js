@@ -1,4 +1,12 @@
 // Steps of the rollout in sight: where each begins, its entropy and strength, and how both go together over steps.
+import { $, counted, element, endsOf, number, signed, tick } from "./core.js";
+import { visible, visibleNodes } from "./text.js";
+import { sampled } from "./statistics.js";
+import { active, estimatorOf, listen, state, touches, view } from "./state.js";
+import { chart, colourOf } from "./charts.js";
+import { CSV, fillTable } from "./tables.js";
+import { focusToken } from "./microscope.js";
+
 const MOST_STEPS = 8000, MOST_LISTED = 300, MOST_NUMBERED = 40;
 const stepping = { drawn: [], log: false, chart: null };
 
@@ -98,8 +106,6 @@ function fillStepCorrelations(subject, estimator) {
     "Long steps average more tokens, so ρ with their lengths and places held fixed says what is left beside that; windows of equal length know no sentences.";
 }
 
-const endsOf = (entry) => withInterval(entry).split(" ").slice(1).join(" ") || "—";
-
 /** Text of a step, of the tokens that the page holds. */
 function stepText(subject, step) {
   const from = subject.starts[step.rollout] + step.start, to = Math.min(subject.starts[step.rollout + 1], from + step.tokens);
@@ -144,7 +150,7 @@ function markStepHere() {
   });
 }
 
-function wireSteps() {
+export function wireSteps() {
   view("steps", drawSteps, "subject", "estimator", "rollout", "cell");
   listen((changed) => { if (touches(changed, "token") && !touches(changed, "subject", "estimator", "rollout", "cell")) markStepHere(); });
 }

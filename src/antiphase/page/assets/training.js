@@ -1,4 +1,11 @@
 // Training: curves by optimizer step; seeds of one recipe as a band; alarms; held-out numbers.
+import { $, counted, element, number, tick } from "./core.js";
+import { shorten } from "./text.js";
+import { meanOf, points, runningMean } from "./statistics.js";
+import { VALUES } from "./data.js";
+import { chart, colourOf, dispose, lonely, theme } from "./charts.js";
+import { CSV, fillTable } from "./tables.js";
+
 const PANELS = [
   { name: "inversion ι", step: "inversion/mean", zero: true },
   { name: "ρ, unit of the reward", step: "inversion/correlation", zero: true, held: { value: "probe/spearman", low: "probe/spearman_low", high: "probe/spearman_high" } },
@@ -104,7 +111,7 @@ function drawTraining() {
 }
 
 /** First and last tenth of every run. */
-function drawTrainingTable() {
+export function drawTrainingTable() {
   const panels = PANELS.filter(filled);
   const rows = trainings.map((run, place) => {
     const tenth = Math.max(1, Math.floor(run.step.step.length / 10));
@@ -122,7 +129,7 @@ CSV.set("training", () => {
   return { header: ["run", "kind", "step", ...names], rows };
 });
 
-function wireTraining() {
+export function wireTraining() {
   const known = new Set(PANELS.map(({ step }) => step));
   const names = [...new Set(trainings.flatMap((run) => KINDS_OF_ROWS.flatMap((kind) => Object.keys(run[kind]))))].filter((name) => name !== "step" && !known.has(name) && !/_(low|high)$/.test(name)).sort();
   $("metric").replaceChildren(element("option", { value: "" }, "none"), ...names.map((name) => element("option", { value: name }, name)));
