@@ -86,7 +86,7 @@ bench-train: $(VENV)/.dev ## what measuring adds to a training step (about 20 mi
 	$(BIN)/python benchmarks/training.py
 
 gpu-dry: $(VENV)/.train ## every part of the kit for a GPU, at toy sizes on the CPU (about a minute)
-	$(BIN)/python benchmarks/gpu/run.py --dry --out runs/gpu-dry-$$(date +%Y%m%d-%H%M%S)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gpu/run.py --dry --out runs/gpu-dry-$$(date +%Y%m%d-%H%M%S)
 
 build: $(VENV)/.dev ## build the wheel and the source archive
 	$(BIN)/python -m build --outdir dist .

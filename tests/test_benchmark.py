@@ -10,11 +10,11 @@ import pytest
 
 from antiphase.cli import main
 from antiphase.errors import InvalidInputError
+from antiphase.estimate import Estimate, average_interval, share_interval
 from antiphase.evaluation.benchmark import average_difference, average_of_shares
 from antiphase.evaluation.comparing import compare
 from antiphase.evaluation.comparison import Options
 from antiphase.evaluation.config import EvalConfig
-from antiphase.evaluation.estimate import Estimate, average_interval, share_interval
 from antiphase.evaluation.formats import comparison_csv, comparison_latex, comparison_markdown, render_comparison
 from antiphase.evaluation.result import Evaluation
 from antiphase.evaluation.runner import evaluate

@@ -182,12 +182,17 @@ class TestRefusing:
         (tmp_path / "logs").mkdir()
         (tmp_path / "logs" / "run.txt").write_text("x")
         assert "'logs' holds no checkpoint: it has no folders named checkpoint-N" in refused("logs")
-        assert "'nowhere' is not a folder" in refused("nowhere")
+        assert "there is no folder 'nowhere'." in refused("nowhere")
+        assert "there is no folder 'runs/gone/x', and it is no hub id either" in refused("runs/gone/x,demo")
         assert "'./a,./b'" not in refused("./a,./b")
         assert "is a file" in refused("logs/run.txt")
         assert "an empty name" in refused("a,,b")
         saved(tmp_path / "alone")
         assert "is a saved model without folders named checkpoint-N" in refused("alone")
+
+    def test_a_missing_folder_that_may_be_a_hub_id_is_told_as_both(self, refused):
+        said = refused("runs/gone,runs/away")
+        assert "'runs/gone': there is no folder of that name here, and as a hub id it could not be had" in said
 
     def test_checkpoints_that_cannot_be_loaded(self, refused, tmp_path, made):
         def copy(name):

@@ -209,6 +209,13 @@ def tiny(tmp_path_factory):
     return str(folder)
 
 
+def test_probe_without_float64(tiny, tmp_path, no_inference_mode, no_double) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(f'{{"prompt": "Count to {i}."}}\n' for i in range(2)))
+    found = antiphase.probe(tiny, device=NAME, prompts=str(prompts), max_new_tokens=8, progress=False)
+    assert found.to_frame().strength.notna().all()
+
+
 def test_probe(tiny, tmp_path, no_inference_mode) -> None:
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(f'{{"prompt": "Count to {i}."}}\n' for i in range(4)))
@@ -254,6 +261,12 @@ def test_training(tmp_path, no_inference_mode, accelerate_on_device) -> None:
         logs = [entry for entry in trainer.state.log_history if "inversion/mean" in entry]
         assert len(logs) == 2
         assert all(entry["inversion/undefined"] < 1 for entry in logs)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_training_without_float64(tmp_path, no_inference_mode, accelerate_on_device, no_double) -> None:
+    logs = trained(tmp_path, inversion_weight=0.5).state.log_history
+    assert [entry["inversion/weight"] for entry in logs if "inversion/weight" in entry] == [0.5, 0.5]
 
 
 def test_parameters_are_on_the_device() -> None:

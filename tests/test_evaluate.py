@@ -198,7 +198,11 @@ def test_one_token_and_empty_rollouts(model_dir):
     assert entry["signals"]["spearman"]["value"] is None
     assert entry["signals"]["num_undefined"] == 2
     assert entry["inside"]["auroc"]["inversion"]["value"] is None
-    assert "undefined" in str(found)
+    shown = " ".join(str(found).split())
+    lines = str(found).splitlines()
+    place = next(i for i, line in enumerate(lines) if "no ρ by type" in line)
+    assert lines[place + 2].split()[-7:-3] == ["2", "2", "2", "2"]
+    assert "the parts of a rollout (sentence; strength: mean)" in shown
 
 
 def test_rollouts_without_a_correlation_of_their_own_are_in_sight(model_dir):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import t as student
 
 from antiphase.errors import InvalidInputError
+from antiphase.estimate import Estimate, mean_interval, resampled_means, share_interval
 from antiphase.evaluation.accuracy import majority_at_k, pass_at_k
-from antiphase.evaluation.estimate import Estimate, mean_interval, resampled_means, share_interval
 
 shares = st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), min_size=2, max_size=12)
 

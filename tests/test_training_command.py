@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from antiphase.cli import main
+from antiphase.signals.measure import token_signals
+from antiphase.train import estimate
 from antiphase.train.recipe import parse_recipe
 from antiphase.train.trajectory import read_trajectory
 from training_cases import TASK, flags
@@ -196,6 +198,29 @@ def test_dry_run_trains_nothing(tmp_path, model_dir, capsys):
     assert "a step takes roughly" in output
     assert "peak roughly" in output
     assert not (tmp_path / "run").exists()
+
+
+def test_dry_run_times_steps_of_the_splitters_size(tmp_path, model_dir, capsys, monkeypatch):
+    timed = []
+
+    def measure(*args, steps, **options):
+        timed.append(steps)
+        return token_signals(*args, steps=steps, **options)
+
+    monkeypatch.setattr(estimate, "token_signals", measure)
+    words = flags(model_dir, tmp_path / "run", preset="corr-po", inversion_splitter="fixed:2")
+    assert main(["train", *words, "--dry-run"]) == 0
+    counts = [int((row == 0).sum()) for row in timed[0]]
+    assert counts == [2] * len(counts)
+    assert "by step (fixed:2, joint), estimator full" in capsys.readouterr().out
+
+
+def test_the_printed_pins_of_a_first_release_recipe_are_those_that_hold(tmp_path, model_dir, capsys):
+    words = flags(model_dir, tmp_path / "run", preset="grpo+corr-po", inversion_combine="centered")
+    assert main(["train", *words, "--dry-run"]) == 0
+    (pins,) = [line for line in capsys.readouterr().out.splitlines() if "inversion_unit=" in line]
+    assert "inversion_unit=token" in pins
+    assert "inversion_estimator=own" in pins
 
 
 BAD = {

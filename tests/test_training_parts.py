@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -10,6 +11,7 @@ from transformers import Trainer, TrainerState, TrainingArguments
 import antiphase
 import training_cases as cases
 from antiphase.errors import InvalidInputError, UnsupportedModelError
+from antiphase.estimate import share_interval
 from antiphase.figures.trajectory import save_trajectory, trajectory_curves
 from antiphase.generation import Sampling
 from antiphase.models.loading import LoadedModel
@@ -19,7 +21,7 @@ from antiphase.tasks.problem import Problem
 from antiphase.train.callback import InversionCallback
 from antiphase.train.card import named
 from antiphase.train.console import time_left
-from antiphase.train.heldout import HeldOut, evaluate_policy, interval
+from antiphase.train.heldout import HeldOut, evaluate_policy
 from antiphase.train.metrics import BatchFacts, halves_accuracy, repetition, step_metrics, tied_share
 from antiphase.train.probe_set import ProbeSet, probe_policy
 from antiphase.train.trajectory import Trajectory, read_trajectory
@@ -182,10 +184,13 @@ class TestHeldOut:
             assert torch.equal(torch.rand(3), expected)
             assert evaluate_policy(loaded, self.held(tokenizer, ["1", "2"]), pool) == first
 
-    def test_interval(self):
-        low, high = interval([0.0, 1.0] * 50)
-        assert 0.38 < low < 0.42
-        assert 0.58 < high < 0.62
+    def test_no_right_answer_is_as_uncertain_as_an_evaluation_says(self):
+        tokenizer = byte_tokenizer()
+        with VerifierPool() as pool:
+            loaded = LoadedModel("tiny", tiny_model(), tokenizer, None)
+            found = evaluate_policy(loaded, self.held(tokenizer, ["no such number"] * 2, samples=2), pool)
+        assert [found[f"heldout/pass@1{end}"] for end in ("", "_low")] == [0, 0]
+        assert found["heldout/pass@1_high"] == share_interval(np.zeros(2)).high == pytest.approx(0.988, abs=1e-3)
 
 
 def causal_rows(tokenizer):

@@ -7,6 +7,7 @@ here measures anything of antiphase.
 import argparse
 import contextlib
 import gc
+import hashlib
 import json
 import os
 import signal
@@ -160,12 +161,21 @@ def percentiles(seconds: list[float]) -> dict[str, float]:
 
 
 def environment() -> dict[str, Any]:
-    """Device, versions and commit: what every number depends on."""
+    """Device, versions, and the sources by commit and by content: what every number depends on."""
     from importlib import metadata
 
     from antiphase.probing.summary import commit
 
-    found: dict[str, Any] = {"device": "cpu", "python": sys.version.split()[0], "cores": os.cpu_count()}
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        digest.update(path.read_bytes())
+    found: dict[str, Any] = {
+        "date": time.strftime("%Y-%m-%d"),
+        "source_sha256": digest.hexdigest(),
+        "device": "cpu",
+        "python": sys.version.split()[0],
+        "cores": os.cpu_count(),
+    }
     if DEVICE.type == "cuda":
         facts = torch.cuda.get_device_properties(0)
         found |= {

@@ -4,7 +4,8 @@
 
 Each part runs in a process of its own with its own time limit. Rows are appended to DIR/rows.jsonl as they come, and
 whatever the processes print to DIR/log.txt. A part that fails, hangs or is killed costs itself alone: its row `end`
-says how it ended, with its last words. See README.md for the two commands.
+says how it ended, with its last words. The exit status is 1 where any row is not well. See README.md for the two
+commands.
 """
 
 import argparse
@@ -87,20 +88,22 @@ def run_part(name: str, seconds: float, *, rows: Path, log: Path, env: dict[str,
     return status
 
 
-def summary(rows: Path) -> str:
-    """How many rows of each part ended how, and what is not well."""
-    found = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
+def summary(rows: Path, start: int) -> tuple[str, bool]:
+    """How many rows of each part, from the byte `start` on, ended how; what is not well; and whether all is."""
+    with rows.open("rb") as file:
+        file.seek(start)
+        found = [json.loads(line) for line in file.read().splitlines()]
     lines = []
     for part in PARTS:
         own = [row for row in found if row["part"] == part]
         if own:
             counts = Counter(row.get("status", "ok").split(":")[0] for row in own)
             lines.append(f"{part}: " + ", ".join(f"{count} {status}" for status, count in counts.most_common()))
-    for row in found:
-        if row.get("status", "ok") not in ("ok",) and not row["status"].startswith("skipped"):
-            short = {key: value for key, value in row.items() if key not in ("traceback", "last_words")}
-            lines.append("! " + json.dumps(short)[:400])
-    return "\n".join(lines)
+    unwell = [row for row in found if row.get("status", "ok") != "ok" and not row["status"].startswith("skipped")]
+    for row in unwell:
+        short = {key: value for key, value in row.items() if key not in ("traceback", "last_words")}
+        lines.append("! " + json.dumps(short)[:400])
+    return "\n".join(lines), not unwell
 
 
 def main() -> None:
@@ -116,6 +119,7 @@ def main() -> None:
         parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     options.out.mkdir(parents=True, exist_ok=True)
     rows, log = options.out / "rows.jsonl", options.out / "log.txt"
+    earlier = rows.stat().st_size if rows.exists() else 0
     stop = time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as target:
         env = environment(Path(target))
@@ -133,7 +137,9 @@ def main() -> None:
                 continue
             status = run_part(name, seconds, rows=rows, log=log, env=env, dry=options.dry)
             print(f"{name}: {status}", flush=True)
-    print(summary(rows))
+    text, well = summary(rows, earlier)
+    print(text)
+    sys.exit(0 if well else 1)
 
 
 if __name__ == "__main__":

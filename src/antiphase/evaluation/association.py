@@ -18,7 +18,7 @@ from scipy.stats import rankdata
 
 from antiphase.bootstrap import pooled_correlation
 from antiphase.errors import InvalidInputError
-from antiphase.evaluation.estimate import check_confidence, number_or_none
+from antiphase.estimate import check_confidence, number_or_none
 
 MIN_POINTS = 3
 MIN_EXCHANGEABLE = 5

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtr, stdtrit
 
+from antiphase.estimate import average_interval, number_or_none, share_interval, student_quantile
 from antiphase.evaluation.comparison import Options, crossed_interval, sides_of
 from antiphase.evaluation.entrants import Entrant, SeedRun
-from antiphase.evaluation.estimate import average_interval, number_or_none, share_interval, student_quantile
 from antiphase.evaluation.paired import paired_difference, verdict_of
 from antiphase.evaluation.variance import Term, combined_variance, residual_variance, variance_of_mean
 

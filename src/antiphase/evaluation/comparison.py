@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from antiphase.errors import InvalidInputError
+from antiphase.estimate import mean_interval, number_or_none, share_interval
 from antiphase.evaluation.association import rank_association
 from antiphase.evaluation.entrants import HEADLINE, Entrant, SeedRun, check_comparable
-from antiphase.evaluation.estimate import mean_interval, number_or_none, share_interval
 from antiphase.evaluation.paired import paired_difference
 from antiphase.probing.units import headline_entry, spearman_column
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from antiphase.estimate import Estimate, mean_interval, share_interval
 from antiphase.evaluation.accuracy import majority_at_k, pass_at_k
-from antiphase.evaluation.estimate import Estimate, mean_interval, share_interval
 from antiphase.evaluation.ranking import best_of_k, within_problem_auroc
 from antiphase.probing.units import spearman_column
 

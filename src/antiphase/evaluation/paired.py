@@ -14,7 +14,7 @@ from jaxtyping import Float
 from scipy.special import stdtrit
 
 from antiphase.errors import InvalidInputError
-from antiphase.evaluation.estimate import (
+from antiphase.estimate import (
     check_confidence,
     number_or_none,
     percentile_interval,

@@ -14,7 +14,7 @@ from scipy.special import gammaln
 from scipy.stats import rankdata
 
 from antiphase.errors import InvalidInputError
-from antiphase.evaluation.estimate import Estimate, share_interval
+from antiphase.estimate import Estimate, share_interval
 
 Problems = Shaped[np.ndarray, "rollout"] | Sequence[Any]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from antiphase.evaluation.metrics import SCORES
-from antiphase.probing.table import interval_text, signed, with_interval
+from antiphase.probing.table import interval_text, signed, unit_note, with_interval
 from antiphase.probing.units import by_unit, headline_of
 
 Entry = Mapping[str, Any]
@@ -251,7 +251,8 @@ def _notes(results: Sequence[Entry], measured: Sequence[Entry]) -> list[str]:
         notes += [
             "ρ: Spearman correlation of token entropy and gradient strength over the sampled rollouts; negative = "
             f"inverted; ι = −ρ. Estimator: {', '.join(estimators)}. control: the same with ‖∂ ln p/∂z‖, which follows "
-            "entropy by construction. undefined: too few items, or constant.",
+            "entropy by construction.",
+            unit_note(measured[0]),
             "no ρ: rollouts that are too short, or constant, for a ρ of their own over the unit. Their items count in "
             "the pooled ρ above; without one over the first unit they have no ι among the scores. types, tokens, "
             "steps: the items of the pooled ρ.",

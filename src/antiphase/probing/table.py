@@ -95,17 +95,35 @@ def _under_names(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[s
     return [f"  {head}", f" {rule[1]}{rule[1]}{rule[1:]}", *named]
 
 
+def unit_note(result: Mapping[str, Any]) -> str:
+    """What the units of a result are, with the splitter and the step strength that it was measured by."""
+    return (
+        "by type: means over each distinct token id (the paper's fingerprint); by token: positions; by step: the "
+        f"parts of a rollout ({result.get('splitter', 'sentence')}; strength: {result.get('step_strength', 'mean')})."
+    )
+
+
+def _counted(num: int, noun: str) -> str:
+    return f"{num:,} {noun}" if num == 1 else f"{num:,} {noun}s"
+
+
+def undefined_note(result: Mapping[str, Any]) -> str | None:
+    """How many rollouts have no ρ of their own over each unit; None where all have one."""
+    units = {unit: entry["num_undefined"] for unit, entry in by_unit(result).items() if entry["num_undefined"]}
+    if not units:
+        return None
+    counts = ", ".join(f"{count} of {result['num_rollouts']} by {unit}" for unit, count in units.items())
+    return f"rollouts without a ρ of their own (too few items, or constant ones): {counts}."
+
+
 def _of_result(result: Mapping[str, Any]) -> list[str]:
-    units = by_unit(result)
-    undefined = [f"{unit} {entry['num_undefined']}" for unit, entry in units.items() if entry["num_undefined"]]
-    texts = []
-    if undefined:
-        texts.append(f"of {result['num_rollouts']} rollouts, too short or constant by {', '.join(undefined)}.")
+    units, undefined = by_unit(result), undefined_note(result)
+    texts = [] if undefined is None else [undefined]
     if "step" in units:
         step = units["step"]
         windows = ", ".join(f"{name} {with_interval(value)}" for name, value in step["windows"].items())
         texts.append(
-            f"{step['num_items']:,} steps; ρ with their lengths and places held fixed "
+            f"{_counted(step['num_items'], 'step')}; ρ with their lengths and places held fixed "
             f"{with_interval(step['given']['both'])}; over windows of tokens instead: {windows}."
         )
     if "chain" in result:
@@ -123,8 +141,7 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
     notes = [
         f"ρ: Spearman correlation of token entropy and gradient strength ({first['norm']} norm of the "
         f"{first['target']} gradient); negative = inverted. In brackets 95 % intervals over prompts.",
-        "by type: means over each distinct token id (the paper's fingerprint); by token: positions; by step: the "
-        f"parts of a rollout ({first.get('splitter', 'sentence')}; strength: {first.get('step_strength', 'mean')}).",
+        unit_note(first),
         *(f"{name}: {_ESTIMATES[name]}." for name in dict.fromkeys(r["estimator"] for r in summary["results"])),
         "control: the same with ‖∂ ln p/∂z‖, which follows entropy by construction; it is no fingerprint.",
     ]
@@ -134,6 +151,6 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
         left, right = entry["estimators"]
         notes.append(
             f"{entry['model']}: ρ(strength by {left}, strength by {right}) = {signed(entry['spearman']['value'])} "
-            f"{interval_text(entry['spearman'])}, {entry['num_tokens']:,} tokens."
+            f"{interval_text(entry['spearman'])}, {_counted(entry['num_tokens'], 'token')}."
         )
     return notes

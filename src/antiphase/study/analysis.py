@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from antiphase.estimate import mean_interval
 from antiphase.evaluation.benchmark import benchmark
 from antiphase.evaluation.comparison import (
     ACROSS,
@@ -24,7 +25,6 @@ from antiphase.evaluation.comparison import (
     point_of,
 )
 from antiphase.evaluation.entrants import Entrant, SeedRun
-from antiphase.evaluation.estimate import mean_interval
 from antiphase.evaluation.metrics import SCORES, rollout_score
 from antiphase.evaluation.ranking import problem_aurocs
 from antiphase.probing.units import headline_entry, headline_of, interval_of

@@ -247,8 +247,8 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         config, measured = cast(CorRPOConfig, self.args), cast(_Measured, self._measured)
         device = rewards.device
         local = measured.facts.to(device, torch.float64 if has_double(device) else torch.float32)
-        gathered = dict(zip(_FACTS, self.accelerator.gather(local).double().cpu().unbind(1), strict=True))
-        task_columns = self._without_own(rewards).double().cpu()
+        gathered = dict(zip(_FACTS, self.accelerator.gather(local).cpu().double().unbind(1), strict=True))
+        task_columns = self._without_own(rewards).cpu().double()
         unscored = task_columns.isnan().all(1)
         task = (task_columns * self._task_weights.double()).nansum(1).masked_fill(unscored, torch.nan)
         right = torch.zeros_like(unscored)

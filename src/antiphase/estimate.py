@@ -1,4 +1,4 @@
-"""A mean over problems with its interval: the one way in which evaluation says how sure a number is.
+"""A mean over problems with its interval: the one way to say how sure a share or a mean is.
 
 Problems are the clusters: each brings one value, itself a mean over its samples, and a claim about a model generalises
 over problems. Comparing two models is in `paired`; correlations across models are in `association`.
