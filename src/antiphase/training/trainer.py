@@ -288,6 +288,10 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             metrics |= dict.fromkeys(
                 ("task/accuracy", "inversion/top_accuracy", "inversion/bottom_accuracy"), math.nan
             )
+        if self._signal_spec.targets_per_rollout == 0:
+            # No token's own strength is measured, by choice: NaN would look as if something had failed.
+            for unit in ("token", "type"):
+                del metrics[f"inversion/correlation_{unit}"]
         mode = "train" if self.model.training else "eval"
         for name, value in metrics.items():
             self._metrics[mode][name].append(value)
