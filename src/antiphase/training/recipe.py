@@ -7,6 +7,7 @@ verbatim). Flags win over the file, the file over the preset, the preset over ou
 import argparse
 import dataclasses
 import difflib
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from trl import ModelConfig
 
 from antiphase.errors import InvalidInputError
 from antiphase.models.demo import DEMO, demo_model_path
+from antiphase.tasks.own_task import file_digests, recorded_code
 from antiphase.training.presets import Preset, resolve_preset
 from antiphase.training.trainer_config import CorRPOConfig
 
@@ -113,10 +115,17 @@ class Recipe:
 
     @property
     def resolved(self) -> dict[str, Any]:
-        """All settings that a run can be repeated from, JSON-ready, without what TRL derives."""
+        """All settings that a run can be repeated from, JSON-ready, without what TRL derives.
+
+        With the digests of the files of the user's own tasks, where there are any.
+        """
         merged = {**dataclasses.asdict(self.options), **dataclasses.asdict(self.model)}
         merged |= json.loads(self.config.to_json_string())
-        return {key: value for key, value in merged.items() if key not in _DERIVED}
+        return {key: value for key, value in merged.items() if key not in _DERIVED} | self._code
+
+    @functools.cached_property
+    def _code(self) -> dict[str, Any]:
+        return recorded_code(file_digests(self.options.tasks))
 
 
 _DERIVED = ("logging_dir", "run_name", "_n_gpu", "local_rank")
