@@ -38,7 +38,7 @@ def grams(answer: str) -> float | None:
     >>> grams(r"0.05~\text{kg}"), grams("50 g"), grams("50"), grams("50 g or 60 g")
     (50.0, 50.0, None, None)
     """
-    plain = re.sub(r"\\(?:text|mathrm)\{([^{}]*)\}|\\[ ,;]|[~\s$]", r"\1", answer)
+    plain = re.sub(r"\\[ ,;]|[~\s$]", "", re.sub(r"\\(?:text|mathrm)\{([^{}]*)\}", r"\1", answer))
     match = _QUANTITY.fullmatch(plain.removesuffix("."))
     return None if match is None else float(match[1]) * GRAMS[match[2]]
 

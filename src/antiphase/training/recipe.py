@@ -51,7 +51,7 @@ class RunOptions:
 
     Args:
         model: hub id, local directory, or `demo` (the same as TRL's model_name_or_path).
-        tasks: specs of the task registry, such as `gsm8k` or `chain_sum:min_terms=2,max_terms=2`.
+        tasks: specs of the task registry, such as `gsm8k`, `chain_sum:min_terms=2,max_terms=2` or `mine.py:MyTask`.
         reward_funcs: names (see `functions.NAMES`), or your own as module:function or file.py:function.
         preset: a baseline's name, alone or with `+corr-po`.
         num_problems: training problems of each task; all of them by default.
@@ -66,7 +66,7 @@ class RunOptions:
     """
 
     model: str | None = _option(None, "hub id, local directory, or 'demo' (same as --model_name_or_path)")
-    tasks: list[str] = _option([], "task specs, such as gsm8k or chain_sum:min_terms=2,max_terms=2")
+    tasks: list[str] = _option([], "task specs, such as gsm8k, chain_sum:max_terms=2 or mine.py:MyTask")
     reward_funcs: list[str] = _option(["accuracy"], "accuracy, format, self_certainty, …, or module:function")
     preset: str | None = _option(None, "a baseline, alone or with +corr-po, such as dapo+corr-po")
     num_problems: int | None = _option(None, "training problems of each task (default: all)")
