@@ -257,6 +257,9 @@ class Needs(Asks):
     def __init__(self, data: Path, base: int = 10, loud=False, other: "Path | None" = None):
         super().__init__("", "needs", "here", "CC0")
         self.seen = (data, base, loud, other)
+class Trains(Asks):
+    def for_training(self):
+        return Many("", "m", "here", "CC0")
 class Template(Asks):
     def __init__(self):
         super().__init__("", "t", "here", "CC0", prompt_template="Q:")
@@ -324,6 +327,7 @@ def test_bad_tasks(own, name, message) -> None:
 def test_bad_numbers_of_problems(own) -> None:
     with pytest.raises(InvalidInputError, match="gave 3 problems of the split 'train'; expected 2"):
         load_task(f"{own}:Many").problems("train", 2, 0)
+    assert [p.problem_id for p in load_task(f"{own}:Trains").for_training().problems("train", 3, 0)] == ["0", "1", "2"]
     with pytest.raises(InvalidInputError, match=r"asked for 400 .*, but only \d+ of 40 questions are in it"):
         load_task(f"{own}:Asks").problems("train", 400, 0)
 

@@ -84,6 +84,11 @@ class OwnTask(Task):
         self._try_verifier(problems[0])
         return problems
 
+    def for_training(self) -> "OwnTask":
+        """With the user's task as training reads it."""
+        with self._calling("for_training"):
+            return replace(self, inner=self.inner.for_training())
+
     def check_source(self) -> None:
         """What the user's task checks."""
         with self._calling("check_source"):

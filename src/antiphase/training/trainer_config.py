@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import cast, get_args
+from typing import cast
 
 from trl import GRPOConfig
 
@@ -14,6 +14,7 @@ from antiphase.statistics.correlation import MIN_STEPS
 from antiphase.steps import DEFAULT_SPLITTER, Splitter
 from antiphase.training.alarm import ALARM_ACTIONS
 from antiphase.types import (
+    METHODS,
     PROJECTIONS,
     STEP_STRENGTHS,
     UNITS,
@@ -28,7 +29,6 @@ from antiphase.types import (
     check_one_of,
 )
 
-METHODS: tuple[str, ...] = get_args(Method)
 TRAINING_ESTIMATORS: tuple[str, ...] = ("own", "last", "full")
 
 
