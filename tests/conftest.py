@@ -15,6 +15,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,15 @@ settings.register_profile(
 )
 settings.load_profile("antiphase")
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def unchecked():
+    """As a user has it: no run-time checks of shapes and types."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
 
 VOCAB = 300
 _BASE = {

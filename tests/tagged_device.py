@@ -101,6 +101,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 def _copied(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
     if name == "_to_copy":
         to = torch.device(kwargs.get("device") or args[0].device).type
+        if isinstance(args[0], TaggedTensor) and kwargs.get("dtype") == torch.float64 and not Device.has_double:
+            raise TypeError("this device has no float64, and converts before it copies")
         found = func(*_inner(args), **{**kwargs, "device": "cpu"})
         if to == NAME:
             return TaggedTensor(found)

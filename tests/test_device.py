@@ -209,6 +209,13 @@ def tiny(tmp_path_factory):
     return str(folder)
 
 
+def test_probe_without_float64(tiny, tmp_path, no_inference_mode, no_double) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(f'{{"prompt": "Count to {i}."}}\n' for i in range(2)))
+    found = antiphase.probe(tiny, device=NAME, prompts=str(prompts), max_new_tokens=8, progress=False)
+    assert found.to_frame().strength.notna().all()
+
+
 def test_probe(tiny, tmp_path, no_inference_mode) -> None:
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(f'{{"prompt": "Count to {i}."}}\n' for i in range(4)))

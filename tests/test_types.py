@@ -2,20 +2,12 @@
 
 import math
 
-import jaxtyping
+import numpy as np
 import pytest
 import torch
 
 from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.types import Correlation, SignalSpec, TokenBatch
-
-
-@pytest.fixture
-def unchecked():
-    """As a user has it: no run-time checks of shapes and types."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -85,8 +77,37 @@ def test_empty_prompt_and_empty_batch_are_refused() -> None:
         TokenBatch.from_ids([[1]], [[1], [2]])
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"generated": [[1], [1]]}, r"one mark for each completion token, \[2, 1\] in the rows; got \[1, 1\]"),
+        ({"generated": [[1, 0]]}, r"got \[2\]"),
+        ({"padding_side": "middle"}, "padding_side must be one of left, right; got 'middle'"),
+    ],
+)
+def test_from_ids_refuses(options: dict, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        TokenBatch.from_ids([[1], [2]], [[3, 4], [5]], **options)
+
+
 def test_correlation_prints_itself() -> None:
     assert str(Correlation(-0.5, -0.6, -0.4, 30, 20.0, "spearman", 0.95)) == "-0.500 [-0.600, -0.400] (n=30)"
     nothing = Correlation(math.nan, math.nan, math.nan, 4, math.nan, "spearman", 0.95)
     assert str(nothing) == "undefined (n=4)"
+    one_prompt = Correlation(-0.5, math.nan, math.nan, 30, math.nan, "spearman", 0.95)
+    assert str(one_prompt) == "-0.500, no interval (n=30)"
     assert Correlation(-0.5, -0.6, -0.4, 30, 20.0, "spearman", 0.95).inversion == 0.5
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "got"), [([5.0], [6], "5.0"), ([5], [1.7], "1.7"), ("ab", [1], "'a'")]
+)
+def test_ids_that_are_no_whole_numbers_are_refused(unchecked, prompt, completion, got) -> None:
+    with pytest.raises(InvalidInputError, match=f"row 1: token ids must be whole numbers; got {got}"):
+        TokenBatch.from_ids([[1], prompt], [[2], completion])
+
+
+def test_ids_of_numpy_and_torch_are_whole_numbers(unchecked) -> None:
+    batch = TokenBatch.from_ids([np.array([5])], [torch.tensor([6, 7])])
+    assert batch.input_ids.tolist() == [[5, 6, 7]]

@@ -139,6 +139,15 @@ def _kept(out: Path) -> str:
     return f"Finished batches are kept: repeat the command with --out {out} --resume."
 
 
+def _kept_despite(error: AntiphaseError, out: Path, *, resumed: bool) -> str:
+    """What a refused run leaves behind. What was refused once would be refused again, so it is not to be repeated."""
+    if not _began(out):
+        return ""
+    if not isinstance(error, InvalidInputError):
+        return f" {_kept(out)}"
+    return "" if resumed else f" Finished batches are kept in {out}."
+
+
 def _main_train(words: list[str]) -> int:
     try:
         try:
@@ -209,12 +218,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = options.pop("command")
     if command in _READERS:
         return _main_reader(command, options)
-    out = options.pop("out") or _default_out(command, options)
+    out, resumed = options.pop("out") or _default_out(command, options), bool(options.get("resume"))
     try:
         _COMMANDS[command](options, out)
     except AntiphaseError as error:
-        kept = f" {_kept(out)}" if _began(out) else ""
-        print(f"antiphase: error: {error}{kept}", file=sys.stderr)
+        print(f"antiphase: error: {error}{_kept_despite(error, out, resumed=resumed)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         kept = "Done cells are kept: repeat the command to go on." if command == "sweep" else _kept(out)

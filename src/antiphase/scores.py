@@ -17,7 +17,7 @@ from torch import Tensor
 from antiphase.errors import InvalidInputError
 from antiphase.statistics.correlation import MIN_STEPS, MIN_TOKENS, coefficients, type_means
 from antiphase.statistics.partial_correlation import partial_coefficients
-from antiphase.types import UNITS, Method, TokenBatch, TokenSignals, Unit, check_one_of
+from antiphase.types import METHODS, UNITS, Method, TokenBatch, TokenSignals, Unit, check_one_of
 
 Control = Literal["none", "shuffled", "random"]
 
@@ -53,7 +53,7 @@ class ScoreSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_one_of("inversion_correlation", self.method, get_args(Method))
+        check_one_of("inversion_correlation", self.method, METHODS)
         check_one_of("inversion_unit", self.unit, UNITS)
         check_one_of("inversion_control", self.control, CONTROLS)
         for name in ("min_tokens", "min_steps"):

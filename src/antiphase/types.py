@@ -5,9 +5,10 @@ signal or touches a model.
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,6 +28,7 @@ ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 PROJECTIONS: tuple[ProjectionName, ...] = get_args(ProjectionName)
 NORMS: tuple[Norm, ...] = get_args(Norm)
 TARGETS: tuple[Target, ...] = get_args(Target)
+METHODS: tuple[Method, ...] = get_args(Method)
 UNITS: tuple[Unit, ...] = get_args(Unit)
 STEP_STRENGTHS: tuple[StepStrength, ...] = get_args(StepStrength)
 
@@ -196,6 +198,10 @@ class TokenBatch:
 
         `generated` marks the completion tokens that the model wrote (1) among those that tools returned (0).
 
+        Raises:
+            InvalidInputError: also where there are not as many prompts as completions, not as many marks as tokens, or
+                where an id is no whole number.
+
         >>> batch = TokenBatch.from_ids([[5, 6], [7]], [[8], [9, 4, 3]])
         >>> batch.input_ids.tolist()
         [[5, 6, 8, 0], [7, 9, 4, 3]]
@@ -206,6 +212,13 @@ class TokenBatch:
             raise InvalidInputError(
                 f"need as many prompts as completions, at least one; got {len(prompt_ids)} and {len(completion_ids)}."
             )
+        check_one_of("padding_side", padding_side, ("left", "right"))
+        num_tokens = [len(completion) for completion in completion_ids]
+        if generated is not None and [len(marks) for marks in generated] != num_tokens:
+            raise InvalidInputError(
+                f"generated needs one mark for each completion token, {num_tokens} in the rows; got "
+                f"{[len(marks) for marks in generated]}."
+            )
         lengths = [len(p) + len(c) for p, c in zip(prompt_ids, completion_ids, strict=True)]
         shape = (len(lengths), max(lengths))
         input_ids = torch.full(shape, pad_token_id, dtype=torch.long)
@@ -214,7 +227,8 @@ class TokenBatch:
         for row, (prompt, completion) in enumerate(zip(prompt_ids, completion_ids, strict=True)):
             start = shape[1] - lengths[row] if padding_side == "left" else 0
             stop = start + lengths[row]
-            input_ids[row, start:stop] = torch.tensor([*prompt, *completion], dtype=torch.long)
+            ids = [_whole(token, row) for token in (*prompt, *completion)]
+            input_ids[row, start:stop] = torch.tensor(ids, dtype=torch.long)
             attention_mask[row, start:stop] = True
             completion_mask[row, start + len(prompt) : stop] = (
                 True if generated is None else torch.tensor(generated[row], dtype=torch.bool)
@@ -223,6 +237,15 @@ class TokenBatch:
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
+
+
+def _whole(token: Any, row: int) -> int:
+    try:
+        return operator.index(token)
+    except TypeError:
+        raise InvalidInputError(
+            f"row {row}: token ids must be whole numbers; got {token!r}. Encode the text with the model's tokenizer."
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -354,6 +377,8 @@ class Correlation:
     def __str__(self) -> str:
         if not self.defined:
             return f"undefined (n={self.num_tokens})"
+        if math.isnan(self.low):
+            return f"{self.value:+.3f}, no interval (n={self.num_tokens})"
         return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}] (n={self.num_tokens})"
 
 

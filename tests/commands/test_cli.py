@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from antiphase import cli
+from antiphase.errors import InvalidInputError, OutOfMemoryError
 from conftest import byte_tokenizer, tiny_model
 
 FLAGS = {
@@ -71,7 +72,7 @@ def refused(model_dir, tmp_path, capsys, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_unknown_model(refused) -> None:
-    assert "neither a local model directory nor" in refused(model="no-such/model")
+    assert "there is no folder of that name here, and as a hub id" in refused(model="no-such/model")
 
 
 def test_unknown_architecture(refused, tmp_path) -> None:
@@ -270,6 +271,10 @@ def test_success_prints_table_and_files(model_dir, tmp_path, capsys) -> None:
     assert f"{summary['results'][0]['spearman']['value']:+.3f}".replace("-", "−") in printed
     for name in ("tokens.parquet", "rollouts.parquet", "summary.json", "figures/entropy_strength.png (and .svg)"):
         assert str(out / name) in printed
+    undefined = {unit: entry["num_undefined"] for unit, entry in summary["results"][0]["units"].items()}
+    counts = ", ".join(f"{number} of 2 by {unit}" for unit, number in undefined.items() if number)
+    assert undefined["step"]
+    assert f"(too few items, or constant ones): {counts}." in " ".join(printed.split())
 
 
 def test_errors_say_what_was_kept(model_dir, tmp_path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +296,44 @@ def test_errors_say_what_was_kept(model_dir, tmp_path, capsys, monkeypatch: pyte
     (folder,) = (tmp_path / "runs").iterdir()
     assert f"--out runs/{folder.name} --resume" in message
     calls.append(1)
-    assert cli.main([*arguments, "--out", f"runs/{folder.name}", "--resume"]) == 0
+    again = [*arguments, "--out", f"runs/{folder.name}", "--resume"]
+    assert cli.main([*again, "--splitter", "line"]) == 2
+    message = capsys.readouterr().err
+    assert "splitter was 'sentence', is 'line'" in message
+    # To repeat it would be refused again.
+    assert "repeat the command" not in message
+    assert cli.main(again) == 0
+
+
+def test_notes_count_one_step_as_one() -> None:
+    from antiphase.probing.probe_table import _of_result
+
+    entry = {"value": None, "low": None, "high": None}
+    step = {"num_items": 1, "num_undefined": 0, "windows": {"16": entry}, "given": {"both": entry}}
+    result = {"headline": "step", "units": {"step": step}, "num_rollouts": 1}
+    assert [text.partition(";")[0] for text in _of_result(result)] == ["1 step"]
+
+
+@pytest.mark.parametrize("error", [InvalidInputError, OutOfMemoryError])
+def test_what_was_refused_is_not_to_be_repeated(error, model_dir, tmp_path, capsys, monkeypatch) -> None:
+    import antiphase.probing.probe as runner
+
+    run, calls = runner.run_batch, []
+
+    def fail(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise error("the splitter takes too long.")
+        return run(*args)
+
+    monkeypatch.setattr(runner, "run_batch", fail)
+    out = tmp_path / "run"
+    arguments = ["probe", str(model_dir), "--quiet", "--no-figures", "--batch-size", "2", "--max-new-tokens", "12"]
+    assert cli.main([*arguments, "--out", str(out)]) == 2
+    message = capsys.readouterr().err
+    assert ("repeat the command" in message) is (error is OutOfMemoryError)
+    assert "Finished batches are kept" in message
+    assert str(out) in message
 
 
 def test_runs_as_a_command() -> None:

@@ -198,7 +198,27 @@ def test_one_token_and_empty_rollouts(model_dir):
     assert entry["signals"]["spearman"]["value"] is None
     assert entry["signals"]["num_undefined"] == 2
     assert entry["inside"]["auroc"]["inversion"]["value"] is None
-    assert "undefined" in str(found)
+    shown = " ".join(str(found).split())
+    lines = str(found).splitlines()
+    place = next(i for i, line in enumerate(lines) if "no ρ by type" in line)
+    assert lines[place + 2].split()[-7:-3] == ["2", "2", "2", "2"]
+    assert "the parts of a rollout (sentence; strength: mean)" in shown
+
+
+def test_rollouts_without_a_correlation_of_their_own_are_in_sight(model_dir):
+    # Each has some twelve tokens, fewer than eight types, and one sentence.
+    found = scored(model_dir, [[1, 0, 1, 0], [0, 1, 1, 0]])
+    units = found.result()["signals"]["units"]
+    assert [units[unit]["num_undefined"] for unit in ("token", "type", "step")] == [0, 8, 8]
+    lines = str(found).splitlines()
+    place = next(i for i, line in enumerate(lines) if "no ρ by token" in line)
+    assert [word.strip() for word in lines[place].split("   ") if word.strip()] == [
+        "model", "task", "rollouts", "no ρ by token", "by type", "by step", "tokens", "types", "steps"
+    ]  # fmt: skip
+    counts = [f"{units[unit]['num_items']:,}" for unit in ("token", "type", "step")]
+    assert lines[place + 2].split()[2:] == ["8", "0", "8", "8", *counts]
+    several = str(scored(model_dir, [[1, 0]], estimators=("own", "last"))).splitlines()
+    assert next(line for line in several if "no ρ by token" in line).split()[:3] == ["model", "task", "estimator"]
 
 
 def test_cut_and_resumed(generated, model_dir, tmp_path, monkeypatch):

@@ -35,7 +35,9 @@ def test_load_model(model_dir) -> None:
 
 
 def test_absent_model_is_named(tmp_path) -> None:
-    with pytest.raises(ModelNotFoundError, match=r"no-such/model.*neither a local model directory nor"):
+    with pytest.raises(
+        ModelNotFoundError, match=r"no-such/model.*there is no folder of that name here, and as a hub id"
+    ):
         inspect_model("no-such/model")
     with pytest.raises(ModelNotFoundError, match=r"has no config\.json"):
         inspect_model(str(tmp_path))

@@ -182,12 +182,17 @@ class TestRefusing:
         (tmp_path / "logs").mkdir()
         (tmp_path / "logs" / "run.txt").write_text("x")
         assert "'logs' holds no checkpoint: it has no folders named checkpoint-N" in refused("logs")
-        assert "'nowhere' is not a folder" in refused("nowhere")
+        assert "there is no folder 'nowhere'." in refused("nowhere")
+        assert "there is no folder 'runs/gone/x', and it is no hub id either" in refused("runs/gone/x,demo")
         assert "'./a,./b'" not in refused("./a,./b")
         assert "is a file" in refused("logs/run.txt")
         assert "an empty name" in refused("a,,b")
         saved(tmp_path / "alone")
         assert "is a saved model without folders named checkpoint-N" in refused("alone")
+
+    def test_a_missing_folder_that_may_be_a_hub_id_is_told_as_both(self, refused):
+        said = refused("runs/gone,runs/away")
+        assert "'runs/gone': there is no folder of that name here, and as a hub id it could not be had" in said
 
     def test_checkpoints_that_cannot_be_loaded(self, refused, tmp_path, made):
         def copy(name):
@@ -602,6 +607,13 @@ class TestPage:
         assert [row[1] for row in table.rows] == [point["checkpoint"] for point in whole.summary["checkpoints"]]
         assert [subject.label for subject in page.subjects] == [row[1] for row in table.rows]
         assert (whole.folder / "report.html").stat().st_size > 1_000_000
+
+    def test_names_stand_on_one_line(self, whole):
+        long = "stage2-ingredient1-step11000-tokens47B"
+        points = [{**point, "checkpoint": long} for point in whole.summary["checkpoints"]]
+        table = str(CheckpointSeries({**whole.summary, "checkpoints": points})).partition("\nρ: ")[0]
+        rows = [line.split()[:3] for line in table.splitlines() if line.strip()]
+        assert rows[2:] == [[str(point["step"]), long, "own"] for point in points]
 
     def test_large_ones_show_the_first_and_the_last(self, whole, monkeypatch):
         monkeypatch.setattr("antiphase.probing.series_summary._MOST_ON_A_PAGE", 10)

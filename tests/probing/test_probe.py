@@ -12,6 +12,7 @@ from scipy import stats
 
 import antiphase
 from antiphase.errors import InvalidInputError
+from antiphase.probing.probe_table import render_table
 from antiphase.probing.run_folder import RunFolder
 from conftest import byte_tokenizer, tiny_model
 
@@ -258,6 +259,26 @@ def test_model_names_are_no_markup() -> None:
     )
     # The name may be folded, but every character is there.
     assert all(part in str(found) for part in ("runs/[/x]", "[bold]v2"))
+
+
+@pytest.mark.parametrize("name", ["google/gemma-3-270m", "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"])
+def test_names_stand_on_one_line(run, name) -> None:
+    interval = {"value": -0.1, "low": -0.2, "high": 0.1}
+    summary = json.loads(json.dumps(run[1].summary))
+    for result in summary["results"]:
+        result["units"] = {unit: {**entry, **interval} for unit, entry in result["units"].items()}
+    summary["results"] = [{**result, "model": model} for model in ("demo", name) for result in summary["results"]]
+    table = render_table(summary).partition("\nρ: ")[0].splitlines()
+    # All three intervals are there, so that names have lines of their own.
+    assert max(map(len, table)) <= 118
+    first = [line.split()[0] for line in table if line.strip()][2:]
+    assert first == ["demo", "own", "last", "full", name, "own", "last", "full"]
+    assert all(line.count("[−0.200, +0.100]") == 3 for line in table if line.split()[:1] in (["own"], ["full"]))
+    # In a table that is narrow enough they have a column.
+    for result in summary["results"]:
+        result["units"] = {"type": {**result["units"]["type"], "low": None, "high": None}}
+    first = [line.split()[:2] for line in render_table(summary).partition("\nρ: ")[0].splitlines() if line.strip()][2:]
+    assert first == [[model, estimator] for model in ("demo", name) for estimator in ("own", "last", "full")]
 
 
 def test_short_rollouts_are_counted_not_zeroed(model_dir) -> None:

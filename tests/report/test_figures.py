@@ -7,6 +7,7 @@ from xml.dom import minidom
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from antiphase.errors import InvalidInputError
 from antiphase.figures import entropy_strength, layer_map, model_comparison, rollout, rollout_track, save_figures
@@ -43,6 +44,18 @@ def test_panel_says_the_result_with_real_minus_signs_and_the_token_count():
 )
 def test_panel_writes_undefined_values_and_intervals(changes, expected):
     assert expected in texts(entropy_strength(make_tokens(), [make_result(**changes)]))
+
+
+def test_panel_says_the_rho_of_the_tokens_that_it_draws_below_the_headline():
+    units = {"step": entry(-0.4, -0.5, -0.31, num_items=240), "token": entry(-0.2, -0.3, -0.1, num_items=3072)}
+    figure = entropy_strength(make_tokens(), [make_result(**in_units("step", **units))])
+    lines = ["org/model-a · own", "ρ by step = −0.40 [−0.50, −0.31], n = 240"]
+    lines.append("ρ by token = −0.20 [−0.30, −0.10], n = 3\u202f072")
+    boxes = [found.get_window_extent() for line in lines for found in figure.findobj(Text) if found.get_text() == line]
+    assert [above.y0 >= below.y1 for above, below in pairwise(boxes)] == [True, True]
+    # Runs of before there were units, and those that lack the entry, have it elsewhere.
+    alone = entropy_strength(make_tokens(), [make_result(**in_units("step", step=units["step"]))])
+    assert "ρ by token = −0.31 [−0.36, −0.25], n = 3\u202f072" in texts(alone)
 
 
 def test_hexagons_count_the_measured_tokens_of_their_own_result():

@@ -15,7 +15,7 @@ from antiphase.evaluation.evaluate import evaluate
 from antiphase.evaluation.evaluation_config import EvalConfig
 from antiphase.evaluation.plan import plan_tasks
 from antiphase.models import demo
-from antiphase.page.building import signals_document
+from antiphase.page.building import signals_document, training_document
 from antiphase.page.html import write_page
 from antiphase.probing.probe import probe
 from antiphase.report.view import serving
@@ -487,8 +487,8 @@ def test_training_curves(watched, training, tmp_path) -> None:
     assert page.locator("#controls").count() == 0
     labels = [e.get_attribute("aria-label") for e in page.locator("#training-charts .chart").all()]
     assert [label.split(" by step")[0] for label in labels] == [
-        "inversion ι", "ρ, unit of the reward", "task reward", "accuracy", "groups whose task rewards tie",
-        "entropy (nats)", "length (tokens)"]  # fmt: skip
+        "inversion ι", "ρ, unit of the reward", "rollouts without a score", "task reward", "accuracy",
+        "groups whose task rewards tie", "entropy (nats)", "length (tokens)"]  # fmt: skip
     assert "seed0 (2 seeds)" in labels[0]
     assert "other" in labels[0]
     page.uncheck("#bands")
@@ -496,7 +496,8 @@ def test_training_curves(watched, training, tmp_path) -> None:
     assert page.locator("#training-table tbody tr").count() == 3
     assert page.locator("#training-table").inner_text().count("none") == 2
     page.select_option("#metric", "rollout/repetition")
-    assert page.locator("#training-charts .chart").count() == 8
+    assert page.locator("#training-charts .chart").count() == 9
+    assert page.locator("#training-undefined").is_hidden()
     rows = downloaded(page, "training")
     steps = [json.loads(line) for line in TRAJECTORY.read_text().splitlines()]
     expected = [row["task/accuracy"] for row in steps if row["kind"] == "step"]
@@ -518,6 +519,79 @@ def test_running_mean_and_band_by_hand(watched, training, tmp_path) -> None:
     assert [y for _, y in series[0]] == pytest.approx(low.tolist())
     assert [y for _, y in series[1]] == pytest.approx([0.1] * len(raw))
     assert [y for _, y in series[2]] == pytest.approx((low + 0.05).tolist())
+
+
+def training_rows(*scores):
+    """A row of a training for each batch, with this ι."""
+    return [
+        {
+            "kind": "step", "step": step, "task/mean": 0.185 + 0.0004 * step, "rollout/length": 1_000_000 + step,
+            "inversion/mean": score, "inversion/correlation": score, "inversion/correlation_token": None,
+            "inversion/undefined": 0.75 if score else 1.0,
+        }
+        for step, score in enumerate(scores)
+    ]  # fmt: skip
+
+
+def charted(page, title):
+    """The options of the chart with this title."""
+    return page.evaluate(
+        "(title) => echarts.getInstanceByDom([...document.querySelectorAll('#training-charts figure')]"
+        ".find((f) => f.querySelector('h3').textContent === title).querySelector('.chart')).getOption().series"
+        ".map((s) => ({data: s.data, shown: s.showSymbol, symbols: s.data.map((_, i) => "
+        "typeof s.symbol === 'function' ? s.symbol(null, {dataIndex: i}) : 'none')}))",
+        title,
+    )
+
+
+@pytest.mark.parametrize(
+    ("scores", "summary", "steps"),
+    [((None,), None, 1), ((None, None), None, 2), ((None, None), {"config": {}, "num_steps": 4}, 4)],
+)
+def test_a_training_in_which_nothing_is_defined(watched, tmp_path, scores, summary, steps) -> None:
+    document = training_document("run", training_rows(*scores), {"seed": 0}, summary)
+    page = watched.open(write_page(document, tmp_path / "t.html"))
+    titles = page.locator("#training-charts h3").all_inner_texts()
+    assert titles == ["rollouts without a score", "task reward", "length (tokens)"]
+    said = page.inner_text("#training-undefined")
+    # What the estimator did not measure (ρ by token) is not said to be undefined.
+    assert said == "Undefined in every batch: inversion ι; ρ, unit of the reward."
+    assert page.locator("#training-table tbody td").first.inner_text() == str(steps)
+    watched.quiet()
+
+
+def test_a_lone_value_is_seen(watched, tmp_path) -> None:
+    document = training_document("run", training_rows(None, None, -0.2), {"seed": 0}, None)
+    page = watched.open(write_page(document, tmp_path / "t.html"))
+    raw, mean = charted(page, "inversion ι")
+    assert raw["shown"]
+    assert mean["shown"]
+    assert mean["symbols"] == ["none", "none", "circle"]
+    assert not any(line["shown"] for line in charted(page, "task reward"))
+    watched.quiet()
+
+
+def test_ticks_of_a_small_range_differ(watched, tmp_path) -> None:
+    document = training_document("run", training_rows(*[0.1] * 8), {"seed": 0}, None)
+    page = watched.open(write_page(document, tmp_path / "t.html"))
+    for title in ("task reward", "length (tokens)"):
+        figure = page.locator("#training-charts figure").filter(has_text=title)
+        along = {"step", *map(str, range(8))}
+        labels = [text for text in figure.locator("svg text").all_text_contents() if text not in along]
+        assert len(labels) == len(set(labels)) > 3, labels
+    watched.quiet()
+
+
+def test_signals_have_the_colours_of_the_figures(page) -> None:
+    """Entropy is orange and strength blue along a rollout, as in the figure of `rollout_track`."""
+    colours = page.evaluate(
+        "() => [...echarts.getInstanceByDom(document.getElementById('track')).getOption().series"
+        ".map((s) => [s.name, s.itemStyle.color]), ...['low', 'high'].map((name) => "
+        "[name, getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim()])]"
+    )
+    found = dict(colours)
+    assert found["entropy"] == found["high"]
+    assert found["strength"] == found["low"]
 
 
 def test_numbers_of_a_probe_set_are_drawn_without_steps(watched, tmp_path) -> None:

@@ -255,6 +255,18 @@ def test_verdicts(rho, expected) -> None:
     assert verdict(reading(**bounds(*rho))) == expected
 
 
+def test_one_rollout_is_one() -> None:
+    entry = {"value": None, "low": None, "high": None, "num_undefined": 1, "num_items": 3}
+    said = warnings_of(reading(num_rollouts=1, targets_per_rollout=1, units={"token": entry}, headline="token"))
+    assert any(text.startswith("of 1 rollout, 1 by token") for text in said)
+    assert any(text.startswith("only 1 random token of each rollout") for text in said)
+
+
+def test_three_prompts_have_no_verdict() -> None:
+    said = {num: verdict(reading(num_prompts=num, **bounds(-0.5, -0.6, -0.4))) for num in (2, 3, 4)}
+    assert said == {2: "undecided", 3: "undecided", 4: "inverted"}
+
+
 def test_nothing_to_warn_of() -> None:
     assert warnings_of(reading(), np.array([0.1, -0.1])) == []
     assert warnings_of(reading()) == []

@@ -77,7 +77,7 @@ def test_units_that_are_no_numbers_are_refused(change, message) -> None:
 
 
 def test_the_verdict_and_the_warnings_are_about_the_headline() -> None:
-    entry = in_units(result(*tables("m", 4, 25), "m"))
+    entry = in_units(result(*tables("m", 4, 25), "m")) | {"num_prompts": 4}
     ends = {"value": -0.5, "low": -0.6, "high": -0.4}
     for headline in ("type", "step"):
         for unit in entry["units"]:

@@ -153,8 +153,10 @@ def test_a_number_without_tokens_is_an_undefined_step() -> None:
         (torch.zeros(1, 4, dtype=torch.long), "shape of the batch"),
         (torch.tensor([[-1, -1, 0, -1, 1]]), "from 0 upwards"),
         (torch.tensor([[-1, -1, 1, 0, 1]]), "from 0 upwards"),
+        (torch.tensor([[-1.0, -1.0, 0.0, 0.0, 1.0]]), "whole numbers"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_steps_that_do_not_fit_are_refused(steps: torch.Tensor, message: str) -> None:
     batch = TokenBatch.from_ids([[5, 6]], [[9, 4, 3]])
     with pytest.raises(InvalidInputError, match=message):

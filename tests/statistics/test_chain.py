@@ -109,6 +109,13 @@ def test_verdict_by_hand(expected, low: float, high: float, verdict: str) -> Non
     assert json.loads(json.dumps(link.as_dict(), allow_nan=False))["verdict"] == verdict
 
 
+def test_three_prompts_decide_nothing(columns) -> None:
+    links = {num: chain_links(columns, torch.arange(NUM) * num // NUM)[0] for num in (3, 4)}
+    assert {num: link.num_prompts for num, link in links.items()} == {3: 3, 4: 4}
+    assert all(link.correlation.high < 0 for link in links.values())
+    assert {num: link.verdict for num, link in links.items()} == {3: "undecided", 4: "as the paper says"}
+
+
 def test_links_share_the_tokens_where_all_are_measured(columns, clusters) -> None:
     holes = {**columns, "strength": columns["strength"].masked_fill(torch.arange(NUM) % 4 > 0, torch.nan)}
     links = chain_links(holes, clusters)

@@ -1,6 +1,7 @@
 """Coefficients against scipy, hand-computed cases, and coverage of the intervals by simulation."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from antiphase.errors import InvalidInputError
 from antiphase.statistics.correlation import average_ranks, by_group, coefficients, correlate
 from antiphase.statistics.correlation_matrices import type_matrices
 from antiphase.statistics.effective_size import effective_pairs
+from antiphase.statistics.partial_correlation import partial_coefficients, pooled_partial
 from antiphase.statistics.pooled_correlation import mean_within, pooled_correlation
 from antiphase.statistics.resampling import Resampler
 from antiphase.types import SignalSpec, StepSignals, TokenSignals
@@ -94,6 +96,45 @@ def test_infinite_values_are_refused() -> None:
 def test_shape_mismatch_is_refused() -> None:
     with pytest.raises(InvalidInputError, match=r"\(3,\) and \(4,\)"):
         correlate(torch.arange(3.0), torch.arange(4.0))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "function", [correlate, coefficients, pooled_correlation, partial_coefficients, pooled_partial]
+)
+def test_an_unknown_method_is_refused(function: Callable) -> None:
+    x = torch.arange(20.0)
+    series = (x[None], x[None]) if function in (coefficients, partial_coefficients) else (x, x)
+    given = [[series[0]]] if function in (partial_coefficients, pooled_partial) else []
+    clusters = [torch.arange(20)] if function in (pooled_correlation, pooled_partial) else []
+    function(*series, *given, *clusters, method="pearson")
+    with pytest.raises(InvalidInputError, match="method must be one of spearman, pearson; got 'kendall'"):
+        function(*series, *given, *clusters, method="kendall")
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("entropy", "strength", "clusters", "more", "message"),
+    [
+        ((2, 9), (2, 9), (2,), {}, r"signals.entropy\[signals.measured\]"),
+        ((9,), (8,), (9,), {}, r"entropy \(9,\), strength \(8,\)"),
+        ((9,), (9,), (8,), {}, r"clusters \(8,\)"),
+        ((9,), (9,), (9,), {"token_ids": torch.zeros(8, dtype=torch.long)}, r"token_ids \(8,\)"),
+        ((9,), (9,), (9,), {"confidence": 95}, "between 0 and 1; got 95"),
+    ],
+)
+def test_what_pooling_refuses(entropy, strength, clusters, more, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        pooled_correlation(
+            torch.randn(entropy), torch.randn(strength), torch.zeros(clusters, dtype=torch.long), **more
+        )
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_partial_pooling_refuses_other_clusters() -> None:
+    x = torch.randn(9)
+    with pytest.raises(InvalidInputError, match=r"\(9,\), \(9,\), \(9,\), \(8,\)"):
+        pooled_partial(x, x, [x], torch.arange(8))
 
 
 def test_fisher_interval_by_hand() -> None:
@@ -184,8 +225,33 @@ def test_perfect_resamples_do_not_blow_up_the_interval() -> None:
     result = pooled_correlation(x, y, torch.arange(40) // 10)
     assert 0.99 < result.value < 1
     assert 0.9 < result.low < result.value < result.high <= 1
-    exact = pooled_correlation(x, x, torch.arange(40) // 10)
-    assert exact.low == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("ids", [None, torch.arange(80) % 9])
+@pytest.mark.parametrize("method", ["spearman", "pearson"])
+def test_pooled_perfect_order_is_not_certain(sign: int, ids, method) -> None:
+    # With C prompts as C ranks: 8 in perfect order, half an adjacent swap less, have n_eff − 3 = 5.
+    x = torch.arange(80.0)
+    most = 1 - 6 / (8 * 63)
+    end = math.tanh(math.atanh(most) - 1.959964 * math.sqrt((1 + most**2 / 2) / 5))
+    result = pooled_correlation(x, sign * x, torch.arange(80) // 10, token_ids=ids, method=method)
+    assert result.value == pytest.approx(sign)
+    assert sorted([sign * result.low, sign * result.high]) == pytest.approx([end, 1], abs=1e-6)
+    three = pooled_correlation(x, sign * x, torch.arange(80) // 30, token_ids=ids, method=method)
+    assert three.defined
+    assert math.isnan(three.low)
+    assert math.isnan(three.high)
+    within = mean_within(torch.full((8,), float(sign)), torch.arange(8))
+    assert [within.low, within.high] == pytest.approx([result.low, result.high])
+
+
+def test_two_prompts_have_an_end_on_each_side_of_the_value() -> None:
+    # All resamples lie above the pooled ρ: the lower end is as far from it as the upper one.
+    resampler = Resampler.of(torch.tensor([0, 0, 1, 1]), 100, 0)
+    low, high = resampler.interval(-0.5, torch.linspace(-0.5, -0.4, 100, dtype=torch.float64), 0.95)
+    assert low < -0.5 < high
+    assert math.atanh(-0.5) - math.atanh(low) == pytest.approx(math.atanh(high) - math.atanh(-0.5))
 
 
 def test_resampling_weights_equal_repeated_rows() -> None:

@@ -92,6 +92,17 @@ def test_pooled_step_interval_covers_with_length_and_position_held_fixed() -> No
     assert 0.92 <= step_coverage([2, 3], 8, 150, 2000) <= 0.985
 
 
+@pytest.mark.parametrize("num_prompts", [2, 3])
+def test_interval_of_two_or_three_prompts_covers(num_prompts: int) -> None:
+    # Percentiles stretched on either side alone cover 90 % of the steps of two prompts.
+    assert step_coverage([], num_prompts, 200, 2000) >= 0.95
+    world, random = WORLDS["none, uneven"], np.random.default_rng(num_prompts)
+    big = world.draw(800, np.random.default_rng(9))
+    truth = coefficients(big[0][None], big[1][None]).item()
+    runs = [world.draw(num_prompts, random) for _ in range(200)]
+    assert coverage(truth, (pooled_correlation(x, y, c, num_resamples=300) for x, y, c, _, _, _ in runs)) >= 0.93
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("num_prompts", [4, 8, 16, 48])
 @pytest.mark.parametrize("given", [[], [2], [3], [2, 3]])

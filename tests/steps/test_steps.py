@@ -113,6 +113,21 @@ def test_names_of_splitters_are_read_and_written(text) -> None:
     assert str(Splitter.parse(text)) == text
 
 
+def test_a_splitter_may_be_given_by_its_name(unchecked) -> None:
+    ids = encoded("One is. Two is.")
+    batch = TokenBatch.from_ids([[1]], [ids])
+    for name in ("sentence", "fixed:4"):
+        assert token_steps(ids, tokenizer("bytes"), name) == token_steps(ids, tokenizer("bytes"), Splitter.parse(name))
+        assert batch_steps(batch, tokenizer("bytes"), name)[0, 1:].tolist() == token_steps(
+            ids, tokenizer("bytes"), name
+        )
+    with pytest.raises(InvalidInputError, match=r"splitter 'sentense' does not exist; did you mean 'sentence'\?"):
+        token_steps(ids, tokenizer("bytes"), "sentense")
+    for nothing in (None, 16):
+        with pytest.raises(InvalidInputError, match=f"a splitter is named by a text, .*; got {nothing}\\."):
+            Splitter.parse(nothing)
+
+
 def test_the_default_is_sentences() -> None:
     assert Splitter.parse(DEFAULT_SPLITTER) == Splitter()
 
@@ -161,6 +176,12 @@ def test_a_pattern_is_stopped_on_a_completion(monkeypatch) -> None:
     assert slow.starts("a qz b") == [5]
     with pytest.raises(InvalidInputError, match=r"regex:\(q\|qq\)\+z takes too long: .* 60 characters"):
         token_steps(encoded("q" * 60), tokenizer("bytes"), slow)
+
+
+def test_a_pattern_that_matches_a_place_cuts_there() -> None:
+    text = "Answer one. Answer two Answer three"
+    assert Splitter.parse("regex:(?=Answer)").starts(text) == [12, 23]
+    assert Splitter.parse(r"regex:\.\s*(?=Answer)").starts(text) == [12]
 
 
 # Tokens

@@ -76,6 +76,44 @@ def test_a_copy_in_a_file_gives_the_problems_of_the_hub(hub, tmp_path, name) -> 
     assert build_task(problems[0].task).verify(f"\\boxed{{{problems[0].answer}}}", problems[0])
 
 
+def test_a_file_given_for_training_is_trained_on(tmp_path) -> None:
+    rows = [{"id": f"row-{i}", "question": f"What is {i} + {i}?", "answer": f"#### {2 * i}"} for i in range(40)]
+    path = write_rows(tmp_path / "latest.jsonl", rows)
+    # The test questions of GSM8K are at hand, so all rows are for training and those are held out.
+    task = load_task(f"gsm8k:file={path}").for_training()
+    training, held = (task.problems(split, None, 0) for split in ("train", "test"))
+    assert sorted(p.prompt for p in training) == sorted(row["question"] for row in rows)
+    assert {p.problem_id for p in held} == {f"gsm8k_test-{i}" for i in range(1319)}
+    assert len(task.problems("all", None, 0)) == 40 + 1319
+    # Those of MATH are not, so the prompt decides, as in a file that is no known set's.
+    task = load_task(f"math:file={path}").for_training()
+    training, held = (task.problems(split, None, 0) for split in ("train", "test"))
+    assert sorted(p.prompt for p in training + held) == sorted(row["question"] for row in rows)
+    assert len(training) > len(held) > 0
+    # An evaluation reads the same file as the test split, whole.
+    assert len(load_task(f"math:file={path}").problems("test", None, 0)) == 40
+
+
+def test_test_splits_are_not_trained_on_unawares(tmp_path) -> None:
+    rows = [{"question": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(9)]
+    question = load_task("gsm8k").problems("test", 1, 0)[0].prompt
+    path = write_rows(tmp_path / "train.jsonl", [*rows, {"question": f"{question}\n", "answer": "1"}])
+    with pytest.raises(InvalidInputError, match=r"1 of the 10 rows of .* are test questions of gsm8k"):
+        load_task(f"gsm8k:file={path}").for_training().problems("train", None, 0)
+    # Of MATH only what the file says of itself is known.
+    path = write_rows(tmp_path / "math-test.jsonl", rows)
+    with pytest.warns(UserWarning, match=r"the name of .* that it is a test split; it is trained on"):
+        load_task(f"math:file={path}").for_training().problems("train", None, 0)
+    named = [{"unique_id": f"test/algebra/{i}.json", **row} for i, row in enumerate(rows)]
+    path = write_rows(tmp_path / "contest.jsonl", named)
+    with pytest.warns(UserWarning, match="the ids of the rows of .* say that it is a test split"):
+        load_task(f"math:file={path}").for_training().problems("train", None, 0)
+    # A set that only tests stays one, and the message says what can be trained on.
+    with pytest.raises(InvalidInputError, match=r"aime24 has no train split .* name the file alone, .*contest\.jsonl"):
+        load_task(f"aime24:file={path}").for_training().problems("train", None, 0)
+    assert load_task(path).for_training().problems("train", None, 0)
+
+
 def test_pinned_revisions_are_what_is_read(hub) -> None:
     hub.append([{"problem": "1+1?", "answer": "2"}])
     load_task("aime25").problems("test", None, 0)

@@ -309,6 +309,22 @@ class TestPresets:
         assert (new.inversion_unit, new.inversion_combine) == ("step", "penalty")
 
     @pytest.mark.parametrize(
+        ("preset", "more", "estimator"),
+        [
+            ("corr-po", [], "full"),
+            ("corr-po-fast", [], "own"),
+            ("dapo+corr-po-fast", [], "own"),
+            ("dapo+corr-po", ["--inversion_splitter", "line"], "full"),
+            ("dapo+corr-po", ["--inversion_undefined", "worst"], "full"),
+        ],
+    )
+    def test_what_the_first_release_did_not_know_is_read_as_new(self, tmp_path, model_dir, preset, more, estimator):
+        words = flags(model_dir, tmp_path, preset=preset, inversion_weight=0.2, inversion_combine="centered")
+        config = parse_recipe([*words, *more]).config
+        assert (config.inversion_unit, config.inversion_step_strength) == ("step", "joint")
+        assert (config.inversion_combine, config.inversion_estimator) == ("centered", estimator)
+
+    @pytest.mark.parametrize(
         ("changes", "message"),
         [
             ({"inversion_splitter": "sentense"}, "sentence"),

@@ -2,16 +2,20 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from antiphase.cli import main
+from antiphase.signals.measure import token_signals
+from antiphase.training import step_estimate as estimate
 from antiphase.training.recipe import parse_recipe
 from antiphase.training.trajectory import read_trajectory
 from training_cases import TASK, flags
@@ -55,6 +59,11 @@ def test_files_of_a_run(finished, capsys):
     assert "DeepSeekMath" in card
     assert "2605.17770" in card
     assert "inversion_weight: 0.5" in card
+    # TRL names neither a base model that is a folder nor a model that is not pushed.
+    assert "None" not in card
+    assert f"fine-tuned version of `{summary['config']['model_name_or_path']}`." in card
+    (shown,) = re.findall(r'pipeline\("text-generation", model="(.*?)"', card)
+    assert Path(shown) == finished
     assert (finished / "figures" / "trajectory.png").stat().st_size > 5_000
     assert (finished / "figures" / "trajectory.svg").read_text().startswith("<?xml")
     assert not list(finished.glob(".*.tmp"))
@@ -191,6 +200,29 @@ def test_dry_run_trains_nothing(tmp_path, model_dir, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_dry_run_times_steps_of_the_splitters_size(tmp_path, model_dir, capsys, monkeypatch):
+    timed = []
+
+    def measure(*args, steps, **options):
+        timed.append(steps)
+        return token_signals(*args, steps=steps, **options)
+
+    monkeypatch.setattr(estimate, "token_signals", measure)
+    words = flags(model_dir, tmp_path / "run", preset="corr-po", inversion_splitter="fixed:2")
+    assert main(["train", *words, "--dry-run"]) == 0
+    counts = [int((row == 0).sum()) for row in timed[0]]
+    assert counts == [2] * len(counts)
+    assert "by step (fixed:2, joint), estimator full" in capsys.readouterr().out
+
+
+def test_the_printed_pins_of_a_first_release_recipe_are_those_that_hold(tmp_path, model_dir, capsys):
+    words = flags(model_dir, tmp_path / "run", preset="grpo+corr-po", inversion_combine="centered")
+    assert main(["train", *words, "--dry-run"]) == 0
+    (pins,) = [line for line in capsys.readouterr().out.splitlines() if "inversion_unit=" in line]
+    assert "inversion_unit=token" in pins
+    assert "inversion_estimator=own" in pins
+
+
 BAD = {
     "unknown flag": (["--lerning_rate", "1"], "unknown flag --lerning_rate. Did you mean 'learning_rate'?"),
     "preset": (["--preset", "dappo"], "Did you mean 'dapo'?"),
@@ -230,6 +262,27 @@ def test_bad_input_ends_at_once(tmp_path, model_dir, capsys, case):
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_what_an_offline_training_is_told_to_give_is_taken(tmp_path, model_dir, capsys, monkeypatch):
+    """GSM8K's train split is on the hub alone; the message names a local copy, which is then trained on."""
+    import datasets
+
+    def offline(*_, **__):
+        raise ConnectionError("offline")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    words = {"max_completion_length": 8, "eval_problems": 4, "num_problems": 20}
+    assert main(["train", *flags(model_dir, tmp_path / "run", tasks="gsm8k", **words)]) == 2
+    assert "Or give a local copy: gsm8k:file=PATH." in capsys.readouterr().err
+    path = tmp_path / "gsm8k.jsonl"
+    path.write_text("".join(f'{{"question": "{i}+{i}?", "answer": "#### {2 * i}"}}\n' for i in range(20)))
+    from antiphase.training.inputs import draw_problems
+
+    recipe = parse_recipe(flags(model_dir, tmp_path / "run", tasks=f"gsm8k:file={path}", **words))
+    training, held = draw_problems(recipe)
+    assert [len(training), len(held)] == [20, 4]
+    assert all(problem.problem_id.startswith("gsm8k_test-") for problem in held)
 
 
 OWN_REWARDS = """

@@ -1,7 +1,9 @@
 """The parts of training on their own: metrics, trajectory, held-out evaluation, callback, sharding, figures."""
 
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -15,11 +17,13 @@ from antiphase.inversion.step_metrics import BatchFacts, halves_accuracy, repeti
 from antiphase.models.loading import LoadedModel
 from antiphase.rollouts.sampling import Sampling
 from antiphase.signals.measure import token_signals
+from antiphase.statistics.estimate import share_interval
 from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.problem import Problem
 from antiphase.training.callback import InversionCallback
+from antiphase.training.card import named
 from antiphase.training.console import time_left
-from antiphase.training.heldout import HeldOut, evaluate_policy, interval
+from antiphase.training.heldout import HeldOut, evaluate_policy
 from antiphase.training.probe_set import ProbeSet, probe_policy
 from antiphase.training.trajectory import Trajectory, read_trajectory
 from antiphase.types import SignalSpec, TokenBatch
@@ -181,10 +185,13 @@ class TestHeldOut:
             assert torch.equal(torch.rand(3), expected)
             assert evaluate_policy(loaded, self.held(tokenizer, ["1", "2"]), pool) == first
 
-    def test_interval(self):
-        low, high = interval([0.0, 1.0] * 50)
-        assert 0.38 < low < 0.42
-        assert 0.58 < high < 0.62
+    def test_no_right_answer_is_as_uncertain_as_an_evaluation_says(self):
+        tokenizer = byte_tokenizer()
+        with VerifierPool() as pool:
+            loaded = LoadedModel("tiny", tiny_model(), tokenizer, None)
+            found = evaluate_policy(loaded, self.held(tokenizer, ["no such number"] * 2, samples=2), pool)
+        assert [found[f"heldout/pass@1{end}"] for end in ("", "_low")] == [0, 0]
+        assert found["heldout/pass@1_high"] == share_interval(np.zeros(2)).high == pytest.approx(0.988, abs=1e-3)
 
 
 def causal_rows(tokenizer):
@@ -373,6 +380,31 @@ def test_curves(tmp_path):
         assert points[2][0].get_segments()[0][:, 1] == pytest.approx([-0.4, -0.1])
     paths = save_trajectory(rows, tmp_path / "figures")
     assert [path.name for path in paths] == ["trajectory.png", "trajectory.svg"]
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 7])
+def test_curves_of_short_runs(num_steps):
+    rows = [step_row(i, **({"inversion/mean": -0.2} if i == num_steps - 1 else {})) for i in range(num_steps)]
+    accuracy, inversion, _ = trajectory_curves(rows).axes
+    # One defined value is a dot, in the raw curve and in the mean; a line has none, unless it is of one step.
+    assert [line.get_markevery() for line in inversion.lines[:2]] == [[num_steps - 1]] * 2
+    assert [line.get_marker() for line in inversion.lines[:2]] == ["o", "o"]
+    assert accuracy.lines[0].get_markevery() == ([0] if num_steps == 1 else [])
+    for axis in (accuracy, inversion):
+        low, high = axis.get_xlim()
+        ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
+        assert ticks
+        assert all(tick == round(tick) for tick in ticks)
+
+
+def test_the_card_of_a_run_on_the_embedded_model_names_it():
+    text = 'a fine-tuned version of [None](https://huggingface.co/None).\npipeline(model="None")'
+    recipe = SimpleNamespace(options=SimpleNamespace(model="demo"), config=SimpleNamespace(output_dir="runs/mine"))
+    assert named(text, recipe) == (
+        "a fine-tuned version of [HuggingFaceTB/SmolLM2-135M-Instruct]"
+        "(https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct) (its Q4_1 weights).\n"
+        'pipeline(model="runs/mine")'
+    )
 
 
 def test_time_left():

@@ -69,7 +69,7 @@ def add_sampling_options(group: "argparse._ArgumentGroup") -> None:
         "--end-token", dest="end_tokens", action="append", help="text of one token that ends a completion"
     )
     group.add_argument("--seed", type=int, default=0, help="of sampling, subsampling and bootstrap")
-    group.add_argument("--engine", default="auto", help="auto, transformers, continuous, vllm")
+    group.add_argument("--engine", default="auto", help="auto, transformers, vllm")
     group.add_argument("--vllm-memory", type=float, default=0.45, help="share of the GPU's memory for vLLM")
     group.add_argument("--batch-size", type=int, default=16, help="rollouts generated and written at a time")
     group.add_argument("--rollouts", metavar="FILE", help="given rollouts (.jsonl/.parquet): nothing is generated")

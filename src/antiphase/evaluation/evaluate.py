@@ -102,6 +102,7 @@ class _Run:
         progress: bool,
     ) -> None:
         self.config, self.plans, self.matched, self.progress = config, plans, matched, progress
+        self.commit = commit()
         self.identities = [plan.identity(config) for plan in plans]
         self.stored = {
             **config.to_dict(),
@@ -149,7 +150,7 @@ class _Run:
             for index, name in enumerate(self.config.models):
                 missing = [number for number in range(len(batches[index])) if not folder.has_part(index, number)]
                 done = set(range(len(batches[index]))) - set(missing)
-                bar.stage(f"{name}: resuming", stages * sum(len(batches[index][number].items) for number in done))
+                bar.skip(f"{name}: resuming", stages * sum(len(batches[index][number].items) for number in done))
                 if not missing:
                     continue
                 bar.stage(f"{name}: loading", 0)
@@ -202,7 +203,7 @@ class _Run:
             "format_version": FORMAT_VERSION,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "versions": versions() | verifier_versions(),
-            "commit": commit(),
+            "commit": self.commit,
             "seed": self.config.seed,
             "config": dict(self.stored),
             **results,
@@ -237,7 +238,6 @@ class _Engines(contextlib.AbstractContextManager["_Engines"]):
                 batch.end_ids: make_generator(
                     self._config.engine,
                     self._loaded,
-                    num_rollouts=self._config.batch_size,
                     end_ids=batch.end_ids,
                     vllm=self._vllm() if self._config.engine == "vllm" else None,
                 )

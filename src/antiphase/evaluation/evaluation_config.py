@@ -9,7 +9,7 @@ from antiphase.data.prompt_rendering import PromptFormat
 from antiphase.errors import InvalidInputError
 from antiphase.probing.probe_config import signal_specs
 from antiphase.probing.units import DEFAULT_UNIT, UnitSpec
-from antiphase.rollouts.choosing import ENGINES
+from antiphase.rollouts.choosing import check_engine
 from antiphase.rollouts.sampling import Sampling
 from antiphase.statistics.correlation import MIN_STEPS, MIN_TOKENS
 from antiphase.steps import DEFAULT_SPLITTER
@@ -112,7 +112,7 @@ class EvalConfig:
         self._check_numbers()
         self._check_samples()
         check_one_of("split", self.split, SPLITS)
-        check_one_of("engine", self.engine, ENGINES)
+        check_engine(self.engine)
         # Built for their checks.
         self.units(), self.specs(), self.sampling(None), PromptFormat(self.prompt_template, self.system_prompt)
 

@@ -1,11 +1,11 @@
 """The console table of an evaluation."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from antiphase.evaluation.task_metrics import SCORES
-from antiphase.probing.probe_table import interval_text, signed, with_interval
+from antiphase.probing.probe_table import interval_text, signed, unit_note, with_interval
 from antiphase.probing.units import by_unit, headline_of
 
 Entry = Mapping[str, Any]
@@ -46,7 +46,7 @@ def new_table(columns: Sequence[str], left: int = 1) -> Any:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, name in enumerate(columns):
         if place < left:
-            table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=24)
+            table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=24 if place else 44)
         else:
             table.add_column(name, justify="right", no_wrap=True)
     return table
@@ -115,7 +115,7 @@ def render_evaluation(summary: Entry, width: int = WIDTH) -> str:
         parts += [text_table(*benchmark_table(summary["benchmark"], "model"), left=2), BENCHMARK_NOTE]
     measured = [result for result in results if "signals" in result]
     if measured:
-        parts += [_signals(measured), _inside(measured)]
+        parts += [_signals(measured), _counts(measured), _inside(measured)]
     return printed([*parts, *_notes(results, measured)], width)
 
 
@@ -159,22 +159,51 @@ def _first(results: Sequence[Entry], place: int) -> bool:
     return all((result["model"], result["task"]) != own for result in results[:place])
 
 
-def _signals(results: Sequence[Entry]) -> Any:
+def _units(results: Sequence[Entry]) -> list[str]:
+    """The units in the order of the tables: the headline comes first."""
     first = headline_of(results[0]["signals"])
-    order = [first, *(unit for unit in ("type", "token", "step") if unit != first)]
-    names = ["model", "task", *(f"ρ by {unit}" for unit in order), "control", "entropy"]
+    return [first, *(unit for unit in ("type", "token", "step") if unit != first)]
+
+
+def _of_estimators(results: Sequence[Entry], columns: Sequence[str], cells: Callable[[Entry], list[str]]) -> Any:
+    """A table with a row for each model, task and, where there are several, estimator."""
     several = len({result["estimator"] for result in results}) > 1
-    table = new_table([*names[:2], "estimator", *names[2:]] if several else names, left=2)
+    table = new_table(["model", "task", *(["estimator"] if several else []), *columns], left=2)
     for result in results:
-        signals = result["signals"]
-        table.add_row(
-            *_names(result),
-            *([result["estimator"]] if several else []),
+        table.add_row(*_names(result), *([result["estimator"]] if several else []), *cells(result["signals"]))
+    return table
+
+
+def _signals(results: Sequence[Entry]) -> Any:
+    order = _units(results)
+
+    def cells(signals: Entry) -> list[str]:
+        return [
             *(with_interval(by_unit(signals).get(unit)) for unit in order),
             signed(signals["logprob_control"]["value"]),
             "—" if signals["entropy_mean"] is None else f"{signals['entropy_mean']:.2f}",
-        )
-    return table
+        ]
+
+    return _of_estimators(results, [*(f"ρ by {unit}" for unit in order), "control", "entropy"], cells)
+
+
+def _counts(results: Sequence[Entry]) -> Any:
+    """How many rollouts have no ρ of their own, and of how many items the pooled ρ is made."""
+    order = _units(results)
+
+    def cells(signals: Entry) -> list[str]:
+        units = [by_unit(signals).get(unit, {}) for unit in order]
+        return [
+            str(signals["num_rollouts"]),
+            *(_count_text(unit.get(key)) for key in ("num_undefined", "num_items") for unit in units),
+        ]
+
+    without = [f"no ρ by {order[0]}", *(f"by {unit}" for unit in order[1:])]
+    return _of_estimators(results, ["rollouts", *without, *(f"{unit}s" for unit in order)], cells)
+
+
+def _count_text(count: int | None) -> str:
+    return "—" if count is None else f"{count:,}"
 
 
 def _inside(results: Sequence[Entry]) -> Any:
@@ -222,7 +251,11 @@ def _notes(results: Sequence[Entry], measured: Sequence[Entry]) -> list[str]:
         notes += [
             "ρ: Spearman correlation of token entropy and gradient strength over the sampled rollouts; negative = "
             f"inverted; ι = −ρ. Estimator: {', '.join(estimators)}. control: the same with ‖∂ ln p/∂z‖, which follows "
-            "entropy by construction. undefined: rollouts too short, or constant.",
+            "entropy by construction.",
+            unit_note(measured[0]),
+            "no ρ: rollouts that are too short, or constant, for a ρ of their own over the unit. Their items count in "
+            "the pooled ρ above; without one over the first unit they have no ι among the scores. types, tokens, "
+            "steps: the items of the pooled ρ.",
             "AUROC: does the score tell right from wrong rollouts of the same problem (0.5 is chance), over the "
             "problems that have both (mixed). gain: accuracy of picking by the score above picking at random.",
         ]

@@ -21,6 +21,7 @@ from antiphase.figures.style import (
     grouped,
     heading,
     headline,
+    over_tokens,
     statistic,
     token_rows,
 )
@@ -30,14 +31,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
+_LINE = 11.0  # points from one line above a panel to the next
+
 
 def entropy_strength(tokens: DataFrame, results: Sequence[Result]) -> Figure:
     """Density of tokens over entropy and strength with the running median, one panel per result.
 
     Entropy crowds near 0, so its axis is √-scaled, and shared. Strength has no unit common to models and estimators:
     each panel has its own axis, logarithmic where positive values span more than 30× (zeros lie on its lower edge).
-    Colour is the number of tokens in a cell, on one log scale. The ρ above a panel is over the result's headline unit,
-    which it names.
+    Colour is the number of tokens in a cell, on one log scale. Above a panel stands ρ over the result's headline unit,
+    and below it ρ over the tokens that are drawn.
 
     Args:
         tokens: one row per (estimator, generated token); needs model, estimator, entropy (nats) and strength.
@@ -61,13 +64,23 @@ def entropy_strength(tokens: DataFrame, results: Sequence[Result]) -> Figure:
     return figure
 
 
+def _shown_units(result: Result) -> list[tuple[str, Result]]:
+    """The headline's unit with its ρ, and tokens with theirs, which are what the panel draws."""
+    first = headline(result)
+    return [first] if first[0] == "token" else [first, ("token", over_tokens(result))]
+
+
+def _said(unit: str, entry: Result) -> str:
+    said = describe(*statistic(entry))
+    return f"ρ by {unit} {'' if said == 'undefined' else '= '}{said}, n = {grouped(entry['num_items'])}"
+
+
 def _panel(mpl: Any, axes: Axes, points: np.ndarray, result: Result, limit: float) -> None:
     """One result's hexagons and running median; `limit` is the largest entropy of all panels."""
-    axes.set_title(heading(result), pad=18)
-    unit, entry = headline(result)
-    said = describe(*statistic(entry))
-    said = f"ρ by {unit} {'' if said == 'undefined' else '= '}{said}, n = {grouped(entry['num_items'])}"
-    axes.annotate(said, (0, 1), (0, 6), "axes fraction", "offset points", color=GREY)
+    lines = [_said(unit, entry) for unit, entry in _shown_units(result)]
+    axes.set_title(heading(result), pad=7 + _LINE * len(lines))
+    for place, said in enumerate(reversed(lines)):
+        axes.annotate(said, (0, 1), (0, 6 + _LINE * place), "axes fraction", "offset points", color=GREY)
     # hexbin knows linear and log only: the data are transformed and the ticks say the original values.
     steps = mpl.ticker.MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, limit)
     ticks = [0, steps[1] / 10, *(step for step in steps[1:] if step <= limit * 1.05)]

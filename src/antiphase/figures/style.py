@@ -108,8 +108,15 @@ def headline(result: Result) -> tuple[str, Result]:
     """
     if result.get("units"):
         return result["headline"], result["units"][result["headline"]]
+    return "token", over_tokens(result)
+
+
+def over_tokens(result: Result) -> Result:
+    """ρ over the tokens of a result, with or without units, as `headline` gives one."""
+    if entry := (result.get("units") or {}).get("token"):
+        return entry  # type: ignore[no-any-return]
     within, count = result.get("spearman_within"), result.get("num_tokens")
-    return "token", {**(result["spearman"] or {}), "within": within, "num_items": count}
+    return {**(result["spearman"] or {}), "within": within, "num_items": count}
 
 
 def describe(*triple: float) -> str:

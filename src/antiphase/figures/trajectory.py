@@ -38,14 +38,20 @@ def trajectory_curves(trajectory: Rows) -> Figure:
     steps = [row for row in trajectory if row["kind"] == "step"]
     if not steps:
         raise InvalidInputError("the trajectory has no step; train first.")
+    reach = min(row["step"] for row in trajectory), max(row["step"] for row in trajectory)
+    margin = 0.05 * (reach[1] - reach[0]) or 0.5
     with canvas(7.2, 2.4) as (_, figure):
         axes = figure.subplots(1, len(_PANELS))
         for axis, (key, label, colour) in zip(axes, _PANELS, strict=True):
             x = [row["step"] for row in steps]
             y = [math.nan if row.get(key) is None else float(row[key]) for row in steps]
-            axis.plot(x, y, color=colour, linewidth=0.6, alpha=0.35)
-            axis.plot(x, _running_mean(y), color=colour, linewidth=1.6)
+            for values, width, size, alpha in ((y, 0.6, 1.5, 0.35), (_running_mean(y), 1.6, 3.5, 1.0)):
+                axis.plot(x, values, "o-", color=colour, linewidth=width, markersize=size, alpha=alpha, mew=0,
+                          markevery=_alone(values))  # fmt: skip
             axis.set(title=label, xlabel="optimizer step")
+            # The same steps in all panels, also where one of them has few values.
+            axis.set_xlim(reach[0] - margin, reach[1] + margin)
+            axis.locator_params(axis="x", integer=True, min_n_ticks=1)
             for row in trajectory:
                 if row["kind"] == "alarm":
                     axis.axvline(row["step"], color=GREY, linewidth=0.8, linestyle="--")
@@ -85,6 +91,12 @@ def _held_out(axis: Any, evals: Rows) -> None:
     axis.errorbar(x, y, yerr=reach, fmt="o", markersize=3.5, color=INK, linewidth=0.9, label="held out, sampled")
     axis.plot(x, [row["heldout/greedy"] for row in evals], "D", markersize=3.5, color=GREY, label="held out, greedy")
     axis.legend(loc="lower right")
+
+
+def _alone(values: Sequence[float]) -> list[int]:
+    """Places of the values that no line joins to a neighbour, so that they need a dot to be seen."""
+    known = [False, *map(math.isfinite, values), False]
+    return [place for place in range(len(values)) if known[place + 1] and not (known[place] or known[place + 2])]
 
 
 def _running_mean(values: Sequence[float]) -> list[float]:

@@ -6,7 +6,7 @@ these options.
 
 import math
 from dataclasses import dataclass, field
-from typing import TypeVar, cast, get_args
+from typing import TypeVar, cast
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -18,6 +18,7 @@ from antiphase.scores import CONTROLS, Control, ScoreSpec
 from antiphase.statistics.correlation import MIN_STEPS, MIN_TOKENS
 from antiphase.steps import DEFAULT_SPLITTER, Splitter
 from antiphase.types import (
+    METHODS,
     PROJECTIONS,
     STEP_STRENGTHS,
     UNITS,
@@ -31,7 +32,6 @@ from antiphase.types import (
     check_one_of,
 )
 
-METHODS: tuple[Method, ...] = get_args(Method)
 TRAINING_ESTIMATORS: tuple[Estimator, ...] = ("own", "last", "full")
 
 _T = TypeVar("_T")

@@ -181,10 +181,12 @@ def _loading_errors(name: str) -> Iterator[None]:
             raise UnsupportedModelError(f"{name!r} is not a causal language model: {first}") from error
         if name == DEMO:
             raise ModelNotFoundError(f"the demo model could not be found. {HOW_TO_GET}") from error
-        raise ModelNotFoundError(
-            f"could not load {name!r}: it is neither a local model directory nor a model that the hub lets you have "
-            f"({first})"
-        ) from error
+        if not Path(name).exists():
+            raise ModelNotFoundError(
+                f"could not load {name!r}: there is no folder of that name here, and as a hub id it could not be had "
+                f"either ({first})"
+            ) from error
+        raise ModelNotFoundError(f"could not load the local directory {name!r} ({first})") from error
 
 
 @contextlib.contextmanager
@@ -209,7 +211,7 @@ def weights_digest(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, parameter in unwrap(model).named_parameters():
         flat = parameter.detach().flatten()
-        ends = torch.cat([flat[:32], flat[-32:]]).to("cpu", torch.float64)
+        ends = torch.cat([flat[:32], flat[-32:]]).cpu().double()
         digest.update(f"{name} {tuple(parameter.shape)}".encode() + ends.numpy().tobytes())
     return digest.hexdigest()
 

@@ -88,7 +88,8 @@ def training_document(
         if settings.get(key) is not None:
             facts.append((key, _text(settings[key])))
     # Without settings nothing says that two runs are seeds of one recipe.
-    training = Training(name, group or (digest if shared else f"run {name}"), 0, list(rows))
+    done = None if summary is None else summary.get("num_steps")
+    training = Training(name, group or (digest if shared else f"run {name}"), 0, list(rows), done)
     created = "" if summary is None else str(summary.get("created", ""))
     return Document(
         name,

@@ -109,12 +109,14 @@ class Training:
         group: equal for the seeds of one recipe, which are drawn as one band.
         run: place of its run in the document.
         rows: of trajectory.jsonl.
+        num_steps: optimizer steps of a finished run; None goes by the rows.
     """
 
     label: str
     group: str
     run: int
     rows: Sequence[Mapping[str, Any]]
+    num_steps: int | None = None
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,9 @@ from antiphase.errors import InvalidInputError
 from antiphase.page import overview
 from antiphase.page.document import Document
 from antiphase.page.payload import MAX_CHARACTERS, payload_of
+from antiphase.page.scripts import one_script
 
 FILE = "report.html"
-# In this order they make one script.
-SCRIPTS = (
-    "core", "text", "statistics", "data", "state", "charts", "tables", "overview", "scatter", "details",
-    "microscope", "steps", "chain", "layers", "kinds", "training", "main",
-)  # fmt: skip
 
 
 @functools.cache
@@ -40,8 +36,7 @@ def _asset(name: str) -> str:
 
 @functools.cache
 def _script() -> str:
-    parts = [_asset(f"{name}.js") for name in SCRIPTS]
-    return '"use strict";\n(() => {\n' + "\n".join(parts) + "\n})();\n"
+    return one_script("main", lambda name: _asset(f"{name}.js"))
 
 
 @functools.cache

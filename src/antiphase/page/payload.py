@@ -246,8 +246,8 @@ def _details(subject: Subject, kept: _Kept, words: _Vocabulary, blobs: Blobs) ->
 
 
 def _training(training: Training) -> dict[str, Any]:
-    """A trajectory by kind of row, as columns."""
-    found: dict[str, Any] = {"label": training.label, "group": training.group, "run": training.run}
+    """A trajectory by kind of row, as columns; columns without a number are named in `undefined`."""
+    found: dict[str, Any] = {"label": training.label, "group": training.group, "run": training.run, "undefined": []}
     for kind in _TRAJECTORY_KINDS:
         rows = [row for row in training.rows if row.get("kind") == kind]
         names = dict.fromkeys(name for row in rows for name in row)
@@ -256,8 +256,17 @@ def _training(training: Training) -> dict[str, Any]:
             "step": [row["step"] for row in rows],
             **{name: column for name, column in columns.items() if any(value is not None for value in column)},
         }
+        found["undefined"] += [name for name in columns if name not in found[kind]]
+    found["steps"] = _steps_done(training)
     found["alarms"] = [row["step"] for row in training.rows if row.get("kind") == "alarm"]
     return found
+
+
+def _steps_done(training: Training) -> int:
+    """Optimizer steps that were made; the batch of a row was measured before its step, all else after so many."""
+    if training.num_steps is not None:
+        return training.num_steps
+    return max((row["step"] + (row.get("kind") == "step") for row in training.rows), default=0)
 
 
 def _number(value: Any) -> float | None:

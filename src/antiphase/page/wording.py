@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from antiphase.page.unit_correlations import headline_entry
+from antiphase.statistics.resampling import MIN_PROMPTS
 
 # What it is, and what it is not.
 ESTIMATORS = {
@@ -23,8 +24,10 @@ NEAR = 0.8
 
 
 def verdict(reading: Mapping[str, Any]) -> str:
-    """Whether the interval of ρ over the headline unit lies on one side of 0."""
-    return verdict_of(headline_entry(reading))
+    """Whether the interval of ρ over the headline unit lies on one side of 0; undecided of two or three prompts."""
+    said = verdict_of(headline_entry(reading))
+    few = 1 < reading["num_prompts"] < MIN_PROMPTS
+    return "undecided" if few and said in ("inverted", "not inverted") else said
 
 
 def verdict_of(rho: Mapping[str, Any]) -> str:
@@ -54,8 +57,9 @@ def warnings_of(reading: Mapping[str, Any], shuffled: np.ndarray | None = None) 
     units = reading.get("units") or {"token": reading}
     lacking = [f"{entry['num_undefined']:,} by {name}" for name, entry in units.items() if entry["num_undefined"]]
     if lacking:
+        rollouts = f"{reading['num_rollouts']:,} rollout" + ("s" if reading["num_rollouts"] != 1 else "")
         found.append(
-            f"of {reading['num_rollouts']:,} rollouts, {', '.join(lacking)} have no ρ of their own (too few measured "
+            f"of {rollouts}, {', '.join(lacking)} have no ρ of their own (too few measured "
             "items, or a constant series)"
         )
     if reading.get("headline") == "step":
@@ -74,7 +78,9 @@ def warnings_of(reading: Mapping[str, Any], shuffled: np.ndarray | None = None) 
             f"{_signed(within)})"
         )
     if reading.get("targets_per_rollout"):
-        found.append(f"only {reading['targets_per_rollout']} random tokens of each rollout were measured")
+        few = reading["targets_per_rollout"]
+        items = "1 random token of each rollout was" if few == 1 else f"{few} random tokens of each rollout were"
+        found.append(f"only {items} measured")
     return found
 
 

@@ -131,8 +131,15 @@ def _expanded(text: str, notes: list[str], *, alone: bool) -> list[_Item]:
         if not revision or not _HUB_ID.fullmatch(name):
             raise InvalidInputError(f"{text!r}: expected HUB-ID@REVISION, such as EleutherAI/pythia-70m@step1000.")
         return [_Item(name, revision, revision, step_in(revision))]
-    if alone or (text != DEMO and not _HUB_ID.fullmatch(text)):
-        raise InvalidInputError(f"{text!r} is not a folder. Name a trainer's output folder, or several with commas.")
+    if alone:
+        raise InvalidInputError(
+            f"there is no folder {text!r}. Name a trainer's output folder, or several checkpoints with commas."
+        )
+    if text != DEMO and not _HUB_ID.fullmatch(text):
+        raise InvalidInputError(
+            f"there is no folder {text!r}, and it is no hub id either. Name folders, HUB-ID@REVISION or demo, with "
+            "commas."
+        )
     return [_Item(text, None, text, None)]
 
 

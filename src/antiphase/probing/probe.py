@@ -111,6 +111,7 @@ class _Run:
         self.config, self.source = config, source
         self.stored = {**config.to_dict(), "source_sha256": source.digest()}
         self.in_memory, self.progress = in_memory, progress
+        self.commit = commit()
 
     def run(self, path: Path, *, resume: bool, figures: bool, report: bool) -> Fingerprint:
         folder = RunFolder.resume(path, self.stored) if resume else RunFolder.create(path, self.stored)
@@ -151,7 +152,7 @@ class _Run:
                 size = self.config.batch_size
                 batches = [items[index][i : i + size] for i in range(0, len(items[index]), size)]
                 missing = [number for number in range(len(batches)) if not folder.has_part(index, number)]
-                bar.stage(f"{name}: resuming", stages * sum(len(b) for n, b in enumerate(batches) if n not in missing))
+                bar.skip(f"{name}: resuming", stages * sum(len(b) for n, b in enumerate(batches) if n not in missing))
                 if not missing:
                     continue
                 bar.stage(f"{name}: loading", 0)
@@ -201,7 +202,7 @@ class _Run:
             "format_version": FORMAT_VERSION,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "versions": versions(),
-            "commit": commit(),
+            "commit": self.commit,
             "seed": self.config.seed,
             "config": dict(self.stored),
             **results,

@@ -1,5 +1,6 @@
 """Sum up a run: pooled correlations with intervals, per layer and projection, and how far estimators agree."""
 
+import functools
 import itertools
 import math
 import platform
@@ -34,8 +35,13 @@ def versions() -> dict[str, str]:
     return found
 
 
+@functools.cache
 def commit() -> str | None:
-    """The commit of the checkout that this package runs from; None where it was installed otherwise."""
+    """The commit of the checkout that this package runs from; None where it was installed otherwise.
+
+    It is read once in a process. So a run that asks when it begins is not said to be of a commit that was made while
+    it went on.
+    """
     root = Path(__file__).parents[3]
     if not (root / ".git").exists():
         return None

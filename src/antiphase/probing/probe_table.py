@@ -1,11 +1,13 @@
 """The console table of a run."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from antiphase.probing.units import by_unit, headline_of
 
+_WIDEST = 1000
+_TEXTS = ("model", "checkpoint", "estimator")
 # The links of the paper's own argument, as the notes name them.
 _CHAIN = {"entropy–logit": "H and logit", "logit–hidden": "logit and ‖h‖", "hidden–strength": "‖h‖ and strength"}
 _ESTIMATES = {
@@ -38,46 +40,90 @@ def with_interval(entry: Mapping[str, float | None] | None) -> str:
 
 def render_table(summary: Mapping[str, Any], width: int = 118) -> str:
     """The results of a run as text: one line per model and estimator, then notes on how to read them."""
+    from rich.console import Console
+
+    first = headline_of(summary["results"][0])
+    order = [first, *(unit for unit in ("type", "token", "step") if unit != first)]
+    header = ["model", "estimator", *(f"ρ by {unit}" for unit in order), "control", "tokens"]
+    rows = [
+        [
+            result["model"],
+            result["estimator"],
+            *(with_interval(by_unit(result).get(unit)) for unit in order),
+            signed(result["logprob_control"]["value"]),
+            f"{result['num_tokens']:,}",
+        ]
+        for result in summary["results"]
+    ]
+    lines = aligned(header, rows)
+    if max(map(len, lines)) > width:
+        lines = _under_names(header, rows)
+    console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
+    for note in _notes(summary):
+        console.print(note, markup=False)
+    assert isinstance(console.file, io.StringIO)
+    notes = [line.rstrip() for line in console.file.getvalue().rstrip("\n").split("\n")]
+    return "\n".join(["", *lines, "", *notes])
+
+
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table, as wide as it is, so that every row has one line."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("model", overflow="fold", max_width=24)
-    table.add_column("estimator")
-    first = headline_of(summary["results"][0])
-    order = [first, *(unit for unit in ("type", "token", "step") if unit != first)]
-    for name in (*(f"ρ by {unit}" for unit in order), "control", "tokens"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for result in summary["results"]:
-        units = by_unit(result)
-        table.add_row(
-            Text(result["model"]),
-            result["estimator"],
-            *(with_interval(units.get(unit)) for unit in order),
-            signed(result["logprob_control"]["value"]),
-            f"{result['num_tokens']:,}",
-        )
-    console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
+    for name in header:
+        table.add_column(name, justify="left" if name in _TEXTS else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console(file=io.StringIO(), width=_WIDEST, color_system=None, highlight=False)
     console.print(table)
-    for note in _notes(summary):
-        console.print(note, markup=False)
     assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue().rstrip("\n")
+    return [line.rstrip() for line in console.file.getvalue().split("\n") if line.strip()]
+
+
+def _under_names(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The same without the column of models: each name has a line of its own, above the lines of its estimators."""
+    head, rule, *lines = aligned(header[1:], [row[1:] for row in rows])
+    named = []
+    for place, (row, line) in enumerate(zip(rows, lines, strict=True)):
+        if place == 0 or row[0] != rows[place - 1][0]:
+            named.append(f" {row[0]}")
+        named.append(f"  {line}")
+    return [f"  {head}", f" {rule[1]}{rule[1]}{rule[1:]}", *named]
+
+
+def unit_note(result: Mapping[str, Any]) -> str:
+    """What the units of a result are, with the splitter and the step strength that it was measured by."""
+    return (
+        "by type: means over each distinct token id (the paper's fingerprint); by token: positions; by step: the "
+        f"parts of a rollout ({result.get('splitter', 'sentence')}; strength: {result.get('step_strength', 'mean')})."
+    )
+
+
+def _counted(num: int, noun: str) -> str:
+    return f"{num:,} {noun}" if num == 1 else f"{num:,} {noun}s"
+
+
+def undefined_note(result: Mapping[str, Any]) -> str | None:
+    """How many rollouts have no ρ of their own over each unit; None where all have one."""
+    units = {unit: entry["num_undefined"] for unit, entry in by_unit(result).items() if entry["num_undefined"]}
+    if not units:
+        return None
+    counts = ", ".join(f"{count} of {result['num_rollouts']} by {unit}" for unit, count in units.items())
+    return f"rollouts without a ρ of their own (too few items, or constant ones): {counts}."
 
 
 def _of_result(result: Mapping[str, Any]) -> list[str]:
-    units = by_unit(result)
-    undefined = [f"{unit} {entry['num_undefined']}" for unit, entry in units.items() if entry["num_undefined"]]
-    texts = []
-    if undefined:
-        texts.append(f"of {result['num_rollouts']} rollouts, too short or constant by {', '.join(undefined)}.")
+    units, undefined = by_unit(result), undefined_note(result)
+    texts = [] if undefined is None else [undefined]
     if "step" in units:
         step = units["step"]
         windows = ", ".join(f"{name} {with_interval(value)}" for name, value in step["windows"].items())
         texts.append(
-            f"{step['num_items']:,} steps; ρ with their lengths and places held fixed "
+            f"{_counted(step['num_items'], 'step')}; ρ with their lengths and places held fixed "
             f"{with_interval(step['given']['both'])}; over windows of tokens instead: {windows}."
         )
     if "chain" in result:
@@ -95,8 +141,7 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
     notes = [
         f"ρ: Spearman correlation of token entropy and gradient strength ({first['norm']} norm of the "
         f"{first['target']} gradient); negative = inverted. In brackets 95 % intervals over prompts.",
-        "by type: means over each distinct token id (the paper's fingerprint); by token: positions; by step: the "
-        f"parts of a rollout ({first.get('splitter', 'sentence')}; strength: {first.get('step_strength', 'mean')}).",
+        unit_note(first),
         *(f"{name}: {_ESTIMATES[name]}." for name in dict.fromkeys(r["estimator"] for r in summary["results"])),
         "control: the same with ‖∂ ln p/∂z‖, which follows entropy by construction; it is no fingerprint.",
     ]
@@ -106,6 +151,6 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
         left, right = entry["estimators"]
         notes.append(
             f"{entry['model']}: ρ(strength by {left}, strength by {right}) = {signed(entry['spearman']['value'])} "
-            f"{interval_text(entry['spearman'])}, {entry['num_tokens']:,} tokens."
+            f"{interval_text(entry['spearman'])}, {_counted(entry['num_tokens'], 'token')}."
         )
     return notes

@@ -75,6 +75,7 @@ def probe_checkpoints(
     Raises:
         AntiphaseError: as `probe`; and what `find_checkpoints` and `check_family` refuse, before anything is loaded.
     """
+    commit()  # of the beginning, for the summary
     given = None
     if isinstance(rollouts, str | Path):
         options["rollouts"] = str(rollouts)

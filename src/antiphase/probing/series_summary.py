@@ -15,7 +15,7 @@ from antiphase.figures.checkpoints import checkpoint_curves
 from antiphase.page.building import facts_of
 from antiphase.page.document import Document, Run, Table, Training, joined
 from antiphase.probing.fingerprint import Fingerprint
-from antiphase.probing.probe_table import interval_text, signed
+from antiphase.probing.probe_table import aligned, interval_text, signed
 from antiphase.probing.series_folder import TRAJECTORY, SeriesFolder
 from antiphase.probing.units import by_unit, headline_of
 from antiphase.types import UNITS, Unit
@@ -236,25 +236,14 @@ class CheckpointSeries:
         return [*notes, *self.summary.get("notes", [])]
 
     def __str__(self) -> str:
-        from rich import box
         from rich.console import Console
-        from rich.table import Table as Rich
-        from rich.text import Text
 
-        table = Rich(box=box.SIMPLE_HEAD, pad_edge=False)
-        for name in self._header():
-            if name in ("checkpoint", "estimator"):
-                table.add_column(name, overflow="fold", max_width=20)
-            else:
-                table.add_column(name, justify="right", no_wrap=True)
-        for row in self._cells():
-            table.add_row(*map(Text, row))
         console = Console(file=io.StringIO(), width=132, color_system=None, highlight=False)
-        console.print(table)
         for note in self._notes():
             console.print(note, markup=False)
         assert isinstance(console.file, io.StringIO)
-        return console.file.getvalue().rstrip("\n")
+        notes = [line.rstrip() for line in console.file.getvalue().rstrip("\n").split("\n")]
+        return "\n".join(["", *aligned(self._header(), self._cells()), "", *notes])
 
     def __repr__(self) -> str:
         points = self.summary["checkpoints"]

@@ -1,1 +1,1 @@
-"""Engines that complete prompts behind one interface: transformers in batches or continuously, and vLLM."""
+"""Engines that complete prompts behind one interface: transformers and vLLM."""

@@ -28,7 +28,7 @@ class Generator(ABC):
     """An engine that completes prompts.
 
     Attributes:
-        name: `transformers`, `continuous` or `vllm`.
+        name: `transformers` or `vllm`.
         versions: of the packages that draw the tokens.
     """
 

@@ -114,6 +114,8 @@ def check_steps(batch: TokenBatch, steps: Int[Tensor, "batch token"]) -> None:
         raise InvalidInputError(
             f"steps must have the shape of the batch, {tuple(batch.input_ids.shape)}; got {tuple(steps.shape)}."
         )
+    if steps.is_floating_point():
+        raise InvalidInputError(f"steps must be whole numbers, such as batch_steps gives; got {steps.dtype}.")
     mask = batch.completion_mask.cpu()
     for row, (numbers, chosen) in enumerate(zip(steps.cpu(), mask, strict=True)):
         inside = numbers[chosen]

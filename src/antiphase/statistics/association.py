@@ -86,8 +86,8 @@ def rank_association(
 
     Without clusters the interval is Fisher's, tanh(atanh ρ ± z √((1+ρ²/2)/(n−3))) (Bonett & Wright 2000), and all n!
     orders are tried up to n = 7, else random ones: p = (1 + those at least as extreme) / (1 + tried). With clusters
-    the interval is that of `antiphase.statistics.pooled_correlation.pooled_correlation` over clusters, and the p-value exchanges whole
-    blocks of y between clusters with equally many points, in their order: its null is that runs are exchangeable.
+    the interval is that of `pooled_correlation` over clusters, and the p-value exchanges whole blocks of y
+    between clusters with equally many points, in their order: its null is that runs are exchangeable.
 
     Our reading: few points in perfect order do not make the truth perfect. At |ρ| = 1 the interval starts from a
     correlation of half an adjacent swap less, 1 − 6/(n(n²−1)), and ends at ±1; n counts clusters if there are any.

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from antiphase.errors import InvalidInputError
 from antiphase.statistics.partial_correlation import Joint
+from antiphase.statistics.resampling import MIN_PROMPTS
 from antiphase.types import Correlation, Unit
 
 Expected = Literal["negative", "positive", "none"]
@@ -49,6 +50,7 @@ class Link:
         x, y: columns of the two series.
         expected: the sign of their correlation by the paper's argument; `none` for a series that it leaves out.
         correlation: over all tokens, with its interval over prompts.
+        num_prompts: that it comes from; None where they were not counted.
     """
 
     name: str
@@ -56,16 +58,18 @@ class Link:
     y: str
     expected: Expected
     correlation: Correlation
+    num_prompts: int | None = None
 
     @property
     def verdict(self) -> Verdict:
         """What the interval says of the expected sign.
 
-        `undecided` where it holds 0 or is undefined. Else `as the paper says` or `opposite`; `related` where no sign
-        is expected.
+        `undecided` where it holds 0 or is undefined, and below 4 prompts. Else `as the paper says` or `opposite`;
+        `related` where no sign is expected.
         """
         low, high = self.correlation.low, self.correlation.high
-        if math.isnan(low) or math.isnan(high) or low <= 0 <= high:
+        few = self.num_prompts is not None and self.num_prompts < MIN_PROMPTS
+        if few or math.isnan(low) or math.isnan(high) or low <= 0 <= high:
             return "undecided"
         if self.expected == "none":
             return "related"
@@ -158,7 +162,8 @@ def chain_links(
         num_resamples=num_resamples,
         seed=seed,
     )
-    return tuple(Link(name, x, y, expected, joint.correlation(x, y)) for name, x, y, expected in _LINKS)
+    num_prompts = joint.joint.resampler.num_clusters if joint.joint is not None else 0
+    return tuple(Link(name, x, y, expected, joint.correlation(x, y), num_prompts) for name, x, y, expected in _LINKS)
 
 
 def controls(

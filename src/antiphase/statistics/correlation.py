@@ -15,7 +15,7 @@ from torch import Tensor
 
 from antiphase.errors import InvalidInputError
 from antiphase.statistics.effective_size import effective_pairs, effective_types
-from antiphase.types import UNITS, Correlation, Method, TokenSignals, Unit, check_one_of
+from antiphase.types import METHODS, UNITS, Correlation, Method, TokenSignals, Unit, check_one_of
 
 MIN_TOKENS = 8
 # The fewest steps of which a perfect order is significant: p = 2/5! = 0.017, but 2/4! = 0.083.
@@ -46,6 +46,7 @@ def _centered(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def _prepared(x: Tensor, y: Tensor, mask: Tensor, method: Method) -> tuple[Tensor, Tensor]:
+    check_one_of("method", method, METHODS)
     if method == "spearman":
         x, y = average_ranks(x, mask), average_ranks(y, mask)
     return _centered(x, mask), _centered(y, mask)
@@ -86,7 +87,7 @@ def coefficients(
         float64, in [−1, 1] or NaN.
 
     Raises:
-        InvalidInputError: an infinite value under the mask.
+        InvalidInputError: an infinite value under the mask, or no such method.
 
     >>> rho = coefficients(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[9.0, 5.0, 1.0]]), min_tokens=3)
     >>> round(rho.item(), 12)
@@ -168,6 +169,12 @@ def unit_of(unit: Unit | None, token_ids: Tensor | None) -> Unit:
     return unit
 
 
+def check_confidence(confidence: float) -> None:
+    """Raise InvalidInputError unless it lies between 0 and 1."""
+    if not 0 < confidence < 1:
+        raise InvalidInputError(f"confidence must lie between 0 and 1; got {confidence}.")
+
+
 def least_items(unit: Unit, min_tokens: int | None) -> int:
     """The least number of items that a correlation is defined for: as given, else the unit's own."""
     return min_tokens if min_tokens is not None else MIN_STEPS if unit == "step" else MIN_TOKENS
@@ -244,14 +251,14 @@ def correlate(
         one `Correlation` a rollout.
 
     Raises:
-        InvalidInputError: shapes differ, an infinite value, types without ids, or signals without steps.
+        InvalidInputError: shapes differ, an infinite value, no such unit or method, types without ids, or signals
+            without steps.
 
     >>> x = torch.arange(10.0)
     >>> print(correlate(x, -(x**3))[0])
     -1.000 [-1.000, -1.000] (n=10)
     """
-    if not 0 < confidence < 1:
-        raise InvalidInputError(f"confidence must lie between 0 and 1; got {confidence}.")
+    check_confidence(confidence)
     unit = unit_of(unit, token_ids)
     x, y = _two_series(entropy, strength, unit)
     valid = valid_pairs(x, y, None if mask is None else _like("mask", mask, x))

@@ -1,4 +1,4 @@
-"""A mean over problems with its interval: the one way in which evaluation says how sure a number is.
+"""A mean over problems with its interval: the one way to say how sure a share or a mean is.
 
 Problems are the clusters: each brings one value, itself a mean over its samples, and a claim about a model generalises
 over problems. Comparing two models is in `paired`; correlations across models are in `association`.
@@ -201,7 +201,7 @@ def mean_interval(
 
     The percentiles of resampled means are too narrow by √((C−1)/C), and with few problems their noise calls for
     Student's quantile; so their distance from the mean is stretched by t_{C−1} / z √(C/(C−1)) (expanded percentiles,
-    Hesterberg 2015, arXiv 1411.5279), as in `antiphase.statistics.pooled_correlation`. For shares use `share_interval`: when all values
+    Hesterberg 2015, arXiv 1411.5279), as in `pooled_correlation`. For shares use `share_interval`: when all values
     are alike, this interval has no width.
 
     Args:

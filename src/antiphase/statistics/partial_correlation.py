@@ -17,7 +17,7 @@ from antiphase.errors import InvalidInputError
 from antiphase.statistics.correlation import group_means, least_items, unit_of
 from antiphase.statistics.correlation_matrices import masked_matrix, partial_from, token_matrices, type_matrices
 from antiphase.statistics.resampling import Resampler
-from antiphase.types import Correlation, Method, Unit
+from antiphase.types import METHODS, Correlation, Method, Unit, check_one_of
 
 
 def partial_coefficients(
@@ -50,13 +50,14 @@ def partial_coefficients(
         variance).
 
     Raises:
-        InvalidInputError: shapes differ, or an infinite value.
+        InvalidInputError: shapes differ, an infinite value, or no such method.
 
     >>> length = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]])
     >>> x, y = torch.tensor([[1.0, 3.0, 2.0, 4.0, 6.0, 5.0]]), torch.tensor([[2.0, 1.0, 3.0, 4.0, 5.0, 6.0]])
     >>> round(partial_coefficients(x, y, [length], min_tokens=4).item(), 3)
     -0.412
     """
+    check_one_of("method", method, METHODS)
     series = torch.stack([each.detach().cpu().double() for each in _same_shape([x, y, *given])])
     valid = ~series.isnan().any(0)
     valid = valid if mask is None else valid & mask.cpu()
@@ -113,7 +114,10 @@ class Joint:
 
         Cost: O(num_resamples · items · series), once for all correlations that are then asked for.
         """
-        stacked = torch.stack([each.detach().cpu().double() for each in _same_shape(series)])
+        check_one_of("method", method, METHODS)
+        beside = [clusters] if token_ids is None else [clusters, token_ids]
+        _same_shape([*series, *beside])
+        stacked = torch.stack([each.detach().cpu().double() for each in series])
         valid = ~stacked.isnan().any(0)
         _refuse_infinite(stacked, valid)
         kept, ids, unit = stacked[:, valid], None, unit_of(unit, token_ids)

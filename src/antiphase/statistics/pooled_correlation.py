@@ -11,7 +11,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from antiphase.statistics.correlation import by_group, coefficients, least_items, unit_of, valid_pairs
+from antiphase.errors import InvalidInputError
+from antiphase.statistics.correlation import (
+    by_group,
+    check_confidence,
+    coefficients,
+    least_items,
+    unit_of,
+    valid_pairs,
+)
 from antiphase.statistics.correlation_matrices import partial_from, type_matrices, weighted_ranks
 from antiphase.statistics.resampling import Resampler
 from antiphase.types import Correlation, Method, Unit
@@ -61,9 +69,15 @@ def pooled_correlation(
     Returns:
         the pooled value; the interval is NaN with fewer than two prompts.
 
+    Raises:
+        InvalidInputError: series of several axes or lengths, an infinite value, no such unit or method, or types
+            without ids.
+
     Cost: O(num_resamples · tokens).
     """
+    check_confidence(confidence)
     unit = unit_of(unit, token_ids)
+    _check_flat(entropy=entropy, strength=strength, clusters=clusters, token_ids=token_ids)
     x, y, clusters = entropy.detach().cpu().double(), strength.detach().cpu().double(), clusters.cpu()
     valid = valid_pairs(x, y, None)
     x, y, clusters = x[valid], y[valid], clusters[valid]
@@ -80,6 +94,16 @@ def pooled_correlation(
         resampled = partial_from(type_matrices(torch.stack([x, y]), ids, resampler, method), 0, 1)
         low, high = resampler.interval(value, resampled, confidence)
     return Correlation(value, low, high, count, math.nan, method, confidence, unit)
+
+
+def _check_flat(**series: Tensor | None) -> None:
+    shapes = {name: tuple(each.shape) for name, each in series.items() if each is not None}
+    if len(set(shapes.values())) > 1 or len(shapes["entropy"]) != 1:
+        raise InvalidInputError(
+            "all items of all rollouts must stand one after another, in series of one axis and one length; got "
+            + ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            + ". Of a batch, take what is measured: signals.entropy[signals.measured]."
+        )
 
 
 def _statistic(x: Tensor, y: Tensor, method: Method) -> Callable[[Tensor], Tensor]:

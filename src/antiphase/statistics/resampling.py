@@ -15,6 +15,10 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 RESAMPLE_ELEMENTS = 1 << 22
+# The fewest prompts of which a verdict is given, or a perfect order has an interval.
+MIN_PROMPTS = 4
+# A value this close to ±1 is ±1 but for rounding.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,20 @@ class Resampler:
         **Drawn prompts**: expanded percentiles. The percentiles of resamples are too narrow by √((C−1)/C), and with
         few prompts their noise calls for Student's quantile (Hesterberg 2015, arXiv 1411.5279, applied to z); so
         their distance from the value is stretched by t_{C−1} / z √(C/(C−1)). Percentiles, and not a standard error,
-        since with few prompts some resamples are perfectly correlated, and their z is infinite.
+        since with few prompts some resamples are perfectly correlated, and their z is infinite. Of two or three
+        prompts all resamples may lie on one side of the value: there both ends have the distance of the farther one.
 
         **Prompts left out**: the jackknife, tanh(atanh ρ ± t_{G−1} SE) with SE² = (G−1)/G Σ (z_g − z̄)², z_g without
         the g-th of G groups.
+
+        **Perfect order** (±1) is perfect in every resample, which does not make the truth perfect: the interval is
+        that of one rollout of C items in perfect order, with half an adjacent swap less (`correlate`, Spearman), up to
+        ±1; below 4 prompts there is none.
         """
         if math.isnan(value) or self.num_clusters < 2:
             return math.nan, math.nan
+        if abs(value) >= 1 - _ROUNDING:
+            return _perfect(value, self.num_clusters, confidence)
         ends = self._jackknife if self.leaves_out else self._percentiles
         return ends(value, resampled, confidence)
 
@@ -89,23 +100,31 @@ class Resampler:
         defined = resampled[resampled.isfinite()]
         if len(defined) < 2:
             return math.nan, math.nan
-        if abs(value) == 1.0:
-            return value, value
         tail = 0.5 - confidence / 2
         normal, student = NormalDist().inv_cdf(1 - tail), float(stdtrit(self.num_clusters - 1, 1 - tail))
         stretch = student / normal * math.sqrt(self.num_clusters / (self.num_clusters - 1))
         center, z = math.atanh(value), torch.atanh(defined.clamp(-1 + 1e-9, 1 - 1e-9))
         below, above = torch.quantile(z, torch.tensor([tail, 1 - tail], dtype=z.dtype)).tolist()
         # A percentile on the wrong side of the value (a biased resample) does not move the end past it.
-        low, high = min(center, center + (below - center) * stretch), max(center, center + (above - center) * stretch)
-        return math.tanh(low), math.tanh(high)
+        down, up = max(0.0, center - below) * stretch, max(0.0, above - center) * stretch
+        if self.num_clusters < MIN_PROMPTS:
+            down = up = max(down, up)
+        return math.tanh(center - down), math.tanh(center + up)
 
     def _jackknife(self, value: float, resampled: Tensor, confidence: float) -> tuple[float, float]:
         if bool(resampled.isnan().any()):
             return math.nan, math.nan
-        if abs(value) == 1.0:
-            return value, value
         num, z = len(resampled), torch.atanh(resampled.clamp(-1 + 1e-9, 1 - 1e-9))
         error = math.sqrt((num - 1) / num * float(((z - z.mean()) ** 2).sum()))
         reach = float(stdtrit(num - 1, 0.5 + confidence / 2)) * error
         return math.tanh(math.atanh(value) - reach), math.tanh(math.atanh(value) + reach)
+
+
+def _perfect(value: float, num: int, confidence: float) -> tuple[float, float]:
+    """The interval of ±1 over `num` prompts, each of which counts as one pair of ranks."""
+    if num < MIN_PROMPTS:
+        return math.nan, math.nan
+    most = math.copysign(min(1 - 6 / (num * (num**2 - 1)), 1 - _ROUNDING), value)
+    reach = NormalDist().inv_cdf(0.5 + confidence / 2) * math.sqrt((1 + most**2 / 2) / (num - 3))
+    low, high = math.tanh(math.atanh(most) - reach), math.tanh(math.atanh(most) + reach)
+    return min(low, value), max(high, value)

@@ -18,7 +18,7 @@ from antiphase.types import TokenBatch
 _SPACE = re.compile(r"\s+")
 
 
-def token_steps(token_ids: Sequence[int], tokenizer: Any, splitter: Splitter) -> list[int]:
+def token_steps(token_ids: Sequence[int], tokenizer: Any, splitter: Splitter | str) -> list[int]:
     """The number of the step of every token of a completion.
 
     The text is decoded once and cut where the splitter says; a token belongs to the step of its first character that
@@ -31,22 +31,24 @@ def token_steps(token_ids: Sequence[int], tokenizer: Any, splitter: Splitter) ->
     Args:
         token_ids: of the completion.
         tokenizer: a Hugging Face tokenizer.
-        splitter: how to cut; `Splitter()` is the default.
+        splitter: how to cut, or its name, as `Splitter.parse` reads it.
 
     Returns:
         As many numbers as tokens: 0 first, each the same as the one before it or 1 more.
 
     Raises:
-        InvalidInputError: the pattern of the splitter takes too long on this text.
+        InvalidInputError: no such splitter, or its pattern takes too long on this text.
     """
+    splitter = _splitter(splitter)
     return _steps([int(token) for token in token_ids], tokenizer, splitter, pauses=())
 
 
-def batch_steps(batch: TokenBatch, tokenizer: Any, splitter: Splitter) -> Int[Tensor, "batch token"]:
+def batch_steps(batch: TokenBatch, tokenizer: Any, splitter: Splitter | str) -> Int[Tensor, "batch token"]:
     """The step of every completion token of a batch, counted from 0 in each rollout; −1 at all other places.
 
     Where tokens that the model did not write (a tool's answer) stand between its own, a blank line is read.
     """
+    splitter = _splitter(splitter)
     steps = torch.full(batch.input_ids.shape, -1, dtype=torch.long)
     mask = batch.completion_mask.cpu()
     for row, ids in enumerate(batch.input_ids.cpu()):
@@ -56,6 +58,10 @@ def batch_steps(batch: TokenBatch, tokenizer: Any, splitter: Splitter) -> Int[Te
             _steps(ids[places].tolist(), tokenizer, splitter, pauses=pauses), dtype=torch.long
         )
     return steps.to(batch.input_ids.device)
+
+
+def _splitter(given: Splitter | str) -> Splitter:
+    return given if isinstance(given, Splitter) else Splitter.parse(given)
 
 
 def _steps(token_ids: list[int], tokenizer: Any, splitter: Splitter, pauses: Sequence[int]) -> list[int]:

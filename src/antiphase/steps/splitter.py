@@ -49,8 +49,8 @@ class Splitter:
         pattern: for `regex`, in the syntax of Python's `re`.
 
     Raises:
-        InvalidInputError: an unknown kind, a size below 1, or a pattern that does not compile, matches the empty
-            string, or takes longer than a second on the probe texts.
+        InvalidInputError: an unknown kind, a size below 1, or a pattern that does not compile, or on the probe texts
+            matches the empty string or takes longer than a second.
     """
 
     kind: SplitterKind = "sentence"
@@ -70,12 +70,15 @@ class Splitter:
             _compiled(self.pattern)
 
     @classmethod
-    def parse(cls, text: str) -> "Splitter":
+    def parse(cls, text: Any) -> "Splitter":
         """The splitter named by `sentence`, `line`, `fixed:N` or `regex:PATTERN`.
 
         Raises:
-            InvalidInputError: there is no such splitter (naming the nearest), or its size or pattern will not do.
+            InvalidInputError: there is no such splitter (naming the nearest), it is no text, or its size or pattern
+                will not do.
         """
+        if not isinstance(text, str):
+            raise InvalidInputError(f"a splitter is named by a text, one of {_FORMS}; got {text!r}.")
         name, colon, value = text.partition(":")
         if name == "regex" and colon:
             return cls("regex", pattern=value)
@@ -139,9 +142,9 @@ def _compiled(pattern: str) -> Any:
 
 
 def _match_ends(pattern: str, text: str) -> Iterator[int]:
-    for start, stop in _matches(_compiled(pattern), pattern, text, MATCH_SECONDS):
-        if stop > start:
-            yield stop
+    # A match without characters, of which the probe texts had none, is a place: a step ends there.
+    for _, stop in _matches(_compiled(pattern), pattern, text, MATCH_SECONDS):
+        yield stop
 
 
 def _matches(compiled: Any, pattern: str, text: str, seconds: float) -> Iterator[tuple[int, int]]:

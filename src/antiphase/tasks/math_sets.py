@@ -1,6 +1,7 @@
 r"""The known sets: where each is on the hub, at which commit, its splits, its columns, its licence and its template.
 
-`NAME:file=PATH` reads a local copy instead; its rows are the test split, and the problems' ids are those of the hub's.
+`NAME:file=PATH` reads a local copy instead; its rows are the test split, or what is trained on where it is a training
+that names it, and the problems' ids are those of the hub's.
 """
 
 from dataclasses import dataclass
@@ -151,7 +152,8 @@ def known_origin(spec: Spec, name: str, known: MathSet, options: dict[str, Any])
         raise InvalidInputError(f"task {spec.text!r}: file must end in {', '.join(FILE_SUFFIXES)}; got {path!r}.")
     if known.test is None:
         return FileOrigin(path, ids="own")
-    return FileOrigin(path, test_of=name, ids="text" if known.ids == "text" else "own")
+    ids: Ids = "text" if known.ids == "text" else "own"
+    return FileOrigin(path, name, ids, has_train=known.train is not None, embedded_test=known.embedded_test)
 
 
 def describe_source(options: dict[str, Any], hub_id: str, embedded_test: bool = False) -> str:

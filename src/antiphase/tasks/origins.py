@@ -1,6 +1,9 @@
 """Where the rows of a task are read: files, hub data sets, the GSM8K test questions inside the package."""
 
 import importlib.util
+import re
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -9,7 +12,10 @@ from typing import Any
 from antiphase.data.tables import TableRow, read_table
 from antiphase.errors import InvalidInputError, MissingExtraError
 from antiphase.tasks.problem import Split
-from antiphase.tasks.row_task import Ids, Origin, Rows
+from antiphase.tasks.row_task import ID_COLUMNS, Ids, Origin, Rows
+
+# `test` as a word of its own: in `gsm8k-test.jsonl` and `test/algebra/3.json`, not in `latest` or `contest`.
+_SAYS_TEST = re.compile(r"(?<![a-z])test(?![a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -20,18 +26,24 @@ class FileOrigin(Origin):
         path: of the file.
         test_of: the known set whose test split it is a copy of; None is a file without official splits.
         ids: of the problems.
+        has_train: whether that set has a train split too, of which the file is a copy where it is trained on.
+        embedded_test: whether the GSM8K test questions of this package are that set's test split.
     """
 
     path: str
     test_of: str | None = None
     ids: Ids = "own"
+    has_train: bool = False
+    embedded_test: bool = False
 
     def read(self, split: Split) -> list[Rows]:
         """All rows, whatever the split; of a copy of a test split, none for training."""
         if self.test_of is not None and split == "train":
-            raise InvalidInputError(
-                f"{self.test_of} has no train split in the file {self.path}, only test; train on another set."
-            )
+            mend = (
+                "a file is read as the test split by all but `antiphase train`." if self.has_train else
+                f"train on another set (on these rows all the same: name the file alone, {self.path})."
+            )  # fmt: skip
+            raise InvalidInputError(f"{self.test_of} has no train split in the file {self.path}, only test; {mend}")
         path = Path(self.path).expanduser()
         prefix = path.stem if self.test_of is None else self.test_of + ("" if self.ids == "text" else "_test")
         return [Rows(read_table(path), prefix, official=self.test_of is not None, ids=self.ids)]
@@ -39,6 +51,70 @@ class FileOrigin(Origin):
     def at_hand(self) -> list[Rows]:
         """All rows."""
         return self.read("all")
+
+    def for_training(self) -> Origin:
+        """The file as a copy of the set's train split, where the set has one."""
+        if self.test_of is None or not self.has_train:
+            return self
+        return TrainingFile(self.path, self.test_of, self.ids, self.embedded_test)
+
+
+@dataclass(frozen=True)
+class TrainingFile(Origin):
+    """A local copy of the train split of a known set.
+
+    Held-out problems are the set's test questions where this package has them; elsewhere the prompt decides which rows
+    are for training.
+
+    Args:
+        path: of the file.
+        name: of the set.
+        ids: of the problems.
+        embedded_test: whether the GSM8K test questions of this package are the set's test split.
+    """
+
+    path: str
+    name: str
+    ids: Ids
+    embedded_test: bool
+
+    def read(self, split: Split) -> list[Rows]:
+        """The rows of the split; warns where the file calls itself a test split.
+
+        Raises:
+            InvalidInputError: the file holds test questions of this package.
+        """
+        rows = read_table(Path(self.path).expanduser())
+        training = Rows(rows, f"{self.name}_train", official=self.embedded_test, ids=self.ids)
+        if split != "test":
+            self._look_for_test(rows)
+        if not self.embedded_test:
+            return [training]
+        parts = {"train": training, "test": _embedded_test(f"{self.name}_test")}
+        return [part for kind, part in parts.items() if split in (kind, "all")]
+
+    def at_hand(self) -> list[Rows]:
+        """All rows."""
+        return self.read("all")
+
+    def _look_for_test(self, rows: Sequence[TableRow]) -> None:
+        if self.embedded_test:
+            known = {str(row.values["prompt"]).strip() for row in _embedded_test("").rows}
+            texts = [[value.strip() for value in row.values.values() if isinstance(value, str)] for row in rows]
+            shared = sum(not known.isdisjoint(values) for values in texts)
+            if shared:
+                raise InvalidInputError(
+                    f"{shared} of the {len(rows)} rows of {self.path} are test questions of {self.name}, which are "
+                    "not for training. Give a copy of its train split."
+                )
+        ids = [str(row.first_of(ID_COLUMNS)) for row in rows]
+        called = sum(_SAYS_TEST.search(name) is not None for name in ids) > len(ids) / 2
+        if called or _SAYS_TEST.search(Path(self.path).stem):
+            warnings.warn(
+                f"the {'ids of the rows' if called else 'name'} of {self.path} say that it is a test split; it is "
+                f"trained on. An evaluation on {self.name} would then be of problems that were seen.",
+                stacklevel=2,
+            )
 
 
 @dataclass(frozen=True)
@@ -101,8 +177,7 @@ class HubOrigin(Origin):
     def _part(self, split: str, *, official: bool) -> Rows:
         prefix = self.name if self.ids == "text" else f"{self.name}_{split}"
         if self.embedded_test and split == self.test and self.revision is None:
-            with resources.as_file(resources.files("antiphase.data") / "gsm8k_test.jsonl") as path:
-                return Rows(read_table(path), prefix, official=official, ids="own")
+            return _embedded_test(prefix)
         return Rows(self._download(split), prefix, official=official, ids=self.ids)
 
     def _download(self, split: str) -> list[TableRow]:
@@ -126,6 +201,12 @@ class HubOrigin(Origin):
                 f"read ({reason}). {self.remedy}"
             ) from error
         return [TableRow(f"{self.hub_id}, {split} row {i}", dict(values)) for i, values in enumerate(rows)]
+
+
+def _embedded_test(prefix: str) -> Rows:
+    """The GSM8K test questions of this package."""
+    with resources.as_file(resources.files("antiphase.data") / "gsm8k_test.jsonl") as path:
+        return Rows(read_table(path), prefix, official=True, ids="own")
 
 
 def _is_gated(error: BaseException | None) -> bool:

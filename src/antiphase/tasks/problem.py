@@ -79,6 +79,10 @@ class Task(ABC):
     def well_formed(self, completion: str, problem: Problem) -> bool:
         """Whether the completion presents an answer, right or wrong, in the form that the task asks for."""
 
+    def for_training(self) -> "Task":
+        """The task as training reads it."""
+        return self
+
     def check_source(self) -> None:  # noqa: B027 (tasks without a source have nothing to check)
         """Raise the error that `problems` would raise, as far as that can be known without a download."""
 

@@ -7,7 +7,7 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from antiphase.data.tables import TableRow
@@ -17,7 +17,7 @@ from antiphase.tasks.extraction import ExtractMode, presents_answer
 from antiphase.tasks.problem import Problem, Split, Task, check_request
 
 Ids = Literal["own", "row", "text"]
-_ID_COLUMNS = ("id", "problem_id", "prompt_id", "unique_id")
+ID_COLUMNS = ("id", "problem_id", "prompt_id", "unique_id")
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,10 @@ class Origin(ABC):
     @abstractmethod
     def at_hand(self) -> list[Rows]:
         """The rows that need no download; raises what `read` would raise, as far as that can be known without one."""
+
+    def for_training(self) -> "Origin":
+        """Where training reads; the same but for files, which can be a copy of either split."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,10 @@ class RowTask(Task):
         for part in self.origin.at_hand():
             self._problems(part)
 
+    def for_training(self) -> "RowTask":
+        """The same problems; a local copy of a known set is its train split."""
+        return replace(self, origin=self.origin.for_training())
+
     def well_formed(self, completion: str, problem: Problem) -> bool:
         """Whether the answer stands in a box or in tags, or where `extract` says."""
         del problem
@@ -113,7 +121,7 @@ class RowTask(Task):
             if not self.keeps(row):
                 continue
             prompt, answer = self.parse(row)
-            given = row.first_of(_ID_COLUMNS) if part.ids == "own" else None
+            given = row.first_of(ID_COLUMNS) if part.ids == "own" else None
             problem_id = f"{part.prefix}-{index}" if given is None else str(given)
             if part.ids == "text":
                 problem_id = f"{part.prefix}-{text_key(prompt)}"

@@ -1,11 +1,13 @@
 """The model card of a finished run: TRL's own, then the settings and what came out."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from antiphase.models.demo import DEMO, HUB_ID
 from antiphase.training.presets import Preset
 from antiphase.training.recipe import Recipe
 
@@ -15,9 +17,17 @@ def write_card(trainer: Any, recipe: Recipe, summary: Mapping[str, Any]) -> Path
     folder = Path(trainer.args.output_dir)
     trainer.create_model_card(model_name=folder.name)
     path = folder / "README.md"
-    text = path.read_text(encoding="utf-8").rstrip() if path.is_file() else f"# {folder.name}"
+    text = named(path.read_text(encoding="utf-8").rstrip(), recipe) if path.is_file() else f"# {folder.name}"
     path.write_text("\n\n".join([text, *_sections(recipe, summary)]) + "\n", encoding="utf-8")
     return path
+
+
+def named(text: str, recipe: Recipe) -> str:
+    """TRL's card with the names that it lacks: of a base model that is a folder, and of a model that is not pushed."""
+    name = recipe.options.model
+    link = f"[{HUB_ID}](https://huggingface.co/{HUB_ID}) (its Q4_1 weights)" if name == DEMO else f"`{name}`"
+    text = text.replace("[None](https://huggingface.co/None)", link)
+    return text.replace('model="None"', f"model={json.dumps(recipe.config.output_dir, ensure_ascii=False)}")
 
 
 def _sections(recipe: Recipe, summary: Mapping[str, Any]) -> list[str]:

@@ -8,18 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import torch
+import numpy as np
 from transformers import TrainerCallback
 
 from antiphase.models.loading import LoadedModel
 from antiphase.rollouts.sampling import Sampling, generate
+from antiphase.statistics.estimate import share_interval
 from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.problem import Problem
 from antiphase.training.policy import whole_policy
 from antiphase.training.tracking import log_numbers
 from antiphase.training.trajectory import Trajectory
-
-RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -51,19 +50,6 @@ class _Row(NamedTuple):
     truncated: list[bool]
 
 
-def interval(means: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean over problems.
-
-    >>> interval([1.0, 1.0, 1.0])
-    (1.0, 1.0)
-    """
-    values = torch.tensor(means, dtype=torch.float64)
-    generator = torch.Generator().manual_seed(seed)
-    draws = values[torch.randint(len(values), (RESAMPLES, len(values)), generator=generator)].mean(1)
-    low, high = draws.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return float(low), float(high)
-
-
 def evaluate_policy(
     loaded: LoadedModel, held: HeldOut, pool: VerifierPool, *, rank: int = 0, world: int = 1
 ) -> dict[str, float]:
@@ -76,7 +62,8 @@ def evaluate_policy(
         rank, world: this process and how many share the problems.
 
     Returns:
-        fractions in [0, 1], the same on every process; `_low` and `_high` are a 95 % interval over problems.
+        fractions in [0, 1], the same on every process; `_low` and `_high` are the 95 % interval over
+        problems of `share_interval`, as in an evaluation.
     """
     chosen = list(range(rank, len(held.problems), world))
     drawn = _answers(loaded, held, chosen, held.samples, held.sampling, pool)
@@ -89,13 +76,12 @@ def evaluate_policy(
         from accelerate.utils import gather_object
 
         rows = sorted(gather_object(rows))
-    right = [sum(row.right) / len(row.right) for row in rows]
-    low, high = interval(right)
+    accuracy = share_interval(np.array([sum(row.right) / len(row.right) for row in rows]))
     lengths = [length for row in rows for length in row.lengths]
     return {
-        "heldout/pass@1": sum(right) / len(right),
-        "heldout/pass@1_low": low,
-        "heldout/pass@1_high": high,
+        "heldout/pass@1": accuracy.value,
+        "heldout/pass@1_low": accuracy.low,
+        "heldout/pass@1_high": accuracy.high,
         f"heldout/pass@{held.samples}": sum(any(row.right) for row in rows) / len(rows),
         "heldout/greedy": sum(row.greedy for row in rows) / len(rows),
         "heldout/length": sum(lengths) / len(lengths),
@@ -161,9 +147,11 @@ class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
             if track:
                 log_numbers(self.trainer, self.trainer.control, self.latest)
             low, high = (self.latest[f"heldout/pass@1_{end}"] for end in ("low", "high"))
+            num = len(self.held.problems)
+            problems = "1 problem" if num == 1 else f"{num} problems"
             print(
                 f"step {step}: held-out pass@1 {self.latest['heldout/pass@1']:.3f} [{low:.3f}, {high:.3f}], "
-                f"greedy {self.latest['heldout/greedy']:.3f} ({len(self.held.problems)} problems)",
+                f"greedy {self.latest['heldout/greedy']:.3f} ({problems})",
                 flush=True,
             )
         return self.latest

@@ -38,7 +38,7 @@ def draw_problems(recipe: Recipe) -> tuple[list[Problem], list[Problem]]:
         InvalidInputError: a task that does not exist or has too few problems, or a split that shares problems.
     """
     options = recipe.options
-    tasks = [load_task(spec) for spec in options.tasks]
+    tasks = [load_task(spec).for_training() for spec in options.tasks]
     seed = recipe.config.seed if recipe.config.data_seed is None else recipe.config.data_seed
     training = [problem for task in tasks for problem in task.problems("train", options.num_problems, seed)]
     held: list[Problem] = []

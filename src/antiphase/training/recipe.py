@@ -20,8 +20,8 @@ from trl import ModelConfig
 
 from antiphase.errors import InvalidInputError
 from antiphase.models.demo import DEMO, demo_model_path
-from antiphase.training.presets import Preset, resolve_preset
-from antiphase.training.trainer_config import CorRPOConfig
+from antiphase.training.presets import CORR_PO, CORR_PO_FAST, Preset, resolve_preset
+from antiphase.training.trainer_config import BEFORE_THE_FIELD, CorRPOConfig
 
 # What `antiphase train` sets where nobody else does: a log line a step, and checkpoints to resume from.
 DEFAULTS: dict[str, Any] = {"logging_steps": 1, "save_steps": 0.1, "save_total_limit": 2, "disable_tqdm": True}
@@ -51,7 +51,7 @@ class RunOptions:
         model: hub id, local directory, or `demo` (the same as TRL's model_name_or_path).
         tasks: specs of the task registry, such as `gsm8k` or `chain_sum:min_terms=2,max_terms=2`.
         reward_funcs: names (see `functions.NAMES`), or your own as module:function or file.py:function.
-        preset: a baseline's name, alone or with `+corr-po`.
+        preset: `corr-po`, `corr-po-fast`, or a baseline's name, alone or with one of them, as `dapo+corr-po`.
         num_problems: training problems of each task; all of them by default.
         eval_problems: held-out problems, shared among the tasks; 0 evaluates nothing.
         eval_samples: completions of each held-out problem, besides the greedy one.
@@ -66,7 +66,7 @@ class RunOptions:
     model: str | None = _option(None, "hub id, local directory, or 'demo' (same as --model_name_or_path)")
     tasks: list[str] = _option([], "task specs, such as gsm8k or chain_sum:min_terms=2,max_terms=2")
     reward_funcs: list[str] = _option(["accuracy"], "accuracy, format, self_certainty, …, or module:function")
-    preset: str | None = _option(None, "a baseline, alone or with +corr-po, such as dapo+corr-po")
+    preset: str | None = _option(None, "corr-po, corr-po-fast, or a baseline, alone or as dapo+corr-po")
     num_problems: int | None = _option(None, "training problems of each task (default: all)")
     eval_problems: int = _option(64, "held-out problems; 0 evaluates nothing")
     eval_samples: int = _option(4, "completions of each held-out problem, besides the greedy one")
@@ -248,19 +248,22 @@ def _resolve(given: dict[str, Any], *, resume: bool, dry_run: bool) -> Recipe:
 
 
 FORMER_COMBINES = ("sum", "centered", "gated", "only")
+# What holds in a recipe of the first release, whatever its preset says now.
+FIRST_RELEASE = {"inversion_unit": "token", "inversion_estimator": "own"}
 
 
 def is_former(given: Mapping[str, Any]) -> bool:
     """Whether a recipe is read as the first release read it: over tokens, by `own`.
 
-    That release had no units; its recipes name one of its combine modes, and no unit.
+    That release had no units; its recipes name one of its combine modes, no unit, and nothing else that came later.
     """
-    return given.get("inversion_combine") in FORMER_COMBINES and "inversion_unit" not in given
+    names = str(given.get("preset") or "").split("+")
+    later = names == [CORR_PO] or CORR_PO_FAST in names or not BEFORE_THE_FIELD.keys().isdisjoint(given)
+    return given.get("inversion_combine") in FORMER_COMBINES and not later
 
 
 def _as_before(given: Mapping[str, Any]) -> dict[str, Any]:
-    before = {"inversion_unit": "token", "inversion_estimator": "own"}
-    return {key: given.get(key, value) for key, value in before.items()}
+    return {key: given.get(key, value) for key, value in FIRST_RELEASE.items()}
 
 
 def _check_host_arguments(config: Mapping[str, Any]) -> None:

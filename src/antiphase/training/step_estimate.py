@@ -72,7 +72,8 @@ def estimate_step(trainer: Any, prompt_ids: list[list[int]]) -> StepEstimate:
         generate(loaded, prompts, Sampling(max_new_tokens=min(new, _TIMED_TOKENS)), 0)
         generating = (_now() - start) * new / min(new, _TIMED_TOKENS)
         batch = TokenBatch.from_ids(prompts, [[5 + i % 7 for i in range(new)]] * rows, device=loaded.device)
-        steps = torch.where(batch.completion_mask, (batch.completion_mask.cumsum(1) - 1) // _STEP_TOKENS, -1)
+        size = args.splitter().size or _STEP_TOKENS
+        steps = torch.where(batch.completion_mask, (batch.completion_mask.cumsum(1) - 1) // size, -1)
         start = _now()
         token_signals(policy, batch, args.signal_spec(), steps=steps)
         measuring = _now() - start

@@ -24,6 +24,7 @@ from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.page.building import training_document
 from antiphase.page.html import FILE as REPORT
 from antiphase.page.html import add_page
+from antiphase.probing.probe_summary import commit
 from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.problem import Problem
 from antiphase.training.card import write_card
@@ -38,7 +39,7 @@ from antiphase.training.inputs import (
     table_of,
 )
 from antiphase.training.outcome import summarize_run
-from antiphase.training.recipe import Recipe, is_former, parse_recipe
+from antiphase.training.recipe import FIRST_RELEASE, Recipe, is_former, parse_recipe
 from antiphase.training.reward_names import reward_function, try_functions
 from antiphase.training.step_estimate import estimate_step
 from antiphase.training.trainer import CorRPOTrainer
@@ -67,6 +68,7 @@ def train(arguments: Sequence[str]) -> TrainResult:
     Raises:
         AntiphaseError: a setting, task, model or reward function that cannot work; before anything long starts.
     """
+    commit()  # of the beginning, for the summary
     disable_progress_bar()
     recipe = parse_recipe(arguments)
     folder = Path(recipe.config.output_dir)
@@ -199,9 +201,12 @@ def _print_recipe(recipe: Recipe, num_training: int, num_held_out: int) -> None:
             "release, over tokens (inversion_unit: token) and by the estimator own unless one is named"
         )
     if preset is not None:
-        pinned = ", ".join(f"{key}={value}" for key, value in preset.arguments.items())
+        pins = dict(preset.arguments)
+        if is_former(recipe.given):
+            pins |= {key: value for key, value in FIRST_RELEASE.items() if key in pins}
+        pinned = ", ".join(f"{key}={value}" for key, value in pins.items())
         print(f"preset {recipe.options.preset} ({preset.source})\n  {pinned}\n  deviations: {preset.deviations}")
-        for key, value in preset.arguments.items():
+        for key, value in pins.items():
             if key in recipe.given and recipe.given[key] != value:
                 print(f"  yours instead: {key}={recipe.given[key]}")
     if recipe.dry_run:
@@ -210,9 +215,16 @@ def _print_recipe(recipe: Recipe, num_training: int, num_held_out: int) -> None:
     print(
         f"{num_training} training problems, {num_held_out} held out; {config.generation_batch_size} rollouts a "
         f"generation in groups of {config.num_generations}; {config.inversion_combine}, "
-        f"λ {config.inversion_weight:g}, estimator {config.inversion_estimator}",
+        f"λ {config.inversion_weight:g}, by {_items_of(config)}, estimator {config.inversion_estimator}",
         flush=True,
     )
+
+
+def _items_of(config: Any) -> str:
+    """What the reward correlates, as `step (sentence, joint)`."""
+    unit = str(config.inversion_unit)
+    how = f" ({config.inversion_splitter}, {config.inversion_step_strength})"
+    return unit + how if unit == "step" else unit
 
 
 def _finish(folder: Path, trainer: Any, recipe: Recipe, summary: Mapping[str, Any]) -> None:

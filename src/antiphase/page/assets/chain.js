@@ -1,4 +1,9 @@
 // The paper's chain from entropy to strength, link by link, and the controls; each with a sentence on what it says.
+import { $, element, endsOf, signed, withInterval } from "./core.js";
+import { visible } from "./text.js";
+import { active, estimatorOf, shownSubjects, view } from "./state.js";
+import { CSV, fillTable } from "./tables.js";
+
 const MAIN_LINKS = ["entropy–logit", "logit–hidden", "hidden–strength"];
 const SERIES = { entropy: "H", logit: "z", hidden_norm: "‖h‖", hidden_norm_before: "‖h‖ before the last norm", unembedding_norm: "‖w‖", strength: "strength" };
 // What a negative and a positive ρ say, and what is open where the interval holds 0.
@@ -41,7 +46,7 @@ function linkCard(link) {
     element("p", { class: "meta" }, linkSentence(link)));
 }
 
-function drawChain() {
+export function drawChain() {
   const subject = active(), reading = subject.reading(estimatorOf(subject)), chain = reading?.chain ?? [];
   $("chain-view").hidden = !chain.length;
   $("chain-none").hidden = chain.length > 0;
@@ -69,6 +74,6 @@ CSV.set("controls", () => ({
   rows: chainRows((reading) => Object.entries(reading.controls).flatMap(([name, control]) => Object.entries(control).map(([of, entry]) => [name, of, entry.value, entry.low, entry.high]))),
 }));
 
-function wireChain() {
+export function wireChain() {
   view("chain", drawChain, "subject", "estimator");
 }

@@ -1,26 +1,27 @@
-// Charts: made by ECharts, coloured by the page's theme, drawn again when theme or size change.
+// Charts: made by ECharts (the global `echarts` of echarts.min.js), coloured by the theme, drawn again when theme or size change.
 const CHARTS = new Map();
 const PALETTE = ["#1f77b4", "#d5701c", "#2a9d6f", "#b0459c", "#8a6d00", "#c0392b", "#5b5fc7", "#3a8fa3", "#7a5230", "#6b7d2a"];
 const PALETTE_DARK = ["#6fb4ec", "#f0a35c", "#62d3a4", "#e48bd4", "#d9bd4a", "#f08a7f", "#a3a6f5", "#7fd0e2", "#cfa07a", "#b9cc70"];
 
 const variable = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const isDark = () => {
+export const isDark = () => {
   const chosen = document.documentElement.dataset.theme;
   return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 };
-let printing = false;
+// Set around printing, by main.js.
+export const medium = { printing: false };
 
 /** The colour of a model; models beyond ten share hues. */
-function colourOf(place) {
-  const colours = isDark() && !printing ? PALETTE_DARK : PALETTE;
+export function colourOf(place) {
+  const colours = isDark() && !medium.printing ? PALETTE_DARK : PALETTE;
   return colours[place % colours.length];
 }
 
 // Paper is white, whatever the screen is.
 const PRINTED = { ink: "#000000", soft: "#444444", line: "#bbbbbb", paper: "#ffffff", accent: "#1f5f99", low: "#1f5f99", high: "#b85a0f", lit: "#7a1fa2" };
 
-function theme() {
-  if (printing) return PRINTED;
+export function theme() {
+  if (medium.printing) return PRINTED;
   return { ink: variable("--ink"), soft: variable("--soft"), line: variable("--line"), paper: variable("--paper"),
     accent: variable("--accent"), low: variable("--low"), high: variable("--high"), lit: variable("--lit") };
 }
@@ -30,7 +31,7 @@ function theme() {
  * `after` is called after every drawing, and when the size has changed.
  * `label` says in words what the chart shows; screen readers get it in place of the drawing.
  */
-function chart(holder, options, label, { renderer = "svg", after = () => {} } = {}) {
+export function chart(holder, options, label, { renderer = "svg", after = () => {} } = {}) {
   let entry = CHARTS.get(holder);
   if (!entry) {
     const drawn = echarts.init(holder, null, { renderer });
@@ -50,7 +51,7 @@ function redraw(entry) {
   entry.after();
 }
 
-function dispose(holder) {
+export function dispose(holder) {
   const entry = CHARTS.get(holder);
   if (!entry) return;
   entry.observer.disconnect();
@@ -71,24 +72,33 @@ function styled(options) {
   };
 }
 
-function redrawCharts() {
+export function redrawCharts() {
   for (const [holder, entry] of [...CHARTS]) {
     if (!holder.isConnected) dispose(holder);
     else redraw(entry);
   }
 }
 
+/** Symbols of a line: a dot at a value that has no neighbour to be joined with and would not be seen; none elsewhere. */
+export function lonely(values, { size = 6, joined = false } = {}) {
+  const known = (value) => value !== null && value !== undefined && Number.isFinite(value);
+  const only = joined && values.filter(known).length === 1;
+  const alone = (i) => known(values[i]) && (joined ? only : !known(values[i - 1]) && !known(values[i + 1]));
+  const any = values.some((_, i) => alone(i));
+  return any ? { showSymbol: true, symbolSize: size, symbol: (_, { dataIndex }) => (alone(dataIndex) ? "circle" : "none") } : { showSymbol: false };
+}
+
 /** How much of a colour lies under text at most, so that the text stays readable. */
-const depth = () => (isDark() && !printing ? 0.48 : 0.62);
+const depth = () => (isDark() && !medium.printing ? 0.48 : 0.62);
 
 /** Between two colours, and over a middle one, by a share in [−1, 1]. */
-function diverging(share, strength = depth()) {
+export function diverging(share, strength = depth()) {
   const { low, high } = theme();
   const size = Math.round(Math.min(1, Math.abs(share)) * strength * 100);
   return `color-mix(in srgb, ${share < 0 ? low : high} ${size}%, transparent)`;
 }
 
-function sequential(share, strength = depth()) {
+export function sequential(share, strength = depth()) {
   const size = Math.round(Math.min(1, Math.max(0, share)) * strength * 100);
   return `color-mix(in srgb, ${theme().accent} ${size}%, transparent)`;
 }

@@ -1,8 +1,8 @@
 // Small things that every view uses: elements, numbers as text, errors.
-const $ = (id) => document.getElementById(id);
+export const $ = (id) => document.getElementById(id);
 
 /** An element with text or children. Text becomes text nodes only; nothing is ever parsed as HTML. */
-function element(name, attributes = {}, ...children) {
+export function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
@@ -18,38 +18,41 @@ function element(name, attributes = {}, ...children) {
 const MINUS = "\u2212";
 
 /** A number with so many significant digits, or a dash. */
-function number(value, digits = 3) {
+export function number(value, digits = 3) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "—";
   const size = Math.abs(value);
   if (value === 0) return "0";
-  if (size < 1e-3 || size >= 1e6) return value.toExponential(digits - 1).replaceAll("-", MINUS);
+  if (size < 1e-3 || size >= Math.max(1e6, 10 ** digits)) return value.toExponential(digits - 1).replaceAll("-", MINUS);
   return (size >= 10 ** digits ? String(Math.round(value)) : value.toPrecision(digits)).replace("-", MINUS);
 }
 
-/** The same without zeros at the end, for axes. */
-function tick(value, digits = 3) {
+/** A number on an axis, with all the digits that it has, so that neighbours differ in a small range too. */
+export function tick(value, digits = 10) {
   const text = number(value, digits);
-  return text.includes(".") && !text.includes("e") ? text.replace(/\.?0+$/, "") : text;
+  return text.includes(".") ? text.replace(/\.?0+(?=e|$)/, "") : text;
 }
 
 /** `+0.123`, as the overview prints ρ. */
-function signed(value, digits = 3) {
+export function signed(value, digits = 3) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "undefined";
   const size = Math.abs(value).toFixed(digits);
   return Number(size) === 0 ? size : (value < 0 ? MINUS : "+") + size;
 }
 
 /** `+0.123 [+0.100, +0.146]`, or the value alone where there is no interval. */
-function withInterval(entry, digits = 3) {
+export function withInterval(entry, digits = 3) {
   if (!entry) return "—";
   const known = [entry.low, entry.high].every((end) => end !== null && end !== undefined && Number.isFinite(end));
   return signed(entry.value, digits) + (known ? ` [${signed(entry.low, digits)}, ${signed(entry.high, digits)}]` : "");
 }
 
-const counted = (count) => count.toLocaleString("en-GB");
+/** `[+0.100, +0.146]` alone, or a dash. */
+export const endsOf = (entry) => withInterval(entry).split(" ").slice(1).join(" ") || "—";
+
+export const counted = (count) => count.toLocaleString("en-GB");
 
 /** Run once the callers have been quiet for so long. */
-function debounced(action, milliseconds) {
+export function debounced(action, milliseconds) {
   let timer = 0;
   return (...words) => {
     clearTimeout(timer);
@@ -57,7 +60,7 @@ function debounced(action, milliseconds) {
   };
 }
 
-function fail(error) {
+export function fail(error) {
   const place = $("failure");
   place.hidden = false;
   place.textContent = `This page could not be shown in full: ${error && error.message ? error.message : error}`;

@@ -1,5 +1,8 @@
 // The data of the page: JSON, and packed columns that are unpacked when they are first wanted.
-const VALUES = JSON.parse($("values").textContent);
+import { $ } from "./core.js";
+import { averageRanks, spearman, upperBound } from "./statistics.js";
+
+export const VALUES = JSON.parse($("values").textContent);
 const TYPES = { uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array, float32: Float32Array, float64: Float64Array };
 
 function bytesOf(text) {
@@ -28,7 +31,7 @@ async function unpackAll(columns) {
   for (const name of Object.keys(columns)) columns[name] = await unpack(columns[name]);
 }
 
-const UNITS = ["type", "token", "step"];
+export const UNITS = ["type", "token", "step"];
 
 /** A model with its tokens. Main columns are unpacked at the start, details on demand. */
 class Subject {
@@ -176,4 +179,4 @@ class Subject {
   }
 }
 
-const SUBJECTS = VALUES.subjects.map((entry, place) => new Subject(entry, place));
+export const SUBJECTS = VALUES.subjects.map((entry, place) => new Subject(entry, place));

@@ -1,7 +1,13 @@
 // Details of one token: its numbers, its alternatives, and its strength layer by layer.
+import { $, counted, element, number, signed, tick } from "./core.js";
+import { blankName, shorten, visible, visibleNodes } from "./text.js";
+import { estimatorOf, state, strengthName } from "./state.js";
+import { chart, colourOf, dispose, theme } from "./charts.js";
+import { fillTable } from "./tables.js";
+
 let detailTurn = 0;
 
-async function showDetails(subject, token) {
+export async function showDetails(subject, token) {
   const turn = ++detailTurn, estimator = estimatorOf(subject), holder = $("details");
   if (!holder) return;
   const ranks = subject.ranks(estimator, state.cell), strength = subject.strength(estimator, state.cell)[token];
@@ -78,4 +84,10 @@ function showProfile(holder, note, subject, estimator, place) {
 }
 
 /** −12 (rank of entropy − ½)(rank of strength − ½): its mean over all tokens is ι. */
-const contributionOf = (ranks, token) => -12 * (ranks.entropy[token] - 0.5) * (ranks.strength[token] - 0.5);
+export const contributionOf = (ranks, token) => -12 * (ranks.entropy[token] - 0.5) * (ranks.strength[token] - 0.5);
+
+/** One line on a token: text, entropy, strength. */
+export function tokenLine(subject, token) {
+  const strength = subject.strength(estimatorOf(subject), state.cell)[token];
+  return `${shorten(subject.label, 40)}: “${visible(subject.text(token), 40)}”, entropy ${number(subject.entropy[token])} nats, ${strengthName()} ${number(strength)}`;
+}

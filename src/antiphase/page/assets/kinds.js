@@ -1,4 +1,12 @@
 // Tokens by kind: forking tokens, reasoning markers, numbers, operators; both signals and their ρ within each.
+import { $, counted, debounced, element, number, signed } from "./core.js";
+import { shorten } from "./text.js";
+import { meanOf, quantile, spearman } from "./statistics.js";
+import { VALUES } from "./data.js";
+import { estimatorOf, shownSubjects, state, view } from "./state.js";
+import { chart, colourOf } from "./charts.js";
+import { CSV, fillTable } from "./tables.js";
+
 const KINDS = ["all", "forking", "marker", "number", "operator", "other"];
 const KIND_NAMES = { all: "all tokens", forking: "forking (highest entropy)", marker: "reasoning markers", number: "numbers", operator: "operators", other: "none of these" };
 const NUMBER = /^[($€£#]?\p{Nd}[\p{Nd}.,:/%]*$/u;
@@ -49,7 +57,7 @@ CSV.set("kinds", () => ({
 
 const swatchOf = (subject) => element("span", { class: "swatch", style: { display: "inline-block", marginRight: ".4em", background: colourOf(subject.place) } });
 
-function drawKinds() {
+export function drawKinds() {
   const rows = kindRows();
   fillTable($("kinds-table"), "Tokens by kind", ["model", "kind", "tokens", "share", "mean entropy", "mean strength", "ρ"], rows.map((row) => [
     element("span", {}, swatchOf(row.subject), element("bdi", {}, shorten(row.subject.label, 60))), element("span", {}, KIND_NAMES[row.kind]), { text: counted(row.count) }, { text: Number.isFinite(row.share) ? `${(100 * row.share).toFixed(1)} %` : "—" },
@@ -71,7 +79,7 @@ function drawKinds() {
   }), `ρ within each kind of token${subjects[0] ? `, ${shorten(subjects[0].label, 60)}: ${spoken.join("; ")}` : ""}`);
 }
 
-function wireKinds() {
+export function wireKinds() {
   $("markers").value = VALUES.markers.join(", ");
   $("forking").value = String(Number((100 * VALUES.forkingShare).toPrecision(6)));
   $("kinds-form").addEventListener("submit", (event) => event.preventDefault());

@@ -1,10 +1,18 @@
 // Layer × projection: pooled ρ of each cell as the summary has it; a cell chosen here is the strength everywhere.
+import { $, element, fail, signed, tick } from "./core.js";
+import { shorten } from "./text.js";
+import { SUBJECTS } from "./data.js";
+import { active, change, estimatorOf, shownSubjects, state, view } from "./state.js";
+import { chart, colourOf, diverging, lonely } from "./charts.js";
+import { CSV } from "./tables.js";
+import { ramp } from "./microscope.js";
+
 function mapLimit() {
   const values = shownSubjects().flatMap((subject) => subject.reading(estimatorOf(subject))?.by_projection.flat() ?? []);
   return Math.max(0.1, ...values.filter((value) => value !== null).map(Math.abs));
 }
 
-function drawLayers() {
+export function drawLayers() {
   const limit = mapLimit(), maps = [];
   for (const subject of shownSubjects()) {
     const reading = subject.reading(estimatorOf(subject));
@@ -35,7 +43,7 @@ function drawLayerCurves() {
     grid: { left: 52, right: 12, top: 28, bottom: 42 },
     xAxis: { type: "category", data: layers.map(String), name: "layer", nameGap: 24, axisLine: { onZero: false, lineStyle: { color: soft } } },
     yAxis: { type: "value", name: "ρ", nameGap: 34, axisLabel: { color: soft, formatter: (value) => tick(value) } },
-    series: projections.map((own, p) => ({ type: "line", name: own, silent: true, showSymbol: false, itemStyle: { color: colourOf(p) }, lineStyle: { width: name === own ? 3 : 1.6 }, data: rho.map((row) => row[p] ?? NaN),
+    series: projections.map((own, p) => ({ type: "line", name: own, silent: true, ...lonely(rho.map((row) => row[p])), itemStyle: { color: colourOf(p) }, lineStyle: { width: name === own ? 3 : 1.6 }, data: rho.map((row) => row[p] ?? NaN),
       markLine: { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: soft, type: "solid", width: 1 }, data: [...(p ? [] : [{ yAxis: 0 }]), ...(name === own && layers.includes(Number(layer)) ? [{ xAxis: String(layer), lineStyle: { type: "dashed" } }] : [])] } })),
   }), `ρ by layer, ${shorten(subject.label, 60)}: ${least.join("; ")}`);
   $("layers-caption").textContent = `${shorten(subject.label, 60)}: ${least.join("; ")}.`;
@@ -77,7 +85,7 @@ function moveInMap(event) {
 let choice = 0;
 
 /** Use a cell (null: the mean) of an estimator as the strength, once the values are unpacked; the last call counts. */
-async function chooseStrength(estimator, name) {
+export async function chooseStrength(estimator, name) {
   const turn = ++choice;
   let cell = name;
   if (cell !== null && active().cellPlace(estimatorOf(active(), estimator), cell) < 0) {
@@ -91,7 +99,7 @@ async function chooseStrength(estimator, name) {
   setTimeout(() => { if (turn === choice) $("status").textContent = ""; }, 4000);
 }
 
-async function chooseCell(name) {
+export async function chooseCell(name) {
   const inMap = document.activeElement?.closest?.(".map")?.dataset.subject;
   await chooseStrength(state.estimator, name);
   if (inMap !== undefined) document.querySelector(`.map[data-subject="${inMap}"] button[data-cell="${name ?? ""}"]`)?.focus();
@@ -105,7 +113,7 @@ CSV.set("layers", () => ({
   }),
 }));
 
-function wireLayers() {
+export function wireLayers() {
   $("reset-cell").addEventListener("click", () => chooseCell(null));
   view("layers", drawLayers, "cell", "estimator", "shown", "subject");
 }

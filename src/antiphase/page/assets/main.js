@@ -1,4 +1,20 @@
 // Start: unpack, fill the controls, wire the views.
+import { $, counted, debounced, element, fail, signed } from "./core.js";
+import { shorten } from "./text.js";
+import { SUBJECTS } from "./data.js";
+import { active, change, drawAllViews, estimatorOf, listen, recall, recallSelects, state, strengthName, touches } from "./state.js";
+import { colourOf, isDark, medium, redrawCharts } from "./charts.js";
+import { wireDownloads } from "./tables.js";
+import { drawOverview, headlineOf } from "./overview.js";
+import { wireScatter } from "./scatter.js";
+import { showDetails } from "./details.js";
+import { paint, wireMicroscope } from "./microscope.js";
+import { wireSteps } from "./steps.js";
+import { drawChain, wireChain } from "./chain.js";
+import { chooseCell, chooseStrength, drawLayers, wireLayers } from "./layers.js";
+import { drawKinds, wireKinds } from "./kinds.js";
+import { drawTrainingTable, wireTraining } from "./training.js";
+
 function fillControls() {
   $("model").replaceChildren(...SUBJECTS.map((subject) => element("option", { value: subject.place }, shorten(subject.label, 80))));
   fillEstimators();
@@ -81,11 +97,11 @@ function wireTheme() {
   $("theme").setAttribute("aria-pressed", String(isDark()));
   $("theme").addEventListener("click", () => setTheme(!isDark()));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
-  addEventListener("beforeprint", () => { printing = true; drawAllViews(); recolour(); });
-  addEventListener("afterprint", () => { printing = false; recolour(); });
+  addEventListener("beforeprint", () => { medium.printing = true; drawAllViews(); recolour(); });
+  addEventListener("afterprint", () => { medium.printing = false; recolour(); });
 }
 
-async function start() {
+async function startPage() {
   wireTheme();
   wireDownloads();
   await Promise.all(SUBJECTS.map((subject) => subject.load()));
@@ -122,4 +138,4 @@ async function start() {
   document.documentElement.dataset.ready = "true";
 }
 
-start().catch(fail);
+startPage().catch(fail);

@@ -1,4 +1,13 @@
 // Token microscope: the text of one rollout, every token shaded; linked with the selection both ways.
+import { $, counted, element, signed } from "./core.js";
+import { blankName, endsLine, paragraphNodes, shorten, visible, visibleNodes } from "./text.js";
+import { points, quantile, runningMean } from "./statistics.js";
+import { SUBJECTS } from "./data.js";
+import { active, change, estimatorOf, isSelected, listen, remember, rhoOf, state, strengthName, touches, unitOf } from "./state.js";
+import { chart, diverging, lonely, sequential } from "./charts.js";
+import { CSV } from "./tables.js";
+import { contributionOf, showDetails, tokenLine } from "./details.js";
+
 const AT_ONCE = 3000;
 const microscope = { count: AT_ONCE, tokens: [] };
 
@@ -88,10 +97,7 @@ function stepBeginnings(subject, rollout) {
   return found;
 }
 
-/** How a token of nothing but blanks is called. */
-const blankName = (text) => (text === "" ? "empty token" : `blank: ${visible(text).replaceAll(" ", "space ").trim()}`);
-
-function paint() {
+export function paint() {
   const subject = active(), shade = $("shade").value, colour = shader(subject, shade);
   for (const made of microscope.tokens) {
     const token = Number(made.dataset.token);
@@ -100,7 +106,7 @@ function paint() {
   $("shade-legend").replaceChildren(ramp(shade), " ", SHADES[shade]);
 }
 
-function ramp(shade) {
+export function ramp(shade) {
   const made = element("span", { class: "ramp", "aria-hidden": "true" }), steps = [-1, -0.5, 0, 0.5, 1];
   const signs = shade === "contribution" || shade === "difference";
   made.style.background = `linear-gradient(90deg, ${steps.map((s) => (signs ? diverging(s) : sequential((s + 1) / 2))).join(", ")})`;
@@ -120,7 +126,7 @@ function light() {
   if (!microscope.tokens.some((made) => made.tabIndex === 0) && microscope.tokens.length) microscope.tokens[0].tabIndex = 0;
 }
 
-/** Ranks of both signals along the rollout: in an inverted one they run against each other. */
+/** Ranks of both signals along the rollout, in the colours of the figures: in an inverted one they run against each other. */
 function drawTrack() {
   const subject = active(), from = subject.starts[state.rollout] ?? 0, to = subject.starts[state.rollout + 1] ?? 0;
   const ranks = subject.ranks(estimatorOf(subject), state.cell), width = Math.max(1, Math.round((to - from) / 60));
@@ -134,7 +140,7 @@ function drawTrack() {
     grid: { left: 46, right: 12, top: 28, bottom: 40 },
     xAxis: { type: "value", min: 0, max: to - from - 1, name: "position", nameGap: 24, splitLine: { show: false }, minInterval: 1 },
     yAxis: { type: "value", min: 0, max: 1, name: "rank", nameGap: 30, interval: 0.5 },
-    series: series.map(([name, values], i) => ({ type: "line", name, silent: true, showSymbol: false, connectNulls: true, lineStyle: { width: 1.6 }, itemStyle: { color: i ? high : low }, data: points(values.map((_, place) => place), values),
+    series: series.map(([name, values], i) => ({ type: "line", name, silent: true, ...lonely(values, { joined: true }), connectNulls: true, lineStyle: { width: 1.6 }, itemStyle: { color: i ? low : high }, data: points(values.map((_, place) => place), values),
       markLine: { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: ink, type: "solid", width: 1 }, data: i ? [] : marked } })),
   }), `Ranks of entropy and strength along the rollout, ρ by token ${signed(subject.correlation(state.rollout, estimatorOf(subject), state.cell))}`);
   $("track-caption").textContent = `Ranks of both signals along the rollout${width > 1 ? `, mean of the last ${width} tokens` : ""}. Click to go to a token.`;
@@ -178,7 +184,7 @@ function toggleToken(subject, token) {
 }
 
 /** Go to a token: its model, its rollout, its place in the text. */
-function focusToken(subject, token) {
+export function focusToken(subject, token) {
   const rollout = subject.rolloutOf(token);
   if (!visibleRollouts(subject).includes(rollout)) $("filter").value = "all";
   microscope.count = Math.max(AT_ONCE, token - subject.starts[rollout] + 200);
@@ -192,7 +198,7 @@ function goTo(rollout) {
   if (rollout !== undefined && rollout !== null) change({ rollout, token: null });
 }
 
-function step(by) {
+function goBy(by) {
   const places = visibleRollouts(active()), here = places.indexOf(state.rollout);
   if (places.length) goTo(places[(here + by + places.length) % places.length]);
 }
@@ -242,7 +248,7 @@ function refilter() {
   if (places.length && !places.includes(state.rollout)) goTo(places[0]);
 }
 
-function wireMicroscope() {
+export function wireMicroscope() {
   const judged = SUBJECTS.some((subject) => subject.rollouts.some((rollout) => "correct" in rollout));
   for (const option of [...$("filter").options]) if (!judged && (option.value === "right" || option.value === "wrong")) option.remove();
   if (state.token !== null) microscope.count = Math.max(AT_ONCE, state.token - active().starts[state.rollout] + 200);
@@ -250,8 +256,8 @@ function wireMicroscope() {
   drawText();
   $("filter").addEventListener("change", refilter);
   $("rollout").addEventListener("change", () => goTo(Number($("rollout").value)));
-  $("previous").addEventListener("click", () => step(-1));
-  $("next").addEventListener("click", () => step(1));
+  $("previous").addEventListener("click", () => goBy(-1));
+  $("next").addEventListener("click", () => goBy(1));
   $("most").addEventListener("click", () => extreme(1));
   $("least").addEventListener("click", () => extreme(-1));
   $("unit").addEventListener("change", () => change({ unit: $("unit").value }));

@@ -1,9 +1,15 @@
 // Overview: ρ of every model with its interval. The table beside it was written with the page.
+import { $, signed } from "./core.js";
+import { shorten } from "./text.js";
+import { SUBJECTS, UNITS, VALUES } from "./data.js";
+import { chart, colourOf, theme } from "./charts.js";
+import { CSV } from "./tables.js";
+
 function overviewRows() {
   return SUBJECTS.flatMap((subject) => subject.readings.map((reading) => ({ subject, reading })));
 }
 
-const headlineOf = (reading) => reading.units[reading.headline];
+export const headlineOf = (reading) => reading.units[reading.headline];
 
 CSV.set("overview", () => ({
   header: ["model", "run", "estimator", "headline", ...UNITS.flatMap((unit) => [`spearman_${unit}`, `spearman_${unit}_low`, `spearman_${unit}_high`, `spearman_${unit}_within`, `num_${unit}s`, `num_undefined_${unit}`]),
@@ -27,7 +33,7 @@ function forestMarks(rows) {
   });
 }
 
-function drawOverview() {
+export function drawOverview() {
   const holder = $("forest");
   if (!holder) return;
   const rows = overviewRows().filter(({ reading }) => UNITS.some((unit) => (reading.units[unit]?.value ?? null) !== null)).reverse();

@@ -1,4 +1,14 @@
 // Scatter: entropy against strength of the shown models. A sample of the tokens is drawn; the brush selects among all.
+import { $, counted, debounced, element, number, tick } from "./core.js";
+import { blankName, shorten, visibleNodes } from "./text.js";
+import { meanOf, sampled } from "./statistics.js";
+import { SUBJECTS } from "./data.js";
+import { change, estimatorOf, listen, numSelected, remember, shownSubjects, state, strengthName, touches } from "./state.js";
+import { chart, colourOf, theme } from "./charts.js";
+import { CSV, fillTable } from "./tables.js";
+import { tokenLine } from "./details.js";
+import { focusToken } from "./microscope.js";
+
 const MOST_DRAWN = 24000, MOST_LIT = 4000;
 const scatter = { chart: null, drawn: [], box: null };
 
@@ -10,14 +20,6 @@ function coordinates(subject, axes) {
     return [ranks.entropy, ranks.strength];
   }
   return [subject.entropy, subject.strength(estimator, state.cell)];
-}
-
-/** Evenly spaced places of tokens that have both values. */
-function sampled(x, y, most, keep = () => true) {
-  const places = [];
-  for (let i = 0; i < x.length; i++) if (!Number.isNaN(x[i]) && !Number.isNaN(y[i]) && keep(i)) places.push(i);
-  if (places.length <= most) return places;
-  return Array.from({ length: most }, (_, i) => places[Math.floor((i * places.length) / most)]);
 }
 
 function drawScatter() {
@@ -38,8 +40,6 @@ function drawScatter() {
   $("range-x").textContent = axes === "rank" ? "Entropy rank" : "Entropy";
   $("range-y").textContent = axes === "rank" ? "strength rank" : "strength";
 }
-
-const strengthName = () => (state.cell ? `strength ${state.cell}` : "strength");
 
 function scatterOptions(axes, words) {
   const any = numSelected() > 0, { lit, ink } = theme();
@@ -64,7 +64,7 @@ function scatterOptions(axes, words) {
   return {
     grid: { left: 58, right: 16, top: 12, bottom: 48 },
     xAxis: { type: "value", name: words[0], ...limits },
-    yAxis: { type: axes === "log" ? "log" : "value", name: words[1], nameGap: 42, ...limits, axisLabel: { color: theme().soft, formatter: (value) => tick(value), hideOverlap: true, fontSize: narrow ? 10 : 12 } },
+    yAxis: { type: axes === "log" ? "log" : "value", name: words[1], nameGap: 42, ...limits, axisLabel: { color: theme().soft, formatter: (value) => tick(value, axes === "log" ? 3 : 10), hideOverlap: true, fontSize: narrow ? 10 : 12 } },
     toolbox: { show: false },
     brush: { xAxisIndex: 0, yAxisIndex: 0, brushMode: "single", throttleType: "debounce", throttleDelay: 200,
       brushStyle: { color: "rgba(128,128,128,0.15)", borderColor: lit, borderWidth: 1 }, outOfBrush: {}, inBrush: {} },
@@ -154,7 +154,7 @@ function showSelection() {
 /** After the chart has done with its own event: to draw it anew under its hands breaks its brush. */
 const later = (action) => setTimeout(action, 0);
 
-function wireScatter() {
+export function wireScatter() {
   $("axes").addEventListener("change", () => { scatter.box = null; drawScatter(); remember(); });
   drawShown();
   drawScatter();
@@ -186,12 +186,6 @@ function wireScatter() {
     else if (touches(changed, "token", "subject")) scatter.chart.setOption({ series: [{ id: "here", data: pointHere() }] });
     if (touches(changed, "selected", "estimator", "cell", "shown")) showSelection();
   });
-}
-
-/** One line on a token: text, entropy, strength. */
-function tokenLine(subject, token) {
-  const strength = subject.strength(estimatorOf(subject), state.cell)[token];
-  return `${shorten(subject.label, 40)}: “${visible(subject.text(token), 40)}”, entropy ${number(subject.entropy[token])} nats, ${strengthName()} ${number(strength)}`;
 }
 
 function drawShown() {

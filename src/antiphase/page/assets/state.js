@@ -1,5 +1,8 @@
 // What is chosen, who wants to know, and the address that remembers it.
-const state = {
+import { $, fail } from "./core.js";
+import { SUBJECTS, UNITS } from "./data.js";
+
+export const state = {
   subject: 0, // place of the model that single-model views show
   estimator: null,
   cell: null, // null: the mean over all; else `L3.Q`
@@ -12,10 +15,10 @@ const state = {
 
 const listeners = [];
 /** Call `action(changed)` after changes; `changed` is a set of names of `state`. */
-const listen = (action) => listeners.push(action);
+export const listen = (action) => listeners.push(action);
 
 /** Change the state and tell everyone, once. */
-function change(values) {
+export function change(values) {
   const changed = new Set();
   for (const [name, value] of Object.entries(values)) {
     // A Map or a Set may be the same one with other content.
@@ -28,36 +31,39 @@ function change(values) {
   remember();
 }
 
-const active = () => SUBJECTS[state.subject];
-const shownSubjects = () => SUBJECTS.filter((subject) => state.shown.has(subject.place));
-const touches = (changed, ...names) => names.some((name) => changed.has(name));
+export const active = () => SUBJECTS[state.subject];
+export const shownSubjects = () => SUBJECTS.filter((subject) => state.shown.has(subject.place));
+export const touches = (changed, ...names) => names.some((name) => changed.has(name));
 
 /** The estimator in use for a subject: the chosen one where it was measured, else its first. */
-const estimatorOf = (subject, wanted = state.estimator) => (subject.estimators.includes(wanted) ? wanted : subject.estimators[0]);
+export const estimatorOf = (subject, wanted = state.estimator) => (subject.estimators.includes(wanted) ? wanted : subject.estimators[0]);
+
+/** How the strength in use is called. */
+export const strengthName = () => (state.cell ? `strength ${state.cell}` : "strength");
 
 /** The unit that a subject's rollouts are told apart by: the chosen one, else the headline, where it is known. */
-function unitOf(subject) {
+export function unitOf(subject) {
   const known = subject.units(state.cell), headline = subject.reading(estimatorOf(subject))?.headline;
   return [state.unit, headline, "token"].find((unit) => known.includes(unit));
 }
 
 /** ρ of a rollout over that unit. */
-const rhoOf = (subject, rollout) => subject.correlation(rollout, estimatorOf(subject), state.cell, unitOf(subject));
+export const rhoOf = (subject, rollout) => subject.correlation(rollout, estimatorOf(subject), state.cell, unitOf(subject));
 
-function numSelected() {
+export function numSelected() {
   let count = 0;
   for (const [place, mask] of state.selected) if (state.shown.has(place)) for (const flag of mask) count += flag;
   return count;
 }
 
-const isSelected = (subject, token) => Boolean(state.selected.get(subject.place)?.[token]);
+export const isSelected = (subject, token) => Boolean(state.selected.get(subject.place)?.[token]);
 
 /**
  * A view that is drawn when its section comes into sight, and again when something that it shows has changed: what
  * nobody looks at costs nothing.
  */
 const views = [];
-function view(section, draw, ...names) {
+export function view(section, draw, ...names) {
   const entry = { stale: true, seen: false };
   entry.draw = () => { if (entry.stale) { entry.stale = false; draw(); } };
   views.push(entry);
@@ -72,12 +78,12 @@ function view(section, draw, ...names) {
   });
 }
 
-const drawAllViews = () => views.forEach((entry) => entry.draw());
+export const drawAllViews = () => views.forEach((entry) => entry.draw());
 
 const FIELDS = ["subject", "estimator", "cell", "unit", "rollout", "token"];
 const SELECTS = ["axes", "shade"];
 
-function remember() {
+export function remember() {
   const words = new URLSearchParams();
   for (const name of FIELDS) if (state[name] !== null && state[name] !== 0) words.set(name, state[name]);
   for (const id of SELECTS) if ($(id) && $(id).selectedIndex > 0) words.set(id, $(id).value);
@@ -87,13 +93,13 @@ function remember() {
 }
 
 /** Set the selects that an address names. */
-function recallSelects(hash) {
+export function recallSelects(hash) {
   const words = new URLSearchParams(hash.replace(/^#/, ""));
   for (const id of SELECTS) if ($(id) && [...$(id).options].some(({ value }) => value === words.get(id))) $(id).value = words.get(id);
 }
 
 /** The state that an address asks for; anything that does not fit is passed over. */
-function recall(hash) {
+export function recall(hash) {
   const words = new URLSearchParams(hash.replace(/^#/, ""));
   const found = {};
   const whole = (name, limit) => {

@@ -1,7 +1,7 @@
 // Ranks and Spearman's ρ, as the library computes them: average ranks for ties, float64, NaN left out.
 
 /** Average ranks from 1 of the finite values; NaN elsewhere. */
-function averageRanks(values) {
+export function averageRanks(values) {
   const ordered = finiteSorted(values);
   const ranks = new Float64Array(values.length).fill(NaN);
   for (let i = 0; i < values.length; i++) {
@@ -27,7 +27,7 @@ function lowerBound(ordered, value) {
   return low;
 }
 
-function upperBound(ordered, value) {
+export function upperBound(ordered, value) {
   let low = 0, high = ordered.length;
   while (low < high) {
     const middle = (low + high) >> 1;
@@ -37,7 +37,7 @@ function upperBound(ordered, value) {
 }
 
 /** Spearman's ρ over the pairs where both are numbers; NaN below 3 pairs or for a constant series. */
-function spearman(x, y) {
+export function spearman(x, y) {
   const a = new Float64Array(x.length), b = new Float64Array(x.length);
   let count = 0;
   for (let i = 0; i < x.length; i++) {
@@ -59,14 +59,14 @@ function pearson(x, y) {
   return xx === 0 || yy === 0 ? NaN : xy / Math.sqrt(xx) / Math.sqrt(yy);
 }
 
-function meanOf(values) {
+export function meanOf(values) {
   let sum = 0, count = 0;
   for (const value of values) if (!Number.isNaN(value)) { sum += value; count++; }
   return count ? sum / count : NaN;
 }
 
 /** Value below which a share of the finite values lies. */
-function quantile(values, share) {
+export function quantile(values, share) {
   const ordered = finiteSorted(values);
   if (!ordered.length) return NaN;
   const place = share * (ordered.length - 1), low = Math.floor(place);
@@ -74,7 +74,7 @@ function quantile(values, share) {
 }
 
 /** Mean of the last `width` finite values at each place. */
-function runningMean(values, width) {
+export function runningMean(values, width) {
   return values.map((_, i) => {
     const near = values.slice(Math.max(0, i - width + 1), i + 1).filter((value) => value !== null);
     return near.length ? near.reduce((sum, value) => sum + value, 0) / near.length : null;
@@ -82,4 +82,12 @@ function runningMean(values, width) {
 }
 
 /** Pairs as a chart takes them. */
-const points = (steps, values) => steps.map((step, i) => [step, values[i] ?? NaN]);
+export const points = (steps, values) => steps.map((step, i) => [step, values[i] ?? NaN]);
+
+/** Evenly spaced places of tokens that have both values. */
+export function sampled(x, y, most, keep = () => true) {
+  const places = [];
+  for (let i = 0; i < x.length; i++) if (!Number.isNaN(x[i]) && !Number.isNaN(y[i]) && keep(i)) places.push(i);
+  if (places.length <= most) return places;
+  return Array.from({ length: most }, (_, i) => places[Math.floor((i * places.length) / most)]);
+}

@@ -1,4 +1,12 @@
 // Steps of the rollout in sight: where each begins, its entropy and strength, and how both go together over steps.
+import { $, counted, element, endsOf, number, signed, tick } from "./core.js";
+import { visible, visibleNodes } from "./text.js";
+import { sampled } from "./statistics.js";
+import { active, estimatorOf, listen, state, touches, view } from "./state.js";
+import { chart, colourOf } from "./charts.js";
+import { CSV, fillTable } from "./tables.js";
+import { focusToken } from "./microscope.js";
+
 const MOST_STEPS = 8000, MOST_LISTED = 300, MOST_NUMBERED = 40;
 const stepping = { drawn: [], log: false, chart: null };
 
@@ -33,7 +41,7 @@ function drawStepChart(subject, estimator) {
   stepping.chart = chart($("steps-chart"), ({ ink, soft, lit }) => ({
     grid: { left: 58, right: 20, top: 16, bottom: 48 },
     xAxis: { type: "value", name: "entropy of the step (nats)", scale: true },
-    yAxis: { type: log ? "log" : "value", name: `strength of the step${log ? ", log" : ""}`, nameGap: 42, scale: true, axisLabel: { color: soft, formatter: (value) => tick(value), hideOverlap: true } },
+    yAxis: { type: log ? "log" : "value", name: `strength of the step${log ? ", log" : ""}`, nameGap: 42, scale: true, axisLabel: { color: soft, formatter: (value) => tick(value, log ? 3 : 10), hideOverlap: true } },
     series: [
       { type: "scatter", silent: true, symbolSize: 5, large: true, largeThreshold: 1500, progressive: 0, itemStyle: { color: soft, opacity: 0.35 }, data: pairs(others) },
       { type: "scatter", silent: true, symbolSize: 9, z: 4, itemStyle: { color: colour(), borderColor: lit, borderWidth: 1 }, labelLayout: { hideOverlap: true },
@@ -98,8 +106,6 @@ function fillStepCorrelations(subject, estimator) {
     "Long steps average more tokens, so ρ with their lengths and places held fixed says what is left beside that; windows of equal length know no sentences.";
 }
 
-const endsOf = (entry) => withInterval(entry).split(" ").slice(1).join(" ") || "—";
-
 /** Text of a step, of the tokens that the page holds. */
 function stepText(subject, step) {
   const from = subject.starts[step.rollout] + step.start, to = Math.min(subject.starts[step.rollout + 1], from + step.tokens);
@@ -144,7 +150,7 @@ function markStepHere() {
   });
 }
 
-function wireSteps() {
+export function wireSteps() {
   view("steps", drawSteps, "subject", "estimator", "rollout", "cell");
   listen((changed) => { if (touches(changed, "token") && !touches(changed, "subject", "estimator", "rollout", "cell")) markStepHere(); });
 }

@@ -1,8 +1,11 @@
 // Tables: built from rows, and downloaded as CSV with all digits.
-const CSV = new Map(); // name → function that gives {header, rows}
+import { element } from "./core.js";
+import { visible } from "./text.js";
+
+export const CSV = new Map(); // name → function that gives {header, rows}
 
 /** Fill a table: header of texts, rows of cells; numbers are `{value, text}`. The first cell heads its row. */
-function fillTable(table, caption, header, rows) {
+export function fillTable(table, caption, header, rows) {
   const numeric = header.map((_, column) => rows.some((row) => typeof row[column] === "object" && row[column] !== null && !(row[column] instanceof Node)));
   table.replaceChildren(
     element("caption", { class: "hidden" }, caption),
@@ -46,6 +49,6 @@ function download(name) {
   setTimeout(() => URL.revokeObjectURL(address), 10000);
 }
 
-function wireDownloads() {
+export function wireDownloads() {
   for (const button of document.querySelectorAll("button.csv")) button.addEventListener("click", () => download(button.dataset.csv));
 }

@@ -1,8 +1,16 @@
 // Training: curves by optimizer step; seeds of one recipe as a band; alarms; held-out numbers.
+import { $, counted, element, number, tick } from "./core.js";
+import { shorten } from "./text.js";
+import { meanOf, points, runningMean } from "./statistics.js";
+import { VALUES } from "./data.js";
+import { chart, colourOf, dispose, lonely, theme } from "./charts.js";
+import { CSV, fillTable } from "./tables.js";
+
 const PANELS = [
   { name: "inversion ι", step: "inversion/mean", zero: true },
   { name: "ρ, unit of the reward", step: "inversion/correlation", zero: true, held: { value: "probe/spearman", low: "probe/spearman_low", high: "probe/spearman_high" } },
   { name: "ρ by step", step: "inversion/correlation_step", zero: true, beside: "inversion/correlation_given_length", note: "Dotted: the lengths and places of the steps held fixed." },
+  { name: "rollouts without a score", step: "inversion/undefined", share: true, note: "Too short, or constant, for a ρ over the unit of the reward." },
   { name: "task reward", step: "task/mean" },
   { name: "accuracy", step: "task/accuracy", share: true, held: { value: "heldout/pass@1", low: "heldout/pass@1_low", high: "heldout/pass@1_high" }, greedy: "heldout/greedy" },
   { name: "groups whose task rewards tie", step: "task/tied_groups", share: true },
@@ -40,17 +48,17 @@ function banded(members) {
 function panelOptions(panel, drawn) {
   const { soft } = theme(), series = [];
   for (const curve of drawn) {
-    const color = colourOf(curve.place), line = (name, values, style) => ({ type: "line", name, silent: true, showSymbol: false, data: points(curve.step, values), itemStyle: { color }, ...style });
+    const color = colourOf(curve.place), line = (name, values, style) => ({ type: "line", name, silent: true, ...lonely(values), data: points(curve.step, values), itemStyle: { color }, ...style });
     if (curve.low) {
-      series.push(line("", curve.low, { stack: `band ${curve.place}`, lineStyle: { opacity: 0 }, stackStrategy: "all" }));
-      series.push(line("", curve.high.map((high, i) => (high === null ? null : high - curve.low[i])), { stack: `band ${curve.place}`, lineStyle: { opacity: 0 }, areaStyle: { color, opacity: 0.18 }, stackStrategy: "all" }));
-    } else if (curve.raw.length) series.push(line("", curve.raw, { lineStyle: { width: 0.7, opacity: 0.35 } }));
+      series.push(line("", curve.low, { showSymbol: false, stack: `band ${curve.place}`, lineStyle: { opacity: 0 }, stackStrategy: "all" }));
+      series.push(line("", curve.high.map((high, i) => (high === null ? null : high - curve.low[i])), { showSymbol: false, stack: `band ${curve.place}`, lineStyle: { opacity: 0 }, areaStyle: { color, opacity: 0.18 }, stackStrategy: "all" }));
+    } else if (curve.raw.length) series.push(line("", curve.raw, { ...lonely(curve.raw, { size: 3 }), lineStyle: { width: 0.7, opacity: 0.35 } }));
     const marks = curve.alarms.map((step) => ({ xAxis: step }));
     if (panel.zero) marks.push({ yAxis: 0, lineStyle: { type: "solid", width: 0.8 } });
     series.push(line(curve.name, curve.mean, { lineStyle: { width: 2 }, markLine: { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: soft, type: "dashed", width: 1 }, data: marks } }));
   }
   for (const curve of panel.beside ? curves(panel.beside) : []) {
-    series.push({ type: "line", name: "", silent: true, showSymbol: false, connectNulls: true, data: points(curve.step, curve.mean), itemStyle: { color: colourOf(curve.place) }, lineStyle: { type: "dotted", width: 1.6 } });
+    series.push({ type: "line", name: "", silent: true, ...lonely(curve.mean, { joined: true }), connectNulls: true, data: points(curve.step, curve.mean), itemStyle: { color: colourOf(curve.place) }, lineStyle: { type: "dotted", width: 1.6 } });
   }
   for (const [place, run] of trainings.entries()) series.push(...heldOut(panel, run, place));
   return {
@@ -96,17 +104,20 @@ function drawTraining() {
     const drawn = curves(panel.step), ends = drawn.map((curve) => `${shorten(curve.name, 60)} from ${number(curve.mean.find((v) => v !== null))} to ${number(curve.mean.findLast((v) => v !== null))}`);
     chart(holders[i].querySelector(".chart"), () => panelOptions(panel, drawn), `${panelTitle(panel)} by step: ${ends.join("; ")}`);
   });
+  const empty = PANELS.filter((panel) => !filled(panel) && trainings.some((run) => run.undefined.includes(panel.step)));
+  $("training-undefined").hidden = !empty.length;
+  $("training-undefined").textContent = empty.length ? `Undefined in every batch: ${empty.map(panelTitle).join("; ")}.` : "";
   drawTrainingTable();
 }
 
 /** First and last tenth of every run. */
-function drawTrainingTable() {
+export function drawTrainingTable() {
   const panels = PANELS.filter(filled);
   const rows = trainings.map((run, place) => {
     const tenth = Math.max(1, Math.floor(run.step.step.length / 10));
     const ends = (key) => [(run.step[key] ?? run.probe[key])?.slice(0, tenth), (run.step[key] ?? run.probe[key])?.slice(-tenth)].map((part) => number(meanOf((part ?? []).map((v) => v ?? NaN))));
     const swatch = element("span", { class: "swatch", style: { display: "inline-block", marginRight: ".4em", background: colourOf(placeOf(run, place)) } });
-    return [element("span", {}, swatch, element("bdi", {}, shorten(run.label, 60))), { text: counted(Math.max(0, ...KINDS_OF_ROWS.flatMap((kind) => run[kind].step))) },
+    return [element("span", {}, swatch, element("bdi", {}, shorten(run.label, 60))), { text: counted(run.steps) },
       ...panels.map(({ step }) => ({ text: ends(step).join(" → ") })), { text: run.alarms.length ? run.alarms.join(", ") : "none" }];
   });
   fillTable($("training-table"), "First and last tenth of every training run", ["run", "steps", ...panels.map(panelTitle), "alarms at"], rows);
@@ -118,7 +129,7 @@ CSV.set("training", () => {
   return { header: ["run", "kind", "step", ...names], rows };
 });
 
-function wireTraining() {
+export function wireTraining() {
   const known = new Set(PANELS.map(({ step }) => step));
   const names = [...new Set(trainings.flatMap((run) => KINDS_OF_ROWS.flatMap((kind) => Object.keys(run[kind]))))].filter((name) => name !== "step" && !known.has(name) && !/_(low|high)$/.test(name)).sort();
   $("metric").replaceChildren(element("option", { value: "" }, "none"), ...names.map((name) => element("option", { value: name }, name)));
