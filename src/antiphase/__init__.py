@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from antiphase.evaluation.compare import compare as compare
     from antiphase.evaluation.evaluate import evaluate as evaluate
     from antiphase.evaluation.result import Evaluation as Evaluation
+    from antiphase.inversion.inversion_reward import InversionReward as InversionReward
+    from antiphase.inversion.inversion_spec import InversionSpec as InversionSpec
     from antiphase.models.loading import load_model as load_model
     from antiphase.probing.fingerprint import Fingerprint as Fingerprint
     from antiphase.probing.probe import probe as probe
@@ -45,6 +47,8 @@ _HOMES = {
     "Evaluation": "evaluation.result",
     "Fingerprint": "probing.fingerprint",
     "InversionCallback": "training.callback",
+    "InversionReward": "inversion.inversion_reward",
+    "InversionSpec": "inversion.inversion_spec",
     "ProbeConfig": "probing.probe_config",
     "ProbeSet": "training.probe_set",
     "SignalSpec": "types",

@@ -10,9 +10,10 @@ from trl import GRPOConfig, GRPOTrainer
 
 from antiphase import probe
 from antiphase.errors import InvalidInputError
+from antiphase.inversion.rollout_facts import RolloutIds as _Rollouts
 from antiphase.reward import inversion_term
 from antiphase.training.reward_functions import MajorityVoteReward, NegativeEntropyReward, SelfCertaintyReward
-from antiphase.training.trainer import CorRPOTrainer, _Rollouts
+from antiphase.training.trainer import CorRPOTrainer
 from antiphase.training.trainer_config import CorRPOConfig
 from antiphase.training.trajectory import read_trajectory
 from antiphase.types import TokenBatch

@@ -9,9 +9,9 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from antiphase.errors import InvalidInputError, UnsupportedModelError
+from antiphase.inversion.alarm import collapsing
 from antiphase.tasks.task_rewards import AccuracyReward
 from antiphase.training import host
-from antiphase.training.alarm import collapsing
 from antiphase.training.host import HostError
 from antiphase.training.trainer import CorRPOTrainer
 from antiphase.training.trainer_config import CorRPOConfig

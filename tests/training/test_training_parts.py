@@ -12,6 +12,7 @@ import antiphase
 import training_cases as cases
 from antiphase.errors import InvalidInputError, UnsupportedModelError
 from antiphase.figures.trajectory import save_trajectory, trajectory_curves
+from antiphase.inversion.step_metrics import BatchFacts, halves_accuracy, repetition, step_metrics, tied_share
 from antiphase.models.loading import LoadedModel
 from antiphase.rollouts.sampling import Sampling
 from antiphase.signals.measure import token_signals
@@ -23,7 +24,6 @@ from antiphase.training.card import named
 from antiphase.training.console import time_left
 from antiphase.training.heldout import HeldOut, evaluate_policy
 from antiphase.training.probe_set import ProbeSet, probe_policy
-from antiphase.training.step_metrics import BatchFacts, halves_accuracy, repetition, step_metrics, tied_share
 from antiphase.training.trajectory import Trajectory, read_trajectory
 from antiphase.types import SignalSpec, TokenBatch
 from conftest import byte_tokenizer, tiny_model

@@ -36,7 +36,7 @@ def check_functions(functions: Sequence[Any], args: CorRPOConfig) -> None:
             f"reward_weights has {len(args.reward_weights)} numbers for {len(functions)} reward functions. Give one "
             "for each; λ is inversion_weight."
         )
-    if args.combine == "gated" and args.multi_objective_aggregation != "sum_then_normalize":
+    if args.inversion_combine == "gated" and args.multi_objective_aggregation != "sum_then_normalize":
         raise InvalidInputError(
             "inversion_combine='gated' bounds the sum of the rewards, and normalize_then_sum (GDPO) normalises each "
             "on its own, which undoes the bound. Use 'sum' or 'centered' with it."
@@ -45,9 +45,9 @@ def check_functions(functions: Sequence[Any], args: CorRPOConfig) -> None:
 
 def check_rewarded(num_rewards: int, args: CorRPOConfig) -> None:
     """Raise InvalidInputError if there is no task reward, of functions or of environments, where one is needed."""
-    if not num_rewards and args.combine != "only":
+    if not num_rewards and args.inversion_combine != "only":
         raise InvalidInputError(
-            f"inversion_combine='{args.combine}' needs a task reward and there is no reward function. Give "
+            f"inversion_combine='{args.inversion_combine}' needs a task reward and there is no reward function. Give "
             "reward_funcs, or train on inversion alone with inversion_combine='only'."
         )
 
@@ -90,7 +90,7 @@ def verifier_index(names: Sequence[str], functions: Sequence[Any], args: CorRPOC
     if args.inversion_verifier is None:
         free = (SignalReward, MajorityVoteReward)
         place = next((i for i, function in enumerate(functions) if not isinstance(function, free)), None)
-        if place is None and args.combine == "gated":
+        if place is None and args.inversion_combine == "gated":
             raise InvalidInputError(
                 "inversion_combine='gated' needs a verifier, and no reward function is one. Add one, if need be with "
                 "weight 0."

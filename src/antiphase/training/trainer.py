@@ -10,8 +10,7 @@ import copy
 import inspect
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -21,11 +20,9 @@ from trl import GRPOTrainer
 
 from antiphase.devices import has_double
 from antiphase.errors import UnsupportedModelError
-from antiphase.models.architecture import unwrap
-from antiphase.reward import InversionTerm, inversion_term
-from antiphase.scores import RolloutScores, rollout_scores
-from antiphase.signals.measure import chosen_layers, token_signals, trial_batch
-from antiphase.steps import batch_steps
+from antiphase.inversion.inversion_reward import CombinedRewards, InversionReward
+from antiphase.inversion.rollout_facts import RolloutFacts, RolloutIds
+from antiphase.reward import InversionTerm
 from antiphase.training.checks import (
     check_columns,
     check_functions,
@@ -37,33 +34,9 @@ from antiphase.training.checks import (
 from antiphase.training.host import HostError, check_host, check_instance
 from antiphase.training.policy import check_sharding, is_sharded, whole_policy
 from antiphase.training.reward_functions import MajorityVoteReward, SignalReward, checked
-from antiphase.training.step_metrics import BatchFacts, repetition, step_metrics
 from antiphase.training.trainer_config import CorRPOConfig
 from antiphase.training.trajectory import Trajectory
 from antiphase.training.watch import Watch
-from antiphase.types import TokenBatch
-
-COLUMN = "inversion"
-_FACTS = (
-    *("inversion", "correlation", "token", "type", "step", "given_length", "items"),
-    *("entropy", "strength", "length", "truncated", "repetition", "seconds"),
-)
-
-
-@dataclass(frozen=True)
-class _Rollouts:
-    """This process's rollouts as the host generated them, unpadded."""
-
-    prompt_ids: list[list[int]]
-    completion_ids: list[list[int]]
-    generated: list[list[int]] | None
-
-
-@dataclass(frozen=True)
-class _Measured:
-    scores: RolloutScores
-    facts: Tensor
-    """`[rollout, fact]`, in the order of `_FACTS`."""
 
 
 class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
@@ -114,8 +87,8 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
                 *(classes if isinstance(classes, list) else [classes]),
                 None,
             ]
-        self._rollouts: _Rollouts | None = None
-        self._measured: _Measured | None = None
+        self._rollouts: RolloutIds | None = None
+        self._measured: RolloutFacts | None = None
         self._served = False
         self._term: InversionTerm | None = None
         self._weight = 0.0
@@ -132,7 +105,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         names, tasks = ([*values] for values in (self.reward_func_names, self.reward_funcs))
         names.pop(self._column), tasks.pop(self._column)
         self._verifier = verifier_index(names, tasks, args)
-        self._signal_spec, self._score_spec, self._splitter = args.signal_spec(), args.score_spec(), args.splitter()
+        self._inversion_reward = InversionReward(args.inversion_spec())
         self._check_measurable()
         self.trajectory = Trajectory(Path(args.output_dir))
         self.watch = Watch(self.trajectory, args)
@@ -168,7 +141,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         term = cast("InversionTerm | None", self._term)
         if term is None:
             raise HostError("TRL scored completions without calling _calculate_rewards: inversion had no part in it.")
-        if cast(CorRPOConfig, self.args).combine == "centered":
+        if self._inversion_reward.spec.combine == "centered":
             self._add_to_advantages(output, term.advantage * self._weight)
         return output
 
@@ -176,7 +149,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._measured = None
         output = super()._generate(prompts)
         # Items 0 to 2: unpadded prompt ids, completion ids, and which completion tokens the model wrote.
-        self._rollouts = _Rollouts(*output[:3])
+        self._rollouts = RolloutIds(*output[:3])
         return output
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
@@ -211,92 +184,58 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return int(self.num_generations if self.model.training else self.num_generations_eval)
 
     def _check_measurable(self) -> None:
-        chosen_layers(unwrap(self.accelerator.unwrap_model(self.model)), self._signal_spec)
+        self._inversion_reward.check_layers(self.accelerator.unwrap_model(self.model))
         if not is_sharded(self.accelerator):
-            # One token, so that what the estimator cannot measure is known now and not after the first generation.
             with whole_policy(self.model, self.accelerator) as policy:
-                row = trial_batch(unwrap(policy))
-                steps = batch_steps(row, self._tokenizer, self._splitter)
-                token_signals(policy, row, self._signal_spec, steps=steps)
+                self._inversion_reward.check(policy, self._tokenizer)
 
-    def _measure(self, rollouts: _Rollouts) -> _Measured:
+    def _measure(self, rollouts: RolloutIds) -> RolloutFacts:
         start = time.perf_counter()
-        batch = _within_context(rollouts, self.model)
-        steps = batch_steps(batch, self._tokenizer, self._splitter)
-        with whole_policy(self.model_wrapped, self.accelerator, self.args.gradient_checkpointing_kwargs) as policy:
-            signals = token_signals(policy, batch, self._signal_spec, steps=steps)
-        scores = rollout_scores(signals, batch, self._score_spec)
-        seconds = time.perf_counter() - start
         ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
-        wrote = rollouts.generated or [[1] * len(ids) for ids in rollouts.completion_ids]
-        columns: dict[str, Sequence[float] | Tensor] = {
-            "length": [float(sum(mask)) for mask in wrote],
-            "truncated": [float(not ids or ids[-1] not in ends) for ids in rollouts.completion_ids],
-            "repetition": [repetition(ids) for ids in rollouts.completion_ids],
-            "seconds": [seconds] * len(batch),
-            "items": scores.num_items,
-            **{str(unit): values for unit, values in scores.by_unit.items()},
-        }
-        facts = [
-            torch.as_tensor(columns.get(name, getattr(scores, name, None)), dtype=torch.float64) for name in _FACTS
-        ]
-        return _Measured(scores, torch.stack(facts, dim=1))
+        with whole_policy(self.model_wrapped, self.accelerator, self.args.gradient_checkpointing_kwargs) as policy:
+            facts = self._inversion_reward.measure(policy, rollouts, self._tokenizer, end_ids=ends)
+        # What gathering the weights took is a cost of measuring too.
+        return replace(facts, seconds=torch.full_like(facts.seconds, time.perf_counter() - start))
 
     def _combine(self, rewards: Tensor) -> Tensor:
         """Replace the gathered column of scores by the term that its combine mode makes of it, and log."""
-        config, measured = cast(CorRPOConfig, self.args), cast(_Measured, self._measured)
-        device = rewards.device
-        local = measured.facts.to(device, torch.float64 if has_double(device) else torch.float32)
-        gathered = dict(zip(_FACTS, self.accelerator.gather(local).cpu().double().unbind(1), strict=True))
+        facts = cast(RolloutFacts, self._measured).gathered(self._gathered)
         task_columns = self._without_own(rewards).cpu().double()
         unscored = task_columns.isnan().all(1)
         task = (task_columns * self._task_weights.double()).nansum(1).masked_fill(unscored, torch.nan)
-        right = torch.zeros_like(unscored)
-        if self._verifier is not None:
-            right = task_columns[:, self._verifier] >= config.inversion_accept
-        weight = self.inversion_weight
-        # The host leaves rollouts out that no function scored; our term must not bring them back.
-        unscored &= bool(task_columns.shape[1]) and config.combine != "only"
-        self._weight = weight
-        self._term = inversion_term(
-            gathered["inversion"].masked_fill(unscored, torch.nan),
-            task.nan_to_num(nan=-torch.inf),
-            right,
+        spec, verifier = self._inversion_reward.spec, self._verifier
+        self._weight = self.inversion_weight
+        combined = self._inversion_reward.combine(
+            facts,
+            task,
             group_size=self._group_size,
-            combine=config.combine,
-            weight=weight,
-            clip=config.inversion_clip,
-            undefined=config.undefined,
-            excluded=unscored,
+            weight=self._weight,
+            accepted=None if verifier is None else spec.accepts(task_columns[:, verifier]),
         )
-        rewards[:, self._column] = self._term.reward.to(rewards)
-        rewards[unscored.to(device), self._column] = torch.nan
-        before, after = (self._task_weights * (0.0 if config.combine == "only" else 1.0)).tensor_split([self._column])
-        self.reward_weights = torch.cat([before, torch.tensor([weight]), after])
-        self._record(gathered, task, right, weight)
+        self._term = combined.term
+        rewards[:, self._column] = combined.term.reward.to(rewards)
+        rewards[combined.excluded.to(rewards.device), self._column] = torch.nan
+        before, after = (self._task_weights * (0.0 if spec.combine == "only" else 1.0)).tensor_split([self._column])
+        self.reward_weights = torch.cat([before, torch.tensor([self._weight]), after])
+        self._record(combined)
         return rewards
+
+    def _gathered(self, table: Tensor) -> Tensor:
+        device = self.accelerator.device
+        return cast(
+            Tensor, self.accelerator.gather(table.to(device, torch.float64 if has_double(device) else torch.float32))
+        )
 
     def _without_own(self, columns: Tensor) -> Tensor:
         """The last axis without the column of the inversion reward."""
         return torch.cat([columns[..., : self._column], columns[..., self._column + 1 :]], dim=-1)
 
-    def _record(self, gathered: dict[str, Tensor], task: Tensor, right: Tensor, weight: float) -> None:
-        seconds = float(gathered["seconds"].max())
-        facts = BatchFacts(task=task, accepted=right, **{name: gathered[name] for name in _FACTS[:-1]})
-        metrics = step_metrics(facts, group_size=self._group_size, weight=weight, seconds=seconds)
-        if self._verifier is None:
-            metrics |= dict.fromkeys(
-                ("task/accuracy", "inversion/top_accuracy", "inversion/bottom_accuracy"), math.nan
-            )
-        if self._signal_spec.targets_per_rollout == 0:
-            # No token's own strength is measured, by choice: NaN would look as if something had failed.
-            for unit in ("token", "type"):
-                del metrics[f"inversion/correlation_{unit}"]
+    def _record(self, combined: CombinedRewards) -> None:
         mode = "train" if self.model.training else "eval"
-        for name, value in metrics.items():
+        for name, value in combined.metrics.items():
             self._metrics[mode][name].append(value)
         if mode == "train":
-            self.watch.step(self.state.global_step, metrics, self.accelerator.is_main_process)
+            self.watch.step(self.state.global_step, combined.metrics, self.accelerator.is_main_process)
 
     def _add_to_advantages(self, output: dict[str, Any], term: Tensor) -> None:
         advantages = output["advantages"]
@@ -315,18 +254,6 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             latest[place] += value
         logged.clear()
         logged.extend(latest)
-
-
-def _within_context(rollouts: _Rollouts, model: Any) -> TokenBatch:
-    """The rollouts up to the model's context; the host only warns of tokens beyond it."""
-    config = cast(Any, unwrap(model)).config.get_text_config()
-    limit = getattr(config, "max_position_embeddings", None)
-    prompts = [ids[:limit] for ids in rollouts.prompt_ids]
-    room = [None if limit is None else limit - len(ids) for ids in prompts]
-    pairs = zip(rollouts.completion_ids, room, strict=True)
-    completions = [ids[:most] for ids, most in pairs]
-    generated = rollouts.generated and [mask[:most] for mask, most in zip(rollouts.generated, room, strict=True)]
-    return TokenBatch.from_ids(prompts, completions, generated=generated)
 
 
 def _or_none(values: Tensor) -> list[float | None]:

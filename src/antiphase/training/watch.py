@@ -7,7 +7,7 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from antiphase.training.alarm import collapsing
+from antiphase.inversion.alarm import collapsing
 from antiphase.training.trainer_config import OWN_FIELDS, CorRPOConfig
 from antiphase.training.trajectory import Trajectory, begin_once
 

@@ -1,0 +1,202 @@
+"""`InversionSpec`: every option of the inversion reward, with its default and its checks, for any training engine.
+
+`CorRPOConfig` takes its `inversion_*` fields from here. Nothing is measured or combined here; `InversionReward` reads
+these options.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import TypeVar, cast
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from antiphase.errors import InvalidInputError
+from antiphase.inversion.alarm import ALARM_ACTIONS
+from antiphase.reward import COMBINES, SCHEDULES, UNDEFINED, Schedule, weight_at
+from antiphase.scores import CONTROLS, Control, ScoreSpec
+from antiphase.statistics.correlation import MIN_STEPS, MIN_TOKENS
+from antiphase.steps import DEFAULT_SPLITTER, Splitter
+from antiphase.types import (
+    METHODS,
+    PROJECTIONS,
+    STEP_STRENGTHS,
+    UNITS,
+    Estimator,
+    Method,
+    Norm,
+    ProjectionName,
+    SignalSpec,
+    Target,
+    Unit,
+    check_one_of,
+)
+
+TRAINING_ESTIMATORS: tuple[Estimator, ...] = ("own", "last", "full")
+
+_T = TypeVar("_T")
+
+
+def _option(default: _T, text: str) -> _T:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class InversionSpec:
+    """What is measured of each rollout, and how it enters the reward (METHOD §4).
+
+    The defaults are the paper's reward, R = r − λ (1 + ρ) with ρ over the steps of a rollout, by the fast estimator
+    `own`. The paper's full-context gradient is `estimator="full", step_strength="joint"`. Messages call each option by
+    its name in a recipe, which has `inversion_` before it.
+
+    >>> InversionSpec(weight=0.5, schedule="linear").weight_at(30, 40)
+    0.125
+
+    Args:
+        weight: λ ≥ 0; 0 is exactly the host.
+        combine: `penalty` (the paper's), `sum`, `centered`, `gated` or `only`; see `inversion_term`.
+        unit: what is correlated: `step` (sentences; the paper's), `type` or `token`.
+        splitter: where steps end: `sentence`, `line`, `fixed:N` or `regex:PATTERN`; see `Splitter`.
+        step_strength: `mean` of the tokens' strengths, or `joint`; see `SignalSpec`.
+        min_steps: rollouts with fewer steps have no score, where steps are the unit.
+        undefined: what the ρ of a rollout without score counts as: `neutral` (the mean of its group), `zero` (ρ = 0)
+            or `worst` (ρ = 1); see `inversion_term`.
+        estimator: `own`, `last` or `full`; see `SignalSpec`, also for the next five.
+        layers: `all`, `last`, `last-K`, or indices such as `0,3,-1`.
+        projections: which of Q, K, V, O, as in `QKVO`.
+        norm: `nuclear`, `frobenius` or `l1`.
+        target: `logit`, or `logprob` (a control).
+        targets_per_rollout: measure the strength of so many random tokens of each rollout.
+        token_budget: padded tokens in one measuring pass; moves no number by more than rounding.
+        correlation: `spearman` or `pearson`.
+        min_tokens: rollouts with fewer measured tokens (or types) have no score, where those are the unit.
+        shrink: pseudo-items of the prior that pulls short rollouts to 0; see `shrunk`.
+        clip: scores are clipped to [−clip, clip].
+        schedule: of λ: `constant`, `warmup`, `linear` or `cosine`; see `weight_at`.
+        warmup_steps: steps (or, below 1, share of the training) over which λ rises from 0.
+        control: `none`, `shuffled` or `random`; see `ScoreSpec`.
+        verifier: name of the reward function that says what is right; the first one by default. Read by trainers
+            that hold several.
+        accept: a rollout is accepted (right) if that function gives at least this.
+        alarm: what to do when ι rises while accuracy falls: `warn`, `stop`, `drop` (λ to 0) or `off`.
+        alarm_window: over how many measured batches.
+        seed: of the controls and of the draw of `targets_per_rollout`; in `CorRPOConfig` the host's own.
+
+    Raises:
+        InvalidInputError: a value outside its set or range.
+    """
+
+    weight: float = _option(0.1, "λ, weight of the inversion score; 0 is exactly the host")
+    combine: str = _option("penalty", "penalty (the paper's), sum, centered, gated or only")
+    unit: str = _option("step", "what is correlated: step (the paper's), type or token")
+    splitter: str = _option(DEFAULT_SPLITTER, "where steps end: sentence, line, fixed:N (tokens) or regex:PATTERN")
+    step_strength: str = _option("mean", "of a step: mean (of its tokens) or joint")
+    min_steps: int = _option(MIN_STEPS, "rollouts with fewer steps have no score")
+    undefined: str = _option("neutral", "what an undefined correlation counts as: neutral, zero or worst")
+    estimator: str = _option("own", "own, last or full")
+    layers: str = _option("all", "all, last, last-K, or indices such as 0,3,-1")
+    projections: str = _option("QKVO", "which of Q, K, V, O")
+    norm: str = _option("nuclear", "nuclear, frobenius or l1")
+    target: str = _option("logit", "logit, or logprob (a control)")
+    targets_per_rollout: int | None = _option(None, "measure the strength of so many random tokens of each rollout")
+    token_budget: int = _option(2048, "padded tokens in one measuring pass")
+    correlation: str = _option("spearman", "spearman or pearson")
+    min_tokens: int = _option(MIN_TOKENS, "rollouts with fewer measured tokens have no score")
+    shrink: float = _option(0.0, "pseudo-items that pull short rollouts' scores to 0")
+    clip: float = _option(1.0, "scores are clipped to [-clip, clip]")
+    schedule: str = _option("constant", "of λ: constant, warmup, linear or cosine")
+    warmup_steps: float = _option(0.0, "steps (below 1: share) over which λ rises from 0")
+    control: str = _option("none", "none, shuffled (strengths) or random (score)")
+    verifier: str | None = _option(None, "name of the reward function that says what is right (default: the first)")
+    accept: float = _option(0.5, "accepted (right) if the verifier gives at least this")
+    alarm: str = _option("warn", "when ι rises while accuracy falls: warn, stop, drop or off")
+    alarm_window: int = _option(20, "batches that the alarm looks back over")
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.weight < math.inf):
+            raise InvalidInputError(
+                f"inversion_weight (λ) must be 0 or positive; got {self.weight}. To train against inversion is no "
+                "method that antiphase knows; as a control, use inversion_control='shuffled' or 'random'."
+            )
+        self._check_names()
+        if self.combine == "only" and self.weight == 0:
+            raise InvalidInputError("inversion_combine='only' with inversion_weight 0 leaves no reward at all.")
+        if not (0 <= self.warmup_steps < math.inf):
+            raise InvalidInputError(f"inversion_warmup_steps must be 0 or positive; got {self.warmup_steps}.")
+        if self.alarm_window < 8:
+            raise InvalidInputError(
+                f"inversion_alarm_window must be at least 8 for a trend to show; got {self.alarm_window}."
+            )
+        if math.isnan(self.accept):
+            raise InvalidInputError("inversion_accept is NaN; give the least reward of a right rollout.")
+        # Built for their checks.
+        self.score_spec(), self.signal_spec(), self.step_splitter()
+
+    def _check_names(self) -> None:
+        check_one_of("inversion_combine", self.combine, COMBINES)
+        check_one_of("inversion_unit", self.unit, UNITS)
+        check_one_of("inversion_step_strength", self.step_strength, STEP_STRENGTHS)
+        check_one_of("inversion_undefined", self.undefined, UNDEFINED)
+        check_one_of("inversion_schedule", self.schedule, SCHEDULES)
+        check_one_of("inversion_control", self.control, CONTROLS)
+        check_one_of("inversion_correlation", self.correlation, METHODS)
+        for name in self.projections:
+            check_one_of("inversion_projections", name, PROJECTIONS)
+        check_one_of("inversion_alarm", self.alarm, ALARM_ACTIONS)
+        check_one_of("inversion_estimator", self.estimator, TRAINING_ESTIMATORS)
+
+    def score_spec(self) -> ScoreSpec:
+        """How scores are made."""
+        return ScoreSpec(
+            method=cast(Method, self.correlation),
+            unit=cast(Unit, self.unit),
+            min_tokens=self.min_tokens,
+            min_steps=self.min_steps,
+            shrink=self.shrink,
+            clip=self.clip,
+            control=cast(Control, self.control),
+            seed=self.seed,
+        )
+
+    def step_splitter(self) -> Splitter:
+        """Where the steps of a rollout end."""
+        return Splitter.parse(self.splitter)
+
+    def signal_spec(self) -> SignalSpec:
+        """What is measured: the same spec that `antiphase probe` would use.
+
+        Under `full` and `last` a joint strength leaves the tokens' own strengths out, which would cost a backward (or
+        an eigenproblem) each, unless `targets_per_rollout` asks for some.
+        """
+        # The reward then needs the joint strength of steps, and no token's own.
+        joint_steps = self.unit == "step" and self.step_strength == "joint"
+        targets = self.targets_per_rollout
+        if joint_steps and targets is None and self.estimator != "own":
+            targets = 0
+        return SignalSpec(
+            estimator=cast(Estimator, self.estimator),
+            layers=self.layers,
+            projections=cast("tuple[ProjectionName, ...]", tuple(self.projections)),
+            norm=cast(Norm, self.norm),
+            target=cast(Target, self.target),
+            targets_per_rollout=targets,
+            step_strength="joint" if joint_steps else "mean",
+            token_budget=self.token_budget,
+            seed=self.seed,
+        )
+
+    def weight_at(self, step: int, num_steps: int) -> float:
+        """λ before optimizer step `step` of `num_steps`; see `antiphase.reward.weight_at`."""
+        total = max(num_steps, 1)
+        warmup = self.warmup_steps if self.warmup_steps < 1 else self.warmup_steps / total
+        schedule = cast(Schedule, self.schedule)
+        return weight_at(step / total, weight=self.weight, schedule=schedule, warmup=warmup)
+
+    def accepts(self, rewards: Float[Tensor, "rollout"]) -> Bool[Tensor, "rollout"]:
+        """Whether the verifier's reward is at least `accept`; a NaN is no acceptance.
+
+        Args:
+            rewards: of the verifier, unweighted.
+        """
+        return rewards >= self.accept
