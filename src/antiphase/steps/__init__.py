@@ -4,7 +4,5 @@
 stands in the text, and `assigning` puts the three together. Nothing here measures a signal.
 """
 
-from antiphase.steps.assigning import batch_steps as batch_steps
-from antiphase.steps.assigning import token_steps as token_steps
 from antiphase.steps.splitter import DEFAULT_SPLITTER as DEFAULT_SPLITTER
 from antiphase.steps.splitter import Splitter as Splitter

@@ -1,6 +1,5 @@
 """Reward functions by name: the task's verifier, the format, the verifier-free ones, and the user's own."""
 
-import difflib
 import functools
 import importlib
 import importlib.util
@@ -15,6 +14,7 @@ from antiphase.errors import InvalidInputError
 from antiphase.tasks.extraction import extract_answer
 from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.task_rewards import AccuracyReward, format_reward
+from antiphase.training.reward_choices import check_reward
 from antiphase.training.reward_functions import (
     MajorityVoteReward,
     NegativeEntropyReward,
@@ -23,19 +23,19 @@ from antiphase.training.reward_functions import (
     checked_values,
 )
 
-NAMES = ("accuracy", "format", "self_certainty", "negative_entropy", "majority_vote")
-
 
 def reward_function(name: str, pool: VerifierPool) -> Any:
     """The reward function of a name.
 
     Args:
-        name: one of `NAMES`, or the user's own as `package.module:function` or `path/to/file.py:function`.
+        name: one of `reward_choices.NAMES`, or the user's own as `package.module:function` or
+            `path/to/file.py:function`.
         pool: checks completions for `accuracy`.
 
     Raises:
         InvalidInputError: no such function; names the nearest.
     """
+    check_reward(name)
     if ":" in name:
         return _own_function(name)
     if name == "accuracy":
@@ -46,14 +46,7 @@ def reward_function(name: str, pool: VerifierPool) -> Any:
         return SelfCertaintyReward()
     if name == "negative_entropy":
         return NegativeEntropyReward()
-    if name == "majority_vote":
-        return MajorityVoteReward(lambda text, kind: extract_answer(text, "auto", kind))
-    near = difflib.get_close_matches(name, NAMES, 1)
-    raise InvalidInputError(
-        f"unknown reward function {name!r}."
-        + (f" Did you mean {near[0]!r}?" if near else "")
-        + f" There are {', '.join(NAMES)}, and your own as module:function or file.py:function."
-    )
+    return MajorityVoteReward(lambda text, kind: extract_answer(text, "auto", kind))
 
 
 def _own_function(name: str) -> Any:
@@ -62,8 +55,6 @@ def _own_function(name: str) -> Any:
     module: Any = None
     if place.endswith(".py"):
         path = Path(place)
-        if not path.is_file():
-            raise InvalidInputError(f"reward function {name!r}: there is no file {place!r}.")
         spec = importlib.util.spec_from_file_location(path.stem, path)
         assert spec is not None
         assert spec.loader is not None

@@ -25,7 +25,7 @@ from antiphase.models.architecture import unwrap
 from antiphase.reward import InversionTerm, inversion_term
 from antiphase.scores import RolloutScores, rollout_scores
 from antiphase.signals.measure import chosen_layers, token_signals, trial_batch
-from antiphase.steps import batch_steps
+from antiphase.steps.assigning import batch_steps
 from antiphase.training.checks import (
     check_columns,
     check_functions,

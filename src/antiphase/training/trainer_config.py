@@ -10,7 +10,7 @@ from trl import GRPOConfig
 from antiphase.errors import InvalidInputError
 from antiphase.reward import COMBINES, SCHEDULES, UNDEFINED, Combine, Schedule, Undefined, weight_at
 from antiphase.scores import CONTROLS, Control, ScoreSpec
-from antiphase.statistics.correlation import MIN_STEPS
+from antiphase.statistics.minimums import MIN_STEPS
 from antiphase.steps import DEFAULT_SPLITTER, Splitter
 from antiphase.training.alarm import ALARM_ACTIONS
 from antiphase.types import (
