@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTR
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo eval train study test test-slow test-lm-eval check docs notebook bench bench-train gpu-dry build wheel-test clean
+.PHONY: help demo eval train study test test-slow test-lm-eval check docs notebook bench bench-train bench-refusals gpu-dry build wheel-test clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -84,6 +84,9 @@ bench-steps: $(VENV)/.dev ## cost and agreement of the strengths of steps (about
 
 bench-train: $(VENV)/.dev ## what measuring adds to a training step (about 20 minutes)
 	$(BIN)/python benchmarks/training.py
+
+bench-refusals: $(VENV)/.train ## seconds until a wrong word is refused (a minute)
+	$(BIN)/python benchmarks/refusals.py
 
 gpu-dry: $(VENV)/.train ## every part of the kit for a GPU, at toy sizes on the CPU (about a minute)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gpu/run.py --dry --out runs/gpu-dry-$$(date +%Y%m%d-%H%M%S)

@@ -28,7 +28,8 @@ from antiphase.data.prompts import STEP_BY_STEP, load_prompts
 from antiphase.probing.probe_summary import commit, versions
 from antiphase.rollouts.sampling import Sampling, generate
 from antiphase.signals.joint import GROWTH
-from antiphase.steps import Splitter, batch_steps
+from antiphase.steps import Splitter
+from antiphase.steps.assigning import batch_steps
 
 # Case → what is measured; `share` is how many of the tokens are timed, the rest is scaled up.
 CASES = {

@@ -12,7 +12,8 @@ import torch
 from antiphase import InversionReward, InversionSpec, TokenBatch, load_model
 from antiphase.models.loading import LoadedModel
 from antiphase.reward import group_mean
-from antiphase.rollouts.sampling import Sampling, generate
+from antiphase.rollouts.sampling import generate
+from antiphase.rollouts.sampling_spec import Sampling
 from antiphase.tasks.registry import load_task
 
 PROMPTS, GROUP = 2, 8  # so many problems a step, and rollouts of each

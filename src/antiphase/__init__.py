@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from antiphase.probing.probe_config import ProbeConfig as ProbeConfig
     from antiphase.probing.series import probe_checkpoints as probe_checkpoints
     from antiphase.report.writing import write_report as write_report
+    from antiphase.signal_spec import SignalSpec as SignalSpec
     from antiphase.signals.measure import token_signals as token_signals
     from antiphase.statistics.correlation import coefficients as coefficients
     from antiphase.statistics.correlation import correlate as correlate
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from antiphase.training.trainer import CorRPOTrainer as CorRPOTrainer
     from antiphase.training.trainer_config import CorRPOConfig as CorRPOConfig
     from antiphase.types import Correlation as Correlation
-    from antiphase.types import SignalSpec as SignalSpec
     from antiphase.types import StepSignals as StepSignals
     from antiphase.types import TokenBatch as TokenBatch
     from antiphase.types import TokenSignals as TokenSignals
@@ -51,7 +51,7 @@ _HOMES = {
     "InversionSpec": "inversion.inversion_spec",
     "ProbeConfig": "probing.probe_config",
     "ProbeSet": "training.probe_set",
-    "SignalSpec": "types",
+    "SignalSpec": "signal_spec",
     "Splitter": "steps.splitter",
     "StepSignals": "types",
     "TokenBatch": "types",

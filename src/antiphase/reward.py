@@ -4,23 +4,35 @@ Pure functions of tensors (METHOD §4). They see scores and rewards, never a tra
 The group normalisation itself is the host's.
 """
 
-import math
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-Combine = Literal["penalty", "sum", "centered", "gated", "only"]
-Undefined = Literal["neutral", "zero", "worst"]
-Schedule = Literal["constant", "warmup", "linear", "cosine"]
+from antiphase.reward_options import (
+    COMBINES,
+    SCHEDULES,
+    UNDEFINED,
+    Combine,
+    Schedule,
+    Undefined,
+    weight_at,
+)
 
-COMBINES: tuple[Combine, ...] = get_args(Combine)
-UNDEFINED: tuple[Undefined, ...] = get_args(Undefined)
-SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
-
-DEFAULT_WARMUP = 0.1
+# Names of `reward_options` too: this was their home.
+__all__ = [
+    "COMBINES",
+    "SCHEDULES",
+    "UNDEFINED",
+    "Combine",
+    "InversionTerm",
+    "Schedule",
+    "Undefined",
+    "group_mean",
+    "inversion_term",
+    "weight_at",
+]
 
 
 @dataclass(frozen=True)
@@ -114,28 +126,3 @@ def _gate(task: Tensor, accepted: Tensor, group_size: int, weight: float, clip: 
     bound = (least - greatest).clamp_min(0) / (2 * clip)
     share = (bound / weight).clamp_max(1.0) if weight > 0 else torch.ones_like(bound)
     return share.repeat_interleave(group_size)
-
-
-def weight_at(progress: float, *, weight: float, schedule: Schedule, warmup: float) -> float:
-    """λ after a share of the training.
-
-    After a linear rise over `warmup`: constant; linear λ(1−p); cosine λ(1+cos πp)/2, p the share of what remains.
-    `warmup` as a schedule is constant, with a tenth of the training as its rise where none is given.
-
-    Args:
-        progress: optimizer steps done ÷ all steps, in [0, 1].
-        weight: λ at its greatest.
-        schedule: its name.
-        warmup: share of the training over which λ rises from 0.
-
-    >>> [weight_at(p, weight=0.5, schedule="linear", warmup=0.2) for p in (0.0, 0.1, 0.2, 0.6, 1.0)]
-    [0.0, 0.25, 0.5, 0.25, 0.0]
-    """
-    if schedule == "warmup" and warmup == 0:
-        warmup = DEFAULT_WARMUP
-    if progress < warmup:
-        return weight * progress / warmup
-    if schedule in ("constant", "warmup"):
-        return weight
-    rest = min((progress - warmup) / (1 - warmup), 1.0) if warmup < 1 else 1.0
-    return weight * (1 - rest) if schedule == "linear" else weight * (1 + math.cos(math.pi * rest)) / 2

@@ -4,77 +4,30 @@ Correlates the items of a rollout (tokens, types or steps; METHOD §4.2) and tur
 `reward` combines with a task reward. Sees signals and token ids, never a trainer.
 """
 
-import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from antiphase.errors import InvalidInputError
-from antiphase.statistics.correlation import MIN_STEPS, MIN_TOKENS, coefficients, type_means
+from antiphase.score_spec import CONTROLS, Control, ScoreSpec
+from antiphase.signal_spec import UNITS, Unit
+from antiphase.statistics.correlation import coefficients, type_means
 from antiphase.statistics.partial_correlation import partial_coefficients
-from antiphase.types import METHODS, UNITS, Method, TokenBatch, TokenSignals, Unit, check_one_of
+from antiphase.types import TokenBatch, TokenSignals
 
-Control = Literal["none", "shuffled", "random"]
-
-CONTROLS: tuple[Control, ...] = get_args(Control)
-
-
-@dataclass(frozen=True)
-class ScoreSpec:
-    """How the score of a rollout is made from its signals.
-
-    Args:
-        method: `spearman` or `pearson`.
-        unit: what is correlated: the rollout's `token`s, its `type`s (distinct token ids), or its `step`s.
-        min_tokens: rollouts with fewer measured tokens (or types) have no score, where those are the unit.
-        min_steps: rollouts with fewer steps have none, where steps are the unit.
-        shrink: pseudo-items k of the prior that pulls short rollouts to 0 (see `shrunk`); 0 leaves them alone.
-        clip: scores are clipped to [−clip, clip].
-        control: `none`; `shuffled` permutes the items' strengths within each rollout before correlating; `random`
-            replaces the score of every rollout that has one by a uniform draw from [−clip, clip].
-        seed: of the controls, which draw by content: the same rollout draws the same, wherever it is.
-
-    Raises:
-        InvalidInputError: a value outside its set or range.
-    """
-
-    method: Method = "spearman"
-    unit: Unit = "token"
-    min_tokens: int = MIN_TOKENS
-    min_steps: int = MIN_STEPS
-    shrink: float = 0.0
-    clip: float = 1.0
-    control: Control = "none"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_one_of("inversion_correlation", self.method, METHODS)
-        check_one_of("inversion_unit", self.unit, UNITS)
-        check_one_of("inversion_control", self.control, CONTROLS)
-        for name in ("min_tokens", "min_steps"):
-            if getattr(self, name) < 3:
-                raise InvalidInputError(
-                    f"inversion_{name} must be at least 3 for a correlation to mean anything; got "
-                    f"{getattr(self, name)}."
-                )
-        if not (0 <= self.shrink < math.inf):
-            raise InvalidInputError(f"inversion_shrink must be 0 or a positive number of items; got {self.shrink}.")
-        if not 0 < self.clip <= 1:
-            raise InvalidInputError(f"inversion_clip must lie in (0, 1]; got {self.clip}.")
-
-    @property
-    def min_items(self) -> int:
-        """The fewest items of the unit of which a rollout has a score."""
-        return self.least_of(self.unit)
-
-    def least_of(self, unit: Unit) -> int:
-        """The fewest items of some unit of which a rollout has a correlation."""
-        return self.min_steps if unit == "step" else self.min_tokens
+# Names of `score_spec` too: this was their home.
+__all__ = [
+    "CONTROLS",
+    "Control",
+    "RolloutScores",
+    "ScoreSpec",
+    "rollout_scores",
+    "shrunk",
+]
 
 
 def shrunk(

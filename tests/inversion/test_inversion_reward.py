@@ -12,7 +12,7 @@ from antiphase.inversion.inversion_spec import InversionSpec
 from antiphase.inversion.rollout_facts import RolloutFacts, RolloutIds
 from antiphase.scores import RolloutScores, rollout_scores
 from antiphase.signals.measure import token_signals
-from antiphase.steps import batch_steps
+from antiphase.steps.assigning import batch_steps
 from antiphase.types import TokenBatch
 from conftest import byte_tokenizer, tiny_model
 

@@ -23,7 +23,8 @@ from antiphase.data.published import published_curves
 from antiphase.errors import InvalidInputError, MissingExtraError
 from antiphase.figures.checkpoints import checkpoint_curves
 from antiphase.models.saved import step_in
-from antiphase.probing.checkpoints import check_family, find_checkpoints
+from antiphase.probing.checkpoints import find_checkpoints
+from antiphase.probing.family import check_family
 from antiphase.probing.series_summary import CheckpointSeries
 from antiphase.report.sources import NothingFinishedError, read_run
 from conftest import byte_tokenizer, tiny_model

@@ -26,8 +26,9 @@ from antiphase.evaluation.evaluate import evaluate
 from antiphase.evaluation.result import Evaluation
 from antiphase.page.html import render_page
 from antiphase.probing.run_folder import RunFolder
+from antiphase.report.entries import sources_of
 from antiphase.report.sources import NothingFinishedError, read_run
-from antiphase.report.writing import document_of, sources_of, write_report
+from antiphase.report.writing import document_of, write_report
 from antiphase.types import MAGNITUDES
 from conftest import byte_tokenizer, tiny_model
 from evaluation_cases import TASK, scored

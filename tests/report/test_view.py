@@ -279,8 +279,8 @@ def test_the_command_opens_a_browser_unless_told_not_to(growing, monkeypatch: py
     def interrupted(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("antiphase.commands.report.webbrowser.open", opened.append)
-    monkeypatch.setattr("antiphase.commands.report.time.sleep", interrupted)
+    monkeypatch.setattr("antiphase.commands.view.webbrowser.open", opened.append)
+    monkeypatch.setattr("antiphase.commands.view.time.sleep", interrupted)
     assert cli.main(["view", str(growing), "--port", "0"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith(f"serving {growing} on {opened[0]} (Ctrl-C stops)\n")

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from antiphase.errors import InvalidInputError
 from antiphase.models.demo import demo_model_path, embedded_gguf
-from antiphase.steps import DEFAULT_SPLITTER, Splitter, batch_steps, token_steps
+from antiphase.steps import DEFAULT_SPLITTER, Splitter
+from antiphase.steps.assigning import batch_steps, token_steps
 from antiphase.steps.places import place_tokens
 from antiphase.steps.sentences import sentence_starts
 from antiphase.types import TokenBatch

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from antiphase.errors import InvalidInputError
-from antiphase.steps import Splitter, token_steps
+from antiphase.steps import Splitter
+from antiphase.steps.assigning import token_steps
 from antiphase.tasks.distinct_problems import in_split
 from antiphase.tasks.problem import Problem
 from antiphase.tasks.registry import load_task

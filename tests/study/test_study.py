@@ -14,7 +14,8 @@ import yaml
 from antiphase.cli import main
 from antiphase.errors import InvalidInputError
 from antiphase.study.definition import read_study
-from antiphase.study.store import done_cells, load_cells
+from antiphase.study.records import done_cells
+from antiphase.study.store import load_cells
 from antiphase.study.sweep import sweep
 
 TASK = "digit_sum:base=3,num_digits=4"

@@ -375,3 +375,10 @@ def test_templates_are_for_evaluation_only() -> None:
     assert [build_task(spec).prompt_template for spec in ("sums", "digit_sum", "chain_sum", "x.jsonl", "o/d")] == [
         None
     ] * 5
+
+
+def test_names_of_reasoning_gym_are_those_that_it_registers() -> None:
+    from antiphase.tasks.gym_names import gym_names
+    from antiphase.tasks.gym_task import gym_generators
+
+    assert set(gym_names()) == set(gym_generators())

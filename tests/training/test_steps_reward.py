@@ -11,7 +11,8 @@ from antiphase.errors import InvalidInputError
 from antiphase.reward import inversion_term
 from antiphase.scores import ScoreSpec, rollout_scores
 from antiphase.signals.measure import token_signals
-from antiphase.steps import Splitter, batch_steps
+from antiphase.steps import Splitter
+from antiphase.steps.assigning import batch_steps
 from antiphase.training.presets import resolve_preset
 from antiphase.training.recipe import parse_recipe
 from antiphase.training.trainer_config import CorRPOConfig

@@ -1,1 +1,1 @@
-"""The commands of the command line beside `probe` and `train`: their options, and what they print."""
+"""The commands of the command line, one a module: their options, and what they print."""

@@ -43,13 +43,17 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def run(options: dict[str, Any], out: Path) -> None:
     """Compare and print the tables."""
-    from antiphase.evaluation.compare import compare
-    from antiphase.evaluation.comparison import Options
-    from antiphase.evaluation.comparison_formats import render_comparison
+    from antiphase.evaluation.entries import Options, check_comparison
 
     own = {name: options.pop(name) for name in ("reference", "paired_seeds", "smallest", "allow_mismatch")}
     entries, figures, report = options.pop("entries"), options.pop("figures"), options.pop("report")
     evaluation = evaluation_options(options)
-    found = compare(entries, Options(**own), out=out, figures=figures, report=report, evaluation=evaluation)
+    chosen = Options(**own)
+    check_comparison(entries, chosen, out=out, evaluation=evaluation)
+    # Only now, since they import torch.
+    from antiphase.evaluation.compare import compare
+    from antiphase.evaluation.comparison_formats import render_comparison
+
+    found = compare(entries, chosen, out=out, figures=figures, report=report, evaluation=evaluation)
     print(render_comparison(found))
     print_written(out)

@@ -98,8 +98,13 @@ def evaluation_options(options: dict[str, Any]) -> dict[str, Any]:
 
 def run(options: dict[str, Any], out: Path) -> None:
     """Evaluate and print the table."""
-    from antiphase.evaluation.evaluate import evaluate
+    from antiphase.evaluation.request import eval_request
 
     options = evaluation_options(options)
-    print(evaluate(options.pop("models"), out=out, **options))
+    progress = options.pop("progress")
+    request = eval_request(options.pop("models"), out=out, **options)
+    # Only now, since it imports torch.
+    from antiphase.evaluation.evaluate import run_evaluation
+
+    print(run_evaluation(request, progress=progress))
     print_written(out)

@@ -52,7 +52,15 @@ def run(options: dict[str, Any], out: Path) -> None:
     Raises:
         AntiphaseError: some cells failed; the others are done.
     """
+    path = options.pop("study")
     try:
+        from antiphase.study.request import check_cells, sweep_request
+
+        asked = {name: options[name] for name in ("cells", "jobs", "train")}
+        request = sweep_request(path, out, **asked)
+        if request.todo and not options["commands"]:
+            check_cells(request.study.cells)
+        # Only now, since it imports torch.
         from antiphase.study.sweep import sweep
     except ModuleNotFoundError as error:
         raise MissingExtraError(str(error.name), "eval", "a sweep") from error
@@ -61,7 +69,7 @@ def run(options: dict[str, Any], out: Path) -> None:
         # What TRL and transformers tell each other of their next versions is nothing that a user could mend.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.filterwarnings("ignore", ".*pin_memory.*", UserWarning)
-        result = sweep(options.pop("study"), out, say=lambda line: print(line, flush=True), **options)
+        result = sweep(path, out, say=lambda line: print(line, flush=True), **options)
     if result.report is not None:
         print(result.report)
     if result.failed:

@@ -1,15 +1,10 @@
 """Given rollouts: another engine's prompts and completions, as text or token ids, to be teacher-forced."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import pandas as pd
-import torch
 
 from antiphase.data.prompts import Messages, checked_content, checked_text
 from antiphase.data.tables import TableRow, read_table
@@ -32,9 +27,7 @@ class GivenRollout:
     completion_ids: tuple[int, ...] | None
 
 
-def load_rollouts(
-    source: str | Path | Sequence[Mapping[str, Any]] | pd.DataFrame, limit: int | None = None
-) -> list[GivenRollout]:
+def load_rollouts(source: str | Path | Any, limit: int | None = None) -> list[GivenRollout]:
     """Rollouts of a JSONL or Parquet file, a data frame, or a list of mappings.
 
     Args:
@@ -46,15 +39,7 @@ def load_rollouts(
     Raises:
         InvalidInputError: a row holds neither form, or something of the wrong type (with its line).
     """
-    if isinstance(source, str | Path):
-        rows = read_table(Path(source))
-    else:
-        records: Sequence[Mapping[Any, Any]] = (
-            source.to_dict("records") if isinstance(source, pd.DataFrame) else source
-        )
-        rows = [TableRow(f"rollout {index}", values) for index, values in enumerate(records)]
-        if not rows:
-            raise InvalidInputError("the list of rollouts is empty.")
+    rows = given_rows(source)
     ids: dict[str, str] = {}
     counts: dict[str, int] = {}
     rollouts: dict[str, GivenRollout] = {}
@@ -69,6 +54,20 @@ def load_rollouts(
             )
     kept = set(list(dict.fromkeys(rollout.prompt_id for rollout in rollouts.values()))[:limit])
     return [rollout for rollout in rollouts.values() if rollout.prompt_id in kept]
+
+
+def given_rows(source: str | Path | Any) -> list[TableRow]:
+    """The rows of a file, a data frame or a list of mappings, as `load_rollouts` takes them.
+
+    Raises:
+        InvalidInputError: an unreadable file, or no rows.
+    """
+    if isinstance(source, str | Path):
+        return read_table(Path(source))
+    # Needs torch and pandas, which a file does not.
+    from antiphase.data.rows_in_memory import rows_in_memory
+
+    return rows_in_memory(source)
 
 
 def _rollout(row: TableRow, ids: dict[str, str], counts: dict[str, int]) -> GivenRollout:
@@ -105,8 +104,6 @@ def token_ids(value: Any, row: TableRow, column: str) -> tuple[int, ...]:
     Raises:
         InvalidInputError: it is no list of non-negative integers.
     """
-    if isinstance(value, np.ndarray | torch.Tensor):
-        value = value.tolist()
     if not isinstance(value, list | tuple) or not all(_is_token_id(token) for token in value):
         raise InvalidInputError(f"{row.place}: {column} must be a list of token ids (non-negative integers).")
     return tuple(int(token) for token in value)

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 
-from antiphase.types import Unit
+from antiphase.signal_spec import Unit
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtr, stdtrit
 
-from antiphase.evaluation.comparison import Options, crossed_interval, sides_of
+from antiphase.evaluation.comparison import crossed_interval, sides_of
 from antiphase.evaluation.entrants import Entrant, SeedRun
+from antiphase.evaluation.entries import Options
 from antiphase.statistics.estimate import average_interval, number_or_none, share_interval, student_quantile
 from antiphase.statistics.paired import paired_difference, verdict_of
 from antiphase.statistics.variance import Term, combined_variance, residual_variance, variance_of_mean

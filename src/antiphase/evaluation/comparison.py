@@ -14,6 +14,7 @@ import numpy as np
 
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.entrants import HEADLINE, Entrant, SeedRun, check_comparable
+from antiphase.evaluation.entries import Options
 from antiphase.probing.units import headline_entry, spearman_column
 from antiphase.statistics.association import rank_association
 from antiphase.statistics.estimate import mean_interval, number_or_none, share_interval
@@ -33,33 +34,6 @@ ACROSS = {
 # With fewer, resampling clusters says nothing.
 MIN_CLUSTERS = 5
 _SHARES = ("accuracy", "greedy", "pass", "maj", "three")
-
-
-@dataclass(frozen=True)
-class Options:
-    """How entrants are compared.
-
-    Args:
-        reference: name of the entrant that the others are compared with; by default the first.
-        paired_seeds: seed i of every entrant shares its luck (data order, initial model).
-        smallest: the smallest difference in accuracy that matters.
-        allow_mismatch: compare what was asked, sampled, judged or measured differently.
-        num_resamples: of the bootstraps.
-        seed: of the bootstraps.
-    """
-
-    reference: str | None = None
-    paired_seeds: bool = False
-    smallest: float = 0.05
-    allow_mismatch: bool = False
-    num_resamples: int = 10_000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.smallest < 1:
-            raise InvalidInputError(
-                f"smallest must be a difference between 0 and 1; got {self.smallest}. 0.05 is usual."
-            )
 
 
 @dataclass(frozen=True)

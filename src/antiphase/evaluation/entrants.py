@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from antiphase.errors import InvalidInputError
+from antiphase.evaluation.entries import entrant_keys
 from antiphase.evaluation.result import Evaluation
 from antiphase.probing.units import headline_entry, headline_of, spearman_column
 from antiphase.statistics.accuracy import majority_at_k, pass_at_k
@@ -149,14 +150,9 @@ def entrants_of(name: str | None, evaluations: Sequence[Evaluation], estimator: 
     seeds = [str(evaluation.summary["seed"]) for evaluation in evaluations]
     # Runs of one sampling seed are told apart, and paired, by their place.
     labels = seeds if len(set(seeds)) == len(seeds) else [f"#{number}" for number in range(len(seeds))]
-    runs: dict[tuple[str, str], list[SeedRun]] = {}
+    keys = entrant_keys(name, [evaluation.summary for evaluation in evaluations], estimator)
+    runs: dict[tuple[str, str], list[SeedRun]] = {key: [] for key in keys}
     for seed, evaluation in zip(labels, evaluations, strict=True):
-        models = list(dict.fromkeys(result["model"] for result in evaluation.summary["results"]))
-        if name is not None and len(models) > 1:
-            raise InvalidInputError(
-                f"{name!r} names an evaluation of {len(models)} models ({', '.join(models)}). Give it without a name: "
-                "each model then enters by its own."
-            )
         seen: set[tuple[str, str]] = set()
         for result in evaluation.summary["results"]:
             key = (name or result["model"], result["task"])
@@ -168,7 +164,7 @@ def entrants_of(name: str | None, evaluations: Sequence[Evaluation], estimator: 
             own = rows[chosen & (rows.estimator == result["estimator"])]
             code = evaluation.summary["config"].get("tasks_sha256", {}).get(result["task"])
             versions = evaluation.summary["versions"] | ({} if code is None else {_CODE: code[:12]})
-            runs.setdefault(key, []).append(SeedRun(seed, result, own, versions))
+            runs[key].append(SeedRun(seed, result, own, versions))
     return [Entrant(label, task, tuple(own)) for (label, task), own in runs.items()]
 
 

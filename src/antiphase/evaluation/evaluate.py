@@ -5,7 +5,6 @@ the output folder. Batches are written as they finish.
 """
 
 import contextlib
-import importlib.util
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -15,21 +14,20 @@ from typing import Any
 
 import pandas as pd
 
-from antiphase.errors import InvalidInputError, MissingExtraError
-from antiphase.evaluation.evaluation_config import GIVEN_ROWS, EvalConfig
-from antiphase.evaluation.evaluation_folder import FORMAT, FORMAT_VERSION, EvalFolder
+from antiphase.evaluation.evaluation_config import EVALUATION, EvalConfig
+from antiphase.evaluation.evaluation_folder import EvalFolder
 from antiphase.evaluation.evaluation_summary import summarize_evaluation
-from antiphase.evaluation.matched_rollouts import GivenCompletion, given_batches, given_digest, load_given
-from antiphase.evaluation.plan import Batch, TaskPlan, batches_of, check_distinct, plan_tasks
+from antiphase.evaluation.matched_rollouts import given_batches
+from antiphase.evaluation.plan import Batch, batches_of
+from antiphase.evaluation.request import EvalRequest, eval_request
 from antiphase.evaluation.result import Evaluation
 from antiphase.evaluation.scoring import complete_batch, score_batch
 from antiphase.models.architecture import unwrap
-from antiphase.models.loading import LoadedModel, inspect_model, load_model, saved_digest
-from antiphase.page.html import FILE as REPORT
+from antiphase.models.loading import LoadedModel, inspect_model, load_model
+from antiphase.page.defaults import FILE as REPORT
 from antiphase.page.html import add_page
 from antiphase.probing.batches import model_facts
 from antiphase.probing.items import Limits
-from antiphase.probing.probe_config import config_from
 from antiphase.probing.probe_summary import commit, versions
 from antiphase.probing.run_folder import RunFolder
 from antiphase.progress import Progress
@@ -37,7 +35,6 @@ from antiphase.rollouts.choosing import make_generator
 from antiphase.rollouts.engine import Generator
 from antiphase.rollouts.vllm_engine import VllmOptions
 from antiphase.signals.measure import chosen_layers
-from antiphase.tasks.own_task import code_digests, recorded_code
 from antiphase.tasks.pool import VerifierPool
 
 
@@ -71,49 +68,35 @@ def evaluate(
         AntiphaseError: the input is wrong, a model or data set cannot be had, or memory runs out; each message says
             how to mend it.
     """
-    given: Any = None
-    if isinstance(rollouts, str | Path):
-        options["rollouts"] = given = str(rollouts)
-    elif rollouts is not None:
-        options["rollouts"], given = GIVEN_ROWS, rollouts
-    config: EvalConfig = config_from(model, options, EvalConfig)
-    if resume and out is None:
-        raise InvalidInputError("resume needs out, the folder of the interrupted evaluation.")
-    can_draw = importlib.util.find_spec("matplotlib") is not None
-    if figures and not can_draw:
-        raise MissingExtraError("matplotlib", "report", "drawing figures (--no-figures does without)")
-    plans = plan_tasks(config)
-    check_distinct(plans)
-    matched = None if given is None else load_given(given, plans)
-    if matched is not None:
-        plans = [plan for plan, _ in matched]
+    request = eval_request(model, rollouts=rollouts, out=out, resume=resume, figures=figures, report=report, **options)
+    return run_evaluation(request, progress=progress)
+
+
+def run_evaluation(request: EvalRequest, *, progress: bool = True) -> Evaluation:
+    """Run an evaluation whose arguments are checked.
+
+    Args:
+        request: see `eval_request`.
+        progress: show a bar.
+
+    Raises:
+        AntiphaseError: as `evaluate`.
+    """
     with contextlib.ExitStack() as stack:
-        path = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
-        run = _Run(config, plans, matched, progress)
-        drawn = out is not None and (can_draw if figures is None else figures)
-        return run.run(path, resume=resume, figures=drawn, report=report and out is not None)
+        path = request.out
+        if path is None:
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
+        return _Run(request, progress).run(path)
 
 
 class _Run:
-    def __init__(
-        self,
-        config: EvalConfig,
-        plans: list[TaskPlan],
-        matched: list[tuple[TaskPlan, list[GivenCompletion]]] | None,
-        progress: bool,
-    ) -> None:
-        self.config, self.plans, self.matched, self.progress = config, plans, matched, progress
+    def __init__(self, request: EvalRequest, progress: bool) -> None:
+        self.request, self.config, self.progress = request, request.config, progress
+        self.plans, self.matched, self.stored = request.plans, request.matched, request.stored
         self.commit = commit()
-        self.identities = [plan.identity(config) for plan in plans]
-        self.stored = {
-            **config.to_dict(),
-            **recorded_code(code_digests(plan.task for plan in plans)),
-            "identities": self.identities,
-            "weights_sha256": {name: saved_digest(name) for name in config.models},
-            "given_sha256": None if matched is None else given_digest(matched),
-        }
 
-    def run(self, path: Path, *, resume: bool, figures: bool, report: bool) -> Evaluation:
+    def run(self, path: Path) -> Evaluation:
+        resume, report = self.request.resume, self.request.report
         folder = EvalFolder.resume(path, self.stored) if resume else EvalFolder.create(path, self.stored)
         if folder.complete:
             found = Evaluation.load(path)
@@ -127,7 +110,7 @@ class _Run:
         except BaseException:
             folder.discard_if_unused()
             raise
-        return self._finish(folder, figures, report)
+        return self._finish(folder, self.request.figures, report)
 
     def _check_models(self) -> list[list[Batch]]:
         """Every model's batches; refuses what can be refused without weights."""
@@ -198,11 +181,11 @@ class _Run:
         with Progress(1, shown=self.progress) as bar:
             bar.stage("resampling problems", 1)
             results = summarize_evaluation(
-                tokens, rollouts, steps, models, self.config, self.identities, tick=bar.advance
+                tokens, rollouts, steps, models, self.config, self.request.identities, tick=bar.advance
             )
         summary = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format": EVALUATION.format,
+            "format_version": EVALUATION.version,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "versions": versions() | verifier_versions(),
             "commit": self.commit,

@@ -7,22 +7,22 @@ from typing import Any, Literal, cast
 
 from antiphase.data.prompt_rendering import PromptFormat
 from antiphase.errors import InvalidInputError
+from antiphase.models.dtypes import DTYPES
+from antiphase.probing.folder_kinds import FolderKind
 from antiphase.probing.probe_config import signal_specs
-from antiphase.probing.units import DEFAULT_UNIT, UnitSpec
-from antiphase.rollouts.choosing import check_engine
-from antiphase.rollouts.sampling import Sampling
-from antiphase.statistics.correlation import MIN_STEPS, MIN_TOKENS
-from antiphase.steps import DEFAULT_SPLITTER
+from antiphase.probing.unit_spec import DEFAULT_UNIT, UnitSpec
+from antiphase.rollouts.engine_names import check_engine
+from antiphase.rollouts.sampling_spec import Sampling
+from antiphase.signal_spec import PROJECTIONS, SignalSpec, check_one_of
+from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
+from antiphase.steps.splitter import DEFAULT_SPLITTER
 from antiphase.tasks.problem import SPLITS, Split
 from antiphase.tasks.suites import suite_samples
-from antiphase.types import PROJECTIONS, SignalSpec, check_one_of
 
 DEFAULT_MAX_NEW_TOKENS = 1024
 DEFAULT_SAMPLES = 4
 NO_SIGNALS = "none"
-GIVEN_ROWS = "<rows in memory>"
-# What may change on resume: it moves no number by more than rounding.
-FREE_ON_RESUME = ("token_budget",)
+EVALUATION = FolderKind("antiphase-eval", 1, "an evaluation", free=("token_budget",))
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ class EvalConfig:
         self._check_samples()
         check_one_of("split", self.split, SPLITS)
         check_engine(self.engine)
+        check_one_of("dtype", self.dtype, DTYPES)
         # Built for their checks.
         self.units(), self.specs(), self.sampling(None), PromptFormat(self.prompt_template, self.system_prompt)
 

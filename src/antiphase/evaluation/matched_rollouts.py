@@ -3,17 +3,16 @@
 import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from antiphase.data.given_rollouts import token_ids
+from antiphase.data.given_rollouts import given_rows, token_ids
 from antiphase.data.prompt_rendering import end_token_ids
-from antiphase.data.tables import TableRow, read_table
+from antiphase.data.tables import TableRow
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.evaluation_config import EvalConfig
 from antiphase.evaluation.plan import GREEDY, Batch, TaskPlan, rollout_name
@@ -40,9 +39,7 @@ class GivenCompletion:
     finish: str
 
 
-def load_given(
-    source: str | Sequence[Mapping[str, Any]] | pd.DataFrame, plans: Sequence[TaskPlan]
-) -> list[tuple[TaskPlan, list[GivenCompletion]]]:
+def load_given(source: str | Any, plans: Sequence[TaskPlan]) -> list[tuple[TaskPlan, list[GivenCompletion]]]:
     """The rollouts of a JSONL or Parquet file, a data frame or a list of mappings, by task.
 
     Args:
@@ -54,15 +51,7 @@ def load_given(
     Raises:
         InvalidInputError: a row that answers no problem of the tasks, or holds no completion (with its place).
     """
-    if isinstance(source, str):
-        from pathlib import Path
-
-        rows = read_table(Path(source))
-    else:
-        records: Any = source.to_dict("records") if isinstance(source, pd.DataFrame) else source
-        rows = [TableRow(f"rollout {index}", values) for index, values in enumerate(records)]
-        if not rows:
-            raise InvalidInputError("the list of rollouts is empty.")
+    rows = given_rows(source)
     by_key: _Keys = {}
     for place, plan in enumerate(plans):
         for problem in plan.problems:

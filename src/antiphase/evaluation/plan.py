@@ -13,7 +13,7 @@ from antiphase.data.prompt_rendering import PromptFormat, end_token_ids
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.evaluation_config import EvalConfig
 from antiphase.probing.items import Item, Limits
-from antiphase.rollouts.sampling import Sampling
+from antiphase.rollouts.sampling_spec import Sampling
 from antiphase.tasks.problem import Problem, Task
 from antiphase.tasks.registry import load_task
 from antiphase.tasks.suites import SuiteEntry, resolve_suite

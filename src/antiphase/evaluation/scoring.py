@@ -16,11 +16,11 @@ from antiphase.models.loading import LoadedModel
 from antiphase.probing.batches import ROLLOUT_SCHEMA, measure_items, short_name
 from antiphase.probing.items import Item, completed
 from antiphase.probing.parts import Kind
-from antiphase.probing.units import UnitSpec
+from antiphase.probing.unit_spec import UnitSpec
 from antiphase.progress import Progress
 from antiphase.rollouts.engine import Generator
+from antiphase.signal_spec import SignalSpec
 from antiphase.tasks.pool import VerifierPool
-from antiphase.types import SignalSpec
 
 SCHEMA = pa.schema(
     [

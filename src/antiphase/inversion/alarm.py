@@ -7,9 +7,6 @@ import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-import torch
-from torch import Tensor
-
 AlarmAction = Literal["warn", "stop", "drop", "off"]
 ALARM_ACTIONS: tuple[AlarmAction, ...] = get_args(AlarmAction)
 THRESHOLD = 2.5
@@ -21,16 +18,16 @@ def slope_t(values: Sequence[float]) -> float:
     >>> round(slope_t([0.0, 1.0, 1.0, 2.0]), 4)
     4.2426
     """
-    y = torch.tensor([value for value in values if math.isfinite(value)], dtype=torch.float64)
+    y = [value for value in values if math.isfinite(value)]
     if len(y) < 4:
         return 0.0
-    x = torch.arange(len(y), dtype=torch.float64)
-    x, y = x - x.mean(), y - y.mean()
-    slope: Tensor = (x * y).sum() / (x * x).sum()
-    residual = (y - slope * x).square().sum() / (len(y) - 2)
+    x = [place - (len(y) - 1) / 2 for place in range(len(y))]
+    mean, spread = math.fsum(y) / len(y), math.fsum(a * a for a in x)
+    y = [value - mean for value in y]
+    slope = math.fsum(a * b for a, b in zip(x, y, strict=True)) / spread
+    residual = math.fsum((b - slope * a) ** 2 for a, b in zip(x, y, strict=True)) / (len(y) - 2)
     # An exact line has no residual: any slope is then beyond doubt.
-    error = (residual / (x * x).sum()).sqrt().clamp_min(1e-12)
-    return float(slope / error)
+    return slope / max(math.sqrt(residual / spread), 1e-12)
 
 
 def collapsing(inversion: Sequence[float], accuracy: Sequence[float], window: int) -> bool:

@@ -25,7 +25,7 @@ from antiphase.reward import Combine, InversionTerm, Undefined, inversion_term
 from antiphase.rollouts.sampling import end_tokens
 from antiphase.scores import rollout_scores
 from antiphase.signals.measure import chosen_layers, token_signals, trial_batch
-from antiphase.steps import batch_steps
+from antiphase.steps.assigning import batch_steps
 from antiphase.types import TokenBatch, TokenSignals
 
 _OF_A_VERIFIER = ("task/accuracy", "inversion/top_accuracy", "inversion/bottom_accuracy")

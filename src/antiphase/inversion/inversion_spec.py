@@ -15,7 +15,7 @@ from antiphase.errors import InvalidInputError
 from antiphase.inversion.alarm import ALARM_ACTIONS
 from antiphase.reward import COMBINES, SCHEDULES, UNDEFINED, Schedule, weight_at
 from antiphase.scores import CONTROLS, Control, ScoreSpec
-from antiphase.statistics.correlation import MIN_STEPS, MIN_TOKENS
+from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
 from antiphase.steps import DEFAULT_SPLITTER, Splitter
 from antiphase.types import (
     METHODS,

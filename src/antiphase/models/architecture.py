@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from antiphase.errors import UnsupportedModelError
-from antiphase.types import PROJECTIONS, ProjectionName
+from antiphase.signal_spec import PROJECTIONS, ProjectionName
 
 _OUTPUT_NAMES = ("o_proj", "out_proj", "dense")
 _LAYOUTS = (

@@ -25,15 +25,8 @@ from antiphase.errors import (
 )
 from antiphase.models.architecture import find_attention, unwrap
 from antiphase.models.demo import DEMO, HOW_TO_GET, demo_model_path
+from antiphase.models.dtypes import DTYPES
 from antiphase.models.saved import base_of, has_config, has_tokenizer, is_adapter
-
-DTYPES = {
-    "auto": None,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float64": torch.float64,
-}
 
 
 @dataclass(frozen=True)
@@ -142,7 +135,7 @@ def resolve_dtype(name: str) -> torch.dtype | None:
     """
     if name not in DTYPES:
         raise InvalidInputError(f"dtype must be one of {', '.join(DTYPES)}; got {name!r}.")
-    return DTYPES[name]
+    return None if name == "auto" else cast(torch.dtype, getattr(torch, name))
 
 
 def _source(name: str) -> str:
@@ -213,20 +206,6 @@ def weights_digest(model: nn.Module) -> str:
         flat = parameter.detach().flatten()
         ends = torch.cat([flat[:32], flat[-32:]]).cpu().double()
         digest.update(f"{name} {tuple(parameter.shape)}".encode() + ends.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def saved_digest(name: str) -> str | None:
-    """Tells apart saves of a local directory's weights: both ends of every weight file; None for any other name."""
-    if name == DEMO or not Path(name).is_dir():
-        return None
-    digest = hashlib.sha256()
-    for path in sorted(Path(name).glob("*.safetensors")):
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(1 << 16)
-            file.seek(max(0, size - (1 << 16)))
-            digest.update(f"{path.name} {size}".encode() + head + file.read())
     return digest.hexdigest()
 
 

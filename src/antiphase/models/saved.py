@@ -4,12 +4,14 @@ A saved model has `config.json` and weights in safetensors; a saved adapter (LoR
 `adapter_config.json` and `adapter_model.safetensors`, and names its base model. Trainers save either.
 """
 
+import hashlib
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 from antiphase.errors import InvalidInputError, ModelNotFoundError
+from antiphase.models.demo import DEMO
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -87,6 +89,20 @@ def check_saved(path: Path) -> None:
             f"{str(path)!r} has no tokenizer. Save it with the model (a trainer does, given processing_class), or "
             "copy its files there."
         )
+
+
+def saved_digest(name: str) -> str | None:
+    """Tells apart saves of a local directory's weights: both ends of every weight file; None for any other name."""
+    if name == DEMO or not Path(name).is_dir():
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(Path(name).glob("*.safetensors")):
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(1 << 16)
+            file.seek(max(0, size - (1 << 16)))
+            digest.update(f"{path.name} {size}".encode() + head + file.read())
+    return digest.hexdigest()
 
 
 def step_in(name: str) -> int | None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from antiphase.page.document import Document, Run, Training
 from antiphase.page.subjects import subjects_of
-from antiphase.statistics.correlation import MIN_STEPS, MIN_TOKENS
+from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
 
 _SAMPLING = ("samples", "max_new_tokens", "temperature", "top_p", "num_prompts", "num_problems", "prompts", "rollouts")
 _OF_A_RECIPE = (

@@ -26,8 +26,6 @@ from antiphase.page.document import Document
 from antiphase.page.payload import MAX_CHARACTERS, payload_of
 from antiphase.page.scripts import one_script
 
-FILE = "report.html"
-
 
 @functools.cache
 def _asset(name: str) -> str:

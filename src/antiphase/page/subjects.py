@@ -16,7 +16,7 @@ from antiphase.page.payload import finite
 from antiphase.page.spacing import spaces_before
 from antiphase.page.stepping import steps_of
 from antiphase.page.unit_correlations import units_of
-from antiphase.statistics.correlation import MIN_STEPS, MIN_TOKENS
+from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
 from antiphase.types import cell_column
 
 _ROLLOUT = ("rollout_id", "prompt_id", "prompt", "finish", "num_tokens")

@@ -15,15 +15,17 @@ from antiphase.probing.alternatives import alternative_rows
 from antiphase.probing.items import Item, completed
 from antiphase.probing.parts import Kind
 from antiphase.probing.probe_config import ProbeConfig
-from antiphase.probing.units import STEP_SCHEMA, UnitSpec, step_rows
+from antiphase.probing.unit_spec import UnitSpec
+from antiphase.probing.units import STEP_SCHEMA, step_rows
 from antiphase.progress import Progress
 from antiphase.rollouts.sampling import generate
 from antiphase.scores import ScoreSpec, rollout_scores
+from antiphase.signal_spec import UNITS, SignalSpec
 from antiphase.signals.chunk import Tick, rows_of
 from antiphase.signals.measure import token_signals
 from antiphase.statistics.correlation import correlate
-from antiphase.steps import batch_steps
-from antiphase.types import MAGNITUDES, UNITS, SignalSpec, TokenBatch, TokenSignals, cell_column
+from antiphase.steps.assigning import batch_steps
+from antiphase.types import MAGNITUDES, TokenBatch, TokenSignals, cell_column
 
 
 @dataclass(frozen=True)

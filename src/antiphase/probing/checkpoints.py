@@ -1,6 +1,6 @@
 """Find the checkpoints of one training: a trainer's output folder, or a list of directories and hub revisions.
 
-What can be refused without weights is refused here: nothing is loaded but configurations and tokenizers.
+What can be told from files alone is refused here: nothing is loaded. See `family` for the rest.
 """
 
 import dataclasses
@@ -10,15 +10,14 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from antiphase.errors import InvalidInputError
 from antiphase.models.demo import DEMO
-from antiphase.models.loading import inspect_model, saved_digest
 from antiphase.models.saved import (
     check_saved,
     has_config,
     has_weights,
+    saved_digest,
     saved_step,
     step_in,
     summary_step,
@@ -224,37 +223,3 @@ def _labelled(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
         )
         for checkpoint in checkpoints
     ]
-
-
-def check_family(checkpoints: Sequence[Checkpoint], *, trust_remote_code: bool = False) -> None:
-    """Refuse checkpoints that cannot be of one training: other architectures, sizes or vocabularies.
-
-    Raises:
-        InvalidInputError: naming two that differ, and in what.
-        AntiphaseError: what `inspect_model` refuses.
-    """
-    first: tuple[Checkpoint, str, Any] | None = None
-    for checkpoint in checkpoints:
-        model, tokenizer = inspect_model(
-            checkpoint.name, trust_remote_code=trust_remote_code, revision=checkpoint.revision
-        )
-        shape, vocabulary = _shape(model), tokenizer.get_vocab()
-        if first is None:
-            first = (checkpoint, shape, vocabulary)
-        elif shape != first[1]:
-            raise InvalidInputError(
-                f"{first[0].label!r} ({first[1]}) and {checkpoint.label!r} ({shape}) are not checkpoints of one model."
-            )
-        elif vocabulary != first[2]:
-            raise InvalidInputError(
-                f"{first[0].label!r} and {checkpoint.label!r} are not checkpoints of one model: their tokenizers have "
-                f"different vocabularies (of {len(first[2])} and {len(vocabulary)} tokens)."
-            )
-
-
-def _shape(model: Any) -> str:
-    config = model.config.get_text_config()
-    return (
-        f"{type(model).__name__}, {config.num_hidden_layers} layers of {config.hidden_size}, vocabulary "
-        f"{config.vocab_size}"
-    )

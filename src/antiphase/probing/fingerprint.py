@@ -15,7 +15,7 @@ from antiphase.page.html import render_overview
 from antiphase.probing.probe_table import render_table
 from antiphase.probing.run_folder import RunFolder
 from antiphase.probing.units import by_unit, headline_of
-from antiphase.types import UNITS, Unit, check_one_of
+from antiphase.signal_spec import UNITS, Unit, check_one_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 from antiphase.data.given_rollouts import GivenRollout, load_rollouts
 from antiphase.data.prompt_rendering import encode_rollout
 from antiphase.data.prompts import Messages, Prompt, load_prompts
@@ -40,8 +38,12 @@ class Source:
         return hashlib.sha256(repr((self.prompts, self.rollouts)).encode()).hexdigest()
 
 
-def load_source(config: ProbeConfig, rollouts: Sequence[Mapping[str, Any]] | pd.DataFrame | None = None) -> Source:
+def load_source(config: ProbeConfig, rollouts: Any = None) -> Source:
     """Read prompts or rollouts.
+
+    Args:
+        config: of the probe.
+        rollouts: rows in memory, as `load_rollouts` takes them.
 
     Raises:
         InvalidInputError: see `load_prompts` and `load_rollouts`.

@@ -6,7 +6,6 @@ rollout. Batches are written as they finish.
 """
 
 import contextlib
-import importlib.util
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -17,17 +16,18 @@ import pandas as pd
 from torch import nn
 
 from antiphase import figures as drawing
-from antiphase.errors import InvalidInputError, MissingExtraError
+from antiphase.errors import InvalidInputError
 from antiphase.models.architecture import unwrap
 from antiphase.models.loading import LoadedModel, check_finite, inspect_model, load_model
-from antiphase.page.html import FILE as REPORT
+from antiphase.page.defaults import FILE as REPORT
 from antiphase.page.html import add_page
 from antiphase.probing.batches import model_facts, run_batch
 from antiphase.probing.fingerprint import Fingerprint
-from antiphase.probing.items import Item, Limits, Source, items_for, load_source, shared_items
-from antiphase.probing.probe_config import GIVEN_ROWS, ProbeConfig, config_from
+from antiphase.probing.folder_kinds import PROBE
+from antiphase.probing.items import Item, Limits, items_for, shared_items
 from antiphase.probing.probe_summary import commit, summarize, versions
-from antiphase.probing.run_folder import FORMAT, FORMAT_VERSION, RunFolder
+from antiphase.probing.request import Request, probe_request
+from antiphase.probing.run_folder import RunFolder
 from antiphase.progress import Progress
 from antiphase.signals.alternatives import check_alternatives
 from antiphase.signals.measure import chosen_layers
@@ -68,23 +68,30 @@ def probe(
         AntiphaseError: the input is wrong, a model cannot be loaded or measured, or memory runs out; each message
             says how to mend it.
     """
-    given = None
-    if isinstance(rollouts, str | Path):
-        options["rollouts"] = str(rollouts)
-    elif rollouts is not None:
-        options["rollouts"], given = GIVEN_ROWS, rollouts
     in_memory = _in_memory(model, tokenizer, name)
-    config: ProbeConfig = config_from(name if in_memory else model, options)  # type: ignore[arg-type]
-    if resume and out is None:
-        raise InvalidInputError("resume needs out, the folder of the interrupted run.")
-    can_draw = importlib.util.find_spec("matplotlib") is not None
-    if figures and not can_draw:
-        raise MissingExtraError("matplotlib", "report", "drawing figures (--no-figures does without)")
-    drawn = out is not None and (can_draw if figures is None else figures)
+    models: Any = model if in_memory is None else name
+    request = probe_request(
+        models, rollouts=rollouts, out=out, resume=resume, figures=figures, report=report, **options
+    )
+    return run_probe(request, in_memory, progress=progress)
+
+
+def run_probe(request: Request, in_memory: LoadedModel | None = None, *, progress: bool = True) -> Fingerprint:
+    """Run a probe whose arguments are checked.
+
+    Args:
+        request: see `probe_request`.
+        in_memory: its model, if it is in memory.
+        progress: show a bar.
+
+    Raises:
+        AntiphaseError: as `probe`.
+    """
     with contextlib.ExitStack() as stack:
-        path = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
-        run = _Run(config, load_source(config, given), in_memory, progress)
-        return run.run(path, resume=resume, figures=drawn, report=report and out is not None)
+        path = request.out
+        if path is None:
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
+        return _Run(request, in_memory, progress).run(path)
 
 
 def _in_memory(model: str | Path | Sequence[str | Path] | nn.Module, tokenizer: Any, name: str) -> LoadedModel | None:
@@ -101,19 +108,14 @@ def _in_memory(model: str | Path | Sequence[str | Path] | nn.Module, tokenizer: 
 
 
 class _Run:
-    def __init__(
-        self,
-        config: ProbeConfig,
-        source: Source,
-        in_memory: LoadedModel | None,
-        progress: bool,
-    ) -> None:
-        self.config, self.source = config, source
-        self.stored = {**config.to_dict(), "source_sha256": source.digest()}
+    def __init__(self, request: Request, in_memory: LoadedModel | None, progress: bool) -> None:
+        self.request, self.config, self.source = request, request.config, request.source
+        self.stored = request.stored
         self.in_memory, self.progress = in_memory, progress
         self.commit = commit()
 
-    def run(self, path: Path, *, resume: bool, figures: bool, report: bool) -> Fingerprint:
+    def run(self, path: Path) -> Fingerprint:
+        resume, report = self.request.resume, self.request.report
         folder = RunFolder.resume(path, self.stored) if resume else RunFolder.create(path, self.stored)
         if folder.complete:
             found = Fingerprint.load(path)
@@ -126,7 +128,7 @@ class _Run:
         except BaseException:
             folder.discard_if_unused()
             raise
-        return self._finish(folder, figures, report)
+        return self._finish(folder, self.request.figures, report)
 
     def _check_models(self) -> list[list[Item]]:
         """Every model's items; refuses what can be refused without weights."""
@@ -198,8 +200,8 @@ class _Run:
             step = 1 / (len(models) * len(self.config.specs()))
             results = summarize(tokens, rollouts, steps, models, self.config, tick=lambda: bar.advance(step))
         summary = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format": PROBE.format,
+            "format_version": PROBE.version,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "versions": versions(),
             "commit": self.commit,

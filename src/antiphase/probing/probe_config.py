@@ -12,11 +12,10 @@ from typing import Any, Literal, Protocol, Union, cast, get_args, get_origin, ge
 from antiphase.data.prompt_rendering import PromptFormat
 from antiphase.data.prompts import BUILT_IN, STEP_BY_STEP
 from antiphase.errors import InvalidInputError
-from antiphase.probing.units import BEFORE_UNITS, DEFAULT_UNIT, UnitSpec
-from antiphase.rollouts.sampling import Sampling
-from antiphase.statistics.correlation import MIN_STEPS, MIN_TOKENS
-from antiphase.steps import DEFAULT_SPLITTER
-from antiphase.types import (
+from antiphase.models.dtypes import DTYPES
+from antiphase.probing.unit_spec import BEFORE_UNITS, DEFAULT_UNIT, UnitSpec
+from antiphase.rollouts.sampling_spec import Sampling
+from antiphase.signal_spec import (
     ESTIMATORS,
     NORMS,
     PROJECTIONS,
@@ -29,6 +28,8 @@ from antiphase.types import (
     Target,
     check_one_of,
 )
+from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
+from antiphase.steps.splitter import DEFAULT_SPLITTER
 
 DEFAULT_NUM_PROMPTS = 16
 GIVEN_ROWS = "<rows in memory>"
@@ -128,6 +129,7 @@ class ProbeConfig:
             )
         if isinstance(self.num_prompts, int) and self.num_prompts < 1:
             raise InvalidInputError(f"num_prompts must be at least 1; got {self.num_prompts}.")
+        check_one_of("dtype", self.dtype, DTYPES)
         # Built for their checks.
         self.units(), self.specs(), self.sampling(), self.prompt_format()
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from antiphase.probing.probe_config import ProbeConfig
-from antiphase.probing.units import UnitSpec, codes, column, interval_of, unit_statistics
+from antiphase.probing.unit_spec import UnitSpec
+from antiphase.probing.units import codes, column, interval_of, unit_statistics
 from antiphase.statistics.chain import chain_links, controls, interval_dict
 from antiphase.statistics.correlation import average_ranks, coefficients
 from antiphase.statistics.pooled_correlation import mean_within, pooled_correlation

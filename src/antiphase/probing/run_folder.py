@@ -22,12 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antiphase.errors import AntiphaseError, InvalidInputError
+from antiphase.probing.folder_kinds import PROBE, FolderKind, check_out, is_free, read_json, read_marker, read_summary
 from antiphase.probing.parts import KINDS, Kind, joined_schema, joined_tables, model_folder, part_path, whole_parts
-from antiphase.probing.probe_config import BEFORE_THE_OPTION, FREE_ON_RESUME
-
-FORMAT = "antiphase-probe"
-FORMAT_VERSION = 1
-
 
 _Folder = TypeVar("_Folder", bound="RunFolder")
 
@@ -43,15 +39,10 @@ class RunFolder:
     """A folder that a probe writes to and reads from; other commands derive their own kind.
 
     Attributes:
-        FORMAT, FORMAT_VERSION: mark the folder.
-        OWNER: whose it is, in messages.
-        FREE: options that may change when a run is continued.
+        KIND: whose it is, what marks it, and what may change when a run is continued.
     """
 
-    FORMAT = FORMAT
-    FORMAT_VERSION = FORMAT_VERSION
-    OWNER = "a probe"
-    FREE: tuple[str, ...] = FREE_ON_RESUME
+    KIND: FolderKind = PROBE
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -64,11 +55,7 @@ class RunFolder:
         Raises:
             InvalidInputError: the path holds something already, or cannot be written to.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InvalidInputError(
-                f"{str(path)!r} exists and is not an empty folder. Choose another --out, or continue that run with "
-                "--resume."
-            )
+        check_out(path, cls.KIND, config, resume=False)
         folder = cls(path)
         with folder._writing():
             path.mkdir(parents=True, exist_ok=True)
@@ -83,16 +70,10 @@ class RunFolder:
         Raises:
             InvalidInputError: no probe's folder, or one of another config (naming what differs).
         """
-        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        if is_free(path):
             return cls.create(path, config)
-        folder = cls.open(path)
-        stored = folder.read_json("config.json")["config"]
-        keys = [key for key in {**stored, **config} if key not in cls.FREE]
-        before = {**BEFORE_THE_OPTION, **stored}
-        differing = [key for key in keys if before.get(key) != config.get(key)]
-        if differing:
-            shown = "; ".join(f"{key} was {before.get(key)!r}, is {config.get(key)!r}" for key in differing[:3])
-            raise InvalidInputError(f"{str(path)!r} holds a run of other options, so it cannot be continued: {shown}.")
+        check_out(path, cls.KIND, config, resume=True)
+        folder = cls(path)
         folder.write_json("config.json", folder._marker(config))
         return folder
 
@@ -103,19 +84,11 @@ class RunFolder:
         Raises:
             InvalidInputError: it is none, or of another format version.
         """
-        folder = cls(path)
-        if not (path / "config.json").is_file():
-            raise InvalidInputError(f"{str(path)!r} is not the folder of {cls.OWNER} (it has no config.json).")
-        marker = folder.read_json("config.json")
-        if marker.get("format") != cls.FORMAT or marker.get("format_version") != cls.FORMAT_VERSION:
-            raise InvalidInputError(
-                f"{str(path)!r} is not the folder of {cls.OWNER} of this version: expected format {cls.FORMAT} "
-                f"{cls.FORMAT_VERSION}, got {marker.get('format')} {marker.get('format_version')}."
-            )
-        return folder
+        read_marker(path, cls.KIND)
+        return cls(path)
 
     def _marker(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        return {"format": self.FORMAT, "format_version": self.FORMAT_VERSION, "config": dict(config)}
+        return {"format": self.KIND.format, "format_version": self.KIND.version, "config": dict(config)}
 
     @property
     def complete(self) -> bool:
@@ -124,13 +97,7 @@ class RunFolder:
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON object of the folder."""
-        try:
-            value = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InvalidInputError(f"{self.path / name} cannot be read ({error}).") from None
-        if not isinstance(value, dict):
-            raise InvalidInputError(f"{self.path / name}: expected a JSON object.")
-        return value
+        return read_json(self.path / name)
 
     def read_summary(self) -> dict[str, Any]:
         """The summary of a finished run.
@@ -138,15 +105,7 @@ class RunFolder:
         Raises:
             InvalidInputError: the run is unfinished, or of another format version.
         """
-        if not self.complete:
-            raise InvalidInputError(
-                f"{str(self.path)!r} holds an unfinished run of {self.OWNER}. Continue it: repeat its command with "
-                "--resume."
-            )
-        summary = self.read_json("summary.json")
-        if summary.get("format") != self.FORMAT or summary.get("format_version") != self.FORMAT_VERSION:
-            raise InvalidInputError(f"{self.path / 'summary.json'} is not of this version's format.")
-        return summary
+        return read_summary(self.path, self.KIND)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON object; NaN is refused, since JSON has none."""

@@ -11,7 +11,6 @@ that appeared since are added. What was measured is never measured again, also i
 
 import contextlib
 import gc
-import importlib.util
 import os
 import re
 import tempfile
@@ -24,21 +23,19 @@ from typing import Any
 import pandas as pd
 
 from antiphase.data.published import published_curves
-from antiphase.errors import InvalidInputError, MissingExtraError
+from antiphase.errors import InvalidInputError
 from antiphase.figures.checkpoints import save_checkpoint_curves
-from antiphase.models.loading import saved_digest
-from antiphase.page.html import FILE as REPORT
+from antiphase.models.saved import saved_digest
+from antiphase.page.defaults import FILE as REPORT
 from antiphase.page.html import add_page
-from antiphase.probing.checkpoints import Checkpoint, Found, check_family, find_checkpoints
-from antiphase.probing.items import load_source
+from antiphase.probing.checkpoints import Checkpoint, Found
+from antiphase.probing.family import check_family
+from antiphase.probing.folder_kinds import SERIES
 from antiphase.probing.probe import probe
-from antiphase.probing.probe_config import GIVEN_ROWS, ProbeConfig, config_from
 from antiphase.probing.probe_summary import commit, versions
-from antiphase.probing.series_folder import FORMAT, FORMAT_VERSION, MEMBERS, TRAJECTORY, SeriesFolder
+from antiphase.probing.request import SeriesRequest, series_request
+from antiphase.probing.series_folder import MEMBERS, TRAJECTORY, SeriesFolder
 from antiphase.probing.series_summary import CheckpointSeries, summarize_series
-
-# Of the options of a probe, those that a trajectory settles itself.
-_NOT_TAKEN = ("models", "revision")
 
 
 def probe_checkpoints(
@@ -75,53 +72,44 @@ def probe_checkpoints(
     Raises:
         AntiphaseError: as `probe`; and what `find_checkpoints` and `check_family` refuse, before anything is loaded.
     """
+    request = series_request(
+        checkpoints, rollouts=rollouts, out=out, resume=resume, figures=figures, report=report, **options
+    )
+    return run_series(request, references=references, progress=progress)
+
+
+def run_series(request: SeriesRequest, *, references: bool = True, progress: bool = True) -> CheckpointSeries:
+    """Run a probe of checkpoints whose arguments are checked.
+
+    Args:
+        request: see `series_request`.
+        references: draw the published curves beside.
+        progress: show a bar.
+
+    Raises:
+        AntiphaseError: as `probe_checkpoints`.
+    """
     commit()  # of the beginning, for the summary
-    given = None
-    if isinstance(rollouts, str | Path):
-        options["rollouts"] = str(rollouts)
-    elif rollouts is not None:
-        options["rollouts"], given = GIVEN_ROWS, rollouts
-    config = _config(options)
-    if resume and out is None:
-        raise InvalidInputError("resume needs out, the folder of the interrupted run.")
-    can_draw = importlib.util.find_spec("matplotlib") is not None
-    if figures and not can_draw:
-        raise MissingExtraError("matplotlib", "report", "drawing figures (--no-figures does without)")
-    found = find_checkpoints(checkpoints)
-    source = load_source(config, given)
-    check_family(found.checkpoints, trust_remote_code=config.trust_remote_code)
-    stored = {name: value for name, value in config.to_dict().items() if name not in _NOT_TAKEN}
-    stored |= {"source_sha256": source.digest(), "numbered": found.numbered}
+    shared, stored = request.request, request.stored
+    check_family(request.found.checkpoints, trust_remote_code=shared.config.trust_remote_code)
     with contextlib.ExitStack() as stack:
-        path = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
-        folder = SeriesFolder.resume(path, stored) if resume else SeriesFolder.create(path, stored)
+        path = shared.out
+        if path is None:
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
+        folder = SeriesFolder.resume(path, stored) if shared.resume else SeriesFolder.create(path, stored)
         try:
-            left = _Measuring(folder, config, found, given, options, progress).measure()
+            left = _Measuring(folder, request, progress).measure()
         except BaseException:
             folder.discard_if_unused()
             raise
-        made = _finish(folder, stored, (*found.notes, *left))
-        if out is None:
+        made = _finish(folder, stored, (*request.found.notes, *left))
+        if shared.out is None:
             return CheckpointSeries(made.summary)
-        if can_draw if figures is None else figures:
+        if shared.figures:
             save_checkpoint_curves(made.summary, published_curves() if references else (), path / "figures")
-        if report:
+        if shared.report:
             add_page(lambda: made.document(path.resolve().name), path / REPORT)
         return made
-
-
-def _config(options: Mapping[str, Any]) -> ProbeConfig:
-    """The options, checked; the models stand open.
-
-    Raises:
-        InvalidInputError: as `ProbeConfig`, or an option that a trajectory does not take.
-    """
-    if options.get("revision") is not None:
-        raise InvalidInputError(
-            "revision does not go with checkpoints: write it after each one, as in HUB-ID@step1000,HUB-ID@step2000."
-        )
-    config: ProbeConfig = config_from("checkpoints", {k: v for k, v in options.items() if k not in _NOT_TAKEN})
-    return config
 
 
 @dataclass
@@ -129,11 +117,13 @@ class _Measuring:
     """Measures what is missing."""
 
     folder: SeriesFolder
-    config: ProbeConfig
-    found: Found
-    given: Any
-    options: Mapping[str, Any]
+    request: SeriesRequest
     progress: bool
+
+    @property
+    def found(self) -> Found:
+        """The checkpoints."""
+        return self.request.found
 
     def measure(self) -> list[str]:
         """Measure what is missing; returns notes about what was left out."""
@@ -193,10 +183,10 @@ class _Measuring:
         return member
 
     def _measure(self, member: Mapping[str, Any], members: dict[str, Any]) -> None:
-        options: dict[str, Any] = {**self.options, "revision": member["revision"]}
+        options: dict[str, Any] = {**self.request.options, "revision": member["revision"]}
         options.pop("share_rollouts", None)
-        rollouts = self.given
-        if self.config.share_rollouts:
+        rollouts = self.request.given
+        if self.request.request.config.share_rollouts:
             members["rollouts_of"] = members["rollouts_of"] or member["folder"]
             if members["rollouts_of"] != member["folder"]:
                 rollouts = self._shared(members)
@@ -235,8 +225,8 @@ class _Measuring:
 def _finish(folder: SeriesFolder, stored: Mapping[str, Any], notes: Sequence[str]) -> CheckpointSeries:
     """Write the trajectory."""
     summary = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format": SERIES.format,
+        "format_version": SERIES.version,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
         "commit": commit(),

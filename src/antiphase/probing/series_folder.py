@@ -4,19 +4,16 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+from antiphase.probing.folder_kinds import SERIES
 from antiphase.probing.run_folder import RunFolder
 
-FORMAT = "antiphase-checkpoints"
-FORMAT_VERSION = 1
 MEMBERS, TRAJECTORY = "checkpoints.json", "trajectory.json"
 
 
 class SeriesFolder(RunFolder):
     """The folder of a trajectory."""
 
-    FORMAT = FORMAT
-    FORMAT_VERSION = FORMAT_VERSION
-    OWNER = "a probe of checkpoints"
+    KIND = SERIES
 
     def members(self) -> dict[str, Any]:
         """`checkpoints`, each with `folder, label, name, revision, step, weights`; `rollouts_of`, a folder or None."""

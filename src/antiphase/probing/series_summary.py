@@ -18,7 +18,7 @@ from antiphase.probing.fingerprint import Fingerprint
 from antiphase.probing.probe_table import aligned, interval_text, signed
 from antiphase.probing.series_folder import TRAJECTORY, SeriesFolder
 from antiphase.probing.units import by_unit, headline_of
-from antiphase.types import UNITS, Unit
+from antiphase.signal_spec import UNITS, Unit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

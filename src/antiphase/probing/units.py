@@ -1,8 +1,7 @@
-"""What the items of a correlation are: tokens, types or steps, and the tables and statistics of steps."""
+"""Correlations over each kind of item (tokens, types, steps), and the tables and statistics of steps."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import pandas as pd
 import pyarrow as pa
@@ -10,70 +9,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from antiphase.errors import InvalidInputError
+from antiphase.probing.unit_spec import UnitSpec
+from antiphase.signal_spec import Unit
 from antiphase.statistics.chain import interval_dict
-from antiphase.statistics.correlation import MIN_STEPS, MIN_TOKENS
 from antiphase.statistics.partial_correlation import Joint
 from antiphase.statistics.pooled_correlation import mean_within, pooled_correlation
-from antiphase.steps import DEFAULT_SPLITTER, Splitter
-from antiphase.types import STEP_STRENGTHS, UNITS, StepSignals, Unit, check_one_of
+from antiphase.types import StepSignals
 
-# The paper's fingerprint is over unique tokens.
-DEFAULT_UNIT: Unit = "type"
 # Windows of so many tokens know no sentence: the control for what sentences' lengths do to a correlation over steps.
 WINDOW = 16
-# What a run did whose config is older than the options.
-BEFORE_UNITS: Mapping[str, Any] = {"unit": "token", "splitter": None, "step_strength": "mean", "min_steps": MIN_STEPS}
-
-
-class UnitOptions(Protocol):
-    """The fields of a config that say what is correlated."""
-
-    unit: str
-    splitter: str
-    step_strength: str
-    min_tokens: int
-    min_steps: int
-
-
-@dataclass(frozen=True)
-class UnitSpec:
-    """What is correlated.
-
-    Args:
-        headline: the unit whose ρ stands for a run where one number is asked for.
-        splitter: where steps end.
-        min_tokens: the fewest tokens, or types, of which a correlation is defined.
-        min_steps: the fewest steps.
-    """
-
-    headline: Unit = DEFAULT_UNIT
-    splitter: Splitter = Splitter()
-    min_tokens: int = MIN_TOKENS
-    min_steps: int = MIN_STEPS
-
-    @classmethod
-    def of(cls, config: Any) -> "UnitSpec":
-        """Of a config that has the fields of `UnitOptions`.
-
-        Raises:
-            InvalidInputError: an unknown unit or splitter, or a least number that is too small.
-        """
-        options: UnitOptions = config
-        check_one_of("unit", options.unit, UNITS)
-        check_one_of("step_strength", options.step_strength, STEP_STRENGTHS)
-        for name in ("min_tokens", "min_steps"):
-            if getattr(options, name) < 3:
-                raise InvalidInputError(
-                    f"{name} must be at least 3 for a correlation to mean anything; got {getattr(options, name)}."
-                )
-        splitter = Splitter.parse(options.splitter or DEFAULT_SPLITTER)
-        return cls(cast(Unit, options.unit), splitter, options.min_tokens, options.min_steps)
-
-    def least(self, unit: Unit) -> int:
-        """The fewest items of a unit of which a correlation is defined."""
-        return self.min_steps if unit == "step" else self.min_tokens
-
 
 STEP_SCHEMA = pa.schema(
     [

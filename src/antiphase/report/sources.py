@@ -1,22 +1,19 @@
 """A run's folder as a document: which kind it is, what it holds so far, or what is wrong with it."""
 
 import contextlib
-import json
-import os
 from pathlib import Path
-from typing import Any
 
 from antiphase.errors import AntiphaseError, InvalidInputError
+from antiphase.evaluation.evaluation_config import EVALUATION
 from antiphase.page.building import signals_document, training_document
 from antiphase.page.document import Document, Run, joined
-from antiphase.probing.run_folder import FORMAT as PROBE_FORMAT
+from antiphase.probing.folder_kinds import PROBE, SERIES
 from antiphase.probing.run_folder import RunFolder
-from antiphase.probing.series_folder import FORMAT as SERIES_FORMAT
 from antiphase.probing.series_folder import TRAJECTORY, SeriesFolder
 from antiphase.probing.series_summary import CheckpointSeries, summarize_series
+from antiphase.report.entries import check_run, is_comparison, is_training, read_object
 from antiphase.report.unfinished import summarize_unfinished
 
-KINDS = "a probe, an evaluation, a comparison or a training run"
 # What files of ours in form raise whose keys, columns or values are others: edited, or of a version in between.
 _UNFIT = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
 
@@ -36,10 +33,7 @@ def read_run(path: Path, *, label: str | None = None, group: str | None = None) 
     Raises:
         InvalidInputError: no folder, an empty or a foreign one, one without anything finished, or damaged files.
     """
-    if not os.path.exists(path):
-        raise InvalidInputError(f"{str(path)!r} does not exist. Name the folder of {KINDS}.")
-    if not path.is_dir():
-        raise InvalidInputError(f"{str(path)!r} is a file. Name the folder of {KINDS}.")
+    check_run(path)
     try:
         return _read(path, label, group)
     except AntiphaseError:
@@ -54,53 +48,20 @@ def read_run(path: Path, *, label: str | None = None, group: str | None = None) 
 
 def _read(path: Path, label: str | None, group: str | None) -> Document:
     name = path.resolve().name
-    if (path / "comparison.json").is_file() or any((path / "evals").glob("*/config.json")):
+    if is_comparison(path):
         return _comparison(path, label or name)
-    if (path / "trajectory.jsonl").is_file() or (path / "recipe.json").is_file():
+    if is_training(path):
         return _training(path, label or name, group)
-    if (path / "config.json").is_file():
-        if read_object(path / "config.json").get("format") == SERIES_FORMAT:
-            return _checkpoints(path, name, label)
-        return _signals(path, name, label)
-    raise InvalidInputError(f"{str(path)!r} {_foreign(path)}")
-
-
-def _foreign(path: Path) -> str:
-    if not any(path.iterdir()):
-        return f"is empty. Name the folder of {KINDS}."
-    if (path / "study.json").is_file() or (path / "cells.jsonl").is_file():
-        return "is the folder of a study, whose report is report.md. Name the evaluations or training runs in it."
-    if (path / "summary.json").is_file():
-        return "holds a summary.json, but not the config.json or trajectory.jsonl of a run. Was it copied in part?"
-    return f"is not the folder of a run. Name the folder of {KINDS}."
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        InvalidInputError: it cannot be read, or is none.
-    """
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InvalidInputError(f"{path} cannot be read ({error}).") from None
-    if not isinstance(value, dict):
-        raise InvalidInputError(f"{path}: expected a JSON object, got {type(value).__name__}.")
-    return value
+    if read_object(path / "config.json").get("format") == SERIES.format:
+        return _checkpoints(path, name, label)
+    return _signals(path, name, label)
 
 
 def _signals(path: Path, name: str, label: str | None) -> Document:
-    from antiphase.evaluation.evaluation_folder import FORMAT as EVAL_FORMAT
     from antiphase.evaluation.evaluation_folder import EvalFolder
 
-    marker = read_object(path / "config.json")
-    if "model_type" in marker or "architectures" in marker:
-        raise InvalidInputError(f"{str(path)!r} is a saved model. Probe it first: antiphase probe {path}.")
-    kinds = {PROBE_FORMAT: ("probe", RunFolder), EVAL_FORMAT: ("eval", EvalFolder)}
-    if marker.get("format") not in kinds:
-        raise InvalidInputError(f"{str(path)!r} is not the folder of a run. Name the folder of {KINDS}.")
-    kind, owner = kinds[marker["format"]]
+    kinds = {PROBE.format: ("probe", RunFolder), EVALUATION.format: ("eval", EvalFolder)}
+    kind, owner = kinds[read_object(path / "config.json")["format"]]
     folder = owner.open(path)
     if not folder.complete:
         return _unfinished(folder, kind, name, label)

@@ -11,7 +11,7 @@ from antiphase.evaluation.evaluation_summary import summarize_evaluation
 from antiphase.probing.probe_config import ProbeConfig, config_from
 from antiphase.probing.probe_summary import summarize
 from antiphase.probing.run_folder import RunFolder
-from antiphase.probing.units import BEFORE_UNITS
+from antiphase.probing.unit_spec import BEFORE_UNITS
 
 # Of the bootstrap: a view of a running job is made again and again.
 MOST_RESAMPLES = 200

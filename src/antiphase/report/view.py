@@ -5,7 +5,6 @@ can read it through the browser.
 """
 
 import contextlib
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from antiphase.errors import InvalidInputError
-from antiphase.page.document import FORKING_SHARE, Document, Run
+from antiphase.page.defaults import FORKING_SHARE
+from antiphase.page.document import Document, Run
 from antiphase.page.html import render_page
+from antiphase.report.entries import HOST, Source, check_view, listening
 from antiphase.report.sources import NothingFinishedError
-from antiphase.report.writing import Source, check_share, document_of, sources_of
+from antiphase.report.writing import document_of
 
-HOST = "127.0.0.1"
 _WATCHED = (
     "*.json", "*.jsonl", "*.parquet", "parts/*/*.parquet", "evals/*/*.json", "evals/*/parts/*/*.parquet",
     "checkpoints/*/*.json",
@@ -126,16 +126,9 @@ def serving(runs: str | Path | Sequence[str | Path], port: int = 0, **options: A
     Raises:
         InvalidInputError: a folder is missing, an option is out of its range, or the port is taken.
     """
-    sources = sources_of(runs)
-    check_share(options.get("forking_share", FORKING_SHARE))
-    for source in sources:
-        if not os.path.isdir(source.path):
-            raise InvalidInputError(f"{str(source.path)!r} is not a folder. Start the run first, or check the path.")
-    try:
+    sources = check_view(runs, port, forking_share=options.get("forking_share", FORKING_SHARE))
+    with listening(port):
         server = Server(Viewer(sources, **options), port)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InvalidInputError(f"cannot listen on port {port} ({reason}). Choose another --port.") from error
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True)
     thread.start()
     try:

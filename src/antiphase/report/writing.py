@@ -1,33 +1,17 @@
 """`write_report`: one page of one run or several."""
 
 import dataclasses
-import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
 from antiphase.errors import InvalidInputError
-from antiphase.evaluation.compare import parse_entry
-from antiphase.page.document import FORKING_SHARE, MARKERS, Document, joined
-from antiphase.page.html import FILE, write_page
+from antiphase.page.defaults import FORKING_SHARE, MARKERS
+from antiphase.page.document import Document, joined
+from antiphase.page.html import write_page
+from antiphase.report.entries import Source, check_report, check_share
 from antiphase.report.sources import read_run
-
-
-@dataclass(frozen=True)
-class Source:
-    """A run to be shown.
-
-    Args:
-        path: of its folder.
-        label: what the user calls it.
-        group: the name that the seeds of one training recipe share.
-    """
-
-    path: Path
-    label: str | None = None
-    group: str | None = None
 
 
 def write_report(
@@ -55,55 +39,8 @@ def write_report(
 
     Cost: see docs/report.md; it grows with tokens × layers × projections.
     """
-    found = sources_of(runs)
-    if out is None and len(found) > 1:
-        raise InvalidInputError("a report of several runs needs a file to write to. Name it with --out report.html.")
-    path = Path(out) if out is not None else found[0].path / FILE
-    if os.path.isdir(path):
-        raise InvalidInputError(f"{str(path)!r} is a folder. Name a file, such as {path / FILE}.")
+    found, path = check_report(runs, out, forking_share=forking_share)
     return write_page(document_of(found, markers=markers, forking_share=forking_share), path)
-
-
-def sources_of(entries: str | Path | Sequence[str | Path]) -> list[Source]:
-    """The runs of one entry or several, each `[NAME=]RUN[,RUN…]`.
-
-    Raises:
-        InvalidInputError: no entry, a malformed one, a run named twice, or two of one name.
-    """
-    found: list[Source] = []
-    listed = [entries] if isinstance(entries, str | Path) else entries
-    if not isinstance(listed, Sequence) or not all(isinstance(entry, str | Path) for entry in listed):
-        raise InvalidInputError(f"runs must be a folder or a list of folders; got {entries!r}.")
-    for entry in listed:
-        # A folder whose name has a comma or an equals sign is taken as it is.
-        name, paths = (None, [str(entry)]) if os.path.exists(entry) else parse_entry(str(entry))
-        if not str(entry).startswith(f"{name}="):
-            name = None  # several without a name go by their folders
-        for place, path in enumerate(paths):
-            label = f"{name} #{place + 1}" if name and len(paths) > 1 else name
-            found.append(Source(Path(path), label, name if len(paths) > 1 else None))
-    if not found:
-        raise InvalidInputError("name at least one run.")
-    twice = [path for path, count in Counter(source.path.resolve() for source in found).items() if count > 1]
-    if twice:
-        raise InvalidInputError(f"the run {str(twice[0])!r} is named twice.")
-    labels = Counter(source.label for source in found if source.label is not None)
-    shared = next((label for label, count in labels.items() if count > 1), None)
-    if shared is not None:
-        raise InvalidInputError(
-            f"two runs are called {shared!r}. Name them differently; or give the seeds of one as NAME=RUN,RUN."
-        )
-    return found
-
-
-def check_share(forking_share: float) -> None:
-    """Refuse a share of forking tokens that is none.
-
-    Raises:
-        InvalidInputError: it does not lie between 0 and 1.
-    """
-    if not 0 < forking_share < 1:
-        raise InvalidInputError(f"forking_share must lie between 0 and 1; got {forking_share}.")
 
 
 def document_of(

@@ -1,26 +1,12 @@
 """Which engine completes, by its name."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 from antiphase.errors import InvalidInputError
 from antiphase.models.loading import LoadedModel
 from antiphase.rollouts.engine import Generator
+from antiphase.rollouts.engine_names import check_engine
 from antiphase.rollouts.vllm_engine import VllmGenerator, VllmOptions
-
-EngineName = Literal["auto", "transformers", "vllm"]
-ENGINES: tuple[str, ...] = get_args(EngineName)
-
-
-def check_engine(name: str) -> None:
-    """Raise InvalidInputError unless there is an engine of this name."""
-    if name == "continuous":
-        raise InvalidInputError(
-            "the engine 'continuous' was removed, since it was no faster than 'transformers'. Use 'transformers', or "
-            "'vllm' on a GPU."
-        )
-    if name not in ENGINES:
-        raise InvalidInputError(f"the engine must be one of {', '.join(ENGINES)}; got {name!r}.")
 
 
 def make_generator(

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from antiphase.rollouts.sampling import Finish, Sampling
+from antiphase.rollouts.sampling_spec import Finish, Sampling
 
 
 @dataclass(frozen=True)

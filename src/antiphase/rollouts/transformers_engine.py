@@ -10,7 +10,8 @@ import transformers
 
 from antiphase.models.loading import LoadedModel
 from antiphase.rollouts.engine import Completion, Generator
-from antiphase.rollouts.sampling import Sampling, generate
+from antiphase.rollouts.sampling import generate
+from antiphase.rollouts.sampling_spec import Sampling
 
 
 class TransformersGenerator(Generator):

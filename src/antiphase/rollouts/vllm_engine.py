@@ -23,7 +23,8 @@ from typing import Any
 from antiphase.errors import InvalidInputError, MissingExtraError, ModelNotFoundError, OutOfMemoryError
 from antiphase.models.demo import DEMO, demo_model_path
 from antiphase.rollouts.engine import Completion, Generator
-from antiphase.rollouts.sampling import Sampling, trim
+from antiphase.rollouts.sampling import trim
+from antiphase.rollouts.sampling_spec import Sampling
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 

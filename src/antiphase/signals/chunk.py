@@ -13,8 +13,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from antiphase.errors import InvalidInputError
+from antiphase.signal_spec import SignalSpec
 from antiphase.signals.entropy import HeadSignals
-from antiphase.types import SignalSpec, TokenBatch
+from antiphase.types import TokenBatch
 
 Tick = Callable[[int], None]
 

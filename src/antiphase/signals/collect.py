@@ -7,8 +7,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from antiphase.models.architecture import AttentionLayer
+from antiphase.signal_spec import SignalSpec
 from antiphase.signals.chunk import ChunkSignals, Row
-from antiphase.types import MAGNITUDES, Alternatives, Magnitudes, SignalSpec, StepSignals, TokenBatch, TokenSignals
+from antiphase.types import MAGNITUDES, Alternatives, Magnitudes, StepSignals, TokenBatch, TokenSignals
 
 _OF_HEAD = ("entropy", "logprob", "logprob_control", "self_certainty")
 

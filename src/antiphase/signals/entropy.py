@@ -19,9 +19,10 @@ from transformers.utils import ModelOutput
 
 from antiphase.errors import NonFiniteError, UnsupportedModelError
 from antiphase.models.architecture import backbone
+from antiphase.signal_spec import SignalSpec
 from antiphase.signals.alternatives import joined, top_alternatives
 from antiphase.signals.target_gradient import seeded_logits
-from antiphase.types import Alternatives, Magnitudes, SignalSpec
+from antiphase.types import Alternatives, Magnitudes
 
 # Logits of one pass of the head: bounded by cache and memory on a CPU, by the launch of kernels on a GPU.
 _CHUNK_ELEMENTS = 1 << 23

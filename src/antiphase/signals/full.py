@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from antiphase.models.architecture import AttentionLayer, modules_of
+from antiphase.signal_spec import ProjectionName, SignalSpec
 from antiphase.signals.capture import Observed, observe
 from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
 from antiphase.signals.entropy import head_signals
 from antiphase.signals.joint import per_length
 from antiphase.signals.norms import factored_norm, shared_factor
 from antiphase.signals.own import head_of_targets
-from antiphase.types import ProjectionName, SignalSpec
 
 _TARGETS_PER_BLOCK = 16
 

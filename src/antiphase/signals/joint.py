@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from antiphase.signal_spec import Norm
 from antiphase.signals.norms import factored_norm, shared_factor
-from antiphase.types import Norm
 
 # The exponent with which the norm of a sum of gradients grows with the number of tokens.
 GROWTH = 0.9

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from antiphase.errors import InvalidInputError
 from antiphase.models.architecture import AttentionLayer, Projection, find_attention, modules_of
+from antiphase.signal_spec import PROJECTIONS, SignalSpec
 from antiphase.signals.capture import Observed, observe
 from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
 from antiphase.signals.frozen_attention import AttentionCall, attention_weights, tracing
 from antiphase.signals.full import joint_of_layers
 from antiphase.signals.norms import factored_norm, rank_one_norm, shared_factor
 from antiphase.signals.own import Unasked, check_frozen, head_of_targets, seed_of
-from antiphase.types import PROJECTIONS, SignalSpec
 
 # Elements of the K term of some targets; a GPU needs more of them to be busy.
 _CHUNK_ELEMENTS, _GPU_TIMES = 1 << 24, 8

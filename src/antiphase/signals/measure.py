@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from antiphase.devices import says_out_of_memory
 from antiphase.errors import InvalidInputError, NonFiniteError, OutOfMemoryError, UnsupportedModelError
 from antiphase.models.architecture import AttentionLayer, find_attention, rope_switch, unwrap
+from antiphase.signal_spec import Estimator, SignalSpec, parse_layers
 from antiphase.signals.alternatives import check_alternatives
 from antiphase.signals.chunk import Chunk, ChunkSignals, Row, Tick, check_steps, chunk_of, pack, rows_of, silent
 from antiphase.signals.collect import collect
@@ -24,7 +25,7 @@ from antiphase.signals.last_layer import last_layer
 from antiphase.signals.oracle import oracle, oracle_own
 from antiphase.signals.own import own
 from antiphase.signals.prefix import chunk_of_families, pack_families, split
-from antiphase.types import Estimator, SignalSpec, TokenBatch, TokenSignals, parse_layers
+from antiphase.types import TokenBatch, TokenSignals
 
 _ESTIMATORS: dict[
     Estimator, Callable[[nn.Module, Sequence[AttentionLayer], Chunk, SignalSpec, Tick], ChunkSignals]

@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from antiphase.devices import has_double
+from antiphase.signal_spec import Norm
 from antiphase.signals.gram_root import trace_of_root
-from antiphase.types import Norm
 
 # Data-centre GPUs: float64 at half the rate of float32, or at the same. Others have a 32nd or a 64th of it.
 _FAST_DOUBLE = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)}

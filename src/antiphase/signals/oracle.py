@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from antiphase.errors import UnsupportedModelError
 from antiphase.models.architecture import AttentionLayer, Projection, backbone, modules_of
+from antiphase.signal_spec import Norm, SignalSpec
 from antiphase.signals.alternatives import joined
 from antiphase.signals.capture import evaluating, watching_norms
 from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
@@ -27,7 +28,7 @@ from antiphase.signals.entropy import (
     self_certainty,
 )
 from antiphase.signals.joint import per_length
-from antiphase.types import Alternatives, Magnitudes, Norm, SignalSpec
+from antiphase.types import Alternatives, Magnitudes
 
 
 @dataclass(frozen=True)

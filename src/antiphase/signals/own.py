@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from antiphase.errors import UnsupportedModelError
 from antiphase.models.architecture import AttentionLayer, find_attention, modules_of
+from antiphase.signal_spec import SignalSpec
 from antiphase.signals.capture import Capture, Observed, observe
 from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
 from antiphase.signals.entropy import HeadSignals, head_signals
@@ -31,7 +32,6 @@ from antiphase.signals.frozen_attention import AttentionTrace
 from antiphase.signals.joint import StepFactors, per_length
 from antiphase.signals.norms import rank_one_norm
 from antiphase.signals.prefix import run
-from antiphase.types import SignalSpec
 
 # Of the factors of steps that a GPU measures at once.
 _GROUP_ELEMENTS = 1 << 28

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from antiphase.types import SignalSpec
+from antiphase.signal_spec import SignalSpec
 
 
 def seeded_logits(

@@ -15,9 +15,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from antiphase.errors import InvalidInputError
+from antiphase.signal_spec import Unit
 from antiphase.statistics.partial_correlation import Joint
 from antiphase.statistics.resampling import MIN_PROMPTS
-from antiphase.types import Correlation, Unit
+from antiphase.types import Correlation
 
 Expected = Literal["negative", "positive", "none"]
 Verdict = Literal["as the paper says", "opposite", "undecided", "related"]

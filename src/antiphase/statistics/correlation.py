@@ -14,12 +14,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from antiphase.errors import InvalidInputError
+from antiphase.signal_spec import METHODS, UNITS, Method, Unit, check_one_of
 from antiphase.statistics.effective_size import effective_pairs, effective_types
-from antiphase.types import METHODS, UNITS, Correlation, Method, TokenSignals, Unit, check_one_of
-
-MIN_TOKENS = 8
-# The fewest steps of which a perfect order is significant: p = 2/5! = 0.017, but 2/4! = 0.083.
-MIN_STEPS = 5
+from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
+from antiphase.types import Correlation, TokenSignals
 
 
 def average_ranks(

@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Int
 from scipy import sparse
 from torch import Tensor
 
+from antiphase.signal_spec import Method
 from antiphase.statistics.correlation import average_ranks, group_bounds
 from antiphase.statistics.resampling import Resampler
-from antiphase.types import Method
 
 # Share of a series' variance below which what is left of it is taken for rounding.
 EXPLAINED = 1e-10

@@ -14,10 +14,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from antiphase.errors import InvalidInputError
+from antiphase.signal_spec import METHODS, Method, Unit, check_one_of
 from antiphase.statistics.correlation import group_means, least_items, unit_of
 from antiphase.statistics.correlation_matrices import masked_matrix, partial_from, token_matrices, type_matrices
 from antiphase.statistics.resampling import Resampler
-from antiphase.types import METHODS, Correlation, Method, Unit, check_one_of
+from antiphase.types import Correlation
 
 
 def partial_coefficients(

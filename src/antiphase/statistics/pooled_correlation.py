@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from antiphase.errors import InvalidInputError
+from antiphase.signal_spec import Method, Unit
 from antiphase.statistics.correlation import (
     by_group,
     check_confidence,
@@ -22,7 +23,7 @@ from antiphase.statistics.correlation import (
 )
 from antiphase.statistics.correlation_matrices import partial_from, type_matrices, weighted_ranks
 from antiphase.statistics.resampling import Resampler
-from antiphase.types import Correlation, Method, Unit
+from antiphase.types import Correlation
 
 
 def _weighted_coefficient(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:

@@ -4,7 +4,20 @@
 stands in the text, and `assigning` puts the three together. Nothing here measures a signal.
 """
 
-from antiphase.steps.assigning import batch_steps as batch_steps
-from antiphase.steps.assigning import token_steps as token_steps
+from typing import TYPE_CHECKING, Any
+
 from antiphase.steps.splitter import DEFAULT_SPLITTER as DEFAULT_SPLITTER
 from antiphase.steps.splitter import Splitter as Splitter
+
+if TYPE_CHECKING:
+    from antiphase.steps.assigning import batch_steps as batch_steps
+    from antiphase.steps.assigning import token_steps as token_steps
+
+
+def __getattr__(name: str) -> Any:
+    # On first use, since it imports torch.
+    if name in ("batch_steps", "token_steps"):
+        from antiphase.steps import assigning
+
+        return getattr(assigning, name)
+    raise AttributeError(f"module 'antiphase.steps' has no attribute {name!r}")

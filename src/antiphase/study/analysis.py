@@ -16,7 +16,6 @@ from antiphase.evaluation.benchmark import benchmark
 from antiphase.evaluation.comparison import (
     ACROSS,
     Comparison,
-    Options,
     associations,
     compare_entrants,
     crossed_interval,
@@ -24,6 +23,7 @@ from antiphase.evaluation.comparison import (
     point_of,
 )
 from antiphase.evaluation.entrants import Entrant, SeedRun
+from antiphase.evaluation.entries import Options
 from antiphase.evaluation.task_metrics import SCORES, rollout_score
 from antiphase.probing.units import headline_entry, headline_of, interval_of
 from antiphase.statistics.estimate import mean_interval

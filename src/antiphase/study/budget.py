@@ -12,9 +12,9 @@ from antiphase.evaluation.evaluation_config import EvalConfig
 from antiphase.models.loading import inspect_model
 from antiphase.probing.probe_config import config_from
 from antiphase.signals.measure import chosen_layers
-from antiphase.study.cells import cell_recipe
 from antiphase.study.definition import Cell, Study
 from antiphase.study.reach import count_problems, is_unreachable
+from antiphase.study.request import cell_recipe
 
 
 @dataclass(frozen=True)

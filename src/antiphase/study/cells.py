@@ -27,6 +27,7 @@ from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.probing.probe_summary import commit
 from antiphase.study.definition import Cell, Made
 from antiphase.study.launch import merged_model, train_under
+from antiphase.study.request import cell_recipe
 
 COLUMNS = (
     "task", "problem_id", "sample", "greedy", "estimator", "correct", "answer", "outcome", "well_formed", "finish",
@@ -122,12 +123,6 @@ def _call(command: Sequence[str], log: Path) -> int:
                 signal.signal(signal.SIGTERM, before)
 
 
-def cell_recipe(cell: Cell, model: str, folder: Path) -> dict[str, Any]:
-    """The recipe of a cell, as antiphase train reads it."""
-    own = {"model": model, "seed": cell.seed, "output_dir": str(folder), "eval_problems": 0, "report_to": "none"}
-    return {**own, **cell.recipe, "model": model, "seed": cell.seed, "output_dir": str(folder)}
-
-
 def run_cell(cell: Cell, out: Path, *, keep_models: bool = False, launch: str | None = None) -> None:
     """Run a cell to its end; what was done before is not done again.
 
@@ -141,7 +136,7 @@ def run_cell(cell: Cell, out: Path, *, keep_models: bool = False, launch: str | 
         AntiphaseError: its model, training or evaluation failed, or another process is at it.
         KeyboardInterrupt: the training was interrupted.
     """
-    from antiphase.study.store import is_done
+    from antiphase.study.records import is_done
 
     with _only_one(out / "work" / f"{cell.name}.lock", wait=False):
         if not is_done(out, cell.name):

@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from antiphase.errors import InvalidInputError
 from antiphase.study.definition import Study
+from antiphase.study.records import RECORDS, done_cells, packed_records
 
-RECORDS, ROWS = "cells.jsonl", "rollouts.parquet"
+ROWS = "rollouts.parquet"
 
 
 @dataclass(frozen=True)
@@ -28,37 +28,6 @@ class DoneCell:
 
     record: dict[str, Any]
     rollouts: pd.DataFrame
-
-
-def done_cells(folder: Path, study: Study) -> dict[str, dict[str, Any]]:
-    """The records of the study's cells that are done, by name.
-
-    Raises:
-        InvalidInputError: a cell was run with other settings than the study now has, or a file is damaged.
-    """
-    records = {record["cell"]: record for record in _packed(folder)}
-    for path in sorted((folder / "cells").glob("*.json")):
-        record = _read(path, path.read_text(encoding="utf-8"))
-        records[record["cell"]] = record
-    found = {}
-    for cell in study.cells:
-        if cell.name not in records:
-            continue
-        record = records[cell.name]
-        if record["digest"] != cell.digest():
-            raise InvalidInputError(
-                f"{str(folder)!r}: the cell {cell.name} was run with other settings than {study.path} now gives it. "
-                "Choose another --out, or remove the cell's files."
-            )
-        found[cell.name] = record
-    return found
-
-
-def is_done(folder: Path, name: str) -> bool:
-    """Whether a cell of this name is done, packed or not."""
-    if (folder / "cells" / f"{name}.json").is_file():
-        return True
-    return any(record["cell"] == name for record in _packed(folder))
 
 
 def load_cells(folder: Path, study: Study) -> list[DoneCell]:
@@ -80,7 +49,7 @@ def pack(folder: Path, study: Study) -> None:
     cells = load_cells(folder, study)
     packed = {cell.record["cell"] for cell in cells}
     # What another study, or an earlier form of this one, has packed here stays.
-    others = [record for record in _packed(folder) if record["cell"] not in packed]
+    others = [record for record in packed_records(folder) if record["cell"] not in packed]
     frames = [frame[frame.cell.isin({record["cell"] for record in others})] for frame in _packed_rows(folder)]
     for cell in cells:
         frame = cell.rollouts.copy()
@@ -111,21 +80,3 @@ def _packed_rows(folder: Path) -> list[pd.DataFrame]:
         return []
     frame = pd.read_parquet(folder / ROWS)
     return [frame.astype(dict.fromkeys(frame.select_dtypes("category").columns, "str"))]
-
-
-def _packed(folder: Path) -> list[dict[str, Any]]:
-    path = folder / RECORDS
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [_read(path, line) for line in lines if line.strip()]
-
-
-def _read(path: Path, text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-        if not isinstance(value, dict) or "digest" not in value or "cell" not in value:
-            raise ValueError("no record of a cell")
-    except ValueError as error:
-        raise InvalidInputError(f"{path} cannot be read ({error}). Remove it to run its cell again.") from None
-    return value

@@ -27,9 +27,11 @@ from typing import Any
 from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.study.budget import check_budgets, check_evaluations, check_models, describe_budget
 from antiphase.study.cells import is_made, make_model, run_cell, write_whole
-from antiphase.study.definition import Cell, Study, read_study
+from antiphase.study.definition import Cell, Study
 from antiphase.study.launch import processes_of
-from antiphase.study.store import done_cells, load_cells, pack
+from antiphase.study.records import done_cells
+from antiphase.study.request import check_cells, sweep_request
+from antiphase.study.store import load_cells, pack
 
 PRELOAD = ["antiphase.training.train", "antiphase.evaluation.evaluate"]
 
@@ -84,13 +86,8 @@ def sweep(
         AntiphaseError: the study is malformed, its methods have unequal budgets, a model is not there, or a
             cell in OUT was run with other settings.
     """
-    # Absolute, since a training remembers where its model was.
-    study, folder = read_study(Path(path), train), Path(out).absolute()
-    if jobs < 1:
-        raise InvalidInputError(f"jobs must be at least 1; got {jobs}.")
-    chosen = [study.cell(name) for name in cells] or list(study.cells)
-    done = done_cells(folder, study)
-    todo = [cell for cell in chosen if cell.name not in done]
+    request = sweep_request(path, out, cells=cells, jobs=jobs, train=train)
+    study, folder, done, todo = request.study, request.folder, request.done, request.todo
     if commands:
         for cell in todo:
             words = [sys.executable, "-m", "antiphase", "sweep", str(path), "--out", str(folder), "--cell", cell.name]
@@ -99,6 +96,7 @@ def sweep(
             say(shlex.join(words))
         return SweepResult(folder, len(study.cells), len(done), {}, None)
     if todo:
+        check_cells(study.cells)
         with tempfile.TemporaryDirectory() as scratch:
             budgets = check_budgets(study, Path(scratch), processes_of(launch))
         evaluations, unseen = check_evaluations(study.cells, dry_run=dry_run)

@@ -8,7 +8,8 @@ from antiphase.errors import InvalidInputError, MissingExtraError
 from antiphase.tasks import choice_task, digit_sum, sums
 from antiphase.tasks.choice_task import ChoiceTask
 from antiphase.tasks.digit_sum import DigitSumTask
-from antiphase.tasks.gym_task import GymTask, gym_generators
+from antiphase.tasks.gym_names import gym_names
+from antiphase.tasks.gym_task import GymTask
 from antiphase.tasks.math_sets import FILE_SUFFIXES, MATH_SETS, file_task, hub_task, known_set
 from antiphase.tasks.own_task import OwnTask, own_place
 from antiphase.tasks.problem import Task
@@ -77,7 +78,7 @@ def build_task(spec: str) -> Task:
 def _generator(spec: Spec) -> str:
     own = list(_OWN)
     try:
-        installed = list(gym_generators())
+        installed = list(gym_names())
     except MissingExtraError:
         if did_you_mean(spec.name, own) == ".":
             raise MissingExtraError("reasoning-gym", "train", f"the task {spec.name!r}") from None

@@ -7,15 +7,15 @@ from transformers import TrainerCallback
 
 from antiphase.errors import InvalidInputError, UnsupportedModelError
 from antiphase.models.architecture import unwrap
-from antiphase.probing.units import DEFAULT_UNIT
+from antiphase.probing.unit_spec import DEFAULT_UNIT
+from antiphase.signal_spec import SignalSpec, StepStrength, Unit
 from antiphase.signals.measure import chosen_layers
-from antiphase.statistics.correlation import MIN_STEPS, MIN_TOKENS
+from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
 from antiphase.steps import DEFAULT_SPLITTER
 from antiphase.training.policy import is_sharded, whole_policy
 from antiphase.training.probe_set import Correlated, ProbeSet, probe_policy, with_step_strength
 from antiphase.training.tracking import log_numbers
 from antiphase.training.trajectory import Trajectory, begin_once
-from antiphase.types import SignalSpec, StepStrength, Unit
 
 
 class InversionCallback(TrainerCallback):  # type: ignore[misc]

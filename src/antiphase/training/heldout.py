@@ -12,7 +12,8 @@ import numpy as np
 from transformers import TrainerCallback
 
 from antiphase.models.loading import LoadedModel
-from antiphase.rollouts.sampling import Sampling, generate
+from antiphase.rollouts.sampling import generate
+from antiphase.rollouts.sampling_spec import Sampling
 from antiphase.statistics.estimate import share_interval
 from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.problem import Problem

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from antiphase.errors import InvalidInputError
 from antiphase.models.loading import inspect_model
-from antiphase.rollouts.sampling import Sampling
+from antiphase.rollouts.sampling_spec import Sampling
 from antiphase.tasks.problem import Problem
 from antiphase.tasks.registry import load_task
 from antiphase.tasks.task_rewards import rows

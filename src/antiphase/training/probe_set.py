@@ -12,23 +12,17 @@ from antiphase.data.prompt_rendering import PromptFormat
 from antiphase.data.prompts import Messages
 from antiphase.errors import InvalidInputError
 from antiphase.models.loading import LoadedModel
-from antiphase.probing.units import DEFAULT_UNIT
-from antiphase.rollouts.sampling import Sampling, generate
+from antiphase.probing.unit_spec import DEFAULT_UNIT
+from antiphase.rollouts.sampling import generate
+from antiphase.rollouts.sampling_spec import Sampling
 from antiphase.scores import ScoreSpec, rollout_scores
+from antiphase.signal_spec import STEP_STRENGTHS, UNITS, SignalSpec, StepStrength, Unit, check_one_of
 from antiphase.signals.measure import token_signals
-from antiphase.statistics.correlation import MIN_STEPS, MIN_TOKENS
+from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
 from antiphase.statistics.pooled_correlation import mean_within, pooled_correlation
-from antiphase.steps import DEFAULT_SPLITTER, Splitter, batch_steps
-from antiphase.types import (
-    STEP_STRENGTHS,
-    UNITS,
-    SignalSpec,
-    StepStrength,
-    TokenBatch,
-    TokenSignals,
-    Unit,
-    check_one_of,
-)
+from antiphase.steps import DEFAULT_SPLITTER, Splitter
+from antiphase.steps.assigning import batch_steps
+from antiphase.types import TokenBatch, TokenSignals
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,14 @@ verbatim). Flags win over the file, the file over the preset, the preset over ou
 
 import argparse
 import dataclasses
-import difflib
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-import yaml
 from transformers import HfArgumentParser
 from trl import ModelConfig
 
@@ -23,6 +21,8 @@ from antiphase.errors import InvalidInputError
 from antiphase.models.demo import DEMO, demo_model_path
 from antiphase.tasks.own_task import file_digests, recorded_code
 from antiphase.training.presets import CORR_PO, CORR_PO_FAST, Preset, resolve_preset
+from antiphase.training.recipe_file import nearest, read_recipe, typed
+from antiphase.training.run_options import RunOptions, check_options
 from antiphase.training.trainer_config import BEFORE_THE_FIELD, CorRPOConfig
 
 # What `antiphase train` sets where nobody else does: a log line a step, and checkpoints to resume from.
@@ -37,58 +37,6 @@ FREE_ON_RESUME = (
     "report_to",
     "disable_tqdm",
 )
-
-
-def _option(default: Any, text: str) -> Any:
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass
-class RunOptions:
-    """What to train on, and what to report, beside the arguments of TRL.
-
-    Args:
-        model: hub id, local directory, or `demo` (the same as TRL's model_name_or_path).
-        tasks: specs of the task registry, such as `gsm8k`, `chain_sum:min_terms=2,max_terms=2` or `mine.py:MyTask`.
-        reward_funcs: names (see `functions.NAMES`), or your own as module:function or file.py:function.
-        preset: `corr-po`, `corr-po-fast`, or a baseline's name, alone or with one of them, as `dapo+corr-po`.
-        num_problems: training problems of each task; all of them by default.
-        eval_problems: held-out problems, shared among the tasks; 0 evaluates nothing.
-        eval_samples: completions of each held-out problem, besides the greedy one.
-        eval_every: evaluate every so many steps, besides the beginning and the end.
-        eval_split: `test`, the split that no training problem is in.
-        system_prompt: put before every problem.
-        prompt_template: text around every problem, with {prompt} in it.
-        chat_template: apply the model's chat template where it has one.
-        end_tokens: texts of one token each that end a completion, besides the model's own end tokens.
-    """
-
-    model: str | None = _option(None, "hub id, local directory, or 'demo' (same as --model_name_or_path)")
-    tasks: list[str] = _option([], "task specs, such as gsm8k, chain_sum:max_terms=2 or mine.py:MyTask")
-    reward_funcs: list[str] = _option(["accuracy"], "accuracy, format, self_certainty, …, or module:function")
-    preset: str | None = _option(None, "corr-po, corr-po-fast, or a baseline, alone or as dapo+corr-po")
-    num_problems: int | None = _option(None, "training problems of each task (default: all)")
-    eval_problems: int = _option(64, "held-out problems; 0 evaluates nothing")
-    eval_samples: int = _option(4, "completions of each held-out problem, besides the greedy one")
-    eval_every: int = _option(0, "evaluate every so many steps, besides the beginning and the end")
-    eval_split: str = _option("test", "split that the held-out problems come from")
-    system_prompt: str | None = _option(None, "put before every problem")
-    prompt_template: str | None = _option(None, "text around every problem, with {prompt} in it")
-    chat_template: bool = _option(True, "apply the model's chat template where it has one")
-    end_tokens: list[str] = _option([], "texts of one token each that end a completion, besides the model's own")
-
-    def __post_init__(self) -> None:
-        for name in ("eval_problems", "eval_every"):
-            if getattr(self, name) < 0:
-                raise InvalidInputError(f"{name} must be 0 or positive; got {getattr(self, name)}.")
-        if self.eval_samples < 1:
-            raise InvalidInputError(f"eval_samples must be at least 1; got {self.eval_samples}.")
-        if self.num_problems is not None and self.num_problems < 1:
-            raise InvalidInputError(f"num_problems must be at least 1; got {self.num_problems}.")
-        if self.prompt_template is not None and "{prompt}" not in self.prompt_template:
-            raise InvalidInputError(f"the prompt template must contain {{prompt}}; got {self.prompt_template!r}.")
 
 
 @dataclass(frozen=True)
@@ -160,7 +108,7 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
     for flag in unknown:
         if flag.startswith("-"):
             raise InvalidInputError(
-                f"unknown flag {flag.split('=')[0]}.{_nearest(flag.strip('-').split('=')[0], actions)}"
+                f"unknown flag {flag.split('=')[0]}.{nearest(flag.strip('-').split('=')[0], actions)}"
             )
         raise InvalidInputError(f"unexpected argument {flag!r}; flags begin with --.")
     path, resume, dry_run = (flags.pop(name) for name in ("config", "resume", "dry_run"))
@@ -168,49 +116,13 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
     return _resolve({**stored, **flags}, resume=resume, dry_run=dry_run)
 
 
-def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name.replace("-", "_"), known, 1, cutoff=0.5)
-    return f" Did you mean {near[0]!r}?" if near else " See antiphase train --help."
-
-
 def _read_file(path: Path, actions: Mapping[str, argparse.Action]) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidInputError(f"the recipe {str(path)!r} cannot be read ({error.strerror or error}).") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"the recipe {str(path)!r} is not YAML ({' '.join(str(error).split())}).") from None
-    if not isinstance(content, dict):
-        raise InvalidInputError(f"the recipe {str(path)!r} must map keys to values; got {type(content).__name__}.")
     values = {}
-    for key, value in content.items():
+    for key, value in read_recipe(path).items():
         if key not in actions:
-            raise InvalidInputError(f"{path}: unknown key {str(key)!r}.{_nearest(str(key), actions)}")
-        values[key] = _typed(key, value, actions[key], path)
+            raise InvalidInputError(f"{path}: unknown key {str(key)!r}.{nearest(str(key), actions)}")
+        values[key] = typed(key, value, actions[key], f"{path}: ")
     return values
-
-
-def _typed(key: str, value: Any, action: argparse.Action, path: Path) -> Any:
-    """A YAML value as the flag would give it: `1e-5` is a string in YAML, and lists may have one item."""
-    if value is None or isinstance(value, dict):
-        return value
-    several = action.nargs in ("+", "*")
-    items = value if isinstance(value, list) else [value]
-    if isinstance(value, list) and not several:
-        raise InvalidInputError(f"{path}: {key} takes one value; got a list.")
-    convert: Any = action.type if callable(action.type) else str
-    typed = []
-    for item in items:
-        try:
-            typed.append(convert(str(item)))
-        except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
-            raise InvalidInputError(f"{path}: {key}: {item!r} is no valid value ({error}).") from None
-    for item in typed:
-        if action.choices is not None and item not in action.choices:
-            raise InvalidInputError(
-                f"{path}: {key} must be one of {', '.join(map(str, action.choices))}; got {item!r}."
-            )
-    return typed if several else typed[0]
 
 
 def _resolve(given: dict[str, Any], *, resume: bool, dry_run: bool) -> Recipe:
@@ -239,11 +151,9 @@ def _resolve(given: dict[str, Any], *, resume: bool, dry_run: bool) -> Recipe:
         parts.append({name: value for name, value in values.items() if name in names})
     _check_host_arguments(parts[2])
     options = RunOptions(**parts[0])
-    _check_options(options, parts[1])
+    check_options(options, parts[1].get("model_name_or_path"), parts[2].get("output_dir"))
     name = options.model or parts[1]["model_name_or_path"]
     options.model = name
-    if "output_dir" not in parts[2]:
-        raise InvalidInputError("say where to write: output_dir in the recipe, or --out.")
     parts[1]["model_name_or_path"] = demo_model_path() if name == DEMO else name
     try:
         return Recipe(
@@ -282,16 +192,3 @@ def _check_host_arguments(config: Mapping[str, Any]) -> None:
         raise InvalidInputError(
             "eval_strategy needs an evaluation set of TRL's; antiphase train evaluates held-out problems: eval_every."
         )
-
-
-def _check_options(options: RunOptions, model: Mapping[str, Any]) -> None:
-    if options.model is not None and model.get("model_name_or_path") not in (None, options.model):
-        raise InvalidInputError("model and model_name_or_path name two models; give one of them.")
-    if options.model is None and model.get("model_name_or_path") is None:
-        raise InvalidInputError("name a model: model in the recipe, or --model (a hub id, a directory, or 'demo').")
-    if not options.tasks:
-        raise InvalidInputError("name at least one task: tasks in the recipe, or --tasks gsm8k.")
-    for what, names in (("task", options.tasks), ("reward function", options.reward_funcs)):
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise InvalidInputError(f"the {what} {twice!r} is named twice.")

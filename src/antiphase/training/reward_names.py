@@ -1,6 +1,5 @@
 """Reward functions by name: the task's verifier, the format, the verifier-free ones, and the user's own."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from antiphase.tasks.extraction import extract_answer
 from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.task_rewards import AccuracyReward, format_reward
 from antiphase.tasks.user_code import code_place, load_code
+from antiphase.training.reward_choices import check_reward
 from antiphase.training.reward_functions import (
     MajorityVoteReward,
     NegativeEntropyReward,
@@ -19,19 +19,19 @@ from antiphase.training.reward_functions import (
     checked_values,
 )
 
-NAMES = ("accuracy", "format", "self_certainty", "negative_entropy", "majority_vote")
-
 
 def reward_function(name: str, pool: VerifierPool) -> Any:
     """The reward function of a name.
 
     Args:
-        name: one of `NAMES`, or the user's own as `package.module:function` or `path/to/file.py:function`.
+        name: one of `reward_choices.NAMES`, or the user's own as `package.module:function` or
+            `path/to/file.py:function`.
         pool: checks completions for `accuracy`.
 
     Raises:
         InvalidInputError: no such function; names the nearest.
     """
+    check_reward(name)
     place = code_place(name)
     if place is not None:
         function = load_code(place, f"reward function {name!r}", "function").value
@@ -46,14 +46,7 @@ def reward_function(name: str, pool: VerifierPool) -> Any:
         return SelfCertaintyReward()
     if name == "negative_entropy":
         return NegativeEntropyReward()
-    if name == "majority_vote":
-        return MajorityVoteReward(lambda text, kind: extract_answer(text, "auto", kind))
-    near = difflib.get_close_matches(name, NAMES, 1)
-    raise InvalidInputError(
-        f"unknown reward function {name!r}."
-        + (f" Did you mean {near[0]!r}?" if near else "")
-        + f" There are {', '.join(NAMES)}, and your own as module:function or file.py:function."
-    )
+    return MajorityVoteReward(lambda text, kind: extract_answer(text, "auto", kind))
 
 
 def _ignore(*_: Any, **__: Any) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from antiphase.models.loading import LoadedModel
-from antiphase.rollouts.sampling import Sampling, generate
+from antiphase.rollouts.sampling import generate
+from antiphase.rollouts.sampling_spec import Sampling
 from antiphase.signals.measure import token_signals
 from antiphase.training.policy import whole_policy
 from antiphase.types import TokenBatch

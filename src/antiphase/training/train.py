@@ -22,7 +22,7 @@ from trl import get_peft_config, get_quantization_config
 from antiphase.data.prompt_rendering import end_token_ids
 from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.page.building import training_document
-from antiphase.page.html import FILE as REPORT
+from antiphase.page.defaults import FILE as REPORT
 from antiphase.page.html import add_page
 from antiphase.probing.probe_summary import commit
 from antiphase.tasks.pool import VerifierPool

@@ -12,7 +12,7 @@ from trl import GRPOConfig
 from antiphase.errors import InvalidInputError
 from antiphase.inversion.inversion_spec import InversionSpec
 from antiphase.scores import ScoreSpec
-from antiphase.statistics.correlation import MIN_STEPS
+from antiphase.statistics.minimums import MIN_STEPS
 from antiphase.steps import DEFAULT_SPLITTER, Splitter
 from antiphase.types import SignalSpec
 

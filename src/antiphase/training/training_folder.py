@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from antiphase.errors import InvalidInputError
+from antiphase.training.out_folder import FILE, check_folder, read_settings
 from antiphase.training.recipe import FREE_ON_RESUME, Recipe
 from antiphase.training.trainer_config import BEFORE_THE_FIELD
-
-FILE = "recipe.json"
 
 
 @contextlib.contextmanager
@@ -23,12 +22,7 @@ def prepared(folder: Path, recipe: Recipe) -> Iterator[None]:
         InvalidInputError: the folder holds something else, a finished run, or one of other settings.
     """
     settings = json.loads(json.dumps(recipe.resolved))
-    held = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    if held and not recipe.resume:
-        raise InvalidInputError(
-            f"{str(folder)!r} exists and is not an empty folder. Choose another output_dir, or continue that run with "
-            "--resume."
-        )
+    held = check_folder(folder, resume=recipe.resume)
     if held:
         _check_same(folder, settings)
     main = _is_main()
@@ -64,12 +58,7 @@ def _is_main() -> bool:
 
 
 def _check_same(folder: Path, settings: dict[str, Any]) -> None:
-    if (folder / "summary.json").is_file():
-        raise InvalidInputError(f"the run in {str(folder)!r} is finished; there is nothing to resume.")
-    try:
-        before = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise InvalidInputError(f"{str(folder)!r} is not the folder of a training run (no readable {FILE}).") from None
+    before = read_settings(folder)
     before = {**BEFORE_THE_FIELD, **before}
     differing = [
         key for key in {**before, **settings} if key not in FREE_ON_RESUME and before.get(key) != settings.get(key)

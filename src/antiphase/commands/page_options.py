@@ -1,0 +1,36 @@
+"""Options that `antiphase report` and `antiphase view` share: the runs, and which tokens are marked."""
+
+import argparse
+from typing import Any
+
+
+def add_runs(command: argparse.ArgumentParser) -> None:
+    """Which runs."""
+    command.add_argument(
+        "runs",
+        nargs="+",
+        metavar="[NAME=]RUN[,RUN…]",
+        help="folder of a probe, an evaluation, a comparison or a training run; several under one name are its seeds, "
+        "numbered, or one band for training runs",
+    )
+
+
+def add_kinds(command: argparse.ArgumentParser) -> None:
+    """Which tokens are marked."""
+    command.add_argument(
+        "--markers", metavar="WORD[,…]", help="reasoning markers (default: wait, so, therefore, let and twenty others)"
+    )
+    command.add_argument(
+        "--forking-share", type=float, default=0.2, help="share of tokens of the highest entropy that count as forking"
+    )
+
+
+def kinds_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Which tokens are marked, in the form that `write_report` takes."""
+    from antiphase.page.defaults import MARKERS
+
+    markers = options["markers"]
+    return {
+        "markers": MARKERS if markers is None else tuple(markers.split(",")),
+        "forking_share": options["forking_share"],
+    }

@@ -1,0 +1,103 @@
+"""`antiphase probe`: its options, and what it prints."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from antiphase.commands.options import Help, Parser, add_model_options, add_signal_options, count, print_written
+from antiphase.errors import InvalidInputError
+
+
+def add(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the command."""
+    command = commands.add_parser(
+        "probe",
+        help="measure how token entropy and gradient strength are correlated over a model's rollouts",
+        description="Generate (or read) rollouts, measure token entropy and gradient strength, correlate them.",
+        formatter_class=Help,
+    )
+    command.add_argument("models", nargs="*", metavar="MODEL", help="hub id, local directory, or 'demo'")
+    command.add_argument(
+        "--checkpoints",
+        metavar="DIR_OR_LIST",
+        help="in place of models, ρ along a training: a trainer's output folder (its checkpoint-N), or checkpoints "
+        "with commas (folders, HUB-ID@REVISION)",
+    )
+    add_model_options(command.add_argument_group("model"))
+    _add_rollout_options(command.add_argument_group("rollouts"))
+    add_signal_options(command.add_argument_group("signals"))
+    output = command.add_argument_group("output")
+    output.add_argument("--out", type=Path, help="folder to write to (default: runs/probe-DATE-TIME)")
+    output.add_argument(
+        "--resume", action="store_true", help="continue the interrupted run in --out, or begin one there"
+    )
+    output.add_argument("--no-figures", dest="figures", action="store_false", help="draw no figures")
+    output.add_argument(
+        "--no-references",
+        dest="references",
+        action="store_false",
+        help="with --checkpoints: draw no published curves beside",
+    )
+    output.add_argument("--no-report", dest="report", action="store_false", help="write no report.html")
+    output.add_argument("--quiet", dest="progress", action="store_false", help="no progress bar")
+
+
+def _add_rollout_options(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--prompts", default="gsm8k", help="gsm8k, a .jsonl/.parquet file, or owner/name[:config[:split]]"
+    )
+    group.add_argument("--prompt-column", help="column of the prompt (default: prompt, question, problem, messages)")
+    group.add_argument("--num-prompts", type=count, help="how many, or 'all' (default: at most 16; all of --rollouts)")
+    group.add_argument("--prompt-template", help="text around every prompt, with {prompt} in it")
+    group.add_argument("--system-prompt", help="put before every prompt")
+    group.add_argument("--no-chat-template", dest="chat_template", action="store_false", help="plain text prompts")
+    group.add_argument("--samples", type=int, default=1, help="completions per prompt")
+    group.add_argument("--max-new-tokens", type=int, default=128, help="length limit of a completion")
+    group.add_argument("--temperature", type=float, default=1.0, help="of the sampling; 0 is greedy")
+    group.add_argument("--top-p", type=float, default=1.0, help="nucleus of the sampling")
+    group.add_argument("--seed", type=int, default=0, help="of sampling, subsampling and bootstrap")
+    group.add_argument("--batch-size", type=int, default=16, help="rollouts generated and written at a time")
+    group.add_argument("--rollouts", metavar="FILE", help="given rollouts (.jsonl/.parquet): nothing is generated")
+    group.add_argument("--share-rollouts", action="store_true", help="measure every model on the first one's rollouts")
+    group.add_argument("--allow-short", action="store_true", help="accept given rollouts below --min-tokens")
+
+
+def run(options: dict[str, Any], out: Path) -> None:
+    """Probe the models, or the checkpoints, and print the table.
+
+    Raises:
+        InvalidInputError: neither models nor checkpoints are named, or both.
+    """
+    models, checkpoints = options.pop("models"), options.pop("checkpoints")
+    if checkpoints is not None:
+        _run_checkpoints(models, checkpoints, options, out)
+        return
+    if not models:
+        raise InvalidInputError("name at least one model, or the checkpoints of one with --checkpoints.")
+    from antiphase.probing.request import probe_request
+
+    progress = options.pop("progress")
+    del options["references"]
+    request = probe_request(models, out=out, **options)
+    # Only now, since it imports torch.
+    from antiphase.probing.probe import run_probe
+
+    print(run_probe(request, progress=progress))
+    print_written(out)
+
+
+def _run_checkpoints(models: Sequence[str], checkpoints: str, options: dict[str, Any], out: Path) -> None:
+    if models:
+        raise InvalidInputError(
+            f"{models[0]!r} is named beside --checkpoints. To begin the trajectory with it, put it in the list: "
+            f"--checkpoints {models[0]},{checkpoints}."
+        )
+    from antiphase.probing.request import series_request
+
+    shown = {name: options.pop(name) for name in ("references", "progress")}
+    request = series_request(checkpoints, out=out, **options)
+    from antiphase.probing.series import run_series
+
+    print(run_series(request, **shown))
+    print_written(out, beside="checkpoints")

@@ -1,0 +1,90 @@
+"""What an evaluation is asked for, checked as far as that is possible without a model: no torch and no pandas.
+
+`evaluate` begins with it; the command line calls it before it imports what measures, so that a wrong option, an
+unknown task or a missing file is refused at once.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from antiphase.evaluation.evaluation_config import EVALUATION, EvalConfig
+from antiphase.evaluation.matched_rollouts import GivenCompletion, given_digest, load_given
+from antiphase.evaluation.plan import TaskPlan, check_distinct, plan_tasks
+from antiphase.models.saved import saved_digest
+from antiphase.probing.folder_kinds import check_out
+from antiphase.probing.probe_config import config_from
+from antiphase.probing.request import check_outputs, with_rollouts
+from antiphase.tasks.own_task import code_digests, recorded_code
+
+
+@dataclass(frozen=True)
+class EvalRequest:
+    """An evaluation that only a model can still refuse.
+
+    Args:
+        config: every option.
+        plans: the tasks with their problems; of given rollouts, those that they answer.
+        matched: the given rollouts by task, or None.
+        out: folder to write to; None keeps nothing on disk.
+        resume: continue the run in `out`.
+        figures, report: whether they are wanted.
+    """
+
+    config: EvalConfig
+    plans: list[TaskPlan]
+    matched: list[tuple[TaskPlan, list[GivenCompletion]]] | None
+    out: Path | None
+    resume: bool
+    figures: bool
+    report: bool
+
+    @functools.cached_property
+    def identities(self) -> list[dict[str, Any]]:
+        """What makes two results comparable, of each plan."""
+        return [plan.identity(self.config) for plan in self.plans]
+
+    @functools.cached_property
+    def stored(self) -> dict[str, Any]:
+        """What config.json holds, and what is compared on resume."""
+        return {
+            **self.config.to_dict(),
+            **recorded_code(code_digests(plan.task for plan in self.plans)),
+            "identities": self.identities,
+            "weights_sha256": {name: saved_digest(name) for name in self.config.models},
+            "given_sha256": None if self.matched is None else given_digest(self.matched),
+        }
+
+
+def eval_request(
+    models: str | Path | Sequence[str | Path],
+    *,
+    rollouts: Any = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    figures: bool | None = None,
+    report: bool = True,
+    **options: Any,
+) -> EvalRequest:
+    """Check the arguments of `evaluate`; see there.
+
+    Raises:
+        InvalidInputError: an option, a task, a source or the folder cannot be taken.
+        MissingExtraError: a package that figures or a task need is absent.
+    """
+    options, in_memory = with_rollouts(options, rollouts)
+    given = options.get("rollouts") if in_memory is None else in_memory
+    config: EvalConfig = config_from(models, options, EvalConfig)
+    drawn = check_outputs(out, resume=resume, figures=figures)
+    plans = plan_tasks(config)
+    check_distinct(plans)
+    matched = None if given is None else load_given(given, plans)
+    if matched is not None:
+        plans = [plan for plan, _ in matched]
+    place = None if out is None else Path(out)
+    request = EvalRequest(config, plans, matched, place, resume, drawn, report and place is not None)
+    if place is not None:
+        check_out(place, EVALUATION, request.stored, resume=resume)
+    return request

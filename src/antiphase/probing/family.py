@@ -1,0 +1,42 @@
+"""Whether checkpoints can be of one training, told from their configurations and tokenizers alone."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from antiphase.errors import InvalidInputError
+from antiphase.models.loading import inspect_model
+from antiphase.probing.checkpoints import Checkpoint
+
+
+def check_family(checkpoints: Sequence[Checkpoint], *, trust_remote_code: bool = False) -> None:
+    """Refuse checkpoints that cannot be of one training: other architectures, sizes or vocabularies.
+
+    Raises:
+        InvalidInputError: naming two that differ, and in what.
+        AntiphaseError: what `inspect_model` refuses.
+    """
+    first: tuple[Checkpoint, str, Any] | None = None
+    for checkpoint in checkpoints:
+        model, tokenizer = inspect_model(
+            checkpoint.name, trust_remote_code=trust_remote_code, revision=checkpoint.revision
+        )
+        shape, vocabulary = _shape(model), tokenizer.get_vocab()
+        if first is None:
+            first = (checkpoint, shape, vocabulary)
+        elif shape != first[1]:
+            raise InvalidInputError(
+                f"{first[0].label!r} ({first[1]}) and {checkpoint.label!r} ({shape}) are not checkpoints of one model."
+            )
+        elif vocabulary != first[2]:
+            raise InvalidInputError(
+                f"{first[0].label!r} and {checkpoint.label!r} are not checkpoints of one model: their tokenizers have "
+                f"different vocabularies (of {len(first[2])} and {len(vocabulary)} tokens)."
+            )
+
+
+def _shape(model: Any) -> str:
+    config = model.config.get_text_config()
+    return (
+        f"{type(model).__name__}, {config.num_hidden_layers} layers of {config.hidden_size}, vocabulary "
+        f"{config.vocab_size}"
+    )

@@ -1,0 +1,115 @@
+"""Whose folder it is, and whether a run may write there: what is told from config.json, before anything is begun.
+
+Imports no torch and no pandas; what stands in a folder besides is read and written by `run_folder`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from antiphase.errors import InvalidInputError
+from antiphase.probing.probe_config import BEFORE_THE_OPTION, FREE_ON_RESUME
+
+
+@dataclass(frozen=True)
+class FolderKind:
+    """A kind of run folder.
+
+    Args:
+        format, version: stand in its config.json.
+        owner: whose it is, in messages.
+        free: options that may change when a run is continued.
+    """
+
+    format: str
+    version: int
+    owner: str
+    free: tuple[str, ...] = FREE_ON_RESUME
+
+
+PROBE = FolderKind("antiphase-probe", 1, "a probe")
+SERIES = FolderKind("antiphase-checkpoints", 1, "a probe of checkpoints")
+
+
+def check_out(path: Path, kind: FolderKind, config: Mapping[str, Any], *, resume: bool) -> None:
+    """Refuse a folder that a run cannot be begun, or continued, in. Nothing is written.
+
+    Args:
+        path: of the folder.
+        kind: of the run.
+        config: the resolved options.
+        resume: whether an interrupted run of the same options may be there.
+
+    Raises:
+        InvalidInputError: it holds something already; or, to be continued, is no folder of this kind, or one of
+            another config (naming what differs).
+    """
+    if is_free(path):
+        return
+    if not resume:
+        raise InvalidInputError(
+            f"{str(path)!r} exists and is not an empty folder. Choose another --out, or continue that run with "
+            "--resume."
+        )
+    stored = read_marker(path, kind)["config"]
+    keys = [key for key in {**stored, **config} if key not in kind.free]
+    before = {**BEFORE_THE_OPTION, **stored}
+    differing = [key for key in keys if before.get(key) != config.get(key)]
+    if differing:
+        shown = "; ".join(f"{key} was {before.get(key)!r}, is {config.get(key)!r}" for key in differing[:3])
+        raise InvalidInputError(f"{str(path)!r} holds a run of other options, so it cannot be continued: {shown}.")
+
+
+def is_free(path: Path) -> bool:
+    """Whether nothing is there, or an empty folder."""
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+
+
+def read_marker(path: Path, kind: FolderKind) -> dict[str, Any]:
+    """The config.json of a folder.
+
+    Raises:
+        InvalidInputError: it is no folder of this kind, or one of another format version.
+    """
+    if not (path / "config.json").is_file():
+        raise InvalidInputError(f"{str(path)!r} is not the folder of {kind.owner} (it has no config.json).")
+    marker = read_json(path / "config.json")
+    if marker.get("format") != kind.format or marker.get("format_version") != kind.version:
+        raise InvalidInputError(
+            f"{str(path)!r} is not the folder of {kind.owner} of this version: expected format {kind.format} "
+            f"{kind.version}, got {marker.get('format')} {marker.get('format_version')}."
+        )
+    return marker
+
+
+def read_summary(path: Path, kind: FolderKind) -> dict[str, Any]:
+    """The summary.json of a finished run.
+
+    Raises:
+        InvalidInputError: the run is unfinished, or of another format version.
+    """
+    if not (path / "summary.json").is_file():
+        raise InvalidInputError(
+            f"{str(path)!r} holds an unfinished run of {kind.owner}. Continue it: repeat its command with --resume."
+        )
+    summary = read_json(path / "summary.json")
+    if summary.get("format") != kind.format or summary.get("format_version") != kind.version:
+        raise InvalidInputError(f"{path / 'summary.json'} is not of this version's format.")
+    return summary
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        InvalidInputError: it cannot be read, or is none.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"{path} cannot be read ({error}).") from None
+    if not isinstance(value, dict):
+        raise InvalidInputError(f"{path}: expected a JSON object.")
+    return value

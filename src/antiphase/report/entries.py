@@ -1,0 +1,203 @@
+"""Which runs a page is of, checked as far as their names and files tell: no torch and no pandas.
+
+`write_report` and `serving` begin with these; the command line calls `check_report` before it imports what reads runs.
+"""
+
+import contextlib
+import json
+import os
+import socket
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from antiphase.errors import InvalidInputError
+from antiphase.evaluation.entries import parse_entry
+from antiphase.evaluation.evaluation_config import EVALUATION
+from antiphase.page.defaults import FILE, FORKING_SHARE
+from antiphase.probing.folder_kinds import PROBE, SERIES
+
+HOST = "127.0.0.1"
+KINDS = "a probe, an evaluation, a comparison or a training run"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run to be shown.
+
+    Args:
+        path: of its folder.
+        label: what the user calls it.
+        group: the name that the seeds of one training recipe share.
+    """
+
+    path: Path
+    label: str | None = None
+    group: str | None = None
+
+
+def sources_of(entries: str | Path | Sequence[str | Path]) -> list[Source]:
+    """The runs of one entry or several, each `[NAME=]RUN[,RUN…]`.
+
+    Raises:
+        InvalidInputError: no entry, a malformed one, a run named twice, or two of one name.
+    """
+    found: list[Source] = []
+    listed = [entries] if isinstance(entries, str | Path) else entries
+    if not isinstance(listed, Sequence) or not all(isinstance(entry, str | Path) for entry in listed):
+        raise InvalidInputError(f"runs must be a folder or a list of folders; got {entries!r}.")
+    for entry in listed:
+        # A folder whose name has a comma or an equals sign is taken as it is.
+        name, paths = (None, [str(entry)]) if os.path.exists(entry) else parse_entry(str(entry))
+        if not str(entry).startswith(f"{name}="):
+            name = None  # several without a name go by their folders
+        for place, path in enumerate(paths):
+            label = f"{name} #{place + 1}" if name and len(paths) > 1 else name
+            found.append(Source(Path(path), label, name if len(paths) > 1 else None))
+    if not found:
+        raise InvalidInputError("name at least one run.")
+    twice = [path for path, count in Counter(source.path.resolve() for source in found).items() if count > 1]
+    if twice:
+        raise InvalidInputError(f"the run {str(twice[0])!r} is named twice.")
+    labels = Counter(source.label for source in found if source.label is not None)
+    shared = next((label for label, count in labels.items() if count > 1), None)
+    if shared is not None:
+        raise InvalidInputError(
+            f"two runs are called {shared!r}. Name them differently; or give the seeds of one as NAME=RUN,RUN."
+        )
+    return found
+
+
+def check_report(
+    runs: str | Path | Sequence[str | Path], out: str | Path | None = None, *, forking_share: float = FORKING_SHARE
+) -> tuple[list[Source], Path]:
+    """Check the arguments of `write_report`; see there.
+
+    Returns:
+        the runs, and the file to write.
+
+    Raises:
+        InvalidInputError: an entry, the file or the share cannot be taken, or a folder is missing, empty or foreign.
+    """
+    found = sources_of(runs)
+    if out is None and len(found) > 1:
+        raise InvalidInputError("a report of several runs needs a file to write to. Name it with --out report.html.")
+    path = Path(out) if out is not None else found[0].path / FILE
+    if os.path.isdir(path):
+        raise InvalidInputError(f"{str(path)!r} is a folder. Name a file, such as {path / FILE}.")
+    check_share(forking_share)
+    for source in found:
+        check_run(source.path)
+    return found, path
+
+
+def check_view(
+    runs: str | Path | Sequence[str | Path], port: int, *, forking_share: float = FORKING_SHARE
+) -> list[Source]:
+    """Check the arguments of `serving`; see there.
+
+    Returns:
+        the runs.
+
+    Raises:
+        InvalidInputError: an entry or the share cannot be taken, a folder is missing, or the port is taken.
+    """
+    sources = sources_of(runs)
+    check_share(forking_share)
+    for source in sources:
+        if not os.path.isdir(source.path):
+            raise InvalidInputError(f"{str(source.path)!r} is not a folder. Start the run first, or check the path.")
+    with listening(port), socket.socket() as probe:
+        # As the server will do it.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((HOST, port))
+    return sources
+
+
+@contextlib.contextmanager
+def listening(port: int) -> Iterator[None]:
+    """Say what is wrong with a port that the block cannot listen on.
+
+    Raises:
+        InvalidInputError: it is taken, or no port at all.
+    """
+    try:
+        yield
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidInputError(f"cannot listen on port {port} ({reason}). Choose another --port.") from error
+
+
+def check_share(forking_share: float) -> None:
+    """Refuse a share of forking tokens that is none.
+
+    Raises:
+        InvalidInputError: it does not lie between 0 and 1.
+    """
+    if not 0 < forking_share < 1:
+        raise InvalidInputError(f"forking_share must lie between 0 and 1; got {forking_share}.")
+
+
+def check_run(path: Path) -> None:
+    """Refuse what is not the folder of a run, finished or not.
+
+    Raises:
+        InvalidInputError: no folder, an empty or a foreign one.
+    """
+    if not os.path.exists(path):
+        raise InvalidInputError(f"{str(path)!r} does not exist. Name the folder of {KINDS}.")
+    if not path.is_dir():
+        raise InvalidInputError(f"{str(path)!r} is a file. Name the folder of {KINDS}.")
+    try:
+        if is_comparison(path) or is_training(path):
+            return
+        if not (path / "config.json").is_file():
+            raise InvalidInputError(f"{str(path)!r} {_foreign(path)}")
+    except InvalidInputError:
+        raise
+    except OSError as error:
+        raise InvalidInputError(f"{str(path)!r} cannot be read ({error.strerror or error}).") from error
+
+    marker = read_object(path / "config.json")
+    if marker.get("format") in (PROBE.format, SERIES.format, EVALUATION.format):
+        return
+    if "model_type" in marker or "architectures" in marker:
+        raise InvalidInputError(f"{str(path)!r} is a saved model. Probe it first: antiphase probe {path}.")
+    raise InvalidInputError(f"{str(path)!r} is not the folder of a run. Name the folder of {KINDS}.")
+
+
+def is_comparison(path: Path) -> bool:
+    """Whether the folder is that of a comparison."""
+    return (path / "comparison.json").is_file() or any((path / "evals").glob("*/config.json"))
+
+
+def is_training(path: Path) -> bool:
+    """Whether the folder is that of a training run."""
+    return (path / "trajectory.jsonl").is_file() or (path / "recipe.json").is_file()
+
+
+def _foreign(path: Path) -> str:
+    if not any(path.iterdir()):
+        return f"is empty. Name the folder of {KINDS}."
+    if (path / "study.json").is_file() or (path / "cells.jsonl").is_file():
+        return "is the folder of a study, whose report is report.md. Name the evaluations or training runs in it."
+    if (path / "summary.json").is_file():
+        return "holds a summary.json, but not the config.json or trajectory.jsonl of a run. Was it copied in part?"
+    return f"is not the folder of a run. Name the folder of {KINDS}."
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        InvalidInputError: it cannot be read, or is none.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{path} cannot be read ({error}).") from None
+    if not isinstance(value, dict):
+        raise InvalidInputError(f"{path}: expected a JSON object, got {type(value).__name__}.")
+    return value

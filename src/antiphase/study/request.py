@@ -1,0 +1,81 @@
+"""What a sweep is asked for, checked before anything is imported that trains or measures.
+
+`sweep` checks the rest: budgets, which are the host's to resolve, problems and models.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from antiphase.errors import InvalidInputError
+from antiphase.evaluation.evaluation_config import EvalConfig
+from antiphase.evaluation.plan import suite_entries
+from antiphase.probing.probe_config import config_from
+from antiphase.study.definition import Cell, Study, read_study
+from antiphase.study.records import done_cells
+from antiphase.tasks.registry import load_task
+from antiphase.training.own_checks import check_recipe
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """A study and what of it is to be done.
+
+    Args:
+        study: all of it.
+        folder: that everything goes to; absolute, since a training remembers where its model was.
+        done: the records of the cells that are done, by name.
+        todo: the cells that were asked for and are not done.
+    """
+
+    study: Study
+    folder: Path
+    done: dict[str, dict[str, Any]]
+    todo: tuple[Cell, ...]
+
+
+def sweep_request(
+    path: str | Path, out: str | Path, *, cells: Sequence[str] = (), jobs: int = 1, train: Sequence[str] = ()
+) -> SweepRequest:
+    """Read a study and choose its cells; see `sweep`.
+
+    Raises:
+        InvalidInputError: the study is malformed, there is no such cell, or a cell in `out` was run with other
+            settings.
+    """
+    study, folder = read_study(Path(path), train), Path(out).absolute()
+    if jobs < 1:
+        raise InvalidInputError(f"jobs must be at least 1; got {jobs}.")
+    chosen = [study.cell(name) for name in cells] or list(study.cells)
+    done = done_cells(folder, study)
+    return SweepRequest(study, folder, done, tuple(cell for cell in chosen if cell.name not in done))
+
+
+def check_cells(cells: Sequence[Cell]) -> None:
+    """Refuse cells whose recipe or evaluation names an option that cannot be, or a task that is not there.
+
+    Raises:
+        AntiphaseError: naming the method and model of a recipe.
+    """
+    seen: set[str] = set()
+    for cell in cells:
+        key = repr((cell.model, cell.setting, cell.method))
+        if cell.trained and key not in seen:
+            seen.add(key)
+            try:
+                check_recipe(cell_recipe(cell, "model", Path("out")))
+            except InvalidInputError as error:
+                raise InvalidInputError(f"method {cell.method!r} of the model {cell.model!r}: {error}") from error
+        asked = repr(sorted(cell.evaluation.items()))
+        if asked not in seen:
+            seen.add(asked)
+            config: EvalConfig = config_from("model", {"seed": cell.seed, **cell.evaluation}, EvalConfig)
+            for entry in suite_entries(config):
+                load_task(entry.spec)
+
+
+def cell_recipe(cell: Cell, model: str, folder: Path) -> dict[str, Any]:
+    """The recipe of a cell, as antiphase train reads it."""
+    own = {"model": model, "seed": cell.seed, "output_dir": str(folder), "eval_problems": 0, "report_to": "none"}
+    return {**own, **cell.recipe, "model": model, "seed": cell.seed, "output_dir": str(folder)}

@@ -1,0 +1,32 @@
+"""The names of reasoning_gym's generators, read from its source: importing it takes a second."""
+
+import importlib.util
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from antiphase.errors import MissingExtraError
+from antiphase.tasks.gym_task import gym_generators
+
+_REGISTERED = re.compile(r'^register_dataset\(\s*(?:"([^"]+)"|(\w+))', re.MULTILINE)
+_CONSTANT = re.compile(r'^(\w+)\s*=\s*"([^"]+)"', re.MULTILINE)
+
+
+def gym_names() -> Sequence[str]:
+    """Every name that a module of the installed version registers, as `gym_generators` has them.
+
+    Raises:
+        MissingExtraError: reasoning-gym is absent.
+    """
+    spec = importlib.util.find_spec("reasoning_gym")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtraError("reasoning-gym", "train", "generating problems")
+    files = sorted(Path(spec.submodule_search_locations[0]).rglob("*.py"))
+    names = [name for file in files for name in _registered(file.read_text(encoding="utf-8"))]
+    # Where the source cannot be read, as in an archive, the package must say itself.
+    return names or list(gym_generators())
+
+
+def _registered(source: str) -> list[str]:
+    constants = dict(_CONSTANT.findall(source))
+    return [text or constants.get(name, name) for text, name in _REGISTERED.findall(source)]

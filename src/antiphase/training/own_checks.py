@@ -1,0 +1,126 @@
+"""What a recipe says to us rather than to its host, checked before TRL is imported, which takes seconds.
+
+Flags and keys of the host are passed over: which there are, only the host knows. `recipe` reads everything again, with
+the same messages.
+"""
+
+import argparse
+import dataclasses
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
+
+from antiphase.errors import InvalidInputError
+from antiphase.tasks.problem import check_request
+from antiphase.tasks.registry import load_task
+from antiphase.training.out_folder import check_folder
+from antiphase.training.presets import resolve_preset
+from antiphase.training.recipe_file import read_recipe, typed
+from antiphase.training.reward_choices import check_reward
+from antiphase.training.run_options import RunOptions, check_options
+
+# Of the host, but no run is begun without them.
+_NEEDED_OF_HOST = ("model_name_or_path", "output_dir")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InvalidInputError(f"antiphase train: {message}.")
+
+
+def check_command(words: Sequence[str]) -> None:
+    """Refuse what `antiphase train` would refuse of our own options, its file, tasks, rewards and folder.
+
+    Args:
+        words: what follows `antiphase train`.
+
+    Raises:
+        AntiphaseError: as `parse_recipe`, `load_task` and `prepared`.
+    """
+    if "-h" in words or "--help" in words:
+        return
+    parser = _own_parser()
+    actions = {action.dest: action for action in parser._actions if action.nargs != 0}
+    parser.add_argument("--config")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--dry-run", "--dry_run", action="store_true")
+    namespace, others = parser.parse_known_args(list(words))
+    if others and others[0] == words[0] and not words[0].startswith("-"):
+        raise InvalidInputError(f"unexpected argument {words[0]!r}; flags begin with --.")
+    flags = vars(namespace)
+    path, resume, dry_run = (flags.pop(name) for name in ("config", "resume", "dry_run"))
+    stored = {} if path is None else _own_values(read_recipe(Path(path)), actions, f"{path}: ")
+    values = {**stored, **flags}
+    options = _checked(values)
+    for spec in options.tasks:
+        task = load_task(spec)
+        if options.eval_problems:
+            check_request(task.spec, options.eval_split, None)
+    for name in options.reward_funcs:
+        check_reward(name)
+    if not dry_run:
+        check_folder(Path(values["output_dir"]), resume=resume)
+
+
+def check_recipe(content: Mapping[Any, Any]) -> None:
+    """Refuse what `parse_recipe` would refuse of our own keys.
+
+    Args:
+        content: of a recipe's file.
+
+    Raises:
+        InvalidInputError: a value of the wrong type, or values that do not fit together.
+    """
+    actions = {action.dest: action for action in _own_parser()._actions if action.nargs != 0}
+    _checked(_own_values(content, actions, ""))
+
+
+def _own_values(content: Mapping[Any, Any], actions: Mapping[str, argparse.Action], where: str) -> dict[str, Any]:
+    return {key: typed(key, value, actions[key], where) for key, value in content.items() if key in actions}
+
+
+def _checked(values: Mapping[str, Any]) -> RunOptions:
+    if values.get("preset") is not None:
+        resolve_preset(values["preset"])
+    own = {field.name for field in dataclasses.fields(RunOptions)}
+    options = RunOptions(**{name: value for name, value in values.items() if name in own})
+    check_options(options, values.get("model_name_or_path"), values.get("output_dir"))
+    return options
+
+
+def _own_parser() -> _Parser:
+    """Our flags, as transformers' parser of dataclasses makes them."""
+    parser = _Parser(prog="antiphase train", allow_abbrev=False, add_help=False, argument_default=argparse.SUPPRESS)
+    hints = get_type_hints(RunOptions)
+    for field in dataclasses.fields(RunOptions):
+        _add(parser, field.name, hints[field.name], switched_on=field.default is True)
+    for name in _NEEDED_OF_HOST:
+        _add(parser, name, str)
+    parser.add_argument("--out", dest="output_dir")
+    parser.set_defaults(config=None, resume=False, dry_run=False)
+    return parser
+
+
+def _add(parser: argparse.ArgumentParser, name: str, kind: Any, *, switched_on: bool = False) -> None:
+    names = [f"--{name}", *([f"--{name.replace('_', '-')}"] if "_" in name else [])]
+    if kind is bool:
+        parser.add_argument(*names, type=_truth, nargs="?", const=True)
+        if switched_on:
+            off = name.replace("_", "-")
+            parser.add_argument(f"--no_{name}", f"--no-{off}", action="store_false", dest=name)
+    elif get_origin(kind) is list:
+        parser.add_argument(*names, type=get_args(kind)[0], nargs="+")
+    else:
+        optional = get_origin(kind) in (Union, types.UnionType)
+        parser.add_argument(*names, type=get_args(kind)[0] if optional else kind)
+
+
+def _truth(text: str) -> bool:
+    if text.lower() in ("yes", "true", "t", "y", "1"):
+        return True
+    if text.lower() in ("no", "false", "f", "n", "0"):
+        return False
+    raise argparse.ArgumentTypeError(
+        f"Truthy value expected: got {text} but expected one of yes/no, true/false, t/f, y/n, 1/0 (case insensitive)."
+    )

@@ -1,0 +1,82 @@
+"""What `antiphase train` takes beside the arguments of its host. Imports no torch and no TRL."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from antiphase.errors import InvalidInputError
+
+
+def _option(default: Any, text: str) -> Any:
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class RunOptions:
+    """What to train on, and what to report, beside the arguments of TRL.
+
+    Args:
+        model: hub id, local directory, or `demo` (the same as TRL's model_name_or_path).
+        tasks: specs of the task registry, such as `gsm8k`, `chain_sum:min_terms=2,max_terms=2` or `mine.py:MyTask`.
+        reward_funcs: names (see `reward_choices.NAMES`), or your own as module:function or file.py:function.
+        preset: `corr-po`, `corr-po-fast`, or a baseline's name, alone or with one of them, as `dapo+corr-po`.
+        num_problems: training problems of each task; all of them by default.
+        eval_problems: held-out problems, shared among the tasks; 0 evaluates nothing.
+        eval_samples: completions of each held-out problem, besides the greedy one.
+        eval_every: evaluate every so many steps, besides the beginning and the end.
+        eval_split: `test`, the split that no training problem is in.
+        system_prompt: put before every problem.
+        prompt_template: text around every problem, with {prompt} in it.
+        chat_template: apply the model's chat template where it has one.
+        end_tokens: texts of one token each that end a completion, besides the model's own end tokens.
+    """
+
+    model: str | None = _option(None, "hub id, local directory, or 'demo' (same as --model_name_or_path)")
+    tasks: list[str] = _option([], "task specs, such as gsm8k, chain_sum:max_terms=2 or mine.py:MyTask")
+    reward_funcs: list[str] = _option(["accuracy"], "accuracy, format, self_certainty, …, or module:function")
+    preset: str | None = _option(None, "corr-po, corr-po-fast, or a baseline, alone or as dapo+corr-po")
+    num_problems: int | None = _option(None, "training problems of each task (default: all)")
+    eval_problems: int = _option(64, "held-out problems; 0 evaluates nothing")
+    eval_samples: int = _option(4, "completions of each held-out problem, besides the greedy one")
+    eval_every: int = _option(0, "evaluate every so many steps, besides the beginning and the end")
+    eval_split: str = _option("test", "split that the held-out problems come from")
+    system_prompt: str | None = _option(None, "put before every problem")
+    prompt_template: str | None = _option(None, "text around every problem, with {prompt} in it")
+    chat_template: bool = _option(True, "apply the model's chat template where it has one")
+    end_tokens: list[str] = _option([], "texts of one token each that end a completion, besides the model's own")
+
+    def __post_init__(self) -> None:
+        for name in ("eval_problems", "eval_every"):
+            if getattr(self, name) < 0:
+                raise InvalidInputError(f"{name} must be 0 or positive; got {getattr(self, name)}.")
+        if self.eval_samples < 1:
+            raise InvalidInputError(f"eval_samples must be at least 1; got {self.eval_samples}.")
+        if self.num_problems is not None and self.num_problems < 1:
+            raise InvalidInputError(f"num_problems must be at least 1; got {self.num_problems}.")
+        if self.prompt_template is not None and "{prompt}" not in self.prompt_template:
+            raise InvalidInputError(f"the prompt template must contain {{prompt}}; got {self.prompt_template!r}.")
+
+
+def check_options(options: RunOptions, model_name_or_path: str | None, output_dir: str | None) -> None:
+    """Refuse options that do not fit together, or that leave out what a run needs.
+
+    Args:
+        options: ours.
+        model_name_or_path, output_dir: as they are given to the host, or None.
+
+    Raises:
+        InvalidInputError: no model or two, no task, something named twice, or nowhere to write.
+    """
+    if options.model is not None and model_name_or_path not in (None, options.model):
+        raise InvalidInputError("model and model_name_or_path name two models; give one of them.")
+    if options.model is None and model_name_or_path is None:
+        raise InvalidInputError("name a model: model in the recipe, or --model (a hub id, a directory, or 'demo').")
+    if not options.tasks:
+        raise InvalidInputError("name at least one task: tasks in the recipe, or --tasks gsm8k.")
+    for what, names in (("task", options.tasks), ("reward function", options.reward_funcs)):
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise InvalidInputError(f"the {what} {twice!r} is named twice.")
+    if output_dir is None:
+        raise InvalidInputError("say where to write: output_dir in the recipe, or --out.")
