@@ -1,7 +1,7 @@
 """Draw docs/images/rooms.svg: the rooms of src/antiphase, and which of them may import which.
 
-The rows come from `[tool.importlinter]` in pyproject.toml, which `make check` enforces. The words in a box are the first
-sentence of the room's docstring. So the picture cannot say anything else than the code: a test draws it again.
+The rows come from `[tool.importlinter]` in pyproject.toml, which `make check` enforces. The words in a box are the
+first sentence of the room's docstring. So the picture says what the code says: a test draws it again.
 
     python docs/rooms.py
 """
@@ -54,7 +54,7 @@ def _row(rooms: list[str], top: int) -> tuple[list[str], int]:
     """The boxes of one row, and its height."""
     width = (WIDTH - LEFT - GAP * (len(rooms) - 1)) / len(rooms)
     columns = int((width - 2 * PADDING) / _CHARACTER)
-    words = [textwrap.wrap(purpose(room), columns) for room in rooms]
+    words = [textwrap.wrap(purpose(room), columns, break_on_hyphens=False) for room in rooms]
     height = 2 * PADDING + LINE * (1 + max(map(len, words))) - 3
     parts = []
     for place, (room, lines) in enumerate(zip(rooms, words, strict=True)):

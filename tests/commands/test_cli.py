@@ -14,6 +14,7 @@ from antiphase.errors import InvalidInputError, OutOfMemoryError
 from conftest import byte_tokenizer, tiny_model
 from probe_flags import FLAGS
 
+
 def actions() -> list:
     (commands,) = (a for a in cli._parser()._actions if hasattr(a, "choices") and a.choices)
     return [a for a in commands.choices["probe"]._actions if "--help" not in a.option_strings]

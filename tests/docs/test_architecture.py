@@ -1,4 +1,4 @@
-"""docs/architecture.md and CONTRIBUTING.md name what exists, in the order in which it is called, and all that refuses."""
+"""docs/architecture.md and CONTRIBUTING.md name what exists, in the order of the calls, and all that refuses."""
 
 import ast
 import re
@@ -90,7 +90,9 @@ def refusing():
             made = node.exc if isinstance(node, ast.Raise) else node.value if isinstance(node, ast.Return) else None
             name = made.func.id if isinstance(made, ast.Call) and isinstance(made.func, ast.Name) else None
             name_of_room = path.relative_to(PACKAGE).as_posix()
-            checked = name_of_room.startswith(("models/", "signals/", "rollouts/")) or name_of_room == "training/checks.py"
+            checked = (
+                name_of_room.startswith(("models/", "signals/", "rollouts/")) or name_of_room == "training/checks.py"
+            )
             if name in REFUSALS or (name == "InvalidInputError" and checked):
                 yield name_of_room, parents[node]
 
