@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTR
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo eval train study test test-slow test-lm-eval check docs notebook bench bench-train bench-refusals gpu-dry build wheel-test clean
+.PHONY: help demo eval train study test test-quick test-slow test-lm-eval check docs notebook bench bench-train bench-refusals gpu-dry build wheel-test clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -50,6 +50,18 @@ train: $(VENV)/.train ## train the embedded model with CorR-PO: it learns to add
 study: $(VENV)/.train ## the tables and figures of the first study, from its stored results (a minute)
 	$(BIN)/antiphase sweep studies/first/tiny.yaml
 	$(BIN)/antiphase sweep studies/first/smollm2.yaml
+
+# No embedded model, no browser, no training, no process that verifies; and of these tests none that simulates how often an
+# interval covers the truth.
+QUICK := tests/commands tests/data tests/models/test_models.py tests/rollouts tests/statistics tests/steps \
+	tests/test_progress.py tests/test_reward.py tests/test_types.py \
+	tests/signals/test_fast_norms.py tests/signals/test_trial.py \
+	$(addprefix tests/tasks/test_,extraction.py generated_tasks.py task_answers.py task_sets.py tasks.py) \
+	$(addprefix tests/report/test_page_,columns.py html.py payload.py subjects.py units.py) \
+	tests/docs/test_architecture.py
+
+test-quick: $(VENV)/.dev ## run the tests that need no model and no browser (under a minute)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -k 'not cover' $(QUICK)
 
 test: $(VENV)/.dev ## run the tests
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

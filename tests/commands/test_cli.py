@@ -12,16 +12,7 @@ import torch
 from antiphase import cli
 from antiphase.errors import InvalidInputError, OutOfMemoryError
 from conftest import byte_tokenizer, tiny_model
-
-FLAGS = {
-    "models", "--dtype", "--device", "--revision", "--trust-remote-code", "--prompts", "--prompt-column",
-    "--num-prompts", "--prompt-template", "--system-prompt", "--no-chat-template", "--samples", "--max-new-tokens",
-    "--temperature", "--top-p", "--seed", "--batch-size", "--rollouts", "--share-rollouts", "--allow-short",
-    "--estimator", "--layers", "--projections", "--norm", "--target", "--targets-per-rollout", "--signal-temperature",
-    "--alternatives", "--token-budget", "--min-tokens", "--num-resamples", "--out", "--resume", "--no-figures",
-    "--no-report", "--quiet", "--unit", "--splitter", "--step-strength", "--min-steps", "--checkpoints",
-    "--no-references",
-}  # fmt: skip
+from probe_flags import FLAGS
 
 
 def actions() -> list:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from antiphase.models import demo
+from probe_flags import FLAGS
 
 README = Path(__file__).parents[2] / "README.md"
 NUMBER = re.compile(r"[-+−]?\d+\.?\d*")
@@ -53,8 +54,6 @@ def commands(start: str) -> list[str]:
 
 
 def test_flags_of_probe_exist() -> None:
-    from test_cli import FLAGS
-
     assert len(commands("antiphase probe")) > 5
     for line in commands("antiphase probe"):
         for flag in re.findall(r"(?<!\S)--[a-z-]+", line):

@@ -174,7 +174,7 @@ def _engine(vllm: Any, source: str, options: VllmOptions) -> Any:
 
 
 def _own_end_tokens(source: str, options: VllmOptions) -> list[int]:
-    """As `generation.end_tokens` finds them, without the weights."""
+    """As `sampling.end_tokens` finds them, without the weights."""
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     shared = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
