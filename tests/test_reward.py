@@ -40,7 +40,7 @@ def test_sum_adds_the_score_and_is_inert_in_tied_groups_with_std_normalisation()
     assert found.reward.tolist() == list(iota)
     assert found.advantage.tolist() == [0, 0, 0, 0]
     assert (t(1, 0, 1, 0) + 0.5 * found.reward).tolist() == pytest.approx([1.1, -0.2, 1.3, 0.0])
-    # METHOD §4: in a tied group λ = 0.01 and λ = 1 give the same advantages, up to the ε beside the deviation.
+    # In a tied group λ = 0.01 and λ = 1 give the same advantages, up to the ε beside the deviation.
     small, large = (advantages(t(1, 1, 1, 1) + weight * found.reward) for weight in (0.01, 1.0))
     assert small.tolist() == pytest.approx(large.tolist(), abs=0.03)
     assert large.abs().max().item() > 1

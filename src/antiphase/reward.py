@@ -1,6 +1,6 @@
 """From score to reward: how the inversion score is combined with the task reward, and its weight.
 
-Pure functions of tensors (METHOD §4). They see scores and rewards, never a trainer, so that every engine shares them.
+Pure functions of tensors. They see scores and rewards, never a trainer, so that every engine shares them.
 The group normalisation itself is the host's.
 """
 
@@ -70,7 +70,7 @@ def inversion_term(
     undefined: Undefined = "neutral",
     excluded: Bool[Tensor, "rollout"] | None = None,
 ) -> InversionTerm:
-    """The term that each rollout receives (METHOD §4), per unit of λ.
+    """The term that each rollout receives (docs/training.md), per unit of λ.
 
     * `penalty`: R_i = r_i − λ (1 + ρ_i), the paper's own, never positive; 0 is perfect inversion. Within a group it
       trains as `sum` does wherever every ρ is defined, since a group's advantage ignores constants.

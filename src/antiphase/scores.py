@@ -1,6 +1,6 @@
 """The score of a rollout: how strongly its entropy and gradient strength are inverted, and its controls.
 
-Correlates the items of a rollout (tokens, types or steps; METHOD §4.2) and turns ρ into the inversion score that
+Correlates the items of a rollout (tokens, types or steps; docs/method.md) and turns ρ into the inversion score that
 `reward` combines with a task reward. Sees signals and token ids, never a trainer.
 """
 

@@ -35,7 +35,7 @@ def check_one_of(name: str, value: str, allowed: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class SignalSpec:
-    """What to measure and how (METHOD §1).
+    """What to measure and how (docs/method.md).
 
     Args:
         estimator: `own` (own-position term, all layers, one backward), `last` (full context, last layer, one
@@ -44,7 +44,7 @@ class SignalSpec:
         layers: `all`, `last`, `last-K`, or a comma-separated list of indices (negative ones count from the end).
         projections: which of Q, K, V, O.
         norm: `nuclear` (the paper), `frobenius`, or `l1` (entrywise, as in the post's §2.1).
-        target: `logit` (the generated token's raw logit) or `logprob` (control; see METHOD §1).
+        target: `logit` (the generated token's raw logit) or `logprob` (control; see docs/method.md).
         targets_per_rollout: measure the strength of at most this many tokens of each rollout, drawn without
             replacement by `seed`; None measures all. 0 measures no token's own strength, and needs
             `step_strength="joint"`. Entropy is measured for every token either way.

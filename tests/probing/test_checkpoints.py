@@ -510,7 +510,7 @@ QWEN_RL = (-0.171, -0.053, -0.067, -0.085, -0.163, -0.207, -0.280, -0.281, -0.24
 
 
 def test_published_curves_are_those_of_the_method() -> None:
-    """METHOD §5, number by number."""
+    """What the post and the paper print, number by number."""
     sft, rl = (*range(0, 2001, 200), 4000, 6000, 8000), tuple(range(0, 1001, 100))
     assert {(curve.label, curve.steps, curve.spearman) for curve in published_curves()} == {
         ("SFT, Llama (post)", sft, LLAMA_SFT),

@@ -86,7 +86,7 @@ class TestPenalty:
         assert term(values, 3, combine="gated", undefined="worst").reward.tolist() == [0.8, 0.4, -1]
 
     def test_a_tied_group_trains_at_full_scale_whatever_the_weight(self):
-        # METHOD's trap: where the task reward ties, group normalisation makes λ inert.
+        # Where the task reward ties, group normalisation makes λ inert.
         for weight in (0.01, 1.0):
             reward = torch.ones(4) + weight * term(t(0.5, 0.1, -0.2, -0.4), 4).reward
             advantage = (reward - reward.mean()) / (reward.std() + 1e-4)

@@ -1,6 +1,6 @@
 """Figures of entropy against gradient strength: by token, by layer, along a rollout, between models.
 
-They draw what was measured elsewhere (METHOD §3): besides display ranks and a running median nothing is computed here,
+They draw what was measured elsewhere: besides display ranks and a running median nothing is computed here,
 and no correlation. Undefined statistics are written as such, never drawn. Every function raises MissingExtraError
 without matplotlib, and InvalidInputError for an empty list of results or a table that lacks a column.
 """

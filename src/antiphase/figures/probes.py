@@ -29,7 +29,7 @@ def model_comparison(results: Sequence[Result]) -> Figure:
     """ρ of every result over its headline unit, pooled and per rollout, beside the control: dots and numbers.
 
     Where the results have several headlines, each line names its own. The mechanical control, ρ of entropy with
-    ‖∂ ln p_y/∂z‖ over tokens, rises with entropy by construction (METHOD §1).
+    ‖∂ ln p_y/∂z‖ over tokens, rises with entropy by construction (docs/method.md).
 
     Args:
         results: one line each, from the top; undefined values are written as such and not drawn.

@@ -1,4 +1,4 @@
-"""The collapse alarm: inversion rises while task accuracy falls (METHOD §4, guard-rails).
+"""The collapse alarm: inversion rises while task accuracy falls (docs/training.md, guard-rails).
 
 All intrinsic rewards studied so far rise first and collapse later; this looks for the moment when they part.
 """
@@ -33,7 +33,7 @@ def slope_t(values: Sequence[float]) -> float:
 def collapsing(inversion: Sequence[float], accuracy: Sequence[float], window: int) -> bool:
     """Whether, over the last `window` steps, ι rose and accuracy fell, each beyond 2.5 standard errors of its slope.
 
-    Our reading: METHOD §4 asks for an alarm and leaves its form open. Both slopes must be significant, so that noise
+    Our own choice, since the paper has no alarm. Both slopes must be significant, so that noise
     rarely raises it: 1 in 10,000 windows of independent noise.
     """
     if len(inversion) < window:

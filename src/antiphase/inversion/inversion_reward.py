@@ -1,6 +1,6 @@
 """`InversionReward`: what any training engine needs to train with inversion, and no engine.
 
-Sampled rollouts and task rewards in; rewards, the term of the advantage and metrics out (METHOD §4). An engine calls
+Sampled rollouts and task rewards in; rewards, the term of the advantage and metrics out. An engine calls
 `measure` after it has sampled and before it updates, and `combine` once it has the task rewards. Generation, the
 normalisation of groups and the loss are the engine's own. `CorRPOTrainer` is this joined to TRL.
 """

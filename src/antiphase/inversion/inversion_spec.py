@@ -43,7 +43,7 @@ def _option(default: _T, text: str) -> _T:
 
 @dataclass(frozen=True)
 class InversionSpec:
-    """What is measured of each rollout, and how it enters the reward (METHOD §4).
+    """What is measured of each rollout, and how it enters the reward (docs/training.md).
 
     The defaults are the paper's reward, R = r − λ (1 + ρ) with ρ over the steps of a rollout, by the fast estimator
     `own`. The paper's full-context gradient is `estimator="full", step_strength="joint"`. Messages call each option by

@@ -1,1 +1,1 @@
-"""The two signals of every generated token: entropy, and the strength of the logit gradient (METHOD §1–2)."""
+"""The two signals of every generated token: entropy, and the strength of the logit gradient (docs/method.md)."""

@@ -60,7 +60,7 @@ def logit_statistics(
     """Entropy, log-probability and log-prob control of tokens from their logits.
 
     H = −Σ_v p_v ln p_v,  ln p_y,  ‖∂ ln p_y / ∂z‖ = √(1 − 2 p_y + Σ_v p_v²),  with p = softmax(z / temperature).
-    METHOD §1; the control is 2506.12912's closed form, taken at z / temperature.
+    docs/method.md; the control is 2506.12912's closed form, taken at z / temperature.
 
     Args:
         logits: raw logits.

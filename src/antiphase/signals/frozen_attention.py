@@ -1,7 +1,7 @@
 """Causal attention whose backward keeps only what reaches a position through itself.
 
 The forward is ordinary softmax attention. In the backward the keys and values of *other* positions are constants, so
-one backward of Σ_i z_i yields, at every position, the t = i term of the full-context gradient (METHOD §2, `own`). The
+one backward of Σ_i z_i yields, at every position, the t = i term of the full-context gradient (`own`). The
 gradient of the queries is the ordinary one in either case: a query reaches only its own output.
 
 With α the attention weights, o the outputs, c' the slope of the softcap (1 without) and s the scale:

@@ -1,7 +1,7 @@
 """`full`: the ordinary gradient ∂target/∂W of every token or step, fast.
 
 G = Σ_t δ_t a_tᵀ = Δᵀ A. One vector-Jacobian product per target stops at the projections' outputs, so no weight
-gradient is formed; A = L Q once per sequence serves all targets and Q, K and V, and ‖Δᵀ A‖ = ‖Δᵀ L‖. METHOD §2.
+gradient is formed; A = L Q once per sequence serves all targets and Q, K and V, and ‖Δᵀ A‖ = ‖Δᵀ L‖. docs/method.md.
 The target is a token's logit, or the sum of the logits of a step's tokens (its joint strength): one backward either
 way. Rows of a chunk are independent, so one backward serves one target of *every* row; targets are taken in blocks,
 and a block runs on the prefix that its last target can see.

@@ -1,6 +1,6 @@
 """The joint strength of a step: the norm of the gradient of the sum of its tokens' targets.
 
-    J_k = ‖∂(Σ_{i∈k} z_i)/∂W‖ / n^0.9,   n the number of tokens of step k   (METHOD §4.2)
+    J_k = ‖∂(Σ_{i∈k} z_i)/∂W‖ / n^0.9,   n the number of tokens of step k   (docs/method.md)
 
 Our reading: the paper says neither how token influences become a step's, nor how the length of a sentence enters. The
 nuclear norm of a sum of n gradients grows like n where they have nothing in common, and where they are equal; it

@@ -2,7 +2,7 @@
 
 After the last attention nothing mixes positions, so the backward of Σ_i z_i keeps the targets apart down to the
 attention's output. With u_i = ∂z_i/∂(attention output at i) per head h, weights α, scale s, softcap slope c', and
-e_{h,it} = c' α_{h,it} ⟨u_{h,i}, v_{g,t} − o_{h,i}⟩ (METHOD §2):
+e_{h,it} = c' α_{h,it} ⟨u_{h,i}, v_{g,t} − o_{h,i}⟩ (docs/method.md):
 
     O: δ_i c_iᵀ (rank one)                       Q: δ_i a_iᵀ (rank one: a query reaches only its own output)
     V: Σ_h u_{h,i} (Σ_t α_{h,it} a_t)ᵀ           (rank ≤ number of heads: a heads × heads problem)

@@ -63,8 +63,8 @@ def token_signals(
 ) -> TokenSignals:
     """Entropy and gradient strength of every generated token, and of every step where steps are given.
 
-    H_i = −Σ_v p_i(v) ln p_i(v);  s_i = mean over layers ℓ and projections X of ‖∂z_{i,y_i}/∂W_X^ℓ‖_*  (METHOD §1).
-    Step k: E_k = mean of H_i, I_k = mean of s_i, or the joint ‖∂Σ_i z_i/∂W‖_* / n^0.9  (METHOD §4.2).
+    H_i = −Σ_v p_i(v) ln p_i(v);  s_i = mean over layers ℓ and projections X of ‖∂z_{i,y_i}/∂W_X^ℓ‖_*
+    Step k: E_k = mean of H_i, I_k = mean of s_i, or the joint ‖∂Σ_i z_i/∂W‖_* / n^0.9  (docs/method.md).
 
     Args:
         model: a Hugging Face causal LM, PEFT-wrapped or not, on any device and in any floating dtype.

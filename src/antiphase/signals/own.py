@@ -11,7 +11,7 @@ run without graph, once for all rows that share them, and only their keys and va
 A step's joint gradient is the sum of its tokens' terms, Σ_i δ_i a_iᵀ = Δᵀ A: no longer rank one, but of at most as
 many ranks as the step has tokens.
 
-METHOD §2. This is a *different observable* from the full gradient of `full` and `oracle`: name it, and report
+docs/method.md. This is a *different observable* from the full gradient of `full` and `oracle`: name it, and report
 ρ(own, full) for a model before leaning on it.
 """
 

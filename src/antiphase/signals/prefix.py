@@ -1,6 +1,6 @@
 """Rows that share their first tokens: which, when it pays to run those apart, and how.
 
-For `own`, no gradient enters the positions before the one that predicts a row's first target (METHOD §2). They need no
+For `own`, no gradient enters the positions before the one that predicts a row's first target. They need no
 backward and no graph, only their keys and values, and rollouts of one prompt need them once. The keys and values come
 from the frozen attention's own calls, not from a `Cache`: cache types, their windows and `use_cache` play no part, and
 prefixes of different lengths stand in one chunk.

@@ -1,4 +1,4 @@
-"""The paper's chain from entropy to strength, link by link, and the controls beside its correlation (METHOD §4.4).
+"""The paper's chain from entropy to strength, link by link, and the controls beside its correlation (docs/method.md).
 
 Its appendix D argues H ↓ → z_y ↑ → ‖h‖ ↑ → I ↑: a certain token has a large logit, a large logit needs a large hidden
 state (z_y = w_y·h ≤ ‖w_y‖ ‖h‖), and a large hidden state makes large weight gradients. Every arrow can be measured,

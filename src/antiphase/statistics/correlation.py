@@ -1,4 +1,4 @@
-"""Correlation of two token series: ranks, coefficients, and intervals within a rollout (METHOD §3).
+"""Correlation of two token series: ranks, coefficients, and intervals within a rollout (docs/method.md).
 
 Tokens of one rollout are autocorrelated, so a rollout's interval is Fisher's with the number of *effective* pairs.
 Claims about a model are made over prompts: see `bootstrap`. Everything is accumulated in float64; undefined (too few
@@ -73,7 +73,7 @@ def coefficients(
 ) -> Float[Tensor, "batch"]:
     """Correlation coefficient of each row; NaN where undefined.
 
-    ρ = Σ (x−x̄)(y−ȳ) / √(Σ (x−x̄)² Σ (y−ȳ)²), for Spearman on average ranks. METHOD §3.
+    ρ = Σ (x−x̄)(y−ȳ) / √(Σ (x−x̄)² Σ (y−ȳ)²), for Spearman on average ranks. docs/method.md.
 
     Args:
         x, y: the two series; NaN counts as masked.
@@ -229,7 +229,7 @@ def correlate(
     """Correlation of entropy and strength within each rollout, with its interval.
 
     Fisher's interval, tanh(atanh ρ ± z √((1+ρ²/2)/(n_eff−3))) for Spearman and 1/(n_eff−3) for Pearson, with the
-    effective number of pairs of `effective_pairs` (METHOD §3). Types or steps in perfect order have the interval of
+    effective number of pairs of `effective_pairs`. Types or steps in perfect order have the interval of
     half an adjacent swap less, 1 − 6/(n(n²−1)), up to ±1: of four steps without any correlation every twelfth set is
     in perfect order.
 

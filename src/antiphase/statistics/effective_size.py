@@ -1,4 +1,4 @@
-"""How many independent pairs the autocorrelated pairs of a rollout are worth (METHOD §3).
+"""How many independent pairs the autocorrelated pairs of a rollout are worth (docs/method.md).
 
 Neighbouring tokens resemble each other, and so do neighbouring steps: an interval that takes them for independent is
 too narrow.
@@ -18,7 +18,7 @@ def effective_pairs(
     """Independent pairs that each row's pairs are worth, at most their number.
 
     n_eff = n / (1 + (2/n) Σ_k n_k r_x(k) r_y(k)), with n_k the pairs at lag k that are both in the mask (n − k when
-    all are, which gives METHOD §3). Autocorrelations are tapered by 1 − k/span.
+    all are, which gives the formula of docs/method.md). Autocorrelations are tapered by 1 − k/span.
 
     Types stand at every one of their places, with weight w = 1/occurrences: n = Σ w counts them, n_k = Σ w_t w_{t+k},
     and r_x(k) = Σ √(w_t w_{t+k}) x_t x_{t+k} / n_k over Σ w x² / n, as the mean of m values moves by 1/m with one of

@@ -1,4 +1,4 @@
-"""Correlation of two series with others held fixed: partial (rank) correlation (METHOD §3).
+"""Correlation of two series with others held fixed: partial (rank) correlation (docs/method.md).
 
 Ranks of every series are fitted by least squares on the ranks of the given ones; the correlation of what is left of
 the two is the partial rank correlation. It tells whether entropy and strength go together beyond what, say, the length

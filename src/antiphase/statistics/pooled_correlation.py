@@ -1,4 +1,4 @@
-"""Correlation over many rollouts, with intervals over prompts (METHOD §3).
+"""Correlation over many rollouts, with intervals over prompts (docs/method.md).
 
 A claim about a model generalises over prompts: see `resampling`. A resample is a set of integer weights, so ranks need
 no new sort.

@@ -1,4 +1,4 @@
-"""Resamples of prompts, and intervals from the values of a statistic in them (METHOD §3).
+"""Resamples of prompts, and intervals from the values of a statistic in them (docs/method.md).
 
 A claim about a model generalises over prompts, so prompts are resampled, all their tokens with them. A resample is a
 row of integer weights, one a prompt.

@@ -1,4 +1,4 @@
-"""From token ids to the step of every token: contiguous, from 0, every token in exactly one (METHOD §4.2)."""
+"""From token ids to the step of every token: contiguous, from 0, every token in exactly one (docs/method.md)."""
 
 import re
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def token_steps(token_ids: Sequence[int], tokenizer: Any, splitter: Splitter | s
     in front of a word goes with the word, and a token of white space, or without text, joins the step before it.
     Special tokens end a step (`sentence`, `line`), and at the end of the completion they join the last one.
 
-    Our reading: METHOD §4.2 asks for token boundaries and leaves the side open.
+    Our reading: steps end on token boundaries; the paper does not say on which side.
 
     Args:
         token_ids: of the completion.

@@ -1,4 +1,4 @@
-"""Where the sentences of a reasoning text begin: rules for prose, lists, formulas, code and CJK (METHOD §4.2).
+"""Where the sentences of a reasoning text begin: rules for prose, lists, formulas, code and CJK (docs/method.md).
 
 Our reading: the paper cuts a rollout into "reasoning sentences" and does not say how. The rules are in docs/steps.md,
 with what the known libraries make of the same texts.

@@ -57,7 +57,7 @@ class ProbeSet:
         template: str | None = None,
         batch_size: int = 16,
     ) -> "ProbeSet":
-        """Prompts that the model completes itself at every measurement: what METHOD §1 measures.
+        """Prompts that the model completes itself at every measurement: what docs/method.md measures.
 
         Args:
             prompts: plain texts or chats.
@@ -171,7 +171,7 @@ def probe_policy(
         model: unwrapped, whole.
         probe_set: what to measure on.
         spec: what to measure.
-        unit: the headline, under the names without a unit: `type` (METHOD §4.2, the paper's fingerprint), `token` or
+        unit: the headline, under the names without a unit: `type` (the fingerprint of the paper), `token` or
             `step`.
         splitter: where steps end; see `Splitter`.
         step_strength: `mean` or `joint`; None keeps what `spec` says.

@@ -1,4 +1,4 @@
-"""`CorRPOTrainer`: TRL's `GRPOTrainer` whose reward carries the inversion score (METHOD §4).
+"""`CorRPOTrainer`: TRL's `GRPOTrainer` whose reward carries the inversion score (docs/training.md).
 
 The host generates, scores, normalises and updates. Added are one reward column, measured on the very token ids that
 the host sampled by the engine that `antiphase probe` uses, and, under `centered`, a term of the advantage. The column

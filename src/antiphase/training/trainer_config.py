@@ -29,7 +29,7 @@ _InversionOptions: Any = make_dataclass(
 
 @dataclass
 class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
-    """`GRPOConfig` with the fields of CorR-PO (METHOD §4). Every field of `GRPOConfig` is taken as it is.
+    """`GRPOConfig` with the fields of CorR-PO (docs/training.md). Every field of `GRPOConfig` is taken as it is.
 
     The defaults are the paper's reward, R = r − λ (1 + ρ) with ρ over the steps of a rollout, by the fast estimator
     `own`. The paper's full-context gradient is `inversion_estimator="full", inversion_step_strength="joint"`, which
