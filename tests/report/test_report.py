@@ -607,7 +607,7 @@ DAMAGE = {
     "format a list": (
         "probe",
         lambda f: edit(f / "config.json", lambda v: v.update(format=[])),
-        "do not fit together",
+        "is not the folder of a run",
     ),
     "another version": (
         "probe",

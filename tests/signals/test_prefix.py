@@ -269,9 +269,9 @@ def test_seed_from_the_rows_of_the_head(architecture: str, monkeypatch: pytest.M
         ids = torch.arange(20, 27)
         taken = []
         rows = target_gradient._by_rows
-        monkeypatch.setattr(seed, "_by_rows", lambda *args: taken.append(rows(*args)) or taken[-1])
+        monkeypatch.setattr(target_gradient, "_by_rows", lambda *args: taken.append(rows(*args)) or taken[-1])
         fast = head_signals(model, hidden, ids, SignalSpec(), want_seed=True)
-        monkeypatch.setattr(seed, "_plain_linear", lambda _: None)
+        monkeypatch.setattr(target_gradient, "_plain_linear", lambda _: None)
         slow = head_signals(model, hidden, ids, SignalSpec(), want_seed=True)
     assert [found is not None for _, found in taken] == [True]
     torch.testing.assert_close(fast.seed, slow.seed, rtol=1e-12, atol=1e-14)
@@ -323,6 +323,6 @@ def test_heads_of_another_form(kind: str) -> None:
     ids = torch.arange(20, 24)
     fast = head_signals(model, hidden, ids, SignalSpec(), want_seed=True).seed
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(seed, "_plain_linear", lambda _: None)
+        patch.setattr(target_gradient, "_plain_linear", lambda _: None)
         slow = head_signals(model, hidden, ids, SignalSpec(), want_seed=True).seed
     torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-14)
