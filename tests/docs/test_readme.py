@@ -37,6 +37,7 @@ def test_example_prints_what_is_written(tmp_path, monkeypatch: pytest.MonkeyPatc
 
 def test_files_and_functions_that_the_readme_names_exist() -> None:
     text = README.read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 200, "what a newcomer needs in the first hour; the rest belongs in docs/"
     for path in re.findall(r"\]\(((?!http)[^)#]+)", text):
         assert (README.parent / path).exists(), path
     makefile = (README.parent / "Makefile").read_text()
