@@ -10,7 +10,9 @@ import pytest
 
 from antiphase.errors import InvalidInputError, MissingExtraError
 from antiphase.tasks.gym_task import GymTask, gym_generators
+from antiphase.tasks.math_equality import same_answer
 from antiphase.tasks.math_sets import MATH_SETS
+from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.problem import Problem, check_request
 from antiphase.tasks.registry import build_task, load_task
 from antiphase.tasks.task_rewards import rows
@@ -287,6 +289,51 @@ def test_missing_packages_are_named(monkeypatch, package, spec, named) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtraError, match=rf"'{named}'. Install it: pip install 'antiphase\[train\]'"):
         load_task(spec).problems("train", None, 0)
+
+
+@pytest.fixture
+def no_math_verify(monkeypatch, tmp_path):
+    """No math-verify here, nor in the processes that verify."""
+    folder = tmp_path / "blocked"
+    folder.mkdir()
+    (folder / "math_verify.py").write_text("raise ImportError('blocked')")
+    build_task.cache_clear()
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+
+
+def test_only_algebra_needs_math_verify(no_math_verify, tmp_path) -> None:
+    table = [{"question": f"Which animal is number {i}?", "answer": f"the {i}. cat, dog"} for i in range(40)]
+    path = write_rows(tmp_path / "m.jsonl", table)
+    choice = {"Question": "Which is a metal?", "Correct Answer": "iron"}
+    choice |= {f"Incorrect Answer {i}": f"gas {i}" for i in (1, 2, 3)}
+    gpqa = write_rows(tmp_path / "g.jsonl", [choice])
+    specs = ["sums", "digit_sum:base=3", "chain_sum", "countdown", f"gpqa_diamond:file={gpqa}"]
+    specs += ["gsm8k:compare=exact", f"{path}:compare=exact"]
+    with VerifierPool(1) as pool:
+        for spec in specs:
+            (problem,) = load_task(spec).problems("test", 1, 0)
+            texts = [f"<answer>{problem.answer}</answer> A{problem.answer}", "<answer>x+1</answer>"]
+            if spec == "sums":
+                texts[0] = problem.answer
+            verdicts = pool.check([(text, problem) for text in texts])
+            assert [verdict.outcome for verdict in verdicts] == ["right", "wrong"], spec
+        with pytest.raises(MissingExtraError, match="unless its spec says compare=exact"):
+            load_task(path)
+
+
+def test_exact_comparison() -> None:
+    def same(answer, gold, order="given"):
+        return same_answer(answer, gold, order, "exact")
+
+    assert all(
+        same(*pair) for pair in (("0.50", "1/2"), ("x = 5", "5"), ("\\text{Evelyn}", "Evelyn"), ("(1, 2)", "(1,2)"))
+    )
+    assert not any(same(*pair) for pair in (("x+1", "1+x"), ("2,1", "1,2"), ("\\sqrt{4}", "2"), ("evelyn", "Evelyn")))
+    assert same("2, 1.0", "1,2", "any")
+    assert build_task("gsm8k:compare=exact").compare == "exact"
+    with pytest.raises(InvalidInputError, match="compare must be one of math, exact; got 'text'"):
+        build_task("gsm8k:compare=text")
 
 
 def test_typo_without_reasoning_gym_is_a_typo(monkeypatch) -> None:

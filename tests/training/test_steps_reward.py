@@ -15,6 +15,7 @@ from antiphase.steps import Splitter, batch_steps
 from antiphase.training.presets import resolve_preset
 from antiphase.training.recipe import parse_recipe
 from antiphase.training.trainer_config import CorRPOConfig
+from antiphase.training.trajectory import read_trajectory
 from antiphase.types import SignalSpec, TokenBatch
 from conftest import byte_tokenizer, tiny_model
 from training_cases import data, flags, parity, run, same
@@ -195,6 +196,11 @@ class TestTrainer:
         expected = torch.tensor(found.rollouts.spearman_step.to_numpy(copy=True))
         torch.testing.assert_close(by_unit["step"], expected, rtol=0, atol=1e-6, equal_nan=True)
         assert by_unit["step"].isfinite().any()
+        # What is not measured, by choice, is not logged as undefined.
+        (row,) = read_trajectory(tmp_path / "t")
+        logged = {unit for unit in ("token", "type", "step") if f"inversion/correlation_{unit}" in row}
+        apart = strength == "joint" and estimator != "own"
+        assert logged == ({"step"} if apart else {"token", "type", "step"})
         if strength == "mean":
             for unit in ("token", "type"):
                 expected = torch.tensor(found.rollouts[f"spearman_{unit}"].to_numpy(copy=True))

@@ -1,7 +1,6 @@
 """The parts of training on their own: metrics, trajectory, held-out evaluation, callback, sharding, figures."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -399,8 +398,7 @@ def test_curves_of_short_runs(num_steps):
 
 def test_the_card_of_a_run_on_the_embedded_model_names_it():
     text = 'a fine-tuned version of [None](https://huggingface.co/None).\npipeline(model="None")'
-    recipe = SimpleNamespace(options=SimpleNamespace(model="demo"), config=SimpleNamespace(output_dir="runs/mine"))
-    assert named(text, recipe) == (
+    assert named(text, "demo", "runs/mine") == (
         "a fine-tuned version of [HuggingFaceTB/SmolLM2-135M-Instruct]"
         "(https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct) (its Q4_1 weights).\n"
         'pipeline(model="runs/mine")'

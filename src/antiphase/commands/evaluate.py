@@ -33,7 +33,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def add_task_options(group: "argparse._ArgumentGroup") -> None:
     """What is asked."""
-    group.add_argument("--tasks", help="task specs with spaces or commas between them, such as gsm8k,math500")
+    group.add_argument("--tasks", help="task specs with spaces or commas between them: gsm8k,math500,mine.py:MyTask")
     group.add_argument(
         "--suite",
         help="paper, math, logic or smoke: tasks with settings of their own; NAME:task=FILE reads local copies",

@@ -23,7 +23,8 @@ _MEASURED = ("estimator", "norm", "target", "projections", "targets_per_rollout"
 # In `Entrant.mean_signal`: ρ over the unit that is each evaluation's headline.
 HEADLINE = "headline"
 _OF_STEPS = ("splitter", "step_strength", "min_steps")
-_VERIFIERS = ("antiphase", "math-verify", "reasoning-gym")
+_CODE = "the file of the task"
+_VERIFIERS = ("antiphase", "math-verify", "reasoning-gym", _CODE)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class SeedRun:
         seed: its label.
         result: the entry of the evaluation's summary.
         rollouts: its rows of one estimator.
-        versions: of the packages that decided what is right.
+        versions: of the packages that decided what is right, and the digest of a user's own verifier.
     """
 
     seed: str
@@ -165,7 +166,9 @@ def entrants_of(name: str | None, evaluations: Sequence[Evaluation], estimator: 
             rows = evaluation.rollouts
             chosen = (rows.model == result["model"]) & (rows.task == result["task"])
             own = rows[chosen & (rows.estimator == result["estimator"])]
-            runs.setdefault(key, []).append(SeedRun(seed, result, own, evaluation.summary["versions"]))
+            code = evaluation.summary["config"].get("tasks_sha256", {}).get(result["task"])
+            versions = evaluation.summary["versions"] | ({} if code is None else {_CODE: code[:12]})
+            runs.setdefault(key, []).append(SeedRun(seed, result, own, versions))
     return [Entrant(label, task, tuple(own)) for (label, task), own in runs.items()]
 
 

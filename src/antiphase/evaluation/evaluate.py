@@ -37,6 +37,7 @@ from antiphase.rollouts.choosing import make_generator
 from antiphase.rollouts.engine import Generator
 from antiphase.rollouts.vllm_engine import VllmOptions
 from antiphase.signals.measure import chosen_layers
+from antiphase.tasks.own_task import code_digests, recorded_code
 from antiphase.tasks.pool import VerifierPool
 
 
@@ -106,6 +107,7 @@ class _Run:
         self.identities = [plan.identity(config) for plan in plans]
         self.stored = {
             **config.to_dict(),
+            **recorded_code(code_digests(plan.task for plan in plans)),
             "identities": self.identities,
             "weights_sha256": {name: saved_digest(name) for name in config.models},
             "given_sha256": None if matched is None else given_digest(matched),

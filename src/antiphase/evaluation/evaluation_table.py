@@ -7,6 +7,7 @@ from typing import Any
 from antiphase.evaluation.task_metrics import SCORES
 from antiphase.probing.probe_table import interval_text, signed, unit_note, with_interval
 from antiphase.probing.units import by_unit, headline_of
+from antiphase.tasks.specs import parse_spec
 
 Entry = Mapping[str, Any]
 WIDTH = 120
@@ -84,7 +85,7 @@ BENCHMARK_NOTE = (
 def benchmark_table(table: Entry, what: str) -> tuple[list[str], list[list[str]]]:
     """Header and rows of several tasks and their average; `what` is evaluated: model or method."""
     header = [what, "task", *(f"{metric_title(metric)} [95 %]" for metric in table["metrics"])]
-    short = [task.partition(":")[0] for task in table["tasks"]]
+    short = [parse_spec(task).name for task in table["tasks"]]
     shown = dict(zip(table["tasks"], short, strict=True)) if len(set(short)) == len(short) else {}
     rows = [
         [

@@ -182,6 +182,10 @@ class InversionReward:
         )
         if accepted is None:
             metrics |= dict.fromkeys(_OF_A_VERIFIER, math.nan)
+        if spec.signal_spec().targets_per_rollout == 0:
+            # No token's own strength is measured, by choice: NaN would look as if something had failed.
+            for unit in ("token", "type"):
+                del metrics[f"inversion/correlation_{unit}"]
         base = torch.zeros_like(task) if spec.combine == "only" else task
         return CombinedRewards(base + weight * term.reward, term.advantage * weight, term, excluded, metrics)
 

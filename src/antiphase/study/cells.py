@@ -152,11 +152,11 @@ def _run(cell: Cell, out: Path, keep_models: bool, launch: str | None) -> None:
     began = time.time()
     source = str(make_model(cell.made, out)) if cell.made is not None else str(cell.path)
     work = out / "work" / cell.name
-    marker = work / "cell.sha256"
-    if work.is_dir() and not (marker.is_file() and marker.read_text() == cell.digest()):
+    marker, digest = work / "cell.sha256", cell.digest()
+    if work.is_dir() and not (marker.is_file() and marker.read_text() == digest):
         shutil.rmtree(work)  # begun with other settings
     work.mkdir(parents=True, exist_ok=True)
-    write_whole(marker, cell.digest())
+    write_whole(marker, digest)
     started = commit()
     trained: Mapping[str, Any] | None = None
     if cell.stage is None:
@@ -174,6 +174,8 @@ def _run(cell: Cell, out: Path, keep_models: bool, launch: str | None) -> None:
     for name in rows.select_dtypes("float64").columns:
         rows[name] = rows[name].astype("float32")
     summary = {**found.summary, "commit": started}
+    if cell.digest() != digest:
+        raise CellError(f"the file of a task changed while {cell.name} was run; repeat the command to run it anew.")
     _keep(cell, out, rows, summary, trained, time.time() - began)
     if keep_models and cell.trained:
         (out / "models").mkdir(exist_ok=True)

@@ -31,6 +31,7 @@ import yaml
 
 from antiphase.errors import InvalidInputError
 from antiphase.study.launch import overridden
+from antiphase.tasks.own_task import file_digests
 from antiphase.tasks.specs import did_you_mean
 
 BASE = "base"
@@ -88,10 +89,22 @@ class Cell:
         return self.stage is None
 
     def digest(self) -> str:
-        """Of everything that decides the cell's numbers."""
+        """Of everything that decides the cell's numbers, the files of the user's own tasks as they are now among it.
+
+        Raises:
+            InvalidInputError: such a file is not there.
+        """
         made = None if self.made is None else list(self.made.command)
-        values = [self.seed, self.path, made, self.stage, dict(self.recipe), dict(self.evaluation)]
+        values: list[Any] = [self.seed, self.path, made, self.stage, dict(self.recipe), dict(self.evaluation)]
+        code = file_digests({*_specs(self.recipe), *_specs(self.evaluation)})
+        if code:
+            values.append(code)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _specs(options: Mapping[str, Any]) -> list[str]:
+    tasks = options.get("tasks") or []
+    return [tasks] if isinstance(tasks, str) else [task for task in tasks if isinstance(task, str)]
 
 
 @dataclass(frozen=True)

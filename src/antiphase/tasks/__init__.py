@@ -1,1 +1,40 @@
-"""Tasks: prompts with reference answers, and verifiers that decide whether a completion is right."""
+"""Tasks: prompts with reference answers, and verifiers that decide whether a completion is right.
+
+The names that a task of your own needs; each is imported on first use. Inside the package they are imported from where
+they are defined.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from antiphase.tasks.extraction import extract_answer as extract_answer
+    from antiphase.tasks.pool import Verdict as Verdict
+    from antiphase.tasks.pool import VerifierPool as VerifierPool
+    from antiphase.tasks.problem import Problem as Problem
+    from antiphase.tasks.problem import Split as Split
+    from antiphase.tasks.problem import Task as Task
+    from antiphase.tasks.question_task import QuestionTask as QuestionTask
+    from antiphase.tasks.registry import load_task as load_task
+
+_HOMES = {
+    "Problem": "problem",
+    "QuestionTask": "question_task",
+    "Split": "problem",
+    "Task": "problem",
+    "Verdict": "pool",
+    "VerifierPool": "pool",
+    "extract_answer": "extraction",
+    "load_task": "registry",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'antiphase.tasks' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"antiphase.tasks.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

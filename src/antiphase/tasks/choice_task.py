@@ -52,11 +52,6 @@ class ChoiceTask(RowTask):
             extract=options.get("extract", "auto"),
         )
 
-    def check_source(self) -> None:
-        """Read the rows that need no download."""
-        for part in self.origin.at_hand():
-            self._problems(part)
-
     def parse(self, row: TableRow) -> tuple[str, str]:
         """The question with its options A to D, and the letter of the right one.
 

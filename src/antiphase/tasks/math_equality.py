@@ -14,6 +14,7 @@ from antiphase.errors import MissingExtraError
 from antiphase.tasks.plain_numbers import ascii_digits, exact_number, join_thousands
 
 Order = Literal["given", "any"]
+Compare = Literal["math", "exact"]
 MAX_ANSWER_LENGTH = 1000
 
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\{([^{}]*)\}")
@@ -42,7 +43,7 @@ def quick_same(answer: str, gold: str) -> bool | None:
     return True if normal_form(answer) == normal_form(gold) else None
 
 
-def same_answer(answer: str, gold: str, order: Order = "given") -> bool:
+def same_answer(answer: str, gold: str, order: Order = "given", compare: Compare = "math") -> bool:
     r"""Whether the answer equals the reference.
 
     Args:
@@ -50,6 +51,7 @@ def same_answer(answer: str, gold: str, order: Order = "given") -> bool:
         gold: the reference.
         order: of the items of a list without brackets, such as `1,-2`; sets in `\{ \}` never have one. With `any`, a
             list without brackets and a set in `\{ \}` are the same.
+        compare: `exact` asks math-verify nothing: what is not equal as numbers, as text or item by item is different.
 
     Raises:
         MissingExtraError: math-verify is needed and absent.
@@ -68,35 +70,37 @@ def same_answer(answer: str, gold: str, order: Order = "given") -> bool:
         ordered = opened != _SET and (bool(opened) or order == "given")
         if order == "any":
             opened, given_opened = (opened.replace(_SET, ""), given_opened.replace(_SET, ""))
-        return opened == given_opened and _same_items(given, wanted, ordered, order)
-    return _same_item(answer, gold)
+        return opened == given_opened and _same_items(given, wanted, ordered, order, compare)
+    return _same_item(answer, gold, compare)
 
 
-def _same_items(given: list[str], wanted: list[str], ordered: bool, order: Order) -> bool:
+def _same_items(given: list[str], wanted: list[str], ordered: bool, order: Order, compare: Compare) -> bool:
     if len(given) != len(wanted):
         return False
     if ordered:
-        return all(same_answer(a, g, order) for a, g in zip(given, wanted, strict=True))
+        return all(same_answer(a, g, order, compare) for a, g in zip(given, wanted, strict=True))
     left = list(given)
     for gold in wanted:
-        match = next((i for i, answer in enumerate(left) if same_answer(answer, gold, order)), None)
+        match = next((i for i, answer in enumerate(left) if same_answer(answer, gold, order, compare)), None)
         if match is None:
             return False
         del left[match]
     return True
 
 
-def _same_item(answer: str, gold: str) -> bool:
+def _same_item(answer: str, gold: str, compare: Compare) -> bool:
     answer_name, answer_value = _assignment(answer)
     gold_name, gold_value = _assignment(gold)
     if answer_name is None and _EQUALS.search(answer) and not (gold_name is None and _EQUALS.search(gold)):
         return False  # math-verify reads `3=4` as 4
     if answer_name is not None and gold_name is not None and normal_form(answer_name) != normal_form(gold_name):
         return False
-    if answer_name is None and gold_name is None:
-        return _verify(answer, gold)
-    quick = quick_same(answer_value, gold_value)
-    return _verify(answer_value, gold_value) if quick is None else quick
+    if answer_name is not None or gold_name is not None:
+        answer, gold = answer_value, gold_value
+        quick = quick_same(answer, gold)
+        if quick is not None:
+            return quick
+    return compare == "math" and _verify(answer, gold)
 
 
 def _assignment(text: str) -> tuple[str | None, str]:

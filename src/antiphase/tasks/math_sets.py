@@ -9,7 +9,7 @@ from typing import Any
 
 from antiphase.errors import InvalidInputError
 from antiphase.tasks.extraction import ExtractMode
-from antiphase.tasks.math_equality import Order
+from antiphase.tasks.math_equality import Compare, Order
 from antiphase.tasks.origins import FileOrigin, HubOrigin
 from antiphase.tasks.row_task import Ids, Origin
 from antiphase.tasks.specs import Spec, parse_options
@@ -17,7 +17,7 @@ from antiphase.tasks.table_task import ANSWER_COLUMNS, QUESTION_COLUMNS, Columns
 
 FILE_SUFFIXES = (".jsonl", ".json", ".ndjson", ".parquet")
 BOXED_TEMPLATE = "{prompt}\nPlease reason step by step, and put your final answer within \\boxed{}."
-_SHARED: dict[str, Any] = {"extract": ExtractMode, "order": Order}
+_SHARED: dict[str, Any] = {"extract": ExtractMode, "order": Order, "compare": Compare}
 _COLUMN_OPTIONS: dict[str, Any] = {"question_column": str, "answer_column": str}
 
 
@@ -130,6 +130,7 @@ def known_set(spec: Spec, name: str) -> TableTask:
         extract=options.get("extract", "auto"),
         columns=columns,
         order=options.get("order", known.order),
+        compare=options.get("compare", "math"),
         boxed_only=known.boxed_only,
     )
 
@@ -190,6 +191,7 @@ def _task(spec: Spec, source: str, licence: str, origin: Origin, options: dict[s
             _chosen(options, "question_column", QUESTION_COLUMNS), _chosen(options, "answer_column", ANSWER_COLUMNS)
         ),
         order=options.get("order", "given"),
+        compare=options.get("compare", "math"),
     )
 
 

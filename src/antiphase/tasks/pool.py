@@ -13,11 +13,12 @@ import threading
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.tasks.extraction import MAX_LENGTH
+from antiphase.tasks.own_task import OwnTask
 from antiphase.tasks.problem import Problem
 from antiphase.tasks.registry import build_task
 
@@ -162,6 +163,12 @@ def _quick(completion: str, problem: Problem) -> Verdict | None:
     return None if correct is None else _verdict(correct)
 
 
+def _located(spec: str) -> tuple[str, str | None]:
+    """(spec from which another process builds the same task, digest of the user's code that it is to find)."""
+    task = build_task(spec)
+    return (task.located, task.code.sha256) if isinstance(task, OwnTask) else (spec, None)
+
+
 def _verdict(correct: bool) -> Verdict:
     return Verdict(correct, "right" if correct else "wrong")
 
@@ -182,7 +189,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self._checks = 0
-        self._warm: set[str] = set()
+        self._warm: set[tuple[str, str | None]] = set()
         self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         path = json.dumps([entry or os.getcwd() for entry in sys.path])
         self._process = subprocess.Popen(
@@ -210,8 +217,10 @@ class _Worker:
         return self._process.poll() is None and self._checks < _CHECKS_PER_PROCESS
 
     def check(self, completion: str, problem: Problem, timeout: float) -> Verdict:
-        if problem.task not in self._warm:
-            self._warm_up(problem.task)
+        located, sha256 = _located(problem.task)
+        if (located, sha256) not in self._warm:
+            self._warm_up(located, sha256, problem.task)
+        problem = replace(problem, task=located)
         self._checks += 1
         # One character more than is read, so that the worker knows that it is too long.
         request = {"completion": completion[-MAX_LENGTH - 1 :], "problem": asdict(problem), "timeout": timeout}
@@ -222,13 +231,13 @@ class _Worker:
             return Verdict(False, "timeout" if answer == _LATE else "error")
         return _verdict(answer["correct"]) if "correct" in answer else Verdict(False, "error")
 
-    def _warm_up(self, spec: str) -> None:
-        self._send({"warm_up": spec})
+    def _warm_up(self, located: str, sha256: str | None, spec: str) -> None:
+        self._send({"warm_up": located, "sha256": sha256})
         answer = self._receive(_START_TIMEOUT)
         if "warm" not in answer:
             self.close()
             raise VerifierError(f"the task {spec!r} cannot be verified: {answer['failed']}")
-        self._warm.add(spec)
+        self._warm.add((located, sha256))
 
     def close(self) -> None:
         self._process.kill()

@@ -10,6 +10,7 @@ from antiphase.tasks.choice_task import ChoiceTask
 from antiphase.tasks.digit_sum import DigitSumTask
 from antiphase.tasks.gym_task import GymTask, gym_generators
 from antiphase.tasks.math_sets import FILE_SUFFIXES, MATH_SETS, file_task, hub_task, known_set
+from antiphase.tasks.own_task import OwnTask, own_place
 from antiphase.tasks.problem import Task
 from antiphase.tasks.specs import Spec, did_you_mean, parse_spec
 from antiphase.tasks.sums import SumsTask
@@ -29,15 +30,24 @@ def load_task(spec: str) -> Task:
     Args:
         spec: `NAME` or `NAME:key=value,key=value`. NAME is a known set (`gsm8k`, `math500`, `gpqa_diamond`, …),
             `digit_sum`, `sums`, a reasoning_gym generator (`chain_sum`, `countdown`, …), a `.jsonl` or `.parquet`
-            file, or a hub data set `owner/name`.
+            file, a hub data set `owner/name`, or your own task as `file.py:MyTask` or `package.module:MyTask`.
 
     Raises:
-        InvalidInputError: no such task or file, an option that it lacks or of the wrong type, a malformed row, or a
-            generator that does not accept its own answers.
+        InvalidInputError: no such task or file, an option that it lacks or of the wrong type, a malformed row, a
+            generator that does not accept its own answers, or own code that raises.
         MissingExtraError: a package that the task needs is absent.
     """
-    task = build_task(spec)
+    task = renew_task(spec)
     task.check_source()
+    return task
+
+
+def renew_task(spec: str) -> Task:
+    """As `build_task`, with a user's own code read again where its file has changed."""
+    task = build_task(spec)
+    if isinstance(task, OwnTask) and not task.is_current:
+        build_task.cache_clear()
+        task = build_task(spec)
     return task
 
 
@@ -46,10 +56,13 @@ def build_task(spec: str) -> Task:
     """The task that a spec names, unchecked: enough to verify with, even where its file is gone.
 
     Raises:
-        InvalidInputError: no such task, or an option that it lacks or of the wrong type.
+        InvalidInputError: no such task, an option that it lacks or of the wrong type, or own code that raises.
         MissingExtraError: reasoning-gym is needed and absent.
     """
     parsed = parse_spec(spec)
+    place = own_place(parsed)
+    if place is not None and _key(place.written) not in _by_key(_OWN):  # else an option without its value
+        return OwnTask.from_spec(parsed, place)
     if parsed.name.endswith(FILE_SUFFIXES):
         return file_task(parsed)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", parsed.name):
@@ -73,7 +86,8 @@ def _generator(spec: Spec) -> str:
     if name is None:
         raise InvalidInputError(
             f"unknown task {spec.name!r}{did_you_mean(spec.name, own + installed)} Expected one of {', '.join(own)}, "
-            "a reasoning_gym generator, a .jsonl or .parquet file, or a hub data set owner/name."
+            "a reasoning_gym generator, a .jsonl or .parquet file, a hub data set owner/name, or your own as "
+            "file.py:MyTask."
         )
     return name
 

@@ -1,4 +1,7 @@
-"""Task specs, `NAME` or `NAME:key=value,key=value`, and their options by type."""
+"""Task specs, `NAME` or `NAME:key=value,key=value`, and their options by type.
+
+NAME may hold colons itself, as `file.py:MyTask` does: the options begin after the first colon that a `key=` follows.
+"""
 
 import difflib
 import re
@@ -7,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time
 from enum import Enum
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from antiphase.errors import InvalidInputError
@@ -151,6 +155,8 @@ _SCALARS: dict[Any, Callable[[str], Any]] = {
     bool: _parse_bool,
     date: date.fromisoformat,
     time: time.fromisoformat,
+    Path: Path,
+    Any: str,
 }
 
 

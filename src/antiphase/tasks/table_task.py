@@ -1,12 +1,13 @@
 """Questions with mathematical answers from rows: a file, a hub data set, or one of the known sets."""
 
+import importlib.util
 from dataclasses import dataclass
 
 from antiphase.data.tables import TableRow
-from antiphase.errors import InvalidInputError
+from antiphase.errors import InvalidInputError, MissingExtraError
 from antiphase.tasks.canonical import canonical_math
 from antiphase.tasks.extraction import boxed, extract_answer
-from antiphase.tasks.math_equality import Order, quick_same, same_answer
+from antiphase.tasks.math_equality import Compare, Order, quick_same, same_answer
 from antiphase.tasks.problem import Problem
 from antiphase.tasks.row_task import RowTask, missing, text_of
 
@@ -38,11 +39,13 @@ class TableTask(RowTask):
     Args:
         columns: that hold the question and the answer.
         order: of the items of lists without brackets.
+        compare: `exact` compares numbers exactly and the rest as text, without math-verify.
         boxed_only: leave out rows whose answer column has no box: proofs, and solutions without a final answer.
     """
 
     columns: Columns
     order: Order
+    compare: Compare
     boxed_only: bool = False
 
     def keeps(self, row: TableRow) -> bool:
@@ -60,14 +63,22 @@ class TableTask(RowTask):
             question = f"{context.strip()}\n{question}"
         return question, self._answer(row)
 
+    def check_source(self) -> None:
+        """Look for math-verify, where it is needed, and read the rows that need no download."""
+        if self.compare == "math" and importlib.util.find_spec("math_verify") is None:
+            raise MissingExtraError(
+                "math-verify", "train", f"verifying the task {self.name!r} (unless its spec says compare=exact)"
+            )
+        super().check_source()
+
     def warm_up(self) -> None:
         """Import math-verify and parse once, which builds its grammar."""
-        same_answer("x+1", "1+x")
+        same_answer("x+1", "1+x", compare=self.compare)
 
     def verify(self, completion: str, problem: Problem) -> bool:
         """Whether the extracted answer equals the reference."""
         answer = extract_answer(completion, self.extract, problem.answer)
-        return answer is not None and same_answer(answer, problem.answer, self.order)
+        return answer is not None and same_answer(answer, problem.answer, self.order, self.compare)
 
     def quick_verdict(self, completion: str, problem: Problem) -> bool | None:
         """The verdict on plain numbers, equal strings and completions without an answer."""

@@ -34,6 +34,7 @@ class AccuracyReward:
         task: Sequence[str],
         problem_id: Sequence[str],
         metadata: Sequence[str],
+        question: Sequence[str] | None = None,
         log_metric: Callable[[str, float], None] | None = None,
         **kwargs: Any,
     ) -> list[float]:
@@ -47,12 +48,13 @@ class AccuracyReward:
             task: spec of each problem's task.
             problem_id: of each problem.
             metadata: of each problem.
+            question: each problem's own prompt, without what is put around it; tables of before this column have none.
             log_metric: is given `accuracy/timeouts` and `accuracy/errors`, shares of the batch.
             kwargs: other columns, not read.
         """
         problems = [
-            Problem(problem_id=i, task=t, prompt="", answer=a, metadata=m)
-            for i, t, a, m in zip(problem_id, task, answer, metadata, strict=True)
+            Problem(problem_id=i, task=t, prompt=q, answer=a, metadata=m)
+            for i, t, q, a, m in zip(problem_id, task, question or [""] * len(task), answer, metadata, strict=True)
         ]
         texts = [completion_text(completion) for completion in completions]
         verdicts = self.pool.check(list(zip(texts, problems, strict=True)), self.timeout)
@@ -109,7 +111,7 @@ def rows(
     prompt_template: str | None = None,
     chat: bool,
 ) -> list[dict[str, Any]]:
-    """Data-set rows with the columns prompt, answer, task, problem_id and metadata.
+    """Data-set rows with the columns prompt, question, answer, task, problem_id and metadata.
 
     Args:
         problems: one row each.
@@ -125,6 +127,7 @@ def rows(
     return [
         {
             "prompt": _prompt(problem.prompt, system_prompt, prompt_template, chat),
+            "question": problem.prompt,
             "answer": problem.answer,
             "task": problem.task,
             "problem_id": problem.problem_id,

@@ -13,8 +13,9 @@ import threading
 from typing import Any, BinaryIO
 
 from antiphase.errors import AntiphaseError
+from antiphase.tasks.own_task import OwnTask
 from antiphase.tasks.problem import Problem
-from antiphase.tasks.registry import build_task
+from antiphase.tasks.registry import build_task, renew_task
 
 MEMORY_LIMIT = 4 << 30  # bytes of address space
 _GRACE = 2.0  # seconds past its timeout after which a check ends the process even if nobody else does
@@ -46,10 +47,9 @@ def _send(stream: BinaryIO, message: dict[str, Any]) -> None:
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     if "warm_up" in request:
         try:
-            build_task(request["warm_up"]).warm_up()
+            return _warm_up(request["warm_up"], request["sha256"])
         except AntiphaseError as error:
             return {"failed": str(error)}
-        return {"warm": True}
     problem = Problem(**request["problem"])
     _set_alarm(request["timeout"] + _GRACE)
     try:
@@ -61,6 +61,14 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         return {"error": type(error).__name__}
     finally:
         _set_alarm(0)
+
+
+def _warm_up(spec: str, sha256: str | None) -> dict[str, Any]:
+    task = renew_task(spec)
+    if isinstance(task, OwnTask) and task.code.sha256 != sha256:
+        return {"failed": f"{task.code.place.place} has changed since it was loaded. Start the run anew."}
+    task.warm_up()
+    return {"warm": True}
 
 
 def _set_alarm(seconds: float) -> None:

@@ -17,17 +17,18 @@ def write_card(trainer: Any, recipe: Recipe, summary: Mapping[str, Any]) -> Path
     folder = Path(trainer.args.output_dir)
     trainer.create_model_card(model_name=folder.name)
     path = folder / "README.md"
-    text = named(path.read_text(encoding="utf-8").rstrip(), recipe) if path.is_file() else f"# {folder.name}"
+    text = f"# {folder.name}"
+    if path.is_file():
+        text = named(path.read_text(encoding="utf-8").rstrip(), str(recipe.options.model), trainer.args.output_dir)
     path.write_text("\n\n".join([text, *_sections(recipe, summary)]) + "\n", encoding="utf-8")
     return path
 
 
-def named(text: str, recipe: Recipe) -> str:
+def named(text: str, model: str, folder: str) -> str:
     """TRL's card with the names that it lacks: of a base model that is a folder, and of a model that is not pushed."""
-    name = recipe.options.model
-    link = f"[{HUB_ID}](https://huggingface.co/{HUB_ID}) (its Q4_1 weights)" if name == DEMO else f"`{name}`"
+    link = f"[{HUB_ID}](https://huggingface.co/{HUB_ID}) (its Q4_1 weights)" if model == DEMO else f"`{model}`"
     text = text.replace("[None](https://huggingface.co/None)", link)
-    return text.replace('model="None"', f"model={json.dumps(recipe.config.output_dir, ensure_ascii=False)}")
+    return text.replace('model="None"', f"model={json.dumps(folder, ensure_ascii=False)}")
 
 
 def _sections(recipe: Recipe, summary: Mapping[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ verbatim). Flags win over the file, the file over the preset, the preset over ou
 import argparse
 import dataclasses
 import difflib
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from trl import ModelConfig
 
 from antiphase.errors import InvalidInputError
 from antiphase.models.demo import DEMO, demo_model_path
+from antiphase.tasks.own_task import file_digests, recorded_code
 from antiphase.training.presets import CORR_PO, CORR_PO_FAST, Preset, resolve_preset
 from antiphase.training.trainer_config import BEFORE_THE_FIELD, CorRPOConfig
 
@@ -49,7 +51,7 @@ class RunOptions:
 
     Args:
         model: hub id, local directory, or `demo` (the same as TRL's model_name_or_path).
-        tasks: specs of the task registry, such as `gsm8k` or `chain_sum:min_terms=2,max_terms=2`.
+        tasks: specs of the task registry, such as `gsm8k`, `chain_sum:min_terms=2,max_terms=2` or `mine.py:MyTask`.
         reward_funcs: names (see `functions.NAMES`), or your own as module:function or file.py:function.
         preset: `corr-po`, `corr-po-fast`, or a baseline's name, alone or with one of them, as `dapo+corr-po`.
         num_problems: training problems of each task; all of them by default.
@@ -64,7 +66,7 @@ class RunOptions:
     """
 
     model: str | None = _option(None, "hub id, local directory, or 'demo' (same as --model_name_or_path)")
-    tasks: list[str] = _option([], "task specs, such as gsm8k or chain_sum:min_terms=2,max_terms=2")
+    tasks: list[str] = _option([], "task specs, such as gsm8k, chain_sum:max_terms=2 or mine.py:MyTask")
     reward_funcs: list[str] = _option(["accuracy"], "accuracy, format, self_certainty, …, or module:function")
     preset: str | None = _option(None, "corr-po, corr-po-fast, or a baseline, alone or as dapo+corr-po")
     num_problems: int | None = _option(None, "training problems of each task (default: all)")
@@ -113,10 +115,17 @@ class Recipe:
 
     @property
     def resolved(self) -> dict[str, Any]:
-        """All settings that a run can be repeated from, JSON-ready, without what TRL derives."""
+        """All settings that a run can be repeated from, JSON-ready, without what TRL derives.
+
+        With the digests of the files of the user's own tasks, where there are any.
+        """
         merged = {**dataclasses.asdict(self.options), **dataclasses.asdict(self.model)}
         merged |= json.loads(self.config.to_json_string())
-        return {key: value for key, value in merged.items() if key not in _DERIVED}
+        return {key: value for key, value in merged.items() if key not in _DERIVED} | self._code
+
+    @functools.cached_property
+    def _code(self) -> dict[str, Any]:
+        return recorded_code(file_digests(self.options.tasks))
 
 
 _DERIVED = ("logging_dir", "run_name", "_n_gpu", "local_rank")

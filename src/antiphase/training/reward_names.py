@@ -1,12 +1,7 @@
 """Reward functions by name: the task's verifier, the format, the verifier-free ones, and the user's own."""
 
 import difflib
-import functools
-import importlib
-import importlib.util
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from transformers import TrainerState
@@ -15,6 +10,7 @@ from antiphase.errors import InvalidInputError
 from antiphase.tasks.extraction import extract_answer
 from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.task_rewards import AccuracyReward, format_reward
+from antiphase.tasks.user_code import code_place, load_code
 from antiphase.training.reward_functions import (
     MajorityVoteReward,
     NegativeEntropyReward,
@@ -36,8 +32,12 @@ def reward_function(name: str, pool: VerifierPool) -> Any:
     Raises:
         InvalidInputError: no such function; names the nearest.
     """
-    if ":" in name:
-        return _own_function(name)
+    place = code_place(name)
+    if place is not None:
+        function = load_code(place, f"reward function {name!r}", "function").value
+        if not callable(function):
+            raise InvalidInputError(f"reward function {name!r}: {place.written} has no function {place.name!r}.")
+        return function
     if name == "accuracy":
         return AccuracyReward(pool=pool)
     if name == "format":
@@ -54,37 +54,6 @@ def reward_function(name: str, pool: VerifierPool) -> Any:
         + (f" Did you mean {near[0]!r}?" if near else "")
         + f" There are {', '.join(NAMES)}, and your own as module:function or file.py:function."
     )
-
-
-def _own_function(name: str) -> Any:
-    place, _, attribute = name.rpartition(":")
-    load: Any
-    module: Any = None
-    if place.endswith(".py"):
-        path = Path(place)
-        if not path.is_file():
-            raise InvalidInputError(f"reward function {name!r}: there is no file {place!r}.")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules.setdefault(path.stem, module)
-        load = functools.partial(spec.loader.exec_module, module)
-    else:
-        # As `python -m` does it; the console script does not look in the working directory.
-        if "" not in sys.path:
-            sys.path.insert(0, "")
-        load = functools.partial(importlib.import_module, place)
-    try:
-        module = load() or module
-    except Exception as error:
-        raise InvalidInputError(
-            f"reward function {name!r}: {place} cannot be imported ({type(error).__name__}: {error})."
-        ) from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        raise InvalidInputError(f"reward function {name!r}: {place} has no function {attribute!r}.")
-    return function
 
 
 def _ignore(*_: Any, **__: Any) -> None:

@@ -1,0 +1,77 @@
+"""A base for own tasks: questions with reference answers; ids, splits, order and extraction are done here."""
+
+import random
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from antiphase.errors import InvalidInputError
+from antiphase.tasks.canonical import writable
+from antiphase.tasks.distinct_problems import in_split
+from antiphase.tasks.extraction import ExtractMode, extract_answer, presents_answer
+from antiphase.tasks.problem import Problem, Split, Task, check_request
+from antiphase.tasks.row_task import text_key
+
+
+@dataclass(frozen=True)
+class QuestionTask(Task):
+    """Questions, and a judge of the answer that a completion gives.
+
+    A subclass gives `questions` and `is_right`. As a data class its further fields are options of the spec.
+
+    Args:
+        extract: where the answer stands in a completion.
+    """
+
+    extract: ExtractMode = field(default="auto", kw_only=True)
+
+    @abstractmethod
+    def questions(self) -> Iterable[tuple[str, str]]:
+        """Every (prompt, reference answer), always the same. A question's text decides its split and its id."""
+
+    @abstractmethod
+    def is_right(self, answer: str, problem: Problem) -> bool:
+        """Whether the answer that stands in a completion is right.
+
+        It is called in a process that can be killed, and only where a completion has an answer.
+        """
+
+    def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
+        """The split's questions, shuffled by `seed`; the first `num` of them."""
+        check_request(self.spec, split, num)
+        answers: dict[str, str] = {}
+        for prompt, answer in self.questions():
+            if answers.setdefault(prompt, answer) != answer:
+                raise InvalidInputError(
+                    f"task {self.spec!r}: the question {prompt[:60]!r} has two answers, {answers[prompt]!r} and "
+                    f"{answer!r}."
+                )
+        chosen = [prompt for prompt in answers if in_split(prompt, split)]
+        if len(chosen) < (num or 1):
+            raise InvalidInputError(
+                f"task {self.spec!r}: asked for {num or 'all'} problems of the split {split!r}, but only "
+                f"{len(chosen)} of {len(answers)} questions are in it. Ask for fewer, or for the split 'all'."
+            )
+        random.Random(seed).shuffle(chosen)
+        return [
+            Problem(f"{self.name}-{text_key(prompt)}", self.spec, prompt, answers[prompt]) for prompt in chosen[:num]
+        ]
+
+    def verify(self, completion: str, problem: Problem) -> bool:
+        """Whether there is an answer, and it is right."""
+        answer = extract_answer(completion, self.extract, problem.answer)
+        return answer is not None and self.is_right(answer, problem)
+
+    def quick_verdict(self, completion: str, problem: Problem) -> bool | None:
+        """False where there is no answer, else None."""
+        return False if extract_answer(completion, self.extract, problem.answer) is None else None
+
+    def extracted(self, completion: str, problem: Problem) -> str | None:
+        """The answer as it stands."""
+        answer = extract_answer(completion, self.extract, problem.answer)
+        return None if answer is None else writable(answer.strip())
+
+    def well_formed(self, completion: str, problem: Problem) -> bool:
+        """Whether the answer stands in a box or in tags, or where `extract` says."""
+        del problem
+        return presents_answer(completion, self.extract)

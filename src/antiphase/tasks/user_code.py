@@ -1,0 +1,208 @@
+"""A user's own code, `file.py:NAME` or `package.module:NAME`: found, run, and known by the digest of its file.
+
+What is wrong with it is said in one line, with the line of the file. A file runs once for each content that it has.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import re
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from antiphase.errors import AntiphaseError, InvalidInputError
+from antiphase.tasks.specs import did_you_mean
+
+_FORM = re.compile(r"(?P<place>.+\.py|[A-Za-z_]\w*(?:\.\w+)*):(?P<name>[A-Za-z_]\w*)")
+_files: dict[Path, tuple[str, ModuleType]] = {}
+_modules: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class CodePlace:
+    """Where a user's code is.
+
+    Args:
+        place: the file as an absolute path, or the name of a module.
+        name: of what is in it.
+        written: `place` as the user wrote it.
+    """
+
+    place: str
+    name: str
+    written: str
+
+    @property
+    def path(self) -> Path | None:
+        """The file; None where `place` is a module."""
+        return Path(self.place) if self.place.endswith(".py") else None
+
+    @property
+    def text(self) -> str:
+        """The same place for a process that works elsewhere."""
+        return f"{self.place}:{self.name}"
+
+
+@dataclass(frozen=True)
+class UserCode:
+    """What was loaded.
+
+    Args:
+        place: where it is.
+        value: the object of that name.
+        file: in which the code is; None of a module without one.
+        sha256: of the bytes of its file, and of no file that it imports; None where there is none.
+    """
+
+    place: CodePlace
+    value: Any
+    file: Path | None
+    sha256: str | None
+
+
+def code_place(text: str) -> CodePlace | None:
+    """The place that a text names, or None where it is of another form; nothing is looked up.
+
+    >>> code_place("chemistry.tasks:MolarMass")
+    CodePlace(place='chemistry.tasks', name='MolarMass', written='chemistry.tasks')
+    >>> code_place("gsm8k"), code_place("some/file.jsonl")
+    (None, None)
+    """
+    match = _FORM.fullmatch(text)
+    if match is None:
+        return None
+    place = match["place"]
+    if place.endswith(".py"):
+        place = str(Path(place).expanduser().absolute())
+    return CodePlace(place, match["name"], match["place"])
+
+
+def load_code(place: CodePlace, what: str, kind: str) -> UserCode:
+    """Import the file or module, and take the object of that name.
+
+    Args:
+        place: where it is.
+        what: the message begins with, such as `task 'file.py:MyTask'`.
+        kind: of the object, in messages: `task`, `function`.
+
+    Raises:
+        InvalidInputError: there is no such file, module or name, or it raises while it is imported.
+    """
+    module, sha256 = _imported(place, what)
+    if not hasattr(module, place.name):
+        own = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        raise InvalidInputError(f"{what}: {place.written} has no {kind} {place.name!r}{did_you_mean(place.name, own)}")
+    file = getattr(module, "__file__", None)
+    return UserCode(place, getattr(module, place.name), None if file is None else Path(file), sha256)
+
+
+def file_sha256(place: CodePlace, what: str) -> str | None:
+    """The digest of the file as it is now; nothing in it is run, except the packages around a module.
+
+    Raises:
+        InvalidInputError: there is no such file or module.
+    """
+    path = place.path
+    if path is None:
+        path = _module_file(place, what)
+    return None if path is None else hashlib.sha256(_read(path, place, what)).hexdigest()
+
+
+def is_current(code: UserCode) -> bool:
+    """Whether the same text would load the same file with the same content now; a module is imported once."""
+    path = code.place.path
+    if path is None:
+        return True
+    now = code_place(f"{code.place.written}:{code.place.name}")
+    if now != code.place:
+        return False
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest() == code.sha256
+    except OSError:
+        return False
+
+
+def failure(error: BaseException, path: Path | str | None) -> str:
+    """An error of the user's code in one line: its kind, its text, and the line of the file, where it has one."""
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(path) else None
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.filename == str(path):
+            line = frame.lineno
+    told = f"{type(error).__name__}: {' '.join(text.split())}" if text.strip() else type(error).__name__
+    return told if line is None else f"{told}; line {line}"
+
+
+def _imported(place: CodePlace, what: str) -> tuple[ModuleType, str | None]:
+    path = place.path
+    if path is not None:
+        source = _read(path, place, what)
+        sha256 = hashlib.sha256(source).hexdigest()
+        known = _files.get(path)
+        if known is None or known[0] != sha256:
+            known = _files[path] = (sha256, _run(path, source, place, what))
+        return known[1], known[0]
+    file = _module_file(place, what)
+    try:
+        module = importlib.import_module(place.place)
+    except AntiphaseError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _not_imported(place, what, failure(error, file)) from error
+    if file is not None and place.place not in _modules:
+        _modules[place.place] = hashlib.sha256(_read(file, place, what)).hexdigest()
+    return module, _modules.get(place.place)
+
+
+def _run(path: Path, source: bytes, place: CodePlace, what: str) -> ModuleType:
+    # A name of its own, so that a file `random.py` is not taken for the module; data classes look themselves up there.
+    name = f"user_code_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    module = ModuleType(name)
+    module.__file__ = str(path)
+    before = sys.modules.get(name)
+    sys.modules[name] = module
+    try:
+        exec(compile(source, str(path), "exec"), vars(module))
+    except BaseException as error:
+        if before is None:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = before
+        if isinstance(error, AntiphaseError) or not isinstance(error, Exception | SystemExit):
+            raise
+        raise _not_imported(place, what, failure(error, path)) from error
+    return module
+
+
+def _not_imported(place: CodePlace, what: str, reason: str) -> InvalidInputError:
+    return InvalidInputError(f"{what}: {place.written} cannot be imported ({reason}).")
+
+
+def _read(path: Path, place: CodePlace, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InvalidInputError(f"{what}: there is no file {place.written!r}.") from None
+    except OSError as error:
+        raise InvalidInputError(f"{what}: {place.written} cannot be read ({error.strerror or error}).") from None
+
+
+def _module_file(place: CodePlace, what: str) -> Path | None:
+    # As `python -m` does it; the console script does not look in the working directory.
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    importlib.invalidate_caches()
+    try:
+        spec = importlib.util.find_spec(place.place)
+    except AntiphaseError:
+        raise
+    except (Exception, SystemExit) as error:  # of the packages around it
+        raise _not_imported(place, what, failure(error, None)) from error
+    if spec is None:
+        raise _not_imported(place, what, f"there is no module {place.place!r} in the working directory or installed")
+    return Path(spec.origin) if spec.has_location and spec.origin is not None else None
