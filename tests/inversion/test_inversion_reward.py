@@ -192,6 +192,13 @@ class TestCombine:
         assert torch.equal(found.reward, task.double())
         assert not found.advantage.any()
 
+    @pytest.mark.parametrize(("estimator", "logged"), [("own", True), ("full", False)])
+    def test_what_is_not_measured_by_choice_is_not_logged(self, estimator, logged):
+        spec = InversionSpec(estimator=estimator, step_strength="joint")
+        found = InversionReward(spec).combine(facts_of(0.1, 0.2), t(1, 0), group_size=2).metrics
+        assert ("inversion/correlation_token" in found) == ("inversion/correlation_type" in found) == logged
+        assert "inversion/correlation_step" in found
+
     def test_numbers_that_do_not_fit(self):
         reward, facts = InversionReward(), facts_of(0.1, 0.2, 0.3, 0.4)
         with pytest.raises(InvalidInputError, match="facts of 4, task_rewards of 2"):
