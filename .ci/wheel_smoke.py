@@ -61,13 +61,18 @@ with tempfile.TemporaryDirectory() as folder:
     assert done.returncode == 0, done.stderr
     assert "not enough data" in done.stdout, done.stdout
     # Without the extra, a sweep and training say what to install and load nothing long.
-    study = "models: {m: model}\nmethods: {dapo: {preset: dapo}}\nseeds: [0]\neval: {tasks: [digit_sum]}\n"
+    study = "models: {m: model}\nmethods: {dapo: {preset: dapo, tasks: [digit_sum]}}\nseeds: [0]\n"
+    study += "eval: {tasks: [digit_sum]}\n"
     Path(folder, "study.yaml").write_text(study)
     done = subprocess.run([command, "sweep", "study.yaml"], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert "pip install 'antiphase[train]'" in done.stderr, done.stderr
     done = subprocess.run(
-        [command, "train", "--model", "model"], cwd=folder, capture_output=True, text=True, check=False
+        [command, "train", "--model", "model", "--tasks", "digit_sum", "--out", "rl"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 2, done.stderr
     assert "pip install 'antiphase[train]'" in done.stderr, done.stderr
