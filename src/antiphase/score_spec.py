@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from antiphase.errors import InvalidInputError
 from antiphase.signal_spec import METHODS, UNITS, Method, Unit, check_one_of
-from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
+from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS, check_least
 
 Control = Literal["none", "shuffled", "random"]
 
@@ -45,12 +45,8 @@ class ScoreSpec:
         check_one_of("inversion_correlation", self.method, METHODS)
         check_one_of("inversion_unit", self.unit, UNITS)
         check_one_of("inversion_control", self.control, CONTROLS)
-        for name in ("min_tokens", "min_steps"):
-            if getattr(self, name) < 3:
-                raise InvalidInputError(
-                    f"inversion_{name} must be at least 3 for a correlation to mean anything; got "
-                    f"{getattr(self, name)}."
-                )
+        check_least("inversion_min_tokens", self.min_tokens)
+        check_least("inversion_min_steps", self.min_steps)
         if not (0 <= self.shrink < math.inf):
             raise InvalidInputError(f"inversion_shrink must be 0 or a positive number of items; got {self.shrink}.")
         if not 0 < self.clip <= 1:

@@ -11,7 +11,7 @@ from antiphase.data.tables import TableRow, read_table
 from antiphase.errors import InvalidInputError
 
 _PROMPT_COLUMNS = ("prompt", "question", "problem", "messages")
-_COMPLETION_COLUMNS = ("completion", "response", "output")
+COMPLETION_COLUMNS = ("completion", "response", "output")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def given_rows(source: str | Path | Any) -> list[TableRow]:
 
 
 def _rollout(row: TableRow, ids: dict[str, str], counts: dict[str, int]) -> GivenRollout:
-    prompt, completion = row.first_of(_PROMPT_COLUMNS), row.first_of(_COMPLETION_COLUMNS)
+    prompt, completion = row.first_of(_PROMPT_COLUMNS), row.first_of(COMPLETION_COLUMNS)
     prompt_ids, completion_ids = row.values.get("prompt_ids"), row.values.get("completion_ids")
     if prompt_ids is not None and completion_ids is not None:
         prompt_ids, completion_ids = (

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from antiphase.data.given_rollouts import given_rows, token_ids
+from antiphase.data.given_rollouts import COMPLETION_COLUMNS, given_rows, token_ids
 from antiphase.data.prompt_rendering import end_token_ids
 from antiphase.data.tables import TableRow
 from antiphase.errors import InvalidInputError
@@ -23,7 +23,6 @@ from antiphase.tasks.problem import Problem
 _Keys = dict[tuple[str | None, str, str], list[tuple[int, Problem]]]
 _ID_COLUMNS = ("problem_id", "id", "prompt_id")
 _TEXT_COLUMNS = ("question", "problem", "prompt")
-_COMPLETION_COLUMNS = ("completion", "response", "output")
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def _match(row: TableRow, plans: Sequence[TaskPlan], by_key: _Keys) -> tuple[int
 
 
 def _completion(row: TableRow, problem: Problem, counts: dict[str, int]) -> GivenCompletion:
-    ids, text = row.values.get("completion_ids"), row.first_of(_COMPLETION_COLUMNS)
+    ids, text = row.values.get("completion_ids"), row.first_of(COMPLETION_COLUMNS)
     if ids is None and not isinstance(text, str):
         raise InvalidInputError(
             f"{row.place}: expected 'completion' text or 'completion_ids'; found {', '.join(row.values) or 'nothing'}."

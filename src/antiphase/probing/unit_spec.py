@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from antiphase.errors import InvalidInputError
 from antiphase.signal_spec import STEP_STRENGTHS, UNITS, Unit, check_one_of
-from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
+from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS, check_least
 from antiphase.steps.splitter import DEFAULT_SPLITTER, Splitter
 
 # The paper's fingerprint is over unique tokens.
@@ -51,11 +50,8 @@ class UnitSpec:
         options: UnitOptions = config
         check_one_of("unit", options.unit, UNITS)
         check_one_of("step_strength", options.step_strength, STEP_STRENGTHS)
-        for name in ("min_tokens", "min_steps"):
-            if getattr(options, name) < 3:
-                raise InvalidInputError(
-                    f"{name} must be at least 3 for a correlation to mean anything; got {getattr(options, name)}."
-                )
+        check_least("min_tokens", options.min_tokens)
+        check_least("min_steps", options.min_steps)
         splitter = Splitter.parse(options.splitter or DEFAULT_SPLITTER)
         return cls(cast(Unit, options.unit), splitter, options.min_tokens, options.min_steps)
 

@@ -27,8 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from antiphase.data.yaml_mapping import read_mapping
 from antiphase.errors import InvalidInputError
 from antiphase.study.launch import overridden
 from antiphase.tasks.own_task import file_digests
@@ -147,7 +146,7 @@ def read_study(path: Path, changes: Sequence[str] = ()) -> Study:
     Raises:
         InvalidInputError: unreadable, not YAML, an unknown key (naming the nearest), or an empty axis.
     """
-    content = overridden(_load(path), changes)
+    content = overridden(read_mapping(path, "study"), changes)
     _check_keys(content, _KEYS, str(path))
     for key in ("models", "methods", "seeds"):
         if not content.get(key):
@@ -179,18 +178,6 @@ def read_study(path: Path, changes: Sequence[str] = ()) -> Study:
         reference,
         _smallest(compare.get("smallest", 0.05), path),
     )
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidInputError(f"the study {str(path)!r} cannot be read ({error.strerror or error}).") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"the study {str(path)!r} is not YAML ({' '.join(str(error).split())}).") from None
-    if not isinstance(content, dict):
-        raise InvalidInputError(f"the study {str(path)!r} must map keys to values; got {type(content).__name__}.")
-    return content
 
 
 def _check_keys(content: Any, known: tuple[str, ...], where: str) -> None:

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
+from antiphase.data.yaml_mapping import read_mapping
 from antiphase.errors import InvalidInputError
 from antiphase.tasks.problem import check_request
 from antiphase.tasks.registry import load_task
 from antiphase.training.out_folder import check_folder
 from antiphase.training.presets import resolve_preset
-from antiphase.training.recipe_file import read_recipe, typed
+from antiphase.training.recipe_file import typed
 from antiphase.training.reward_choices import check_reward
 from antiphase.training.run_options import RunOptions, check_options
 
@@ -50,7 +51,7 @@ def check_command(words: Sequence[str]) -> None:
         raise InvalidInputError(f"unexpected argument {words[0]!r}; flags begin with --.")
     flags = vars(namespace)
     path, resume, dry_run = (flags.pop(name) for name in ("config", "resume", "dry_run"))
-    stored = {} if path is None else _own_values(read_recipe(Path(path)), actions, f"{path}: ")
+    stored = {} if path is None else _own_values(read_mapping(Path(path), "recipe"), actions, f"{path}: ")
     values = {**stored, **flags}
     options = _checked(values)
     for spec in options.tasks:

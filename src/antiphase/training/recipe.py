@@ -17,11 +17,12 @@ import torch
 from transformers import HfArgumentParser
 from trl import ModelConfig
 
+from antiphase.data.yaml_mapping import read_mapping
 from antiphase.errors import InvalidInputError
 from antiphase.models.demo import DEMO, demo_model_path
 from antiphase.tasks.own_task import file_digests, recorded_code
 from antiphase.training.presets import CORR_PO, CORR_PO_FAST, Preset, resolve_preset
-from antiphase.training.recipe_file import nearest, read_recipe, typed
+from antiphase.training.recipe_file import nearest, typed
 from antiphase.training.run_options import RunOptions, check_options
 from antiphase.training.trainer_config import BEFORE_THE_FIELD, CorRPOConfig
 
@@ -118,7 +119,7 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
 
 def _read_file(path: Path, actions: Mapping[str, argparse.Action]) -> dict[str, Any]:
     values = {}
-    for key, value in read_recipe(path).items():
+    for key, value in read_mapping(path, "recipe").items():
         if key not in actions:
             raise InvalidInputError(f"{path}: unknown key {str(key)!r}.{nearest(str(key), actions)}")
         values[key] = typed(key, value, actions[key], f"{path}: ")

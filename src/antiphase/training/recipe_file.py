@@ -1,31 +1,11 @@
-"""A recipe's YAML file: read, and its values brought to the types of the flags. Imports no torch and no TRL."""
+"""The values of a recipe's YAML file, brought to the types of the flags. Imports no torch and no TRL."""
 
 import argparse
 import difflib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from antiphase.errors import InvalidInputError
-
-
-def read_recipe(path: Path) -> dict[Any, Any]:
-    """The keys and values of a file, as YAML gives them.
-
-    Raises:
-        InvalidInputError: it cannot be read, is no YAML, or maps nothing.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidInputError(f"the recipe {str(path)!r} cannot be read ({error.strerror or error}).") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"the recipe {str(path)!r} is not YAML ({' '.join(str(error).split())}).") from None
-    if not isinstance(content, dict):
-        raise InvalidInputError(f"the recipe {str(path)!r} must map keys to values; got {type(content).__name__}.")
-    return content
 
 
 def nearest(name: str, known: Mapping[str, Any]) -> str:

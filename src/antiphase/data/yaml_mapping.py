@@ -1,0 +1,29 @@
+"""A YAML file that maps keys to values: a recipe, or a study. Imports no torch."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from antiphase.errors import InvalidInputError
+
+
+def read_mapping(path: Path, what: str) -> dict[Any, Any]:
+    """The keys and values of a file, as YAML gives them.
+
+    Args:
+        path: of the file.
+        what: the file is, for messages: `recipe` or `study`.
+
+    Raises:
+        InvalidInputError: it cannot be read, is no YAML, or maps nothing.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidInputError(f"the {what} {str(path)!r} cannot be read ({error.strerror or error}).") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"the {what} {str(path)!r} is not YAML ({' '.join(str(error).split())}).") from None
+    if not isinstance(content, dict):
+        raise InvalidInputError(f"the {what} {str(path)!r} must map keys to values; got {type(content).__name__}.")
+    return content
