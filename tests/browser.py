@@ -24,7 +24,7 @@ def chromium_path() -> str | None:
 @contextmanager
 def launched() -> Iterator:
     """A browser; the tests are skipped where there is none, unless ANTIPHASE_BROWSER=required."""
-    api = pytest.importorskip("playwright.sync_api")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with api.sync_playwright() as play:
         path = chromium_path()
         if path is None and not Path(play.chromium.executable_path).is_file():

@@ -58,7 +58,7 @@ def test_evaluations(model_dir, monkeypatch, head) -> None:
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
 def test_trainings(model_dir, tmp_path, monkeypatch, head) -> None:
-    pytest.importorskip("trl")
+    pytest.importorskip("trl", reason="TRL is not installed; pip install 'antiphase[train]'")
     import antiphase.training.train
     from training_cases import flags
 

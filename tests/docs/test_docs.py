@@ -196,7 +196,7 @@ def test_keys_of_a_comparison(model_dir, tmp_path) -> None:
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
 def test_keys_of_a_training(model_dir, tmp_path) -> None:
-    pytest.importorskip("trl")
+    pytest.importorskip("trl", reason="TRL is not installed; pip install 'antiphase[train]'")
     from antiphase.cli import main
     from antiphase.training.probe_set import ProbeSet, probe_policy
     from antiphase.training.trainer_config import CorRPOConfig
@@ -231,7 +231,9 @@ def test_keys_of_a_training(model_dir, tmp_path) -> None:
 
 
 def test_metrics_of_trl_are_listed() -> None:
-    trainer = pytest.importorskip("trl.trainer.grpo_trainer")
+    trainer = pytest.importorskip(
+        "trl.trainer.grpo_trainer", reason="TRL is not installed; pip install 'antiphase[train]'"
+    )
     logged = set(re.findall(r'_metrics\[mode\]\["([^"]+)"\]', inspect.getsource(trainer)))
     assert len(logged) > 10
     assert logged <= glossary()["Training"]["TRL's own"]

@@ -63,7 +63,7 @@ def test_flags_of_probe_exist() -> None:
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_train_commands_parse(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("trl")
+    pytest.importorskip("trl", reason="TRL is not installed; pip install 'antiphase[train]'")
     from antiphase.training import recipe
 
     monkeypatch.setattr(recipe, "demo_model_path", lambda: "demo")

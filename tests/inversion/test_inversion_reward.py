@@ -219,7 +219,7 @@ class TestCombine:
 @pytest.mark.parametrize("combine", ["penalty", "sum", "centered", "gated", "only"])
 def test_trl_trains_on_the_same_numbers(tmp_path, combine):
     """The host's rewards, times its weights, and its metrics are what `combine` gives for the same rollouts."""
-    pytest.importorskip("trl")
+    pytest.importorskip("trl", reason="TRL is not installed; pip install 'antiphase[train]'")
     from antiphase.training.trainer import CorRPOTrainer
     from antiphase.training.trajectory import read_trajectory
     from training_cases import run

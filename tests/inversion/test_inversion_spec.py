@@ -29,7 +29,9 @@ def test_nothing_of_it_imports_a_trainer() -> None:
 class TestConfig:
     @pytest.fixture(autouse=True)
     def _config(self, tmp_path):
-        module = pytest.importorskip("antiphase.training.trainer_config")
+        pytest.importorskip("trl", reason="TRL is not installed; pip install 'antiphase[train]'")
+        from antiphase.training import trainer_config as module
+
         self.made = lambda **changes: module.CorRPOConfig(str(tmp_path), use_cpu=True, bf16=False, **changes)
         self.own = {field.name: field for field in dataclasses.fields(module.CorRPOConfig)}
         self.names = module.OWN_FIELDS

@@ -353,7 +353,7 @@ class TestMeasuring:
 
     def test_adapters(self, model_dir, tmp_path):
         """Checkpoints of a LoRA training have the numbers of the merged models."""
-        peft = pytest.importorskip("peft")
+        peft = pytest.importorskip("peft", reason="peft is not installed")
         from transformers import AutoModelForCausalLM
 
         base = AutoModelForCausalLM.from_pretrained(str(model_dir))

@@ -788,7 +788,7 @@ def test_a_wrong_address_is_passed_over(watched, folder, fragment: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_serious_violation(browser, folder, judged, training, tmp_path, scheme: str) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed").Axe()
     watched = Watched(browser, color_scheme=scheme)
     page = watched.open(write_report([folder, judged, training / "seed0"], tmp_path / "all.html"), "#token=3")
     for section in page.locator("section").all():

@@ -110,7 +110,7 @@ def test_a_tool_result_right_before_the_target_belongs_to_the_prefix() -> None:
 
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_lora(wrapped: bool) -> None:
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", reason="peft is not installed")
     with pure_double():
         model = tiny_model("qwen2", torch.float64)
         targets = ["q_proj", "v_proj", "o_proj", "up_proj"] + (["lm_head"] if wrapped else [])
