@@ -167,6 +167,42 @@ def test_a_newer_run_replaces_its_own_cells(results) -> None:
     assert "| 2 | fast | out of memory | speed last of Qwen3-0.6B, 2,048 tokens |" in page
 
 
+def test_what_was_cut_off_is_not_said_where_the_same_run_has_it(results) -> None:
+    render = loaded("render")
+    speed = {"part": "fast", "case": "speed", "model": "Qwen3-0.6B", "tokens": 2048, "batch": 1, "operation": "own"}
+    rows = [
+        {"part": "environment", "case": "environment", "device": "NVIDIA X"},
+        {**speed, "status": "too slow", "limit": 1.0},
+        {**speed, "operation": "full", "status": "too slow"},
+        {**speed, "operation": "full", "status": "too slow"},
+        {**speed, "status": "ok", "seconds_p50": 0.1, "peak_gib": 1.0, "rounds": 1},
+    ]
+    (results / "out" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = json.loads(render.add(results / "out", "", results / "results").read_text())
+    assert render.unwell(found)[2:] == ["| 1 | fast | too slow | speed full of Qwen3-0.6B, 2,048 tokens |"]
+
+
+def test_commands_on_the_real_model_become_tables(results) -> None:
+    render = loaded("render")
+    evaluation = {"part": "real", "case": "heldout", "status": "ok", "method": "dapo", "seed": 1}
+    evaluation |= {"heldout/pass@1": 0.5, "heldout/pass@1_low": 0.25, "heldout/pass@1_high": 0.75}
+    correlation = {"own": {"token": [-0.5, -0.6, 0.1, 9]}}
+    rows = [
+        {"part": "environment", "case": "environment", "device": "NVIDIA X"},
+        {"part": "real", "case": "probe", "status": "ok", "model": "demo", "correlation": correlation},
+        {**evaluation, "step": 10},
+        {**evaluation, "step": 0, "seed": 0},
+    ]  # fmt: skip
+    (results / "out" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = json.loads(render.add(results / "out", "", results / "results").read_text())
+    lines = render.real_lines(found)
+    assert "| `own` | −0.500 [−0.600, +0.100] |" in lines
+    assert lines[-2:] == [
+        "| `dapo`, seed 1 | – | 0.500 [0.250, 0.750] |",
+        "| `dapo`, seed 0 | 0.500 [0.250, 0.750] | – |",
+    ]
+
+
 @pytest.mark.parametrize("change", [{"dry": True}, {"device": "cpu"}])
 def test_a_run_without_a_gpu_is_no_result(change, results) -> None:
     render = loaded("render")

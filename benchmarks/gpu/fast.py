@@ -105,6 +105,9 @@ def measure(part: Part, facts: dict[str, Any], works: dict[str, tuple[Callable[[
     peaks: dict[str, float | None] = {}
     warm_up: dict[str, float] = {}
     for name, (work, count) in works.items():
+        if part.left <= 1:
+            part.row("speed", status="skipped: no time", **facts, operation=name, measured=count)
+            continue
         with part_of_cell(part, facts, name, count) as ran:
             warm_up[name], peaks[name] = timed(work)
         if ran.well:
@@ -112,8 +115,9 @@ def measure(part: Part, facts: dict[str, Any], works: dict[str, tuple[Callable[[
     budget = min(CELL_LIMIT, part.left)
     for _ in range(ROUNDS):
         for name, values in seconds.items():
-            if budget <= 0:
-                break
+            # A round must not be cut: its operation was well in the warm-up, and would be said to be too slow.
+            if budget <= 0 or part.left < 2 * warm_up[name] + 1:
+                continue
             with part_of_cell(part, facts, name, works[name][1]) as ran:
                 taken, peaks[name] = timed(works[name][0])
                 values.append(taken)

@@ -157,18 +157,58 @@ def learn_lines(found: dict[str, Any]) -> list[str]:
     return [f"Held-out pass@1: {', '.join(found_evals)}."] if found_evals else ["Not run."]
 
 
+def real_lines(found: dict[str, Any]) -> list[str]:
+    """The commands on the embedded model: ρ, and held-out accuracy along the trainings."""
+
+    def shown(value: float, low: float, high: float) -> str:
+        return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]".replace("-", "−")
+
+    lines = []
+    for row in rows_of(found, "real", "probe"):
+        body = [
+            [f"`{estimator}`", *(shown(*unit[:3]) for unit in units.values())]
+            for estimator, units in row["correlation"].items()
+        ]
+        names = next(iter(row["correlation"].values()))
+        lines += [f"`antiphase probe {row['model']}` with the options of `make demo`:", ""]
+        lines += [*table(["pooled ρ", *(f"by {name}" for name in names)], body), ""]
+    evals = newest(rows_of(found, "real", "heldout"), "run", "method", "seed", "step")
+    steps = sorted({key[3] for key in evals})
+    curves = dict.fromkeys(key[:3] for key in evals)
+    if evals:
+        body = [
+            [
+                f"`{method}`, seed {seed}",
+                *(
+                    f"{row['heldout/pass@1']:.3f} [{row['heldout/pass@1_low']:.3f}, {row['heldout/pass@1_high']:.3f}]"
+                    if (row := evals.get((number, method, seed, step)))
+                    else "–"
+                    for step in steps
+                ),
+            ]
+            for number, method, seed in curves
+        ]
+        lines += ["The recipe `smollm2-sums` by `antiphase train`: held-out pass@1 of 64 sums × 4, by step.", ""]
+        lines += table(["preset", *map(str, steps)], body)
+    return lines or ["Not run."]
+
+
 def unwell(found: dict[str, Any]) -> list[str]:
-    """What failed, was wrong or too slow, or did not fit, in any run."""
+    """What failed, was wrong or too slow, or did not fit, in any run, and has no good row in the same run."""
     named: dict[tuple[str, str, str], list[str]] = {}
+    cell = ("part", "case", "name", "way", "operation", "model", "tokens", "batch", "rows", "columns", "dtype")
     for number, run in enumerate(found["runs"], 1):
+        good = {tuple(row.get(key) for key in cell) for row in run["rows"] if row.get("status") == "ok"}
         for row in run["rows"]:
             status = str(row.get("status", "ok"))
-            if status.partition(":")[0] in WELL:
+            if status.partition(":")[0] in WELL or tuple(row.get(key) for key in cell) in good:
                 continue
             facts = [row["case"], *(str(row[key]) for key in ("name", "operation", "dtype") if key in row)]
             if "tokens" in row:
                 facts.append("of " + cell_name(row.get("model", "tiny"), row["tokens"], row.get("batch", 1)))
-            named.setdefault((str(number), row["part"], status), []).append(" ".join(facts))
+            same = named.setdefault((str(number), row["part"], status), [])
+            if (fact := " ".join(facts)) not in same:
+                same.append(fact)
     body = [[*key, "; ".join(what)] for key, what in named.items()]
     return table(["run", "part", "how it ended", "what"], body) if body else ["Nothing."]
 
@@ -216,6 +256,7 @@ def section(found: dict[str, Any], name: str) -> str:
         [train],
         train_table(found),
         ["**Learn.** The tiny recipe.", *learn_lines(found)],
+        ["**Real.** The commands on SmolLM2-135M-Instruct, float32.", "", *real_lines(found)],
         ["**What did not end well,** in all runs."],
         unwell(found),
     ]
@@ -238,13 +279,14 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
     cells, rows = speeds(found)
     steps = newest(rows_of(found, "train", "step"), "name")
-    with canvas(10.5, 3.9) as (_, figure):
+    sizes = sorted({cell[0] for cell in cells}, key=lambda model: float(model.rsplit("-", 1)[1].rstrip("B")))
+    with canvas(10.5, 4.4) as (_, figure):
         left, right = figure.subplots(1, 2, width_ratios=(2.2, 1))
         names = list(OPERATIONS)[::-1]
         markers = "osD^vPX*"
         for number, cell in enumerate(cells):
             here = {names.index(key[3]): row["seconds_p50"] for key, row in rows.items() if key[:3] == cell}
-            colour = BLUE if "0.6B" in cell[0] else ORANGE
+            colour = (BLUE, ORANGE, GREY, INK)[sizes.index(cell[0]) % 4]
             left.scatter(
                 [*here.values()], [*here], color=colour, marker=markers[number % 8], s=26, label=cell_name(*cell)
             )
@@ -255,7 +297,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
         left.set_axisbelow(True)
         left.set_xlabel("seconds (median)")
         left.set_title(f"{found['device']}, bfloat16, random weights")
-        left.legend(loc="upper right", fontsize=7)
+        left.legend(loc="upper center", bbox_to_anchor=(0.3, -0.16), ncols=3, fontsize=7)
         titles = [name for (name,) in steps][::-1]
         shares = [100 * row["share"] for row in steps.values()][::-1]
         right.barh(titles, shares, color=BLUE, height=0.5)
@@ -263,7 +305,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
             right.text(share + 1.5, place, f"{share:.0f} %", va="center", color=INK, fontsize=8)
         right.set_xlim(0, 100)
         right.tick_params(axis="y", length=0)
-        right.set_xlabel("of a GRPO step without generation, %", color=GREY)
+        right.set_xlabel("of a GRPO step, %", color=GREY)
         right.set_title("Measuring")
         figure.savefig(path, dpi=160, metadata={"Software": None})
 
