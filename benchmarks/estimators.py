@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from antiphase import SignalSpec, TokenBatch, load_model, token_signals
 from antiphase.data.prompts import load_prompts
-from antiphase.probing.probe_summary import commit, versions
+from antiphase.runs.versions import commit, versions
 
 # How many of the 96 tokens are timed. `oracle@last` is the oracle on the last layer alone, what `last` computes.
 ESTIMATORS = {"oracle": 2, "oracle@last": 4, "full": 96, "last": 96, "own": 96}

@@ -25,8 +25,8 @@ from scipy.stats import spearmanr
 from antiphase import SignalSpec, TokenBatch, load_model, token_signals
 from antiphase.data.prompt_rendering import PromptFormat
 from antiphase.data.prompts import STEP_BY_STEP, load_prompts
-from antiphase.probing.probe_summary import commit, versions
 from antiphase.rollouts.sampling import Sampling, generate
+from antiphase.runs.versions import commit, versions
 from antiphase.signals.joint import GROWTH
 from antiphase.steps import Splitter
 from antiphase.steps.assigning import batch_steps

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from antiphase.probing.probe_summary import commit, versions
+from antiphase.runs.versions import commit, versions
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "smollm2-sums" / "recipe.yaml"

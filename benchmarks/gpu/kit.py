@@ -164,7 +164,7 @@ def environment() -> dict[str, Any]:
     """Device, versions, and the sources by commit and by content: what every number depends on."""
     from importlib import metadata
 
-    from antiphase.probing.probe_summary import commit
+    from antiphase.runs.versions import commit
 
     digest = hashlib.sha256()
     for path in sorted((ROOT / "src").rglob("*.py")):

@@ -25,12 +25,13 @@ def test_flags_are_frozen() -> None:
 
 
 def test_defaults_are_those_of_the_library(model_dir) -> None:
-    from antiphase.probing.probe_config import config_from
+    from antiphase.probing.probe_config import ProbeConfig
+    from antiphase.runs.run_config import config_from
 
     options = vars(cli._parser().parse_args(["probe", "demo"]))
     for name in ("command", "models", "checkpoints", "out", "resume", "figures", "references", "report", "progress"):
         options.pop(name)
-    assert config_from("demo", options) == config_from("demo", {})
+    assert config_from("demo", options, ProbeConfig) == config_from("demo", {}, ProbeConfig)
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def refused(model_dir, tmp_path, capsys, monkeypatch: pytest.MonkeyPatch):
         def never(*_, **__):
             raise AssertionError("generation was started")
 
-        monkeypatch.setattr("antiphase.probing.batches.generate", never)
+        monkeypatch.setattr("antiphase.rollouts.transformers_engine.generate", never)
         target = tmp_path / "out" if out is None else out
         capsys.readouterr()
         models = model if isinstance(model, list) else [model]
@@ -269,9 +270,9 @@ def test_success_prints_table_and_files(model_dir, tmp_path, capsys) -> None:
 
 
 def test_errors_say_what_was_kept(model_dir, tmp_path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    import antiphase.probing.probe as runner
+    from antiphase.probing.probe import _ProbeRun
 
-    run, calls = runner.run_batch, []
+    run, calls = _ProbeRun.tables, []
 
     def fail(*args):
         calls.append(1)
@@ -279,7 +280,7 @@ def test_errors_say_what_was_kept(model_dir, tmp_path, capsys, monkeypatch: pyte
             raise KeyboardInterrupt
         return run(*args)
 
-    monkeypatch.setattr(runner, "run_batch", fail)
+    monkeypatch.setattr(_ProbeRun, "tables", fail)
     monkeypatch.chdir(tmp_path)
     arguments = ["probe", str(model_dir), "--quiet", "--no-figures", "--batch-size", "2", "--max-new-tokens", "12"]
     assert cli.main(arguments) == 130
@@ -307,9 +308,9 @@ def test_notes_count_one_step_as_one() -> None:
 
 @pytest.mark.parametrize("error", [InvalidInputError, OutOfMemoryError])
 def test_what_was_refused_is_not_to_be_repeated(error, model_dir, tmp_path, capsys, monkeypatch) -> None:
-    import antiphase.probing.probe as runner
+    from antiphase.probing.probe import _ProbeRun
 
-    run, calls = runner.run_batch, []
+    run, calls = _ProbeRun.tables, []
 
     def fail(*args):
         calls.append(1)
@@ -317,7 +318,7 @@ def test_what_was_refused_is_not_to_be_repeated(error, model_dir, tmp_path, caps
             raise error("the splitter takes too long.")
         return run(*args)
 
-    monkeypatch.setattr(runner, "run_batch", fail)
+    monkeypatch.setattr(_ProbeRun, "tables", fail)
     out = tmp_path / "run"
     arguments = ["probe", str(model_dir), "--quiet", "--no-figures", "--batch-size", "2", "--max-new-tokens", "12"]
     assert cli.main([*arguments, "--out", str(out)]) == 2

@@ -164,7 +164,7 @@ class TestRefusing:
             def never(*_, **__):
                 raise AssertionError("a model was loaded")
 
-            monkeypatch.setattr("antiphase.probing.probe.load_model", never)
+            monkeypatch.setattr("antiphase.runs.run.load_model", never)
             monkeypatch.chdir(tmp_path)
             capsys.readouterr()
             status = cli.main(["probe", "--checkpoints", str(what), "--out", "series", "--quiet", *more])
@@ -313,7 +313,7 @@ class TestMeasuring:
         assert repr(again) == "<CheckpointSeries of 3 checkpoints, steps 0 to 4>"
 
     def test_one_model_at_a_time(self, made, model_dir, monkeypatch):
-        import antiphase.probing.probe as runner
+        import antiphase.runs.run as runner
 
         load, alive = runner.load_model, []
 
@@ -449,22 +449,22 @@ class TestResuming:
             antiphase.probe_checkpoints(moved, **run)
 
     def test_cut_before_anything_was_measured(self, made, tmp_path, monkeypatch):
-        import antiphase.probing.probe as runner
+        from antiphase.probing.probe import _ProbeRun
 
         def stop(*_):
             raise KeyboardInterrupt
 
         out = tmp_path / "run"
         with monkeypatch.context() as patch:
-            patch.setattr(runner, "run_batch", stop)
+            patch.setattr(_ProbeRun, "tables", stop)
             with pytest.raises(KeyboardInterrupt):
                 antiphase.probe_checkpoints(made, out=out, **QUIET, **OPTIONS)
         assert not out.exists()
 
     def test_one_that_is_gone_before_its_end(self, out_dir, tmp_path, monkeypatch):
-        import antiphase.probing.probe as runner
+        from antiphase.probing.probe import _ProbeRun
 
-        batch, calls = runner.run_batch, []
+        batch, calls = _ProbeRun.tables, []
 
         def stop(*arguments):
             calls.append(1)
@@ -474,7 +474,7 @@ class TestResuming:
 
         run = {"out": tmp_path / "run", "resume": True, **QUIET, **OPTIONS}
         with monkeypatch.context() as patch:
-            patch.setattr(runner, "run_batch", stop)
+            patch.setattr(_ProbeRun, "tables", stop)
             with pytest.raises(KeyboardInterrupt):
                 antiphase.probe_checkpoints(out_dir, **run)
         shutil.move(out_dir / "checkpoint-4", out_dir / "checkpoint-5")

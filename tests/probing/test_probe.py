@@ -13,7 +13,7 @@ from scipy import stats
 import antiphase
 from antiphase.errors import InvalidInputError
 from antiphase.probing.probe_table import render_table
-from antiphase.probing.run_folder import RunFolder
+from antiphase.runs.run_folder import RunFolder
 from conftest import byte_tokenizer, tiny_model
 
 OPTIONS = {"num_prompts": 3, "samples": 2, "max_new_tokens": 24, "batch_size": 2, "num_resamples": 50}

@@ -14,7 +14,7 @@ import torch
 
 import antiphase
 from antiphase.errors import InvalidInputError
-from antiphase.probing.run_folder import RunFolder
+from antiphase.runs.run_folder import RunFolder
 from conftest import byte_tokenizer, tiny_model
 
 OPTIONS = {"num_prompts": 3, "samples": 2, "max_new_tokens": 24, "batch_size": 2, "num_resamples": 50}
@@ -84,9 +84,9 @@ def test_resume_begins_where_there_is_nothing(model_dir, tmp_path) -> None:
 
 def interrupted(model, tokenizer, out, monkeypatch: pytest.MonkeyPatch, batches: int = 1, **more) -> None:
     """A run of a model in memory that stops after some batches."""
-    import antiphase.probing.probe as runner
+    from antiphase.probing.probe import _ProbeRun
 
-    run, calls = runner.run_batch, []
+    run, calls = _ProbeRun.tables, []
 
     def stop(*args):
         calls.append(1)
@@ -95,7 +95,7 @@ def interrupted(model, tokenizer, out, monkeypatch: pytest.MonkeyPatch, batches:
         return run(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "run_batch", stop)
+        patch.setattr(_ProbeRun, "tables", stop)
         with pytest.raises(KeyboardInterrupt):
             antiphase.probe(model, tokenizer=tokenizer, out=out, figures=False, progress=False, **OPTIONS, **more)
 
@@ -127,7 +127,7 @@ def test_interrupt_before_the_first_batch_keeps_nothing(tmp_path, monkeypatch: p
 def test_finished_run_is_returned_at_once_on_resume(model_dir, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "run"
     found = antiphase.probe(str(model_dir), out=out, figures=False, progress=False, **OPTIONS)
-    monkeypatch.setattr("antiphase.probing.probe.inspect_model", None)
+    monkeypatch.setattr("antiphase.runs.run.inspect_model", None)
     again = antiphase.probe(str(model_dir), out=out, resume=True, figures=False, progress=False, **OPTIONS)
     assert again.summary == found.summary
 
@@ -165,7 +165,7 @@ def test_full_disk_keeps_what_was_written(model_dir, tmp_path, monkeypatch: pyte
             raise OSError(errno.ENOSPC, "No space left on device")
         write(table, where, **options)
 
-    monkeypatch.setattr("antiphase.probing.run_folder.pq.write_table", full)
+    monkeypatch.setattr("antiphase.runs.run_folder.pq.write_table", full)
     with pytest.raises(InvalidInputError, match=r"No space left.*--resume"):
         antiphase.probe(str(model_dir), out=out, figures=False, progress=False, **OPTIONS)
     monkeypatch.undo()

@@ -25,10 +25,10 @@ from antiphase.evaluation.compare import compare
 from antiphase.evaluation.evaluate import evaluate
 from antiphase.evaluation.result import Evaluation
 from antiphase.page.html import render_page
-from antiphase.probing.run_folder import RunFolder
 from antiphase.report.entries import sources_of
 from antiphase.report.sources import NothingFinishedError, read_run
 from antiphase.report.writing import document_of, write_report
+from antiphase.runs.run_folder import RunFolder
 from antiphase.types import MAGNITUDES
 from conftest import byte_tokenizer, tiny_model
 from evaluation_cases import TASK, scored
@@ -329,7 +329,7 @@ def test_a_full_disk_at_the_page_does_not_lose_a_probe(tmp_path, monkeypatch: py
     tables = {f"{name}.parquet" for name in ("tokens", "rollouts", "steps", "alternatives")}
     assert names == {"config.json", "summary.json", *tables}
     # The command again, and `antiphase report`, write it; nothing is measured anew.
-    monkeypatch.setattr("antiphase.probing.probe.run_batch", None)
+    monkeypatch.setattr("antiphase.runs.run.Run._run_models", None)
     again = probed(out, resume=True)
     assert again.summary == found.summary
     page = values_of(out / "report.html")

@@ -4,7 +4,17 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from antiphase.commands.options import Help, Parser, add_model_options, add_signal_options, count, print_written
+from antiphase.commands.options import (
+    Help,
+    Parser,
+    add_drawing_options,
+    add_model_options,
+    add_output_options,
+    add_signal_options,
+    count,
+    end_tokens,
+    print_written,
+)
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -21,14 +31,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     add_sampling_options(command.add_argument_group("rollouts"))
     add_model_options(command.add_argument_group("model"))
     add_signal_options(command.add_argument_group("signals"), measured=True)
-    output = command.add_argument_group("output")
-    output.add_argument("--out", type=Path, help="folder to write to (default: runs/eval-DATE-TIME)")
-    output.add_argument(
-        "--resume", action="store_true", help="continue the interrupted evaluation in --out, or begin one there"
-    )
-    output.add_argument("--no-figures", dest="figures", action="store_false", help="draw no figures")
-    output.add_argument("--no-report", dest="report", action="store_false", help="write no report.html")
-    output.add_argument("--quiet", dest="progress", action="store_false", help="no progress bar")
+    add_output_options(command.add_argument_group("output"), "eval")
 
 
 def add_task_options(group: "argparse._ArgumentGroup") -> None:
@@ -63,16 +66,7 @@ def add_sampling_options(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--max-new-tokens", type=int, help="length limit of a completion (default: the suite's, or 1024)"
     )
-    group.add_argument("--temperature", type=float, default=1.0, help="of the samples")
-    group.add_argument("--top-p", type=float, default=1.0, help="nucleus of the samples")
-    group.add_argument(
-        "--end-token", dest="end_tokens", action="append", help="text of one token that ends a completion"
-    )
-    group.add_argument("--seed", type=int, default=0, help="of sampling, subsampling and bootstrap")
-    group.add_argument("--engine", default="auto", help="auto, transformers, vllm")
-    group.add_argument("--vllm-memory", type=float, default=0.45, help="share of the GPU's memory for vLLM")
-    group.add_argument("--batch-size", type=int, default=16, help="rollouts generated and written at a time")
-    group.add_argument("--rollouts", metavar="FILE", help="given rollouts (.jsonl/.parquet): nothing is generated")
+    add_drawing_options(group)
 
 
 def evaluation_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -91,8 +85,7 @@ def evaluation_options(options: dict[str, Any]) -> dict[str, Any]:
         options["k"] = None if text is None else tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InvalidInputError(f"--k takes numbers with commas between them, such as 1,4,8; got {text!r}.") from None
-    if options["end_tokens"] is not None:
-        options["end_tokens"] = tuple(text.replace("\\n", "\n").replace("\\t", "\t") for text in options["end_tokens"])
+    options["end_tokens"] = end_tokens(options["end_tokens"])
     return options
 
 

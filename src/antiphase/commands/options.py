@@ -1,6 +1,7 @@
 """Parsers and options that the commands share."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,6 +28,38 @@ def add_model_options(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--device", default="auto", help="auto (cuda, mps, cpu), or any torch device")
     group.add_argument("--revision", help="branch, tag or commit on the hub")
     group.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
+
+
+def add_drawing_options(group: "argparse._ArgumentGroup") -> None:
+    """How completions are drawn, and by which engine."""
+    group.add_argument("--temperature", type=float, default=1.0, help="of the samples; 0 is greedy")
+    group.add_argument("--top-p", type=float, default=1.0, help="nucleus of the samples")
+    group.add_argument(
+        "--end-token", dest="end_tokens", action="append", help="text of one token that ends a completion"
+    )
+    group.add_argument("--seed", type=int, default=0, help="of sampling, subsampling and bootstrap")
+    group.add_argument("--engine", default="auto", help="auto, transformers, vllm")
+    group.add_argument("--vllm-memory", type=float, default=0.45, help="share of the GPU's memory for vLLM")
+    group.add_argument("--batch-size", type=int, default=16, help="rollouts generated and written at a time")
+    group.add_argument("--rollouts", metavar="FILE", help="given rollouts (.jsonl/.parquet): nothing is generated")
+
+
+def end_tokens(texts: Sequence[str] | None) -> tuple[str, ...] | None:
+    r"""What `--end-token` means; `\n` and `\t` are a line break and a tab."""
+    if texts is None:
+        return None
+    return tuple(text.replace("\\n", "\n").replace("\\t", "\t") for text in texts)
+
+
+def add_output_options(group: "argparse._ArgumentGroup", command: str) -> None:
+    """Where a run writes, and what."""
+    group.add_argument("--out", type=Path, help=f"folder to write to (default: runs/{command}-DATE-TIME)")
+    group.add_argument(
+        "--resume", action="store_true", help="continue the interrupted run in --out, or begin one there"
+    )
+    group.add_argument("--no-figures", dest="figures", action="store_false", help="draw no figures")
+    group.add_argument("--no-report", dest="report", action="store_false", help="write no report.html")
+    group.add_argument("--quiet", dest="progress", action="store_false", help="no progress bar")
 
 
 def add_signal_options(group: "argparse._ArgumentGroup", *, measured: bool = False) -> None:

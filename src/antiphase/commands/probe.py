@@ -5,7 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from antiphase.commands.options import Help, Parser, add_model_options, add_signal_options, count, print_written
+from antiphase.commands.options import (
+    Help,
+    Parser,
+    add_drawing_options,
+    add_model_options,
+    add_output_options,
+    add_signal_options,
+    count,
+    end_tokens,
+    print_written,
+)
 from antiphase.errors import InvalidInputError
 
 
@@ -28,19 +38,13 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     _add_rollout_options(command.add_argument_group("rollouts"))
     add_signal_options(command.add_argument_group("signals"))
     output = command.add_argument_group("output")
-    output.add_argument("--out", type=Path, help="folder to write to (default: runs/probe-DATE-TIME)")
-    output.add_argument(
-        "--resume", action="store_true", help="continue the interrupted run in --out, or begin one there"
-    )
-    output.add_argument("--no-figures", dest="figures", action="store_false", help="draw no figures")
+    add_output_options(output, "probe")
     output.add_argument(
         "--no-references",
         dest="references",
         action="store_false",
         help="with --checkpoints: draw no published curves beside",
     )
-    output.add_argument("--no-report", dest="report", action="store_false", help="write no report.html")
-    output.add_argument("--quiet", dest="progress", action="store_false", help="no progress bar")
 
 
 def _add_rollout_options(group: "argparse._ArgumentGroup") -> None:
@@ -54,11 +58,7 @@ def _add_rollout_options(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--no-chat-template", dest="chat_template", action="store_false", help="plain text prompts")
     group.add_argument("--samples", type=int, default=1, help="completions per prompt")
     group.add_argument("--max-new-tokens", type=int, default=128, help="length limit of a completion")
-    group.add_argument("--temperature", type=float, default=1.0, help="of the sampling; 0 is greedy")
-    group.add_argument("--top-p", type=float, default=1.0, help="nucleus of the sampling")
-    group.add_argument("--seed", type=int, default=0, help="of sampling, subsampling and bootstrap")
-    group.add_argument("--batch-size", type=int, default=16, help="rollouts generated and written at a time")
-    group.add_argument("--rollouts", metavar="FILE", help="given rollouts (.jsonl/.parquet): nothing is generated")
+    add_drawing_options(group)
     group.add_argument("--share-rollouts", action="store_true", help="measure every model on the first one's rollouts")
     group.add_argument("--allow-short", action="store_true", help="accept given rollouts below --min-tokens")
 
@@ -70,6 +70,7 @@ def run(options: dict[str, Any], out: Path) -> None:
         InvalidInputError: neither models nor checkpoints are named, or both.
     """
     models, checkpoints = options.pop("models"), options.pop("checkpoints")
+    options["end_tokens"] = end_tokens(options["end_tokens"])
     if checkpoints is not None:
         _run_checkpoints(models, checkpoints, options, out)
         return

@@ -15,7 +15,7 @@ import numpy as np
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.entrants import HEADLINE, Entrant, SeedRun, check_comparable
 from antiphase.evaluation.entries import Options
-from antiphase.probing.units import headline_entry, spearman_column
+from antiphase.runs.units import headline_entry, spearman_column
 from antiphase.statistics.association import rank_association
 from antiphase.statistics.estimate import mean_interval, number_or_none, share_interval
 from antiphase.statistics.paired import paired_difference

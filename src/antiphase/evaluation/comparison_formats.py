@@ -16,7 +16,7 @@ from antiphase.evaluation.evaluation_table import (
     share_text,
     text_table,
 )
-from antiphase.probing.probe_table import signed
+from antiphase.runs.table_text import signed
 
 HEADER = (
     "method", "seeds", "accuracy [95 %]", "difference [95 %]", "P(better)", "detectable", "verdict", "greedy",

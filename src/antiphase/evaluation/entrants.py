@@ -15,7 +15,7 @@ import pandas as pd
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.entries import entrant_keys
 from antiphase.evaluation.result import Evaluation
-from antiphase.probing.units import headline_entry, headline_of, spearman_column
+from antiphase.runs.units import headline_entry, headline_of, spearman_column
 from antiphase.statistics.accuracy import majority_at_k, pass_at_k
 
 _ASKED = ("problems_sha256", "split", "prompt_template", "system_prompt", "chat_template")

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from antiphase.errors import InvalidInputError
-from antiphase.evaluation.evaluation_config import EVALUATION, EvalConfig
+from antiphase.evaluation.evaluation_config import EvalConfig
 from antiphase.page.defaults import FILE
-from antiphase.probing.folder_kinds import read_marker, read_summary
-from antiphase.probing.probe_config import config_from
-from antiphase.probing.request import with_rollouts
+from antiphase.runs.folder_kinds import EVALUATION, read_marker, read_summary
+from antiphase.runs.run_config import config_from
+from antiphase.runs.run_request import with_rollouts
 
 _NAMED = re.compile(r"([^=/\\,]+)=(.+)")
 

@@ -1,40 +1,27 @@
-"""`evaluate`: sample, verify and measure, batch by batch, resumable, and sum it up.
-
-What can be refused without weights is refused before anything starts: tasks, data, architectures, layers, lengths and
-the output folder. Batches are written as they finish.
-"""
+"""`evaluate`: accuracy and inversion of one or several models, on the same rollouts."""
 
 import contextlib
-import tempfile
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
-from antiphase.evaluation.evaluation_config import EVALUATION, EvalConfig
 from antiphase.evaluation.evaluation_folder import EvalFolder
 from antiphase.evaluation.evaluation_summary import summarize_evaluation
 from antiphase.evaluation.matched_rollouts import given_batches
-from antiphase.evaluation.plan import Batch, batches_of
+from antiphase.evaluation.plan import ProblemBatch, batches_of
 from antiphase.evaluation.request import EvalRequest, eval_request
 from antiphase.evaluation.result import Evaluation
-from antiphase.evaluation.scoring import complete_batch, score_batch
-from antiphase.models.architecture import unwrap
-from antiphase.models.loading import LoadedModel, inspect_model, load_model
-from antiphase.page.defaults import FILE as REPORT
-from antiphase.page.html import add_page
-from antiphase.probing.batches import model_facts
-from antiphase.probing.items import Limits
-from antiphase.probing.probe_summary import commit, versions
-from antiphase.probing.run_folder import RunFolder
+from antiphase.evaluation.scoring import score_batch
+from antiphase.models.loading import LoadedModel
 from antiphase.progress import Progress
-from antiphase.rollouts.choosing import make_generator
-from antiphase.rollouts.engine import Generator
-from antiphase.rollouts.vllm_engine import VllmOptions
-from antiphase.signals.measure import chosen_layers
+from antiphase.runs.items import Limits
+from antiphase.runs.parts import Kind
+from antiphase.runs.run import Frames, Run
+from antiphase.runs.versions import versions
 from antiphase.tasks.pool import VerifierPool
 
 
@@ -82,165 +69,59 @@ def run_evaluation(request: EvalRequest, *, progress: bool = True) -> Evaluation
     Raises:
         AntiphaseError: as `evaluate`.
     """
-    with contextlib.ExitStack() as stack:
-        path = request.out
-        if path is None:
-            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
-        return _Run(request, progress).run(path)
+    return _EvaluationRun(request, progress=progress).run()
 
 
-class _Run:
-    def __init__(self, request: EvalRequest, progress: bool) -> None:
-        self.request, self.config, self.progress = request, request.config, progress
-        self.plans, self.matched, self.stored = request.plans, request.matched, request.stored
-        self.commit = commit()
+class _EvaluationRun(Run[EvalRequest, Evaluation]):
+    """What an evaluation does in its own way."""
 
-    def run(self, path: Path) -> Evaluation:
-        resume, report = self.request.resume, self.request.report
-        folder = EvalFolder.resume(path, self.stored) if resume else EvalFolder.create(path, self.stored)
-        if folder.complete:
-            found = Evaluation.load(path)
-            if report and not (path / REPORT).exists():
-                add_page(lambda: found.document(path.resolve().name), path / REPORT)
-            return found
-        try:
-            batches = self._check_models()
-            with VerifierPool() as pool:
-                self._run_models(folder, batches, pool)
-        except BaseException:
-            folder.discard_if_unused()
-            raise
-        return self._finish(folder, self.request.figures, report)
+    FOLDER = EvalFolder
+    RESAMPLED = "problems"
 
-    def _check_models(self) -> list[list[Batch]]:
-        """Every model's batches; refuses what can be refused without weights."""
-        batches = []
-        for name in self.config.models:
-            model, tokenizer = inspect_model(
-                name, trust_remote_code=self.config.trust_remote_code, revision=self.config.revision
-            )
-            for spec in self.config.specs():
-                chosen_layers(model, spec)
-            limits = Limits.of(unwrap(model))
-            if self.matched is None:
-                batches.append(batches_of(self.plans, tokenizer, limits, self.config))
-            else:
-                batches.append(given_batches(self.matched, tokenizer, limits, self.config))
-        return batches
+    @contextlib.contextmanager
+    def helpers(self) -> Iterator[None]:
+        with VerifierPool() as self.pool:
+            yield
 
-    def _run_models(self, folder: RunFolder, batches: list[list[Batch]], pool: VerifierPool) -> None:
-        stages = len(self.config.specs()) + (1 if self.matched is None else 0)
-        total = stages * sum(len(batch.items) for model in batches for batch in model)
-        with Progress(total, shown=self.progress) as bar:
-            for index, name in enumerate(self.config.models):
-                missing = [number for number in range(len(batches[index])) if not folder.has_part(index, number)]
-                done = set(range(len(batches[index]))) - set(missing)
-                bar.skip(f"{name}: resuming", stages * sum(len(batches[index][number].items) for number in done))
-                if not missing:
-                    continue
-                bar.stage(f"{name}: loading", 0)
-                loaded = self._load(name)
-                with _Engines(self.config, loaded, name) as engines:
-                    first = batches[index][0]
-                    facts = model_facts(loaded, first.items[0].prompt_ids, self.config.specs())
-                    engine = None if self.matched is not None else engines.of(first).name
-                    folder.write_model(index, {**facts, "engine": engine})
-                    for number in missing:
-                        batch = batches[index][number]
-                        items = batch.items
-                        if self.matched is None:
-                            items = complete_batch(batch, number, engines.of(batch), loaded, bar)
-                        tables = score_batch(
-                            batch,
-                            items,
-                            loaded,
-                            self.config.specs(),
-                            pool,
-                            bar,
-                            units=self.config.units(),
-                            timeout=self.config.timeout,
-                            by_projection=self.config.by_projection,
-                        )
-                        folder.write_part(index, number, tables)
-                del loaded
+    def batches(self, tokenizer: Any, limits: Limits) -> list[ProblemBatch]:
+        if self.request.matched is None:
+            return batches_of(self.request.plans, tokenizer, limits, self.config)
+        return given_batches(self.request.matched, tokenizer, limits, self.config)
 
-    def _load(self, name: str) -> LoadedModel:
-        return load_model(
-            name,
-            dtype=self.config.dtype,
-            device=self.config.device,
-            trust_remote_code=self.config.trust_remote_code,
-            revision=self.config.revision,
+    def tables(self, batch: ProblemBatch, loaded: LoadedModel, bar: Progress) -> dict[Kind, pa.Table]:
+        return score_batch(
+            batch,
+            loaded,
+            self.config.specs(),
+            self.pool,
+            bar,
+            units=self.config.units(),
+            timeout=self.config.timeout,
+            by_projection=self.config.by_projection,
         )
 
-    def _finish(self, folder: RunFolder, figures: bool, report: bool) -> Evaluation:
-        models = {name: folder.read_model(index) for index, name in enumerate(self.config.models)}
-        folder.merge_parts()
-        tokens, rollouts = folder.read_frames()
-        steps = folder.read_steps()
-        with Progress(1, shown=self.progress) as bar:
-            bar.stage("resampling problems", 1)
-            results = summarize_evaluation(
-                tokens, rollouts, steps, models, self.config, self.request.identities, tick=bar.advance
-            )
-        summary = {
-            "format": EVALUATION.format,
-            "format_version": EVALUATION.version,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "versions": versions() | verifier_versions(),
-            "commit": self.commit,
-            "seed": self.config.seed,
-            "config": dict(self.stored),
-            **results,
-        }
-        found = Evaluation(tokens, rollouts, summary, steps)
-        if figures:
-            with Progress(1, shown=self.progress) as bar:
-                bar.stage("drawing figures", 1)
-                found.save_figures(folder.path / "figures")
-        # The summary marks the run as complete, so it comes after all that the run is for, and the parts go after it.
-        # The page can be made again at any time.
-        folder.write_json("summary.json", summary)
-        folder.drop_parts()
-        if report:
-            add_page(lambda: found.document(folder.path.resolve().name), folder.path / REPORT)
-        return found
-
-
-class _Engines(contextlib.AbstractContextManager["_Engines"]):
-    """The engines of one model, one for each set of end tokens; closed at the end."""
-
-    def __init__(self, config: EvalConfig, loaded: LoadedModel, name: str) -> None:
-        self._config, self._loaded, self._name = config, loaded, name
-        self._made: dict[tuple[int, ...], Generator] = {}
-
-    def of(self, batch: Batch) -> Generator:
-        """The engine that ends completions at the batch's end tokens."""
-        if batch.end_ids not in self._made:
-            for engine in self._made.values():  # vLLM holds most of a GPU
-                engine.close()
-            self._made = {
-                batch.end_ids: make_generator(
-                    self._config.engine,
-                    self._loaded,
-                    end_ids=batch.end_ids,
-                    vllm=self._vllm() if self._config.engine == "vllm" else None,
-                )
-            }
-        return self._made[batch.end_ids]
-
-    def _vllm(self) -> VllmOptions:
-        return VllmOptions(
-            self._name,
-            dtype=self._config.dtype,
-            revision=self._config.revision,
-            trust_remote_code=self._config.trust_remote_code,
-            memory_share=self._config.vllm_memory,
+    def results(self, frames: Frames, models: dict[str, dict[str, Any]], bar: Progress) -> dict[str, Any]:
+        return summarize_evaluation(
+            frames.tokens,
+            frames.rollouts,
+            frames.steps,
+            models,
+            self.config,
+            self.request.identities,
+            tick=bar.advance,
         )
 
-    def __exit__(self, *exception: object) -> None:
-        for engine in self._made.values():
-            engine.close()
+    def found(self, frames: Frames, summary: dict[str, Any]) -> Evaluation:
+        return Evaluation(frames.tokens, frames.rollouts, summary, frames.steps)
+
+    def load(self, path: Path) -> Evaluation:
+        return Evaluation.load(path)
+
+    def draw(self, found: Evaluation, folder: Path) -> None:
+        found.save_figures(folder)
+
+    def versions(self) -> dict[str, str]:
+        return versions() | verifier_versions()
 
 
 def verifier_versions() -> dict[str, str]:

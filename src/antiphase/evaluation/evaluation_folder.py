@@ -1,7 +1,7 @@
 """The folder of an evaluation: the same files and rules as a probe's."""
 
-from antiphase.evaluation.evaluation_config import EVALUATION
-from antiphase.probing.run_folder import RunFolder
+from antiphase.runs.folder_kinds import EVALUATION
+from antiphase.runs.run_folder import RunFolder
 
 
 class EvalFolder(RunFolder):

@@ -9,7 +9,7 @@ import pandas as pd
 from antiphase.evaluation.benchmark import results_benchmark
 from antiphase.evaluation.evaluation_config import NO_SIGNALS, EvalConfig
 from antiphase.evaluation.task_metrics import accuracy_metrics, inside_metrics
-from antiphase.probing.probe_summary import signal_statistics
+from antiphase.runs.signal_statistics import signal_statistics
 
 
 def summarize_evaluation(

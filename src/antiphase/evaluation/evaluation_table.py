@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from antiphase.evaluation.task_metrics import SCORES
-from antiphase.probing.probe_table import interval_text, signed, unit_note, with_interval
-from antiphase.probing.units import by_unit, headline_of
+from antiphase.runs.table_text import interval_text, signed, unit_note, with_interval
+from antiphase.runs.units import by_unit, headline_of
 from antiphase.tasks.specs import parse_spec
 
 Entry = Mapping[str, Any]

@@ -15,8 +15,8 @@ from antiphase.data.prompt_rendering import end_token_ids
 from antiphase.data.tables import TableRow
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.evaluation_config import EvalConfig
-from antiphase.evaluation.plan import GREEDY, Batch, TaskPlan, rollout_name
-from antiphase.probing.items import Item, Limits
+from antiphase.evaluation.plan import GREEDY, ProblemBatch, TaskPlan, rollout_name
+from antiphase.runs.items import Item, Limits
 from antiphase.tasks.problem import Problem
 
 # (task or None for any, kind of key, key) → the problems that it names, each with its task's place.
@@ -152,7 +152,7 @@ def _sample(row: TableRow, problem: Problem, counts: dict[str, int]) -> int:
 
 def given_batches(
     matched: Sequence[tuple[TaskPlan, Sequence[GivenCompletion]]], tokenizer: Any, limits: Limits, config: EvalConfig
-) -> list[Batch]:
+) -> list[ProblemBatch]:
     """The given rollouts as batches that need no generation.
 
     Raises:
@@ -168,7 +168,7 @@ def given_batches(
             for item, given in zip(items, part, strict=True):
                 limits.check(item, given.place, 0)
             problems, samples = tuple(given.problem for given in part), tuple(given.sample for given in part)
-            batches.append(Batch(plan, config.sampling(plan.max_new_tokens), ends, items, problems, samples))
+            batches.append(ProblemBatch(items, config.sampling(plan.max_new_tokens), ends, plan, problems, samples))
     return batches
 
 

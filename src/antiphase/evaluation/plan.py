@@ -12,8 +12,7 @@ from typing import Any
 from antiphase.data.prompt_rendering import PromptFormat, end_token_ids
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.evaluation_config import EvalConfig
-from antiphase.probing.items import Item, Limits
-from antiphase.rollouts.sampling_spec import Sampling
+from antiphase.runs.items import Batch, Item, Limits
 from antiphase.tasks.problem import Problem, Task
 from antiphase.tasks.registry import load_task
 from antiphase.tasks.suites import SuiteEntry, resolve_suite
@@ -106,27 +105,27 @@ def plan_entry(entry: SuiteEntry, task: Task, config: EvalConfig) -> TaskPlan:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Rollouts that are completed, verified, measured and written together.
+class ProblemBatch(Batch):
+    """Rollouts of one task that are completed, verified, measured and written together.
 
     Args:
         plan: their task.
-        sampling: how they are drawn.
-        end_ids: end tokens besides the model's own.
-        items: the rollouts.
         problems: of each item.
         samples: number of each item among its problem's samples; `GREEDY` for the greedy one.
     """
 
     plan: TaskPlan
-    sampling: Sampling
-    end_ids: tuple[int, ...]
-    items: tuple[Item, ...]
     problems: tuple[Problem, ...]
     samples: tuple[int, ...]
 
+    @property
+    def label(self) -> str:
+        """The task, or the beginning of a long one."""
+        spec = self.plan.task.spec
+        return spec if len(spec) <= 32 else f"{spec[:31]}…"
 
-def batches_of(plans: Sequence[TaskPlan], tokenizer: Any, limits: Limits, config: EvalConfig) -> list[Batch]:
+
+def batches_of(plans: Sequence[TaskPlan], tokenizer: Any, limits: Limits, config: EvalConfig) -> list[ProblemBatch]:
     """Every rollout of a model, tokenised by its tokenizer, in batches of one task and one kind of sampling.
 
     Raises:
@@ -148,9 +147,8 @@ def batches_of(plans: Sequence[TaskPlan], tokenizer: Any, limits: Limits, config
             for start in range(0, len(rows), config.batch_size):
                 part = rows[start : start + config.batch_size]
                 items = tuple(_item(plan, problem, sample, ids) for problem, ids, sample in part)
-                batches.append(
-                    Batch(plan, sampling, ends, items, tuple(p for p, _, _ in part), tuple(s for _, _, s in part))
-                )
+                problems, numbers = tuple(p for p, _, _ in part), tuple(s for _, _, s in part)
+                batches.append(ProblemBatch(items, sampling, ends, plan, problems, numbers))
     return batches
 
 

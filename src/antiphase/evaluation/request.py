@@ -10,36 +10,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from antiphase.evaluation.evaluation_config import EVALUATION, EvalConfig
+from antiphase.evaluation.evaluation_config import EvalConfig
 from antiphase.evaluation.matched_rollouts import GivenCompletion, given_digest, load_given
 from antiphase.evaluation.plan import TaskPlan, check_distinct, plan_tasks
 from antiphase.models.saved import saved_digest
-from antiphase.probing.folder_kinds import check_out
-from antiphase.probing.probe_config import config_from
-from antiphase.probing.request import check_outputs, with_rollouts
+from antiphase.runs.folder_kinds import EVALUATION
+from antiphase.runs.run_config import config_from
+from antiphase.runs.run_request import Outputs, RunRequest, with_rollouts
 from antiphase.tasks.own_task import code_digests, recorded_code
 
 
 @dataclass(frozen=True)
-class EvalRequest:
+class EvalRequest(RunRequest):
     """An evaluation that only a model can still refuse.
 
     Args:
         config: every option.
+        outputs: where it writes.
         plans: the tasks with their problems; of given rollouts, those that they answer.
         matched: the given rollouts by task, or None.
-        out: folder to write to; None keeps nothing on disk.
-        resume: continue the run in `out`.
-        figures, report: whether they are wanted.
     """
 
     config: EvalConfig
+    outputs: Outputs
     plans: list[TaskPlan]
     matched: list[tuple[TaskPlan, list[GivenCompletion]]] | None
-    out: Path | None
-    resume: bool
-    figures: bool
-    report: bool
 
     @functools.cached_property
     def identities(self) -> list[dict[str, Any]]:
@@ -76,15 +71,13 @@ def eval_request(
     """
     options, in_memory = with_rollouts(options, rollouts)
     given = options.get("rollouts") if in_memory is None else in_memory
-    config: EvalConfig = config_from(models, options, EvalConfig)
-    drawn = check_outputs(out, resume=resume, figures=figures)
+    config = config_from(models, options, EvalConfig)
+    outputs = Outputs.of(out, resume=resume, figures=figures, report=report)
     plans = plan_tasks(config)
     check_distinct(plans)
     matched = None if given is None else load_given(given, plans)
     if matched is not None:
         plans = [plan for plan, _ in matched]
-    place = None if out is None else Path(out)
-    request = EvalRequest(config, plans, matched, place, resume, drawn, report and place is not None)
-    if place is not None:
-        check_out(place, EVALUATION, request.stored, resume=resume)
+    request = EvalRequest(config, outputs, plans, matched)
+    outputs.check(EVALUATION, request.stored)
     return request

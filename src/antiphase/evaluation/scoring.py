@@ -1,4 +1,4 @@
-"""One batch of rollouts: complete it, verify it, measure it, and lay it out as tables.
+"""One batch of completed rollouts: verify it, measure it, and lay it out as tables.
 
 The signals are measured on the very token ids that were sampled, by the engine that `antiphase probe` uses.
 """
@@ -11,14 +11,13 @@ import pandas as pd
 import pyarrow as pa
 
 from antiphase.evaluation.evaluation_config import NO_SIGNALS
-from antiphase.evaluation.plan import GREEDY, Batch
+from antiphase.evaluation.plan import GREEDY, ProblemBatch
 from antiphase.models.loading import LoadedModel
-from antiphase.probing.batches import ROLLOUT_SCHEMA, measure_items, short_name
-from antiphase.probing.items import Item, completed
-from antiphase.probing.parts import Kind
-from antiphase.probing.unit_spec import UnitSpec
 from antiphase.progress import Progress
-from antiphase.rollouts.engine import Generator
+from antiphase.runs.items import Item
+from antiphase.runs.measuring import ROLLOUT_SCHEMA, measure_items
+from antiphase.runs.parts import Kind
+from antiphase.runs.unit_spec import UnitSpec
 from antiphase.signal_spec import SignalSpec
 from antiphase.tasks.pool import VerifierPool
 
@@ -32,23 +31,8 @@ SCHEMA = pa.schema(
 )
 
 
-def complete_batch(
-    batch: Batch, number: int, generator: Generator, loaded: LoadedModel, bar: Progress
-) -> tuple[Item, ...]:
-    """The batch's items with their completions; those that have one keep it."""
-    if batch.items[0].completion_ids is not None:
-        return batch.items
-    bar.stage(f"{short_name(loaded)}: generating ({batch.plan.task.spec[:24]})", len(batch.items))
-    drawn = generator.complete([item.prompt_ids for item in batch.items], batch.sampling, number, tick=bar.advance)
-    bar.end_stage()
-    return tuple(
-        completed(item, one.ids, one.finish, loaded.tokenizer) for item, one in zip(batch.items, drawn, strict=True)
-    )
-
-
 def score_batch(
-    batch: Batch,
-    items: Sequence[Item],
+    batch: ProblemBatch,
     loaded: LoadedModel,
     specs: Sequence[SignalSpec],
     pool: VerifierPool,
@@ -61,8 +45,7 @@ def score_batch(
     """Verify and measure completed items; the rows of this batch in tokens, steps and rollouts.
 
     Args:
-        batch: whose problems the items answer.
-        items: with completions.
+        batch: completed.
         loaded: the model that measures.
         specs: what to measure; none is nothing.
         pool: that verifies.
@@ -71,6 +54,7 @@ def score_batch(
         timeout: seconds for one verification.
         by_projection: keep the strength of every layer's projection.
     """
+    items = batch.items
     texts = [str(loaded.tokenizer.decode(list(item.completion_ids or ()), skip_special_tokens=True)) for item in items]
     verdicts = pool.check(list(zip(texts, batch.problems, strict=True)), timeout)
     judged = {}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from antiphase.probing.units import spearman_column
+from antiphase.runs.units import spearman_column
 from antiphase.statistics.accuracy import majority_at_k, pass_at_k
 from antiphase.statistics.estimate import Estimate, mean_interval, share_interval
 from antiphase.statistics.ranking import best_of_k, within_problem_auroc

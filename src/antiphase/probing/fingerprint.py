@@ -13,8 +13,8 @@ from antiphase.page.building import signals_document
 from antiphase.page.document import Document
 from antiphase.page.html import render_overview
 from antiphase.probing.probe_table import render_table
-from antiphase.probing.run_folder import RunFolder
-from antiphase.probing.units import by_unit, headline_of
+from antiphase.runs.run_folder import RunFolder
+from antiphase.runs.units import by_unit, headline_of
 from antiphase.signal_spec import UNITS, Unit, check_one_of
 
 if TYPE_CHECKING:

@@ -1,36 +1,28 @@
-"""`probe`: run a whole probe, batch by batch, resumable, and sum it up.
+"""`probe`: rollouts of one or several models, their signals, and how these are correlated."""
 
-What can be refused without weights is refused before anything starts: sources, architectures, layers, lengths,
-token ids and the output folder. Each model's weights, and one tiny measurement, are checked before its first
-rollout. Batches are written as they finish.
-"""
-
-import contextlib
-import tempfile
+import dataclasses
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 from torch import nn
 
 from antiphase import figures as drawing
+from antiphase.data.prompt_rendering import end_token_ids
 from antiphase.errors import InvalidInputError
-from antiphase.models.architecture import unwrap
-from antiphase.models.loading import LoadedModel, check_finite, inspect_model, load_model
-from antiphase.page.defaults import FILE as REPORT
-from antiphase.page.html import add_page
-from antiphase.probing.batches import model_facts, run_batch
+from antiphase.models.loading import LoadedModel, check_finite
 from antiphase.probing.fingerprint import Fingerprint
-from antiphase.probing.folder_kinds import PROBE
-from antiphase.probing.items import Item, Limits, items_for, shared_items
-from antiphase.probing.probe_summary import commit, summarize, versions
-from antiphase.probing.request import Request, probe_request
-from antiphase.probing.run_folder import RunFolder
+from antiphase.probing.probe_summary import summarize
+from antiphase.probing.request import ProbeRequest, probe_request
+from antiphase.probing.source import items_for, shared_items
 from antiphase.progress import Progress
-from antiphase.signals.alternatives import check_alternatives
-from antiphase.signals.measure import chosen_layers
+from antiphase.runs.items import Batch, Limits
+from antiphase.runs.measuring import measure_items
+from antiphase.runs.parts import Kind
+from antiphase.runs.run import Frames, Run
+from antiphase.runs.run_folder import RunFolder
 
 
 def probe(
@@ -76,7 +68,7 @@ def probe(
     return run_probe(request, in_memory, progress=progress)
 
 
-def run_probe(request: Request, in_memory: LoadedModel | None = None, *, progress: bool = True) -> Fingerprint:
+def run_probe(request: ProbeRequest, in_memory: LoadedModel | None = None, *, progress: bool = True) -> Fingerprint:
     """Run a probe whose arguments are checked.
 
     Args:
@@ -87,11 +79,12 @@ def run_probe(request: Request, in_memory: LoadedModel | None = None, *, progres
     Raises:
         AntiphaseError: as `probe`.
     """
-    with contextlib.ExitStack() as stack:
-        path = request.out
-        if path is None:
-            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
-        return _Run(request, in_memory, progress).run(path)
+    if in_memory is not None and request.config.engine == "vllm":
+        raise InvalidInputError(
+            "the engine 'vllm' loads a model by its name, and this model is in memory. Leave the engine out, or save "
+            "the model and name its folder."
+        )
+    return _ProbeRun(request, progress=progress, in_memory=in_memory).run()
 
 
 def _in_memory(model: str | Path | Sequence[str | Path] | nn.Module, tokenizer: Any, name: str) -> LoadedModel | None:
@@ -107,117 +100,46 @@ def _in_memory(model: str | Path | Sequence[str | Path] | nn.Module, tokenizer: 
     return LoadedModel(name, model, tokenizer, None)
 
 
-class _Run:
-    def __init__(self, request: Request, in_memory: LoadedModel | None, progress: bool) -> None:
-        self.request, self.config, self.source = request, request.config, request.source
-        self.stored = request.stored
-        self.in_memory, self.progress = in_memory, progress
-        self.commit = commit()
+class _ProbeRun(Run[ProbeRequest, Fingerprint]):
+    """What a probe does in its own way."""
 
-    def run(self, path: Path) -> Fingerprint:
-        resume, report = self.request.resume, self.request.report
-        folder = RunFolder.resume(path, self.stored) if resume else RunFolder.create(path, self.stored)
-        if folder.complete:
-            found = Fingerprint.load(path)
-            if report and not (path / REPORT).exists():
-                add_page(lambda: found.document(path.resolve().name), path / REPORT)
-            return found
-        try:
-            items = self._check_models()
-            self._run_models(folder, items)
-        except BaseException:
-            folder.discard_if_unused()
-            raise
-        return self._finish(folder, self.request.figures, report)
+    FOLDER = RunFolder
+    RESAMPLED = "prompts"
 
-    def _check_models(self) -> list[list[Item]]:
-        """Every model's items; refuses what can be refused without weights."""
-        items = []
-        for name in self.config.models:
-            if self.in_memory is not None:
-                model, tokenizer = self.in_memory.model, self.in_memory.tokenizer
-            else:
-                model, tokenizer = inspect_model(
-                    name, trust_remote_code=self.config.trust_remote_code, revision=self.config.revision
-                )
-            for spec in self.config.specs():
-                chosen_layers(model, spec)
-            limits = Limits.of(unwrap(model))
-            check_alternatives(self.config.alternatives, limits.vocabulary)
-            items.append(items_for(self.source, tokenizer, limits, self.config))
-        return items
+    def batches(self, tokenizer: Any, limits: Limits) -> list[Batch]:
+        items = items_for(self.request.source, tokenizer, limits, self.config)
+        ends = tuple(end_token_ids(self.config.end_tokens or (), tokenizer))
+        size = self.config.batch_size
+        parts = (tuple(items[start : start + size]) for start in range(0, len(items), size))
+        return [Batch(part, self.config.sampling(), ends) for part in parts]
 
-    def _run_models(self, folder: RunFolder, items: list[list[Item]]) -> None:
-        stages = len(self.config.specs()) + (0 if self.source.rollouts else 1)
-        with Progress(stages * sum(map(len, items)), shown=self.progress) as bar:
-            for index, name in enumerate(self.config.models):
-                size = self.config.batch_size
-                batches = [items[index][i : i + size] for i in range(0, len(items[index]), size)]
-                missing = [number for number in range(len(batches)) if not folder.has_part(index, number)]
-                bar.skip(f"{name}: resuming", stages * sum(len(b) for n, b in enumerate(batches) if n not in missing))
-                if not missing:
-                    continue
-                bar.stage(f"{name}: loading", 0)
-                loaded = self.in_memory or self._load(name)
-                if index > 0 and self.config.share_rollouts:
-                    batches = self._shared(folder, batches, loaded)
-                folder.write_model(index, model_facts(loaded, items[index][0].prompt_ids, self.config.specs()))
-                for number in missing:
-                    folder.write_part(index, number, run_batch(loaded, batches[number], number, self.config, bar))
-                del loaded
-
-    def _load(self, name: str) -> LoadedModel:
-        return load_model(
-            name,
-            dtype=self.config.dtype,
-            device=self.config.device,
-            trust_remote_code=self.config.trust_remote_code,
-            revision=self.config.revision,
-        )
-
-    def _shared(self, folder: RunFolder, batches: list[list[Item]], loaded: LoadedModel) -> list[list[Item]]:
-        first = self._tokenizer_of_first()
+    def shared(self, batches: Sequence[Batch], loaded: LoadedModel, folder: RunFolder) -> Sequence[Batch]:
+        if not self.config.share_rollouts:
+            return batches
+        _, first = self.inspected(self.config.models[0])
         estimator = self.config.specs()[0].estimator
-        completed = []
+        found = []
         for number, batch in enumerate(batches):
             rows = folder.read_part(0, number, "rollouts").to_pylist()
             rows = [row for row in rows if row["estimator"] == estimator]
-            completed.append(shared_items(rows, batch, loaded.tokenizer, first))
-        return completed
-
-    def _tokenizer_of_first(self) -> Any:
-        return inspect_model(
-            self.config.models[0], trust_remote_code=self.config.trust_remote_code, revision=self.config.revision
-        )[1]
-
-    def _finish(self, folder: RunFolder, figures: bool, report: bool) -> Fingerprint:
-        models = {name: folder.read_model(index) for index, name in enumerate(self.config.models)}
-        folder.merge_parts()
-        tokens, rollouts = folder.read_frames()
-        steps = folder.read_steps()
-        with Progress(len(models) * len(self.config.specs()), shown=self.progress) as bar:
-            bar.stage("resampling prompts", len(models) * len(self.config.specs()))
-            step = 1 / (len(models) * len(self.config.specs()))
-            results = summarize(tokens, rollouts, steps, models, self.config, tick=lambda: bar.advance(step))
-        summary = {
-            "format": PROBE.format,
-            "format_version": PROBE.version,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "versions": versions(),
-            "commit": self.commit,
-            "seed": self.config.seed,
-            "config": dict(self.stored),
-            **results,
-        }
-        if figures:
-            with Progress(1, shown=self.progress) as bar:
-                bar.stage("drawing figures", 1)
-                drawing.save_figures(tokens, summary["results"], folder.path / "figures")
-        found = Fingerprint(tokens, rollouts, summary, folder.read_alternatives(), steps)
-        # The summary marks the run as complete, so it comes after all that the run is for, and the parts go after it.
-        # The page can be made again at any time.
-        folder.write_json("summary.json", summary)
-        folder.drop_parts()
-        if report:
-            add_page(lambda: found.document(folder.path.resolve().name), folder.path / REPORT)
+            items = shared_items(rows, batch.items, loaded.tokenizer, first)
+            found.append(dataclasses.replace(batch, items=tuple(items)))
         return found
+
+    def tables(self, batch: Batch, loaded: LoadedModel, bar: Progress) -> dict[Kind, pa.Table]:
+        return measure_items(loaded, batch.items, self.config.specs(), self.config.units(), bar).tables()
+
+    def results(self, frames: Frames, models: dict[str, dict[str, Any]], bar: Progress) -> dict[str, Any]:
+        step = 1 / (len(models) * len(self.config.specs()))
+        return summarize(
+            frames.tokens, frames.rollouts, frames.steps, models, self.config, tick=lambda: bar.advance(step)
+        )
+
+    def found(self, frames: Frames, summary: dict[str, Any]) -> Fingerprint:
+        return Fingerprint(frames.tokens, frames.rollouts, summary, frames.alternatives, frames.steps)
+
+    def load(self, path: Path) -> Fingerprint:
+        return Fingerprint.load(path)
+
+    def draw(self, found: Fingerprint, folder: Path) -> None:
+        drawing.save_figures(found.tokens, found.summary["results"], folder)

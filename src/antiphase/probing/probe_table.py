@@ -4,10 +4,9 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from antiphase.probing.units import by_unit, headline_of
+from antiphase.runs.table_text import aligned, interval_text, signed, undefined_note, unit_note, with_interval
+from antiphase.runs.units import by_unit, headline_of
 
-_WIDEST = 1000
-_TEXTS = ("model", "checkpoint", "estimator")
 # The links of the paper's own argument, as the notes name them.
 _CHAIN = {"entropy–logit": "H and logit", "logit–hidden": "logit and ‖h‖", "hidden–strength": "‖h‖ and strength"}
 _ESTIMATES = {
@@ -17,25 +16,6 @@ _ESTIMATES = {
     "full": "full context, every chosen layer",
     "oracle": "full context by its definition",
 }
-
-
-def signed(value: float | None) -> str:
-    """`+0.123` with a real minus sign; `undefined` for None."""
-    return "undefined" if value is None else f"{value:+.3f}".replace("-", "−")
-
-
-def interval_text(entry: Mapping[str, float | None]) -> str:
-    """`[−0.20, −0.10]`, or nothing where there is no interval."""
-    if entry["low"] is None:
-        return "—"
-    return f"[{signed(entry['low'])}, {signed(entry['high'])}]"
-
-
-def with_interval(entry: Mapping[str, float | None] | None) -> str:
-    """`−0.15 [−0.20, −0.10]`; a dash where nothing was measured."""
-    if entry is None:
-        return "—"
-    return signed(entry["value"]) if entry["low"] is None else f"{signed(entry['value'])} {interval_text(entry)}"
 
 
 def render_table(summary: Mapping[str, Any], width: int = 118) -> str:
@@ -66,24 +46,6 @@ def render_table(summary: Mapping[str, Any], width: int = 118) -> str:
     return "\n".join(["", *lines, "", *notes])
 
 
-def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table, as wide as it is, so that every row has one line."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in header:
-        table.add_column(name, justify="left" if name in _TEXTS else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console = Console(file=io.StringIO(), width=_WIDEST, color_system=None, highlight=False)
-    console.print(table)
-    assert isinstance(console.file, io.StringIO)
-    return [line.rstrip() for line in console.file.getvalue().split("\n") if line.strip()]
-
-
 def _under_names(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """The same without the column of models: each name has a line of its own, above the lines of its estimators."""
     head, rule, *lines = aligned(header[1:], [row[1:] for row in rows])
@@ -95,25 +57,8 @@ def _under_names(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[s
     return [f"  {head}", f" {rule[1]}{rule[1]}{rule[1:]}", *named]
 
 
-def unit_note(result: Mapping[str, Any]) -> str:
-    """What the units of a result are, with the splitter and the step strength that it was measured by."""
-    return (
-        "by type: means over each distinct token id (the paper's fingerprint); by token: positions; by step: the "
-        f"parts of a rollout ({result.get('splitter', 'sentence')}; strength: {result.get('step_strength', 'mean')})."
-    )
-
-
 def _counted(num: int, noun: str) -> str:
     return f"{num:,} {noun}" if num == 1 else f"{num:,} {noun}s"
-
-
-def undefined_note(result: Mapping[str, Any]) -> str | None:
-    """How many rollouts have no ρ of their own over each unit; None where all have one."""
-    units = {unit: entry["num_undefined"] for unit, entry in by_unit(result).items() if entry["num_undefined"]}
-    if not units:
-        return None
-    counts = ", ".join(f"{count} of {result['num_rollouts']} by {unit}" for unit, count in units.items())
-    return f"rollouts without a ρ of their own (too few items, or constant ones): {counts}."
 
 
 def _of_result(result: Mapping[str, Any]) -> list[str]:

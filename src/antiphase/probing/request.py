@@ -5,41 +5,37 @@ a wrong option or a missing file is refused at once.
 """
 
 import functools
-import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from antiphase.errors import InvalidInputError, MissingExtraError
+from antiphase.errors import InvalidInputError
 from antiphase.probing.checkpoints import Found, find_checkpoints
-from antiphase.probing.folder_kinds import PROBE, SERIES, check_out
-from antiphase.probing.items import Source, load_source
-from antiphase.probing.probe_config import GIVEN_ROWS, ProbeConfig, config_from
+from antiphase.probing.probe_config import ProbeConfig
+from antiphase.probing.source import Source, load_source
+from antiphase.runs.folder_kinds import PROBE, SERIES
+from antiphase.runs.run_config import config_from
+from antiphase.runs.run_request import Outputs, RunRequest, with_rollouts
 
 # Of the options of a probe, those that a trajectory settles itself.
 NOT_OF_A_SERIES = ("models", "revision")
 
 
 @dataclass(frozen=True)
-class Request:
+class ProbeRequest(RunRequest):
     """A probe that only a model can still refuse.
 
     Args:
         config: every option.
+        outputs: where it writes.
         source: the prompts, or the given rollouts.
-        out: folder to write to; None keeps nothing on disk.
-        resume: continue the run in `out`.
-        figures, report: whether they are wanted.
     """
 
     config: ProbeConfig
+    outputs: Outputs
     source: Source
-    out: Path | None
-    resume: bool
-    figures: bool
-    report: bool
 
     @functools.cached_property
     def stored(self) -> dict[str, Any]:
@@ -61,7 +57,7 @@ class SeriesRequest:
     found: Found
     given: Any
     options: Mapping[str, Any]
-    request: Request
+    request: ProbeRequest
 
     @functools.cached_property
     def stored(self) -> dict[str, Any]:
@@ -79,7 +75,7 @@ def probe_request(
     figures: bool | None = None,
     report: bool = True,
     **options: Any,
-) -> Request:
+) -> ProbeRequest:
     """Check the arguments of `probe`; see there.
 
     Raises:
@@ -87,12 +83,10 @@ def probe_request(
         MissingExtraError: figures or a hub data set are asked for without the package that they need.
     """
     options, given = with_rollouts(options, rollouts)
-    config: ProbeConfig = config_from(models, options)
-    drawn = check_outputs(out, resume=resume, figures=figures)
-    place = None if out is None else Path(out)
-    request = Request(config, load_source(config, given), place, resume, drawn, report and place is not None)
-    if place is not None:
-        check_out(place, PROBE, request.stored, resume=resume)
+    config = config_from(models, options, ProbeConfig)
+    outputs = Outputs.of(out, resume=resume, figures=figures, report=report)
+    request = ProbeRequest(config, outputs, load_source(config, given))
+    outputs.check(PROBE, request.stored)
     return request
 
 
@@ -116,38 +110,10 @@ def series_request(
         raise InvalidInputError(
             "revision does not go with checkpoints: write it after each one, as in HUB-ID@step1000,HUB-ID@step2000."
         )
-    config: ProbeConfig = config_from(
-        "checkpoints", {key: value for key, value in options.items() if key not in NOT_OF_A_SERIES}
-    )
-    drawn = check_outputs(out, resume=resume, figures=figures)
-    place = None if out is None else Path(out)
+    of_each = {key: value for key, value in options.items() if key not in NOT_OF_A_SERIES}
+    config = config_from("checkpoints", of_each, ProbeConfig)
+    outputs = Outputs.of(out, resume=resume, figures=figures, report=report)
     found = find_checkpoints(checkpoints)
-    shared = Request(config, load_source(config, given), place, resume, drawn, report and place is not None)
-    request = SeriesRequest(found, given, options, shared)
-    if place is not None:
-        check_out(place, SERIES, request.stored, resume=resume)
+    request = SeriesRequest(found, given, options, ProbeRequest(config, outputs, load_source(config, given)))
+    outputs.check(SERIES, request.stored)
     return request
-
-
-def with_rollouts(options: Mapping[str, Any], rollouts: Any) -> tuple[dict[str, Any], Any]:
-    """The options with where given rollouts come from, and those that are in memory (else None)."""
-    if isinstance(rollouts, str | Path):
-        return {**options, "rollouts": str(rollouts)}, None
-    if rollouts is None:
-        return dict(options), None
-    return {**options, "rollouts": GIVEN_ROWS}, rollouts
-
-
-def check_outputs(out: str | Path | None, *, resume: bool, figures: bool | None) -> bool:
-    """Whether figures are to be drawn: as asked, else wherever there is a folder and matplotlib.
-
-    Raises:
-        InvalidInputError: there is nothing to resume in.
-        MissingExtraError: figures are asked for, and matplotlib is absent.
-    """
-    if resume and out is None:
-        raise InvalidInputError("resume needs out, the folder of the interrupted run.")
-    can_draw = importlib.util.find_spec("matplotlib") is not None
-    if figures and not can_draw:
-        raise MissingExtraError("matplotlib", "report", "drawing figures (--no-figures does without)")
-    return out is not None and (can_draw if figures is None else figures)

@@ -30,12 +30,12 @@ from antiphase.page.defaults import FILE as REPORT
 from antiphase.page.html import add_page
 from antiphase.probing.checkpoints import Checkpoint, Found
 from antiphase.probing.family import check_family
-from antiphase.probing.folder_kinds import SERIES
 from antiphase.probing.probe import probe
-from antiphase.probing.probe_summary import commit, versions
 from antiphase.probing.request import SeriesRequest, series_request
 from antiphase.probing.series_folder import MEMBERS, TRAJECTORY, SeriesFolder
 from antiphase.probing.series_summary import CheckpointSeries, summarize_series
+from antiphase.runs.folder_kinds import SERIES
+from antiphase.runs.versions import commit, versions
 
 
 def probe_checkpoints(
@@ -93,21 +93,22 @@ def run_series(request: SeriesRequest, *, references: bool = True, progress: boo
     shared, stored = request.request, request.stored
     check_family(request.found.checkpoints, trust_remote_code=shared.config.trust_remote_code)
     with contextlib.ExitStack() as stack:
-        path = shared.out
+        outputs = shared.outputs
+        path = outputs.out
         if path is None:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
-        folder = SeriesFolder.resume(path, stored) if shared.resume else SeriesFolder.create(path, stored)
+        folder = SeriesFolder.resume(path, stored) if outputs.resume else SeriesFolder.create(path, stored)
         try:
             left = _Measuring(folder, request, progress).measure()
         except BaseException:
             folder.discard_if_unused()
             raise
         made = _finish(folder, stored, (*request.found.notes, *left))
-        if shared.out is None:
+        if outputs.out is None:
             return CheckpointSeries(made.summary)
-        if shared.figures:
+        if outputs.figures:
             save_checkpoint_curves(made.summary, published_curves() if references else (), path / "figures")
-        if shared.report:
+        if outputs.report:
             add_page(lambda: made.document(path.resolve().name), path / REPORT)
         return made
 

@@ -4,8 +4,8 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from antiphase.probing.folder_kinds import SERIES
-from antiphase.probing.run_folder import RunFolder
+from antiphase.runs.folder_kinds import SERIES
+from antiphase.runs.run_folder import RunFolder
 
 MEMBERS, TRAJECTORY = "checkpoints.json", "trajectory.json"
 

@@ -15,9 +15,9 @@ from antiphase.figures.checkpoints import checkpoint_curves
 from antiphase.page.building import facts_of
 from antiphase.page.document import Document, Run, Table, Training, joined
 from antiphase.probing.fingerprint import Fingerprint
-from antiphase.probing.probe_table import aligned, interval_text, signed
 from antiphase.probing.series_folder import TRAJECTORY, SeriesFolder
-from antiphase.probing.units import by_unit, headline_of
+from antiphase.runs.table_text import aligned, interval_text, signed
+from antiphase.runs.units import by_unit, headline_of
 from antiphase.signal_spec import UNITS, Unit
 
 if TYPE_CHECKING:

@@ -15,9 +15,8 @@ from typing import Any
 
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.entries import parse_entry
-from antiphase.evaluation.evaluation_config import EVALUATION
 from antiphase.page.defaults import FILE, FORKING_SHARE
-from antiphase.probing.folder_kinds import PROBE, SERIES
+from antiphase.runs.folder_kinds import EVALUATION, PROBE, SERIES
 
 HOST = "127.0.0.1"
 KINDS = "a probe, an evaluation, a comparison or a training run"

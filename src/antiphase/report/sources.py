@@ -4,15 +4,14 @@ import contextlib
 from pathlib import Path
 
 from antiphase.errors import AntiphaseError, InvalidInputError
-from antiphase.evaluation.evaluation_config import EVALUATION
 from antiphase.page.building import signals_document, training_document
 from antiphase.page.document import Document, Run, joined
-from antiphase.probing.folder_kinds import PROBE, SERIES
-from antiphase.probing.run_folder import RunFolder
 from antiphase.probing.series_folder import TRAJECTORY, SeriesFolder
 from antiphase.probing.series_summary import CheckpointSeries, summarize_series
 from antiphase.report.entries import check_run, is_comparison, is_training, read_object
 from antiphase.report.unfinished import summarize_unfinished
+from antiphase.runs.folder_kinds import EVALUATION, PROBE, SERIES
+from antiphase.runs.run_folder import RunFolder
 
 # What files of ours in form raise whose keys, columns or values are others: edited, or of a version in between.
 _UNFIT = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)

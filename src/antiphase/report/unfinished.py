@@ -8,10 +8,11 @@ import pandas as pd
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.evaluation_config import EvalConfig
 from antiphase.evaluation.evaluation_summary import summarize_evaluation
-from antiphase.probing.probe_config import ProbeConfig, config_from
+from antiphase.probing.probe_config import ProbeConfig
 from antiphase.probing.probe_summary import summarize
-from antiphase.probing.run_folder import RunFolder
-from antiphase.probing.unit_spec import BEFORE_UNITS
+from antiphase.runs.run_config import config_from
+from antiphase.runs.run_folder import RunFolder
+from antiphase.runs.unit_spec import BEFORE_UNITS
 
 # Of the bootstrap: a view of a running job is made again and again.
 MOST_RESAMPLES = 200
@@ -32,13 +33,13 @@ def summarize_unfinished(folder: RunFolder, kind: str, tokens: pd.DataFrame, rol
         InvalidInputError: the config is not of this version.
     """
     stored = folder.read_json("config.json")["config"]
-    owner = EvalConfig if kind == "eval" else ProbeConfig
+    owner: Any = EvalConfig if kind == "eval" else ProbeConfig
     known = {field.name for field in dataclasses.fields(owner)}
     options = {name: value for name, value in stored.items() if name in known and name != "models"}
     options["num_resamples"] = min(int(options.get("num_resamples", MOST_RESAMPLES)), MOST_RESAMPLES)
     # A run of before there were units is over tokens.
     options = {name: value for name, value in {**BEFORE_UNITS, **options}.items() if value is not None}
-    config = config_from(stored["models"], options, owner)
+    config: Any = config_from(stored["models"], options, owner)
     steps = folder.read_parts("steps")
     begun = set(rollouts.model)
     keys = ["model", "rollout_id"]

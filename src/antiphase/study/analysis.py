@@ -25,7 +25,7 @@ from antiphase.evaluation.comparison import (
 from antiphase.evaluation.entrants import Entrant, SeedRun
 from antiphase.evaluation.entries import Options
 from antiphase.evaluation.task_metrics import SCORES, rollout_score
-from antiphase.probing.units import headline_entry, headline_of, interval_of
+from antiphase.runs.units import headline_entry, headline_of, interval_of
 from antiphase.statistics.estimate import mean_interval
 from antiphase.statistics.ranking import problem_aurocs
 from antiphase.study.definition import BASE, Study

@@ -10,7 +10,7 @@ import yaml
 from antiphase.errors import InvalidInputError, MissingExtraError, ModelNotFoundError
 from antiphase.evaluation.evaluation_config import EvalConfig
 from antiphase.models.loading import inspect_model
-from antiphase.probing.probe_config import config_from
+from antiphase.runs.run_config import config_from
 from antiphase.signals.measure import chosen_layers
 from antiphase.study.definition import Cell, Study
 from antiphase.study.reach import count_problems, is_unreachable

@@ -24,7 +24,7 @@ import pandas as pd
 import yaml
 
 from antiphase.errors import AntiphaseError, InvalidInputError
-from antiphase.probing.probe_summary import commit
+from antiphase.runs.versions import commit
 from antiphase.study.definition import Cell, Made
 from antiphase.study.launch import merged_model, train_under
 from antiphase.study.request import cell_recipe

@@ -11,7 +11,7 @@ from typing import Any
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.evaluation_config import EvalConfig
 from antiphase.evaluation.plan import suite_entries
-from antiphase.probing.probe_config import config_from
+from antiphase.runs.run_config import config_from
 from antiphase.study.definition import Cell, Study, read_study
 from antiphase.study.records import done_cells
 from antiphase.tasks.registry import load_task

@@ -21,7 +21,7 @@ from antiphase.evaluation.comparison_formats import (
 )
 from antiphase.evaluation.evaluation_table import share_text
 from antiphase.evaluation.task_metrics import SCORES
-from antiphase.probing.probe_table import interval_text, signed
+from antiphase.runs.table_text import interval_text, signed
 from antiphase.study.analysis import Findings, analyse
 from antiphase.study.definition import Study
 from antiphase.study.store import DoneCell

@@ -7,7 +7,7 @@ from transformers import TrainerCallback
 
 from antiphase.errors import InvalidInputError, UnsupportedModelError
 from antiphase.models.architecture import unwrap
-from antiphase.probing.unit_spec import DEFAULT_UNIT
+from antiphase.runs.unit_spec import DEFAULT_UNIT
 from antiphase.signal_spec import SignalSpec, StepStrength, Unit
 from antiphase.signals.measure import chosen_layers
 from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS

@@ -5,7 +5,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from antiphase.probing.probe_summary import commit, versions
+from antiphase.runs.versions import commit, versions
 from antiphase.training.recipe import Recipe
 from antiphase.training.trajectory import read_trajectory
 

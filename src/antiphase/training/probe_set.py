@@ -12,9 +12,9 @@ from antiphase.data.prompt_rendering import PromptFormat
 from antiphase.data.prompts import Messages
 from antiphase.errors import InvalidInputError
 from antiphase.models.loading import LoadedModel
-from antiphase.probing.unit_spec import DEFAULT_UNIT
 from antiphase.rollouts.sampling import generate
 from antiphase.rollouts.sampling_spec import Sampling
+from antiphase.runs.unit_spec import DEFAULT_UNIT
 from antiphase.scores import ScoreSpec, rollout_scores
 from antiphase.signal_spec import STEP_STRENGTHS, UNITS, SignalSpec, StepStrength, Unit, check_one_of
 from antiphase.signals.measure import token_signals

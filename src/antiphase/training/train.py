@@ -24,7 +24,7 @@ from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.page.building import training_document
 from antiphase.page.defaults import FILE as REPORT
 from antiphase.page.html import add_page
-from antiphase.probing.probe_summary import commit
+from antiphase.runs.versions import commit
 from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.problem import Problem
 from antiphase.training.card import write_card

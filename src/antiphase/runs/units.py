@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from antiphase.probing.unit_spec import UnitSpec
+from antiphase.runs.unit_spec import UnitSpec
 from antiphase.signal_spec import Unit
 from antiphase.statistics.chain import interval_dict
 from antiphase.statistics.partial_correlation import Joint

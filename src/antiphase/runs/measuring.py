@@ -1,4 +1,4 @@
-"""One batch of rollouts: complete it, measure it with every estimator, and lay it out as tables."""
+"""Measure completed rollouts with every estimator, and lay them out as the rows of tables."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 
 from antiphase.models.loading import LoadedModel, weights_digest
-from antiphase.probing.alternatives import alternative_rows
-from antiphase.probing.items import Item, completed
-from antiphase.probing.parts import Kind
-from antiphase.probing.probe_config import ProbeConfig
-from antiphase.probing.unit_spec import UnitSpec
-from antiphase.probing.units import STEP_SCHEMA, step_rows
+from antiphase.runs.alternatives import alternative_rows
+from antiphase.runs.items import Item
+from antiphase.runs.parts import Kind
+from antiphase.runs.unit_spec import UnitSpec
+from antiphase.runs.units import STEP_SCHEMA, step_rows
 from antiphase.progress import Progress
-from antiphase.rollouts.sampling import generate
 from antiphase.scores import ScoreSpec, rollout_scores
 from antiphase.signal_spec import UNITS, SignalSpec
 from antiphase.signals.chunk import Tick, rows_of
@@ -44,27 +42,14 @@ class Measured:
     steps: pa.Table
     alternatives: pa.Table | None
 
-
-def run_batch(
-    loaded: LoadedModel, items: Sequence[Item], number: int, config: ProbeConfig, bar: Progress
-) -> dict[Kind, pa.Table]:
-    """Complete (where needed) and measure the items; the rows of this batch in every table."""
-    if items[0].completion_ids is None:
-        bar.stage(f"{short_name(loaded)}: generating", len(items))
-        step = 1 / config.max_new_tokens
-        drawn = generate(
-            loaded, [i.prompt_ids for i in items], config.sampling(), number, tick=lambda: bar.advance(step)
-        )
-        items = [completed(i, ids, end, loaded.tokenizer) for i, (ids, end) in zip(items, drawn, strict=True)]
-    measured = measure_items(loaded, items, config.specs(), config.units(), bar)
-    tables: dict[Kind, pa.Table] = {
-        "tokens": pa.Table.from_pandas(measured.tokens, preserve_index=False),
-        "steps": measured.steps,
-        "rollouts": pa.Table.from_pylist(measured.rollouts, schema=ROLLOUT_SCHEMA),
-    }
-    if measured.alternatives is not None:
-        tables["alternatives"] = measured.alternatives
-    return tables
+    def tables(self) -> dict[Kind, pa.Table]:
+        """As the tables of a batch."""
+        found: dict[Kind, pa.Table] = {
+            "tokens": pa.Table.from_pandas(self.tokens, preserve_index=False),
+            "steps": self.steps,
+            "rollouts": pa.Table.from_pylist(self.rollouts, schema=ROLLOUT_SCHEMA),
+        }
+        return found if self.alternatives is None else {**found, "alternatives": self.alternatives}
 
 
 def measure_items(

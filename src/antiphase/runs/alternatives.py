@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from antiphase.models.loading import LoadedModel
-from antiphase.probing.items import Item
+from antiphase.runs.items import Item
 from antiphase.types import Alternatives, TokenBatch
 
 ALTERNATIVE_SCHEMA = pa.schema(

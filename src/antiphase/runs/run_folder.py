@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antiphase.errors import AntiphaseError, InvalidInputError
-from antiphase.probing.folder_kinds import PROBE, FolderKind, check_out, is_free, read_json, read_marker, read_summary
-from antiphase.probing.parts import KINDS, Kind, joined_schema, joined_tables, model_folder, part_path, whole_parts
+from antiphase.runs.folder_kinds import PROBE, FolderKind, check_out, is_free, read_json, read_marker, read_summary
+from antiphase.runs.parts import KINDS, Kind, joined_schema, joined_tables, model_folder, part_path, whole_parts
 
 _Folder = TypeVar("_Folder", bound="RunFolder")
 
@@ -210,7 +210,8 @@ class RunFolder:
         place = model_folder(self.path, model)
         if (place / "model.json").is_file():
             before = self.read_model(model)
-            differing = [key for key in facts if before.get(key) != facts[key]]
+            # A run of an earlier version knows fewer facts.
+            differing = [key for key in facts if key in before and before[key] != facts[key]]
             if differing:
                 shown = ", ".join(f"{key} was {before.get(key)!r}, now {facts[key]!r}" for key in differing)
                 raise InvalidInputError(

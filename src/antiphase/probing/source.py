@@ -1,6 +1,5 @@
-"""The rollouts of a run before they are measured: what to generate, or what was given, as token ids."""
+"""What a probe measures: prompts that are completed, or given rollouts, as the items of each model."""
 
-import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,22 +7,10 @@ from typing import Any
 
 from antiphase.data.given_rollouts import GivenRollout, load_rollouts
 from antiphase.data.prompt_rendering import encode_rollout
-from antiphase.data.prompts import Messages, Prompt, load_prompts
+from antiphase.data.prompts import Prompt, load_prompts
 from antiphase.errors import InvalidInputError
 from antiphase.probing.probe_config import ProbeConfig
-
-
-@dataclass(frozen=True)
-class Item:
-    """One rollout: its prompt, and its completion once there is one."""
-
-    prompt_id: str
-    rollout_id: str
-    prompt: str
-    prompt_ids: tuple[int, ...]
-    completion_ids: tuple[int, ...] | None = None
-    completion: str | None = None
-    finish: str = "given"
+from antiphase.runs.items import Item, Limits, completed, prompt_text, with_text
 
 
 @dataclass(frozen=True)
@@ -55,35 +42,6 @@ def load_source(config: ProbeConfig, rollouts: Any = None) -> Source:
     return Source(prompts=load_prompts(config.prompts, config.prompt_limit, config.prompt_column, exact=exact))
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a model can take: ids below `vocabulary`, and rows of at most `context` tokens (None: no limit known)."""
-
-    vocabulary: int
-    context: int | None
-
-    @classmethod
-    def of(cls, model: Any) -> "Limits":
-        """Of a Hugging Face causal LM."""
-        context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        return cls(int(model.get_input_embeddings().weight.shape[0]), context)
-
-    def check(self, item: "Item", place: str, num_new: int) -> None:
-        """Raise InvalidInputError if the item's ids, with `num_new` more, do not fit."""
-        ids = (*item.prompt_ids, *(item.completion_ids or ()))
-        if max(ids) >= self.vocabulary:
-            raise InvalidInputError(
-                f"{place}: token id {max(ids)} is not in the model's vocabulary of {self.vocabulary}. Were the ids "
-                "made by another tokenizer?"
-            )
-        if self.context is not None and len(ids) + num_new > self.context:
-            more = f" and up to {num_new} new ones" if num_new else ""
-            raise InvalidInputError(
-                f"{place}: {len(ids)} tokens{more} exceed the model's context of {self.context}. Shorten the text, or "
-                "lower --max-new-tokens."
-            )
-
-
 def items_for(source: Source, tokenizer: Any, limits: Limits, config: ProbeConfig) -> list[Item]:
     """The rollouts of one model, encoded by its tokenizer.
 
@@ -97,7 +55,7 @@ def items_for(source: Source, tokenizer: Any, limits: Limits, config: ProbeConfi
         place = f"prompt {prompt.prompt_id}"
         ids = tuple(form.encode(tokenizer, prompt.content, place))
         for sample in range(config.samples):
-            items.append(Item(prompt.prompt_id, f"{prompt.prompt_id}/{sample}", _text(prompt.content), ids))
+            items.append(Item(prompt.prompt_id, f"{prompt.prompt_id}/{sample}", prompt_text(prompt.content), ids))
         limits.check(items[-1], place, config.max_new_tokens)
     for rollout in source.rollouts:
         prompt_ids, completion_ids = encode_rollout(tokenizer, rollout, form)
@@ -106,10 +64,10 @@ def items_for(source: Source, tokenizer: Any, limits: Limits, config: ProbeConfi
                 f"{rollout.place} has {len(completion_ids)} completion tokens; correlation needs at least "
                 f"{config.min_tokens}. Lengthen it, lower --min-tokens, or count it as undefined with --allow-short."
             )
-        text = _text(rollout.prompt) if rollout.prompt is not None else str(tokenizer.decode(prompt_ids))
+        text = prompt_text(rollout.prompt) if rollout.prompt is not None else str(tokenizer.decode(prompt_ids))
         items.append(Item(rollout.prompt_id, rollout.rollout_id, text, tuple(prompt_ids), tuple(completion_ids)))
         limits.check(items[-1], rollout.place, 0)
-    return [_with_text(item, tokenizer) for item in items]
+    return [with_text(item, tokenizer) for item in items]
 
 
 def shared_items(
@@ -138,18 +96,3 @@ def shared_items(
                 ids = [*ids, tokenizer.eos_token_id]
         shared.append(completed(item, [int(token) for token in ids], row["finish"], tokenizer))
     return shared
-
-
-def completed(item: Item, completion_ids: Sequence[int], finish: str, tokenizer: Any) -> Item:
-    """The item with its generated completion."""
-    return _with_text(dataclasses.replace(item, completion_ids=tuple(completion_ids), finish=finish), tokenizer)
-
-
-def _with_text(item: Item, tokenizer: Any) -> Item:
-    if item.completion_ids is None:
-        return item
-    return dataclasses.replace(item, completion=str(tokenizer.decode(list(item.completion_ids))))
-
-
-def _text(content: str | Messages) -> str:
-    return content if isinstance(content, str) else "\n".join(f"{m['role']}: {m['content']}" for m in content)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from antiphase.errors import InvalidInputError
-from antiphase.probing.probe_config import BEFORE_THE_OPTION, FREE_ON_RESUME
+from antiphase.runs.run_config import BEFORE_THE_OPTION, FREE_ON_RESUME
 
 
 @dataclass(frozen=True)
@@ -20,17 +20,16 @@ class FolderKind:
     Args:
         format, version: stand in its config.json.
         owner: whose it is, in messages.
-        free: options that may change when a run is continued.
     """
 
     format: str
     version: int
     owner: str
-    free: tuple[str, ...] = FREE_ON_RESUME
 
 
 PROBE = FolderKind("antiphase-probe", 1, "a probe")
 SERIES = FolderKind("antiphase-checkpoints", 1, "a probe of checkpoints")
+EVALUATION = FolderKind("antiphase-eval", 1, "an evaluation")
 
 
 def check_out(path: Path, kind: FolderKind, config: Mapping[str, Any], *, resume: bool) -> None:
@@ -54,7 +53,7 @@ def check_out(path: Path, kind: FolderKind, config: Mapping[str, Any], *, resume
             "--resume."
         )
     stored = read_marker(path, kind)["config"]
-    keys = [key for key in {**stored, **config} if key not in kind.free]
+    keys = [key for key in {**stored, **config} if key not in FREE_ON_RESUME]
     before = {**BEFORE_THE_OPTION, **stored}
     differing = [key for key in keys if before.get(key) != config.get(key)]
     if differing:
