@@ -132,8 +132,8 @@ def test_prompt_formats() -> None:
     assert text_of(PromptFormat(), [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]) == (
         "[user]a[assistant]b>"
     )
-    assert text_of(PromptFormat(chat_template=False), "hi") == "Question: hi\nAnswer:"
-    assert text_of(PromptFormat(), "hi", None) == "Question: hi\nAnswer:"
+    assert text_of(PromptFormat(chat_template=False), "hi") == "hi"
+    assert text_of(PromptFormat(), "hi", None) == "hi"
     assert text_of(PromptFormat(template=braces, system_prompt="be"), "hi", None) == "be\n\nhi in \\boxed{}"
     assert text_of(PromptFormat("{prompt}", chat_template=False), "{prompt} {x}") == "{prompt} {x}"
 

@@ -8,18 +8,19 @@ from antiphase.data.given_rollouts import GivenRollout
 from antiphase.data.prompts import Messages
 from antiphase.errors import InvalidInputError
 
-PLAIN_TEMPLATE = "Question: {prompt}\nAnswer:"
-
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """How prompts are wrapped.
+    """How prompts are wrapped, for a probe, an evaluation, a training and its held-out problems alike.
 
     Args:
-        template: text with `{prompt}` in it, put around every plain-text prompt; None is `{prompt}` alone under a chat
-            template and `Question: {prompt}` / `Answer:` without one.
-        system_prompt: put before the chat (or before the text, where there is no chat template).
+        template: text with `{prompt}` in it, put around every plain-text prompt; None is the prompt alone.
+        system_prompt: put before the chat, or before the text with a blank line after it where there is no chat
+            template.
         chat_template: apply the tokenizer's chat template where it has one.
+
+    Raises:
+        InvalidInputError: the template lacks `{prompt}`.
     """
 
     template: str | None = None
@@ -30,51 +31,66 @@ class PromptFormat:
         if self.template is not None and "{prompt}" not in self.template:
             raise InvalidInputError(f"the prompt template must contain {{prompt}}; got {self.template!r}.")
 
+    def makes_chats(self, tokenizer: Any) -> bool:
+        """Whether prompts for this tokenizer become chats."""
+        return self.chat_template and tokenizer.chat_template is not None
+
+    def wrapped(self, content: str | Messages, place: str, *, chat: bool) -> str | Messages:
+        """The prompt with what is put around it: messages where `chat`, else text.
+
+        Args:
+            content: a text, or a chat, which takes no template.
+            place: where the prompt comes from, for messages.
+            chat: whether a chat template will be applied.
+
+        Raises:
+            InvalidInputError: a chat where there is no chat template, or a second system message.
+        """
+        if isinstance(content, str):
+            content = content if self.template is None else self.template.replace("{prompt}", content)
+            if not chat:
+                return content if self.system_prompt is None else f"{self.system_prompt}\n\n{content}"
+            content = [{"role": "user", "content": content}]
+        elif not chat:
+            raise InvalidInputError(f"{place}: the prompt is a chat, but the tokenizer has no chat template in use.")
+        if self.system_prompt is None:
+            return content
+        if content[0]["role"] == "system":
+            raise InvalidInputError(f"{place}: the chat has a system message already; leave out the system prompt.")
+        return [{"role": "system", "content": self.system_prompt}, *content]
+
     def encode(self, tokenizer: Any, content: str | Messages, place: str) -> list[int]:
         """Token ids of the prompt, ready to be continued.
 
         Raises:
-            InvalidInputError: a chat for a model without a chat template, or nothing is left of the prompt.
+            InvalidInputError: see `wrapped` and `prompt_token_ids`.
         """
-        if self.chat_template and tokenizer.chat_template is not None:
-            ids = self._chat_ids(tokenizer, self._messages(content, place), place)
-        else:
-            text = self._text(content, place)
-            # A prompt that was rendered before brings its BOS along; a second one would shift every number.
-            rendered = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-            ids = tokenizer(text, add_special_tokens=not rendered).input_ids
-        if not ids:
-            raise InvalidInputError(f"{place}: the prompt has no tokens; nothing predicts the first completion token.")
-        return [int(token) for token in ids]
+        return prompt_token_ids(tokenizer, self.wrapped(content, place, chat=self.makes_chats(tokenizer)), place)
 
-    @staticmethod
-    def _chat_ids(tokenizer: Any, messages: Messages, place: str) -> Any:
+
+def prompt_token_ids(tokenizer: Any, wrapped: str | Messages, place: str) -> list[int]:
+    """Token ids of a wrapped prompt: a chat through the tokenizer's chat template, a text as it is.
+
+    Raises:
+        InvalidInputError: the chat template refuses the messages, or nothing is left of the prompt.
+    """
+    if isinstance(wrapped, str):
+        # A prompt that was rendered before brings its BOS along. A second one would shift every number.
+        rendered = tokenizer.bos_token is not None and wrapped.startswith(tokenizer.bos_token)
+        ids = tokenizer(wrapped, add_special_tokens=not rendered).input_ids
+    else:
         from jinja2 import TemplateError
 
         try:
-            return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+            ids = tokenizer.apply_chat_template(wrapped, add_generation_prompt=True, return_dict=False)
         except TemplateError as error:
             raise InvalidInputError(
                 f"{place}: the model's chat template refuses these messages ({error}). Leave out the system prompt, "
                 "or use --no-chat-template."
             ) from error
-
-    def _messages(self, content: str | Messages, place: str) -> Messages:
-        if isinstance(content, list):
-            messages = content
-        else:
-            messages = [{"role": "user", "content": (self.template or "{prompt}").replace("{prompt}", content)}]
-        if self.system_prompt is None:
-            return messages
-        if messages[0]["role"] == "system":
-            raise InvalidInputError(f"{place}: the chat has a system message already; leave out the system prompt.")
-        return [{"role": "system", "content": self.system_prompt}, *messages]
-
-    def _text(self, content: str | Messages, place: str) -> str:
-        if isinstance(content, list):
-            raise InvalidInputError(f"{place}: the prompt is a chat, but the tokenizer has no chat template in use.")
-        text = (self.template or PLAIN_TEMPLATE).replace("{prompt}", content)
-        return text if self.system_prompt is None else f"{self.system_prompt}\n\n{text}"
+    if not ids:
+        raise InvalidInputError(f"{place}: the prompt has no tokens; nothing predicts the first completion token.")
+    return [int(token) for token in ids]
 
 
 def encode_rollout(tokenizer: Any, rollout: GivenRollout, prompt_format: PromptFormat) -> tuple[list[int], list[int]]:

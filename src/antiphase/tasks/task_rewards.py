@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from antiphase.data.prompt_rendering import PromptFormat
 from antiphase.errors import InvalidInputError
 from antiphase.tasks.pool import DEFAULT_TIMEOUT, VerifierPool
 from antiphase.tasks.problem import Problem
@@ -122,11 +123,10 @@ def rows(
     Raises:
         InvalidInputError: the template lacks `{prompt}`.
     """
-    if prompt_template is not None and "{prompt}" not in prompt_template:
-        raise InvalidInputError(f"the prompt template must contain {{prompt}}; got {prompt_template!r}.")
+    form = PromptFormat(prompt_template, system_prompt)
     return [
         {
-            "prompt": _prompt(problem.prompt, system_prompt, prompt_template, chat),
+            "prompt": form.wrapped(problem.prompt, f"problem {problem.problem_id}", chat=chat),
             "question": problem.prompt,
             "answer": problem.answer,
             "task": problem.task,
@@ -135,13 +135,3 @@ def rows(
         }
         for problem in problems
     ]
-
-
-def _prompt(
-    prompt: str, system_prompt: str | None, prompt_template: str | None, chat: bool
-) -> str | list[dict[str, str]]:
-    text = prompt if prompt_template is None else prompt_template.replace("{prompt}", prompt)
-    if chat:
-        messages = [{"role": "user", "content": text}]
-        return messages if system_prompt is None else [{"role": "system", "content": system_prompt}, *messages]
-    return text if system_prompt is None else f"{system_prompt}\n\n{text}"

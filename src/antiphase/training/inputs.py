@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from antiphase.data.prompt_rendering import PromptFormat, prompt_token_ids
 from antiphase.errors import InvalidInputError
 from antiphase.models.loading import inspect_model
 from antiphase.rollouts.sampling_spec import Sampling
@@ -58,21 +59,18 @@ def draw_problems(recipe: Recipe) -> tuple[list[Problem], list[Problem]]:
 def table_of(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem]) -> list[dict[str, Any]]:
     """Data-set rows of the problems, as chats where the recipe and the tokenizer have a chat template."""
     options = recipe.options
-    chat = options.chat_template and tokenizer.chat_template is not None
-    return rows(problems, system_prompt=options.system_prompt, prompt_template=options.prompt_template, chat=chat)
+    chat = PromptFormat(chat_template=options.chat_template).makes_chats(tokenizer)
+    table = rows(problems, system_prompt=options.system_prompt, prompt_template=options.prompt_template, chat=chat)
+    if not chat and tokenizer.bos_token is not None and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]:
+        # The host adds a BOS to every text. A prompt that brings one along would have two.
+        for row in table:
+            row["prompt"] = row["prompt"].removeprefix(tokenizer.bos_token)
+    return table
 
 
 def prompt_ids(tokenizer: Any, table: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, ...], ...]:
-    """Tokenised as the host does it."""
-    ids = []
-    for row in table:
-        prompt = row["prompt"]
-        if isinstance(prompt, str):
-            ids.append(tuple(tokenizer(prompt).input_ids))
-        else:
-            rendered = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
-            ids.append(tuple(rendered["input_ids"]))
-    return tuple(ids)
+    """The prompts of data-set rows as token ids."""
+    return tuple(tuple(prompt_token_ids(tokenizer, row["prompt"], f"problem {row['problem_id']}")) for row in table)
 
 
 def held_out(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem]) -> HeldOut:
