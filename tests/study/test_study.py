@@ -197,7 +197,7 @@ def test_a_failing_cell_is_named_and_the_others_run(model_dir, tmp_path, capsys)
         ({"models": {"a": {"path": "x", "methods": ["dap"]}}}, "unknown method 'dap'; did you mean 'dapo'?"),
         ({"compare": {"reference": "gspo"}}, "reference 'gspo' is no method"),
         ({"settings": {"s": {"trian": {}}}}, "unknown key 'trian'; did you mean 'train'?"),
-        ({"methods": {"dapo": {"preset": "dap"}}, "compare": {}}, "unknown preset 'dap'. Did you mean 'dapo'?"),
+        ({"methods": {"dapo": {"preset": "dap"}}, "compare": {}}, "got 'dap'. Did you mean 'dapo'?"),
         (
             {"methods": {"dapo": {"epsilom": 1}}, "compare": {}},
             "method 'dapo' of the model 'tiny': unknown key 'epsilom'",
