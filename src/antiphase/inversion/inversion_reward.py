@@ -191,8 +191,8 @@ class InversionReward:
         return CombinedRewards(base + weight * term.reward, term.advantage * weight, term, excluded, metrics)
 
     def _check(self, facts: RolloutFacts, task_rewards: Tensor, group_size: int, accepted: Tensor | None) -> None:
-        given = {"facts": facts, "task_rewards": task_rewards, "accepted": accepted}
-        sizes = {name: len(values) for name, values in given.items() if values is not None}
+        sizes = {"facts": len(facts), "task_rewards": len(task_rewards)}
+        sizes |= {} if accepted is None else {"accepted": len(accepted)}
         if len(set(sizes.values())) != 1:
             shown = ", ".join(f"{name} of {size}" for name, size in sizes.items())
             raise InvalidInputError(

@@ -1,4 +1,4 @@
-"""The tables and figures of a study, from its done cells alone: report.md, tables/, figures/."""
+"""The tables and figures of a study, made from its done cells alone: report.md, tables/, figures/."""
 
 import importlib.util
 import json
@@ -31,10 +31,10 @@ def write_report(study: Study, cells: Sequence[DoneCell], folder: Path, failed: 
     """Write a study's report and return its text.
 
     Args:
-        study: whose cells they are.
-        cells: done ones.
-        folder: where report.md, tables/ and figures/ go.
-        failed: by cell, why it is missing.
+        study: the study.
+        cells: the study's cells that are done.
+        folder: folder that report.md, tables/ and figures/ are written to.
+        failed: why a cell or model failed, by its name.
 
     Raises:
         InvalidInputError: the folder cannot be written to.

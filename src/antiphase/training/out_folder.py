@@ -1,5 +1,6 @@
 """Checks from its files alone whether a training may write to a folder. Imports nothing that trains."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,13 @@ def check_folder(folder: Path, *, resume: bool) -> bool:
         raise InvalidInputError(f"the run in {str(folder)!r} is finished; there is nothing to resume.")
     read_settings(folder)
     return True
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that appears under its name only when it is whole."""
+    work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    work.write_text(text, encoding="utf-8")
+    work.replace(path)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from antiphase.training.inputs import (
     prompt_ids,
     table_of,
 )
+from antiphase.training.out_folder import write_whole
 from antiphase.training.outcome import summarize_run
 from antiphase.training.recipe import FIRST_RELEASE, Recipe, is_former, parse_recipe
 from antiphase.training.reward_names import reward_function, try_functions
@@ -232,10 +233,9 @@ def _finish(folder: Path, trainer: Any, recipe: Recipe, summary: Mapping[str, An
     from antiphase.figures.trajectory import save_trajectory
 
     write_card(trainer, recipe, summary)
-    work = folder / ".summary.json.tmp"
-    work.write_text(json.dumps(without_nan(summary), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     rows = read_trajectory(folder)
     save_trajectory(rows, folder / "figures")
     settings = json.loads(json.dumps(recipe.resolved))
-    work.replace(folder / "summary.json")
+    # The summary marks the run as finished.
+    write_whole(folder / "summary.json", json.dumps(without_nan(summary), indent=2, ensure_ascii=False) + "\n")
     add_page(lambda: training_document(folder.resolve().name, rows, settings, summary), folder / REPORT)

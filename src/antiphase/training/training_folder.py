@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from antiphase.errors import InvalidInputError
-from antiphase.training.out_folder import FILE, check_folder, read_settings
+from antiphase.training.out_folder import FILE, check_folder, read_settings, write_whole
 from antiphase.training.recipe import FREE_ON_RESUME, Recipe
 from antiphase.training.trainer_config import BEFORE_THE_FIELD
 
@@ -41,9 +41,7 @@ def prepared(folder: Path, recipe: Recipe) -> Iterator[None]:
 def _note(folder: Path, settings: dict[str, Any]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        work = folder / f".{FILE}.tmp"
-        work.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        work.replace(folder / FILE)
+        write_whole(folder / FILE, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
         raise InvalidInputError(f"cannot write to {str(folder)!r} ({error.strerror or error}).") from error
 
