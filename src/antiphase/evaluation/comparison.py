@@ -56,7 +56,7 @@ class Comparison:
     benchmarks: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """The comparison as plain values."""
         return dict(vars(self))
 
 
@@ -119,7 +119,7 @@ def compare_task(entrants: Sequence[Entrant], options: Options) -> dict[str, Any
 
 def _metrics(entrant: Entrant) -> list[str]:
     found = ["accuracy"]
-    if any(run.has_greedy for run in entrant.runs):
+    if any(run.rollouts.greedy.any() for run in entrant.runs):
         found.append("greedy")
     for prefix in ("pass", "maj"):
         k = max(entrant.ks(prefix), default=0)

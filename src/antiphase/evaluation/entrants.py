@@ -3,7 +3,6 @@
 Evaluations are compared only if they have the same prompts, budget, verifier and estimator, unless the caller insists.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,11 +53,6 @@ class SeedRun:
     def unit(self) -> str:
         """The unit of ι, which is the evaluation's headline."""
         return headline_of(self.result.get("signals", {}))
-
-    @functools.cached_property
-    def has_greedy(self) -> bool:
-        """Whether greedy completions are among the rollouts."""
-        return bool(self.rollouts.greedy.any())
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The summary of an evaluation: the metrics of every model, task and estimator, JSON-ready."""
 
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,6 +10,7 @@ from antiphase.evaluation.benchmark import results_benchmark
 from antiphase.evaluation.evaluation_config import NO_SIGNALS, EvalConfig
 from antiphase.evaluation.task_metrics import accuracy_metrics, inside_metrics
 from antiphase.runs.signal_statistics import signal_statistics
+from antiphase.signal_spec import SignalSpec
 
 
 def summarize_evaluation(
@@ -42,7 +43,6 @@ def summarize_evaluation(
     for model, identity, estimator in cases:
         case = (model, identity["task"], estimator)
         rows = _of_case(rollouts, *case)
-        ks = config.ks(_samples(rows))
         spec = specs.get(estimator)
         entry: dict[str, Any] = {
             "model": model,
@@ -53,37 +53,12 @@ def summarize_evaluation(
             "num_problems": int(rows.problem_id.nunique()),
             "num_rollouts": len(rows),
             "num_samples": _samples(rows),
-            "metrics": accuracy_metrics(rows, ks),
+            "metrics": accuracy_metrics(rows, config.ks(_samples(rows))),
         }
         if spec is not None:
+            own_steps = None if steps is None else _of_case(steps, *case)
             layers = models[model]["layers"][estimator]
-            drawn = rows[~rows.greedy] if (~rows.greedy).any() else rows
-            ids = set(drawn.rollout_id)
-            signals = signal_statistics(
-                _of_case(tokens, *case, ids),
-                drawn,
-                None if steps is None else _of_case(steps, *case, ids),
-                layers if config.by_projection else [],
-                tuple(spec.projections),
-                config.units(),
-                num_resamples=config.num_resamples,
-                seed=config.seed,
-            )
-            entry |= {
-                "context": spec.context,
-                "chosen_layers": config.layers,
-                "min_tokens": config.min_tokens,
-                "min_steps": config.min_steps,
-                "splitter": str(config.units().splitter),
-                "step_strength": spec.step_strength,
-                "layers": layers,
-                "projections": list(spec.projections),
-                "norm": spec.norm,
-                "target": spec.target,
-                "targets_per_rollout": spec.targets_per_rollout,
-                "inside": inside_metrics(rows, ks, config.unit),
-                "signals": signals,
-            }
+            entry |= _measured(_of_case(tokens, *case), rows, own_steps, spec, layers, config)
         results.append(entry)
         tick(1 / len(cases))
     return {"results": results, "benchmark": results_benchmark(results, rollouts)}
@@ -94,9 +69,42 @@ def _samples(rows: pd.DataFrame) -> int:
     return int(drawn.groupby("problem_id").size().min()) if len(drawn) else 0
 
 
-def _of_case(
-    table: pd.DataFrame, model: str, task: str, estimator: str, ids: Collection[str] | None = None
-) -> pd.DataFrame:
-    """The rows of one model, task and estimator; of these rollouts alone, where `ids` are given."""
-    chosen = (table.model == model) & (table.task == task) & (table.estimator == estimator)
-    return table[chosen if ids is None else chosen & table.rollout_id.isin(ids)]
+def _of_case(table: pd.DataFrame, model: str, task: str, estimator: str) -> pd.DataFrame:
+    return table[(table.model == model) & (table.task == task) & (table.estimator == estimator)]
+
+
+def _measured(
+    tokens: pd.DataFrame,
+    rows: pd.DataFrame,
+    steps: pd.DataFrame | None,
+    spec: SignalSpec,
+    layers: list[int],
+    config: EvalConfig,
+) -> dict[str, Any]:
+    """The options and the statistics of the signals of one model, task and estimator."""
+    drawn = rows[~rows.greedy] if (~rows.greedy).any() else rows
+    ids = set(drawn.rollout_id)
+    return {
+        "context": spec.context,
+        "chosen_layers": config.layers,
+        "min_tokens": config.min_tokens,
+        "min_steps": config.min_steps,
+        "splitter": str(config.units().splitter),
+        "step_strength": spec.step_strength,
+        "layers": layers,
+        "projections": list(spec.projections),
+        "norm": spec.norm,
+        "target": spec.target,
+        "targets_per_rollout": spec.targets_per_rollout,
+        "inside": inside_metrics(rows, config.ks(_samples(rows)), config.unit),
+        "signals": signal_statistics(
+            tokens[tokens.rollout_id.isin(ids)],
+            drawn,
+            None if steps is None else steps[steps.rollout_id.isin(ids)],
+            layers if config.by_projection else [],
+            tuple(spec.projections),
+            config.units(),
+            num_resamples=config.num_resamples,
+            seed=config.seed,
+        ),
+    }

@@ -55,7 +55,7 @@ class Findings:
     points: list[dict[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """The findings as plain values, without the points."""
         return {
             "groups": self.groups.to_dict(),
             "overall": self.overall,

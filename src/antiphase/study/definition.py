@@ -1,4 +1,4 @@
-"""A study: what STUDY.yaml says, as cells.
+"""Reads a study, STUDY.yaml, and makes its cells.
 
     name: my-study
     models:                         # name: hub id or directory, or a mapping

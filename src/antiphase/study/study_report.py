@@ -122,13 +122,9 @@ def _stages(findings: Findings) -> list[str]:
     for name, own in groups.items():
         for stage in dict.fromkeys(row["stage"] for row in own):
             seeds = [row for row in own if row["stage"] == stage]
-            spearman = [
-                row["spearman"]["value"] for row in seeds if row["spearman"] and row["spearman"]["value"] is not None
-            ]
-            highs = [row["spearman"]["high"] for row in seeds if row["spearman"]]
-            below, known = (
-                sum(high is not None and high < 0 for high in highs),
-                sum(high is not None for high in highs),
+            spearman, highs = (
+                [row["spearman"][key] for row in seeds if row["spearman"] and row["spearman"][key] is not None]
+                for key in ("value", "high")
             )
             rows.append(
                 [
@@ -138,7 +134,7 @@ def _stages(findings: Findings) -> list[str]:
                     _mean_text([row["entropy"] for row in seeds]),
                     signed(sum(spearman) / len(spearman)) if spearman else "undefined",
                     f"{signed(min(spearman))} to {signed(max(spearman))}" if spearman else "—",
-                    f"{below} of {known}",
+                    f"{sum(high < 0 for high in highs)} of {len(highs)}",
                 ]
             )
     header = ("group", "stage", "accuracy", "entropy (nats)", "ρ pooled, mean of seeds", "seeds from … to", "inverted")

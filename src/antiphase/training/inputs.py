@@ -1,4 +1,4 @@
-"""What a recipe trains and evaluates on: tokenizer, problems, data-set rows, held-out prompts."""
+"""Makes a recipe's inputs for training and evaluation: tokenizer, problems, data-set rows, held-out prompts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast

@@ -21,17 +21,21 @@ def prepared(folder: Path, recipe: Recipe) -> Iterator[None]:
     Raises:
         InvalidInputError: the folder holds something else, a finished run, or a run of other options.
     """
+    from accelerate import PartialState
+
     settings = json.loads(json.dumps(recipe.resolved))
     held = check_folder(folder, resume=recipe.resume)
     if held:
         _check_same(folder, settings)
-    main = _is_main()
-    if main:
+    state = PartialState()
+    # No process may write before every process has checked the folder.
+    state.wait_for_everyone()
+    if state.is_main_process:
         _note(folder, settings)
     try:
         yield
     except Exception:
-        if main and not held:
+        if state.is_main_process and not held:
             (folder / FILE).unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 folder.rmdir()
@@ -44,15 +48,6 @@ def _note(folder: Path, settings: dict[str, Any]) -> None:
         write_whole(folder / FILE, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
         raise InvalidInputError(f"cannot write to {str(folder)!r} ({error.strerror or error}).") from error
-
-
-def _is_main() -> bool:
-    from accelerate import PartialState
-
-    state = PartialState()
-    # No process may write before every process has checked the folder.
-    state.wait_for_everyone()
-    return bool(state.is_main_process)
 
 
 def _check_same(folder: Path, settings: dict[str, Any]) -> None:
