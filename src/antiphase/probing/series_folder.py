@@ -19,8 +19,8 @@ class SeriesFolder(RunFolder):
         """The list of checkpoints, as checkpoints.json holds it.
 
         Returns:
-            `checkpoints`, each with `folder`, `label`, `name`, `revision`, `step` and `weights`; and `rollouts_of`, the
-            folder of the checkpoint on whose rollouts all are measured, or None.
+            `checkpoints`, each with `folder`, `label`, `name`, `revision`, `step` and `weights`; and `rollouts_of`,
+            the folder of the checkpoint on whose rollouts all are measured, or None.
         """
         if not (self.path / MEMBERS).is_file():
             return {"rollouts_of": None, "checkpoints": []}
