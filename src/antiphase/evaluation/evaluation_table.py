@@ -237,8 +237,8 @@ def _gain_text(entry: Entry) -> str:
 
 def _notes(results: Sequence[Entry], measured: Sequence[Entry]) -> list[str]:
     notes = [
-        "Intervals: 95 % over problems. cut: share of completions at the length limit. form: share that presents its "
-        "answer as asked."
+        "Intervals: 95 % over problems. cut: share of the completions that reached the length limit. form: share of "
+        "the completions that present their answer as asked."
     ]
     if measured:
         estimators = dict.fromkeys(result["estimator"] for result in measured)
@@ -247,12 +247,12 @@ def _notes(results: Sequence[Entry], measured: Sequence[Entry]) -> list[str]:
             f"inverted; ι = −ρ. Estimator: {', '.join(estimators)}. control: the same with ‖∂ ln p/∂z‖, which follows "
             "entropy by construction.",
             unit_note(measured[0]),
-            "no ρ: rollouts that are too short, or constant, for a ρ of their own over the unit. Their items count in "
-            "the pooled ρ above; without one over the first unit they have no ι among the scores. types, tokens, "
-            "steps: the items of the pooled ρ.",
-            "AUROC: does the score tell right from wrong rollouts of the same problem (0.5 is chance), over the "
-            "problems that have both (mixed). gain: accuracy of picking by the score above picking at random.",
+            "no ρ: number of rollouts that are too short or constant for a ρ of their own over the unit. Their items "
+            "still count in the pooled ρ above. A rollout without a ρ over the first unit has no ι in the scores. "
+            "types, tokens, steps: number of items of the pooled ρ.",
+            "AUROC: how well the score tells right from wrong rollouts of the same problem (0.5 is chance), over the "
+            "mixed problems, which have both. gain: accuracy of picking by the score, minus that of random picking.",
         ]
     if any(entry["num_rollouts"] and entry["num_problems"] < 30 for entry in results):
-        notes.append("Fewer than 30 problems: the intervals are wide for a reason.")
+        notes.append("There are fewer than 30 problems, so the intervals are wide.")
     return notes

@@ -93,23 +93,22 @@ def check_budgets(study: Study, scratch: Path, processes: int = 1) -> dict[str, 
         key = (cell.model, cell.setting, cell.method)
         if key not in known:
             known[key] = training_budget(cell, scratch, processes)
-            others = [(k, b) for k, b in known.items() if k[:2] == key[:2] and b != known[key]]
-            if others:
-                _refuse(cell, known[key], *others[0])
+            for (*group, method), budget in known.items():
+                if group == [cell.model, cell.setting]:
+                    _check_equal((cell.method, method), known[key], budget)
         budgets[cell.name] = known[key]
     return budgets
 
 
-def _refuse(cell: Cell, budget: Budget, other: tuple[str, str, str], known: Budget) -> None:
+def _check_equal(methods: tuple[str, str], left: Budget, right: Budget) -> None:
     differing = [
-        f"{name} is {getattr(budget, name)!r} and {getattr(known, name)!r}"
-        for name in Budget.__dataclass_fields__
-        if getattr(budget, name) != getattr(known, name)
+        f"{name} is {one!r} and {vars(right)[name]!r}" for name, one in vars(left).items() if one != vars(right)[name]
     ]
-    raise InvalidInputError(
-        f"the methods {cell.method!r} and {other[2]!r} have unequal budgets ({'; '.join(differing)}), so a comparison "
-        "would not be of methods. Set these keys under train, where all methods share them."
-    )
+    if differing:
+        raise InvalidInputError(
+            f"the methods {methods[0]!r} and {methods[1]!r} have unequal budgets ({'; '.join(differing)}), so a "
+            "comparison would not be of methods. Set these keys under train, where all methods share them."
+        )
 
 
 def check_evaluations(cells: Sequence[Cell], *, dry_run: bool = False) -> tuple[dict[str, tuple[int, int]], list[str]]:

@@ -10,6 +10,7 @@ from trl import GRPOConfig
 from antiphase.errors import InvalidInputError
 from antiphase.registry import did_you_mean
 from antiphase.tasks.task_rewards import AccuracyReward
+from antiphase.training.out_folder import check_same
 from antiphase.training.reward_functions import MajorityVoteReward, SignalReward
 from antiphase.training.trainer_config import BEFORE_THE_FIELD, OWN_FIELDS, CorRPOConfig
 
@@ -131,10 +132,6 @@ def checkpoint_state(folder: Path, args: CorRPOConfig) -> dict[str, Any]:
     before: dict[str, Any] = kept["attributes"]
     settings = {**BEFORE_THE_FIELD, **before["settings"]}
     compared = [name for name in OWN_FIELDS if name in settings and name != "inversion_token_budget"]
-    differing = [name for name in compared if settings[name] != getattr(args, name)]
-    if differing:
-        shown = "; ".join(f"{name} was {settings[name]!r}, is {getattr(args, name)!r}" for name in differing[:3])
-        raise InvalidInputError(
-            f"{str(folder)!r} holds a checkpoint of other options, so it cannot be continued: {shown}."
-        )
+    now = {name: getattr(args, name) for name in compared}
+    check_same(folder, "a checkpoint", {name: settings[name] for name in compared}, now)
     return before

@@ -78,7 +78,7 @@ class Interruption(TrainerCallback):  # type: ignore[misc]
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        print("\nstopping after this step, with a checkpoint (again: at once)", flush=True)
+        print("\nstopping after this step, with a checkpoint; press Ctrl-C again to stop at once", flush=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """Save a checkpoint and stop, if any process was asked to stop."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from antiphase.errors import InvalidInputError
-from antiphase.training.out_folder import FILE, check_folder, read_settings, write_whole
+from antiphase.training.out_folder import FILE, check_folder, check_same, read_settings, write_whole
 from antiphase.training.recipe import FREE_ON_RESUME, Recipe
 from antiphase.training.trainer_config import BEFORE_THE_FIELD
 
@@ -26,7 +26,9 @@ def prepared(folder: Path, recipe: Recipe) -> Iterator[None]:
     settings = json.loads(json.dumps(recipe.resolved))
     held = check_folder(folder, resume=recipe.resume)
     if held:
-        _check_same(folder, settings)
+        free = dict.fromkeys(FREE_ON_RESUME)
+        before = {**BEFORE_THE_FIELD, **read_settings(folder), **free}
+        check_same(folder, "a run", before, {**settings, **free})
     state = PartialState()
     # No process may write before every process has checked the folder.
     state.wait_for_everyone()
@@ -48,16 +50,6 @@ def _note(folder: Path, settings: dict[str, Any]) -> None:
         write_whole(folder / FILE, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
         raise InvalidInputError(f"cannot write to {str(folder)!r} ({error.strerror or error}).") from error
-
-
-def _check_same(folder: Path, settings: dict[str, Any]) -> None:
-    before = {**BEFORE_THE_FIELD, **read_settings(folder)}
-    differing = [
-        key for key in {**before, **settings} if key not in FREE_ON_RESUME and before.get(key) != settings.get(key)
-    ]
-    if differing:
-        shown = "; ".join(f"{key} was {before.get(key)!r}, is {settings.get(key)!r}" for key in differing[:3])
-        raise InvalidInputError(f"{str(folder)!r} holds a run of other options, so it cannot be continued: {shown}.")
 
 
 def finished_training(checkpoint: Path) -> bool:
