@@ -1,4 +1,4 @@
-"""ρ along a training: a panel for each unit, intervals as bands, published curves as dotted references."""
+"""ρ along a training: one panel for each unit, intervals as bands, published curves as dotted lines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _COLOURS = (BLUE, ORANGE, INK, "#3d8a5f", "#8a5aa8")
 _MARKS = ("o", "s", "^", "v", "D", "P")
 _NAMES = {"type": "ρ by type", "token": "ρ by token", "step": "ρ by step"}
-# Steps that a panel with references shows at least: the first published point after the beginning is at 200.
+# A panel with published curves shows at least these steps, because their second point is at step 200.
 _LEAST_SPAN = 200
 _MOST_LABELS = 12
 
@@ -26,12 +26,12 @@ _MOST_LABELS = 12
 def checkpoint_curves(trajectory: Mapping[str, Any], references: Sequence[PublishedCurve] = ()) -> Figure:
     """ρ by training step, one panel for each unit and one line for each estimator, with 95 % intervals as bands.
 
-    References stand in the panel of their unit, dotted, as far as the trajectory reaches. They are left out where the
-    steps are places in a list and no steps of a training.
+    A published curve is a dotted line in the panel of its unit, as far as the trajectory reaches. If the checkpoints
+    have a place in a list instead of a training step, the published curves are left out.
 
     Args:
         trajectory: what trajectory.json holds.
-        references: published curves.
+        references: the published curves.
 
     Raises:
         InvalidInputError: no checkpoint was measured.
@@ -79,7 +79,7 @@ def _line(axis: Any, points: Sequence[Mapping[str, Any]], place: int, unit: str,
 
 
 def _references(axis: Any, curves: Sequence[PublishedCurve], last: int) -> bool:
-    """Draw them; the limits of the axis stay those of the trajectory, or of the least span."""
+    """Draw the published curves. They do not widen the axis beyond the trajectory or `_LEAST_SPAN`."""
     for curve, mark in zip(curves, _MARKS, strict=False):
         axis.plot(
             curve.steps, curve.spearman, color=GREY, linewidth=0.9, linestyle=":", marker=mark, markersize=2.8,

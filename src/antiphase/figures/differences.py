@@ -1,4 +1,4 @@
-"""Figures of a comparison: differences with intervals, and accuracy against inversion over all runs."""
+"""Figures of a comparison: differences with their intervals, and accuracy against inversion over all runs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ _VERDICTS = {"better": BLUE, "worse": ORANGE}
 
 
 def method_differences(tasks: Mapping[str, Mapping[str, Any]], smallest: float) -> Figure:
-    """Every method's difference in accuracy from the reference, one panel a task; what includes 0 is grey.
+    """The difference in accuracy between each method and the reference, one panel per task.
 
-    The frame holds every difference; an interval that is wider than the frame runs to its edge.
+    A difference that is neither better nor worse is grey. Every difference lies inside the frame; a wider interval is
+    cut at the edge.
 
     Args:
-        tasks: of a comparison.
-        smallest: difference that matters, drawn as a band.
+        tasks: the tasks of a comparison.
+        smallest: the smallest difference that matters, drawn as a band.
     """
     if not tasks:
         raise InvalidInputError("there is no task to draw; a figure needs at least one.")
@@ -74,12 +75,12 @@ def _forest(axes: Any, name: str, task: Mapping[str, Any], smallest: float) -> N
 def accuracy_against_inversion(
     points: Sequence[Mapping[str, Any]], across: Mapping[str, Any], name: str = "inversion"
 ) -> Figure:
-    """Accuracy of every run against its ι, beside the same for entropy and length.
+    """Accuracy of every run against its ι; the two panels beside it show accuracy against entropy and length.
 
     Args:
-        points: of a comparison.
-        across: its rank correlations.
-        name: which ι: `inversion` (pooled) or `inversion_within` (mean of the rollouts).
+        points: the points of a comparison, one for each run.
+        across: the rank correlations of the comparison.
+        name: which ι is drawn: `inversion` (pooled) or `inversion_within` (mean over the rollouts).
     """
     kinds = (
         (name, "ι = −ρ, pooled" if name == "inversion" else "mean ι of the rollouts"),

@@ -1,4 +1,4 @@
-"""Figures of an evaluation: accuracy with intervals, and which score tells right from wrong rollouts."""
+"""Figures of an evaluation: accuracy with its intervals, and how well each score tells right from wrong rollouts."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _SCORE_NAMES = {
 
 
 def evaluation_accuracy(results: Sequence[Result]) -> Figure:
-    """Accuracy of every model and task: mean of the samples with its interval, pass@k, and greedy.
+    """Accuracy of every model and task: the mean of the samples, pass@k and greedy, each with its interval.
 
     Args:
-        results: of an evaluation, one line each from the top; estimators after the first are left out.
+        results: the results of an evaluation, drawn as one line for each model and task, from top to bottom.
     """
     check_results(results)
     rows = _distinct(results)
@@ -55,10 +55,10 @@ def evaluation_accuracy(results: Sequence[Result]) -> Figure:
 
 
 def right_from_wrong(results: Sequence[Result]) -> Figure:
-    """AUROC of each score within problems, one panel for each model and task; 0.5 is chance.
+    """AUROC of each score within problems, one panel for each model and task. Chance is 0.5.
 
     Args:
-        results: of an evaluation that measured signals.
+        results: the results of an evaluation that measured signals.
     """
     check_results(results)
     with canvas(8.0, 2.5 * ((len(results) + 1) // 2) + 0.4) as (_, figure):

@@ -1,4 +1,4 @@
-"""All results side by side: pooled and per-rollout ρ beside the mechanical control."""
+"""All results side by side: the pooled ρ, the ρ per rollout, and the mechanical control."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 
 def model_comparison(results: Sequence[Result]) -> Figure:
-    """ρ of every result over its headline unit, pooled and per rollout, beside the control: dots and numbers.
+    """ρ of every result over its headline unit, pooled and per rollout, beside the control, as dots and as numbers.
 
-    Where the results have several headlines, each line names its own. The mechanical control, ρ of entropy with
-    ‖∂ ln p_y/∂z‖ over tokens, rises with entropy by construction (docs/method.md).
+    If the results have different headline units, each line names its unit. The mechanical control is ρ over tokens of
+    entropy with ‖∂ ln p_y/∂z‖, which rises with entropy by construction (docs/method.md).
 
     Args:
-        results: one line each, from the top; undefined values are written as such and not drawn.
+        results: one line for each result, from top to bottom. An undefined value is written as such and not drawn.
     """
     check_results(results)
     heads = [headline(result) for result in results]
@@ -43,7 +43,7 @@ def model_comparison(results: Sequence[Result]) -> Figure:
         "within": [entry.get("within") for _, entry in heads],
         "control": [result["logprob_control"] for result in results],
     }
-    # Marker, size, face, edge, offset, label, heading, and where the column ends in points from the right.
+    # Marker, size, face, edge, offset, label, heading, and the distance of the column's end from the right, in points.
     kinds: dict[str, tuple[Any, ...]] = {
         "pooled": ("o", 6, BLUE, BLUE, 0, f"ρ{over} with interval", f"ρ{over} [interval]", -118),
         "within": ("D", 4, "white", BLUE, 0.22, "mean of per-rollout ρ", "per rollout", -58),

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def training_stages(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """ρ (blue) and accuracy (orange) of every stage, a thin line a seed and a thick one for their mean.
+    """ρ (blue) and accuracy (orange) at every stage: a thin line for each seed, and a thick one for their mean.
 
     Args:
-        stages: by group, one row for each stage and seed, in order of training.
+        stages: for each group, one row for each stage and seed, in order of training.
     """
     columns = min(3, len(stages))
     lines = -(-len(stages) // columns)
@@ -73,7 +73,7 @@ def save_study(
 
 
 def _trained(findings: Mapping[str, Any]) -> dict[str, Any]:
-    """The groups without the stages of the models' making, which would only widen the axes."""
+    """The groups without the stages of making a model, whose differences would only widen the axes."""
     tasks = findings["groups"]["tasks"]
     stages = {name: {row["stage"] for row in rows} for name, rows in findings["stages"].items()}
     return {

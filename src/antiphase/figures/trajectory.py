@@ -24,16 +24,18 @@ _SMOOTH = 5
 
 
 def trajectory_curves(trajectory: Rows) -> Figure:
-    """Three panels over the optimizer steps; thin lines are the batches, thick ones their running mean over 5.
+    """Accuracy, inversion and entropy over the optimizer steps, one panel each.
 
-    Accuracy carries the held-out pass@1 with its 95 % interval and the greedy accuracy; inversion carries ι of the
-    probe set's headline unit with its interval, where the run has an `InversionCallback`; alarms are dashed lines.
+    A thin line shows the batches, a thick line their running mean over 5 steps, and a dashed line an alarm. The panel
+    of accuracy also shows the held-out pass@1 with its 95 % interval and the held-out greedy accuracy. If the run has
+    an `InversionCallback`, the panel of inversion also shows ι over the headline unit of the probe set, with its
+    interval.
 
     Args:
         trajectory: the rows of `trajectory.jsonl`.
 
     Raises:
-        InvalidInputError: no step was made.
+        InvalidInputError: the trajectory has no step.
     """
     steps = [row for row in trajectory if row["kind"] == "step"]
     if not steps:
@@ -49,7 +51,7 @@ def trajectory_curves(trajectory: Rows) -> Figure:
                 axis.plot(x, values, "o-", color=colour, linewidth=width, markersize=size, alpha=alpha, mew=0,
                           markevery=_alone(values))  # fmt: skip
             axis.set(title=label, xlabel="optimizer step")
-            # The same steps in all panels, also where one of them has few values.
+            # All panels span the same steps, also a panel with few values.
             axis.set_xlim(reach[0] - margin, reach[1] + margin)
             axis.locator_params(axis="x", integer=True, min_n_ticks=1)
             for row in trajectory:
@@ -63,10 +65,10 @@ def trajectory_curves(trajectory: Rows) -> Figure:
 
 
 def _probed(axis: Any, probes: Rows) -> None:
-    """ι = −ρ of the probe set, so that the interval turns over too."""
+    """Draw ι = −ρ of the probe set. The sign swaps the two ends of the interval."""
     if not probes:
         return
-    # Rows of before there were units are over tokens.
+    # Old rows name no unit; their ρ is over tokens.
     unit = probes[-1].get("probe/unit", "token")
     ends = ("probe/spearman", "probe/spearman_high", "probe/spearman_low")
     y, low, high = ([math.nan if row.get(key) is None else -row[key] for row in probes] for key in ends)
@@ -94,7 +96,7 @@ def _held_out(axis: Any, evals: Rows) -> None:
 
 
 def _alone(values: Sequence[float]) -> list[int]:
-    """Places of the values that no line joins to a neighbour, so that they need a dot to be seen."""
+    """The indices of the values without a neighbour. No line joins them to another value, so each needs a dot."""
     known = [False, *map(math.isfinite, values), False]
     return [place for place in range(len(values)) if known[place + 1] and not (known[place] or known[place + 2])]
 

@@ -1,7 +1,7 @@
-"""Subjects from the tables of a probe or an evaluation: tokens in order, estimators side by side.
+"""Make the subjects of a page from the tables of a probe or an evaluation.
 
-A page shows the rollouts that the summary's numbers are about: of an evaluation, the sampled ones (the greedy ones
-where nothing was sampled).
+A page shows the rollouts that the numbers of the summary are about. For an evaluation, these are the sampled rollouts,
+or the greedy ones if nothing was sampled.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ _STATISTICS = (
     "logprob_control", "by_projection", "num_tokens", "num_unique_tokens", "num_rollouts", "num_prompts",
     "num_undefined", "entropy_mean", "strength_mean",
 )  # fmt: skip
-# Of each rollout, where its table has them.
+# The columns of the rollout table that hold a ρ of each rollout over another unit. Old tables lack them.
 BY_UNIT = (
     "spearman_type", "spearman_step", "spearman_step_low", "spearman_step_high", "spearman_given_length",
 )  # fmt: skip
@@ -56,16 +56,16 @@ def subjects_of(
     """One subject for each model (and task) of the results.
 
     Args:
-        tokens, rollouts: the tables of a probe or an evaluation.
-        results: of its summary.
-        run: place of the run in the document.
-        label: what the user calls the run; before, or in place of, the model's name.
-        steps: the table of steps; None in a run of before they were measured.
-        alternatives: the table of top alternatives.
-        min_tokens, min_steps: below, a correlation of tokens or steps is undefined.
+        tokens, rollouts: the token table and the rollout table of a probe or an evaluation.
+        results: the entries of `results` in its summary.
+        run: index of the run in the document.
+        label: the user's name for the run. It stands in place of the model's name, or before it if there are several.
+        steps: the table of steps; None for an old run that did not measure steps.
+        alternatives: the table of the most likely alternative tokens.
+        min_tokens, min_steps: with fewer tokens or steps than these, a correlation over them is undefined.
 
     Raises:
-        InvalidInputError: the tables do not match each other, or a result has no number where one must be.
+        InvalidInputError: the tables do not match each other, or a value in a result must be a number and is not.
     """
     cases = list(dict.fromkeys((str(entry["model"]), entry.get("task")) for entry in results))
     models, tasks = ({case[i] for case in cases} for i in (0, 1))
@@ -88,10 +88,13 @@ def subjects_of(
 
 
 def reading_of(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """One entry of `results`, of a probe or an evaluation, in one form: statistics, units, and `accuracy` or None.
+    """Bring an entry of `results` into the form of the page, which is the same for a probe and an evaluation.
+
+    Returns:
+        the statistics, what `units_of` returns, and `accuracy`, which is None for a probe.
 
     Raises:
-        InvalidInputError: what must be a number is none.
+        InvalidInputError: a value must be a number and is not.
     """
     statistics = entry.get("signals", entry)
     reading = {name: entry.get(name) for name in _READING} | {name: statistics.get(name) for name in _STATISTICS}
@@ -177,7 +180,7 @@ def _subject(
 
 
 def _check_counts(label: str, rollouts: pd.DataFrame, counts: np.ndarray) -> None:
-    """Refuse a token table that lacks tokens of the rollouts, or has more."""
+    """Refuse a token table that has fewer or more tokens than the rollout table says."""
     wanted = rollouts.num_tokens.to_numpy()
     if not np.array_equal(counts, wanted):
         place = int(np.argmax(counts != wanted))
@@ -195,7 +198,7 @@ def _by_rollout(by_estimator: Mapping[Any, pd.DataFrame], name: str, order: "pd.
 
 
 def _frames(label: str, tokens: pd.DataFrame, order: "pd.Series[int]") -> dict[str, pd.DataFrame]:
-    """The tokens of each estimator in the same order; rollouts that are not shown are left out."""
+    """For each estimator, the tokens of the shown rollouts, all in the same order."""
     frames: dict[str, pd.DataFrame] = {}
     keys: np.ndarray | None = None
     for name, rows in tokens.groupby("estimator", sort=False):

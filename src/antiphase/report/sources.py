@@ -1,4 +1,4 @@
-"""A run's folder as a document: which kind it is, what it holds so far, or what is wrong with it."""
+"""Read the folder of a run as a document. It finds the kind of the run and shows what there is so far."""
 
 import contextlib
 from pathlib import Path
@@ -13,24 +13,25 @@ from antiphase.report.unfinished import summarize_unfinished
 from antiphase.runs.folder_kinds import EVALUATION, PROBE, SERIES
 from antiphase.runs.run_folder import RunFolder
 
-# What files of ours in form raise whose keys, columns or values are others: edited, or of a version in between.
+# The errors that reading raises when a file looks like ours but its keys, columns or values are different. That
+# happens to files that were edited or written by another version.
 _UNFIT = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
 
 
 class NothingFinishedError(InvalidInputError):
-    """A run of ours that has nothing to show yet."""
+    """The folder holds a run that has nothing to show yet."""
 
 
 def read_run(path: Path, *, label: str | None = None, group: str | None = None) -> Document:
-    """What a run's folder holds, finished or not.
+    """Read a finished or unfinished run from its folder.
 
     Args:
-        path: of the folder.
-        label: what the user calls the run.
-        group: of a training run: the name that its seeds share.
+        path: the folder.
+        label: the user's name for the run; None calls it after its folder.
+        group: only for a training run: the name that its seeds share.
 
     Raises:
-        InvalidInputError: no folder, an empty or a foreign one, one without anything finished, or damaged files.
+        InvalidInputError: the folder is missing, empty or no run, nothing in it is finished, or its files are damaged.
     """
     check_run(path)
     try:
@@ -73,7 +74,7 @@ def _signals(path: Path, name: str, label: str | None) -> Document:
 
 
 def _unfinished(folder: RunFolder, kind: str, name: str, label: str | None) -> Document:
-    # Rollouts first: a batch that is finished meanwhile then has tokens without rollouts, which are left out.
+    # The rollouts are read first. A batch that is finished meanwhile then has tokens only, and these are left out.
     rollouts, tokens = folder.read_parts("rollouts"), folder.read_parts("tokens")
     if tokens is None or rollouts is None:
         raise NothingFinishedError(
@@ -93,7 +94,7 @@ def _unfinished(folder: RunFolder, kind: str, name: str, label: str | None) -> D
 
 
 def _checkpoints(path: Path, name: str, label: str | None) -> Document:
-    """The checkpoints that were measured to their end."""
+    """The document of the checkpoints that are measured completely."""
     folder = SeriesFolder.open(path)
     if (path / TRAJECTORY).is_file():
         return CheckpointSeries.load(path).document(name, label)
@@ -126,7 +127,7 @@ def _training(path: Path, name: str, group: str | None) -> Document:
 
 
 def _comparison(path: Path, name: str) -> Document:
-    """The tables, if the comparison is made, with the evaluations of its models."""
+    """The document of a comparison: its tables, once they are made, and the evaluations of its models."""
     from antiphase.evaluation.comparison import Comparison
     from antiphase.evaluation.evaluation_pages import comparison_tables
 

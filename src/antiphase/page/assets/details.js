@@ -1,4 +1,4 @@
-// Details of one token: its numbers, its alternatives, and its strength layer by layer.
+// The details of one token: its numbers, its alternatives, and its strength by layer.
 import { $, counted, element, number, signed, tick } from "./core.js";
 import { blankName, shorten, visible, visibleNodes } from "./text.js";
 import { estimatorOf, state, strengthName } from "./state.js";
@@ -40,7 +40,7 @@ export async function showDetails(subject, token) {
   }
 }
 
-/** The step that a token is in. */
+/** The facts about the step that holds a token. */
 function stepFacts(subject, token, estimator) {
   const place = subject.stepOf(token);
   if (place < 0) return [];
@@ -86,7 +86,7 @@ function showProfile(holder, note, subject, estimator, place) {
 /** −12 (rank of entropy − ½)(rank of strength − ½): its mean over all tokens is ι. */
 export const contributionOf = (ranks, token) => -12 * (ranks.entropy[token] - 0.5) * (ranks.strength[token] - 0.5);
 
-/** One line on a token: text, entropy, strength. */
+/** One line about a token: its text, entropy and strength. */
 export function tokenLine(subject, token) {
   const strength = subject.strength(estimatorOf(subject), state.cell)[token];
   return `${shorten(subject.label, 40)}: “${visible(subject.text(token), 40)}”, entropy ${number(subject.entropy[token])} nats, ${strengthName()} ${number(strength)}`;

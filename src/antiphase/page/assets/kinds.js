@@ -1,4 +1,4 @@
-// Tokens by kind: forking tokens, reasoning markers, numbers, operators; both signals and their ρ within each.
+// Tokens by kind (forking tokens, reasoning markers, numbers, operators): both signals and their ρ within each kind.
 import { $, counted, debounced, element, number, signed } from "./core.js";
 import { shorten } from "./text.js";
 import { meanOf, quantile, spearman } from "./statistics.js";
@@ -13,7 +13,7 @@ const NUMBER = /^[($€£#]?\p{Nd}[\p{Nd}.,:/%]*$/u;
 const OPERATOR = /^[-+−*×·÷/=<>≤≥≠≈^%±∑√→⇒]+$/u;
 const kindOptions = { markers: new Set(VALUES.markers), share: VALUES.forkingShare };
 
-/** Kinds of the text of a token, entropy apart. */
+/** The kinds that the text of a token decides. The kind `forking` depends on entropy instead. */
 function kindsOfText(text) {
   const bare = text.trim(), word = bare.toLowerCase().replace(/^[^\p{L}]+|[^\p{L}]+$/gu, "");
   const found = [];
@@ -23,7 +23,7 @@ function kindsOfText(text) {
   return found;
 }
 
-/** Rows of the table: for each shown model and kind, count, means, ρ. */
+/** The rows of the table: count, means and ρ for each shown model and kind. */
 function kindRows() {
   const known = new Map();
   return shownSubjects().filter((subject) => subject.numTokens).flatMap((subject) => {

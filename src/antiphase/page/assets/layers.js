@@ -1,4 +1,4 @@
-// Layer × projection: pooled ρ of each cell as the summary has it; a cell chosen here is the strength everywhere.
+// Layer × projection: the pooled ρ of each cell, from the summary. The whole page then uses the strength of a chosen cell.
 import { $, element, fail, signed, tick } from "./core.js";
 import { shorten } from "./text.js";
 import { SUBJECTS } from "./data.js";
@@ -27,7 +27,7 @@ export function drawLayers() {
   drawLayerCurves();
 }
 
-/** ρ by layer of the model in use, one line a projection. */
+/** Draw ρ by layer of the chosen model, one line for each projection. */
 function drawLayerCurves() {
   const subject = active(), reading = subject.reading(estimatorOf(subject)), few = !reading || reading.by_projection.length < 2;
   $("layers-figure").hidden = few;
@@ -68,7 +68,7 @@ function mapOf(subject, reading, limit) {
   return table;
 }
 
-/** Arrow keys walk the map; one cell at a time is in the order of the Tab key. */
+/** Arrow keys move through the map; the Tab key reaches one cell at a time. */
 function moveInMap(event) {
   const by = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key];
   const cell = event.target.closest("td");
@@ -84,7 +84,7 @@ function moveInMap(event) {
 
 let choice = 0;
 
-/** Use a cell (null: the mean) of an estimator as the strength, once the values are unpacked; the last call counts. */
+/** Use a cell of an estimator (null: the mean) as the strength, once its values are unpacked. Only the last call counts. */
 export async function chooseStrength(estimator, name) {
   const turn = ++choice;
   let cell = name;

@@ -1,4 +1,4 @@
-// Start: unpack, fill the controls, wire the views.
+// Start of the page: unpack the data, fill the controls, and connect the views.
 import { $, counted, debounced, element, fail, signed } from "./core.js";
 import { shorten } from "./text.js";
 import { SUBJECTS } from "./data.js";
@@ -78,7 +78,7 @@ function setTheme(dark) {
   recolour();
 }
 
-/** Everything whose colours are set by script. */
+/** Draw again everything whose colours a script sets. */
 function recolour() {
   redrawCharts();
   if ($("text")) { paint(); drawShownColours(); if ($("layers-maps").children.length) drawLayers(); if ($("chain")) drawChain(); if ($("kinds-table").rows.length) drawKinds(); }

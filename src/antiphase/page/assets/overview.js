@@ -1,4 +1,4 @@
-// Overview: ρ of every model with its interval. The table beside it was written with the page.
+// Overview: the chart of every model's ρ with its interval. The table below it is part of the HTML.
 import { $, signed } from "./core.js";
 import { shorten } from "./text.js";
 import { SUBJECTS, UNITS, VALUES } from "./data.js";
@@ -22,10 +22,10 @@ CSV.set("overview", () => ({
   ]),
 }));
 
-// Marks of the units; the headline is filled.
+// The symbol of each unit. That of the headline is filled.
 const UNIT_MARKS = { type: "circle", token: "triangle", step: "diamond" };
 
-/** ρ of every model over every unit: one line each, of which the headline is the strongest. */
+/** ρ of every model over every unit: one mark each; `first` tells the headline. */
 function forestMarks(rows) {
   return rows.flatMap(({ subject, reading }, row) => {
     const units = UNITS.filter((unit) => reading.units[unit]?.value !== null && reading.units[unit] !== undefined);

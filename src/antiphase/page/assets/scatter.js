@@ -1,4 +1,4 @@
-// Scatter: entropy against strength of the shown models. A sample of the tokens is drawn; the brush selects among all.
+// Scatter: entropy against strength of the shown models. It draws a sample of the tokens, but the brush selects among all.
 import { $, counted, debounced, element, number, tick } from "./core.js";
 import { blankName, shorten, visibleNodes } from "./text.js";
 import { meanOf, sampled } from "./statistics.js";
@@ -12,7 +12,7 @@ import { focusToken } from "./microscope.js";
 const MOST_DRAWN = 24000, MOST_LIT = 4000;
 const scatter = { chart: null, drawn: [], box: null };
 
-/** Coordinates of a subject's tokens on the chosen axes. */
+/** The coordinates of a subject's tokens on the chosen axes. */
 function coordinates(subject, axes) {
   const estimator = estimatorOf(subject);
   if (axes === "rank") {
@@ -72,13 +72,13 @@ function scatterOptions(axes, words) {
   };
 }
 
-/** Where the token in sight is, if it is among the drawn models. */
+/** The point of the chosen token, if its model is drawn. */
 function pointHere() {
   const here = scatter.drawn.find(({ subject }) => subject.place === state.subject), token = state.token;
   return here && token !== null && !Number.isNaN(here.y[token]) ? [[here.x[token], here.y[token]]] : [];
 }
 
-/** The brush is the chart's cursor; a drawing or a change of size takes it away, and its box. */
+/** Make the brush the chart's cursor. Drawing and resizing remove the brush and its box, so both are restored. */
 function armBrush() {
   if (!scatter.chart) return;
   scatter.chart.dispatchAction({ type: "takeGlobalCursor", key: "brush", brushOption: { brushType: "rect", brushMode: "single" } });
@@ -88,7 +88,7 @@ function armBrush() {
   }
 }
 
-/** Select every token of the shown models inside a box of the chosen axes. */
+/** Select every token of the shown models inside a box on the chosen axes. */
 function selectBox(box) {
   const axes = $("axes").value, [[x0, x1], [y0, y1]] = box;
   scatter.box = box;
@@ -151,7 +151,7 @@ function showSelection() {
   else $("selected-table").replaceChildren();
 }
 
-/** After the chart has done with its own event: to draw it anew under its hands breaks its brush. */
+/** Run the action after the chart has finished its own event. Drawing during the event breaks the brush. */
 const later = (action) => setTimeout(action, 0);
 
 export function wireScatter() {

@@ -1,4 +1,4 @@
-// Steps of the rollout in sight: where each begins, its entropy and strength, and how both go together over steps.
+// The steps of the shown rollout: where each begins, its entropy and strength, and ρ over the steps.
 import { $, counted, element, endsOf, number, signed, tick } from "./core.js";
 import { visible, visibleNodes } from "./text.js";
 import { sampled } from "./statistics.js";
@@ -10,7 +10,7 @@ import { focusToken } from "./microscope.js";
 const MOST_STEPS = 8000, MOST_LISTED = 300, MOST_NUMBERED = 40;
 const stepping = { drawn: [], log: false, chart: null };
 
-/** Steps of the shown rollout, whole, and of the run, evenly spaced, that have both signals. */
+/** The steps that have both signals: all of the shown rollout, and evenly spaced ones of the other rollouts. */
 function stepPoints(subject, estimator) {
   const entropy = subject.steps.entropy[estimator], strength = subject.steps.strength[estimator];
   const [from, to] = [subject.steps.starts[state.rollout] ?? 0, subject.steps.starts[state.rollout + 1] ?? 0];
@@ -33,7 +33,7 @@ function drawSteps() {
 
 function drawStepChart(subject, estimator) {
   const { own, others, from, to } = stepPoints(subject, estimator), drawn = [...others, ...own], heights = drawn.map(({ y }) => y);
-  // As the figures: logarithmic where positive values span more than 30 times.
+  // Logarithmic if all values are positive and span more than 30 times.
   const log = drawn.length > 0 && Math.min(...heights) > 0 && Math.max(...heights) > 30 * Math.min(...heights);
   Object.assign(stepping, { drawn, log });
   const pairs = (list) => list.map(({ x, y }) => [x, y]), numbered = own.length <= MOST_NUMBERED;
@@ -59,7 +59,7 @@ function drawStepChart(subject, estimator) {
 const measuredSteps = (subject, estimator) => subject.once(`steps ${estimator}`, () =>
   subject.steps.entropy[estimator].reduce((sum, value, place) => sum + (Number.isNaN(value) || Number.isNaN(subject.steps.strength[estimator][place]) ? 0 : 1), 0));
 
-/** Where the step of the token in sight is. */
+/** The point of the step that holds the chosen token. */
 function stepHere() {
   const place = active().stepOf(state.token), found = stepping.drawn.find((point) => point.place === place);
   return found ? [[found.x, found.y]] : [];
@@ -85,7 +85,7 @@ function goToStep(subject, place) {
   if (token < subject.starts[rollout + 1]) focusToken(subject, token);
 }
 
-/** ρ over steps of the rollout and of the run, and what it must be read with: label, entry. */
+/** ρ over steps of the rollout and of the run, and the numbers that help to read it, as pairs [label, entry]. */
 function stepCorrelations(subject, estimator) {
   const step = subject.reading(estimator).units.step ?? {}, own = (column) => subject.ofRollout(column, state.rollout, estimator);
   const windows = Object.entries(step.windows ?? {}).map(([name, entry]) => [`windows of ${name.replace("fixed:", "")} tokens in place of steps`, entry]);
@@ -106,7 +106,7 @@ function fillStepCorrelations(subject, estimator) {
     "Long steps average more tokens, so ρ with their lengths and places held fixed says what is left beside that; windows of equal length know no sentences.";
 }
 
-/** Text of a step, of the tokens that the page holds. */
+/** The text of a step, made of the tokens that the page holds. */
 function stepText(subject, step) {
   const from = subject.starts[step.rollout] + step.start, to = Math.min(subject.starts[step.rollout + 1], from + step.tokens);
   let text = "";

@@ -1,4 +1,4 @@
-// Training: curves by optimizer step; seeds of one recipe as a band; alarms; held-out numbers.
+// Training: curves by optimizer step with alarms and held-out numbers. The seeds of one recipe are one band.
 import { $, counted, element, number, tick } from "./core.js";
 import { shorten } from "./text.js";
 import { meanOf, points, runningMean } from "./statistics.js";
@@ -10,7 +10,7 @@ const PANELS = [
   { name: "inversion ι", step: "inversion/mean", zero: true },
   { name: "ρ, unit of the reward", step: "inversion/correlation", zero: true, held: { value: "probe/spearman", low: "probe/spearman_low", high: "probe/spearman_high" } },
   { name: "ρ by step", step: "inversion/correlation_step", zero: true, beside: "inversion/correlation_given_length", note: "Dotted: the lengths and places of the steps held fixed." },
-  { name: "rollouts without a score", step: "inversion/undefined", share: true, note: "Too short, or constant, for a ρ over the unit of the reward." },
+  { name: "rollouts without a score", step: "inversion/undefined", share: true, note: "These are too short, or constant, so they have no ρ over the unit of the reward." },
   { name: "task reward", step: "task/mean" },
   { name: "accuracy", step: "task/accuracy", share: true, held: { value: "heldout/pass@1", low: "heldout/pass@1_low", high: "heldout/pass@1_high" }, greedy: "heldout/greedy" },
   { name: "groups whose task rewards tie", step: "task/tied_groups", share: true },
@@ -19,14 +19,14 @@ const PANELS = [
 ];
 const trainings = VALUES.trainings;
 const KINDS_OF_ROWS = ["step", "eval", "probe"];
-// ρ by every unit on a probe set: of checkpoints, or of a training's callback.
+// ρ by every unit on a probe set, from checkpoints or from the callback of a training.
 for (const unit of ["type", "token", "step"]) {
   const key = `probe/spearman_${unit}`;
   PANELS.push({ name: `ρ by ${unit}, probed`, step: key, zero: true, held: { value: key, low: `${key}_low`, high: `${key}_high` } });
 }
 const panelTitle = ({ name, step }) => name || step;
 
-/** Runs as curves: one a run, or one a group with its band. */
+/** The curves: one for each run, or one with a band for each group. */
 function curves(key) {
   const width = Math.max(1, Math.round(Number($("smooth").value)) || 1);
   const found = trainings.map((run, place) => ({ name: run.label, place, group: run.group, step: run.step.step, raw: run.step[key] ?? [], mean: runningMean(run.step[key] ?? [], width), alarms: run.alarms }));
@@ -69,17 +69,17 @@ function panelOptions(panel, drawn) {
   };
 }
 
-/** Place of a run's colour: with bands, the seeds of a recipe share the first one's. */
+/** The index that decides a run's colour. With bands, all seeds of a recipe have the colour of the first one. */
 const placeOf = (run, place) => ($("bands").checked ? trainings.findIndex((other) => other.group === run.group) : place);
 
-/** Held-out numbers of evaluations and probes, with intervals. */
+/** The series with the held-out numbers of evaluations and probes, with intervals. */
 function heldOut(panel, run, place) {
   const found = [], color = colourOf(placeOf(run, place));
   for (const rows of [run.eval, run.probe]) {
     const keys = panel.held;
     if (!keys || !rows[keys.value]) continue;
     const data = rows.step.map((step, i) => [step, rows[keys.value][i] ?? NaN, rows[keys.low]?.[i] ?? NaN, rows[keys.high]?.[i] ?? NaN]);
-    // Ends of intervals count for the axis too.
+    // The ends of the intervals widen the axis too.
     found.push({ type: "custom", silent: true, data, z: 5, encode: { x: 0, y: [1, 2, 3] }, renderItem: (_, api) => {
       const [at, from, to] = [1, 2, 3].map((d) => api.coord([api.value(0), api.value(d)]));
       const line = Number.isFinite(from[1]) && Number.isFinite(to[1]) ? [{ type: "line", shape: { x1: from[0], y1: from[1], x2: to[0], y2: to[1] }, style: { stroke: color, lineWidth: 1.2 } }] : [];
@@ -110,7 +110,7 @@ function drawTraining() {
   drawTrainingTable();
 }
 
-/** First and last tenth of every run. */
+/** Fill the table with the first and last tenth of every run. */
 export function drawTrainingTable() {
   const panels = PANELS.filter(filled);
   const rows = trainings.map((run, place) => {
