@@ -33,8 +33,8 @@ function linkSentence(link) {
 function controlSentence(name, control, rho) {
   const { partial } = control, held = name === "together" ? "them" : "it";
   if (partial.value === null) return `With ${held} held fixed, ρ is undefined.`;
-  const after = !decided(partial) ? "is not told from 0" : Math.sign(partial.value) === Math.sign(rho?.value ?? 0) ? "keeps its sign" : "has the other sign";
-  return `With ${held} held fixed, ρ ${after}${name === "logprob" ? ", which says little, since it is a function of the same distribution" : ""}.`;
+  const after = !decided(partial) ? "cannot be told from 0" : Math.sign(partial.value) === Math.sign(rho?.value ?? 0) ? "keeps its sign" : "has the other sign";
+  return `With ${held} held fixed, ρ ${after}.${name === "logprob" ? " This says little, because the control is a function of the same distribution." : ""}`;
 }
 
 const seriesName = (name) => SERIES[name] ?? visible(name, 40);

@@ -68,7 +68,7 @@ function sayWhatIsHeld() {
     const short = subject.rollouts.filter((rollout) => rollout.cut).length;
     return `${shorten(subject.label, 60)}: ${cut}${short ? ` (the beginning of ${counted(short)})` : ""}, ${counted(subject.numTokens)} tokens${details}`;
   });
-  $("held").textContent = parts.length ? `This file holds ${parts.join("; ")}. The overview and the maps are of all of them.` : "";
+  $("held").textContent = parts.length ? `This file holds ${parts.join("; ")}. The numbers of the overview and the maps are of all rollouts.` : "";
 }
 
 function setTheme(dark) {

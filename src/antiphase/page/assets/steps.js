@@ -48,12 +48,12 @@ function drawStepChart(subject, estimator) {
         label: { show: numbered, position: "right", distance: 3, color: ink, fontSize: 11, formatter: ({ dataIndex }) => String(own[dataIndex].place - from) }, data: pairs(own) },
       { id: "step-here", type: "scatter", silent: true, symbolSize: 17, z: 6, data: stepHere(), itemStyle: { color: "transparent", borderColor: ink, borderWidth: 2 } },
     ],
-  }), `Scatter of ${counted(drawn.length)} steps, entropy against strength; the ${counted(own.length)} of the rollout in sight are marked. The table below has their numbers.`, { renderer: "canvas" });
+  }), `Scatter of ${counted(drawn.length)} steps, entropy against strength; the ${counted(own.length)} of the shown rollout are marked. The table below has their numbers.`, { renderer: "canvas" });
   if (!stepping.wired) wireStepChart();
   const missing = to - from - own.length, total = measuredSteps(subject, estimator);
-  $("steps-caption").textContent = `Coloured: the ${counted(own.length)} steps of the rollout in sight${numbered ? ", with their numbers" : ""}${missing ? `; ${counted(missing)} more have no strength` : ""}. ` +
+  $("steps-caption").textContent = `Coloured: the ${counted(own.length)} steps of the shown rollout${numbered ? ", with their numbers" : ""}${missing ? `; ${counted(missing)} more have no strength` : ""}. ` +
     `Grey: ${others.length + own.length < total ? `${counted(others.length)} of ${counted(total - own.length)} other steps, evenly spaced` : `the ${counted(others.length)} steps of the other rollouts`}. ` +
-    `Click a dot to read the step.${state.cell ? " A step's strength is the mean over all layers and projections, whatever cell is chosen." : ""}`;
+    `Click a dot to read the step.${state.cell ? " The strength of a step is the mean over all layers and projections, also if a cell is chosen." : ""}`;
 }
 
 const measuredSteps = (subject, estimator) => subject.once(`steps ${estimator}`, () =>
@@ -103,7 +103,7 @@ function fillStepCorrelations(subject, estimator) {
   fillTable($("steps-rho"), "ρ of entropy and strength over steps", ["over steps", "ρ", "95 % interval"], stepCorrelations(subject, estimator).map(([name, entry]) => [name, { text: signed(entry.value) }, { text: endsOf(entry) }]));
   const how = { mean: "The strength of a step is the mean of its tokens' strengths. ", joint: "The strength of a step is the norm of the gradient of its tokens together, divided by the square root of their number. " }[reading.step_strength] ?? "";
   $("steps-note").textContent = `${reading.splitter ? `Steps are made by ${visible(reading.splitter, 60)}. ` : ""}${how}${step ? `The run has ${counted(step.num_items)} measured steps; ${counted(step.num_undefined)} of ${counted(reading.num_rollouts)} rollouts have no ρ over theirs${reading.min_steps ? ` (fewer than ${reading.min_steps} steps, or a constant series)` : ""}. ` : ""}` +
-    "Long steps average more tokens, so ρ with their lengths and places held fixed says what is left beside that; windows of equal length know no sentences.";
+    "A long step averages more tokens. ρ with the lengths and places held fixed is what remains without this effect. Windows of equal length ignore where sentences end.";
 }
 
 /** The text of a step, made of the tokens that the page holds. */
