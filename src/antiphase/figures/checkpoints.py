@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antiphase.data.published import PublishedCurve
 from antiphase.errors import InvalidInputError
-from antiphase.figures.saving import write_figure
 from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, canvas, shorten
 
 if TYPE_CHECKING:
@@ -103,12 +101,3 @@ def _place_ticks(axis: Any, points: Sequence[Mapping[str, Any]], numbered: bool,
         rotation=35,
         ha="right",
     )
-
-
-def save_checkpoint_curves(
-    trajectory: Mapping[str, Any], references: Sequence[PublishedCurve], folder: Path
-) -> list[Path]:
-    """Write `trajectory.png` and `trajectory.svg` and return the paths."""
-    figure = checkpoint_curves(trajectory, references)
-    folder.mkdir(parents=True, exist_ok=True)
-    return [write_figure(figure, folder / f"trajectory.{kind}") for kind in ("png", "svg")]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from antiphase.errors import InvalidInputError
-from antiphase.figures.saving import write_figure
 from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, canvas, describe, drawable, shorten
 
 if TYPE_CHECKING:
@@ -116,22 +114,19 @@ def accuracy_against_inversion(
     return figure
 
 
-def save_comparison(
-    tasks: Mapping[str, Any], points: Sequence[Mapping[str, Any]], smallest: float, folder: Path
-) -> list[Path]:
-    """Write the figures of a comparison as PNG and SVG and return the paths."""
-    figures = {"differences": method_differences(tasks, smallest)}
+def differences(tasks: Mapping[str, Any], points: Sequence[Mapping[str, Any]], smallest: float) -> Figure:
+    """The figure `differences` of a comparison."""
+    return method_differences(tasks, smallest)
+
+
+def accuracy_by_task(
+    tasks: Mapping[str, Any], points: Sequence[Mapping[str, Any]], smallest: float
+) -> dict[str, Figure]:
+    """The figures `accuracy_inversion` of a comparison: one for each task with measured signals."""
+    figures = {}
     for number, (name, task) in enumerate(tasks.items()):
         own = [point for point in points if point["task"] == name]
         if task["across"] and any(point["inversion"] is not None for point in own):
             suffix = f"_{number + 1}" if len(tasks) > 1 else ""
             figures[f"accuracy_inversion{suffix}"] = accuracy_against_inversion(own, task["across"])
-    return write_all(figures, folder)
-
-
-def write_all(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
-    """Write figures as PNG and SVG under their names and return the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return [
-        write_figure(figure, folder / f"{name}.{kind}") for name, figure in figures.items() for kind in ("png", "svg")
-    ]
+    return figures

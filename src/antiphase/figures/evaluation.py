@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from antiphase.figures.saving import write_figure
 from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, Result, canvas, check_results, drawable, shorten
 
 if TYPE_CHECKING:
@@ -88,20 +86,14 @@ def right_from_wrong(results: Sequence[Result]) -> Figure:
     return figure
 
 
-def save_evaluation(results: Sequence[Result], folder: Path) -> list[Path]:
-    """Write the figures of an evaluation as PNG and SVG and return the paths."""
-    figures = {"accuracy": evaluation_accuracy(results)}
+def measured_scores(results: Sequence[Result]) -> Figure | None:
+    """The figure `right_from_wrong` of an evaluation: the results with a defined AUROC, if there are any."""
     measured = [
         result
         for result in results
         if any(area["value"] is not None for area in result.get("inside", {}).get("auroc", {}).values())
     ]
-    if measured:
-        figures["right_from_wrong"] = right_from_wrong(measured)
-    folder.mkdir(parents=True, exist_ok=True)
-    return [
-        write_figure(figure, folder / f"{name}.{kind}") for name, figure in figures.items() for kind in ("png", "svg")
-    ]
+    return right_from_wrong(measured) if measured else None
 
 
 def _distinct(results: Sequence[Result]) -> list[Result]:

@@ -1,12 +1,15 @@
-"""All results side by side: the pooled ρ, the ρ per rollout, and the mechanical control."""
+"""Figures of a probe: all results side by side, and the maps and rollouts of each result."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from antiphase.figures.correlations import layer_map
+from antiphase.figures.rollout import rollout_track
 from antiphase.figures.style import (
     BLUE,
     FAINT,
@@ -19,10 +22,12 @@ from antiphase.figures.style import (
     heading,
     headline,
     statistic,
+    token_rows,
 )  # fmt: skip
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 
 def model_comparison(results: Sequence[Result]) -> Figure:
@@ -77,3 +82,40 @@ def model_comparison(results: Sequence[Result]) -> Figure:
         axes.grid(axis="y", color=FAINT, linewidth=0.6)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=3)
     return figure
+
+
+def all_results(tokens: DataFrame, results: Sequence[Result]) -> Figure:
+    """The figure `model_comparison` of a probe."""
+    return model_comparison(results)
+
+
+def layer_maps(tokens: DataFrame, results: Sequence[Result]) -> dict[str, Figure]:
+    """A `layer_map_<slug>` for each result with more than one cell."""
+    return {
+        f"layer_map_{slug}": layer_map(result)
+        for slug, result in zip(_slugs(results), results, strict=True)
+        if len(result["layers"]) * len(result["projections"]) > 1
+    }
+
+
+def rollouts(tokens: DataFrame, results: Sequence[Result]) -> dict[str, Figure]:
+    """A `rollout_<slug>` for each result with tokens: the first rollout with the most measured tokens."""
+    figures = {}
+    for slug, result in zip(_slugs(results), results, strict=True):
+        rows = token_rows(tokens, result, "prompt_id", "rollout_id", "position", "token")
+        if len(rows):
+            parts = rows.groupby(["prompt_id", "rollout_id"], sort=False, dropna=False)
+            (prompt, rollout), rows = max(parts, key=lambda item: int(item[1]["strength"].count()))
+            title = f"{heading(result, 48)} · prompt {prompt}, rollout {rollout}"
+            figures[f"rollout_{slug}"] = rollout_track(rows, title)
+    return figures
+
+
+def _slugs(results: Sequence[Result]) -> list[str]:
+    """A part of a file name for each result, different for all."""
+    slugs: list[str] = []
+    for result in results:
+        stem = re.sub("[^a-z0-9]+", "-", f"{result['model']}-{result['estimator']}".lower()).strip("-")[-80:]
+        names = (f"{stem}-{number}" if number > 1 else stem for number in range(1, len(results) + 1))
+        slugs.append(next(name for name in names if name not in slugs))
+    return slugs

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from antiphase.figures.differences import accuracy_against_inversion, method_differences, write_all
+from antiphase.figures.differences import accuracy_against_inversion, method_differences
 from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, canvas, shorten
 
 if TYPE_CHECKING:
@@ -55,21 +54,26 @@ def _lines(axes: Any, rows: Sequence[Mapping[str, Any]], places: Sequence[str], 
     axes.plot(np.flatnonzero(defined), np.nanmean(curves[:, defined], axis=0), color=color, linewidth=2)
 
 
-def save_study(
-    findings: Mapping[str, Any], points: Sequence[Mapping[str, Any]], smallest: float, folder: Path
-) -> list[Path]:
-    """Write the figures of a study as PNG and SVG and return the paths."""
-    figures = {}
+def differences(findings: Mapping[str, Any], points: Sequence[Mapping[str, Any]], smallest: float) -> Figure | None:
+    """The figure `differences` of a study: the groups with two trained methods or more."""
     trained = {name: task for name, task in _trained(findings).items() if len(task["entrants"]) > 1}
-    if trained:
-        figures["differences"] = method_differences(trained, smallest)
-    stages = {name: rows for name, rows in findings["stages"].items() if len({row["stage"] for row in rows}) > 1}
-    if stages:
-        figures["stages"] = training_stages(stages)
-    if findings["across"]["all"] and any(point["inversion"] is not None for point in points):
-        by_group = [{**point, "entrant": point["task"]} for point in points]
-        figures["accuracy_inversion"] = accuracy_against_inversion(by_group, findings["across"]["all"])
-    return write_all(figures, folder)
+    return method_differences(trained, smallest) if trained else None
+
+
+def stages(findings: Mapping[str, Any], points: Sequence[Mapping[str, Any]], smallest: float) -> Figure | None:
+    """The figure `stages` of a study: the groups with two stages or more."""
+    staged = {name: rows for name, rows in findings["stages"].items() if len({row["stage"] for row in rows}) > 1}
+    return training_stages(staged) if staged else None
+
+
+def accuracy_by_group(
+    findings: Mapping[str, Any], points: Sequence[Mapping[str, Any]], smallest: float
+) -> Figure | None:
+    """The figure `accuracy_inversion` of a study: all points, with a colour for each group."""
+    across = findings["across"]["all"]
+    if not across or all(point["inversion"] is None for point in points):
+        return None
+    return accuracy_against_inversion([{**point, "entrant": point["task"]} for point in points], across)
 
 
 def _trained(findings: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antiphase.errors import InvalidInputError
-from antiphase.figures.saving import write_figure
 from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, canvas
 
 if TYPE_CHECKING:
@@ -107,10 +105,3 @@ def _running_mean(values: Sequence[float]) -> list[float]:
         near = [v for v in values[max(0, place - _SMOOTH + 1) : place + 1] if math.isfinite(v)]
         means.append(sum(near) / len(near) if near else math.nan)
     return means
-
-
-def save_trajectory(trajectory: Rows, folder: Path) -> list[Path]:
-    """Write `trajectory.png` and `trajectory.svg` and return the paths."""
-    figure = trajectory_curves(trajectory)
-    folder.mkdir(parents=True, exist_ok=True)
-    return [write_figure(figure, folder / f"trajectory.{kind}") for kind in ("png", "svg")]

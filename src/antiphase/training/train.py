@@ -228,13 +228,13 @@ def _items_of(config: Any) -> str:
 
 
 def _finish(folder: Path, trainer: Any, recipe: Recipe, summary: Mapping[str, Any]) -> None:
-    from antiphase.figures.trajectory import save_trajectory
+    from antiphase.figures.saving import save_run_figures
 
     write_card(trainer, recipe, summary)
     work = folder / ".summary.json.tmp"
     work.write_text(json.dumps(without_nan(summary), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     rows = read_trajectory(folder)
-    save_trajectory(rows, folder / "figures")
+    save_run_figures("train", folder / "figures", rows)
     settings = json.loads(json.dumps(recipe.resolved))
     work.replace(folder / "summary.json")
     add_page(lambda: training_document(folder.resolve().name, rows, settings, summary), folder / REPORT)
