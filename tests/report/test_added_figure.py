@@ -10,8 +10,10 @@ from antiphase.figures.style import canvas
 from conftest import byte_tokenizer, tiny_model
 from figure_cases import make_result, make_tokens
 
+DATA = {"tokens": make_tokens(), "results": [make_result()]}
 
-def entropy_along(tokens, results):
+
+def entropy_along(tokens):
     """The mean entropy at each position of the completions."""
     means = tokens.groupby("position")["entropy"].mean()
     with canvas(5, 3) as (_, figure):
@@ -38,15 +40,24 @@ def test_a_probe_draws_it(added, tmp_path) -> None:
 
 
 def test_one_function_draws_several_files_or_none(added) -> None:
-    several = {"one": entropy_along(make_tokens(), []), "two": entropy_along(make_tokens(), [])}
-    before = set(figures_of("probe", make_tokens(), [make_result()]))
-    FIGURES["probe"].add("several", lambda tokens, results: several)
-    FIGURES["probe"].add("none", lambda tokens, results: None)
+    several = {"one": entropy_along(make_tokens()), "two": entropy_along(make_tokens())}
+    before = set(figures_of("probe", **DATA))
+    FIGURES["probe"].add("several", lambda: several)
+    FIGURES["probe"].add("none", lambda results: None)
     try:
-        assert set(figures_of("probe", make_tokens(), [make_result()])) == before | {"one", "two"}
+        assert set(figures_of("probe", **DATA)) == before | {"one", "two"}
     finally:
         FIGURES["probe"].remove("several")
         FIGURES["probe"].remove("none")
+
+
+def test_a_parameter_that_is_no_data_is_refused() -> None:
+    FIGURES["probe"].add("wrong", lambda tokens, weights: None)
+    try:
+        with pytest.raises(InvalidInputError, match=r"'wrong' takes weights, .* It has tokens, results\."):
+            figures_of("probe", **DATA)
+    finally:
+        FIGURES["probe"].remove("wrong")
 
 
 def test_every_entry_is_a_function() -> None:

@@ -378,7 +378,7 @@ def test_curves(tmp_path):
         (points,) = inversion.containers
         assert points[0].get_ydata()[0] == pytest.approx(-0.2)
         assert points[2][0].get_segments()[0][:, 1] == pytest.approx([-0.4, -0.1])
-    paths = save_run_figures("train", tmp_path / "figures", rows)
+    paths = save_run_figures("train", tmp_path / "figures", trajectory=rows)
     assert [path.name for path in paths] == ["trajectory.png", "trajectory.svg"]
 
 

@@ -108,6 +108,7 @@ def write_comparison(comparison: Comparison, place: Path, *, figures: bool = Tru
             from antiphase.figures.saving import save_run_figures
 
             smallest = float(comparison.options["smallest"])
-            save_run_figures("compare", place / "figures", comparison.tasks, comparison.points, smallest)
+            data = {"tasks": comparison.tasks, "points": comparison.points, "smallest": smallest}
+            save_run_figures("compare", place / "figures", **data)
     except OSError as error:
         raise InvalidInputError(f"cannot write to {str(place)!r} ({error.strerror or error}).") from error

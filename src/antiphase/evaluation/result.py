@@ -55,7 +55,7 @@ class Evaluation:
         """
         from antiphase.figures.saving import save_run_figures
 
-        return save_run_figures("eval", folder, self.summary["results"])
+        return save_run_figures("eval", folder, results=self.summary["results"])
 
     @classmethod
     def load(cls, path: str | Path, *, tokens: bool = True) -> "Evaluation":

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from antiphase.errors import InvalidInputError
-from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, canvas, describe, drawable, shorten
+from antiphase.figures.style import (
+    BLUE,
+    FAINT,
+    GREY,
+    INK,
+    ORANGE,
+    canvas,
+    describe,
+    drawable,
+    panels,
+    rows_of_dots,
+    shorten,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,9 +44,7 @@ def method_differences(tasks: Mapping[str, Mapping[str, Any]], smallest: float) 
         raise InvalidInputError("there is no task to draw; a figure needs at least one.")
     rows = max(len(task["entrants"]) for task in tasks.values())
     columns = min(3, len(tasks))
-    lines = -(-len(tasks) // columns)
-    with canvas(3.3 * columns + 1.2, (0.26 * rows + 0.9) * lines + 0.4) as (_, figure):
-        panels = list(figure.subplots(lines, columns, sharex=True, squeeze=False).flat)
+    with canvas(3.3 * columns + 1.2, (0.26 * rows + 0.9) * math.ceil(len(tasks) / columns) + 0.4) as (_, figure):
         found = [
             abs(e["differences"]["accuracy"]["difference"])
             for t in tasks.values()
@@ -41,11 +52,9 @@ def method_differences(tasks: Mapping[str, Mapping[str, Any]], smallest: float) 
             if "accuracy" in e["differences"]
         ]
         reach = min(1.0, max(4 * smallest, 1.4 * max(found, default=0.0)))
-        for axes, (name, task) in zip(panels, tasks.items(), strict=False):
+        for axes, (name, task) in zip(panels(figure, len(tasks), columns, sharex=True), tasks.items(), strict=True):
             _forest(axes, name, task, smallest)
             axes.set_xlim(-reach, reach)
-        for axes in panels[len(tasks) :]:
-            axes.set_visible(False)
         figure.supxlabel("difference in accuracy, 95 % interval over problems and seeds", fontsize=8.5)
     return figure
 
@@ -65,9 +74,7 @@ def _forest(axes: Any, name: str, task: Mapping[str, Any], smallest: float) -> N
     axes.set_yticks(range(len(entrants)), [shorten(entrant["name"], 24) for entrant in entrants])
     axes.set_ylim(len(entrants) - 0.5, -0.5)
     axes.set_title(f"{shorten(name, 40)}\nagainst {shorten(task['reference'], 24)}", fontsize=8)
-    axes.grid(axis="x", color=FAINT, linewidth=0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
+    rows_of_dots(axes)
 
 
 def accuracy_against_inversion(
@@ -114,14 +121,7 @@ def accuracy_against_inversion(
     return figure
 
 
-def differences(tasks: Mapping[str, Any], points: Sequence[Mapping[str, Any]], smallest: float) -> Figure:
-    """The figure `differences` of a comparison."""
-    return method_differences(tasks, smallest)
-
-
-def accuracy_by_task(
-    tasks: Mapping[str, Any], points: Sequence[Mapping[str, Any]], smallest: float
-) -> dict[str, Figure]:
+def accuracy_by_task(tasks: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
     """The figures `accuracy_inversion` of a comparison: one for each task with measured signals."""
     figures = {}
     for number, (name, task) in enumerate(tasks.items()):

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, Result, canvas, check_results, drawable, shorten
+from antiphase.figures.style import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    Result,
+    canvas,
+    check_results,
+    drawable,
+    panels,
+    rows_of_dots,
+    shorten,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,7 +58,7 @@ def evaluation_accuracy(results: Sequence[Result]) -> Figure:
             [f"{shorten(result['model'], 28)} · {shorten(result['task'], 24)}" for result in rows],
         )
         axes.set(xlim=(-0.02, 1.02), ylim=(len(rows) - 0.5, -0.5), xlabel="accuracy, 95 % interval over problems")
-        _open(axes)
+        rows_of_dots(axes)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
@@ -59,11 +70,10 @@ def right_from_wrong(results: Sequence[Result]) -> Figure:
         results: the results of an evaluation that measured signals.
     """
     check_results(results)
-    with canvas(8.0, 2.5 * ((len(results) + 1) // 2) + 0.4) as (_, figure):
-        panels = np.atleast_1d(
-            figure.subplots((len(results) + 1) // 2, min(2, len(results)), sharex=True, sharey=True)
-        )
-        for axes, result in zip(panels.flat, results, strict=False):
+    columns = min(2, len(results))
+    with canvas(8.0, 2.5 * math.ceil(len(results) / columns) + 0.4) as (_, figure):
+        grid = panels(figure, len(results), columns, sharex=True, sharey=True)
+        for axes, result in zip(grid, results, strict=True):
             areas = result["inside"]["auroc"]
             for row, name in enumerate(_SCORE_NAMES):
                 point = _triple(areas.get(name))
@@ -79,9 +89,7 @@ def right_from_wrong(results: Sequence[Result]) -> Figure:
             problems = max((area["num_problems"] for area in areas.values()), default=0)
             title = f"{shorten(result['model'], 22)} · {shorten(result['task'], 22)} · {drawable(result['estimator'])}"
             axes.set_title(f"{title}\n{problems} problems with right and wrong rollouts", fontsize=8)
-            _open(axes)
-        for axes in panels.flat[len(results) :]:
-            axes.set_visible(False)
+            rows_of_dots(axes)
         figure.supxlabel("AUROC: right above wrong rollouts of the same problem", fontsize=8.5)
     return figure
 
@@ -111,9 +119,3 @@ def _triple(entry: Any) -> tuple[float, float, float] | None:
         return None
     ends = [entry["value"] if entry[key] is None else entry[key] for key in ("low", "high")]
     return float(entry["value"]), float(ends[0]), float(ends[1])
-
-
-def _open(axes: Any) -> None:
-    axes.grid(axis="x", color=FAINT, linewidth=0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)

@@ -1,23 +1,25 @@
 """The figures that each kind of run draws into its folder `figures/`, and how to add one.
 
-A figure is a function with an entry in `FIGURES`. It takes the data of a run:
+A figure is a function with an entry in `FIGURES`. The names of its parameters say which data of the run it takes:
 
     probe        tokens (one row per estimator and generated token), results
     checkpoints  trajectory (what trajectory.json holds), references (the published curves)
     eval         results
     compare      tasks, points, smallest (the smallest difference that matters)
     study        findings (what findings.json holds), points, smallest
-    train        rows (of trajectory.jsonl)
+    train        trajectory (the rows of trajectory.jsonl)
 
-The function returns a matplotlib figure, whose files are named as its entry; or several figures by the names of their
-files; or None, if this run has nothing to draw.
+The function returns a matplotlib figure, whose files get the name of the entry; or several figures by the names of
+their files; or None, if this run has nothing to draw.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from antiphase.errors import InvalidInputError
 from antiphase.registry import Registry
 
 if TYPE_CHECKING:
@@ -28,13 +30,13 @@ Draw = Callable[..., "Figure | Mapping[str, Figure] | None"]
 _PLACES = {
     "probe": {
         "entropy_strength": "correlations:entropy_strength",
-        "model_comparison": "probes:all_results",
+        "model_comparison": "probes:model_comparison",
         "layer_map": "probes:layer_maps",
         "rollout": "probes:rollouts",
     },
     "checkpoints": {"trajectory": "checkpoints:checkpoint_curves"},
     "eval": {"accuracy": "evaluation:evaluation_accuracy", "right_from_wrong": "evaluation:measured_scores"},
-    "compare": {"differences": "differences:differences", "accuracy_inversion": "differences:accuracy_by_task"},
+    "compare": {"differences": "differences:method_differences", "accuracy_inversion": "differences:accuracy_by_task"},
     "study": {
         "differences": "study:differences",
         "stages": "study:stages",
@@ -49,19 +51,28 @@ FIGURES: Mapping[str, Registry[Draw]] = {
 }
 
 
-def figures_of(kind: str, *data: Any) -> dict[str, Figure]:
+def figures_of(kind: str, **data: Any) -> dict[str, Figure]:
     """Draw the figures of a run.
 
     Args:
         kind: the kind of the run, a key of `FIGURES`.
-        data: what the functions of this kind take.
+        data: the data of the run, by the names in the docstring above.
 
     Returns:
         the figures by the names of their files, without suffix.
+
+    Raises:
+        InvalidInputError: a function has a parameter that is no data of this kind of run.
     """
     found: dict[str, Figure] = {}
     for name, draw in FIGURES[kind].items():
-        drawn = draw(*data)
+        wanted = inspect.signature(draw).parameters
+        if unknown := [key for key in wanted if key not in data]:
+            raise InvalidInputError(
+                f"the figure {name!r} takes {', '.join(unknown)}, which a run of this kind does not have. "
+                f"It has {', '.join(data)}."
+            )
+        drawn = draw(**{key: data[key] for key in wanted})
         if drawn is not None:
             found |= drawn if isinstance(drawn, Mapping) else {name: drawn}
     return found

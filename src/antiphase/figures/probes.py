@@ -12,7 +12,6 @@ from antiphase.figures.correlations import layer_map
 from antiphase.figures.rollout import rollout_track
 from antiphase.figures.style import (
     BLUE,
-    FAINT,
     GREY,
     INK,
     Result,
@@ -21,6 +20,7 @@ from antiphase.figures.style import (
     describe,
     heading,
     headline,
+    rows_of_dots,
     statistic,
     token_rows,
 )  # fmt: skip
@@ -77,19 +77,12 @@ def model_comparison(results: Sequence[Result]) -> Figure:
         axes.set_yticks(
             rows, labels if over else [f"{label} · by {unit}" for label, (unit, _) in zip(labels, heads, strict=True)]
         )
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
-        axes.grid(axis="y", color=FAINT, linewidth=0.6)
+        rows_of_dots(axes, grid="y")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=3)
     return figure
 
 
-def all_results(tokens: DataFrame, results: Sequence[Result]) -> Figure:
-    """The figure `model_comparison` of a probe."""
-    return model_comparison(results)
-
-
-def layer_maps(tokens: DataFrame, results: Sequence[Result]) -> dict[str, Figure]:
+def layer_maps(results: Sequence[Result]) -> dict[str, Figure]:
     """A `layer_map_<slug>` for each result with more than one cell."""
     return {
         f"layer_map_{slug}": layer_map(result)

@@ -26,10 +26,10 @@ def save_figures(tokens: DataFrame, results: Sequence[Result], folder: Path) -> 
         results: the results to show.
         folder: the folder to write to; it is made if absent.
     """
-    return save_run_figures("probe", folder, tokens, results)
+    return save_run_figures("probe", folder, tokens=tokens, results=results)
 
 
-def save_run_figures(kind: str, folder: Path, *data: Any) -> list[Path]:
+def save_run_figures(kind: str, folder: Path, **data: Any) -> list[Path]:
     """Write every figure of a run as PNG (150 dpi) and SVG, and return the paths.
 
     Nothing is written unless all figures can be drawn. A file appears under its name only when it is complete. Equal
@@ -38,9 +38,9 @@ def save_run_figures(kind: str, folder: Path, *data: Any) -> list[Path]:
     Args:
         kind: the kind of the run, a key of `FIGURES`.
         folder: the folder to write to; it is made if absent.
-        data: what the figures of this kind take (`antiphase.figures.of_runs`).
+        data: the data of the run, by the names that `antiphase.figures.of_runs` lists.
     """
-    figures = figures_of(kind, *data)
+    figures = figures_of(kind, **data)
     folder.mkdir(parents=True, exist_ok=True)
     return [
         _write(figure, folder / f"{name}.{suffix}") for name, figure in figures.items() for suffix in ("png", "svg")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from antiphase.figures.differences import accuracy_against_inversion, method_differences
-from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, canvas, shorten
+from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, canvas, panels, shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,10 +22,8 @@ def training_stages(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure
         stages: for each group, one row for each stage and seed, in order of training.
     """
     columns = min(3, len(stages))
-    lines = -(-len(stages) // columns)
-    with canvas(3.2 * columns + 0.6, 2.3 * lines + 0.5) as (_, figure):
-        panels = list(figure.subplots(lines, columns, sharey=True, squeeze=False).flat)
-        for axes, (name, rows) in zip(panels, stages.items(), strict=False):
+    with canvas(3.2 * columns + 0.6, 2.3 * math.ceil(len(stages) / columns) + 0.5) as (_, figure):
+        for axes, (name, rows) in zip(panels(figure, len(stages), columns, sharey=True), stages.items(), strict=True):
             places = list(dict.fromkeys(row["stage"] for row in rows))
             axes.axhline(0, color=INK, linewidth=0.6)
             for color, key in ((BLUE, "spearman"), (ORANGE, "accuracy")):
@@ -33,8 +32,6 @@ def training_stages(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure
             axes.set_ylim(-1, 1)
             axes.set_title(shorten(name, 36), fontsize=8)
             axes.grid(axis="y", color=FAINT, linewidth=0.6)
-        for axes in panels[len(stages) :]:
-            axes.set_visible(False)
         axes = figure.axes[0]
         axes.plot([], [], color=BLUE, label="ρ(entropy, strength), pooled")
         axes.plot([], [], color=ORANGE, label="accuracy")
@@ -54,21 +51,19 @@ def _lines(axes: Any, rows: Sequence[Mapping[str, Any]], places: Sequence[str], 
     axes.plot(np.flatnonzero(defined), np.nanmean(curves[:, defined], axis=0), color=color, linewidth=2)
 
 
-def differences(findings: Mapping[str, Any], points: Sequence[Mapping[str, Any]], smallest: float) -> Figure | None:
+def differences(findings: Mapping[str, Any], smallest: float) -> Figure | None:
     """The figure `differences` of a study: the groups with two trained methods or more."""
     trained = {name: task for name, task in _trained(findings).items() if len(task["entrants"]) > 1}
     return method_differences(trained, smallest) if trained else None
 
 
-def stages(findings: Mapping[str, Any], points: Sequence[Mapping[str, Any]], smallest: float) -> Figure | None:
+def stages(findings: Mapping[str, Any]) -> Figure | None:
     """The figure `stages` of a study: the groups with two stages or more."""
     staged = {name: rows for name, rows in findings["stages"].items() if len({row["stage"] for row in rows}) > 1}
     return training_stages(staged) if staged else None
 
 
-def accuracy_by_group(
-    findings: Mapping[str, Any], points: Sequence[Mapping[str, Any]], smallest: float
-) -> Figure | None:
+def accuracy_by_group(findings: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> Figure | None:
     """The figure `accuracy_inversion` of a study: all points, with a colour for each group."""
     across = findings["across"]["all"]
     if not across or all(point["inversion"] is None for point in points):

@@ -95,6 +95,21 @@ def count_text(count: int) -> str:
     return grouped(count) + (" token" if count == 1 else " tokens")
 
 
+def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Any]:
+    """Axes for this many panels, row by row. `options` are those of `subplots`; axes that are left over are hidden."""
+    axes = list(figure.subplots(math.ceil(count / columns), columns, squeeze=False, **options).flat)
+    for unused in axes[count:]:
+        unused.set_visible(False)
+    return axes[:count]
+
+
+def rows_of_dots(axes: Any, grid: str = "x") -> None:
+    """The look of a panel with one row for each name on the left."""
+    axes.grid(axis=grid, color=FAINT, linewidth=0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
 def statistic(entry: Result | None) -> list[float]:
     """The value, low and high end of an entry, NaN where undefined."""
     found = entry or {}

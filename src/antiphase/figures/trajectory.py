@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from antiphase.errors import InvalidInputError
 from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, canvas
 
@@ -64,33 +66,29 @@ def trajectory_curves(trajectory: Rows) -> Figure:
 
 def _probed(axis: Any, probes: Rows) -> None:
     """Draw ι = −ρ of the probe set. The sign swaps the two ends of the interval."""
-    if not probes:
-        return
-    # Old rows name no unit; their ρ is over tokens.
-    unit = probes[-1].get("probe/unit", "token")
-    ends = ("probe/spearman", "probe/spearman_high", "probe/spearman_low")
-    y, low, high = ([math.nan if row.get(key) is None else -row[key] for row in probes] for key in ends)
-    reach = [
-        [value - end for value, end in zip(y, low, strict=True)],
-        [end - value for value, end in zip(y, high, strict=True)],
-    ]
-    x = [row["step"] for row in probes]
-    axis.errorbar(x, y, yerr=reach, fmt="o", markersize=3.5, color=INK, linewidth=0.9, label=f"probe set, by {unit}")
-    axis.legend(loc="best")
+    if probes:
+        # Old rows name no unit; their ρ is over tokens.
+        unit = probes[-1].get("probe/unit", "token")
+        keys = ("probe/spearman", "probe/spearman_high", "probe/spearman_low")
+        _dots(axis, probes, keys, f"probe set, by {unit}", sign=-1)
+        axis.legend(loc="best")
 
 
 def _held_out(axis: Any, evals: Rows) -> None:
-    if not evals:
-        return
-    x = [row["step"] for row in evals]
-    y = [row["heldout/pass@1"] for row in evals]
-    reach = [
-        [row["heldout/pass@1"] - row["heldout/pass@1_low"] for row in evals],
-        [row["heldout/pass@1_high"] - row["heldout/pass@1"] for row in evals],
-    ]
-    axis.errorbar(x, y, yerr=reach, fmt="o", markersize=3.5, color=INK, linewidth=0.9, label="held out, sampled")
-    axis.plot(x, [row["heldout/greedy"] for row in evals], "D", markersize=3.5, color=GREY, label="held out, greedy")
-    axis.legend(loc="lower right")
+    if evals:
+        _dots(axis, evals, ("heldout/pass@1", "heldout/pass@1_low", "heldout/pass@1_high"), "held out, sampled")
+        x, y = [row["step"] for row in evals], [row["heldout/greedy"] for row in evals]
+        axis.plot(x, y, "D", markersize=3.5, color=GREY, label="held out, greedy")
+        axis.legend(loc="lower right")
+
+
+def _dots(axis: Any, rows: Rows, keys: Sequence[str], label: str, sign: int = 1) -> None:
+    """Dots with intervals. `keys` name the value, and what are its low and high end after multiplying by `sign`."""
+    y, low, high = (np.array([math.nan if row.get(key) is None else sign * row[key] for row in rows]) for key in keys)
+    axis.errorbar(
+        [row["step"] for row in rows], y, yerr=[y - low, high - y], fmt="o", markersize=3.5, color=INK,
+        linewidth=0.9, label=label,
+    )  # fmt: skip
 
 
 def _alone(values: Sequence[float]) -> list[int]:

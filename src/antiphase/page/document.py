@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from antiphase.errors import InvalidInputError
-from antiphase.page.defaults import FORKING_SHARE, MARKERS
+from antiphase.page.defaults import FORKING_SHARE, MARKERS, check_share
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,7 @@ class Document:
     created: str = ""
 
     def __post_init__(self) -> None:
-        if not 0 < self.forking_share < 1:
-            raise InvalidInputError(f"forking_share must lie between 0 and 1; got {self.forking_share}.")
+        check_share(self.forking_share)
         labels = [subject.label for subject in self.subjects]
         twice = next((label for label in labels if labels.count(label) > 1), None)
         if twice is not None:

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from antiphase.page import overview
 from antiphase.page.document import Document
 from antiphase.page.payload import MAX_CHARACTERS, payload_of
 from antiphase.page.scripts import one_script
+from antiphase.page.wording import signed
 
 
 @functools.cache
@@ -46,13 +47,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "signed": overview.signed,
-        "interval": overview.interval,
-        "share": overview.share,
-        "number": overview.number,
-        "plain": plain_text,
-    }
+    shown = (signed, overview.interval, overview.share, overview.number)
+    environment.filters |= {"plain": plain_text, **{text.__name__: text for text in shown}}
     return environment
 
 
@@ -116,13 +112,8 @@ def render_overview(document: Document) -> str:
 
 def _overview(document: Document) -> dict[str, Any]:
     """The variables of the overview's templates."""
-    lines = overview.lines_of(document)
-    return {
-        "document": document,
-        "lines": lines,
-        "estimators": overview.estimators_of(document),
-        "measured": overview.measured_of(lines),
-    }
+    lines, estimators = overview.lines_of(document), overview.estimators_of(document)
+    return {"document": document, "lines": lines, "estimators": estimators, "measured": overview.measured_of(lines)}
 
 
 def _policy(scripts: Sequence[str], live: bool) -> str:
@@ -135,18 +126,17 @@ def _policy(scripts: Sequence[str], live: bool) -> str:
     )
 
 
-def write_page(document: Document, path: Path, options: Mapping[str, Any] | None = None) -> Path:
+def write_page(document: Document, path: Path) -> Path:
     """Write the page. The file appears under its name only when it is complete.
 
     Args:
         document: what the page shows.
         path: the file to write.
-        options: more arguments of `render_page`.
 
     Raises:
         InvalidInputError: the file cannot be written.
     """
-    text = render_page(document, **dict(options or {}))
+    text = render_page(document)
     work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

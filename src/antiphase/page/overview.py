@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from antiphase.page.document import Document, Subject
-from antiphase.page.wording import ESTIMATORS, verdict, warnings_of
+from antiphase.page.wording import ESTIMATORS, signed, verdict, warnings_of
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,6 @@ class Line:
     """One line of the overview: a model, measured with one estimator.
 
     Args:
-        subject: index of the subject in the document.
         label: the name of the subject.
         reading: its numbers, as in summary.json.
         verdict: what the pooled ρ says.
@@ -23,7 +22,6 @@ class Line:
         unfinished: whether the run is still going on or was interrupted.
     """
 
-    subject: int
     label: str
     reading: Mapping[str, Any]
     verdict: str
@@ -33,13 +31,14 @@ class Line:
 
 def lines_of(document: Document) -> list[Line]:
     """The lines of the overview, subject by subject. An evaluation that measured no signals has one line."""
-    lines = []
-    for place, subject in enumerate(document.subjects):
-        unfinished = not document.runs[subject.run].finished
-        for reading in subject.readings:
-            warned = _warnings(subject, reading)
-            lines.append(Line(place, subject.label, reading, verdict(reading), warned, unfinished))
-    return lines
+    return [
+        Line(
+            subject.label, reading, verdict(reading), _warnings(subject, reading),
+            not document.runs[subject.run].finished,
+        )
+        for subject in document.subjects
+        for reading in subject.readings
+    ]  # fmt: skip
 
 
 def _warnings(subject: Subject, reading: Mapping[str, Any]) -> list[str]:
@@ -64,15 +63,6 @@ def measured_of(lines: Sequence[Line]) -> list[str]:
             found[f"{r['norm']} norm of the {r['target']} gradient, projections {projections}, temperature "
                   f"{r['temperature']:g}"] = None  # fmt: skip
     return list(found)
-
-
-def signed(value: float | None, digits: int = 3) -> str:
-    """`+0.123` with a real minus sign; `undefined` for None.
-
-    >>> signed(-0.12345)
-    '−0.123'
-    """
-    return "undefined" if value is None else f"{value:+.{digits}f}".replace("-", "−")
 
 
 def interval(entry: Mapping[str, Any] | None, digits: int = 3) -> str:

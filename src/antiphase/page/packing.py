@@ -6,7 +6,9 @@ below 0.1 % over six decades. Log-probabilities of alternatives are in steps of 
 """
 
 import base64
+import itertools
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,23 +22,31 @@ LOGPROB_STEP = 32 / 65_535
 
 @dataclass
 class Blobs:
-    """The packed columns, in the order in which they were added."""
+    """The packed columns, in the order in which they were added, and the vocabulary of their words."""
 
     texts: list[str] = field(default_factory=list)
+    # Each word with its number, in the order in which the words were first used.
+    words: dict[str, int] = field(default_factory=dict)
 
     def add(self, values: np.ndarray) -> dict[str, Any]:
         """Pack a column and return what the page needs to find and unpack it."""
         self.texts.append(packed(values))
         return {"blob": len(self.texts) - 1, "dtype": values.dtype.name, "length": int(values.size)}
 
+    def add_words(self, texts: Iterable[str]) -> dict[str, Any]:
+        """Pack the numbers of these words. New words join the vocabulary."""
+        numbers = [self.words.setdefault(text, len(self.words)) for text in texts]
+        return self.add(smallest_unsigned(np.array(numbers, dtype=np.int64)))
+
     @property
     def size(self) -> int:
         """The number of characters of all columns so far."""
         return sum(map(len, self.texts))
 
-    def forget(self, number: int) -> None:
-        """Keep only the first `number` columns."""
-        del self.texts[number:]
+    def forget(self, columns: int = 0, words: int = 0) -> None:
+        """Keep only the first columns and the first words, this many of each."""
+        del self.texts[columns:]
+        self.words = dict(itertools.islice(self.words.items(), words))
 
 
 def packed(values: np.ndarray) -> str:

@@ -38,13 +38,13 @@ def payload_of(document: Document, max_characters: int = MAX_CHARACTERS) -> tupl
     Returns:
         (JSON-ready values, the texts of the columns).
     """
-    words, blobs = _Vocabulary(), Blobs()
-    kept, subjects = _fitting_main(document.subjects, max_characters, words, blobs)
+    blobs = Blobs()
+    kept, subjects = _fitting_main(document.subjects, max_characters, blobs)
     room = max(0, max_characters - blobs.size)
     total = sum(len(s.tokens) for s in document.subjects)
     for subject, own, entry in zip(document.subjects, kept, subjects, strict=True):
         share = room * len(subject.tokens) / max(1, total)
-        entry.update(_fitting_details(subject, own, share, words, blobs))
+        entry.update(_fitting_details(subject, own, share, blobs))
     values = {
         "title": document.title,
         "markers": list(document.markers),
@@ -52,29 +52,9 @@ def payload_of(document: Document, max_characters: int = MAX_CHARACTERS) -> tupl
         "runs": [{"name": run.name, "kind": run.kind} for run in document.runs],
         "subjects": subjects,
         "trainings": [_training(training) for training in document.trainings],
-        "vocabulary": words.texts,
+        "vocabulary": list(blobs.words),
     }
     return finite(values), blobs.texts
-
-
-class _Vocabulary:
-    """Distinct texts, numbered in the order in which they were first used."""
-
-    def __init__(self) -> None:
-        self._places: dict[str, int] = {}
-
-    def places(self, texts: Sequence[str]) -> np.ndarray:
-        known = self._places
-        return np.fromiter((known.setdefault(text, len(known)) for text in texts), dtype=np.int64, count=len(texts))
-
-    @property
-    def texts(self) -> list[str]:
-        return list(self._places)
-
-    def forget(self, number: int) -> None:
-        """Keep only the first `number` texts."""
-        while len(self._places) > number:
-            self._places.popitem()
 
 
 @dataclass(frozen=True)
@@ -105,7 +85,7 @@ def _places(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _fitting_main(
-    subjects: Sequence[Subject], max_characters: int, words: _Vocabulary, blobs: Blobs
+    subjects: Sequence[Subject], max_characters: int, blobs: Blobs
 ) -> tuple[list[_Kept], list[dict[str, Any]]]:
     """Pack the main columns of as many rollouts as fit."""
     detailed = any(subject.cells or subject.alternatives is not None for subject in subjects)
@@ -115,13 +95,12 @@ def _fitting_main(
     share = min(1.0, 2 * room / max(1, needed))
     while True:
         kept = [_kept(subject, share) for subject in subjects]
-        entries = [_main(subject, own, words, blobs) for subject, own in zip(subjects, kept, strict=True)]
+        entries = [_main(subject, own, blobs) for subject, own in zip(subjects, kept, strict=True)]
         holding = any(own.counts(subject).any() for subject, own in zip(subjects, kept, strict=True))
         if blobs.size <= room or not holding:
             return kept, entries
         share *= 0.97 * room / blobs.size
-        blobs.forget(0)
-        words.forget(0)
+        blobs.forget()
 
 
 def _kept(subject: Subject, share: float) -> _Kept:
@@ -143,7 +122,7 @@ def evenly(number: int, kept: int) -> np.ndarray:
     return np.unique(np.arange(min(kept, number)) * number // max(1, min(kept, number)))
 
 
-def _main(subject: Subject, kept: _Kept, words: _Vocabulary, blobs: Blobs) -> dict[str, Any]:
+def _main(subject: Subject, kept: _Kept, blobs: Blobs) -> dict[str, Any]:
     chosen, counts = kept.tokens(subject), kept.counts(subject)
     tokens = subject.tokens.iloc[chosen]
     rollouts = subject.rollouts.iloc[kept.rollouts]
@@ -167,7 +146,7 @@ def _main(subject: Subject, kept: _Kept, words: _Vocabulary, blobs: Blobs) -> di
         },
         "steps": None if subject.steps is None else _steps(subject.steps, kept.rollouts, blobs),
         "starts": [0, *counts.cumsum().tolist()],
-        "token": blobs.add(smallest_unsigned(words.places(tokens.token.tolist()))),
+        "token": blobs.add_words(tokens.token),
         "entropy": blobs.add(tokens.entropy.to_numpy(dtype=np.float32)),
         "logprob": blobs.add(tokens.logprob.to_numpy(dtype=np.float32)),
         "spaced": blobs.add(tokens.spaced.to_numpy(dtype=np.uint8)),
@@ -205,7 +184,7 @@ def _rollout(row: Mapping[Any, Any], prompts: Mapping[str, int], cut: int) -> di
     return found
 
 
-def _fitting_details(subject: Subject, kept: _Kept, share: float, words: _Vocabulary, blobs: Blobs) -> dict[str, Any]:
+def _fitting_details(subject: Subject, kept: _Kept, share: float, blobs: Blobs) -> dict[str, Any]:
     """Pack the strengths by layer and the alternatives of as many rollouts as fit into `share` characters."""
     number = len(kept.rollouts)
     if not subject.cells and subject.alternatives is None:
@@ -217,19 +196,18 @@ def _fitting_details(subject: Subject, kept: _Kept, share: float, words: _Vocabu
     fitting = 0.9 * share / max(1.0, spent / max(1, trial.size))  # tokens
     mean_length = max(1.0, kept.counts(subject).sum() / max(1, number))
     places = evenly(number, int(fitting / mean_length))
-    num_columns, num_texts, before = len(blobs.texts), len(words.texts), blobs.size
+    before, held = blobs.size, (len(blobs.texts), len(blobs.words))
     while len(places):
-        found = _details(subject, _Kept(kept.rollouts[places], kept.longest), words, blobs)
+        found = _details(subject, _Kept(kept.rollouts[places], kept.longest), blobs)
         spent = blobs.size - before
         if spent <= share:
             return {"detailed": places.tolist(), **found}
         places = evenly(number, min(len(places) - 1, int(0.9 * len(places) * share / spent)))
-        blobs.forget(num_columns)
-        words.forget(num_texts)
+        blobs.forget(*held)
     return {"detailed": []}
 
 
-def _details(subject: Subject, kept: _Kept, words: _Vocabulary, blobs: Blobs) -> dict[str, Any]:
+def _details(subject: Subject, kept: _Kept, blobs: Blobs) -> dict[str, Any]:
     chosen = kept.tokens(subject)
     found: dict[str, Any] = {"cells": {}}
     for name, values in subject.cells.items():
@@ -240,7 +218,7 @@ def _details(subject: Subject, kept: _Kept, words: _Vocabulary, blobs: Blobs) ->
         found["alternatives"] = {
             "count": int(texts.shape[1]),
             "step": LOGPROB_STEP,
-            "token": blobs.add(smallest_unsigned(words.places(texts.ravel().tolist()))),
+            "token": blobs.add_words(texts.ravel()),
             "logprob": blobs.add(logprob_coded(logprobs)),
         }
     return found
@@ -258,16 +236,11 @@ def _training(training: Training) -> dict[str, Any]:
             **{name: column for name, column in columns.items() if any(value is not None for value in column)},
         }
         found["undefined"] += [name for name in columns if name not in found[kind]]
-    found["steps"] = _steps_done(training)
+    # A `step` row is written before its optimizer step, any other row after it.
+    done = max((row["step"] + (row.get("kind") == "step") for row in training.rows), default=0)
+    found["steps"] = done if training.num_steps is None else training.num_steps
     found["alarms"] = [row["step"] for row in training.rows if row.get("kind") == "alarm"]
     return found
-
-
-def _steps_done(training: Training) -> int:
-    """The number of optimizer steps made. A `step` row is written before its step, any other row after it."""
-    if training.num_steps is not None:
-        return training.num_steps
-    return max((row["step"] + (row.get("kind") == "step") for row in training.rows), default=0)
 
 
 def _number(value: Any) -> float | None:

@@ -51,11 +51,12 @@ def steps_of(
         starts=bounds,
         start=start,
         num_tokens=count,
-        position=_floats(base, "position"),
-        entropies={name: _floats(frames.get(name, empty), "entropy") for name in estimators},
-        strengths={name: _floats(frames.get(name, empty), "strength") for name in estimators},
+        position=floats(base, "position"),
+        entropies={name: floats(frames.get(name, empty), "entropy") for name in estimators},
+        strengths={name: floats(frames.get(name, empty), "strength") for name in estimators},
     )
 
 
-def _floats(frame: pd.DataFrame, name: str) -> np.ndarray:
+def floats(frame: pd.DataFrame, name: str) -> np.ndarray:
+    """A column as float32, with NaN for missing values."""
     return frame[name].to_numpy(dtype=np.float32, na_value=np.nan)

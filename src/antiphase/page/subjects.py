@@ -14,12 +14,13 @@ from antiphase.errors import InvalidInputError
 from antiphase.page.document import Subject
 from antiphase.page.payload import finite
 from antiphase.page.spacing import spaces_before
-from antiphase.page.stepping import steps_of
-from antiphase.page.unit_correlations import units_of
+from antiphase.page.stepping import floats, steps_of
+from antiphase.page.unit_correlations import NOTHING, units_of
 from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
 from antiphase.types import cell_column
 
 _ROLLOUT = ("rollout_id", "prompt_id", "prompt", "finish", "num_tokens")
+_TOKEN = ("rollout", "position", "token", "token_id", "entropy", "logprob")
 _VERDICT = ("correct", "outcome", "answer", "reference")
 _READING = (
     "estimator", "context", "layers", "projections", "norm", "target", "targets_per_rollout", "revision", "device",
@@ -34,7 +35,6 @@ _STATISTICS = (
 BY_UNIT = (
     "spearman_type", "spearman_step", "spearman_step_low", "spearman_step_high", "spearman_given_length",
 )  # fmt: skip
-_NOTHING = {"value": None, "low": None, "high": None}
 _NEEDED = ("spearman", "logprob_control")
 _INTERVALS = (*_NEEDED, "spearman_within", "accuracy")
 _COUNTS = ("num_tokens", "num_rollouts", "num_prompts", "num_undefined")
@@ -112,8 +112,8 @@ def reading_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = finite(reading)
     for key in _INTERVALS:
         if found[key] is not None or key in _NEEDED:
-            found[key] = _NOTHING | (found[key] or {})
-    values = [(key, found[key][end]) for key in _INTERVALS if found[key] for end in _NOTHING]
+            found[key] = {**NOTHING, **(found[key] or {})}
+    values = [(key, found[key][end]) for key in _INTERVALS if found[key] for end in NOTHING]
     values += [(key, found[key]) for key in (*_COUNTS, *_MEANS)]
     for key, value in values:
         if not isinstance(value, int if key in _COUNTS else int | float | None):
@@ -146,15 +146,13 @@ def _subject(
     if any(rows.rollout_id.duplicated().any() for rows in by_estimator.values()):
         raise InvalidInputError(f"{label}: two rollouts share an id; rollout ids must be distinct.")
     frames = {} if tokens.empty else _frames(label, tokens, order)
-    base = next(iter(frames.values()), None)
-    if base is None:
-        base = pd.DataFrame({"rollout": [], "position": [], "token": [], "token_id": [], "entropy": [], "logprob": []})
+    base = next(iter(frames.values()), pd.DataFrame(columns=_TOKEN))
     counts = np.bincount(base.rollout.to_numpy(dtype=np.int64), minlength=len(shown))
     if complete:
         _check_counts(label, shown, counts)
     starts = np.concatenate([[0], counts.cumsum()]).astype(np.int64)
     spaced = _spaced(first, base, starts)
-    strengths = {name: _floats(frame, "strength") for name, frame in frames.items()}
+    strengths = {name: floats(frame, "strength") for name, frame in frames.items()}
     cells = {
         str(reading["estimator"]): found
         for reading in readings
@@ -169,7 +167,7 @@ def _subject(
         by_unit={name: _by_rollout(by_estimator, name, order) for name in BY_UNIT if name in rollouts},
         shuffled=_by_rollout(by_estimator, "shuffled", order) if "shuffled" in rollouts else {},
         tokens=base[["token", "token_id"]]
-        .assign(entropy=_floats(base, "entropy"), logprob=_floats(base, "logprob"), spaced=spaced)
+        .assign(entropy=floats(base, "entropy"), logprob=floats(base, "logprob"), spaced=spaced)
         .reset_index(drop=True),
         starts=starts,
         strengths=strengths,
@@ -213,17 +211,13 @@ def _frames(label: str, tokens: pd.DataFrame, order: "pd.Series[int]") -> dict[s
     return frames
 
 
-def _floats(frame: pd.DataFrame, name: str) -> np.ndarray:
-    return frame[name].to_numpy(dtype=np.float32, na_value=np.nan)
-
-
 def _cells(reading: Mapping[str, Any], frame: pd.DataFrame | None) -> np.ndarray | None:
     if frame is None or not reading["layers"]:
         return None
     names = [cell_column(layer, name) for layer in reading["layers"] for name in reading["projections"]]
     if not all(name in frame for name in names):
         return None  # an evaluation without --by-projection
-    return np.stack([_floats(frame, name) for name in names], axis=1)
+    return np.stack([floats(frame, name) for name in names], axis=1)
 
 
 def _spaced(rollouts: pd.DataFrame, tokens: pd.DataFrame, starts: np.ndarray) -> np.ndarray:
@@ -250,5 +244,5 @@ def _alternatives(
     texts = np.full((len(tokens), int(rank.max()) + 1), "", dtype=object)
     logprobs = np.full(texts.shape, np.nan, dtype=np.float32)
     texts[row[kept], rank[kept]] = frame.token.to_numpy(dtype=object)[kept]
-    logprobs[row[kept], rank[kept]] = _floats(frame, "logprob")[kept]
+    logprobs[row[kept], rank[kept]] = floats(frame, "logprob")[kept]
     return texts, logprobs

@@ -23,6 +23,15 @@ FEW_TOKENS, FEW_PROMPTS = 500, 8
 NEAR = 0.8
 
 
+def signed(value: float | None, digits: int = 3) -> str:
+    """`+0.123` with a real minus sign; `undefined` for None.
+
+    >>> signed(-0.12345)
+    '−0.123'
+    """
+    return "undefined" if value is None else f"{value:+.{digits}f}".replace("-", "−")
+
+
 def verdict(reading: Mapping[str, Any]) -> str:
     """The verdict on ρ over the headline unit. With only two or three prompts it is undecided."""
     said = verdict_of(headline_entry(reading))
@@ -68,14 +77,14 @@ def warnings_of(reading: Mapping[str, Any], shuffled: np.ndarray | None = None) 
     if value is not None and control is not None and value * control > 0 and abs(control) >= NEAR * abs(value):
         found.append(
             f"the control, which follows entropy by construction, has the same sign and is nearly as strong as ρ over "
-            f"tokens, or stronger ({_signed(control)}). So ρ over tokens may say no more than the control"
+            f"tokens, or stronger ({signed(control, 2)}). So ρ over tokens may say no more than the control"
         )
     within = (reading.get("spearman_within") or {}).get("value")
     noise = math.nan if shuffled is None or np.isnan(shuffled).all() else float(np.nanmean(shuffled))
     if within is not None and not math.isnan(noise) and abs(noise) >= NEAR * abs(within):
         found.append(
-            f"shuffled strengths give nearly as strong a ρ over tokens within rollouts ({_signed(noise)} against "
-            f"{_signed(within)})"
+            f"shuffled strengths give nearly as strong a ρ over tokens within rollouts ({signed(noise, 2)} against "
+            f"{signed(within, 2)})"
         )
     if reading.get("targets_per_rollout"):
         few = reading["targets_per_rollout"]
@@ -91,9 +100,5 @@ def _of_steps(step: Mapping[str, Any]) -> list[str]:
         return []
     return [
         f"with the lengths and places of the steps held fixed, ρ over them is {verdict_of(both)}"
-        + ("" if both["value"] is None else f" ({_signed(both['value'])})")
+        + ("" if both["value"] is None else f" ({signed(both['value'], 2)})")
     ]
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")

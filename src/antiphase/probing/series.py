@@ -110,7 +110,7 @@ def run_series(request: SeriesRequest, *, references: bool = True, progress: boo
             return CheckpointSeries(made.summary)
         if outputs.figures:
             curves = published_curves() if references else ()
-            save_run_figures("checkpoints", path / "figures", made.summary, curves)
+            save_run_figures("checkpoints", path / "figures", trajectory=made.summary, references=curves)
         if outputs.report:
             add_page(lambda: made.document(path.resolve().name), path / REPORT)
         return made

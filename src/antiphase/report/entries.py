@@ -15,7 +15,7 @@ from typing import Any
 
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.entries import parse_entry
-from antiphase.page.defaults import FILE, FORKING_SHARE
+from antiphase.page.defaults import FILE, FORKING_SHARE, check_share
 from antiphase.runs.folder_kinds import EVALUATION, PROBE, SERIES
 
 HOST = "127.0.0.1"
@@ -129,33 +129,20 @@ def listening(port: int) -> Iterator[None]:
         raise InvalidInputError(f"cannot listen on port {port} ({reason}). Choose another --port.") from error
 
 
-def check_share(forking_share: float) -> None:
-    """Refuse an invalid share of forking tokens.
-
-    Raises:
-        InvalidInputError: the share does not lie between 0 and 1.
-    """
-    if not 0 < forking_share < 1:
-        raise InvalidInputError(f"forking_share must lie between 0 and 1; got {forking_share}.")
-
-
 def check_run(path: Path) -> None:
     """Refuse a path that is not the folder of a finished or unfinished run.
 
     Raises:
         InvalidInputError: the path is missing, is a file, or is a folder that is empty or holds no run.
     """
-    if not os.path.exists(path):
-        raise InvalidInputError(f"{str(path)!r} does not exist. Name the folder of {KINDS}.")
-    if not path.is_dir():
-        raise InvalidInputError(f"{str(path)!r} is a file. Name the folder of {KINDS}.")
+    if not os.path.isdir(path):
+        what = "is a file" if os.path.exists(path) else "does not exist"
+        raise InvalidInputError(f"{str(path)!r} {what}. Name the folder of {KINDS}.")
     try:
         if is_comparison(path) or is_training(path):
             return
         if not (path / "config.json").is_file():
             raise InvalidInputError(f"{str(path)!r} {_foreign(path)}")
-    except InvalidInputError:
-        raise
     except OSError as error:
         raise InvalidInputError(f"{str(path)!r} cannot be read ({error.strerror or error}).") from error
 

@@ -34,11 +34,11 @@ def summarize_unfinished(folder: RunFolder, kind: str, tokens: pd.DataFrame, rol
     """
     stored = folder.read_json("config.json")["config"]
     owner: Any = EvalConfig if kind == "eval" else ProbeConfig
-    known = {field.name for field in dataclasses.fields(owner)}
-    options = {name: value for name, value in stored.items() if name in known and name != "models"}
-    options["num_resamples"] = min(int(options.get("num_resamples", MOST_RESAMPLES)), MOST_RESAMPLES)
+    known = {field.name for field in dataclasses.fields(owner)} - {"models"}
     # The config of an old run names no units; that run is over tokens.
-    options = {name: value for name, value in {**BEFORE_UNITS, **options}.items() if value is not None}
+    given = {**BEFORE_UNITS, **{name: value for name, value in stored.items() if name in known}}
+    options = {name: value for name, value in given.items() if value is not None}
+    options["num_resamples"] = min(int(options.get("num_resamples", MOST_RESAMPLES)), MOST_RESAMPLES)
     config: Any = config_from(stored["models"], options, owner)
     steps = folder.read_parts("steps")
     begun = set(rollouts.model)

@@ -7,10 +7,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from antiphase.errors import InvalidInputError
-from antiphase.page.defaults import FORKING_SHARE, MARKERS
+from antiphase.page.defaults import FORKING_SHARE, MARKERS, check_share
 from antiphase.page.document import Document, joined
 from antiphase.page.html import write_page
-from antiphase.report.entries import Source, check_report, check_share
+from antiphase.report.entries import Source, check_report
 from antiphase.report.sources import read_run
 
 

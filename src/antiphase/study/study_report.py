@@ -52,7 +52,8 @@ def write_report(study: Study, cells: Sequence[DoneCell], folder: Path, failed: 
             if importlib.util.find_spec("matplotlib") is not None:
                 from antiphase.figures.saving import save_run_figures
 
-                save_run_figures("study", folder / "figures", findings.to_dict(), findings.points, study.smallest)
+                data = {"findings": findings.to_dict(), "points": findings.points, "smallest": study.smallest}
+                save_run_figures("study", folder / "figures", **data)
     except OSError as error:
         raise InvalidInputError(f"cannot write to {str(folder)!r} ({error.strerror or error}).") from error
     return text

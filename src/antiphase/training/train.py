@@ -234,7 +234,7 @@ def _finish(folder: Path, trainer: Any, recipe: Recipe, summary: Mapping[str, An
     work = folder / ".summary.json.tmp"
     work.write_text(json.dumps(without_nan(summary), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     rows = read_trajectory(folder)
-    save_run_figures("train", folder / "figures", rows)
+    save_run_figures("train", folder / "figures", trajectory=rows)
     settings = json.loads(json.dumps(recipe.resolved))
     work.replace(folder / "summary.json")
     add_page(lambda: training_document(folder.resolve().name, rows, settings, summary), folder / REPORT)

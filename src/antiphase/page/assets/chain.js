@@ -21,7 +21,7 @@ const CONTROL_NAMES = {
   position: "place of the token in the completion", frequency: "how often the token occurs in this run", together: "‖w‖, place and frequency together",
 };
 
-const decided = ({ value, low, high }) => [value, low, high].every((part) => part !== null && part !== undefined) && (low > 0 || high < 0);
+const decided = ({ value, low, high }) => [value, low, high].every(Number.isFinite) && (low > 0 || high < 0);
 
 function linkSentence(link) {
   const words = LINK_WORDS[link.link];

@@ -1,4 +1,6 @@
 // Charts: ECharts (the global `echarts` of echarts.min.js) draws them in the colours of the theme, and again when the theme or the size changes.
+import { element } from "./core.js";
+
 const CHARTS = new Map();
 const PALETTE = ["#1f77b4", "#d5701c", "#2a9d6f", "#b0459c", "#8a6d00", "#c0392b", "#5b5fc7", "#3a8fa3", "#7a5230", "#6b7d2a"];
 const PALETTE_DARK = ["#6fb4ec", "#f0a35c", "#62d3a4", "#e48bd4", "#d9bd4a", "#f08a7f", "#a3a6f5", "#7fd0e2", "#cfa07a", "#b9cc70"];
@@ -81,12 +83,18 @@ export function redrawCharts() {
 
 /** The symbols of a line. A value without a neighbour gets a dot, because no line would show it; other values get none. */
 export function lonely(values, { size = 6, joined = false } = {}) {
-  const known = (value) => value !== null && value !== undefined && Number.isFinite(value);
+  const known = Number.isFinite;
   const only = joined && values.filter(known).length === 1;
   const alone = (i) => known(values[i]) && (joined ? only : !known(values[i - 1]) && !known(values[i + 1]));
   const any = values.some((_, i) => alone(i));
   return any ? { showSymbol: true, symbolSize: size, symbol: (_, { dataIndex }) => (alone(dataIndex) ? "circle" : "none") } : { showSymbol: false };
 }
+
+/** Straight lines across a chart, without labels. */
+export const rules = (color, data, type = "solid") => ({ silent: true, symbol: "none", label: { show: false }, lineStyle: { color, type, width: 1 }, data });
+
+/** A small square in a colour, in front of the name that it stands for. */
+export const swatch = (background) => element("span", { class: "swatch", style: { display: "inline-block", marginRight: ".4em", background } });
 
 /** The strongest share of a colour behind text that leaves the text readable. */
 const depth = () => (isDark() && !medium.printing ? 0.48 : 0.62);
@@ -101,4 +109,10 @@ export function diverging(share, strength = depth()) {
 export function sequential(share, strength = depth()) {
   const size = Math.round(Math.min(1, Math.max(0, share)) * strength * 100);
   return `color-mix(in srgb, ${theme().accent} ${size}%, transparent)`;
+}
+
+/** The legend of a shade: a strip with the colours from low to high. With signs it runs over the middle colour. */
+export function ramp(signs) {
+  const colours = [-1, -0.5, 0, 0.5, 1].map((share) => (signs ? diverging(share) : sequential((share + 1) / 2)));
+  return element("span", { class: "ramp", "aria-hidden": "true", style: { background: `linear-gradient(90deg, ${colours.join(", ")})` } });
 }

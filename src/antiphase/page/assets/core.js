@@ -19,7 +19,7 @@ const MINUS = "\u2212";
 
 /** A number with this many significant digits, or a dash if it is undefined. */
 export function number(value, digits = 3) {
-  if (value === null || value === undefined || !Number.isFinite(value)) return "—";
+  if (!Number.isFinite(value)) return "—";
   const size = Math.abs(value);
   if (value === 0) return "0";
   if (size < 1e-3 || size >= Math.max(1e6, 10 ** digits)) return value.toExponential(digits - 1).replaceAll("-", MINUS);
@@ -34,7 +34,7 @@ export function tick(value, digits = 10) {
 
 /** `+0.123`, in the form in which the overview prints ρ. */
 export function signed(value, digits = 3) {
-  if (value === null || value === undefined || !Number.isFinite(value)) return "undefined";
+  if (!Number.isFinite(value)) return "undefined";
   const size = Math.abs(value).toFixed(digits);
   return Number(size) === 0 ? size : (value < 0 ? MINUS : "+") + size;
 }
@@ -42,8 +42,7 @@ export function signed(value, digits = 3) {
 /** `+0.123 [+0.100, +0.146]`, or the value alone if there is no interval. */
 export function withInterval(entry, digits = 3) {
   if (!entry) return "—";
-  const known = [entry.low, entry.high].every((end) => end !== null && end !== undefined && Number.isFinite(end));
-  return signed(entry.value, digits) + (known ? ` [${signed(entry.low, digits)}, ${signed(entry.high, digits)}]` : "");
+  return signed(entry.value, digits) + ([entry.low, entry.high].every(Number.isFinite) ? ` [${signed(entry.low, digits)}, ${signed(entry.high, digits)}]` : "");
 }
 
 /** Only the interval, `[+0.100, +0.146]`, or a dash. */

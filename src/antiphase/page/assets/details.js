@@ -51,11 +51,7 @@ function stepFacts(subject, token, estimator) {
 
 function showAlternatives(holder, others, own) {
   const table = element("table");
-  const bar = (share) => {
-    const made = element("span", { class: "bar" });
-    made.style.width = `${Math.round(share * 70)}px`;
-    return made;
-  };
+  const bar = (share) => element("span", { class: "bar", style: { width: `${Math.round(share * 70)}px` } });
   const rows = others.map(({ text, probability }) => [
     element("span", {}, ...(text.trim() ? visibleNodes(text, 30) : [blankName(text)]), text === own ? " ◂" : ""), { text: number(probability, 2) }, element("span", {}, bar(probability))]);
   fillTable(table, "Most probable tokens here", ["alternative", "p", ""], rows);

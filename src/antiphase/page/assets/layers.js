@@ -3,9 +3,8 @@ import { $, element, fail, signed, tick } from "./core.js";
 import { shorten } from "./text.js";
 import { SUBJECTS } from "./data.js";
 import { active, change, estimatorOf, shownSubjects, state, view } from "./state.js";
-import { chart, colourOf, diverging, lonely } from "./charts.js";
+import { chart, colourOf, diverging, lonely, ramp, rules } from "./charts.js";
 import { CSV } from "./tables.js";
-import { ramp } from "./microscope.js";
 
 function mapLimit() {
   const values = shownSubjects().flatMap((subject) => subject.reading(estimatorOf(subject))?.by_projection.flat() ?? []);
@@ -21,7 +20,7 @@ export function drawLayers() {
   }
   $("layers-maps").replaceChildren(...maps);
   if (!maps.length) $("layers-maps").append(element("p", { class: "meta" }, "No shown model has strengths by layer and projection. An evaluation keeps them with --by-projection."));
-  $("layers-legend").replaceChildren(`ρ −${limit.toFixed(2)} `, ramp("difference"), ` +${limit.toFixed(2)}`);
+  $("layers-legend").replaceChildren(`ρ −${limit.toFixed(2)} `, ramp(true), ` +${limit.toFixed(2)}`);
   $("layers-legend").hidden = !maps.length;
   $("reset-cell").hidden = state.cell === null;
   drawLayerCurves();
@@ -44,7 +43,7 @@ function drawLayerCurves() {
     xAxis: { type: "category", data: layers.map(String), name: "layer", nameGap: 24, axisLine: { onZero: false, lineStyle: { color: soft } } },
     yAxis: { type: "value", name: "ρ", nameGap: 34, axisLabel: { color: soft, formatter: (value) => tick(value) } },
     series: projections.map((own, p) => ({ type: "line", name: own, silent: true, ...lonely(rho.map((row) => row[p])), itemStyle: { color: colourOf(p) }, lineStyle: { width: name === own ? 3 : 1.6 }, data: rho.map((row) => row[p] ?? NaN),
-      markLine: { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: soft, type: "solid", width: 1 }, data: [...(p ? [] : [{ yAxis: 0 }]), ...(name === own && layers.includes(Number(layer)) ? [{ xAxis: String(layer), lineStyle: { type: "dashed" } }] : [])] } })),
+      markLine: rules(soft, [...(p ? [] : [{ yAxis: 0 }]), ...(name === own && layers.includes(Number(layer)) ? [{ xAxis: String(layer), lineStyle: { type: "dashed" } }] : [])]) })),
   }), `ρ by layer, ${shorten(subject.label, 60)}: ${least.join("; ")}`);
   $("layers-caption").textContent = `${shorten(subject.label, 60)}: ${least.join("; ")}.`;
 }

@@ -4,7 +4,7 @@ import { blankName, endsLine, paragraphNodes, shorten, visible, visibleNodes } f
 import { points, quantile, runningMean } from "./statistics.js";
 import { SUBJECTS } from "./data.js";
 import { active, change, estimatorOf, isSelected, listen, remember, rhoOf, state, strengthName, touches, unitOf } from "./state.js";
-import { chart, diverging, lonely, sequential } from "./charts.js";
+import { chart, diverging, lonely, ramp, rules, sequential } from "./charts.js";
 import { CSV } from "./tables.js";
 import { contributionOf, showDetails, tokenLine } from "./details.js";
 
@@ -103,14 +103,7 @@ export function paint() {
     const token = Number(made.dataset.token);
     made.style.background = made.classList.contains("unmeasured") && shade !== "entropy" ? "" : colour(token);
   }
-  $("shade-legend").replaceChildren(ramp(shade), " ", SHADES[shade]);
-}
-
-export function ramp(shade) {
-  const made = element("span", { class: "ramp", "aria-hidden": "true" }), steps = [-1, -0.5, 0, 0.5, 1];
-  const signs = shade === "contribution" || shade === "difference";
-  made.style.background = `linear-gradient(90deg, ${steps.map((s) => (signs ? diverging(s) : sequential((s + 1) / 2))).join(", ")})`;
-  return made;
+  $("shade-legend").replaceChildren(ramp(shade === "contribution" || shade === "difference"), " ", SHADES[shade]);
 }
 
 function light() {
@@ -141,7 +134,7 @@ function drawTrack() {
     xAxis: { type: "value", min: 0, max: to - from - 1, name: "position", nameGap: 24, splitLine: { show: false }, minInterval: 1 },
     yAxis: { type: "value", min: 0, max: 1, name: "rank", nameGap: 30, interval: 0.5 },
     series: series.map(([name, values], i) => ({ type: "line", name, silent: true, ...lonely(values, { joined: true }), connectNulls: true, lineStyle: { width: 1.6 }, itemStyle: { color: i ? low : high }, data: points(values.map((_, place) => place), values),
-      markLine: { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: ink, type: "solid", width: 1 }, data: i ? [] : marked } })),
+      markLine: rules(ink, i ? [] : marked) })),
   }), `Ranks of entropy and strength along the rollout, ρ by token ${signed(subject.correlation(state.rollout, estimatorOf(subject), state.cell))}`);
   $("track-caption").textContent = `Ranks of both signals along the rollout${width > 1 ? `, mean of the last ${width} tokens` : ""}. Click to go to a token.`;
   if (!microscope.tracked) {

@@ -83,8 +83,7 @@ function armBrush() {
   if (!scatter.chart) return;
   scatter.chart.dispatchAction({ type: "takeGlobalCursor", key: "brush", brushOption: { brushType: "rect", brushMode: "single" } });
   if (scatter.box?.flat().every(Number.isFinite)) {
-    const [[x0, x1], [y0, y1]] = scatter.box;
-    scatter.chart.dispatchAction({ type: "brush", areas: [{ brushType: "rect", xAxisIndex: 0, yAxisIndex: 0, coordRange: [[x0, x1], [y0, y1]] }] });
+    scatter.chart.dispatchAction({ type: "brush", areas: [{ brushType: "rect", xAxisIndex: 0, yAxisIndex: 0, coordRange: scatter.box }] });
   }
 }
 
@@ -95,9 +94,8 @@ function selectBox(box) {
   const selected = new Map();
   for (const subject of shownSubjects()) {
     const [x, y] = coordinates(subject, axes), mask = new Uint8Array(subject.numTokens);
-    let any = false;
-    for (let i = 0; i < mask.length; i++) if (x[i] >= x0 && x[i] <= x1 && y[i] >= y0 && y[i] <= y1) { mask[i] = 1; any = true; }
-    if (any) selected.set(subject.place, mask);
+    for (let i = 0; i < mask.length; i++) if (x[i] >= x0 && x[i] <= x1 && y[i] >= y0 && y[i] <= y1) mask[i] = 1;
+    if (mask.includes(1)) selected.set(subject.place, mask);
   }
   change({ selected });
 }
@@ -143,8 +141,7 @@ function showSelection() {
   CSV.set("selected", () => ({ header: ["model", "estimator", "cell", "token", "count", "entropy_mean", "strength_mean"],
     rows: rows.map((g) => [g.subject.label, estimatorOf(g.subject), state.cell ?? "mean", g.text, g.count, meanOf(g.entropy), meanOf(g.strength)]) }));
   const top = rows.slice(0, 12).map((g) => {
-    const { text } = g;
-    const jump = element("button", { type: "button", class: "quiet", onclick: () => focusToken(g.subject, g.token) }, ...(text.trim() ? visibleNodes(text, 40) : [blankName(text)]));
+    const jump = element("button", { type: "button", class: "quiet", onclick: () => focusToken(g.subject, g.token) }, ...(g.text.trim() ? visibleNodes(g.text, 40) : [blankName(g.text)]));
     return [jump, { text: counted(g.count) }, { text: number(meanOf(g.entropy)) }, { text: number(meanOf(g.strength)) }];
   });
   if (rows.length) fillTable($("selected-table"), "Most frequent selected tokens, with their mean entropy and strength", ["token", "count", "entropy", "strength"], top);
@@ -195,9 +192,8 @@ function drawShown() {
       if (box.checked) shown.add(subject.place); else shown.delete(subject.place);
       change({ shown });
     } });
-    const swatch = element("span", { class: "swatch" });
-    swatch.style.background = colourOf(subject.place);
-    return element("label", {}, box, swatch, element("bdi", {}, shorten(subject.label, 60)));
+    const square = element("span", { class: "swatch", style: { background: colourOf(subject.place) } });
+    return element("label", {}, box, square, element("bdi", {}, shorten(subject.label, 60)));
   });
   $("shown").replaceChildren($("shown").querySelector("legend"), ...boxes);
 }

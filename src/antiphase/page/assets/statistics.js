@@ -5,7 +5,7 @@ export function averageRanks(values) {
   const ordered = finiteSorted(values);
   const ranks = new Float64Array(values.length).fill(NaN);
   for (let i = 0; i < values.length; i++) {
-    if (!Number.isNaN(values[i])) ranks[i] = (lowerBound(ordered, values[i]) + upperBound(ordered, values[i]) + 1) / 2;
+    if (!Number.isNaN(values[i])) ranks[i] = (upperBound(ordered, values[i], true) + upperBound(ordered, values[i]) + 1) / 2;
   }
   return ranks;
 }
@@ -18,20 +18,12 @@ function finiteSorted(values) {
   return kept.subarray(0, count).sort();
 }
 
-function lowerBound(ordered, value) {
+/** How many of the ascending values are at most `value`, or below it if `strict`. */
+export function upperBound(ordered, value, strict = false) {
   let low = 0, high = ordered.length;
   while (low < high) {
     const middle = (low + high) >> 1;
-    if (ordered[middle] < value) low = middle + 1; else high = middle;
-  }
-  return low;
-}
-
-export function upperBound(ordered, value) {
-  let low = 0, high = ordered.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (ordered[middle] <= value) low = middle + 1; else high = middle;
+    if (ordered[middle] < value || (!strict && ordered[middle] === value)) low = middle + 1; else high = middle;
   }
   return low;
 }
