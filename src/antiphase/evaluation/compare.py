@@ -105,13 +105,10 @@ def write_comparison(comparison: Comparison, place: Path, *, figures: bool = Tru
             work.write_text(text, encoding="utf-8")
             work.replace(place / name)
         if figures and importlib.util.find_spec("matplotlib") is not None:
-            from antiphase.figures.differences import save_comparison
+            from antiphase.figures.saving import save_run_figures
 
-            save_comparison(
-                comparison.tasks,
-                comparison.points,
-                float(comparison.options["smallest"]),
-                place / "figures",
-            )
+            smallest = float(comparison.options["smallest"])
+            data = {"tasks": comparison.tasks, "points": comparison.points, "smallest": smallest}
+            save_run_figures("compare", place / "figures", **data)
     except OSError as error:
         raise InvalidInputError(f"cannot write to {str(place)!r} ({error.strerror or error}).") from error

@@ -53,9 +53,9 @@ class Evaluation:
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        from antiphase.figures.evaluation import save_evaluation
+        from antiphase.figures.saving import save_run_figures
 
-        return save_evaluation(self.summary["results"], folder)
+        return save_run_figures("eval", folder, results=self.summary["results"])
 
     @classmethod
     def load(cls, path: str | Path, *, tokens: bool = True) -> "Evaluation":

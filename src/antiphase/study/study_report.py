@@ -50,9 +50,10 @@ def write_report(study: Study, cells: Sequence[DoneCell], folder: Path, failed: 
             content = json.dumps(findings.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
             (folder / "tables" / "findings.json").write_text(content + "\n", encoding="utf-8")
             if importlib.util.find_spec("matplotlib") is not None:
-                from antiphase.figures.study import save_study
+                from antiphase.figures.saving import save_run_figures
 
-                save_study(findings.to_dict(), findings.points, study.smallest, folder / "figures")
+                data = {"findings": findings.to_dict(), "points": findings.points, "smallest": study.smallest}
+                save_run_figures("study", folder / "figures", **data)
     except OSError as error:
         raise InvalidInputError(f"cannot write to {str(folder)!r} ({error.strerror or error}).") from error
     return text

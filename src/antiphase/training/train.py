@@ -230,11 +230,11 @@ def _items_of(config: Any) -> str:
 
 
 def _finish(folder: Path, trainer: Any, recipe: Recipe, summary: Mapping[str, Any]) -> None:
-    from antiphase.figures.trajectory import save_trajectory
+    from antiphase.figures.saving import save_run_figures
 
     write_card(trainer, recipe, summary)
     rows = read_trajectory(folder)
-    save_trajectory(rows, folder / "figures")
+    save_run_figures("train", folder / "figures", trajectory=rows)
     settings = json.loads(json.dumps(recipe.resolved))
     # The summary marks the run as finished.
     write_whole(folder / "summary.json", json.dumps(without_nan(summary), indent=2, ensure_ascii=False) + "\n")
