@@ -189,14 +189,14 @@ def test_a_failing_cell_is_named_and_the_others_run(model_dir, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": {}}, "unknown key 'method'; did you mean 'methods'?"),
+        ({"method": {}}, "unknown key 'method'. Did you mean 'methods'?"),
         ({"methods": {}}, "methods is empty"),
         ({"seeds": ["a"]}, "seeds must be a list of different whole numbers"),
         ({"models": {"a/b": "x"}}, "the name 'a/b' must be of letters"),
         ({"models": {"a": {"path": "x", "make": "y"}}}, "give either path"),
-        ({"models": {"a": {"path": "x", "methods": ["dap"]}}}, "unknown method 'dap'; did you mean 'dapo'?"),
+        ({"models": {"a": {"path": "x", "methods": ["dap"]}}}, "unknown method 'dap'. Did you mean 'dapo'?"),
         ({"compare": {"reference": "gspo"}}, "reference 'gspo' is no method"),
-        ({"settings": {"s": {"trian": {}}}}, "unknown key 'trian'; did you mean 'train'?"),
+        ({"settings": {"s": {"trian": {}}}}, "unknown key 'trian'. Did you mean 'train'?"),
         ({"methods": {"dapo": {"preset": "dap"}}, "compare": {}}, "unknown preset 'dap'. Did you mean 'dapo'?"),
         (
             {"methods": {"dapo": {"epsilom": 1}}, "compare": {}},
@@ -207,7 +207,7 @@ def test_a_failing_cell_is_named_and_the_others_run(model_dir, tmp_path, capsys)
             "unequal budgets (steps is 4 and 2; rollouts is 32 and 16)",
         ),
         ({"eval": {"tasks": ["gsm8"]}}, "unknown task 'gsm8'"),
-        ({"eval": {"suite": "papr"}}, "unknown suite 'papr'; did you mean 'paper'"),
+        ({"eval": {"suite": "papr"}}, "unknown suite 'papr'. Did you mean 'paper'"),
         ({"eval": {"tasks": [TASK], "samples": "4"}}, "samples must be int | None; got '4'"),
         ({"eval": {"tasks": [TASK], "seed": 3}}, "eval: seed is the study's to set"),
         ({"train": {"model": "x"}}, "train: model is the study's to set"),

@@ -29,9 +29,9 @@ from typing import Any
 
 from antiphase.data.yaml_mapping import read_mapping
 from antiphase.errors import InvalidInputError
+from antiphase.registry import did_you_mean
 from antiphase.study.launch import overridden
 from antiphase.tasks.own_task import file_digests
-from antiphase.tasks.specs import did_you_mean
 
 BASE = "base"
 _KEYS = ("name", "models", "settings", "methods", "seeds", "train", "eval", "compare")
@@ -128,7 +128,7 @@ class Study:
                 return cell
         names = [cell.name for cell in self.cells]
         raise InvalidInputError(
-            f"the study has no cell {name!r}{did_you_mean(name, names)} It has {len(names)} cells."
+            f"the study has no cell {name!r}.{did_you_mean(name, names)} It has {len(names)} cells."
         )
 
     def made(self) -> dict[str, Made]:
@@ -163,7 +163,7 @@ def read_study(path: Path, changes: Sequence[str] = ()) -> Study:
     known = list(dict.fromkeys(cell.method for cell in cells))
     if reference is not None and reference not in known:
         raise InvalidInputError(
-            f"{path}: compare: reference {reference!r} is no method{did_you_mean(str(reference), known)} "
+            f"{path}: compare: reference {reference!r} is no method.{did_you_mean(str(reference), known)} "
             f"There are {', '.join(known)}."
         )
     names = [cell.name for cell in cells]
@@ -186,8 +186,7 @@ def _check_keys(content: Any, known: tuple[str, ...], where: str) -> None:
     for key in content:
         if key not in known:
             raise InvalidInputError(
-                f"{where}: unknown key {str(key)!r}{did_you_mean(str(key), list(known))} "
-                f"It may hold {', '.join(known)}."
+                f"{where}: unknown key {str(key)!r}.{did_you_mean(str(key), known)} It may hold {', '.join(known)}."
             )
 
 
@@ -221,7 +220,7 @@ def _cells(
     chosen = _list(entry.get("methods"), list(methods), f"{where}: methods")
     for name in chosen:
         if name not in methods:
-            raise InvalidInputError(f"{where}: unknown method {name!r}{did_you_mean(str(name), list(methods))}")
+            raise InvalidInputError(f"{where}: unknown method {name!r}.{did_you_mean(str(name), methods)}")
     recipe = _merged([content, entry, change], "train", where)
     evaluation = _merged([content, entry, change], "eval", where)
     for key in ("model", "model_name_or_path", "seed", "output_dir"):
