@@ -17,13 +17,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from kit import ROOT, Part
+from kit import DEVICE, ROOT, Part
 
 RECIPE = ROOT / "recipes" / "smollm2-sums" / "recipe.yaml"
 METHODS = {"dapo+corr-po": [], "dapo": ["--preset", "dapo", "--inversion_weight", "0"]}
 SEEDS = (0, 1)
 PROBE = ["--num-prompts", "16", "--samples", "2", "--max-new-tokens", "64", "--estimator", "own,last,full:3"]
 EVAL = ["--tasks", "gsm8k", "--num-problems", "24", "--samples", "4", "--max-new-tokens", "128"]
+# The greatest difference of a token, relative to the mean; rounding of float32 is far below it.
+AGREE_ROLLOUTS, AGREE_LIMIT = 8, 1e-3
 # A dry run only shows that every command goes through.
 DRY_PROBE = ["--prompts", "gsm8k", "--num-prompts", "2", "--max-new-tokens", "24", "--estimator", "own", "--device"]
 DRY_PROBE += ["cpu", "--no-figures", "--no-report"]
@@ -78,6 +80,34 @@ def probe(part: Part, model: str, out: Path) -> None:
             }
             for one in found
         }
+
+
+def agree(part: Part, model: str, rollouts: Path, folder: Path) -> None:
+    """Measure the same rollouts on the device and on the CPU: all values must be equal but for rounding."""
+    import pandas as pd
+
+    with part.cell("agree", model=Path(model).name) as row:
+        given = pd.read_parquet(rollouts)
+        given = given[given.estimator == given.estimator.iloc[0]].head(AGREE_ROLLOUTS)
+        given[["prompt_id", "rollout_id", "prompt_ids", "completion_ids"]].to_parquet(folder / "given.parquet")
+        words = [model, "--rollouts", folder / "given.parquet", "--estimator", "own,last,full:3", "--dtype", "float32"]
+        words += ["--allow-short", "--no-figures", "--no-report", "--quiet", "--num-resamples", "10"]
+        tables = {}
+        for device in ("cpu", str(DEVICE)):
+            out = folder / f"agree-{len(tables)}"
+            run(part, command("probe", *words, "--device", device, "--out", out), row)
+            tables[out] = pd.read_parquet(out / "tokens.parquet")
+        here, there = tables.values()
+        assert here.rollout_id.equals(there.rollout_id)
+        assert here.token_id.equals(there.token_id)
+        for estimator, same in here.groupby("estimator"):
+            for name in ("strength", "entropy"):
+                other = there.loc[same.index, name]
+                known = same[name].notna()
+                difference = (same[name] - other)[known]
+                row[f"{estimator}, {name}"] = float(difference.abs().max() / same[name][known].abs().mean())
+                if not row[f"{estimator}, {name}"] <= AGREE_LIMIT:
+                    row["status"] = "wrong"
 
 
 def evaluate(part: Part, model: str, out: Path) -> None:
@@ -138,6 +168,7 @@ def main() -> None:
         started = trainings(part, model, folder)
         try:
             probe(part, model, folder / "probe")
+            agree(part, model, folder / "probe" / "rollouts.parquet", folder)
             evaluate(part, model, folder / "eval")
             finish(part, started, folder)
         finally:

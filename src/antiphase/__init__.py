@@ -1,6 +1,6 @@
 """antiphase: measure and train the Entropy-Gradient Inversion of reasoning models.
 
-The public names; each is imported on first use, so that `import antiphase` is cheap.
+These are the public names. Each is imported on first use, so that `import antiphase` is cheap.
 """
 
 import importlib

@@ -1,6 +1,6 @@
-"""The command `antiphase`: finds the command and runs it; errors of ours end with one line and status 2.
+"""The command `antiphase`: it finds the command and runs it. An error of antiphase ends with one line and status 2.
 
-Each command checks what it was given before it imports what computes, so that a wrong word is refused at once.
+Each command checks its arguments before it imports what computes. So a wrong argument is refused at once.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def _version() -> str:
     try:
         return metadata.version("antiphase")
     except metadata.PackageNotFoundError:
-        return "(not installed)"  # run from a checkout's src/
+        return "(not installed)"  # The package is run from a checkout.
 
 
 def _default_out(command: str, options: dict[str, Any]) -> Path:
@@ -58,7 +58,7 @@ def _kept(out: Path) -> str:
 
 
 def _kept_despite(error: AntiphaseError, out: Path, *, resumed: bool) -> str:
-    """What a refused run leaves behind. What was refused once would be refused again, so it is not to be repeated."""
+    """What a refused run leaves behind. The same command would be refused again, so repeating it is not advised."""
     if not _began(out):
         return ""
     if not isinstance(error, InvalidInputError):
@@ -74,7 +74,7 @@ _COMMANDS: dict[str, Callable[[dict[str, Any], Any], None]] = {
     "report": report.run,
     "view": view.run,
 }
-# What writes no run folder.
+# Commands that write no run folder.
 _READERS = ("report", "view")
 
 
@@ -91,7 +91,7 @@ def _main_reader(command: str, options: dict[str, Any]) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status (2: the input is wrong, 130: interrupted)."""
+    """Run the command. Returns the exit status: 2 if the input is wrong, 130 if interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["train"]:
         return train.run(words[1:])

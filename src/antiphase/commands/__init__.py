@@ -1,1 +1,1 @@
-"""The commands of the command line, one a module: their options, and what they print."""
+"""The commands of the command line, one module each: its options, and what it prints."""

@@ -50,7 +50,7 @@ def run(options: dict[str, Any], out: Path) -> None:
     evaluation = evaluation_options(options)
     chosen = Options(**own)
     check_comparison(entries, chosen, out=out, evaluation=evaluation)
-    # Only now, since they import torch.
+    # These import torch, so they come after all checks.
     from antiphase.evaluation.compare import compare
     from antiphase.evaluation.comparison_formats import render_comparison
 

@@ -35,7 +35,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def add_task_options(group: "argparse._ArgumentGroup") -> None:
-    """What is asked."""
+    """Add the options that say which problems are asked, and how."""
     group.add_argument("--tasks", help="task specs with spaces or commas between them: gsm8k,math500,mine.py:MyTask")
     group.add_argument(
         "--suite",
@@ -54,7 +54,7 @@ def add_task_options(group: "argparse._ArgumentGroup") -> None:
 
 
 def add_sampling_options(group: "argparse._ArgumentGroup") -> None:
-    """How completions are drawn."""
+    """Add the options that say how completions are drawn."""
     group.add_argument("--samples", type=int, help="sampled completions of each problem (default: the suite's, or 4)")
     group.add_argument(
         "--greedy",
@@ -73,7 +73,7 @@ def evaluation_options(options: dict[str, Any]) -> dict[str, Any]:
     """The parsed options in the form that `evaluate` takes.
 
     Raises:
-        InvalidInputError: a malformed list.
+        InvalidInputError: a list is malformed.
     """
     from antiphase.errors import InvalidInputError
     from antiphase.tasks.specs import split_specs
@@ -96,7 +96,7 @@ def run(options: dict[str, Any], out: Path) -> None:
     options = evaluation_options(options)
     progress = options.pop("progress")
     request = eval_request(options.pop("models"), out=out, **options)
-    # Only now, since it imports torch.
+    # This imports torch, so it comes after all checks.
     from antiphase.evaluation.evaluate import run_evaluation
 
     print(run_evaluation(request, progress=progress))

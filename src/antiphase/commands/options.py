@@ -7,7 +7,7 @@ from typing import NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """Ends with one line and status 2 where the arguments are wrong."""
+    """A parser that answers wrong arguments with one line and status 2."""
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit."""
@@ -15,7 +15,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class Help(argparse.HelpFormatter):
-    """Adds defaults that say something: not None, and not the state of a switch."""
+    """Help texts that show a default, unless it is None or the state of a switch."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         silent = action.default is None or isinstance(action.default, bool) or action.default is argparse.SUPPRESS
@@ -23,7 +23,7 @@ class Help(argparse.HelpFormatter):
 
 
 def add_model_options(group: "argparse._ArgumentGroup") -> None:
-    """How a model is loaded."""
+    """Add the options that say how a model is loaded."""
     group.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16, float64")
     group.add_argument("--device", default="auto", help="auto (cuda, mps, cpu), or any torch device")
     group.add_argument("--revision", help="branch, tag or commit on the hub")
@@ -31,7 +31,7 @@ def add_model_options(group: "argparse._ArgumentGroup") -> None:
 
 
 def add_drawing_options(group: "argparse._ArgumentGroup") -> None:
-    """How completions are drawn, and by which engine."""
+    """Add the options that say how completions are drawn, and by which engine."""
     group.add_argument("--temperature", type=float, default=1.0, help="of the samples; 0 is greedy")
     group.add_argument("--top-p", type=float, default=1.0, help="nucleus of the samples")
     group.add_argument(
@@ -45,14 +45,14 @@ def add_drawing_options(group: "argparse._ArgumentGroup") -> None:
 
 
 def end_tokens(texts: Sequence[str] | None) -> tuple[str, ...] | None:
-    r"""What `--end-token` means; `\n` and `\t` are a line break and a tab."""
+    r"""The texts of `--end-token`. In them `\n` and `\t` stand for a line break and a tab."""
     if texts is None:
         return None
     return tuple(text.replace("\\n", "\n").replace("\\t", "\t") for text in texts)
 
 
 def add_output_options(group: "argparse._ArgumentGroup", command: str) -> None:
-    """Where a run writes, and what."""
+    """Add the options that say where a run writes, and what."""
     group.add_argument("--out", type=Path, help=f"folder to write to (default: runs/{command}-DATE-TIME)")
     group.add_argument(
         "--resume", action="store_true", help="continue the interrupted run in --out, or begin one there"
@@ -63,7 +63,7 @@ def add_output_options(group: "argparse._ArgumentGroup", command: str) -> None:
 
 
 def add_signal_options(group: "argparse._ArgumentGroup", *, measured: bool = False) -> None:
-    """What is measured; `measured` for a command that could also measure nothing."""
+    """Add the options that say what is measured. `measured` is for a command that can also measure nothing."""
     group.add_argument(
         "--estimator",
         dest="estimators",
@@ -110,14 +110,14 @@ def add_signal_options(group: "argparse._ArgumentGroup", *, measured: bool = Fal
 
 
 def count(text: str) -> int | str:
-    """A number or `all`."""
+    """Read a whole number, or `all`."""
     if text != "all" and not text.lstrip("-").isdecimal():
         raise argparse.ArgumentTypeError(f"expected a number or 'all', got {text!r}")
     return text if text == "all" else int(text)
 
 
 def print_written(out: Path, beside: str | None = None) -> None:
-    """Name the files of a finished run; of the folder `beside`, whose runs are many, its name."""
+    """Print the files of a finished run. Of the folder `beside`, which holds many runs, only the name is printed."""
     print(f"\nwritten to {out}:")
     for path in sorted(out.rglob("*")):
         within = beside is not None and path.relative_to(out).parts[0] == beside

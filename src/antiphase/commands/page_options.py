@@ -5,7 +5,7 @@ from typing import Any
 
 
 def add_runs(command: argparse.ArgumentParser) -> None:
-    """Which runs."""
+    """Add the argument that names the runs."""
     command.add_argument(
         "runs",
         nargs="+",
@@ -16,7 +16,7 @@ def add_runs(command: argparse.ArgumentParser) -> None:
 
 
 def add_kinds(command: argparse.ArgumentParser) -> None:
-    """Which tokens are marked."""
+    """Add the options that say which tokens are marked."""
     command.add_argument(
         "--markers", metavar="WORD[,…]", help="reasoning markers (default: wait, so, therefore, let and twenty others)"
     )
@@ -26,7 +26,7 @@ def add_kinds(command: argparse.ArgumentParser) -> None:
 
 
 def kinds_of(options: dict[str, Any]) -> dict[str, Any]:
-    """Which tokens are marked, in the form that `write_report` takes."""
+    """The rules that mark tokens, in the form that `write_report` takes."""
     from antiphase.page.defaults import MARKERS
 
     markers = options["markers"]

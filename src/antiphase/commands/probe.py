@@ -67,7 +67,7 @@ def run(options: dict[str, Any], out: Path) -> None:
     """Probe the models, or the checkpoints, and print the table.
 
     Raises:
-        InvalidInputError: neither models nor checkpoints are named, or both.
+        InvalidInputError: neither models nor checkpoints are named, or both are.
     """
     models, checkpoints = options.pop("models"), options.pop("checkpoints")
     options["end_tokens"] = end_tokens(options["end_tokens"])
@@ -81,7 +81,7 @@ def run(options: dict[str, Any], out: Path) -> None:
     progress = options.pop("progress")
     del options["references"]
     request = probe_request(models, out=out, **options)
-    # Only now, since it imports torch.
+    # This imports torch, so it comes after all checks.
     from antiphase.probing.probe import run_probe
 
     print(run_probe(request, progress=progress))

@@ -27,7 +27,7 @@ def run(options: dict[str, Any], out: Path | None) -> None:
     from antiphase.report.entries import check_report
 
     check_report(options["runs"], out, forking_share=options["forking_share"])
-    # Only now, since it imports torch.
+    # This imports torch, so it comes after all checks.
     from antiphase.report.writing import write_report
 
     path = write_report(options["runs"], out, **kinds_of(options))

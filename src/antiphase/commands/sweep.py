@@ -60,13 +60,13 @@ def run(options: dict[str, Any], out: Path) -> None:
         request = sweep_request(path, out, **asked)
         if request.todo and not options["commands"]:
             check_cells(request.study.cells)
-        # Only now, since it imports torch.
+        # This imports torch, so it comes after all checks.
         from antiphase.study.sweep import sweep
     except ModuleNotFoundError as error:
         raise MissingExtraError(str(error.name), "eval", "a sweep") from error
 
     with warnings.catch_warnings():
-        # What TRL and transformers tell each other of their next versions is nothing that a user could mend.
+        # These warnings of TRL and transformers are about their next versions. A user can do nothing about them.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.filterwarnings("ignore", ".*pin_memory.*", UserWarning)
         result = sweep(path, out, say=lambda line: print(line, flush=True), **options)

@@ -1,4 +1,4 @@
-"""`antiphase train`: its words, which are read by the host's own parser, and what it prints."""
+"""`antiphase train`: TRL's own parser reads its arguments; here is what it prints."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from antiphase.errors import AntiphaseError, MissingExtraError
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the command, for the list of commands alone: its words go to `run` as they are."""
+    """Add the command to the list of commands. Its arguments go to `run` as they are."""
     commands.add_parser(
         "train",
         help="train a model by group-policy RL with the inversion score in its reward",
@@ -19,18 +19,18 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run(words: list[str]) -> int:
-    """Train; returns the exit status."""
+    """Train. Returns the exit status."""
     try:
         try:
             from antiphase.training.own_checks import check_command
 
             check_command(words)
-            # Only now, since it imports torch and TRL.
+            # This imports torch and TRL, so it comes after all checks.
             from antiphase.training.train import train
         except ModuleNotFoundError as error:
             raise MissingExtraError(str(error.name), "train", "training") from error
         with warnings.catch_warnings():
-            # What TRL and transformers tell each other of their next versions is nothing that a user could mend.
+            # These warnings of TRL and transformers are about their next versions. A user can do nothing about them.
             warnings.simplefilter("ignore", FutureWarning)
             warnings.filterwarnings("ignore", ".*pin_memory.*", UserWarning)
             result = train(words)
@@ -41,7 +41,7 @@ def run(words: list[str]) -> int:
         print("antiphase: interrupted. Continue from the last checkpoint with --resume.", file=sys.stderr)
         return 130
     except Exception as error:
-        # Python, safetensors and torch each raise their own.
+        # Python, safetensors and torch raise different errors for a full disk.
         if "No space left" not in str(error):
             raise
         print(

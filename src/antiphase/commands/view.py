@@ -31,7 +31,7 @@ def run(options: dict[str, Any], _: Path | None) -> None:
     from antiphase.report.entries import check_view
 
     check_view(options["runs"], options["port"], forking_share=options["forking_share"])
-    # Only now, since it imports torch.
+    # This imports torch, so it comes after all checks.
     from antiphase.report.view import serving
 
     try:

@@ -1,6 +1,6 @@
 """Find the checkpoints of one training: a trainer's output folder, or a list of directories and hub revisions.
 
-What can be told from files alone is refused here: nothing is loaded. See `family` for the rest.
+Nothing is loaded here, so only what files alone show is refused. `family` refuses the rest.
 """
 
 import dataclasses
@@ -35,9 +35,9 @@ class Checkpoint:
 
     Args:
         name: a directory or a hub id, as `load_model` takes it.
-        revision: on the hub.
-        label: what the tables call it: `checkpoint-200`, `final`, `step1000`.
-        step: of the training, or its place in the list where steps are not known.
+        revision: the revision on the hub.
+        label: what the tables call the checkpoint: `checkpoint-200`, `final`, `step1000`.
+        step: the step of the training, or the place in the list if the steps are not known.
     """
 
     name: str
@@ -51,9 +51,9 @@ class Found:
     """The checkpoints of a trajectory, in order.
 
     Args:
-        checkpoints: steps ascending, none twice.
-        numbered: whether `step` counts the training's steps; else places in the list.
-        notes: what was left out, and why.
+        checkpoints: in ascending order of steps, which are distinct.
+        numbered: whether `step` counts the steps of the training; otherwise it counts places in the list.
+        notes: sentences about what was left out, and why.
     """
 
     checkpoints: tuple[Checkpoint, ...]
@@ -63,7 +63,7 @@ class Found:
 
 @dataclass(frozen=True)
 class _Item:
-    """A checkpoint before the steps are settled."""
+    """A checkpoint whose step may not be known yet."""
 
     name: str
     revision: str | None
@@ -80,13 +80,14 @@ def find_checkpoints(what: str | os.PathLike[str] | Sequence[str | os.PathLike[s
             models, `HUB-ID@REVISION`, hub ids, or `demo`.
 
     Returns:
-        in order of the steps that their names, `trainer_state.json` or revisions carry. A first one that carries none
-        stands at step 0. Where others carry none, the order of the list is kept, and steps are 0, 1, 2, ….
+        the checkpoints in the order of their steps. A step is read from the name, from `trainer_state.json` or from
+        the revision. A first checkpoint without a step stands at step 0. If another one has no step, the order of the
+        list is kept, and the steps are 0, 1, 2, ….
 
     Raises:
-        InvalidInputError: a folder that is empty or holds no checkpoint, a revision of a local directory, the same one
-            twice, or two of one step.
-        ModelNotFoundError: a checkpoint without its configuration, weights or tokenizer.
+        InvalidInputError: a folder is empty or holds no checkpoint, a local directory is given a revision, a
+            checkpoint is named twice, or two have the same step.
+        ModelNotFoundError: a checkpoint lacks its configuration, weights or tokenizer.
     """
     given = _given(what)
     alone = len(given) == 1 and isinstance(what, str | os.PathLike)
@@ -160,13 +161,13 @@ def _of_folder(path: Path, notes: list[str], *, alone: bool) -> list[_Item]:
 
 
 def _final(path: Path, last: _Item, notes: list[str]) -> list[_Item]:
-    """The model in the trainer's folder itself, unless it is that of the last checkpoint."""
+    """The model in the trainer's folder itself, unless it is the same as the last checkpoint."""
     if not (has_config(path) and has_weights(path)):
         return []
     assert last.step is not None
     step = trainer_step(path)
     step = summary_step(path) if step is None else step
-    # A trainer that saves its model at the end has made all its steps.
+    # A trainer saves its model in the folder itself after all its steps.
     step = trainer_step(Path(last.name), "max_steps") if step is None else step
     if step == last.step or saved_digest(str(path)) == saved_digest(last.name):
         return []
@@ -193,7 +194,7 @@ def _check_distinct(items: Iterable[_Item]) -> None:
 def _in_order(items: list[_Item], notes: list[str]) -> Found:
     first, *others = items
     if first.step is None and others and all(item.step is not None and item.step > 0 for item in others):
-        items = [dataclasses.replace(first, step=0), *others]  # where the training began
+        items = [dataclasses.replace(first, step=0), *others]  # The first one is where the training began.
     unknown = [item for item in items if item.step is None]
     if unknown:
         if len(items) > 1:
@@ -213,7 +214,7 @@ def _in_order(items: list[_Item], notes: list[str]) -> Found:
 
 
 def _labelled(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
-    """Labels that several share get the whole name."""
+    """The checkpoints with distinct labels: where several share a label, each gets its whole name."""
     labels = [checkpoint.label for checkpoint in checkpoints]
     return [
         checkpoint

@@ -1,4 +1,4 @@
-"""Whether checkpoints can be of one training, told from their configurations and tokenizers alone."""
+"""Whether checkpoints can come from one training, told from their configurations and tokenizers alone."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,10 +9,10 @@ from antiphase.probing.checkpoints import Checkpoint
 
 
 def check_family(checkpoints: Sequence[Checkpoint], *, trust_remote_code: bool = False) -> None:
-    """Refuse checkpoints that cannot be of one training: other architectures, sizes or vocabularies.
+    """Refuse checkpoints that cannot come from one training: their architectures, sizes or vocabularies differ.
 
     Raises:
-        InvalidInputError: naming two that differ, and in what.
+        InvalidInputError: two checkpoints differ; the message says in what.
         AntiphaseError: what `inspect_model` refuses.
     """
     first: tuple[Checkpoint, str, Any] | None = None

@@ -29,9 +29,9 @@ class Fingerprint:
         tokens: one row per estimator and generated token (columns: see docs/files.md).
         rollouts: one row per estimator and rollout.
         summary: what summary.json holds.
-        alternatives: one row per generated token and rank: the most probable tokens at its position; None where the
-            run stored none.
-        steps: one row per estimator, rollout and step; None in a run of before they were measured.
+        alternatives: one row per generated token and rank, the most probable tokens at its position; None if the run
+            stored none.
+        steps: one row per estimator, rollout and step; None if the run is older than the measurement of steps.
     """
 
     tokens: pd.DataFrame
@@ -41,7 +41,7 @@ class Fingerprint:
     steps: pd.DataFrame | None = None
 
     def result(self, model: str | None = None, estimator: str | None = None) -> dict[str, Any]:
-        """One entry of `summary["results"]`; the first that matches, so by default the headline.
+        """The first entry of `summary["results"]` that matches; by default the headline.
 
         Raises:
             InvalidInputError: this run has no such model or estimator.
@@ -53,13 +53,13 @@ class Fingerprint:
         raise InvalidInputError(f"no result for model {model!r} and estimator {estimator!r}; this run has {have}.")
 
     def correlation(self, unit: Unit | None = None) -> dict[str, Any]:
-        """Pooled Spearman ρ(entropy, strength) of the first result over a unit: `value, low, high` and more.
+        """Pooled Spearman ρ(entropy, strength) of the first result by a unit: `value`, `low`, `high` and more.
 
         Args:
             unit: `token`, `type` or `step`; by default the headline of the run.
 
         Raises:
-            InvalidInputError: no such unit, or a run of before it was measured.
+            InvalidInputError: there is no such unit, or the run is older than its measurement.
         """
         result = self.result()
         chosen = unit or headline_of(result)
@@ -105,12 +105,12 @@ class Fingerprint:
             kind: `entropy_strength` (all results), `layer_map` (ρ by layer and projection of one result),
                 `rollout_track` (both signals along one rollout with its text; by default the longest measured), or
                 `model_comparison` (all results side by side).
-            model, estimator: which result, for `layer_map` and `rollout_track`.
-            rollout_id: which rollout, for `rollout_track`.
+            model, estimator: choose the result for `layer_map` and `rollout_track`.
+            rollout_id: chooses the rollout for `rollout_track`.
 
         Raises:
-            MissingExtraError: matplotlib is absent.
-            InvalidInputError: no such kind, result or rollout.
+            MissingExtraError: matplotlib is not installed.
+            InvalidInputError: there is no such kind, result or rollout.
         """
         if kind == "entropy_strength":
             return figures.entropy_strength(self.tokens, self.summary["results"])
@@ -156,7 +156,7 @@ class Fingerprint:
         """Read a finished run.
 
         Raises:
-            InvalidInputError: no probe's folder, or an unfinished run (continue it with `--resume`).
+            InvalidInputError: the folder is not a probe's, or its run is unfinished (continue it with `--resume`).
         """
         folder = RunFolder.open(Path(path))
         summary = folder.read_summary()
@@ -167,7 +167,7 @@ class Fingerprint:
         """What the interactive page shows of this run.
 
         Args:
-            name: of the run.
+            name: what the page calls the run.
         """
         return signals_document(
             "probe",

@@ -42,15 +42,15 @@ def probe(
 
     Args:
         model: a hub id, a local directory, `demo`, several of these, or a model in memory (with `tokenizer`).
-        tokenizer: of a model in memory.
-        name: of a model in memory, in the tables.
+        tokenizer: the tokenizer of a model in memory.
+        name: what the tables call a model in memory.
         rollouts: given rollouts: a file, or rows with `prompt`/`completion` or `prompt_ids`/`completion_ids`. By
             default completions are generated.
         out: folder for the tables, summary.json and figures (see docs/files.md); None keeps nothing on disk.
-        resume: continue the interrupted run in `out` (the options and the model must be the same), or begin one.
-        figures: draw them into `out`; by default if `out` is given and matplotlib is installed.
+        resume: continue the interrupted run in `out`, of the same options and model; if there is none, begin one.
+        figures: draw figures into `out`; by default if `out` is given and matplotlib is installed.
         report: write the interactive page `report.html` into `out`.
-        progress: show a bar with the time left on anything over two seconds.
+        progress: show a bar with the time left for anything that takes more than two seconds.
         options: fields of `ProbeConfig`, such as `estimators=("own", "full:16")`, `num_prompts=32`, `samples=2`.
 
     Returns:
@@ -72,9 +72,9 @@ def run_probe(request: ProbeRequest, in_memory: LoadedModel | None = None, *, pr
     """Run a probe whose arguments are checked.
 
     Args:
-        request: see `probe_request`.
-        in_memory: its model, if it is in memory.
-        progress: show a bar.
+        request: what `probe_request` returns.
+        in_memory: the model, if it is in memory.
+        progress: show a progress bar.
 
     Raises:
         AntiphaseError: as `probe`.
@@ -101,7 +101,7 @@ def _in_memory(model: str | Path | Sequence[str | Path] | nn.Module, tokenizer: 
 
 
 class _ProbeRun(Run[ProbeRequest, Fingerprint]):
-    """What a probe does in its own way."""
+    """The parts of a run that only a probe has."""
 
     FOLDER = RunFolder
     RESAMPLED = "prompts"

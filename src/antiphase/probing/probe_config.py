@@ -1,4 +1,4 @@
-"""What a probe does, in full: every field is written to the run folder and compared on resume."""
+"""The options of a probe. Every field is written to the run folder and compared on resume."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -19,10 +19,11 @@ class ProbeConfig(RunConfig):
     """Every option of a probe: those of every run (`RunConfig`), and these.
 
     Args:
-        signal_temperature: `SignalSpec.temperature`, of the measured entropy (not of the sampling).
+        signal_temperature: divides the logits before the entropy (`SignalSpec.temperature`); it does not change the
+            sampling.
         alternatives: how many of the most probable next tokens are stored for every position; 0 stores none.
         prompts, prompt_column: see `load_prompts`.
-        num_prompts: how many, or `all`; by default at most 16, or all of given rollouts.
+        num_prompts: how many prompts, or `all`; by default at most 16, or all prompts of given rollouts.
         chat_template: apply the model's chat template where it has one. Without a `prompt_template`, the built-in
             questions ask for step-by-step reasoning.
         samples: completions per prompt.
@@ -58,18 +59,18 @@ class ProbeConfig(RunConfig):
             )
         if isinstance(self.num_prompts, int) and self.num_prompts < 1:
             raise InvalidInputError(f"num_prompts must be at least 1; got {self.num_prompts}.")
-        # These are built for the checks that they make.
+        # Both are built here only because building them checks the options.
         self.sampling(), self.prompt_format()
 
     @property
     def prompt_limit(self) -> int | None:
-        """How many prompts to take at most; None is all."""
+        """How many prompts are taken at most; None takes all."""
         if self.num_prompts is None:
             return None if self.rollouts is not None else DEFAULT_NUM_PROMPTS
         return None if self.num_prompts == "all" else self.num_prompts
 
     def specs(self) -> tuple[SignalSpec, ...]:
-        """One spec per estimator; see `signal_specs`. Alternatives depend on none, so only the first has them."""
+        """One spec for each estimator. The alternatives are the same for all, so only the first spec asks for them."""
         first, *others = signal_specs(self, self.signal_temperature)
         return (dataclasses.replace(first, num_alternatives=self.alternatives), *others)
 

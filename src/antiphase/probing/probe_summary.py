@@ -21,12 +21,12 @@ def summarize(
     config: ProbeConfig,
     tick: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """The results of a run, JSON-ready.
+    """The results of a probe, as values that JSON can hold.
 
     Args:
-        tokens, rollouts, steps: the whole tables; no steps in a run of before they were measured.
-        models: what is known of each model: revision, device, dtype, and per estimator its layers.
-        config: of the run.
+        tokens, rollouts, steps: the whole tables; `steps` is None if the run is older than their measurement.
+        models: what is known of each model: revision, device, dtype, and the layers of each estimator.
+        config: the options of the run.
         tick: called after every model and estimator.
     """
     results = []

@@ -1,4 +1,4 @@
-"""The console table of a run."""
+"""The table of a probe, as the console shows it."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 from antiphase.runs.table_text import aligned, interval_text, signed, undefined_note, unit_note, with_interval
 from antiphase.runs.units import by_unit, headline_of
 
-# The links of the paper's own argument, as the notes name them.
+# The links of the paper's argument → what the notes call them.
 _CHAIN = {"entropy–logit": "H and logit", "logit–hidden": "logit and ‖h‖", "hidden–strength": "‖h‖ and strength"}
 _ESTIMATES = {
     "own": "own-position term, every chosen layer",
@@ -47,7 +47,7 @@ def render_table(summary: Mapping[str, Any], width: int = 118) -> str:
 
 
 def _under_names(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The same without the column of models: each name has a line of its own, above the lines of its estimators."""
+    """The table with each model's name on a line of its own, above the lines of its estimators."""
     head, rule, *lines = aligned(header[1:], [row[1:] for row in rows])
     named = []
     for place, (row, line) in enumerate(zip(rows, lines, strict=True)):

@@ -1,7 +1,7 @@
-"""What a probe is asked for, checked as far as that is possible without a model: no torch and no pandas is imported.
+"""What a user asks of a probe, checked as far as that is possible without a model.
 
-`probe` and `probe_checkpoints` begin with these; the command line calls them before it imports what measures, so that
-a wrong option or a missing file is refused at once.
+`probe` and `probe_checkpoints` begin with these checks. They import no torch and no pandas, and the command line makes
+them before it imports what measures. So a wrong option or a missing file is refused at once.
 """
 
 import functools
@@ -19,17 +19,17 @@ from antiphase.runs.folder_kinds import PROBE, SERIES
 from antiphase.runs.run_config import config_from
 from antiphase.runs.run_request import Outputs, RunRequest, with_rollouts
 
-# Of the options of a probe, those that a trajectory settles itself.
+# Options of a probe that the list of checkpoints decides.
 NOT_OF_A_SERIES = ("models", "revision")
 
 
 @dataclass(frozen=True)
 class ProbeRequest(RunRequest):
-    """A probe that only a model can still refuse.
+    """What a user asks of a probe, checked.
 
     Args:
-        config: every option.
-        outputs: where it writes.
+        config: the options.
+        outputs: where the probe writes.
         source: the prompts, or the given rollouts.
     """
 
@@ -39,19 +39,19 @@ class ProbeRequest(RunRequest):
 
     @functools.cached_property
     def stored(self) -> dict[str, Any]:
-        """What config.json holds, and what is compared on resume."""
+        """What config.json holds. It is compared on resume."""
         return {**self.config.to_dict(), "source_sha256": self.source.digest()}
 
 
 @dataclass(frozen=True)
 class SeriesRequest:
-    """A probe of checkpoints that only their configurations can still refuse.
+    """What a user asks of a probe of checkpoints, checked.
 
     Args:
         found: the checkpoints.
         given: rollouts in memory, or None.
-        options: as they were given, for the probe of each checkpoint.
-        request: what they share.
+        options: the options as they were given, for the probe of each checkpoint.
+        request: what the probes of all checkpoints share.
     """
 
     found: Found
@@ -61,7 +61,7 @@ class SeriesRequest:
 
     @functools.cached_property
     def stored(self) -> dict[str, Any]:
-        """What config.json holds, and what is compared on resume."""
+        """What config.json holds. It is compared on resume."""
         stored = {name: value for name, value in self.request.stored.items() if name not in NOT_OF_A_SERIES}
         return stored | {"numbered": self.found.numbered}
 
@@ -76,11 +76,11 @@ def probe_request(
     report: bool = True,
     **options: Any,
 ) -> ProbeRequest:
-    """Check the arguments of `probe`; see there.
+    """Check the arguments of `probe`, which takes the same.
 
     Raises:
-        InvalidInputError: an option, a source or the folder cannot be taken.
-        MissingExtraError: figures or a hub data set are asked for without the package that they need.
+        InvalidInputError: an option, the prompts, the rollouts or the folder cannot be used.
+        MissingExtraError: figures or a hub data set need a package that is not installed.
     """
     options, given = with_rollouts(options, rollouts)
     config = config_from(models, options, ProbeConfig)
@@ -100,7 +100,7 @@ def series_request(
     report: bool = True,
     **options: Any,
 ) -> SeriesRequest:
-    """Check the arguments of `probe_checkpoints`; see there.
+    """Check the arguments of `probe_checkpoints`, which takes the same.
 
     Raises:
         AntiphaseError: as `probe_request`, and what `find_checkpoints` refuses.

@@ -1,12 +1,13 @@
-"""`probe_checkpoints`: ρ along a training, one checkpoint after the other, on the same prompts; resumable.
+"""`probe_checkpoints`: ρ along a training, one checkpoint after the other, on the same prompts.
 
-    OUT/config.json                  every option; marks the folder
+    OUT/config.json                  the options; marks the folder
     OUT/checkpoints.json             which checkpoints were begun, and the digest of their weights
     OUT/checkpoints/NAME/            one probe's run folder each
     OUT/trajectory.json, trajectory.csv, figures/trajectory.png and .svg, report.html
 
-Each checkpoint is a run of `probe`, so one at a time is in memory, a cut run goes on where it was cut, and checkpoints
-that appeared since are added. What was measured is never measured again, also if the trainer has deleted it since.
+Each checkpoint is a run of `probe`. So one model at a time is in memory, and a run that was cut is continued.
+Checkpoints that have appeared since are added. A checkpoint that was measured is never measured again, also if the
+trainer has deleted it.
 """
 
 import contextlib
@@ -50,10 +51,10 @@ def probe_checkpoints(
     progress: bool = True,
     **options: Any,
 ) -> CheckpointSeries:
-    """Measure how ρ moves along a training: every checkpoint by every unit, on the same prompts.
+    """Measure how ρ moves along a training: by every unit, for every checkpoint, on the same prompts.
 
-    Every checkpoint writes its own rollouts, since what is published is of a model's own rollouts; `share_rollouts`
-    measures all on those of the first, and `rollouts` on given ones.
+    Every checkpoint completes the prompts itself, as in the published curves. With `share_rollouts` all are measured
+    on the rollouts of the first checkpoint, and with `rollouts` on given ones.
 
     Args:
         checkpoints: a trainer's output folder, or several checkpoints; see `find_checkpoints`.
@@ -61,16 +62,17 @@ def probe_checkpoints(
         out: folder to write to; None keeps nothing on disk.
         resume: continue the run in `out` (the options must be the same), with the checkpoints that are there now.
         figures: draw ρ by step; by default if `out` is given and matplotlib is installed.
-        references: draw the published curves beside (see `published_curves`).
+        references: draw the published curves beside them (see `published_curves`).
         report: write the interactive page `report.html`.
         progress: show a bar with the time left.
-        options: fields of `ProbeConfig`, but `models` and `revision`.
+        options: fields of `ProbeConfig` except `models` and `revision`.
 
     Returns:
         the trajectory: `.to_frame()`, `.plot()`, `.summary`.
 
     Raises:
-        AntiphaseError: as `probe`; and what `find_checkpoints` and `check_family` refuse, before anything is loaded.
+        AntiphaseError: as `probe`. What `find_checkpoints` and `check_family` refuse is refused before anything is
+            loaded.
     """
     request = series_request(
         checkpoints, rollouts=rollouts, out=out, resume=resume, figures=figures, report=report, **options
@@ -82,14 +84,14 @@ def run_series(request: SeriesRequest, *, references: bool = True, progress: boo
     """Run a probe of checkpoints whose arguments are checked.
 
     Args:
-        request: see `series_request`.
-        references: draw the published curves beside.
-        progress: show a bar.
+        request: what `series_request` returns.
+        references: draw the published curves beside them.
+        progress: show a progress bar.
 
     Raises:
         AntiphaseError: as `probe_checkpoints`.
     """
-    commit()  # of the beginning, for the summary
+    commit()  # The commit at the beginning is the one that the summary records.
     shared, stored = request.request, request.stored
     check_family(request.found.checkpoints, trust_remote_code=shared.config.trust_remote_code)
     with contextlib.ExitStack() as stack:
@@ -115,7 +117,7 @@ def run_series(request: SeriesRequest, *, references: bool = True, progress: boo
 
 @dataclass
 class _Measuring:
-    """Measures what is missing."""
+    """Measures the checkpoints that were not measured to their end."""
 
     folder: SeriesFolder
     request: SeriesRequest
@@ -127,20 +129,20 @@ class _Measuring:
         return self.request.found
 
     def measure(self) -> list[str]:
-        """Measure what is missing; returns notes about what was left out."""
+        """Measure what is missing. Returns notes about what was left out."""
         members = self.folder.members()
         self._check_known(members["checkpoints"])
         for checkpoint in self.found.checkpoints:
             member = self._member(members, checkpoint)
             if not self.folder.run_of(member).complete:
                 self._measure(member, members)
-                # A model that was measured is freed before the next one is loaded, also where it refers to itself.
+                # A model is freed before the next one is loaded, also if it refers to itself.
                 gc.collect()
         lost = [m for m in members["checkpoints"] if not self.folder.run_of(m).complete]
         return [f"{m['label']} is left out: it is gone, and was not measured to its end." for m in lost]
 
     def _check_known(self, known: Sequence[Mapping[str, Any]]) -> None:
-        """Refuse a list that is not a continuation of what the folder holds."""
+        """Refuse a list that does not continue the list in the folder."""
         if not self.found.numbered:
             names = [(c.name, c.revision) for c in self.found.checkpoints]
             before = [(m["name"], m["revision"]) for m in known]
@@ -151,10 +153,10 @@ class _Measuring:
                 )
 
     def _member(self, members: dict[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
-        """The entry of a checkpoint, made if it is new.
+        """The entry of a checkpoint, which is made if it is new.
 
         Raises:
-            InvalidInputError: the folder holds other weights of this step.
+            InvalidInputError: the folder holds other weights for this step.
         """
         weights = saved_digest(checkpoint.name) if checkpoint.revision is None else None
         known: dict[str, Any] | None = next((m for m in members["checkpoints"] if m["step"] == checkpoint.step), None)
@@ -206,10 +208,10 @@ class _Measuring:
         )
 
     def _shared(self, members: Mapping[str, Any]) -> pd.DataFrame:
-        """The rollouts that the first checkpoint wrote, as token ids.
+        """The rollouts of the first checkpoint, as token ids.
 
         Raises:
-            InvalidInputError: it was not measured to its end, and is gone.
+            InvalidInputError: the first checkpoint was not measured to its end, and is gone.
         """
         owner = next(m for m in members["checkpoints"] if m["folder"] == members["rollouts_of"])
         run = self.folder.run_of(owner)
@@ -224,7 +226,7 @@ class _Measuring:
 
 
 def _finish(folder: SeriesFolder, stored: Mapping[str, Any], notes: Sequence[str]) -> CheckpointSeries:
-    """Write the trajectory."""
+    """Sum up, and write trajectory.json and trajectory.csv."""
     summary = {
         "format": SERIES.format,
         "format_version": SERIES.version,

@@ -1,4 +1,4 @@
-"""The folder of a trajectory: which checkpoints it holds, and the run folder of each (see `series`)."""
+"""The folder of a probe of checkpoints: the list of checkpoints, and the run folder of each (see `series`)."""
 
 import shutil
 from collections.abc import Mapping
@@ -11,12 +11,17 @@ MEMBERS, TRAJECTORY = "checkpoints.json", "trajectory.json"
 
 
 class SeriesFolder(RunFolder):
-    """The folder of a trajectory."""
+    """The folder of a probe of checkpoints."""
 
     KIND = SERIES
 
     def members(self) -> dict[str, Any]:
-        """`checkpoints`, each with `folder, label, name, revision, step, weights`; `rollouts_of`, a folder or None."""
+        """The list of checkpoints, as checkpoints.json holds it.
+
+        Returns:
+            `checkpoints`, each with `folder`, `label`, `name`, `revision`, `step` and `weights`; and `rollouts_of`,
+            the folder of the checkpoint on whose rollouts all are measured, or None.
+        """
         if not (self.path / MEMBERS).is_file():
             return {"rollouts_of": None, "checkpoints": []}
         return self.read_json(MEMBERS)
@@ -26,7 +31,7 @@ class SeriesFolder(RunFolder):
         return RunFolder(self.path / "checkpoints" / str(member["folder"]))
 
     def discard_if_unused(self) -> None:
-        """Take back a folder of ours in which nothing was finished."""
+        """Remove the folder if this run made it and finished nothing."""
         runs = self.path / "checkpoints"
         if self.created_here and not any(runs.glob("*/*.json")):
             shutil.rmtree(runs, ignore_errors=True)

@@ -23,21 +23,21 @@ from antiphase.signal_spec import UNITS, Unit
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Of each checkpoint's result, what a trajectory keeps; the rest is in the checkpoint's own summary.
+# What trajectory.json keeps of each result; the checkpoint's own summary holds the rest.
 _KEPT = (
     "estimator", "headline", "units", "logprob_control", "num_tokens", "num_unique_tokens", "num_rollouts",
     "num_prompts", "entropy_mean", "strength_mean", "splitter", "step_strength",
 )  # fmt: skip
-# Rows of tokens, of all checkpoints together, up to which a page holds the tokens of every one.
+# A page holds the tokens of every checkpoint if all together have at most so many rows.
 _MOST_ON_A_PAGE = 400_000
 
 
 def summarize_series(folder: SeriesFolder) -> dict[str, Any]:
-    """What the finished checkpoints of a folder say, by step.
+    """The results of the finished checkpoints of a folder, by step.
 
     Returns:
-        `numbered` (steps are the training's; else places in a list), `rollouts` (`own`, `given`, or `of LABEL`),
-        and `checkpoints`.
+        `numbered` (whether the steps are those of the training, not places in a list), `rollouts` (`own`, `given`, or
+        `of LABEL`), and `checkpoints`.
 
     Raises:
         InvalidInputError: a run cannot be read.
@@ -71,7 +71,7 @@ class CheckpointSeries:
 
     Args:
         summary: what trajectory.json holds.
-        folder: of the runs; None where they were not kept.
+        folder: the folder of the runs; None if they were not kept.
     """
 
     summary: dict[str, Any]
@@ -82,7 +82,8 @@ class CheckpointSeries:
         """Read a finished trajectory.
 
         Raises:
-            InvalidInputError: no trajectory's folder, or an unfinished one (continue it with `--resume`).
+            InvalidInputError: the folder is not of a probe of checkpoints, or its run is unfinished (continue it with
+                `--resume`).
         """
         folder = SeriesFolder.open(Path(path))
         if not (folder.path / TRAJECTORY).is_file():
@@ -120,21 +121,21 @@ class CheckpointSeries:
         return frame.astype(dict.fromkeys(numbers, "float64"))
 
     def plot(self, *, references: bool = True) -> "Figure":
-        """ρ by step, a panel for each unit, with intervals; `references` draws the published curves beside.
+        """Draw ρ by step with intervals, a panel for each unit. `references` draws the published curves beside them.
 
         Raises:
-            MissingExtraError: matplotlib is absent.
+            MissingExtraError: matplotlib is not installed.
         """
         return checkpoint_curves(self.summary, published_curves() if references else ())
 
     def document(self, name: str = "checkpoints", label: str | None = None, *, finished: bool = True) -> Document:
-        """What the interactive page shows: ρ by step, the numbers as a table, and every checkpoint's tokens.
+        """What the interactive page shows: ρ by step, the numbers as a table, and the tokens of every checkpoint.
 
-        Where those are too many for one page, the first and the last checkpoint have theirs.
+        If these are too many for one page, only the first and the last checkpoint have their tokens there.
 
         Args:
-            name: of the run.
-            label: what the user calls it.
+            name: the name of the run.
+            label: what the user calls the run.
             finished: whether all checkpoints were measured.
         """
         shown = label or name
@@ -172,7 +173,7 @@ class CheckpointSeries:
         return documents
 
     def _rows(self, place: int) -> list[dict[str, Any]]:
-        """Rows as those of `InversionCallback` in trajectory.jsonl."""
+        """Rows in the form of those that `InversionCallback` writes to trajectory.jsonl."""
         rows = []
         for point in self.summary["checkpoints"]:
             result = point["results"][place]

@@ -1,4 +1,4 @@
-"""What a probe measures: prompts that are completed, or given rollouts, as the items of each model."""
+"""The prompts or the given rollouts of a probe, and the items that each model makes of them."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -21,19 +21,19 @@ class Source:
     rollouts: Sequence[GivenRollout] = ()
 
     def digest(self) -> str:
-        """Of everything that it holds, to tell on resume whether it is the same."""
+        """A digest of the content, which tells on resume whether it is the same."""
         return hashlib.sha256(repr((self.prompts, self.rollouts)).encode()).hexdigest()
 
 
 def load_source(config: ProbeConfig, rollouts: Any = None) -> Source:
-    """Read prompts or rollouts.
+    """Read the prompts or the given rollouts.
 
     Args:
-        config: of the probe.
-        rollouts: rows in memory, as `load_rollouts` takes them.
+        config: the options of the probe.
+        rollouts: rows in memory, as `load_rollouts` takes them; None reads what the options name.
 
     Raises:
-        InvalidInputError: see `load_prompts` and `load_rollouts`.
+        InvalidInputError: what `load_prompts` and `load_rollouts` refuse.
     """
     given = config.rollouts if rollouts is None else rollouts
     if given is not None:
@@ -46,8 +46,8 @@ def items_for(source: Source, tokenizer: Any, limits: Limits, config: ProbeConfi
     """The rollouts of one model, encoded by its tokenizer.
 
     Raises:
-        InvalidInputError: a prompt without tokens, a given completion of fewer than `min_tokens`, or ids that the
-            model cannot take.
+        InvalidInputError: a prompt has no tokens, a given completion has fewer than `min_tokens`, or the model cannot
+            take the token ids.
     """
     form = config.prompt_format()
     items = []
@@ -73,15 +73,16 @@ def items_for(source: Source, tokenizer: Any, limits: Limits, config: ProbeConfi
 def shared_items(
     rows: Sequence[Mapping[str, Any]], items: Sequence[Item], tokenizer: Any, first_tokenizer: Any
 ) -> list[Item]:
-    """Items of a further model completed with the first model's rollouts.
+    """The items of another model, completed with the first model's rollouts.
 
-    Ids carry over where both tokenizers have one vocabulary. Else the text is tokenised anew, without the first
-    model's special tokens; a rollout that the first model ended is ended with this tokenizer's end token.
+    If both tokenizers have the same vocabulary, the token ids are kept. Otherwise the text is tokenised anew without
+    the first model's special tokens. If the first model ended the rollout, this tokenizer's end token is added.
 
     Args:
         rows: the first model's rows of rollouts.parquet.
-        items: the further model's items, with their prompts as its own tokenizer sees them.
-        tokenizer, first_tokenizer: of the further model and of the first.
+        items: the items of the other model, with prompts that its own tokenizer has encoded.
+        tokenizer: the tokenizer of the other model.
+        first_tokenizer: the tokenizer of the first model.
     """
     by_id = {row["rollout_id"]: row for row in rows}
     same = first_tokenizer.get_vocab() == tokenizer.get_vocab()

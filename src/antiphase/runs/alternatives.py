@@ -31,8 +31,8 @@ def alternative_rows(
     Args:
         loaded: the model, whose tokenizer decodes each token on its own.
         items: the rollouts of the batch.
-        batch: what was measured.
-        alternatives: `[batch, token, rank]`.
+        batch: the token ids that were measured.
+        alternatives: ids and log-probabilities, of shape `[batch, token, rank]`.
     """
     rows, columns = torch.nonzero(batch.completion_mask, as_tuple=True)
     starts = torch.tensor([len(item.prompt_ids) for item in items])
@@ -40,7 +40,7 @@ def alternative_rows(
     unique, place = ids.flatten().unique(return_inverse=True)
 
     def named(values: Sequence[str], index: Tensor) -> pa.Array:
-        # Strings are looked up once each, not made anew for every row.
+        # Each string is made once and looked up for every row.
         return pa.array(values, pa.string()).take(pa.array(index.numpy()))
 
     def per_rank(values: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
-"""Whose folder it is, and whether a run may write there: what is told from config.json, before anything is begun.
+"""Which kind of run a folder holds, and whether a run may write there.
 
-Imports no torch and no pandas; what stands in a folder besides is read and written by `run_folder`.
+Both are told from config.json before anything is begun, so this imports no torch and no pandas. The module `run_folder`
+reads and writes the tables of a folder.
 """
 
 import json
@@ -18,8 +19,8 @@ class FolderKind:
     """A kind of run folder.
 
     Args:
-        format, version: stand in its config.json.
-        owner: whose it is, in messages.
+        format, version: what its config.json says, so that the folder is recognised.
+        owner: what messages call the run.
     """
 
     format: str
@@ -36,14 +37,14 @@ def check_out(path: Path, kind: FolderKind, config: Mapping[str, Any], *, resume
     """Refuse a folder that a run cannot be begun, or continued, in. Nothing is written.
 
     Args:
-        path: of the folder.
-        kind: of the run.
-        config: the resolved options.
+        path: the folder.
+        kind: the kind of run that will write there.
+        config: the options of that run, resolved.
         resume: whether an interrupted run of the same options may be there.
 
     Raises:
-        InvalidInputError: it holds something already; or, to be continued, is no folder of this kind, or one of
-            another config (naming what differs).
+        InvalidInputError: the folder holds something already. To be continued, it is of another kind, or of other
+            options (the message names them).
     """
     if is_free(path):
         return
@@ -62,7 +63,7 @@ def check_out(path: Path, kind: FolderKind, config: Mapping[str, Any], *, resume
 
 
 def is_free(path: Path) -> bool:
-    """Whether nothing is there, or an empty folder."""
+    """Whether the path does not exist or is an empty folder."""
     return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
@@ -70,7 +71,7 @@ def read_marker(path: Path, kind: FolderKind) -> dict[str, Any]:
     """The config.json of a folder.
 
     Raises:
-        InvalidInputError: it is no folder of this kind, or one of another format version.
+        InvalidInputError: the folder is of another kind, or of another format version.
     """
     if not (path / "config.json").is_file():
         raise InvalidInputError(f"{str(path)!r} is not the folder of {kind.owner} (it has no config.json).")
@@ -100,10 +101,10 @@ def read_summary(path: Path, kind: FolderKind) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+    """The JSON object in a file.
 
     Raises:
-        InvalidInputError: it cannot be read, or is none.
+        InvalidInputError: the file cannot be read, or holds no JSON object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""One rollout of a run as token ids, before and after it is completed, and what a model can take of it."""
+"""The rollouts of a run as token ids, before and after they are completed, and what a model can take."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -44,20 +44,20 @@ class Batch:
 
     @property
     def label(self) -> str:
-        """What is completed, for a progress bar."""
+        """What the progress bar says is being completed."""
         return ""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a model can take: ids below `vocabulary`, and rows of at most `context` tokens (None: no limit known)."""
+    """What a model can take: token ids below `vocabulary`, and at most `context` tokens (None: the limit is not known)."""
 
     vocabulary: int
     context: int | None
 
     @classmethod
     def of(cls, model: Any) -> "Limits":
-        """Of a Hugging Face causal LM."""
+        """The limits of a Hugging Face causal LM."""
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         return cls(int(model.get_input_embeddings().weight.shape[0]), context)
 

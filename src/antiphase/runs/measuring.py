@@ -28,13 +28,13 @@ from antiphase.types import MAGNITUDES, TokenBatch, TokenSignals, cell_column
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of some items.
+    """What was measured on some rollouts.
 
     Args:
         tokens: rows of tokens.parquet.
         rollouts: rows of rollouts.parquet, as `ROLLOUT_SCHEMA` has them.
         steps: rows of steps.parquet.
-        alternatives: rows of alternatives.parquet; None where no spec asks for them.
+        alternatives: rows of alternatives.parquet; None if no spec asks for them.
     """
 
     tokens: pd.DataFrame
@@ -43,7 +43,7 @@ class Measured:
     alternatives: pa.Table | None
 
     def tables(self) -> dict[Kind, pa.Table]:
-        """As the tables of a batch."""
+        """The rows as Arrow tables, by the name of the table."""
         found: dict[Kind, pa.Table] = {
             "tokens": pa.Table.from_pandas(self.tokens, preserve_index=False),
             "steps": self.steps,
@@ -78,9 +78,10 @@ def measure_items(
 
 
 def model_facts(loaded: LoadedModel, prompt_ids: Sequence[int], specs: Sequence[SignalSpec]) -> dict[str, Any]:
-    """What is known of a loaded model, after one token was measured with every spec's fast kind.
+    """What is known of a loaded model, found by measuring one token with every estimator.
 
-    So what cannot work fails before hours of generation.
+    A model that cannot be measured fails here, before hours of generation. The oracles are slow, so `full` is tried in
+    their place.
     """
     prompt = list(prompt_ids)
     batch = TokenBatch.from_ids([prompt if len(prompt) > 1 else prompt * 2], [[prompt[-1]]])
@@ -100,7 +101,7 @@ def model_facts(loaded: LoadedModel, prompt_ids: Sequence[int], specs: Sequence[
 
 
 def short_name(loaded: LoadedModel) -> str:
-    """The model's name, or its end, for a progress bar."""
+    """The name of the model for a progress bar, cut at the beginning if it is long."""
     return loaded.name if len(loaded.name) <= 28 else f"…{loaded.name[-27:]}"
 
 

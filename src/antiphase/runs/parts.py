@@ -1,7 +1,7 @@
 """The parts of a run: one file per batch and table, and how they are joined.
 
-A batch counts once its rollouts file is there, which is renamed last; what a cut batch left beside it does not count,
-and is written over when the batch is run again.
+A batch counts once its rollouts file is there, since that file is renamed last. Other files that a cut batch left do
+not count; they are written over when the batch is run again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 Kind = Literal["tokens", "rollouts", "steps", "alternatives"]
-# In the order in which a batch is written.
+# The order in which the tables of a batch are written.
 KINDS: tuple[Kind, ...] = ("tokens", "alternatives", "steps", "rollouts")
 
 
 def model_folder(root: Path, model: int) -> Path:
-    """Where the parts of one model are."""
+    """The folder with the parts of one model."""
     return root / "parts" / f"model-{model:03d}"
 
 
@@ -27,7 +27,7 @@ def part_path(root: Path, model: int, batch: int, kind: Kind) -> Path:
 
 
 def whole_parts(root: Path, kind: Kind) -> list[Path]:
-    """The files of all batches that count, in order of models and batches."""
+    """The files of all finished batches, ordered by model and batch."""
     batches = sorted((root / "parts").glob("model-*/batch-*.rollouts.parquet"))
     files = [done.with_name(done.name.replace(".rollouts.", f".{kind}.")) for done in batches]
     return [file for file in files if file.is_file()]
@@ -39,7 +39,7 @@ def joined_schema(parts: Sequence[Path]) -> pa.Schema:
 
 
 def joined_tables(parts: Sequence[Path], schema: pa.Schema) -> Iterator[pa.Table]:
-    """One part after the other; columns that it lacks are null."""
+    """The parts one after the other. A column that a part lacks is null."""
     for part in parts:
         table = pq.read_table(part)
         for field in schema:

@@ -1,11 +1,11 @@
-"""The run folder: parts written as batches finish, whole files at the end, and the rules of resuming.
+"""The run folder: a part for each finished batch, whole tables at the end, and the rules of resuming.
 
-    OUT/config.json                     the resolved config; marks the folder as a probe's (or an evaluation's)
+    OUT/config.json                     the resolved options; marks the folder as a probe's or an evaluation's
     OUT/parts/MODEL/BATCH.*.parquet     finished batches; gone once the run is complete
     OUT/tokens.parquet, rollouts.parquet, steps.parquet, alternatives.parquet (if asked for), summary.json, figures/
 
-Every file appears under its name only when it is complete (written aside, then renamed), so a run cut anywhere,
-also by kill -9, leaves whole parts and nothing else that counts.
+Every file is written under another name and renamed when it is complete. So a run that is cut anywhere, also by
+kill -9, leaves whole parts and nothing else that counts.
 """
 
 import contextlib
@@ -29,17 +29,17 @@ _Folder = TypeVar("_Folder", bound="RunFolder")
 
 
 def _as_frame(table: pa.Table) -> pd.DataFrame:
-    # Arrow reads text that is no UTF-8 without a word, and fails wherever it is used.
+    # Arrow reads damaged text silently, and fails later where the text is used. So it is checked here.
     table.validate(full=True)
     frame: pd.DataFrame = table.to_pandas()
     return frame
 
 
 class RunFolder:
-    """A folder that a probe writes to and reads from; other commands derive their own kind.
+    """The folder that a probe writes to and reads from. Other commands derive their own.
 
     Attributes:
-        KIND: whose it is, what marks it, and what may change when a run is continued.
+        KIND: the kind of run that the folder holds.
     """
 
     KIND: FolderKind = PROBE
@@ -65,10 +65,10 @@ class RunFolder:
 
     @classmethod
     def resume(cls: type[_Folder], path: Path, config: Mapping[str, Any]) -> _Folder:
-        """The folder of an interrupted run with the same config; a new one where there is nothing yet.
+        """The folder of an interrupted run with the same options, or a new folder if there is none yet.
 
         Raises:
-            InvalidInputError: no probe's folder, or one of another config (naming what differs).
+            InvalidInputError: the folder is of another kind, or of other options (the message names them).
         """
         if is_free(path):
             return cls.create(path, config)
@@ -82,7 +82,7 @@ class RunFolder:
         """An existing run folder.
 
         Raises:
-            InvalidInputError: it is none, or of another format version.
+            InvalidInputError: the folder is of another kind, or of another format version.
         """
         read_marker(path, cls.KIND)
         return cls(path)
@@ -92,11 +92,11 @@ class RunFolder:
 
     @property
     def complete(self) -> bool:
-        """Whether the run has been summed up."""
+        """Whether the run is finished: its summary is written."""
         return (self.path / "summary.json").is_file()
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """A JSON object of the folder."""
+        """The JSON object in a file of the folder."""
         return read_json(self.path / name)
 
     def read_summary(self) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class RunFolder:
         return read_summary(self.path, self.KIND)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write a JSON object; NaN is refused, since JSON has none."""
+        """Write a JSON object. NaN is refused, since JSON has no NaN."""
         self.write_text(name, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
@@ -122,7 +122,7 @@ class RunFolder:
             pq.write_table(table, work)
 
     def has_part(self, model: int, batch: int) -> bool:
-        """Whether a batch is complete (its rollouts are renamed last)."""
+        """Whether a batch is finished. Its rollouts are renamed last, so they tell."""
         return part_path(self.path, model, batch, "rollouts").is_file()
 
     def write_part(self, model: int, batch: int, tables: Mapping[Kind, pa.Table]) -> None:
@@ -135,13 +135,13 @@ class RunFolder:
                         pq.write_table(tables[kind], work)
 
     def read_part(self, model: int, batch: int, kind: Kind) -> pa.Table:
-        """A finished batch."""
+        """One table of a finished batch."""
         return pq.read_table(part_path(self.path, model, batch, kind))
 
     def read_parts(self, kind: Kind) -> pd.DataFrame | None:
-        """One table of an unfinished run, as far as its batches are finished; None where no batch has it.
+        """One table of an unfinished run, from its finished batches; None if no batch has it.
 
-        While the run goes on, a table that is read later may hold more batches.
+        The run may go on meanwhile, so a table that is read later may hold more batches.
 
         Raises:
             InvalidInputError: a part cannot be read.
@@ -153,7 +153,7 @@ class RunFolder:
             return _as_frame(pa.concat_tables(joined_tables(parts, joined_schema(parts))))
 
     def merge_parts(self) -> None:
-        """Join the parts of all models into whole files; columns that a model lacks are null."""
+        """Join the parts of all models into whole tables. A column that a model lacks is null."""
         for kind in KINDS:
             parts = whole_parts(self.path, kind)
             if not parts:
@@ -168,10 +168,10 @@ class RunFolder:
                     writer.write_table(table)
 
     def read_frames(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The whole tables, (tokens, rollouts).
+        """The whole tables (tokens, rollouts).
 
         Raises:
-            InvalidInputError: one cannot be read.
+            InvalidInputError: a table cannot be read.
         """
         return self.read_frame("tokens"), self.read_frame("rollouts")
 
@@ -179,38 +179,38 @@ class RunFolder:
         """One whole table.
 
         Raises:
-            InvalidInputError: it cannot be read.
+            InvalidInputError: the table cannot be read.
         """
         path = self.path / f"{kind}.parquet"
         with self._reading(path):
             return _as_frame(pq.read_table(path))
 
     def read_steps(self) -> pd.DataFrame | None:
-        """The whole table of steps; None in a run of before they were measured.
+        """The whole table of steps; None if the run is older than the measurement of steps.
 
         Raises:
-            InvalidInputError: it cannot be read.
+            InvalidInputError: the table cannot be read.
         """
         return self.read_frame("steps") if (self.path / "steps.parquet").is_file() else None
 
     def read_alternatives(self) -> pd.DataFrame | None:
-        """The whole table of alternatives; None where the run stored none.
+        """The whole table of alternatives; None if the run stored none.
 
         Raises:
-            InvalidInputError: it cannot be read.
+            InvalidInputError: the table cannot be read.
         """
         return self.read_frame("alternatives") if (self.path / "alternatives.parquet").is_file() else None
 
     def write_model(self, model: int, facts: Mapping[str, Any]) -> None:
-        """What is known of a loaded model.
+        """Write what is known of a loaded model.
 
         Raises:
-            InvalidInputError: the batches that are there were measured on another model.
+            InvalidInputError: the finished batches were measured on another model.
         """
         place = model_folder(self.path, model)
         if (place / "model.json").is_file():
             before = self.read_model(model)
-            # A run of an earlier version knows fewer facts.
+            # A run of an earlier version knows fewer facts; only those that it knows are compared.
             differing = [key for key in facts if key in before and before[key] != facts[key]]
             if differing:
                 shown = ", ".join(f"{key} was {before.get(key)!r}, now {facts[key]!r}" for key in differing)
@@ -227,7 +227,7 @@ class RunFolder:
         return self.read_json(f"parts/model-{model:03d}/model.json")
 
     def discard_if_unused(self) -> None:
-        """Take back a folder of ours in which nothing was finished, so that the corrected command can use it."""
+        """Remove the folder if this run made it and finished no batch, so that the corrected command can use it."""
         if self.created_here and not any(self.path.glob("parts/*/*.parquet")) and not self.complete:
             shutil.rmtree(self.path / "parts", ignore_errors=True)
             (self.path / "config.json").unlink(missing_ok=True)
@@ -235,7 +235,7 @@ class RunFolder:
                 self.path.rmdir()
 
     def drop_parts(self) -> None:
-        """Remove the parts, once everything is in the whole files."""
+        """Remove the parts, once the whole tables hold everything."""
         shutil.rmtree(self.path / "parts", ignore_errors=True)
 
     @contextlib.contextmanager

@@ -10,12 +10,12 @@ from antiphase.steps.splitter import DEFAULT_SPLITTER, Splitter
 
 # The paper's fingerprint is over unique tokens.
 DEFAULT_UNIT: Unit = "type"
-# What a run did whose config is older than the options.
+# What a run did whose config.json was written before the options existed.
 BEFORE_UNITS: Mapping[str, Any] = {"unit": "token", "splitter": None, "step_strength": "mean", "min_steps": MIN_STEPS}
 
 
 class UnitOptions(Protocol):
-    """The fields of a config that say what is correlated."""
+    """The options of a run that say what is correlated."""
 
     unit: str
     splitter: str
@@ -29,10 +29,10 @@ class UnitSpec:
     """What is correlated.
 
     Args:
-        headline: the unit whose ρ stands for a run where one number is asked for.
+        headline: the unit whose ρ stands for the run where one number is asked for.
         splitter: where steps end.
-        min_tokens: the fewest tokens, or types, of which a correlation is defined.
-        min_steps: the fewest steps.
+        min_tokens: a correlation needs at least so many tokens, or types.
+        min_steps: a correlation needs at least so many steps.
     """
 
     headline: Unit = DEFAULT_UNIT
@@ -42,7 +42,7 @@ class UnitSpec:
 
     @classmethod
     def of(cls, config: Any) -> "UnitSpec":
-        """Of a config that has the fields of `UnitOptions`.
+        """What a config correlates that has the fields of `UnitOptions`.
 
         Raises:
             InvalidInputError: an unknown unit or splitter, or a least number that is too small.
@@ -56,5 +56,5 @@ class UnitSpec:
         return cls(cast(Unit, options.unit), splitter, options.min_tokens, options.min_steps)
 
     def least(self, unit: Unit) -> int:
-        """The fewest items of a unit of which a correlation is defined."""
+        """How many items of a unit a correlation needs at least."""
         return self.min_steps if unit == "step" else self.min_tokens

@@ -1,4 +1,4 @@
-"""Correlations over each kind of item (tokens, types, steps), and the tables and statistics of steps."""
+"""Correlations by each unit (token, type, step), and the table and the statistics of steps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -16,7 +16,7 @@ from antiphase.statistics.partial_correlation import Joint
 from antiphase.statistics.pooled_correlation import mean_within, pooled_correlation
 from antiphase.types import StepSignals
 
-# Windows of so many tokens know no sentence: the control for what sentences' lengths do to a correlation over steps.
+# Windows of so many tokens ignore sentences. They control for what the lengths of sentences do to ρ by step.
 WINDOW = 16
 
 STEP_SCHEMA = pa.schema(
@@ -60,17 +60,17 @@ def step_rows(
 
 
 def column(frame: pd.DataFrame, name: str) -> Float[Tensor, "row"]:
-    """A column as float64."""
+    """A column of a table as a float64 tensor."""
     return torch.tensor(frame[name].to_numpy(dtype="float64", copy=True))
 
 
 def codes(series: "pd.Series[Any]") -> Int[Tensor, "row"]:
-    """Distinct values numbered in order of appearance."""
+    """The number of each value; distinct values are numbered in the order in which they appear."""
     return torch.tensor(pd.factorize(series)[0].copy())
 
 
 def interval_of(entry: Mapping[str, Any]) -> dict[str, float | None]:
-    """`value, low, high` of an entry that holds more."""
+    """Only `value`, `low` and `high` of an entry."""
     return {key: entry[key] for key in ("value", "low", "high")}
 
 
@@ -81,12 +81,13 @@ def unit_statistics(
     units: UnitSpec,
     **resampling: Any,
 ) -> dict[str, dict[str, Any]]:
-    """ρ over every unit, pooled and within rollouts, with intervals over prompts, JSON-ready.
+    """ρ by every unit, pooled and within rollouts, with intervals over prompts, as values that JSON can hold.
 
     Args:
-        tokens, rollouts, steps: the rows of one model and estimator; no steps in a run of before they were measured.
+        tokens, rollouts, steps: the rows of one model and estimator; `steps` is None if the run is older than their
+            measurement.
         units: what is correlated.
-        resampling: `num_resamples` and `seed` of the bootstrap.
+        resampling: `num_resamples` and `seed`, as the bootstrap takes them.
     """
     found: dict[str, dict[str, Any]] = {}
     groups = codes(rollouts.prompt_id)
@@ -149,23 +150,23 @@ def _beside_steps(tokens: pd.DataFrame, steps: pd.DataFrame, units: UnitSpec, **
 
 
 def headline_of(result: Mapping[str, Any]) -> Unit:
-    """The unit whose ρ stands for a result; runs of before there were units are over tokens."""
+    """The unit whose ρ stands for a result. Runs that are older than the units correlate tokens."""
     return cast(Unit, result.get("headline", "token"))
 
 
 def headline_entry(result: Mapping[str, Any]) -> dict[str, Any] | None:
-    """ρ over the headline unit of a result; None where no signals were measured."""
+    """The entry of ρ by the headline unit of a result; None if no signals were measured."""
     return by_unit(result)[headline_of(result)] if "spearman" in result else None
 
 
 def spearman_column(rollouts: pd.DataFrame, unit: str) -> str:
-    """The column of rollouts.parquet that holds each rollout's ρ over a unit; of old runs, the one over tokens."""
+    """The column of rollouts.parquet that holds each rollout's ρ by a unit. Old runs have one column, by token."""
     name = f"spearman_{unit}"
     return name if name in rollouts else "spearman"
 
 
 def by_unit(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """ρ over each unit, also of a result of before there were units."""
+    """The entries of ρ by unit. A result that is older than the units has the one by token."""
     if "units" in result:
         return dict(result["units"])
     undefined = {"num_items": result["num_tokens"], "num_undefined": result["num_undefined"]}
