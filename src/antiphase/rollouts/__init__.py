@@ -1,1 +1,1 @@
-"""Engines that complete prompts behind one interface: transformers and vLLM."""
+"""The engines that complete prompts, transformers and vLLM, behind one interface."""
