@@ -1,1 +1,1 @@
-"""The engines that complete prompts, transformers and vLLM, behind one interface."""
+"""Engines that complete prompts behind one interface: transformers and vLLM."""
