@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from antiphase.errors import InvalidInputError, MissingExtraError, ModelNotFoundError, OutOfMemoryError
+from antiphase.errors import InvalidInputError, MissingExtraError, ModelNotFoundError, OutOfMemoryError, first_line
 from antiphase.models.demo import DEMO, demo_model_path
 from antiphase.rollouts.engine import Completion, Generator
 from antiphase.rollouts.sampling import trim
@@ -201,7 +201,9 @@ def _own_end_tokens(source: str, options: VllmOptions) -> list[int]:
         if ends is None:
             ends = AutoTokenizer.from_pretrained(source, **shared).eos_token_id
     except (OSError, ValueError) as error:
-        raise ModelNotFoundError(f"could not read the configuration of {options.name!r}: {_first(error)}") from error
+        raise ModelNotFoundError(
+            f"could not read the configuration of {options.name!r}: {first_line(error)}"
+        ) from error
     return [] if ends is None else [int(end) for end in (ends if isinstance(ends, list) else [ends])]
 
 
@@ -230,12 +232,7 @@ def _explained(error: Exception, options: VllmOptions, when: str) -> Exception:
     text = str(error).lower()
     if "out of memory" in text or "memory for the cache" in text or "free memory on device" in text:
         return OutOfMemoryError(
-            f"vLLM ran out of GPU memory {when}: {_first(error)} Change memory_share (now {options.memory_share}), "
-            "lower max_model_len, or choose a smaller model."
+            f"vLLM ran out of GPU memory {when}: {first_line(error)} Change memory_share (now "
+            f"{options.memory_share}), lower max_model_len, or choose a smaller model."
         )
-    return InvalidInputError(f"vLLM failed {when} with {options.name!r}: {_first(error)}")
-
-
-def _first(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return InvalidInputError(f"vLLM failed {when} with {options.name!r}: {first_line(error)}")

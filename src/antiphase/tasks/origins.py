@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from antiphase.data.tables import TableRow, read_table
-from antiphase.errors import InvalidInputError, MissingExtraError
+from antiphase.errors import InvalidInputError, MissingExtraError, first_line
 from antiphase.tasks.problem import Split
 from antiphase.tasks.row_task import ID_COLUMNS, Ids, Origin, Rows
 
@@ -193,10 +193,9 @@ class HubOrigin(Origin):
                     f"the hub data set {self.hub_id!r} is gated: accept its terms on "
                     f"https://huggingface.co/datasets/{self.hub_id} and log in with `hf auth login`. {self.remedy}"
                 ) from error
-            reason = str(error).partition("\n")[0]
             raise InvalidInputError(
                 f"the hub data set {self.hub_id!r} (config {self.config or 'default'}, split {split}) could not be "
-                f"read ({reason}). {self.remedy}"
+                f"read ({first_line(error)}). {self.remedy}"
             ) from error
         return [TableRow(f"{self.hub_id}, {split} row {i}", dict(values)) for i, values in enumerate(rows)]
 
