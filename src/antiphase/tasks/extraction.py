@@ -1,9 +1,10 @@
-r"""The answer inside a completion: tags, box, last number, last line.
+r"""Find the answer inside a completion: in tags, in a box, as the last number, or on the last line.
 
-Pure string functions, linear in the length of the text. They say nothing about whether the answer is right. A box
-that was begun and not ended (`\boxed{12`) is no answer.
+Pure string functions, linear in the length of the text. They do not decide whether the answer is right. A box that is
+not closed (`\boxed{12`) gives no answer.
 """
 
+import functools
 import re
 from typing import Literal, get_args
 
@@ -22,19 +23,19 @@ _ANSWER_IS = re.compile(r"answer(?:\s+is\b|\s*:)[:\s*]*", re.IGNORECASE)
 
 
 def extract_answer(completion: str, mode: ExtractMode, gold: str) -> str | None:
-    r"""The answer that a completion gives; None where it gives none.
+    r"""The answer that a completion gives; None if it gives none.
 
-    Only the last 20,000 characters are read. Where the reference is a plain number and the answer too, the answer
-    comes without `$`, `%`, thousands separators and closing period, and with ASCII digits.
+    Only the last 20,000 characters are read. If both the reference and the answer are plain numbers, the answer is
+    returned in ASCII digits, without `$`, `%`, thousands separators and final period.
 
     Args:
         completion: the generated text.
-        mode: `tags` (content of the last `<answer>…</answer>`), `boxed` (content of the last complete `\boxed{…}`),
-            `last-number`, `last-line` (that is not blank), `whole`, `after-A` (what follows the last letter A), or
-            `auto`: tags, else boxed, else the last number if the reference is one, else what follows the last
-            "answer is" or "answer:", else the last line; after `<answer>` without its closing tag, only what follows
-            is searched.
-        gold: the reference answer; `auto` looks at whether it is a number.
+        mode: `tags` (the content of the last `<answer>…</answer>`), `boxed` (the content of the last complete
+            `\boxed{…}`), `last-number`, `last-line` (the last line that is not blank), `whole` (all of the text),
+            `after-A` (the text after the last letter A), or `auto`: tags, else boxed, else the last number if the
+            reference is a number, else the text after the last "answer is" or "answer:", else the last line. If
+            `<answer>` has no closing tag, `auto` searches only the text after it.
+        gold: the reference answer; whether it is a number matters for `auto`.
 
     >>> extract_answer(r"so \boxed{3}, no, \boxed{\frac{1}{2}}", "auto", "1/2")
     '\\frac{1}{2}'
@@ -64,10 +65,10 @@ def extract_answer(completion: str, mode: ExtractMode, gold: str) -> str | None:
 
 
 def presents_answer(completion: str, mode: ExtractMode) -> bool:
-    r"""Whether the completion presents an answer in the form that a mode asks for, whatever the answer.
+    r"""Whether the completion presents an answer, right or wrong, in the form that a mode asks for.
 
-    For `auto` that is a complete box or complete tags that are not empty; for `last-number` a last line that is
-    nothing but a number, an `=` before it allowed; for the others, that there is something to extract.
+    For `auto` this means a complete box or complete tags with content. For `last-number` the last line must be a
+    number and nothing else, except an `=` before it. For the other modes there must be something to extract.
 
     >>> [presents_answer(text, "auto") for text in (r"\boxed{7}", "<answer>7</answer>", r"\boxed{7", "it is 7")]
     [True, True, False, False]
@@ -93,7 +94,7 @@ def _auto(text: str, numeric: bool) -> str | None:
         return box
     if numeric:
         return last_number(text)
-    # What else stands on the last line is then no answer either.
+    # A completion with an empty box gives no answer, whatever stands on its last line.
     return _after_answer_is(text) or (None if _EMPTY_BOX.search(text) else last_line(text))
 
 
@@ -105,7 +106,7 @@ def _unboxed(text: str | None) -> str | None:
 
 
 def tagged(text: str) -> str | None:
-    """Content of the last complete `<answer>…</answer>`."""
+    """The content of the last complete `<answer>…</answer>`; None if there is none."""
     start = text.rfind("<answer>", 0, max(text.rfind("</answer>"), 0))
     if start < 0:
         return None
@@ -114,7 +115,7 @@ def tagged(text: str) -> str | None:
 
 
 def boxed(text: str) -> str | None:
-    r"""Content of the last complete `\boxed{…}` with balanced braces; of boxes in each other, the inner one.
+    r"""The content of the last complete `\boxed{…}` with balanced braces; of nested boxes, the inner one counts.
 
     >>> boxed(r"\boxed{1} and \boxed{\{2\}} but \boxed{3")
     '\\{2\\}'
@@ -123,7 +124,7 @@ def boxed(text: str) -> str | None:
 
 
 def _last_box(text: str) -> tuple[str | None, bool]:
-    """(content of the last complete box that is not empty, whether one was begun and not ended)."""
+    """(content of the last complete box that is not empty, whether there is a box that is not closed)."""
     opened: list[int] = []  # where the content of each open brace starts; boxes are negative
     spans: list[tuple[int, int]] = []
     for match in _BRACES.finditer(text):
@@ -134,23 +135,21 @@ def _last_box(text: str) -> tuple[str | None, bool]:
             start = opened.pop()
             if start < 0 and not (spans and spans[-1][0] > -start):
                 spans.append((-start, match.start()))
-    # Empty ones are echoes of the instruction.
+    # Empty boxes repeat the instruction.
     content = next((text[start:stop] for start, stop in reversed(spans) if text[start:stop].strip()), None)
     return content, any(start < 0 for start in opened)
 
 
 def last_number(text: str) -> str | None:
-    """The last number as written: sign, digits with thousands separators, decimals, `a/b`; no units.
+    """The last number in the text, with its sign, its decimals or its denominator (`a/b`), and without units.
 
-    A minus sign counts unless a letter, digit or closing bracket stands right before it: `10-4` ends in 4.
+    A minus sign belongs to the number unless a letter, digit or closing bracket precedes it: `10-4` ends in 4.
 
     >>> last_number("from -3 to $-1,250.50 or so"), last_number("5-3"), last_number("none")
     ('-1250.50', '3', None)
     """
     text = join_thousands(ascii_digits(text)).replace("\\$", "$")
-    last = None
-    for match in _NUMBER.finditer(text):
-        last = match
+    last = last_match(_NUMBER, text)
     return None if last is None else last[0].replace(",", "").replace("$", "")
 
 
@@ -159,10 +158,13 @@ def last_line(text: str) -> str | None:
     return text.strip().rpartition("\n")[2].strip() or None
 
 
+def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """The last match of a pattern; None if there is none."""
+    return functools.reduce(lambda _, match: match, pattern.finditer(text), None)
+
+
 def _after_answer_is(text: str) -> str | None:
-    last = None
-    for match in _ANSWER_IS.finditer(text):
-        last = match
+    last = last_match(_ANSWER_IS, text)
     if last is None:
         return None
     return text[last.end() :].partition("\n")[0].strip(" \t*") or None
