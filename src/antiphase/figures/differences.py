@@ -21,7 +21,7 @@ from antiphase.figures.style import (
     panels,
     rows_of_dots,
     shorten,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -44,11 +44,11 @@ _PLACES = {
     },
     "train": {"trajectory": "trajectory:trajectory_curves"},
 }
-# The figures of each kind of run.
 FIGURES: Mapping[str, Registry[Draw]] = {
     kind: Registry("figure", {name: f"antiphase.figures.{place}" for name, place in places.items()})
     for kind, places in _PLACES.items()
 }
+"""The registry of figures of each kind of run."""
 
 
 def figures_of(kind: str, **data: Any) -> dict[str, Figure]:

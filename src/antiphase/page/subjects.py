@@ -46,7 +46,6 @@ def subjects_of(
     rollouts: pd.DataFrame,
     results: Sequence[Mapping[str, Any]],
     *,
-    run: int = 0,
     label: str | None = None,
     steps: pd.DataFrame | None = None,
     alternatives: pd.DataFrame | None = None,
@@ -58,7 +57,6 @@ def subjects_of(
     Args:
         tokens, rollouts: the token table and the rollout table of a probe or an evaluation.
         results: the entries of `results` in its summary.
-        run: index of the run in the document.
         label: the user's name for the run. It stands in place of the model's name, or before it if there are several.
         steps: the table of steps; None for an old run that did not measure steps.
         alternatives: the table of the most likely alternative tokens.
@@ -82,7 +80,7 @@ def subjects_of(
             rows = rows[~rows.greedy.astype(bool)]
         others = None if alternatives is None else alternatives[alternatives.model == model]
         parted = None if steps is None else _of(steps, model, task)
-        subject = _subject(name, run, readings, rows, _of(tokens, model, task), parted, others, not tokens.empty)
+        subject = _subject(name, readings, rows, _of(tokens, model, task), parted, others, not tokens.empty)
         subjects.append(subject)
     return subjects
 
@@ -130,7 +128,6 @@ def _of(frame: pd.DataFrame, model: str, task: Any) -> pd.DataFrame:
 
 def _subject(
     label: str,
-    run: int,
     readings: Sequence[Mapping[str, Any]],
     rollouts: pd.DataFrame,
     tokens: pd.DataFrame,
@@ -160,7 +157,7 @@ def _subject(
     }
     return Subject(
         label=label,
-        run=run,
+        run=0,
         readings=readings,
         rollouts=shown,
         correlations=_by_rollout(by_estimator, "spearman", order),
