@@ -1,0 +1,48 @@
+"""The engines that complete the prompts of one model in a run."""
+
+import contextlib
+from typing import Any
+
+from antiphase.models.loading import LoadedModel
+from antiphase.rollouts.choosing import make_generator
+from antiphase.rollouts.engine import Generator
+from antiphase.rollouts.vllm_engine import VllmOptions
+from antiphase.runs.run_config import RunConfig
+
+
+class Engines(contextlib.AbstractContextManager["Engines"]):
+    """The engines of one model, one for each set of end tokens. Leaving the context closes them.
+
+    Args:
+        config: the options of the run.
+        loaded: the model that measures, which also completes unless the engine is vLLM.
+        name: the name of the model in the run; vLLM loads it by this name.
+    """
+
+    def __init__(self, config: RunConfig, loaded: LoadedModel, name: str) -> None:
+        self._config, self._loaded, self._name = config, loaded, name
+        self._made: dict[tuple[int, ...], Generator] = {}
+
+    def ending_at(self, end_ids: tuple[int, ...]) -> Generator:
+        """The engine that ends completions at these tokens, besides the model's own."""
+        if end_ids not in self._made:
+            self._close()  # An engine such as vLLM holds most of a GPU, so only one lives at a time.
+            vllm = self._vllm() if self._config.engine == "vllm" else None
+            self._made = {end_ids: make_generator(self._config.engine, self._loaded, end_ids=end_ids, vllm=vllm)}
+        return self._made[end_ids]
+
+    def _vllm(self) -> VllmOptions:
+        return VllmOptions(
+            self._name,
+            dtype=self._config.dtype,
+            revision=self._config.revision,
+            trust_remote_code=self._config.trust_remote_code,
+            memory_share=self._config.vllm_memory,
+        )
+
+    def _close(self) -> None:
+        for engine in self._made.values():
+            engine.close()
+
+    def __exit__(self, *exception: Any) -> None:
+        self._close()

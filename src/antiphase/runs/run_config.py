@@ -1,0 +1,235 @@
+"""The options that every run has: what is measured, how completions are sampled, and how a model is loaded.
+
+A probe and an evaluation derive their own options from `RunConfig`. Every field is written to the run folder and
+compared on resume. Imports no torch.
+"""
+
+import dataclasses
+import json
+import os
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from antiphase.errors import InvalidInputError
+from antiphase.models.dtypes import DTYPES
+from antiphase.registry import did_you_mean
+from antiphase.rollouts.engine_names import check_engine
+from antiphase.runs.unit_spec import BEFORE_UNITS, DEFAULT_UNIT, UnitSpec
+from antiphase.signal_spec import (
+    ESTIMATORS,
+    NORMS,
+    PROJECTIONS,
+    TARGETS,
+    Estimator,
+    Norm,
+    ProjectionName,
+    SignalSpec,
+    StepStrength,
+    Target,
+    check_one_of,
+)
+from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
+from antiphase.steps.splitter import DEFAULT_SPLITTER
+
+GIVEN_ROWS = "<rows in memory>"
+# Options that may change on resume, since they move no number by more than rounding.
+FREE_ON_RESUME = ("token_budget",)
+# What a run did whose config.json was written before the option existed.
+BEFORE_THE_OPTION: Mapping[str, Any] = {
+    "alternatives": 0, "engine": "auto", "vllm_memory": 0.45, "end_tokens": None, **BEFORE_UNITS
+}  # fmt: skip
+
+Config = TypeVar("Config", bound="RunConfig")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The options that a probe and an evaluation share.
+
+    Args:
+        models: hub ids, local directories, or `demo`.
+        estimators: names of `SignalSpec.estimator`, each optionally with its own number of targets per rollout, as in
+            `full:16`. The first is the headline.
+        layers, projections, norm, target, targets_per_rollout, token_budget: see `SignalSpec`.
+        unit: whose ρ is the headline: `type` (distinct token ids, the paper's fingerprint), `token` or `step`. All
+            three are always in the results.
+        splitter: where steps end: `sentence`, `line`, `fixed:N` or `regex:PATTERN`; see `Splitter`.
+        step_strength: `mean` or `joint`; see `SignalSpec`.
+        min_tokens: a rollout with fewer measured tokens (or types) has no correlation of its own.
+        min_steps: a rollout with fewer steps has no correlation over steps.
+        num_resamples: how often the bootstrap draws the prompts.
+        temperature, top_p, seed: see `Sampling`.
+        system_prompt, prompt_template: see `PromptFormat`.
+        end_tokens: texts of one token each that end a completion, besides the model's own end tokens.
+        engine: which engine completes the prompts; see `make_generator`.
+        vllm_memory: share of the GPU's memory that vLLM takes; the rest is for the model that measures.
+        batch_size: rollouts that are completed, measured and written together.
+        rollouts: the file of given rollouts (or `GIVEN_ROWS` for rows in memory); nothing is generated.
+        dtype, device, trust_remote_code, revision: see `load_model`.
+    """
+
+    models: tuple[str, ...]
+    estimators: tuple[str, ...] = ("own",)
+    layers: str = "all"
+    projections: tuple[str, ...] = PROJECTIONS
+    norm: str = "nuclear"
+    target: str = "logit"
+    targets_per_rollout: int | None = None
+    token_budget: int = 2048
+    unit: str = DEFAULT_UNIT
+    splitter: str = DEFAULT_SPLITTER
+    step_strength: str = "mean"
+    min_tokens: int = MIN_TOKENS
+    min_steps: int = MIN_STEPS
+    num_resamples: int = 1000
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+    system_prompt: str | None = None
+    prompt_template: str | None = None
+    end_tokens: tuple[str, ...] | None = None
+    engine: str = "auto"
+    vllm_memory: float = 0.45
+    batch_size: int = 16
+    rollouts: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.models or not all(self.models):
+            raise InvalidInputError("name at least one model: a hub id, a local directory, or 'demo'.")
+        self.check_once("model", self.models)
+        self.check_once("estimator", self.estimators)
+        self.check_counts("batch_size", "num_resamples")
+        if not 0 < self.vllm_memory <= 1:
+            raise InvalidInputError(f"vllm_memory must lie in (0, 1]; got {self.vllm_memory}.")
+        check_engine(self.engine)
+        check_one_of("dtype", self.dtype, DTYPES)
+        # Both are built here only because building them checks the options.
+        self.units(), self.specs()
+
+    def check_once(self, what: str, names: Sequence[str]) -> None:
+        """Raise InvalidInputError if a name stands twice."""
+        twice = next((name for name in names if list(names).count(name) > 1), None)
+        if twice is not None:
+            raise InvalidInputError(f"the {what} {twice!r} is named twice.")
+
+    def check_counts(self, *names: str) -> None:
+        """Raise InvalidInputError if one of these options is below 1."""
+        for name in names:
+            if getattr(self, name) < 1:
+                raise InvalidInputError(f"{name} must be at least 1; got {getattr(self, name)}.")
+
+    def specs(self) -> tuple[SignalSpec, ...]:
+        """What is measured, the headline first."""
+        return signal_specs(self)
+
+    def units(self) -> UnitSpec:
+        """What is correlated."""
+        return UnitSpec.of(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as values that JSON can hold."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return values
+
+
+def signal_specs(config: RunConfig, temperature: float = 1.0) -> tuple[SignalSpec, ...]:
+    """One `SignalSpec` for each estimator of a run.
+
+    Args:
+        config: the options of the run.
+        temperature: divides the logits before the entropy.
+
+    Raises:
+        InvalidInputError: an unknown estimator, one named twice, or a malformed number of targets.
+    """
+    specs = tuple(_signal_spec(text, config, temperature) for text in config.estimators)
+    if len({spec.estimator for spec in specs}) < len(specs):
+        raise InvalidInputError(f"an estimator is named twice: {', '.join(config.estimators)}.")
+    return specs
+
+
+def _signal_spec(text: str, options: RunConfig, temperature: float) -> SignalSpec:
+    name, colon, count = text.partition(":")
+    if colon and not count.isdecimal():
+        raise InvalidInputError(f"estimator {text!r}: expected NAME or NAME:TARGETS, as in full:16.")
+    check_one_of("estimator", name, ESTIMATORS)
+    check_one_of("norm", options.norm, NORMS)
+    check_one_of("target", options.target, TARGETS)
+    for projection in options.projections:
+        check_one_of("projections", projection, PROJECTIONS)
+    return SignalSpec(
+        estimator=cast(Estimator, name),
+        layers=options.layers,
+        projections=cast(tuple[ProjectionName, ...], options.projections),
+        norm=cast(Norm, options.norm),
+        target=cast(Target, options.target),
+        targets_per_rollout=int(count) if colon else options.targets_per_rollout,
+        step_strength=cast(StepStrength, options.step_strength),
+        temperature=temperature,
+        token_budget=options.token_budget,
+        seed=options.seed,
+    )
+
+
+def config_from(
+    models: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    options: Mapping[str, Any],
+    kind: type[Config],
+) -> Config:
+    """The options of a run, checked, from models and keyword options.
+
+    Args:
+        models: one model or several.
+        options: fields of the config, by name.
+        kind: the class of the config.
+
+    Raises:
+        InvalidInputError: an unknown option (naming the nearest), or a value outside its range.
+    """
+    known = [field.name for field in dataclasses.fields(kind)]
+    for name in options:
+        if name not in known:
+            raise InvalidInputError(f"unknown option {name!r}.{did_you_mean(name, known)}")
+    values = {name: _plain(name, value) for name, value in options.items()}
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        if not _fits(value, hints[name]):
+            wanted = str(hints[name]).removeprefix("<class '").removesuffix("'>").replace("typing.", "")
+            raise InvalidInputError(f"{name} must be {wanted}; got {value!r}.")
+    names = [models] if isinstance(models, str | os.PathLike) else models
+    return kind(models=tuple(os.fspath(name) for name in names), **values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value has the type of a config's field. A whole number counts as a float; a boolean counts as itself only."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, member) for member in inner)
+    if origin is Literal:
+        return value in inner
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, inner[0]) for item in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is hint or (hint is not int and isinstance(value, hint))
+
+
+def _plain(name: str, value: Any) -> Any:
+    """An option in the form that the config keeps: strings, numbers and tuples."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if name == "layers" and not isinstance(value, str):
+        return str(value) if isinstance(value, int) else ",".join(map(str, value))
+    if name in ("dtype", "device"):
+        return str(value).removeprefix("torch.")
+    if name in ("estimators", "projections") and isinstance(value, str):
+        return tuple(value.split(",") if name == "estimators" else value)
+    if name in ("tasks", "end_tokens", "k") and isinstance(value, str | int):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,96 @@
+"""The correlations of one model and estimator, from the tables alone. A probe and an evaluation share them."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from antiphase.runs.unit_spec import UnitSpec
+from antiphase.runs.units import codes, column, interval_of, unit_statistics
+from antiphase.statistics.chain import chain_links, controls, interval_dict
+from antiphase.statistics.correlation import average_ranks, coefficients
+from antiphase.statistics.pooled_correlation import mean_within, pooled_correlation
+from antiphase.types import MAGNITUDES, cell_column
+
+
+def signal_statistics(
+    tokens: pd.DataFrame,
+    rollouts: pd.DataFrame,
+    steps: pd.DataFrame | None,
+    layers: list[int],
+    projections: tuple[str, ...],
+    units: UnitSpec,
+    *,
+    num_resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Pooled and per-rollout correlations with intervals over prompts, JSON-ready.
+
+    Args:
+        tokens, rollouts, steps: the rows of one model and estimator.
+        layers, projections: which were measured.
+        units: what is correlated.
+        num_resamples: how often the bootstrap draws the prompts.
+        seed: seeds the bootstrap.
+    """
+    entropy, strength, clusters = column(tokens, "entropy"), column(tokens, "strength"), codes(tokens.prompt_id)
+    token_ids = torch.tensor(tokens.token_id.to_numpy(copy=True))
+    within: dict[str, Any] = {"num_resamples": num_resamples, "seed": seed}
+    shared: dict[str, Any] = {"min_tokens": units.min_tokens, **within}
+    groups = codes(rollouts.prompt_id)
+    by_unit = unit_statistics(tokens, rollouts, steps, units, **within)
+    control = column(tokens, "logprob_control")
+    # The entropies are ranked once for all cells; ρ of a cell is then Pearson's correlation of the ranks.
+    ranks = average_ranks(entropy[None], strength[None].isfinite())
+    by_cell = [
+        [_cell(ranks, column(tokens, cell_column(layer, name)), units.min_tokens) for name in projections]
+        for layer in layers
+    ]
+    return {
+        "headline": units.headline,
+        "units": by_unit,
+        "spearman": interval_of(by_unit["token"]),
+        "pearson": interval_dict(pooled_correlation(entropy, strength, clusters, method="pearson", **shared)),
+        "spearman_unique": interval_of(by_unit["type"]),
+        "pearson_unique": interval_dict(
+            pooled_correlation(entropy, strength, clusters, token_ids=token_ids, method="pearson", **shared)
+        ),
+        "spearman_within": by_unit["token"]["within"],
+        "pearson_within": interval_dict(mean_within(column(rollouts, "pearson"), groups, method="pearson", **within)),
+        "logprob_control": interval_dict(
+            pooled_correlation(entropy, control.where(strength.isfinite(), torch.nan), clusters, **shared)
+        ),
+        **_chain(tokens, strength, clusters, token_ids, shared),
+        "by_projection": by_cell,
+        "num_tokens": int(strength.isfinite().sum()),
+        "num_unique_tokens": int(token_ids[strength.isfinite()].unique().numel()),
+        "num_rollouts": len(rollouts),
+        "num_prompts": int(rollouts.prompt_id.nunique()),
+        "num_undefined": int(rollouts.spearman.isna().sum()),
+        "entropy_mean": float(entropy.mean()) if len(entropy) else None,
+        "strength_mean": float(strength.nanmean()) if bool(strength.isfinite().any()) else None,
+    }
+
+
+def _chain(
+    tokens: pd.DataFrame, strength: Tensor, clusters: Tensor, token_ids: Tensor, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The paper's chain and the controls; empty if the run is older than their columns."""
+    if "logit" not in tokens:
+        return {}
+    names = ("entropy", "position", "logprob_control", *MAGNITUDES)
+    columns = {name: column(tokens, name) for name in names} | {"strength": strength}
+    return {
+        "chain": [link.as_dict() for link in chain_links(columns, clusters, **options)],
+        "controls": controls(columns, clusters, token_ids, **options),
+    }
+
+
+def _cell(entropy_ranks: Tensor, strength: Tensor, min_tokens: int) -> float | None:
+    mask = strength[None].isfinite()
+    ranks = average_ranks(strength[None].nan_to_num(), mask)
+    value = coefficients(entropy_ranks, ranks, mask, method="pearson", min_tokens=min_tokens).item()
+    return None if math.isnan(value) else value

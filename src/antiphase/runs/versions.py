@@ -1,0 +1,38 @@
+"""What the numbers of a run depend on: the versions of packages, and the commit of the sources."""
+
+import functools
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+_PACKAGES = ("antiphase", "torch", "transformers", "numpy", "pandas", "pyarrow")
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+@functools.cache
+def commit() -> str | None:
+    """The commit of the checkout that this package runs from; None if it is not run from a checkout.
+
+    The commit is read once in a process. So a run that reads it at its beginning does not record a later commit.
+    """
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists():
+        return None
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
