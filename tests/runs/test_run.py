@@ -106,7 +106,9 @@ def test_a_run_that_was_cut_before_the_engine_was_recorded(command, model_dir, t
     kind, options = (antiphase.probe, PROBE) if command == "probe" else (antiphase.evaluate, EVAL)
     whole = kind(str(model_dir), progress=False, **options)
     out = tmp_path / "run"
-    owner = "antiphase.probing.probe._ProbeRun" if command == "probe" else "antiphase.evaluation.evaluate._EvaluationRun"
+    owner = (
+        "antiphase.probing.probe._ProbeRun" if command == "probe" else "antiphase.evaluation.evaluate._EvaluationRun"
+    )
     with monkeypatch.context() as patch:
         calls = []
 
@@ -138,7 +140,9 @@ def test_a_run_that_was_cut_before_the_engine_was_recorded(command, model_dir, t
 def test_another_engine_is_refused_on_resume(recorders, model_dir, tmp_path, monkeypatch) -> None:
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("antiphase.probing.probe._ProbeRun.tables", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr(
+            "antiphase.probing.probe._ProbeRun.tables", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt())
+        )
         with pytest.raises(KeyboardInterrupt):
             antiphase.probe(str(model_dir), out=out, **QUIET, **PROBE)
     assert not out.exists()  # nothing was measured, so nothing is kept

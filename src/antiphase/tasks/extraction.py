@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from antiphase.tasks.notation import in_latex
-from antiphase.tasks.plain_numbers import ascii_digits, decimal_text, join_thousands
+from antiphase.tasks.notation import plain_text
+from antiphase.tasks.plain_numbers import decimal_text, join_thousands
 
 ExtractMode = Literal["auto", "tags", "boxed", "last-number", "last-line", "whole", "after-A"]
 EXTRACT_MODES: tuple[ExtractMode, ...] = get_args(ExtractMode)
@@ -22,10 +22,13 @@ _NUMBER = re.compile(
 )
 _EMPTY_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{\s*\}")
 _ANNOUNCED = re.compile(
-    r"\banswer(?:\s+(?:is|are|equals)\b|\s*[:=：])[:：\s*$]*|####[ \t*]*|答案(?:\s*(?:是|为|為|：|:))[\s*$：:]*", re.IGNORECASE
+    r"\banswer(?:\s+(?:is|are|equals)\b|\s*[:=：])[:：\s*$]*|####[ \t*]*|答案(?:\s*(?:是|为|為|：|:))[\s*$：:]*",
+    re.IGNORECASE,
 )
 # Bold text that is a number with at most a few words behind it, and no heading.
 _BOLD = re.compile(r"\*\*[ \t]*(?=[-+$€£¥(\\]*[\d.])([^*\n]{1,60}?)[ \t.]*\*\*(?!\s*:)")
+# Thousands set off by plain spaces, in running text.
+_SPACED = re.compile(r"(?<![\d.,/])[1-9]\d{0,2}(?: \d{3})+(?![\d/]|[.,]\d| \d)")
 # What may stand between boxes that make one list.
 _BETWEEN_BOXES = re.compile(r"[\s$,;、，.]*(?:and|or|und|et|y|和|或)?[\s$]*")
 
@@ -163,7 +166,7 @@ def _said(content: str | None, numeric: bool) -> str | None:
     # An equation is left whole, since both of its sides must hold; of a sentence the only number counts.
     if "=" in content or not re.search(r"[A-Za-z]{2}", re.sub(r"\\[A-Za-z]+", "", content)):
         return content
-    numbers = [found[0] for found in _NUMBER.finditer(join_thousands(ascii_digits(content)))]
+    numbers = [found[0] for found in _NUMBER.finditer(_plain(content))]
     return last_number(content) if len(numbers) == 1 else content
 
 
@@ -217,7 +220,7 @@ def last_number(text: str) -> str | None:
     >>> last_number("from -3 to $-1,250.50 or so"), last_number("5-3"), last_number("none")
     ('-1250.50', '3', None)
     """
-    text = _plain(text)
+    text = _SPACED.sub(lambda found: found[0].replace(" ", ""), _plain(text))
     last = None
     for match in _NUMBER.finditer(text):
         last = match
@@ -225,8 +228,7 @@ def last_number(text: str) -> str | None:
 
 
 def _plain(text: str) -> str:
-    """The text with ASCII digits, hyphens as minus signs, and thousands without spaces."""
-    return join_thousands(ascii_digits(text)).replace("\\$", "$")
+    return join_thousands(plain_text(text)).replace("\\$", "$")
 
 
 def last_line(text: str) -> str | None:

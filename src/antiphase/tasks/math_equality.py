@@ -3,7 +3,7 @@ r"""Whether two mathematical answers are equal, more strictly than math-verify a
 Plain numbers are compared exactly and equal strings are equal. The rest is decided part by part: an equation counts as
 its right side only if its left side is a name, both sides of a chain of equations must hold, lists and tuples are
 compared item by item in order, and their brackets must agree. Expressions are parsed by math-verify. Constants are
-compared exactly: there is no tolerance, so that 1/2004! is not 1/2006!. math-verify (sympy) decides what has variables.
+compared exactly: there is no tolerance, so 1/2004! is not 1/2006!. math-verify (sympy) decides what has variables.
 What is extracted from a completion is decided elsewhere.
 """
 
@@ -35,7 +35,8 @@ _TWO_NUMBERS = re.compile(r"\d\s+\d+(?![\d\s]*/)")
 _BASE = re.compile(r"\d\s*_\s*(?:\{\s*)?(?:\\text\{)?\s*(\d+)")
 _CURRENCY = re.compile(r"[€£¥₹$]")
 _UNIT = re.compile(
-    r"(?P<value>.*[\d})\]])\s*(?:\\(?:text|mathrm|mbox)\{\s*(?P<word>[A-Za-z][A-Za-z ./]*)\}|\s(?P<bare>[A-Za-z]{2,}(?:\s[A-Za-z]+)?))"
+    r"(?P<value>.*[\d})\]])\s*"
+    r"(?:\\(?:text|mathrm|mbox)\{\s*(?P<word>[A-Za-z][A-Za-z ./]*)\}|\s(?P<bare>[A-Za-z]{2,}(?:\s[A-Za-z]+)?))"
     r"(?P<power>\s*\^\{?-?\d\}?)?\s*\.?"
 )
 _NO_UNITS = {"or", "and", "plus", "minus", "to", "if", "for", "where", "when", "mod", "not"}
@@ -46,7 +47,7 @@ _SAME_UNITS = {
 }  # fmt: skip
 _PAIRS = {"(": ")", "[": "]", "\\{": "\\}"}
 _SET = "\\{\\}"
-_SIGNS = re.compile(r"\\\\(?:pm|mp)(?![A-Za-z])")
+_SIGNS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 _TOKEN = re.compile(r"\\[{}]|[()\[\]{},]")
 
 
@@ -85,6 +86,9 @@ def same_answer(answer: str, gold: str, order: Order = "given", compare: Compare
         return False  # math-verify ignores the base of a number
     if (bare := _ABOUT.sub("", _MEMBER.sub("", answer, count=1), count=1)) != answer and "\\in" not in gold:
         return same_answer(bare, gold, order, compare)
+    name, value = _assignment(answer)
+    if name is not None and name.startswith("(") and not _EQUALS.search(gold):
+        return same_answer(value, gold, order, compare)
     opened, wanted = _items(gold)
     given_opened, given = _items(answer)
     if len(wanted) > 1 or len(given) > 1:
@@ -185,8 +189,10 @@ def _constant_or_none(parsed: list[Any]) -> Any:
     first = parsed[0] if parsed else None
     if not isinstance(first, sympy.Expr):
         return None
-    decimals = {number: sympy.Rational(str(number)) for number in first.atoms(sympy.Float)}
-    return first.xreplace(decimals).doit()
+    exact: dict[Any, Any] = {number: sympy.Rational(str(number)) for number in first.atoms(sympy.Float)}
+    if {str(symbol) for symbol in first.free_symbols} == {"i"}:
+        exact |= dict.fromkeys(first.free_symbols, sympy.I)
+    return first.xreplace(exact).doit()
 
 
 def _exactly(given: list[Any], wanted: list[Any]) -> bool | None:
@@ -197,7 +203,7 @@ def _exactly(given: list[Any], wanted: list[Any]) -> bool | None:
     if left is None or right is None:
         return None
     difference = left - right
-    if difference.free_symbols:
+    if left.free_symbols or right.free_symbols:
         difference = sympy.expand(difference)
         return None if difference.free_symbols else bool(difference == 0)
     if left.is_Rational and right.is_Rational:
@@ -281,4 +287,5 @@ def _both_signs(text: str) -> list[str]:
     r"""The two values of an item with `\pm`; any other item alone."""
     if not _SIGNS.search(text):
         return [text]
-    return [_SIGNS.sub(lambda f: f" {signs['pm' in f[0]]} ", text) for signs in ("-+", "+-")]
+    upper = _SIGNS.sub(lambda found: " + " if "pm" in found[0] else " - ", text)
+    return [upper, _SIGNS.sub(lambda found: " - " if "pm" in found[0] else " + ", text)]

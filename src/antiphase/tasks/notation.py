@@ -27,6 +27,18 @@ _SQRT_CALL = re.compile(r"\\sqrt\s*\(([^()]*)\)")
 _MIXED = re.compile(r"(?<![\d.\\/^{A-Za-z])(-?)(\d+)\s*(?:\\[dt]?frac\s*\{(\d+)\}\s*\{(\d+)\}|\s(\d+)/(\d+))(?![\d/])")
 
 
+def plain_text(text: str) -> str:
+    """The text with ASCII digits, hyphens as minus signs, and thousands set off by commas or by nothing.
+
+    >>> plain_text("–5, 12\u00a0345")
+    '-5, 12345'
+    """
+    if text.isascii():
+        return text
+    text = _THOUSANDS.sub(lambda found: re.sub(r"\D", "", found[0]), text.translate(_MINUS))
+    return "".join(str(int(c)) if c.isdecimal() and not c.isascii() else c for c in text)
+
+
 def in_latex(text: str) -> str:
     r"""The text with LaTeX in place of Unicode and of plain-text mathematics.
 
@@ -34,17 +46,14 @@ def in_latex(text: str) -> str:
     ('\\sqrt{2}\\cdot \\pi ', '(1,2)', '6\\times 10^{3}', '\\frac{7}{2}', '12345')
     """
     if not text.isascii():
-        text = text.translate(_MINUS)
-        text = _THOUSANDS.sub(lambda found: re.sub(r"\D", "", found[0]), text)
+        text = plain_text(text)
         text = _VULGAR.sub(_fraction, text)
         text = _SUPERSCRIPT_RUN.sub(lambda found: f"^{{{found[0].translate(_SUPERSCRIPTS)}}}", text)
         text = _SUBSCRIPT_RUN.sub(lambda found: f"_{{{found[0].translate(_SUBSCRIPTS)}}}", text)
         text = _SYMBOL.sub(lambda found: _SYMBOLS[found[0]], _ROOT.sub(_root, text))
         # Full-width letters, digits and brackets; digits of other scripts.
         text = unicodedata.normalize("NFKC", text)
-        text = "".join(str(int(c)) if c.isdecimal() and not c.isascii() else c for c in text)
-    else:
-        text = _THOUSANDS.sub(lambda found: re.sub(r"\D", "", found[0]), text)
+    text = _THOUSANDS.sub(lambda found: re.sub(r"\D", "", found[0]), text)
     text = _FUNCTION.sub(lambda found: r"\infty " if found[1].startswith("inf") else rf"\{found[1]} ", text)
     text = _SQRT_CALL.sub(r"\\sqrt{\1}", text.replace(r"\sqrt (", r"\sqrt("))
     text = text.replace(r"\varnothing", r"\emptyset").replace("**", "^").replace("*", r"\cdot ")

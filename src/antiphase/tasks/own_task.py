@@ -99,6 +99,11 @@ class OwnTask(Task):
         with self._calling("warm_up"):
             self.inner.warm_up()
 
+    @property
+    def reads_thoughts(self) -> bool:
+        """What the user's task says."""
+        return _truth(self.inner.reads_thoughts)
+
     def verify(self, completion: str, problem: Problem) -> bool:
         """The user's verdict."""
         return _truth(self.inner.verify(completion, problem))

@@ -48,6 +48,11 @@ class Task(ABC):
     licence: str
     prompt_template: str | None = field(default=None, kw_only=True)
 
+    @property
+    def reads_thoughts(self) -> bool:
+        """Whether the verifier reads the whole completion, and not only what follows its thought."""
+        return False
+
     @abstractmethod
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
         """Draw `num` problems of a split (None: all, or a generator's `size`) in an order that `seed` decides.

@@ -8,6 +8,7 @@ the prompt, so that the completion only closes it.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 # (what opens a thought, what closes it), of the families in use.
 TAGS: tuple[tuple[str, str], ...] = (
@@ -36,7 +37,7 @@ class Spoken:
     answer: str | None
 
 
-def spoken(completion: str, tags: Sequence[tuple[str, str]] = TAGS, *, opened: bool = False) -> Spoken:
+def spoken(completion: str, tags: Sequence[tuple[str, str]] = TAGS) -> Spoken:
     """Cut a completion where its thought ends.
 
     The last closing tag ends the thought. An opening tag counts at the beginning of the completion and of a line; in
@@ -45,18 +46,13 @@ def spoken(completion: str, tags: Sequence[tuple[str, str]] = TAGS, *, opened: b
     Args:
         completion: the generated text, special tokens of the thought included.
         tags: what opens and what closes a thought.
-        opened: whether the prompt has opened the thought already, so that without a closing tag all is thought.
 
     >>> spoken("<think>2 + 2</think>It is 4.")
     Spoken(thought='<think>2 + 2</think>', answer='It is 4.')
     >>> spoken("It is 5? No.</think>It is 4.").answer, spoken("<think>It is 4").answer, spoken("It is 4.").answer
     ('It is 4.', None, 'It is 4.')
-    >>> spoken("It is 4", opened=True).answer is None
-    True
     """
     end = max((completion.rfind(close) + len(close) for _, close in tags if close in completion), default=0)
-    if end == 0 and opened:
-        return Spoken(completion, None)
     rest = completion[end:]
     if _begins(rest, tags):
         return Spoken(completion, None)
@@ -68,11 +64,23 @@ def _begins(text: str, tags: Sequence[tuple[str, str]]) -> bool:
     return any(re.search(rf"(?:\A|\n)\s*{re.escape(opening)}", text) for opening, _ in tags if opening in text)
 
 
-def opens_thought(prompt: str, tags: Sequence[tuple[str, str]] = TAGS) -> bool:
-    r"""Whether a prompt ends in the middle of a thought, as some chat templates leave it.
+def completion_text(tokenizer: Any, completion_ids: Sequence[int], prompt_ids: Sequence[int] = ()) -> str:
+    """The text of a completion as a verifier reads it: without special tokens, but with the tags of its thought.
 
-    >>> opens_thought("<|assistant|>\n<think>\n"), opens_thought("<think>\n\n</think>\n\n"), opens_thought("Hello")
-    (True, False, False)
+    Some models' tags are special tokens, and some templates open the thought in the prompt. Both are put back.
+
+    Args:
+        tokenizer: of the model.
+        completion_ids: of the completion.
+        prompt_ids: of its prompt.
     """
-    stripped = prompt.rstrip()
-    return any(stripped.endswith(opening) for opening, _ in tags)
+    text = str(tokenizer.decode(list(completion_ids), skip_special_tokens=True))
+    whole = str(tokenizer.decode(list(completion_ids)))
+    tags = "|".join(re.escape(tag) for pair in TAGS for tag in pair)
+    if len(re.findall(tags, whole)) > len(re.findall(tags, text)):
+        special = "|".join(re.escape(str(token)) for token in tokenizer.all_special_tokens)
+        parts = re.split(f"({tags})", whole)
+        text = "".join(part if place % 2 else re.sub(special, "", part) for place, part in enumerate(parts))
+    end = str(tokenizer.decode(list(prompt_ids[-32:]))).rstrip()
+    opening = next((opening for opening, _ in TAGS if end.endswith(opening)), None)
+    return text if opening is None or text.lstrip().startswith(opening) else f"{opening}\n{text}"
