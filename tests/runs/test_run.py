@@ -1,4 +1,4 @@
-"""What a probe and an evaluation do alike: the base of their options, their engines, and what a resumed run compares."""
+"""What a probe and an evaluation share: the base of their options, their engines, and what resuming compares."""
 
 import dataclasses
 import json
@@ -97,7 +97,7 @@ def test_vllm_and_a_model_in_memory() -> None:
 
 @pytest.mark.parametrize("options", [{"engine": "vlm"}, {"vllm_memory": 1.5}])
 def test_engine_options_are_checked_first(options) -> None:
-    with pytest.raises(InvalidInputError, match="engine|vllm_memory"):
+    with pytest.raises(InvalidInputError, match=r"engine|vllm_memory"):
         antiphase.probe("no-such-model", **options)
 
 
@@ -106,9 +106,7 @@ def test_a_run_that_was_cut_before_the_engine_was_recorded(command, model_dir, t
     kind, options = (antiphase.probe, PROBE) if command == "probe" else (antiphase.evaluate, EVAL)
     whole = kind(str(model_dir), progress=False, **options)
     out = tmp_path / "run"
-    owner = (
-        "antiphase.probing.probe._ProbeRun" if command == "probe" else "antiphase.evaluation.evaluate._EvaluationRun"
-    )
+    home = "probing.probe._ProbeRun" if command == "probe" else "evaluation.evaluate._EvaluationRun"
     with monkeypatch.context() as patch:
         calls = []
 
@@ -122,7 +120,7 @@ def test_a_run_that_was_cut_before_the_engine_was_recorded(command, model_dir, t
         from antiphase.probing.probe import _ProbeRun
 
         tables = (_ProbeRun if command == "probe" else _EvaluationRun).tables
-        patch.setattr(f"{owner}.tables", cut)
+        patch.setattr(f"antiphase.{home}.tables", cut)
         with pytest.raises(KeyboardInterrupt):
             kind(str(model_dir), out=out, **QUIET, **options)
     # What an earlier version wrote: a config without these options, and facts without the engine.
@@ -138,11 +136,12 @@ def test_a_run_that_was_cut_before_the_engine_was_recorded(command, model_dir, t
 
 
 def test_another_engine_is_refused_on_resume(recorders, model_dir, tmp_path, monkeypatch) -> None:
+    def stop(*_):
+        raise KeyboardInterrupt
+
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "antiphase.probing.probe._ProbeRun.tables", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt())
-        )
+        patch.setattr("antiphase.probing.probe._ProbeRun.tables", stop)
         with pytest.raises(KeyboardInterrupt):
             antiphase.probe(str(model_dir), out=out, **QUIET, **PROBE)
     assert not out.exists()  # nothing was measured, so nothing is kept

@@ -1,7 +1,7 @@
 """Which kind of run a folder holds, and whether a run may write there.
 
-Both are told from config.json before anything is begun, so this imports no torch and no pandas. The module `run_folder`
-reads and writes the tables of a folder.
+Both are told from config.json before anything is begun, so this imports no torch and no pandas. The module
+`run_folder` reads and writes the tables of a folder.
 """
 
 import json

@@ -50,7 +50,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a model can take: token ids below `vocabulary`, and at most `context` tokens (None: the limit is not known)."""
+    """What a model can take: token ids below `vocabulary`, and at most `context` tokens (None: no limit is known)."""
 
     vocabulary: int
     context: int | None

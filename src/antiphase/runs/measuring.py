@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from antiphase.models.loading import LoadedModel, weights_digest
+from antiphase.progress import Progress
 from antiphase.runs.alternatives import alternative_rows
 from antiphase.runs.items import Item
 from antiphase.runs.parts import Kind
 from antiphase.runs.unit_spec import UnitSpec
 from antiphase.runs.units import STEP_SCHEMA, step_rows
-from antiphase.progress import Progress
 from antiphase.scores import ScoreSpec, rollout_scores
 from antiphase.signal_spec import UNITS, SignalSpec
 from antiphase.signals.chunk import Tick, rows_of

@@ -243,7 +243,6 @@ def _completed(batch: Batch, number: int, loaded: LoadedModel, engines: Engines,
     engine = engines.ending_at(batch.end_ids)
     drawn = engine.complete([item.prompt_ids for item in batch.items], batch.sampling, number, tick=bar.advance)
     bar.end_stage()
-    items = (
-        completed(item, one.ids, one.finish, loaded.tokenizer) for item, one in zip(batch.items, drawn, strict=True)
-    )
-    return dataclasses.replace(batch, items=tuple(items))
+    pairs = zip(batch.items, drawn, strict=True)
+    items = tuple(completed(item, one.ids, one.finish, loaded.tokenizer) for item, one in pairs)
+    return dataclasses.replace(batch, items=items)

@@ -207,7 +207,7 @@ def config_from(
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value has the type of a config's field. A whole number counts as a float; a boolean counts as itself only."""
+    """Whether a value has the type of a config's field. A whole number counts as a float; a boolean only as itself."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(_fits(value, member) for member in inner)
