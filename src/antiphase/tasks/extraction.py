@@ -34,6 +34,11 @@ _BETWEEN_BOXES = re.compile(r"[\s$,;、，.]*(?:and|or|und|et|y|和|或)?[\s$]*"
 
 
 How = Literal["tags", "box", "announced", "number", "line", "asked"]
+# How a reason says where the answer was found.
+PLACES: dict[How, str] = {
+    "tags": "in tags", "box": "in a box", "announced": "announced", "number": "the last number",
+    "line": "the last line", "asked": "where the task looks",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

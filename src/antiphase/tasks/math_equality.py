@@ -33,6 +33,8 @@ _MEMBER = re.compile(r"\s*[A-Za-z]\s*\\in(?![A-Za-z])\s*")
 _ABOUT = re.compile(r"\s*(?:\\approx|\\simeq|\\sim)(?![A-Za-z])\s*")
 _TWO_NUMBERS = re.compile(r"\d\s+\d+(?![\d\s]*/)")
 _BASE = re.compile(r"\d\s*_\s*(?:\{\s*)?(?:\\text\{)?\s*(\d+)")
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)")
 _CURRENCY = re.compile(r"[€£¥₹$]")
 _UNIT = re.compile(
     r"(?P<value>.*[\d})\]])\s*"
@@ -80,15 +82,11 @@ def same_answer(answer: str, gold: str, order: Order = "given", compare: Compare
     if quick is not None:
         return quick
     answer, gold = _tidy(answer), _tidy(gold)
-    if not _balanced(answer) or (_TWO_NUMBERS.search(answer) and not _TWO_NUMBERS.search(gold)):
+    if _misread(answer, gold):
         return False
-    if (bases := _BASE.findall(answer)) and bases != _BASE.findall(gold):
-        return False  # math-verify ignores the base of a number
-    if (bare := _ABOUT.sub("", _MEMBER.sub("", answer, count=1), count=1)) != answer and "\\in" not in gold:
+    bare = _bare(answer, gold)
+    if bare != answer:
         return same_answer(bare, gold, order, compare)
-    name, value = _assignment(answer)
-    if name is not None and name.startswith("(") and not _EQUALS.search(gold):
-        return same_answer(value, gold, order, compare)
     opened, wanted = _items(gold)
     given_opened, given = _items(answer)
     if len(wanted) > 1 or len(given) > 1:
@@ -99,6 +97,21 @@ def same_answer(answer: str, gold: str, order: Order = "given", compare: Compare
             opened, given_opened = (opened.replace(_SET, ""), given_opened.replace(_SET, ""))
         return opened == given_opened and _same_items(given, wanted, ordered, order, compare)
     return _same_item(answer, gold, order, compare)
+
+
+def _misread(answer: str, gold: str) -> bool:
+    """Whether math-verify would read something else than what the answer says."""
+    two_numbers = _TWO_NUMBERS.search(answer) and not _TWO_NUMBERS.search(gold)
+    bases = _BASE.findall(answer)  # math-verify ignores the base of a number
+    return not _balanced(answer) or bool(two_numbers) or (bool(bases) and bases != _BASE.findall(gold))
+
+
+def _bare(answer: str, gold: str) -> str:
+    r"""The answer without what may stand before it: `\approx 3`, `x \in [2,5]`, `(x,y) = (3,4)`."""
+    if "\\in" not in gold:
+        answer = _ABOUT.sub("", _MEMBER.sub("", answer, count=1), count=1)
+    name, value = _assignment(answer)
+    return value if name is not None and name.startswith("(") and not _EQUALS.search(gold) else answer
 
 
 def _same_items(given: list[str], wanted: list[str], ordered: bool, order: Order, compare: Compare) -> bool:
@@ -116,24 +129,27 @@ def _same_items(given: list[str], wanted: list[str], ordered: bool, order: Order
 
 
 def _same_item(answer: str, gold: str, order: Order, compare: Compare) -> bool:
+    if _EQUALS.search(answer) or _EQUALS.search(gold):
+        return _same_equation(answer, gold, order, compare)
+    (value, unit), (wanted, wanted_unit) = _without_unit(answer), _without_unit(gold)
+    if unit or wanted_unit:
+        return (not unit or not wanted_unit or unit == wanted_unit) and same_answer(value, wanted, order, compare)
+    return compare == "math" and _same_value(answer, gold)
+
+
+def _same_equation(answer: str, gold: str, order: Order, compare: Compare) -> bool:
+    """Equality where the answer or the reference has a sign of equality."""
     answer_name, answer_value = _assignment(answer)
     gold_name, gold_value = _assignment(gold)
-    gold_is_equation = gold_name is None and len(_EQUALS.split(gold)) == 2
-    if gold_is_equation and len(_EQUALS.split(answer)) == 2:
-        return compare == "math" and _same_equation(answer, gold)
+    two = len(_EQUALS.split(answer)) == 2 and len(_EQUALS.split(gold)) == 2
+    if _EQUALS.search(gold) and (gold_name is None or (two and answer_name is None)):
+        return compare == "math" and two and _same_solutions(answer, gold)
     if answer_name is not None and gold_name is not None and normal_form(answer_name) != normal_form(gold_name):
         return False
     if answer_name is not None or gold_name is not None:
         return same_answer(answer_value, gold_value, order, compare)
-    if not gold_is_equation and _EQUALS.search(answer):
-        # Every side must be what the reference is: math-verify alone reads `3=4` as 4.
-        return all(side.strip() and same_answer(side, gold, order, compare) for side in _EQUALS.split(answer))
-    (answer, unit), (gold, wanted) = _without_unit(answer), _without_unit(gold)
-    if unit and wanted and unit != wanted:
-        return False
-    if unit or wanted:
-        return same_answer(answer, gold, order, compare)
-    return compare == "math" and _same_value(answer, gold)
+    # Every side must be what the reference is: math-verify alone reads `3=4` as 4.
+    return all(side.strip() and same_answer(side, gold, order, compare) for side in _EQUALS.split(answer))
 
 
 def _assignment(text: str) -> tuple[str | None, str]:
@@ -158,7 +174,7 @@ def _without_unit(text: str) -> tuple[str, str]:
 
 def _same_value(answer: str, gold: str) -> bool:
     """Equality of two expressions: exact where both are constants, else by math-verify."""
-    given, wanted = _parse(answer), _parse(gold)
+    given, wanted = _parse(_in_radians(answer)), _parse(_in_radians(gold))
     exact = _exactly(given, wanted)
     if exact is not None:
         return exact
@@ -168,7 +184,12 @@ def _same_value(answer: str, gold: str) -> bool:
     return bool(verify(wanted, given, timeout_seconds=None))
 
 
-def _same_equation(answer: str, gold: str) -> bool:
+def _in_radians(text: str) -> str:
+    """The text with degrees in radians where it has a trigonometric function."""
+    return _DEGREES.sub(r"{(\1 \\pi / 180)}", text) if _TRIGONOMETRIC.search(text) else text
+
+
+def _same_solutions(answer: str, gold: str) -> bool:
     """Whether two equations have the same solutions as they stand: one is a multiple of the other."""
     import sympy
 

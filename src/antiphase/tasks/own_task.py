@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.tasks.canonical import writable
-from antiphase.tasks.extraction import MAX_LENGTH
+from antiphase.tasks.extraction import MAX_LENGTH, Found
 from antiphase.tasks.problem import Problem, Split, Task, check_request
 from antiphase.tasks.specs import Spec, parse_options, parse_spec
 from antiphase.tasks.user_code import CodePlace, UserCode, code_place, failure, file_sha256, is_current, load_code
@@ -123,6 +123,14 @@ class OwnTask(Task):
         except Exception:  # noqa: BLE001 (as above)
             return None
         return None if answer is None else writable(answer[:MAX_LENGTH])
+
+    def found(self, completion: str, problem: Problem) -> Found | None:
+        """The user's answer as it stands, cut to 20,000 characters; None where the user's code raises."""
+        try:
+            found = self.inner.found(completion, problem)
+            return None if found is None else Found(writable(_text(found.text)[:MAX_LENGTH]), found.how)
+        except Exception:  # noqa: BLE001 (as above)
+            return None
 
     def well_formed(self, completion: str, problem: Problem) -> bool:
         """The user's judgement of the form; False where it raises."""

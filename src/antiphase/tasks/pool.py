@@ -14,10 +14,10 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from antiphase.errors import AntiphaseError, InvalidInputError
-from antiphase.tasks.extraction import MAX_LENGTH
+from antiphase.tasks.extraction import MAX_LENGTH, PLACES
 from antiphase.tasks.own_task import OwnTask
 from antiphase.tasks.problem import Problem, Task
 from antiphase.tasks.registry import build_task
@@ -113,12 +113,9 @@ class VerifierPool:
         if not todo.empty():
             with self._lock:
                 self._check_in_processes(pairs, verdicts, todo, timeout)
-        found = [verdict for verdict in verdicts if verdict is not None]
-        if finishes is None:
-            return found
         return [
-            replace(verdict, outcome="cut off") if finish == "length" and verdict.outcome == "no answer" else verdict
-            for verdict, finish in zip(found, finishes, strict=True)
+            _explained(cast(Verdict, verdict), *pair, finish)
+            for verdict, pair, finish in zip(verdicts, pairs, finishes or [None] * len(pairs), strict=True)
         ]
 
     def _check_in_processes(
@@ -192,9 +189,20 @@ def answer_part(task: Task, completion: str) -> str | None:
 def _quick(completion: str, problem: Problem) -> Verdict | None:
     task = build_task(problem.task)
     correct = task.quick_verdict(completion, problem)
-    if correct is False and task.extracted(completion, problem) is None:
+    if correct is False and task.found(completion, problem) is None:
         return Verdict(False, "no answer", "no answer was found")
     return None if correct is None else _verdict(correct)
+
+
+def _explained(verdict: Verdict, answer: str, problem: Problem, finish: str | None) -> Verdict:
+    """The verdict with its reason, and whether an answer is missing because the completion was cut off."""
+    if verdict.outcome == "no answer":
+        return replace(verdict, outcome="cut off") if finish == "length" else verdict
+    if verdict.outcome not in ("right", "wrong"):
+        return verdict
+    found = build_task(problem.task).found(answer, problem)
+    place = "" if found is None else f" ({PLACES[found.how]})"
+    return replace(verdict, reason=f"the answer{place} {'equals' if verdict.correct else 'is not'} the reference")
 
 
 def _located(spec: str) -> tuple[str, str | None]:
@@ -204,9 +212,7 @@ def _located(spec: str) -> tuple[str, str | None]:
 
 
 def _verdict(correct: bool) -> Verdict:
-    if correct:
-        return Verdict(True, "right", "the answer equals the reference")
-    return Verdict(False, "wrong", "the answer does not equal the reference")
+    return Verdict(correct, "right" if correct else "wrong")
 
 
 def _close_all(workers: "list[_Worker]", pid: int) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from antiphase.errors import InvalidInputError
+from antiphase.tasks.extraction import Found
 
 Split = Literal["train", "test", "all"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -79,6 +80,11 @@ class Task(ABC):
         Answers that are plainly the same have the same form: `0.5`, `1/2` and `.50` are one answer. A few string
         operations, never algebra; at most 20,000 characters.
         """
+
+    def found(self, completion: str, problem: Problem) -> Found | None:
+        """The answer as it stands in the completion, and where it stands; None where there is none."""
+        answer = self.extracted(completion, problem)
+        return None if answer is None else Found(answer, "asked")
 
     @abstractmethod
     def well_formed(self, completion: str, problem: Problem) -> bool:
