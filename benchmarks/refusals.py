@@ -19,11 +19,11 @@ HERE = Path(__file__).resolve().parent
 # Case → words, and what the refusal says. HERE is a folder that exists and holds something else.
 CASES: dict[str, tuple[list[str], str]] = {
     "probe: a number": (["probe", "demo", "--num-prompts", "0"], "num_prompts must be at least 1"),
-    "probe: a splitter": (["probe", "demo", "--splitter", "sentances"], "did you mean 'sentence'?"),
+    "probe: a splitter": (["probe", "demo", "--splitter", "sentances"], "Did you mean 'sentence'?"),
     "probe: an estimator": (["probe", "demo", "--estimator", "magic"], "estimator must be one of"),
     "probe: a missing file": (["probe", "demo", "--prompts", "nowhere.jsonl"], "does not exist"),
     "probe: --out exists": (["probe", "demo", "--out", str(HERE)], "not an empty folder"),
-    "eval: a task": (["eval", "demo", "--tasks", "gsm8"], "did you mean 'gsm8k'?"),
+    "eval: a task": (["eval", "demo", "--tasks", "gsm8"], "Did you mean 'gsm8k'?"),
     "eval: an engine": (["eval", "demo", "--tasks", "sums", "--engine", "vlm"], "engine must be one of"),
     "compare: no run": (["compare", "nowhere", "elsewhere"], "no folder of an evaluation"),
     "sweep: a missing study": (["sweep", "nowhere.yaml"], "cannot be read"),

@@ -5,9 +5,11 @@ import zlib
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from antiphase.page.building import signals_document
 from antiphase.page.document import Document, Run
+from antiphase.runs.run_folder import RunFolder
 from antiphase.types import cell_column
 
 PROJECTIONS = ["Q", "K", "V", "O"]
@@ -205,3 +207,19 @@ def log_decoded(levels, low, high):
     """As the page does."""
     values = np.exp(low + (levels.astype(np.float64) - 2) / 65_533 * (high - low))
     return np.where(levels == 0, np.nan, np.where(levels == 1, 0.0, values))
+
+
+def cut_after(batches, run):
+    """Stop a probe or an evaluation in this process when this many batches are written."""
+    whole, calls = RunFolder.write_part, []
+
+    def stop(*args):
+        calls.append(1)
+        if len(calls) > batches:
+            raise KeyboardInterrupt
+        return whole(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "write_part", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run()

@@ -1,4 +1,4 @@
-"""Where devices differ: float64, random states, and how they say that memory is short."""
+"""Differences between devices: float64, random states, and the errors that say that memory is short."""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ def has_double(device: torch.device) -> bool:
 
 
 def says_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory is short. Some devices have an error type for it, others only words.
+    """Whether an error means that memory is short. Some devices have an error type for this, others only a message.
 
     >>> says_out_of_memory(RuntimeError("MPS backend out of memory"))
     True
@@ -26,20 +26,20 @@ def says_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed the generators of the CPU and of every device of this kind; put their states back when the block ends.
+    """Seed the generators of the CPU and of every device of this kind, and restore their states after the block.
 
     Args:
-        device: that the block draws on.
-        seed: below 2³²; PyTorch's generator of the CPU reads no more of it.
+        device: the device on which the block draws random numbers.
+        seed: a seed below 2³², since PyTorch's CPU generator reads only 32 bits.
     """
     with torch.random.fork_rng(devices=[]):
         if device.type == "cpu":
-            # Not `torch.manual_seed`: it would seed GPUs that this block has nothing to do with.
+            # `torch.manual_seed` would also seed GPUs, which this block does not use.
             torch.default_generator.manual_seed(seed)
             yield
             return
         module = torch.get_device_module(device.type)
-        # The functions of MPS, which is one device, take no index.
+        # MPS is always one device, and its functions take no index.
         indices = [()] if device.type == "mps" else [(index,) for index in range(module.device_count())]
         states = [module.get_rng_state(*index) for index in indices]
         try:

@@ -1,7 +1,7 @@
 """The errors that antiphase raises on purpose.
 
-Each says what is wrong, what was expected, what was found and how to mend it, in one line. Each also inherits the
-standard type that a caller would have caught without knowing antiphase. The command line prints them without a
+Each message says in one line what is wrong, what was expected, what was found and what to do. Each class also inherits
+the standard type that a caller would catch without knowing antiphase. The command line prints these errors without a
 traceback and exits with status 2.
 """
 
@@ -27,7 +27,7 @@ class NonFiniteError(AntiphaseError, ArithmeticError):
 
 
 class MissingExtraError(AntiphaseError, ImportError):
-    """An optional dependency is needed and absent."""
+    """An optional dependency is needed and not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package '{package}'. Install it: pip install 'antiphase[{extra}]'.")
@@ -35,3 +35,12 @@ class MissingExtraError(AntiphaseError, ImportError):
 
 class OutOfMemoryError(AntiphaseError, MemoryError):
     """The device or the host ran out of memory."""
+
+
+def first_line(error: BaseException) -> str:
+    r"""The first line of an error's message; the name of its type if it has no message.
+
+    >>> first_line(ValueError("no such file\nsee above")), first_line(KeyError())
+    ('no such file', 'KeyError')
+    """
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

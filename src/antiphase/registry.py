@@ -1,13 +1,13 @@
-"""What is chosen by a name: engines, estimators, presets, splitters, figures. All are kept in one form.
+"""Registries: everything that a user chooses by a name, such as engines and estimators, is kept in one form.
 
-A registry maps names to things. A thing may be given as `module:attribute`, which is imported when the thing is first
-wanted, so that a name can be checked before anything slow is imported. docs/extend.md shows how to add to each.
+A registry maps names to things. A thing can be given as a text `module:attribute`, which is imported when the thing is
+first needed, so that a name can be checked before anything slow is imported. docs/extend.md shows how to add things.
 """
 
 import difflib
 import importlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from antiphase.errors import InvalidInputError
 
@@ -15,7 +15,7 @@ Thing = TypeVar("Thing")
 
 
 def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """` Did you mean 'a'?` where a known name is near, else nothing.
+    """The sentence ` Did you mean 'a'?` if a known name is similar, else an empty text.
 
     >>> did_you_mean("gsm9k", ["gsm8k", "math500"])
     " Did you mean 'gsm8k'?"
@@ -24,12 +24,22 @@ def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+def imported(place: str) -> Any:
+    """The object that a text `module:attribute` names.
+
+    >>> imported("math:sqrt")(9.0)
+    3.0
+    """
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
 class Registry(Mapping[str, Thing], Generic[Thing]):
     """The things of one kind by their names, in the order in which they are shown.
 
     Args:
-        kind: what the things are, as messages call them: `estimator`.
-        things: each by its name; a text is where it is imported from, `module:attribute`.
+        kind: what messages call one of the things, such as `estimator`.
+        things: the things by their names; a text `module:attribute` says where to import one from.
 
     >>> roots = Registry("root", {"square": "math:sqrt"})
     >>> roots["square"](9.0)
@@ -45,10 +55,10 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
         self._things: dict[str, Thing | str] = dict(things)
 
     def check(self, name: str) -> None:
-        """Refuse a name that is not there. Nothing is imported.
+        """Refuse an unknown name. This imports nothing.
 
         Raises:
-            InvalidInputError: there is no such thing; the message names all, and the nearest.
+            InvalidInputError: there is no such thing; the message lists all names and suggests the nearest.
         """
         if name not in self._things:
             raise InvalidInputError(
@@ -60,14 +70,14 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
         """Add a thing of your own under a new name.
 
         Raises:
-            InvalidInputError: the name is taken.
+            InvalidInputError: the name is already used.
         """
         if name in self._things:
-            raise InvalidInputError(f"there is a {self.kind} {name!r} already; choose another name.")
+            raise InvalidInputError(f"there is already an entry {name!r} among the {self.kind}s; choose another name.")
         self._things[name] = thing
 
     def remove(self, name: str) -> None:
-        """Take a thing out again, as a test does that has added one."""
+        """Remove a thing, as a test does after it has added one."""
         self.check(name)
         del self._things[name]
 
@@ -75,8 +85,7 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
         self.check(name)
         thing = self._things[name]
         if isinstance(thing, str):
-            module, _, attribute = thing.partition(":")
-            thing = self._things[name] = cast(Thing, getattr(importlib.import_module(module), attribute))
+            thing = self._things[name] = cast(Thing, imported(thing))
         return thing
 
     def __contains__(self, name: object) -> bool:

@@ -1,7 +1,7 @@
-"""From score to reward: how the inversion score is combined with the task reward, and its weight.
+"""From score to reward: combine the inversion score, with its weight, with the task reward.
 
-Pure functions of tensors. They see scores and rewards, never a trainer, so that every engine shares them.
-The group normalisation itself is the host's.
+These are pure functions of tensors. They use scores and rewards, never a trainer, so every training engine can share
+them. The host (such as TRL) normalises the groups itself.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from antiphase.reward_options import (
     weight_at,
 )
 
-# Names of `reward_options` too: this was their home.
+# Names of `reward_options` can also be imported from here.
 __all__ = [
     "COMBINES",
     "SCHEDULES",
@@ -37,7 +37,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class InversionTerm:
-    """What CorR-PO adds for each rollout; both are multiplied by the weight λ.
+    """What CorR-PO adds for each rollout. The host multiplies both by the weight λ.
 
     Args:
         reward: added to the task reward before the host normalises groups.
@@ -49,7 +49,7 @@ class InversionTerm:
 
 
 def group_mean(values: Float[Tensor, "rollout"], group_size: int) -> Float[Tensor, "rollout"]:
-    """Mean of the defined values of each rollout's group, 0 where none is.
+    """The mean of the defined values in each rollout's group; 0 if none is defined.
 
     >>> group_mean(torch.tensor([1.0, torch.nan, 4.0, 6.0]), 2).tolist()
     [1.0, 1.0, 5.0, 5.0]
@@ -81,24 +81,24 @@ def inversion_term(
       where the task rewards do not separate them (gap_g ≤ 0).
     * `only`: R_i = λ ι_i; the host is told to weigh the task rewards with 0.
 
-    Our reading: the paper does not say what an undefined ρ is worth (a rollout of too few steps). `neutral`: it takes
-    the mean of its group's defined scores (`gated`: of the accepted ones; 0 where none is), so that it neither gains
-    nor loses. `zero`: ρ = 0, which pays or fines short rollouts by the sign of the others' ρ. `worst`: ρ = 1 (or
-    `clip`), which fines them always.
+    Our reading: the paper does not say what counts if ρ is undefined, as in a rollout of too few steps. With `neutral`
+    the rollout gets the mean of its group's defined scores (with `gated`: of the accepted ones; 0 if there is none),
+    so that it neither gains nor loses. With `zero` ρ counts as 0, which rewards or punishes short rollouts by the sign
+    of the others' ρ. With `worst` ρ counts as 1 (or `clip`), which always punishes them.
 
     Args:
-        inversion: ι of each rollout, groups one after another; NaN is undefined.
-        task: weighted sum of the task rewards; used by `gated` alone.
+        inversion: ι of each rollout, one group after another; NaN is undefined.
+        task: the weighted sum of the task rewards; only `gated` uses it.
         accepted: whether the verifier accepts the rollout.
-        group_size: rollouts per prompt.
+        group_size: the number of rollouts per prompt.
         combine: the mode.
         weight: λ ≥ 0.
-        clip: bound of |ι|.
+        clip: the bound of |ι|.
         undefined: what an undefined ρ counts as.
-        excluded: rollouts that the host leaves out; they count as undefined, and stay neutral.
+        excluded: rollouts that the host leaves out. They count as undefined and neutral.
 
     Returns:
-        the dtype of `inversion`, without NaN.
+        The term in the dtype of `inversion`, without NaN.
     """
     zero = torch.zeros_like(inversion)
     if undefined != "neutral":
@@ -122,7 +122,7 @@ def _gate(task: Tensor, accepted: Tensor, group_size: int, weight: float, clip: 
     groups, right = task.view(-1, group_size), accepted.view(-1, group_size)
     least = groups.masked_fill(~right, torch.inf).amin(1)
     greatest = groups.masked_fill(right, -torch.inf).amax(1)
-    # Infinite where a group is all right or all wrong: then λ itself holds.
+    # The bound is infinite if a group is all right or all wrong; then λ is used as it is.
     bound = (least - greatest).clamp_min(0) / (2 * clip)
     share = (bound / weight).clamp_max(1.0) if weight > 0 else torch.ones_like(bound)
     return share.repeat_interleave(group_size)

@@ -1,6 +1,6 @@
-"""How a score may enter the reward: the modes by name, and the weight λ over a training. Imports no torch.
+"""The names of the modes in which a score enters the reward, and the weight λ over a training. Imports no torch.
 
-`reward` combines the score with the task's reward.
+`reward` combines the score with the task reward.
 """
 
 import math
@@ -18,16 +18,17 @@ DEFAULT_WARMUP = 0.1
 
 
 def weight_at(progress: float, *, weight: float, schedule: Schedule, warmup: float) -> float:
-    """λ after a share of the training.
+    """The weight λ after a share of the training.
 
-    After a linear rise over `warmup`: constant; linear λ(1−p); cosine λ(1+cos πp)/2, p the share of what remains.
-    `warmup` as a schedule is constant, with a tenth of the training as its rise where none is given.
+    λ first rises linearly over `warmup`. Then it is constant, linear λ(1−p), or cosine λ(1+cos πp)/2, where p is the
+    share of the remaining training that is done. The schedule `warmup` is constant, and rises over a tenth of the
+    training if no other warmup is given.
 
     Args:
         progress: optimizer steps done ÷ all steps, in [0, 1].
-        weight: λ at its greatest.
-        schedule: its name.
-        warmup: share of the training over which λ rises from 0.
+        weight: the greatest value of λ.
+        schedule: the name of the schedule.
+        warmup: the share of the training over which λ rises from 0.
 
     >>> [weight_at(p, weight=0.5, schedule="linear", warmup=0.2) for p in (0.0, 0.1, 0.2, 0.6, 1.0)]
     [0.0, 0.25, 0.5, 0.25, 0.0]

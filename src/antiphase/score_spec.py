@@ -1,4 +1,4 @@
-"""How the score of a rollout is made from its signals. Imports no torch; `scores` makes it."""
+"""How the score of a rollout is computed from its signals. Imports no torch; `scores` computes it."""
 
 import math
 from dataclasses import dataclass
@@ -15,21 +15,22 @@ CONTROLS: tuple[Control, ...] = get_args(Control)
 
 @dataclass(frozen=True)
 class ScoreSpec:
-    """How the score of a rollout is made from its signals.
+    """How the score of a rollout is computed from its signals.
 
     Args:
         method: `spearman` or `pearson`.
         unit: what is correlated: the rollout's `token`s, its `type`s (distinct token ids), or its `step`s.
-        min_tokens: rollouts with fewer measured tokens (or types) have no score, where those are the unit.
-        min_steps: rollouts with fewer steps have none, where steps are the unit.
-        shrink: pseudo-items k of the prior that pulls short rollouts to 0 (see `shrunk`); 0 leaves them alone.
+        min_tokens: if the unit is the token or the type, rollouts with fewer measured tokens or types have no score.
+        min_steps: if the unit is the step, rollouts with fewer steps have no score.
+        shrink: the number k of pseudo-items of the prior that shrinks short rollouts towards 0 (see `shrunk`); 0
+            changes nothing.
         clip: scores are clipped to [−clip, clip].
         control: `none`; `shuffled` permutes the items' strengths within each rollout before correlating; `random`
-            replaces the score of every rollout that has one by a uniform draw from [−clip, clip].
-        seed: of the controls, which draw by content: the same rollout draws the same, wherever it is.
+            replaces every defined score by a uniform draw from [−clip, clip].
+        seed: seeds the controls, together with the rollout's content, so that equal rollouts have equal draws.
 
     Raises:
-        InvalidInputError: a value outside its set or range.
+        InvalidInputError: a value is not allowed or out of range.
     """
 
     method: Method = "spearman"
@@ -54,9 +55,9 @@ class ScoreSpec:
 
     @property
     def min_items(self) -> int:
-        """The fewest items of the unit of which a rollout has a score."""
+        """The least number of items of the unit with which a rollout has a score."""
         return self.least_of(self.unit)
 
     def least_of(self, unit: Unit) -> int:
-        """The fewest items of some unit of which a rollout has a correlation."""
+        """The least number of items of a given unit with which a rollout has a correlation."""
         return self.min_steps if unit == "step" else self.min_tokens

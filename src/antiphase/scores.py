@@ -1,7 +1,7 @@
-"""The score of a rollout: how strongly its entropy and gradient strength are inverted, and its controls.
+"""The score of a rollout: how strongly its entropy and gradient strength are inverted, and the controls of the score.
 
-Correlates the items of a rollout (tokens, types or steps; docs/method.md) and turns ρ into the inversion score that
-`reward` combines with a task reward. Sees signals and token ids, never a trainer.
+This correlates the items of a rollout (tokens, types or steps; docs/method.md) and turns ρ into the inversion score,
+which `reward` combines with a task reward. It uses signals and token ids, never a trainer.
 """
 
 import zlib
@@ -19,7 +19,7 @@ from antiphase.statistics.correlation import coefficients, type_means
 from antiphase.statistics.partial_correlation import partial_coefficients
 from antiphase.types import TokenBatch, TokenSignals
 
-# Names of `score_spec` too: this was their home.
+# Names of `score_spec` can also be imported from here.
 __all__ = [
     "CONTROLS",
     "Control",
@@ -33,10 +33,10 @@ __all__ = [
 def shrunk(
     inversion: Float[Tensor, "rollout"], num_items: Int[Tensor, "rollout"], shrink: float
 ) -> Float[Tensor, "rollout"]:
-    """Pull scores of short rollouts to 0 on Fisher's scale: tanh(atanh(ι) (n−3) / (n−3+k)).
+    """Shrink the scores of short rollouts towards 0 on Fisher's scale: tanh(atanh(ι) (n−3) / (n−3+k)).
 
-    The posterior mean under z ~ N(0, 1/k), with the sampling variance 1/(n−3) of z = atanh ι. Our reading: the paper
-    has no shrinkage. n counts measured items, not effective ones.
+    This is the posterior mean under z ~ N(0, 1/k), with the sampling variance 1/(n−3) of z = atanh ι. Our reading: the
+    paper has no shrinkage. n counts measured items, not effective ones.
 
     >>> [round(score, 4) for score in shrunk(torch.tensor([0.5, 0.5]), torch.tensor([11, 803]), 8.0).tolist()]
     [0.2679, 0.4959]
@@ -44,25 +44,25 @@ def shrunk(
     if shrink == 0:
         return inversion
     freedom = (num_items - 3).clamp_min(0).to(inversion.dtype)
-    # ±1 is infinite on Fisher's scale: the nearest representable number is finite.
+    # ±1 is infinite on Fisher's scale, so scores are clamped to the nearest number inside.
     inside = 1 - torch.finfo(inversion.dtype).eps
     return torch.tanh(torch.atanh(inversion.clamp(-inside, inside)) * freedom / (freedom + shrink))
 
 
 @dataclass(frozen=True)
 class RolloutScores:
-    """What was measured of each rollout; NaN where undefined.
+    """The scores and means of each rollout; NaN where undefined.
 
     Args:
-        inversion: ι = −ρ after the control, shrinkage and clipping: what the reward uses.
-        correlation: ρ of the untouched signals, over the items of the unit.
+        inversion: ι = −ρ after the control, shrinkage and clipping, which the reward uses.
+        correlation: ρ of the unchanged signals, over the items of the unit.
         by_unit: ρ over the items of every unit that was measured.
-        given_length: ρ over steps with their lengths and places held fixed; NaN where there are no steps.
-        entropy: mean token entropy in nats.
-        strength: mean gradient strength of the items.
-        self_certainty: mean of KL(U‖p) in nats.
-        num_tokens: tokens whose strength was measured.
-        num_items: items that were correlated.
+        given_length: ρ over steps with their lengths and places held fixed; NaN if there are no steps.
+        entropy: the mean token entropy in nats.
+        strength: the mean gradient strength of the items.
+        self_certainty: the mean of KL(U‖p) in nats.
+        num_tokens: the number of tokens whose strength was measured.
+        num_items: the number of items that were correlated.
     """
 
     inversion: Float[Tensor, "rollout"]
@@ -78,7 +78,7 @@ class RolloutScores:
 
 @dataclass(frozen=True)
 class _Items:
-    """The two series of one unit; `mask` says where a rollout has an item."""
+    """The two series of one unit; `mask` is True where a rollout has an item."""
 
     entropy: Float[Tensor, "rollout item"]
     strength: Float[Tensor, "rollout item"]
@@ -89,7 +89,7 @@ def _items(signals: TokenSignals, batch: TokenBatch, unit: Unit) -> _Items:
     """The items of a unit, in float64 on the CPU.
 
     Raises:
-        InvalidInputError: steps are wanted and were not given to the measurement.
+        InvalidInputError: the unit is the step, and the signals have no steps.
     """
     entropy, strength = signals.entropy.cpu().double(), signals.strength.cpu().double()
     if unit == "token":
@@ -106,18 +106,18 @@ def _items(signals: TokenSignals, batch: TokenBatch, unit: Unit) -> _Items:
 
 
 def rollout_scores(signals: TokenSignals, batch: TokenBatch, spec: ScoreSpec) -> RolloutScores:
-    """The inversion score ι_i = −ρ(entropy, strength) of each rollout, and the means that are logged beside it.
+    """The inversion score ι_i = −ρ(entropy, strength) of each rollout, and the means that are logged with it.
 
     Args:
-        signals: of `batch`, with its steps where they are the unit.
+        signals: the signals of `batch`, with its steps if the unit is the step.
         batch: the rollouts.
-        spec: how the score is made.
+        spec: how the score is computed.
 
     Returns:
-        float64 on the CPU; a rollout with too few items or a constant series is NaN.
+        The scores in float64 on the CPU; a rollout with too few items or a constant series is NaN.
 
     Raises:
-        InvalidInputError: steps are the unit, and the signals hold none.
+        InvalidInputError: the unit is the step, and the signals have no steps.
     """
     items = _items(signals, batch, spec.unit)
     num_items = items.mask.sum(1)
@@ -173,7 +173,7 @@ def _given_length(signals: TokenSignals, spec: ScoreSpec) -> Float[Tensor, "roll
 def _generators(batch: TokenBatch, seed: int) -> list[torch.Generator]:
     generators = []
     for ids, mask in zip(batch.input_ids.cpu(), batch.attention_mask.cpu(), strict=True):
-        # The generator reads 32 bits of its seed, so seed and content are hashed into them.
+        # The generator reads only 32 bits of its seed, so seed and content are hashed into them.
         content = zlib.crc32(ids[mask].numpy().tobytes(), zlib.crc32(str(seed).encode()))
         generators.append(torch.Generator().manual_seed(content))
     return generators

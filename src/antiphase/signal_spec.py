@@ -1,16 +1,18 @@
-"""What to measure: the spec of the signals, and the sets that its fields are chosen from.
+"""The spec of the signals, which says what to measure, and the values that its fields can have.
 
-Imports no torch, so that a command can refuse a wrong option at once. The values that are measured are in `types`.
+This imports no torch, so that a command can refuse a wrong option at once. `types` holds the values that are measured.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from antiphase.errors import InvalidInputError
+from antiphase.registry import Registry, imported
 
 Estimator = Literal["oracle", "oracle-own", "full", "last", "own"]
+Context = Literal["own-position", "full"]
 ProjectionName = Literal["Q", "K", "V", "O"]
 Norm = Literal["nuclear", "frobenius", "l1"]
 Target = Literal["logit", "logprob"]
@@ -18,7 +20,6 @@ Method = Literal["spearman", "pearson"]
 Unit = Literal["token", "type", "step"]
 StepStrength = Literal["mean", "joint"]
 
-ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 PROJECTIONS: tuple[ProjectionName, ...] = get_args(ProjectionName)
 NORMS: tuple[Norm, ...] = get_args(Norm)
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -34,33 +35,74 @@ def check_one_of(name: str, value: str, allowed: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
+class EstimatorKind:
+    """An estimator, and what the measurement must know of it.
+
+    Args:
+        function: `measure(model, layers, chunk, spec, tick) -> ChunkSignals`, with the arguments of `signals.own.own`;
+            a text `module:attribute` is imported on first use.
+        context: which terms of the gradient it keeps; see `SignalSpec.context`.
+        slow: whether it is too slow to be tried on a model before a run begins; `full` is then tried instead.
+        last_layer_alone: whether it measures only the last attention layer.
+        one_backward: whether one backward serves all tokens. A model is then tried once, to see that it keeps their
+            gradients apart.
+        shares_prefixes: whether it can measure chunks with a `prefix`, the tokens that several rollouts begin with.
+    """
+
+    function: Callable[..., Any] | str
+    context: Context = "full"
+    slow: bool = False
+    last_layer_alone: bool = False
+    one_backward: bool = False
+    shares_prefixes: bool = False
+
+    def measure(self, *arguments: Any) -> Any:
+        """Call the function, which is imported if it is given as a text."""
+        function = imported(self.function) if isinstance(self.function, str) else self.function
+        return function(*arguments)
+
+
+ESTIMATORS: Registry[EstimatorKind] = Registry(
+    "estimator",
+    {
+        "oracle": EstimatorKind("antiphase.signals.oracle:oracle", slow=True),
+        "oracle-own": EstimatorKind("antiphase.signals.oracle:oracle_own", "own-position", slow=True),
+        "full": EstimatorKind("antiphase.signals.full:full"),
+        "last": EstimatorKind("antiphase.signals.last_layer:last_layer", last_layer_alone=True, one_backward=True),
+        "own": EstimatorKind("antiphase.signals.own:own", "own-position", one_backward=True, shares_prefixes=True),
+    },
+)
+
+
+@dataclass(frozen=True)
 class SignalSpec:
     """What to measure and how (docs/method.md).
 
     Args:
         estimator: `own` (own-position term, all layers, one backward), `last` (full context, last layer, one
             backward), `full` (full context, any layers, one backward per target), `oracle` (the definition of
-            `full`: one ordinary backward to the weights per target) or `oracle-own` (the definition of `own`).
+            `full`: one ordinary backward to the weights per target), `oracle-own` (the definition of `own`), or an
+            estimator that was added to `ESTIMATORS`.
         layers: `all`, `last`, `last-K`, or a comma-separated list of indices (negative ones count from the end).
-        projections: which of Q, K, V, O.
+        projections: which of the projections Q, K, V and O are measured.
         norm: `nuclear` (the paper), `frobenius`, or `l1` (entrywise, as in the post's §2.1).
-        target: `logit` (the generated token's raw logit) or `logprob` (control; see docs/method.md).
-        targets_per_rollout: measure the strength of at most this many tokens of each rollout, drawn without
-            replacement by `seed`; None measures all. 0 measures no token's own strength, and needs
-            `step_strength="joint"`. Entropy is measured for every token either way.
-        step_strength: the strength of a step (a sentence of the rollout): `mean` of its measured tokens' strengths, or
-            `joint`, the norm of the gradient of the sum of its n tokens' targets, divided by n^0.9.
+        target: `logit` (the generated token's raw logit) or `logprob` (a control; see docs/method.md).
+        targets_per_rollout: the strength of at most this many tokens of each rollout is measured. They are drawn
+            without replacement by `seed`. None measures all tokens. 0 measures no token's own strength, and needs
+            `step_strength="joint"`. Entropy is always measured for every token.
+        step_strength: the strength of a step (a sentence of the rollout): `mean` is the mean of its measured tokens'
+            strengths; `joint` is the norm of the gradient of the sum of its n tokens' targets, divided by n^0.9.
         temperature: divides the logits before entropy and log-probability; 1 is the raw distribution.
-        token_budget: at most this many padded tokens in one forward pass (a single longer row still runs); of prompts
-            that `own` runs apart, each distinct one counts once, and its copies for one layer.
-        seed: of the target draw.
-        num_alternatives: also keep this many of the most probable tokens at each position; at most the vocabulary.
+        token_budget: the greatest number of padded tokens in one forward pass (a single longer row still runs). If
+            `own` runs prompts separately, each distinct prompt counts once, and its copies count for one layer.
+        seed: seeds the draw of the targets.
+        num_alternatives: how many of the most probable tokens are kept at each position; at most the vocabulary.
 
     Raises:
-        InvalidInputError: a value outside its set or range.
+        InvalidInputError: a value is not allowed or out of range.
     """
 
-    estimator: Estimator = "own"
+    estimator: str = "own"
     layers: str = "all"
     projections: tuple[ProjectionName, ...] = PROJECTIONS
     norm: Norm = "nuclear"
@@ -73,7 +115,7 @@ class SignalSpec:
     num_alternatives: int = 0
 
     def __post_init__(self) -> None:
-        check_one_of("estimator", self.estimator, ESTIMATORS)
+        ESTIMATORS.check(self.estimator)
         check_one_of("norm", self.norm, NORMS)
         check_one_of("target", self.target, TARGETS)
         check_one_of("step_strength", self.step_strength, STEP_STRENGTHS)
@@ -97,15 +139,15 @@ class SignalSpec:
         parse_layers(self.layers, num_layers=None)
 
     @property
-    def context(self) -> Literal["own-position", "full"]:
-        """Which terms of the gradient are kept: the own-position term, or the whole sequence's sum."""
-        return "own-position" if self.estimator in ("own", "oracle-own") else "full"
+    def context(self) -> Context:
+        """Which terms of the gradient are kept: only the token's own position, or all positions of the sequence."""
+        return ESTIMATORS[self.estimator].context
 
 
 def parse_layers(text: str, num_layers: int | None) -> list[int]:
-    """Layer indices named by `all`, `last`, `last-K` or `0,3,-1`, in ascending order.
+    """The layer indices that `all`, `last`, `last-K` or `0,3,-1` names, in ascending order.
 
-    With `num_layers=None` only the syntax is checked and the list is empty.
+    With `num_layers=None` only the syntax is checked, and the list is empty.
 
     Raises:
         InvalidInputError: the text is malformed or names a layer that does not exist.

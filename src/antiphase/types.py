@@ -1,7 +1,7 @@
-"""The values that travel between the layers: the tokens, the signals, a correlation; and what to measure.
+"""The values that the layers of the package pass to each other: tokens, signals and correlations.
 
-All are frozen dataclasses; tensors inside share the axes `batch token layer projection`. Nothing here computes a
-signal or touches a model.
+All are frozen dataclasses, whose tensors share the axes `batch token layer projection`. Nothing here computes a signal
+or touches a model.
 """
 
 import math
@@ -35,7 +35,7 @@ from antiphase.signal_spec import (
     parse_layers,
 )
 
-# Names of `signal_spec` too: this was their home.
+# Names of `signal_spec` can also be imported from here.
 __all__ = [
     "ESTIMATORS",
     "MAGNITUDES",
@@ -70,13 +70,13 @@ class TokenBatch:
     """Tokenised rollouts, padded on either side.
 
     Args:
-        input_ids: token ids; what stands at padded places is never read.
-        attention_mask: True at real tokens (one unbroken run per row).
-        completion_mask: True at the tokens to measure: the generated ones. The token at column p is predicted from
-            the real token before it, so the first real token of a row cannot be measured.
+        input_ids: the token ids; ids at padded places are never read.
+        attention_mask: True at real tokens, which form one unbroken run in each row.
+        completion_mask: True at the tokens to measure, the generated ones. A token is predicted from the real token
+            before it, so the first real token of a row cannot be measured.
 
     Raises:
-        InvalidInputError: shapes differ, a row is empty, has gaps, or measures its first token.
+        InvalidInputError: the shapes differ, or a row is empty, has gaps, or measures its first token.
     """
 
     input_ids: Int[Tensor, "batch token"]
@@ -117,13 +117,13 @@ class TokenBatch:
         pad_token_id: int = 0,
         device: torch.device | str = "cpu",
     ) -> "TokenBatch":
-        """Pad prompt + completion rows to one length; the completions are what is measured.
+        """Pad rows of prompt and completion to one length. The completions are measured.
 
-        `generated` marks the completion tokens that the model wrote (1) among those that tools returned (0).
+        `generated` marks the completion tokens that the model wrote (1) and those that a tool returned (0).
 
         Raises:
-            InvalidInputError: also where there are not as many prompts as completions, not as many marks as tokens, or
-                where an id is no whole number.
+            InvalidInputError: also if the numbers of prompts and completions, or of marks and tokens, differ, or if an
+                id is no whole number.
 
         >>> batch = TokenBatch.from_ids([[5, 6], [7]], [[8], [9, 4, 3]])
         >>> batch.input_ids.tolist()
@@ -173,7 +173,7 @@ def _whole(token: Any, row: int) -> int:
 
 @dataclass(frozen=True)
 class Alternatives:
-    """The most probable tokens of a distribution, in descending order; equal ones by ascending id.
+    """The most probable tokens of a distribution, in descending order; equally probable tokens by ascending id.
 
     Args:
         token_ids: the tokens; −1 where no token was generated.
@@ -186,13 +186,13 @@ class Alternatives:
 
 @dataclass(frozen=True)
 class Magnitudes:
-    """What the paper's chain from entropy to gradient runs through, token by token; NaN where none was generated.
+    """The quantities in the paper's chain from entropy to gradient, for each token; NaN where none was generated.
 
     Args:
         logit: the generated token's raw logit z_y, at temperature 1.
         hidden_norm: ‖h‖ of the final hidden state that predicts the token, as the head reads it (after the last norm).
-        hidden_norm_before: the same before the last norm; NaN where the model has no last norm.
-        unembedding_norm: ‖w_y‖ of the token's row in the output embedding; NaN where the model has none.
+        hidden_norm_before: the same before the last norm; NaN if the model has no last norm.
+        unembedding_norm: ‖w_y‖ of the token's row in the output embedding; NaN if the model has no such row.
     """
 
     logit: Float[Tensor, "*place"]
@@ -206,15 +206,15 @@ MAGNITUDES: tuple[str, ...] = tuple(part.name for part in fields(Magnitudes))
 
 @dataclass(frozen=True)
 class StepSignals:
-    """The signals of every step (sentence) of every rollout; NaN, and 0 tokens, beyond a rollout's last step.
+    """The signals of every step (sentence) of every rollout; NaN with 0 tokens after a rollout's last step.
 
     Args:
-        entropy: mean entropy of the step's tokens, in nats.
-        strength: mean over layers and projections of `strength_by_projection`.
-        strength_by_projection: mean of the measured tokens' strengths, or the joint strength: see
+        entropy: the mean entropy of the step's tokens, in nats.
+        strength: the mean of `strength_by_projection` over layers and projections.
+        strength_by_projection: the mean of the measured tokens' strengths, or the joint strength; see
             `SignalSpec.step_strength`.
-        num_tokens: of the step.
-        position: mean place of its tokens in the completion, from 0.
+        num_tokens: the number of tokens in the step.
+        position: the mean place of its tokens in the completion, from 0.
     """
 
     entropy: Float[Tensor, "batch step"]
@@ -225,7 +225,7 @@ class StepSignals:
 
     @property
     def measured(self) -> Bool[Tensor, "batch step"]:
-        """Where a step has both an entropy and a strength."""
+        """True where a step has both an entropy and a strength."""
         return ~(self.entropy.isnan() | self.strength.isnan())
 
 
@@ -234,18 +234,18 @@ class TokenSignals:
     """The signals of every generated token, in the layout of the batch that was measured; NaN elsewhere.
 
     Args:
-        entropy: of the distribution that the token was drawn from, in nats.
-        logprob: of the token, in nats.
-        strength: mean over the chosen layers and projections of the norm of ∂target/∂W; NaN where not measured.
+        entropy: the entropy of the distribution that the token was drawn from, in nats.
+        logprob: the log-probability of the token, in nats.
+        strength: the norm of ∂target/∂W, as the mean over the chosen layers and projections; NaN where not measured.
         strength_by_projection: the same before averaging.
         logprob_control: ‖∂ ln p_y / ∂z‖ = √(1 − 2 p_y + Σ p²), which rises with entropy by construction.
         self_certainty: KL(U‖p) of the same distribution, in nats (Intuitor).
         measured: True where the strength was measured.
-        layers: indices of the chosen attention layers.
-        spec: what was measured; name its estimator wherever the numbers are shown.
-        alternatives: the most probable tokens `[batch, token, rank]`; None where `spec.num_alternatives` is 0.
-        magnitudes: raw logits and norms behind them, `[batch, token]`; None where they were not asked for.
-        steps: the signals of the steps; None where the steps were not given.
+        layers: the indices of the chosen attention layers.
+        spec: what was measured. Name its estimator wherever the numbers are shown.
+        alternatives: the most probable tokens `[batch, token, rank]`; None if `spec.num_alternatives` is 0.
+        magnitudes: the raw logits and the norms behind them, `[batch, token]`; None if they are not known.
+        steps: the signals of the steps; None if no steps were given.
     """
 
     entropy: Float[Tensor, "batch token"]
@@ -267,14 +267,14 @@ class Correlation:
     """A correlation with its interval. Undefined is NaN, never 0.
 
     Args:
-        value: of the correlation, in [−1, 1].
-        low: lower end of the interval.
-        high: upper end of the interval.
-        num_tokens: pairs that entered: tokens, unique ids, or steps, as `unit` says.
-        num_effective: independent pairs that they are worth, given the autocorrelation along the rollout; NaN for
-            a pooled value, whose interval comes from a bootstrap.
+        value: the correlation, in [−1, 1].
+        low: the lower end of the interval.
+        high: the upper end of the interval.
+        num_tokens: the number of pairs that were used: tokens, unique ids or steps, as `unit` says.
+        num_effective: the equivalent number of independent pairs, given the autocorrelation along the rollout; NaN for
+            a pooled value, whose interval comes from resamples.
         method: `spearman` or `pearson`.
-        confidence: of the interval.
+        confidence: the confidence of the interval.
         unit: what a pair is: a `token` (a position), a `type` (the means over a token id's occurrences), or a `step`.
     """
 
@@ -306,5 +306,5 @@ class Correlation:
 
 
 def cell_column(layer: int, projection: str) -> str:
-    """The column of tokens.parquet that holds the strength of one layer's projection, as `strength_L07_Q`."""
+    """The column of tokens.parquet that holds the strength of one projection, such as `strength_L07_Q`."""
     return f"strength_L{layer:02d}_{projection}"

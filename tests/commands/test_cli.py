@@ -11,6 +11,7 @@ import torch
 
 from antiphase import cli
 from antiphase.errors import InvalidInputError, OutOfMemoryError
+from antiphase.signal_spec import ESTIMATORS, EstimatorKind
 from conftest import byte_tokenizer, tiny_model
 from probe_flags import FLAGS
 
@@ -245,7 +246,7 @@ def test_out_of_memory_says_what_to_lower(model_dir, tmp_path, capsys, monkeypat
 
     arguments = ["probe", str(model_dir), "--quiet", "--no-figures", "--num-prompts", "2", "--out"]
     with monkeypatch.context() as patch:
-        patch.setitem(sys.modules["antiphase.signals.measure"]._ESTIMATORS, "own", exhausted)
+        patch.setitem(ESTIMATORS._things, "own", EstimatorKind(exhausted))
         assert cli.main([*arguments, str(tmp_path / "a")]) == 2
     assert "--token-budget, now 2048" in capsys.readouterr().err
     with monkeypatch.context() as patch:

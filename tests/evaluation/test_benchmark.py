@@ -83,8 +83,8 @@ def test_the_suite_asks_for_sixteen_samples(files):
     assert EvalConfig(("m",), suite="math").samples == 4
     assert EvalConfig(("m",), tasks=("gsm8k",)).samples == 4
     for text, message in (
-        ("papr", "unknown suite 'papr'; did you mean 'paper'"),
-        ("paper:aime=x.jsonl", "has no set 'aime'; did you mean 'aime24'"),
+        ("papr", "unknown suite 'papr'. Did you mean 'paper'"),
+        ("paper:aime=x.jsonl", "has no set 'aime'. Did you mean 'aime24'"),
         ("smoke:sums=x.jsonl", "Local copies can be given of: gsm8k"),
         ("paper:aime24=", "not of the form key=value"),
     ):

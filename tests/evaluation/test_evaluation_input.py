@@ -36,8 +36,8 @@ def refused(model_dir, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--tasks", "gsm8"], "unknown task 'gsm8'; did you mean 'gsm8k'?"),
-        (["--suite", "smok"], "unknown suite 'smok'; did you mean 'smoke'?"),
+        (["--tasks", "gsm8"], "unknown task 'gsm8'. Did you mean 'gsm8k'?"),
+        (["--suite", "smok"], "unknown suite 'smok'. Did you mean 'smoke'?"),
         ([], "name at least one task"),
         (["--tasks", TASK, "--samples", "0", "--no-greedy"], "samples must be at least 1"),
         (["--tasks", TASK, "--samples", "-1"], "samples must be at least 1"),

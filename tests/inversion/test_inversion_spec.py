@@ -77,7 +77,7 @@ class TestConfig:
         ({"alarm_window": 7}, "at least 8"),
         ({"accept": float("nan")}, "inversion_accept is NaN"),
         ({"combine": "only", "weight": 0.0}, "no reward at all"),
-        ({"splitter": "sentense"}, "did you mean 'sentence'"),
+        ({"splitter": "sentense"}, "Did you mean 'sentence'"),
         ({"projections": ""}, "projections is empty"),
         ({"min_steps": 2}, "inversion_min_steps must be at least 3"),
     ],

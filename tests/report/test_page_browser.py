@@ -165,7 +165,7 @@ def test_the_overview_is_the_summary(page, folder) -> None:
     label = page.locator("#forest").get_attribute("aria-label").replace("−", "-")
     assert f"demo · own by type {results[0]['units']['type']['value']:+.3f}, by token" in label
     assert "few tokens" in page.locator(".warnings").inner_text()
-    assert "not the gradient through earlier positions" in page.locator("#overview .notes").inner_text()
+    assert "leaves out the gradient through earlier positions" in page.locator("#overview .notes").inner_text()
 
 
 def test_overview_csv_has_every_digit(page, folder) -> None:

@@ -129,7 +129,7 @@ def test_the_list_of_steps_is_the_table(page, folder) -> None:
     # A step is one click from its text.
     page.locator("#steps-table button").nth(3).click()
     assert page.locator("#text .tok.here").get_attribute("data-step") == "3"
-    assert "6 of the rollout in sight" in page.locator("#steps-chart").get_attribute("aria-label")
+    assert "6 of the shown rollout" in page.locator("#steps-chart").get_attribute("aria-label")
     assert f"the {len(steps) - len(own)} steps of the other rollouts" in page.inner_text("#steps-caption")
 
 
@@ -240,7 +240,7 @@ def test_what_a_link_says_follows_its_interval(watched, tmp_path) -> None:
     ]
     assert "This link has no value" in page.inner_text("#chain-table")
     words = [cells[4] for cells in texts(page, "#controls-table")]
-    assert ["keeps its sign" in words[1], "has the other sign" in words[2], "not told from 0" in words[3]] == [
+    assert ["keeps its sign" in words[1], "has the other sign" in words[2], "cannot be told from 0" in words[3]] == [
         True
     ] * 3
 

@@ -8,9 +8,9 @@ import pytest
 
 from antiphase.errors import InvalidInputError
 from antiphase.page.document import Subject
-from antiphase.page.overview import interval, number, share, signed
+from antiphase.page.overview import interval, number, share
 from antiphase.page.subjects import reading_of, subjects_of
-from antiphase.page.wording import FEW_PROMPTS, FEW_TOKENS, verdict, warnings_of
+from antiphase.page.wording import FEW_PROMPTS, FEW_TOKENS, signed, verdict, warnings_of
 from antiphase.types import cell_column
 from page_cases import alternatives_of, evaluated, result, synthetic, tables
 

@@ -32,6 +32,7 @@ from antiphase.runs.run_folder import RunFolder
 from antiphase.types import MAGNITUDES
 from conftest import byte_tokenizer, tiny_model
 from evaluation_cases import TASK, scored
+from page_cases import cut_after
 from training_cases import flags
 
 PROBE = {"num_prompts": 3, "samples": 2, "max_new_tokens": 16, "batch_size": 2, "num_resamples": 20, "alternatives": 2}
@@ -430,39 +431,19 @@ def test_a_killed_probe_shows_what_it_has(model_dir, tmp_path) -> None:
     assert values_of(out / "report.html")["subjects"][0]["readings"][0]["num_rollouts"] == 20
 
 
-def cut_after(batches, runner, run):
-    """Stop a run in process after so many batches."""
-    whole, calls = getattr(runner, "run_batch", None) or runner.score_batch, []
-    name = "run_batch" if hasattr(runner, "run_batch") else "score_batch"
-
-    def stop(*args, **options):
-        calls.append(1)
-        if len(calls) > batches:
-            raise KeyboardInterrupt
-        return whole(*args, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, name, stop)
-        with pytest.raises(KeyboardInterrupt):
-            run()
-
-
 @pytest.fixture(scope="module")
 def cut(model_dir, tmp_path_factory) -> Path:
     """Runs that were stopped: a probe of two models within the first one, and an evaluation of two tasks."""
-    import antiphase.evaluation.evaluate as evaluating
-    import antiphase.probing.probe as probing
-
     folder = tmp_path_factory.mktemp("cut")
     other = folder / "other"
     tiny_model("qwen3").save_pretrained(other)
     byte_tokenizer().save_pretrained(other)
     plain = {"figures": False, "progress": False}
     models = [str(model_dir), str(other)]
-    cut_after(2, probing, lambda: antiphase.probe(models, out=folder / "probe", **plain, **PROBE))
+    cut_after(2, lambda: antiphase.probe(models, out=folder / "probe", **plain, **PROBE))
     options = {"samples": 2, "num_problems": 2, "max_new_tokens": 10, "batch_size": 2, "num_resamples": 500}
     tasks = ("digit_sum:base=3,num_digits=4", "digit_sum:base=4,num_digits=3")
-    cut_after(4, evaluating, lambda: evaluate(models, tasks=tasks, out=folder / "eval", **plain, **options))
+    cut_after(4, lambda: evaluate(models, tasks=tasks, out=folder / "eval", **plain, **options))
     return folder
 
 

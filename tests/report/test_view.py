@@ -16,11 +16,11 @@ import urllib.request
 import pytest
 
 import antiphase
-import antiphase.probing.probe as probing
 from antiphase import cli
 from antiphase.errors import InvalidInputError
 from antiphase.report.view import Server, Viewer, serving, signature_of
 from conftest import byte_tokenizer, tiny_model
+from page_cases import cut_after
 
 OPTIONS = {"num_prompts": 3, "max_new_tokens": 16, "batch_size": 1, "num_resamples": 10}
 
@@ -28,18 +28,8 @@ OPTIONS = {"num_prompts": 3, "max_new_tokens": 16, "batch_size": 1, "num_resampl
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A probe that stopped after two of its three batches."""
-    out, whole, calls = tmp_path_factory.mktemp("view") / "run", probing.run_batch, []
-
-    def stop(*args):
-        calls.append(1)
-        if len(calls) > 2:
-            raise KeyboardInterrupt
-        return whole(*args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(probing, "run_batch", stop)
-        with pytest.raises(KeyboardInterrupt):
-            finish(out)
+    out = tmp_path_factory.mktemp("view") / "run"
+    cut_after(2, lambda: finish(out))
     return out
 
 

@@ -1,14 +1,16 @@
 """Completion engines: each against `generate`, on tiny models. vLLM is in `test_vllm_engine`."""
 
+import json
+
 import pytest
 import torch
 
-from antiphase.errors import (
-    InvalidInputError,
-)
+import antiphase
+from antiphase.errors import InvalidInputError
 from antiphase.models.loading import LoadedModel
 from antiphase.rollouts.choosing import make_generator
-from antiphase.rollouts.engine import Completion
+from antiphase.rollouts.engine import Completion, Generator
+from antiphase.rollouts.engine_names import ENGINES
 from antiphase.rollouts.sampling import Sampling, end_tokens, generate
 from antiphase.rollouts.transformers_engine import TransformersGenerator
 from conftest import byte_tokenizer, tiny_model
@@ -88,3 +90,37 @@ def test_make_generator_refuses_what_it_cannot_make():
         make_generator("auto", None)
     with pytest.raises(InvalidInputError, match="VllmOptions"):
         make_generator("vllm", None)
+
+
+class EchoGenerator(Generator):
+    """Completes each prompt with its own last tokens, as docs/extend.md shows."""
+
+    name, versions = "echo", {"echo": "1.0"}
+
+    def complete(self, prompt_ids, sampling, batch_number, *, tick=lambda _: None):
+        tick(1.0)
+        return [Completion(tuple(ids[-sampling.max_new_tokens :]), "length") for ids in prompt_ids]
+
+
+@pytest.fixture
+def echo():
+    ENGINES.add("echo", lambda loaded, **options: EchoGenerator())
+    yield
+    ENGINES.remove("echo")
+
+
+@pytest.mark.parametrize("command", ["probe", "evaluate"])
+def test_an_added_engine_completes_the_prompts_of_a_run(echo, command, model_dir, tmp_path):
+    with pytest.raises(InvalidInputError, match="already an entry 'echo' among the engines"):
+        ENGINES.add("echo", EchoGenerator)
+    options = (
+        {"num_prompts": 2}
+        if command == "probe"
+        else {"tasks": ("digit_sum",), "num_problems": 2, "samples": 1, "greedy": False}
+    )
+    options |= {"max_new_tokens": 8, "min_tokens": 4, "num_resamples": 10, "progress": False, "figures": False}
+    found = getattr(antiphase, command)(str(model_dir), engine="echo", out=tmp_path / "run", report=False, **options)
+    assert len(found.rollouts) == 2
+    for prompt, completion in zip(found.rollouts.prompt_ids, found.rollouts.completion_ids, strict=True):
+        assert list(completion) == list(prompt)[-8:]
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["engine"] == "echo"

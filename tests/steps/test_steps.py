@@ -8,12 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import antiphase
 from antiphase.errors import InvalidInputError
 from antiphase.models.demo import demo_model_path, embedded_gguf
 from antiphase.steps import DEFAULT_SPLITTER, Splitter
 from antiphase.steps.assigning import batch_steps, token_steps
 from antiphase.steps.places import place_tokens
 from antiphase.steps.sentences import sentence_starts
+from antiphase.steps.splitter import SPLITTERS
 from antiphase.types import TokenBatch
 from step_cases import KINDS, TEXTS, labelled, parts, tokenizer, unmarked
 
@@ -122,7 +124,7 @@ def test_a_splitter_may_be_given_by_its_name(unchecked) -> None:
         assert batch_steps(batch, tokenizer("bytes"), name)[0, 1:].tolist() == token_steps(
             ids, tokenizer("bytes"), name
         )
-    with pytest.raises(InvalidInputError, match=r"splitter 'sentense' does not exist; did you mean 'sentence'\?"):
+    with pytest.raises(InvalidInputError, match=r"splitter 'sentense' does not exist\. Did you mean 'sentence'\?"):
         token_steps(ids, tokenizer("bytes"), "sentense")
     for nothing in (None, 16):
         with pytest.raises(InvalidInputError, match=f"a splitter is named by a text, .*; got {nothing}\\."):
@@ -140,10 +142,10 @@ def test_the_default_is_sentences() -> None:
         ("fixed:x", "'fixed:x': fixed needs a whole number"),
         ("fixed", "'fixed': fixed needs a whole number"),
         ("fixed:-3", "'fixed:-3': fixed needs a whole number"),
-        ("sentense", "'sentense' does not exist; did you mean 'sentence'?"),
-        ("lines", "did you mean 'line'?"),
-        ("Fixed:3", "did you mean 'fixed:N'?"),
-        ("regex", "did you mean 'regex:PATTERN'?"),
+        ("sentense", "'sentense' does not exist. Did you mean 'sentence'?"),
+        ("lines", "Did you mean 'line'?"),
+        ("Fixed:3", "Did you mean 'fixed:N'?"),
+        ("regex", "Did you mean 'regex:PATTERN'?"),
         ("words", "'words' does not exist. There are: sentence, line, fixed:N, regex:PATTERN."),
         ("regex:(", r"regex:\( does not compile: missing \), unterminated subpattern at position 0"),
         ("regex:a[z-a]", "does not compile: bad character range z-a at position 2"),
@@ -183,6 +185,29 @@ def test_a_pattern_that_matches_a_place_cuts_there() -> None:
     text = "Answer one. Answer two Answer three"
     assert Splitter.parse("regex:(?=Answer)").starts(text) == [12, 23]
     assert Splitter.parse(r"regex:\.\s*(?=Answer)").starts(text) == [12]
+
+
+@pytest.fixture
+def halves():
+    SPLITTERS.add("halves", lambda text: [len(text) // 2])
+    yield
+    SPLITTERS.remove("halves")
+
+
+def test_an_added_splitter_is_named_like_the_others(halves, model_dir, tmp_path) -> None:
+    assert str(Splitter.parse("halves")) == "halves"
+    assert parts("ab cd ", Splitter.parse("halves").starts("ab cd ")) == ["ab ", "cd "]
+    with pytest.raises(InvalidInputError, match=r"Did you mean 'halves'\? There are: sentence, line, halves, fixed:N"):
+        Splitter.parse("halvs")
+    options = {"num_prompts": 2, "max_new_tokens": 12, "min_tokens": 4, "num_resamples": 10, "progress": False}
+    found = antiphase.probe(str(model_dir), splitter="halves", **options)
+    assert set(found.rollouts.num_steps) <= {1, 2}
+    assert 2 in set(found.rollouts.num_steps)
+
+
+def test_a_removed_splitter_is_unknown() -> None:
+    with pytest.raises(InvalidInputError, match="'halves' does not exist"):
+        Splitter.parse("halves")
 
 
 # Tokens

@@ -292,7 +292,7 @@ def line(text):
     ("name", "message"),
     [
         ("", "say which task of the file, as .*own.py:MyTask"),
-        (":Askes", "own.py has no task 'Askes'; did you mean 'Asks'"),
+        (":Askes", "own.py has no task 'Askes'. Did you mean 'Asks'"),
         (":value", "value in .*own.py is a int; expected a subclass of antiphase.tasks.Task"),
         (":Other", "is the class Other; expected a subclass"),
         (":Half", "Half cannot be made .TypeError: Can't instantiate abstract class Half"),
@@ -303,7 +303,7 @@ def line(text):
         (":Nameless", "its name must be text; got None"),
         (":made", "the option 'level' is needed: .*own.py:made:level=VALUE"),
         (":made:level=high", "the option level must be int; got 'high'"),
-        (":Asks:extracts=boxed", "no option 'extracts'; did you mean 'extract'"),
+        (":Asks:extracts=boxed", "no option 'extracts'. Did you mean 'extract'"),
         (":Asks:spec=x", "no option 'spec'"),
         (":Nothing", "problems gave 0 problems of the split 'test'; expected at least one"),
         (":NoProblem", "problem 0 of 1 is a str; expected an antiphase.tasks.Problem"),

@@ -211,7 +211,7 @@ def test_rows_without_answers_are_refused_early(tmp_path, spec, rows, message) -
         ("math500:file=absent.jsonl", "the file 'absent.jsonl' does not exist"),
         ("math500:file=a.csv", "file must end in .jsonl, .json, .ndjson, .parquet; got 'a.csv'"),
         ("math500:file=a.jsonl,revision=main", "give file= or revision=, not both"),
-        ("gpqa:files=a.jsonl", "no option 'files'; did you mean 'file'"),
+        ("gpqa:files=a.jsonl", "no option 'files'. Did you mean 'file'"),
         ("gpqa:order=any", "no option 'order'"),
         ("chain_sum:level=99", "level must be 0 to"),
         ("list_functions:level=1", "list_functions has no curriculum, so no levels"),
@@ -366,7 +366,7 @@ def test_suites_name_tasks_that_exist() -> None:
     assert [entry.spec for entry in SUITES["math"]] == [
         "gsm8k", "math500", "aime24", "aime25", "amc23", "minerva", "olympiadbench",
     ]  # fmt: skip
-    with pytest.raises(InvalidInputError, match="unknown suite 'maths'; did you mean 'math'"):
+    with pytest.raises(InvalidInputError, match=r"unknown suite 'maths'\. Did you mean 'math'"):
         resolve_suite("maths")
 
 

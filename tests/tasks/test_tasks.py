@@ -91,15 +91,15 @@ def test_names_and_aliases(spec, name, kind) -> None:
     [
         ("", "has no name"),
         (":a=1", "has no name"),
-        ("chain_summ", "unknown task 'chain_summ'; did you mean 'chain_sum'"),
-        ("gsm8", "did you mean 'gsm8k'"),
+        ("chain_summ", "unknown task 'chain_summ'. Did you mean 'chain_sum'"),
+        ("gsm8", "Did you mean 'gsm8k'"),
         ("no/such/path", "unknown task 'no/such/path'"),
         ("gsm8k:", "unknown task 'gsm8k:'"),
         ("absent.jsonl", "the file 'absent.jsonl' does not exist"),
         ("chain_sum:max_terms=3,min_terms", "'min_terms' is not of the form key=value"),
         ("chain_sum:max_terms=", "'max_terms=' is not of the form key=value"),
         ("chain_sum:size=3,size=4", "'size' is given twice"),
-        ("chain_sum:max_term=3", "no option 'max_term'; did you mean 'max_terms'"),
+        ("chain_sum:max_term=3", "no option 'max_term'. Did you mean 'max_terms'"),
         ("chain_sum:seed=3", "no option 'seed'"),
         ("chain_sum:max_terms=many", "max_terms must be int; got 'many'"),
         ("chain_sum:allow_negation=maybe", "allow_negation must be bool; got 'maybe'"),
@@ -114,7 +114,7 @@ def test_names_and_aliases(spec, name, kind) -> None:
         ("composite", "reasoning_gym refuses the options"),
         ("digit_sum:base=11", "base must be 2 to 10; got 11"),
         ("digit_sum:num_digits=0", "num_digits must be 1 to 1000; got 0"),
-        ("digit_sum:bases=3", "no option 'bases'; did you mean 'base'"),
+        ("digit_sum:bases=3", "no option 'bases'. Did you mean 'base'"),
         ("gsm8k:split=train", "no option 'split'"),
     ],
 )
@@ -338,7 +338,7 @@ def test_exact_comparison() -> None:
 
 def test_typo_without_reasoning_gym_is_a_typo(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    with pytest.raises(InvalidInputError, match="did you mean 'digit_sum'"):
+    with pytest.raises(InvalidInputError, match="Did you mean 'digit_sum'"):
         load_task("digit_sums")
 
 

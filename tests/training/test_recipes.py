@@ -7,8 +7,9 @@ import yaml
 
 from antiphase.cli import main
 from antiphase.errors import InvalidInputError
-from antiphase.training.presets import PRESETS, resolve_preset
+from antiphase.training.presets import PRESETS, Preset, resolve_preset
 from antiphase.training.recipe import parse_recipe
+from antiphase.training.trainer_config import CorRPOConfig
 from antiphase.training.trajectory import read_trajectory
 from training_cases import TASK, flags
 
@@ -64,6 +65,28 @@ def test_presets_are_arguments_of_the_pinned_host(name, tmp_path, model_dir):
     assert both.config.inversion_weight == 0.1
     for key, value in preset.arguments.items():
         assert getattr(alone.config, key) == getattr(both.config, key) == value
+
+
+def test_a_preset_of_your_own(tmp_path, model_dir):
+    dapo = PRESETS["dapo"]
+    PRESETS.add("wide", Preset("wide", {**dapo.arguments, "epsilon_high": 0.4}, "ours", "Clips at 0.4."))
+    try:
+        assert list(PRESETS)[-1] == "wide"
+        assert CorRPOConfig(str(tmp_path), bf16=False, use_cpu=True, **PRESETS["wide"].arguments).epsilon_high == 0.4
+        alone = parse_recipe(flags(model_dir, tmp_path, preset="wide"))
+        both = parse_recipe(flags(model_dir, tmp_path, preset="wide+corr-po"))
+        assert (alone.config.epsilon_high, alone.config.inversion_weight) == (0.4, 0)
+        assert (both.config.loss_type, both.config.inversion_estimator) == ("dapo", "full")
+        assert both.preset.source.endswith("on ours")
+        with pytest.raises(InvalidInputError, match="there is a preset 'wide' already"):
+            PRESETS.add("wide", dapo)
+        for name in ("corr-po", "wide+dapo"):
+            with pytest.raises(InvalidInputError, match="a preset cannot be called"):
+                PRESETS.add(name, dapo)
+    finally:
+        PRESETS.remove("wide")
+    with pytest.raises(InvalidInputError, match=r"the preset must be one of grpo, dr-grpo, .* got 'wide'"):
+        resolve_preset("wide")
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -188,7 +188,7 @@ def test_resume_refuses_other_settings(tmp_path, model_dir, capsys, option):
     recipe = parse_recipe(flags(model_dir, out))
     (out / "recipe.json").write_text(json.dumps(recipe.resolved))
     assert main(["train", *flags(model_dir, out, **dict([option])), "--resume"]) == 2
-    assert f"other settings, so it cannot be continued: {option[0]} was" in capsys.readouterr().err
+    assert f"holds a run of other options, so it cannot be continued: {option[0]} was" in capsys.readouterr().err
 
 
 def test_dry_run_trains_nothing(tmp_path, model_dir, capsys):

@@ -11,7 +11,8 @@ from transformers import Trainer, TrainerState, TrainingArguments
 import antiphase
 import training_cases as cases
 from antiphase.errors import InvalidInputError, UnsupportedModelError
-from antiphase.figures.trajectory import save_trajectory, trajectory_curves
+from antiphase.figures.saving import save_run_figures
+from antiphase.figures.trajectory import trajectory_curves
 from antiphase.inversion.step_metrics import BatchFacts, halves_accuracy, repetition, step_metrics, tied_share
 from antiphase.models.loading import LoadedModel
 from antiphase.rollouts.sampling import Sampling
@@ -377,7 +378,7 @@ def test_curves(tmp_path):
         (points,) = inversion.containers
         assert points[0].get_ydata()[0] == pytest.approx(-0.2)
         assert points[2][0].get_segments()[0][:, 1] == pytest.approx([-0.4, -0.1])
-    paths = save_trajectory(rows, tmp_path / "figures")
+    paths = save_run_figures("train", tmp_path / "figures", trajectory=rows)
     assert [path.name for path in paths] == ["trajectory.png", "trajectory.svg"]
 
 

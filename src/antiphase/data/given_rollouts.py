@@ -1,4 +1,4 @@
-"""Given rollouts: another engine's prompts and completions, as text or token ids, to be teacher-forced."""
+"""Given rollouts: prompts and completions from another engine, as text or token ids, which are only measured."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ COMPLETION_COLUMNS = ("completion", "response", "output")
 
 @dataclass(frozen=True)
 class GivenRollout:
-    """A prompt and its completion, each as text (`prompt` may be a chat) or as token ids."""
+    """A prompt and its completion, both as text (`prompt` may be a chat) or both as token ids."""
 
     prompt_id: str
     rollout_id: str
@@ -32,12 +32,12 @@ def load_rollouts(source: str | Path | Any, limit: int | None = None) -> list[Gi
 
     Args:
         source: rows with `prompt` (or `question`, `problem`, `messages`) and `completion` (or `response`, `output`),
-            or `prompt_ids` and `completion_ids`; optionally `prompt_id` and `rollout_id`. Rows without a
-            `prompt_id` share one where their prompts are equal.
-        limit: keep the rollouts of the first so many prompts (None: all).
+            or with `prompt_ids` and `completion_ids`; optionally with `prompt_id` and `rollout_id`. Rows without a
+            `prompt_id` get the same one if their prompts are equal.
+        limit: how many prompts, from the first on, keep their rollouts; None keeps all.
 
     Raises:
-        InvalidInputError: a row holds neither form, or something of the wrong type (with its line).
+        InvalidInputError: a row has neither form, or a value of the wrong type. The message names the row.
     """
     rows = given_rows(source)
     ids: dict[str, str] = {}
@@ -46,7 +46,7 @@ def load_rollouts(source: str | Path | Any, limit: int | None = None) -> list[Gi
     for row in rows:
         rollout = _rollout(row, ids, counts)
         known = rollouts.setdefault(rollout.rollout_id, rollout)
-        # The table of a run repeats a rollout for every estimator; other repeats are mistakes.
+        # The table of a run contains a rollout once for every estimator; any other repetition is a mistake.
         if dataclasses.replace(known, place="") != dataclasses.replace(rollout, place=""):
             raise InvalidInputError(
                 f"the rollout id {rollout.rollout_id!r} stands twice ({known.place}; {rollout.place}) with different "
@@ -57,14 +57,14 @@ def load_rollouts(source: str | Path | Any, limit: int | None = None) -> list[Gi
 
 
 def given_rows(source: str | Path | Any) -> list[TableRow]:
-    """The rows of a file, a data frame or a list of mappings, as `load_rollouts` takes them.
+    """The rows of a file, a data frame or a list of mappings, which are the sources of `load_rollouts`.
 
     Raises:
-        InvalidInputError: an unreadable file, or no rows.
+        InvalidInputError: the file cannot be read, or there are no rows.
     """
     if isinstance(source, str | Path):
         return read_table(Path(source))
-    # Needs torch and pandas, which a file does not.
+    # This imports torch and pandas, which a file does not need.
     from antiphase.data.rows_in_memory import rows_in_memory
 
     return rows_in_memory(source)
@@ -74,10 +74,8 @@ def _rollout(row: TableRow, ids: dict[str, str], counts: dict[str, int]) -> Give
     prompt, completion = row.first_of(_PROMPT_COLUMNS), row.first_of(COMPLETION_COLUMNS)
     prompt_ids, completion_ids = row.values.get("prompt_ids"), row.values.get("completion_ids")
     if prompt_ids is not None and completion_ids is not None:
-        prompt_ids, completion_ids = (
-            token_ids(prompt_ids, row, "prompt_ids"),
-            token_ids(completion_ids, row, "completion_ids"),
-        )
+        prompt_ids = token_ids(prompt_ids, row, "prompt_ids")
+        completion_ids = token_ids(completion_ids, row, "completion_ids")
         prompt = completion = None
         if not prompt_ids:
             raise InvalidInputError(f"{row.place}: prompt_ids is empty; nothing predicts the first completion token.")
@@ -102,7 +100,7 @@ def token_ids(value: Any, row: TableRow, column: str) -> tuple[int, ...]:
     """The value of a column as token ids.
 
     Raises:
-        InvalidInputError: it is no list of non-negative integers.
+        InvalidInputError: the value is no list of non-negative integers.
     """
     if not isinstance(value, list | tuple) or not all(_is_token_id(token) for token in value):
         raise InvalidInputError(f"{row.place}: {column} must be a list of token ids (non-negative integers).")

@@ -1,4 +1,4 @@
-"""From a prompt to the token ids that a model sees: chat template where there is one, plain text elsewhere."""
+"""Turn a prompt into the token ids that a model sees, with the chat template if there is one, else as plain text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +11,14 @@ from antiphase.errors import InvalidInputError
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """How prompts are wrapped, for a probe, an evaluation, a training and its held-out problems alike.
+    """How prompts are wrapped. Probe, evaluation, training and held-out problems all use this.
 
     Args:
-        template: text with `{prompt}` in it, put around every plain-text prompt; None is the prompt alone.
-        system_prompt: put before the chat, or before the text with a blank line after it where there is no chat
-            template.
-        chat_template: apply the tokenizer's chat template where it has one.
+        template: a text with `{prompt}` in it, which is put around every plain-text prompt; None leaves the prompt as
+            it is.
+        system_prompt: the system message of the chat; without a chat template, a text before the prompt, followed by a
+            blank line.
+        chat_template: whether the tokenizer's chat template is applied, if it has one.
 
     Raises:
         InvalidInputError: the template lacks `{prompt}`.
@@ -36,15 +37,15 @@ class PromptFormat:
         return self.chat_template and tokenizer.chat_template is not None
 
     def wrapped(self, content: str | Messages, place: str, *, chat: bool) -> str | Messages:
-        """The prompt with what is put around it: messages where `chat`, else text.
+        """The prompt with template and system prompt: as messages if `chat`, else as text.
 
         Args:
-            content: a text, or a chat, which takes no template.
-            place: where the prompt comes from, for messages.
+            content: a text, or a chat, around which no template is put.
+            place: where the prompt comes from, for error messages.
             chat: whether a chat template will be applied.
 
         Raises:
-            InvalidInputError: a chat where there is no chat template, or a second system message.
+            InvalidInputError: the prompt is a chat and there is no chat template, or there is a second system message.
         """
         if isinstance(content, str):
             content = content if self.template is None else self.template.replace("{prompt}", content)
@@ -60,7 +61,7 @@ class PromptFormat:
         return [{"role": "system", "content": self.system_prompt}, *content]
 
     def encode(self, tokenizer: Any, content: str | Messages, place: str) -> list[int]:
-        """Token ids of the prompt, ready to be continued.
+        """The token ids of the prompt, which a completion can continue.
 
         Raises:
             InvalidInputError: see `wrapped` and `prompt_token_ids`.
@@ -69,13 +70,13 @@ class PromptFormat:
 
 
 def prompt_token_ids(tokenizer: Any, wrapped: str | Messages, place: str) -> list[int]:
-    """Token ids of a wrapped prompt: a chat through the tokenizer's chat template, a text as it is.
+    """The token ids of a wrapped prompt. A chat goes through the tokenizer's chat template; a text stays as it is.
 
     Raises:
-        InvalidInputError: the chat template refuses the messages, or nothing is left of the prompt.
+        InvalidInputError: the chat template refuses the messages, or the prompt has no tokens.
     """
     if isinstance(wrapped, str):
-        # A prompt that was rendered before brings its BOS along. A second one would shift every number.
+        # A prompt that was rendered before already has a BOS. A second one would change every number.
         rendered = tokenizer.bos_token is not None and wrapped.startswith(tokenizer.bos_token)
         ids = tokenizer(wrapped, add_special_tokens=not rendered).input_ids
     else:
@@ -94,7 +95,7 @@ def prompt_token_ids(tokenizer: Any, wrapped: str | Messages, place: str) -> lis
 
 
 def encode_rollout(tokenizer: Any, rollout: GivenRollout, prompt_format: PromptFormat) -> tuple[list[int], list[int]]:
-    """(prompt ids, completion ids) of a given rollout; text is tokenised, the completion without special tokens."""
+    """(prompt ids, completion ids) of a given rollout. A completion text is tokenised without special tokens."""
     if rollout.prompt_ids is not None and rollout.completion_ids is not None:
         return list(rollout.prompt_ids), list(rollout.completion_ids)
     assert rollout.prompt is not None
@@ -105,10 +106,10 @@ def encode_rollout(tokenizer: Any, rollout: GivenRollout, prompt_format: PromptF
 
 
 def end_token_ids(texts: Sequence[str], tokenizer: Any) -> list[int]:
-    """Ids of texts of one token each that end a completion.
+    """The ids of tokens that end a completion, from texts of one token each.
 
     Raises:
-        InvalidInputError: one is not a single token.
+        InvalidInputError: a text is not a single token.
     """
     ends: list[int] = []
     for text in texts:

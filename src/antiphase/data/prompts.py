@@ -1,4 +1,4 @@
-"""Prompts to probe with: built-in GSM8K, a file, a hub data set, or a list of strings."""
+"""Load the prompts of a probe from built-in GSM8K, a file, a hub data set, or a list of strings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from antiphase.data.tables import TableRow, read_table
-from antiphase.errors import InvalidInputError, MissingExtraError
+from antiphase.errors import InvalidInputError, MissingExtraError, first_line
 
 BUILT_IN = "gsm8k"
 _COLUMNS = ("prompt", "question", "problem", "messages")
@@ -33,22 +33,23 @@ def load_prompts(
     Args:
         source: `gsm8k` (the test questions that ship with the package); a `.jsonl` or `.parquet` file; a hub data
             set as `owner/name[:config[:split]]`; or a list of strings.
-        num_prompts: how many.
-        exact: refuse a source that holds fewer.
-        column: that holds the prompt; by default the first of prompt, question, problem, messages.
+        num_prompts: how many prompts are loaded.
+        exact: whether it is an error if the source has fewer prompts.
+        column: the column of the prompt; by default the first that exists of prompt, question, problem, messages.
 
     Raises:
-        InvalidInputError: no such source, an empty or malformed row (with its line), or fewer prompts than asked.
-        MissingExtraError: a hub data set without the package `datasets`.
+        InvalidInputError: there is no such source, a row is empty or malformed (the message names the row), or there
+            are fewer prompts than asked for.
+        MissingExtraError: a hub data set needs the package `datasets`, which is not installed.
     """
     if num_prompts is not None and num_prompts < 1:
         raise InvalidInputError(f"num_prompts must be at least 1; got {num_prompts}.")
     prompts = _read(source, num_prompts, column)
-    seen: dict[str, int] = {}
+    seen: set[str] = set()
     for prompt in prompts:
-        seen[prompt.prompt_id] = seen.get(prompt.prompt_id, 0) + 1
-        if seen[prompt.prompt_id] > 1:
+        if prompt.prompt_id in seen:
             raise InvalidInputError(f"the prompt id {prompt.prompt_id!r} stands twice; ids must be unique.")
+        seen.add(prompt.prompt_id)
     if exact and num_prompts is not None and len(prompts) < num_prompts:
         raise InvalidInputError(f"asked for {num_prompts} prompts, but there are only {len(prompts)}.")
     return prompts
@@ -88,10 +89,10 @@ def _prompt(row: TableRow, columns: Sequence[str], default_id: str) -> Prompt:
 
 
 def checked_content(content: Any, place: str) -> str | Messages:
-    """The prompt, if it is a non-empty string or a list of chat messages.
+    """The prompt, which must be a non-empty string or a list of chat messages.
 
     Raises:
-        InvalidInputError: it is neither.
+        InvalidInputError: the prompt is neither.
     """
     if isinstance(content, str) and content.strip():
         return checked_text(content, place)
@@ -104,10 +105,10 @@ def checked_content(content: Any, place: str) -> str | Messages:
 
 
 def checked_text(text: str, place: str) -> str:
-    """The text, if it can be encoded: JSON may hold half of a surrogate pair, which no tokenizer takes.
+    """The text, which must be encodable: JSON can contain half of a surrogate pair, which no tokenizer accepts.
 
     Raises:
-        InvalidInputError: it cannot.
+        InvalidInputError: the text cannot be encoded.
     """
     try:
         text.encode("utf-8")
@@ -132,5 +133,4 @@ def _read_hub(source: str, num_prompts: int | None) -> list[TableRow]:
         taken = rows if num_prompts is None else rows.take(num_prompts)
         return [TableRow(f"{source}, row {i}", dict(values)) for i, values in enumerate(taken)]
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InvalidInputError(f"the hub data set {source!r} could not be read ({reason}).") from error
+        raise InvalidInputError(f"the hub data set {source!r} could not be read ({first_line(error)}).") from error

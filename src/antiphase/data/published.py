@@ -1,8 +1,8 @@
-"""The curves of ρ over training that the first author's post and the paper publish: references for one's own.
+"""The published curves of ρ over training, from the first author's post and the paper, as references.
 
-They are single runs without intervals, and no independent replication is known. The numbers are in `published.json`,
-with their sources; nothing here was measured by antiphase. Our reading: the paper's two numbers are over unique tokens
-like the post's, since both begin at the same −0.171.
+They are single runs without intervals, and no independent replication is known. `published.json` holds the numbers and
+their sources; antiphase measured none of them. Our reading: the paper's two numbers are over unique tokens, like those
+of the post, since both begin at the same −0.171.
 """
 
 import functools
@@ -15,16 +15,16 @@ from antiphase.signal_spec import Unit
 
 @dataclass(frozen=True)
 class PublishedCurve:
-    """ρ by training step, as published.
+    """A published curve of ρ by training step.
 
     Args:
         source: `post` or `paper`.
         training: how the model was trained.
-        model: its family; None where the source's digest does not say.
-        unit: what ρ was taken over.
-        steps: of the training.
-        spearman: ρ at each of them.
-        url: of the source.
+        model: the family of the model; None if the digest of the source does not name it.
+        unit: the unit over which ρ was computed.
+        steps: the training steps.
+        spearman: ρ at each step.
+        url: the address of the source.
         read: how the source was read.
     """
 
@@ -39,7 +39,7 @@ class PublishedCurve:
 
     @property
     def label(self) -> str:
-        """As a figure names it: `SFT, Llama (post)`."""
+        """The name of the curve in a figure, such as `SFT, Llama (post)`."""
         return f"{self.training}{'' if self.model is None else f', {self.model}'} ({self.source})"
 
 

@@ -1,4 +1,4 @@
-"""Given rollouts that are in memory: a data frame or a list of mappings, as rows of plain values."""
+"""Turn given rollouts in memory, a data frame or a list of mappings, into rows of plain values."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,10 +14,10 @@ _TOKEN_COLUMNS = ("prompt_ids", "completion_ids")
 
 
 def rows_in_memory(source: Sequence[Mapping[str, Any]] | pd.DataFrame) -> list[TableRow]:
-    """The rows; token ids in arrays and tensors become lists.
+    """The rows of the source. Arrays and tensors of token ids become lists.
 
     Raises:
-        InvalidInputError: there are none.
+        InvalidInputError: there are no rows.
     """
     records: Sequence[Mapping[Any, Any]] = source.to_dict("records") if isinstance(source, pd.DataFrame) else source
     if not len(records):

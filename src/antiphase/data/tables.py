@@ -1,4 +1,4 @@
-"""Rows of a JSONL or Parquet file, with the place of each for error messages."""
+"""Read the rows of a JSONL or Parquet file, each with its place for error messages."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,26 +6,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from antiphase.errors import InvalidInputError
+from antiphase.errors import InvalidInputError, first_line
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row and where it stands, such as `prompts.jsonl, line 3`."""
+    """One row and its place, such as `prompts.jsonl, line 3`."""
 
     place: str
     values: Mapping[str, Any]
 
     def first_of(self, columns: Sequence[str]) -> Any:
-        """The value of the first of `columns` that is there and not null, else None."""
+        """The value of the first of `columns` that exists and is not null; else None."""
         return next((self.values[c] for c in columns if self.values.get(c) is not None), None)
 
 
 def read_table(path: Path) -> list[TableRow]:
-    """All rows of a `.jsonl` (one object a line), `.json` (the same, or one list of objects) or `.parquet` file.
+    """All rows of a `.jsonl` (one object on each line), `.json` (the same, or one list of objects) or `.parquet` file.
 
     Raises:
-        InvalidInputError: absent, unreadable, empty, of an unknown kind, or malformed (with the line number).
+        InvalidInputError: the file is missing, unreadable, empty, of an unknown kind, or malformed (the message gives
+            the line number).
     """
     if not path.is_file():
         raise InvalidInputError(f"the file {str(path)!r} does not exist.")
@@ -46,7 +47,7 @@ def _read_jsonl(path: Path) -> list[TableRow]:
         whole = _read_list(path) if path.suffix == ".json" else None
         if whole is not None:
             return whole
-        # newline="\n": other line breaks, such as U+2028, may stand inside a JSON string.
+        # newline="\n", because other line breaks, such as U+2028, may occur inside a JSON string.
         with path.open(encoding="utf-8", newline="\n") as file:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
@@ -70,7 +71,7 @@ def _read_list(path: Path) -> list[TableRow] | None:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError:
-        return None  # one object a line, or an error that the line reader will place
+        return None  # one object on each line, or an error that the line reader will report with its line
     if not isinstance(values, list):
         return None
     for number, value in enumerate(values):
@@ -86,5 +87,5 @@ def _read_parquet(path: Path) -> list[TableRow]:
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise InvalidInputError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}).") from None
+        raise InvalidInputError(f"{path}: not a readable Parquet file ({first_line(error)}).") from None
     return [TableRow(f"{path.name}, row {i}", values) for i, values in enumerate(table.to_pylist())]

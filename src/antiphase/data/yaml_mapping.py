@@ -1,4 +1,4 @@
-"""A YAML file that maps keys to values: a recipe, or a study. Imports no torch."""
+"""Read a YAML file that maps keys to values: a recipe or a study. Imports no torch."""
 
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,14 @@ from antiphase.errors import InvalidInputError
 
 
 def read_mapping(path: Path, what: str) -> dict[Any, Any]:
-    """The keys and values of a file, as YAML gives them.
+    """The keys and values of a YAML file.
 
     Args:
-        path: of the file.
-        what: the file is, for messages: `recipe` or `study`.
+        path: the path of the file.
+        what: what error messages call the file: `recipe` or `study`.
 
     Raises:
-        InvalidInputError: it cannot be read, is no YAML, or maps nothing.
+        InvalidInputError: the file cannot be read, is no YAML, or is no mapping.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,11 +1,11 @@
-"""The table of several tasks: Pass@1, Pass@k and Major@k of each, and their average.
+"""The table of several tasks: Pass@1, Pass@k and Major@k of each task, and their average over tasks.
 
-It has a line for each model or method and task, and one for the average, in which every task has the same weight.
-Pass@1 is the mean accuracy of the samples, Major@k the accuracy of a majority vote of k of them. A fourth column is
-the mean of these three, since a single published average may be over all of them.
+It has a row for each model (or method) and task, and one for the average, in which every task has the same weight.
+Pass@1 is the mean accuracy of the samples, and Major@k the accuracy of a majority vote of k of them. A fourth column
+is the mean of these three, since a single published average may be over all of them.
 
-Problems are the clusters, as everywhere in evaluation. Seeds of one method are shared by its tasks, so where there are
-several the variance of seeds is taken from the average over tasks, not from each task.
+Problems are the clusters, as everywhere in evaluation. The tasks of a method share its seeds. So where there are
+several seeds, their variance is taken from the average over tasks, and not from each task.
 """
 
 import math
@@ -34,14 +34,14 @@ def benchmark(entrants: Sequence[Entrant], options: Options | None = None) -> di
     """The table of entrants on several tasks; None where there is one task, or nothing was sampled.
 
     Args:
-        entrants: one for each model or method and task, with its seeds.
-        options: how methods are compared; without them no differences are taken.
+        entrants: an entrant for each model (or method) and task, with its seeds.
+        options: how methods are compared. Without them, no differences are computed.
 
     Returns:
-        `tasks`; `metrics`: `accuracy` (Pass@1), `pass@K`, `maj@K`, `three@K` (their mean) for the largest K that all
-        have; `rows`: name, task (or `average`), num_seeds, and `values` by metric; the average of an entrant that
-        lacks a task is null. With options, average rows have `differences` from the reference by metric; `reference`
-        names it.
+        `tasks`; `metrics`: `accuracy` (Pass@1), `pass@K`, `maj@K` and `three@K` (their mean), for the largest K that
+        all entrants have; `rows`, each with `name`, `task` (or `average`), `num_seeds`, and `values` by metric; and
+        `reference`, the name of the reference. The average of an entrant that lacks a task is null. With options,
+        the rows of averages also have `differences` from the reference, by metric.
     """
     tasks = list(dict.fromkeys(entrant.task for entrant in entrants))
     metrics = _metrics(entrants)
@@ -63,11 +63,12 @@ def benchmark(entrants: Sequence[Entrant], options: Options | None = None) -> di
 
 
 def results_benchmark(results: Sequence[Mapping[str, Any]], rollouts: pd.DataFrame) -> dict[str, Any] | None:
-    """The table of an evaluation's models; see `benchmark`.
+    """The table of an evaluation's models on several tasks; see `benchmark`.
 
     Args:
-        results: entries of its summary; the first estimator of a model and task counts, for accuracies are the same.
-        rollouts: its table.
+        results: the entries of the evaluation's summary. Of each model and task, the first estimator is taken, since
+            accuracies do not depend on it.
+        rollouts: the evaluation's table of rollouts.
     """
     entrants: dict[tuple[str, str], Entrant] = {}
     for result in results:
@@ -139,7 +140,7 @@ def _average(
 
 
 def _whole(own: Mapping[str, Entrant], tasks: Sequence[str], problems: Mapping[str, Sequence[str]]) -> bool:
-    """Whether an entrant has every task, with samples, and equally many seeds of each."""
+    """Whether an entrant has samples of every task, and the same number of seeds of each."""
     if not all(task in own and problems[task] and _sampled(own[task]) for task in tasks):
         return False
     return len({len(entrant.runs) for entrant in own.values()}) == 1
@@ -148,7 +149,8 @@ def _whole(own: Mapping[str, Entrant], tasks: Sequence[str], problems: Mapping[s
 def average_of_shares(matrices: Matrices) -> dict[str, Any]:
     """Average over tasks of shares `[seed, problem]`, each task with equal weight, with an interval over problems.
 
-    With one seed: `average_interval`. With several the interval is over seeds too, see `average_difference`.
+    With one seed, the interval is that of `average_interval`. With several, it is also over seeds; see
+    `average_difference`.
     """
     if len(matrices[0]) == 1:
         return average_interval([share_interval(matrix[0]) for matrix in matrices]).to_dict()
@@ -159,42 +161,53 @@ def average_of_shares(matrices: Matrices) -> dict[str, Any]:
 
 
 def average_difference(left: Matrices, right: Matrices, options: Options) -> dict[str, Any]:
-    """Left minus right, averaged over tasks with equal weight; the entries of `PairedDifference.to_dict`.
+    """Left minus right, averaged over tasks with equal weight, with the entries of `PairedDifference.to_dict`.
 
-    With w one over the number of tasks, the variance is that of `difference_variance` with problems drawn within each
-    task: V = V_seeds + w² Σ_t (1 + 2/m_t) s²_columns,t/N_t − w² Σ_t s²_residual,t/(S N_t), where V_seeds comes from
+    The variance is that of `difference_variance`, with problems drawn within each task. With w one over the number of
+    tasks, V = V_seeds + w² Σ_t (1 + 2/m_t) s²_columns,t/N_t − w² Σ_t s²_residual,t/(S N_t), where V_seeds comes from
     each seed's average over tasks. The interval is the difference ± t √V, with Satterthwaite's degrees of freedom.
-    A task whose problems all differ alike shows no variance; what it then brings is half the width of the interval of
-    `paired_difference` over its t, for nothing is certain there either.
+    A task whose problems all have the same difference shows no variance, but nothing is certain there either. Its
+    standard error is then half the width of the interval of `paired_difference`, divided by t.
 
     Args:
-        left: one matrix `[seed, problem]` a task, shares.
-        right: the same tasks and problems.
-        options: paired_seeds, smallest.
+        left: for each task, a matrix `[seed, problem]` of shares.
+        right: the same for the other side, with the same tasks and problems.
+        options: `paired_seeds` and `smallest` are used.
     """
     kept = [~(np.isnan(a).any(axis=0) | np.isnan(b).any(axis=0)) for a, b in zip(left, right, strict=True)]
     left = [side[:, keep] for side, keep in zip(left, kept, strict=True)]
     right = [side[:, keep] for side, keep in zip(right, kept, strict=True)]
     num, weight = sum(int(keep.sum()) for keep in kept), 1 / len(left)
-    if any(keep.sum() < 2 for keep in kept):
-        value = math.nan if any(not keep.any() for keep in kept) else _difference(left, right)
-        return _entry(value, (math.nan, math.nan), math.nan, math.nan, num, (left, right), options)
-    value = _difference(left, right)
-    variance, degrees = _stratified(left, right, options.paired_seeds, weight)
-    error = math.sqrt(variance)
-    reach = student_quantile(_CONFIDENCE, degrees) * error
-    detectable = reach + float(stdtrit(degrees, 0.8)) * error
-    interval = (max(-1.0, value - reach), min(1.0, value + reach))
-    probability = float(stdtr(degrees, value / error))
-    return _entry(value, interval, probability, detectable, num, (left, right), options)
-
-
-def _difference(left: Matrices, right: Matrices) -> float:
-    return float(np.mean([a.mean() - b.mean() for a, b in zip(left, right, strict=True)]))
+    value = low = high = probability = detectable = math.nan
+    if all(keep.any() for keep in kept):
+        value = float(np.mean([a.mean() - b.mean() for a, b in zip(left, right, strict=True)]))
+    if all(keep.sum() > 1 for keep in kept):
+        variance, degrees = _stratified(left, right, options.paired_seeds, weight)
+        error = math.sqrt(variance)
+        reach = student_quantile(_CONFIDENCE, degrees) * error
+        low, high = max(-1.0, value - reach), min(1.0, value + reach)
+        probability = float(stdtr(degrees, value / error))
+        detectable = reach + float(stdtrit(degrees, 0.8)) * error
+    numbers = {
+        "difference": value,
+        "low": low,
+        "high": high,
+        "probability_of_improvement": probability,
+        "minimum_detectable": detectable,
+    }
+    seeds = [len(side[0]) for side in (left, right)]
+    return {
+        **{name: number_or_none(number) for name, number in numbers.items()},
+        "num_problems": num,
+        "num_seeds_left": seeds[0],
+        "num_seeds_right": seeds[1],
+        "seeds_covered": min(seeds) > 1,
+        "verdict": verdict_of(low, high, detectable, options.smallest),
+    }
 
 
 def _stratified(left: Matrices, right: Matrices, paired_seeds: bool, weight: float) -> tuple[float, float]:
-    """Variance of the average difference, and its degrees of freedom."""
+    """The variance of the average difference, and its degrees of freedom."""
     problem_terms: list[Term] = []
     noise: list[Term] = []
     seeds_covered = min(len(left[0]), len(right[0])) > 1
@@ -213,37 +226,10 @@ def _stratified(left: Matrices, right: Matrices, paired_seeds: bool, weight: flo
 
 
 def _problem_term(left: np.ndarray, right: np.ndarray, paired_seeds: bool) -> float:
-    """What the problems of one task show of the variance of its difference."""
+    """The variance of a task's difference that its problems show."""
     columns = left.mean(0) - right.mean(0)
     shown = variance_of_mean(columns)
     if shown > 0:
         return shown * (1 + 2 / int((np.abs(columns) > _ROUNDING).sum()))
     alone = paired_difference(left, right, paired_seeds=paired_seeds, num_resamples=1)
     return ((alone.high - alone.low) / 2 / student_quantile(_CONFIDENCE, len(columns) - 1)) ** 2
-
-
-def _entry(
-    value: float,
-    interval: tuple[float, float],
-    probability: float,
-    detectable: float,
-    num: int,
-    sides: tuple[Matrices, Matrices],
-    options: Options,
-) -> dict[str, Any]:
-    numbers = {
-        "difference": value,
-        "low": interval[0],
-        "high": interval[1],
-        "probability_of_improvement": probability,
-        "minimum_detectable": detectable,
-    }
-    seeds = [len(side[0]) for side in sides]
-    return {
-        **{name: number_or_none(number) for name, number in numbers.items()},
-        "num_problems": num,
-        "num_seeds_left": seeds[0],
-        "num_seeds_right": seeds[1],
-        "seeds_covered": min(seeds) > 1,
-        "verdict": verdict_of(*interval, detectable, options.smallest),
-    }

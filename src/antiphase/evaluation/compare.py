@@ -1,7 +1,7 @@
-"""`compare`: from runs or models to a comparison with tables and figures.
+"""`compare`: compares runs or models, and writes tables and figures.
 
 OUT/comparison.{json,md,csv,tex}, figures/, report.html
-OUT/evals/NAME/     evaluations of what was given as a model
+OUT/evals/NAME/     evaluations of the entries that are models
 """
 
 import importlib.util
@@ -39,18 +39,18 @@ def compare(
     """Compare evaluations, or models that are evaluated first.
 
     Args:
-        entries: each `[NAME=]RUN[,RUN…]`: the folders of evaluations (or patterns such as `runs/grpo-*`), the seeds of
-            one entrant; or a model (hub id, directory), which is evaluated.
-        options: see there.
+        entries: each is `[NAME=]RUN[,RUN…]`. The runs are the seeds of one entrant: folders of evaluations, or
+            patterns such as `runs/grpo-*`. A run may also be a model (hub id or directory), which is then evaluated.
+        options: how the entrants are compared; the defaults of `Options` if None.
         out: folder for the tables, figures and evaluations; None keeps nothing on disk.
-        estimator: whose signals count; by default the first of each evaluation.
-        figures: draw them, where matplotlib is installed.
+        estimator: estimator whose signals are compared; by default the first of each evaluation.
+        figures: draw figures, where matplotlib is installed.
         report: write the interactive page `report.html`, with the evaluations that are compared.
         evaluation: options of `evaluate`, for models.
 
     Raises:
-        InvalidInputError: runs that do not match, unfinished or foreign folders, fewer than two entrants, or an `out`
-            that holds something else.
+        InvalidInputError: runs do not match, a folder is unfinished or of another kind, there are fewer than two
+            entrants, or `out` holds something else.
     """
     options, place = options or Options(), None if out is None else Path(out)
     parsed = check_comparison(entries, options, out=place, estimator=estimator, evaluation=evaluation)
@@ -77,7 +77,7 @@ def compare(
 
 
 def _folders(parsed: Sequence[Entry], evaluated: Mapping[str, Path]) -> dict[str, list[Path]]:
-    """The folders of the evaluations by the name of their entry."""
+    """The folders of the evaluations, by the name of their entry."""
     short = [entry.name or Path(entry.paths[0]).name for entry in parsed]
     labels = [entry.paths[0] if short.count(label) > 1 else label for label, entry in zip(short, parsed, strict=True)]
     return {
@@ -105,13 +105,10 @@ def write_comparison(comparison: Comparison, place: Path, *, figures: bool = Tru
             work.write_text(text, encoding="utf-8")
             work.replace(place / name)
         if figures and importlib.util.find_spec("matplotlib") is not None:
-            from antiphase.figures.differences import save_comparison
+            from antiphase.figures.saving import save_run_figures
 
-            save_comparison(
-                comparison.tasks,
-                comparison.points,
-                float(comparison.options["smallest"]),
-                place / "figures",
-            )
+            smallest = float(comparison.options["smallest"])
+            data = {"tasks": comparison.tasks, "points": comparison.points, "smallest": smallest}
+            save_run_figures("compare", place / "figures", **data)
     except OSError as error:
         raise InvalidInputError(f"cannot write to {str(place)!r} ({error.strerror or error}).") from error

@@ -1,8 +1,8 @@
-"""Methods side by side: values and differences with intervals over problems and seeds, and what they could show.
+"""Compares methods: values and differences with intervals over problems and seeds, and the power of the comparison.
 
-Differences are paired by problem. Across entrants, the rank correlation of inversion (and of every control) with
-accuracy says whether "stronger inversion goes with better reasoning" holds here, and whether a simpler number says it
-as well.
+Differences are paired by problem. Across entrants, the rank correlation of inversion with accuracy says whether
+"stronger inversion goes with better reasoning" holds here. The same correlation of every control says whether a
+simpler number would do as well.
 """
 
 import math
@@ -20,7 +20,7 @@ from antiphase.statistics.association import rank_association
 from antiphase.statistics.estimate import mean_interval, number_or_none, share_interval
 from antiphase.statistics.paired import paired_difference
 
-# Name across entrants → (what it is, the value of one run's result).
+# The numbers that are correlated with accuracy across entrants, and what each of them is.
 ACROSS = {
     "inversion": "ι = −ρ, pooled",
     "inversion_within": "mean ι of the rollouts",
@@ -31,7 +31,7 @@ ACROSS = {
     "self_certainty": "mean self-certainty",
     "shortness": "minus mean length",
 }
-# With fewer, resampling clusters says nothing.
+# With fewer clusters, resampling them says nothing.
 MIN_CLUSTERS = 5
 _SHARES = ("accuracy", "greedy", "pass", "maj", "three")
 
@@ -41,12 +41,13 @@ class Comparison:
     """Entrants compared on each task, JSON-ready.
 
     Args:
-        tasks: by task: `reference`, `entrants` (name, seeds, values, differences from the reference), and `across`: by
-            name of `ACROSS`, the rank correlation with accuracy over all entrants and seeds; empty below 4 points.
-        points: one for each entrant, task and seed: accuracy and every number of `ACROSS`.
-        options: how it was made.
-        benchmarks: tables of several tasks with their average (see `benchmark`), by what they are of; one comparison
-            of models has at most one, which is of nothing in particular (`""`).
+        tasks: for each task: `reference`; `entrants` (name, seeds, values, differences from the reference); and
+            `across`, the rank correlation of each number of `ACROSS` with accuracy, over all entrants and seeds. With
+            fewer than 4 points, `across` is empty.
+        points: the accuracy and the numbers of `ACROSS` of each entrant, task and seed.
+        options: the options of the comparison.
+        benchmarks: tables of several tasks with their average (see `benchmark`). A study has one for each model and
+            setting, by their names. `compare` has at most one, by the name `""`.
     """
 
     tasks: dict[str, Any]
@@ -55,7 +56,7 @@ class Comparison:
     benchmarks: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """The comparison as plain values."""
         return dict(vars(self))
 
 
@@ -63,8 +64,8 @@ def compare_entrants(entrants: Sequence[Entrant], options: Options) -> Compariso
     """Compare entrants on every task that at least two of them share.
 
     Raises:
-        InvalidInputError: fewer than two entrants, an unknown reference, no shared task, or evaluations that do not
-            match.
+        InvalidInputError: there are fewer than two entrants, the reference is unknown, no task is shared, or the
+            evaluations do not match.
     """
     names = list(dict.fromkeys(entrant.name for entrant in entrants))
     if len(names) < 2:
@@ -88,7 +89,7 @@ def compare_entrants(entrants: Sequence[Entrant], options: Options) -> Compariso
 
 
 def compare_task(entrants: Sequence[Entrant], options: Options) -> dict[str, Any]:
-    """Entrants on one task: values, and differences from the reference.
+    """The values of entrants on one task, and their differences from the reference.
 
     Raises:
         InvalidInputError: the evaluations do not match, or share no problem.
@@ -106,7 +107,7 @@ def compare_task(entrants: Sequence[Entrant], options: Options) -> dict[str, Any
             "choose another --reference."
         )
     points = [point_of(entrant, run) for entrant in entrants for run in entrant.runs]
-    # Seeds of one entrant resemble each other: the entrants are then the independent points.
+    # Seeds of one entrant resemble each other, so where there are several, the entrants are the independent points.
     clusters = [point["entrant"] for point in points] if len(points) > len(entrants) else None
     return {
         "reference": reference.name,
@@ -118,11 +119,11 @@ def compare_task(entrants: Sequence[Entrant], options: Options) -> dict[str, Any
 
 def _metrics(entrant: Entrant) -> list[str]:
     found = ["accuracy"]
-    if any(run.has_greedy for run in entrant.runs):
+    if any(run.rollouts.greedy.any() for run in entrant.runs):
         found.append("greedy")
     for prefix in ("pass", "maj"):
-        k = entrant.largest_k(prefix)
-        if k is not None and k > 1:
+        k = max(entrant.ks(prefix), default=0)
+        if k > 1:
             found.append(f"{prefix}@{k}")
     found.append("length")
     if all("signals" in run.result for run in entrant.runs):
@@ -150,7 +151,7 @@ def _row(entrant: Entrant, reference: Entrant, problems: Sequence[str], options:
 
 
 def sides_of(entrant: Entrant, reference: Entrant, options: Options) -> tuple[Entrant, Entrant]:
-    """Both sides of a difference; with paired seeds, only the seeds that both have, in one order."""
+    """Both sides of a difference. With paired seeds, each has only the seeds that both have, in the same order."""
     if not options.paired_seeds:
         return entrant, reference
     own, other = ({run.seed: run for run in side.runs} for side in (entrant, reference))
@@ -185,7 +186,7 @@ def is_share(metric: str) -> bool:
 
 
 def crossed_interval(matrix: np.ndarray, metric: str, options: Options) -> dict[str, Any]:
-    """Mean over seeds and problems with an interval over both; over problems alone where there is one seed."""
+    """Mean over seeds and problems, with an interval over both; with one seed, over problems alone."""
     if len(matrix) == 1:
         estimate = share_interval(matrix[0]) if is_share(metric) else mean_interval(matrix[0], seed=options.seed)
         return estimate.to_dict()
@@ -198,7 +199,7 @@ def crossed_interval(matrix: np.ndarray, metric: str, options: Options) -> dict[
 
 
 def difference_of(left: np.ndarray, right: np.ndarray, metric: str, options: Options) -> dict[str, Any]:
-    """Left minus right, see `paired_difference`."""
+    """Left minus right, with the entries of `PairedDifference.to_dict`."""
     found = paired_difference(
         left,
         right,
@@ -208,12 +209,12 @@ def difference_of(left: np.ndarray, right: np.ndarray, metric: str, options: Opt
         seed=options.seed,
     ).to_dict()
     if not is_share(metric):
-        found["verdict"] = None  # `smallest` is a difference in accuracy
+        found["verdict"] = None  # The verdict compares with `smallest`, which is a difference in accuracy.
     return found
 
 
 def point_of(entrant: Entrant, run: SeedRun) -> dict[str, Any]:
-    """Accuracy and every number of `ACROSS` of one run; None where undefined."""
+    """The accuracy and the numbers of `ACROSS` of one run; None where undefined."""
     rows = run.rollouts[~run.rollouts.greedy] if bool((~run.rollouts.greedy).any()) else run.rollouts
     signals = run.result.get("signals", {})
 
@@ -249,7 +250,7 @@ def entrant_accuracy(run: SeedRun) -> float:
 def associations(
     points: Sequence[Mapping[str, Any]], clusters: Sequence[str] | None, options: Options
 ) -> dict[str, Any]:
-    """Rank correlation of every number of `ACROSS` with accuracy over the points; empty below 4 points."""
+    """Rank correlation of each number of `ACROSS` with accuracy over the points; empty with fewer than 4 points."""
     if len(points) < 4:
         return {}
     accuracy = _column(points, "accuracy")

@@ -1,4 +1,4 @@
-"""A comparison as a table: on the console, in Markdown, CSV and LaTeX."""
+"""Writes the tables of a comparison as text for the console, Markdown, CSV and LaTeX."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ from antiphase.evaluation.evaluation_table import (
     share_text,
     text_table,
 )
-from antiphase.runs.table_text import signed
+from antiphase.runs.table_text import interval_text, signed
 
 HEADER = (
     "method", "seeds", "accuracy [95 %]", "difference [95 %]", "P(better)", "detectable", "verdict", "greedy",
@@ -31,7 +31,7 @@ _LATEX = {
 
 
 def comparison_rows(task: Mapping[str, Any]) -> list[list[str]]:
-    """One row an entrant, as `HEADER` has it."""
+    """A row for each entrant, with the columns of `HEADER`."""
     return [_row(entrant) for entrant in task["entrants"]]
 
 
@@ -56,10 +56,9 @@ def _row(entrant: Mapping[str, Any]) -> list[str]:
 
 
 def difference_text(difference: Mapping[str, Any]) -> str:
-    """`+0.021 [−0.010, +0.052]`."""
-    if difference["low"] is None:
-        return f"{signed(difference['difference'])} [no interval]"
-    return f"{signed(difference['difference'])} [{signed(difference['low'])}, {signed(difference['high'])}]"
+    """A difference with its interval, such as `+0.021 [−0.010, +0.052]`."""
+    interval = "[no interval]" if difference["low"] is None else interval_text(difference)
+    return f"{signed(difference['difference'])} {interval}"
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -67,7 +66,7 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def notes_of(task: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
-    """How to read the table, and what it cannot say."""
+    """Notes on how to read the table of a task, and on what it cannot say."""
     covered = [entrant["differences"].get("accuracy") for entrant in task["entrants"]]
     differences = [difference for difference in covered if difference is not None]
     smallest = f"{100 * float(options['smallest']):g} points"
@@ -94,14 +93,12 @@ def notes_of(task: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
 
 
 def across_rows(across: Mapping[str, Any]) -> list[list[str]]:
-    """One row a number of `ACROSS`: its rank correlation with accuracy."""
+    """A row for each number of `ACROSS`, with its rank correlation with accuracy."""
     rows = []
     for name, found in across.items():
-        interval = "—" if found["low"] is None else f"[{signed(found['low'])}, {signed(found['high'])}]"
         p_value = "—" if found["p_value"] is None else f"{found['p_value']:.3g}"
-        rows.append(
-            [name, ACROSS.get(name, ""), signed(found["spearman"]), interval, p_value, str(found["num_points"])]
-        )
+        numbers = [signed(found["spearman"]), interval_text(found), p_value, str(found["num_points"])]
+        rows.append([name, ACROSS.get(name, ""), *numbers])
     return rows
 
 
@@ -113,7 +110,7 @@ ACROSS_NOTE = (
 
 
 def benchmark_tables(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Title, header and rows of the tables of several tasks, and of the differences of their averages."""
+    """Title, header and rows of each table of several tasks, and of each table of differences of their averages."""
     tables = []
     for name, table in comparison.benchmarks.items():
         title = f"{name}: all tasks" if name else "all tasks"
@@ -134,7 +131,7 @@ def benchmark_tables(comparison: Comparison) -> list[tuple[str, list[str], list[
 
 
 def render_comparison(comparison: Comparison, width: int = WIDTH) -> str:
-    """A comparison as text."""
+    """A comparison as text for the console."""
     from rich.text import Text
 
     parts: list[Any] = []
@@ -168,7 +165,7 @@ def comparison_markdown(comparison: Comparison) -> str:
 
 
 def benchmarks_markdown(comparison: Comparison) -> list[str]:
-    """The tables of several tasks in Markdown, and how to read them."""
+    """The tables of several tasks in Markdown, with a note on how to read them."""
     parts: list[str] = []
     for title, header, rows in benchmark_tables(comparison):
         parts += [f"### {title}", markdown_table(header, rows)]
@@ -176,7 +173,7 @@ def benchmarks_markdown(comparison: Comparison) -> list[str]:
 
 
 def comparison_csv(comparison: Comparison) -> str:
-    """One line an entrant, task and metric, numbers unrounded; empty where undefined."""
+    """A comparison in CSV: a line for each entrant, task and metric, numbers not rounded, undefined ones empty."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     ends = ("value", "low", "high")
@@ -207,29 +204,28 @@ def comparison_csv(comparison: Comparison) -> str:
 
 
 def latex_text(text: str) -> str:
-    """Text in LaTeX: special characters escaped, Greek letters in math mode."""
+    """A text in LaTeX, with special characters escaped and Greek letters in math mode."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
 def comparison_latex(comparison: Comparison) -> str:
-    """A `tabular` for each task (needs booktabs): method, seeds, accuracy, difference, verdict, ρ; then averages."""
+    """A `tabular` for each task, then the averages; needs booktabs. Columns: method to verdict, without P, and ρ."""
     columns = (0, 1, 2, 3, 6, 10)
     parts = []
     for name, task in comparison.tasks.items():
-        lines = [f"% {name.replace(chr(10), ' ')}", r"\begin{tabular}{lrrrlr}", r"\toprule"]
-        lines.append(" & ".join(latex_text(HEADER[column]) for column in columns) + r" \\")
-        lines.append(r"\midrule")
-        lines += [" & ".join(latex_text(row[column]) for column in columns) + r" \\" for row in comparison_rows(task)]
-        parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
+        rows = [[row[column] for column in columns] for row in comparison_rows(task)]
+        parts.append(_tabular(name.replace("\n", " "), "lrrrlr", [HEADER[column] for column in columns], rows))
     for title, header, rows in benchmark_tables(comparison):
-        lines = [
-            f"% {title}",
-            rf"\begin{{tabular}}{{l{'l' if header[1] == 'task' else 'r'}{'r' * (len(header) - 2)}}}",
-        ]
-        lines += [r"\toprule", " & ".join(map(latex_text, header)) + r" \\", r"\midrule"]
-        for row in rows:
-            if row[1] == AVERAGE:
-                lines.append(r"\addlinespace[1pt]")
-            lines.append(" & ".join(map(latex_text, row)) + r" \\")
-        parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
+        second = "l" if header[1] == "task" else "r"
+        parts.append(_tabular(title, f"l{second}{'r' * (len(header) - 2)}", header, rows))
     return "\n\n".join(parts) + "\n"
+
+
+def _tabular(title: str, alignment: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"% {title}", rf"\begin{{tabular}}{{{alignment}}}", r"\toprule"]
+    lines += [" & ".join(map(latex_text, header)) + r" \\", r"\midrule"]
+    for row in rows:
+        if row[1] == AVERAGE:
+            lines.append(r"\addlinespace[1pt]")
+        lines.append(" & ".join(map(latex_text, row)) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])

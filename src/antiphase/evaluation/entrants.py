@@ -1,10 +1,8 @@
-"""What is compared: entrants (models or methods), each with the evaluations of one seed or several.
+"""The entrants of a comparison (models or methods), each with the evaluations of one seed or several.
 
-Nothing is compared that was asked other prompts, sampled with another budget, judged by another verifier or measured
-by another estimator, unless the caller insists.
+Evaluations are compared only if they have the same prompts, budget, verifier and estimator, unless the caller insists.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,13 +13,13 @@ import pandas as pd
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.entries import entrant_keys
 from antiphase.evaluation.result import Evaluation
+from antiphase.evaluation.task_metrics import passed_at, voted_at
 from antiphase.runs.units import headline_entry, headline_of, spearman_column
-from antiphase.statistics.accuracy import majority_at_k, pass_at_k
 
 _ASKED = ("problems_sha256", "split", "prompt_template", "system_prompt", "chat_template")
 _BUDGET = ("samples", "temperature", "top_p", "max_new_tokens", "end_tokens")
 _MEASURED = ("estimator", "norm", "target", "projections", "targets_per_rollout", "chosen_layers", "min_tokens")
-# In `Entrant.mean_signal`: ρ over the unit that is each evaluation's headline.
+# Stands, in `Entrant.mean_signal`, for ρ over the unit that is each evaluation's headline.
 HEADLINE = "headline"
 _OF_STEPS = ("splitter", "step_strength", "min_steps")
 _CODE = "the file of the task"
@@ -33,10 +31,10 @@ class SeedRun:
     """The evaluation of one seed on one task.
 
     Args:
-        seed: its label.
+        seed: the seed's label.
         result: the entry of the evaluation's summary.
-        rollouts: its rows of one estimator.
-        versions: of the packages that decided what is right, and the digest of a user's own verifier.
+        rollouts: the rows of the evaluation's rollouts, by one estimator.
+        versions: versions of the packages that decided what is right, and the digest of a user's own verifier.
     """
 
     seed: str
@@ -46,20 +44,15 @@ class SeedRun:
     _known: dict[str, "pd.Series[float]"] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def by_problem(self, metric: str) -> "pd.Series[float]":
-        """A metric of `Entrant.matrix` by problem id; computed once."""
+        """A metric of `Entrant.matrix` for each problem id; computed once."""
         if metric not in self._known:
             self._known[metric] = _by_problem(self.rollouts, metric, self.unit)
         return self._known[metric]
 
     @property
     def unit(self) -> str:
-        """Over which ι is taken: the headline of the evaluation."""
+        """The unit of ι, which is the evaluation's headline."""
         return headline_of(self.result.get("signals", {}))
-
-    @functools.cached_property
-    def has_greedy(self) -> bool:
-        """Whether greedy completions are among the rollouts."""
-        return bool(self.rollouts.greedy.any())
 
 
 @dataclass(frozen=True)
@@ -72,26 +65,22 @@ class Entrant:
 
     @property
     def problems(self) -> list[str]:
-        """Ids of the problems that every seed answered, in the first seed's order."""
+        """Ids of the problems that every seed has, in the first seed's order."""
         names = [list(run.by_problem("accuracy").index) for run in self.runs]
         shared = set.intersection(*map(set, names))
         return [name for name in names[0] if name in shared]
 
     def matrix(self, metric: str, problems: Sequence[str]) -> np.ndarray:
-        """A metric of every seed and problem, `[seed, problem]`; NaN where a problem has none.
+        """A metric of every seed and problem, `[seed, problem]`; NaN where it is undefined for a problem.
 
         Args:
             metric: `accuracy` (mean over the samples, or greedy where nothing was sampled), `greedy`, `pass@K`,
                 `maj@K`, `three@K` (mean of accuracy, pass@K and maj@K), `length`, `entropy`, or `inversion` (mean ι
                 of the rollouts that have one).
-            problems: in the order wanted.
+            problems: ids of the problems, in the order of the columns.
         """
         rows = [run.by_problem(metric).reindex(list(problems)) for run in self.runs]
         return np.array([row.to_numpy(dtype=np.float64) for row in rows])
-
-    def largest_k(self, prefix: str) -> int | None:
-        """The largest k of `pass@k` or `maj@k` that every seed has."""
-        return max(self.ks(prefix), default=None)
 
     def ks(self, prefix: str) -> set[int]:
         """Every k of `pass@k` or `maj@k` that every seed has."""
@@ -99,7 +88,7 @@ class Entrant:
         return {int(name.partition("@")[2]) for name in names if name.startswith(f"{prefix}@")}
 
     def mean_signal(self, name: str) -> float:
-        """Mean over the seeds of a pooled signal's value, `HEADLINE` for ρ; NaN where none has it."""
+        """Mean over the seeds of the value of a pooled signal, or of ρ for `HEADLINE`; NaN where no seed has one."""
         signals = [run.result.get("signals", {}) for run in self.runs]
         found = [headline_entry(one) if name == HEADLINE else one.get(name) for one in signals]
         values = [entry["value"] if isinstance(entry, Mapping) else entry for entry in found if entry is not None]
@@ -118,14 +107,9 @@ def _by_problem(rollouts: pd.DataFrame, metric: str, unit: str) -> "pd.Series[fl
         return (parts[0] + parts[1] + parts[2]) / 3
     if number:
         k = int(number)
-        values = {}
-        for name, group in drawn.groupby("problem_id", sort=False, observed=True):
-            if kind == "pass":
-                values[name] = pass_at_k(len(group), int(group.correct.sum()), k)
-            else:
-                answers = [answer if isinstance(answer, str) else None for answer in group.answer]
-                values[name] = majority_at_k(answers, group.correct.tolist(), k)
-        return pd.Series(values, dtype="float64")
+        value = passed_at if kind == "pass" else voted_at
+        groups = drawn.groupby("problem_id", sort=False, observed=True)
+        return pd.Series({name: value(group, k) for name, group in groups}, dtype="float64")
     rows = drawn if len(drawn) else rollouts
     series = {
         "accuracy": rows.correct.astype("float64"),
@@ -137,18 +121,18 @@ def _by_problem(rollouts: pd.DataFrame, metric: str, unit: str) -> "pd.Series[fl
 
 
 def entrants_of(name: str | None, evaluations: Sequence[Evaluation], estimator: str | None = None) -> list[Entrant]:
-    """The entrants of some evaluations: one a task; without a name, one a model and task.
+    """The entrants of some evaluations: one for each task; without a name, one for each model and task.
 
     Args:
-        name: of the entrant, whose seeds the evaluations are; None takes each model for an entrant.
-        evaluations: with one model each where they are named.
-        estimator: whose signals count; by default the first.
+        name: name of the entrant whose seeds the evaluations are. With None, each model is an entrant.
+        evaluations: the evaluations; where there is a name, each has one model.
+        estimator: estimator whose signals are compared; by default the first of each evaluation.
 
     Raises:
-        InvalidInputError: a named evaluation holds several models.
+        InvalidInputError: there is a name, and an evaluation has several models.
     """
     seeds = [str(evaluation.summary["seed"]) for evaluation in evaluations]
-    # Runs of one sampling seed are told apart, and paired, by their place.
+    # Runs of the same sampling seed are labelled, and paired, by their place.
     labels = seeds if len(set(seeds)) == len(seeds) else [f"#{number}" for number in range(len(seeds))]
     keys = entrant_keys(name, [evaluation.summary for evaluation in evaluations], estimator)
     runs: dict[tuple[str, str], list[SeedRun]] = {key: [] for key in keys}
@@ -169,7 +153,7 @@ def entrants_of(name: str | None, evaluations: Sequence[Evaluation], estimator: 
 
 
 def check_comparable(entrants: Sequence[Entrant]) -> None:
-    """Raise InvalidInputError where entrants of one task differ in prompts, budget, verifier or estimator."""
+    """Raise InvalidInputError if entrants of one task differ in prompts, budget, verifier or estimator."""
     first = entrants[0].runs[0]
     for entrant in entrants:
         for run in entrant.runs:
@@ -197,7 +181,7 @@ def _differences(left: SeedRun, right: SeedRun) -> list[str]:
             found.append(f"verifier: {key} {left.versions.get(key)} and {right.versions.get(key)}")
     if left.unit != right.unit:
         found.append(f"signals: unit is {left.unit!r} and {right.unit!r}")
-    # Results of before there were steps have none to compare.
+    # Older results have no options of steps, so there is nothing to compare.
     of_steps = [key for key in _OF_STEPS if key in left.result and key in right.result]
     for key in (*_MEASURED, *of_steps):
         if left.result.get(key) != right.result.get(key):

@@ -1,6 +1,6 @@
-"""What a comparison is asked for, checked as far as that is possible from names and JSON files: no torch, no pandas.
+"""Checks the arguments of a comparison from names and JSON files alone, without torch and pandas.
 
-`compare` begins with `check_comparison`; the command line calls it before it imports what compares.
+`compare` begins with `check_comparison`. The command line calls it before it imports anything slow.
 """
 
 import glob
@@ -27,11 +27,12 @@ class Options:
 
     Args:
         reference: name of the entrant that the others are compared with; by default the first.
-        paired_seeds: seed i of every entrant shares its luck (data order, initial model).
+        paired_seeds: pair seed i of one entrant with seed i of the other. This is right where the two share the data
+            order and the initial model.
         smallest: the smallest difference in accuracy that matters.
-        allow_mismatch: compare what was asked, sampled, judged or measured differently.
-        num_resamples: of the bootstraps.
-        seed: of the bootstraps.
+        allow_mismatch: also compare evaluations with different prompts, budgets, verifiers or estimators.
+        num_resamples: number of resamples of the bootstraps.
+        seed: seeds the bootstraps.
     """
 
     reference: str | None = None
@@ -50,12 +51,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Entry:
-    """One entrant as it was named.
+    """One entry of the command: an entrant's name and its runs.
 
     Args:
-        name: of the entrant; None leaves the models their own names.
+        name: the entrant's name; with None, models have their own names.
         paths: folders of evaluations, or models.
-        folders: those of the paths that are folders of evaluations.
+        folders: the paths that are folders of evaluations.
     """
 
     name: str | None
@@ -64,7 +65,7 @@ class Entry:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The paths that are to be evaluated first."""
+        """The paths that are models, which must be evaluated first."""
         return tuple(path for path in self.paths if path not in self.folders)
 
 
@@ -76,14 +77,14 @@ def check_comparison(
     estimator: str | None = None,
     evaluation: Mapping[str, Any] | None = None,
 ) -> list[Entry]:
-    """Check the arguments of `compare`; see there.
+    """Check the arguments of `compare`, which explains them.
 
     Returns:
-        the entries, taken apart.
+        the parsed entries.
 
     Raises:
-        InvalidInputError: a malformed entry, an `out` that holds something else, an unfinished or foreign folder, an
-            option of an evaluation that is to be made, two entrants of one name, or an unknown reference.
+        InvalidInputError: an entry is malformed, `out` holds something else, a folder is unfinished or of another
+            kind, an option of an evaluation is wrong, two entrants have the same name, or the reference is unknown.
     """
     parsed = [_entry(text) for text in entries]
     if out is not None:
@@ -94,10 +95,13 @@ def check_comparison(
         raise InvalidInputError(
             f"{wanted[0]!r} is no folder of an evaluation. To evaluate it as a model first, name --tasks or a --suite."
         )
-    # Folders are read before anything is evaluated: a mistake in one of them must not cost hours.
+    # The folders are read before anything is evaluated, so that a mistake in one of them does not cost hours.
     ready: list[tuple[str, str]] = []
     for entry in parsed:
-        summaries = [_summary(Path(path)) for path in entry.folders]
+        summaries = []
+        for folder in map(Path, entry.folders):
+            read_marker(folder, EVALUATION)
+            summaries.append(read_summary(folder, EVALUATION))
         if entry.models:
             ready.append((entry.name or entry.paths[0], "to be evaluated"))
         else:
@@ -108,7 +112,7 @@ def check_comparison(
     if wanted:
         not_its = ("figures", "report", "progress", "rollouts")
         chosen = {name: value for name, value in asked.items() if name not in not_its}
-        # Built for its checks; each model is evaluated by itself.
+        # The config is built for its checks alone. Each model is evaluated by itself.
         config_from("model", with_rollouts(chosen, asked.get("rollouts"))[0], EvalConfig)
     return parsed
 
@@ -118,18 +122,13 @@ def _entry(text: str) -> Entry:
     return Entry(name, tuple(paths), tuple(path for path in paths if _is_folder(path)))
 
 
-def _summary(path: Path) -> dict[str, Any]:
-    read_marker(path, EVALUATION)
-    return read_summary(path, EVALUATION)
-
-
 def entrant_keys(
     name: str | None, summaries: Sequence[Mapping[str, Any]], estimator: str | None = None
 ) -> list[tuple[str, str]]:
-    """Name and task of the entrants of some evaluations: one a task; without a name, one a model and task.
+    """Name and task of the entrants of some evaluations; see `entrants.entrants_of`.
 
     Raises:
-        InvalidInputError: a named evaluation holds several models.
+        InvalidInputError: there is a name, and an evaluation has several models.
     """
     keys: dict[tuple[str, str], None] = {}
     for summary in summaries:
@@ -146,10 +145,10 @@ def entrant_keys(
 
 
 def parse_entry(entry: str) -> tuple[str | None, list[str]]:
-    """Name and runs of `[NAME=]RUN[,RUN…]`, patterns resolved.
+    """The name and the runs of `[NAME=]RUN[,RUN…]`, with patterns replaced by the runs that they match.
 
     Raises:
-        InvalidInputError: an empty run, one named twice, or a pattern that matches nothing.
+        InvalidInputError: a run is empty or stands twice, or a pattern matches nothing.
     """
     match = _NAMED.fullmatch(entry)
     name, rest = (match[1], match[2]) if match else (None, entry)
@@ -171,12 +170,12 @@ def parse_entry(entry: str) -> tuple[str | None, list[str]]:
 
 
 def _natural(path: str) -> list[tuple[int, str]]:
-    """Sorts s2 before s10."""
+    """A sort key that puts s2 before s10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path)]
 
 
 def _is_folder(path: str) -> bool:
-    """Whether a path is a folder that is no saved model; `read_marker` says what is wrong with a foreign one."""
+    """Whether a path is a folder, and no saved model. `read_marker` says what is wrong with any other folder."""
     if not os.path.isdir(path):
         return False
     try:
@@ -190,7 +189,7 @@ def _is_folder(path: str) -> bool:
 
 
 def _check_names(keys: Sequence[tuple[str, str]], reference: str | None) -> None:
-    """Refuse two entrants of one name and task, and a reference that is none of them."""
+    """Refuse two entrants with the same name and task, and a reference that is no entrant."""
     twice = next((name for name, task in keys if keys.count((name, task)) > 1), None)
     if twice is not None:
         raise InvalidInputError(
@@ -204,11 +203,8 @@ def _check_names(keys: Sequence[tuple[str, str]], reference: str | None) -> None
 
 def _check_out(place: Path) -> None:
     known = {"comparison.json", "comparison.md", "comparison.csv", "comparison.tex", "figures", "evals", FILE}
-    foreign = (
-        sorted(path.name for path in place.iterdir() if path.name not in known and path.suffix != ".tmp")
-        if place.is_dir()
-        else []
-    )
+    held = list(place.iterdir()) if place.is_dir() else []
+    foreign = sorted(path.name for path in held if path.name not in known and path.suffix != ".tmp")
     if foreign or (place.exists() and not place.is_dir()):
         raise InvalidInputError(
             f"{str(place)!r} holds something else ({', '.join(foreign[:3])}). Choose another --out."

@@ -1,4 +1,4 @@
-"""`evaluate`: accuracy and inversion of one or several models, on the same rollouts."""
+"""`evaluate`: the accuracy and the inversion of one model or several, on the same rollouts."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,24 +36,24 @@ def evaluate(
     progress: bool = True,
     **options: Any,
 ) -> Evaluation:
-    """Accuracy and inversion of a model on the same rollouts.
+    """Measure the accuracy and the inversion of a model on the same rollouts.
 
     Args:
         model: a hub id, a local directory, `demo`, or several of these.
-        rollouts: given rollouts: a file, or rows (see `load_given`). By default completions are generated.
+        rollouts: given rollouts, as a file or as rows (see `load_given`). By default completions are generated.
         out: folder for rollouts.parquet, tokens.parquet, summary.json and figures; None keeps nothing on disk.
-        resume: continue the interrupted evaluation in `out` (of the same options and model), or begin one.
-        figures: draw them into `out`; by default if `out` is given and matplotlib is installed.
+        resume: continue the interrupted evaluation in `out`, with the same options and model; or begin one.
+        figures: draw figures into `out`; by default if `out` is given and matplotlib is installed.
         report: write the interactive page `report.html` into `out`.
-        progress: show a bar with the time left on anything over two seconds.
+        progress: show a bar with the time left, if the evaluation takes over two seconds.
         options: fields of `EvalConfig`, such as `tasks=("gsm8k",)`, `samples=8`, `num_problems=100`.
 
     Returns:
-        the evaluation: `.result(model, task)`, `.rollouts`, `str()` for the table.
+        the evaluation, with `.result(model, task)` and `.rollouts`; `str()` gives its table.
 
     Raises:
-        AntiphaseError: the input is wrong, a model or data set cannot be had, or memory runs out; each message says
-            how to mend it.
+        AntiphaseError: the input is wrong, a model or data set cannot be loaded, or memory runs out. The message says
+            what to do.
     """
     request = eval_request(model, rollouts=rollouts, out=out, resume=resume, figures=figures, report=report, **options)
     return run_evaluation(request, progress=progress)
@@ -63,17 +63,17 @@ def run_evaluation(request: EvalRequest, *, progress: bool = True) -> Evaluation
     """Run an evaluation whose arguments are checked.
 
     Args:
-        request: see `eval_request`.
-        progress: show a bar.
+        request: the checked arguments, from `eval_request`.
+        progress: show a bar with the time left.
 
     Raises:
-        AntiphaseError: as `evaluate`.
+        AntiphaseError: see `evaluate`.
     """
     return _EvaluationRun(request, progress=progress).run()
 
 
 class _EvaluationRun(Run[EvalRequest, Evaluation]):
-    """What an evaluation does in its own way."""
+    """The parts of a run that are special to an evaluation."""
 
     FOLDER = EvalFolder
     RESAMPLED = "problems"
@@ -125,7 +125,7 @@ class _EvaluationRun(Run[EvalRequest, Evaluation]):
 
 
 def verifier_versions() -> dict[str, str]:
-    """Versions of the packages that decide what is right."""
+    """Versions of the installed packages that decide which answers are right."""
     found = {}
     for package in ("math-verify", "reasoning-gym"):
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""What an evaluation does, in full: every field is written to the run folder and compared on resume."""
+"""All options of an evaluation. Every field is written to the run folder and compared on resume."""
 
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -18,25 +18,25 @@ NO_SIGNALS = "none"
 
 @dataclass(frozen=True)
 class EvalConfig(RunConfig):
-    """Every option of an evaluation: those of every run (`RunConfig`), and these.
+    """The options of an evaluation: those of every run (`RunConfig`), and these.
 
     Without a `prompt_template` or `end_tokens`, each task has its own. The estimator `none` measures no signals.
 
     Args:
-        tasks: specs of the task registry; with a `suite`, in place of its tasks.
-        suite: a named list of tasks with settings of their own, which the options below override; `NAME:task=FILE`
-            reads local copies.
-        num_problems: of each task, drawn in an order that depends on nothing else; `all` takes all.
-        split: that the problems come from.
+        tasks: specs of the task registry. With a `suite` too, these tasks replace the suite's.
+        suite: a named list of tasks with options of their own. The options below win over the suite's.
+            `NAME:task=FILE` reads local copies.
+        num_problems: number of problems of each task; `all` takes all. Every run draws the same problems.
+        split: split that the problems come from.
         chat_template: apply the model's chat template where it has one; by default as the suite says, else yes.
-        samples: sampled completions of each problem; 0 with `greedy` alone. None is resolved at once: the suite's
-            number (16 of `paper`), or 4.
-        greedy: one greedy completion of each problem, beside the samples.
-        k: of pass@k, maj@k and best-of-k; by default the powers of two up to `samples`, and `samples`.
-        max_new_tokens: see `Sampling`; by default the suite's, else 1024.
+        samples: number of sampled completions of each problem. It may be 0 if `greedy` is true. The default is the
+            suite's number (16 for `paper`), else 4.
+        greedy: add a greedy completion of each problem.
+        k: the k of pass@k, maj@k and best-of-k; by default the powers of two up to `samples`, and `samples`.
+        max_new_tokens: length limit of a completion; by default the suite's, else 1024.
         timeout: seconds that one verification may take.
-        by_projection: keep the strength of every layer's projection (four columns a layer) in tokens.parquet, and ρ of
-            each in the summary.
+        by_projection: keep the strength of every layer's projection (four columns for a layer) in tokens.parquet, and
+            the ρ of each in the summary.
     """
 
     tasks: tuple[str, ...] = ()
@@ -94,20 +94,20 @@ class EvalConfig(RunConfig):
                 )
 
     def specs(self) -> tuple[SignalSpec, ...]:
-        """One spec per estimator, see `signal_specs`; none where no signals are measured."""
+        """The spec of each estimator, from `signal_specs`; none where no signals are measured."""
         if self.estimators == (NO_SIGNALS,):
             return ()
         return signal_specs(self)
 
     def sampling(self, max_new_tokens: int | None, *, greedy: bool = False) -> Sampling:
-        """How completions are drawn, of a task whose own length limit is `max_new_tokens`."""
+        """How completions are drawn for a task whose own length limit is `max_new_tokens`."""
         length = self.max_new_tokens or max_new_tokens or DEFAULT_MAX_NEW_TOKENS
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            length = self.max_new_tokens  # for the error
+            length = self.max_new_tokens  # `Sampling` refuses it.
         return Sampling(length, 0.0 if greedy else self.temperature, self.top_p, self.seed)
 
     def ks(self, samples: int) -> tuple[int, ...]:
-        """The k of pass@k for so many samples."""
+        """The k of pass@k for this number of samples."""
         if self.k is not None:
             return tuple(k for k in sorted(set(self.k)) if k <= samples)
         powers = [1 << power for power in range(samples.bit_length()) if 1 << power <= samples]

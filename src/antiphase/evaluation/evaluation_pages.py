@@ -1,4 +1,4 @@
-"""Evaluations and comparisons on the interactive page."""
+"""Makes the interactive page of a comparison, with the evaluations that are compared."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -20,7 +20,7 @@ from antiphase.page.document import Document, Run, Table, joined
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
-    """The tables of a comparison, as it prints them."""
+    """The tables of a comparison, as they are printed on the console."""
     tables = []
     for name, task in comparison.tasks.items():
         tables.append(Table(name, HEADER, comparison_rows(task), notes_of(task, comparison.options)))
@@ -32,11 +32,11 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 
 
 def comparison_document(comparison: Comparison, folders: Mapping[str, Sequence[Path]]) -> Document:
-    """A comparison with the evaluations that it is made of.
+    """The document of a comparison and its evaluations.
 
     Args:
-        comparison: to be shown.
-        folders: of the evaluations, by the name of their entrant; several are seeds.
+        comparison: the comparison.
+        folders: folders of the evaluations, by the name of their entrant. Several folders of one name are seeds.
 
     Raises:
         InvalidInputError: an evaluation cannot be read.

@@ -15,7 +15,7 @@ _WIDEST = 240
 
 
 def share_text(entry: Entry | None) -> str:
-    """`0.431 [0.380, 0.484]`; a dash where there is none, `undefined` for null."""
+    """A share with its interval, such as `0.431 [0.380, 0.484]`; a dash for None, `undefined` for a null value."""
     if entry is None:
         return "—"
     if entry["value"] is None:
@@ -26,21 +26,21 @@ def share_text(entry: Entry | None) -> str:
 
 
 def value_text(entry: Entry | None, digits: int = 3) -> str:
-    """The value alone."""
+    """The value of an entry without its interval; a dash for None, `undefined` for a null value."""
     if entry is None:
         return "—"
     return "undefined" if entry["value"] is None else f"{entry['value']:.{digits}f}"
 
 
 def largest(metrics: Entry, prefix: str) -> tuple[str, Entry | None]:
-    """Name and entry of the metric with the largest k, as `pass@8`; (`pass@k`, None) where there is none."""
+    """Name and entry of the metric with the largest k, such as `pass@8`; (`pass@k`, None) where there is none."""
     names = [name for name in metrics if name.startswith(f"{prefix}@")]
     name = max(names, key=lambda name: int(name.partition("@")[2]), default=f"{prefix}@k")
     return name, metrics.get(name)
 
 
 def new_table(columns: Sequence[str], left: int = 1) -> Any:
-    """A rich table in the house's look; the first `left` columns are text."""
+    """A rich table with these columns in the style of all tables here. The first `left` columns are text."""
     from rich import box
     from rich.table import Table
 
@@ -54,7 +54,7 @@ def new_table(columns: Sequence[str], left: int = 1) -> Any:
 
 
 def printed(parts: Sequence[Any], width: int = WIDTH) -> str:
-    """Tables, as wide as they are, and notes, wrapped at `width`, as text."""
+    """Tables and notes as text. Tables keep their width, and notes are wrapped at `width`."""
     from rich.console import Console
     from rich.table import Table
 
@@ -66,7 +66,7 @@ def printed(parts: Sequence[Any], width: int = WIDTH) -> str:
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> Any:
-    """A rich table of texts."""
+    """A rich table whose cells are texts."""
     from rich.text import Text
 
     table = new_table(list(header), left)
@@ -83,7 +83,7 @@ BENCHMARK_NOTE = (
 
 
 def benchmark_table(table: Entry, what: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of several tasks and their average; `what` is evaluated: model or method."""
+    """Header and rows of the table of several tasks and their average. `what` heads the names: model or method."""
     header = [what, "task", *(f"{metric_title(metric)} [95 %]" for metric in table["metrics"])]
     short = [parse_spec(task).name for task in table["tasks"]]
     shown = dict(zip(table["tasks"], short, strict=True)) if len(set(short)) == len(short) else {}
@@ -99,7 +99,7 @@ def benchmark_table(table: Entry, what: str) -> tuple[list[str], list[list[str]]
 
 
 def metric_title(metric: str) -> str:
-    """The heading of a metric, as tables of benchmarks have it.
+    """The heading of a metric in tables of several tasks.
 
     >>> [metric_title(metric) for metric in ("accuracy", "pass@16", "maj@16", "three@16")]
     ['Pass@1', 'Pass@16', 'Major@16', 'mean']
@@ -109,7 +109,7 @@ def metric_title(metric: str) -> str:
 
 
 def render_evaluation(summary: Entry, width: int = WIDTH) -> str:
-    """The results of an evaluation as text: accuracy, signals, and what tells right from wrong, with notes."""
+    """The results of an evaluation as text: accuracy, signals, how well scores tell right from wrong, and notes."""
     results = summary["results"]
     parts: list[Any] = [_accuracies(results)]
     if summary.get("benchmark"):
@@ -127,17 +127,20 @@ def _names(result: Entry) -> tuple[Any, Any]:
 
 
 def _accuracies(results: Sequence[Entry]) -> Any:
-    first = [result for place, result in enumerate(results) if _first(results, place)]
+    # Accuracies do not depend on the estimator, so the first result of each model and task stands for all.
+    first: dict[tuple[str, str], Entry] = {}
+    for result in results:
+        first.setdefault((result["model"], result["task"]), result)
     prefixes = ("avg", "pass", "maj")
-    found = [[largest(result["metrics"], prefix) for prefix in prefixes] for result in first]
-    # The k stands in the heading where it is the same for all tasks.
+    found = [[largest(result["metrics"], prefix) for prefix in prefixes] for result in first.values()]
+    # The k is in the heading where it is the same for all tasks.
     heads = [{row[place][0] for row in found} for place in range(3)]
     shown = [
         next(iter(head)) if len(head) == 1 else f"{prefix}@k" for head, prefix in zip(heads, prefixes, strict=True)
     ]
     names = ["model", "task", "problems", f"{shown[0]} [95 %]", "greedy [95 %]", *shown[1:], "cut", "form"]
     table = new_table(names, left=2)
-    for result, ((average_name, average), *others) in zip(first, found, strict=True):
+    for result, ((average_name, average), *others) in zip(first.values(), found, strict=True):
         metrics = result["metrics"]
         table.add_row(
             *_names(result),
@@ -152,12 +155,6 @@ def _accuracies(results: Sequence[Entry]) -> Any:
             value_text(metrics["well_formed"], 2),
         )
     return table
-
-
-def _first(results: Sequence[Entry], place: int) -> bool:
-    """Whether a result is the first of its model and task: accuracies do not depend on the estimator."""
-    own = (results[place]["model"], results[place]["task"])
-    return all((result["model"], result["task"]) != own for result in results[:place])
 
 
 def _units(results: Sequence[Entry]) -> list[str]:
@@ -189,22 +186,18 @@ def _signals(results: Sequence[Entry]) -> Any:
 
 
 def _counts(results: Sequence[Entry]) -> Any:
-    """How many rollouts have no ρ of their own, and of how many items the pooled ρ is made."""
-    order = _units(results)
+    """The number of rollouts without a ρ of their own, and the number of items of the pooled ρ."""
+    order, counts = _units(results), ("num_undefined", "num_items")
 
     def cells(signals: Entry) -> list[str]:
         units = [by_unit(signals).get(unit, {}) for unit in order]
         return [
             str(signals["num_rollouts"]),
-            *(_count_text(unit.get(key)) for key in ("num_undefined", "num_items") for unit in units),
+            *("—" if unit.get(key) is None else f"{unit[key]:,}" for key in counts for unit in units),
         ]
 
     without = [f"no ρ by {order[0]}", *(f"by {unit}" for unit in order[1:])]
     return _of_estimators(results, ["rollouts", *without, *(f"{unit}s" for unit in order)], cells)
-
-
-def _count_text(count: int | None) -> str:
-    return "—" if count is None else f"{count:,}"
 
 
 def _inside(results: Sequence[Entry]) -> Any:
@@ -244,8 +237,8 @@ def _gain_text(entry: Entry) -> str:
 
 def _notes(results: Sequence[Entry], measured: Sequence[Entry]) -> list[str]:
     notes = [
-        "Intervals: 95 % over problems. cut: share of completions at the length limit. form: share that presents its "
-        "answer as asked."
+        "Intervals: 95 % over problems. cut: share of the completions that reached the length limit. form: share of "
+        "the completions that present their answer as asked."
     ]
     if measured:
         estimators = dict.fromkeys(result["estimator"] for result in measured)
@@ -254,12 +247,12 @@ def _notes(results: Sequence[Entry], measured: Sequence[Entry]) -> list[str]:
             f"inverted; ι = −ρ. Estimator: {', '.join(estimators)}. control: the same with ‖∂ ln p/∂z‖, which follows "
             "entropy by construction.",
             unit_note(measured[0]),
-            "no ρ: rollouts that are too short, or constant, for a ρ of their own over the unit. Their items count in "
-            "the pooled ρ above; without one over the first unit they have no ι among the scores. types, tokens, "
-            "steps: the items of the pooled ρ.",
-            "AUROC: does the score tell right from wrong rollouts of the same problem (0.5 is chance), over the "
-            "problems that have both (mixed). gain: accuracy of picking by the score above picking at random.",
+            "no ρ: number of rollouts that are too short or constant for a ρ of their own over the unit. Their items "
+            "still count in the pooled ρ above. A rollout without a ρ over the first unit has no ι in the scores. "
+            "types, tokens, steps: number of items of the pooled ρ.",
+            "AUROC: how well the score tells right from wrong rollouts of the same problem (0.5 is chance), over the "
+            "mixed problems, which have both. gain: accuracy of picking by the score, minus that of random picking.",
         ]
     if any(entry["num_rollouts"] and entry["num_problems"] < 30 for entry in results):
-        notes.append("Fewer than 30 problems: the intervals are wide for a reason.")
+        notes.append("There are fewer than 30 problems, so the intervals are wide.")
     return notes

@@ -1,4 +1,4 @@
-"""Given rollouts: another engine's completions, matched to the problems that they answer."""
+"""Matches given rollouts, which another engine completed, to the problems that they answer."""
 
 import dataclasses
 import hashlib
@@ -19,7 +19,7 @@ from antiphase.evaluation.plan import GREEDY, ProblemBatch, TaskPlan, rollout_na
 from antiphase.runs.items import Item, Limits
 from antiphase.tasks.problem import Problem
 
-# (task or None for any, kind of key, key) → the problems that it names, each with its task's place.
+# From (task, or None for any task; kind of key; key) to the problems that have it, each with the place of its task.
 _Keys = dict[tuple[str | None, str, str], list[tuple[int, Problem]]]
 _ID_COLUMNS = ("problem_id", "id", "prompt_id")
 _TEXT_COLUMNS = ("question", "problem", "prompt")
@@ -42,13 +42,13 @@ def load_given(source: str | Any, plans: Sequence[TaskPlan]) -> list[tuple[TaskP
     """The rollouts of a JSONL or Parquet file, a data frame or a list of mappings, by task.
 
     Args:
-        source: rows with `problem_id` (or `id`), or the problem's text as `question`; and `completion` (or `response`,
-            `output`) text or `completion_ids`; optionally `prompt_ids`, `task`, `finish` and `greedy`. The
-            rollouts.parquet of an evaluation is of this form.
-        plans: the tasks with their problems; those without a rollout drop out.
+        source: rows of rollouts. A row has `problem_id` (or `id`), or the problem's text as `question`; and a text
+            `completion` (or `response`, `output`), or `completion_ids`. It may have `prompt_ids`, `task`, `finish` and
+            `greedy`. The rollouts.parquet of an evaluation is of this form.
+        plans: the tasks with their problems. Tasks and problems without a rollout are left out of the result.
 
     Raises:
-        InvalidInputError: a row that answers no problem of the tasks, or holds no completion (with its place).
+        InvalidInputError: a row answers no problem of the tasks, or has no completion. The message names its place.
     """
     rows = given_rows(source)
     by_key: _Keys = {}
@@ -63,7 +63,7 @@ def load_given(source: str | Any, plans: Sequence[TaskPlan]) -> list[tuple[TaskP
         place, problem = _match(row, plans, by_key)
         given = _completion(row, problem, counts)
         known = found[place].setdefault((problem.problem_id, given.sample), given)
-        # The table of an evaluation repeats a rollout for every estimator; other repeats are mistakes.
+        # The table of an evaluation repeats a rollout for every estimator. All other repeats are mistakes.
         if dataclasses.replace(known, place="") != dataclasses.replace(given, place=""):
             raise InvalidInputError(
                 f"sample {given.sample} of the problem {problem.problem_id!r} stands twice ({known.place}; "
@@ -79,7 +79,7 @@ def load_given(source: str | Any, plans: Sequence[TaskPlan]) -> list[tuple[TaskP
 
 
 def given_digest(matched: Sequence[tuple[TaskPlan, Sequence[GivenCompletion]]]) -> str:
-    """Of all completions, to tell on resume whether they are the same."""
+    """A digest of all completions, which tells on resume whether they are the same."""
     content = [
         (given.problem, given.sample, given.text, given.completion_ids, given.prompt_ids, given.finish)
         for _, completions in matched
@@ -93,7 +93,7 @@ def _match(row: TableRow, plans: Sequence[TaskPlan], by_key: _Keys) -> tuple[int
     keys: list[tuple[str, str]] = [("id", str(name))] if name is not None else []
     keys += [("text", text.strip())] if isinstance(text, str) else []
     for kind, value in keys:
-        # One task takes rows of any name: the same set may be called by a file's name elsewhere.
+        # A single task takes rows of any task name, since the same data set may have a file's name elsewhere.
         found = by_key.get((None if task is None or len(plans) == 1 else str(task), kind, value), [])
         if len(found) > 1:
             raise InvalidInputError(
@@ -127,7 +127,7 @@ def _completion(row: TableRow, problem: Problem, counts: dict[str, int]) -> Give
 
 
 def _present(row: TableRow, column: str) -> Any:
-    """The value of a column; None where it is absent, null or NaN (as data frames fill what is missing)."""
+    """The value of a column; None where it is absent, null or NaN, which data frames put for missing values."""
     value = row.values.get(column)
     return None if isinstance(value, float) and math.isnan(value) else value
 
@@ -136,7 +136,7 @@ def _sample(row: TableRow, problem: Problem, counts: dict[str, int]) -> int:
     greedy, sample = _present(row, "greedy"), _present(row, "sample")
     if greedy is not None and type(greedy) is not bool and not isinstance(greedy, np.bool_):
         raise InvalidInputError(f"{row.place}: greedy must be true or false; got {greedy!r}.")
-    if isinstance(sample, float) and sample.is_integer():  # a column with gaps
+    if isinstance(sample, float) and sample.is_integer():  # A column with missing values is of floats.
         sample = int(sample)
     if sample is not None and (isinstance(sample, bool) or not isinstance(sample, Integral) or int(sample) < GREEDY):
         raise InvalidInputError(
@@ -156,7 +156,7 @@ def given_batches(
     """The given rollouts as batches that need no generation.
 
     Raises:
-        InvalidInputError: ids that the model cannot take, or a row longer than its context.
+        InvalidInputError: the model does not have a token id, or a row is longer than its context.
     """
     batches = []
     for plan, completions in matched:

@@ -1,6 +1,6 @@
-"""What an evaluation has to complete: the tasks with their settings, and every rollout of a model in its batch.
+"""Plans an evaluation: the tasks with their options, and the rollouts of a model in batches.
 
-The problems depend on the task alone, so that models, seeds and methods answer the same ones.
+The problems depend on the task alone, so that all models, seeds and methods answer the same problems.
 """
 
 import hashlib
@@ -26,12 +26,12 @@ class TaskPlan:
     """One task, its problems, and how they are asked.
 
     Args:
-        task: with its verifier.
-        problems: in order.
-        template: text with `{prompt}` in it.
+        task: the task, with its verifier.
+        problems: the problems, in order.
+        template: text around a prompt, with `{prompt}` in it.
         chat_template: whether the model's chat template is applied where it has one.
         max_new_tokens: length limit of a completion.
-        end_tokens: texts that end a completion besides the model's own.
+        end_tokens: texts that end a completion, besides the model's own end tokens.
     """
 
     task: Task
@@ -42,11 +42,11 @@ class TaskPlan:
     end_tokens: tuple[str, ...]
 
     def prompt_format(self, system_prompt: str | None) -> PromptFormat:
-        """How the problems are wrapped."""
+        """The form in which the model is given the problems."""
         return PromptFormat(self.template, system_prompt, self.chat_template)
 
     def identity(self, config: EvalConfig) -> dict[str, Any]:
-        """What must be equal for two results to be compared: prompts, budget, verifier."""
+        """The values that must be equal for two results to be compared: prompts, budget and verifier."""
         asked = [[p.problem_id, p.prompt, p.answer, p.metadata] for p in self.problems]
         return {
             "task": self.task.spec,
@@ -68,20 +68,21 @@ def plan_tasks(config: EvalConfig) -> list[TaskPlan]:
     """The tasks of an evaluation with their problems.
 
     Raises:
-        InvalidInputError: an unknown task or suite (naming the nearest), too few problems, or a row without answer.
-        MissingExtraError: a package that a task needs is absent.
+        InvalidInputError: a task or suite is unknown (the message names the nearest), a task has too few problems, or
+            a row has no answer.
+        MissingExtraError: a package that a task needs is not installed.
     """
     entries = suite_entries(config)
-    # All are looked up before the first is drawn, which may download.
+    # All tasks are looked up before problems are drawn, since drawing may download a data set.
     tasks = [load_task(entry.spec) for entry in entries]
     return [plan_entry(entry, task, config) for entry, task in zip(entries, tasks, strict=True)]
 
 
 def suite_entries(config: EvalConfig) -> tuple[SuiteEntry, ...]:
-    """The tasks that are named, else those of the suite.
+    """The tasks that the options name, else those of the suite.
 
     Raises:
-        InvalidInputError: an unknown suite.
+        InvalidInputError: the suite is unknown.
     """
     if config.tasks:
         return tuple(SuiteEntry(spec) for spec in config.tasks)
@@ -89,7 +90,7 @@ def suite_entries(config: EvalConfig) -> tuple[SuiteEntry, ...]:
 
 
 def plan_entry(entry: SuiteEntry, task: Task, config: EvalConfig) -> TaskPlan:
-    """One task with its problems, read or made."""
+    """One task with its problems, which are read or generated."""
     wanted = config.num_problems if config.num_problems is not None else entry.num_problems
     number = None if wanted == "all" else wanted
     template = config.prompt_template or entry.prompt_template or task.prompt_template or "{prompt}"
@@ -109,9 +110,9 @@ class ProblemBatch(Batch):
     """Rollouts of one task that are completed, verified, measured and written together.
 
     Args:
-        plan: their task.
-        problems: of each item.
-        samples: number of each item among its problem's samples; `GREEDY` for the greedy one.
+        plan: the task of the rollouts.
+        problems: the problem of each rollout.
+        samples: the number of each rollout among the samples of its problem; `GREEDY` for the greedy one.
     """
 
     plan: TaskPlan
@@ -120,16 +121,16 @@ class ProblemBatch(Batch):
 
     @property
     def label(self) -> str:
-        """The task, or the beginning of a long one."""
+        """The task's spec, or the beginning of a long one."""
         spec = self.plan.task.spec
         return spec if len(spec) <= 32 else f"{spec[:31]}…"
 
 
 def batches_of(plans: Sequence[TaskPlan], tokenizer: Any, limits: Limits, config: EvalConfig) -> list[ProblemBatch]:
-    """Every rollout of a model, tokenised by its tokenizer, in batches of one task and one kind of sampling.
+    """All rollouts of a model with their tokenised prompts. A batch has one task and one kind of sampling.
 
     Raises:
-        InvalidInputError: a prompt without tokens, or one that does not fit the model's context.
+        InvalidInputError: a prompt has no tokens, or does not fit the model's context.
     """
     batches = []
     for plan in plans:
@@ -162,7 +163,7 @@ def rollout_name(plan: TaskPlan, problem: Problem, sample: int) -> str:
 
 
 def check_distinct(plans: Sequence[TaskPlan]) -> None:
-    """Raise InvalidInputError where a task repeats a problem id, or two tasks are the same problems."""
+    """Raise InvalidInputError if a task repeats a problem id, or two tasks have the same problems."""
     asked: dict[tuple[Problem, ...], str] = {}
     for plan in plans:
         key = tuple(replace(problem, task="") for problem in plan.problems)

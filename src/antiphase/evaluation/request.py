@@ -1,7 +1,7 @@
-"""What an evaluation is asked for, checked as far as that is possible without a model: no torch and no pandas.
+"""Checks the arguments of an evaluation as far as that is possible without a model. Imports no torch and no pandas.
 
-`evaluate` begins with it; the command line calls it before it imports what measures, so that a wrong option, an
-unknown task or a missing file is refused at once.
+`evaluate` begins with these checks. The command line makes them before it imports anything slow, so that a wrong
+option, an unknown task or a missing file is refused at once.
 """
 
 import functools
@@ -22,12 +22,12 @@ from antiphase.tasks.own_task import code_digests, recorded_code
 
 @dataclass(frozen=True)
 class EvalRequest(RunRequest):
-    """An evaluation that only a model can still refuse.
+    """The checked arguments of an evaluation. Only the model can still refuse them.
 
     Args:
-        config: every option.
-        outputs: where it writes.
-        plans: the tasks with their problems; of given rollouts, those that they answer.
+        config: all options.
+        outputs: what the evaluation writes, and where.
+        plans: the tasks with their problems. With given rollouts, only the problems that they answer.
         matched: the given rollouts by task, or None.
     """
 
@@ -38,12 +38,12 @@ class EvalRequest(RunRequest):
 
     @functools.cached_property
     def identities(self) -> list[dict[str, Any]]:
-        """What makes two results comparable, of each plan."""
+        """The identity of each plan; see `TaskPlan.identity`."""
         return [plan.identity(self.config) for plan in self.plans]
 
     @functools.cached_property
     def stored(self) -> dict[str, Any]:
-        """What config.json holds, and what is compared on resume."""
+        """The values that config.json holds and that are compared on resume."""
         return {
             **self.config.to_dict(),
             **recorded_code(code_digests(plan.task for plan in self.plans)),
@@ -63,11 +63,11 @@ def eval_request(
     report: bool = True,
     **options: Any,
 ) -> EvalRequest:
-    """Check the arguments of `evaluate`; see there.
+    """Check the arguments of `evaluate`, which explains them.
 
     Raises:
-        InvalidInputError: an option, a task, a source or the folder cannot be taken.
-        MissingExtraError: a package that figures or a task need is absent.
+        InvalidInputError: an option, a task, the given rollouts or the folder is refused.
+        MissingExtraError: a package that figures or a task need is not installed.
     """
     options, in_memory = with_rollouts(options, rollouts)
     given = options.get("rollouts") if in_memory is None else in_memory

@@ -1,4 +1,4 @@
-"""`Evaluation`: what an evaluation found, as tables and numbers."""
+"""`Evaluation`: the result of an evaluation, as tables and numbers."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +19,10 @@ class Evaluation:
     """The result of an evaluation.
 
     Args:
-        tokens: one row per estimator and generated token.
-        rollouts: one row per estimator and rollout, with verdicts (columns: see docs/evaluate.md).
-        summary: what summary.json holds.
-        steps: one row per estimator, rollout and step; None in a run of before they were measured.
+        tokens: a row for each estimator and generated token.
+        rollouts: a row for each estimator and rollout, with verdicts (columns: see docs/evaluate.md).
+        summary: the content of summary.json.
+        steps: a row for each estimator, rollout and step; None in older runs, which did not measure steps.
     """
 
     tokens: pd.DataFrame
@@ -33,7 +33,7 @@ class Evaluation:
     def result(
         self, model: str | None = None, task: str | None = None, estimator: str | None = None
     ) -> dict[str, Any]:
-        """One entry of `summary["results"]`; the first that matches.
+        """The first entry of `summary["results"]` that matches.
 
         Raises:
             InvalidInputError: this evaluation has no such model, task or estimator.
@@ -48,25 +48,26 @@ class Evaluation:
         )
 
     def save_figures(self, folder: Path) -> list[Path]:
-        """Draw accuracy with intervals, and what tells right from wrong, as PNG and SVG.
+        """Draw the accuracies, and how well the scores tell right from wrong, with intervals, as PNG and SVG.
 
         Raises:
-            MissingExtraError: matplotlib is absent.
+            MissingExtraError: matplotlib is not installed.
         """
-        from antiphase.figures.evaluation import save_evaluation
+        from antiphase.figures.saving import save_run_figures
 
-        return save_evaluation(self.summary["results"], folder)
+        return save_run_figures("eval", folder, results=self.summary["results"])
 
     @classmethod
     def load(cls, path: str | Path, *, tokens: bool = True) -> "Evaluation":
         """Read a finished evaluation.
 
         Args:
-            path: its folder.
-            tokens: read tokens.parquet and steps.parquet too, which may be large; else the tables are empty.
+            path: the evaluation's folder.
+            tokens: read tokens.parquet and steps.parquet too, which may be large. Else `tokens` is empty, and `steps`
+                None.
 
         Raises:
-            InvalidInputError: no evaluation's folder, or an unfinished one (continue it with `--resume`).
+            InvalidInputError: the folder is not that of an evaluation, or the evaluation is unfinished.
         """
         folder = EvalFolder.open(Path(path))
         summary = folder.read_summary()
@@ -74,11 +75,11 @@ class Evaluation:
         return cls(read, folder.read_frame("rollouts"), summary, folder.read_steps() if tokens else None)
 
     def document(self, name: str = "run", label: str | None = None) -> Document:
-        """What the interactive page shows of this run.
+        """The document from which the interactive page of this run is made.
 
         Args:
-            name: of the run.
-            label: what the user calls the run.
+            name: name of the run.
+            label: the user's name for the run.
         """
         document = signals_document(
             "eval", name, self.tokens, self.rollouts, self.summary, label=label, steps=self.steps
@@ -96,6 +97,6 @@ class Evaluation:
         return f"<Evaluation of {names}: {len(self.rollouts):,} rows of rollouts>"
 
     def _repr_html_(self) -> str:
-        """The overview, as notebooks show it."""
+        """The overview that notebooks show."""
         empty = self.tokens.iloc[:0]
         return render_overview(signals_document("eval", "run", empty, self.rollouts, self.summary))

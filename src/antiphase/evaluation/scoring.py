@@ -1,6 +1,6 @@
-"""One batch of completed rollouts: verify it, measure it, and lay it out as tables.
+"""Verifies and measures a batch of completed rollouts, and makes tables of it.
 
-The signals are measured on the very token ids that were sampled, by the engine that `antiphase probe` uses.
+The signals are measured on the very token ids that were sampled, by the engine of `antiphase probe`.
 """
 
 import math
@@ -43,16 +43,16 @@ def score_batch(
     timeout: float,
     by_projection: bool = False,
 ) -> dict[Kind, pa.Table]:
-    """Verify and measure completed items; the rows of this batch in tokens, steps and rollouts.
+    """Verify and measure completed rollouts, and return their rows of the tables tokens, steps and rollouts.
 
     Args:
-        batch: completed.
+        batch: the completed rollouts.
         loaded: the model that measures.
-        specs: what to measure; none is nothing.
-        pool: that verifies.
-        bar: that shows.
+        specs: what to measure; nothing is measured where this is empty.
+        pool: verifies the completions.
+        bar: shows the progress.
         units: what is correlated.
-        timeout: seconds for one verification.
+        timeout: seconds that one verification may take.
         by_projection: keep the strength of every layer's projection.
     """
     items = batch.items

@@ -1,7 +1,7 @@
-"""What an evaluation came to, for one model and task: accuracies, signals, and ι against right and wrong.
+"""The metrics of one model on one task: accuracies, and how well scores such as ι tell right rollouts from wrong ones.
 
-Every number is a mean over problems with an interval over problems, the cluster within which samples depend on one
-another. Only sampled rollouts enter; greedy accuracy has a row of its own. Undefined is null, never 0.
+Every number is a mean over problems, with an interval over problems: samples of one problem depend on one another, so
+problems are the clusters. Greedy completions count in their own accuracy alone. Undefined numbers are null, never 0.
 """
 
 import math
@@ -16,7 +16,8 @@ from antiphase.statistics.accuracy import majority_at_k, pass_at_k
 from antiphase.statistics.estimate import Estimate, mean_interval, share_interval
 from antiphase.statistics.ranking import best_of_k, within_problem_auroc
 
-# Score of a rollout → what it is. The higher, the likelier right; ι first, then what must not explain it.
+# The scores of a rollout, and what each of them is. A higher score should mean that the rollout is more likely right.
+# ι is the first; the others are the controls, which must not explain it.
 SCORES: dict[str, str] = {
     "inversion": "ι = −ρ(entropy, strength)",
     "low_entropy": "minus mean token entropy",
@@ -33,8 +34,8 @@ def rollout_score(rollouts: pd.DataFrame, name: str, unit: str = "token") -> np.
 
     Args:
         rollouts: the rows.
-        name: of the score.
-        unit: over which ι is taken.
+        name: name of the score.
+        unit: the unit of ι.
     """
     sign, column = {
         "inversion": (-1, spearman_column(rollouts, unit)),
@@ -49,17 +50,28 @@ def rollout_score(rollouts: pd.DataFrame, name: str, unit: str = "token") -> np.
 
 
 def by_problem(rollouts: pd.DataFrame, values: np.ndarray) -> np.ndarray:
-    """Mean of the values over each problem's rows, in order of first appearance; NaN entries are left out."""
+    """Mean of the values of each problem's rows, in the order of first appearance. NaN values are left out."""
     series = pd.Series(values, index=rollouts.index)
     return series.groupby(rollouts.problem_id, sort=False).mean().to_numpy(dtype=np.float64)
+
+
+def passed_at(group: pd.DataFrame, k: int) -> float:
+    """pass@k of one problem, from the rows of its samples."""
+    return pass_at_k(len(group), int(group.correct.sum()), k)
+
+
+def voted_at(group: pd.DataFrame, k: int) -> float:
+    """maj@k of one problem, from the rows of its samples. A sample without an answer has no vote."""
+    answers = [answer if isinstance(answer, str) else None for answer in group.answer]
+    return majority_at_k(answers, group.correct.tolist(), k)
 
 
 def accuracy_metrics(rollouts: pd.DataFrame, ks: Sequence[int]) -> dict[str, dict[str, float | int | None]]:
     """Accuracies of one model on one task.
 
     Args:
-        rollouts: one row a rollout, greedy ones included.
-        ks: of pass@k and maj@k; those above a problem's number of samples are left out.
+        rollouts: a row for each rollout, greedy ones included.
+        ks: the k of pass@k and maj@k. Those above a problem's number of samples are left out.
 
     Returns:
         `avg@n` (mean over samples), `pass@k`, `maj@k`, `greedy`, `truncated`, `well_formed`, `timeouts`, `length`,
@@ -89,30 +101,25 @@ def _sampled(drawn: pd.DataFrame, ks: Sequence[int]) -> dict[str, Estimate]:
     found = {f"avg@{least}": share_interval(np.array([group.correct.mean() for group in groups]))}
     for k in ks:
         if k <= least:
-            values = [pass_at_k(len(group), int(group.correct.sum()), k) for group in groups]
-            found[f"pass@{k}"] = share_interval(np.array(values))
+            found[f"pass@{k}"] = share_interval(np.array([passed_at(group, k) for group in groups]))
     for k in ks:
-        if 2 < k <= least:  # the vote of one or two is a draw
-            votes = [
-                majority_at_k([a if isinstance(a, str) else None for a in group.answer], group.correct.tolist(), k)
-                for group in groups
-            ]
-            found[f"maj@{k}"] = share_interval(np.array(votes))
+        if 2 < k <= least:  # A vote of one or two decides nothing.
+            found[f"maj@{k}"] = share_interval(np.array([voted_at(group, k) for group in groups]))
     return found
 
 
 def inside_metrics(rollouts: pd.DataFrame, ks: Sequence[int], unit: str = "token") -> dict[str, Any]:
-    """Does a score tell right from wrong rollouts of the same problem, and does picking by it help?
+    """How well each score tells right from wrong rollouts of the same problem, and what picking by it gains.
 
     Args:
-        rollouts: one row a rollout of one model, task and estimator.
-        ks: of best-of-k.
-        unit: over which ι is taken.
+        rollouts: a row for each rollout of one model, task and estimator.
+        ks: the k of best-of-k.
+        unit: the unit of ι.
 
     Returns:
-        `auroc`: by score of `SCORES`; 0.5 is chance, `num_problems` counts the problems with right and wrong rollouts.
-        `best_of`: by k, then by selection (`random`, `majority`, `oracle` and the scores): accuracy, and its `gain`
-        over random picking, paired by problem.
+        `auroc` of each score of `SCORES`, where 0.5 is chance and `num_problems` is the number of problems with both
+        right and wrong rollouts; and `best_of`: for each k and each selection (`random`, `majority`, `oracle` and the
+        scores), the `accuracy`, and its `gain` over random picking, paired by problem.
     """
     drawn = rollouts[~rollouts.greedy]
     if drawn.empty:
@@ -121,26 +128,22 @@ def inside_metrics(rollouts: pd.DataFrame, ks: Sequence[int], unit: str = "token
     scores = {name: rollout_score(drawn, name, unit) for name in SCORES}
     aurocs = {name: within_problem_auroc(score, correct, problems).to_dict() for name, score in scores.items()}
     sizes = drawn.groupby("problem_id", sort=False).size()
-    best: dict[str, Any] = {}
-    for k in ks:
-        if 1 < k <= int(sizes.min()):
-            best[str(k)] = _best_of(drawn, scores, k)
-    return {"auroc": aurocs, "best_of": best}
+    return {
+        "auroc": aurocs,
+        "best_of": {str(k): _best_of(drawn, scores, k) for k in ks if 1 < k <= int(sizes.min())},
+    }
 
 
 def _best_of(drawn: pd.DataFrame, scores: dict[str, np.ndarray], k: int) -> dict[str, Any]:
     correct, problems = drawn.correct.to_numpy(dtype=bool), drawn.problem_id.tolist()
     groups = [group for _, group in drawn.groupby("problem_id", sort=False)]
     random = by_problem(drawn, correct.astype(np.float64))
-    picked = {"random": random}
-    picked["majority"] = np.array(
-        [
-            majority_at_k([a if isinstance(a, str) else None for a in group.answer], group.correct.tolist(), k)
-            for group in groups
-        ]
-    )
-    picked["oracle"] = np.array([pass_at_k(len(group), int(group.correct.sum()), k) for group in groups])
-    picked |= {name: best_of_k(score, correct, problems, k) for name, score in scores.items()}
+    picked = {
+        "random": random,
+        "majority": np.array([voted_at(group, k) for group in groups]),
+        "oracle": np.array([passed_at(group, k) for group in groups]),
+        **{name: best_of_k(score, correct, problems, k) for name, score in scores.items()},
+    }
     return {
         name: {"accuracy": share_interval(values).to_dict(), "gain": _gain(values - random).to_dict()}
         for name, values in picked.items()
@@ -148,7 +151,7 @@ def _best_of(drawn: pd.DataFrame, scores: dict[str, np.ndarray], k: int) -> dict
 
 
 def _gain(differences: np.ndarray) -> Estimate:
-    """Mean of the differences; where all are alike, resampling them would claim certainty, so there is no interval."""
+    """Mean of the differences. Where all are equal, resampling would claim certainty, so there is no interval."""
     if len(differences) and np.ptp(differences) == 0:
         return Estimate(float(differences[0]), math.nan, math.nan, len(differences))
     return mean_interval(differences)

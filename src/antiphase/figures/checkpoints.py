@@ -1,15 +1,13 @@
-"""ρ along a training: a panel for each unit, intervals as bands, published curves as dotted references."""
+"""ρ along a training: one panel for each unit, intervals as bands, published curves as dotted lines."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from antiphase.data.published import PublishedCurve
 from antiphase.errors import InvalidInputError
-from antiphase.figures.saving import write_figure
 from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, canvas, shorten
 
 if TYPE_CHECKING:
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
 _COLOURS = (BLUE, ORANGE, INK, "#3d8a5f", "#8a5aa8")
 _MARKS = ("o", "s", "^", "v", "D", "P")
 _NAMES = {"type": "ρ by type", "token": "ρ by token", "step": "ρ by step"}
-# Steps that a panel with references shows at least: the first published point after the beginning is at 200.
+# A panel with published curves shows at least these steps, because their second point is at step 200.
 _LEAST_SPAN = 200
 _MOST_LABELS = 12
 
@@ -26,12 +24,12 @@ _MOST_LABELS = 12
 def checkpoint_curves(trajectory: Mapping[str, Any], references: Sequence[PublishedCurve] = ()) -> Figure:
     """ρ by training step, one panel for each unit and one line for each estimator, with 95 % intervals as bands.
 
-    References stand in the panel of their unit, dotted, as far as the trajectory reaches. They are left out where the
-    steps are places in a list and no steps of a training.
+    A published curve is a dotted line in the panel of its unit, as far as the trajectory reaches. If the checkpoints
+    have a place in a list instead of a training step, the published curves are left out.
 
     Args:
         trajectory: what trajectory.json holds.
-        references: published curves.
+        references: the published curves.
 
     Raises:
         InvalidInputError: no checkpoint was measured.
@@ -79,7 +77,7 @@ def _line(axis: Any, points: Sequence[Mapping[str, Any]], place: int, unit: str,
 
 
 def _references(axis: Any, curves: Sequence[PublishedCurve], last: int) -> bool:
-    """Draw them; the limits of the axis stay those of the trajectory, or of the least span."""
+    """Draw the published curves. They do not widen the axis beyond the trajectory or `_LEAST_SPAN`."""
     for curve, mark in zip(curves, _MARKS, strict=False):
         axis.plot(
             curve.steps, curve.spearman, color=GREY, linewidth=0.9, linestyle=":", marker=mark, markersize=2.8,
@@ -103,12 +101,3 @@ def _place_ticks(axis: Any, points: Sequence[Mapping[str, Any]], numbered: bool,
         rotation=35,
         ha="right",
     )
-
-
-def save_checkpoint_curves(
-    trajectory: Mapping[str, Any], references: Sequence[PublishedCurve], folder: Path
-) -> list[Path]:
-    """Write `trajectory.png` and `trajectory.svg` and return the paths."""
-    figure = checkpoint_curves(trajectory, references)
-    folder.mkdir(parents=True, exist_ok=True)
-    return [write_figure(figure, folder / f"trajectory.{kind}") for kind in ("png", "svg")]

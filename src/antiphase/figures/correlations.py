@@ -35,16 +35,17 @@ _LINE = 11.0  # points from one line above a panel to the next
 
 
 def entropy_strength(tokens: DataFrame, results: Sequence[Result]) -> Figure:
-    """Density of tokens over entropy and strength with the running median, one panel per result.
+    """Density of tokens over entropy and strength, with the running median; one panel per result.
 
-    Entropy crowds near 0, so its axis is √-scaled, and shared. Strength has no unit common to models and estimators:
-    each panel has its own axis, logarithmic where positive values span more than 30× (zeros lie on its lower edge).
-    Colour is the number of tokens in a cell, on one log scale. Above a panel stands ρ over the result's headline unit,
-    and below it ρ over the tokens that are drawn.
+    Most entropies are near 0, so the entropy axis has a square-root scale. All panels share it. Strengths of different
+    models or estimators have no common unit, so each panel has its own strength axis. That axis is logarithmic if the
+    positive values span more than 30×; zeros then lie on its lower edge. The colour is the number of tokens in a cell,
+    on one logarithmic scale for all panels. The title gives ρ over the headline unit of the result, and then ρ over
+    the tokens, which are what the panel draws.
 
     Args:
-        tokens: one row per (estimator, generated token); needs model, estimator, entropy (nats) and strength.
-        results: one panel each, three to a row.
+        tokens: one row per (estimator, generated token); it needs model, estimator, entropy (nats) and strength.
+        results: one panel for each result, three in a row.
     """
     check_results(results)
     points = [token_rows(tokens, result)[["entropy", "strength"]].dropna().to_numpy().T for result in results]
@@ -65,7 +66,7 @@ def entropy_strength(tokens: DataFrame, results: Sequence[Result]) -> Figure:
 
 
 def _shown_units(result: Result) -> list[tuple[str, Result]]:
-    """The headline's unit with its ρ, and tokens with theirs, which are what the panel draws."""
+    """The units whose ρ stands in the title: the headline, and the tokens, which are what the panel draws."""
     first = headline(result)
     return [first] if first[0] == "token" else [first, ("token", over_tokens(result))]
 
@@ -76,12 +77,12 @@ def _said(unit: str, entry: Result) -> str:
 
 
 def _panel(mpl: Any, axes: Axes, points: np.ndarray, result: Result, limit: float) -> None:
-    """One result's hexagons and running median; `limit` is the largest entropy of all panels."""
+    """Draw the hexagons and the running median of one result. `limit` is the largest entropy of all panels."""
     lines = [_said(unit, entry) for unit, entry in _shown_units(result)]
     axes.set_title(heading(result), pad=7 + _LINE * len(lines))
     for place, said in enumerate(reversed(lines)):
         axes.annotate(said, (0, 1), (0, 6 + _LINE * place), "axes fraction", "offset points", color=GREY)
-    # hexbin knows linear and log only: the data are transformed and the ticks say the original values.
+    # hexbin has no square-root scale. So the data are transformed, and the tick labels are the original values.
     steps = mpl.ticker.MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, limit)
     ticks = [0, steps[1] / 10, *(step for step in steps[1:] if step <= limit * 1.05)]
     axes.set_xticks(np.sqrt(ticks).tolist(), [f"{tick:g}" for tick in ticks])
@@ -103,7 +104,7 @@ def _panel(mpl: Any, axes: Axes, points: np.ndarray, result: Result, limit: floa
     if log:
         locator = mpl.ticker.LogLocator(subs=(1, 2, 5) if high - low < 1.6 else (1, 3))
         axes.yaxis.set(major_locator=locator, major_formatter="{x:g}")
-    # Median by entropy quantile bin, finer towards the tail; equal entropies share a bin.
+    # Medians within quantile bins of entropy; bins get narrower towards high entropy, and equal entropies share a bin.
     num_bins = min(10, math.isqrt(len(x) // 8))
     edges = np.quantile(x, 1 - np.linspace(1, 0, num_bins + 1) ** 2)
     bins = np.digitize(x, edges[1:-1])
@@ -113,10 +114,12 @@ def _panel(mpl: Any, axes: Axes, points: np.ndarray, result: Result, limit: floa
 
 
 def layer_map(result: Result) -> Figure:
-    """Heat map of the pooled Spearman ρ with one layer's one projection as the strength; undefined cells are hatched.
+    """Heat map of the pooled Spearman ρ for each layer and projection. Undefined cells are hatched.
+
+    The strength in a cell is that of one projection in one layer.
 
     Args:
-        result: reads layers (drawn from left to right), projections and by_projection.
+        result: an entry of the results; layers (drawn from left to right), projections and by_projection are read.
     """
     layers, projections = result["layers"], result["projections"]
     cells = np.array(result["by_projection"], dtype=float).reshape(len(layers), len(projections)).T

@@ -1,16 +1,27 @@
-"""Figures of a comparison: differences with intervals, and accuracy against inversion over all runs."""
+"""Figures of a comparison: differences with their intervals, and accuracy against inversion over all runs."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from antiphase.errors import InvalidInputError
-from antiphase.figures.saving import write_figure
-from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, canvas, describe, drawable, shorten
+from antiphase.figures.style import (
+    BLUE,
+    FAINT,
+    GREY,
+    INK,
+    ORANGE,
+    canvas,
+    describe,
+    drawable,
+    panels,
+    rows_of_dots,
+    shorten,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,21 +31,20 @@ _VERDICTS = {"better": BLUE, "worse": ORANGE}
 
 
 def method_differences(tasks: Mapping[str, Mapping[str, Any]], smallest: float) -> Figure:
-    """Every method's difference in accuracy from the reference, one panel a task; what includes 0 is grey.
+    """The difference in accuracy between each method and the reference, one panel per task.
 
-    The frame holds every difference; an interval that is wider than the frame runs to its edge.
+    A difference that is neither better nor worse is grey. Every difference lies inside the frame; a wider interval is
+    cut at the edge.
 
     Args:
-        tasks: of a comparison.
-        smallest: difference that matters, drawn as a band.
+        tasks: the tasks of a comparison.
+        smallest: the smallest difference that matters, drawn as a band.
     """
     if not tasks:
         raise InvalidInputError("there is no task to draw; a figure needs at least one.")
     rows = max(len(task["entrants"]) for task in tasks.values())
     columns = min(3, len(tasks))
-    lines = -(-len(tasks) // columns)
-    with canvas(3.3 * columns + 1.2, (0.26 * rows + 0.9) * lines + 0.4) as (_, figure):
-        panels = list(figure.subplots(lines, columns, sharex=True, squeeze=False).flat)
+    with canvas(3.3 * columns + 1.2, (0.26 * rows + 0.9) * math.ceil(len(tasks) / columns) + 0.4) as (_, figure):
         found = [
             abs(e["differences"]["accuracy"]["difference"])
             for t in tasks.values()
@@ -42,11 +52,9 @@ def method_differences(tasks: Mapping[str, Mapping[str, Any]], smallest: float) 
             if "accuracy" in e["differences"]
         ]
         reach = min(1.0, max(4 * smallest, 1.4 * max(found, default=0.0)))
-        for axes, (name, task) in zip(panels, tasks.items(), strict=False):
+        for axes, (name, task) in zip(panels(figure, len(tasks), columns, sharex=True), tasks.items(), strict=True):
             _forest(axes, name, task, smallest)
             axes.set_xlim(-reach, reach)
-        for axes in panels[len(tasks) :]:
-            axes.set_visible(False)
         figure.supxlabel("difference in accuracy, 95 % interval over problems and seeds", fontsize=8.5)
     return figure
 
@@ -66,20 +74,18 @@ def _forest(axes: Any, name: str, task: Mapping[str, Any], smallest: float) -> N
     axes.set_yticks(range(len(entrants)), [shorten(entrant["name"], 24) for entrant in entrants])
     axes.set_ylim(len(entrants) - 0.5, -0.5)
     axes.set_title(f"{shorten(name, 40)}\nagainst {shorten(task['reference'], 24)}", fontsize=8)
-    axes.grid(axis="x", color=FAINT, linewidth=0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
+    rows_of_dots(axes)
 
 
 def accuracy_against_inversion(
     points: Sequence[Mapping[str, Any]], across: Mapping[str, Any], name: str = "inversion"
 ) -> Figure:
-    """Accuracy of every run against its ι, beside the same for entropy and length.
+    """Accuracy of every run against its ι; the two panels beside it show accuracy against entropy and length.
 
     Args:
-        points: of a comparison.
-        across: its rank correlations.
-        name: which ι: `inversion` (pooled) or `inversion_within` (mean of the rollouts).
+        points: the points of a comparison, one for each run.
+        across: the rank correlations of the comparison.
+        name: which ι is drawn: `inversion` (pooled) or `inversion_within` (mean over the rollouts).
     """
     kinds = (
         (name, "ι = −ρ, pooled" if name == "inversion" else "mean ι of the rollouts"),
@@ -115,22 +121,12 @@ def accuracy_against_inversion(
     return figure
 
 
-def save_comparison(
-    tasks: Mapping[str, Any], points: Sequence[Mapping[str, Any]], smallest: float, folder: Path
-) -> list[Path]:
-    """Write the figures of a comparison as PNG and SVG and return the paths."""
-    figures = {"differences": method_differences(tasks, smallest)}
+def accuracy_by_task(tasks: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
+    """The figures `accuracy_inversion` of a comparison: one for each task with measured signals."""
+    figures = {}
     for number, (name, task) in enumerate(tasks.items()):
         own = [point for point in points if point["task"] == name]
         if task["across"] and any(point["inversion"] is not None for point in own):
             suffix = f"_{number + 1}" if len(tasks) > 1 else ""
             figures[f"accuracy_inversion{suffix}"] = accuracy_against_inversion(own, task["across"])
-    return write_all(figures, folder)
-
-
-def write_all(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
-    """Write figures as PNG and SVG under their names and return the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return [
-        write_figure(figure, folder / f"{name}.{kind}") for name, figure in figures.items() for kind in ("png", "svg")
-    ]
+    return figures

@@ -1,15 +1,24 @@
-"""Figures of an evaluation: accuracy with intervals, and which score tells right from wrong rollouts."""
+"""Figures of an evaluation: accuracy with its intervals, and how well each score tells right from wrong rollouts."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from antiphase.figures.saving import write_figure
-from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, Result, canvas, check_results, drawable, shorten
+from antiphase.figures.style import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    Result,
+    canvas,
+    check_results,
+    drawable,
+    panels,
+    rows_of_dots,
+    shorten,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,10 +36,10 @@ _SCORE_NAMES = {
 
 
 def evaluation_accuracy(results: Sequence[Result]) -> Figure:
-    """Accuracy of every model and task: mean of the samples with its interval, pass@k, and greedy.
+    """Accuracy of every model and task: the mean of the samples, pass@k and greedy, each with its interval.
 
     Args:
-        results: of an evaluation, one line each from the top; estimators after the first are left out.
+        results: the results of an evaluation, drawn as one line for each model and task, from top to bottom.
     """
     check_results(results)
     rows = _distinct(results)
@@ -49,23 +58,22 @@ def evaluation_accuracy(results: Sequence[Result]) -> Figure:
             [f"{shorten(result['model'], 28)} · {shorten(result['task'], 24)}" for result in rows],
         )
         axes.set(xlim=(-0.02, 1.02), ylim=(len(rows) - 0.5, -0.5), xlabel="accuracy, 95 % interval over problems")
-        _open(axes)
+        rows_of_dots(axes)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
 def right_from_wrong(results: Sequence[Result]) -> Figure:
-    """AUROC of each score within problems, one panel for each model and task; 0.5 is chance.
+    """AUROC of each score within problems, one panel for each model and task. Chance is 0.5.
 
     Args:
-        results: of an evaluation that measured signals.
+        results: the results of an evaluation that measured signals.
     """
     check_results(results)
-    with canvas(8.0, 2.5 * ((len(results) + 1) // 2) + 0.4) as (_, figure):
-        panels = np.atleast_1d(
-            figure.subplots((len(results) + 1) // 2, min(2, len(results)), sharex=True, sharey=True)
-        )
-        for axes, result in zip(panels.flat, results, strict=False):
+    columns = min(2, len(results))
+    with canvas(8.0, 2.5 * math.ceil(len(results) / columns) + 0.4) as (_, figure):
+        grid = panels(figure, len(results), columns, sharex=True, sharey=True)
+        for axes, result in zip(grid, results, strict=True):
             areas = result["inside"]["auroc"]
             for row, name in enumerate(_SCORE_NAMES):
                 point = _triple(areas.get(name))
@@ -81,27 +89,19 @@ def right_from_wrong(results: Sequence[Result]) -> Figure:
             problems = max((area["num_problems"] for area in areas.values()), default=0)
             title = f"{shorten(result['model'], 22)} · {shorten(result['task'], 22)} · {drawable(result['estimator'])}"
             axes.set_title(f"{title}\n{problems} problems with right and wrong rollouts", fontsize=8)
-            _open(axes)
-        for axes in panels.flat[len(results) :]:
-            axes.set_visible(False)
+            rows_of_dots(axes)
         figure.supxlabel("AUROC: right above wrong rollouts of the same problem", fontsize=8.5)
     return figure
 
 
-def save_evaluation(results: Sequence[Result], folder: Path) -> list[Path]:
-    """Write the figures of an evaluation as PNG and SVG and return the paths."""
-    figures = {"accuracy": evaluation_accuracy(results)}
+def measured_scores(results: Sequence[Result]) -> Figure | None:
+    """The figure `right_from_wrong` of an evaluation: the results with a defined AUROC, if there are any."""
     measured = [
         result
         for result in results
         if any(area["value"] is not None for area in result.get("inside", {}).get("auroc", {}).values())
     ]
-    if measured:
-        figures["right_from_wrong"] = right_from_wrong(measured)
-    folder.mkdir(parents=True, exist_ok=True)
-    return [
-        write_figure(figure, folder / f"{name}.{kind}") for name, figure in figures.items() for kind in ("png", "svg")
-    ]
+    return right_from_wrong(measured) if measured else None
 
 
 def _distinct(results: Sequence[Result]) -> list[Result]:
@@ -119,9 +119,3 @@ def _triple(entry: Any) -> tuple[float, float, float] | None:
         return None
     ends = [entry["value"] if entry[key] is None else entry[key] for key in ("low", "high")]
     return float(entry["value"]), float(ends[0]), float(ends[1])
-
-
-def _open(axes: Any) -> None:
-    axes.grid(axis="x", color=FAINT, linewidth=0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)

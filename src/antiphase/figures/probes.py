@@ -1,15 +1,17 @@
-"""All results side by side: pooled and per-rollout ρ beside the mechanical control."""
+"""Figures of a probe: all results side by side, and the maps and rollouts of each result."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from antiphase.figures.correlations import layer_map
+from antiphase.figures.rollout import rollout_track
 from antiphase.figures.style import (
     BLUE,
-    FAINT,
     GREY,
     INK,
     Result,
@@ -18,21 +20,24 @@ from antiphase.figures.style import (
     describe,
     heading,
     headline,
+    rows_of_dots,
     statistic,
+    token_rows,
 )  # fmt: skip
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 
 def model_comparison(results: Sequence[Result]) -> Figure:
-    """ρ of every result over its headline unit, pooled and per rollout, beside the control: dots and numbers.
+    """ρ of every result over its headline unit, pooled and per rollout, beside the control, as dots and as numbers.
 
-    Where the results have several headlines, each line names its own. The mechanical control, ρ of entropy with
-    ‖∂ ln p_y/∂z‖ over tokens, rises with entropy by construction (docs/method.md).
+    If the results have different headline units, each line names its unit. The mechanical control is ρ over tokens of
+    entropy with ‖∂ ln p_y/∂z‖, which rises with entropy by construction (docs/method.md).
 
     Args:
-        results: one line each, from the top; undefined values are written as such and not drawn.
+        results: one line for each result, from top to bottom. An undefined value is written as such and not drawn.
     """
     check_results(results)
     heads = [headline(result) for result in results]
@@ -43,7 +48,7 @@ def model_comparison(results: Sequence[Result]) -> Figure:
         "within": [entry.get("within") for _, entry in heads],
         "control": [result["logprob_control"] for result in results],
     }
-    # Marker, size, face, edge, offset, label, heading, and where the column ends in points from the right.
+    # Marker, size, face, edge, offset, label, heading, and the distance of the column's end from the right, in points.
     kinds: dict[str, tuple[Any, ...]] = {
         "pooled": ("o", 6, BLUE, BLUE, 0, f"ρ{over} with interval", f"ρ{over} [interval]", -118),
         "within": ("D", 4, "white", BLUE, 0.22, "mean of per-rollout ρ", "per rollout", -58),
@@ -72,8 +77,38 @@ def model_comparison(results: Sequence[Result]) -> Figure:
         axes.set_yticks(
             rows, labels if over else [f"{label} · by {unit}" for label, (unit, _) in zip(labels, heads, strict=True)]
         )
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
-        axes.grid(axis="y", color=FAINT, linewidth=0.6)
+        rows_of_dots(axes, grid="y")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=3)
     return figure
+
+
+def layer_maps(results: Sequence[Result]) -> dict[str, Figure]:
+    """A `layer_map_<slug>` for each result with more than one cell."""
+    return {
+        f"layer_map_{slug}": layer_map(result)
+        for slug, result in zip(_slugs(results), results, strict=True)
+        if len(result["layers"]) * len(result["projections"]) > 1
+    }
+
+
+def rollouts(tokens: DataFrame, results: Sequence[Result]) -> dict[str, Figure]:
+    """A `rollout_<slug>` for each result with tokens: the first rollout with the most measured tokens."""
+    figures = {}
+    for slug, result in zip(_slugs(results), results, strict=True):
+        rows = token_rows(tokens, result, "prompt_id", "rollout_id", "position", "token")
+        if len(rows):
+            parts = rows.groupby(["prompt_id", "rollout_id"], sort=False, dropna=False)
+            (prompt, rollout), rows = max(parts, key=lambda item: int(item[1]["strength"].count()))
+            title = f"{heading(result, 48)} · prompt {prompt}, rollout {rollout}"
+            figures[f"rollout_{slug}"] = rollout_track(rows, title)
+    return figures
+
+
+def _slugs(results: Sequence[Result]) -> list[str]:
+    """A part of a file name for each result, different for all."""
+    slugs: list[str] = []
+    for result in results:
+        stem = re.sub("[^a-z0-9]+", "-", f"{result['model']}-{result['estimator']}".lower()).strip("-")[-80:]
+        names = (f"{stem}-{number}" if number > 1 else stem for number in range(1, len(results) + 1))
+        slugs.append(next(name for name in names if name not in slugs))
+    return slugs

@@ -1,4 +1,4 @@
-"""Both signals along one rollout, with its text."""
+"""Entropy and strength along one rollout, above its text."""
 
 from __future__ import annotations
 
@@ -29,20 +29,23 @@ if TYPE_CHECKING:
 
 
 MAX_TOKENS, MAX_LINES, MAX_CHARS, LINE_CHARS = 400, 48, 24, 108
-_CHAR, _LINE = 0.08, 0.24  # a character's width, whole pixels at 100 and 150 dpi, and a line's height, in inches
-_MONO: Any = {"family": "DejaVu Sans Mono", "fontsize": 9.567, "gid": "token"}  # the size with that width
+# The width of a character and the height of a line, in inches. The width is a whole number of pixels at 100 and 150
+# dpi, and a character of the font size below has this width.
+_CHAR, _LINE = 0.08, 0.24
+_MONO: Any = {"family": "DejaVu Sans Mono", "fontsize": 9.567, "gid": "token"}
 
 
 def rollout_track(rollout_tokens: DataFrame, title: str) -> Figure:
     """Percentile ranks of entropy and strength along one rollout, above its text shaded by their difference.
 
-    Spearman's ρ = 1 − 6 Σ d² / (n (n² − 1)), d = rank of strength − rank of entropy: tokens in a deep shade of either
-    colour make the inversion, pale ones break it. Unmeasured tokens are grey and unshaded. At most `MAX_TOKENS` tokens
-    on `MAX_LINES` lines are shown, ranked among all, and the figure says so.
+    Without ties, Spearman's ρ = 1 − 6 Σ d² / (n (n² − 1)) with d = rank of strength − rank of entropy. So tokens in a
+    deep shade of either colour make the inversion, and pale tokens break it. A token that was not measured is grey and
+    unshaded. The figure shows at most `MAX_TOKENS` tokens on `MAX_LINES` lines and says so; the ranks are among all
+    tokens of the rollout.
 
     Args:
-        rollout_tokens: one rollout's rows; needs position, token, entropy and strength (NaN: not measured).
-        title: of the figure.
+        rollout_tokens: the rows of one rollout, with position, token, entropy and strength (NaN if not measured).
+        title: the title of the figure.
     """
     table = token_rows(rollout_tokens, None, "position", "token").sort_values("position", kind="stable")
     values = table[["entropy", "strength"]].where(table[["entropy", "strength"]].notna().all(axis=1))
@@ -54,7 +57,7 @@ def rollout_track(rollout_tokens: DataFrame, title: str) -> Figure:
         texts = [text if len(text) <= MAX_CHARS else text[: MAX_CHARS - 1] + "…" for text in texts]
         places = _wrap(texts)
         position, ranks = table["position"].to_numpy()[: len(places)], ranks[: len(places)]
-        # Placed in inches by hand: the shaded boxes must be exactly as wide as their glyphs.
+        # The axes are placed by hand, in inches, because each shaded box must be exactly as wide as its text.
         width, text_height = LINE_CHARS * _CHAR + 1.0, _LINE * (places[-1][0] + 1 if places else 1)
         height = text_height + 3.1
         figure.set_size_inches(width, height)
@@ -72,7 +75,7 @@ def rollout_track(rollout_tokens: DataFrame, title: str) -> Figure:
 
 
 def _wrap(texts: Sequence[str]) -> list[tuple[int, int]]:
-    """(line, column) of each token, as far as the page goes; a newline ends its line."""
+    """The (line, column) of each token that the figure has room for. A newline ends its line."""
     places: list[tuple[int, int]] = []
     line = column = 0
     for text in texts[:MAX_TOKENS]:
@@ -82,14 +85,15 @@ def _wrap(texts: Sequence[str]) -> list[tuple[int, int]]:
             break
         places.append((line, column))
         column += len(text)
-        if text.endswith("⏎") and column > LINE_CHARS // 4:  # shorter lines go on, or bare newlines fill the page
+        # After a newline, a short line goes on. Else lines of a bare newline would fill the figure.
+        if text.endswith("⏎") and column > LINE_CHARS // 4:
             line, column = line + 1, 0
     return places
 
 
 def _draw_ranks(axes: Axes, position: np.ndarray, ranks: np.ndarray) -> None:
     known = np.isfinite(ranks[:, 0])
-    window = np.ones(1 + 2 * (int(known.sum()) // 100))  # beyond 100 tokens the ranks alone are a thicket
+    window = np.ones(1 + 2 * (int(known.sum()) // 100))  # more than 100 ranks are readable only if smoothed
     mean = f" (mean of {len(window)})" if len(window) > 1 else ""
     smooth = raw = ranks[known].T
     if mean:
@@ -106,7 +110,7 @@ def _draw_ranks(axes: Axes, position: np.ndarray, ranks: np.ndarray) -> None:
 
 
 def _draw_text(mpl: Any, axes: Axes, tokens: Sequence[tuple[str, tuple[int, int], int, float]]) -> None:
-    """Each token in a box of its width; the gutter says the position that a line begins with."""
+    """Draw each token in a box of its width. The left margin gives the position of the first token of each line."""
     axes.set_axis_off()
     axes.set(xlim=(0, LINE_CHARS), ylim=(tokens[-1][1][0] + 1 if tokens else 1, 0))
     shades = mpl.colors.LinearSegmentedColormap.from_list("diverging", DIVERGING)

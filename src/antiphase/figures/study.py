@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from antiphase.figures.differences import accuracy_against_inversion, method_differences, write_all
-from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, canvas, shorten
+from antiphase.figures.differences import accuracy_against_inversion, method_differences
+from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, canvas, panels, shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def training_stages(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """ρ (blue) and accuracy (orange) of every stage, a thin line a seed and a thick one for their mean.
+    """ρ (blue) and accuracy (orange) at every stage: a thin line for each seed, and a thick one for their mean.
 
     Args:
-        stages: by group, one row for each stage and seed, in order of training.
+        stages: for each group, one row for each stage and seed, in order of training.
     """
     columns = min(3, len(stages))
-    lines = -(-len(stages) // columns)
-    with canvas(3.2 * columns + 0.6, 2.3 * lines + 0.5) as (_, figure):
-        panels = list(figure.subplots(lines, columns, sharey=True, squeeze=False).flat)
-        for axes, (name, rows) in zip(panels, stages.items(), strict=False):
+    with canvas(3.2 * columns + 0.6, 2.3 * math.ceil(len(stages) / columns) + 0.5) as (_, figure):
+        for axes, (name, rows) in zip(panels(figure, len(stages), columns, sharey=True), stages.items(), strict=True):
             places = list(dict.fromkeys(row["stage"] for row in rows))
             axes.axhline(0, color=INK, linewidth=0.6)
             for color, key in ((BLUE, "spearman"), (ORANGE, "accuracy")):
@@ -34,8 +32,6 @@ def training_stages(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure
             axes.set_ylim(-1, 1)
             axes.set_title(shorten(name, 36), fontsize=8)
             axes.grid(axis="y", color=FAINT, linewidth=0.6)
-        for axes in panels[len(stages) :]:
-            axes.set_visible(False)
         axes = figure.axes[0]
         axes.plot([], [], color=BLUE, label="ρ(entropy, strength), pooled")
         axes.plot([], [], color=ORANGE, label="accuracy")
@@ -55,25 +51,28 @@ def _lines(axes: Any, rows: Sequence[Mapping[str, Any]], places: Sequence[str], 
     axes.plot(np.flatnonzero(defined), np.nanmean(curves[:, defined], axis=0), color=color, linewidth=2)
 
 
-def save_study(
-    findings: Mapping[str, Any], points: Sequence[Mapping[str, Any]], smallest: float, folder: Path
-) -> list[Path]:
-    """Write the figures of a study as PNG and SVG and return the paths."""
-    figures = {}
+def differences(findings: Mapping[str, Any], smallest: float) -> Figure | None:
+    """The figure `differences` of a study: the groups with two trained methods or more."""
     trained = {name: task for name, task in _trained(findings).items() if len(task["entrants"]) > 1}
-    if trained:
-        figures["differences"] = method_differences(trained, smallest)
-    stages = {name: rows for name, rows in findings["stages"].items() if len({row["stage"] for row in rows}) > 1}
-    if stages:
-        figures["stages"] = training_stages(stages)
-    if findings["across"]["all"] and any(point["inversion"] is not None for point in points):
-        by_group = [{**point, "entrant": point["task"]} for point in points]
-        figures["accuracy_inversion"] = accuracy_against_inversion(by_group, findings["across"]["all"])
-    return write_all(figures, folder)
+    return method_differences(trained, smallest) if trained else None
+
+
+def stages(findings: Mapping[str, Any]) -> Figure | None:
+    """The figure `stages` of a study: the groups with two stages or more."""
+    staged = {name: rows for name, rows in findings["stages"].items() if len({row["stage"] for row in rows}) > 1}
+    return training_stages(staged) if staged else None
+
+
+def accuracy_by_group(findings: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """The figure `accuracy_inversion` of a study: all points, with a colour for each group."""
+    across = findings["across"]["all"]
+    if not across or all(point["inversion"] is None for point in points):
+        return None
+    return accuracy_against_inversion([{**point, "entrant": point["task"]} for point in points], across)
 
 
 def _trained(findings: Mapping[str, Any]) -> dict[str, Any]:
-    """The groups without the stages of the models' making, which would only widen the axes."""
+    """The groups without the stages of making a model, whose differences would only widen the axes."""
     tasks = findings["groups"]["tasks"]
     stages = {name: {row["stage"] for row in rows} for name, rows in findings["stages"].items()}
     return {

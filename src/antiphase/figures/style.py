@@ -1,6 +1,6 @@
-"""The look that all figures share, and text that any font can draw.
+"""The style that all figures share, and text in a form that the font can draw.
 
-matplotlib is the extra `report`; pyplot and the caller's rcParams are left alone.
+matplotlib comes with the extra `report`. pyplot and the caller's rcParams stay untouched.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Result = Mapping[str, Any]
 
 INK, GREY, FAINT, BLUE, ORANGE = "#23272e", "#737a84", "#dfe2e6", "#1f5f99", "#d5701c"
-DIVERGING = (BLUE, "#8fb4d6", "#f8f8f6", "#f0b98a", ORANGE)  # told apart by every kind of colour vision
+DIVERGING = (BLUE, "#8fb4d6", "#f8f8f6", "#f0b98a", ORANGE)  # distinct for every kind of colour vision
 DENSITY = ("#dbe6f0", "#8db3d3", BLUE, "#0d2f52")
 _STYLE: Any = {
     "font.family": "DejaVu Sans", "font.size": 8.5, "axes.titlesize": 9, "axes.labelsize": 8.5, "axes.linewidth": 0.6,
@@ -37,7 +37,7 @@ _STYLE: Any = {
 
 @contextmanager
 def styled() -> Iterator[Any]:
-    """Our style on the defaults of matplotlib, which is returned; the caller's rcParams come back afterwards."""
+    """Apply our style to matplotlib's defaults, yield matplotlib, and restore the caller's rcParams afterwards."""
     try:
         import matplotlib.figure
     except ImportError as error:
@@ -50,11 +50,11 @@ def styled() -> Iterator[Any]:
 
 @contextmanager
 def canvas(width: float, height: float, layout: str | None = "constrained") -> Iterator[tuple[Any, Figure]]:
-    """The module matplotlib and a figure of this size in inches."""
+    """Yield matplotlib and a figure of this size in inches."""
     with styled() as mpl:
         figure = mpl.figure.Figure(figsize=(width, height), layout=layout)
         yield mpl, figure
-        figure.draw_without_rendering()  # ticks are made on the first draw, which must see our style
+        figure.draw_without_rendering()  # the first draw makes the ticks, and must do so in our style
 
 
 @cache
@@ -65,23 +65,23 @@ def _glyphs(font: str) -> frozenset[int]:
 
 
 def drawable(value: object, font: str = "DejaVu Sans") -> str:
-    """Text in reading order that the font can draw: newlines become ⏎, tabs ⇥, the rest □."""
+    """Text that the font can draw in reading order: newlines become ⏎, tabs ⇥, other unknown characters □."""
     text = re.sub("\r\n|[\n\r\u2028\u2029]", "⏎", unicodedata.normalize("NFC", str(value))).replace("\t", "⇥")
-    # Categories C (controls, overrides, surrogates) and M (combining) may have glyphs, and yet would reorder the text,
-    # break the SVG or attach to a neighbour.
+    # The font may have glyphs for the categories C (controls, overrides, surrogates) and M (combining). But these
+    # characters would reorder the text, break the SVG or attach to the character beside them.
     glyphs = _glyphs(font)
     return "".join(c if ord(c) in glyphs and unicodedata.category(c)[0] not in "CM" else "□" for c in text)
 
 
 def shorten(value: object, width: int) -> str:
-    """At most `width` characters, cut before the part after the last slash or, failing that, near the start."""
+    """Cut to at most `width` characters. The part after the last slash stays if it fits; else the end of the text."""
     text = drawable(value)
     head = min(width // 4, max(3, width - 2 - len(text.rsplit("/", 1)[-1])))
     return text if len(text) <= width else f"{text[:head]}…{text[head + 1 - width :]}"
 
 
 def heading(result: Result, width: int = 28) -> str:
-    """Model and estimator, the model's name shortened."""
+    """The model, its name shortened, and the estimator."""
     return f"{shorten(result['model'], width)} · {drawable(result['estimator'])}"
 
 
@@ -95,16 +95,32 @@ def count_text(count: int) -> str:
     return grouped(count) + (" token" if count == 1 else " tokens")
 
 
+def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Any]:
+    """Axes for this many panels, row by row. `options` are those of `subplots`; axes that are left over are hidden."""
+    axes = list(figure.subplots(math.ceil(count / columns), columns, squeeze=False, **options).flat)
+    for unused in axes[count:]:
+        unused.set_visible(False)
+    return axes[:count]
+
+
+def rows_of_dots(axes: Any, grid: str = "x") -> None:
+    """The look of a panel with one row for each name on the left."""
+    axes.grid(axis=grid, color=FAINT, linewidth=0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
 def statistic(entry: Result | None) -> list[float]:
-    """Value, low and high of an entry; NaN where undefined."""
+    """The value, low and high end of an entry, NaN where undefined."""
     found = entry or {}
     return [math.nan if found.get(part) is None else float(found[part]) for part in ("value", "low", "high")]
 
 
 def headline(result: Result) -> tuple[str, Result]:
-    """The unit whose ρ stands for a result, and that ρ as `{value, low, high, …}`; runs without units are over tokens.
+    """The unit whose ρ stands for a result, and the entry `{value, low, high, …}` with that ρ.
 
-    The entry holds `within`, the mean of the rollouts' own ρ, and `num_items`.
+    The entry also holds `within`, the mean of the rollouts' own ρ, and `num_items`. A result without units is old, and
+    its ρ is over tokens.
     """
     if result.get("units"):
         return result["headline"], result["units"][result["headline"]]
@@ -112,7 +128,7 @@ def headline(result: Result) -> tuple[str, Result]:
 
 
 def over_tokens(result: Result) -> Result:
-    """ρ over the tokens of a result, with or without units, as `headline` gives one."""
+    """The entry with ρ over the tokens of a result, in the form that `headline` returns."""
     if entry := (result.get("units") or {}).get("token"):
         return entry  # type: ignore[no-any-return]
     within, count = result.get("spearman_within"), result.get("num_tokens")
@@ -120,7 +136,7 @@ def over_tokens(result: Result) -> Result:
 
 
 def describe(*triple: float) -> str:
-    """`−0.31 [−0.36, −0.25]`, without an undefined interval, or `undefined`."""
+    """`−0.31 [−0.36, −0.25]`, or the value alone if the interval is undefined, or `undefined`."""
     value, *interval = (f"{round(number, 2) + 0.0:.2f}".replace("-", "−") for number in triple)
     if value == "nan":
         return "undefined"
@@ -128,7 +144,7 @@ def describe(*triple: float) -> str:
 
 
 def token_rows(tokens: DataFrame, result: Result | None, *names: str) -> DataFrame:
-    """These columns, entropy and strength of the rows of a result (None: of all rows)."""
+    """The rows of a result (None: all rows), with these columns and entropy and strength."""
     names += ("entropy", "strength") if result is None else ("entropy", "strength", "model", "estimator")
     missing = [name for name in names if name not in tokens.columns]
     if missing:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from antiphase.errors import InvalidInputError
-from antiphase.figures.saving import write_figure
 from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, canvas
 
 if TYPE_CHECKING:
@@ -24,16 +24,18 @@ _SMOOTH = 5
 
 
 def trajectory_curves(trajectory: Rows) -> Figure:
-    """Three panels over the optimizer steps; thin lines are the batches, thick ones their running mean over 5.
+    """Accuracy, inversion and entropy over the optimizer steps, one panel each.
 
-    Accuracy carries the held-out pass@1 with its 95 % interval and the greedy accuracy; inversion carries ι of the
-    probe set's headline unit with its interval, where the run has an `InversionCallback`; alarms are dashed lines.
+    A thin line shows the batches, a thick line their running mean over 5 steps, and a dashed line an alarm. The panel
+    of accuracy also shows the held-out pass@1 with its 95 % interval and the held-out greedy accuracy. If the run has
+    an `InversionCallback`, the panel of inversion also shows ι over the headline unit of the probe set, with its
+    interval.
 
     Args:
         trajectory: the rows of `trajectory.jsonl`.
 
     Raises:
-        InvalidInputError: no step was made.
+        InvalidInputError: the trajectory has no step.
     """
     steps = [row for row in trajectory if row["kind"] == "step"]
     if not steps:
@@ -49,7 +51,7 @@ def trajectory_curves(trajectory: Rows) -> Figure:
                 axis.plot(x, values, "o-", color=colour, linewidth=width, markersize=size, alpha=alpha, mew=0,
                           markevery=_alone(values))  # fmt: skip
             axis.set(title=label, xlabel="optimizer step")
-            # The same steps in all panels, also where one of them has few values.
+            # All panels span the same steps, also a panel with few values.
             axis.set_xlim(reach[0] - margin, reach[1] + margin)
             axis.locator_params(axis="x", integer=True, min_n_ticks=1)
             for row in trajectory:
@@ -63,38 +65,34 @@ def trajectory_curves(trajectory: Rows) -> Figure:
 
 
 def _probed(axis: Any, probes: Rows) -> None:
-    """ι = −ρ of the probe set, so that the interval turns over too."""
-    if not probes:
-        return
-    # Rows of before there were units are over tokens.
-    unit = probes[-1].get("probe/unit", "token")
-    ends = ("probe/spearman", "probe/spearman_high", "probe/spearman_low")
-    y, low, high = ([math.nan if row.get(key) is None else -row[key] for row in probes] for key in ends)
-    reach = [
-        [value - end for value, end in zip(y, low, strict=True)],
-        [end - value for value, end in zip(y, high, strict=True)],
-    ]
-    x = [row["step"] for row in probes]
-    axis.errorbar(x, y, yerr=reach, fmt="o", markersize=3.5, color=INK, linewidth=0.9, label=f"probe set, by {unit}")
-    axis.legend(loc="best")
+    """Draw ι = −ρ of the probe set. The sign swaps the two ends of the interval."""
+    if probes:
+        # Old rows name no unit; their ρ is over tokens.
+        unit = probes[-1].get("probe/unit", "token")
+        keys = ("probe/spearman", "probe/spearman_high", "probe/spearman_low")
+        _dots(axis, probes, keys, f"probe set, by {unit}", sign=-1)
+        axis.legend(loc="best")
 
 
 def _held_out(axis: Any, evals: Rows) -> None:
-    if not evals:
-        return
-    x = [row["step"] for row in evals]
-    y = [row["heldout/pass@1"] for row in evals]
-    reach = [
-        [row["heldout/pass@1"] - row["heldout/pass@1_low"] for row in evals],
-        [row["heldout/pass@1_high"] - row["heldout/pass@1"] for row in evals],
-    ]
-    axis.errorbar(x, y, yerr=reach, fmt="o", markersize=3.5, color=INK, linewidth=0.9, label="held out, sampled")
-    axis.plot(x, [row["heldout/greedy"] for row in evals], "D", markersize=3.5, color=GREY, label="held out, greedy")
-    axis.legend(loc="lower right")
+    if evals:
+        _dots(axis, evals, ("heldout/pass@1", "heldout/pass@1_low", "heldout/pass@1_high"), "held out, sampled")
+        x, y = [row["step"] for row in evals], [row["heldout/greedy"] for row in evals]
+        axis.plot(x, y, "D", markersize=3.5, color=GREY, label="held out, greedy")
+        axis.legend(loc="lower right")
+
+
+def _dots(axis: Any, rows: Rows, keys: Sequence[str], label: str, sign: int = 1) -> None:
+    """Dots with intervals. `keys` name the value, and what are its low and high end after multiplying by `sign`."""
+    y, low, high = (np.array([math.nan if row.get(key) is None else sign * row[key] for row in rows]) for key in keys)
+    axis.errorbar(
+        [row["step"] for row in rows], y, yerr=[y - low, high - y], fmt="o", markersize=3.5, color=INK,
+        linewidth=0.9, label=label,
+    )  # fmt: skip
 
 
 def _alone(values: Sequence[float]) -> list[int]:
-    """Places of the values that no line joins to a neighbour, so that they need a dot to be seen."""
+    """The indices of the values without a neighbour. No line joins them to another value, so each needs a dot."""
     known = [False, *map(math.isfinite, values), False]
     return [place for place in range(len(values)) if known[place + 1] and not (known[place] or known[place + 2])]
 
@@ -105,10 +103,3 @@ def _running_mean(values: Sequence[float]) -> list[float]:
         near = [v for v in values[max(0, place - _SMOOTH + 1) : place + 1] if math.isfinite(v)]
         means.append(sum(near) / len(near) if near else math.nan)
     return means
-
-
-def save_trajectory(trajectory: Rows, folder: Path) -> list[Path]:
-    """Write `trajectory.png` and `trajectory.svg` and return the paths."""
-    figure = trajectory_curves(trajectory)
-    folder.mkdir(parents=True, exist_ok=True)
-    return [write_figure(figure, folder / f"trajectory.{kind}") for kind in ("png", "svg")]

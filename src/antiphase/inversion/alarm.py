@@ -1,6 +1,7 @@
 """The collapse alarm: inversion rises while task accuracy falls (docs/training.md, guard-rails).
 
-All intrinsic rewards studied so far rise first and collapse later; this looks for the moment when they part.
+With all intrinsic rewards studied so far, training goes well at first and collapses later. The alarm looks for the
+moment at which inversion and accuracy part.
 """
 
 import math
@@ -13,7 +14,7 @@ THRESHOLD = 2.5
 
 
 def slope_t(values: Sequence[float]) -> float:
-    """T statistic of the least-squares slope of equally spaced values; 0 where it is undefined.
+    """The t statistic of the least-squares slope of equally spaced values; 0 where it is undefined.
 
     >>> round(slope_t([0.0, 1.0, 1.0, 2.0]), 4)
     4.2426
@@ -26,15 +27,15 @@ def slope_t(values: Sequence[float]) -> float:
     y = [value - mean for value in y]
     slope = math.fsum(a * b for a, b in zip(x, y, strict=True)) / spread
     residual = math.fsum((b - slope * a) ** 2 for a, b in zip(x, y, strict=True)) / (len(y) - 2)
-    # An exact line has no residual: any slope is then beyond doubt.
+    # An exact line has no residual, and its slope is beyond doubt.
     return slope / max(math.sqrt(residual / spread), 1e-12)
 
 
 def collapsing(inversion: Sequence[float], accuracy: Sequence[float], window: int) -> bool:
     """Whether, over the last `window` steps, ι rose and accuracy fell, each beyond 2.5 standard errors of its slope.
 
-    Our own choice, since the paper has no alarm. Both slopes must be significant, so that noise
-    rarely raises it: 1 in 10,000 windows of independent noise.
+    The alarm is our own choice, since the paper has none. Both slopes must be significant, so noise raises it rarely:
+    in 1 of 10,000 windows of independent noise.
     """
     if len(inversion) < window:
         return False

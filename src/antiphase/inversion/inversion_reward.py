@@ -1,8 +1,8 @@
-"""`InversionReward`: what any training engine needs to train with inversion, and no engine.
+"""`InversionReward`: the part of training with inversion that every training engine needs. It is no engine itself.
 
-Sampled rollouts and task rewards in; rewards, the term of the advantage and metrics out. An engine calls
+It takes sampled rollouts and task rewards, and returns rewards, the term of the advantage and metrics. An engine calls
 `measure` after it has sampled and before it updates, and `combine` once it has the task rewards. Generation, the
-normalisation of groups and the loss are the engine's own. `CorRPOTrainer` is this joined to TRL.
+normalisation of groups and the loss are the engine's own. `CorRPOTrainer` joins it to TRL.
 """
 
 import math
@@ -33,15 +33,14 @@ _OF_A_VERIFIER = ("task/accuracy", "inversion/top_accuracy", "inversion/bottom_a
 
 @dataclass(frozen=True)
 class CombinedRewards:
-    """What an engine trains on and logs, of all rollouts of a step.
+    """The numbers that an engine trains on and logs, for all rollouts of a step.
 
     Args:
-        reward: R_i, the task reward with the term in it; NaN where the rollout has no task reward and is to be left
-            out.
-        advantage: to be added to the advantage that the engine makes of `reward`; 0 but under `centered`.
+        reward: R_i, the task reward and the term. It is NaN where the rollout has no task reward and must be left out.
+        advantage: a number to add to the advantage that the engine makes of `reward`; 0 except under `centered`.
         term: both terms per unit of λ.
-        excluded: rollouts without a task reward.
-        metrics: as in docs/metrics.md; NaN where undefined.
+        excluded: whether the rollout has no task reward.
+        metrics: the metrics that docs/metrics.md lists; NaN where undefined.
     """
 
     reward: Float[Tensor, "rollout"]
@@ -55,19 +54,20 @@ class CombinedRewards:
 class InversionReward:
     """The inversion of rollouts as a reward.
 
-    With several processes each measures its own rollouts; the facts are gathered, and every process combines all:
+    With several processes, each measures its own rollouts. The facts are then gathered, and every process combines
+    those of all rollouts:
 
         facts = reward.measure(model, batch, tokenizer).gathered(all_gather)
         combined = reward.combine(facts, all_gather(task_rewards), group_size=8)
 
     Args:
-        spec: its options.
+        spec: the options of the reward.
     """
 
     spec: InversionSpec = field(default_factory=InversionSpec)
 
     def check(self, model: nn.Module, tokenizer: Any) -> None:
-        """Measure one token, so that what cannot be measured is known before anything long starts.
+        """Measure one token, so that a model that cannot be measured is refused before anything long starts.
 
         Raises:
             UnsupportedModelError: the estimator cannot measure the model.
@@ -79,7 +79,7 @@ class InversionReward:
         token_signals(model, row, self.spec.signal_spec(), steps=steps)
 
     def check_layers(self, model: nn.Module) -> None:
-        """The part of `check` that reads no weight: for models whose weights lie elsewhere; raises what it does."""
+        """The part of `check` that reads no weights, for models whose weights are elsewhere; with the same errors."""
         chosen_layers(unwrap(model), self.spec.signal_spec())
 
     def measure(
@@ -90,19 +90,20 @@ class InversionReward:
         *,
         end_ids: Collection[int | None] | None = None,
     ) -> RolloutFacts:
-        """Measure rollouts by the policy that is trained, detached, whatever its mode; it is left as it was.
+        """Measure rollouts by the policy that is trained. The result is detached, and the policy is left as it was.
 
         Args:
-            model: the policy, whole and outside autocast.
-            rollouts: as sampled. A batch must fit the model's context; of ids, what is beyond it is not measured.
-            tokenizer: that decodes them, for the steps.
+            model: the policy, with all its parameters and outside autocast, in any mode.
+            rollouts: the rollouts as they were sampled. A `TokenBatch` must fit the model's context. Of `RolloutIds`,
+                tokens beyond the context are not measured.
+            tokenizer: decodes the rollouts, to find where their steps end.
             end_ids: tokens that end a completion; by default those of the model and the tokenizer.
 
         Raises:
             UnsupportedModelError: the estimator cannot measure the model.
-            InvalidInputError: a token id that the model does not have, or a batch beyond its context.
+            InvalidInputError: the model does not have a token id, or the batch does not fit its context.
             NonFiniteError: logits or gradients are NaN or infinite.
-            OutOfMemoryError: lower `token_budget`.
+            OutOfMemoryError: memory runs out; lower `token_budget`.
         """
         start = time.perf_counter()
         if isinstance(rollouts, TokenBatch):
@@ -120,16 +121,16 @@ class InversionReward:
     def facts(
         self, signals: TokenSignals, batch: TokenBatch, *, end_ids: Collection[int | None], seconds: float = math.nan
     ) -> RolloutFacts:
-        """The facts of rollouts that were measured elsewhere, with the signals that `spec.signal_spec()` names.
+        """The facts of rollouts that were measured elsewhere, by the options that `spec.signal_spec()` holds.
 
         Args:
-            signals: of the batch, with its steps where they are the unit (see `token_signals`).
+            signals: the signals of the batch; where steps are the unit, with its steps (see `token_signals`).
             batch: the rollouts.
             end_ids: tokens that end a completion.
-            seconds: spent measuring.
+            seconds: time that was spent measuring.
 
         Raises:
-            InvalidInputError: steps are the unit, and the signals hold none.
+            InvalidInputError: steps are the unit, and the signals have no steps.
         """
         scores = rollout_scores(signals, batch, self.spec.score_spec())
         return RolloutFacts.of(scores, RolloutIds.of(batch), end_ids=end_ids, seconds=seconds)
@@ -143,28 +144,28 @@ class InversionReward:
         weight: float | None = None,
         accepted: Bool[Tensor, "rollout"] | None = None,
     ) -> CombinedRewards:
-        """The rewards of a step, by the formula of `inversion_term`, and its metrics.
+        """The rewards of a step, by the formula of `inversion_term`, and the step's metrics.
 
         Args:
-            facts: of the rollouts of all processes, groups one after another.
-            task_rewards: r_i of the same; NaN where the rollout has none.
-            group_size: rollouts per prompt.
-            weight: λ now, such as `spec.weight_at(step, num_steps)`; by default `spec.weight`.
-            accepted: whether a verifier accepts the rollout, such as `spec.accepts(task_rewards)`; None where nothing
-                verifies.
+            facts: the facts of the rollouts of all processes, one group after another.
+            task_rewards: r_i of the same rollouts; NaN where a rollout has none.
+            group_size: number of rollouts of each prompt.
+            weight: λ at this step, such as `spec.weight_at(step, num_steps)`; by default `spec.weight`.
+            accepted: whether a verifier accepts each rollout, such as `spec.accepts(task_rewards)`; None where there
+                is no verifier.
 
         Returns:
-            float64 on the CPU.
+            tensors in float64 on the CPU.
 
         Raises:
-            InvalidInputError: numbers of rollouts that do not fit together, or `gated` without a verifier.
+            InvalidInputError: the numbers of rollouts do not fit together, or `gated` has no verifier.
         """
         spec, inversion = self.spec, facts.scores.inversion
         self._check(facts, task_rewards, group_size, accepted)
         weight = spec.weight if weight is None else weight
         task = task_rewards.detach().cpu().double()
         right = torch.zeros_like(task, dtype=torch.bool) if accepted is None else accepted.cpu()
-        # Engines leave rollouts out that nothing scored; the term must not bring them back.
+        # Engines leave out rollouts without a task reward. The term must not bring them back.
         excluded = task.isnan() & (spec.combine != "only")
         term = inversion_term(
             inversion.masked_fill(excluded, torch.nan),
@@ -183,7 +184,7 @@ class InversionReward:
         if accepted is None:
             metrics |= dict.fromkeys(_OF_A_VERIFIER, math.nan)
         if spec.signal_spec().targets_per_rollout == 0:
-            # No token's own strength is measured, by choice: NaN would look as if something had failed.
+            # The options say that no token's own strength is measured. NaN would look like a failure.
             for unit in ("token", "type"):
                 del metrics[f"inversion/correlation_{unit}"]
         base = torch.zeros_like(task) if spec.combine == "only" else task

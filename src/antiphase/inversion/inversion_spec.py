@@ -1,7 +1,6 @@
 """`InversionSpec`: every option of the inversion reward, with its default and its checks, for any training engine.
 
-`CorRPOConfig` takes its `inversion_*` fields from here. Nothing is measured or combined here; `InversionReward` reads
-these options.
+`CorRPOConfig` takes its `inversion_*` fields from here. `InversionReward` reads the options; it measures and combines.
 """
 
 import math
@@ -46,51 +45,51 @@ class InversionSpec:
     """What is measured of each rollout, and how it enters the reward (docs/training.md).
 
     The defaults are the paper's reward, R = r − λ (1 + ρ) with ρ over the steps of a rollout, by the fast estimator
-    `own`. The paper's full-context gradient is `estimator="full", step_strength="joint"`. Messages call each option by
-    its name in a recipe, which has `inversion_` before it.
+    `own`. The paper's full-context gradient is `estimator="full", step_strength="joint"`. Messages name each option as
+    a recipe does, with `inversion_` before it.
 
     >>> InversionSpec(weight=0.5, schedule="linear").weight_at(30, 40)
     0.125
 
     Args:
-        weight: λ ≥ 0; 0 is exactly the host.
+        weight: λ ≥ 0; with 0, training is exactly the host's.
         combine: `penalty` (the paper's), `sum`, `centered`, `gated` or `only`; see `inversion_term`.
         unit: what is correlated: `step` (sentences; the paper's), `type` or `token`.
         splitter: where steps end: `sentence`, `line`, `fixed:N` or `regex:PATTERN`; see `Splitter`.
         step_strength: `mean` of the tokens' strengths, or `joint`; see `SignalSpec`.
         min_steps: rollouts with fewer steps have no score, where steps are the unit.
-        undefined: what the ρ of a rollout without score counts as: `neutral` (the mean of its group), `zero` (ρ = 0)
+        undefined: what the ρ of a rollout without a score counts as: `neutral` (the mean of its group), `zero` (ρ = 0)
             or `worst` (ρ = 1); see `inversion_term`.
-        estimator: `own`, `last` or `full`; see `SignalSpec`, also for the next five.
+        estimator: `own`, `last` or `full`. `SignalSpec` explains it and the next five options.
         layers: `all`, `last`, `last-K`, or indices such as `0,3,-1`.
         projections: which of Q, K, V, O, as in `QKVO`.
         norm: `nuclear`, `frobenius` or `l1`.
         target: `logit`, or `logprob` (a control).
-        targets_per_rollout: measure the strength of so many random tokens of each rollout.
-        token_budget: padded tokens in one measuring pass; moves no number by more than rounding.
+        targets_per_rollout: number of random tokens of each rollout whose strength is measured; None measures all.
+        token_budget: padded tokens in one measuring pass; it changes numbers by no more than rounding.
         correlation: `spearman` or `pearson`.
         min_tokens: rollouts with fewer measured tokens (or types) have no score, where those are the unit.
         shrink: pseudo-items of the prior that pulls short rollouts to 0; see `shrunk`.
         clip: scores are clipped to [−clip, clip].
-        schedule: of λ: `constant`, `warmup`, `linear` or `cosine`; see `weight_at`.
-        warmup_steps: steps (or, below 1, share of the training) over which λ rises from 0.
+        schedule: how λ changes during training: `constant`, `warmup`, `linear` or `cosine`; see `weight_at`.
+        warmup_steps: number of steps (or, below 1, share of the training) over which λ rises from 0.
         control: `none`, `shuffled` or `random`; see `ScoreSpec`.
-        verifier: name of the reward function that says what is right; the first one by default. Read by trainers
-            that hold several.
-        accept: a rollout is accepted (right) if that function gives at least this.
+        verifier: name of the reward function that says what is right, for trainers that have several; by default the
+            first one that verifies.
+        accept: least reward of the verifier with which a rollout is accepted (right).
         alarm: what to do when ι rises while accuracy falls: `warn`, `stop`, `drop` (λ to 0) or `off`.
-        alarm_window: over how many measured batches.
-        seed: of the controls and of the draw of `targets_per_rollout`; in `CorRPOConfig` the host's own.
+        alarm_window: number of measured batches that the alarm looks back over.
+        seed: seeds the controls and the choice of `targets_per_rollout`; in `CorRPOConfig` it is the host's.
 
     Raises:
-        InvalidInputError: a value outside its set or range.
+        InvalidInputError: a value is outside its set or range.
     """
 
-    weight: float = _option(0.1, "λ, weight of the inversion score; 0 is exactly the host")
+    weight: float = _option(0.1, "λ, weight of the inversion score; with 0, training is exactly the host's")
     combine: str = _option("penalty", "penalty (the paper's), sum, centered, gated or only")
     unit: str = _option("step", "what is correlated: step (the paper's), type or token")
     splitter: str = _option(DEFAULT_SPLITTER, "where steps end: sentence, line, fixed:N (tokens) or regex:PATTERN")
-    step_strength: str = _option("mean", "of a step: mean (of its tokens) or joint")
+    step_strength: str = _option("mean", "strength of a step: mean (of its tokens) or joint")
     min_steps: int = _option(MIN_STEPS, "rollouts with fewer steps have no score")
     undefined: str = _option("neutral", "what an undefined correlation counts as: neutral, zero or worst")
     estimator: str = _option("own", "own, last or full")
@@ -98,13 +97,13 @@ class InversionSpec:
     projections: str = _option("QKVO", "which of Q, K, V, O")
     norm: str = _option("nuclear", "nuclear, frobenius or l1")
     target: str = _option("logit", "logit, or logprob (a control)")
-    targets_per_rollout: int | None = _option(None, "measure the strength of so many random tokens of each rollout")
+    targets_per_rollout: int | None = _option(None, "random tokens of each rollout that are measured (default: all)")
     token_budget: int = _option(2048, "padded tokens in one measuring pass")
     correlation: str = _option("spearman", "spearman or pearson")
     min_tokens: int = _option(MIN_TOKENS, "rollouts with fewer measured tokens have no score")
     shrink: float = _option(0.0, "pseudo-items that pull short rollouts' scores to 0")
     clip: float = _option(1.0, "scores are clipped to [-clip, clip]")
-    schedule: str = _option("constant", "of λ: constant, warmup, linear or cosine")
+    schedule: str = _option("constant", "schedule of λ: constant, warmup, linear or cosine")
     warmup_steps: float = _option(0.0, "steps (below 1: share) over which λ rises from 0")
     control: str = _option("none", "none, shuffled (strengths) or random (score)")
     verifier: str | None = _option(None, "name of the reward function that says what is right (default: the first)")
@@ -130,7 +129,7 @@ class InversionSpec:
             )
         if math.isnan(self.accept):
             raise InvalidInputError("inversion_accept is NaN; give the least reward of a right rollout.")
-        # Built for their checks.
+        # These are built for the checks that they make.
         self.score_spec(), self.signal_spec(), self.step_splitter()
 
     def _check_names(self) -> None:
@@ -147,7 +146,7 @@ class InversionSpec:
         check_one_of("inversion_estimator", self.estimator, TRAINING_ESTIMATORS)
 
     def score_spec(self) -> ScoreSpec:
-        """How scores are made."""
+        """How the scores of rollouts are made."""
         return ScoreSpec(
             method=cast(Method, self.correlation),
             unit=cast(Unit, self.unit),
@@ -166,10 +165,10 @@ class InversionSpec:
     def signal_spec(self) -> SignalSpec:
         """What is measured: the same spec that `antiphase probe` would use.
 
-        Under `full` and `last` a joint strength leaves the tokens' own strengths out, which would cost a backward (or
-        an eigenproblem) each, unless `targets_per_rollout` asks for some.
+        With a joint strength under `full` and `last`, the tokens' own strengths are not measured unless
+        `targets_per_rollout` asks for some. Each of them would cost a backward pass or an eigenproblem.
         """
-        # The reward then needs the joint strength of steps, and no token's own.
+        # The reward then needs the joint strengths of steps, and no token's own strength.
         joint_steps = self.unit == "step" and self.step_strength == "joint"
         targets = self.targets_per_rollout
         if joint_steps and targets is None and self.estimator != "own":
@@ -194,9 +193,9 @@ class InversionSpec:
         return weight_at(step / total, weight=self.weight, schedule=schedule, warmup=warmup)
 
     def accepts(self, rewards: Float[Tensor, "rollout"]) -> Bool[Tensor, "rollout"]:
-        """Whether the verifier's reward is at least `accept`; a NaN is no acceptance.
+        """Whether the verifier's reward is at least `accept`; NaN is not accepted.
 
         Args:
-            rewards: of the verifier, unweighted.
+            rewards: the verifier's rewards, unweighted.
         """
         return rewards >= self.accept

@@ -1,7 +1,7 @@
-"""Rollouts as an engine sampled them, and what is known of each once it is measured; of one process, or of all.
+"""Rollouts as an engine sampled them, and the facts that are known of each once it is measured.
 
-`RolloutIds` are unpadded token ids. `RolloutFacts` are numbers, one a rollout; `gathered` joins those of several
-processes. Nothing here measures a signal or makes a reward.
+`RolloutIds` are unpadded token ids. `RolloutFacts` are tensors with a number for each rollout, of one process or,
+after `gathered`, of all processes. Nothing here measures a signal or makes a reward.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -15,7 +15,7 @@ from antiphase.inversion.step_metrics import BatchFacts, repetition
 from antiphase.scores import RolloutScores
 from antiphase.types import TokenBatch
 
-# Given the [rollout, fact] numbers of this process, those of all processes, one process after another.
+# Takes the [rollout, fact] numbers of this process, and returns those of all processes, one process after another.
 Gather = Callable[[Tensor], Tensor]
 
 _OF_SCORES = ("inversion", "correlation", "given_length", "entropy", "strength", "self_certainty")
@@ -30,7 +30,7 @@ class RolloutIds:
     Args:
         prompt_ids: token ids of each prompt.
         completion_ids: token ids of each completion, its end token included.
-        generated: 1 at the completion tokens that the model wrote, 0 at those that tools returned; None: all are 1.
+        generated: 1 at completion tokens that the model wrote, 0 at those that tools returned; None if all are 1.
     """
 
     prompt_ids: Sequence[Sequence[int]]
@@ -39,7 +39,7 @@ class RolloutIds:
 
     @classmethod
     def of(cls, batch: TokenBatch) -> "RolloutIds":
-        """Those of a batch; the prompt ends before the first token to measure."""
+        """The rollouts of a batch. A prompt ends before the first token that is to be measured."""
         prompts, completions, generated = [], [], []
         for ids, real, wrote in zip(
             batch.input_ids.cpu(), batch.attention_mask.cpu(), batch.completion_mask.cpu(), strict=True
@@ -52,7 +52,7 @@ class RolloutIds:
         return cls(prompts, completions, generated)
 
     def within(self, limit: int | None) -> TokenBatch:
-        """The batch to measure: each rollout up to a model's context of `limit` tokens."""
+        """The batch to measure: the first `limit` tokens of each rollout, where `limit` is a model's context."""
         prompts = [ids[:limit] for ids in self.prompt_ids]
         room = [None if limit is None else limit - len(ids) for ids in prompts]
         completions = [ids[:most] for ids, most in zip(self.completion_ids, room, strict=True)]
@@ -62,14 +62,14 @@ class RolloutIds:
 
 @dataclass(frozen=True)
 class RolloutFacts:
-    """What is known of each rollout, in float64 on the CPU; NaN is undefined.
+    """The facts of each rollout, in float64 on the CPU; NaN where undefined.
 
     Args:
-        scores: ι, ρ over each unit, entropy, strength.
-        length: tokens that the model generated.
-        truncated: 1 where the completion has no end token.
-        repetition: see `repetition`.
-        seconds: spent measuring the batch that the rollout was in.
+        scores: ι, ρ over each unit, entropy and strength.
+        length: number of tokens that the model generated.
+        truncated: 1 where the completion has no end token, else 0.
+        repetition: share of repeated 4-grams; see `step_metrics.repetition`.
+        seconds: time that was spent measuring the rollout's batch.
     """
 
     scores: RolloutScores
@@ -85,10 +85,10 @@ class RolloutFacts:
         """The facts of rollouts whose scores are known.
 
         Args:
-            scores: one each.
-            rollouts: whole, also where a model's context cut what was measured.
-            end_ids: tokens that end a completion; a None among them is no token.
-            seconds: spent measuring them.
+            scores: the scores of the rollouts.
+            rollouts: the whole rollouts, also where only the part within a model's context was measured.
+            end_ids: tokens that end a completion; a None among them is ignored.
+            seconds: time that was spent measuring the rollouts.
         """
         completions = rollouts.completion_ids
         wrote = rollouts.generated or [[1] * len(ids) for ids in completions]
@@ -107,8 +107,8 @@ class RolloutFacts:
         """The facts of the rollouts of all processes, in the order of the processes.
 
         Args:
-            gather: given a float64 `[rollout, fact]` tensor on the CPU, joins those of all processes along its first
-                axis, wherever and in whatever floating dtype that is done.
+            gather: takes a float64 `[rollout, fact]` tensor on the CPU, and returns the tensors of all processes
+                joined along the first axis, on any device and in any floating dtype.
         """
         scores = self.scores
         columns = [getattr(scores, name).double() for name in (*_OF_SCORES, *_COUNTS)]
@@ -124,7 +124,7 @@ class RolloutFacts:
         )
 
     def with_task(self, task: Float[Tensor, "rollout"], accepted: Tensor) -> BatchFacts:
-        """The same beside the task rewards, as `step_metrics` reads them."""
+        """The facts together with the task rewards, as `step_metrics` takes them."""
         scores, unmeasured = self.scores, torch.full_like(self.length, torch.nan)
         return BatchFacts(
             task=task,

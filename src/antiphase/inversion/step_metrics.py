@@ -1,4 +1,4 @@
-"""What is logged of every batch of rollouts, task reward and inversion apart. Pure functions; see docs/training.md."""
+"""The metrics of every batch of rollouts, task reward and inversion apart. Pure functions; see docs/metrics.md."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ NGRAM = 4
 
 
 def repetition(token_ids: Sequence[int]) -> float:
-    """Share of 4-grams that occurred before in the same completion; NaN below 5 tokens.
+    """Share of the 4-grams that occurred before in the same completion; NaN with fewer than 5 tokens.
 
     >>> round(repetition([1, 2, 3, 4, 1, 2, 3, 4]), 6)
     0.2
@@ -23,21 +23,21 @@ def repetition(token_ids: Sequence[int]) -> float:
 
 @dataclass(frozen=True)
 class BatchFacts:
-    """All rollouts of a step, over all processes, groups one after another; NaN is undefined.
+    """The facts of all rollouts of a step and of all processes, one group after another; NaN where undefined.
 
     Args:
         task: weighted sum of the task rewards; NaN where no function gave one.
         accepted: whether the verifier accepts the rollout.
         inversion: ι as the reward uses it.
         correlation: ρ of the untouched signals, over the unit of the reward.
-        token, type, step: the same over each unit; NaN where it was not measured.
+        token, type, step: ρ of the untouched signals, over each unit; NaN where it was not measured.
         given_length: ρ over steps with their lengths and places held fixed.
-        items: how many items were correlated.
+        items: number of items that were correlated.
         entropy: mean token entropy, in nats.
         strength: mean gradient strength.
-        length: tokens that the model generated.
-        truncated: 1 where the completion has no end token.
-        repetition: see `repetition`.
+        length: number of tokens that the model generated.
+        truncated: 1 where the completion has no end token, else 0.
+        repetition: share of repeated 4-grams; see `repetition`.
     """
 
     task: Float[Tensor, "rollout"]
@@ -71,7 +71,7 @@ def _within(values: Tensor, group_size: int) -> float:
 
 
 def tied_share(task: Float[Tensor, "rollout"], group_size: int) -> float:
-    """Share of groups whose defined task rewards are all equal (the criterion of TRL's frac_reward_zero_std).
+    """Share of the groups whose defined task rewards are all equal (the criterion of TRL's frac_reward_zero_std).
 
     >>> tied_share(torch.tensor([1.0, 1.0, 0.0, 1.0]), 2)
     0.5
@@ -84,9 +84,10 @@ def tied_share(task: Float[Tensor, "rollout"], group_size: int) -> float:
 
 
 def halves_accuracy(facts: BatchFacts, group_size: int) -> tuple[float, float]:
-    """Accuracy of the rollouts above and below the middle of their group's ι, in this order; difficulty cancels.
+    """Accuracy of the rollouts whose ι is above the median of their group, and of those whose ι is below it.
 
-    Rollouts at the median of their group, and those without ι, count in neither half; NaN for an empty half.
+    Both halves have rollouts of the same prompts, so the difficulty of the prompts cancels. Rollouts at the median,
+    and those without ι, are in neither half. The accuracy of an empty half is NaN.
     """
     groups = facts.inversion.view(-1, group_size)
     middle = groups.nanquantile(0.5, dim=1, keepdim=True)
@@ -98,10 +99,10 @@ def step_metrics(facts: BatchFacts, *, group_size: int, weight: float, seconds: 
     """The metrics of one batch; NaN where undefined.
 
     Args:
-        facts: of all rollouts.
-        group_size: rollouts per prompt.
+        facts: the facts of all rollouts.
+        group_size: number of rollouts of each prompt.
         weight: λ at this step.
-        seconds: spent measuring, on the slowest process.
+        seconds: time that the slowest process spent measuring.
     """
     top, bottom = halves_accuracy(facts, group_size)
     return {

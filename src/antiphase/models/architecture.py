@@ -1,7 +1,7 @@
-"""Where a causal LM keeps its attention projections and its backbone.
+"""Find the attention projections and the backbone of a causal LM.
 
-Found by rules on the names of the children of each attention module, so that architectures nobody listed work when
-they follow a known layout. Nothing here changes a model or runs it.
+Rules on the names of each attention module's children find them, so an architecture that is not listed works if it
+follows a known layout. Nothing here changes a model or runs it.
 """
 
 import sys
@@ -24,9 +24,9 @@ _LAYOUTS = (
 
 @dataclass(frozen=True)
 class Projection:
-    """One of Q, K, V, O: a module, and which of its output features belong to the projection (None: all).
+    """One of Q, K, V and O: a module, and the output features of it that belong to the projection (None means all).
 
-    Fused modules (`qkv_proj`, `c_attn`) serve three projections, each with its own `features`.
+    A fused module (`qkv_proj`, `c_attn`) holds three projections, each with its own `features`.
     """
 
     module: nn.Module
@@ -48,7 +48,7 @@ class AttentionLayer:
 
 
 def modules_of(layers: Sequence[AttentionLayer], names: Sequence[ProjectionName]) -> list[nn.Module]:
-    """The distinct modules behind the named projections of some layers, in order."""
+    """The distinct modules that hold the named projections of some layers, in order."""
     return list(dict.fromkeys(layer.projections[name].module for layer in layers for name in names))
 
 
@@ -56,7 +56,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     """The Hugging Face model inside a PEFT wrapper (adapters stay active), or the model itself.
 
     Raises:
-        UnsupportedModelError: an adapter that adds virtual tokens, which the inner model would not see.
+        UnsupportedModelError: an adapter adds virtual tokens, which the inner model would not see.
     """
     peft = sys.modules.get("peft")
     if peft is None or not isinstance(model, peft.PeftModel):
@@ -70,7 +70,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def backbone(model: nn.Module) -> nn.Module:
-    """The part of a causal LM that ends in the final hidden states, before the head.
+    """The part of a causal LM before the head; its output is the final hidden states.
 
     Raises:
         UnsupportedModelError: the model is not a Hugging Face causal LM with a separate head.
@@ -90,7 +90,7 @@ def backbone(model: nn.Module) -> nn.Module:
 
 
 def outer_norms(model: nn.Module) -> list[nn.Module]:
-    """The normalisation modules of the decoder that stand outside its list of layers; the last norm is among them."""
+    """The normalisation modules of the decoder outside its list of layers, which include the last norm."""
     found = []
     for name, module in backbone(model).named_modules():
         inside = any(part.isdecimal() for part in name.split("."))
@@ -103,7 +103,7 @@ def find_attention(model: nn.Module) -> tuple[AttentionLayer, ...]:
     """The attention layers of the text decoder, in order.
 
     Raises:
-        UnsupportedModelError: no module follows a known layout; the message says what was looked for and found.
+        UnsupportedModelError: no module follows a known layout. The message says what was looked for and found.
     """
     model = unwrap(model)
     decoder = backbone(model)
@@ -122,17 +122,17 @@ def find_attention(model: nn.Module) -> tuple[AttentionLayer, ...]:
 
 
 def _head_counts(config: Any) -> tuple[int, int, int]:
-    """(query heads, key/value heads, head dimension); configurations may leave the last two out."""
+    """(query heads, key/value heads, head dimension). A configuration may omit the last two."""
     heads = int(config.num_attention_heads)
     groups = int(getattr(config, "num_key_value_heads", None) or heads)
     return heads, groups, int(getattr(config, "head_dim", None) or config.hidden_size // heads)
 
 
 def rope_switch(config: Any) -> tuple[str, int] | None:
-    """(kind, length) if the rotary frequencies depend on how long a batch is: they change beyond this length.
+    """(kind, length) if the rotary frequencies depend on a batch's length and change beyond `length`; else None.
 
-    `longrope` has one set of frequencies up to the length and another beyond; `dynamic` grows them with every longer
-    batch. None for all other models.
+    `longrope` has one set of frequencies up to the length and another beyond it. `dynamic` changes them with every
+    longer batch.
     """
     parameters = getattr(config, "rope_parameters", None) or {}
     nested = [value for value in parameters.values() if isinstance(value, dict)]
@@ -184,7 +184,7 @@ def _neox(children: _Children, config: Any) -> _Match:
     if not {"query_key_value", "dense"} <= children.keys() or config.model_type != "gpt_neox":
         return None
     heads, _, dim = _head_counts(config)
-    # Rows are interleaved head by head: q, k, v of head 0, then of head 1, and so on.
+    # The rows are ordered by heads: q, k, v of head 0, then of head 1, and so on.
     parts = torch.arange(3 * heads * dim).view(heads, 3, dim)
     return _fused(children["query_key_value"], children["dense"], *(parts[:, i].flatten() for i in range(3)))
 

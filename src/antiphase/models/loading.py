@@ -22,6 +22,7 @@ from antiphase.errors import (
     NonFiniteError,
     OutOfMemoryError,
     UnsupportedModelError,
+    first_line,
 )
 from antiphase.models.architecture import find_attention, unwrap
 from antiphase.models.demo import DEMO, HOW_TO_GET, demo_model_path
@@ -31,7 +32,7 @@ from antiphase.models.saved import base_of, has_config, has_tokenizer, is_adapte
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to measure: its name as the user gave it, and the revision where one is known."""
+    """A model ready to be measured, with the name that the user gave and the revision if it is known."""
 
     name: str
     model: nn.Module
@@ -40,20 +41,20 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the embeddings live, which is where inputs go."""
+        """The device of the embeddings, on which inputs must be."""
         return cast(torch.device, cast(Any, self.model).get_input_embeddings().weight.device)
 
     @property
     def dtype(self) -> str:
-        """Of the embeddings, as `float32`."""
+        """The dtype of the embeddings, such as `float32`."""
         return str(cast(Any, self.model).get_input_embeddings().weight.dtype).removeprefix("torch.")
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is cuda, else mps, else cpu.
+    """The device of this name; `auto` is cuda if it is available, else mps, else cpu.
 
     Raises:
-        InvalidInputError: no such device here.
+        InvalidInputError: this machine has no such device.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -63,8 +64,9 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InvalidInputError(f"device {name!r} cannot be used here ({reason}). Try --device auto.") from None
+        raise InvalidInputError(
+            f"device {name!r} cannot be used here ({first_line(error)}). Try --device auto."
+        ) from None
     return device
 
 
@@ -79,18 +81,18 @@ def load_model(
     """Load a model in evaluation mode, from safetensors only, and check it.
 
     Args:
-        name: hub id, local directory, or `demo`.
-        dtype: `auto` is float32 on the CPU and the checkpoint's own dtype elsewhere.
+        name: a hub id, a local directory, or `demo`.
+        dtype: a name in `DTYPES`; `auto` is float32 on the CPU and the checkpoint's own dtype elsewhere.
         device: `auto`, or any torch device.
-        trust_remote_code: run code that comes with the model.
-        revision: branch, tag or commit on the hub.
+        trust_remote_code: whether to run code that comes with the model.
+        revision: a branch, tag or commit on the hub.
 
     Raises:
-        ModelNotFoundError: nothing to load under this name.
-        UnsupportedModelError: no causal LM, or no attention projections that antiphase knows.
+        ModelNotFoundError: there is no model of this name.
+        UnsupportedModelError: the model is no causal LM, or has no attention projections that antiphase knows.
         NonFiniteError: a weight is NaN or infinite.
-        InvalidInputError: unknown dtype or device.
-        MissingExtraError: the demo model's reader is absent.
+        InvalidInputError: the dtype or the device is unknown.
+        MissingExtraError: a package that reads the demo model or an adapter is not installed.
         OutOfMemoryError: the weights do not fit.
     """
     from transformers import AutoModelForCausalLM
@@ -109,9 +111,9 @@ def load_model(
 
 
 def inspect_model(name: str, *, trust_remote_code: bool = False, revision: str | None = None) -> tuple[nn.Module, Any]:
-    """The architecture without weights, and the tokenizer: enough to refuse what cannot be measured, in a second.
+    """(the architecture without weights, the tokenizer), to refuse within a second a model that cannot be measured.
 
-    Raises what `load_model` raises, but for what only the weights can tell.
+    This raises the errors of `load_model`, except those that need the weights.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -128,10 +130,10 @@ def inspect_model(name: str, *, trust_remote_code: bool = False, revision: str |
 
 
 def resolve_dtype(name: str) -> torch.dtype | None:
-    """A torch dtype, None for `auto`.
+    """The torch dtype of this name; None for `auto`.
 
     Raises:
-        InvalidInputError: unknown.
+        InvalidInputError: there is no such name.
     """
     if name not in DTYPES:
         raise InvalidInputError(f"dtype must be one of {', '.join(DTYPES)}; got {name!r}.")
@@ -151,7 +153,7 @@ def _source(name: str) -> str:
 def _load_tokenizer(source: str, options: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
-    # Trainers save adapters with or without the tokenizer; without, it is the base model's.
+    # An adapter may be saved without a tokenizer; then the base model's tokenizer is used.
     path = Path(source)
     place = base_of(path) if is_adapter(path) and not has_tokenizer(path) else source
     return cast(Any, AutoTokenizer).from_pretrained(place, **options)
@@ -169,7 +171,7 @@ def _loading_errors(name: str) -> Iterator[None]:
             "smaller model."
         ) from error
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = first_line(error)
         if isinstance(error, ValueError) and "Unrecognized configuration class" in str(error):
             raise UnsupportedModelError(f"{name!r} is not a causal language model: {first}") from error
         if name == DEMO:
@@ -184,7 +186,7 @@ def _loading_errors(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back transformers' loading reports, and in a log (no terminal) its bars too; downloads keep their bars."""
+    """Hide transformers' loading reports and, without a terminal, its bars; downloads keep their bars."""
     from transformers.utils import logging as hf_logging
 
     bars, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
@@ -200,7 +202,7 @@ def _quiet() -> Iterator[None]:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Tells apart models of different weights: a checksum of both ends of every parameter."""
+    """A checksum of both ends of every parameter, which distinguishes models with different weights."""
     digest = hashlib.sha256()
     for name, parameter in unwrap(model).named_parameters():
         flat = parameter.detach().flatten()
@@ -210,7 +212,7 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def check_finite(model: nn.Module, name: str) -> None:
-    """Raise NonFiniteError, naming the parameter, if any floating weight is NaN or infinite."""
+    """Raise NonFiniteError, which names the parameter, if a floating-point weight is NaN or infinite."""
     for parameter_name, parameter in unwrap(model).named_parameters():
         if parameter.is_floating_point() and not bool(parameter.isfinite().all()):
             raise NonFiniteError(

@@ -1,7 +1,7 @@
-"""What a local directory of a saved model holds, told from its files: nothing is loaded.
+"""Find out from its files what a directory of a saved model holds, without loading anything.
 
-A saved model has `config.json` and weights in safetensors; a saved adapter (LoRA and its family) has
-`adapter_config.json` and `adapter_model.safetensors`, and names its base model. Trainers save either.
+A saved model has `config.json` and weights in safetensors. A saved adapter (LoRA and its family) has
+`adapter_config.json` and `adapter_model.safetensors`, and names its base model. Trainers save one or the other.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 INDEX = "model.safetensors.index.json"
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
-# The last number after one of these words: checkpoint-200, step_1000, stage1-step1000-tokens5B.
+# The step is the last number after one of these words: checkpoint-200, step_1000, stage1-step1000-tokens5B.
 _NUMBER = re.compile(r"(?:checkpoint|step|iter|stage)[-_]?(\d+)", re.IGNORECASE)
 
 
@@ -45,7 +45,8 @@ def base_of(path: Path) -> str:
     """The base model that an adapter names: a hub id or a directory.
 
     Raises:
-        ModelNotFoundError: its configuration cannot be read or names none, or the directory is not there.
+        InvalidInputError: the configuration cannot be read.
+        ModelNotFoundError: the configuration names no base model, or the directory that it names does not exist.
     """
     base = _read(path / ADAPTER_CONFIG).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
@@ -59,10 +60,10 @@ def base_of(path: Path) -> str:
 
 
 def check_saved(path: Path) -> None:
-    """Refuse a directory from which nothing can be loaded.
+    """Refuse a directory from which no model can be loaded.
 
     Raises:
-        ModelNotFoundError: it lacks its configuration, its weights (or one of their parts), its tokenizer, or the
+        ModelNotFoundError: the directory lacks a configuration, weights (or one of their parts), a tokenizer, or the
             base model of its adapter.
     """
     if not has_config(path):
@@ -92,7 +93,7 @@ def check_saved(path: Path) -> None:
 
 
 def saved_digest(name: str) -> str | None:
-    """Tells apart saves of a local directory's weights: both ends of every weight file; None for any other name."""
+    """A checksum of both ends of every weight file in a local directory; None if the name is no local directory."""
     if name == DEMO or not Path(name).is_dir():
         return None
     digest = hashlib.sha256()
@@ -106,7 +107,7 @@ def saved_digest(name: str) -> str | None:
 
 
 def step_in(name: str) -> int | None:
-    """The step that a directory's name or a revision carries; None where it carries none.
+    """The step in the name of a directory or a revision; None if it has none.
 
     >>> step_in("checkpoint-200"), step_in("stage1-step1000-tokens5B"), step_in("main")
     (200, 1000, None)
@@ -116,18 +117,18 @@ def step_in(name: str) -> int | None:
 
 
 def saved_step(path: Path) -> int | None:
-    """The step at which a directory was saved: of its name, else of its `trainer_state.json`; None where unknown."""
+    """The step at which a directory was saved, from its name or its `trainer_state.json`; None if it is unknown."""
     named = step_in(path.resolve().name)
     return trainer_step(path) if named is None else named
 
 
 def trainer_step(path: Path, key: str = "global_step") -> int | None:
-    """A number of steps in the `trainer_state.json` of a directory; None where there is none."""
+    """A number of steps in the `trainer_state.json` of a directory; None if there is none."""
     return _integer(path / "trainer_state.json", key)
 
 
 def summary_step(path: Path) -> int | None:
-    """The steps of a finished `antiphase train`, whose folder this is; None where it is another."""
+    """The number of steps of a finished `antiphase train`; None if this is not the folder of one."""
     return _integer(path / "summary.json", "num_steps")
 
 

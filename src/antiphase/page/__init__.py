@@ -1,4 +1,4 @@
-"""The interactive page: tables of a run in, one self-contained HTML file out.
+"""The interactive page: it takes the tables of a run and makes one self-contained HTML file.
 
-Above the figures and below everything that runs: it reads no folder and starts no model (see `antiphase.report`).
+This room reads no folder and starts no model. `antiphase.report` reads the folders.
 """

@@ -1,4 +1,4 @@
-"""Documents from what a command has in its hands: tables and summary of a probe or an evaluation, or a trajectory."""
+"""Make a document from what a command holds in memory: the tables and summary of a run, or a trajectory."""
 
 import hashlib
 import json
@@ -9,6 +9,7 @@ import pandas as pd
 
 from antiphase.page.document import Document, Run, Training
 from antiphase.page.subjects import subjects_of
+from antiphase.page.wording import signed
 from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
 
 _SAMPLING = ("samples", "max_new_tokens", "temperature", "top_p", "num_prompts", "num_problems", "prompts", "rollouts")
@@ -16,7 +17,7 @@ _OF_A_RECIPE = (
     "model", "preset", "tasks", "inversion_combine", "inversion_weight", "inversion_estimator", "loss_type",
 )  # fmt: skip
 _LEAST = {"min_tokens": MIN_TOKENS, "min_steps": MIN_STEPS}
-# What differs between seeds of one recipe.
+# The settings in which the seeds of one recipe differ.
 _OF_A_SEED = ("seed", "data_seed", "output_dir", "run_name", "logging_dir", "tasks_seed")
 
 
@@ -37,14 +38,14 @@ def signals_document(
 
     Args:
         kind: `probe` or `eval`.
-        name: of the run.
-        tokens, rollouts: its tables; without tokens, the overview alone.
+        name: the name of the run's folder.
+        tokens, rollouts: the tables of the run. If there are no tokens, the page shows the overview only.
         summary: what summary.json holds.
-        label: what the user calls the run.
-        steps: the table of steps; None in a run of before they were measured.
-        alternatives: the table of top alternatives.
-        finished: whether the run was summed up.
-        notes: about the run.
+        label: the user's name for the run; None shows `name`.
+        steps: the table of steps; None for an old run that did not measure steps.
+        alternatives: the table of the most likely alternative tokens.
+        finished: whether the run has its final summary.
+        notes: sentences about the run, shown on the page.
 
     Raises:
         InvalidInputError: the tables do not match, or two models would have one name.
@@ -57,9 +58,7 @@ def signals_document(
     names = dict.fromkeys(str(entry["model"]) for entry in summary["results"])
     title = " · ".join([*names][:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     run = Run(label or name, kind, finished, facts_of(summary))
-    return Document(
-        title or name, [run], subjects, notes=list(notes), created=str(summary.get("created", "")),
-    )  # fmt: skip
+    return Document(title or name, [run], subjects, notes=list(notes), created=str(summary.get("created", "")))
 
 
 def training_document(
@@ -74,50 +73,38 @@ def training_document(
     """The document of a training run.
 
     Args:
-        name: of the run.
-        rows: of its trajectory.
-        settings: of its recipe; runs that differ in their seed alone are one band.
-        summary: what summary.json holds; None while the run goes on.
-        group: name of the band, in place of the settings.
-        notes: about the run.
+        name: the name of the run.
+        rows: the rows of its trajectory.
+        settings: the settings of its recipe. Runs whose settings differ only in the seed are drawn as one band.
+        summary: what summary.json holds; None while the run is unfinished.
+        group: the name of the band. If it is given, the settings do not decide the band.
+        notes: sentences about the run, shown on the page.
     """
     shared = {key: value for key, value in settings.items() if key not in _OF_A_SEED}
     digest = hashlib.sha256(json.dumps(shared, sort_keys=True, default=str).encode()).hexdigest()[:12]
-    facts = [] if summary is None else facts_of(summary)
-    for key in _OF_A_RECIPE:
-        if settings.get(key) is not None:
-            facts.append((key, _text(settings[key])))
-    # Without settings nothing says that two runs are seeds of one recipe.
+    facts = facts_of(summary or {}) + _known(settings, _OF_A_RECIPE)
+    # Without settings, nothing tells whether two runs are seeds of one recipe: each is then a band of its own.
     done = None if summary is None else summary.get("num_steps")
     training = Training(name, group or (digest if shared else f"run {name}"), 0, list(rows), done)
-    created = "" if summary is None else str(summary.get("created", ""))
-    return Document(
-        name,
-        [Run(name, "train", summary is not None, facts)],
-        trainings=[training],
-        notes=list(notes),
-        created=created,
-    )
+    run = Run(name, "train", summary is not None, facts)
+    created = str((summary or {}).get("created", ""))
+    return Document(name, [run], trainings=[training], notes=list(notes), created=created)
 
 
 def facts_of(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What made a run: time, seed, sampling, versions, commit."""
-    config, facts = summary.get("config", {}), []
-    for key in ("created", "seed", "device", "commit"):
-        if summary.get(key) is not None:
-            facts.append((key, _text(summary[key])))
-    facts += [(key, _text(config[key])) for key in _SAMPLING if config.get(key) is not None]
+    """How a run was made, as label and text: its time, seed, sampling, versions and commit."""
+    facts = _known(summary, ("created", "seed", "device", "commit")) + _known(summary.get("config", {}), _SAMPLING)
     facts += [(f"{name} version", _text(version)) for name, version in summary.get("versions", {}).items()]
     for entry in summary.get("agreement", []):
         left, right = entry["estimators"]
         value = entry["spearman"]["value"]
-        facts.append(
-            (
-                f"{entry['model']}: ρ(strength by {left}, strength by {right})",
-                "undefined" if value is None else f"{value:+.3f}, {entry['num_tokens']:,} tokens".replace("-", "−"),
-            )
-        )
+        said = signed(value) + ("" if value is None else f", {entry['num_tokens']:,} tokens")
+        facts.append((f"{entry['model']}: ρ(strength by {left}, strength by {right})", said))
     return facts
+
+
+def _known(values: Mapping[str, Any], keys: Sequence[str]) -> list[tuple[str, str]]:
+    return [(key, _text(values[key])) for key in keys if values.get(key) is not None]
 
 
 def _text(value: Any) -> str:

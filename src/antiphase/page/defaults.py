@@ -1,11 +1,23 @@
-"""What a page is called, and which tokens it marks, unless someone asks otherwise. Imports nothing."""
+"""The defaults of the page: its file name, and which tokens it marks. This module imports nothing slow."""
+
+from antiphase.errors import InvalidInputError
 
 FILE = "report.html"
-# Words that mark reasoning, in the manner of MI-peaks (2506.02867); matched against whole tokens.
+# Words that mark reasoning, chosen as MI-peaks (arXiv 2506.02867) chooses them. They are matched against whole tokens.
 MARKERS = (
     "wait", "hmm", "hm", "so", "therefore", "thus", "hence", "then", "let", "now", "but", "however", "because",
     "since", "if", "maybe", "perhaps", "alternatively", "actually", "first", "next", "finally", "check", "verify",
     "suppose",
 )  # fmt: skip
-# Share of tokens that count as forking: those of the highest entropy (2506.01939 takes a fifth).
+# Forking tokens are those with the highest entropy. This is their share of all tokens, as in arXiv 2506.01939.
 FORKING_SHARE = 0.2
+
+
+def check_share(forking_share: float) -> None:
+    """Refuse an invalid share of forking tokens.
+
+    Raises:
+        InvalidInputError: the share does not lie between 0 and 1.
+    """
+    if not 0 < forking_share < 1:
+        raise InvalidInputError(f"forking_share must lie between 0 and 1; got {forking_share}.")

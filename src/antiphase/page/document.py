@@ -1,4 +1,4 @@
-"""What a page shows: subjects with their tokens, training runs, tables and notes. Plain data; no HTML."""
+"""What a page shows, as plain data without HTML: subjects with their tokens, training runs, tables and notes."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,18 +9,18 @@ import numpy as np
 import pandas as pd
 
 from antiphase.errors import InvalidInputError
-from antiphase.page.defaults import FORKING_SHARE, MARKERS
+from antiphase.page.defaults import FORKING_SHARE, MARKERS, check_share
 
 
 @dataclass(frozen=True)
 class Run:
-    """A folder that the page is made of.
+    """One of the runs that the page shows.
 
     Args:
-        name: of the folder, or as the user calls it.
+        name: the name of its folder, or the user's name for it.
         kind: `probe`, `eval`, `train` or `compare`.
-        finished: whether the run was summed up; else what it has so far is shown.
-        facts: label and text pairs: seed, versions, commit, sampling.
+        finished: whether the run has its final summary. If not, the page shows what there is so far.
+        facts: how the run was made, as pairs of label and text: its seed, versions, commit and sampling.
     """
 
     name: str
@@ -34,12 +34,12 @@ class Steps:
     """The steps of a subject's rollouts, in order.
 
     Args:
-        starts: first step of each rollout, and the number of steps at the end, `[rollout + 1]`.
-        start: place of each step's first token in its rollout, `[step]`.
-        num_tokens: of each step, `[step]`.
-        position: mean place of its tokens, `[step]`.
-        entropies, strengths: by estimator, mean entropy and gradient strength of each step, `[step]`; NaN where not
-            measured.
+        starts: index of each rollout's first step; the last entry is the number of all steps; `[rollout + 1]`.
+        start: position of each step's first token in its rollout, `[step]`.
+        num_tokens: number of tokens in each step, `[step]`.
+        position: mean position of each step's tokens, `[step]`.
+        entropies, strengths: for each estimator, the mean entropy and the gradient strength of each step, `[step]`;
+            NaN where not measured.
     """
 
     starts: np.ndarray
@@ -52,25 +52,26 @@ class Steps:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model or checkpoint (on one task, if it was evaluated) with its rollouts.
+    """A model or checkpoint with its rollouts; if it was evaluated, its rollouts on one task.
 
     Args:
-        label: unique in the document.
-        run: place of its run in the document.
-        readings: one per estimator: the entry of the run's summary with, for evaluations, `accuracy` beside.
-        rollouts: one row a rollout: `rollout_id`, `prompt`, `finish`, `num_tokens`, and where known `correct`,
+        label: its name, unique in the document.
+        run: index of its run in the document.
+        readings: one for each estimator: the entry of the run's summary; an evaluation adds its `accuracy`.
+        rollouts: one row for each rollout: `rollout_id`, `prompt`, `finish`, `num_tokens`, and where known `correct`,
             `outcome`, `answer`, `reference`.
-        correlations: by estimator, ρ over the tokens of each rollout, `[rollout]`; NaN where undefined.
-        by_unit: by column of rollouts.parquet (`spearman_type`, `spearman_step`, its ends, and
-            `spearman_given_length`) and estimator, the same; empty in a run of before there were units.
-        shuffled: the same of permuted strengths; absent where not stored.
-        tokens: one row a token, rollouts in the order of `rollouts`, positions ascending: `token`, `token_id`,
-            `spaced` (a space before it that its own text lacks), `entropy`, `logprob`.
-        starts: first token of each rollout, and the number of tokens at the end, `[rollout + 1]`.
-        strengths: by estimator, `[token]`; NaN where not measured.
-        cells: by estimator, strength by layer and projection, `[token, layer * projection]`; absent if not kept.
+        correlations: for each estimator, ρ over the tokens of each rollout, `[rollout]`; NaN where undefined.
+        by_unit: for each column of rollouts.parquet that holds a ρ over another unit (`spearman_type`,
+            `spearman_step` and the ends of its interval, `spearman_given_length`), the ρ by estimator as in
+            `correlations`. Old runs, which measured tokens only, have none.
+        shuffled: as `correlations`, but with permuted strengths; empty where not stored.
+        tokens: one row for each token, rollouts in the order of `rollouts`, positions ascending: `token`, `token_id`,
+            `spaced` (whether a space stands before it that its own text lacks), `entropy`, `logprob`.
+        starts: index of each rollout's first token; the last entry is the number of all tokens; `[rollout + 1]`.
+        strengths: for each estimator, the gradient strength, `[token]`; NaN where not measured.
+        cells: for each estimator, the strength by layer and projection, `[token, layer * projection]`, if stored.
         alternatives: (token texts `[token, rank]`, log-probabilities `[token, rank]`), if stored.
-        steps: what the steps of the rollouts are, if they were measured.
+        steps: the steps of the rollouts, if they were measured.
     """
 
     label: str
@@ -94,14 +95,14 @@ class Subject:
 
 @dataclass(frozen=True)
 class Training:
-    """A training run: its trajectory, and what it shares with its seeds.
+    """A training run with its trajectory.
 
     Args:
-        label: of the run.
-        group: equal for the seeds of one recipe, which are drawn as one band.
-        run: place of its run in the document.
-        rows: of trajectory.jsonl.
-        num_steps: optimizer steps of a finished run; None goes by the rows.
+        label: the name of the run.
+        group: the name of the band. Runs with the same group are seeds of one recipe and are drawn as one band.
+        run: index of its run in the document.
+        rows: the rows of trajectory.jsonl.
+        num_steps: the optimizer steps that a finished run made; None counts them from the rows.
     """
 
     label: str
@@ -113,13 +114,13 @@ class Training:
 
 @dataclass(frozen=True)
 class Table:
-    """A ready table, of text.
+    """A table whose cells are text.
 
     Args:
-        title: above it.
-        header: of the columns.
-        rows: cells.
-        notes: how to read it.
+        title: the text above the table.
+        header: the names of the columns.
+        rows: the cells, row by row.
+        notes: sentences that say how to read it.
     """
 
     title: str
@@ -133,11 +134,11 @@ class Document:
     """Everything on one page.
 
     Args:
-        title: of the page.
-        runs, subjects, trainings, tables: what is shown; at least one run.
-        notes: about the whole.
-        markers: reasoning markers, in lower case.
-        forking_share: share of tokens of the highest entropy that count as forking, in (0, 1).
+        title: the title of the page.
+        runs, subjects, trainings, tables: what the page shows; there is at least one run.
+        notes: sentences about the page as a whole.
+        markers: the words that count as reasoning markers, in lower case.
+        forking_share: forking tokens are those with the highest entropy; this is their share of all, in (0, 1).
         created: when the page was made, ISO 8601.
     """
 
@@ -152,8 +153,7 @@ class Document:
     created: str = ""
 
     def __post_init__(self) -> None:
-        if not 0 < self.forking_share < 1:
-            raise InvalidInputError(f"forking_share must lie between 0 and 1; got {self.forking_share}.")
+        check_share(self.forking_share)
         labels = [subject.label for subject in self.subjects]
         twice = next((label for label in labels if labels.count(label) > 1), None)
         if twice is not None:
@@ -163,10 +163,10 @@ class Document:
 
 
 def joined(documents: Sequence[Document], title: str) -> Document:
-    """One document of several, in order; markers, share and time are the first one's.
+    """Join documents into one, in order. The markers, the forking share and the time come from the first document.
 
     Raises:
-        InvalidInputError: two subjects of one label.
+        InvalidInputError: two subjects have the same label.
     """
     runs: list[Run] = []
     subjects: list[Subject] = []

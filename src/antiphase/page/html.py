@@ -1,8 +1,8 @@
-"""A document as one HTML file: template, style, scripts, charts and data inline; nothing is fetched.
+"""Render a document as one HTML file that holds its style, scripts, charts and data; the page fetches nothing.
 
-Text of runs reaches the page in two ways only: through Jinja2 with autoescape, or as JSON whose markup characters are
-escaped, which the scripts put into text nodes. A content security policy allows the scripts of the page, by their
-digests, and nothing else; with `live`, also requests to the server that the page came from.
+The text of a run reaches the page in two ways only. Jinja2 escapes it, or it is JSON with escaped markup characters,
+which the scripts put into text nodes. The page's content security policy names its own scripts by their digests and
+allows nothing else. A page made with `live` may also ask the server that it came from.
 """
 
 import base64
@@ -12,7 +12,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from antiphase.page import overview
 from antiphase.page.document import Document
 from antiphase.page.payload import MAX_CHARACTERS, payload_of
 from antiphase.page.scripts import one_script
+from antiphase.page.wording import signed
 
 
 @functools.cache
@@ -46,18 +47,15 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "signed": overview.signed,
-        "interval": overview.interval,
-        "share": overview.share,
-        "number": overview.number,
-        "plain": plain_text,
-    }
+    shown = (signed, overview.interval, overview.share, overview.number)
+    environment.filters |= {"plain": plain_text, **{text.__name__: text for text in shown}}
     return environment
 
 
 def plain_text(value: object) -> str:
-    r"""Text without lone surrogates, which UTF-8 cannot hold (�), and without characters that turn the direction.
+    r"""Replace by � what a page must not hold: lone surrogates, and characters that change the reading direction.
+
+    UTF-8 cannot encode a lone surrogate.
 
     >>> plain_text("a\u202eb")
     'a�b'
@@ -69,7 +67,7 @@ _TURNING = re.compile("[\u202a-\u202e\u2066-\u2069\u200e\u200f\u061c]")
 
 
 def json_for_script(value: Any) -> Markup:
-    """JSON that may stand in a script element: ASCII, without <, > and &."""
+    """Write a value as JSON that can stand in a script element: ASCII without the characters <, > and &."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -77,16 +75,16 @@ def json_for_script(value: Any) -> Markup:
 
 
 def render_page(document: Document, *, live: str | None = None, max_characters: int = MAX_CHARACTERS) -> str:
-    """The page.
+    """Render the page.
 
     Args:
-        document: what it shows.
-        live: the version of the runs that a served page is made of; the page asks its server for the newest, and
-            loads itself again where they differ.
-        max_characters: of the packed columns; the page is about 1.3 MB larger.
+        document: what the page shows.
+        live: only for a served page: the version of the runs that it is made of. The page asks its server for the
+            newest version, and reloads when that differs.
+        max_characters: the most characters that the packed columns may take together. The page is about 1.3 MB larger.
 
     Returns:
-        HTML, without lone surrogates and without characters that turn the direction.
+        the HTML, cleaned by `plain_text`.
     """
     values, columns = payload_of(document, max_characters)
     scripts = [Markup(_asset("echarts.min.js")), Markup(_script())]
@@ -108,19 +106,14 @@ def render_page(document: Document, *, live: str | None = None, max_characters: 
 
 
 def render_overview(document: Document) -> str:
-    """The overview alone, as a fragment with its own style; for notebooks."""
+    """Render only the overview, as an HTML fragment with its own style, for notebooks."""
     return plain_text(_environment().get_template("fragment.html.j2").render(**_overview(document)))
 
 
 def _overview(document: Document) -> dict[str, Any]:
-    """What the overview's templates show."""
-    lines = overview.lines_of(document)
-    return {
-        "document": document,
-        "lines": lines,
-        "estimators": overview.estimators_of(document),
-        "measured": overview.measured_of(lines),
-    }
+    """The variables of the overview's templates."""
+    lines, estimators = overview.lines_of(document), overview.estimators_of(document)
+    return {"document": document, "lines": lines, "estimators": estimators, "measured": overview.measured_of(lines)}
 
 
 def _policy(scripts: Sequence[str], live: bool) -> str:
@@ -133,18 +126,17 @@ def _policy(scripts: Sequence[str], live: bool) -> str:
     )
 
 
-def write_page(document: Document, path: Path, options: Mapping[str, Any] | None = None) -> Path:
-    """Write the page; it appears under its name only when whole.
+def write_page(document: Document, path: Path) -> Path:
+    """Write the page. The file appears under its name only when it is complete.
 
     Args:
-        document: what it shows.
-        path: of the file.
-        options: of `render_page`.
+        document: what the page shows.
+        path: the file to write.
 
     Raises:
         InvalidInputError: the file cannot be written.
     """
-    text = render_page(document, **dict(options or {}))
+    text = render_page(document)
     work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,11 +151,11 @@ def write_page(document: Document, path: Path, options: Mapping[str, Any] | None
 
 
 def add_page(make: Callable[[], Document], path: Path) -> None:
-    """Write the page of a run that is complete; if that fails it is a warning, since the results are safe.
+    """Write the page of a finished run. A failure is only a warning, because the results are already stored.
 
     Args:
-        make: the document.
-        path: of the file, in the folder of the run.
+        make: makes the document.
+        path: the file to write, in the folder of the run.
     """
     try:
         write_page(make(), path)

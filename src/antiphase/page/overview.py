@@ -1,4 +1,4 @@
-"""The overview: one line for each model and estimator, as ready text. The page, notebooks and the CSV share it."""
+"""The overview: one line for each model and estimator, and its numbers as text. The page and notebooks share it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,23 +7,21 @@ from typing import Any
 import numpy as np
 
 from antiphase.page.document import Document, Subject
-from antiphase.page.wording import ESTIMATORS, verdict, warnings_of
+from antiphase.page.wording import ESTIMATORS, signed, verdict, warnings_of
 
 
 @dataclass(frozen=True)
 class Line:
-    """One model and estimator.
+    """One line of the overview: a model, measured with one estimator.
 
     Args:
-        subject: its place in the document.
-        label: the model.
-        reading: the numbers, as in summary.json.
-        verdict: of the pooled ρ.
-        warnings: what weakens it.
-        unfinished: the run goes on, or was cut.
+        label: the name of the subject.
+        reading: its numbers, as in summary.json.
+        verdict: what the pooled ρ says.
+        warnings: reasons to trust the numbers less.
+        unfinished: whether the run is still going on or was interrupted.
     """
 
-    subject: int
     label: str
     reading: Mapping[str, Any]
     verdict: str
@@ -32,14 +30,15 @@ class Line:
 
 
 def lines_of(document: Document) -> list[Line]:
-    """The lines, subject by subject; an evaluation without signals has one."""
-    lines = []
-    for place, subject in enumerate(document.subjects):
-        unfinished = not document.runs[subject.run].finished
-        for reading in subject.readings:
-            warned = _warnings(subject, reading)
-            lines.append(Line(place, subject.label, reading, verdict(reading), warned, unfinished))
-    return lines
+    """The lines of the overview, subject by subject. An evaluation that measured no signals has one line."""
+    return [
+        Line(
+            subject.label, reading, verdict(reading), _warnings(subject, reading),
+            not document.runs[subject.run].finished,
+        )
+        for subject in document.subjects
+        for reading in subject.readings
+    ]  # fmt: skip
 
 
 def _warnings(subject: Subject, reading: Mapping[str, Any]) -> list[str]:
@@ -49,13 +48,13 @@ def _warnings(subject: Subject, reading: Mapping[str, Any]) -> list[str]:
 
 
 def estimators_of(document: Document) -> dict[str, str]:
-    """The estimators on the page, and what each is and is not."""
+    """Each estimator on the page, with the sentence that explains it."""
     names = dict.fromkeys(str(reading["estimator"]) for subject in document.subjects for reading in subject.readings)
     return {name: ESTIMATORS[name] for name in names if name in ESTIMATORS}
 
 
 def measured_of(lines: Sequence[Line]) -> list[str]:
-    """What was measured, one text for every way that occurs; more than one are not alike."""
+    """How the signals were measured, one text for each way. If there are several, their numbers are not comparable."""
     found: dict[str, None] = {}
     for line in lines:
         r = line.reading
@@ -66,24 +65,15 @@ def measured_of(lines: Sequence[Line]) -> list[str]:
     return list(found)
 
 
-def signed(value: float | None, digits: int = 3) -> str:
-    """`+0.123` with a real minus sign; `undefined` for None.
-
-    >>> signed(-0.12345)
-    '−0.123'
-    """
-    return "undefined" if value is None else f"{value:+.{digits}f}".replace("-", "−")
-
-
 def interval(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
-    """`[−0.20, −0.10]`; a dash where there is none."""
+    """`[−0.20, −0.10]`; a dash if there is no interval."""
     if entry is None or entry.get("low") is None or entry.get("high") is None:
         return "—"
     return f"[{signed(entry['low'], digits)}, {signed(entry['high'], digits)}]"
 
 
 def share(entry: Mapping[str, Any] | None) -> str:
-    """`0.612 [0.540, 0.679]`; a dash where unknown."""
+    """`0.612 [0.540, 0.679]`; a dash if the value is unknown."""
     if entry is None or entry.get("value") is None:
         return "—"
     known = entry.get("low") is not None and entry.get("high") is not None
@@ -91,7 +81,7 @@ def share(entry: Mapping[str, Any] | None) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with so many decimals, or in scientific notation where they would all be 0; a dash for None.
+    """A number with this many decimals. If all decimals would be 0, scientific notation; for None, a dash.
 
     >>> number(0.25), number(0.00005)
     ('0.250', '5.00e−05')

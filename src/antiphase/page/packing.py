@@ -1,53 +1,63 @@
-"""Columns of numbers as text that a page holds: bytes by significance, deflated, in base64.
+"""Pack columns of numbers as text: the bytes are sorted by significance, deflated, and written in base64.
 
-Main columns keep every bit of float32, so that ranks on the page are the summary's. What only details show is kept in
-16 bits: strengths by layer and projection on a logarithmic scale (relative error below 0.1 % over six decades),
-log-probabilities of alternatives in steps of 0.0005 nats.
+The main columns keep every bit of float32, so that the ranks on the page are those of the summary. What only the
+details show is kept in 16 bits. Strengths by layer and projection are on a logarithmic scale, with a relative error
+below 0.1 % over six decades. Log-probabilities of alternatives are in steps of 0.0005 nats.
 """
 
 import base64
+import itertools
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 _LEVELS = 65_533
-# 0 codes NaN and 1 zero, where a logarithm has no value.
+# Level 0 means NaN, and level 1 means the value zero, which has no logarithm.
 _FIRST_LEVEL = 2
 LOGPROB_STEP = 32 / 65_535
 
 
 @dataclass
 class Blobs:
-    """Packed columns, by place."""
+    """The packed columns, in the order in which they were added, and the vocabulary of their words."""
 
     texts: list[str] = field(default_factory=list)
+    # Each word with its number, in the order in which the words were first used.
+    words: dict[str, int] = field(default_factory=dict)
 
     def add(self, values: np.ndarray) -> dict[str, Any]:
-        """Pack a column; returns what the page needs to find and unpack it."""
+        """Pack a column and return what the page needs to find and unpack it."""
         self.texts.append(packed(values))
         return {"blob": len(self.texts) - 1, "dtype": values.dtype.name, "length": int(values.size)}
 
+    def add_words(self, texts: Iterable[str]) -> dict[str, Any]:
+        """Pack the numbers of these words. New words join the vocabulary."""
+        numbers = [self.words.setdefault(text, len(self.words)) for text in texts]
+        return self.add(smallest_unsigned(np.array(numbers, dtype=np.int64)))
+
     @property
     def size(self) -> int:
-        """Characters so far."""
+        """The number of characters of all columns so far."""
         return sum(map(len, self.texts))
 
-    def forget(self, number: int) -> None:
-        """Drop all but the first columns."""
-        del self.texts[number:]
+    def forget(self, columns: int = 0, words: int = 0) -> None:
+        """Keep only the first columns and the first words, this many of each."""
+        del self.texts[columns:]
+        self.words = dict(itertools.islice(self.words.items(), words))
 
 
 def packed(values: np.ndarray) -> str:
-    """A column as text; bytes of equal significance stand together, which deflates better."""
+    """A column as text. Bytes of equal significance stand together, because that compresses better."""
     little = np.ascontiguousarray(values.ravel()).astype(values.dtype.newbyteorder("<"), copy=False)
     planes = little.view(np.uint8).reshape(-1, values.dtype.itemsize).T
     return base64.b64encode(zlib.compress(planes.tobytes(), 6)).decode("ascii")
 
 
 def smallest_unsigned(values: np.ndarray) -> np.ndarray:
-    """Non-negative whole numbers in the narrowest unsigned type.
+    """Store non-negative whole numbers in the narrowest unsigned type.
 
     >>> smallest_unsigned(np.array([0, 300])).dtype.name
     'uint16'
@@ -59,10 +69,10 @@ def smallest_unsigned(values: np.ndarray) -> np.ndarray:
 def log_coded(values: np.ndarray) -> tuple[np.ndarray, float, float]:
     """Non-negative values as 16-bit levels of their logarithm.
 
-    level = 2 + round(65533 (ln s − low) / (high − low)); 1 is zero, 0 is NaN.
+    level = 2 + round(65533 (ln s − low) / (high − low)); level 1 means s = 0, and level 0 means NaN.
 
     Returns:
-        (levels, low, high), with low and high the range of ln s.
+        (levels, low, high), where low and high are the smallest and largest ln s.
 
     >>> log_coded(np.array([1.0, 0.0, np.nan]))[0].tolist()
     [2, 1, 0]
@@ -76,7 +86,7 @@ def log_coded(values: np.ndarray) -> tuple[np.ndarray, float, float]:
 
 
 def logprob_coded(values: np.ndarray) -> np.ndarray:
-    """Log-probabilities as 16-bit steps of −0.0005 nats; below −32 and undefined are the last step.
+    """Log-probabilities as 16-bit steps of −0.0005 nats. Values below −32 and undefined ones get the last step.
 
     >>> logprob_coded(np.array([0.0, -16.0, -99.0])).tolist()
     [0, 32768, 65535]

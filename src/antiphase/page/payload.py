@@ -1,9 +1,9 @@
-"""A document as the JSON that the page reads, with its packed columns.
+"""Turn a document into the JSON that the page reads, and into the packed columns that the JSON refers to.
 
-The columns have a size limit. Main columns of all rollouts come first; if they would take more than four fifths,
-evenly spaced rollouts are kept, and of a single one that is too long its beginning. What room is left goes to details
-(layer by layer strengths, alternatives), for evenly spaced rollouts of each subject. The page says what it holds; the
-numbers that it reports are of everything.
+The columns have a size limit. The main columns come first. If those of all rollouts take more than four fifths of the
+limit, the page keeps evenly spaced rollouts; if even one rollout is too long, it keeps the beginning of that one. The
+room that is left goes to the details (strengths by layer, alternatives) of evenly spaced rollouts of each subject. The
+page says which rollouts it holds. The statistics that it reports are those of all rollouts.
 """
 
 import math
@@ -18,12 +18,13 @@ from antiphase.page.document import Document, Steps, Subject, Training
 from antiphase.page.packing import LOGPROB_STEP, Blobs, log_coded, logprob_coded, packed, smallest_unsigned
 
 MAX_CHARACTERS = 22_500_000
-# Of the columns of one token, deflated, in base64: measured 5 to 6 characters a float32.
+# The characters that one packed float32 takes. Measured: 5 to 6.
 _CHARACTERS_PER_FLOAT = 6
-# Of the limit, what main columns may take where there are details.
+# The share of the limit that the main columns may take when there are details too.
 _MAIN_SHARE = 0.8
 _TRAJECTORY_KINDS = ("step", "eval", "probe")
-# Of the prompts together, and the least and the most of one; answers and references have the most.
+# The most characters that all prompts of a subject may take together. A single prompt is cut to a length between
+# _SHORTEST and _LONGEST; an answer or a reference is cut to _LONGEST.
 _PROMPT_CHARACTERS, _SHORTEST, _LONGEST = 2_000_000, 500, 20_000
 
 
@@ -31,19 +32,19 @@ def payload_of(document: Document, max_characters: int = MAX_CHARACTERS) -> tupl
     """The document as JSON-ready values, and the packed columns that it refers to.
 
     Args:
-        document: to be shown.
-        max_characters: what columns may take together; a few for each empty column go beyond it.
+        document: what the page shows.
+        max_characters: the most characters that the columns may take together. Empty columns may add a few more.
 
     Returns:
-        (values, texts of the columns).
+        (JSON-ready values, the texts of the columns).
     """
-    words, blobs = _Vocabulary(), Blobs()
-    kept, subjects = _fitting_main(document.subjects, max_characters, words, blobs)
+    blobs = Blobs()
+    kept, subjects = _fitting_main(document.subjects, max_characters, blobs)
     room = max(0, max_characters - blobs.size)
     total = sum(len(s.tokens) for s in document.subjects)
     for subject, own, entry in zip(document.subjects, kept, subjects, strict=True):
         share = room * len(subject.tokens) / max(1, total)
-        entry.update(_fitting_details(subject, own, share, words, blobs))
+        entry.update(_fitting_details(subject, own, share, blobs))
     values = {
         "title": document.title,
         "markers": list(document.markers),
@@ -51,38 +52,18 @@ def payload_of(document: Document, max_characters: int = MAX_CHARACTERS) -> tupl
         "runs": [{"name": run.name, "kind": run.kind} for run in document.runs],
         "subjects": subjects,
         "trainings": [_training(training) for training in document.trainings],
-        "vocabulary": words.texts,
+        "vocabulary": list(blobs.words),
     }
     return finite(values), blobs.texts
 
 
-class _Vocabulary:
-    """Distinct texts, numbered in order of first use."""
-
-    def __init__(self) -> None:
-        self._places: dict[str, int] = {}
-
-    def places(self, texts: Sequence[str]) -> np.ndarray:
-        known = self._places
-        return np.fromiter((known.setdefault(text, len(known)) for text in texts), dtype=np.int64, count=len(texts))
-
-    @property
-    def texts(self) -> list[str]:
-        return list(self._places)
-
-    def forget(self, number: int) -> None:
-        """Drop all but the first texts."""
-        while len(self._places) > number:
-            self._places.popitem()
-
-
 @dataclass(frozen=True)
 class _Kept:
-    """What the page holds of a subject.
+    """The part of a subject that the page holds.
 
     Args:
-        rollouts: their places.
-        longest: tokens of each, from its beginning; None is all.
+        rollouts: the indices of the rollouts.
+        longest: how many tokens of each rollout are kept, from its beginning; None keeps all.
     """
 
     rollouts: np.ndarray
@@ -93,38 +74,37 @@ class _Kept:
         return lengths if self.longest is None else np.minimum(lengths, self.longest)
 
     def tokens(self, subject: Subject) -> np.ndarray:
-        """Places of the tokens."""
+        """The indices of the kept tokens."""
         return _places(subject.starts[self.rollouts], self.counts(subject))
 
 
 def _places(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """So many places from each start on."""
+    """From each start, as many consecutive indices as its count says."""
     parts = [np.arange(start, start + count) for start, count in zip(starts, counts, strict=True)]
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
 
 def _fitting_main(
-    subjects: Sequence[Subject], max_characters: int, words: _Vocabulary, blobs: Blobs
+    subjects: Sequence[Subject], max_characters: int, blobs: Blobs
 ) -> tuple[list[_Kept], list[dict[str, Any]]]:
-    """The main columns of as many rollouts as fit."""
+    """Pack the main columns of as many rollouts as fit."""
     detailed = any(subject.cells or subject.alternatives is not None for subject in subjects)
     room = max_characters * (_MAIN_SHARE if detailed else 1)
     needed = sum(len(s.tokens) * _CHARACTERS_PER_FLOAT * (3 + len(s.strengths)) for s in subjects)
-    # All are tried unless they are far too many: how well a column deflates is known only then.
+    # Only packing shows how well a column compresses, so up to twice the estimated room is tried first.
     share = min(1.0, 2 * room / max(1, needed))
     while True:
         kept = [_kept(subject, share) for subject in subjects]
-        entries = [_main(subject, own, words, blobs) for subject, own in zip(subjects, kept, strict=True)]
+        entries = [_main(subject, own, blobs) for subject, own in zip(subjects, kept, strict=True)]
         holding = any(own.counts(subject).any() for subject, own in zip(subjects, kept, strict=True))
         if blobs.size <= room or not holding:
             return kept, entries
         share *= 0.97 * room / blobs.size
-        blobs.forget(0)
-        words.forget(0)
+        blobs.forget()
 
 
 def _kept(subject: Subject, share: float) -> _Kept:
-    """All rollouts; evenly spaced ones where all would not fit; the beginning of one where even that would not."""
+    """This share of a subject: all rollouts, or evenly spaced ones, or the beginning of the first one."""
     number = len(subject.rollouts)
     if share >= 1 or number == 0:
         return _Kept(np.arange(number))
@@ -134,7 +114,7 @@ def _kept(subject: Subject, share: float) -> _Kept:
 
 
 def evenly(number: int, kept: int) -> np.ndarray:
-    """`kept` of `number` places, evenly spaced.
+    """Choose `kept` evenly spaced indices out of `number`.
 
     >>> evenly(5, 2).tolist()
     [0, 2]
@@ -142,7 +122,7 @@ def evenly(number: int, kept: int) -> np.ndarray:
     return np.unique(np.arange(min(kept, number)) * number // max(1, min(kept, number)))
 
 
-def _main(subject: Subject, kept: _Kept, words: _Vocabulary, blobs: Blobs) -> dict[str, Any]:
+def _main(subject: Subject, kept: _Kept, blobs: Blobs) -> dict[str, Any]:
     chosen, counts = kept.tokens(subject), kept.counts(subject)
     tokens = subject.tokens.iloc[chosen]
     rollouts = subject.rollouts.iloc[kept.rollouts]
@@ -166,7 +146,7 @@ def _main(subject: Subject, kept: _Kept, words: _Vocabulary, blobs: Blobs) -> di
         },
         "steps": None if subject.steps is None else _steps(subject.steps, kept.rollouts, blobs),
         "starts": [0, *counts.cumsum().tolist()],
-        "token": blobs.add(smallest_unsigned(words.places(tokens.token.tolist()))),
+        "token": blobs.add_words(tokens.token),
         "entropy": blobs.add(tokens.entropy.to_numpy(dtype=np.float32)),
         "logprob": blobs.add(tokens.logprob.to_numpy(dtype=np.float32)),
         "spaced": blobs.add(tokens.spaced.to_numpy(dtype=np.uint8)),
@@ -175,7 +155,7 @@ def _main(subject: Subject, kept: _Kept, words: _Vocabulary, blobs: Blobs) -> di
 
 
 def _steps(steps: Steps, rollouts: np.ndarray, blobs: Blobs) -> dict[str, Any]:
-    """The steps of these rollouts, whole even where the page holds the beginning of one alone."""
+    """All steps of these rollouts, also of a rollout whose beginning alone the page holds."""
     counts = np.diff(steps.starts)[rollouts]
     chosen = _places(steps.starts[rollouts], counts)
     return {
@@ -193,7 +173,7 @@ def _clipped(text: str, longest: int) -> str:
 
 
 def _rollout(row: Mapping[Any, Any], prompts: Mapping[str, int], cut: int) -> dict[str, Any]:
-    """A rollout's facts; `cut` is how many of its tokens the page lacks."""
+    """The facts of a rollout. `cut` is how many of its tokens the page leaves out."""
     found = {"id": str(row["rollout_id"]), "prompt": prompts.get(str(row.get("prompt"))), "finish": row.get("finish")}
     if cut:
         found["cut"] = cut
@@ -204,8 +184,8 @@ def _rollout(row: Mapping[Any, Any], prompts: Mapping[str, int], cut: int) -> di
     return found
 
 
-def _fitting_details(subject: Subject, kept: _Kept, share: float, words: _Vocabulary, blobs: Blobs) -> dict[str, Any]:
-    """Layer by layer strengths and alternatives of as many rollouts as fit into `share` characters."""
+def _fitting_details(subject: Subject, kept: _Kept, share: float, blobs: Blobs) -> dict[str, Any]:
+    """Pack the strengths by layer and the alternatives of as many rollouts as fit into `share` characters."""
     number = len(kept.rollouts)
     if not subject.cells and subject.alternatives is None:
         return {"detailed": []}
@@ -216,19 +196,18 @@ def _fitting_details(subject: Subject, kept: _Kept, share: float, words: _Vocabu
     fitting = 0.9 * share / max(1.0, spent / max(1, trial.size))  # tokens
     mean_length = max(1.0, kept.counts(subject).sum() / max(1, number))
     places = evenly(number, int(fitting / mean_length))
-    num_columns, num_texts, before = len(blobs.texts), len(words.texts), blobs.size
+    before, held = blobs.size, (len(blobs.texts), len(blobs.words))
     while len(places):
-        found = _details(subject, _Kept(kept.rollouts[places], kept.longest), words, blobs)
+        found = _details(subject, _Kept(kept.rollouts[places], kept.longest), blobs)
         spent = blobs.size - before
         if spent <= share:
             return {"detailed": places.tolist(), **found}
         places = evenly(number, min(len(places) - 1, int(0.9 * len(places) * share / spent)))
-        blobs.forget(num_columns)
-        words.forget(num_texts)
+        blobs.forget(*held)
     return {"detailed": []}
 
 
-def _details(subject: Subject, kept: _Kept, words: _Vocabulary, blobs: Blobs) -> dict[str, Any]:
+def _details(subject: Subject, kept: _Kept, blobs: Blobs) -> dict[str, Any]:
     chosen = kept.tokens(subject)
     found: dict[str, Any] = {"cells": {}}
     for name, values in subject.cells.items():
@@ -239,14 +218,14 @@ def _details(subject: Subject, kept: _Kept, words: _Vocabulary, blobs: Blobs) ->
         found["alternatives"] = {
             "count": int(texts.shape[1]),
             "step": LOGPROB_STEP,
-            "token": blobs.add(smallest_unsigned(words.places(texts.ravel().tolist()))),
+            "token": blobs.add_words(texts.ravel()),
             "logprob": blobs.add(logprob_coded(logprobs)),
         }
     return found
 
 
 def _training(training: Training) -> dict[str, Any]:
-    """A trajectory by kind of row, as columns; columns without a number are named in `undefined`."""
+    """The columns of a trajectory for each kind of row. `undefined` names the columns that hold no number."""
     found: dict[str, Any] = {"label": training.label, "group": training.group, "run": training.run, "undefined": []}
     for kind in _TRAJECTORY_KINDS:
         rows = [row for row in training.rows if row.get("kind") == kind]
@@ -257,16 +236,11 @@ def _training(training: Training) -> dict[str, Any]:
             **{name: column for name, column in columns.items() if any(value is not None for value in column)},
         }
         found["undefined"] += [name for name in columns if name not in found[kind]]
-    found["steps"] = _steps_done(training)
+    # A `step` row is written before its optimizer step, any other row after it.
+    done = max((row["step"] + (row.get("kind") == "step") for row in training.rows), default=0)
+    found["steps"] = done if training.num_steps is None else training.num_steps
     found["alarms"] = [row["step"] for row in training.rows if row.get("kind") == "alarm"]
     return found
-
-
-def _steps_done(training: Training) -> int:
-    """Optimizer steps that were made; the batch of a row was measured before its step, all else after so many."""
-    if training.num_steps is not None:
-        return training.num_steps
-    return max((row["step"] + (row.get("kind") == "step") for row in training.rows), default=0)
 
 
 def _number(value: Any) -> float | None:
@@ -279,7 +253,7 @@ def _number(value: Any) -> float | None:
 
 
 def finite(value: Any) -> Any:
-    """The value with null for NaN and infinity, and plain numbers for NumPy's."""
+    """The value with None for NaN and infinity, and with Python numbers for those of NumPy."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float):

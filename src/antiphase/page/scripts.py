@@ -1,13 +1,13 @@
-"""The ES modules of the page as one script, since a page that fetches nothing cannot load modules.
+"""Join the ES modules of the page into one script, because a page that fetches nothing cannot load modules.
 
-Every module becomes a function that returns what it exports, so that in the page too a module sees what it imports
-and nothing else. They run in the order in which a browser runs modules: imported ones first. Of the syntax of modules
-this knows what the assets use, on one line each, and refuses the rest:
+Every module becomes a function that returns its exports. So a module in the page sees what it imports and nothing
+else. The functions run in the order in which a browser runs modules: imported modules run first. Imports and exports
+must have one of these forms, each on one line; every other form is refused:
 
     import { a, b } from "./core.js";
     export const a = 1;                 also function, async function and class
 
-What several modules write is a property of an exported object: there is no exported `let`.
+There is no exported `let`. What several modules write must be a property of an exported object.
 """
 
 import re
@@ -21,13 +21,13 @@ OTHER = re.compile(r"^\s*(?:import|export)\b.*", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Module:
-    """What a module takes and gives.
+    """A module with its imports and exports.
 
     Attributes:
-        name: of the file, without its ending.
-        imports: names by the module that they come from, in the order of the file.
-        exports: in the order of the file.
-        source: as the file has it.
+        name: the name of its file without the suffix.
+        imports: for each module that it imports from, the imported names, in the order of the file.
+        exports: the exported names, in the order of the file.
+        source: the text of the file.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Module:
 
     @property
     def body(self) -> str:
-        """The source as the body of a function: imports are constants in it, and exports are returned."""
+        """The source as a function body, in which imports are constants, and which returns the exports."""
         taken = IMPORT.sub(r"const { \1 } = modules.\2;", self.source)
         return f"{EXPORT.sub('', taken)}\nreturn {{ {', '.join(self.exports)} }};"
 
@@ -46,11 +46,11 @@ def module_of(name: str, source: str) -> Module:
     r"""Read a module's imports and exports.
 
     Args:
-        name: of the file, without its ending.
-        source: of the file.
+        name: the name of its file without the suffix.
+        source: the text of the file.
 
     Raises:
-        ValueError: an import or export of another form than the module's docstring shows.
+        ValueError: an import or export has a form that the docstring above does not show.
 
     >>> module_of("tables", 'import { $ } from "./core.js";\nexport const CSV = new Map();').exports
     ('CSV',)
@@ -68,14 +68,14 @@ def module_of(name: str, source: str) -> Module:
 
 
 def modules_from(main: str, read: Callable[[str], str]) -> list[Module]:
-    """A module and all that it imports, directly or not, in the order in which a browser runs them.
+    """A module and all modules that it imports, directly or not, in the order in which a browser runs them.
 
     Args:
-        main: the module that starts the page.
-        read: source of a module by its name.
+        main: the name of the module that starts the page.
+        read: gives the source of a module for its name.
 
     Raises:
-        ValueError: modules import each other in a circle, or a name that is not exported.
+        ValueError: modules import each other in a circle, or a module imports a name that is not exported.
     """
     ready: dict[str, Module] = {}
 
@@ -96,14 +96,14 @@ def modules_from(main: str, read: Callable[[str], str]) -> list[Module]:
 
 
 def one_script(main: str, read: Callable[[str], str]) -> str:
-    """The script that does what loading the module `main` would do.
+    """One script that does the same as loading the module `main`.
 
     Args:
-        main: the module that starts the page.
-        read: source of a module by its name.
+        main: the name of the module that starts the page.
+        read: gives the source of a module for its name.
 
     Raises:
-        ValueError: as `module_of` and `modules_from`.
+        ValueError: for the reasons of `module_of` and `modules_from`.
     """
     parts = [f"modules.{each.name} = (() => {{\n{each.body}\n}})();" for each in modules_from(main, read)]
     return '"use strict";\n(() => {\nconst modules = {};\n' + "\n".join(parts) + "\n})();\n"

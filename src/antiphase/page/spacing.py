@@ -1,20 +1,20 @@
-"""Which tokens lost the space before them: SentencePiece decodes a token on its own without it.
+"""Find the tokens that lost the space before them: SentencePiece drops it when it decodes a token alone.
 
-Tokens are followed along the completion, whose text has the spaces.
+The text of the completion has the spaces. So the tokens are looked for in it, one after the other.
 """
 
 from collections.abc import Sequence
 
-# Characters that a token may be ahead, besides one for each token that was not found since the last one that was.
+# How many characters ahead a token is looked for. Each token that was not found since the last match adds one more.
 _AHEAD = 8
 
 
 def spaces_before(completion: str, tokens: Sequence[str]) -> list[bool]:
-    """Whether the completion has a space right before each token that the token's own text lacks.
+    """For each token, whether the completion has a space before it that the token's own text lacks.
 
-    Where a token cannot be found next (a piece of a character, a special token that the text leaves out), the walk
-    waits for the next one that can, and looks the farther ahead the more tokens have gone by. A token without text is
-    a space, where there is one.
+    Some tokens cannot be found: a part of a character, or a special token that the text leaves out. The search then
+    goes on with the next token and looks one character further ahead for each token that it missed. A token without
+    text counts as a space if the completion has one there.
 
     >>> spaces_before("Wait, I see", ["Wait", ",", "I", " see"])
     [False, False, True, False]

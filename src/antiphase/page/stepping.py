@@ -1,4 +1,4 @@
-"""The steps of a subject's rollouts, from steps.parquet: estimators side by side, in the order of the rollouts."""
+"""Read the steps of a subject's rollouts from the rows of steps.parquet, in the order of the rollouts."""
 
 from collections.abc import Sequence
 
@@ -17,15 +17,15 @@ def steps_of(
     """The steps of the rollouts that are shown.
 
     Args:
-        label: of the subject, for errors.
-        table: rows of steps.parquet of this subject.
-        order: place of each shown rollout, by its id.
-        starts: first token of each rollout, and the number of tokens at the end.
-        estimators: whose steps are wanted; all were measured on the same ones.
+        label: the name of the subject, for error messages.
+        table: the rows of steps.parquet for this subject.
+        order: the index of each shown rollout by its id.
+        starts: index of each rollout's first token; the last entry is the number of all tokens.
+        estimators: the estimators whose steps are wanted. All were measured on the same steps.
 
     Raises:
-        InvalidInputError: the steps of an estimator are missing, or do not part their rollouts from the first token to
-            the last. A rollout may have none: a run of before there were steps may be continued.
+        InvalidInputError: the steps of an estimator are missing, or they do not cover their rollouts from the first
+            token to the last. A rollout may have no steps, because a run that measured none can be continued.
     """
     place = table.rollout_id.map(order)
     shown = table.assign(rollout=place)[place.notna()].sort_values(["rollout", "step"], kind="stable")
@@ -51,11 +51,12 @@ def steps_of(
         starts=bounds,
         start=start,
         num_tokens=count,
-        position=_floats(base, "position"),
-        entropies={name: _floats(frames.get(name, empty), "entropy") for name in estimators},
-        strengths={name: _floats(frames.get(name, empty), "strength") for name in estimators},
+        position=floats(base, "position"),
+        entropies={name: floats(frames.get(name, empty), "entropy") for name in estimators},
+        strengths={name: floats(frames.get(name, empty), "strength") for name in estimators},
     )
 
 
-def _floats(frame: pd.DataFrame, name: str) -> np.ndarray:
+def floats(frame: pd.DataFrame, name: str) -> np.ndarray:
+    """A column as float32, with NaN for missing values."""
     return frame[name].to_numpy(dtype=np.float32, na_value=np.nan)

@@ -1,7 +1,7 @@
-"""Subjects from the tables of a probe or an evaluation: tokens in order, estimators side by side.
+"""Make the subjects of a page from the tables of a probe or an evaluation.
 
-A page shows the rollouts that the summary's numbers are about: of an evaluation, the sampled ones (the greedy ones
-where nothing was sampled).
+A page shows the rollouts that the numbers of the summary are about. For an evaluation, these are the sampled rollouts,
+or the greedy ones if nothing was sampled.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,13 @@ from antiphase.errors import InvalidInputError
 from antiphase.page.document import Subject
 from antiphase.page.payload import finite
 from antiphase.page.spacing import spaces_before
-from antiphase.page.stepping import steps_of
-from antiphase.page.unit_correlations import units_of
+from antiphase.page.stepping import floats, steps_of
+from antiphase.page.unit_correlations import NOTHING, units_of
 from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
 from antiphase.types import cell_column
 
 _ROLLOUT = ("rollout_id", "prompt_id", "prompt", "finish", "num_tokens")
+_TOKEN = ("rollout", "position", "token", "token_id", "entropy", "logprob")
 _VERDICT = ("correct", "outcome", "answer", "reference")
 _READING = (
     "estimator", "context", "layers", "projections", "norm", "target", "targets_per_rollout", "revision", "device",
@@ -30,11 +31,10 @@ _STATISTICS = (
     "logprob_control", "by_projection", "num_tokens", "num_unique_tokens", "num_rollouts", "num_prompts",
     "num_undefined", "entropy_mean", "strength_mean",
 )  # fmt: skip
-# Of each rollout, where its table has them.
+# The columns of the rollout table that hold a ρ of each rollout over another unit. Old tables lack them.
 BY_UNIT = (
     "spearman_type", "spearman_step", "spearman_step_low", "spearman_step_high", "spearman_given_length",
 )  # fmt: skip
-_NOTHING = {"value": None, "low": None, "high": None}
 _NEEDED = ("spearman", "logprob_control")
 _INTERVALS = (*_NEEDED, "spearman_within", "accuracy")
 _COUNTS = ("num_tokens", "num_rollouts", "num_prompts", "num_undefined")
@@ -56,16 +56,16 @@ def subjects_of(
     """One subject for each model (and task) of the results.
 
     Args:
-        tokens, rollouts: the tables of a probe or an evaluation.
-        results: of its summary.
-        run: place of the run in the document.
-        label: what the user calls the run; before, or in place of, the model's name.
-        steps: the table of steps; None in a run of before they were measured.
-        alternatives: the table of top alternatives.
-        min_tokens, min_steps: below, a correlation of tokens or steps is undefined.
+        tokens, rollouts: the token table and the rollout table of a probe or an evaluation.
+        results: the entries of `results` in its summary.
+        run: index of the run in the document.
+        label: the user's name for the run. It stands in place of the model's name, or before it if there are several.
+        steps: the table of steps; None for an old run that did not measure steps.
+        alternatives: the table of the most likely alternative tokens.
+        min_tokens, min_steps: with fewer tokens or steps than these, a correlation over them is undefined.
 
     Raises:
-        InvalidInputError: the tables do not match each other, or a result has no number where one must be.
+        InvalidInputError: the tables do not match each other, or a value in a result must be a number and is not.
     """
     cases = list(dict.fromkeys((str(entry["model"]), entry.get("task")) for entry in results))
     models, tasks = ({case[i] for case in cases} for i in (0, 1))
@@ -88,10 +88,13 @@ def subjects_of(
 
 
 def reading_of(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """One entry of `results`, of a probe or an evaluation, in one form: statistics, units, and `accuracy` or None.
+    """Bring an entry of `results` into the form of the page, which is the same for a probe and an evaluation.
+
+    Returns:
+        the statistics, what `units_of` returns, and `accuracy`, which is None for a probe.
 
     Raises:
-        InvalidInputError: what must be a number is none.
+        InvalidInputError: a value must be a number and is not.
     """
     statistics = entry.get("signals", entry)
     reading = {name: entry.get(name) for name in _READING} | {name: statistics.get(name) for name in _STATISTICS}
@@ -109,8 +112,8 @@ def reading_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = finite(reading)
     for key in _INTERVALS:
         if found[key] is not None or key in _NEEDED:
-            found[key] = _NOTHING | (found[key] or {})
-    values = [(key, found[key][end]) for key in _INTERVALS if found[key] for end in _NOTHING]
+            found[key] = {**NOTHING, **(found[key] or {})}
+    values = [(key, found[key][end]) for key in _INTERVALS if found[key] for end in NOTHING]
     values += [(key, found[key]) for key in (*_COUNTS, *_MEANS)]
     for key, value in values:
         if not isinstance(value, int if key in _COUNTS else int | float | None):
@@ -143,15 +146,13 @@ def _subject(
     if any(rows.rollout_id.duplicated().any() for rows in by_estimator.values()):
         raise InvalidInputError(f"{label}: two rollouts share an id; rollout ids must be distinct.")
     frames = {} if tokens.empty else _frames(label, tokens, order)
-    base = next(iter(frames.values()), None)
-    if base is None:
-        base = pd.DataFrame({"rollout": [], "position": [], "token": [], "token_id": [], "entropy": [], "logprob": []})
+    base = next(iter(frames.values()), pd.DataFrame(columns=_TOKEN))
     counts = np.bincount(base.rollout.to_numpy(dtype=np.int64), minlength=len(shown))
     if complete:
         _check_counts(label, shown, counts)
     starts = np.concatenate([[0], counts.cumsum()]).astype(np.int64)
     spaced = _spaced(first, base, starts)
-    strengths = {name: _floats(frame, "strength") for name, frame in frames.items()}
+    strengths = {name: floats(frame, "strength") for name, frame in frames.items()}
     cells = {
         str(reading["estimator"]): found
         for reading in readings
@@ -166,7 +167,7 @@ def _subject(
         by_unit={name: _by_rollout(by_estimator, name, order) for name in BY_UNIT if name in rollouts},
         shuffled=_by_rollout(by_estimator, "shuffled", order) if "shuffled" in rollouts else {},
         tokens=base[["token", "token_id"]]
-        .assign(entropy=_floats(base, "entropy"), logprob=_floats(base, "logprob"), spaced=spaced)
+        .assign(entropy=floats(base, "entropy"), logprob=floats(base, "logprob"), spaced=spaced)
         .reset_index(drop=True),
         starts=starts,
         strengths=strengths,
@@ -177,7 +178,7 @@ def _subject(
 
 
 def _check_counts(label: str, rollouts: pd.DataFrame, counts: np.ndarray) -> None:
-    """Refuse a token table that lacks tokens of the rollouts, or has more."""
+    """Refuse a token table that has fewer or more tokens than the rollout table says."""
     wanted = rollouts.num_tokens.to_numpy()
     if not np.array_equal(counts, wanted):
         place = int(np.argmax(counts != wanted))
@@ -195,7 +196,7 @@ def _by_rollout(by_estimator: Mapping[Any, pd.DataFrame], name: str, order: "pd.
 
 
 def _frames(label: str, tokens: pd.DataFrame, order: "pd.Series[int]") -> dict[str, pd.DataFrame]:
-    """The tokens of each estimator in the same order; rollouts that are not shown are left out."""
+    """For each estimator, the tokens of the shown rollouts, all in the same order."""
     frames: dict[str, pd.DataFrame] = {}
     keys: np.ndarray | None = None
     for name, rows in tokens.groupby("estimator", sort=False):
@@ -210,17 +211,13 @@ def _frames(label: str, tokens: pd.DataFrame, order: "pd.Series[int]") -> dict[s
     return frames
 
 
-def _floats(frame: pd.DataFrame, name: str) -> np.ndarray:
-    return frame[name].to_numpy(dtype=np.float32, na_value=np.nan)
-
-
 def _cells(reading: Mapping[str, Any], frame: pd.DataFrame | None) -> np.ndarray | None:
     if frame is None or not reading["layers"]:
         return None
     names = [cell_column(layer, name) for layer in reading["layers"] for name in reading["projections"]]
     if not all(name in frame for name in names):
         return None  # an evaluation without --by-projection
-    return np.stack([_floats(frame, name) for name in names], axis=1)
+    return np.stack([floats(frame, name) for name in names], axis=1)
 
 
 def _spaced(rollouts: pd.DataFrame, tokens: pd.DataFrame, starts: np.ndarray) -> np.ndarray:
@@ -247,5 +244,5 @@ def _alternatives(
     texts = np.full((len(tokens), int(rank.max()) + 1), "", dtype=object)
     logprobs = np.full(texts.shape, np.nan, dtype=np.float32)
     texts[row[kept], rank[kept]] = frame.token.to_numpy(dtype=object)[kept]
-    logprobs[row[kept], rank[kept]] = _floats(frame, "logprob")[kept]
+    logprobs[row[kept], rank[kept]] = floats(frame, "logprob")[kept]
     return texts, logprobs

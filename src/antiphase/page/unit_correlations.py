@@ -1,7 +1,7 @@
-"""ρ over tokens, types and steps in one form for the page, whatever layout the summary has; its chain and controls.
+"""Read from a summary what the page shows of it: ρ over tokens, types and steps, the chain, and the controls.
 
-A summary of before there were units holds ρ over tokens and types alone, under other names. What it lacks is absent
-here too, and the page says so; nothing is computed.
+An old summary, written before there were units, holds ρ over tokens and types only, under other names. Nothing is
+computed here: what a summary lacks is absent, and the page says so.
 """
 
 from collections.abc import Mapping
@@ -11,26 +11,26 @@ from antiphase.errors import InvalidInputError
 
 ENDS = ("value", "low", "high")
 NOTHING: Mapping[str, None] = dict.fromkeys(ENDS)
-# As the page orders them.
+# The order of the units on the page.
 ORDER = ("type", "token", "step")
 _NESTED = ("given", "windows", "with_length")
 _COUNTS = ("num_items", "num_undefined")
 
 
 def units_of(model: Any, statistics: Mapping[str, Any]) -> dict[str, Any]:
-    """`headline`, `units`, `chain` and `controls` of a result, each number checked.
+    """Read `headline`, `units`, `chain` and `controls` of a result, and check each number.
 
     Args:
-        model: whose result it is, for errors.
-        statistics: an entry of `results`, or the `signals` of one.
+        model: the model of the result, for error messages.
+        statistics: an entry of `results`, or the `signals` of such an entry.
 
     Returns:
-        `headline`: the unit whose ρ stands for the result; `units`: by unit, `value, low, high, num_items,
-        num_undefined, within` and, of steps, `given, windows, with_length`; `chain` and `controls` as in the summary,
-        empty where they were not measured. In the order type, token, step.
+        `headline`, the unit whose ρ stands for the result; `units`, which holds for each unit (in the order type,
+        token, step) `value, low, high, num_items, num_undefined, within`, and for steps also `given, windows,
+        with_length`; `chain` and `controls` as in the summary, empty if they were not measured.
 
     Raises:
-        InvalidInputError: what must be a number is none, or the headline is no unit.
+        InvalidInputError: a value must be a number and is not, or the headline is not one of the units.
     """
     given = statistics.get("units") or _before_units(statistics)
     units = {name: _entry(model, name, given[name]) for name in ORDER if given.get(name) is not None}
@@ -52,7 +52,7 @@ _WORDS = ("link", "x", "y", "expected", "verdict")
 
 
 def headline_entry(reading: Mapping[str, Any]) -> Mapping[str, Any]:
-    """ρ over the headline unit: `value, low, high` and more; of a reading of any age."""
+    """The entry with ρ over the headline unit; for an old reading, the one with ρ over tokens."""
     found: Mapping[str, Any] = reading["units"][reading["headline"]] if "units" in reading else reading["spearman"]
     return found
 

@@ -1,4 +1,4 @@
-"""What the page says about an estimator and a reading: definitions in one sentence, verdicts and warnings."""
+"""The sentences of the page about an estimator and a reading: definitions, verdicts and warnings."""
 
 import math
 from collections.abc import Mapping
@@ -9,29 +9,38 @@ import numpy as np
 from antiphase.page.unit_correlations import headline_entry
 from antiphase.statistics.resampling import MIN_PROMPTS
 
-# What it is, and what it is not.
+# What each estimator measures, and what it does not.
 ESTIMATORS = {
-    "own": "the token's own-position term of the gradient, exact, over every chosen layer; not the gradient through "
-    "earlier positions, so it ranks tokens otherwise than full does",
-    "oracle-own": "the own-position term by its definition, one backward a token; the same quantity as own",
-    "last": "the full gradient of the last layer's projections, exact; says nothing of the layers below",
+    "own": "the term of the gradient at the token's own position, exact, over every chosen layer. It leaves out the "
+    "gradient through earlier positions, so it ranks tokens differently from full",
+    "oracle-own": "the own-position term by its definition, one backward pass per token; the same quantity as own",
+    "last": "the full gradient of the last layer's projections, exact. It says nothing about the layers below",
     "full": "the full gradient of every chosen layer's projections, exact; often measured on a sample of tokens",
-    "oracle": "the full gradient by its definition, one backward a token; the same quantity as full",
+    "oracle": "the full gradient by its definition, one backward pass per token; the same quantity as full",
 }
 FEW_TOKENS, FEW_PROMPTS = 500, 8
-# A control this near to the signal, as a share of it, explains it as well.
+# A control with at least this share of the signal's ρ explains it as well as the signal does.
 NEAR = 0.8
 
 
+def signed(value: float | None, digits: int = 3) -> str:
+    """`+0.123` with a real minus sign; `undefined` for None.
+
+    >>> signed(-0.12345)
+    '−0.123'
+    """
+    return "undefined" if value is None else f"{value:+.{digits}f}".replace("-", "−")
+
+
 def verdict(reading: Mapping[str, Any]) -> str:
-    """Whether the interval of ρ over the headline unit lies on one side of 0; undecided of two or three prompts."""
+    """The verdict on ρ over the headline unit. With only two or three prompts it is undecided."""
     said = verdict_of(headline_entry(reading))
     few = 1 < reading["num_prompts"] < MIN_PROMPTS
     return "undecided" if few and said in ("inverted", "not inverted") else said
 
 
 def verdict_of(rho: Mapping[str, Any]) -> str:
-    """Whether an interval lies on one side of 0."""
+    """Say whether the interval of ρ lies on one side of 0."""
     if rho["value"] is None:
         return "undefined"
     if rho["low"] is None or rho["high"] is None:
@@ -42,11 +51,11 @@ def verdict_of(rho: Mapping[str, Any]) -> str:
 
 
 def warnings_of(reading: Mapping[str, Any], shuffled: np.ndarray | None = None) -> list[str]:
-    """What weakens a reading, most important first.
+    """The reasons to trust a reading less, the most important one first.
 
     Args:
-        reading: one model and estimator, as in summary.json.
-        shuffled: ρ of the rollouts' permuted strengths, `[rollout]`, if known.
+        reading: the numbers of one model and estimator, as in summary.json.
+        shuffled: ρ of each rollout with its strengths permuted, `[rollout]`, if known.
     """
     found = []
     tokens, prompts = reading["num_tokens"], reading["num_prompts"]
@@ -67,15 +76,15 @@ def warnings_of(reading: Mapping[str, Any], shuffled: np.ndarray | None = None) 
     value, control = reading["spearman"]["value"], reading["logprob_control"]["value"]
     if value is not None and control is not None and value * control > 0 and abs(control) >= NEAR * abs(value):
         found.append(
-            f"the control, which follows entropy by construction, is nearly as strong in the same direction or "
-            f"stronger ({_signed(control)}): ρ over tokens may say no more"
+            f"the control, which follows entropy by construction, has the same sign and is nearly as strong as ρ over "
+            f"tokens, or stronger ({signed(control, 2)}). So ρ over tokens may say no more than the control"
         )
     within = (reading.get("spearman_within") or {}).get("value")
     noise = math.nan if shuffled is None or np.isnan(shuffled).all() else float(np.nanmean(shuffled))
     if within is not None and not math.isnan(noise) and abs(noise) >= NEAR * abs(within):
         found.append(
-            f"shuffled strengths give nearly as strong a ρ over tokens within rollouts ({_signed(noise)} against "
-            f"{_signed(within)})"
+            f"shuffled strengths give nearly as strong a ρ over tokens within rollouts ({signed(noise, 2)} against "
+            f"{signed(within, 2)})"
         )
     if reading.get("targets_per_rollout"):
         few = reading["targets_per_rollout"]
@@ -85,15 +94,11 @@ def warnings_of(reading: Mapping[str, Any], shuffled: np.ndarray | None = None) 
 
 
 def _of_steps(step: Mapping[str, Any]) -> list[str]:
-    """What a headline over steps must stand: the steps' lengths and places held fixed."""
+    """A warning if ρ over steps changes its verdict once the lengths and places of the steps are held fixed."""
     both = (step.get("given") or {}).get("both")
     if both is None or verdict_of(both) == verdict_of(step):
         return []
     return [
         f"with the lengths and places of the steps held fixed, ρ over them is {verdict_of(both)}"
-        + ("" if both["value"] is None else f" ({_signed(both['value'])})")
+        + ("" if both["value"] is None else f" ({signed(both['value'], 2)})")
     ]
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")

@@ -87,7 +87,10 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
         f"ρ: Spearman correlation of token entropy and gradient strength ({first['norm']} norm of the "
         f"{first['target']} gradient); negative = inverted. In brackets 95 % intervals over prompts.",
         unit_note(first),
-        *(f"{name}: {_ESTIMATES[name]}." for name in dict.fromkeys(r["estimator"] for r in summary["results"])),
+        *(
+            f"{name}: {_ESTIMATES.get(name, 'an estimator that was added')}."
+            for name in dict.fromkeys(r["estimator"] for r in summary["results"])
+        ),
         "control: the same with ‖∂ ln p/∂z‖, which follows entropy by construction; it is no fingerprint.",
     ]
     for result in summary["results"]:

@@ -25,7 +25,7 @@ import pandas as pd
 
 from antiphase.data.published import published_curves
 from antiphase.errors import InvalidInputError
-from antiphase.figures.checkpoints import save_checkpoint_curves
+from antiphase.figures.saving import save_run_figures
 from antiphase.models.saved import saved_digest
 from antiphase.page.defaults import FILE as REPORT
 from antiphase.page.html import add_page
@@ -109,7 +109,8 @@ def run_series(request: SeriesRequest, *, references: bool = True, progress: boo
         if outputs.out is None:
             return CheckpointSeries(made.summary)
         if outputs.figures:
-            save_checkpoint_curves(made.summary, published_curves() if references else (), path / "figures")
+            curves = published_curves() if references else ()
+            save_run_figures("checkpoints", path / "figures", trajectory=made.summary, references=curves)
         if outputs.report:
             add_page(lambda: made.document(path.resolve().name), path / REPORT)
         return made

@@ -1,1 +1,1 @@
-"""Reports: runs read from their folders, finished or not, onto one page; or served while they are written."""
+"""Reports: read runs from their folders and make one page of them, or serve the page while the runs go on."""

@@ -1,6 +1,6 @@
-"""Which runs a page is of, checked as far as their names and files tell: no torch and no pandas.
+"""Find out which runs a page shows, and check them by their names and files. This needs no torch and no pandas.
 
-`write_report` and `serving` begin with these; the command line calls `check_report` before it imports what reads runs.
+`write_report` and `serving` begin with these checks. The command line calls `check_report` before slow imports.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from typing import Any
 
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.entries import parse_entry
-from antiphase.page.defaults import FILE, FORKING_SHARE
+from antiphase.page.defaults import FILE, FORKING_SHARE, check_share
 from antiphase.runs.folder_kinds import EVALUATION, PROBE, SERIES
 
 HOST = "127.0.0.1"
@@ -24,12 +24,12 @@ KINDS = "a probe, an evaluation, a comparison or a training run"
 
 @dataclass(frozen=True)
 class Source:
-    """A run to be shown.
+    """A run that the page shows.
 
     Args:
-        path: of its folder.
-        label: what the user calls it.
-        group: the name that the seeds of one training recipe share.
+        path: its folder.
+        label: the user's name for it; None if there is none.
+        group: the name that the seeds of one training recipe share; None if it is no such seed.
     """
 
     path: Path
@@ -38,20 +38,20 @@ class Source:
 
 
 def sources_of(entries: str | Path | Sequence[str | Path]) -> list[Source]:
-    """The runs of one entry or several, each `[NAME=]RUN[,RUN…]`.
+    """Parse one entry or several, each of the form `[NAME=]RUN[,RUN…]`, into runs.
 
     Raises:
-        InvalidInputError: no entry, a malformed one, a run named twice, or two of one name.
+        InvalidInputError: there is no entry, an entry is malformed, a run stands twice, or two runs have one name.
     """
     found: list[Source] = []
     listed = [entries] if isinstance(entries, str | Path) else entries
     if not isinstance(listed, Sequence) or not all(isinstance(entry, str | Path) for entry in listed):
         raise InvalidInputError(f"runs must be a folder or a list of folders; got {entries!r}.")
     for entry in listed:
-        # A folder whose name has a comma or an equals sign is taken as it is.
+        # An existing path is never split, so that the name of a folder may hold a comma or an equals sign.
         name, paths = (None, [str(entry)]) if os.path.exists(entry) else parse_entry(str(entry))
         if not str(entry).startswith(f"{name}="):
-            name = None  # several without a name go by their folders
+            name = None  # without a name, each run is called after its folder
         for place, path in enumerate(paths):
             label = f"{name} #{place + 1}" if name and len(paths) > 1 else name
             found.append(Source(Path(path), label, name if len(paths) > 1 else None))
@@ -72,13 +72,13 @@ def sources_of(entries: str | Path | Sequence[str | Path]) -> list[Source]:
 def check_report(
     runs: str | Path | Sequence[str | Path], out: str | Path | None = None, *, forking_share: float = FORKING_SHARE
 ) -> tuple[list[Source], Path]:
-    """Check the arguments of `write_report`; see there.
+    """Check the arguments of `write_report`, which explains them.
 
     Returns:
         the runs, and the file to write.
 
     Raises:
-        InvalidInputError: an entry, the file or the share cannot be taken, or a folder is missing, empty or foreign.
+        InvalidInputError: an entry, the file or the share is invalid, or a folder is missing, empty or no run.
     """
     found = sources_of(runs)
     if out is None and len(found) > 1:
@@ -95,13 +95,13 @@ def check_report(
 def check_view(
     runs: str | Path | Sequence[str | Path], port: int, *, forking_share: float = FORKING_SHARE
 ) -> list[Source]:
-    """Check the arguments of `serving`; see there.
+    """Check the arguments of `serving`, which explains them.
 
     Returns:
         the runs.
 
     Raises:
-        InvalidInputError: an entry or the share cannot be taken, a folder is missing, or the port is taken.
+        InvalidInputError: an entry or the share is invalid, a folder is missing, or the port is in use.
     """
     sources = sources_of(runs)
     check_share(forking_share)
@@ -109,7 +109,7 @@ def check_view(
         if not os.path.isdir(source.path):
             raise InvalidInputError(f"{str(source.path)!r} is not a folder. Start the run first, or check the path.")
     with listening(port), socket.socket() as probe:
-        # As the server will do it.
+        # The server sets this option too.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((HOST, port))
     return sources
@@ -117,10 +117,10 @@ def check_view(
 
 @contextlib.contextmanager
 def listening(port: int) -> Iterator[None]:
-    """Say what is wrong with a port that the block cannot listen on.
+    """Turn the error of a block that cannot listen on its port into an error message with advice.
 
     Raises:
-        InvalidInputError: it is taken, or no port at all.
+        InvalidInputError: the port is in use, or the number is no port.
     """
     try:
         yield
@@ -129,33 +129,20 @@ def listening(port: int) -> Iterator[None]:
         raise InvalidInputError(f"cannot listen on port {port} ({reason}). Choose another --port.") from error
 
 
-def check_share(forking_share: float) -> None:
-    """Refuse a share of forking tokens that is none.
-
-    Raises:
-        InvalidInputError: it does not lie between 0 and 1.
-    """
-    if not 0 < forking_share < 1:
-        raise InvalidInputError(f"forking_share must lie between 0 and 1; got {forking_share}.")
-
-
 def check_run(path: Path) -> None:
-    """Refuse what is not the folder of a run, finished or not.
+    """Refuse a path that is not the folder of a finished or unfinished run.
 
     Raises:
-        InvalidInputError: no folder, an empty or a foreign one.
+        InvalidInputError: the path is missing, is a file, or is a folder that is empty or holds no run.
     """
-    if not os.path.exists(path):
-        raise InvalidInputError(f"{str(path)!r} does not exist. Name the folder of {KINDS}.")
-    if not path.is_dir():
-        raise InvalidInputError(f"{str(path)!r} is a file. Name the folder of {KINDS}.")
+    if not os.path.isdir(path):
+        what = "is a file" if os.path.exists(path) else "does not exist"
+        raise InvalidInputError(f"{str(path)!r} {what}. Name the folder of {KINDS}.")
     try:
         if is_comparison(path) or is_training(path):
             return
         if not (path / "config.json").is_file():
             raise InvalidInputError(f"{str(path)!r} {_foreign(path)}")
-    except InvalidInputError:
-        raise
     except OSError as error:
         raise InvalidInputError(f"{str(path)!r} cannot be read ({error.strerror or error}).") from error
 
@@ -168,12 +155,12 @@ def check_run(path: Path) -> None:
 
 
 def is_comparison(path: Path) -> bool:
-    """Whether the folder is that of a comparison."""
+    """Whether the folder holds a comparison."""
     return (path / "comparison.json").is_file() or any((path / "evals").glob("*/config.json"))
 
 
 def is_training(path: Path) -> bool:
-    """Whether the folder is that of a training run."""
+    """Whether the folder holds a training run."""
     return (path / "trajectory.jsonl").is_file() or (path / "recipe.json").is_file()
 
 
@@ -188,10 +175,10 @@ def _foreign(path: Path) -> str:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object.
+    """Read a JSON object from a file.
 
     Raises:
-        InvalidInputError: it cannot be read, or is none.
+        InvalidInputError: the file cannot be read, or holds no JSON object.
     """
     try:
         value = json.loads(path.read_bytes())

@@ -1,4 +1,4 @@
-"""A run's folder as a document: which kind it is, what it holds so far, or what is wrong with it."""
+"""Read the folder of a run as a document. It finds the kind of the run and shows what there is so far."""
 
 import contextlib
 from pathlib import Path
@@ -13,24 +13,35 @@ from antiphase.report.unfinished import summarize_unfinished
 from antiphase.runs.folder_kinds import EVALUATION, PROBE, SERIES
 from antiphase.runs.run_folder import RunFolder
 
-# What files of ours in form raise whose keys, columns or values are others: edited, or of a version in between.
+# The errors that reading raises when a file looks like ours but its keys, columns or values are different. That
+# happens to files that were edited or written by another version.
 _UNFIT = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
 
 
 class NothingFinishedError(InvalidInputError):
-    """A run of ours that has nothing to show yet."""
+    """The folder holds a run that has nothing to show yet.
+
+    Args:
+        path: the folder of the run.
+        what: what is not finished yet.
+        continued: whether to say how the run is continued.
+    """
+
+    def __init__(self, path: Path, what: str, *, continued: bool = False) -> None:
+        how = " Continue it: repeat its command with --resume." if continued else ""
+        super().__init__(f"{str(path)!r}: {what} is finished yet.{how}")
 
 
 def read_run(path: Path, *, label: str | None = None, group: str | None = None) -> Document:
-    """What a run's folder holds, finished or not.
+    """Read a finished or unfinished run from its folder.
 
     Args:
-        path: of the folder.
-        label: what the user calls the run.
-        group: of a training run: the name that its seeds share.
+        path: the folder.
+        label: the user's name for the run; None calls it after its folder.
+        group: only for a training run: the name that its seeds share.
 
     Raises:
-        InvalidInputError: no folder, an empty or a foreign one, one without anything finished, or damaged files.
+        InvalidInputError: the folder is missing, empty or no run, nothing in it is finished, or its files are damaged.
     """
     check_run(path)
     try:
@@ -73,13 +84,10 @@ def _signals(path: Path, name: str, label: str | None) -> Document:
 
 
 def _unfinished(folder: RunFolder, kind: str, name: str, label: str | None) -> Document:
-    # Rollouts first: a batch that is finished meanwhile then has tokens without rollouts, which are left out.
+    # The rollouts are read first. A batch that is finished meanwhile then has tokens only, and these are left out.
     rollouts, tokens = folder.read_parts("rollouts"), folder.read_parts("tokens")
     if tokens is None or rollouts is None:
-        raise NothingFinishedError(
-            f"{str(folder.path)!r}: no batch of this run is finished yet. Continue it: repeat its command with "
-            "--resume."
-        )
+        raise NothingFinishedError(folder.path, "no batch of this run", continued=True)
     summary = summarize_unfinished(folder, kind, tokens, rollouts)
     count = rollouts.drop_duplicates(["model", "rollout_id"]).shape[0]
     note = (
@@ -93,53 +101,47 @@ def _unfinished(folder: RunFolder, kind: str, name: str, label: str | None) -> D
 
 
 def _checkpoints(path: Path, name: str, label: str | None) -> Document:
-    """The checkpoints that were measured to their end."""
+    """The document of the checkpoints that are measured completely."""
     folder = SeriesFolder.open(path)
     if (path / TRAJECTORY).is_file():
         return CheckpointSeries.load(path).document(name, label)
     summary = {"config": folder.read_json("config.json")["config"], **summarize_series(folder)}
     if not summary["checkpoints"]:
-        raise NothingFinishedError(
-            f"{str(path)!r}: no checkpoint of this run is finished yet. Continue it: repeat its command with --resume."
-        )
+        raise NothingFinishedError(path, "no checkpoint of this run", continued=True)
     return CheckpointSeries(summary, path).document(name, label, finished=False)
 
 
 def _training(path: Path, name: str, group: str | None) -> Document:
     from antiphase.training.trajectory import read_trajectory
 
-    settings = read_object(path / "recipe.json") if (path / "recipe.json").is_file() else {}
     summary = read_object(path / "summary.json") if (path / "summary.json").is_file() else None
-    if not (path / "trajectory.jsonl").is_file():
-        raise NothingFinishedError(f"{str(path)!r}: no step of this training run is finished yet.")
-    rows = read_trajectory(path)
+    settings = read_object(path / "recipe.json") if (path / "recipe.json").is_file() else {}
+    settings = settings or (summary or {}).get("config", {})
+    rows = read_trajectory(path) if (path / "trajectory.jsonl").is_file() else []
+    if not rows:
+        raise NothingFinishedError(path, "no step of this training run")
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or not isinstance(row.get("step"), int) or "kind" not in row:
             raise InvalidInputError(f"{path / 'trajectory.jsonl'}, line {number + 1}: not a row of a trajectory.")
-    if not rows:
-        raise NothingFinishedError(f"{str(path)!r}: no step of this training run is finished yet.")
-    if not settings and summary is not None:
-        settings = summary.get("config", {})
     last = max(row["step"] for row in rows)
     notes = [] if summary is not None else [f"{name} is unfinished: this is its trajectory up to step {last}."]
     return training_document(name, rows, settings, summary, group=group, notes=notes)
 
 
 def _comparison(path: Path, name: str) -> Document:
-    """The tables, if the comparison is made, with the evaluations of its models."""
+    """The document of a comparison: its tables, once they are made, and the evaluations of its models."""
     from antiphase.evaluation.comparison import Comparison
     from antiphase.evaluation.evaluation_pages import comparison_tables
 
     finished = (path / "comparison.json").is_file()
-    document = Document(name, [Run(name, "compare", finished)])
+    tables = []
     if finished:
         found = read_object(path / "comparison.json")
-        comparison = Comparison(found["tasks"], found["points"], found["options"])
-        document = Document(name, document.runs, tables=comparison_tables(comparison))
-    documents = [document]
+        tables = comparison_tables(Comparison(found["tasks"], found["points"], found["options"]))
+    documents = [Document(name, [Run(name, "compare", finished)], tables=tables)]
     for folder in sorted((path / "evals").glob("*/")):
         with contextlib.suppress(NothingFinishedError):
             documents.append(read_run(folder))
     if not finished and len(documents) == 1:
-        raise NothingFinishedError(f"{str(path)!r}: nothing of this comparison is finished yet.")
+        raise NothingFinishedError(path, "nothing of this comparison")
     return joined(documents, name)

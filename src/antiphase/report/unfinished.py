@@ -1,4 +1,4 @@
-"""The summary of a run that was cut or goes on, from its finished batches."""
+"""Summarize an unfinished run from its finished batches."""
 
 import dataclasses
 from typing import Any
@@ -14,37 +14,37 @@ from antiphase.runs.run_config import config_from
 from antiphase.runs.run_folder import RunFolder
 from antiphase.runs.unit_spec import BEFORE_UNITS
 
-# Of the bootstrap: a view of a running job is made again and again.
+# The most bootstrap resamples, because the view of a running job summarizes it again and again.
 MOST_RESAMPLES = 200
 
 
 def summarize_unfinished(folder: RunFolder, kind: str, tokens: pd.DataFrame, rollouts: pd.DataFrame) -> dict[str, Any]:
-    """What summary.json would hold if the finished batches were all.
+    """Summarize the finished batches in the way in which summary.json summarizes a whole run.
 
     Args:
-        folder: of the run.
+        folder: the folder of the run.
         kind: `probe` or `eval`.
-        tokens, rollouts: of the finished batches.
+        tokens, rollouts: the tokens and the rollouts of the finished batches.
 
     Returns:
         `config`, `results`, and `num_resamples`, which is at most `MOST_RESAMPLES`.
 
     Raises:
-        InvalidInputError: the config is not of this version.
+        InvalidInputError: this version cannot read the config.
     """
     stored = folder.read_json("config.json")["config"]
     owner: Any = EvalConfig if kind == "eval" else ProbeConfig
-    known = {field.name for field in dataclasses.fields(owner)}
-    options = {name: value for name, value in stored.items() if name in known and name != "models"}
+    known = {field.name for field in dataclasses.fields(owner)} - {"models"}
+    # The config of an old run names no units; that run is over tokens.
+    given = {**BEFORE_UNITS, **{name: value for name, value in stored.items() if name in known}}
+    options = {name: value for name, value in given.items() if value is not None}
     options["num_resamples"] = min(int(options.get("num_resamples", MOST_RESAMPLES)), MOST_RESAMPLES)
-    # A run of before there were units is over tokens.
-    options = {name: value for name, value in {**BEFORE_UNITS, **options}.items() if value is not None}
     config: Any = config_from(stored["models"], options, owner)
     steps = folder.read_parts("steps")
     begun = set(rollouts.model)
     keys = ["model", "rollout_id"]
     finished = rollouts[keys].drop_duplicates()
-    # Tables that are read later may hold more batches. Where no signals are measured, they have no rollouts at all.
+    # A table that was read later may hold more batches. Without measured signals, it has no column `rollout_id`.
     if "rollout_id" in tokens:
         tokens = tokens.merge(finished, on=keys)
     if steps is not None and "rollout_id" in steps:

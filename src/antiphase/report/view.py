@@ -1,7 +1,7 @@
-"""`view`: the page of runs that are still being written, served on this machine, made again when they grow.
+"""`view`: serve the page of runs on this machine, and make it again when the runs have grown.
 
-The server listens on the loopback address and answers only requests addressed to it, so that no page from elsewhere
-can read it through the browser.
+The server listens on the loopback address and answers only requests to that address. So no page from elsewhere can
+read it through the browser.
 """
 
 import contextlib
@@ -26,19 +26,19 @@ _WATCHED = (
 
 
 def signature_of(paths: Sequence[Path]) -> str:
-    """Changes whenever a file of the runs does that a page is made of."""
+    """A text that changes whenever a file changes from which the page of these runs is made."""
     facts = []
     for path in paths:
         for pattern in _WATCHED:
             for file in sorted(path.glob(pattern)):
-                with contextlib.suppress(OSError):  # renamed or merged meanwhile
+                with contextlib.suppress(OSError):  # the file was renamed or merged meanwhile
                     status = file.stat()
                     facts.append((str(file), status.st_mtime_ns, status.st_size))
     return f"{hash(tuple(facts)) & 0xFFFF_FFFF_FFFF_FFFF:016x}"
 
 
 class Viewer:
-    """The page of some runs, made when asked for and kept until they change."""
+    """Makes the page of some runs when it is asked for, and keeps it until the runs change."""
 
     def __init__(self, sources: Sequence[Source], **options: Any) -> None:
         self.sources, self.options = list(sources), options
@@ -46,11 +46,11 @@ class Viewer:
         self._known: tuple[str, bytes] | None = None
 
     def version(self) -> str:
-        """Of the files as they are now."""
+        """The signature of the files as they are now."""
         return signature_of([source.path for source in self.sources])
 
     def page(self) -> bytes:
-        """The page of the files as they are now; what is wrong with them, if they cannot be shown."""
+        """The page of the files as they are now. If they cannot be shown, the page says why."""
         with self._lock:
             version = self.version()
             if self._known is None or self._known[0] != version:
@@ -73,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "antiphase"
 
     def do_GET(self) -> None:
-        # A name that an attacker's page resolves to this machine is not ours.
+        # An attacker's page may use a host name of its own that resolves to this machine. Such requests are refused.
         if self.headers.get("Host", "") not in self.server.names:
             self._answer(403, "text/plain", b"This server answers on its own address only.\n")
         elif self.path == "/version":
@@ -95,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing of every request."""
+        """Print nothing for a request."""
 
 
 class Server(ThreadingHTTPServer):
@@ -110,21 +110,21 @@ class Server(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """Where the page is."""
+        """The address of the page."""
         return f"http://{HOST}:{self.server_port}/"
 
 
 @contextlib.contextmanager
 def serving(runs: str | Path | Sequence[str | Path], port: int = 0, **options: Any) -> Iterator[Server]:
-    """A server of the page of these runs, in a thread, until the block ends.
+    """Serve the page of these runs in a thread until the block ends.
 
     Args:
-        runs: as `write_report` takes them; they may have nothing to show yet, but must be there.
-        port: to listen on; 0 takes a free one.
-        options: of `document_of`: `markers`, `forking_share`.
+        runs: as for `write_report`. The folders must exist, but may have nothing to show yet.
+        port: the port to listen on; 0 takes a free one.
+        options: `markers` and `forking_share`, as for `document_of`.
 
     Raises:
-        InvalidInputError: a folder is missing, an option is out of its range, or the port is taken.
+        InvalidInputError: a folder is missing, an option is out of its range, or the port is in use.
     """
     sources = check_view(runs, port, forking_share=options.get("forking_share", FORKING_SHARE))
     with listening(port):

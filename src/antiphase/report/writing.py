@@ -1,4 +1,4 @@
-"""`write_report`: one page of one run or several."""
+"""`write_report`: make one page that shows one run or several."""
 
 import dataclasses
 from collections import Counter
@@ -7,10 +7,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from antiphase.errors import InvalidInputError
-from antiphase.page.defaults import FORKING_SHARE, MARKERS
+from antiphase.page.defaults import FORKING_SHARE, MARKERS, check_share
 from antiphase.page.document import Document, joined
 from antiphase.page.html import write_page
-from antiphase.report.entries import Source, check_report, check_share
+from antiphase.report.entries import Source, check_report
 from antiphase.report.sources import read_run
 
 
@@ -21,23 +21,23 @@ def write_report(
     markers: Sequence[str] = MARKERS,
     forking_share: float = FORKING_SHARE,
 ) -> Path:
-    """Write the interactive page of one run or several: one file that opens from disk.
+    """Write the interactive page of one run or several, as one file that opens from disk.
 
     Args:
-        runs: folders of probes, evaluations, comparisons or training runs, finished or not; each may be
-            `[NAME=]RUN[,RUN…]`, where several under one name are seeds.
-        out: the file; by default `report.html` in the folder of the only run.
-        markers: reasoning markers, matched against whole tokens without case.
-        forking_share: share of tokens of the highest entropy that count as forking, in (0, 1).
+        runs: the folders of probes, evaluations, comparisons or training runs, finished or not. Each entry may have
+            the form `[NAME=]RUN[,RUN…]`; several runs under one name are seeds.
+        out: the file to write. By default it is `report.html` in the folder of the run, if there is only one run.
+        markers: the words that count as reasoning markers. They are matched against whole tokens, ignoring case.
+        forking_share: forking tokens are those with the highest entropy; this is their share of all, in (0, 1).
 
     Returns:
         the path of the file.
 
     Raises:
-        InvalidInputError: a folder that is missing, empty, foreign, damaged or has nothing finished; two models of one
-            name; or a file that cannot be written.
+        InvalidInputError: a folder is missing, empty, no run or damaged, or nothing in it is finished; two models have
+            one name; or the file cannot be written.
 
-    Cost: see docs/report.md; it grows with tokens × layers × projections.
+    Cost: it grows with tokens × layers × projections. docs/report.md has measured numbers.
     """
     found, path = check_report(runs, out, forking_share=forking_share)
     return write_page(document_of(found, markers=markers, forking_share=forking_share), path)
@@ -46,10 +46,10 @@ def write_report(
 def document_of(
     sources: Sequence[Source], *, markers: Sequence[str] = MARKERS, forking_share: float = FORKING_SHARE
 ) -> Document:
-    """The runs as one document; where models or training runs would share a name, they carry their folder's.
+    """Read the runs as one document. Models or training runs that would share a name get the name of their folder.
 
     Raises:
-        InvalidInputError: as `write_report`.
+        InvalidInputError: for the reasons of `write_report`.
     """
     if isinstance(markers, str) or not all(isinstance(word, str) for word in markers):
         raise InvalidInputError(f"markers must be a list of words, such as ['wait', 'so']; got {markers!r}.")

@@ -1,7 +1,8 @@
-"""What every completion engine offers: prompts in, completions out, and what fixes the draw.
+"""The interface of the engines that complete prompts.
 
-An engine keeps the checkpoint's generation defaults out (top-k, penalties), returns the completions in the order of
-the prompts, each up to and including its end token, and leaves the caller's random state as it was.
+An engine ignores the checkpoint's generation defaults (top-k, penalties). It returns the completions in the order of
+the prompts, each up to and including its end token, and does not change the caller's random state. docs/extend.md
+shows how to add an engine.
 """
 
 from abc import ABC, abstractmethod
@@ -16,8 +17,8 @@ class Completion:
     """A completion.
 
     Args:
-        ids: up to and including the end token, if it finished with one.
-        finish: `stop` with an end token, `length` without.
+        ids: the token ids, up to and including the end token if there is one.
+        finish: `stop` if the completion ended with an end token, `length` if it was cut off.
     """
 
     ids: tuple[int, ...]
@@ -28,8 +29,8 @@ class Generator(ABC):
     """An engine that completes prompts.
 
     Attributes:
-        name: `transformers` or `vllm`.
-        versions: of the packages that draw the tokens.
+        name: the name of the engine, such as `transformers`.
+        versions: the versions of the packages that draw the tokens.
     """
 
     name: str
@@ -47,15 +48,15 @@ class Generator(ABC):
         """One completion for each prompt, in order.
 
         Args:
-            prompt_ids: one row per completion wanted (repeat a prompt to sample it again).
-            sampling: see there.
-            batch_number: of this batch in the run; part of the seed.
-            tick: called as the batch advances, with the fraction of it that has finished since the last call.
+            prompt_ids: one row for each wanted completion (repeat a prompt to sample it again).
+            sampling: how the completions are drawn.
+            batch_number: the number of this batch in the run, which is part of the seed.
+            tick: is called as the batch advances, with the share of it that has finished since the last call.
 
         Raises:
-            InvalidInputError: a prompt or a setting that the engine cannot take.
-            OutOfMemoryError: lower the batch size or `max_new_tokens`.
+            InvalidInputError: the engine cannot use a prompt or a setting.
+            OutOfMemoryError: the batch does not fit; lower the batch size or `max_new_tokens`.
         """
 
     def close(self) -> None:  # noqa: B027  # most engines hold nothing
-        """Free what the engine holds; it completes nothing after this."""
+        """Free what the engine holds. It cannot complete anything afterwards."""

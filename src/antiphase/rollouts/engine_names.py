@@ -1,11 +1,21 @@
-"""The names of the engines. Imports none of them."""
+"""The engines by their names. Importing this module imports none of them."""
 
-from typing import Literal, get_args
+from collections.abc import Callable
 
 from antiphase.errors import InvalidInputError
+from antiphase.registry import Registry
+from antiphase.rollouts.engine import Generator
 
-EngineName = Literal["auto", "transformers", "vllm"]
-ENGINES: tuple[str, ...] = get_args(EngineName)
+# Each entry makes an engine; it is called as `make(loaded, end_ids=…, vllm=…)`, see `make_generator`. `auto` is
+# a second name of transformers.
+ENGINES: Registry[Callable[..., Generator]] = Registry(
+    "engine",
+    {
+        "auto": "antiphase.rollouts.transformers_engine:make",
+        "transformers": "antiphase.rollouts.transformers_engine:make",
+        "vllm": "antiphase.rollouts.vllm_engine:make",
+    },
+)
 
 
 def check_engine(name: str) -> None:
@@ -15,5 +25,4 @@ def check_engine(name: str) -> None:
             "the engine 'continuous' was removed, since it was no faster than 'transformers'. Use 'transformers', or "
             "'vllm' on a GPU."
         )
-    if name not in ENGINES:
-        raise InvalidInputError(f"the engine must be one of {', '.join(ENGINES)}; got {name!r}.")
+    ENGINES.check(name)

@@ -1,4 +1,4 @@
-"""Sample completions in batches, reproducibly: the seed fixes each batch, and the caller's RNG state is kept."""
+"""Sample completions in batches, reproducibly: a seed fixes each batch, and the caller's RNG state is kept."""
 
 import contextlib
 import zlib
@@ -29,16 +29,16 @@ def generate(
     """One completion for each prompt: its ids up to and including the end token, and how it finished.
 
     Args:
-        loaded: model and tokenizer.
-        prompt_ids: one row per completion wanted (repeat a prompt to sample it again).
-        sampling: see there.
-        batch_number: of this batch in the run; part of the seed.
+        loaded: the model and its tokenizer.
+        prompt_ids: one row for each wanted completion (repeat a prompt to sample it again).
+        sampling: how the completions are drawn.
+        batch_number: the number of this batch in the run, which is part of the seed.
         end_ids: tokens that end a completion besides the model's own end tokens.
-        tick: called after every generated position.
+        tick: is called after every generated position.
 
     Raises:
-        OutOfMemoryError: lower the batch size or `max_new_tokens`.
-        NonFiniteError: the model gives NaN probabilities.
+        OutOfMemoryError: the batch does not fit; lower the batch size or `max_new_tokens`.
+        NonFiniteError: the model's probabilities contain NaN or infinity.
     """
     model = cast(Any, unwrap(loaded.model))
     ends = end_tokens(loaded, end_ids)
@@ -76,7 +76,7 @@ def _ticking(tick: Callable[[], None]) -> Any:
 
 @contextlib.contextmanager
 def _only_this_config(model: Any, config: Any) -> Iterator[None]:
-    # transformers fills what a given config leaves open from the model's own, penalties and min-p included.
+    # transformers takes what a config leaves open, penalties and min-p included, from the model's own config.
     before = model.generation_config
     model.generation_config = config
     try:
@@ -86,12 +86,12 @@ def _only_this_config(model: Any, config: Any) -> Iterator[None]:
 
 
 def batch_seed(sampling: Sampling, batch_number: int) -> int:
-    """32 bits from both numbers, hashed: all that torch's CPU generator reads of a seed."""
+    """A 32-bit hash of both numbers: torch's CPU generator reads no more bits of a seed."""
     return zlib.crc32(f"{sampling.seed}/{batch_number}".encode())
 
 
 def sampling_config(sampling: Sampling, ends: Sequence[int]) -> Any:
-    """The GenerationConfig of this sampling, with nothing of a checkpoint's defaults in it."""
+    """The GenerationConfig of this sampling, without any of the checkpoint's defaults."""
     from transformers import GenerationConfig
 
     drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
@@ -104,7 +104,7 @@ def sampling_config(sampling: Sampling, ends: Sequence[int]) -> Any:
 
 
 def end_tokens(loaded: LoadedModel, extra: Sequence[int] = ()) -> list[int]:
-    """The tokens that end a completion: the model's own, of its tokenizer if it names none, then `extra`."""
+    """The tokens that end a completion: the model's own (if it names none, the tokenizer's), then `extra`."""
     config = getattr(unwrap(loaded.model), "generation_config", None)
     ends = getattr(config, "eos_token_id", None)
     if ends is None:
@@ -114,7 +114,7 @@ def end_tokens(loaded: LoadedModel, extra: Sequence[int] = ()) -> list[int]:
 
 
 def trim(ids: list[int], ends: Sequence[int]) -> tuple[list[int], Finish]:
-    """The ids up to and including the first end token, and whether there was one."""
+    """(the ids up to and including the first end token, how the completion finished)."""
     for place, token in enumerate(ids):
         if token in ends:
             return ids[: place + 1], "stop"
@@ -122,7 +122,7 @@ def trim(ids: list[int], ends: Sequence[int]) -> tuple[list[int], Finish]:
 
 
 def explained(error: RuntimeError, num_rollouts: int, sampling: Sampling) -> Exception:
-    """The error of ours that says what to do about a generation that failed, or the error itself."""
+    """An error that says what to do about a failed generation; the error itself if its cause is not known."""
     text = str(error)
     if says_out_of_memory(error):
         return OutOfMemoryError(

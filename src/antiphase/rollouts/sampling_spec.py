@@ -13,10 +13,11 @@ class Sampling:
     """How completions are drawn.
 
     Args:
-        max_new_tokens: at most so many.
-        temperature: 0 is greedy.
-        top_p: nucleus; 1 keeps all. No top-k and no penalty is applied, whatever the checkpoint's defaults.
-        seed: together with the batch's number it fixes the draw.
+        max_new_tokens: the greatest number of generated tokens.
+        temperature: divides the logits; 0 is greedy decoding.
+        top_p: the probability of the nucleus; 1 keeps all tokens. Top-k and penalties are never applied, whatever the
+            checkpoint's defaults are.
+        seed: fixes the draw, together with the batch's number.
     """
 
     max_new_tokens: int = 128

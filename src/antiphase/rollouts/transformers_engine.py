@@ -1,13 +1,15 @@
-"""Completions by `antiphase.rollouts.sampling.generate`: a padded batch at a time, on any device.
+"""The engine `transformers`: completes a padded batch at a time with `sampling.generate`, on any device.
 
-The seed and the batch's number fix the draw. A batch lasts as long as its longest completion.
+The seed and the batch's number fix the draw. A batch takes as long as its longest completion.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import transformers
 
+from antiphase.errors import InvalidInputError
 from antiphase.models.loading import LoadedModel
 from antiphase.rollouts.engine import Completion, Generator
 from antiphase.rollouts.sampling import generate
@@ -18,7 +20,7 @@ class TransformersGenerator(Generator):
     """Completes with the loaded model, a padded batch at a time.
 
     Args:
-        loaded: model and tokenizer.
+        loaded: the model and its tokenizer.
         end_ids: tokens that end a completion besides the model's own end tokens.
     """
 
@@ -36,7 +38,7 @@ class TransformersGenerator(Generator):
         *,
         tick: Callable[[float], None] = lambda _: None,
     ) -> list[Completion]:
-        """As `generate`, which see for what it raises."""
+        """Complete the prompts with `generate`, which also lists the errors."""
         if not prompt_ids:
             return []
         step = 1 / sampling.max_new_tokens
@@ -44,3 +46,14 @@ class TransformersGenerator(Generator):
             self._loaded, prompt_ids, sampling, batch_number, end_ids=self._end_ids, tick=lambda: tick(step)
         )
         return [Completion(tuple(ids), finish) for ids, finish in rows]
+
+
+def make(loaded: LoadedModel | None, *, end_ids: Sequence[int] = (), vllm: Any = None) -> Generator:
+    """The engine for a loaded model; `vllm` is ignored.
+
+    Raises:
+        InvalidInputError: there is no model.
+    """
+    if loaded is None:
+        raise InvalidInputError("the engine 'transformers' completes with a loaded model; got none.")
+    return TransformersGenerator(loaded, end_ids)

@@ -1,15 +1,16 @@
-"""Completions by vLLM, in its own memory and from its own copy of the weights.
+"""The engine `vllm`: completes with vLLM, which loads its own copy of the weights.
 
-Each rollout has a seed of its own, hashed from the run's seed, the batch's number and its row. vLLM does not promise
-the same tokens across its versions, GPUs or batch compositions.
+Each rollout has a seed of its own: a hash of the run's seed, the batch's number and the rollout's row. vLLM does not
+promise the same tokens across its versions, GPUs or batch compositions.
 
-Names follow the documentation of `LLM` in vLLM 0.16 (https://docs.vllm.ai/en/v0.16.0/api/vllm/entrypoints/llm/) and
-the source of `SamplingParams`; what `token_ids` holds follows the source of its scheduler and detokenizer: the token
-that ends a completion is in them, once. Nothing here has run against a real vLLM.
+The names of arguments follow the documentation of `LLM` in vLLM 0.16
+(https://docs.vllm.ai/en/v0.16.0/api/vllm/entrypoints/llm/) and the source of `SamplingParams`. According to the source
+of vLLM's scheduler and detokenizer, `token_ids` contains the token that ends a completion, once. Nothing here has run
+against a real vLLM.
 
-The end tokens are those that the other engines use: vLLM's own notion (the tokenizer's end token) is switched off with
-`ignore_eos`, and they are given as `stop_token_ids`. `generation_config="vllm"` keeps the checkpoint's top-k and
-penalties out. vLLM raises temperatures between 0 and 0.01 to 0.01.
+The end tokens are the same as in the other engines: `ignore_eos` switches off vLLM's own end token (the tokenizer's),
+and `stop_token_ids` names ours. `generation_config="vllm"` keeps the checkpoint's top-k and penalties out. vLLM raises
+temperatures between 0 and 0.01 to 0.01.
 """
 
 import gc
@@ -20,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from antiphase.errors import InvalidInputError, MissingExtraError, ModelNotFoundError, OutOfMemoryError
+from antiphase.errors import InvalidInputError, MissingExtraError, ModelNotFoundError, OutOfMemoryError, first_line
 from antiphase.models.demo import DEMO, demo_model_path
 from antiphase.rollouts.engine import Completion, Generator
 from antiphase.rollouts.sampling import trim
@@ -31,16 +32,16 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class VllmOptions:
-    """What vLLM loads and how much room it takes.
+    """What vLLM loads and how much memory it takes.
 
     Args:
-        name: hub id, local directory, or `demo`.
+        name: a hub id, a local directory, or `demo`.
         dtype: `auto` (the checkpoint's own), `float32`, `bfloat16` or `float16`.
-        revision: branch, tag or commit on the hub, of weights and tokenizer.
-        trust_remote_code: run code that comes with the model.
-        max_model_len: tokens of prompt and completion together; None is the model's context.
-        memory_share: of the GPU's memory that vLLM takes.
-        seed: of the engine; the rollouts have their own.
+        revision: the branch, tag or commit on the hub from which weights and tokenizer are loaded.
+        trust_remote_code: whether to run code that comes with the model.
+        max_model_len: the greatest number of tokens of prompt and completion together; None is the model's context.
+        memory_share: the share of the GPU's memory that vLLM takes.
+        seed: seeds the engine; the rollouts have seeds of their own.
     """
 
     name: str
@@ -64,12 +65,12 @@ class VllmGenerator(Generator):
     """Completes with vLLM.
 
     Args:
-        options: see there.
+        options: what vLLM loads and how much memory it takes.
         end_ids: tokens that end a completion besides the model's own end tokens.
 
     Raises:
-        MissingExtraError: vLLM is absent.
-        ModelNotFoundError: nothing to load under this name.
+        MissingExtraError: vLLM is not installed.
+        ModelNotFoundError: there is no model of this name.
         InvalidInputError: vLLM cannot run this model.
         OutOfMemoryError: the weights or the cache do not fit.
     """
@@ -98,11 +99,11 @@ class VllmGenerator(Generator):
         *,
         tick: Callable[[float], None] = lambda _: None,
     ) -> list[Completion]:
-        """See `Generator.complete`; `tick` is called once, at the end.
+        """One completion for each prompt, as in `Generator.complete`; `tick` is called once, at the end.
 
         Raises:
-            InvalidInputError: an empty prompt, one too long for the context, or a rollout that vLLM gave up.
-            OutOfMemoryError: lower `memory_share`, the batch size or `max_new_tokens`.
+            InvalidInputError: a prompt is empty or too long for the context, or vLLM gave a rollout up.
+            OutOfMemoryError: the batch does not fit; lower `memory_share`, the batch size or `max_new_tokens`.
         """
         if not prompt_ids:
             return []
@@ -156,6 +157,18 @@ class VllmGenerator(Generator):
                 )
 
 
+def make(loaded: Any, *, end_ids: Sequence[int] = (), vllm: VllmOptions | None = None) -> Generator:
+    """The engine for these options; it loads its own weights, so `loaded` is ignored.
+
+    Raises:
+        InvalidInputError: no options are given, or vLLM cannot run the model.
+        MissingExtraError: vLLM is not installed.
+    """
+    if vllm is None:
+        raise InvalidInputError("the engine 'vllm' loads its own weights: give its VllmOptions.")
+    return VllmGenerator(vllm, end_ids)
+
+
 def _engine(vllm: Any, source: str, options: VllmOptions) -> Any:
     try:
         return vllm.LLM(
@@ -174,7 +187,7 @@ def _engine(vllm: Any, source: str, options: VllmOptions) -> Any:
 
 
 def _own_end_tokens(source: str, options: VllmOptions) -> list[int]:
-    """As `sampling.end_tokens` finds them, without the weights."""
+    """The same end tokens as `sampling.end_tokens` finds, without loading the weights."""
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     shared = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
@@ -188,7 +201,9 @@ def _own_end_tokens(source: str, options: VllmOptions) -> list[int]:
         if ends is None:
             ends = AutoTokenizer.from_pretrained(source, **shared).eos_token_id
     except (OSError, ValueError) as error:
-        raise ModelNotFoundError(f"could not read the configuration of {options.name!r}: {_first(error)}") from error
+        raise ModelNotFoundError(
+            f"could not read the configuration of {options.name!r}: {first_line(error)}"
+        ) from error
     return [] if ends is None else [int(end) for end in (ends if isinstance(ends, list) else [ends])]
 
 
@@ -217,12 +232,7 @@ def _explained(error: Exception, options: VllmOptions, when: str) -> Exception:
     text = str(error).lower()
     if "out of memory" in text or "memory for the cache" in text or "free memory on device" in text:
         return OutOfMemoryError(
-            f"vLLM ran out of GPU memory {when}: {_first(error)} Change memory_share (now {options.memory_share}), "
-            "lower max_model_len, or choose a smaller model."
+            f"vLLM ran out of GPU memory {when}: {first_line(error)} Change memory_share (now "
+            f"{options.memory_share}), lower max_model_len, or choose a smaller model."
         )
-    return InvalidInputError(f"vLLM failed {when} with {options.name!r}: {_first(error)}")
-
-
-def _first(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return InvalidInputError(f"vLLM failed {when} with {options.name!r}: {first_line(error)}")

@@ -18,7 +18,7 @@ from antiphase.runs.parts import Kind
 from antiphase.runs.unit_spec import UnitSpec
 from antiphase.runs.units import STEP_SCHEMA, step_rows
 from antiphase.scores import ScoreSpec, rollout_scores
-from antiphase.signal_spec import UNITS, SignalSpec
+from antiphase.signal_spec import ESTIMATORS, UNITS, SignalSpec
 from antiphase.signals.chunk import Tick, rows_of
 from antiphase.signals.measure import token_signals
 from antiphase.statistics.correlation import correlate
@@ -87,8 +87,7 @@ def model_facts(loaded: LoadedModel, prompt_ids: Sequence[int], specs: Sequence[
     batch = TokenBatch.from_ids([prompt if len(prompt) > 1 else prompt * 2], [[prompt[-1]]])
     layers = {}
     for spec in specs:
-        fast = spec.estimator in ("own", "last", "full")
-        tried = spec if fast else dataclasses.replace(spec, estimator="full")
+        tried = dataclasses.replace(spec, estimator="full") if ESTIMATORS[spec.estimator].slow else spec
         steps = torch.where(batch.completion_mask, 0, -1)
         layers[spec.estimator] = list(token_signals(loaded.model, batch, tried, steps=steps).layers)
     return {

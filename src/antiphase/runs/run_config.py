@@ -22,7 +22,6 @@ from antiphase.signal_spec import (
     NORMS,
     PROJECTIONS,
     TARGETS,
-    Estimator,
     Norm,
     ProjectionName,
     SignalSpec,
@@ -158,13 +157,13 @@ def _signal_spec(text: str, options: RunConfig, temperature: float) -> SignalSpe
     name, colon, count = text.partition(":")
     if colon and not count.isdecimal():
         raise InvalidInputError(f"estimator {text!r}: expected NAME or NAME:TARGETS, as in full:16.")
-    check_one_of("estimator", name, ESTIMATORS)
+    ESTIMATORS.check(name)
     check_one_of("norm", options.norm, NORMS)
     check_one_of("target", options.target, TARGETS)
     for projection in options.projections:
         check_one_of("projections", projection, PROJECTIONS)
     return SignalSpec(
-        estimator=cast(Estimator, name),
+        estimator=name,
         layers=options.layers,
         projections=cast(tuple[ProjectionName, ...], options.projections),
         norm=cast(Norm, options.norm),

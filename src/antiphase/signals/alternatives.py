@@ -1,7 +1,7 @@
 """The most probable next tokens at a position: what the model could have said instead.
 
-Taken from the same log-probabilities as the entropy, a chunk of logits at a time, so no `[batch, token, vocab]` tensor
-exists. Which tokens a rollout really took plays no part.
+They come from the same log-probabilities as the entropy, one chunk of logits at a time, so no `[batch, token, vocab]`
+tensor exists. They do not depend on the tokens that the rollout contains.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from antiphase.types import Alternatives
 
 
 def check_alternatives(num_alternatives: int, vocabulary: int) -> None:
-    """Raise InvalidInputError where more alternatives are asked for than there are tokens."""
+    """Raise InvalidInputError if more alternatives are asked for than the vocabulary has tokens."""
     if num_alternatives > vocabulary:
         raise InvalidInputError(
             f"{num_alternatives} alternatives were asked for, but the model's vocabulary has {vocabulary} tokens. "
@@ -24,20 +24,20 @@ def check_alternatives(num_alternatives: int, vocabulary: int) -> None:
 
 
 def top_alternatives(log_p: Float[Tensor, "target vocab"], num_alternatives: int) -> Alternatives:
-    """The most probable tokens of each distribution, in descending order; equal ones by ascending id.
+    """The most probable tokens of each distribution, in descending order; equally probable tokens by ascending id.
 
     Args:
         log_p: log-probabilities.
-        num_alternatives: how many of each.
+        num_alternatives: how many tokens are kept of each distribution.
 
     Returns:
-        ids and log-probabilities `[target, rank]`, the latter bitwise those of `log_p`. A token of probability zero
-        (log-probability −inf) comes last.
+        Ids and log-probabilities `[target, rank]`. The log-probabilities are bitwise those of `log_p`. A token of
+        probability zero (log-probability −inf) comes last.
 
     Raises:
-        InvalidInputError: more than the vocabulary.
+        InvalidInputError: more alternatives are asked for than the vocabulary has tokens.
 
-    Cost: one `topk`; for rows whose last place is shared, common with bf16 logits, a second one over ids.
+    Cost: one `topk`. Rows in which several tokens share the last rank (common with bf16 logits) need a second one.
 
     >>> top = top_alternatives(torch.tensor([[0.2, 0.3, 0.2, 0.3]]).log(), 3)
     >>> top.token_ids.tolist()
@@ -51,21 +51,21 @@ def top_alternatives(log_p: Float[Tensor, "target vocab"], num_alternatives: int
         values, token_ids = values[:, :num_alternatives], token_ids[:, :num_alternatives].clone()
         if bool(shared.any()):
             token_ids[shared] = _lowest_ids(log_p[shared], values[shared], token_ids[shared])
-    # `topk` leaves the order of equal ones open: by id first, then stably by value.
+    # `topk` does not fix the order of equal values, so tokens are sorted by id first, and then stably by value.
     token_ids = token_ids.sort(-1).values
     values, order = log_p.gather(-1, token_ids).sort(dim=-1, descending=True, stable=True)
     return Alternatives(token_ids.gather(-1, order), values)
 
 
 def joined(parts: Sequence[Alternatives]) -> Alternatives | None:
-    """Alternatives of successive targets as one; None where there are none."""
+    """Join the alternatives of successive targets; None if there are none."""
     if not parts:
         return None
     return Alternatives(torch.cat([p.token_ids for p in parts]), torch.cat([p.logprobs for p in parts]))
 
 
 def _lowest_ids(log_p: Tensor, values: Tensor, token_ids: Tensor) -> Tensor:
-    """The same ids, but of all tokens that are as probable as the last one, those of the lowest ids."""
+    """The same ids, except that of all tokens as probable as the last one, those with the lowest ids are taken."""
     last = values[:, -1:]
     everyone = torch.arange(log_p.shape[-1], device=log_p.device)
     num_alternatives = values.shape[-1]

@@ -1,8 +1,8 @@
-"""Watch the projections of a model during one forward pass, and leave the model as it was.
+"""Watch the projections of a model during one forward pass, without changing the model.
 
-`observe` is the only place where antiphase touches a model: it adds hooks, may switch the attention implementation,
-puts the model in evaluation mode (which also switches gradient checkpointing off, whose recomputation would fire the
-hooks twice), and undoes all of it, also after an exception. Parameters and their `.grad` are never written.
+`observe` is the only place where antiphase touches a model. It adds hooks, may switch the attention implementation,
+and puts the model in evaluation mode. This also switches off gradient checkpointing, whose recomputation would call
+the hooks twice. All of it is undone afterwards, also after an exception. Parameters and `.grad` are never written.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from antiphase.signals import frozen_attention
 class Capture:
     """Inputs and outputs of the watched projection modules in the latest forward pass.
 
-    `before_norm` holds the final hidden states before the model's last norm; None where no norm gave the last ones.
+    `before_norm` holds the final hidden states before the model's last norm; None if the model has no last norm.
     """
 
     inputs: dict[nn.Module, Tensor] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Capture:
         self.before_norm = None
 
     def find_last_norm(self, hidden: Tensor) -> None:
-        """Keep what stood before the norm whose output the final hidden states are."""
+        """Keep the input of the norm whose output is the final hidden states."""
         for before, after in self.norms:
             if after is hidden or (after.shape == hidden.shape and after.data_ptr() == hidden.data_ptr()):
                 self.before_norm = before.detach()
@@ -74,15 +74,15 @@ class Observed:
     def hidden(self, input_ids: Tensor, *, grad: bool, positions: Tensor | None = None) -> Tensor:
         """Final hidden states `[batch, token, hidden]` of right-padded rows.
 
-        The attention mask is all ones: under a causal mask the padding on the right is seen by no real token.
-        `positions` `[batch, token]` are given where the rows do not start at 0.
-        With `grad`, the graph starts at the first watched layer, and layers before it keep no activations.
+        The attention mask is all ones, since under a causal mask no real token sees the padding on the right.
+        `positions` `[batch, token]` are needed if the rows do not start at position 0.
+        With `grad`, the graph starts at the first watched layer, and the layers before it keep no activations.
         """
         self.capture.clear()
         with torch.set_grad_enabled(False):
             handle = None
             if grad:
-                # Grad mode is switched on inside the no-grad block, by the first watched module, and ends with it.
+                # The first watched module switches grad mode on inside the no-grad block, and the block ends it.
                 first = self.layers[0].module
                 handle = first.register_forward_pre_hook(lambda *_: torch.set_grad_enabled(True) and None)
             try:
@@ -107,7 +107,7 @@ def observe(
     Args:
         model: an unwrapped Hugging Face causal LM.
         layers: the attention layers to watch, in order.
-        freeze_attention: see `frozen_attention`.
+        freeze_attention: whether the model runs on the frozen attention of `frozen_attention`.
     """
     capture = Capture()
     modules = dict.fromkeys(p.module for layer in layers for p in layer.projections.values())
@@ -125,7 +125,7 @@ def observe(
 def _recorder(capture: Capture) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
     def record(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         if torch.is_grad_enabled() and not output.requires_grad:
-            # Nothing before it asks for a gradient (frozen weights, the first watched layer): the graph starts here.
+            # If nothing before needs a gradient (frozen weights, the first watched layer), the graph starts here.
             output = output.detach().requires_grad_(True)
         capture.inputs[module], capture.outputs[module] = args[0], output
         return output
@@ -135,7 +135,7 @@ def _recorder(capture: Capture) -> Callable[[nn.Module, tuple[Tensor, ...], Tens
 
 @contextlib.contextmanager
 def watching_norms(model: nn.Module, capture: Capture | None = None) -> Iterator[Capture]:
-    """Record what goes into and comes out of the norms outside the decoder's layers, while the block lasts."""
+    """Inside the block, record the inputs and outputs of the norms outside the decoder's layers."""
     capture = Capture() if capture is None else capture
     handles = [norm.register_forward_hook(_norm_recorder(capture)) for norm in outer_norms(model)]
     try:
@@ -155,7 +155,7 @@ def _norm_recorder(capture: Capture) -> Callable[[nn.Module, tuple[Tensor, ...],
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, and every module's own mode back afterwards."""
+    """Put the model in evaluation mode inside the block, and restore every module's own mode afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -168,7 +168,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def _attention_implementation(model: nn.Module, name: str) -> Iterator[None]:
     frozen_attention.register()
-    # Modules may hold the configuration itself or a nested one: each is switched and restored on its own.
+    # Modules may hold the whole configuration or a nested one, so each is switched and restored separately.
     configs: dict[int, Any] = {}
     for module in model.modules():
         config = vars(module).get("config")

@@ -1,7 +1,8 @@
-"""Right-padded rows and the flat list of their targets: what every estimator takes and returns.
+"""Chunks: right-padded rows with a flat list of their targets, which every estimator takes; and what it returns.
 
-Rows arrive padded on either side; here they are unpadded, sorted by length and packed into chunks within the token
-budget, so that the numbers depend neither on the side of the padding nor on the neighbours in the batch.
+The rows of a batch may be padded on either side. Here the padding is removed, and the rows are sorted by length and
+packed into chunks within the token budget. So the numbers depend neither on the side of the padding nor on the other
+rows in the batch.
 """
 
 import zlib
@@ -21,12 +22,12 @@ Tick = Callable[[int], None]
 
 
 def silent(num_targets: int) -> None:
-    """A tick that nobody listens to."""
+    """A tick that does nothing."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One unpadded rollout: where it came from, its ids, and which columns are targets or measured."""
+    """One rollout without padding: its place in the batch, its token ids, and its targets and measured columns."""
 
     index: int
     offset: int
@@ -34,7 +35,7 @@ class Row:
     targets: Int[Tensor, "target"]
     measured: Bool[Tensor, "target"]
     steps: Int[Tensor, "target"] | None = None
-    """The step of each target, counted from 0; None where steps were not given."""
+    """The step of each target, counted from 0; None if no steps were given."""
 
     @property
     def num_steps(self) -> int:
@@ -44,12 +45,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Prefix:
-    """What stands before the rows of a chunk: the distinct prefixes, padded on the right, and whose each one is."""
+    """The tokens before the rows of a chunk: the distinct prefixes, padded on the right, and each row's prefix."""
 
     input_ids: Int[Tensor, "prefix token"]
     owner: Int[Tensor, "row"]
     lengths: Int[Tensor, "row"]
-    """How many tokens stand before each row."""
+    """How many tokens each row's prefix has."""
 
 
 @dataclass(frozen=True)
@@ -65,27 +66,27 @@ class Chunk:
     columns: Int[Tensor, "target"]
     measured: Bool[Tensor, "target"]
     whole: bool = False
-    """Whether the rows must be run at full length, since the model's numbers at a prefix depend on it."""
+    """Whether the rows must be run at full length, because the model's numbers at a prefix depend on the length."""
 
     prefix: Prefix | None = None
-    """The tokens before the first column, run apart and without graph; columns count from there."""
+    """The tokens before the first column, which are run separately and without graph; columns count from their end."""
 
     steps: Int[Tensor, "target"] | None = None
-    """The step of each target, counted from 0 over all rows of the chunk; None where no joint strength is wanted."""
+    """The step of each target, counted from 0 over all rows of the chunk; None if no joint strength is wanted."""
 
     @property
     def num_steps(self) -> int:
-        """How many steps the rows have together."""
+        """How many steps all rows have together."""
         return 0 if self.steps is None else int(self.steps.max()) + 1
 
     @property
     def seeded(self) -> Bool[Tensor, "target"]:
-        """The targets whose gradient is needed: those that are measured, and all where steps are."""
+        """The targets whose gradient is needed: the measured ones, or all of them if there are steps."""
         return self.measured if self.steps is None else torch.ones_like(self.measured)
 
     @property
     def inputs(self) -> Int[Tensor, "row column"]:
-        """The tokens that have to be run: all but the last column, which is only predicted."""
+        """The tokens that are run: all except the last column, which is only predicted."""
         return self.input_ids if self.whole else self.input_ids[:, :-1]
 
     @property
@@ -99,9 +100,9 @@ class ChunkSignals:
     """Signals of a chunk's targets.
 
     Args:
-        head: what the head says of every target.
-        strength: one entry for each *measured* target, in order.
-        joint: the joint strength of each step; None where the chunk has no steps.
+        head: what the output head says about every target.
+        strength: the strength of each *measured* target, in order.
+        joint: the joint strength of each step; None if the chunk has no steps.
     """
 
     head: HeadSignals
@@ -110,7 +111,7 @@ class ChunkSignals:
 
 
 def check_steps(batch: TokenBatch, steps: Int[Tensor, "batch token"]) -> None:
-    """Raise InvalidInputError unless the completion tokens of each row count their steps upwards."""
+    """Raise InvalidInputError unless the steps of each row's completion tokens are 0 or more and never decrease."""
     if steps.shape != batch.input_ids.shape:
         raise InvalidInputError(
             f"steps must have the shape of the batch, {tuple(batch.input_ids.shape)}; got {tuple(steps.shape)}."
@@ -128,9 +129,9 @@ def check_steps(batch: TokenBatch, steps: Int[Tensor, "batch token"]) -> None:
 
 
 def rows_of(batch: TokenBatch, spec: SignalSpec, steps: Int[Tensor, "batch token"] | None = None) -> list[Row]:
-    """Unpad the rows of a batch and draw the targets to measure; rows without a target are left out.
+    """Remove the padding of a batch's rows and draw the targets to measure; rows without a target are left out.
 
-    Rows are laid out on the CPU, since their sizes decide what is run; `chunk_of` moves them to the device.
+    The rows are on the CPU, since their sizes decide what is run; `chunk_of` moves them to the device.
     """
     rows = []
     ids, real_places, wanted = (t.cpu() for t in (batch.input_ids, batch.attention_mask, batch.completion_mask))
@@ -148,8 +149,8 @@ def rows_of(batch: TokenBatch, spec: SignalSpec, steps: Int[Tensor, "batch token
 def _draw(token_ids: Tensor, num_targets: int, spec: SignalSpec) -> Tensor:
     measured = torch.ones(num_targets, dtype=torch.bool)
     if spec.targets_per_rollout is not None and spec.targets_per_rollout < num_targets:
-        # Seeded by content, not by place: the draw is the same however the rollouts are batched.
-        # The generator reads 32 bits of its seed, so everything is hashed into them.
+        # The content is the seed, so the draw is the same however the rollouts are batched. It is hashed, because the
+        # generator reads only 32 bits of its seed.
         content = zlib.crc32(token_ids.numpy().tobytes(), zlib.crc32(str(spec.seed).encode()))
         generator = torch.Generator().manual_seed(content)
         measured[:] = False
@@ -158,7 +159,7 @@ def _draw(token_ids: Tensor, num_targets: int, spec: SignalSpec) -> Tensor:
 
 
 def pack(rows: Sequence[Row], token_budget: int) -> Iterator[list[Row]]:
-    """Rows in groups of at most `token_budget` padded tokens, longest first (so memory runs out early or never)."""
+    """Groups of rows of at most `token_budget` padded tokens, longest first: memory then runs out early or never."""
     group: list[Row] = []
     for row in sorted(rows, key=lambda r: (-len(r.token_ids), r.index)):
         if group and len(group[0].token_ids) * (len(group) + 1) > token_budget:
@@ -170,9 +171,9 @@ def pack(rows: Sequence[Row], token_budget: int) -> Iterator[list[Row]]:
 
 
 def chunk_of(rows: Sequence[Row], device: torch.device, *, whole: bool = False) -> Chunk:
-    """Pad rows on the right. The id 0 fills the rest; under a causal mask no real token sees it.
+    """Pad rows on the right with the id 0, which no real token sees under a causal mask.
 
-    The steps of the rows are numbered through, row after row.
+    The steps are numbered over all rows, one row after another.
     """
     lengths = tuple(len(row.token_ids) for row in rows)
     input_ids = torch.zeros(len(rows), max(lengths), dtype=torch.long, device=device)

@@ -1,4 +1,4 @@
-"""Put the signals of chunks back in the layout of the batch, and sum up steps."""
+"""Put the signals of chunks back in the layout of the batch, and compute the signals of steps."""
 
 from collections.abc import Sequence
 
@@ -25,10 +25,10 @@ def collect(
 
     Args:
         batch: what was measured.
-        layers: the chosen ones.
+        layers: the attention layers that were measured.
         spec: what was measured.
-        done: chunks and their signals.
-        steps: of every completion token; None where none were given.
+        done: the rows of each chunk, with the chunk's signals.
+        steps: the step of every completion token; None if no steps were given.
     """
     shape, device = batch.input_ids.shape, batch.input_ids.device
     dtype = done[0][1].strength.dtype if done else torch.float32
@@ -83,7 +83,7 @@ def _steps(
     shape = (len(batch), number)
 
     def mean(values: Tensor) -> Tensor:
-        """Mean of the values that are not NaN over each step's tokens, in float64; NaN where there is none."""
+        """The mean over each step's tokens in float64; NaN values are left out, and a step without values is NaN."""
         wide = values.cpu()[rows, columns].double()
         there = ~wide.isnan()
         total = wide.new_zeros(shape[0] * shape[1], *wide.shape[1:])
@@ -91,7 +91,7 @@ def _steps(
         means: Tensor = (total.index_add_(0, place, wide.nan_to_num(0.0)) / count).unflatten(0, shape)
         return means
 
-    # Where a completion begins differs from row to row, so places count from its first token.
+    # Completions begin at different columns, so places count from the first token of the completion.
     before = mask.cumsum(1) - 1
     if spec.step_strength == "joint":
         by_cell = torch.full((*shape, *strength.shape[2:]), torch.nan, dtype=strength.dtype)

@@ -1,8 +1,8 @@
-"""Entropy, log-probability and the closed-form control of tokens, from hidden states, in chunks.
+"""Entropy, log-probability and the closed-form control of tokens, computed from hidden states in chunks.
 
-The model's own head is applied to a few positions at a time (bias, softcap and logit scale included, by running the
-model's forward with the backbone replaced by the hidden states at hand), so no `[batch, token, vocab]` tensor exists.
-The same pass yields the seed ∂target_i/∂h_i that every strength estimator sends through the network.
+The model's own head, with bias, softcap and logit scale, is applied to a few positions at a time, so no
+`[batch, token, vocab]` tensor exists. For this the model's forward runs with a backbone that returns the given hidden
+states. The same pass gives the seed ∂target_i/∂h_i that every strength estimator propagates through the network.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ from antiphase.signals.alternatives import joined, top_alternatives
 from antiphase.signals.target_gradient import seeded_logits
 from antiphase.types import Alternatives, Magnitudes
 
-# Logits of one pass of the head: bounded by cache and memory on a CPU, by the launch of kernels on a GPU.
+# How many logits one pass of the head computes. Cache and memory limit it on a CPU; a GPU is faster with more.
 _CHUNK_ELEMENTS = 1 << 23
 _CUDA_CHUNK_ELEMENTS = 1 << 26
 
 
 @dataclass(frozen=True)
 class HeadSignals:
-    """What the head says of each target: statistics, and the seed of the backward pass (None if not asked for)."""
+    """What the head says about each target: statistics, and the seed of the backward pass (None if not wanted)."""
 
     entropy: Float[Tensor, "target"]
     logprob: Float[Tensor, "target"]
@@ -60,7 +60,7 @@ def logit_statistics(
     """Entropy, log-probability and log-prob control of tokens from their logits.
 
     H = −Σ_v p_v ln p_v,  ln p_y,  ‖∂ ln p_y / ∂z‖ = √(1 − 2 p_y + Σ_v p_v²),  with p = softmax(z / temperature).
-    docs/method.md; the control is 2506.12912's closed form, taken at z / temperature.
+    docs/method.md. The control is the closed form of arXiv 2506.12912, at z / temperature.
 
     Args:
         logits: raw logits.
@@ -68,7 +68,8 @@ def logit_statistics(
         temperature: divides the logits.
 
     Returns:
-        three tensors in nats, nats and no unit, accumulated in float32 (float64 for float64 logits).
+        Entropy in nats, log-probability in nats, and the control without unit; accumulated in float32 (float64 for
+        float64 logits).
 
     >>> entropy, logprob, control = logit_statistics(torch.zeros(1, 4), torch.tensor([2]))
     >>> round(entropy.item(), 6), round(logprob.item(), 6), round(control.item(), 6)
@@ -89,7 +90,7 @@ def _statistics(log_p: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor, Tenso
 
 
 def self_certainty(logits: Float[Tensor, "target vocab"], temperature: float = 1.0) -> Float[Tensor, "target"]:
-    """Self-certainty of each distribution, in nats: how far the uniform one is from it (Intuitor, 2505.19590).
+    """Self-certainty of each distribution in nats: its distance from the uniform one (Intuitor, arXiv 2505.19590).
 
     KL(U‖p) = ln Σ_v exp z_v − z̄ − ln V,  z = logits / temperature;  infinite where a logit is −inf.
 
@@ -103,7 +104,7 @@ def self_certainty(logits: Float[Tensor, "target vocab"], temperature: float = 1
 
 @dataclass
 class _BackboneOutput(ModelOutput):  # type: ignore[misc]
-    """What a replaced backbone returns: final hidden states, and None for anything else that a head may ask for."""
+    """The output of a replaced backbone: final hidden states, and None for anything else that a head may ask for."""
 
     last_hidden_state: Tensor | None = None
 
@@ -116,7 +117,7 @@ class _BackboneOutput(ModelOutput):  # type: ignore[misc]
 def head_of(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
     """The model's own map from final hidden states `[target, hidden]` to logits `[target, vocab]`.
 
-    While the block lasts the model must not be called otherwise: its backbone is replaced.
+    Inside the block the model's backbone is replaced, so the model must not be called in any other way.
     """
     body = backbone(model)
     before = body.__dict__.get("forward")
@@ -145,7 +146,7 @@ def head_of(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
 
 
 def unembedding_norms(model: nn.Module, token_ids: Int[Tensor, "target"]) -> Float[Tensor, "target"]:
-    """‖w_y‖ of each token's row in the output embedding; NaN where the weight has no such rows at hand."""
+    """‖w_y‖ of each token's row in the output embedding; NaN if the weight does not give access to such rows."""
     layer = cast(Any, model).get_output_embeddings()
     weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.ndim != 2:
@@ -162,7 +163,7 @@ def magnitudes_of(
     chosen: Float[Tensor, "target"],
     token_ids: Int[Tensor, "target"],
 ) -> Magnitudes:
-    """Norms of the final hidden states, before and after the last norm, beside the tokens' raw logits."""
+    """The tokens' raw logits, and the norms of the final hidden states before and after the last norm."""
     dtype = torch.promote_types(hidden.dtype, torch.float32)
 
     def norm(states: Tensor | None) -> Tensor:
@@ -191,15 +192,15 @@ def head_signals(
     want_seed: bool,
     before: Float[Tensor, "target width"] | None = None,
 ) -> HeadSignals:
-    """Statistics of each target token from the hidden state that predicts it, ∂target/∂h and alternatives if wanted.
+    """Statistics of each target token from the hidden state that predicts it; on demand ∂target/∂h and alternatives.
 
     Args:
-        model: whose head it is.
-        hidden: final hidden states, as the head reads them.
+        model: the model whose head is applied.
+        hidden: the final hidden states, as the head reads them.
         token_ids: the generated tokens.
-        spec: temperature, target and alternatives.
+        spec: gives the temperature, the target and the number of alternatives.
         want_seed: whether ∂target/∂h is needed.
-        before: the same states before the model's last norm, where they were seen.
+        before: the same states before the model's last norm; None if they are not known.
 
     Raises:
         NonFiniteError: a logit is NaN, or a row has no finite logit.

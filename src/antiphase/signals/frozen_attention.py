@@ -1,21 +1,21 @@
-"""Causal attention whose backward keeps only what reaches a position through itself.
+"""Causal attention whose backward keeps only the gradient that reaches a position through itself.
 
 The forward is ordinary softmax attention. In the backward the keys and values of *other* positions are constants, so
-one backward of Σ_i z_i yields, at every position, the t = i term of the full-context gradient (`own`). The
-gradient of the queries is the ordinary one in either case: a query reaches only its own output.
+one backward of Σ_i z_i gives, at every position, the t = i term of the full-context gradient (`own`). The gradient of
+the queries is the ordinary one, since a query affects only its own output.
 
-With α the attention weights, o the outputs, c' the slope of the softcap (1 without) and s the scale:
+With α the attention weights, o the outputs, c' the slope of the softcap (1 without a softcap) and s the scale:
 
     dq_i = s Σ_t α_it c'_it ⟨do_i, v_t − o_i⟩ k_t      dv_i = α_ii do_i      dk_i = s α_ii c'_ii ⟨do_i, v_i − o_i⟩ q_i
 
-summed over the query heads of a group for k and v. Rows are processed in blocks and recomputed in the backward:
+summed over the query heads of a group for k and v. Rows are processed in blocks and recomputed in the backward, so
 memory grows with T, not T².
 
-A pass may also start in the middle of its rows: the keys and values of the positions before then come from an earlier
-pass of their own (`Past`), with the model's mask evaluated at the real positions.
+A pass may start in the middle of its rows. The keys and values of the positions before it then come from an earlier
+pass (`Past`), and the model's mask is evaluated at the real positions.
 
-It is switched on for one model through transformers' AttentionInterface; a `trace` counts the calls, so that a
-model which bypasses the interface is refused rather than measured wrongly.
+transformers' AttentionInterface switches this attention on for one model. A trace records the calls, so that a model
+that bypasses the interface is refused instead of measured wrongly.
 """
 
 import contextlib
@@ -33,13 +33,13 @@ from transformers.masking_utils import sdpa_mask
 from antiphase.errors import UnsupportedModelError
 
 FROZEN = "antiphase_frozen"
-# Attention weights of one block; a GPU needs larger ones to be busy.
+# How many attention weights one block has; a GPU needs larger blocks to be busy.
 _BLOCK_ELEMENTS, _GPU_TIMES = 1 << 24, 4
 
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """What one attention module was called with: the arguments after RoPE and any q/k-norm, with their graph."""
+    """The arguments of one call of an attention module, after RoPE and any q/k-norm, with their graph."""
 
     query: Float[Tensor, "batch head token dim"]
     key: Float[Tensor, "batch group seen dim"]
@@ -52,13 +52,13 @@ class AttentionCall:
 
 @dataclass(frozen=True)
 class Past:
-    """What stands before the rows of a pass: the calls of an earlier pass over the distinct prefixes, padded right.
+    """The calls of an earlier pass over the distinct prefixes of the rows, padded on the right.
 
-    Row r continues prefix `owner[r]`, of which its first `lengths[r]` positions are real.
+    Row r continues prefix `owner[r]`, whose first `lengths[r]` positions are real.
     """
 
     calls: tuple[tuple[Tensor, Tensor], ...]
-    """Keys and values `[prefix, group, token, dim]` of every attention call, in order, without graph."""
+    """The keys and values `[prefix, group, token, dim]` of every attention call, in order, without graph."""
     owner: Int[Tensor, "row"]
     lengths: Int[Tensor, "row"]
 
@@ -70,9 +70,9 @@ class Past:
 
 @dataclass
 class AttentionTrace:
-    """Which modules called the frozen attention; the arguments are kept for `keep` alone.
+    """The modules that called the frozen attention; the arguments of a call are kept only for the module `keep`.
 
-    With `record`, the keys and values of every call are collected, to be the `Past` of another pass.
+    With `record`, the keys and values of every call are collected, so that they can be the `Past` of another pass.
     """
 
     keep: nn.Module | None = None
@@ -85,7 +85,7 @@ class AttentionTrace:
 
     @property
     def continued(self) -> bool:
-        """Whether every call took its past, each under a mask made for it."""
+        """Whether every call used its past, under a mask that was made for it."""
         return self.past is not None and self.num_continued == len(self.past.calls)
 
 
@@ -96,7 +96,7 @@ _TRACE: ContextVar[AttentionTrace | None] = ContextVar("antiphase_attention_trac
 def tracing(
     keep: nn.Module | None = None, *, record: bool = False, past: Past | None = None
 ) -> Iterator[AttentionTrace]:
-    """Collect the calls of the frozen attention made inside the block; see `AttentionTrace`."""
+    """Collect the calls of the frozen attention inside the block in an `AttentionTrace`."""
     trace = AttentionTrace(keep, record, past)
     token = _TRACE.set(trace)
     try:
@@ -111,12 +111,12 @@ def attention_weights(
     """Attention weights of some query rows over the first `num_keys` keys, and the slope of the softcap.
 
     Args:
-        call: the attention's arguments; used without their graph.
-        rows: query positions, `[row]` shared by the batch or `[batch, row]`.
-        num_keys: keys beyond are not read; every row must be below it.
+        call: the attention's arguments, which are used without their graph.
+        rows: the query positions, `[row]` for the whole batch or `[batch, row]`.
+        num_keys: how many keys are read; every row must be below this number.
 
     Returns:
-        weights and slope (None without a softcap), float32 or wider; `share` counts the query heads of a group.
+        Weights and slope (None without a softcap), float32 or wider; `share` counts the query heads of a group.
     """
     batch, heads, _, dim = call.query.shape
     groups = call.key.shape[1]
@@ -135,14 +135,14 @@ def attention_weights(
 
 def _masked(scores: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
     batch, groups, share, num_rows, num_keys = scores.shape
-    # finfo.min and not −inf: a row that sees nothing must stay finite, or 0·NaN poisons later layers.
+    # finfo.min and not −inf: a row that sees no key must stay finite, or 0·NaN spreads to later layers.
     lowest = torch.finfo(scores.dtype).min
     if mask is None:
         columns = torch.arange(num_keys, device=rows.device)
         return scores.masked_fill((columns > rows[:, :, None])[:, None, None], lowest)
     mask = mask[..., :num_keys].expand(batch, -1, -1, -1)
     mask = mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, num_keys))
-    # One mask for all heads, or one for each.
+    # There is one mask for all heads, or one for each.
     mask = mask.unsqueeze(2) if mask.shape[1] == 1 else mask.view(batch, groups, share, num_rows, num_keys)
     if mask.dtype == torch.bool:
         return scores.masked_fill(~mask, lowest)
@@ -150,7 +150,7 @@ def _masked(scores: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
 
 
 def _blocks(call: AttentionCall) -> Iterator[slice]:
-    """Query rows as numbers of the host: reading them from the device would wait for it at every block."""
+    """Blocks of query rows, as numbers on the host: reading them from the device would wait for it at every block."""
     batch, heads, length, _ = call.query.shape
     most = _BLOCK_ELEMENTS * (_GPU_TIMES if call.query.device.type == "cuda" else 1)
     size = max(1, min(length, most // max(1, batch * heads * call.key.shape[2])))
@@ -162,7 +162,7 @@ def _numbers(rows: slice, like: Tensor) -> Tensor:
 
 
 def _joined(past: Tensor | None, owner: Tensor | None, here: Tensor) -> Tensor:
-    """Keys or values of whole rows: those of their prefixes, then their own."""
+    """The keys or values of whole rows: those of their prefixes, followed by their own."""
     if past is None or owner is None:
         return here
     return torch.cat([past.index_select(0, owner.to(past.device)), here], dim=2)
@@ -193,7 +193,7 @@ class _FrozenAttention(torch.autograd.Function):
             flat = weights.to(value.dtype).reshape(batch, groups, share * num, seen)
             outputs.append((flat @ whole_value[:, :, :seen]).reshape(batch, groups * share, num, -1))
         output = torch.cat(outputs, dim=2)
-        # The past is saved once for each prefix, and joined to the rows again in the backward.
+        # The past is saved once for each prefix; the backward joins it to the rows again.
         ctx.save_for_backward(query, key, value, mask, output, past_key, past_value, owner)
         ctx.scaling, ctx.softcap = scaling, softcap
         return output
@@ -212,13 +212,13 @@ class _FrozenAttention(torch.autograd.Function):
             d_out = grads[0][:, :, rows].reshape(batch, groups, share, num, -1)
             flat = d_out.reshape(batch, groups, share * num, -1)
             gain = (flat @ whole_value[:, :, :seen].mT).view_as(weights)
-            # ⟨do, o⟩ as Σ α ⟨do, v⟩: rounding then cancels where one weight is near 1.
+            # ⟨do, o⟩ is computed as Σ α ⟨do, v⟩, so that rounding cancels if one weight is near 1.
             gain = weights * (gain - (weights * gain).sum(-1, keepdim=True))
             gain = (gain if slope is None else gain * slope) * ctx.scaling
             flat_gain = gain.to(key.dtype).reshape(batch, groups, share * num, seen)
             d_query.append((flat_gain @ whole_key[:, :, :seen]).reshape(batch, groups * share, num, -1))
             own_weight = weights.diagonal(first, -2, -1).unsqueeze(-1)
-            # ⟨do, v − o⟩ before the product and not after: their difference is small where α_ii is near 1.
+            # v − o is taken before the product, since the difference is small if α_ii is near 1.
             apart = value[:, :, rows].unsqueeze(2) - output[:, :, rows].view_as(d_out)
             own_gain = own_weight * (d_out * apart).sum(-1, keepdim=True) * ctx.scaling
             if slope is not None:
@@ -272,7 +272,7 @@ def _check_call(module: nn.Module, query: Tensor, key: Tensor, extras: Mapping[s
 
 
 def _past_of_call(trace: AttentionTrace, key: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Keys, values and owners of the call's past; None without one, or where the mask was not made for it."""
+    """(keys, values, owners) of the call's past; None without a past, or if the mask was not made for it."""
     past = trace.past
     if past is None or mask is None or mask.shape[-1] != past.num_tokens + key.shape[2]:
         return None
@@ -282,7 +282,7 @@ def _past_of_call(trace: AttentionTrace, key: Tensor, mask: Tensor | None) -> tu
 
 
 def _frozen_mask(**options: Any) -> Tensor | None:
-    """The mask of sdpa; with a past, the model's rule evaluated at the positions that tokens have in whole rows."""
+    """The mask of sdpa. With a past, the model's rule is evaluated at the positions that tokens have in whole rows."""
     trace = _TRACE.get()
     past = None if trace is None else trace.past
     if past is None:
@@ -300,6 +300,6 @@ def _frozen_mask(**options: Any) -> Tensor | None:
 
 
 def register() -> None:
-    """Make the implementation known to transformers, with its mask; without the mask function padding is ignored."""
+    """Register the attention and its mask with transformers; without a mask function, transformers ignores padding."""
     AttentionInterface.register(FROZEN, _frozen_attention)
     AttentionMaskInterface.register(FROZEN, _frozen_mask)

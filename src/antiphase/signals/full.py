@@ -1,10 +1,10 @@
-"""`full`: the ordinary gradient ∂target/∂W of every token or step, fast.
+"""`full`: a fast way to the ordinary gradient ∂target/∂W of every token or step.
 
 G = Σ_t δ_t a_tᵀ = Δᵀ A. One vector-Jacobian product per target stops at the projections' outputs, so no weight
-gradient is formed; A = L Q once per sequence serves all targets and Q, K and V, and ‖Δᵀ A‖ = ‖Δᵀ L‖. docs/method.md.
-The target is a token's logit, or the sum of the logits of a step's tokens (its joint strength): one backward either
-way. Rows of a chunk are independent, so one backward serves one target of *every* row; targets are taken in blocks,
-and a block runs on the prefix that its last target can see.
+gradient is formed. A = L Q is computed once per sequence for all targets and for Q, K and V, and ‖Δᵀ A‖ = ‖Δᵀ L‖.
+docs/method.md. The target is a token's logit, or the sum of the logits of a step's tokens (its joint strength); either
+needs one backward. Rows of a chunk are independent, so one backward serves one target of *every* row. Targets are
+taken in blocks, and a block runs on the prefix that its last target can see.
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ _TARGETS_PER_BLOCK = 16
 
 @dataclass(frozen=True)
 class _Span:
-    """What one backward differentiates in one row: the sum of the targets at some places of the chunk's list."""
+    """The targets of one row whose sum one backward differentiates, as indices into the chunk's list of targets."""
 
     row: int
     targets: tuple[int, ...]
     place: int
-    """Where its norms go."""
+    """The index of the span's norms in the result."""
 
 
 def full(
@@ -41,10 +41,11 @@ def full(
 ) -> ChunkSignals:
     """Strength of every measured target, and joint strength of every step, by the gradient through the sequence.
 
-    Args and errors as for `own`; any attention implementation serves. Nuclear norms are accumulated in float64.
+    The arguments and errors are those of `own`, but any attention implementation works. Nuclear norms are accumulated
+    in float64.
 
-    Cost: one backward over the prefix per target or step (rows in parallel): quadratic in the length. Subsample the
-    targets of long rollouts, or measure steps, of which there are some twenty times fewer.
+    Cost: one backward over the prefix per target or step (rows in parallel), so it is quadratic in the length. For
+    long rollouts, measure only some targets, or measure steps, of which there are about twenty times fewer.
     """
     with observe(model, layers) as seen:
         hidden = seen.hidden(chunk.input_ids, grad=False)
@@ -70,7 +71,7 @@ def full(
 def joint_of_layers(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> Tensor | None:
-    """Joint strength of every step `[step, layer, projection]` alone; None where the chunk has no steps."""
+    """Only the joint strength of every step, `[step, layer, projection]`; None if the chunk has no steps."""
     if chunk.steps is None:
         return None
     nobody = dataclasses.replace(chunk, measured=torch.zeros_like(chunk.measured))
@@ -92,7 +93,7 @@ def _step_spans(chunk: Chunk) -> list[_Span]:
     rows, offset = chunk.rows.tolist(), int(chunk.measured.sum())
     empty: list[int] = []
     spans = [(step, members.get(step, empty)) for step in range(chunk.num_steps)]
-    # A step without targets has no place in a backward; its norms stay 0.
+    # A step without targets needs no backward; its norms stay 0.
     return [_Span(rows[targets[0]] if targets else -1, tuple(targets), offset + step) for step, targets in spans]
 
 
@@ -105,7 +106,7 @@ def _factors(
         chosen: dict[ProjectionName, Tensor] = {}
         for name in spec.projections:
             inputs = seen.capture.input_of(layer.projections[name])
-            # Q, K and V read the very same tensor, which the capture holds, so its identity tells what they share.
+            # Q, K and V read the same tensor object, which the capture keeps alive, so its id finds what they share.
             if id(inputs) not in shared:
                 shared[id(inputs)] = shared_factor(inputs.detach(), spec.norm)
             chosen[name] = shared[id(inputs)]
@@ -114,7 +115,7 @@ def _factors(
 
 
 def _blocks(spans: Sequence[_Span]) -> Iterator[list[list[_Span]]]:
-    """Blocks of backwards; a backward serves at most one span of each row, in the order of the rows' tokens."""
+    """Blocks of backwards. A backward serves at most one span of each row, in the order of the row's tokens."""
     queues: dict[int, list[_Span]] = {}
     for span in spans:
         if span.targets:

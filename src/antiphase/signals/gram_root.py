@@ -1,17 +1,17 @@
-"""The trace of √G of positive semi-definite matrices by matrix products alone, for devices that multiply fast.
+"""The trace of √G of positive semi-definite matrices from matrix products alone, for devices that multiply fast.
 
 An eigenvalue solver leaves a large GPU almost idle: on an H200 it takes 9.7 ms for one float64 matrix of 1024 rows,
-most of it waiting. A polynomial iteration is products, which such a device does at its full rate.
+and most of this is waiting. A polynomial iteration consists of products, which such a device computes at full rate.
 
 With X₀ = M / ‖M‖_F and odd polynomials x ← a x + b x³ + c x⁵, the singular values of X tend to 1, X to the polar
-factor of M, and ⟨M, X⟩ to ‖M‖_*. Each step's (a, b, c) is the best for the interval that the step before leaves
-(Remez exchange; Amsel et al. 2025, "The Polar Express"), so twelve steps take [1e-6, 1] to 1 within 1e-5. The
-iteration is written on G = M Mᵀ alone: X_k = Q_k M with Q_k a polynomial of G, and R_k = X_k X_kᵀ.
+factor of M, and ⟨M, X⟩ to ‖M‖_*. The (a, b, c) of each step are the best for the interval that the previous step
+leaves (Remez exchange; Amsel et al. 2025, "The Polar Express"), so twelve steps take [1e-6, 1] to 1 within 1e-5. The
+iteration needs only G = M Mᵀ: X_k = Q_k M with Q_k a polynomial of G, and R_k = X_k X_kᵀ.
 
-Error: a singular value σ ≥ 1e-6 ‖M‖_F counts within 1e-5 of itself, and one below it for something between 0 and
-itself. So a nuclear norm errs by less than n · 1e-6 · ‖M‖_F; on gradients of SmolLM2-135M it erred by at most 1.3e-6
-of itself, the factors of `norms` included. A smaller interval would lose digits in this form: rounding leaves R with
-eigenvalues near −1e-16, which grow by the square of what a small σ grows by, 1.6e13.
+Error: a singular value σ ≥ 1e-6 ‖M‖_F counts with a relative error of 1e-5, and a smaller one counts as something
+between 0 and σ. So the error of a nuclear norm is less than n · 1e-6 · ‖M‖_F. On gradients of SmolLM2-135M its
+relative error was at most 1.3e-6, including the factors of `norms`. A smaller interval would lose digits in this form:
+rounding leaves R with eigenvalues near −1e-16, which grow by 1.6e13, the square of the growth of a small σ.
 """
 
 import math
@@ -28,9 +28,9 @@ def trace_of_root(gram: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"]:
     """The trace of √G: the nuclear norm of any M with M Mᵀ = G.
 
     Args:
-        gram: positive semi-definite, float64; narrower dtypes lose the small singular values.
+        gram: positive semi-definite matrices in float64; narrower dtypes lose the small singular values.
 
-    Cost: 45 products of n × n matrices; no waiting for the device.
+    Cost: 45 products of n × n matrices. The host does not wait for the device.
 
     >>> round(trace_of_root(torch.diag(torch.tensor([9.0, 16.0, 0.0], dtype=torch.float64))).item(), 7)
     7.0
@@ -61,7 +61,7 @@ def _coefficients() -> tuple[tuple[float, float, float], ...]:
     low, high = _SMALLEST, 1.0
     steps = []
     while 1 - low > _SPREAD:
-        # The cushion keeps large singular values from falling deep, where they would lose digits, at little cost.
+        # The cushion keeps large singular values from becoming small, which would lose digits. It costs little.
         linear, cubic, quintic = _best_quintic(max(low, _CUSHION * high), high)
 
         def value(x: float, of: tuple[float, float, float] = (linear, cubic, quintic)) -> float:
@@ -75,7 +75,7 @@ def _coefficients() -> tuple[tuple[float, float, float], ...]:
 
 
 def _best_quintic(low: float, high: float) -> tuple[float, float, float]:
-    """The odd quintic whose greatest distance from 1 on [low, high] is least, by Remez exchange."""
+    """The odd quintic with the smallest maximal distance from 1 on [low, high], by Remez exchange."""
     if low >= 0.999 * high:
         return 1.875 / high, -1.25 / high**3, 0.375 / high**5
     inner = ((3 * low + high) / 4, (low + 3 * high) / 4)

@@ -2,13 +2,13 @@
 
     J_k = ‖∂(Σ_{i∈k} z_i)/∂W‖ / n^0.9,   n the number of tokens of step k   (docs/method.md)
 
-Our reading: the paper says neither how token influences become a step's, nor how the length of a sentence enters. The
-nuclear norm of a sum of n gradients grows like n where they have nothing in common, and where they are equal; it
-grows more slowly where they partly cancel. On rollouts of SmolLM2-135M, cut into windows of 2 to 64 tokens, it grows
-like n^0.93 (`own`) and n^0.87 (`full`), with nearly the same slope at all lengths (`benchmarks/steps.py`). Divided by
-n, as the gradient of the mean of the logits is, long sentences look weak. Divided by √n they look strong, and the
-strength is little else than the length. The exponent between the two measured ones leaves least of it. What is left
-is measured: every step correlation is also given with the step's length held fixed.
+Our reading: the paper does not say how the influences of tokens become that of a step, or how the length of a sentence
+enters. The nuclear norm of a sum of n gradients grows like n if they have nothing in common, and if they are equal; it
+grows more slowly if they partly cancel. On rollouts of SmolLM2-135M, cut into windows of 2 to 64 tokens, it grows like
+n^0.93 (`own`) and n^0.87 (`full`), with nearly the same slope at all lengths (`benchmarks/steps.py`). If the norm is
+divided by n, as in the gradient of the mean logit, long sentences look weak. If it is divided by √n, they look strong,
+and the strength mostly measures the length. An exponent between the two measured ones leaves the least effect of the
+length. The rest is controlled for: every step correlation is also given with the step's length held fixed.
 """
 
 import itertools
@@ -29,10 +29,10 @@ _BLOCK_TOKENS = 2048
 def per_length(
     norms: Float[Tensor, "step layer projection"], steps: Int[Tensor, "target"]
 ) -> Float[Tensor, "step layer projection"]:
-    """Divide the norms of summed gradients by n^0.9 of every step of n tokens.
+    """Divide the norm of each step's summed gradient by n^0.9, where n is the number of its tokens.
 
     Args:
-        norms: of the steps.
+        norms: the norms of the steps.
         steps: the step of each target.
 
     >>> [round(x, 6) for x in per_length(torch.ones(2, 1, 1), torch.tensor([0, 0, 0, 0, 1])).flatten().tolist()]
@@ -45,12 +45,12 @@ def per_length(
 class StepFactors:
     """‖Σ_{i∈k} δ_i a_iᵀ‖ of every step k, from the rank-one terms of its tokens.
 
-    Steps of similar length are padded to one length with zeros, which add nothing to a sum.
+    Steps of similar length are padded with zeros to the same length; the zeros add nothing to the sum.
 
     Args:
         steps: the step of each target.
-        num_steps: how many there are; one without targets has the norm 0.
-        norm: which one.
+        num_steps: the number of steps; a step without targets has the norm 0.
+        norm: the norm that is computed.
     """
 
     def __init__(self, steps: Int[Tensor, "target"], num_steps: int, norm: Norm) -> None:
@@ -71,12 +71,12 @@ class StepFactors:
     def norms(
         self, deltas: Sequence[Float[Tensor, "target rows"]], inputs: Sequence[Tensor], keys: tuple[int, ...]
     ) -> Float[Tensor, "layer step"]:
-        """The norms of all steps in some layers at once, which keeps a GPU busy.
+        """The norms of all steps in several layers at once, which keeps a GPU busy.
 
         Args:
-            deltas: ∂target_i/∂(the projection's output at i), of one width; one tensor a layer.
-            inputs: what the projection read at i, `[target, columns]`, likewise.
-            keys: name the inputs, whose factors are kept until `forget` for projections that share them.
+            deltas: for each layer, ∂target_i/∂(the projection's output at i); all of the same width.
+            inputs: for each layer, the projection's input at i, `[target, columns]`.
+            keys: names of the inputs. Their factors are kept until `forget`, for other projections with these inputs.
         """
         delta = torch.stack(list(deltas))
         dtype = torch.promote_types(delta.dtype, torch.float32)
@@ -96,7 +96,7 @@ class StepFactors:
 
 
 def _bounds(longest: int) -> list[tuple[int, int]]:
-    """Lengths (above, up to) that double: little padding, few blocks.
+    """Ranges of lengths (above, up to) that double, which gives little padding and few blocks.
 
     >>> _bounds(10)
     [(0, 4), (4, 8), (8, 10)]

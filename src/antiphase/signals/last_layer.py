@@ -1,6 +1,6 @@
 """`last`: the full-context gradient of the last attention layer, in closed form from one forward and one backward.
 
-After the last attention nothing mixes positions, so the backward of Σ_i z_i keeps the targets apart down to the
+After the last attention nothing mixes positions, so the backward of Σ_i z_i keeps the targets separate down to the
 attention's output. With u_i = ∂z_i/∂(attention output at i) per head h, weights α, scale s, softcap slope c', and
 e_{h,it} = c' α_{h,it} ⟨u_{h,i}, v_{g,t} − o_{h,i}⟩ (docs/method.md):
 
@@ -8,8 +8,9 @@ e_{h,it} = c' α_{h,it} ⟨u_{h,i}, v_{g,t} − o_{h,i}⟩ (docs/method.md):
     V: Σ_h u_{h,i} (Σ_t α_{h,it} a_t)ᵀ           (rank ≤ number of heads: a heads × heads problem)
     K: Σ_t (∂k̃_t/∂k_t)ᵀ [s Σ_{h∈g} e_{h,it} q̃_{h,i}] a_tᵀ
 
-The Jacobian ∂k̃/∂k of RoPE and k-norm is not written down: the model's own graph between the projection's output and
-the attention's argument is pulled back, for many targets at once. Under RoPE or k-norm the K term is not rank one.
+The Jacobian ∂k̃/∂k of RoPE and k-norm has no formula here: autograd goes back through the model's own graph from the
+attention's argument to the projection's output, for many targets at once. Under RoPE or k-norm the K term is not rank
+one.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ from antiphase.signals.full import joint_of_layers
 from antiphase.signals.norms import factored_norm, rank_one_norm, shared_factor
 from antiphase.signals.own import Unasked, check_frozen, head_of_targets, seed_of
 
-# Elements of the K term of some targets; a GPU needs more of them to be busy.
+# How many elements of K terms are computed at once; a GPU needs more of them to be busy.
 _CHUNK_ELEMENTS, _GPU_TIMES = 1 << 24, 8
 
 
@@ -39,7 +40,7 @@ def last_layer(
 ) -> ChunkSignals:
     """Strength of every measured target in the last attention layer, through the whole sequence.
 
-    Args, returns and errors as for `own`; `layers` must be the last one alone.
+    The arguments, the result and the errors are those of `own`; `layers` must hold only the last layer.
 
     Cost: one forward, one backward down to the last layer, and one small eigenproblem per target for K. A joint
     strength takes one more backward down to the last layer per step, as in `full`.
@@ -73,8 +74,8 @@ def _norms(
     at = (chunk.rows[chunk.measured], chunk.columns[chunk.measured] - 1)
     modules = modules_of(layers=[layer], names=PROJECTIONS)
     outputs = seen.capture.outputs_of(modules)
-    # The attention's own output, and not what the O projection reads: a gate or a norm may stand between them. The
-    # graph from the projections to the attention is used again below, for K and V.
+    # This takes the attention's own output and not the input of the O projection, because a gate or a norm may stand
+    # between them. The graph from the projections to the attention is used again below, for K and V.
     *gradients, d_attended = torch.autograd.grad(hidden, [*outputs, call.output], seed, retain_graph=True)
     by_module = dict(zip(modules, gradients, strict=True))
     unasked = Unasked.of(chunk, d_attended.shape[:2])
@@ -92,7 +93,7 @@ def _norms(
 
 @dataclass(frozen=True)
 class _KeyValue:
-    """The K and V terms, for a few targets of every row at a time."""
+    """Computes the K and V terms, for a few targets of every row at a time."""
 
     seen: Observed
     layer: AttentionLayer
@@ -103,7 +104,7 @@ class _KeyValue:
     def norms(self, chunk: Chunk) -> tuple[Float[Tensor, "measured"], Float[Tensor, "measured"]]:
         measured = torch.nonzero(chunk.measured).flatten()
         rows, positions = chunk.rows[measured], chunk.columns[measured] - 1
-        # place[row, step] is the row's step-th target in `measured`; rows with fewer targets repeat a dummy one.
+        # steps[row, n] is the position of the row's n-th measured target; rows with fewer targets have dummies.
         counts = torch.bincount(rows, minlength=len(chunk.lengths))
         step_of = torch.cat([torch.arange(n, device=rows.device) for n in counts.tolist()])
         steps = torch.zeros(len(chunk.lengths), int(counts.max()), dtype=torch.long, device=rows.device)
@@ -155,7 +156,7 @@ class _KeyValue:
         output = projection.select(self.seen.capture.outputs_of([projection.module])[0].detach())
         flat = self.call.value.detach().transpose(1, 2).flatten(2)
         if flat.shape != output.shape or not torch.equal(flat, output):
-            # Something stands between the projection and the attention (a v-norm): pull back through it.
+            # Something, such as a v-norm, stands between the projection and the attention; go back through it.
             term = torch.einsum("bgsit,bgsid->bigtd", weights, u)
             return factored_norm(self._pull_back(term, self.call.value, projection), factor[:, None], self.spec.norm)
         # ‖Σ_h u_h ā_hᵀ‖ with ā_h = Σ_t α_ht a_t: `heads` takes the place of `token` in ‖Δᵀ A‖.
@@ -169,6 +170,6 @@ class _KeyValue:
 
 
 def _product_norm(delta: Tensor, inputs: Tensor, spec: SignalSpec) -> Tensor:
-    """‖Δᵀ A‖ where both factors change with the target."""
+    """‖Δᵀ A‖ if both factors are different for each target."""
     flat = inputs.flatten(0, 1)
     return factored_norm(delta, shared_factor(flat, spec.norm).unflatten(0, inputs.shape[:2]), spec.norm)

@@ -1,11 +1,11 @@
-"""`token_signals`: the one measurement that probing, training and evaluation share.
+"""`token_signals`: the measurement that probing, training and evaluation share.
 
-Takes a model and tokenised rollouts, splits them into chunks within the token budget, runs the chosen estimator on
-each, and puts the results back in the layout of the batch. Generates nothing and writes nothing.
+It splits tokenised rollouts into chunks within the token budget, runs the chosen estimator on each chunk, and puts the
+results back in the layout of the batch. It generates no text and writes no files.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -16,39 +16,31 @@ from torch import Tensor, nn
 from antiphase.devices import says_out_of_memory
 from antiphase.errors import InvalidInputError, NonFiniteError, OutOfMemoryError, UnsupportedModelError
 from antiphase.models.architecture import AttentionLayer, find_attention, rope_switch, unwrap
-from antiphase.signal_spec import Estimator, SignalSpec, parse_layers
+from antiphase.signal_spec import ESTIMATORS, SignalSpec, parse_layers
 from antiphase.signals.alternatives import check_alternatives
 from antiphase.signals.chunk import Chunk, ChunkSignals, Row, Tick, check_steps, chunk_of, pack, rows_of, silent
 from antiphase.signals.collect import collect
-from antiphase.signals.full import full
-from antiphase.signals.last_layer import last_layer
-from antiphase.signals.oracle import oracle, oracle_own
-from antiphase.signals.own import own
 from antiphase.signals.prefix import chunk_of_families, pack_families, split
 from antiphase.types import TokenBatch, TokenSignals
 
-_ESTIMATORS: dict[
-    Estimator, Callable[[nn.Module, Sequence[AttentionLayer], Chunk, SignalSpec, Tick], ChunkSignals]
-] = {"oracle": oracle, "oracle-own": oracle_own, "full": full, "last": last_layer, "own": own}
-
-# Models that were found to keep positions apart, per estimator.
-_APART: MutableMapping[nn.Module, set[Estimator]] = WeakKeyDictionary()
+# For each model, the estimators for which it was found to keep positions apart.
+_APART: MutableMapping[nn.Module, set[str]] = WeakKeyDictionary()
 
 
 def chosen_layers(model: nn.Module, spec: SignalSpec) -> tuple[AttentionLayer, ...]:
-    """The attention layers that a spec names; the estimator `last` means the last one where layers are `all`.
+    """The attention layers that a spec names. For the estimator `last`, the layers `all` are the last one alone.
 
     Raises:
         UnsupportedModelError: the model has no attention projections that antiphase knows.
-        InvalidInputError: a layer does not exist, or `last` was asked for another layer.
+        InvalidInputError: a layer does not exist, or the estimator `last` is asked for another layer.
     """
     layers = find_attention(model)
-    named = "last" if spec.estimator == "last" and spec.layers == "all" else spec.layers
-    indices = parse_layers(named, len(layers))
-    if spec.estimator == "last" and indices != [len(layers) - 1]:
+    last_alone = ESTIMATORS[spec.estimator].last_layer_alone
+    indices = parse_layers("last" if last_alone and spec.layers == "all" else spec.layers, len(layers))
+    if last_alone and indices != [len(layers) - 1]:
         raise InvalidInputError(
-            f"the estimator 'last' measures the last attention layer alone; got layers {spec.layers!r}. Use "
-            "layers='last', or the estimator 'full'."
+            f"the estimator {spec.estimator!r} measures the last attention layer alone; got layers {spec.layers!r}. "
+            "Use layers='last', or the estimator 'full'."
         )
     return tuple(layers[index] for index in indices)
 
@@ -61,7 +53,7 @@ def token_signals(
     steps: Int[Tensor, "batch token"] | None = None,
     progress: Tick = silent,
 ) -> TokenSignals:
-    """Entropy and gradient strength of every generated token, and of every step where steps are given.
+    """Entropy and gradient strength of every generated token, and of every step if steps are given.
 
     H_i = −Σ_v p_i(v) ln p_i(v);  s_i = mean over layers ℓ and projections X of ‖∂z_{i,y_i}/∂W_X^ℓ‖_*
     Step k: E_k = mean of H_i, I_k = mean of s_i, or the joint ‖∂Σ_i z_i/∂W‖_* / n^0.9  (docs/method.md).
@@ -70,23 +62,23 @@ def token_signals(
         model: a Hugging Face causal LM, PEFT-wrapped or not, on any device and in any floating dtype.
         batch: rollouts, padded on either side; only `completion_mask` tokens are measured.
         spec: what to measure; the default is the estimator `own` on all layers.
-        steps: the step of every completion token, counted from 0 in each rollout (see `antiphase.steps`); what stands
-            elsewhere is not read.
-        progress: called with the number of tokens and joint steps whose strength was measured, as they are.
+        steps: the step of every completion token, counted from 0 in each rollout (see `antiphase.steps`); values at
+            other places are not read.
+        progress: is called during the measurement with the number of tokens and joint steps that were measured.
 
     Returns:
         signals in the layout of `batch` and on its device, float32 or wider; NaN outside the completions.
 
     Raises:
-        UnsupportedModelError: the architecture cannot be measured (by this estimator).
-        InvalidInputError: a layer or a token id does not exist, there are fewer tokens than alternatives, or steps
-            that do not fit the batch.
+        UnsupportedModelError: the architecture cannot be measured, or not by this estimator.
+        InvalidInputError: a layer or a token id does not exist, there are fewer tokens than alternatives, or the steps
+            do not fit the batch.
         NonFiniteError: logits or gradients are NaN or infinite.
         OutOfMemoryError: a chunk did not fit; lower `token_budget`.
 
-    The model is left as it was: parameters, `.grad`, hooks, attention implementation, training mode and RNG state.
+    The model does not change: parameters, `.grad`, hooks, attention implementation, training mode and RNG state.
 
-    Cost: see the estimator; memory is that of one chunk.
+    Cost: that of the estimator. The memory is that of one chunk.
     """
     spec = spec or SignalSpec()
     model = unwrap(model)
@@ -115,7 +107,7 @@ def _measure(
     progress: Tick,
 ) -> ChunkSignals:
     try:
-        signals = _ESTIMATORS[spec.estimator](model, layers, chunk, spec, progress)
+        signals: ChunkSignals = ESTIMATORS[spec.estimator].measure(model, layers, chunk, spec, progress)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise NonFiniteError(
             f"row {rows[0].index} or a neighbour: singular values do not converge, so a gradient is NaN or infinite. "
@@ -147,7 +139,7 @@ def _measure(
 def _chunks(
     model: nn.Module, rows: Sequence[Row], spec: SignalSpec, device: torch.device
 ) -> Iterator[tuple[list[Row], Chunk]]:
-    """Chunks of rows whose numbers do not depend on each other."""
+    """Chunks of rows, made so that the numbers of a row do not depend on the other rows."""
     switch = rope_switch(cast(Any, model).config.get_text_config())
     within, beyond = list(rows), []
     if switch is not None:
@@ -160,7 +152,7 @@ def _chunks(
                 "RoPE depends on what it has seen before, so nothing can be measured reproducibly. Shorten the "
                 "rollouts."
             )
-    if spec.estimator == "own":
+    if ESTIMATORS[spec.estimator].shares_prefixes:
         families, within = split(model, within)
         num_layers = len(find_attention(model))
         for group in pack_families(families, spec.token_budget, num_layers):
@@ -171,10 +163,10 @@ def _chunks(
 
 
 def trial_batch(model: nn.Module) -> TokenBatch:
-    """One short rollout to try a model on, with a single target.
+    """One short rollout with a single target, on which a model is tried.
 
-    Ids whose embedding is zero are avoided, as padding's often is: a state of zeros passes through every norm, each of
-    which multiplies the gradient by a thousand, so that it overflows in a deep model.
+    Ids whose embedding is zero are avoided (that of padding often is). A state of zeros stays zero in every norm, and
+    each norm multiplies its gradient by a thousand, so that it overflows in a deep model.
     """
     weight = cast(Any, model).get_input_embeddings().weight.detach()[:1024]
     used = torch.nonzero(weight.abs().amax(-1) > 0).flatten().tolist() or [0]
@@ -185,12 +177,12 @@ def trial_batch(model: nn.Module) -> TokenBatch:
 def _check_positions(
     model: nn.Module, layers: Sequence[AttentionLayer], spec: SignalSpec, device: torch.device
 ) -> None:
-    """Once per model: one target at the end of a short row must leave no gradient at the positions before it.
+    """Check once per model that a target at the end of a short row leaves no gradient at the positions before it.
 
-    Every measurement looks for such leaks too, but sees none where all positions predict a measured token.
+    Every measurement looks for such leaks, but cannot see them if all positions predict a measured token.
     """
     checked = _APART.setdefault(model, set())
-    if spec.estimator not in ("own", "last") or spec.estimator in checked:
+    if not ESTIMATORS[spec.estimator].one_backward or spec.estimator in checked:
         return
     spec = dataclasses.replace(spec, targets_per_rollout=None)
     rows = rows_of(trial_batch(model), spec)

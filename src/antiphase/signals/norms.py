@@ -1,15 +1,15 @@
-"""Norms of gradients that are kept as factors, G = Δᵀ A, without forming G.
+"""Norms of gradients G = Δᵀ A from their factors, without forming G.
 
 * rank one: ‖δ aᵀ‖ = ‖δ‖ ‖a‖ for every unitarily invariant norm, ‖δ‖₁ ‖a‖₁ for the entrywise L1 norm.
-* factored: with A = L Q (Q Qᵀ = 1), ‖Δᵀ A‖ = ‖Δᵀ L‖ for every unitarily invariant norm. One L serves all targets of
-  a sequence, and Q, K and V, which share their input.
+* factored: with A = L Q (Q Qᵀ = 1), ‖Δᵀ A‖ = ‖Δᵀ L‖ for every unitarily invariant norm. One L is used for all
+  targets of a sequence, and for Q, K and V, which share their input.
 
-Nuclear norms come from the eigenvalues of the smaller Gram matrix in float64: relative error about 1e-7 on real
-float32 gradients, against 1e-2 for a float32 Gram. Squaring costs half of the digits, so float64 input takes the
-singular values instead.
+Nuclear norms come from the eigenvalues of the smaller Gram matrix in float64. The relative error is about 1e-7 on
+real float32 gradients; with a float32 Gram matrix it would be 1e-2. Squaring loses half of the digits, so for float64
+input the singular values are computed instead.
 
-A GPU that multiplies float64 at a high rate takes the sum of the roots from matrix products instead of an eigenvalue
-solver (`gram_root`), and L from a Cholesky factor of A Aᵀ instead of a QR decomposition: solvers leave it idle.
+On a GPU that multiplies float64 fast, solvers leave it idle. There the sum of the roots comes from matrix products
+(`gram_root`) instead of an eigenvalue solver, and L from a Cholesky factor of A Aᵀ instead of a QR decomposition.
 """
 
 from functools import cache
@@ -22,20 +22,20 @@ from antiphase.devices import has_double
 from antiphase.signal_spec import Norm
 from antiphase.signals.gram_root import trace_of_root
 
-# Data-centre GPUs: float64 at half the rate of float32, or at the same. Others have a 32nd or a 64th of it.
+# Data-centre GPUs, whose float64 rate is at least half of their float32 rate. Others have a 32nd or a 64th of it.
 _FAST_DOUBLE = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)}
-# Longer inputs take QR: the shift that keeps a Cholesky factor finite grows with their number.
+# Longer inputs use QR, because the shift that keeps a Cholesky factor finite grows with the number of inputs.
 _CHOLESKY_TOKENS = 512
 
 
 def _wide(x: Tensor) -> Tensor:
-    """float64, on the CPU where the device has none."""
+    """The tensor in float64, on the CPU if the device has no float64."""
     return (x if has_double(x.device) else x.cpu()).double()
 
 
 @cache
 def _multiplies_double(device: torch.device) -> bool:
-    """Whether float64 products are fast on the device, beside what its solvers take."""
+    """Whether float64 products on the device are much faster than its solvers."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return False
     return torch.cuda.get_device_capability(device) in _FAST_DOUBLE
@@ -59,7 +59,7 @@ def _gram_nuclear_norm(wide: Tensor) -> Tensor:
     gram = wide @ wide.mT if wide.shape[-2] <= wide.shape[-1] else wide.mT @ wide
     if _multiplies_double(gram.device):
         fast = trace_of_root(gram)
-        # Rounding may drive the iteration off on a matrix that is singular in an unlucky way; the solver never is.
+        # Rounding can make the iteration diverge on some singular matrices; the solver always works.
         if bool(fast.isfinite().all()):
             return fast
     scale = gram.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(torch.finfo(gram.dtype).tiny)
@@ -89,7 +89,7 @@ def rank_one_norm(
 
 
 def shared_factor(inputs: Float[Tensor, "batch token columns"], norm: Norm) -> Float[Tensor, "batch token rank"]:
-    """What every target's norm needs of the inputs A: L of A = L Q (float32 or wider), or A itself for L1.
+    """The factor of the inputs A that every target's norm uses: L of A = L Q (float32 or wider), or A itself for L1.
 
     L is lower trapezoidal, so its first t rows are the factor of the first t inputs.
     """
@@ -106,9 +106,9 @@ def shared_factor(inputs: Float[Tensor, "batch token columns"], norm: Norm) -> F
 
 
 def _cholesky_factor(inputs: Tensor) -> Tensor | None:
-    """L with L Lᵀ = A Aᵀ + s, with a shift s for a singular A Aᵀ; None where L is not finite all the same.
+    """L with L Lᵀ = A Aᵀ + s, where the shift s handles a singular A Aᵀ; None if the factorisation still fails.
 
-    Tokens that repeat have equal inputs in the first layer, and padding has none. The shift adds at most
+    A Aᵀ is singular because repeated tokens have equal inputs in the first layer. The shift adds at most
     √s · ‖Δ‖_* to a nuclear norm: 3e-7 ‖A‖_F ‖Δ‖_* for 32 tokens.
     """
     gram = inputs @ inputs.mT
@@ -126,9 +126,9 @@ def factored_norm(
     """‖Δᵀ A‖ from Δ and the shared factor of A.
 
     Args:
-        delta: gradient at the projection's outputs, one matrix per target.
-        factor: from `shared_factor`, cut to the same tokens.
-        norm: as for `shared_factor`.
+        delta: the gradient at the projection's outputs, one matrix per target.
+        factor: the result of `shared_factor`, for the same tokens.
+        norm: the norm that was given to `shared_factor`.
     """
     if norm == "l1":
         return (delta.to(factor.dtype).mT @ factor).abs().sum((-2, -1))

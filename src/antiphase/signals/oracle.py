@@ -1,8 +1,8 @@
 """The definition, slow and obvious: one ordinary backward to the weights per token, then singular values.
 
-`oracle` is ∂target_i/∂W through the whole sequence, what `full` and `last` compute fast. `oracle_own` holds the keys
-and values of earlier positions in a cache that carries no gradient, what `own` computes fast. Everything else in this
-package is tested against these two; they are float64-capable and use none of the shortcuts.
+`oracle` is ∂target_i/∂W through the whole sequence, which `full` and `last` compute fast. `oracle_own` keeps the keys
+and values of earlier positions in a cache without gradient, which `own` computes fast. Everything else in this package
+is tested against these two. They work in float64 and use none of the shortcuts.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from antiphase.types import Alternatives, Magnitudes
 
 @dataclass(frozen=True)
 class _Seen:
-    """The logits of one position, the final hidden state that they come from, and that state before the last norm."""
+    """The logits of one position, the final hidden state that gave them, and that state before the last norm."""
 
     logits: Tensor
     hidden: Tensor
@@ -47,7 +47,8 @@ def oracle(
 
     A step's gradient is the sum of its targets' gradients, taken one by one.
 
-    Args and returns as for `own`. Cost: one backward to all chosen weights and their singular values per target.
+    The arguments and the result are those of `own`. Cost: per target, one backward to all chosen weights, and their
+    singular values.
 
     Raises:
         UnsupportedModelError: the weights are quantised, so nothing can be differentiated with respect to them.
@@ -65,7 +66,7 @@ def oracle(
 def oracle_own(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> ChunkSignals:
-    """As `oracle`, with the keys and values of earlier positions taken from a cache without gradient."""
+    """The same as `oracle`, but the keys and values of earlier positions come from a cache without gradient."""
 
     def row_logits(token_ids: Tensor, columns: Tensor) -> Iterator[_Seen]:
         for column in columns.tolist():
@@ -83,7 +84,7 @@ def oracle_own(
 
 @dataclass
 class _Taken:
-    """What was taken of the targets so far: statistics of each, strengths, and the summed gradients of each step."""
+    """Results of the targets so far: their statistics, their strengths, and the summed gradients of each step."""
 
     heads: list[HeadSignals] = field(default_factory=list)
     strengths: list[Tensor] = field(default_factory=list)
@@ -180,7 +181,7 @@ def _first(logits: Tensor, spec: SignalSpec) -> list[Alternatives]:
 
 
 def _run(model: nn.Module, token_ids: Tensor, **options: Any) -> tuple[Any, Tensor, Tensor | None]:
-    """The model's output, its final hidden states, and these before the last norm."""
+    """(the model's output, its final hidden states, these states before the last norm)."""
     options = {"attention_mask": torch.ones_like(token_ids), **options}
     seen: list[Tensor] = []
     handle = backbone(model).register_forward_hook(lambda _, __, output: seen.append(output.last_hidden_state))
@@ -194,7 +195,7 @@ def _run(model: nn.Module, token_ids: Tensor, **options: Any) -> tuple[Any, Tens
 
 
 def _base(module: nn.Module) -> nn.Module:
-    # A LoRA wrapper adds BA to its base weight W, so the gradient with respect to the sum is that of W.
+    # A LoRA wrapper adds BA to its base weight W, so the gradient with respect to the sum equals that of W.
     return dict(module.named_children()).get("base_layer", module)
 
 
@@ -224,7 +225,7 @@ def _differentiable(weights: Sequence[Tensor]) -> Iterator[None]:
 def _norm(projection: Projection, gradient: Tensor, norm: Norm) -> Tensor:
     gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
     if projection.features is not None:
-        # Linear keeps [features, inputs], GPT-2's Conv1D its transpose.
+        # The weight of Linear is [features, inputs]; that of GPT-2's Conv1D is the transpose.
         axis = 0 if isinstance(_base(projection.module), nn.Linear) else 1
         gradient = gradient.index_select(axis, projection.features.to(gradient.device))
     if norm == "l1":

@@ -1,18 +1,18 @@
 """`own`: the t = i term of every token's gradient, in all layers, from one forward and one backward.
 
-With the keys and values of other positions held constant, position i reaches z_i only through itself, so the backward
-of Σ_i z_i keeps the targets apart: its gradient δ_i at a projection's output is ∂z_i/∂(output at i), and
+If the keys and values of other positions are constant, position i affects only z_i, so the backward of Σ_i z_i keeps
+the targets separate: its gradient δ_i at a projection's output is ∂z_i/∂(output at i), and
 
     G_i^own = δ_i a_iᵀ,   ‖G_i^own‖ = ‖δ_i‖ ‖a_i‖   (rank one: nuclear = Frobenius = spectral).
 
 No gradient enters a position before the one that predicts the first target. In a chunk with a `prefix` those positions
 run without graph, once for all rows that share them, and only their keys and values are kept.
 
-A step's joint gradient is the sum of its tokens' terms, Σ_i δ_i a_iᵀ = Δᵀ A: no longer rank one, but of at most as
-many ranks as the step has tokens.
+A step's joint gradient is the sum of its tokens' terms, Σ_i δ_i a_iᵀ = Δᵀ A. It is no longer rank one; its rank is at
+most the number of the step's tokens.
 
-docs/method.md. This is a *different observable* from the full gradient of `full` and `oracle`: name it, and report
-ρ(own, full) for a model before leaning on it.
+docs/method.md. This is a *different observable* from the full gradient of `full` and `oracle`. Name it in results, and
+report ρ(own, full) for a model before you rely on it.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ from antiphase.signals.joint import StepFactors, per_length
 from antiphase.signals.norms import rank_one_norm
 from antiphase.signals.prefix import run
 
-# Of the factors of steps that a GPU measures at once.
+# How many elements of step factors a GPU measures at once.
 _GROUP_ELEMENTS = 1 << 28
 
 
@@ -45,19 +45,19 @@ def own(
     Args:
         model: an unwrapped Hugging Face causal LM whose attention goes through transformers' AttentionInterface.
         layers: the attention layers to measure.
-        chunk: right-padded rows and targets.
-        spec: projections, norm, target and temperature.
-        tick: called with the number of targets that were measured, as they are.
+        chunk: right-padded rows and their targets.
+        spec: gives the projections, the norm, the target and the temperature.
+        tick: is called with the number of targets that were measured since the last call.
 
     Returns:
-        signals; strength `[measured, layer, projection]` and, where the chunk has steps, joint strength
-        `[step, layer, projection]`; norms accumulated in float32 or wider.
+        The signals: strength `[measured, layer, projection]` and, if the chunk has steps, joint strength
+        `[step, layer, projection]`. Norms are accumulated in float32 or wider.
 
     Raises:
-        UnsupportedModelError: positions mix outside the attention that could be frozen.
+        UnsupportedModelError: positions mix outside the attention that can be frozen.
 
-    Cost: one forward and one backward, of a prefix one forward; memory linear in the number of tokens. A joint
-    strength adds one small eigenproblem per step and matrix.
+    Cost: one forward and one backward (for a prefix one forward only); the memory is linear in the number of tokens. A
+    joint strength adds one small eigenproblem per step and matrix.
     """
     with observe(model, layers, freeze_attention=True) as seen:
         hidden, trace = run(seen, chunk, grad=True)
@@ -69,7 +69,7 @@ def own(
 
 
 def head_of_targets(seen: Observed, chunk: Chunk, spec: SignalSpec, hidden: Tensor, *, want_seed: bool) -> HeadSignals:
-    """What the head says of every target of the chunk, given its final hidden states `[row, token, hidden]`."""
+    """What the head says about every target of the chunk, given the final hidden states `[row, token, hidden]`."""
     at = (chunk.rows, chunk.columns - 1)
     before = seen.capture.before_norm
     return head_signals(
@@ -93,7 +93,7 @@ def check_frozen(model: nn.Module, trace: AttentionTrace) -> None:
 
 
 def seed_of(head: HeadSignals, chunk: Chunk, hidden: Tensor) -> Tensor:
-    """∂Σ_i target_i/∂hidden `[row, token, hidden]`: each needed target's seed at the position that predicts it."""
+    """∂Σ_i target_i/∂hidden `[row, token, hidden]`: each needed target's seed, at the position that predicts it."""
     assert head.seed is not None
     seed = torch.zeros_like(hidden)
     chosen = chunk.seeded
@@ -103,7 +103,7 @@ def seed_of(head: HeadSignals, chunk: Chunk, hidden: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Unasked:
-    """The positions that predict no needed target: no gradient may enter them, or targets would have mixed."""
+    """The positions that predict no needed target. A gradient that enters them shows that targets have mixed."""
 
     rows: Int[Tensor, "place"]
     columns: Int[Tensor, "place"]
@@ -111,19 +111,19 @@ class Unasked:
 
     @classmethod
     def of(cls, chunk: Chunk, shape: Sequence[int]) -> "Unasked":
-        """Of a chunk whose gradients are `[row, token, features]`; `shape` holds the first two."""
+        """The positions of a chunk whose gradients are `[row, token, features]`; `shape` holds the first two sizes."""
         mask = torch.ones(*shape, dtype=torch.bool, device=chunk.rows.device)
         mask[chunk.rows[chunk.seeded], chunk.columns[chunk.seeded] - 1] = False
         rows, columns = torch.nonzero(mask, as_tuple=True)
         return cls(rows, columns)
 
     def note(self, gradient: Tensor, name: str) -> None:
-        """Look for a leak, without waiting for the device."""
+        """Look for a leak in a gradient, without waiting for the device."""
         leaked = gradient[self.rows, self.columns]
         self.leaks.append((name, leaked.isfinite().all() & (leaked != 0).any()))
 
     def check(self) -> None:
-        """Raise UnsupportedModelError if there was one. A gradient that is not finite has an error of its own."""
+        """Raise UnsupportedModelError if there was a leak. A gradient that is not finite raises an error elsewhere."""
         if not self.leaks or not bool(torch.stack([leak for _, leak in self.leaks]).any()):
             return
         name = next(name for name, leak in self.leaks if bool(leak))
@@ -150,7 +150,7 @@ def _strength(
             projection = layer.projections[name]
             gradient, inputs = gradients[projection.module], capture.input_of(projection)
             unasked.note(gradient, layer.name)
-            # Q, K and V read the very same tensor, which the capture holds, so its identity tells what they share.
+            # Q, K and V read the same tensor object, which the capture keeps alive, so its id finds what they share.
             terms.append(_Term(projection.select(gradient[at]), inputs[at].detach(), id(inputs)))
         rows.append(torch.stack([rank_one_norm(t.delta[measured], t.inputs[measured], spec.norm) for t in terms], -1))
         if steps is None:
@@ -166,7 +166,7 @@ def _strength(
 
 @dataclass(frozen=True)
 class _Term:
-    """The factors of Σ_i δ_i a_iᵀ of one projection, and what names its inputs."""
+    """The factors of Σ_i δ_i a_iᵀ of one projection, and a key that identifies its inputs."""
 
     delta: Float[Tensor, "target rows"]
     inputs: Float[Tensor, "target columns"]
@@ -174,7 +174,7 @@ class _Term:
 
 
 def _layers_at_once(terms: Sequence[_Term]) -> int:
-    """How many layers' steps are measured together: one on a CPU, and what memory allows on a GPU."""
+    """How many layers are measured together for their steps: one on a CPU, as many as memory allows on a GPU."""
     if terms[0].delta.device.type != "cuda":
         return 1
     largest = max(len(term.delta) * (term.delta.shape[1] + term.inputs.shape[1]) for term in terms)
@@ -182,7 +182,7 @@ def _layers_at_once(terms: Sequence[_Term]) -> int:
 
 
 def _joint(steps: StepFactors, group: Sequence[Sequence[_Term]]) -> Float[Tensor, "step layer projection"]:
-    """The joint norms of some layers."""
+    """The joint norms of several layers."""
     alike = {tuple((term.delta.shape, term.inputs.shape) for term in terms) for terms in group}
     if len(alike) > 1:
         return torch.cat([_joint(steps, [terms]) for terms in group], 1)

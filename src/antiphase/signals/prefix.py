@@ -1,17 +1,18 @@
-"""Rows that share their first tokens: which, when it pays to run those apart, and how.
+"""Rows that share their first tokens: which rows they are, when to run these tokens separately, and how.
 
-For `own`, no gradient enters the positions before the one that predicts a row's first target. They need no
-backward and no graph, only their keys and values, and rollouts of one prompt need them once. The keys and values come
-from the frozen attention's own calls, not from a `Cache`: cache types, their windows and `use_cache` play no part, and
-prefixes of different lengths stand in one chunk.
+For `own`, no gradient enters the positions before the one that predicts a row's first target. These positions need no
+backward and no graph, only their keys and values, and rollouts of the same prompt need them only once. The keys and
+values come from the frozen attention's own calls and not from a `Cache`, so the type of the cache, its window and
+`use_cache` do not matter, and one chunk can hold prefixes of different lengths.
 
-A row is run in two parts where all of these hold, and in one otherwise:
+A row is run in two parts if all of these hold, and in one part otherwise:
 
-* its rows save a quarter of the work, counted in passes over tokens: 2 for a token with graph, 1 for one without;
+* the rows that share its prefix save a quarter of the work, counted in passes over tokens: 2 for a token with graph, 1
+  for a token without graph;
 * all such rows together save `_LEAST_SAVED` passes, since two passes over a few tokens cost more than one;
-* it is not longer than the length at which the model's rotary frequencies switch (the caller sees to that);
-* the backbone takes `position_ids`, and not in several axes (`mrope`);
-* `continues`: on a short row of this model, both ways give the same hidden states.
+* the row is not longer than the length at which the model's rotary frequencies switch (the caller checks this);
+* the backbone takes `position_ids`, and these have one axis (unlike `mrope`);
+* `continues`: on short rows of this model, both ways give the same hidden states.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ _LEAST_SHARE = 0.25
 _LEAST_SAVED = 64
 _TEST_TOKENS = 12
 
-# Models whose rows were found (not) to continue from keys and values alone.
+# For each model, whether its rows were found to continue from keys and values alone.
 _CONTINUES: MutableMapping[nn.Module, bool] = WeakKeyDictionary()
 
 
@@ -48,18 +49,18 @@ class Family:
 
     @property
     def columns(self) -> int:
-        """How many positions of the longest row have a graph: up to the one that predicts the last target."""
+        """How many positions have a graph in the longest row: those up to the one that predicts the last target."""
         return max(int(row.targets[-1]) for row in self.rows) - self.length
 
     @property
     def saved(self) -> tuple[int, int]:
-        """(passes over tokens that are saved, passes in one part)."""
+        """(passes over tokens that two parts save, passes that one part takes)."""
         whole = sum(2 * len(row.token_ids) for row in self.rows)
         return self.length * (2 * len(self.rows) - 1), whole
 
 
 def split(model: nn.Module, rows: Sequence[Row]) -> tuple[list[Family], list[Row]]:
-    """Rows to be run in two parts, by prefix, and the others."""
+    """(the rows to run in two parts, grouped by prefix; the other rows)."""
     by_prefix: dict[tuple[int, ...], list[Row]] = {}
     for row in rows:
         by_prefix.setdefault(tuple(row.token_ids[: int(row.targets[0]) - 1].tolist()), []).append(row)
@@ -77,10 +78,10 @@ def split(model: nn.Module, rows: Sequence[Row]) -> tuple[list[Family], list[Row
 
 
 def pack_families(families: Sequence[Family], token_budget: int, num_layers: int) -> Iterator[list[Family]]:
-    """Families in groups within the budget, longest rows first; one that does not fit alone is split.
+    """Groups of families within the budget, longest rows first. A family that is too large alone is split.
 
-    What counts: positions with graph, padded; prefixes, padded, whose keys and values are kept; and the copy of these
-    for every row, which exists in one layer at a time.
+    These count, with their padding: positions with graph; prefixes, whose keys and values are kept; and the copies of
+    the prefixes for every row, which exist in one layer at a time.
     """
 
     def fits(group: Sequence[Family]) -> bool:
@@ -110,7 +111,7 @@ def pack_families(families: Sequence[Family], token_budget: int, num_layers: int
 
 
 def chunk_of_families(families: Sequence[Family], device: torch.device) -> Chunk:
-    """The rows after their prefixes, in order, padded on the right, and the prefixes."""
+    """The chunk of the rows without their prefixes, in order and padded on the right, and the prefixes."""
     prefixes = torch.zeros(len(families), max(f.length for f in families), dtype=torch.long, device=device)
     rows, owner, lengths = [], [], []
     for index, family in enumerate(families):
@@ -125,7 +126,7 @@ def chunk_of_families(families: Sequence[Family], device: torch.device) -> Chunk
 
 
 def run(seen: Observed, chunk: Chunk, *, grad: bool) -> tuple[Tensor, AttentionTrace]:
-    """Final hidden states of the chunk's inputs, on the frozen attention; a prefix is run first, without graph.
+    """The final hidden states of the chunk's inputs, on the frozen attention. A prefix is run first, without graph.
 
     Raises:
         UnsupportedModelError: the model did not build its attention mask for rows that continue a prefix.
@@ -148,7 +149,7 @@ def _continue(
     with tracing(record=True) as first:
         seen.hidden(prefix.input_ids, grad=False)
     past = Past(tuple(first.recorded), prefix.owner, prefix.lengths)
-    # Padding stands at its row's last position: further on there may be no position embedding, or another RoPE.
+    # Padding gets its row's last position: beyond it there may be no position embedding, or another RoPE.
     last = torch.tensor(lengths, device=inputs.device)[:, None] - 1
     place = torch.arange(inputs.shape[1], device=inputs.device).expand_as(inputs).minimum(last)
     with tracing(past=past) as trace:
@@ -156,7 +157,7 @@ def _continue(
 
 
 def continues(model: nn.Module) -> bool:
-    """Whether rows of this model can be continued from the keys and values of a prefix; tried once per model."""
+    """Whether rows of this model can continue from the keys and values of a prefix. This is tried once per model."""
     if model not in _CONTINUES:
         _CONTINUES[model] = _takes_positions(model) and _same_hidden(model)
     return _CONTINUES[model]
@@ -169,7 +170,7 @@ def _takes_positions(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def _same_hidden(model: nn.Module) -> bool:
-    """Compare two rows, continued after two thirds and one third of their tokens, with the rows in one part."""
+    """Compare two rows that continue after two thirds and one third of their tokens with the same rows in one part."""
     config = cast(Any, model).config.get_text_config()
     switch = rope_switch(config)
     limits = [switch[1] if switch else None, getattr(config, "max_position_embeddings", None)]
@@ -193,7 +194,7 @@ def _same_hidden(model: nn.Module) -> bool:
 
 
 def _tolerance(hidden: Tensor) -> float:
-    """What rounding may do: the two parts are products of other shapes. A lost state or position does far more."""
+    """The error that rounding can cause in products of other shapes. A lost state or position causes far more."""
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
     return max(1e-2, math.sqrt(torch.finfo(dtype).eps))

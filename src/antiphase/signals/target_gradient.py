@@ -1,8 +1,8 @@
-"""∂z_y/∂h of each target, without a second product of vocabulary size where the head allows it.
+"""∂z_y/∂h of each target, without a second product of vocabulary size if the head allows it.
 
-Most heads are one linear layer followed by maps of each logit (a softcap, a scale). Then ∂z_y/∂(the layer's output) is
-zero except at y, and the seed is a multiple of row y of the weight. That is checked on the gradient itself, at every
-call; wherever it does not hold, autograd takes the whole head.
+Most heads are one linear layer, followed by maps of each logit (a softcap, a scale). Then ∂z_y/∂(the layer's output)
+is zero except at y, and the seed is a multiple of row y of the weight. Every call checks this on the gradient itself.
+If it does not hold, autograd differentiates the whole head.
 """
 
 from collections.abc import Callable
@@ -22,16 +22,16 @@ def seeded_logits(
     token_ids: Int[Tensor, "target"],
     spec: SignalSpec,
 ) -> tuple[Float[Tensor, "target vocab"], Float[Tensor, "target hidden"]]:
-    """Logits without graph, and ∂target_i/∂h_i.
+    """(logits without graph, ∂target_i/∂h_i).
 
     Args:
-        model: whose head it is.
-        head: the map from hidden states to logits, see `head_of`.
-        hidden: final hidden states, without graph.
+        model: the model whose head it is.
+        head: the map from hidden states to logits; see `head_of`.
+        hidden: the final hidden states, without graph.
         token_ids: the generated tokens.
-        spec: names the target; of `logprob` every logit is a part, so the whole head is differentiated.
+        spec: names the target. `logprob` depends on every logit, so for it the whole head is differentiated.
 
-    Cost: one product of hidden states and vocabulary; two where the shortcut does not hold.
+    Cost: one product of hidden states and vocabulary; two if the shortcut does not hold.
     """
     leaf = hidden.detach().requires_grad_()
     linear = _plain_linear(model) if spec.target == "logit" else None
@@ -54,14 +54,14 @@ def _target(logits: Tensor, token_ids: Tensor, spec: SignalSpec) -> Tensor:
 
 
 def _plain_linear(model: nn.Module) -> nn.Linear | None:
-    """The output layer, if its output is x Wᵀ + b and nothing else: no adapter, quantisation, sharding or hook."""
+    """The output layer if it computes exactly x Wᵀ + b, without adapter, quantisation, sharding or hook; else None."""
     layer: object = cast(Any, model).get_output_embeddings()
     if not isinstance(layer, nn.Linear) or type(layer) is not nn.Linear:
         return None
     if "forward" in vars(layer) or layer._forward_hooks or layer._forward_pre_hooks:
         return None
     weight = layer.weight
-    # A sharded weight is a subclass, or is empty outside the layer's own forward.
+    # A sharded weight is a subclass of Tensor, or is empty outside the layer's own forward.
     plain = type(weight.data) is Tensor and weight.is_floating_point()
     return layer if plain and weight.shape == (layer.out_features, layer.in_features) else None
 
@@ -69,13 +69,13 @@ def _plain_linear(model: nn.Module) -> nn.Linear | None:
 def _by_rows(
     linear: nn.Linear, head: Callable[[Tensor], Tensor], leaf: Tensor, token_ids: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """Logits, and the seed from the rows of the weight, or None where ∂z_y/∂(linear's output) is not zero beside y."""
+    """(logits, the seed from the weight's rows or None if ∂z_y/∂(linear's output) is not zero except at y)."""
     calls: list[tuple[Tensor, Tensor]] = []
 
     def cut(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         raw = output.detach().requires_grad_()
         calls.append((args[0], raw))
-        # A copy: a head may write into what its layer returned, which a leaf forbids.
+        # A copy, since a head may write into its layer's output, which is not allowed for a leaf.
         return raw.clone()
 
     handle = linear.register_forward_hook(cut)

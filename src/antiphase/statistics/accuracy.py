@@ -1,7 +1,6 @@
 """Accuracy of one problem from several samples: pass@k and the majority vote.
 
-Each function looks at one problem; means over problems and their intervals are in `estimate`, picking by a score is in
-`ranking`.
+Each function treats one problem. `estimate` has means over problems and their intervals; `ranking` picks by a score.
 """
 
 import itertools
@@ -23,15 +22,15 @@ def check_draw(num_samples: int, k: int) -> None:
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
-    """Probability that at least one of k samples is right, without bias.
+    """The unbiased probability that at least one of k samples is right.
 
     1 − C(n−c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374, eq. 1): k of the n samples are drawn without
     replacement. Computed as −expm1 Σ_{i=n−c+1}^{n} ln(1 − k/i), which neither overflows nor cancels.
 
     Args:
-        num_samples: n.
-        num_correct: c, the right ones among them.
-        k: samples drawn.
+        num_samples: n, the number of samples.
+        num_correct: c, the number of right samples.
+        k: the number of samples that are drawn.
 
     Raises:
         InvalidInputError: k is not in 1 … n, or c is not in 0 … n.
@@ -46,7 +45,7 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
         )
     if k > num_samples - num_correct:
         return 1.0
-    # C(n−c, k) / C(n, k) is symmetric in c and k: the shorter product does.
+    # C(n−c, k) / C(n, k) is symmetric in c and k, so the shorter product is enough.
     short, long = sorted((num_correct, k))
     factors = np.arange(num_samples - short + 1, num_samples + 1, dtype=np.float64)
     return float(-np.expm1(np.log1p(-long / factors).sum()))
@@ -62,20 +61,20 @@ def majority_at_k(
 ) -> float:
     """Expected accuracy of a majority vote over k samples (self-consistency, Wang et al. 2022, arXiv 2203.11171).
 
-    k of the n samples are drawn without replacement; the answer that most of them gave is taken. Tied answers share:
-    their rightness is averaged. An answer is right to the mean of `correct` over all samples that gave it, so a
-    verifier that judges equal strings unequally does no harm.
+    k of the n samples are drawn without replacement, and the most frequent answer among them is taken. If answers are
+    tied, their values are averaged. The value of an answer is the mean of `correct` over all samples that gave it, so
+    a verifier that judges equal strings differently does no harm.
 
     Args:
-        answers: one a sample, canonicalised by the caller and compared as strings; None votes for nothing, and when
-            all votes are None the vote is wrong.
+        answers: the answer of each sample, in a common form, compared as strings. None votes for nothing; if all votes
+            are None, the result is wrong.
         correct: whether each sample is right.
-        k: samples that vote.
-        num_subsets: all C(n, k) subsets are averaged when they are no more than this, else this many random ones.
-        seed: of the random subsets.
+        k: the number of samples that vote.
+        num_subsets: if there are at most so many subsets C(n, k), all are averaged, else so many random ones.
+        seed: seeds the choice of random subsets.
 
     Raises:
-        InvalidInputError: k is not in 1 … n, lengths differ, or no subsets.
+        InvalidInputError: k is not in 1 … n, the lengths differ, or `num_subsets` is below 1.
 
     >>> round(majority_at_k(["7", "7", "3", None], [True, True, False, False], 3), 12)
     0.75
@@ -93,7 +92,7 @@ def majority_at_k(
     votes = np.array([[answer == each for each in distinct] for answer in answers], dtype=np.float64)
     rightness = (votes * np.asarray(correct, dtype=np.float64)[:, None]).sum(0) / votes.sum(0)
     counts = votes[_subsets(len(answers), k, num_subsets, seed)].sum(1)
-    # A subset of nothing but None has no winner: all its counts are 0.
+    # A subset in which all answers are None has no winner: all its counts are 0.
     winners = (counts == counts.max(1, keepdims=True)) & (counts > 0)
     return float(((winners * rightness).sum(1) / np.maximum(winners.sum(1), 1)).mean())
 

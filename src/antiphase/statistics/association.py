@@ -1,7 +1,7 @@
-"""Across models or checkpoints: does inversion (or a control) go with accuracy?
+"""Correlation across models or checkpoints: is inversion (or a control) related to accuracy?
 
-One point is one model or checkpoint. Checkpoints of one run resemble each other, so runs are the clusters. Whether a
-score tells right from wrong rollouts inside a model is in `ranking`.
+One point is one model or checkpoint. Checkpoints of one run are similar, so runs are the clusters. `ranking` asks
+whether a score tells right from wrong rollouts within a model.
 """
 
 import itertools
@@ -24,7 +24,7 @@ MIN_POINTS = 3
 MIN_EXCHANGEABLE = 5
 _EXACT_ARRANGEMENTS = math.factorial(7)
 _BLOCK = 4096
-# Coefficients of equal arrangements differ by rounding.
+# The coefficients of equal arrangements can differ by so much through rounding.
 _ROUNDING = 1e-12
 
 
@@ -33,13 +33,13 @@ class Association:
     """Spearman correlation across models. Undefined is NaN, never 0.
 
     Args:
-        spearman: of the two series, in [−1, 1].
-        low: lower end of the interval.
-        high: upper end of the interval.
-        p_value: two-sided, of the permutation test that the two are independent.
-        num_points: that entered.
-        num_clusters: runs that they belong to (as many as points without clusters).
-        confidence: of the interval.
+        spearman: the correlation of the two series, in [−1, 1].
+        low: the lower end of the interval.
+        high: the upper end of the interval.
+        p_value: the two-sided p-value of a permutation test; its null is that the two series are independent.
+        num_points: the number of points that were used.
+        num_clusters: the number of runs that the points belong to; without clusters, the number of points.
+        confidence: the confidence of the interval.
     """
 
     spearman: float
@@ -56,7 +56,7 @@ class Association:
         return not math.isnan(self.spearman)
 
     def to_dict(self) -> dict[str, float | int | None]:
-        """As plain numbers for JSON, undefined ones as None."""
+        """The values for JSON; undefined numbers become None."""
         return {
             "spearman": number_or_none(self.spearman),
             "low": number_or_none(self.low),
@@ -84,28 +84,29 @@ def rank_association(
 ) -> Association:
     """Spearman correlation of two series over models, with an interval and a permutation p-value.
 
-    Without clusters the interval is Fisher's, tanh(atanh ρ ± z √((1+ρ²/2)/(n−3))) (Bonett & Wright 2000), and all n!
-    orders are tried up to n = 7, else random ones: p = (1 + those at least as extreme) / (1 + tried). With clusters
-    the interval is that of `pooled_correlation` over clusters, and the p-value exchanges whole blocks of y
-    between clusters with equally many points, in their order: its null is that runs are exchangeable.
+    Without clusters the interval is Fisher's, tanh(atanh ρ ± z √((1+ρ²/2)/(n−3))) (Bonett & Wright 2000). Up to n = 7
+    the p-value tries all n! orders, beyond that random ones: p = (1 + those at least as extreme) / (1 + tried). With
+    clusters the interval is that of `pooled_correlation` over clusters. The p-value then exchanges whole blocks of y
+    between clusters with equally many points; its null is that runs are exchangeable.
 
-    Our reading: few points in perfect order do not make the truth perfect. At |ρ| = 1 the interval starts from a
-    correlation of half an adjacent swap less, 1 − 6/(n(n²−1)), and ends at ±1; n counts clusters if there are any.
+    Our reading: a perfect order of few points does not prove that the true correlation is perfect. At |ρ| = 1 the
+    interval is made for a correlation that is smaller by half an adjacent swap, 1 − 6/(n(n²−1)), and ends at ±1; n is
+    the number of clusters if there are any.
 
     Args:
-        x, y: one value a model; points with a NaN are left out.
-        clusters: the run of each point; None if all are independent.
-        num_permutations: random ones, when not all are tried.
-        num_resamples: of the bootstrap over clusters.
-        seed: of both.
-        confidence: of the interval.
+        x, y: one value for each model; points with a NaN are left out.
+        clusters: the run of each point; None if all points are independent.
+        num_permutations: the number of random permutations, if not all are tried.
+        num_resamples: how often the bootstrap draws the clusters.
+        seed: seeds the permutations and the bootstrap.
+        confidence: the confidence of the interval.
 
     Returns:
-        all NaN with fewer than 3 points or a constant series; no interval with fewer than 4 points (2 clusters); no
-        p-value when fewer than 5 clusters can be exchanged.
+        The association. All values are NaN with fewer than 3 points or a constant series. There is no interval with
+        fewer than 4 points (2 clusters), and no p-value if fewer than 5 clusters can be exchanged.
 
     Raises:
-        InvalidInputError: lengths differ, infinite values, or a confidence outside (0, 1).
+        InvalidInputError: the lengths differ, a value is infinite, or the confidence is outside (0, 1).
 
     >>> print(rank_association(np.array([0.1, 0.2, 0.4, 0.3, 0.6]), np.array([0.2, 0.3, 0.5, 0.6, 0.7])))
     +0.900 [-0.169, +0.996] p=0.0833 (n=5)
@@ -164,7 +165,7 @@ def _fisher(value: float, num: int, confidence: float) -> tuple[float, float]:
 
 
 def _exchangeable(names: Int[np.ndarray, "point"]) -> list[Int[np.ndarray, "cluster member"]]:
-    """Places of the points of clusters that have equally many, at least two of them to a group."""
+    """Groups of at least two clusters with equally many points, each cluster as the indices of its points."""
     by_size: dict[int, list[np.ndarray]] = {}
     for name in np.unique(names):
         places = np.flatnonzero(names == name)

@@ -1,9 +1,9 @@
-"""The paper's chain from entropy to strength, link by link, and the controls beside its correlation (docs/method.md).
+"""The paper's chain from entropy to strength, link by link, and the controls of their correlation (docs/method.md).
 
-Its appendix D argues H ↓ → z_y ↑ → ‖h‖ ↑ → I ↑: a certain token has a large logit, a large logit needs a large hidden
-state (z_y = w_y·h ≤ ‖w_y‖ ‖h‖), and a large hidden state makes large weight gradients. Every arrow can be measured,
-token by token. A control is a series that might explain the correlation of entropy and strength, since it goes along
-with both.
+The paper's appendix D argues H ↓ → z_y ↑ → ‖h‖ ↑ → I ↑: a certain token has a large logit, a large logit needs a large
+hidden state (z_y = w_y·h ≤ ‖w_y‖ ‖h‖), and a large hidden state makes large weight gradients. Every arrow can be
+measured, token by token. A control is a series that is related to both entropy and strength and might explain their
+correlation.
 """
 
 import math
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from antiphase.errors import InvalidInputError
 from antiphase.signal_spec import Unit
+from antiphase.statistics.estimate import number_or_none
 from antiphase.statistics.partial_correlation import Joint
 from antiphase.statistics.resampling import MIN_PROMPTS
 from antiphase.types import Correlation
@@ -23,7 +24,7 @@ from antiphase.types import Correlation
 Expected = Literal["negative", "positive", "none"]
 Verdict = Literal["as the paper says", "opposite", "undecided", "related"]
 
-# Name, the two series, and the sign that the paper's argument needs. It takes ‖w_y‖ for a constant.
+# The name, the two series, and the sign that the paper's argument needs. The argument assumes that ‖w_y‖ is constant.
 _LINKS: tuple[tuple[str, str, str, Expected], ...] = (
     ("entropy–logit", "entropy", "logit", "negative"),
     ("logit–hidden", "logit", "hidden_norm", "positive"),
@@ -33,7 +34,7 @@ _LINKS: tuple[tuple[str, str, str, Expected], ...] = (
     ("unembedding–strength", "unembedding_norm", "strength", "none"),
     ("unembedding–entropy", "unembedding_norm", "entropy", "none"),
 )
-# Name in the results → column.
+# The name in the results → the column.
 _CONTROLS = {
     "logprob": "logprob_control",
     "unembedding_norm": "unembedding_norm",
@@ -44,14 +45,14 @@ _CONTROLS = {
 
 @dataclass(frozen=True)
 class Link:
-    """One arrow of the chain, as measured.
+    """One measured arrow of the chain.
 
     Args:
-        name: of the link, as `entropy–logit`.
-        x, y: columns of the two series.
-        expected: the sign of their correlation by the paper's argument; `none` for a series that it leaves out.
-        correlation: over all tokens, with its interval over prompts.
-        num_prompts: that it comes from; None where they were not counted.
+        name: the name of the link, such as `entropy–logit`.
+        x, y: the columns of the two series.
+        expected: the sign of their correlation in the paper's argument; `none` if the argument says nothing about it.
+        correlation: the correlation over all tokens, with its interval over prompts.
+        num_prompts: the number of prompts that the tokens come from; None if they were not counted.
     """
 
     name: str
@@ -63,10 +64,10 @@ class Link:
 
     @property
     def verdict(self) -> Verdict:
-        """What the interval says of the expected sign.
+        """What the interval says about the expected sign.
 
-        `undecided` where it holds 0 or is undefined, and below 4 prompts. Else `as the paper says` or `opposite`;
-        `related` where no sign is expected.
+        `undecided` if the interval contains 0 or is undefined, or if there are fewer than 4 prompts. Otherwise
+        `as the paper says` or `opposite`, or `related` if no sign is expected.
         """
         low, high = self.correlation.low, self.correlation.high
         few = self.num_prompts is not None and self.num_prompts < MIN_PROMPTS
@@ -77,7 +78,7 @@ class Link:
         return "as the paper says" if (low > 0) == (self.expected == "positive") else "opposite"
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready, NaN as None."""
+        """The values for JSON; NaN becomes None."""
         return {
             "link": self.name,
             "x": self.x,
@@ -89,13 +90,12 @@ class Link:
 
 
 def interval_dict(correlation: Correlation) -> dict[str, float | None]:
-    """`value, low, high`, with None for NaN."""
-    triple = {"value": correlation.value, "low": correlation.low, "high": correlation.high}
-    return {key: None if math.isnan(value) else value for key, value in triple.items()}
+    """`value`, `low` and `high` for JSON; NaN becomes None."""
+    return {name: number_or_none(getattr(correlation, name)) for name in ("value", "low", "high")}
 
 
 def frequency(token_ids: Int[Tensor, "token"]) -> Int[Tensor, "token"]:
-    """How often each token's id occurs among all of them.
+    """How often each token's id occurs among all tokens.
 
     >>> import torch
     >>> frequency(torch.tensor([7, 3, 7])).tolist()
@@ -107,7 +107,7 @@ def frequency(token_ids: Int[Tensor, "token"]) -> Int[Tensor, "token"]:
 
 
 class _Columns:
-    """The series that hold a value somewhere, ranked and resampled together over the tokens where all of them do."""
+    """The series that are not all NaN, ranked and resampled together over the tokens where all of them have values."""
 
     def __init__(self, columns: Mapping[str, Tensor], wanted: Sequence[str], clusters: Tensor, **options: Any) -> None:
         for name in ("entropy", "strength"):
@@ -139,18 +139,18 @@ def chain_links(
     """The rank correlation of every link of the chain, over the same tokens and the same resamples of prompts.
 
     Args:
-        columns: `entropy`, `strength`, `logit`, `hidden_norm`, `hidden_norm_before`, `unembedding_norm`, one value a
-            token. A token counts where every column that holds any value holds one; a column that is missing or all
-            NaN makes its links undefined.
+        columns: `entropy`, `strength`, `logit`, `hidden_norm`, `hidden_norm_before` and `unembedding_norm`, with one
+            value for each token. If a column is missing or all NaN, its links are undefined. A token is used if all
+            other columns have a value for it.
         clusters: the prompt that each token belongs to.
-        unit, token_ids: as for `pooled_correlation`; the paper argues token by token.
-        min_tokens, num_resamples, seed: as for `pooled_correlation`.
+        unit, token_ids: see `pooled_correlation`; the paper's argument is about tokens.
+        min_tokens, num_resamples, seed: see `pooled_correlation`.
 
     Returns:
-        the links in the order of the argument; then those of the state before the last norm, and of ‖w_y‖.
+        The links in the order of the argument, then those of the state before the last norm and of ‖w_y‖.
 
     Raises:
-        InvalidInputError: no entropy or strength, or shapes differ.
+        InvalidInputError: entropy or strength is missing, or the shapes differ.
     """
     wanted = list(dict.fromkeys(series for _, x, y, _ in _LINKS for series in (x, y)))
     joint = _Columns(
@@ -177,21 +177,22 @@ def controls(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, dict[str, dict[str, float | None]]]:
-    """What goes along with entropy and strength, and what is left of their correlation without it, JSON-ready.
+    """How the controls correlate with entropy and strength, and how these correlate with the controls held fixed.
 
     Args:
-        columns: `entropy`, `strength`, `logprob_control`, `unembedding_norm`, `position`, as for `chain_links`.
+        columns: `entropy`, `strength`, `logprob_control`, `unembedding_norm` and `position`; see `chain_links`.
         clusters: the prompt that each token belongs to.
-        token_ids: of the tokens: their frequency in the run is a control.
-        unit, min_tokens, num_resamples, seed: as for `chain_links`.
+        token_ids: the id of each token. Its frequency in the run is one of the controls.
+        unit, min_tokens, num_resamples, seed: see `chain_links`.
 
     Returns:
-        under `logprob`, `unembedding_norm`, `position` and `frequency`: `entropy` and `strength`, the control's rank
-        correlation with each, and `partial`, that of entropy and strength with the control held fixed; under
-        `together` that with the last three held fixed. Each holds `value, low, high`.
+        Values for JSON. For each of the controls `logprob`, `unembedding_norm`, `position` and `frequency`: its rank
+        correlation with entropy (`entropy`) and with strength (`strength`), and the correlation of entropy and
+        strength with the control held fixed (`partial`). `together` holds the last three controls fixed at once. Each
+        correlation has `value`, `low` and `high`.
 
-        `logprob` is a function of the same distribution as the entropy and rises with it by construction: what is left
-        of ρ beside it says little.
+        `logprob` is a function of the same distribution as the entropy and rises with it by construction. So the
+        correlation that remains when it is held fixed says little.
     """
     with_frequency = {**columns, "frequency": frequency(token_ids).double()}
     joint = _Columns(

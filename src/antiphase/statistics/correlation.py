@@ -1,8 +1,8 @@
 """Correlation of two token series: ranks, coefficients, and intervals within a rollout (docs/method.md).
 
 Tokens of one rollout are autocorrelated, so a rollout's interval is Fisher's with the number of *effective* pairs.
-Claims about a model are made over prompts: see `bootstrap`. Everything is accumulated in float64; undefined (too few
-pairs, a constant series) is NaN.
+Claims about a model need intervals over prompts: see `pooled_correlation`. Everything is accumulated in float64. An
+undefined value (too few pairs, or a constant series) is NaN.
 """
 
 import math
@@ -16,6 +16,7 @@ from torch import Tensor
 from antiphase.errors import InvalidInputError
 from antiphase.signal_spec import METHODS, UNITS, Method, Unit, check_one_of
 from antiphase.statistics.effective_size import effective_pairs, effective_types
+from antiphase.statistics.estimate import check_confidence
 from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
 from antiphase.types import Correlation, TokenSignals
 
@@ -23,12 +24,12 @@ from antiphase.types import Correlation, TokenSignals
 def average_ranks(
     values: Float[Tensor, "batch token"], mask: Bool[Tensor, "batch token"]
 ) -> Float[Tensor, "batch token"]:
-    """Ranks from 1 among the masked values of each row, ties averaged; 0 outside the mask.
+    """Ranks, from 1, among the values under the mask in each row; ties get their mean rank. 0 outside the mask.
 
     >>> average_ranks(torch.tensor([[3.0, 1.0, 3.0, 9.0]]), torch.tensor([[True, True, True, False]])).tolist()
     [[2.5, 1.0, 2.5, 0.0]]
     """
-    # Masked-out entries sort last; +inf among the values would tie with them, so infinities are not allowed.
+    # Values outside the mask become +inf and sort last, so infinite values under the mask are not allowed.
     wide = values.double().masked_fill(~mask, torch.inf)
     ordered = wide.sort(dim=1).values
     below = torch.searchsorted(ordered, wide, right=False)
@@ -53,11 +54,11 @@ def _prepared(x: Tensor, y: Tensor, mask: Tensor, method: Method) -> tuple[Tenso
 def _coefficient(x: Tensor, y: Tensor, mask: Tensor, raw: tuple[Tensor, Tensor], min_tokens: int) -> Tensor:
     if x.shape[1] == 0:
         return x.new_full((len(x),), torch.nan)
-    # Two steps, since the product of two small norms may underflow.
+    # Each series is divided separately, since the product of two small norms may underflow.
     value: Tensor = ((x / x.norm(dim=1, keepdim=True)) * (y / y.norm(dim=1, keepdim=True))).sum(1)
     defined = mask.sum(1) >= max(min_tokens, 2)
     for series in raw:
-        # Constancy is judged on the values themselves: after centring, rounding leaves noise that would correlate.
+        # A constant series is found by its raw values: after centring, rounding leaves noise that would correlate.
         low = series.double().masked_fill(~mask, torch.inf).amin(1)
         defined &= series.double().masked_fill(~mask, -torch.inf).amax(1) > low
     return value.clamp(-1, 1).masked_fill(~defined, torch.nan)
@@ -71,21 +72,21 @@ def coefficients(
     method: Method = "spearman",
     min_tokens: int = MIN_TOKENS,
 ) -> Float[Tensor, "batch"]:
-    """Correlation coefficient of each row; NaN where undefined.
+    """The correlation coefficient of each row; NaN where undefined.
 
     ρ = Σ (x−x̄)(y−ȳ) / √(Σ (x−x̄)² Σ (y−ȳ)²), for Spearman on average ranks. docs/method.md.
 
     Args:
         x, y: the two series; NaN counts as masked.
-        mask: which pairs enter; None means all.
+        mask: which pairs are used; None means all.
         method: `spearman` or `pearson`.
         min_tokens: rows with fewer pairs are undefined.
 
     Returns:
-        float64, in [−1, 1] or NaN.
+        The coefficients in float64, in [−1, 1] or NaN.
 
     Raises:
-        InvalidInputError: an infinite value under the mask, or no such method.
+        InvalidInputError: there is an infinite value under the mask, or no such method.
 
     >>> rho = coefficients(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[9.0, 5.0, 1.0]]), min_tokens=3)
     >>> round(rho.item(), 12)
@@ -97,7 +98,7 @@ def coefficients(
 
 
 def valid_pairs(x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
-    """Where both series have a value (and the mask, if any, is True); infinite values are refused."""
+    """True where both series have a value and the mask, if any, is True. Infinite values are refused."""
     valid = ~(x.isnan() | y.isnan())
     valid = valid if mask is None else valid & mask
     if bool(((x.isinf() | y.isinf()) & valid).any()):
@@ -106,7 +107,7 @@ def valid_pairs(x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _fisher(correlation: Correlation) -> Correlation:
-    """The same correlation with its interval."""
+    """The correlation with Fisher's interval added."""
     value, method = correlation.value, correlation.method
     if math.isnan(value):
         return correlation
@@ -114,7 +115,7 @@ def _fisher(correlation: Correlation) -> Correlation:
         return replace(correlation, low=-1.0, high=1.0)
     center = value
     if method == "spearman" and correlation.unit != "token":
-        # Few items in perfect order do not make the truth perfect: half an adjacent swap of two ranks less.
+        # A perfect order of few items does not prove a perfect correlation, so half an adjacent swap is taken off.
         most = 1 - 6 / (correlation.num_tokens * (correlation.num_tokens**2 - 1))
         center = math.copysign(min(abs(value), most), value)
     if abs(center) == 1.0:
@@ -126,11 +127,11 @@ def _fisher(correlation: Correlation) -> Correlation:
 
 
 def group_means(series: Float[Tensor, "series item"], groups: Int[Tensor, "item"]) -> Float[Tensor, "series group"]:
-    """Means of every series over the items of each group, groups ascending: of tokens by their id, say."""
+    """The mean of every series over the items of each group, such as tokens of one id; groups ascend."""
     ids, place = groups.unique(return_inverse=True)
     wide, count = series.double(), torch.bincount(place, minlength=len(ids)).double()
     total = torch.zeros(len(wide), len(ids), dtype=torch.float64, device=wide.device).index_add_(1, place, wide)
-    # Equal values have themselves for a mean, without rounding: groups that tie must tie in rank.
+    # The mean of equal values must be exactly that value, so that tied groups also tie in rank.
     means: Tensor = (total / count).clamp(*group_bounds(wide, place, len(ids)))
     return means
 
@@ -146,7 +147,7 @@ def by_group(
 def group_bounds(
     series: Float[Tensor, "series item"], place: Int[Tensor, "item"], num_groups: int
 ) -> tuple[Float[Tensor, "series group"], Float[Tensor, "series group"]]:
-    """Least and greatest value of each series in each group, `place` numbering the groups from 0."""
+    """(least, greatest) value of each series in each group; `place` is each item's group, counted from 0."""
     where = place.expand_as(series)
     empty = series.new_zeros(len(series), num_groups)
     least: Tensor = empty.scatter_reduce(1, where, series, "amin", include_self=False)
@@ -155,10 +156,10 @@ def group_bounds(
 
 
 def unit_of(unit: Unit | None, token_ids: Tensor | None) -> Unit:
-    """The unit that was named; else types where token ids are given, and tokens where not.
+    """The unit that was named; if none was, `type` with token ids and `token` without.
 
     Raises:
-        InvalidInputError: no such unit, or types without token ids.
+        InvalidInputError: there is no such unit, or the unit is `type` and there are no token ids.
     """
     unit = unit or ("token" if token_ids is None else "type")
     check_one_of("unit", unit, UNITS)
@@ -167,14 +168,8 @@ def unit_of(unit: Unit | None, token_ids: Tensor | None) -> Unit:
     return unit
 
 
-def check_confidence(confidence: float) -> None:
-    """Raise InvalidInputError unless it lies between 0 and 1."""
-    if not 0 < confidence < 1:
-        raise InvalidInputError(f"confidence must lie between 0 and 1; got {confidence}.")
-
-
 def least_items(unit: Unit, min_tokens: int | None) -> int:
-    """The least number of items that a correlation is defined for: as given, else the unit's own."""
+    """The least number of items that a correlation needs: `min_tokens` if it is given, else the unit's default."""
     return min_tokens if min_tokens is not None else MIN_STEPS if unit == "step" else MIN_TOKENS
 
 
@@ -203,7 +198,7 @@ def _like(name: str, given: Tensor, series: Tensor) -> Tensor:
 
 
 def type_means(x: Tensor, y: Tensor, ids: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The means of each row's types at the place of their first occurrence, and that place for every token."""
+    """(means of x, means of y, place): a type's means stand where it first occurs, which is its tokens' `place`."""
     means = torch.full((2, *x.shape), torch.nan, dtype=torch.float64)
     home = torch.zeros(x.shape, dtype=torch.long)
     for row in range(len(x)):
@@ -228,29 +223,29 @@ def correlate(
 ) -> list[Correlation]:
     """Correlation of entropy and strength within each rollout, with its interval.
 
-    Fisher's interval, tanh(atanh ρ ± z √((1+ρ²/2)/(n_eff−3))) for Spearman and 1/(n_eff−3) for Pearson, with the
-    effective number of pairs of `effective_pairs`. Types or steps in perfect order have the interval of
-    half an adjacent swap less, 1 − 6/(n(n²−1)), up to ±1: of four steps without any correlation every twelfth set is
-    in perfect order.
+    The interval is Fisher's, tanh(atanh ρ ± z √((1+ρ²/2)/(n_eff−3))) for Spearman and with 1/(n_eff−3) under the root
+    for Pearson, where n_eff is the number of pairs by `effective_pairs`. For types or steps in perfect order, the
+    interval is made for a correlation smaller by half an adjacent swap, 1 − 6/(n(n²−1)), and ends at ±1: without any
+    correlation, one in twelve sets of four steps is in perfect order.
 
     Args:
-        entropy: `[token]` or `[batch, token]`, for steps `[step]` or `[batch, step]`; or `TokenSignals`, which bring
-            their strength, and their steps, along.
-        strength: in the same shape; NaN (unmeasured) counts as masked.
-        unit: what a pair is: `token` (the default), `type` (the default where token_ids are given: both series are
-            first averaged over each distinct id), or `step`.
-        mask: which pairs enter.
-        token_ids: of the tokens, for types.
+        entropy: `[token]` or `[batch, token]`, for steps `[step]` or `[batch, step]`; or `TokenSignals`, which contain
+            the strength and the steps too.
+        strength: the strength, in the same shape; NaN (not measured) counts as masked.
+        unit: what a pair is: `token` (the default), `type` (the default with token_ids; both series are first averaged
+            over each distinct id), or `step`.
+        mask: which pairs are used.
+        token_ids: the id of each token, for types.
         method: `spearman` or `pearson`.
         min_tokens: rollouts with fewer pairs are undefined; None is `MIN_STEPS` for steps, else `MIN_TOKENS`.
-        confidence: of the interval.
+        confidence: the confidence of the interval.
 
     Returns:
-        one `Correlation` a rollout.
+        One `Correlation` for each rollout.
 
     Raises:
-        InvalidInputError: shapes differ, an infinite value, no such unit or method, types without ids, or signals
-            without steps.
+        InvalidInputError: the shapes differ, a value is infinite, there is no such unit or method, types have no ids,
+            or the signals have no steps.
 
     >>> x = torch.arange(10.0)
     >>> print(correlate(x, -(x**3))[0])

@@ -1,6 +1,6 @@
-"""Correlation matrices of several series at once, in resamples of prompts, and partial correlations from them.
+"""Correlation matrices of several series in resamples of prompts, and partial correlations from these matrices.
 
-Every pair of the series, and every partial correlation, is read off one matrix, so the work of ranking is shared.
+All correlations and partial correlations of the series come from one matrix, so the series are ranked only once.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from antiphase.signal_spec import Method
 from antiphase.statistics.correlation import average_ranks, group_bounds
 from antiphase.statistics.resampling import Resampler
 
-# Share of a series' variance below which what is left of it is taken for rounding.
+# If less than this share of a series' variance is left, the rest counts as rounding.
 EXPLAINED = 1e-10
 _ROUNDING = 1e-13
 
@@ -22,11 +22,11 @@ _ROUNDING = 1e-13
 def partial_from(
     matrix: Float[Tensor, "*row series series"], x: int, y: int, given: Sequence[int] = ()
 ) -> Float[Tensor, "*row"]:
-    """Correlation of series x and y with the given ones held fixed, from correlation matrices; NaN where undefined.
+    """Correlation of series x and y with the given series held fixed, from correlation matrices; NaN where undefined.
 
-    Each given series is swept out in turn: C ← C − c_g c_gᵀ / C_gg, which leaves the covariances of the residuals of
-    a least-squares fit. A given series of which nothing is left (constant, or a combination of those before it) adds
-    nothing; x or y of which nothing is left makes the value undefined.
+    The given series are removed one by one, C ← C − c_g c_gᵀ / C_gg, which leaves the covariances of the residuals of
+    a least-squares fit. A given series without remaining variance (constant, or a combination of those before it)
+    changes nothing. If x or y has no remaining variance, the value is undefined.
     """
     rest = matrix
     for series in given:
@@ -42,13 +42,13 @@ def partial_from(
 def correlation_matrix(
     series: Float[Tensor, "series row item"], weights: Float[Tensor, "row item"]
 ) -> Float[Tensor, "row series series"]:
-    """Weighted Pearson correlations of all pairs of series, row by row; 0 for a series without variance."""
+    """Weighted Pearson correlations of all pairs of series, for each row; 0 for a series without variance."""
     total = weights.sum(-1).clamp_min(torch.finfo(weights.dtype).tiny)
     mean = torch.einsum("sri,ri->rs", series, weights) / total[:, None]
     rows = (series.transpose(0, 1) - mean[..., None]).mul_(weights.sqrt()[:, None])
     products = rows @ rows.transpose(1, 2)
     variance = products.diagonal(dim1=1, dim2=2)
-    # What centring leaves of equal values is rounding.
+    # After centring, equal values differ only by rounding.
     constant = variance <= _ROUNDING**2 * (variance + total[:, None] * mean**2)
     scale = variance.sqrt().masked_fill(constant, torch.inf)
     matrix: Tensor = products / scale[:, :, None] / scale[:, None, :]
@@ -56,7 +56,7 @@ def correlation_matrix(
 
 
 def weighted_ranks(values: Float[Tensor, "item"]) -> Callable[[Tensor], Tensor]:
-    """Ranks (less one half) of the values when each stands as often as its weight says."""
+    """A function from weights to the ranks (minus one half) of the values, each occurring as often as its weight."""
     _, place = values.unique(return_inverse=True)
     num = int(place.max()) + 1
 
@@ -88,7 +88,7 @@ def type_matrices(
     _, place = token_ids.unique(return_inverse=True)
     shape = (int(place.max()) + 1, resampler.num_clusters)
     where = (place.numpy(), resampler.cluster.numpy())
-    # One number for each prompt and type, so that a resample costs no pass over the tokens.
+    # One number for each prompt and type, so that a resample needs no pass over the tokens.
     sums = [sparse.csr_matrix((row.numpy(), where), shape=shape) for row in [torch.ones_like(series[0]), *series]]
     bounds = list(zip(*group_bounds(series, place, shape[0]), strict=True))
 

@@ -1,7 +1,7 @@
-"""How many independent pairs the autocorrelated pairs of a rollout are worth (docs/method.md).
+"""The number of independent pairs that is equivalent to the autocorrelated pairs of a rollout (docs/method.md).
 
-Neighbouring tokens resemble each other, and so do neighbouring steps: an interval that takes them for independent is
-too narrow.
+Neighbouring tokens are similar, and so are neighbouring steps. An interval that treats them as independent is too
+narrow.
 """
 
 import torch
@@ -15,19 +15,19 @@ def effective_pairs(
     mask: Bool[Tensor, "batch token"],
     weights: Float[Tensor, "batch token"] | None = None,
 ) -> Float[Tensor, "batch"]:
-    """Independent pairs that each row's pairs are worth, at most their number.
+    """The equivalent number of independent pairs in each row, at most the number of pairs.
 
-    n_eff = n / (1 + (2/n) Σ_k n_k r_x(k) r_y(k)), with n_k the pairs at lag k that are both in the mask (n − k when
-    all are, which gives the formula of docs/method.md). Autocorrelations are tapered by 1 − k/span.
+    n_eff = n / (1 + (2/n) Σ_k n_k r_x(k) r_y(k)), where n_k counts the pairs at lag k that are both in the mask (n − k
+    if all are, which gives the formula of docs/method.md). Autocorrelations are tapered by 1 − k/span.
 
-    Types stand at every one of their places, with weight w = 1/occurrences: n = Σ w counts them, n_k = Σ w_t w_{t+k},
-    and r_x(k) = Σ √(w_t w_{t+k}) x_t x_{t+k} / n_k over Σ w x² / n, as the mean of m values moves by 1/m with one of
-    them while its own deviation is 1/√m.
+    A type stands at all of its places, with the weight w = 1/occurrences. Then n = Σ w is the number of types,
+    n_k = Σ w_t w_{t+k}, and r_x(k) = Σ √(w_t w_{t+k}) x_t x_{t+k} / n_k over Σ w x² / n, because one of m values moves
+    their mean by 1/m, while the deviation of the mean is 1/√m.
 
     Args:
-        x, y: centred series, 0 outside the mask.
-        mask: which places of the rollout hold a pair.
-        weights: of the places, 0 outside the mask; None is 1.
+        x, y: the centred series, 0 outside the mask.
+        mask: which places of the rollout have a pair.
+        weights: the weight of each place, 0 outside the mask; None means 1.
     """
     length = x.shape[1]
     if length == 0:
@@ -66,12 +66,12 @@ def effective_types(
     home: Int[Tensor, "batch token"],
     mask: Bool[Tensor, "batch token"],
 ) -> Float[Tensor, "batch"]:
-    """Independent types that each row's types are worth: `effective_pairs` with every type at all of its places.
+    """The equivalent number of independent types in each row: `effective_pairs` with each type at all of its places.
 
     Args:
-        x, y: centred series of the types, each at one place of its own.
-        home: that place, for every token of the type.
-        mask: which places of the rollout hold a token.
+        x, y: the centred series of the types, in which each type stands at one place.
+        home: for every token, the place of its type.
+        mask: which places of the rollout have a token.
     """
     occurrences = torch.zeros_like(x).scatter_add_(1, home, mask.double())
     weights = (1 / occurrences.gather(1, home)).masked_fill(~mask, 0.0)

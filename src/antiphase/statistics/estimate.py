@@ -1,7 +1,7 @@
-"""A mean over problems with its interval: the one way to say how sure a share or a mean is.
+"""A mean over problems with its interval.
 
-Problems are the clusters: each brings one value, itself a mean over its samples, and a claim about a model generalises
-over problems. Comparing two models is in `paired`; correlations across models are in `association`.
+Problems are the clusters: each has one value, itself a mean over its samples, and a claim about a model generalises
+over problems. `paired` compares two models; `association` has correlations across models.
 """
 
 import math
@@ -15,7 +15,7 @@ from scipy.special import stdtrit
 
 from antiphase.errors import InvalidInputError
 
-# A mean this close to 0 or 1 is 0 or 1 but for rounding.
+# A mean this close to 0 or 1 differs from it only by rounding.
 _ROUNDING = 1e-12
 _RESAMPLE_ELEMENTS = 1 << 22
 
@@ -26,10 +26,10 @@ class Estimate:
 
     Args:
         value: the mean.
-        low: lower end of the interval.
-        high: upper end of the interval.
-        num_problems: that entered.
-        confidence: of the interval.
+        low: the lower end of the interval.
+        high: the upper end of the interval.
+        num_problems: the number of problems that were used.
+        confidence: the confidence of the interval.
 
     >>> print(Estimate(0.431, 0.38, 0.484, 50))
     0.431 [0.380, 0.484] (n=50)
@@ -47,7 +47,7 @@ class Estimate:
         return not math.isnan(self.value)
 
     def to_dict(self) -> dict[str, float | int | None]:
-        """As plain numbers for JSON, undefined ones as None.
+        """The values for JSON; undefined numbers become None.
 
         >>> Estimate(2.0, math.nan, math.nan, 1).to_dict()
         {'value': 2.0, 'low': None, 'high': None, 'num_problems': 1}
@@ -68,7 +68,7 @@ class Estimate:
 
 
 def number_or_none(value: float) -> float | None:
-    """The number, or None for NaN, which JSON does not have."""
+    """The number; None for NaN, which JSON does not have."""
     return None if math.isnan(value) else value
 
 
@@ -79,7 +79,7 @@ def check_confidence(confidence: float) -> None:
 
 
 def student_quantile(confidence: float, degrees: float) -> float:
-    """Two-sided quantile of Student's t: |t| stays below it with this probability."""
+    """The two-sided quantile of Student's t: |t| is below it with the probability `confidence`."""
     return float(stdtrit(degrees, 0.5 + confidence / 2))
 
 
@@ -94,30 +94,30 @@ def _defined(values: Float[np.ndarray, "problem"]) -> Float[np.ndarray, "defined
 def share_interval(values: Float[np.ndarray, "problem"], confidence: float = 0.95) -> Estimate:
     """Mean over problems of shares (accuracy, pass@k, truncation …), with a clustered Wilson interval.
 
-    Wilson's score interval with the number of samples n replaced by n_eff = p(1−p) / Var(p̄) and z by Student's
-    t_{C−1}, where Var(p̄) is the variance between the C problems over C (design-effect adjustment of Korn & Graubard
-    1998, on Wilson's interval: Dean & Pagano 2015):
+    The interval is Wilson's score interval, in which n_eff = p(1−p) / Var(p̄) replaces the number of samples n, and
+    Student's t_{C−1} replaces z. Var(p̄) is the variance between the C problems divided by C (design-effect adjustment
+    of Korn & Graubard 1998, on Wilson's interval: Dean & Pagano 2015):
 
         (p + t²/2n ± t √(p(1−p)/n + t²/4n²)) / (1 + t²/n)
 
-    Without variance between problems (all right, all wrong, all alike) n_eff = C: an all-wrong run gives
+    Without variance between problems (all right, all wrong, all equal) n_eff = C: a run in which all is wrong gives
     [0, t²/(C+t²)], never [0, 0].
 
     Deviation: the variance between problems is shrunk toward its largest possible value, p(1−p), as if λ = 4/m² more
-    problems had shown it, m = C·min(p, 1−p). When few problems are ever solved, those that are solved often may all be
-    missing, and the plain variance then claims too much: with 16 samples, p = 0.05 and a beta difficulty, the plain
-    interval covers only 86 % at C = 20 and 91 % at C = 50, this one at least 92 %. It is conservative there when
-    problems differ little (99 %), and changes nothing noticeable once m exceeds 10.
+    problems had shown it, with m = C·min(p, 1−p). If few problems are ever solved, the sample may contain none that is
+    solved often, and the plain variance is then too small. With 16 samples, p = 0.05 and a beta difficulty, the plain
+    interval covers only 86 % at C = 20 and 91 % at C = 50; this one covers at least 92 %. If problems differ little,
+    it is conservative there (99 %). Once m exceeds 10, the effect is negligible.
 
     Args:
-        values: one share a problem, each in [0, 1]; NaN problems are left out and not counted.
-        confidence: of the interval.
+        values: one share for each problem, in [0, 1]; problems with NaN are left out and not counted.
+        confidence: the confidence of the interval.
 
     Returns:
-        the mean; NaN without problems, and the interval [0, 1] with one.
+        The mean with its interval. It is NaN without problems; with one problem the interval is [0, 1].
 
     Raises:
-        InvalidInputError: a value outside [0, 1], or a confidence outside (0, 1).
+        InvalidInputError: a value is outside [0, 1], or the confidence is outside (0, 1).
 
     >>> print(share_interval(np.array([0.0, 0.25, 1.0, 0.5, 0.75, 0.5])))
     0.500 [0.195, 0.805] (n=6)
@@ -137,7 +137,7 @@ def share_interval(values: Float[np.ndarray, "problem"], confidence: float = 0.9
     mean = float(kept.mean())
     if num == 1:
         return Estimate(mean, 0.0, 1.0, 1, confidence)
-    # Constancy is judged on the values themselves: rounding leaves a variance that would claim certainty.
+    # Equal values are found by the values themselves: rounding would leave a tiny variance and a false certainty.
     alike = kept.min() == kept.max() or min(mean, 1 - mean) < _ROUNDING
     size = float(num) if alike else _effective_size(kept, mean)
     low, high = _wilson(mean, size, student_quantile(confidence, num - 1))
@@ -155,30 +155,30 @@ def _wilson(share: float, size: float, quantile: float) -> tuple[float, float]:
     shrink = quantile**2 / size
     center = share + shrink / 2
     reach = math.sqrt(shrink * (share * (1 - share) + shrink / 4))
-    # The ends lie in [0, 1] up to rounding, and always on their side of the share.
+    # Rounding must not move an end outside [0, 1] or to the other side of the share.
     low, high = (center - reach) / (1 + shrink), (center + reach) / (1 + shrink)
     return max(0.0, min(share, low)), min(1.0, max(share, high))
 
 
 def average_interval(parts: Sequence[Estimate]) -> Estimate:
-    """Average of shares of several tasks, each with equal weight, whatever its number of problems.
+    """Average of the shares of several tasks, each with equal weight, whatever its number of problems.
 
-    The problems of different tasks are independent, so with p_t, l_t, u_t the share of task t and its interval, and w
-    one over the number of tasks, the interval is
+    The problems of different tasks are independent. With p_t the share of task t, [l_t, u_t] its interval, and w one
+    over the number of tasks, the interval is
 
         w Σ p_t − w √(Σ (p_t − l_t)²)  …  w Σ p_t + w √(Σ (u_t − p_t)²)
 
     (Zou, Huang & Zhang 2009: a linear function of proportions from their Wilson intervals). Like these, it never
-    claims certainty where all answers are alike. One training seed only: seeds make tasks dependent.
+    claims certainty if all answers are equal. It is for one training seed only, since seeds make tasks dependent.
 
     Args:
-        parts: one a task, as `share_interval` gives them.
+        parts: the result of `share_interval` for each task.
 
     Returns:
-        the average; NaN where a task has none, for an average over fewer tasks is another number.
+        The average. It is NaN if a task is undefined, since an average over fewer tasks would be another number.
 
     Raises:
-        InvalidInputError: no task, or intervals of different confidence.
+        InvalidInputError: there is no task, or the intervals have different confidences.
 
     >>> print(average_interval([share_interval(np.array([0.0, 0.5, 1.0])), share_interval(np.array([1.0, 0.75]))]))
     0.688 [0.197, 0.928] (n=5)
@@ -199,22 +199,22 @@ def mean_interval(
 ) -> Estimate:
     """Mean over problems of unbounded values (length, entropy, strength), with a bootstrap over problems.
 
-    The percentiles of resampled means are too narrow by √((C−1)/C), and with few problems their noise calls for
-    Student's quantile; so their distance from the mean is stretched by t_{C−1} / z √(C/(C−1)) (expanded percentiles,
-    Hesterberg 2015, arXiv 1411.5279), as in `pooled_correlation`. For shares use `share_interval`: when all values
-    are alike, this interval has no width.
+    The percentiles of resampled means are too narrow by √((C−1)/C), and with few problems Student's quantile must
+    replace the normal one. So their distance from the mean is stretched by t_{C−1} / z √(C/(C−1)) (expanded
+    percentiles, Hesterberg 2015, arXiv 1411.5279), as in `pooled_correlation`. For shares use `share_interval`,
+    because this interval has no width if all values are equal.
 
     Args:
-        values: one value a problem; NaN problems are left out and not counted.
-        confidence: of the interval.
-        num_resamples: of the bootstrap.
-        seed: of the bootstrap.
+        values: one value for each problem; problems with NaN are left out and not counted.
+        confidence: the confidence of the interval.
+        num_resamples: how often the bootstrap draws the problems.
+        seed: seeds the bootstrap.
 
     Returns:
-        the mean; NaN without problems, and no interval with fewer than two.
+        The mean with its interval. It is NaN without problems; with one problem there is no interval.
 
     Raises:
-        InvalidInputError: an infinite value, a confidence outside (0, 1), or no resamples.
+        InvalidInputError: a value is infinite, the confidence is outside (0, 1), or there are no resamples.
 
     Cost: O(num_resamples · problems).
 
@@ -239,7 +239,7 @@ def mean_interval(
 def resampled_means(
     values: Float[np.ndarray, "item"], num_resamples: int, generator: np.random.Generator
 ) -> Float[np.ndarray, "resample"]:
-    """Means of samples drawn with replacement from the values, each as large as they are."""
+    """The means of resamples: each draws, with replacement, as many values as there are."""
     if num_resamples < 1:
         raise InvalidInputError(f"a bootstrap needs at least 1 resample; got {num_resamples}. 1000 is usual.")
     size = max(1, _RESAMPLE_ELEMENTS // len(values))
@@ -252,7 +252,7 @@ def resampled_means(
 def percentile_interval(
     center: float, deviations: Float[np.ndarray, "resample"], confidence: float
 ) -> tuple[float, float]:
-    """Percentiles of center + deviations; an end on the wrong side of the center is moved back to it."""
+    """The percentiles of center + deviations. An end on the wrong side of the center is moved to the center."""
     tail = 0.5 - confidence / 2
     below, above = np.quantile(deviations, [tail, 1 - tail]).tolist()
     return center + min(0.0, below), center + max(0.0, above)

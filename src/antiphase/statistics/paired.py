@@ -1,7 +1,7 @@
-"""Is A better than B on the same problems? Their difference, its interval, and what this many problems could show.
+"""Is A better than B on the same problems? The difference, its interval, and what so many problems could show.
 
-Seeds and problems are crossed random effects: a claim generalises over both. The interval of one model's mean is in
-`estimate`; correlations across models are in `association`.
+Seeds and problems are crossed random effects: a claim generalises over both. `estimate` has the interval of one
+model's mean; `association` has correlations across models.
 """
 
 import math
@@ -31,17 +31,18 @@ class PairedDifference:
     """Left minus right, with its interval. Undefined is NaN, never 0.
 
     Args:
-        difference: of the two grand means.
-        low: lower end of the interval.
-        high: upper end of the interval.
-        probability_of_improvement: that the true difference is above 0, from the same resamples as the interval.
+        difference: the difference of the two grand means.
+        low: the lower end of the interval.
+        high: the upper end of the interval.
+        probability_of_improvement: the probability that the true difference is above 0, from the same resamples as
+            the interval.
         minimum_detectable: the difference that this design would detect with a power of 80 %.
-        num_problems: that entered.
-        num_seeds_left: of the left side.
-        num_seeds_right: of the right side.
-        seeds_covered: whether the interval speaks of other seeds; otherwise of problems and sampling only.
+        num_problems: the number of problems that were used.
+        num_seeds_left: the number of seeds of the left side.
+        num_seeds_right: the number of seeds of the right side.
+        seeds_covered: whether the interval holds for other seeds too; if not, only for other problems and samples.
         verdict: `better`, `worse`, `equal`, `no difference shown` or `not enough data`.
-        confidence: of the interval.
+        confidence: the confidence of the interval.
     """
 
     difference: float
@@ -57,7 +58,7 @@ class PairedDifference:
     confidence: float = 0.95
 
     def to_dict(self) -> dict[str, float | int | str | None]:
-        """As plain values for JSON, undefined numbers as None."""
+        """The values for JSON; undefined numbers become None."""
         return {
             name: number_or_none(value) if isinstance(value, float) else value for name, value in asdict(self).items()
         }
@@ -76,35 +77,36 @@ def paired_difference(
     """Difference of the grand means, with an interval over problems and seeds.
 
     The variance V and its degrees of freedom are those of `difference_variance`. Problems are resampled, jointly for
-    both sides; the part of seeds is added as a normal deviate, since a few seeds have too few resamples for a
-    percentile (two have three). The sum is scaled to V and stretched by t_df / z (expanded percentiles, Hesterberg
-    2015, arXiv 1411.5279). The probability of improvement is the share of these stretched differences above 0, ties
-    half, so that it never claims more than the interval does.
+    both sides. The part of the seeds is added as a normal deviate, since a few seeds have too few resamples for a
+    percentile (two seeds have three). The sum is scaled to V and stretched by t_df / z (expanded percentiles,
+    Hesterberg 2015, arXiv 1411.5279). The probability of improvement is the share of these stretched differences above
+    0, with ties counted half, so that it never claims more than the interval does.
 
     `minimum_detectable` = (t_{1−α/2} + t_{0.80}) √V. The verdict is the first that holds: `not enough data` (fewer
-    than two problems); `better` or `worse` (the interval excludes 0); `equal` (it lies within ±smallest);
+    than two problems); `better` or `worse` (the interval excludes 0); `equal` (the interval lies within ±smallest);
     `not enough data` (minimum_detectable > smallest); `no difference shown`.
 
-    When every problem and seed differs by the same d, V is 0 but nothing is certain: by Wilson at most a share
-    u = t²/(N+t²) of problems may differ from that, each by as much as −1 … 1, so the interval is
-    d(1−u) ± u, and minimum_detectable is u. With values outside [0, 1] that bound is missing: NaN, `not enough data`.
+    If every problem and seed differs by the same d, V is 0, but nothing is certain. By Wilson, at most a share
+    u = t²/(N+t²) of problems may differ by another value in −1 … 1, so the interval is d(1−u) ± u, and
+    minimum_detectable is u. For values outside [0, 1] there is no such bound: the interval is NaN and the verdict is
+    `not enough data`.
 
-    Limits: with two paired seeds and a variance between them far above that of problems, a 95 % interval covers 89 %
-    (two seeds cannot tell their own variance); use three or more. With one seed on either side it is silent about
-    seeds.
+    Limits: with two paired seeds and a variance between them far above that of problems, a 95 % interval covers 89 %,
+    because two seeds cannot show their own variance; use three or more. With one seed on either side the interval does
+    not cover seeds.
 
     Args:
         left: each problem's mean over samples, for each seed; problems with a NaN on either side are left out.
-        right: the same problems in the same order; seeds may differ in number unless paired.
-        paired_seeds: row i of both sides shares its seed (and so its luck).
+        right: the same problems in the same order; the number of seeds may differ unless seeds are paired.
+        paired_seeds: whether row i of both sides has the same seed, and so the same luck.
         smallest: the smallest difference that matters.
-        confidence: of the interval.
-        num_resamples: of the bootstrap.
-        seed: of the bootstrap.
+        confidence: the confidence of the interval.
+        num_resamples: how often the bootstrap draws the problems.
+        seed: seeds the bootstrap.
 
     Raises:
-        InvalidInputError: sides of different problems, no seeds, paired sides of unequally many seeds, infinite
-            values, or a confidence outside (0, 1).
+        InvalidInputError: the sides have different problems or no seeds, paired sides have different numbers of seeds,
+            a value is infinite, or the confidence is outside (0, 1).
 
     >>> problems = np.linspace(0, 1, 40)[None]
     >>> result = paired_difference(problems**0.5, problems, paired_seeds=False)
@@ -172,7 +174,7 @@ def _resampled(
 def _without_variance(
     difference: float, num: int, shares: bool, confidence: float
 ) -> tuple[tuple[float, float], float, float]:
-    """Interval, probability of improvement and detectable difference when all problems differ alike."""
+    """(interval, probability of improvement, detectable difference) if all problems differ by the same value."""
     probability = 0.5 if difference == 0 else math.nan
     if not shares:
         return (math.nan, math.nan), probability, math.nan
@@ -183,7 +185,7 @@ def _without_variance(
 
 
 def verdict_of(low: float, high: float, detectable: float, smallest: float) -> Verdict:
-    """The verdict of `paired_difference` on an interval."""
+    """The verdict that `paired_difference` gives on an interval."""
     if math.isnan(low):
         return "not enough data"
     if low > 0:

@@ -1,8 +1,8 @@
-"""Correlation of two series with others held fixed: partial (rank) correlation (docs/method.md).
+"""Correlation of two series with other series held fixed: the partial (rank) correlation (docs/method.md).
 
-Ranks of every series are fitted by least squares on the ranks of the given ones; the correlation of what is left of
-the two is the partial rank correlation. It tells whether entropy and strength go together beyond what, say, the length
-of a step explains in both. It is no proof of cause: a series that both cause each other through is removed as well.
+The ranks of both series are fitted by least squares on the ranks of the given series. The correlation of the residuals
+is the partial rank correlation. It shows whether entropy and strength are related beyond what, for example, the length
+of a step explains. It proves no cause: a series through which one causes the other is removed as well.
 """
 
 import math
@@ -33,25 +33,26 @@ def partial_coefficients(
 ) -> Float[Tensor, "batch"]:
     """Correlation of x and y in each row with the given series held fixed; NaN where undefined.
 
-    ρ(x, y | g) = Σ u v / √(Σ u² Σ v²), u and v the residuals of a least-squares fit of the ranks (for Pearson: the
-    values) of x and y on those of the given series and a constant. With one given series that is
+    ρ(x, y | g) = Σ u v / √(Σ u² Σ v²), where u and v are the residuals of a least-squares fit of the ranks (for
+    Pearson: the values) of x and y on those of the given series and a constant. For one given series this is
     (ρ_xy − ρ_xg ρ_yg) / √((1 − ρ_xg²)(1 − ρ_yg²)).
 
     Args:
         x, y: the two series; NaN counts as masked.
-        given: series that are held fixed; an item with a NaN in any of them is left out. One that is constant, or a
-            combination of others, adds nothing.
-        mask: which items enter; None means all.
+        given: the series that are held fixed; an item with a NaN in any of them is left out. A series that is
+            constant, or a combination of others, changes nothing.
+        mask: which items are used; None means all.
         method: `spearman` or `pearson`.
-        min_tokens: rows with fewer items than this plus the number of given series are undefined; None is the unit's.
+        min_tokens: rows with fewer items than this plus the number of given series are undefined; None is the default
+            of the unit.
         unit: what an item is.
 
     Returns:
-        float64, in [−1, 1]; NaN with too few items, or where the given series determine x or y (all but 10⁻¹⁰ of its
-        variance).
+        The correlations in float64, in [−1, 1]. A row is NaN if it has too few items, or if the given series explain
+        all but 10⁻¹⁰ of the variance of x or y.
 
     Raises:
-        InvalidInputError: shapes differ, an infinite value, or no such method.
+        InvalidInputError: the shapes differ, a value is infinite, or there is no such method.
 
     >>> length = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]])
     >>> x, y = torch.tensor([[1.0, 3.0, 2.0, 4.0, 6.0, 5.0]]), torch.tensor([[2.0, 1.0, 3.0, 4.0, 5.0, 6.0]])
@@ -82,14 +83,14 @@ def _refuse_infinite(series: Tensor, valid: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Joint:
-    """Correlation matrices of several pooled series: of the sample, and of its resamples by prompt.
+    """Correlation matrices of several pooled series, for the sample and for its resamples of prompts.
 
     Args:
-        sample: the series' correlations.
-        resampled: the same in every resample.
-        resampler: that drew them.
-        num_items: tokens, types or steps that entered.
-        method, unit: of the correlations.
+        sample: the correlations of the series.
+        resampled: the correlations in every resample.
+        resampler: the resampler that drew the prompts.
+        num_items: the number of tokens, types or steps that were used.
+        method, unit: the method and the unit of the correlations.
     """
 
     sample: Float[Tensor, "series series"]
@@ -111,9 +112,9 @@ class Joint:
         num_resamples: int = 1000,
         seed: int = 0,
     ) -> "Joint":
-        """Rank and resample all series together; items with a NaN in any of them are left out.
+        """Rank and resample all series together; items with a NaN in any series are left out.
 
-        Cost: O(num_resamples · items · series), once for all correlations that are then asked for.
+        Cost: O(num_resamples · items · series), once for all correlations that are asked for afterwards.
         """
         check_one_of("method", method, METHODS)
         beside = [clusters] if token_ids is None else [clusters, token_ids]
@@ -142,7 +143,7 @@ class Joint:
     def correlation(
         self, x: int, y: int, given: Sequence[int] = (), *, min_tokens: int | None = None, confidence: float = 0.95
     ) -> Correlation:
-        """Correlation of the x-th and y-th series with the given ones held fixed, with its interval over prompts."""
+        """Correlation of the x-th and y-th series with the given series held fixed, with its interval over prompts."""
         value = float(partial_from(self.sample, x, y, given))
         if self.num_items < max(least_items(self.unit, min_tokens), 2) + len(given):
             value = math.nan
@@ -166,17 +167,17 @@ def pooled_partial(
 ) -> Correlation:
     """Correlation over all items of all rollouts with the given series held fixed, with an interval over prompts.
 
-    The value of `partial_coefficients` and the interval of `pooled_correlation`. For types all series, the given ones
-    too, are averaged over each distinct id first.
+    The value is that of `partial_coefficients`, the interval that of `pooled_correlation`. For types, all series,
+    including the given ones, are first averaged over each distinct id.
 
     Args:
         x, y, given: all tokens or steps, one after another; items with a NaN in any series are left out.
-        clusters: the prompt that each one belongs to.
-        unit, token_ids, method, min_tokens, num_resamples, seed, confidence: as for `pooled_correlation`; min_tokens
-            grows by the number of given series.
+        clusters: the prompt that each item belongs to.
+        unit, token_ids, method, min_tokens, num_resamples, seed, confidence: see `pooled_correlation`; the number of
+            given series is added to min_tokens.
 
     Returns:
-        the partial correlation; NaN where undefined, its interval with fewer than two prompts.
+        The partial correlation; NaN where undefined. The interval is NaN with fewer than two prompts.
     """
     joint = Joint.of(
         [x, y, *given],

@@ -1,7 +1,7 @@
 """Correlation over many rollouts, with intervals over prompts (docs/method.md).
 
-A claim about a model generalises over prompts: see `resampling`. A resample is a set of integer weights, so ranks need
-no new sort.
+A claim about a model generalises over prompts; see `resampling`. A resample is a set of integer weights, so the series
+are sorted only once.
 """
 
 import math
@@ -15,13 +15,13 @@ from antiphase.errors import InvalidInputError
 from antiphase.signal_spec import Method, Unit
 from antiphase.statistics.correlation import (
     by_group,
-    check_confidence,
     coefficients,
     least_items,
     unit_of,
     valid_pairs,
 )
 from antiphase.statistics.correlation_matrices import partial_from, type_matrices, weighted_ranks
+from antiphase.statistics.estimate import check_confidence
 from antiphase.statistics.resampling import Resampler
 from antiphase.types import Correlation
 
@@ -49,30 +49,31 @@ def pooled_correlation(
 ) -> Correlation:
     """Correlation over all tokens, types or steps of all rollouts, with an interval over prompts.
 
-    For tokens and steps prompts are drawn with replacement, all their items with them; a resample is a set of integer
-    weights, so ranks need no new sort. The interval runs between the percentiles of the resamples, stretched on
-    Fisher's scale for the number of prompts C: by t_{C−1} / z √(C/(C−1)). It is for ρ over infinitely many prompts.
+    For tokens and steps, prompts are drawn with replacement, with all their items. The interval lies between the
+    percentiles of the resamples, which are stretched on Fisher's scale for the number of prompts C, by
+    t_{C−1} / z √(C/(C−1)). It is an interval for ρ over infinitely many prompts.
 
-    For types each prompt is left out in turn (the jackknife, ± t_{C−1} SE on Fisher's scale). More prompts bring rarer
-    types, so ρ over types has no value that it tends to soon: the interval is for the mean of ρ over runs of as many
-    prompts, of as many tokens, as this one. Compare types between runs of one size.
+    For types, each prompt is left out in turn (the jackknife, ± t_{C−1} SE on Fisher's scale). More prompts bring
+    rarer types, so ρ over types does not soon approach a limit. The interval is for the mean of ρ over runs with as
+    many prompts and tokens as this one. Compare types only between runs of one size.
 
     Args:
         entropy, strength: all tokens or steps, one after another; pairs with a NaN are left out.
-        clusters: the prompt that each one belongs to.
-        unit, min_tokens: as for `correlate`; for `type` both series are averaged over each distinct id of all
-            rollouts first.
-        token_ids: of the tokens, for types.
-        method, confidence: as for `correlate`.
-        num_resamples: of the bootstrap; at most as many prompts, or groups of them, are left out in turn.
-        seed: of the resamples.
+        clusters: the prompt that each item belongs to.
+        unit, min_tokens: see `correlate`; for `type` both series are first averaged over each distinct id of all
+            rollouts.
+        token_ids: the id of each token, for types.
+        method, confidence: see `correlate`.
+        num_resamples: how often prompts are drawn; for types, the greatest number of prompts, or groups of prompts,
+            that are left out in turn.
+        seed: seeds the resamples.
 
     Returns:
-        the pooled value; the interval is NaN with fewer than two prompts.
+        The pooled value; its interval is NaN with fewer than two prompts.
 
     Raises:
-        InvalidInputError: series of several axes or lengths, an infinite value, no such unit or method, or types
-            without ids.
+        InvalidInputError: a series has several axes or another length, a value is infinite, there is no such unit or
+            method, or types have no ids.
 
     Cost: O(num_resamples · tokens).
     """
@@ -126,15 +127,15 @@ def mean_within(
 ) -> Correlation:
     """Mean of the rollouts' own correlations, with an interval over prompts.
 
-    Pooling mixes differences between rollouts into ρ; this does not. Undefined rollouts are left out; `num_tokens`
-    counts the rollouts that entered.
+    Pooling mixes differences between rollouts into ρ; this mean does not. Undefined rollouts are left out, and
+    `num_tokens` counts the rollouts that were used.
 
     Args:
         values: ρ of each rollout.
         clusters: the prompt that each rollout belongs to.
-        unit: that each rollout's ρ was taken over.
-        num_resamples, seed, confidence: as for `pooled_correlation`.
-        method: of the rollouts' ρ.
+        unit: the unit of the rollouts' ρ.
+        num_resamples, seed, confidence: see `pooled_correlation`.
+        method: the method of the rollouts' ρ.
     """
     defined = values.isfinite()
     kept, clusters = values[defined].cpu().double(), clusters.cpu()[defined.cpu()]

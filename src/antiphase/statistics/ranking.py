@@ -1,7 +1,7 @@
-"""Within one model: does a score of a rollout tell right from wrong rollouts of the same problem?
+"""Within one model: does a score tell right from wrong rollouts of the same problem?
 
-Comparing only rollouts of one problem cancels its difficulty, which would otherwise make any score that follows
-difficulty look like a judge of correctness. How scores go with accuracy across models is in `association`.
+Only rollouts of one problem are compared, which cancels its difficulty. Otherwise any score that follows difficulty
+would seem to judge correctness. `association` relates scores to accuracy across models.
 """
 
 import math
@@ -22,7 +22,7 @@ Problems = Shaped[np.ndarray, "rollout"] | Sequence[Any]
 def _by_problem(
     scores: Float[np.ndarray, "rollout"], correct: Bool[np.ndarray, "rollout"], problems: Problems
 ) -> dict[Any, tuple[np.ndarray, np.ndarray]]:
-    """Scores and correctness of each problem's rollouts; problems in the order of their first rollout."""
+    """(scores, correctness) of each problem's rollouts; problems are in the order of their first rollout."""
     names = problems.tolist() if isinstance(problems, np.ndarray) else list(problems)
     if len(names) != len(scores):
         raise InvalidInputError(f"problems must name one a rollout; got {len(names)} names for {len(scores)} scores.")
@@ -40,12 +40,13 @@ def problem_aurocs(
     From ranks r (ties averaged): (Σ_right r − c(c+1)/2) / (c (n−c)), the Mann–Whitney statistic over its maximum.
 
     Args:
-        scores: one a rollout; NaN rollouts are left out.
+        scores: the score of each rollout; rollouts with NaN are left out.
         correct: whether each rollout is right.
         problems: the problem of each rollout.
 
     Returns:
-        in the order in which problems first appear; NaN where not both a right and a wrong rollout have a score.
+        One value for each problem, in the order in which problems first appear. A problem is NaN unless both a right
+        and a wrong rollout have a score.
 
     >>> problem_aurocs(np.array([0.9, 0.2, 0.2, 0.5]), np.array([True, False, True, True]), ["a", "a", "a", "b"])
     array([0.75,  nan])
@@ -71,20 +72,21 @@ def within_problem_auroc(
 ) -> Estimate:
     """Mean over problems of the AUROC within each, with an interval over problems; 0.5 is chance.
 
-    An AUROC lies in [0, 1], so the interval is the clustered Wilson interval of `share_interval`: unlike a bootstrap
-    it keeps its width when the score separates every problem that was seen.
+    An AUROC lies in [0, 1], so the interval is the clustered Wilson interval of `share_interval`. Unlike a bootstrap
+    interval, it keeps its width if the score separates every problem in the sample.
 
     Args:
-        scores: one a rollout; NaN rollouts are left out.
+        scores: the score of each rollout; rollouts with NaN are left out.
         correct: whether each rollout is right.
         problems: the problem of each rollout.
-        confidence: of the interval.
+        confidence: the confidence of the interval.
 
     Returns:
-        `num_problems` counts the problems with a right and a wrong rollout that have a score; NaN without any.
+        The mean with its interval; `num_problems` counts the problems in which a right and a wrong rollout have a
+        score. It is NaN if there is no such problem.
 
     Raises:
-        InvalidInputError: lengths differ, or a confidence outside (0, 1).
+        InvalidInputError: the lengths differ, or the confidence is outside (0, 1).
 
     >>> right = np.array([True, False] * 10)
     >>> print(within_problem_auroc(right.astype(float), right, np.arange(20) // 2))
@@ -98,20 +100,20 @@ def best_of_k(
 ) -> Float[np.ndarray, "problem"]:
     """Expected accuracy of picking the highest score among k rollouts of each problem.
 
-    k of the problem's n rollouts are drawn without replacement. The rollout with r better ones is picked with
-    probability C(n−1−r, k−1) / C(n, k); tied rollouts share theirs evenly. Exact: nothing is sampled.
+    k of the problem's n rollouts are drawn without replacement. A rollout with r better ones is picked with the
+    probability C(n−1−r, k−1) / C(n, k); tied rollouts share theirs evenly. The result is exact: nothing is sampled.
 
     Args:
-        scores: one a rollout; undefined (NaN) scores rank last and tie with one another.
+        scores: the score of each rollout; undefined (NaN) scores rank last and tie with one another.
         correct: whether each rollout is right.
         problems: the problem of each rollout.
-        k: rollouts to pick from.
+        k: the number of rollouts that are drawn.
 
     Returns:
-        in [0, 1], in the order in which problems first appear.
+        The accuracy of each problem, in [0, 1], in the order in which problems first appear.
 
     Raises:
-        InvalidInputError: lengths differ, or k is not in 1 … n of a problem.
+        InvalidInputError: the lengths differ, or k is not in 1 … n of a problem.
 
     >>> best_of_k(np.array([0.9, 0.5, 0.1]), np.array([True, False, False]), ["a"] * 3, 2).round(6)
     array([0.666667])
@@ -127,14 +129,14 @@ def best_of_k(
         ranked = np.where(np.isnan(own_scores), -np.inf, own_scores)
         _, level, size = np.unique(-ranked, return_inverse=True, return_counts=True)
         share = np.bincount(level, weights=own_correct.astype(np.float64)) / size
-        # The best of the k lies on a level or below it unless none of them does: C(better, ·) telescopes.
+        # P(the best of the k is on this level) is the difference of P(at least this good) between levels.
         at_least = np.concatenate([[0.0], 1 - _none_drawn(num, np.cumsum(size), k)])
         values.append(float((np.diff(at_least) * share).sum()))
     return np.array(values, dtype=np.float64)
 
 
 def _none_drawn(num: int, taken: np.ndarray, k: int) -> np.ndarray:
-    """C(num − taken, k) / C(num, k): the probability that none of the taken ones is among k drawn."""
+    """C(num − taken, k) / C(num, k): the probability that none of the `taken` rollouts is among k drawn ones."""
     left = num - taken.astype(np.float64)
     possible = left >= k
     left = np.maximum(left, k)

@@ -1,6 +1,6 @@
-"""Variance of a difference of grand means when seeds and problems are crossed random effects.
+"""The variance of a difference of grand means if seeds and problems are crossed random effects.
 
-Only the variance and what to resample; the interval and the verdict are in `paired`.
+This module has the variance and the deviations to resample; `paired` has the interval and the verdict.
 """
 
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-# Values differ when they do so by more than what rounding of shares leaves.
+# Values that differ by less count as equal: rounding of shares can cause such differences.
 _ROUNDING = 1e-12
 
-# A part of the variance and its degrees of freedom.
+# (a part of the variance, its degrees of freedom)
 Term = tuple[float, float]
 
 
@@ -21,11 +21,11 @@ class DifferenceVariance:
     """Variance of a difference of grand means.
 
     Args:
-        value: V; 0 when all problems, and all seeds, differ alike.
-        degrees: of freedom.
-        problems: deviations of the problems' differences from their mean.
-        problem_term: the part of V that problems show (its column term).
-        seed_term: the part that seeds show (its row terms); 0 when a side has one seed.
+        value: V; 0 if all problems, and all seeds, differ by the same value.
+        degrees: the degrees of freedom of V.
+        problems: the deviations of the problems' differences from their mean.
+        problem_term: the part of V that comes from problems (its column term).
+        seed_term: the part of V that comes from seeds (its row terms); 0 if a side has only one seed.
     """
 
     value: float
@@ -44,23 +44,24 @@ def difference_variance(
 
         V = s²_rows/S + (1 + 2/m) s²_columns/N − s²_residual/(S N),
 
-    where s² are the sample variances of row means, of column means, and of what both leave (over (S−1)(N−1)): rows and
-    columns both carry the noise e, which counts once. With unpaired seeds rows and residuals enter once for each side,
-    columns are those of the difference of both sides' column means. V is at least the larger of its first two terms.
-    With one seed on a side, V is the column term.
+    where s² are the sample variances of the row means, of the column means, and of the residuals of both (over
+    (S−1)(N−1)). Rows and columns both contain the noise e, which must count only once. With unpaired seeds, rows and
+    residuals count once for each side, and the columns are the difference of both sides' column means. V is at least
+    the larger of its first two terms. With one seed on a side, V is the column term.
 
-    Deviation: the factor 1 + 2/m, with m the problems that differ at all, adds one such problem either way to the
-    variance (as Agresti & Min 2005 do for matched pairs). Without it, the interval covers 85 to 88 % when 3 to 10 % of
+    Deviation: the factor 1 + 2/m, where m problems differ at all, adds one such problem in either direction to the
+    variance (as Agresti & Min 2005 do for matched pairs). Without it, the interval covers 85 to 88 % if 3 to 10 % of
     30 to 100 problems differ.
 
-    Degrees of freedom: Satterthwaite, V² / Σ (term² / its own), the term's own if V is that term. Deviation: two
-    paired seeds have one degree, and when they happen to agree Satterthwaite believes that seeds do not vary (95 %
-    intervals cover 87 to 91 % once seeds vary more than problems do). There it is Σ term / Σ (term / its own) over
-    rows and columns, which is never more, covers 89 to 94 %, and up to 99 % when seeds do not vary at all.
+    The degrees of freedom are Satterthwaite's, V² / Σ (term² / its degrees), or those of one term if V is that term.
+    Deviation: two paired seeds have one degree, and if they happen to agree, Satterthwaite's formula concludes that
+    seeds do not vary (95 % intervals cover 87 to 91 % if seeds vary more than problems). In this case the degrees are
+    Σ term / Σ (term / its degrees) over rows and columns, which is never more. The interval then covers 89 to 94 %,
+    and up to 99 % if seeds do not vary at all.
 
     Args:
-        left, right: at least two problems, no NaN.
-        paired_seeds: rows of both sides belong together.
+        left, right: the values of at least two problems, without NaN.
+        paired_seeds: whether rows of both sides belong together.
 
     >>> left, right = np.array([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]]), np.zeros((2, 3))
     >>> round(difference_variance(left, right, True).value, 6)
@@ -81,7 +82,7 @@ def difference_variance(
 
 
 def combined_variance(problem: Term, seeds: Sequence[Term], noise: Sequence[Term]) -> tuple[float, float]:
-    """V and its degrees of freedom, from the parts that problems, seeds and what both leave show."""
+    """(V, its degrees of freedom), from the parts of problems, of seeds, and of the residuals."""
     seed_term = sum(term for term, _ in seeds)
     value = problem[0] + seed_term - sum(term for term, _ in noise)
     parts: Sequence[Term] = [problem, *seeds, *noise]
@@ -97,14 +98,14 @@ def combined_variance(problem: Term, seeds: Sequence[Term], noise: Sequence[Term
 
 
 def variance_of_mean(values: Float[np.ndarray, "item"]) -> float:
-    """Variance of the mean; 0 when the values are equal but for rounding."""
+    """The variance of the mean; 0 if the values differ only by rounding."""
     if np.ptp(values) <= _ROUNDING * max(1.0, float(np.abs(values).max())):
         return 0.0
     return float(np.var(values, ddof=1)) / len(values)
 
 
 def residual_variance(side: Float[np.ndarray, "seed problem"]) -> float:
-    """Variance of what the means of seeds and problems leave."""
+    """The variance of the residuals after the means of seeds and problems are removed."""
     left_over = side - side.mean(1, keepdims=True) - side.mean(0, keepdims=True) + side.mean()
     num_seeds, num_problems = side.shape
     return float((left_over**2).sum() / ((num_seeds - 1) * (num_problems - 1)))

@@ -1,7 +1,7 @@
-"""Steps: the sentences (or lines, windows, matches) of a rollout, on token boundaries (docs/method.md).
+"""Steps: the parts of a rollout, such as its sentences or lines, on token boundaries (docs/method.md).
 
-`sentences` finds where sentences begin in a text, `splitter` names the ways to cut, `places` finds where each token
-stands in the text, and `assigning` puts the three together. Nothing here measures a signal.
+`sentences` finds where sentences begin in a text, `splitter` offers the ways to cut a text, `places` finds where each
+token stands in the text, and `assigning` combines them. Nothing here measures a signal.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    # On first use, since it imports torch.
+    # Imported on first use, since it imports torch.
     if name in ("batch_steps", "token_steps"):
         from antiphase.steps import assigning
 

@@ -1,4 +1,4 @@
-"""From token ids to the step of every token: contiguous, from 0, every token in exactly one (docs/method.md)."""
+"""Find the step of every token: steps are contiguous and numbered from 0 (docs/method.md)."""
 
 import re
 from collections.abc import Sequence
@@ -21,23 +21,23 @@ _SPACE = re.compile(r"\s+")
 def token_steps(token_ids: Sequence[int], tokenizer: Any, splitter: Splitter | str) -> list[int]:
     """The number of the step of every token of a completion.
 
-    The text is decoded once and cut where the splitter says; a token belongs to the step of its first character that
-    is no space. So a token that holds the end of one step and the beginning of the next goes to the former, the space
-    in front of a word goes with the word, and a token of white space, or without text, joins the step before it.
-    Special tokens end a step (`sentence`, `line`), and at the end of the completion they join the last one.
+    The text is decoded once and cut where the splitter says. A token belongs to the step of its first character that
+    is no space. So a token that holds the end of one step and the beginning of the next belongs to the earlier step,
+    the space before a word belongs to the word, and a token of white space, or without text, joins the step before it.
+    Special tokens end a step, except with `regex`; at the end of the completion they join the last step.
 
-    Our reading: steps end on token boundaries; the paper does not say on which side.
+    Our reading: steps end on token boundaries. The paper does not say to which step a token on a boundary belongs.
 
     Args:
-        token_ids: of the completion.
+        token_ids: the token ids of the completion.
         tokenizer: a Hugging Face tokenizer.
-        splitter: how to cut, or its name, as `Splitter.parse` reads it.
+        splitter: how to cut the text, or the splitter's name, as `Splitter.parse` reads it.
 
     Returns:
-        As many numbers as tokens: 0 first, each the same as the one before it or 1 more.
+        One number for each token: the first is 0, and each is equal to the one before it or greater by 1.
 
     Raises:
-        InvalidInputError: no such splitter, or its pattern takes too long on this text.
+        InvalidInputError: there is no such splitter, or its pattern takes too long on this text.
     """
     splitter = _splitter(splitter)
     return _steps([int(token) for token in token_ids], tokenizer, splitter, pauses=())
@@ -46,7 +46,7 @@ def token_steps(token_ids: Sequence[int], tokenizer: Any, splitter: Splitter | s
 def batch_steps(batch: TokenBatch, tokenizer: Any, splitter: Splitter | str) -> Int[Tensor, "batch token"]:
     """The step of every completion token of a batch, counted from 0 in each rollout; −1 at all other places.
 
-    Where tokens that the model did not write (a tool's answer) stand between its own, a blank line is read.
+    Tokens that the model did not write, such as a tool's answer, are replaced by a blank line in the text.
     """
     splitter = _splitter(splitter)
     steps = torch.full(batch.input_ids.shape, -1, dtype=torch.long)
@@ -93,13 +93,13 @@ def _numbers(placed: PlacedTokens, is_special: NDArray[np.bool_], splitter: Spli
     of_characters = np.cumsum(begins)
     known = first < placed.ends
     steps = np.maximum.accumulate(np.where(known, of_characters[np.minimum(first, size - 1)], 0))
-    # A step whose every character stands in a token of another has no tokens: number those that are left.
+    # A step has no tokens if all its characters stand in tokens of other steps. The other steps are renumbered.
     numbers: list[int] = np.unique(steps, return_inverse=True)[1].tolist()
     return numbers
 
 
 def _without_special(placed: PlacedTokens, is_special: NDArray[np.bool_]) -> str:
-    """The text with line breaks in place of special tokens, tags (`<think>`) excepted."""
+    """The text with line breaks in place of special tokens, except tags such as `<think>`."""
     parts, place = [], 0
     for start, end in zip(placed.starts[is_special].tolist(), placed.ends[is_special].tolist(), strict=True):
         if not TAG.fullmatch(placed.text[start:end].strip()):
@@ -109,7 +109,7 @@ def _without_special(placed: PlacedTokens, is_special: NDArray[np.bool_]) -> str
 
 
 def _special_ids(tokenizer: Any) -> frozenset[int]:
-    """The special tokens, without one that only stands for an unknown word: that is text."""
+    """The special tokens, without the token for unknown words, which stands for text."""
     added = (token for token, content in tokenizer.added_tokens_decoder.items() if content.special)
     special = frozenset([*tokenizer.all_special_ids, *added])
     marks = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)

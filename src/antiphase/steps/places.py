@@ -1,4 +1,4 @@
-"""Where each token stands in the text of a completion, for any tokenizer, in linear time."""
+"""Find where each token stands in the text of a completion, for any tokenizer, in linear time."""
 
 import re
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ class PlacedTokens:
     """The text of a completion, and the characters of each token.
 
     Args:
-        text: as the tokenizer decodes it, special tokens included; each byte that is no UTF-8 is one U+FFFD.
-        starts, ends: of each token, in characters; a character whose bytes are split over tokens belongs to each of
-            them, and a token without text is empty.
+        text: the text as the tokenizer decodes it, with special tokens; each byte that is no UTF-8 becomes one U+FFFD.
+        starts, ends: where each token starts and ends, in characters. A character whose bytes are split over several
+            tokens belongs to each of them. A token without text starts and ends at the same place.
     """
 
     text: str
@@ -32,14 +32,14 @@ class PlacedTokens:
 def place_tokens(token_ids: Sequence[int], tokenizer: Any, pauses: Sequence[int] = ()) -> PlacedTokens:
     """The text of the tokens and the place of each in it.
 
-    What a token adds to the text depends on the token before it and on nothing else (SentencePiece drops the space of
-    the first token; WordPiece puts one between words), so each distinct pair of neighbours is decoded once. Tokens
-    that hold a part of a character add their bytes, which are decoded together.
+    What a token adds to the text depends only on the token before it (SentencePiece drops the space of the first
+    token; WordPiece puts a space between words), so each distinct pair of neighbours is decoded once. Tokens that hold
+    a part of a character add their bytes, which are decoded together.
 
     Args:
-        token_ids: of one completion.
+        token_ids: the token ids of one completion.
         tokenizer: a Hugging Face tokenizer.
-        pauses: numbers of tokens before which a blank line is put into the text.
+        pauses: the indices of tokens before which a blank line is put into the text.
     """
     parts = _bytes_of_tokens(token_ids, tokenizer)
     pause = b"\n\n"
@@ -49,7 +49,7 @@ def place_tokens(token_ids: Sequence[int], tokenizer: Any, pauses: Sequence[int]
     begins = np.cumsum(breaks + lengths) - lengths
     paused = frozenset(pauses)
     data = b"".join(pause + part if number in paused else part for number, part in enumerate(parts))
-    # With surrogateescape every byte that is no UTF-8 is one character, so that places can be counted.
+    # With surrogateescape, every byte that is no UTF-8 becomes one character, so that places can be counted.
     escaped = data.decode("utf-8", "surrogateescape")
     points = np.frombuffer(escaped.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     invalid = (points >= 0xDC80) & (points <= 0xDCFF)
@@ -87,14 +87,14 @@ def _added(before: str, alone: str, together: str) -> str:
 
 
 def _decode(rows: list[list[int]], tokenizer: Any) -> list[str]:
-    if not rows:  # which a tokenizer decodes to one empty text
+    if not rows:  # a tokenizer would decode no rows to one empty text
         return []
     texts: list[str] = tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return texts
 
 
 def _raw_bytes(tokenizer: Any, token: int, text: str) -> bytes:
-    """The bytes of a token that holds a part of a character: `<0xE4>` (SentencePiece) or the letters of GPT-2."""
+    """The bytes of a token that holds a part of a character, named `<0xE4>` (SentencePiece) or in GPT-2's letters."""
     name = tokenizer.convert_ids_to_tokens(token)
     if isinstance(name, str):
         letters = byte_letters()
@@ -107,7 +107,7 @@ def _raw_bytes(tokenizer: Any, token: int, text: str) -> bytes:
 
 @lru_cache(maxsize=1)
 def byte_letters() -> dict[str, int]:
-    """The letter that stands for each byte in a byte-level vocabulary (GPT-2 and all that follow it).
+    """The byte that each letter stands for in a byte-level vocabulary (GPT-2's, which many models use).
 
     >>> byte_letters()["Ġ"], byte_letters()["A"], len(byte_letters())
     (32, 65, 256)

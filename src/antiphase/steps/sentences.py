@@ -1,7 +1,7 @@
-"""Where the sentences of a reasoning text begin: rules for prose, lists, formulas, code and CJK (docs/method.md).
+"""Find where the sentences of a reasoning text begin: rules for prose, lists, formulas, code and CJK (docs/method.md).
 
-Our reading: the paper cuts a rollout into "reasoning sentences" and does not say how. The rules are in docs/steps.md,
-with what the known libraries make of the same texts.
+Our reading: the paper cuts a rollout into "reasoning sentences" and does not say how. docs/steps.md lists our rules
+and compares them with known libraries on the same texts.
 """
 
 import re
@@ -35,17 +35,17 @@ _CONTENT = r"[^\W_]"
 
 
 def sentence_starts(text: str) -> list[int]:
-    r"""Where each sentence but the first begins: offsets, ascending, each at a character that is no space.
+    r"""Where each sentence begins, except the first: ascending offsets of characters that are no space.
 
     >>> text = "Pi is 3.14, e.g. in Fig. 2. So?\n1. Add.\n2. Stop"
     >>> [text[a:b] for a, b in zip([0, *sentence_starts(text)], [*sentence_starts(text), None])]
     ['Pi is 3.14, e.g. in Fig. 2. ', 'So?\n', '1. Add.\n', '2. Stop']
 
     Args:
-        text: of a completion.
+        text: the text of a completion.
 
     Returns:
-        The offsets; empty for a text of one sentence. Linear in the length of the text.
+        The offsets; empty for a text of one sentence. The time is linear in the length of the text.
     """
     spans = protected_spans(text)
     opened = [start for start, _ in spans]
@@ -84,18 +84,19 @@ def sentence_starts(text: str) -> list[int]:
 
 
 def merged(text: str, places: Iterable[int], *, content: str, tags: bool = True) -> list[int]:
-    """The places without those that would leave a step without content.
+    """Merge steps without content into a neighbour, and return the places where the remaining steps begin.
 
-    Such a step joins the one before it; the first of the text, and one that opens a tag (`<think>`), the one after.
+    A step without content joins the step before it. The first step of the text, and a step that opens a tag such as
+    `<think>`, joins the step after it instead.
 
     Args:
-        text: of the completion.
-        places: where steps begin, ascending.
-        content: a pattern that a step must match to stand alone.
-        tags: whether a tag alone is no content.
+        text: the text of the completion.
+        places: the offsets at which steps begin, ascending.
+        content: a pattern; a step has content if the pattern occurs in it.
+        tags: whether tags are left out when content is looked for.
 
     Returns:
-        Offsets, ascending, each at a character that is no space.
+        Ascending offsets of characters that are no space.
     """
     pattern = re.compile(content)
     plain = TAG.sub(lambda tag: " " * len(tag[0]), text) if tags else text
@@ -123,9 +124,10 @@ def _after(text: str, place: int) -> int:
 
 
 def _line_break(text: str, begin: int, found: "re.Match[str]") -> str | None:
-    """Whether a line break outside formulas ends a step.
+    """How strongly a line break outside formulas ends a step; None if it ends none.
 
-    `hard`: always, and a paragraph too; `line`: always; `weak`: where no mark ends a sentence in the paragraph.
+    `hard` ends a step and a paragraph, `line` ends a step, `weak` ends a step if no mark ends a sentence in the
+    paragraph.
     """
     line = text[max(begin, text.rfind("\n", 0, found.start()) + 1) : found.start()]
     marker = _ITEM.fullmatch(line.strip() + " ")
@@ -145,7 +147,7 @@ def _line_break(text: str, begin: int, found: "re.Match[str]") -> str | None:
 
 
 def _ends_in_formulas(text: str, spans: list[tuple[int, int]]) -> set[int]:
-    """Where sentences begin after formulas that hold the full stop of the sentence before: `$x = 5.$ Then`."""
+    """Where sentences begin after a formula that contains the full stop of the sentence: `$x = 5.$ Then`."""
     places = set()
     for start, end in spans:
         inside = text[start:end].rstrip("\\])$").rstrip() if text[start] in "\\$" else ""

@@ -1,4 +1,4 @@
-"""What a sentence never ends in: formulas and code. Linear in the text, whatever it is."""
+"""Find formulas and code, inside which no sentence ends. The time is linear in the length of any text."""
 
 import re
 from bisect import bisect_left
@@ -15,7 +15,7 @@ _CLOSERS = {
     "\\[": re.compile(r"\\\]"),
     "\\(": re.compile(r"\\\)"),
     "$$": re.compile(r"\$\$"),
-    # As Pandoc has it, so that "$5 and $6" are two prices.
+    # Pandoc's rule, with which "$5 and $6" are two prices.
     "$": re.compile(r"(?<=[^\s\\])\$(?!\d)"),
     "`": re.compile("`"),
     "\n": re.compile("\n"),
@@ -26,7 +26,7 @@ _LONGEST_DOLLARS = 400
 
 
 class _Places:
-    """Where each closing mark stands; the text is searched once for each kind that is asked for."""
+    """The places of closing marks. The text is searched once for each kind of mark that is asked for."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -35,7 +35,7 @@ class _Places:
             self.known.setdefault(found[0], []).append(found.span())
 
     def after(self, kind: str, place: int) -> tuple[int, int]:
-        """Start and end of the first one at or after the place; the end of the text twice where there is none."""
+        """(start, end) of the first mark at or after the place; the end of the text twice if there is none."""
         if kind not in self.known:
             pattern = _CLOSERS.get(kind)
             self.known[kind] = [found.span() for found in pattern.finditer(self.text)] if pattern else []
@@ -47,8 +47,8 @@ class _Places:
 def protected_spans(text: str) -> list[tuple[int, int]]:
     r"""Formulas (`\[…\]`, `\(…\)`, `$…$`, `$$…$$`, `\begin…\end`) and code (fences, backticks), in order, disjoint.
 
-    A formula holds no blank line; a dollar formula and code between single backticks end on their line. A fence that
-    is not closed runs to the end of the text.
+    A formula contains no blank line. A dollar formula and code between single backticks end on the line on which they
+    begin. A fence that is not closed extends to the end of the text.
 
     >>> [r"so \(x = 1. y\). $5. Then $6."[a:b] for a, b in protected_spans(r"so \(x = 1. y\). $5. Then $6.")]
     ['\\(x = 1. y\\)']
@@ -65,7 +65,7 @@ def protected_spans(text: str) -> list[tuple[int, int]]:
 
 
 def _closed(found: "re.Match[str]", places: _Places) -> int | None:
-    """Where the span ends that the opening mark begins; None where it begins none."""
+    """Where the span of an opening mark ends; None if the mark opens no span."""
     mark = found.group("name") or found.group(found.lastgroup or 0)
     begin, size = found.end(), len(places.text)
     if found["fence"]:

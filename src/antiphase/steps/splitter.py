@@ -1,28 +1,26 @@
-"""The ways to cut a completion into steps, and their names on the command line."""
+"""The ways to cut a completion into steps, and the names by which a user chooses them."""
 
-import difflib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any
 
 import regex
 
 from antiphase.errors import InvalidInputError
+from antiphase.registry import Registry, did_you_mean
 from antiphase.steps.sentences import merged, sentence_starts
 
-SplitterKind = Literal["sentence", "line", "fixed", "regex"]
-KINDS: tuple[SplitterKind, ...] = get_args(SplitterKind)
 DEFAULT_SPLITTER = "sentence"
 
-# Seconds that a pattern may take: on the probe texts, and on one completion.
+# How many seconds a pattern may take: on all probe texts together, and on one completion.
 PROBE_SECONDS = 1.0
 MATCH_SECONDS = 10.0
 
-_FORMS = "sentence, line, fixed:N, regex:PATTERN"
-# What makes careless patterns slow: long runs of one kind of character without the end that the pattern looks for.
+_WITH_VALUE = ("fixed:N", "regex:PATTERN")
+# These texts make careless patterns slow: long runs of one character, without the end that the pattern looks for.
 _PROBES = (
     *(character * 60 + end for character in "ax1 .\n=_-" for end in ("", "!", "\x00")),
     *(character * 3000 for character in "ax1 .\n"),
@@ -32,11 +30,27 @@ _PROBES = (
 _LINE = re.compile(r"\n+")
 
 
+def line_starts(text: str) -> list[int]:
+    r"""Where each line with content begins, except the first.
+
+    >>> line_starts("a\n\n  b")
+    [5]
+    """
+    return merged(text, (found.end() for found in _LINE.finditer(text)), content=r"\S")
+
+
+# Each finds where the steps of a text begin, except the first. docs/extend.md shows how to add one.
+SPLITTERS: Registry[Callable[[str], list[int]]] = Registry(
+    "splitter", {"sentence": sentence_starts, "line": line_starts}
+)
+
+
 @dataclass(frozen=True)
 class Splitter:
     """How a completion is cut into steps.
 
-    `sentence` and `line` read the text, `fixed` counts tokens and reads none, `regex` ends a step after each match.
+    `fixed` counts tokens and does not read the text. `regex` ends a step after each match. All other kinds are
+    functions in `SPLITTERS` that read the text.
 
     >>> Splitter.parse("fixed:16")
     Splitter(kind='fixed', size=16, pattern=None)
@@ -44,21 +58,21 @@ class Splitter:
     [19]
 
     Args:
-        kind: `sentence`, `line`, `fixed` or `regex`.
-        size: tokens in a step, for `fixed`.
-        pattern: for `regex`, in the syntax of Python's `re`.
+        kind: `fixed`, `regex`, or a name in `SPLITTERS`.
+        size: for `fixed`, the number of tokens in a step.
+        pattern: for `regex`, the pattern in the syntax of Python's `re`.
 
     Raises:
-        InvalidInputError: an unknown kind, a size below 1, or a pattern that does not compile, or on the probe texts
-            matches the empty string or takes longer than a second.
+        InvalidInputError: the kind is unknown, the size is below 1, or the pattern does not compile. A pattern is also
+            refused if it matches the empty string in the probe texts or takes longer than a second on them.
     """
 
-    kind: SplitterKind = "sentence"
+    kind: str = DEFAULT_SPLITTER
     size: int | None = None
     pattern: str | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
+        if self.kind not in ("fixed", "regex", *SPLITTERS):
             raise InvalidInputError(_unknown(self.kind))
         if (self.size is None) == (self.kind == "fixed"):
             raise InvalidInputError(f"a splitter has a size if and only if it is fixed:N; got {self!r}.")
@@ -71,14 +85,14 @@ class Splitter:
 
     @classmethod
     def parse(cls, text: Any) -> "Splitter":
-        """The splitter named by `sentence`, `line`, `fixed:N` or `regex:PATTERN`.
+        """The splitter that is named by `fixed:N`, `regex:PATTERN` or a name in `SPLITTERS`.
 
         Raises:
-            InvalidInputError: there is no such splitter (naming the nearest), it is no text, or its size or pattern
-                will not do.
+            InvalidInputError: there is no such splitter (the message suggests the nearest), the name is no text, or
+                the size or the pattern cannot be used.
         """
         if not isinstance(text, str):
-            raise InvalidInputError(f"a splitter is named by a text, one of {_FORMS}; got {text!r}.")
+            raise InvalidInputError(f"a splitter is named by a text, one of {_forms()}; got {text!r}.")
         name, colon, value = text.partition(":")
         if name == "regex" and colon:
             return cls("regex", pattern=value)
@@ -88,8 +102,8 @@ class Splitter:
                     f"splitter {text!r}: fixed needs a whole number of tokens, at least 1, as in fixed:16."
                 )
             return cls("fixed", size=int(value))
-        if name in ("sentence", "line") and not colon:
-            return cls("sentence" if name == "sentence" else "line")
+        if name in SPLITTERS and not colon:
+            return cls(name)
         raise InvalidInputError(_unknown(text))
 
     def __str__(self) -> str:
@@ -98,32 +112,32 @@ class Splitter:
         return self.kind if value is None else f"{self.kind}:{value}"
 
     def starts(self, text: str) -> list[int]:
-        """Where each step of the text but the first begins: offsets, ascending, each at a character that is no space.
+        """Where each step of the text begins, except the first: ascending offsets of characters that are no space.
 
         Raises:
             InvalidInputError: the splitter is `fixed`, which reads no text, or the pattern took too long.
         """
-        if self.kind == "sentence":
-            return sentence_starts(text)
-        if self.kind == "line":
-            return merged(text, (found.end() for found in _LINE.finditer(text)), content=r"\S")
-        if self.pattern is None:
+        if self.kind == "fixed":
             raise InvalidInputError(f"splitter {self} counts tokens; it finds nothing in a text.")
-        return merged(text, _match_ends(self.pattern, text), content=r"\S", tags=False)
+        starts = _match_ends(self.pattern, text) if self.pattern is not None else sorted(SPLITTERS[self.kind](text))
+        return merged(text, starts, content=r"\S", tags=False)
 
 
 def _unknown(text: str) -> str:
-    near = difflib.get_close_matches(text.partition(":")[0].lower(), KINDS, n=1, cutoff=0.5)
-    form = {"fixed": "fixed:N", "regex": "regex:PATTERN"}.get(near[0], near[0]) if near else ""
-    meant = f"; did you mean {form!r}?" if form else "."
-    return f"splitter {text!r} does not exist{meant} There are: {_FORMS}."
+    # The cutoff lets "regex" find "regex:PATTERN".
+    meant = did_you_mean(text.partition(":")[0].lower(), (*SPLITTERS, *_WITH_VALUE), cutoff=0.45)
+    return f"splitter {text!r} does not exist.{meant} There are: {_forms()}."
+
+
+def _forms() -> str:
+    return ", ".join([*SPLITTERS, *_WITH_VALUE])
 
 
 @lru_cache(maxsize=64)
 def _compiled(pattern: str) -> Any:
-    """The pattern, compiled and tried."""
+    """The compiled pattern, after it was tried on the probe texts."""
     try:
-        # `re` gives the syntax and its messages; `regex` can be stopped.
+        # `re` checks the syntax and gives the messages; `regex` has a time limit.
         re.compile(pattern)
         compiled = regex.compile(pattern)
     except (re.error, regex.error) as error:
@@ -142,7 +156,7 @@ def _compiled(pattern: str) -> Any:
 
 
 def _match_ends(pattern: str, text: str) -> Iterator[int]:
-    # A match without characters, of which the probe texts had none, is a place: a step ends there.
+    # A match without characters is possible here, although the probe texts had none. A step ends at its place.
     for _, stop in _matches(_compiled(pattern), pattern, text, MATCH_SECONDS):
         yield stop
 
@@ -159,6 +173,6 @@ def _matches(compiled: Any, pattern: str, text: str, seconds: float) -> Iterator
 
 
 def _shown(pattern: str) -> str:
-    """The splitter's name on one line."""
+    """The splitter's name, shortened to one line."""
     text = "regex:" + pattern.replace("\n", "\\n")
     return text if len(text) <= 80 else f"{text[:77]}..."

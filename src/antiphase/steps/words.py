@@ -1,4 +1,4 @@
-"""Whether a full stop, a question mark or an exclamation mark ends a sentence: what stands before and after it."""
+"""Decide whether a full stop, question mark or exclamation mark ends a sentence, from the text around it."""
 
 import re
 
@@ -7,18 +7,18 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# A capital letter after these begins no sentence.
+# These end no sentence, even before a capital letter.
 _TITLES = _words(
     "mr mrs ms mx dr prof rev hon gen col sgt lt capt gov sen rep pres st mt e.g i.e eg ie cf viz vs v approx resp ca "
     "incl excl fig figs eq eqs eqn eqns thm lem prop cor def defn ex exs ref refs rem sect chap cap ed eds tr"
 )
-# These end a sentence where a capital letter follows.
+# These end a sentence if a capital letter follows.
 _SHORT = _words(
     "etc al a.m p.m am pm u.s u.k u.n u.s.a ph.d b.c a.d inc ltd co corp jr sr bros dept ave blvd rd est ft lb lbs oz "
     "min mins sec secs hr hrs yr yrs wk wks sq cu yd yds mi pt pts qt qts gal km cm mm kg mg ml jan feb mar apr jun "
     "jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri sat sun max avg std dev temp orig misc"
 )
-# These end no sentence where a number follows.
+# These end no sentence if a number follows.
 _NUMBERED = _words("al no nos nr p pp vol vols ch sec secs art fig figs eq eqs ex prob q thm lem def n para")
 _STARTERS = _words(
     "the then so therefore thus hence let since if we it this that these those now but and or in for to as when "
@@ -41,14 +41,14 @@ def ends_sentence(text: str, begin: int, start: int, stop: int, end: int, after:
     """Whether the marks in `text[start:stop]`, with closing quotes and brackets up to `end`, end a sentence.
 
     Args:
-        text: of the completion.
-        begin: where the sentence so far begins.
-        start, stop: the run of . ! ? … itself.
-        end: after the closing quotes, brackets and emphasis that follow it.
-        after: the next character that is no space.
+        text: the text of the completion.
+        begin: where the current sentence begins.
+        start, stop: where the run of . ! ? … starts and ends.
+        end: where the closing quotes, brackets and emphasis after the run end.
+        after: the place of the next character that is no space.
     """
     following = text[after : after + 1]
-    if after == end:  # no space: a number, a URL, an attribute; but Chinese and Japanese have none
+    if after == end:  # no space: a number, a URL or an attribute, except in Chinese and Japanese
         return _is_wide(following) and start > 0 and not text[start - 1].isspace()
     if not following or following in _OPERATORS:
         return False
@@ -65,7 +65,7 @@ def ends_sentence(text: str, begin: int, start: int, stop: int, end: int, after:
 
 def _full_stop(text: str, begin: int, start: int, after: int) -> bool:
     found = _WORD_BEFORE.search(text, max(begin, start - _LONGEST_WORD), start)
-    # The number of a list item, or "Step 1."
+    # A label is the number of a list item, or "Step 1."
     is_label = start - begin < _LONGEST_LABEL and _LABEL.fullmatch(text, begin, start) is not None
     if is_label or found is None:  # after a number, a bracket or a formula it is a full stop
         return not is_label
@@ -83,7 +83,7 @@ def _full_stop(text: str, begin: int, start: int, after: int) -> bool:
 
 
 def _is_initial(text: str, begin: int, start: int, after: int) -> bool:
-    """Whether the capital letter before a full stop belongs to a name: George W. Bush; not "point A. Then"."""
+    """Whether the capital letter before a full stop belongs to a name: in George W. Bush, not in "point A. Then"."""
     following = _WORD_AFTER.match(text, after)
     if following is None or following[1].lower() in _STARTERS:
         return False
@@ -94,11 +94,11 @@ def _is_initial(text: str, begin: int, start: int, after: int) -> bool:
 
 
 def _is_number(text: str, stop: int) -> bool:
-    """Whether a number, a bracket or a variable of one letter ends there."""
+    """Whether a number, a bracket or a variable of one letter ends at this place."""
     found = _WORD_BEFORE.search(text, max(0, stop - 3), stop)
     return len(found[0]) == 1 if found else text[stop - 1 : stop].isdigit() or text[stop - 1 : stop] == ")"
 
 
 def _is_wide(character: str) -> bool:
-    """Whether it belongs to a script that is written without spaces: kana, Han, full-width forms."""
+    """Whether the character belongs to a script without spaces: kana, Han, full-width forms."""
     return "\u3040" <= character <= "\u30ff" or "\u3400" <= character <= "\u9fff" or "\uff10" <= character <= "\uff5a"

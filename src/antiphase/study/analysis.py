@@ -1,12 +1,12 @@
-"""What a study found: methods against the reference in every group and over all, and ι against accuracy.
+"""The findings of a study: methods against the reference in every group and over all groups, and ι against accuracy.
 
-A group is one model and setting, and one task where a cell is evaluated on several; a table of all tasks with their
-average then stands beside the groups. Seeds are paired: seed i of every method begins with the same model, where the
-model is made for each seed, and draws the same problems.
+A group is one model and setting. Where cells are evaluated on several tasks, each task is a group of its own, and a
+table of all tasks with their average is added. Seeds are paired: seed i of every method draws the same problems, and
+begins with the same model where the model is made for each seed.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from antiphase.evaluation.comparison import (
     compare_entrants,
     crossed_interval,
     difference_of,
+    entrant_accuracy,
     point_of,
 )
 from antiphase.evaluation.entrants import Entrant, SeedRun
@@ -38,12 +39,12 @@ class Findings:
 
     Args:
         groups: the comparison of every group.
-        overall: methods against the reference over all groups together; None with one group.
-        stages: accuracy and ρ of each evaluated stage, by group, in order of training.
-        across: rank correlation of ι and of every control with accuracy over all cells of a group, the mean of it over
-            groups, and over all.
+        overall: methods against the reference over all groups together; None where there is one group.
+        stages: accuracy and ρ of each evaluated stage, by group, in the order of training.
+        across: rank correlation of ι, and of every control, with accuracy: over the cells of each group, the mean over
+            the groups, and over all cells.
         scores: AUROC of each score within problems, mean over all cells.
-        points: one for each cell.
+        points: the accuracy and the numbers of `ACROSS` of each cell.
     """
 
     groups: Comparison
@@ -54,7 +55,7 @@ class Findings:
     points: list[dict[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """The findings as plain values, without the points."""
         return {
             "groups": self.groups.to_dict(),
             "overall": self.overall,
@@ -65,13 +66,13 @@ class Findings:
 
 
 def group_of(cell: DoneCell) -> str:
-    """Model and setting of a cell."""
+    """The model of a cell, with its setting where the study has settings."""
     record = cell.record
     return str(record["model"]) if record["setting"] == "all" else f"{record['model']} · {record['setting']}"
 
 
 def tasks_of(cell: DoneCell) -> dict[str, dict[str, Any]]:
-    """The results of a cell by task, of its first estimator."""
+    """The results of a cell's first estimator, by task."""
     found: dict[str, dict[str, Any]] = {}
     for result in cell.record["results"]:
         found.setdefault(str(result["task"]), result)
@@ -82,15 +83,15 @@ def analyse(study: Study, cells: Sequence[DoneCell]) -> Findings | None:
     """The findings of the cells that are done; None while no group has two methods or stages.
 
     Args:
-        study: whose methods and reference count.
-        cells: done ones.
+        study: the study; its methods and its reference are compared.
+        cells: the study's cells that are done.
     """
     entrants = _entrants(cells)
     by_group: dict[str, list[Entrant]] = {}
     for entrant in entrants:
         by_group.setdefault(entrant.task, []).append(entrant)
     reference = study.reference or (study.methods[0] if study.methods else BASE)
-    # A group enters once its reference is done.
+    # A group is compared as soon as its reference is done.
     complete = [group for group in by_group.values() if len(group) > 1 and reference in {e.name for e in group}]
     kept = [entrant for group in complete for entrant in group]
     if not kept:
@@ -116,7 +117,7 @@ def analyse(study: Study, cells: Sequence[DoneCell]) -> Findings | None:
 
 
 def _entrants(cells: Sequence[DoneCell], *, by_task: bool = False) -> list[Entrant]:
-    """Methods with their seeds, by group; or, by task, with the task alone as what they are evaluated on."""
+    """The methods with their seeds: an entrant for each method and group; or, `by_task`, for each method and task."""
     runs: dict[tuple[str, str], list[SeedRun]] = {}
     for cell in cells:
         results = tasks_of(cell)
@@ -135,12 +136,12 @@ def _group(cell: DoneCell, task: str) -> str:
 
 
 def _models(cells: Sequence[DoneCell]) -> dict[str, str]:
-    """Model and setting of every group."""
+    """The model and setting of each group."""
     return {_group(cell, task): group_of(cell) for cell in cells for task in tasks_of(cell)}
 
 
 def _benchmarks(cells: Sequence[DoneCell], reference: str, options: Options) -> dict[str, Any]:
-    """The table of all tasks with their average, of every model and setting that has several."""
+    """For each model and setting with several tasks, the table of all tasks with their average."""
     found = {}
     for model in dict.fromkeys(map(group_of, cells)):
         entrants = _entrants([cell for cell in cells if group_of(cell) == model], by_task=True)
@@ -154,7 +155,7 @@ def _benchmarks(cells: Sequence[DoneCell], reference: str, options: Options) -> 
 def _overall(
     study: Study, by_group: dict[str, list[Entrant]], reference: str, options: Options
 ) -> dict[str, Any] | None:
-    """Every method against the reference on the problems of all groups; a method must be in all of them."""
+    """Every method against the reference, on the problems of all groups. Methods that a group lacks are left out."""
     members = [{entrant.name: entrant for entrant in group} for group in by_group.values()]
     names = [name for name in (BASE, *study.methods) if all(name in group for group in members)]
     if reference not in names or len(names) < 2:
@@ -179,7 +180,7 @@ def _overall(
 
 
 def _stacked(members: Sequence[dict[str, Entrant]], name: str, seeds: Sequence[str]) -> np.ndarray:
-    """Accuracies `[seed, problem]`; a problem that several models answer is one problem, averaged over them."""
+    """Accuracies `[seed, problem]`. A problem that several models answer counts once, by its mean over the models."""
     answered: dict[tuple[str, str], list[np.ndarray]] = {}
     for group in members:
         runs = {run.seed: run for run in group[name].runs}
@@ -191,31 +192,26 @@ def _stacked(members: Sequence[dict[str, Entrant]], name: str, seeds: Sequence[s
 
 
 def _stages(entrants: Sequence[Entrant], study: Study) -> list[dict[str, Any]]:
-    """What is evaluated without training, in order; every seed on its own, since ρ differs between them."""
+    """A row for each stage and seed that is evaluated without training, in order. ρ differs between seeds."""
     rows = []
     for entrant in entrants:
         if entrant.name in study.methods:
             continue
         for run in entrant.runs:
             signals = run.result.get("signals", {})
-            point = point_of(entrant, run)
+            entry = headline_entry(signals)
             rows.append(
                 {
                     "stage": entrant.name,
                     "seed": run.seed,
-                    "accuracy": point["accuracy"],
-                    "spearman": _headline(signals),
+                    "accuracy": entrant_accuracy(run),
+                    "spearman": None if entry is None else interval_of(entry),
                     "spearman_within": signals.get("spearman_within"),
                     "logprob_control": signals.get("logprob_control"),
                     "entropy": signals.get("entropy_mean"),
                 }
             )
     return rows
-
-
-def _headline(signals: Mapping[str, Any]) -> dict[str, Any] | None:
-    entry = headline_entry(signals)
-    return None if entry is None else interval_of(entry)
 
 
 def _across(points: Sequence[dict[str, Any]], options: Options) -> dict[str, Any]:
@@ -238,7 +234,7 @@ def _mean_association(by_group: dict[str, dict[str, Any]], name: str) -> dict[st
 
 
 def _scores(cells: Sequence[DoneCell]) -> dict[str, Any]:
-    """AUROC within problems, mean over the problems of each lineage's cells; the lineages are the clusters."""
+    """AUROC of each score within problems, mean over the problems of a lineage's cells. Lineages are the clusters."""
     found: dict[str, dict[str, list[float]]] = {name: {} for name in SCORES}
     for cell in cells:
         rows = cell.rollouts[~cell.rollouts.greedy]

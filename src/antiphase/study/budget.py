@@ -1,4 +1,4 @@
-"""What a study will cost, and whether its methods cost the same: prompts, rollouts, tokens, optimizer steps."""
+"""The budget of a study in rollouts, tokens and optimizer steps, and whether its methods have equal budgets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,17 +19,17 @@ from antiphase.study.request import cell_recipe
 
 @dataclass(frozen=True)
 class Budget:
-    """Of one training: what has to be equal between methods that are compared.
+    """The budget of one training. It must be equal for methods that are compared.
 
     Args:
-        tasks: that are trained on.
-        num_problems: of each task; None is all.
-        steps: optimizer steps.
-        rollouts: sampled in all.
-        group_size: rollouts of a prompt.
-        max_tokens: of a completion.
-        batch: rollouts of one optimizer step.
-        learning_rate: at its height.
+        tasks: the tasks that are trained on.
+        num_problems: number of problems of each task; None takes all.
+        steps: number of optimizer steps.
+        rollouts: number of rollouts that are sampled in all.
+        group_size: number of rollouts of each prompt.
+        max_tokens: length limit of a completion, in tokens.
+        batch: number of rollouts in an optimizer step.
+        learning_rate: the highest learning rate of the schedule.
     """
 
     tasks: tuple[str, ...]
@@ -43,10 +43,10 @@ class Budget:
 
 
 def training_budget(cell: Cell, scratch: Path, processes: int = 1) -> Budget:
-    """The budget of a cell that trains, in so many processes; its recipe is read and checked on the way.
+    """The budget of a cell that trains in this number of processes. Its recipe is read and checked.
 
     Raises:
-        InvalidInputError: a key or value that antiphase train refuses, or a length in epochs.
+        InvalidInputError: antiphase train refuses a key or value, or the recipe gives its length in epochs.
     """
     try:
         from antiphase.training.recipe import parse_recipe
@@ -80,10 +80,10 @@ def training_budget(cell: Cell, scratch: Path, processes: int = 1) -> Budget:
 
 
 def check_budgets(study: Study, scratch: Path, processes: int = 1) -> dict[str, Budget]:
-    """Budgets by cell name; equal for all methods of a model and setting.
+    """The budgets of the cells that train, by cell name. All methods of a model and setting must have the same budget.
 
     Raises:
-        InvalidInputError: two methods of a model and setting differ.
+        InvalidInputError: two methods of a model and setting have different budgets.
     """
     known: dict[tuple[str, str, str], Budget] = {}
     budgets: dict[str, Budget] = {}
@@ -93,34 +93,37 @@ def check_budgets(study: Study, scratch: Path, processes: int = 1) -> dict[str, 
         key = (cell.model, cell.setting, cell.method)
         if key not in known:
             known[key] = training_budget(cell, scratch, processes)
-            others = [(k, b) for k, b in known.items() if k[:2] == key[:2] and b != known[key]]
-            if others:
-                _refuse(cell, known[key], *others[0])
+            for (*group, method), budget in known.items():
+                if group == [cell.model, cell.setting]:
+                    _check_equal((cell.method, method), known[key], budget)
         budgets[cell.name] = known[key]
     return budgets
 
 
-def _refuse(cell: Cell, budget: Budget, other: tuple[str, str, str], known: Budget) -> None:
+def _check_equal(methods: tuple[str, str], left: Budget, right: Budget) -> None:
     differing = [
-        f"{name} is {getattr(budget, name)!r} and {getattr(known, name)!r}"
-        for name in Budget.__dataclass_fields__
-        if getattr(budget, name) != getattr(known, name)
+        f"{name} is {one!r} and {vars(right)[name]!r}" for name, one in vars(left).items() if one != vars(right)[name]
     ]
-    raise InvalidInputError(
-        f"the methods {cell.method!r} and {other[2]!r} have unequal budgets ({'; '.join(differing)}), so a comparison "
-        "would not be of methods. Set these keys under train, where all methods share them."
-    )
+    if differing:
+        raise InvalidInputError(
+            f"the methods {methods[0]!r} and {methods[1]!r} have unequal budgets ({'; '.join(differing)}), so a "
+            "comparison would not be of methods. Set these keys under train, where all methods share them."
+        )
 
 
 def check_evaluations(cells: Sequence[Cell], *, dry_run: bool = False) -> tuple[dict[str, tuple[int, int]], list[str]]:
-    """Rollouts and most new tokens of each cell's evaluation, by cell name; tasks and options are checked on the way.
+    """Count the rollouts of each cell's evaluation. Tasks and options are checked.
 
     Args:
-        cells: of the study.
-        dry_run: without the hub, count by known sizes; the second value says of what.
+        cells: the study's cells.
+        dry_run: without the hub, take the sizes of data sets that antiphase knows.
+
+    Returns:
+        the number of rollouts and the greatest possible number of new tokens, by cell name; and what was not looked
+        at, since the hub cannot be reached.
 
     Raises:
-        AntiphaseError: an option or task that antiphase eval refuses.
+        AntiphaseError: antiphase eval refuses an option or task.
     """
     known: dict[str, tuple[int, int]] = {}
     counts = {}
@@ -143,22 +146,25 @@ def check_evaluations(cells: Sequence[Cell], *, dry_run: bool = False) -> tuple[
 
 
 def check_models(cells: Sequence[Cell], *, dry_run: bool = False) -> list[str]:
-    """Look at every model that is not made, without its weights, and at the layers that its evaluation names.
+    """Check every model that no command makes, without its weights, and the layers that its evaluation names.
 
     Args:
-        cells: of the study.
-        dry_run: go on without the hub; the result says which models were not seen.
+        cells: the study's cells.
+        dry_run: go on without the hub.
+
+    Returns:
+        the models that were not looked at, since the hub cannot be reached.
 
     Raises:
-        AntiphaseError: a model that is not there, cannot be measured, or lacks a layer.
+        AntiphaseError: a model does not exist, cannot be measured, or lacks a layer.
     """
-    known: dict[tuple[str, str], bool] = {}
+    known: set[tuple[str, str]] = set()
     unseen: dict[str, None] = {}
     for cell in cells:
         key = (str(cell.path), repr(sorted(cell.evaluation.items())))
         if cell.path is None or key in known or f"the model {cell.path!r}" in unseen:
             continue
-        known[key] = True
+        known.add(key)
         config: EvalConfig = config_from(cell.path, dict(cell.evaluation), EvalConfig)
         try:
             skeleton, _ = inspect_model(
@@ -181,7 +187,7 @@ def describe_budget(
     done: int,
     unseen: Sequence[str] = (),
 ) -> str:
-    """The total budget of a study in words, with what a dry run could not look at."""
+    """The total budget of a study as text, with the models and data sets that a dry run could not look at."""
     trained = [budgets[cell.name] for cell in study.cells if cell.trained]
     rollouts = sum(number for number, _ in evaluations.values())
     lines = [

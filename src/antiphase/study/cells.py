@@ -1,14 +1,13 @@
-"""Run one cell: make its model, train, evaluate, and keep what the tables need.
+"""Runs one cell: makes its model, trains it, evaluates it, and keeps what the tables need.
 
-OUT/models/NAME/           made models, and made.json once they are whole
-OUT/work/CELL/train, eval  of a cell that is under way; gone when it is done
+OUT/models/NAME/           a made model, with made.json once it is whole
+OUT/work/CELL/train, eval  folders of a cell that is running; removed when the cell is done
 OUT/cells/CELL.parquet     a row for each evaluated rollout
-OUT/cells/CELL.json        everything else; there when the cell is done
+OUT/cells/CELL.json        everything else; it exists if the cell is done
 """
 
 import contextlib
 import json
-import os
 import shlex
 import shutil
 import signal
@@ -28,13 +27,14 @@ from antiphase.runs.versions import commit
 from antiphase.study.definition import Cell, Made
 from antiphase.study.launch import merged_model, train_under
 from antiphase.study.request import cell_recipe
+from antiphase.training.out_folder import write_whole
 
 COLUMNS = (
     "task", "problem_id", "sample", "greedy", "estimator", "correct", "answer", "outcome", "well_formed", "finish",
     "num_tokens", "num_measured", "spearman", "shuffled", "logprob_control", "entropy_mean", "strength_mean",
     "logprob_mean", "self_certainty_mean",
 )  # fmt: skip
-# Kept too, where the evaluation has them.
+# These columns are kept too, where the evaluation has them.
 UNIT_COLUMNS = ("num_steps", "spearman_token", "spearman_type", "spearman_step", "spearman_given_length")
 
 
@@ -42,16 +42,9 @@ class CellError(AntiphaseError, RuntimeError):
     """A cell could not be run to its end."""
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that appears under its name only when it is whole."""
-    work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    work.write_text(text, encoding="utf-8")
-    work.replace(path)
-
-
 @contextlib.contextmanager
 def _only_one(path: Path, *, wait: bool) -> Iterator[None]:
-    """Hold a lock that ends with this process, however it ends."""
+    """Hold a lock while the block lasts. The lock ends with this process, however the process ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if sys.platform == "win32":
         yield
@@ -67,16 +60,17 @@ def _only_one(path: Path, *, wait: bool) -> Iterator[None]:
 
 
 def is_made(made: Made, out: Path) -> bool:
-    """Whether a model is there, made by this command."""
+    """Whether the model exists and this command made it."""
     marker = out / "models" / made.name / "made.json"
     return marker.is_file() and json.loads(marker.read_text(encoding="utf-8"))["command"] == list(made.command)
 
 
 def make_model(made: Made, out: Path) -> Path:
-    """Run the command that makes a model, unless it is there.
+    """Run the command that makes a model, unless the model exists.
 
     Raises:
-        CellError: the command failed; the end of what it printed is in its log.
+        CellError: the command failed, or left no model. What it printed is in its log.
+        InvalidInputError: another command made the model that exists.
     """
     with _only_one(out / "models" / f"{made.name}.lock", wait=True):
         return _make(made, out)
@@ -106,7 +100,7 @@ def _make(made: Made, out: Path) -> Path:
 
 
 def _call(command: Sequence[str], log: Path) -> int:
-    """Run a command into a log; it ends with this process, also when that is asked to end."""
+    """Run a command, with its output in a log. The command ends with this process, also at SIGTERM."""
     with log.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as process:
 
         def end(*_: Any) -> None:
@@ -124,16 +118,16 @@ def _call(command: Sequence[str], log: Path) -> int:
 
 
 def run_cell(cell: Cell, out: Path, *, keep_models: bool = False, launch: str | None = None) -> None:
-    """Run a cell to its end; what was done before is not done again.
+    """Run a cell to its end. What was done before is not done again.
 
     Args:
-        cell: to be run.
-        out: folder of the study.
+        cell: the cell to run.
+        out: the study's folder.
         keep_models: keep the trained model.
-        launch: command that its training runs under; None trains in this process.
+        launch: launcher's command that the training runs under; None trains in this process.
 
     Raises:
-        AntiphaseError: its model, training or evaluation failed, or another process is at it.
+        AntiphaseError: the cell's model, training or evaluation failed, or another process is running the cell.
         KeyboardInterrupt: the training was interrupted.
     """
     from antiphase.study.records import is_done
@@ -149,14 +143,14 @@ def _run(cell: Cell, out: Path, keep_models: bool, launch: str | None) -> None:
     work = out / "work" / cell.name
     marker, digest = work / "cell.sha256", cell.digest()
     if work.is_dir() and not (marker.is_file() and marker.read_text() == digest):
-        shutil.rmtree(work)  # begun with other settings
+        shutil.rmtree(work)  # It was begun with other options.
     work.mkdir(parents=True, exist_ok=True)
     write_whole(marker, digest)
     started = commit()
     trained: Mapping[str, Any] | None = None
     if cell.stage is None:
         trained = _train(cell, source, work, launch)
-        # vLLM loads no folder that holds an adapter alone.
+        # vLLM cannot load a folder that holds only an adapter.
         alone = cell.evaluation.get("engine") == "vllm"
         model = str(merged_model(work / "train", work / "merged") if alone else work / "train")
     else:
@@ -225,12 +219,12 @@ def _keep(
     part = out / "cells" / f".{cell.name}.parquet.tmp"
     rows.to_parquet(part, index=False)
     part.replace(out / "cells" / f"{cell.name}.parquet")
-    # Comes last: it marks the cell as done.
+    # This file is written last, since it marks the cell as done.
     write_whole(out / "cells" / f"{cell.name}.json", json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _without_cells(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """A result without the machine's folder as the model's name, and without ρ of every single projection."""
+    """A result without the model's name, which is a folder of this machine, and without ρ of each projection."""
     slim = {key: value for key, value in entry.items() if key not in ("model", "revision", "layers")}
     if "signals" in slim:
         slim["signals"] = {key: value for key, value in slim["signals"].items() if key != "by_projection"}

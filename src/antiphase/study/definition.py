@@ -1,4 +1,4 @@
-"""A study: what STUDY.yaml says, as cells.
+"""Reads a study, STUDY.yaml, and makes its cells.
 
     name: my-study
     models:                         # name: hub id or directory, or a mapping
@@ -13,8 +13,8 @@
     eval: {…}                       # options of antiphase eval
     compare: {reference: grpo}
 
-A cell is one model, setting, method and seed: trained, then evaluated. The model as it is before any training, and the
-`stages` that `make` leaves behind, are cells that are evaluated alone.
+A cell is one model, setting, method and seed. It is trained, then evaluated. The model before any training, and the
+`stages` that `make` leaves behind, are cells that are only evaluated.
 """
 
 import hashlib
@@ -29,9 +29,9 @@ from typing import Any
 
 from antiphase.data.yaml_mapping import read_mapping
 from antiphase.errors import InvalidInputError
+from antiphase.registry import did_you_mean
 from antiphase.study.launch import overridden
 from antiphase.tasks.own_task import file_digests
-from antiphase.tasks.specs import did_you_mean
 
 BASE = "base"
 _KEYS = ("name", "models", "settings", "methods", "seeds", "train", "eval", "compare")
@@ -46,8 +46,8 @@ class Made:
     """A model that a command makes.
 
     Args:
-        name: folder under `models/`.
-        command: words, with `{out}` still in them.
+        name: the model's folder under `models/`.
+        command: the words of the command; `{out}` in them stands for that folder.
     """
 
     name: str
@@ -59,10 +59,10 @@ class Cell:
     """One model, setting, method and seed.
 
     Args:
-        model, setting, method, seed: its place in the grid.
-        path: hub id or directory of the model; None if it is made.
-        made: how the model is made; None if it is not.
-        stage: folder within the made model that is evaluated without training; None where it is trained.
+        model, setting, method, seed: the cell's place in the grid.
+        path: hub id or directory of the model; None if a command makes the model.
+        made: the command that makes the model; None if there is none.
+        stage: folder within the model's directory that is evaluated without training; None where the cell trains.
         recipe: keys of antiphase train, without model, seed and output_dir.
         evaluation: options of antiphase eval.
     """
@@ -79,7 +79,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Unique in the study."""
+        """The cell's name, which is unique in the study."""
         return f"{self.model}.{self.setting}.{self.method}.s{self.seed}"
 
     @property
@@ -88,10 +88,10 @@ class Cell:
         return self.stage is None
 
     def digest(self) -> str:
-        """Of everything that decides the cell's numbers, the files of the user's own tasks as they are now among it.
+        """A digest of everything that decides the cell's numbers, the current files of the user's own tasks included.
 
         Raises:
-            InvalidInputError: such a file is not there.
+            InvalidInputError: a file of a task does not exist.
         """
         made = None if self.made is None else list(self.made.command)
         values: list[Any] = [self.seed, self.path, made, self.stage, dict(self.recipe), dict(self.evaluation)]
@@ -121,15 +121,14 @@ class Study:
         """The cell of this name.
 
         Raises:
-            InvalidInputError: there is none; names the nearest.
+            InvalidInputError: there is no such cell; the message names the nearest.
         """
-        for cell in self.cells:
-            if cell.name == name:
-                return cell
-        names = [cell.name for cell in self.cells]
-        raise InvalidInputError(
-            f"the study has no cell {name!r}{did_you_mean(name, names)} It has {len(names)} cells."
-        )
+        by_name = {cell.name: cell for cell in self.cells}
+        if name not in by_name:
+            raise InvalidInputError(
+                f"the study has no cell {name!r}.{did_you_mean(name, by_name)} It has {len(by_name)} cells."
+            )
+        return by_name[name]
 
     def made(self) -> dict[str, Made]:
         """The models that commands make, by name."""
@@ -140,11 +139,12 @@ def read_study(path: Path, changes: Sequence[str] = ()) -> Study:
     """Read STUDY.yaml.
 
     Args:
-        path: of the file.
-        changes: of its shared `train` keys, each `KEY=VALUE`.
+        path: the file.
+        changes: changes of its shared `train` keys, each `KEY=VALUE`.
 
     Raises:
-        InvalidInputError: unreadable, not YAML, an unknown key (naming the nearest), or an empty axis.
+        InvalidInputError: the file cannot be read or is not YAML, a key is unknown (the message names the nearest), or
+            an axis is empty.
     """
     content = overridden(read_mapping(path, "study"), changes)
     _check_keys(content, _KEYS, str(path))
@@ -156,14 +156,15 @@ def read_study(path: Path, changes: Sequence[str] = ()) -> Study:
     compare = content.get("compare") or {}
     _check_keys(compare, _COMPARE_KEYS, f"{path}: compare")
     cells: list[Cell] = []
-    for model, setting in itertools.product(_mapping(content, "models", path), _mapping({"s": settings}, "s", path)):
+    models = _mapping(content["models"], "models", path)
+    for model, setting in itertools.product(models, _mapping(settings, "settings", path)):
         cells += _cells(content, path, model, setting, settings)
     methods = tuple(dict.fromkeys(cell.method for cell in cells if cell.trained))
     reference = compare.get("reference")
     known = list(dict.fromkeys(cell.method for cell in cells))
     if reference is not None and reference not in known:
         raise InvalidInputError(
-            f"{path}: compare: reference {reference!r} is no method{did_you_mean(str(reference), known)} "
+            f"{path}: compare: reference {reference!r} is no method.{did_you_mean(str(reference), known)} "
             f"There are {', '.join(known)}."
         )
     names = [cell.name for cell in cells]
@@ -186,13 +187,11 @@ def _check_keys(content: Any, known: tuple[str, ...], where: str) -> None:
     for key in content:
         if key not in known:
             raise InvalidInputError(
-                f"{where}: unknown key {str(key)!r}{did_you_mean(str(key), list(known))} "
-                f"It may hold {', '.join(known)}."
+                f"{where}: unknown key {str(key)!r}.{did_you_mean(str(key), known)} It may hold {', '.join(known)}."
             )
 
 
-def _mapping(content: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:
-    value = content[key]
+def _mapping(value: Any, key: str, path: Path) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise InvalidInputError(f"{path}: {key} must map names to what they are; got {type(value).__name__}.")
     for name in value:
@@ -216,12 +215,14 @@ def _cells(
     _check_keys(change, _SETTING_KEYS, f"{path}: settings: {setting}")
     if setting not in _list(entry.get("settings"), [setting], f"{where}: settings"):
         return []
-    methods = _mapping(content, "methods", path)
-    stages = _mapping({"stages": entry.get("stages") or {}}, "stages", path)
+    methods = _mapping(content["methods"], "methods", path)
+    stages = _mapping(entry.get("stages") or {}, "stages", path)
     chosen = _list(entry.get("methods"), list(methods), f"{where}: methods")
     for name in chosen:
         if name not in methods:
-            raise InvalidInputError(f"{where}: unknown method {name!r}{did_you_mean(str(name), list(methods))}")
+            raise InvalidInputError(f"{where}: unknown method {name!r}.{did_you_mean(str(name), methods)}")
+        if not isinstance(methods[name] or {}, Mapping):
+            raise InvalidInputError(f"{path}: methods: {name} must map keys to values; got {methods[name]!r}.")
     recipe = _merged([content, entry, change], "train", where)
     evaluation = _merged([content, entry, change], "eval", where)
     for key in ("model", "model_name_or_path", "seed", "output_dir"):
@@ -234,27 +235,17 @@ def _cells(
         raise InvalidInputError(
             f"{where}: stages are folders within a model's directory, and {entry['path']!r} is none."
         )
+    # The method, the stage and the recipe of each cell of a seed.
+    runs: list[tuple[str, str | None, dict[str, Any]]] = [(name, str(folder), {}) for name, folder in stages.items()]
+    runs += [(BASE, ".", {}), *((name, None, {**recipe, **(methods[name] or {})}) for name in chosen)]
     cells = []
+    # A model that no command makes is the same for all seeds. Each seed still samples it anew.
     for seed in _seeds(entry.get("seeds") or content["seeds"], where):
-        for name in chosen:
-            if not isinstance(methods[name] or {}, Mapping):
-                raise InvalidInputError(f"{path}: methods: {name} must map keys to values; got {methods[name]!r}.")
         made = _made(entry.get("make"), model, setting, str(change.get("make", setting)), seed)
-
-        def cell(
-            method: str,
-            stage: str | None,
-            changes: Mapping[str, Any],
-            seed: int = seed,
-            made: Made | None = made,
-        ) -> Cell:
-            train = {} if stage is not None else {**recipe, **changes}
-            return Cell(model, setting, method, seed, entry.get("path"), made, stage, train, evaluation)
-
-        # A model that is not made is the same for all seeds, and still sampled anew by each.
-        cells += [cell(name, str(folder), {}) for name, folder in stages.items()]
-        cells.append(cell(BASE, ".", {}))
-        cells += [cell(name, None, methods[name] or {}) for name in chosen]
+        cells += [
+            Cell(model, setting, method, seed, entry.get("path"), made, stage, train, evaluation)
+            for method, stage, train in runs
+        ]
     return cells
 
 

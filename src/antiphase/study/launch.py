@@ -1,4 +1,4 @@
-"""A cell's training under a launcher (several GPUs), and its adapter merged where an engine takes no adapters."""
+"""Trains a cell under a launcher, for several GPUs, and merges its adapter where an engine takes no adapters."""
 
 import contextlib
 import json
@@ -20,11 +20,11 @@ _PROCESSES = re.compile(r"--(?:num_processes|nproc[-_]per[-_]node)[ =](\d+)")
 
 
 class LaunchError(AntiphaseError, RuntimeError):
-    """A launched training did not come to its end."""
+    """A training under a launcher failed."""
 
 
 def processes_of(launch: str | None) -> int:
-    """How many processes a launcher's command starts, as far as it says so.
+    """The number of processes that a launcher's command starts; 1 where it names no number.
 
     >>> [processes_of(text) for text in ("accelerate launch --num_processes 8", "torchrun --nproc-per-node=2", None)]
     [8, 2, 1]
@@ -37,13 +37,13 @@ def train_under(launch: str, recipe: Path) -> None:
     """Run `antiphase train --config RECIPE --resume` under a launcher, such as `accelerate launch --num_processes 8`.
 
     Raises:
-        LaunchError: the launcher is not there, or ended with another status than 0.
+        LaunchError: the launcher cannot be run, or ended with another status than 0.
     """
     words = [*shlex.split(launch), "-m", "antiphase", "train", "--config", str(recipe), "--resume"]
     if words[0] in ("python", "python3"):
         words[0] = sys.executable
     try:
-        # In this process's group, so that it ends with the sweep.
+        # The process is in this process's group, so it ends with the sweep.
         process = subprocess.Popen(words)
     except OSError as error:
         raise LaunchError(f"{words[0]!r} cannot be run ({error.strerror or error}); see --launch.") from error
@@ -55,7 +55,7 @@ def train_under(launch: str, recipe: Path) -> None:
 
 @contextlib.contextmanager
 def _passed_on(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Hand the request to end on to a process; a training then saves a checkpoint first."""
+    """Pass SIGTERM on to a process. A training then saves a checkpoint before it ends."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -67,14 +67,14 @@ def _passed_on(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 
 
 def overridden(content: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
-    """A study whose shared `train` keys are changed.
+    """The content of a study with some of its shared `train` keys changed.
 
     Args:
-        content: of STUDY.yaml.
-        changes: each `KEY=VALUE`, the value as in YAML.
+        content: content of STUDY.yaml.
+        changes: the changes, each `KEY=VALUE` with the value as in YAML.
 
     Raises:
-        InvalidInputError: not of this form.
+        InvalidInputError: a change is not of this form.
 
     >>> overridden({"train": {"max_steps": 1000}}, ["max_steps=10"])
     {'train': {'max_steps': 10}}
@@ -89,12 +89,13 @@ def overridden(content: dict[str, Any], changes: Sequence[str]) -> dict[str, Any
 
 
 def merged_model(folder: Path, into: Path) -> Path:
-    """The trained model in one piece: an adapter is merged with its base, into a folder of its own.
+    """The folder of the whole trained model: `folder`; or, where that is an adapter, `into`, merged with its base.
 
-    The sum is rounded to the base's dtype, so with weights of 16 bits the merged model is not bitwise the trained one.
+    Merged weights are rounded to the base's dtype. So with 16-bit weights the merged model is not bitwise the trained
+    one.
 
     Raises:
-        MissingExtraError: peft is absent.
+        MissingExtraError: peft is not installed.
     """
     if not (folder / "adapter_config.json").is_file():
         return folder

@@ -1,6 +1,6 @@
-"""What a dry run can say without the hub: sizes that are known, and what could not be looked at.
+"""Counts the problems of an evaluation. Without the hub, a dry run takes the sizes that antiphase knows.
 
-A real run never comes here: what it cannot read is an error, before anything starts.
+A real run takes no such size: where it cannot read a data set, it fails before anything starts.
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from antiphase.tasks.problem import Task
 from antiphase.tasks.registry import load_task
 from antiphase.tasks.suites import SuiteEntry
 
-# Names of the errors that say "no network": those of the hub's client, of its transport, and of the standard library.
+# Names of the errors that mean "no network": those of the hub's client, of its transport, and of the standard library.
 _NO_NETWORK = {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError", "ConnectError", "ConnectTimeout"}
 
 
 def is_unreachable(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, says that the hub could not be reached (not that it refused)."""
+    """Whether an error, or one of its causes, says that the hub could not be reached (rather than that it refused)."""
     while error is not None:
         if type(error).__name__ in _NO_NETWORK:
             return True
@@ -28,13 +28,13 @@ def is_unreachable(error: BaseException | None) -> bool:
 
 @dataclass(frozen=True)
 class Count:
-    """What an evaluation asks of one task.
+    """The size of an evaluation on one task.
 
     Args:
-        spec: of the task.
-        problems: how many.
-        max_new_tokens: of a completion.
-        seen: whether the problems were read; else their number is one that antiphase knows.
+        spec: the task's spec.
+        problems: number of problems.
+        max_new_tokens: length limit of a completion.
+        seen: whether the problems were read. If not, their number is one that antiphase knows.
     """
 
     spec: str
@@ -44,14 +44,14 @@ class Count:
 
 
 def count_problems(config: EvalConfig, *, dry_run: bool) -> list[Count]:
-    """What an evaluation asks of each of its tasks.
+    """The size of an evaluation on each of its tasks.
 
     Args:
-        config: of the evaluation.
-        dry_run: without the hub, take the known number of a known set's test problems.
+        config: options of the evaluation.
+        dry_run: without the hub, take the number of test problems that antiphase knows of a data set.
 
     Raises:
-        AntiphaseError: a task that `evaluate` would refuse.
+        AntiphaseError: `evaluate` would refuse a task.
     """
     entries = suite_entries(config)
     tasks = [load_task(entry.spec) for entry in entries]

@@ -1,4 +1,4 @@
-"""What is known of the done cells of a study, from their JSON files: no pandas. Their rollouts are in `store`."""
+"""Reads the records of a study's done cells from their JSON files, without pandas. `store` reads their rollouts."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ def done_cells(folder: Path, study: Study) -> dict[str, dict[str, Any]]:
     """The records of the study's cells that are done, by name.
 
     Raises:
-        InvalidInputError: a cell was run with other settings than the study now has, or a file is damaged.
+        InvalidInputError: a cell was run with other options than the study now gives it, or a file is damaged.
     """
     records = {record["cell"]: record for record in packed_records(folder)}
     for path in sorted((folder / "cells").glob("*.json")):
@@ -27,22 +27,22 @@ def done_cells(folder: Path, study: Study) -> dict[str, dict[str, Any]]:
         record = records[cell.name]
         if record["digest"] != cell.digest():
             raise InvalidInputError(
-                f"{str(folder)!r}: the cell {cell.name} was run with other settings than {study.path} now gives it. "
-                "Choose another --out, or remove the cell's files."
+                f"{str(folder)!r} holds a run of other options, so it cannot be continued: {study.path} now gives the "
+                f"cell {cell.name} other ones. Choose another --out, or remove the cell's files."
             )
         found[cell.name] = record
     return found
 
 
 def is_done(folder: Path, name: str) -> bool:
-    """Whether a cell of this name is done, packed or not."""
+    """Whether a cell of this name is done, with files of its own or packed."""
     if (folder / "cells" / f"{name}.json").is_file():
         return True
     return any(record["cell"] == name for record in packed_records(folder))
 
 
 def packed_records(folder: Path) -> list[dict[str, Any]]:
-    """The records that are packed into one file; those of other studies too."""
+    """The records that are packed into one file, which may also hold those of other studies."""
     path = folder / RECORDS
     if not path.is_file():
         return []

@@ -1,6 +1,6 @@
-"""What a sweep is asked for, checked before anything is imported that trains or measures.
+"""Checks the arguments of a sweep before anything is imported that trains or measures.
 
-`sweep` checks the rest: budgets, which are the host's to resolve, problems and models.
+`sweep` checks the rest: problems, models, and budgets, which only the host can resolve.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ from antiphase.training.own_checks import check_recipe
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """A study and what of it is to be done.
+    """A study and the cells of it that are to be run.
 
     Args:
-        study: all of it.
-        folder: that everything goes to; absolute, since a training remembers where its model was.
+        study: the whole study.
+        folder: folder that everything is written to. It is absolute, since a training stores its model's path.
         done: the records of the cells that are done, by name.
         todo: the cells that were asked for and are not done.
     """
@@ -41,8 +41,8 @@ def sweep_request(
     """Read a study and choose its cells; see `sweep`.
 
     Raises:
-        InvalidInputError: the study is malformed, there is no such cell, or a cell in `out` was run with other
-            settings.
+        InvalidInputError: the study is malformed, a cell does not exist, or a cell in `out` was run with other
+            options.
     """
     study, folder = read_study(Path(path), train), Path(out).absolute()
     if jobs < 1:
@@ -53,10 +53,10 @@ def sweep_request(
 
 
 def check_cells(cells: Sequence[Cell]) -> None:
-    """Refuse cells whose recipe or evaluation names an option that cannot be, or a task that is not there.
+    """Refuse cells whose recipe or evaluation has an option or a task that is wrong.
 
     Raises:
-        AntiphaseError: naming the method and model of a recipe.
+        AntiphaseError: an option or task is wrong. For a recipe, the message names the method and the model.
     """
     seen: set[str] = set()
     for cell in cells:
@@ -77,5 +77,5 @@ def check_cells(cells: Sequence[Cell]) -> None:
 
 def cell_recipe(cell: Cell, model: str, folder: Path) -> dict[str, Any]:
     """The recipe of a cell, as antiphase train reads it."""
-    own = {"model": model, "seed": cell.seed, "output_dir": str(folder), "eval_problems": 0, "report_to": "none"}
-    return {**own, **cell.recipe, "model": model, "seed": cell.seed, "output_dir": str(folder)}
+    own = {"model": model, "seed": cell.seed, "output_dir": str(folder)}
+    return {"eval_problems": 0, "report_to": "none", **cell.recipe, **own}

@@ -1,7 +1,7 @@
-"""The done cells of a study on disk: one by one while it runs, packed into two files once all are done.
+"""The files of a study's done cells: two for each cell while the study runs, two in all once every cell is done.
 
-OUT/cells/CELL.json, CELL.parquet
-OUT/cells.jsonl, rollouts.parquet     packed: the same, with a column `cell`
+OUT/cells/CELL.json, CELL.parquet     of each cell
+OUT/cells.jsonl, rollouts.parquet     packed: the same content, with a column `cell`
 """
 
 import json
@@ -22,7 +22,7 @@ class DoneCell:
     """A cell that was run.
 
     Args:
-        record: what is known of it, results included.
+        record: the content of its JSON file, results included.
         rollouts: a row for each evaluated rollout and estimator.
     """
 
@@ -31,7 +31,7 @@ class DoneCell:
 
 
 def load_cells(folder: Path, study: Study) -> list[DoneCell]:
-    """The study's cells that are done, in its order."""
+    """The study's cells that are done, in the study's order."""
     records = done_cells(folder, study)
     groups = {name: rows for frame in _packed_rows(folder) for name, rows in frame.groupby("cell", sort=False)}
     cells = []
@@ -43,12 +43,12 @@ def load_cells(folder: Path, study: Study) -> list[DoneCell]:
 
 
 def pack(folder: Path, study: Study) -> None:
-    """Join the cells into two files and drop the single ones."""
+    """Join the files of the cells into two, and remove the files of the single cells."""
     if not (folder / "cells").is_dir():
         return
     cells = load_cells(folder, study)
     packed = {cell.record["cell"] for cell in cells}
-    # What another study, or an earlier form of this one, has packed here stays.
+    # Cells that another study, or an earlier form of this one, has packed here are kept.
     others = [record for record in packed_records(folder) if record["cell"] not in packed]
     frames = [frame[frame.cell.isin({record["cell"] for record in others})] for frame in _packed_rows(folder)]
     for cell in cells:
@@ -64,13 +64,13 @@ def pack(folder: Path, study: Study) -> None:
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records_now)
     records = folder / f".{RECORDS}.tmp"
     records.write_text(lines, encoding="utf-8")
-    # Rows first: records without rows would be cells without numbers.
+    # The rows are replaced first, since records without rows would be cells without numbers.
     work.replace(folder / ROWS)
     records.replace(folder / RECORDS)
     for cell in cells:
         for suffix in ("json", "parquet"):
             (folder / "cells" / f"{cell.record['cell']}.{suffix}").unlink(missing_ok=True)
-    if not any((folder / "cells").iterdir()):  # another study's cells stay
+    if not any((folder / "cells").iterdir()):  # The folder may hold another study's cells.
         (folder / "cells").rmdir()
 
 

@@ -1,4 +1,4 @@
-"""The tables and figures of a study, from its done cells alone: report.md, tables/, figures/."""
+"""The tables and figures of a study, made from its done cells alone: report.md, tables/, figures/."""
 
 import importlib.util
 import json
@@ -31,10 +31,10 @@ def write_report(study: Study, cells: Sequence[DoneCell], folder: Path, failed: 
     """Write a study's report and return its text.
 
     Args:
-        study: whose cells they are.
-        cells: done ones.
-        folder: where report.md, tables/ and figures/ go.
-        failed: by cell, why it is missing.
+        study: the study.
+        cells: the study's cells that are done.
+        folder: folder that report.md, tables/ and figures/ are written to.
+        failed: why a cell or model failed, by its name.
 
     Raises:
         InvalidInputError: the folder cannot be written to.
@@ -50,9 +50,10 @@ def write_report(study: Study, cells: Sequence[DoneCell], folder: Path, failed: 
             content = json.dumps(findings.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
             (folder / "tables" / "findings.json").write_text(content + "\n", encoding="utf-8")
             if importlib.util.find_spec("matplotlib") is not None:
-                from antiphase.figures.study import save_study
+                from antiphase.figures.saving import save_run_figures
 
-                save_study(findings.to_dict(), findings.points, study.smallest, folder / "figures")
+                data = {"findings": findings.to_dict(), "points": findings.points, "smallest": study.smallest}
+                save_run_figures("study", folder / "figures", **data)
     except OSError as error:
         raise InvalidInputError(f"cannot write to {str(folder)!r} ({error.strerror or error}).") from error
     return text
@@ -122,13 +123,9 @@ def _stages(findings: Findings) -> list[str]:
     for name, own in groups.items():
         for stage in dict.fromkeys(row["stage"] for row in own):
             seeds = [row for row in own if row["stage"] == stage]
-            spearman = [
-                row["spearman"]["value"] for row in seeds if row["spearman"] and row["spearman"]["value"] is not None
-            ]
-            highs = [row["spearman"]["high"] for row in seeds if row["spearman"]]
-            below, known = (
-                sum(high is not None and high < 0 for high in highs),
-                sum(high is not None for high in highs),
+            spearman, highs = (
+                [row["spearman"][key] for row in seeds if row["spearman"] and row["spearman"][key] is not None]
+                for key in ("value", "high")
             )
             rows.append(
                 [
@@ -138,7 +135,7 @@ def _stages(findings: Findings) -> list[str]:
                     _mean_text([row["entropy"] for row in seeds]),
                     signed(sum(spearman) / len(spearman)) if spearman else "undefined",
                     f"{signed(min(spearman))} to {signed(max(spearman))}" if spearman else "—",
-                    f"{below} of {known}",
+                    f"{sum(high < 0 for high in highs)} of {len(highs)}",
                 ]
             )
     header = ("group", "stage", "accuracy", "entropy (nats)", "ρ pooled, mean of seeds", "seeds from … to", "inverted")

@@ -1,4 +1,4 @@
-"""`sweep`: run the cells of a study one after another, each in a process of its own, and compare what came out.
+"""`sweep`: runs the cells of a study, each in a process of its own, and compares their results.
 
     OUT/study.json       the study's name and cells
     OUT/models, work     see `cells`
@@ -6,7 +6,7 @@
     OUT/cells.jsonl, rollouts.parquet
     OUT/tables/, figures/, report.md
 
-A cell that is done is never run again; one that was cut goes on from its last checkpoint and its last finished batch.
+A cell that is done is never run again. A cell that was cut goes on from its last checkpoint or last finished batch.
 """
 
 import json
@@ -26,26 +26,27 @@ from typing import Any
 
 from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.study.budget import check_budgets, check_evaluations, check_models, describe_budget
-from antiphase.study.cells import is_made, make_model, run_cell, write_whole
+from antiphase.study.cells import is_made, make_model, run_cell
 from antiphase.study.definition import Cell, Study
 from antiphase.study.launch import processes_of
 from antiphase.study.records import done_cells
 from antiphase.study.request import check_cells, sweep_request
 from antiphase.study.store import load_cells, pack
+from antiphase.training.out_folder import write_whole
 
 PRELOAD = ["antiphase.training.train", "antiphase.evaluation.evaluate"]
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep came to.
+    """The result of a sweep.
 
     Args:
-        out: its folder.
-        num_cells: of the study.
-        num_done: of them.
-        failed: by cell or model, why.
-        report: the tables as text; None unless some cells are done.
+        out: the study's folder.
+        num_cells: number of cells of the study.
+        num_done: number of these cells that are done.
+        failed: why a cell or model failed, by its name.
+        report: the tables as text; None where they were not made.
     """
 
     out: Path
@@ -71,20 +72,20 @@ def sweep(
     """Run a study.
 
     Args:
-        path: STUDY.yaml.
-        out: folder that everything goes to; cells that are done there are skipped.
-        cells: run these alone, in this process; default all.
-        jobs: cells at a time.
+        path: the file STUDY.yaml.
+        out: folder that everything is written to. Cells that are done there are skipped.
+        cells: names of cells; only these are run, in this process. By default all cells are run.
+        jobs: number of cells that run at the same time.
         keep_models: keep trained models under OUT/models.
-        dry_run: state the budget and stop.
-        commands: print one command for each cell that is not done, for a scheduler, and stop.
-        launch: command that every training runs under, such as `accelerate launch --num_processes 8`.
+        dry_run: print the budget and stop.
+        commands: print a command for each cell that is not done, for a scheduler, and stop.
+        launch: launcher's command that every training runs under, such as `accelerate launch --num_processes 8`.
         train: changes of the study's shared `train` keys, each `KEY=VALUE`.
         say: prints a line.
 
     Raises:
-        AntiphaseError: the study is malformed, its methods have unequal budgets, a model is not there, or a
-            cell in OUT was run with other settings.
+        AntiphaseError: the study is malformed, its methods have unequal budgets, a model does not exist, or a cell in
+            OUT was run with other options.
     """
     request = sweep_request(path, out, cells=cells, jobs=jobs, train=train)
     study, folder, done, todo = request.study, request.folder, request.done, request.todo
@@ -139,7 +140,7 @@ def _run_here(todo: Sequence[Cell], folder: Path, keep_models: bool, launch: str
 def _run_all(
     study: Study, todo: Sequence[Cell], folder: Path, jobs: int, options: dict[str, Any], say: Callable[[str], None]
 ) -> dict[str, str]:
-    """Every cell in a process of its own, made models first; a failure is noted and the others go on."""
+    """Make the models, then run every cell, each in a process of its own. If one fails, the others go on."""
     needed = {cell.made.name for cell in todo if cell.made is not None}
     missing = [made for name, made in study.made().items() if name in needed and not is_made(made, folder)]
     failed = _in_processes([(made.name, make_model, (made, folder)) for made in missing], jobs, say, "model")
@@ -184,13 +185,13 @@ def _in_processes(
                     )
         except BaseException:
             for process in list(processes):
-                process.terminate()  # a training finishes its step and saves
+                process.terminate()  # A training finishes its step and saves a checkpoint.
             raise
     return failed
 
 
 def _context() -> Any:
-    """Processes forked from a clean one that has imported everything: they share neither threads nor devices."""
+    """Starts processes by forking a clean one that has imported everything. They share no threads and no devices."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -205,7 +206,7 @@ def _one_process(
     arguments: tuple[Any, ...],
     options: dict[str, Any],
 ) -> str | None:
-    """Run a function in a process; why it failed, or None."""
+    """Run a function in a process of its own, and return why it failed, or None."""
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(sender, function, arguments, options))
     process.start()
@@ -228,7 +229,7 @@ def _child(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]
     _end_with_parent()
     warnings.simplefilter("ignore", FutureWarning)
     warnings.filterwarnings("ignore", ".*pin_memory.*", UserWarning)
-    # What training prints goes to a log of the cell's own, so that the sweep's lines stay readable.
+    # Each cell prints to a log of its own, so that the sweep's lines stay readable.
     log = arguments[1] / "logs" / f"{arguments[0].name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -239,7 +240,7 @@ def _child(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]
         sender.send("")
     except KeyboardInterrupt:
         sender.send("interrupted")
-    # Whatever ends a cell must not end the others: it is printed to the log and named in the result.
+    # No error of a cell may end the others: it is printed to the log and named in the result.
     except Exception as error:  # noqa: BLE001
         import traceback
 
@@ -250,7 +251,7 @@ def _child(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]
 
 
 def _end_with_parent() -> None:
-    """End this process, and what it started, when the sweep is gone, also by kill -9."""
+    """End this process, and those that it started, when the sweep's process ends, also by kill -9."""
     parent = multiprocessing.parent_process()
     if parent is None or sys.platform == "win32":
         return

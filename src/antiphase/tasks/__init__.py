@@ -1,7 +1,7 @@
 """Tasks: prompts with reference answers, and verifiers that decide whether a completion is right.
 
-The names that a task of your own needs; each is imported on first use. Inside the package they are imported from where
-they are defined.
+This module offers the names that a task of your own needs, and imports each on first use. Inside the package, names
+are imported from the modules that define them.
 """
 
 import importlib

@@ -1,6 +1,6 @@
-"""Answers in a form for majority votes: what is plainly the same answer is the same string.
+"""Bring answers to a common form for majority votes: answers that are plainly the same become the same string.
 
-String operations only: answers that only algebra could show to be equal stay different.
+Only string operations are used, so answers that need algebra to be shown equal stay different.
 """
 
 from antiphase.tasks.math_equality import MAX_ANSWER_LENGTH, normal_form
@@ -8,7 +8,7 @@ from antiphase.tasks.plain_numbers import exact_number
 
 
 def canonical_math(answer: str) -> str:
-    r"""A mathematical answer: numbers as integers or fractions in lowest terms, the rest without layout.
+    r"""The common form of a mathematical answer: a number as a fraction in lowest terms, other text without layout.
 
     >>> [canonical_math(text) for text in ("0.5", r"\frac{2}{4}", "$1,000.0", r"\left( 3, x \right)")]
     ['1/2', '1/2', '1000', '(3,x)']
@@ -20,7 +20,7 @@ def canonical_math(answer: str) -> str:
 
 
 def writable(text: str) -> str:
-    r"""The text with `?` for lone surrogates, which no file could hold.
+    r"""The text with `?` in place of lone surrogates, which cannot be written to a file.
 
     >>> writable("a\ud800")
     'a?'

@@ -76,8 +76,8 @@ def read_rows(path: Path, spec: str) -> list[tuple[TableRow, Problem]]:
             )
         task = row.values.get("task") or spec
         build_task(task)
-        name = row.values.get("id")
-        found.append((row, Problem(str(place if name is None else name), task, "", row.values["reference"])))
+        row_id = row.values.get("id")
+        found.append((row, Problem(str(place if row_id is None else row_id), task, "", row.values["reference"])))
     if not found:
         raise InvalidInputError(f"{path} has no rows.")
     return found

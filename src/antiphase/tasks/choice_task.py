@@ -1,7 +1,7 @@
 """Multiple-choice questions: GPQA-diamond, from the hub (gated) or from a local copy.
 
-The options are shuffled by a hash of the question, so every run and every copy shows the same order. Only the letter
-is judged.
+A hash of the question and the option decides the order of the options, so every run and every copy shows the same
+order. Only the chosen letter is judged.
 """
 
 import hashlib
@@ -36,10 +36,10 @@ class ChoiceTask(RowTask):
 
     @classmethod
     def from_spec(cls, spec: Spec) -> "ChoiceTask":
-        """GPQA-diamond; `revision=` chooses another version of it, `file=` a local copy.
+        """GPQA-diamond. The option `revision=` chooses another version of it, `file=` a local copy.
 
         Raises:
-            InvalidInputError: an option that it lacks, or two that exclude each other.
+            InvalidInputError: an option is unknown, or two options exclude each other.
         """
         options = parse_options(spec, {"extract": ExtractMode, "revision": str, "file": str})
         return cls(
@@ -55,7 +55,7 @@ class ChoiceTask(RowTask):
     def parse(self, row: TableRow) -> tuple[str, str]:
         """The question with its options A to D, and the letter of the right one.
 
-        A row with columns `question` and `answer` is taken as it is: its question must name the options already.
+        A row with the columns `question` and `answer` is used as it is: its question must already list the options.
         """
         question = text_of(row, (_GPQA.question, *QUESTION_COLUMNS), "question").strip()
         if row.first_of((_GPQA.answer,)) is None and row.first_of(("answer",)) is not None:
@@ -69,20 +69,20 @@ class ChoiceTask(RowTask):
         return "\n".join([question, "", *lines]), LETTERS[options.index(right)]
 
     def verify(self, completion: str, problem: Problem) -> bool:
-        """Whether the chosen letter is the right one."""
+        """Whether the completion chooses the right letter."""
         return self.extracted(completion, problem) == problem.answer
 
     def quick_verdict(self, completion: str, problem: Problem) -> bool:
-        """The same: it cannot be slow."""
+        """The same as `verify`, which is never slow here."""
         return self.verify(completion, problem)
 
     def extracted(self, completion: str, problem: Problem) -> str | None:
-        """The chosen letter."""
+        """The letter that the completion chooses."""
         del problem
         return chosen_letter(completion, self.extract, LETTERS)
 
     def well_formed(self, completion: str, problem: Problem) -> bool:
-        """Whether a letter stands in a box or in tags, or where `extract` says."""
+        """Whether a letter stands where `extract` says; with `auto`, in a box or in tags."""
         return presents_answer(completion, self.extract) and self.extracted(completion, problem) is not None
 
     def _letter(self, row: TableRow) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from antiphase.errors import InvalidInputError
-from antiphase.tasks.generated import DEFAULT_SIZE, SHARED_OPTIONS, GeneratedTask, checked_size
+from antiphase.tasks.generated import SHARED_OPTIONS, GeneratedTask, shared_fields
 from antiphase.tasks.problem import Problem
 from antiphase.tasks.specs import Spec, parse_options
 
@@ -20,10 +20,10 @@ class DigitSumTask(GeneratedTask):
     """`10221021=?` asks for the sum of the digits modulo `base`; the answer follows the completion's last letter A.
 
     Args:
-        base: digits are 0 to base − 1; 2 to 10.
-        num_digits: of each problem.
-        labels: name each digit by a letter, `Sum a1 b0 c2 =?`, so that a worked answer of many sentences can say
-            which digit it is at; at most 26 digits.
+        base: the base, from 2 to 10; the digits are 0 to base − 1.
+        num_digits: how many digits each problem has.
+        labels: whether each digit is named by a letter, as in `Sum a1 b0 c2 =?`, so that a worked answer of many
+            sentences can say which digit it is at. There are then at most 26 digits.
     """
 
     base: int
@@ -35,19 +35,14 @@ class DigitSumTask(GeneratedTask):
         """The task that the spec's options describe.
 
         Raises:
-            InvalidInputError: an unknown option, or a value out of range.
+            InvalidInputError: an option is unknown, or a value is out of range.
         """
         options = parse_options(spec, _OPTIONS)
-        base, num_digits, size = (
-            options.get("base", 3),
-            options.get("num_digits", 8),
-            options.get("size", DEFAULT_SIZE),
-        )
+        base, num_digits, labels = options.get("base", 3), options.get("num_digits", 8), options.get("labels", False)
         if not 2 <= base <= 10:
             raise InvalidInputError(f"task {spec.text!r}: base must be 2 to 10; got {base}.")
         if not 1 <= num_digits <= 1000:
             raise InvalidInputError(f"task {spec.text!r}: num_digits must be 1 to 1000; got {num_digits}.")
-        labels = options.get("labels", False)
         if labels and num_digits > len(LABELS):
             raise InvalidInputError(
                 f"task {spec.text!r}: with labels, num_digits must be at most {len(LABELS)}, one for each letter; got "
@@ -61,13 +56,11 @@ class DigitSumTask(GeneratedTask):
             base=base,
             num_digits=num_digits,
             labels=labels,
-            size=checked_size(spec, size),
-            size_given="size" in options,
-            extract=options.get("extract", "after-A"),
+            **shared_fields(spec, options, "after-A"),
         )
 
     def stream(self, seed: int) -> Iterator[Problem]:
-        """Problems without end, drawn uniformly."""
+        """An endless stream of problems, drawn uniformly."""
         generator = random.Random(f"{NAME}:{seed}")
         while True:
             digits = [generator.randrange(self.base) for _ in range(self.num_digits)]

@@ -1,4 +1,4 @@
-"""Distinct problems from a stream, and the split that each belongs to by its text.
+"""Draw different problems from a stream, and decide which split a problem belongs to.
 
 A problem is a test problem if and only if crc32 of its prompt is divisible by 5, so train and test never share one,
 whatever the seeds and options.
@@ -26,20 +26,20 @@ def in_split(prompt: str, split: Split) -> bool:
 
 
 def draw_distinct(stream: Iterable[Problem], split: Split, num: int, *, spec: str, exact: bool) -> list[Problem]:
-    """The first `num` problems of the split with different prompts.
+    """The first `num` problems of the split that have different prompts.
 
-    An endless stream counts as exhausted after 20 times as many repeats in a row as there are different prompts (at
-    least 500, at most 20,000).
+    Let n be the number of different prompts so far. After 20·n repeats in a row (at least 500, at most 20,000) the
+    stream counts as exhausted.
 
     Args:
         stream: where the problems come from.
-        split: to which they shall belong.
-        num: how many.
-        spec: of the task, for the error.
-        exact: refuse a stream that holds fewer.
+        split: the split that the problems must belong to.
+        num: how many problems are wanted.
+        spec: the spec of the task, for the error message.
+        exact: whether it is an error if the stream holds fewer problems.
 
     Raises:
-        InvalidInputError: the stream holds fewer, or none.
+        InvalidInputError: the stream holds no problem of the split, or fewer than `num` where `exact` is set.
     """
     seen: set[str] = set()
     found: list[Problem] = []

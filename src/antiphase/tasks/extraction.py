@@ -1,10 +1,10 @@
-r"""The answer inside a completion: in tags, in a box, announced, the last number, or the last line.
+r"""Find the answer inside a completion: in tags, in a box, announced, as the last number, or on the last line.
 
-Pure string functions, linear in the length of the text. They say nothing about whether the answer is right. The text
-is what follows the thought of a reasoning model (`thoughts`). A box that was begun and not ended (`\boxed{12`) is no
-answer.
+Pure string functions, linear in the length of the text. They do not decide whether the answer is right. The text is
+what follows the thought of a reasoning model (`thoughts`). A box that is not closed (`\boxed{12`) gives no answer.
 """
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -56,19 +56,20 @@ class Found:
 
 
 def extract_answer(completion: str, mode: ExtractMode, gold: str) -> str | None:
-    r"""The answer that a completion gives; None where it gives none.
+    r"""The answer that a completion gives; None if it gives none.
 
-    Only the last 20,000 characters are read. Where the reference is a plain number and the answer too, the answer
-    comes without `$`, `%`, thousands separators and closing period, and with ASCII digits.
+    Only the last 20,000 characters are read. If both the reference and the answer are plain numbers, the answer is
+    returned in ASCII digits, without `$`, `%`, thousands separators and final period.
 
     Args:
         completion: the generated text after its thought.
-        mode: `tags` (content of the last `<answer>…</answer>`), `boxed` (content of the last complete `\boxed{…}`),
-            `last-number`, `last-line` (that is not blank), `whole`, `after-A` (what follows the last letter A), or
-            `auto`: tags, else boxed, else announced ("The answer is", "Answer:", `####`, 答案, a number in bold), else
-            the last number if the reference is one, else the last line; after `<answer>` without its closing tag, only
-            what follows is searched. Where the reference is a list, several boxes make one.
-        gold: the reference answer; `auto` looks at whether it is a number, and whether it is a list.
+        mode: `tags` (the content of the last `<answer>…</answer>`), `boxed` (the content of the last complete
+            `\boxed{…}`), `last-number`, `last-line` (the last line that is not blank), `whole` (all of the text),
+            `after-A` (the text after the last letter A), or `auto`: tags, else boxed, else announced ("The answer is",
+            "Answer:", `####`, 答案, or a number in bold), else the last number if the reference is a number, else the
+            last line. If `<answer>` has no closing tag, `auto` searches only the text after it. Several boxes beside
+            each other make one list.
+        gold: the reference answer; whether it is a number or a list matters for `auto`.
 
     >>> extract_answer(r"so \boxed{3}, no, \boxed{\frac{1}{2}}", "auto", "1/2")
     '\\frac{1}{2}'
@@ -107,10 +108,10 @@ def find_answer(completion: str, mode: ExtractMode, gold: str) -> Found | None:
 
 
 def presents_answer(completion: str, mode: ExtractMode) -> bool:
-    r"""Whether the completion presents an answer in the form that a mode asks for, whatever the answer.
+    r"""Whether the completion presents an answer, right or wrong, in the form that a mode asks for.
 
-    For `auto` that is a complete box or complete tags that are not empty; for `last-number` a last line that is
-    nothing but a number, an `=` before it allowed; for the others, that there is something to extract.
+    For `auto` this means a complete box or complete tags with content. For `last-number` the last line must be a
+    number and nothing else, except an `=` before it. For the other modes there must be something to extract.
 
     >>> [presents_answer(text, "auto") for text in (r"\boxed{7}", "<answer>7</answer>", r"\boxed{7", "it is 7")]
     [True, True, False, False]
@@ -139,12 +140,12 @@ def _auto(text: str, gold: str, numeric: bool) -> tuple[str | None, How]:
         return announced, "announced"
     if numeric:
         return last_number(text), "number"
-    # What else stands on the last line is then no answer either.
+    # A completion with an empty box gives no answer, whatever stands on its last line.
     return (None if _EMPTY_BOX.search(text) else last_line(text)), "line"
 
 
 def _joined(text: str, boxes: list[tuple[int, int]], gold: str) -> str:
-    """The last box; where the reference is a list, or where boxes stand beside it, all of that row of boxes."""
+    """The last box, or the list of the boxes that stand beside it in one row."""
     first = len(boxes) - 1
     while first > 0 and _BETWEEN_BOXES.fullmatch(_between(text, boxes[first - 1], boxes[first])):
         first -= 1
@@ -162,7 +163,7 @@ def _between(text: str, left: tuple[int, int], right: tuple[int, int]) -> str:
 
 
 def _said(content: str | None, numeric: bool) -> str | None:
-    """The answer in the words of tags: a number in a sentence is taken where the reference is a number."""
+    """The answer that tags hold. If the reference is a number, the number of a sentence counts."""
     if content is None or not numeric or decimal_text(content) is not None:
         return content
     announced = _after_announcement(content, numeric)
@@ -183,7 +184,7 @@ def _unboxed(text: str | None) -> str | None:
 
 
 def tagged(text: str) -> str | None:
-    """Content of the last complete `<answer>…</answer>`."""
+    """The content of the last complete `<answer>…</answer>`; None if there is none."""
     start = text.rfind("<answer>", 0, max(text.rfind("</answer>"), 0))
     if start < 0:
         return None
@@ -192,7 +193,7 @@ def tagged(text: str) -> str | None:
 
 
 def boxed(text: str) -> str | None:
-    r"""Content of the last complete `\boxed{…}` with balanced braces; of boxes in each other, the inner one.
+    r"""The content of the last complete `\boxed{…}` with balanced braces; of nested boxes, the inner one counts.
 
     >>> boxed(r"\boxed{1} and \boxed{\{2\}} but \boxed{3")
     '\\{2\\}'
@@ -202,7 +203,7 @@ def boxed(text: str) -> str | None:
 
 
 def _boxes(text: str) -> tuple[list[tuple[int, int]], bool]:
-    """(where the contents of the complete boxes that are not empty stand, whether one was begun and not ended)."""
+    """(where the contents of the complete boxes stand that are not empty, whether there is a box that is not closed)."""
     opened: list[int] = []  # where the content of each open brace starts; boxes are negative
     spans: list[tuple[int, int]] = []
     for match in _BRACES.finditer(text):
@@ -213,22 +214,20 @@ def _boxes(text: str) -> tuple[list[tuple[int, int]], bool]:
             start = opened.pop()
             if start < 0 and not (spans and spans[-1][0] > -start):
                 spans.append((-start, match.start()))
-    # Empty ones are echoes of the instruction.
+    # Empty boxes repeat the instruction.
     return [span for span in spans if text[slice(*span)].strip()], any(start < 0 for start in opened)
 
 
 def last_number(text: str) -> str | None:
-    """The last number as written: sign, digits with thousands separators, decimals, `a/b`; no units.
+    """The last number in the text, with its sign, its decimals or its denominator (`a/b`), and without units.
 
-    A minus sign counts unless a letter, digit or closing bracket stands right before it: `10-4` ends in 4.
+    A minus sign belongs to the number unless a letter, digit or closing bracket precedes it: `10-4` ends in 4.
 
     >>> last_number("from -3 to $-1,250.50 or so"), last_number("5-3"), last_number("none")
     ('-1250.50', '3', None)
     """
     text = _SPACED.sub(lambda found: found[0].replace(" ", ""), _plain(text))
-    last = None
-    for match in _NUMBER.finditer(text):
-        last = match
+    last = last_match(_NUMBER, text)
     return None if last is None else last[0].replace(",", "").replace("$", "")
 
 
@@ -241,11 +240,14 @@ def last_line(text: str) -> str | None:
     return text.strip().rpartition("\n")[2].strip() or None
 
 
+def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """The last match of a pattern; None if there is none."""
+    return functools.reduce(lambda _, match: match, pattern.finditer(text), None)
+
+
 def _after_announcement(text: str, numeric: bool) -> str | None:
-    """What the last announcement announces: the rest of its line, or of that the first number if one is wanted."""
-    last = None
-    for match in _ANNOUNCED.finditer(text):
-        last = match
+    """The rest of the line after the last announcement, or its first number if the reference is a number."""
+    last = last_match(_ANNOUNCED, text)
     if last is None:
         if not numeric:
             return None
@@ -258,7 +260,7 @@ def _after_announcement(text: str, numeric: bool) -> str | None:
 
 
 def _first_number(line: str) -> str | None:
-    """The number at the beginning of a line; None where others are offered beside it, or where it begins otherwise."""
+    """The number near the beginning of a line; None if there is none, or if another one is offered beside it."""
     plain = _plain(line)
     found = _NUMBER.search(plain)
     if found is None or len(plain[: found.start()].split()) > 4:

@@ -1,8 +1,9 @@
-"""What the tasks that antiphase generates share: distinct prompts from a stream, answers compared exactly."""
+"""The base of tasks whose problems are generated: different problems are drawn from an endless stream."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from antiphase.errors import InvalidInputError
 from antiphase.tasks.canonical import writable
@@ -17,12 +18,12 @@ DEFAULT_SIZE = 500
 
 @dataclass(frozen=True)
 class GeneratedTask(Task):
-    """A procedural task of ours.
+    """A task whose problems are generated. The answer must equal the reference character by character.
 
     Args:
-        size: problems that `problems` gives when no number is asked for.
-        size_given: whether it is an error if there are fewer.
-        extract: where the answer stands.
+        size: how many problems `problems` gives when no number is asked for.
+        size_given: whether it is an error if fewer problems exist than `size`.
+        extract: where the answer stands in a completion.
     """
 
     size: int
@@ -31,10 +32,10 @@ class GeneratedTask(Task):
 
     @abstractmethod
     def stream(self, seed: int) -> Iterator[Problem]:
-        """Problems without end, drawn uniformly; they may repeat."""
+        """An endless stream of problems, which may repeat."""
 
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
-        """Different problems of the stream."""
+        """The first different problems of the stream."""
         check_request(self.spec, split, num)
         exact = num is not None or self.size_given
         return draw_distinct(self.stream(seed), split, num or self.size, spec=self.spec, exact=exact)
@@ -43,12 +44,12 @@ class GeneratedTask(Task):
         """Whether the answer is the reference, character by character."""
         return extract_answer(completion, self.extract, problem.answer) == problem.answer
 
-    def quick_verdict(self, completion: str, problem: Problem) -> bool:
-        """The same: it cannot be slow."""
+    def quick_verdict(self, completion: str, problem: Problem) -> bool | None:
+        """The same as `verify`, which is never slow here."""
         return self.verify(completion, problem)
 
     def extracted(self, completion: str, problem: Problem) -> str | None:
-        """The answer as it is compared."""
+        """The answer as `verify` compares it."""
         answer = extract_answer(completion, self.extract, problem.answer)
         return None if answer is None else writable(answer)
 
@@ -58,12 +59,13 @@ class GeneratedTask(Task):
         return presents_answer(completion, self.extract)
 
 
-def checked_size(spec: Spec, size: int) -> int:
-    """The size, if it is positive.
+def shared_fields(spec: Spec, options: Mapping[str, Any], extract: ExtractMode) -> dict[str, Any]:
+    """The fields of a `GeneratedTask` that its options set; `extract` is the default where they set none.
 
     Raises:
-        InvalidInputError: it is not.
+        InvalidInputError: the size is not positive.
     """
+    size = options.get("size", DEFAULT_SIZE)
     if size < 1:
         raise InvalidInputError(f"task {spec.text!r}: size must be at least 1; got {size}.")
-    return size
+    return {"size": size, "size_given": "size" in options, "extract": options.get("extract", extract)}

@@ -1,8 +1,8 @@
-"""Entries of reasoning_gym as JSON that comes back as what it was, and guards for scorers that evaluate code.
+"""Store entries of reasoning_gym as JSON without loss, and guard the scorers that evaluate code.
 
-Several scorers pass the answer to `eval` or to sympy's `parse_expr`, which is `eval` too. A completion could run code
-there, and sympy's leniency admits answers that break the puzzle's rules. The guards let through only what such an
-answer may consist of.
+Several scorers pass the answer to `eval` or to sympy's `parse_expr`, which calls `eval`. A completion could run code
+there, and sympy accepts answers that break the puzzle's rules. The guards let only text through that an answer of the
+puzzle can consist of.
 """
 
 import ast
@@ -34,7 +34,7 @@ _BUILDERS: dict[str, Callable[[Any], Any]] = {"$dict": dict} | {f"${c.__name__}"
 
 
 def pack_entry(entry: Mapping[str, Any]) -> str | None:
-    """The entry as JSON with its tuples, sets and keys marked; None if it would not come back equal."""
+    """The entry as JSON, with tuples, sets and keys marked; None if unpacking would not give an equal entry."""
     try:
         text = json.dumps(_pack(entry))
     except TypeError:
@@ -73,10 +73,10 @@ def _unpack(pairs: list[tuple[str, Any]]) -> Any:
 
 
 def safe_to_score(generator: str, answer: str, entry: Mapping[str, Any]) -> bool:
-    """Whether the generator's scorer may see the answer; what it may not see is wrong.
+    """Whether the generator's scorer may see the answer. An answer that it may not see is wrong.
 
-    Besides code, it may not see `nan`, and where the reference is a plain number, only a plain number within 1% of
-    it: some scorers search a text for a number, take a prefix for the whole, or call `nan` right.
+    Code and `nan` are kept from the scorer. If the reference is a plain number, the answer must be a plain number
+    within 1% of it. Some scorers search a text for a number, accept a prefix, or call `nan` right.
     """
     reference = str(entry["answer"])
     wanted, given = plain_number(reference), plain_number(answer)
@@ -89,7 +89,7 @@ def safe_to_score(generator: str, answer: str, entry: Mapping[str, Any]) -> bool
 
 
 def exact_value(expression: str) -> Fraction | None:
-    """Value of an expression of whole numbers, + − * / and parentheses; None for anything else.
+    """The value of an expression of whole numbers, + − * / and parentheses; None for any other text.
 
     >>> exact_value("38 + 4 + 33 - 14"), exact_value("1/3*3"), exact_value("2**3"), exact_value("1/0")
     (Fraction(61, 1), Fraction(1, 1), None, None)

@@ -1,4 +1,4 @@
-"""The difficulty levels of reasoning_gym's curricula as options of its generators."""
+"""Turn a difficulty level of a reasoning_gym curriculum into options of its generator."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from antiphase.tasks.specs import Spec
 def level_options(name: str, level: int, spec: Spec) -> dict[str, Any]:
     """The options that a generator's curriculum sets at a level.
 
-    Every attribute of the curriculum is put to the level, or to its last one where it has fewer; ranges reach from the
-    lowest level to this one, as is reasoning_gym's default.
+    Every attribute of the curriculum is set to the level, or to its last level if it has fewer. A range goes from the
+    lowest level to this one, which is reasoning_gym's default.
 
     Raises:
-        InvalidInputError: the generator has no curriculum, or not so many levels.
+        InvalidInputError: the generator has no curriculum, or the curriculum has fewer levels.
     """
     from reasoning_gym.coaching.attributes import RangeAttributeDefinition
     from reasoning_gym.coaching.base_curriculum import DefaultCurriculumContext

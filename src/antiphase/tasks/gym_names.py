@@ -1,4 +1,4 @@
-"""The names of reasoning_gym's generators, read from its source: importing it takes a second."""
+"""The names of reasoning_gym's generators. They are read from its source, since importing it takes a second."""
 
 import importlib.util
 import re
@@ -13,17 +13,17 @@ _CONSTANT = re.compile(r'^(\w+)\s*=\s*"([^"]+)"', re.MULTILINE)
 
 
 def gym_names() -> Sequence[str]:
-    """Every name that a module of the installed version registers, as `gym_generators` has them.
+    """The names of the installed generators, the same as those of `gym_generators`.
 
     Raises:
-        MissingExtraError: reasoning-gym is absent.
+        MissingExtraError: reasoning-gym is not installed.
     """
     spec = importlib.util.find_spec("reasoning_gym")
     if spec is None or not spec.submodule_search_locations:
         raise MissingExtraError("reasoning-gym", "train", "generating problems")
     files = sorted(Path(spec.submodule_search_locations[0]).rglob("*.py"))
     names = [name for file in files for name in _registered(file.read_text(encoding="utf-8"))]
-    # Where the source cannot be read, as in an archive, the package must say itself.
+    # If the source cannot be read, as inside an archive, the package is imported.
     return names or list(gym_generators())
 
 

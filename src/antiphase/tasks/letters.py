@@ -1,12 +1,12 @@
-r"""The letter that a completion chooses among options, and nothing but the letter.
+r"""Find the letter that a completion chooses among lettered options.
 
-Pure string functions, linear in the length of the text. A completion that commits itself to two letters, or to more
-than a letter, gives no answer.
+Pure string functions, linear in the length of the text. A completion that names two letters, or a letter and more,
+gives no answer.
 """
 
 import re
 
-from antiphase.tasks.extraction import MAX_LENGTH, ExtractMode, boxed, extract_answer, last_line, tagged
+from antiphase.tasks.extraction import MAX_LENGTH, ExtractMode, boxed, extract_answer, last_line, last_match, tagged
 
 _WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|rm|bf)\s*\{([^{}]*)\}")
 _ALONE = re.compile(r"\(?([A-Z])(?:[).:]{0,2})")
@@ -16,20 +16,20 @@ _STATED = re.compile(
 )
 _LETTER = re.compile(
     r"[\s*$({\\]*(?:(?:text|textbf|mathrm|mathbf)\s*\{)?\(?"
-    # A word in lower case after A makes it an article, unless it begins a reason.
+    # An A before a word in lower case is an article, unless that word begins a reason.
     r"(A\b(?!\s+(?!(?:and|or|because|since|as|with|which)\b)[a-z])|[B-Z]\b)(?![-–'’=+])"
 )
 _OTHERS = re.compile(r"[\s*)}.$]*(?:,|/|\bor\b|\band\b)\s*[*$(]*[A-HJ-Z]\b")
 
 
 def chosen_letter(completion: str, mode: ExtractMode, letters: str) -> str | None:
-    r"""The letter that a completion chooses; None where it chooses none, or more than one.
+    r"""The letter that a completion chooses; None if it chooses none, or more than one.
 
     Args:
         completion: the generated text.
-        mode: `auto` looks in the last tags, else the last box, else after the last "answer is" or "Answer:", else at
-            the last line, which must be the letter alone; the others as for every task.
-        letters: that may be chosen.
+        mode: `auto` looks in the last tags, else in the last box, else after the last "answer is" or "Answer:", else
+            at the last line, which must be the letter alone. The other modes are those of `extract_answer`.
+        letters: the letters that may be chosen.
 
     >>> [chosen_letter(t, "auto", "ABCD") for t in (r"\boxed{\text{B}}", "The answer is (C).", "Answer: A or B", "A")]
     ['B', 'C', None, 'A']
@@ -54,16 +54,14 @@ def _auto(text: str) -> str | None:
     content = boxed(text)
     if content is not None and content.strip():
         return _only_letter(content)
-    stated = None
-    for match in _STATED.finditer(text):
-        stated = match
+    stated = last_match(_STATED, text)
     if stated is not None:
         return _leading_letter(text, stated.end())
     return _only_letter(last_line(text) or "")
 
 
 def _only_letter(content: str) -> str | None:
-    r"""The letter of `B`, `(B)`, `B.`, `\text{B}`, or `B) the option's text`; lower case counts where it is alone."""
+    r"""The letter in `B`, `(B)`, `B.`, `\text{B}` or `B) the option's text`; a lower-case letter must stand alone."""
     content = content[:MAX_LENGTH].strip()
     for _ in range(3):  # a box in tags, bold text in a box
         inner = boxed(content)

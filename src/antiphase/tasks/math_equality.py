@@ -1,4 +1,4 @@
-r"""Whether two mathematical answers are equal, more strictly than math-verify alone.
+r"""Decide whether two mathematical answers are equal, more strictly than math-verify alone.
 
 Plain numbers are compared exactly and equal strings are equal. The rest is decided part by part: an equation counts as
 its right side only if its left side is a name, both sides of a chain of equations must hold, lists and tuples are
@@ -54,7 +54,7 @@ _TOKEN = re.compile(r"\\[{}]|[()\[\]{},]")
 
 
 def quick_same(answer: str, gold: str) -> bool | None:
-    """Equality where it is a matter of strings or plain numbers; None where it takes algebra."""
+    """Whether the two are equal, as far as strings and plain numbers can tell; None where algebra is needed."""
     wanted, given = exact_number(gold), exact_number(answer)
     if wanted is not None and given is None and len(answer) <= MAX_ANSWER_LENGTH:
         given = exact_number(_ABOUT.sub("", _CURRENCY.sub("", in_latex(answer)), count=1))
@@ -69,14 +69,14 @@ def same_answer(answer: str, gold: str, order: Order = "given", compare: Compare
     r"""Whether the answer equals the reference.
 
     Args:
-        answer: as extracted.
+        answer: the answer that was extracted from a completion.
         gold: the reference.
-        order: of the items of a list without brackets, such as `1,-2`; sets in `\{ \}` never have one. With `any`, a
-            list without brackets and a set in `\{ \}` are the same.
-        compare: `exact` asks math-verify nothing: what is not equal as numbers, as text or item by item is different.
+        order: whether the order of items matters in a list without brackets, such as `1,-2`. It never matters in a
+            set `\{ \}`. With `any`, a list without brackets equals the set of the same items.
+        compare: `math` asks math-verify; `exact` compares only numbers and text, item by item.
 
     Raises:
-        MissingExtraError: math-verify is needed and absent.
+        MissingExtraError: math-verify is needed and not installed.
     """
     quick = quick_same(answer, gold)
     if quick is not None:
@@ -180,7 +180,7 @@ def _same_value(answer: str, gold: str) -> bool:
         return exact
     from math_verify import verify
 
-    # No timeouts here: they need signals and the main thread. The pool kills what takes too long.
+    # No timeouts here, since they need signals and the main thread. The pool kills a process that takes too long.
     return bool(verify(wanted, given, timeout_seconds=None))
 
 
@@ -257,7 +257,7 @@ def _tidy(text: str) -> str:
 
 
 def normal_form(text: str) -> str:
-    """The text for comparison as strings: no layout; a space stays only between two word characters."""
+    """The text without layout, for comparison as a string; a space stays only between two word characters."""
     text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\$", "").replace("\\%", "")
     text = _TEXT.sub(r"\1", _tidy(text)).strip().removesuffix(".")
     return re.sub(r"(?<!\w)\s+|\s+(?!\w)", "", re.sub(r"\s+", " ", text))
@@ -273,7 +273,7 @@ def _balanced(text: str) -> bool:
 
 
 def _items(text: str) -> tuple[str, list[str]]:
-    r"""(brackets around all of it, the items between the commas at the top); `(1,2]` gives (`(]`, [`1`, `2`])."""
+    r"""(the brackets around the whole text, the items between its outer commas): `(1,2]` gives (`(]`, [`1`, `2`])."""
     tokens = [(match[0], match.start(), match.end()) for match in _TOKEN.finditer(text)]
     if tokens and tokens[0][1] == 0 and tokens[0][0] in _PAIRS and tokens[-1][2] == len(text):
         commas, closes = _top_commas(tokens, level=1)
@@ -285,7 +285,7 @@ def _items(text: str) -> tuple[str, list[str]]:
 
 
 def _top_commas(tokens: list[tuple[str, int, int]], level: int) -> tuple[list[int], int | None]:
-    """(positions of commas at this depth, index of the token that first closes everything)."""
+    """(positions of the commas at this depth, index of the first token that closes all brackets)."""
     depth, commas, closes = 0, [], None
     for index, (token, start, _) in enumerate(tokens):
         if token == ",":

@@ -1,10 +1,10 @@
-r"""The known sets: where each is on the hub, at which commit, its splits, its columns, its licence and its template.
+r"""The known sets of mathematical questions: where each is on the hub, its splits, columns and licence.
 
-`NAME:file=PATH` reads a local copy instead; its rows are the test split, or what is trained on where it is a training
-that names it, and the problems' ids are those of the hub's.
+`NAME:file=PATH` reads a local copy instead. An evaluation reads the copy as the test split, a training as the train
+split. The problems get the same ids as those from the hub.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from antiphase.errors import InvalidInputError
@@ -23,23 +23,24 @@ _COLUMN_OPTIONS: dict[str, Any] = {"question_column": str, "answer_column": str}
 
 @dataclass(frozen=True)
 class MathSet:
-    """A known set.
+    """A known set on the Hugging Face hub.
 
     Args:
         hub_id: `owner/name`.
-        revision: the commit that is read, or a branch where none is known.
-        config: of the data set; None is its default.
-        train: its split for training; None if it has none.
-        test: its split for tests; None if it has none.
-        question: column of the question.
-        answer: column of the answer.
-        licence: of the problems.
-        embedded_test: whether the test split is inside this package.
-        ids: of the problems; the sets that only test are named by the text, for copies differ in their order.
-        order: of the items of lists without brackets.
-        context: column of a text that belongs before the question.
+        revision: the commit that is read, or a branch if no commit is known.
+        config: the configuration of the data set; None is its default.
+        train: the name of its split for training; None if it has none.
+        test: the name of its split for tests; None if it has none.
+        question: the column of the question.
+        answer: the column of the answer.
+        licence: the licence of the problems.
+        embedded_test: whether this package contains the test split.
+        ids: how the problems get their ids (see `Rows`). Copies of test sets differ in their order, so problems of a
+            set without a train split are named by their text.
+        order: whether the order of items matters in a list without brackets.
+        context: the column of a text that belongs before the question; None if there is none.
         joined: whether the answer column holds lists.
-        test_rows: of the test split at that commit; None where it has none.
+        test_rows: the number of rows of the test split at that commit; None if it has no test split.
         boxed_only: whether rows without a boxed answer are left out.
     """
 
@@ -106,40 +107,31 @@ MATH_SETS = {
 
 
 def known_set(spec: Spec, name: str) -> TableTask:
-    """The task of a known set; `revision=` chooses another version of it, `file=` a local copy.
+    """The task of a known set. The option `revision=` chooses another version of it, `file=` a local copy.
 
     Raises:
-        InvalidInputError: an option that it lacks, or two that exclude each other.
+        InvalidInputError: an option is unknown, or two options exclude each other.
     """
     options = parse_options(spec, _SHARED | _COLUMN_OPTIONS | {"revision": str, "file": str})
     known = MATH_SETS[name]
     # The embedded file calls its question column `prompt`.
     columns = Columns(
-        _chosen(options, "question_column", (known.question, *QUESTION_COLUMNS)),
-        _chosen(options, "answer_column", (known.answer, *ANSWER_COLUMNS)),
+        tuple(dict.fromkeys((known.question, *QUESTION_COLUMNS))),
+        tuple(dict.fromkeys((known.answer, *ANSWER_COLUMNS))),
         (known.context,) if known.context else (),
         known.joined,
     )
-    return TableTask(
-        spec=spec.text,
-        name=name,
-        source=describe_source(options, known.hub_id, known.embedded_test),
-        licence=known.licence,
-        prompt_template=BOXED_TEMPLATE,
-        origin=known_origin(spec, name, known, options),
-        extract=options.get("extract", "auto"),
-        columns=columns,
-        order=options.get("order", known.order),
-        compare=options.get("compare", "math"),
-        boxed_only=known.boxed_only,
-    )
+    source = describe_source(options, known.hub_id, known.embedded_test)
+    origin = known_origin(spec, name, known, options)
+    task = _task(spec, source, known.licence, origin, {"order": known.order, **options}, columns)
+    return replace(task, name=name, prompt_template=BOXED_TEMPLATE, boxed_only=known.boxed_only)
 
 
 def known_origin(spec: Spec, name: str, known: MathSet, options: dict[str, Any]) -> Origin:
-    """Where a known set is read: the file that `file=` names, else the hub at `revision=` or at the pinned commit.
+    """Where a known set is read: from the file that `file=` names, else from the hub, at `revision=` if it is given.
 
     Raises:
-        InvalidInputError: both options are given, or the file is of an unknown kind.
+        InvalidInputError: both options are given, or the file name has an unknown suffix.
     """
     path, revision = options.get("file"), options.get("revision")
     if path is None:
@@ -165,21 +157,30 @@ def describe_source(options: dict[str, Any], hub_id: str, embedded_test: bool = 
 
 
 def file_task(spec: Spec) -> TableTask:
-    """The task of a local file; its prompts decide the split."""
+    """The task of a local file. A problem's prompt decides which split it belongs to."""
     options = parse_options(spec, _SHARED | _COLUMN_OPTIONS)
-    return _task(spec, f"the file {spec.name}", "not stated", FileOrigin(spec.name), options)
+    return _task(spec, f"the file {spec.name}", "not stated", FileOrigin(spec.name), options, Columns())
 
 
 def hub_task(spec: Spec) -> TableTask:
-    """The task of a hub data set: its splits train and test, or the one that `split=` names, divided by prompt."""
+    """The task of a hub data set with its splits train and test, or of the one split that `split=` names.
+
+    If one split is named, a problem's prompt decides whether it is for training or for tests.
+    """
     allowed = _SHARED | _COLUMN_OPTIONS | {"config": str, "split": str, "revision": str}
     options = parse_options(spec, allowed)
     train, test = (options["split"], None) if "split" in options else ("train", "test")
     origin = HubOrigin(spec.name, spec.name, options.get("config"), train, test, options.get("revision"))
-    return _task(spec, f"hub data set {spec.name}", "see its page", origin, options)
+    return _task(spec, f"hub data set {spec.name}", "see its page", origin, options, Columns())
 
 
-def _task(spec: Spec, source: str, licence: str, origin: Origin, options: dict[str, Any]) -> TableTask:
+def _task(
+    spec: Spec, source: str, licence: str, origin: Origin, options: dict[str, Any], columns: Columns
+) -> TableTask:
+    if "question_column" in options:
+        columns = replace(columns, question=(options["question_column"],))
+    if "answer_column" in options:
+        columns = replace(columns, answer=(options["answer_column"],))
     return TableTask(
         spec=spec.text,
         name=spec.name,
@@ -187,13 +188,7 @@ def _task(spec: Spec, source: str, licence: str, origin: Origin, options: dict[s
         licence=licence,
         origin=origin,
         extract=options.get("extract", "auto"),
-        columns=Columns(
-            _chosen(options, "question_column", QUESTION_COLUMNS), _chosen(options, "answer_column", ANSWER_COLUMNS)
-        ),
+        columns=columns,
         order=options.get("order", "given"),
         compare=options.get("compare", "math"),
     )
-
-
-def _chosen(options: dict[str, Any], option: str, default: tuple[str, ...]) -> tuple[str, ...]:
-    return (options[option],) if option in options else tuple(dict.fromkeys(default))

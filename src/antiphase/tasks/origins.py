@@ -1,4 +1,4 @@
-"""Where the rows of a task are read: files, hub data sets, the GSM8K test questions inside the package."""
+"""Read the rows of a task: from files, from hub data sets, or the GSM8K test questions inside this package."""
 
 import importlib.util
 import re
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from antiphase.data.tables import TableRow, read_table
-from antiphase.errors import InvalidInputError, MissingExtraError
+from antiphase.errors import InvalidInputError, MissingExtraError, first_line
 from antiphase.tasks.problem import Split
 from antiphase.tasks.row_task import ID_COLUMNS, Ids, Origin, Rows
 
-# `test` as a word of its own: in `gsm8k-test.jsonl` and `test/algebra/3.json`, not in `latest` or `contest`.
+# Finds `test` as a separate word: in `gsm8k-test.jsonl` and `test/algebra/3.json`, not in `latest` or `contest`.
 _SAYS_TEST = re.compile(r"(?<![a-z])test(?![a-z])", re.IGNORECASE)
 
 
@@ -23,11 +23,11 @@ class FileOrigin(Origin):
     """A `.jsonl`, `.json` or `.parquet` file.
 
     Args:
-        path: of the file.
-        test_of: the known set whose test split it is a copy of; None is a file without official splits.
-        ids: of the problems.
-        has_train: whether that set has a train split too, of which the file is a copy where it is trained on.
-        embedded_test: whether the GSM8K test questions of this package are that set's test split.
+        path: the path of the file.
+        test_of: the known set of whose test split the file is a copy; None if the file has no official splits.
+        ids: how the problems get their ids (see `Rows`).
+        has_train: whether that set also has a train split. In training, the file is then read as a copy of that.
+        embedded_test: whether that set's test split is the GSM8K test questions of this package.
     """
 
     path: str
@@ -37,7 +37,11 @@ class FileOrigin(Origin):
     embedded_test: bool = False
 
     def read(self, split: Split) -> list[Rows]:
-        """All rows, whatever the split; of a copy of a test split, none for training."""
+        """All rows, whatever the split. A copy of a test split has no rows for training.
+
+        Raises:
+            InvalidInputError: rows for training are wanted of a copy of a test split.
+        """
         if self.test_of is not None and split == "train":
             mend = (
                 "a file is read as the test split by all but `antiphase train`." if self.has_train else
@@ -48,12 +52,8 @@ class FileOrigin(Origin):
         prefix = path.stem if self.test_of is None else self.test_of + ("" if self.ids == "text" else "_test")
         return [Rows(read_table(path), prefix, official=self.test_of is not None, ids=self.ids)]
 
-    def at_hand(self) -> list[Rows]:
-        """All rows."""
-        return self.read("all")
-
     def for_training(self) -> Origin:
-        """The file as a copy of the set's train split, where the set has one."""
+        """The file as a copy of the set's train split, if the set has one."""
         if self.test_of is None or not self.has_train:
             return self
         return TrainingFile(self.path, self.test_of, self.ids, self.embedded_test)
@@ -63,14 +63,14 @@ class FileOrigin(Origin):
 class TrainingFile(Origin):
     """A local copy of the train split of a known set.
 
-    Held-out problems are the set's test questions where this package has them; elsewhere the prompt decides which rows
-    are for training.
+    If this package contains the set's test questions, these are the held-out problems. Otherwise the prompt decides
+    which rows are for training and which are held out.
 
     Args:
-        path: of the file.
-        name: of the set.
-        ids: of the problems.
-        embedded_test: whether the GSM8K test questions of this package are the set's test split.
+        path: the path of the file.
+        name: the name of the set.
+        ids: how the problems get their ids (see `Rows`).
+        embedded_test: whether the set's test split is the GSM8K test questions of this package.
     """
 
     path: str
@@ -79,10 +79,10 @@ class TrainingFile(Origin):
     embedded_test: bool
 
     def read(self, split: Split) -> list[Rows]:
-        """The rows of the split; warns where the file calls itself a test split.
+        """The rows of the split. Warns if the file calls itself a test split.
 
         Raises:
-            InvalidInputError: the file holds test questions of this package.
+            InvalidInputError: the file contains test questions of this package.
         """
         rows = read_table(Path(self.path).expanduser())
         training = Rows(rows, f"{self.name}_train", official=self.embedded_test, ids=self.ids)
@@ -92,10 +92,6 @@ class TrainingFile(Origin):
             return [training]
         parts = {"train": training, "test": _embedded_test(f"{self.name}_test")}
         return [part for kind, part in parts.items() if split in (kind, "all")]
-
-    def at_hand(self) -> list[Rows]:
-        """All rows."""
-        return self.read("all")
 
     def _look_for_test(self, rows: Sequence[TableRow]) -> None:
         if self.embedded_test:
@@ -122,16 +118,16 @@ class HubOrigin(Origin):
     """A data set on the Hugging Face hub.
 
     Args:
-        name: what ids begin with.
+        name: the text that the problems' ids begin with.
         hub_id: `owner/name`.
-        config: of the data set; None is its default.
-        train: its split for training; None if it has none.
-        test: its split for tests; None if it has none.
-        revision: commit, branch or tag that is asked for.
-        pinned: the commit that is read unless `revision` asks for another.
-        embedded_test: whether the GSM8K test questions of this package are its test split.
-        ids: of the problems.
-        columns: that are read, where the others are large; None reads all.
+        config: the configuration of the data set; None is its default.
+        train: the name of its split for training; None if it has none.
+        test: the name of its split for tests; None if it has none.
+        revision: the commit, branch or tag that the user asks for; None if none is asked for.
+        pinned: the commit that is read if the user asks for none.
+        embedded_test: whether its test split is the GSM8K test questions of this package.
+        ids: how the problems get their ids (see `Rows`).
+        columns: the columns that are read, if the others are large; None reads all.
     """
 
     name: str
@@ -146,26 +142,28 @@ class HubOrigin(Origin):
     columns: tuple[str, ...] | None = None
 
     def read(self, split: Split) -> list[Rows]:
-        """The rows of the official split; of a data set with only one, all rows where it is for training."""
+        """The rows of the official split. If the data set has no test split, all rows of its only split."""
         if self.test is None:
             return [self._part(self.train or "train", official=False)]
-        wanted = [("train", self.train), ("test", self.test)]
-        if split != "all":
-            wanted = [(kind, name) for kind, name in wanted if kind == split]
-        parts = [self._part(name, official=True) for _, name in wanted if name is not None]
+        wanted = [name for kind, name in (("train", self.train), ("test", self.test)) if split in (kind, "all")]
+        parts = [self._part(name, official=True) for name in wanted if name is not None]
         if not parts:
             raise InvalidInputError(f"{self.name} has no {split} split, only test; train on another set.")
         return parts
 
     def at_hand(self) -> list[Rows]:
-        """None; raises unless the package `datasets` is there, where it is needed."""
+        """No rows, since all need a download.
+
+        Raises:
+            MissingExtraError: the package `datasets` is needed and not installed.
+        """
         if not self.embedded_test:
             self._require_datasets()
         return []
 
     @property
     def remedy(self) -> str:
-        """What to do where the hub does not help."""
+        """The end of an error message: what to do if the hub cannot be read."""
         if self.name == self.hub_id:
             return "Name another config= or split=, or give a .jsonl file in its place."
         return f"Or give a local copy: {self.name}:file=PATH."
@@ -195,10 +193,9 @@ class HubOrigin(Origin):
                     f"the hub data set {self.hub_id!r} is gated: accept its terms on "
                     f"https://huggingface.co/datasets/{self.hub_id} and log in with `hf auth login`. {self.remedy}"
                 ) from error
-            reason = str(error).partition("\n")[0]
             raise InvalidInputError(
                 f"the hub data set {self.hub_id!r} (config {self.config or 'default'}, split {split}) could not be "
-                f"read ({reason}). {self.remedy}"
+                f"read ({first_line(error)}). {self.remedy}"
             ) from error
         return [TableRow(f"{self.hub_id}, {split} row {i}", dict(values)) for i, values in enumerate(rows)]
 
@@ -210,7 +207,7 @@ def _embedded_test(prefix: str) -> Rows:
 
 
 def _is_gated(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, says that the hub asks for consent or a login."""
+    """Whether an error, or the error that caused it, says that the hub asks for consent or a login."""
     while error is not None:
         if type(error).__name__ == "GatedRepoError" or "gated dataset" in str(error).lower():
             return True

@@ -1,8 +1,8 @@
-"""A user's own task, `file.py:MyTask` or `package.module:MyTask`, options after a further colon.
+"""A user's own task, `file.py:MyTask` or `package.module:MyTask`; its options follow after another colon.
 
-`MyTask` is a subclass of `Task` or a callable that returns one. Its parameters are the options of the spec, typed as
-they are annotated. What it returns is wrapped: its problems are checked and named by the spec, its verifier is tried
-once before anything long starts, and later an error in it costs the completion that caused it, not the run.
+`MyTask` is a subclass of `Task` or a function that returns one. Its parameters are the options of the spec, converted
+to the annotated types. `OwnTask` wraps the user's task. It checks the problems, and it tries the verifier once before
+anything long starts. A later error in the verifier makes one completion wrong; it does not end the run.
 """
 
 import contextlib
@@ -17,21 +17,21 @@ from antiphase.tasks.canonical import writable
 from antiphase.tasks.extraction import MAX_LENGTH, Found
 from antiphase.tasks.problem import Problem, Split, Task, check_request
 from antiphase.tasks.specs import Spec, parse_options, parse_spec
-from antiphase.tasks.user_code import CodePlace, UserCode, code_place, failure, file_sha256, is_current, load_code
+from antiphase.tasks.user_code import CodePlace, UserCode, code_place, failure, file_sha256, load_code
 
 _Value = TypeVar("_Value")
-# Parameters of `Task` that no spec sets; those without a default are given one.
+# Parameters of `Task` that a spec cannot set. `_arguments` gives a value to those without a default.
 _OF_EVERY_TASK = ("spec", "name", "source", "licence", "prompt_template")
 
 
 @dataclass(frozen=True)
 class OwnTask(Task):
-    """A user's task, checked.
+    """A user's task, wrapped in checks.
 
     Args:
-        inner: the user's.
-        code: where it came from.
-        located: the spec with its file as an absolute path, from which another process builds the same task.
+        inner: the user's task.
+        code: the code that the task was made from.
+        located: the spec with an absolute path to the file, so that another process can build the same task.
     """
 
     inner: Task
@@ -40,10 +40,11 @@ class OwnTask(Task):
 
     @classmethod
     def from_spec(cls, spec: Spec, place: CodePlace) -> "OwnTask":
-        """The task that the user's code makes of the spec's options.
+        """Make the task by calling the user's code with the spec's options.
 
         Raises:
-            InvalidInputError: no such file or name, code that raises, no task, or an option that it lacks.
+            InvalidInputError: there is no such file or name, the code raises or returns no task, or an option is
+                unknown.
         """
         code = load_code(place, f"task {spec.text!r}", "task")
         inner = _made(spec, code)
@@ -59,17 +60,12 @@ class OwnTask(Task):
             located=place.text + options,
         )
 
-    @property
-    def is_current(self) -> bool:
-        """Whether the spec still means this code: the file is where it was and has not changed."""
-        return is_current(self.code)
-
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
-        """The user's problems, checked and named by the spec; the verifier is tried on the first.
+        """The user's problems, checked and marked with the spec. The verifier is tried on the first problem.
 
         Raises:
-            InvalidInputError: another number than asked for, a problem that is none, without id or prompt, an id that
-                stands twice, or a verifier that raises or returns something else than it should.
+            InvalidInputError: the number of problems is wrong, an item is no `Problem` or lacks its id or prompt, an
+                id occurs twice, or the verifier raises or returns a value of the wrong type.
         """
         check_request(self.spec, split, num)
         with self._calling("problems"):
@@ -85,17 +81,17 @@ class OwnTask(Task):
         return problems
 
     def for_training(self) -> "OwnTask":
-        """With the user's task as training reads it."""
+        """The same wrapper around the user's `for_training`."""
         with self._calling("for_training"):
             return replace(self, inner=self.inner.for_training())
 
     def check_source(self) -> None:
-        """What the user's task checks."""
+        """Run the user's `check_source`."""
         with self._calling("check_source"):
             self.inner.check_source()
 
     def warm_up(self) -> None:
-        """What the user's task prepares."""
+        """Run the user's `warm_up`."""
         with self._calling("warm_up"):
             self.inner.warm_up()
 
@@ -105,19 +101,19 @@ class OwnTask(Task):
         return _truth(self.inner.reads_thoughts)
 
     def verify(self, completion: str, problem: Problem) -> bool:
-        """The user's verdict."""
+        """The verdict of the user's `verify`."""
         return _truth(self.inner.verify(completion, problem))
 
     def quick_verdict(self, completion: str, problem: Problem) -> bool | None:
-        """The user's quick verdict; None where it raises, so that `verify` decides."""
+        """The user's quick verdict; None if it raises, so that `verify` decides."""
         try:
             return _maybe(_truth, self.inner.quick_verdict(completion, problem))
-        # A parser that was written for well-meaning input can raise anything on a hostile one.
+        # A parser that was written for ordinary answers can raise any error on a hostile one.
         except Exception:  # noqa: BLE001
             return None
 
     def extracted(self, completion: str, problem: Problem) -> str | None:
-        """The user's extracted answer, cut to 20,000 characters; None where it raises."""
+        """The answer that the user's code extracts, cut to 20,000 characters; None if that code raises."""
         try:
             answer = _maybe(_text, self.inner.extracted(completion, problem))
         except Exception:  # noqa: BLE001 (as above)
@@ -133,14 +129,14 @@ class OwnTask(Task):
             return None
 
     def well_formed(self, completion: str, problem: Problem) -> bool:
-        """The user's judgement of the form; False where it raises."""
+        """The result of the user's `well_formed`; False if it raises."""
         try:
             return _truth(self.inner.well_formed(completion, problem))
         except Exception:  # noqa: BLE001 (as above)
             return False
 
     def _try_verifier(self, problem: Problem) -> None:
-        """Call the verifier on an empty completion and on the reference itself, where an error is a mistake in it."""
+        """Call the verifier on an empty completion and on the reference. An error here is the verifier's mistake."""
         for completion in ("", problem.answer):
             with self._calling("verify"):
                 right = _truth(self.inner.verify(completion, problem))
@@ -169,10 +165,10 @@ class OwnTask(Task):
 
 
 def own_place(spec: Spec) -> CodePlace | None:
-    """Where the code of an own task's spec is; None of any other spec.
+    """Where the code of a user's own task is; None if the spec names another kind of task.
 
     Raises:
-        InvalidInputError: a Python file without the name of a task in it.
+        InvalidInputError: the spec names a Python file, but no task in it.
     """
     place = code_place(spec.name)
     if place is None and spec.name.endswith(".py"):
@@ -183,15 +179,15 @@ def own_place(spec: Spec) -> CodePlace | None:
 
 
 def code_digests(tasks: Iterable[Task]) -> dict[str, str | None]:
-    """The sha256 of the file by spec, of the tasks that are a user's own."""
+    """For each user's own task among these, by its spec: the sha256 of the file that it was loaded from."""
     return {task.spec: task.code.sha256 for task in tasks if isinstance(task, OwnTask)}
 
 
 def file_digests(specs: Iterable[str]) -> dict[str, str | None]:
-    """The sha256 of the file as it is now by spec, of those that name a user's own task; no task is loaded.
+    """For each spec that names a user's own task: the sha256 of its file as it is now. No task is loaded.
 
     Raises:
-        InvalidInputError: a file or module is not there.
+        InvalidInputError: a file or module does not exist.
     """
     digests = {}
     for text in specs:
@@ -202,7 +198,7 @@ def file_digests(specs: Iterable[str]) -> dict[str, str | None]:
 
 
 def recorded_code(digests: Mapping[str, str | None]) -> dict[str, Any]:
-    """What a run folder notes of the digests; nothing where there are none, as in folders of before own tasks."""
+    """The entry of a run folder that holds the digests; no entry if there are no user's own tasks."""
     return {"tasks_sha256": dict(digests)} if digests else {}
 
 
@@ -234,7 +230,7 @@ def _made(spec: Spec, code: UserCode) -> Task:
 
 
 def _arguments(spec: Spec, code: UserCode) -> dict[str, Any]:
-    """The options of the spec, and what every task is called by."""
+    """The arguments for the user's code: the options of the spec, and the fields that every task has."""
     parameters = _parameters(code.value)
     options = parse_options(spec, {name: kind for name, (kind, _) in parameters.items() if name not in _OF_EVERY_TASK})
     shared = {
@@ -254,7 +250,7 @@ def _arguments(spec: Spec, code: UserCode) -> dict[str, Any]:
 
 
 def _parameters(factory: Any) -> Mapping[str, tuple[Any, bool]]:
-    """(type, whether it has no default) of what can be given by name."""
+    """For each parameter that can be given by name: (its type, whether it lacks a default)."""
     hints = typing.get_type_hints(getattr(factory, "__init__") if isinstance(factory, type) else factory)  # noqa: B009
     found = {}
     for parameter in inspect.signature(factory).parameters.values():
@@ -290,7 +286,7 @@ def _checked(spec: str, found: Sequence[Any]) -> list[Problem]:
 
 
 def _truth(value: Any) -> bool:
-    # NumPy's booleans are as good; a score is not, for its reader would have to guess what counts as right.
+    # NumPy's booleans are accepted. A number is not: the caller would have to guess which scores count as right.
     if type(value).__name__ not in ("bool", "bool_"):
         raise TypeError(f"it returned {value!r}; expected True or False")
     return bool(value)

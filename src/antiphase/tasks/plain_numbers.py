@@ -15,7 +15,7 @@ _POWER = re.compile(rf"(-?){_TEN}")
 
 
 def ascii_digits(text: str) -> str:
-    """Digits of other scripts as 0-9 and the minus sign U+2212 as a hyphen; superscripts stay what they are."""
+    """The text with digits of other scripts as 0-9 and the minus sign U+2212 as a hyphen; superscripts stay."""
     if text.isascii():
         return text
     return "".join(str(int(c)) if c.isdecimal() and not c.isascii() else c for c in text).replace("\u2212", "-")
@@ -27,7 +27,7 @@ def join_thousands(text: str) -> str:
 
 
 def strip_units(text: str) -> str:
-    r"""The text without surrounding space, `$`, `%`, closing period, and LaTeX's ways to write a thousands separator.
+    r"""The text without surrounding space, `$`, `%` and final period, and with LaTeX's thousands separators as commas.
 
     >>> strip_units(r" \$1{,}234.00. ")
     '1,234.00'
@@ -39,7 +39,7 @@ def strip_units(text: str) -> str:
 
 
 def decimal_text(text: str) -> str | None:
-    """An integer or decimal without its units and thousands separators, else as written; None where it is neither.
+    """The integer or decimal in the text, without units and thousands separators; None if the text is no such number.
 
     >>> decimal_text("$1,234.50"), decimal_text("007"), decimal_text("1/2"), decimal_text("1,23")
     ('1234.50', '007', None, None)
@@ -55,7 +55,7 @@ def decimal_text(text: str) -> str | None:
 def plain_number(text: str) -> Fraction | None:
     r"""The exact value of an integer, decimal or fraction of at most 100 digits; None for anything else.
 
-    A percent sign is taken for a unit: `50%` is 50, not 1/2.
+    A percent sign counts as a unit: `50%` is 50, not 1/2.
 
     >>> [str(plain_number(t)) for t in ("1,000.50", "-3/6", r"\frac{1}{2}", "50%", "x", "1,2")]
     ['2001/2', '-1/2', '1/2', '50', 'None', 'None']
@@ -76,7 +76,7 @@ def plain_number(text: str) -> Fraction | None:
 
 
 def exact_number(text: str) -> Fraction | None:
-    r"""`plain_number`, and scientific notation with exponents of at most three digits.
+    r"""The value as `plain_number` reads it, or of scientific notation with an exponent of at most three digits.
 
     >>> [str(exact_number(t)) for t in ("4.5e3", r"4.5 \times 10^{3}", "1e-1", "10^{2}", "110^2", "1e9999", "e5")]
     ['4500', '4500', '1/10', '100', 'None', 'None', 'None']

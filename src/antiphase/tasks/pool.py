@@ -1,7 +1,7 @@
-"""Verification in processes that can be killed, so that no completion can hang or end the caller.
+"""Verify completions in processes that can be killed, so that no completion can hang or end the caller.
 
-`VerifierPool.check` is safe in any thread, uses no signals in the caller, and answers for every pair. Verdicts that
-need only string operations are given without a process.
+`VerifierPool.check` works in any thread, uses no signals in the caller, and gives a verdict for every pair. Verdicts
+that need only string operations use no process.
 """
 
 import json
@@ -25,7 +25,7 @@ from antiphase.tasks.thoughts import spoken
 
 Outcome = Literal["right", "wrong", "no answer", "cut off", "timeout", "error"]
 DEFAULT_TIMEOUT = 5.0
-_START_TIMEOUT = 180.0  # seconds to start and to import: neither depends on a completion
+_START_TIMEOUT = 180.0  # seconds to start and to import, which no completion can lengthen
 _CHECKS_PER_PROCESS = 5000  # sympy's caches grow
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from antiphase.tasks.worker import main; main()"
 _LATE = {"failed": "its process did not answer in time"}
@@ -58,13 +58,13 @@ _UNFINISHED = Verdict(False, "no answer", "the thought was begun and not ended")
 
 
 class VerifierPool:
-    """Processes that verify completions; started when first needed.
+    """A pool of processes that verify completions. They start when they are first needed.
 
-    Use it in a `with` block or call `close`; processes also end with the pool, with this process, and when it is
-    killed.
+    Use the pool in a `with` block or call `close`. Its processes also end when the pool is deleted and when this
+    process ends or is killed.
 
     Args:
-        num_workers: processes at most; None is 2, or 1 on a machine with one core.
+        num_workers: the greatest number of processes; None is 2, or 1 on a machine with one core.
 
     Raises:
         InvalidInputError: fewer than one worker.
@@ -95,7 +95,7 @@ class VerifierPool:
             finishes: how each completion ended; `length` means that it reached its length limit.
 
         Raises:
-            InvalidInputError: the timeout is not positive, or a problem names no task.
+            InvalidInputError: the timeout is not positive, or a problem names a task that does not exist.
             VerifierError: verification cannot work at all, whatever the completions.
         """
         if not timeout > 0:
@@ -125,7 +125,7 @@ class VerifierPool:
         todo: "queue.SimpleQueue[int]",
         timeout: float,
     ) -> None:
-        if os.getpid() != self._pid:  # forked: the processes belong to the parent
+        if os.getpid() != self._pid:  # after a fork: the processes belong to the parent
             self._finalizer.detach()
             self._idle, self._pid = [], os.getpid()
             self._finalizer = weakref.finalize(self, _close_all, self._idle, self._pid)
@@ -206,7 +206,7 @@ def _explained(verdict: Verdict, answer: str, problem: Problem, finish: str | No
 
 
 def _located(spec: str) -> tuple[str, str | None]:
-    """(spec from which another process builds the same task, digest of the user's code that it is to find)."""
+    """(a spec from which another process can build the same task, the sha256 of the user's code or None)."""
     task = build_task(spec)
     return (task.located, task.code.sha256) if isinstance(task, OwnTask) else (spec, None)
 
@@ -264,7 +264,7 @@ class _Worker:
             self._warm_up(located, sha256, problem.task)
         problem = replace(problem, task=located)
         self._checks += 1
-        # One character more than is read, so that the worker knows that it is too long.
+        # One character more than the verifier reads, so that it can see that the completion is too long.
         request = {"completion": completion[-MAX_LENGTH - 1 :], "problem": asdict(problem), "timeout": timeout}
         self._send(request)
         answer = self._receive(timeout)
@@ -294,7 +294,7 @@ class _Worker:
                 try:
                     stream.close()
                 except OSError:
-                    continue  # what was still to be written has no reader any more
+                    continue  # the process that was to read the rest has ended
 
     def _send(self, message: dict[str, Any]) -> None:
         assert self._process.stdin is not None

@@ -1,4 +1,4 @@
-"""What a task is: problems with reference answers, and a verifier. The other modules hold the tasks themselves."""
+"""The interface of a task: problems with reference answers, and a verifier. Other modules define the tasks."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -17,10 +17,10 @@ class Problem:
 
     Args:
         problem_id: unique within the task.
-        task: the spec string that `load_task` takes; with the other fields it is all that verifying needs.
-        prompt: plain text.
-        answer: the reference.
-        metadata: JSON; what the task's verifier needs besides the answer (`{}` where it needs nothing).
+        task: the spec of its task, as `load_task` reads it. Verifying needs only this and the other fields.
+        prompt: the question as plain text.
+        answer: the reference answer.
+        metadata: JSON with what the task's verifier needs besides the answer; `{}` if it needs nothing.
     """
 
     problem_id: str
@@ -36,11 +36,11 @@ class Task(ABC):
 
     Args:
         spec: the string that this task was made from.
-        name: short name, such as `gsm8k`.
-        source: where the problems come from, in one line.
-        licence: of the problems.
-        prompt_template: text with `{prompt}` in it, in which evaluation asks the problems unless told otherwise; None
-            is the prompt alone. Training does not read it.
+        name: a short name, such as `gsm8k`.
+        source: one line that says where the problems come from.
+        licence: the licence of the problems.
+        prompt_template: a text with `{prompt}` in it, which evaluation puts around the prompts unless the user gives
+            another; None leaves them as they are. Training does not use it.
     """
 
     spec: str
@@ -56,29 +56,29 @@ class Task(ABC):
 
     @abstractmethod
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
-        """Draw `num` problems of a split (None: all, or a generator's `size`) in an order that `seed` decides.
+        """Draw `num` problems of a split, in an order that `seed` decides. None draws all, or a generator's `size`.
 
         Raises:
-            InvalidInputError: there are fewer, there is no such split, or a row is malformed.
+            InvalidInputError: there are fewer problems, there is no such split, or a row is malformed.
         """
 
     @abstractmethod
     def verify(self, completion: str, problem: Problem) -> bool:
         """Whether the completion is right.
 
-        A hostile completion can make this slow, hang or raise: callers go through `VerifierPool`.
+        A hostile completion can make this slow, hang or raise, so callers use `VerifierPool`.
         """
 
     @abstractmethod
     def quick_verdict(self, completion: str, problem: Problem) -> bool | None:
-        """What `verify` would say, where that takes a few string operations; None where it could take longer."""
+        """The verdict of `verify` if a few string operations can find it; None if it could take longer."""
 
     @abstractmethod
     def extracted(self, completion: str, problem: Problem) -> str | None:
-        """The answer that `verify` would judge, in a form for majority votes; None where there is none.
+        """The answer that `verify` would judge, in a common form for majority votes; None if there is none.
 
-        Answers that are plainly the same have the same form: `0.5`, `1/2` and `.50` are one answer. A few string
-        operations, never algebra; at most 20,000 characters.
+        Answers that are plainly the same get the same form: `0.5`, `1/2` and `.50` are one answer. This uses only a
+        few string operations, never algebra, and returns at most 20,000 characters.
         """
 
     def found(self, completion: str, problem: Problem) -> Found | None:
@@ -95,7 +95,7 @@ class Task(ABC):
         return self
 
     def check_source(self) -> None:  # noqa: B027 (tasks without a source have nothing to check)
-        """Raise the error that `problems` would raise, as far as that can be known without a download."""
+        """Raise those errors of `problems` that can be found without a download."""
 
     def warm_up(self) -> None:  # noqa: B027
         """Import and build what `verify` needs, so that the first check is as fast as the others."""

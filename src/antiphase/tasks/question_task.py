@@ -1,4 +1,4 @@
-"""A base for own tasks: questions with reference answers; ids, splits, order and extraction are done here."""
+"""A base for tasks of your own: it gives questions their ids, splits and order, and extracts the answers."""
 
 import random
 from abc import abstractmethod
@@ -15,9 +15,9 @@ from antiphase.tasks.row_task import text_key
 
 @dataclass(frozen=True)
 class QuestionTask(Task):
-    """Questions, and a judge of the answer that a completion gives.
+    """A task made of questions with reference answers.
 
-    A subclass gives `questions` and `is_right`. As a data class its further fields are options of the spec.
+    A subclass defines `questions` and `is_right`. If it is a data class, its own fields are options of the spec.
 
     Args:
         extract: where the answer stands in a completion.
@@ -27,13 +27,13 @@ class QuestionTask(Task):
 
     @abstractmethod
     def questions(self) -> Iterable[tuple[str, str]]:
-        """Every (prompt, reference answer), always the same. A question's text decides its split and its id."""
+        """Every (prompt, reference answer), the same at each call. A question's text decides its split and its id."""
 
     @abstractmethod
     def is_right(self, answer: str, problem: Problem) -> bool:
-        """Whether the answer that stands in a completion is right.
+        """Whether the answer that was found in a completion is right.
 
-        It is called in a process that can be killed, and only where a completion has an answer.
+        This is called in a process that can be killed, and only for completions that have an answer.
         """
 
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
@@ -58,16 +58,16 @@ class QuestionTask(Task):
         ]
 
     def verify(self, completion: str, problem: Problem) -> bool:
-        """Whether there is an answer, and it is right."""
+        """Whether the completion has an answer and it is right."""
         answer = extract_answer(completion, self.extract, problem.answer)
         return answer is not None and self.is_right(answer, problem)
 
     def quick_verdict(self, completion: str, problem: Problem) -> bool | None:
-        """False where there is no answer, else None."""
+        """False if the completion has no answer, else None."""
         return False if extract_answer(completion, self.extract, problem.answer) is None else None
 
     def extracted(self, completion: str, problem: Problem) -> str | None:
-        """The answer as it stands."""
+        """The answer without surrounding space."""
         answer = extract_answer(completion, self.extract, problem.answer)
         return None if answer is None else writable(answer.strip())
 
@@ -76,6 +76,6 @@ class QuestionTask(Task):
         return find_answer(completion, self.extract, problem.answer)
 
     def well_formed(self, completion: str, problem: Problem) -> bool:
-        """Whether the answer stands in a box or in tags, or where `extract` says."""
+        """Whether the answer stands where `extract` says; with `auto`, in a box or in tags."""
         del problem
         return presents_answer(completion, self.extract)

@@ -1,10 +1,11 @@
-"""From a spec string to a task."""
+"""Make a task from its spec string."""
 
 import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 
 from antiphase.errors import InvalidInputError, MissingExtraError
+from antiphase.registry import did_you_mean
 from antiphase.tasks import choice_task, digit_sum, math_verify_alone, sums
 from antiphase.tasks.choice_task import ChoiceTask
 from antiphase.tasks.digit_sum import DigitSumTask
@@ -14,8 +15,9 @@ from antiphase.tasks.math_sets import FILE_SUFFIXES, MATH_SETS, file_task, hub_t
 from antiphase.tasks.math_verify_alone import MathVerifyAlone
 from antiphase.tasks.own_task import OwnTask, own_place
 from antiphase.tasks.problem import Task
-from antiphase.tasks.specs import Spec, did_you_mean, parse_spec
+from antiphase.tasks.specs import Spec, parse_spec
 from antiphase.tasks.sums import SumsTask
+from antiphase.tasks.user_code import is_current
 
 _ALIASES = {"gpqa": choice_task.NAME, "aime2024": "aime24", "aime2025": "aime25", "minervamath": "minerva"}
 _BUILDERS: Mapping[str, Callable[[Spec], Task]] = {
@@ -27,7 +29,7 @@ _OWN = (*MATH_SETS, *_BUILDERS)
 
 
 def load_task(spec: str) -> Task:
-    """The task that a spec names, checked as far as possible without a download.
+    """Make the task that a spec names, and check it as far as that is possible without a download.
 
     Args:
         spec: `NAME` or `NAME:key=value,key=value`. NAME is a known set (`gsm8k`, `math500`, `gpqa_diamond`, …),
@@ -35,9 +37,9 @@ def load_task(spec: str) -> Task:
             file, a hub data set `owner/name`, or your own task as `file.py:MyTask` or `package.module:MyTask`.
 
     Raises:
-        InvalidInputError: no such task or file, an option that it lacks or of the wrong type, a malformed row, a
-            generator that does not accept its own answers, or own code that raises.
-        MissingExtraError: a package that the task needs is absent.
+        InvalidInputError: there is no such task or file, an option is unknown or has the wrong type, a row is
+            malformed, a generator does not accept its own answers, or the user's own code raises.
+        MissingExtraError: a package that the task needs is not installed.
     """
     task = renew_task(spec)
     task.check_source()
@@ -45,9 +47,9 @@ def load_task(spec: str) -> Task:
 
 
 def renew_task(spec: str) -> Task:
-    """As `build_task`, with a user's own code read again where its file has changed."""
+    """Make the task as `build_task` does, but load a user's own code again if its file has changed."""
     task = build_task(spec)
-    if isinstance(task, OwnTask) and not task.is_current:
+    if isinstance(task, OwnTask) and not is_current(task.code):
         build_task.cache_clear()
         task = build_task(spec)
     return task
@@ -55,17 +57,18 @@ def renew_task(spec: str) -> Task:
 
 @functools.lru_cache(maxsize=256)
 def build_task(spec: str) -> Task:
-    """The task that a spec names, unchecked: enough to verify with, even where its file is gone.
+    """Make the task that a spec names without reading its problems. It can verify even if its data file is gone.
 
     Raises:
-        InvalidInputError: no such task, an option that it lacks or of the wrong type, or own code that raises.
-        MissingExtraError: reasoning-gym is needed and absent.
+        InvalidInputError: there is no such task, an option is unknown or has the wrong type, or the user's own code
+            raises.
+        MissingExtraError: reasoning-gym is needed and not installed.
     """
     parsed = parse_spec(spec)
     if parsed.text == math_verify_alone.SPEC:
         return MathVerifyAlone(parsed.text, parsed.name, "math-verify's own rule", "Apache-2.0")
     place = own_place(parsed)
-    if place is not None and _key(place.written) not in _by_key(_OWN):  # else an option without its value
+    if place is not None and _key(place.written) not in _by_key(_OWN):  # a known name with a colon lacks a value
         return OwnTask.from_spec(parsed, place)
     if parsed.name.endswith(FILE_SUFFIXES):
         return file_task(parsed)
@@ -83,13 +86,13 @@ def _generator(spec: Spec) -> str:
     try:
         installed = list(gym_names())
     except MissingExtraError:
-        if did_you_mean(spec.name, own) == ".":
+        if not did_you_mean(spec.name, own):
             raise MissingExtraError("reasoning-gym", "train", f"the task {spec.name!r}") from None
         installed = []
     name = _by_key(installed).get(_key(spec.name))
     if name is None:
         raise InvalidInputError(
-            f"unknown task {spec.name!r}{did_you_mean(spec.name, own + installed)} Expected one of {', '.join(own)}, "
+            f"unknown task {spec.name!r}.{did_you_mean(spec.name, own + installed)} Expected one of {', '.join(own)}, "
             "a reasoning_gym generator, a .jsonl or .parquet file, a hub data set owner/name, or your own as "
             "file.py:MyTask."
         )
@@ -97,7 +100,7 @@ def _generator(spec: Spec) -> str:
 
 
 def _key(name: str) -> str:
-    """What names are compared by: `knights_and_knaves` and `Knights-Knaves` are `knights_knaves`."""
+    """The form in which names are compared: `knights_and_knaves` and `Knights-Knaves` become `knightsknaves`."""
     return re.sub(r"[-_ ]", "", re.sub(r"[-_ ]and[-_ ]", "", name.lower()))
 
 

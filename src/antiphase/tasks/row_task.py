@@ -1,4 +1,4 @@
-"""Tasks whose problems are the rows of a file or a hub data set: reading, splits, ids."""
+"""The base of tasks whose problems are the rows of a file or a hub data set: their splits and their ids."""
 
 import hashlib
 import random
@@ -21,14 +21,14 @@ ID_COLUMNS = ("id", "problem_id", "prompt_id", "unique_id")
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows that were read.
+    """Rows that were read from one place.
 
     Args:
-        rows: each with its place.
-        prefix: of the ids of rows that bring none.
-        official: whether the rows are the wanted split already; otherwise the prompt decides.
-        ids: `own` takes the rows' own ids where they have them, `row` numbers them, `text` hashes the prompt, so that
-            every copy of a data set gives a problem the same id.
+        rows: the rows, each with its place in the file.
+        prefix: the text that ids begin with, for rows that have no id of their own.
+        official: whether the rows are exactly the wanted split. If not, a row's prompt decides its split.
+        ids: how problems get their ids: `own` uses the row's own id if it has one, `row` numbers the rows, `text`
+            hashes the prompt, so that a problem has the same id in every copy of a data set.
     """
 
     rows: Sequence[TableRow]
@@ -42,20 +42,20 @@ class Origin(ABC):
 
     @abstractmethod
     def read(self, split: Split) -> list[Rows]:
-        """The rows of a split, or all of them where there are no official splits."""
+        """The rows of a split, or all rows if there are no official splits."""
 
-    @abstractmethod
     def at_hand(self) -> list[Rows]:
-        """The rows that need no download; raises what `read` would raise, as far as that can be known without one."""
+        """The rows that need no download. Raises the errors of `read` that can be found without a download."""
+        return self.read("all")
 
     def for_training(self) -> "Origin":
-        """Where training reads; the same but for files, which can be a copy of either split."""
+        """Where training reads. This differs only for files, which can be a copy of either split."""
         return self
 
 
 @dataclass(frozen=True)
 class RowTask(Task):
-    """Problems from rows.
+    """A task whose problems are rows.
 
     Args:
         origin: where the rows come from.
@@ -70,11 +70,11 @@ class RowTask(Task):
         """(prompt, reference answer) of a row.
 
         Raises:
-            InvalidInputError: the row lacks one of them; names the row and the columns.
+            InvalidInputError: the row lacks one of them. The message names the row and the columns.
         """
 
     def keeps(self, row: TableRow) -> bool:
-        """Whether a row is a problem that can be verified; others are left out without a word."""
+        """Whether a row is a problem that can be verified. Other rows are left out silently."""
         del row
         return True
 
@@ -102,11 +102,11 @@ class RowTask(Task):
             self._problems(part)
 
     def for_training(self) -> "RowTask":
-        """The same problems; a local copy of a known set is its train split."""
+        """The same task, except that a local copy of a known set is read as its train split."""
         return replace(self, origin=self.origin.for_training())
 
     def well_formed(self, completion: str, problem: Problem) -> bool:
-        """Whether the answer stands in a box or in tags, or where `extract` says."""
+        """Whether the answer stands where `extract` says; with `auto`, in a box or in tags."""
         del problem
         return presents_answer(completion, self.extract)
 
@@ -135,7 +135,7 @@ class RowTask(Task):
 
 
 def text_key(text: str) -> str:
-    r"""Ten hexadecimal digits that name a text, whatever its white space.
+    r"""Ten hexadecimal digits that identify a text, independent of its white space.
 
     >>> text_key("What is 1 + 1?") == text_key(" What is\n1 +1?")
     True
@@ -145,10 +145,10 @@ def text_key(text: str) -> str:
 
 
 def text_of(row: TableRow, columns: Sequence[str], what: str, option: str | None = None) -> str:
-    """The text in the first of `columns` that is there; `option` is what names another column.
+    """The text in the first of `columns` that the row has. The message names the `option` that chooses another column.
 
     Raises:
-        InvalidInputError: there is none, or it is empty or no text.
+        InvalidInputError: the row has none of the columns, or the value is empty or no text.
     """
     value = row.first_of(columns)
     if value is None:

@@ -1,9 +1,9 @@
-"""Task specs, `NAME` or `NAME:key=value,key=value`, and their options by type.
+"""Read task specs, `NAME` or `NAME:key=value,key=value`, and convert their options to the types that a task expects.
 
-NAME may hold colons itself, as `file.py:MyTask` does: the options begin after the first colon that a `key=` follows.
+NAME may itself hold colons, as in `file.py:MyTask`: the options begin after the first colon that is followed by a
+`key=`.
 """
 
-import difflib
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from antiphase.errors import InvalidInputError
+from antiphase.registry import did_you_mean
 
 _OPTIONS = re.compile(r":(?=\s*\w+\s*=)")
 _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -21,7 +22,7 @@ _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0
 
 @dataclass(frozen=True)
 class Spec:
-    """A spec taken apart: `chain_sum:max_terms=3` has the name `chain_sum` and the options `{"max_terms": "3"}`."""
+    """The parts of a spec: `chain_sum:max_terms=3` has the name `chain_sum` and the options `{"max_terms": "3"}`."""
 
     text: str
     name: str
@@ -29,13 +30,13 @@ class Spec:
 
 
 def parse_spec(text: str) -> Spec:
-    """Take a spec string apart; nothing is looked up.
+    """Split a spec string into its name and its options. This does not check that the task exists.
 
     >>> parse_spec("chain_sum:min_terms=2,max_terms=3").options
     {'min_terms': '2', 'max_terms': '3'}
 
     Raises:
-        InvalidInputError: no name, an option without a value, or one given twice.
+        InvalidInputError: the name is missing, an option has no value, or an option is given twice.
     """
     name, *rest = _OPTIONS.split(text.strip(), maxsplit=1)
     name = name.strip()
@@ -55,14 +56,14 @@ def parse_spec(text: str) -> Spec:
 
 
 def split_specs(text: str) -> tuple[str, ...]:
-    """The specs of a list with spaces or commas between them; commas inside a spec's options stay.
+    """Split a list of specs at spaces and commas, but not at the commas between the options of one spec.
 
     >>> split_specs("gsm8k,chain_sum:min_terms=2,max_terms=3,math500")
     ('gsm8k', 'chain_sum:min_terms=2,max_terms=3', 'math500')
     """
     specs: list[str] = []
     for part in (piece for word in text.split() for piece in word.split(",") if piece):
-        # After a spec with options, `key=value` goes on with them; a new spec with options has its colon first.
+        # A bare `key=value` belongs to the spec before it, if that has options; a new spec has its colon first.
         goes_on = bool(specs) and _OPTIONS.search(specs[-1]) is not None and re.fullmatch(r"\w+=.*", part) is not None
         if goes_on:
             specs[-1] += f",{part}"
@@ -75,13 +76,14 @@ def parse_options(spec: Spec, allowed: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a spec as values of the types in `allowed`.
 
     Raises:
-        InvalidInputError: an option that is not allowed (with the nearest that is), or a value of the wrong type.
+        InvalidInputError: an option is not allowed (the message names the nearest one that is), or a value has the
+            wrong type.
     """
     values = {}
     for key, text in spec.options.items():
         if key not in allowed:
             raise InvalidInputError(
-                f"task {spec.name!r} has no option {key!r}{did_you_mean(key, list(allowed))} It has: "
+                f"task {spec.name!r} has no option {key!r}.{did_you_mean(key, allowed)} It has: "
                 f"{', '.join(sorted(allowed)) or 'none'}."
             )
         try:
@@ -93,17 +95,11 @@ def parse_options(spec: Spec, allowed: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """`; did you mean 'a' or 'b'?` where something is near, else a full stop."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
-
-
 def parse_value(text: str, kind: Any) -> Any:
-    """The text as a value of a type annotation; `None` is understood where the annotation allows it.
+    """Convert a text to the type of an annotation; the text `none` means None where the annotation allows it.
 
     Raises:
-        ValueError: it is no such value.
+        ValueError: the text is no value of that type.
     """
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
@@ -139,7 +135,7 @@ def _parse_choice(text: str, choices: Mapping[str, Any]) -> Any:
 def _parse_list(text: str, container: Any, inner: Sequence[Any]) -> Any:
     items = [part.strip() for part in text.split("|")]
     if container is dict or any(get_origin(item) is not None for item in inner):
-        raise ValueError(text)  # nested: there is no way to write it
+        raise ValueError(text)  # a spec has no way to write nested lists
     values = [parse_value(item, inner[0] if inner else str) for item in items]
     return tuple(values) if container is tuple else values
 

@@ -1,24 +1,25 @@
-r"""Suites: names for lists of tasks, each with what evaluation needs to ask it well.
+"""Suites: named lists of tasks, each task with the settings that evaluation uses for it.
 
-`NAME:task=FILE,task=FILE` reads local copies of some of a suite's sets.
+`NAME:task=FILE,task=FILE` reads some of the suite's data sets from local copies.
 """
 
 from dataclasses import dataclass, replace
 
 from antiphase.errors import InvalidInputError
+from antiphase.registry import did_you_mean
 from antiphase.tasks.math_sets import MATH_SETS
-from antiphase.tasks.specs import did_you_mean, parse_spec
+from antiphase.tasks.specs import parse_spec
 
 
 @dataclass(frozen=True)
 class SuiteEntry:
-    """One task of a suite; None leaves a setting to the task or to evaluation.
+    """One task of a suite. A setting that is None is decided by the task or by evaluation.
 
     Args:
-        spec: what `load_task` takes.
-        num_problems: how many of its test problems.
+        spec: the task's spec, as `load_task` reads it.
+        num_problems: how many of the task's test problems are asked.
         prompt_template: text with `{prompt}` in it, in place of the task's own.
-        max_new_tokens: length at which a completion is cut off.
+        max_new_tokens: the length in tokens at which a completion is cut off.
         chat_template: whether the model's chat template is applied where it has one.
         end_tokens: texts of one token each that end a completion, besides the model's own end tokens.
     """
@@ -50,7 +51,7 @@ _LOGIC = (
 SUITES: dict[str, tuple[SuiteEntry, ...]] = {
     "math": tuple(map(SuiteEntry, _MATH)),
     "logic": tuple(SuiteEntry(spec, num_problems) for spec, num_problems in _LOGIC),
-    # What the tables of arXiv 2605.17770 have, as a public digest of the paper reports.
+    # The data sets in the tables of arXiv 2605.17770, according to a public digest of the paper.
     "paper": tuple(SuiteEntry(spec, max_new_tokens=_PAPER_TOKENS) for spec in ("aime24", "math500", "gsm8k")),
     # For models of about 135 million weights, which follow no instruction about the form of the answer.
     "smoke": (
@@ -64,7 +65,7 @@ SUITES: dict[str, tuple[SuiteEntry, ...]] = {
 }  # fmt: skip
 
 
-# Samples of each problem, of the suites that fix them: the paper reports Pass@16 and Major@16.
+# How many samples of each problem the suites draw that fix this number: the paper reports Pass@16 and Major@16.
 SUITE_SAMPLES = {"paper": 16}
 
 
@@ -75,20 +76,19 @@ def resolve_suite(text: str) -> tuple[SuiteEntry, ...]:
     ['aime24:file=a.jsonl', 'math500', 'gsm8k']
 
     Raises:
-        InvalidInputError: there is no such suite, or a file is given for what is no set of the suite.
+        InvalidInputError: there is no such suite, or a file is given for a name that is no data set of the suite.
     """
     suite = parse_spec(text)
     if suite.name not in SUITES:
         raise InvalidInputError(
-            f"unknown suite {suite.name!r}{did_you_mean(suite.name, list(SUITES))} Expected one of "
-            f"{', '.join(SUITES)}."
+            f"unknown suite {suite.name!r}.{did_you_mean(suite.name, SUITES)} Expected one of {', '.join(SUITES)}."
         )
     entries = SUITES[suite.name]
     sets = [entry.spec for entry in entries if entry.spec in MATH_SETS]
     for name in suite.options:
         if name not in sets:
             raise InvalidInputError(
-                f"the suite {suite.name!r} has no set {name!r}{did_you_mean(name, sets)} Local copies can be given "
+                f"the suite {suite.name!r} has no set {name!r}.{did_you_mean(name, sets)} Local copies can be given "
                 f"of: {', '.join(sets) or 'none'}."
             )
     files = {name: f"{name}:file={path}" for name, path in suite.options.items()}

@@ -17,13 +17,13 @@ ANSWER_COLUMNS = ("answer", "final_answer", "solution")
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns hold the question and the answer; the first that is there.
+    """The columns that hold the question and the answer. Of several columns, the first that a row has is read.
 
     Args:
-        question: columns of the question.
-        answer: columns of the answer.
-        context: columns of a text that belongs before the question, in the rows that have one.
-        joined: whether an answer of several items is one answer, the items between commas.
+        question: the columns of the question.
+        answer: the columns of the answer.
+        context: the columns of a text that belongs before the question, in rows that have such a text.
+        joined: whether a list of several items is one answer, in which commas separate the items.
     """
 
     question: tuple[str, ...] = QUESTION_COLUMNS
@@ -37,10 +37,11 @@ class TableTask(RowTask):
     """Questions with mathematical answers.
 
     Args:
-        columns: that hold the question and the answer.
-        order: of the items of lists without brackets.
-        compare: `exact` compares numbers exactly and the rest as text, without math-verify.
-        boxed_only: leave out rows whose answer column has no box: proofs, and solutions without a final answer.
+        columns: the columns that hold the question and the answer.
+        order: whether the order of items matters in a list without brackets.
+        compare: `math` asks math-verify; `exact` compares numbers exactly and other answers as text.
+        boxed_only: whether rows without a box in the answer column are left out: proofs, and solutions without a
+            final answer.
     """
 
     columns: Columns
@@ -49,14 +50,14 @@ class TableTask(RowTask):
     boxed_only: bool = False
 
     def keeps(self, row: TableRow) -> bool:
-        """Whether the row has a boxed answer, where only such rows are wanted."""
+        """Whether the row has a boxed answer, or no box is asked for."""
         if not self.boxed_only:
             return True
         answer = row.first_of(self.columns.answer)
         return isinstance(answer, str) and bool((boxed(answer) or "").strip())
 
     def parse(self, row: TableRow) -> tuple[str, str]:
-        """The question, after its context if it has one, and the answer."""
+        """(question, with its context before it if it has one; answer)."""
         question = text_of(row, self.columns.question, "question", "question_column")
         context = row.first_of(self.columns.context)
         if isinstance(context, str) and context.strip():
@@ -64,7 +65,7 @@ class TableTask(RowTask):
         return question, self._answer(row)
 
     def check_source(self) -> None:
-        """Look for math-verify, where it is needed, and read the rows that need no download."""
+        """Check that math-verify is installed if it is needed, and read the rows that need no download."""
         if self.compare == "math" and importlib.util.find_spec("math_verify") is None:
             raise MissingExtraError(
                 "math-verify", "train", f"verifying the task {self.name!r} (unless its spec says compare=exact)"
@@ -72,7 +73,7 @@ class TableTask(RowTask):
         super().check_source()
 
     def warm_up(self) -> None:
-        """Import math-verify and parse once, which builds its grammar."""
+        """Import math-verify and parse once, since the first parse builds its grammar."""
         same_answer("x+1", "1+x", compare=self.compare)
 
     def verify(self, completion: str, problem: Problem) -> bool:
@@ -81,12 +82,12 @@ class TableTask(RowTask):
         return answer is not None and same_answer(answer, problem.answer, self.order, self.compare)
 
     def quick_verdict(self, completion: str, problem: Problem) -> bool | None:
-        """The verdict on plain numbers, equal strings and completions without an answer."""
+        """The verdict for plain numbers, equal strings and completions without an answer; None for all others."""
         answer = extract_answer(completion, self.extract, problem.answer)
         return False if answer is None else quick_same(answer, problem.answer)
 
     def extracted(self, completion: str, problem: Problem) -> str | None:
-        """The answer, its number or layout normalised."""
+        """The answer with its number or its layout normalised."""
         answer = extract_answer(completion, self.extract, problem.answer)
         return None if answer is None else canonical_math(answer)
 
@@ -109,7 +110,7 @@ class TableTask(RowTask):
 
 
 def final_answer(solution: str) -> str:
-    r"""The answer of a worked solution: after `####`, else in its last box, else all of it.
+    r"""The answer of a worked solution: the text after `####`, else the content of its last box, else the whole text.
 
     >>> final_answer("9 * 2 = 18\n#### 18"), final_answer(r"Thus $x=\boxed{\frac12}$."), final_answer(" 7 ")
     ('18', '\\frac12', '7')

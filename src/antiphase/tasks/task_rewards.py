@@ -1,4 +1,4 @@
-"""Rewards of tasks in TRL's protocol, and the data-set rows that feed them. Nothing here imports TRL."""
+"""The rewards of tasks, in the form that TRL calls, and the data-set rows that they need. Does not import TRL."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ class AccuracyReward:
 
     Args:
         timeout: seconds for one completion; what takes longer is wrong.
-        pool: that verifies; by default an own one with two processes.
+        pool: the pool that verifies; by default a new one with two processes.
     """
 
     __name__ = "accuracy"
@@ -42,15 +42,16 @@ class AccuracyReward:
         """The rewards of a batch.
 
         Args:
-            prompts: not read; the columns say what the problem is.
-            completions: each text, or chat messages of which the assistant's last counts.
+            prompts: not read, since the other columns say what the problem is.
+            completions: the completions, each a text or a list of chat messages, of which the assistant's last counts.
             completion_ids: not read.
-            answer: column of the data set that `rows` made, as are `task`, `problem_id` and `metadata`.
-            task: spec of each problem's task.
-            problem_id: of each problem.
-            metadata: of each problem.
-            question: each problem's own prompt, without what is put around it; tables of before this column have none.
-            log_metric: is given `accuracy/timeouts`, `accuracy/errors` and `accuracy/no_answer`, shares of the batch.
+            answer: the reference answer of each problem. This and the next four are columns that `rows` made.
+            task: the spec of each problem's task.
+            problem_id: the id of each problem.
+            metadata: the metadata of each problem.
+            question: each problem's own prompt, without template and system prompt; older data sets lack this column.
+            log_metric: is called with `accuracy/timeouts`, `accuracy/errors` and `accuracy/no_answer`, each a share of
+                the batch.
             kwargs: other columns, not read.
         """
         problems = [
@@ -66,7 +67,7 @@ class AccuracyReward:
 
 
 def format_reward(completions: Sequence[Any], **kwargs: Any) -> list[float]:
-    r"""1 for completions of the form `<think>…</think> <answer>…</answer>` and nothing else, each tag once; else 0.
+    r"""1 for a completion that is exactly `<think>…</think> <answer>…</answer>`, with each tag once; 0 for any other.
 
     >>> format_reward(["<think>1+1</think>\n<answer>2</answer>", "<answer>2</answer>"])
     [1.0, 0.0]
@@ -83,10 +84,10 @@ def _has_format(text: str) -> bool:
 
 
 def completion_text(completion: Any) -> str:
-    """The text of a completion: itself, or the content of the assistant's last message.
+    """The text of a completion, which is a text already or a chat, of which the assistant's last message counts.
 
     Raises:
-        InvalidInputError: it is neither text nor chat messages.
+        InvalidInputError: the completion is neither a text nor chat messages.
     """
     if isinstance(completion, str):
         return completion
@@ -115,10 +116,10 @@ def rows(
     """Data-set rows with the columns prompt, question, answer, task, problem_id and metadata.
 
     Args:
-        problems: one row each.
-        system_prompt: put before the prompt, as a message where `chat`, else as text with a blank line after it.
-        prompt_template: text with `{prompt}` in it; None is the prompt alone.
-        chat: whether prompts are lists of messages.
+        problems: the problems; each becomes one row.
+        system_prompt: the text before the prompt: a message of its own if `chat`, else followed by a blank line.
+        prompt_template: a text with `{prompt}` in it; None leaves the prompt as it is.
+        chat: whether prompts become lists of messages.
 
     Raises:
         InvalidInputError: the template lacks `{prompt}`.

@@ -1,6 +1,7 @@
-"""A user's own code, `file.py:NAME` or `package.module:NAME`: found, run, and known by the digest of its file.
+"""Find and load a user's own code, `file.py:NAME` or `package.module:NAME`, and record the sha256 of its file.
 
-What is wrong with it is said in one line, with the line of the file. A file runs once for each content that it has.
+An error in that code is reported in one line, with the line number in the file. A file is run again only when its
+content has changed.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from antiphase.errors import AntiphaseError, InvalidInputError
-from antiphase.tasks.specs import did_you_mean
+from antiphase.registry import did_you_mean
 
 _FORM = re.compile(r"(?P<place>.+\.py|[A-Za-z_]\w*(?:\.\w+)*):(?P<name>[A-Za-z_]\w*)")
 _files: dict[Path, tuple[str, ModuleType]] = {}
@@ -28,8 +29,8 @@ class CodePlace:
     """Where a user's code is.
 
     Args:
-        place: the file as an absolute path, or the name of a module.
-        name: of what is in it.
+        place: the absolute path of a file, or the name of a module.
+        name: the name of the object in it.
         written: `place` as the user wrote it.
     """
 
@@ -39,24 +40,24 @@ class CodePlace:
 
     @property
     def path(self) -> Path | None:
-        """The file; None where `place` is a module."""
+        """The path of the file; None if `place` is a module."""
         return Path(self.place) if self.place.endswith(".py") else None
 
     @property
     def text(self) -> str:
-        """The same place for a process that works elsewhere."""
+        """The same place, as a process with another working directory can find it."""
         return f"{self.place}:{self.name}"
 
 
 @dataclass(frozen=True)
 class UserCode:
-    """What was loaded.
+    """A user's object that was loaded.
 
     Args:
-        place: where it is.
-        value: the object of that name.
-        file: in which the code is; None of a module without one.
-        sha256: of the bytes of its file, and of no file that it imports; None where there is none.
+        place: where the code is.
+        value: the object itself.
+        file: the file that holds the code; None for a module without a file.
+        sha256: the digest of that file's bytes (files that it imports do not count); None without a file.
     """
 
     place: CodePlace
@@ -66,7 +67,7 @@ class UserCode:
 
 
 def code_place(text: str) -> CodePlace | None:
-    """The place that a text names, or None where it is of another form; nothing is looked up.
+    """The place that a text names, or None if the text has another form. This does not check that the place exists.
 
     >>> code_place("chemistry.tasks:MolarMass")
     CodePlace(place='chemistry.tasks', name='MolarMass', written='chemistry.tasks')
@@ -83,26 +84,28 @@ def code_place(text: str) -> CodePlace | None:
 
 
 def load_code(place: CodePlace, what: str, kind: str) -> UserCode:
-    """Import the file or module, and take the object of that name.
+    """Import the file or module, and take the named object out of it.
 
     Args:
-        place: where it is.
-        what: the message begins with, such as `task 'file.py:MyTask'`.
-        kind: of the object, in messages: `task`, `function`.
+        place: where the code is.
+        what: how error messages begin, such as `task 'file.py:MyTask'`.
+        kind: what error messages call the object: `task` or `function`.
 
     Raises:
-        InvalidInputError: there is no such file, module or name, or it raises while it is imported.
+        InvalidInputError: there is no such file, module or name, or the code raises while it is imported.
     """
     module, sha256 = _imported(place, what)
     if not hasattr(module, place.name):
         own = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        raise InvalidInputError(f"{what}: {place.written} has no {kind} {place.name!r}{did_you_mean(place.name, own)}")
+        raise InvalidInputError(
+            f"{what}: {place.written} has no {kind} {place.name!r}.{did_you_mean(place.name, own)}"
+        )
     file = getattr(module, "__file__", None)
     return UserCode(place, getattr(module, place.name), None if file is None else Path(file), sha256)
 
 
 def file_sha256(place: CodePlace, what: str) -> str | None:
-    """The digest of the file as it is now; nothing in it is run, except the packages around a module.
+    """The sha256 of the file as it is now. The code is not run; only the packages around a module are imported.
 
     Raises:
         InvalidInputError: there is no such file or module.
@@ -114,7 +117,7 @@ def file_sha256(place: CodePlace, what: str) -> str | None:
 
 
 def is_current(code: UserCode) -> bool:
-    """Whether the same text would load the same file with the same content now; a module is imported once."""
+    """Whether the same text would load the same content now. A module is always current: it is imported only once."""
     path = code.place.path
     if path is None:
         return True
@@ -128,7 +131,7 @@ def is_current(code: UserCode) -> bool:
 
 
 def failure(error: BaseException, path: Path | str | None) -> str:
-    """An error of the user's code in one line: its kind, its text, and the line of the file, where it has one."""
+    """One line about an error in the user's code: its type, its text and, where known, the line in the file."""
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(path) else None
     for frame in traceback.extract_tb(error.__traceback__):
@@ -160,7 +163,8 @@ def _imported(place: CodePlace, what: str) -> tuple[ModuleType, str | None]:
 
 
 def _run(path: Path, source: bytes, place: CodePlace, what: str) -> ModuleType:
-    # A name of its own, so that a file `random.py` is not taken for the module; data classes look themselves up there.
+    # The module gets a name of its own, so that a file `random.py` does not hide the standard module. It must be in
+    # sys.modules, because data classes look themselves up there.
     name = f"user_code_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     module = ModuleType(name)
     module.__file__ = str(path)
@@ -193,7 +197,7 @@ def _read(path: Path, place: CodePlace, what: str) -> bytes:
 
 
 def _module_file(place: CodePlace, what: str) -> Path | None:
-    # As `python -m` does it; the console script does not look in the working directory.
+    # `python -m` looks in the working directory, but a console script does not.
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     importlib.invalidate_caches()
@@ -201,7 +205,7 @@ def _module_file(place: CodePlace, what: str) -> Path | None:
         spec = importlib.util.find_spec(place.place)
     except AntiphaseError:
         raise
-    except (Exception, SystemExit) as error:  # of the packages around it
+    except (Exception, SystemExit) as error:  # raised by the packages around the module
         raise _not_imported(place, what, failure(error, None)) from error
     if spec is None:
         raise _not_imported(place, what, f"there is no module {place.place!r} in the working directory or installed")

@@ -1,7 +1,7 @@
-"""The process that verifies: reads requests on standard input, answers on standard output, one JSON object a line.
+"""The process that verifies. It reads requests from standard input and answers on standard output, in JSON lines.
 
-It may be killed at any moment. It ends by itself when its input closes, when a check runs far past its time, and when
-it would take more memory than allowed. Nothing here imports torch.
+It may be killed at any moment. It ends by itself when its input closes, when a check takes far too long, or when it
+needs more memory than allowed. Nothing here imports torch.
 """
 
 import json
@@ -18,7 +18,7 @@ from antiphase.tasks.problem import Problem
 from antiphase.tasks.registry import build_task, renew_task
 
 MEMORY_LIMIT = 4 << 30  # bytes of address space
-_GRACE = 2.0  # seconds past its timeout after which a check ends the process even if nobody else does
+_GRACE = 2.0  # seconds after its timeout at which a check ends the process, even if the caller does not
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
 def _read(stream: BinaryIO, requests: "queue.SimpleQueue[dict[str, Any]]") -> None:
     for line in stream:
         requests.put(json.loads(line))
-    os._exit(0)  # the parent is gone or wants us gone; the main thread may be stuck
+    os._exit(0)  # the parent has ended or closed the pipe; the main thread may be stuck
 
 
 def _send(stream: BinaryIO, message: dict[str, Any]) -> None:
@@ -55,8 +55,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     try:
         return {"correct": build_task(problem.task).verify(request["completion"], problem)}
     except MemoryError:
-        os._exit(1)  # what is left of the heap is not worth trusting
-    # A parser that was written for well-meaning input can raise anything on a hostile one; that makes it wrong.
+        os._exit(1)  # the heap cannot be trusted any more
+    # A parser that was written for ordinary answers can raise any error on a hostile one. It counts as wrong.
     except Exception as error:  # noqa: BLE001
         return {"error": type(error).__name__}
     finally:
@@ -78,7 +78,7 @@ def _set_alarm(seconds: float) -> None:
 
 
 def _limit_resources() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair; it closes the pipe
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and closes the pipe
     if sys.platform == "win32":
         return
     import resource

@@ -13,7 +13,7 @@ from antiphase.signals.measure import chosen_layers
 from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
 from antiphase.steps import DEFAULT_SPLITTER
 from antiphase.training.policy import is_sharded, whole_policy
-from antiphase.training.probe_set import Correlated, ProbeSet, probe_policy, with_step_strength
+from antiphase.training.probe_set import ProbeSet, checked_options, probe_policy, with_step_strength
 from antiphase.training.tracking import log_numbers
 from antiphase.training.trajectory import Trajectory, begin_once
 
@@ -21,19 +21,20 @@ from antiphase.training.trajectory import Trajectory, begin_once
 class InversionCallback(TrainerCallback):  # type: ignore[misc]
     """Measures ρ with its interval on a fixed probe set every few steps of any Hugging Face trainer.
 
-    Rows of kind `probe` go to `trajectory.jsonl` in the trainer's output directory, and the numbers to the trainer's
-    log history and, where the callback was attached, to its trackers. The training itself is not moved: no random
-    state, gradient or parameter changes.
+    Each measurement is a row of kind `probe` in `trajectory.jsonl`, in the trainer's output directory. Its numbers
+    also go to the trainer's log history and, where the callback was attached, to its trackers. Measuring does not
+    change the training: random states, gradients and parameters stay as they are.
 
     Args:
-        every_n_steps: measure every so many optimizer steps, besides the beginning and the end.
+        every_n_steps: number of optimizer steps between two measurements. The model is also measured before the first
+            step and after the last one.
         probe_set: what to measure on.
         spec: what to measure; the default is the estimator `own` on all layers.
-        unit, splitter, step_strength, min_tokens, min_steps, num_resamples: see `probe_policy`. ρ by every unit is
-            logged; `unit` is the headline.
+        unit, splitter, step_strength, min_tokens, min_steps, num_resamples: see `probe_policy`. ρ over every unit is
+            logged; `unit` names the headline.
 
     Raises:
-        InvalidInputError: `every_n_steps` below 1, or what `probe_policy` refuses.
+        InvalidInputError: `every_n_steps` is below 1, or `probe_policy` would refuse an argument.
 
     Examples:
         ```python
@@ -57,7 +58,7 @@ class InversionCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         if every_n_steps < 1:
             raise InvalidInputError(f"every_n_steps must be at least 1; got {every_n_steps}.")
-        Correlated.of(unit, splitter, min_tokens, min_steps, num_resamples)  # for its checks
+        checked_options(unit, splitter, min_tokens, min_steps)
         self.every_n_steps, self.probe_set = every_n_steps, probe_set
         self.spec = with_step_strength(spec or SignalSpec(), step_strength)
         self.options: dict[str, Any] = {
@@ -86,7 +87,7 @@ class InversionCallback(TrainerCallback):  # type: ignore[misc]
             self._measure(args, state, control, kwargs["model"])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure on the way, and after the last step."""
+        """Measure after every `every_n_steps` steps, and after the last step."""
         if state.global_step % self.every_n_steps == 0 or state.global_step >= state.max_steps:
             self._measure(args, state, control, kwargs["model"])
 
@@ -117,7 +118,7 @@ class InversionCallback(TrainerCallback):  # type: ignore[misc]
             state.log_history.append({**numbers, "step": state.global_step})
 
     def _probe(self, model: Any) -> dict[str, float | str | int]:
-        # Every process measures the whole set: it is small, and the result is then the same everywhere.
+        # Every process measures the whole set. The set is small, and all processes then have the same result.
         return probe_policy(model, self.probe_set, self.spec, **self.options)
 
 

@@ -1,4 +1,4 @@
-"""The model card of a finished run: TRL's own, then the settings and what came out."""
+"""The model card of a finished run: TRL's own card, then the results and the settings."""
 
 import json
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ def write_card(trainer: Any, recipe: Recipe, summary: Mapping[str, Any]) -> Path
 
 
 def named(text: str, model: str, folder: str) -> str:
-    """TRL's card with the names that it lacks: of a base model that is a folder, and of a model that is not pushed."""
+    """TRL's card with two names filled in: a base model that is a folder, and a trained model outside the hub."""
     link = f"[{HUB_ID}](https://huggingface.co/{HUB_ID}) (its Q4_1 weights)" if model == DEMO else f"`{model}`"
     text = text.replace("[None](https://huggingface.co/None)", link)
     return text.replace('model="None"', f"model={json.dumps(folder, ensure_ascii=False)}")

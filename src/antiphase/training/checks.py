@@ -1,6 +1,5 @@
-"""What is checked of the trainer's arguments, data and checkpoint before anything long starts."""
+"""The checks of the trainer's arguments, data and checkpoint that are made before anything long starts."""
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,16 +8,18 @@ from typing import Any
 from trl import GRPOConfig
 
 from antiphase.errors import InvalidInputError
+from antiphase.registry import did_you_mean
 from antiphase.tasks.task_rewards import AccuracyReward
+from antiphase.training.out_folder import check_same
 from antiphase.training.reward_functions import MajorityVoteReward, SignalReward
 from antiphase.training.trainer_config import BEFORE_THE_FIELD, OWN_FIELDS, CorRPOConfig
 
 
 def own_config(model: Any, args: Any) -> CorRPOConfig:
-    """The arguments, or those that the host would take by default.
+    """The given arguments; where there are none, the defaults, with the output directory named for the model.
 
     Raises:
-        InvalidInputError: arguments of the host.
+        InvalidInputError: the arguments are no `CorRPOConfig`, such as the host's `GRPOConfig`.
     """
     if args is None:
         name = model if isinstance(model, str) else model.config._name_or_path
@@ -53,9 +54,9 @@ def check_rewarded(num_rewards: int, args: CorRPOConfig) -> None:
 
 
 def check_columns(arguments: Mapping[str, Any], functions: Sequence[Any]) -> None:
-    """Raise InvalidInputError unless the data sets have what the host and the verifier read.
+    """Raise InvalidInputError unless the data sets have the columns that the host and the verifier read.
 
-    Streams without a schema pass.
+    A stream that does not name its columns is not checked.
     """
     needed = [] if arguments.get("environment_factory") is not None else ["prompt"]
     if any(isinstance(function, AccuracyReward) for function in functions):
@@ -74,18 +75,21 @@ def check_columns(arguments: Mapping[str, Any], functions: Sequence[Any]) -> Non
 
 
 def verifier_index(names: Sequence[str], functions: Sequence[Any], args: CorRPOConfig) -> int | None:
-    """Place of the reward function that says what is right: the one named, or the first that is a verifier.
+    """Index of the reward function that says which completions are right: the verifier.
+
+    It is the function that `inversion_verifier` names. By default it is the first function that verifies, which
+    functions that read the policy or hold a vote do not.
 
     Args:
-        names: of the reward functions.
-        functions: the same; those that read the policy or hold a vote verify nothing.
-        args: the settings.
+        names: names of the reward functions.
+        functions: the reward functions, in the same order.
+        args: the trainer's arguments.
 
     Returns:
-        None where there is none.
+        the index, or None where no function verifies.
 
     Raises:
-        InvalidInputError: the one that was named is none of them, or `gated` has none.
+        InvalidInputError: no reward function has the given name, or `gated` has no verifier.
     """
     if args.inversion_verifier is None:
         free = (SignalReward, MajorityVoteReward)
@@ -97,19 +101,19 @@ def verifier_index(names: Sequence[str], functions: Sequence[Any], args: CorRPOC
             )
         return place
     if args.inversion_verifier not in names:
-        near = difflib.get_close_matches(args.inversion_verifier, names, 1)
         raise InvalidInputError(
             f"inversion_verifier {args.inversion_verifier!r} is none of the reward functions: {', '.join(names)}."
-            + (f" Did you mean {near[0]!r}?" if near else "")
+            + did_you_mean(args.inversion_verifier, names)
         )
     return list(names).index(args.inversion_verifier)
 
 
 def checkpoint_state(folder: Path, args: CorRPOConfig) -> dict[str, Any]:
-    """What the watch of the checkpoint's run knew.
+    """The state that `Watch` saved in a checkpoint, as `Watch.restore` takes it.
 
     Raises:
-        InvalidInputError: no whole checkpoint of `CorRPOTrainer`, or one of other inversion settings.
+        InvalidInputError: the folder is no whole checkpoint of `CorRPOTrainer`, is at the last step already, or was
+            trained with other inversion options.
     """
     try:
         state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
@@ -126,10 +130,8 @@ def checkpoint_state(folder: Path, args: CorRPOConfig) -> dict[str, Any]:
             f"{str(folder)!r} was not written by CorRPOTrainer. To start from its weights, pass it as the model."
         )
     before: dict[str, Any] = kept["attributes"]
-    before["settings"] = {**BEFORE_THE_FIELD, **before["settings"]}
-    differing = [n for n in OWN_FIELDS if n in before["settings"] and before["settings"][n] != getattr(args, n)]
-    differing = [name for name in differing if name != "inversion_token_budget"]
-    if differing:
-        shown = "; ".join(f"{n} was {before['settings'][n]!r}, is {getattr(args, n)!r}" for n in differing[:3])
-        raise InvalidInputError(f"{str(folder)!r} is a checkpoint of other settings: {shown}.")
+    settings = {**BEFORE_THE_FIELD, **before["settings"]}
+    compared = [name for name in OWN_FIELDS if name in settings and name != "inversion_token_budget"]
+    now = {name: getattr(args, name) for name in compared}
+    check_same(folder, "a checkpoint", {name: settings[name] for name in compared}, now)
     return before

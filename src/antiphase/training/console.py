@@ -1,4 +1,4 @@
-"""What a person sees while `antiphase train` runs, and how a run is stopped without losing anything."""
+"""The lines that `antiphase train` prints while it runs, and the way to stop it without losing anything."""
 
 import math
 import signal
@@ -17,7 +17,7 @@ def _number(logs: dict[str, Any], key: str, form: str) -> str:
 
 
 def time_left(seconds: float) -> str:
-    """As `2 h 05 min`, `12 min` or `40 s`."""
+    """A duration as text: `2 h 05 min`, `12 min` or `40 s`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -25,7 +25,7 @@ def time_left(seconds: float) -> str:
 
 
 class ConsoleCallback(TrainerCallback):  # type: ignore[misc]
-    """One line for each log: accuracy, ι, entropy, length, λ, time a step, time left."""
+    """Prints a line for each log: accuracy, ι, entropy, length, λ, the time of a step and the time left."""
 
     def __init__(self, write: Callable[[str], None] | None = None) -> None:
         self.write = write or (lambda line: print(line, flush=True))
@@ -55,7 +55,7 @@ class ConsoleCallback(TrainerCallback):  # type: ignore[misc]
 
 
 class Interruption(TrainerCallback):  # type: ignore[misc]
-    """On the first Ctrl-C or SIGTERM: finish the step, save a checkpoint, stop. On the second: stop at once."""
+    """Stops a training: at the first Ctrl-C or SIGTERM after the step, with a checkpoint; at the second at once."""
 
     def __init__(self, accelerator: Any) -> None:
         self.accelerator = accelerator
@@ -64,7 +64,7 @@ class Interruption(TrainerCallback):  # type: ignore[misc]
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
-        # Signals can be handled in the main thread alone; elsewhere the caller handles them.
+        # Python handles signals in the main thread alone. In another thread, handling them is up to the caller.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._handle)
@@ -78,10 +78,10 @@ class Interruption(TrainerCallback):  # type: ignore[misc]
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        print("\nstopping after this step, with a checkpoint (again: at once)", flush=True)
+        print("\nstopping after this step, with a checkpoint; press Ctrl-C again to stop at once", flush=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """Save and stop where any process was asked to."""
+        """Save a checkpoint and stop, if any process was asked to stop."""
         asked = self.asked
         if self.accelerator.num_processes > 1:
             flag = torch.tensor([float(asked)], device=self.accelerator.device)

@@ -1,6 +1,6 @@
-"""Accuracy on problems held out from training, sampled and greedy, at the beginning, on the way and at the end.
+"""Accuracy on held-out problems before, during and after training, by sampled and by greedy completions.
 
-The rollouts are drawn with their own random state, so an evaluation moves nothing in the training.
+The rollouts are drawn with a random state of their own, so an evaluation does not change the training.
 """
 
 import math
@@ -24,14 +24,14 @@ from antiphase.training.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Problems with their tokenised prompts, and how they are sampled.
+    """Held-out problems with their tokenised prompts, and how completions of them are sampled.
 
     Args:
-        problems: held out from training.
-        prompt_ids: one row a problem.
-        samples: completions of each problem, besides the greedy one.
-        sampling: of those; greedy has temperature 0 and shares the rest.
-        batch_size: rollouts generated at a time.
+        problems: the held-out problems.
+        prompt_ids: token ids of their prompts, one row for each problem.
+        samples: number of sampled completions of each problem, besides the greedy one.
+        sampling: how the samples are drawn. The greedy completion has temperature 0 and the same other options.
+        batch_size: number of rollouts that are generated together.
     """
 
     problems: tuple[Problem, ...]
@@ -41,14 +41,12 @@ class HeldOut:
     batch_size: int
 
 
-class _Row(NamedTuple):
-    """One problem: which samples are right, the greedy one, and the samples' lengths and truncation."""
+class _Answer(NamedTuple):
+    """One verified completion: whether it is right, its number of tokens, and whether it was cut at the limit."""
 
-    place: int
-    right: list[bool]
-    greedy: bool
-    lengths: list[int]
-    truncated: list[bool]
+    right: bool
+    length: int
+    truncated: bool
 
 
 def evaluate_policy(
@@ -58,35 +56,33 @@ def evaluate_policy(
 
     Args:
         loaded: the policy with its tokenizer.
-        held: the problems.
+        held: the problems, and how they are sampled.
         pool: checks the completions.
-        rank, world: this process and how many share the problems.
+        rank, world: number of this process, and how many processes share the problems.
 
     Returns:
-        fractions in [0, 1], the same on every process; `_low` and `_high` are the 95 % interval over
-        problems of `share_interval`, as in an evaluation.
+        fractions in [0, 1] and a mean length in tokens, the same on every process. `_low` and `_high` are the ends of
+        the 95 % interval over problems, by `share_interval` as in an evaluation.
     """
     chosen = list(range(rank, len(held.problems), world))
     drawn = _answers(loaded, held, chosen, held.samples, held.sampling, pool)
     greedy = _answers(loaded, held, chosen, 1, replace(held.sampling, temperature=0.0), pool)
-    rows = [
-        _Row(place, [r for r, _, _ in some], best[0][0], [n for _, n, _ in some], [t for _, _, t in some])
-        for place, some, best in zip(chosen, drawn, greedy, strict=True)
-    ]
+    rows = list(zip(chosen, drawn, greedy, strict=True))
     if world > 1:
         from accelerate.utils import gather_object
 
         rows = sorted(gather_object(rows))
-    accuracy = share_interval(np.array([sum(row.right) / len(row.right) for row in rows]))
-    lengths = [length for row in rows for length in row.lengths]
+    right = [[answer.right for answer in samples] for _, samples, _ in rows]
+    answers = [answer for _, samples, _ in rows for answer in samples]
+    accuracy = share_interval(np.array([sum(samples) / len(samples) for samples in right]))
     return {
         "heldout/pass@1": accuracy.value,
         "heldout/pass@1_low": accuracy.low,
         "heldout/pass@1_high": accuracy.high,
-        f"heldout/pass@{held.samples}": sum(any(row.right) for row in rows) / len(rows),
-        "heldout/greedy": sum(row.greedy for row in rows) / len(rows),
-        "heldout/length": sum(lengths) / len(lengths),
-        "heldout/truncated": sum(cut for row in rows for cut in row.truncated) / len(lengths),
+        f"heldout/pass@{held.samples}": sum(map(any, right)) / len(rows),
+        "heldout/greedy": sum(greedy.right for _, _, [greedy] in rows) / len(rows),
+        "heldout/length": sum(answer.length for answer in answers) / len(answers),
+        "heldout/truncated": sum(answer.truncated for answer in answers) / len(answers),
         "heldout/num_problems": len(rows),
         "heldout/num_samples": held.samples,
     }
@@ -94,32 +90,33 @@ def evaluate_policy(
 
 def _answers(
     loaded: LoadedModel, held: HeldOut, chosen: Sequence[int], samples: int, sampling: Sampling, pool: VerifierPool
-) -> list[list[tuple[bool, int, bool]]]:
-    """Of each chosen problem, for each sample: right, length, truncated."""
+) -> list[list[_Answer]]:
+    """The verified completions of each chosen problem."""
     places = [place for place in chosen for _ in range(samples)]
-    results: list[tuple[bool, int, bool]] = []
+    results: list[_Answer] = []
     for start in range(0, len(places), held.batch_size):
         batch = places[start : start + held.batch_size]
-        # Numbered by the first problem, so that the draws do not depend on how many there are.
+        # A batch has the number of its first problem, so that its draws do not depend on how many problems there are.
         rollouts = generate(loaded, [held.prompt_ids[place] for place in batch], sampling, places[start])
         texts = [str(loaded.tokenizer.decode(ids, skip_special_tokens=True)) for ids, _ in rollouts]
         verdicts = pool.check([(text, held.problems[place]) for text, place in zip(texts, batch, strict=True)])
         results += [
-            (verdict.correct, len(ids), finish == "length")
+            _Answer(verdict.correct, len(ids), finish == "length")
             for verdict, (ids, finish) in zip(verdicts, rollouts, strict=True)
         ]
     return [results[i : i + samples] for i in range(0, len(results), samples)]
 
 
 class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
-    """Evaluates the policy on held-out problems and writes `eval` rows of the trajectory.
+    """Evaluates the policy on held-out problems and writes rows of kind `eval` to the trajectory.
 
     Args:
-        held: the problems.
-        trajectory: where rows go.
-        tokenizer: of the policy.
+        held: the problems, and how they are sampled.
+        trajectory: the rows are written to it.
+        tokenizer: the policy's tokenizer.
         pool: checks the completions.
-        every_n_steps: evaluate every so many optimizer steps, besides the beginning and the end; 0 is those two.
+        every_n_steps: number of optimizer steps between two evaluations. The policy is also evaluated before the first
+            step and after the last one; with 0, only then.
     """
 
     def __init__(
@@ -133,7 +130,7 @@ class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
         self._done_at = math.nan
 
     def evaluate(self, step: int, *, track: bool = True) -> dict[str, float]:
-        """Evaluate now and write the row; `track` also logs it, which trackers refuse once training has ended."""
+        """Evaluate now and write the row. `track` also logs it, which trackers refuse once training has ended."""
         accelerator = self.trainer.accelerator
         with whole_policy(
             self.trainer.model_wrapped, accelerator, self.trainer.args.gradient_checkpointing_kwargs
@@ -163,9 +160,9 @@ class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
             self.evaluate(0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Evaluate on the way, and after the last step."""
-        on_the_way = self.every_n_steps and state.global_step % self.every_n_steps == 0
-        if on_the_way or state.global_step >= state.max_steps:
+        """Evaluate after every `every_n_steps` steps, and after the last step."""
+        due = self.every_n_steps and state.global_step % self.every_n_steps == 0
+        if due or state.global_step >= state.max_steps:
             self.evaluate(state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

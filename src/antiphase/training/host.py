@@ -1,4 +1,4 @@
-"""What the trainer relies on in TRL, checked before anything long starts."""
+"""The methods and attributes of TRL that the trainer relies on, checked before anything long starts."""
 
 import inspect
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from antiphase.errors import UnsupportedModelError
 
 TESTED = "1.16"
-# Every upstream method that is overridden or called, with the parameters that it must have.
+# Every method of TRL that the trainer overrides or calls, with the parameters that it must have.
 METHODS: dict[str, tuple[str, ...]] = {
     "_generate": ("self", "prompts"),
     "_calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
@@ -27,7 +27,7 @@ ATTRIBUTES = (
 
 
 class HostError(UnsupportedModelError):
-    """TRL is not what this version of antiphase was written for, or does not do what it relies on."""
+    """The installed TRL is not the one that this version of antiphase was written for, or behaves differently."""
 
 
 def _advice() -> str:
@@ -40,13 +40,13 @@ def _advice() -> str:
 
 
 def check_host(trainer_class: type[Any]) -> None:
-    """Check that the host's methods exist with the signatures that the trainer overrides.
+    """Check that the host's methods exist, with the signatures that the trainer's own methods have.
 
     Args:
         trainer_class: TRL's trainer.
 
     Raises:
-        HostError: one is missing or takes other parameters.
+        HostError: a method is missing or takes other parameters.
     """
     for name, expected in METHODS.items():
         method = getattr(trainer_class, name, None)
@@ -65,7 +65,7 @@ def check_host(trainer_class: type[Any]) -> None:
 
 
 def check_instance(trainer: Any) -> None:
-    """Check that a constructed trainer holds what is read later.
+    """Check that a constructed trainer has the attributes that are read later.
 
     Raises:
         HostError: an attribute is missing.

@@ -1,4 +1,4 @@
-"""What a recipe trains and evaluates on: tokenizer, problems, data-set rows, held-out prompts."""
+"""Makes a recipe's inputs for training and evaluation: tokenizer, problems, data-set rows, held-out prompts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -18,7 +18,7 @@ EVAL_SEED = 0
 
 
 def load_tokenizer(recipe: Recipe) -> tuple[Any, Any]:
-    """The model's tokenizer and configuration, after a look at the model itself.
+    """The model's tokenizer and configuration. The model is checked, without its weights.
 
     Raises:
         ModelNotFoundError: there is no such model, or it has no tokenizer.
@@ -36,7 +36,7 @@ def draw_problems(recipe: Recipe) -> tuple[list[Problem], list[Problem]]:
     """Training and held-out problems, which share no prompt.
 
     Raises:
-        InvalidInputError: a task that does not exist or has too few problems, or a split that shares problems.
+        InvalidInputError: a task does not exist or has too few problems, or a held-out problem is a training problem.
     """
     options = recipe.options
     tasks = [load_task(spec).for_training() for spec in options.tasks]
@@ -57,24 +57,24 @@ def draw_problems(recipe: Recipe) -> tuple[list[Problem], list[Problem]]:
 
 
 def table_of(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem]) -> list[dict[str, Any]]:
-    """Data-set rows of the problems, as chats where the recipe and the tokenizer have a chat template."""
+    """Data-set rows of the problems. Prompts are chats if the recipe wants chats and the tokenizer has a template."""
     options = recipe.options
     chat = PromptFormat(chat_template=options.chat_template).makes_chats(tokenizer)
     table = rows(problems, system_prompt=options.system_prompt, prompt_template=options.prompt_template, chat=chat)
     if not chat and tokenizer.bos_token is not None and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]:
-        # The host adds a BOS to every text. A prompt that brings one along would have two.
+        # The host adds a BOS token to every text. A prompt that begins with one would then have two.
         for row in table:
             row["prompt"] = row["prompt"].removeprefix(tokenizer.bos_token)
     return table
 
 
 def prompt_ids(tokenizer: Any, table: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, ...], ...]:
-    """The prompts of data-set rows as token ids."""
+    """Token ids of the prompts of data-set rows."""
     return tuple(tuple(prompt_token_ids(tokenizer, row["prompt"], f"problem {row['problem_id']}")) for row in table)
 
 
 def held_out(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem]) -> HeldOut:
-    """The held-out problems, sampled as the training samples."""
+    """The held-out problems, to be sampled with the temperature, top_p and length limit of the training."""
     config = recipe.config
     sampling = Sampling(
         max_new_tokens=config.max_completion_length, temperature=config.temperature, top_p=config.top_p, seed=EVAL_SEED

@@ -1,44 +1,58 @@
-"""Whether a training may write to a folder, told from its files before anything is imported that trains."""
+"""Checks from its files alone whether a training may write to a folder. Imports nothing that trains."""
 
-import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from antiphase.errors import InvalidInputError
+from antiphase.runs.folder_kinds import FolderKind, check_out, is_free, read_json
 
 FILE = "recipe.json"
+TRAINING = FolderKind("antiphase-train", 1, "a training run")
 
 
 def check_folder(folder: Path, *, resume: bool) -> bool:
-    """Refuse a folder that a run cannot be begun, or continued, in. Nothing is written.
+    """Refuse a folder in which a run cannot be begun or continued. Nothing is written.
 
     Returns:
-        whether something is there.
+        whether the folder holds something.
 
     Raises:
-        InvalidInputError: it holds something; or, to be continued, no unfinished training run.
+        InvalidInputError: the folder holds something; or the run is to be continued, and the folder holds no training
+            run or a finished one.
     """
-    held = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    if held and not resume:
-        raise InvalidInputError(
-            f"{str(folder)!r} exists and is not an empty folder. Choose another output_dir, or continue that run with "
-            "--resume."
-        )
-    if held:
-        if (folder / "summary.json").is_file():
-            raise InvalidInputError(f"the run in {str(folder)!r} is finished; there is nothing to resume.")
-        read_settings(folder)
-    return held
+    if is_free(folder):
+        return False
+    if not resume:
+        check_out(folder, TRAINING, {}, resume=False)
+    if (folder / "summary.json").is_file():
+        raise InvalidInputError(f"the run in {str(folder)!r} is finished; there is nothing to resume.")
+    read_settings(folder)
+    return True
+
+
+def check_same(folder: Path, what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise InvalidInputError, with the first differences, if what a folder holds was made with other options."""
+    differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if differing:
+        shown = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in differing[:3])
+        raise InvalidInputError(f"{str(folder)!r} holds {what} of other options, so it cannot be continued: {shown}.")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that appears under its name only when it is whole."""
+    work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    work.write_text(text, encoding="utf-8")
+    work.replace(path)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """The settings of the run in a folder.
+    """The resolved options of the run in a folder.
 
     Raises:
-        InvalidInputError: there is none.
+        InvalidInputError: the folder is not that of a training run, or its file of options cannot be read.
     """
-    try:
-        settings: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise InvalidInputError(f"{str(folder)!r} is not the folder of a training run (no readable {FILE}).") from None
-    return settings
+    if not (folder / FILE).is_file():
+        raise InvalidInputError(f"{str(folder)!r} is not the folder of {TRAINING.owner} (it has no {FILE}).")
+    return read_json(folder / FILE)

@@ -1,24 +1,24 @@
-"""What a finished run came to: the content of summary.json."""
+"""The results of a finished run, as summary.json holds them."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from antiphase.runs.versions import commit, versions
+from antiphase.training.out_folder import TRAINING
 from antiphase.training.recipe import Recipe
 from antiphase.training.trajectory import read_trajectory
-
-FORMAT, FORMAT_VERSION = "antiphase-train", 1
 
 
 def summarize_run(recipe: Recipe, trainer: Any, seconds: float) -> dict[str, Any]:
     """The content of summary.json, from the trajectory.
 
     Args:
-        recipe: of the run.
-        trainer: that has finished.
-        seconds: of this sitting, evaluations included.
+        recipe: the run's recipe.
+        trainer: the trainer, after its training.
+        seconds: duration since the run was begun or last resumed, evaluations included.
     """
     trajectory = read_trajectory(Path(recipe.config.output_dir))
     steps = [row for row in trajectory if row["kind"] == "step"]
@@ -32,10 +32,10 @@ def summarize_run(recipe: Recipe, trainer: Any, seconds: float) -> dict[str, Any
         change[key] = [_mean(steps[:tenth], key), _mean(steps[-tenth:], key)]
     settings = {**recipe.resolved, "model_name_or_path": recipe.options.model}
     return {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format": TRAINING.format,
+        "format_version": TRAINING.version,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": versions() | _train_versions(),
+        "versions": versions() | {name: metadata.version(name) for name in ("trl", "accelerate", "datasets")},
         "commit": commit(),
         "seed": recipe.config.seed,
         "device": str(trainer.accelerator.device),
@@ -48,12 +48,6 @@ def summarize_run(recipe: Recipe, trainer: Any, seconds: float) -> dict[str, Any
         "sitting_seconds": seconds,
         "measuring_seconds": sum(row["inversion/seconds"] for row in steps),
     }
-
-
-def _train_versions() -> dict[str, str]:
-    from importlib import metadata
-
-    return {name: metadata.version(name) for name in ("trl", "accelerate", "datasets")}
 
 
 def _mean(steps: Sequence[Mapping[str, Any]], key: str) -> float | None:

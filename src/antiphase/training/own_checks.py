@@ -1,7 +1,7 @@
-"""What a recipe says to us rather than to its host, checked before TRL is imported, which takes seconds.
+"""Checks of a recipe's keys and flags that are antiphase's own, made before TRL is imported, which takes seconds.
 
-Flags and keys of the host are passed over: which there are, only the host knows. `recipe` reads everything again, with
-the same messages.
+Keys and flags of the host are passed over, since only the host knows them. `recipe` reads everything again, with the
+same messages.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from antiphase.training.recipe_file import typed
 from antiphase.training.reward_choices import check_reward
 from antiphase.training.run_options import RunOptions, check_options
 
-# Of the host, but no run is begun without them.
+# Keys of the host without which no run can begin.
 _NEEDED_OF_HOST = ("model_name_or_path", "output_dir")
 
 
@@ -31,18 +31,17 @@ class _Parser(argparse.ArgumentParser):
 
 
 def check_command(words: Sequence[str]) -> None:
-    """Refuse what `antiphase train` would refuse of our own options, its file, tasks, rewards and folder.
+    """Refuse a command whose own options, recipe file, tasks, rewards or folder `antiphase train` would refuse.
 
     Args:
-        words: what follows `antiphase train`.
+        words: the words after `antiphase train`.
 
     Raises:
-        AntiphaseError: as `parse_recipe`, `load_task` and `prepared`.
+        AntiphaseError: the error that `parse_recipe`, `load_task` or `prepared` would raise.
     """
     if "-h" in words or "--help" in words:
         return
     parser = _own_parser()
-    actions = {action.dest: action for action in parser._actions if action.nargs != 0}
     parser.add_argument("--config")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--dry-run", "--dry_run", action="store_true")
@@ -51,7 +50,7 @@ def check_command(words: Sequence[str]) -> None:
         raise InvalidInputError(f"unexpected argument {words[0]!r}; flags begin with --.")
     flags = vars(namespace)
     path, resume, dry_run = (flags.pop(name) for name in ("config", "resume", "dry_run"))
-    stored = {} if path is None else _own_values(read_mapping(Path(path), "recipe"), actions, f"{path}: ")
+    stored = {} if path is None else _own_values(read_mapping(Path(path), "recipe"), f"{path}: ")
     values = {**stored, **flags}
     options = _checked(values)
     for spec in options.tasks:
@@ -65,19 +64,19 @@ def check_command(words: Sequence[str]) -> None:
 
 
 def check_recipe(content: Mapping[Any, Any]) -> None:
-    """Refuse what `parse_recipe` would refuse of our own keys.
+    """Refuse a recipe whose own keys `parse_recipe` would refuse.
 
     Args:
-        content: of a recipe's file.
+        content: keys and values of the recipe's file.
 
     Raises:
-        InvalidInputError: a value of the wrong type, or values that do not fit together.
+        InvalidInputError: a value is of the wrong type, or values do not fit together.
     """
+    _checked(_own_values(content, ""))
+
+
+def _own_values(content: Mapping[Any, Any], where: str) -> dict[str, Any]:
     actions = {action.dest: action for action in _own_parser()._actions if action.nargs != 0}
-    _checked(_own_values(content, actions, ""))
-
-
-def _own_values(content: Mapping[Any, Any], actions: Mapping[str, argparse.Action], where: str) -> dict[str, Any]:
     return {key: typed(key, value, actions[key], where) for key, value in content.items() if key in actions}
 
 
@@ -91,7 +90,7 @@ def _checked(values: Mapping[str, Any]) -> RunOptions:
 
 
 def _own_parser() -> _Parser:
-    """Our flags, as transformers' parser of dataclasses makes them."""
+    """A parser of antiphase's own flags, in the forms that transformers' `HfArgumentParser` takes."""
     parser = _Parser(prog="antiphase train", allow_abbrev=False, add_help=False, argument_default=argparse.SUPPRESS)
     hints = get_type_hints(RunOptions)
     for field in dataclasses.fields(RunOptions):

@@ -1,7 +1,7 @@
-"""The policy as it can be measured inside a trainer: whole, in its own dtype, without autocast.
+"""Makes the policy inside a trainer measurable: whole, in its own dtype, without autocast.
 
-Ranks may measure different numbers of rollouts, so nothing inside may communicate: sharded parameters are gathered
-before and released after.
+Processes may measure different numbers of rollouts, so measuring must not communicate. Sharded parameters are
+therefore gathered before measuring and released after it.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ def check_sharding(accelerator: Any) -> None:
 
 
 def is_sharded(accelerator: Any) -> bool:
-    """Whether parameters are spread over processes (FSDP, ZeRO-3)."""
+    """Whether the parameters are spread over processes (FSDP, ZeRO-3)."""
     from trl.distributed import DistributedBackend
 
     backend = DistributedBackend(accelerator)
@@ -36,13 +36,13 @@ def is_sharded(accelerator: Any) -> bool:
 def whole_policy(model: nn.Module, accelerator: Any, gradient_checkpointing_kwargs: Any = None) -> Iterator[nn.Module]:
     """The unwrapped policy with all its parameters on every process.
 
-    Under DDP nothing is gathered; ZeRO-3 and FSDP 2 cost one full copy of the weights while the block lasts, as
-    generation does.
+    Under DDP nothing is gathered. Under ZeRO-3 and FSDP 2 every process holds a full copy of the weights while the
+    block lasts, as it does for generation.
 
     Args:
-        model: as prepared by accelerate.
-        accelerator: that prepared it.
-        gradient_checkpointing_kwargs: of the trainer's arguments; restored after ZeRO-3's gathering.
+        model: the model that accelerate prepared.
+        accelerator: the accelerator that prepared it.
+        gradient_checkpointing_kwargs: the trainer's argument of this name, set again after ZeRO-3's gathering.
     """
     from trl.distributed import DistributedBackend
 
@@ -64,7 +64,7 @@ def whole_policy(model: nn.Module, accelerator: Any, gradient_checkpointing_kwar
 
 @contextlib.contextmanager
 def unsharded(model: nn.Module) -> Iterator[None]:
-    """Keep the parameters of an FSDP 2 model gathered, and its gradients local, while the block lasts."""
+    """Keep the parameters of an FSDP 2 model gathered and its gradients local, while the block lasts."""
     from torch.distributed.fsdp import FSDPModule
 
     shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
@@ -88,7 +88,7 @@ def unsharded(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_dtype(model: nn.Module) -> Iterator[None]:
-    """Take back accelerate's mixed-precision wrapper: inversion is measured in the dtype of the weights.
+    """Take off accelerate's mixed-precision wrapper, since inversion is measured in the dtype of the weights.
 
     accelerate wraps `forward` in autocast and keeps the original under `_original_forward`.
     """

@@ -1,18 +1,18 @@
-"""Methods as presets: each a few of the host's arguments, pinned, with its source and its deviations.
+"""Presets: published methods as arguments of the host, each with its source and its deviations.
 
-`corr-po` is the paper's method, the others are baselines; `+corr-po` puts the paper's term on any of them.
+`corr-po` is the paper's method. `PRESETS` holds the baselines, and `+corr-po` puts the paper's term on any of them.
 
-TRL's own defaults are no published method (DAPO's loss without its clip-higher, β = 0, group scaling), so a preset
-pins every argument that makes the method what it is. Arguments that the user gives win over the preset's.
+TRL's own defaults are no published method (DAPO's loss without its clip-higher, β = 0, group scaling). So a preset
+sets every argument that makes the method what it is. Arguments that the user gives win over the preset's.
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from antiphase.errors import InvalidInputError
+from antiphase.registry import Registry, did_you_mean
 
 CORR_PO = "corr-po"
 CORR_PO_FAST = "corr-po-fast"
@@ -23,10 +23,10 @@ class Preset:
     """A method as arguments of the host.
 
     Args:
-        name: as it is called in recipes.
-        arguments: of `GRPOConfig`, and of `CorRPOConfig` where the term is in it.
-        source: the paper.
-        deviations: what the host does otherwise.
+        name: the preset's name in recipes.
+        arguments: arguments of `GRPOConfig`, and of `CorRPOConfig` where CorR-PO's term is part of the method.
+        source: the paper that describes the method.
+        deviations: where the host differs from the paper.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Preset:
     deviations: str
 
 
-# What no preset leaves to the host's defaults.
+# Arguments that no preset leaves to the host's defaults.
 _ON_POLICY: dict[str, Any] = {
     "beta": 0.0,
     "epsilon": 0.2,
@@ -56,84 +56,82 @@ def _preset(name: str, source: str, deviations: str, **arguments: Any) -> Preset
     return Preset(name, MappingProxyType({**_ON_POLICY, **arguments}), source, deviations)
 
 
-PRESETS: dict[str, Preset] = {
-    preset.name: preset
-    for preset in (
-        _preset(
-            "grpo",
-            "DeepSeekMath, arXiv 2402.03300",
-            "Outcome rewards alone; learning rate and group size are the recipe's.",
-            loss_type="grpo",
-            beta=0.04,
-        ),
-        _preset(
-            "dr-grpo",
-            "Understanding R1-Zero-Like Training, arXiv 2503.20783",
-            "None in the loss: token sums over a constant length, no division by the group's deviation, no KL.",
-            loss_type="dr_grpo",
-            scale_rewards="none",
-        ),
-        _preset(
-            "dapo",
-            "DAPO, arXiv 2503.14476",
-            "No dynamic sampling: groups of tied rewards stay in the batch (their share is logged). Truncated "
-            "completions are masked; the soft overlong punishment is not part of it.",
-            **_DAPO,
-        ),
-        _preset(
-            "gspo",
-            "Group Sequence Policy Optimization, arXiv 2507.18071",
-            "The paper splits a batch into 4 minibatches; set steps_per_generation above gradient_accumulation_steps "
-            "for that, else its clip never binds.",
-            loss_type="grpo",
-            importance_sampling_level="sequence",
-            epsilon=3e-4,
-            epsilon_high=4e-4,
-        ),
-        _preset(
-            "cispo",
-            "MiniMax-M1, arXiv 2506.13585",
-            "The upper bound of the weight is 5, as ScaleRL (arXiv 2510.13786) found; the paper gives no number.",
-            loss_type="cispo",
-            epsilon_high=5.0,
-        ),
-        _preset(
-            "sapo",
-            "Soft Adaptive Policy Optimization, arXiv 2511.20347",
-            "None known; temperatures 1.0 and 1.05 as in the paper.",
-            loss_type="sapo",
-            sapo_temperature_pos=1.0,
-            sapo_temperature_neg=1.05,
-        ),
-        _preset(
-            "gdpo",
-            "GDPO, arXiv 2601.05242",
-            "Clip and loss are GRPO's without KL. With one reward function it is GRPO with batch whitening.",
-            loss_type="grpo",
-            multi_objective_aggregation="normalize_then_sum",
-        ),
-        _preset(
-            "entropy-bonus",
-            "Entropy regularisation as in A3C, arXiv 1602.01783, on GRPO without KL",
-            "Coefficient 0.001, the default that verl ships; no paper fixes one for language models.",
-            loss_type="grpo",
-            entropy_coef=0.001,
-        ),
-        _preset(
-            "high-entropy-20",
-            "Beyond the 80/20 Rule, arXiv 2506.01939",
-            "On DAPO as in the paper, with DAPO's deviations; the quantile is taken per batch of the host.",
-            **_DAPO,
-            top_entropy_quantile=0.2,
-        ),
-    )
-}
+_BASELINES = (
+    _preset(
+        "grpo",
+        "DeepSeekMath, arXiv 2402.03300",
+        "Outcome rewards alone; learning rate and group size are the recipe's.",
+        loss_type="grpo",
+        beta=0.04,
+    ),
+    _preset(
+        "dr-grpo",
+        "Understanding R1-Zero-Like Training, arXiv 2503.20783",
+        "None in the loss: token sums over a constant length, no division by the group's deviation, no KL.",
+        loss_type="dr_grpo",
+        scale_rewards="none",
+    ),
+    _preset(
+        "dapo",
+        "DAPO, arXiv 2503.14476",
+        "No dynamic sampling: groups of tied rewards stay in the batch (their share is logged). Truncated "
+        "completions are masked; the soft overlong punishment is not part of it.",
+        **_DAPO,
+    ),
+    _preset(
+        "gspo",
+        "Group Sequence Policy Optimization, arXiv 2507.18071",
+        "The paper splits a batch into 4 minibatches; set steps_per_generation above gradient_accumulation_steps "
+        "for that, else its clip never binds.",
+        loss_type="grpo",
+        importance_sampling_level="sequence",
+        epsilon=3e-4,
+        epsilon_high=4e-4,
+    ),
+    _preset(
+        "cispo",
+        "MiniMax-M1, arXiv 2506.13585",
+        "The upper bound of the weight is 5, as ScaleRL (arXiv 2510.13786) found; the paper gives no number.",
+        loss_type="cispo",
+        epsilon_high=5.0,
+    ),
+    _preset(
+        "sapo",
+        "Soft Adaptive Policy Optimization, arXiv 2511.20347",
+        "None known; temperatures 1.0 and 1.05 as in the paper.",
+        loss_type="sapo",
+        sapo_temperature_pos=1.0,
+        sapo_temperature_neg=1.05,
+    ),
+    _preset(
+        "gdpo",
+        "GDPO, arXiv 2601.05242",
+        "Clip and loss are GRPO's without KL. With one reward function it is GRPO with batch whitening.",
+        loss_type="grpo",
+        multi_objective_aggregation="normalize_then_sum",
+    ),
+    _preset(
+        "entropy-bonus",
+        "Entropy regularisation as in A3C, arXiv 1602.01783, on GRPO without KL",
+        "Coefficient 0.001, the default that verl ships; no paper fixes one for language models.",
+        loss_type="grpo",
+        entropy_coef=0.001,
+    ),
+    _preset(
+        "high-entropy-20",
+        "Beyond the 80/20 Rule, arXiv 2506.01939",
+        "On DAPO as in the paper, with DAPO's deviations; the quantile is taken per batch of the host.",
+        **_DAPO,
+        top_entropy_quantile=0.2,
+    ),
+)
 
 
 # The paper's reward, as a public digest reports it: R = r − λ (1 + ρ), with ρ the Spearman correlation over the
-# sentences of a rollout, by the nuclear norms of the full gradient of all layers. Our reading, where the digest says
-# nothing: the splitter, the joint strength of a sentence (one backward a sentence; the mean of its tokens' strengths
-# would take one a token), and what an undefined ρ counts as. λ is no part of a preset.
+# sentences of a rollout, by the nuclear norms of the full gradient of all layers. The digest is silent on three
+# points, which are our reading: the splitter, the value that an undefined ρ counts as, and the joint strength of a
+# sentence. A joint strength takes one backward pass for each sentence, a mean strength one for each token. No preset
+# sets λ.
 _PAPER_TERM: dict[str, Any] = {
     "inversion_combine": "penalty",
     "inversion_unit": "step",
@@ -161,14 +159,36 @@ _TERM_DEVIATIONS: dict[str, str] = {
 }
 
 
-def resolve_preset(text: str) -> tuple[Preset, bool]:
-    """The preset of a name, and whether CorR-PO's term is in it.
+class _Presets(Registry[Preset]):
+    """The baselines by name. Messages also name the terms that can be put on them."""
 
-    `corr-po` alone is the paper's method: its term on `grpo`. `dapo+corr-po` puts the same term on another base, and
-    `corr-po-fast` takes its gradient at the token's own position alone.
+    def check(self, name: str) -> None:
+        if name not in self:
+            raise InvalidInputError(
+                f"the preset must be one of {', '.join(self)}, each alone or with +{CORR_PO} or +{CORR_PO_FAST}; or "
+                f"{CORR_PO} or {CORR_PO_FAST} alone (on grpo); got {name!r}.{did_you_mean(name, [*self, *TERMS])}"
+            )
+
+    def add(self, name: str, thing: Preset | str) -> None:
+        if "+" in name or name in TERMS:
+            raise InvalidInputError(
+                f"a preset cannot be called {name!r}: +{CORR_PO} and +{CORR_PO_FAST} stand for the term. Choose "
+                "another name."
+            )
+        super().add(name, thing)
+
+
+PRESETS = _Presets("preset", {preset.name: preset for preset in _BASELINES})
+
+
+def resolve_preset(text: str) -> tuple[Preset, bool]:
+    """The preset that a recipe names, and whether CorR-PO's term is part of it.
+
+    `corr-po` alone is the paper's method: its term on `grpo`. `dapo+corr-po` puts the same term on another baseline.
+    `corr-po-fast` is the same term, by the gradient at the token's own position alone.
 
     Raises:
-        InvalidInputError: no such preset; names the nearest.
+        InvalidInputError: there is no such preset; the message names the nearest.
 
     >>> preset, with_inversion = resolve_preset("dapo+corr-po")
     >>> preset.arguments["epsilon_high"], preset.arguments["inversion_unit"], with_inversion
@@ -176,16 +196,9 @@ def resolve_preset(text: str) -> tuple[Preset, bool]:
     """
     names = text.split("+")
     terms = [name for name in names if name in TERMS]
-    bases = [name for name in names if name not in TERMS] or (["grpo"] if terms else [])
-    if len(names) > 2 or len(terms) > 1 or len(bases) != 1 or bases[0] not in PRESETS:
-        wrong = next((name for name in bases if name not in PRESETS), text)
-        near = difflib.get_close_matches(wrong, [*PRESETS, *TERMS], 1)
-        raise InvalidInputError(
-            f"unknown preset {text!r}."
-            + (f" Did you mean {near[0]!r}?" if near else "")
-            + f" There are {', '.join(PRESETS)}, each alone or with +{CORR_PO} or +{CORR_PO_FAST}, and {CORR_PO} and "
-            f"{CORR_PO_FAST} alone (on grpo)."
-        )
+    bases = [name for name in names if name not in TERMS] or ["grpo"]
+    if len(names) > 2 or len(terms) > 1 or len(bases) > 1:
+        PRESETS.check(text)
     base = PRESETS[bases[0]]
     if not terms:
         return base, False

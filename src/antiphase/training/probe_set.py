@@ -1,4 +1,4 @@
-"""A probe set, and one measurement of a policy on it: ρ by every unit with intervals over its prompts."""
+"""A probe set, and one measurement of a policy on it: ρ over every unit, with intervals over the set's prompts."""
 
 import dataclasses
 import math
@@ -30,13 +30,13 @@ class ProbeSet:
     """The fixed prompts (or whole rollouts) on which a model is followed.
 
     Args:
-        tokenizer: of the model.
-        prompt_ids: one row a rollout; rows of one prompt have one cluster.
-        clusters: the prompt that each row belongs to.
-        completion_ids: given completions; None lets the model write its own at every measurement, drawn anew with
-            the same seed.
-        sampling: of those.
-        batch_size: rollouts generated at a time.
+        tokenizer: the model's tokenizer.
+        prompt_ids: token ids of the prompt of each rollout.
+        clusters: number of the prompt of each rollout; rollouts of one prompt have the same number.
+        completion_ids: token ids of given completions. With None, the model writes its own at every measurement, each
+            time with the same seed.
+        sampling: how the model's own completions are drawn.
+        batch_size: number of rollouts that are generated together.
     """
 
     tokenizer: Any
@@ -57,28 +57,22 @@ class ProbeSet:
         template: str | None = None,
         batch_size: int = 16,
     ) -> "ProbeSet":
-        """Prompts that the model completes itself at every measurement: what docs/method.md measures.
+        """A probe set whose prompts the model completes itself at every measurement, as in docs/method.md.
 
         Args:
             prompts: plain texts or chats.
-            tokenizer: of the model.
-            samples: completions of each prompt.
-            sampling: how they are drawn.
+            tokenizer: the model's tokenizer.
+            samples: number of completions of each prompt.
+            sampling: how the completions are drawn.
             template: text with `{prompt}` in it; see `PromptFormat`.
-            batch_size: rollouts generated at a time.
+            batch_size: number of rollouts that are generated together.
 
         Raises:
-            InvalidInputError: no prompt, or one without tokens.
+            InvalidInputError: there is no prompt, or a prompt has no tokens.
         """
-        _check_some(prompts)
-        form = PromptFormat(template)
-        rows = [
-            tuple(form.encode(tokenizer, prompt, f"prompt {i}"))
-            for i, prompt in enumerate(prompts)
-            for _ in range(samples)
-        ]
+        rows = tuple(ids for ids in _encoded(prompts, tokenizer, template) for _ in range(samples))
         clusters = tuple(i for i in range(len(prompts)) for _ in range(samples))
-        return cls(tokenizer, tuple(rows), clusters, None, sampling or Sampling(), batch_size)
+        return cls(tokenizer, rows, clusters, None, sampling or Sampling(), batch_size)
 
     @classmethod
     def from_rollouts(
@@ -89,61 +83,50 @@ class ProbeSet:
         *,
         template: str | None = None,
     ) -> "ProbeSet":
-        """Given rollouts, read by the model and not written by it: cheap, and the same tokens at every step.
+        """A probe set of given rollouts, which the model only reads: cheap, and the same tokens at every measurement.
 
         Args:
             prompts: plain texts or chats.
-            completions: one for each prompt.
-            tokenizer: of the model.
+            completions: a text for each prompt.
+            tokenizer: the model's tokenizer.
             template: text with `{prompt}` in it; see `PromptFormat`.
 
         Raises:
-            InvalidInputError: not as many completions as prompts, or one without tokens.
+            InvalidInputError: there are not as many completions as prompts, or a prompt or completion has no tokens.
         """
-        _check_some(prompts)
+        rows = _encoded(prompts, tokenizer, template)
         if len(prompts) != len(completions):
             raise InvalidInputError(f"{len(prompts)} prompts for {len(completions)} completions; give one for each.")
-        form = PromptFormat(template)
-        rows = [tuple(form.encode(tokenizer, prompt, f"prompt {i}")) for i, prompt in enumerate(prompts)]
         texts = [tuple(tokenizer(text, add_special_tokens=False).input_ids) for text in completions]
         for place, ids in enumerate(texts):
             if not ids:
                 raise InvalidInputError(f"completion {place} has no tokens.")
         first = {str(prompt): i for i, prompt in reversed(list(enumerate(prompts)))}
-        return cls(tokenizer, tuple(rows), tuple(first[str(prompt)] for prompt in prompts), tuple(texts))
+        return cls(tokenizer, rows, tuple(first[str(prompt)] for prompt in prompts), tuple(texts))
 
 
-def _check_some(prompts: Sequence[Any]) -> None:
+def _encoded(prompts: Sequence[str | Messages], tokenizer: Any, template: str | None) -> tuple[tuple[int, ...], ...]:
     if not prompts:
         raise InvalidInputError("the probe set is empty; give at least one prompt.")
+    form = PromptFormat(template)
+    return tuple(tuple(form.encode(tokenizer, prompt, f"prompt {i}")) for i, prompt in enumerate(prompts))
 
 
-@dataclass(frozen=True)
-class Correlated:
-    """What `probe_policy` correlates, checked."""
+def checked_options(unit: Unit, splitter: str, min_tokens: int, min_steps: int) -> tuple[Splitter, ScoreSpec]:
+    """Check arguments of `probe_policy`, and return what they stand for.
 
-    unit: Unit
-    splitter: Splitter
-    scores: ScoreSpec
-    num_resamples: int
-
-    @classmethod
-    def of(cls, unit: Unit, splitter: str, min_tokens: int, min_steps: int, num_resamples: int) -> "Correlated":
-        """Of the arguments of `probe_policy`.
-
-        Raises:
-            InvalidInputError: an unknown unit or splitter, or a least number below 3.
-        """
-        check_one_of("unit", unit, UNITS)
-        scores = ScoreSpec(min_tokens=min_tokens, min_steps=min_steps)
-        return cls(unit, Splitter.parse(splitter), scores, num_resamples)
+    Raises:
+        InvalidInputError: the unit or splitter is unknown, or a least number is below 3.
+    """
+    check_one_of("unit", unit, UNITS)
+    return Splitter.parse(splitter), ScoreSpec(min_tokens=min_tokens, min_steps=min_steps)
 
 
 def with_step_strength(spec: SignalSpec, step_strength: StepStrength | None) -> SignalSpec:
-    """The spec with this strength of a step; None keeps its own.
+    """The spec with another `step_strength`; None keeps the spec's own.
 
     Raises:
-        InvalidInputError: neither `mean` nor `joint`.
+        InvalidInputError: the strength is neither `mean` nor `joint`.
     """
     if step_strength is None:
         return spec
@@ -163,34 +146,37 @@ def probe_policy(
     min_steps: int = MIN_STEPS,
     num_resamples: int = 1000,
 ) -> dict[str, float | str | int]:
-    """ρ pooled over the probe set by every unit, with intervals over prompts, and what belongs to it.
+    """ρ over every unit, pooled over the probe set, with intervals over prompts, and the means of the signals.
 
-    The engine and the statistics are those of `antiphase probe`.
+    The measuring engine and the statistics are those of `antiphase probe`.
 
     Args:
-        model: unwrapped, whole.
+        model: the model, unwrapped and with all its parameters on this process.
         probe_set: what to measure on.
         spec: what to measure.
-        unit: the headline, under the names without a unit: `type` (the fingerprint of the paper), `token` or
-            `step`.
+        unit: the headline, whose ρ also has the names without a unit: `type` (the fingerprint of the paper), `token`
+            or `step`.
         splitter: where steps end; see `Splitter`.
         step_strength: `mean` or `joint`; None keeps what `spec` says.
-        min_tokens: rollouts with fewer tokens (or types) have no correlation of their own.
-        min_steps: rollouts with fewer steps have none over steps.
-        num_resamples: of the bootstrap over prompts.
+        min_tokens: rollouts with fewer tokens (or types) have no correlation over them.
+        min_steps: rollouts with fewer steps have no correlation over steps.
+        num_resamples: how often the bootstrap draws the prompts.
+
+    Returns:
+        the numbers by their names, which docs/metrics.md lists; NaN where undefined.
 
     Raises:
-        InvalidInputError: an unknown unit, splitter or step strength, or a least number below 3.
+        InvalidInputError: the unit, splitter or step strength is unknown, or a least number is below 3.
     """
-    chosen = Correlated.of(unit, splitter, min_tokens, min_steps, num_resamples)
+    parsed, scores = checked_options(unit, splitter, min_tokens, min_steps)
     spec = with_step_strength(spec, step_strength)
     completions = probe_set.completion_ids or _drawn(model, probe_set)
     batch = TokenBatch.from_ids(probe_set.prompt_ids, completions)
-    signals = token_signals(model, batch, spec, steps=batch_steps(batch, probe_set.tokenizer, chosen.splitter))
+    signals = token_signals(model, batch, spec, steps=batch_steps(batch, probe_set.tokenizer, parsed))
     inside = batch.completion_mask.cpu()
     entropy, strength = (values.cpu().double()[inside] for values in (signals.entropy, signals.strength))
     return {
-        **_by_unit(signals, batch, probe_set, chosen),
+        **_by_unit(signals, batch, probe_set, unit, scores, num_resamples),
         "probe/entropy": float(entropy.mean()) if len(entropy) else math.nan,
         "probe/strength": float(strength.nanmean()) if len(strength) else math.nan,
         "probe/length": len(entropy) / len(batch),
@@ -212,9 +198,9 @@ def _drawn(model: Any, probe_set: ProbeSet) -> tuple[tuple[int, ...], ...]:
 
 
 def _by_unit(
-    signals: TokenSignals, batch: TokenBatch, probe_set: ProbeSet, chosen: Correlated
+    signals: TokenSignals, batch: TokenBatch, probe_set: ProbeSet, headline: Unit, spec: ScoreSpec, num_resamples: int
 ) -> dict[str, float | str | int]:
-    """ρ over every unit, pooled and within rollouts; the headline's under the names without a unit."""
+    """ρ over every unit, pooled and within rollouts. The headline also has the names without a unit."""
     steps = signals.steps
     assert steps is not None
     clusters, seed = torch.tensor(probe_set.clusters), signals.spec.seed
@@ -226,7 +212,7 @@ def _by_unit(
         "type": (*tokens, token_ids),
         "step": (steps.entropy.cpu().double()[there], steps.strength.cpu().double()[there], there, None),
     }
-    scores = rollout_scores(signals, batch, chosen.scores)
+    scores = rollout_scores(signals, batch, spec)
     found: dict[str, float | str | int] = {}
     for unit in UNITS:
         entropy, strength, where, ids = series[unit]
@@ -236,17 +222,17 @@ def _by_unit(
             clusters[torch.nonzero(where)[:, 0]],
             unit=unit,
             token_ids=ids,
-            min_tokens=chosen.scores.least_of(unit),
-            num_resamples=chosen.num_resamples,
+            min_tokens=spec.least_of(unit),
+            num_resamples=num_resamples,
             seed=seed,
         )
         each = scores.by_unit[unit]
-        within = mean_within(each, clusters, unit=unit, num_resamples=chosen.num_resamples, seed=seed)
+        within = mean_within(each, clusters, unit=unit, num_resamples=num_resamples, seed=seed)
         undefined = float(each.isnan().double().mean())
         numbers = {"": pooled.value, "_low": pooled.low, "_high": pooled.high}
         found |= {f"probe/spearman_{unit}{end}": value for end, value in numbers.items()}
         found[f"probe/undefined_{unit}"] = undefined
-        if unit == chosen.unit:
+        if unit == headline:
             found |= {f"probe/spearman{end}": value for end, value in numbers.items()}
             found["probe/inversion"] = pooled.inversion
             found["probe/spearman_within"] = within.value

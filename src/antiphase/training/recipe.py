@@ -1,7 +1,7 @@
-"""A recipe: the YAML file and flags of `antiphase train`, resolved into what the runner needs.
+"""A recipe: the YAML file and the flags of `antiphase train`, resolved into the options of a run.
 
-Keys are the fields of `RunOptions`, of TRL's `ModelConfig` and of `CorRPOConfig` (so every argument of TRL's GRPO,
-verbatim). Flags win over the file, the file over the preset, the preset over our defaults.
+The keys are the fields of `RunOptions`, of TRL's `ModelConfig` and of `CorRPOConfig`, so every argument of TRL's GRPO
+is a key. Flags win over the file, the file over the preset, and the preset over our defaults.
 """
 
 import argparse
@@ -26,9 +26,9 @@ from antiphase.training.recipe_file import nearest, typed
 from antiphase.training.run_options import RunOptions, check_options
 from antiphase.training.trainer_config import BEFORE_THE_FIELD, CorRPOConfig
 
-# What `antiphase train` sets where nobody else does: a log line a step, and checkpoints to resume from.
+# Defaults that differ from the host's: a log line for each step, and checkpoints to resume from.
 DEFAULTS: dict[str, Any] = {"logging_steps": 1, "save_steps": 0.1, "save_total_limit": 2, "disable_tqdm": True}
-# What may change when a run is continued.
+# Options that may change when a run is continued.
 FREE_ON_RESUME = (
     "output_dir",
     "inversion_token_budget",
@@ -45,13 +45,13 @@ class Recipe:
     """A resolved recipe.
 
     Args:
-        options: ours.
-        model: of TRL's ModelConfig, its name resolved.
-        config: of the trainer.
-        preset: the baseline it builds on.
+        options: antiphase's own options.
+        model: TRL's options of the model, with its name resolved.
+        config: the trainer's arguments.
+        preset: the preset that the recipe names, or None.
         given: every key that the file or a flag set, with its value.
-        resume: continue the run in the output directory.
-        dry_run: print and stop.
+        resume: whether the run in the output directory is continued.
+        dry_run: whether the command prints what it would do, and stops.
     """
 
     options: RunOptions
@@ -64,9 +64,9 @@ class Recipe:
 
     @property
     def resolved(self) -> dict[str, Any]:
-        """All settings that a run can be repeated from, JSON-ready, without what TRL derives.
+        """All options that are needed to repeat a run, as JSON-ready values, without those that TRL derives.
 
-        With the digests of the files of the user's own tasks, where there are any.
+        Where the user has tasks of their own, the digests of their files are among them.
         """
         merged = {**dataclasses.asdict(self.options), **dataclasses.asdict(self.model)}
         merged |= json.loads(self.config.to_json_string())
@@ -89,11 +89,11 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
     """Read the flags, and the file of `--config`.
 
     Args:
-        arguments: what follows `antiphase train`.
+        arguments: the words after `antiphase train`.
 
     Raises:
-        InvalidInputError: an unknown key or flag (naming the nearest), a value of the wrong type, or values that do
-            not fit together.
+        InvalidInputError: a key or flag is unknown (the message names the nearest), a value is of the wrong type, or
+            values do not fit together.
     """
     parser = _Parser((RunOptions, ModelConfig, CorRPOConfig), prog="antiphase train", allow_abbrev=False)
     for action in parser._actions:
@@ -141,7 +141,7 @@ def _resolve(given: dict[str, Any], *, resume: bool, dry_run: bool) -> Recipe:
             pinned["inversion_weight"] = 0.0
         values = {**pinned, **values}
     if is_former(given):
-        values |= _as_before(given)
+        values |= {key: given.get(key, value) for key, value in FIRST_RELEASE.items()}
     if not torch.accelerator.is_available():
         # TRL's default, bf16, is refused on a CPU.
         values.setdefault("bf16", False)
@@ -163,27 +163,23 @@ def _resolve(given: dict[str, Any], *, resume: bool, dry_run: bool) -> Recipe:
     except InvalidInputError:
         raise
     except (ValueError, TypeError) as error:
-        # TRL and transformers check their own arguments; their message says which.
+        # TRL and transformers check their own arguments, and their message says what is wrong.
         raise InvalidInputError(" ".join(str(error).split())) from error
 
 
 FORMER_COMBINES = ("sum", "centered", "gated", "only")
-# What holds in a recipe of the first release, whatever its preset says now.
+# Options of a recipe of the first release, whatever its preset sets now.
 FIRST_RELEASE = {"inversion_unit": "token", "inversion_estimator": "own"}
 
 
 def is_former(given: Mapping[str, Any]) -> bool:
-    """Whether a recipe is read as the first release read it: over tokens, by `own`.
+    """Whether a recipe is read as the first release read it: over tokens, by the estimator `own`.
 
-    That release had no units; its recipes name one of its combine modes, no unit, and nothing else that came later.
+    The first release had no units. Its recipes name one of its combine modes, and no option that came later.
     """
     names = str(given.get("preset") or "").split("+")
     later = names == [CORR_PO] or CORR_PO_FAST in names or not BEFORE_THE_FIELD.keys().isdisjoint(given)
     return given.get("inversion_combine") in FORMER_COMBINES and not later
-
-
-def _as_before(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: given.get(key, value) for key, value in FIRST_RELEASE.items()}
 
 
 def _check_host_arguments(config: Mapping[str, Any]) -> None:

@@ -1,29 +1,28 @@
-"""The values of a recipe's YAML file, brought to the types of the flags. Imports no torch and no TRL."""
+"""Converts the values of a recipe's YAML file to the types of the flags. Imports no torch and no TRL."""
 
 import argparse
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from antiphase.errors import InvalidInputError
+from antiphase.registry import did_you_mean
 
 
 def nearest(name: str, known: Mapping[str, Any]) -> str:
-    """` Did you mean …?` where a known name is near."""
-    near = difflib.get_close_matches(name.replace("-", "_"), known, 1, cutoff=0.5)
-    return f" Did you mean {near[0]!r}?" if near else " See antiphase train --help."
+    """` Did you mean 'a'?` where a known name is near, else a hint at the list of flags."""
+    return did_you_mean(name.replace("-", "_"), known, cutoff=0.5) or " See antiphase train --help."
 
 
 def typed(key: str, value: Any, action: argparse.Action, where: str) -> Any:
-    """A YAML value as the flag would give it: `1e-5` is a string in YAML, and lists may have one item.
+    """A YAML value as the flag would give it: `1e-5` is a string in YAML, and a list of one item may be that item.
 
     Args:
-        key, value: of the recipe.
-        action: the flag's.
-        where: what messages begin with, such as `recipe.yaml: `.
+        key, value: key and value in the recipe.
+        action: the parser's action of the flag.
+        where: the beginning of messages, such as `recipe.yaml: `.
 
     Raises:
-        InvalidInputError: it is no value of this flag.
+        InvalidInputError: the flag cannot have this value.
     """
     if value is None or isinstance(value, dict):
         return value

@@ -1,9 +1,9 @@
 """The names of the reward functions. Imports none of them; `reward_names` makes them."""
 
-import difflib
 from pathlib import Path
 
 from antiphase.errors import InvalidInputError
+from antiphase.registry import did_you_mean
 
 NAMES = ("accuracy", "format", "self_certainty", "negative_entropy", "majority_vote")
 
@@ -15,7 +15,7 @@ def check_reward(name: str) -> None:
         name: one of `NAMES`, or the user's own as `package.module:function` or `path/to/file.py:function`.
 
     Raises:
-        InvalidInputError: an unknown name (with the nearest), or a file that is not there.
+        InvalidInputError: the name is unknown (the message names the nearest), or the file does not exist.
     """
     place, colon, _ = name.rpartition(":")
     if colon:
@@ -24,9 +24,7 @@ def check_reward(name: str) -> None:
         return
     if name in NAMES:
         return
-    near = difflib.get_close_matches(name, NAMES, 1)
     raise InvalidInputError(
-        f"unknown reward function {name!r}."
-        + (f" Did you mean {near[0]!r}?" if near else "")
-        + f" There are {', '.join(NAMES)}, and your own as module:function or file.py:function."
+        f"unknown reward function {name!r}.{did_you_mean(name, NAMES)} There are {', '.join(NAMES)}, and your own as "
+        "module:function or file.py:function."
     )

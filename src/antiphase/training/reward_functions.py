@@ -1,6 +1,6 @@
-"""Reward functions beside the tasks' own: checked calls of the user's, and rewards without a verifier.
+"""Reward functions beside those of the tasks: the user's, whose results are checked, and rewards without a verifier.
 
-All follow TRL's protocol: called with lists, they return one number or None a completion.
+All follow TRL's protocol: a function is called with lists and returns a number, or None, for each completion.
 """
 
 import functools
@@ -19,10 +19,11 @@ from antiphase.tasks.task_rewards import completion_text
 
 
 def checked_values(name: str, values: Any, expected: int) -> list[float | None]:
-    """What a reward function returned, if it keeps to the protocol.
+    """The values that a reward function returned, as a list.
 
     Raises:
-        InvalidInputError: no list of one number (or None) for each completion, or a NaN or infinite number.
+        InvalidInputError: the values are no list with a number (or None) for each completion, or a number is NaN or
+            infinite.
     """
     if isinstance(values, torch.Tensor):
         values = values.tolist()
@@ -54,9 +55,9 @@ def checked_values(name: str, values: Any, expected: int) -> list[float | None]:
 
 
 def checked(function: Any) -> Any:
-    """The reward function, checked at every call; names, and whether it is async, stay as they are.
+    """The reward function, with its values checked at every call. It keeps its name, and stays async if it is.
 
-    Reward models, their names, and rewards of ours that the trainer must recognise pass through.
+    Reward models, their names, and the classes below, which the trainer must recognise, are returned as they are.
     """
     if isinstance(function, str | torch.nn.Module | SignalReward | MajorityVoteReward) or not callable(function):
         return function
@@ -83,7 +84,7 @@ class SignalReward(ABC):
     scores: RolloutScores | None = None
 
     def __call__(self, completions: Sequence[Any], **_: Any) -> list[float | None]:
-        """One number a completion; None where it has no token."""
+        """A number for each completion; None where the completion has no token."""
         if self.scores is None:
             raise InvalidInputError(
                 f"the reward '{self.__name__}' reads the policy's own distributions: use it with CorRPOTrainer."
@@ -93,7 +94,7 @@ class SignalReward(ABC):
 
     @abstractmethod
     def _values(self, scores: RolloutScores) -> torch.Tensor:
-        """One number a rollout; NaN where it has no token."""
+        """A number for each rollout; NaN where the rollout has no token."""
 
 
 class SelfCertaintyReward(SignalReward):
@@ -111,7 +112,7 @@ class SelfCertaintyReward(SignalReward):
 class NegativeEntropyReward(SignalReward):
     """Minus the mean token entropy of the completion, in nats (RENT, arXiv 2505.22660).
 
-    Deviation: the mean is over all tokens of the completion; RENT also studies its last ones alone.
+    Deviation: the mean is over all tokens of the completion; RENT also studies means over its last tokens.
     """
 
     __name__ = "negative_entropy"
@@ -123,13 +124,13 @@ class NegativeEntropyReward(SignalReward):
 class MajorityVoteReward:
     """1 where the completion's answer is the most common one of its group, else 0 (TTRL, arXiv 2504.16084).
 
-    Answers are compared as `extract` gives them; a completion without one votes for nothing and gets 0. Of answers
-    equally common, the one that came first wins. Deviation: the vote is held among the group's own G rollouts, where
-    TTRL votes over more samples (64) than it trains on (32).
+    Answers are compared as `extract` returns them. A completion without an answer has no vote and gets 0. Among
+    equally common answers, the one that came first wins. Deviation: the vote is held among the group's own G rollouts,
+    where TTRL votes over more samples (64) than it trains on (32).
 
     Args:
-        extract: answer of a completion's text, given the reference answer for its kind (a number or not) alone; None
-            where it has none.
+        extract: returns the answer of a completion's text, or None where the text has none. Its second argument is the
+            reference answer, which may tell it only of what kind the answer is (a number or not).
     """
 
     __name__ = "majority_vote"
@@ -139,7 +140,7 @@ class MajorityVoteReward:
         self.group_size = 1
 
     def __call__(self, completions: Sequence[Any], answer: Sequence[str] | None = None, **_: Any) -> list[float]:
-        """The vote, over the groups of all processes."""
+        """1 or 0 for each completion of this process, by the votes of the groups of all processes."""
         from accelerate import PartialState
         from accelerate.utils import gather_object
 

@@ -21,15 +21,15 @@ from antiphase.training.reward_functions import (
 
 
 def reward_function(name: str, pool: VerifierPool) -> Any:
-    """The reward function of a name.
+    """The reward function that has this name.
 
     Args:
         name: one of `reward_choices.NAMES`, or the user's own as `package.module:function` or
             `path/to/file.py:function`.
-        pool: checks completions for `accuracy`.
+        pool: checks the completions for `accuracy`.
 
     Raises:
-        InvalidInputError: no such function; names the nearest.
+        InvalidInputError: there is no such function; the message names the nearest.
     """
     check_reward(name)
     place = code_place(name)
@@ -50,16 +50,16 @@ def reward_function(name: str, pool: VerifierPool) -> Any:
 
 
 def _ignore(*_: Any, **__: Any) -> None:
-    """A logger that nobody listens to."""
+    """Stands in for the functions with which a reward function logs."""
 
 
 def try_functions(functions: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> None:
     """Call each reward function on two problems with an empty completion, before anything long starts.
 
-    Reward models, async functions and those that read the policy are left to the first step.
+    Reward models, async functions and functions that read the policy are not tried; the first step calls them.
 
     Raises:
-        InvalidInputError: a function raises, returns what breaks the protocol, or has no reward for any problem.
+        InvalidInputError: a function raises, returns values against the protocol, or returns None for every problem.
     """
     from trl.trainer.utils import get_callable_name, is_async_callable
 

@@ -1,4 +1,4 @@
-"""What `antiphase train` takes beside the arguments of its host. Imports no torch and no TRL."""
+"""The options of `antiphase train` beside the arguments of its host. Imports no torch and no TRL."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,19 +14,19 @@ def _option(default: Any, text: str) -> Any:
 
 @dataclass
 class RunOptions:
-    """What to train on, and what to report, beside the arguments of TRL.
+    """What to train on and what to evaluate, beside the arguments of TRL.
 
     Args:
         model: hub id, local directory, or `demo` (the same as TRL's model_name_or_path).
         tasks: specs of the task registry, such as `gsm8k`, `chain_sum:min_terms=2,max_terms=2` or `mine.py:MyTask`.
         reward_funcs: names (see `reward_choices.NAMES`), or your own as module:function or file.py:function.
-        preset: `corr-po`, `corr-po-fast`, or a baseline's name, alone or with one of them, as `dapo+corr-po`.
-        num_problems: training problems of each task; all of them by default.
-        eval_problems: held-out problems, shared among the tasks; 0 evaluates nothing.
-        eval_samples: completions of each held-out problem, besides the greedy one.
-        eval_every: evaluate every so many steps, besides the beginning and the end.
-        eval_split: `test`, the split that no training problem is in.
-        system_prompt: put before every problem.
+        preset: `corr-po`, `corr-po-fast`, or the name of a baseline, alone or with one of these two: `dapo+corr-po`.
+        num_problems: number of training problems of each task; all of them by default.
+        eval_problems: number of held-out problems of all tasks together; 0 evaluates nothing.
+        eval_samples: number of sampled completions of each held-out problem, besides the greedy one.
+        eval_every: number of steps between two evaluations. The model is also evaluated at the beginning and the end.
+        eval_split: split that the held-out problems come from; no training problem is in `test`.
+        system_prompt: text before every problem.
         prompt_template: text around every problem, with {prompt} in it.
         chat_template: apply the model's chat template where it has one.
         end_tokens: texts of one token each that end a completion, besides the model's own end tokens.
@@ -39,9 +39,9 @@ class RunOptions:
     num_problems: int | None = _option(None, "training problems of each task (default: all)")
     eval_problems: int = _option(64, "held-out problems; 0 evaluates nothing")
     eval_samples: int = _option(4, "completions of each held-out problem, besides the greedy one")
-    eval_every: int = _option(0, "evaluate every so many steps, besides the beginning and the end")
+    eval_every: int = _option(0, "steps between two evaluations, beside those at the beginning and the end; 0: none")
     eval_split: str = _option("test", "split that the held-out problems come from")
-    system_prompt: str | None = _option(None, "put before every problem")
+    system_prompt: str | None = _option(None, "text before every problem")
     prompt_template: str | None = _option(None, "text around every problem, with {prompt} in it")
     chat_template: bool = _option(True, "apply the model's chat template where it has one")
     end_tokens: list[str] = _option([], "texts of one token each that end a completion, besides the model's own")
@@ -62,11 +62,11 @@ def check_options(options: RunOptions, model_name_or_path: str | None, output_di
     """Refuse options that do not fit together, or that leave out what a run needs.
 
     Args:
-        options: ours.
-        model_name_or_path, output_dir: as they are given to the host, or None.
+        options: antiphase's own options.
+        model_name_or_path, output_dir: the host's options of these names, or None.
 
     Raises:
-        InvalidInputError: no model or two, no task, something named twice, or nowhere to write.
+        InvalidInputError: no model, two models or no task is named, a name stands twice, or no output folder is named.
     """
     if options.model is not None and model_name_or_path not in (None, options.model):
         raise InvalidInputError("model and model_name_or_path name two models; give one of them.")

@@ -1,4 +1,4 @@
-"""What a step will roughly take: timed on one micro-batch of the real model, before any training."""
+"""Estimates the time and memory of a step from one micro-batch of the real model, before any training."""
 
 import resource
 import sys
@@ -16,21 +16,21 @@ from antiphase.training.policy import whole_policy
 from antiphase.types import TokenBatch
 
 _TIMED_TOKENS = 8
-# Of a sentence: reasoning rollouts of 1,000 tokens have some 40.
+# Tokens of a sentence: a reasoning rollout of 1,000 tokens has about 40 sentences.
 _STEP_TOKENS = 25
 
 
 @dataclass(frozen=True)
 class StepEstimate:
-    """Seconds of the parts of one optimizer step on this process, and the memory of training.
+    """Seconds that each part of an optimizer step takes on this process, and the memory of training.
 
-    Completions are taken at their full length, so times are nearer to an upper bound.
+    Completions are timed at their full length, so the times are nearer to an upper bound.
 
     Args:
-        generating, measuring, updating: seconds.
-        parameters: all, and trained.
-        state_bytes: weights, gradients and the two moments of Adam.
-        peak_bytes: the most that this process (or its GPU) held while it was timed, Adam's moments added.
+        generating, measuring, updating: seconds of each part.
+        parameters: number of all parameters, and of the trained ones.
+        state_bytes: bytes of the weights, the gradients and the two moments of Adam.
+        peak_bytes: the most bytes that this process (or its GPU) held while it was timed, and Adam's moments.
     """
 
     generating: float
@@ -57,8 +57,8 @@ def estimate_step(trainer: Any, prompt_ids: list[list[int]]) -> StepEstimate:
     The policy's weights and gradients are left as they were.
 
     Args:
-        trainer: a `CorRPOTrainer` that has not begun.
-        prompt_ids: some training prompts.
+        trainer: a `CorRPOTrainer` that has not begun to train.
+        prompt_ids: token ids of some training prompts.
     """
     args = trainer.args
     rows = args.per_device_train_batch_size
@@ -111,7 +111,7 @@ def _time_update(trainer: Any, batch: TokenBatch) -> float:
 
 
 def _now() -> float:
-    """Seconds, once the device has done what it was given: a GPU works on while Python goes ahead."""
+    """The time in seconds, after all work of the GPU is done: Python does not wait for it by itself."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -1,4 +1,4 @@
-"""Numbers of our own for the trainer's log history and its trackers (TensorBoard, W&B, trackio)."""
+"""Logs antiphase's own numbers to the trainer's history and its trackers (TensorBoard, W&B, trackio)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,9 +7,10 @@ from transformers import Trainer
 
 
 def log_numbers(trainer: Any, control: Any, values: Mapping[str, Any]) -> None:
-    """Log at the current step, without touching the host's own next log line.
+    """Log numbers at the current step. The host's own log line of this step stays as it would be.
 
-    TRL's `log` would empty the metrics that it is collecting, and any log clears the request for the step's line.
+    TRL's `log` would empty the metrics that it is collecting, so transformers' `log` is called. Either of them clears
+    the request for the step's own log line, which is therefore put back.
     """
     asked = control.should_log
     Trainer.log(trainer, {key: value for key, value in values.items() if not isinstance(value, str)})

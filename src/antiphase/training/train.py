@@ -1,7 +1,7 @@
 """`antiphase train`: from a recipe to a trained model with its trajectory, summary, figure and card.
 
-OUT/recipe.json        the resolved settings, compared on resume
-OUT/trajectory.jsonl   one row a step, written as it goes
+OUT/recipe.json        the resolved options, compared on resume
+OUT/trajectory.jsonl   a row for each step, written during training
 OUT/checkpoint-N/      TRL's checkpoints
 OUT/                   at the end: model, tokenizer, README.md, summary.json, report.html, figures/trajectory.{png,svg}
 """
@@ -38,6 +38,7 @@ from antiphase.training.inputs import (
     prompt_ids,
     table_of,
 )
+from antiphase.training.out_folder import write_whole
 from antiphase.training.outcome import summarize_run
 from antiphase.training.recipe import FIRST_RELEASE, Recipe, is_former, parse_recipe
 from antiphase.training.reward_names import reward_function, try_functions
@@ -49,12 +50,12 @@ from antiphase.training.trajectory import read_trajectory, without_nan
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to.
+    """The result of a run.
 
     Args:
-        folder: where everything is.
+        folder: the run's folder.
         summary: the content of summary.json; None after an interruption or a dry run.
-        interrupted: stopped by Ctrl-C or SIGTERM, with a checkpoint.
+        interrupted: whether Ctrl-C or SIGTERM stopped the run, with a checkpoint.
     """
 
     folder: Path
@@ -66,9 +67,10 @@ def train(arguments: Sequence[str]) -> TrainResult:
     """Run `antiphase train` with these flags.
 
     Raises:
-        AntiphaseError: a setting, task, model or reward function that cannot work; before anything long starts.
+        AntiphaseError: an option, task, model or reward function cannot work. This is raised before anything long
+            starts.
     """
-    commit()  # of the beginning, for the summary
+    commit()  # The summary names the commit at the beginning of the run.
     disable_progress_bar()
     recipe = parse_recipe(arguments)
     folder = Path(recipe.config.output_dir)
@@ -129,7 +131,7 @@ def _run(
 
 
 def _load_finished(trainer: Any, checkpoint: Path, heldout: HeldOutCallback | None) -> None:
-    """Take up a run that was cut after its last step, before its end was written."""
+    """Load a run that was killed after its last step, before its results were written."""
     trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     trainer._load_from_checkpoint(str(checkpoint))
     step = trainer.state.global_step
@@ -167,7 +169,7 @@ def _trainer(
     except AntiphaseError:
         raise
     except (ValueError, ImportError) as error:
-        # Of TRL, transformers or peft, about settings that do not fit the model or this machine.
+        # TRL, transformers and peft raise these for options that do not fit the model or this machine.
         raise InvalidInputError(" ".join(str(error).split())) from error
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
@@ -177,7 +179,7 @@ def _trainer(
 
 
 def _policy(recipe: Recipe, tokenizer: Any, ends: Sequence[int]) -> Any:
-    """The model's name, for the host to load; or the model, where it must be told of more end tokens."""
+    """The model's name, which the host loads; or the loaded model, if the recipe gives it more end tokens."""
     name = recipe.model.model_name_or_path
     if not ends:
         return name
@@ -221,20 +223,19 @@ def _print_recipe(recipe: Recipe, num_training: int, num_held_out: int) -> None:
 
 
 def _items_of(config: Any) -> str:
-    """What the reward correlates, as `step (sentence, joint)`."""
+    """The unit of the reward as text, such as `step (sentence, joint)`."""
     unit = str(config.inversion_unit)
     how = f" ({config.inversion_splitter}, {config.inversion_step_strength})"
     return unit + how if unit == "step" else unit
 
 
 def _finish(folder: Path, trainer: Any, recipe: Recipe, summary: Mapping[str, Any]) -> None:
-    from antiphase.figures.trajectory import save_trajectory
+    from antiphase.figures.saving import save_run_figures
 
     write_card(trainer, recipe, summary)
-    work = folder / ".summary.json.tmp"
-    work.write_text(json.dumps(without_nan(summary), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     rows = read_trajectory(folder)
-    save_trajectory(rows, folder / "figures")
+    save_run_figures("train", folder / "figures", trajectory=rows)
     settings = json.loads(json.dumps(recipe.resolved))
-    work.replace(folder / "summary.json")
+    # The summary marks the run as finished.
+    write_whole(folder / "summary.json", json.dumps(without_nan(summary), indent=2, ensure_ascii=False) + "\n")
     add_page(lambda: training_document(folder.resolve().name, rows, settings, summary), folder / REPORT)

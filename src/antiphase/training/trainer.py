@@ -1,9 +1,9 @@
 """`CorRPOTrainer`: TRL's `GRPOTrainer` whose reward carries the inversion score (docs/training.md).
 
-The host generates, scores, normalises and updates. Added are one reward column, measured on the very token ids that
-the host sampled by the engine that `antiphase probe` uses, and, under `centered`, a term of the advantage. The column
-is found by its function: the host appends a column of its own for each environment that owns a reward. Nothing of the
-host's own arithmetic is repeated here, so every loss and option of GRPO works with it.
+The host generates, scores, normalises and updates. This trainer adds a reward column and, under `centered`, a term of
+the advantage. The column is measured on the very token ids that the host sampled, by the engine of `antiphase probe`.
+It is found by its function, since the host appends a column of its own for each environment that has a reward. Nothing
+of the host's arithmetic is repeated here, so every loss and option of GRPO works.
 """
 
 import copy
@@ -40,25 +40,25 @@ from antiphase.training.watch import Watch
 
 
 class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
-    """TRL's `GRPOTrainer` with the inversion score in its reward; the arguments are the host's.
+    """TRL's `GRPOTrainer` with the inversion score in its reward. It takes the host's arguments.
 
-    R_i = r_i − λ (1 + ρ_i) and its variants: see `inversion_term`. With λ = 0 the weights after training are bitwise
-    those of the host.
+    The reward is R_i = r_i − λ (1 + ρ_i) or a variant of it; see `inversion_term`. With λ = 0 the weights after
+    training are bitwise those of the host.
 
     Args:
-        model: see `GRPOTrainer`.
-        reward_funcs: the task rewards. May also hold `SelfCertaintyReward`, `NegativeEntropyReward` and
-            `MajorityVoteReward`.
+        model: the model or its name, as `GRPOTrainer` takes it.
+        reward_funcs: the task rewards. `SelfCertaintyReward`, `NegativeEntropyReward` and `MajorityVoteReward` may be
+            among them.
         args: a `CorRPOConfig`.
         positional, named: the host's other arguments, in the host's order.
 
     Raises:
-        HostError: TRL is not what antiphase relies on.
-        InvalidInputError: arguments that do not fit together.
+        HostError: the installed TRL is not the one that antiphase relies on.
+        InvalidInputError: arguments do not fit together.
         UnsupportedModelError: the estimator cannot measure the model, or the model reads images.
 
-    Our reading: the reward, the unit and the gradient are the paper's, as a public digest of it reports; λ, what a
-    sentence is, how its strength is made and what an undefined ρ counts as are ours. See docs/training.md.
+    Our reading: the reward, the unit and the gradient are the paper's, as a public digest of it reports. λ, where a
+    sentence ends, how its strength is made and what an undefined ρ counts as are ours. See docs/training.md.
     """
 
     _tag_names: ClassVar = ["trl", "grpo", "corr-po", "antiphase"]
@@ -133,7 +133,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
                 self.watch.restore(checkpoint_state(Path(folder), cast(CorRPOConfig, self.args)))
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    # What the host calls, in this order, for every generation batch.
+    # The host calls these four methods, in this order, for every generation batch.
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         self._term = None
@@ -148,7 +148,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     def _generate(self, prompts: Any) -> Any:
         self._measured = None
         output = super()._generate(prompts)
-        # Items 0 to 2: unpadded prompt ids, completion ids, and which completion tokens the model wrote.
+        # The first three items: unpadded prompt ids, completion ids, and a mask of the tokens that the model wrote.
         self._rollouts = RolloutIds(*output[:3])
         return output
 
@@ -168,7 +168,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return self._combine(rewards)
 
     def inversion(self, completion_ids: Any, log_extra: Any = None, **_: Any) -> list[float | None]:
-        """The reward column: ι of this process's rollouts, as measured just before; None where undefined."""
+        """The reward column: ι of this process's rollouts, measured just before; None where undefined."""
         if self._measured is None:
             raise HostError("TRL asked for the inversion reward of a batch that was not measured.")
         scores, self._served = self._measured.scores, True
@@ -176,8 +176,6 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             for name in ("inversion", "entropy", "strength"):
                 log_extra(name, _or_none(getattr(scores, name)))
         return _or_none(scores.inversion)
-
-    # What is added to it.
 
     @property
     def _group_size(self) -> int:
@@ -194,11 +192,11 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
         with whole_policy(self.model_wrapped, self.accelerator, self.args.gradient_checkpointing_kwargs) as policy:
             facts = self._inversion_reward.measure(policy, rollouts, self._tokenizer, end_ids=ends)
-        # What gathering the weights took is a cost of measuring too.
+        # The time includes the gathering of the weights, which is part of the cost.
         return replace(facts, seconds=torch.full_like(facts.seconds, time.perf_counter() - start))
 
     def _combine(self, rewards: Tensor) -> Tensor:
-        """Replace the gathered column of scores by the term that its combine mode makes of it, and log."""
+        """Replace the gathered column of scores by the term that the combine mode makes of it, and log the metrics."""
         facts = cast(RolloutFacts, self._measured).gathered(self._gathered)
         task_columns = self._without_own(rewards).cpu().double()
         unscored = task_columns.isnan().all(1)
@@ -227,7 +225,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         )
 
     def _without_own(self, columns: Tensor) -> Tensor:
-        """The last axis without the column of the inversion reward."""
+        """The columns without the one of the inversion reward; columns are the last axis."""
         return torch.cat([columns[..., : self._column], columns[..., self._column + 1 :]], dim=-1)
 
     def _record(self, combined: CombinedRewards) -> None:
@@ -248,7 +246,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         output["advantages"] = advantages + term[first : first + size].to(advantages)
         logged = self._logs["advantages"]
         latest = list(logged)
-        # The host keeps the latest rows alone, which may be fewer than this batch has.
+        # The host keeps only the latest rows, which may be fewer than this batch has.
         added = term.tolist()[-len(latest) :]
         for place, value in enumerate(added, start=len(latest) - len(added)):
             latest[place] += value

@@ -1,6 +1,6 @@
-"""`CorRPOConfig`: TRL's `GRPOConfig` plus what the inversion term needs, and nothing of GRPO's own.
+"""`CorRPOConfig`: TRL's `GRPOConfig` with the options of the inversion term added.
 
-The options themselves, their defaults and their checks are those of `InversionSpec`.
+These options, their defaults and their checks are those of `InversionSpec`. Options of GRPO are left as they are.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from antiphase.steps import DEFAULT_SPLITTER, Splitter
 from antiphase.types import SignalSpec
 
 PREFIX = "inversion_"
-# The seed is the host's own.
+# The seed is the host's option.
 _OPTIONS = tuple(option for option in fields(InversionSpec) if option.name != "seed")
 
 
@@ -29,21 +29,21 @@ _InversionOptions: Any = make_dataclass(
 
 @dataclass
 class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
-    """`GRPOConfig` with the fields of CorR-PO (docs/training.md). Every field of `GRPOConfig` is taken as it is.
+    """`GRPOConfig` with the fields of CorR-PO (docs/training.md). Every field of `GRPOConfig` is unchanged.
 
     The defaults are the paper's reward, R = r − λ (1 + ρ) with ρ over the steps of a rollout, by the fast estimator
     `own`. The paper's full-context gradient is `inversion_estimator="full", inversion_step_strength="joint"`, which
     the preset `corr-po` names.
 
     Each option of `InversionSpec` is a field, with `inversion_` before its name: `inversion_weight`,
-    `inversion_combine`, … Its `seed` is the host's own.
+    `inversion_combine`, … The `seed` is the host's.
 
     Raises:
-        InvalidInputError: a value outside its set or range.
+        InvalidInputError: a value is outside its set or range.
     """
 
     def __post_init__(self) -> None:
-        # Ours first: the host's checks may be long (devices) and change nothing of ours.
+        # The checks of our own fields come first, since the host's may take long (devices).
         self.inversion_spec()
         if self.restore_callback_states_from_checkpoint:
             raise InvalidInputError(
@@ -56,7 +56,7 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
         return InversionSpec(**{o.name: getattr(self, PREFIX + o.name) for o in _OPTIONS}, seed=self.seed)
 
     def score_spec(self) -> ScoreSpec:
-        """How scores are made."""
+        """How the scores of rollouts are made."""
         return self.inversion_spec().score_spec()
 
     def splitter(self) -> Splitter:
@@ -73,7 +73,7 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
 
 
 OWN_FIELDS: tuple[str, ...] = tuple(PREFIX + option.name for option in _OPTIONS)
-# What a run did whose settings are older than the field. Over tokens, nothing of steps changes a number.
+# What each field was in runs that are older than the field. These are over tokens, where steps have no effect.
 BEFORE_THE_FIELD: Mapping[str, object] = {
     "inversion_unit": "token",
     "inversion_undefined": "neutral",

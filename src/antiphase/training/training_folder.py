@@ -1,4 +1,4 @@
-"""The folder of a training run: made, or continued if its settings are the same."""
+"""The folder of a training run: made for a new run, or taken up again by a run of the same options."""
 
 import contextlib
 import json
@@ -7,31 +7,37 @@ from pathlib import Path
 from typing import Any
 
 from antiphase.errors import InvalidInputError
-from antiphase.training.out_folder import FILE, check_folder, read_settings
+from antiphase.training.out_folder import FILE, check_folder, check_same, read_settings, write_whole
 from antiphase.training.recipe import FREE_ON_RESUME, Recipe
 from antiphase.training.trainer_config import BEFORE_THE_FIELD
 
 
 @contextlib.contextmanager
 def prepared(folder: Path, recipe: Recipe) -> Iterator[None]:
-    """Make the folder and note the settings; or check that it holds an unfinished run of the same.
+    """Make the folder and write the options into it, or check that it holds an unfinished run of the same options.
 
-    Where the block fails, a folder that was made here is taken back, so that the corrected command can use it.
+    If the block fails, a folder that was made here is removed, so that the corrected command can use it.
 
     Raises:
-        InvalidInputError: the folder holds something else, a finished run, or one of other settings.
+        InvalidInputError: the folder holds something else, a finished run, or a run of other options.
     """
+    from accelerate import PartialState
+
     settings = json.loads(json.dumps(recipe.resolved))
     held = check_folder(folder, resume=recipe.resume)
     if held:
-        _check_same(folder, settings)
-    main = _is_main()
-    if main:
+        free = dict.fromkeys(FREE_ON_RESUME)
+        before = {**BEFORE_THE_FIELD, **read_settings(folder), **free}
+        check_same(folder, "a run", before, {**settings, **free})
+    state = PartialState()
+    # No process may write before every process has checked the folder.
+    state.wait_for_everyone()
+    if state.is_main_process:
         _note(folder, settings)
     try:
         yield
     except Exception:
-        if main and not held:
+        if state.is_main_process and not held:
             (folder / FILE).unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 folder.rmdir()
@@ -41,41 +47,19 @@ def prepared(folder: Path, recipe: Recipe) -> Iterator[None]:
 def _note(folder: Path, settings: dict[str, Any]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        work = folder / f".{FILE}.tmp"
-        work.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        work.replace(folder / FILE)
+        write_whole(folder / FILE, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
         raise InvalidInputError(f"cannot write to {str(folder)!r} ({error.strerror or error}).") from error
 
 
-def _is_main() -> bool:
-    from accelerate import PartialState
-
-    state = PartialState()
-    # No process writes before all have looked.
-    state.wait_for_everyone()
-    return bool(state.is_main_process)
-
-
-def _check_same(folder: Path, settings: dict[str, Any]) -> None:
-    before = read_settings(folder)
-    before = {**BEFORE_THE_FIELD, **before}
-    differing = [
-        key for key in {**before, **settings} if key not in FREE_ON_RESUME and before.get(key) != settings.get(key)
-    ]
-    if differing:
-        shown = "; ".join(f"{key} was {before.get(key)!r}, is {settings.get(key)!r}" for key in differing[:3])
-        raise InvalidInputError(f"{str(folder)!r} holds a run of other settings, so it cannot be continued: {shown}.")
-
-
 def finished_training(checkpoint: Path) -> bool:
-    """Whether a checkpoint was made after the last step of its run."""
+    """Whether a checkpoint was saved after the last step of its run."""
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     return bool(0 < state["max_steps"] <= state["global_step"])
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole; one that was being written when the run was killed is passed over."""
+    """The newest whole checkpoint. A checkpoint that was being written when the run was killed is passed over."""
     found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
     for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
         try:

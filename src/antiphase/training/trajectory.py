@@ -1,8 +1,8 @@
-"""The trajectory of a training run: one JSON object a line, written as it goes, continued on resume.
+"""The trajectory of a training run: a file with a JSON object on each line, written during training.
 
     OUT/trajectory.jsonl     {"kind": "step" | "eval" | "probe" | "alarm", "step": …, …}
 
-`step` counts the optimizer updates done when the row was measured: row 0 is the untrained policy. NaN is null.
+`step` is the number of optimizer updates before the row was measured: at step 0 the policy is untrained. NaN is null.
 """
 
 import json
@@ -19,16 +19,16 @@ Kind = Literal["step", "eval", "probe", "alarm"]
 
 
 def read_trajectory(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run, in order; an unfinished last line (a killed run) is left out.
+    """The rows of a run, in order. An unfinished last line, which a killed run leaves, is left out.
 
     Raises:
-        InvalidInputError: the folder has no trajectory, or a line before the last is broken.
+        InvalidInputError: the folder has no trajectory, or a line before the last one is not JSON.
     """
     path = folder / FILE
     if not path.is_file():
         raise InvalidInputError(f"{str(folder)!r} holds no {FILE}. Is it the folder of a training run?")
     rows = []
-    # Split at newlines only: str.splitlines would also break at U+2028 inside strings.
+    # Lines end at "\n" alone: str.splitlines would also split strings that hold U+2028.
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines):
         if not line.strip():
@@ -44,7 +44,8 @@ def read_trajectory(folder: Path) -> list[dict[str, Any]]:
 
 
 def begin_once(trajectory: "Trajectory", state: Any) -> None:
-    """`begin`, once in a training however many callbacks write to the file; the trainer's state remembers."""
+    """Call `begin` once in a training, also where several callbacks write to the file."""
+    # The trainer's state is the one object that all callbacks share.
     begun: set[str] = vars(state).setdefault("_antiphase_begun", set())
     if str(trajectory.path) not in begun:
         begun.add(str(trajectory.path))
@@ -59,10 +60,10 @@ class Trajectory:
         self.path = folder / FILE
 
     def begin(self, step: int) -> list[dict[str, Any]]:
-        """Prepare for training from `step`; returns the rows that are kept.
+        """Prepare the file for a training that begins at `step`, and return the rows that are kept.
 
-        From 0, an older trajectory is moved aside (`trajectory-1.jsonl`). Else what was measured after the checkpoint
-        is dropped, since it will be measured again.
+        At step 0, an older trajectory is renamed to `trajectory-1.jsonl`. At a later step, the rows that were measured
+        after the checkpoint are dropped, since they will be measured again.
         """
         if not self.path.is_file():
             return []
@@ -72,7 +73,7 @@ class Trajectory:
                 number += 1
             os.replace(self.path, aside)
             return []
-        # Batches (and their alarms) of the checkpoint's own step come after it, evaluations and probes before.
+        # At the checkpoint's own step, evaluations and probes come before the checkpoint, batches and alarms after it.
         again = ("step", "alarm")
         kept = [row for row in read_trajectory(self.folder) if row["step"] < step + (row["kind"] not in again)]
         work = self.path.with_name(f".{FILE}.{os.getpid()}.tmp")
@@ -81,7 +82,7 @@ class Trajectory:
         return kept
 
     def append(self, kind: Kind, step: int, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Write one row, and return it."""
+        """Write a row and return it."""
         row = {"kind": kind, "step": step, **values}
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
@@ -94,7 +95,7 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def without_nan(value: Any) -> Any:
-    """The value with null for NaN and infinity, which JSON lacks."""
+    """The value with None in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

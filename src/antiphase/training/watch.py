@@ -17,11 +17,11 @@ class CollapseWarning(UserWarning):
 
 
 class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
-    """Follows a run of `CorRPOTrainer`.
+    """Writes down the batches of a run of `CorRPOTrainer`, and raises the alarm.
 
     Args:
-        trajectory: where rows go.
-        config: of the run.
+        trajectory: the rows are written to it.
+        config: the trainer's arguments.
     """
 
     def __init__(self, trajectory: Trajectory, config: CorRPOConfig) -> None:
@@ -30,13 +30,13 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
         self.dropped = False
         self.stopped = False
         self.alarms: list[int] = []
-        # Batches until the alarm may sound again.
+        # Number of batches until the alarm may be raised again.
         self.quiet = 0
         self.inversion: list[float] = []
         self.accuracy: list[float] = []
 
     def state(self) -> dict[str, Any]:
-        """What goes into each checkpoint's trainer_state.json."""
+        """The state that each checkpoint's trainer_state.json holds."""
         attributes = {
             "settings": {name: getattr(self.config, name) for name in OWN_FIELDS},
             "dropped": self.dropped,
@@ -48,18 +48,18 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
         return {"args": {}, "attributes": attributes}
 
     def restore(self, attributes: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint's state."""
+        """Take up the state of a checkpoint."""
         self.dropped, self.quiet = bool(attributes["dropped"]), int(attributes["quiet"])
         for name in ("alarms", "inversion", "accuracy"):
             setattr(self, name, list(attributes[name]))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Continue or begin the trajectory."""
+        """Begin the trajectory, or continue it."""
         if state.is_world_process_zero:
             begin_once(self.trajectory, state)
 
     def step(self, step: int, metrics: Mapping[str, float], is_main_process: bool) -> None:
-        """Take in one measured batch."""
+        """Write the row of a measured batch, and raise the alarm if inversion rises while accuracy falls."""
         if is_main_process:
             self.trajectory.append("step", step, metrics)
         window = self.config.inversion_alarm_window
@@ -89,7 +89,7 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
             )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """Stop where the alarm says so."""
+        """Stop the training if the alarm stopped it."""
         if self.stopped:
             control.should_training_stop = True
         return control

@@ -1,4 +1,4 @@
-// The paper's chain from entropy to strength, link by link, and the controls; each with a sentence on what it says.
+// The links of the paper's chain from entropy to strength, and the controls, each with a sentence that explains its ρ.
 import { $, element, endsOf, signed, withInterval } from "./core.js";
 import { visible } from "./text.js";
 import { active, estimatorOf, shownSubjects, view } from "./state.js";
@@ -6,14 +6,14 @@ import { CSV, fillTable } from "./tables.js";
 
 const MAIN_LINKS = ["entropy–logit", "logit–hidden", "hidden–strength"];
 const SERIES = { entropy: "H", logit: "z", hidden_norm: "‖h‖", hidden_norm_before: "‖h‖ before the last norm", unembedding_norm: "‖w‖", strength: "strength" };
-// What a negative and a positive ρ say, and what is open where the interval holds 0.
+// For each link: what a negative ρ says, what a positive ρ says, and what stays open if the interval contains 0.
 const LINK_WORDS = {
   "entropy–logit": ["Where the model is certain, the logit of the token that it wrote is large.", "Where the model is certain, the logit of the token that it wrote is small.", "whether the tokens of a certain model have large logits"],
   "logit–hidden": ["Tokens with a large logit have a small hidden state after the last norm.", "Tokens with a large logit have a large hidden state after the last norm.", "whether a large logit comes with a large hidden state after the last norm"],
   "hidden–strength": ["A large hidden state after the last norm goes with weak gradients.", "A large hidden state after the last norm goes with strong gradients.", "whether a large hidden state after the last norm goes with strong gradients"],
   "logit–hidden_before": ["Tokens with a large logit have a small hidden state before the last norm.", "Tokens with a large logit have a large hidden state before the last norm.", "whether a large logit comes with a large hidden state before the last norm"],
   "hidden_before–strength": ["A large hidden state before the last norm goes with weak gradients.", "A large hidden state before the last norm goes with strong gradients.", "whether a large hidden state before the last norm goes with strong gradients"],
-  "unembedding–strength": ["Tokens with a long output vector have weak gradients, which the argument leaves out.", "Tokens with a long output vector have strong gradients, which the argument leaves out.", "whether the length of a token's output vector goes with its strength"],
+  "unembedding–strength": ["Tokens with a long output vector have weak gradients. The argument leaves this out.", "Tokens with a long output vector have strong gradients. The argument leaves this out.", "whether the length of a token's output vector goes with its strength"],
   "unembedding–entropy": ["Tokens with a long output vector are written where the model is certain.", "Tokens with a long output vector are written where the model is uncertain.", "whether the length of a token's output vector goes with entropy"],
 };
 const CONTROL_NAMES = {
@@ -21,7 +21,7 @@ const CONTROL_NAMES = {
   position: "place of the token in the completion", frequency: "how often the token occurs in this run", together: "‖w‖, place and frequency together",
 };
 
-const decided = ({ value, low, high }) => [value, low, high].every((part) => part !== null && part !== undefined) && (low > 0 || high < 0);
+const decided = ({ value, low, high }) => [value, low, high].every(Number.isFinite) && (low > 0 || high < 0);
 
 function linkSentence(link) {
   const words = LINK_WORDS[link.link];
@@ -33,8 +33,8 @@ function linkSentence(link) {
 function controlSentence(name, control, rho) {
   const { partial } = control, held = name === "together" ? "them" : "it";
   if (partial.value === null) return `With ${held} held fixed, ρ is undefined.`;
-  const after = !decided(partial) ? "is not told from 0" : Math.sign(partial.value) === Math.sign(rho?.value ?? 0) ? "keeps its sign" : "has the other sign";
-  return `With ${held} held fixed, ρ ${after}${name === "logprob" ? ", which says little, since it is a function of the same distribution" : ""}.`;
+  const after = !decided(partial) ? "cannot be told from 0" : Math.sign(partial.value) === Math.sign(rho?.value ?? 0) ? "keeps its sign" : "has the other sign";
+  return `With ${held} held fixed, ρ ${after}.${name === "logprob" ? " This says little, because the control is a function of the same distribution." : ""}`;
 }
 
 const seriesName = (name) => SERIES[name] ?? visible(name, 40);

@@ -1,4 +1,6 @@
-// Charts: made by ECharts (the global `echarts` of echarts.min.js), coloured by the theme, drawn again when theme or size change.
+// Charts: ECharts (the global `echarts` of echarts.min.js) draws them in the colours of the theme, and again when the theme or the size changes.
+import { element } from "./core.js";
+
 const CHARTS = new Map();
 const PALETTE = ["#1f77b4", "#d5701c", "#2a9d6f", "#b0459c", "#8a6d00", "#c0392b", "#5b5fc7", "#3a8fa3", "#7a5230", "#6b7d2a"];
 const PALETTE_DARK = ["#6fb4ec", "#f0a35c", "#62d3a4", "#e48bd4", "#d9bd4a", "#f08a7f", "#a3a6f5", "#7fd0e2", "#cfa07a", "#b9cc70"];
@@ -8,16 +10,16 @@ export const isDark = () => {
   const chosen = document.documentElement.dataset.theme;
   return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 };
-// Set around printing, by main.js.
+// main.js sets this before printing and unsets it afterwards.
 export const medium = { printing: false };
 
-/** The colour of a model; models beyond ten share hues. */
+/** The colour of a model. After ten models, the colours repeat. */
 export function colourOf(place) {
   const colours = isDark() && !medium.printing ? PALETTE_DARK : PALETTE;
   return colours[place % colours.length];
 }
 
-// Paper is white, whatever the screen is.
+// The colours in print. Paper is white also in dark mode.
 const PRINTED = { ink: "#000000", soft: "#444444", line: "#bbbbbb", paper: "#ffffff", accent: "#1f5f99", low: "#1f5f99", high: "#b85a0f", lit: "#7a1fa2" };
 
 export function theme() {
@@ -27,9 +29,9 @@ export function theme() {
 }
 
 /**
- * Keep a chart in an element: `options(theme)` gives what ECharts draws. Returns the chart.
+ * Draw a chart in an element and keep it there. `options(theme)` returns the options of ECharts.
  * `after` is called after every drawing, and when the size has changed.
- * `label` says in words what the chart shows; screen readers get it in place of the drawing.
+ * `label` says in words what the chart shows, for screen readers. Returns the chart.
  */
 export function chart(holder, options, label, { renderer = "svg", after = () => {} } = {}) {
   let entry = CHARTS.get(holder);
@@ -79,19 +81,25 @@ export function redrawCharts() {
   }
 }
 
-/** Symbols of a line: a dot at a value that has no neighbour to be joined with and would not be seen; none elsewhere. */
+/** The symbols of a line. A value without a neighbour gets a dot, because no line would show it; other values get none. */
 export function lonely(values, { size = 6, joined = false } = {}) {
-  const known = (value) => value !== null && value !== undefined && Number.isFinite(value);
+  const known = Number.isFinite;
   const only = joined && values.filter(known).length === 1;
   const alone = (i) => known(values[i]) && (joined ? only : !known(values[i - 1]) && !known(values[i + 1]));
   const any = values.some((_, i) => alone(i));
   return any ? { showSymbol: true, symbolSize: size, symbol: (_, { dataIndex }) => (alone(dataIndex) ? "circle" : "none") } : { showSymbol: false };
 }
 
-/** How much of a colour lies under text at most, so that the text stays readable. */
+/** Straight lines across a chart, without labels. */
+export const rules = (color, data, type = "solid") => ({ silent: true, symbol: "none", label: { show: false }, lineStyle: { color, type, width: 1 }, data });
+
+/** A small square in a colour, in front of the name that it stands for. */
+export const swatch = (background) => element("span", { class: "swatch", style: { display: "inline-block", marginRight: ".4em", background } });
+
+/** The strongest share of a colour behind text that leaves the text readable. */
 const depth = () => (isDark() && !medium.printing ? 0.48 : 0.62);
 
-/** Between two colours, and over a middle one, by a share in [−1, 1]. */
+/** A colour for a share in [−1, 1]: from the low colour over transparent to the high colour. */
 export function diverging(share, strength = depth()) {
   const { low, high } = theme();
   const size = Math.round(Math.min(1, Math.abs(share)) * strength * 100);
@@ -101,4 +109,10 @@ export function diverging(share, strength = depth()) {
 export function sequential(share, strength = depth()) {
   const size = Math.round(Math.min(1, Math.max(0, share)) * strength * 100);
   return `color-mix(in srgb, ${theme().accent} ${size}%, transparent)`;
+}
+
+/** The legend of a shade: a strip with the colours from low to high. With signs it runs over the middle colour. */
+export function ramp(signs) {
+  const colours = [-1, -0.5, 0, 0.5, 1].map((share) => (signs ? diverging(share) : sequential((share + 1) / 2)));
+  return element("span", { class: "ramp", "aria-hidden": "true", style: { background: `linear-gradient(90deg, ${colours.join(", ")})` } });
 }

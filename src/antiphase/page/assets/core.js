@@ -1,7 +1,7 @@
 // Small things that every view uses: elements, numbers as text, errors.
 export const $ = (id) => document.getElementById(id);
 
-/** An element with text or children. Text becomes text nodes only; nothing is ever parsed as HTML. */
+/** Make an element with text or children. Text becomes text nodes; nothing is ever parsed as HTML. */
 export function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
@@ -17,41 +17,40 @@ export function element(name, attributes = {}, ...children) {
 
 const MINUS = "\u2212";
 
-/** A number with so many significant digits, or a dash. */
+/** A number with this many significant digits, or a dash if it is undefined. */
 export function number(value, digits = 3) {
-  if (value === null || value === undefined || !Number.isFinite(value)) return "—";
+  if (!Number.isFinite(value)) return "—";
   const size = Math.abs(value);
   if (value === 0) return "0";
   if (size < 1e-3 || size >= Math.max(1e6, 10 ** digits)) return value.toExponential(digits - 1).replaceAll("-", MINUS);
   return (size >= 10 ** digits ? String(Math.round(value)) : value.toPrecision(digits)).replace("-", MINUS);
 }
 
-/** A number on an axis, with all the digits that it has, so that neighbours differ in a small range too. */
+/** The label of a number on an axis. It keeps all digits, so that neighbouring labels differ also in a small range. */
 export function tick(value, digits = 10) {
   const text = number(value, digits);
   return text.includes(".") ? text.replace(/\.?0+(?=e|$)/, "") : text;
 }
 
-/** `+0.123`, as the overview prints ρ. */
+/** `+0.123`, in the form in which the overview prints ρ. */
 export function signed(value, digits = 3) {
-  if (value === null || value === undefined || !Number.isFinite(value)) return "undefined";
+  if (!Number.isFinite(value)) return "undefined";
   const size = Math.abs(value).toFixed(digits);
   return Number(size) === 0 ? size : (value < 0 ? MINUS : "+") + size;
 }
 
-/** `+0.123 [+0.100, +0.146]`, or the value alone where there is no interval. */
+/** `+0.123 [+0.100, +0.146]`, or the value alone if there is no interval. */
 export function withInterval(entry, digits = 3) {
   if (!entry) return "—";
-  const known = [entry.low, entry.high].every((end) => end !== null && end !== undefined && Number.isFinite(end));
-  return signed(entry.value, digits) + (known ? ` [${signed(entry.low, digits)}, ${signed(entry.high, digits)}]` : "");
+  return signed(entry.value, digits) + ([entry.low, entry.high].every(Number.isFinite) ? ` [${signed(entry.low, digits)}, ${signed(entry.high, digits)}]` : "");
 }
 
-/** `[+0.100, +0.146]` alone, or a dash. */
+/** Only the interval, `[+0.100, +0.146]`, or a dash. */
 export const endsOf = (entry) => withInterval(entry).split(" ").slice(1).join(" ") || "—";
 
 export const counted = (count) => count.toLocaleString("en-GB");
 
-/** Run once the callers have been quiet for so long. */
+/** A function that runs the action once nobody has called it for this long. */
 export function debounced(action, milliseconds) {
   let timer = 0;
   return (...words) => {

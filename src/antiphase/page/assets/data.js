@@ -1,4 +1,4 @@
-// The data of the page: JSON, and packed columns that are unpacked when they are first wanted.
+// The data of the page: JSON, and packed columns. Some columns are unpacked only when they are needed.
 import { $ } from "./core.js";
 import { averageRanks, spearman, upperBound } from "./statistics.js";
 
@@ -12,7 +12,7 @@ function bytesOf(text) {
   return bytes;
 }
 
-/** A column: deflated, bytes of equal significance together. */
+/** Unpack a column that `packed` in packing.py made. */
 async function unpack({ blob, dtype, length }) {
   const holder = $(`blob-${blob}`);
   const stream = new Blob([bytesOf(holder.textContent)]).stream().pipeThrough(new DecompressionStream("deflate"));
@@ -33,7 +33,7 @@ async function unpackAll(columns) {
 
 export const UNITS = ["type", "token", "step"];
 
-/** A model with its tokens. Main columns are unpacked at the start, details on demand. */
+/** A model with its tokens. The main columns are unpacked at the start, the details on demand. */
 class Subject {
   constructor(entry, place) {
     Object.assign(this, entry);
@@ -66,7 +66,7 @@ class Subject {
     return this.known.get(key);
   }
 
-  /** First detailed token of each detailed rollout, and their number at the end. */
+  /** Index of the first token of each detailed rollout among the detailed tokens; the last entry is their number. */
   get detailStarts() {
     return this.once("detailStarts", () => {
       const starts = [0];
@@ -75,7 +75,7 @@ class Subject {
     });
   }
 
-  /** Place of a token among the detailed ones, or −1. */
+  /** Index of a token among the detailed tokens, or −1. */
   detailPlace(token) {
     const rollout = this.rolloutOf(token), place = this.detailPlaces.get(rollout);
     return place === undefined ? -1 : this.detailStarts[place] + token - this.starts[rollout];
@@ -83,7 +83,7 @@ class Subject {
 
   hasCells(estimator) { return Boolean(this.cells && this.cells[estimator]); }
 
-  /** Unpack the layer by layer strengths of an estimator. */
+  /** Unpack the strengths by layer and projection of an estimator. */
   async loadCells(estimator) {
     if (!this.hasCells(estimator)) return null;
     return this.once(`cells ${estimator}`, async () => {
@@ -93,7 +93,7 @@ class Subject {
     });
   }
 
-  /** Strength of one cell (its place in layer × projection) at a detailed place. */
+  /** Strength of a detailed token in one cell (its index in layers × projections). */
   cellValue(estimator, cell, place) {
     const found = this.known.get(`levels ${estimator}`);
     if (!found || place < 0) return NaN;
@@ -102,7 +102,7 @@ class Subject {
     return level === 1 ? 0 : Math.exp(found.low + ((level - 2) / 65533) * (found.high - found.low));
   }
 
-  /** Place of layer `L3.Q` in this model's layers × projections, or −1. */
+  /** Index of a cell such as `L3.Q` in this model's layers × projections, or −1. */
   cellPlace(estimator, cell) {
     const reading = this.reading(estimator), match = /^L(\d+)\.(\w)$/.exec(cell ?? "");
     if (!reading || !match) return -1;
@@ -110,7 +110,7 @@ class Subject {
     return layer < 0 || projection < 0 ? -1 : layer * reading.projections.length + projection;
   }
 
-  /** Strength of every token: the mean over all cells, or one cell (cells must be loaded). */
+  /** Strength of every token: the mean over all cells, or that of one cell, whose values must be loaded. */
   strength(estimator, cell) {
     if (!cell) return this.strengths[estimator] ?? this.once("unmeasured", () => new Float32Array(this.numTokens).fill(NaN));
     return this.once(`strength ${estimator} ${cell}`, () => {
@@ -124,7 +124,7 @@ class Subject {
     });
   }
 
-  /** Ranks from 0 to 1 of entropy and strength over the tokens that have both. */
+  /** Ranks from 0 to 1 of entropy and strength, among the tokens that have both. */
   ranks(estimator, cell) {
     return this.once(`ranks ${estimator} ${cell}`, () => {
       const strength = this.strength(estimator, cell);
@@ -135,10 +135,10 @@ class Subject {
     });
   }
 
-  /** The units that every rollout's ρ is known over: all, or tokens alone for one cell's strength and for old runs. */
+  /** The units over which the ρ of a rollout is known. For a single cell, and in old runs, this is the token alone. */
   units(cell) { return cell ? ["token"] : UNITS.filter((unit) => unit === "token" || this.byUnit[`spearman_${unit}`]); }
 
-  /** ρ of a rollout over a unit: the table's for the mean strength, else computed here, over its tokens. */
+  /** ρ of a rollout over a unit. For the mean strength it comes from the table; for one cell it is computed here. */
   correlation(rollout, estimator, cell, unit = "token") {
     if (!cell && unit !== "token") return this.ofRollout(`spearman_${unit}`, rollout, estimator);
     if (!cell) return this.correlations[estimator]?.[rollout] ?? NaN;
@@ -151,20 +151,20 @@ class Subject {
   /** A column of rollouts.parquet. */
   ofRollout(column, rollout, estimator) { return this.byUnit[column]?.[estimator]?.[rollout] ?? NaN; }
 
-  /** Place of the step that a token is in, or −1. */
+  /** Index of the step that holds a token, or −1. */
   stepOf(token) {
     if (!this.steps || token === null) return -1;
     const rollout = this.rolloutOf(token), from = this.steps.starts[rollout], own = this.steps.start.subarray(from, this.steps.starts[rollout + 1]);
     return own.length ? from + upperBound(own, token - this.starts[rollout]) - 1 : -1;
   }
 
-  /** What steps.parquet has of a step. */
+  /** The row of steps.parquet for a step. */
   step(place, estimator) {
     const { starts, start, tokens, position, entropy, strength } = this.steps, rollout = upperBound(starts, place) - 1;
     return { rollout, number: place - starts[rollout], start: start[place], tokens: tokens[place], position: position[place], entropy: entropy[estimator][place], strength: strength[estimator][place] };
   }
 
-  /** Top alternatives of a token, or null. */
+  /** The most probable alternatives to a token, or null. */
   async alternativesOf(token) {
     const place = this.detailPlace(token);
     if (!this.alternatives || place < 0) return null;

@@ -1,4 +1,4 @@
-// Details of one token: its numbers, its alternatives, and its strength layer by layer.
+// The details of one token: its numbers, its alternatives, and its strength by layer.
 import { $, counted, element, number, signed, tick } from "./core.js";
 import { blankName, shorten, visible, visibleNodes } from "./text.js";
 import { estimatorOf, state, strengthName } from "./state.js";
@@ -40,7 +40,7 @@ export async function showDetails(subject, token) {
   }
 }
 
-/** The step that a token is in. */
+/** The facts about the step that holds a token. */
 function stepFacts(subject, token, estimator) {
   const place = subject.stepOf(token);
   if (place < 0) return [];
@@ -51,11 +51,7 @@ function stepFacts(subject, token, estimator) {
 
 function showAlternatives(holder, others, own) {
   const table = element("table");
-  const bar = (share) => {
-    const made = element("span", { class: "bar" });
-    made.style.width = `${Math.round(share * 70)}px`;
-    return made;
-  };
+  const bar = (share) => element("span", { class: "bar", style: { width: `${Math.round(share * 70)}px` } });
   const rows = others.map(({ text, probability }) => [
     element("span", {}, ...(text.trim() ? visibleNodes(text, 30) : [blankName(text)]), text === own ? " ◂" : ""), { text: number(probability, 2) }, element("span", {}, bar(probability))]);
   fillTable(table, "Most probable tokens here", ["alternative", "p", ""], rows);
@@ -86,7 +82,7 @@ function showProfile(holder, note, subject, estimator, place) {
 /** −12 (rank of entropy − ½)(rank of strength − ½): its mean over all tokens is ι. */
 export const contributionOf = (ranks, token) => -12 * (ranks.entropy[token] - 0.5) * (ranks.strength[token] - 0.5);
 
-/** One line on a token: text, entropy, strength. */
+/** One line about a token: its text, entropy and strength. */
 export function tokenLine(subject, token) {
   const strength = subject.strength(estimatorOf(subject), state.cell)[token];
   return `${shorten(subject.label, 40)}: “${visible(subject.text(token), 40)}”, entropy ${number(subject.entropy[token])} nats, ${strengthName()} ${number(strength)}`;

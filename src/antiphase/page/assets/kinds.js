@@ -1,10 +1,10 @@
-// Tokens by kind: forking tokens, reasoning markers, numbers, operators; both signals and their ρ within each.
+// Tokens by kind (forking tokens, reasoning markers, numbers, operators): both signals and their ρ within each kind.
 import { $, counted, debounced, element, number, signed } from "./core.js";
 import { shorten } from "./text.js";
 import { meanOf, quantile, spearman } from "./statistics.js";
 import { VALUES } from "./data.js";
 import { estimatorOf, shownSubjects, state, view } from "./state.js";
-import { chart, colourOf } from "./charts.js";
+import { chart, colourOf, rules, swatch } from "./charts.js";
 import { CSV, fillTable } from "./tables.js";
 
 const KINDS = ["all", "forking", "marker", "number", "operator", "other"];
@@ -13,7 +13,7 @@ const NUMBER = /^[($€£#]?\p{Nd}[\p{Nd}.,:/%]*$/u;
 const OPERATOR = /^[-+−*×·÷/=<>≤≥≠≈^%±∑√→⇒]+$/u;
 const kindOptions = { markers: new Set(VALUES.markers), share: VALUES.forkingShare };
 
-/** Kinds of the text of a token, entropy apart. */
+/** The kinds that the text of a token decides. The kind `forking` depends on entropy instead. */
 function kindsOfText(text) {
   const bare = text.trim(), word = bare.toLowerCase().replace(/^[^\p{L}]+|[^\p{L}]+$/gu, "");
   const found = [];
@@ -23,7 +23,7 @@ function kindsOfText(text) {
   return found;
 }
 
-/** Rows of the table: for each shown model and kind, count, means, ρ. */
+/** The rows of the table: count, means and ρ for each shown model and kind. */
 function kindRows() {
   const known = new Map();
   return shownSubjects().filter((subject) => subject.numTokens).flatMap((subject) => {
@@ -55,12 +55,10 @@ CSV.set("kinds", () => ({
   rows: kindRows().map((row) => [row.subject.label, estimatorOf(row.subject), state.cell ?? "mean", row.kind, row.count, row.share, row.entropy, row.strength, row.rho]),
 }));
 
-const swatchOf = (subject) => element("span", { class: "swatch", style: { display: "inline-block", marginRight: ".4em", background: colourOf(subject.place) } });
-
 export function drawKinds() {
   const rows = kindRows();
   fillTable($("kinds-table"), "Tokens by kind", ["model", "kind", "tokens", "share", "mean entropy", "mean strength", "ρ"], rows.map((row) => [
-    element("span", {}, swatchOf(row.subject), element("bdi", {}, shorten(row.subject.label, 60))), element("span", {}, KIND_NAMES[row.kind]), { text: counted(row.count) }, { text: Number.isFinite(row.share) ? `${(100 * row.share).toFixed(1)} %` : "—" },
+    element("span", {}, swatch(colourOf(row.subject.place)), element("bdi", {}, shorten(row.subject.label, 60))), element("span", {}, KIND_NAMES[row.kind]), { text: counted(row.count) }, { text: Number.isFinite(row.share) ? `${(100 * row.share).toFixed(1)} %` : "—" },
     { text: number(row.entropy) }, { text: number(row.strength) }, { text: signed(row.rho) }]));
   const subjects = shownSubjects().filter((subject) => subject.numTokens);
   const spoken = rows.filter((row) => row.subject === subjects[0]).map((row) => `${KIND_NAMES[row.kind]} ${signed(row.rho, 2)}`);
@@ -74,7 +72,7 @@ export function drawKinds() {
     series: subjects.map((subject, i) => ({
       type: "scatter", silent: true, symbolSize: 9, symbolOffset: [0, (i - (subjects.length - 1) / 2) * Math.min(8, 60 / subjects.length)], itemStyle: { color: colourOf(subject.place) },
       data: rows.filter((row) => row.subject === subject).map((row) => [row.rho, KIND_NAMES[row.kind]]),
-      markLine: i ? undefined : { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: soft, type: "solid", width: 1 }, data: [{ xAxis: 0 }] },
+      markLine: i ? undefined : rules(soft, [{ xAxis: 0 }]),
     })),
   }), `ρ within each kind of token${subjects[0] ? `, ${shorten(subjects[0].label, 60)}: ${spoken.join("; ")}` : ""}`);
 }

@@ -1,11 +1,10 @@
-// Layer × projection: pooled ρ of each cell as the summary has it; a cell chosen here is the strength everywhere.
+// Layer × projection: the pooled ρ of each cell, from the summary. The whole page then uses the strength of a chosen cell.
 import { $, element, fail, signed, tick } from "./core.js";
 import { shorten } from "./text.js";
 import { SUBJECTS } from "./data.js";
 import { active, change, estimatorOf, shownSubjects, state, view } from "./state.js";
-import { chart, colourOf, diverging, lonely } from "./charts.js";
+import { chart, colourOf, diverging, lonely, ramp, rules } from "./charts.js";
 import { CSV } from "./tables.js";
-import { ramp } from "./microscope.js";
 
 function mapLimit() {
   const values = shownSubjects().flatMap((subject) => subject.reading(estimatorOf(subject))?.by_projection.flat() ?? []);
@@ -21,13 +20,13 @@ export function drawLayers() {
   }
   $("layers-maps").replaceChildren(...maps);
   if (!maps.length) $("layers-maps").append(element("p", { class: "meta" }, "No shown model has strengths by layer and projection. An evaluation keeps them with --by-projection."));
-  $("layers-legend").replaceChildren(`ρ −${limit.toFixed(2)} `, ramp("difference"), ` +${limit.toFixed(2)}`);
+  $("layers-legend").replaceChildren(`ρ −${limit.toFixed(2)} `, ramp(true), ` +${limit.toFixed(2)}`);
   $("layers-legend").hidden = !maps.length;
   $("reset-cell").hidden = state.cell === null;
   drawLayerCurves();
 }
 
-/** ρ by layer of the model in use, one line a projection. */
+/** Draw ρ by layer of the chosen model, one line for each projection. */
 function drawLayerCurves() {
   const subject = active(), reading = subject.reading(estimatorOf(subject)), few = !reading || reading.by_projection.length < 2;
   $("layers-figure").hidden = few;
@@ -44,7 +43,7 @@ function drawLayerCurves() {
     xAxis: { type: "category", data: layers.map(String), name: "layer", nameGap: 24, axisLine: { onZero: false, lineStyle: { color: soft } } },
     yAxis: { type: "value", name: "ρ", nameGap: 34, axisLabel: { color: soft, formatter: (value) => tick(value) } },
     series: projections.map((own, p) => ({ type: "line", name: own, silent: true, ...lonely(rho.map((row) => row[p])), itemStyle: { color: colourOf(p) }, lineStyle: { width: name === own ? 3 : 1.6 }, data: rho.map((row) => row[p] ?? NaN),
-      markLine: { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: soft, type: "solid", width: 1 }, data: [...(p ? [] : [{ yAxis: 0 }]), ...(name === own && layers.includes(Number(layer)) ? [{ xAxis: String(layer), lineStyle: { type: "dashed" } }] : [])] } })),
+      markLine: rules(soft, [...(p ? [] : [{ yAxis: 0 }]), ...(name === own && layers.includes(Number(layer)) ? [{ xAxis: String(layer), lineStyle: { type: "dashed" } }] : [])]) })),
   }), `ρ by layer, ${shorten(subject.label, 60)}: ${least.join("; ")}`);
   $("layers-caption").textContent = `${shorten(subject.label, 60)}: ${least.join("; ")}.`;
 }
@@ -68,7 +67,7 @@ function mapOf(subject, reading, limit) {
   return table;
 }
 
-/** Arrow keys walk the map; one cell at a time is in the order of the Tab key. */
+/** Arrow keys move through the map; the Tab key reaches one cell at a time. */
 function moveInMap(event) {
   const by = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key];
   const cell = event.target.closest("td");
@@ -84,7 +83,7 @@ function moveInMap(event) {
 
 let choice = 0;
 
-/** Use a cell (null: the mean) of an estimator as the strength, once the values are unpacked; the last call counts. */
+/** Use a cell of an estimator (null: the mean) as the strength, once its values are unpacked. Only the last call counts. */
 export async function chooseStrength(estimator, name) {
   const turn = ++choice;
   let cell = name;

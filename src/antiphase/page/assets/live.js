@@ -1,6 +1,6 @@
-// In a page that is served: ask for news, and load the page again when there are some.
+// Only in a served page: ask the server for its version, and reload the page when that has changed.
 (() => {
-  // Of the files that this page was made of.
+  // The version of the files that this page was made of.
   const known = document.documentElement.dataset.version;
   const say = (text) => { const place = document.getElementById("status"); if (place) { place.textContent = text; } };
   async function ask() {

@@ -1,4 +1,4 @@
-// Start: unpack, fill the controls, wire the views.
+// Start of the page: unpack the data, fill the controls, and connect the views.
 import { $, counted, debounced, element, fail, signed } from "./core.js";
 import { shorten } from "./text.js";
 import { SUBJECTS } from "./data.js";
@@ -38,13 +38,13 @@ function fillControls() {
   sync();
 }
 
-/** What the other views are of, where the file holds less than the summary is about. */
+/** A note for the views that cover fewer rollouts than the summary, if the file does not hold all. */
 function heldShare(subject) {
   const held = state.cell ? subject.detailed.length : subject.rollouts.length;
-  return held < subject.numRollouts ? ` (ranks and kinds: of the ${counted(held)} of ${counted(subject.numRollouts)} rollouts held here)` : "";
+  return held < subject.numRollouts ? ` (ranks and kinds: of the ${counted(held)} of ${counted(subject.numRollouts)} rollouts in this file)` : "";
 }
 
-/** The summary's ρ of the strength in use, in words: over the headline unit; of one cell, over tokens. */
+/** The summary's ρ of the chosen strength, in words. It is over the headline unit; for one cell, over tokens. */
 function chosenRho(subject, reading) {
   const said = (value, unit, count) => `ρ by ${unit} ${signed(value)} over ${counted(count)} ${unit}${count === 1 ? "" : "s"}`;
   if (!state.cell) return said(headlineOf(reading).value, reading.headline, headlineOf(reading).num_items ?? 0);
@@ -68,7 +68,7 @@ function sayWhatIsHeld() {
     const short = subject.rollouts.filter((rollout) => rollout.cut).length;
     return `${shorten(subject.label, 60)}: ${cut}${short ? ` (the beginning of ${counted(short)})` : ""}, ${counted(subject.numTokens)} tokens${details}`;
   });
-  $("held").textContent = parts.length ? `This file holds ${parts.join("; ")}. The overview and the maps are of all of them.` : "";
+  $("held").textContent = parts.length ? `This file holds ${parts.join("; ")}. The numbers of the overview and the maps are of all rollouts.` : "";
 }
 
 function setTheme(dark) {
@@ -78,7 +78,7 @@ function setTheme(dark) {
   recolour();
 }
 
-/** Everything whose colours are set by script. */
+/** Draw again everything whose colours a script sets. */
 function recolour() {
   redrawCharts();
   if ($("text")) { paint(); drawShownColours(); if ($("layers-maps").children.length) drawLayers(); if ($("chain")) drawChain(); if ($("kinds-table").rows.length) drawKinds(); }
@@ -134,7 +134,7 @@ async function startPage() {
     change(asked);
     chooseStrength(estimator ?? state.estimator, cell ?? null);
   });
-  addEventListener("resize", debounced(() => { drawOverview(); }, 200));
+  addEventListener("resize", debounced(drawOverview, 200));
   document.documentElement.dataset.ready = "true";
 }
 

@@ -1,17 +1,17 @@
-// Token microscope: the text of one rollout, every token shaded; linked with the selection both ways.
+// Token microscope: the text of one rollout with every token shaded. It shows the selection and changes it.
 import { $, counted, element, signed } from "./core.js";
 import { blankName, endsLine, paragraphNodes, shorten, visible, visibleNodes } from "./text.js";
 import { points, quantile, runningMean } from "./statistics.js";
 import { SUBJECTS } from "./data.js";
 import { active, change, estimatorOf, isSelected, listen, remember, rhoOf, state, strengthName, touches, unitOf } from "./state.js";
-import { chart, diverging, lonely, sequential } from "./charts.js";
+import { chart, diverging, lonely, ramp, rules, sequential } from "./charts.js";
 import { CSV } from "./tables.js";
 import { contributionOf, showDetails, tokenLine } from "./details.js";
 
 const AT_ONCE = 3000;
 const microscope = { count: AT_ONCE, tokens: [] };
 
-// The contribution with the full colour; the largest is 3, which few tokens come near.
+// The contribution that gets the full colour. The largest possible one is 3, but few tokens come near it.
 const STRONG = 2;
 
 const SHADES = {
@@ -21,7 +21,7 @@ const SHADES = {
   strength: "Gradient strength, from 0 to the highest fiftieth of the model's tokens.",
 };
 
-/** Background of each token of a subject by the chosen shade. */
+/** The function that gives the background of a token for the chosen shade. */
 function shader(subject, shade) {
   const estimator = estimatorOf(subject), ranks = subject.ranks(estimator, state.cell);
   if (shade === "contribution") return (token) => diverging(-contributionOf(ranks, token) / STRONG);
@@ -80,7 +80,7 @@ function drawText() {
     if (Number.isNaN(strength[token])) made.classList.add("unmeasured");
     microscope.tokens.push(made);
   }
-  // A token that ends a line is followed by a break of the page's own.
+  // The page adds a line break after a token that ends a line.
   $("text").replaceChildren(...microscope.tokens.flatMap((made) => (made.classList.contains("line") ? [made, "\n"] : [made])));
   if (!microscope.tokens.length) $("text").append(element("span", { class: "tok", role: "option", "aria-selected": "false" }, "(no tokens)"));
   $("more").hidden = last >= to;
@@ -90,7 +90,7 @@ function drawText() {
   drawFacts();
 }
 
-/** Number of the step that begins at each place of a rollout where one does. */
+/** The number of each step of a rollout, by the position of its first token. */
 function stepBeginnings(subject, rollout) {
   const { starts, start } = subject.steps ?? {}, found = new Map();
   for (let place = starts?.[rollout] ?? 0; place < (starts?.[rollout + 1] ?? 0); place++) found.set(start[place], place - starts[rollout]);
@@ -103,14 +103,7 @@ export function paint() {
     const token = Number(made.dataset.token);
     made.style.background = made.classList.contains("unmeasured") && shade !== "entropy" ? "" : colour(token);
   }
-  $("shade-legend").replaceChildren(ramp(shade), " ", SHADES[shade]);
-}
-
-export function ramp(shade) {
-  const made = element("span", { class: "ramp", "aria-hidden": "true" }), steps = [-1, -0.5, 0, 0.5, 1];
-  const signs = shade === "contribution" || shade === "difference";
-  made.style.background = `linear-gradient(90deg, ${steps.map((s) => (signs ? diverging(s) : sequential((s + 1) / 2))).join(", ")})`;
-  return made;
+  $("shade-legend").replaceChildren(ramp(shade === "contribution" || shade === "difference"), " ", SHADES[shade]);
 }
 
 function light() {
@@ -122,11 +115,11 @@ function light() {
     made.classList.toggle("here", token === state.token);
     made.tabIndex = token === state.token ? 0 : -1;
   }
-  // One token is in the order of the Tab key.
+  // The Tab key must reach one token.
   if (!microscope.tokens.some((made) => made.tabIndex === 0) && microscope.tokens.length) microscope.tokens[0].tabIndex = 0;
 }
 
-/** Ranks of both signals along the rollout, in the colours of the figures: in an inverted one they run against each other. */
+/** Draw the ranks of both signals along the rollout, in the colours of the figures. In an inverted rollout they move in opposite directions. */
 function drawTrack() {
   const subject = active(), from = subject.starts[state.rollout] ?? 0, to = subject.starts[state.rollout + 1] ?? 0;
   const ranks = subject.ranks(estimatorOf(subject), state.cell), width = Math.max(1, Math.round((to - from) / 60));
@@ -141,7 +134,7 @@ function drawTrack() {
     xAxis: { type: "value", min: 0, max: to - from - 1, name: "position", nameGap: 24, splitLine: { show: false }, minInterval: 1 },
     yAxis: { type: "value", min: 0, max: 1, name: "rank", nameGap: 30, interval: 0.5 },
     series: series.map(([name, values], i) => ({ type: "line", name, silent: true, ...lonely(values, { joined: true }), connectNulls: true, lineStyle: { width: 1.6 }, itemStyle: { color: i ? low : high }, data: points(values.map((_, place) => place), values),
-      markLine: { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: ink, type: "solid", width: 1 }, data: i ? [] : marked } })),
+      markLine: rules(ink, i ? [] : marked) })),
   }), `Ranks of entropy and strength along the rollout, ρ by token ${signed(subject.correlation(state.rollout, estimatorOf(subject), state.cell))}`);
   $("track-caption").textContent = `Ranks of both signals along the rollout${width > 1 ? `, mean of the last ${width} tokens` : ""}. Click to go to a token.`;
   if (!microscope.tracked) {
@@ -183,7 +176,7 @@ function toggleToken(subject, token) {
   showDetails(subject, token);
 }
 
-/** Go to a token: its model, its rollout, its place in the text. */
+/** Go to a token: choose its model and its rollout, and scroll to it. */
 export function focusToken(subject, token) {
   const rollout = subject.rolloutOf(token);
   if (!visibleRollouts(subject).includes(rollout)) $("filter").value = "all";
@@ -203,7 +196,7 @@ function goBy(by) {
   if (places.length) goTo(places[(here + by + places.length) % places.length]);
 }
 
-/** The shown rollout with the lowest (sign 1) or highest (−1) ρ. */
+/** Go to the listed rollout with the lowest ρ (sign 1) or the highest ρ (sign −1). */
 function extreme(sign) {
   const subject = active();
   let best = null, least = Infinity;
@@ -242,7 +235,7 @@ CSV.set("tokens", () => {
   return { header: ["model", "estimator", "cell", "rollout_id", "position", "token", "entropy", "logprob", "strength", "entropy_rank", "strength_rank", "contribution", "selected"], rows };
 });
 
-/** The list anew; where the rollout in sight is not on it, its first one comes. */
+/** Fill the list again. If the shown rollout is not in the list, show the first one of the list. */
 function refilter() {
   const places = fillRollouts();
   if (places.length && !places.includes(state.rollout)) goTo(places[0]);

@@ -1,13 +1,11 @@
-// Overview: ρ of every model with its interval. The table beside it was written with the page.
+// Overview: the chart of every model's ρ with its interval. The table below it is part of the HTML.
 import { $, signed } from "./core.js";
 import { shorten } from "./text.js";
 import { SUBJECTS, UNITS, VALUES } from "./data.js";
-import { chart, colourOf, theme } from "./charts.js";
+import { chart, colourOf, rules, theme } from "./charts.js";
 import { CSV } from "./tables.js";
 
-function overviewRows() {
-  return SUBJECTS.flatMap((subject) => subject.readings.map((reading) => ({ subject, reading })));
-}
+const overviewRows = () => SUBJECTS.flatMap((subject) => subject.readings.map((reading) => ({ subject, reading })));
 
 export const headlineOf = (reading) => reading.units[reading.headline];
 
@@ -22,13 +20,13 @@ CSV.set("overview", () => ({
   ]),
 }));
 
-// Marks of the units; the headline is filled.
+// The symbol of each unit. That of the headline is filled.
 const UNIT_MARKS = { type: "circle", token: "triangle", step: "diamond" };
 
-/** ρ of every model over every unit: one line each, of which the headline is the strongest. */
+/** ρ of every model over every unit: one mark each; `first` tells the headline. */
 function forestMarks(rows) {
   return rows.flatMap(({ subject, reading }, row) => {
-    const units = UNITS.filter((unit) => reading.units[unit]?.value !== null && reading.units[unit] !== undefined);
+    const units = UNITS.filter((unit) => Number.isFinite(reading.units[unit]?.value));
     return units.map((unit, i) => ({ subject, row, unit, shift: (i - (units.length - 1) / 2) * 11, entry: reading.units[unit], first: unit === reading.headline }));
   });
 }
@@ -36,7 +34,7 @@ function forestMarks(rows) {
 export function drawOverview() {
   const holder = $("forest");
   if (!holder) return;
-  const rows = overviewRows().filter(({ reading }) => UNITS.some((unit) => (reading.units[unit]?.value ?? null) !== null)).reverse();
+  const rows = overviewRows().filter(({ reading }) => UNITS.some((unit) => Number.isFinite(reading.units[unit]?.value))).reverse();
   $("forest-figure").hidden = !rows.length;
   if (!rows.length) return;
   holder.style.height = `${70 + 44 * rows.length}px`;
@@ -60,7 +58,7 @@ export function drawOverview() {
         } },
       { type: "scatter", silent: true, z: 3, data: marks.map(({ subject, row, unit, shift, entry, first }) => ({ value: [entry.value, row], symbol: UNIT_MARKS[unit], symbolSize: first ? 10 : 8, symbolOffset: [0, shift],
           itemStyle: { color: first ? colourOf(subject.place) : theme().paper, borderColor: colourOf(subject.place), borderWidth: 1.3 } })),
-        markLine: { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: soft, type: "solid", width: 1 }, data: [{ xAxis: 0 }] } },
+        markLine: rules(soft, [{ xAxis: 0 }]) },
       { type: "scatter", silent: true, symbol: "rect", symbolSize: 7, data: rows.map(({ reading }, i) => [reading.logprob_control.value ?? NaN, i]),
         itemStyle: { color: "transparent", borderColor: soft, borderWidth: 1.2 } },
     ],

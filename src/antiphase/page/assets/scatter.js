@@ -1,4 +1,4 @@
-// Scatter: entropy against strength of the shown models. A sample of the tokens is drawn; the brush selects among all.
+// Scatter: entropy against strength of the shown models. It draws a sample of the tokens, but the brush selects among all.
 import { $, counted, debounced, element, number, tick } from "./core.js";
 import { blankName, shorten, visibleNodes } from "./text.js";
 import { meanOf, sampled } from "./statistics.js";
@@ -12,7 +12,7 @@ import { focusToken } from "./microscope.js";
 const MOST_DRAWN = 24000, MOST_LIT = 4000;
 const scatter = { chart: null, drawn: [], box: null };
 
-/** Coordinates of a subject's tokens on the chosen axes. */
+/** The coordinates of a subject's tokens on the chosen axes. */
 function coordinates(subject, axes) {
   const estimator = estimatorOf(subject);
   if (axes === "rank") {
@@ -72,32 +72,30 @@ function scatterOptions(axes, words) {
   };
 }
 
-/** Where the token in sight is, if it is among the drawn models. */
+/** The point of the chosen token, if its model is drawn. */
 function pointHere() {
   const here = scatter.drawn.find(({ subject }) => subject.place === state.subject), token = state.token;
   return here && token !== null && !Number.isNaN(here.y[token]) ? [[here.x[token], here.y[token]]] : [];
 }
 
-/** The brush is the chart's cursor; a drawing or a change of size takes it away, and its box. */
+/** Make the brush the chart's cursor. Drawing and resizing remove the brush and its box, so both are restored. */
 function armBrush() {
   if (!scatter.chart) return;
   scatter.chart.dispatchAction({ type: "takeGlobalCursor", key: "brush", brushOption: { brushType: "rect", brushMode: "single" } });
   if (scatter.box?.flat().every(Number.isFinite)) {
-    const [[x0, x1], [y0, y1]] = scatter.box;
-    scatter.chart.dispatchAction({ type: "brush", areas: [{ brushType: "rect", xAxisIndex: 0, yAxisIndex: 0, coordRange: [[x0, x1], [y0, y1]] }] });
+    scatter.chart.dispatchAction({ type: "brush", areas: [{ brushType: "rect", xAxisIndex: 0, yAxisIndex: 0, coordRange: scatter.box }] });
   }
 }
 
-/** Select every token of the shown models inside a box of the chosen axes. */
+/** Select every token of the shown models inside a box on the chosen axes. */
 function selectBox(box) {
   const axes = $("axes").value, [[x0, x1], [y0, y1]] = box;
   scatter.box = box;
   const selected = new Map();
   for (const subject of shownSubjects()) {
     const [x, y] = coordinates(subject, axes), mask = new Uint8Array(subject.numTokens);
-    let any = false;
-    for (let i = 0; i < mask.length; i++) if (x[i] >= x0 && x[i] <= x1 && y[i] >= y0 && y[i] <= y1) { mask[i] = 1; any = true; }
-    if (any) selected.set(subject.place, mask);
+    for (let i = 0; i < mask.length; i++) if (x[i] >= x0 && x[i] <= x1 && y[i] >= y0 && y[i] <= y1) mask[i] = 1;
+    if (mask.includes(1)) selected.set(subject.place, mask);
   }
   change({ selected });
 }
@@ -143,15 +141,14 @@ function showSelection() {
   CSV.set("selected", () => ({ header: ["model", "estimator", "cell", "token", "count", "entropy_mean", "strength_mean"],
     rows: rows.map((g) => [g.subject.label, estimatorOf(g.subject), state.cell ?? "mean", g.text, g.count, meanOf(g.entropy), meanOf(g.strength)]) }));
   const top = rows.slice(0, 12).map((g) => {
-    const { text } = g;
-    const jump = element("button", { type: "button", class: "quiet", onclick: () => focusToken(g.subject, g.token) }, ...(text.trim() ? visibleNodes(text, 40) : [blankName(text)]));
+    const jump = element("button", { type: "button", class: "quiet", onclick: () => focusToken(g.subject, g.token) }, ...(g.text.trim() ? visibleNodes(g.text, 40) : [blankName(g.text)]));
     return [jump, { text: counted(g.count) }, { text: number(meanOf(g.entropy)) }, { text: number(meanOf(g.strength)) }];
   });
   if (rows.length) fillTable($("selected-table"), "Most frequent selected tokens, with their mean entropy and strength", ["token", "count", "entropy", "strength"], top);
   else $("selected-table").replaceChildren();
 }
 
-/** After the chart has done with its own event: to draw it anew under its hands breaks its brush. */
+/** Run the action after the chart has finished its own event. Drawing during the event breaks the brush. */
 const later = (action) => setTimeout(action, 0);
 
 export function wireScatter() {
@@ -195,9 +192,8 @@ function drawShown() {
       if (box.checked) shown.add(subject.place); else shown.delete(subject.place);
       change({ shown });
     } });
-    const swatch = element("span", { class: "swatch" });
-    swatch.style.background = colourOf(subject.place);
-    return element("label", {}, box, swatch, element("bdi", {}, shorten(subject.label, 60)));
+    const square = element("span", { class: "swatch", style: { background: colourOf(subject.place) } });
+    return element("label", {}, box, square, element("bdi", {}, shorten(subject.label, 60)));
   });
   $("shown").replaceChildren($("shown").querySelector("legend"), ...boxes);
 }

@@ -1,27 +1,27 @@
-// What is chosen, who wants to know, and the address that remembers it.
+// The choices of the reader, the listeners that follow them, and the page address that stores them.
 import { $, fail } from "./core.js";
 import { SUBJECTS, UNITS } from "./data.js";
 
 export const state = {
-  subject: 0, // place of the model that single-model views show
+  subject: 0, // index of the model that views of one model show
   estimator: null,
-  cell: null, // null: the mean over all; else `L3.Q`
-  unit: null, // that rollouts are told apart by; null: the headline of the model in sight
+  cell: null, // a cell such as `L3.Q`; null: the mean over all cells
+  unit: null, // the unit of the ρ that the rollouts are compared by; null: the headline of the shown model
   shown: new Set(SUBJECTS.map((subject) => subject.place)),
   rollout: 0,
-  token: null, // place among the subject's tokens
-  selected: new Map(), // subject's place → Uint8Array, 1 where selected
+  token: null, // index among the subject's tokens
+  selected: new Map(), // index of the subject → Uint8Array, 1 for a selected token
 };
 
 const listeners = [];
 /** Call `action(changed)` after changes; `changed` is a set of names of `state`. */
 export const listen = (action) => listeners.push(action);
 
-/** Change the state and tell everyone, once. */
+/** Change the state and call every listener once. */
 export function change(values) {
   const changed = new Set();
   for (const [name, value] of Object.entries(values)) {
-    // A Map or a Set may be the same one with other content.
+    // A Map or a Set may be the same object with new content.
     if (state[name] !== value || (value !== null && typeof value === "object")) { state[name] = value; changed.add(name); }
   }
   if (!changed.size) return;
@@ -35,19 +35,19 @@ export const active = () => SUBJECTS[state.subject];
 export const shownSubjects = () => SUBJECTS.filter((subject) => state.shown.has(subject.place));
 export const touches = (changed, ...names) => names.some((name) => changed.has(name));
 
-/** The estimator in use for a subject: the chosen one where it was measured, else its first. */
+/** The estimator used for a subject: the chosen one if it was measured, else the subject's first one. */
 export const estimatorOf = (subject, wanted = state.estimator) => (subject.estimators.includes(wanted) ? wanted : subject.estimators[0]);
 
-/** How the strength in use is called. */
+/** The name of the strength in use. */
 export const strengthName = () => (state.cell ? `strength ${state.cell}` : "strength");
 
-/** The unit that a subject's rollouts are told apart by: the chosen one, else the headline, where it is known. */
+/** The unit of the ρ that a subject's rollouts are compared by: the chosen one if it is known, else the headline, else the token. */
 export function unitOf(subject) {
   const known = subject.units(state.cell), headline = subject.reading(estimatorOf(subject))?.headline;
   return [state.unit, headline, "token"].find((unit) => known.includes(unit));
 }
 
-/** ρ of a rollout over that unit. */
+/** ρ of a rollout over the unit of `unitOf`. */
 export const rhoOf = (subject, rollout) => subject.correlation(rollout, estimatorOf(subject), state.cell, unitOf(subject));
 
 export function numSelected() {
@@ -59,8 +59,8 @@ export function numSelected() {
 export const isSelected = (subject, token) => Boolean(state.selected.get(subject.place)?.[token]);
 
 /**
- * A view that is drawn when its section comes into sight, and again when something that it shows has changed: what
- * nobody looks at costs nothing.
+ * Add a view. It is drawn when its section becomes visible, and again when something has changed that it shows. So a
+ * view that nobody looks at costs nothing.
  */
 const views = [];
 export function view(section, draw, ...names) {
@@ -98,7 +98,7 @@ export function recallSelects(hash) {
   for (const id of SELECTS) if ($(id) && [...$(id).options].some(({ value }) => value === words.get(id))) $(id).value = words.get(id);
 }
 
-/** The state that an address asks for; anything that does not fit is passed over. */
+/** The state that an address asks for. Parts that do not fit the data are ignored. */
 export function recall(hash) {
   const words = new URLSearchParams(hash.replace(/^#/, ""));
   const found = {};

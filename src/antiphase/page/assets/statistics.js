@@ -1,16 +1,16 @@
-// Ranks and Spearman's ρ, as the library computes them: average ranks for ties, float64, NaN left out.
+// Ranks and Spearman's ρ, computed as in the library: ties get average ranks, numbers are float64, NaN is left out.
 
-/** Average ranks from 1 of the finite values; NaN elsewhere. */
+/** The ranks of the values, from 1, with average ranks for ties; NaN for NaN. */
 export function averageRanks(values) {
   const ordered = finiteSorted(values);
   const ranks = new Float64Array(values.length).fill(NaN);
   for (let i = 0; i < values.length; i++) {
-    if (!Number.isNaN(values[i])) ranks[i] = (lowerBound(ordered, values[i]) + upperBound(ordered, values[i]) + 1) / 2;
+    if (!Number.isNaN(values[i])) ranks[i] = (upperBound(ordered, values[i], true) + upperBound(ordered, values[i]) + 1) / 2;
   }
   return ranks;
 }
 
-/** The values that are numbers, ascending. */
+/** The values that are not NaN, in ascending order. */
 function finiteSorted(values) {
   const kept = new Float64Array(values.length);
   let count = 0;
@@ -18,25 +18,17 @@ function finiteSorted(values) {
   return kept.subarray(0, count).sort();
 }
 
-function lowerBound(ordered, value) {
+/** How many of the ascending values are at most `value`, or below it if `strict`. */
+export function upperBound(ordered, value, strict = false) {
   let low = 0, high = ordered.length;
   while (low < high) {
     const middle = (low + high) >> 1;
-    if (ordered[middle] < value) low = middle + 1; else high = middle;
+    if (ordered[middle] < value || (!strict && ordered[middle] === value)) low = middle + 1; else high = middle;
   }
   return low;
 }
 
-export function upperBound(ordered, value) {
-  let low = 0, high = ordered.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (ordered[middle] <= value) low = middle + 1; else high = middle;
-  }
-  return low;
-}
-
-/** Spearman's ρ over the pairs where both are numbers; NaN below 3 pairs or for a constant series. */
+/** Spearman's ρ over the pairs without NaN; NaN for fewer than 3 pairs or a constant series. */
 export function spearman(x, y) {
   const a = new Float64Array(x.length), b = new Float64Array(x.length);
   let count = 0;
@@ -65,7 +57,7 @@ export function meanOf(values) {
   return count ? sum / count : NaN;
 }
 
-/** Value below which a share of the finite values lies. */
+/** The value below which this share of the values lies. */
 export function quantile(values, share) {
   const ordered = finiteSorted(values);
   if (!ordered.length) return NaN;
@@ -73,7 +65,7 @@ export function quantile(values, share) {
   return ordered[low] + (place - low) * (ordered[Math.min(low + 1, ordered.length - 1)] - ordered[low]);
 }
 
-/** Mean of the last `width` finite values at each place. */
+/** For each place, the mean of the values among the last `width` places; null values are left out. */
 export function runningMean(values, width) {
   return values.map((_, i) => {
     const near = values.slice(Math.max(0, i - width + 1), i + 1).filter((value) => value !== null);
@@ -81,10 +73,10 @@ export function runningMean(values, width) {
   });
 }
 
-/** Pairs as a chart takes them. */
+/** The pairs [step, value] that a chart draws. */
 export const points = (steps, values) => steps.map((step, i) => [step, values[i] ?? NaN]);
 
-/** Evenly spaced places of tokens that have both values. */
+/** At most `most` evenly spaced indices of the tokens that have both values. */
 export function sampled(x, y, most, keep = () => true) {
   const places = [];
   for (let i = 0; i < x.length; i++) if (!Number.isNaN(x[i]) && !Number.isNaN(y[i]) && keep(i)) places.push(i);

@@ -1,4 +1,4 @@
-// Steps of the rollout in sight: where each begins, its entropy and strength, and how both go together over steps.
+// The steps of the shown rollout: where each begins, its entropy and strength, and ρ over the steps.
 import { $, counted, element, endsOf, number, signed, tick } from "./core.js";
 import { visible, visibleNodes } from "./text.js";
 import { sampled } from "./statistics.js";
@@ -10,7 +10,7 @@ import { focusToken } from "./microscope.js";
 const MOST_STEPS = 8000, MOST_LISTED = 300, MOST_NUMBERED = 40;
 const stepping = { drawn: [], log: false, chart: null };
 
-/** Steps of the shown rollout, whole, and of the run, evenly spaced, that have both signals. */
+/** The steps that have both signals: all of the shown rollout, and evenly spaced ones of the other rollouts. */
 function stepPoints(subject, estimator) {
   const entropy = subject.steps.entropy[estimator], strength = subject.steps.strength[estimator];
   const [from, to] = [subject.steps.starts[state.rollout] ?? 0, subject.steps.starts[state.rollout + 1] ?? 0];
@@ -33,7 +33,7 @@ function drawSteps() {
 
 function drawStepChart(subject, estimator) {
   const { own, others, from, to } = stepPoints(subject, estimator), drawn = [...others, ...own], heights = drawn.map(({ y }) => y);
-  // As the figures: logarithmic where positive values span more than 30 times.
+  // Logarithmic if all values are positive and span more than 30 times.
   const log = drawn.length > 0 && Math.min(...heights) > 0 && Math.max(...heights) > 30 * Math.min(...heights);
   Object.assign(stepping, { drawn, log });
   const pairs = (list) => list.map(({ x, y }) => [x, y]), numbered = own.length <= MOST_NUMBERED;
@@ -48,18 +48,18 @@ function drawStepChart(subject, estimator) {
         label: { show: numbered, position: "right", distance: 3, color: ink, fontSize: 11, formatter: ({ dataIndex }) => String(own[dataIndex].place - from) }, data: pairs(own) },
       { id: "step-here", type: "scatter", silent: true, symbolSize: 17, z: 6, data: stepHere(), itemStyle: { color: "transparent", borderColor: ink, borderWidth: 2 } },
     ],
-  }), `Scatter of ${counted(drawn.length)} steps, entropy against strength; the ${counted(own.length)} of the rollout in sight are marked. The table below has their numbers.`, { renderer: "canvas" });
+  }), `Scatter of ${counted(drawn.length)} steps, entropy against strength; the ${counted(own.length)} of the shown rollout are marked. The table below has their numbers.`, { renderer: "canvas" });
   if (!stepping.wired) wireStepChart();
   const missing = to - from - own.length, total = measuredSteps(subject, estimator);
-  $("steps-caption").textContent = `Coloured: the ${counted(own.length)} steps of the rollout in sight${numbered ? ", with their numbers" : ""}${missing ? `; ${counted(missing)} more have no strength` : ""}. ` +
+  $("steps-caption").textContent = `Coloured: the ${counted(own.length)} steps of the shown rollout${numbered ? ", with their numbers" : ""}${missing ? `; ${counted(missing)} more have no strength` : ""}. ` +
     `Grey: ${others.length + own.length < total ? `${counted(others.length)} of ${counted(total - own.length)} other steps, evenly spaced` : `the ${counted(others.length)} steps of the other rollouts`}. ` +
-    `Click a dot to read the step.${state.cell ? " A step's strength is the mean over all layers and projections, whatever cell is chosen." : ""}`;
+    `Click a dot to read the step.${state.cell ? " The strength of a step is the mean over all layers and projections, also if a cell is chosen." : ""}`;
 }
 
 const measuredSteps = (subject, estimator) => subject.once(`steps ${estimator}`, () =>
   subject.steps.entropy[estimator].reduce((sum, value, place) => sum + (Number.isNaN(value) || Number.isNaN(subject.steps.strength[estimator][place]) ? 0 : 1), 0));
 
-/** Where the step of the token in sight is. */
+/** The point of the step that holds the chosen token. */
 function stepHere() {
   const place = active().stepOf(state.token), found = stepping.drawn.find((point) => point.place === place);
   return found ? [[found.x, found.y]] : [];
@@ -85,7 +85,7 @@ function goToStep(subject, place) {
   if (token < subject.starts[rollout + 1]) focusToken(subject, token);
 }
 
-/** ρ over steps of the rollout and of the run, and what it must be read with: label, entry. */
+/** ρ over steps of the rollout and of the run, and the numbers that help to read it, as pairs [label, entry]. */
 function stepCorrelations(subject, estimator) {
   const step = subject.reading(estimator).units.step ?? {}, own = (column) => subject.ofRollout(column, state.rollout, estimator);
   const windows = Object.entries(step.windows ?? {}).map(([name, entry]) => [`windows of ${name.replace("fixed:", "")} tokens in place of steps`, entry]);
@@ -103,10 +103,10 @@ function fillStepCorrelations(subject, estimator) {
   fillTable($("steps-rho"), "ρ of entropy and strength over steps", ["over steps", "ρ", "95 % interval"], stepCorrelations(subject, estimator).map(([name, entry]) => [name, { text: signed(entry.value) }, { text: endsOf(entry) }]));
   const how = { mean: "The strength of a step is the mean of its tokens' strengths. ", joint: "The strength of a step is the norm of the gradient of its tokens together, divided by the square root of their number. " }[reading.step_strength] ?? "";
   $("steps-note").textContent = `${reading.splitter ? `Steps are made by ${visible(reading.splitter, 60)}. ` : ""}${how}${step ? `The run has ${counted(step.num_items)} measured steps; ${counted(step.num_undefined)} of ${counted(reading.num_rollouts)} rollouts have no ρ over theirs${reading.min_steps ? ` (fewer than ${reading.min_steps} steps, or a constant series)` : ""}. ` : ""}` +
-    "Long steps average more tokens, so ρ with their lengths and places held fixed says what is left beside that; windows of equal length know no sentences.";
+    "A long step averages more tokens. ρ with the lengths and places held fixed is what remains without this effect. Windows of equal length ignore where sentences end.";
 }
 
-/** Text of a step, of the tokens that the page holds. */
+/** The text of a step, made of the tokens that the page holds. */
 function stepText(subject, step) {
   const from = subject.starts[step.rollout] + step.start, to = Math.min(subject.starts[step.rollout + 1], from + step.tokens);
   let text = "";

@@ -1,10 +1,10 @@
-// Tables: built from rows, and downloaded as CSV with all digits.
+// Tables: they are built from rows, and can be downloaded as CSV with all digits.
 import { element } from "./core.js";
 import { visible } from "./text.js";
 
-export const CSV = new Map(); // name → function that gives {header, rows}
+export const CSV = new Map(); // name → function that returns {header, rows}
 
-/** Fill a table: header of texts, rows of cells; numbers are `{value, text}`. The first cell heads its row. */
+/** Fill a table. A cell is a text, a node, or `{text}` for a number. The first cell of a row is its heading. */
 export function fillTable(table, caption, header, rows) {
   const numeric = header.map((_, column) => rows.some((row) => typeof row[column] === "object" && row[column] !== null && !(row[column] instanceof Node)));
   table.replaceChildren(
@@ -18,14 +18,14 @@ export function fillTable(table, caption, header, rows) {
   );
 }
 
-/** The rows of a table in the page as texts. */
+/** The header and the rows of a table in the page, as texts. */
 function tableOf(table) {
   const texts = (row) => [...row.cells].map((cell) => cell.textContent.trim());
   return { header: texts(table.tHead.rows[0]), rows: [...table.tBodies[0].rows].map(texts) };
 }
 
 /**
- * One CSV cell. Numbers keep all digits. Text that a spreadsheet would take for a formula gets an apostrophe before it.
+ * One CSV cell. Numbers keep all digits. Text that looks like a formula to a spreadsheet gets an apostrophe before it.
  */
 function csvCell(value) {
   if (value === null || value === undefined || (typeof value === "number" && !Number.isFinite(value))) return "";
@@ -40,7 +40,7 @@ const csvText = ({ header, rows }) => [header, ...rows].map((row) => row.map(csv
 
 function download(name) {
   const table = CSV.has(name) ? CSV.get(name)() : tableOf(document.querySelector(`table[data-table="${name}"]`));
-  // The mark at the start tells spreadsheets that the file is UTF-8.
+  // The byte order mark at the start tells a spreadsheet that the file is UTF-8.
   const address = URL.createObjectURL(new Blob(["\ufeff", csvText(table)], { type: "text/csv;charset=utf-8" }));
   const link = element("a", { href: address, download: `${name}.csv` });
   document.body.append(link);

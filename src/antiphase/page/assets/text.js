@@ -1,4 +1,4 @@
-// Text of tokens as a reader can see it: controls by name, line ends as signs, long ones cut.
+// The text of tokens in visible form: control characters are shown by name, line ends as signs, and long text is cut.
 import { counted, element } from "./core.js";
 
 const LONGEST = 400;
@@ -9,13 +9,13 @@ const PARTS = new RegExp(UNSEEN.source, "gu");
 
 const nameOf = (character) => NAMED.get(character) ?? `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
 
-/** Text as one string, with signs for what cannot be seen. */
+/** The text as one string, with signs in place of invisible characters. */
 export function visible(text, longest = LONGEST) {
   const cut = text.length > longest ? `${text.slice(0, longest)}… (${counted(text.length)} characters)` : text;
   return cut.replace(PARTS, nameOf);
 }
 
-/** Text as nodes; what cannot be seen is set apart. */
+/** The text as nodes, with an element of its own for each invisible character. */
 export function visibleNodes(text, longest = LONGEST) {
   const cut = text.length > longest ? text.slice(0, longest) : text;
   const nodes = [];
@@ -30,7 +30,7 @@ export function visibleNodes(text, longest = LONGEST) {
   return nodes;
 }
 
-/** At most `width` characters: the middle is left out, since names differ at their ends. */
+/** The text in at most `width` characters. The middle is left out, because names mostly differ at their ends. */
 export function shorten(text, width) {
   const shown = visible(text, 4 * width);
   if (shown.length <= width) return shown;
@@ -38,12 +38,12 @@ export function shorten(text, width) {
   return `${shown.slice(0, head)}…${shown.slice(head + 1 - width)}`;
 }
 
-/** How a token of nothing but blanks is called. */
+/** The name of a token that consists of blanks only. */
 export const blankName = (text) => (text === "" ? "empty token" : `blank: ${visible(text).replaceAll(" ", "space ").trim()}`);
 
 export const endsLine = (text) => /[\n\u2028\u2029]$/.test(text);
 
-/** Paragraph text: line breaks stay, the rest as above. */
+/** The nodes of a longer text. Its line breaks stay; the rest is as in `visibleNodes`. */
 export function paragraphNodes(text, longest = 20000) {
   const nodes = [];
   for (const line of text.slice(0, longest).split(/(\n)/)) nodes.push(...(line === "\n" ? ["\n"] : visibleNodes(line, longest)));

@@ -1,16 +1,16 @@
-// Training: curves by optimizer step; seeds of one recipe as a band; alarms; held-out numbers.
+// Training: curves by optimizer step with alarms and held-out numbers. The seeds of one recipe are one band.
 import { $, counted, element, number, tick } from "./core.js";
 import { shorten } from "./text.js";
 import { meanOf, points, runningMean } from "./statistics.js";
 import { VALUES } from "./data.js";
-import { chart, colourOf, dispose, lonely, theme } from "./charts.js";
+import { chart, colourOf, dispose, lonely, rules, swatch, theme } from "./charts.js";
 import { CSV, fillTable } from "./tables.js";
 
 const PANELS = [
   { name: "inversion ι", step: "inversion/mean", zero: true },
   { name: "ρ, unit of the reward", step: "inversion/correlation", zero: true, held: { value: "probe/spearman", low: "probe/spearman_low", high: "probe/spearman_high" } },
   { name: "ρ by step", step: "inversion/correlation_step", zero: true, beside: "inversion/correlation_given_length", note: "Dotted: the lengths and places of the steps held fixed." },
-  { name: "rollouts without a score", step: "inversion/undefined", share: true, note: "Too short, or constant, for a ρ over the unit of the reward." },
+  { name: "rollouts without a score", step: "inversion/undefined", share: true, note: "These are too short, or constant, so they have no ρ over the unit of the reward." },
   { name: "task reward", step: "task/mean" },
   { name: "accuracy", step: "task/accuracy", share: true, held: { value: "heldout/pass@1", low: "heldout/pass@1_low", high: "heldout/pass@1_high" }, greedy: "heldout/greedy" },
   { name: "groups whose task rewards tie", step: "task/tied_groups", share: true },
@@ -19,14 +19,12 @@ const PANELS = [
 ];
 const trainings = VALUES.trainings;
 const KINDS_OF_ROWS = ["step", "eval", "probe"];
-// ρ by every unit on a probe set: of checkpoints, or of a training's callback.
+// ρ by every unit on a probe set, from checkpoints or from the callback of a training.
 for (const unit of ["type", "token", "step"]) {
   const key = `probe/spearman_${unit}`;
   PANELS.push({ name: `ρ by ${unit}, probed`, step: key, zero: true, held: { value: key, low: `${key}_low`, high: `${key}_high` } });
 }
-const panelTitle = ({ name, step }) => name || step;
-
-/** Runs as curves: one a run, or one a group with its band. */
+/** The curves: one for each run, or one with a band for each group. */
 function curves(key) {
   const width = Math.max(1, Math.round(Number($("smooth").value)) || 1);
   const found = trainings.map((run, place) => ({ name: run.label, place, group: run.group, step: run.step.step, raw: run.step[key] ?? [], mean: runningMean(run.step[key] ?? [], width), alarms: run.alarms }));
@@ -55,7 +53,7 @@ function panelOptions(panel, drawn) {
     } else if (curve.raw.length) series.push(line("", curve.raw, { ...lonely(curve.raw, { size: 3 }), lineStyle: { width: 0.7, opacity: 0.35 } }));
     const marks = curve.alarms.map((step) => ({ xAxis: step }));
     if (panel.zero) marks.push({ yAxis: 0, lineStyle: { type: "solid", width: 0.8 } });
-    series.push(line(curve.name, curve.mean, { lineStyle: { width: 2 }, markLine: { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: soft, type: "dashed", width: 1 }, data: marks } }));
+    series.push(line(curve.name, curve.mean, { lineStyle: { width: 2 }, markLine: rules(soft, marks, "dashed") }));
   }
   for (const curve of panel.beside ? curves(panel.beside) : []) {
     series.push({ type: "line", name: "", silent: true, ...lonely(curve.mean, { joined: true }), connectNulls: true, data: points(curve.step, curve.mean), itemStyle: { color: colourOf(curve.place) }, lineStyle: { type: "dotted", width: 1.6 } });
@@ -69,17 +67,17 @@ function panelOptions(panel, drawn) {
   };
 }
 
-/** Place of a run's colour: with bands, the seeds of a recipe share the first one's. */
+/** The index that decides a run's colour. With bands, all seeds of a recipe have the colour of the first one. */
 const placeOf = (run, place) => ($("bands").checked ? trainings.findIndex((other) => other.group === run.group) : place);
 
-/** Held-out numbers of evaluations and probes, with intervals. */
+/** The series with the held-out numbers of evaluations and probes, with intervals. */
 function heldOut(panel, run, place) {
   const found = [], color = colourOf(placeOf(run, place));
   for (const rows of [run.eval, run.probe]) {
     const keys = panel.held;
     if (!keys || !rows[keys.value]) continue;
     const data = rows.step.map((step, i) => [step, rows[keys.value][i] ?? NaN, rows[keys.low]?.[i] ?? NaN, rows[keys.high]?.[i] ?? NaN]);
-    // Ends of intervals count for the axis too.
+    // The ends of the intervals widen the axis too.
     found.push({ type: "custom", silent: true, data, z: 5, encode: { x: 0, y: [1, 2, 3] }, renderItem: (_, api) => {
       const [at, from, to] = [1, 2, 3].map((d) => api.coord([api.value(0), api.value(d)]));
       const line = Number.isFinite(from[1]) && Number.isFinite(to[1]) ? [{ type: "line", shape: { x1: from[0], y1: from[1], x2: to[0], y2: to[1] }, style: { stroke: color, lineWidth: 1.2 } }] : [];
@@ -97,41 +95,43 @@ function drawTraining() {
   const chosen = $("metric").value;
   const other = chosen && { name: chosen, step: chosen, held: { value: chosen, low: `${chosen}_low`, high: `${chosen}_high` } };
   const panels = [...PANELS.filter(filled), ...(other ? [other] : [])];
-  const holders = panels.map((panel) => element("figure", {}, element("h3", {}, panelTitle(panel)), element("div", { class: "chart" }), panel.note ? element("figcaption", { class: "meta" }, panel.note) : null));
+  const holders = panels.map((panel) => element("figure", {}, element("h3", {}, panel.name), element("div", { class: "chart" }), panel.note ? element("figcaption", { class: "meta" }, panel.note) : null));
   for (const old of $("training-charts").querySelectorAll(".chart")) dispose(old);
   $("training-charts").replaceChildren(...holders);
   panels.forEach((panel, i) => {
     const drawn = curves(panel.step), ends = drawn.map((curve) => `${shorten(curve.name, 60)} from ${number(curve.mean.find((v) => v !== null))} to ${number(curve.mean.findLast((v) => v !== null))}`);
-    chart(holders[i].querySelector(".chart"), () => panelOptions(panel, drawn), `${panelTitle(panel)} by step: ${ends.join("; ")}`);
+    chart(holders[i].querySelector(".chart"), () => panelOptions(panel, drawn), `${panel.name} by step: ${ends.join("; ")}`);
   });
   const empty = PANELS.filter((panel) => !filled(panel) && trainings.some((run) => run.undefined.includes(panel.step)));
   $("training-undefined").hidden = !empty.length;
-  $("training-undefined").textContent = empty.length ? `Undefined in every batch: ${empty.map(panelTitle).join("; ")}.` : "";
+  $("training-undefined").textContent = empty.length ? `Undefined in every batch: ${empty.map(({ name }) => name).join("; ")}.` : "";
   drawTrainingTable();
 }
 
-/** First and last tenth of every run. */
+/** Fill the table with the first and last tenth of every run. */
 export function drawTrainingTable() {
   const panels = PANELS.filter(filled);
   const rows = trainings.map((run, place) => {
     const tenth = Math.max(1, Math.floor(run.step.step.length / 10));
     const ends = (key) => [(run.step[key] ?? run.probe[key])?.slice(0, tenth), (run.step[key] ?? run.probe[key])?.slice(-tenth)].map((part) => number(meanOf((part ?? []).map((v) => v ?? NaN))));
-    const swatch = element("span", { class: "swatch", style: { display: "inline-block", marginRight: ".4em", background: colourOf(placeOf(run, place)) } });
-    return [element("span", {}, swatch, element("bdi", {}, shorten(run.label, 60))), { text: counted(run.steps) },
+    return [element("span", {}, swatch(colourOf(placeOf(run, place))), element("bdi", {}, shorten(run.label, 60))), { text: counted(run.steps) },
       ...panels.map(({ step }) => ({ text: ends(step).join(" → ") })), { text: run.alarms.length ? run.alarms.join(", ") : "none" }];
   });
-  fillTable($("training-table"), "First and last tenth of every training run", ["run", "steps", ...panels.map(panelTitle), "alarms at"], rows);
+  fillTable($("training-table"), "First and last tenth of every training run", ["run", "steps", ...panels.map(({ name }) => name), "alarms at"], rows);
 }
 
+/** The names of all logged metrics. */
+const metrics = () => [...new Set(trainings.flatMap((run) => KINDS_OF_ROWS.flatMap((kind) => Object.keys(run[kind]))))].filter((name) => name !== "step");
+
 CSV.set("training", () => {
-  const names = [...new Set(trainings.flatMap((run) => KINDS_OF_ROWS.flatMap((kind) => Object.keys(run[kind]).filter((name) => name !== "step"))))];
+  const names = metrics();
   const rows = trainings.flatMap((run) => KINDS_OF_ROWS.flatMap((kind) => run[kind].step.map((step, i) => [run.label, kind, step, ...names.map((name) => run[kind][name]?.[i])])));
   return { header: ["run", "kind", "step", ...names], rows };
 });
 
 export function wireTraining() {
   const known = new Set(PANELS.map(({ step }) => step));
-  const names = [...new Set(trainings.flatMap((run) => KINDS_OF_ROWS.flatMap((kind) => Object.keys(run[kind]))))].filter((name) => name !== "step" && !known.has(name) && !/_(low|high)$/.test(name)).sort();
+  const names = metrics().filter((name) => !known.has(name) && !/_(low|high)$/.test(name)).sort();
   $("metric").replaceChildren(element("option", { value: "" }, "none"), ...names.map((name) => element("option", { value: name }, name)));
   for (const id of ["smooth", "bands", "metric"]) $(id).addEventListener("change", drawTraining);
   drawTraining();
