@@ -25,7 +25,7 @@ def perturbed(answer: str, *, ordered: bool) -> list[str]:
     elif number is None and re.fullmatch(r"[-\w\s\\{}+^()/]+", answer) and "text" not in answer:
         found += [f"-({answer})", f"{answer}+1"]
     brackets, items = _items(answer)
-    if len(items) > 1:
+    if len(items) > 1 and "pm" not in answer:  # the two values of ± have no order
         found.append(brackets[: len(brackets) // 2] + ",".join(items[:-1]) + brackets[len(brackets) // 2 :])
         if (ordered and not brackets) or brackets in ("()", "(]", "[)", "[]"):
             swapped = [items[-1], *items[1:-1], items[0]]

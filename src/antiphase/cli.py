@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from antiphase.commands import compare, evaluate, probe, report, sweep, train, view
+from antiphase.commands import check, compare, evaluate, probe, report, sweep, train, view
 from antiphase.commands.options import Parser
 from antiphase.errors import AntiphaseError, InvalidInputError
 
@@ -27,6 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add(commands)
     report.add(commands)
     view.add(commands)
+    check.add(commands)
     train.add(commands)
     return parser
 
@@ -73,9 +74,10 @@ _COMMANDS: dict[str, Callable[[dict[str, Any], Any], None]] = {
     "sweep": sweep.run,
     "report": report.run,
     "view": view.run,
+    "check": check.run,
 }
 # Commands that write no run folder.
-_READERS = ("report", "view")
+_READERS = ("report", "view", "check")
 
 
 def _main_reader(command: str, options: dict[str, Any]) -> int:

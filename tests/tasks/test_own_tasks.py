@@ -75,7 +75,7 @@ def test_the_example() -> None:
     with VerifierPool(1) as pool:
         verdicts = pool.check([(f"so \\boxed{{{answer}}}", water) for answer in answers])
     assert [verdict.correct for verdict in verdicts] == [True] * len(right) + [False] * len(wrong)
-    assert {verdict.outcome for verdict in verdicts} == {"right", "wrong"}
+    assert {verdict.outcome for verdict in verdicts} == {"right", "wrong", "no answer"}
 
 
 def test_the_example_is_evaluated(tmp_path, model_dir, capsys, monkeypatch) -> None:

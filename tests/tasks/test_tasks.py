@@ -317,7 +317,7 @@ def test_only_algebra_needs_math_verify(no_math_verify, tmp_path) -> None:
             if spec == "sums":
                 texts[0] = problem.answer
             verdicts = pool.check([(text, problem) for text in texts])
-            assert [verdict.outcome for verdict in verdicts] == ["right", "wrong"], spec
+            assert [verdict.correct for verdict in verdicts] == [True, False], spec
         with pytest.raises(MissingExtraError, match="unless its spec says compare=exact"):
             load_task(path)
 

@@ -205,7 +205,7 @@ def test_accuracy_reward(pool) -> None:
         **columns(problems),
     )
     assert got == [1.0, 0.0, 1.0, 0.0]
-    assert logged == {"accuracy/timeouts": 0.25, "accuracy/errors": 0.0}
+    assert logged == {"accuracy/timeouts": 0.25, "accuracy/errors": 0.0, "accuracy/no_answer": 0.0}
     assert reward(["p"], ["18"], [[1]], **columns([SUM])) == [1.0]
 
 

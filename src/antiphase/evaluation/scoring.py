@@ -19,12 +19,13 @@ from antiphase.runs.measuring import ROLLOUT_SCHEMA, measure_items
 from antiphase.runs.parts import Kind
 from antiphase.runs.unit_spec import UnitSpec
 from antiphase.signal_spec import SignalSpec
-from antiphase.tasks.pool import VerifierPool
+from antiphase.tasks.pool import VerifierPool, answer_part
+from antiphase.tasks.thoughts import completion_text
 
 SCHEMA = pa.schema(
     [
         *ROLLOUT_SCHEMA,
-        *((name, pa.string()) for name in ("task", "problem_id", "reference", "answer", "outcome")),
+        *((name, pa.string()) for name in ("task", "problem_id", "reference", "answer", "outcome", "reason")),
         ("sample", pa.int32()),
         *((name, pa.bool_()) for name in ("greedy", "correct", "well_formed")),
     ]
@@ -55,8 +56,11 @@ def score_batch(
         by_projection: keep the strength of every layer's projection.
     """
     items = batch.items
-    texts = [str(loaded.tokenizer.decode(list(item.completion_ids or ()), skip_special_tokens=True)) for item in items]
-    verdicts = pool.check(list(zip(texts, batch.problems, strict=True)), timeout)
+    texts = [completion_text(loaded.tokenizer, item.completion_ids or (), item.prompt_ids) for item in items]
+    verdicts = pool.check(
+        list(zip(texts, batch.problems, strict=True)), timeout, finishes=[item.finish for item in items]
+    )
+    said = [answer_part(batch.plan.task, text) or "" for text in texts]
     judged = {}
     for place, item in enumerate(items):
         problem, verdict = batch.problems[place], verdicts[place]
@@ -64,12 +68,13 @@ def score_batch(
             "task": batch.plan.task.spec,
             "problem_id": problem.problem_id,
             "reference": problem.answer,
-            "answer": batch.plan.task.extracted(texts[place], problem),
+            "answer": batch.plan.task.extracted(said[place], problem),
             "outcome": verdict.outcome,
+            "reason": verdict.reason,
             "sample": batch.samples[place],
             "greedy": batch.samples[place] == GREEDY,
             "correct": verdict.correct,
-            "well_formed": batch.plan.task.well_formed(texts[place], problem),
+            "well_formed": batch.plan.task.well_formed(said[place], problem),
         }
     if specs:
         measured = measure_items(loaded, items, specs, units, bar)

@@ -1,14 +1,16 @@
-r"""Find the answer inside a completion: in tags, in a box, as the last number, or on the last line.
+r"""Find the answer inside a completion: in tags, in a box, announced, as the last number, or on the last line.
 
-Pure string functions, linear in the length of the text. They do not decide whether the answer is right. A box that is
-not closed (`\boxed{12`) gives no answer.
+Pure string functions, linear in the length of the text. They do not decide whether the answer is right. The text is
+what follows the thought of a reasoning model (`thoughts`). A box that is not closed (`\boxed{12`) gives no answer.
 """
 
 import functools
 import re
+from dataclasses import dataclass
 from typing import Literal, get_args
 
-from antiphase.tasks.plain_numbers import ascii_digits, decimal_text, join_thousands
+from antiphase.tasks.notation import plain_text
+from antiphase.tasks.plain_numbers import decimal_text, join_thousands
 
 ExtractMode = Literal["auto", "tags", "boxed", "last-number", "last-line", "whole", "after-A"]
 EXTRACT_MODES: tuple[ExtractMode, ...] = get_args(ExtractMode)
@@ -19,7 +21,38 @@ _NUMBER = re.compile(
     r"(?:(?<![\w.)\]}%])-)?\$?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+)?|(?<![\w.])\.\d+)"
 )
 _EMPTY_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{\s*\}")
-_ANSWER_IS = re.compile(r"answer(?:\s+is\b|\s*:)[:\s*]*", re.IGNORECASE)
+_ANNOUNCED = re.compile(
+    r"\banswer(?:\s+(?:is|are|equals)\b|\s*[:=：])[:：\s*$]*|####[ \t*]*|答案(?:\s*(?:是|为|為|：|:))[\s*$：:]*",
+    re.IGNORECASE,
+)
+# Bold text that is a number with at most a few words behind it, and no heading.
+_BOLD = re.compile(r"\*\*[ \t]*(?=[-+$€£¥(\\]*[\d.])([^*\n]{1,60}?)[ \t.]*\*\*(?!\s*:)")
+# Thousands set off by plain spaces, in running text.
+_SPACED = re.compile(r"(?<![\d.,/])[1-9]\d{0,2}(?: \d{3})+(?![\d/]|[.,]\d| \d)")
+# What may stand between boxes that make one list.
+_BETWEEN_BOXES = re.compile(r"[\s$,;、，.]*(?:and|or|und|et|y|和|或)?[\s$]*")
+
+
+How = Literal["tags", "box", "announced", "number", "line", "asked"]
+# How a reason says where the answer was found.
+PLACES: dict[How, str] = {
+    "tags": "in tags", "box": "in a box", "announced": "announced", "number": "the last number",
+    "line": "the last line", "asked": "where the task looks",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Found:
+    """An answer, and where it was found.
+
+    Args:
+        text: the answer.
+        how: `tags`, `box`, `announced` ("The answer is", `####`, bold), `number` (the last one), `line` (the last
+            one), or `asked` (where the mode says).
+    """
+
+    text: str
+    how: How
 
 
 def extract_answer(completion: str, mode: ExtractMode, gold: str) -> str | None:
@@ -29,23 +62,33 @@ def extract_answer(completion: str, mode: ExtractMode, gold: str) -> str | None:
     returned in ASCII digits, without `$`, `%`, thousands separators and final period.
 
     Args:
-        completion: the generated text.
+        completion: the generated text after its thought.
         mode: `tags` (the content of the last `<answer>…</answer>`), `boxed` (the content of the last complete
             `\boxed{…}`), `last-number`, `last-line` (the last line that is not blank), `whole` (all of the text),
-            `after-A` (the text after the last letter A), or `auto`: tags, else boxed, else the last number if the
-            reference is a number, else the text after the last "answer is" or "answer:", else the last line. If
-            `<answer>` has no closing tag, `auto` searches only the text after it.
-        gold: the reference answer; whether it is a number matters for `auto`.
+            `after-A` (the text after the last letter A), or `auto`: tags, else boxed, else announced ("The answer is",
+            "Answer:", `####`, 答案, or a number in bold), else the last number if the reference is a number, else the
+            last line. If `<answer>` has no closing tag, `auto` searches only the text after it. Several boxes beside
+            each other make one list.
+        gold: the reference answer; whether it is a number or a list matters for `auto`.
 
     >>> extract_answer(r"so \boxed{3}, no, \boxed{\frac{1}{2}}", "auto", "1/2")
     '\\frac{1}{2}'
     >>> extract_answer("She makes $1,234.", "auto", "18")
     '1234'
+    >>> extract_answer("The answer is 18. She does this 3 times.", "auto", "18")
+    '18'
     """
+    found = find_answer(completion, mode, gold)
+    return None if found is None else found.text
+
+
+def find_answer(completion: str, mode: ExtractMode, gold: str) -> Found | None:
+    """`extract_answer`, with where the answer was found."""
     text = completion[-MAX_LENGTH:]
     numeric = decimal_text(gold) is not None
+    how: How = "asked"
     if mode == "auto":
-        found = _auto(text, numeric)
+        found, how = _auto(text, gold, numeric)
     elif mode == "tags":
         found = _unboxed(tagged(text))
     elif mode == "boxed":
@@ -60,8 +103,8 @@ def extract_answer(completion: str, mode: ExtractMode, gold: str) -> str | None:
         found = text if len(completion) <= MAX_LENGTH else None
     found = None if found is None else found.strip()
     if numeric and found:
-        return decimal_text(found) or found
-    return found or None
+        found = decimal_text(found) or found
+    return Found(found, how) if found else None
 
 
 def presents_answer(completion: str, mode: ExtractMode) -> bool:
@@ -83,26 +126,61 @@ def presents_answer(completion: str, mode: ExtractMode) -> bool:
     return extract_answer(completion, mode, "") is not None
 
 
-def _auto(text: str, numeric: bool) -> str | None:
+def _auto(text: str, gold: str, numeric: bool) -> tuple[str | None, How]:
     if "<answer>" in text:
         content = tagged(text)
         if content is not None:
-            return _unboxed(content)
+            return _said(_unboxed(content), numeric), "tags"
         text = text.rpartition("<answer>")[2]  # generation often stops at the closing tag, which is then cut off
-    box, begun = _last_box(text)
-    if box is not None or begun:
-        return box
+    boxes, begun = _boxes(text)
+    if boxes or begun:
+        return (_joined(text, boxes, gold) if boxes else None), "box"
+    announced = _after_announcement(text, numeric)
+    if announced is not None:
+        return announced, "announced"
     if numeric:
-        return last_number(text)
+        return last_number(text), "number"
     # A completion with an empty box gives no answer, whatever stands on its last line.
-    return _after_answer_is(text) or (None if _EMPTY_BOX.search(text) else last_line(text))
+    return (None if _EMPTY_BOX.search(text) else last_line(text)), "line"
+
+
+def _joined(text: str, boxes: list[tuple[int, int]], gold: str) -> str:
+    """The last box, or the list of the boxes that stand beside it in one row."""
+    first = len(boxes) - 1
+    while first > 0 and _BETWEEN_BOXES.fullmatch(_between(text, boxes[first - 1], boxes[first])):
+        first -= 1
+    row = list(dict.fromkeys(text[start:stop].strip() for start, stop in boxes[first:]))
+    separators = "".join(_between(text, *pair) for pair in zip(boxes[first:], boxes[first + 1 :], strict=False))
+    # Boxes on lines of their own, one after the other, correct each other unless a list is asked for.
+    if len(row) > 1 and ("," in gold or separators.strip(" $\n.")):
+        return ", ".join(row)
+    return row[-1]
+
+
+def _between(text: str, left: tuple[int, int], right: tuple[int, int]) -> str:
+    """What stands between the closing brace of one box and the command of the next."""
+    return re.sub(r"\\(?:boxed|fbox)\s*\{\Z", "", text[left[1] + 1 : right[0]])
+
+
+def _said(content: str | None, numeric: bool) -> str | None:
+    """The answer that tags hold. If the reference is a number, the number of a sentence counts."""
+    if content is None or not numeric or decimal_text(content) is not None:
+        return content
+    announced = _after_announcement(content, numeric)
+    if announced is not None:
+        return announced
+    # An equation is left whole, since both of its sides must hold; of a sentence the only number counts.
+    if "=" in content or not re.search(r"[A-Za-z]{2}", re.sub(r"\\[A-Za-z]+", "", content)):
+        return content
+    numbers = [found[0] for found in _NUMBER.finditer(_plain(content))]
+    return last_number(content) if len(numbers) == 1 else content
 
 
 def _unboxed(text: str | None) -> str | None:
     if text is None:
         return None
-    box, begun = _last_box(text)
-    return box if box is not None or begun else text
+    boxes, begun = _boxes(text)
+    return text[slice(*boxes[-1])] if boxes else None if begun else text
 
 
 def tagged(text: str) -> str | None:
@@ -120,11 +198,12 @@ def boxed(text: str) -> str | None:
     >>> boxed(r"\boxed{1} and \boxed{\{2\}} but \boxed{3")
     '\\{2\\}'
     """
-    return _last_box(text)[0]
+    boxes, _ = _boxes(text)
+    return text[slice(*boxes[-1])] if boxes else None
 
 
-def _last_box(text: str) -> tuple[str | None, bool]:
-    """(content of the last complete box that is not empty, whether there is a box that is not closed)."""
+def _boxes(text: str) -> tuple[list[tuple[int, int]], bool]:
+    """(where the contents of the complete boxes stand that are not empty, whether there is a box that is not closed)."""
     opened: list[int] = []  # where the content of each open brace starts; boxes are negative
     spans: list[tuple[int, int]] = []
     for match in _BRACES.finditer(text):
@@ -136,8 +215,7 @@ def _last_box(text: str) -> tuple[str | None, bool]:
             if start < 0 and not (spans and spans[-1][0] > -start):
                 spans.append((-start, match.start()))
     # Empty boxes repeat the instruction.
-    content = next((text[start:stop] for start, stop in reversed(spans) if text[start:stop].strip()), None)
-    return content, any(start < 0 for start in opened)
+    return [span for span in spans if text[slice(*span)].strip()], any(start < 0 for start in opened)
 
 
 def last_number(text: str) -> str | None:
@@ -148,9 +226,13 @@ def last_number(text: str) -> str | None:
     >>> last_number("from -3 to $-1,250.50 or so"), last_number("5-3"), last_number("none")
     ('-1250.50', '3', None)
     """
-    text = join_thousands(ascii_digits(text)).replace("\\$", "$")
+    text = _SPACED.sub(lambda found: found[0].replace(" ", ""), _plain(text))
     last = last_match(_NUMBER, text)
     return None if last is None else last[0].replace(",", "").replace("$", "")
+
+
+def _plain(text: str) -> str:
+    return join_thousands(plain_text(text)).replace("\\$", "$")
 
 
 def last_line(text: str) -> str | None:
@@ -163,8 +245,27 @@ def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     return functools.reduce(lambda _, match: match, pattern.finditer(text), None)
 
 
-def _after_answer_is(text: str) -> str | None:
-    last = last_match(_ANSWER_IS, text)
+def _after_announcement(text: str, numeric: bool) -> str | None:
+    """The rest of the line after the last announcement, or its first number if the reference is a number."""
+    last = last_match(_ANNOUNCED, text)
     if last is None:
+        if not numeric:
+            return None
+        bold = [found[1] for found in _BOLD.finditer(text)]
+        return _first_number(bold[-1]) if bold else None
+    line = text[last.end() :].lstrip().partition("\n")[0].strip(" \t*").strip()
+    if not line:
         return None
-    return text[last.end() :].partition("\n")[0].strip(" \t*") or None
+    return (_first_number(line) or line) if numeric else line
+
+
+def _first_number(line: str) -> str | None:
+    """The number near the beginning of a line; None if there is none, or if another one is offered beside it."""
+    plain = _plain(line)
+    found = _NUMBER.search(plain)
+    if found is None or len(plain[: found.start()].split()) > 4:
+        return None
+    rest = plain[found.end() :].lstrip(" $*%")
+    if re.match(r"(?:[,/]|or\b|and\b)\s*(?:or\s+|and\s+)?[-$]?\d", rest) or re.match(r"[-+*/^=(\\]", rest):
+        return None
+    return found[0].replace(",", "").replace("$", "")

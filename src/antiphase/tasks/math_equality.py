@@ -1,8 +1,10 @@
 r"""Decide whether two mathematical answers are equal, more strictly than math-verify alone.
 
-Plain numbers are compared exactly, and equal strings are equal. math-verify (sympy) decides the rest. It is lenient,
-so it sees only parts where this does no harm: an equation counts as its right side only if its left side is a name;
-lists and tuples are compared item by item in order, and their brackets must agree.
+Plain numbers are compared exactly and equal strings are equal. The rest is decided part by part: an equation counts as
+its right side only if its left side is a name, both sides of a chain of equations must hold, lists and tuples are
+compared item by item in order, and their brackets must agree. Expressions are parsed by math-verify. Constants are
+compared exactly: there is no tolerance, so 1/2004! is not 1/2006!. math-verify (sympy) decides what has variables.
+What is extracted from a completion is decided elsewhere.
 """
 
 import itertools
@@ -10,7 +12,8 @@ import re
 from typing import Any, Literal
 
 from antiphase.errors import MissingExtraError
-from antiphase.tasks.plain_numbers import ascii_digits, exact_number, join_thousands
+from antiphase.tasks.notation import in_latex
+from antiphase.tasks.plain_numbers import exact_number, join_thousands
 
 Order = Literal["given", "any"]
 Compare = Literal["math", "exact"]
@@ -25,16 +28,36 @@ _NAME = re.compile(
     r"\\?(?:text|mathrm|angle|triangle|overline)?[ {]*[A-Za-z]+[ }]*"
     r"(?:_\{?\w{1,3}\}?)?'*(?:\(\w{1,3}(?:,\w{1,3})*\))?"
 )
+_NAMES = re.compile(r"\(\s*[A-Za-z](?:_\{?\w\}?)?(?:\s*,\s*[A-Za-z](?:_\{?\w\}?)?)+\s*\)")
+_MEMBER = re.compile(r"\s*[A-Za-z]\s*\\in(?![A-Za-z])\s*")
+_ABOUT = re.compile(r"\s*(?:\\approx|\\simeq|\\sim)(?![A-Za-z])\s*")
 _TWO_NUMBERS = re.compile(r"\d\s+\d+(?![\d\s]*/)")
 _BASE = re.compile(r"\d\s*_\s*(?:\{\s*)?(?:\\text\{)?\s*(\d+)")
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)")
+_CURRENCY = re.compile(r"[€£¥₹$]")
+_UNIT = re.compile(
+    r"(?P<value>.*[\d})\]])\s*"
+    r"(?:\\(?:text|mathrm|mbox)\{\s*(?P<word>[A-Za-z][A-Za-z ./]*)\}|\s(?P<bare>[A-Za-z]{2,}(?:\s[A-Za-z]+)?))"
+    r"(?P<power>\s*\^\{?-?\d\}?)?\s*\.?"
+)
+_NO_UNITS = {"or", "and", "plus", "minus", "to", "if", "for", "where", "when", "mod", "not"}
+_SAME_UNITS = {
+    "centimeter": "cm", "centimetre": "cm", "millimeter": "mm", "meter": "m", "metre": "m", "kilometer": "km",
+    "inche": "in", "inch": "in", "feet": "ft", "foot": "ft", "mile": "mi", "hour": "h", "hr": "h", "minute": "min",
+    "second": "s", "sec": "s", "gram": "g", "kilogram": "kg", "liter": "l", "litre": "l", "dollar": "dollar",
+}  # fmt: skip
 _PAIRS = {"(": ")", "[": "]", "\\{": "\\}"}
 _SET = "\\{\\}"
+_SIGNS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 _TOKEN = re.compile(r"\\[{}]|[()\[\]{},]")
 
 
 def quick_same(answer: str, gold: str) -> bool | None:
     """Whether the two are equal, as far as strings and plain numbers can tell; None where algebra is needed."""
     wanted, given = exact_number(gold), exact_number(answer)
+    if wanted is not None and given is None and len(answer) <= MAX_ANSWER_LENGTH:
+        given = exact_number(_ABOUT.sub("", _CURRENCY.sub("", in_latex(answer)), count=1))
     if wanted is not None and given is not None:
         return wanted == given
     if len(answer) > MAX_ANSWER_LENGTH:
@@ -59,18 +82,36 @@ def same_answer(answer: str, gold: str, order: Order = "given", compare: Compare
     if quick is not None:
         return quick
     answer, gold = _tidy(answer), _tidy(gold)
-    if not _balanced(answer) or (_TWO_NUMBERS.search(answer) and not _TWO_NUMBERS.search(gold)):
+    if _misread(answer, gold):
         return False
-    if (bases := _BASE.findall(answer)) and bases != _BASE.findall(gold):
-        return False  # math-verify ignores the base of a number
+    bare = _bare(answer, gold)
+    if bare != answer:
+        return same_answer(bare, gold, order, compare)
     opened, wanted = _items(gold)
     given_opened, given = _items(answer)
     if len(wanted) > 1 or len(given) > 1:
         ordered = opened != _SET and (bool(opened) or order == "given")
+        if _SIGNS.search(answer + gold):
+            ordered = False  # the two values of ± have no order
         if order == "any":
             opened, given_opened = (opened.replace(_SET, ""), given_opened.replace(_SET, ""))
         return opened == given_opened and _same_items(given, wanted, ordered, order, compare)
-    return _same_item(answer, gold, compare)
+    return _same_item(answer, gold, order, compare)
+
+
+def _misread(answer: str, gold: str) -> bool:
+    """Whether math-verify would read something else than what the answer says."""
+    two_numbers = _TWO_NUMBERS.search(answer) and not _TWO_NUMBERS.search(gold)
+    bases = _BASE.findall(answer)  # math-verify ignores the base of a number
+    return not _balanced(answer) or bool(two_numbers) or (bool(bases) and bases != _BASE.findall(gold))
+
+
+def _bare(answer: str, gold: str) -> str:
+    r"""The answer without what may stand before it: `\approx 3`, `x \in [2,5]`, `(x,y) = (3,4)`."""
+    if "\\in" not in gold:
+        answer = _ABOUT.sub("", _MEMBER.sub("", answer, count=1), count=1)
+    name, value = _assignment(answer)
+    return value if name is not None and name.startswith("(") and not _EQUALS.search(gold) else answer
 
 
 def _same_items(given: list[str], wanted: list[str], ordered: bool, order: Order, compare: Compare) -> bool:
@@ -87,48 +128,130 @@ def _same_items(given: list[str], wanted: list[str], ordered: bool, order: Order
     return True
 
 
-def _same_item(answer: str, gold: str, compare: Compare) -> bool:
+def _same_item(answer: str, gold: str, order: Order, compare: Compare) -> bool:
+    if _EQUALS.search(answer) or _EQUALS.search(gold):
+        return _same_equation(answer, gold, order, compare)
+    (value, unit), (wanted, wanted_unit) = _without_unit(answer), _without_unit(gold)
+    if unit or wanted_unit:
+        return (not unit or not wanted_unit or unit == wanted_unit) and same_answer(value, wanted, order, compare)
+    return compare == "math" and _same_value(answer, gold)
+
+
+def _same_equation(answer: str, gold: str, order: Order, compare: Compare) -> bool:
+    """Equality where the answer or the reference has a sign of equality."""
     answer_name, answer_value = _assignment(answer)
     gold_name, gold_value = _assignment(gold)
-    if answer_name is None and _EQUALS.search(answer) and not (gold_name is None and _EQUALS.search(gold)):
-        return False  # math-verify reads `3=4` as 4
+    two = len(_EQUALS.split(answer)) == 2 and len(_EQUALS.split(gold)) == 2
+    if _EQUALS.search(gold) and (gold_name is None or (two and answer_name is None)):
+        return compare == "math" and two and _same_solutions(answer, gold)
     if answer_name is not None and gold_name is not None and normal_form(answer_name) != normal_form(gold_name):
         return False
     if answer_name is not None or gold_name is not None:
-        answer, gold = answer_value, gold_value
-        quick = quick_same(answer, gold)
-        if quick is not None:
-            return quick
-    return compare == "math" and _verify(answer, gold)
+        return same_answer(answer_value, gold_value, order, compare)
+    # Every side must be what the reference is: math-verify alone reads `3=4` as 4.
+    return all(side.strip() and same_answer(side, gold, order, compare) for side in _EQUALS.split(answer))
 
 
 def _assignment(text: str) -> tuple[str | None, str]:
-    """(name, value) of `x = 5`; (None, the text) of anything else."""
-    sides = _EQUALS.split(text)
-    if len(sides) == 2 and sides[1].strip() and _NAME.fullmatch(sides[0].strip()):
-        return sides[0].strip(), sides[1].strip()
+    """(name, value) of `x = 5` and of `(x,y) = (3,4)`; (None, the text) of anything else."""
+    name, *sides = _EQUALS.split(text, maxsplit=1)
+    if sides and sides[0].strip() and (_NAME.fullmatch(name.strip()) or _NAMES.fullmatch(name.strip())):
+        return name.strip(), sides[0].strip()
     return None, text
 
 
-def _verify(answer: str, gold: str) -> bool:
+def _without_unit(text: str) -> tuple[str, str]:
+    """(the value, its unit in one spelling); without a unit, the text and an empty unit."""
+    found = _UNIT.fullmatch(text)
+    if found is None:
+        return text, ""
+    word = (found["word"] or found["bare"]).strip().rstrip(".").lower()
+    if set(word.split()) & _NO_UNITS:
+        return text, ""
+    word = word if word in _SAME_UNITS else word.removesuffix("s")
+    return found["value"].strip(), _SAME_UNITS.get(word, word) + re.sub(r"[^\d-]", "", found["power"] or "")
+
+
+def _same_value(answer: str, gold: str) -> bool:
+    """Equality of two expressions: exact where both are constants, else by math-verify."""
+    given, wanted = _parse(_in_radians(answer)), _parse(_in_radians(gold))
+    exact = _exactly(given, wanted)
+    if exact is not None:
+        return exact
+    from math_verify import verify
+
+    # No timeouts here, since they need signals and the main thread. The pool kills a process that takes too long.
+    return bool(verify(wanted, given, timeout_seconds=None))
+
+
+def _in_radians(text: str) -> str:
+    """The text with degrees in radians where it has a trigonometric function."""
+    return _DEGREES.sub(r"{(\1 \\pi / 180)}", text) if _TRIGONOMETRIC.search(text) else text
+
+
+def _same_solutions(answer: str, gold: str) -> bool:
+    """Whether two equations have the same solutions as they stand: one is a multiple of the other."""
+    import sympy
+
+    sides = [_constant_or_none(_parse(side)) for side in (*_EQUALS.split(answer), *_EQUALS.split(gold))]
+    if any(side is None for side in sides):
+        return False
+    left, right = (sides[0] - sides[1], sides[2] - sides[3])
+    if left == 0 or right == 0:
+        return bool(left == right)
+    ratio = sympy.simplify(left / right)
+    return bool(ratio.is_number and ratio.is_finite and ratio != 0)
+
+
+def _constant_or_none(parsed: list[Any]) -> Any:
+    """The expression that was parsed, its decimals exact; None where there is none."""
+    import sympy
+
+    first = parsed[0] if parsed else None
+    if not isinstance(first, sympy.Expr):
+        return None
+    exact: dict[Any, Any] = {number: sympy.Rational(str(number)) for number in first.atoms(sympy.Float)}
+    if {str(symbol) for symbol in first.free_symbols} == {"i"}:
+        exact |= dict.fromkeys(first.free_symbols, sympy.I)
+    return first.xreplace(exact).doit()
+
+
+def _exactly(given: list[Any], wanted: list[Any]) -> bool | None:
+    """Whether two constants are equal; None where either is no constant."""
+    import sympy
+
+    left, right = _constant_or_none(given), _constant_or_none(wanted)
+    if left is None or right is None:
+        return None
+    difference = left - right
+    if left.free_symbols or right.free_symbols:
+        difference = sympy.expand(difference)
+        return None if difference.free_symbols else bool(difference == 0)
+    if left.is_Rational and right.is_Rational:
+        return bool(left == right)
+    # Sixty digits tell almost all different constants apart; what is left is proved, or compared on many more.
+    scale = max(abs(sympy.N(right, 15)), sympy.Float("1e-300"))
+    if abs(sympy.N(difference, 60, maxn=2000)) > scale * sympy.Float("1e-50"):
+        return False
+    proved = difference.equals(0)
+    if proved is None:
+        proved = abs(sympy.N(difference, 300, maxn=6000)) < scale * sympy.Float("1e-280")
+    return bool(proved)
+
+
+def _parse(text: str) -> list[Any]:
     try:
-        from math_verify import verify
+        from math_verify import LatexExtractionConfig, parse
     except ImportError:
         raise MissingExtraError("math-verify", "train", "comparing mathematical answers") from None
-    # No timeouts here, since they need signals and the main thread. The pool kills a process that takes too long.
-    return bool(verify(_parse(gold), _parse(answer), timeout_seconds=None))
-
-
-def _parse(text: str) -> Any:
-    from math_verify import LatexExtractionConfig, parse
-
     config = [LatexExtractionConfig(boxed_match_priority=0)]
-    return parse(f"\\boxed{{{text}}}", extraction_config=config, parsing_timeout=None)
+    found: list[Any] = parse(f"\\boxed{{{text}}}", extraction_config=config, parsing_timeout=None)
+    return found
 
 
 def _tidy(text: str) -> str:
-    text = join_thousands(ascii_digits(text)).strip().removesuffix(".")
-    text = _SIZES.sub("", text.replace("\\!", "").replace("$", "").replace("°", "^\\circ"))
+    text = join_thousands(in_latex(text)).strip().removesuffix(".")
+    text = _SIZES.sub("", _CURRENCY.sub("", text.replace("\\!", "").replace("\\$", "")))
     text = text.replace("\\lbrace", "\\{").replace("\\rbrace", "\\}")
     return _AND.sub(", ", _SPACES.sub(" ", text)).strip()
 
@@ -136,7 +259,7 @@ def _tidy(text: str) -> str:
 def normal_form(text: str) -> str:
     """The text without layout, for comparison as a string; a space stays only between two word characters."""
     text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\$", "").replace("\\%", "")
-    text = _TEXT.sub(r"\1", _tidy(text))
+    text = _TEXT.sub(r"\1", _tidy(text)).strip().removesuffix(".")
     return re.sub(r"(?<!\w)\s+|\s+(?!\w)", "", re.sub(r"\s+", " ", text))
 
 
@@ -178,4 +301,12 @@ def _top_commas(tokens: list[tuple[str, int, int]], level: int) -> tuple[list[in
 def _cut(text: str, start: int, stop: int, commas: list[int]) -> list[str]:
     edges = [start - 1, *commas, stop]
     items = [text[a + 1 : b].strip() for a, b in itertools.pairwise(edges)]
-    return [item for item in items if item]
+    return [value for item in items if item for value in _both_signs(item)]
+
+
+def _both_signs(text: str) -> list[str]:
+    r"""The two values of an item with `\pm`; any other item alone."""
+    if not _SIGNS.search(text):
+        return [text]
+    upper = _SIGNS.sub(lambda found: " + " if "pm" in found[0] else " - ", text)
+    return [upper, _SIGNS.sub(lambda found: " - " if "pm" in found[0] else " + ", text)]

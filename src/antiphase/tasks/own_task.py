@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.tasks.canonical import writable
-from antiphase.tasks.extraction import MAX_LENGTH
+from antiphase.tasks.extraction import MAX_LENGTH, Found
 from antiphase.tasks.problem import Problem, Split, Task, check_request
 from antiphase.tasks.specs import Spec, parse_options, parse_spec
 from antiphase.tasks.user_code import CodePlace, UserCode, code_place, failure, file_sha256, load_code
@@ -95,6 +95,11 @@ class OwnTask(Task):
         with self._calling("warm_up"):
             self.inner.warm_up()
 
+    @property
+    def reads_thoughts(self) -> bool:
+        """What the user's task says."""
+        return _truth(self.inner.reads_thoughts)
+
     def verify(self, completion: str, problem: Problem) -> bool:
         """The verdict of the user's `verify`."""
         return _truth(self.inner.verify(completion, problem))
@@ -114,6 +119,14 @@ class OwnTask(Task):
         except Exception:  # noqa: BLE001 (as above)
             return None
         return None if answer is None else writable(answer[:MAX_LENGTH])
+
+    def found(self, completion: str, problem: Problem) -> Found | None:
+        """The user's answer as it stands, cut to 20,000 characters; None where the user's code raises."""
+        try:
+            found = self.inner.found(completion, problem)
+            return None if found is None else Found(writable(_text(found.text)[:MAX_LENGTH]), found.how)
+        except Exception:  # noqa: BLE001 (as above)
+            return None
 
     def well_formed(self, completion: str, problem: Problem) -> bool:
         """The result of the user's `well_formed`; False if it raises."""

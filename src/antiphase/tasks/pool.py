@@ -13,16 +13,17 @@ import threading
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, cast
 
 from antiphase.errors import AntiphaseError, InvalidInputError
-from antiphase.tasks.extraction import MAX_LENGTH
+from antiphase.tasks.extraction import MAX_LENGTH, PLACES
 from antiphase.tasks.own_task import OwnTask
-from antiphase.tasks.problem import Problem
+from antiphase.tasks.problem import Problem, Task
 from antiphase.tasks.registry import build_task
+from antiphase.tasks.thoughts import spoken
 
-Outcome = Literal["right", "wrong", "timeout", "error"]
+Outcome = Literal["right", "wrong", "no answer", "cut off", "timeout", "error"]
 DEFAULT_TIMEOUT = 5.0
 _START_TIMEOUT = 180.0  # seconds to start and to import, which no completion can lengthen
 _CHECKS_PER_PROCESS = 5000  # sympy's caches grow
@@ -38,16 +39,22 @@ class VerifierError(AntiphaseError, RuntimeError):
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict on one completion.
+    """The verdict on one completion. Whatever is not right counts as wrong.
 
     Args:
         correct: whether the completion is right.
-        outcome: `right`, `wrong`, `timeout` (verifying took too long) or `error` (the verifier raised, or its process
-            ended). The last two count as wrong.
+        outcome: `right`, `wrong`, `no answer` (none was found, or the thought does not end), `cut off` (no answer, and
+            the completion reached its length limit), `timeout` (verifying took too long), or `error` (the verifier
+            raised, or its process ended).
+        reason: why, in a few words.
     """
 
     correct: bool
     outcome: Outcome
+    reason: str = field(default="", compare=False)
+
+
+_UNFINISHED = Verdict(False, "no answer", "the thought was begun and not ended")
 
 
 class VerifierPool:
@@ -72,12 +79,20 @@ class VerifierPool:
         self._pid = os.getpid()
         self._finalizer = weakref.finalize(self, _close_all, self._idle, self._pid)
 
-    def check(self, pairs: Sequence[tuple[str, Problem]], timeout: float = DEFAULT_TIMEOUT) -> list[Verdict]:
+    def check(
+        self,
+        pairs: Sequence[tuple[str, Problem]],
+        timeout: float = DEFAULT_TIMEOUT,
+        finishes: Sequence[str | None] | None = None,
+    ) -> list[Verdict]:
         """The verdict on each (completion, problem), in order.
+
+        Of a reasoning model's completion, only what follows the thought is verified; see `thoughts`.
 
         Args:
             pairs: the completions with their problems.
-            timeout: seconds for each pair; the time to start processes and to import does not count.
+            timeout: seconds for each; importing and starting processes do not count.
+            finishes: how each completion ended; `length` means that it reached its length limit.
 
         Raises:
             InvalidInputError: the timeout is not positive, or a problem names a task that does not exist.
@@ -85,7 +100,12 @@ class VerifierPool:
         """
         if not timeout > 0:
             raise InvalidInputError(f"timeout must be a positive number of seconds; got {timeout}.")
-        verdicts = [_quick(completion, problem) for completion, problem in pairs]
+        answers = [answer_part(build_task(problem.task), completion) for completion, problem in pairs]
+        pairs = [(answer or "", problem) for answer, (_, problem) in zip(answers, pairs, strict=True)]
+        verdicts = [
+            _UNFINISHED if answer is None else _quick(answer, problem)
+            for answer, (_, problem) in zip(answers, pairs, strict=True)
+        ]
         todo: queue.SimpleQueue[int] = queue.SimpleQueue()
         for index, verdict in enumerate(verdicts):
             if verdict is None:
@@ -93,7 +113,10 @@ class VerifierPool:
         if not todo.empty():
             with self._lock:
                 self._check_in_processes(pairs, verdicts, todo, timeout)
-        return [verdict for verdict in verdicts if verdict is not None]
+        return [
+            _explained(cast(Verdict, verdict), *pair, finish)
+            for verdict, pair, finish in zip(verdicts, pairs, finishes or [None] * len(pairs), strict=True)
+        ]
 
     def _check_in_processes(
         self,
@@ -129,7 +152,7 @@ class VerifierPool:
                 continue  # it had ended before it read the pair
             finally:
                 self._idle.append(worker)
-        return Verdict(False, "error")
+        return Verdict(False, "error", "the process that verifies ended again and again")
 
     def _take(self) -> "_Worker":
         while self._idle:
@@ -158,9 +181,28 @@ def _next(todo: "queue.SimpleQueue[int]") -> int | None:
         return None
 
 
+def answer_part(task: Task, completion: str) -> str | None:
+    """What the task's verifier reads of a completion: what follows its thought; None if the thought does not end."""
+    return completion if task.reads_thoughts else spoken(completion).answer
+
+
 def _quick(completion: str, problem: Problem) -> Verdict | None:
-    correct = build_task(problem.task).quick_verdict(completion, problem)
+    task = build_task(problem.task)
+    correct = task.quick_verdict(completion, problem)
+    if correct is False and task.found(completion, problem) is None:
+        return Verdict(False, "no answer", "no answer was found")
     return None if correct is None else _verdict(correct)
+
+
+def _explained(verdict: Verdict, answer: str, problem: Problem, finish: str | None) -> Verdict:
+    """The verdict with its reason, and whether an answer is missing because the completion was cut off."""
+    if verdict.outcome == "no answer":
+        return replace(verdict, outcome="cut off") if finish == "length" else verdict
+    if verdict.outcome not in ("right", "wrong"):
+        return verdict
+    found = build_task(problem.task).found(answer, problem)
+    place = "" if found is None else f" ({PLACES[found.how]})"
+    return replace(verdict, reason=f"the answer{place} {'equals' if verdict.correct else 'is not'} the reference")
 
 
 def _located(spec: str) -> tuple[str, str | None]:
@@ -228,8 +270,12 @@ class _Worker:
         answer = self._receive(timeout)
         if answer in (_LATE, _ENDED):
             self.close()
-            return Verdict(False, "timeout" if answer == _LATE else "error")
-        return _verdict(answer["correct"]) if "correct" in answer else Verdict(False, "error")
+            if answer == _LATE:
+                return Verdict(False, "timeout", f"verifying took more than {timeout:g} s")
+            return Verdict(False, "error", "the process that verifies ended")
+        if "correct" in answer:
+            return _verdict(answer["correct"])
+        return Verdict(False, "error", f"the verifier raised {answer['error']}")
 
     def _warm_up(self, located: str, sha256: str | None, spec: str) -> None:
         self._send({"warm_up": located, "sha256": sha256})

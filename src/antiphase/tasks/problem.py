@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from antiphase.errors import InvalidInputError
+from antiphase.tasks.extraction import Found
 
 Split = Literal["train", "test", "all"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -48,6 +49,11 @@ class Task(ABC):
     licence: str
     prompt_template: str | None = field(default=None, kw_only=True)
 
+    @property
+    def reads_thoughts(self) -> bool:
+        """Whether the verifier reads the whole completion, and not only what follows its thought."""
+        return False
+
     @abstractmethod
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
         """Draw `num` problems of a split, in an order that `seed` decides. None draws all, or a generator's `size`.
@@ -74,6 +80,11 @@ class Task(ABC):
         Answers that are plainly the same get the same form: `0.5`, `1/2` and `.50` are one answer. This uses only a
         few string operations, never algebra, and returns at most 20,000 characters.
         """
+
+    def found(self, completion: str, problem: Problem) -> Found | None:
+        """The answer as it stands in the completion, and where it stands; None where there is none."""
+        answer = self.extracted(completion, problem)
+        return None if answer is None else Found(answer, "asked")
 
     @abstractmethod
     def well_formed(self, completion: str, problem: Problem) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from antiphase.errors import InvalidInputError
 from antiphase.tasks.canonical import writable
 from antiphase.tasks.distinct_problems import in_split
-from antiphase.tasks.extraction import ExtractMode, extract_answer, presents_answer
+from antiphase.tasks.extraction import ExtractMode, Found, extract_answer, find_answer, presents_answer
 from antiphase.tasks.problem import Problem, Split, Task, check_request
 from antiphase.tasks.row_task import text_key
 
@@ -70,6 +70,10 @@ class QuestionTask(Task):
         """The answer without surrounding space."""
         answer = extract_answer(completion, self.extract, problem.answer)
         return None if answer is None else writable(answer.strip())
+
+    def found(self, completion: str, problem: Problem) -> Found | None:
+        """The answer as it stands in the completion, and where it stands."""
+        return find_answer(completion, self.extract, problem.answer)
 
     def well_formed(self, completion: str, problem: Problem) -> bool:
         """Whether the answer stands where `extract` says; with `auto`, in a box or in tags."""

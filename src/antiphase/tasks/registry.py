@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 
 from antiphase.errors import InvalidInputError, MissingExtraError
 from antiphase.registry import did_you_mean
-from antiphase.tasks import choice_task, digit_sum, sums
+from antiphase.tasks import choice_task, digit_sum, math_verify_alone, sums
 from antiphase.tasks.choice_task import ChoiceTask
 from antiphase.tasks.digit_sum import DigitSumTask
 from antiphase.tasks.gym_names import gym_names
 from antiphase.tasks.gym_task import GymTask
 from antiphase.tasks.math_sets import FILE_SUFFIXES, MATH_SETS, file_task, hub_task, known_set
+from antiphase.tasks.math_verify_alone import MathVerifyAlone
 from antiphase.tasks.own_task import OwnTask, own_place
 from antiphase.tasks.problem import Task
 from antiphase.tasks.specs import Spec, parse_spec
@@ -64,6 +65,8 @@ def build_task(spec: str) -> Task:
         MissingExtraError: reasoning-gym is needed and not installed.
     """
     parsed = parse_spec(spec)
+    if parsed.text == math_verify_alone.SPEC:
+        return MathVerifyAlone(parsed.text, parsed.name, "math-verify's own rule", "Apache-2.0")
     place = own_place(parsed)
     if place is not None and _key(place.written) not in _by_key(_OWN):  # a known name with a colon lacks a value
         return OwnTask.from_spec(parsed, place)

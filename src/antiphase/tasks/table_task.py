@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from antiphase.data.tables import TableRow
 from antiphase.errors import InvalidInputError, MissingExtraError
 from antiphase.tasks.canonical import canonical_math
-from antiphase.tasks.extraction import boxed, extract_answer
+from antiphase.tasks.extraction import Found, boxed, extract_answer, find_answer
 from antiphase.tasks.math_equality import Compare, Order, quick_same, same_answer
 from antiphase.tasks.problem import Problem
 from antiphase.tasks.row_task import RowTask, missing, text_of
@@ -90,6 +90,10 @@ class TableTask(RowTask):
         """The answer with its number or its layout normalised."""
         answer = extract_answer(completion, self.extract, problem.answer)
         return None if answer is None else canonical_math(answer)
+
+    def found(self, completion: str, problem: Problem) -> Found | None:
+        """The answer as it stands in the completion, and where it stands."""
+        return find_answer(completion, self.extract, problem.answer)
 
     def _answer(self, row: TableRow) -> str:
         answer = row.first_of(self.columns.answer)

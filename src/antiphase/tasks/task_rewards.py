@@ -50,7 +50,8 @@ class AccuracyReward:
             problem_id: the id of each problem.
             metadata: the metadata of each problem.
             question: each problem's own prompt, without template and system prompt; older data sets lack this column.
-            log_metric: is called with `accuracy/timeouts` and `accuracy/errors`, each a share of the batch.
+            log_metric: is called with `accuracy/timeouts`, `accuracy/errors` and `accuracy/no_answer`, each a share of
+                the batch.
             kwargs: other columns, not read.
         """
         problems = [
@@ -60,7 +61,7 @@ class AccuracyReward:
         texts = [completion_text(completion) for completion in completions]
         verdicts = self.pool.check(list(zip(texts, problems, strict=True)), self.timeout)
         if log_metric is not None and verdicts:
-            for name, outcome in (("timeouts", "timeout"), ("errors", "error")):
+            for name, outcome in (("timeouts", "timeout"), ("errors", "error"), ("no_answer", "no answer")):
                 log_metric(f"accuracy/{name}", sum(v.outcome == outcome for v in verdicts) / len(verdicts))
         return [float(verdict.correct) for verdict in verdicts]
 

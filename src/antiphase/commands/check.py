@@ -1,0 +1,90 @@
+"""`antiphase check`: its options, and what it prints."""
+
+import argparse
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from antiphase.commands.options import Help, Parser
+
+if TYPE_CHECKING:
+    from antiphase.tasks.checking import Checked
+
+_WIDEST_ANSWER = 32
+
+
+def add(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the command."""
+    command = commands.add_parser(
+        "check",
+        help="the verdict on each answer of a file, with its reason",
+        description="Verify rows with 'reference' and 'completion' (optional: 'id', 'finish', 'task'), and say where "
+        "math-verify alone, or lm-eval's rule for GSM8K, disagrees.",
+        formatter_class=Help,
+    )
+    command.add_argument("file", type=Path, metavar="FILE", help="a .jsonl, .json or .parquet file")
+    command.add_argument(
+        "--task", help="verify as this task does, where a row names none (default: a mathematical answer)"
+    )
+    command.add_argument("--timeout", type=float, default=5.0, help="seconds that one verification may take")
+    command.add_argument("--json", action="store_true", dest="as_json", help="print a JSON object for each row")
+
+
+def run(options: dict[str, Any], out: Path | None) -> None:
+    """Check the rows and print the verdicts."""
+    del out
+    from antiphase.tasks.checking import check_rows, read_rows
+
+    # A file's own rows are verified as mathematical answers, whatever the file holds besides.
+    spec = options["task"] or f"{options['file']}:answer_column=reference"
+    checked = check_rows(read_rows(options["file"], spec), options["timeout"])
+    if options["as_json"]:
+        print("\n".join(json.dumps(one.to_dict(), ensure_ascii=False) for one in checked))
+    else:
+        print(table(checked))
+
+
+def table(checked: "Sequence[Checked]") -> str:
+    """A line for each row, then how many there are of each outcome, and how often the other rules disagree."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    lines = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("id", "answer", "outcome", "reason", "math-verify", "lm-eval"):
+        lines.add_column(name, no_wrap=name != "reason")
+    for one in checked:
+        answer = "" if one.extracted is None else one.extracted.replace("\n", " ")
+        answer = answer if len(answer) <= _WIDEST_ANSWER else f"{answer[: _WIDEST_ANSWER - 1]}…"
+        others = (_other(one.math_verify, one.correct), _other(one.lm_eval, one.correct))
+        lines.add_row(*map(Text, (one.id, answer, one.outcome, one.reason, *others)))
+    console = Console(file=io.StringIO(), width=118, color_system=None, highlight=False)
+    console.print(lines)
+    assert isinstance(console.file, io.StringIO)
+    counts = Counter(one.outcome for one in checked)
+    notes = [
+        f"{len(checked)} rows: " + ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common()) + ".",
+        _disagreements("math-verify alone", [one.math_verify != one.correct for one in checked]),
+        _disagreements(
+            "lm-eval's rule for GSM8K", [one.lm_eval != one.correct for one in checked if one.lm_eval is not None]
+        ),
+    ]
+    expected = [one.expected == one.correct for one in checked if one.expected is not None]
+    if expected:
+        notes.append(f"{sum(expected)} of {len(expected)} verdicts are as the column 'expected' says.")
+    return "\n".join([*(line.rstrip() for line in console.file.getvalue().rstrip().split("\n")), "", *notes])
+
+
+def _other(verdict: bool | None, ours: bool) -> str:
+    """The verdict of another rule, where it is another one."""
+    return "" if verdict is None or verdict == ours else "right" if verdict else "wrong"
+
+
+def _disagreements(rule: str, differs: Sequence[bool]) -> str:
+    if not differs:
+        return f"{rule}: no row has a number as its reference."
+    return f"{rule} disagrees on {sum(differs)} of {len(differs)} rows (marked with its own verdict)."

@@ -1,0 +1,142 @@
+"""Verdicts on stored cases: of public reports (verdicts.jsonl), and more of the same kinds (verdicts_more.jsonl)."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from antiphase import cli
+from antiphase.errors import InvalidInputError
+from antiphase.tasks.checking import check_rows, read_rows
+from antiphase.tasks.pool import VerifierPool
+from antiphase.tasks.problem import Problem
+from antiphase.tasks.thoughts import TAGS, completion_text, spoken
+
+DATA = Path(__file__).parents[1] / "data"
+FILES = ("verdicts.jsonl", "verdicts_more.jsonl")
+
+
+def cases(name):
+    return [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_case_has_its_verdict(name) -> None:
+    path = DATA / name
+    checked = check_rows(read_rows(path, f"{path}:answer_column=reference"))
+    wrong = [(one.id, one.extracted, one.reason) for one in checked if one.correct != one.expected]
+    assert wrong == []
+    assert all(one.outcome not in ("timeout", "error") for one in checked)
+
+
+def test_there_are_cases_of_every_kind() -> None:
+    kinds = Counter(case["kind"] for name in FILES for case in cases(name))
+    assert set(kinds) == {"thinking", "cut", "exact", "announced", "boxes", "notation", "units", "hack"}
+    assert min(kinds.values()) >= 7
+    assert len(cases("verdicts.jsonl")) == 54
+    assert len(cases("verdicts_more.jsonl")) >= 60
+
+
+@pytest.mark.parametrize(("opening", "closing"), TAGS)
+def test_every_family_of_tags(opening, closing) -> None:
+    assert spoken(f"{opening}so 4?{closing}It is 5.").answer == "It is 5."
+    assert spoken(f"so 4?{closing}It is 5.").answer == "It is 5."
+    assert spoken(f"\n{opening}It is 5.").answer is None
+    assert spoken(f"It is 4.\n{opening}or 5?").answer is None
+    assert spoken(f"Never write {opening} here: 5").answer == f"Never write {opening} here: 5"
+
+
+def test_own_tags() -> None:
+    assert spoken("[[hm]] 4 [[/hm]] 5", [("[[hm]]", "[[/hm]]")]).answer == " 5"
+    assert spoken("<think>4", [("[[hm]]", "[[/hm]]")]).answer == "<think>4"
+
+
+class Special:
+    """A tokenizer whose ids are places in a list of words, some of them special."""
+
+    all_special_tokens = ("[THINK]", "[/THINK]", "<eos>")
+
+    def __init__(self) -> None:
+        self.words = []
+
+    def ids(self, *words):
+        self.words += words
+        return list(range(len(self.words) - len(words), len(self.words)))
+
+    def decode(self, ids, skip_special_tokens=False):
+        words = [self.words[place] for place in ids]
+        return "".join(word for word in words if not (skip_special_tokens and word in self.all_special_tokens))
+
+
+def test_tags_that_are_special_tokens_and_openings_in_the_prompt() -> None:
+    tokenizer = Special()
+    ids, prompt = tokenizer.ids, tokenizer.ids("Hi", "<think>", "\n")
+    assert completion_text(tokenizer, ids("[THINK]", "4?", "[/THINK]", "5", "<eos>")) == "[THINK]4?[/THINK]5"
+    assert completion_text(tokenizer, ids("5", "<eos>")) == "5"
+    opened = completion_text(tokenizer, ids("4?", "<eos>"), prompt)
+    assert opened == "<think>\n4?"
+    assert spoken(opened).answer is None
+    closed = completion_text(tokenizer, ids("4?", "</think>", "5"), prompt)
+    assert spoken(closed).answer == "5"
+    assert completion_text(tokenizer, ids("5"), ids("<think>", "\n\n", "</think>", "\n\n")) == "5"
+
+
+def test_outcomes_and_reasons() -> None:
+    problem = Problem("p", "gsm8k", "", "5")
+    texts = ["\\boxed{5}", "The answer is 4.", "none", "<think>5", "<think>5"]
+    with VerifierPool(1) as pool:
+        verdicts = pool.check([(text, problem) for text in texts], finishes=["stop"] * 4 + ["length"])
+    assert [verdict.outcome for verdict in verdicts] == ["right", "wrong", "no answer", "no answer", "cut off"]
+    assert [verdict.reason for verdict in verdicts] == [
+        "the answer (in a box) equals the reference",
+        "the answer (announced) is not the reference",
+        "no answer was found",
+        *["the thought was begun and not ended"] * 2,
+    ]
+
+
+def test_json_holds_a_line_for_each_row(capsys) -> None:
+    assert cli.main(["check", str(DATA / "verdicts.jsonl"), "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["id"] for line in lines] == [case["id"] for case in cases("verdicts.jsonl")]
+    assert all({"id", "extracted", "correct", "outcome", "reason"} <= set(line) for line in lines)
+    assert lines[5]["extracted"] is None
+    assert lines[5]["outcome"] == "cut off"
+
+
+def test_the_table_marks_where_other_rules_disagree(tmp_path, capsys) -> None:
+    rows = [
+        {"reference": "18", "completion": "The answer is 18. She does this 3 times."},
+        {"id": "frac", "reference": "\\frac{1}{2004!}", "completion": "\\boxed{\\frac{1}{2006!}}", "expected": False},
+        {"reference": "Mg", "completion": "no idea", "task": "gsm8k:compare=exact"},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert cli.main(["check", str(path)]) == 0
+    shown = capsys.readouterr().out
+    first, second = (
+        next(line for line in shown.splitlines() if line.startswith(f" {name} ")) for name in ("0", "frac")
+    )
+    assert first.split()[-1] == "wrong"  # lm-eval takes the last number
+    assert second.split()[-1] == "right"  # math-verify has a tolerance
+    assert "math-verify alone disagrees on 1 of 3 rows" in shown
+    assert "lm-eval's rule for GSM8K disagrees on 1 of 1 rows" in shown
+    assert "1 of 1 verdicts are as the column 'expected' says." in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ('{"reference": "5"}', "completion must be text; got None"),
+        ('{"reference": 5, "completion": "5"}', "reference must be text; got 5"),
+        ('{"reference": "5", "completion": "5", "finish": "eos"}', "finish must be 'stop' or 'length'"),
+        ('{"reference": "5", "completion": "5", "task": "gsm9k"}', "gsm8k"),
+    ],
+)
+def test_bad_rows(text, message, tmp_path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text + "\n" * bool(text))
+    with pytest.raises(InvalidInputError, match=message):
+        read_rows(path, f"{path}:answer_column=reference")
