@@ -8,9 +8,9 @@ import pytest
 
 import antiphase
 import antiphase.evaluation.evaluate
-import antiphase.probing.probe
 from antiphase.evaluation.evaluate import evaluate
-from antiphase.probing import probe_summary as summary
+from antiphase.probing.probe import _ProbeRun
+from antiphase.runs import versions as summary
 from evaluation_cases import TASK
 
 OPTIONS = {"max_new_tokens": 8, "num_resamples": 10, "figures": False, "report": False, "progress": False}
@@ -27,19 +27,19 @@ def head(monkeypatch):
     summary.commit.cache_clear()
 
 
-def moving(monkeypatch, head, module, name):
+def moving(monkeypatch, head, owner, name):
     """Has a commit made when this function of the run is called."""
-    function = getattr(module, name)
+    function = getattr(owner, name)
 
     def called(*args, **kwargs):
         head.stdout = "during\n"
         return function(*args, **kwargs)
 
-    monkeypatch.setattr(module, name, called)
+    monkeypatch.setattr(owner, name, called)
 
 
 def test_probes(model_dir, tmp_path, monkeypatch, head) -> None:
-    moving(monkeypatch, head, antiphase.probing.probe, "run_batch")
+    moving(monkeypatch, head, _ProbeRun, "tables")
     found = antiphase.probe(str(model_dir), num_prompts=2, **OPTIONS)
     assert (head.stdout, found.summary["commit"]) == ("during\n", "before")
     head.stdout = "before\n"
