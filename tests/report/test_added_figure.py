@@ -35,7 +35,7 @@ def test_a_probe_draws_it(added, tmp_path) -> None:
     antiphase.probe(tiny_model(), tokenizer=byte_tokenizer(), name="mine", out=tmp_path / "run", **options)
     names = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
     assert {"entropy_along.png", "entropy_along.svg", "entropy_strength.png", "model_comparison.svg"} <= names
-    with pytest.raises(InvalidInputError, match="a figure 'entropy_along' already"):
+    with pytest.raises(InvalidInputError, match="already an entry 'entropy_along' among the figures"):
         FIGURES["probe"].add("entropy_along", entropy_along)
 
 

@@ -472,6 +472,9 @@ def test_filter_right_and_wrong(watched, judged) -> None:
         assert all(f"· {value}" in text for text in options)
         assert value in page.inner_text("#rollout-facts")
         assert "reference" in page.inner_text("#rollout-facts")
+        assert f": {rollouts.set_index('rollout_id').reason[options[0].partition(' ')[0]]}" in page.inner_text(
+            "#rollout-facts"
+        )
     results = json.loads((judged / "summary.json").read_text())["results"]
     name = next(name for name in results[0]["metrics"] if name.startswith("avg@"))
     assert f"{results[0]['metrics'][name]['value']:.3f}" in page.locator('table[data-table="overview"]').inner_text()

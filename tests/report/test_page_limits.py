@@ -176,7 +176,7 @@ def hostile_document() -> Document:
     for text, own in zip(HOSTILE[:2], rollouts.rollout_id.tolist(), strict=True):
         tokens.loc[tokens.rollout_id == own, "rollout_id"] = text
         rollouts.loc[rollouts.rollout_id == own, "rollout_id"] = text
-    rollouts["correct"], rollouts["outcome"] = [True, False], HOSTILE[1]
+    rollouts["correct"], rollouts["outcome"], rollouts["reason"] = [True, False], HOSTILE[1], HOSTILE[1]
     rollouts["answer"], rollouts["reference"], rollouts["finish"] = HOSTILE[0], HOSTILE[2], HOSTILE[3]
     entry = in_units(result(tokens, rollouts, name) | {"device": HOSTILE[0]})
     entry |= {

@@ -209,7 +209,7 @@ def test_a_failing_cell_is_named_and_the_others_run(model_dir, tmp_path, capsys)
             "unequal budgets (steps is 4 and 2; rollouts is 32 and 16)",
         ),
         ({"eval": {"tasks": ["gsm8"]}}, "unknown task 'gsm8'"),
-        ({"eval": {"suite": "papr"}}, "unknown suite 'papr'; did you mean 'paper'"),
+        ({"eval": {"suite": "papr"}}, "unknown suite 'papr'. Did you mean 'paper'"),
         ({"eval": {"tasks": [TASK], "samples": "4"}}, "samples must be int | None; got '4'"),
         ({"eval": {"tasks": [TASK], "seed": 3}}, "eval: seed is the study's to set"),
         ({"train": {"model": "x"}}, "train: model is the study's to set"),

@@ -78,7 +78,7 @@ def test_a_preset_of_your_own(tmp_path, model_dir):
         assert (alone.config.epsilon_high, alone.config.inversion_weight) == (0.4, 0)
         assert (both.config.loss_type, both.config.inversion_estimator) == ("dapo", "full")
         assert both.preset.source.endswith("on ours")
-        with pytest.raises(InvalidInputError, match="there is a preset 'wide' already"):
+        with pytest.raises(InvalidInputError, match="already an entry 'wide' among the presets"):
             PRESETS.add("wide", dapo)
         for name in ("corr-po", "wide+dapo"):
             with pytest.raises(InvalidInputError, match="a preset cannot be called"):

@@ -177,7 +177,7 @@ def _rollout(row: Mapping[Any, Any], prompts: Mapping[str, int], cut: int) -> di
     found = {"id": str(row["rollout_id"]), "prompt": prompts.get(str(row.get("prompt"))), "finish": row.get("finish")}
     if cut:
         found["cut"] = cut
-    for name in ("correct", "outcome", "answer", "reference"):
+    for name in ("correct", "outcome", "reason", "answer", "reference"):
         value = row.get(name)
         if value is not None and not (isinstance(value, float) and math.isnan(value)) and value is not pd.NA:
             found[name] = bool(value) if name == "correct" else _clipped(str(value), _LONGEST)

@@ -203,7 +203,7 @@ def boxed(text: str) -> str | None:
 
 
 def _boxes(text: str) -> tuple[list[tuple[int, int]], bool]:
-    """(where the contents of the complete boxes stand, empty ones left out; whether there is a box that is not closed)."""
+    """(where the contents of the complete boxes stand that are not empty, whether a box is not closed)."""
     opened: list[int] = []  # where the content of each open brace starts; boxes are negative
     spans: list[tuple[int, int]] = []
     for match in _BRACES.finditer(text):

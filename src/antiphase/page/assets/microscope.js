@@ -152,7 +152,7 @@ function drawFacts() {
   if (!rollout) { $("rollout-facts").textContent = "This model has no rollouts."; return; }
   const estimator = estimatorOf(subject), rho = subject.units(state.cell).map((unit) => `by ${unit} ${signed(subject.correlation(state.rollout, estimator, state.cell, unit))}`);
   const count = subject.starts[state.rollout + 1] - subject.starts[state.rollout];
-  const word = verdictWord(rollout);
+  const word = [verdictWord(rollout), rollout.reason && visible(rollout.reason, 80)].filter(Boolean).join(": ");
   const size = rollout.cut ? `the first ${counted(count)} of ${counted(count + rollout.cut)} tokens (ρ is of all)` : `${counted(count)} tokens`;
   const parts = [`ρ ${rho.join(", ")}`, size, stepCount(subject, state.rollout), rollout.finish ? `ended by ${visible(rollout.finish, 40)}` : null, word,
     rollout.answer !== undefined ? `answer ${visible(rollout.answer, 80)}` : null, rollout.reference !== undefined ? `reference ${visible(rollout.reference, 80)}` : null];
