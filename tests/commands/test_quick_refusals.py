@@ -40,6 +40,11 @@ CASES = {
     ),
     "train: --out exists": (["train", "--model", "x", "--tasks", "sums", "--out", str(ROOT)], "not an empty folder"),
     "train: a missing recipe": (["train", "--config", "nowhere.yaml"], "cannot be read"),
+    "train: an option of the reward": (
+        ["train", "--model", "demo", "--out", "x", "--tasks", "sums", "--inversion_combine", "centred"],
+        "inversion_combine must be one of",
+    ),
+    "train: a λ": (["train", "--preset", "dapo+corr-po", "--inversion-weight", "-1"], "must be 0 or positive"),
     "train: a number": (["train", "--eval_samples", "0"], "eval_samples must be at least 1"),
 }  # fmt: skip
 

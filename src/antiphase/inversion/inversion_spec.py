@@ -1,22 +1,18 @@
 """`InversionSpec`: every option of the inversion reward, with its default and its checks, for any training engine.
 
 `CorRPOConfig` takes its `inversion_*` fields from here. `InversionReward` reads the options; it measures and combines.
+Imports no torch, so that a command can refuse a wrong option at once.
 """
 
 import math
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
-
-from jaxtyping import Bool, Float
-from torch import Tensor
+from typing import Any, TypeVar, cast
 
 from antiphase.errors import InvalidInputError
 from antiphase.inversion.alarm import ALARM_ACTIONS
-from antiphase.reward import COMBINES, SCHEDULES, UNDEFINED, Schedule, weight_at
-from antiphase.scores import CONTROLS, Control, ScoreSpec
-from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
-from antiphase.steps import DEFAULT_SPLITTER, Splitter
-from antiphase.types import (
+from antiphase.reward_options import COMBINES, SCHEDULES, UNDEFINED, Schedule, weight_at
+from antiphase.score_spec import CONTROLS, Control, ScoreSpec
+from antiphase.signal_spec import (
     METHODS,
     PROJECTIONS,
     STEP_STRENGTHS,
@@ -30,7 +26,11 @@ from antiphase.types import (
     Unit,
     check_one_of,
 )
+from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
+from antiphase.steps.splitter import DEFAULT_SPLITTER, Splitter
 
+# What stands before the name of an option in recipes, flags and messages.
+PREFIX = "inversion_"
 TRAINING_ESTIMATORS: tuple[Estimator, ...] = ("own", "last", "full")
 
 _T = TypeVar("_T")
@@ -192,10 +192,13 @@ class InversionSpec:
         schedule = cast(Schedule, self.schedule)
         return weight_at(step / total, weight=self.weight, schedule=schedule, warmup=warmup)
 
-    def accepts(self, rewards: Float[Tensor, "rollout"]) -> Bool[Tensor, "rollout"]:
+    def accepts(self, rewards: Any) -> Any:
         """Whether the verifier's reward is at least `accept`; NaN is not accepted.
 
         Args:
-            rewards: the verifier's rewards, unweighted.
+            rewards: the verifier's rewards, unweighted: a float tensor `[rollout]`.
+
+        Returns:
+            a boolean tensor `[rollout]`.
         """
         return rewards >= self.accept

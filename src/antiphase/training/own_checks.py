@@ -13,6 +13,7 @@ from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from antiphase.data.yaml_mapping import read_mapping
 from antiphase.errors import InvalidInputError
+from antiphase.inversion.inversion_spec import PREFIX, InversionSpec
 from antiphase.tasks.problem import check_request
 from antiphase.tasks.registry import load_task
 from antiphase.training.out_folder import check_folder
@@ -81,8 +82,11 @@ def _own_values(content: Mapping[Any, Any], where: str) -> dict[str, Any]:
 
 
 def _checked(values: Mapping[str, Any]) -> RunOptions:
+    pinned: Mapping[str, Any] = {}
     if values.get("preset") is not None:
-        resolve_preset(values["preset"])
+        pinned = resolve_preset(values["preset"])[0].arguments
+    inversion = {**pinned, **values}
+    InversionSpec(**{key.removeprefix(PREFIX): inversion[key] for key in inversion if key.startswith(PREFIX)})
     own = {field.name for field in dataclasses.fields(RunOptions)}
     options = RunOptions(**{name: value for name, value in values.items() if name in own})
     check_options(options, values.get("model_name_or_path"), values.get("output_dir"))
@@ -95,6 +99,10 @@ def _own_parser() -> _Parser:
     hints = get_type_hints(RunOptions)
     for field in dataclasses.fields(RunOptions):
         _add(parser, field.name, hints[field.name], switched_on=field.default is True)
+    kinds = get_type_hints(InversionSpec)
+    for field in dataclasses.fields(InversionSpec):
+        if field.name != "seed":  # the host's
+            _add(parser, PREFIX + field.name, kinds[field.name])
     for name in _NEEDED_OF_HOST:
         _add(parser, name, str)
     parser.add_argument("--out", dest="output_dir")

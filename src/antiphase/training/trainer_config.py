@@ -10,13 +10,12 @@ from typing import Any
 from trl import GRPOConfig
 
 from antiphase.errors import InvalidInputError
-from antiphase.inversion.inversion_spec import InversionSpec
+from antiphase.inversion.inversion_spec import PREFIX, InversionSpec
 from antiphase.scores import ScoreSpec
 from antiphase.statistics.minimums import MIN_STEPS
 from antiphase.steps import DEFAULT_SPLITTER, Splitter
 from antiphase.types import SignalSpec
 
-PREFIX = "inversion_"
 # The seed is the host's option.
 _OPTIONS = tuple(option for option in fields(InversionSpec) if option.name != "seed")
 
