@@ -55,7 +55,7 @@ from antiphase.tasks.plain_numbers import decimal_text, plain_number
         ("<answer>−18</answer>", "tags", "18", "-18"),
         ("none", "last-number", "18", None),
         ("Answer: Lily\nbye", "auto", "Lily", "Lily"),
-        ("the answer is **Lily**.", "auto", "Lily", "Lily**."),
+        ("the answer is **Lily**.", "auto", "Lily", "Lily"),
         ("The answer is:\n\nLily", "auto", "Lily", "Lily"),
         ("I think\nLily\n\n", "auto", "Lily", "Lily"),
         ("a\nb\n", "last-line", "x", "b"),

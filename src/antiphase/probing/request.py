@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from antiphase.errors import InvalidInputError
+from antiphase.models.saved import saved_digest
 from antiphase.probing.checkpoints import Found, find_checkpoints
 from antiphase.probing.probe_config import ProbeConfig
 from antiphase.probing.source import Source, load_source
@@ -21,6 +22,7 @@ from antiphase.runs.run_request import Outputs, RunRequest, with_rollouts
 
 # Options of a probe that the list of checkpoints decides.
 NOT_OF_A_SERIES = ("models", "revision")
+_NOT_STORED = (*NOT_OF_A_SERIES, "weights_sha256")  # each checkpoint's weights stand in its own run
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class ProbeRequest(RunRequest):
     @functools.cached_property
     def stored(self) -> dict[str, Any]:
         """What config.json holds. It is compared on resume."""
-        return {**self.config.to_dict(), "source_sha256": self.source.digest()}
+        weights = {name: saved_digest(name) for name in self.config.models}
+        return {**self.config.to_dict(), "source_sha256": self.source.digest(), "weights_sha256": weights}
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class SeriesRequest:
     @functools.cached_property
     def stored(self) -> dict[str, Any]:
         """What config.json holds. It is compared on resume."""
-        stored = {name: value for name, value in self.request.stored.items() if name not in NOT_OF_A_SERIES}
+        stored = {name: value for name, value in self.request.stored.items() if name not in _NOT_STORED}
         return stored | {"numbered": self.found.numbered}
 
 

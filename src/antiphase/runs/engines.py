@@ -41,8 +41,8 @@ class Engines(contextlib.AbstractContextManager["Engines"]):
         )
 
     def _close(self) -> None:
-        for engine in self._made.values():
-            engine.close()
+        while self._made:
+            self._made.popitem()[1].close()
 
     def __exit__(self, *exception: Any) -> None:
         self._close()

@@ -56,6 +56,8 @@ def check_out(path: Path, kind: FolderKind, config: Mapping[str, Any], *, resume
     stored = read_marker(path, kind)["config"]
     keys = [key for key in {**stored, **config} if key not in FREE_ON_RESUME]
     before = {**BEFORE_THE_OPTION, **stored}
+    # A run of an earlier version did not record its weights in config.json; its model.json holds them.
+    keys = [key for key in keys if key != "weights_sha256" or key in stored]
     differing = [key for key in keys if before.get(key) != config.get(key)]
     if differing:
         shown = "; ".join(f"{key} was {before.get(key)!r}, is {config.get(key)!r}" for key in differing[:3])

@@ -183,7 +183,7 @@ class Run(ABC, Generic[Wanted, Found]):
         bar: Progress,
     ) -> None:
         """Complete, measure and write the missing batches of one model."""
-        first = batches[0]
+        first = batches[missing[0]]
         facts = model_facts(loaded, first.items[0].prompt_ids, self.config.specs())
         engine = None if first.is_completed else engines.ending_at(first.end_ids).name
         folder.write_model(index, {**facts, "engine": engine})

@@ -34,7 +34,7 @@ from antiphase.steps.splitter import DEFAULT_SPLITTER
 
 GIVEN_ROWS = "<rows in memory>"
 # Options that may change on resume, since they move no number by more than rounding.
-FREE_ON_RESUME = ("token_budget",)
+FREE_ON_RESUME = ("token_budget", "vllm_memory")
 # What a run did whose config.json was written before the option existed.
 BEFORE_THE_OPTION: Mapping[str, Any] = {
     "alternatives": 0, "engine": "auto", "vllm_memory": 0.45, "end_tokens": None, **BEFORE_UNITS
@@ -102,6 +102,8 @@ class RunConfig:
         if not self.models or not all(self.models):
             raise InvalidInputError("name at least one model: a hub id, a local directory, or 'demo'.")
         self.check_once("model", self.models)
+        if not self.estimators:
+            raise InvalidInputError("name at least one estimator, such as own or full:16.")
         self.check_once("estimator", self.estimators)
         self.check_counts("batch_size", "num_resamples")
         if not 0 < self.vllm_memory <= 1:
@@ -228,7 +230,7 @@ def _plain(name: str, value: Any) -> Any:
     if name in ("dtype", "device"):
         return str(value).removeprefix("torch.")
     if name in ("estimators", "projections") and isinstance(value, str):
-        return tuple(value.split(",") if name == "estimators" else value)
+        return tuple(map(str.strip, value.split(",")) if name == "estimators" else value)
     if name in ("tasks", "end_tokens", "k") and isinstance(value, str | int):
         return (value,)
     return tuple(value) if isinstance(value, list) else value

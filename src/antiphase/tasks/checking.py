@@ -20,6 +20,10 @@ from antiphase.tasks.registry import build_task
 
 # lm-eval's task gsm8k, filter flexible-extract: the last match counts, then these are removed from both sides.
 _LM_EVAL = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
+# End tokens of models, as tables of rollouts store them.
+_END = re.compile(
+    r"(?:<\|(?:im_end|endoftext|eot_id|end|return)\|>|</s>|<eos>|<end_of_turn>|<｜end▁of▁sentence｜>)+\s*\Z"
+)
 _LM_EVAL_IGNORED = re.compile(r",|\\$|\$|(?s:.*)#### |\.$")
 
 
@@ -47,7 +51,7 @@ class Checked:
 
     def to_dict(self) -> dict[str, Any]:
         """What a line of `--json` holds."""
-        names = ("id", "extracted", "correct", "outcome", "reason", "math_verify", "lm_eval")
+        names = ("id", "extracted", "correct", "outcome", "reason", "math_verify", "lm_eval", "expected")
         return {name: getattr(self, name) for name in names}
 
 
@@ -90,7 +94,7 @@ def check_rows(rows: Sequence[tuple[TableRow, Problem]], timeout: float = DEFAUL
         rows: from `read_rows`.
         timeout: seconds that one verification may take.
     """
-    completions = [row.values["completion"] for row, _ in rows]
+    completions = [_END.sub("", row.values["completion"]) for row, _ in rows]
     problems = [problem for _, problem in rows]
     alone = [Problem(problem.problem_id, MATH_VERIFY, "", problem.answer) for problem in problems]
     with VerifierPool() as pool:
@@ -98,9 +102,9 @@ def check_rows(rows: Sequence[tuple[TableRow, Problem]], timeout: float = DEFAUL
         verdicts = pool.check(list(zip(completions, problems, strict=True)), timeout, finishes)
         others = pool.check(list(zip(completions, alone, strict=True)), timeout)
     found = []
-    for (row, problem), verdict, other in zip(rows, verdicts, others, strict=True):
+    for (row, problem), text, verdict, other in zip(rows, completions, verdicts, others, strict=True):
         task = build_task(problem.task)
-        answer = answer_part(task, row.values["completion"])
+        answer = answer_part(task, text)
         shown = None if answer is None else task.found(answer, problem)
         found.append(
             Checked(
@@ -110,7 +114,7 @@ def check_rows(rows: Sequence[tuple[TableRow, Problem]], timeout: float = DEFAUL
                 verdict.outcome,
                 verdict.reason,
                 other.correct,
-                lm_eval_verdict(row.values["completion"], problem.answer),
+                lm_eval_verdict(text, problem.answer),
                 row.values.get("expected"),
             )
         )

@@ -22,15 +22,39 @@ _NUMBER = re.compile(
 )
 _EMPTY_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{\s*\}")
 _ANNOUNCED = re.compile(
-    r"\banswer(?:\s+(?:is|are|equals)\b|\s*[:=：])[:：\s*$]*|####[ \t*]*|答案(?:\s*(?:是|为|為|：|:))[\s*$：:]*",
+    r"\banswer(?:\s+(?:is|are|equals)\b|\s*[:=：])[:：\s*]*|####[ \t*]*|答案(?:\s*(?:是|为|為|：|:))[\s*：:]*",
     re.IGNORECASE,
 )
 # Bold text that is a number with at most a few words behind it, and no heading.
 _BOLD = re.compile(r"\*\*[ \t]*(?=[-+$€£¥(\\]*[\d.])([^*\n]{1,60}?)[ \t.]*\*\*(?!\s*:)")
 # Thousands set off by plain spaces, in running text.
 _SPACED = re.compile(r"(?<![\d.,/])[1-9]\d{0,2}(?: \d{3})+(?![\d/]|[.,]\d| \d)")
-# What may stand between boxes that make one list.
-_BETWEEN_BOXES = re.compile(r"[\s$,;、，.]*(?:and|or|und|et|y|和|或)?[\s$]*")
+# A formula at the beginning of what is announced, in each of LaTeX's ways.
+_FORMULA = re.compile(r"\\\[(.+?)\\\]|\$\$(.+?)\$\$|\\\((.+?)\\\)|\$([^$\n]+?)\$(?!\d)", re.DOTALL)
+_DISPLAY = re.compile(r"(?:\\\[((?:(?!\\\[).)+?)\\\]|\$\$([^$]+?)\$\$)\s*\Z", re.DOTALL)
+_SHOWN = re.compile(r"\$([^$\n]+)\$|\\\((.+?)\\\)|\*\*([^*\n]+)\*\*")
+# What turns a number that follows into another one, or into no answer.
+_TURNED = re.compile(
+    r"[<>\\≤≥≠]|[-+*/^]\s*$|\b(?:not|never|no|less|more|fewer|greater|least|most|than|over|under|between|above|below|minus"
+    r"|negative|except|without|nor)\b|n't\b",
+    re.IGNORECASE,
+)
+# What makes of a number that precedes it another one.
+_CONTINUED = re.compile(
+    r"\s*(?:[\^_!²³±×·⋅÷√π{}\\|]|\*\*|[-+*/=]\s*[\d(\\√π]|[,;/]\s*[-+$]?\d|:\d|[½¼¾⅓⅔])|(?!(?:k[gm]|[cm]m|m[lp]h?|lbs?|ft|in|am|pm)\b)[A-Za-z]"
+    r"|\s+(?:million|billion|trillion|thousand|hundred|dozen|times|plus|minus|over|to|through|squared|cubed|factorial"
+    r"|half|and\s+a\b|and\s+[-$]?\d|\d+/\d+)\b",
+    re.IGNORECASE,
+)
+_OFFERED = re.compile(
+    r"\s*[,;(]?\s*(?:or|maybe|perhaps|possibly|alternatively)\b[^.\n]*\d|\s*([A-Za-z]+)[^.\n]*\bor\b[^.\n]*\d\s*\1\b",
+    re.IGNORECASE,
+)
+# What may stand between boxes, or between tags, that make one list.
+_BETWEEN = re.compile(
+    r"(?:[\s$,;、，./|]|\\(?:quad|qquad|text|mbox)|[{}]|\b(?:and|or|und|et|maybe|perhaps|alternatively)\b|[和或])*",
+    re.IGNORECASE,
+)
 
 
 How = Literal["tags", "box", "announced", "number", "line", "asked"]
@@ -130,8 +154,10 @@ def _auto(text: str, gold: str, numeric: bool) -> tuple[str | None, How]:
     if "<answer>" in text:
         content = tagged(text)
         if content is not None:
-            return _said(_unboxed(content), numeric), "tags"
+            return _said(_unboxed(content, gold), numeric), "tags"
         text = text.rpartition("<answer>")[2]  # generation often stops at the closing tag, which is then cut off
+        found, how = _auto(text, gold, numeric)
+        return found, ("tags" if how in ("number", "line") else how)
     boxes, begun = _boxes(text)
     if boxes or begun:
         return (_joined(text, boxes, gold) if boxes else None), "box"
@@ -141,20 +167,24 @@ def _auto(text: str, gold: str, numeric: bool) -> tuple[str | None, How]:
     if numeric:
         return last_number(text), "number"
     # A completion with an empty box gives no answer, whatever stands on its last line.
-    return (None if _EMPTY_BOX.search(text) else last_line(text)), "line"
+    return (None if _EMPTY_BOX.search(text) else _last_shown(text)), "line"
 
 
 def _joined(text: str, boxes: list[tuple[int, int]], gold: str) -> str:
     """The last box, or the list of the boxes that stand beside it in one row."""
     first = len(boxes) - 1
-    while first > 0 and _BETWEEN_BOXES.fullmatch(_between(text, boxes[first - 1], boxes[first])):
+    while first > 0 and _beside(_between(text, boxes[first - 1], boxes[first])):
         first -= 1
     row = list(dict.fromkeys(text[start:stop].strip() for start, stop in boxes[first:]))
     separators = "".join(_between(text, *pair) for pair in zip(boxes[first:], boxes[first + 1 :], strict=False))
-    # Boxes on lines of their own, one after the other, correct each other unless a list is asked for.
-    if len(row) > 1 and ("," in gold or separators.strip(" $\n.")):
-        return ", ".join(row)
-    return row[-1]
+    # Two boxes on lines of their own correct each other, unless a list is asked for.
+    corrected = len(row) == 2 and "\n" in separators and not separators.strip(" $\n.")
+    return row[-1] if corrected and "," not in gold else ", ".join(row)
+
+
+def _beside(between: str) -> bool:
+    """Whether what stands between two answers makes one list of them."""
+    return len(between) <= 80 and _BETWEEN.fullmatch(between) is not None
 
 
 def _between(text: str, left: tuple[int, int], right: tuple[int, int]) -> str:
@@ -176,20 +206,25 @@ def _said(content: str | None, numeric: bool) -> str | None:
     return last_number(content) if len(numbers) == 1 else content
 
 
-def _unboxed(text: str | None) -> str | None:
+def _unboxed(text: str | None, gold: str = "") -> str | None:
     if text is None:
         return None
     boxes, begun = _boxes(text)
-    return text[slice(*boxes[-1])] if boxes else None if begun else text
+    return _joined(text, boxes, gold) if boxes else None if begun else text
 
 
 def tagged(text: str) -> str | None:
     """The content of the last complete `<answer>…</answer>`; None if there is none."""
-    start = text.rfind("<answer>", 0, max(text.rfind("</answer>"), 0))
+    end = text.rfind("</answer>")
+    start = text.rfind("<answer>", 0, max(end, 0))
     if start < 0:
         return None
-    start += len("<answer>")
-    return text[start : text.find("</answer>", start)]
+    content = text[start + len("<answer>") : text.find("</answer>", start)]
+    before = text[:start].rpartition("</answer>")
+    if before[1] and _beside(before[2]) and before[2].strip():
+        # `<answer>5</answer> or <answer>7</answer>` offers two.
+        return f"{before[0].rpartition('<answer>')[2]}, {content}"
+    return content
 
 
 def boxed(text: str) -> str | None:
@@ -240,32 +275,57 @@ def last_line(text: str) -> str | None:
     return text.strip().rpartition("\n")[2].strip() or None
 
 
+def _last_shown(text: str) -> str | None:
+    """The display formula that ends the text, else the last formula or bold text of the last line, else that line."""
+    display = _DISPLAY.search(text)
+    if display is not None:
+        return display[1] or display[2]
+    line = last_line(text)
+    shown = None if line is None else last_match(_SHOWN, line)
+    return line if shown is None else next(part for part in shown.groups() if part is not None)
+
+
 def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     """The last match of a pattern; None if there is none."""
     return functools.reduce(lambda _, match: match, pattern.finditer(text), None)
 
 
 def _after_announcement(text: str, numeric: bool) -> str | None:
-    """The rest of the line after the last announcement, or its first number if the reference is a number."""
-    last = last_match(_ANNOUNCED, text)
-    if last is None:
-        if not numeric:
-            return None
-        bold = [found[1] for found in _BOLD.finditer(text)]
-        return _first_number(bold[-1]) if bold else None
-    line = text[last.end() :].lstrip().partition("\n")[0].strip(" \t*").strip()
-    if not line:
-        return None
-    return (_first_number(line) or line) if numeric else line
+    """What the last announcement announces; None if there is no announcement, or none of the number that is wanted."""
+    lines = [_announced_line(text[found.end() :]) for found in _ANNOUNCED.finditer(text)]
+    if not numeric:
+        return lines[-1] or None if lines else None
+    # "The answer is positive." announces no number.
+    lines = [line for line in lines if re.search(r"\d", _plain(line))]
+    if lines:
+        return _announced_number(lines[-1])
+    bold = [found[1] for found in _BOLD.finditer(text)]
+    return _announced_number(bold[-1]) if bold else None
 
 
-def _first_number(line: str) -> str | None:
-    """The number near the beginning of a line; None if there is none, or if another one is offered beside it."""
-    plain = _plain(line)
-    found = _NUMBER.search(plain)
-    if found is None or len(plain[: found.start()].split()) > 4:
-        return None
-    rest = plain[found.end() :].lstrip(" $*%")
-    if re.match(r"(?:[,/]|or\b|and\b)\s*(?:or\s+|and\s+)?[-$]?\d", rest) or re.match(r"[-+*/^=(\\]", rest):
-        return None
-    return found[0].replace(",", "").replace("$", "")
+def _announced_line(text: str) -> str:
+    """The line after an announcement: its formula if it begins with one, else the whole line without decoration."""
+    text = text.lstrip().removeprefix("**").lstrip()
+    formula = _FORMULA.match(text)
+    if formula is not None and not _CONTINUED.match(text, formula.end()) and not _OFFERED.match(text, formula.end()):
+        return next(part for part in formula.groups() if part is not None).strip()
+    bold = re.match(r"\*\*([^*\n]+)\*\*", text)
+    return (text.partition("\n")[0] if bold is None else bold[1]).strip(" \t*$").rstrip(" \t.*$")
+
+
+def _announced_number(line: str) -> str:
+    """The number that a line announces; the whole line if it says more than one number, so that it is judged whole."""
+    plain = _SPACED.sub(lambda found: found[0].replace(" ", ""), _plain(re.sub(r"\\[()\[\]]|\*\*|[$`]", "", line)))
+    numbers = list(_NUMBER.finditer(plain))
+    if "=" in plain and numbers and numbers[-1].start() > plain.rindex("="):
+        numbers, plain = numbers[-1:], plain[plain.rindex("=") + 1 :]
+        numbers = list(_NUMBER.finditer(plain))
+    if not numbers:
+        return line
+    first = numbers[0]
+    before, after = plain[: first.start()], plain[first.end() :]
+    if _TURNED.search(before) or _CONTINUED.match(after) or _OFFERED.match(after):
+        return line
+    if len(before.split()) > 4 and len(numbers) > 1:
+        return line
+    return first[0].replace(",", "").replace("$", "")

@@ -25,9 +25,14 @@ _SPACES = re.compile(r"(?<!\\)\\(?:quad|qquad|[ ,;:])|~")
 _SIZES = re.compile(r"\\(?:left|right|bigl?|bigr|Bigl?|Bigr)(?![A-Za-z])")
 _EQUALS = re.compile(r"(?<![<>!:=])=(?!=)")
 _NAME = re.compile(
-    r"\\?(?:text|mathrm|angle|triangle|overline)?[ {]*[A-Za-z]+[ }]*"
+    r"(?:m?\\?(?:text|mathrm|angle|triangle|overline)?[ {]*[A-Za-z]+[ }]*|\|[A-Z]{2}\||\\text\{[A-Za-z ]+\})"
     r"(?:_\{?\w{1,3}\}?)?'*(?:\(\w{1,3}(?:,\w{1,3})*\))?"
 )
+_TEXT_NUMBER = re.compile(r"\\(?:text|mathrm|mbox)\{\s*([-+]?[\d.,]+)(\s[A-Za-z ]+)?\s*\}")
+_ABOUT_TOO = re.compile(r"(.+?)\s*\\approx\s*[-+]?[\d.]+(?:\\?%)?")
+# A letter in brackets names an option; what follows is the text of the option.
+_CHOICE = re.compile(r"\(([A-Z])\)")
+_OR = re.compile(r"\s*(?:\\(?:text|mbox)\{\s*or\s*\}|\bor\b|;)\s*")
 _NAMES = re.compile(r"\(\s*[A-Za-z](?:_\{?\w\}?)?(?:\s*,\s*[A-Za-z](?:_\{?\w\}?)?)+\s*\)")
 _MEMBER = re.compile(r"\s*[A-Za-z]\s*\\in(?![A-Za-z])\s*")
 _ABOUT = re.compile(r"\s*(?:\\approx|\\simeq|\\sim)(?![A-Za-z])\s*")
@@ -38,10 +43,17 @@ _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)")
 _CURRENCY = re.compile(r"[€£¥₹$]")
 _UNIT = re.compile(
     r"(?P<value>.*[\d})\]])\s*"
-    r"(?:\\(?:text|mathrm|mbox)\{\s*(?P<word>[A-Za-z][A-Za-z ./]*)\}|\s(?P<bare>[A-Za-z]{2,}(?:\s[A-Za-z]+)?))"
+    r"(?:\\(?:text|mathrm|mbox)\{\s*(?P<word>[A-Za-z][A-Za-z ./]*)\}|\s(?P<bare>[A-Za-z]{2,}(?:\s[A-Za-z]+){0,2}))"
     r"(?P<power>\s*\^\{?-?\d\}?)?\s*\.?"
 )
-_NO_UNITS = {"or", "and", "plus", "minus", "to", "if", "for", "where", "when", "mod", "not"}
+_WORDS = re.compile(r"\\(?:text|textbf|mathrm|mbox)\{[^{}]*[A-Za-z]|(?<![\\A-Za-z])[A-Za-z]{4,}|\d\s+[A-Za-z]{2}")
+_NO_UNITS = {
+    "or", "and", "plus", "minus", "to", "if", "for", "where", "when", "mod", "not", "no", "is", "maybe", "else",
+    "times", "million", "billion", "trillion", "thousand", "hundred", "dozen", "squared", "cubed", "factorial", "half",
+    "pi", "xy",
+}  # fmt: skip
+_SHORT_UNITS = {"m", "g", "s", "h", "l", "cm", "mm", "km", "kg", "mg", "ml", "ft", "in", "mi", "hr", "lb", "oz", "yd"}
+_LINKED = {"per", "square", "cubic", "of"}
 _SAME_UNITS = {
     "centimeter": "cm", "centimetre": "cm", "millimeter": "mm", "meter": "m", "metre": "m", "kilometer": "km",
     "inche": "in", "inch": "in", "feet": "ft", "foot": "ft", "mile": "mi", "hour": "h", "hr": "h", "minute": "min",
@@ -82,6 +94,14 @@ def same_answer(answer: str, gold: str, order: Order = "given", compare: Compare
     if quick is not None:
         return quick
     answer, gold = _tidy(answer), _tidy(gold)
+    if _CHOICE.match(normal_form(gold)) or _CHOICE.fullmatch(normal_form(answer)):
+        letters = [re.match(r"\(([A-Z])\)|([A-Z])\Z", normal_form(text)) for text in (answer, gold)]
+        named = [found and (found[1] or found[2]) for found in letters]
+        return None not in named and named[0] == named[1]
+    if "," in gold:
+        answer = _OR.sub(", ", answer)
+    if "\\in" not in answer:
+        gold = _MEMBER.sub("", gold, count=1)
     if _misread(answer, gold):
         return False
     bare = _bare(answer, gold)
@@ -108,6 +128,11 @@ def _misread(answer: str, gold: str) -> bool:
 
 def _bare(answer: str, gold: str) -> str:
     r"""The answer without what may stand before it: `\approx 3`, `x \in [2,5]`, `(x,y) = (3,4)`."""
+    # `\\text{18 dollars}` is 18 dollars, and of `2\\pi \\approx 6.28` the exact part counts.
+    if (number := _TEXT_NUMBER.fullmatch(answer)) is not None:
+        answer = number[1] + (number[2] or "")
+    if (exact := _ABOUT_TOO.fullmatch(answer)) is not None and not _NAME.fullmatch(exact[1]):
+        answer = exact[1]
     if "\\in" not in gold:
         answer = _ABOUT.sub("", _MEMBER.sub("", answer, count=1), count=1)
     name, value = _assignment(answer)
@@ -141,6 +166,11 @@ def _same_equation(answer: str, gold: str, order: Order, compare: Compare) -> bo
     """Equality where the answer or the reference has a sign of equality."""
     answer_name, answer_value = _assignment(answer)
     gold_name, gold_value = _assignment(gold)
+    if answer_name is not None and _NAME.fullmatch(normal_form(gold)):
+        # Where the reference is a name itself, a name before it would be another answer.
+        return normal_form(answer_name).lower() in ("answer", "option", "choice") and same_answer(
+            answer_value, gold, order, compare
+        )
     two = len(_EQUALS.split(answer)) == 2 and len(_EQUALS.split(gold)) == 2
     if _EQUALS.search(gold) and (gold_name is None or (two and answer_name is None)):
         return compare == "math" and two and _same_solutions(answer, gold)
@@ -166,16 +196,24 @@ def _without_unit(text: str) -> tuple[str, str]:
     if found is None:
         return text, ""
     word = (found["word"] or found["bare"]).strip().rstrip(".").lower()
-    if set(word.split()) & _NO_UNITS:
+    words = word.split()
+    linked = len(words) == 1 or bool(set(words) & _LINKED)
+    if set(words) & _NO_UNITS or not linked or (len(word) < 3 and word not in _SHORT_UNITS):
         return text, ""
+    word = re.sub(r"\b(?:miles|mi) per hour\b", "mph", re.sub(r"(?:square|cubic)\s+", "", word))
+    raised = "2" if "square" in words else "3" if "cubic" in words else ""
     word = word if word in _SAME_UNITS else word.removesuffix("s")
+    if raised:
+        return found["value"].strip(), _SAME_UNITS.get(word, word) + raised
     return found["value"].strip(), _SAME_UNITS.get(word, word) + re.sub(r"[^\d-]", "", found["power"] or "")
 
 
 def _same_value(answer: str, gold: str) -> bool:
     """Equality of two expressions: exact where both are constants, else by math-verify."""
+    if bool(_WORDS.search(answer)) != bool(_WORDS.search(gold)):
+        return False  # math-verify passes over words
     given, wanted = _parse(_in_radians(answer)), _parse(_in_radians(gold))
-    exact = _exactly(given, wanted)
+    exact = _exactly_by_entry(given, wanted)
     if exact is not None:
         return exact
     from math_verify import verify
@@ -213,7 +251,21 @@ def _constant_or_none(parsed: list[Any]) -> Any:
     exact: dict[Any, Any] = {number: sympy.Rational(str(number)) for number in first.atoms(sympy.Float)}
     if {str(symbol) for symbol in first.free_symbols} == {"i"}:
         exact |= dict.fromkeys(first.free_symbols, sympy.I)
-    return first.xreplace(exact).doit()
+    value = first.xreplace(exact).doit()
+    return None if value.has(sympy.nan, sympy.zoo) else value
+
+
+def _exactly_by_entry(given: list[Any], wanted: list[Any]) -> bool | None:
+    """Whether two constants, or all entries of two matrices, are equal; None where that takes algebra."""
+    from sympy import MatrixBase
+
+    if not (given and wanted and isinstance(given[0], MatrixBase) and isinstance(wanted[0], MatrixBase)):
+        return _exactly(given, wanted)
+    first, second = given[0], wanted[0]
+    if first.shape != second.shape:
+        return False
+    entries = [_exactly([left], [right]) for left, right in zip(first, second, strict=True)]
+    return None if None in entries else all(entries)
 
 
 def _exactly(given: list[Any], wanted: list[Any]) -> bool | None:
@@ -225,6 +277,8 @@ def _exactly(given: list[Any], wanted: list[Any]) -> bool | None:
         return None
     difference = left - right
     if left.free_symbols or right.free_symbols:
+        if given[0].atoms(sympy.Float) or wanted[0].atoms(sympy.Float):
+            return bool(sympy.simplify(difference) == 0)  # math-verify compares decimals within a tolerance
         difference = sympy.expand(difference)
         return None if difference.free_symbols else bool(difference == 0)
     if left.is_Rational and right.is_Rational:
@@ -250,7 +304,7 @@ def _parse(text: str) -> list[Any]:
 
 
 def _tidy(text: str) -> str:
-    text = join_thousands(in_latex(text)).strip().removesuffix(".")
+    text = join_thousands(in_latex(text.strip().strip("*"))).strip().removesuffix(".")
     text = _SIZES.sub("", _CURRENCY.sub("", text.replace("\\!", "").replace("\\$", "")))
     text = text.replace("\\lbrace", "\\{").replace("\\rbrace", "\\}")
     return _AND.sub(", ", _SPACES.sub(" ", text)).strip()

@@ -43,9 +43,9 @@ class Verdict:
 
     Args:
         correct: whether the completion is right.
-        outcome: `right`, `wrong`, `no answer` (none was found, or the thought does not end), `cut off` (no answer, and
-            the completion reached its length limit), `timeout` (verifying took too long), or `error` (the verifier
-            raised, or its process ended).
+        outcome: `right`, `wrong`, `no answer` (none was found, or the thought does not end), `cut off` (the completion
+            reached its length limit before it gave an answer), `timeout` (verifying took too long), or `error` (the
+            verifier raised, or its process ended).
         reason: why, in a few words.
     """
 
@@ -201,6 +201,9 @@ def _explained(verdict: Verdict, answer: str, problem: Problem, finish: str | No
     if verdict.outcome not in ("right", "wrong"):
         return verdict
     found = build_task(problem.task).found(answer, problem)
+    if finish == "length" and found is not None and found.how in ("number", "line"):
+        # A completion that goes on has no last number and no last line yet.
+        return Verdict(False, "cut off", f"the completion was cut off before an answer ({PLACES[found.how]} is none)")
     place = "" if found is None else f" ({PLACES[found.how]})"
     return replace(verdict, reason=f"the answer{place} {'equals' if verdict.correct else 'is not'} the reference")
 

@@ -15,6 +15,7 @@ TAGS: tuple[tuple[str, str], ...] = (
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
     ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
     ("[THINK]", "[/THINK]"),
     ("<seed:think>", "</seed:think>"),
     ("◁think▷", "◁/think▷"),
@@ -61,7 +62,7 @@ def spoken(completion: str, tags: Sequence[tuple[str, str]] = TAGS) -> Spoken:
 
 def _begins(text: str, tags: Sequence[tuple[str, str]]) -> bool:
     """Whether a thought begins in the text: with a tag at its beginning, or at the beginning of a line."""
-    return any(re.search(rf"(?:\A|\n)\s*{re.escape(opening)}", text) for opening, _ in tags if opening in text)
+    return any(re.search(rf"(?m)^[^\S\n]*{re.escape(opening)}", text) for opening, _ in tags if opening in text)
 
 
 def completion_text(tokenizer: Any, completion_ids: Sequence[int], prompt_ids: Sequence[int] = ()) -> str:
