@@ -75,7 +75,9 @@ def run(options: dict[str, Any], out: Path) -> None:
         _run_checkpoints(models, checkpoints, options, out)
         return
     if not models:
-        raise InvalidInputError("name at least one model, or the checkpoints of one with --checkpoints.")
+        raise InvalidInputError(
+            "no model is named: name at least one model, or the checkpoints of one model with --checkpoints."
+        )
     from antiphase.probing.request import probe_request
 
     progress = options.pop("progress")
@@ -91,7 +93,7 @@ def run(options: dict[str, Any], out: Path) -> None:
 def _run_checkpoints(models: Sequence[str], checkpoints: str, options: dict[str, Any], out: Path) -> None:
     if models:
         raise InvalidInputError(
-            f"{models[0]!r} is named beside --checkpoints. To begin the trajectory with it, put it in the list: "
+            f"{models[0]!r} is named beside --checkpoints. To measure it as the first checkpoint, put it in the list: "
             f"--checkpoints {models[0]},{checkpoints}."
         )
     from antiphase.probing.request import series_request

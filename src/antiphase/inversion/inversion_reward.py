@@ -148,14 +148,14 @@ class InversionReward:
 
         Args:
             facts: the facts of the rollouts of all processes, one group after another.
-            task_rewards: r_i of the same rollouts; NaN where a rollout has none.
+            task_rewards: the task reward of each rollout in `facts`, in the same order; NaN where a rollout has none.
             group_size: number of rollouts of each prompt.
             weight: λ at this step, such as `spec.weight_at(step, num_steps)`; by default `spec.weight`.
             accepted: whether a verifier accepts each rollout, such as `spec.accepts(task_rewards)`; None where there
                 is no verifier.
 
         Returns:
-            tensors in float64 on the CPU.
+            rewards, advantages and metrics; the tensors are float64 and on the CPU.
 
         Raises:
             InvalidInputError: the numbers of rollouts do not fit together, or `gated` has no verifier.

@@ -120,7 +120,10 @@ class InversionSpec:
             )
         self._check_names()
         if self.combine == "only" and self.weight == 0:
-            raise InvalidInputError("inversion_combine='only' with inversion_weight 0 leaves no reward at all.")
+            raise InvalidInputError(
+                "inversion_combine='only' with inversion_weight 0 leaves no reward at all. Set inversion_weight above "
+                "0, or choose another inversion_combine."
+            )
         if not (0 <= self.warmup_steps < math.inf):
             raise InvalidInputError(f"inversion_warmup_steps must be 0 or positive; got {self.warmup_steps}.")
         if self.alarm_window < 8:

@@ -70,7 +70,10 @@ class ProbeConfig(RunConfig):
         return None if self.num_prompts == "all" else self.num_prompts
 
     def specs(self) -> tuple[SignalSpec, ...]:
-        """One spec for each estimator. The alternatives are the same for all, so only the first spec asks for them."""
+        """One spec for each estimator.
+
+        The most probable tokens do not depend on the estimator, so only the first spec asks for them.
+        """
         first, *others = signal_specs(self, self.signal_temperature)
         return (dataclasses.replace(first, num_alternatives=self.alternatives), *others)
 

@@ -79,7 +79,7 @@ def probe_request(
     report: bool = True,
     **options: Any,
 ) -> ProbeRequest:
-    """Check the arguments of `probe`, which takes the same.
+    """Check the arguments of `probe`. Both functions take the same arguments.
 
     Raises:
         InvalidInputError: an option, the prompts, the rollouts or the folder cannot be used.
@@ -103,10 +103,10 @@ def series_request(
     report: bool = True,
     **options: Any,
 ) -> SeriesRequest:
-    """Check the arguments of `probe_checkpoints`, which takes the same.
+    """Check the arguments of `probe_checkpoints`. Both functions take the same arguments.
 
     Raises:
-        AntiphaseError: as `probe_request`, and what `find_checkpoints` refuses.
+        AntiphaseError: `probe_request` or `find_checkpoints` would refuse them, or `revision` is given.
     """
     options, given = with_rollouts(options, rollouts)
     if options.get("revision") is not None:

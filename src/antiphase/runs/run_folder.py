@@ -223,7 +223,7 @@ class RunFolder:
         self.write_json(f"parts/model-{model:03d}/model.json", facts)
 
     def read_model(self, model: int) -> dict[str, Any]:
-        """What `write_model` wrote."""
+        """The facts about a loaded model that `write_model` stored."""
         return self.read_json(f"parts/model-{model:03d}/model.json")
 
     def discard_if_unused(self) -> None:
