@@ -8,11 +8,11 @@ import antiphase
 from antiphase import cli
 
 NAMES = {
-    "AntiphaseError", "CorRPOConfig", "CorRPOTrainer", "Correlation", "Evaluation", "Fingerprint", "InversionCallback",
-    "InversionReward", "InversionSpec", "ProbeConfig", "ProbeSet", "SignalSpec", "Splitter", "StepSignals",
-    "TokenBatch", "TokenSignals", "batch_steps", "coefficients", "compare", "correlate", "evaluate", "load_model", "mean_within",
-    "partial_coefficients", "pooled_correlation", "pooled_partial", "probe", "probe_checkpoints", "token_signals",
-    "token_steps", "write_report",
+    "AntiphaseError", "CorRPOConfig", "CorRPOTrainer", "Correlation", "Evaluation", "Fingerprint",
+    "InversionCallback", "InversionReward", "InversionSpec", "ProbeConfig", "ProbeSet", "SignalSpec",
+    "Splitter", "StepSignals", "TokenBatch", "TokenSignals", "batch_steps", "coefficients", "compare",
+    "correlate", "evaluate", "load_model", "mean_within", "partial_coefficients", "pooled_correlation",
+    "pooled_partial", "probe", "probe_checkpoints", "token_signals", "token_steps", "write_report",
 }  # fmt: skip
 COMMANDS = {"probe", "eval", "compare", "sweep", "train", "report", "view", "check"}
 REGISTRIES = {
