@@ -199,7 +199,7 @@ def crossed_interval(matrix: np.ndarray, metric: str, options: Options) -> dict[
 
 
 def difference_of(left: np.ndarray, right: np.ndarray, metric: str, options: Options) -> dict[str, Any]:
-    """Left minus right, with the entries of `PairedDifference.to_dict`."""
+    """The difference `left` minus `right`, as `PairedDifference.to_dict` gives it."""
     found = paired_difference(
         left,
         right,

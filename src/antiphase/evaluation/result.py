@@ -63,8 +63,8 @@ class Evaluation:
 
         Args:
             path: the evaluation's folder.
-            tokens: read tokens.parquet and steps.parquet too, which may be large. Else `tokens` is empty, and `steps`
-                None.
+            tokens: read tokens.parquet and steps.parquet too, which may be large. If False, the attribute `tokens` is
+                an empty table and `steps` is None.
 
         Raises:
             InvalidInputError: the folder is not that of an evaluation, or the evaluation is unfinished.

@@ -84,7 +84,7 @@ def tied_share(task: Float[Tensor, "rollout"], group_size: int) -> float:
 
 
 def halves_accuracy(facts: BatchFacts, group_size: int) -> tuple[float, float]:
-    """Accuracy of the rollouts whose ι is above the median of their group, and of those whose ι is below it.
+    """The accuracy of the rollouts whose ι is above the median of their group, and of those below, as two numbers.
 
     Both halves have rollouts of the same prompts, so the difficulty of the prompts cancels. Rollouts at the median,
     and those without ι, are in neither half. The accuracy of an empty half is NaN.

@@ -186,7 +186,7 @@ def _loading_errors(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide transformers' loading reports and, without a terminal, its bars; downloads keep their bars."""
+    """Hide the loading reports of transformers, and its bars if there is no terminal, but not those of downloads."""
     from transformers.utils import logging as hf_logging
 
     bars, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()

@@ -51,10 +51,10 @@ def probe_checkpoints(
     progress: bool = True,
     **options: Any,
 ) -> CheckpointSeries:
-    """Measure how ρ moves along a training: by every unit, for every checkpoint, on the same prompts.
+    """Measure ρ by token, type and step for every checkpoint of a training, on the same prompts.
 
-    Every checkpoint completes the prompts itself, as in the published curves. With `share_rollouts` all are measured
-    on the rollouts of the first checkpoint, and with `rollouts` on given ones.
+    Every checkpoint completes the prompts itself, as in the published curves. With `share_rollouts`, every
+    checkpoint is measured on the rollouts of the first one. With `rollouts`, every checkpoint is measured on those.
 
     Args:
         checkpoints: a trainer's output folder, or several checkpoints; see `find_checkpoints`.
@@ -71,8 +71,8 @@ def probe_checkpoints(
         the trajectory: `.to_frame()`, `.plot()`, `.summary`.
 
     Raises:
-        AntiphaseError: as `probe`. What `find_checkpoints` and `check_family` refuse is refused before anything is
-            loaded.
+        AntiphaseError: what `probe` raises. Before anything is loaded, `find_checkpoints` and `check_family` check the
+            checkpoints.
     """
     request = series_request(
         checkpoints, rollouts=rollouts, out=out, resume=resume, figures=figures, report=report, **options

@@ -14,8 +14,8 @@ def make_generator(
     """Make the engine of this name.
 
     Args:
-        name: `transformers`, `vllm`, `auto` (which is transformers), or an engine that was added to `ENGINES`.
-        loaded: the model. Only vLLM, which loads its own copy, does not need it.
+        name: `transformers`, `vllm`, `auto`, which selects transformers, or an engine that was added to `ENGINES`.
+        loaded: the loaded model. It may be None for vLLM, which loads its own copy.
         end_ids: tokens that end a completion besides the model's own end tokens.
         vllm: what vLLM loads; the other engines ignore it.
 

@@ -50,8 +50,8 @@ def check_out(path: Path, kind: FolderKind, config: Mapping[str, Any], *, resume
         return
     if not resume:
         raise InvalidInputError(
-            f"{str(path)!r} exists and is not an empty folder. Choose another --out, or continue that run with "
-            "--resume."
+            f"{str(path)!r} exists and is not an empty folder. Choose another --out. If the folder holds an earlier "
+            "run, --resume continues it."
         )
     stored = read_marker(path, kind)["config"]
     keys = [key for key in {**stored, **config} if key not in FREE_ON_RESUME]

@@ -8,6 +8,6 @@ MIN_STEPS = 5
 
 
 def check_least(name: str, value: int) -> None:
-    """Raise InvalidInputError if the least number of items is too small for a correlation."""
+    """Refuse an option that sets the minimum number of items too low to compute a correlation."""
     if value < 3:
         raise InvalidInputError(f"{name} must be at least 3 for a correlation to mean anything; got {value}.")

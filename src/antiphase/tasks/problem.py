@@ -75,9 +75,9 @@ class Task(ABC):
 
     @abstractmethod
     def extracted(self, completion: str, problem: Problem) -> str | None:
-        """The answer that `verify` would judge, in a common form for majority votes; None if there is none.
+        """The answer that `verify` would judge, written for majority votes; None if the completion has no answer.
 
-        Answers that are plainly the same get the same form: `0.5`, `1/2` and `.50` are one answer. This uses only a
+        Answers that are plainly the same are written the same: `0.5`, `1/2` and `.50` are one answer. This uses only a
         few string operations, never algebra, and returns at most 20,000 characters.
         """
 
