@@ -1,6 +1,7 @@
 """Verdicts on stored cases: of public reports (verdicts.jsonl), and more of the same kinds (verdicts_more.jsonl)."""
 
 import json
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from antiphase import cli
 from antiphase.errors import InvalidInputError
 from antiphase.tasks.checking import check_rows, read_rows
+from antiphase.tasks.extraction import find_answer
 from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.problem import Problem
 from antiphase.tasks.thoughts import TAGS, completion_text, spoken
@@ -80,6 +82,25 @@ def test_tags_that_are_special_tokens_and_openings_in_the_prompt() -> None:
     closed = completion_text(tokenizer, ids("4?", "</think>", "5"), prompt)
     assert spoken(closed).answer == "5"
     assert completion_text(tokenizer, ids("5"), ids("<think>", "\n\n", "</think>", "\n\n")) == "5"
+
+
+LONG = {
+    "offers": "The answer is 5 a" + " or 1" * 4000,
+    "announcements": "answer: " * 2500, "formulas": "answer: \\[ " * 1800,
+    "dollars": "answer: $" * 2200, "spaces": "answer" + " " * 20_000, "boxes": "\\boxed{1} and \\boxed{2} " * 900,
+    "tags": "<answer>1</answer> or " * 900, "bold": "**1" * 6000, "displays": "\\[" * 10_000, "numbers": "1 " * 10_000,
+    "thoughts": "<think>\n" * 20_000, "lines": "\n" * 100_000 + "x <think>", "equations": "answer: " + "1=" * 9000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_long_completions_are_read_in_time(name) -> None:
+    """The caller's own process reads them, so none may take long. Quadratic ways took seconds."""
+    began = time.perf_counter()
+    for gold in ("5", "x+1"):
+        answer = spoken(LONG[name]).answer
+        find_answer(LONG[name] if answer is None else answer, "auto", gold)
+    assert time.perf_counter() - began < 1.0
 
 
 def test_outcomes_and_reasons() -> None:

@@ -15,7 +15,7 @@ from antiphase.evaluation.plan import GREEDY, ProblemBatch
 from antiphase.models.loading import LoadedModel
 from antiphase.progress import Progress
 from antiphase.runs.items import Item
-from antiphase.runs.measuring import ROLLOUT_SCHEMA, measure_items
+from antiphase.runs.measuring import ROLLOUT_SCHEMA, item_columns, measure_items
 from antiphase.runs.parts import Kind
 from antiphase.runs.unit_spec import UnitSpec
 from antiphase.signal_spec import SignalSpec
@@ -94,20 +94,5 @@ def score_batch(
 
 
 def _unmeasured(model: str, item: Item) -> dict[str, Any]:
-    ids = item.completion_ids or ()
-    known = {
-        "model": model,
-        "estimator": NO_SIGNALS,
-        "prompt_id": item.prompt_id,
-        "rollout_id": item.rollout_id,
-        "prompt": item.prompt,
-        "completion": item.completion,
-        "finish": item.finish,
-        "num_prompt_tokens": len(item.prompt_ids),
-        "num_tokens": len(ids),
-        "num_measured": 0,
-        "num_steps": None,
-        "prompt_ids": list(item.prompt_ids),
-        "completion_ids": list(ids),
-    }
+    known = {**item_columns(model, NO_SIGNALS, item), "num_measured": 0, "num_steps": None}
     return {field.name: known.get(field.name, math.nan) for field in ROLLOUT_SCHEMA}

@@ -154,6 +154,23 @@ ROLLOUT_SCHEMA = pa.schema(
 )
 
 
+def item_columns(model: str, estimator: str, item: Item) -> dict[str, Any]:
+    """The columns of rollouts.parquet that a rollout has before it is measured."""
+    return {
+        "model": model,
+        "estimator": estimator,
+        "prompt_id": item.prompt_id,
+        "rollout_id": item.rollout_id,
+        "prompt": item.prompt,
+        "completion": item.completion,
+        "finish": item.finish,
+        "num_prompt_tokens": len(item.prompt_ids),
+        "num_tokens": len(item.completion_ids or ()),
+        "prompt_ids": list(item.prompt_ids),
+        "completion_ids": list(item.completion_ids or ()),
+    }
+
+
 def _rollout_rows(
     model: str, items: Sequence[Item], batch: TokenBatch, signals: TokenSignals, units: UnitSpec
 ) -> list[dict[str, Any]]:
@@ -170,18 +187,9 @@ def _rollout_rows(
     )
     rows = []
     for index, item in enumerate(items):
-        assert item.completion_ids is not None
         rows.append(
             {
-                "model": model,
-                "estimator": signals.spec.estimator,
-                "prompt_id": item.prompt_id,
-                "rollout_id": item.rollout_id,
-                "prompt": item.prompt,
-                "completion": item.completion,
-                "finish": item.finish,
-                "num_prompt_tokens": len(item.prompt_ids),
-                "num_tokens": len(item.completion_ids),
+                **item_columns(model, signals.spec.estimator, item),
                 "num_measured": int(signals.measured[index].sum()),
                 "num_steps": int(num_steps[index]),
                 "spearman": spearman[index].value,
@@ -199,8 +207,6 @@ def _rollout_rows(
                 "strength_mean": float(signals.strength[index].nanmean()),
                 "logprob_mean": float(signals.logprob[index].nanmean()),
                 "self_certainty_mean": float(signals.self_certainty[index].nanmean()),
-                "prompt_ids": list(item.prompt_ids),
-                "completion_ids": list(item.completion_ids),
             }
         )
     return rows

@@ -29,6 +29,7 @@ _ANNOUNCED = re.compile(
 _BOLD = re.compile(r"\*\*[ \t]*(?=[-+$€£¥(\\]*[\d.])([^*\n]{1,60}?)[ \t.]*\*\*(?!\s*:)")
 # Thousands set off by plain spaces, in running text.
 _SPACED = re.compile(r"(?<![\d.,/])[1-9]\d{0,2}(?: \d{3})+(?![\d/]|[.,]\d| \d)")
+_ANNOUNCED_LENGTH = 1000  # characters after an announcement that are read
 # A formula at the beginning of what is announced, in each of LaTeX's ways.
 _FORMULA = re.compile(r"\\\[(.+?)\\\]|\$\$(.+?)\$\$|\\\((.+?)\\\)|\$([^$\n]+?)\$(?!\d)", re.DOTALL)
 _DISPLAY = re.compile(r"(?:\\\[((?:(?!\\\[).)+?)\\\]|\$\$([^$]+?)\$\$)\s*\Z", re.DOTALL)
@@ -106,8 +107,9 @@ def extract_answer(completion: str, mode: ExtractMode, gold: str) -> str | None:
     return None if found is None else found.text
 
 
+@functools.lru_cache(maxsize=512)
 def find_answer(completion: str, mode: ExtractMode, gold: str) -> Found | None:
-    """`extract_answer`, with where the answer was found."""
+    """`extract_answer`, with where the answer was found. A verdict, its reason and a vote ask for the same answer."""
     text = completion[-MAX_LENGTH:]
     numeric = decimal_text(gold) is not None
     how: How = "asked"
@@ -292,13 +294,15 @@ def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 
 def _after_announcement(text: str, numeric: bool) -> str | None:
     """What the last announcement announces; None if there is no announcement, or none of the number that is wanted."""
-    lines = [_announced_line(text[found.end() :]) for found in _ANNOUNCED.finditer(text)]
+    for found in reversed(list(_ANNOUNCED.finditer(text))):
+        line = _announced_line(text[found.end() : found.end() + _ANNOUNCED_LENGTH])
+        if not numeric:
+            return line or None
+        # "The answer is positive." announces no number.
+        if any(character.isdecimal() for character in line):
+            return _announced_number(line)
     if not numeric:
-        return lines[-1] or None if lines else None
-    # "The answer is positive." announces no number.
-    lines = [line for line in lines if re.search(r"\d", _plain(line))]
-    if lines:
-        return _announced_number(lines[-1])
+        return None
     bold = [found[1] for found in _BOLD.finditer(text)]
     return _announced_number(bold[-1]) if bold else None
 

@@ -128,7 +128,7 @@ def _misread(answer: str, gold: str) -> bool:
 
 def _bare(answer: str, gold: str) -> str:
     r"""The answer without what may stand before it: `\approx 3`, `x \in [2,5]`, `(x,y) = (3,4)`."""
-    # `\\text{18 dollars}` is 18 dollars, and of `2\\pi \\approx 6.28` the exact part counts.
+    # `\text{18 dollars}` is 18 dollars, and of `2\pi \approx 6.28` the exact part counts.
     if (number := _TEXT_NUMBER.fullmatch(answer)) is not None:
         answer = number[1] + (number[2] or "")
     if (exact := _ABOUT_TOO.fullmatch(answer)) is not None and not _NAME.fullmatch(exact[1]):

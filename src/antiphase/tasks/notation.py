@@ -6,6 +6,8 @@ String operations only, linear in the length of the text. Nothing is decided her
 import re
 import unicodedata
 
+from antiphase.tasks.plain_numbers import ascii_digits
+
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n")
 _SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ]+")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
@@ -36,7 +38,7 @@ def plain_text(text: str) -> str:
     if text.isascii():
         return text
     text = _THOUSANDS.sub(lambda found: re.sub(r"\D", "", found[0]), text.translate(_MINUS))
-    return "".join(str(int(c)) if c.isdecimal() and not c.isascii() else c for c in text)
+    return ascii_digits(text)
 
 
 def in_latex(text: str) -> str:
