@@ -214,14 +214,14 @@ TOGETHER = FOUR | {
     "end of an equation": ("{m} + 1 = {a}", True),
     "LaTeX": ("So \\[ x = {a} \\] is what remains.", True),
     "LaTeX, then a number": ("So $({a})$ apples in {w} days.", False),
+    "answer, then a check": ("The answer is {a}. Then check {w}.", True),
+    "wrong answer, then a check": ("The answer is {w}. Then check {a}.", False),
+    "list goes on": ("1. Add.\n2. The answer is {a}.\n3. ", True),
+    "equation in the box": ("\\boxed{{{m} + 1 = {a}}}", True),
     "empty box": ("So {a}. I put it in \\boxed{{}}.", True),
 }
 # Texts on which they part: (text, whether antiphase says right); lm-eval says the opposite.
 APART = {
-    # Antiphase takes the last number of a text without a box, math-verify what follows "answer is".
-    "answer, then a check": ("The answer is {a}. Then check {w}.", False),
-    "wrong answer, then the right one": ("The answer is {w}. Then check {a}.", True),
-    "list goes on": ("1. Add.\n2. The answer is {a}.\n3. ", False),
     # Cut off in the middle of a calculation: its last number happens to be the reference.
     "cut off in a calculation": ("So {w} * {a} = ", True),
     # math-verify reads no number with such neighbours.
@@ -236,7 +236,6 @@ APART = {
     "two boxes, the last right": ("\\boxed{{{w}}}, no, \\boxed{{{a}}}", True),
     # math-verify takes the right side of every equation, and ignores the base of a number.
     "false equation in the box": ("\\boxed{{{w} = {a}}}", False),
-    "equation in the box": ("\\boxed{{{m} + 1 = {a}}}", False),
     "base in the box": ("\\boxed{{{a}_7}}", False),
     # Boxes and digits that it does not know.
     "fbox": ("\\fbox{{{a}}}", True),
@@ -246,7 +245,7 @@ APART = {
 # The kinds about which they part even if both are told to look into the last box only; in "box, then one begun"
 # lm-eval finds no box.
 BOXES_APART = {
-    "false equation in the box", "equation in the box", "base in the box", "fbox", "space before the brace",
+    "false equation in the box", "base in the box", "fbox", "space before the brace",
     "digits of another script", "box, then one begun",
 }  # fmt: skip
 
