@@ -13,7 +13,7 @@ from antiphase.tasks.checking import check_rows, read_rows
 from antiphase.tasks.extraction import find_answer
 from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.problem import Problem
-from antiphase.tasks.thoughts import TAGS, completion_text, spoken
+from antiphase.steps.thoughts import TAGS, completion_text, spoken
 
 DATA = Path(__file__).parents[1] / "data"
 FILES = ("verdicts.jsonl", "verdicts_more.jsonl")

@@ -20,7 +20,7 @@ from antiphase.runs.parts import Kind
 from antiphase.runs.unit_spec import UnitSpec
 from antiphase.signal_spec import SignalSpec
 from antiphase.tasks.pool import VerifierPool, answer_part
-from antiphase.tasks.thoughts import completion_text
+from antiphase.steps.thoughts import completion_text
 
 SCHEMA = pa.schema(
     [

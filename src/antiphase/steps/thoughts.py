@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from antiphase.errors import InvalidInputError
+
 # (what opens a thought, what closes it), of the families in use.
 TAGS: tuple[tuple[str, str], ...] = (
     ("<think>", "</think>"),
@@ -23,6 +25,31 @@ TAGS: tuple[tuple[str, str], ...] = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
 )
+
+
+def thought_tags(texts: Sequence[str] | None) -> tuple[tuple[str, str], ...]:
+    """Return the tags of the known families, after those that a user adds.
+
+    Args:
+        texts: each holds an opening and a closing tag with white space between them, as in `<plan> </plan>`; None adds
+            nothing.
+
+    Raises:
+        InvalidInputError: a text is not two different tags.
+
+    >>> thought_tags(["<plan> </plan>"])[0]
+    ('<plan>', '</plan>')
+    """
+    own = []
+    for text in texts or ():
+        pair = text.split()
+        if len(pair) != 2 or pair[0] == pair[1]:
+            raise InvalidInputError(
+                f"think tags must be an opening and a closing tag with a space between, as in '<plan> </plan>'; got "
+                f"{text!r}."
+            )
+        own.append((pair[0], pair[1]))
+    return tuple(dict.fromkeys([*own, *TAGS]))
 
 
 @dataclass(frozen=True)
