@@ -9,11 +9,11 @@ import pytest
 
 from antiphase import cli
 from antiphase.errors import InvalidInputError
+from antiphase.steps.thoughts import TAGS, completion_text, spoken
 from antiphase.tasks.checking import check_rows, read_rows
 from antiphase.tasks.extraction import find_answer
 from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.problem import Problem
-from antiphase.steps.thoughts import TAGS, completion_text, spoken
 
 DATA = Path(__file__).parents[1] / "data"
 FILES = ("verdicts.jsonl", "verdicts_more.jsonl")

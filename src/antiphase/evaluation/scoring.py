@@ -19,8 +19,8 @@ from antiphase.runs.measuring import ROLLOUT_SCHEMA, item_columns, measure_items
 from antiphase.runs.parts import Kind
 from antiphase.runs.unit_spec import UnitSpec
 from antiphase.signal_spec import SignalSpec
-from antiphase.tasks.pool import VerifierPool, answer_part
 from antiphase.steps.thoughts import completion_text
+from antiphase.tasks.pool import VerifierPool, answer_part
 
 SCHEMA = pa.schema(
     [

@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, cast
 
 from antiphase.errors import AntiphaseError, InvalidInputError
+from antiphase.steps.thoughts import spoken
 from antiphase.tasks.extraction import MAX_LENGTH, PLACES
 from antiphase.tasks.own_task import OwnTask
 from antiphase.tasks.problem import Problem, Task
 from antiphase.tasks.registry import build_task
-from antiphase.steps.thoughts import spoken
 
 Outcome = Literal["right", "wrong", "no answer", "cut off", "timeout", "error"]
 DEFAULT_TIMEOUT = 5.0
