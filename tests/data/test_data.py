@@ -129,9 +129,8 @@ def test_prompt_formats() -> None:
     assert text_of(PromptFormat(), "hi") == "[user]hi>"
     assert text_of(PromptFormat(template=braces), "hi") == "[user]hi in \\boxed{}>"
     assert text_of(PromptFormat(system_prompt="be"), "hi") == "[system]be[user]hi>"
-    assert text_of(PromptFormat(), [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]) == (
-        "[user]a[assistant]b>"
-    )
+    turns = [{"role": role, "content": text} for role, text in (("user", "a"), ("assistant", "b"), ("user", "c"))]
+    assert text_of(PromptFormat(), turns) == "[user]a[assistant]b[user]c>"
     assert text_of(PromptFormat(chat_template=False), "hi") == "hi"
     assert text_of(PromptFormat(), "hi", None) == "hi"
     assert text_of(PromptFormat(template=braces, system_prompt="be"), "hi", None) == "be\n\nhi in \\boxed{}"
@@ -140,7 +139,7 @@ def test_prompt_formats() -> None:
 
 def test_chat_template_that_refuses_is_named() -> None:
     strict = "{{ raise_exception('no system role') if messages[0]['role'] == 'system' }}" + CHAT
-    with pytest.raises(InvalidInputError, match=r"here: .*no system role.*system prompt"):
+    with pytest.raises(InvalidInputError, match=r"here: .*no system role.*--fold-system"):
         text_of(PromptFormat(system_prompt="be"), "hi", strict)
     with pytest.raises(InvalidInputError, match="has a system message already"):
         text_of(PromptFormat(system_prompt="be"), [{"role": "system", "content": "a"}])

@@ -7,6 +7,7 @@ from typing import Any
 from antiphase.commands.options import (
     Help,
     Parser,
+    add_chat_options,
     add_drawing_options,
     add_model_options,
     add_output_options,
@@ -50,6 +51,7 @@ def add_task_options(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--no-chat-template", dest="chat_template", action="store_const", const=False, help="plain text prompts"
     )
+    add_chat_options(group)
     group.add_argument("--timeout", type=float, default=5.0, help="seconds that one verification may take")
 
 

@@ -1,9 +1,10 @@
 """Parsers and options that the commands share."""
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,6 +43,32 @@ def add_drawing_options(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--vllm-memory", type=float, default=0.45, help="share of the GPU's memory for vLLM")
     group.add_argument("--batch-size", type=int, default=16, help="rollouts generated and written at a time")
     group.add_argument("--rollouts", metavar="FILE", help="given rollouts (.jsonl/.parquet): nothing is generated")
+
+
+def add_chat_options(group: "argparse._ArgumentGroup") -> None:
+    """Add the options that say how a model's chat template is called."""
+    group.add_argument(
+        "--chat-template-kwargs",
+        type=json_object,
+        metavar="JSON",
+        help="variables for the model's chat template, such as '{\"enable_thinking\": false}'",
+    )
+    group.add_argument(
+        "--fold-system",
+        action="store_true",
+        help="put the system message before the first question, for templates that refuse a system role",
+    )
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Read a JSON object."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"expected a JSON object, such as '{{\"name\": true}}'; got {text!r}")
+    return value
 
 
 def end_tokens(texts: Sequence[str] | None) -> tuple[str, ...] | None:

@@ -8,6 +8,7 @@ from typing import Any
 from antiphase.commands.options import (
     Help,
     Parser,
+    add_chat_options,
     add_drawing_options,
     add_model_options,
     add_output_options,
@@ -56,6 +57,12 @@ def _add_rollout_options(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--prompt-template", help="text around every prompt, with {prompt} in it")
     group.add_argument("--system-prompt", help="put before every prompt")
     group.add_argument("--no-chat-template", dest="chat_template", action="store_false", help="plain text prompts")
+    add_chat_options(group)
+    group.add_argument(
+        "--continue-final",
+        action="store_true",
+        help="let the model continue a chat whose last message is the assistant's",
+    )
     group.add_argument("--samples", type=int, default=1, help="completions per prompt")
     group.add_argument("--max-new-tokens", type=int, default=128, help="length limit of a completion")
     add_drawing_options(group)

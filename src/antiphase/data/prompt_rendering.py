@@ -1,9 +1,11 @@
 """Turn a prompt into the token ids that a model sees, with the chat template if there is one, else as plain text."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from antiphase.data.chat_template import ChatOptions, chat_token_ids, folded, is_rendered
 from antiphase.data.given_rollouts import GivenRollout
 from antiphase.data.prompts import Messages
 from antiphase.errors import InvalidInputError
@@ -19,6 +21,7 @@ class PromptFormat:
         system_prompt: the system message of the chat; without a chat template, a text before the prompt, followed by a
             blank line.
         chat_template: whether the tokenizer's chat template is applied, if it has one.
+        chat: how the chat template is called.
 
     Raises:
         InvalidInputError: the template lacks `{prompt}`.
@@ -27,6 +30,7 @@ class PromptFormat:
     template: str | None = None
     system_prompt: str | None = None
     chat_template: bool = True
+    chat: ChatOptions = field(default_factory=ChatOptions)
 
     def __post_init__(self) -> None:
         if self.template is not None and "{prompt}" not in self.template:
@@ -54,11 +58,33 @@ class PromptFormat:
             content = [{"role": "user", "content": content}]
         elif not chat:
             raise InvalidInputError(f"{place}: the prompt is a chat, but the tokenizer has no chat template in use.")
-        if self.system_prompt is None:
-            return content
-        if content[0]["role"] == "system":
-            raise InvalidInputError(f"{place}: the chat has a system message already; leave out the system prompt.")
-        return [{"role": "system", "content": self.system_prompt}, *content]
+        if self.system_prompt is not None:
+            if content[0]["role"] == "system":
+                raise InvalidInputError(
+                    f"{place}: the chat has a system message already; leave out the system prompt."
+                )
+            content = [{"role": "system", "content": self.system_prompt}, *content]
+        return folded(content) if self.chat.fold_system else content
+
+    def is_rendered(self, content: str | Messages, tokenizer: Any, place: str) -> bool:
+        """Whether the prompt is a text that the chat template has rendered already, so that it stays as it is.
+
+        Raises:
+            InvalidInputError: the text is rendered, and there is something that should go into it.
+        """
+        if not isinstance(content, str) or not self.makes_chats(tokenizer) or not is_rendered(content, tokenizer):
+            return False
+        for what, value in (
+            ("the system prompt", self.system_prompt),
+            ("the prompt template", self.template),
+            ("chat_template_kwargs", self.chat.template_kwargs),
+        ):
+            if value not in (None, {}, "{prompt}"):
+                raise InvalidInputError(
+                    f"{place}: the prompt is the text of a rendered chat ({content.strip()[:24]!r}…), into which "
+                    f"{what} cannot be put. Leave this option out, or give the prompt before it was rendered."
+                )
+        return True
 
     def encode(self, tokenizer: Any, content: str | Messages, place: str) -> list[int]:
         """The token ids of the prompt, which a completion can continue.
@@ -66,32 +92,49 @@ class PromptFormat:
         Raises:
             InvalidInputError: see `wrapped` and `prompt_token_ids`.
         """
-        return prompt_token_ids(tokenizer, self.wrapped(content, place, chat=self.makes_chats(tokenizer)), place)
+        if self.is_rendered(content, tokenizer, place):
+            return prompt_token_ids(tokenizer, content, place)
+        wrapped = self.wrapped(content, place, chat=self.makes_chats(tokenizer))
+        return prompt_token_ids(tokenizer, wrapped, place, self.chat)
 
 
-def prompt_token_ids(tokenizer: Any, wrapped: str | Messages, place: str) -> list[int]:
+def prompt_token_ids(
+    tokenizer: Any, wrapped: str | Messages, place: str, chat: ChatOptions | None = None
+) -> list[int]:
     """The token ids of a wrapped prompt. A chat goes through the tokenizer's chat template; a text stays as it is.
 
+    Args:
+        tokenizer: the model's tokenizer.
+        wrapped: the prompt as `PromptFormat.wrapped` returns it.
+        place: where the prompt comes from, for error messages.
+        chat: how the chat template is called; None is a `ChatOptions()`.
+
     Raises:
-        InvalidInputError: the chat template refuses the messages, or the prompt has no tokens.
+        InvalidInputError: see `chat_token_ids`; or the prompt has no tokens.
     """
     if isinstance(wrapped, str):
         # A prompt that was rendered before already has a BOS. A second one would change every number.
         rendered = tokenizer.bos_token is not None and wrapped.startswith(tokenizer.bos_token)
         ids = tokenizer(wrapped, add_special_tokens=not rendered).input_ids
     else:
-        from jinja2 import TemplateError
-
-        try:
-            ids = tokenizer.apply_chat_template(wrapped, add_generation_prompt=True, return_dict=False)
-        except TemplateError as error:
-            raise InvalidInputError(
-                f"{place}: the model's chat template refuses these messages ({error}). Leave out the system prompt, "
-                "or use --no-chat-template."
-            ) from error
+        ids = chat_token_ids(tokenizer, wrapped, place, chat or ChatOptions())
     if not ids:
         raise InvalidInputError(f"{place}: the prompt has no tokens; nothing predicts the first completion token.")
     return [int(token) for token in ids]
+
+
+def prompts_digest(prompts: Iterable[Sequence[int]]) -> str:
+    """The SHA-256 digest of the token ids of prompts, in their order."""
+    digest = hashlib.sha256()
+    for ids in prompts:
+        digest.update(f"{[int(token) for token in ids]}\n".encode())
+    return digest.hexdigest()
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """The SHA-256 digest of a tokenizer's vocabulary and chat template."""
+    known = (sorted(tokenizer.get_vocab().items()), str(tokenizer.chat_template))
+    return hashlib.sha256(repr(known).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def encode_rollout(tokenizer: Any, rollout: GivenRollout, prompt_format: PromptFormat) -> tuple[list[int], list[int]]:

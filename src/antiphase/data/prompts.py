@@ -14,7 +14,8 @@ _COLUMNS = ("prompt", "question", "problem", "messages")
 _SUFFIXES = (".jsonl", ".json", ".ndjson", ".parquet")
 STEP_BY_STEP = "{prompt}\nPlease reason step by step, and put your final answer within \\boxed{}."
 
-Messages = list[dict[str, str]]
+# Each message has the texts `role` and `content`, and may have more that a chat template reads.
+Messages = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -91,17 +92,48 @@ def _prompt(row: TableRow, columns: Sequence[str], default_id: str) -> Prompt:
 def checked_content(content: Any, place: str) -> str | Messages:
     """The prompt, which must be a non-empty string or a list of chat messages.
 
+    The content of a message may be a text, or a list of text parts such as `{"type": "text", "text": "Hi"}`, which are
+    joined. Other keys of a message, such as `reasoning_content`, are kept for the chat template.
+
     Raises:
-        InvalidInputError: the prompt is neither.
+        InvalidInputError: the prompt is neither, or a part of a message is no text.
     """
     if isinstance(content, str) and content.strip():
         return checked_text(content, place)
     if isinstance(content, list) and content and all(_is_message(message) for message in content):
-        return [{"role": m["role"], "content": checked_text(m["content"], place)} for m in content]
+        return [_message(message, place) for message in content]
     raise InvalidInputError(
         f"{place}: the prompt must be a non-empty string or a list of messages with 'role' and 'content'; got "
         f"{type(content).__name__} {str(content)[:40]!r}."
     )
+
+
+def _message(message: Mapping[str, Any], place: str) -> dict[str, Any]:
+    content = message["content"]
+    if not isinstance(content, str):
+        others = [part for part in content if not _is_text_part(part)]
+        if others:
+            raise InvalidInputError(
+                f"{place}: a message has a part of type {others[0].get('type')!r}; antiphase measures "
+                'text only, so give parts as {"type": "text", "text": "…"}.'
+            )
+        content = "".join(part["text"] for part in content)
+    # A table fills keys that a message lacks with null.
+    more = {key: value for key, value in message.items() if value is not None}
+    return {**more, "content": checked_text(content, place)}
+
+
+def _is_message(message: Any) -> bool:
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        return False
+    content = message.get("content")
+    return isinstance(content, str) or (
+        isinstance(content, list) and bool(content) and all(isinstance(part, Mapping) for part in content)
+    )
+
+
+def _is_text_part(part: Mapping[str, Any]) -> bool:
+    return part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
 def checked_text(text: str, place: str) -> str:
@@ -115,10 +147,6 @@ def checked_text(text: str, place: str) -> str:
     except UnicodeEncodeError as error:
         raise InvalidInputError(f"{place}: the text holds {text[error.start]!r}, which is no character.") from None
     return text
-
-
-def _is_message(message: Any) -> bool:
-    return isinstance(message, Mapping) and all(isinstance(message.get(key), str) for key in ("role", "content"))
 
 
 def _read_hub(source: str, num_prompts: int | None) -> list[TableRow]:

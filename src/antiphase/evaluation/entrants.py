@@ -16,7 +16,15 @@ from antiphase.evaluation.result import Evaluation
 from antiphase.evaluation.task_metrics import passed_at, voted_at
 from antiphase.runs.units import headline_entry, headline_of, spearman_column
 
-_ASKED = ("problems_sha256", "split", "prompt_template", "system_prompt", "chat_template")
+_ASKED = (
+    "problems_sha256",
+    "split",
+    "prompt_template",
+    "system_prompt",
+    "chat_template",
+    "chat_template_kwargs",
+    "fold_system",
+)
 _BUDGET = ("samples", "temperature", "top_p", "max_new_tokens", "end_tokens")
 _MEASURED = ("estimator", "norm", "target", "projections", "targets_per_rollout", "chosen_layers", "min_tokens")
 # Stands, in `Entrant.mean_signal`, for ρ over the unit that is each evaluation's headline.
@@ -166,6 +174,13 @@ def check_comparable(entrants: Sequence[Entrant]) -> None:
                 )
 
 
+def _rendered_otherwise(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
+    """Whether two results have unlike token ids of prompts by one tokenizer. Older results do not tell."""
+    known = all(result.get("tokenizer_sha256") is not None for result in (left, right))
+    same = known and left["tokenizer_sha256"] == right["tokenizer_sha256"]
+    return same and bool(left["prompts_sha256"] != right["prompts_sha256"])
+
+
 def _differences(left: SeedRun, right: SeedRun) -> list[str]:
     found = []
     for what, keys in (("prompts", _ASKED), ("budget", _BUDGET)):
@@ -174,6 +189,8 @@ def _differences(left: SeedRun, right: SeedRun) -> list[str]:
             if a != b:
                 shown = "the problems differ" if key == "problems_sha256" else f"{key} is {a!r} and {b!r}"
                 found.append(f"{what}: {shown}")
+    if _rendered_otherwise(left.result, right.result):
+        found.append("prompts: the same tokenizer made other token ids of them; its chat template may read the date")
     if left.result["num_samples"] != right.result["num_samples"]:
         found.append(f"budget: {left.result['num_samples']} and {right.result['num_samples']} samples of a problem")
     for key in _VERIFIERS:

@@ -85,8 +85,8 @@ class _EvaluationRun(Run[EvalRequest, Evaluation]):
 
     def batches(self, tokenizer: Any, limits: Limits) -> list[ProblemBatch]:
         if self.request.matched is None:
-            return batches_of(self.request.plans, tokenizer, limits, self.config)
-        return given_batches(self.request.matched, tokenizer, limits, self.config)
+            return batches_of(self.request.plans, tokenizer, limits, self.config, self.moment)
+        return given_batches(self.request.matched, tokenizer, limits, self.config, self.moment)
 
     def tables(self, batch: ProblemBatch, loaded: LoadedModel, bar: Progress) -> dict[Kind, pa.Table]:
         return score_batch(

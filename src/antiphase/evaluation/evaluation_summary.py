@@ -6,9 +6,11 @@ from typing import Any
 
 import pandas as pd
 
+from antiphase.data.prompt_rendering import prompts_digest
 from antiphase.evaluation.benchmark import results_benchmark
 from antiphase.evaluation.evaluation_config import NO_SIGNALS, EvalConfig
 from antiphase.evaluation.task_metrics import accuracy_metrics, inside_metrics
+from antiphase.runs.measuring import given_facts
 from antiphase.runs.signal_statistics import signal_statistics
 from antiphase.signal_spec import SignalSpec
 
@@ -47,8 +49,11 @@ def summarize_evaluation(
         entry: dict[str, Any] = {
             "model": model,
             **{key: models[model][key] for key in ("revision", "device", "dtype", "engine")},
+            **given_facts(models[model]),
             "task": identity["task"],
             "identity": dict(identity),
+            "prompts_sha256": prompts_digest(rows.drop_duplicates("problem_id").prompt_ids),
+            "tokenizer_sha256": models[model].get("tokenizer_sha256"),
             "estimator": estimator,
             "num_problems": int(rows.problem_id.nunique()),
             "num_rollouts": len(rows),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from antiphase.evaluation.task_metrics import SCORES
-from antiphase.runs.table_text import interval_text, signed, unit_note, with_interval
+from antiphase.runs.table_text import ends_note, interval_text, signed, unit_note, with_interval
 from antiphase.runs.units import by_unit, headline_of
 from antiphase.tasks.specs import parse_spec
 
@@ -253,6 +253,8 @@ def _notes(results: Sequence[Entry], measured: Sequence[Entry]) -> list[str]:
             "AUROC: how well the score tells right from wrong rollouts of the same problem (0.5 is chance), over the "
             "mixed problems, which have both. gain: accuracy of picking by the score, minus that of random picking.",
         ]
+    ends = {entry["model"]: ends_note(entry) for entry in results}
+    notes += [f"{model}: {text}" for model, text in ends.items() if text is not None]
     if any(entry["num_rollouts"] and entry["num_problems"] < 30 for entry in results):
         notes.append("There are fewer than 30 problems, so the intervals are wide.")
     return notes

@@ -151,16 +151,27 @@ def _sample(row: TableRow, problem: Problem, counts: dict[str, int]) -> int:
 
 
 def given_batches(
-    matched: Sequence[tuple[TaskPlan, Sequence[GivenCompletion]]], tokenizer: Any, limits: Limits, config: EvalConfig
+    matched: Sequence[tuple[TaskPlan, Sequence[GivenCompletion]]],
+    tokenizer: Any,
+    limits: Limits,
+    config: EvalConfig,
+    moment: str,
 ) -> list[ProblemBatch]:
     """The given rollouts as batches that need no generation.
+
+    Args:
+        matched: each task with the rollouts that answer its problems.
+        tokenizer: the model's tokenizer.
+        limits: what the model can take.
+        config: the options of the evaluation.
+        moment: the time that chat templates read, in ISO format.
 
     Raises:
         InvalidInputError: the model does not have a token id, or a row is longer than its context.
     """
     batches = []
     for plan, completions in matched:
-        form = plan.prompt_format(config.system_prompt)
+        form = plan.prompt_format(config, moment)
         ends = tuple(end_token_ids(plan.end_tokens, tokenizer))
         for start in range(0, len(completions), config.batch_size):
             part = completions[start : start + config.batch_size]

@@ -41,12 +41,13 @@ class TaskPlan:
     max_new_tokens: int
     end_tokens: tuple[str, ...]
 
-    def prompt_format(self, system_prompt: str | None) -> PromptFormat:
-        """The form in which the model is given the problems."""
-        return PromptFormat(self.template, system_prompt, self.chat_template)
+    def prompt_format(self, config: EvalConfig, moment: str) -> PromptFormat:
+        """How the problems are wrapped. `moment` is the time in ISO format that chat templates read."""
+        return PromptFormat(self.template, config.system_prompt, self.chat_template, config.chat_options(moment))
 
     def identity(self, config: EvalConfig) -> dict[str, Any]:
         """The values that must be equal for two results to be compared: prompts, budget and verifier."""
+        chat = {"chat_template_kwargs": config.chat_template_kwargs, "fold_system": config.fold_system}
         asked = [[p.problem_id, p.prompt, p.answer, p.metadata] for p in self.problems]
         return {
             "task": self.task.spec,
@@ -56,6 +57,8 @@ class TaskPlan:
             "prompt_template": self.template,
             "system_prompt": config.system_prompt,
             "chat_template": self.chat_template,
+            # Only what is set, so that a run of before these options existed has the same identity.
+            **{name: value for name, value in chat.items() if value},
             "max_new_tokens": None if config.rollouts else self.max_new_tokens,
             "end_tokens": list(self.end_tokens),
             "samples": None if config.rollouts else config.samples,
@@ -126,15 +129,24 @@ class ProblemBatch(Batch):
         return spec if len(spec) <= 32 else f"{spec[:31]}…"
 
 
-def batches_of(plans: Sequence[TaskPlan], tokenizer: Any, limits: Limits, config: EvalConfig) -> list[ProblemBatch]:
+def batches_of(
+    plans: Sequence[TaskPlan], tokenizer: Any, limits: Limits, config: EvalConfig, moment: str
+) -> list[ProblemBatch]:
     """All rollouts of a model with their tokenised prompts. A batch has one task and one kind of sampling.
+
+    Args:
+        plans: the tasks with their problems.
+        tokenizer: the model's tokenizer.
+        limits: what the model can take.
+        config: the options of the evaluation.
+        moment: the time that chat templates read, in ISO format.
 
     Raises:
         InvalidInputError: a prompt has no tokens, or does not fit the model's context.
     """
     batches = []
     for plan in plans:
-        form = plan.prompt_format(config.system_prompt)
+        form = plan.prompt_format(config, moment)
         ends = tuple(end_token_ids(plan.end_tokens, tokenizer))
         encoded = []
         for problem in plan.problems:

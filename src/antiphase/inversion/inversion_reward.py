@@ -113,8 +113,7 @@ class InversionReward:
         steps = batch_steps(batch, tokenizer, self.spec.step_splitter())
         signals = token_signals(model, batch, self.spec.signal_spec(), steps=steps)
         if end_ids is None:
-            own = end_tokens(LoadedModel("policy", model, tokenizer, None))
-            end_ids = {*own, tokenizer.eos_token_id, tokenizer.pad_token_id}
+            end_ids = {*end_tokens(LoadedModel("policy", model, tokenizer, None)), tokenizer.pad_token_id}
         scores = rollout_scores(signals, batch, self.spec.score_spec())
         return RolloutFacts.of(scores, ids, end_ids=end_ids, seconds=time.perf_counter() - start)
 

@@ -68,13 +68,20 @@ def probe(
     return run_probe(request, in_memory, progress=progress)
 
 
-def run_probe(request: ProbeRequest, in_memory: LoadedModel | None = None, *, progress: bool = True) -> Fingerprint:
+def run_probe(
+    request: ProbeRequest,
+    in_memory: LoadedModel | None = None,
+    *,
+    progress: bool = True,
+    moment: str | None = None,
+) -> Fingerprint:
     """Run a probe whose arguments are checked.
 
     Args:
         request: what `probe_request` returns.
         in_memory: the model, if it is in memory.
         progress: show a progress bar.
+        moment: the time in ISO format that chat templates read; None is the present time.
 
     Raises:
         AntiphaseError: as `probe`.
@@ -84,7 +91,7 @@ def run_probe(request: ProbeRequest, in_memory: LoadedModel | None = None, *, pr
             "the engine 'vllm' loads a model by its name, and this model is in memory. Leave the engine out, or save "
             "the model and name its folder."
         )
-    return _ProbeRun(request, progress=progress, in_memory=in_memory).run()
+    return _ProbeRun(request, progress=progress, in_memory=in_memory, moment=moment).run()
 
 
 def _in_memory(model: str | Path | Sequence[str | Path] | nn.Module, tokenizer: Any, name: str) -> LoadedModel | None:
@@ -107,7 +114,7 @@ class _ProbeRun(Run[ProbeRequest, Fingerprint]):
     RESAMPLED = "prompts"
 
     def batches(self, tokenizer: Any, limits: Limits) -> list[Batch]:
-        items = items_for(self.request.source, tokenizer, limits, self.config)
+        items = items_for(self.request.source, tokenizer, limits, self.config, self.moment)
         ends = tuple(end_token_ids(self.config.end_tokens or (), tokenizer))
         size = self.config.batch_size
         parts = (tuple(items[start : start + size]) for start in range(0, len(items), size))

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+from antiphase.data.chat_template import ChatOptions
 from antiphase.data.prompt_rendering import PromptFormat
 from antiphase.data.prompts import BUILT_IN, STEP_BY_STEP
 from antiphase.errors import InvalidInputError
@@ -26,6 +27,7 @@ class ProbeConfig(RunConfig):
         num_prompts: how many prompts, or `all`; by default at most 16, or all prompts of given rollouts.
         chat_template: apply the model's chat template where it has one. Without a `prompt_template`, the built-in
             questions ask for step-by-step reasoning.
+        continue_final: let the model continue a chat whose last message is the assistant's; see `ChatOptions`.
         samples: completions per prompt.
         max_new_tokens: see `Sampling`.
         share_rollouts: models after the first are measured on the first one's completions.
@@ -38,6 +40,7 @@ class ProbeConfig(RunConfig):
     prompt_column: str | None = None
     num_prompts: int | Literal["all"] | None = None
     chat_template: bool = True
+    continue_final: bool = False
     samples: int = 1
     max_new_tokens: int = 128
     share_rollouts: bool = False
@@ -81,9 +84,13 @@ class ProbeConfig(RunConfig):
         """How completions are drawn."""
         return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.seed)
 
-    def prompt_format(self) -> PromptFormat:
-        """How prompts are wrapped."""
+    def chat_options(self, moment: str | None = None) -> ChatOptions:
+        """How chat templates are called; see `RunConfig.chat_options`."""
+        return dataclasses.replace(super().chat_options(moment), continue_final=self.continue_final)
+
+    def prompt_format(self, moment: str | None = None) -> PromptFormat:
+        """How prompts are wrapped. `moment` is the time that chat templates read; see `chat_options`."""
         template = self.prompt_template
         if template is None and self.prompts == BUILT_IN and self.rollouts is None:
             template = STEP_BY_STEP
-        return PromptFormat(template, self.system_prompt, self.chat_template)
+        return PromptFormat(template, self.system_prompt, self.chat_template, self.chat_options(moment))

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from antiphase.probing.probe_config import ProbeConfig
+from antiphase.runs.measuring import given_facts
 from antiphase.runs.signal_statistics import signal_statistics
 from antiphase.runs.units import codes, column
 from antiphase.statistics.chain import interval_dict
@@ -38,6 +39,7 @@ def summarize(
             {
                 "model": model,
                 **{key: models[model][key] for key in ("revision", "device", "dtype")},
+                **given_facts(models[model]),
                 "estimator": spec.estimator,
                 "context": spec.context,
                 "layers": layers,

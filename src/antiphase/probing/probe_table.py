@@ -4,7 +4,15 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from antiphase.runs.table_text import aligned, interval_text, signed, undefined_note, unit_note, with_interval
+from antiphase.runs.table_text import (
+    aligned,
+    ends_note,
+    interval_text,
+    signed,
+    undefined_note,
+    unit_note,
+    with_interval,
+)
 from antiphase.runs.units import by_unit, headline_of
 
 # The links of the paper's argument → what the notes call them.
@@ -93,6 +101,8 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
         ),
         "control: the same with ‖∂ ln p/∂z‖, which follows entropy by construction; it is no fingerprint.",
     ]
+    ends = {result["model"]: ends_note(result) for result in summary["results"]}
+    notes += [f"{model}: {text}" for model, text in ends.items() if text is not None]
     for result in summary["results"]:
         notes += [f"{result['model']}, {result['estimator']}: {text}" for text in _of_result(result)]
     for entry in summary["agreement"]:

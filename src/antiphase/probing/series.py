@@ -31,8 +31,8 @@ from antiphase.page.defaults import FILE as REPORT
 from antiphase.page.html import add_page
 from antiphase.probing.checkpoints import Checkpoint, Found
 from antiphase.probing.family import check_family
-from antiphase.probing.probe import probe
-from antiphase.probing.request import SeriesRequest, series_request
+from antiphase.probing.probe import run_probe
+from antiphase.probing.request import SeriesRequest, probe_request, series_request
 from antiphase.probing.series_folder import MEMBERS, TRAJECTORY, SeriesFolder
 from antiphase.probing.series_summary import CheckpointSeries, summarize_series
 from antiphase.runs.folder_kinds import SERIES
@@ -195,18 +195,14 @@ class _Measuring:
             if members["rollouts_of"] != member["folder"]:
                 rollouts = self._shared(members)
                 options |= {"num_prompts": "all", "allow_short": True}
+        # All checkpoints are given the same prompts, also those that are measured on a later day.
+        moment = members.setdefault("moment", datetime.now().isoformat(timespec="seconds"))
         self.folder.write_json(MEMBERS, members)
         if rollouts is not None:
             options["rollouts"] = rollouts
-        probe(
-            str(member["name"]),
-            out=self.folder.run_of(member).path,
-            resume=True,
-            figures=False,
-            report=False,
-            progress=self.progress,
-            **options,
-        )
+        path = self.folder.run_of(member).path
+        request = probe_request(str(member["name"]), out=path, resume=True, figures=False, report=False, **options)
+        run_probe(request, progress=self.progress, moment=moment)
 
     def _shared(self, members: Mapping[str, Any]) -> pd.DataFrame:
         """The rollouts of the first checkpoint, as token ids.

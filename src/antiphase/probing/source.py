@@ -42,14 +42,21 @@ def load_source(config: ProbeConfig, rollouts: Any = None) -> Source:
     return Source(prompts=load_prompts(config.prompts, config.prompt_limit, config.prompt_column, exact=exact))
 
 
-def items_for(source: Source, tokenizer: Any, limits: Limits, config: ProbeConfig) -> list[Item]:
+def items_for(source: Source, tokenizer: Any, limits: Limits, config: ProbeConfig, moment: str) -> list[Item]:
     """The rollouts of one model, encoded by its tokenizer.
+
+    Args:
+        source: the prompts or the given rollouts.
+        tokenizer: the model's tokenizer.
+        limits: what the model can take.
+        config: the options of the probe.
+        moment: the time that chat templates read, in ISO format.
 
     Raises:
         InvalidInputError: a prompt has no tokens, a given completion has fewer than `min_tokens`, or the model cannot
             take the token ids.
     """
-    form = config.prompt_format()
+    form = config.prompt_format(moment)
     items = []
     for prompt in source.prompts:
         place = f"prompt {prompt.prompt_id}"

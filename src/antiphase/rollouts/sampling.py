@@ -12,6 +12,7 @@ from antiphase.devices import says_out_of_memory, seeded
 from antiphase.errors import NonFiniteError, OutOfMemoryError
 from antiphase.models.architecture import unwrap
 from antiphase.models.loading import LoadedModel
+from antiphase.rollouts.end_tokens import end_token_union
 from antiphase.rollouts.sampling_spec import Finish, Sampling
 from antiphase.signals.capture import evaluating
 from antiphase.types import TokenBatch
@@ -104,13 +105,8 @@ def sampling_config(sampling: Sampling, ends: Sequence[int]) -> Any:
 
 
 def end_tokens(loaded: LoadedModel, extra: Sequence[int] = ()) -> list[int]:
-    """The tokens that end a completion: the model's own (if it names none, the tokenizer's), then `extra`."""
-    config = getattr(unwrap(loaded.model), "generation_config", None)
-    ends = getattr(config, "eos_token_id", None)
-    if ends is None:
-        ends = loaded.tokenizer.eos_token_id
-    own = [] if ends is None else [int(end) for end in (ends if isinstance(ends, list) else [ends])]
-    return list(dict.fromkeys([*own, *extra]))
+    """The tokens that end a loaded model's completions; see `end_token_union`."""
+    return end_token_union(getattr(unwrap(loaded.model), "generation_config", None), loaded.tokenizer, extra)
 
 
 def trim(ids: list[int], ends: Sequence[int]) -> tuple[list[int], Finish]:

@@ -23,6 +23,7 @@ from typing import Any
 
 from antiphase.errors import InvalidInputError, MissingExtraError, ModelNotFoundError, OutOfMemoryError, first_line
 from antiphase.models.demo import DEMO, demo_model_path
+from antiphase.rollouts.end_tokens import end_token_union
 from antiphase.rollouts.engine import Completion, Generator
 from antiphase.rollouts.sampling import trim
 from antiphase.rollouts.sampling_spec import Sampling
@@ -197,14 +198,12 @@ def _own_end_tokens(source: str, options: VllmOptions) -> list[int]:
             generation = GenerationConfig.from_pretrained(source, revision=options.revision)
         except OSError:  # a checkpoint need not have one
             generation = GenerationConfig.from_model_config(config)
-        ends = generation.eos_token_id
-        if ends is None:
-            ends = AutoTokenizer.from_pretrained(source, **shared).eos_token_id
+        tokenizer = AutoTokenizer.from_pretrained(source, **shared)
     except (OSError, ValueError) as error:
         raise ModelNotFoundError(
             f"could not read the configuration of {options.name!r}: {first_line(error)}"
         ) from error
-    return [] if ends is None else [int(end) for end in (ends if isinstance(ends, list) else [ends])]
+    return end_token_union(generation, tokenizer)
 
 
 def _completion(row: int, output: Any, ends: Sequence[int], sampling: Sampling) -> Completion:

@@ -1,7 +1,7 @@
 """Measure completed rollouts with every estimator, and lay them out as the rows of tables."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from antiphase.data.prompt_rendering import tokenizer_digest
 from antiphase.models.loading import LoadedModel, weights_digest
 from antiphase.progress import Progress
 from antiphase.runs.alternatives import alternative_rows
@@ -96,7 +97,13 @@ def model_facts(loaded: LoadedModel, prompt_ids: Sequence[int], specs: Sequence[
         "dtype": loaded.dtype,
         "layers": layers,
         "weights": weights_digest(loaded.model),
+        "tokenizer_sha256": tokenizer_digest(loaded.tokenizer),
     }
+
+
+def given_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a model that only a run of given rollouts has."""
+    return {key: facts[key] for key in ("num_without_end",) if key in facts}
 
 
 def short_name(loaded: LoadedModel) -> str:

@@ -17,12 +17,16 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkabl
 import pandas as pd
 import pyarrow as pa
 
+from antiphase.data.chat_template import reads_clock, unread
+from antiphase.data.prompt_rendering import prompts_digest
+from antiphase.errors import InvalidInputError
 from antiphase.models.architecture import unwrap
 from antiphase.models.loading import LoadedModel, inspect_model, load_model
 from antiphase.page.defaults import FILE as REPORT
 from antiphase.page.document import Document
 from antiphase.page.html import add_page
 from antiphase.progress import Progress
+from antiphase.rollouts.sampling import end_tokens
 from antiphase.runs.engines import Engines
 from antiphase.runs.items import Batch, Limits, completed
 from antiphase.runs.measuring import model_facts, short_name
@@ -62,6 +66,8 @@ class Run(ABC, Generic[Wanted, Found]):
         request: what the user asks for, checked.
         progress: show a progress bar.
         in_memory: a model that the user gives in memory; None loads the models by their names.
+        moment: the time in ISO format that chat templates read; None is the present time. A run that is continued
+            keeps the time at which it began, so that its prompts stay the same.
 
     Attributes:
         FOLDER: the class of the folder that the run writes to.
@@ -71,8 +77,12 @@ class Run(ABC, Generic[Wanted, Found]):
     FOLDER: type[RunFolder]
     RESAMPLED: str
 
-    def __init__(self, request: Wanted, *, progress: bool, in_memory: LoadedModel | None = None) -> None:
+    def __init__(
+        self, request: Wanted, *, progress: bool, in_memory: LoadedModel | None = None, moment: str | None = None
+    ) -> None:
         self.request, self.config, self.progress, self.in_memory = request, request.config, progress, in_memory
+        self.moment = datetime.now().isoformat(timespec="seconds") if moment is None else moment
+        self._clocked, self._unread = False, set(self.config.chat_template_kwargs or ())
         # The commit at the beginning, since the sources may change while a run goes on.
         self.commit = commit()
 
@@ -130,8 +140,10 @@ class Run(ABC, Generic[Wanted, Found]):
                 if not (path / REPORT).exists():
                     self._report(found, path)
                 return found
+            self.moment = folder.kept_prompts().get("moment", self.moment)
             try:
                 batches = [self._batches_of(name) for name in self.config.models]
+                self._keep_prompts(folder, batches)
                 with self.helpers():
                     self._run_models(folder, batches)
             except BaseException:
@@ -149,7 +161,20 @@ class Run(ABC, Generic[Wanted, Found]):
         for spec in self.config.specs():
             chosen_layers(model, spec)
             check_alternatives(spec.num_alternatives, limits.vocabulary)
+        self._clocked |= reads_clock(tokenizer)
+        self._unread &= set(unread(tokenizer, sorted(self._unread)))
         return self.batches(tokenizer, limits)
+
+    def _keep_prompts(self, folder: RunFolder, batches: Sequence[Sequence[Batch]]) -> None:
+        """Keep the digest of the prompts of each model, and the time that templates read, in the run folder."""
+        if self._unread:
+            raise InvalidInputError(
+                f"chat_template_kwargs: no model's chat template reads {', '.join(sorted(self._unread))}, so this "
+                "would have no effect. Correct the name, or leave it out."
+            )
+        ids = ([item.prompt_ids for batch in of_model for item in batch.items] for of_model in batches)
+        digests = dict(zip(self.config.models, map(prompts_digest, ids), strict=True))
+        folder.keep_prompts({"sha256": digests, **({"moment": self.moment} if self._clocked else {})})
 
     def inspected(self, name: str) -> Any:
         """A model without its weights, and its tokenizer."""
@@ -186,7 +211,8 @@ class Run(ABC, Generic[Wanted, Found]):
         first = batches[missing[0]]
         facts = model_facts(loaded, first.items[0].prompt_ids, self.config.specs())
         engine = None if first.is_completed else engines.ending_at(first.end_ids).name
-        folder.write_model(index, {**facts, "engine": engine})
+        given = _without_end(batches, loaded) if self.config.rollouts is not None else {}
+        folder.write_model(index, {**facts, "engine": engine, **given})
         for number in missing:
             batch = batches[number]
             if not batch.is_completed:
@@ -234,6 +260,13 @@ class Run(ABC, Generic[Wanted, Found]):
     def _report(self, found: Found, path: Path) -> None:
         if self.request.outputs.report:
             add_page(lambda: found.document(path.resolve().name), path / REPORT)
+
+
+def _without_end(batches: Sequence[Batch], loaded: LoadedModel) -> dict[str, int]:
+    """How many given rollouts do not end with an end token, though they were not cut at a length limit."""
+    ends = set(end_tokens(loaded, batches[0].end_ids))
+    items = [item for batch in batches for item in batch.items if item.finish != "length" and item.completion_ids]
+    return {"num_without_end": sum(item.completion_ids[-1] not in ends for item in items if item.completion_ids)}
 
 
 def _completed(batch: Batch, number: int, loaded: LoadedModel, engines: Engines, bar: Progress) -> Batch:

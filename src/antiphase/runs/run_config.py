@@ -4,6 +4,7 @@ A probe and an evaluation derive their own options from `RunConfig`. Every field
 compared on resume. Imports no torch.
 """
 
+import collections.abc
 import dataclasses
 import json
 import os
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from antiphase.data.chat_template import ChatOptions
 from antiphase.errors import InvalidInputError
 from antiphase.models.dtypes import DTYPES
 from antiphase.registry import did_you_mean
@@ -37,7 +39,8 @@ GIVEN_ROWS = "<rows in memory>"
 FREE_ON_RESUME = ("token_budget", "vllm_memory")
 # What a run did whose config.json was written before the option existed.
 BEFORE_THE_OPTION: Mapping[str, Any] = {
-    "alternatives": 0, "engine": "auto", "vllm_memory": 0.45, "end_tokens": None, **BEFORE_UNITS
+    "alternatives": 0, "engine": "auto", "vllm_memory": 0.45, "end_tokens": None, "chat_template_kwargs": None,
+    "fold_system": False, "continue_final": False, **BEFORE_UNITS
 }  # fmt: skip
 
 Config = TypeVar("Config", bound="RunConfig")
@@ -61,6 +64,8 @@ class RunConfig:
         num_resamples: how often the bootstrap draws the prompts.
         temperature, top_p, seed: see `Sampling`.
         system_prompt, prompt_template: see `PromptFormat`.
+        chat_template_kwargs: variables for the model's chat template, such as `{"enable_thinking": False}`.
+        fold_system: put the system message before the first user message; see `ChatOptions`.
         end_tokens: texts of one token each that end a completion, besides the model's own end tokens.
         engine: which engine completes the prompts; see `make_generator`.
         vllm_memory: share of the GPU's memory that vLLM takes; the rest is for the model that measures.
@@ -88,6 +93,8 @@ class RunConfig:
     seed: int = 0
     system_prompt: str | None = None
     prompt_template: str | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
+    fold_system: bool = False
     end_tokens: tuple[str, ...] | None = None
     engine: str = "auto"
     vllm_memory: float = 0.45
@@ -110,8 +117,8 @@ class RunConfig:
             raise InvalidInputError(f"vllm_memory must lie in (0, 1]; got {self.vllm_memory}.")
         check_engine(self.engine)
         check_one_of("dtype", self.dtype, DTYPES)
-        # Both are built here only because building them checks the options.
-        self.units(), self.specs()
+        # These are built here only because building them checks the options.
+        self.units(), self.specs(), self.chat_options()
 
     def check_once(self, what: str, names: Sequence[str]) -> None:
         """Raise InvalidInputError if a name stands twice."""
@@ -128,6 +135,14 @@ class RunConfig:
     def specs(self) -> tuple[SignalSpec, ...]:
         """What is measured, the headline first."""
         return signal_specs(self)
+
+    def chat_options(self, moment: str | None = None) -> ChatOptions:
+        """How chat templates are called.
+
+        Args:
+            moment: the time that they read, in ISO format; None is the present time.
+        """
+        return ChatOptions(self.chat_template_kwargs, self.fold_system, moment=moment)
 
     def units(self) -> UnitSpec:
         """What is correlated."""
@@ -212,6 +227,8 @@ def _fits(value: Any, hint: Any) -> bool:
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(_fits(value, member) for member in inner)
+    if origin is collections.abc.Mapping:
+        return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
     if origin is Literal:
         return value in inner
     if origin is tuple:

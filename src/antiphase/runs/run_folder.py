@@ -88,7 +88,34 @@ class RunFolder:
         return cls(path)
 
     def _marker(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        return {"format": self.KIND.format, "format_version": self.KIND.version, "config": dict(config)}
+        prompts = self.kept_prompts()
+        kept = {"prompts": prompts} if prompts else {}
+        return {"format": self.KIND.format, "format_version": self.KIND.version, "config": dict(config), **kept}
+
+    def kept_prompts(self) -> dict[str, Any]:
+        """What the folder keeps of its prompts; see `keep_prompts`. Empty if it keeps nothing yet."""
+        if not (self.path / "config.json").is_file():
+            return {}
+        return dict(self.read_json("config.json").get("prompts", {}))
+
+    def keep_prompts(self, prompts: Mapping[str, Any]) -> None:
+        """Keep, in config.json, by what prompts the run is told from others.
+
+        Args:
+            prompts: `sha256`, the digest of the prompts' token ids by model; and `moment`, the time that chat
+                templates read, if one of them asks for the time.
+
+        Raises:
+            InvalidInputError: the folder keeps other digests. The tokenizer or its chat template has changed.
+        """
+        before = self.kept_prompts()
+        other = [name for name, value in before.get("sha256", {}).items() if prompts["sha256"].get(name) != value]
+        if other:
+            raise InvalidInputError(
+                f"{str(self.path)!r} was begun with other token ids of the prompts for {', '.join(other)}: the "
+                "tokenizer or its chat template has changed since. Start anew in another --out."
+            )
+        self.write_json("config.json", {**self.read_json("config.json"), "prompts": dict(prompts)})
 
     @property
     def complete(self) -> bool:

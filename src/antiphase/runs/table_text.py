@@ -55,6 +55,17 @@ def unit_note(result: Mapping[str, Any]) -> str:
     )
 
 
+def ends_note(result: Mapping[str, Any]) -> str | None:
+    """A note that says how many given rollouts of a model lack an end token; None if none does."""
+    count = result.get("num_without_end")
+    if not count:
+        return None
+    return (
+        f"{count:,} given {'rollout does' if count == 1 else 'rollouts do'} not end with an end token of the model, "
+        "so where the model stops is not measured there."
+    )
+
+
 def undefined_note(result: Mapping[str, Any]) -> str | None:
     """A note that says how many rollouts have no ρ of their own by each unit; None if all have one."""
     units = {unit: entry["num_undefined"] for unit, entry in by_unit(result).items() if entry["num_undefined"]}

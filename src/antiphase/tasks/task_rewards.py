@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from antiphase.data.chat_template import ChatOptions
 from antiphase.data.prompt_rendering import PromptFormat
 from antiphase.errors import InvalidInputError
 from antiphase.tasks.pool import DEFAULT_TIMEOUT, VerifierPool
@@ -112,6 +113,7 @@ def rows(
     system_prompt: str | None = None,
     prompt_template: str | None = None,
     chat: bool,
+    fold_system: bool = False,
 ) -> list[dict[str, Any]]:
     """Data-set rows with the columns prompt, question, answer, task, problem_id and metadata.
 
@@ -120,11 +122,12 @@ def rows(
         system_prompt: the text before the prompt: a message of its own if `chat`, else followed by a blank line.
         prompt_template: a text with `{prompt}` in it; None leaves the prompt as it is.
         chat: whether prompts become lists of messages.
+        fold_system: whether the system prompt is put into the first user message; see `ChatOptions`.
 
     Raises:
         InvalidInputError: the template lacks `{prompt}`.
     """
-    form = PromptFormat(prompt_template, system_prompt)
+    form = PromptFormat(prompt_template, system_prompt, chat=ChatOptions(fold_system=fold_system))
     return [
         {
             "prompt": form.wrapped(problem.prompt, f"problem {problem.problem_id}", chat=chat),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from antiphase.data.chat_template import ChatOptions, unread
 from antiphase.data.prompt_rendering import PromptFormat, prompt_token_ids
 from antiphase.errors import InvalidInputError
 from antiphase.models.loading import inspect_model
@@ -56,11 +57,46 @@ def draw_problems(recipe: Recipe) -> tuple[list[Problem], list[Problem]]:
     return training, held
 
 
+def chat_options(recipe: Recipe, moment: str | None = None) -> ChatOptions:
+    """How the chat template is called, in training and on held-out problems alike.
+
+    Args:
+        recipe: the recipe.
+        moment: the time that the template reads, in ISO format; None is the present time.
+    """
+    variables = cast("dict[str, Any] | None", recipe.config.chat_template_kwargs)
+    return ChatOptions(variables, recipe.options.fold_system, moment=moment)
+
+
 def table_of(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem]) -> list[dict[str, Any]]:
-    """Data-set rows of the problems. Prompts are chats if the recipe wants chats and the tokenizer has a template."""
+    """Data-set rows of the problems. Prompts are chats if the recipe wants chats and the tokenizer has a template.
+
+    Raises:
+        InvalidInputError: the chat template does not read one of `chat_template_kwargs`, or some prompts are texts of
+            rendered chats and others are not.
+    """
     options = recipe.options
-    chat = PromptFormat(chat_template=options.chat_template).makes_chats(tokenizer)
-    table = rows(problems, system_prompt=options.system_prompt, prompt_template=options.prompt_template, chat=chat)
+    form = PromptFormat(options.prompt_template, options.system_prompt, options.chat_template, chat_options(recipe))
+    unknown = unread(tokenizer, sorted(form.chat.template_kwargs or ()))
+    if unknown:
+        raise InvalidInputError(
+            f"chat_template_kwargs: the model's chat template does not read {', '.join(unknown)}, so this would have "
+            "no effect. Correct the name, or leave it out."
+        )
+    rendered = [form.is_rendered(p.prompt, tokenizer, f"problem {p.problem_id}") for p in problems]
+    if any(rendered) and not all(rendered):
+        raise InvalidInputError(
+            f"{sum(rendered)} of {len(rendered)} prompts are texts of rendered chats, and the others are not. Give "
+            "all prompts in one form."
+        )
+    chat = form.makes_chats(tokenizer) and not any(rendered)
+    table = rows(
+        problems,
+        system_prompt=options.system_prompt,
+        prompt_template=options.prompt_template,
+        chat=chat,
+        fold_system=options.fold_system,
+    )
     if not chat and tokenizer.bos_token is not None and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]:
         # The host adds a BOS token to every text. A prompt that begins with one would then have two.
         for row in table:
@@ -68,20 +104,29 @@ def table_of(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem]) -> lis
     return table
 
 
-def prompt_ids(tokenizer: Any, table: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, ...], ...]:
+def prompt_ids(tokenizer: Any, table: Sequence[Mapping[str, Any]], chat: ChatOptions) -> tuple[tuple[int, ...], ...]:
     """Token ids of the prompts of data-set rows."""
-    return tuple(tuple(prompt_token_ids(tokenizer, row["prompt"], f"problem {row['problem_id']}")) for row in table)
+    return tuple(
+        tuple(prompt_token_ids(tokenizer, row["prompt"], f"problem {row['problem_id']}", chat)) for row in table
+    )
 
 
-def held_out(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem]) -> HeldOut:
-    """The held-out problems, to be sampled with the temperature, top_p and length limit of the training."""
+def held_out(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem], moment: str) -> HeldOut:
+    """The held-out problems, to be sampled with the temperature, top_p and length limit of the training.
+
+    Args:
+        recipe: the recipe.
+        tokenizer: the model's tokenizer.
+        problems: the held-out problems.
+        moment: the time that the chat template reads, in ISO format.
+    """
     config = recipe.config
     sampling = Sampling(
         max_new_tokens=config.max_completion_length, temperature=config.temperature, top_p=config.top_p, seed=EVAL_SEED
     )
     return HeldOut(
         tuple(problems),
-        prompt_ids(tokenizer, table_of(recipe, tokenizer, problems)),
+        prompt_ids(tokenizer, table_of(recipe, tokenizer, problems), chat_options(recipe, moment)),
         recipe.options.eval_samples,
         sampling,
         max(config.per_device_eval_batch_size, 16),

@@ -6,11 +6,12 @@ therefore gathered before measuring and released after it.
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
 from antiphase.errors import UnsupportedModelError
+from antiphase.models.architecture import unwrap
 
 
 def check_sharding(accelerator: Any) -> None:
@@ -60,6 +61,31 @@ def whole_policy(model: nn.Module, accelerator: Any, gradient_checkpointing_kwar
             stack.enter_context(unsharded(policy))
         stack.enter_context(_own_dtype(policy))
         yield policy
+
+
+@contextlib.contextmanager
+def plain_generation(model: nn.Module) -> Iterator[None]:
+    """Keep what a checkpoint's generation config adds to sampling out of a training, while the block lasts.
+
+    transformers takes every option that the host leaves open, such as `suppress_tokens`, `min_p` or a kind of cache,
+    from the model's own config. Tokens would then be drawn otherwise than the loss, the held-out problems and the
+    probes assume. The end tokens stay, and so do the padding and BOS tokens.
+
+    Args:
+        model: the unwrapped model, which may have adapters.
+    """
+    from transformers import GenerationConfig
+
+    owners = [part for part in (model, unwrap(model)) if getattr(part, "generation_config", None) is not None]
+    before = [part.generation_config for part in owners]
+    for part, config in zip(owners, before, strict=True):
+        kept = {name: getattr(config, name) for name in ("eos_token_id", "pad_token_id", "bos_token_id")}
+        part.generation_config = cast(Any, GenerationConfig(**kept))
+    try:
+        yield
+    finally:
+        for part, config in zip(owners, before, strict=True):
+            part.generation_config = config
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ class RunOptions:
         system_prompt: text before every problem.
         prompt_template: text around every problem, with {prompt} in it.
         chat_template: apply the model's chat template where it has one.
+        fold_system: put the system message before the first question, for templates that refuse a system role.
         end_tokens: texts of one token each that end a completion, besides the model's own end tokens.
     """
 
@@ -44,6 +45,7 @@ class RunOptions:
     system_prompt: str | None = _option(None, "text before every problem")
     prompt_template: str | None = _option(None, "text around every problem, with {prompt} in it")
     chat_template: bool = _option(True, "apply the model's chat template where it has one")
+    fold_system: bool = _option(False, "put the system message before the first question")
     end_tokens: list[str] = _option([], "texts of one token each that end a completion, besides the model's own")
 
     def __post_init__(self) -> None:

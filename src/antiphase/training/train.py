@@ -19,18 +19,20 @@ from transformers import AutoModelForCausalLM, PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 from trl import get_peft_config, get_quantization_config
 
+from antiphase.data.chat_template import reads_clock
 from antiphase.data.prompt_rendering import end_token_ids
 from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.page.building import training_document
 from antiphase.page.defaults import FILE as REPORT
 from antiphase.page.html import add_page
+from antiphase.rollouts.end_tokens import end_token_union
 from antiphase.runs.versions import commit
 from antiphase.tasks.pool import VerifierPool
-from antiphase.tasks.problem import Problem
 from antiphase.training.card import write_card
 from antiphase.training.console import ConsoleCallback, Interruption
-from antiphase.training.heldout import HeldOutCallback
+from antiphase.training.heldout import HeldOut, HeldOutCallback
 from antiphase.training.inputs import (
+    chat_options,
     check_context,
     draw_problems,
     held_out,
@@ -40,11 +42,12 @@ from antiphase.training.inputs import (
 )
 from antiphase.training.out_folder import write_whole
 from antiphase.training.outcome import summarize_run
+from antiphase.training.policy import plain_generation
 from antiphase.training.recipe import FIRST_RELEASE, Recipe, is_former, parse_recipe
 from antiphase.training.reward_names import reward_function, try_functions
 from antiphase.training.step_estimate import estimate_step
 from antiphase.training.trainer import CorRPOTrainer
-from antiphase.training.training_folder import finished_training, last_checkpoint, prepared
+from antiphase.training.training_folder import finished_training, last_checkpoint, prepared, prompt_moment
 from antiphase.training.trajectory import read_trajectory, without_nan
 
 
@@ -75,39 +78,39 @@ def train(arguments: Sequence[str]) -> TrainResult:
     recipe = parse_recipe(arguments)
     folder = Path(recipe.config.output_dir)
     tokenizer, model_config = load_tokenizer(recipe)
+    moment = prompt_moment(folder)
     with VerifierPool() as pool:
         train_problems, eval_problems = draw_problems(recipe)
         table = table_of(recipe, tokenizer, train_problems)
         functions = [reward_function(name, pool) for name in recipe.options.reward_funcs]
         try_functions(functions, table)
         ends = end_token_ids(recipe.options.end_tokens, tokenizer)
-        check_context(recipe, model_config, prompt_ids(tokenizer, table))
+        encoded = prompt_ids(tokenizer, table, chat_options(recipe, moment))
+        check_context(recipe, model_config, encoded)
         if recipe.dry_run:
             _print_recipe(recipe, len(train_problems), len(eval_problems))
-            prompts = [list(ids) for ids in prompt_ids(tokenizer, table[: recipe.config.per_device_train_batch_size])]
+            prompts = [list(ids) for ids in encoded[: recipe.config.per_device_train_batch_size]]
             with tempfile.TemporaryDirectory() as nowhere:
                 recipe.config.output_dir = nowhere
-                print(estimate_step(_trainer(recipe, functions, table, tokenizer, ends), prompts))
+                print(estimate_step(_trainer(recipe, functions, table, tokenizer, ends, moment), prompts))
             return TrainResult(folder, None)
-        with prepared(folder, recipe):
+        held = held_out(recipe, tokenizer, eval_problems, moment) if eval_problems else None
+        with prepared(folder, recipe, moment if reads_clock(tokenizer) else None):
             _print_recipe(recipe, len(train_problems), len(eval_problems))
-            trainer = _trainer(recipe, functions, table, tokenizer, ends)
-        return _run(recipe, trainer, tokenizer, eval_problems, pool)
+            trainer = _trainer(recipe, functions, table, tokenizer, ends, moment)
+        return _run(recipe, trainer, tokenizer, held, pool)
 
 
-def _run(
-    recipe: Recipe, trainer: Any, tokenizer: Any, eval_problems: Sequence[Problem], pool: VerifierPool
-) -> TrainResult:
+def _run(recipe: Recipe, trainer: Any, tokenizer: Any, held: HeldOut | None, pool: VerifierPool) -> TrainResult:
     folder = Path(recipe.config.output_dir)
     main = trainer.accelerator.is_main_process
     heldout = None
-    if eval_problems:
-        heldout = HeldOutCallback(
-            held_out(recipe, tokenizer, eval_problems), trainer.trajectory, tokenizer, pool, recipe.options.eval_every
-        )
+    if held is not None:
+        heldout = HeldOutCallback(held, trainer.trajectory, tokenizer, pool, recipe.options.eval_every)
         heldout.trainer = trainer
     began = time.time()
-    with Interruption(trainer.accelerator) as interruption:
+    policy = trainer.accelerator.unwrap_model(trainer.model)
+    with plain_generation(policy), Interruption(trainer.accelerator) as interruption:
         trainer.add_callback(interruption)
         if heldout is not None:
             heldout.interruption = interruption
@@ -147,6 +150,7 @@ def _trainer(
     table: Sequence[Mapping[str, Any]],
     tokenizer: Any,
     ends: Sequence[int],
+    moment: str,
 ) -> Any:
     model, config = recipe.model, recipe.config
     init = dict(config.model_init_kwargs or {})
@@ -171,6 +175,8 @@ def _trainer(
     except (ValueError, ImportError) as error:
         # TRL, transformers and peft raise these for options that do not fit the model or this machine.
         raise InvalidInputError(" ".join(str(error).split())) from error
+    # The host renders a prompt whenever it samples. Without this, the prompts would change at midnight.
+    trainer.chat_template = chat_options(recipe, moment).template_of(tokenizer) or trainer.chat_template
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
     if trainer.accelerator.is_main_process:
@@ -185,9 +191,7 @@ def _policy(recipe: Recipe, tokenizer: Any, ends: Sequence[int]) -> Any:
         return name
     kwargs: dict[str, Any] = {"dtype": "float32", **(recipe.config.model_init_kwargs or {})}
     model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=recipe.config.trust_remote_code, **kwargs)
-    own = model.generation_config.eos_token_id
-    own = [tokenizer.eos_token_id] if own is None else own if isinstance(own, list) else [own]
-    model.generation_config.eos_token_id = [*own, *ends]
+    model.generation_config.eos_token_id = end_token_union(model.generation_config, tokenizer, ends)
     return model
 
 

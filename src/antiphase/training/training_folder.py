@@ -3,20 +3,43 @@
 import contextlib
 import json
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from antiphase.errors import InvalidInputError
+from antiphase.runs.folder_kinds import read_json
 from antiphase.training.out_folder import FILE, check_folder, check_same, read_settings, write_whole
 from antiphase.training.recipe import FREE_ON_RESUME, Recipe
 from antiphase.training.trainer_config import BEFORE_THE_FIELD
 
+# The key of recipe.json under which the time stands that the chat template reads.
+MOMENT = "chat_template_moment"
+
+
+def prompt_moment(folder: Path) -> str:
+    """The time that the chat template reads: when the run in the folder began, or now. It is in ISO format.
+
+    All processes use the main process's time.
+    """
+    from accelerate.utils import broadcast_object_list
+
+    kept = read_json(folder / FILE).get(MOMENT) if (folder / FILE).is_file() else None
+    shared = [kept or datetime.now().isoformat(timespec="seconds")]
+    broadcast_object_list(shared)
+    return str(shared[0])
+
 
 @contextlib.contextmanager
-def prepared(folder: Path, recipe: Recipe) -> Iterator[None]:
+def prepared(folder: Path, recipe: Recipe, moment: str | None = None) -> Iterator[None]:
     """Make the folder and write the options into it, or check that it holds an unfinished run of the same options.
 
     If the block fails, a folder that was made here is removed, so that the corrected command can use it.
+
+    Args:
+        folder: the folder.
+        recipe: the options.
+        moment: the time that the chat template reads, in ISO format; None if it reads no time.
 
     Raises:
         InvalidInputError: the folder holds something else, a finished run, or a run of other options.
@@ -26,14 +49,14 @@ def prepared(folder: Path, recipe: Recipe) -> Iterator[None]:
     settings = json.loads(json.dumps(recipe.resolved))
     held = check_folder(folder, resume=recipe.resume)
     if held:
-        free = dict.fromkeys(FREE_ON_RESUME)
+        free = dict.fromkeys((*FREE_ON_RESUME, MOMENT))
         before = {**BEFORE_THE_FIELD, **read_settings(folder), **free}
         check_same(folder, "a run", before, {**settings, **free})
     state = PartialState()
     # No process may write before every process has checked the folder.
     state.wait_for_everyone()
     if state.is_main_process:
-        _note(folder, settings)
+        _note(folder, settings if moment is None else {**settings, MOMENT: moment})
     try:
         yield
     except Exception:
