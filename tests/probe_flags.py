@@ -2,7 +2,8 @@
 
 FLAGS = {
     "models", "--dtype", "--device", "--revision", "--trust-remote-code", "--prompts", "--prompt-column",
-    "--num-prompts", "--prompt-template", "--system-prompt", "--no-chat-template", "--samples", "--max-new-tokens",
+    "--num-prompts", "--prompt-template", "--system-prompt", "--no-chat-template",
+    "--chat-template-kwargs", "--fold-system", "--continue-final", "--samples", "--max-new-tokens",
     "--temperature", "--top-p", "--seed", "--batch-size", "--rollouts", "--share-rollouts", "--allow-short",
     "--estimator", "--layers", "--projections", "--norm", "--target", "--targets-per-rollout", "--signal-temperature",
     "--alternatives", "--token-budget", "--min-tokens", "--num-resamples", "--out", "--resume", "--no-figures",

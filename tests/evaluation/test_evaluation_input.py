@@ -113,7 +113,8 @@ def test_flags_are_frozen():
 _SIGNALS = """--estimator --layers --projections --norm --target --targets-per-rollout --token-budget --min-tokens
     --by-projection --unit --splitter --step-strength --min-steps"""
 _MODEL = "--dtype --device --revision --trust-remote-code"
-_TASKS = """--tasks --suite --num-problems --split --prompt-template --system-prompt --no-chat-template --timeout
+_TASKS = """--tasks --suite --num-problems --split --prompt-template --system-prompt --no-chat-template
+    --chat-template-kwargs --fold-system --timeout
     --samples --greedy --no-greedy --k --max-new-tokens --temperature --top-p --end-token --seed --engine --vllm-memory
     --batch-size --rollouts --num-resamples"""
 FLAGS = {

@@ -425,8 +425,10 @@ class TestResuming:
     def test_new_ones_are_added_and_lost_ones_stay(self, out_dir, tmp_path, monkeypatch):
         import antiphase.probing.series as series
 
-        probe, measured = series.probe, []
-        monkeypatch.setattr(series, "probe", lambda name, **o: measured.append(name) or probe(name, **o))
+        run_probe, measured = series.run_probe, []
+        monkeypatch.setattr(
+            series, "run_probe", lambda request, **o: measured.extend(request.config.models) or run_probe(request, **o)
+        )
         run = {"out": tmp_path / "run", "resume": True, **QUIET, **OPTIONS}
         before = antiphase.probe_checkpoints(out_dir, **run)
         measured.clear()

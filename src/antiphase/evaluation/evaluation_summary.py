@@ -52,7 +52,7 @@ def summarize_evaluation(
             **given_facts(models[model]),
             "task": identity["task"],
             "identity": dict(identity),
-            "prompts_sha256": prompts_digest(rows.drop_duplicates("problem_id").prompt_ids),
+            "prompts_sha256": prompts_digest(map(list, rows.drop_duplicates("problem_id").prompt_ids)),
             "tokenizer_sha256": models[model].get("tokenizer_sha256"),
             "estimator": estimator,
             "num_problems": int(rows.problem_id.nunique()),

@@ -104,8 +104,10 @@ def table_of(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem]) -> lis
     return table
 
 
-def prompt_ids(tokenizer: Any, table: Sequence[Mapping[str, Any]], chat: ChatOptions) -> tuple[tuple[int, ...], ...]:
-    """Token ids of the prompts of data-set rows."""
+def prompt_ids(
+    tokenizer: Any, table: Sequence[Mapping[str, Any]], chat: ChatOptions | None = None
+) -> tuple[tuple[int, ...], ...]:
+    """Token ids of the prompts of data-set rows. `chat` says how the chat template is called."""
     return tuple(
         tuple(prompt_token_ids(tokenizer, row["prompt"], f"problem {row['problem_id']}", chat)) for row in table
     )

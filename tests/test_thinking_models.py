@@ -1,0 +1,303 @@
+"""Tiny models that think as Qwen3 and DeepSeek-R1 do, through probe, eval and train: the same prompts and ends."""
+
+import json
+
+import pandas as pd
+import pytest
+
+import antiphase
+from antiphase import cli
+from antiphase.errors import InvalidInputError
+from antiphase.models.loading import load_model
+from antiphase.rollouts.sampling import end_tokens
+from antiphase.training.recipe import parse_recipe
+from antiphase.training.train import train
+from antiphase.training.trainer import CorRPOTrainer
+from thinking_cases import DATED, QWEN3, R1, STRICT, save_thinking_model
+from training_cases import flags
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # as `antiphase train` does
+TASK = "chain_sum:min_terms=2,max_terms=2,min_digits=1,max_digits=1"
+QUIET = {"progress": False, "figures": False, "report": False}
+THINKING = {"on": None, "off": {"enable_thinking": False}}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("thinking")
+    cases = {"qwen3": QWEN3, "r1": R1, "dated": DATED, "strict": STRICT}
+    return {name: save_thinking_model(folder / name, template) for name, template in cases.items()}
+
+
+def trained_batches(monkeypatch, model, out, **changes):
+    """Train for two steps. Returns every prompt and completion that the host sampled, and its end tokens."""
+    seen, ends = [], set()
+    generate = CorRPOTrainer._generate
+
+    def watched(self, prompts):
+        output = generate(self, prompts)
+        seen.extend(zip(map(tuple, output[0]), map(tuple, output[1]), strict=True))
+        ends.update(self.eos_token_ids)
+        return output
+
+    monkeypatch.setattr(CorRPOTrainer, "_generate", watched)
+    words = flags(model, out, tasks=TASK, max_steps=2, inversion_unit="token", **changes)
+    result = train(words)
+    return seen, ends, result
+
+
+@pytest.mark.parametrize(("name", "thinking"), [("qwen3", "on"), ("qwen3", "off"), ("r1", "on")])
+def test_all_commands_give_a_model_the_prompt_of_the_hosts_batch(models, monkeypatch, tmp_path, name, thinking):
+    model, options = models[name], THINKING[thinking]
+    switch = {} if options is None else {"chat_template_kwargs": json.dumps(options)}
+    evaluated = antiphase.evaluate(
+        str(model), tasks=(TASK,), split="train", num_problems=40, samples=0, max_new_tokens=12,
+        chat_template_kwargs=options, **QUIET,
+    ).rollouts  # fmt: skip
+    by_eval = {row.prompt: tuple(row.prompt_ids) for row in evaluated.itertuples()}
+    questions = list(by_eval)
+    probed = antiphase.probe(
+        str(model), prompts=questions, num_prompts="all", max_new_tokens=12, chat_template_kwargs=options,
+        **QUIET,
+    ).rollouts  # fmt: skip
+    assert {row.prompt: tuple(row.prompt_ids) for row in probed.itertuples()} == by_eval
+
+    drawn = {}
+    held = antiphase.training.train.held_out
+
+    def watched(*arguments):
+        drawn["held"] = held(*arguments)
+        return drawn["held"]
+
+    monkeypatch.setattr(antiphase.training.train, "held_out", watched)
+    seen, ends, result = trained_batches(monkeypatch, model, tmp_path / "out", num_problems=40, **switch)
+    assert result.summary is not None
+    assert {prompt for prompt, _ in seen} <= set(by_eval.values())
+
+    tokenizer = load_model(str(model)).tokenizer
+    tail = {"on": "<|im_start|>assistant\n", "off": "<|im_start|>assistant\n<think>\n\n</think>\n\n"}[thinking]
+    tail = "<|Assistant|><think>\n" if name == "r1" else tail
+    everything = [*by_eval.values(), *(prompt for prompt, _ in seen), *drawn["held"].prompt_ids]
+    assert all(tokenizer.decode(ids).endswith(tail) for ids in everything)
+    held_prompts = dict(zip((p.prompt for p in drawn["held"].problems), drawn["held"].prompt_ids, strict=True))
+    again = antiphase.probe(
+        str(model), prompts=list(held_prompts), num_prompts="all", max_new_tokens=12, chat_template_kwargs=options,
+        **QUIET,
+    ).rollouts  # fmt: skip
+    assert {row.prompt: tuple(row.prompt_ids) for row in again.itertuples()} == held_prompts
+    # The ends of the host's batch are those of every other command.
+    assert ends == set(end_tokens(load_model(str(model))))
+
+
+def test_ends_are_those_of_generation_config_and_tokenizer(models):
+    loaded = load_model(str(models["qwen3"]))
+    turn, text = loaded.tokenizer.convert_tokens_to_ids(["<|im_end|>", "</s>"])
+    assert end_tokens(loaded) == [turn, text]
+    loaded.model.generation_config.eos_token_id = None
+    assert end_tokens(loaded, [7]) == [text, 7]
+    loaded.model.generation_config.eos_token_id = text
+    assert end_tokens(loaded) == [text]
+
+
+def test_a_completion_ends_at_either_end(models):
+    found = antiphase.probe(
+        str(models["qwen3"]), prompts=["a", "b", "c", "d"], num_prompts="all", samples=8, max_new_tokens=200,
+        temperature=3.0, **QUIET,
+    ).rollouts  # fmt: skip
+    tokenizer = load_model(str(models["qwen3"])).tokenizer
+    turn, text = tokenizer.convert_tokens_to_ids(["<|im_end|>", "</s>"])
+    last = [ids[-1] for ids, finish in zip(found.completion_ids, found.finish, strict=True) if finish == "stop"]
+    assert {turn, text} == set(last)
+    assert not any({turn, text} & set(ids[:-1]) for ids in found.completion_ids)
+
+
+def test_a_checkpoints_own_sampling_options_stay_out_of_training(models, monkeypatch, tmp_path):
+    def saved(name, **options):
+        loaded = load_model(str(models["qwen3"]))
+        for key, value in options.items():
+            setattr(loaded.model.generation_config, key, value)
+        loaded.model.save_pretrained(tmp_path / name)
+        loaded.tokenizer.save_pretrained(tmp_path / name)
+        return tmp_path / name
+
+    common = list(range(3, 200))
+    plain, other = (
+        saved("plain"),
+        saved("other", do_sample=True, suppress_tokens=common, min_p=0.4, no_repeat_ngram_size=1),
+    )
+    runs = [trained_batches(monkeypatch, model, tmp_path / f"out-{model.name}") for model in (plain, other)]
+    assert runs[0][0] == runs[1][0]
+    assert any(set(ids) & set(common) for _, ids in runs[1][0])
+    # The trained model keeps the options for its users.
+    kept = json.loads((tmp_path / "out-other" / "generation_config.json").read_text())
+    assert (kept["min_p"], kept["no_repeat_ngram_size"]) == (0.4, 1)
+
+
+def test_a_switch_that_no_template_reads_is_refused(models, tmp_path, capsys):
+    for command in (["probe", models["qwen3"]], ["eval", models["qwen3"], "--tasks", TASK]):
+        out = tmp_path / command[0]
+        words = [
+            *map(str, command),
+            "--max-new-tokens",
+            "12",
+            "--chat-template-kwargs",
+            '{"thinking": true}',
+            "--out",
+            str(out),
+            "--quiet",
+        ]
+        assert cli.main(words) == 2
+        assert "no model's chat template reads thinking" in capsys.readouterr().err
+        assert not out.exists()
+    with pytest.raises(InvalidInputError, match="does not read thinking"):
+        train(flags(models["qwen3"], tmp_path / "out", tasks=TASK, chat_template_kwargs='{"thinking": true}'))
+    # Of several models, one that reads it is enough.
+    found = antiphase.probe(
+        [str(models["qwen3"]), str(models["r1"])], prompts=["a"], num_prompts="all", max_new_tokens=8,
+        chat_template_kwargs={"enable_thinking": False}, **QUIET,
+    )  # fmt: skip
+    assert set(found.rollouts.model) == {str(models["qwen3"]), str(models["r1"])}
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "1", '"x"'])
+def test_a_switch_must_be_a_json_object(text, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["probe", "demo", "--chat-template-kwargs", text])
+    assert ended.value.code == 2
+    assert "chat-template-kwargs" in capsys.readouterr().err
+
+
+def test_a_refused_system_role_is_one_line_and_can_be_folded(models, tmp_path, capsys, monkeypatch):
+    question = tmp_path / "p.jsonl"
+    question.write_text('{"prompt": "Why?"}\n')
+    words = ["probe", str(models["strict"]), "--prompts", str(question), "--system-prompt", "Be brief."]
+    words += ["--max-new-tokens", "12", "--quiet", "--no-figures", "--no-report"]
+    assert cli.main([*words, "--out", str(tmp_path / "a")]) == 2
+    assert "no system role" in (shown := capsys.readouterr().err)
+    assert shown.count("\n") == 1
+    assert "--fold-system" in shown
+    assert cli.main([*words, "--out", str(tmp_path / "a"), "--fold-system"]) == 0
+    seen, _, _ = trained_batches(
+        monkeypatch, models["strict"], tmp_path / "t", system_prompt="Be brief.", fold_system="true"
+    )
+    tokenizer = load_model(str(models["strict"])).tokenizer
+    assert all(tokenizer.decode(p).startswith("<|im_start|>user\nBe brief.\n\n") for p, _ in seen)
+    with pytest.raises(InvalidInputError, match="no system role"):
+        train(flags(models["strict"], tmp_path / "u", tasks=TASK, system_prompt="Be brief."))
+
+
+class Later:
+    """A clock for `datetime`: it shows another day."""
+
+    def __init__(self, monkeypatch):
+        import datetime as module
+
+        class Other(module.datetime):
+            @classmethod
+            def now(cls, tz=None):
+                return cls(2031, 2, 3, 12, 0, 0, tzinfo=tz)
+
+        for place in ("antiphase.runs.run", "antiphase.training.training_folder"):
+            monkeypatch.setattr(f"{place}.datetime", Other)
+        monkeypatch.setattr("datetime.datetime", Other)
+
+
+class Stop(Exception):
+    pass
+
+
+def test_a_run_that_is_continued_on_another_day_keeps_its_date(models, tmp_path, monkeypatch):
+    options = {"prompts": ["a", "b", "c"], "num_prompts": "all", "max_new_tokens": 12, "batch_size": 1, **QUIET}
+    import antiphase.probing.probe as module
+
+    tables, done = module._ProbeRun.tables, []
+
+    def cut(self, *arguments):
+        done.append(1)
+        if len(done) == 2:
+            raise Stop
+        return tables(self, *arguments)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(module._ProbeRun, "tables", cut)
+        with pytest.raises(Stop):
+            antiphase.probe(str(models["dated"]), out=out, **options)
+    before = json.loads((out / "config.json").read_text())["prompts"]
+    Later(monkeypatch)
+    found = antiphase.probe(str(models["dated"]), out=out, resume=True, **options)
+    tokenizer = load_model(str(models["dated"])).tokenizer
+    days = {tokenizer.decode(ids).split("\n")[0] for ids in found.rollouts.prompt_ids}
+    assert len(days) == 1
+    assert "2031" not in days.pop()
+    assert json.loads((out / "config.json").read_text())["prompts"] == before
+    fresh = antiphase.probe(str(models["dated"]), **options)
+    assert "03 Feb 2031" in tokenizer.decode(fresh.rollouts.prompt_ids[0])
+
+
+def test_a_changed_template_is_refused_on_resume(models, tmp_path, monkeypatch):
+    folder = save_thinking_model(tmp_path / "model")
+    options = {"prompts": ["a"], "num_prompts": "all", "max_new_tokens": 12, **QUIET}
+    out = tmp_path / "out"
+    import antiphase.runs.run as module
+
+    def stop(*_):
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "model_facts", stop)
+        patch.setattr(module.RunFolder, "discard_if_unused", lambda self: None)
+        with pytest.raises(Stop):
+            antiphase.probe(str(folder), out=out, **options)
+    loaded = load_model(str(folder)).tokenizer
+    loaded.chat_template = QWEN3.replace("<|im_end|>\n", "<|im_end|>")
+    loaded.save_pretrained(folder)
+    with pytest.raises(InvalidInputError, match=r"other token ids of the prompts.*has changed since"):
+        antiphase.probe(str(folder), out=out, resume=True, **options)
+
+
+def test_evaluations_of_other_days_are_not_compared(models, tmp_path, monkeypatch, capsys):
+    options = {"tasks": (TASK,), "num_problems": 4, "samples": 0, "max_new_tokens": 12, **QUIET}
+    antiphase.evaluate(str(models["dated"]), out=tmp_path / "a", **options)
+    antiphase.evaluate(str(models["qwen3"]), out=tmp_path / "c", **options)
+    Later(monkeypatch)
+    antiphase.evaluate(str(models["dated"]), out=tmp_path / "b", **options)
+    words = ["compare", f"a={tmp_path / 'a'}", f"b={tmp_path / 'b'}", "--out", str(tmp_path / "compared")]
+    assert cli.main(words) == 2
+    assert "the same tokenizer made other token ids" in capsys.readouterr().err
+    # Another model's prompts differ by nature.
+    words[2] = f"c={tmp_path / 'c'}"
+    assert cli.main(words) == 0
+
+
+def test_a_training_keeps_its_date_too(models, tmp_path, monkeypatch):
+    seen, _, _ = trained_batches(monkeypatch, models["dated"], tmp_path / "out", save_steps=1)
+    kept = json.loads((tmp_path / "out" / "recipe.json").read_text())["chat_template_moment"]
+    tokenizer = load_model(str(models["dated"])).tokenizer
+    assert all(pd.Timestamp(kept).strftime("%d %b %Y") in tokenizer.decode(prompt) for prompt, _ in seen)
+    (tmp_path / "out" / "summary.json").unlink()
+    for path in ("checkpoint-2", "model.safetensors"):
+        (tmp_path / "out" / path).rename(tmp_path / path)
+    Later(monkeypatch)
+    again, _, _ = trained_batches(monkeypatch, models["dated"], tmp_path / "out", save_steps=1, resume="")
+    assert again
+    assert not any("2031" in tokenizer.decode(prompt) for prompt, _ in again)
+
+
+def test_given_rollouts_without_an_end_are_counted(models):
+    tokenizer = load_model(str(models["qwen3"])).tokenizer
+    turn, text = tokenizer.convert_tokens_to_ids(["<|im_end|>", "</s>"])
+    rows = [{"prompt_ids": [5, 6], "completion_ids": [*range(10, 30), *end]} for end in ([turn], [text], [], [])]
+    found = antiphase.probe(str(models["qwen3"]), rollouts=rows, **QUIET)
+    assert found.summary["results"][0]["num_without_end"] == 2
+    assert "2 given rollouts do not end with an end token" in str(found)
+    ended = antiphase.probe(str(models["qwen3"]), rollouts=rows[:2], **QUIET)
+    assert "end token" not in str(ended)
+    generated = antiphase.probe(str(models["qwen3"]), prompts=["a"], num_prompts="all", max_new_tokens=12, **QUIET)
+    assert "num_without_end" not in generated.summary["results"][0]
+
+
+def test_recipes_hold_the_options(models, tmp_path):
+    recipe = parse_recipe(flags(models["qwen3"], tmp_path, chat_template_kwargs='{"enable_thinking": false}'))
+    assert recipe.config.chat_template_kwargs == {"enable_thinking": False}
+    assert recipe.resolved["chat_template_kwargs"] == {"enable_thinking": False}
