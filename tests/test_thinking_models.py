@@ -29,7 +29,7 @@ def models(tmp_path_factory):
     return {name: save_thinking_model(folder / name, template) for name, template in cases.items()}
 
 
-def trained_batches(monkeypatch, model, out, **changes):
+def trained_batches(monkeypatch, model, out, *words, **changes):
     """Train for two steps. Returns every prompt and completion that the host sampled, and its end tokens."""
     seen, ends = [], set()
     generate = CorRPOTrainer._generate
@@ -40,9 +40,10 @@ def trained_batches(monkeypatch, model, out, **changes):
         ends.update(self.eos_token_ids)
         return output
 
-    monkeypatch.setattr(CorRPOTrainer, "_generate", watched)
-    words = flags(model, out, tasks=TASK, max_steps=2, inversion_unit="token", **changes)
-    result = train(words)
+    options = {"tasks": TASK, "max_steps": 2, "inversion_unit": "token", "data_seed": 0, **changes}
+    with monkeypatch.context() as patch:
+        patch.setattr(CorRPOTrainer, "_generate", watched)
+        result = train([*flags(model, out, **options), *words])
     return seen, ends, result
 
 
@@ -279,7 +280,7 @@ def test_a_training_keeps_its_date_too(models, tmp_path, monkeypatch):
     for path in ("checkpoint-2", "model.safetensors"):
         (tmp_path / "out" / path).rename(tmp_path / path)
     Later(monkeypatch)
-    again, _, _ = trained_batches(monkeypatch, models["dated"], tmp_path / "out", save_steps=1, resume="")
+    again, _, _ = trained_batches(monkeypatch, models["dated"], tmp_path / "out", "--resume", save_steps=1)
     assert again
     assert not any("2031" in tokenizer.decode(prompt) for prompt, _ in again)
 
