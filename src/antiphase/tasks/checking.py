@@ -6,7 +6,7 @@ two rules in wide use say, so that a disagreement can be looked at.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,7 @@ class Checked:
 
     def to_dict(self) -> dict[str, Any]:
         """What a line of `--json` holds."""
-        names = ("id", "extracted", "correct", "outcome", "reason", "math_verify", "lm_eval", "expected")
-        return {name: getattr(self, name) for name in names}
+        return asdict(self)
 
 
 def read_rows(path: Path, spec: str) -> list[tuple[TableRow, Problem]]:

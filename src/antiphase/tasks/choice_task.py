@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from antiphase.data.tables import TableRow
 from antiphase.errors import InvalidInputError
-from antiphase.tasks.extraction import ExtractMode, presents_answer
+from antiphase.tasks.extraction import ExtractMode
 from antiphase.tasks.letters import chosen_letter
 from antiphase.tasks.math_sets import MathSet, describe_source, known_origin
 from antiphase.tasks.problem import Problem
@@ -83,7 +83,7 @@ class ChoiceTask(RowTask):
 
     def well_formed(self, completion: str, problem: Problem) -> bool:
         """Whether a letter stands where `extract` says; with `auto`, in a box or in tags."""
-        return presents_answer(completion, self.extract) and self.extracted(completion, problem) is not None
+        return super().well_formed(completion, problem) and self.extracted(completion, problem) is not None
 
     def _letter(self, row: TableRow) -> str:
         letter = str(row.first_of(("answer",))).strip().strip("()")

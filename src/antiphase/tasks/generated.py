@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from antiphase.errors import InvalidInputError
-from antiphase.tasks.canonical import writable
 from antiphase.tasks.distinct_problems import draw_distinct
-from antiphase.tasks.extraction import ExtractMode, extract_answer, presents_answer
-from antiphase.tasks.problem import Problem, Split, Task, check_request
+from antiphase.tasks.extracting_task import ExtractingTask
+from antiphase.tasks.extraction import ExtractMode
+from antiphase.tasks.problem import Problem, Split, check_request
 from antiphase.tasks.specs import Spec
 
 SHARED_OPTIONS = {"size": int, "extract": ExtractMode}
@@ -17,18 +17,16 @@ DEFAULT_SIZE = 500
 
 
 @dataclass(frozen=True)
-class GeneratedTask(Task):
+class GeneratedTask(ExtractingTask):
     """A task whose problems are generated. The answer must equal the reference character by character.
 
     Args:
         size: how many problems `problems` gives when no number is asked for.
         size_given: whether it is an error if fewer problems exist than `size`.
-        extract: where the answer stands in a completion.
     """
 
     size: int
     size_given: bool
-    extract: ExtractMode
 
     @abstractmethod
     def stream(self, seed: int) -> Iterator[Problem]:
@@ -42,21 +40,11 @@ class GeneratedTask(Task):
 
     def verify(self, completion: str, problem: Problem) -> bool:
         """Whether the answer is the reference, character by character."""
-        return extract_answer(completion, self.extract, problem.answer) == problem.answer
+        return self.answer_in(completion, problem) == problem.answer
 
     def quick_verdict(self, completion: str, problem: Problem) -> bool | None:
         """The same as `verify`, which is never slow here."""
         return self.verify(completion, problem)
-
-    def extracted(self, completion: str, problem: Problem) -> str | None:
-        """The answer as `verify` compares it."""
-        answer = extract_answer(completion, self.extract, problem.answer)
-        return None if answer is None else writable(answer)
-
-    def well_formed(self, completion: str, problem: Problem) -> bool:
-        """Whether the answer stands where the task's `extract` says."""
-        del problem
-        return presents_answer(completion, self.extract)
 
 
 def shared_fields(spec: Spec, options: Mapping[str, Any], extract: ExtractMode) -> dict[str, Any]:

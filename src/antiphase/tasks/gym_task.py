@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from antiphase.errors import InvalidInputError, MissingExtraError
-from antiphase.tasks.extraction import extract_answer
 from antiphase.tasks.generated import SHARED_OPTIONS, GeneratedTask, shared_fields
 from antiphase.tasks.gym_entries import pack_entry, safe_to_score, unpack_entry
 from antiphase.tasks.gym_levels import level_options
@@ -102,13 +101,13 @@ class GymTask(GeneratedTask):
         quick = self.quick_verdict(completion, problem)
         if quick is not None:
             return quick
-        answer = extract_answer(completion, self.extract, problem.answer) or ""
+        answer = self.answer_in(completion, problem) or ""
         entry = self._entry(problem)
         return any(self._scores(text, entry) for text in dict.fromkeys((answer, answer.removesuffix("."))))
 
     def quick_verdict(self, completion: str, problem: Problem) -> bool | None:
         """True for the reference itself, False if there is no answer, else None."""
-        answer = extract_answer(completion, self.extract, problem.answer)
+        answer = self.answer_in(completion, problem)
         if answer is None:
             return False
         return True if answer in (problem.answer, problem.answer.strip()) else None

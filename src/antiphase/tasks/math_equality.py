@@ -9,6 +9,7 @@ What is extracted from a completion is decided elsewhere.
 
 import itertools
 import re
+from collections import defaultdict
 from typing import Any, Literal
 
 from antiphase.errors import MissingExtraError
@@ -59,7 +60,6 @@ _SAME_UNITS = {
     "inche": "in", "inch": "in", "feet": "ft", "foot": "ft", "mile": "mi", "hour": "h", "hr": "h", "minute": "min",
     "second": "s", "sec": "s", "gram": "g", "kilogram": "kg", "liter": "l", "litre": "l", "dollar": "dollar",
 }  # fmt: skip
-_PAIRS = {"(": ")", "[": "]", "\\{": "\\}"}
 _SET = "\\{\\}"
 _SIGNS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 _TOKEN = re.compile(r"\\[{}]|[()\[\]{},]")
@@ -201,11 +201,9 @@ def _without_unit(text: str) -> tuple[str, str]:
     if set(words) & _NO_UNITS or not linked or (len(word) < 3 and word not in _SHORT_UNITS):
         return text, ""
     word = re.sub(r"\b(?:miles|mi) per hour\b", "mph", re.sub(r"(?:square|cubic)\s+", "", word))
-    raised = "2" if "square" in words else "3" if "cubic" in words else ""
     word = word if word in _SAME_UNITS else word.removesuffix("s")
-    if raised:
-        return found["value"].strip(), _SAME_UNITS.get(word, word) + raised
-    return found["value"].strip(), _SAME_UNITS.get(word, word) + re.sub(r"[^\d-]", "", found["power"] or "")
+    power = "2" if "square" in words else "3" if "cubic" in words else re.sub(r"[^\d-]", "", found["power"] or "")
+    return found["value"].strip(), _SAME_UNITS.get(word, word) + power
 
 
 def _same_value(answer: str, gold: str) -> bool:
@@ -261,10 +259,9 @@ def _exactly_by_entry(given: list[Any], wanted: list[Any]) -> bool | None:
 
     if not (given and wanted and isinstance(given[0], MatrixBase) and isinstance(wanted[0], MatrixBase)):
         return _exactly(given, wanted)
-    first, second = given[0], wanted[0]
-    if first.shape != second.shape:
+    if given[0].shape != wanted[0].shape:
         return False
-    entries = [_exactly([left], [right]) for left, right in zip(first, second, strict=True)]
+    entries = [_exactly([left], [right]) for left, right in zip(given[0], wanted[0], strict=True)]
     return None if None in entries else all(entries)
 
 
@@ -318,38 +315,27 @@ def normal_form(text: str) -> str:
 
 
 def _balanced(text: str) -> bool:
-    depth = 0
-    for token in re.findall(r"\\.|[{}]", text):
-        depth += {"{": 1, "}": -1}.get(token, 0)
-        if depth < 0:
-            return False
-    return depth == 0
+    steps = [{"{": 1, "}": -1}.get(token, 0) for token in re.findall(r"\\.|[{}]", text)]
+    return sum(steps) == 0 and min(itertools.accumulate(steps), default=0) >= 0
 
 
 def _items(text: str) -> tuple[str, list[str]]:
     r"""(the brackets around the whole text, the items between its outer commas): `(1,2]` gives (`(]`, [`1`, `2`])."""
-    tokens = [(match[0], match.start(), match.end()) for match in _TOKEN.finditer(text)]
-    if tokens and tokens[0][1] == 0 and tokens[0][0] in _PAIRS and tokens[-1][2] == len(text):
-        commas, closes = _top_commas(tokens, level=1)
-        if closes == len(tokens) - 1:
-            inside = _cut(text, tokens[0][2], tokens[-1][1], commas)
-            if len(inside) > 1:
-                return tokens[0][0] + tokens[-1][0], inside
-    return "", _cut(text, 0, len(text), _top_commas(tokens, level=0)[0])
-
-
-def _top_commas(tokens: list[tuple[str, int, int]], level: int) -> tuple[list[int], int | None]:
-    """(positions of the commas at this depth, index of the first token that closes all brackets)."""
-    depth, commas, closes = 0, [], None
-    for index, (token, start, _) in enumerate(tokens):
-        if token == ",":
-            if depth == level:
-                commas.append(start)
+    tokens = list(_TOKEN.finditer(text))
+    commas: dict[int, list[int]] = defaultdict(list)  # by the number of brackets that are open
+    depth, closed = 0, None  # closed: where the first bracket is closed
+    for token in tokens:
+        if token[0] == ",":
+            commas[depth].append(token.start())
         else:
-            depth += 1 if token in ("(", "[", "{", "\\{") else -1
-            if depth == 0 and closes is None:
-                closes = index
-    return commas, closes
+            depth += 1 if token[0] in ("(", "[", "{", "\\{") else -1
+            if depth == 0 and closed is None:
+                closed = token.end()
+    if closed == len(text) and text.startswith(("(", "[", "\\{")):
+        inside = _cut(text, tokens[0].end(), tokens[-1].start(), commas[1])
+        if len(inside) > 1:
+            return tokens[0][0] + tokens[-1][0], inside
+    return "", _cut(text, 0, len(text), commas[0])
 
 
 def _cut(text: str, start: int, stop: int, commas: list[int]) -> list[str]:

@@ -4,6 +4,7 @@
 that need only string operations use no process.
 """
 
+import contextlib
 import json
 import os
 import queue
@@ -106,42 +107,27 @@ class VerifierPool:
             _UNFINISHED if answer is None else _quick(answer, problem)
             for answer, (_, problem) in zip(answers, pairs, strict=True)
         ]
-        todo: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for index, verdict in enumerate(verdicts):
-            if verdict is None:
-                todo.put(index)
-        if not todo.empty():
+        todo = [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict is None]
+        if todo:
             with self._lock:
-                self._check_in_processes(pairs, verdicts, todo, timeout)
+                slow = iter(self._check_in_processes(todo, timeout))
+            verdicts = [next(slow) if verdict is None else verdict for verdict in verdicts]
         return [
             _explained(cast(Verdict, verdict), *pair, finish)
             for verdict, pair, finish in zip(verdicts, pairs, finishes or [None] * len(pairs), strict=True)
         ]
 
-    def _check_in_processes(
-        self,
-        pairs: Sequence[tuple[str, Problem]],
-        verdicts: list[Verdict | None],
-        todo: "queue.SimpleQueue[int]",
-        timeout: float,
-    ) -> None:
+    def _check_in_processes(self, pairs: Sequence[tuple[str, Problem]], timeout: float) -> list[Verdict]:
         if os.getpid() != self._pid:  # after a fork: the processes belong to the parent
             self._finalizer.detach()
             self._idle, self._pid = [], os.getpid()
             self._finalizer = weakref.finalize(self, _close_all, self._idle, self._pid)
-
-        def work() -> None:
-            while (index := _next(todo)) is not None:
-                verdicts[index] = self._check_one(*pairs[index], timeout)
-
-        num_threads = min(self.num_workers, todo.qsize())
-        with ThreadPoolExecutor(num_threads, thread_name_prefix="antiphase-verify") as threads:
+        with ThreadPoolExecutor(self.num_workers, thread_name_prefix="antiphase-verify") as threads:
             try:
-                for future in [threads.submit(work) for _ in range(num_threads)]:
-                    future.result()
-            finally:  # after an error or Ctrl-C, the other threads stop too
-                while _next(todo) is not None:
-                    pass
+                futures = [threads.submit(self._check_one, *pair, timeout) for pair in pairs]
+                return [future.result() for future in futures]
+            finally:  # after an error or Ctrl-C, the other checks do not start
+                threads.shutdown(cancel_futures=True)
 
     def _check_one(self, completion: str, problem: Problem, timeout: float) -> Verdict:
         for _ in range(3):
@@ -155,11 +141,10 @@ class VerifierPool:
         return Verdict(False, "error", "the process that verifies ended again and again")
 
     def _take(self) -> "_Worker":
-        while self._idle:
-            worker = self._idle.pop()
-            if worker.usable:
-                return worker
-            worker.close()
+        with contextlib.suppress(IndexError):  # no process is idle
+            while not (worker := self._idle.pop()).usable:
+                worker.close()
+            return worker
         return _Worker()
 
     def close(self) -> None:
@@ -172,13 +157,6 @@ class VerifierPool:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def _next(todo: "queue.SimpleQueue[int]") -> int | None:
-    try:
-        return todo.get_nowait()
-    except queue.Empty:
-        return None
 
 
 def answer_part(task: Task, completion: str) -> str | None:
@@ -206,12 +184,6 @@ def _explained(verdict: Verdict, answer: str, problem: Problem, finish: str | No
         return Verdict(False, "cut off", f"the completion was cut off before an answer ({PLACES[found.how]} is none)")
     place = "" if found is None else f" ({PLACES[found.how]})"
     return replace(verdict, reason=f"the answer{place} {'equals' if verdict.correct else 'is not'} the reference")
-
-
-def _located(spec: str) -> tuple[str, str | None]:
-    """(a spec from which another process can build the same task, the sha256 of the user's code or None)."""
-    task = build_task(spec)
-    return (task.located, task.code.sha256) if isinstance(task, OwnTask) else (spec, None)
 
 
 def _verdict(correct: bool) -> Verdict:
@@ -262,7 +234,9 @@ class _Worker:
         return self._process.poll() is None and self._checks < _CHECKS_PER_PROCESS
 
     def check(self, completion: str, problem: Problem, timeout: float) -> Verdict:
-        located, sha256 = _located(problem.task)
+        task = build_task(problem.task)
+        # Another process finds a user's file by its absolute path, and must load the same content.
+        located, sha256 = (task.located, task.code.sha256) if isinstance(task, OwnTask) else (problem.task, None)
         if (located, sha256) not in self._warm:
             self._warm_up(located, sha256, problem.task)
         problem = replace(problem, task=located)

@@ -3,27 +3,25 @@
 import random
 from abc import abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from antiphase.errors import InvalidInputError
-from antiphase.tasks.canonical import writable
 from antiphase.tasks.distinct_problems import in_split
-from antiphase.tasks.extraction import ExtractMode, Found, extract_answer, find_answer, presents_answer
-from antiphase.tasks.problem import Problem, Split, Task, check_request
+from antiphase.tasks.extracting_task import ExtractingTask
+from antiphase.tasks.extraction import Found, find_answer
+from antiphase.tasks.problem import Problem, Split, check_request
 from antiphase.tasks.row_task import text_key
 
 
 @dataclass(frozen=True)
-class QuestionTask(Task):
+class QuestionTask(ExtractingTask):
     """A task made of questions with reference answers.
 
     A subclass defines `questions` and `is_right`. If it is a data class, its own fields are options of the spec.
 
     Args:
-        extract: where the answer stands in a completion.
+        extract: where the answer stands in a completion (see `extract_answer`).
     """
-
-    extract: ExtractMode = field(default="auto", kw_only=True)
 
     @abstractmethod
     def questions(self) -> Iterable[tuple[str, str]]:
@@ -59,23 +57,13 @@ class QuestionTask(Task):
 
     def verify(self, completion: str, problem: Problem) -> bool:
         """Whether the completion has an answer and it is right."""
-        answer = extract_answer(completion, self.extract, problem.answer)
+        answer = self.answer_in(completion, problem)
         return answer is not None and self.is_right(answer, problem)
 
     def quick_verdict(self, completion: str, problem: Problem) -> bool | None:
         """False if the completion has no answer, else None."""
-        return False if extract_answer(completion, self.extract, problem.answer) is None else None
-
-    def extracted(self, completion: str, problem: Problem) -> str | None:
-        """The answer without surrounding space."""
-        answer = extract_answer(completion, self.extract, problem.answer)
-        return None if answer is None else writable(answer.strip())
+        return False if self.answer_in(completion, problem) is None else None
 
     def found(self, completion: str, problem: Problem) -> Found | None:
         """The answer as it stands in the completion, and where it stands."""
         return find_answer(completion, self.extract, problem.answer)
-
-    def well_formed(self, completion: str, problem: Problem) -> bool:
-        """Whether the answer stands where `extract` says; with `auto`, in a box or in tags."""
-        del problem
-        return presents_answer(completion, self.extract)

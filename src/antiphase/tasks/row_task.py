@@ -12,8 +12,8 @@ from typing import Literal
 from antiphase.data.tables import TableRow
 from antiphase.errors import InvalidInputError
 from antiphase.tasks.distinct_problems import in_split
-from antiphase.tasks.extraction import ExtractMode, presents_answer
-from antiphase.tasks.problem import Problem, Split, Task, check_request
+from antiphase.tasks.extracting_task import ExtractingTask
+from antiphase.tasks.problem import Problem, Split, check_request
 
 Ids = Literal["own", "row", "text"]
 ID_COLUMNS = ("id", "problem_id", "prompt_id", "unique_id")
@@ -54,16 +54,14 @@ class Origin(ABC):
 
 
 @dataclass(frozen=True)
-class RowTask(Task):
+class RowTask(ExtractingTask):
     """A task whose problems are rows.
 
     Args:
         origin: where the rows come from.
-        extract: where the answer stands in a completion.
     """
 
     origin: Origin
-    extract: ExtractMode
 
     @abstractmethod
     def parse(self, row: TableRow) -> tuple[str, str]:
@@ -104,11 +102,6 @@ class RowTask(Task):
     def for_training(self) -> "RowTask":
         """The same task, except that a local copy of a known set is read as its train split."""
         return replace(self, origin=self.origin.for_training())
-
-    def well_formed(self, completion: str, problem: Problem) -> bool:
-        """Whether the answer stands where `extract` says; with `auto`, in a box or in tags."""
-        del problem
-        return presents_answer(completion, self.extract)
 
     def _problems(self, part: Rows) -> list[Problem]:
         problems = []

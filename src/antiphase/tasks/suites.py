@@ -39,18 +39,18 @@ _CHAIN = "\n".join([*(f"{_ASKED}{shown}" for shown in ("3 + 4 = 7", "9 - 5 = 4",
 _PAPER_TOKENS = 3072
 _MATH = ("gsm8k", "math500", "aime24", "aime25", "amc23", "minerva", "olympiadbench")
 _LOGIC = (
-    ("knights_knaves:n_people=3", 100),
-    ("zebra_puzzles:num_people=3,num_characteristics=3", 100),
-    ("countdown:min_numbers=3,max_numbers=4,min_target=10,max_target=100", 100),
-    ("syllogism", 100),
-    ("mini_sudoku", 100),
-    ("maze", 100),
-    ("family_relationships", 100),
-    ("circuit_logic", 100),
+    "knights_knaves:n_people=3",
+    "zebra_puzzles:num_people=3,num_characteristics=3",
+    "countdown:min_numbers=3,max_numbers=4,min_target=10,max_target=100",
+    "syllogism",
+    "mini_sudoku",
+    "maze",
+    "family_relationships",
+    "circuit_logic",
 )
 SUITES: dict[str, tuple[SuiteEntry, ...]] = {
     "math": tuple(map(SuiteEntry, _MATH)),
-    "logic": tuple(SuiteEntry(spec, num_problems) for spec, num_problems in _LOGIC),
+    "logic": tuple(SuiteEntry(spec, num_problems=100) for spec in _LOGIC),
     # The data sets in the tables of arXiv 2605.17770, according to a public digest of the paper.
     "paper": tuple(SuiteEntry(spec, max_new_tokens=_PAPER_TOKENS) for spec in ("aime24", "math500", "gsm8k")),
     # For models of about 135 million weights, which follow no instruction about the form of the answer.

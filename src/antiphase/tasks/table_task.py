@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from antiphase.data.tables import TableRow
 from antiphase.errors import InvalidInputError, MissingExtraError
 from antiphase.tasks.canonical import canonical_math
-from antiphase.tasks.extraction import Found, boxed, extract_answer, find_answer
+from antiphase.tasks.extraction import Found, boxed, find_answer
 from antiphase.tasks.math_equality import Compare, Order, quick_same, same_answer
 from antiphase.tasks.problem import Problem
 from antiphase.tasks.row_task import RowTask, missing, text_of
@@ -78,17 +78,17 @@ class TableTask(RowTask):
 
     def verify(self, completion: str, problem: Problem) -> bool:
         """Whether the extracted answer equals the reference."""
-        answer = extract_answer(completion, self.extract, problem.answer)
+        answer = self.answer_in(completion, problem)
         return answer is not None and same_answer(answer, problem.answer, self.order, self.compare)
 
     def quick_verdict(self, completion: str, problem: Problem) -> bool | None:
         """The verdict for plain numbers, equal strings and completions without an answer; None for all others."""
-        answer = extract_answer(completion, self.extract, problem.answer)
+        answer = self.answer_in(completion, problem)
         return False if answer is None else quick_same(answer, problem.answer)
 
     def extracted(self, completion: str, problem: Problem) -> str | None:
         """The answer with its number or its layout normalised."""
-        answer = extract_answer(completion, self.extract, problem.answer)
+        answer = self.answer_in(completion, problem)
         return None if answer is None else canonical_math(answer)
 
     def found(self, completion: str, problem: Problem) -> Found | None:
