@@ -6,7 +6,7 @@ two rules in wide use say, so that a disagreement can be looked at.
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def check_rows(rows: Sequence[tuple[TableRow, Problem]], timeout: float = DEFAUL
     """
     completions = [_END.sub("", row.values["completion"]) for row, _ in rows]
     problems = [problem for _, problem in rows]
-    alone = [Problem(problem.problem_id, MATH_VERIFY, "", problem.answer) for problem in problems]
+    alone = [replace(problem, task=MATH_VERIFY) for problem in problems]
     with VerifierPool() as pool:
         finishes = [row.values.get("finish") for row, _ in rows]
         verdicts = pool.check(list(zip(completions, problems, strict=True)), timeout, finishes)

@@ -10,9 +10,9 @@ What is extracted from a completion is decided elsewhere.
 import itertools
 import re
 from collections import defaultdict
-from typing import Any, Literal
+from typing import Literal
 
-from antiphase.errors import MissingExtraError
+from antiphase.tasks.expression_equality import same_solutions, same_value
 from antiphase.tasks.notation import in_latex
 from antiphase.tasks.plain_numbers import exact_number, join_thousands
 
@@ -39,15 +39,12 @@ _MEMBER = re.compile(r"\s*[A-Za-z]\s*\\in(?![A-Za-z])\s*")
 _ABOUT = re.compile(r"\s*(?:\\approx|\\simeq|\\sim)(?![A-Za-z])\s*")
 _TWO_NUMBERS = re.compile(r"\d\s+\d+(?![\d\s]*/)")
 _BASE = re.compile(r"\d\s*_\s*(?:\{\s*)?(?:\\text\{)?\s*(\d+)")
-_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
-_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)")
 _CURRENCY = re.compile(r"[€£¥₹$]")
 _UNIT = re.compile(
     r"(?P<value>.*[\d})\]])\s*"
     r"(?:\\(?:text|mathrm|mbox)\{\s*(?P<word>[A-Za-z][A-Za-z ./]*)\}|\s(?P<bare>[A-Za-z]{2,}(?:\s[A-Za-z]+){0,2}))"
     r"(?P<power>\s*\^\{?-?\d\}?)?\s*\.?"
 )
-_WORDS = re.compile(r"\\(?:text|textbf|mathrm|mbox)\{[^{}]*[A-Za-z]|(?<![\\A-Za-z])[A-Za-z]{4,}|\d\s+[A-Za-z]{2}")
 _NO_UNITS = {
     "or", "and", "plus", "minus", "to", "if", "for", "where", "when", "mod", "not", "no", "is", "maybe", "else",
     "times", "million", "billion", "trillion", "thousand", "hundred", "dozen", "squared", "cubed", "factorial", "half",
@@ -159,7 +156,7 @@ def _same_item(answer: str, gold: str, order: Order, compare: Compare) -> bool:
     (value, unit), (wanted, wanted_unit) = _without_unit(answer), _without_unit(gold)
     if unit or wanted_unit:
         return (not unit or not wanted_unit or unit == wanted_unit) and same_answer(value, wanted, order, compare)
-    return compare == "math" and _same_value(answer, gold)
+    return compare == "math" and same_value(answer, gold)
 
 
 def _same_equation(answer: str, gold: str, order: Order, compare: Compare) -> bool:
@@ -173,7 +170,7 @@ def _same_equation(answer: str, gold: str, order: Order, compare: Compare) -> bo
         )
     two = len(_EQUALS.split(answer)) == 2 and len(_EQUALS.split(gold)) == 2
     if _EQUALS.search(gold) and (gold_name is None or (two and answer_name is None)):
-        return compare == "math" and two and _same_solutions(answer, gold)
+        return compare == "math" and two and same_solutions(_EQUALS.split(answer), _EQUALS.split(gold))
     if answer_name is not None and gold_name is not None and normal_form(answer_name) != normal_form(gold_name):
         return False
     if answer_name is not None or gold_name is not None:
@@ -204,100 +201,6 @@ def _without_unit(text: str) -> tuple[str, str]:
     word = word if word in _SAME_UNITS else word.removesuffix("s")
     power = "2" if "square" in words else "3" if "cubic" in words else re.sub(r"[^\d-]", "", found["power"] or "")
     return found["value"].strip(), _SAME_UNITS.get(word, word) + power
-
-
-def _same_value(answer: str, gold: str) -> bool:
-    """Equality of two expressions: exact where both are constants, else by math-verify."""
-    if bool(_WORDS.search(answer)) != bool(_WORDS.search(gold)):
-        return False  # math-verify passes over words
-    given, wanted = _parse(_in_radians(answer)), _parse(_in_radians(gold))
-    exact = _exactly_by_entry(given, wanted)
-    if exact is not None:
-        return exact
-    from math_verify import verify
-
-    # No timeouts here, since they need signals and the main thread. The pool kills a process that takes too long.
-    return bool(verify(wanted, given, timeout_seconds=None))
-
-
-def _in_radians(text: str) -> str:
-    """The text with degrees in radians where it has a trigonometric function."""
-    return _DEGREES.sub(r"{(\1 \\pi / 180)}", text) if _TRIGONOMETRIC.search(text) else text
-
-
-def _same_solutions(answer: str, gold: str) -> bool:
-    """Whether two equations have the same solutions as they stand: one is a multiple of the other."""
-    import sympy
-
-    sides = [_constant_or_none(_parse(side)) for side in (*_EQUALS.split(answer), *_EQUALS.split(gold))]
-    if any(side is None for side in sides):
-        return False
-    left, right = (sides[0] - sides[1], sides[2] - sides[3])
-    if left == 0 or right == 0:
-        return bool(left == right)
-    ratio = sympy.simplify(left / right)
-    return bool(ratio.is_number and ratio.is_finite and ratio != 0)
-
-
-def _constant_or_none(parsed: list[Any]) -> Any:
-    """The expression that was parsed, its decimals exact; None where there is none."""
-    import sympy
-
-    first = parsed[0] if parsed else None
-    if not isinstance(first, sympy.Expr):
-        return None
-    exact: dict[Any, Any] = {number: sympy.Rational(str(number)) for number in first.atoms(sympy.Float)}
-    if {str(symbol) for symbol in first.free_symbols} == {"i"}:
-        exact |= dict.fromkeys(first.free_symbols, sympy.I)
-    value = first.xreplace(exact).doit()
-    return None if value.has(sympy.nan, sympy.zoo) else value
-
-
-def _exactly_by_entry(given: list[Any], wanted: list[Any]) -> bool | None:
-    """Whether two constants, or all entries of two matrices, are equal; None where that takes algebra."""
-    from sympy import MatrixBase
-
-    if not (given and wanted and isinstance(given[0], MatrixBase) and isinstance(wanted[0], MatrixBase)):
-        return _exactly(given, wanted)
-    if given[0].shape != wanted[0].shape:
-        return False
-    entries = [_exactly([left], [right]) for left, right in zip(given[0], wanted[0], strict=True)]
-    return None if None in entries else all(entries)
-
-
-def _exactly(given: list[Any], wanted: list[Any]) -> bool | None:
-    """Whether two constants are equal; None where either is no constant."""
-    import sympy
-
-    left, right = _constant_or_none(given), _constant_or_none(wanted)
-    if left is None or right is None:
-        return None
-    difference = left - right
-    if left.free_symbols or right.free_symbols:
-        if given[0].atoms(sympy.Float) or wanted[0].atoms(sympy.Float):
-            return bool(sympy.simplify(difference) == 0)  # math-verify compares decimals within a tolerance
-        difference = sympy.expand(difference)
-        return None if difference.free_symbols else bool(difference == 0)
-    if left.is_Rational and right.is_Rational:
-        return bool(left == right)
-    # Sixty digits tell almost all different constants apart; what is left is proved, or compared on many more.
-    scale = max(abs(sympy.N(right, 15)), sympy.Float("1e-300"))
-    if abs(sympy.N(difference, 60, maxn=2000)) > scale * sympy.Float("1e-50"):
-        return False
-    proved = difference.equals(0)
-    if proved is None:
-        proved = abs(sympy.N(difference, 300, maxn=6000)) < scale * sympy.Float("1e-280")
-    return bool(proved)
-
-
-def _parse(text: str) -> list[Any]:
-    try:
-        from math_verify import LatexExtractionConfig, parse
-    except ImportError:
-        raise MissingExtraError("math-verify", "train", "comparing mathematical answers") from None
-    config = [LatexExtractionConfig(boxed_match_priority=0)]
-    found: list[Any] = parse(f"\\boxed{{{text}}}", extraction_config=config, parsing_timeout=None)
-    return found
 
 
 def _tidy(text: str) -> str:

@@ -56,27 +56,15 @@ class FileOrigin(Origin):
         """The file as a copy of the set's train split, if the set has one."""
         if self.test_of is None or not self.has_train:
             return self
-        return TrainingFile(self.path, self.test_of, self.ids, self.embedded_test)
+        return TrainingFile(self.path, self.test_of, self.ids, self.has_train, self.embedded_test)
 
 
-@dataclass(frozen=True)
-class TrainingFile(Origin):
-    """A local copy of the train split of a known set.
+class TrainingFile(FileOrigin):
+    """A file that is a local copy of the train split of the known set `test_of`.
 
     If this package contains the set's test questions, these are the held-out problems. Otherwise the prompt decides
     which rows are for training and which are held out.
-
-    Args:
-        path: the path of the file.
-        name: the name of the set.
-        ids: how the problems get their ids (see `Rows`).
-        embedded_test: whether the set's test split is the GSM8K test questions of this package.
     """
-
-    path: str
-    name: str
-    ids: Ids
-    embedded_test: bool
 
     def read(self, split: Split) -> list[Rows]:
         """The rows of the split. Warns if the file calls itself a test split.
@@ -85,12 +73,12 @@ class TrainingFile(Origin):
             InvalidInputError: the file contains test questions of this package.
         """
         rows = read_table(Path(self.path).expanduser())
-        training = Rows(rows, f"{self.name}_train", official=self.embedded_test, ids=self.ids)
+        training = Rows(rows, f"{self.test_of}_train", official=self.embedded_test, ids=self.ids)
         if split != "test":
             self._look_for_test(rows)
         if not self.embedded_test:
             return [training]
-        parts = {"train": training, "test": _embedded_test(f"{self.name}_test")}
+        parts = {"train": training, "test": _embedded_test(f"{self.test_of}_test")}
         return [part for kind, part in parts.items() if split in (kind, "all")]
 
     def _look_for_test(self, rows: Sequence[TableRow]) -> None:
@@ -100,7 +88,7 @@ class TrainingFile(Origin):
             shared = sum(not known.isdisjoint(values) for values in texts)
             if shared:
                 raise InvalidInputError(
-                    f"{shared} of the {len(rows)} rows of {self.path} are test questions of {self.name}, which are "
+                    f"{shared} of the {len(rows)} rows of {self.path} are test questions of {self.test_of}, which are "
                     "not for training. Give a copy of its train split."
                 )
         ids = [str(row.first_of(ID_COLUMNS)) for row in rows]
@@ -108,7 +96,7 @@ class TrainingFile(Origin):
         if called or _SAYS_TEST.search(Path(self.path).stem):
             warnings.warn(
                 f"the {'ids of the rows' if called else 'name'} of {self.path} say that it is a test split; it is "
-                f"trained on. An evaluation on {self.name} would then be of problems that were seen.",
+                f"trained on. An evaluation on {self.test_of} would then be of problems that were seen.",
                 stacklevel=2,
             )
 
