@@ -1,8 +1,8 @@
-"""Decide whether two mathematical expressions are equal: math-verify parses them, and sympy compares them.
+"""Decide whether two mathematical expressions are equal. math-verify parses them into expressions of sympy.
 
-Constants are compared exactly: there is no tolerance, so 1/2004! is not 1/2006!. math-verify decides about expressions
-with variables. A parse can take long or hang, so this runs in a process that can be killed. What an answer consists of
-(a list, an equation, a unit) is decided in `math_equality`.
+Constants are compared exactly here. There is no tolerance, so 1/2004! is not 1/2006!. math-verify compares expressions
+with variables. Parsing and comparing can take long or hang, so callers use a process that can be killed.
+`math_equality` has split lists, equations and units before.
 """
 
 import re
@@ -17,9 +17,13 @@ _WORDS = re.compile(r"\\(?:text|textbf|mathrm|mbox)\{[^{}]*[A-Za-z]|(?<![\\A-Za-
 
 
 def same_value(answer: str, gold: str) -> bool:
-    """Equality of two expressions: exact where both are constants, else by math-verify."""
+    """Return whether two expressions are equal: exactly if both are constants, else by the rules of math-verify.
+
+    Raises:
+        MissingExtraError: math-verify is not installed.
+    """
     if bool(_WORDS.search(answer)) != bool(_WORDS.search(gold)):
-        return False  # math-verify passes over words
+        return False  # math-verify ignores words
     given, wanted = _parse(_in_radians(answer)), _parse(_in_radians(gold))
     exact = _exactly_by_entry(given, wanted)
     if exact is not None:
@@ -31,12 +35,17 @@ def same_value(answer: str, gold: str) -> bool:
 
 
 def _in_radians(text: str) -> str:
-    """The text with degrees in radians where it has a trigonometric function."""
+    """Return the text with its angles in radians instead of degrees, if it has a trigonometric function."""
     return _DEGREES.sub(r"{(\1 \\pi / 180)}", text) if _TRIGONOMETRIC.search(text) else text
 
 
 def same_solutions(answer: Sequence[str], gold: Sequence[str]) -> bool:
-    """Whether two equations have the same solutions as they stand: one is a multiple of the other."""
+    """Return whether one equation is a multiple of the other, so that both have the same solutions.
+
+    Args:
+        answer: the two sides of the one equation.
+        gold: the two sides of the other.
+    """
     import sympy
 
     sides = [_constant_or_none(_parse(side)) for side in (*answer, *gold)]
@@ -50,7 +59,7 @@ def same_solutions(answer: Sequence[str], gold: Sequence[str]) -> bool:
 
 
 def _constant_or_none(parsed: list[Any]) -> Any:
-    """The expression that was parsed, its decimals exact; None where there is none."""
+    """Return the expression that was parsed, with its decimals as exact fractions; None if there is no expression."""
     import sympy
 
     first = parsed[0] if parsed else None
@@ -64,7 +73,7 @@ def _constant_or_none(parsed: list[Any]) -> Any:
 
 
 def _exactly_by_entry(given: list[Any], wanted: list[Any]) -> bool | None:
-    """Whether two constants, or all entries of two matrices, are equal; None where that takes algebra."""
+    """Return whether two expressions, or all entries of two matrices, are equal; None if math-verify must decide."""
     from sympy import MatrixBase
 
     if not (given and wanted and isinstance(given[0], MatrixBase) and isinstance(wanted[0], MatrixBase)):
@@ -76,7 +85,7 @@ def _exactly_by_entry(given: list[Any], wanted: list[Any]) -> bool | None:
 
 
 def _exactly(given: list[Any], wanted: list[Any]) -> bool | None:
-    """Whether two constants are equal; None where either is no constant."""
+    """Return whether two expressions are equal, if this can be decided exactly; None if math-verify must decide."""
     import sympy
 
     left, right = _constant_or_none(given), _constant_or_none(wanted)
@@ -90,7 +99,8 @@ def _exactly(given: list[Any], wanted: list[Any]) -> bool | None:
         return None if difference.free_symbols else bool(difference == 0)
     if left.is_Rational and right.is_Rational:
         return bool(left == right)
-    # Sixty digits tell almost all different constants apart; what is left is proved, or compared on many more.
+    # Sixty digits tell almost all different constants apart. If these agree, sympy tries to prove that the constants
+    # are equal. If it cannot decide, 300 digits are compared.
     scale = max(abs(sympy.N(right, 15)), sympy.Float("1e-300"))
     if abs(sympy.N(difference, 60, maxn=2000)) > scale * sympy.Float("1e-50"):
         return False
@@ -101,6 +111,7 @@ def _exactly(given: list[Any], wanted: list[Any]) -> bool | None:
 
 
 def _parse(text: str) -> list[Any]:
+    """Return what math-verify reads in a text of LaTeX: an expression and the text, or less if it cannot read it."""
     try:
         from math_verify import LatexExtractionConfig, parse
     except ImportError:

@@ -12,17 +12,17 @@ class ExtractingTask(Task):
     """A task whose verifier judges the answer that `extract_answer` finds.
 
     Args:
-        extract: where the answer stands in a completion (see `extract_answer`).
+        extract: where in a completion the answer is looked for (the modes of `extract_answer`).
     """
 
     extract: ExtractMode = field(default="auto", kw_only=True)
 
     def answer_in(self, completion: str, problem: Problem) -> str | None:
-        """Return the answer that stands in the completion; None if there is none."""
+        """Return the answer that the completion gives; None if it gives none."""
         return extract_answer(completion, self.extract, problem.answer)
 
     def extracted(self, completion: str, problem: Problem) -> str | None:
-        """Return the answer as `verify` compares it; None if there is none."""
+        """Return the completion's answer, for majority votes; None if it gives none."""
         answer = self.answer_in(completion, problem)
         return None if answer is None else writable(answer)
 

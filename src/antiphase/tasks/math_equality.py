@@ -1,10 +1,14 @@
 r"""Decide whether two mathematical answers are equal, more strictly than math-verify alone.
 
-Plain numbers are compared exactly and equal strings are equal. The rest is decided part by part: an equation counts as
-its right side only if its left side is a name, both sides of a chain of equations must hold, lists and tuples are
-compared item by item in order, and their brackets must agree. Expressions are parsed by math-verify. Constants are
-compared exactly: there is no tolerance, so 1/2004! is not 1/2006!. math-verify (sympy) decides what has variables.
-What is extracted from a completion is decided elsewhere.
+Plain numbers are compared exactly, and equal strings are equal. Other answers are split into parts:
+
+* `x = 5` counts as 5, because its left side is a name. If the reference is an equation such as `x + y = 2`, the answer
+  must be a multiple of that equation. In any other equation or chain of equations, each side must equal the reference.
+* Lists and tuples are compared item by item, in order. Their brackets must be the same.
+* A unit is split from its value. If both the answer and the reference have a unit, the units must be the same.
+
+What is left is a single expression, which `expression_equality` compares. `extraction` finds the answer in a
+completion.
 """
 
 import itertools
@@ -63,7 +67,7 @@ _TOKEN = re.compile(r"\\[{}]|[()\[\]{},]")
 
 
 def quick_same(answer: str, gold: str) -> bool | None:
-    """Whether the two are equal, as far as strings and plain numbers can tell; None where algebra is needed."""
+    """Return whether the two are equal if strings and plain numbers can decide it; None if algebra is needed."""
     wanted, given = exact_number(gold), exact_number(answer)
     if wanted is not None and given is None and len(answer) <= MAX_ANSWER_LENGTH:
         given = exact_number(_ABOUT.sub("", _CURRENCY.sub("", in_latex(answer)), count=1))
@@ -75,17 +79,18 @@ def quick_same(answer: str, gold: str) -> bool | None:
 
 
 def same_answer(answer: str, gold: str, order: Order = "given", compare: Compare = "math") -> bool:
-    r"""Whether the answer equals the reference.
+    r"""Return whether the answer equals the reference.
 
     Args:
         answer: the answer that was extracted from a completion.
         gold: the reference.
-        order: whether the order of items matters in a list without brackets, such as `1,-2`. It never matters in a
-            set `\{ \}`. With `any`, a list without brackets equals the set of the same items.
-        compare: `math` asks math-verify; `exact` compares only numbers and text, item by item.
+        order: whether the order of items matters in a list without brackets, such as `1,-2`. `given`: the items must
+            have the order of the reference. `any`: the order does not matter, and the list equals the set of the same
+            items. The order never matters in a set `\{ \}`.
+        compare: `math` lets math-verify compare expressions; `exact` compares only numbers and text, item by item.
 
     Raises:
-        MissingExtraError: math-verify is needed and not installed.
+        MissingExtraError: math-verify is needed but not installed.
     """
     quick = quick_same(answer, gold)
     if quick is not None:
@@ -117,15 +122,20 @@ def same_answer(answer: str, gold: str, order: Order = "given", compare: Compare
 
 
 def _misread(answer: str, gold: str) -> bool:
-    """Whether math-verify would read something else than what the answer says."""
+    """Return whether math-verify would misread the answer, so that it must not be asked.
+
+    It misreads unbalanced braces, two numbers beside each other, and a number with a base (it ignores the base).
+    """
     two_numbers = _TWO_NUMBERS.search(answer) and not _TWO_NUMBERS.search(gold)
-    bases = _BASE.findall(answer)  # math-verify ignores the base of a number
+    bases = _BASE.findall(answer)
     return not _balanced(answer) or bool(two_numbers) or (bool(bases) and bases != _BASE.findall(gold))
 
 
 def _bare(answer: str, gold: str) -> str:
-    r"""The answer without what may stand before it: `\approx 3`, `x \in [2,5]`, `(x,y) = (3,4)`."""
-    # `\text{18 dollars}` is 18 dollars, and of `2\pi \approx 6.28` the exact part counts.
+    r"""Return the answer without what may stand before its value: `\approx 3`, `x \in [2,5]`, `(x,y) = (3,4)`.
+
+    `\text{18 dollars}` becomes `18 dollars`, and `2\pi \approx 6.28` becomes its exact part `2\pi`.
+    """
     if (number := _TEXT_NUMBER.fullmatch(answer)) is not None:
         answer = number[1] + (number[2] or "")
     if (exact := _ABOUT_TOO.fullmatch(answer)) is not None and not _NAME.fullmatch(exact[1]):
@@ -137,6 +147,7 @@ def _bare(answer: str, gold: str) -> str:
 
 
 def _same_items(given: list[str], wanted: list[str], ordered: bool, order: Order, compare: Compare) -> bool:
+    """Return whether two lists have the same items, in the same order if `ordered`."""
     if len(given) != len(wanted):
         return False
     if ordered:
@@ -151,6 +162,7 @@ def _same_items(given: list[str], wanted: list[str], ordered: bool, order: Order
 
 
 def _same_item(answer: str, gold: str, order: Order, compare: Compare) -> bool:
+    """Return whether two answers that are no lists are equal: equations, values with units, or expressions."""
     if _EQUALS.search(answer) or _EQUALS.search(gold):
         return _same_equation(answer, gold, order, compare)
     (value, unit), (wanted, wanted_unit) = _without_unit(answer), _without_unit(gold)
@@ -160,7 +172,7 @@ def _same_item(answer: str, gold: str, order: Order, compare: Compare) -> bool:
 
 
 def _same_equation(answer: str, gold: str, order: Order, compare: Compare) -> bool:
-    """Equality where the answer or the reference has a sign of equality."""
+    """Return whether the two are equal if at least one of them is an equation."""
     answer_name, answer_value = _assignment(answer)
     gold_name, gold_value = _assignment(gold)
     if answer_name is not None and _NAME.fullmatch(normal_form(gold)):
@@ -175,12 +187,12 @@ def _same_equation(answer: str, gold: str, order: Order, compare: Compare) -> bo
         return False
     if answer_name is not None or gold_name is not None:
         return same_answer(answer_value, gold_value, order, compare)
-    # Every side must be what the reference is: math-verify alone reads `3=4` as 4.
+    # Every side must equal the reference. math-verify alone reads `3=4` as 4.
     return all(side.strip() and same_answer(side, gold, order, compare) for side in _EQUALS.split(answer))
 
 
 def _assignment(text: str) -> tuple[str | None, str]:
-    """(name, value) of `x = 5` and of `(x,y) = (3,4)`; (None, the text) of anything else."""
+    """Return (name, value) of an assignment, such as `x = 5` or `(x,y) = (3,4)`; (None, the text) of other texts."""
     name, *sides = _EQUALS.split(text, maxsplit=1)
     if sides and sides[0].strip() and (_NAME.fullmatch(name.strip()) or _NAMES.fullmatch(name.strip())):
         return name.strip(), sides[0].strip()
@@ -188,7 +200,7 @@ def _assignment(text: str) -> tuple[str | None, str]:
 
 
 def _without_unit(text: str) -> tuple[str, str]:
-    """(the value, its unit in one spelling); without a unit, the text and an empty unit."""
+    """Return (the value, its unit in one common spelling); a text without a unit is returned with an empty unit."""
     found = _UNIT.fullmatch(text)
     if found is None:
         return text, ""
@@ -204,6 +216,7 @@ def _without_unit(text: str) -> tuple[str, str]:
 
 
 def _tidy(text: str) -> str:
+    """Return the text in LaTeX, without currency signs, sizes of brackets and final period; "and" becomes a comma."""
     text = join_thousands(in_latex(text.strip().strip("*"))).strip().removesuffix(".")
     text = _SIZES.sub("", _CURRENCY.sub("", text.replace("\\!", "").replace("\\$", "")))
     text = text.replace("\\lbrace", "\\{").replace("\\rbrace", "\\}")
@@ -211,19 +224,26 @@ def _tidy(text: str) -> str:
 
 
 def normal_form(text: str) -> str:
-    """The text without layout, for comparison as a string; a space stays only between two word characters."""
+    """Return the text without its layout, so that two texts can be compared as strings.
+
+    Spaces are removed, except one between two words or numbers.
+    """
     text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\$", "").replace("\\%", "")
     text = _TEXT.sub(r"\1", _tidy(text)).strip().removesuffix(".")
     return re.sub(r"(?<!\w)\s+|\s+(?!\w)", "", re.sub(r"\s+", " ", text))
 
 
 def _balanced(text: str) -> bool:
+    """Return whether every brace is closed, and none is closed before it is opened."""
     steps = [{"{": 1, "}": -1}.get(token, 0) for token in re.findall(r"\\.|[{}]", text)]
     return sum(steps) == 0 and min(itertools.accumulate(steps), default=0) >= 0
 
 
 def _items(text: str) -> tuple[str, list[str]]:
-    r"""(the brackets around the whole text, the items between its outer commas): `(1,2]` gives (`(]`, [`1`, `2`])."""
+    r"""Return (the brackets around the whole text, the items between its outer commas).
+
+    `(1,2]` gives (`(]`, [`1`, `2`]). Brackets around a single item belong to the item.
+    """
     tokens = list(_TOKEN.finditer(text))
     commas: dict[int, list[int]] = defaultdict(list)  # by the number of brackets that are open
     depth, closed = 0, None  # closed: where the first bracket is closed
@@ -242,13 +262,14 @@ def _items(text: str) -> tuple[str, list[str]]:
 
 
 def _cut(text: str, start: int, stop: int, commas: list[int]) -> list[str]:
+    """Return the items of text[start:stop], which is cut at the commas."""
     edges = [start - 1, *commas, stop]
     items = [text[a + 1 : b].strip() for a, b in itertools.pairwise(edges)]
     return [value for item in items if item for value in _both_signs(item)]
 
 
 def _both_signs(text: str) -> list[str]:
-    r"""The two values of an item with `\pm`; any other item alone."""
+    r"""Return the two values of an item with `\pm` or `\mp`; any other item is returned alone."""
     if not _SIGNS.search(text):
         return [text]
     upper = _SIGNS.sub(lambda found: " + " if "pm" in found[0] else " - ", text)

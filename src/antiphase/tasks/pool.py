@@ -1,7 +1,7 @@
 """Verify completions in processes that can be killed, so that no completion can hang or end the caller.
 
-`VerifierPool.check` works in any thread, uses no signals in the caller, and gives a verdict for every pair. Verdicts
-that need only string operations use no process.
+`VerifierPool.check` works in any thread and uses no signals in the caller. It returns a verdict for every completion.
+A verdict that a few string operations can decide needs no process. `worker` is the program of the processes.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from antiphase.tasks.thoughts import spoken
 Outcome = Literal["right", "wrong", "no answer", "cut off", "timeout", "error"]
 DEFAULT_TIMEOUT = 5.0
 _START_TIMEOUT = 180.0  # seconds to start and to import, which no completion can lengthen
-_CHECKS_PER_PROCESS = 5000  # sympy's caches grow
+_CHECKS_PER_PROCESS = 5000  # then the process is replaced, since sympy's caches grow
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from antiphase.tasks.worker import main; main()"
 _LATE = {"failed": "its process did not answer in time"}
 _ENDED = {"failed": "its process ended"}
@@ -35,19 +35,19 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 
 
 class VerifierError(AntiphaseError, RuntimeError):
-    """Verification cannot work at all, whatever the completion: a process does not start or lacks a package."""
+    """Error when no completion can be verified, because a process does not start or a package is missing."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict on one completion. Whatever is not right counts as wrong.
+    """The verdict on one completion. Every outcome other than `right` counts as wrong.
 
     Args:
         correct: whether the completion is right.
-        outcome: `right`, `wrong`, `no answer` (none was found, or the thought does not end), `cut off` (the completion
-            reached its length limit before it gave an answer), `timeout` (verifying took too long), or `error` (the
-            verifier raised, or its process ended).
-        reason: why, in a few words.
+        outcome: `right`; `wrong`; `no answer` (the completion has no answer, or its thought does not end); `cut off`
+            (the completion reached its length limit before it gave an answer); `timeout` (verifying took too long);
+            `error` (the verifier raised an error, or its process ended).
+        reason: a few words that explain the outcome.
     """
 
     correct: bool
@@ -61,14 +61,14 @@ _UNFINISHED = Verdict(False, "no answer", "the thought was begun and not ended")
 class VerifierPool:
     """A pool of processes that verify completions. They start when they are first needed.
 
-    Use the pool in a `with` block or call `close`. Its processes also end when the pool is deleted and when this
-    process ends or is killed.
+    Use the pool in a `with` block, or call `close`. Its processes also end when the pool is deleted, and when the
+    process that made the pool ends or is killed.
 
     Args:
-        num_workers: the greatest number of processes; None is 2, or 1 on a machine with one core.
+        num_workers: the greatest number of processes; None means 2, or 1 on a machine with one core.
 
     Raises:
-        InvalidInputError: fewer than one worker.
+        InvalidInputError: `num_workers` is less than 1.
     """
 
     def __init__(self, num_workers: int | None = None) -> None:
@@ -86,14 +86,15 @@ class VerifierPool:
         timeout: float = DEFAULT_TIMEOUT,
         finishes: Sequence[str | None] | None = None,
     ) -> list[Verdict]:
-        """The verdict on each (completion, problem), in order.
+        """Return the verdict on each completion, in order.
 
-        Of a reasoning model's completion, only what follows the thought is verified; see `thoughts`.
+        If a model thinks before it answers, only the text after its thought is verified (see `thoughts`).
 
         Args:
-            pairs: the completions with their problems.
-            timeout: seconds for each; importing and starting processes do not count.
-            finishes: how each completion ended; `length` means that it reached its length limit.
+            pairs: (completion, problem) for each completion.
+            timeout: the seconds that one verification may take. The time to start and to import does not count.
+            finishes: how each completion ended; `length` means that it reached its length limit. None if this is not
+                known.
 
         Raises:
             InvalidInputError: the timeout is not positive, or a problem names a task that does not exist.
@@ -118,6 +119,7 @@ class VerifierPool:
         ]
 
     def _check_in_processes(self, pairs: Sequence[tuple[str, Problem]], timeout: float) -> list[Verdict]:
+        """Return the verdicts of processes, in order. Each thread here waits for one process at a time."""
         if os.getpid() != self._pid:  # after a fork: the processes belong to the parent
             self._finalizer.detach()
             self._idle, self._pid = [], os.getpid()
@@ -135,12 +137,13 @@ class VerifierPool:
             try:
                 return worker.check(completion, problem, timeout)
             except _GoneError:
-                continue  # it had ended before it read the pair
+                continue  # the process had ended before it read the request
             finally:
                 self._idle.append(worker)
-        return Verdict(False, "error", "the process that verifies ended again and again")
+        return Verdict(False, "error", "the process that verifies ended three times")
 
     def _take(self) -> "_Worker":
+        """Return a process that is idle, or a new one."""
         with contextlib.suppress(IndexError):  # no process is idle
             while not (worker := self._idle.pop()).usable:
                 worker.close()
@@ -148,7 +151,7 @@ class VerifierPool:
         return _Worker()
 
     def close(self) -> None:
-        """End the processes; the next check starts new ones."""
+        """End the processes. The next call of `check` starts new ones."""
         with self._lock:
             _close_all(self._idle, self._pid)
 
@@ -160,11 +163,12 @@ class VerifierPool:
 
 
 def answer_part(task: Task, completion: str) -> str | None:
-    """What the task's verifier reads of a completion: what follows its thought; None if the thought does not end."""
+    """Return the text that the task's verifier reads: what follows the thought. None if the thought does not end."""
     return completion if task.reads_thoughts else spoken(completion).answer
 
 
 def _quick(completion: str, problem: Problem) -> Verdict | None:
+    """Return the verdict that a few string operations can decide; None if a process is needed."""
     task = build_task(problem.task)
     correct = task.quick_verdict(completion, problem)
     if correct is False and task.found(completion, problem) is None:
@@ -173,15 +177,15 @@ def _quick(completion: str, problem: Problem) -> Verdict | None:
 
 
 def _explained(verdict: Verdict, answer: str, problem: Problem, finish: str | None) -> Verdict:
-    """The verdict with its reason, and whether an answer is missing because the completion was cut off."""
+    """Return the verdict with its reason. It becomes `cut off` if the length limit left no answer."""
     if verdict.outcome == "no answer":
         return replace(verdict, outcome="cut off") if finish == "length" else verdict
     if verdict.outcome not in ("right", "wrong"):
         return verdict
     found = build_task(problem.task).found(answer, problem)
     if finish == "length" and found is not None and found.how in ("number", "line"):
-        # A completion that goes on has no last number and no last line yet.
-        return Verdict(False, "cut off", f"the completion was cut off before an answer ({PLACES[found.how]} is none)")
+        # The text would have gone on, so its last number and its last line are not its answer.
+        return Verdict(False, "cut off", f"the completion was cut off, so {PLACES[found.how]} is not its answer")
     place = "" if found is None else f" ({PLACES[found.how]})"
     return replace(verdict, reason=f"the answer{place} {'equals' if verdict.correct else 'is not'} the reference")
 
@@ -191,6 +195,7 @@ def _verdict(correct: bool) -> Verdict:
 
 
 def _close_all(workers: "list[_Worker]", pid: int) -> None:
+    """End the processes, unless this process is a fork: they belong to the process that started them."""
     if os.getpid() != pid:
         return
     while workers:
@@ -198,11 +203,11 @@ def _close_all(workers: "list[_Worker]", pid: int) -> None:
 
 
 class _GoneError(Exception):
-    """The process had ended before it read the request."""
+    """Error when a process had ended before it read its request."""
 
 
 class _Worker:
-    """One process and the thread that listens to it."""
+    """One process that verifies, and the thread that reads its answers."""
 
     def __init__(self) -> None:
         self._checks = 0
@@ -234,6 +239,12 @@ class _Worker:
         return self._process.poll() is None and self._checks < _CHECKS_PER_PROCESS
 
     def check(self, completion: str, problem: Problem, timeout: float) -> Verdict:
+        """Let the process verify a completion, and return its verdict.
+
+        Raises:
+            VerifierError: the process cannot make the task.
+            _GoneError: the process had ended before it read the request.
+        """
         task = build_task(problem.task)
         # Another process finds a user's file by its absolute path, and must load the same content.
         located, sha256 = (task.located, task.code.sha256) if isinstance(task, OwnTask) else (problem.task, None)
@@ -283,12 +294,14 @@ class _Worker:
             raise _GoneError from None
 
     def _receive(self, timeout: float) -> dict[str, Any]:
+        """Return the next answer of the process, or `_LATE` if none comes in time."""
         try:
             return self._answers.get(timeout=timeout)
         except queue.Empty:
             return _LATE
 
     def _listen(self) -> None:
+        """Collect the answers of the process until it ends."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._answers.put(json.loads(line))
