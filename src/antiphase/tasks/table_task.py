@@ -1,4 +1,4 @@
-"""The task of questions with mathematical answers, in the rows of a file, a known set or another data set of the hub."""
+"""The task of questions with mathematical answers: the rows of a file, of a known set or of another set on the hub."""
 
 import importlib.util
 from dataclasses import dataclass
