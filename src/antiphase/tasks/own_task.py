@@ -256,8 +256,8 @@ def _arguments(spec: Spec, code: UserCode) -> dict[str, Any]:
             options[name] = shared[name]
         elif needed and name not in options:
             raise InvalidInputError(
-                f"task {spec.text!r}: the option {name!r} is needed. Write {spec.name}:{name}=VALUE, or give it a "
-                "default."
+                f"task {spec.text!r}: the option {name!r} is needed. Write {spec.name}:{name}=VALUE, or give the "
+                "parameter a default."
             )
     return options
 

@@ -55,9 +55,6 @@ class Verdict:
     reason: str = field(default="", compare=False)
 
 
-_UNFINISHED = Verdict(False, "no answer", "the thought was begun and not ended")
-
-
 class VerifierPool:
     """A pool of processes that verify completions. They start when they are first needed.
 
@@ -103,11 +100,9 @@ class VerifierPool:
         if not timeout > 0:
             raise InvalidInputError(f"timeout must be a positive number of seconds; got {timeout}.")
         answers = [answer_part(build_task(problem.task), completion) for completion, problem in pairs]
-        pairs = [(answer or "", problem) for answer, (_, problem) in zip(answers, pairs, strict=True)]
-        verdicts = [
-            _UNFINISHED if answer is None else _quick(answer, problem)
-            for answer, (_, problem) in zip(answers, pairs, strict=True)
-        ]
+        problems = [problem for _, problem in pairs]
+        verdicts = [_quick(answer, problem) for answer, problem in zip(answers, problems, strict=True)]
+        pairs = [(answer or "", problem) for answer, problem in zip(answers, problems, strict=True)]
         todo = [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict is None]
         if todo:
             with self._lock:
@@ -167,11 +162,13 @@ def answer_part(task: Task, completion: str) -> str | None:
     return completion if task.reads_thoughts else spoken(completion).answer
 
 
-def _quick(completion: str, problem: Problem) -> Verdict | None:
+def _quick(answer: str | None, problem: Problem) -> Verdict | None:
     """Return the verdict that a few string operations can decide; None if a process is needed."""
+    if answer is None:
+        return Verdict(False, "no answer", "the thought was begun and not ended")
     task = build_task(problem.task)
-    correct = task.quick_verdict(completion, problem)
-    if correct is False and task.found(completion, problem) is None:
+    correct = task.quick_verdict(answer, problem)
+    if correct is False and task.found(answer, problem) is None:
         return Verdict(False, "no answer", "no answer was found")
     return None if correct is None else _verdict(correct)
 
@@ -279,10 +276,8 @@ class _Worker:
         self._listener.join()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                try:
+                with contextlib.suppress(OSError):  # the process that was to read the rest has ended
                     stream.close()
-                except OSError:
-                    continue  # the process that was to read the rest has ended
 
     def _send(self, message: dict[str, Any]) -> None:
         assert self._process.stdin is not None
