@@ -1,4 +1,6 @@
-"""Multiple-choice questions: GPQA-diamond, from the hub (gated) or from a local copy.
+"""The task of the multiple-choice questions of GPQA-diamond, read from the Hugging Face hub or from a local copy.
+
+The hub gives the questions only to users who have accepted their terms.
 
 The options of a question are sorted by a hash of their texts, so that they have the same order in every run and in
 every copy of the data. The verifier judges only the letter that a completion chooses.

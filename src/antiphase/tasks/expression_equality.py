@@ -111,7 +111,11 @@ def _exactly(given: list[Any], wanted: list[Any]) -> bool | None:
 
 
 def _parse(text: str) -> list[Any]:
-    """Return what math-verify reads in a text of LaTeX: an expression and the text, or less if it cannot read it."""
+    """Return what math-verify parses from LaTeX: a list of an expression and its text, or less if it cannot parse it.
+
+    Raises:
+        MissingExtraError: math-verify is not installed.
+    """
     try:
         from math_verify import LatexExtractionConfig, parse
     except ImportError:

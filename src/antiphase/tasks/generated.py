@@ -1,4 +1,7 @@
-"""The base of tasks that generate their problems. A task yields problems without end; the different ones are taken."""
+"""The base of tasks that generate their problems.
+
+A task yields problems without end, and may repeat them. The different ones are taken until there are enough.
+"""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping

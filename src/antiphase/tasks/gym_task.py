@@ -172,7 +172,7 @@ class GymTask(GeneratedTask):
 
 @functools.lru_cache(maxsize=64)
 def _dataset(task: GymTask, seed: int) -> Any:
-    """Return reasoning_gym's data set of the task for one internal seed."""
+    """Return the data set of reasoning_gym that the task's generator makes from a seed."""
     dataset_class, config_class = gym_generators()[task.name]
     try:
         config = config_class(**dict(task.options), seed=seed, size=_CHUNK)
@@ -183,5 +183,5 @@ def _dataset(task: GymTask, seed: int) -> Any:
 
 @functools.lru_cache(maxsize=4096)
 def _made_again(task: GymTask, seed: int, index: int) -> Any:
-    """Return the entry with this index in the data set of an internal seed."""
+    """Return the entry with this index in the data set that the generator makes from a seed."""
     return _dataset(task, seed)[index]

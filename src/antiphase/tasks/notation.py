@@ -70,14 +70,14 @@ def _root(found: re.Match[str]) -> str:
 
 
 def _fraction(found: re.Match[str]) -> str:
-    """Return a fraction of one character, with the whole number before it, in LaTeX: 3½ is 7/2."""
+    """Return a fraction character in LaTeX, together with a whole number before it: 3½ becomes 7/2."""
     top, _, bottom = unicodedata.normalize("NFKC", found[2]).partition("\u2044")
     whole = int(found[1]) if found[1] else 0
     return rf"\frac{{{whole * int(bottom) + int(top)}}}{{{bottom}}}"
 
 
 def _mixed(found: re.Match[str]) -> str:
-    """Return a mixed number as one fraction in LaTeX: 3 1/2 is 7/2."""
+    """Return a mixed number as one fraction in LaTeX: 3 1/2 becomes 7/2."""
     sign, whole, *parts = found.groups()
     top, bottom = (int(part) for part in parts if part is not None)
     if bottom == 0 or top >= bottom:

@@ -27,7 +27,7 @@ _OF_EVERY_TASK = ("spec", "name", "source", "licence", "prompt_template")
 
 @dataclass(frozen=True)
 class OwnTask(Task):
-    """A user's task, wrapped in checks.
+    """A wrapper around a user's task that checks what the user's code returns.
 
     Args:
         inner: the user's task.

@@ -1,4 +1,7 @@
-"""Define what a task is: problems with reference answers, and a verifier. Other modules define the single tasks."""
+"""Define what a task is: problems with reference answers, and a verifier.
+
+Other modules define the tasks themselves.
+"""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -32,7 +35,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """Problems and their verifier.
+    """The base of all tasks: problems, and the verifier that judges completions of them.
 
     Args:
         spec: the text that this task was made from, such as `chain_sum:max_terms=3`.

@@ -25,7 +25,7 @@ ID_COLUMNS = ("id", "problem_id", "prompt_id", "unique_id")
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows that were read from one place.
+    """Rows that were read from one place, and how they become problems.
 
     Args:
         rows: the rows, each with its place in the file.
@@ -43,7 +43,7 @@ class Rows:
 
 
 class Origin(ABC):
-    """Where rows come from."""
+    """The place that the rows of a task are read from, such as a file."""
 
     @abstractmethod
     def read(self, split: Split) -> list[Rows]:

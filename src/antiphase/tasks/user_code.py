@@ -26,7 +26,7 @@ _modules: dict[str, str] = {}
 
 @dataclass(frozen=True)
 class CodePlace:
-    """Where a user's code is.
+    """The place of a user's code: a file or module, and the name of an object in it.
 
     Args:
         place: the absolute path of the file, or the name of the module.
@@ -51,7 +51,7 @@ class CodePlace:
 
 @dataclass(frozen=True)
 class UserCode:
-    """A user's object that was loaded.
+    """An object of the user that was loaded from a file or module.
 
     Args:
         place: where the code is.
