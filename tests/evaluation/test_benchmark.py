@@ -85,7 +85,7 @@ def test_the_suite_asks_for_sixteen_samples(files):
     for text, message in (
         ("papr", "unknown suite 'papr'. Did you mean 'paper'"),
         ("paper:aime=x.jsonl", "has no set 'aime'. Did you mean 'aime24'"),
-        ("smoke:sums=x.jsonl", "Local copies can be given of: gsm8k"),
+        ("smoke:sums=x.jsonl", "A local copy can be given for: gsm8k"),
         ("paper:aime24=", "not of the form key=value"),
     ):
         with pytest.raises(InvalidInputError, match=message):

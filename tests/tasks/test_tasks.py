@@ -195,7 +195,7 @@ def test_verifying_outlives_the_file(tmp_path) -> None:
         ([{"question": 3, "answer": "1"}], "line 1: the question must be text"),
         ([{"question": "a", "answer": True}], "line 1: the answer must be text or a number"),
         ([{"question": "a", "answer": ["1", "2"]}], "line 1: the answer must be text or a number"),
-        ([{"id": 1, "question": "a", "answer": "1"}] * 2, "line 2: the id '1' stands in .*line 1 already"),
+        ([{"id": 1, "question": "a", "answer": "1"}] * 2, "line 2: the id '1' is also the id of .*line 1;"),
     ],
 )
 def test_bad_rows(tmp_path, table, message) -> None:

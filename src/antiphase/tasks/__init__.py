@@ -1,7 +1,7 @@
 """Tasks: prompts with reference answers, and verifiers that decide whether a completion is right.
 
-This module offers the names that a task of your own needs, and imports each on first use. Inside the package, names
-are imported from the modules that define them.
+A user who writes a task imports what the task needs from here. Each name is loaded when it is first used, so importing
+`antiphase.tasks` is fast. The modules of antiphase itself import from the modules that define the names.
 """
 
 import importlib

@@ -1,6 +1,6 @@
-"""Bring answers to a common form for majority votes: answers that are plainly the same become the same string.
+"""Write answers in a common form, so that a majority vote can count them: equal answers become equal strings.
 
-Only string operations are used, so answers that need algebra to be shown equal stay different.
+Only strings and plain numbers are compared. Two answers that only algebra could show to be equal stay different.
 """
 
 from antiphase.tasks.math_equality import MAX_ANSWER_LENGTH, normal_form
@@ -8,7 +8,9 @@ from antiphase.tasks.plain_numbers import exact_number
 
 
 def canonical_math(answer: str) -> str:
-    r"""The common form of a mathematical answer: a number as a fraction in lowest terms, other text without layout.
+    r"""Return a mathematical answer in its common form.
+
+    A number becomes a fraction in lowest terms. Other text loses what is only layout, such as spaces and `\left`.
 
     >>> [canonical_math(text) for text in ("0.5", r"\frac{2}{4}", "$1,000.0", r"\left( 3, x \right)")]
     ['1/2', '1/2', '1000', '(3,x)']
@@ -20,7 +22,7 @@ def canonical_math(answer: str) -> str:
 
 
 def writable(text: str) -> str:
-    r"""The text with `?` in place of lone surrogates, which cannot be written to a file.
+    r"""Return the text with `?` in place of each lone surrogate. A file in UTF-8 cannot hold lone surrogates.
 
     >>> writable("a\ud800")
     'a?'

@@ -1,12 +1,13 @@
-"""Verdicts on rows of a file: what `antiphase check` shows. Imports no torch.
+"""Verify the completions in a file, for the command `antiphase check`.
 
-A row holds a `reference` and a `completion`, and optionally `id`, `finish` and `task`. Beside our verdict stands what
-two rules in wide use say, so that a disagreement can be looked at.
+Each row of the file has a `reference` and a `completion`, and may have an `id`, a `finish` and a `task`. Each row gets
+the verdict of its task, and the verdicts of two other rules in wide use, so that the user can look at the rows on
+which the rules disagree. This module does not import torch.
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from antiphase.tasks.pool import DEFAULT_TIMEOUT, Outcome, VerifierPool, answer_
 from antiphase.tasks.problem import Problem
 from antiphase.tasks.registry import build_task
 
-# lm-eval's task gsm8k, filter flexible-extract: the last match counts, then these are removed from both sides.
+# From lm-eval's task gsm8k, filter flexible-extract: the last match of _LM_EVAL in a completion is its answer. Then
+# whatever _LM_EVAL_IGNORED matches is removed from the answer and from the reference, and the two are compared.
 _LM_EVAL = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
-# End tokens of models, as tables of rollouts store them.
+# End tokens that some files of rollouts keep in their texts.
 _END = re.compile(
     r"(?:<\|(?:im_end|endoftext|eot_id|end|return)\|>|</s>|<eos>|<end_of_turn>|<｜end▁of▁sentence｜>)+\s*\Z"
 )
@@ -29,15 +31,15 @@ _LM_EVAL_IGNORED = re.compile(r",|\\$|\$|(?s:.*)#### |\.$")
 
 @dataclass(frozen=True)
 class Checked:
-    """The verdict on one row.
+    """The verdicts on one row, of its task and of two other rules.
 
     Args:
-        id: of the row, or its place in the file.
-        extracted: the answer that was judged; None if there is none.
-        correct, outcome, reason: see `Verdict`.
-        math_verify: whether math-verify alone, on the whole completion, calls it right.
-        lm_eval: the same of lm-eval's rule for GSM8K; None where the reference is no number.
-        expected: what the row says, if it says anything.
+        id: the id of the row; a row without an id has its number in the file instead, from 0.
+        extracted: the answer that was judged; None if the completion has no answer.
+        correct, outcome, reason: the fields of the task's verdict (see `Verdict`).
+        math_verify: whether the package math-verify alone, given the whole completion, calls it right.
+        lm_eval: whether lm-eval's rule for GSM8K calls it right; None if the reference is not a number.
+        expected: the value of the row's column `expected`; None if the row has no such column.
     """
 
     id: str
@@ -50,20 +52,20 @@ class Checked:
     expected: bool | None
 
     def to_dict(self) -> dict[str, Any]:
-        """What a line of `--json` holds."""
-        names = ("id", "extracted", "correct", "outcome", "reason", "math_verify", "lm_eval", "expected")
-        return {name: getattr(self, name) for name in names}
+        """Return the fields as a dictionary. `antiphase check --json` prints one such dictionary a line."""
+        return asdict(self)
 
 
 def read_rows(path: Path, spec: str) -> list[tuple[TableRow, Problem]]:
-    """The rows of a file, each with its problem.
+    """Read the rows of a file, and make the problem that each row's completion is verified against.
 
     Args:
         path: a .jsonl, .json or .parquet file.
-        spec: the task that verifies rows that name none.
+        spec: the spec of the task that verifies the rows without a `task` of their own.
 
     Raises:
-        InvalidInputError: the file cannot be read, is empty, or a row lacks `reference` or `completion`.
+        InvalidInputError: the file cannot be read or has no rows, a row lacks the text `reference` or `completion`, or
+            a row's `finish` or `task` is unknown.
     """
     found = []
     for place, row in enumerate(read_table(path)):
@@ -88,15 +90,15 @@ def read_rows(path: Path, spec: str) -> list[tuple[TableRow, Problem]]:
 
 
 def check_rows(rows: Sequence[tuple[TableRow, Problem]], timeout: float = DEFAULT_TIMEOUT) -> list[Checked]:
-    """The verdicts on rows, in order.
+    """Verify the completions of the rows, and return one `Checked` a row, in the order of the rows.
 
     Args:
-        rows: from `read_rows`.
-        timeout: seconds that one verification may take.
+        rows: the rows with their problems, as `read_rows` returns them.
+        timeout: the seconds that one verification may take.
     """
     completions = [_END.sub("", row.values["completion"]) for row, _ in rows]
     problems = [problem for _, problem in rows]
-    alone = [Problem(problem.problem_id, MATH_VERIFY, "", problem.answer) for problem in problems]
+    alone = [replace(problem, task=MATH_VERIFY) for problem in problems]
     with VerifierPool() as pool:
         finishes = [row.values.get("finish") for row, _ in rows]
         verdicts = pool.check(list(zip(completions, problems, strict=True)), timeout, finishes)
@@ -122,7 +124,9 @@ def check_rows(rows: Sequence[tuple[TableRow, Problem]], timeout: float = DEFAUL
 
 
 def lm_eval_verdict(completion: str, reference: str) -> bool | None:
-    """What the filter `flexible-extract` of lm-eval's GSM8K says; None where the reference is no number.
+    """Return the verdict of lm-eval's rule for GSM8K, the filter `flexible-extract`.
+
+    The rule takes the last number of the completion. The verdict is None if the reference is not a number.
 
     Source: lm_eval/tasks/gsm8k/gsm8k.yaml of EleutherAI/lm-evaluation-harness, 0.4.
 

@@ -1,7 +1,9 @@
-"""Multiple-choice questions: GPQA-diamond, from the hub (gated) or from a local copy.
+"""The task of the multiple-choice questions of GPQA-diamond, read from the Hugging Face hub or from a local copy.
 
-A hash of the question and the option decides the order of the options, so every run and every copy shows the same
-order. Only the chosen letter is judged.
+The hub gives the questions only to users who have accepted their terms.
+
+The options of a question are sorted by a hash of their texts, so that they have the same order in every run and in
+every copy of the data. The verifier judges only the letter that a completion chooses.
 """
 
 import hashlib
@@ -9,7 +11,7 @@ from dataclasses import dataclass
 
 from antiphase.data.tables import TableRow
 from antiphase.errors import InvalidInputError
-from antiphase.tasks.extraction import ExtractMode, presents_answer
+from antiphase.tasks.extraction import ExtractMode
 from antiphase.tasks.letters import chosen_letter
 from antiphase.tasks.math_sets import MathSet, describe_source, known_origin
 from antiphase.tasks.problem import Problem
@@ -32,14 +34,14 @@ _WRONG = tuple(f"Incorrect Answer {number}" for number in (1, 2, 3))
 
 @dataclass(frozen=True)
 class ChoiceTask(RowTask):
-    """Questions with four options, of which one letter is right."""
+    """Questions with four options, A to D. The reference answer is the letter of the right option."""
 
     @classmethod
     def from_spec(cls, spec: Spec) -> "ChoiceTask":
-        """GPQA-diamond. The option `revision=` chooses another version of it, `file=` a local copy.
+        """Make the task GPQA-diamond. The option `revision=` chooses another version of it, `file=` a local copy.
 
         Raises:
-            InvalidInputError: an option is unknown, or two options exclude each other.
+            InvalidInputError: an option is unknown, or both `revision=` and `file=` are given.
         """
         options = parse_options(spec, {"extract": ExtractMode, "revision": str, "file": str})
         return cls(
@@ -53,9 +55,10 @@ class ChoiceTask(RowTask):
         )
 
     def parse(self, row: TableRow) -> tuple[str, str]:
-        """The question with its options A to D, and the letter of the right one.
+        """Return the question with its options A to D, and the letter of the right option.
 
-        A row with the columns `question` and `answer` is used as it is: its question must already list the options.
+        A row may have the columns `question` and `answer` instead of those of GPQA. Such a row is used as it is: its
+        question must already list the options, and its answer must be a letter.
         """
         question = text_of(row, (_GPQA.question, *QUESTION_COLUMNS), "question").strip()
         if row.first_of((_GPQA.answer,)) is None and row.first_of(("answer",)) is not None:
@@ -69,23 +72,24 @@ class ChoiceTask(RowTask):
         return "\n".join([question, "", *lines]), LETTERS[options.index(right)]
 
     def verify(self, completion: str, problem: Problem) -> bool:
-        """Whether the completion chooses the right letter."""
+        """Return whether the completion chooses the right letter."""
         return self.extracted(completion, problem) == problem.answer
 
     def quick_verdict(self, completion: str, problem: Problem) -> bool:
-        """The same as `verify`, which is never slow here."""
+        """Return the verdict of `verify`, which is always fast for this task."""
         return self.verify(completion, problem)
 
     def extracted(self, completion: str, problem: Problem) -> str | None:
-        """The letter that the completion chooses."""
+        """Return the letter that the completion chooses; None if it chooses none, or more than one."""
         del problem
         return chosen_letter(completion, self.extract, LETTERS)
 
     def well_formed(self, completion: str, problem: Problem) -> bool:
-        """Whether a letter stands where `extract` says; with `auto`, in a box or in tags."""
-        return presents_answer(completion, self.extract) and self.extracted(completion, problem) is not None
+        """Return whether a letter stands where `extract` says; with `auto`, in a box or in tags."""
+        return super().well_formed(completion, problem) and self.extracted(completion, problem) is not None
 
     def _letter(self, row: TableRow) -> str:
+        """Return the letter in the row's column `answer`; raise InvalidInputError if it is not a letter A to D."""
         letter = str(row.first_of(("answer",))).strip().strip("()")
         if len(letter) != 1 or letter not in LETTERS:
             raise missing(row, "answer that is a letter A to D", (_GPQA.answer, "answer"))

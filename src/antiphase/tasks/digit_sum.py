@@ -1,4 +1,4 @@
-"""Sums of digits modulo the base: a task that a model of a few hundred thousand weights can learn."""
+"""The task `digit_sum`: sums of digits modulo a base. A model of a few hundred thousand weights can learn it."""
 
 import random
 import string
@@ -17,13 +17,15 @@ LABELS = string.ascii_lowercase
 
 @dataclass(frozen=True)
 class DigitSumTask(GeneratedTask):
-    """`10221021=?` asks for the sum of the digits modulo `base`; the answer follows the completion's last letter A.
+    """A task whose prompts, such as `10221021=?`, ask for the sum of the digits modulo `base`.
+
+    The answer is the text after the last letter A of the completion, unless the option `extract` says otherwise.
 
     Args:
         base: the base, from 2 to 10; the digits are 0 to base − 1.
         num_digits: how many digits each problem has.
-        labels: whether each digit is named by a letter, as in `Sum a1 b0 c2 =?`, so that a worked answer of many
-            sentences can say which digit it is at. There are then at most 26 digits.
+        labels: whether a letter names each digit, as in `Sum a1 b0 c2 =?`. An answer of many sentences can then say
+            which digit it is working on. With labels, a problem has at most 26 digits.
     """
 
     base: int
@@ -32,7 +34,7 @@ class DigitSumTask(GeneratedTask):
 
     @classmethod
     def from_spec(cls, spec: Spec) -> "DigitSumTask":
-        """The task that the spec's options describe.
+        """Make the task that the spec's options describe.
 
         Raises:
             InvalidInputError: an option is unknown, or a value is out of range.
@@ -60,7 +62,7 @@ class DigitSumTask(GeneratedTask):
         )
 
     def stream(self, seed: int) -> Iterator[Problem]:
-        """An endless stream of problems, drawn uniformly."""
+        """Yield problems without end. Their digits are drawn uniformly."""
         generator = random.Random(f"{NAME}:{seed}")
         while True:
             digits = [generator.randrange(self.base) for _ in range(self.num_digits)]

@@ -1,7 +1,7 @@
 """Draw different problems from a stream, and decide which split a problem belongs to.
 
-A problem is a test problem if and only if crc32 of its prompt is divisible by 5, so train and test never share one,
-whatever the seeds and options.
+A problem belongs to the test split if the crc32 checksum of its prompt is divisible by 5. All other problems belong to
+the train split. So the two splits never share a problem, whatever the seeds and the options of a task are.
 """
 
 import zlib
@@ -15,7 +15,7 @@ _MIN_PATIENCE, _MAX_PATIENCE = 500, 20_000
 
 
 def in_split(prompt: str, split: Split) -> bool:
-    """Whether a problem with this prompt belongs to the split.
+    """Return whether a problem with this prompt belongs to the split.
 
     >>> [in_split(prompt, "test") for prompt in ("1+1=", "1+2=", "1+3=", "1+7=")]
     [False, False, False, True]
@@ -26,20 +26,20 @@ def in_split(prompt: str, split: Split) -> bool:
 
 
 def draw_distinct(stream: Iterable[Problem], split: Split, num: int, *, spec: str, exact: bool) -> list[Problem]:
-    """The first `num` problems of the split that have different prompts.
+    """Return the first `num` problems of the split that have different prompts.
 
-    Let n be the number of different prompts so far. After 20·n repeats in a row (at least 500, at most 20,000) the
-    stream counts as exhausted.
+    A stream can repeat its problems without end, so many repeats in a row mean that it is exhausted. The limit is 20·n
+    repeats in a row, but at least 500 and at most 20,000. Here n is the number of different prompts so far.
 
     Args:
-        stream: where the problems come from.
+        stream: the problems, which may repeat.
         split: the split that the problems must belong to.
         num: how many problems are wanted.
         spec: the spec of the task, for the error message.
-        exact: whether it is an error if the stream holds fewer problems.
+        exact: whether fewer problems than `num` are an error. If not, all problems that were found are returned.
 
     Raises:
-        InvalidInputError: the stream holds no problem of the split, or fewer than `num` where `exact` is set.
+        InvalidInputError: the stream has no problem of the split, or it has fewer than `num` and `exact` is set.
     """
     seen: set[str] = set()
     found: list[Problem] = []

@@ -1,4 +1,7 @@
-"""The base of tasks whose problems are generated: different problems are drawn from an endless stream."""
+"""The base of tasks that generate their problems.
+
+A task yields problems without end, and may repeat them. The different ones are taken until there are enough.
+"""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
@@ -6,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from antiphase.errors import InvalidInputError
-from antiphase.tasks.canonical import writable
 from antiphase.tasks.distinct_problems import draw_distinct
-from antiphase.tasks.extraction import ExtractMode, extract_answer, presents_answer
-from antiphase.tasks.problem import Problem, Split, Task, check_request
+from antiphase.tasks.extracting_task import ExtractingTask
+from antiphase.tasks.extraction import ExtractMode
+from antiphase.tasks.problem import Problem, Split, check_request
 from antiphase.tasks.specs import Spec
 
 SHARED_OPTIONS = {"size": int, "extract": ExtractMode}
@@ -17,50 +20,43 @@ DEFAULT_SIZE = 500
 
 
 @dataclass(frozen=True)
-class GeneratedTask(Task):
-    """A task whose problems are generated. The answer must equal the reference character by character.
+class GeneratedTask(ExtractingTask):
+    """A task that generates its problems. An answer is right if it equals the reference character by character.
 
     Args:
-        size: how many problems `problems` gives when no number is asked for.
-        size_given: whether it is an error if fewer problems exist than `size`.
-        extract: where the answer stands in a completion.
+        size: how many problems `problems` returns if it is called without a number.
+        size_given: whether the user chose the size. If so, it is an error that fewer problems exist.
     """
 
     size: int
     size_given: bool
-    extract: ExtractMode
 
     @abstractmethod
     def stream(self, seed: int) -> Iterator[Problem]:
-        """An endless stream of problems, which may repeat."""
+        """Yield problems without end. A problem may come more than once."""
 
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
-        """The first different problems of the stream."""
+        """Return the first different problems of the stream that belong to the split."""
         check_request(self.spec, split, num)
         exact = num is not None or self.size_given
         return draw_distinct(self.stream(seed), split, num or self.size, spec=self.spec, exact=exact)
 
     def verify(self, completion: str, problem: Problem) -> bool:
-        """Whether the answer is the reference, character by character."""
-        return extract_answer(completion, self.extract, problem.answer) == problem.answer
+        """Return whether the completion's answer equals the reference, character by character."""
+        return self.answer_in(completion, problem) == problem.answer
 
     def quick_verdict(self, completion: str, problem: Problem) -> bool | None:
-        """The same as `verify`, which is never slow here."""
+        """Return the verdict of `verify`, which is always fast for this task."""
         return self.verify(completion, problem)
-
-    def extracted(self, completion: str, problem: Problem) -> str | None:
-        """The answer as `verify` compares it."""
-        answer = extract_answer(completion, self.extract, problem.answer)
-        return None if answer is None else writable(answer)
-
-    def well_formed(self, completion: str, problem: Problem) -> bool:
-        """Whether the answer stands where the task's `extract` says."""
-        del problem
-        return presents_answer(completion, self.extract)
 
 
 def shared_fields(spec: Spec, options: Mapping[str, Any], extract: ExtractMode) -> dict[str, Any]:
-    """The fields of a `GeneratedTask` that its options set; `extract` is the default where they set none.
+    """Return the fields of a `GeneratedTask` that the options of its spec can set.
+
+    Args:
+        spec: the spec of the task, for the error message.
+        options: the options of the spec, as `parse_options` returns them.
+        extract: the value of the field `extract` if the options do not set it.
 
     Raises:
         InvalidInputError: the size is not positive.

@@ -1,8 +1,9 @@
-"""Store entries of reasoning_gym as JSON without loss, and guard the scorers that evaluate code.
+"""Store entries of reasoning_gym as JSON without loss, and keep dangerous answers from its scorers.
 
-Several scorers pass the answer to `eval` or to sympy's `parse_expr`, which calls `eval`. A completion could run code
-there, and sympy accepts answers that break the puzzle's rules. The guards let only text through that an answer of the
-puzzle can consist of.
+An entry is reasoning_gym's own record of one problem; its scorer reads it. Several scorers pass the answer to `eval`,
+or to sympy's `parse_expr`, which calls `eval`. A completion could run code there. Some scorers also accept answers
+that break the rules of the puzzle. For each of these generators a guard decides whether the scorer may see an answer:
+the answer must have the form that an answer to the puzzle has.
 """
 
 import ast
@@ -34,7 +35,10 @@ _BUILDERS: dict[str, Callable[[Any], Any]] = {"$dict": dict} | {f"${c.__name__}"
 
 
 def pack_entry(entry: Mapping[str, Any]) -> str | None:
-    """The entry as JSON, with tuples, sets and keys marked; None if unpacking would not give an equal entry."""
+    """Return the entry as JSON text; None if `unpack_entry` would not return an equal entry.
+
+    JSON has no tuples, sets and keys that are not text. These are written in a marked form, such as `{"$tuple": [1]}`.
+    """
     try:
         text = json.dumps(_pack(entry))
     except TypeError:
@@ -43,7 +47,7 @@ def pack_entry(entry: Mapping[str, Any]) -> str | None:
 
 
 def unpack_entry(text: str) -> Any:
-    """The entry that `pack_entry` packed.
+    """Return the entry that `pack_entry` packed into the text.
 
     >>> unpack_entry(pack_entry({"a": (1, [2]), "b": {3: {4}}}))
     {'a': (1, [2]), 'b': {3: {4}}}
@@ -52,6 +56,7 @@ def unpack_entry(text: str) -> Any:
 
 
 def _pack(value: Any) -> Any:
+    """Return the value in the marked form; raise TypeError if it has none."""
     if value is None or isinstance(value, bool):
         return value
     for kind, plain in ((str, str), (Integral, int), (float, float)):  # numpy's scalars become Python's
@@ -68,15 +73,17 @@ def _pack(value: Any) -> Any:
 
 
 def _unpack(pairs: list[tuple[str, Any]]) -> Any:
+    """Return what a JSON object stands for: a marked container, or the dictionary itself."""
     build = _BUILDERS.get(pairs[0][0]) if len(pairs) == 1 else None
     return dict(pairs) if build is None else build(pairs[0][1])
 
 
 def safe_to_score(generator: str, answer: str, entry: Mapping[str, Any]) -> bool:
-    """Whether the generator's scorer may see the answer. An answer that it may not see is wrong.
+    """Return whether the generator's scorer may see the answer. An answer that it may not see is wrong.
 
-    Code and `nan` are kept from the scorer. If the reference is a plain number, the answer must be a plain number
-    within 1% of it. Some scorers search a text for a number, accept a prefix, or call `nan` right.
+    Code is kept from the scorer, and so are `nan` and `inf`, unless the reference has them too. If the reference is a
+    plain number, the answer must be a plain number within 1% of it. These rules are needed because some scorers search
+    a text for a number, accept the beginning of a number, or call `nan` right.
     """
     reference = str(entry["answer"])
     wanted, given = plain_number(reference), plain_number(answer)
@@ -89,7 +96,7 @@ def safe_to_score(generator: str, answer: str, entry: Mapping[str, Any]) -> bool
 
 
 def exact_value(expression: str) -> Fraction | None:
-    """The value of an expression of whole numbers, + − * / and parentheses; None for any other text.
+    """Return the exact value of an expression of whole numbers, + - * / and parentheses; None for any other text.
 
     >>> exact_value("38 + 4 + 33 - 14"), exact_value("1/3*3"), exact_value("2**3"), exact_value("1/0")
     (Fraction(61, 1), Fraction(1, 1), None, None)
@@ -103,6 +110,7 @@ def exact_value(expression: str) -> Fraction | None:
 
 
 def _evaluate(node: ast.expr) -> Fraction:
+    """Return the value of a parsed expression; raise ValueError if it holds anything but arithmetic."""
     if isinstance(node, ast.Constant) and type(node.value) is int:
         return Fraction(node.value)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
@@ -113,11 +121,13 @@ def _evaluate(node: ast.expr) -> Fraction:
 
 
 def _uses_numbers(answer: str, entry: Mapping[str, Any], target: int) -> bool:
+    """Return whether the answer uses each of the puzzle's numbers once, and its value is the target."""
     numbers = sorted(int(number) for number in re.findall(r"\d+", answer[:_MAX_ARITHMETIC]))
     return numbers == sorted(entry["metadata"]["numbers"]) and exact_value(answer) == target
 
 
 def _is_algebra(answer: str, entry: Mapping[str, Any]) -> bool:
+    """Return whether the answer holds only operators, numbers, variables of one letter and known functions."""
     del entry
     words = _WORD.findall(answer)
     return not _FORBIDDEN.search(answer) and all(len(word) == 1 or _FUNCTIONS.fullmatch(word) for word in words)

@@ -1,4 +1,4 @@
-"""Turn a difficulty level of a reasoning_gym curriculum into options of its generator."""
+"""Turn a level of difficulty into options of a reasoning_gym generator, as its curriculum defines the levels."""
 
 from typing import Any
 
@@ -7,10 +7,16 @@ from antiphase.tasks.specs import Spec
 
 
 def level_options(name: str, level: int, spec: Spec) -> dict[str, Any]:
-    """The options that a generator's curriculum sets at a level.
+    """Return the options that a generator's curriculum sets at a level.
 
-    Every attribute of the curriculum is set to the level, or to its last level if it has fewer. A range goes from the
-    lowest level to this one, which is reasoning_gym's default.
+    A curriculum has attributes, and each attribute has a list of levels. Every attribute is set to the wanted level;
+    an attribute with fewer levels is set to its last one. An attribute that is a range reaches from its lowest level
+    to the wanted one, which is reasoning_gym's default.
+
+    Args:
+        name: the name of the generator.
+        level: the wanted level; 0 is the easiest.
+        spec: the spec of the task, for the error messages.
 
     Raises:
         InvalidInputError: the generator has no curriculum, or the curriculum has fewer levels.
@@ -21,7 +27,8 @@ def level_options(name: str, level: int, spec: Spec) -> dict[str, Any]:
 
     if not has_curriculum(name):
         raise InvalidInputError(
-            f"task {spec.text!r}: reasoning_gym's {name} has no curriculum, so no levels. Set its options one by one."
+            f"task {spec.text!r}: reasoning_gym's {name} has no curriculum, so it has no levels. Set its options "
+            "one by one."
         )
     curriculum = create_curriculum(name)
     highest = max(len(attribute.levels) for attribute in curriculum.attributes.values()) - 1

@@ -1,4 +1,4 @@
-"""The names of reasoning_gym's generators. They are read from its source, since importing it takes a second."""
+"""List the names of reasoning_gym's generators. They are read from its source text, since an import takes a second."""
 
 import importlib.util
 import re
@@ -13,7 +13,7 @@ _CONSTANT = re.compile(r'^(\w+)\s*=\s*"([^"]+)"', re.MULTILINE)
 
 
 def gym_names() -> Sequence[str]:
-    """The names of the installed generators, the same as those of `gym_generators`.
+    """Return the names of the installed generators, the same as the keys of `gym_generators`.
 
     Raises:
         MissingExtraError: reasoning-gym is not installed.
@@ -23,10 +23,11 @@ def gym_names() -> Sequence[str]:
         raise MissingExtraError("reasoning-gym", "train", "generating problems")
     files = sorted(Path(spec.submodule_search_locations[0]).rglob("*.py"))
     names = [name for file in files for name in _registered(file.read_text(encoding="utf-8"))]
-    # If the source cannot be read, as inside an archive, the package is imported.
+    # No source files are found if the package lies in an archive. Then the package is imported.
     return names or list(gym_generators())
 
 
 def _registered(source: str) -> list[str]:
+    """Return the names that a source text registers. A name may stand there as a constant of the same file."""
     constants = dict(_CONSTANT.findall(source))
     return [text or constants.get(name, name) for text, name in _REGISTERED.findall(source)]

@@ -1,8 +1,9 @@
-"""Tasks of reasoning_gym: any generator of the installed version. A completion is right or wrong, without part marks.
+"""Tasks whose problems come from reasoning_gym: any generator of the installed version.
 
-The generators' `score_answer` gives partial credit to wrong answers. So antiphase extracts the answer itself, and only
-the full score counts as right. Problems whose reference answer does not get the full score are left out. A generator
-that accepts none of its references, or that accepts a refusal to answer, is refused.
+A completion is right or wrong, without partial credit. The generators' own `score_answer` gives partial credit to
+wrong answers, so antiphase extracts the answer itself and counts only the full score as right. Problems whose
+reference answer does not get the full score are left out. A generator is refused if it accepts none of its own
+reference answers, or if it accepts a refusal to answer.
 """
 
 import contextlib
@@ -17,21 +18,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from antiphase.errors import InvalidInputError, MissingExtraError
-from antiphase.tasks.extraction import extract_answer
 from antiphase.tasks.generated import SHARED_OPTIONS, GeneratedTask, shared_fields
 from antiphase.tasks.gym_entries import pack_entry, safe_to_score, unpack_entry
 from antiphase.tasks.gym_levels import level_options
 from antiphase.tasks.problem import Problem, Split
 from antiphase.tasks.specs import Spec, parse_options
 
-RIGHT = 1 - 1e-9
+RIGHT = 1 - 1e-9  # the full score, less a rounding error
 _NO_ANSWERS = ("I do not know", "nothing at all, 0 or 1 or 2")
 _PATIENCE = 20  # at least one of so many entries must have a reference that its scorer accepts
 _CHUNK = 1000  # problems per internal seed: some generators prepare all `size` of them at once
 
 
 def gym_generators() -> Mapping[str, Any]:
-    """For each installed generator, by its name: (its data set class, its configuration class).
+    """Return the installed generators by name, each as (its data set class, its configuration class).
 
     Raises:
         MissingExtraError: reasoning-gym is not installed.
@@ -49,21 +49,21 @@ class GymTask(GeneratedTask):
     """Problems of one reasoning_gym generator.
 
     Args:
-        options: the options of the generator's configuration, without its seed and size.
+        options: the options of the generator's configuration as (name, value), without its seed and size.
     """
 
     options: tuple[tuple[str, Any], ...] = field(hash=False)  # may hold lists
 
     @classmethod
     def from_spec(cls, spec: Spec, name: str) -> "GymTask":
-        """The task that the spec's options describe.
+        """Make the task of the generator `name` with the spec's options.
 
         Raises:
             InvalidInputError: an option is unknown or has the wrong type.
             MissingExtraError: reasoning-gym is not installed.
         """
         fields = typing.get_type_hints(gym_generators()[name][1])
-        fields.pop("seed", None)  # `problems` is given it
+        fields.pop("seed", None)  # an argument of `problems` sets it
         options = parse_options(spec, {**fields, **SHARED_OPTIONS, "level": int})
         shared = shared_fields(spec, options, "auto")
         chosen = {key: value for key, value in options.items() if key not in (*SHARED_OPTIONS, "level")}
@@ -79,12 +79,20 @@ class GymTask(GeneratedTask):
         )
 
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
-        """Different problems. Their metadata hold the entry, or the seed and index that make the entry again."""
+        """Return different problems. A problem's metadata hold its entry, or what generates the entry again.
+
+        An entry is reasoning_gym's record of the problem. An entry that JSON cannot hold is replaced by its seed and
+        index.
+        """
         with contextlib.redirect_stdout(io.StringIO()):  # some generators print
             return super().problems(split, num, seed)
 
     def check_source(self) -> None:
-        """Make one problem. Its reference answer must be right, and a refusal to answer must be wrong."""
+        """Generate one problem, and check that its reference answer is right and that a refusal to answer is wrong.
+
+        Raises:
+            InvalidInputError: one of the two does not hold, or the generator refuses the options.
+        """
         with contextlib.redirect_stdout(io.StringIO()):
             problem = next(self.stream(0))
         if any(self._scores(text, self._entry(problem)) for text in _NO_ANSWERS):
@@ -94,26 +102,27 @@ class GymTask(GeneratedTask):
             )
 
     def warm_up(self) -> None:
-        """Import reasoning_gym and build the generator."""
+        """Import reasoning_gym and make the generator."""
         _dataset(self, 0)
 
     def verify(self, completion: str, problem: Problem) -> bool:
-        """Whether the scorer gives the full score to the extracted answer, with or without its final period."""
+        """Return whether the extracted answer gets the full score, as it is or without its final period."""
         quick = self.quick_verdict(completion, problem)
         if quick is not None:
             return quick
-        answer = extract_answer(completion, self.extract, problem.answer) or ""
+        answer = self.answer_in(completion, problem) or ""
         entry = self._entry(problem)
         return any(self._scores(text, entry) for text in dict.fromkeys((answer, answer.removesuffix("."))))
 
     def quick_verdict(self, completion: str, problem: Problem) -> bool | None:
-        """True for the reference itself, False if there is no answer, else None."""
-        answer = extract_answer(completion, self.extract, problem.answer)
+        """Return True if the answer is the reference itself, False if there is no answer, else None."""
+        answer = self.answer_in(completion, problem)
         if answer is None:
             return False
         return True if answer in (problem.answer, problem.answer.strip()) else None
 
     def _scores(self, answer: str, entry: Any) -> bool:
+        """Return whether the generator's scorer gives the full score to an answer."""
         if not safe_to_score(self.name, answer, entry):
             return False
         dataset = _dataset(self, 0)
@@ -126,13 +135,14 @@ class GymTask(GeneratedTask):
             return False
 
     def _entry(self, problem: Problem) -> Any:
+        """Return the entry that the problem was made from."""
         stored = json.loads(problem.metadata)
         if "entry" in stored:
             return unpack_entry(json.dumps(stored["entry"]))
         return _made_again(self, stored["seed"], stored["index"])
 
     def stream(self, seed: int) -> Iterator[Problem]:
-        """The generator's problems whose reference answer its own scorer accepts; they may repeat."""
+        """Yield the generator's problems without end, except those whose reference answer its own scorer rejects."""
         accepted = 1
         for chunk in itertools.count():
             digest = hashlib.sha256(f"{self.name}:{seed}:{chunk}".encode()).digest()
@@ -162,6 +172,7 @@ class GymTask(GeneratedTask):
 
 @functools.lru_cache(maxsize=64)
 def _dataset(task: GymTask, seed: int) -> Any:
+    """Return the data set of reasoning_gym that the task's generator makes from a seed."""
     dataset_class, config_class = gym_generators()[task.name]
     try:
         config = config_class(**dict(task.options), seed=seed, size=_CHUNK)
@@ -172,4 +183,5 @@ def _dataset(task: GymTask, seed: int) -> Any:
 
 @functools.lru_cache(maxsize=4096)
 def _made_again(task: GymTask, seed: int, index: int) -> Any:
+    """Return the entry with this index in the data set that the generator makes from a seed."""
     return _dataset(task, seed)[index]

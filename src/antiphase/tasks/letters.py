@@ -1,7 +1,7 @@
 r"""Find the letter that a completion chooses among lettered options.
 
-Pure string functions, linear in the length of the text. A completion that names two letters, or a letter and more,
-gives no answer.
+The functions use only strings and take a time that is linear in the length of the text. A completion chooses no letter
+if it names two of them, or if what it says is more than a letter (`C=O`) and not the text of an option.
 """
 
 import re
@@ -23,12 +23,13 @@ _OTHERS = re.compile(r"[\s*)}.$]*(?:,|/|\bor\b|\band\b)\s*[*$(]*[A-HJ-Z]\b")
 
 
 def chosen_letter(completion: str, mode: ExtractMode, letters: str) -> str | None:
-    r"""The letter that a completion chooses; None if it chooses none, or more than one.
+    r"""Return the letter that a completion chooses; None if it chooses none, or more than one.
 
     Args:
         completion: the generated text.
-        mode: `auto` looks in the last tags, else in the last box, else after the last "answer is" or "Answer:", else
-            at the last line, which must be the letter alone. The other modes are those of `extract_answer`.
+        mode: where to look. `auto` reads the last `<answer>…</answer>`; without such tags the last box; without a box
+            the text after the last "answer is" or "Answer:"; without these the last line, which must be a letter
+            alone. The other modes are those of `extract_answer`.
         letters: the letters that may be chosen.
 
     >>> [chosen_letter(t, "auto", "ABCD") for t in (r"\boxed{\text{B}}", "The answer is (C).", "Answer: A or B", "A")]
@@ -46,6 +47,7 @@ def chosen_letter(completion: str, mode: ExtractMode, letters: str) -> str | Non
 
 
 def _auto(text: str) -> str | None:
+    """Return the letter that the mode `auto` of `chosen_letter` finds."""
     if "<answer>" in text:
         content = tagged(text)
         if content is not None:
@@ -61,9 +63,12 @@ def _auto(text: str) -> str | None:
 
 
 def _only_letter(content: str) -> str | None:
-    r"""The letter in `B`, `(B)`, `B.`, `\text{B}` or `B) the option's text`; a lower-case letter must stand alone."""
+    r"""Return the letter if the content is `B`, `(B)`, `B.`, `\text{B}` or `B) the option's text`, else None.
+
+    A lower-case letter counts only if it stands alone.
+    """
     content = content[:MAX_LENGTH].strip()
-    for _ in range(3):  # a box in tags, bold text in a box
+    for _ in range(3):  # removes wrappings inside each other, such as bold text in a box in tags
         inner = boxed(content)
         content = (_WRAPPED.sub(r"\1", content) if inner is None else inner).strip("$* \t\n")
     if len(content) == 1:
@@ -78,6 +83,7 @@ def _only_letter(content: str) -> str | None:
 
 
 def _leading_letter(text: str, start: int) -> str | None:
+    """Return the letter that follows "the answer is" at `start`; None if no letter does, or if two are offered."""
     alone = _only_letter(text[start:].partition("\n")[0])
     match = _LETTER.match(text, start)
     if alone is not None or match is None or _OTHERS.match(text, match.end()):

@@ -1,17 +1,22 @@
 r"""Decide whether two mathematical answers are equal, more strictly than math-verify alone.
 
-Plain numbers are compared exactly and equal strings are equal. The rest is decided part by part: an equation counts as
-its right side only if its left side is a name, both sides of a chain of equations must hold, lists and tuples are
-compared item by item in order, and their brackets must agree. Expressions are parsed by math-verify. Constants are
-compared exactly: there is no tolerance, so 1/2004! is not 1/2006!. math-verify (sympy) decides what has variables.
-What is extracted from a completion is decided elsewhere.
+Plain numbers are compared exactly, and equal strings are equal. Other answers are split into parts:
+
+* `x = 5` counts as 5, because its left side is a name. If the reference is an equation such as `x + y = 2`, the answer
+  must be a multiple of that equation. In any other equation or chain of equations, each side must equal the reference.
+* Lists and tuples are compared item by item, in order. Their brackets must be the same.
+* A unit is split from its value. If both the answer and the reference have a unit, the units must be the same.
+
+What is left is a single expression, which `expression_equality` compares. `extraction` finds the answer in a
+completion.
 """
 
 import itertools
 import re
-from typing import Any, Literal
+from collections import defaultdict
+from typing import Literal
 
-from antiphase.errors import MissingExtraError
+from antiphase.tasks.expression_equality import same_solutions, same_value
 from antiphase.tasks.notation import in_latex
 from antiphase.tasks.plain_numbers import exact_number, join_thousands
 
@@ -38,15 +43,12 @@ _MEMBER = re.compile(r"\s*[A-Za-z]\s*\\in(?![A-Za-z])\s*")
 _ABOUT = re.compile(r"\s*(?:\\approx|\\simeq|\\sim)(?![A-Za-z])\s*")
 _TWO_NUMBERS = re.compile(r"\d\s+\d+(?![\d\s]*/)")
 _BASE = re.compile(r"\d\s*_\s*(?:\{\s*)?(?:\\text\{)?\s*(\d+)")
-_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
-_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)")
 _CURRENCY = re.compile(r"[€£¥₹$]")
 _UNIT = re.compile(
     r"(?P<value>.*[\d})\]])\s*"
     r"(?:\\(?:text|mathrm|mbox)\{\s*(?P<word>[A-Za-z][A-Za-z ./]*)\}|\s(?P<bare>[A-Za-z]{2,}(?:\s[A-Za-z]+){0,2}))"
     r"(?P<power>\s*\^\{?-?\d\}?)?\s*\.?"
 )
-_WORDS = re.compile(r"\\(?:text|textbf|mathrm|mbox)\{[^{}]*[A-Za-z]|(?<![\\A-Za-z])[A-Za-z]{4,}|\d\s+[A-Za-z]{2}")
 _NO_UNITS = {
     "or", "and", "plus", "minus", "to", "if", "for", "where", "when", "mod", "not", "no", "is", "maybe", "else",
     "times", "million", "billion", "trillion", "thousand", "hundred", "dozen", "squared", "cubed", "factorial", "half",
@@ -59,14 +61,13 @@ _SAME_UNITS = {
     "inche": "in", "inch": "in", "feet": "ft", "foot": "ft", "mile": "mi", "hour": "h", "hr": "h", "minute": "min",
     "second": "s", "sec": "s", "gram": "g", "kilogram": "kg", "liter": "l", "litre": "l", "dollar": "dollar",
 }  # fmt: skip
-_PAIRS = {"(": ")", "[": "]", "\\{": "\\}"}
 _SET = "\\{\\}"
 _SIGNS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 _TOKEN = re.compile(r"\\[{}]|[()\[\]{},]")
 
 
 def quick_same(answer: str, gold: str) -> bool | None:
-    """Whether the two are equal, as far as strings and plain numbers can tell; None where algebra is needed."""
+    """Return whether the two are equal if strings and plain numbers can decide it; None if algebra is needed."""
     wanted, given = exact_number(gold), exact_number(answer)
     if wanted is not None and given is None and len(answer) <= MAX_ANSWER_LENGTH:
         given = exact_number(_ABOUT.sub("", _CURRENCY.sub("", in_latex(answer)), count=1))
@@ -78,17 +79,18 @@ def quick_same(answer: str, gold: str) -> bool | None:
 
 
 def same_answer(answer: str, gold: str, order: Order = "given", compare: Compare = "math") -> bool:
-    r"""Whether the answer equals the reference.
+    r"""Return whether the answer equals the reference.
 
     Args:
         answer: the answer that was extracted from a completion.
         gold: the reference.
-        order: whether the order of items matters in a list without brackets, such as `1,-2`. It never matters in a
-            set `\{ \}`. With `any`, a list without brackets equals the set of the same items.
-        compare: `math` asks math-verify; `exact` compares only numbers and text, item by item.
+        order: whether the order of items matters in a list without brackets, such as `1,-2`. `given`: the items must
+            have the order of the reference. `any`: the order does not matter, and the list equals the set of the same
+            items. The order never matters in a set `\{ \}`.
+        compare: `math` lets math-verify compare expressions; `exact` compares only numbers and text, item by item.
 
     Raises:
-        MissingExtraError: math-verify is needed and not installed.
+        MissingExtraError: math-verify is needed but not installed.
     """
     quick = quick_same(answer, gold)
     if quick is not None:
@@ -120,15 +122,20 @@ def same_answer(answer: str, gold: str, order: Order = "given", compare: Compare
 
 
 def _misread(answer: str, gold: str) -> bool:
-    """Whether math-verify would read something else than what the answer says."""
+    """Return whether math-verify would misread the answer, so that it must not be asked.
+
+    It misreads unbalanced braces, two numbers beside each other, and a number with a base (it ignores the base).
+    """
     two_numbers = _TWO_NUMBERS.search(answer) and not _TWO_NUMBERS.search(gold)
-    bases = _BASE.findall(answer)  # math-verify ignores the base of a number
+    bases = _BASE.findall(answer)
     return not _balanced(answer) or bool(two_numbers) or (bool(bases) and bases != _BASE.findall(gold))
 
 
 def _bare(answer: str, gold: str) -> str:
-    r"""The answer without what may stand before it: `\approx 3`, `x \in [2,5]`, `(x,y) = (3,4)`."""
-    # `\text{18 dollars}` is 18 dollars, and of `2\pi \approx 6.28` the exact part counts.
+    r"""Return the answer without what may stand before its value: `\approx 3`, `x \in [2,5]`, `(x,y) = (3,4)`.
+
+    `\text{18 dollars}` becomes `18 dollars`, and `2\pi \approx 6.28` becomes its exact part `2\pi`.
+    """
     if (number := _TEXT_NUMBER.fullmatch(answer)) is not None:
         answer = number[1] + (number[2] or "")
     if (exact := _ABOUT_TOO.fullmatch(answer)) is not None and not _NAME.fullmatch(exact[1]):
@@ -140,6 +147,7 @@ def _bare(answer: str, gold: str) -> str:
 
 
 def _same_items(given: list[str], wanted: list[str], ordered: bool, order: Order, compare: Compare) -> bool:
+    """Return whether two lists have the same items, in the same order if `ordered`."""
     if len(given) != len(wanted):
         return False
     if ordered:
@@ -154,16 +162,17 @@ def _same_items(given: list[str], wanted: list[str], ordered: bool, order: Order
 
 
 def _same_item(answer: str, gold: str, order: Order, compare: Compare) -> bool:
+    """Return whether two answers that are no lists are equal: equations, values with units, or expressions."""
     if _EQUALS.search(answer) or _EQUALS.search(gold):
         return _same_equation(answer, gold, order, compare)
     (value, unit), (wanted, wanted_unit) = _without_unit(answer), _without_unit(gold)
     if unit or wanted_unit:
         return (not unit or not wanted_unit or unit == wanted_unit) and same_answer(value, wanted, order, compare)
-    return compare == "math" and _same_value(answer, gold)
+    return compare == "math" and same_value(answer, gold)
 
 
 def _same_equation(answer: str, gold: str, order: Order, compare: Compare) -> bool:
-    """Equality where the answer or the reference has a sign of equality."""
+    """Return whether the two are equal if at least one of them is an equation."""
     answer_name, answer_value = _assignment(answer)
     gold_name, gold_value = _assignment(gold)
     if answer_name is not None and _NAME.fullmatch(normal_form(gold)):
@@ -173,17 +182,17 @@ def _same_equation(answer: str, gold: str, order: Order, compare: Compare) -> bo
         )
     two = len(_EQUALS.split(answer)) == 2 and len(_EQUALS.split(gold)) == 2
     if _EQUALS.search(gold) and (gold_name is None or (two and answer_name is None)):
-        return compare == "math" and two and _same_solutions(answer, gold)
+        return compare == "math" and two and same_solutions(_EQUALS.split(answer), _EQUALS.split(gold))
     if answer_name is not None and gold_name is not None and normal_form(answer_name) != normal_form(gold_name):
         return False
     if answer_name is not None or gold_name is not None:
         return same_answer(answer_value, gold_value, order, compare)
-    # Every side must be what the reference is: math-verify alone reads `3=4` as 4.
+    # Every side must equal the reference. math-verify alone reads `3=4` as 4.
     return all(side.strip() and same_answer(side, gold, order, compare) for side in _EQUALS.split(answer))
 
 
 def _assignment(text: str) -> tuple[str | None, str]:
-    """(name, value) of `x = 5` and of `(x,y) = (3,4)`; (None, the text) of anything else."""
+    """Return (name, value) of an assignment, such as `x = 5` or `(x,y) = (3,4)`; (None, the text) of other texts."""
     name, *sides = _EQUALS.split(text, maxsplit=1)
     if sides and sides[0].strip() and (_NAME.fullmatch(name.strip()) or _NAMES.fullmatch(name.strip())):
         return name.strip(), sides[0].strip()
@@ -191,7 +200,7 @@ def _assignment(text: str) -> tuple[str | None, str]:
 
 
 def _without_unit(text: str) -> tuple[str, str]:
-    """(the value, its unit in one spelling); without a unit, the text and an empty unit."""
+    """Return (the value, its unit in one common spelling); a text without a unit is returned with an empty unit."""
     found = _UNIT.fullmatch(text)
     if found is None:
         return text, ""
@@ -201,109 +210,13 @@ def _without_unit(text: str) -> tuple[str, str]:
     if set(words) & _NO_UNITS or not linked or (len(word) < 3 and word not in _SHORT_UNITS):
         return text, ""
     word = re.sub(r"\b(?:miles|mi) per hour\b", "mph", re.sub(r"(?:square|cubic)\s+", "", word))
-    raised = "2" if "square" in words else "3" if "cubic" in words else ""
     word = word if word in _SAME_UNITS else word.removesuffix("s")
-    if raised:
-        return found["value"].strip(), _SAME_UNITS.get(word, word) + raised
-    return found["value"].strip(), _SAME_UNITS.get(word, word) + re.sub(r"[^\d-]", "", found["power"] or "")
-
-
-def _same_value(answer: str, gold: str) -> bool:
-    """Equality of two expressions: exact where both are constants, else by math-verify."""
-    if bool(_WORDS.search(answer)) != bool(_WORDS.search(gold)):
-        return False  # math-verify passes over words
-    given, wanted = _parse(_in_radians(answer)), _parse(_in_radians(gold))
-    exact = _exactly_by_entry(given, wanted)
-    if exact is not None:
-        return exact
-    from math_verify import verify
-
-    # No timeouts here, since they need signals and the main thread. The pool kills a process that takes too long.
-    return bool(verify(wanted, given, timeout_seconds=None))
-
-
-def _in_radians(text: str) -> str:
-    """The text with degrees in radians where it has a trigonometric function."""
-    return _DEGREES.sub(r"{(\1 \\pi / 180)}", text) if _TRIGONOMETRIC.search(text) else text
-
-
-def _same_solutions(answer: str, gold: str) -> bool:
-    """Whether two equations have the same solutions as they stand: one is a multiple of the other."""
-    import sympy
-
-    sides = [_constant_or_none(_parse(side)) for side in (*_EQUALS.split(answer), *_EQUALS.split(gold))]
-    if any(side is None for side in sides):
-        return False
-    left, right = (sides[0] - sides[1], sides[2] - sides[3])
-    if left == 0 or right == 0:
-        return bool(left == right)
-    ratio = sympy.simplify(left / right)
-    return bool(ratio.is_number and ratio.is_finite and ratio != 0)
-
-
-def _constant_or_none(parsed: list[Any]) -> Any:
-    """The expression that was parsed, its decimals exact; None where there is none."""
-    import sympy
-
-    first = parsed[0] if parsed else None
-    if not isinstance(first, sympy.Expr):
-        return None
-    exact: dict[Any, Any] = {number: sympy.Rational(str(number)) for number in first.atoms(sympy.Float)}
-    if {str(symbol) for symbol in first.free_symbols} == {"i"}:
-        exact |= dict.fromkeys(first.free_symbols, sympy.I)
-    value = first.xreplace(exact).doit()
-    return None if value.has(sympy.nan, sympy.zoo) else value
-
-
-def _exactly_by_entry(given: list[Any], wanted: list[Any]) -> bool | None:
-    """Whether two constants, or all entries of two matrices, are equal; None where that takes algebra."""
-    from sympy import MatrixBase
-
-    if not (given and wanted and isinstance(given[0], MatrixBase) and isinstance(wanted[0], MatrixBase)):
-        return _exactly(given, wanted)
-    first, second = given[0], wanted[0]
-    if first.shape != second.shape:
-        return False
-    entries = [_exactly([left], [right]) for left, right in zip(first, second, strict=True)]
-    return None if None in entries else all(entries)
-
-
-def _exactly(given: list[Any], wanted: list[Any]) -> bool | None:
-    """Whether two constants are equal; None where either is no constant."""
-    import sympy
-
-    left, right = _constant_or_none(given), _constant_or_none(wanted)
-    if left is None or right is None:
-        return None
-    difference = left - right
-    if left.free_symbols or right.free_symbols:
-        if given[0].atoms(sympy.Float) or wanted[0].atoms(sympy.Float):
-            return bool(sympy.simplify(difference) == 0)  # math-verify compares decimals within a tolerance
-        difference = sympy.expand(difference)
-        return None if difference.free_symbols else bool(difference == 0)
-    if left.is_Rational and right.is_Rational:
-        return bool(left == right)
-    # Sixty digits tell almost all different constants apart; what is left is proved, or compared on many more.
-    scale = max(abs(sympy.N(right, 15)), sympy.Float("1e-300"))
-    if abs(sympy.N(difference, 60, maxn=2000)) > scale * sympy.Float("1e-50"):
-        return False
-    proved = difference.equals(0)
-    if proved is None:
-        proved = abs(sympy.N(difference, 300, maxn=6000)) < scale * sympy.Float("1e-280")
-    return bool(proved)
-
-
-def _parse(text: str) -> list[Any]:
-    try:
-        from math_verify import LatexExtractionConfig, parse
-    except ImportError:
-        raise MissingExtraError("math-verify", "train", "comparing mathematical answers") from None
-    config = [LatexExtractionConfig(boxed_match_priority=0)]
-    found: list[Any] = parse(f"\\boxed{{{text}}}", extraction_config=config, parsing_timeout=None)
-    return found
+    power = "2" if "square" in words else "3" if "cubic" in words else re.sub(r"[^\d-]", "", found["power"] or "")
+    return found["value"].strip(), _SAME_UNITS.get(word, word) + power
 
 
 def _tidy(text: str) -> str:
+    """Return the text in LaTeX, without currency signs, sizes of brackets and final period; "and" becomes a comma."""
     text = join_thousands(in_latex(text.strip().strip("*"))).strip().removesuffix(".")
     text = _SIZES.sub("", _CURRENCY.sub("", text.replace("\\!", "").replace("\\$", "")))
     text = text.replace("\\lbrace", "\\{").replace("\\rbrace", "\\}")
@@ -311,55 +224,52 @@ def _tidy(text: str) -> str:
 
 
 def normal_form(text: str) -> str:
-    """The text without layout, for comparison as a string; a space stays only between two word characters."""
+    """Return the text without its layout, so that two texts can be compared as strings.
+
+    Spaces are removed, except one between two words or numbers.
+    """
     text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\$", "").replace("\\%", "")
     text = _TEXT.sub(r"\1", _tidy(text)).strip().removesuffix(".")
     return re.sub(r"(?<!\w)\s+|\s+(?!\w)", "", re.sub(r"\s+", " ", text))
 
 
 def _balanced(text: str) -> bool:
-    depth = 0
-    for token in re.findall(r"\\.|[{}]", text):
-        depth += {"{": 1, "}": -1}.get(token, 0)
-        if depth < 0:
-            return False
-    return depth == 0
+    """Return whether every brace is closed, and none is closed before it is opened."""
+    steps = [{"{": 1, "}": -1}.get(token, 0) for token in re.findall(r"\\.|[{}]", text)]
+    return sum(steps) == 0 and min(itertools.accumulate(steps), default=0) >= 0
 
 
 def _items(text: str) -> tuple[str, list[str]]:
-    r"""(the brackets around the whole text, the items between its outer commas): `(1,2]` gives (`(]`, [`1`, `2`])."""
-    tokens = [(match[0], match.start(), match.end()) for match in _TOKEN.finditer(text)]
-    if tokens and tokens[0][1] == 0 and tokens[0][0] in _PAIRS and tokens[-1][2] == len(text):
-        commas, closes = _top_commas(tokens, level=1)
-        if closes == len(tokens) - 1:
-            inside = _cut(text, tokens[0][2], tokens[-1][1], commas)
-            if len(inside) > 1:
-                return tokens[0][0] + tokens[-1][0], inside
-    return "", _cut(text, 0, len(text), _top_commas(tokens, level=0)[0])
+    r"""Return (the brackets around the whole text, the items between its outer commas).
 
-
-def _top_commas(tokens: list[tuple[str, int, int]], level: int) -> tuple[list[int], int | None]:
-    """(positions of the commas at this depth, index of the first token that closes all brackets)."""
-    depth, commas, closes = 0, [], None
-    for index, (token, start, _) in enumerate(tokens):
-        if token == ",":
-            if depth == level:
-                commas.append(start)
+    `(1,2]` gives (`(]`, [`1`, `2`]). Brackets around a single item belong to the item.
+    """
+    tokens = list(_TOKEN.finditer(text))
+    commas: dict[int, list[int]] = defaultdict(list)  # by the number of brackets that are open
+    depth, closed = 0, None  # closed: where the first bracket is closed
+    for token in tokens:
+        if token[0] == ",":
+            commas[depth].append(token.start())
         else:
-            depth += 1 if token in ("(", "[", "{", "\\{") else -1
-            if depth == 0 and closes is None:
-                closes = index
-    return commas, closes
+            depth += 1 if token[0] in ("(", "[", "{", "\\{") else -1
+            if depth == 0 and closed is None:
+                closed = token.end()
+    if closed == len(text) and text.startswith(("(", "[", "\\{")):
+        inside = _cut(text, tokens[0].end(), tokens[-1].start(), commas[1])
+        if len(inside) > 1:
+            return tokens[0][0] + tokens[-1][0], inside
+    return "", _cut(text, 0, len(text), commas[0])
 
 
 def _cut(text: str, start: int, stop: int, commas: list[int]) -> list[str]:
+    """Return the items of text[start:stop], which is cut at the commas."""
     edges = [start - 1, *commas, stop]
     items = [text[a + 1 : b].strip() for a, b in itertools.pairwise(edges)]
     return [value for item in items if item for value in _both_signs(item)]
 
 
 def _both_signs(text: str) -> list[str]:
-    r"""The two values of an item with `\pm`; any other item alone."""
+    r"""Return the two values of an item with `\pm` or `\mp`; any other item is returned alone."""
     if not _SIGNS.search(text):
         return [text]
     upper = _SIGNS.sub(lambda found: " + " if "pm" in found[0] else " - ", text)

@@ -1,7 +1,8 @@
-r"""The known sets of mathematical questions: where each is on the hub, its splits, columns and licence.
+r"""Tasks of mathematical questions: the sets that antiphase knows by name, local files, and other sets on the hub.
 
-`NAME:file=PATH` reads a local copy instead. An evaluation reads the copy as the test split, a training as the train
-split. The problems get the same ids as those from the hub.
+For each known set this module has its place on the Hugging Face hub, its splits, its columns and its licence. The spec
+`NAME:file=PATH` reads a local copy of the set instead. An evaluation reads the copy as the test split, and a training
+reads it as the train split. The problems of a copy get the same ids as those from the hub.
 """
 
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ class MathSet:
 
     Args:
         hub_id: `owner/name`.
-        revision: the commit that is read, or a branch if no commit is known.
+        revision: the commit of the set that is read; a branch, if antiphase fixes no commit.
         config: the configuration of the data set; None is its default.
         train: the name of its split for training; None if it has none.
         test: the name of its split for tests; None if it has none.
@@ -35,12 +36,12 @@ class MathSet:
         answer: the column of the answer.
         licence: the licence of the problems.
         embedded_test: whether this package contains the test split.
-        ids: how the problems get their ids (see `Rows`). Copies of test sets differ in their order, so problems of a
-            set without a train split are named by their text.
-        order: whether the order of items matters in a list without brackets.
+        ids: how the problems get their ids (see `Rows`). The default makes an id from the text of the problem, because
+            copies of a test set can differ in the order of their rows.
+        order: `given` if the order of items matters in an answer that is a list without brackets, else `any`.
         context: the column of a text that belongs before the question; None if there is none.
-        joined: whether the answer column holds lists.
-        test_rows: the number of rows of the test split at that commit; None if it has no test split.
+        joined: whether the answer column holds lists of answers.
+        test_rows: the number of rows of the test split at that commit; None if the set has no test split.
         boxed_only: whether rows without a boxed answer are left out.
     """
 
@@ -107,14 +108,15 @@ MATH_SETS = {
 
 
 def known_set(spec: Spec, name: str) -> TableTask:
-    """The task of a known set. The option `revision=` chooses another version of it, `file=` a local copy.
+    """Make the task of a known set. The option `revision=` chooses another version of it, `file=` a local copy.
 
     Raises:
-        InvalidInputError: an option is unknown, or two options exclude each other.
+        InvalidInputError: an option is unknown, both `revision=` and `file=` are given, or the file name has an
+            unknown suffix.
     """
     options = parse_options(spec, _SHARED | _COLUMN_OPTIONS | {"revision": str, "file": str})
     known = MATH_SETS[name]
-    # The embedded file calls its question column `prompt`.
+    # The usual names are looked for too, since copies may use them: the embedded file calls the question `prompt`.
     columns = Columns(
         tuple(dict.fromkeys((known.question, *QUESTION_COLUMNS))),
         tuple(dict.fromkeys((known.answer, *ANSWER_COLUMNS))),
@@ -128,7 +130,10 @@ def known_set(spec: Spec, name: str) -> TableTask:
 
 
 def known_origin(spec: Spec, name: str, known: MathSet, options: dict[str, Any]) -> Origin:
-    """Where a known set is read: from the file that `file=` names, else from the hub, at `revision=` if it is given.
+    """Return the place that a known set is read from.
+
+    It is the file that the option `file=` names. Without this option it is the hub, at the version `revision=` or at
+    the version that antiphase has fixed.
 
     Raises:
         InvalidInputError: both options are given, or the file name has an unknown suffix.
@@ -150,22 +155,23 @@ def known_origin(spec: Spec, name: str, known: MathSet, options: dict[str, Any])
 
 
 def describe_source(options: dict[str, Any], hub_id: str, embedded_test: bool = False) -> str:
-    """Where the problems come from, in one line."""
+    """Return one line that says where the problems come from."""
     if "file" in options:
         return f"the file {options['file']}, a copy of the hub data set {hub_id}"
     return f"hub data set {hub_id}" + (", test split inside this package" if embedded_test else "")
 
 
 def file_task(spec: Spec) -> TableTask:
-    """The task of a local file. A problem's prompt decides which split it belongs to."""
+    """Make the task of a local file. A problem's prompt decides which split the problem belongs to."""
     options = parse_options(spec, _SHARED | _COLUMN_OPTIONS)
     return _task(spec, f"the file {spec.name}", "not stated", FileOrigin(spec.name), options, Columns())
 
 
 def hub_task(spec: Spec) -> TableTask:
-    """The task of a hub data set with its splits train and test, or of the one split that `split=` names.
+    """Make the task of a data set on the hub, with its splits train and test.
 
-    If one split is named, a problem's prompt decides whether it is for training or for tests.
+    If the option `split=` names a single split, all problems come from it. A problem's prompt then decides whether the
+    problem is for training or for tests.
     """
     allowed = _SHARED | _COLUMN_OPTIONS | {"config": str, "split": str, "revision": str}
     options = parse_options(spec, allowed)

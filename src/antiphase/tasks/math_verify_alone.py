@@ -1,4 +1,7 @@
-"""math-verify as it comes, on the whole completion: the rule that many evaluations use, for comparison."""
+"""The verdict of the package math-verify alone, on the whole completion. Many evaluations use this rule.
+
+`antiphase check` shows it beside the verdict of antiphase. No training and no evaluation uses it.
+"""
 
 from dataclasses import dataclass
 
@@ -10,35 +13,39 @@ SPEC = "math-verify"
 
 @dataclass(frozen=True)
 class MathVerifyAlone(Task):
-    """A verifier without problems: `verify(parse(reference), parse(completion))`."""
+    """A task without problems, whose verdict is math-verify's `verify(parse(reference), parse(completion))`."""
 
     @property
     def reads_thoughts(self) -> bool:
-        """The rule reads the whole completion."""
+        """Return True, because math-verify reads the whole completion, with its thought."""
         return True
 
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
-        """None: the rule judges rows of a file."""
+        """Return no problems. The rows of a file are verified instead."""
         return []
 
     def verify(self, completion: str, problem: Problem) -> bool:
-        """What math-verify says."""
+        """Return math-verify's verdict.
+
+        Raises:
+            MissingExtraError: math-verify is not installed.
+        """
         try:
             from math_verify import parse, verify
         except ImportError:
             raise MissingExtraError("math-verify", "train", "comparing mathematical answers") from None
-        # No timeouts here: they need signals and the main thread. The pool kills what takes too long.
+        # No timeouts here, since they need signals and the main thread. The pool kills a process that takes too long.
         reference = parse(f"${problem.answer}$", parsing_timeout=None)
         return bool(verify(reference, parse(completion, parsing_timeout=None), timeout_seconds=None))
 
     def quick_verdict(self, completion: str, problem: Problem) -> bool | None:
-        """None: math-verify is always asked."""
+        """Return None, because strings alone cannot tell what math-verify says."""
         return None
 
     def extracted(self, completion: str, problem: Problem) -> str | None:
-        """The completion: math-verify extracts by itself."""
+        """Return the whole completion, because math-verify itself finds the answer in it."""
         return completion
 
     def well_formed(self, completion: str, problem: Problem) -> bool:
-        """Whether there is anything."""
+        """Return whether the completion has any text."""
         return bool(completion.strip())

@@ -1,6 +1,7 @@
-r"""One notation for answers: what people and models write in Unicode or plain text becomes LaTeX.
+r"""Bring answers to one notation: mathematics in Unicode or plain text becomes LaTeX.
 
-String operations only, linear in the length of the text. Nothing is decided here about what is equal.
+The functions use only strings and take a time that is linear in the length of the text. They do not decide whether two
+answers are equal.
 """
 
 import re
@@ -30,7 +31,7 @@ _MIXED = re.compile(r"(?<![\d.\\/^{A-Za-z])(-?)(\d+)\s*(?:\\[dt]?frac\s*\{(\d+)\
 
 
 def plain_text(text: str) -> str:
-    """The text with ASCII digits, hyphens as minus signs, and thousands set off by commas or by nothing.
+    """Return the text with ASCII digits, with hyphens as minus signs, and without special spaces inside numbers.
 
     >>> plain_text("–5, 12\u00a0345")
     '-5, 12345'
@@ -42,7 +43,7 @@ def plain_text(text: str) -> str:
 
 
 def in_latex(text: str) -> str:
-    r"""The text with LaTeX in place of Unicode and of plain-text mathematics.
+    r"""Return the text with LaTeX in place of mathematics in Unicode and in plain text.
 
     >>> in_latex("√2·π"), in_latex("（1，2）"), in_latex("6×10³"), in_latex("3½"), in_latex("12\u00a0345")
     ('\\sqrt{2}\\cdot \\pi ', '(1,2)', '6\\times 10^{3}', '\\frac{7}{2}', '12345')
@@ -53,7 +54,7 @@ def in_latex(text: str) -> str:
         text = _SUPERSCRIPT_RUN.sub(lambda found: f"^{{{found[0].translate(_SUPERSCRIPTS)}}}", text)
         text = _SUBSCRIPT_RUN.sub(lambda found: f"_{{{found[0].translate(_SUBSCRIPTS)}}}", text)
         text = _SYMBOL.sub(lambda found: _SYMBOLS[found[0]], _ROOT.sub(_root, text))
-        # Full-width letters, digits and brackets; digits of other scripts.
+        # Full-width letters, digits and brackets become ordinary ones.
         text = unicodedata.normalize("NFKC", text)
     text = _THOUSANDS.sub(lambda found: re.sub(r"\D", "", found[0]), text)
     text = _FUNCTION.sub(lambda found: r"\infty " if found[1].startswith("inf") else rf"\{found[1]} ", text)
@@ -63,18 +64,20 @@ def in_latex(text: str) -> str:
 
 
 def _root(found: re.Match[str]) -> str:
+    """Return a root, such as √2, in LaTeX."""
     inside = found[1]
     return rf"\sqrt{{{inside[1:-1] if inside[0] in '({' else inside}}}"
 
 
 def _fraction(found: re.Match[str]) -> str:
+    """Return a fraction character in LaTeX, together with a whole number before it: 3½ becomes 7/2."""
     top, _, bottom = unicodedata.normalize("NFKC", found[2]).partition("\u2044")
     whole = int(found[1]) if found[1] else 0
     return rf"\frac{{{whole * int(bottom) + int(top)}}}{{{bottom}}}"
 
 
 def _mixed(found: re.Match[str]) -> str:
-    """A mixed number as one fraction: 3 1/2 is 7/2."""
+    """Return a mixed number as one fraction in LaTeX: 3 1/2 becomes 7/2."""
     sign, whole, *parts = found.groups()
     top, bottom = (int(part) for part in parts if part is not None)
     if bottom == 0 or top >= bottom:

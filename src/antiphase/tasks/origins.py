@@ -1,4 +1,7 @@
-"""Read the rows of a task: from files, from hub data sets, or the GSM8K test questions inside this package."""
+"""Read the rows that a task's problems are made from.
+
+Rows come from a file, from a data set on the Hugging Face hub, or from the GSM8K test questions inside this package.
+"""
 
 import importlib.util
 import re
@@ -24,9 +27,11 @@ class FileOrigin(Origin):
 
     Args:
         path: the path of the file.
-        test_of: the known set of whose test split the file is a copy; None if the file has no official splits.
+        test_of: the name of the known set that the file is a copy of. The file is then read as the set's test split.
+            None if the file is no copy of a known set; then a row's prompt decides its split.
         ids: how the problems get their ids (see `Rows`).
-        has_train: whether that set also has a train split. In training, the file is then read as a copy of that.
+        has_train: whether that set also has a train split. If so, a training reads the file as a copy of the train
+            split.
         embedded_test: whether that set's test split is the GSM8K test questions of this package.
     """
 
@@ -37,78 +42,70 @@ class FileOrigin(Origin):
     embedded_test: bool = False
 
     def read(self, split: Split) -> list[Rows]:
-        """All rows, whatever the split. A copy of a test split has no rows for training.
+        """Return all rows of the file, whatever the split.
 
         Raises:
-            InvalidInputError: rows for training are wanted of a copy of a test split.
+            InvalidInputError: the file cannot be read, or rows for training are wanted and the file is read as a test
+                split.
         """
         if self.test_of is not None and split == "train":
             mend = (
-                "a file is read as the test split by all but `antiphase train`." if self.has_train else
-                f"train on another set (on these rows all the same: name the file alone, {self.path})."
+                "Only `antiphase train` reads the file as the train split." if self.has_train else
+                f"Train on another set. To train on these rows all the same, name the file alone: {self.path}"
             )  # fmt: skip
-            raise InvalidInputError(f"{self.test_of} has no train split in the file {self.path}, only test; {mend}")
+            raise InvalidInputError(
+                f"{self.test_of} has no train split in the file {self.path}, which is read as the test split. {mend}"
+            )
         path = Path(self.path).expanduser()
         prefix = path.stem if self.test_of is None else self.test_of + ("" if self.ids == "text" else "_test")
         return [Rows(read_table(path), prefix, official=self.test_of is not None, ids=self.ids)]
 
     def for_training(self) -> Origin:
-        """The file as a copy of the set's train split, if the set has one."""
+        """Return the file as a copy of the set's train split, if the set has one; else this same object."""
         if self.test_of is None or not self.has_train:
             return self
-        return TrainingFile(self.path, self.test_of, self.ids, self.embedded_test)
+        return TrainingFile(self.path, self.test_of, self.ids, self.has_train, self.embedded_test)
 
 
-@dataclass(frozen=True)
-class TrainingFile(Origin):
-    """A local copy of the train split of a known set.
+class TrainingFile(FileOrigin):
+    """A file that is a local copy of the train split of the known set `test_of`.
 
     If this package contains the set's test questions, these are the held-out problems. Otherwise the prompt decides
     which rows are for training and which are held out.
-
-    Args:
-        path: the path of the file.
-        name: the name of the set.
-        ids: how the problems get their ids (see `Rows`).
-        embedded_test: whether the set's test split is the GSM8K test questions of this package.
     """
 
-    path: str
-    name: str
-    ids: Ids
-    embedded_test: bool
-
     def read(self, split: Split) -> list[Rows]:
-        """The rows of the split. Warns if the file calls itself a test split.
+        """Return the rows of the split. Warn if the name of the file or the ids of its rows say "test".
 
         Raises:
-            InvalidInputError: the file contains test questions of this package.
+            InvalidInputError: the file cannot be read, or it contains test questions of this package.
         """
         rows = read_table(Path(self.path).expanduser())
-        training = Rows(rows, f"{self.name}_train", official=self.embedded_test, ids=self.ids)
+        training = Rows(rows, f"{self.test_of}_train", official=self.embedded_test, ids=self.ids)
         if split != "test":
             self._look_for_test(rows)
         if not self.embedded_test:
             return [training]
-        parts = {"train": training, "test": _embedded_test(f"{self.name}_test")}
+        parts = {"train": training, "test": _embedded_test(f"{self.test_of}_test")}
         return [part for kind, part in parts.items() if split in (kind, "all")]
 
     def _look_for_test(self, rows: Sequence[TableRow]) -> None:
+        """Refuse rows that are known test questions, and warn of rows that look like a test split."""
         if self.embedded_test:
             known = {str(row.values["prompt"]).strip() for row in _embedded_test("").rows}
             texts = [[value.strip() for value in row.values.values() if isinstance(value, str)] for row in rows]
             shared = sum(not known.isdisjoint(values) for values in texts)
             if shared:
                 raise InvalidInputError(
-                    f"{shared} of the {len(rows)} rows of {self.path} are test questions of {self.name}, which are "
+                    f"{shared} of the {len(rows)} rows of {self.path} are test questions of {self.test_of}, which are "
                     "not for training. Give a copy of its train split."
                 )
         ids = [str(row.first_of(ID_COLUMNS)) for row in rows]
         called = sum(_SAYS_TEST.search(name) is not None for name in ids) > len(ids) / 2
         if called or _SAYS_TEST.search(Path(self.path).stem):
             warnings.warn(
-                f"the {'ids of the rows' if called else 'name'} of {self.path} say that it is a test split; it is "
-                f"trained on. An evaluation on {self.name} would then be of problems that were seen.",
+                f"{self.path} seems to be a test split, by {'the ids of its rows' if called else 'its name'}, but the "
+                f"run trains on it. An evaluation on {self.test_of} would then use problems that the model has seen.",
                 stacklevel=2,
             )
 
@@ -123,11 +120,11 @@ class HubOrigin(Origin):
         config: the configuration of the data set; None is its default.
         train: the name of its split for training; None if it has none.
         test: the name of its split for tests; None if it has none.
-        revision: the commit, branch or tag that the user asks for; None if none is asked for.
-        pinned: the commit that is read if the user asks for none.
+        revision: the commit, branch or tag that the user asks for; None if the user asks for none.
+        pinned: the commit that is read if the user asks for none; None reads the newest version.
         embedded_test: whether its test split is the GSM8K test questions of this package.
         ids: how the problems get their ids (see `Rows`).
-        columns: the columns that are read, if the others are large; None reads all.
+        columns: the only columns that are kept, for a data set whose other columns are large; None keeps all.
     """
 
     name: str
@@ -142,20 +139,25 @@ class HubOrigin(Origin):
     columns: tuple[str, ...] | None = None
 
     def read(self, split: Split) -> list[Rows]:
-        """The rows of the official split. If the data set has no test split, all rows of its only split."""
+        """Return the rows of the data set's own split; all rows if the data set has no test split.
+
+        Raises:
+            InvalidInputError: the data set has no such split, or it cannot be read from the hub.
+            MissingExtraError: the package `datasets` is needed but not installed.
+        """
         if self.test is None:
             return [self._part(self.train or "train", official=False)]
         wanted = [name for kind, name in (("train", self.train), ("test", self.test)) if split in (kind, "all")]
         parts = [self._part(name, official=True) for name in wanted if name is not None]
         if not parts:
-            raise InvalidInputError(f"{self.name} has no {split} split, only test; train on another set.")
+            raise InvalidInputError(f"{self.name} has no {split} split, but only a test split. Train on another set.")
         return parts
 
     def at_hand(self) -> list[Rows]:
-        """No rows, since all need a download.
+        """Return no rows, because all need a download.
 
         Raises:
-            MissingExtraError: the package `datasets` is needed and not installed.
+            MissingExtraError: the package `datasets` is needed but not installed.
         """
         if not self.embedded_test:
             self._require_datasets()
@@ -163,7 +165,7 @@ class HubOrigin(Origin):
 
     @property
     def remedy(self) -> str:
-        """The end of an error message: what to do if the hub cannot be read."""
+        """The last sentence of an error message: what the user can do if the hub cannot be read."""
         if self.name == self.hub_id:
             return "Name another config= or split=, or give a .jsonl file in its place."
         return f"Or give a local copy: {self.name}:file=PATH."
@@ -173,6 +175,7 @@ class HubOrigin(Origin):
             raise MissingExtraError("datasets", "train", f"reading the hub data set {self.hub_id!r}")
 
     def _part(self, split: str, *, official: bool) -> Rows:
+        """Return the rows of one split: from this package if it contains them, else from the hub."""
         prefix = self.name if self.ids == "text" else f"{self.name}_{split}"
         if self.embedded_test and split == self.test and self.revision is None:
             return _embedded_test(prefix)
@@ -201,13 +204,13 @@ class HubOrigin(Origin):
 
 
 def _embedded_test(prefix: str) -> Rows:
-    """The GSM8K test questions of this package."""
+    """Read the GSM8K test questions of this package."""
     with resources.as_file(resources.files("antiphase.data") / "gsm8k_test.jsonl") as path:
         return Rows(read_table(path), prefix, official=True, ids="own")
 
 
 def _is_gated(error: BaseException | None) -> bool:
-    """Whether an error, or the error that caused it, says that the hub asks for consent or a login."""
+    """Return whether an error, or the error that caused it, says that the hub asks for consent or a login."""
     while error is not None:
         if type(error).__name__ == "GatedRepoError" or "gated dataset" in str(error).lower():
             return True

@@ -1,8 +1,9 @@
-"""A user's own task, `file.py:MyTask` or `package.module:MyTask`; its options follow after another colon.
+"""Run a user's own task, which a spec names as `file.py:MyTask` or `package.module:MyTask`.
 
-`MyTask` is a subclass of `Task` or a function that returns one. Its parameters are the options of the spec, converted
-to the annotated types. `OwnTask` wraps the user's task. It checks the problems, and it tries the verifier once before
-anything long starts. A later error in the verifier makes one completion wrong; it does not end the run.
+The options of the spec follow after another colon. `MyTask` is a subclass of `Task`, or a function that returns a
+task. Its parameters are the options of the spec, converted to the annotated types. `OwnTask` wraps the user's task. It
+checks the problems, and it tries the verifier on one problem before anything long starts. A later error in the
+verifier makes one completion wrong, but it does not end the run.
 """
 
 import contextlib
@@ -20,18 +21,18 @@ from antiphase.tasks.specs import Spec, parse_options, parse_spec
 from antiphase.tasks.user_code import CodePlace, UserCode, code_place, failure, file_sha256, load_code
 
 _Value = TypeVar("_Value")
-# Parameters of `Task` that a spec cannot set. `_arguments` gives a value to those without a default.
+# Parameters of `Task` that the options of a spec cannot set.
 _OF_EVERY_TASK = ("spec", "name", "source", "licence", "prompt_template")
 
 
 @dataclass(frozen=True)
 class OwnTask(Task):
-    """A user's task, wrapped in checks.
+    """A wrapper around a user's task that checks what the user's code returns.
 
     Args:
         inner: the user's task.
         code: the code that the task was made from.
-        located: the spec with an absolute path to the file, so that another process can build the same task.
+        located: the spec with the absolute path of the file. Another process can make the same task from it.
     """
 
     inner: Task
@@ -61,11 +62,11 @@ class OwnTask(Task):
         )
 
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
-        """The user's problems, checked and marked with the spec. The verifier is tried on the first problem.
+        """Return the user's problems after checks, with the spec as their task. Try the verifier on the first one.
 
         Raises:
             InvalidInputError: the number of problems is wrong, an item is no `Problem` or lacks its id or prompt, an
-                id occurs twice, or the verifier raises or returns a value of the wrong type.
+                id occurs twice, or the user's code raises or returns a value of the wrong type.
         """
         check_request(self.spec, split, num)
         with self._calling("problems"):
@@ -81,7 +82,7 @@ class OwnTask(Task):
         return problems
 
     def for_training(self) -> "OwnTask":
-        """The same wrapper around the user's `for_training`."""
+        """Return the same wrapper around the task that the user's `for_training` returns."""
         with self._calling("for_training"):
             return replace(self, inner=self.inner.for_training())
 
@@ -97,23 +98,23 @@ class OwnTask(Task):
 
     @property
     def reads_thoughts(self) -> bool:
-        """What the user's task says."""
+        """Whether the user's verifier reads the whole completion, its thought included."""
         return _truth(self.inner.reads_thoughts)
 
     def verify(self, completion: str, problem: Problem) -> bool:
-        """The verdict of the user's `verify`."""
+        """Return the verdict of the user's `verify`."""
         return _truth(self.inner.verify(completion, problem))
 
     def quick_verdict(self, completion: str, problem: Problem) -> bool | None:
-        """The user's quick verdict; None if it raises, so that `verify` decides."""
+        """Return the user's quick verdict; None if the user's code raises. Then `verify` decides."""
         try:
             return _maybe(_truth, self.inner.quick_verdict(completion, problem))
-        # A parser that was written for ordinary answers can raise any error on a hostile one.
+        # Code that was written for ordinary answers can raise any error on a hostile answer.
         except Exception:  # noqa: BLE001
             return None
 
     def extracted(self, completion: str, problem: Problem) -> str | None:
-        """The answer that the user's code extracts, cut to 20,000 characters; None if that code raises."""
+        """Return the answer that the user's code extracts, cut to 20,000 characters; None if that code raises."""
         try:
             answer = _maybe(_text, self.inner.extracted(completion, problem))
         except Exception:  # noqa: BLE001 (as above)
@@ -121,7 +122,7 @@ class OwnTask(Task):
         return None if answer is None else writable(answer[:MAX_LENGTH])
 
     def found(self, completion: str, problem: Problem) -> Found | None:
-        """The user's answer as it stands, cut to 20,000 characters; None where the user's code raises."""
+        """Return what the user's `found` returns, cut to 20,000 characters; None if the user's code raises."""
         try:
             found = self.inner.found(completion, problem)
             return None if found is None else Found(writable(_text(found.text)[:MAX_LENGTH]), found.how)
@@ -129,14 +130,18 @@ class OwnTask(Task):
             return None
 
     def well_formed(self, completion: str, problem: Problem) -> bool:
-        """The result of the user's `well_formed`; False if it raises."""
+        """Return the result of the user's `well_formed`; False if it raises."""
         try:
             return _truth(self.inner.well_formed(completion, problem))
         except Exception:  # noqa: BLE001 (as above)
             return False
 
     def _try_verifier(self, problem: Problem) -> None:
-        """Call the verifier on an empty completion and on the reference. An error here is the verifier's mistake."""
+        """Call the user's methods on an empty completion and on the reference. An error is a mistake in that code.
+
+        Raises:
+            InvalidInputError: a method raises, returns a value of the wrong type, or contradicts `verify`.
+        """
         for completion in ("", problem.answer):
             with self._calling("verify"):
                 right = _truth(self.inner.verify(completion, problem))
@@ -148,13 +153,14 @@ class OwnTask(Task):
                 _truth(self.inner.well_formed(completion, problem))
             if quick not in (None, right):
                 raise InvalidInputError(
-                    f"task {self.spec!r}: of the completion {completion[:60]!r} of problem {problem.problem_id!r} "
-                    f"quick_verdict says {quick} and verify says {right}. Return None from quick_verdict where it "
+                    f"task {self.spec!r}: for the completion {completion[:60]!r} of problem {problem.problem_id!r}, "
+                    f"quick_verdict says {quick} but verify says {right}. Return None from quick_verdict where it "
                     "cannot know."
                 )
 
     @contextlib.contextmanager
     def _calling(self, method: str) -> Iterator[None]:
+        """Turn an error in the user's method into an InvalidInputError that names the method and the line."""
         try:
             yield
         except AntiphaseError:
@@ -165,7 +171,7 @@ class OwnTask(Task):
 
 
 def own_place(spec: Spec) -> CodePlace | None:
-    """Where the code of a user's own task is; None if the spec names another kind of task.
+    """Return the place of a user's own task; None if the spec names another kind of task.
 
     Raises:
         InvalidInputError: the spec names a Python file, but no task in it.
@@ -173,18 +179,22 @@ def own_place(spec: Spec) -> CodePlace | None:
     place = code_place(spec.name)
     if place is None and spec.name.endswith(".py"):
         raise InvalidInputError(
-            f"task {spec.text!r}: say which task of the file, as {spec.name}:MyTask; options follow a further colon."
+            f"task {spec.text!r}: say which task of the file, as {spec.name}:MyTask. Options follow after another "
+            "colon."
         )
     return place
 
 
 def code_digests(tasks: Iterable[Task]) -> dict[str, str | None]:
-    """For each user's own task among these, by its spec: the sha256 of the file that it was loaded from."""
+    """Return the sha256 of the file that each user's own task was loaded from, by the task's spec.
+
+    Other tasks are left out. A module without a file has None.
+    """
     return {task.spec: task.code.sha256 for task in tasks if isinstance(task, OwnTask)}
 
 
 def file_digests(specs: Iterable[str]) -> dict[str, str | None]:
-    """For each spec that names a user's own task: the sha256 of its file as it is now. No task is loaded.
+    """Return the sha256 that the file of each user's own task has now, by the task's spec. No task is loaded.
 
     Raises:
         InvalidInputError: a file or module does not exist.
@@ -198,11 +208,12 @@ def file_digests(specs: Iterable[str]) -> dict[str, str | None]:
 
 
 def recorded_code(digests: Mapping[str, str | None]) -> dict[str, Any]:
-    """The entry of a run folder that holds the digests; no entry if there are no user's own tasks."""
+    """Return the entry that a run folder records for these digests; an empty dictionary if there are none."""
     return {"tasks_sha256": dict(digests)} if digests else {}
 
 
 def _made(spec: Spec, code: UserCode) -> Task:
+    """Return the task that the user's code makes from the spec, after checks."""
     factory, what = code.value, f"task {spec.text!r}"
     if not callable(factory) or (isinstance(factory, type) and not issubclass(factory, Task)):
         kind = f"the class {factory.__name__}" if isinstance(factory, type) else f"a {type(factory).__name__}"
@@ -215,7 +226,8 @@ def _made(spec: Spec, code: UserCode) -> Task:
     except AntiphaseError:
         raise
     except Exception as error:
-        raise InvalidInputError(f"{what}: {code.place.name} cannot be made ({failure(error, code.file)}).") from error
+        reason = failure(error, code.file)
+        raise InvalidInputError(f"{what}: {code.place.name} cannot make the task ({reason}).") from error
     if not isinstance(task, Task):
         raise InvalidInputError(
             f"{what}: {code.place.name} returned a {type(task).__name__}; expected an antiphase.tasks.Task."
@@ -230,7 +242,7 @@ def _made(spec: Spec, code: UserCode) -> Task:
 
 
 def _arguments(spec: Spec, code: UserCode) -> dict[str, Any]:
-    """The arguments for the user's code: the options of the spec, and the fields that every task has."""
+    """Return the arguments of the user's code: the options of the spec, and the fields that every task needs."""
     parameters = _parameters(code.value)
     options = parse_options(spec, {name: kind for name, (kind, _) in parameters.items() if name not in _OF_EVERY_TASK})
     shared = {
@@ -244,13 +256,14 @@ def _arguments(spec: Spec, code: UserCode) -> dict[str, Any]:
             options[name] = shared[name]
         elif needed and name not in options:
             raise InvalidInputError(
-                f"task {spec.text!r}: the option {name!r} is needed: {spec.name}:{name}=VALUE, or give it a default."
+                f"task {spec.text!r}: the option {name!r} is needed. Write {spec.name}:{name}=VALUE, or give the "
+                "parameter a default."
             )
     return options
 
 
 def _parameters(factory: Any) -> Mapping[str, tuple[Any, bool]]:
-    """For each parameter that can be given by name: (its type, whether it lacks a default)."""
+    """Return (type, whether it has no default) of each parameter that can be given by name."""
     hints = typing.get_type_hints(getattr(factory, "__init__") if isinstance(factory, type) else factory)  # noqa: B009
     found = {}
     for parameter in inspect.signature(factory).parameters.values():
@@ -263,6 +276,7 @@ def _parameters(factory: Any) -> Mapping[str, tuple[Any, bool]]:
 
 
 def _checked(spec: str, found: Sequence[Any]) -> list[Problem]:
+    """Return the user's problems with the spec as their task; raise InvalidInputError for a malformed one."""
     problems: list[Problem] = []
     places: dict[str, int] = {}
     for number, problem in enumerate(found):
@@ -274,11 +288,11 @@ def _checked(spec: str, found: Sequence[Any]) -> list[Problem]:
             if not isinstance(value, str):
                 raise InvalidInputError(f"{what}: its {name} must be text; got {value!r}.")
             if not value.strip() and name in ("problem_id", "prompt"):
-                raise InvalidInputError(f"{what} has no {name}; every problem needs one, and no two the same id.")
+                raise InvalidInputError(f"{what} has no {name}. Every problem needs a prompt and an id of its own.")
         if problem.problem_id in places:
             raise InvalidInputError(
-                f"{what} has the id {problem.problem_id!r}, as has problem {places[problem.problem_id]}; ids must be "
-                "unique."
+                f"{what} has the id {problem.problem_id!r}, which problem {places[problem.problem_id]} has too; ids "
+                "must be unique."
             )
         places[problem.problem_id] = number
         problems.append(replace(problem, task=spec))
@@ -286,13 +300,15 @@ def _checked(spec: str, found: Sequence[Any]) -> list[Problem]:
 
 
 def _truth(value: Any) -> bool:
-    # NumPy's booleans are accepted. A number is not: the caller would have to guess which scores count as right.
+    """Return the value as a bool; raise TypeError if it is no bool."""
+    # NumPy's booleans are accepted. A number is not, since nobody knows from which number on it counts as right.
     if type(value).__name__ not in ("bool", "bool_"):
         raise TypeError(f"it returned {value!r}; expected True or False")
     return bool(value)
 
 
 def _text(value: Any) -> str:
+    """Return the value; raise TypeError if it is no text."""
     if not isinstance(value, str):
         raise TypeError(f"it returned {value!r}; expected text or None")
     return value

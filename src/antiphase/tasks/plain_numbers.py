@@ -1,4 +1,4 @@
-"""Plain numbers: integers, decimals and fractions as people and models write them, compared exactly."""
+"""Read plain numbers: integers, decimals and fractions as people and models write them. Their values are exact."""
 
 import re
 from fractions import Fraction
@@ -15,19 +15,24 @@ _POWER = re.compile(rf"(-?){_TEN}")
 
 
 def ascii_digits(text: str) -> str:
-    """The text with digits of other scripts as 0-9 and the minus sign U+2212 as a hyphen; superscripts stay."""
+    """Return the text with the digits of all scripts as 0-9, and the minus sign U+2212 as a hyphen.
+
+    Superscript digits stay as they are.
+    """
     if text.isascii():
         return text
     return "".join(str(int(c)) if c.isdecimal() and not c.isascii() else c for c in text).replace("\u2212", "-")
 
 
 def join_thousands(text: str) -> str:
-    r"""The text with LaTeX's thousands separators as commas: `1{,}234`, `1,\! 234`."""
+    r"""Return the text with LaTeX's thousands separators as commas: `1{,}234` and `1,\! 234` become `1,234`."""
     return _LATEX_COMMA.sub(",", text)
 
 
 def strip_units(text: str) -> str:
-    r"""The text without surrounding space, `$`, `%` and final period, and with LaTeX's thousands separators as commas.
+    r"""Return the text without surrounding spaces, `$`, `%` and final period.
+
+    LaTeX's thousands separators become commas.
 
     >>> strip_units(r" \$1{,}234.00. ")
     '1,234.00'
@@ -39,7 +44,7 @@ def strip_units(text: str) -> str:
 
 
 def decimal_text(text: str) -> str | None:
-    """The integer or decimal in the text, without units and thousands separators; None if the text is no such number.
+    """Return the text of an integer or decimal, without `$`, `%` and thousands separators; None for any other text.
 
     >>> decimal_text("$1,234.50"), decimal_text("007"), decimal_text("1/2"), decimal_text("1,23")
     ('1234.50', '007', None, None)
@@ -53,9 +58,9 @@ def decimal_text(text: str) -> str | None:
 
 
 def plain_number(text: str) -> Fraction | None:
-    r"""The exact value of an integer, decimal or fraction of at most 100 digits; None for anything else.
+    r"""Return the exact value of an integer, decimal or fraction of at most 100 digits; None for any other text.
 
-    A percent sign counts as a unit: `50%` is 50, not 1/2.
+    A percent sign is ignored like a unit: `50%` is 50, not 1/2.
 
     >>> [str(plain_number(t)) for t in ("1,000.50", "-3/6", r"\frac{1}{2}", "50%", "x", "1,2")]
     ['2001/2', '-1/2', '1/2', '50', 'None', 'None']
@@ -76,7 +81,9 @@ def plain_number(text: str) -> Fraction | None:
 
 
 def exact_number(text: str) -> Fraction | None:
-    r"""The value as `plain_number` reads it, or of scientific notation with an exponent of at most three digits.
+    r"""Return the exact value of a plain number or of a number in scientific notation; None for any other text.
+
+    Plain numbers are read by `plain_number`. An exponent has at most three digits.
 
     >>> [str(exact_number(t)) for t in ("4.5e3", r"4.5 \times 10^{3}", "1e-1", "10^{2}", "110^2", "1e9999", "e5")]
     ['4500', '4500', '1/10', '100', 'None', 'None', 'None']

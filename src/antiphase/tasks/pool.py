@@ -1,9 +1,10 @@
 """Verify completions in processes that can be killed, so that no completion can hang or end the caller.
 
-`VerifierPool.check` works in any thread, uses no signals in the caller, and gives a verdict for every pair. Verdicts
-that need only string operations use no process.
+`VerifierPool.check` works in any thread and uses no signals in the caller. It returns a verdict for every completion.
+A verdict that a few string operations can decide needs no process. `worker` is the program of the processes.
 """
 
+import contextlib
 import json
 import os
 import queue
@@ -26,7 +27,7 @@ from antiphase.tasks.registry import build_task
 Outcome = Literal["right", "wrong", "no answer", "cut off", "timeout", "error"]
 DEFAULT_TIMEOUT = 5.0
 _START_TIMEOUT = 180.0  # seconds to start and to import, which no completion can lengthen
-_CHECKS_PER_PROCESS = 5000  # sympy's caches grow
+_CHECKS_PER_PROCESS = 5000  # then the process is replaced, since sympy's caches grow
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from antiphase.tasks.worker import main; main()"
 _LATE = {"failed": "its process did not answer in time"}
 _ENDED = {"failed": "its process ended"}
@@ -34,19 +35,19 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 
 
 class VerifierError(AntiphaseError, RuntimeError):
-    """Verification cannot work at all, whatever the completion: a process does not start or lacks a package."""
+    """Error when no completion can be verified, because a process does not start or a package is missing."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict on one completion. Whatever is not right counts as wrong.
+    """The verdict on one completion. Every outcome other than `right` counts as wrong.
 
     Args:
         correct: whether the completion is right.
-        outcome: `right`, `wrong`, `no answer` (none was found, or the thought does not end), `cut off` (the completion
-            reached its length limit before it gave an answer), `timeout` (verifying took too long), or `error` (the
-            verifier raised, or its process ended).
-        reason: why, in a few words.
+        outcome: `right`; `wrong`; `no answer` (the completion has no answer, or its thought does not end); `cut off`
+            (the completion reached its length limit before it gave an answer); `timeout` (verifying took too long);
+            `error` (the verifier raised an error, or its process ended).
+        reason: a few words that explain the outcome.
     """
 
     correct: bool
@@ -54,20 +55,17 @@ class Verdict:
     reason: str = field(default="", compare=False)
 
 
-_UNFINISHED = Verdict(False, "no answer", "the thought was begun and not ended")
-
-
 class VerifierPool:
     """A pool of processes that verify completions. They start when they are first needed.
 
-    Use the pool in a `with` block or call `close`. Its processes also end when the pool is deleted and when this
-    process ends or is killed.
+    Use the pool in a `with` block, or call `close`. Its processes also end when the pool is deleted, and when the
+    process that made the pool ends or is killed.
 
     Args:
-        num_workers: the greatest number of processes; None is 2, or 1 on a machine with one core.
+        num_workers: the greatest number of processes; None means 2, or 1 on a machine with one core.
 
     Raises:
-        InvalidInputError: fewer than one worker.
+        InvalidInputError: `num_workers` is less than 1.
     """
 
     def __init__(self, num_workers: int | None = None) -> None:
@@ -85,14 +83,15 @@ class VerifierPool:
         timeout: float = DEFAULT_TIMEOUT,
         finishes: Sequence[str | None] | None = None,
     ) -> list[Verdict]:
-        """The verdict on each (completion, problem), in order.
+        """Return the verdict on each completion, in order.
 
-        Of a reasoning model's completion, only what follows the thought is verified; see `thoughts`.
+        If a model thinks before it answers, only the text after its thought is verified (see `thoughts`).
 
         Args:
-            pairs: the completions with their problems.
-            timeout: seconds for each; importing and starting processes do not count.
-            finishes: how each completion ended; `length` means that it reached its length limit.
+            pairs: (completion, problem) for each completion.
+            timeout: the seconds that one verification may take. The time to start and to import does not count.
+            finishes: how each completion ended; `length` means that it reached its length limit. None if this is not
+                known.
 
         Raises:
             InvalidInputError: the timeout is not positive, or a problem names a task that does not exist.
@@ -101,47 +100,31 @@ class VerifierPool:
         if not timeout > 0:
             raise InvalidInputError(f"timeout must be a positive number of seconds; got {timeout}.")
         answers = [answer_part(build_task(problem.task), completion) for completion, problem in pairs]
-        pairs = [(answer or "", problem) for answer, (_, problem) in zip(answers, pairs, strict=True)]
-        verdicts = [
-            _UNFINISHED if answer is None else _quick(answer, problem)
-            for answer, (_, problem) in zip(answers, pairs, strict=True)
-        ]
-        todo: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for index, verdict in enumerate(verdicts):
-            if verdict is None:
-                todo.put(index)
-        if not todo.empty():
+        problems = [problem for _, problem in pairs]
+        verdicts = [_quick(answer, problem) for answer, problem in zip(answers, problems, strict=True)]
+        pairs = [(answer or "", problem) for answer, problem in zip(answers, problems, strict=True)]
+        todo = [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict is None]
+        if todo:
             with self._lock:
-                self._check_in_processes(pairs, verdicts, todo, timeout)
+                slow = iter(self._check_in_processes(todo, timeout))
+            verdicts = [next(slow) if verdict is None else verdict for verdict in verdicts]
         return [
             _explained(cast(Verdict, verdict), *pair, finish)
             for verdict, pair, finish in zip(verdicts, pairs, finishes or [None] * len(pairs), strict=True)
         ]
 
-    def _check_in_processes(
-        self,
-        pairs: Sequence[tuple[str, Problem]],
-        verdicts: list[Verdict | None],
-        todo: "queue.SimpleQueue[int]",
-        timeout: float,
-    ) -> None:
+    def _check_in_processes(self, pairs: Sequence[tuple[str, Problem]], timeout: float) -> list[Verdict]:
+        """Return the verdicts of processes, in order. Each thread here waits for one process at a time."""
         if os.getpid() != self._pid:  # after a fork: the processes belong to the parent
             self._finalizer.detach()
             self._idle, self._pid = [], os.getpid()
             self._finalizer = weakref.finalize(self, _close_all, self._idle, self._pid)
-
-        def work() -> None:
-            while (index := _next(todo)) is not None:
-                verdicts[index] = self._check_one(*pairs[index], timeout)
-
-        num_threads = min(self.num_workers, todo.qsize())
-        with ThreadPoolExecutor(num_threads, thread_name_prefix="antiphase-verify") as threads:
+        with ThreadPoolExecutor(self.num_workers, thread_name_prefix="antiphase-verify") as threads:
             try:
-                for future in [threads.submit(work) for _ in range(num_threads)]:
-                    future.result()
-            finally:  # after an error or Ctrl-C, the other threads stop too
-                while _next(todo) is not None:
-                    pass
+                futures = [threads.submit(self._check_one, *pair, timeout) for pair in pairs]
+                return [future.result() for future in futures]
+            finally:  # after an error or Ctrl-C, the other checks do not start
+                threads.shutdown(cancel_futures=True)
 
     def _check_one(self, completion: str, problem: Problem, timeout: float) -> Verdict:
         for _ in range(3):
@@ -149,21 +132,21 @@ class VerifierPool:
             try:
                 return worker.check(completion, problem, timeout)
             except _GoneError:
-                continue  # it had ended before it read the pair
+                continue  # the process had ended before it read the request
             finally:
                 self._idle.append(worker)
-        return Verdict(False, "error", "the process that verifies ended again and again")
+        return Verdict(False, "error", "the process that verifies ended three times")
 
     def _take(self) -> "_Worker":
-        while self._idle:
-            worker = self._idle.pop()
-            if worker.usable:
-                return worker
-            worker.close()
+        """Return a process that is idle, or a new one."""
+        with contextlib.suppress(IndexError):  # no process is idle
+            while not (worker := self._idle.pop()).usable:
+                worker.close()
+            return worker
         return _Worker()
 
     def close(self) -> None:
-        """End the processes; the next check starts new ones."""
+        """End the processes. The next call of `check` starts new ones."""
         with self._lock:
             _close_all(self._idle, self._pid)
 
@@ -174,44 +157,34 @@ class VerifierPool:
         self.close()
 
 
-def _next(todo: "queue.SimpleQueue[int]") -> int | None:
-    try:
-        return todo.get_nowait()
-    except queue.Empty:
-        return None
-
-
 def answer_part(task: Task, completion: str) -> str | None:
-    """What the task's verifier reads of a completion: what follows its thought; None if the thought does not end."""
+    """Return the text that the task's verifier reads: what follows the thought. None if the thought does not end."""
     return completion if task.reads_thoughts else spoken(completion).answer
 
 
-def _quick(completion: str, problem: Problem) -> Verdict | None:
+def _quick(answer: str | None, problem: Problem) -> Verdict | None:
+    """Return the verdict that a few string operations can decide; None if a process is needed."""
+    if answer is None:
+        return Verdict(False, "no answer", "the thought was begun and not ended")
     task = build_task(problem.task)
-    correct = task.quick_verdict(completion, problem)
-    if correct is False and task.found(completion, problem) is None:
+    correct = task.quick_verdict(answer, problem)
+    if correct is False and task.found(answer, problem) is None:
         return Verdict(False, "no answer", "no answer was found")
     return None if correct is None else _verdict(correct)
 
 
 def _explained(verdict: Verdict, answer: str, problem: Problem, finish: str | None) -> Verdict:
-    """The verdict with its reason, and whether an answer is missing because the completion was cut off."""
+    """Return the verdict with its reason. It becomes `cut off` if the length limit left no answer."""
     if verdict.outcome == "no answer":
         return replace(verdict, outcome="cut off") if finish == "length" else verdict
     if verdict.outcome not in ("right", "wrong"):
         return verdict
     found = build_task(problem.task).found(answer, problem)
     if finish == "length" and found is not None and found.how in ("number", "line"):
-        # A completion that goes on has no last number and no last line yet.
-        return Verdict(False, "cut off", f"the completion was cut off before an answer ({PLACES[found.how]} is none)")
+        # The text would have gone on, so its last number and its last line are not its answer.
+        return Verdict(False, "cut off", f"the completion was cut off, so {PLACES[found.how]} is not its answer")
     place = "" if found is None else f" ({PLACES[found.how]})"
     return replace(verdict, reason=f"the answer{place} {'equals' if verdict.correct else 'is not'} the reference")
-
-
-def _located(spec: str) -> tuple[str, str | None]:
-    """(a spec from which another process can build the same task, the sha256 of the user's code or None)."""
-    task = build_task(spec)
-    return (task.located, task.code.sha256) if isinstance(task, OwnTask) else (spec, None)
 
 
 def _verdict(correct: bool) -> Verdict:
@@ -219,6 +192,7 @@ def _verdict(correct: bool) -> Verdict:
 
 
 def _close_all(workers: "list[_Worker]", pid: int) -> None:
+    """End the processes, unless this process is a fork: they belong to the process that started them."""
     if os.getpid() != pid:
         return
     while workers:
@@ -226,11 +200,11 @@ def _close_all(workers: "list[_Worker]", pid: int) -> None:
 
 
 class _GoneError(Exception):
-    """The process had ended before it read the request."""
+    """Error when a process had ended before it read its request."""
 
 
 class _Worker:
-    """One process and the thread that listens to it."""
+    """One process that verifies, and the thread that reads its answers."""
 
     def __init__(self) -> None:
         self._checks = 0
@@ -262,7 +236,15 @@ class _Worker:
         return self._process.poll() is None and self._checks < _CHECKS_PER_PROCESS
 
     def check(self, completion: str, problem: Problem, timeout: float) -> Verdict:
-        located, sha256 = _located(problem.task)
+        """Let the process verify a completion, and return its verdict.
+
+        Raises:
+            VerifierError: the process cannot make the task.
+            _GoneError: the process had ended before it read the request.
+        """
+        task = build_task(problem.task)
+        # Another process finds a user's file by its absolute path, and must load the same content.
+        located, sha256 = (task.located, task.code.sha256) if isinstance(task, OwnTask) else (problem.task, None)
         if (located, sha256) not in self._warm:
             self._warm_up(located, sha256, problem.task)
         problem = replace(problem, task=located)
@@ -294,10 +276,8 @@ class _Worker:
         self._listener.join()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                try:
+                with contextlib.suppress(OSError):  # the process that was to read the rest has ended
                     stream.close()
-                except OSError:
-                    continue  # the process that was to read the rest has ended
 
     def _send(self, message: dict[str, Any]) -> None:
         assert self._process.stdin is not None
@@ -309,12 +289,14 @@ class _Worker:
             raise _GoneError from None
 
     def _receive(self, timeout: float) -> dict[str, Any]:
+        """Return the next answer of the process, or `_LATE` if none comes in time."""
         try:
             return self._answers.get(timeout=timeout)
         except queue.Empty:
             return _LATE
 
     def _listen(self) -> None:
+        """Collect the answers of the process until it ends."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._answers.put(json.loads(line))

@@ -1,4 +1,7 @@
-"""The interface of a task: problems with reference answers, and a verifier. Other modules define the tasks."""
+"""Define what a task is: problems with reference answers, and a verifier.
+
+Other modules define the tasks themselves.
+"""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -16,8 +19,8 @@ class Problem:
     """A prompt with its reference answer.
 
     Args:
-        problem_id: unique within the task.
-        task: the spec of its task, as `load_task` reads it. Verifying needs only this and the other fields.
+        problem_id: the id of the problem, unique within its task.
+        task: the spec of the task, as `load_task` reads it. A process that verifies makes the task from it.
         prompt: the question as plain text.
         answer: the reference answer.
         metadata: JSON with what the task's verifier needs besides the answer; `{}` if it needs nothing.
@@ -32,15 +35,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """Problems and their verifier.
+    """The base of all tasks: problems, and the verifier that judges completions of them.
 
     Args:
-        spec: the string that this task was made from.
+        spec: the text that this task was made from, such as `chain_sum:max_terms=3`.
         name: a short name, such as `gsm8k`.
         source: one line that says where the problems come from.
         licence: the licence of the problems.
-        prompt_template: a text with `{prompt}` in it, which evaluation puts around the prompts unless the user gives
-            another; None leaves them as they are. Training does not use it.
+        prompt_template: a text with `{prompt}` in it. Evaluation puts it around each prompt, unless the user gives
+            another template. None leaves the prompts as they are. Training does not use it.
     """
 
     spec: str
@@ -51,54 +54,59 @@ class Task(ABC):
 
     @property
     def reads_thoughts(self) -> bool:
-        """Whether the verifier reads the whole completion, and not only what follows its thought."""
+        """Whether the verifier reads the whole completion. If not, it reads only what follows the model's thought."""
         return False
 
     @abstractmethod
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
-        """Draw `num` problems of a split, in an order that `seed` decides. None draws all, or a generator's `size`.
+        """Draw problems of a split.
+
+        Args:
+            split: the split that the problems belong to.
+            num: how many problems are drawn. None draws all of them; a task that generates problems draws its `size`.
+            seed: seed of the random generator that decides which problems are drawn, and their order.
 
         Raises:
-            InvalidInputError: there are fewer problems, there is no such split, or a row is malformed.
+            InvalidInputError: the split has fewer problems, there is no such split, or a row is malformed.
         """
 
     @abstractmethod
     def verify(self, completion: str, problem: Problem) -> bool:
-        """Whether the completion is right.
+        """Return whether the completion is right.
 
-        A hostile completion can make this slow, hang or raise, so callers use `VerifierPool`.
+        A hostile completion can make this method slow, hang or raise, so callers use `VerifierPool`.
         """
 
     @abstractmethod
     def quick_verdict(self, completion: str, problem: Problem) -> bool | None:
-        """The verdict of `verify` if a few string operations can find it; None if it could take longer."""
+        """Return the verdict of `verify` if a few string operations can decide it, else None."""
 
     @abstractmethod
     def extracted(self, completion: str, problem: Problem) -> str | None:
-        """The answer that `verify` would judge, written for majority votes; None if the completion has no answer.
+        """Return the answer that `verify` judges, in a form for majority votes; None if the completion has no answer.
 
-        Answers that are plainly the same are written the same: `0.5`, `1/2` and `.50` are one answer. This uses only a
-        few string operations, never algebra, and returns at most 20,000 characters.
+        Answers that are plainly equal have the same form: `0.5`, `1/2` and `.50` count as one answer. A few string
+        operations must be enough for this, without algebra. The answer has at most 20,000 characters.
         """
 
     def found(self, completion: str, problem: Problem) -> Found | None:
-        """The answer as it stands in the completion, and where it stands; None where there is none."""
+        """Return the answer as it is written in the completion, and where it was found; None if there is no answer."""
         answer = self.extracted(completion, problem)
         return None if answer is None else Found(answer, "asked")
 
     @abstractmethod
     def well_formed(self, completion: str, problem: Problem) -> bool:
-        """Whether the completion presents an answer, right or wrong, in the form that the task asks for."""
+        """Return whether the completion gives an answer, right or wrong, in the form that the task asks for."""
 
     def for_training(self) -> "Task":
-        """The task as training reads it."""
+        """Return the task that training uses. It differs only for local copies of known sets."""
         return self
 
     def check_source(self) -> None:  # noqa: B027 (tasks without a source have nothing to check)
-        """Raise those errors of `problems` that can be found without a download."""
+        """Raise the errors of `problems` that can be found without a download."""
 
     def warm_up(self) -> None:  # noqa: B027
-        """Import and build what `verify` needs, so that the first check is as fast as the others."""
+        """Import and prepare what `verify` needs, so that its first call is as fast as the others."""
 
 
 def check_request(spec: str, split: str, num: int | None) -> None:

@@ -1,43 +1,52 @@
-"""A base for tasks of your own: it gives questions their ids, splits and order, and extracts the answers."""
+"""A base class for a user's own task.
+
+It gives each question its id, splits and shuffles the questions, and finds the answer in a completion. The subclass
+gives the questions and decides whether an answer is right.
+"""
 
 import random
 from abc import abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from antiphase.errors import InvalidInputError
-from antiphase.tasks.canonical import writable
 from antiphase.tasks.distinct_problems import in_split
-from antiphase.tasks.extraction import ExtractMode, Found, extract_answer, find_answer, presents_answer
-from antiphase.tasks.problem import Problem, Split, Task, check_request
+from antiphase.tasks.extracting_task import ExtractingTask
+from antiphase.tasks.extraction import Found, find_answer
+from antiphase.tasks.problem import Problem, Split, check_request
 from antiphase.tasks.row_task import text_key
 
 
 @dataclass(frozen=True)
-class QuestionTask(Task):
+class QuestionTask(ExtractingTask):
     """A task made of questions with reference answers.
 
-    A subclass defines `questions` and `is_right`. If it is a data class, its own fields are options of the spec.
+    A subclass defines `questions` and `is_right`. If it is a data class, its own fields become options of the spec.
 
     Args:
-        extract: where the answer stands in a completion.
+        extract: where in a completion the answer is looked for (the modes of `extract_answer`).
     """
-
-    extract: ExtractMode = field(default="auto", kw_only=True)
 
     @abstractmethod
     def questions(self) -> Iterable[tuple[str, str]]:
-        """Every (prompt, reference answer), the same at each call. A question's text decides its split and its id."""
+        """Return all questions as (prompt, reference answer), the same ones at each call.
+
+        The text of a prompt decides the split and the id of the question.
+        """
 
     @abstractmethod
     def is_right(self, answer: str, problem: Problem) -> bool:
-        """Whether the answer that was found in a completion is right.
+        """Return whether the answer that was found in a completion is right.
 
-        This is called in a process that can be killed, and only for completions that have an answer.
+        This method is called in a process that can be killed, and only for completions that have an answer.
         """
 
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
-        """The split's questions, shuffled by `seed`; the first `num` of them."""
+        """Return the first `num` questions of the split, shuffled by `seed`; None returns all.
+
+        Raises:
+            InvalidInputError: the split has fewer questions, or a question has two different answers.
+        """
         check_request(self.spec, split, num)
         answers: dict[str, str] = {}
         for prompt, answer in self.questions():
@@ -58,24 +67,14 @@ class QuestionTask(Task):
         ]
 
     def verify(self, completion: str, problem: Problem) -> bool:
-        """Whether the completion has an answer and it is right."""
-        answer = extract_answer(completion, self.extract, problem.answer)
+        """Return whether the completion has an answer that is right."""
+        answer = self.answer_in(completion, problem)
         return answer is not None and self.is_right(answer, problem)
 
     def quick_verdict(self, completion: str, problem: Problem) -> bool | None:
-        """False if the completion has no answer, else None."""
-        return False if extract_answer(completion, self.extract, problem.answer) is None else None
-
-    def extracted(self, completion: str, problem: Problem) -> str | None:
-        """The answer without surrounding space."""
-        answer = extract_answer(completion, self.extract, problem.answer)
-        return None if answer is None else writable(answer.strip())
+        """Return False if the completion has no answer, else None."""
+        return False if self.answer_in(completion, problem) is None else None
 
     def found(self, completion: str, problem: Problem) -> Found | None:
-        """The answer as it stands in the completion, and where it stands."""
+        """Return the answer as it is written in the completion, and where it was found; None if there is none."""
         return find_answer(completion, self.extract, problem.answer)
-
-    def well_formed(self, completion: str, problem: Problem) -> bool:
-        """Whether the answer stands where `extract` says; with `auto`, in a box or in tags."""
-        del problem
-        return presents_answer(completion, self.extract)

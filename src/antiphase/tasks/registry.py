@@ -1,4 +1,4 @@
-"""Make a task from its spec string."""
+"""Make a task from its spec, the text by which users name a task and its options."""
 
 import functools
 import re
@@ -29,12 +29,13 @@ _OWN = (*MATH_SETS, *_BUILDERS)
 
 
 def load_task(spec: str) -> Task:
-    """Make the task that a spec names, and check it as far as that is possible without a download.
+    """Make the task that a spec names, and check what can be checked without a download.
 
     Args:
-        spec: `NAME` or `NAME:key=value,key=value`. NAME is a known set (`gsm8k`, `math500`, `gpqa_diamond`, …),
-            `digit_sum`, `sums`, a reasoning_gym generator (`chain_sum`, `countdown`, …), a `.jsonl` or `.parquet`
-            file, a hub data set `owner/name`, or your own task as `file.py:MyTask` or `package.module:MyTask`.
+        spec: `NAME`, or `NAME:key=value,key=value` with options. NAME is one of these: a known set (`gsm8k`,
+            `math500`, `gpqa_diamond`, …), `digit_sum`, `sums`, a reasoning_gym generator (`chain_sum`, `countdown`,
+            …), a `.jsonl` or `.parquet` file, a data set on the hub as `owner/name`, or your own task as
+            `file.py:MyTask` or `package.module:MyTask`.
 
     Raises:
         InvalidInputError: there is no such task or file, an option is unknown or has the wrong type, a row is
@@ -47,7 +48,7 @@ def load_task(spec: str) -> Task:
 
 
 def renew_task(spec: str) -> Task:
-    """Make the task as `build_task` does, but load a user's own code again if its file has changed."""
+    """Make the task as `build_task` does, but load the file of a user's own task again if the file has changed."""
     task = build_task(spec)
     if isinstance(task, OwnTask) and not is_current(task.code):
         build_task.cache_clear()
@@ -57,7 +58,7 @@ def renew_task(spec: str) -> Task:
 
 @functools.lru_cache(maxsize=256)
 def build_task(spec: str) -> Task:
-    """Make the task that a spec names without reading its problems. It can verify even if its data file is gone.
+    """Make the task that a spec names, without reading its problems. It can verify even if its data file is gone.
 
     Raises:
         InvalidInputError: there is no such task, an option is unknown or has the wrong type, or the user's own code
@@ -68,7 +69,7 @@ def build_task(spec: str) -> Task:
     if parsed.text == math_verify_alone.SPEC:
         return MathVerifyAlone(parsed.text, parsed.name, "math-verify's own rule", "Apache-2.0")
     place = own_place(parsed)
-    if place is not None and _key(place.written) not in _by_key(_OWN):  # a known name with a colon lacks a value
+    if place is not None and _key(place.written) not in _by_key(_OWN):  # `gsm8k:extract` is gsm8k with a faulty option
         return OwnTask.from_spec(parsed, place)
     if parsed.name.endswith(FILE_SUFFIXES):
         return file_task(parsed)
@@ -82,6 +83,12 @@ def build_task(spec: str) -> Task:
 
 
 def _generator(spec: Spec) -> str:
+    """Return the name of the reasoning_gym generator that the spec means.
+
+    Raises:
+        InvalidInputError: there is no task of this name.
+        MissingExtraError: reasoning-gym is not installed, and the name is not close to another task's name.
+    """
     own = list(_OWN)
     try:
         installed = list(gym_names())
@@ -100,9 +107,10 @@ def _generator(spec: Spec) -> str:
 
 
 def _key(name: str) -> str:
-    """The form in which names are compared: `knights_and_knaves` and `Knights-Knaves` become `knightsknaves`."""
+    """Return a name as names are compared: `knights_and_knaves` and `Knights-Knaves` become `knightsknaves`."""
     return re.sub(r"[-_ ]", "", re.sub(r"[-_ ]and[-_ ]", "", name.lower()))
 
 
 def _by_key(names: Iterable[str]) -> Mapping[str, str]:
+    """Return the names by the form in which they are compared."""
     return {_key(name): name for name in names}

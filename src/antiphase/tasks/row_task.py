@@ -1,4 +1,8 @@
-"""The base of tasks whose problems are the rows of a file or a hub data set: their splits and their ids."""
+"""The base of tasks whose problems are the rows of a file or of a data set on the hub.
+
+It gives each row an id and a split. `origins` reads the rows, and a subclass finds the question and the answer in a
+row.
+"""
 
 import hashlib
 import random
@@ -12,8 +16,8 @@ from typing import Literal
 from antiphase.data.tables import TableRow
 from antiphase.errors import InvalidInputError
 from antiphase.tasks.distinct_problems import in_split
-from antiphase.tasks.extraction import ExtractMode, presents_answer
-from antiphase.tasks.problem import Problem, Split, Task, check_request
+from antiphase.tasks.extracting_task import ExtractingTask
+from antiphase.tasks.problem import Problem, Split, check_request
 
 Ids = Literal["own", "row", "text"]
 ID_COLUMNS = ("id", "problem_id", "prompt_id", "unique_id")
@@ -21,14 +25,15 @@ ID_COLUMNS = ("id", "problem_id", "prompt_id", "unique_id")
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows that were read from one place.
+    """Rows that were read from one place, and how they become problems.
 
     Args:
         rows: the rows, each with its place in the file.
-        prefix: the text that ids begin with, for rows that have no id of their own.
-        official: whether the rows are exactly the wanted split. If not, a row's prompt decides its split.
-        ids: how problems get their ids: `own` uses the row's own id if it has one, `row` numbers the rows, `text`
-            hashes the prompt, so that a problem has the same id in every copy of a data set.
+        prefix: the text that an id begins with, if it is not the row's own id.
+        official: whether the rows are exactly the split that was asked for. If not, a row's prompt decides its split.
+        ids: how problems get their ids. `own` uses the row's own id, or its number if it has none. `row` uses the
+            number of the row. `text` uses a hash of the prompt, so a problem has the same id in every copy of a data
+            set.
     """
 
     rows: Sequence[TableRow]
@@ -38,48 +43,50 @@ class Rows:
 
 
 class Origin(ABC):
-    """Where rows come from."""
+    """The place that the rows of a task are read from, such as a file."""
 
     @abstractmethod
     def read(self, split: Split) -> list[Rows]:
-        """The rows of a split, or all rows if there are no official splits."""
+        """Return the rows of a split; all rows if the source has no splits of its own."""
 
     def at_hand(self) -> list[Rows]:
-        """The rows that need no download. Raises the errors of `read` that can be found without a download."""
+        """Return the rows that need no download, and raise the errors of `read` that need none."""
         return self.read("all")
 
     def for_training(self) -> "Origin":
-        """Where training reads. This differs only for files, which can be a copy of either split."""
+        """Return the origin that training reads. It differs only for a file, which can be a copy of either split."""
         return self
 
 
 @dataclass(frozen=True)
-class RowTask(Task):
-    """A task whose problems are rows.
+class RowTask(ExtractingTask):
+    """A task that makes each problem from a row.
 
     Args:
         origin: where the rows come from.
-        extract: where the answer stands in a completion.
     """
 
     origin: Origin
-    extract: ExtractMode
 
     @abstractmethod
     def parse(self, row: TableRow) -> tuple[str, str]:
-        """(prompt, reference answer) of a row.
+        """Return (prompt, reference answer) of a row.
 
         Raises:
-            InvalidInputError: the row lacks one of them. The message names the row and the columns.
+            InvalidInputError: the row lacks one of the two. The message names the row and the columns.
         """
 
     def keeps(self, row: TableRow) -> bool:
-        """Whether a row is a problem that can be verified. Other rows are left out silently."""
+        """Return whether a row is a problem that can be verified. Other rows are left out without a warning."""
         del row
         return True
 
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
-        """The split's problems, shuffled by `seed`; the first `num` of them."""
+        """Return the first `num` problems of the split, shuffled by `seed`; None returns all.
+
+        Raises:
+            InvalidInputError: the split has fewer problems, a row is malformed, or two rows have the same id.
+        """
         check_request(self.spec, split, num)
         found: list[Problem] = []
         for part in self.origin.read(split):
@@ -97,20 +104,16 @@ class RowTask(Task):
         return found[:num]
 
     def check_source(self) -> None:
-        """Read the rows that need no download."""
+        """Make the problems of the rows that need no download, which raises the errors of malformed rows."""
         for part in self.origin.at_hand():
             self._problems(part)
 
     def for_training(self) -> "RowTask":
-        """The same task, except that a local copy of a known set is read as its train split."""
+        """Return the same task, but with a local copy of a known set read as the set's train split."""
         return replace(self, origin=self.origin.for_training())
 
-    def well_formed(self, completion: str, problem: Problem) -> bool:
-        """Whether the answer stands where `extract` says; with `auto`, in a box or in tags."""
-        del problem
-        return presents_answer(completion, self.extract)
-
     def _problems(self, part: Rows) -> list[Problem]:
+        """Return the problems of the rows, in order, each with its id."""
         problems = []
         places: dict[str, str] = {}
         repeats: Counter[str] = Counter()
@@ -127,7 +130,7 @@ class RowTask(Task):
                     problem_id += f"-{repeats[problem_id]}"
             if problem_id in places:
                 raise InvalidInputError(
-                    f"{row.place}: the id {problem_id!r} stands in {places[problem_id]} already; ids must be unique."
+                    f"{row.place}: the id {problem_id!r} is also the id of {places[problem_id]}; ids must be unique."
                 )
             places[problem_id] = row.place
             problems.append(Problem(problem_id, self.spec, prompt, answer))
@@ -135,7 +138,7 @@ class RowTask(Task):
 
 
 def text_key(text: str) -> str:
-    r"""Ten hexadecimal digits that identify a text, independent of its white space.
+    r"""Return ten hexadecimal digits that identify a text. White space in the text makes no difference.
 
     >>> text_key("What is 1 + 1?") == text_key(" What is\n1 +1?")
     True
@@ -145,10 +148,16 @@ def text_key(text: str) -> str:
 
 
 def text_of(row: TableRow, columns: Sequence[str], what: str, option: str | None = None) -> str:
-    """The text in the first of `columns` that the row has. The message names the `option` that chooses another column.
+    """Return the text in the first of `columns` that the row has.
+
+    Args:
+        row: the row.
+        columns: the names of the columns that can hold the text.
+        what: what the text is, for the error messages.
+        option: the option of a spec that chooses another column, for the error message; None if there is none.
 
     Raises:
-        InvalidInputError: the row has none of the columns, or the value is empty or no text.
+        InvalidInputError: the row has none of the columns, or the value is empty or not text.
     """
     value = row.first_of(columns)
     if value is None:
@@ -159,7 +168,7 @@ def text_of(row: TableRow, columns: Sequence[str], what: str, option: str | None
 
 
 def missing(row: TableRow, what: str, asked: Sequence[str], option: str | None = None) -> InvalidInputError:
-    """The error for a row without one of its columns."""
+    """Return the error for a row that has none of the columns in which `what` was looked for."""
     return InvalidInputError(
         f"{row.place}: no {what}. Looked for the column {' or '.join(asked)}; found "
         f"{', '.join(row.values) or 'none'}." + (f" Name it with {option}=." if option else "")

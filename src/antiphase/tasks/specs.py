@@ -1,7 +1,6 @@
-"""Read task specs, `NAME` or `NAME:key=value,key=value`, and convert their options to the types that a task expects.
+"""Read specs of tasks, `NAME` or `NAME:key=value,key=value`, and convert their options to the types of the task.
 
-NAME may itself hold colons, as in `file.py:MyTask`: the options begin after the first colon that is followed by a
-`key=`.
+NAME can have colons itself, as in `file.py:MyTask`. The options begin after the first colon with a `key=` behind it.
 """
 
 import re
@@ -63,7 +62,7 @@ def split_specs(text: str) -> tuple[str, ...]:
     """
     specs: list[str] = []
     for part in (piece for word in text.split() for piece in word.split(",") if piece):
-        # A bare `key=value` belongs to the spec before it, if that has options; a new spec has its colon first.
+        # `key=value` without a colon is another option of the spec before it, if that spec has options.
         goes_on = bool(specs) and _OPTIONS.search(specs[-1]) is not None and re.fullmatch(r"\w+=.*", part) is not None
         if goes_on:
             specs[-1] += f",{part}"
@@ -73,11 +72,15 @@ def split_specs(text: str) -> tuple[str, ...]:
 
 
 def parse_options(spec: Spec, allowed: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a spec as values of the types in `allowed`.
+    """Return the options of a spec, with each value converted to its type.
+
+    Args:
+        spec: the spec.
+        allowed: the type of each option that the task has, by the option's name.
 
     Raises:
-        InvalidInputError: an option is not allowed (the message names the nearest one that is), or a value has the
-            wrong type.
+        InvalidInputError: the task has no such option (the message names a similar one), or a value has the wrong
+            type.
     """
     values = {}
     for key, text in spec.options.items():
@@ -96,10 +99,10 @@ def parse_options(spec: Spec, allowed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_value(text: str, kind: Any) -> Any:
-    """Convert a text to the type of an annotation; the text `none` means None where the annotation allows it.
+    """Convert a text to the type of an annotation. The text `none` becomes None if the annotation allows None.
 
     Raises:
-        ValueError: the text is no value of that type.
+        ValueError: the text is not a value of that type.
     """
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
@@ -157,7 +160,7 @@ _SCALARS: dict[Any, Callable[[str], Any]] = {
 
 
 def describe_type(kind: Any) -> str:
-    """A type annotation in words.
+    """Return a type annotation in words, for error messages.
 
     >>> describe_type(int | None), describe_type(list[str])
     ('int or none', 'a list a|b|c of str')

@@ -1,4 +1,4 @@
-"""Suites: named lists of tasks, each task with the settings that evaluation uses for it.
+"""Define the suites: named lists of tasks, each with the settings that evaluation uses for it.
 
 `NAME:task=FILE,task=FILE` reads some of the suite's data sets from local copies.
 """
@@ -13,15 +13,15 @@ from antiphase.tasks.specs import parse_spec
 
 @dataclass(frozen=True)
 class SuiteEntry:
-    """One task of a suite. A setting that is None is decided by the task or by evaluation.
+    """One task of a suite. The task or the evaluation decides each setting that is None.
 
     Args:
         spec: the task's spec, as `load_task` reads it.
-        num_problems: how many of the task's test problems are asked.
-        prompt_template: text with `{prompt}` in it, in place of the task's own.
-        max_new_tokens: the length in tokens at which a completion is cut off.
-        chat_template: whether the model's chat template is applied where it has one.
-        end_tokens: texts of one token each that end a completion, besides the model's own end tokens.
+        num_problems: how many of the task's test problems the model is asked.
+        prompt_template: a text with `{prompt}` in it, in place of the task's own template.
+        max_new_tokens: the number of tokens after which a completion is cut off.
+        chat_template: whether the model's chat template is used, if the model has one.
+        end_tokens: texts of one token each. Such a token ends a completion, as the model's own end tokens do.
     """
 
     spec: str
@@ -35,22 +35,23 @@ class SuiteEntry:
 _SUMS = "43+7=50, since 43+7=50\n78+5=83, since 78+5=83\n{prompt}="
 _ASKED = "State the final answer to the following arithmetic problem: "
 _CHAIN = "\n".join([*(f"{_ASKED}{shown}" for shown in ("3 + 4 = 7", "9 - 5 = 4", "6 + 8 = 14")), "{prompt}"])
-# Our choice: with its prompt it fits the 4,096 tokens of Qwen2.5-Math-7B, the shortest context of the paper's models.
+# Our choice. A prompt and 3,072 new tokens fit the 4,096 tokens of Qwen2.5-Math-7B, the shortest context of the models
+# in the paper.
 _PAPER_TOKENS = 3072
 _MATH = ("gsm8k", "math500", "aime24", "aime25", "amc23", "minerva", "olympiadbench")
 _LOGIC = (
-    ("knights_knaves:n_people=3", 100),
-    ("zebra_puzzles:num_people=3,num_characteristics=3", 100),
-    ("countdown:min_numbers=3,max_numbers=4,min_target=10,max_target=100", 100),
-    ("syllogism", 100),
-    ("mini_sudoku", 100),
-    ("maze", 100),
-    ("family_relationships", 100),
-    ("circuit_logic", 100),
+    "knights_knaves:n_people=3",
+    "zebra_puzzles:num_people=3,num_characteristics=3",
+    "countdown:min_numbers=3,max_numbers=4,min_target=10,max_target=100",
+    "syllogism",
+    "mini_sudoku",
+    "maze",
+    "family_relationships",
+    "circuit_logic",
 )
 SUITES: dict[str, tuple[SuiteEntry, ...]] = {
     "math": tuple(map(SuiteEntry, _MATH)),
-    "logic": tuple(SuiteEntry(spec, num_problems) for spec, num_problems in _LOGIC),
+    "logic": tuple(SuiteEntry(spec, num_problems=100) for spec in _LOGIC),
     # The data sets in the tables of arXiv 2605.17770, according to a public digest of the paper.
     "paper": tuple(SuiteEntry(spec, max_new_tokens=_PAPER_TOKENS) for spec in ("aime24", "math500", "gsm8k")),
     # For models of about 135 million weights, which follow no instruction about the form of the answer.
@@ -65,18 +66,21 @@ SUITES: dict[str, tuple[SuiteEntry, ...]] = {
 }  # fmt: skip
 
 
-# How many samples of each problem the suites draw that fix this number: the paper reports Pass@16 and Major@16.
+# The number of samples of each problem, for suites that fix it. The paper reports Pass@16 and Major@16.
 SUITE_SAMPLES = {"paper": 16}
 
 
 def resolve_suite(text: str) -> tuple[SuiteEntry, ...]:
-    """The tasks of a suite, `NAME` or `NAME:task=FILE,task=FILE`.
+    """Return the tasks of a suite.
+
+    Args:
+        text: `NAME`, or `NAME:task=FILE,task=FILE` to read some of the suite's data sets from local copies.
 
     >>> [entry.spec for entry in resolve_suite("paper:aime24=a.jsonl")]
     ['aime24:file=a.jsonl', 'math500', 'gsm8k']
 
     Raises:
-        InvalidInputError: there is no such suite, or a file is given for a name that is no data set of the suite.
+        InvalidInputError: there is no such suite, or a file is given for a name that is not a data set of the suite.
     """
     suite = parse_spec(text)
     if suite.name not in SUITES:
@@ -88,15 +92,15 @@ def resolve_suite(text: str) -> tuple[SuiteEntry, ...]:
     for name in suite.options:
         if name not in sets:
             raise InvalidInputError(
-                f"the suite {suite.name!r} has no set {name!r}.{did_you_mean(name, sets)} Local copies can be given "
-                f"of: {', '.join(sets) or 'none'}."
+                f"the suite {suite.name!r} has no set {name!r}.{did_you_mean(name, sets)} A local copy can "
+                f"be given for: {', '.join(sets) or 'none'}."
             )
     files = {name: f"{name}:file={path}" for name, path in suite.options.items()}
     return tuple(replace(entry, spec=files.get(entry.spec, entry.spec)) for entry in entries)
 
 
 def suite_samples(text: str) -> int | None:
-    """How many samples of each problem a suite asks for; None leaves it to evaluation.
+    """Return how many samples of each problem a suite asks for; None leaves the number to the evaluation.
 
     >>> suite_samples("paper"), suite_samples("math")
     (16, None)

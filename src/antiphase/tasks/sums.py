@@ -1,4 +1,7 @@
-"""Sums in the shortest form (`68+9`), for small models whose prompt shows them the form of the answer."""
+"""The task `sums`: sums in the shortest form, `68+9`.
+
+It suits small models, which follow no instruction. The prompt template of an evaluation can show them worked examples.
+"""
 
 import random
 from collections.abc import Iterator
@@ -15,18 +18,18 @@ _OPTIONS = {"digits": list[int], **SHARED_OPTIONS}
 
 @dataclass(frozen=True)
 class SumsTask(GeneratedTask):
-    """`68+9` asks for the sum; the answer is the completion's last number.
+    """A task whose prompts, such as `68+9`, ask for the sum. The last number of the completion is its answer.
 
     Args:
-        digits: how many digits each term has, in order: `2|1` is a number of two digits plus a number of one digit.
-            Terms have no leading zeros.
+        digits: how many digits each term has, in order. The option `digits=2|1` asks for a number of two digits plus
+            a number of one digit. Terms have no leading zeros.
     """
 
     digits: tuple[int, ...]
 
     @classmethod
     def from_spec(cls, spec: Spec) -> "SumsTask":
-        """The task that the spec's options describe.
+        """Make the task that the spec's options describe.
 
         Raises:
             InvalidInputError: an option is unknown, or a value is out of range.
@@ -35,7 +38,7 @@ class SumsTask(GeneratedTask):
         digits = tuple(options.get("digits", [2, 1]))
         if not 2 <= len(digits) <= 100 or not all(1 <= count <= 100 for count in digits):
             raise InvalidInputError(
-                f"task {spec.text!r}: digits must name 2 to 100 terms of 1 to 100 digits, such as 2|1; got "
+                f"task {spec.text!r}: digits must give the number of digits (1 to 100) of 2 to 100 terms, as 2|1; got "
                 f"{'|'.join(map(str, digits))}."
             )
         return cls(
@@ -48,7 +51,7 @@ class SumsTask(GeneratedTask):
         )
 
     def stream(self, seed: int) -> Iterator[Problem]:
-        """An endless stream of problems, drawn uniformly."""
+        """Yield problems without end. Their terms are drawn uniformly."""
         generator = random.Random(f"{NAME}:{seed}")
         while True:
             terms = [generator.randrange(10 ** (count - 1), 10**count) for count in self.digits]

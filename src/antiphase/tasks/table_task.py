@@ -1,4 +1,4 @@
-"""Questions with mathematical answers from rows: a file, a hub data set, or one of the known sets."""
+"""The task of questions with mathematical answers: the rows of a file, of a known set or of another set on the hub."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from antiphase.data.tables import TableRow
 from antiphase.errors import InvalidInputError, MissingExtraError
 from antiphase.tasks.canonical import canonical_math
-from antiphase.tasks.extraction import Found, boxed, extract_answer, find_answer
+from antiphase.tasks.extraction import Found, boxed, find_answer
 from antiphase.tasks.math_equality import Compare, Order, quick_same, same_answer
 from antiphase.tasks.problem import Problem
 from antiphase.tasks.row_task import RowTask, missing, text_of
@@ -23,7 +23,7 @@ class Columns:
         question: the columns of the question.
         answer: the columns of the answer.
         context: the columns of a text that belongs before the question, in rows that have such a text.
-        joined: whether a list of several items is one answer, in which commas separate the items.
+        joined: whether a list of several items counts as one answer, with commas between the items.
     """
 
     question: tuple[str, ...] = QUESTION_COLUMNS
@@ -34,14 +34,15 @@ class Columns:
 
 @dataclass(frozen=True)
 class TableTask(RowTask):
-    """Questions with mathematical answers.
+    """Questions with mathematical answers, one in each row.
 
     Args:
         columns: the columns that hold the question and the answer.
-        order: whether the order of items matters in a list without brackets.
-        compare: `math` asks math-verify; `exact` compares numbers exactly and other answers as text.
-        boxed_only: whether rows without a box in the answer column are left out: proofs, and solutions without a
-            final answer.
+        order: whether the order of items matters in an answer that is a list without brackets (see `same_answer`).
+        compare: `math` lets math-verify compare expressions; `exact` compares numbers exactly and other answers as
+            text.
+        boxed_only: whether rows without a box in the answer column are left out. Such rows are proofs, or solutions
+            without a final answer.
     """
 
     columns: Columns
@@ -50,14 +51,14 @@ class TableTask(RowTask):
     boxed_only: bool = False
 
     def keeps(self, row: TableRow) -> bool:
-        """Whether the row has a boxed answer, or no box is asked for."""
+        """Return whether the row has a boxed answer, or the task needs no box."""
         if not self.boxed_only:
             return True
         answer = row.first_of(self.columns.answer)
         return isinstance(answer, str) and bool((boxed(answer) or "").strip())
 
     def parse(self, row: TableRow) -> tuple[str, str]:
-        """(question, with its context before it if it has one; answer)."""
+        """Return (question, answer) of a row. If the row has a context, it stands before the question."""
         question = text_of(row, self.columns.question, "question", "question_column")
         context = row.first_of(self.columns.context)
         if isinstance(context, str) and context.strip():
@@ -65,7 +66,12 @@ class TableTask(RowTask):
         return question, self._answer(row)
 
     def check_source(self) -> None:
-        """Check that math-verify is installed if it is needed, and read the rows that need no download."""
+        """Check that math-verify is installed if it is needed, and check the rows that need no download.
+
+        Raises:
+            MissingExtraError: math-verify is needed but not installed.
+            InvalidInputError: a file cannot be read, or a row is malformed.
+        """
         if self.compare == "math" and importlib.util.find_spec("math_verify") is None:
             raise MissingExtraError(
                 "math-verify", "train", f"verifying the task {self.name!r} (unless its spec says compare=exact)"
@@ -73,29 +79,30 @@ class TableTask(RowTask):
         super().check_source()
 
     def warm_up(self) -> None:
-        """Import math-verify and parse once, since the first parse builds its grammar."""
+        """Import math-verify and parse once, since the first parse is slow: it builds the grammar."""
         same_answer("x+1", "1+x", compare=self.compare)
 
     def verify(self, completion: str, problem: Problem) -> bool:
-        """Whether the extracted answer equals the reference."""
-        answer = extract_answer(completion, self.extract, problem.answer)
+        """Return whether the completion's answer equals the reference."""
+        answer = self.answer_in(completion, problem)
         return answer is not None and same_answer(answer, problem.answer, self.order, self.compare)
 
     def quick_verdict(self, completion: str, problem: Problem) -> bool | None:
-        """The verdict for plain numbers, equal strings and completions without an answer; None for all others."""
-        answer = extract_answer(completion, self.extract, problem.answer)
+        """Return the verdict for plain numbers, equal strings and completions without an answer, else None."""
+        answer = self.answer_in(completion, problem)
         return False if answer is None else quick_same(answer, problem.answer)
 
     def extracted(self, completion: str, problem: Problem) -> str | None:
-        """The answer with its number or its layout normalised."""
-        answer = extract_answer(completion, self.extract, problem.answer)
+        """Return the answer in the common form that majority votes count; None if there is no answer."""
+        answer = self.answer_in(completion, problem)
         return None if answer is None else canonical_math(answer)
 
     def found(self, completion: str, problem: Problem) -> Found | None:
-        """The answer as it stands in the completion, and where it stands."""
+        """Return the answer as it is written in the completion, and where it was found; None if there is none."""
         return find_answer(completion, self.extract, problem.answer)
 
     def _answer(self, row: TableRow) -> str:
+        """Return the reference answer of a row; raise InvalidInputError if it has none."""
         answer = row.first_of(self.columns.answer)
         if answer is None:
             raise missing(row, "answer", self.columns.answer, "answer_column")
@@ -110,7 +117,9 @@ class TableTask(RowTask):
 
 
 def final_answer(solution: str) -> str:
-    r"""The answer of a worked solution: the text after `####`, else the content of its last box, else the whole text.
+    r"""Return the final answer of a worked solution.
+
+    It is the text after `####`. A solution without `####` has its answer in its last box, or else is all answer.
 
     >>> final_answer("9 * 2 = 18\n#### 18"), final_answer(r"Thus $x=\boxed{\frac12}$."), final_answer(" 7 ")
     ('18', '\\frac12', '7')

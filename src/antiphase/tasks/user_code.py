@@ -1,7 +1,7 @@
-"""Find and load a user's own code, `file.py:NAME` or `package.module:NAME`, and record the sha256 of its file.
+"""Find and load a user's own code, `file.py:NAME` or `package.module:NAME`, and compute the sha256 of its file.
 
-An error in that code is reported in one line, with the line number in the file. A file is run again only when its
-content has changed.
+An error in that code is reported in one line, with its line number in the file. A file that was loaded is run again
+only if its content has changed.
 """
 
 import hashlib
@@ -26,11 +26,11 @@ _modules: dict[str, str] = {}
 
 @dataclass(frozen=True)
 class CodePlace:
-    """Where a user's code is.
+    """The place of a user's code: a file or module, and the name of an object in it.
 
     Args:
-        place: the absolute path of a file, or the name of a module.
-        name: the name of the object in it.
+        place: the absolute path of the file, or the name of the module.
+        name: the name of the object in that file or module.
         written: `place` as the user wrote it.
     """
 
@@ -40,24 +40,24 @@ class CodePlace:
 
     @property
     def path(self) -> Path | None:
-        """The path of the file; None if `place` is a module."""
+        """The path of the file; None if the code is in a module."""
         return Path(self.place) if self.place.endswith(".py") else None
 
     @property
     def text(self) -> str:
-        """The same place, as a process with another working directory can find it."""
+        """The place and the name as one text, which is valid in every working directory."""
         return f"{self.place}:{self.name}"
 
 
 @dataclass(frozen=True)
 class UserCode:
-    """A user's object that was loaded.
+    """An object of the user that was loaded from a file or module.
 
     Args:
         place: where the code is.
         value: the object itself.
         file: the file that holds the code; None for a module without a file.
-        sha256: the digest of that file's bytes (files that it imports do not count); None without a file.
+        sha256: the sha256 of that file alone, without the files that it imports; None for a module without a file.
     """
 
     place: CodePlace
@@ -67,7 +67,7 @@ class UserCode:
 
 
 def code_place(text: str) -> CodePlace | None:
-    """The place that a text names, or None if the text has another form. This does not check that the place exists.
+    """Return the place that a text names; None if the text has another form. The place need not exist.
 
     >>> code_place("chemistry.tasks:MolarMass")
     CodePlace(place='chemistry.tasks', name='MolarMass', written='chemistry.tasks')
@@ -88,7 +88,7 @@ def load_code(place: CodePlace, what: str, kind: str) -> UserCode:
 
     Args:
         place: where the code is.
-        what: how error messages begin, such as `task 'file.py:MyTask'`.
+        what: the beginning of the error messages, such as `task 'file.py:MyTask'`.
         kind: what error messages call the object: `task` or `function`.
 
     Raises:
@@ -105,7 +105,9 @@ def load_code(place: CodePlace, what: str, kind: str) -> UserCode:
 
 
 def file_sha256(place: CodePlace, what: str) -> str | None:
-    """The sha256 of the file as it is now. The code is not run; only the packages around a module are imported.
+    """Return the sha256 that the file has now; None for a module without a file.
+
+    The code is not run. For a module, only the packages that contain it are imported.
 
     Raises:
         InvalidInputError: there is no such file or module.
@@ -117,7 +119,10 @@ def file_sha256(place: CodePlace, what: str) -> str | None:
 
 
 def is_current(code: UserCode) -> bool:
-    """Whether the same text would load the same content now. A module is always current: it is imported only once."""
+    """Return whether loading the same code now would give the same content.
+
+    A module is always current, because Python imports it only once.
+    """
     path = code.place.path
     if path is None:
         return True
@@ -131,7 +136,7 @@ def is_current(code: UserCode) -> bool:
 
 
 def failure(error: BaseException, path: Path | str | None) -> str:
-    """One line about an error in the user's code: its type, its text and, where known, the line in the file."""
+    """Return one line about an error in the user's code: its type, its text and, if known, its line in the file."""
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(path) else None
     for frame in traceback.extract_tb(error.__traceback__):
@@ -142,6 +147,7 @@ def failure(error: BaseException, path: Path | str | None) -> str:
 
 
 def _imported(place: CodePlace, what: str) -> tuple[ModuleType, str | None]:
+    """Return (the module that holds the code, the sha256 of its file)."""
     path = place.path
     if path is not None:
         source = _read(path, place, what)
@@ -163,6 +169,7 @@ def _imported(place: CodePlace, what: str) -> tuple[ModuleType, str | None]:
 
 
 def _run(path: Path, source: bytes, place: CodePlace, what: str) -> ModuleType:
+    """Run the source of a file as a new module, and return the module."""
     # The module gets a name of its own, so that a file `random.py` does not hide the standard module. It must be in
     # sys.modules, because data classes look themselves up there.
     name = f"user_code_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
@@ -197,7 +204,8 @@ def _read(path: Path, place: CodePlace, what: str) -> bytes:
 
 
 def _module_file(place: CodePlace, what: str) -> Path | None:
-    # `python -m` looks in the working directory, but a console script does not.
+    """Return the file of a module, which may lie in the working directory; None if the module has no file."""
+    # `python -m` searches the working directory, but a console script does not.
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     importlib.invalidate_caches()

@@ -1,7 +1,8 @@
-"""The process that verifies. It reads requests from standard input and answers on standard output, in JSON lines.
+"""The program of a process that verifies. It reads requests from standard input and writes answers to standard output.
 
-It may be killed at any moment. It ends by itself when its input closes, when a check takes far too long, or when it
-needs more memory than allowed. Nothing here imports torch.
+Requests and answers are JSON, one a line. The process may be killed at any moment. It ends by itself when its input
+closes, when a check takes far too long, or when it needs more memory than is allowed. This module does not import
+torch.
 """
 
 import json
@@ -18,13 +19,13 @@ from antiphase.tasks.problem import Problem
 from antiphase.tasks.registry import build_task, renew_task
 
 MEMORY_LIMIT = 4 << 30  # bytes of address space
-_GRACE = 2.0  # seconds after its timeout at which a check ends the process, even if the caller does not
+_GRACE = 2.0  # seconds after a check's timeout at which the process ends itself, if the caller has not killed it
 
 
 def main() -> None:
     """Serve requests until the input closes."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print must not look like an answer
+    os.dup2(2, 1)  # what libraries print goes to standard error, since it must not look like an answer
     _limit_resources()
     requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(sys.stdin.buffer, requests), daemon=True).start()
@@ -45,6 +46,7 @@ def _send(stream: BinaryIO, message: dict[str, Any]) -> None:
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer to a request, which asks to prepare a task or to verify one completion."""
     if "warm_up" in request:
         try:
             return _warm_up(request["warm_up"], request["sha256"])
@@ -56,7 +58,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         return {"correct": build_task(problem.task).verify(request["completion"], problem)}
     except MemoryError:
         os._exit(1)  # the heap cannot be trusted any more
-    # A parser that was written for ordinary answers can raise any error on a hostile one. It counts as wrong.
+    # Code that was written for ordinary answers can raise any error on a hostile answer. The completion is then wrong.
     except Exception as error:  # noqa: BLE001
         return {"error": type(error).__name__}
     finally:
@@ -64,6 +66,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _warm_up(spec: str, sha256: str | None) -> dict[str, Any]:
+    """Prepare a task, unless a user's file no longer has the content that the caller loaded."""
     task = renew_task(spec)
     if isinstance(task, OwnTask) and task.code.sha256 != sha256:
         return {"failed": f"{task.code.place.place} has changed since it was loaded. Start the run anew."}
@@ -78,6 +81,7 @@ def _set_alarm(seconds: float) -> None:
 
 
 def _limit_resources() -> None:
+    """Limit the memory of this process, and leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and closes the pipe
     if sys.platform == "win32":
         return

@@ -1,0 +1,32 @@
+"""The base of tasks that look for the answer in one place of a completion: generated problems, rows and questions."""
+
+from dataclasses import dataclass, field
+
+from antiphase.tasks.canonical import writable
+from antiphase.tasks.extraction import ExtractMode, extract_answer, presents_answer
+from antiphase.tasks.problem import Problem, Task
+
+
+@dataclass(frozen=True)
+class ExtractingTask(Task):
+    """A task whose verifier judges the answer that `extract_answer` finds.
+
+    Args:
+        extract: where in a completion the answer is looked for (the modes of `extract_answer`).
+    """
+
+    extract: ExtractMode = field(default="auto", kw_only=True)
+
+    def answer_in(self, completion: str, problem: Problem) -> str | None:
+        """Return the answer that the completion gives; None if it gives none."""
+        return extract_answer(completion, self.extract, problem.answer)
+
+    def extracted(self, completion: str, problem: Problem) -> str | None:
+        """Return the completion's answer, for majority votes; None if it gives none."""
+        answer = self.answer_in(completion, problem)
+        return None if answer is None else writable(answer)
+
+    def well_formed(self, completion: str, problem: Problem) -> bool:
+        """Return whether the answer stands where `extract` says; with `auto`, in a box or in tags."""
+        del problem
+        return presents_answer(completion, self.extract)
