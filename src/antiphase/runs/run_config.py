@@ -31,13 +31,15 @@ from antiphase.signal_spec import (
 )
 from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
 from antiphase.steps.splitter import DEFAULT_SPLITTER
+from antiphase.steps.thoughts import thought_tags
 
 GIVEN_ROWS = "<rows in memory>"
 # Options that may change on resume, since they move no number by more than rounding.
 FREE_ON_RESUME = ("token_budget", "vllm_memory")
 # What a run did whose config.json was written before the option existed.
 BEFORE_THE_OPTION: Mapping[str, Any] = {
-    "alternatives": 0, "engine": "auto", "vllm_memory": 0.45, "end_tokens": None, **BEFORE_UNITS
+    "alternatives": 0, "engine": "auto", "vllm_memory": 0.45, "end_tokens": None, "think_tags": None,
+    **BEFORE_UNITS
 }  # fmt: skip
 
 Config = TypeVar("Config", bound="RunConfig")
@@ -62,6 +64,7 @@ class RunConfig:
         temperature, top_p, seed: see `Sampling`.
         system_prompt, prompt_template: see `PromptFormat`.
         end_tokens: texts of one token each that end a completion, besides the model's own end tokens.
+        think_tags: tags between which the models think, besides the known ones, each text as in `<plan> </plan>`.
         engine: which engine completes the prompts; see `make_generator`.
         vllm_memory: share of the GPU's memory that vLLM takes; the rest is for the model that measures.
         batch_size: rollouts that are completed, measured and written together.
@@ -89,6 +92,7 @@ class RunConfig:
     system_prompt: str | None = None
     prompt_template: str | None = None
     end_tokens: tuple[str, ...] | None = None
+    think_tags: tuple[str, ...] | None = None
     engine: str = "auto"
     vllm_memory: float = 0.45
     batch_size: int = 16
@@ -110,8 +114,8 @@ class RunConfig:
             raise InvalidInputError(f"vllm_memory must lie in (0, 1]; got {self.vllm_memory}.")
         check_engine(self.engine)
         check_one_of("dtype", self.dtype, DTYPES)
-        # Both are built here only because building them checks the options.
-        self.units(), self.specs()
+        # All are built here only because building them checks the options.
+        self.units(), self.specs(), thought_tags(self.think_tags)
 
     def check_once(self, what: str, names: Sequence[str]) -> None:
         """Raise InvalidInputError if a name stands twice."""
@@ -231,6 +235,6 @@ def _plain(name: str, value: Any) -> Any:
         return str(value).removeprefix("torch.")
     if name in ("estimators", "projections") and isinstance(value, str):
         return tuple(map(str.strip, value.split(",")) if name == "estimators" else value)
-    if name in ("tasks", "end_tokens", "k") and isinstance(value, str | int):
+    if name in ("tasks", "end_tokens", "think_tags", "k") and isinstance(value, str | int):
         return (value,)
     return tuple(value) if isinstance(value, list) else value

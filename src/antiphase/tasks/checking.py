@@ -87,24 +87,30 @@ def read_rows(path: Path, spec: str) -> list[tuple[TableRow, Problem]]:
     return found
 
 
-def check_rows(rows: Sequence[tuple[TableRow, Problem]], timeout: float = DEFAULT_TIMEOUT) -> list[Checked]:
+def check_rows(
+    rows: Sequence[tuple[TableRow, Problem]], timeout: float = DEFAULT_TIMEOUT, think_tags: Sequence[str] | None = None
+) -> list[Checked]:
     """The verdicts on rows, in order.
 
     Args:
         rows: from `read_rows`.
         timeout: seconds that one verification may take.
+        think_tags: tags of thoughts besides the known ones; see `VerifierPool`.
+
+    Raises:
+        InvalidInputError: a text in `think_tags` is not two tags.
     """
     completions = [_END.sub("", row.values["completion"]) for row, _ in rows]
     problems = [problem for _, problem in rows]
     alone = [Problem(problem.problem_id, MATH_VERIFY, "", problem.answer) for problem in problems]
-    with VerifierPool() as pool:
+    with VerifierPool(think_tags=think_tags) as pool:
         finishes = [row.values.get("finish") for row, _ in rows]
         verdicts = pool.check(list(zip(completions, problems, strict=True)), timeout, finishes)
         others = pool.check(list(zip(completions, alone, strict=True)), timeout)
     found = []
     for (row, problem), text, verdict, other in zip(rows, completions, verdicts, others, strict=True):
         task = build_task(problem.task)
-        answer = answer_part(task, text)
+        answer = answer_part(task, text, pool.tags)
         shown = None if answer is None else task.found(answer, problem)
         found.append(
             Checked(
