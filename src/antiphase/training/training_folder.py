@@ -9,6 +9,7 @@ from typing import Any
 from antiphase.errors import InvalidInputError
 from antiphase.training.out_folder import FILE, check_folder, check_same, read_settings, write_whole
 from antiphase.training.recipe import FREE_ON_RESUME, Recipe
+from antiphase.training.run_options import BEFORE_THE_OPTION
 from antiphase.training.trainer_config import BEFORE_THE_FIELD
 
 
@@ -27,7 +28,7 @@ def prepared(folder: Path, recipe: Recipe) -> Iterator[None]:
     held = check_folder(folder, resume=recipe.resume)
     if held:
         free = dict.fromkeys(FREE_ON_RESUME)
-        before = {**BEFORE_THE_FIELD, **read_settings(folder), **free}
+        before = {**BEFORE_THE_FIELD, **BEFORE_THE_OPTION, **read_settings(folder), **free}
         check_same(folder, "a run", before, {**settings, **free})
     state = PartialState()
     # No process may write before every process has checked the folder.
