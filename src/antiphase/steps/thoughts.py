@@ -149,8 +149,8 @@ def with_opening(completion: str, prompt: str, tags: Sequence[tuple[str, str]] =
 
     The completion is returned as it is if its prompt ends with no opening tag, or if it begins with that tag itself.
 
-    >>> with_opening("2 + 2</think>It is 4.", "How much is 2 + 2? <think>\\n")
-    '<think>\\n2 + 2</think>It is 4.'
+    >>> with_opening("2 + 2</think>It is 4.", "How much is 2 + 2? <think>\n")
+    '<think>\n2 + 2</think>It is 4.'
     """
     end = prompt.rstrip()
     opening = next((opening for opening, _ in tags if end.endswith(opening)), None)
