@@ -62,6 +62,10 @@ def test_own_tags() -> None:
 
 def test_mentions_in_quotation_marks_and_flattened_channels() -> None:
     assert spoken("<think>4</think>The answer is 5. I closed with `</think>`.").answer.startswith("The answer is 5.")
+    assert spoken("<think>4</think>It is 5. I closed with </think> as asked.").answer.startswith("It is 5.")
+    assert spoken("<think>I close with </think> later. 4?</think>It is 5.").answer == "It is 5."
+    assert spoken("<think>it is 4 </think> so 5").answer == " so 5"
+    assert spoken("<think>4</think>Wait.\n<think>it is 4 </think> so 5").answer == " so 5"
     assert spoken('<think>I close with "</think>" and say 4').answer is None
     assert spoken("analysisThe sum is 4?assistantfinalIt is 5.").answer == "It is 5."
     assert spoken("analysisThe sum is 4").answer is None

@@ -75,7 +75,8 @@ class Spoken:
 def spoken(completion: str, tags: Sequence[tuple[str, str]] = TAGS) -> Spoken:
     """Cut a completion where its thought ends.
 
-    The last closing tag ends the thought; a closing tag in quotation marks is a mention and ends nothing. An opening
+    The last closing tag ends the thought. A closing tag in quotation marks is a mention and ends nothing. So is one in
+    the middle of a sentence, as in `I close with </think> then`, where another closing tag is not. An opening
     tag counts at the beginning of the completion and of a line; in the middle of a line it is a mention. An opening
     tag that counts, with no closing tag after it, leaves no answer. The channels of gpt-oss are known also where
     decoding has removed their special tokens, as in `analysis…assistantfinal…`.
@@ -89,7 +90,11 @@ def spoken(completion: str, tags: Sequence[tuple[str, str]] = TAGS) -> Spoken:
     >>> spoken("It is 5? No.</think>It is 4.").answer, spoken("<think>It is 4").answer, spoken("It is 4.").answer
     ('It is 4.', None, 'It is 4.')
     """
-    end = max((place for _, close in tags for place in closing_places(completion, close)), default=0)
+    ends = [(place, close) for _, close in tags for place in closing_places(completion, close)]
+    plain = [place for place, close in ends if not _in_sentence(completion, place - len(close), place)]
+    last = max((place for place, _ in ends), default=0)
+    end = max(plain, default=last)
+    end = last if opens(completion[end:last], tags) else end  # a second thought ends in the middle of a sentence
     begun = _FLAT_CHANNEL.match(completion)
     if begun is not None and end == 0:
         end = completion.rfind(_FLAT_FINAL) + len(_FLAT_FINAL) if _FLAT_FINAL in completion else len(completion)
@@ -103,6 +108,13 @@ def closing_places(text: str, close: str) -> list[int]:
     """Where each closing tag in the text ends, in order. A tag in quotation marks is a mention and is left out."""
     ends = [found.end() for found in re.finditer(re.escape(close), text)] if close in text else []
     return [end for end in ends if _QUOTES.get(text[end - len(close) - 1 : end - len(close)]) != text[end : end + 1]]
+
+
+def _in_sentence(text: str, start: int, end: int) -> bool:
+    """Whether words of one sentence stand on both sides of a tag."""
+    before, after = text[max(0, start - 2) : start], text[end : end + 2]
+    goes_on = after[:1] in (".", ",", ";") or (after[:1] == " " and after[1:].islower())
+    return len(before) == 2 and before[0].isalnum() and before[1] == " " and goes_on
 
 
 def opens(text: str, tags: Sequence[tuple[str, str]] = TAGS) -> bool:
