@@ -51,6 +51,23 @@ def test_accuracies_by_hand(model_dir):
     assert metrics["avg@4"]["low"] < metrics["avg@4"]["value"] < metrics["avg@4"]["high"]
 
 
+def test_what_gives_no_answer_has_no_vote(model_dir):
+    """Of the three answers that hide in thoughts without an end, none counts, whatever the tags of the thoughts."""
+    (problem,) = problems(1)
+    for tags, think in ((None, "<think>"), (("<plan> </plan>",), "<plan>")):
+        texts = [
+            *[think + completion(problem, False)] * 3,
+            think + "A9" + think.replace("<", "</") + completion(problem, True),
+        ]
+        rows = [{"problem_id": problem.problem_id, "completion": text} for text in texts]
+        options = {"tasks": (TASK,), "unit": "token", "num_problems": 1, "progress": False, "num_resamples": 50}
+        found = evaluate(str(model_dir), rollouts=rows, think_tags=tags, **options)
+        assert found.rollouts.answer.isna().tolist() == [True] * 3 + [False]
+        assert found.rollouts.outcome.tolist() == ["no answer"] * 3 + ["right"]
+        assert found.summary["results"][0]["metrics"]["maj@4"]["value"] == 1
+        assert found.summary["config"]["think_tags"] == (tags and list(tags))
+
+
 def test_inside_a_model_against_scikit_learn(model_dir):
     pattern = [[1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 1, 0], [1, 0, 0, 0]]
     found = scored(model_dir, pattern, unit="token")

@@ -115,8 +115,8 @@ _SIGNALS = """--estimator --layers --projections --norm --target --targets-per-r
 _MODEL = "--dtype --device --revision --trust-remote-code"
 _TASKS = """--tasks --suite --num-problems --split --prompt-template --system-prompt --no-chat-template
     --chat-template-kwargs --fold-system --timeout
-    --samples --greedy --no-greedy --k --max-new-tokens --temperature --top-p --end-token --seed --engine --vllm-memory
-    --batch-size --rollouts --num-resamples"""
+    --samples --greedy --no-greedy --k --max-new-tokens --temperature --top-p --end-token --think-tags --seed --engine
+    --vllm-memory --batch-size --rollouts --num-resamples"""
 FLAGS = {
     "eval": f"{_SIGNALS} {_MODEL} {_TASKS} -h --help --out --resume --no-figures --no-report --quiet",
     "compare": f"{_SIGNALS} {_MODEL} {_TASKS} -h --help --out --no-figures --no-report --quiet --reference "

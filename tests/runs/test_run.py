@@ -125,7 +125,7 @@ def test_a_run_that_was_cut_before_the_engine_was_recorded(command, model_dir, t
             kind(str(model_dir), out=out, **QUIET, **options)
     # What an earlier version wrote: a config without these options, and facts without the engine.
     config = json.loads((out / "config.json").read_text())
-    for name in ("engine", "vllm_memory", "end_tokens"):
+    for name in ("engine", "vllm_memory", "end_tokens", "think_tags"):
         del config["config"][name]
     (out / "config.json").write_text(json.dumps(config))
     facts = json.loads((out / "parts/model-000/model.json").read_text())

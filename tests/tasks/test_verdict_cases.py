@@ -14,6 +14,7 @@ from antiphase.tasks.checking import check_rows, read_rows
 from antiphase.tasks.extraction import find_answer
 from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.problem import Problem
+from antiphase.tasks.task_rewards import format_reward
 
 DATA = Path(__file__).parents[1] / "data"
 FILES = ("verdicts.jsonl", "verdicts_more.jsonl")
@@ -52,6 +53,41 @@ def test_every_family_of_tags(opening, closing) -> None:
 def test_own_tags() -> None:
     assert spoken("[[hm]] 4 [[/hm]] 5", [("[[hm]]", "[[/hm]]")]).answer == " 5"
     assert spoken("<think>4", [("[[hm]]", "[[/hm]]")]).answer == "<think>4"
+    problem = Problem("p", "gsm8k", "", "5")
+    texts = ["<plan>4</plan>5", "<plan>5", "<think>4</think>5"]
+    for tags, expected in ((["<plan> </plan>"], [True, False, True]), (None, [True, True, True])):
+        with VerifierPool(1, tags) as pool:
+            assert [verdict.correct for verdict in pool.check([(text, problem) for text in texts])] == expected
+
+
+def test_mentions_in_quotation_marks_and_flattened_channels() -> None:
+    assert spoken("<think>4</think>The answer is 5. I closed with `</think>`.").answer.startswith("The answer is 5.")
+    assert spoken("<think>4</think>It is 5. I closed with </think> as asked.").answer.startswith("It is 5.")
+    assert spoken("<think>I close with </think> later. 4?</think>It is 5.").answer == "It is 5."
+    assert spoken("<think>it is 4 </think> so 5").answer == " so 5"
+    assert spoken("<think>4</think>Wait.\n<think>it is 4 </think> so 5").answer == " so 5"
+    assert spoken('<think>I close with "</think>" and say 4').answer is None
+    assert spoken("analysisThe sum is 4?assistantfinalIt is 5.").answer == "It is 5."
+    assert spoken("analysisThe sum is 4").answer is None
+    assert spoken("analysis of the sum: 4").answer == "analysis of the sum: 4"
+
+
+@pytest.mark.parametrize("tags", ["<plan>", "<plan></plan>", "<plan> <plan>", "a b c", ""])
+@pytest.mark.parametrize("command", [["eval", "m", "--tasks", "gsm8k"], ["probe", "m"], ["check", "FILE"]])
+def test_tags_that_are_no_pair_are_refused(command, tags, capsys) -> None:
+    words = [str(DATA / "verdicts.jsonl") if word == "FILE" else word for word in command]
+    assert cli.main([*words, "--think-tags", tags]) == 2
+    assert "think tags must be an opening and a closing tag" in capsys.readouterr().err
+
+
+def test_check_knows_tags_of_ones_own(tmp_path, capsys) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"reference": "5", "completion": "<plan>5"}) + "\n")
+    found = []
+    for words in ([], ["--think-tags", "<plan> </plan>", "--think-tags", "<a> </a>"]):
+        assert cli.main(["check", str(path), "--json", *words]) == 0
+        found.append(json.loads(capsys.readouterr().out)["outcome"])
+    assert found == ["right", "no answer"]
 
 
 class Special:
@@ -89,7 +125,10 @@ LONG = {
     "announcements": "answer: " * 2500, "formulas": "answer: \\[ " * 1800,
     "dollars": "answer: $" * 2200, "spaces": "answer" + " " * 20_000, "boxes": "\\boxed{1} and \\boxed{2} " * 900,
     "tags": "<answer>1</answer> or " * 900, "bold": "**1" * 6000, "displays": "\\[" * 10_000, "numbers": "1 " * 10_000,
-    "thoughts": "<think>\n" * 20_000, "lines": "\n" * 100_000 + "x <think>", "equations": "answer: " + "1=" * 9000,
+    "thoughts": "<think>\n" * 20_000, "closings": "<think>" + "</think>" * 20_000,
+    "quoted": '<think>"</think>"' * 9000, "flat": "analysisA" * 20_000,
+    "answers": "<think>" + "<answer></answer>" * 9000 + "</think><answer>5</answer>",
+    "lines": "\n" * 100_000 + "x <think>", "equations": "answer: " + "1=" * 9000,
 }  # fmt: skip
 
 
@@ -100,6 +139,7 @@ def test_long_completions_are_read_in_time(name) -> None:
     for gold in ("5", "x+1"):
         answer = spoken(LONG[name]).answer
         find_answer(LONG[name] if answer is None else answer, "auto", gold)
+    format_reward([LONG[name]], ["<think>"])
     assert time.perf_counter() - began < 1.0
 
 

@@ -11,10 +11,11 @@ import psutil
 import pytest
 
 from antiphase.errors import InvalidInputError
+from antiphase.steps.thoughts import thought_tags
 from antiphase.tasks.gym_entries import pack_entry
 from antiphase.tasks.pool import Verdict, VerifierError, VerifierPool
 from antiphase.tasks.problem import Problem
-from antiphase.tasks.task_rewards import AccuracyReward, completion_text, format_reward, rows
+from antiphase.tasks.task_rewards import AccuracyReward, FormatReward, completion_text, format_reward, rows
 
 TOWER = "\\boxed{9^{9^{9^{9}}}}"  # sympy computes until it is killed
 PI = Problem("pi", "gsm8k", "", "\\frac{\\pi}{7}")
@@ -230,11 +231,37 @@ def test_completion_texts() -> None:
         ("<think><answer></think></answer>", 0.0),
         ("<answer>b</answer>", 0.0),
         ("", 0.0),
+        ("[THINK]a[/THINK]<answer>b</answer>", 1.0),
+        ("<think>a [/THINK]<answer>b</answer>", 0.0),
+        # What is mentioned in the thought neither helps nor harms.
+        ("<think>I close with </answer> later</think><answer>b</answer>", 1.0),
+        ("<think>First <think>, then <answer>c</answer>.</think><answer>b</answer>", 1.0),
+        ('<think>I end with "</think>" and `</answer>`.</think><answer>b</answer>', 1.0),
+        ("<think>a <answer>b</answer></think>", 0.0),
+        ("<think>a</think><answer>b</answer><think>c</think><answer>d</answer>", 0.0),
+        ("<think>a</think>b</think><answer>c</answer>", 0.0),
+        ("<think>a\n<think>b</think><answer>c</answer>", 0.0),
+        ("<think> \n</think><answer>b</answer>", 0.0),
+        ("<think></think><answer>b</answer>", 0.0),
+        ("<think>a</think><answer>b <answer>c</answer>", 0.0),
+        ("<think>a</think><answer>b</answer></answer>", 0.0),
+        ("<think>a</think><answer><think>b</answer>", 0.0),
+        ("<think>a</think><answer>b", 0.0),
+        ("a</think><answer>b</answer>", 0.0),
     ],
 )
 def test_format_reward(text, expected) -> None:
     assert format_reward([text], prompts=["p"]) == [expected]
     assert format_reward([[{"role": "assistant", "content": text}]]) == [expected]
+
+
+def test_the_prompt_may_open_the_thought_that_the_format_asks_for() -> None:
+    text = "a</think><answer>b</answer>"
+    assert format_reward([text, text], prompts=["p<think>\n", "p"]) == [1, 0]
+    parsed = [{"role": "assistant", "reasoning_content": "a", "content": "<answer>b</answer>"}]
+    unfinished = [{"role": "assistant", "reasoning_content": "a</think><answer>b</answer>", "content": ""}]
+    assert format_reward([parsed, unfinished]) == [1, 0]
+    assert FormatReward(thought_tags(["<plan> </plan>"]))([text.replace("think", "plan")], ["<plan>"]) == [1]
 
 
 def test_rows() -> None:

@@ -17,6 +17,7 @@ from antiphase.cli import main
 from antiphase.signals.measure import token_signals
 from antiphase.training import step_estimate as estimate
 from antiphase.training.recipe import parse_recipe
+from antiphase.training.training_folder import prepared
 from antiphase.training.trajectory import read_trajectory
 from training_cases import TASK, flags
 
@@ -191,6 +192,18 @@ def test_resume_refuses_other_settings(tmp_path, model_dir, capsys, option):
     assert f"holds a run of other options, so it cannot be continued: {option[0]} was" in capsys.readouterr().err
 
 
+def test_resume_compares_the_tags_of_thoughts_with_older_runs_too(tmp_path, model_dir, capsys):
+    out = tmp_path / "run"
+    out.mkdir()
+    settings = parse_recipe(flags(model_dir, out)).resolved
+    assert settings.pop("think_tags") == []
+    (out / "recipe.json").write_text(json.dumps(settings))
+    assert main(["train", *flags(model_dir, out), "--think-tags", "<plan> </plan>", "--resume"]) == 2
+    assert "think_tags was [], is ['<plan> </plan>']" in capsys.readouterr().err
+    with prepared(out, parse_recipe([*flags(model_dir, out), "--resume"])):
+        assert json.loads((out / "recipe.json").read_text())["think_tags"] == []
+
+
 def test_dry_run_trains_nothing(tmp_path, model_dir, capsys):
     assert main(["train", *flags(model_dir, tmp_path / "run"), "--dry-run"]) == 0
     output = capsys.readouterr().out
@@ -239,6 +252,7 @@ BAD = {
     "template": (["--prompt_template", "text"], "must contain {prompt}"),
     "group": (["--num_generations", "3"], "divisible by num_generations"),
     "model": (["--model", "/nowhere/at/all"], "/nowhere/at/all"),
+    "think tags": (["--think_tags", "<plan>"], "must be an opening and a closing tag"),
     "end tokens": (["--end_tokens", "abc"], "3 tokens of this model"),
     "split": (["--eval_split", "train"], "held-out problems are training problems too"),
     "context": (["--max_completion_length", "2000"], "exceed the model's context of 1024"),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from antiphase.commands.options import Help, Parser
+from antiphase.commands.options import Help, Parser, add_think_tags
 
 if TYPE_CHECKING:
     from antiphase.tasks.checking import Checked
@@ -30,6 +30,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
         "--task", help="verify as this task does, where a row names none (default: a mathematical answer)"
     )
     command.add_argument("--timeout", type=float, default=5.0, help="seconds that one verification may take")
+    add_think_tags(command)
     command.add_argument("--json", action="store_true", dest="as_json", help="print a JSON object for each row")
 
 
@@ -40,7 +41,7 @@ def run(options: dict[str, Any], out: Path | None) -> None:
 
     # A file's own rows are verified as mathematical answers, whatever the file holds besides.
     spec = options["task"] or f"{options['file']}:answer_column=reference"
-    checked = check_rows(read_rows(options["file"], spec), options["timeout"])
+    checked = check_rows(read_rows(options["file"], spec), options["timeout"], options["think_tags"])
     if options["as_json"]:
         print("\n".join(json.dumps(one.to_dict(), ensure_ascii=False) for one in checked))
     else:

@@ -88,6 +88,7 @@ def evaluation_options(options: dict[str, Any]) -> dict[str, Any]:
     except ValueError:
         raise InvalidInputError(f"--k takes numbers with commas between them, such as 1,4,8; got {text!r}.") from None
     options["end_tokens"] = end_tokens(options["end_tokens"])
+    options["think_tags"] = options["think_tags"] and tuple(options["think_tags"])
     return options
 
 

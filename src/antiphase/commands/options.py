@@ -38,6 +38,7 @@ def add_drawing_options(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--end-token", dest="end_tokens", action="append", help="text of one token that ends a completion"
     )
+    add_think_tags(group)
     group.add_argument("--seed", type=int, default=0, help="of sampling, subsampling and bootstrap")
     group.add_argument("--engine", default="auto", help="auto, transformers, vllm")
     group.add_argument("--vllm-memory", type=float, default=0.45, help="share of the GPU's memory for vLLM")
@@ -69,6 +70,16 @@ def json_object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"expected a JSON object, such as '{{\"name\": true}}'; got {text!r}")
     return value
+
+
+def add_think_tags(group: "argparse._ActionsContainer") -> None:
+    """Add the option that names tags of thoughts."""
+    group.add_argument(
+        "--think-tags",
+        action="append",
+        metavar="'OPEN CLOSE'",
+        help="tags between which the model thinks, besides the known ones, as in '<plan> </plan>'; may be repeated",
+    )
 
 
 def end_tokens(texts: Sequence[str] | None) -> tuple[str, ...] | None:

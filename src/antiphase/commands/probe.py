@@ -78,6 +78,7 @@ def run(options: dict[str, Any], out: Path) -> None:
     """
     models, checkpoints = options.pop("models"), options.pop("checkpoints")
     options["end_tokens"] = end_tokens(options["end_tokens"])
+    options["think_tags"] = options["think_tags"] and tuple(options["think_tags"])
     if checkpoints is not None:
         _run_checkpoints(models, checkpoints, options, out)
         return

@@ -31,7 +31,8 @@ _MEASURED = ("estimator", "norm", "target", "projections", "targets_per_rollout"
 HEADLINE = "headline"
 _OF_STEPS = ("splitter", "step_strength", "min_steps")
 _CODE = "the file of the task"
-_VERIFIERS = ("antiphase", "math-verify", "reasoning-gym", _CODE)
+_TAGS = "think_tags"
+_VERIFIERS = ("antiphase", "math-verify", "reasoning-gym", _CODE, _TAGS)
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class SeedRun:
         seed: the seed's label.
         result: the entry of the evaluation's summary.
         rollouts: the rows of the evaluation's rollouts, by one estimator.
-        versions: versions of the packages that decided what is right, and the digest of a user's own verifier.
+        versions: what decided what is right: versions of packages, the digest of a user's own verifier, and the user's
+            tags of thoughts.
     """
 
     seed: str
@@ -156,6 +158,8 @@ def entrants_of(name: str | None, evaluations: Sequence[Evaluation], estimator: 
             own = rows[chosen & (rows.estimator == result["estimator"])]
             code = evaluation.summary["config"].get("tasks_sha256", {}).get(result["task"])
             versions = evaluation.summary["versions"] | ({} if code is None else {_CODE: code[:12]})
+            tags = evaluation.summary["config"].get("think_tags")
+            versions |= {} if tags is None else {_TAGS: ", ".join(tags)}
             runs[key].append(SeedRun(seed, result, own, versions))
     return [Entrant(label, task, tuple(own)) for (label, task), own in runs.items()]
 

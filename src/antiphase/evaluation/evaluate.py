@@ -80,7 +80,7 @@ class _EvaluationRun(Run[EvalRequest, Evaluation]):
 
     @contextlib.contextmanager
     def helpers(self) -> Iterator[None]:
-        with VerifierPool() as self.pool:
+        with VerifierPool(think_tags=self.config.think_tags) as self.pool:
             yield
 
     def batches(self, tokenizer: Any, limits: Limits) -> list[ProblemBatch]:

@@ -20,7 +20,7 @@ from antiphase.runs.parts import Kind
 from antiphase.runs.unit_spec import UnitSpec
 from antiphase.signal_spec import SignalSpec
 from antiphase.steps.thoughts import completion_text
-from antiphase.tasks.pool import VerifierPool, answer_part
+from antiphase.tasks.pool import NO_ANSWER, VerifierPool, answer_part
 
 SCHEMA = pa.schema(
     [
@@ -56,11 +56,13 @@ def score_batch(
         by_projection: keep the strength of every layer's projection.
     """
     items = batch.items
-    texts = [completion_text(loaded.tokenizer, item.completion_ids or (), item.prompt_ids) for item in items]
+    texts = [
+        completion_text(loaded.tokenizer, item.completion_ids or (), item.prompt_ids, pool.tags) for item in items
+    ]
     verdicts = pool.check(
         list(zip(texts, batch.problems, strict=True)), timeout, finishes=[item.finish for item in items]
     )
-    said = [answer_part(batch.plan.task, text) or "" for text in texts]
+    said = [answer_part(batch.plan.task, text, pool.tags) or "" for text in texts]
     judged = {}
     for place, item in enumerate(items):
         problem, verdict = batch.problems[place], verdicts[place]
@@ -68,7 +70,8 @@ def score_batch(
             "task": batch.plan.task.spec,
             "problem_id": problem.problem_id,
             "reference": problem.answer,
-            "answer": batch.plan.task.extracted(said[place], problem),
+            # What has given no answer has no vote either.
+            "answer": None if verdict.outcome in NO_ANSWER else batch.plan.task.extracted(said[place], problem),
             "outcome": verdict.outcome,
             "reason": verdict.reason,
             "sample": batch.samples[place],

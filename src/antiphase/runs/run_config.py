@@ -33,14 +33,15 @@ from antiphase.signal_spec import (
 )
 from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
 from antiphase.steps.splitter import DEFAULT_SPLITTER
+from antiphase.steps.thoughts import thought_tags
 
 GIVEN_ROWS = "<rows in memory>"
 # Options that may change on resume, since they move no number by more than rounding.
 FREE_ON_RESUME = ("token_budget", "vllm_memory")
 # What a run did whose config.json was written before the option existed.
 BEFORE_THE_OPTION: Mapping[str, Any] = {
-    "alternatives": 0, "engine": "auto", "vllm_memory": 0.45, "end_tokens": None, "chat_template_kwargs": None,
-    "fold_system": False, "continue_final": False, **BEFORE_UNITS
+    "alternatives": 0, "engine": "auto", "vllm_memory": 0.45, "end_tokens": None, "think_tags": None,
+    "chat_template_kwargs": None, "fold_system": False, "continue_final": False, **BEFORE_UNITS
 }  # fmt: skip
 
 Config = TypeVar("Config", bound="RunConfig")
@@ -67,6 +68,7 @@ class RunConfig:
         chat_template_kwargs: variables for the model's chat template, such as `{"enable_thinking": False}`.
         fold_system: put the system message before the first user message; see `ChatOptions`.
         end_tokens: texts of one token each that end a completion, besides the model's own end tokens.
+        think_tags: tags between which the models think, besides the known ones, each text as in `<plan> </plan>`.
         engine: which engine completes the prompts; see `make_generator`.
         vllm_memory: share of the GPU's memory that vLLM takes; the rest is for the model that measures.
         batch_size: rollouts that are completed, measured and written together.
@@ -96,6 +98,7 @@ class RunConfig:
     chat_template_kwargs: Mapping[str, Any] | None = None
     fold_system: bool = False
     end_tokens: tuple[str, ...] | None = None
+    think_tags: tuple[str, ...] | None = None
     engine: str = "auto"
     vllm_memory: float = 0.45
     batch_size: int = 16
@@ -118,7 +121,7 @@ class RunConfig:
         check_engine(self.engine)
         check_one_of("dtype", self.dtype, DTYPES)
         # These are built here only because building them checks the options.
-        self.units(), self.specs(), self.chat_options()
+        self.units(), self.specs(), self.chat_options(), thought_tags(self.think_tags)
 
     def check_once(self, what: str, names: Sequence[str]) -> None:
         """Raise InvalidInputError if a name stands twice."""
@@ -248,6 +251,6 @@ def _plain(name: str, value: Any) -> Any:
         return str(value).removeprefix("torch.")
     if name in ("estimators", "projections") and isinstance(value, str):
         return tuple(map(str.strip, value.split(",")) if name == "estimators" else value)
-    if name in ("tasks", "end_tokens", "k") and isinstance(value, str | int):
+    if name in ("tasks", "end_tokens", "think_tags", "k") and isinstance(value, str | int):
         return (value,)
     return tuple(value) if isinstance(value, list) else value

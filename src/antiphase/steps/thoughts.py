@@ -25,6 +25,13 @@ TAGS: tuple[tuple[str, str], ...] = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
 )
+# The last family without its special tokens.
+_FLAT_CHANNEL = re.compile(r"\s*analysis(?=[A-Z\d\"'(])")
+_FLAT_FINAL = "assistantfinal"
+# Each quotation mark with the one that ends it.
+_QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019", "«": "»"}
+# As many tokens of a prompt are read for a tag at its end, which may be a token for each byte.
+_PROMPT_END = 64
 
 
 def thought_tags(texts: Sequence[str] | None) -> tuple[tuple[str, str], ...]:
@@ -68,8 +75,11 @@ class Spoken:
 def spoken(completion: str, tags: Sequence[tuple[str, str]] = TAGS) -> Spoken:
     """Cut a completion where its thought ends.
 
-    The last closing tag ends the thought. An opening tag counts at the beginning of the completion and of a line; in
-    the middle of a line it is a mention. An opening tag that counts, with no closing tag after it, leaves no answer.
+    The last closing tag ends the thought. A closing tag in quotation marks is a mention and ends nothing. So is one in
+    the middle of a sentence, as in `I close with </think> then`, where another closing tag is not. An opening
+    tag counts at the beginning of the completion and of a line; in the middle of a line it is a mention. An opening
+    tag that counts, with no closing tag after it, leaves no answer. The channels of gpt-oss are known also where
+    decoding has removed their special tokens, as in `analysis…assistantfinal…`.
 
     Args:
         completion: the generated text, special tokens of the thought included.
@@ -80,35 +90,80 @@ def spoken(completion: str, tags: Sequence[tuple[str, str]] = TAGS) -> Spoken:
     >>> spoken("It is 5? No.</think>It is 4.").answer, spoken("<think>It is 4").answer, spoken("It is 4.").answer
     ('It is 4.', None, 'It is 4.')
     """
-    end = max((completion.rfind(close) + len(close) for _, close in tags if close in completion), default=0)
+    ends = [(place, close) for _, close in tags for place in closing_places(completion, close)]
+    plain = [place for place, close in ends if not _in_sentence(completion, place - len(close), place)]
+    last = max((place for place, _ in ends), default=0)
+    end = max(plain, default=last)
+    end = last if opens(completion[end:last], tags) else end  # a second thought ends in the middle of a sentence
+    begun = _FLAT_CHANNEL.match(completion)
+    if begun is not None and end == 0:
+        end = completion.rfind(_FLAT_FINAL) + len(_FLAT_FINAL) if _FLAT_FINAL in completion else len(completion)
     rest = completion[end:]
-    if _begins(rest, tags):
+    if opens(rest, tags) or (begun is not None and end == len(completion)):
         return Spoken(completion, None)
     return Spoken(completion[:end], rest)
 
 
-def _begins(text: str, tags: Sequence[tuple[str, str]]) -> bool:
+def closing_places(text: str, close: str) -> list[int]:
+    """Where each closing tag in the text ends, in order. A tag in quotation marks is a mention and is left out."""
+    ends = [found.end() for found in re.finditer(re.escape(close), text)] if close in text else []
+    return [end for end in ends if _QUOTES.get(text[end - len(close) - 1 : end - len(close)]) != text[end : end + 1]]
+
+
+def _in_sentence(text: str, start: int, end: int) -> bool:
+    """Whether words of one sentence stand on both sides of a tag."""
+    before, after = text[max(0, start - 2) : start], text[end : end + 2]
+    goes_on = after[:1] in (".", ",", ";") or (after[:1] == " " and after[1:].islower())
+    return len(before) == 2 and before[0].isalnum() and before[1] == " " and goes_on
+
+
+def opens(text: str, tags: Sequence[tuple[str, str]] = TAGS) -> bool:
     """Whether a thought begins in the text: with a tag at its beginning, or at the beginning of a line."""
     return any(re.search(rf"(?m)^[^\S\n]*{re.escape(opening)}", text) for opening, _ in tags if opening in text)
 
 
-def completion_text(tokenizer: Any, completion_ids: Sequence[int], prompt_ids: Sequence[int] = ()) -> str:
-    """The text of a completion as a verifier reads it: without special tokens, but with the tags of its thought.
+def completion_text(
+    tokenizer: Any,
+    completion_ids: Sequence[int],
+    prompt_ids: Sequence[int] = (),
+    tags: Sequence[tuple[str, str]] = TAGS,
+) -> str:
+    """Return the text of a completion without special tokens, but with the tags of its thought.
 
     Some models' tags are special tokens, and some templates open the thought in the prompt. Both are put back.
 
     Args:
-        tokenizer: of the model.
-        completion_ids: of the completion.
-        prompt_ids: of its prompt.
+        tokenizer: the model's tokenizer.
+        completion_ids: token ids of the completion.
+        prompt_ids: token ids of its prompt.
+        tags: what opens and what closes a thought.
     """
     text = str(tokenizer.decode(list(completion_ids), skip_special_tokens=True))
     whole = str(tokenizer.decode(list(completion_ids)))
-    tags = "|".join(re.escape(tag) for pair in TAGS for tag in pair)
-    if len(re.findall(tags, whole)) > len(re.findall(tags, text)):
-        special = "|".join(re.escape(str(token)) for token in tokenizer.all_special_tokens)
-        parts = re.split(f"({tags})", whole)
+    either = "|".join(re.escape(tag) for pair in tags for tag in pair)
+    if len(re.findall(either, whole)) > len(re.findall(either, text)):
+        special = "|".join(map(re.escape, _special_tokens(tokenizer)))
+        parts = re.split(f"({either})", whole)
         text = "".join(part if place % 2 else re.sub(special, "", part) for place, part in enumerate(parts))
-    end = str(tokenizer.decode(list(prompt_ids[-32:]))).rstrip()
-    opening = next((opening for opening, _ in TAGS if end.endswith(opening)), None)
-    return text if opening is None or text.lstrip().startswith(opening) else f"{opening}\n{text}"
+    return with_opening(text, str(tokenizer.decode(list(prompt_ids[-_PROMPT_END:]))), tags)
+
+
+def _special_tokens(tokenizer: Any) -> list[str]:
+    """The texts of all tokens that decoding leaves out, the longest first."""
+    # Tokens may be added as special ones without being in `all_special_tokens`.
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    found = {*map(str, tokenizer.all_special_tokens), *(token.content for token in added if token.special)}
+    return sorted(found, key=len, reverse=True)
+
+
+def with_opening(completion: str, prompt: str, tags: Sequence[tuple[str, str]] = TAGS) -> str:
+    r"""Return the completion, after the opening tag with which its prompt ends.
+
+    The completion is returned as it is if its prompt ends with no opening tag, or if it begins with that tag itself.
+
+    >>> with_opening("2 + 2</think>It is 4.", "How much is 2 + 2? <think>\n")
+    '<think>\n2 + 2</think>It is 4.'
+    """
+    end = prompt.rstrip()
+    opening = next((opening for opening, _ in tags if end.endswith(opening)), None)
+    return completion if opening is None or completion.lstrip().startswith(opening) else f"{opening}\n{completion}"

@@ -89,24 +89,30 @@ def read_rows(path: Path, spec: str) -> list[tuple[TableRow, Problem]]:
     return found
 
 
-def check_rows(rows: Sequence[tuple[TableRow, Problem]], timeout: float = DEFAULT_TIMEOUT) -> list[Checked]:
+def check_rows(
+    rows: Sequence[tuple[TableRow, Problem]], timeout: float = DEFAULT_TIMEOUT, think_tags: Sequence[str] | None = None
+) -> list[Checked]:
     """Verify the completions of the rows, and return one `Checked` a row, in the order of the rows.
 
     Args:
         rows: the rows with their problems, as `read_rows` returns them.
         timeout: the seconds that one verification may take.
+        think_tags: tags of thoughts besides the known ones; see `VerifierPool`.
+
+    Raises:
+        InvalidInputError: a text in `think_tags` is not two tags.
     """
     completions = [_END.sub("", row.values["completion"]) for row, _ in rows]
     problems = [problem for _, problem in rows]
     alone = [replace(problem, task=MATH_VERIFY) for problem in problems]
-    with VerifierPool() as pool:
+    with VerifierPool(think_tags=think_tags) as pool:
         finishes = [row.values.get("finish") for row, _ in rows]
         verdicts = pool.check(list(zip(completions, problems, strict=True)), timeout, finishes)
         others = pool.check(list(zip(completions, alone, strict=True)), timeout)
     found = []
     for (row, problem), text, verdict, other in zip(rows, completions, verdicts, others, strict=True):
         task = build_task(problem.task)
-        answer = answer_part(task, text)
+        answer = answer_part(task, text, pool.tags)
         shown = None if answer is None else task.found(answer, problem)
         found.append(
             Checked(

@@ -16,6 +16,7 @@ import re
 from collections import defaultdict
 from typing import Literal
 
+from antiphase.tasks.answer_shapes import in_shape_of
 from antiphase.tasks.expression_equality import same_solutions, same_value
 from antiphase.tasks.notation import in_latex
 from antiphase.tasks.plain_numbers import exact_number, join_thousands
@@ -100,6 +101,7 @@ def same_answer(answer: str, gold: str, order: Order = "given", compare: Compare
         letters = [re.match(r"\(([A-Z])\)|([A-Z])\Z", normal_form(text)) for text in (answer, gold)]
         named = [found and (found[1] or found[2]) for found in letters]
         return None not in named and named[0] == named[1]
+    answer, gold = in_shape_of(answer, gold), in_shape_of(gold, answer)
     if "," in gold:
         answer = _OR.sub(", ", answer)
     if "\\in" not in answer:

@@ -18,13 +18,15 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, cast
 
 from antiphase.errors import AntiphaseError, InvalidInputError
-from antiphase.steps.thoughts import spoken
+from antiphase.steps.thoughts import TAGS, spoken, thought_tags
 from antiphase.tasks.extraction import MAX_LENGTH, PLACES
 from antiphase.tasks.own_task import OwnTask
 from antiphase.tasks.problem import Problem, Task
 from antiphase.tasks.registry import build_task
 
 Outcome = Literal["right", "wrong", "no answer", "cut off", "timeout", "error"]
+# The outcomes of a completion that has not given its answer.
+NO_ANSWER: tuple[Outcome, ...] = ("no answer", "cut off")
 DEFAULT_TIMEOUT = 5.0
 _START_TIMEOUT = 180.0  # seconds to start and to import, which no completion can lengthen
 _CHECKS_PER_PROCESS = 5000  # then the process is replaced, since sympy's caches grow
@@ -63,13 +65,15 @@ class VerifierPool:
 
     Args:
         num_workers: the greatest number of processes; None means 2, or 1 on a machine with one core.
+        think_tags: tags of thoughts besides the known ones, each text as in `<plan> </plan>`.
 
     Raises:
-        InvalidInputError: `num_workers` is less than 1.
+        InvalidInputError: `num_workers` is less than 1, or a text in `think_tags` is not two tags.
     """
 
-    def __init__(self, num_workers: int | None = None) -> None:
+    def __init__(self, num_workers: int | None = None, think_tags: Sequence[str] | None = None) -> None:
         self.num_workers = min(2, os.cpu_count() or 1) if num_workers is None else num_workers
+        self.tags = thought_tags(think_tags)
         if self.num_workers < 1:
             raise InvalidInputError(f"num_workers must be at least 1; got {num_workers}.")
         self._lock = threading.Lock()
@@ -99,7 +103,7 @@ class VerifierPool:
         """
         if not timeout > 0:
             raise InvalidInputError(f"timeout must be a positive number of seconds; got {timeout}.")
-        answers = [answer_part(build_task(problem.task), completion) for completion, problem in pairs]
+        answers = [answer_part(build_task(problem.task), completion, self.tags) for completion, problem in pairs]
         problems = [problem for _, problem in pairs]
         verdicts = [_quick(answer, problem) for answer, problem in zip(answers, problems, strict=True)]
         pairs = [(answer or "", problem) for answer, problem in zip(answers, problems, strict=True)]
@@ -157,9 +161,9 @@ class VerifierPool:
         self.close()
 
 
-def answer_part(task: Task, completion: str) -> str | None:
+def answer_part(task: Task, completion: str, tags: Sequence[tuple[str, str]] = TAGS) -> str | None:
     """Return the text that the task's verifier reads: what follows the thought. None if the thought does not end."""
-    return completion if task.reads_thoughts else spoken(completion).answer
+    return completion if task.reads_thoughts else spoken(completion, tags).answer
 
 
 def _quick(answer: str | None, problem: Problem) -> Verdict | None:

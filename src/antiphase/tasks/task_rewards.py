@@ -6,18 +6,55 @@ from typing import Any
 from antiphase.data.chat_template import ChatOptions
 from antiphase.data.prompt_rendering import PromptFormat
 from antiphase.errors import InvalidInputError
-from antiphase.tasks.pool import DEFAULT_TIMEOUT, VerifierPool
+from antiphase.steps.thoughts import TAGS, closing_places, opens, with_opening
+from antiphase.tasks.pool import DEFAULT_TIMEOUT, Outcome, VerifierPool
 from antiphase.tasks.problem import Problem
 
-_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+_ANSWER = ("<answer>", "</answer>")
+# Where chat templates keep the thought of a message that the host has parsed.
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 
 
-class AccuracyReward:
+class ReadingReward:
+    """A reward that reads what completions say: their thoughts with tags, and their answers.
+
+    The host decodes completions without special tokens. Then tags that are special tokens are lost, and so is a tag
+    with which the chat template opened the thought in the prompt. `CorRPOTrainer` therefore gives these rewards texts
+    that it makes from the token ids. Under another trainer they read the host's text, and see an opening tag only
+    where the prompt is text or ends with a message of the assistant.
+
+    Args:
+        tags: what opens and what closes a thought; see `thoughts.thought_tags`.
+    """
+
+    __name__ = "reading"
+
+    def __init__(self, tags: Sequence[tuple[str, str]] = TAGS) -> None:
+        self.tags = tuple(tags)
+
+    def texts(self, completions: Sequence[Any], prompts: Sequence[Any] | None = None) -> list[str]:
+        """Return the texts of completions, each after the opening tag that ends its prompt.
+
+        Args:
+            completions: the completions, each a text or a list of chat messages, of which the assistant's last counts.
+            prompts: their prompts, each a text or a list of chat messages; None where they are not known.
+        """
+        texts = [completion_text(completion) for completion in completions]
+        if prompts is None:
+            return texts
+        return [
+            with_opening(text, _prompt_end(prompt), self.tags) for text, prompt in zip(texts, prompts, strict=True)
+        ]
+
+
+class AccuracyReward(ReadingReward):
     """1 for a right completion, 0 for a wrong one, verified in killable processes.
+
+    What a completion says after its thought is verified. A completion whose thought does not end is wrong.
 
     Args:
         timeout: seconds for one completion; what takes longer is wrong.
-        pool: the pool that verifies; by default a new one with two processes.
+        pool: the pool that verifies, which also knows the tags of thoughts; by default a new one with two processes.
     """
 
     __name__ = "accuracy"
@@ -25,6 +62,7 @@ class AccuracyReward:
     def __init__(self, timeout: float = DEFAULT_TIMEOUT, pool: VerifierPool | None = None) -> None:
         self.timeout = timeout
         self.pool = VerifierPool() if pool is None else pool
+        super().__init__(self.pool.tags)
 
     def __call__(
         self,
@@ -37,13 +75,14 @@ class AccuracyReward:
         problem_id: Sequence[str],
         metadata: Sequence[str],
         question: Sequence[str] | None = None,
+        finishes: Sequence[str] | None = None,
         log_metric: Callable[[str, float], None] | None = None,
         **kwargs: Any,
     ) -> list[float]:
         """The rewards of a batch.
 
         Args:
-            prompts: not read, since the other columns say what the problem is.
+            prompts: the prompts, of which only an opening tag at the end is read.
             completions: the completions, each a text or a list of chat messages, of which the assistant's last counts.
             completion_ids: not read.
             answer: the reference answer of each problem. This and the next four are columns that `rows` made.
@@ -51,41 +90,94 @@ class AccuracyReward:
             problem_id: the id of each problem.
             metadata: the metadata of each problem.
             question: each problem's own prompt, without template and system prompt; older data sets lack this column.
+            finishes: how each completion ended: `length` at its length limit, else `stop`. `CorRPOTrainer` gives it.
             log_metric: is called with `accuracy/timeouts`, `accuracy/errors` and `accuracy/no_answer`, each a share of
-                the batch.
+                the batch, and with `accuracy/cut_off` where `finishes` is given.
             kwargs: other columns, not read.
         """
         problems = [
             Problem(problem_id=i, task=t, prompt=q, answer=a, metadata=m)
             for i, t, q, a, m in zip(problem_id, task, question or [""] * len(task), answer, metadata, strict=True)
         ]
-        texts = [completion_text(completion) for completion in completions]
-        verdicts = self.pool.check(list(zip(texts, problems, strict=True)), self.timeout)
+        texts = self.texts(completions, prompts)
+        verdicts = self.pool.check(list(zip(texts, problems, strict=True)), self.timeout, finishes)
         if log_metric is not None and verdicts:
-            for name, outcome in (("timeouts", "timeout"), ("errors", "error"), ("no_answer", "no answer")):
-                log_metric(f"accuracy/{name}", sum(v.outcome == outcome for v in verdicts) / len(verdicts))
+            shares = failure_shares([verdict.outcome for verdict in verdicts])
+            if finishes is None:
+                del shares["cut_off"]
+            for name, share in shares.items():
+                log_metric(f"accuracy/{name}", share)
         return [float(verdict.correct) for verdict in verdicts]
 
 
-def format_reward(completions: Sequence[Any], **kwargs: Any) -> list[float]:
-    r"""1 for a completion that is exactly `<think>…</think> <answer>…</answer>`, with each tag once; 0 for any other.
+def failure_shares(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Return the shares of completions that gave no answer, were cut off before one, or could not be verified.
 
-    >>> format_reward(["<think>1+1</think>\n<answer>2</answer>", "<answer>2</answer>"])
-    [1.0, 0.0]
+    Args:
+        outcomes: the outcome of each completion, at least one.
+
+    >>> failure_shares(["right", "wrong", "no answer", "cut off"])
+    {'timeouts': 0.0, 'errors': 0.0, 'no_answer': 0.25, 'cut_off': 0.25}
     """
-    return [float(_has_format(completion_text(completion))) for completion in completions]
+    names: dict[str, Outcome] = {
+        "timeouts": "timeout", "errors": "error", "no_answer": "no answer", "cut_off": "cut off"
+    }  # fmt: skip
+    return {name: sum(found == outcome for found in outcomes) / len(outcomes) for name, outcome in names.items()}
 
 
-def _has_format(text: str) -> bool:
-    text = text.strip()
-    if any(text.count(tag) != 1 for tag in _TAGS):
+class FormatReward(ReadingReward):
+    r"""1 for a completion that is a thought and then an answer: `<think>…</think> <answer>…</answer>`; else 0.
+
+    The thought stands in the tags of any family that `thoughts.TAGS` or the user names. Its opening tag may be the end
+    of the prompt. These rules hold besides:
+
+    * Nothing but white space stands before the thought, between thought and answer, and after the answer.
+    * There is one answer. After the thought, each answer tag stands once and no tag of a thought stands.
+    * The thought is not blank, and no other thought begins or ends in it: it has no closing tag, except in quotation
+      marks, and no opening tag at its beginning or at the beginning of a line.
+    * Answer tags inside the thought are mentions. They neither help nor harm, since only what follows the thought is
+      an answer.
+
+    Whether the answer is right, or blank, is for another reward to judge.
+
+    >>> reward = FormatReward()
+    >>> reward(["<think>1+1</think>\n<answer>2</answer>", "<answer>2</answer>"])
+    [1.0, 0.0]
+    >>> reward(["1+1</think><answer>2</answer>"], prompts=["How much is 1+1? <think>"])
+    [1.0]
+    """
+
+    __name__ = "format_reward"
+
+    def __call__(self, completions: Sequence[Any], prompts: Sequence[Any] | None = None, **kwargs: Any) -> list[float]:
+        """Return 1 or 0 for each completion; other arguments of the host are not read."""
+        return [float(_has_format(text.strip(), self.tags)) for text in self.texts(completions, prompts)]
+
+
+format_reward = FormatReward()
+
+
+def _has_format(text: str, tags: Sequence[tuple[str, str]]) -> bool:
+    begun = [pair for pair in tags if text.startswith(pair[0])]
+    if not begun:
         return False
-    _, _, rest = text.partition("</think>")
-    return text.startswith("<think>") and text.endswith("</answer>") and rest.lstrip().startswith("<answer>")
+    opening, close = max(begun, key=lambda pair: len(pair[0]))
+    ends = closing_places(text, close)
+    if len(ends) != 1:
+        return False
+    thought, rest = text[len(opening) : ends[0] - len(close)], text[ends[0] :].strip()
+    if not thought.strip() or opens(thought, tags) or any(closing_places(thought, other) for _, other in tags):
+        return False
+    if not rest.startswith(_ANSWER[0]) or not rest.endswith(_ANSWER[1]) or any(tag in rest for p in tags for tag in p):
+        return False
+    return all(rest.count(tag) == 1 for tag in _ANSWER)
 
 
 def completion_text(completion: Any) -> str:
-    """The text of a completion, which is a text already or a chat, of which the assistant's last message counts.
+    """Return the text of a completion. Of a chat, the assistant's last message counts.
+
+    Where the host has parsed a thought out of the message, the text has it again, in `<think>` tags. If nothing
+    follows the thought, its closing tag is left out, since the thought may not have ended.
 
     Raises:
         InvalidInputError: the completion is neither a text nor chat messages.
@@ -93,12 +185,31 @@ def completion_text(completion: Any) -> str:
     if isinstance(completion, str):
         return completion
     if isinstance(completion, list) and all(isinstance(message, Mapping) for message in completion):
-        said = [message.get("content") for message in completion if message.get("role") == "assistant"]
-        return _content_text(said[-1]) if said else ""
+        said = [message for message in completion if message.get("role") == "assistant"]
+        return _message_text(said[-1]) if said else ""
     raise InvalidInputError(
         f"a completion must be text or a list of chat messages; got {type(completion).__name__} "
         f"{str(completion)[:40]!r}."
     )
+
+
+def _message_text(message: Mapping[str, Any]) -> str:
+    content = _content_text(message.get("content"))
+    thought = next(filter(str.strip, (_content_text(message.get(name)) for name in _THOUGHTS)), None)
+    if thought is None:
+        return content
+    # A tag in a thought that the host has parsed is a mention.
+    for tag in (tag for pair in TAGS for tag in pair):
+        thought = thought.replace(tag, f"`{tag}`")
+    return f"<think>\n{thought}\n</think>\n\n{content}" if content.strip() else f"<think>\n{thought}"
+
+
+def _prompt_end(prompt: Any) -> str:
+    """Return the last text before a completion: the prompt, or the assistant's message that ends a chat."""
+    if isinstance(prompt, str):
+        return prompt
+    last = prompt[-1] if isinstance(prompt, list) and prompt else None
+    return _content_text(last.get("content")) if isinstance(last, Mapping) and last.get("role") == "assistant" else ""
 
 
 def _content_text(content: Any) -> str:

@@ -11,7 +11,7 @@ from antiphase.errors import InvalidInputError
 from antiphase.registry import did_you_mean
 from antiphase.tasks.task_rewards import AccuracyReward
 from antiphase.training.out_folder import check_same
-from antiphase.training.reward_functions import MajorityVoteReward, SignalReward
+from antiphase.training.reward_functions import MajorityVoteReward, SignalReward, unwrapped
 from antiphase.training.trainer_config import BEFORE_THE_FIELD, OWN_FIELDS, CorRPOConfig
 
 
@@ -93,7 +93,7 @@ def verifier_index(names: Sequence[str], functions: Sequence[Any], args: CorRPOC
     """
     if args.inversion_verifier is None:
         free = (SignalReward, MajorityVoteReward)
-        place = next((i for i, function in enumerate(functions) if not isinstance(function, free)), None)
+        place = next((i for i, function in enumerate(functions) if not isinstance(unwrapped(function), free)), None)
         if place is None and args.inversion_combine == "gated":
             raise InvalidInputError(
                 "inversion_combine='gated' needs a verifier, and no reward function is one. Add one, if need be with "

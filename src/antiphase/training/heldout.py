@@ -15,8 +15,10 @@ from antiphase.models.loading import LoadedModel
 from antiphase.rollouts.sampling import generate
 from antiphase.rollouts.sampling_spec import Sampling
 from antiphase.statistics.estimate import share_interval
-from antiphase.tasks.pool import VerifierPool
+from antiphase.steps.thoughts import completion_text
+from antiphase.tasks.pool import Outcome, VerifierPool
 from antiphase.tasks.problem import Problem
+from antiphase.tasks.task_rewards import failure_shares
 from antiphase.training.policy import whole_policy
 from antiphase.training.tracking import log_numbers
 from antiphase.training.trajectory import Trajectory
@@ -42,9 +44,10 @@ class HeldOut:
 
 
 class _Answer(NamedTuple):
-    """One verified completion: whether it is right, its number of tokens, and whether it was cut at the limit."""
+    """One verified completion: whether it is right, its outcome, its number of tokens, and whether it was cut."""
 
     right: bool
+    outcome: Outcome
     length: int
     truncated: bool
 
@@ -52,7 +55,7 @@ class _Answer(NamedTuple):
 def evaluate_policy(
     loaded: LoadedModel, held: HeldOut, pool: VerifierPool, *, rank: int = 0, world: int = 1
 ) -> dict[str, float]:
-    """pass@1 (sampled), pass@k, greedy accuracy, and the length and truncation of the sampled rollouts.
+    """pass@1 (sampled), pass@k, greedy accuracy, and lengths and outcomes of the sampled rollouts.
 
     Args:
         loaded: the policy with its tokenizer.
@@ -74,6 +77,7 @@ def evaluate_policy(
         rows = sorted(gather_object(rows))
     right = [[answer.right for answer in samples] for _, samples, _ in rows]
     answers = [answer for _, samples, _ in rows for answer in samples]
+    failures = failure_shares([answer.outcome for answer in answers])
     accuracy = share_interval(np.array([sum(samples) / len(samples) for samples in right]))
     return {
         "heldout/pass@1": accuracy.value,
@@ -83,6 +87,7 @@ def evaluate_policy(
         "heldout/greedy": sum(greedy.right for _, _, [greedy] in rows) / len(rows),
         "heldout/length": sum(answer.length for answer in answers) / len(answers),
         "heldout/truncated": sum(answer.truncated for answer in answers) / len(answers),
+        **{f"heldout/{name}": share for name, share in failures.items()},
         "heldout/num_problems": len(rows),
         "heldout/num_samples": held.samples,
     }
@@ -98,10 +103,16 @@ def _answers(
         batch = places[start : start + held.batch_size]
         # A batch has the number of its first problem, so that its draws do not depend on how many problems there are.
         rollouts = generate(loaded, [held.prompt_ids[place] for place in batch], sampling, places[start])
-        texts = [str(loaded.tokenizer.decode(ids, skip_special_tokens=True)) for ids, _ in rollouts]
-        verdicts = pool.check([(text, held.problems[place]) for text, place in zip(texts, batch, strict=True)])
+        texts = [
+            completion_text(loaded.tokenizer, ids, held.prompt_ids[place], pool.tags)
+            for (ids, _), place in zip(rollouts, batch, strict=True)
+        ]
+        verdicts = pool.check(
+            [(text, held.problems[place]) for text, place in zip(texts, batch, strict=True)],
+            finishes=[finish for _, finish in rollouts],
+        )
         results += [
-            _Answer(verdict.correct, len(ids), finish == "length")
+            _Answer(verdict.correct, verdict.outcome, len(ids), finish == "length")
             for verdict, (ids, finish) in zip(verdicts, rollouts, strict=True)
         ]
     return [results[i : i + samples] for i in range(0, len(results), samples)]

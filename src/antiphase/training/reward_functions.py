@@ -15,7 +15,9 @@ from trl.trainer.utils import get_callable_name, is_async_callable
 
 from antiphase.errors import InvalidInputError
 from antiphase.scores import RolloutScores
-from antiphase.tasks.task_rewards import completion_text
+from antiphase.steps.thoughts import TAGS, spoken
+from antiphase.tasks.task_rewards import ReadingReward
+from antiphase.training.completion_texts import CompletionReader
 
 
 def checked_values(name: str, values: Any, expected: int) -> list[float | None]:
@@ -54,12 +56,18 @@ def checked_values(name: str, values: Any, expected: int) -> list[float | None]:
     return list(values)
 
 
-def checked(function: Any) -> Any:
+def checked(function: Any, reader: Callable[[], CompletionReader | None] = lambda: None) -> Any:
     """The reward function, with its values checked at every call. It keeps its name, and stays async if it is.
 
-    Reward models, their names, and the classes below, which the trainer must recognise, are returned as they are.
+    Reward models, their names, and rewards that read the policy are returned as they are. `unwrapped` gives the
+    function back.
+
+    Args:
+        function: the reward function.
+        reader: returns what reads the batch's completions for a `ReadingReward`; every other function gets what the
+            host gives it.
     """
-    if isinstance(function, str | torch.nn.Module | SignalReward | MajorityVoteReward) or not callable(function):
+    if isinstance(function, str | torch.nn.Module | SignalReward) or not callable(function):
         return function
     name = get_callable_name(function)
     if is_async_callable(function):
@@ -71,10 +79,18 @@ def checked(function: Any) -> Any:
         return call_async
 
     def call(*args: Any, **kwargs: Any) -> list[float | None]:
+        reading = reader() if isinstance(function, ReadingReward) else None
+        if reading is not None:
+            kwargs = reading.arguments(kwargs, function.tags)
         return checked_values(name, function(*args, **kwargs), len(kwargs["completions"]))
 
     call.__name__ = name
     return functools.wraps(function)(call) if hasattr(function, "__name__") else call
+
+
+def unwrapped(function: Any) -> Any:
+    """Return the reward function that `checked` wraps; another function is returned as it is."""
+    return getattr(function, "__wrapped__", function)
 
 
 class SignalReward(ABC):
@@ -121,31 +137,41 @@ class NegativeEntropyReward(SignalReward):
         return -scores.entropy
 
 
-class MajorityVoteReward:
+class MajorityVoteReward(ReadingReward):
     """1 where the completion's answer is the most common one of its group, else 0 (TTRL, arXiv 2504.16084).
 
-    Answers are compared as `extract` returns them. A completion without an answer has no vote and gets 0. Among
-    equally common answers, the one that came first wins. Deviation: the vote is held among the group's own G rollouts,
-    where TTRL votes over more samples (64) than it trains on (32).
+    Answers are compared as `extract` returns them. A completion without an answer has no vote and gets 0; a thought
+    that does not end is no answer. Among equally common answers, the one that came first wins. Deviation: the vote is
+    held among the group's own G rollouts, where TTRL votes over more samples (64) than it trains on (32).
 
     Args:
-        extract: returns the answer of a completion's text, or None where the text has none. Its second argument is the
-            reference answer, which may tell it only of what kind the answer is (a number or not).
+        extract: returns the answer that a text gives, or None where it gives none. The text is what a completion says
+            after its thought. The second argument is the reference answer, which may tell it only of what kind the
+            answer is (a number or not).
+        tags: what opens and what closes a thought.
     """
 
     __name__ = "majority_vote"
 
-    def __init__(self, extract: Callable[[str, str], str | None]) -> None:
+    def __init__(self, extract: Callable[[str, str], str | None], tags: Sequence[tuple[str, str]] = TAGS) -> None:
+        super().__init__(tags)
         self.extract = extract
         self.group_size = 1
 
-    def __call__(self, completions: Sequence[Any], answer: Sequence[str] | None = None, **_: Any) -> list[float]:
+    def __call__(
+        self,
+        completions: Sequence[Any],
+        answer: Sequence[str] | None = None,
+        prompts: Sequence[Any] | None = None,
+        **_: Any,
+    ) -> list[float]:
         """1 or 0 for each completion of this process, by the votes of the groups of all processes."""
         from accelerate import PartialState
         from accelerate.utils import gather_object
 
         kinds = answer if answer is not None else [""] * len(completions)
-        own = [self.extract(completion_text(text), kind) for text, kind in zip(completions, kinds, strict=True)]
+        said = [spoken(text, self.tags).answer for text in self.texts(completions, prompts)]
+        own = [None if text is None else self.extract(text, kind) for text, kind in zip(said, kinds, strict=True)]
         # A group may be spread over processes.
         answers = gather_object(own)
         rewards = []

@@ -8,7 +8,7 @@ from transformers import TrainerState
 from antiphase.errors import InvalidInputError
 from antiphase.tasks.extraction import extract_answer
 from antiphase.tasks.pool import VerifierPool
-from antiphase.tasks.task_rewards import AccuracyReward, format_reward
+from antiphase.tasks.task_rewards import AccuracyReward, FormatReward
 from antiphase.tasks.user_code import code_place, load_code
 from antiphase.training.reward_choices import check_reward
 from antiphase.training.reward_functions import (
@@ -26,7 +26,7 @@ def reward_function(name: str, pool: VerifierPool) -> Any:
     Args:
         name: one of `reward_choices.NAMES`, or the user's own as `package.module:function` or
             `path/to/file.py:function`.
-        pool: checks the completions for `accuracy`.
+        pool: checks the completions for `accuracy`. It also knows the tags of thoughts.
 
     Raises:
         InvalidInputError: there is no such function; the message names the nearest.
@@ -41,12 +41,12 @@ def reward_function(name: str, pool: VerifierPool) -> Any:
     if name == "accuracy":
         return AccuracyReward(pool=pool)
     if name == "format":
-        return format_reward
+        return FormatReward(pool.tags)
     if name == "self_certainty":
         return SelfCertaintyReward()
     if name == "negative_entropy":
         return NegativeEntropyReward()
-    return MajorityVoteReward(lambda text, kind: extract_answer(text, "auto", kind))
+    return MajorityVoteReward(lambda text, kind: extract_answer(text, "auto", kind), pool.tags)
 
 
 def _ignore(*_: Any, **__: Any) -> None:

@@ -1,9 +1,11 @@
 """The options of `antiphase train` beside the arguments of its host. Imports no torch and no TRL."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from antiphase.errors import InvalidInputError
+from antiphase.steps.thoughts import thought_tags
 
 
 def _option(default: Any, text: str) -> Any:
@@ -31,6 +33,7 @@ class RunOptions:
         chat_template: apply the model's chat template where it has one.
         fold_system: put the system message before the first question, for templates that refuse a system role.
         end_tokens: texts of one token each that end a completion, besides the model's own end tokens.
+        think_tags: tags between which the model thinks, besides the known ones, each text as in `<plan> </plan>`.
     """
 
     model: str | None = _option(None, "hub id, local directory, or 'demo' (same as --model_name_or_path)")
@@ -47,8 +50,10 @@ class RunOptions:
     chat_template: bool = _option(True, "apply the model's chat template where it has one")
     fold_system: bool = _option(False, "put the system message before the first question")
     end_tokens: list[str] = _option([], "texts of one token each that end a completion, besides the model's own")
+    think_tags: list[str] = _option([], "tags of thoughts besides the known ones, each text as in '<plan> </plan>'")
 
     def __post_init__(self) -> None:
+        thought_tags(self.think_tags)
         for name in ("eval_problems", "eval_every"):
             if getattr(self, name) < 0:
                 raise InvalidInputError(f"{name} must be 0 or positive; got {getattr(self, name)}.")
@@ -58,6 +63,10 @@ class RunOptions:
             raise InvalidInputError(f"num_problems must be at least 1; got {self.num_problems}.")
         if self.prompt_template is not None and "{prompt}" not in self.prompt_template:
             raise InvalidInputError(f"the prompt template must contain {{prompt}}; got {self.prompt_template!r}.")
+
+
+# What an option was in runs that are older than the option.
+BEFORE_THE_OPTION: Mapping[str, object] = {"think_tags": [], "fold_system": False}
 
 
 def check_options(options: RunOptions, model_name_or_path: str | None, output_dir: str | None) -> None:

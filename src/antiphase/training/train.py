@@ -79,7 +79,7 @@ def train(arguments: Sequence[str]) -> TrainResult:
     folder = Path(recipe.config.output_dir)
     tokenizer, model_config = load_tokenizer(recipe)
     moment = prompt_moment(folder)
-    with VerifierPool() as pool:
+    with VerifierPool(think_tags=recipe.options.think_tags) as pool:
         train_problems, eval_problems = draw_problems(recipe)
         table = table_of(recipe, tokenizer, train_problems)
         functions = [reward_function(name, pool) for name in recipe.options.reward_funcs]

@@ -31,9 +31,10 @@ from antiphase.training.checks import (
     own_config,
     verifier_index,
 )
+from antiphase.training.completion_texts import CompletionReader
 from antiphase.training.host import HostError, check_host, check_instance
 from antiphase.training.policy import check_sharding, is_sharded, whole_policy
-from antiphase.training.reward_functions import MajorityVoteReward, SignalReward, checked
+from antiphase.training.reward_functions import MajorityVoteReward, SignalReward, checked, unwrapped
 from antiphase.training.trainer_config import CorRPOConfig
 from antiphase.training.trajectory import Trajectory
 from antiphase.training.watch import Watch
@@ -78,7 +79,12 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if args.reward_weights is not None:
             host_args.reward_weights = [*args.reward_weights, 0.0]
         bound = inspect.signature(GRPOTrainer.__init__).bind(
-            self, model, [*map(checked, functions), self.inversion], host_args, *positional, **named
+            self,
+            model,
+            [*(checked(function, lambda: self._reader) for function in functions), self.inversion],
+            host_args,
+            *positional,
+            **named,
         )
         check_columns(bound.arguments, functions)
         classes = bound.arguments.get("reward_processing_classes")
@@ -89,6 +95,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             ]
         self._rollouts: RolloutIds | None = None
         self._measured: RolloutFacts | None = None
+        self._reader: CompletionReader | None = None
         self._served = False
         self._term: InversionTerm | None = None
         self._weight = 0.0
@@ -156,12 +163,15 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if self._rollouts is None or self._rollouts.completion_ids != completion_ids_list:
             raise HostError("TRL scores other completions than _generate returned; inversion cannot be measured.")
         self._measured = self._measure(self._rollouts)
+        self._reader = CompletionReader(
+            completions, self._rollouts, self._tokenizer, self._end_ids, self.max_completion_length
+        )
         self._rollouts, self._served = None, False
         for function in self.reward_funcs:
             if isinstance(function, SignalReward):
                 function.scores = self._measured.scores
-            if isinstance(function, MajorityVoteReward):
-                function.group_size = self._group_size
+            if isinstance(unwrapped(function), MajorityVoteReward):
+                unwrapped(function).group_size = self._group_size
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if not self._served:
             raise HostError("TRL did not call the inversion reward: it would have had no effect.")
@@ -181,6 +191,11 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     def _group_size(self) -> int:
         return int(self.num_generations if self.model.training else self.num_generations_eval)
 
+    @property
+    def _end_ids(self) -> set[int | None]:
+        """The tokens that end a completion."""
+        return {*self.eos_token_ids, self._tokenizer.pad_token_id}
+
     def _check_measurable(self) -> None:
         self._inversion_reward.check_layers(self.accelerator.unwrap_model(self.model))
         if not is_sharded(self.accelerator):
@@ -189,9 +204,8 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _measure(self, rollouts: RolloutIds) -> RolloutFacts:
         start = time.perf_counter()
-        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
         with whole_policy(self.model_wrapped, self.accelerator, self.args.gradient_checkpointing_kwargs) as policy:
-            facts = self._inversion_reward.measure(policy, rollouts, self._tokenizer, end_ids=ends)
+            facts = self._inversion_reward.measure(policy, rollouts, self._tokenizer, end_ids=self._end_ids)
         # The time includes the gathering of the weights, which is part of the cost.
         return replace(facts, seconds=torch.full_like(facts.seconds, time.perf_counter() - start))
 
@@ -232,8 +246,15 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         mode = "train" if self.model.training else "eval"
         for name, value in combined.metrics.items():
             self._metrics[mode][name].append(value)
+        logged = {} if self._reader is None else self._reader.logged
+        self._reader = None
+        if logged:
+            # The host writes these numbers to its own log.
+            means = self._gathered(torch.tensor([list(logged.values())])).mean(0)
+            logged = dict(zip(logged, means.tolist(), strict=True))
         if mode == "train":
-            self.watch.step(self.state.global_step, combined.metrics, self.accelerator.is_main_process)
+            metrics = {**combined.metrics, **logged}
+            self.watch.step(self.state.global_step, metrics, self.accelerator.is_main_process)
 
     def _add_to_advantages(self, output: dict[str, Any], term: Tensor) -> None:
         advantages = output["advantages"]

@@ -11,6 +11,7 @@ from antiphase.errors import InvalidInputError
 from antiphase.runs.folder_kinds import read_json
 from antiphase.training.out_folder import FILE, check_folder, check_same, read_settings, write_whole
 from antiphase.training.recipe import FREE_ON_RESUME, Recipe
+from antiphase.training.run_options import BEFORE_THE_OPTION
 from antiphase.training.trainer_config import BEFORE_THE_FIELD
 
 # The key of recipe.json under which the time stands that the chat template reads.
@@ -50,7 +51,7 @@ def prepared(folder: Path, recipe: Recipe, moment: str | None = None) -> Iterato
     held = check_folder(folder, resume=recipe.resume)
     if held:
         free = dict.fromkeys((*FREE_ON_RESUME, MOMENT))
-        before = {**BEFORE_THE_FIELD, **read_settings(folder), **free}
+        before = {**BEFORE_THE_FIELD, **BEFORE_THE_OPTION, **read_settings(folder), **free}
         check_same(folder, "a run", before, {**settings, **free})
     state = PartialState()
     # No process may write before every process has checked the folder.

@@ -13,6 +13,7 @@ const PANELS = [
   { name: "rollouts without a score", step: "inversion/undefined", share: true, note: "These are too short, or constant, so they have no ρ over the unit of the reward." },
   { name: "task reward", step: "task/mean" },
   { name: "accuracy", step: "task/accuracy", share: true, held: { value: "heldout/pass@1", low: "heldout/pass@1_low", high: "heldout/pass@1_high" }, greedy: "heldout/greedy" },
+  { name: "completions without an answer", step: "accuracy/no_answer", share: true, beside: "accuracy/cut_off", held: { value: "heldout/no_answer" }, note: "Dotted: completions that were cut off before an answer." },
   { name: "groups whose task rewards tie", step: "task/tied_groups", share: true },
   { name: "entropy (nats)", step: "rollout/entropy" },
   { name: "length (tokens)", step: "rollout/length" },

@@ -1,0 +1,102 @@
+"""The texts of completions as rewards read them: made from the token ids, so that the tags of thoughts are there.
+
+The host decodes completions without special tokens, or parses them into messages. Both can lose where a thought ends.
+Reward functions of the user get what the host made; the rewards of `ReadingReward` get these texts.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from antiphase.inversion.rollout_facts import RolloutIds
+from antiphase.steps import thoughts
+from antiphase.tasks.task_rewards import completion_text
+
+
+class CompletionReader:
+    """The completions of one generation batch, read for rewards.
+
+    Args:
+        completions: the completions as the host gives them to reward functions: texts, or lists of chat messages.
+        rollouts: their token ids, and those of their prompts.
+        tokenizer: the policy's tokenizer.
+        end_ids: tokens that end a completion; a None among them is ignored.
+        limit: the greatest number of tokens of a completion; None if there is no limit.
+
+    Attributes:
+        logged: the numbers that the rewards have logged of the batch, by name.
+    """
+
+    def __init__(
+        self,
+        completions: Sequence[Any],
+        rollouts: RolloutIds,
+        tokenizer: Any,
+        end_ids: Collection[int | None],
+        limit: int | None,
+    ) -> None:
+        self._completions, self._rollouts, self._tokenizer = completions, rollouts, tokenizer
+        self._ended = [not ids or ids[-1] in end_ids for ids in rollouts.completion_ids]
+        self._limit = limit
+        self.logged: dict[str, float] = {}
+        self._known: dict[tuple[tuple[str, str], ...], list[str]] = {}
+
+    def arguments(self, given: Mapping[str, Any], tags: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+        """Return the arguments for a reward that reads: those that the host gives, with texts and `finishes`.
+
+        Args:
+            given: the host's arguments.
+            tags: what opens and what closes a thought.
+        """
+        log = given.get("log_metric")
+
+        def log_metric(name: str, value: float) -> None:
+            self.logged[name] = value
+            if log is not None:
+                log(name, value)
+
+        return {**given, "completions": self.texts(tags), "finishes": self.finishes, "log_metric": log_metric}
+
+    def texts(self, tags: tuple[tuple[str, str], ...]) -> list[str]:
+        """Return the texts of the completions, with the tags of their thoughts."""
+        if tags not in self._known:
+            self._known[tags] = [self._text(place, tags) for place in range(len(self._completions))]
+        return self._known[tags]
+
+    @property
+    def finishes(self) -> list[str]:
+        """How each completion ended: `length` if it has no end token and reached the limit, else `stop`."""
+        lengths = map(len, self._rollouts.completion_ids)
+        return [
+            "length" if not ended and self._limit is not None and length >= self._limit else "stop"
+            for length, ended in zip(lengths, self._ended, strict=True)
+        ]
+
+    def _text(self, place: int, tags: Sequence[tuple[str, str]]) -> str:
+        completion = self._completions[place]
+        prompt, ids = self._rollouts.prompt_ids[place], self._rollouts.completion_ids[place]
+        if isinstance(completion, list):
+            message = _last_message(completion)
+            if message is None or message.get("tool_calls"):
+                return completion_text(completion)
+            if len(completion) > 1 and self._rollouts.generated is not None:
+                start, stop = _last_run(self._rollouts.generated[place])
+                prompt, ids = [*prompt, *ids[:start]], ids[start:stop]
+        text = thoughts.completion_text(self._tokenizer, ids, prompt, tags)
+        # Without tags in the text, the host may know better, since it may have parsed a thought that has others.
+        return text if any(tag in text for pair in tags for tag in pair) else completion_text(completion)
+
+
+def _last_message(completion: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    said = [message for message in completion if message.get("role") == "assistant"]
+    return said[-1] if said else None
+
+
+def _last_run(generated: Sequence[int]) -> tuple[int, int]:
+    """(the beginning, the end) of the last tokens that the model wrote without a tool's tokens between them."""
+    stop = len(generated)
+    while stop and not generated[stop - 1]:
+        stop -= 1
+    start = stop
+    while start and generated[start - 1]:
+        start -= 1
+    return start, stop
