@@ -6,29 +6,36 @@ Each command checks its arguments before it imports what computes. So a wrong ar
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from antiphase.commands import check, compare, evaluate, probe, report, sweep, train, view
 from antiphase.commands.options import Parser
 from antiphase.errors import AntiphaseError, InvalidInputError
 
+_COMMANDS: dict[str, ModuleType] = {
+    "probe": probe,
+    "eval": evaluate,
+    "compare": compare,
+    "sweep": sweep,
+    "report": report,
+    "view": view,
+    "check": check,
+}
+# Commands that write no run folder.
+_READERS = ("report", "view", "check")
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="antiphase", description="Measure the Entropy-Gradient Inversion of reasoning models.")
     parser.add_argument("--version", action="version", version=f"antiphase {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    probe.add(commands)
-    evaluate.add(commands)
-    compare.add(commands)
-    sweep.add(commands)
-    report.add(commands)
-    view.add(commands)
-    check.add(commands)
-    train.add(commands)
+    for module in (*_COMMANDS.values(), train):
+        module.add(commands)
     return parser
 
 
@@ -67,48 +74,27 @@ def _kept_despite(error: AntiphaseError, out: Path, *, resumed: bool) -> str:
     return "" if resumed else f" Finished batches are kept in {out}."
 
 
-_COMMANDS: dict[str, Callable[[dict[str, Any], Any], None]] = {
-    "probe": probe.run,
-    "eval": evaluate.run,
-    "compare": compare.run,
-    "sweep": sweep.run,
-    "report": report.run,
-    "view": view.run,
-    "check": check.run,
-}
-# Commands that write no run folder.
-_READERS = ("report", "view", "check")
-
-
-def _main_reader(command: str, options: dict[str, Any]) -> int:
-    try:
-        _COMMANDS[command](options, options.pop("out", None))
-    except AntiphaseError as error:
-        print(f"antiphase: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("antiphase: interrupted.", file=sys.stderr)
-        return 130
-    return 0
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status: 2 if the input is wrong, 130 if interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["train"]:
         return train.run(words[1:])
     options = vars(_parser().parse_args(arguments))
-    command = options.pop("command")
-    if command in _READERS:
-        return _main_reader(command, options)
-    out, resumed = options.pop("out") or _default_out(command, options), bool(options.get("resume"))
+    command, out, resumed = options.pop("command"), options.pop("out", None), bool(options.get("resume"))
+    writes = command not in _READERS
+    if writes:
+        out = out or _default_out(command, options)
     try:
-        _COMMANDS[command](options, out)
+        _COMMANDS[command].run(options, out)
     except AntiphaseError as error:
-        print(f"antiphase: error: {error}{_kept_despite(error, out, resumed=resumed)}", file=sys.stderr)
+        kept = _kept_despite(error, out, resumed=resumed) if writes else ""
+        print(f"antiphase: error: {error}{kept}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = "Done cells are kept: repeat the command to go on." if command == "sweep" else _kept(out)
-        print(f"antiphase: interrupted. {kept}", file=sys.stderr)
+        if command == "sweep":
+            kept = " Done cells are kept: repeat the command to go on."
+        else:
+            kept = f" {_kept(out)}" if writes else ""
+        print(f"antiphase: interrupted.{kept}", file=sys.stderr)
         return 130
     return 0

@@ -53,11 +53,6 @@ class ScoreSpec:
         if not 0 < self.clip <= 1:
             raise InvalidInputError(f"inversion_clip must lie in (0, 1]; got {self.clip}.")
 
-    @property
-    def min_items(self) -> int:
-        """The least number of items of the unit with which a rollout has a score."""
-        return self.least_of(self.unit)
-
     def least_of(self, unit: Unit) -> int:
         """The least number of items of a given unit with which a rollout has a correlation."""
         return self.min_steps if unit == "step" else self.min_tokens

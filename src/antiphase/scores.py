@@ -13,21 +13,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from antiphase.errors import InvalidInputError
-from antiphase.score_spec import CONTROLS, Control, ScoreSpec
+from antiphase.score_spec import ScoreSpec
 from antiphase.signal_spec import UNITS, Unit
 from antiphase.statistics.correlation import coefficients, type_means
 from antiphase.statistics.partial_correlation import partial_coefficients
 from antiphase.types import TokenBatch, TokenSignals
-
-# Names of `score_spec` can also be imported from here.
-__all__ = [
-    "CONTROLS",
-    "Control",
-    "RolloutScores",
-    "ScoreSpec",
-    "rollout_scores",
-    "shrunk",
-]
 
 
 def shrunk(

@@ -15,54 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from antiphase.errors import InvalidInputError
-from antiphase.signal_spec import (
-    ESTIMATORS,
-    METHODS,
-    NORMS,
-    PROJECTIONS,
-    STEP_STRENGTHS,
-    TARGETS,
-    UNITS,
-    Estimator,
-    Method,
-    Norm,
-    ProjectionName,
-    SignalSpec,
-    StepStrength,
-    Target,
-    Unit,
-    check_one_of,
-    parse_layers,
-)
-
-# Names of `signal_spec` can also be imported from here.
-__all__ = [
-    "ESTIMATORS",
-    "MAGNITUDES",
-    "METHODS",
-    "NORMS",
-    "PROJECTIONS",
-    "STEP_STRENGTHS",
-    "TARGETS",
-    "UNITS",
-    "Alternatives",
-    "Correlation",
-    "Estimator",
-    "Magnitudes",
-    "Method",
-    "Norm",
-    "ProjectionName",
-    "SignalSpec",
-    "StepSignals",
-    "StepStrength",
-    "Target",
-    "TokenBatch",
-    "TokenSignals",
-    "Unit",
-    "cell_column",
-    "check_one_of",
-    "parse_layers",
-]
+from antiphase.signal_spec import Method, SignalSpec, Unit, check_one_of
 
 
 @dataclass(frozen=True)

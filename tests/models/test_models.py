@@ -18,8 +18,9 @@ from antiphase.errors import (
 from antiphase.models import demo
 from antiphase.models.architecture import find_attention
 from antiphase.models.loading import inspect_model, load_model
+from antiphase.signal_spec import SignalSpec, parse_layers
 from antiphase.signals.measure import token_signals
-from antiphase.types import SignalSpec, TokenBatch, parse_layers
+from antiphase.types import TokenBatch
 from conftest import VOCAB, byte_tokenizer, pure_double, tiny_model
 
 BATCH = TokenBatch.from_ids([[5, 6, 7], [8, 9]], [[10, 11, 12], [13, 14]])

@@ -28,6 +28,7 @@ from antiphase.models.architecture import find_attention, unwrap
 from antiphase.models.demo import DEMO, HOW_TO_GET, demo_model_path
 from antiphase.models.dtypes import DTYPES
 from antiphase.models.saved import base_of, has_config, has_tokenizer, is_adapter
+from antiphase.signal_spec import check_one_of
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,7 @@ def resolve_dtype(name: str) -> torch.dtype | None:
     Raises:
         InvalidInputError: there is no such name.
     """
-    if name not in DTYPES:
-        raise InvalidInputError(f"dtype must be one of {', '.join(DTYPES)}; got {name!r}.")
+    check_one_of("dtype", name, DTYPES)
     return None if name == "auto" else cast(torch.dtype, getattr(torch, name))
 
 

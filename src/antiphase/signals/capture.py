@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from antiphase.errors import UnsupportedModelError
-from antiphase.models.architecture import AttentionLayer, Projection, backbone, outer_norms
+from antiphase.models.architecture import AttentionLayer, Projection, backbone, modules_of, outer_norms
+from antiphase.signal_spec import PROJECTIONS
 from antiphase.signals import frozen_attention
 
 
@@ -110,12 +111,11 @@ def observe(
         freeze_attention: whether the model runs on the frozen attention of `frozen_attention`.
     """
     capture = Capture()
-    modules = dict.fromkeys(p.module for layer in layers for p in layer.projections.values())
     with contextlib.ExitStack() as stack:
         stack.enter_context(evaluating(model))
         if freeze_attention:
             stack.enter_context(_attention_implementation(model, frozen_attention.FROZEN))
-        for module in modules:
+        for module in modules_of(layers, PROJECTIONS):
             stack.callback(module.register_forward_hook(_recorder(capture)).remove)
         stack.enter_context(watching_norms(model, capture))
         stack.callback(capture.clear)

@@ -175,14 +175,6 @@ def magnitudes_of(
     return Magnitudes(chosen.to(dtype), norm(hidden), norm(before), unembedding_norms(model, token_ids))
 
 
-def _distribution(
-    logits: Tensor, token_ids: Tensor, spec: SignalSpec
-) -> tuple[tuple[Tensor, Tensor, Tensor], list[Alternatives]]:
-    log_p = log_probabilities(logits, spec.temperature)
-    statistics = _statistics(log_p, token_ids)
-    return statistics, [top_alternatives(log_p, spec.num_alternatives)] if spec.num_alternatives else []
-
-
 def head_signals(
     model: nn.Module,
     hidden: Float[Tensor, "target hidden"],
@@ -218,9 +210,10 @@ def head_signals(
             with torch.no_grad():
                 logits = logits if want_seed else head(states)
                 certainty = self_certainty(logits, spec.temperature)
-                statistics, top = _distribution(logits, ids, spec)
-                parts.append((*statistics, certainty, logits.gather(-1, ids[:, None])[:, 0]))
-                tops += top
+                log_p = log_probabilities(logits, spec.temperature)
+                parts.append((*_statistics(log_p, ids), certainty, logits.gather(-1, ids[:, None])[:, 0]))
+                if spec.num_alternatives:
+                    tops.append(top_alternatives(log_p, spec.num_alternatives))
     entropy, logprob, control, certainty, chosen = (torch.cat(column) for column in zip(*parts, strict=True))
     for row in torch.nonzero(~(entropy.isfinite() & logprob.isfinite())).flatten().tolist():
         raise NonFiniteError(

@@ -52,18 +52,13 @@ def full(
         head = head_of_targets(seen, chunk, spec, hidden, want_seed=False)
         factors = _factors(seen, layers, spec)
         tokens, steps = _token_spans(chunk), _step_spans(chunk)
-        norms = torch.zeros(
-            len(tokens) + len(steps),
-            len(layers),
-            len(spec.projections),
-            dtype=torch.promote_types(hidden.dtype, torch.float32),
-            device=hidden.device,
-        )
+        dtype, counts = torch.promote_types(hidden.dtype, torch.float32), [len(tokens), chunk.num_steps]
+        norms = hidden.new_zeros(sum(counts), len(layers), len(spec.projections), dtype=dtype)
         without = dataclasses.replace(spec, num_alternatives=0)
         for spans in (tokens, steps):
             for block in _blocks(spans):
                 _measure_block(seen, chunk, without, block, factors, norms, tick)
-    strength, joint = norms.split([len(tokens), len(steps)])
+    strength, joint = norms.split(counts)
     scaled = None if chunk.steps is None else per_length(joint, chunk.steps)
     return ChunkSignals(head, strength, scaled)
 
@@ -91,10 +86,8 @@ def _step_spans(chunk: Chunk) -> list[_Span]:
     for target, step in enumerate(chunk.steps.tolist()):
         members.setdefault(step, []).append(target)
     rows, offset = chunk.rows.tolist(), int(chunk.measured.sum())
-    empty: list[int] = []
-    spans = [(step, members.get(step, empty)) for step in range(chunk.num_steps)]
     # A step without targets needs no backward; its norms stay 0.
-    return [_Span(rows[targets[0]] if targets else -1, tuple(targets), offset + step) for step, targets in spans]
+    return [_Span(rows[targets[0]], tuple(targets), offset + step) for step, targets in members.items()]
 
 
 def _factors(
@@ -118,8 +111,7 @@ def _blocks(spans: Sequence[_Span]) -> Iterator[list[list[_Span]]]:
     """Blocks of backwards. A backward serves at most one span of each row, in the order of the row's tokens."""
     queues: dict[int, list[_Span]] = {}
     for span in spans:
-        if span.targets:
-            queues.setdefault(span.row, []).append(span)
+        queues.setdefault(span.row, []).append(span)
     num_backwards = max((len(queue) for queue in queues.values()), default=0)
     for start in range(0, num_backwards, _TARGETS_PER_BLOCK):
         numbers = range(start, min(start + _TARGETS_PER_BLOCK, num_backwards))

@@ -78,7 +78,7 @@ def _norms(
     # between them. The graph from the projections to the attention is used again below, for K and V.
     *gradients, d_attended = torch.autograd.grad(hidden, [*outputs, call.output], seed, retain_graph=True)
     by_module = dict(zip(modules, gradients, strict=True))
-    unasked = Unasked.of(chunk, d_attended.shape[:2])
+    unasked = Unasked(chunk, d_attended.shape[:2])
     unasked.note(d_attended, layer.name)
     unasked.check()
     result: dict[str, Tensor] = {}
@@ -117,7 +117,8 @@ class _KeyValue:
         keys, values = [], []
         for columns in steps.split(size, dim=1):
             d_key, d_value, weights = self._terms(columns)
-            keys.append(self._key_norm(d_key, factor))
+            delta = self._pull_back(d_key, self.call.key, self.layer.projections["K"])
+            keys.append(factored_norm(delta, factor[:, None], self.spec.norm))
             values.append(self._value_norm(d_value, weights, columns, inputs, factor))
         return torch.cat(keys, 1)[rows, step_of], torch.cat(values, 1)[rows, step_of]
 
@@ -145,10 +146,6 @@ class _KeyValue:
             )
         return projection.select(pulled.transpose(0, 1))
 
-    def _key_norm(self, d_key: Tensor, factor: Tensor) -> Float[Tensor, "row step"]:
-        delta = self._pull_back(d_key, self.call.key, self.layer.projections["K"])
-        return factored_norm(delta, factor[:, None], self.spec.norm)
-
     def _value_norm(
         self, u: Tensor, weights: Tensor, columns: Tensor, inputs: Tensor, factor: Tensor
     ) -> Float[Tensor, "row step"]:
@@ -164,12 +161,6 @@ class _KeyValue:
         blocks = torch.zeros(batch, steps, groups, share, groups, dim, dtype=u.dtype, device=u.device)
         for group in range(groups):
             blocks[:, :, group, :, group] = u[:, group].transpose(1, 2)
-        mixed = torch.einsum("bgsit,btn->bigsn", weights, inputs.to(weights.dtype))
-        delta = blocks.flatten(4).flatten(2, 3)
-        return _product_norm(delta, mixed.flatten(2, 3), self.spec)
-
-
-def _product_norm(delta: Tensor, inputs: Tensor, spec: SignalSpec) -> Tensor:
-    """‖Δᵀ A‖ if both factors are different for each target."""
-    flat = inputs.flatten(0, 1)
-    return factored_norm(delta, shared_factor(flat, spec.norm).unflatten(0, inputs.shape[:2]), spec.norm)
+        mixed = torch.einsum("bgsit,btn->bigsn", weights, inputs.to(weights.dtype)).flatten(2, 3)
+        mixed_factor = shared_factor(mixed.flatten(0, 1), self.spec.norm).unflatten(0, mixed.shape[:2])
+        return factored_norm(blocks.flatten(4).flatten(2, 3), mixed_factor, self.spec.norm)

@@ -8,7 +8,7 @@ is tested against these two. They work in float64 and use none of the shortcuts.
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -82,21 +82,6 @@ def oracle_own(
     return _measure(model, layers, chunk, spec, row_logits, tick)
 
 
-@dataclass
-class _Taken:
-    """Results of the targets so far: their statistics, their strengths, and the summed gradients of each step."""
-
-    heads: list[HeadSignals] = field(default_factory=list)
-    strengths: list[Tensor] = field(default_factory=list)
-    sums: dict[int, list[Tensor]] = field(default_factory=dict)
-
-    def add_to_step(self, step: int, gradients: Sequence[Tensor]) -> None:
-        before = self.sums.get(step)
-        self.sums[step] = (
-            list(gradients) if before is None else [a + b for a, b in zip(before, gradients, strict=True)]
-        )
-
-
 def _measure(
     model: nn.Module,
     layers: Sequence[AttentionLayer],
@@ -108,7 +93,9 @@ def _measure(
     modules = modules_of(layers, spec.projections)
     weights = [_weight(module) for module in modules]
     place = {module: index for index, module in enumerate(modules)}
-    taken = _Taken()
+    heads: list[HeadSignals] = []
+    strengths: list[Tensor] = []
+    sums: dict[int, Sequence[Tensor]] = {}
 
     def norms(gradients: Sequence[Tensor]) -> Tensor:
         found = [
@@ -124,7 +111,7 @@ def _measure(
             token_ids = chunk.input_ids[row : row + 1, :length]
             for target, seen in zip(here.tolist(), row_logits(token_ids, chunk.columns[here]), strict=True):
                 token_id = chunk.token_ids[target]
-                taken.heads.append(_head(model, seen, token_id, spec))
+                heads.append(_head(model, seen, token_id, spec))
                 if not chunk.seeded[target]:
                     continue
                 value = seen.logits[token_id]
@@ -132,19 +119,21 @@ def _measure(
                     value = (seen.logits / spec.temperature).log_softmax(-1)[token_id]
                 gradients = torch.autograd.grad(value, weights, retain_graph=True)
                 if chunk.measured[target]:
-                    taken.strengths.append(norms(gradients))
+                    strengths.append(norms(gradients))
                     tick(1)
                 if chunk.steps is not None:
-                    taken.add_to_step(int(chunk.steps[target]), gradients)
-    dtype = torch.promote_types(taken.heads[0].entropy.dtype, torch.float32)
+                    step = int(chunk.steps[target])
+                    before = sums.get(step)
+                    sums[step] = gradients if before is None else list(map(torch.add, before, gradients))
+    dtype = torch.promote_types(heads[0].entropy.dtype, torch.float32)
     nothing = chunk.rows.new_zeros(len(layers), len(spec.projections), dtype=dtype)
-    strength = torch.stack(taken.strengths) if taken.strengths else nothing[None][:0]
+    strength = torch.stack(strengths) if strengths else nothing[None][:0]
     joint = None
     if chunk.steps is not None:
-        steps = [norms(taken.sums[n]) if n in taken.sums else nothing for n in range(chunk.num_steps)]
+        steps = [norms(sums[n]) if n in sums else nothing for n in range(chunk.num_steps)]
         joint = per_length(torch.stack(steps), chunk.steps)
         tick(chunk.num_steps)
-    return ChunkSignals(_joined(taken.heads), strength, joint)
+    return ChunkSignals(_joined(heads), strength, joint)
 
 
 def _head(model: nn.Module, seen: _Seen, token_id: Tensor, spec: SignalSpec) -> HeadSignals:

@@ -16,10 +16,10 @@ report ρ(own, full) for a model before you rely on it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from antiphase.errors import UnsupportedModelError
@@ -101,21 +101,19 @@ def seed_of(head: HeadSignals, chunk: Chunk, hidden: Tensor) -> Tensor:
     return seed
 
 
-@dataclass(frozen=True)
 class Unasked:
-    """The positions that predict no needed target. A gradient that enters them shows that targets have mixed."""
+    """The positions that predict no needed target. A gradient that enters them shows that targets have mixed.
 
-    rows: Int[Tensor, "place"]
-    columns: Int[Tensor, "place"]
-    leaks: list[tuple[str, Tensor]] = field(default_factory=list)
+    Args:
+        chunk: the rows and their targets.
+        shape: the numbers of rows and of positions of the gradients.
+    """
 
-    @classmethod
-    def of(cls, chunk: Chunk, shape: Sequence[int]) -> "Unasked":
-        """The positions of a chunk whose gradients are `[row, token, features]`; `shape` holds the first two sizes."""
+    def __init__(self, chunk: Chunk, shape: Sequence[int]) -> None:
         mask = torch.ones(*shape, dtype=torch.bool, device=chunk.rows.device)
         mask[chunk.rows[chunk.seeded], chunk.columns[chunk.seeded] - 1] = False
-        rows, columns = torch.nonzero(mask, as_tuple=True)
-        return cls(rows, columns)
+        self.rows, self.columns = torch.nonzero(mask, as_tuple=True)
+        self.leaks: list[tuple[str, Tensor]] = []
 
     def note(self, gradient: Tensor, name: str) -> None:
         """Look for a leak in a gradient, without waiting for the device."""
@@ -140,7 +138,7 @@ def _strength(
     measured = chunk.measured[chunk.seeded]
     modules = modules_of(layers, spec.projections)
     gradients = dict(zip(modules, torch.autograd.grad(hidden, capture.outputs_of(modules), seed), strict=True))
-    unasked = Unasked.of(chunk, hidden.shape[:2])
+    unasked = Unasked(chunk, hidden.shape[:2])
     steps = None if chunk.steps is None else StepFactors(chunk.steps, chunk.num_steps, spec.norm)
     rows, joints = [], []
     group: list[list[_Term]] = []

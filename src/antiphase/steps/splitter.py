@@ -119,7 +119,11 @@ class Splitter:
         """
         if self.kind == "fixed":
             raise InvalidInputError(f"splitter {self} counts tokens; it finds nothing in a text.")
-        starts = _match_ends(self.pattern, text) if self.pattern is not None else sorted(SPLITTERS[self.kind](text))
+        if self.pattern is None:
+            starts = sorted(SPLITTERS[self.kind](text))
+        else:
+            # A match may be empty here, although none was in the probe texts. A step then ends at its place.
+            starts = [stop for _, stop in _matches(_compiled(self.pattern), self.pattern, text, MATCH_SECONDS)]
         return merged(text, starts, content=r"\S", tags=False)
 
 
@@ -153,12 +157,6 @@ def _compiled(pattern: str) -> Any:
                 "least one character."
             )
     return compiled
-
-
-def _match_ends(pattern: str, text: str) -> Iterator[int]:
-    # A match without characters is possible here, although the probe texts had none. A step ends at its place.
-    for _, stop in _matches(_compiled(pattern), pattern, text, MATCH_SECONDS):
-        yield stop
 
 
 def _matches(compiled: Any, pattern: str, text: str, seconds: float) -> Iterator[tuple[int, int]]:
