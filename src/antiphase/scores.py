@@ -4,7 +4,6 @@ This correlates the items of a rollout (tokens, types or steps; docs/method.md) 
 which `reward` combines with a task reward. It uses signals and token ids, never a trainer.
 """
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from antiphase.errors import InvalidInputError
 from antiphase.score_spec import ScoreSpec
 from antiphase.signal_spec import UNITS, Unit
+from antiphase.signals.chunk import generator_of
 from antiphase.statistics.correlation import coefficients, type_means
 from antiphase.statistics.partial_correlation import partial_coefficients
 from antiphase.types import TokenBatch, TokenSignals
@@ -161,12 +161,8 @@ def _given_length(signals: TokenSignals, spec: ScoreSpec) -> Float[Tensor, "roll
 
 
 def _generators(batch: TokenBatch, seed: int) -> list[torch.Generator]:
-    generators = []
-    for ids, mask in zip(batch.input_ids.cpu(), batch.attention_mask.cpu(), strict=True):
-        # The generator reads only 32 bits of its seed, so seed and content are hashed into them.
-        content = zlib.crc32(ids[mask].numpy().tobytes(), zlib.crc32(str(seed).encode()))
-        generators.append(torch.Generator().manual_seed(content))
-    return generators
+    rows = zip(batch.input_ids.cpu(), batch.attention_mask.cpu(), strict=True)
+    return [generator_of(ids[mask], seed) for ids, mask in rows]
 
 
 def _permuted(strength: Tensor, mask: Tensor, batch: TokenBatch, seed: int) -> Tensor:

@@ -6,7 +6,7 @@ the hooks twice. All of it is undone afterwards, also after an exception. Parame
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -48,6 +48,19 @@ class Capture:
                 "Leave its layer out with layers=..."
             )
         return tensors[module]
+
+    def record(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Keep the input and output of a projection module; this is a forward hook."""
+        if torch.is_grad_enabled() and not output.requires_grad:
+            # If nothing before needs a gradient (frozen weights, the first watched layer), the graph starts here.
+            output = output.detach().requires_grad_(True)
+        self.inputs[module], self.outputs[module] = args[0], output
+        return output
+
+    def record_norm(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        """Keep the input and output of a normalisation module; this is a forward hook."""
+        if args and isinstance(output, Tensor):
+            self.norms.append((args[0], output))
 
     def clear(self) -> None:
         """Drop the tensors and the graph that they hold."""
@@ -116,41 +129,22 @@ def observe(
         if freeze_attention:
             stack.enter_context(_attention_implementation(model, frozen_attention.FROZEN))
         for module in modules_of(layers, PROJECTIONS):
-            stack.callback(module.register_forward_hook(_recorder(capture)).remove)
+            stack.callback(module.register_forward_hook(capture.record).remove)
         stack.enter_context(watching_norms(model, capture))
         stack.callback(capture.clear)
         yield Observed(model, layers, capture)
-
-
-def _recorder(capture: Capture) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    def record(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and not output.requires_grad:
-            # If nothing before needs a gradient (frozen weights, the first watched layer), the graph starts here.
-            output = output.detach().requires_grad_(True)
-        capture.inputs[module], capture.outputs[module] = args[0], output
-        return output
-
-    return record
 
 
 @contextlib.contextmanager
 def watching_norms(model: nn.Module, capture: Capture | None = None) -> Iterator[Capture]:
     """Inside the block, record the inputs and outputs of the norms outside the decoder's layers."""
     capture = Capture() if capture is None else capture
-    handles = [norm.register_forward_hook(_norm_recorder(capture)) for norm in outer_norms(model)]
+    handles = [norm.register_forward_hook(capture.record_norm) for norm in outer_norms(model)]
     try:
         yield capture
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _norm_recorder(capture: Capture) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-    def record(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        if args and isinstance(output, Tensor):
-            capture.norms.append((args[0], output))
-
-    return record
 
 
 @contextlib.contextmanager

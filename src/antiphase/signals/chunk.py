@@ -149,13 +149,22 @@ def rows_of(batch: TokenBatch, spec: SignalSpec, steps: Int[Tensor, "batch token
 def _draw(token_ids: Tensor, num_targets: int, spec: SignalSpec) -> Tensor:
     measured = torch.ones(num_targets, dtype=torch.bool)
     if spec.targets_per_rollout is not None and spec.targets_per_rollout < num_targets:
-        # The content is the seed, so the draw is the same however the rollouts are batched. It is hashed, because the
-        # generator reads only 32 bits of its seed.
-        content = zlib.crc32(token_ids.numpy().tobytes(), zlib.crc32(str(spec.seed).encode()))
-        generator = torch.Generator().manual_seed(content)
+        order = torch.randperm(num_targets, generator=generator_of(token_ids, spec.seed))
         measured[:] = False
-        measured[torch.randperm(num_targets, generator=generator)[: spec.targets_per_rollout]] = True
+        measured[order[: spec.targets_per_rollout]] = True
     return measured
+
+
+def generator_of(token_ids: Int[Tensor, "token"], seed: int) -> torch.Generator:
+    """Return the random generator of one rollout, whose draws are the same however the rollouts are batched.
+
+    The generator reads only 32 bits of its seed, so the token ids and the seed are hashed into 32 bits.
+
+    Args:
+        token_ids: the token ids of the rollout without padding, on the CPU.
+        seed: the user's seed.
+    """
+    return torch.Generator().manual_seed(zlib.crc32(token_ids.numpy().tobytes(), zlib.crc32(str(seed).encode())))
 
 
 def pack(rows: Sequence[Row], token_budget: int) -> Iterator[list[Row]]:
