@@ -1,6 +1,7 @@
-"""The command `antiphase`: it finds the command and runs it. An error of antiphase ends with one line and status 2.
+"""The command line `antiphase`: it reads the arguments and runs the command that they name.
 
-Each command checks its arguments before it imports what computes. So a wrong argument is refused at once.
+If antiphase raises one of its own errors, the error is printed as one line, and the exit status is 2. Each command
+checks its arguments before it imports slow packages such as torch, so a wrong argument is refused at once.
 """
 
 import argparse
@@ -26,7 +27,7 @@ _COMMANDS: dict[str, ModuleType] = {
     "view": view,
     "check": check,
 }
-# Commands that write no run folder.
+# These commands write no run folder.
 _READERS = ("report", "view", "check")
 
 
@@ -47,6 +48,7 @@ def _version() -> str:
 
 
 def _default_out(command: str, options: dict[str, Any]) -> Path:
+    """Return the output folder of a command for which the user gave none."""
     if command == "sweep":
         study: Path = options["study"]
         return study.with_name(f"results-{study.stem}")
@@ -54,19 +56,22 @@ def _default_out(command: str, options: dict[str, Any]) -> Path:
 
 
 def _began(out: Path) -> bool:
-    """Whether an interrupted run left finished batches, or finished checkpoints, behind."""
+    """Return whether a stopped run left files of finished batches or finished checkpoints in its folder."""
     return any(any(out.glob(pattern)) for pattern in ("parts/*/*.parquet", "checkpoints/*/**/*.parquet"))
 
 
 def _kept(out: Path) -> str:
-    """What an interrupted run leaves behind, and how to go on."""
+    """Return the sentence that tells what an interrupted run has kept, and how to continue the run."""
     if not _began(out):
         return "No batch was finished."
     return f"Finished batches are kept: repeat the command with --out {out} --resume."
 
 
 def _kept_despite(error: AntiphaseError, out: Path, *, resumed: bool) -> str:
-    """What a refused run leaves behind. The same command would be refused again, so repeating it is not advised."""
+    """Return the sentence that tells what a run has kept that ended with an error; empty if it kept nothing.
+
+    If the input is wrong, the same command would fail again. The sentence then does not advise to repeat it.
+    """
     if not _began(out):
         return ""
     if not isinstance(error, InvalidInputError):
@@ -75,7 +80,14 @@ def _kept_despite(error: AntiphaseError, out: Path, *, resumed: bool) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Returns the exit status: 2 if the input is wrong, 130 if interrupted."""
+    """Run the command that the arguments name.
+
+    Args:
+        arguments: the words after `antiphase`; None reads them from `sys.argv`.
+
+    Returns:
+        The exit status: 0 after success, 2 after an error of antiphase, 130 after an interruption.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["train"]:
         return train.run(words[1:])
