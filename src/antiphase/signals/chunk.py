@@ -123,7 +123,7 @@ def check_steps(batch: TokenBatch, steps: Int[Tensor, "batch token"]) -> None:
         inside = numbers[chosen]
         if bool((inside < 0).any()) or bool((inside.diff() < 0).any()):
             raise InvalidInputError(
-                f"row {row}: steps must number the completion tokens from 0 upwards, without going back; got "
+                f"row {row}: the steps of the completion tokens must count from 0 upwards and never decrease; got "
                 f"{inside.tolist()[:8]}."
             )
 

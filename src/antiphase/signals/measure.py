@@ -148,9 +148,9 @@ def _chunks(
         beyond = [row for row in rows if len(row.token_ids) > length]
         if beyond and kind == "dynamic":
             raise UnsupportedModelError(
-                f"row {beyond[0].index} has {len(beyond[0].token_ids)} tokens: beyond {length} the model's dynamic "
-                "RoPE depends on what it has seen before, so nothing can be measured reproducibly. Shorten the "
-                "rollouts."
+                f"row {beyond[0].index} has {len(beyond[0].token_ids)} tokens: beyond {length} tokens the model's "
+                "dynamic RoPE depends on the rows that it has processed before, so the result could not be "
+                "reproduced. Shorten the rollouts."
             )
     if ESTIMATORS[spec.estimator].shares_prefixes:
         families, within = split(model, within)

@@ -118,7 +118,9 @@ class Splitter:
             InvalidInputError: the splitter is `fixed`, which reads no text, or the pattern took too long.
         """
         if self.kind == "fixed":
-            raise InvalidInputError(f"splitter {self} counts tokens; it finds nothing in a text.")
+            raise InvalidInputError(
+                f"splitter {self} counts tokens and does not read the text, so it cannot cut a text."
+            )
         if self.pattern is None:
             starts = sorted(SPLITTERS[self.kind](text))
         else:
@@ -153,7 +155,7 @@ def _compiled(pattern: str) -> Any:
     for probe in ("", *_PROBES):
         if any(start == stop for start, stop in _matches(compiled, pattern, probe, end - time.monotonic())):
             raise InvalidInputError(
-                f"splitter {_shown(pattern)} matches the empty string; a step ends after a match, which needs at "
+                f"splitter {_shown(pattern)} matches the empty string. A step ends after a match, so a match needs at "
                 "least one character."
             )
     return compiled
@@ -165,8 +167,8 @@ def _matches(compiled: Any, pattern: str, text: str, seconds: float) -> Iterator
             yield found.span()
     except TimeoutError:
         raise InvalidInputError(
-            f"splitter {_shown(pattern)} takes too long: it was stopped on a text of {len(text)} characters. Write it "
-            "without repetitions inside repetitions."
+            f"splitter {_shown(pattern)} takes too long: it was stopped on a text of {len(text)} characters. Write the "
+            "pattern without a repetition inside another repetition."
         ) from None
 
 
