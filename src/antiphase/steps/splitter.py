@@ -118,9 +118,7 @@ class Splitter:
             InvalidInputError: the splitter is `fixed`, which reads no text, or the pattern took too long.
         """
         if self.kind == "fixed":
-            raise InvalidInputError(
-                f"splitter {self} counts tokens and does not read the text, so it cannot cut a text."
-            )
+            raise InvalidInputError(f"splitter {self} counts tokens, so it cannot cut a text.")
         if self.pattern is None:
             starts = sorted(SPLITTERS[self.kind](text))
         else:
@@ -167,8 +165,8 @@ def _matches(compiled: Any, pattern: str, text: str, seconds: float) -> Iterator
             yield found.span()
     except TimeoutError:
         raise InvalidInputError(
-            f"splitter {_shown(pattern)} takes too long: it was stopped on a text of {len(text)} characters. Write the "
-            "pattern without a repetition inside another repetition."
+            f"splitter {_shown(pattern)} takes too long: it was stopped on a text of {len(text)} characters. Write "
+            "the pattern without a repetition inside another repetition."
         ) from None
 
 
