@@ -242,7 +242,8 @@ class _FrozenAttention(torch.autograd.Function):
             flat_gain = gain.to(key.dtype).reshape(batch, groups, share * num, seen)
             d_query.append((flat_gain @ whole_key[:, :, :seen]).reshape(batch, groups * share, num, -1))
             own_weight = weights.diagonal(first, -2, -1).unsqueeze(-1)
-            # v − o is computed before the product, since it is small if α_ii is near 1: a later difference loses digits.
+            # v − o is computed before the product, since it is small if α_ii is near 1: a later difference loses
+            # digits.
             apart = value[:, :, rows].unsqueeze(2) - output[:, :, rows].view_as(d_out)
             own_gain = own_weight * (d_out * apart).sum(-1, keepdim=True) * ctx.scaling
             if slope is not None:
