@@ -1,8 +1,8 @@
-"""The definition, slow and obvious: one ordinary backward to the weights per token, then singular values.
+"""The definition of gradient strength, slow and obvious: one ordinary backward pass per token, then singular values.
 
-`oracle` is ∂target_i/∂W through the whole sequence, which `full` and `last` compute fast. `oracle_own` keeps the keys
-and values of earlier positions in a cache without gradient, which `own` computes fast. Everything else in this package
-is tested against these two. They work in float64 and use none of the shortcuts.
+`oracle` takes ∂target_i/∂W through the whole sequence. `full` and `last` compute the same quantity fast. `oracle_own`
+takes the keys and values of earlier positions from a cache without gradient. `own` computes the same quantity fast.
+The fast estimators are tested against these two, which work in float64 too and use none of the shortcuts.
 """
 
 import contextlib
@@ -33,7 +33,13 @@ from antiphase.types import Alternatives, Magnitudes
 
 @dataclass(frozen=True)
 class _Seen:
-    """The logits of one position, the final hidden state that gave them, and that state before the last norm."""
+    """What the model computed at one position.
+
+    Args:
+        logits: the logits `[vocab]`.
+        hidden: the final hidden state `[hidden]` that gave them.
+        before_norm: this state before the last normalisation layer; None if the model has none.
+    """
 
     logits: Tensor
     hidden: Tensor
@@ -43,12 +49,12 @@ class _Seen:
 def oracle(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> ChunkSignals:
-    """Strength of every measured target, and joint strength of every step, from autograd on the weights and `svdvals`.
+    """Measure the strength of every measured target, and the joint strength of every step, by the definition.
 
-    A step's gradient is the sum of its targets' gradients, taken one by one.
+    Autograd gives the gradients at the weights, and `svdvals` their singular values. The gradient of a step is the sum
+    of the gradients of its targets, which are taken one by one. The arguments and the result are those of `own`.
 
-    The arguments and the result are those of `own`. Cost: per target, one backward to all chosen weights, and their
-    singular values.
+    Cost: per target, one backward pass to all chosen weights, and the singular values of their gradients.
 
     Raises:
         UnsupportedModelError: the weights are quantised, so nothing can be differentiated with respect to them.
@@ -66,7 +72,10 @@ def oracle(
 def oracle_own(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> ChunkSignals:
-    """The same as `oracle`, but the keys and values of earlier positions come from a cache without gradient."""
+    """Measure the same strengths as `oracle`, but take the keys and values of earlier positions from a cache.
+
+    The cache has no gradient, so only the term of each token's own position remains.
+    """
 
     def row_logits(token_ids: Tensor, columns: Tensor) -> Iterator[_Seen]:
         for column in columns.tolist():
@@ -90,6 +99,7 @@ def _measure(
     row_logits: Callable[[Tensor, Tensor], Iterator[_Seen]],
     tick: Tick,
 ) -> ChunkSignals:
+    """Measure a chunk; `row_logits` yields what the model computed before each target of a row."""
     modules = modules_of(layers, spec.projections)
     weights = [_weight(module) for module in modules]
     place = {module: index for index, module in enumerate(modules)}
@@ -137,6 +147,7 @@ def _measure(
 
 
 def _head(model: nn.Module, seen: _Seen, token_id: Tensor, spec: SignalSpec) -> HeadSignals:
+    """Return the signals of one target that are computed from its logits."""
     logits = seen.logits.detach()[None]
     entropy, logprob, control = logit_statistics(logits, token_id[None], spec.temperature)
     before = None if seen.before_norm is None else seen.before_norm[None]
@@ -146,6 +157,8 @@ def _head(model: nn.Module, seen: _Seen, token_id: Tensor, spec: SignalSpec) -> 
 
 
 def _joined(heads: Sequence[HeadSignals]) -> HeadSignals:
+    """Concatenate the signals of successive targets."""
+
     def of(name: str, owners: Sequence[object]) -> Tensor:
         return torch.cat([getattr(owner, name) for owner in owners])
 
@@ -162,6 +175,7 @@ def _joined(heads: Sequence[HeadSignals]) -> HeadSignals:
 
 
 def _first(logits: Tensor, spec: SignalSpec) -> list[Alternatives]:
+    """Return the most probable tokens, by sorting the whole vocabulary; an empty list if none are asked for."""
     if not spec.num_alternatives:
         return []
     log_p = log_probabilities(logits, spec.temperature)
@@ -170,7 +184,7 @@ def _first(logits: Tensor, spec: SignalSpec) -> list[Alternatives]:
 
 
 def _run(model: nn.Module, token_ids: Tensor, **options: Any) -> tuple[Any, Tensor, Tensor | None]:
-    """(the model's output, its final hidden states, these states before the last norm)."""
+    """Run the model, and return (its output, the final hidden states, these states before the last normalisation)."""
     options = {"attention_mask": torch.ones_like(token_ids), **options}
     seen: list[Tensor] = []
     handle = backbone(model).register_forward_hook(lambda _, __, output: seen.append(output.last_hidden_state))
@@ -184,11 +198,13 @@ def _run(model: nn.Module, token_ids: Tensor, **options: Any) -> tuple[Any, Tens
 
 
 def _base(module: nn.Module) -> nn.Module:
-    # A LoRA wrapper adds BA to its base weight W, so the gradient with respect to the sum equals that of W.
+    """Return the module inside a LoRA wrapper, or the module itself."""
+    # A LoRA wrapper adds BA to its base weight W. The gradient at W + BA equals the gradient at W.
     return dict(module.named_children()).get("base_layer", module)
 
 
 def _weight(module: nn.Module) -> Tensor:
+    """Return the weight of a projection module, or raise UnsupportedModelError if it is quantised."""
     weight = cast(Tensor, _base(module).weight)
     if not weight.is_floating_point():
         raise UnsupportedModelError(
@@ -200,6 +216,7 @@ def _weight(module: nn.Module) -> Tensor:
 
 @contextlib.contextmanager
 def _differentiable(weights: Sequence[Tensor]) -> Iterator[None]:
+    """Let the weights require gradients inside the block, and restore their flags afterwards."""
     before = [weight.requires_grad for weight in weights]
     try:
         for weight in weights:
@@ -212,6 +229,7 @@ def _differentiable(weights: Sequence[Tensor]) -> Iterator[None]:
 
 
 def _norm(projection: Projection, gradient: Tensor, norm: Norm) -> Tensor:
+    """Return the norm of one projection's part of the gradient at a module's weight."""
     gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
     if projection.features is not None:
         # The weight of Linear is [features, inputs]; that of GPT-2's Conv1D is the transpose.
