@@ -32,6 +32,7 @@ _READERS = ("report", "view", "check")
 
 
 def _parser() -> argparse.ArgumentParser:
+    """Return the parser of the arguments of all commands."""
     parser = Parser(prog="antiphase", description="Measure the Entropy-Gradient Inversion of reasoning models.")
     parser.add_argument("--version", action="version", version=f"antiphase {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -41,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _version() -> str:
+    """Return the version of the installed package."""
     try:
         return metadata.version("antiphase")
     except metadata.PackageNotFoundError:

@@ -267,7 +267,7 @@ class Correlation:
 
     @property
     def defined(self) -> bool:
-        """Whether the value could be computed."""
+        """True if the value could be computed."""
         return not math.isnan(self.value)
 
     def __str__(self) -> str:

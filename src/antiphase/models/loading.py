@@ -163,9 +163,9 @@ def _source(name: str) -> str:
 
 
 def _load_tokenizer(source: str, options: dict[str, Any]) -> Any:
+    """Load the tokenizer of a model, or that of an adapter's base model if the adapter has none."""
     from transformers import AutoTokenizer
 
-    # An adapter may be saved without a tokenizer; then the base model's tokenizer is used.
     path = Path(source)
     place = base_of(path) if is_adapter(path) and not has_tokenizer(path) else source
     return cast(Any, AutoTokenizer).from_pretrained(place, **options)

@@ -153,7 +153,7 @@ def _head(model: nn.Module, seen: _Seen, token_id: Tensor, spec: SignalSpec) -> 
     before = None if seen.before_norm is None else seen.before_norm[None]
     magnitudes = magnitudes_of(model, seen.hidden.detach()[None], before, logits[:, token_id], token_id[None])
     certainty = self_certainty(logits, spec.temperature)
-    return HeadSignals(entropy, logprob, control, certainty, magnitudes, None, joined(_first(logits, spec)))
+    return HeadSignals(entropy, logprob, control, certainty, magnitudes, None, _first(logits, spec))
 
 
 def _joined(heads: Sequence[HeadSignals]) -> HeadSignals:
@@ -174,13 +174,13 @@ def _joined(heads: Sequence[HeadSignals]) -> HeadSignals:
     )
 
 
-def _first(logits: Tensor, spec: SignalSpec) -> list[Alternatives]:
-    """Return the most probable tokens, by sorting the whole vocabulary; an empty list if none are asked for."""
+def _first(logits: Tensor, spec: SignalSpec) -> Alternatives | None:
+    """Return the most probable tokens, by sorting the whole vocabulary; None if none are asked for."""
     if not spec.num_alternatives:
-        return []
+        return None
     log_p = log_probabilities(logits, spec.temperature)
     values, token_ids = log_p.sort(dim=-1, descending=True, stable=True)
-    return [Alternatives(token_ids[:, : spec.num_alternatives], values[:, : spec.num_alternatives])]
+    return Alternatives(token_ids[:, : spec.num_alternatives], values[:, : spec.num_alternatives])
 
 
 def _run(model: nn.Module, token_ids: Tensor, **options: Any) -> tuple[Any, Tensor, Tensor | None]:

@@ -58,25 +58,23 @@ def sentence_starts(text: str) -> list[int]:
         number = bisect_right(opened, found.start()) - 1
         if number >= 0 and found.start() < spans[number][1]:
             continue
-        after = _after(text, found.end())
+        place = _after(text, found.end())
         kind = found.lastgroup
         if kind == "tag":
-            place = after if found[0].startswith("</") else found.start()
+            if not found[0].startswith("</"):
+                place = found.start()
             hard.add(place)
         elif kind == "break":
-            place = after
             strength = _line_break(text, begin, found)
             if strength is not None:
                 {"hard": hard, "line": lines, "weak": weak}[strength].add(place)
             if strength in (None, "weak"):
                 continue
         elif kind == "wide":
-            if found[0][-1] in "」』”" and text[after : after + 1] in ("と", "っ"):
+            if found[0][-1] in "」』”" and text[place : place + 1] in ("と", "っ"):
                 continue
-            place = after
             stops.add(place)
-        elif ends_sentence(text, begin, found.start("stop"), found.end("stop"), found.end(), after):
-            place = after
+        elif ends_sentence(text, begin, found.start("stop"), found.end("stop"), found.end(), place):
             stops.add(place)
         else:
             continue
