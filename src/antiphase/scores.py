@@ -2,7 +2,7 @@
 
 The items of a rollout are its tokens, its types (distinct token ids) or its steps (sentences). Their entropy and their
 gradient strength are correlated (docs/method.md). The score is −ρ, the negated correlation; `reward` combines it with
-a task reward. This module reads signals and token ids. It knows no trainer.
+a task reward. This module uses only signals and token ids, and no trainer.
 """
 
 from collections.abc import Mapping

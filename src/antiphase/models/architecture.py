@@ -96,7 +96,7 @@ def backbone(model: nn.Module) -> nn.Module:
     if model.config.is_encoder_decoder:
         raise UnsupportedModelError(f"{_named(model)} is an encoder-decoder; antiphase measures decoder-only models.")
     if model.get_output_embeddings() is None or model.base_model is model:
-        raise UnsupportedModelError(f"{_named(model)} has no language-model head on a backbone.")
+        raise UnsupportedModelError(f"{_named(model)} has no language-model head that is separate from its backbone.")
     return cast(nn.Module, model.get_decoder())
 
 

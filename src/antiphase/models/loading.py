@@ -235,6 +235,6 @@ def check_finite(model: nn.Module, name: str) -> None:
     for parameter_name, parameter in unwrap(model).named_parameters():
         if parameter.is_floating_point() and not bool(parameter.isfinite().all()):
             raise NonFiniteError(
-                f"{name!r}: the weight {parameter_name} contains NaN or infinity. The checkpoint is damaged, or too "
-                "narrow a dtype overflowed: try --dtype float32."
+                f"{name!r}: the weight {parameter_name} contains NaN or infinity. Either the checkpoint is damaged, "
+                "or its dtype is too narrow for its weights: try --dtype float32."
             )

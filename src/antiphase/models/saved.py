@@ -74,8 +74,8 @@ def check_saved(path: Path) -> None:
     if not has_weights(path):
         wanted = ADAPTER_WEIGHTS if is_adapter(path) else "*.safetensors"
         raise ModelNotFoundError(
-            f"{str(path)!r} has no weights ({wanted}). Is it still being written, or a checkpoint of sharded weights "
-            "that must be gathered first?"
+            f"{str(path)!r} has no weights ({wanted}). Perhaps it is still being written, or its weights are sharded "
+            "and must be gathered first."
         )
     index = path / INDEX
     if index.is_file() and not is_adapter(path):
@@ -88,8 +88,8 @@ def check_saved(path: Path) -> None:
         base_of(path)
     elif not has_tokenizer(path):
         raise ModelNotFoundError(
-            f"{str(path)!r} has no tokenizer. Save it with the model (a trainer does, given processing_class), or "
-            "copy its files there."
+            f"{str(path)!r} has no tokenizer. Save the tokenizer with the model (a trainer does this if it gets "
+            "processing_class), or copy the tokenizer's files into the directory."
         )
 
 

@@ -152,7 +152,9 @@ def head_of(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
         ids = torch.zeros(1, hidden.shape[0], dtype=torch.long, device=hidden.device)
         logits = cast(Any, model)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
         if not calls:
-            raise UnsupportedModelError(f"{type(model).__name__} does not run its head on what its decoder returns.")
+            raise UnsupportedModelError(
+                f"{type(model).__name__} does not compute its logits from the output of its decoder."
+            )
         return cast(Tensor, logits)[0]
 
     try:

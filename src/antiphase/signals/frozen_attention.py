@@ -17,7 +17,7 @@ A pass can start in the middle of its rows. The keys and values of the positions
 pass (`Past`), and the model's mask is evaluated at the real positions.
 
 The frozen attention is switched on through transformers' AttentionInterface. A trace records which modules called it.
-A model that does not use the interface can so be refused, instead of being measured wrongly.
+So a model that does not use the interface is refused, instead of being measured wrongly.
 """
 
 import contextlib
@@ -314,7 +314,8 @@ def _past_of_call(trace: AttentionTrace, key: Tensor, mask: Tensor | None) -> tu
 def _frozen_mask(**options: Any) -> Tensor | None:
     """Return the mask that transformers makes for sdpa attention.
 
-    With a past, the mask covers it, and the model's rule is evaluated at the positions of the tokens in whole rows.
+    If the rows continue prefixes, the mask also covers the prefixes. The model's masking rule is then evaluated at the
+    positions that the tokens have in whole rows.
     """
     trace = _TRACE.get()
     past = None if trace is None else trace.past

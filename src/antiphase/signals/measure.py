@@ -115,8 +115,8 @@ def _measure(
         signals: ChunkSignals = ESTIMATORS[spec.estimator].measure(model, layers, chunk, spec, progress)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise NonFiniteError(
-            f"row {rows[0].index} or a neighbour: singular values do not converge, so a gradient is NaN or infinite. "
-            "Check the weights, or load in a wider dtype (--dtype float32)."
+            f"row {rows[0].index} or another row of its chunk: singular values do not converge, so a gradient is NaN "
+            "or infinite. Check the weights, or load in a wider dtype (--dtype float32)."
         ) from error
     except RuntimeError as error:
         if says_out_of_memory(error):
@@ -203,8 +203,8 @@ def _check_batch(model: nn.Module, batch: TokenBatch, spec: SignalSpec) -> None:
     longest = int(batch.attention_mask.sum(1).max())
     if limit is not None and longest > limit:
         raise InvalidInputError(
-            f"a row of {longest} tokens is longer than the model's context of {limit}. Shorten the rollouts (or raise "
-            "max_position_embeddings in the model's config, if it was extended)."
+            f"a row of {longest} tokens is longer than the model's context of {limit}. Shorten the rollouts. If the "
+            "model was extended to longer texts, raise max_position_embeddings in its config."
         )
     vocab = int(cast(Any, model).get_input_embeddings().weight.shape[0])
     check_alternatives(spec.num_alternatives, vocab)

@@ -208,8 +208,8 @@ def _weight(module: nn.Module) -> Tensor:
     weight = cast(Tensor, _base(module).weight)
     if not weight.is_floating_point():
         raise UnsupportedModelError(
-            f"the weights are stored as {weight.dtype}; the oracle differentiates with respect to them. Use the "
-            "estimators 'own', 'last' or 'full', or load without quantisation."
+            f"the weights are stored as {weight.dtype}, which has no gradient, but the oracle needs the gradient at "
+            "the weights. Use the estimators 'own', 'last' or 'full', or load the model without quantisation."
         )
     return weight
 

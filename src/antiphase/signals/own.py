@@ -144,8 +144,8 @@ class Unasked:
             return
         name = next(name for name, leak in self.leaks if bool(leak))
         raise UnsupportedModelError(
-            f"positions influence each other outside softmax attention (seen at {name}), so one backward cannot keep "
-            "the tokens apart. Use the estimator 'full'."
+            f"positions influence each other outside softmax attention (seen at {name}), so one backward pass "
+            "cannot keep the gradients of the tokens separate. Use the estimator 'full'."
         )
 
 

@@ -1,4 +1,4 @@
-"""Run the tokens that several rows begin with only once, for the estimator `own`.
+"""For the estimator `own`: run the first tokens that several rows have in common only once.
 
 For `own`, no gradient enters the positions before the one that predicts a row's first target. These positions (the
 row's prefix) need no backward pass and no autograd graph. Only their keys and values are needed, and rollouts of the
@@ -155,7 +155,7 @@ def run(seen: Observed, chunk: Chunk, *, grad: bool) -> tuple[Tensor, AttentionT
     hidden, trace = _continue(seen, chunk.inputs, chunk.lengths, chunk.prefix, grad=grad)
     if not trace.continued:
         raise UnsupportedModelError(
-            f"{type(seen.model).__name__} builds attention masks in a way that changes with the batch. Use the "
+            f"{type(seen.model).__name__} does not always build its attention masks in the same way. Use the "
             "estimator 'full'."
         )
     return hidden, trace
