@@ -1,6 +1,6 @@
 """antiphase: measure and train the Entropy-Gradient Inversion of reasoning models.
 
-These are the public names. Each is imported on first use, so that `import antiphase` is cheap.
+This module lists the public names. Each name is imported when it is first used, so `import antiphase` is fast.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""`python -m antiphase`."""
+"""Run the command line with `python -m antiphase`."""
 
 import sys
 

@@ -1,38 +1,48 @@
-"""The command `antiphase`: it finds the command and runs it. An error of antiphase ends with one line and status 2.
+"""The command line `antiphase`: it reads the arguments and runs the command that they name.
 
-Each command checks its arguments before it imports what computes. So a wrong argument is refused at once.
+If antiphase raises one of its own errors, the error is printed as one line, and the exit status is 2. Each command
+checks its arguments before it imports slow packages such as torch, so a wrong argument is refused at once.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from antiphase.commands import check, compare, evaluate, probe, report, sweep, train, view
 from antiphase.commands.options import Parser
 from antiphase.errors import AntiphaseError, InvalidInputError
 
+_COMMANDS: dict[str, ModuleType] = {
+    "probe": probe,
+    "eval": evaluate,
+    "compare": compare,
+    "sweep": sweep,
+    "report": report,
+    "view": view,
+    "check": check,
+}
+# These commands write no run folder.
+_READERS = ("report", "view", "check")
+
 
 def _parser() -> argparse.ArgumentParser:
+    """Return the parser of the arguments of all commands."""
     parser = Parser(prog="antiphase", description="Measure the Entropy-Gradient Inversion of reasoning models.")
     parser.add_argument("--version", action="version", version=f"antiphase {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    probe.add(commands)
-    evaluate.add(commands)
-    compare.add(commands)
-    sweep.add(commands)
-    report.add(commands)
-    view.add(commands)
-    check.add(commands)
-    train.add(commands)
+    for module in (*_COMMANDS.values(), train):
+        module.add(commands)
     return parser
 
 
 def _version() -> str:
+    """Return the version of the installed package."""
     try:
         return metadata.version("antiphase")
     except metadata.PackageNotFoundError:
@@ -40,6 +50,7 @@ def _version() -> str:
 
 
 def _default_out(command: str, options: dict[str, Any]) -> Path:
+    """Return the output folder of a command for which the user gave none."""
     if command == "sweep":
         study: Path = options["study"]
         return study.with_name(f"results-{study.stem}")
@@ -47,19 +58,22 @@ def _default_out(command: str, options: dict[str, Any]) -> Path:
 
 
 def _began(out: Path) -> bool:
-    """Whether an interrupted run left finished batches, or finished checkpoints, behind."""
+    """Return whether a stopped run left files of finished batches or finished checkpoints in its folder."""
     return any(any(out.glob(pattern)) for pattern in ("parts/*/*.parquet", "checkpoints/*/**/*.parquet"))
 
 
 def _kept(out: Path) -> str:
-    """What an interrupted run leaves behind, and how to go on."""
+    """Return the sentence that tells what an interrupted run has kept, and how to continue the run."""
     if not _began(out):
         return "No batch was finished."
     return f"Finished batches are kept: repeat the command with --out {out} --resume."
 
 
 def _kept_despite(error: AntiphaseError, out: Path, *, resumed: bool) -> str:
-    """What a refused run leaves behind. The same command would be refused again, so repeating it is not advised."""
+    """Return the sentence that tells what a run has kept that ended with an error; empty if it kept nothing.
+
+    If the input is wrong, the same command would fail again. The sentence then does not advise to repeat it.
+    """
     if not _began(out):
         return ""
     if not isinstance(error, InvalidInputError):
@@ -67,48 +81,34 @@ def _kept_despite(error: AntiphaseError, out: Path, *, resumed: bool) -> str:
     return "" if resumed else f" Finished batches are kept in {out}."
 
 
-_COMMANDS: dict[str, Callable[[dict[str, Any], Any], None]] = {
-    "probe": probe.run,
-    "eval": evaluate.run,
-    "compare": compare.run,
-    "sweep": sweep.run,
-    "report": report.run,
-    "view": view.run,
-    "check": check.run,
-}
-# Commands that write no run folder.
-_READERS = ("report", "view", "check")
-
-
-def _main_reader(command: str, options: dict[str, Any]) -> int:
-    try:
-        _COMMANDS[command](options, options.pop("out", None))
-    except AntiphaseError as error:
-        print(f"antiphase: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("antiphase: interrupted.", file=sys.stderr)
-        return 130
-    return 0
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Returns the exit status: 2 if the input is wrong, 130 if interrupted."""
+    """Run the command that the arguments name.
+
+    Args:
+        arguments: the words after `antiphase`; None reads them from `sys.argv`.
+
+    Returns:
+        The exit status: 0 after success, 2 after an error of antiphase, 130 after an interruption.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["train"]:
         return train.run(words[1:])
     options = vars(_parser().parse_args(arguments))
-    command = options.pop("command")
-    if command in _READERS:
-        return _main_reader(command, options)
-    out, resumed = options.pop("out") or _default_out(command, options), bool(options.get("resume"))
+    command, out, resumed = options.pop("command"), options.pop("out", None), bool(options.get("resume"))
+    writes = command not in _READERS
+    if writes:
+        out = out or _default_out(command, options)
     try:
-        _COMMANDS[command](options, out)
+        _COMMANDS[command].run(options, out)
     except AntiphaseError as error:
-        print(f"antiphase: error: {error}{_kept_despite(error, out, resumed=resumed)}", file=sys.stderr)
+        kept = _kept_despite(error, out, resumed=resumed) if writes else ""
+        print(f"antiphase: error: {error}{kept}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = "Done cells are kept: repeat the command to go on." if command == "sweep" else _kept(out)
-        print(f"antiphase: interrupted. {kept}", file=sys.stderr)
+        if command == "sweep":
+            kept = " Done cells are kept: repeat the command to go on."
+        else:
+            kept = f" {_kept(out)}" if writes else ""
+        print(f"antiphase: interrupted.{kept}", file=sys.stderr)
         return 130
     return 0

@@ -1,4 +1,4 @@
-"""Differences between devices: float64, random states, and the errors that say that memory is short."""
+"""Handle the differences between devices: float64 support, random states and out-of-memory errors."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,12 +10,14 @@ _SHORT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 
 
 def has_double(device: torch.device) -> bool:
-    """Whether the device computes in float64; MPS does not."""
+    """Return whether the device can compute in float64. MPS (Apple GPUs) cannot."""
     return device.type not in _WITHOUT_DOUBLE
 
 
 def says_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory is short. Some devices have an error type for this, others only a message.
+    """Return whether an error means that the device or the host has run out of memory.
+
+    Some devices raise an error type of its own for this. Others raise a RuntimeError, whose message is searched.
 
     >>> says_out_of_memory(RuntimeError("MPS backend out of memory"))
     True
@@ -26,11 +28,13 @@ def says_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed the generators of the CPU and of every device of this kind, and restore their states after the block.
+    """Seed PyTorch's random generators for a `with` block, and restore their states after the block.
+
+    The generators of the CPU and of all devices of the same type as `device` are seeded.
 
     Args:
         device: the device on which the block draws random numbers.
-        seed: a seed below 2³², since PyTorch's CPU generator reads only 32 bits.
+        seed: a number below 2³², since PyTorch's CPU generator reads only 32 bits.
     """
     with torch.random.fork_rng(devices=[]):
         if device.type == "cpu":
@@ -39,7 +43,7 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
             yield
             return
         module = torch.get_device_module(device.type)
-        # MPS is always one device, and its functions take no index.
+        # There is only one MPS device, and its functions take no index.
         indices = [()] if device.type == "mps" else [(index,) for index in range(module.device_count())]
         states = [module.get_rng_state(*index) for index in indices]
         try:

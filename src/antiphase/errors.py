@@ -1,17 +1,17 @@
 """The errors that antiphase raises on purpose.
 
-Each message says in one line what is wrong, what was expected, what was found and what to do. Each class also inherits
-the standard type that a caller would catch without knowing antiphase. The command line prints these errors without a
-traceback and exits with status 2.
+Each message is one line. It says what is wrong, what was expected, what was found and what to do. Each class also
+inherits from the built-in error type that fits it, such as ValueError, so callers can catch it without importing
+antiphase. The command line prints these errors without a traceback and exits with status 2.
 """
 
 
 class AntiphaseError(Exception):
-    """Base of every error that antiphase raises on purpose."""
+    """The base class of every error that antiphase raises on purpose."""
 
 
 class InvalidInputError(AntiphaseError, ValueError):
-    """An argument, a file or a folder is not what was asked for."""
+    """An argument has a value that is not allowed, or a file or folder has wrong content."""
 
 
 class ModelNotFoundError(AntiphaseError, OSError):
@@ -19,7 +19,7 @@ class ModelNotFoundError(AntiphaseError, OSError):
 
 
 class UnsupportedModelError(AntiphaseError, TypeError):
-    """The model has no attention projections that the chosen estimator can measure."""
+    """The chosen estimator cannot measure this model, for example because it finds no attention projections."""
 
 
 class NonFiniteError(AntiphaseError, ArithmeticError):
@@ -27,7 +27,13 @@ class NonFiniteError(AntiphaseError, ArithmeticError):
 
 
 class MissingExtraError(AntiphaseError, ImportError):
-    """An optional dependency is needed and not installed."""
+    """An optional package is needed but not installed. The message names the command that installs it.
+
+    Args:
+        package: the name of the package.
+        extra: the extra of antiphase that installs it, as in `antiphase[train]`.
+        purpose: what needs the package; the message begins with it.
+    """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package '{package}'. Install it: pip install 'antiphase[{extra}]'.")
@@ -38,7 +44,7 @@ class OutOfMemoryError(AntiphaseError, MemoryError):
 
 
 def first_line(error: BaseException) -> str:
-    r"""The first line of an error's message; the name of its type if it has no message.
+    r"""Return the first line of an error's message, or the name of its type if it has no message.
 
     >>> first_line(ValueError("no such file\nsee above")), first_line(KeyError())
     ('no such file', 'KeyError')

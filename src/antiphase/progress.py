@@ -1,4 +1,4 @@
-"""One progress bar with time left, shown for anything that takes over two seconds."""
+"""A progress bar with the estimated time left. It appears if the work takes longer than two seconds."""
 
 import sys
 import time
@@ -8,12 +8,19 @@ from typing import Any
 from tqdm import tqdm
 
 _FORMAT = "{desc} {percentage:3.0f}% |{bar}| {elapsed} elapsed{left}"
-# If less than this share is done, the time left would be estimated from too little.
+# The time left is estimated only after this share of the work is done; before, the estimate would be too uncertain.
 _LEAST_SHARE = 0.05
 
 
 class Progress:
-    """A bar over `total` units of work. Each stage has a name, is worth some units, and advances in fractions.
+    """A progress bar over work that is done in stages.
+
+    Each stage has a name and counts for a number of units. `advance` is called with the fraction of the stage that was
+    just finished.
+
+    Args:
+        total: the number of units of all stages together.
+        shown: whether the bar is written to stderr.
 
     >>> with Progress(2, shown=False) as bar:
     ...     bar.stage("measuring", units=2)
@@ -47,26 +54,31 @@ class Progress:
         self._bar.close()
 
     def stage(self, name: str, units: float) -> None:
-        """Begin a stage that is worth so many units; the stage before counts as finished."""
+        """Begin a stage. The stage before it then counts as finished.
+
+        Args:
+            name: the text in front of the bar.
+            units: how many units the stage counts for. Loading a model, for example, counts for 0.
+        """
         self.end_stage()
         self._stage_start, self._stage_units = self.finished, units
         self._stage_began = time.monotonic()
         self._bar.set_description_str(name, refresh=False)
 
     def skip(self, name: str, units: float) -> None:
-        """Count units that an earlier run did as finished; they do not affect the estimate of the time left."""
+        """Count a stage as finished that an earlier run has done. It does not affect the estimate of the time left."""
         self.stage(name, units)
         self.skipped += units
         self.end_stage()
 
     def advance(self, fraction: float) -> None:
-        """Finish another fraction of the stage."""
+        """Count a further fraction of the current stage, between 0 and 1, as finished."""
         done = min(self.finished + fraction * self._stage_units, self._stage_start + self._stage_units)
         more, self.finished = done - self.finished, done
         self._bar.update(more)
 
     def end_stage(self) -> None:
-        """Count the whole stage as finished, even if it took fewer steps than expected."""
+        """Count the whole current stage as finished, even if its fractions do not add up to 1."""
         done = self._stage_start + self._stage_units
         self._worked, self._stage_began = self._seconds(), time.monotonic()
         more = done - self.finished
@@ -74,25 +86,31 @@ class Progress:
         self._bar.update(more)
 
     def left(self) -> float | None:
-        """The seconds left, at the mean pace of the stages worth units; None while too little is done."""
+        """Return the estimated seconds left; None while too little is done for an estimate.
+
+        The estimate assumes that the rest takes as long per unit as the work of this run so far.
+        """
         done, all_of_it = self.finished - self.skipped, self.total - self.skipped
         if all_of_it <= 0 or done < _LEAST_SHARE * all_of_it:
             return None
         return self._seconds() * (all_of_it - done) / done
 
     def _seconds(self) -> float:
-        """The seconds spent in stages worth units, which excludes loading a model."""
+        """Return the seconds spent in stages that count for units; loading a model, for example, is left out."""
         return self._worked + (time.monotonic() - self._stage_began if self._stage_units else 0.0)
 
 
 class _Bar(tqdm):  # type: ignore[type-arg]
-    """tqdm with our own time left: tqdm uses only the last moments, and counts skipped units as work done now."""
+    """A tqdm bar that shows the time left of `Progress`.
+
+    tqdm's own estimate uses only the most recent pace, and counts skipped units as work of this run.
+    """
 
     progress: Progress | None = None
 
     @property
     def format_dict(self) -> dict[str, Any]:
-        """The values that the bar's format can name."""
+        """The values that the format of the bar can contain, with the time left added."""
         left = None if self.progress is None else self.progress.left()
         shown = "" if left is None else f", {self.format_interval(left)} left"
         return {**super().format_dict, "left": shown}

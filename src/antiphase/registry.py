@@ -1,7 +1,8 @@
-"""Registries: everything that a user chooses by a name, such as engines and estimators, is kept in one form.
+"""Registries: tables of the things that a user chooses by name, such as estimators and rollout engines.
 
-A registry maps names to things. A thing can be given as a text `module:attribute`, which is imported when the thing is
-first needed, so that a name can be checked before anything slow is imported. docs/extend.md shows how to add things.
+A registry maps names to things. A thing can be given as a text `module:attribute`. It is then imported when it is
+first needed, so a name can be checked before slow packages are imported. docs/extend.md shows how to add your own
+things.
 """
 
 import difflib
@@ -15,7 +16,12 @@ Thing = TypeVar("Thing")
 
 
 def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """The sentence ` Did you mean 'a'?` if a known name is similar, else an empty text.
+    """Return the sentence ` Did you mean 'a'?` with the most similar known name, or an empty text if none is similar.
+
+    Args:
+        name: the unknown name.
+        known: the names that exist.
+        cutoff: the least similarity of a suggested name, from 0 (any name) to 1 (only the same name).
 
     >>> did_you_mean("gsm9k", ["gsm8k", "math500"])
     " Did you mean 'gsm8k'?"
@@ -25,7 +31,7 @@ def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str
 
 
 def imported(place: str) -> Any:
-    """The object that a text `module:attribute` names.
+    """Import and return the object that a text `module:attribute` names.
 
     >>> imported("math:sqrt")(9.0)
     3.0
@@ -35,11 +41,11 @@ def imported(place: str) -> Any:
 
 
 class Registry(Mapping[str, Thing], Generic[Thing]):
-    """The things of one kind by their names, in the order in which they are shown.
+    """A table of the things of one kind, by name. Messages list the names in the order of the table.
 
     Args:
-        kind: what messages call one of the things, such as `estimator`.
-        things: the things by their names; a text `module:attribute` says where to import one from.
+        kind: the word for one of the things in messages, such as `estimator`.
+        things: the things by name. A thing can be given as a text `module:attribute`, from which it is imported.
 
     >>> roots = Registry("root", {"square": "math:sqrt"})
     >>> roots["square"](9.0)
@@ -55,10 +61,10 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
         self._things: dict[str, Thing | str] = dict(things)
 
     def check(self, name: str) -> None:
-        """Refuse an unknown name. This imports nothing.
+        """Raise an error if the name is unknown. This imports nothing.
 
         Raises:
-            InvalidInputError: there is no such thing; the message lists all names and suggests the nearest.
+            InvalidInputError: the name is unknown; the message lists all names and suggests the most similar one.
         """
         if name not in self._things:
             raise InvalidInputError(
@@ -67,7 +73,7 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
             )
 
     def add(self, name: str, thing: Thing | str) -> None:
-        """Add a thing of your own under a new name.
+        """Add your own thing under a new name.
 
         Raises:
             InvalidInputError: the name is already used.
@@ -77,7 +83,7 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
         self._things[name] = thing
 
     def remove(self, name: str) -> None:
-        """Remove a thing, as a test does after it has added one."""
+        """Remove a thing. A test, for example, removes what it has added."""
         self.check(name)
         del self._things[name]
 

@@ -1,4 +1,8 @@
-"""How the score of a rollout is computed from its signals. Imports no torch; `scores` computes it."""
+"""The options with which the inversion score of a rollout is computed.
+
+`scores` computes the score from entropy and gradient strength. This module only holds and checks the options, and it
+imports no torch, so that a wrong option is refused at once.
+"""
 
 import math
 from dataclasses import dataclass
@@ -15,19 +19,24 @@ CONTROLS: tuple[Control, ...] = get_args(Control)
 
 @dataclass(frozen=True)
 class ScoreSpec:
-    """How the score of a rollout is computed from its signals.
+    """The options with which the score of a rollout is computed.
+
+    The score is −ρ, where ρ is the correlation between entropy and gradient strength over the rollout's items.
 
     Args:
-        method: `spearman` or `pearson`.
-        unit: what is correlated: the rollout's `token`s, its `type`s (distinct token ids), or its `step`s.
-        min_tokens: if the unit is the token or the type, rollouts with fewer measured tokens or types have no score.
-        min_steps: if the unit is the step, rollouts with fewer steps have no score.
-        shrink: the number k of pseudo-items of the prior that shrinks short rollouts towards 0 (see `shrunk`); 0
-            changes nothing.
+        method: the kind of correlation, `spearman` or `pearson`.
+        unit: what one item is: `token` (a token), `type` (a distinct token id) or `step` (a sentence).
+        min_tokens: a rollout with fewer measured tokens or types has no score. This holds for the units `token` and
+            `type`.
+        min_steps: a rollout with fewer steps has no score. This holds for the unit `step`.
+        shrink: the number k in `scores.shrunk`, which moves the scores of short rollouts towards 0. A greater k moves
+            them further; 0 leaves them unchanged.
         clip: scores are clipped to [−clip, clip].
-        control: `none`; `shuffled` permutes the items' strengths within each rollout before correlating; `random`
-            replaces every defined score by a uniform draw from [−clip, clip].
-        seed: seeds the controls, together with the rollout's content, so that equal rollouts have equal draws.
+        control: an experiment that destroys the information in the score. `none` leaves the score unchanged;
+            `shuffled` permutes the items' strengths within each rollout before they are correlated; `random` replaces
+            every defined score by a uniform draw from [−clip, clip].
+        seed: the seed of the controls' random draws. The draws also depend on the rollout's tokens, so equal rollouts
+            have equal draws.
 
     Raises:
         InvalidInputError: a value is not allowed or out of range.
@@ -53,11 +62,6 @@ class ScoreSpec:
         if not 0 < self.clip <= 1:
             raise InvalidInputError(f"inversion_clip must lie in (0, 1]; got {self.clip}.")
 
-    @property
-    def min_items(self) -> int:
-        """The least number of items of the unit with which a rollout has a score."""
-        return self.least_of(self.unit)
-
     def least_of(self, unit: Unit) -> int:
-        """The least number of items of a given unit with which a rollout has a correlation."""
+        """Return how many items of a unit a rollout needs at least to have a correlation."""
         return self.min_steps if unit == "step" else self.min_tokens

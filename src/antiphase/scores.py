@@ -1,10 +1,10 @@
-"""The score of a rollout: how strongly its entropy and gradient strength are inverted, and the controls of the score.
+"""Compute the inversion score of each rollout from its signals.
 
-This correlates the items of a rollout (tokens, types or steps; docs/method.md) and turns ρ into the inversion score,
-which `reward` combines with a task reward. It uses signals and token ids, never a trainer.
+The items of a rollout are its tokens, its types (distinct token ids) or its steps (sentences). Their entropy and their
+gradient strength are correlated (docs/method.md). The score is −ρ, the negated correlation; `reward` combines it with
+a task reward. This module uses only signals and token ids, and no trainer.
 """
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,21 +13,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from antiphase.errors import InvalidInputError
-from antiphase.score_spec import CONTROLS, Control, ScoreSpec
+from antiphase.score_spec import ScoreSpec
 from antiphase.signal_spec import UNITS, Unit
+from antiphase.signals.chunk import generator_of
 from antiphase.statistics.correlation import coefficients, type_means
 from antiphase.statistics.partial_correlation import partial_coefficients
 from antiphase.types import TokenBatch, TokenSignals
-
-# Names of `score_spec` can also be imported from here.
-__all__ = [
-    "CONTROLS",
-    "Control",
-    "RolloutScores",
-    "ScoreSpec",
-    "rollout_scores",
-    "shrunk",
-]
 
 
 def shrunk(
@@ -35,8 +26,15 @@ def shrunk(
 ) -> Float[Tensor, "rollout"]:
     """Shrink the scores of short rollouts towards 0 on Fisher's scale: tanh(atanh(ι) (n−3) / (n−3+k)).
 
-    This is the posterior mean under z ~ N(0, 1/k), with the sampling variance 1/(n−3) of z = atanh ι. Our reading: the
-    paper has no shrinkage. n counts measured items, not effective ones.
+    Here ι is the score, n the number of the rollout's items, and k the argument `shrink`. The result is the posterior
+    mean of z = atanh ι, mapped back by tanh, under the prior z ~ N(0, 1/k) and the sampling variance 1/(n−3).
+
+    Our reading: the paper has no shrinkage. n counts the measured items, although neighbours are not independent.
+
+    Args:
+        inversion: the score ι of each rollout, in [−1, 1].
+        num_items: the number of items of each rollout.
+        shrink: the strength k of the prior; 0 leaves the scores unchanged.
 
     >>> [round(score, 4) for score in shrunk(torch.tensor([0.5, 0.5]), torch.tensor([11, 803]), 8.0).tolist()]
     [0.2679, 0.4959]
@@ -44,23 +42,26 @@ def shrunk(
     if shrink == 0:
         return inversion
     freedom = (num_items - 3).clamp_min(0).to(inversion.dtype)
-    # ±1 is infinite on Fisher's scale, so scores are clamped to the nearest number inside.
+    # atanh(±1) is infinite, so these scores are first moved to the nearest number inside (−1, 1).
     inside = 1 - torch.finfo(inversion.dtype).eps
     return torch.tanh(torch.atanh(inversion.clamp(-inside, inside)) * freedom / (freedom + shrink))
 
 
 @dataclass(frozen=True)
 class RolloutScores:
-    """The scores and means of each rollout; NaN where undefined.
+    """The score of each rollout, and the means that are logged with it; NaN where a value is undefined.
+
+    ρ is the correlation between entropy and gradient strength.
 
     Args:
-        inversion: ι = −ρ after the control, shrinkage and clipping, which the reward uses.
-        correlation: ρ of the unchanged signals, over the items of the unit.
+        inversion: the score ι = −ρ after the control, the shrinkage and the clipping. The reward uses it.
+        correlation: ρ of the unchanged signals, over the items of the chosen unit.
         by_unit: ρ over the items of every unit that was measured.
-        given_length: ρ over steps with their lengths and places held fixed; NaN if there are no steps.
+        given_length: ρ over steps, with the lengths of the steps and their places in the rollout held fixed; NaN if
+            there are no steps.
         entropy: the mean token entropy in nats.
         strength: the mean gradient strength of the items.
-        self_certainty: the mean of KL(U‖p) in nats.
+        self_certainty: the mean self-certainty of the tokens, KL(uniform‖p), in nats.
         num_tokens: the number of tokens whose strength was measured.
         num_items: the number of items that were correlated.
     """
@@ -78,7 +79,7 @@ class RolloutScores:
 
 @dataclass(frozen=True)
 class _Items:
-    """The two series of one unit; `mask` is True where a rollout has an item."""
+    """The entropies and strengths that are correlated for one unit; `mask` is True where a rollout has an item."""
 
     entropy: Float[Tensor, "rollout item"]
     strength: Float[Tensor, "rollout item"]
@@ -86,7 +87,7 @@ class _Items:
 
 
 def _items(signals: TokenSignals, batch: TokenBatch, unit: Unit) -> _Items:
-    """The items of a unit, in float64 on the CPU.
+    """Return the items of a unit, in float64 on the CPU.
 
     Raises:
         InvalidInputError: the unit is the step, and the signals have no steps.
@@ -106,15 +107,16 @@ def _items(signals: TokenSignals, batch: TokenBatch, unit: Unit) -> _Items:
 
 
 def rollout_scores(signals: TokenSignals, batch: TokenBatch, spec: ScoreSpec) -> RolloutScores:
-    """The inversion score ι_i = −ρ(entropy, strength) of each rollout, and the means that are logged with it.
+    """Compute the inversion score ι_i = −ρ(entropy, strength) of each rollout i, and the means logged with it.
 
     Args:
-        signals: the signals of `batch`, with its steps if the unit is the step.
+        signals: the signals of `batch`, including those of its steps if the unit is the step.
         batch: the rollouts.
-        spec: how the score is computed.
+        spec: the options of the score.
 
     Returns:
-        The scores in float64 on the CPU; a rollout with too few items or a constant series is NaN.
+        The scores in float64 on the CPU. The score of a rollout is NaN if it has too few items, or if its entropies or
+        its strengths are all equal.
 
     Raises:
         InvalidInputError: the unit is the step, and the signals have no steps.
@@ -151,11 +153,13 @@ def rollout_scores(signals: TokenSignals, batch: TokenBatch, spec: ScoreSpec) ->
 
 
 def _correlation(items: _Items, spec: ScoreSpec, unit: Unit) -> Float[Tensor, "rollout"]:
+    """Return ρ over the items of each rollout; NaN for a rollout with too few items."""
     least = spec.least_of(unit)
     return coefficients(items.entropy, items.strength, items.mask, method=spec.method, min_tokens=least)
 
 
 def _given_length(signals: TokenSignals, spec: ScoreSpec) -> Float[Tensor, "rollout"]:
+    """Return ρ over the steps of each rollout, with their lengths and places held fixed; NaN without steps."""
     steps = signals.steps
     if steps is None:
         return torch.full((len(signals.entropy),), torch.nan, dtype=torch.float64)
@@ -171,15 +175,13 @@ def _given_length(signals: TokenSignals, spec: ScoreSpec) -> Float[Tensor, "roll
 
 
 def _generators(batch: TokenBatch, seed: int) -> list[torch.Generator]:
-    generators = []
-    for ids, mask in zip(batch.input_ids.cpu(), batch.attention_mask.cpu(), strict=True):
-        # The generator reads only 32 bits of its seed, so seed and content are hashed into them.
-        content = zlib.crc32(ids[mask].numpy().tobytes(), zlib.crc32(str(seed).encode()))
-        generators.append(torch.Generator().manual_seed(content))
-    return generators
+    """Return one random generator for each rollout, seeded by the rollout's tokens and the seed."""
+    rows = zip(batch.input_ids.cpu(), batch.attention_mask.cpu(), strict=True)
+    return [generator_of(ids[mask], seed) for ids, mask in rows]
 
 
 def _permuted(strength: Tensor, mask: Tensor, batch: TokenBatch, seed: int) -> Tensor:
+    """Return the strengths in a random order within each rollout; only places where `mask` is True take part."""
     permuted = strength.clone()
     for row, generator in enumerate(_generators(batch, seed)):
         places = torch.nonzero(mask[row]).flatten()

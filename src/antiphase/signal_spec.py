@@ -1,6 +1,7 @@
-"""The spec of the signals, which says what to measure, and the values that its fields can have.
+"""The options of a measurement (`SignalSpec`): what is measured, and which values each option can have.
 
-This imports no torch, so that a command can refuse a wrong option at once. `types` holds the values that are measured.
+This module imports no torch, so that a command can refuse a wrong option at once. The measured values are described in
+`types`.
 """
 
 import math
@@ -36,17 +37,20 @@ def check_one_of(name: str, value: str, allowed: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class EstimatorKind:
-    """An estimator, and what the measurement must know of it.
+    """An estimator (a way to compute gradient strengths), and what the measurement must know about it.
 
     Args:
-        function: `measure(model, layers, chunk, spec, tick) -> ChunkSignals`, with the arguments of `signals.own.own`;
-            a text `module:attribute` is imported on first use.
-        context: which terms of the gradient it keeps; see `SignalSpec.context`.
-        slow: whether it is too slow to be tried on a model before a run begins; `full` is then tried instead.
-        last_layer_alone: whether it measures only the last attention layer.
-        one_backward: whether one backward serves all tokens. A model is then tried once, to see that it keeps their
-            gradients apart.
-        shares_prefixes: whether it can measure chunks with a `prefix`, the tokens that several rollouts begin with.
+        function: the function that measures a chunk of rollouts, `f(model, layers, chunk, spec, tick) ->
+            ChunkSignals`. Its arguments are those of `signals.own.own`. A text `module:attribute` is imported on first
+            use.
+        context: which terms of the gradient the estimator keeps; see `SignalSpec.context`.
+        slow: whether the estimator is too slow to be tried on a model before a run begins; `full` is then tried
+            instead.
+        last_layer_alone: whether the estimator measures only the last attention layer.
+        one_backward: whether one backward pass serves all tokens. Each model is then tested once: its backward pass
+            must keep the gradients of different tokens separate.
+        shares_prefixes: whether the estimator can measure chunks with a `prefix`, the first tokens that several
+            rollouts have in common.
     """
 
     function: Callable[..., Any] | str
@@ -57,7 +61,7 @@ class EstimatorKind:
     shares_prefixes: bool = False
 
     def measure(self, *arguments: Any) -> Any:
-        """Call the function, which is imported if it is given as a text."""
+        """Call the function. If it is given as a text, it is imported first."""
         function = imported(self.function) if isinstance(self.function, str) else self.function
         return function(*arguments)
 
@@ -76,27 +80,38 @@ ESTIMATORS: Registry[EstimatorKind] = Registry(
 
 @dataclass(frozen=True)
 class SignalSpec:
-    """What to measure and how (docs/method.md).
+    """The options of a measurement: what is measured, and how (docs/method.md).
+
+    The strength of a token is the norm of a gradient: that of the token's target (such as its logit) with respect to
+    the weights of an attention projection.
 
     Args:
-        estimator: `own` (own-position term, all layers, one backward), `last` (full context, last layer, one
-            backward), `full` (full context, any layers, one backward per target), `oracle` (the definition of
-            `full`: one ordinary backward to the weights per target), `oracle-own` (the definition of `own`), or an
-            estimator that was added to `ESTIMATORS`.
-        layers: `all`, `last`, `last-K`, or a comma-separated list of indices (negative ones count from the end).
-        projections: which of the projections Q, K, V and O are measured.
+        estimator: how the gradient is computed.
+            `own` keeps only the term of the token's own position; all layers, one backward pass for all tokens.
+            `last` keeps the full context; only the last layer, one backward pass for all tokens.
+            `full` keeps the full context; any layers, one backward pass per token.
+            `oracle` is the slow definition of `full`: one ordinary backward pass to the weights per token.
+            `oracle-own` is the slow definition of `own`.
+            An estimator that was added to `ESTIMATORS` can also be named.
+        layers: `all`, `last`, `last-K` (the last K layers), or a comma-separated list of layer indices. Negative
+            indices count from the end.
+        projections: which of the attention projections Q, K, V and O are measured.
         norm: `nuclear` (the paper), `frobenius`, or `l1` (entrywise, as in the post's §2.1).
         target: `logit` (the generated token's raw logit) or `logprob` (a control; see docs/method.md).
-        targets_per_rollout: the strength of at most this many tokens of each rollout is measured. They are drawn
-            without replacement by `seed`. None measures all tokens. 0 measures no token's own strength, and needs
+        targets_per_rollout: the strength of at most this many tokens of each rollout is measured. They are drawn at
+            random, without replacement. None measures all tokens. 0 measures no token's own strength, and needs
             `step_strength="joint"`. Entropy is always measured for every token.
-        step_strength: the strength of a step (a sentence of the rollout): `mean` is the mean of its measured tokens'
-            strengths; `joint` is the norm of the gradient of the sum of its n tokens' targets, divided by n^0.9.
-        temperature: divides the logits before entropy and log-probability; 1 is the raw distribution.
-        token_budget: the greatest number of padded tokens in one forward pass (a single longer row still runs). If
-            `own` runs prompts separately, each distinct prompt counts once, and its copies count for one layer.
-        seed: seeds the draw of the targets.
-        num_alternatives: how many of the most probable tokens are kept at each position; at most the vocabulary.
+        step_strength: how the strength of a step (a sentence of the rollout) is computed. `mean` is the mean of its
+            measured tokens' strengths. `joint` is the norm of the gradient of the sum of its n tokens' targets,
+            divided by n^0.9.
+        temperature: the logits are divided by it before entropy and log-probability are computed; 1 leaves the model's
+            distribution unchanged.
+        token_budget: the greatest number of padded tokens in one forward pass. A single longer rollout still runs. If
+            `own` runs prompts separately, each distinct prompt counts once, and the copies of its keys and values for
+            the rollouts count as if they existed in one layer only.
+        seed: the seed of the random draw of `targets_per_rollout`.
+        num_alternatives: how many of the most probable tokens are kept at each position; at most the size of the
+            vocabulary.
 
     Raises:
         InvalidInputError: a value is not allowed or out of range.
@@ -124,7 +139,9 @@ class SignalSpec:
         for name in self.projections:
             check_one_of("projections", name, PROJECTIONS)
         if len(set(self.projections)) != len(self.projections):
-            raise InvalidInputError(f"projections names one twice: {', '.join(self.projections)}.")
+            raise InvalidInputError(
+                f"projections names one twice: {', '.join(self.projections)}. Name each of them once."
+            )
         least_targets = 0 if self.step_strength == "joint" else 1
         if self.targets_per_rollout is not None and self.targets_per_rollout < least_targets:
             raise InvalidInputError(
@@ -140,14 +157,17 @@ class SignalSpec:
 
     @property
     def context(self) -> Context:
-        """Which terms of the gradient are kept: only the token's own position, or all positions of the sequence."""
+        """Which terms of the gradient are kept: `own-position` (only the token's own position) or `full` (all)."""
         return ESTIMATORS[self.estimator].context
 
 
 def parse_layers(text: str, num_layers: int | None) -> list[int]:
-    """The layer indices that `all`, `last`, `last-K` or `0,3,-1` names, in ascending order.
+    """Return the layer indices that a text names, in ascending order.
 
-    With `num_layers=None` only the syntax is checked, and the list is empty.
+    Args:
+        text: `all`, `last`, `last-K` (the last K layers), or a list of indices such as `0,3,-1`.
+        num_layers: the number of attention layers of the model. If it is None, only the syntax of the text is checked,
+            and the result is empty.
 
     Raises:
         InvalidInputError: the text is malformed or names a layer that does not exist.

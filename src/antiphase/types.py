@@ -1,7 +1,7 @@
-"""The values that the layers of the package pass to each other: tokens, signals and correlations.
+"""The values that parts of the package pass to each other: token batches, signals and correlations.
 
-All are frozen dataclasses, whose tensors share the axes `batch token layer projection`. Nothing here computes a signal
-or touches a model.
+All are frozen dataclasses. Their tensors share the axes `batch token layer projection`. Nothing here computes a signal
+or uses a model.
 """
 
 import math
@@ -15,54 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from antiphase.errors import InvalidInputError
-from antiphase.signal_spec import (
-    ESTIMATORS,
-    METHODS,
-    NORMS,
-    PROJECTIONS,
-    STEP_STRENGTHS,
-    TARGETS,
-    UNITS,
-    Estimator,
-    Method,
-    Norm,
-    ProjectionName,
-    SignalSpec,
-    StepStrength,
-    Target,
-    Unit,
-    check_one_of,
-    parse_layers,
-)
-
-# Names of `signal_spec` can also be imported from here.
-__all__ = [
-    "ESTIMATORS",
-    "MAGNITUDES",
-    "METHODS",
-    "NORMS",
-    "PROJECTIONS",
-    "STEP_STRENGTHS",
-    "TARGETS",
-    "UNITS",
-    "Alternatives",
-    "Correlation",
-    "Estimator",
-    "Magnitudes",
-    "Method",
-    "Norm",
-    "ProjectionName",
-    "SignalSpec",
-    "StepSignals",
-    "StepStrength",
-    "Target",
-    "TokenBatch",
-    "TokenSignals",
-    "Unit",
-    "cell_column",
-    "check_one_of",
-    "parse_layers",
-]
+from antiphase.signal_spec import Method, SignalSpec, Unit, check_one_of
 
 
 @dataclass(frozen=True)
@@ -72,11 +25,12 @@ class TokenBatch:
     Args:
         input_ids: the token ids; ids at padded places are never read.
         attention_mask: True at real tokens, which form one unbroken run in each row.
-        completion_mask: True at the tokens to measure, the generated ones. A token is predicted from the real token
-            before it, so the first real token of a row cannot be measured.
+        completion_mask: True at the generated tokens, which are to be measured. A token is predicted from the real
+            token before it, so the first real token of a row cannot be measured.
 
     Raises:
-        InvalidInputError: the shapes differ, or a row is empty, has gaps, or measures its first token.
+        InvalidInputError: the shapes differ, a row has no real token, the real tokens of a row have a gap, or
+            `completion_mask` is True at the first real token of a row or at a padded place.
     """
 
     input_ids: Int[Tensor, "batch token"]
@@ -94,7 +48,7 @@ class TokenBatch:
         for row, num_starts in enumerate(starts.tolist()):
             if num_starts != 1:
                 raise InvalidInputError(
-                    f"row {row}: attention_mask must be one unbroken run of True; got {num_starts}."
+                    f"row {row}: attention_mask must be one unbroken run of True; it has {num_starts} such runs."
                 )
         first = mask.argmax(dim=1)
         rows = torch.arange(len(mask), device=mask.device)
@@ -117,13 +71,20 @@ class TokenBatch:
         pad_token_id: int = 0,
         device: torch.device | str = "cpu",
     ) -> "TokenBatch":
-        """Pad rows of prompt and completion to one length. The completions are measured.
+        """Return a batch of rows that are made of a prompt and a completion, padded to one length.
 
-        `generated` marks the completion tokens that the model wrote (1) and those that a tool returned (0).
+        Args:
+            prompt_ids: the token ids of each prompt.
+            completion_ids: the token ids of each completion; these tokens are measured.
+            generated: for each completion token, 1 if the model wrote it and 0 if it is, for example, the answer of a
+                tool; tokens with 0 are not measured. None means that the model wrote all of them.
+            padding_side: the side on which shorter rows are padded.
+            pad_token_id: the id that is written at padded places.
+            device: the device of the tensors.
 
         Raises:
-            InvalidInputError: also if the numbers of prompts and completions, or of marks and tokens, differ, or if an
-                id is no whole number.
+            InvalidInputError: there are no prompts, the number of prompts and completions or of marks and tokens
+                differs, an id is no whole number, or no token stands before the first measured token of a row.
 
         >>> batch = TokenBatch.from_ids([[5, 6], [7]], [[8], [9, 4, 3]])
         >>> batch.input_ids.tolist()
@@ -163,6 +124,7 @@ class TokenBatch:
 
 
 def _whole(token: Any, row: int) -> int:
+    """Return the token id as an int, or raise InvalidInputError if it is no whole number."""
     try:
         return operator.index(token)
     except TypeError:
@@ -173,10 +135,12 @@ def _whole(token: Any, row: int) -> int:
 
 @dataclass(frozen=True)
 class Alternatives:
-    """The most probable tokens of a distribution, in descending order; equally probable tokens by ascending id.
+    """The most probable next tokens at each position, the most probable first.
+
+    Equally probable tokens are sorted by ascending id.
 
     Args:
-        token_ids: the tokens; −1 where no token was generated.
+        token_ids: the ids of the tokens; −1 where no token was generated.
         logprobs: their log-probabilities in nats, at the temperature of the entropy; NaN where no token was generated.
     """
 
@@ -186,13 +150,14 @@ class Alternatives:
 
 @dataclass(frozen=True)
 class Magnitudes:
-    """The quantities in the paper's chain from entropy to gradient, for each token; NaN where none was generated.
+    """The quantities that connect entropy and gradient in the paper, for each token; NaN where none was generated.
 
     Args:
         logit: the generated token's raw logit z_y, at temperature 1.
-        hidden_norm: ‖h‖ of the final hidden state that predicts the token, as the head reads it (after the last norm).
-        hidden_norm_before: the same before the last norm; NaN if the model has no last norm.
-        unembedding_norm: ‖w_y‖ of the token's row in the output embedding; NaN if the model has no such row.
+        hidden_norm: the norm ‖h‖ of the final hidden state that predicts the token, as the output head reads it. This
+            is the state after the model's last normalisation layer.
+        hidden_norm_before: the norm of the state before the last normalisation layer; NaN if the model has none.
+        unembedding_norm: the norm ‖w_y‖ of the token's row in the output embedding; NaN if the model has no such row.
     """
 
     logit: Float[Tensor, "*place"]
@@ -206,15 +171,18 @@ MAGNITUDES: tuple[str, ...] = tuple(part.name for part in fields(Magnitudes))
 
 @dataclass(frozen=True)
 class StepSignals:
-    """The signals of every step (sentence) of every rollout; NaN with 0 tokens after a rollout's last step.
+    """The signals of every step (sentence) of every rollout.
+
+    Rollouts have different numbers of steps. At the places after a rollout's last step, `num_tokens` is 0 and all
+    other values are NaN.
 
     Args:
         entropy: the mean entropy of the step's tokens, in nats.
         strength: the mean of `strength_by_projection` over layers and projections.
-        strength_by_projection: the mean of the measured tokens' strengths, or the joint strength; see
-            `SignalSpec.step_strength`.
+        strength_by_projection: the gradient strength of the step for each projection: the mean over its measured
+            tokens, or the joint strength (see `SignalSpec.step_strength`).
         num_tokens: the number of tokens in the step.
-        position: the mean place of its tokens in the completion, from 0.
+        position: the mean place of the step's tokens in the completion, counted from 0.
     """
 
     entropy: Float[Tensor, "batch step"]
@@ -231,20 +199,23 @@ class StepSignals:
 
 @dataclass(frozen=True)
 class TokenSignals:
-    """The signals of every generated token, in the layout of the batch that was measured; NaN elsewhere.
+    """The signals of every generated token, at the places of the measured batch; NaN at all other places.
 
     Args:
-        entropy: the entropy of the distribution that the token was drawn from, in nats.
-        logprob: the log-probability of the token, in nats.
-        strength: the norm of ∂target/∂W, as the mean over the chosen layers and projections; NaN where not measured.
-        strength_by_projection: the same before averaging.
-        logprob_control: ‖∂ ln p_y / ∂z‖ = √(1 − 2 p_y + Σ p²), which rises with entropy by construction.
-        self_certainty: KL(U‖p) of the same distribution, in nats (Intuitor).
+        entropy: the entropy of the model's distribution p at the token's position, in nats.
+        logprob: the log-probability ln p_y of the generated token y, in nats.
+        strength: the gradient strength: the norm of ∂target/∂W, as the mean over the chosen layers and projections;
+            NaN where it was not measured.
+        strength_by_projection: the gradient strength for each layer and projection, before averaging.
+        logprob_control: √(1 − 2 p_y + Σ p²), the norm of ∂ ln p_y / ∂z for the logits z. It rises with entropy by
+            construction, so it serves as a control.
+        self_certainty: KL(U‖p), the distance of p from the uniform distribution U, in nats (Intuitor).
         measured: True where the strength was measured.
         layers: the indices of the chosen attention layers.
-        spec: what was measured. Name its estimator wherever the numbers are shown.
+        spec: the options of the measurement. Name its estimator wherever the numbers are shown.
         alternatives: the most probable tokens `[batch, token, rank]`; None if `spec.num_alternatives` is 0.
-        magnitudes: the raw logits and the norms behind them, `[batch, token]`; None if they are not known.
+        magnitudes: the raw logits and the norms of the vectors behind them, `[batch, token]`; None if they are not
+            known.
         steps: the signals of the steps; None if no steps were given.
     """
 
@@ -264,18 +235,20 @@ class TokenSignals:
 
 @dataclass(frozen=True)
 class Correlation:
-    """A correlation with its interval. Undefined is NaN, never 0.
+    """A correlation with its confidence interval. An undefined value is NaN, never 0.
 
     Args:
         value: the correlation, in [−1, 1].
         low: the lower end of the interval.
         high: the upper end of the interval.
-        num_tokens: the number of pairs that were used: tokens, unique ids or steps, as `unit` says.
-        num_effective: the equivalent number of independent pairs, given the autocorrelation along the rollout; NaN for
-            a pooled value, whose interval comes from resamples.
+        num_tokens: the number of pairs that were correlated. A pair belongs to a token, a type or a step; see `unit`.
+        num_effective: the number of independent pairs that carry as much information as these pairs, which are
+            correlated with their neighbours in the rollout. It is NaN for a pooled value, whose interval comes from
+            resamples.
         method: `spearman` or `pearson`.
-        confidence: the confidence of the interval.
-        unit: what a pair is: a `token` (a position), a `type` (the means over a token id's occurrences), or a `step`.
+        confidence: the confidence of the interval, such as 0.95.
+        unit: what one pair belongs to: a `token` (one position), a `type` (a distinct token id, with the means over
+            its occurrences), or a `step` (a sentence).
     """
 
     value: float
@@ -289,12 +262,12 @@ class Correlation:
 
     @property
     def inversion(self) -> float:
-        """The inversion score ι = −ρ: positive means inverted."""
+        """The inversion score: the negated correlation. It is positive if entropy and strength are inverted."""
         return -self.value
 
     @property
     def defined(self) -> bool:
-        """Whether the value could be computed."""
+        """True if the value could be computed."""
         return not math.isnan(self.value)
 
     def __str__(self) -> str:
@@ -306,5 +279,5 @@ class Correlation:
 
 
 def cell_column(layer: int, projection: str) -> str:
-    """The column of tokens.parquet that holds the strength of one projection, such as `strength_L07_Q`."""
+    """Return the name of the column in tokens.parquet that holds one projection's strength, as `strength_L07_Q`."""
     return f"strength_L{layer:02d}_{projection}"

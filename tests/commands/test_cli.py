@@ -65,7 +65,7 @@ def refused(model_dir, tmp_path, capsys, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_unknown_model(refused) -> None:
-    assert "there is no folder of that name here, and as a hub id" in refused(model="no-such/model")
+    assert "there is no folder of that name here, and loading it from the hub failed" in refused(model="no-such/model")
 
 
 def test_unknown_architecture(refused, tmp_path) -> None:

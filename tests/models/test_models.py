@@ -18,8 +18,9 @@ from antiphase.errors import (
 from antiphase.models import demo
 from antiphase.models.architecture import find_attention
 from antiphase.models.loading import inspect_model, load_model
+from antiphase.signal_spec import SignalSpec, parse_layers
 from antiphase.signals.measure import token_signals
-from antiphase.types import SignalSpec, TokenBatch, parse_layers
+from antiphase.types import TokenBatch
 from conftest import VOCAB, byte_tokenizer, pure_double, tiny_model
 
 BATCH = TokenBatch.from_ids([[5, 6, 7], [8, 9]], [[10, 11, 12], [13, 14]])
@@ -36,7 +37,8 @@ def test_load_model(model_dir) -> None:
 
 def test_absent_model_is_named(tmp_path) -> None:
     with pytest.raises(
-        ModelNotFoundError, match=r"no-such/model.*there is no folder of that name here, and as a hub id"
+        ModelNotFoundError,
+        match=r"no-such/model.*there is no folder of that name here, and loading it from the hub failed",
     ):
         inspect_model("no-such/model")
     with pytest.raises(ModelNotFoundError, match=r"has no config\.json"):

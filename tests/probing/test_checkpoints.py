@@ -193,7 +193,7 @@ class TestRefusing:
 
     def test_a_missing_folder_that_may_be_a_hub_id_is_told_as_both(self, refused):
         said = refused("runs/gone,runs/away")
-        assert "'runs/gone': there is no folder of that name here, and as a hub id it could not be had" in said
+        assert "'runs/gone': there is no folder of that name here, and loading it from the hub failed" in said
 
     def test_checkpoints_that_cannot_be_loaded(self, refused, tmp_path, made):
         def copy(name):
@@ -258,7 +258,7 @@ class TestRefusing:
         assert "checkpoint-2' has no weights (adapter_model.safetensors)" in refused("lora")
         (adapter / "adapter_model.safetensors").write_bytes(b"")
         edited(adapter / "adapter_config.json", base_model_name_or_path="/gone/base")
-        assert "is of the base model '/gone/base', which is not a folder here" in refused("lora")
+        assert "names the base model '/gone/base', which is a folder that does not exist" in refused("lora")
         edited(adapter / "adapter_config.json", base_model_name_or_path=None)
         assert "names no base model" in refused("lora")
         (adapter / "adapter_config.json").write_text("[]")

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 import antiphase
 from antiphase.errors import InvalidInputError
+from antiphase.signal_spec import ESTIMATORS, SignalSpec
 from antiphase.signals import entropy
 from antiphase.signals.alternatives import top_alternatives
 from antiphase.signals.entropy import log_probabilities
 from antiphase.signals.measure import token_signals
-from antiphase.types import ESTIMATORS, SignalSpec, TokenBatch, TokenSignals
+from antiphase.types import TokenBatch, TokenSignals
 from conftest import VOCAB, byte_tokenizer, pure_double, tiny_model
 
 # A softcap, a logit scale, a division of the logits, tied weights, and none of these.

@@ -6,9 +6,10 @@ import torch
 from antiphase.errors import NonFiniteError
 from antiphase.models.loading import LoadedModel
 from antiphase.rollouts.sampling import Sampling, generate
+from antiphase.signal_spec import ESTIMATORS, SignalSpec
 from antiphase.signals import frozen_attention, norms
 from antiphase.signals.measure import token_signals
-from antiphase.types import ESTIMATORS, SignalSpec, TokenBatch
+from antiphase.types import TokenBatch
 from conftest import tiny_model
 
 BATCH = TokenBatch.from_ids([[5, 6, 7], [8, 9]], [[10, 11, 12], [13, 14]])

@@ -1,1 +1,1 @@
-"""Where a model comes from, and where it keeps its attention projections and its head."""
+"""Load models, and find their attention projections and their output heads."""

@@ -1,7 +1,7 @@
-"""Find the attention projections and the backbone of a causal LM.
+"""Find the attention projections (Q, K, V and O) and the backbone of a causal language model.
 
-Rules on the names of each attention module's children find them, so an architecture that is not listed works if it
-follows a known layout. Nothing here changes a model or runs it.
+The projections are found by the names of the submodules of each attention module. So a new architecture works if its
+names follow a known layout. Nothing here changes a model or runs it.
 """
 
 import sys
@@ -24,22 +24,31 @@ _LAYOUTS = (
 
 @dataclass(frozen=True)
 class Projection:
-    """One of Q, K, V and O: a module, and the output features of it that belong to the projection (None means all).
+    """One of the attention projections Q, K, V and O.
 
-    A fused module (`qkv_proj`, `c_attn`) holds three projections, each with its own `features`.
+    Args:
+        module: the module that computes the projection. A fused module (`qkv_proj`, `c_attn`) computes three of them.
+        features: the indices of the module's output features that belong to this projection; None means all.
     """
 
     module: nn.Module
     features: Tensor | None = None
 
     def select(self, output: Tensor) -> Tensor:
-        """The projection's columns of the module's output, `[..., features]`."""
+        """Return the columns of the module's output that belong to this projection, `[..., features]`."""
         return output if self.features is None else output.index_select(-1, self.features.to(output.device))
 
 
 @dataclass(frozen=True)
 class AttentionLayer:
-    """One attention module and its four projections."""
+    """One attention module and its four projections.
+
+    Args:
+        index: the number of the layer, counted from 0.
+        name: the name of the attention module in the decoder.
+        module: the attention module.
+        projections: the projections Q, K, V and O by name.
+    """
 
     index: int
     name: str
@@ -48,29 +57,31 @@ class AttentionLayer:
 
 
 def modules_of(layers: Sequence[AttentionLayer], names: Sequence[ProjectionName]) -> list[nn.Module]:
-    """The distinct modules that hold the named projections of some layers, in order."""
+    """Return the modules that compute the named projections of some layers, in order and each once."""
     return list(dict.fromkeys(layer.projections[name].module for layer in layers for name in names))
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The Hugging Face model inside a PEFT wrapper (adapters stay active), or the model itself.
+    """Return the Hugging Face model inside a PEFT wrapper, or the model itself if it has no such wrapper.
+
+    Adapters on the weights, such as LoRA, stay active.
 
     Raises:
-        UnsupportedModelError: an adapter adds virtual tokens, which the inner model would not see.
+        UnsupportedModelError: an adapter adds virtual tokens to the prompt, which the inner model would not see.
     """
     peft = sys.modules.get("peft")
     if peft is None or not isinstance(model, peft.PeftModel):
         return model
     if any(config.is_prompt_learning for config in model.peft_config.values()):
         raise UnsupportedModelError(
-            "prompt-learning adapters add virtual tokens that a measurement of the inner model would miss. "
-            "Use an adapter on the weights (LoRA and its family), or merge."
+            "this adapter learns a prompt: it adds virtual tokens, which a measurement of the inner model would miss. "
+            "Use an adapter that changes the weights, such as LoRA, or a merged model."
         )
     return cast(nn.Module, model.get_base_model())
 
 
 def backbone(model: nn.Module) -> nn.Module:
-    """The part of a causal LM before the head; its output is the final hidden states.
+    """Return the part of a causal LM before its output head. It computes the final hidden states.
 
     Raises:
         UnsupportedModelError: the model is not a Hugging Face causal LM with a separate head.
@@ -85,12 +96,12 @@ def backbone(model: nn.Module) -> nn.Module:
     if model.config.is_encoder_decoder:
         raise UnsupportedModelError(f"{_named(model)} is an encoder-decoder; antiphase measures decoder-only models.")
     if model.get_output_embeddings() is None or model.base_model is model:
-        raise UnsupportedModelError(f"{_named(model)} has no language-model head on a backbone.")
+        raise UnsupportedModelError(f"{_named(model)} has no language-model head that is separate from its backbone.")
     return cast(nn.Module, model.get_decoder())
 
 
 def outer_norms(model: nn.Module) -> list[nn.Module]:
-    """The normalisation modules of the decoder outside its list of layers, which include the last norm."""
+    """Return the normalisation modules of the decoder that stand outside its layers, such as the last norm."""
     found = []
     for name, module in backbone(model).named_modules():
         inside = any(part.isdecimal() for part in name.split("."))
@@ -100,10 +111,11 @@ def outer_norms(model: nn.Module) -> list[nn.Module]:
 
 
 def find_attention(model: nn.Module) -> tuple[AttentionLayer, ...]:
-    """The attention layers of the text decoder, in order.
+    """Return the attention layers of the text decoder, in order.
 
     Raises:
-        UnsupportedModelError: no module follows a known layout. The message says what was looked for and found.
+        UnsupportedModelError: no module follows a known layout. The message lists the known layouts and the names of
+            the modules that the model has.
     """
     model = unwrap(model)
     decoder = backbone(model)
@@ -122,17 +134,20 @@ def find_attention(model: nn.Module) -> tuple[AttentionLayer, ...]:
 
 
 def _head_counts(config: Any) -> tuple[int, int, int]:
-    """(query heads, key/value heads, head dimension). A configuration may omit the last two."""
+    """Return (number of query heads, number of key/value heads, head dimension) from a model's configuration.
+
+    A configuration may omit the last two.
+    """
     heads = int(config.num_attention_heads)
     groups = int(getattr(config, "num_key_value_heads", None) or heads)
     return heads, groups, int(getattr(config, "head_dim", None) or config.hidden_size // heads)
 
 
 def rope_switch(config: Any) -> tuple[str, int] | None:
-    """(kind, length) if the rotary frequencies depend on a batch's length and change beyond `length`; else None.
+    """Return (kind, length) if the rotary frequencies change for inputs longer than `length`; else None.
 
-    `longrope` has one set of frequencies up to the length and another beyond it. `dynamic` changes them with every
-    longer batch.
+    The kind `longrope` has one set of frequencies up to this length, and another set beyond it. The kind `dynamic`
+    computes new frequencies for every longer input.
     """
     parameters = getattr(config, "rope_parameters", None) or {}
     nested = [value for value in parameters.values() if isinstance(value, dict)]
@@ -145,6 +160,7 @@ def rope_switch(config: Any) -> tuple[str, int] | None:
 
 
 def _named(model: nn.Module) -> str:
+    """Return how messages name a model: by its type and its class."""
     return f"model type {cast(Any, model).config.model_type!r} ({type(model).__name__})"
 
 
@@ -152,7 +168,12 @@ _Match = dict[ProjectionName, Projection] | None
 _Children = Mapping[str, nn.Module]
 
 
+# Each of the following rules gets the submodules of one attention module by name, and the model's configuration. It
+# returns the four projections, or None if the submodules do not follow its layout.
+
+
 def _separate(children: _Children, config: Any) -> _Match:
+    """Match q_proj, k_proj, v_proj and an output projection in separate modules."""
     output = next((children[name] for name in _OUTPUT_NAMES if name in children), None)
     if output is None or not {"q_proj", "k_proj", "v_proj"} <= children.keys():
         return None
@@ -161,11 +182,13 @@ def _separate(children: _Children, config: Any) -> _Match:
 
 
 def _fused(fused: nn.Module, output: nn.Module, *features: Tensor) -> _Match:
+    """Return the projections of a fused module; `features` are the output features of Q, K and V."""
     q, k, v = (Projection(fused, f) for f in features)
     return {"Q": q, "K": k, "V": v, "O": Projection(output)}
 
 
 def _qkv_proj(children: _Children, config: Any) -> _Match:
+    """Match a fused qkv_proj, whose output features are Q, then K, then V."""
     if not {"qkv_proj", "o_proj"} <= children.keys():
         return None
     heads, groups, dim = _head_counts(config)
@@ -174,6 +197,7 @@ def _qkv_proj(children: _Children, config: Any) -> _Match:
 
 
 def _gpt2(children: _Children, config: Any) -> _Match:
+    """Match the fused c_attn of GPT-2, whose output features are Q, then K, then V."""
     if not {"c_attn", "c_proj"} <= children.keys() or config.model_type not in ("gpt2", "openai-gpt"):
         return None
     parts = torch.arange(3 * int(config.hidden_size)).chunk(3)
@@ -181,10 +205,11 @@ def _gpt2(children: _Children, config: Any) -> _Match:
 
 
 def _neox(children: _Children, config: Any) -> _Match:
+    """Match the fused query_key_value of GPT-NeoX."""
     if not {"query_key_value", "dense"} <= children.keys() or config.model_type != "gpt_neox":
         return None
     heads, _, dim = _head_counts(config)
-    # The rows are ordered by heads: q, k, v of head 0, then of head 1, and so on.
+    # The output features are ordered by heads: q, k and v of head 0, then q, k and v of head 1, and so on.
     parts = torch.arange(3 * heads * dim).view(heads, 3, dim)
     return _fused(children["query_key_value"], children["dense"], *(parts[:, i].flatten() for i in range(3)))
 
@@ -193,5 +218,6 @@ _RULES: tuple[Callable[[_Children, Any], _Match], ...] = (_separate, _qkv_proj, 
 
 
 def _match(module: nn.Module, config: Any) -> _Match:
+    """Return the projections of an attention module by the first rule that matches; None for any other module."""
     children = dict(module.named_children())
     return next((found for rule in _RULES if (found := rule(children, config)) is not None), None)

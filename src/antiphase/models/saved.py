@@ -1,7 +1,7 @@
-"""Find out from its files what a directory of a saved model holds, without loading anything.
+"""Find out what a directory of a saved model contains, without loading a model.
 
-A saved model has `config.json` and weights in safetensors. A saved adapter (LoRA and its family) has
-`adapter_config.json` and `adapter_model.safetensors`, and names its base model. Trainers save one or the other.
+A saved model consists of `config.json` and weights in safetensors. A saved adapter (such as LoRA) consists of
+`adapter_config.json`, which names its base model, and `adapter_model.safetensors`. Trainers save one of the two.
 """
 
 import hashlib
@@ -17,54 +17,55 @@ CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 INDEX = "model.safetensors.index.json"
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
-# The step is the last number after one of these words: checkpoint-200, step_1000, stage1-step1000-tokens5B.
+# The step in a name is the last number after one of these words: checkpoint-200, step_1000, stage1-step1000-tokens5B.
 _NUMBER = re.compile(r"(?:checkpoint|step|iter|stage)[-_]?(\d+)", re.IGNORECASE)
 
 
 def is_adapter(path: Path) -> bool:
-    """Whether the directory holds an adapter."""
+    """Return whether the directory contains an adapter."""
     return (path / ADAPTER_CONFIG).is_file()
 
 
 def has_config(path: Path) -> bool:
-    """Whether the directory holds the configuration of a model or of an adapter."""
+    """Return whether the directory contains the configuration of a model or of an adapter."""
     return is_adapter(path) or (path / CONFIG).is_file()
 
 
 def has_weights(path: Path) -> bool:
-    """Whether the directory holds weights in safetensors."""
+    """Return whether the directory contains weights in safetensors."""
     return (path / ADAPTER_WEIGHTS).is_file() if is_adapter(path) else any(path.glob("*.safetensors"))
 
 
 def has_tokenizer(path: Path) -> bool:
-    """Whether the directory holds a tokenizer."""
+    """Return whether the directory contains a tokenizer."""
     return any((path / name).is_file() for name in _TOKENIZERS)
 
 
 def base_of(path: Path) -> str:
-    """The base model that an adapter names: a hub id or a directory.
+    """Return the base model that a saved adapter names: a hub id or a directory.
 
     Raises:
-        InvalidInputError: the configuration cannot be read.
-        ModelNotFoundError: the configuration names no base model, or the directory that it names does not exist.
+        InvalidInputError: the adapter's configuration cannot be read.
+        ModelNotFoundError: the configuration names no base model, or a directory that does not exist.
     """
     base = _read(path / ADAPTER_CONFIG).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise ModelNotFoundError(f"the adapter {str(path)!r} names no base model (base_model_name_or_path).")
     if (Path(base).is_absolute() or base.startswith(".")) and not Path(base).is_dir():
         raise ModelNotFoundError(
-            f"the adapter {str(path)!r} is of the base model {base!r}, which is not a folder here. Put it back, or "
-            f"correct base_model_name_or_path in its {ADAPTER_CONFIG}."
+            f"the adapter {str(path)!r} names the base model {base!r}, which is a folder that does not exist. Restore "
+            f"the folder, or correct base_model_name_or_path in {ADAPTER_CONFIG} of the adapter."
         )
     return base
 
 
 def check_saved(path: Path) -> None:
-    """Refuse a directory from which no model can be loaded.
+    """Raise an error if no model can be loaded from a directory.
 
     Raises:
-        ModelNotFoundError: the directory lacks a configuration, weights (or one of their parts), a tokenizer, or the
-            base model of its adapter.
+        ModelNotFoundError: the directory has no configuration, no tokenizer or no weights; one of several weight files
+            is missing; or the base model of an adapter does not exist.
+        InvalidInputError: a file of the directory is not valid JSON.
     """
     if not has_config(path):
         raise ModelNotFoundError(
@@ -73,8 +74,8 @@ def check_saved(path: Path) -> None:
     if not has_weights(path):
         wanted = ADAPTER_WEIGHTS if is_adapter(path) else "*.safetensors"
         raise ModelNotFoundError(
-            f"{str(path)!r} has no weights ({wanted}). Is it still being written, or a checkpoint of sharded weights "
-            "that must be gathered first?"
+            f"{str(path)!r} has no weights ({wanted}). Perhaps it is still being written, or its weights are sharded "
+            "and must be gathered first."
         )
     index = path / INDEX
     if index.is_file() and not is_adapter(path):
@@ -87,13 +88,16 @@ def check_saved(path: Path) -> None:
         base_of(path)
     elif not has_tokenizer(path):
         raise ModelNotFoundError(
-            f"{str(path)!r} has no tokenizer. Save it with the model (a trainer does, given processing_class), or "
-            "copy its files there."
+            f"{str(path)!r} has no tokenizer. Save the tokenizer with the model (a trainer does this if it gets "
+            "processing_class), or copy the tokenizer's files into the directory."
         )
 
 
 def saved_digest(name: str) -> str | None:
-    """A checksum of both ends of every weight file in a local directory; None if the name is no local directory."""
+    """Return a checksum of the weight files in a local directory; None if the name is no local directory.
+
+    The checksum reads only the first and last 64 KiB of each file, so it takes no time on large models.
+    """
     if name == DEMO or not Path(name).is_dir():
         return None
     digest = hashlib.sha256()
@@ -107,7 +111,7 @@ def saved_digest(name: str) -> str | None:
 
 
 def step_in(name: str) -> int | None:
-    """The step in the name of a directory or a revision; None if it has none.
+    """Return the training step that the name of a directory or a revision contains; None if it contains none.
 
     >>> step_in("checkpoint-200"), step_in("stage1-step1000-tokens5B"), step_in("main")
     (200, 1000, None)
@@ -117,22 +121,31 @@ def step_in(name: str) -> int | None:
 
 
 def saved_step(path: Path) -> int | None:
-    """The step at which a directory was saved, from its name or its `trainer_state.json`; None if it is unknown."""
+    """Return the training step at which a directory was saved; None if it is unknown.
+
+    The step is taken from the name of the directory, or else from its `trainer_state.json`.
+    """
     named = step_in(path.resolve().name)
     return trainer_step(path) if named is None else named
 
 
 def trainer_step(path: Path, key: str = "global_step") -> int | None:
-    """A number of steps in the `trainer_state.json` of a directory; None if there is none."""
+    """Return a number of steps from the `trainer_state.json` of a directory; None if it is not there.
+
+    Args:
+        path: the directory of a checkpoint.
+        key: the entry to read, such as `global_step` or `max_steps`.
+    """
     return _integer(path / "trainer_state.json", key)
 
 
 def summary_step(path: Path) -> int | None:
-    """The number of steps of a finished `antiphase train`; None if this is not the folder of one."""
+    """Return the number of steps of a finished `antiphase train` from its folder; None if this is no such folder."""
     return _integer(path / "summary.json", "num_steps")
 
 
 def _integer(path: Path, key: str) -> int | None:
+    """Return a whole number ≥ 0 from a JSON file; None if the file or the number is missing."""
     if not path.is_file():
         return None
     value = _read(path).get(key)
@@ -140,6 +153,7 @@ def _integer(path: Path, key: str) -> int | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file, or raise InvalidInputError."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:

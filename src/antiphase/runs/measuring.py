@@ -18,7 +18,8 @@ from antiphase.runs.items import Item
 from antiphase.runs.parts import Kind
 from antiphase.runs.unit_spec import UnitSpec
 from antiphase.runs.units import STEP_SCHEMA, step_rows
-from antiphase.scores import ScoreSpec, rollout_scores
+from antiphase.score_spec import ScoreSpec
+from antiphase.scores import rollout_scores
 from antiphase.signal_spec import ESTIMATORS, UNITS, SignalSpec
 from antiphase.signals.chunk import Tick, rows_of
 from antiphase.signals.measure import token_signals

@@ -1,1 +1,1 @@
-"""The two signals of every generated token: entropy, and the strength of the logit gradient (docs/method.md)."""
+"""Measure the two signals of every generated token: its entropy and its gradient strength (docs/method.md)."""

@@ -1,7 +1,7 @@
-"""The most probable next tokens at a position: what the model could have said instead.
+"""Find the most probable next tokens at each position (the alternatives to the generated token).
 
-They come from the same log-probabilities as the entropy, one chunk of logits at a time, so no `[batch, token, vocab]`
-tensor exists. They do not depend on the tokens that the rollout contains.
+They are found in the log-probabilities that also give the entropy, for a few positions at a time. So there is never a
+tensor `[batch, token, vocab]`. The generated token itself does not matter, and may be among the alternatives.
 """
 
 from collections.abc import Sequence
@@ -24,11 +24,13 @@ def check_alternatives(num_alternatives: int, vocabulary: int) -> None:
 
 
 def top_alternatives(log_p: Float[Tensor, "target vocab"], num_alternatives: int) -> Alternatives:
-    """The most probable tokens of each distribution, in descending order; equally probable tokens by ascending id.
+    """Return the most probable tokens of each distribution, the most probable first.
+
+    Equally probable tokens are sorted by ascending id.
 
     Args:
-        log_p: log-probabilities.
-        num_alternatives: how many tokens are kept of each distribution.
+        log_p: the log-probabilities of all tokens of the vocabulary.
+        num_alternatives: how many tokens are returned for each distribution.
 
     Returns:
         Ids and log-probabilities `[target, rank]`. The log-probabilities are bitwise those of `log_p`. A token of
@@ -37,7 +39,8 @@ def top_alternatives(log_p: Float[Tensor, "target vocab"], num_alternatives: int
     Raises:
         InvalidInputError: more alternatives are asked for than the vocabulary has tokens.
 
-    Cost: one `topk`. Rows in which several tokens share the last rank (common with bf16 logits) need a second one.
+    Cost: one `topk`. A second one is needed for rows in which equally probable tokens compete for the last rank. Such
+    rows are common with bf16 logits.
 
     >>> top = top_alternatives(torch.tensor([[0.2, 0.3, 0.2, 0.3]]).log(), 3)
     >>> top.token_ids.tolist()
@@ -51,21 +54,27 @@ def top_alternatives(log_p: Float[Tensor, "target vocab"], num_alternatives: int
         values, token_ids = values[:, :num_alternatives], token_ids[:, :num_alternatives].clone()
         if bool(shared.any()):
             token_ids[shared] = _lowest_ids(log_p[shared], values[shared], token_ids[shared])
-    # `topk` does not fix the order of equal values, so tokens are sorted by id first, and then stably by value.
+    # `topk` returns equal values in any order. So tokens are sorted by id first, and then stably by value.
     token_ids = token_ids.sort(-1).values
     values, order = log_p.gather(-1, token_ids).sort(dim=-1, descending=True, stable=True)
     return Alternatives(token_ids.gather(-1, order), values)
 
 
 def joined(parts: Sequence[Alternatives]) -> Alternatives | None:
-    """Join the alternatives of successive targets; None if there are none."""
+    """Concatenate the alternatives of successive targets; None if the list is empty."""
     if not parts:
         return None
     return Alternatives(torch.cat([p.token_ids for p in parts]), torch.cat([p.logprobs for p in parts]))
 
 
 def _lowest_ids(log_p: Tensor, values: Tensor, token_ids: Tensor) -> Tensor:
-    """The same ids, except that of all tokens as probable as the last one, those with the lowest ids are taken."""
+    """Return the ids, but with the lowest possible ids among the tokens that are as probable as the last one.
+
+    Args:
+        log_p: the log-probabilities of all tokens, `[row, vocab]`.
+        values: the greatest log-probabilities, in descending order, `[row, rank]`.
+        token_ids: the ids that belong to `values`, `[row, rank]`.
+    """
     last = values[:, -1:]
     everyone = torch.arange(log_p.shape[-1], device=log_p.device)
     num_alternatives = values.shape[-1]

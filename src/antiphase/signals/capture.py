@@ -1,12 +1,13 @@
-"""Watch the projections of a model during one forward pass, without changing the model.
+"""Record the inputs and outputs of a model's attention projections during a forward pass.
 
-`observe` is the only place where antiphase touches a model. It adds hooks, may switch the attention implementation,
-and puts the model in evaluation mode. This also switches off gradient checkpointing, whose recomputation would call
-the hooks twice. All of it is undone afterwards, also after an exception. Parameters and `.grad` are never written.
+`observe` is the place where a measurement changes a model, and only for the duration of a `with` block. It adds hooks,
+can replace the attention implementation, and puts the model in evaluation mode. Evaluation mode also switches off
+gradient checkpointing, which would call the hooks twice. All of this is undone at the end of the block, also after an
+exception. Parameters and `.grad` are never changed.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -15,15 +16,20 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from antiphase.errors import UnsupportedModelError
-from antiphase.models.architecture import AttentionLayer, Projection, backbone, outer_norms
+from antiphase.models.architecture import AttentionLayer, Projection, backbone, modules_of, outer_norms
+from antiphase.signal_spec import PROJECTIONS
 from antiphase.signals import frozen_attention
 
 
 @dataclass
 class Capture:
-    """Inputs and outputs of the watched projection modules in the latest forward pass.
+    """What the hooks recorded in the latest forward pass.
 
-    `before_norm` holds the final hidden states before the model's last norm; None if the model has no last norm.
+    Args:
+        inputs: the input of each observed projection module.
+        outputs: the output of each observed projection module.
+        before_norm: the final hidden states before the model's last normalisation layer; None if it has none.
+        norms: the input and output of each normalisation layer outside the decoder's layers, until `find_last_norm`.
     """
 
     inputs: dict[nn.Module, Tensor] = field(default_factory=dict)
@@ -32,11 +38,14 @@ class Capture:
     norms: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def input_of(self, projection: Projection) -> Tensor:
-        """The projection's input `[batch, token, columns]`, with its graph."""
+        """Return the input of a projection, `[batch, token, columns]`, with its autograd graph."""
         return self._get(self.inputs, projection.module)
 
     def outputs_of(self, modules: Sequence[nn.Module]) -> list[Tensor]:
-        """The modules' outputs `[batch, token, features]`, with their graph; `Projection.select` picks columns."""
+        """Return the outputs of modules, each `[batch, token, features]`, with their autograd graph.
+
+        `Projection.select` picks the columns of one projection from the output of a fused module.
+        """
         return [self._get(self.outputs, module) for module in modules]
 
     @staticmethod
@@ -48,15 +57,28 @@ class Capture:
             )
         return tensors[module]
 
+    def record(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Keep the input and output of a projection module. This is a forward hook."""
+        if torch.is_grad_enabled() and not output.requires_grad:
+            # Without this, there would be no graph in the first observed layer of a model with frozen weights.
+            output = output.detach().requires_grad_(True)
+        self.inputs[module], self.outputs[module] = args[0], output
+        return output
+
+    def record_norm(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        """Keep the input and output of a normalisation module. This is a forward hook."""
+        if args and isinstance(output, Tensor):
+            self.norms.append((args[0], output))
+
     def clear(self) -> None:
-        """Drop the tensors and the graph that they hold."""
+        """Drop all recorded tensors, and with them the autograd graph."""
         self.inputs.clear()
         self.outputs.clear()
         self.norms.clear()
         self.before_norm = None
 
     def find_last_norm(self, hidden: Tensor) -> None:
-        """Keep the input of the norm whose output is the final hidden states."""
+        """Set `before_norm` to the input of the normalisation layer whose output is the final hidden states."""
         for before, after in self.norms:
             if after is hidden or (after.shape == hidden.shape and after.data_ptr() == hidden.data_ptr()):
                 self.before_norm = before.detach()
@@ -65,24 +87,35 @@ class Capture:
 
 @dataclass(frozen=True)
 class Observed:
-    """A model under observation: run it, then read `capture`."""
+    """A model with hooks. After each call of `hidden`, `capture` contains what the hooks recorded.
+
+    Args:
+        model: the model.
+        layers: the attention layers whose projections are recorded.
+        capture: the recorded inputs and outputs.
+    """
 
     model: nn.Module
     layers: Sequence[AttentionLayer]
     capture: Capture
 
     def hidden(self, input_ids: Tensor, *, grad: bool, positions: Tensor | None = None) -> Tensor:
-        """Final hidden states `[batch, token, hidden]` of right-padded rows.
+        """Run the model's backbone, and return its final hidden states `[batch, token, hidden]`.
 
         The attention mask is all ones, since under a causal mask no real token sees the padding on the right.
-        `positions` `[batch, token]` are needed if the rows do not start at position 0.
-        With `grad`, the graph starts at the first watched layer, and the layers before it keep no activations.
+
+        Args:
+            input_ids: the token ids, padded on the right.
+            grad: whether an autograd graph is built. It then starts at the first observed layer, and the layers before
+                it keep no activations.
+            positions: the position of each token, `[batch, token]`. They are needed if rows do not start at position
+                0.
         """
         self.capture.clear()
         with torch.set_grad_enabled(False):
             handle = None
             if grad:
-                # The first watched module switches grad mode on inside the no-grad block, and the block ends it.
+                # The first observed layer switches grad mode on. The end of the no-grad block restores the old mode.
                 first = self.layers[0].module
                 handle = first.register_forward_pre_hook(lambda *_: torch.set_grad_enabled(True) and None)
             try:
@@ -102,42 +135,31 @@ class Observed:
 def observe(
     model: nn.Module, layers: Sequence[AttentionLayer], *, freeze_attention: bool = False
 ) -> Iterator[Observed]:
-    """Hook the projections of `layers`; with `freeze_attention`, run the model on the frozen attention.
+    """Record the projections of some attention layers inside a `with` block.
 
     Args:
-        model: an unwrapped Hugging Face causal LM.
-        layers: the attention layers to watch, in order.
-        freeze_attention: whether the model runs on the frozen attention of `frozen_attention`.
+        model: a Hugging Face causal LM without PEFT wrapper.
+        layers: the attention layers to observe, in order.
+        freeze_attention: whether the model runs with the attention of the module `frozen_attention` instead of its
+            own.
     """
     capture = Capture()
-    modules = dict.fromkeys(p.module for layer in layers for p in layer.projections.values())
     with contextlib.ExitStack() as stack:
         stack.enter_context(evaluating(model))
         if freeze_attention:
             stack.enter_context(_attention_implementation(model, frozen_attention.FROZEN))
-        for module in modules:
-            stack.callback(module.register_forward_hook(_recorder(capture)).remove)
+        for module in modules_of(layers, PROJECTIONS):
+            stack.callback(module.register_forward_hook(capture.record).remove)
         stack.enter_context(watching_norms(model, capture))
         stack.callback(capture.clear)
         yield Observed(model, layers, capture)
 
 
-def _recorder(capture: Capture) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    def record(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and not output.requires_grad:
-            # If nothing before needs a gradient (frozen weights, the first watched layer), the graph starts here.
-            output = output.detach().requires_grad_(True)
-        capture.inputs[module], capture.outputs[module] = args[0], output
-        return output
-
-    return record
-
-
 @contextlib.contextmanager
 def watching_norms(model: nn.Module, capture: Capture | None = None) -> Iterator[Capture]:
-    """Inside the block, record the inputs and outputs of the norms outside the decoder's layers."""
+    """Record the inputs and outputs of the normalisation layers outside the decoder's layers, inside the block."""
     capture = Capture() if capture is None else capture
-    handles = [norm.register_forward_hook(_norm_recorder(capture)) for norm in outer_norms(model)]
+    handles = [norm.register_forward_hook(capture.record_norm) for norm in outer_norms(model)]
     try:
         yield capture
     finally:
@@ -145,17 +167,9 @@ def watching_norms(model: nn.Module, capture: Capture | None = None) -> Iterator
             handle.remove()
 
 
-def _norm_recorder(capture: Capture) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-    def record(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        if args and isinstance(output, Tensor):
-            capture.norms.append((args[0], output))
-
-    return record
-
-
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode inside the block, and restore every module's own mode afterwards."""
+    """Put the model in evaluation mode inside the block, and restore the mode of every module afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -167,8 +181,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _attention_implementation(model: nn.Module, name: str) -> Iterator[None]:
+    """Run the model with another attention implementation inside the block."""
     frozen_attention.register()
-    # Modules may hold the whole configuration or a nested one, so each is switched and restored separately.
+    # A module holds the whole configuration or a nested one, so each configuration is changed and restored separately.
     configs: dict[int, Any] = {}
     for module in model.modules():
         config = vars(module).get("config")

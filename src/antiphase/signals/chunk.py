@@ -1,8 +1,9 @@
-"""Chunks: right-padded rows with a flat list of their targets, which every estimator takes; and what it returns.
+"""Turn a batch of rollouts into chunks, the input of every estimator.
 
-The rows of a batch may be padded on either side. Here the padding is removed, and the rows are sorted by length and
-packed into chunks within the token budget. So the numbers depend neither on the side of the padding nor on the other
-rows in the batch.
+A chunk holds rows that are padded on the right, and a list of their targets: the tokens whose signals are wanted. The
+rows of a batch can be padded on either side. This padding is removed here, and the rows are sorted by length and
+packed into chunks within the token budget. So the results depend neither on the side of the padding nor on the other
+rows in the batch. `ChunkSignals` is the output of every estimator.
 """
 
 import zlib
@@ -22,12 +23,21 @@ Tick = Callable[[int], None]
 
 
 def silent(num_targets: int) -> None:
-    """A tick that does nothing."""
+    """Do nothing. This is the default of the callbacks that report progress."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One rollout without padding: its place in the batch, its token ids, and its targets and measured columns."""
+    """One rollout without padding.
+
+    Args:
+        index: the row of the rollout in the batch.
+        offset: the column of its first real token in the batch.
+        token_ids: its token ids, without padding.
+        targets: the places of its targets (the generated tokens) in `token_ids`.
+        measured: for each target, whether its strength is measured.
+        steps: the step of each target, counted from 0; None if no steps were given.
+    """
 
     index: int
     offset: int
@@ -35,29 +45,45 @@ class Row:
     targets: Int[Tensor, "target"]
     measured: Bool[Tensor, "target"]
     steps: Int[Tensor, "target"] | None = None
-    """The step of each target, counted from 0; None if no steps were given."""
 
     @property
     def num_steps(self) -> int:
-        """How many steps the row has."""
+        """The number of steps of the row."""
         return 0 if self.steps is None else int(self.steps.max()) + 1
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """The tokens before the rows of a chunk: the distinct prefixes, padded on the right, and each row's prefix."""
+    """The tokens that stand before the rows of a chunk. Rows with the same first tokens share one prefix.
+
+    Args:
+        input_ids: the distinct prefixes, padded on the right.
+        owner: for each row, the number of its prefix in `input_ids`.
+        lengths: for each row, the number of tokens of its prefix.
+    """
 
     input_ids: Int[Tensor, "prefix token"]
     owner: Int[Tensor, "row"]
     lengths: Int[Tensor, "row"]
-    """How many tokens each row's prefix has."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows padded on the right, with their targets listed row by row.
+    """Rows that are padded on the right, and the list of their targets, row by row.
 
-    Target k is the token at `[rows[k], columns[k]]`; the hidden state at column − 1 predicts it.
+    Target k is the token at `[rows[k], columns[k]]`. The hidden state one column before it predicts it.
+
+    Args:
+        input_ids: the token ids; 0 at padded places.
+        lengths: the number of tokens of each row.
+        rows: the row of each target.
+        columns: the column of each target.
+        measured: for each target, whether its own strength is measured.
+        whole: whether every forward pass must run the rows at full length. This is so if the model's results for the
+            first tokens of a row depend on the length of the row.
+        prefix: the tokens before the first column, which are run separately and without autograd graph. The columns
+            are counted from the end of the prefix.
+        steps: the step of each target, counted from 0 over all rows of the chunk; None if no joint strength is wanted.
     """
 
     input_ids: Int[Tensor, "row token"]
@@ -66,41 +92,36 @@ class Chunk:
     columns: Int[Tensor, "target"]
     measured: Bool[Tensor, "target"]
     whole: bool = False
-    """Whether the rows must be run at full length, because the model's numbers at a prefix depend on the length."""
-
     prefix: Prefix | None = None
-    """The tokens before the first column, which are run separately and without graph; columns count from their end."""
-
     steps: Int[Tensor, "target"] | None = None
-    """The step of each target, counted from 0 over all rows of the chunk; None if no joint strength is wanted."""
 
     @property
     def num_steps(self) -> int:
-        """How many steps all rows have together."""
+        """The number of steps of all rows together."""
         return 0 if self.steps is None else int(self.steps.max()) + 1
 
     @property
     def seeded(self) -> Bool[Tensor, "target"]:
-        """The targets whose gradient is needed: the measured ones, or all of them if there are steps."""
+        """True at the targets whose gradient is needed: the measured ones, or all of them if there are steps."""
         return self.measured if self.steps is None else torch.ones_like(self.measured)
 
     @property
     def inputs(self) -> Int[Tensor, "row column"]:
-        """The tokens that are run: all except the last column, which is only predicted."""
+        """The tokens that the model reads: all columns except the last one, which is only predicted."""
         return self.input_ids if self.whole else self.input_ids[:, :-1]
 
     @property
     def token_ids(self) -> Int[Tensor, "target"]:
-        """The target tokens."""
+        """The token ids of the targets."""
         return self.input_ids[self.rows, self.columns]
 
 
 @dataclass(frozen=True)
 class ChunkSignals:
-    """Signals of a chunk's targets.
+    """The signals of a chunk's targets.
 
     Args:
-        head: what the output head says about every target.
+        head: the entropy and the other signals of every target that are computed from its logits.
         strength: the strength of each *measured* target, in order.
         joint: the joint strength of each step; None if the chunk has no steps.
     """
@@ -111,7 +132,7 @@ class ChunkSignals:
 
 
 def check_steps(batch: TokenBatch, steps: Int[Tensor, "batch token"]) -> None:
-    """Raise InvalidInputError unless the steps of each row's completion tokens are 0 or more and never decrease."""
+    """Raise InvalidInputError unless the steps of the completion tokens are at least 0 and never decrease in a row."""
     if steps.shape != batch.input_ids.shape:
         raise InvalidInputError(
             f"steps must have the shape of the batch, {tuple(batch.input_ids.shape)}; got {tuple(steps.shape)}."
@@ -123,15 +144,20 @@ def check_steps(batch: TokenBatch, steps: Int[Tensor, "batch token"]) -> None:
         inside = numbers[chosen]
         if bool((inside < 0).any()) or bool((inside.diff() < 0).any()):
             raise InvalidInputError(
-                f"row {row}: steps must number the completion tokens from 0 upwards, without going back; got "
+                f"row {row}: the steps of the completion tokens must count from 0 upwards and never decrease; got "
                 f"{inside.tolist()[:8]}."
             )
 
 
 def rows_of(batch: TokenBatch, spec: SignalSpec, steps: Int[Tensor, "batch token"] | None = None) -> list[Row]:
-    """Remove the padding of a batch's rows and draw the targets to measure; rows without a target are left out.
+    """Return the rows of a batch without padding, and draw the targets whose strength is measured.
 
-    The rows are on the CPU, since their sizes decide what is run; `chunk_of` moves them to the device.
+    Rows without a target are left out. The result is on the CPU; `chunk_of` moves it to the device.
+
+    Args:
+        batch: the rollouts.
+        spec: says how many targets of a rollout are measured, and the seed of the draw.
+        steps: the step of every completion token; None if no steps are needed.
     """
     rows = []
     ids, real_places, wanted = (t.cpu() for t in (batch.input_ids, batch.attention_mask, batch.completion_mask))
@@ -147,19 +173,33 @@ def rows_of(batch: TokenBatch, spec: SignalSpec, steps: Int[Tensor, "batch token
 
 
 def _draw(token_ids: Tensor, num_targets: int, spec: SignalSpec) -> Tensor:
+    """Return a mask `[target]` that is True at the targets whose strength is measured."""
     measured = torch.ones(num_targets, dtype=torch.bool)
     if spec.targets_per_rollout is not None and spec.targets_per_rollout < num_targets:
-        # The content is the seed, so the draw is the same however the rollouts are batched. It is hashed, because the
-        # generator reads only 32 bits of its seed.
-        content = zlib.crc32(token_ids.numpy().tobytes(), zlib.crc32(str(spec.seed).encode()))
-        generator = torch.Generator().manual_seed(content)
+        order = torch.randperm(num_targets, generator=generator_of(token_ids, spec.seed))
         measured[:] = False
-        measured[torch.randperm(num_targets, generator=generator)[: spec.targets_per_rollout]] = True
+        measured[order[: spec.targets_per_rollout]] = True
     return measured
 
 
+def generator_of(token_ids: Int[Tensor, "token"], seed: int) -> torch.Generator:
+    """Return the random generator of one rollout, whose draws are the same however the rollouts are batched.
+
+    The generator reads only 32 bits of its seed, so the token ids and the seed are hashed into 32 bits.
+
+    Args:
+        token_ids: the token ids of the rollout without padding, on the CPU.
+        seed: the user's seed.
+    """
+    return torch.Generator().manual_seed(zlib.crc32(token_ids.numpy().tobytes(), zlib.crc32(str(seed).encode())))
+
+
 def pack(rows: Sequence[Row], token_budget: int) -> Iterator[list[Row]]:
-    """Groups of rows of at most `token_budget` padded tokens, longest first: memory then runs out early or never."""
+    """Yield groups of rows with at most `token_budget` padded tokens each.
+
+    The longest rows come first, so that an out-of-memory error comes at the beginning or not at all. A single row may
+    be longer than the budget.
+    """
     group: list[Row] = []
     for row in sorted(rows, key=lambda r: (-len(r.token_ids), r.index)):
         if group and len(group[0].token_ids) * (len(group) + 1) > token_budget:
@@ -171,9 +211,10 @@ def pack(rows: Sequence[Row], token_budget: int) -> Iterator[list[Row]]:
 
 
 def chunk_of(rows: Sequence[Row], device: torch.device, *, whole: bool = False) -> Chunk:
-    """Pad rows on the right with the id 0, which no real token sees under a causal mask.
+    """Return a chunk of rows on a device.
 
-    The steps are numbered over all rows, one row after another.
+    The rows are padded on the right with the id 0, which no real token sees under a causal mask. The steps of all rows
+    are numbered consecutively, row after row.
     """
     lengths = tuple(len(row.token_ids) for row in rows)
     input_ids = torch.zeros(len(rows), max(lengths), dtype=torch.long, device=device)

@@ -1,4 +1,4 @@
-"""Put the signals of chunks back in the layout of the batch, and compute the signals of steps."""
+"""Put the signals of all chunks at their places in the batch, and compute the signals of steps from them."""
 
 from collections.abc import Sequence
 
@@ -21,13 +21,15 @@ def collect(
     done: Sequence[tuple[Sequence[Row], ChunkSignals]],
     steps: Int[Tensor, "batch token"] | None,
 ) -> TokenSignals:
-    """The signals of all chunks, in the batch's layout and on its device; NaN elsewhere.
+    """Return the signals of all chunks in one object, at the places and on the device of the batch.
+
+    Places without a measured value are NaN.
 
     Args:
-        batch: what was measured.
+        batch: the batch that was measured.
         layers: the attention layers that were measured.
-        spec: what was measured.
-        done: the rows of each chunk, with the chunk's signals.
+        spec: the options of the measurement.
+        done: for each chunk, its rows and its signals.
         steps: the step of every completion token; None if no steps were given.
     """
     shape, device = batch.input_ids.shape, batch.input_ids.device
@@ -76,6 +78,7 @@ def _steps(
     spec: SignalSpec,
     done: Sequence[tuple[Sequence[Row], ChunkSignals]],
 ) -> StepSignals:
+    """Return the signals of the steps; the arguments are those of `collect`, with the token signals of the batch."""
     device, mask, steps = strength.device, batch.completion_mask.cpu(), steps.cpu()
     number = int(steps[mask].max()) + 1 if bool(mask.any()) else 0
     rows, columns = torch.nonzero(mask, as_tuple=True)
@@ -83,7 +86,7 @@ def _steps(
     shape = (len(batch), number)
 
     def mean(values: Tensor) -> Tensor:
-        """The mean over each step's tokens in float64; NaN values are left out, and a step without values is NaN."""
+        """Return the mean over each step's tokens in float64. NaN values are left out; without values it is NaN."""
         wide = values.cpu()[rows, columns].double()
         there = ~wide.isnan()
         total = wide.new_zeros(shape[0] * shape[1], *wide.shape[1:])
@@ -91,7 +94,7 @@ def _steps(
         means: Tensor = (total.index_add_(0, place, wide.nan_to_num(0.0)) / count).unflatten(0, shape)
         return means
 
-    # Completions begin at different columns, so places count from the first token of the completion.
+    # The number of completion tokens before each token is its place in the completion.
     before = mask.cumsum(1) - 1
     if spec.step_strength == "joint":
         by_cell = torch.full((*shape, *strength.shape[2:]), torch.nan, dtype=strength.dtype)

@@ -1,8 +1,9 @@
-"""Entropy, log-probability and the closed-form control of tokens, computed from hidden states in chunks.
+"""Compute the entropy, the log-probability and other signals of tokens from the final hidden states.
 
-The model's own head, with bias, softcap and logit scale, is applied to a few positions at a time, so no
-`[batch, token, vocab]` tensor exists. For this the model's forward runs with a backbone that returns the given hidden
-states. The same pass gives the seed ∂target_i/∂h_i that every strength estimator propagates through the network.
+The model's own output head, with its bias, softcap and logit scale, is applied to a few positions at a time, so there
+is never a tensor `[batch, token, vocab]`. For this the model's forward runs with a stand-in for its backbone, which
+returns the given hidden states. The same pass gives ∂target_i/∂h_i, the gradient of each token's target at the final
+hidden state. It is called the seed, because the estimators of gradient strength propagate it back through the network.
 """
 
 import contextlib
@@ -24,14 +25,25 @@ from antiphase.signals.alternatives import joined, top_alternatives
 from antiphase.signals.target_gradient import seeded_logits
 from antiphase.types import Alternatives, Magnitudes
 
-# How many logits one pass of the head computes. Cache and memory limit it on a CPU; a GPU is faster with more.
+# The greatest number of logits in one pass of the head. More would not fit into the cache of a CPU, but keep a GPU
+# busy.
 _CHUNK_ELEMENTS = 1 << 23
 _CUDA_CHUNK_ELEMENTS = 1 << 26
 
 
 @dataclass(frozen=True)
 class HeadSignals:
-    """What the head says about each target: statistics, and the seed of the backward pass (None if not wanted)."""
+    """The signals of each target that are computed from its logits.
+
+    Args:
+        entropy: the entropy of the distribution, in nats.
+        logprob: the log-probability of the target token, in nats.
+        logprob_control: the norm of ∂ ln p_y / ∂z; see `logit_statistics`.
+        self_certainty: the distance of the distribution from the uniform one, in nats.
+        magnitudes: the raw logit and the norms of the vectors behind it.
+        seed: ∂target/∂h, with which the backward pass starts; None if it is not needed.
+        alternatives: the most probable tokens; None if none were asked for.
+    """
 
     entropy: Float[Tensor, "target"]
     logprob: Float[Tensor, "target"]
@@ -42,14 +54,14 @@ class HeadSignals:
     alternatives: Alternatives | None = None
 
     def without_seed(self) -> "HeadSignals":
-        """The same without the seed, which is as large as the hidden states."""
+        """Return the same signals without the seed, which takes as much memory as the hidden states."""
         return dataclasses.replace(self, seed=None)
 
 
 def log_probabilities(
     logits: Float[Tensor, "target vocab"], temperature: float = 1.0
 ) -> Float[Tensor, "target vocab"]:
-    """Log-probabilities ln softmax(z / temperature), in float32 (float64 for float64 logits)."""
+    """Return the log-probabilities ln softmax(z / temperature), in float32 (float64 for float64 logits)."""
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
     return wide.log_softmax(-1)
 
@@ -57,19 +69,20 @@ def log_probabilities(
 def logit_statistics(
     logits: Float[Tensor, "target vocab"], token_ids: Int[Tensor, "target"], temperature: float = 1.0
 ) -> tuple[Float[Tensor, "target"], Float[Tensor, "target"], Float[Tensor, "target"]]:
-    """Entropy, log-probability and log-prob control of tokens from their logits.
+    """Return (entropy, log-probability, log-probability control) of tokens, computed from their logits.
 
-    H = −Σ_v p_v ln p_v,  ln p_y,  ‖∂ ln p_y / ∂z‖ = √(1 − 2 p_y + Σ_v p_v²),  with p = softmax(z / temperature).
-    docs/method.md. The control is the closed form of arXiv 2506.12912, at z / temperature.
+    H = −Σ_v p_v ln p_v,  ln p_y,  ‖∂ ln p_y / ∂z‖ = √(1 − 2 p_y + Σ_v p_v²),  with p = softmax(z / temperature) and y
+    the generated token. docs/method.md. The third value is the norm of a gradient that rises with entropy by
+    construction, and serves as a control. Its formula is that of arXiv 2506.12912, at z / temperature.
 
     Args:
-        logits: raw logits.
+        logits: the raw logits z.
         token_ids: the generated tokens.
-        temperature: divides the logits.
+        temperature: the logits are divided by it.
 
     Returns:
-        Entropy in nats, log-probability in nats, and the control without unit; accumulated in float32 (float64 for
-        float64 logits).
+        Entropy in nats, log-probability in nats, and the control without unit. They are accumulated in float32
+        (float64 for float64 logits).
 
     >>> entropy, logprob, control = logit_statistics(torch.zeros(1, 4), torch.tensor([2]))
     >>> round(entropy.item(), 6), round(logprob.item(), 6), round(control.item(), 6)
@@ -79,20 +92,22 @@ def logit_statistics(
 
 
 def _statistics(log_p: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the values of `logit_statistics` from log-probabilities."""
     p = log_p.exp()
-    # A logit of −inf has p = 0 and contributes 0·(−inf) = 0 to the entropy.
+    # A token with a logit of −inf has p = 0 and must contribute 0 to the entropy. Clamping prevents 0·(−inf) = NaN.
     entropy = -(p * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1)
     logprob = log_p.gather(-1, token_ids[:, None])[:, 0]
-    # (Σ_{v≠y} p_v)² + Σ_{v≠y} p_v²: the same sum, without cancellation when p_y is near 1.
+    # (Σ_{v≠y} p_v)² + Σ_{v≠y} p_v² equals 1 − 2 p_y + Σ_v p_v², and loses no digits if p_y is near 1.
     others = p.scatter(-1, token_ids[:, None], 0.0)
     control = (others.sum(-1) ** 2 + (others**2).sum(-1)).sqrt()
     return entropy, logprob, control
 
 
 def self_certainty(logits: Float[Tensor, "target vocab"], temperature: float = 1.0) -> Float[Tensor, "target"]:
-    """Self-certainty of each distribution in nats: its distance from the uniform one (Intuitor, arXiv 2505.19590).
+    """Return the self-certainty of each distribution: its distance from the uniform distribution U, in nats.
 
-    KL(U‖p) = ln Σ_v exp z_v − z̄ − ln V,  z = logits / temperature;  infinite where a logit is −inf.
+    KL(U‖p) = ln Σ_v exp z_v − z̄ − ln V,  where z = logits / temperature, z̄ is their mean, and V is their number. It
+    is infinite if a logit is −inf. The source is Intuitor, arXiv 2505.19590.
 
     >>> round(self_certainty(torch.tensor([[0.0, 0.0], [2.0, 0.0]])).tolist()[1], 6)
     0.433781
@@ -104,7 +119,7 @@ def self_certainty(logits: Float[Tensor, "target vocab"], temperature: float = 1
 
 @dataclass
 class _BackboneOutput(ModelOutput):  # type: ignore[misc]
-    """The output of a replaced backbone: final hidden states, and None for anything else that a head may ask for."""
+    """The output of the stand-in for the backbone: the final hidden states, and None for all other attributes."""
 
     last_hidden_state: Tensor | None = None
 
@@ -115,9 +130,13 @@ class _BackboneOutput(ModelOutput):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def head_of(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
-    """The model's own map from final hidden states `[target, hidden]` to logits `[target, vocab]`.
+    """Yield the model's own function from final hidden states `[target, hidden]` to logits `[target, vocab]`.
 
-    Inside the block the model's backbone is replaced, so the model must not be called in any other way.
+    Inside the `with` block the model's backbone is replaced, so the model must not be called directly.
+
+    Raises:
+        UnsupportedModelError: when the function is called, if the model does not compute its logits from the output of
+            its backbone.
     """
     body = backbone(model)
     before = body.__dict__.get("forward")
@@ -133,7 +152,9 @@ def head_of(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
         ids = torch.zeros(1, hidden.shape[0], dtype=torch.long, device=hidden.device)
         logits = cast(Any, model)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
         if not calls:
-            raise UnsupportedModelError(f"{type(model).__name__} does not run its head on what its decoder returns.")
+            raise UnsupportedModelError(
+                f"{type(model).__name__} does not compute its logits from the output of its decoder."
+            )
         return cast(Tensor, logits)[0]
 
     try:
@@ -146,7 +167,10 @@ def head_of(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
 
 
 def unembedding_norms(model: nn.Module, token_ids: Int[Tensor, "target"]) -> Float[Tensor, "target"]:
-    """‖w_y‖ of each token's row in the output embedding; NaN if the weight does not give access to such rows."""
+    """Return the norm ‖w_y‖ of each token's row in the output embedding.
+
+    The result is NaN if the rows cannot be read, for example because the weight is quantised.
+    """
     layer = cast(Any, model).get_output_embeddings()
     weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.ndim != 2:
@@ -163,7 +187,15 @@ def magnitudes_of(
     chosen: Float[Tensor, "target"],
     token_ids: Int[Tensor, "target"],
 ) -> Magnitudes:
-    """The tokens' raw logits, and the norms of the final hidden states before and after the last norm."""
+    """Return the tokens' raw logits, and the norms of the vectors behind them.
+
+    Args:
+        model: the model.
+        hidden: the final hidden states, as the head reads them.
+        before: the same states before the model's last normalisation layer; None if they are not known.
+        chosen: the raw logit of each token.
+        token_ids: the tokens.
+    """
     dtype = torch.promote_types(hidden.dtype, torch.float32)
 
     def norm(states: Tensor | None) -> Tensor:
@@ -175,14 +207,6 @@ def magnitudes_of(
     return Magnitudes(chosen.to(dtype), norm(hidden), norm(before), unembedding_norms(model, token_ids))
 
 
-def _distribution(
-    logits: Tensor, token_ids: Tensor, spec: SignalSpec
-) -> tuple[tuple[Tensor, Tensor, Tensor], list[Alternatives]]:
-    log_p = log_probabilities(logits, spec.temperature)
-    statistics = _statistics(log_p, token_ids)
-    return statistics, [top_alternatives(log_p, spec.num_alternatives)] if spec.num_alternatives else []
-
-
 def head_signals(
     model: nn.Module,
     hidden: Float[Tensor, "target hidden"],
@@ -192,18 +216,18 @@ def head_signals(
     want_seed: bool,
     before: Float[Tensor, "target width"] | None = None,
 ) -> HeadSignals:
-    """Statistics of each target token from the hidden state that predicts it; on demand ∂target/∂h and alternatives.
+    """Compute the signals of each target token from the hidden state that predicts it.
 
     Args:
         model: the model whose head is applied.
         hidden: the final hidden states, as the head reads them.
         token_ids: the generated tokens.
         spec: gives the temperature, the target and the number of alternatives.
-        want_seed: whether ∂target/∂h is needed.
-        before: the same states before the model's last norm; None if they are not known.
+        want_seed: whether ∂target/∂h is also computed.
+        before: the same states before the model's last normalisation layer; None if they are not known.
 
     Raises:
-        NonFiniteError: a logit is NaN, or a row has no finite logit.
+        NonFiniteError: a logit is NaN, or the probability of a target token is 0.
     """
     parts: list[tuple[Tensor, ...]] = []
     seeds: list[Tensor] = []
@@ -218,9 +242,10 @@ def head_signals(
             with torch.no_grad():
                 logits = logits if want_seed else head(states)
                 certainty = self_certainty(logits, spec.temperature)
-                statistics, top = _distribution(logits, ids, spec)
-                parts.append((*statistics, certainty, logits.gather(-1, ids[:, None])[:, 0]))
-                tops += top
+                log_p = log_probabilities(logits, spec.temperature)
+                parts.append((*_statistics(log_p, ids), certainty, logits.gather(-1, ids[:, None])[:, 0]))
+                if spec.num_alternatives:
+                    tops.append(top_alternatives(log_p, spec.num_alternatives))
     entropy, logprob, control, certainty, chosen = (torch.cat(column) for column in zip(*parts, strict=True))
     for row in torch.nonzero(~(entropy.isfinite() & logprob.isfinite())).flatten().tolist():
         raise NonFiniteError(

@@ -1,21 +1,23 @@
-"""Causal attention whose backward keeps only the gradient that reaches a position through itself.
+"""The frozen attention: causal attention whose backward pass treats other positions as constants.
 
-The forward is ordinary softmax attention. In the backward the keys and values of *other* positions are constants, so
-one backward of Σ_i z_i gives, at every position, the t = i term of the full-context gradient (`own`). The gradient of
-the queries is the ordinary one, since a query affects only its own output.
+The forward pass is ordinary softmax attention. In the backward pass the keys and values of *other* positions are
+constants. So one backward pass of Σ_i z_i, the sum of all targets, gives the own-position term of the gradient at
+every position (`own`). The gradient of the queries is the ordinary one, since a query affects only its own output.
 
-With α the attention weights, o the outputs, c' the slope of the softcap (1 without a softcap) and s the scale:
+Let α be the attention weights, o the outputs, q, k and v the queries, keys and values, s the scale, and c' the slope
+of the softcap (1 without a softcap). A d before a letter means the gradient at it. For k and v, the gradients are
+summed over the query heads of a group:
 
     dq_i = s Σ_t α_it c'_it ⟨do_i, v_t − o_i⟩ k_t      dv_i = α_ii do_i      dk_i = s α_ii c'_ii ⟨do_i, v_i − o_i⟩ q_i
 
-summed over the query heads of a group for k and v. Rows are processed in blocks and recomputed in the backward, so
-memory grows with T, not T².
+The query positions are processed in blocks, and the attention weights are computed again in the backward pass. So the
+memory grows with the length T, not with T².
 
-A pass may start in the middle of its rows. The keys and values of the positions before it then come from an earlier
+A pass can start in the middle of its rows. The keys and values of the positions before it then come from an earlier
 pass (`Past`), and the model's mask is evaluated at the real positions.
 
-transformers' AttentionInterface switches this attention on for one model. A trace records the calls, so that a model
-that bypasses the interface is refused instead of measured wrongly.
+The frozen attention is switched on through transformers' AttentionInterface. A trace records which modules called it.
+So a model that does not use the interface is refused, instead of being measured wrongly.
 """
 
 import contextlib
@@ -33,13 +35,16 @@ from transformers.masking_utils import sdpa_mask
 from antiphase.errors import UnsupportedModelError
 
 FROZEN = "antiphase_frozen"
-# How many attention weights one block has; a GPU needs larger blocks to be busy.
+# The greatest number of attention weights in one block; a GPU needs larger blocks to be busy.
 _BLOCK_ELEMENTS, _GPU_TIMES = 1 << 24, 4
 
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """The arguments of one call of an attention module, after RoPE and any q/k-norm, with their graph."""
+    """The arguments and the output of one call of the attention, with their autograd graph.
+
+    Queries and keys are those after RoPE, and after the normalisation of queries and keys if the model has one.
+    """
 
     query: Float[Tensor, "batch head token dim"]
     key: Float[Tensor, "batch group seen dim"]
@@ -52,27 +57,38 @@ class AttentionCall:
 
 @dataclass(frozen=True)
 class Past:
-    """The calls of an earlier pass over the distinct prefixes of the rows, padded on the right.
+    """The keys and values of the tokens before the rows, from an earlier pass over the distinct prefixes.
 
-    Row r continues prefix `owner[r]`, whose first `lengths[r]` positions are real.
+    The prefixes are padded on the right.
+
+    Args:
+        calls: the keys and values `[prefix, group, token, dim]` of every attention call, in order, without graph.
+        owner: for each row, the number of the prefix that it continues.
+        lengths: for each row, the number of real tokens of this prefix.
     """
 
     calls: tuple[tuple[Tensor, Tensor], ...]
-    """The keys and values `[prefix, group, token, dim]` of every attention call, in order, without graph."""
     owner: Int[Tensor, "row"]
     lengths: Int[Tensor, "row"]
 
     @property
     def num_tokens(self) -> int:
-        """The padded length of the prefixes."""
+        """The number of tokens of the prefixes with their padding."""
         return self.calls[0][0].shape[2]
 
 
 @dataclass
 class AttentionTrace:
-    """The modules that called the frozen attention; the arguments of a call are kept only for the module `keep`.
+    """What was recorded about the calls of the frozen attention in one forward pass.
 
-    With `record`, the keys and values of every call are collected, so that they can be the `Past` of another pass.
+    Args:
+        keep: the attention module whose call is kept; None keeps no call.
+        record: whether the keys and values of every call are collected, for the `Past` of another pass.
+        past: the keys and values of the tokens before the rows; None if the rows start at position 0.
+        called: the attention modules that called the frozen attention.
+        kept: the call of the module `keep`.
+        recorded: the collected keys and values of every call.
+        num_continued: how many calls used `past`.
     """
 
     keep: nn.Module | None = None
@@ -85,7 +101,7 @@ class AttentionTrace:
 
     @property
     def continued(self) -> bool:
-        """Whether every call used its past, under a mask that was made for it."""
+        """Whether every call used the keys and values of `past`, with a mask that covers them."""
         return self.past is not None and self.num_continued == len(self.past.calls)
 
 
@@ -96,7 +112,7 @@ _TRACE: ContextVar[AttentionTrace | None] = ContextVar("antiphase_attention_trac
 def tracing(
     keep: nn.Module | None = None, *, record: bool = False, past: Past | None = None
 ) -> Iterator[AttentionTrace]:
-    """Collect the calls of the frozen attention inside the block in an `AttentionTrace`."""
+    """Record the calls of the frozen attention inside the block; the arguments are those of `AttentionTrace`."""
     trace = AttentionTrace(keep, record, past)
     token = _TRACE.set(trace)
     try:
@@ -108,15 +124,16 @@ def tracing(
 def attention_weights(
     call: AttentionCall, rows: Tensor, num_keys: int
 ) -> tuple[Float[Tensor, "batch group share row key"], Float[Tensor, "batch group share row key"] | None]:
-    """Attention weights of some query rows over the first `num_keys` keys, and the slope of the softcap.
+    """Return the attention weights of some query positions over the first `num_keys` keys, and the softcap's slope.
 
     Args:
-        call: the attention's arguments, which are used without their graph.
-        rows: the query positions, `[row]` for the whole batch or `[batch, row]`.
-        num_keys: how many keys are read; every row must be below this number.
+        call: the arguments of the attention, which are used without their graph.
+        rows: the query positions: `[row]` if they are the same for the whole batch, else `[batch, row]`.
+        num_keys: the number of keys. Every query position must be below it.
 
     Returns:
-        Weights and slope (None without a softcap), float32 or wider; `share` counts the query heads of a group.
+        The weights and the slope (None without a softcap), in float32 or wider. The axis `share` counts the query
+        heads that share the keys and values of a group.
     """
     batch, heads, _, dim = call.query.shape
     groups = call.key.shape[1]
@@ -134,15 +151,16 @@ def attention_weights(
 
 
 def _masked(scores: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
+    """Return the scores with a very low value where a query must not see a key; the mask None means causal."""
     batch, groups, share, num_rows, num_keys = scores.shape
-    # finfo.min and not −inf: a row that sees no key must stay finite, or 0·NaN spreads to later layers.
+    # The value is finfo.min and not −inf. A row that sees no key then stays finite, and no NaN reaches later layers.
     lowest = torch.finfo(scores.dtype).min
     if mask is None:
         columns = torch.arange(num_keys, device=rows.device)
         return scores.masked_fill((columns > rows[:, :, None])[:, None, None], lowest)
     mask = mask[..., :num_keys].expand(batch, -1, -1, -1)
     mask = mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, num_keys))
-    # There is one mask for all heads, or one for each.
+    # There is one mask for all heads, or one mask for each head.
     mask = mask.unsqueeze(2) if mask.shape[1] == 1 else mask.view(batch, groups, share, num_rows, num_keys)
     if mask.dtype == torch.bool:
         return scores.masked_fill(~mask, lowest)
@@ -150,7 +168,10 @@ def _masked(scores: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
 
 
 def _blocks(call: AttentionCall) -> Iterator[slice]:
-    """Blocks of query rows, as numbers on the host: reading them from the device would wait for it at every block."""
+    """Return blocks of query positions.
+
+    They are numbers on the host. If they were on the device, the host would wait for the device at every block.
+    """
     batch, heads, length, _ = call.query.shape
     most = _BLOCK_ELEMENTS * (_GPU_TIMES if call.query.device.type == "cuda" else 1)
     size = max(1, min(length, most // max(1, batch * heads * call.key.shape[2])))
@@ -158,17 +179,20 @@ def _blocks(call: AttentionCall) -> Iterator[slice]:
 
 
 def _numbers(rows: slice, like: Tensor) -> Tensor:
+    """Return the numbers in a slice as a tensor on the device of another tensor."""
     return torch.arange(rows.start, rows.stop, device=like.device)
 
 
 def _joined(past: Tensor | None, owner: Tensor | None, here: Tensor) -> Tensor:
-    """The keys or values of whole rows: those of their prefixes, followed by their own."""
+    """Return the keys or values of whole rows: those of each row's prefix, followed by the row's own."""
     if past is None or owner is None:
         return here
     return torch.cat([past.index_select(0, owner.to(past.device)), here], dim=2)
 
 
 class _FrozenAttention(torch.autograd.Function):
+    """The forward and backward pass of the frozen attention, by the equations at the top of this module."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -193,7 +217,7 @@ class _FrozenAttention(torch.autograd.Function):
             flat = weights.to(value.dtype).reshape(batch, groups, share * num, seen)
             outputs.append((flat @ whole_value[:, :, :seen]).reshape(batch, groups * share, num, -1))
         output = torch.cat(outputs, dim=2)
-        # The past is saved once for each prefix; the backward joins it to the rows again.
+        # The past is saved once for each prefix. The backward pass joins it to the rows again.
         ctx.save_for_backward(query, key, value, mask, output, past_key, past_value, owner)
         ctx.scaling, ctx.softcap = scaling, softcap
         return output
@@ -212,13 +236,14 @@ class _FrozenAttention(torch.autograd.Function):
             d_out = grads[0][:, :, rows].reshape(batch, groups, share, num, -1)
             flat = d_out.reshape(batch, groups, share * num, -1)
             gain = (flat @ whole_value[:, :, :seen].mT).view_as(weights)
-            # ⟨do, o⟩ is computed as Σ α ⟨do, v⟩, so that rounding cancels if one weight is near 1.
+            # ⟨do, o⟩ is computed as Σ α ⟨do, v⟩, so that rounding errors cancel if one weight is near 1.
             gain = weights * (gain - (weights * gain).sum(-1, keepdim=True))
             gain = (gain if slope is None else gain * slope) * ctx.scaling
             flat_gain = gain.to(key.dtype).reshape(batch, groups, share * num, seen)
             d_query.append((flat_gain @ whole_key[:, :, :seen]).reshape(batch, groups * share, num, -1))
             own_weight = weights.diagonal(first, -2, -1).unsqueeze(-1)
-            # v − o is taken before the product, since the difference is small if α_ii is near 1.
+            # v − o is computed before the product, since it is small if α_ii is near 1: a later difference loses
+            # digits.
             apart = value[:, :, rows].unsqueeze(2) - output[:, :, rows].view_as(d_out)
             own_gain = own_weight * (d_out * apart).sum(-1, keepdim=True) * ctx.scaling
             if slope is not None:
@@ -240,6 +265,7 @@ def _frozen_attention(
     softcap: float | None = None,
     **extras: Any,
 ) -> tuple[Tensor, None]:
+    """Compute the frozen attention, with the arguments that transformers gives to an attention function."""
     _check_call(module, query, key, extras)
     trace = _TRACE.get()
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
@@ -258,6 +284,7 @@ def _frozen_attention(
 
 
 def _check_call(module: nn.Module, query: Tensor, key: Tensor, extras: Mapping[str, Any]) -> None:
+    """Raise UnsupportedModelError if a module calls the attention in a way that has no formula here."""
     for name in ("s_aux", "position_bias", "alibi"):
         if extras.get(name) is not None:
             raise UnsupportedModelError(
@@ -272,7 +299,10 @@ def _check_call(module: nn.Module, query: Tensor, key: Tensor, extras: Mapping[s
 
 
 def _past_of_call(trace: AttentionTrace, key: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor] | None:
-    """(keys, values, owners) of the call's past; None without a past, or if the mask was not made for it."""
+    """Return (keys, values, owners) of the tokens before a call's rows, and count the call as continued.
+
+    The result is None if there are no such tokens, or if the mask of the call does not cover them.
+    """
     past = trace.past
     if past is None or mask is None or mask.shape[-1] != past.num_tokens + key.shape[2]:
         return None
@@ -282,7 +312,11 @@ def _past_of_call(trace: AttentionTrace, key: Tensor, mask: Tensor | None) -> tu
 
 
 def _frozen_mask(**options: Any) -> Tensor | None:
-    """The mask of sdpa. With a past, the model's rule is evaluated at the positions that tokens have in whole rows."""
+    """Return the mask that transformers makes for sdpa attention.
+
+    If the rows continue prefixes, the mask also covers the prefixes. The model's masking rule is then evaluated at the
+    positions that the tokens have in whole rows.
+    """
     trace = _TRACE.get()
     past = None if trace is None else trace.past
     if past is None:
@@ -300,6 +334,9 @@ def _frozen_mask(**options: Any) -> Tensor | None:
 
 
 def register() -> None:
-    """Register the attention and its mask with transformers; without a mask function, transformers ignores padding."""
+    """Register the frozen attention with transformers.
+
+    A mask function is registered too, since transformers would otherwise ignore padding.
+    """
     AttentionInterface.register(FROZEN, _frozen_attention)
     AttentionMaskInterface.register(FROZEN, _frozen_mask)

@@ -1,10 +1,13 @@
-"""`full`: a fast way to the ordinary gradient ∂target/∂W of every token or step.
+"""The estimator `full`: the norm of the ordinary gradient ∂target/∂W of every token or step, through all positions.
 
-G = Σ_t δ_t a_tᵀ = Δᵀ A. One vector-Jacobian product per target stops at the projections' outputs, so no weight
-gradient is formed. A = L Q is computed once per sequence for all targets and for Q, K and V, and ‖Δᵀ A‖ = ‖Δᵀ L‖.
-docs/method.md. The target is a token's logit, or the sum of the logits of a step's tokens (its joint strength); either
-needs one backward. Rows of a chunk are independent, so one backward serves one target of *every* row. Targets are
-taken in blocks, and a block runs on the prefix that its last target can see.
+The gradient at a projection's weights is G = Σ_t δ_t a_tᵀ = Δᵀ A. Here a_t is the projection's input at position t,
+and δ_t is the gradient at its output. Each backward pass stops at the outputs of the projections, so G itself is never
+formed. The decomposition A = L Q (Q with orthonormal rows) is computed once per sequence, and serves all targets and
+the projections Q, K and V. Then ‖Δᵀ A‖ = ‖Δᵀ L‖. See docs/method.md.
+
+The target is a token's logit, or the sum of the logits of a step's tokens (for the joint strength of a step). Each
+needs one backward pass. The rows of a chunk are independent, so one backward pass serves one target of *every* row.
+The targets are taken in blocks. A block runs only the positions that its last target can see.
 """
 
 import dataclasses
@@ -28,42 +31,43 @@ _TARGETS_PER_BLOCK = 16
 
 @dataclass(frozen=True)
 class _Span:
-    """The targets of one row whose sum one backward differentiates, as indices into the chunk's list of targets."""
+    """The targets of one row whose sum is differentiated by one backward pass.
+
+    Args:
+        row: the row.
+        targets: the indices of the targets in the chunk's list of targets.
+        place: the index of the result in the list of all norms.
+    """
 
     row: int
     targets: tuple[int, ...]
     place: int
-    """The index of the span's norms in the result."""
 
 
 def full(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> ChunkSignals:
-    """Strength of every measured target, and joint strength of every step, by the gradient through the sequence.
+    """Measure the strength of every measured target, and the joint strength of every step, in the full context.
 
     The arguments and errors are those of `own`, but any attention implementation works. Nuclear norms are accumulated
     in float64.
 
-    Cost: one backward over the prefix per target or step (rows in parallel), so it is quadratic in the length. For
-    long rollouts, measure only some targets, or measure steps, of which there are about twenty times fewer.
+    Cost: one backward pass per target or step, over the positions up to its last token (rows in parallel). So the cost
+    is quadratic in the length. For long rollouts, measure only some targets, or measure steps, of which there are
+    about twenty times fewer.
     """
     with observe(model, layers) as seen:
         hidden = seen.hidden(chunk.input_ids, grad=False)
         head = head_of_targets(seen, chunk, spec, hidden, want_seed=False)
         factors = _factors(seen, layers, spec)
         tokens, steps = _token_spans(chunk), _step_spans(chunk)
-        norms = torch.zeros(
-            len(tokens) + len(steps),
-            len(layers),
-            len(spec.projections),
-            dtype=torch.promote_types(hidden.dtype, torch.float32),
-            device=hidden.device,
-        )
+        dtype, counts = torch.promote_types(hidden.dtype, torch.float32), [len(tokens), chunk.num_steps]
+        norms = hidden.new_zeros(sum(counts), len(layers), len(spec.projections), dtype=dtype)
         without = dataclasses.replace(spec, num_alternatives=0)
         for spans in (tokens, steps):
             for block in _blocks(spans):
                 _measure_block(seen, chunk, without, block, factors, norms, tick)
-    strength, joint = norms.split([len(tokens), len(steps)])
+    strength, joint = norms.split(counts)
     scaled = None if chunk.steps is None else per_length(joint, chunk.steps)
     return ChunkSignals(head, strength, scaled)
 
@@ -71,7 +75,10 @@ def full(
 def joint_of_layers(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> Tensor | None:
-    """Only the joint strength of every step, `[step, layer, projection]`; None if the chunk has no steps."""
+    """Return the joint strength of every step, `[step, layer, projection]`; None if the chunk has no steps.
+
+    The arguments are those of `full`. No token's own strength is measured.
+    """
     if chunk.steps is None:
         return None
     nobody = dataclasses.replace(chunk, measured=torch.zeros_like(chunk.measured))
@@ -79,34 +86,36 @@ def joint_of_layers(
 
 
 def _token_spans(chunk: Chunk) -> list[_Span]:
+    """Return one span for each measured target."""
     measured = torch.nonzero(chunk.measured).flatten()
     pairs = zip(measured.tolist(), chunk.rows[measured].tolist(), strict=True)
     return [_Span(row, (target,), place) for place, (target, row) in enumerate(pairs)]
 
 
 def _step_spans(chunk: Chunk) -> list[_Span]:
+    """Return one span for each step that has targets."""
     if chunk.steps is None:
         return []
     members: dict[int, list[int]] = {}
     for target, step in enumerate(chunk.steps.tolist()):
         members.setdefault(step, []).append(target)
     rows, offset = chunk.rows.tolist(), int(chunk.measured.sum())
-    empty: list[int] = []
-    spans = [(step, members.get(step, empty)) for step in range(chunk.num_steps)]
     # A step without targets needs no backward; its norms stay 0.
-    return [_Span(rows[targets[0]] if targets else -1, tuple(targets), offset + step) for step, targets in spans]
+    return [_Span(rows[targets[0]], tuple(targets), offset + step) for step, targets in members.items()]
 
 
 def _factors(
     seen: Observed, layers: Sequence[AttentionLayer], spec: SignalSpec
 ) -> list[Mapping[ProjectionName, Tensor]]:
+    """Return the factor L of the inputs of each layer's projections; see `norms.shared_factor`."""
     factors: list[Mapping[ProjectionName, Tensor]] = []
     for layer in layers:
         shared: dict[int, Tensor] = {}
         chosen: dict[ProjectionName, Tensor] = {}
         for name in spec.projections:
             inputs = seen.capture.input_of(layer.projections[name])
-            # Q, K and V read the same tensor object, which the capture keeps alive, so its id finds what they share.
+            # Q, K and V read the same tensor object. The capture keeps it alive, so its id identifies the shared
+            # factor.
             if id(inputs) not in shared:
                 shared[id(inputs)] = shared_factor(inputs.detach(), spec.norm)
             chosen[name] = shared[id(inputs)]
@@ -115,11 +124,13 @@ def _factors(
 
 
 def _blocks(spans: Sequence[_Span]) -> Iterator[list[list[_Span]]]:
-    """Blocks of backwards. A backward serves at most one span of each row, in the order of the row's tokens."""
+    """Yield blocks of backward passes, each of which is given by its spans.
+
+    A backward pass serves at most one span of each row. The spans of a row are taken in the order of its tokens.
+    """
     queues: dict[int, list[_Span]] = {}
     for span in spans:
-        if span.targets:
-            queues.setdefault(span.row, []).append(span)
+        queues.setdefault(span.row, []).append(span)
     num_backwards = max((len(queue) for queue in queues.values()), default=0)
     for start in range(0, num_backwards, _TARGETS_PER_BLOCK):
         numbers = range(start, min(start + _TARGETS_PER_BLOCK, num_backwards))
@@ -135,6 +146,7 @@ def _measure_block(
     norms: Tensor,
     tick: Tick,
 ) -> None:
+    """Write the norms of a block's spans into `norms`, `[place, layer, projection]`."""
     device = chunk.rows.device
     targets = torch.tensor([t for spans in block for span in spans for t in span.targets], device=device)
     rows, columns = chunk.rows[targets], chunk.columns[targets]

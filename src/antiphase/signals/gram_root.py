@@ -1,17 +1,19 @@
-"""The trace of √G of positive semi-definite matrices from matrix products alone, for devices that multiply fast.
+"""Compute the trace of √G of positive semi-definite matrices G from matrix products alone, for fast GPUs.
 
-An eigenvalue solver leaves a large GPU almost idle: on an H200 it takes 9.7 ms for one float64 matrix of 1024 rows,
-and most of this is waiting. A polynomial iteration consists of products, which such a device computes at full rate.
+If G = M Mᵀ, this trace is the nuclear norm of M. `norms` uses it on GPUs that multiply float64 matrices fast. There an
+eigenvalue solver mostly waits: on an H200 it takes 9.7 ms for one float64 matrix of 1024 rows. The polynomial
+iteration below consists of matrix products, which such a GPU computes at full rate.
 
-With X₀ = M / ‖M‖_F and odd polynomials x ← a x + b x³ + c x⁵, the singular values of X tend to 1, X to the polar
-factor of M, and ⟨M, X⟩ to ‖M‖_*. The (a, b, c) of each step are the best for the interval that the previous step
-leaves (Remez exchange; Amsel et al. 2025, "The Polar Express"), so twelve steps take [1e-6, 1] to 1 within 1e-5. The
-iteration needs only G = M Mᵀ: X_k = Q_k M with Q_k a polynomial of G, and R_k = X_k X_kᵀ.
+The iteration starts with X₀ = M / ‖M‖_F. Each step applies an odd polynomial x ← a x + b x³ + c x⁵ to the singular
+values of X. They tend to 1, so X tends to the polar factor of M, and ⟨M, X⟩ tends to the nuclear norm ‖M‖_*. The
+numbers (a, b, c) of each step are the best ones for the interval in which the previous step leaves the singular values
+(Remez exchange; Amsel et al. 2025, "The Polar Express"). With twelve steps, every singular value in [1e-6, 1] comes
+within 1e-5 of 1. The iteration needs only G = M Mᵀ: X_k = Q_k M, where Q_k is a polynomial of G, and R_k = X_k X_kᵀ.
 
-Error: a singular value σ ≥ 1e-6 ‖M‖_F counts with a relative error of 1e-5, and a smaller one counts as something
-between 0 and σ. So the error of a nuclear norm is less than n · 1e-6 · ‖M‖_F. On gradients of SmolLM2-135M its
-relative error was at most 1.3e-6, including the factors of `norms`. A smaller interval would lose digits in this form:
-rounding leaves R with eigenvalues near −1e-16, which grow by 1.6e13, the square of the growth of a small σ.
+Error: a singular value σ ≥ 1e-6 ‖M‖_F counts with a relative error of 1e-5. A smaller σ counts as a number between 0
+and σ. So the error of a nuclear norm is less than n · 1e-6 · ‖M‖_F for n rows. On gradients of SmolLM2-135M the
+relative error was at most 1.3e-6, including that of the factors in `norms`. A limit below 1e-6 would lose digits:
+rounding leaves R with eigenvalues near −1e-16, and they grow by 1.6e13, the square of the growth of a small σ.
 """
 
 import math
@@ -25,7 +27,7 @@ _SMALLEST, _SPREAD, _CUSHION = 1e-6, 1e-5, 0.024
 
 
 def trace_of_root(gram: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"]:
-    """The trace of √G: the nuclear norm of any M with M Mᵀ = G.
+    """Return the trace of √G, which is the nuclear norm of any matrix M with M Mᵀ = G.
 
     Args:
         gram: positive semi-definite matrices in float64; narrower dtypes lose the small singular values.
@@ -41,7 +43,7 @@ def trace_of_root(gram: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"]:
     product = torch.empty(0)
     steps = _coefficients()
     for number, (linear, cubic, quintic) in enumerate(steps):
-        # a + b R + c R².
+        # The factor of this step is a + b R + c R².
         factor = torch.baddbmm(ratio, ratio, ratio, beta=cubic, alpha=quintic)
         factor.diagonal(dim1=-2, dim2=-1).add_(linear)
         product = factor if number == 0 else product @ factor
@@ -53,7 +55,7 @@ def trace_of_root(gram: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"]:
 
 @cache
 def _coefficients() -> tuple[tuple[float, float, float], ...]:
-    """(a, b, c) of every step.
+    """Return the numbers (a, b, c) of every step of the iteration.
 
     >>> len(_coefficients())
     12
@@ -61,7 +63,8 @@ def _coefficients() -> tuple[tuple[float, float, float], ...]:
     low, high = _SMALLEST, 1.0
     steps = []
     while 1 - low > _SPREAD:
-        # The cushion keeps large singular values from becoming small, which would lose digits. It costs little.
+        # The lower end of the interval is raised a little for this step. Otherwise large singular values could become
+        # small in the step, which loses digits. This costs little.
         linear, cubic, quintic = _best_quintic(max(low, _CUSHION * high), high)
 
         def value(x: float, of: tuple[float, float, float] = (linear, cubic, quintic)) -> float:
@@ -75,7 +78,10 @@ def _coefficients() -> tuple[tuple[float, float, float], ...]:
 
 
 def _best_quintic(low: float, high: float) -> tuple[float, float, float]:
-    """The odd quintic with the smallest maximal distance from 1 on [low, high], by Remez exchange."""
+    """Return the (a, b, c) of the polynomial a x + b x³ + c x⁵ that stays closest to 1 on [low, high].
+
+    The greatest distance from 1 is minimised by Remez exchange.
+    """
     if low >= 0.999 * high:
         return 1.875 / high, -1.25 / high**3, 0.375 / high**5
     inner = ((3 * low + high) / 4, (low + 3 * high) / 4)
@@ -88,7 +94,7 @@ def _best_quintic(low: float, high: float) -> tuple[float, float, float]:
         if abs(distance - before) < 1e-14:
             return linear, cubic, quintic
         before = distance
-        # Where the derivative a + 3 b x² + 5 c x⁴ is zero.
+        # The new inner points are the places where the derivative a + 3 b x² + 5 c x⁴ is zero.
         spread = math.sqrt(9 * cubic**2 - 20 * linear * quintic)
         inner = (
             math.sqrt((-3 * cubic - spread) / (10 * quintic)),

@@ -1,14 +1,15 @@
-"""The joint strength of a step: the norm of the gradient of the sum of its tokens' targets.
+"""Compute the joint strength of a step (a sentence): the norm of the gradient of the sum of its tokens' targets.
 
     J_k = ‖∂(Σ_{i∈k} z_i)/∂W‖ / n^0.9,   n the number of tokens of step k   (docs/method.md)
 
-Our reading: the paper does not say how the influences of tokens become that of a step, or how the length of a sentence
-enters. The nuclear norm of a sum of n gradients grows like n if they have nothing in common, and if they are equal; it
-grows more slowly if they partly cancel. On rollouts of SmolLM2-135M, cut into windows of 2 to 64 tokens, it grows like
-n^0.93 (`own`) and n^0.87 (`full`), with nearly the same slope at all lengths (`benchmarks/steps.py`). If the norm is
-divided by n, as in the gradient of the mean logit, long sentences look weak. If it is divided by √n, they look strong,
-and the strength mostly measures the length. An exponent between the two measured ones leaves the least effect of the
-length. The rest is controlled for: every step correlation is also given with the step's length held fixed.
+Our reading: the paper does not say how the influence of a step follows from the influences of its tokens, or what the
+length of the step changes. The nuclear norm of a sum of n gradients grows like n if the gradients have nothing in
+common, and also if they are equal. It grows more slowly if they partly cancel. On rollouts of SmolLM2-135M, cut into
+windows of 2 to 64 tokens, it grows like n^0.93 (`own`) and n^0.87 (`full`), with nearly the same exponent at all
+lengths (`benchmarks/steps.py`). If the norm is divided by n, as in the gradient of the mean logit, long sentences look
+weak. If it is divided by √n, they look strong, and the strength mostly measures the length. An exponent between the
+two measured ones leaves the smallest effect of the length. The remaining effect is controlled for: every correlation
+of steps is also given with the length of the steps held fixed.
 """
 
 import itertools
@@ -32,7 +33,7 @@ def per_length(
     """Divide the norm of each step's summed gradient by n^0.9, where n is the number of its tokens.
 
     Args:
-        norms: the norms of the steps.
+        norms: the norms of the steps' summed gradients.
         steps: the step of each target.
 
     >>> [round(x, 6) for x in per_length(torch.ones(2, 1, 1), torch.tensor([0, 0, 0, 0, 1])).flatten().tolist()]
@@ -43,13 +44,14 @@ def per_length(
 
 
 class StepFactors:
-    """‖Σ_{i∈k} δ_i a_iᵀ‖ of every step k, from the rank-one terms of its tokens.
+    """Computes ‖Σ_{i∈k} δ_i a_iᵀ‖ of every step k from the terms δ_i a_iᵀ of its tokens.
 
-    Steps of similar length are padded with zeros to the same length; the zeros add nothing to the sum.
+    Here a_i is a projection's input at token i, and δ_i is the gradient at the projection's output. Steps of similar
+    length are padded with zeros to the same length and computed together. The zeros add nothing to the sum.
 
     Args:
         steps: the step of each target.
-        num_steps: the number of steps; a step without targets has the norm 0.
+        num_steps: the number of steps. A step without targets has the norm 0.
         norm: the norm that is computed.
     """
 
@@ -71,12 +73,13 @@ class StepFactors:
     def norms(
         self, deltas: Sequence[Float[Tensor, "target rows"]], inputs: Sequence[Tensor], keys: tuple[int, ...]
     ) -> Float[Tensor, "layer step"]:
-        """The norms of all steps in several layers at once, which keeps a GPU busy.
+        """Return the norms of all steps, for one projection in several layers at once, which keeps a GPU busy.
 
         Args:
-            deltas: for each layer, ∂target_i/∂(the projection's output at i); all of the same width.
-            inputs: for each layer, the projection's input at i, `[target, columns]`.
-            keys: names of the inputs. Their factors are kept until `forget`, for other projections with these inputs.
+            deltas: for each layer, the gradients δ_i. All layers must have the same number of rows.
+            inputs: for each layer, the inputs a_i, `[target, columns]`.
+            keys: for each layer, a number that identifies its inputs. The factors of the inputs are kept until
+                `forget` is called, so that other projections with the same inputs can use them.
         """
         delta = torch.stack(list(deltas))
         dtype = torch.promote_types(delta.dtype, torch.float32)
@@ -91,12 +94,14 @@ class StepFactors:
         return result
 
     def forget(self) -> None:
-        """Drop the kept factors."""
+        """Drop the factors that `norms` has kept."""
         self._factors.clear()
 
 
 def _bounds(longest: int) -> list[tuple[int, int]]:
-    """Ranges of lengths (above, up to) that double, which gives little padding and few blocks.
+    """Return ranges (above, up to) of step lengths, within which steps are padded to the same length.
+
+    The upper ends double from range to range, which gives both little padding and few blocks.
 
     >>> _bounds(10)
     [(0, 4), (4, 8), (8, 10)]

@@ -1,16 +1,21 @@
-"""`last`: the full-context gradient of the last attention layer, in closed form from one forward and one backward.
+"""The estimator `last`: the full-context gradient of the last attention layer, from one forward and one backward pass.
 
-After the last attention nothing mixes positions, so the backward of Σ_i z_i keeps the targets separate down to the
-attention's output. With u_i = ∂z_i/∂(attention output at i) per head h, weights α, scale s, softcap slope c', and
-e_{h,it} = c' α_{h,it} ⟨u_{h,i}, v_{g,t} − o_{h,i}⟩ (docs/method.md):
+After the last attention layer nothing mixes positions. So the backward pass of Σ_i z_i, the sum of all targets, keeps
+the targets separate down to the output of the last attention. From there on the gradients have closed forms.
+
+Let u_{h,i} be the gradient of z_i at the output of head h at position i, α the attention weights, s the scale, c' the
+slope of the softcap, q̃, k̃, v and o the queries, keys, values and outputs of the attention, a_t the input of Q, K and
+V at position t, c_i the input of O, and δ_i the gradient at a projection's output. With
+e_{h,it} = c' α_{h,it} ⟨u_{h,i}, v_{g,t} − o_{h,i}⟩, where g is the group of head h, the gradients are
+(docs/method.md):
 
     O: δ_i c_iᵀ (rank one)                       Q: δ_i a_iᵀ (rank one: a query reaches only its own output)
     V: Σ_h u_{h,i} (Σ_t α_{h,it} a_t)ᵀ           (rank ≤ number of heads: a heads × heads problem)
     K: Σ_t (∂k̃_t/∂k_t)ᵀ [s Σ_{h∈g} e_{h,it} q̃_{h,i}] a_tᵀ
 
-The Jacobian ∂k̃/∂k of RoPE and k-norm has no formula here: autograd goes back through the model's own graph from the
-attention's argument to the projection's output, for many targets at once. Under RoPE or k-norm the K term is not rank
-one.
+There is no formula here for the Jacobian ∂k̃/∂k of RoPE and of the normalisation of keys. Autograd computes it for
+many targets at once, through the model's own graph from the attention's argument to the projection's output. With RoPE
+or normalised keys, the K term is not rank one.
 """
 
 import dataclasses
@@ -31,19 +36,20 @@ from antiphase.signals.full import joint_of_layers
 from antiphase.signals.norms import factored_norm, rank_one_norm, shared_factor
 from antiphase.signals.own import Unasked, check_frozen, head_of_targets, seed_of
 
-# How many elements of K terms are computed at once; a GPU needs more of them to be busy.
+# The greatest number of elements of K terms that are computed at once; a GPU needs more of them to be busy.
 _CHUNK_ELEMENTS, _GPU_TIMES = 1 << 24, 8
 
 
 def last_layer(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> ChunkSignals:
-    """Strength of every measured target in the last attention layer, through the whole sequence.
+    """Measure the strength of every measured target in the last attention layer, in the full context.
 
-    The arguments, the result and the errors are those of `own`; `layers` must hold only the last layer.
+    The arguments, the result and the errors are those of `own`. `layers` must contain only the last layer.
 
-    Cost: one forward, one backward down to the last layer, and one small eigenproblem per target for K. A joint
-    strength takes one more backward down to the last layer per step, as in `full`.
+    Cost: one forward pass, one backward pass down to the last layer, and one small eigenproblem per target for K.
+        Joint
+    strengths need one more backward pass down to the last layer for each step, as in `full`.
     """
     if [layer.index for layer in layers] != [len(find_attention(model)) - 1]:
         raise InvalidInputError("the estimator 'last' measures the last attention layer alone; use layers='last'.")
@@ -70,15 +76,17 @@ def _norms(
     hidden: Tensor,
     seed: Tensor,
 ) -> Float[Tensor, "measured projection"]:
+    """Return the norm of every measured target's gradient, for each chosen projection."""
     assert call.output is not None
     at = (chunk.rows[chunk.measured], chunk.columns[chunk.measured] - 1)
     modules = modules_of(layers=[layer], names=PROJECTIONS)
     outputs = seen.capture.outputs_of(modules)
-    # This takes the attention's own output and not the input of the O projection, because a gate or a norm may stand
-    # between them. The graph from the projections to the attention is used again below, for K and V.
+    # The gradient is taken at the attention's own output and not at the input of the O projection, because a gate or a
+    # normalisation may stand between them. The graph from the projections to the attention is needed again for K and
+    # V.
     *gradients, d_attended = torch.autograd.grad(hidden, [*outputs, call.output], seed, retain_graph=True)
     by_module = dict(zip(modules, gradients, strict=True))
-    unasked = Unasked.of(chunk, d_attended.shape[:2])
+    unasked = Unasked(chunk, d_attended.shape[:2])
     unasked.note(d_attended, layer.name)
     unasked.check()
     result: dict[str, Tensor] = {}
@@ -93,7 +101,15 @@ def _norms(
 
 @dataclass(frozen=True)
 class _KeyValue:
-    """Computes the K and V terms, for a few targets of every row at a time."""
+    """Computes the norms of the K and V gradients, for a few targets of every row at a time.
+
+    Args:
+        seen: the observed model.
+        layer: its last attention layer.
+        call: the arguments and the output of the layer's attention.
+        d_attended: the gradient at the output of the attention.
+        spec: gives the norm.
+    """
 
     seen: Observed
     layer: AttentionLayer
@@ -102,9 +118,11 @@ class _KeyValue:
     spec: SignalSpec
 
     def norms(self, chunk: Chunk) -> tuple[Float[Tensor, "measured"], Float[Tensor, "measured"]]:
+        """Return the norms of the K gradients and those of the V gradients, for every measured target."""
         measured = torch.nonzero(chunk.measured).flatten()
         rows, positions = chunk.rows[measured], chunk.columns[measured] - 1
-        # steps[row, n] is the position of the row's n-th measured target; rows with fewer targets have dummies.
+        # steps[row, n] is the position of the row's n-th measured target. Rows with fewer targets are filled with 0,
+        # and the results for these places are not used.
         counts = torch.bincount(rows, minlength=len(chunk.lengths))
         step_of = torch.cat([torch.arange(n, device=rows.device) for n in counts.tolist()])
         steps = torch.zeros(len(chunk.lengths), int(counts.max()), dtype=torch.long, device=rows.device)
@@ -117,12 +135,21 @@ class _KeyValue:
         keys, values = [], []
         for columns in steps.split(size, dim=1):
             d_key, d_value, weights = self._terms(columns)
-            keys.append(self._key_norm(d_key, factor))
+            delta = self._pull_back(d_key, self.call.key, self.layer.projections["K"])
+            keys.append(factored_norm(delta, factor[:, None], self.spec.norm))
             values.append(self._value_norm(d_value, weights, columns, inputs, factor))
         return torch.cat(keys, 1)[rows, step_of], torch.cat(values, 1)[rows, step_of]
 
     def _terms(self, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x^K `[row, step, group, token, dim]`; u and α `[row, group, share, step, vdim | token]`."""
+        """Return the terms of the K and V gradients of some targets.
+
+        Args:
+            columns: the positions of the targets, `[row, step]`.
+
+        Returns:
+            The gradient at the attention's keys `[row, step, group, token, dim]`, the gradient u at the attention's
+            output `[row, group, share, step, vdim]`, and the attention weights `[row, group, share, step, token]`.
+        """
         weights, slope = attention_weights(self.call, columns, self.call.key.shape[2])
         batch, groups, share, _, _ = weights.shape
 
@@ -137,7 +164,16 @@ class _KeyValue:
         return torch.einsum("bgsit,bgsid->bigtd", gain, query), u, weights
 
     def _pull_back(self, term: Tensor, argument: Tensor, projection: Projection) -> Tensor:
-        """`[row, step, group, token, dim]` at the attention's argument → `[row, step, token, features]`."""
+        """Return the gradient at the output of a projection, from that at the attention's argument.
+
+        Args:
+            term: the gradient at the attention's argument, `[row, step, group, token, dim]`.
+            argument: the argument of the attention: its keys or values.
+            projection: the projection that they come from.
+
+        Returns:
+            The gradient at the projection's output, `[row, step, token, features]`.
+        """
         output = self.seen.capture.outputs_of([projection.module])[0]
         with torch.autocast(term.device.type, enabled=False):
             (pulled,) = torch.autograd.grad(
@@ -145,31 +181,23 @@ class _KeyValue:
             )
         return projection.select(pulled.transpose(0, 1))
 
-    def _key_norm(self, d_key: Tensor, factor: Tensor) -> Float[Tensor, "row step"]:
-        delta = self._pull_back(d_key, self.call.key, self.layer.projections["K"])
-        return factored_norm(delta, factor[:, None], self.spec.norm)
-
     def _value_norm(
         self, u: Tensor, weights: Tensor, columns: Tensor, inputs: Tensor, factor: Tensor
     ) -> Float[Tensor, "row step"]:
+        """Return the norms of the V gradients of some targets; u and the weights are those of `_terms`."""
         projection = self.layer.projections["V"]
         output = projection.select(self.seen.capture.outputs_of([projection.module])[0].detach())
         flat = self.call.value.detach().transpose(1, 2).flatten(2)
         if flat.shape != output.shape or not torch.equal(flat, output):
-            # Something, such as a v-norm, stands between the projection and the attention; go back through it.
+            # Something, such as a normalisation of the values, stands between the projection and the attention. The
+            # gradient must go back through it.
             term = torch.einsum("bgsit,bgsid->bigtd", weights, u)
             return factored_norm(self._pull_back(term, self.call.value, projection), factor[:, None], self.spec.norm)
-        # ‖Σ_h u_h ā_hᵀ‖ with ā_h = Σ_t α_ht a_t: `heads` takes the place of `token` in ‖Δᵀ A‖.
+        # The norm is ‖Σ_h u_h ā_hᵀ‖ with ā_h = Σ_t α_ht a_t. In ‖Δᵀ A‖, the heads take the place of the tokens.
         batch, groups, share, steps, dim = u.shape
         blocks = torch.zeros(batch, steps, groups, share, groups, dim, dtype=u.dtype, device=u.device)
         for group in range(groups):
             blocks[:, :, group, :, group] = u[:, group].transpose(1, 2)
-        mixed = torch.einsum("bgsit,btn->bigsn", weights, inputs.to(weights.dtype))
-        delta = blocks.flatten(4).flatten(2, 3)
-        return _product_norm(delta, mixed.flatten(2, 3), self.spec)
-
-
-def _product_norm(delta: Tensor, inputs: Tensor, spec: SignalSpec) -> Tensor:
-    """‖Δᵀ A‖ if both factors are different for each target."""
-    flat = inputs.flatten(0, 1)
-    return factored_norm(delta, shared_factor(flat, spec.norm).unflatten(0, inputs.shape[:2]), spec.norm)
+        mixed = torch.einsum("bgsit,btn->bigsn", weights, inputs.to(weights.dtype)).flatten(2, 3)
+        mixed_factor = shared_factor(mixed.flatten(0, 1), self.spec.norm).unflatten(0, mixed.shape[:2])
+        return factored_norm(blocks.flatten(4).flatten(2, 3), mixed_factor, self.spec.norm)

@@ -1,7 +1,7 @@
-"""`token_signals`: the measurement that probing, training and evaluation share.
+"""`token_signals` measures a batch of rollouts. Probing, training and evaluation all use it.
 
-It splits tokenised rollouts into chunks within the token budget, runs the chosen estimator on each chunk, and puts the
-results back in the layout of the batch. It generates no text and writes no files.
+It splits the rollouts into chunks within the token budget, runs the chosen estimator on each chunk, and puts the
+results at their places in the batch. It generates no text and writes no files.
 """
 
 import dataclasses
@@ -23,16 +23,16 @@ from antiphase.signals.collect import collect
 from antiphase.signals.prefix import chunk_of_families, pack_families, split
 from antiphase.types import TokenBatch, TokenSignals
 
-# For each model, the estimators for which it was found to keep positions apart.
+# For each model, the estimators for which the check of `_check_positions` has passed.
 _APART: MutableMapping[nn.Module, set[str]] = WeakKeyDictionary()
 
 
 def chosen_layers(model: nn.Module, spec: SignalSpec) -> tuple[AttentionLayer, ...]:
-    """The attention layers that a spec names. For the estimator `last`, the layers `all` are the last one alone.
+    """Return the attention layers that a spec names. For the estimator `last`, `all` means the last layer alone.
 
     Raises:
         UnsupportedModelError: the model has no attention projections that antiphase knows.
-        InvalidInputError: a layer does not exist, or the estimator `last` is asked for another layer.
+        InvalidInputError: a layer does not exist, or the estimator `last` is asked to measure another layer.
     """
     layers = find_attention(model)
     last_alone = ESTIMATORS[spec.estimator].last_layer_alone
@@ -53,21 +53,24 @@ def token_signals(
     steps: Int[Tensor, "batch token"] | None = None,
     progress: Tick = silent,
 ) -> TokenSignals:
-    """Entropy and gradient strength of every generated token, and of every step if steps are given.
+    """Measure the entropy and the gradient strength of every generated token, and of every step if steps are given.
 
     H_i = −Σ_v p_i(v) ln p_i(v);  s_i = mean over layers ℓ and projections X of ‖∂z_{i,y_i}/∂W_X^ℓ‖_*
     Step k: E_k = mean of H_i, I_k = mean of s_i, or the joint ‖∂Σ_i z_i/∂W‖_* / n^0.9  (docs/method.md).
 
+    Here H_i is the entropy of token i, s_i its strength, z its logits, and y_i the generated token.
+
     Args:
-        model: a Hugging Face causal LM, PEFT-wrapped or not, on any device and in any floating dtype.
-        batch: rollouts, padded on either side; only `completion_mask` tokens are measured.
-        spec: what to measure; the default is the estimator `own` on all layers.
+        model: a Hugging Face causal LM, with or without PEFT wrapper, on any device and in any floating dtype.
+        batch: the rollouts, padded on either side; only the tokens of `completion_mask` are measured.
+        spec: the options of the measurement; the default is the estimator `own` on all layers.
         steps: the step of every completion token, counted from 0 in each rollout (see `antiphase.steps`); values at
             other places are not read.
-        progress: is called during the measurement with the number of tokens and joint steps that were measured.
+        progress: a function that is called during the measurement, with the number of targets and joint steps that
+            were measured since its last call.
 
     Returns:
-        signals in the layout of `batch` and on its device, float32 or wider; NaN outside the completions.
+        The signals at the places of `batch` and on its device, in float32 or wider; NaN outside the completions.
 
     Raises:
         UnsupportedModelError: the architecture cannot be measured, or not by this estimator.
@@ -76,9 +79,10 @@ def token_signals(
         NonFiniteError: logits or gradients are NaN or infinite.
         OutOfMemoryError: a chunk did not fit; lower `token_budget`.
 
-    The model does not change: parameters, `.grad`, hooks, attention implementation, training mode and RNG state.
+    The measurement leaves the model as it was: parameters, `.grad`, hooks, attention implementation, training mode and
+    the state of the random generators.
 
-    Cost: that of the estimator. The memory is that of one chunk.
+    Cost: the cost of the estimator. The memory is that of one chunk.
     """
     spec = spec or SignalSpec()
     model = unwrap(model)
@@ -106,12 +110,13 @@ def _measure(
     rows: Sequence[Row],
     progress: Tick,
 ) -> ChunkSignals:
+    """Run the estimator on one chunk. If it fails or a strength is not finite, the error says what to do."""
     try:
         signals: ChunkSignals = ESTIMATORS[spec.estimator].measure(model, layers, chunk, spec, progress)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise NonFiniteError(
-            f"row {rows[0].index} or a neighbour: singular values do not converge, so a gradient is NaN or infinite. "
-            "Check the weights, or load in a wider dtype (--dtype float32)."
+            f"row {rows[0].index} or another row of its chunk: singular values do not converge, so a gradient is NaN "
+            "or infinite. Check the weights, or load in a wider dtype (--dtype float32)."
         ) from error
     except RuntimeError as error:
         if says_out_of_memory(error):
@@ -139,7 +144,7 @@ def _measure(
 def _chunks(
     model: nn.Module, rows: Sequence[Row], spec: SignalSpec, device: torch.device
 ) -> Iterator[tuple[list[Row], Chunk]]:
-    """Chunks of rows, made so that the numbers of a row do not depend on the other rows."""
+    """Yield chunks with their rows. They are made so that the results for a row do not depend on the other rows."""
     switch = rope_switch(cast(Any, model).config.get_text_config())
     within, beyond = list(rows), []
     if switch is not None:
@@ -148,9 +153,9 @@ def _chunks(
         beyond = [row for row in rows if len(row.token_ids) > length]
         if beyond and kind == "dynamic":
             raise UnsupportedModelError(
-                f"row {beyond[0].index} has {len(beyond[0].token_ids)} tokens: beyond {length} the model's dynamic "
-                "RoPE depends on what it has seen before, so nothing can be measured reproducibly. Shorten the "
-                "rollouts."
+                f"row {beyond[0].index} has {len(beyond[0].token_ids)} tokens: beyond {length} tokens the model's "
+                "dynamic RoPE depends on the rows that it has processed before, so the result could not be "
+                "reproduced. Shorten the rollouts."
             )
     if ESTIMATORS[spec.estimator].shares_prefixes:
         families, within = split(model, within)
@@ -163,10 +168,11 @@ def _chunks(
 
 
 def trial_batch(model: nn.Module) -> TokenBatch:
-    """One short rollout with a single target, on which a model is tried.
+    """Return a batch of one short rollout with a single target, to try out a model.
 
-    Ids whose embedding is zero are avoided (that of padding often is). A state of zeros stays zero in every norm, and
-    each norm multiplies its gradient by a thousand, so that it overflows in a deep model.
+    Token ids whose embedding is zero are avoided; the padding token often has such an embedding. A hidden state of
+    zeros stays zero in every normalisation layer, and each such layer multiplies its gradient by about a thousand. In
+    a deep model the gradient would overflow.
     """
     weight = cast(Any, model).get_input_embeddings().weight.detach()[:1024]
     used = torch.nonzero(weight.abs().amax(-1) > 0).flatten().tolist() or [0]
@@ -177,9 +183,10 @@ def trial_batch(model: nn.Module) -> TokenBatch:
 def _check_positions(
     model: nn.Module, layers: Sequence[AttentionLayer], spec: SignalSpec, device: torch.device
 ) -> None:
-    """Check once per model that a target at the end of a short row leaves no gradient at the positions before it.
+    """Check once per model that the backward pass keeps the gradients of different positions separate.
 
-    Every measurement looks for such leaks, but cannot see them if all positions predict a measured token.
+    The check measures one target at the end of a short row. Its gradient must not reach the positions before it. Every
+    measurement looks for such leaks too, but cannot see them if all positions predict a measured token.
     """
     checked = _APART.setdefault(model, set())
     if not ESTIMATORS[spec.estimator].one_backward or spec.estimator in checked:
@@ -191,12 +198,13 @@ def _check_positions(
 
 
 def _check_batch(model: nn.Module, batch: TokenBatch, spec: SignalSpec) -> None:
+    """Raise InvalidInputError if a row is too long, a token id does not exist, or too many alternatives are wanted."""
     limit = getattr(cast(Any, model).config.get_text_config(), "max_position_embeddings", None)
     longest = int(batch.attention_mask.sum(1).max())
     if limit is not None and longest > limit:
         raise InvalidInputError(
-            f"a row of {longest} tokens is longer than the model's context of {limit}. Shorten the rollouts (or raise "
-            "max_position_embeddings in the model's config, if it was extended)."
+            f"a row of {longest} tokens is longer than the model's context of {limit}. Shorten the rollouts. If the "
+            "model was extended to longer texts, raise max_position_embeddings in its config."
         )
     vocab = int(cast(Any, model).get_input_embeddings().weight.shape[0])
     check_alternatives(spec.num_alternatives, vocab)

@@ -1,15 +1,17 @@
-"""Norms of gradients G = Δᵀ A from their factors, without forming G.
+"""Compute norms of weight gradients G = Δᵀ A from their factors, without forming G.
 
-* rank one: ‖δ aᵀ‖ = ‖δ‖ ‖a‖ for every unitarily invariant norm, ‖δ‖₁ ‖a‖₁ for the entrywise L1 norm.
-* factored: with A = L Q (Q Qᵀ = 1), ‖Δᵀ A‖ = ‖Δᵀ L‖ for every unitarily invariant norm. One L is used for all
-  targets of a sequence, and for Q, K and V, which share their input.
+A holds a projection's inputs, one row per token, and Δ holds the gradients at its outputs.
 
-Nuclear norms come from the eigenvalues of the smaller Gram matrix in float64. The relative error is about 1e-7 on
-real float32 gradients; with a float32 Gram matrix it would be 1e-2. Squaring loses half of the digits, so for float64
-input the singular values are computed instead.
+* Rank one (one token): ‖δ aᵀ‖ = ‖δ‖ ‖a‖ for every unitarily invariant norm, and ‖δ‖₁ ‖a‖₁ for the entrywise L1 norm.
+* Factored (many tokens): with A = L Q (Q Qᵀ = 1), ‖Δᵀ A‖ = ‖Δᵀ L‖ for every unitarily invariant norm. One L serves all
+  targets of a sequence. It also serves the projections Q, K and V, which share their input.
 
-On a GPU that multiplies float64 fast, solvers leave it idle. There the sum of the roots comes from matrix products
-(`gram_root`) instead of an eigenvalue solver, and L from a Cholesky factor of A Aᵀ instead of a QR decomposition.
+Nuclear norms are computed from the eigenvalues of the smaller Gram matrix in float64. The relative error is about 1e-7
+on real float32 gradients. With a Gram matrix in float32 it would be 1e-2. The Gram matrix contains squares, which lose
+half of the digits. So for float64 input the singular values are computed instead.
+
+A GPU that multiplies float64 matrices fast would mostly wait for eigenvalue and QR solvers. On such a GPU, the sum of
+the roots is computed by matrix products (`gram_root`), and L by a Cholesky decomposition of A Aᵀ.
 """
 
 from functools import cache
@@ -22,27 +24,28 @@ from antiphase.devices import has_double
 from antiphase.signal_spec import Norm
 from antiphase.signals.gram_root import trace_of_root
 
-# Data-centre GPUs, whose float64 rate is at least half of their float32 rate. Others have a 32nd or a 64th of it.
+# The compute capabilities of data-centre GPUs, whose float64 rate is at least half of their float32 rate. Other GPUs
+# reach a 32nd or a 64th of it.
 _FAST_DOUBLE = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)}
-# Longer inputs use QR, because the shift that keeps a Cholesky factor finite grows with the number of inputs.
+# Longer inputs use QR, because the shift that makes the Cholesky decomposition possible grows with their number.
 _CHOLESKY_TOKENS = 512
 
 
 def _wide(x: Tensor) -> Tensor:
-    """The tensor in float64, on the CPU if the device has no float64."""
+    """Return the tensor in float64. It is moved to the CPU if its device has no float64."""
     return (x if has_double(x.device) else x.cpu()).double()
 
 
 @cache
 def _multiplies_double(device: torch.device) -> bool:
-    """Whether float64 products on the device are much faster than its solvers."""
+    """Return whether matrix products in float64 are much faster on the device than its solvers."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return False
     return torch.cuda.get_device_capability(device) in _FAST_DOUBLE
 
 
 def nuclear_norm(matrix: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch"]:
-    """Sum of the singular values.
+    """Return the nuclear norm, which is the sum of the singular values.
 
     Cost: one Gram product and one `eigvalsh` of its smaller side, or `trace_of_root`; `svdvals` for float64 input.
 
@@ -56,10 +59,11 @@ def nuclear_norm(matrix: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, 
 
 
 def _gram_nuclear_norm(wide: Tensor) -> Tensor:
+    """Return the nuclear norm of float64 matrices from the eigenvalues of their smaller Gram matrix."""
     gram = wide @ wide.mT if wide.shape[-2] <= wide.shape[-1] else wide.mT @ wide
     if _multiplies_double(gram.device):
         fast = trace_of_root(gram)
-        # Rounding can make the iteration diverge on some singular matrices; the solver always works.
+        # On some singular matrices, rounding makes the iteration diverge. The solver below always works.
         if bool(fast.isfinite().all()):
             return fast
     scale = gram.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(torch.finfo(gram.dtype).tiny)
@@ -68,7 +72,7 @@ def _gram_nuclear_norm(wide: Tensor) -> Tensor:
 
 
 def matrix_norm(matrix: Float[Tensor, "*batch rows columns"], norm: Norm) -> Float[Tensor, "*batch"]:
-    """The chosen norm of explicit matrices."""
+    """Return the chosen norm of matrices that are given in full."""
     if norm == "nuclear":
         return nuclear_norm(matrix)
     if norm == "frobenius":
@@ -80,7 +84,13 @@ def matrix_norm(matrix: Float[Tensor, "*batch rows columns"], norm: Norm) -> Flo
 def rank_one_norm(
     delta: Float[Tensor, "*batch rows"], inputs: Float[Tensor, "*batch columns"], norm: Norm
 ) -> Float[Tensor, "*batch"]:
-    """‖δ aᵀ‖, accumulated in float32 or wider."""
+    """Return the norm of the rank-one matrices δ aᵀ, accumulated in float32 or wider.
+
+    Args:
+        delta: the vectors δ.
+        inputs: the vectors a.
+        norm: the norm.
+    """
     order = 1 if norm == "l1" else 2
     dtype = torch.promote_types(delta.dtype, torch.float32)
     left: Tensor = torch.linalg.vector_norm(delta, order, dim=-1, dtype=dtype)
@@ -89,9 +99,10 @@ def rank_one_norm(
 
 
 def shared_factor(inputs: Float[Tensor, "batch token columns"], norm: Norm) -> Float[Tensor, "batch token rank"]:
-    """The factor of the inputs A that every target's norm uses: L of A = L Q (float32 or wider), or A itself for L1.
+    """Return the factor of the inputs A that the norms of all targets use.
 
-    L is lower trapezoidal, so its first t rows are the factor of the first t inputs.
+    It is L of A = L Q, in float32 or wider. For the entrywise L1 norm it is A itself. L is lower trapezoidal, so its
+    first t rows are the factor of the first t inputs.
     """
     wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
     if norm == "l1":
@@ -106,10 +117,11 @@ def shared_factor(inputs: Float[Tensor, "batch token columns"], norm: Norm) -> F
 
 
 def _cholesky_factor(inputs: Tensor) -> Tensor | None:
-    """L with L Lᵀ = A Aᵀ + s, where the shift s handles a singular A Aᵀ; None if the factorisation still fails.
+    """Return L with L Lᵀ = A Aᵀ + s, for inputs A; None if the decomposition fails.
 
-    A Aᵀ is singular because repeated tokens have equal inputs in the first layer. The shift adds at most
-    √s · ‖Δ‖_* to a nuclear norm: 3e-7 ‖A‖_F ‖Δ‖_* for 32 tokens.
+    The small shift s makes the decomposition possible if A Aᵀ is singular. It is singular, for example, in the first
+    layer, where repeated tokens have equal inputs. The shift adds at most √s · ‖Δ‖_* to a nuclear norm, which is
+    3e-7 ‖A‖_F ‖Δ‖_* for 32 tokens.
     """
     gram = inputs @ inputs.mT
     least = 8 * inputs.shape[-2] * torch.finfo(gram.dtype).eps
@@ -123,11 +135,11 @@ def _cholesky_factor(inputs: Tensor) -> Tensor | None:
 def factored_norm(
     delta: Float[Tensor, "*#batch token rows"], factor: Float[Tensor, "*#batch token rank"], norm: Norm
 ) -> Float[Tensor, "*#batch"]:
-    """‖Δᵀ A‖ from Δ and the shared factor of A.
+    """Return the norm ‖Δᵀ A‖ from Δ and the shared factor of A.
 
     Args:
-        delta: the gradient at the projection's outputs, one matrix per target.
-        factor: the result of `shared_factor`, for the same tokens.
+        delta: the gradients Δ at the projection's outputs, one matrix per target.
+        factor: the result of `shared_factor` for the inputs A of the same tokens.
         norm: the norm that was given to `shared_factor`.
     """
     if norm == "l1":

@@ -1,14 +1,14 @@
-"""The definition, slow and obvious: one ordinary backward to the weights per token, then singular values.
+"""The definition of gradient strength, slow and obvious: one ordinary backward pass per token, then singular values.
 
-`oracle` is ∂target_i/∂W through the whole sequence, which `full` and `last` compute fast. `oracle_own` keeps the keys
-and values of earlier positions in a cache without gradient, which `own` computes fast. Everything else in this package
-is tested against these two. They work in float64 and use none of the shortcuts.
+`oracle` takes ∂target_i/∂W through the whole sequence. `full` and `last` compute the same quantity fast. `oracle_own`
+takes the keys and values of earlier positions from a cache without gradient. `own` computes the same quantity fast.
+The fast estimators are tested against these two, which work in float64 too and use none of the shortcuts.
 """
 
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -33,7 +33,13 @@ from antiphase.types import Alternatives, Magnitudes
 
 @dataclass(frozen=True)
 class _Seen:
-    """The logits of one position, the final hidden state that gave them, and that state before the last norm."""
+    """What the model computed at one position.
+
+    Args:
+        logits: the logits `[vocab]`.
+        hidden: the final hidden state `[hidden]` that gave them.
+        before_norm: this state before the last normalisation layer; None if the model has none.
+    """
 
     logits: Tensor
     hidden: Tensor
@@ -43,12 +49,12 @@ class _Seen:
 def oracle(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> ChunkSignals:
-    """Strength of every measured target, and joint strength of every step, from autograd on the weights and `svdvals`.
+    """Measure the strength of every measured target, and the joint strength of every step, by the definition.
 
-    A step's gradient is the sum of its targets' gradients, taken one by one.
+    Autograd gives the gradients at the weights, and `svdvals` their singular values. The gradient of a step is the sum
+    of the gradients of its targets, which are taken one by one. The arguments and the result are those of `own`.
 
-    The arguments and the result are those of `own`. Cost: per target, one backward to all chosen weights, and their
-    singular values.
+    Cost: per target, one backward pass to all chosen weights, and the singular values of their gradients.
 
     Raises:
         UnsupportedModelError: the weights are quantised, so nothing can be differentiated with respect to them.
@@ -66,7 +72,10 @@ def oracle(
 def oracle_own(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> ChunkSignals:
-    """The same as `oracle`, but the keys and values of earlier positions come from a cache without gradient."""
+    """Measure the same strengths as `oracle`, but take the keys and values of earlier positions from a cache.
+
+    The cache has no gradient, so only the term of each token's own position remains.
+    """
 
     def row_logits(token_ids: Tensor, columns: Tensor) -> Iterator[_Seen]:
         for column in columns.tolist():
@@ -82,21 +91,6 @@ def oracle_own(
     return _measure(model, layers, chunk, spec, row_logits, tick)
 
 
-@dataclass
-class _Taken:
-    """Results of the targets so far: their statistics, their strengths, and the summed gradients of each step."""
-
-    heads: list[HeadSignals] = field(default_factory=list)
-    strengths: list[Tensor] = field(default_factory=list)
-    sums: dict[int, list[Tensor]] = field(default_factory=dict)
-
-    def add_to_step(self, step: int, gradients: Sequence[Tensor]) -> None:
-        before = self.sums.get(step)
-        self.sums[step] = (
-            list(gradients) if before is None else [a + b for a, b in zip(before, gradients, strict=True)]
-        )
-
-
 def _measure(
     model: nn.Module,
     layers: Sequence[AttentionLayer],
@@ -105,10 +99,13 @@ def _measure(
     row_logits: Callable[[Tensor, Tensor], Iterator[_Seen]],
     tick: Tick,
 ) -> ChunkSignals:
+    """Measure a chunk; `row_logits` yields what the model computed before each target of a row."""
     modules = modules_of(layers, spec.projections)
     weights = [_weight(module) for module in modules]
     place = {module: index for index, module in enumerate(modules)}
-    taken = _Taken()
+    heads: list[HeadSignals] = []
+    strengths: list[Tensor] = []
+    sums: dict[int, Sequence[Tensor]] = {}
 
     def norms(gradients: Sequence[Tensor]) -> Tensor:
         found = [
@@ -124,7 +121,7 @@ def _measure(
             token_ids = chunk.input_ids[row : row + 1, :length]
             for target, seen in zip(here.tolist(), row_logits(token_ids, chunk.columns[here]), strict=True):
                 token_id = chunk.token_ids[target]
-                taken.heads.append(_head(model, seen, token_id, spec))
+                heads.append(_head(model, seen, token_id, spec))
                 if not chunk.seeded[target]:
                     continue
                 value = seen.logits[token_id]
@@ -132,31 +129,36 @@ def _measure(
                     value = (seen.logits / spec.temperature).log_softmax(-1)[token_id]
                 gradients = torch.autograd.grad(value, weights, retain_graph=True)
                 if chunk.measured[target]:
-                    taken.strengths.append(norms(gradients))
+                    strengths.append(norms(gradients))
                     tick(1)
                 if chunk.steps is not None:
-                    taken.add_to_step(int(chunk.steps[target]), gradients)
-    dtype = torch.promote_types(taken.heads[0].entropy.dtype, torch.float32)
+                    step = int(chunk.steps[target])
+                    before = sums.get(step)
+                    sums[step] = gradients if before is None else list(map(torch.add, before, gradients))
+    dtype = torch.promote_types(heads[0].entropy.dtype, torch.float32)
     nothing = chunk.rows.new_zeros(len(layers), len(spec.projections), dtype=dtype)
-    strength = torch.stack(taken.strengths) if taken.strengths else nothing[None][:0]
+    strength = torch.stack(strengths) if strengths else nothing[None][:0]
     joint = None
     if chunk.steps is not None:
-        steps = [norms(taken.sums[n]) if n in taken.sums else nothing for n in range(chunk.num_steps)]
+        steps = [norms(sums[n]) if n in sums else nothing for n in range(chunk.num_steps)]
         joint = per_length(torch.stack(steps), chunk.steps)
         tick(chunk.num_steps)
-    return ChunkSignals(_joined(taken.heads), strength, joint)
+    return ChunkSignals(_joined(heads), strength, joint)
 
 
 def _head(model: nn.Module, seen: _Seen, token_id: Tensor, spec: SignalSpec) -> HeadSignals:
+    """Return the signals of one target that are computed from its logits."""
     logits = seen.logits.detach()[None]
     entropy, logprob, control = logit_statistics(logits, token_id[None], spec.temperature)
     before = None if seen.before_norm is None else seen.before_norm[None]
     magnitudes = magnitudes_of(model, seen.hidden.detach()[None], before, logits[:, token_id], token_id[None])
     certainty = self_certainty(logits, spec.temperature)
-    return HeadSignals(entropy, logprob, control, certainty, magnitudes, None, joined(_first(logits, spec)))
+    return HeadSignals(entropy, logprob, control, certainty, magnitudes, None, _first(logits, spec))
 
 
 def _joined(heads: Sequence[HeadSignals]) -> HeadSignals:
+    """Concatenate the signals of successive targets."""
+
     def of(name: str, owners: Sequence[object]) -> Tensor:
         return torch.cat([getattr(owner, name) for owner in owners])
 
@@ -172,16 +174,17 @@ def _joined(heads: Sequence[HeadSignals]) -> HeadSignals:
     )
 
 
-def _first(logits: Tensor, spec: SignalSpec) -> list[Alternatives]:
+def _first(logits: Tensor, spec: SignalSpec) -> Alternatives | None:
+    """Return the most probable tokens, by sorting the whole vocabulary; None if none are asked for."""
     if not spec.num_alternatives:
-        return []
+        return None
     log_p = log_probabilities(logits, spec.temperature)
     values, token_ids = log_p.sort(dim=-1, descending=True, stable=True)
-    return [Alternatives(token_ids[:, : spec.num_alternatives], values[:, : spec.num_alternatives])]
+    return Alternatives(token_ids[:, : spec.num_alternatives], values[:, : spec.num_alternatives])
 
 
 def _run(model: nn.Module, token_ids: Tensor, **options: Any) -> tuple[Any, Tensor, Tensor | None]:
-    """(the model's output, its final hidden states, these states before the last norm)."""
+    """Run the model, and return (its output, the final hidden states, these states before the last normalisation)."""
     options = {"attention_mask": torch.ones_like(token_ids), **options}
     seen: list[Tensor] = []
     handle = backbone(model).register_forward_hook(lambda _, __, output: seen.append(output.last_hidden_state))
@@ -195,22 +198,25 @@ def _run(model: nn.Module, token_ids: Tensor, **options: Any) -> tuple[Any, Tens
 
 
 def _base(module: nn.Module) -> nn.Module:
-    # A LoRA wrapper adds BA to its base weight W, so the gradient with respect to the sum equals that of W.
+    """Return the module inside a LoRA wrapper, or the module itself."""
+    # A LoRA wrapper adds BA to its base weight W. The gradient at W + BA equals the gradient at W.
     return dict(module.named_children()).get("base_layer", module)
 
 
 def _weight(module: nn.Module) -> Tensor:
+    """Return the weight of a projection module, or raise UnsupportedModelError if it is quantised."""
     weight = cast(Tensor, _base(module).weight)
     if not weight.is_floating_point():
         raise UnsupportedModelError(
-            f"the weights are stored as {weight.dtype}; the oracle differentiates with respect to them. Use the "
-            "estimators 'own', 'last' or 'full', or load without quantisation."
+            f"the weights are stored as {weight.dtype}, which has no gradient, but the oracle needs the gradient at "
+            "the weights. Use the estimators 'own', 'last' or 'full', or load the model without quantisation."
         )
     return weight
 
 
 @contextlib.contextmanager
 def _differentiable(weights: Sequence[Tensor]) -> Iterator[None]:
+    """Let the weights require gradients inside the block, and restore their flags afterwards."""
     before = [weight.requires_grad for weight in weights]
     try:
         for weight in weights:
@@ -223,6 +229,7 @@ def _differentiable(weights: Sequence[Tensor]) -> Iterator[None]:
 
 
 def _norm(projection: Projection, gradient: Tensor, norm: Norm) -> Tensor:
+    """Return the norm of one projection's part of the gradient at a module's weight."""
     gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
     if projection.features is not None:
         # The weight of Linear is [features, inputs]; that of GPT-2's Conv1D is the transpose.

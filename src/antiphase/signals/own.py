@@ -1,25 +1,27 @@
-"""`own`: the t = i term of every token's gradient, in all layers, from one forward and one backward.
+"""The estimator `own`: the own-position term of every token's gradient, in all layers, from one backward pass.
 
-If the keys and values of other positions are constant, position i affects only z_i, so the backward of Σ_i z_i keeps
-the targets separate: its gradient δ_i at a projection's output is ∂z_i/∂(output at i), and
+The gradient of a target z_i at a weight is a sum over positions t. This estimator keeps only the term t = i. For this,
+the keys and values of other positions are treated as constants. Then position i affects only z_i, and the backward
+pass of Σ_i z_i keeps the targets separate: the gradient δ_i at the output of a projection at position i is that of z_i
+alone. With a_i, the input of the projection at position i, the term is
 
     G_i^own = δ_i a_iᵀ,   ‖G_i^own‖ = ‖δ_i‖ ‖a_i‖   (rank one: nuclear = Frobenius = spectral).
 
-No gradient enters a position before the one that predicts the first target. In a chunk with a `prefix` those positions
-run without graph, once for all rows that share them, and only their keys and values are kept.
+No gradient enters a position before the one that predicts the first target. In a chunk with a `prefix`, those
+positions are run without autograd graph, once for all rows that share them, and only their keys and values are kept.
 
-A step's joint gradient is the sum of its tokens' terms, Σ_i δ_i a_iᵀ = Δᵀ A. It is no longer rank one; its rank is at
+The joint gradient of a step is the sum of its tokens' terms, Σ_i δ_i a_iᵀ = Δᵀ A. It is not rank one. Its rank is at
 most the number of the step's tokens.
 
-docs/method.md. This is a *different observable* from the full gradient of `full` and `oracle`. Name it in results, and
-report ρ(own, full) for a model before you rely on it.
+See docs/method.md. This is a *different quantity* from the full gradient of `full` and `oracle`. Name it in results,
+and report the correlation ρ(own, full) for a model before you rely on it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from antiphase.errors import UnsupportedModelError
@@ -33,31 +35,31 @@ from antiphase.signals.joint import StepFactors, per_length
 from antiphase.signals.norms import rank_one_norm
 from antiphase.signals.prefix import run
 
-# How many elements of step factors a GPU measures at once.
+# The greatest number of elements in the factors of steps that a GPU processes at once.
 _GROUP_ELEMENTS = 1 << 28
 
 
 def own(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> ChunkSignals:
-    """Strength of every measured target by the own-position term.
+    """Measure the strength of every measured target by its own-position term.
 
     Args:
-        model: an unwrapped Hugging Face causal LM whose attention goes through transformers' AttentionInterface.
+        model: a Hugging Face causal LM without PEFT wrapper, whose attention uses transformers' AttentionInterface.
         layers: the attention layers to measure.
         chunk: right-padded rows and their targets.
         spec: gives the projections, the norm, the target and the temperature.
-        tick: is called with the number of targets that were measured since the last call.
+        tick: a function that is called with the number of targets and steps that were measured since its last call.
 
     Returns:
         The signals: strength `[measured, layer, projection]` and, if the chunk has steps, joint strength
         `[step, layer, projection]`. Norms are accumulated in float32 or wider.
 
     Raises:
-        UnsupportedModelError: positions mix outside the attention that can be frozen.
+        UnsupportedModelError: positions influence each other outside the attention that `frozen_attention` replaces.
 
-    Cost: one forward and one backward (for a prefix one forward only); the memory is linear in the number of tokens. A
-    joint strength adds one small eigenproblem per step and matrix.
+    Cost: one forward and one backward pass (for a prefix only a forward pass). The memory is linear in the number of
+    tokens. Joint strengths add one small eigenproblem per step and weight matrix.
     """
     with observe(model, layers, freeze_attention=True) as seen:
         hidden, trace = run(seen, chunk, grad=True)
@@ -69,7 +71,15 @@ def own(
 
 
 def head_of_targets(seen: Observed, chunk: Chunk, spec: SignalSpec, hidden: Tensor, *, want_seed: bool) -> HeadSignals:
-    """What the head says about every target of the chunk, given the final hidden states `[row, token, hidden]`."""
+    """Return the signals of every target that are computed from its logits.
+
+    Args:
+        seen: the observed model.
+        chunk: the rows and their targets.
+        spec: gives the temperature, the target and the number of alternatives.
+        hidden: the final hidden states, `[row, token, hidden]`.
+        want_seed: whether ∂target/∂hidden is also computed.
+    """
     at = (chunk.rows, chunk.columns - 1)
     before = seen.capture.before_norm
     return head_signals(
@@ -83,7 +93,7 @@ def head_of_targets(seen: Observed, chunk: Chunk, spec: SignalSpec, hidden: Tens
 
 
 def check_frozen(model: nn.Module, trace: AttentionTrace) -> None:
-    """Raise unless every attention layer of the model ran on the frozen attention."""
+    """Raise UnsupportedModelError unless every attention layer of the model used the frozen attention."""
     for layer in find_attention(model):
         if layer.module not in trace.called:
             raise UnsupportedModelError(
@@ -93,7 +103,10 @@ def check_frozen(model: nn.Module, trace: AttentionTrace) -> None:
 
 
 def seed_of(head: HeadSignals, chunk: Chunk, hidden: Tensor) -> Tensor:
-    """∂Σ_i target_i/∂hidden `[row, token, hidden]`: each needed target's seed, at the position that predicts it."""
+    """Return the gradient of the sum of all needed targets at the final hidden states, `[row, token, hidden]`.
+
+    Each target's gradient (its seed) stands at the position that predicts the target. All other places are 0.
+    """
     assert head.seed is not None
     seed = torch.zeros_like(hidden)
     chosen = chunk.seeded
@@ -101,46 +114,50 @@ def seed_of(head: HeadSignals, chunk: Chunk, hidden: Tensor) -> Tensor:
     return seed
 
 
-@dataclass(frozen=True)
 class Unasked:
-    """The positions that predict no needed target. A gradient that enters them shows that targets have mixed."""
+    """The positions that predict no needed target.
 
-    rows: Int[Tensor, "place"]
-    columns: Int[Tensor, "place"]
-    leaks: list[tuple[str, Tensor]] = field(default_factory=list)
+    If a gradient enters one of them (a leak), positions influence each other, and the targets are not kept separate.
 
-    @classmethod
-    def of(cls, chunk: Chunk, shape: Sequence[int]) -> "Unasked":
-        """The positions of a chunk whose gradients are `[row, token, features]`; `shape` holds the first two sizes."""
+    Args:
+        chunk: the rows and their targets.
+        shape: the number of rows and the number of positions of the gradients.
+    """
+
+    def __init__(self, chunk: Chunk, shape: Sequence[int]) -> None:
         mask = torch.ones(*shape, dtype=torch.bool, device=chunk.rows.device)
         mask[chunk.rows[chunk.seeded], chunk.columns[chunk.seeded] - 1] = False
-        rows, columns = torch.nonzero(mask, as_tuple=True)
-        return cls(rows, columns)
+        self.rows, self.columns = torch.nonzero(mask, as_tuple=True)
+        self.leaks: list[tuple[str, Tensor]] = []
 
     def note(self, gradient: Tensor, name: str) -> None:
-        """Look for a leak in a gradient, without waiting for the device."""
+        """Look for a leak in the gradient of a layer. The result stays on the device, so the host need not wait."""
         leaked = gradient[self.rows, self.columns]
         self.leaks.append((name, leaked.isfinite().all() & (leaked != 0).any()))
 
     def check(self) -> None:
-        """Raise UnsupportedModelError if there was a leak. A gradient that is not finite raises an error elsewhere."""
+        """Raise UnsupportedModelError if `note` has found a leak.
+
+        A gradient that is not finite does not count as a leak. It raises an error elsewhere.
+        """
         if not self.leaks or not bool(torch.stack([leak for _, leak in self.leaks]).any()):
             return
         name = next(name for name, leak in self.leaks if bool(leak))
         raise UnsupportedModelError(
-            f"positions influence each other outside softmax attention (seen at {name}), so one backward cannot keep "
-            "the tokens apart. Use the estimator 'full'."
+            f"positions influence each other outside softmax attention (seen at {name}), so one backward pass "
+            "cannot keep the gradients of the tokens separate. Use the estimator 'full'."
         )
 
 
 def _strength(
     capture: Capture, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, hidden: Tensor, seed: Tensor
 ) -> tuple[Tensor, Tensor | None]:
+    """Return the strength of every measured target and the joint strength of every step (None without steps)."""
     at = (chunk.rows[chunk.seeded], chunk.columns[chunk.seeded] - 1)
     measured = chunk.measured[chunk.seeded]
     modules = modules_of(layers, spec.projections)
     gradients = dict(zip(modules, torch.autograd.grad(hidden, capture.outputs_of(modules), seed), strict=True))
-    unasked = Unasked.of(chunk, hidden.shape[:2])
+    unasked = Unasked(chunk, hidden.shape[:2])
     steps = None if chunk.steps is None else StepFactors(chunk.steps, chunk.num_steps, spec.norm)
     rows, joints = [], []
     group: list[list[_Term]] = []
@@ -150,7 +167,7 @@ def _strength(
             projection = layer.projections[name]
             gradient, inputs = gradients[projection.module], capture.input_of(projection)
             unasked.note(gradient, layer.name)
-            # Q, K and V read the same tensor object, which the capture keeps alive, so its id finds what they share.
+            # Q, K and V read the same tensor object. The capture keeps it alive, so its id identifies the input.
             terms.append(_Term(projection.select(gradient[at]), inputs[at].detach(), id(inputs)))
         rows.append(torch.stack([rank_one_norm(t.delta[measured], t.inputs[measured], spec.norm) for t in terms], -1))
         if steps is None:
@@ -166,7 +183,13 @@ def _strength(
 
 @dataclass(frozen=True)
 class _Term:
-    """The factors of Σ_i δ_i a_iᵀ of one projection, and a key that identifies its inputs."""
+    """The factors of one projection's gradient Σ_i δ_i a_iᵀ.
+
+    Args:
+        delta: the vectors δ_i.
+        inputs: the vectors a_i.
+        key: a number that identifies the inputs; projections with the same inputs have the same key.
+    """
 
     delta: Float[Tensor, "target rows"]
     inputs: Float[Tensor, "target columns"]
@@ -174,7 +197,10 @@ class _Term:
 
 
 def _layers_at_once(terms: Sequence[_Term]) -> int:
-    """How many layers are measured together for their steps: one on a CPU, as many as memory allows on a GPU."""
+    """Return for how many layers the joint strengths are computed together.
+
+    It is one layer on a CPU, and as many layers as `_GROUP_ELEMENTS` allows on a GPU.
+    """
     if terms[0].delta.device.type != "cuda":
         return 1
     largest = max(len(term.delta) * (term.delta.shape[1] + term.inputs.shape[1]) for term in terms)
@@ -182,7 +208,7 @@ def _layers_at_once(terms: Sequence[_Term]) -> int:
 
 
 def _joint(steps: StepFactors, group: Sequence[Sequence[_Term]]) -> Float[Tensor, "step layer projection"]:
-    """The joint norms of several layers."""
+    """Return the norms of the steps' gradients in several layers; each layer gives one term per projection."""
     alike = {tuple((term.delta.shape, term.inputs.shape) for term in terms) for terms in group}
     if len(alike) > 1:
         return torch.cat([_joint(steps, [terms]) for terms in group], 1)

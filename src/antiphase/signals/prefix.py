@@ -1,18 +1,20 @@
-"""Rows that share their first tokens: which rows they are, when to run these tokens separately, and how.
+"""For the estimator `own`: run the first tokens that several rows have in common only once.
 
-For `own`, no gradient enters the positions before the one that predicts a row's first target. These positions need no
-backward and no graph, only their keys and values, and rollouts of the same prompt need them only once. The keys and
-values come from the frozen attention's own calls and not from a `Cache`, so the type of the cache, its window and
-`use_cache` do not matter, and one chunk can hold prefixes of different lengths.
+For `own`, no gradient enters the positions before the one that predicts a row's first target. These positions (the
+row's prefix) need no backward pass and no autograd graph. Only their keys and values are needed, and rollouts of the
+same prompt need them only once. The keys and values are recorded in the calls of the frozen attention. No `Cache` of
+transformers is used, so the type of the cache, its window and `use_cache` do not matter, and one chunk can contain
+prefixes of different lengths.
 
-A row is run in two parts if all of these hold, and in one part otherwise:
+A row is run in two parts, first its prefix and then the rest, if all of these conditions hold. Otherwise it is run in
+one part.
 
-* the rows that share its prefix save a quarter of the work, counted in passes over tokens: 2 for a token with graph, 1
-  for a token without graph;
-* all such rows together save `_LEAST_SAVED` passes, since two passes over a few tokens cost more than one;
-* the row is not longer than the length at which the model's rotary frequencies switch (the caller checks this);
-* the backbone takes `position_ids`, and these have one axis (unlike `mrope`);
-* `continues`: on short rows of this model, both ways give the same hidden states.
+* The rows that share its prefix save a quarter of the work. The work is counted in passes over tokens: 2 for a token
+  with graph, 1 for a token without graph.
+* All such rows together save `_LEAST_SAVED` passes, since running a few tokens in two parts costs more than in one.
+* The row is not longer than the length at which the model's rotary frequencies change. The caller checks this.
+* The backbone takes `position_ids`, and these have one axis (unlike `mrope`).
+* `continues` is true: on short rows of this model, both ways give the same hidden states.
 """
 
 import dataclasses
@@ -36,31 +38,39 @@ _LEAST_SHARE = 0.25
 _LEAST_SAVED = 64
 _TEST_TOKENS = 12
 
-# For each model, whether its rows were found to continue from keys and values alone.
+# For each model, the result of `continues`.
 _CONTINUES: MutableMapping[nn.Module, bool] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
 class Family:
-    """Rows with the same tokens before the position that predicts their first target."""
+    """Rows that share a prefix: the tokens before the position that predicts the first target.
+
+    Args:
+        length: the number of tokens of the prefix.
+        rows: the rows.
+    """
 
     length: int
     rows: tuple[Row, ...]
 
     @property
     def columns(self) -> int:
-        """How many positions have a graph in the longest row: those up to the one that predicts the last target."""
+        """The number of positions with an autograd graph in the longest row.
+
+        They begin after the prefix and end with the position that predicts the last target.
+        """
         return max(int(row.targets[-1]) for row in self.rows) - self.length
 
     @property
     def saved(self) -> tuple[int, int]:
-        """(passes over tokens that two parts save, passes that one part takes)."""
+        """Two numbers of passes over tokens: those that running in two parts saves, and those that one part takes."""
         whole = sum(2 * len(row.token_ids) for row in self.rows)
         return self.length * (2 * len(self.rows) - 1), whole
 
 
 def split(model: nn.Module, rows: Sequence[Row]) -> tuple[list[Family], list[Row]]:
-    """(the rows to run in two parts, grouped by prefix; the other rows)."""
+    """Return (the rows to run in two parts, grouped by prefix; all other rows)."""
     by_prefix: dict[tuple[int, ...], list[Row]] = {}
     for row in rows:
         by_prefix.setdefault(tuple(row.token_ids[: int(row.targets[0]) - 1].tolist()), []).append(row)
@@ -78,10 +88,11 @@ def split(model: nn.Module, rows: Sequence[Row]) -> tuple[list[Family], list[Row
 
 
 def pack_families(families: Sequence[Family], token_budget: int, num_layers: int) -> Iterator[list[Family]]:
-    """Groups of families within the budget, longest rows first. A family that is too large alone is split.
+    """Yield groups of families that fit into the token budget, the longest rows first.
 
-    These count, with their padding: positions with graph; prefixes, whose keys and values are kept; and the copies of
-    the prefixes for every row, which exist in one layer at a time.
+    A family that is too large is split. These count for the budget, with their padding: the positions with a graph,
+    the prefixes, whose keys and values are kept, and the copies of the prefixes for every row. The copies exist in one
+    layer at a time, so their number is divided by the number of layers.
     """
 
     def fits(group: Sequence[Family]) -> bool:
@@ -111,7 +122,7 @@ def pack_families(families: Sequence[Family], token_budget: int, num_layers: int
 
 
 def chunk_of_families(families: Sequence[Family], device: torch.device) -> Chunk:
-    """The chunk of the rows without their prefixes, in order and padded on the right, and the prefixes."""
+    """Return one chunk with the rows of some families, in order and without their prefixes, and with the prefixes."""
     prefixes = torch.zeros(len(families), max(f.length for f in families), dtype=torch.long, device=device)
     rows, owner, lengths = [], [], []
     for index, family in enumerate(families):
@@ -126,10 +137,17 @@ def chunk_of_families(families: Sequence[Family], device: torch.device) -> Chunk
 
 
 def run(seen: Observed, chunk: Chunk, *, grad: bool) -> tuple[Tensor, AttentionTrace]:
-    """The final hidden states of the chunk's inputs, on the frozen attention. A prefix is run first, without graph.
+    """Run a chunk with the frozen attention, and return its final hidden states and the trace of the attention calls.
+
+    If the chunk has prefixes, they are run first, without graph.
+
+    Args:
+        seen: the observed model.
+        chunk: the rows.
+        grad: whether an autograd graph is built for the rows.
 
     Raises:
-        UnsupportedModelError: the model did not build its attention mask for rows that continue a prefix.
+        UnsupportedModelError: the model did not make an attention mask that covers the prefixes.
     """
     if chunk.prefix is None:
         with tracing() as trace:
@@ -137,7 +155,7 @@ def run(seen: Observed, chunk: Chunk, *, grad: bool) -> tuple[Tensor, AttentionT
     hidden, trace = _continue(seen, chunk.inputs, chunk.lengths, chunk.prefix, grad=grad)
     if not trace.continued:
         raise UnsupportedModelError(
-            f"{type(seen.model).__name__} builds attention masks in a way that changes with the batch. Use the "
+            f"{type(seen.model).__name__} does not always build its attention masks in the same way. Use the "
             "estimator 'full'."
         )
     return hidden, trace
@@ -146,10 +164,11 @@ def run(seen: Observed, chunk: Chunk, *, grad: bool) -> tuple[Tensor, AttentionT
 def _continue(
     seen: Observed, inputs: Tensor, lengths: Sequence[int], prefix: Prefix, *, grad: bool
 ) -> tuple[Tensor, AttentionTrace]:
+    """Run the prefixes, then the rows that continue them; the result is that of `run`."""
     with tracing(record=True) as first:
         seen.hidden(prefix.input_ids, grad=False)
     past = Past(tuple(first.recorded), prefix.owner, prefix.lengths)
-    # Padding gets its row's last position: beyond it there may be no position embedding, or another RoPE.
+    # Padding gets the position of its row's last token. A later position may have no embedding, or change the RoPE.
     last = torch.tensor(lengths, device=inputs.device)[:, None] - 1
     place = torch.arange(inputs.shape[1], device=inputs.device).expand_as(inputs).minimum(last)
     with tracing(past=past) as trace:
@@ -157,20 +176,27 @@ def _continue(
 
 
 def continues(model: nn.Module) -> bool:
-    """Whether rows of this model can continue from the keys and values of a prefix. This is tried once per model."""
+    """Return whether this model computes the same if its rows continue from the keys and values of a prefix.
+
+    This is tried out once per model, on short rows.
+    """
     if model not in _CONTINUES:
         _CONTINUES[model] = _takes_positions(model) and _same_hidden(model)
     return _CONTINUES[model]
 
 
 def _takes_positions(model: nn.Module) -> bool:
+    """Return whether the backbone takes `position_ids` with one axis."""
     rope = getattr(cast(Any, model).config.get_text_config(), "rope_parameters", None) or {}
     return "position_ids" in inspect.signature(backbone(model).forward).parameters and "mrope_section" not in str(rope)
 
 
 @torch.no_grad()
 def _same_hidden(model: nn.Module) -> bool:
-    """Compare two rows that continue after two thirds and one third of their tokens with the same rows in one part."""
+    """Return whether two short rows have the same hidden states in two parts as in one part.
+
+    One row is cut after two thirds of its tokens, the other after one third.
+    """
     config = cast(Any, model).config.get_text_config()
     switch = rope_switch(config)
     limits = [switch[1] if switch else None, getattr(config, "max_position_embeddings", None)]
@@ -194,7 +220,10 @@ def _same_hidden(model: nn.Module) -> bool:
 
 
 def _tolerance(hidden: Tensor) -> float:
-    """The error that rounding can cause in products of other shapes. A lost state or position causes far more."""
+    """Return the greatest relative error that rounding may cause if matrix products have other shapes.
+
+    If the model lost a state or a position, the error would be far greater.
+    """
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
     return max(1e-2, math.sqrt(torch.finfo(dtype).eps))

@@ -1,8 +1,9 @@
-"""∂z_y/∂h of each target, without a second product of vocabulary size if the head allows it.
+"""Compute the seed ∂z_y/∂h: the gradient of each target's logit z_y at the final hidden state h that predicts it.
 
-Most heads are one linear layer, followed by maps of each logit (a softcap, a scale). Then ∂z_y/∂(the layer's output)
-is zero except at y, and the seed is a multiple of row y of the weight. Every call checks this on the gradient itself.
-If it does not hold, autograd differentiates the whole head.
+Most output heads are one linear layer, followed by functions of each single logit (a softcap, a scale). Then the
+gradient of z_y at the output of the layer is zero except at y, and the seed is a multiple of row y of the weight. This
+shortcut saves a second matrix product of the size of the vocabulary. Every call checks the gradient at the output of
+the layer. If it is not zero elsewhere, autograd differentiates the whole head.
 """
 
 from collections.abc import Callable
@@ -22,16 +23,16 @@ def seeded_logits(
     token_ids: Int[Tensor, "target"],
     spec: SignalSpec,
 ) -> tuple[Float[Tensor, "target vocab"], Float[Tensor, "target hidden"]]:
-    """(logits without graph, ∂target_i/∂h_i).
+    """Return (the logits without autograd graph, the seeds ∂target_i/∂h_i).
 
     Args:
-        model: the model whose head it is.
-        head: the map from hidden states to logits; see `head_of`.
+        model: the model.
+        head: the model's function from hidden states to logits; see `head_of`.
         hidden: the final hidden states, without graph.
         token_ids: the generated tokens.
-        spec: names the target. `logprob` depends on every logit, so for it the whole head is differentiated.
+        spec: names the target. The target `logprob` depends on every logit, so the shortcut is not used for it.
 
-    Cost: one product of hidden states and vocabulary; two if the shortcut does not hold.
+    Cost: one matrix product of the hidden states with the vocabulary; two if the shortcut cannot be used.
     """
     leaf = hidden.detach().requires_grad_()
     linear = _plain_linear(model) if spec.target == "logit" else None
@@ -46,6 +47,7 @@ def seeded_logits(
 
 
 def _target(logits: Tensor, token_ids: Tensor, spec: SignalSpec) -> Tensor:
+    """Return the target of each generated token: its logit or its log-probability."""
     chosen = logits.gather(-1, token_ids[:, None])[:, 0]
     if spec.target == "logit":
         return chosen
@@ -54,14 +56,17 @@ def _target(logits: Tensor, token_ids: Tensor, spec: SignalSpec) -> Tensor:
 
 
 def _plain_linear(model: nn.Module) -> nn.Linear | None:
-    """The output layer if it computes exactly x Wᵀ + b, without adapter, quantisation, sharding or hook; else None."""
+    """Return the output layer if it computes exactly x Wᵀ + b; else None.
+
+    It is None for a layer with an adapter or a hook, and for a weight that is quantised or sharded over devices.
+    """
     layer: object = cast(Any, model).get_output_embeddings()
     if not isinstance(layer, nn.Linear) or type(layer) is not nn.Linear:
         return None
     if "forward" in vars(layer) or layer._forward_hooks or layer._forward_pre_hooks:
         return None
     weight = layer.weight
-    # A sharded weight is a subclass of Tensor, or is empty outside the layer's own forward.
+    # A weight that is sharded over devices is a subclass of Tensor, or is empty outside the layer's own forward.
     plain = type(weight.data) is Tensor and weight.is_floating_point()
     return layer if plain and weight.shape == (layer.out_features, layer.in_features) else None
 
@@ -69,13 +74,13 @@ def _plain_linear(model: nn.Module) -> nn.Linear | None:
 def _by_rows(
     linear: nn.Linear, head: Callable[[Tensor], Tensor], leaf: Tensor, token_ids: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """(logits, the seed from the weight's rows or None if ∂z_y/∂(linear's output) is not zero except at y)."""
+    """Return (the logits, the seeds from rows of the weight). The seeds are None if the shortcut cannot be used."""
     calls: list[tuple[Tensor, Tensor]] = []
 
     def cut(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         raw = output.detach().requires_grad_()
         calls.append((args[0], raw))
-        # A copy, since a head may write into its layer's output, which is not allowed for a leaf.
+        # The head gets a copy, since it may write into the output of its layer. This is not allowed for a leaf.
         return raw.clone()
 
     handle = linear.register_forward_hook(cut)

@@ -1,7 +1,7 @@
-"""Steps: the parts of a rollout, such as its sentences or lines, on token boundaries (docs/method.md).
+"""Cut rollouts into steps, such as sentences or lines, and find the step of each token (docs/method.md).
 
-`sentences` finds where sentences begin in a text, `splitter` offers the ways to cut a text, `places` finds where each
-token stands in the text, and `assigning` combines them. Nothing here measures a signal.
+`sentences` finds where sentences begin in a text. `splitter` holds all the ways to cut a text. `places` finds where
+each token stands in the text. `assigning` combines them. Nothing here measures a signal.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use, since it imports torch.
+    # `assigning` is imported on first use, because it imports torch.
     if name in ("batch_steps", "token_steps"):
         from antiphase.steps import assigning
 

@@ -1,4 +1,7 @@
-"""Find the step of every token: steps are contiguous and numbered from 0 (docs/method.md)."""
+"""Find the step (such as the sentence) of every token of a completion (docs/method.md).
+
+A step is an unbroken run of tokens. The steps of a completion are numbered from 0.
+"""
 
 import re
 from collections.abc import Sequence
@@ -19,22 +22,25 @@ _SPACE = re.compile(r"\s+")
 
 
 def token_steps(token_ids: Sequence[int], tokenizer: Any, splitter: Splitter | str) -> list[int]:
-    """The number of the step of every token of a completion.
+    """Return the number of the step of every token of a completion.
 
-    The text is decoded once and cut where the splitter says. A token belongs to the step of its first character that
-    is no space. So a token that holds the end of one step and the beginning of the next belongs to the earlier step,
-    the space before a word belongs to the word, and a token of white space, or without text, joins the step before it.
-    Special tokens end a step, except with `regex`; at the end of the completion they join the last step.
+    The tokens are decoded into one text, and the splitter finds where the steps of the text begin. Then each token is
+    assigned to a step:
+
+    * A token belongs to the step of its first character that is no space. If a token contains the end of one step and
+      the beginning of the next, it therefore belongs to the earlier step. The space before a word belongs to the word.
+    * A token of white space, or without text, belongs to the step before it.
+    * A special token ends a step, except with `regex`. At the end of the completion it belongs to the last step.
 
     Our reading: steps end on token boundaries. The paper does not say to which step a token on a boundary belongs.
 
     Args:
         token_ids: the token ids of the completion.
         tokenizer: a Hugging Face tokenizer.
-        splitter: how to cut the text, or the splitter's name, as `Splitter.parse` reads it.
+        splitter: how to cut the text: a `Splitter`, or a name that `Splitter.parse` reads, such as `sentence`.
 
     Returns:
-        One number for each token: the first is 0, and each is equal to the one before it or greater by 1.
+        One number for each token. The first is 0, and each is equal to the one before it or greater by 1.
 
     Raises:
         InvalidInputError: there is no such splitter, or its pattern takes too long on this text.
@@ -44,9 +50,18 @@ def token_steps(token_ids: Sequence[int], tokenizer: Any, splitter: Splitter | s
 
 
 def batch_steps(batch: TokenBatch, tokenizer: Any, splitter: Splitter | str) -> Int[Tensor, "batch token"]:
-    """The step of every completion token of a batch, counted from 0 in each rollout; −1 at all other places.
+    """Return the step of every completion token of a batch, counted from 0 in each rollout; −1 at all other places.
 
-    Tokens that the model did not write, such as a tool's answer, are replaced by a blank line in the text.
+    If the model did not write some tokens in the middle of a completion, such as the answer of a tool, a blank line
+    stands in their place when the text is cut.
+
+    Args:
+        batch: the rollouts.
+        tokenizer: a Hugging Face tokenizer.
+        splitter: how to cut the text, as in `token_steps`.
+
+    Raises:
+        InvalidInputError: there is no such splitter, or its pattern takes too long on a text.
     """
     splitter = _splitter(splitter)
     steps = torch.full(batch.input_ids.shape, -1, dtype=torch.long)
@@ -61,10 +76,12 @@ def batch_steps(batch: TokenBatch, tokenizer: Any, splitter: Splitter | str) -> 
 
 
 def _splitter(given: Splitter | str) -> Splitter:
+    """Return a splitter that may be given by its name."""
     return given if isinstance(given, Splitter) else Splitter.parse(given)
 
 
 def _steps(token_ids: list[int], tokenizer: Any, splitter: Splitter, pauses: Sequence[int]) -> list[int]:
+    """Return the step of every token; `pauses` are the numbers of tokens before which other tokens were left out."""
     if not token_ids:
         return []
     special = _special_ids(tokenizer)
@@ -80,6 +97,7 @@ def _steps(token_ids: list[int], tokenizer: Any, splitter: Splitter, pauses: Seq
 
 
 def _numbers(placed: PlacedTokens, is_special: NDArray[np.bool_], splitter: Splitter) -> list[int]:
+    """Return the step of every token, from the place of each token in the text."""
     text = placed.text
     plain = _without_special(placed, is_special)
     size = len(text)
@@ -93,13 +111,14 @@ def _numbers(placed: PlacedTokens, is_special: NDArray[np.bool_], splitter: Spli
     of_characters = np.cumsum(begins)
     known = first < placed.ends
     steps = np.maximum.accumulate(np.where(known, of_characters[np.minimum(first, size - 1)], 0))
-    # A step has no tokens if all its characters stand in tokens of other steps. The other steps are renumbered.
+    # If all characters of a step stand in tokens of other steps, the step has no tokens. The numbers then have a gap,
+    # which `unique` closes.
     numbers: list[int] = np.unique(steps, return_inverse=True)[1].tolist()
     return numbers
 
 
 def _without_special(placed: PlacedTokens, is_special: NDArray[np.bool_]) -> str:
-    """The text with line breaks in place of special tokens, except tags such as `<think>`."""
+    """Return the text with line breaks in place of special tokens. Tags such as `<think>` stay."""
     parts, place = [], 0
     for start, end in zip(placed.starts[is_special].tolist(), placed.ends[is_special].tolist(), strict=True):
         if not TAG.fullmatch(placed.text[start:end].strip()):
@@ -109,7 +128,7 @@ def _without_special(placed: PlacedTokens, is_special: NDArray[np.bool_]) -> str
 
 
 def _special_ids(tokenizer: Any) -> frozenset[int]:
-    """The special tokens, without the token for unknown words, which stands for text."""
+    """Return the ids of the special tokens. The token for unknown words is left out, because it stands for text."""
     added = (token for token, content in tokenizer.added_tokens_decoder.items() if content.special)
     special = frozenset([*tokenizer.all_special_ids, *added])
     marks = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)

@@ -1,4 +1,7 @@
-"""Find where each token stands in the text of a completion, for any tokenizer, in linear time."""
+"""Find where each token stands in the text of a completion.
+
+This works for any tokenizer, and the time is linear in the number of tokens.
+"""
 
 import re
 from collections.abc import Sequence
@@ -16,12 +19,13 @@ _ESCAPED = re.compile("[\udc80-\udcff]")
 
 @dataclass(frozen=True)
 class PlacedTokens:
-    """The text of a completion, and the characters of each token.
+    """The text of a completion, and the place of each token in it.
 
     Args:
-        text: the text as the tokenizer decodes it, with special tokens; each byte that is no UTF-8 becomes one U+FFFD.
-        starts, ends: where each token starts and ends, in characters. A character whose bytes are split over several
-            tokens belongs to each of them. A token without text starts and ends at the same place.
+        text: the text as the tokenizer decodes it, with special tokens. Each byte that is not valid UTF-8 becomes one
+            character U+FFFD.
+        starts, ends: the offsets of the characters at which each token starts and ends. A character whose bytes are
+            split over several tokens belongs to each of them. A token without text starts and ends at the same place.
     """
 
     text: str
@@ -30,11 +34,11 @@ class PlacedTokens:
 
 
 def place_tokens(token_ids: Sequence[int], tokenizer: Any, pauses: Sequence[int] = ()) -> PlacedTokens:
-    """The text of the tokens and the place of each in it.
+    """Return the text of some tokens, and the place of each token in the text.
 
-    What a token adds to the text depends only on the token before it (SentencePiece drops the space of the first
-    token; WordPiece puts a space between words), so each distinct pair of neighbours is decoded once. Tokens that hold
-    a part of a character add their bytes, which are decoded together.
+    What a token adds to the text depends only on the token before it. For example, SentencePiece drops the space of
+    the first token, and WordPiece puts a space between words. So each distinct pair of neighbours is decoded once. A
+    token can contain only a part of a character. The bytes of such tokens are joined first and decoded together.
 
     Args:
         token_ids: the token ids of one completion.
@@ -49,7 +53,7 @@ def place_tokens(token_ids: Sequence[int], tokenizer: Any, pauses: Sequence[int]
     begins = np.cumsum(breaks + lengths) - lengths
     paused = frozenset(pauses)
     data = b"".join(pause + part if number in paused else part for number, part in enumerate(parts))
-    # With surrogateescape, every byte that is no UTF-8 becomes one character, so that places can be counted.
+    # With surrogateescape, every byte that is not valid UTF-8 becomes one character, so places can be counted.
     escaped = data.decode("utf-8", "surrogateescape")
     points = np.frombuffer(escaped.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     invalid = (points >= 0xDC80) & (points <= 0xDCFF)
@@ -63,7 +67,7 @@ def place_tokens(token_ids: Sequence[int], tokenizer: Any, pauses: Sequence[int]
 
 
 def _bytes_of_tokens(token_ids: Sequence[int], tokenizer: Any) -> list[bytes]:
-    """What each token adds to the text, in UTF-8."""
+    """Return what each token adds to the text, as bytes in UTF-8."""
     distinct = list(dict.fromkeys(token_ids))
     alone = dict(zip(distinct, _decode([[token] for token in distinct], tokenizer), strict=True))
     split = {token: _raw_bytes(tokenizer, token, text) for token, text in alone.items() if REPLACEMENT in text}
@@ -81,20 +85,31 @@ def _bytes_of_tokens(token_ids: Sequence[int], tokenizer: Any) -> list[bytes]:
 
 
 def _added(before: str, alone: str, together: str) -> str:
-    """What a token adds after the one before it."""
+    """Return the text that a token adds after the token before it.
+
+    Args:
+        before: the text of the token before it, decoded alone.
+        alone: the text of the token itself, decoded alone.
+        together: the text of both tokens, decoded together.
+    """
     added = together[len(before) :] if together.startswith(before) else alone
     return alone if REPLACEMENT in added else added
 
 
 def _decode(rows: list[list[int]], tokenizer: Any) -> list[str]:
-    if not rows:  # a tokenizer would decode no rows to one empty text
+    """Decode each row of token ids to a text."""
+    if not rows:  # Given an empty list, a tokenizer would return one empty text.
         return []
     texts: list[str] = tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return texts
 
 
 def _raw_bytes(tokenizer: Any, token: int, text: str) -> bytes:
-    """The bytes of a token that holds a part of a character, named `<0xE4>` (SentencePiece) or in GPT-2's letters."""
+    """Return the bytes of a token that contains only a part of a character.
+
+    The bytes are read from the token's name in the vocabulary: `<0xE4>` in SentencePiece, or GPT-2's letters for
+    bytes.
+    """
     name = tokenizer.convert_ids_to_tokens(token)
     if isinstance(name, str):
         letters = byte_letters()
@@ -107,7 +122,7 @@ def _raw_bytes(tokenizer: Any, token: int, text: str) -> bytes:
 
 @lru_cache(maxsize=1)
 def byte_letters() -> dict[str, int]:
-    """The byte that each letter stands for in a byte-level vocabulary (GPT-2's, which many models use).
+    """Return the byte that each letter stands for in the byte-level vocabulary of GPT-2, which many models use.
 
     >>> byte_letters()["Ġ"], byte_letters()["A"], len(byte_letters())
     (32, 65, 256)

@@ -1,4 +1,6 @@
-"""Find where the sentences of a reasoning text begin: rules for prose, lists, formulas, code and CJK (docs/method.md).
+"""Find where the sentences of a reasoning text begin (docs/method.md).
+
+There are rules for prose, lists, formulas, code, and Chinese, Japanese and other scripts with full stops of their own.
 
 Our reading: the paper cuts a rollout into "reasoning sentences" and does not say how. docs/steps.md lists our rules
 and compares them with known libraries on the same texts.
@@ -35,7 +37,7 @@ _CONTENT = r"[^\W_]"
 
 
 def sentence_starts(text: str) -> list[int]:
-    r"""Where each sentence begins, except the first: ascending offsets of characters that are no space.
+    r"""Return the offsets at which the sentences of a text begin, except the first sentence.
 
     >>> text = "Pi is 3.14, e.g. in Fig. 2. So?\n1. Add.\n2. Stop"
     >>> [text[a:b] for a, b in zip([0, *sentence_starts(text)], [*sentence_starts(text), None])]
@@ -45,7 +47,8 @@ def sentence_starts(text: str) -> list[int]:
         text: the text of a completion.
 
     Returns:
-        The offsets; empty for a text of one sentence. The time is linear in the length of the text.
+        Ascending offsets of characters that are no space; empty for a text of one sentence. The time is linear in the
+        length of the text.
     """
     spans = protected_spans(text)
     opened = [start for start, _ in spans]
@@ -55,25 +58,23 @@ def sentence_starts(text: str) -> list[int]:
         number = bisect_right(opened, found.start()) - 1
         if number >= 0 and found.start() < spans[number][1]:
             continue
-        after = _after(text, found.end())
+        place = _after(text, found.end())
         kind = found.lastgroup
         if kind == "tag":
-            place = after if found[0].startswith("</") else found.start()
+            if not found[0].startswith("</"):
+                place = found.start()
             hard.add(place)
         elif kind == "break":
-            place = after
             strength = _line_break(text, begin, found)
             if strength is not None:
                 {"hard": hard, "line": lines, "weak": weak}[strength].add(place)
             if strength in (None, "weak"):
                 continue
         elif kind == "wide":
-            if found[0][-1] in "」』”" and text[after : after + 1] in ("と", "っ"):
+            if found[0][-1] in "」』”" and text[place : place + 1] in ("と", "っ"):
                 continue
-            place = after
             stops.add(place)
-        elif ends_sentence(text, begin, found.start("stop"), found.end("stop"), found.end(), after):
-            place = after
+        elif ends_sentence(text, begin, found.start("stop"), found.end("stop"), found.end(), place):
             stops.add(place)
         else:
             continue
@@ -84,19 +85,20 @@ def sentence_starts(text: str) -> list[int]:
 
 
 def merged(text: str, places: Iterable[int], *, content: str, tags: bool = True) -> list[int]:
-    """Merge steps without content into a neighbour, and return the places where the remaining steps begin.
+    """Merge steps without content with a neighbour, and return the offsets at which the remaining steps begin.
 
-    A step without content joins the step before it. The first step of the text, and a step that opens a tag such as
-    `<think>`, joins the step after it instead.
+    A step without content is merged with the step before it. If it is the first step of the text, or opens a tag such
+    as `<think>`, it is merged with the step after it.
 
     Args:
         text: the text of the completion.
         places: the offsets at which steps begin, ascending.
-        content: a pattern; a step has content if the pattern occurs in it.
-        tags: whether tags are left out when content is looked for.
+        content: a pattern. A step has content if the pattern occurs in it.
+        tags: whether tags are treated as special: they do not count as content, and an opening tag belongs to the step
+            after it.
 
     Returns:
-        Ascending offsets of characters that are no space.
+        Ascending offsets of characters that are no space. The first step of the text is left out.
     """
     pattern = re.compile(content)
     plain = TAG.sub(lambda tag: " " * len(tag[0]), text) if tags else text
@@ -118,16 +120,21 @@ def merged(text: str, places: Iterable[int], *, content: str, tags: bool = True)
 
 
 def _after(text: str, place: int) -> int:
-    """The first character at or after the place that is no space."""
+    """Return the offset of the first character at or after a place that is no space."""
     found = _SPACE.match(text, place)
     return found.end() if found else place
 
 
 def _line_break(text: str, begin: int, found: "re.Match[str]") -> str | None:
-    """How strongly a line break outside formulas ends a step; None if it ends none.
+    """Return whether a line break outside formulas ends a step.
 
-    `hard` ends a step and a paragraph, `line` ends a step, `weak` ends a step if no mark ends a sentence in the
-    paragraph.
+    The result is `hard` if the line break ends a step and a paragraph, `line` if it ends a step, `weak` if it ends a
+    step only in a paragraph without a full stop or another mark that ends a sentence, and None if it ends no step.
+
+    Args:
+        text: the text of the completion.
+        begin: where the current sentence begins.
+        found: the match of the line break and the white space after it.
     """
     line = text[max(begin, text.rfind("\n", 0, found.start()) + 1) : found.start()]
     marker = _ITEM.fullmatch(line.strip() + " ")
@@ -147,7 +154,7 @@ def _line_break(text: str, begin: int, found: "re.Match[str]") -> str | None:
 
 
 def _ends_in_formulas(text: str, spans: list[tuple[int, int]]) -> set[int]:
-    """Where sentences begin after a formula that contains the full stop of the sentence: `$x = 5.$ Then`."""
+    """Return where sentences begin after a formula whose last character is the full stop, as in `$x = 5.$ Then`."""
     places = set()
     for start, end in spans:
         inside = text[start:end].rstrip("\\])$").rstrip() if text[start] in "\\$" else ""
@@ -158,7 +165,14 @@ def _ends_in_formulas(text: str, spans: list[tuple[int, int]]) -> set[int]:
 
 
 def _lines_without_stop(text: str, hard: set[int], stops: set[int], weak: set[int]) -> set[int]:
-    """The weak line breaks of the paragraphs in which no mark ends a sentence."""
+    """Return the weak line breaks in paragraphs that have no mark at the end of a sentence.
+
+    Args:
+        text: the text of the completion.
+        hard: the places of hard breaks, which separate paragraphs.
+        stops: where sentences begin after a mark such as a full stop.
+        weak: the places after all weak line breaks.
+    """
     edges = sorted(hard | {0, len(text)})
     lines: dict[int, set[int]] = {}
     for place in weak:

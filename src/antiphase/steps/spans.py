@@ -1,4 +1,7 @@
-"""Find formulas and code, inside which no sentence ends. The time is linear in the length of any text."""
+"""Find the formulas and the code in a text. No sentence ends inside them.
+
+The time is linear in the length of the text.
+"""
 
 import re
 from bisect import bisect_left
@@ -15,7 +18,7 @@ _CLOSERS = {
     "\\[": re.compile(r"\\\]"),
     "\\(": re.compile(r"\\\)"),
     "$$": re.compile(r"\$\$"),
-    # Pandoc's rule, with which "$5 and $6" are two prices.
+    # This is Pandoc's rule. With it, "$5 and $6" are two prices and not a formula.
     "$": re.compile(r"(?<=[^\s\\])\$(?!\d)"),
     "`": re.compile("`"),
     "\n": re.compile("\n"),
@@ -26,7 +29,7 @@ _LONGEST_DOLLARS = 400
 
 
 class _Places:
-    """The places of closing marks. The text is searched once for each kind of mark that is asked for."""
+    """The places of closing marks in a text. A kind of mark is searched for when it is first needed, and only once."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -35,7 +38,10 @@ class _Places:
             self.known.setdefault(found[0], []).append(found.span())
 
     def after(self, kind: str, place: int) -> tuple[int, int]:
-        """(start, end) of the first mark at or after the place; the end of the text twice if there is none."""
+        """Return (start, end) of the first mark of a kind at or after a place.
+
+        If there is no such mark, both numbers are the length of the text.
+        """
         if kind not in self.known:
             pattern = _CLOSERS.get(kind)
             self.known[kind] = [found.span() for found in pattern.finditer(self.text)] if pattern else []
@@ -45,10 +51,11 @@ class _Places:
 
 
 def protected_spans(text: str) -> list[tuple[int, int]]:
-    r"""Formulas (`\[…\]`, `\(…\)`, `$…$`, `$$…$$`, `\begin…\end`) and code (fences, backticks), in order, disjoint.
+    r"""Return (start, end) of each formula and each piece of code in a text, in order and without overlap.
 
-    A formula contains no blank line. A dollar formula and code between single backticks end on the line on which they
-    begin. A fence that is not closed extends to the end of the text.
+    Formulas are `\[…\]`, `\(…\)`, `$…$`, `$$…$$` and `\begin…\end`. Code stands in fences or between backticks. A
+    formula contains no blank line. A formula between single dollars, and code between single backticks, end on the
+    line on which they begin. A fence that is not closed extends to the end of the text.
 
     >>> [r"so \(x = 1. y\). $5. Then $6."[a:b] for a, b in protected_spans(r"so \(x = 1. y\). $5. Then $6.")]
     ['\\(x = 1. y\\)']
@@ -65,7 +72,7 @@ def protected_spans(text: str) -> list[tuple[int, int]]:
 
 
 def _closed(found: "re.Match[str]", places: _Places) -> int | None:
-    """Where the span of an opening mark ends; None if the mark opens no span."""
+    """Return where the formula or code ends that an opening mark begins; None if the mark does not begin any."""
     mark = found.group("name") or found.group(found.lastgroup or 0)
     begin, size = found.end(), len(places.text)
     if found["fence"]:

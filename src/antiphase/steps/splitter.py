@@ -1,4 +1,7 @@
-"""The ways to cut a completion into steps, and the names by which a user chooses them."""
+"""The ways to cut a completion into steps (such as sentences), and the names by which a user chooses them.
+
+A splitter works on text. `assigning` then finds the step of each token.
+"""
 
 import re
 import time
@@ -15,12 +18,13 @@ from antiphase.steps.sentences import merged, sentence_starts
 
 DEFAULT_SPLITTER = "sentence"
 
-# How many seconds a pattern may take: on all probe texts together, and on one completion.
+# The most seconds that a pattern may take: on all probe texts together, and on one completion.
 PROBE_SECONDS = 1.0
 MATCH_SECONDS = 10.0
 
 _WITH_VALUE = ("fixed:N", "regex:PATTERN")
-# These texts make careless patterns slow: long runs of one character, without the end that the pattern looks for.
+# A new pattern is tried on these probe texts. Many are long runs of one character, on which a careless pattern is
+# slow.
 _PROBES = (
     *(character * 60 + end for character in "ax1 .\n=_-" for end in ("", "!", "\x00")),
     *(character * 3000 for character in "ax1 .\n"),
@@ -31,7 +35,7 @@ _LINE = re.compile(r"\n+")
 
 
 def line_starts(text: str) -> list[int]:
-    r"""Where each line with content begins, except the first.
+    r"""Return the offsets at which the lines of a text begin, except the first. Empty lines are left out.
 
     >>> line_starts("a\n\n  b")
     [5]
@@ -39,7 +43,8 @@ def line_starts(text: str) -> list[int]:
     return merged(text, (found.end() for found in _LINE.finditer(text)), content=r"\S")
 
 
-# Each finds where the steps of a text begin, except the first. docs/extend.md shows how to add one.
+# Each function returns the offsets at which the steps of a text begin, except the first step. docs/extend.md shows how
+# to add one.
 SPLITTERS: Registry[Callable[[str], list[int]]] = Registry(
     "splitter", {"sentence": sentence_starts, "line": line_starts}
 )
@@ -47,10 +52,10 @@ SPLITTERS: Registry[Callable[[str], list[int]]] = Registry(
 
 @dataclass(frozen=True)
 class Splitter:
-    """How a completion is cut into steps.
+    """A way to cut a completion into steps.
 
-    `fixed` counts tokens and does not read the text. `regex` ends a step after each match. All other kinds are
-    functions in `SPLITTERS` that read the text.
+    The kind `fixed` cuts after a fixed number of tokens and does not read the text. The kind `regex` ends a step after
+    each match of a pattern. All other kinds are functions in `SPLITTERS` that read the text.
 
     >>> Splitter.parse("fixed:16")
     Splitter(kind='fixed', size=16, pattern=None)
@@ -64,7 +69,7 @@ class Splitter:
 
     Raises:
         InvalidInputError: the kind is unknown, the size is below 1, or the pattern does not compile. A pattern is also
-            refused if it matches the empty string in the probe texts or takes longer than a second on them.
+            refused if, on a set of test texts, it matches the empty string or takes longer than a second.
     """
 
     kind: str = DEFAULT_SPLITTER
@@ -85,11 +90,11 @@ class Splitter:
 
     @classmethod
     def parse(cls, text: Any) -> "Splitter":
-        """The splitter that is named by `fixed:N`, `regex:PATTERN` or a name in `SPLITTERS`.
+        """Return the splitter of a name: `fixed:N`, `regex:PATTERN`, or a name in `SPLITTERS`.
 
         Raises:
-            InvalidInputError: there is no such splitter (the message suggests the nearest), the name is no text, or
-                the size or the pattern cannot be used.
+            InvalidInputError: there is no such splitter (the message suggests a similar name), the name is not a
+                string, or the size or the pattern cannot be used.
         """
         if not isinstance(text, str):
             raise InvalidInputError(f"a splitter is named by a text, one of {_forms()}; got {text!r}.")
@@ -107,37 +112,46 @@ class Splitter:
         raise InvalidInputError(_unknown(text))
 
     def __str__(self) -> str:
-        """The text that `parse` reads."""
+        """Return the name of the splitter, which `parse` can read."""
         value = self.size if self.kind == "fixed" else self.pattern
         return self.kind if value is None else f"{self.kind}:{value}"
 
     def starts(self, text: str) -> list[int]:
-        """Where each step of the text begins, except the first: ascending offsets of characters that are no space.
+        """Return the offsets at which the steps of a text begin, except the first step.
+
+        The offsets ascend, and none is that of a space.
 
         Raises:
-            InvalidInputError: the splitter is `fixed`, which reads no text, or the pattern took too long.
+            InvalidInputError: the splitter is `fixed`, which does not read the text, or the pattern took too long.
         """
         if self.kind == "fixed":
-            raise InvalidInputError(f"splitter {self} counts tokens; it finds nothing in a text.")
-        starts = _match_ends(self.pattern, text) if self.pattern is not None else sorted(SPLITTERS[self.kind](text))
+            raise InvalidInputError(f"splitter {self} counts tokens, so it cannot cut a text.")
+        if self.pattern is None:
+            starts = sorted(SPLITTERS[self.kind](text))
+        else:
+            # A match may be empty here, although none was in the probe texts. A step then ends at its place.
+            starts = [stop for _, stop in _matches(_compiled(self.pattern), self.pattern, text, MATCH_SECONDS)]
         return merged(text, starts, content=r"\S", tags=False)
 
 
 def _unknown(text: str) -> str:
-    # The cutoff lets "regex" find "regex:PATTERN".
+    """Return the message for a name that is no splitter."""
+    # With this cutoff, "regex" is similar enough to "regex:PATTERN".
     meant = did_you_mean(text.partition(":")[0].lower(), (*SPLITTERS, *_WITH_VALUE), cutoff=0.45)
     return f"splitter {text!r} does not exist.{meant} There are: {_forms()}."
 
 
 def _forms() -> str:
+    """Return the names of all splitters, for messages."""
     return ", ".join([*SPLITTERS, *_WITH_VALUE])
 
 
 @lru_cache(maxsize=64)
 def _compiled(pattern: str) -> Any:
-    """The compiled pattern, after it was tried on the probe texts."""
+    """Compile a pattern, try it on the probe texts, and return it; or raise InvalidInputError."""
     try:
-        # `re` checks the syntax and gives the messages; `regex` has a time limit.
+        # `re` checks the syntax, because it has clear messages. `regex` is used for matching, because it has a time
+        # limit.
         re.compile(pattern)
         compiled = regex.compile(pattern)
     except (re.error, regex.error) as error:
@@ -149,30 +163,25 @@ def _compiled(pattern: str) -> Any:
     for probe in ("", *_PROBES):
         if any(start == stop for start, stop in _matches(compiled, pattern, probe, end - time.monotonic())):
             raise InvalidInputError(
-                f"splitter {_shown(pattern)} matches the empty string; a step ends after a match, which needs at "
+                f"splitter {_shown(pattern)} matches the empty string. A step ends after a match, so a match needs at "
                 "least one character."
             )
     return compiled
 
 
-def _match_ends(pattern: str, text: str) -> Iterator[int]:
-    # A match without characters is possible here, although the probe texts had none. A step ends at its place.
-    for _, stop in _matches(_compiled(pattern), pattern, text, MATCH_SECONDS):
-        yield stop
-
-
 def _matches(compiled: Any, pattern: str, text: str, seconds: float) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of each match; raise InvalidInputError if this takes longer than some seconds."""
     try:
         for found in compiled.finditer(text, timeout=max(seconds, 0.001)):
             yield found.span()
     except TimeoutError:
         raise InvalidInputError(
-            f"splitter {_shown(pattern)} takes too long: it was stopped on a text of {len(text)} characters. Write it "
-            "without repetitions inside repetitions."
+            f"splitter {_shown(pattern)} takes too long: it was stopped on a text of {len(text)} characters. Write "
+            "the pattern without a repetition inside another repetition."
         ) from None
 
 
 def _shown(pattern: str) -> str:
-    """The splitter's name, shortened to one line."""
+    """Return the name of a `regex` splitter for messages, on one line and not too long."""
     text = "regex:" + pattern.replace("\n", "\\n")
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,4 +1,4 @@
-"""Decide whether a full stop, question mark or exclamation mark ends a sentence, from the text around it."""
+"""Decide from the surrounding text whether a full stop, question mark or exclamation mark ends a sentence."""
 
 import re
 
@@ -7,19 +7,20 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# These end no sentence, even before a capital letter.
+# A full stop after one of these words ends no sentence, even if a capital letter follows.
 _TITLES = _words(
     "mr mrs ms mx dr prof rev hon gen col sgt lt capt gov sen rep pres st mt e.g i.e eg ie cf viz vs v approx resp ca "
     "incl excl fig figs eq eqs eqn eqns thm lem prop cor def defn ex exs ref refs rem sect chap cap ed eds tr"
 )
-# These end a sentence if a capital letter follows.
+# A full stop after one of these abbreviations ends a sentence only if a capital letter follows.
 _SHORT = _words(
     "etc al a.m p.m am pm u.s u.k u.n u.s.a ph.d b.c a.d inc ltd co corp jr sr bros dept ave blvd rd est ft lb lbs oz "
     "min mins sec secs hr hrs yr yrs wk wks sq cu yd yds mi pt pts qt qts gal km cm mm kg mg ml jan feb mar apr jun "
     "jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri sat sun max avg std dev temp orig misc"
 )
-# These end no sentence if a number follows.
+# A full stop after one of these words ends no sentence if a number follows, as in "no. 5".
 _NUMBERED = _words("al no nos nr p pp vol vols ch sec secs art fig figs eq eqs ex prob q thm lem def n para")
+# If one of these words follows "A.", the full stop ends a sentence. The letter is then no initial of a name.
 _STARTERS = _words(
     "the then so therefore thus hence let since if we it this that these those now but and or in for to as when "
     "because first next finally also however wait hmm okay ok yes no there here a an i you he she they what how which "
@@ -38,17 +39,17 @@ _LONGEST_LABEL = 60
 
 
 def ends_sentence(text: str, begin: int, start: int, stop: int, end: int, after: int) -> bool:
-    """Whether the marks in `text[start:stop]`, with closing quotes and brackets up to `end`, end a sentence.
+    """Return whether a run of the marks . ! ? … ends a sentence.
 
     Args:
         text: the text of the completion.
-        begin: where the current sentence begins.
-        start, stop: where the run of . ! ? … starts and ends.
-        end: where the closing quotes, brackets and emphasis after the run end.
-        after: the place of the next character that is no space.
+        begin: the offset at which the current sentence begins.
+        start, stop: the offsets at which the run of marks starts and ends.
+        end: the offset at which the closing quotes, brackets and emphasis signs after the run end.
+        after: the offset of the next character that is no space.
     """
     following = text[after : after + 1]
-    if after == end:  # no space: a number, a URL or an attribute, except in Chinese and Japanese
+    if after == end:  # No space follows. This is a number, a URL or an attribute, except in Chinese and Japanese.
         return _is_wide(following) and start > 0 and not text[start - 1].isspace()
     if not following or following in _OPERATORS:
         return False
@@ -59,15 +60,17 @@ def ends_sentence(text: str, begin: int, start: int, stop: int, end: int, after:
     if goes_on and not marks.strip(".…"):
         return False
     if goes_on and marks == "!" and _is_number(text, start):
-        return False  # a factorial
-    return not (goes_on and any(mark in text[stop:end] for mark in "\"'”’»"))  # "Why?" he asked
+        return False  # The mark is a factorial.
+    # In `"Why?" he asked`, the sentence goes on after the closing quote.
+    return not (goes_on and any(mark in text[stop:end] for mark in "\"'”’»"))
 
 
 def _full_stop(text: str, begin: int, start: int, after: int) -> bool:
+    """Return whether the full stop at `start` ends a sentence; the arguments are those of `ends_sentence`."""
     found = _WORD_BEFORE.search(text, max(begin, start - _LONGEST_WORD), start)
-    # A label is the number of a list item, or "Step 1."
+    # A label is the number of a list item, or "Step 1.".
     is_label = start - begin < _LONGEST_LABEL and _LABEL.fullmatch(text, begin, start) is not None
-    if is_label or found is None:  # after a number, a bracket or a formula it is a full stop
+    if is_label or found is None:  # After a number, a bracket or a formula, the full stop ends a sentence.
         return not is_label
     word, following = found[0].lower(), text[after]
     if word in _TITLES or (word in _NUMBERED and (following.isdigit() or following == "(")):
@@ -83,7 +86,10 @@ def _full_stop(text: str, begin: int, start: int, after: int) -> bool:
 
 
 def _is_initial(text: str, begin: int, start: int, after: int) -> bool:
-    """Whether the capital letter before a full stop belongs to a name: in George W. Bush, not in "point A. Then"."""
+    """Return whether a capital letter before a full stop is an initial, as in "George W. Bush".
+
+    In "point A. Then" it is not an initial.
+    """
     following = _WORD_AFTER.match(text, after)
     if following is None or following[1].lower() in _STARTERS:
         return False
@@ -94,11 +100,11 @@ def _is_initial(text: str, begin: int, start: int, after: int) -> bool:
 
 
 def _is_number(text: str, stop: int) -> bool:
-    """Whether a number, a bracket or a variable of one letter ends at this place."""
+    """Return whether a number, a closing bracket or a variable of one letter ends at a place."""
     found = _WORD_BEFORE.search(text, max(0, stop - 3), stop)
     return len(found[0]) == 1 if found else text[stop - 1 : stop].isdigit() or text[stop - 1 : stop] == ")"
 
 
 def _is_wide(character: str) -> bool:
-    """Whether the character belongs to a script without spaces: kana, Han, full-width forms."""
+    """Return whether a character belongs to a script without spaces: kana, Han or full-width forms."""
     return "\u3040" <= character <= "\u30ff" or "\u3400" <= character <= "\u9fff" or "\uff10" <= character <= "\uff5a"

@@ -15,7 +15,8 @@ from antiphase.models.loading import LoadedModel
 from antiphase.rollouts.sampling import generate
 from antiphase.rollouts.sampling_spec import Sampling
 from antiphase.runs.unit_spec import DEFAULT_UNIT
-from antiphase.scores import ScoreSpec, rollout_scores
+from antiphase.score_spec import ScoreSpec
+from antiphase.scores import rollout_scores
 from antiphase.signal_spec import STEP_STRENGTHS, UNITS, SignalSpec, StepStrength, Unit, check_one_of
 from antiphase.signals.measure import token_signals
 from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS

@@ -11,10 +11,10 @@ from trl import GRPOConfig
 
 from antiphase.errors import InvalidInputError
 from antiphase.inversion.inversion_spec import PREFIX, InversionSpec
-from antiphase.scores import ScoreSpec
+from antiphase.score_spec import ScoreSpec
+from antiphase.signal_spec import SignalSpec
 from antiphase.statistics.minimums import MIN_STEPS
 from antiphase.steps import DEFAULT_SPLITTER, Splitter
-from antiphase.types import SignalSpec
 
 # The seed is the host's option.
 _OPTIONS = tuple(option for option in fields(InversionSpec) if option.name != "seed")
