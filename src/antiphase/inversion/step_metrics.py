@@ -1,4 +1,7 @@
-"""The metrics of every batch of rollouts, task reward and inversion apart. Pure functions; see docs/metrics.md."""
+"""Compute the metrics that are logged for every batch of rollouts: of the task rewards, of inversion and of lengths.
+
+These are pure functions. docs/metrics.md explains every metric.
+"""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +15,7 @@ NGRAM = 4
 
 
 def repetition(token_ids: Sequence[int]) -> float:
-    """Share of the 4-grams that occurred before in the same completion; NaN with fewer than 5 tokens.
+    """Return the share of 4-grams that already occurred in the same completion; NaN with fewer than 5 tokens.
 
     >>> round(repetition([1, 2, 3, 4, 1, 2, 3, 4]), 6)
     0.2
@@ -23,16 +26,19 @@ def repetition(token_ids: Sequence[int]) -> float:
 
 @dataclass(frozen=True)
 class BatchFacts:
-    """The facts of all rollouts of a step and of all processes, one group after another; NaN where undefined.
+    """The numbers of all rollouts of one training step, from all processes; NaN where undefined.
+
+    The rollouts of one prompt form a group, and stand next to one another.
 
     Args:
-        task: weighted sum of the task rewards; NaN where no function gave one.
+        task: weighted sum of the task rewards; NaN if no reward function gave one.
         accepted: whether the verifier accepts the rollout.
         inversion: ι as the reward uses it.
-        correlation: ρ of the untouched signals, over the unit of the reward.
-        token, type, step: ρ of the untouched signals, over each unit; NaN where it was not measured.
-        given_length: ρ over steps with their lengths and places held fixed.
-        items: number of items that were correlated.
+        correlation: ρ, the correlation of entropy and strength over the unit of the reward, before any control,
+            shrinkage or clipping.
+        token, type, step: the same ρ over each unit; NaN if it was not measured.
+        given_length: ρ over steps, with the lengths and places of the steps held fixed.
+        items: number of tokens, types or steps that were correlated.
         entropy: mean token entropy, in nats.
         strength: mean gradient strength.
         length: number of tokens that the model generated.
@@ -57,21 +63,25 @@ class BatchFacts:
 
 
 def _mean(values: Tensor) -> float:
+    """Return the mean of the values that are not NaN."""
     return float(values.nanmean())
 
 
 def _std(values: Tensor) -> float:
+    """Return the standard deviation of the finite values; NaN with fewer than two."""
     kept = values[values.isfinite()]
     return float(kept.std()) if len(kept) > 1 else math.nan
 
 
 def _within(values: Tensor, group_size: int) -> float:
-    """Mean over groups of the standard deviation of their defined values."""
+    """Return the mean over groups of the standard deviation within the group."""
     return _mean(torch.tensor([_std(group) for group in values.view(-1, group_size)], dtype=torch.float64))
 
 
 def tied_share(task: Float[Tensor, "rollout"], group_size: int) -> float:
-    """Share of the groups whose defined task rewards are all equal (the criterion of TRL's frac_reward_zero_std).
+    """Return the share of groups whose task rewards are all equal. A NaN is ignored.
+
+    TRL's metric `frac_reward_zero_std` has the same criterion.
 
     >>> tied_share(torch.tensor([1.0, 1.0, 0.0, 1.0]), 2)
     0.5
@@ -84,10 +94,13 @@ def tied_share(task: Float[Tensor, "rollout"], group_size: int) -> float:
 
 
 def halves_accuracy(facts: BatchFacts, group_size: int) -> tuple[float, float]:
-    """The accuracy of the rollouts whose ι is above the median of their group, and of those below, as two numbers.
+    """Compute the accuracy of the rollouts whose ι is above the median of their group, and of those below it.
 
-    Both halves have rollouts of the same prompts, so the difficulty of the prompts cancels. Rollouts at the median,
-    and those without ι, are in neither half. The accuracy of an empty half is NaN.
+    Both halves have rollouts of the same prompts, so the difficulty of the prompts plays no part. A rollout at the
+    median, or without ι, is in neither half. The accuracy of an empty half is NaN.
+
+    Returns:
+        the accuracy of the upper half and that of the lower half.
     """
     groups = facts.inversion.view(-1, group_size)
     middle = groups.nanquantile(0.5, dim=1, keepdim=True)
@@ -96,13 +109,13 @@ def halves_accuracy(facts: BatchFacts, group_size: int) -> tuple[float, float]:
 
 
 def step_metrics(facts: BatchFacts, *, group_size: int, weight: float, seconds: float) -> dict[str, float]:
-    """The metrics of one batch; NaN where undefined.
+    """Compute the metrics of one batch by their names; NaN where undefined.
 
     Args:
         facts: the facts of all rollouts.
         group_size: number of rollouts of each prompt.
         weight: λ at this step.
-        seconds: time that the slowest process spent measuring.
+        seconds: time that the slowest process spent on measuring.
     """
     top, bottom = halves_accuracy(facts, group_size)
     return {
