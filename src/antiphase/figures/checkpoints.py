@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from antiphase.data.published import PublishedCurve
 from antiphase.errors import InvalidInputError
-from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, canvas, shorten
+from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, canvas, shorten, statistic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,10 +67,7 @@ def _line(axis: Any, points: Sequence[Mapping[str, Any]], place: int, unit: str,
     """Draw one unit of the result at `place` in each checkpoint's list of results."""
     results = [point["results"][place] for point in points]
     x = [point["step"] for point in points]
-    y, low, high = (
-        [math.nan if r["units"][unit][key] is None else r["units"][unit][key] for r in results]
-        for key in ("value", "low", "high")
-    )
+    y, low, high = zip(*(statistic(result["units"][unit]) for result in results), strict=True)
     axis.plot(x, y, color=colour, linewidth=1.6, marker="o", markersize=3.5, label=results[0]["estimator"], zorder=3)
     if len(x) > 1:
         axis.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0, zorder=1)

@@ -66,12 +66,6 @@ def entropy_strength(tokens: DataFrame, results: Sequence[Result]) -> Figure:
     return figure
 
 
-def _shown_units(result: Result) -> list[tuple[str, Result]]:
-    """Return the units whose ρ the title gives: the headline unit and the token, with their statistics."""
-    first = headline(result)
-    return [first] if first[0] == "token" else [first, ("token", over_tokens(result))]
-
-
 def _said(unit: str, entry: Result) -> str:
     """Return the line of the title that gives ρ of one unit."""
     said = describe(*statistic(entry))
@@ -80,7 +74,8 @@ def _said(unit: str, entry: Result) -> str:
 
 def _panel(mpl: Any, axes: Axes, points: np.ndarray, result: Result, limit: float) -> None:
     """Draw the hexagons and the running median of one result. `limit` is the largest entropy of all panels."""
-    lines = [_said(unit, entry) for unit, entry in _shown_units(result)]
+    units = dict([headline(result), ("token", over_tokens(result))])
+    lines = [_said(unit, entry) for unit, entry in units.items()]
     axes.set_title(heading(result), pad=7 + _LINE * len(lines))
     for place, said in enumerate(reversed(lines)):
         axes.annotate(said, (0, 1), (0, 6 + _LINE * place), "axes fraction", "offset points", color=GREY)

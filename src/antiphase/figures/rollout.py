@@ -16,8 +16,8 @@ from antiphase.figures.style import (
     INK,
     ORANGE,
     canvas,
-    count_text,
     drawable,
+    grouped,
     shorten,
     token_rows,
 )
@@ -67,7 +67,7 @@ def rollout_track(rollout_tokens: DataFrame, title: str) -> Figure:
         _draw_ranks(top, position, ranks)
         text = figure.add_axes((left, 0.15 / height, wide, text_height / height))
         _draw_text(mpl, text, list(zip(texts, places, position.tolist(), difference.tolist(), strict=False)))
-        note = f"{num_measured} of {count_text(len(texts))} measured"
+        note = f"{num_measured} of {grouped(len(texts))} token{'' if len(texts) == 1 else 's'} measured"
         note += f", the first {len(places)} shown" if len(places) < len(texts) else ""
         key = ". Blue: strength ranks higher. Orange: entropy does. Deep shades invert, pale ones do not."
         note += ". Nothing to compare: a signal is constant." if np.isnan(difference).all() else key

@@ -95,11 +95,6 @@ def grouped(count: int) -> str:
     return f"{count:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
-def count_text(count: int) -> str:
-    """Return a number of tokens in words, such as `1 token` or `3 072 tokens`."""
-    return grouped(count) + (" token" if count == 1 else " tokens")
-
-
 def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Any]:
     """Return axes for `count` panels, row by row, and hide the axes that are left over in the last row.
 

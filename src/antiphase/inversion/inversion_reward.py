@@ -192,9 +192,7 @@ class InversionReward:
             undefined=cast(Undefined, spec.undefined),
             excluded=excluded,
         )
-        metrics = step_metrics(
-            facts.with_task(task, right), group_size=group_size, weight=weight, seconds=float(facts.seconds.max())
-        )
+        metrics = step_metrics(facts, task, right, group_size=group_size, weight=weight)
         if accepted is None:
             metrics |= dict.fromkeys(_OF_A_VERIFIER, math.nan)
         if spec.signal_spec().targets_per_rollout == 0:

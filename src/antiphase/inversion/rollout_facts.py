@@ -4,6 +4,7 @@
 method `gathered` returns those of all processes. Nothing here measures signals or computes rewards.
 """
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from antiphase.inversion.step_metrics import BatchFacts, repetition
 from antiphase.scores import RolloutScores
 from antiphase.types import TokenBatch
 
@@ -19,9 +19,20 @@ from antiphase.types import TokenBatch
 # after another.
 Gather = Callable[[Tensor], Tensor]
 
+NGRAM = 4
 _OF_SCORES = ("inversion", "correlation", "given_length", "entropy", "strength", "self_certainty")
 _COUNTS = ("num_tokens", "num_items")
 _OWN = ("length", "truncated", "repetition", "seconds")
+
+
+def repetition(token_ids: Sequence[int]) -> float:
+    """Return the share of 4-grams that already occurred in the same completion; NaN with fewer than 5 tokens.
+
+    >>> round(repetition([1, 2, 3, 4, 1, 2, 3, 4]), 6)
+    0.2
+    """
+    grams = [tuple(token_ids[i : i + NGRAM]) for i in range(len(token_ids) - NGRAM + 1)]
+    return math.nan if len(grams) < 2 else 1 - len(set(grams)) / len(grams)
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,7 @@ class RolloutFacts:
         scores: ι (the inversion), ρ over each unit, entropy and strength.
         length: number of tokens that the model generated.
         truncated: 1 if the completion has no end token, else 0.
-        repetition: share of repeated 4-grams; see `step_metrics.repetition`.
+        repetition: share of repeated 4-grams; see `repetition`.
         seconds: time that was spent on measuring the batch of this rollout.
     """
 
@@ -125,26 +136,6 @@ class RolloutFacts:
             self,
             scores=RolloutScores(**of_scores, **counts, by_unit=by_unit),
             **{name: next(joined) for name in _OWN},
-        )
-
-    def with_task(self, task: Float[Tensor, "rollout"], accepted: Tensor) -> BatchFacts:
-        """Return the facts together with the task rewards, in the form that `step_metrics` takes."""
-        scores, unmeasured = self.scores, torch.full_like(self.length, torch.nan)
-        return BatchFacts(
-            task=task,
-            accepted=accepted,
-            inversion=scores.inversion,
-            correlation=scores.correlation,
-            token=scores.by_unit.get("token", unmeasured),
-            type=scores.by_unit.get("type", unmeasured),
-            step=scores.by_unit.get("step", unmeasured),
-            given_length=scores.given_length,
-            items=scores.num_items.double(),
-            entropy=scores.entropy,
-            strength=scores.strength,
-            length=self.length,
-            truncated=self.truncated,
-            repetition=self.repetition,
         )
 
 

@@ -1,65 +1,15 @@
 """Compute the metrics that are logged for every batch of rollouts: of the task rewards, of inversion and of lengths.
 
-These are pure functions. docs/metrics.md explains every metric.
+These are pure functions, which `InversionReward.combine` calls. docs/metrics.md explains every metric.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-NGRAM = 4
-
-
-def repetition(token_ids: Sequence[int]) -> float:
-    """Return the share of 4-grams that already occurred in the same completion; NaN with fewer than 5 tokens.
-
-    >>> round(repetition([1, 2, 3, 4, 1, 2, 3, 4]), 6)
-    0.2
-    """
-    grams = [tuple(token_ids[i : i + NGRAM]) for i in range(len(token_ids) - NGRAM + 1)]
-    return math.nan if len(grams) < 2 else 1 - len(set(grams)) / len(grams)
-
-
-@dataclass(frozen=True)
-class BatchFacts:
-    """The numbers of all rollouts of one training step, from all processes; NaN where undefined.
-
-    The rollouts of one prompt form a group, and stand next to one another.
-
-    Args:
-        task: weighted sum of the task rewards; NaN if no reward function gave one.
-        accepted: whether the verifier accepts the rollout.
-        inversion: ι as the reward uses it.
-        correlation: ρ, the correlation of entropy and strength over the unit of the reward, before any control,
-            shrinkage or clipping.
-        token, type, step: the same ρ over each unit; NaN if it was not measured.
-        given_length: ρ over steps, with the lengths and places of the steps held fixed.
-        items: number of tokens, types or steps that were correlated.
-        entropy: mean token entropy, in nats.
-        strength: mean gradient strength.
-        length: number of tokens that the model generated.
-        truncated: 1 where the completion has no end token, else 0.
-        repetition: share of repeated 4-grams; see `repetition`.
-    """
-
-    task: Float[Tensor, "rollout"]
-    accepted: Bool[Tensor, "rollout"]
-    inversion: Float[Tensor, "rollout"]
-    correlation: Float[Tensor, "rollout"]
-    token: Float[Tensor, "rollout"]
-    type: Float[Tensor, "rollout"]
-    step: Float[Tensor, "rollout"]
-    given_length: Float[Tensor, "rollout"]
-    items: Float[Tensor, "rollout"]
-    entropy: Float[Tensor, "rollout"]
-    strength: Float[Tensor, "rollout"]
-    length: Float[Tensor, "rollout"]
-    truncated: Float[Tensor, "rollout"]
-    repetition: Float[Tensor, "rollout"]
+from antiphase.inversion.rollout_facts import RolloutFacts
 
 
 def _mean(values: Tensor) -> float:
@@ -93,8 +43,10 @@ def tied_share(task: Float[Tensor, "rollout"], group_size: int) -> float:
     return float(((high >= low) & (high - low <= 1e-8)).double().mean())
 
 
-def halves_accuracy(facts: BatchFacts, group_size: int) -> tuple[float, float]:
-    """Compute the accuracy of the rollouts whose ι is above the median of their group, and of those below it.
+def halves_accuracy(
+    inversion: Float[Tensor, "rollout"], accepted: Bool[Tensor, "rollout"], group_size: int
+) -> tuple[float, float]:
+    """Compute the accuracy of the rollouts whose inversion ι is above the median of their group, and of those below.
 
     Both halves have rollouts of the same prompts, so the difficulty of the prompts plays no part. A rollout at the
     median, or without ι, is in neither half. The accuracy of an empty half is NaN.
@@ -102,44 +54,54 @@ def halves_accuracy(facts: BatchFacts, group_size: int) -> tuple[float, float]:
     Returns:
         the accuracy of the upper half and that of the lower half.
     """
-    groups = facts.inversion.view(-1, group_size)
+    groups, right = inversion.view(-1, group_size), accepted.view(-1, group_size).double()
     middle = groups.nanquantile(0.5, dim=1, keepdim=True)
-    accepted = facts.accepted.view(-1, group_size).double()
-    return float(accepted[groups > middle].mean()), float(accepted[groups < middle].mean())
+    return float(right[groups > middle].mean()), float(right[groups < middle].mean())
 
 
-def step_metrics(facts: BatchFacts, *, group_size: int, weight: float, seconds: float) -> dict[str, float]:
+def step_metrics(
+    facts: RolloutFacts,
+    task: Float[Tensor, "rollout"],
+    accepted: Bool[Tensor, "rollout"],
+    *,
+    group_size: int,
+    weight: float,
+) -> dict[str, float]:
     """Compute the metrics of one batch by their names; NaN where undefined.
 
     Args:
-        facts: the facts of all rollouts.
+        facts: the facts of all rollouts of the step, from all processes. The rollouts of one prompt form a group, and
+            stand next to one another.
+        task: the weighted sum of the task rewards of each rollout; NaN if no reward function gave one.
+        accepted: whether the verifier accepts each rollout.
         group_size: number of rollouts of each prompt.
-        weight: λ at this step.
-        seconds: time that the slowest process spent on measuring.
+        weight: λ, the weight of inversion at this step.
     """
-    top, bottom = halves_accuracy(facts, group_size)
+    scores = facts.scores
+    top, bottom = halves_accuracy(scores.inversion, accepted, group_size)
     return {
-        "task/mean": _mean(facts.task),
-        "task/std": _std(facts.task),
-        "task/within_group_std": _within(facts.task, group_size),
-        "task/accuracy": float(facts.accepted.double().mean()),
-        "task/tied_groups": tied_share(facts.task, group_size),
-        "inversion/mean": _mean(facts.inversion),
-        "inversion/std": _std(facts.inversion),
-        "inversion/within_group_std": _within(facts.inversion, group_size),
-        "inversion/correlation": _mean(facts.correlation),
-        "inversion/correlation_token": _mean(facts.token),
-        "inversion/correlation_type": _mean(facts.type),
-        "inversion/correlation_step": _mean(facts.step),
-        "inversion/correlation_given_length": _mean(facts.given_length),
-        "inversion/items": _mean(facts.items),
-        "inversion/undefined": float(facts.inversion.isnan().double().mean()),
+        "task/mean": _mean(task),
+        "task/std": _std(task),
+        "task/within_group_std": _within(task, group_size),
+        "task/accuracy": float(accepted.double().mean()),
+        "task/tied_groups": tied_share(task, group_size),
+        "inversion/mean": _mean(scores.inversion),
+        "inversion/std": _std(scores.inversion),
+        "inversion/within_group_std": _within(scores.inversion, group_size),
+        "inversion/correlation": _mean(scores.correlation),
+        **{
+            f"inversion/correlation_{unit}": _mean(scores.by_unit[unit]) if unit in scores.by_unit else math.nan
+            for unit in ("token", "type", "step")
+        },
+        "inversion/correlation_given_length": _mean(scores.given_length),
+        "inversion/items": _mean(scores.num_items.double()),
+        "inversion/undefined": float(scores.inversion.isnan().double().mean()),
         "inversion/top_accuracy": top,
         "inversion/bottom_accuracy": bottom,
         "inversion/weight": weight,
-        "inversion/seconds": seconds,
-        "rollout/entropy": _mean(facts.entropy),
-        "rollout/strength": _mean(facts.strength),
+        "inversion/seconds": float(facts.seconds.max()),
+        "rollout/entropy": _mean(scores.entropy),
+        "rollout/strength": _mean(scores.strength),
         "rollout/length": _mean(facts.length),
         "rollout/truncated": _mean(facts.truncated),
         "rollout/repetition": _mean(facts.repetition),

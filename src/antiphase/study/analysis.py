@@ -57,13 +57,9 @@ class Findings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the findings as plain values, without the points."""
-        return {
-            "groups": self.groups.to_dict(),
-            "overall": self.overall,
-            "stages": self.stages,
-            "across": self.across,
-            "scores": self.scores,
-        }
+        values = {**vars(self), "groups": self.groups.to_dict()}
+        del values["points"]
+        return values
 
 
 def group_of(cell: DoneCell) -> str:

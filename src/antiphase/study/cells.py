@@ -88,10 +88,10 @@ def _make(made: Made, out: Path) -> Path:
     folder = out / "models" / made.name
     marker = folder / "made.json"
     command = [word.replace("{out}", str(folder)) for word in made.command]
-    if marker.is_file():
-        if json.loads(marker.read_text(encoding="utf-8"))["command"] != list(made.command):
-            raise InvalidInputError(f"{folder} was made by another command. Remove it, or choose another --out.")
+    if is_made(made, out):
         return folder
+    if marker.is_file():
+        raise InvalidInputError(f"{folder} was made by another command. Remove it, or choose another --out.")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     if command[0] in ("python", "python3"):

@@ -39,6 +39,8 @@ _KEYS = ("name", "models", "settings", "methods", "seeds", "train", "eval", "com
 _MODEL_KEYS = ("path", "make", "stages", "train", "eval", "methods", "seeds", "settings")
 _SETTING_KEYS = ("make", "train", "eval")
 _COMPARE_KEYS = ("reference", "smallest")
+# The keys that a study sets itself, so that its file may not.
+_OWN_KEYS = {"train": ("model", "model_name_or_path", "seed", "output_dir"), "eval": ("models", "seed", "rollouts")}
 _NAME = re.compile(r"[A-Za-z0-9][\w+=-]*")
 
 
@@ -251,12 +253,10 @@ def _cells(
             raise InvalidInputError(f"{path}: methods: {name} must map keys to values; got {methods[name]!r}.")
     recipe = _merged([content, entry, change], "train", where)
     evaluation = _merged([content, entry, change], "eval", where)
-    for key in ("model", "model_name_or_path", "seed", "output_dir"):
-        if key in recipe:
-            raise InvalidInputError(f"{where}: train: the study itself sets {key}; remove the key.")
-    for key in ("models", "seed", "rollouts"):
-        if key in evaluation:
-            raise InvalidInputError(f"{where}: eval: the study itself sets {key}; remove the key.")
+    for part, options in (("train", recipe), ("eval", evaluation)):
+        for key in _OWN_KEYS[part]:
+            if key in options:
+                raise InvalidInputError(f"{where}: {part}: the study itself sets {key}; remove the key.")
     if stages and "make" not in entry and not Path(str(entry["path"])).is_dir():
         raise InvalidInputError(
             f"{where}: stages are folders in the model's directory, but {entry['path']!r} is not a directory."
