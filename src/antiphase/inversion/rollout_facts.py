@@ -140,4 +140,5 @@ class RolloutFacts:
 
 
 def _column(values: Sequence[float]) -> Float[Tensor, "rollout"]:
+    """Return one number for each rollout as a tensor."""
     return torch.tensor(values, dtype=torch.float64)

@@ -81,6 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "antiphase"
 
     def do_GET(self) -> None:
+        """Answer a request for the page or for its version."""
         # The host name of an attacker's web page may resolve to this machine. Requests under such a name are refused.
         if self.headers.get("Host", "") not in self.server.names:
             self._answer(403, "text/plain", b"This server answers on its own address only.\n")
@@ -92,6 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, "text/plain", b"not found\n")
 
     def _answer(self, status: int, kind: str, body: bytes) -> None:
+        """Send an answer that the browser does not store."""
         with contextlib.suppress(ConnectionError):  # The browser may have closed the connection.
             self.send_response(status)
             self.send_header("Content-Type", f"{kind}; charset=utf-8")

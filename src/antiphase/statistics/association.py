@@ -51,7 +51,7 @@ class Association:
 
     @property
     def defined(self) -> bool:
-        """Whether the correlation could be computed."""
+        """Return whether the correlation could be computed."""
         return not math.isnan(self.spearman)
 
     def to_dict(self) -> dict[str, float | int | None]:

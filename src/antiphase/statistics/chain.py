@@ -68,7 +68,7 @@ class Link:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the interval confirms the expected sign.
+        """Return what the interval says about the expected sign.
 
         The verdict is `undecided` if the interval contains 0 or is undefined, or if there are fewer than 4 prompts.
         Otherwise it is `as the paper says` or `opposite`. It is `related` if no sign is expected.

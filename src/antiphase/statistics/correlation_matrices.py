@@ -72,6 +72,7 @@ def weighted_ranks(values: Float[Tensor, "item"]) -> Callable[[Tensor], Tensor]:
     num = int(place.max()) + 1
 
     def ranks(weights: Tensor) -> Tensor:
+        """Return the ranks `[resample, item]` for these weights."""
         mass = torch.zeros(len(weights), num, dtype=torch.float64).index_add_(1, place, weights)
         return (mass.cumsum(1) - mass / 2)[:, place]
 
@@ -85,6 +86,7 @@ def token_matrices(
     ranks = [weighted_ranks(row) for row in series] if method == "spearman" else []
 
     def matrices(draws: Tensor) -> Tensor:
+        """Compute the matrices of some resamples, which are given by their weights `[resample, cluster]`."""
         weights = draws[:, resampler.cluster]
         items = torch.stack([each(weights) for each in ranks]) if ranks else series[:, None].expand(-1, len(draws), -1)
         return correlation_matrix(items, weights)
@@ -107,6 +109,7 @@ def type_matrices(
     bounds = list(zip(*group_bounds(series, place, shape[0]), strict=True))
 
     def matrices(draws: Tensor) -> Tensor:
+        """Compute the matrices of some resamples, which are given by their weights `[resample, cluster]`."""
         totals = [torch.from_numpy(each @ draws.T.numpy()).T for each in sums]
         seen = totals[0] > 0
         means = [(total / totals[0]).clamp(*ends) for total, ends in zip(totals[1:], bounds, strict=True)]

@@ -55,6 +55,7 @@ def effective_pairs(
     taper = (1 - lags / (last - first + 1).clamp_min(1)).clamp_min(0)
 
     def autocorrelation(series: Tensor) -> Tensor:
+        """Return the autocorrelation at every lag, already multiplied by the taper 1 − k/span."""
         moments = lagged(series)
         return moments / pairs * taper * count / moments[:, :1]
 

@@ -43,7 +43,7 @@ class Estimate:
 
     @property
     def defined(self) -> bool:
-        """Whether the value could be computed."""
+        """Return whether the value could be computed."""
         return not math.isnan(self.value)
 
     def to_dict(self) -> dict[str, float | int | None]:

@@ -159,6 +159,7 @@ def paired_difference(
 
 
 def _check_sides(left: np.ndarray, right: np.ndarray, paired_seeds: bool, smallest: float) -> None:
+    """Refuse arguments of `paired_difference` that do not fit together, and infinite values."""
     if left.shape[1] != right.shape[1] or min(len(left), len(right)) == 0:
         raise InvalidInputError(
             f"left and right must be [seed, problem] with the same problems and at least one seed; got {left.shape} "

@@ -107,7 +107,7 @@ class Cell:
 
 
 def _specs(options: Mapping[str, Any]) -> list[str]:
-    """Return the task specs in some options; what is no text is left out, because a later check refuses it."""
+    """Return the task specs in some options. Entries that are not text are left out; a later check refuses them."""
     tasks = options.get("tasks") or []
     return [tasks] if isinstance(tasks, str) else [task for task in tasks if isinstance(task, str)]
 
