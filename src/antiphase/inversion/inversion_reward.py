@@ -41,7 +41,7 @@ class CombinedRewards:
         advantage: a number to add to the advantage that the engine computes from `reward`. It is 0 unless the mode is
             `centered`.
         term: the inversion's terms of reward and advantage before they are multiplied by the weight λ.
-        excluded: whether the rollout has no task reward.
+        excluded: whether the engine must leave the rollout out, because it has no task reward.
         metrics: the metrics that docs/metrics.md lists; NaN where undefined.
     """
 
@@ -56,8 +56,8 @@ class CombinedRewards:
 class InversionReward:
     """The inversion of rollouts as a reward.
 
-    If there are several processes, each of them measures its own rollouts. Then the facts of all processes are
-    gathered, and every process combines the facts of all rollouts:
+    If there are several processes, each of them measures its own rollouts, which gives facts: some numbers for each
+    rollout. Then the facts of all processes are gathered, and every process combines the facts of all rollouts:
 
         facts = reward.measure(model, batch, tokenizer).gathered(all_gather)
         combined = reward.combine(facts, all_gather(task_rewards), group_size=8)

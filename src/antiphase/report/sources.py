@@ -61,7 +61,7 @@ def read_run(path: Path, *, label: str | None = None, group: str | None = None) 
 
 
 def _read(path: Path, label: str | None, group: str | None) -> Document:
-    """Read a folder by the function for its kind of run."""
+    """Find the kind of the run in a folder, and read the folder by the function for this kind."""
     name = path.resolve().name
     if is_comparison(path):
         return _comparison(path, label or name)

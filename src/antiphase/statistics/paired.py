@@ -86,7 +86,8 @@ def paired_difference(
     are those of `difference_variance`. The probability of improvement is the share of the stretched differences that
     are above 0; a difference of exactly 0 counts half. It is therefore never more confident than the interval.
 
-    The smallest detectable difference is (t_{1−α/2} + t_{0.80}) √V. The verdict is the first one that applies:
+    The smallest detectable difference is (t_{1−α/2} + t_{0.80}) √V, where 1 − α is the confidence. The verdict is the
+    first one that applies:
 
     * `not enough data`: there are fewer than two problems.
     * `better` or `worse`: the interval excludes 0.
@@ -114,7 +115,7 @@ def paired_difference(
 
     Raises:
         InvalidInputError: the sides have different problems or no seeds, paired sides have different numbers of seeds,
-            a value is infinite, or the confidence is outside (0, 1).
+            a value is infinite, the confidence is outside (0, 1), or `smallest` is not above 0.
 
     >>> problems = np.linspace(0, 1, 40)[None]
     >>> result = paired_difference(problems**0.5, problems, paired_seeds=False)

@@ -230,7 +230,7 @@ def _cells(
     Args:
         content: the content of STUDY.yaml.
         path: the file.
-        model, setting: their names.
+        model, setting: the names of the model and the setting.
         settings: the mapping of all settings.
     """
     entry = content["models"][model]
