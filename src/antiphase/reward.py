@@ -1,7 +1,7 @@
-"""From score to reward: combine the inversion score, with its weight, with the task reward.
+"""Compute what the inversion score of each rollout adds to its task reward.
 
-These are pure functions of tensors. They use scores and rewards, never a trainer, so every training engine can share
-them. The host (such as TRL) normalises the groups itself.
+These are pure functions of tensors. They know no trainer, so every training engine can use them. The training engine
+("host"), such as TRL, normalises the groups itself.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from antiphase.reward_options import (
     weight_at,
 )
 
-# Names of `reward_options` can also be imported from here.
+# The names from `reward_options` can also be imported from here.
 __all__ = [
     "COMBINES",
     "SCHEDULES",
@@ -37,11 +37,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class InversionTerm:
-    """What CorR-PO adds for each rollout. The host multiplies both by the weight λ.
+    """The two numbers that CorR-PO adds for each rollout, before they are multiplied by the weight λ.
 
     Args:
         reward: added to the task reward before the host normalises groups.
-        advantage: added to the host's advantage.
+        advantage: added to the advantage that the host computes.
     """
 
     reward: Float[Tensor, "rollout"]
@@ -49,7 +49,7 @@ class InversionTerm:
 
 
 def group_mean(values: Float[Tensor, "rollout"], group_size: int) -> Float[Tensor, "rollout"]:
-    """The mean of the defined values in each rollout's group; 0 if none is defined.
+    """Return, for each rollout, the mean of the values in its group that are not NaN; 0 if all are NaN.
 
     >>> group_mean(torch.tensor([1.0, torch.nan, 4.0, 6.0]), 2).tolist()
     [1.0, 1.0, 5.0, 5.0]
@@ -70,32 +70,38 @@ def inversion_term(
     undefined: Undefined = "neutral",
     excluded: Bool[Tensor, "rollout"] | None = None,
 ) -> InversionTerm:
-    """The term that each rollout receives (docs/training.md), per unit of λ.
+    """Compute the term that each rollout receives for its inversion, before the multiplication by the weight λ.
 
-    * `penalty`: R_i = r_i − λ (1 + ρ_i), the paper's own, never positive; 0 is perfect inversion. Within a group it
-      trains as `sum` does wherever every ρ is defined, since a group's advantage ignores constants.
-    * `sum`: R_i = r_i + λ ι_i. With std normalisation λ is inert where the task rewards of a group tie.
-    * `centered`: A_i = A_task,i + λ (ι_i − mean_g ι). The host's advantage is untouched.
-    * `gated`: R_i = r_i + λ_g ι_i for accepted rollouts alone, λ_g = min(λ, gap_g / 2·clip), gap_g = least accepted
-      minus greatest rejected task reward of the group: no rejected rollout ever outranks an accepted one. Inert
-      where the task rewards do not separate them (gap_g ≤ 0).
-    * `only`: R_i = λ ι_i; the host is told to weigh the task rewards with 0.
+    The mode `combine` decides how the reward R_i of rollout i, or its advantage A_i, is made from its task reward r_i,
+    its correlation ρ_i and its inversion ι_i = −ρ_i (docs/training.md):
 
-    Our reading: the paper does not say what counts if ρ is undefined, as in a rollout of too few steps. With `neutral`
-    the rollout gets the mean of its group's defined scores (with `gated`: of the accepted ones; 0 if there is none),
-    so that it neither gains nor loses. With `zero` ρ counts as 0, which rewards or punishes short rollouts by the sign
-    of the others' ρ. With `worst` ρ counts as 1 (or `clip`), which always punishes them.
+    * `penalty`: R_i = r_i − λ (1 + ρ_i). This is the paper's reward. The term is never positive, and is 0 for perfect
+      inversion. A group in which every ρ is defined trains as with `sum`, because the advantage ignores a constant
+      that is added to all rewards of the group.
+    * `sum`: R_i = r_i + λ ι_i. If the task rewards of a group are equal and the host divides by the group's standard
+      deviation, the size of λ has no effect in this group.
+    * `centered`: A_i = A_task,i + λ (ι_i − mean of ι in the group). The reward is not changed.
+    * `gated`: R_i = r_i + λ_g ι_i, for accepted rollouts only. In group g, λ_g = min(λ, gap_g / 2·clip), where gap_g
+      is the lowest task reward of an accepted rollout minus the highest of a rejected one. Therefore no rejected
+      rollout gets a higher reward than an accepted one. If gap_g ≤ 0, the term is 0.
+    * `only`: R_i = λ ι_i. The host must give the task rewards the weight 0.
+
+    Our reading: the paper does not say what counts if ρ is undefined, for example because a rollout has too few steps.
+    With `neutral`, the rollout gets the mean of the defined scores of its group (with `gated`, of the accepted
+    rollouts; 0 if there is none), so that it neither gains nor loses. With `zero`, ρ counts as 0, so that short
+    rollouts gain if the ρ of the others is positive, and lose if it is negative. With `worst`, ρ counts as `clip`,
+    which is 1 by default, so that short rollouts always lose.
 
     Args:
-        inversion: ι of each rollout, one group after another; NaN is undefined.
+        inversion: ι of each rollout, one group after another; NaN if it is undefined.
         task: the weighted sum of the task rewards; only `gated` uses it.
         accepted: whether the verifier accepts the rollout.
         group_size: the number of rollouts per prompt.
         combine: the mode.
-        weight: λ ≥ 0.
+        weight: λ ≥ 0; only `gated` uses it.
         clip: the bound of |ι|.
-        undefined: what an undefined ρ counts as.
-        excluded: rollouts that the host leaves out. They count as undefined and neutral.
+        undefined: what an undefined ρ counts as: `neutral`, `zero` or `worst`.
+        excluded: rollouts that the host leaves out. Their ι is NaN, and they are treated as with `neutral`.
 
     Returns:
         The term in the dtype of `inversion`, without NaN.
@@ -118,11 +124,11 @@ def inversion_term(
 
 
 def _gate(task: Tensor, accepted: Tensor, group_size: int, weight: float, clip: float) -> Tensor:
-    """λ_g / λ of each rollout."""
+    """Return λ_g / λ of each rollout's group, as the mode `gated` defines it."""
     groups, right = task.view(-1, group_size), accepted.view(-1, group_size)
     least = groups.masked_fill(~right, torch.inf).amin(1)
     greatest = groups.masked_fill(right, -torch.inf).amax(1)
-    # The bound is infinite if a group is all right or all wrong; then λ is used as it is.
+    # If a group is all right or all wrong, the bound is infinite, so λ is not reduced.
     bound = (least - greatest).clamp_min(0) / (2 * clip)
     share = (bound / weight).clamp_max(1.0) if weight > 0 else torch.ones_like(bound)
     return share.repeat_interleave(group_size)

@@ -1,6 +1,6 @@
-"""The names of the modes in which a score enters the reward, and the weight λ over a training. Imports no torch.
+"""List the modes in which inversion can enter the reward, and compute the weight λ at a point of the training.
 
-`reward` combines the score with the task reward.
+The module `reward` uses the modes. This module imports no torch, so that commands can check options quickly.
 """
 
 import math
@@ -18,17 +18,18 @@ DEFAULT_WARMUP = 0.1
 
 
 def weight_at(progress: float, *, weight: float, schedule: Schedule, warmup: float) -> float:
-    """The weight λ after a share of the training.
+    """Return the weight λ of the inversion score after a share of the training.
 
-    λ first rises linearly over `warmup`. Then it is constant, linear λ(1−p), or cosine λ(1+cos πp)/2, where p is the
-    share of the remaining training that is done. The schedule `warmup` is constant, and rises over a tenth of the
-    training if no other warmup is given.
+    λ rises linearly from 0 to `weight` over the first part of the training, whose share is `warmup`. Then it follows
+    the schedule: `constant` keeps it, `linear` lowers it as weight·(1−p), and `cosine` as weight·(1+cos πp)/2, where p
+    is the share of the remaining training that is done. The schedule `warmup` is `constant` with a warmup of one tenth
+    of the training, unless another warmup is given.
 
     Args:
-        progress: optimizer steps done ÷ all steps, in [0, 1].
-        weight: the greatest value of λ.
+        progress: the share of the optimizer steps that are done, in [0, 1].
+        weight: the largest value of λ.
         schedule: the name of the schedule.
-        warmup: the share of the training over which λ rises from 0.
+        warmup: the share of the training over which λ rises, in [0, 1].
 
     >>> [weight_at(p, weight=0.5, schedule="linear", warmup=0.2) for p in (0.0, 0.1, 0.2, 0.6, 1.0)]
     [0.0, 0.25, 0.5, 0.25, 0.0]

@@ -206,7 +206,7 @@ class TestCombine:
         with pytest.raises(InvalidInputError, match="facts of 4, task_rewards of 2, accepted of 2"):
             reward.combine(facts, t(1, 0), group_size=2, accepted=torch.ones(2).bool())
         for size in (3, 0):
-            with pytest.raises(InvalidInputError, match=f"no whole groups of {size}"):
+            with pytest.raises(InvalidInputError, match=f"cannot be divided into groups of {size}"):
                 reward.combine(facts, t(1, 0, 1, 0), group_size=size)
 
     def test_acceptance(self):

@@ -750,7 +750,7 @@ DAMAGE = {
     "config of other models": (
         "cut probe",
         lambda f: edit(f / "config.json", lambda v: v["config"].update(models=["x"])),
-        "of models that its config does not name",
+        "of models that the config does not name",
     ),
     "config of another type": (
         "cut probe",

@@ -221,7 +221,7 @@ def test_no_answers_are_wrong():
         (lambda: pass_at_k(4, 2, 0), "got k=0"),
         (lambda: pass_at_k(4, 5, 1), "num_correct must lie between 0 and the number of samples, 4; got 5"),
         (lambda: majority_at_k(["a"], [True], 2), "got k=2 with 1 samples"),
-        (lambda: majority_at_k(["a"], [True, False], 1), "one entry a sample each; got 1 and 2"),
+        (lambda: majority_at_k(["a"], [True, False], 1), "one entry for every sample; got 1 and 2"),
         (lambda: majority_at_k(["a"], [True], 1, num_subsets=0), "num_subsets must be at least 1; got 0"),
     ],
 )

@@ -214,8 +214,11 @@ def test_fisher_intervals_cover():
     [
         (lambda: best_of_k(np.zeros(3), np.ones(3, bool), ["x", "x", "y"], 2), "problem 'y': .* got k=2 with 1 roll"),
         (lambda: within_problem_auroc(np.zeros(2), np.ones(2, bool), ["x"]), "got 1 names for 2 scores"),
-        (lambda: rank_association(np.zeros(2), np.zeros(2), clusters=["a"]), "one run a point; got 1 for 2 points"),
-        (lambda: rank_association(np.array([1.0, math.inf]), np.zeros(2)), "x and y must hold one finite value"),
+        (
+            lambda: rank_association(np.zeros(2), np.zeros(2), clusters=["a"]),
+            "one run for every point; got 1 for 2 points",
+        ),
+        (lambda: rank_association(np.array([1.0, math.inf]), np.zeros(2)), "x and y must each hold one finite value"),
     ],
 )
 def test_bad_points_are_refused(call, message):

@@ -57,7 +57,7 @@ def test_budgets_without_a_hub(no_hub, name):
     assert f"{1000 * trained:,} optimizer steps, {64_000 * trained:,} rollouts" in text
     # 30 + 500 + 1,319 problems, 16 samples.
     assert f"evaluation: {cells * 16 * 1849:,} rollouts" in text
-    assert "not looked at, since the hub cannot be reached from here: the problems of 'aime24'" in text
+    assert "not checked, because the hub cannot be reached from here: the problems of 'aime24'" in text
     assert "the model 'Qwen/Qwen" in text
     assert (
         re.sub(r"^.*?:", "", text.splitlines()[1]).split("at most ")[1].split()[0] in (PAPER / "README.md").read_text()

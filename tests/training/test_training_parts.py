@@ -13,9 +13,11 @@ import training_cases as cases
 from antiphase.errors import InvalidInputError, UnsupportedModelError
 from antiphase.figures.saving import save_run_figures
 from antiphase.figures.trajectory import trajectory_curves
-from antiphase.inversion.step_metrics import BatchFacts, halves_accuracy, repetition, step_metrics, tied_share
+from antiphase.inversion.rollout_facts import RolloutFacts, repetition
+from antiphase.inversion.step_metrics import halves_accuracy, step_metrics, tied_share
 from antiphase.models.loading import LoadedModel
 from antiphase.rollouts.sampling import Sampling
+from antiphase.scores import RolloutScores
 from antiphase.signals.measure import token_signals
 from antiphase.statistics.estimate import share_interval
 from antiphase.tasks.pool import VerifierPool
@@ -42,27 +44,35 @@ def t(*values):
 
 def facts(**changes):
     plain = {
-        "task": t(1, 0, 1, 1),
-        "accepted": torch.tensor([True, False, True, True]),
         "inversion": t(0.5, -0.5, 0.2, NAN),
         "correlation": t(-0.5, 0.5, -0.2, NAN),
-        "token": t(-0.1, -0.2, -0.3, NAN),
-        "type": t(0.1, 0.2, 0.3, NAN),
-        "step": t(-0.5, 0.5, -0.2, NAN),
+        "by_unit": {
+            "token": t(-0.1, -0.2, -0.3, NAN),
+            "type": t(0.1, 0.2, 0.3, NAN),
+            "step": t(-0.5, 0.5, -0.2, NAN),
+        },
         "given_length": t(-0.4, 0.4, NAN, NAN),
-        "items": t(6, 7, 8, 1),
         "entropy": t(1, 2, 3, NAN),
         "strength": t(1, 1, 1, NAN),
-        "length": t(10, 20, 30, 0),
-        "truncated": t(0, 1, 0, 1),
-        "repetition": t(0, 0.5, NAN, NAN),
+        "self_certainty": t(1, 1, 1, NAN),
+        "num_tokens": torch.tensor([60, 70, 80, 10]),
+        "num_items": torch.tensor([6, 7, 8, 1]),
     }
-    return BatchFacts(**{**plain, **changes})
+    return RolloutFacts(
+        scores=RolloutScores(**{**plain, **changes}),
+        length=t(10, 20, 30, 0),
+        truncated=t(0, 1, 0, 1),
+        repetition=t(0, 0.5, NAN, NAN),
+        seconds=t(1.5, 1.5, 0.5, 0.5),
+    )
+
+
+TASK, ACCEPTED = t(1, 0, 1, 1), torch.tensor([True, False, True, True])
 
 
 class TestMetrics:
     def test_by_hand(self):
-        found = step_metrics(facts(), group_size=2, weight=0.3, seconds=1.5)
+        found = step_metrics(facts(), TASK, ACCEPTED, group_size=2, weight=0.3)
         expected = {
             "task/mean": 0.75,
             "task/std": t(1, 0, 1, 1).std().item(),
@@ -93,9 +103,8 @@ class TestMetrics:
 
     def test_all_undefined(self):
         nothing = t(NAN, NAN, NAN, NAN)
-        found = step_metrics(
-            facts(inversion=nothing, correlation=nothing, task=nothing), group_size=2, weight=0.0, seconds=0.0
-        )
+        undefined = facts(inversion=nothing, correlation=nothing)
+        found = step_metrics(undefined, nothing, ACCEPTED, group_size=2, weight=0.0)
         assert found["inversion/undefined"] == 1
         for name in ("inversion/mean", "inversion/std", "inversion/top_accuracy", "task/mean"):
             assert math.isnan(found[name])
@@ -103,9 +112,7 @@ class TestMetrics:
     def test_halves_are_taken_within_groups(self):
         # Group 2 is easy and has high ι throughout: across groups that would look like a signal.
         accepted = torch.tensor([False, False, False, True, True, True])
-        six = {name: t(0, 0, 0, 0, 0, 0) for name in BatchFacts.__dataclass_fields__}
-        six |= {"accepted": accepted, "inversion": t(0.1, 0.2, 0.3, 0.7, 0.8, 0.9)}
-        found = halves_accuracy(BatchFacts(**six), 3)
+        found = halves_accuracy(t(0.1, 0.2, 0.3, 0.7, 0.8, 0.9), accepted, 3)
         assert found == (0.5, 0.5)
 
     def test_ties(self):

@@ -1,9 +1,9 @@
-"""Figures of entropy against gradient strength: by token, by layer, along a rollout, between models.
+"""Draw figures of entropy and gradient strength: by token, by layer, along a rollout, and between models.
 
-The figures draw numbers that were measured elsewhere. Only the ranks and the running median that they show are
-computed here, and no correlation. An undefined statistic is written as "undefined" and never drawn. Every function
-raises MissingExtraError if matplotlib is not installed, and InvalidInputError for an empty list of results or a table
-that lacks a column. Each kind of run draws the figures in `FIGURES`, to which you can add your own.
+The figures show numbers that were measured elsewhere. No correlation is computed here, only the ranks and running
+medians that are drawn. An undefined number is written as "undefined" and not drawn. Every function raises
+MissingExtraError if matplotlib is not installed, and InvalidInputError if the list of results is empty or a table
+lacks a column. `FIGURES` lists the figures of each kind of run; you can add your own.
 """
 
 from antiphase.figures.correlations import entropy_strength, layer_map

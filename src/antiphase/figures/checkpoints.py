@@ -1,4 +1,4 @@
-"""ρ along a training: one panel for each unit, intervals as bands, published curves as dotted lines."""
+"""Draw how ρ, the correlation of entropy and strength, changes along the checkpoints of a training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from antiphase.data.published import PublishedCurve
 from antiphase.errors import InvalidInputError
-from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, canvas, shorten
+from antiphase.figures.style import BLUE, FAINT, GREY, INK, ORANGE, canvas, shorten, statistic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,19 +16,20 @@ if TYPE_CHECKING:
 _COLOURS = (BLUE, ORANGE, INK, "#3d8a5f", "#8a5aa8")
 _MARKS = ("o", "s", "^", "v", "D", "P")
 _NAMES = {"type": "ρ by type", "token": "ρ by token", "step": "ρ by step"}
-# A panel with published curves shows at least these steps, because their second point is at step 200.
+# A panel with published curves shows at least this many steps, because their second point is at step 200.
 _LEAST_SPAN = 200
 _MOST_LABELS = 12
 
 
 def checkpoint_curves(trajectory: Mapping[str, Any], references: Sequence[PublishedCurve] = ()) -> Figure:
-    """ρ by training step, one panel for each unit and one line for each estimator, with 95 % intervals as bands.
+    """Draw ρ, the correlation of entropy and strength, by training step, with 95 % intervals as bands.
 
-    A published curve is a dotted line in the panel of its unit, as far as the trajectory reaches. If the checkpoints
-    have a place in a list instead of a training step, the published curves are left out.
+    There is one panel for each unit (type, token, step) and one line for each estimator. A published curve is a dotted
+    line in the panel of its unit, as far as the trajectory reaches. If the checkpoints have no training steps, but
+    only a place in a list, the published curves are left out.
 
     Args:
-        trajectory: what trajectory.json holds.
+        trajectory: the content of trajectory.json.
         references: the published curves.
 
     Raises:
@@ -63,12 +64,10 @@ def checkpoint_curves(trajectory: Mapping[str, Any], references: Sequence[Publis
 
 
 def _line(axis: Any, points: Sequence[Mapping[str, Any]], place: int, unit: str, colour: str) -> None:
+    """Draw one unit of the result at `place` in each checkpoint's list of results."""
     results = [point["results"][place] for point in points]
     x = [point["step"] for point in points]
-    y, low, high = (
-        [math.nan if r["units"][unit][key] is None else r["units"][unit][key] for r in results]
-        for key in ("value", "low", "high")
-    )
+    y, low, high = zip(*(statistic(result["units"][unit]) for result in results), strict=True)
     axis.plot(x, y, color=colour, linewidth=1.6, marker="o", markersize=3.5, label=results[0]["estimator"], zorder=3)
     if len(x) > 1:
         axis.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0, zorder=1)
@@ -77,7 +76,10 @@ def _line(axis: Any, points: Sequence[Mapping[str, Any]], place: int, unit: str,
 
 
 def _references(axis: Any, curves: Sequence[PublishedCurve], last: int) -> bool:
-    """Draw the published curves. They do not widen the axis beyond the trajectory or `_LEAST_SPAN`."""
+    """Draw the published curves, and return whether there are any.
+
+    The axis ends at the last step of the trajectory, or at `_LEAST_SPAN` if that is later.
+    """
     for curve, mark in zip(curves, _MARKS, strict=False):
         axis.plot(
             curve.steps, curve.spearman, color=GREY, linewidth=0.9, linestyle=":", marker=mark, markersize=2.8,
@@ -90,6 +92,10 @@ def _references(axis: Any, curves: Sequence[PublishedCurve], last: int) -> bool:
 
 
 def _place_ticks(axis: Any, points: Sequence[Mapping[str, Any]], numbered: bool, drawn: bool) -> None:
+    """Label the axis: with the names of checkpoints if they have no training steps (`numbered` is False).
+
+    `drawn` says whether the panel has published curves.
+    """
     if numbered:
         if len(points) == 1 and not drawn:
             axis.set_xticks([points[0]["step"]])

@@ -1,4 +1,4 @@
-"""Entropy against strength by token, and ρ by layer and projection."""
+"""Draw entropy against strength by token, and their correlation ρ by layer and projection."""
 
 from __future__ import annotations
 
@@ -31,21 +31,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-_LINE = 11.0  # points from one line above a panel to the next
+_LINE = 11.0  # The distance of two lines of text above a panel, in points.
 
 
 def entropy_strength(tokens: DataFrame, results: Sequence[Result]) -> Figure:
-    """Density of tokens over entropy and strength, with the running median; one panel per result.
+    """Draw the density of tokens over entropy and strength, with the running median, in one panel for each result.
 
-    Most entropies are near 0, so the entropy axis has a square-root scale. All panels share it. Strengths of different
-    models or estimators have no common unit, so each panel has its own strength axis. That axis is logarithmic if the
-    positive values span more than 30×; zeros then lie on its lower edge. The colour is the number of tokens in a cell,
-    on one logarithmic scale for all panels. The title gives ρ over the headline unit of the result, and then ρ over
-    the tokens, which are what the panel draws.
+    The entropy axis has a square-root scale, because most entropies are near 0. All panels share it. Strengths of
+    different models or estimators are not comparable, so each panel has its own strength axis. That axis is
+    logarithmic if the largest strength is more than 30 times the smallest positive one; zeros then lie on its lower
+    edge. The colour is the number of tokens in a cell of the panel, on one logarithmic scale for all panels. The title
+    gives ρ, the correlation, over the result's main unit (its headline), and ρ over tokens, which the panel draws.
 
     Args:
-        tokens: one row per (estimator, generated token); it needs model, estimator, entropy (nats) and strength.
-        results: one panel for each result, three in a row.
+        tokens: a table with one row for each estimator and generated token, and the columns model, estimator, entropy
+            (nats) and strength.
+        results: the results; each has a panel, three in a row.
     """
     check_results(results)
     points = [token_rows(tokens, result)[["entropy", "strength"]].dropna().to_numpy().T for result in results]
@@ -65,24 +66,21 @@ def entropy_strength(tokens: DataFrame, results: Sequence[Result]) -> Figure:
     return figure
 
 
-def _shown_units(result: Result) -> list[tuple[str, Result]]:
-    """The units whose ρ stands in the title: the headline, and the tokens, which are what the panel draws."""
-    first = headline(result)
-    return [first] if first[0] == "token" else [first, ("token", over_tokens(result))]
-
-
 def _said(unit: str, entry: Result) -> str:
+    """Return the line of the title that gives ρ of one unit."""
     said = describe(*statistic(entry))
     return f"ρ by {unit} {'' if said == 'undefined' else '= '}{said}, n = {grouped(entry['num_items'])}"
 
 
 def _panel(mpl: Any, axes: Axes, points: np.ndarray, result: Result, limit: float) -> None:
     """Draw the hexagons and the running median of one result. `limit` is the largest entropy of all panels."""
-    lines = [_said(unit, entry) for unit, entry in _shown_units(result)]
+    units = dict([headline(result), ("token", over_tokens(result))])
+    lines = [_said(unit, entry) for unit, entry in units.items()]
     axes.set_title(heading(result), pad=7 + _LINE * len(lines))
     for place, said in enumerate(reversed(lines)):
         axes.annotate(said, (0, 1), (0, 6 + _LINE * place), "axes fraction", "offset points", color=GREY)
-    # hexbin has no square-root scale. So the data are transformed, and the tick labels are the original values.
+    # hexbin has no square-root scale, so the data are transformed, and the ticks are labelled with the original
+    # values.
     steps = mpl.ticker.MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, limit)
     ticks = [0, steps[1] / 10, *(step for step in steps[1:] if step <= limit * 1.05)]
     axes.set_xticks(np.sqrt(ticks).tolist(), [f"{tick:g}" for tick in ticks])
@@ -104,7 +102,8 @@ def _panel(mpl: Any, axes: Axes, points: np.ndarray, result: Result, limit: floa
     if log:
         locator = mpl.ticker.LogLocator(subs=(1, 2, 5) if high - low < 1.6 else (1, 3))
         axes.yaxis.set(major_locator=locator, major_formatter="{x:g}")
-    # Medians within quantile bins of entropy; bins get narrower towards high entropy, and equal entropies share a bin.
+    # The medians of the tokens in each bin of entropy. The bins are quantiles, and hold fewer tokens at high entropy.
+    # Tokens of equal entropy are in the same bin.
     num_bins = min(10, math.isqrt(len(x) // 8))
     edges = np.quantile(x, 1 - np.linspace(1, 0, num_bins + 1) ** 2)
     bins = np.digitize(x, edges[1:-1])
@@ -114,12 +113,12 @@ def _panel(mpl: Any, axes: Axes, points: np.ndarray, result: Result, limit: floa
 
 
 def layer_map(result: Result) -> Figure:
-    """Heat map of the pooled Spearman ρ for each layer and projection. Undefined cells are hatched.
+    """Draw a heat map of the Spearman correlation ρ over all tokens, for each layer and projection.
 
-    The strength in a cell is that of one projection in one layer.
+    A cell correlates the entropy with the strength of one projection in one layer. Undefined cells are hatched.
 
     Args:
-        result: an entry of the results; layers (drawn from left to right), projections and by_projection are read.
+        result: an entry of the results, of which `layers`, `projections` and `by_projection` are used.
     """
     layers, projections = result["layers"], result["projections"]
     cells = np.array(result["by_projection"], dtype=float).reshape(len(layers), len(projections)).T

@@ -1,4 +1,4 @@
-"""Figures of a comparison: differences with their intervals, and accuracy against inversion over all runs."""
+"""Draw the figures of a comparison: differences between methods, and accuracy against inversion."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _VERDICTS = {"better": BLUE, "worse": ORANGE}
 
 
 def method_differences(tasks: Mapping[str, Mapping[str, Any]], smallest: float) -> Figure:
-    """The difference in accuracy between each method and the reference, one panel per task.
+    """Draw the difference in accuracy between each method and the reference, in one panel for each task.
 
-    A difference that is neither better nor worse is grey. Every difference lies inside the frame; a wider interval is
-    cut at the edge.
+    A difference is blue if the verdict is `better`, orange if it is `worse`, and grey otherwise. The axis is wide
+    enough for every difference, but the end of a wide interval may lie outside.
 
     Args:
         tasks: the tasks of a comparison.
-        smallest: the smallest difference that matters, drawn as a band.
+        smallest: the smallest difference that matters. The figure shows ± this difference as a band.
     """
     if not tasks:
         raise InvalidInputError("there is no task to draw; a figure needs at least one.")
@@ -60,6 +60,7 @@ def method_differences(tasks: Mapping[str, Mapping[str, Any]], smallest: float) 
 
 
 def _forest(axes: Any, name: str, task: Mapping[str, Any], smallest: float) -> None:
+    """Draw the panel of one task."""
     entrants = [entrant for entrant in task["entrants"] if entrant["name"] != task["reference"]]
     axes.axvspan(-smallest, smallest, color=FAINT, alpha=0.5, linewidth=0)
     axes.axvline(0, color=INK, linewidth=0.8)
@@ -80,12 +81,12 @@ def _forest(axes: Any, name: str, task: Mapping[str, Any], smallest: float) -> N
 def accuracy_against_inversion(
     points: Sequence[Mapping[str, Any]], across: Mapping[str, Any], name: str = "inversion"
 ) -> Figure:
-    """Accuracy of every run against its ι; the two panels beside it show accuracy against entropy and length.
+    """Draw the accuracy of every run against its inversion ι. Two more panels show it against entropy and length.
 
     Args:
         points: the points of a comparison, one for each run.
-        across: the rank correlations of the comparison.
-        name: which ι is drawn: `inversion` (pooled) or `inversion_within` (mean over the rollouts).
+        across: the rank correlations of the comparison, which the titles give.
+        name: the kind of ι: `inversion` (over all rollouts together) or `inversion_within` (mean over the rollouts).
     """
     kinds = (
         (name, "ι = −ρ, pooled" if name == "inversion" else "mean ι of the rollouts"),
@@ -122,7 +123,7 @@ def accuracy_against_inversion(
 
 
 def accuracy_by_task(tasks: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
-    """The figures `accuracy_inversion` of a comparison: one for each task with measured signals."""
+    """Draw the figure `accuracy_inversion` of a comparison for each task with measured signals."""
     figures = {}
     for number, (name, task) in enumerate(tasks.items()):
         own = [point for point in points if point["task"] == name]

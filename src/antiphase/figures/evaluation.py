@@ -1,4 +1,4 @@
-"""Figures of an evaluation: accuracy with its intervals, and how well each score tells right from wrong rollouts."""
+"""Draw the figures of an evaluation: accuracy, and how well each score tells right from wrong rollouts."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _SCORE_NAMES = {
 
 
 def evaluation_accuracy(results: Sequence[Result]) -> Figure:
-    """Accuracy of every model and task: the mean of the samples, pass@k and greedy, each with its interval.
+    """Draw the accuracy of every model and task: the mean of the samples, pass@k and greedy, each with its interval.
 
     Args:
-        results: the results of an evaluation, drawn as one line for each model and task, from top to bottom.
+        results: the results of an evaluation. The figure has one line for each model and task, from top to bottom.
     """
     check_results(results)
     rows = _distinct(results)
@@ -64,7 +64,10 @@ def evaluation_accuracy(results: Sequence[Result]) -> Figure:
 
 
 def right_from_wrong(results: Sequence[Result]) -> Figure:
-    """AUROC of each score within problems, one panel for each model and task. Chance is 0.5.
+    """Draw the AUROC of each score within problems, in one panel for each result.
+
+    The AUROC is the probability that a right rollout has a higher score than a wrong rollout of the same problem; 0.5
+    is chance.
 
     Args:
         results: the results of an evaluation that measured signals.
@@ -95,7 +98,7 @@ def right_from_wrong(results: Sequence[Result]) -> Figure:
 
 
 def measured_scores(results: Sequence[Result]) -> Figure | None:
-    """The figure `right_from_wrong` of an evaluation: the results with a defined AUROC, if there are any."""
+    """Draw `right_from_wrong` of the results with a defined AUROC; None if there is no such result."""
     measured = [
         result
         for result in results
@@ -105,16 +108,19 @@ def measured_scores(results: Sequence[Result]) -> Figure | None:
 
 
 def _distinct(results: Sequence[Result]) -> list[Result]:
+    """Return one result for each model and task, because all estimators of a model have the same accuracy."""
     return list({(result["model"], result["task"]): result for result in reversed(results)}.values())[::-1]
 
 
 def _metric(result: Result, prefix: str) -> tuple[float, float, float] | None:
+    """Return the metric whose name starts with `prefix`; if there are several, the one with the largest k."""
     metrics = result["metrics"]
     names = [name for name in metrics if name.partition("@")[0] == prefix]
     return _triple(metrics[max(names, key=lambda name: int(name.partition("@")[2] or 0))]) if names else None
 
 
 def _triple(entry: Any) -> tuple[float, float, float] | None:
+    """Return (value, low, high) of an entry; None if it has no value. A missing end is replaced by the value."""
     if entry is None or entry["value"] is None:
         return None
     ends = [entry["value"] if entry[key] is None else entry[key] for key in ("low", "high")]

@@ -1,4 +1,4 @@
-"""The figures that each kind of run draws into its folder `figures/`, and how to add one.
+"""Register the figures that each kind of run writes into its folder `figures/`. You can add your own.
 
 A figure is a function with an entry in `FIGURES`. The names of its parameters say which data of the run it takes:
 
@@ -9,8 +9,8 @@ A figure is a function with an entry in `FIGURES`. The names of its parameters s
     study        findings (what findings.json holds), points, smallest
     train        trajectory (the rows of trajectory.jsonl)
 
-The function returns a matplotlib figure, whose files get the name of the entry; or several figures by the names of
-their files; or None, if this run has nothing to draw.
+The function returns one of three things: a matplotlib figure, whose files get the name of the entry; a mapping from
+the names of files to figures; or None if this run has nothing to draw.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ def figures_of(kind: str, **data: Any) -> dict[str, Figure]:
 
     Args:
         kind: the kind of the run, a key of `FIGURES`.
-        data: the data of the run, by the names in the docstring above.
+        data: the data of the run, by the names in the docstring of this module.
 
     Returns:
         the figures by the names of their files, without suffix.
 
     Raises:
-        InvalidInputError: a function has a parameter that is no data of this kind of run.
+        InvalidInputError: a figure's function has a parameter that is not the name of any data of this kind of run.
     """
     found: dict[str, Figure] = {}
     for name, draw in FIGURES[kind].items():

@@ -1,4 +1,4 @@
-"""Figures of a probe: all results side by side, and the maps and rollouts of each result."""
+"""Draw the figures of a probe: all results in one figure, and a layer map and a rollout for each result."""
 
 from __future__ import annotations
 
@@ -31,13 +31,15 @@ if TYPE_CHECKING:
 
 
 def model_comparison(results: Sequence[Result]) -> Figure:
-    """ρ of every result over its headline unit, pooled and per rollout, beside the control, as dots and as numbers.
+    """Draw three correlations ρ of every result, as dots and as numbers.
 
-    If the results have different headline units, each line names its unit. The mechanical control is ρ over tokens of
-    entropy with ‖∂ ln p_y/∂z‖, which rises with entropy by construction (docs/method.md).
+    The first is ρ of entropy and strength over all rollouts together, in the main unit of the result (its headline).
+    The second is the mean of ρ within each rollout, in the same unit. The third is the mechanical control: ρ over
+    tokens of entropy and ‖∂ ln p_y/∂z‖, which rises with entropy by construction (docs/method.md). If the results have
+    different headline units, each line names its unit. An undefined value is written as "undefined" and not drawn.
 
     Args:
-        results: one line for each result, from top to bottom. An undefined value is written as such and not drawn.
+        results: the results; each is one line, from top to bottom.
     """
     check_results(results)
     heads = [headline(result) for result in results]
@@ -48,7 +50,8 @@ def model_comparison(results: Sequence[Result]) -> Figure:
         "within": [entry.get("within") for _, entry in heads],
         "control": [result["logprob_control"] for result in results],
     }
-    # Marker, size, face, edge, offset, label, heading, and the distance of the column's end from the right, in points.
+    # For each kind: marker, its size, face and edge colour, its offset from the line, the label in the legend, the
+    # heading of the column of numbers, and the distance of the column's end from the right side, in points.
     kinds: dict[str, tuple[Any, ...]] = {
         "pooled": ("o", 6, BLUE, BLUE, 0, f"ρ{over} with interval", f"ρ{over} [interval]", -118),
         "within": ("D", 4, "white", BLUE, 0.22, "mean of per-rollout ρ", "per rollout", -58),
@@ -83,7 +86,7 @@ def model_comparison(results: Sequence[Result]) -> Figure:
 
 
 def layer_maps(results: Sequence[Result]) -> dict[str, Figure]:
-    """A `layer_map_<slug>` for each result with more than one cell."""
+    """Draw the figure `layer_map_<slug>` of each result that has more than one layer or projection."""
     return {
         f"layer_map_{slug}": layer_map(result)
         for slug, result in zip(_slugs(results), results, strict=True)
@@ -92,7 +95,10 @@ def layer_maps(results: Sequence[Result]) -> dict[str, Figure]:
 
 
 def rollouts(tokens: DataFrame, results: Sequence[Result]) -> dict[str, Figure]:
-    """A `rollout_<slug>` for each result with tokens: the first rollout with the most measured tokens."""
+    """Draw the figure `rollout_<slug>` of each result with tokens: its rollout with the most measured tokens.
+
+    If several rollouts have equally many, the first one is drawn.
+    """
     figures = {}
     for slug, result in zip(_slugs(results), results, strict=True):
         rows = token_rows(tokens, result, "prompt_id", "rollout_id", "position", "token")
@@ -105,7 +111,7 @@ def rollouts(tokens: DataFrame, results: Sequence[Result]) -> dict[str, Figure]:
 
 
 def _slugs(results: Sequence[Result]) -> list[str]:
-    """A part of a file name for each result, different for all."""
+    """Return a slug for each result: a text for file names, made of model and estimator, that is unique."""
     slugs: list[str] = []
     for result in results:
         stem = re.sub("[^a-z0-9]+", "-", f"{result['model']}-{result['estimator']}".lower()).strip("-")[-80:]

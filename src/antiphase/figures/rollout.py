@@ -1,4 +1,4 @@
-"""Entropy and strength along one rollout, above its text."""
+"""Draw entropy and strength along one rollout, above its text."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from antiphase.figures.style import (
     INK,
     ORANGE,
     canvas,
-    count_text,
     drawable,
+    grouped,
     shorten,
     token_rows,
 )
@@ -29,19 +29,20 @@ if TYPE_CHECKING:
 
 
 MAX_TOKENS, MAX_LINES, MAX_CHARS, LINE_CHARS = 400, 48, 24, 108
-# The width of a character and the height of a line, in inches. The width is a whole number of pixels at 100 and 150
-# dpi, and a character of the font size below has this width.
+# The width of a character and the height of a line, in inches. The font size of `_MONO` gives characters of this
+# width. It is a whole number of pixels at 100 and at 150 dpi.
 _CHAR, _LINE = 0.08, 0.24
 _MONO: Any = {"family": "DejaVu Sans Mono", "fontsize": 9.567, "gid": "token"}
 
 
 def rollout_track(rollout_tokens: DataFrame, title: str) -> Figure:
-    """Percentile ranks of entropy and strength along one rollout, above its text shaded by their difference.
+    """Draw the percentile ranks of entropy and strength along one rollout, above the rollout's text.
 
-    Without ties, Spearman's ρ = 1 − 6 Σ d² / (n (n² − 1)) with d = rank of strength − rank of entropy. So tokens in a
-    deep shade of either colour make the inversion, and pale tokens break it. A token that was not measured is grey and
-    unshaded. The figure shows at most `MAX_TOKENS` tokens on `MAX_LINES` lines and says so; the ranks are among all
-    tokens of the rollout.
+    Each token of the text is shaded by the difference d = rank of strength − rank of entropy. Without ties, Spearman's
+    correlation is ρ = 1 − 6 Σ d² / (n (n² − 1)). Tokens in a deep shade of either colour have a large d² and make ρ
+    negative (the inversion); pale tokens make it positive. A token that was not measured is grey and has no shade. The
+    figure shows at most `MAX_TOKENS` tokens on `MAX_LINES` lines. If it leaves tokens out, it says so. The ranks are
+    always those among all tokens of the rollout.
 
     Args:
         rollout_tokens: the rows of one rollout, with position, token, entropy and strength (NaN if not measured).
@@ -57,7 +58,7 @@ def rollout_track(rollout_tokens: DataFrame, title: str) -> Figure:
         texts = [text if len(text) <= MAX_CHARS else text[: MAX_CHARS - 1] + "…" for text in texts]
         places = _wrap(texts)
         position, ranks = table["position"].to_numpy()[: len(places)], ranks[: len(places)]
-        # The axes are placed by hand, in inches, because each shaded box must be exactly as wide as its text.
+        # The axes are placed in inches, because each shaded box must be exactly as wide as its text.
         width, text_height = LINE_CHARS * _CHAR + 1.0, _LINE * (places[-1][0] + 1 if places else 1)
         height = text_height + 3.1
         figure.set_size_inches(width, height)
@@ -66,7 +67,7 @@ def rollout_track(rollout_tokens: DataFrame, title: str) -> Figure:
         _draw_ranks(top, position, ranks)
         text = figure.add_axes((left, 0.15 / height, wide, text_height / height))
         _draw_text(mpl, text, list(zip(texts, places, position.tolist(), difference.tolist(), strict=False)))
-        note = f"{num_measured} of {count_text(len(texts))} measured"
+        note = f"{num_measured} of {grouped(len(texts))} token{'' if len(texts) == 1 else 's'} measured"
         note += f", the first {len(places)} shown" if len(places) < len(texts) else ""
         key = ". Blue: strength ranks higher. Orange: entropy does. Deep shades invert, pale ones do not."
         note += ". Nothing to compare: a signal is constant." if np.isnan(difference).all() else key
@@ -75,7 +76,7 @@ def rollout_track(rollout_tokens: DataFrame, title: str) -> Figure:
 
 
 def _wrap(texts: Sequence[str]) -> list[tuple[int, int]]:
-    """The (line, column) of each token that the figure has room for. A newline ends its line."""
+    """Return the (line, column) of each token that the figure has room for."""
     places: list[tuple[int, int]] = []
     line = column = 0
     for text in texts[:MAX_TOKENS]:
@@ -85,15 +86,16 @@ def _wrap(texts: Sequence[str]) -> list[tuple[int, int]]:
             break
         places.append((line, column))
         column += len(text)
-        # After a newline, a short line goes on. Else lines of a bare newline would fill the figure.
+        # A newline ends the line only if the line is not very short. Otherwise empty lines could fill the figure.
         if text.endswith("⏎") and column > LINE_CHARS // 4:
             line, column = line + 1, 0
     return places
 
 
 def _draw_ranks(axes: Axes, position: np.ndarray, ranks: np.ndarray) -> None:
+    """Draw the percentile ranks by position. From 100 tokens on, the lines are running means."""
     known = np.isfinite(ranks[:, 0])
-    window = np.ones(1 + 2 * (int(known.sum()) // 100))  # more than 100 ranks are readable only if smoothed
+    window = np.ones(1 + 2 * (int(known.sum()) // 100))
     mean = f" (mean of {len(window)})" if len(window) > 1 else ""
     smooth = raw = ranks[known].T
     if mean:
@@ -110,7 +112,13 @@ def _draw_ranks(axes: Axes, position: np.ndarray, ranks: np.ndarray) -> None:
 
 
 def _draw_text(mpl: Any, axes: Axes, tokens: Sequence[tuple[str, tuple[int, int], int, float]]) -> None:
-    """Draw each token in a box of its width. The left margin gives the position of the first token of each line."""
+    """Draw the text, with each token in a shaded box. The left margin gives the position of each line's first token.
+
+    Args:
+        mpl: matplotlib.
+        axes: the axes to draw on.
+        tokens: the text, (line, column), position and difference of ranks of each token.
+    """
     axes.set_axis_off()
     axes.set(xlim=(0, LINE_CHARS), ylim=(tokens[-1][1][0] + 1 if tokens else 1, 0))
     shades = mpl.colors.LinearSegmentedColormap.from_list("diverging", DIVERGING)

@@ -1,4 +1,4 @@
-"""Write the figures of a run as PNG and SVG."""
+"""Write the figures of a run as PNG and SVG files."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ if TYPE_CHECKING:
 
 
 def save_figures(tokens: DataFrame, results: Sequence[Result], folder: Path) -> list[Path]:
-    """Write the figures of a probe, as `save_run_figures` does.
+    """Write the figures of a probe as PNG and SVG files, and return their paths.
 
-    Its own figures are `entropy_strength`, `model_comparison`, a `layer_map_<slug>` for each result with more than one
-    cell, and a `rollout_<slug>` for each result, of the rollout with the most measured tokens (the first of equals).
+    The figures are `entropy_strength`, `model_comparison`, a `layer_map_<slug>` for each result with more than one
+    layer or projection, a `rollout_<slug>` for each result (the rollout with the most measured tokens), and those that
+    you added to `FIGURES`. See `save_run_figures`.
 
     Args:
-        tokens: one row per (estimator, generated token).
+        tokens: a table with one row for each estimator and generated token.
         results: the results to show.
-        folder: the folder to write to; it is made if absent.
+        folder: the folder to write to. It is made if it does not exist.
     """
     return save_run_figures("probe", folder, tokens=tokens, results=results)
 
@@ -32,13 +33,13 @@ def save_figures(tokens: DataFrame, results: Sequence[Result], folder: Path) -> 
 def save_run_figures(kind: str, folder: Path, **data: Any) -> list[Path]:
     """Write every figure of a run as PNG (150 dpi) and SVG, and return the paths.
 
-    Nothing is written unless all figures can be drawn. A file appears under its name only when it is complete. Equal
-    data and versions give equal bytes.
+    If one figure cannot be drawn, no file is written. A file gets its name only when it is complete. The same data and
+    versions give the same bytes.
 
     Args:
         kind: the kind of the run, a key of `FIGURES`.
-        folder: the folder to write to; it is made if absent.
-        data: the data of the run, by the names that `antiphase.figures.of_runs` lists.
+        folder: the folder to write to. It is made if it does not exist.
+        data: the data of the run, by the names that the module `antiphase.figures.of_runs` lists.
     """
     figures = figures_of(kind, **data)
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +49,7 @@ def save_run_figures(kind: str, folder: Path, **data: Any) -> list[Path]:
 
 
 def _write(figure: Figure, path: Path) -> Path:
-    """Write a figure under its name only when it is complete. The suffix decides the format."""
+    """Write a figure to a temporary file, and rename the file when it is complete. The suffix decides the format."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with styled():

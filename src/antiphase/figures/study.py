@@ -1,4 +1,7 @@
-"""Figures of a study: differences by group, ρ and accuracy along a training, accuracy against inversion."""
+"""Draw the figures of a study: differences by group, ρ and accuracy along a training, accuracy against inversion.
+
+ρ is the correlation of entropy and strength. A group is one model and setting of the study.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,12 @@ if TYPE_CHECKING:
 
 
 def training_stages(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """ρ (blue) and accuracy (orange) at every stage: a thin line for each seed, and a thick one for their mean.
+    """Draw ρ (blue) and accuracy (orange) at every stage of making the models, in one panel for each group.
+
+    Each seed is a thin line, and the mean over seeds is a thick line.
 
     Args:
-        stages: for each group, one row for each stage and seed, in order of training.
+        stages: for each group, a row for each stage and seed, in the order of training.
     """
     columns = min(3, len(stages))
     with canvas(3.2 * columns + 0.6, 2.3 * math.ceil(len(stages) / columns) + 0.5) as (_, figure):
@@ -41,6 +46,7 @@ def training_stages(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure
 
 
 def _lines(axes: Any, rows: Sequence[Mapping[str, Any]], places: Sequence[str], key: str, color: str) -> None:
+    """Draw one number of the rows, a line for each seed and one for their mean, over the stages `places`."""
     seeds = list(dict.fromkeys(row["seed"] for row in rows))
     curves = np.full((len(seeds), len(places)), np.nan)
     for row in rows:
@@ -52,19 +58,19 @@ def _lines(axes: Any, rows: Sequence[Mapping[str, Any]], places: Sequence[str], 
 
 
 def differences(findings: Mapping[str, Any], smallest: float) -> Figure | None:
-    """The figure `differences` of a study: the groups with two trained methods or more."""
+    """Draw the figure `differences` of a study, with the groups that have at least two trained methods."""
     trained = {name: task for name, task in _trained(findings).items() if len(task["entrants"]) > 1}
     return method_differences(trained, smallest) if trained else None
 
 
 def stages(findings: Mapping[str, Any]) -> Figure | None:
-    """The figure `stages` of a study: the groups with two stages or more."""
+    """Draw the figure `stages` of a study, with the groups that have at least two stages."""
     staged = {name: rows for name, rows in findings["stages"].items() if len({row["stage"] for row in rows}) > 1}
     return training_stages(staged) if staged else None
 
 
 def accuracy_by_group(findings: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """The figure `accuracy_inversion` of a study: all points, with a colour for each group."""
+    """Draw the figure `accuracy_inversion` of a study, with all cells as points and a colour for each group."""
     across = findings["across"]["all"]
     if not across or all(point["inversion"] is None for point in points):
         return None
@@ -72,7 +78,7 @@ def accuracy_by_group(findings: Mapping[str, Any], points: Sequence[Mapping[str,
 
 
 def _trained(findings: Mapping[str, Any]) -> dict[str, Any]:
-    """The groups without the stages of making a model, whose differences would only widen the axes."""
+    """Return the groups of the comparison without the stages, whose differences would only widen the axes."""
     tasks = findings["groups"]["tasks"]
     stages = {name: {row["stage"] for row in rows} for name, rows in findings["stages"].items()}
     return {

@@ -1,6 +1,6 @@
-"""The style that all figures share, and text in a form that the font can draw.
+"""Define the style that all figures share, and helpers that turn names and numbers into text for a figure.
 
-matplotlib comes with the extra `report`. pyplot and the caller's rcParams stay untouched.
+matplotlib comes with the extra `report`. pyplot is not used, and the caller's rcParams are not changed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 Result = Mapping[str, Any]
 
 INK, GREY, FAINT, BLUE, ORANGE = "#23272e", "#737a84", "#dfe2e6", "#1f5f99", "#d5701c"
-DIVERGING = (BLUE, "#8fb4d6", "#f8f8f6", "#f0b98a", ORANGE)  # distinct for every kind of colour vision
+# These colours can be told apart with every kind of colour vision.
+DIVERGING = (BLUE, "#8fb4d6", "#f8f8f6", "#f0b98a", ORANGE)
 DENSITY = ("#dbe6f0", "#8db3d3", BLUE, "#0d2f52")
 _STYLE: Any = {
     "font.family": "DejaVu Sans", "font.size": 8.5, "axes.titlesize": 9, "axes.labelsize": 8.5, "axes.linewidth": 0.6,
@@ -37,7 +38,7 @@ _STYLE: Any = {
 
 @contextmanager
 def styled() -> Iterator[Any]:
-    """Apply our style to matplotlib's defaults, yield matplotlib, and restore the caller's rcParams afterwards."""
+    """Set rcParams to matplotlib's defaults with this style, yield matplotlib, and restore the caller's rcParams."""
     try:
         import matplotlib.figure
     except ImportError as error:
@@ -50,53 +51,59 @@ def styled() -> Iterator[Any]:
 
 @contextmanager
 def canvas(width: float, height: float, layout: str | None = "constrained") -> Iterator[tuple[Any, Figure]]:
-    """Yield matplotlib and a figure of this size in inches."""
+    """Yield matplotlib and an empty figure of this size in inches. The block draws the figure."""
     with styled() as mpl:
         figure = mpl.figure.Figure(figsize=(width, height), layout=layout)
         yield mpl, figure
-        figure.draw_without_rendering()  # the first draw makes the ticks, and must do so in our style
+        figure.draw_without_rendering()  # The first draw makes the ticks. It must happen while the style is set.
 
 
 @cache
 def _glyphs(font: str) -> frozenset[int]:
+    """Return the code points that a font has glyphs for."""
     from matplotlib import font_manager, ft2font
 
     return frozenset(ft2font.FT2Font(font_manager.findfont(font)).get_charmap())
 
 
 def drawable(value: object, font: str = "DejaVu Sans") -> str:
-    """Text that the font can draw in reading order: newlines become ⏎, tabs ⇥, other unknown characters □."""
+    """Return a text that the font can draw: newlines become ⏎, tabs become ⇥, other unknown characters become □."""
     text = re.sub("\r\n|[\n\r\u2028\u2029]", "⏎", unicodedata.normalize("NFC", str(value))).replace("\t", "⇥")
-    # The font may have glyphs for the categories C (controls, overrides, surrogates) and M (combining). But these
-    # characters would reorder the text, break the SVG or attach to the character beside them.
+    # Characters of the categories C (controls, overrides, surrogates) and M (combining) are replaced even if the font
+    # has glyphs for them. They would reorder the text, break the SVG or join the character beside them.
     glyphs = _glyphs(font)
     return "".join(c if ord(c) in glyphs and unicodedata.category(c)[0] not in "CM" else "□" for c in text)
 
 
 def shorten(value: object, width: int) -> str:
-    """Cut to at most `width` characters. The part after the last slash stays if it fits; else the end of the text."""
+    """Shorten a text to at most `width` characters by leaving out its middle.
+
+    The part after the last slash is kept if it fits. Otherwise the end of the text is kept.
+    """
     text = drawable(value)
     head = min(width // 4, max(3, width - 2 - len(text.rsplit("/", 1)[-1])))
     return text if len(text) <= width else f"{text[:head]}…{text[head + 1 - width :]}"
 
 
 def heading(result: Result, width: int = 28) -> str:
-    """The model, its name shortened, and the estimator."""
+    """Return the title of a result: the name of its model, shortened to `width`, and its estimator."""
     return f"{shorten(result['model'], width)} · {drawable(result['estimator'])}"
 
 
 def grouped(count: int) -> str:
-    """`3 072`."""
+    """Return a number with spaces between thousands, such as `3 072`."""
     return f"{count:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
-def count_text(count: int) -> str:
-    """`1 token`, `3 072 tokens`."""
-    return grouped(count) + (" token" if count == 1 else " tokens")
-
-
 def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Any]:
-    """Axes for this many panels, row by row. `options` are those of `subplots`; axes that are left over are hidden."""
+    """Return axes for `count` panels, row by row, and hide the axes that are left over in the last row.
+
+    Args:
+        figure: the figure to draw on.
+        count: the number of panels.
+        columns: the number of panels in a row.
+        options: options of matplotlib's `subplots`.
+    """
     axes = list(figure.subplots(math.ceil(count / columns), columns, squeeze=False, **options).flat)
     for unused in axes[count:]:
         unused.set_visible(False)
@@ -104,23 +111,23 @@ def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Any
 
 
 def rows_of_dots(axes: Any, grid: str = "x") -> None:
-    """The look of a panel with one row for each name on the left."""
+    """Give a panel the look of a table: one row for each name on the left, and a grid, but no axis on the left."""
     axes.grid(axis=grid, color=FAINT, linewidth=0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
 
 
 def statistic(entry: Result | None) -> list[float]:
-    """The value, low and high end of an entry, NaN where undefined."""
+    """Return the value of an entry and the low and high end of its interval; NaN where undefined."""
     found = entry or {}
     return [math.nan if found.get(part) is None else float(found[part]) for part in ("value", "low", "high")]
 
 
 def headline(result: Result) -> tuple[str, Result]:
-    """The unit whose ρ stands for a result, and the entry `{value, low, high, …}` with that ρ.
+    """Return the main unit of a result (`type`, `token` or `step`), and the entry with the correlation ρ over it.
 
-    The entry also holds `within`, the mean of the rollouts' own ρ, and `num_items`. A result without units is old, and
-    its ρ is over tokens.
+    The entry has `value`, `low` and `high` of ρ over all rollouts, `within` (the mean of ρ within each rollout) and
+    `num_items`. A result that names no units is old, and its unit is `token`.
     """
     if result.get("units"):
         return result["headline"], result["units"][result["headline"]]
@@ -128,7 +135,7 @@ def headline(result: Result) -> tuple[str, Result]:
 
 
 def over_tokens(result: Result) -> Result:
-    """The entry with ρ over the tokens of a result, in the form that `headline` returns."""
+    """Return the entry with ρ over the tokens of a result, in the form that `headline` explains."""
     if entry := (result.get("units") or {}).get("token"):
         return entry  # type: ignore[no-any-return]
     within, count = result.get("spearman_within"), result.get("num_tokens")
@@ -136,7 +143,10 @@ def over_tokens(result: Result) -> Result:
 
 
 def describe(*triple: float) -> str:
-    """`−0.31 [−0.36, −0.25]`, or the value alone if the interval is undefined, or `undefined`."""
+    """Write a value and its interval as text, such as `−0.31 [−0.36, −0.25]`.
+
+    The text is the value alone if the interval is undefined or missing, and `undefined` if the value is NaN.
+    """
     value, *interval = (f"{round(number, 2) + 0.0:.2f}".replace("-", "−") for number in triple)
     if value == "nan":
         return "undefined"
@@ -144,7 +154,16 @@ def describe(*triple: float) -> str:
 
 
 def token_rows(tokens: DataFrame, result: Result | None, *names: str) -> DataFrame:
-    """The rows of a result (None: all rows), with these columns and entropy and strength."""
+    """Return the rows of a token table that belong to a result, with these columns and entropy and strength.
+
+    Args:
+        tokens: the table of tokens.
+        result: the result; None takes all rows.
+        names: the columns to return.
+
+    Raises:
+        InvalidInputError: the table lacks a column.
+    """
     names += ("entropy", "strength") if result is None else ("entropy", "strength", "model", "estimator")
     missing = [name for name in names if name not in tokens.columns]
     if missing:

@@ -1,4 +1,4 @@
-"""Curves of a training run: accuracy, inversion and entropy by step, with the held-out accuracy and the alarms."""
+"""Draw the curves of a training run: accuracy, inversion and entropy by step, held-out accuracy, and alarms."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _SMOOTH = 5
 
 
 def trajectory_curves(trajectory: Rows) -> Figure:
-    """Accuracy, inversion and entropy over the optimizer steps, one panel each.
+    """Draw accuracy, inversion and entropy over the optimizer steps, in one panel each.
 
-    A thin line shows the batches, a thick line their running mean over 5 steps, and a dashed line an alarm. The panel
-    of accuracy also shows the held-out pass@1 with its 95 % interval and the held-out greedy accuracy. If the run has
-    an `InversionCallback`, the panel of inversion also shows ι over the headline unit of the probe set, with its
-    interval.
+    A thin line shows every batch, and a thick line the running mean over 5 steps. A dashed vertical line is an alarm.
+    The panel of accuracy also shows accuracy on held-out problems: pass@1 with its 95 % interval, and the greedy
+    accuracy. If the run has an `InversionCallback`, the panel of inversion also shows the inversion ι of the probe
+    set, over its main unit, with its interval.
 
     Args:
         trajectory: the rows of `trajectory.jsonl`.
@@ -51,7 +51,7 @@ def trajectory_curves(trajectory: Rows) -> Figure:
                 axis.plot(x, values, "o-", color=colour, linewidth=width, markersize=size, alpha=alpha, mew=0,
                           markevery=_alone(values))  # fmt: skip
             axis.set(title=label, xlabel="optimizer step")
-            # All panels span the same steps, also a panel with few values.
+            # All panels show the same range of steps, even if a panel has few values.
             axis.set_xlim(reach[0] - margin, reach[1] + margin)
             axis.locator_params(axis="x", integer=True, min_n_ticks=1)
             for row in trajectory:
@@ -65,9 +65,9 @@ def trajectory_curves(trajectory: Rows) -> Figure:
 
 
 def _probed(axis: Any, probes: Rows) -> None:
-    """Draw ι = −ρ of the probe set. The sign swaps the two ends of the interval."""
+    """Draw the inversion ι = −ρ of the probe set. The rows hold ρ, so the ends of the interval are swapped."""
     if probes:
-        # Old rows name no unit; their ρ is over tokens.
+        # A row that names no unit is old, and its ρ is over tokens.
         unit = probes[-1].get("probe/unit", "token")
         keys = ("probe/spearman", "probe/spearman_high", "probe/spearman_low")
         _dots(axis, probes, keys, f"probe set, by {unit}", sign=-1)
@@ -75,6 +75,7 @@ def _probed(axis: Any, probes: Rows) -> None:
 
 
 def _held_out(axis: Any, evals: Rows) -> None:
+    """Draw the held-out accuracy."""
     if evals:
         _dots(axis, evals, ("heldout/pass@1", "heldout/pass@1_low", "heldout/pass@1_high"), "held out, sampled")
         x, y = [row["step"] for row in evals], [row["heldout/greedy"] for row in evals]
@@ -83,7 +84,15 @@ def _held_out(axis: Any, evals: Rows) -> None:
 
 
 def _dots(axis: Any, rows: Rows, keys: Sequence[str], label: str, sign: int = 1) -> None:
-    """Dots with intervals. `keys` name the value, and what are its low and high end after multiplying by `sign`."""
+    """Draw a dot with an interval for each row.
+
+    Args:
+        axis: the axes to draw on.
+        rows: the rows.
+        keys: the names of the numbers that, multiplied by `sign`, are the value, the low end and the high end.
+        label: the label in the legend.
+        sign: 1 or −1.
+    """
     y, low, high = (np.array([math.nan if row.get(key) is None else sign * row[key] for row in rows]) for key in keys)
     axis.errorbar(
         [row["step"] for row in rows], y, yerr=[y - low, high - y], fmt="o", markersize=3.5, color=INK,
@@ -92,12 +101,13 @@ def _dots(axis: Any, rows: Rows, keys: Sequence[str], label: str, sign: int = 1)
 
 
 def _alone(values: Sequence[float]) -> list[int]:
-    """The indices of the values without a neighbour. No line joins them to another value, so each needs a dot."""
+    """Return the places of finite values without a finite neighbour. No line joins them, so each needs a dot."""
     known = [False, *map(math.isfinite, values), False]
     return [place for place in range(len(values)) if known[place + 1] and not (known[place] or known[place + 2])]
 
 
 def _running_mean(values: Sequence[float]) -> list[float]:
+    """Return, for each place, the mean of the finite values among the last 5; NaN if there is none."""
     means = []
     for place in range(len(values)):
         near = [v for v in values[max(0, place - _SMOOTH + 1) : place + 1] if math.isfinite(v)]

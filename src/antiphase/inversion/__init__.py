@@ -1,4 +1,4 @@
-"""The inversion of sampled rollouts as a reward, for any training engine: options, measurement, term and metrics.
+"""The inversion of sampled rollouts as a reward, for any training engine: options, measurement, reward and metrics.
 
-Nothing here imports a trainer; `antiphase.training` is what joins it to TRL.
+Nothing here imports a trainer. `antiphase.training` connects this package to TRL.
 """

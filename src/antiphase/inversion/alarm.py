@@ -1,7 +1,7 @@
-"""The collapse alarm: inversion rises while task accuracy falls (docs/training.md, guard-rails).
+"""Detect the collapse of a training: inversion rises while task accuracy falls (docs/training.md, guard-rails).
 
-With all intrinsic rewards studied so far, training goes well at first and collapses later. The alarm looks for the
-moment at which inversion and accuracy part.
+With every intrinsic reward studied so far, accuracy rises at first and collapses later, while the reward keeps rising.
+The alarm looks for the step at which the two part.
 """
 
 import math
@@ -14,7 +14,7 @@ THRESHOLD = 2.5
 
 
 def slope_t(values: Sequence[float]) -> float:
-    """The t statistic of the least-squares slope of equally spaced values; 0 where it is undefined.
+    """Compute the t statistic of the least-squares slope of equally spaced values. It is 0 with fewer than 4 values.
 
     >>> round(slope_t([0.0, 1.0, 1.0, 2.0]), 4)
     4.2426
@@ -27,15 +27,15 @@ def slope_t(values: Sequence[float]) -> float:
     y = [value - mean for value in y]
     slope = math.fsum(a * b for a, b in zip(x, y, strict=True)) / spread
     residual = math.fsum((b - slope * a) ** 2 for a, b in zip(x, y, strict=True)) / (len(y) - 2)
-    # An exact line has no residual, and its slope is beyond doubt.
+    # The residual of an exact line is 0. The bound keeps its t statistic finite, and very large.
     return slope / max(math.sqrt(residual / spread), 1e-12)
 
 
 def collapsing(inversion: Sequence[float], accuracy: Sequence[float], window: int) -> bool:
-    """Whether, over the last `window` steps, ι rose and accuracy fell, each beyond 2.5 standard errors of its slope.
+    """Return whether inversion rose and accuracy fell over the last `window` values.
 
-    The alarm is our own choice, since the paper has none. Both slopes must be significant, so noise raises it rarely:
-    in 1 of 10,000 windows of independent noise.
+    Each slope must be beyond 2.5 standard errors. Independent noise therefore raises the alarm in only 1 of 10,000
+    windows. The paper has no alarm; this one is our own.
     """
     if len(inversion) < window:
         return False

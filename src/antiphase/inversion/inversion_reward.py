@@ -1,8 +1,8 @@
-"""`InversionReward`: the part of training with inversion that every training engine needs. It is no engine itself.
+"""`InversionReward`: measures the inversion of rollouts and adds it to the task rewards, for any training engine.
 
-It takes sampled rollouts and task rewards, and returns rewards, the term of the advantage and metrics. An engine calls
-`measure` after it has sampled and before it updates, and `combine` once it has the task rewards. Generation, the
-normalisation of groups and the loss are the engine's own. `CorRPOTrainer` joins it to TRL.
+An engine calls `measure` after it has sampled rollouts and before it updates the model. It calls `combine` once it has
+the task rewards, and gets rewards, a term for the advantage, and metrics. The engine itself generates rollouts,
+normalises groups and computes the loss. `CorRPOTrainer` connects this class to TRL.
 """
 
 import math
@@ -36,10 +36,12 @@ class CombinedRewards:
     """The numbers that an engine trains on and logs, for all rollouts of a step.
 
     Args:
-        reward: R_i, the task reward and the term. It is NaN where the rollout has no task reward and must be left out.
-        advantage: a number to add to the advantage that the engine makes of `reward`; 0 except under `centered`.
-        term: both terms per unit of λ.
-        excluded: whether the rollout has no task reward.
+        reward: R_i, the task reward plus the inversion term. It is NaN for a rollout without a task reward, which the
+            engine must leave out.
+        advantage: a number to add to the advantage that the engine computes from `reward`. It is 0 unless the mode is
+            `centered`.
+        term: the inversion's terms of reward and advantage before they are multiplied by the weight λ.
+        excluded: whether the engine must leave the rollout out, because it has no task reward.
         metrics: the metrics that docs/metrics.md lists; NaN where undefined.
     """
 
@@ -54,8 +56,8 @@ class CombinedRewards:
 class InversionReward:
     """The inversion of rollouts as a reward.
 
-    With several processes, each measures its own rollouts. The facts are then gathered, and every process combines
-    those of all rollouts:
+    If there are several processes, each of them measures its own rollouts, which gives facts: some numbers for each
+    rollout. Then the facts of all processes are gathered, and every process combines the facts of all rollouts:
 
         facts = reward.measure(model, batch, tokenizer).gathered(all_gather)
         combined = reward.combine(facts, all_gather(task_rewards), group_size=8)
@@ -67,11 +69,15 @@ class InversionReward:
     spec: InversionSpec = field(default_factory=InversionSpec)
 
     def check(self, model: nn.Module, tokenizer: Any) -> None:
-        """Measure one token, so that a model that cannot be measured is refused before anything long starts.
+        """Measure one token, so that an unsuitable model is refused before anything that takes long.
+
+        Args:
+            model: the policy.
+            tokenizer: the model's tokenizer.
 
         Raises:
             UnsupportedModelError: the estimator cannot measure the model.
-            InvalidInputError: a layer does not exist.
+            InvalidInputError: the options name a layer that the model does not have.
         """
         self.check_layers(model)
         row = trial_batch(unwrap(model))
@@ -79,7 +85,10 @@ class InversionReward:
         token_signals(model, row, self.spec.signal_spec(), steps=steps)
 
     def check_layers(self, model: nn.Module) -> None:
-        """The part of `check` that reads no weights, for models whose weights are elsewhere; with the same errors."""
+        """Check the model and the layers as `check` does, with the same errors, but without reading weights.
+
+        This is for a process that does not hold the model's weights.
+        """
         chosen_layers(unwrap(model), self.spec.signal_spec())
 
     def measure(
@@ -90,18 +99,21 @@ class InversionReward:
         *,
         end_ids: Collection[int | None] | None = None,
     ) -> RolloutFacts:
-        """Measure rollouts by the policy that is trained. The result is detached, and the policy is left as it was.
+        """Measure rollouts with the policy that is being trained.
+
+        The result carries no gradient, and the policy is left as it was.
 
         Args:
-            model: the policy, with all its parameters and outside autocast, in any mode.
-            rollouts: the rollouts as they were sampled. A `TokenBatch` must fit the model's context. Of `RolloutIds`,
-                tokens beyond the context are not measured.
-            tokenizer: decodes the rollouts, to find where their steps end.
+            model: the policy, in training or evaluation mode. All its parameters must be in this process, and the call
+                must not be inside autocast.
+            rollouts: the rollouts as they were sampled. A `TokenBatch` must fit into the model's context. If
+                `RolloutIds` are longer than the context, their last tokens are not measured.
+            tokenizer: the model's tokenizer. It decodes the rollouts, to find where their steps (sentences) end.
             end_ids: tokens that end a completion; by default those of the model and the tokenizer.
 
         Raises:
             UnsupportedModelError: the estimator cannot measure the model.
-            InvalidInputError: the model does not have a token id, or the batch does not fit its context.
+            InvalidInputError: a token id is not in the model's vocabulary, or the batch does not fit into its context.
             NonFiniteError: logits or gradients are NaN or infinite.
             OutOfMemoryError: memory runs out; lower `token_budget`.
         """
@@ -120,16 +132,17 @@ class InversionReward:
     def facts(
         self, signals: TokenSignals, batch: TokenBatch, *, end_ids: Collection[int | None], seconds: float = math.nan
     ) -> RolloutFacts:
-        """The facts of rollouts that were measured elsewhere, by the options that `spec.signal_spec()` holds.
+        """Return the facts of rollouts whose signals were measured elsewhere, with the options `spec.signal_spec()`.
 
         Args:
-            signals: the signals of the batch; where steps are the unit, with its steps (see `token_signals`).
+            signals: the signals of the batch. If the unit is `step`, they must contain the signals of the steps; see
+                `token_signals`.
             batch: the rollouts.
             end_ids: tokens that end a completion.
-            seconds: time that was spent measuring.
+            seconds: time that was spent on measuring.
 
         Raises:
-            InvalidInputError: steps are the unit, and the signals have no steps.
+            InvalidInputError: the unit is `step`, and the signals contain no steps.
         """
         scores = rollout_scores(signals, batch, self.spec.score_spec())
         return RolloutFacts.of(scores, RolloutIds.of(batch), end_ids=end_ids, seconds=seconds)
@@ -143,28 +156,29 @@ class InversionReward:
         weight: float | None = None,
         accepted: Bool[Tensor, "rollout"] | None = None,
     ) -> CombinedRewards:
-        """The rewards of a step, by the formula of `inversion_term`, and the step's metrics.
+        """Combine task rewards and inversion by the formula of `inversion_term`, and compute the step's metrics.
 
         Args:
-            facts: the facts of the rollouts of all processes, one group after another.
-            task_rewards: the task reward of each rollout in `facts`, in the same order; NaN where a rollout has none.
+            facts: the facts of the rollouts of all processes. The rollouts of one prompt form a group, and stand next
+                to one another.
+            task_rewards: the task reward of each rollout, in the same order; NaN for a rollout without one.
             group_size: number of rollouts of each prompt.
             weight: λ at this step, such as `spec.weight_at(step, num_steps)`; by default `spec.weight`.
-            accepted: whether a verifier accepts each rollout, such as `spec.accepts(task_rewards)`; None where there
-                is no verifier.
+            accepted: whether the verifier accepts each rollout, such as `spec.accepts(task_rewards)`; None if there is
+                no verifier.
 
         Returns:
             rewards, advantages and metrics; the tensors are float64 and on the CPU.
 
         Raises:
-            InvalidInputError: the numbers of rollouts do not fit together, or `gated` has no verifier.
+            InvalidInputError: the numbers of rollouts do not fit together, or the mode is `gated` without a verifier.
         """
         spec, inversion = self.spec, facts.scores.inversion
         self._check(facts, task_rewards, group_size, accepted)
         weight = spec.weight if weight is None else weight
         task = task_rewards.detach().cpu().double()
         right = torch.zeros_like(task, dtype=torch.bool) if accepted is None else accepted.cpu()
-        # Engines leave out rollouts without a task reward. The term must not bring them back.
+        # Engines leave out rollouts whose reward is NaN, so these rollouts must not influence others either.
         excluded = task.isnan() & (spec.combine != "only")
         term = inversion_term(
             inversion.masked_fill(excluded, torch.nan),
@@ -177,38 +191,38 @@ class InversionReward:
             undefined=cast(Undefined, spec.undefined),
             excluded=excluded,
         )
-        metrics = step_metrics(
-            facts.with_task(task, right), group_size=group_size, weight=weight, seconds=float(facts.seconds.max())
-        )
+        metrics = step_metrics(facts, task, right, group_size=group_size, weight=weight)
         if accepted is None:
             metrics |= dict.fromkeys(_OF_A_VERIFIER, math.nan)
         if spec.signal_spec().targets_per_rollout == 0:
-            # The options say that no token's own strength is measured. NaN would look like a failure.
+            # With these options the strength of single tokens is not measured. NaN would look like a failure.
             for unit in ("token", "type"):
                 del metrics[f"inversion/correlation_{unit}"]
         base = torch.zeros_like(task) if spec.combine == "only" else task
         return CombinedRewards(base + weight * term.reward, term.advantage * weight, term, excluded, metrics)
 
     def _check(self, facts: RolloutFacts, task_rewards: Tensor, group_size: int, accepted: Tensor | None) -> None:
+        """Refuse arguments of `combine` that do not fit together."""
         sizes = {"facts": len(facts), "task_rewards": len(task_rewards)}
         sizes |= {} if accepted is None else {"accepted": len(accepted)}
         if len(set(sizes.values())) != 1:
             shown = ", ".join(f"{name} of {size}" for name, size in sizes.items())
             raise InvalidInputError(
-                f"combine needs one of each for every rollout; got {shown}. Gather them all over the processes, or "
-                "none."
+                f"combine needs one of each for every rollout; got {shown}. If there are several processes, gather "
+                "all of these from all processes, or none."
             )
         if group_size < 1 or len(facts) % group_size:
             raise InvalidInputError(
-                f"{len(facts)} rollouts are no whole groups of {group_size}; give all rollouts of each prompt, one "
-                "prompt after another."
+                f"{len(facts)} rollouts cannot be divided into groups of {group_size}. Give all rollouts of each "
+                "prompt, one prompt after another."
             )
         if accepted is None and self.spec.combine == "gated":
             raise InvalidInputError(
-                "inversion_combine='gated' needs a verifier: say which rollouts are right (accepted=)."
+                "inversion_combine='gated' needs a verifier. Pass accepted=, which says which rollouts are right."
             )
 
 
 def _context(model: nn.Module) -> int | None:
+    """Return the length of the model's context in tokens; None if its config does not say it."""
     limit = getattr(cast(Any, unwrap(model)).config.get_text_config(), "max_position_embeddings", None)
     return None if limit is None else int(limit)

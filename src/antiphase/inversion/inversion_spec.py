@@ -1,7 +1,7 @@
-"""`InversionSpec`: every option of the inversion reward, with its default and its checks, for any training engine.
+"""`InversionSpec`: the options of the inversion reward, with their defaults and checks, for any training engine.
 
-`CorRPOConfig` takes its `inversion_*` fields from here. `InversionReward` reads the options; it measures and combines.
-Imports no torch, so that a command can refuse a wrong option at once.
+`InversionReward` does what the options say. `CorRPOConfig` takes its `inversion_*` fields from here. This module
+imports no torch, so that a command can refuse a wrong option at once.
 """
 
 import math
@@ -29,7 +29,7 @@ from antiphase.signal_spec import (
 from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
 from antiphase.steps.splitter import DEFAULT_SPLITTER, Splitter
 
-# What stands before the name of an option in recipes, flags and messages.
+# The prefix of every option's name in recipes, flags and messages.
 PREFIX = "inversion_"
 TRAINING_ESTIMATORS: tuple[Estimator, ...] = ("own", "last", "full")
 
@@ -37,32 +37,36 @@ _T = TypeVar("_T")
 
 
 def _option(default: _T, text: str) -> _T:
+    """Return a dataclass field with this default and this text for --help."""
     return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
 class InversionSpec:
-    """What is measured of each rollout, and how it enters the reward (docs/training.md).
+    """The options that say what is measured in each rollout, and how it enters the reward (docs/training.md).
 
-    The defaults are the paper's reward, R = r − λ (1 + ρ) with ρ over the steps of a rollout, by the fast estimator
-    `own`. The paper's full-context gradient is `estimator="full", step_strength="joint"`. Messages name each option as
-    a recipe does, with `inversion_` before it.
+    The defaults give the paper's reward, R = r − λ (1 + ρ): r is the task reward, λ the weight, and ρ the correlation
+    of entropy and gradient strength over the steps (sentences) of a rollout. The default estimator `own` is fast. The
+    paper's full-context gradient is `estimator="full", step_strength="joint"`. In recipes, flags and messages, the
+    name of every option starts with `inversion_`.
 
     >>> InversionSpec(weight=0.5, schedule="linear").weight_at(30, 40)
     0.125
 
     Args:
-        weight: λ ≥ 0; with 0, training is exactly the host's.
-        combine: `penalty` (the paper's), `sum`, `centered`, `gated` or `only`; see `inversion_term`.
-        unit: what is correlated: `step` (sentences; the paper's), `type` or `token`.
+        weight: λ ≥ 0; with 0, the training engine trains as it does without antiphase.
+        combine: the mode in which ι = −ρ enters the reward: `penalty` (the paper's), `sum`, `centered`, `gated` or
+            `only`; see `inversion_term`.
+        unit: what ρ is computed over: `step` (sentences, as in the paper), `type` (distinct token ids) or `token`.
         splitter: where steps end: `sentence`, `line`, `fixed:N` or `regex:PATTERN`; see `Splitter`.
-        step_strength: `mean` of the tokens' strengths, or `joint`; see `SignalSpec`.
-        min_steps: rollouts with fewer steps have no score, where steps are the unit.
-        undefined: what the ρ of a rollout without a score counts as: `neutral` (the mean of its group), `zero` (ρ = 0)
-            or `worst` (ρ = 1); see `inversion_term`.
-        estimator: `own`, `last` or `full`. `SignalSpec` explains it and the next five options.
-        layers: `all`, `last`, `last-K`, or indices such as `0,3,-1`.
-        projections: which of Q, K, V, O, as in `QKVO`.
+        step_strength: the strength of a step: `mean` of its tokens' strengths, or `joint`; see `SignalSpec`.
+        min_steps: if the unit is `step`, a rollout with fewer steps has no score.
+        undefined: the ρ that a rollout without a score gets: `neutral` (the mean of its group), `zero` (ρ = 0) or
+            `worst` (ρ = 1); see `inversion_term`.
+        estimator: how strengths are computed: `own`, `last` or `full`. `SignalSpec` explains this and the next five
+            options.
+        layers: which layers are measured: `all`, `last`, `last-K`, or indices such as `0,3,-1`.
+        projections: which of the attention projections Q, K, V, O are measured, such as `QKVO`.
         norm: `nuclear`, `frobenius` or `l1`.
         target: `logit`, or `logprob` (a control).
         targets_per_rollout: number of random tokens of each rollout whose strength is measured; None measures all.
@@ -72,17 +76,18 @@ class InversionSpec:
         shrink: pseudo-items of the prior that pulls short rollouts to 0; see `shrunk`.
         clip: scores are clipped to [−clip, clip].
         schedule: how λ changes during training: `constant`, `warmup`, `linear` or `cosine`; see `weight_at`.
-        warmup_steps: number of steps (or, below 1, share of the training) over which λ rises from 0.
-        control: `none`, `shuffled` or `random`; see `ScoreSpec`.
-        verifier: name of the reward function that says what is right, for trainers that have several; by default the
-            first one that verifies.
-        accept: least reward of the verifier with which a rollout is accepted (right).
-        alarm: what to do when ι rises while accuracy falls: `warn`, `stop`, `drop` (λ to 0) or `off`.
-        alarm_window: number of measured batches that the alarm looks back over.
-        seed: seeds the controls and the choice of `targets_per_rollout`; in `CorRPOConfig` it is the host's.
+        warmup_steps: number of optimizer steps over which λ rises from 0. A value below 1 is a share of the training.
+        control: the control experiment: `none`, `shuffled` or `random`; see `ScoreSpec`.
+        verifier: name of the reward function that says which rollouts are right, for trainers that have several. The
+            default is the first function that verifies answers.
+        accept: a rollout counts as right ("accepted") if the verifier gives it at least this reward.
+        alarm: what to do when ι rises while accuracy falls: `warn`, `stop`, `drop` (set λ to 0) or `off`.
+        alarm_window: number of measured batches over which the alarm computes trends.
+        seed: seed of the random generators of the controls and of `targets_per_rollout`. In `CorRPOConfig` it is the
+            trainer's own seed.
 
     Raises:
-        InvalidInputError: a value is outside its set or range.
+        InvalidInputError: the value of an option is not one of its choices, or is outside its range.
     """
 
     weight: float = _option(0.1, "λ, weight of the inversion score; with 0, training is exactly the host's")
@@ -115,8 +120,8 @@ class InversionSpec:
     def __post_init__(self) -> None:
         if not (0 <= self.weight < math.inf):
             raise InvalidInputError(
-                f"inversion_weight (λ) must be 0 or positive; got {self.weight}. To train against inversion is no "
-                "method that antiphase knows; as a control, use inversion_control='shuffled' or 'random'."
+                f"inversion_weight (λ) must be 0 or positive; got {self.weight}. antiphase has no method that trains "
+                "against inversion. For a control experiment, use inversion_control='shuffled' or 'random'."
             )
         self._check_names()
         if self.combine == "only" and self.weight == 0:
@@ -132,10 +137,11 @@ class InversionSpec:
             )
         if math.isnan(self.accept):
             raise InvalidInputError("inversion_accept is NaN; give the least reward of a right rollout.")
-        # These are built for the checks that they make.
+        # These objects check their own options when they are built.
         self.score_spec(), self.signal_spec(), self.step_splitter()
 
     def _check_names(self) -> None:
+        """Refuse a value that is not one of its option's choices."""
         check_one_of("inversion_combine", self.combine, COMBINES)
         check_one_of("inversion_unit", self.unit, UNITS)
         check_one_of("inversion_step_strength", self.step_strength, STEP_STRENGTHS)
@@ -149,7 +155,7 @@ class InversionSpec:
         check_one_of("inversion_estimator", self.estimator, TRAINING_ESTIMATORS)
 
     def score_spec(self) -> ScoreSpec:
-        """How the scores of rollouts are made."""
+        """Return the options that say how a rollout's score is computed from its signals."""
         return ScoreSpec(
             method=cast(Method, self.correlation),
             unit=cast(Unit, self.unit),
@@ -162,16 +168,16 @@ class InversionSpec:
         )
 
     def step_splitter(self) -> Splitter:
-        """Where the steps of a rollout end."""
+        """Return the object that finds where the steps of a rollout end."""
         return Splitter.parse(self.splitter)
 
     def signal_spec(self) -> SignalSpec:
-        """What is measured: the same spec that `antiphase probe` would use.
+        """Return the options that say what is measured, in the form that `antiphase probe` uses too.
 
-        With a joint strength under `full` and `last`, the tokens' own strengths are not measured unless
-        `targets_per_rollout` asks for some. Each of them would cost a backward pass or an eigenproblem.
+        With the joint strength of steps and the estimator `full` or `last`, the reward does not need the strengths of
+        single tokens. They are then measured only if `targets_per_rollout` is given, because each of them costs a
+        backward pass or an eigenproblem.
         """
-        # The reward then needs the joint strengths of steps, and no token's own strength.
         joint_steps = self.unit == "step" and self.step_strength == "joint"
         targets = self.targets_per_rollout
         if joint_steps and targets is None and self.estimator != "own":
@@ -189,17 +195,17 @@ class InversionSpec:
         )
 
     def weight_at(self, step: int, num_steps: int) -> float:
-        """λ before optimizer step `step` of `num_steps`; see `antiphase.reward.weight_at`."""
+        """Return λ before optimizer step `step` of `num_steps`; see `antiphase.reward.weight_at`."""
         total = max(num_steps, 1)
         warmup = self.warmup_steps if self.warmup_steps < 1 else self.warmup_steps / total
         schedule = cast(Schedule, self.schedule)
         return weight_at(step / total, weight=self.weight, schedule=schedule, warmup=warmup)
 
     def accepts(self, rewards: Any) -> Any:
-        """Whether the verifier's reward is at least `accept`; NaN is not accepted.
+        """Return whether the verifier's reward is at least `accept`. NaN is not accepted.
 
         Args:
-            rewards: the verifier's rewards, unweighted: a float tensor `[rollout]`.
+            rewards: the verifier's rewards, before any weighting: a float tensor `[rollout]`.
 
         Returns:
             a boolean tensor `[rollout]`.

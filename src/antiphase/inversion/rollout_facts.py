@@ -1,9 +1,10 @@
-"""Rollouts as an engine sampled them, and the facts that are known of each once it is measured.
+"""Hold sampled rollouts, and the numbers ("facts") that are known about each rollout once it is measured.
 
-`RolloutIds` are unpadded token ids. `RolloutFacts` are tensors with a number for each rollout, of one process or,
-after `gathered`, of all processes. Nothing here measures a signal or makes a reward.
+`RolloutIds` are unpadded token ids. `RolloutFacts` are tensors with one number for each rollout of one process; the
+method `gathered` returns those of all processes. Nothing here measures signals or computes rewards.
 """
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,16 +12,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from antiphase.inversion.step_metrics import BatchFacts, repetition
 from antiphase.scores import RolloutScores
 from antiphase.types import TokenBatch
 
-# Takes the [rollout, fact] numbers of this process, and returns those of all processes, one process after another.
+# A function that takes the [rollout, fact] numbers of this process, and returns those of all processes, one process
+# after another.
 Gather = Callable[[Tensor], Tensor]
 
+NGRAM = 4
 _OF_SCORES = ("inversion", "correlation", "given_length", "entropy", "strength", "self_certainty")
 _COUNTS = ("num_tokens", "num_items")
 _OWN = ("length", "truncated", "repetition", "seconds")
+
+
+def repetition(token_ids: Sequence[int]) -> float:
+    """Return the share of 4-grams that already occurred in the same completion; NaN with fewer than 5 tokens.
+
+    >>> round(repetition([1, 2, 3, 4, 1, 2, 3, 4]), 6)
+    0.2
+    """
+    grams = [tuple(token_ids[i : i + NGRAM]) for i in range(len(token_ids) - NGRAM + 1)]
+    return math.nan if len(grams) < 2 else 1 - len(set(grams)) / len(grams)
 
 
 @dataclass(frozen=True)
@@ -29,8 +41,8 @@ class RolloutIds:
 
     Args:
         prompt_ids: token ids of each prompt.
-        completion_ids: token ids of each completion, its end token included.
-        generated: 1 at completion tokens that the model wrote, 0 at those that tools returned; None if all are 1.
+        completion_ids: token ids of each completion, including its end token.
+        generated: 1 for a completion token that the model wrote, 0 for one that a tool returned; None if all are 1.
     """
 
     prompt_ids: Sequence[Sequence[int]]
@@ -39,7 +51,7 @@ class RolloutIds:
 
     @classmethod
     def of(cls, batch: TokenBatch) -> "RolloutIds":
-        """The rollouts of a batch. A prompt ends before the first token that is to be measured."""
+        """Return the rollouts of a padded batch. The prompt ends before the first token of the completion mask."""
         prompts, completions, generated = [], [], []
         for ids, real, wrote in zip(
             batch.input_ids.cpu(), batch.attention_mask.cpu(), batch.completion_mask.cpu(), strict=True
@@ -52,7 +64,10 @@ class RolloutIds:
         return cls(prompts, completions, generated)
 
     def within(self, limit: int | None) -> TokenBatch:
-        """The batch to measure: the first `limit` tokens of each rollout, where `limit` is a model's context."""
+        """Return a batch with the first `limit` tokens of each rollout; None keeps all tokens.
+
+        The limit is the length of the context of the model that will measure the batch.
+        """
         prompts = [ids[:limit] for ids in self.prompt_ids]
         room = [None if limit is None else limit - len(ids) for ids in prompts]
         completions = [ids[:most] for ids, most in zip(self.completion_ids, room, strict=True)]
@@ -62,14 +77,14 @@ class RolloutIds:
 
 @dataclass(frozen=True)
 class RolloutFacts:
-    """The facts of each rollout, in float64 on the CPU; NaN where undefined.
+    """The numbers that are known about each rollout, in float64 on the CPU; NaN where undefined.
 
     Args:
-        scores: ι, ρ over each unit, entropy and strength.
+        scores: ι (the inversion), ρ over each unit, entropy and strength.
         length: number of tokens that the model generated.
-        truncated: 1 where the completion has no end token, else 0.
-        repetition: share of repeated 4-grams; see `step_metrics.repetition`.
-        seconds: time that was spent measuring the rollout's batch.
+        truncated: 1 if the completion has no end token, else 0.
+        repetition: share of repeated 4-grams; see `repetition`.
+        seconds: time that was spent on measuring the batch of this rollout.
     """
 
     scores: RolloutScores
@@ -82,13 +97,13 @@ class RolloutFacts:
     def of(
         cls, scores: RolloutScores, rollouts: RolloutIds, *, end_ids: Collection[int | None], seconds: float
     ) -> "RolloutFacts":
-        """The facts of rollouts whose scores are known.
+        """Make the facts from rollouts and their scores.
 
         Args:
             scores: the scores of the rollouts.
-            rollouts: the whole rollouts, also where only the part within a model's context was measured.
-            end_ids: tokens that end a completion; a None among them is ignored.
-            seconds: time that was spent measuring the rollouts.
+            rollouts: the whole rollouts, including tokens beyond the model's context that were not measured.
+            end_ids: tokens that end a completion. A None among them is ignored.
+            seconds: time that was spent on measuring the rollouts.
         """
         completions = rollouts.completion_ids
         wrote = rollouts.generated or [[1] * len(ids) for ids in completions]
@@ -104,11 +119,11 @@ class RolloutFacts:
         return len(self.length)
 
     def gathered(self, gather: Gather) -> "RolloutFacts":
-        """The facts of the rollouts of all processes, in the order of the processes.
+        """Return the facts of the rollouts of all processes, one process after another.
 
         Args:
-            gather: takes a float64 `[rollout, fact]` tensor on the CPU, and returns the tensors of all processes
-                joined along the first axis, on any device and in any floating dtype.
+            gather: a function that takes a float64 `[rollout, fact]` tensor on the CPU, and returns the tensors of all
+                processes joined along the first axis, on any device and in any floating dtype.
         """
         scores = self.scores
         columns = [getattr(scores, name).double() for name in (*_OF_SCORES, *_COUNTS)]
@@ -123,26 +138,7 @@ class RolloutFacts:
             **{name: next(joined) for name in _OWN},
         )
 
-    def with_task(self, task: Float[Tensor, "rollout"], accepted: Tensor) -> BatchFacts:
-        """The facts together with the task rewards, as `step_metrics` takes them."""
-        scores, unmeasured = self.scores, torch.full_like(self.length, torch.nan)
-        return BatchFacts(
-            task=task,
-            accepted=accepted,
-            inversion=scores.inversion,
-            correlation=scores.correlation,
-            token=scores.by_unit.get("token", unmeasured),
-            type=scores.by_unit.get("type", unmeasured),
-            step=scores.by_unit.get("step", unmeasured),
-            given_length=scores.given_length,
-            items=scores.num_items.double(),
-            entropy=scores.entropy,
-            strength=scores.strength,
-            length=self.length,
-            truncated=self.truncated,
-            repetition=self.repetition,
-        )
-
 
 def _column(values: Sequence[float]) -> Float[Tensor, "rollout"]:
+    """Return one number for each rollout as a tensor."""
     return torch.tensor(values, dtype=torch.float64)

@@ -1,1 +1,1 @@
-"""Reports: read runs from their folders and make one page of them, or serve the page while the runs go on."""
+"""Reports: read runs from their folders and make one page of them, or serve the page while the runs continue."""

@@ -1,6 +1,6 @@
-"""Find out which runs a page shows, and check them by their names and files. This needs no torch and no pandas.
+"""Find the runs that a page shows, and check their folders, without importing torch or pandas.
 
-`write_report` and `serving` begin with these checks. The command line calls `check_report` before slow imports.
+`write_report` and `serving` start with these checks. The command line makes them before slow imports.
 """
 
 import contextlib
@@ -27,9 +27,9 @@ class Source:
     """A run that the page shows.
 
     Args:
-        path: its folder.
-        label: the user's name for it; None if there is none.
-        group: the name that the seeds of one training recipe share; None if it is no such seed.
+        path: the folder of the run.
+        label: the user's name for the run; None if there is none.
+        group: the name that this run shares with other seeds of the same training recipe; None if it has none.
     """
 
     path: Path
@@ -41,17 +41,17 @@ def sources_of(entries: str | Path | Sequence[str | Path]) -> list[Source]:
     """Parse one entry or several, each of the form `[NAME=]RUN[,RUN…]`, into runs.
 
     Raises:
-        InvalidInputError: there is no entry, an entry is malformed, a run stands twice, or two runs have one name.
+        InvalidInputError: there is no entry, an entry is malformed, a run is named twice, or two runs have one name.
     """
     found: list[Source] = []
     listed = [entries] if isinstance(entries, str | Path) else entries
     if not isinstance(listed, Sequence) or not all(isinstance(entry, str | Path) for entry in listed):
         raise InvalidInputError(f"runs must be a folder or a list of folders; got {entries!r}.")
     for entry in listed:
-        # An existing path is never split, so that the name of a folder may hold a comma or an equals sign.
+        # An existing path is never split, so that a folder's name may contain a comma or an equals sign.
         name, paths = (None, [str(entry)]) if os.path.exists(entry) else parse_entry(str(entry))
         if not str(entry).startswith(f"{name}="):
-            name = None  # without a name, each run is called after its folder
+            name = None  # A run without a name is called after its folder.
         for place, path in enumerate(paths):
             label = f"{name} #{place + 1}" if name and len(paths) > 1 else name
             found.append(Source(Path(path), label, name if len(paths) > 1 else None))
@@ -72,13 +72,14 @@ def sources_of(entries: str | Path | Sequence[str | Path]) -> list[Source]:
 def check_report(
     runs: str | Path | Sequence[str | Path], out: str | Path | None = None, *, forking_share: float = FORKING_SHARE
 ) -> tuple[list[Source], Path]:
-    """Check the arguments of `write_report`, which explains them.
+    """Check the arguments of `write_report`. That function explains them.
 
     Returns:
-        the runs, and the file to write.
+        the runs, and the path of the file to write.
 
     Raises:
-        InvalidInputError: an entry, the file or the share is invalid, or a folder is missing, empty or no run.
+        InvalidInputError: an entry, the file or the share is invalid, or a folder is missing, is empty or holds no
+            run.
     """
     found = sources_of(runs)
     if out is None and len(found) > 1:
@@ -95,7 +96,7 @@ def check_report(
 def check_view(
     runs: str | Path | Sequence[str | Path], port: int, *, forking_share: float = FORKING_SHARE
 ) -> list[Source]:
-    """Check the arguments of `serving`, which explains them.
+    """Check the arguments of `serving`. That function explains them.
 
     Returns:
         the runs.
@@ -109,7 +110,7 @@ def check_view(
         if not os.path.isdir(source.path):
             raise InvalidInputError(f"{str(source.path)!r} is not a folder. Start the run first, or check the path.")
     with listening(port), socket.socket() as probe:
-        # The server sets this option too.
+        # The server sets the same option, so that this test has the same result.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((HOST, port))
     return sources
@@ -117,10 +118,10 @@ def check_view(
 
 @contextlib.contextmanager
 def listening(port: int) -> Iterator[None]:
-    """Turn the error of a block that cannot listen on its port into an error message with advice.
+    """Replace the error of a block that cannot listen on its port by one that says what to do.
 
     Raises:
-        InvalidInputError: the port is in use, or the number is no port.
+        InvalidInputError: the port is in use, or the number is not a port.
     """
     try:
         yield
@@ -130,10 +131,10 @@ def listening(port: int) -> Iterator[None]:
 
 
 def check_run(path: Path) -> None:
-    """Refuse a path that is not the folder of a finished or unfinished run.
+    """Check that a path is the folder of a finished or unfinished run.
 
     Raises:
-        InvalidInputError: the path is missing, is a file, or is a folder that is empty or holds no run.
+        InvalidInputError: the path does not exist, is a file, or is a folder that is empty or holds no run.
     """
     if not os.path.isdir(path):
         what = "is a file" if os.path.exists(path) else "does not exist"
@@ -155,16 +156,17 @@ def check_run(path: Path) -> None:
 
 
 def is_comparison(path: Path) -> bool:
-    """Whether the folder holds a comparison."""
+    """Return whether the folder holds a comparison."""
     return (path / "comparison.json").is_file() or any((path / "evals").glob("*/config.json"))
 
 
 def is_training(path: Path) -> bool:
-    """Whether the folder holds a training run."""
+    """Return whether the folder holds a training run."""
     return (path / "trajectory.jsonl").is_file() or (path / "recipe.json").is_file()
 
 
 def _foreign(path: Path) -> str:
+    """Return the part of the error message that says what a folder without a config.json is."""
     if not any(path.iterdir()):
         return f"is empty. Name the folder of {KINDS}."
     if (path / "study.json").is_file() or (path / "cells.jsonl").is_file():

@@ -1,4 +1,7 @@
-"""Read the folder of a run as a document. It finds the kind of the run and shows what there is so far."""
+"""Read the folder of a run as a document, which is the content of a page.
+
+The kind of the run is found from its files. An unfinished run gives a document of the part that is finished.
+"""
 
 import contextlib
 from pathlib import Path
@@ -13,8 +16,8 @@ from antiphase.report.unfinished import summarize_unfinished
 from antiphase.runs.folder_kinds import EVALUATION, PROBE, SERIES
 from antiphase.runs.run_folder import RunFolder
 
-# The errors that reading raises when a file looks like ours but its keys, columns or values are different. That
-# happens to files that were edited or written by another version.
+# The errors that occur if a file has the format of a run, but its keys, columns or values are unexpected. This happens
+# if a file was edited or was written by another version.
 _UNFIT = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
 
 
@@ -23,8 +26,8 @@ class NothingFinishedError(InvalidInputError):
 
     Args:
         path: the folder of the run.
-        what: what is not finished yet.
-        continued: whether to say how the run is continued.
+        what: the part that is missing, such as `no batch of this run`.
+        continued: whether the message says how to continue the run.
     """
 
     def __init__(self, path: Path, what: str, *, continued: bool = False) -> None:
@@ -37,11 +40,12 @@ def read_run(path: Path, *, label: str | None = None, group: str | None = None) 
 
     Args:
         path: the folder.
-        label: the user's name for the run; None calls it after its folder.
-        group: only for a training run: the name that its seeds share.
+        label: the user's name for the run. If it is None, the run has the name of its folder.
+        group: for a training run, the name that it shares with its other seeds.
 
     Raises:
-        InvalidInputError: the folder is missing, empty or no run, nothing in it is finished, or its files are damaged.
+        InvalidInputError: the folder is missing, is empty or holds no run, nothing in it is finished, or its files are
+            damaged.
     """
     check_run(path)
     try:
@@ -57,6 +61,7 @@ def read_run(path: Path, *, label: str | None = None, group: str | None = None) 
 
 
 def _read(path: Path, label: str | None, group: str | None) -> Document:
+    """Find the kind of the run in a folder, and read the folder by the function for this kind."""
     name = path.resolve().name
     if is_comparison(path):
         return _comparison(path, label or name)
@@ -68,6 +73,7 @@ def _read(path: Path, label: str | None, group: str | None) -> Document:
 
 
 def _signals(path: Path, name: str, label: str | None) -> Document:
+    """Read the folder of a probe or an evaluation."""
     from antiphase.evaluation.evaluation_folder import EvalFolder
 
     kinds = {PROBE.format: ("probe", RunFolder), EVALUATION.format: ("eval", EvalFolder)}
@@ -84,7 +90,9 @@ def _signals(path: Path, name: str, label: str | None) -> Document:
 
 
 def _unfinished(folder: RunFolder, kind: str, name: str, label: str | None) -> Document:
-    # The rollouts are read first. A batch that is finished meanwhile then has tokens only, and these are left out.
+    """Read the finished batches of an unfinished probe or evaluation."""
+    # The run may finish a batch while its tables are read. The rollouts are read first: the tokens of this batch then
+    # have no rollout and are left out.
     rollouts, tokens = folder.read_parts("rollouts"), folder.read_parts("tokens")
     if tokens is None or rollouts is None:
         raise NothingFinishedError(folder.path, "no batch of this run", continued=True)
@@ -101,7 +109,7 @@ def _unfinished(folder: RunFolder, kind: str, name: str, label: str | None) -> D
 
 
 def _checkpoints(path: Path, name: str, label: str | None) -> Document:
-    """The document of the checkpoints that are measured completely."""
+    """Read the checkpoints of a series that are measured completely."""
     folder = SeriesFolder.open(path)
     if (path / TRAJECTORY).is_file():
         return CheckpointSeries.load(path).document(name, label)
@@ -112,6 +120,7 @@ def _checkpoints(path: Path, name: str, label: str | None) -> Document:
 
 
 def _training(path: Path, name: str, group: str | None) -> Document:
+    """Read the folder of a training run."""
     from antiphase.training.trajectory import read_trajectory
 
     summary = read_object(path / "summary.json") if (path / "summary.json").is_file() else None
@@ -129,7 +138,7 @@ def _training(path: Path, name: str, group: str | None) -> Document:
 
 
 def _comparison(path: Path, name: str) -> Document:
-    """The document of a comparison: its tables, once they are made, and the evaluations of its models."""
+    """Read the folder of a comparison: its tables, if they are made, and the evaluations of its models."""
     from antiphase.evaluation.comparison import Comparison
     from antiphase.evaluation.evaluation_pages import comparison_tables
 

@@ -1,4 +1,4 @@
-"""Summarize an unfinished run from its finished batches."""
+"""Summarize an unfinished probe or evaluation from its finished batches."""
 
 import dataclasses
 from typing import Any
@@ -14,28 +14,29 @@ from antiphase.runs.run_config import config_from
 from antiphase.runs.run_folder import RunFolder
 from antiphase.runs.unit_spec import BEFORE_UNITS
 
-# The most bootstrap resamples, because the view of a running job summarizes it again and again.
+# The largest number of bootstrap resamples. It is small because the page of a running job is made again and again.
 MOST_RESAMPLES = 200
 
 
 def summarize_unfinished(folder: RunFolder, kind: str, tokens: pd.DataFrame, rollouts: pd.DataFrame) -> dict[str, Any]:
-    """Summarize the finished batches in the way in which summary.json summarizes a whole run.
+    """Summarize the finished batches in the form of summary.json, which summarizes a whole run.
 
     Args:
         folder: the folder of the run.
         kind: `probe` or `eval`.
-        tokens, rollouts: the tokens and the rollouts of the finished batches.
+        tokens: the table of tokens of the finished batches.
+        rollouts: the table of rollouts of the finished batches.
 
     Returns:
         `config`, `results`, and `num_resamples`, which is at most `MOST_RESAMPLES`.
 
     Raises:
-        InvalidInputError: this version cannot read the config.
+        InvalidInputError: this version of antiphase cannot read the config of the run.
     """
     stored = folder.read_json("config.json")["config"]
     owner: Any = EvalConfig if kind == "eval" else ProbeConfig
     known = {field.name for field in dataclasses.fields(owner)} - {"models"}
-    # The config of an old run names no units; that run is over tokens.
+    # If the config is old and names no units, the correlations of the run are over tokens.
     given = {**BEFORE_UNITS, **{name: value for name, value in stored.items() if name in known}}
     options = {name: value for name, value in given.items() if value is not None}
     options["num_resamples"] = min(int(options.get("num_resamples", MOST_RESAMPLES)), MOST_RESAMPLES)
@@ -44,14 +45,15 @@ def summarize_unfinished(folder: RunFolder, kind: str, tokens: pd.DataFrame, rol
     begun = set(rollouts.model)
     keys = ["model", "rollout_id"]
     finished = rollouts[keys].drop_duplicates()
-    # A table that was read later may hold more batches. Without measured signals, it has no column `rollout_id`.
+    # The tables of tokens and steps were read later and may hold more batches. If no signals were measured, they have
+    # no column `rollout_id`.
     if "rollout_id" in tokens:
         tokens = tokens.merge(finished, on=keys)
     if steps is not None and "rollout_id" in steps:
         steps = steps.merge(finished, on=keys)
     models = {name: folder.read_model(place) for place, name in enumerate(config.models) if name in begun}
     if not models:
-        raise InvalidInputError(f"{str(folder.path)!r}: its batches are of models that its config does not name.")
+        raise InvalidInputError(f"{str(folder.path)!r}: the batches are of models that the config does not name.")
     results: list[dict[str, Any]] = []
     for name in models:
         alone = dataclasses.replace(config, models=(name,))

@@ -1,7 +1,7 @@
-"""`view`: serve the page of runs on this machine, and make it again when the runs have grown.
+"""`view`: serve the page of runs to this machine's browser, and make the page again when the runs have grown.
 
-The server listens on the loopback address and answers only requests to that address. So no page from elsewhere can
-read it through the browser.
+The server listens on the loopback address and answers only requests to this address. A web page from elsewhere can
+therefore not read it through the browser.
 """
 
 import contextlib
@@ -26,19 +26,24 @@ _WATCHED = (
 
 
 def signature_of(paths: Sequence[Path]) -> str:
-    """A text that changes whenever a file changes from which the page of these runs is made."""
+    """Return a text that changes whenever a file changes that the page of these runs is made from."""
     facts = []
     for path in paths:
         for pattern in _WATCHED:
             for file in sorted(path.glob(pattern)):
-                with contextlib.suppress(OSError):  # the file was renamed or merged meanwhile
+                with contextlib.suppress(OSError):  # The run may have renamed or merged the file meanwhile.
                     status = file.stat()
                     facts.append((str(file), status.st_mtime_ns, status.st_size))
     return f"{hash(tuple(facts)) & 0xFFFF_FFFF_FFFF_FFFF:016x}"
 
 
 class Viewer:
-    """Makes the page of some runs when it is asked for, and keeps it until the runs change."""
+    """Makes the page of some runs on request, and keeps it until their files change.
+
+    Args:
+        sources: the runs.
+        options: `markers` and `forking_share`, as for `document_of`.
+    """
 
     def __init__(self, sources: Sequence[Source], **options: Any) -> None:
         self.sources, self.options = list(sources), options
@@ -46,11 +51,11 @@ class Viewer:
         self._known: tuple[str, bytes] | None = None
 
     def version(self) -> str:
-        """The signature of the files as they are now."""
+        """Return the signature of the files as they are now."""
         return signature_of([source.path for source in self.sources])
 
     def page(self) -> bytes:
-        """The page of the files as they are now. If they cannot be shown, the page says why."""
+        """Return the page of the files as they are now. If they cannot be shown, the page says why."""
         with self._lock:
             version = self.version()
             if self._known is None or self._known[0] != version:
@@ -58,6 +63,7 @@ class Viewer:
             return self._known[1]
 
     def _document(self) -> Document:
+        """Return the content of the page; if the runs cannot be read, a document that says why."""
         try:
             return document_of(self.sources, **self.options)
         except InvalidInputError as error:
@@ -69,11 +75,14 @@ class Viewer:
 
 
 class _Handler(BaseHTTPRequestHandler):
+    """Answers the requests of the browser: the page, and the signature that the page compares with its own."""
+
     server: "Server"
     server_version = "antiphase"
 
     def do_GET(self) -> None:
-        # An attacker's page may use a host name of its own that resolves to this machine. Such requests are refused.
+        """Answer a request for the page or for its version."""
+        # The host name of an attacker's web page may resolve to this machine. Requests under such a name are refused.
         if self.headers.get("Host", "") not in self.server.names:
             self._answer(403, "text/plain", b"This server answers on its own address only.\n")
         elif self.path == "/version":
@@ -84,7 +93,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, "text/plain", b"not found\n")
 
     def _answer(self, status: int, kind: str, body: bytes) -> None:
-        with contextlib.suppress(ConnectionError):  # the reader has gone
+        """Send an answer that the browser does not store."""
+        with contextlib.suppress(ConnectionError):  # The browser may have closed the connection.
             self.send_response(status)
             self.send_header("Content-Type", f"{kind}; charset=utf-8")
             self.send_header("Content-Length", str(len(body)))
@@ -95,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Print nothing for a request."""
+        """Do nothing, so that requests are not printed."""
 
 
 class Server(ThreadingHTTPServer):
@@ -110,7 +120,7 @@ class Server(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """The address of the page."""
+        """Return the address of the page."""
         return f"http://{HOST}:{self.server_port}/"
 
 
@@ -119,8 +129,8 @@ def serving(runs: str | Path | Sequence[str | Path], port: int = 0, **options: A
     """Serve the page of these runs in a thread until the block ends.
 
     Args:
-        runs: as for `write_report`. The folders must exist, but may have nothing to show yet.
-        port: the port to listen on; 0 takes a free one.
+        runs: the runs, as for `write_report`. The folders must exist, but may have nothing to show yet.
+        port: the port to listen on; 0 means any free port.
         options: `markers` and `forking_share`, as for `document_of`.
 
     Raises:

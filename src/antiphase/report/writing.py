@@ -1,4 +1,4 @@
-"""`write_report`: make one page that shows one run or several."""
+"""`write_report`: write the interactive page of one run or of several runs."""
 
 import dataclasses
 from collections import Counter
@@ -21,21 +21,22 @@ def write_report(
     markers: Sequence[str] = MARKERS,
     forking_share: float = FORKING_SHARE,
 ) -> Path:
-    """Write the interactive page of one run or several, as one file that opens from disk.
+    """Write the interactive page of one run or of several runs, as one file that a browser opens from disk.
 
     Args:
         runs: the folders of probes, evaluations, comparisons or training runs, finished or not. Each entry may have
-            the form `[NAME=]RUN[,RUN…]`; several runs under one name are seeds.
-        out: the file to write. By default it is `report.html` in the folder of the run, if there is only one run.
-        markers: the words that count as reasoning markers. They are matched against whole tokens, ignoring case.
-        forking_share: forking tokens are those with the highest entropy; this is their share of all, in (0, 1).
+            the form `[NAME=]RUN[,RUN…]`. Several runs under one name are seeds of one training recipe.
+        out: the file to write. The default is `report.html` in the folder of the run, if there is only one run.
+        markers: the words that count as reasoning markers. They are compared with whole tokens, ignoring case.
+        forking_share: forking tokens are the tokens with the highest entropy. This is their share of all tokens, in
+            (0, 1).
 
     Returns:
         the path of the file.
 
     Raises:
-        InvalidInputError: a folder is missing, empty, no run or damaged, or nothing in it is finished; two models have
-            one name; or the file cannot be written.
+        InvalidInputError: a folder is missing, is empty, holds no run or is damaged, nothing in it is finished, two
+            runs have one name, or the file cannot be written.
 
     Cost: it grows with tokens × layers × projections. docs/report.md has measured numbers.
     """
@@ -46,10 +47,13 @@ def write_report(
 def document_of(
     sources: Sequence[Source], *, markers: Sequence[str] = MARKERS, forking_share: float = FORKING_SHARE
 ) -> Document:
-    """Read the runs as one document. Models or training runs that would share a name get the name of their folder.
+    """Read the runs as one document, which is the content of the page.
+
+    If models or training runs of several folders have the same name, they get the name of their folder instead. The
+    arguments are those of `write_report`.
 
     Raises:
-        InvalidInputError: for the reasons of `write_report`.
+        InvalidInputError: a run cannot be read, as in `write_report`, or an option is invalid.
     """
     if isinstance(markers, str) or not all(isinstance(word, str) for word in markers):
         raise InvalidInputError(f"markers must be a list of words, such as ['wait', 'so']; got {markers!r}.")
@@ -73,9 +77,11 @@ def document_of(
 
 
 def _labels(document: Document) -> list[str]:
+    """Return the names of the models and training runs of a document."""
     return [subject.label for subject in document.subjects] + [training.label for training in document.trainings]
 
 
 def _title(documents: Sequence[Document]) -> str:
+    """Return a title that names up to three runs."""
     names = list(dict.fromkeys(run.name for document in documents for run in document.runs))
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

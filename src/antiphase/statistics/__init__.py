@@ -1,1 +1,1 @@
-"""Correlations, accuracies and differences with their intervals: numbers in, numbers out."""
+"""Pure functions that turn numbers into correlations, accuracies and differences with their intervals."""

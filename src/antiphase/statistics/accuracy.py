@@ -1,6 +1,6 @@
-"""Accuracy of one problem from several samples: pass@k and the majority vote.
+"""Compute the accuracy on one problem from several samples: pass@k and the majority vote.
 
-Each function treats one problem. `estimate` has means over problems and their intervals; `ranking` picks by a score.
+The module `estimate` averages over problems and makes intervals. The module `ranking` picks a sample by a score.
 """
 
 import itertools
@@ -22,10 +22,11 @@ def check_draw(num_samples: int, k: int) -> None:
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
-    """The unbiased probability that at least one of k samples is right.
+    """Estimate pass@k without bias: the probability that at least one of k samples is right.
 
-    1 − C(n−c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374, eq. 1): k of the n samples are drawn without
-    replacement. Computed as −expm1 Σ_{i=n−c+1}^{n} ln(1 − k/i), which neither overflows nor cancels.
+    The estimate is 1 − C(n−c, k) / C(n, k), the share of all draws of k from the n samples that contain a right one
+    (Chen et al. 2021, arXiv 2107.03374, eq. 1). It is computed as −expm1 Σ_{i=n−c+1}^{n} ln(1 − k/i), which neither
+    overflows nor loses digits.
 
     Args:
         num_samples: n, the number of samples.
@@ -45,7 +46,7 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
         )
     if k > num_samples - num_correct:
         return 1.0
-    # C(n−c, k) / C(n, k) is symmetric in c and k, so the shorter product is enough.
+    # C(n−c, k) / C(n, k) is symmetric in c and k, so the product with fewer factors is computed.
     short, long = sorted((num_correct, k))
     factors = np.arange(num_samples - short + 1, num_samples + 1, dtype=np.float64)
     return float(-np.expm1(np.log1p(-long / factors).sum()))
@@ -59,19 +60,21 @@ def majority_at_k(
     num_subsets: int = 1000,
     seed: int = 0,
 ) -> float:
-    """Expected accuracy of a majority vote over k samples (self-consistency, Wang et al. 2022, arXiv 2203.11171).
+    """Compute the expected accuracy of a majority vote over k of the n samples.
 
-    k of the n samples are drawn without replacement, and the most frequent answer among them is taken. If answers are
-    tied, their values are averaged. The value of an answer is the mean of `correct` over all samples that gave it, so
-    a verifier that judges equal strings differently does no harm.
+    The vote is that of self-consistency (Wang et al. 2022, arXiv 2203.11171): k samples are drawn without replacement,
+    and the most frequent answer among them is taken. The value of an answer is the mean of `correct` over all samples
+    that gave it, because a verifier may judge equal strings differently. If answers are tied, their values are
+    averaged.
 
     Args:
-        answers: the answer of each sample, in a common form, compared as strings. None votes for nothing; if all votes
-            are None, the result is wrong.
+        answers: the answer of each sample, compared as strings. A sample whose answer is None does not vote. If no
+            sample votes, the result counts as wrong.
         correct: whether each sample is right.
-        k: the number of samples that vote.
-        num_subsets: if there are at most so many subsets C(n, k), all are averaged, else so many random ones.
-        seed: seeds the choice of random subsets.
+        k: the number of samples that are drawn.
+        num_subsets: the largest number of subsets to average over. If there are more subsets, C(n, k), this many
+            random ones are used.
+        seed: seed of the random generator that draws the subsets.
 
     Raises:
         InvalidInputError: k is not in 1 … n, the lengths differ, or `num_subsets` is below 1.
@@ -81,7 +84,7 @@ def majority_at_k(
     """
     if len(answers) != len(correct):
         raise InvalidInputError(
-            f"answers and correct must have one entry a sample each; got {len(answers)} and {len(correct)}."
+            f"answers and correct must each have one entry for every sample; got {len(answers)} and {len(correct)}."
         )
     check_draw(len(answers), k)
     if num_subsets < 1:
@@ -92,12 +95,13 @@ def majority_at_k(
     votes = np.array([[answer == each for each in distinct] for answer in answers], dtype=np.float64)
     rightness = (votes * np.asarray(correct, dtype=np.float64)[:, None]).sum(0) / votes.sum(0)
     counts = votes[_subsets(len(answers), k, num_subsets, seed)].sum(1)
-    # A subset in which all answers are None has no winner: all its counts are 0.
+    # A subset in which all answers are None has no winner, because all its counts are 0.
     winners = (counts == counts.max(1, keepdims=True)) & (counts > 0)
     return float(((winners * rightness).sum(1) / np.maximum(winners.sum(1), 1)).mean())
 
 
 def _subsets(num_samples: int, k: int, num_subsets: int, seed: int) -> np.ndarray:
+    """Return the indices `[subset, k]` of all subsets of k samples; of `num_subsets` random ones if there are more."""
     if math.comb(num_samples, k) <= num_subsets:
         return np.array(list(itertools.combinations(range(num_samples), k)), dtype=np.intp)
     keys = np.random.default_rng(seed).random((num_subsets, num_samples))

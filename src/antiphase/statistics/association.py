@@ -1,14 +1,13 @@
-"""Correlation across models or checkpoints: is inversion (or a control) related to accuracy?
+"""Correlate two numbers across models or checkpoints, such as inversion and accuracy, with an interval and a p-value.
 
-One point is one model or checkpoint. Checkpoints of one run are similar, so runs are the clusters. `ranking` asks
-whether a score tells right from wrong rollouts within a model.
+One point is one model or checkpoint. Checkpoints of one training run are similar, so all points of a run form a
+cluster. The module `ranking` asks whether a score tells right from wrong rollouts within one model.
 """
 
 import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -17,26 +16,26 @@ from jaxtyping import Float, Int, Shaped
 from scipy.stats import rankdata
 
 from antiphase.errors import InvalidInputError
-from antiphase.statistics.estimate import check_confidence, number_or_none
+from antiphase.statistics.estimate import check_confidence, fisher_interval, half_swap_less, number_or_none
 from antiphase.statistics.pooled_correlation import pooled_correlation
 
 MIN_POINTS = 3
 MIN_EXCHANGEABLE = 5
 _EXACT_ARRANGEMENTS = math.factorial(7)
 _BLOCK = 4096
-# The coefficients of equal arrangements can differ by so much through rounding.
+# The coefficients of equal arrangements can differ by this much through rounding.
 _ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
 class Association:
-    """Spearman correlation across models. Undefined is NaN, never 0.
+    """A Spearman correlation across models. An undefined number is NaN, never 0.
 
     Args:
         spearman: the correlation of the two series, in [−1, 1].
         low: the lower end of the interval.
         high: the upper end of the interval.
-        p_value: the two-sided p-value of a permutation test; its null is that the two series are independent.
+        p_value: the two-sided p-value of a permutation test of whether the two series are independent.
         num_points: the number of points that were used.
         num_clusters: the number of runs that the points belong to; without clusters, the number of points.
         confidence: the confidence of the interval.
@@ -52,19 +51,12 @@ class Association:
 
     @property
     def defined(self) -> bool:
-        """Whether the correlation could be computed."""
+        """Return whether the correlation could be computed."""
         return not math.isnan(self.spearman)
 
     def to_dict(self) -> dict[str, float | int | None]:
-        """The values for JSON; undefined numbers become None."""
-        return {
-            "spearman": number_or_none(self.spearman),
-            "low": number_or_none(self.low),
-            "high": number_or_none(self.high),
-            "p_value": number_or_none(self.p_value),
-            "num_points": self.num_points,
-            "num_clusters": self.num_clusters,
-        }
+        """Return the values for JSON, without the confidence; undefined numbers become None."""
+        return {name: number_or_none(value) for name, value in vars(self).items() if name != "confidence"}
 
     def __str__(self) -> str:
         if not self.defined:
@@ -82,28 +74,31 @@ def rank_association(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Association:
-    """Spearman correlation of two series over models, with an interval and a permutation p-value.
+    """Compute the Spearman correlation of two series over models, with an interval and a permutation p-value.
 
-    Without clusters the interval is Fisher's, tanh(atanh ρ ± z √((1+ρ²/2)/(n−3))) (Bonett & Wright 2000). Up to n = 7
-    the p-value tries all n! orders, beyond that random ones: p = (1 + those at least as extreme) / (1 + tried). With
-    clusters the interval is that of `pooled_correlation` over clusters. The p-value then exchanges whole blocks of y
-    between clusters with equally many points; its null is that runs are exchangeable.
+    Without clusters, the interval is Fisher's, tanh(atanh ρ ± z √((1+ρ²/2)/(n−3))) (Bonett & Wright 2000), with n the
+    number of points. The permutation test reorders y. Up to n = 7 it tries all n! orders. Beyond that it tries random
+    orders, and p = (1 + number of orders at least as extreme) / (1 + number of orders tried).
 
-    Our reading: a perfect order of few points does not prove that the true correlation is perfect. At |ρ| = 1 the
-    interval is made for a correlation that is smaller by half an adjacent swap, 1 − 6/(n(n²−1)), and ends at ±1; n is
-    the number of clusters if there are any.
+    With clusters, the interval is that of `pooled_correlation`, with clusters in place of prompts. The permutation
+    test then exchanges all values of y of one cluster with those of another cluster of the same size. Its null
+    hypothesis is that the runs can be exchanged.
+
+    Our reading: a perfect order of few points does not prove that the true correlation is perfect. If |ρ| = 1, the
+    interval is made for |ρ| = 1 − 6/(n(n²−1)), which is halfway to the next order, and ends at ±1. Here n is the
+    number of clusters if there are any.
 
     Args:
-        x, y: one value for each model; points with a NaN are left out.
+        x, y: one value for each model; a point with a NaN is left out.
         clusters: the run of each point; None if all points are independent.
-        num_permutations: the number of random permutations, if not all are tried.
-        num_resamples: how often the bootstrap draws the clusters.
-        seed: seeds the permutations and the bootstrap.
+        num_permutations: the number of random orders, if there are too many to try all.
+        num_resamples: number of bootstrap resamples of the clusters.
+        seed: seed of the random generators of the permutations and of the bootstrap.
         confidence: the confidence of the interval.
 
     Returns:
-        The association. All values are NaN with fewer than 3 points or a constant series. There is no interval with
-        fewer than 4 points (2 clusters), and no p-value if fewer than 5 clusters can be exchanged.
+        The association. All values are NaN with fewer than 3 points or a constant series. The interval is NaN with
+        fewer than 4 points (2 clusters). The p-value is NaN if there are clusters and fewer than 5 can be exchanged.
 
     Raises:
         InvalidInputError: the lengths differ, a value is infinite, or the confidence is outside (0, 1).
@@ -115,7 +110,7 @@ def rank_association(
     names = _cluster_index(clusters, len(x))
     if len(x) != len(y) or np.isinf(x).any() or np.isinf(y).any():
         raise InvalidInputError(
-            f"x and y must hold one finite value (or NaN) a point each; got {len(x)} and {len(y)} values."
+            f"x and y must each hold one finite value (or NaN) for every point; got {len(x)} and {len(y)} values."
         )
     kept = ~(np.isnan(x) | np.isnan(y))
     x, y, names = x[kept].astype(np.float64), y[kept].astype(np.float64), names[kept]
@@ -139,16 +134,18 @@ def rank_association(
 
 
 def _cluster_index(clusters: np.ndarray | Sequence[Any] | None, num: int) -> Int[np.ndarray, "point"]:
+    """Number the clusters from 0, and return the number of each point's cluster."""
     if clusters is None:
         return np.arange(num)
     if len(clusters) != num:
-        raise InvalidInputError(f"clusters must name one run a point; got {len(clusters)} for {num} points.")
+        raise InvalidInputError(f"clusters must name one run for every point; got {len(clusters)} for {num} points.")
     places: dict[Any, int] = {}
     names = clusters.tolist() if isinstance(clusters, np.ndarray) else clusters
     return np.array([places.setdefault(name, len(places)) for name in names], dtype=np.int64)
 
 
 def _standard_ranks(values: Float[np.ndarray, "point"]) -> Float[np.ndarray, "point"]:
+    """Return the ranks of the values, centred and of length 1, so that ρ is the product of two of them."""
     ranks = rankdata(values)
     centered = ranks - ranks.mean()
     standard: np.ndarray = centered / np.linalg.norm(centered)
@@ -156,16 +153,19 @@ def _standard_ranks(values: Float[np.ndarray, "point"]) -> Float[np.ndarray, "po
 
 
 def _fisher(value: float, num: int, confidence: float) -> tuple[float, float]:
+    """Return Fisher's interval over `num` points; NaN with fewer than 4. A perfect ρ is an end of its interval."""
     if num < 4:
         return math.nan, math.nan
-    bounded = math.copysign(min(abs(value), 1 - 6 / (num * (num**2 - 1))), value)
-    reach = NormalDist().inv_cdf(0.5 + confidence / 2) * math.sqrt((1 + bounded**2 / 2) / (num - 3))
-    low, high = math.tanh(math.atanh(bounded) - reach), math.tanh(math.atanh(bounded) + reach)
+    low, high = fisher_interval(half_swap_less(value, num), num, confidence)
     return (-1.0 if value == -1 else low), (1.0 if value == 1 else high)
 
 
 def _exchangeable(names: Int[np.ndarray, "point"]) -> list[Int[np.ndarray, "cluster member"]]:
-    """Groups of at least two clusters with equally many points, each cluster as the indices of its points."""
+    """Group the clusters that have equally many points, and leave out groups of one cluster.
+
+    Returns:
+        one array for each group, which holds the indices of the points of each of its clusters.
+    """
     by_size: dict[int, list[np.ndarray]] = {}
     for name in np.unique(names):
         places = np.flatnonzero(names == name)
@@ -182,6 +182,16 @@ def _permutation_p(
     seed: int,
     clustered: bool,
 ) -> float:
+    """Compute the two-sided p-value of a permutation test.
+
+    Args:
+        x, y: the standardised ranks.
+        value: their correlation.
+        groups: arrays of clusters that can be exchanged, as `_exchangeable` returns them.
+        num_permutations: the number of random orders, if there are too many to try all.
+        seed: seed of the random orders.
+        clustered: whether there are clusters, so that `MIN_EXCHANGEABLE` of them are needed.
+    """
     if clustered and sum(len(group) for group in groups) < MIN_EXCHANGEABLE:
         return math.nan
     exact = math.prod(math.factorial(len(group)) for group in groups) <= _EXACT_ARRANGEMENTS
@@ -194,6 +204,7 @@ def _permutation_p(
 
 
 def _all_orders(groups: list[np.ndarray], num: int) -> Iterator[Int[np.ndarray, "_order _point"]]:
+    """Yield, as one block, every order of the points in which clusters of a group are exchanged."""
     orders = []
     for chosen in itertools.product(*(itertools.permutations(range(len(group))) for group in groups)):
         order = np.arange(num)
@@ -206,6 +217,7 @@ def _all_orders(groups: list[np.ndarray], num: int) -> Iterator[Int[np.ndarray, 
 def _random_orders(
     groups: list[np.ndarray], num: int, num_permutations: int, seed: int
 ) -> Iterator[Int[np.ndarray, "_order _point"]]:
+    """Yield blocks of random orders of the points in which clusters of a group are exchanged."""
     generator = np.random.default_rng(seed)
     for start in range(0, num_permutations, _BLOCK):
         size = min(_BLOCK, num_permutations - start)

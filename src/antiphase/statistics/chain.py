@@ -1,9 +1,12 @@
-"""The paper's chain from entropy to strength, link by link, and the controls of their correlation (docs/method.md).
+"""Correlations that test why entropy and gradient strength are related: the paper's chain, and controls.
 
-The paper's appendix D argues H ↓ → z_y ↑ → ‖h‖ ↑ → I ↑: a certain token has a large logit, a large logit needs a large
-hidden state (z_y = w_y·h ≤ ‖w_y‖ ‖h‖), and a large hidden state makes large weight gradients. Every arrow can be
-measured, token by token. A control is a series that is related to both entropy and strength and might explain their
-correlation.
+The paper's appendix D explains the relation by a chain, H ↓ → z_y ↑ → ‖h‖ ↑ → I ↑. A token with low entropy H has a
+large logit z_y. A large logit needs a large hidden state h, because z_y = w_y·h ≤ ‖w_y‖ ‖h‖. A large hidden state
+makes large weight gradients, whose norm is the strength I. Each arrow is a link, and its correlation is measured over
+tokens.
+
+A control is another series, such as the token's position, that might explain the correlation of entropy and strength.
+docs/method.md explains both.
 """
 
 import math
@@ -24,7 +27,8 @@ from antiphase.types import Correlation
 Expected = Literal["negative", "positive", "none"]
 Verdict = Literal["as the paper says", "opposite", "undecided", "related"]
 
-# The name, the two series, and the sign that the paper's argument needs. The argument assumes that ‖w_y‖ is constant.
+# Each link: its name, its two series, and the sign that the paper's argument needs. The argument assumes that ‖w_y‖ is
+# constant.
 _LINKS: tuple[tuple[str, str, str, Expected], ...] = (
     ("entropy–logit", "entropy", "logit", "negative"),
     ("logit–hidden", "logit", "hidden_norm", "positive"),
@@ -34,7 +38,7 @@ _LINKS: tuple[tuple[str, str, str, Expected], ...] = (
     ("unembedding–strength", "unembedding_norm", "strength", "none"),
     ("unembedding–entropy", "unembedding_norm", "entropy", "none"),
 )
-# The name in the results → the column.
+# The name of each control in the results, and the column that holds it.
 _CONTROLS = {
     "logprob": "logprob_control",
     "unembedding_norm": "unembedding_norm",
@@ -45,14 +49,14 @@ _CONTROLS = {
 
 @dataclass(frozen=True)
 class Link:
-    """One measured arrow of the chain.
+    """One arrow of the paper's chain, with its measured correlation.
 
     Args:
         name: the name of the link, such as `entropy–logit`.
         x, y: the columns of the two series.
-        expected: the sign of their correlation in the paper's argument; `none` if the argument says nothing about it.
-        correlation: the correlation over all tokens, with its interval over prompts.
-        num_prompts: the number of prompts that the tokens come from; None if they were not counted.
+        expected: the sign of the correlation that the paper's argument needs; `none` if the argument needs none.
+        correlation: the correlation over all tokens, with an interval for other prompts.
+        num_prompts: the number of prompts that the tokens come from; None if it is unknown.
     """
 
     name: str
@@ -64,10 +68,10 @@ class Link:
 
     @property
     def verdict(self) -> Verdict:
-        """What the interval says about the expected sign.
+        """Return what the interval says about the expected sign.
 
-        `undecided` if the interval contains 0 or is undefined, or if there are fewer than 4 prompts. Otherwise
-        `as the paper says` or `opposite`, or `related` if no sign is expected.
+        The verdict is `undecided` if the interval contains 0 or is undefined, or if there are fewer than 4 prompts.
+        Otherwise it is `as the paper says` or `opposite`. It is `related` if no sign is expected.
         """
         low, high = self.correlation.low, self.correlation.high
         few = self.num_prompts is not None and self.num_prompts < MIN_PROMPTS
@@ -78,7 +82,7 @@ class Link:
         return "as the paper says" if (low > 0) == (self.expected == "positive") else "opposite"
 
     def as_dict(self) -> dict[str, Any]:
-        """The values for JSON; NaN becomes None."""
+        """Return the values of the link for JSON; NaN becomes None."""
         return {
             "link": self.name,
             "x": self.x,
@@ -90,12 +94,12 @@ class Link:
 
 
 def interval_dict(correlation: Correlation) -> dict[str, float | None]:
-    """`value`, `low` and `high` for JSON; NaN becomes None."""
+    """Return the `value`, `low` and `high` of a correlation for JSON; NaN becomes None."""
     return {name: number_or_none(getattr(correlation, name)) for name in ("value", "low", "high")}
 
 
 def frequency(token_ids: Int[Tensor, "token"]) -> Int[Tensor, "token"]:
-    """How often each token's id occurs among all tokens.
+    """Count, for each token, how many of the tokens have the same id.
 
     >>> import torch
     >>> frequency(torch.tensor([7, 3, 7])).tolist()
@@ -107,7 +111,10 @@ def frequency(token_ids: Int[Tensor, "token"]) -> Int[Tensor, "token"]:
 
 
 class _Columns:
-    """The series that are not all NaN, ranked and resampled together over the tokens where all of them have values."""
+    """Correlations between named columns, all over the same tokens and the same resamples of prompts.
+
+    A column that is missing or all NaN is left out. A token is used if it has a value in all other columns.
+    """
 
     def __init__(self, columns: Mapping[str, Tensor], wanted: Sequence[str], clusters: Tensor, **options: Any) -> None:
         for name in ("entropy", "strength"):
@@ -119,6 +126,7 @@ class _Columns:
         self.joint = Joint.of([columns[name] for name in present], clusters, **options) if present else None
 
     def correlation(self, x: str, y: str, given: Sequence[str] = ()) -> Correlation:
+        """Correlate columns x and y with the given columns held fixed; NaN if one of these columns was left out."""
         if self.joint is None or not {x, y, *given} <= self.place.keys():
             return Correlation(math.nan, math.nan, math.nan, 0, math.nan, "spearman", 0.95)
         return self.joint.correlation(
@@ -136,21 +144,24 @@ def chain_links(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[Link, ...]:
-    """The rank correlation of every link of the chain, over the same tokens and the same resamples of prompts.
+    """Compute the rank correlation of every link of the paper's chain.
+
+    All links use the same tokens and the same resamples of prompts.
 
     Args:
         columns: `entropy`, `strength`, `logit`, `hidden_norm`, `hidden_norm_before` and `unembedding_norm`, with one
-            value for each token. If a column is missing or all NaN, its links are undefined. A token is used if all
-            other columns have a value for it.
+            value for each token. If a column is missing or all NaN, its links are undefined. A token is used if it has
+            a value in all other columns.
         clusters: the prompt that each token belongs to.
-        unit, token_ids: see `pooled_correlation`; the paper's argument is about tokens.
+        unit, token_ids: see `pooled_correlation`. The paper's argument is about the unit `token`.
         min_tokens, num_resamples, seed: see `pooled_correlation`.
 
     Returns:
-        The links in the order of the argument, then those of the state before the last norm and of ‖w_y‖.
+        The links in the order of the argument. Then come the links of the hidden state before the last norm, and those
+        of ‖w_y‖.
 
     Raises:
-        InvalidInputError: entropy or strength is missing, or the shapes differ.
+        InvalidInputError: the column `entropy` or `strength` is missing, or the shapes differ.
     """
     wanted = list(dict.fromkeys(series for _, x, y, _ in _LINKS for series in (x, y)))
     joint = _Columns(
@@ -177,22 +188,23 @@ def controls(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, dict[str, dict[str, float | None]]]:
-    """How the controls correlate with entropy and strength, and how these correlate with the controls held fixed.
+    """Correlate each control with entropy and with strength, and these two with the control held fixed.
 
     Args:
         columns: `entropy`, `strength`, `logprob_control`, `unembedding_norm` and `position`; see `chain_links`.
         clusters: the prompt that each token belongs to.
-        token_ids: the id of each token. Its frequency in the run is one of the controls.
+        token_ids: the id of each token. The frequency of the id among all tokens is one of the controls.
         unit, min_tokens, num_resamples, seed: see `chain_links`.
 
     Returns:
-        Values for JSON. For each of the controls `logprob`, `unembedding_norm`, `position` and `frequency`: its rank
-        correlation with entropy (`entropy`) and with strength (`strength`), and the correlation of entropy and
-        strength with the control held fixed (`partial`). `together` holds the last three controls fixed at once. Each
-        correlation has `value`, `low` and `high`.
+        Values for JSON, with an entry for each of the controls `logprob`, `unembedding_norm`, `position` and
+        `frequency`. An entry has three rank correlations: `entropy` and `strength` are those of the control with these
+        series, and `partial` is that of entropy and strength with the control held fixed. The entry `together` has
+        only `partial`, with the last three controls held fixed at once. Each correlation has `value`, `low` and
+        `high`.
 
-        `logprob` is a function of the same distribution as the entropy and rises with it by construction. So the
-        correlation that remains when it is held fixed says little.
+        The control `logprob` is computed from the same distribution as the entropy and rises with it by construction.
+        Its `partial` therefore says little.
     """
     with_frequency = {**columns, "frequency": frequency(token_ids).double()}
     joint = _Columns(

@@ -1,13 +1,14 @@
-"""Correlation of two token series: ranks, coefficients, and intervals within a rollout (docs/method.md).
+"""Compute the correlation of entropy and strength within each rollout, with its interval (docs/method.md).
 
-Tokens of one rollout are autocorrelated, so a rollout's interval is Fisher's with the number of *effective* pairs.
-Claims about a model need intervals over prompts: see `pooled_correlation`. Everything is accumulated in float64. An
-undefined value (too few pairs, or a constant series) is NaN.
+The pairs of a rollout are tokens, types (distinct token ids) or steps (sentences). Neighbouring tokens are similar, so
+the interval is Fisher's with the *effective* number of pairs. The interval says nothing about other prompts; for a
+claim about a model use `pooled_correlation`. Everything is computed in float64. An undefined value (too few pairs, or
+a constant series) is NaN.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
-from statistics import NormalDist
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,7 +17,7 @@ from torch import Tensor
 from antiphase.errors import InvalidInputError
 from antiphase.signal_spec import METHODS, UNITS, Method, Unit, check_one_of
 from antiphase.statistics.effective_size import effective_pairs, effective_types
-from antiphase.statistics.estimate import check_confidence
+from antiphase.statistics.estimate import check_confidence, fisher_interval, half_swap_less
 from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
 from antiphase.types import Correlation, TokenSignals
 
@@ -24,12 +25,14 @@ from antiphase.types import Correlation, TokenSignals
 def average_ranks(
     values: Float[Tensor, "batch token"], mask: Bool[Tensor, "batch token"]
 ) -> Float[Tensor, "batch token"]:
-    """Ranks, from 1, among the values under the mask in each row; ties get their mean rank. 0 outside the mask.
+    """Rank the values of each row where the mask is True, from 1. Equal values get their mean rank.
+
+    The rank is 0 where the mask is False.
 
     >>> average_ranks(torch.tensor([[3.0, 1.0, 3.0, 9.0]]), torch.tensor([[True, True, True, False]])).tolist()
     [[2.5, 1.0, 2.5, 0.0]]
     """
-    # Values outside the mask become +inf and sort last, so infinite values under the mask are not allowed.
+    # Values outside the mask become +inf and sort last. Values where the mask is True must therefore be finite.
     wide = values.double().masked_fill(~mask, torch.inf)
     ordered = wide.sort(dim=1).values
     below = torch.searchsorted(ordered, wide, right=False)
@@ -39,12 +42,14 @@ def average_ranks(
 
 
 def _centered(values: Tensor, mask: Tensor) -> Tensor:
+    """Subtract the mean of the masked-in values from each row; 0 where the mask is False."""
     wide = values.double().masked_fill(~mask, 0.0)
     count = mask.sum(1, keepdim=True).clamp_min(1)
     return (wide - wide.sum(1, keepdim=True) / count).masked_fill(~mask, 0.0)
 
 
 def _prepared(x: Tensor, y: Tensor, mask: Tensor, method: Method) -> tuple[Tensor, Tensor]:
+    """Return both series centred, after ranking them for Spearman's correlation."""
     check_one_of("method", method, METHODS)
     if method == "spearman":
         x, y = average_ranks(x, mask), average_ranks(y, mask)
@@ -52,13 +57,15 @@ def _prepared(x: Tensor, y: Tensor, mask: Tensor, method: Method) -> tuple[Tenso
 
 
 def _coefficient(x: Tensor, y: Tensor, mask: Tensor, raw: tuple[Tensor, Tensor], min_tokens: int) -> Tensor:
+    """Compute the coefficient of each row from `_prepared` series; `raw` are the series before that."""
     if x.shape[1] == 0:
         return x.new_full((len(x),), torch.nan)
     # Each series is divided separately, since the product of two small norms may underflow.
     value: Tensor = ((x / x.norm(dim=1, keepdim=True)) * (y / y.norm(dim=1, keepdim=True))).sum(1)
     defined = mask.sum(1) >= max(min_tokens, 2)
     for series in raw:
-        # A constant series is found by its raw values: after centring, rounding leaves noise that would correlate.
+        # A constant series is recognised by its raw values. After centring, it holds rounding noise that may
+        # correlate.
         low = series.double().masked_fill(~mask, torch.inf).amin(1)
         defined &= series.double().masked_fill(~mask, -torch.inf).amax(1) > low
     return value.clamp(-1, 1).masked_fill(~defined, torch.nan)
@@ -72,66 +79,68 @@ def coefficients(
     method: Method = "spearman",
     min_tokens: int = MIN_TOKENS,
 ) -> Float[Tensor, "batch"]:
-    """The correlation coefficient of each row; NaN where undefined.
+    """Compute the correlation coefficient of each row.
 
-    ρ = Σ (x−x̄)(y−ȳ) / √(Σ (x−x̄)² Σ (y−ȳ)²), for Spearman on average ranks. docs/method.md.
+    ρ = Σ (x−x̄)(y−ȳ) / √(Σ (x−x̄)² Σ (y−ȳ)²). For Spearman's correlation, x and y are replaced by their ranks
+    (docs/method.md).
 
     Args:
-        x, y: the two series; NaN counts as masked.
-        mask: which pairs are used; None means all.
+        x, y: the two series; a pair with a NaN is left out.
+        mask: True where a pair is used; None uses all.
         method: `spearman` or `pearson`.
-        min_tokens: rows with fewer pairs are undefined.
+        min_tokens: a row with fewer pairs is undefined.
 
     Returns:
-        The coefficients in float64, in [−1, 1] or NaN.
+        The coefficients in float64, in [−1, 1]; NaN for a row with too few pairs or a constant series.
 
     Raises:
-        InvalidInputError: there is an infinite value under the mask, or no such method.
+        InvalidInputError: a value that is used is infinite, or there is no such method.
 
     >>> rho = coefficients(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[9.0, 5.0, 1.0]]), min_tokens=3)
     >>> round(rho.item(), 12)
     -1.0
     """
-    mask = valid_pairs(x, y, mask)
+    mask = valid_items((x, y), mask)
     a, b = _prepared(x, y, mask, method)
     return _coefficient(a, b, mask, (x, y), min_tokens)
 
 
-def valid_pairs(x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
-    """True where both series have a value and the mask, if any, is True. Infinite values are refused."""
-    valid = ~(x.isnan() | y.isnan())
+def valid_items(series: Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
+    """Return where all series have a value and the mask, if there is one, is True.
+
+    Raises:
+        InvalidInputError: a series is infinite at such a place.
+    """
+    valid = torch.stack([~each.isnan() for each in series]).all(0)
     valid = valid if mask is None else valid & mask
-    if bool(((x.isinf() | y.isinf()) & valid).any()):
+    if any(bool((each.isinf() & valid).any()) for each in series):
         raise InvalidInputError("a series holds an infinite value; ranks and moments need finite ones.")
     return valid
 
 
 def _fisher(correlation: Correlation) -> Correlation:
-    """The correlation with Fisher's interval added."""
-    value, method = correlation.value, correlation.method
+    """Return the correlation with Fisher's interval filled in."""
+    value, ranks = correlation.value, correlation.method == "spearman"
     if math.isnan(value):
         return correlation
     if correlation.num_effective <= 3:
         return replace(correlation, low=-1.0, high=1.0)
-    center = value
-    if method == "spearman" and correlation.unit != "token":
-        # A perfect order of few items does not prove a perfect correlation, so half an adjacent swap is taken off.
-        most = 1 - 6 / (correlation.num_tokens * (correlation.num_tokens**2 - 1))
-        center = math.copysign(min(abs(value), most), value)
+    center = half_swap_less(value, correlation.num_tokens) if ranks and correlation.unit != "token" else value
     if abs(center) == 1.0:
         return replace(correlation, low=value, high=value)
-    variance = (1 + center**2 / 2 if method == "spearman" else 1.0) / (correlation.num_effective - 3)
-    reach = NormalDist().inv_cdf(0.5 + correlation.confidence / 2) * math.sqrt(variance)
-    low, high = math.tanh(math.atanh(center) - reach), math.tanh(math.atanh(center) + reach)
+    low, high = fisher_interval(center, correlation.num_effective, correlation.confidence, ranks=ranks)
     return replace(correlation, low=min(low, value), high=max(high, value))
 
 
 def group_means(series: Float[Tensor, "series item"], groups: Int[Tensor, "item"]) -> Float[Tensor, "series group"]:
-    """The mean of every series over the items of each group, such as tokens of one id; groups ascend."""
+    """Compute the mean of every series over each group of items, such as the tokens of one id.
+
+    The groups of the result are in ascending order of their numbers in `groups`.
+    """
     ids, place = groups.unique(return_inverse=True)
     wide, count = series.double(), torch.bincount(place, minlength=len(ids)).double()
     total = torch.zeros(len(wide), len(ids), dtype=torch.float64, device=wide.device).index_add_(1, place, wide)
-    # The mean of equal values must be exactly that value, so that tied groups also tie in rank.
+    # The mean of equal values must be exactly that value, so that groups with equal values get equal ranks.
     means: Tensor = (total / count).clamp(*group_bounds(wide, place, len(ids)))
     return means
 
@@ -139,7 +148,7 @@ def group_means(series: Float[Tensor, "series item"], groups: Int[Tensor, "item"
 def by_group(
     x: Float[Tensor, "item"], y: Float[Tensor, "item"], groups: Int[Tensor, "item"]
 ) -> tuple[Float[Tensor, "group"], Float[Tensor, "group"]]:
-    """`group_means` of two series."""
+    """Return `group_means` of two series as two tensors."""
     means = group_means(torch.stack([x, y]), groups)
     return means[0], means[1]
 
@@ -147,7 +156,13 @@ def by_group(
 def group_bounds(
     series: Float[Tensor, "series item"], place: Int[Tensor, "item"], num_groups: int
 ) -> tuple[Float[Tensor, "series group"], Float[Tensor, "series group"]]:
-    """(least, greatest) value of each series in each group; `place` is each item's group, counted from 0."""
+    """Return the smallest and the greatest value of each series in each group.
+
+    Args:
+        series: the series.
+        place: the group of each item, numbered from 0.
+        num_groups: the number of groups.
+    """
     where = place.expand_as(series)
     empty = series.new_zeros(len(series), num_groups)
     least: Tensor = empty.scatter_reduce(1, where, series, "amin", include_self=False)
@@ -156,7 +171,7 @@ def group_bounds(
 
 
 def unit_of(unit: Unit | None, token_ids: Tensor | None) -> Unit:
-    """The unit that was named; if none was, `type` with token ids and `token` without.
+    """Return the unit, which says what a pair is. If no unit is given, it is `type` with token ids, else `token`.
 
     Raises:
         InvalidInputError: there is no such unit, or the unit is `type` and there are no token ids.
@@ -169,11 +184,12 @@ def unit_of(unit: Unit | None, token_ids: Tensor | None) -> Unit:
 
 
 def least_items(unit: Unit, min_tokens: int | None) -> int:
-    """The least number of items that a correlation needs: `min_tokens` if it is given, else the unit's default."""
+    """Return the smallest number of items for a correlation: `min_tokens` if it is given, else the unit's default."""
     return min_tokens if min_tokens is not None else MIN_STEPS if unit == "step" else MIN_TOKENS
 
 
 def _two_series(entropy: TokenSignals | Tensor, strength: Tensor | None, unit: Unit) -> tuple[Tensor, Tensor]:
+    """Return entropy and strength as `[batch, item]` on the CPU, and check their shapes."""
     if isinstance(entropy, TokenSignals):
         signals = entropy.steps if unit == "step" else entropy
         if signals is None:
@@ -189,6 +205,7 @@ def _two_series(entropy: TokenSignals | Tensor, strength: Tensor | None, unit: U
 
 
 def _like(name: str, given: Tensor, series: Tensor) -> Tensor:
+    """Return an argument as `[batch, item]` on the CPU, and refuse it if its shape is not that of the series."""
     given = torch.atleast_2d(given.cpu())
     if given.shape != series.shape:
         raise InvalidInputError(
@@ -198,7 +215,17 @@ def _like(name: str, given: Tensor, series: Tensor) -> Tensor:
 
 
 def type_means(x: Tensor, y: Tensor, ids: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(means of x, means of y, place): a type's means stand where it first occurs, which is its tokens' `place`."""
+    """Average x and y over the occurrences of each token id in each row.
+
+    Args:
+        x, y: the two series, `[batch, token]`.
+        ids: the id of each token.
+        valid: True where a token is used.
+
+    Returns:
+        The means of x, the means of y, and for every token the place of its type's means. The means of a type (a
+        distinct token id) stand where the id first occurs in the row; all other places are NaN.
+    """
     means = torch.full((2, *x.shape), torch.nan, dtype=torch.float64)
     home = torch.zeros(x.shape, dtype=torch.long)
     for row in range(len(x)):
@@ -221,31 +248,32 @@ def correlate(
     min_tokens: int | None = None,
     confidence: float = 0.95,
 ) -> list[Correlation]:
-    """Correlation of entropy and strength within each rollout, with its interval.
+    """Compute the correlation of entropy and strength within each rollout, with its interval.
 
-    The interval is Fisher's, tanh(atanh ρ ± z √((1+ρ²/2)/(n_eff−3))) for Spearman and with 1/(n_eff−3) under the root
-    for Pearson, where n_eff is the number of pairs by `effective_pairs`. For types or steps in perfect order, the
-    interval is made for a correlation smaller by half an adjacent swap, 1 − 6/(n(n²−1)), and ends at ±1: without any
-    correlation, one in twelve sets of four steps is in perfect order.
+    The interval is Fisher's, tanh(atanh ρ ± z √((1+ρ²/2)/(n_eff−3))) for Spearman's correlation. For Pearson's, the
+    fraction is 1/(n_eff−3). n_eff is the effective number of pairs (`effective_pairs`). If types or steps are in
+    perfect order (ρ = ±1), the interval is made for ρ = ±(1 − 6/(n(n²−1))), which is halfway to the next order, and
+    ends at ±1. The reason is that a perfect order can be chance: without any correlation, one in twelve sets of four
+    steps is in perfect order.
 
     Args:
-        entropy: `[token]` or `[batch, token]`, for steps `[step]` or `[batch, step]`; or `TokenSignals`, which contain
-            the strength and the steps too.
-        strength: the strength, in the same shape; NaN (not measured) counts as masked.
-        unit: what a pair is: `token` (the default), `type` (the default with token_ids; both series are first averaged
-            over each distinct id), or `step`.
-        mask: which pairs are used.
-        token_ids: the id of each token, for types.
+        entropy: the entropy, `[token]` or `[batch, token]`; for steps `[step]` or `[batch, step]`. Or `TokenSignals`,
+            which contain the strength and the steps too.
+        strength: the strength, in the same shape. A pair with a NaN, which means not measured, is left out.
+        unit: what a pair is: `token`, `type` (both series are first averaged over each distinct token id), or `step`
+            (a sentence). The default is `type` if token_ids are given, else `token`.
+        mask: True where a pair is used; None uses all.
+        token_ids: the id of each token, which the unit `type` needs.
         method: `spearman` or `pearson`.
-        min_tokens: rollouts with fewer pairs are undefined; None is `MIN_STEPS` for steps, else `MIN_TOKENS`.
+        min_tokens: a rollout with fewer pairs is undefined. None means `MIN_STEPS` for steps, else `MIN_TOKENS`.
         confidence: the confidence of the interval.
 
     Returns:
         One `Correlation` for each rollout.
 
     Raises:
-        InvalidInputError: the shapes differ, a value is infinite, there is no such unit or method, types have no ids,
-            or the signals have no steps.
+        InvalidInputError: the shapes differ, a value is infinite, there is no such unit or method, the unit is `type`
+            without token ids, or the unit is `step` and the signals have no steps.
 
     >>> x = torch.arange(10.0)
     >>> print(correlate(x, -(x**3))[0])
@@ -254,7 +282,7 @@ def correlate(
     check_confidence(confidence)
     unit = unit_of(unit, token_ids)
     x, y = _two_series(entropy, strength, unit)
-    valid = valid_pairs(x, y, None if mask is None else _like("mask", mask, x))
+    valid = valid_items((x, y), None if mask is None else _like("mask", mask, x))
     items, home = valid, None
     if unit == "type" and token_ids is not None:
         x, y, home = type_means(x, y, _like("token_ids", token_ids, x), valid)

@@ -1,6 +1,7 @@
-"""Correlation matrices of several series in resamples of prompts, and partial correlations from these matrices.
+"""Compute correlation matrices of several series in resamples of prompts, and partial correlations from a matrix.
 
-All correlations and partial correlations of the series come from one matrix, so the series are ranked only once.
+All correlations and partial correlations of some series can be read from one matrix, so the series are ranked only
+once.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from antiphase.signal_spec import Method
 from antiphase.statistics.correlation import average_ranks, group_bounds
 from antiphase.statistics.resampling import Resampler
 
-# If less than this share of a series' variance is left, the rest counts as rounding.
+# If less than this share of a series' variance is left, the remainder counts as rounding.
 EXPLAINED = 1e-10
 _ROUNDING = 1e-13
 
@@ -22,11 +23,17 @@ _ROUNDING = 1e-13
 def partial_from(
     matrix: Float[Tensor, "*row series series"], x: int, y: int, given: Sequence[int] = ()
 ) -> Float[Tensor, "*row"]:
-    """Correlation of series x and y with the given series held fixed, from correlation matrices; NaN where undefined.
+    """Compute, from correlation matrices, the partial correlation of series x and y with the given series held fixed.
 
-    The given series are removed one by one, C ← C − c_g c_gᵀ / C_gg, which leaves the covariances of the residuals of
-    a least-squares fit. A given series without remaining variance (constant, or a combination of those before it)
-    changes nothing. If x or y has no remaining variance, the value is undefined.
+    The given series are removed from the matrix C one by one, C ← C − c_g c_gᵀ / C_gg, where c_g is the column of the
+    series g. This leaves the covariances of the residuals of a least-squares fit. A given series without remaining
+    variance (it is constant, or a combination of those before it) changes nothing. If x or y has no remaining
+    variance, the value is NaN.
+
+    Args:
+        matrix: one correlation matrix, or several.
+        x, y: the indices of the two series.
+        given: the indices of the series that are held fixed.
     """
     rest = matrix
     for series in given:
@@ -42,13 +49,13 @@ def partial_from(
 def correlation_matrix(
     series: Float[Tensor, "series row item"], weights: Float[Tensor, "row item"]
 ) -> Float[Tensor, "row series series"]:
-    """Weighted Pearson correlations of all pairs of series, for each row; 0 for a series without variance."""
+    """Compute the weighted Pearson correlation of every two series in each row; 0 for a series without variance."""
     total = weights.sum(-1).clamp_min(torch.finfo(weights.dtype).tiny)
     mean = torch.einsum("sri,ri->rs", series, weights) / total[:, None]
     rows = (series.transpose(0, 1) - mean[..., None]).mul_(weights.sqrt()[:, None])
     products = rows @ rows.transpose(1, 2)
     variance = products.diagonal(dim1=1, dim2=2)
-    # After centring, equal values differ only by rounding.
+    # The values of a constant series differ by rounding once they are centred, so its variance need not be exactly 0.
     constant = variance <= _ROUNDING**2 * (variance + total[:, None] * mean**2)
     scale = variance.sqrt().masked_fill(constant, torch.inf)
     matrix: Tensor = products / scale[:, :, None] / scale[:, None, :]
@@ -56,11 +63,16 @@ def correlation_matrix(
 
 
 def weighted_ranks(values: Float[Tensor, "item"]) -> Callable[[Tensor], Tensor]:
-    """A function from weights to the ranks (minus one half) of the values, each occurring as often as its weight."""
+    """Return a function that maps weights `[resample, item]` to the ranks of the values in each resample.
+
+    In a resample, a value occurs as often as its weight says. Ranks are smaller than usual by one half, which does not
+    change a correlation.
+    """
     _, place = values.unique(return_inverse=True)
     num = int(place.max()) + 1
 
     def ranks(weights: Tensor) -> Tensor:
+        """Return the ranks `[resample, item]` for these weights."""
         mass = torch.zeros(len(weights), num, dtype=torch.float64).index_add_(1, place, weights)
         return (mass.cumsum(1) - mass / 2)[:, place]
 
@@ -70,10 +82,11 @@ def weighted_ranks(values: Float[Tensor, "item"]) -> Callable[[Tensor], Tensor]:
 def token_matrices(
     series: Float[Tensor, "series item"], resampler: Resampler, method: Method
 ) -> Float[Tensor, "resample series series"]:
-    """The correlation matrix of all items (tokens, steps) in every resample."""
+    """Compute the correlation matrix of the series over all items (tokens or steps) in every resample."""
     ranks = [weighted_ranks(row) for row in series] if method == "spearman" else []
 
     def matrices(draws: Tensor) -> Tensor:
+        """Compute the matrices of some resamples, which are given by their weights `[resample, cluster]`."""
         weights = draws[:, resampler.cluster]
         items = torch.stack([each(weights) for each in ranks]) if ranks else series[:, None].expand(-1, len(draws), -1)
         return correlation_matrix(items, weights)
@@ -84,15 +97,19 @@ def token_matrices(
 def type_matrices(
     series: Float[Tensor, "series token"], token_ids: Int[Tensor, "token"], resampler: Resampler, method: Method
 ) -> Float[Tensor, "resample series series"]:
-    """The correlation matrix of the types' means in every resample; a type that is not drawn is left out."""
+    """Compute the correlation matrix of the series over types (distinct token ids) in every resample.
+
+    The value of a type is the mean over its tokens in the resample. A type without tokens there is left out.
+    """
     _, place = token_ids.unique(return_inverse=True)
     shape = (int(place.max()) + 1, resampler.num_clusters)
     where = (place.numpy(), resampler.cluster.numpy())
-    # One number for each prompt and type, so that a resample needs no pass over the tokens.
+    # The sums for each type and prompt. With them, a resample needs no pass over the tokens.
     sums = [sparse.csr_matrix((row.numpy(), where), shape=shape) for row in [torch.ones_like(series[0]), *series]]
     bounds = list(zip(*group_bounds(series, place, shape[0]), strict=True))
 
     def matrices(draws: Tensor) -> Tensor:
+        """Compute the matrices of some resamples, which are given by their weights `[resample, cluster]`."""
         totals = [torch.from_numpy(each @ draws.T.numpy()).T for each in sums]
         seen = totals[0] > 0
         means = [(total / totals[0]).clamp(*ends) for total, ends in zip(totals[1:], bounds, strict=True)]
@@ -106,7 +123,10 @@ def type_matrices(
 def masked_matrix(
     series: Float[Tensor, "series row item"], mask: Bool[Tensor, "row item"], method: Method
 ) -> Float[Tensor, "row series series"]:
-    """Correlations of all pairs of series over the masked items of each row; 0 for a constant series."""
+    """Compute the correlation of every two series over the items of each row where the mask is True.
+
+    A constant series has the correlation 0.
+    """
     wide = series.masked_fill(~mask, 0.0)
     if method == "spearman":
         wide = torch.stack([average_ranks(each, mask) for each in wide])

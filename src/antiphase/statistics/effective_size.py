@@ -1,7 +1,7 @@
-"""The number of independent pairs that is equivalent to the autocorrelated pairs of a rollout (docs/method.md).
+"""Compute how many independent pairs the pairs of one rollout are worth (docs/method.md).
 
 Neighbouring tokens are similar, and so are neighbouring steps. An interval that treats them as independent is too
-narrow.
+narrow, so `correlation` makes its intervals from this smaller, effective number of pairs.
 """
 
 import torch
@@ -15,19 +15,22 @@ def effective_pairs(
     mask: Bool[Tensor, "batch token"],
     weights: Float[Tensor, "batch token"] | None = None,
 ) -> Float[Tensor, "batch"]:
-    """The equivalent number of independent pairs in each row, at most the number of pairs.
+    """Compute the effective number of independent pairs in each row. It is never more than the number of pairs.
 
-    n_eff = n / (1 + (2/n) Σ_k n_k r_x(k) r_y(k)), where n_k counts the pairs at lag k that are both in the mask (n − k
-    if all are, which gives the formula of docs/method.md). Autocorrelations are tapered by 1 − k/span.
+    The formula is n_eff = n / (1 + (2/n) Σ_k n_k r_x(k) r_y(k)). Here n is the number of pairs in the row, r_x(k) and
+    r_y(k) are the autocorrelations of the series at lag k, and n_k is the number of places t for which t and t + k are
+    both in the mask. If all places are in the mask, n_k is n − k, which gives the formula of docs/method.md. Each
+    autocorrelation is multiplied by 1 − k/span, where the span is the distance from the first pair to the last.
 
-    A type stands at all of its places, with the weight w = 1/occurrences. Then n = Σ w is the number of types,
-    n_k = Σ w_t w_{t+k}, and r_x(k) = Σ √(w_t w_{t+k}) x_t x_{t+k} / n_k over Σ w x² / n, because one of m values moves
-    their mean by 1/m, while the deviation of the mean is 1/√m.
+    With weights, the series are those of types (distinct token ids): every place holds the value of its type, with the
+    weight w = 1/occurrences. Then n = Σ w is the number of types, n_k = Σ w_t w_{t+k}, and
+    r_x(k) = (Σ √(w_t w_{t+k}) x_t x_{t+k} / n_k) / (Σ w x² / n). The roots are needed because one of m values moves
+    their mean by 1/m, while the standard deviation of the mean falls by 1/√m.
 
     Args:
         x, y: the centred series, 0 outside the mask.
         mask: which places of the rollout have a pair.
-        weights: the weight of each place, 0 outside the mask; None means 1.
+        weights: the weight of each place, 0 outside the mask; None gives every place the weight 1.
     """
     length = x.shape[1]
     if length == 0:
@@ -35,6 +38,7 @@ def effective_pairs(
     size = 2 * length
 
     def lagged(series: Tensor) -> Tensor:
+        """Return Σ_t x_t x_{t+k} for every lag k."""
         spectrum = torch.fft.rfft(series, n=size, dim=1)
         moments: Tensor = torch.fft.irfft(spectrum * spectrum.conj(), n=size, dim=1)
         return moments[:, :length]
@@ -51,6 +55,7 @@ def effective_pairs(
     taper = (1 - lags / (last - first + 1).clamp_min(1)).clamp_min(0)
 
     def autocorrelation(series: Tensor) -> Tensor:
+        """Return the autocorrelation at every lag, already multiplied by the taper 1 − k/span."""
         moments = lagged(series)
         return moments / pairs * taper * count / moments[:, :1]
 
@@ -66,11 +71,13 @@ def effective_types(
     home: Int[Tensor, "batch token"],
     mask: Bool[Tensor, "batch token"],
 ) -> Float[Tensor, "batch"]:
-    """The equivalent number of independent types in each row: `effective_pairs` with each type at all of its places.
+    """Compute the effective number of independent types in each row, by `effective_pairs` with weights.
+
+    A type is a distinct token id, and its value stands at every place where the id occurs.
 
     Args:
-        x, y: the centred series of the types, in which each type stands at one place.
-        home: for every token, the place of its type.
+        x, y: the centred values of the types. Each type has one place in the row.
+        home: for every token, the place of its type in x and y.
         mask: which places of the rollout have a token.
     """
     occurrences = torch.zeros_like(x).scatter_add_(1, home, mask.double())

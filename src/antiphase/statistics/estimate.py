@@ -1,7 +1,7 @@
-"""A mean over problems with its interval.
+"""Compute a mean over problems with its interval, and the parts of intervals that other modules share.
 
-Problems are the clusters: each has one value, itself a mean over its samples, and a claim about a model generalises
-over problems. `paired` compares two models; `association` has correlations across models.
+Each problem has one value, such as the share of its samples that are right. The interval holds for other problems of
+the same kind. The module `paired` compares two models, and `association` correlates numbers across models.
 """
 
 import math
@@ -15,14 +15,14 @@ from scipy.special import stdtrit
 
 from antiphase.errors import InvalidInputError
 
-# A mean this close to 0 or 1 differs from it only by rounding.
+# A mean this close to 0 or 1 differs from 0 or 1 only by rounding.
 _ROUNDING = 1e-12
 _RESAMPLE_ELEMENTS = 1 << 22
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over problems with its interval. Undefined is NaN, never 0.
+    """A mean over problems with its interval. An undefined number is NaN, never 0.
 
     Args:
         value: the mean.
@@ -43,21 +43,16 @@ class Estimate:
 
     @property
     def defined(self) -> bool:
-        """Whether the value could be computed."""
+        """Return whether the value could be computed."""
         return not math.isnan(self.value)
 
     def to_dict(self) -> dict[str, float | int | None]:
-        """The values for JSON; undefined numbers become None.
+        """Return the values for JSON, without the confidence; undefined numbers become None.
 
         >>> Estimate(2.0, math.nan, math.nan, 1).to_dict()
         {'value': 2.0, 'low': None, 'high': None, 'num_problems': 1}
         """
-        return {
-            "value": number_or_none(self.value),
-            "low": number_or_none(self.low),
-            "high": number_or_none(self.high),
-            "num_problems": self.num_problems,
-        }
+        return {name: number_or_none(value) for name, value in vars(self).items() if name != "confidence"}
 
     def __str__(self) -> str:
         if not self.defined:
@@ -68,7 +63,7 @@ class Estimate:
 
 
 def number_or_none(value: float) -> float | None:
-    """The number; None for NaN, which JSON does not have."""
+    """Return the number, or None for NaN, which JSON does not have."""
     return None if math.isnan(value) else value
 
 
@@ -79,11 +74,35 @@ def check_confidence(confidence: float) -> None:
 
 
 def student_quantile(confidence: float, degrees: float) -> float:
-    """The two-sided quantile of Student's t: |t| is below it with the probability `confidence`."""
+    """Return the two-sided quantile of Student's t: |t| is below it with the probability `confidence`."""
     return float(stdtrit(degrees, 0.5 + confidence / 2))
 
 
+def half_swap_less(value: float, num: int) -> float:
+    """Return a rank correlation of `num` pairs, reduced to at most 1 − 6/(n(n²−1)) in absolute value.
+
+    A perfect order of a few pairs does not prove a perfect correlation. The bound is halfway between the perfect order
+    and the order in which two neighbours are swapped.
+    """
+    return math.copysign(min(abs(value), 1 - 6 / (num * (num**2 - 1))), value)
+
+
+def fisher_interval(value: float, num_pairs: float, confidence: float, *, ranks: bool = True) -> tuple[float, float]:
+    """Compute Fisher's interval of a correlation, tanh(atanh ρ ± z √(v/(n−3))).
+
+    Args:
+        value: the correlation ρ, in (−1, 1).
+        num_pairs: the number n of independent pairs, more than 3.
+        confidence: the confidence of the interval.
+        ranks: whether ρ is Spearman's, so that v = 1 + ρ²/2 (Bonett & Wright 2000). For Pearson's, v = 1.
+    """
+    variance = (1 + value**2 / 2 if ranks else 1.0) / (num_pairs - 3)
+    reach = NormalDist().inv_cdf(0.5 + confidence / 2) * math.sqrt(variance)
+    return math.tanh(math.atanh(value) - reach), math.tanh(math.atanh(value) + reach)
+
+
 def _defined(values: Float[np.ndarray, "problem"]) -> Float[np.ndarray, "defined"]:
+    """Return the values without NaN, and refuse infinite values."""
     if np.isinf(values).any():
         place = int(np.flatnonzero(np.isinf(values))[0])
         raise InvalidInputError(f"problem {place}: a mean needs finite values; got {values[place]}. Mark it as NaN.")
@@ -92,29 +111,30 @@ def _defined(values: Float[np.ndarray, "problem"]) -> Float[np.ndarray, "defined
 
 
 def share_interval(values: Float[np.ndarray, "problem"], confidence: float = 0.95) -> Estimate:
-    """Mean over problems of shares (accuracy, pass@k, truncation …), with a clustered Wilson interval.
+    """Compute the mean over problems of a share, such as accuracy or pass@k, with a clustered Wilson interval.
 
-    The interval is Wilson's score interval, in which n_eff = p(1−p) / Var(p̄) replaces the number of samples n, and
-    Student's t_{C−1} replaces z. Var(p̄) is the variance between the C problems divided by C (design-effect adjustment
-    of Korn & Graubard 1998, on Wilson's interval: Dean & Pagano 2015):
+    With p the mean of C problems, the interval is Wilson's score interval
 
-        (p + t²/2n ± t √(p(1−p)/n + t²/4n²)) / (1 + t²/n)
+        (p + t²/2n ± t √(p(1−p)/n + t²/4n²)) / (1 + t²/n).
 
-    Without variance between problems (all right, all wrong, all equal) n_eff = C: a run in which all is wrong gives
-    [0, t²/(C+t²)], never [0, 0].
+    The number of samples is replaced by the effective number n = p(1−p) / Var(p̄), where Var(p̄) is the variance
+    between problems divided by C. The normal quantile is replaced by Student's t_{C−1}. (This is the design-effect
+    adjustment of Korn & Graubard 1998, on Wilson's interval: Dean & Pagano 2015.) If all problems have the same value,
+    n is C. A run in which everything is wrong therefore gives [0, t²/(C+t²)], never [0, 0].
 
-    Deviation: the variance between problems is shrunk toward its largest possible value, p(1−p), as if λ = 4/m² more
-    problems had shown it, with m = C·min(p, 1−p). If few problems are ever solved, the sample may contain none that is
-    solved often, and the plain variance is then too small. With 16 samples, p = 0.05 and a beta difficulty, the plain
-    interval covers only 86 % at C = 20 and 91 % at C = 50; this one covers at least 92 %. If problems differ little,
-    it is conservative there (99 %). Once m exceeds 10, the effect is negligible.
+    Deviation: the variance between problems is pulled toward its largest possible value, p(1−p), as if λ = 4/m² more
+    problems had this variance, with m = C·min(p, 1−p). If only a few problems are ever solved, the sample may contain
+    none that is solved often, and the plain variance is then too small. With 16 samples, p = 0.05 and beta-distributed
+    difficulties, the plain interval covers only 86 % at C = 20 and 91 % at C = 50; this one covers at least 92 %. If
+    problems differ little, it is wider than necessary there (it covers 99 %). If m is above 10, the effect is
+    negligible.
 
     Args:
         values: one share for each problem, in [0, 1]; problems with NaN are left out and not counted.
         confidence: the confidence of the interval.
 
     Returns:
-        The mean with its interval. It is NaN without problems; with one problem the interval is [0, 1].
+        The mean with its interval. The mean is NaN if there is no problem. With one problem the interval is [0, 1].
 
     Raises:
         InvalidInputError: a value is outside [0, 1], or the confidence is outside (0, 1).
@@ -137,7 +157,7 @@ def share_interval(values: Float[np.ndarray, "problem"], confidence: float = 0.9
     mean = float(kept.mean())
     if num == 1:
         return Estimate(mean, 0.0, 1.0, 1, confidence)
-    # Equal values are found by the values themselves: rounding would leave a tiny variance and a false certainty.
+    # Equal values are found by comparison, because their variance may be tiny instead of 0, by rounding.
     alike = kept.min() == kept.max() or min(mean, 1 - mean) < _ROUNDING
     size = float(num) if alike else _effective_size(kept, mean)
     low, high = _wilson(mean, size, student_quantile(confidence, num - 1))
@@ -145,6 +165,7 @@ def share_interval(values: Float[np.ndarray, "problem"], confidence: float = 0.9
 
 
 def _effective_size(shares: Float[np.ndarray, "problem"], mean: float) -> float:
+    """Return n of `share_interval`: the number of samples of one problem each that would have the same variance."""
     num = len(shares)
     extra = 4 / (num * min(mean, 1 - mean)) ** 2
     between = float(((shares - mean) ** 2).sum()) / (mean * (1 - mean))
@@ -152,30 +173,32 @@ def _effective_size(shares: Float[np.ndarray, "problem"], mean: float) -> float:
 
 
 def _wilson(share: float, size: float, quantile: float) -> tuple[float, float]:
+    """Return Wilson's interval of a share of `size` samples."""
     shrink = quantile**2 / size
     center = share + shrink / 2
     reach = math.sqrt(shrink * (share * (1 - share) + shrink / 4))
-    # Rounding must not move an end outside [0, 1] or to the other side of the share.
+    # Without these bounds, rounding could move an end outside [0, 1] or to the other side of the share.
     low, high = (center - reach) / (1 + shrink), (center + reach) / (1 + shrink)
     return max(0.0, min(share, low)), min(1.0, max(share, high))
 
 
 def average_interval(parts: Sequence[Estimate]) -> Estimate:
-    """Average of the shares of several tasks, each with equal weight, whatever its number of problems.
+    """Average the shares of several tasks. Each task has the same weight, whatever its number of problems.
 
-    The problems of different tasks are independent. With p_t the share of task t, [l_t, u_t] its interval, and w one
-    over the number of tasks, the interval is
+    With p_t the share of task t, [l_t, u_t] its interval, and w one over the number of tasks, the interval is
 
         w Σ p_t − w √(Σ (p_t − l_t)²)  …  w Σ p_t + w √(Σ (u_t − p_t)²)
 
-    (Zou, Huang & Zhang 2009: a linear function of proportions from their Wilson intervals). Like these, it never
-    claims certainty if all answers are equal. It is for one training seed only, since seeds make tasks dependent.
+    (Zou, Huang & Zhang 2009, for a linear function of proportions with Wilson intervals). It has a width even if all
+    answers are right or all are wrong. The formula holds if the tasks are independent. With several training seeds
+    they are not, because the tasks share the seeds; so use it for one seed only.
 
     Args:
         parts: the result of `share_interval` for each task.
 
     Returns:
-        The average. It is NaN if a task is undefined, since an average over fewer tasks would be another number.
+        The average. It is NaN if the share of any task is NaN, because an average over fewer tasks would mean
+        something else.
 
     Raises:
         InvalidInputError: there is no task, or the intervals have different confidences.
@@ -197,24 +220,25 @@ def average_interval(parts: Sequence[Estimate]) -> Estimate:
 def mean_interval(
     values: Float[np.ndarray, "problem"], confidence: float = 0.95, num_resamples: int = 1000, seed: int = 0
 ) -> Estimate:
-    """Mean over problems of unbounded values (length, entropy, strength), with a bootstrap over problems.
+    """Compute the mean over problems of an unbounded value, such as length or entropy, with a bootstrap interval.
 
-    The percentiles of resampled means are too narrow by √((C−1)/C), and with few problems Student's quantile must
-    replace the normal one. So their distance from the mean is stretched by t_{C−1} / z √(C/(C−1)) (expanded
-    percentiles, Hesterberg 2015, arXiv 1411.5279), as in `pooled_correlation`. For shares use `share_interval`,
-    because this interval has no width if all values are equal.
+    The plain percentiles of the resampled means of C problems are too narrow by √((C−1)/C), and with few problems
+    Student's quantile t_{C−1} must replace the normal quantile z. Their distances from the mean are therefore
+    multiplied by t_{C−1} / z √(C/(C−1)) (expanded percentiles, Hesterberg 2015, arXiv 1411.5279), as in
+    `pooled_correlation`. For shares use `share_interval`: the interval of this function has no width if all values are
+    equal.
 
     Args:
         values: one value for each problem; problems with NaN are left out and not counted.
         confidence: the confidence of the interval.
-        num_resamples: how often the bootstrap draws the problems.
-        seed: seeds the bootstrap.
+        num_resamples: number of bootstrap resamples.
+        seed: seed of the random generator that draws the resamples.
 
     Returns:
-        The mean with its interval. It is NaN without problems; with one problem there is no interval.
+        The mean with its interval. The mean is NaN if there is no problem. With one problem there is no interval.
 
     Raises:
-        InvalidInputError: a value is infinite, the confidence is outside (0, 1), or there are no resamples.
+        InvalidInputError: a value is infinite, the confidence is outside (0, 1), or `num_resamples` is below 1.
 
     Cost: O(num_resamples · problems).
 
@@ -239,7 +263,7 @@ def mean_interval(
 def resampled_means(
     values: Float[np.ndarray, "item"], num_resamples: int, generator: np.random.Generator
 ) -> Float[np.ndarray, "resample"]:
-    """The means of resamples: each draws, with replacement, as many values as there are."""
+    """Return the mean of each bootstrap resample. A resample draws, with replacement, as many values as there are."""
     if num_resamples < 1:
         raise InvalidInputError(f"a bootstrap needs at least 1 resample; got {num_resamples}. 1000 is usual.")
     size = max(1, _RESAMPLE_ELEMENTS // len(values))
@@ -252,7 +276,10 @@ def resampled_means(
 def percentile_interval(
     center: float, deviations: Float[np.ndarray, "resample"], confidence: float
 ) -> tuple[float, float]:
-    """The percentiles of center + deviations. An end on the wrong side of the center is moved to the center."""
+    """Return the percentiles of center + deviations as an interval around the center.
+
+    If both percentiles lie on the same side of the center, the center becomes the end of the other side.
+    """
     tail = 0.5 - confidence / 2
     below, above = np.quantile(deviations, [tail, 1 - tail]).tolist()
     return center + min(0.0, below), center + max(0.0, above)

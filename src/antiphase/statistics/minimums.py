@@ -1,13 +1,14 @@
-"""The least numbers of items for a correlation, unless a caller gives another. Imports no torch."""
+"""The smallest numbers of tokens and of steps for which a correlation is computed by default. Imports no torch."""
 
 from antiphase.errors import InvalidInputError
 
 MIN_TOKENS = 8
-# The least number of steps whose perfect order is significant: p = 2/5! = 0.017, but 2/4! = 0.083.
+# With 5 steps, a perfect order is significant: its probability by chance is p = 2/5! = 0.017. With 4 it is 2/4! =
+# 0.083.
 MIN_STEPS = 5
 
 
 def check_least(name: str, value: int) -> None:
-    """Refuse an option that sets the minimum number of items too low to compute a correlation."""
+    """Raise `InvalidInputError` if the option `name` lets a correlation be computed from fewer than 3 items."""
     if value < 3:
         raise InvalidInputError(f"{name} must be at least 3 for a correlation to mean anything; got {value}.")

@@ -1,7 +1,8 @@
-"""Is A better than B on the same problems? The difference, its interval, and what so many problems could show.
+"""Compare two models or methods on the same problems: the difference of their means, its interval, and a verdict.
 
-Seeds and problems are crossed random effects: a claim generalises over both. `estimate` has the interval of one
-model's mean; `association` has correlations across models.
+The interval holds for other problems and for other training seeds: both are treated as random samples ("crossed random
+effects"). The module `estimate` computes the interval of one model's mean, and `association` correlates numbers across
+models.
 """
 
 import math
@@ -28,20 +29,22 @@ Verdict = Literal["better", "worse", "equal", "no difference shown", "not enough
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Left minus right, with its interval. Undefined is NaN, never 0.
+    """The difference left minus right, with its interval. An undefined number is NaN, never 0.
 
     Args:
-        difference: the difference of the two grand means.
+        difference: the mean of the left side minus the mean of the right side, over all seeds and problems.
         low: the lower end of the interval.
         high: the upper end of the interval.
-        probability_of_improvement: the probability that the true difference is above 0, from the same resamples as
-            the interval.
-        minimum_detectable: the difference that this design would detect with a power of 80 %.
+        probability_of_improvement: the probability that the true difference is above 0, estimated from the same
+            bootstrap resamples as the interval.
+        minimum_detectable: the smallest true difference that so many problems and seeds would show with a probability
+            of 80 %.
         num_problems: the number of problems that were used.
         num_seeds_left: the number of seeds of the left side.
         num_seeds_right: the number of seeds of the right side.
-        seeds_covered: whether the interval holds for other seeds too; if not, only for other problems and samples.
-        verdict: `better`, `worse`, `equal`, `no difference shown` or `not enough data`.
+        seeds_covered: whether the interval holds for other seeds too. If not, it holds only for other problems and
+            other samples.
+        verdict: `better`, `worse`, `equal`, `no difference shown` or `not enough data`; see `paired_difference`.
         confidence: the confidence of the interval.
     """
 
@@ -58,7 +61,7 @@ class PairedDifference:
     confidence: float = 0.95
 
     def to_dict(self) -> dict[str, float | int | str | None]:
-        """The values for JSON; undefined numbers become None."""
+        """Return the values for JSON; undefined numbers become None."""
         return {
             name: number_or_none(value) if isinstance(value, float) else value for name, value in asdict(self).items()
         }
@@ -74,39 +77,45 @@ def paired_difference(
     num_resamples: int = 10_000,
     seed: int = 0,
 ) -> PairedDifference:
-    """Difference of the grand means, with an interval over problems and seeds.
+    """Compute the mean difference between two sides, with an interval for other problems and other seeds.
 
-    The variance V and its degrees of freedom are those of `difference_variance`. Problems are resampled, jointly for
-    both sides. The part of the seeds is added as a normal deviate, since a few seeds have too few resamples for a
-    percentile (two seeds have three). The sum is scaled to V and stretched by t_df / z (expanded percentiles,
-    Hesterberg 2015, arXiv 1411.5279). The probability of improvement is the share of these stretched differences above
-    0, with ties counted half, so that it never claims more than the interval does.
+    The interval comes from a bootstrap. Each resample draws problems with replacement, the same ones for both sides.
+    The variation between seeds is added as a normal random number, because a few seeds allow too few resamples (two
+    seeds allow three). The deviations are then scaled so that their variance is V, and stretched by t_df / z (expanded
+    percentiles, Hesterberg 2015, arXiv 1411.5279). V, the variance of the difference, and its degrees of freedom df
+    are those of `difference_variance`. The probability of improvement is the share of the stretched differences that
+    are above 0; a difference of exactly 0 counts half. It is therefore never more confident than the interval.
 
-    `minimum_detectable` = (t_{1−α/2} + t_{0.80}) √V. The verdict is the first that holds: `not enough data` (fewer
-    than two problems); `better` or `worse` (the interval excludes 0); `equal` (the interval lies within ±smallest);
-    `not enough data` (minimum_detectable > smallest); `no difference shown`.
+    The smallest detectable difference is (t_{1−α/2} + t_{0.80}) √V, where 1 − α is the confidence. The verdict is the
+    first one that applies:
 
-    If every problem and seed differs by the same d, V is 0, but nothing is certain. By Wilson, at most a share
-    u = t²/(N+t²) of problems may differ by another value in −1 … 1, so the interval is d(1−u) ± u, and
-    minimum_detectable is u. For values outside [0, 1] there is no such bound: the interval is NaN and the verdict is
-    `not enough data`.
+    * `not enough data`: there are fewer than two problems.
+    * `better` or `worse`: the interval excludes 0.
+    * `equal`: the interval lies within ±smallest.
+    * `not enough data`: minimum_detectable is larger than smallest.
+    * `no difference shown`: in all other cases.
 
-    Limits: with two paired seeds and a variance between them far above that of problems, a 95 % interval covers 89 %,
-    because two seeds cannot show their own variance; use three or more. With one seed on either side the interval does
-    not cover seeds.
+    If every problem and seed differs by the same value d, V is 0, but the true difference is still uncertain. By
+    Wilson's bound, at most a share u = t²/(N+t²) of all problems differs by some other value in [−1, 1]. The interval
+    is then d(1−u) ± u, and minimum_detectable is u. For values outside [0, 1] this bound does not hold: the interval
+    is NaN, and the verdict is `not enough data`.
+
+    Limits: two paired seeds cannot show how much seeds vary. If they vary far more than problems, a 95 % interval from
+    two seeds covers the truth in 89 % of cases; use three seeds or more. If a side has only one seed, the interval
+    does not cover seeds.
 
     Args:
-        left: each problem's mean over samples, for each seed; problems with a NaN on either side are left out.
-        right: the same problems in the same order; the number of seeds may differ unless seeds are paired.
-        paired_seeds: whether row i of both sides has the same seed, and so the same luck.
+        left: the mean over samples of each seed and problem. A problem with a NaN on either side is left out.
+        right: the same problems in the same order. The number of seeds may differ unless seeds are paired.
+        paired_seeds: whether row i of both sides has the same seed, so that both share its luck.
         smallest: the smallest difference that matters.
         confidence: the confidence of the interval.
-        num_resamples: how often the bootstrap draws the problems.
-        seed: seeds the bootstrap.
+        num_resamples: number of bootstrap resamples.
+        seed: seed of the random generator that draws the resamples.
 
     Raises:
         InvalidInputError: the sides have different problems or no seeds, paired sides have different numbers of seeds,
-            a value is infinite, or the confidence is outside (0, 1).
+            a value is infinite, the confidence is outside (0, 1), or `smallest` is not above 0.
 
     >>> problems = np.linspace(0, 1, 40)[None]
     >>> result = paired_difference(problems**0.5, problems, paired_seeds=False)
@@ -118,28 +127,40 @@ def paired_difference(
     kept = ~(np.isnan(left).any(axis=0) | np.isnan(right).any(axis=0))
     left, right = left[:, kept].astype(np.float64), right[:, kept].astype(np.float64)
     num = int(kept.sum())
-    if num == 0:
-        return _result(left, right, math.nan, (math.nan, math.nan), math.nan, math.nan, smallest, confidence)
-    difference = float(left.mean() - right.mean())
-    if num < 2:
-        return _result(left, right, difference, (math.nan, math.nan), math.nan, math.nan, smallest, confidence)
-    variance = difference_variance(left, right, paired_seeds)
-    if variance.value == 0:
-        interval, probability, bound = _without_variance(difference, num, _shares(left, right), confidence)
-        return _result(left, right, difference, interval, probability, bound, smallest, confidence)
-    deviations = _resampled(variance, num_resamples, np.random.default_rng(seed))
-    deviations *= student_quantile(confidence, variance.degrees) / NormalDist().inv_cdf(0.5 + confidence / 2)
-    low, high = percentile_interval(difference, deviations, confidence)
-    if _shares(left, right):
-        low, high = max(-1.0, low), min(1.0, high)
-    improved = difference + deviations
-    probability = float((improved > 0).mean() + (improved == 0).mean() / 2)
-    quantiles = student_quantile(confidence, variance.degrees) + float(stdtrit(variance.degrees, 0.8))
-    detectable = quantiles * math.sqrt(variance.value)
-    return _result(left, right, difference, (low, high), probability, detectable, smallest, confidence)
+    difference = float(left.mean() - right.mean()) if num else math.nan
+    low = high = probability = detectable = math.nan
+    if num > 1:
+        variance = difference_variance(left, right, paired_seeds)
+        shares = all(side.min() >= 0 and side.max() <= 1 for side in (left, right))
+        if variance.value == 0:
+            low, high, probability, detectable = _without_variance(difference, num, shares, confidence)
+        else:
+            deviations = _resampled(variance, num_resamples, np.random.default_rng(seed))
+            quantile = student_quantile(confidence, variance.degrees)
+            deviations *= quantile / NormalDist().inv_cdf(0.5 + confidence / 2)
+            low, high = percentile_interval(difference, deviations, confidence)
+            if shares:
+                low, high = max(-1.0, low), min(1.0, high)
+            improved = difference + deviations
+            probability = float((improved > 0).mean() + (improved == 0).mean() / 2)
+            detectable = (quantile + float(stdtrit(variance.degrees, 0.8))) * math.sqrt(variance.value)
+    return PairedDifference(
+        difference=difference,
+        low=low,
+        high=high,
+        probability_of_improvement=probability,
+        minimum_detectable=detectable,
+        num_problems=num,
+        num_seeds_left=len(left),
+        num_seeds_right=len(right),
+        seeds_covered=min(len(left), len(right)) > 1,
+        verdict=verdict_of(low, high, detectable, smallest),
+        confidence=confidence,
+    )
 
 
 def _check_sides(left: np.ndarray, right: np.ndarray, paired_seeds: bool, smallest: float) -> None:
+    """Refuse arguments of `paired_difference` that do not fit together, and infinite values."""
     if left.shape[1] != right.shape[1] or min(len(left), len(right)) == 0:
         raise InvalidInputError(
             f"left and right must be [seed, problem] with the same problems and at least one seed; got {left.shape} "
@@ -156,13 +177,10 @@ def _check_sides(left: np.ndarray, right: np.ndarray, paired_seeds: bool, smalle
         raise InvalidInputError(f"smallest must be a difference above 0; got {smallest}. 0.05 is usual.")
 
 
-def _shares(left: np.ndarray, right: np.ndarray) -> bool:
-    return all(side.min() >= 0 and side.max() <= 1 for side in (left, right))
-
-
 def _resampled(
     variance: DifferenceVariance, num_resamples: int, generator: np.random.Generator
 ) -> Float[np.ndarray, "resample"]:
+    """Draw deviations from the mean difference, over problems and seeds, whose variance is `variance.value`."""
     deviations = resampled_means(variance.problems, num_resamples, generator)
     if variance.problem_term > 0:
         deviations *= math.sqrt(variance.problem_term / (variance.problems.var() / len(variance.problems)))
@@ -173,19 +191,25 @@ def _resampled(
 
 def _without_variance(
     difference: float, num: int, shares: bool, confidence: float
-) -> tuple[tuple[float, float], float, float]:
-    """(interval, probability of improvement, detectable difference) if all problems differ by the same value."""
+) -> tuple[float, float, float, float]:
+    """Return (low, high, probability of improvement, detectable difference) if all problems differ equally."""
     probability = 0.5 if difference == 0 else math.nan
     if not shares:
-        return (math.nan, math.nan), probability, math.nan
+        return math.nan, math.nan, probability, math.nan
     quantile = student_quantile(confidence, num - 1)
     unseen = quantile**2 / (num + quantile**2)
     center = difference * (1 - unseen)
-    return (max(-1.0, center - unseen), min(1.0, center + unseen)), probability, unseen
+    return max(-1.0, center - unseen), min(1.0, center + unseen), probability, unseen
 
 
 def verdict_of(low: float, high: float, detectable: float, smallest: float) -> Verdict:
-    """The verdict that `paired_difference` gives on an interval."""
+    """Return the verdict on an interval; `paired_difference` lists the verdicts.
+
+    Args:
+        low, high: the ends of the interval; NaN if there is none.
+        detectable: the smallest difference that the data would show with a probability of 80 %.
+        smallest: the smallest difference that matters.
+    """
     if math.isnan(low):
         return "not enough data"
     if low > 0:
@@ -195,28 +219,3 @@ def verdict_of(low: float, high: float, detectable: float, smallest: float) -> V
     if -smallest <= low and high <= smallest:
         return "equal"
     return "not enough data" if detectable > smallest else "no difference shown"
-
-
-def _result(
-    left: np.ndarray,
-    right: np.ndarray,
-    difference: float,
-    interval: tuple[float, float],
-    probability: float,
-    detectable: float,
-    smallest: float,
-    confidence: float,
-) -> PairedDifference:
-    return PairedDifference(
-        difference=difference,
-        low=interval[0],
-        high=interval[1],
-        probability_of_improvement=probability,
-        minimum_detectable=detectable,
-        num_problems=left.shape[1],
-        num_seeds_left=len(left),
-        num_seeds_right=len(right),
-        seeds_covered=min(len(left), len(right)) > 1,
-        verdict=verdict_of(*interval, detectable, smallest),
-        confidence=confidence,
-    )

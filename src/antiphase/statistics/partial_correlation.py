@@ -1,8 +1,8 @@
-"""Correlation of two series with other series held fixed: the partial (rank) correlation (docs/method.md).
+"""Compute the partial rank correlation of two series: their correlation with other series held fixed (docs/method.md).
 
-The ranks of both series are fitted by least squares on the ranks of the given series. The correlation of the residuals
-is the partial rank correlation. It shows whether entropy and strength are related beyond what, for example, the length
-of a step explains. It proves no cause: a series through which one causes the other is removed as well.
+The ranks of both series are fitted by least squares on the ranks of the given series, and the residuals are
+correlated. The result shows whether entropy and strength are related beyond what, for example, the length of a step
+explains. It proves no cause. If one series acts on the other through a given series, this path is removed as well.
 """
 
 import math
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from antiphase.errors import InvalidInputError
 from antiphase.signal_spec import METHODS, Method, Unit, check_one_of
-from antiphase.statistics.correlation import group_means, least_items, unit_of
+from antiphase.statistics.correlation import group_means, least_items, unit_of, valid_items
 from antiphase.statistics.correlation_matrices import masked_matrix, partial_from, token_matrices, type_matrices
 from antiphase.statistics.resampling import Resampler
 from antiphase.types import Correlation
@@ -31,25 +31,25 @@ def partial_coefficients(
     min_tokens: int | None = None,
     unit: Unit = "token",
 ) -> Float[Tensor, "batch"]:
-    """Correlation of x and y in each row with the given series held fixed; NaN where undefined.
+    """Compute the correlation of x and y in each row with the given series held fixed.
 
-    ρ(x, y | g) = Σ u v / √(Σ u² Σ v²), where u and v are the residuals of a least-squares fit of the ranks (for
-    Pearson: the values) of x and y on those of the given series and a constant. For one given series this is
-    (ρ_xy − ρ_xg ρ_yg) / √((1 − ρ_xg²)(1 − ρ_yg²)).
+    ρ(x, y | g) = Σ u v / √(Σ u² Σ v²). Here u and v are the residuals of x and y after a least-squares fit on the
+    given series and a constant. For Spearman's correlation, all series are first replaced by their ranks. With one
+    given series, the formula is (ρ_xy − ρ_xg ρ_yg) / √((1 − ρ_xg²)(1 − ρ_yg²)).
 
     Args:
-        x, y: the two series; NaN counts as masked.
+        x, y: the two series; an item with a NaN is left out.
         given: the series that are held fixed; an item with a NaN in any of them is left out. A series that is
             constant, or a combination of others, changes nothing.
-        mask: which items are used; None means all.
+        mask: True where an item is used; None uses all.
         method: `spearman` or `pearson`.
-        min_tokens: rows with fewer items than this plus the number of given series are undefined; None is the default
-            of the unit.
-        unit: what an item is.
+        min_tokens: the smallest number of items for a correlation without given series. Each given series adds one to
+            it. None means the default of the unit.
+        unit: what an item is: `token`, `type` or `step`.
 
     Returns:
         The correlations in float64, in [−1, 1]. A row is NaN if it has too few items, or if the given series explain
-        all but 10⁻¹⁰ of the variance of x or y.
+        all of the variance of x or y except 10⁻¹⁰ of it.
 
     Raises:
         InvalidInputError: the shapes differ, a value is infinite, or there is no such method.
@@ -61,34 +61,28 @@ def partial_coefficients(
     """
     check_one_of("method", method, METHODS)
     series = torch.stack([each.detach().cpu().double() for each in _same_shape([x, y, *given])])
-    valid = ~series.isnan().any(0)
-    valid = valid if mask is None else valid & mask.cpu()
-    _refuse_infinite(series, valid)
+    valid = valid_items(list(series), None if mask is None else mask.cpu())
     value = partial_from(masked_matrix(series, valid, method), 0, 1, range(2, len(series)))
     least = max(least_items(unit, min_tokens), 2) + len(given)
     return value.masked_fill(valid.sum(1) < least, torch.nan)
 
 
 def _same_shape(series: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return the series, and refuse them if their shapes differ."""
     shapes = [tuple(each.shape) for each in series]
     if len(set(shapes)) > 1:
         raise InvalidInputError(f"all series must have one shape; got {', '.join(map(str, shapes))}.")
     return series
 
 
-def _refuse_infinite(series: Tensor, valid: Tensor) -> None:
-    if bool((series.isinf().any(0) & valid).any()):
-        raise InvalidInputError("a series holds an infinite value; ranks and moments need finite ones.")
-
-
 @dataclass(frozen=True)
 class Joint:
-    """Correlation matrices of several pooled series, for the sample and for its resamples of prompts.
+    """The correlations of several series over all rollouts, and the same in every resample of the prompts.
 
     Args:
-        sample: the correlations of the series.
-        resampled: the correlations in every resample.
-        resampler: the resampler that drew the prompts.
+        sample: the correlation matrix over all rollouts.
+        resampled: the correlation matrix in every resample.
+        resampler: the object that drew the resamples.
         num_items: the number of tokens, types or steps that were used.
         method, unit: the method and the unit of the correlations.
     """
@@ -112,16 +106,16 @@ class Joint:
         num_resamples: int = 1000,
         seed: int = 0,
     ) -> "Joint":
-        """Rank and resample all series together; items with a NaN in any series are left out.
+        """Rank and resample all series together. An item with a NaN in any series is left out.
 
-        Cost: O(num_resamples · items · series), once for all correlations that are asked for afterwards.
+        The arguments are those of `pooled_partial`. The cost is O(num_resamples · items · series), and then every call
+        of `correlation` is cheap.
         """
         check_one_of("method", method, METHODS)
         beside = [clusters] if token_ids is None else [clusters, token_ids]
         _same_shape([*series, *beside])
         stacked = torch.stack([each.detach().cpu().double() for each in series])
-        valid = ~stacked.isnan().any(0)
-        _refuse_infinite(stacked, valid)
+        valid = valid_items(list(stacked))
         kept, ids, unit = stacked[:, valid], None, unit_of(unit, token_ids)
         if unit == "type" and token_ids is not None:
             ids = token_ids.cpu()[valid]
@@ -143,7 +137,14 @@ class Joint:
     def correlation(
         self, x: int, y: int, given: Sequence[int] = (), *, min_tokens: int | None = None, confidence: float = 0.95
     ) -> Correlation:
-        """Correlation of the x-th and y-th series with the given series held fixed, with its interval over prompts."""
+        """Compute the correlation of two series with others held fixed, and its interval over prompts.
+
+        Args:
+            x, y: the indices of the two series.
+            given: the indices of the series that are held fixed.
+            min_tokens: see `partial_coefficients`.
+            confidence: the confidence of the interval.
+        """
         value = float(partial_from(self.sample, x, y, given))
         if self.num_items < max(least_items(self.unit, min_tokens), 2) + len(given):
             value = math.nan
@@ -165,15 +166,16 @@ def pooled_partial(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Correlation:
-    """Correlation over all items of all rollouts with the given series held fixed, with an interval over prompts.
+    """Correlate x and y over all rollouts with the given series held fixed, with an interval over prompts.
 
-    The value is that of `partial_coefficients`, the interval that of `pooled_correlation`. For types, all series,
-    including the given ones, are first averaged over each distinct id.
+    The value is computed like that of `partial_coefficients`, and the interval like that of `pooled_correlation`. For
+    types, all series, including the given ones, are first averaged over each distinct token id.
 
     Args:
-        x, y, given: all tokens or steps, one after another; items with a NaN in any series are left out.
+        x, y: the values of all tokens or steps of all rollouts, one after another.
+        given: the series that are held fixed, in the same form. An item with a NaN in any series is left out.
         clusters: the prompt that each item belongs to.
-        unit, token_ids, method, min_tokens, num_resamples, seed, confidence: see `pooled_correlation`; the number of
+        unit, token_ids, method, min_tokens, num_resamples, seed, confidence: see `pooled_correlation`. The number of
             given series is added to min_tokens.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Correlation over many rollouts, with intervals over prompts (docs/method.md).
+"""Compute one correlation of entropy and strength over many rollouts, with an interval for other prompts.
 
-A claim about a model generalises over prompts; see `resampling`. A resample is a set of integer weights, so the series
-are sorted only once.
+The interval comes from resamples of prompts (`resampling`, docs/method.md). A resample is a set of integer weights, so
+the series are sorted only once. The module `correlation` correlates within each rollout.
 """
 
 import math
@@ -18,7 +18,7 @@ from antiphase.statistics.correlation import (
     coefficients,
     least_items,
     unit_of,
-    valid_pairs,
+    valid_items,
 )
 from antiphase.statistics.correlation_matrices import partial_from, type_matrices, weighted_ranks
 from antiphase.statistics.estimate import check_confidence
@@ -27,6 +27,7 @@ from antiphase.types import Correlation
 
 
 def _weighted_coefficient(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+    """Compute the weighted Pearson correlation in each resample; NaN if a series is constant there."""
     total = weights.sum(1, keepdim=True)
     a = x - (weights * x).sum(1, keepdim=True) / total
     b = y - (weights * y).sum(1, keepdim=True) / total
@@ -47,33 +48,35 @@ def pooled_correlation(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Correlation:
-    """Correlation over all tokens, types or steps of all rollouts, with an interval over prompts.
+    """Correlate entropy and strength over all tokens, types or steps of all rollouts, with an interval over prompts.
 
-    For tokens and steps, prompts are drawn with replacement, with all their items. The interval lies between the
-    percentiles of the resamples, which are stretched on Fisher's scale for the number of prompts C, by
-    t_{C−1} / z √(C/(C−1)). It is an interval for ρ over infinitely many prompts.
+    For tokens and steps, the interval is a bootstrap's: prompts are drawn with replacement, with all their items. The
+    percentiles of the resamples are stretched on Fisher's scale by t_{C−1} / z √(C/(C−1)), with C the number of
+    prompts (see `Resampler.interval`). The interval is for the ρ that infinitely many prompts would give.
 
-    For types, each prompt is left out in turn (the jackknife, ± t_{C−1} SE on Fisher's scale). More prompts bring
-    rarer types, so ρ over types does not soon approach a limit. The interval is for the mean of ρ over runs with as
-    many prompts and tokens as this one. Compare types only between runs of one size.
+    For types (distinct token ids), the interval is the jackknife's: each prompt is left out in turn, and the interval
+    is ± t_{C−1} SE on Fisher's scale. With more prompts there are more rare types, so ρ over types keeps changing with
+    the size of the run. The interval is for the mean ρ of runs that have as many prompts and tokens as this one.
+    Compare ρ over types only between runs of the same size.
 
     Args:
-        entropy, strength: all tokens or steps, one after another; pairs with a NaN are left out.
+        entropy, strength: the values of all tokens or steps of all rollouts, one after another. A pair with a NaN is
+            left out.
         clusters: the prompt that each item belongs to.
-        unit, min_tokens: see `correlate`; for `type` both series are first averaged over each distinct id of all
-            rollouts.
-        token_ids: the id of each token, for types.
+        unit, min_tokens: see `correlate`. For the unit `type`, both series are first averaged over each distinct id of
+            all rollouts.
+        token_ids: the id of each token, which the unit `type` needs.
         method, confidence: see `correlate`.
-        num_resamples: how often prompts are drawn; for types, the greatest number of prompts, or groups of prompts,
-            that are left out in turn.
-        seed: seeds the resamples.
+        num_resamples: number of bootstrap resamples. For types it is the largest number of resamples, each of which
+            leaves out a prompt or a group of prompts.
+        seed: seed of the random generator that draws the resamples.
 
     Returns:
-        The pooled value; its interval is NaN with fewer than two prompts.
+        The correlation over all items. Its interval is NaN with fewer than two prompts.
 
     Raises:
         InvalidInputError: a series has several axes or another length, a value is infinite, there is no such unit or
-            method, or types have no ids.
+            method, or the unit is `type` without token ids.
 
     Cost: O(num_resamples · tokens).
     """
@@ -81,7 +84,7 @@ def pooled_correlation(
     unit = unit_of(unit, token_ids)
     _check_flat(entropy=entropy, strength=strength, clusters=clusters, token_ids=token_ids)
     x, y, clusters = entropy.detach().cpu().double(), strength.detach().cpu().double(), clusters.cpu()
-    valid = valid_pairs(x, y, None)
+    valid = valid_items((x, y))
     x, y, clusters = x[valid], y[valid], clusters[valid]
     ids = token_ids.cpu()[valid] if unit == "type" and token_ids is not None else None
     plain = (x, y) if ids is None else by_group(x, y, ids)
@@ -99,16 +102,18 @@ def pooled_correlation(
 
 
 def _check_flat(**series: Tensor | None) -> None:
+    """Refuse series that are not all of one axis and one length."""
     shapes = {name: tuple(each.shape) for name, each in series.items() if each is not None}
     if len(set(shapes.values())) > 1 or len(shapes["entropy"]) != 1:
         raise InvalidInputError(
             "all items of all rollouts must stand one after another, in series of one axis and one length; got "
             + ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-            + ". Of a batch, take what is measured: signals.entropy[signals.measured]."
+            + ". From a batch, take the measured tokens: signals.entropy[signals.measured]."
         )
 
 
 def _statistic(x: Tensor, y: Tensor, method: Method) -> Callable[[Tensor], Tensor]:
+    """Return a function that maps item weights to the correlation of x and y in each resample."""
     if method == "pearson":
         return lambda weights: _weighted_coefficient(x, y, weights)
     ranks_x, ranks_y = weighted_ranks(x), weighted_ranks(y)
@@ -125,17 +130,20 @@ def mean_within(
     confidence: float = 0.95,
     method: Method = "spearman",
 ) -> Correlation:
-    """Mean of the rollouts' own correlations, with an interval over prompts.
+    """Average the correlations ρ that were computed within each rollout, with an interval over prompts.
 
-    Pooling mixes differences between rollouts into ρ; this mean does not. Undefined rollouts are left out, and
-    `num_tokens` counts the rollouts that were used.
+    A correlation over all rollouts (`pooled_correlation`) also contains differences between rollouts. This mean does
+    not. Rollouts with an undefined ρ are left out.
 
     Args:
         values: ρ of each rollout.
         clusters: the prompt that each rollout belongs to.
-        unit: the unit of the rollouts' ρ.
+        unit: the unit of the rollouts' ρ: `token`, `type` or `step`.
         num_resamples, seed, confidence: see `pooled_correlation`.
         method: the method of the rollouts' ρ.
+
+    Returns:
+        The mean as a `Correlation`, whose `num_tokens` is the number of rollouts that were used.
     """
     defined = values.isfinite()
     kept, clusters = values[defined].cpu().double(), clusters.cpu()[defined.cpu()]

@@ -1,7 +1,8 @@
-"""Within one model: does a score tell right from wrong rollouts of the same problem?
+"""Measure how well a score, such as inversion, tells right from wrong rollouts of the same problem and model.
 
-Only rollouts of one problem are compared, which cancels its difficulty. Otherwise any score that follows difficulty
-would seem to judge correctness. `association` relates scores to accuracy across models.
+Only rollouts of the same problem are compared, so that its difficulty plays no part. Across problems, any score that
+depends on difficulty would seem to judge correctness. The module `association` relates scores to accuracy across
+models.
 """
 
 import math
@@ -22,10 +23,12 @@ Problems = Shaped[np.ndarray, "rollout"] | Sequence[Any]
 def _by_problem(
     scores: Float[np.ndarray, "rollout"], correct: Bool[np.ndarray, "rollout"], problems: Problems
 ) -> dict[Any, tuple[np.ndarray, np.ndarray]]:
-    """(scores, correctness) of each problem's rollouts; problems are in the order of their first rollout."""
+    """Return the scores and the correctness of each problem's rollouts; problems are in the order of appearance."""
     names = problems.tolist() if isinstance(problems, np.ndarray) else list(problems)
     if len(names) != len(scores):
-        raise InvalidInputError(f"problems must name one a rollout; got {len(names)} names for {len(scores)} scores.")
+        raise InvalidInputError(
+            f"problems must name one problem for every rollout; got {len(names)} names for {len(scores)} scores."
+        )
     places: dict[Any, list[int]] = {}
     for place, name in enumerate(names):
         places.setdefault(name, []).append(place)
@@ -35,9 +38,11 @@ def _by_problem(
 def problem_aurocs(
     scores: Float[np.ndarray, "rollout"], correct: Bool[np.ndarray, "rollout"], problems: Problems
 ) -> Float[np.ndarray, "problem"]:
-    """AUROC of the score within each problem: P(score of a right > of a wrong rollout) + ½ P(tie).
+    """Compute the AUROC of the score within each problem.
 
-    From ranks r (ties averaged): (Σ_right r − c(c+1)/2) / (c (n−c)), the Mann–Whitney statistic over its maximum.
+    It is the probability that a right rollout has a higher score than a wrong one, and a tie counts one half. With r
+    the ranks of the scores (ties averaged) and c right rollouts among n, it is (Σ_right r − c(c+1)/2) / (c (n−c)), the
+    Mann–Whitney statistic divided by its maximum.
 
     Args:
         scores: the score of each rollout; rollouts with NaN are left out.
@@ -45,8 +50,8 @@ def problem_aurocs(
         problems: the problem of each rollout.
 
     Returns:
-        One value for each problem, in the order in which problems first appear. A problem is NaN unless both a right
-        and a wrong rollout have a score.
+        One value for each problem, in the order in which problems first appear. It is NaN for a problem that does not
+        have both a right and a wrong rollout with a score.
 
     >>> problem_aurocs(np.array([0.9, 0.2, 0.2, 0.5]), np.array([True, False, True, True]), ["a", "a", "a", "b"])
     array([0.75,  nan])
@@ -70,10 +75,10 @@ def within_problem_auroc(
     *,
     confidence: float = 0.95,
 ) -> Estimate:
-    """Mean over problems of the AUROC within each, with an interval over problems; 0.5 is chance.
+    """Average the AUROC within each problem over the problems, with an interval over problems; 0.5 is chance.
 
     An AUROC lies in [0, 1], so the interval is the clustered Wilson interval of `share_interval`. Unlike a bootstrap
-    interval, it keeps its width if the score separates every problem in the sample.
+    interval, it has a width even if the score is perfect in every problem of the sample.
 
     Args:
         scores: the score of each rollout; rollouts with NaN are left out.
@@ -98,13 +103,14 @@ def within_problem_auroc(
 def best_of_k(
     scores: Float[np.ndarray, "rollout"], correct: Bool[np.ndarray, "rollout"], problems: Problems, k: int
 ) -> Float[np.ndarray, "problem"]:
-    """Expected accuracy of picking the highest score among k rollouts of each problem.
+    """Compute the expected accuracy if the rollout with the highest score among k is picked, for each problem.
 
-    k of the problem's n rollouts are drawn without replacement. A rollout with r better ones is picked with the
-    probability C(n−1−r, k−1) / C(n, k); tied rollouts share theirs evenly. The result is exact: nothing is sampled.
+    k of the problem's n rollouts are drawn without replacement. A rollout that r others exceed is picked with the
+    probability C(n−1−r, k−1) / C(n, k). Rollouts with equal scores share their probability evenly. The result is
+    exact, because the formula covers all draws.
 
     Args:
-        scores: the score of each rollout; undefined (NaN) scores rank last and tie with one another.
+        scores: the score of each rollout. NaN (undefined) counts as the lowest score.
         correct: whether each rollout is right.
         problems: the problem of each rollout.
         k: the number of rollouts that are drawn.
@@ -129,14 +135,18 @@ def best_of_k(
         ranked = np.where(np.isnan(own_scores), -np.inf, own_scores)
         _, level, size = np.unique(-ranked, return_inverse=True, return_counts=True)
         share = np.bincount(level, weights=own_correct.astype(np.float64)) / size
-        # P(the best of the k is on this level) is the difference of P(at least this good) between levels.
+        # A level holds the rollouts of one score, from the best down. The probability that the best of the k is on a
+        # level is how much P(the best is on this level or a better one) grows from the level before.
         at_least = np.concatenate([[0.0], 1 - _none_drawn(num, np.cumsum(size), k)])
         values.append(float((np.diff(at_least) * share).sum()))
     return np.array(values, dtype=np.float64)
 
 
 def _none_drawn(num: int, taken: np.ndarray, k: int) -> np.ndarray:
-    """C(num − taken, k) / C(num, k): the probability that none of the `taken` rollouts is among k drawn ones."""
+    """Return the probability that k drawn rollouts of `num` hold none of `taken` certain ones.
+
+    It is C(num − taken, k) / C(num, k).
+    """
     left = num - taken.astype(np.float64)
     possible = left >= k
     left = np.maximum(left, k)

@@ -1,6 +1,7 @@
-"""The variance of a difference of grand means if seeds and problems are crossed random effects.
+"""Compute the variance of the mean difference between two sides that answered the same problems with several seeds.
 
-This module has the variance and the deviations to resample; `paired` has the interval and the verdict.
+Seeds and problems both count as random samples ("crossed random effects"). The module `paired` uses this variance for
+an interval and a verdict.
 """
 
 from collections.abc import Sequence
@@ -9,23 +10,23 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-# Values that differ by less count as equal: rounding of shares can cause such differences.
+# Values that differ by less than this count as equal, because rounding can cause such differences.
 _ROUNDING = 1e-12
 
-# (a part of the variance, its degrees of freedom)
+# A part of the variance, and its degrees of freedom.
 Term = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class DifferenceVariance:
-    """Variance of a difference of grand means.
+    """The variance V of the mean difference between two sides, and its parts.
 
     Args:
-        value: V; 0 if all problems, and all seeds, differ by the same value.
+        value: V. It is 0 if both sides differ by the same value for all problems and seeds.
         degrees: the degrees of freedom of V.
-        problems: the deviations of the problems' differences from their mean.
-        problem_term: the part of V that comes from problems (its column term).
-        seed_term: the part of V that comes from seeds (its row terms); 0 if a side has only one seed.
+        problems: each problem's difference minus the mean of these differences.
+        problem_term: the part of V that comes from problems.
+        seed_term: the part of V that comes from seeds; 0 if a side has only one seed.
     """
 
     value: float
@@ -38,30 +39,35 @@ class DifferenceVariance:
 def difference_variance(
     left: Float[np.ndarray, "seed problem"], right: Float[np.ndarray, "other_seed problem"], paired_seeds: bool
 ) -> DifferenceVariance:
-    """Variance of the difference of grand means, with its degrees of freedom.
+    """Compute the variance V of the mean difference between two sides, and its degrees of freedom.
 
-    With x_sn = μ + a_s + b_n + e_sn, N problems and S seeds, for the differences x = left − right of paired seeds
+    The model is x_sn = μ + a_s + b_n + e_sn for seed s and problem n, with S seeds and N problems: a mean, an effect
+    of the seed, an effect of the problem, and noise. Rows are seeds, and columns are problems. If seeds are paired, x
+    is the difference left − right, and
 
-        V = s²_rows/S + (1 + 2/m) s²_columns/N − s²_residual/(S N),
+        V = s²_rows/S + (1 + 2/m) s²_columns/N − s²_residual/(S N).
 
-    where s² are the sample variances of the row means, of the column means, and of the residuals of both (over
-    (S−1)(N−1)). Rows and columns both contain the noise e, which must count only once. With unpaired seeds, rows and
-    residuals count once for each side, and the columns are the difference of both sides' column means. V is at least
-    the larger of its first two terms. With one seed on a side, V is the column term.
+    Here s²_rows is the sample variance of the row means, s²_columns that of the column means, and s²_residual that of
+    what remains after both are removed, with (S−1)(N−1) degrees of freedom. The last term is subtracted because the
+    noise e is contained in the row means and in the column means, but must count once. If seeds are not paired, each
+    side has its own terms of rows and residuals, and the columns are the differences of the sides' column means. V is
+    never less than the larger one of its first two terms. If a side has only one seed, V is the column term.
 
-    Deviation: the factor 1 + 2/m, where m problems differ at all, adds one such problem in either direction to the
-    variance (as Agresti & Min 2005 do for matched pairs). Without it, the interval covers 85 to 88 % if 3 to 10 % of
-    30 to 100 problems differ.
+    Deviation: m is the number of problems that differ at all. The factor 1 + 2/m acts as if one more problem differed
+    in each direction (Agresti & Min 2005 do this for matched pairs). Without it, a 95 % interval covers only 85 to
+    88 % if 3 to 10 % of 30 to 100 problems differ.
 
-    The degrees of freedom are Satterthwaite's, V² / Σ (term² / its degrees), or those of one term if V is that term.
-    Deviation: two paired seeds have one degree, and if they happen to agree, Satterthwaite's formula concludes that
-    seeds do not vary (95 % intervals cover 87 to 91 % if seeds vary more than problems). In this case the degrees are
-    Σ term / Σ (term / its degrees) over rows and columns, which is never more. The interval then covers 89 to 94 %,
-    and up to 99 % if seeds do not vary at all.
+    The degrees of freedom are Satterthwaite's, V² / Σ (term² / degrees of the term). If V is a single term, they are
+    the degrees of that term.
+
+    Deviation: two paired seeds have one degree of freedom. If they happen to agree, Satterthwaite's formula concludes
+    that seeds do not vary, and 95 % intervals cover only 87 to 91 % if seeds vary more than problems. With two paired
+    seeds, the degrees are therefore Σ term / Σ (term / degrees of the term) over rows and columns, which is never
+    more. The interval then covers 89 to 94 %, and up to 99 % if seeds do not vary at all.
 
     Args:
         left, right: the values of at least two problems, without NaN.
-        paired_seeds: whether rows of both sides belong together.
+        paired_seeds: whether row i of both sides has the same seed.
 
     >>> left, right = np.array([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]]), np.zeros((2, 3))
     >>> round(difference_variance(left, right, True).value, 6)
@@ -82,7 +88,16 @@ def difference_variance(
 
 
 def combined_variance(problem: Term, seeds: Sequence[Term], noise: Sequence[Term]) -> tuple[float, float]:
-    """(V, its degrees of freedom), from the parts of problems, of seeds, and of the residuals."""
+    """Add the parts of the variance V by the formula of `difference_variance`.
+
+    Args:
+        problem: the term of the problems.
+        seeds: the terms of the seeds, one for each side, or one for paired seeds.
+        noise: the terms of the residuals, like `seeds`. They are subtracted.
+
+    Returns:
+        V and its degrees of freedom.
+    """
     seed_term = sum(term for term, _ in seeds)
     value = problem[0] + seed_term - sum(term for term, _ in noise)
     parts: Sequence[Term] = [problem, *seeds, *noise]
@@ -98,14 +113,14 @@ def combined_variance(problem: Term, seeds: Sequence[Term], noise: Sequence[Term
 
 
 def variance_of_mean(values: Float[np.ndarray, "item"]) -> float:
-    """The variance of the mean; 0 if the values differ only by rounding."""
+    """Return the variance of the mean of the values; 0 if the values differ only by rounding."""
     if np.ptp(values) <= _ROUNDING * max(1.0, float(np.abs(values).max())):
         return 0.0
     return float(np.var(values, ddof=1)) / len(values)
 
 
 def residual_variance(side: Float[np.ndarray, "seed problem"]) -> float:
-    """The variance of the residuals after the means of seeds and problems are removed."""
+    """Return the variance of what remains after the means of seeds and of problems are subtracted."""
     left_over = side - side.mean(1, keepdims=True) - side.mean(0, keepdims=True) + side.mean()
     num_seeds, num_problems = side.shape
     return float((left_over**2).sum() / ((num_seeds - 1) * (num_problems - 1)))

@@ -1,1 +1,5 @@
-"""Studies: grids of methods, seeds, models and settings, trained, evaluated and compared, one cell after another."""
+"""Studies: run a grid of models, settings, methods and seeds, and compare the results.
+
+A cell is one point of the grid. It is trained, evaluated and stored; then the tables and figures are made from all
+stored cells.
+"""

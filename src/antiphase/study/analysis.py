@@ -1,8 +1,9 @@
-"""The findings of a study: methods against the reference in every group and over all groups, and ι against accuracy.
+"""Compute the findings of a study from its finished cells: compare the methods, and relate inversion to accuracy.
 
-A group is one model and setting. Where cells are evaluated on several tasks, each task is a group of its own, and a
-table of all tasks with their average is added. Seeds are paired: seed i of every method draws the same problems, and
-begins with the same model where the model is made for each seed.
+Every method is compared with the reference method in each group and over all groups. A group is one model and setting.
+If cells are evaluated on several tasks, each task is its own group, and a table of all tasks with their average is
+added. Seeds are paired: seed i of every method draws the same problems. If a command makes a model for each seed, seed
+i of every method also starts from the same model. ι = −ρ stands for the inversion.
 """
 
 import math
@@ -35,16 +36,16 @@ from antiphase.study.store import DoneCell
 
 @dataclass(frozen=True)
 class Findings:
-    """A study's numbers, JSON-ready.
+    """The numbers of a study, as plain values that can be written as JSON.
 
     Args:
-        groups: the comparison of every group.
-        overall: methods against the reference over all groups together; None where there is one group.
-        stages: accuracy and ρ of each evaluated stage, by group, in the order of training.
-        across: rank correlation of ι, and of every control, with accuracy: over the cells of each group, the mean over
-            the groups, and over all cells.
-        scores: AUROC of each score within problems, mean over all cells.
-        points: the accuracy and the numbers of `ACROSS` of each cell.
+        groups: the comparison of the methods in every group.
+        overall: the comparison of the methods over all groups together; None if there is only one group.
+        stages: accuracy and ρ of each stage (a checkpoint that is only evaluated), by group, in the order of training.
+        across: rank correlation of ι, and of every control, with accuracy: over the cells of each group, as the mean
+            over the groups, and over all cells.
+        scores: how well each score tells right from wrong rollouts of one problem (AUROC), as a mean over all cells.
+        points: for each cell, its accuracy and the numbers that `ACROSS` names.
     """
 
     groups: Comparison
@@ -55,24 +56,20 @@ class Findings:
     points: list[dict[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
-        """The findings as plain values, without the points."""
-        return {
-            "groups": self.groups.to_dict(),
-            "overall": self.overall,
-            "stages": self.stages,
-            "across": self.across,
-            "scores": self.scores,
-        }
+        """Return the findings as plain values, without the points."""
+        values = {**vars(self), "groups": self.groups.to_dict()}
+        del values["points"]
+        return values
 
 
 def group_of(cell: DoneCell) -> str:
-    """The model of a cell, with its setting where the study has settings."""
+    """Return the name of a cell's model, followed by its setting if the study has settings."""
     record = cell.record
     return str(record["model"]) if record["setting"] == "all" else f"{record['model']} · {record['setting']}"
 
 
 def tasks_of(cell: DoneCell) -> dict[str, dict[str, Any]]:
-    """The results of a cell's first estimator, by task."""
+    """Return, for each task, the result of the cell's first estimator."""
     found: dict[str, dict[str, Any]] = {}
     for result in cell.record["results"]:
         found.setdefault(str(result["task"]), result)
@@ -80,18 +77,21 @@ def tasks_of(cell: DoneCell) -> dict[str, dict[str, Any]]:
 
 
 def analyse(study: Study, cells: Sequence[DoneCell]) -> Findings | None:
-    """The findings of the cells that are done; None while no group has two methods or stages.
+    """Compute the findings of the cells that are done.
 
     Args:
-        study: the study; its methods and its reference are compared.
+        study: the study, which names the methods and the reference.
         cells: the study's cells that are done.
+
+    Returns:
+        the findings; None as long as no group has the reference and one more method or stage.
     """
     entrants = _entrants(cells)
     by_group: dict[str, list[Entrant]] = {}
     for entrant in entrants:
         by_group.setdefault(entrant.task, []).append(entrant)
     reference = study.reference or (study.methods[0] if study.methods else BASE)
-    # A group is compared as soon as its reference is done.
+    # A group is compared as soon as its reference and one other method are done.
     complete = [group for group in by_group.values() if len(group) > 1 and reference in {e.name for e in group}]
     kept = [entrant for group in complete for entrant in group]
     if not kept:
@@ -117,7 +117,10 @@ def analyse(study: Study, cells: Sequence[DoneCell]) -> Findings | None:
 
 
 def _entrants(cells: Sequence[DoneCell], *, by_task: bool = False) -> list[Entrant]:
-    """The methods with their seeds: an entrant for each method and group; or, `by_task`, for each method and task."""
+    """Collect the seeds of every method of a group into one entrant of the comparison.
+
+    With `by_task`, the task alone is the group, so that the cells must be of one model and setting.
+    """
     runs: dict[tuple[str, str], list[SeedRun]] = {}
     for cell in cells:
         results = tasks_of(cell)
@@ -132,16 +135,17 @@ def _entrants(cells: Sequence[DoneCell], *, by_task: bool = False) -> list[Entra
 
 
 def _group(cell: DoneCell, task: str) -> str:
+    """Return the name of the group that a cell's result on a task belongs to."""
     return group_of(cell) if len(tasks_of(cell)) == 1 else f"{group_of(cell)} · {task}"
 
 
 def _models(cells: Sequence[DoneCell]) -> dict[str, str]:
-    """The model and setting of each group."""
+    """Return the model and setting of each group."""
     return {_group(cell, task): group_of(cell) for cell in cells for task in tasks_of(cell)}
 
 
 def _benchmarks(cells: Sequence[DoneCell], reference: str, options: Options) -> dict[str, Any]:
-    """For each model and setting with several tasks, the table of all tasks with their average."""
+    """Make, for each model and setting with several tasks, the table of all tasks with their average."""
     found = {}
     for model in dict.fromkeys(map(group_of, cells)):
         entrants = _entrants([cell for cell in cells if group_of(cell) == model], by_task=True)
@@ -155,7 +159,10 @@ def _benchmarks(cells: Sequence[DoneCell], reference: str, options: Options) -> 
 def _overall(
     study: Study, by_group: dict[str, list[Entrant]], reference: str, options: Options
 ) -> dict[str, Any] | None:
-    """Every method against the reference, on the problems of all groups. Methods that a group lacks are left out."""
+    """Compare every method with the reference on the problems of all groups.
+
+    A method that is missing in a group is left out. The result is None if fewer than two methods are left.
+    """
     members = [{entrant.name: entrant for entrant in group} for group in by_group.values()]
     names = [name for name in (BASE, *study.methods) if all(name in group for group in members)]
     if reference not in names or len(names) < 2:
@@ -180,7 +187,10 @@ def _overall(
 
 
 def _stacked(members: Sequence[dict[str, Entrant]], name: str, seeds: Sequence[str]) -> np.ndarray:
-    """Accuracies `[seed, problem]`. A problem that several models answer counts once, by its mean over the models."""
+    """Return the accuracies of a method, `[seed, problem]`, on the problems of all groups.
+
+    A problem that several models answer is one column, with the mean over the models.
+    """
     answered: dict[tuple[str, str], list[np.ndarray]] = {}
     for group in members:
         runs = {run.seed: run for run in group[name].runs}
@@ -192,7 +202,7 @@ def _stacked(members: Sequence[dict[str, Entrant]], name: str, seeds: Sequence[s
 
 
 def _stages(entrants: Sequence[Entrant], study: Study) -> list[dict[str, Any]]:
-    """A row for each stage and seed that is evaluated without training, in order. ρ differs between seeds."""
+    """Return a row for each stage and seed of a group. A stage is a cell that is evaluated without training."""
     rows = []
     for entrant in entrants:
         if entrant.name in study.methods:
@@ -215,6 +225,7 @@ def _stages(entrants: Sequence[Entrant], study: Study) -> list[dict[str, Any]]:
 
 
 def _across(points: Sequence[dict[str, Any]], options: Options) -> dict[str, Any]:
+    """Correlate ι and every control with accuracy: in each group, as the mean over groups, and over all cells."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for point in points:
         groups.setdefault(point["task"], []).append(point)
@@ -229,12 +240,17 @@ def _across(points: Sequence[dict[str, Any]], options: Options) -> dict[str, Any
 
 
 def _mean_association(by_group: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
+    """Average the correlation of one number with accuracy over the groups where it is defined."""
     values = [found[name]["spearman"] for found in by_group.values() if found and found[name]["spearman"] is not None]
     return {"value": float(np.mean(values)) if values else None, "num_groups": len(values), "values": values}
 
 
 def _scores(cells: Sequence[DoneCell]) -> dict[str, Any]:
-    """AUROC of each score within problems, mean over the problems of a lineage's cells. Lineages are the clusters."""
+    """Compute how well each score tells right from wrong rollouts of one problem, with an interval over lineages.
+
+    A lineage is a model, setting and seed with all that was trained from it. The AUROC is averaged over the problems
+    of a lineage's cells, and then over the lineages.
+    """
     found: dict[str, dict[str, list[float]]] = {name: {} for name in SCORES}
     for cell in cells:
         rows = cell.rollouts[~cell.rollouts.greedy]

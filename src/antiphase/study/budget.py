@@ -1,4 +1,7 @@
-"""The budget of a study in rollouts, tokens and optimizer steps, and whether its methods have equal budgets."""
+"""Compute the budget of a study in rollouts, tokens and optimizer steps, and check that all methods have the same.
+
+These checks run before anything is trained. They read no model weights.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,10 +25,10 @@ class Budget:
     """The budget of one training. It must be equal for methods that are compared.
 
     Args:
-        tasks: the tasks that are trained on.
-        num_problems: number of problems of each task; None takes all.
+        tasks: the training tasks.
+        num_problems: number of problems of each task; None means all.
         steps: number of optimizer steps.
-        rollouts: number of rollouts that are sampled in all.
+        rollouts: total number of rollouts that are sampled.
         group_size: number of rollouts of each prompt.
         max_tokens: length limit of a completion, in tokens.
         batch: number of rollouts in an optimizer step.
@@ -43,10 +46,15 @@ class Budget:
 
 
 def training_budget(cell: Cell, scratch: Path, processes: int = 1) -> Budget:
-    """The budget of a cell that trains in this number of processes. Its recipe is read and checked.
+    """Read and check the recipe of a cell, and return the budget of its training.
+
+    Args:
+        cell: a cell that trains.
+        scratch: an existing folder for temporary files.
+        processes: number of processes that the training runs in.
 
     Raises:
-        InvalidInputError: antiphase train refuses a key or value, or the recipe gives its length in epochs.
+        InvalidInputError: antiphase train refuses a key or value, or the recipe does not set `max_steps`.
     """
     try:
         from antiphase.training.recipe import parse_recipe
@@ -62,7 +70,7 @@ def training_budget(cell: Cell, scratch: Path, processes: int = 1) -> Budget:
     config, options = recipe.config, recipe.options
     if (config.max_steps or 0) <= 0:
         raise InvalidInputError(
-            f"method {cell.method!r} of the model {cell.model!r}: a study needs max_steps, so that budgets are known."
+            f"method {cell.method!r} of the model {cell.model!r}: a study needs max_steps, to know its budget."
         )
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * processes
     micro_steps = config.max_steps * config.gradient_accumulation_steps
@@ -80,10 +88,10 @@ def training_budget(cell: Cell, scratch: Path, processes: int = 1) -> Budget:
 
 
 def check_budgets(study: Study, scratch: Path, processes: int = 1) -> dict[str, Budget]:
-    """The budgets of the cells that train, by cell name. All methods of a model and setting must have the same budget.
+    """Return the budgets of the cells that train, by cell name. Arguments are as for `training_budget`.
 
     Raises:
-        InvalidInputError: two methods of a model and setting have different budgets.
+        InvalidInputError: two methods of the same model and setting have different budgets.
     """
     known: dict[tuple[str, str, str], Budget] = {}
     budgets: dict[str, Budget] = {}
@@ -101,26 +109,27 @@ def check_budgets(study: Study, scratch: Path, processes: int = 1) -> dict[str, 
 
 
 def _check_equal(methods: tuple[str, str], left: Budget, right: Budget) -> None:
+    """Refuse two methods whose budgets differ."""
     differing = [
         f"{name} is {one!r} and {vars(right)[name]!r}" for name, one in vars(left).items() if one != vars(right)[name]
     ]
     if differing:
         raise InvalidInputError(
-            f"the methods {methods[0]!r} and {methods[1]!r} have unequal budgets ({'; '.join(differing)}), so a "
-            "comparison would not be of methods. Set these keys under train, where all methods share them."
+            f"the methods {methods[0]!r} and {methods[1]!r} have unequal budgets ({'; '.join(differing)}), so they "
+            "cannot be compared. Set these keys under train, where all methods share them."
         )
 
 
 def check_evaluations(cells: Sequence[Cell], *, dry_run: bool = False) -> tuple[dict[str, tuple[int, int]], list[str]]:
-    """Count the rollouts of each cell's evaluation. Tasks and options are checked.
+    """Check the options and tasks of each cell's evaluation, and count its rollouts.
 
     Args:
         cells: the study's cells.
-        dry_run: without the hub, take the sizes of data sets that antiphase knows.
+        dry_run: whether to use the sizes of data sets that antiphase knows if the hub cannot be reached.
 
     Returns:
-        the number of rollouts and the greatest possible number of new tokens, by cell name; and what was not looked
-        at, since the hub cannot be reached.
+        two things: for each cell name, the number of rollouts and the largest possible number of new tokens; and the
+        names of the data sets that could not be read because the hub cannot be reached.
 
     Raises:
         AntiphaseError: antiphase eval refuses an option or task.
@@ -146,17 +155,19 @@ def check_evaluations(cells: Sequence[Cell], *, dry_run: bool = False) -> tuple[
 
 
 def check_models(cells: Sequence[Cell], *, dry_run: bool = False) -> list[str]:
-    """Check every model that no command makes, without its weights, and the layers that its evaluation names.
+    """Check the models of the cells, and the layers that their evaluations name, without reading weights.
+
+    A model that the study makes with a command does not exist yet, so it is not checked.
 
     Args:
         cells: the study's cells.
-        dry_run: go on without the hub.
+        dry_run: whether to go on if the hub cannot be reached.
 
     Returns:
-        the models that were not looked at, since the hub cannot be reached.
+        the names of the models that could not be checked because the hub cannot be reached.
 
     Raises:
-        AntiphaseError: a model does not exist, cannot be measured, or lacks a layer.
+        AntiphaseError: a model does not exist, cannot be measured, or does not have a layer that is named.
     """
     known: set[tuple[str, str]] = set()
     unseen: dict[str, None] = {}
@@ -187,7 +198,15 @@ def describe_budget(
     done: int,
     unseen: Sequence[str] = (),
 ) -> str:
-    """The total budget of a study as text, with the models and data sets that a dry run could not look at."""
+    """Return the total budget of a study as text.
+
+    Args:
+        study: the study.
+        budgets: the budget of each training, by cell name.
+        evaluations: the numbers of rollouts and tokens of each evaluation, by cell name.
+        done: number of cells that are done.
+        unseen: names of the models and data sets that a dry run could not check.
+    """
     trained = [budgets[cell.name] for cell in study.cells if cell.trained]
     rollouts = sum(number for number, _ in evaluations.values())
     lines = [
@@ -200,7 +219,7 @@ def describe_budget(
     ]
     if unseen:
         lines.append(
-            f"not looked at, since the hub cannot be reached from here: {'; '.join(unseen)}. Sizes are those that "
+            f"not checked, because the hub cannot be reached from here: {'; '.join(unseen)}. Sizes are those that "
             "antiphase knows."
         )
     return "\n".join(lines)

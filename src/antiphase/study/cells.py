@@ -1,9 +1,9 @@
-"""Runs one cell: makes its model, trains it, evaluates it, and keeps what the tables need.
+"""Run one cell of a study: make its model, train it, evaluate it, and store what the tables need.
 
-OUT/models/NAME/           a made model, with made.json once it is whole
-OUT/work/CELL/train, eval  folders of a cell that is running; removed when the cell is done
+OUT/models/NAME/           a model that a command made; it contains made.json once it is complete
+OUT/work/CELL/train, eval  folders of a cell that is running; they are removed when the cell is done
 OUT/cells/CELL.parquet     a row for each evaluated rollout
-OUT/cells/CELL.json        everything else; it exists if the cell is done
+OUT/cells/CELL.json        everything else; this file exists only if the cell is done
 """
 
 import contextlib
@@ -34,7 +34,7 @@ COLUMNS = (
     "num_tokens", "num_measured", "spearman", "shuffled", "logprob_control", "entropy_mean", "strength_mean",
     "logprob_mean", "self_certainty_mean",
 )  # fmt: skip
-# These columns are kept too, where the evaluation has them.
+# These columns are kept too if the evaluation has them.
 UNIT_COLUMNS = ("num_steps", "spearman_token", "spearman_type", "spearman_step", "spearman_given_length")
 
 
@@ -44,7 +44,12 @@ class CellError(AntiphaseError, RuntimeError):
 
 @contextlib.contextmanager
 def _only_one(path: Path, *, wait: bool) -> Iterator[None]:
-    """Hold a lock while the block lasts. The lock ends with this process, however the process ends."""
+    """Hold the lock of a file while the block lasts. The lock also ends when this process ends.
+
+    Args:
+        path: the file of the lock.
+        wait: whether to wait if another process holds the lock. If not, a `CellError` is raised.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     if sys.platform == "win32":
         yield
@@ -55,35 +60,38 @@ def _only_one(path: Path, *, wait: bool) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise CellError(f"{path.stem} is being run by another process.") from None
+            raise CellError(f"another process is running {path.stem}.") from None
         yield
 
 
 def is_made(made: Made, out: Path) -> bool:
-    """Whether the model exists and this command made it."""
+    """Return whether the model exists and was made by this command."""
     marker = out / "models" / made.name / "made.json"
     return marker.is_file() and json.loads(marker.read_text(encoding="utf-8"))["command"] == list(made.command)
 
 
 def make_model(made: Made, out: Path) -> Path:
-    """Run the command that makes a model, unless the model exists.
+    """Run the command that makes a model, unless the model exists already, and return the model's folder.
+
+    The output of the command goes to a log beside the folder.
 
     Raises:
-        CellError: the command failed, or left no model. What it printed is in its log.
-        InvalidInputError: another command made the model that exists.
+        CellError: the command failed, or did not make a model.
+        InvalidInputError: the model exists, but another command made it.
     """
     with _only_one(out / "models" / f"{made.name}.lock", wait=True):
         return _make(made, out)
 
 
 def _make(made: Made, out: Path) -> Path:
+    """Do what `make_model` says, while this process holds the model's lock."""
     folder = out / "models" / made.name
     marker = folder / "made.json"
     command = [word.replace("{out}", str(folder)) for word in made.command]
-    if marker.is_file():
-        if json.loads(marker.read_text(encoding="utf-8"))["command"] != list(made.command):
-            raise InvalidInputError(f"{folder} was made by another command. Remove it, or choose another --out.")
+    if is_made(made, out):
         return folder
+    if marker.is_file():
+        raise InvalidInputError(f"{folder} was made by another command. Remove it, or choose another --out.")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     if command[0] in ("python", "python3"):
@@ -100,7 +108,10 @@ def _make(made: Made, out: Path) -> Path:
 
 
 def _call(command: Sequence[str], log: Path) -> int:
-    """Run a command, with its output in a log. The command ends with this process, also at SIGTERM."""
+    """Run a command with its output in a log, and return its exit status.
+
+    If this process ends, also by SIGTERM, the command is ended too.
+    """
     with log.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as process:
 
         def end(*_: Any) -> None:
@@ -118,13 +129,13 @@ def _call(command: Sequence[str], log: Path) -> int:
 
 
 def run_cell(cell: Cell, out: Path, *, keep_models: bool = False, launch: str | None = None) -> None:
-    """Run a cell to its end. What was done before is not done again.
+    """Run a cell to its end. Parts that an earlier, interrupted call finished are not repeated.
 
     Args:
         cell: the cell to run.
         out: the study's folder.
-        keep_models: keep the trained model.
-        launch: launcher's command that the training runs under; None trains in this process.
+        keep_models: whether to keep the trained model.
+        launch: the launcher's command for the training; None trains in this process.
 
     Raises:
         AntiphaseError: the cell's model, training or evaluation failed, or another process is running the cell.
@@ -138,12 +149,13 @@ def run_cell(cell: Cell, out: Path, *, keep_models: bool = False, launch: str | 
 
 
 def _run(cell: Cell, out: Path, keep_models: bool, launch: str | None) -> None:
+    """Do what `run_cell` says, while this process holds the cell's lock."""
     began = time.time()
     source = str(make_model(cell.made, out)) if cell.made is not None else str(cell.path)
     work = out / "work" / cell.name
     marker, digest = work / "cell.sha256", cell.digest()
     if work.is_dir() and not (marker.is_file() and marker.read_text() == digest):
-        shutil.rmtree(work)  # It was begun with other options.
+        shutil.rmtree(work)  # The folder belongs to a run with other options.
     work.mkdir(parents=True, exist_ok=True)
     write_whole(marker, digest)
     started = commit()
@@ -164,7 +176,7 @@ def _run(cell: Cell, out: Path, keep_models: bool, launch: str | None) -> None:
         rows[name] = rows[name].astype("float32")
     summary = {**found.summary, "commit": started}
     if cell.digest() != digest:
-        raise CellError(f"the file of a task changed while {cell.name} was run; repeat the command to run it anew.")
+        raise CellError(f"the file of a task changed while {cell.name} ran; repeat the command to run the cell anew.")
     _keep(cell, out, rows, summary, trained, time.time() - began)
     if keep_models and cell.trained:
         (out / "models").mkdir(exist_ok=True)
@@ -174,6 +186,7 @@ def _run(cell: Cell, out: Path, keep_models: bool, launch: str | None) -> None:
 
 
 def _train(cell: Cell, source: str, work: Path, launch: str | None) -> Mapping[str, Any]:
+    """Train the cell, unless it is trained already, and return the summary of the training."""
     folder = work / "train"
     if not (folder / "summary.json").is_file():
         recipe = work / "recipe.yaml"
@@ -199,6 +212,16 @@ def _keep(
     trained: Mapping[str, Any] | None,
     seconds: float,
 ) -> None:
+    """Write the two files of a finished cell.
+
+    Args:
+        cell: the cell.
+        out: the study's folder.
+        rows: the evaluated rollouts.
+        summary: the summary of the evaluation, with the commit of the code.
+        trained: the summary of the training; None if the cell does not train.
+        seconds: the time that the cell took.
+    """
     kept = ("change", "num_steps", "alarms", "measuring_seconds", "device", "num_processes")
     record = {
         "cell": cell.name,
@@ -219,12 +242,12 @@ def _keep(
     part = out / "cells" / f".{cell.name}.parquet.tmp"
     rows.to_parquet(part, index=False)
     part.replace(out / "cells" / f"{cell.name}.parquet")
-    # This file is written last, since it marks the cell as done.
+    # This file is written last, because it marks the cell as done.
     write_whole(out / "cells" / f"{cell.name}.json", json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _without_cells(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """A result without the model's name, which is a folder of this machine, and without ρ of each projection."""
+    """Return a result without the model's name, which is a path of this machine, and without ρ of each projection."""
     slim = {key: value for key, value in entry.items() if key not in ("model", "revision", "layers")}
     if "signals" in slim:
         slim["signals"] = {key: value for key, value in slim["signals"].items() if key != "by_projection"}

@@ -1,4 +1,4 @@
-"""Reads a study, STUDY.yaml, and makes its cells.
+"""Read a study from STUDY.yaml, and make the list of its cells.
 
     name: my-study
     models:                         # name: hub id or directory, or a mapping
@@ -13,8 +13,9 @@
     eval: {…}                       # options of antiphase eval
     compare: {reference: grpo}
 
-A cell is one model, setting, method and seed. It is trained, then evaluated. The model before any training, and the
-`stages` that `make` leaves behind, are cells that are only evaluated.
+A cell is one model, setting, method and seed. It is trained and then evaluated. For every model there are also cells
+that are only evaluated: one for the model before training (the method `base`), and one for each of its `stages`, which
+are checkpoints that the command `make` leaves in the model's folder.
 """
 
 import hashlib
@@ -38,16 +39,18 @@ _KEYS = ("name", "models", "settings", "methods", "seeds", "train", "eval", "com
 _MODEL_KEYS = ("path", "make", "stages", "train", "eval", "methods", "seeds", "settings")
 _SETTING_KEYS = ("make", "train", "eval")
 _COMPARE_KEYS = ("reference", "smallest")
+# The keys that a study sets itself, so that its file may not.
+_OWN_KEYS = {"train": ("model", "model_name_or_path", "seed", "output_dir"), "eval": ("models", "seed", "rollouts")}
 _NAME = re.compile(r"[A-Za-z0-9][\w+=-]*")
 
 
 @dataclass(frozen=True)
 class Made:
-    """A model that a command makes.
+    """A model that a command of the study makes.
 
     Args:
-        name: the model's folder under `models/`.
-        command: the words of the command; `{out}` in them stands for that folder.
+        name: the name of the model's folder in `models/`.
+        command: the words of the command; `{out}` in them stands for this folder.
     """
 
     name: str
@@ -56,13 +59,13 @@ class Made:
 
 @dataclass(frozen=True)
 class Cell:
-    """One model, setting, method and seed.
+    """One model, setting, method and seed of a study.
 
     Args:
         model, setting, method, seed: the cell's place in the grid.
         path: hub id or directory of the model; None if a command makes the model.
         made: the command that makes the model; None if there is none.
-        stage: folder within the model's directory that is evaluated without training; None where the cell trains.
+        stage: the folder in the model's directory that is evaluated without training; None if the cell trains.
         recipe: keys of antiphase train, without model, seed and output_dir.
         evaluation: options of antiphase eval.
     """
@@ -79,16 +82,18 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The cell's name, which is unique in the study."""
+        """Return the cell's name, which is unique in the study."""
         return f"{self.model}.{self.setting}.{self.method}.s{self.seed}"
 
     @property
     def trained(self) -> bool:
-        """Whether the cell trains before it evaluates."""
+        """Return whether the cell trains before it evaluates."""
         return self.stage is None
 
     def digest(self) -> str:
-        """A digest of everything that decides the cell's numbers, the current files of the user's own tasks included.
+        """Return a digest of everything that decides the cell's numbers.
+
+        This includes the present content of the files that define the user's own tasks.
 
         Raises:
             InvalidInputError: a file of a task does not exist.
@@ -102,13 +107,23 @@ class Cell:
 
 
 def _specs(options: Mapping[str, Any]) -> list[str]:
+    """Return the task specs in some options. Entries that are not text are left out; a later check refuses them."""
     tasks = options.get("tasks") or []
     return [tasks] if isinstance(tasks, str) else [task for task in tasks if isinstance(task, str)]
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study and its cells, in the order in which they run."""
+    """A study.
+
+    Args:
+        name: the study's name.
+        path: the file STUDY.yaml.
+        cells: the cells, in the order in which they run.
+        methods: the names of the methods that train.
+        reference: the method that all others are compared with; None if the study names none.
+        smallest: the smallest difference in accuracy that matters.
+    """
 
     name: str
     path: Path
@@ -118,10 +133,10 @@ class Study:
     smallest: float
 
     def cell(self, name: str) -> Cell:
-        """The cell of this name.
+        """Return the cell of this name.
 
         Raises:
-            InvalidInputError: there is no such cell; the message names the nearest.
+            InvalidInputError: there is no such cell. The message suggests the most similar name.
         """
         by_name = {cell.name: cell for cell in self.cells}
         if name not in by_name:
@@ -131,7 +146,7 @@ class Study:
         return by_name[name]
 
     def made(self) -> dict[str, Made]:
-        """The models that commands make, by name."""
+        """Return the models that commands make, by name."""
         return {cell.made.name: cell.made for cell in self.cells if cell.made is not None}
 
 
@@ -140,11 +155,11 @@ def read_study(path: Path, changes: Sequence[str] = ()) -> Study:
 
     Args:
         path: the file.
-        changes: changes of its shared `train` keys, each `KEY=VALUE`.
+        changes: changes of the shared `train` keys, each of the form `KEY=VALUE`.
 
     Raises:
-        InvalidInputError: the file cannot be read or is not YAML, a key is unknown (the message names the nearest), or
-            an axis is empty.
+        InvalidInputError: the file cannot be read or is not YAML, a key is unknown, a value is invalid, two cells have
+            one name, or `models`, `methods` or `seeds` is empty.
     """
     content = overridden(read_mapping(path, "study"), changes)
     _check_keys(content, _KEYS, str(path))
@@ -164,8 +179,8 @@ def read_study(path: Path, changes: Sequence[str] = ()) -> Study:
     known = list(dict.fromkeys(cell.method for cell in cells))
     if reference is not None and reference not in known:
         raise InvalidInputError(
-            f"{path}: compare: reference {reference!r} is no method.{did_you_mean(str(reference), known)} "
-            f"There are {', '.join(known)}."
+            f"{path}: compare: the reference {reference!r} is not a method.{did_you_mean(str(reference), known)} "
+            f"The methods are {', '.join(known)}."
         )
     names = [cell.name for cell in cells]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -182,6 +197,7 @@ def read_study(path: Path, changes: Sequence[str] = ()) -> Study:
 
 
 def _check_keys(content: Any, known: tuple[str, ...], where: str) -> None:
+    """Refuse a value that is not a mapping, or has an unknown key. `where` names its place for the message."""
     if not isinstance(content, Mapping):
         raise InvalidInputError(f"{where}: expected a mapping; got {type(content).__name__}.")
     for key in content:
@@ -192,12 +208,16 @@ def _check_keys(content: Any, known: tuple[str, ...], where: str) -> None:
 
 
 def _mapping(value: Any, key: str, path: Path) -> Mapping[str, Any]:
+    """Return a value, and refuse it if it is not a mapping whose keys can name files."""
     if not isinstance(value, Mapping):
-        raise InvalidInputError(f"{path}: {key} must map names to what they are; got {type(value).__name__}.")
+        raise InvalidInputError(
+            f"{path}: {key} must be a mapping with a name for each entry; got {type(value).__name__}."
+        )
     for name in value:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise InvalidInputError(
-                f"{path}: {key}: the name {name!r} must be of letters, digits, '_', '-', '+' and '='; it names files."
+                f"{path}: {key}: the name {name!r} must consist of letters, digits, '_', '-', '+' and '=', because it "
+                "becomes the name of files."
             )
     return value
 
@@ -205,6 +225,14 @@ def _mapping(value: Any, key: str, path: Path) -> Mapping[str, Any]:
 def _cells(
     content: Mapping[str, Any], path: Path, model: str, setting: str, settings: Mapping[str, Any]
 ) -> list[Cell]:
+    """Make the cells of one model and setting.
+
+    Args:
+        content: the content of STUDY.yaml.
+        path: the file.
+        model, setting: the names of the model and the setting.
+        settings: the mapping of all settings.
+    """
     entry = content["models"][model]
     entry = {"path": entry} if isinstance(entry, str) else entry
     where = f"{path}: models: {model}"
@@ -225,21 +253,19 @@ def _cells(
             raise InvalidInputError(f"{path}: methods: {name} must map keys to values; got {methods[name]!r}.")
     recipe = _merged([content, entry, change], "train", where)
     evaluation = _merged([content, entry, change], "eval", where)
-    for key in ("model", "model_name_or_path", "seed", "output_dir"):
-        if key in recipe:
-            raise InvalidInputError(f"{where}: train: {key} is the study's to set; remove it.")
-    for key in ("models", "seed", "rollouts"):
-        if key in evaluation:
-            raise InvalidInputError(f"{where}: eval: {key} is the study's to set; remove it.")
+    for part, options in (("train", recipe), ("eval", evaluation)):
+        for key in _OWN_KEYS[part]:
+            if key in options:
+                raise InvalidInputError(f"{where}: {part}: the study itself sets {key}; remove the key.")
     if stages and "make" not in entry and not Path(str(entry["path"])).is_dir():
         raise InvalidInputError(
-            f"{where}: stages are folders within a model's directory, and {entry['path']!r} is none."
+            f"{where}: stages are folders in the model's directory, but {entry['path']!r} is not a directory."
         )
-    # The method, the stage and the recipe of each cell of a seed.
+    # The method, stage and recipe of every cell, which are the same for all seeds.
     runs: list[tuple[str, str | None, dict[str, Any]]] = [(name, str(folder), {}) for name, folder in stages.items()]
     runs += [(BASE, ".", {}), *((name, None, {**recipe, **(methods[name] or {})}) for name in chosen)]
     cells = []
-    # A model that no command makes is the same for all seeds. Each seed still samples it anew.
+    # A model that no command makes is the same for all seeds, but its evaluation samples differently for each seed.
     for seed in _seeds(entry.get("seeds") or content["seeds"], where):
         made = _made(entry.get("make"), model, setting, str(change.get("make", setting)), seed)
         cells += [
@@ -250,6 +276,7 @@ def _cells(
 
 
 def _merged(parts: Sequence[Mapping[str, Any]], key: str, where: str) -> dict[str, Any]:
+    """Return the mapping under `key` of all parts in one; a later part overrides an earlier one."""
     merged: dict[str, Any] = {}
     for part in parts:
         values = part.get(key) or {}
@@ -260,6 +287,7 @@ def _merged(parts: Sequence[Mapping[str, Any]], key: str, where: str) -> dict[st
 
 
 def _list(value: Any, default: list[str], where: str) -> list[str]:
+    """Return a list of names, or the default for None, and refuse any other value."""
     if value is None:
         return default
     if not isinstance(value, list):
@@ -268,19 +296,30 @@ def _list(value: Any, default: list[str], where: str) -> list[str]:
 
 
 def _seeds(seeds: Any, where: str) -> list[int]:
+    """Return a list of seeds, and refuse any other value."""
     numbers = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
     if not numbers or len(set(seeds)) < len(seeds):
-        raise InvalidInputError(f"{where}: seeds must be a list of different whole numbers from 0; got {seeds!r}.")
+        raise InvalidInputError(f"{where}: seeds must be a list of different whole numbers, 0 or more; got {seeds!r}.")
     return list(seeds)
 
 
 def _smallest(value: Any, path: Path) -> float:
+    """Return the smallest difference that matters, and refuse a value that is not in (0, 1)."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
         raise InvalidInputError(f"{path}: compare: smallest must be a difference between 0 and 1; got {value!r}.")
     return float(value)
 
 
 def _made(command: Any, model: str, setting: str, words_of_setting: str, seed: int) -> Made | None:
+    """Fill in the command that makes a model; return None if there is no command.
+
+    The model's name contains the setting and the seed only if the command does, so that cells can share a model.
+
+    Args:
+        command: the command, as one text or as a list of words.
+        model, setting, seed: replace `{model}`, `{setting}` and `{seed}` within a word.
+        words_of_setting: the words that replace the word `{setting}`.
+    """
     if command is None:
         return None
     words = shlex.split(command) if isinstance(command, str) else [str(word) for word in command]

@@ -1,4 +1,8 @@
-"""Trains a cell under a launcher, for several GPUs, and merges its adapter where an engine takes no adapters."""
+"""Train a cell of a study on several GPUs, under a launcher such as accelerate.
+
+The module also merges a trained adapter into its base model, for an engine that cannot load adapters, and applies
+changes from the command line to a study.
+"""
 
 import contextlib
 import json
@@ -24,7 +28,7 @@ class LaunchError(AntiphaseError, RuntimeError):
 
 
 def processes_of(launch: str | None) -> int:
-    """The number of processes that a launcher's command starts; 1 where it names no number.
+    """Return the number of processes that a launcher's command starts; 1 if the command names no number.
 
     >>> [processes_of(text) for text in ("accelerate launch --num_processes 8", "torchrun --nproc-per-node=2", None)]
     [8, 2, 1]
@@ -34,16 +38,20 @@ def processes_of(launch: str | None) -> int:
 
 
 def train_under(launch: str, recipe: Path) -> None:
-    """Run `antiphase train --config RECIPE --resume` under a launcher, such as `accelerate launch --num_processes 8`.
+    """Run `antiphase train --config RECIPE --resume` under a launcher.
+
+    Args:
+        launch: the launcher's command, such as `accelerate launch --num_processes 8`.
+        recipe: the file of the recipe.
 
     Raises:
-        LaunchError: the launcher cannot be run, or ended with another status than 0.
+        LaunchError: the launcher cannot be run, or its exit status is not 0.
     """
     words = [*shlex.split(launch), "-m", "antiphase", "train", "--config", str(recipe), "--resume"]
     if words[0] in ("python", "python3"):
         words[0] = sys.executable
     try:
-        # The process is in this process's group, so it ends with the sweep.
+        # The new process stays in this process group, so it ends when the sweep ends.
         process = subprocess.Popen(words)
     except OSError as error:
         raise LaunchError(f"{words[0]!r} cannot be run ({error.strerror or error}); see --launch.") from error
@@ -55,7 +63,7 @@ def train_under(launch: str, recipe: Path) -> None:
 
 @contextlib.contextmanager
 def _passed_on(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Pass SIGTERM on to a process. A training then saves a checkpoint before it ends."""
+    """Pass SIGTERM on to a process while the block lasts. A training then saves a checkpoint before it ends."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -67,14 +75,14 @@ def _passed_on(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 
 
 def overridden(content: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
-    """The content of a study with some of its shared `train` keys changed.
+    """Return the content of a study with some of its shared `train` keys changed.
 
     Args:
-        content: content of STUDY.yaml.
-        changes: the changes, each `KEY=VALUE` with the value as in YAML.
+        content: the content of STUDY.yaml.
+        changes: the changes. Each has the form `KEY=VALUE`, and the value is written as in YAML.
 
     Raises:
-        InvalidInputError: a change is not of this form.
+        InvalidInputError: a change does not have this form.
 
     >>> overridden({"train": {"max_steps": 1000}}, ["max_steps=10"])
     {'train': {'max_steps': 10}}
@@ -89,10 +97,14 @@ def overridden(content: dict[str, Any], changes: Sequence[str]) -> dict[str, Any
 
 
 def merged_model(folder: Path, into: Path) -> Path:
-    """The folder of the whole trained model: `folder`; or, where that is an adapter, `into`, merged with its base.
+    """Return the folder of the whole trained model. An adapter is first merged with its base model.
 
-    Merged weights are rounded to the base's dtype. So with 16-bit weights the merged model is not bitwise the trained
-    one.
+    Merging rounds the weights to the dtype of the base model. With 16-bit weights, the merged model therefore differs
+    slightly from the trained one.
+
+    Args:
+        folder: the folder of the trained model, or of an adapter.
+        into: the folder that a merged model is written to. A finished one there is used again.
 
     Raises:
         MissingExtraError: peft is not installed.

@@ -1,6 +1,7 @@
-"""Counts the problems of an evaluation. Without the hub, a dry run takes the sizes that antiphase knows.
+"""Count the problems of an evaluation, to compute the budget of a study.
 
-A real run takes no such size: where it cannot read a data set, it fails before anything starts.
+If a dry run cannot reach the hub, it uses the sizes of data sets that antiphase knows. A real run does not: if it
+cannot read a data set, it fails before anything starts.
 """
 
 from dataclasses import dataclass
@@ -13,12 +14,16 @@ from antiphase.tasks.problem import Task
 from antiphase.tasks.registry import load_task
 from antiphase.tasks.suites import SuiteEntry
 
-# Names of the errors that mean "no network": those of the hub's client, of its transport, and of the standard library.
+# Names of the errors that mean that the network cannot be used. They come from the hub's client, from the HTTP library
+# below it, and from the standard library.
 _NO_NETWORK = {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError", "ConnectError", "ConnectTimeout"}
 
 
 def is_unreachable(error: BaseException | None) -> bool:
-    """Whether an error, or one of its causes, says that the hub could not be reached (rather than that it refused)."""
+    """Return whether an error, or one of its causes, says that the hub could not be reached.
+
+    An answer of the hub that refuses the request is no such error.
+    """
     while error is not None:
         if type(error).__name__ in _NO_NETWORK:
             return True
@@ -33,8 +38,8 @@ class Count:
     Args:
         spec: the task's spec.
         problems: number of problems.
-        max_new_tokens: length limit of a completion.
-        seen: whether the problems were read. If not, their number is one that antiphase knows.
+        max_new_tokens: length limit of a completion, in tokens.
+        seen: whether the problems were read. If not, their number is the size that antiphase knows.
     """
 
     spec: str
@@ -44,14 +49,14 @@ class Count:
 
 
 def count_problems(config: EvalConfig, *, dry_run: bool) -> list[Count]:
-    """The size of an evaluation on each of its tasks.
+    """Return the size of an evaluation on each of its tasks.
 
     Args:
         config: options of the evaluation.
-        dry_run: without the hub, take the number of test problems that antiphase knows of a data set.
+        dry_run: whether to use the size that antiphase knows if the hub cannot be reached.
 
     Raises:
-        AntiphaseError: `evaluate` would refuse a task.
+        AntiphaseError: a task is invalid or cannot be read, so that `evaluate` would refuse it too.
     """
     entries = suite_entries(config)
     tasks = [load_task(entry.spec) for entry in entries]
@@ -59,6 +64,7 @@ def count_problems(config: EvalConfig, *, dry_run: bool) -> list[Count]:
 
 
 def _count(entry: SuiteEntry, task: Task, config: EvalConfig, dry_run: bool) -> Count:
+    """Return the size of the evaluation on one task."""
     length = config.sampling(entry.max_new_tokens).max_new_tokens
     try:
         return Count(entry.spec, len(plan_entry(entry, task, config).problems), length)

@@ -1,4 +1,7 @@
-"""Reads the records of a study's done cells from their JSON files, without pandas. `store` reads their rollouts."""
+"""Read the records (the JSON part) of a study's finished cells, without pandas.
+
+A cell is one model, setting, method and seed. The module `store` reads the rollouts of the cells.
+"""
 
 import json
 from pathlib import Path
@@ -11,10 +14,11 @@ RECORDS = "cells.jsonl"
 
 
 def done_cells(folder: Path, study: Study) -> dict[str, dict[str, Any]]:
-    """The records of the study's cells that are done, by name.
+    """Return the records of the study's cells that are done, by cell name, in the order of the study.
 
     Raises:
-        InvalidInputError: a cell was run with other options than the study now gives it, or a file is damaged.
+        InvalidInputError: a stored cell was run with options that differ from those in the study, or a file is
+            damaged.
     """
     records = {record["cell"]: record for record in packed_records(folder)}
     for path in sorted((folder / "cells").glob("*.json")):
@@ -27,22 +31,22 @@ def done_cells(folder: Path, study: Study) -> dict[str, dict[str, Any]]:
         record = records[cell.name]
         if record["digest"] != cell.digest():
             raise InvalidInputError(
-                f"{str(folder)!r} holds a run of other options, so it cannot be continued: {study.path} now gives the "
-                f"cell {cell.name} other ones. Choose another --out, or remove the cell's files."
+                f"{str(folder)!r} holds a run of other options, so it cannot be continued: the options of the cell "
+                f"{cell.name} in {study.path} have changed. Choose another --out, or remove the cell's files."
             )
         found[cell.name] = record
     return found
 
 
 def is_done(folder: Path, name: str) -> bool:
-    """Whether a cell of this name is done, with files of its own or packed."""
+    """Return whether a cell of this name is done. Its record may be a file or a line of the packed file."""
     if (folder / "cells" / f"{name}.json").is_file():
         return True
     return any(record["cell"] == name for record in packed_records(folder))
 
 
 def packed_records(folder: Path) -> list[dict[str, Any]]:
-    """The records that are packed into one file, which may also hold those of other studies."""
+    """Return all records of the packed file, which may also hold cells of other studies."""
     path = folder / RECORDS
     if not path.is_file():
         return []
@@ -51,6 +55,7 @@ def packed_records(folder: Path) -> list[dict[str, Any]]:
 
 
 def _read(path: Path, text: str) -> dict[str, Any]:
+    """Parse the record of one cell."""
     try:
         value = json.loads(text)
         if not isinstance(value, dict) or "digest" not in value or "cell" not in value:

@@ -1,6 +1,6 @@
-"""Checks the arguments of a sweep before anything is imported that trains or measures.
+"""Check the arguments of a sweep, before anything is imported that trains or measures.
 
-`sweep` checks the rest: problems, models, and budgets, which only the host can resolve.
+`sweep` itself checks what needs such imports: problems, models and budgets.
 """
 
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ from antiphase.training.own_checks import check_recipe
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """A study and the cells of it that are to be run.
+    """A study, and those of its cells that are to be run.
 
     Args:
         study: the whole study.
-        folder: folder that everything is written to. It is absolute, since a training stores its model's path.
+        folder: folder that everything is written to. The path is absolute, because a training stores it.
         done: the records of the cells that are done, by name.
-        todo: the cells that were asked for and are not done.
+        todo: the cells that the user asked for and that are not done.
     """
 
     study: Study
@@ -38,11 +38,11 @@ class SweepRequest:
 def sweep_request(
     path: str | Path, out: str | Path, *, cells: Sequence[str] = (), jobs: int = 1, train: Sequence[str] = ()
 ) -> SweepRequest:
-    """Read a study and choose its cells; see `sweep`.
+    """Read a study and choose the cells to run. `sweep` explains the arguments.
 
     Raises:
-        InvalidInputError: the study is malformed, a cell does not exist, or a cell in `out` was run with other
-            options.
+        InvalidInputError: the study is malformed, a cell does not exist, `jobs` is below 1, or a cell in `out` was run
+            with other options.
     """
     study, folder = read_study(Path(path), train), Path(out).absolute()
     if jobs < 1:
@@ -53,10 +53,11 @@ def sweep_request(
 
 
 def check_cells(cells: Sequence[Cell]) -> None:
-    """Refuse cells whose recipe or evaluation has an option or a task that is wrong.
+    """Check the recipe and the evaluation of every cell.
 
     Raises:
-        AntiphaseError: an option or task is wrong. For a recipe, the message names the method and the model.
+        AntiphaseError: an option or a task is invalid. If it is in a recipe, the message names the method and the
+            model.
     """
     seen: set[str] = set()
     for cell in cells:
@@ -76,6 +77,12 @@ def check_cells(cells: Sequence[Cell]) -> None:
 
 
 def cell_recipe(cell: Cell, model: str, folder: Path) -> dict[str, Any]:
-    """The recipe of a cell, as antiphase train reads it."""
+    """Return the recipe of a cell, in the form that antiphase train reads.
+
+    Args:
+        cell: the cell.
+        model: hub id or directory of the model to train.
+        folder: folder that the training writes to.
+    """
     own = {"model": model, "seed": cell.seed, "output_dir": str(folder)}
     return {"eval_problems": 0, "report_to": "none", **cell.recipe, **own}

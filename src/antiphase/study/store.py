@@ -1,7 +1,10 @@
-"""The files of a study's done cells: two for each cell while the study runs, two in all once every cell is done.
+"""Read and pack the files of a study's finished cells.
 
-OUT/cells/CELL.json, CELL.parquet     of each cell
-OUT/cells.jsonl, rollouts.parquet     packed: the same content, with a column `cell`
+While a study runs, every finished cell has two files. Once all cells are done, they are packed into two files with the
+same content.
+
+OUT/cells/CELL.json, CELL.parquet     the record and the rollouts of one cell
+OUT/cells.jsonl, rollouts.parquet     the same of all cells; rollouts have a column `cell`
 """
 
 import json
@@ -19,11 +22,11 @@ ROWS = "rollouts.parquet"
 
 @dataclass(frozen=True)
 class DoneCell:
-    """A cell that was run.
+    """A finished cell of a study.
 
     Args:
-        record: the content of its JSON file, results included.
-        rollouts: a row for each evaluated rollout and estimator.
+        record: the content of its JSON file: options and results.
+        rollouts: a table with one row for each evaluated rollout and estimator.
     """
 
     record: dict[str, Any]
@@ -31,7 +34,7 @@ class DoneCell:
 
 
 def load_cells(folder: Path, study: Study) -> list[DoneCell]:
-    """The study's cells that are done, in the study's order."""
+    """Read the study's cells that are done, in the order of the study."""
     records = done_cells(folder, study)
     groups = {name: rows for frame in _packed_rows(folder) for name, rows in frame.groupby("cell", sort=False)}
     cells = []
@@ -43,12 +46,12 @@ def load_cells(folder: Path, study: Study) -> list[DoneCell]:
 
 
 def pack(folder: Path, study: Study) -> None:
-    """Join the files of the cells into two, and remove the files of the single cells."""
+    """Join the files of all cells into two files, and remove the files of the single cells."""
     if not (folder / "cells").is_dir():
         return
     cells = load_cells(folder, study)
     packed = {cell.record["cell"] for cell in cells}
-    # Cells that another study, or an earlier form of this one, has packed here are kept.
+    # The packed files may hold cells of another study or of an earlier version of this one. They are kept.
     others = [record for record in packed_records(folder) if record["cell"] not in packed]
     frames = [frame[frame.cell.isin({record["cell"] for record in others})] for frame in _packed_rows(folder)]
     for cell in cells:
@@ -64,7 +67,7 @@ def pack(folder: Path, study: Study) -> None:
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records_now)
     records = folder / f".{RECORDS}.tmp"
     records.write_text(lines, encoding="utf-8")
-    # The rows are replaced first, since records without rows would be cells without numbers.
+    # The rollouts are replaced before the records, because a record marks its cell as done.
     work.replace(folder / ROWS)
     records.replace(folder / RECORDS)
     for cell in cells:
@@ -75,7 +78,7 @@ def pack(folder: Path, study: Study) -> None:
 
 
 def _packed_rows(folder: Path) -> list[pd.DataFrame]:
-    """The packed rows, if there are any."""
+    """Return the packed rollouts as a list of one table; an empty list if there are none."""
     if not (folder / ROWS).is_file():
         return []
     frame = pd.read_parquet(folder / ROWS)

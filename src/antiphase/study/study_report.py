@@ -1,4 +1,4 @@
-"""The tables and figures of a study, made from its done cells alone: report.md, tables/, figures/."""
+"""Write the report of a study from its finished cells: report.md, tables/ and figures/."""
 
 import importlib.util
 import json
@@ -28,13 +28,13 @@ from antiphase.study.store import DoneCell
 
 
 def write_report(study: Study, cells: Sequence[DoneCell], folder: Path, failed: dict[str, str] | None = None) -> str:
-    """Write a study's report and return its text.
+    """Write the report of a study and return its text. Figures are drawn only if matplotlib is installed.
 
     Args:
         study: the study.
         cells: the study's cells that are done.
         folder: folder that report.md, tables/ and figures/ are written to.
-        failed: why a cell or model failed, by its name.
+        failed: the error messages of cells and models that failed, by name.
 
     Raises:
         InvalidInputError: the folder cannot be written to.
@@ -60,6 +60,7 @@ def write_report(study: Study, cells: Sequence[DoneCell], folder: Path, failed: 
 
 
 def _markdown(study: Study, cells: Sequence[DoneCell], findings: Findings | None, failed: dict[str, str]) -> str:
+    """Return the text of report.md."""
     trained = sum(bool(cell.record["trained"]) for cell in cells)
     seconds = sum(cell.record["seconds"] for cell in cells)
     parts = [
@@ -92,6 +93,7 @@ def _markdown(study: Study, cells: Sequence[DoneCell], findings: Findings | None
 
 
 def _overall(overall: dict[str, Any], study: Study) -> list[str]:
+    """Return the section that compares the methods over all groups, as paragraphs."""
     rows = []
     for entrant in overall["entrants"]:
         difference = entrant["difference"]
@@ -116,6 +118,7 @@ def _overall(overall: dict[str, Any], study: Study) -> list[str]:
 
 
 def _stages(findings: Findings) -> list[str]:
+    """Return the section of the groups with several stages, as paragraphs."""
     groups = {name: rows for name, rows in findings.stages.items() if len({row["stage"] for row in rows}) > 1}
     if not groups:
         return []
@@ -148,11 +151,13 @@ def _stages(findings: Findings) -> list[str]:
 
 
 def _mean_text(values: Sequence[float | None]) -> str:
+    """Return the mean of the values that are known as text; `undefined` if there is none."""
     known = [value for value in values if value is not None]
     return f"{sum(known) / len(known):.2f}" if known else "undefined"
 
 
 def _across(findings: Findings) -> list[str]:
+    """Return the section that relates inversion to accuracy, as paragraphs."""
     rows = []
     for name, what in ACROSS.items():
         mean, overall = findings.across["mean"][name], findings.across["all"].get(name)
@@ -179,6 +184,7 @@ def _across(findings: Findings) -> list[str]:
 
 
 def _scores(findings: Findings) -> list[str]:
+    """Return the section on telling right from wrong rollouts, as paragraphs."""
     rows = [
         [name, what, share_text(findings.scores[name]), str(findings.scores[name]["num_problems"])]
         for name, what in SCORES.items()

@@ -1,4 +1,4 @@
-"""`sweep`: runs the cells of a study, each in a process of its own, and compares their results.
+"""`sweep`: run the cells of a study, each in its own process, and compare their results.
 
     OUT/study.json       the study's name and cells
     OUT/models, work     see `cells`
@@ -6,7 +6,8 @@
     OUT/cells.jsonl, rollouts.parquet
     OUT/tables/, figures/, report.md
 
-A cell that is done is never run again. A cell that was cut goes on from its last checkpoint or last finished batch.
+A cell that is done is never run again. A cell that was interrupted continues from its last checkpoint or last finished
+batch.
 """
 
 import json
@@ -19,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,8 @@ class SweepResult:
         out: the study's folder.
         num_cells: number of cells of the study.
         num_done: number of these cells that are done.
-        failed: why a cell or model failed, by its name.
-        report: the tables as text; None where they were not made.
+        failed: the error messages of cells and models that failed, by name.
+        report: the tables as text; None if they were not made.
     """
 
     out: Path
@@ -69,19 +70,22 @@ def sweep(
     train: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> SweepResult:
-    """Run a study.
+    """Run the cells of a study, and write its tables and figures.
+
+    A cell is one model, setting, method and seed. A cell that fails does not stop the others.
 
     Args:
         path: the file STUDY.yaml.
-        out: folder that everything is written to. Cells that are done there are skipped.
-        cells: names of cells; only these are run, in this process. By default all cells are run.
+        out: folder that everything is written to (OUT). Cells that are done there are skipped.
+        cells: names of cells. Only these are run, in this process, and no tables are made. By default all cells are
+            run.
         jobs: number of cells that run at the same time.
-        keep_models: keep trained models under OUT/models.
-        dry_run: print the budget and stop.
-        commands: print a command for each cell that is not done, for a scheduler, and stop.
-        launch: launcher's command that every training runs under, such as `accelerate launch --num_processes 8`.
-        train: changes of the study's shared `train` keys, each `KEY=VALUE`.
-        say: prints a line.
+        keep_models: whether to keep trained models in OUT/models.
+        dry_run: whether to print the budget and stop.
+        commands: whether to print a command for each cell that is not done, for a job scheduler, and stop.
+        launch: the launcher's command for every training, such as `accelerate launch --num_processes 8`.
+        train: changes of the study's shared `train` keys, each of the form `KEY=VALUE`.
+        say: a function that prints one line.
 
     Raises:
         AntiphaseError: the study is malformed, its methods have unequal budgets, a model does not exist, or a cell in
@@ -119,6 +123,7 @@ def sweep(
 
 
 def _begin(study: Study, folder: Path) -> None:
+    """Make the study's folder, and write study.json."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         content = {"study": study.name, "cells": {cell.name: cell.digest() for cell in study.cells}}
@@ -128,6 +133,7 @@ def _begin(study: Study, folder: Path) -> None:
 
 
 def _run_here(todo: Sequence[Cell], folder: Path, keep_models: bool, launch: str | None) -> dict[str, str]:
+    """Run cells in this process, one after another, and return the error messages of those that failed."""
     failed = {}
     for cell in todo:
         try:
@@ -140,7 +146,11 @@ def _run_here(todo: Sequence[Cell], folder: Path, keep_models: bool, launch: str
 def _run_all(
     study: Study, todo: Sequence[Cell], folder: Path, jobs: int, options: dict[str, Any], say: Callable[[str], None]
 ) -> dict[str, str]:
-    """Make the models, then run every cell, each in a process of its own. If one fails, the others go on."""
+    """Make the models that are missing, then run every cell, each in its own process.
+
+    Returns:
+        the error messages of models and cells that failed, by name. The others were still run.
+    """
     needed = {cell.made.name for cell in todo if cell.made is not None}
     missing = [made for name, made in study.made().items() if name in needed and not is_made(made, folder)]
     failed = _in_processes([(made.name, make_model, (made, folder)) for made in missing], jobs, say, "model")
@@ -156,34 +166,38 @@ def _in_processes(
     what: str,
     options: dict[str, Any] | None = None,
 ) -> dict[str, str]:
+    """Run functions, each in its own process, and print a line when one has ended.
+
+    Args:
+        calls: the name, function and positional arguments of each call.
+        jobs: number of processes that run at the same time.
+        say: a function that prints one line.
+        what: what a call is, for the printed lines: `model` or `cell`.
+        options: keyword arguments of every call.
+
+    Returns:
+        the error messages of calls that failed, by name.
+    """
     failed: dict[str, str] = {}
-    context = _context()
-    began = time.time()
-    running: dict[Future[str | None], tuple[str, float]] = {}
+    context, began = _context(), time.time()
     processes: list[Any] = []
     with ThreadPoolExecutor(jobs) as threads:
-        waiting = list(calls)
-        finished = 0
+        names = {
+            threads.submit(_one_process, context, processes, function, arguments, options or {}): name
+            for name, function, arguments in calls
+        }
         try:
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    name, function, arguments = waiting.pop(0)
-                    future = threads.submit(_one_process, context, processes, function, arguments, options or {})
-                    running[future] = (name, time.time())
-                ended, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in ended:
-                    name, since = running.pop(future)
-                    finished += 1
-                    error = future.result()
-                    if error is not None:
-                        failed[name] = error
-                    left = (time.time() - began) / finished * (len(waiting) + len(running))
-                    state = "done" if error is None else f"FAILED: {error}"
-                    say(
-                        f"{what} {finished}/{len(calls)} {name}: {state} ({time.time() - since:.0f} s; about "
-                        f"{left / 60:.0f} min left)"
-                    )
+            for finished, future in enumerate(as_completed(names), 1):
+                name, (error, seconds) = names[future], future.result()
+                if error is not None:
+                    failed[name] = error
+                left = (time.time() - began) / finished * (len(calls) - finished)
+                state = "done" if error is None else f"FAILED: {error}"
+                say(
+                    f"{what} {finished}/{len(calls)} {name}: {state} ({seconds:.0f} s; about {left / 60:.0f} min left)"
+                )
         except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
             for process in list(processes):
                 process.terminate()  # A training finishes its step and saves a checkpoint.
             raise
@@ -191,7 +205,11 @@ def _in_processes(
 
 
 def _context() -> Any:
-    """Starts processes by forking a clean one that has imported everything. They share no threads and no devices."""
+    """Return the multiprocessing context that starts the processes.
+
+    A new process is forked from a server process, which has imported everything but has no other threads and has not
+    used the GPU. Where there is no such server, it is started anew.
+    """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -205,8 +223,18 @@ def _one_process(
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
     options: dict[str, Any],
-) -> str | None:
-    """Run a function in a process of its own, and return why it failed, or None."""
+) -> tuple[str | None, float]:
+    """Run a function in a new process.
+
+    Args:
+        context: the multiprocessing context that starts the process.
+        processes: the list of running processes, through which the caller can end them.
+        function, arguments, options: the call to make.
+
+    Returns:
+        the error message, which is None if the call succeeded, and the seconds that it took.
+    """
+    began = time.time()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(sender, function, arguments, options))
     process.start()
@@ -219,17 +247,18 @@ def _one_process(
     process.join()
     processes.remove(process)
     if message is None:
-        return f"its process ended with status {process.exitcode}"
-    return None if message == "" else str(message)
+        message = f"its process ended with status {process.exitcode}"
+    return message or None, time.time() - began
 
 
 def _child(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+    """Run a function in this new process, and send its error message, or "" if it succeeded."""
     import warnings
 
     _end_with_parent()
     warnings.simplefilter("ignore", FutureWarning)
     warnings.filterwarnings("ignore", ".*pin_memory.*", UserWarning)
-    # Each cell prints to a log of its own, so that the sweep's lines stay readable.
+    # Each cell prints to its own log, so that the lines of the sweep stay readable.
     log = arguments[1] / "logs" / f"{arguments[0].name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -240,7 +269,7 @@ def _child(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]
         sender.send("")
     except KeyboardInterrupt:
         sender.send("interrupted")
-    # No error of a cell may end the others: it is printed to the log and named in the result.
+    # An error in one cell must not stop the others. It is printed to the log and returned.
     except Exception as error:  # noqa: BLE001
         import traceback
 
@@ -251,7 +280,7 @@ def _child(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]
 
 
 def _end_with_parent() -> None:
-    """End this process, and those that it started, when the sweep's process ends, also by kill -9."""
+    """End this process and its children as soon as the process of the sweep ends, even by kill -9."""
     parent = multiprocessing.parent_process()
     if parent is None or sys.platform == "win32":
         return
@@ -265,6 +294,7 @@ def _end_with_parent() -> None:
 
 
 def _finish(study: Study, folder: Path, failed: dict[str, str]) -> SweepResult:
+    """Pack the cells if all are done, and write the tables and figures of those that are."""
     from antiphase.study.study_report import write_report
 
     done = done_cells(folder, study)
