@@ -109,6 +109,17 @@ def completion_text(tokenizer: Any, completion_ids: Sequence[int], prompt_ids: S
         special = "|".join(re.escape(str(token)) for token in tokenizer.all_special_tokens)
         parts = re.split(f"({tags})", whole)
         text = "".join(part if place % 2 else re.sub(special, "", part) for place, part in enumerate(parts))
-    end = str(tokenizer.decode(list(prompt_ids[-32:]))).rstrip()
-    opening = next((opening for opening, _ in TAGS if end.endswith(opening)), None)
+    opening = opened_in_prompt(tokenizer, prompt_ids)
     return text if opening is None or text.lstrip().startswith(opening) else f"{opening}\n{text}"
+
+
+def opened_in_prompt(tokenizer: Any, prompt_ids: Sequence[int], tags: Sequence[tuple[str, str]] = TAGS) -> str | None:
+    """Return the opening tag with which the prompt ends; None if it ends with no such tag.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        prompt_ids: the token ids of the prompt.
+        tags: what opens and what closes a thought.
+    """
+    end = str(tokenizer.decode(list(prompt_ids[-32:]))).rstrip()
+    return next((opening for opening, _ in tags if end.endswith(opening)), None)
