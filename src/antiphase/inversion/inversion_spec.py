@@ -15,6 +15,7 @@ from antiphase.score_spec import CONTROLS, Control, ScoreSpec
 from antiphase.signal_spec import (
     METHODS,
     PROJECTIONS,
+    SEGMENTS,
     STEP_STRENGTHS,
     UNITS,
     Estimator,
@@ -55,6 +56,8 @@ class InversionSpec:
         weight: λ ≥ 0; with 0, training is exactly the host's.
         combine: `penalty` (the paper's), `sum`, `centered`, `gated` or `only`; see `inversion_term`.
         unit: what is correlated: `step` (sentences; the paper's), `type` or `token`.
+        segment: which tokens of a rollout are measured and correlated: those of its `thought`, of its `answer`, or
+            `all`. A rollout without such a token has no score. Steps are cut inside the segment.
         splitter: where steps end: `sentence`, `line`, `fixed:N` or `regex:PATTERN`; see `Splitter`.
         step_strength: `mean` of the tokens' strengths, or `joint`; see `SignalSpec`.
         min_steps: rollouts with fewer steps have no score, where steps are the unit.
@@ -88,6 +91,7 @@ class InversionSpec:
     weight: float = _option(0.1, "λ, weight of the inversion score; with 0, training is exactly the host's")
     combine: str = _option("penalty", "penalty (the paper's), sum, centered, gated or only")
     unit: str = _option("step", "what is correlated: step (the paper's), type or token")
+    segment: str = _option("all", "tokens that are measured and correlated: of the thought, of the answer, or all")
     splitter: str = _option(DEFAULT_SPLITTER, "where steps end: sentence, line, fixed:N (tokens) or regex:PATTERN")
     step_strength: str = _option("mean", "strength of a step: mean (of its tokens) or joint")
     min_steps: int = _option(MIN_STEPS, "rollouts with fewer steps have no score")
@@ -138,6 +142,7 @@ class InversionSpec:
     def _check_names(self) -> None:
         check_one_of("inversion_combine", self.combine, COMBINES)
         check_one_of("inversion_unit", self.unit, UNITS)
+        check_one_of("inversion_segment", self.segment, SEGMENTS)
         check_one_of("inversion_step_strength", self.step_strength, STEP_STRENGTHS)
         check_one_of("inversion_undefined", self.undefined, UNDEFINED)
         check_one_of("inversion_schedule", self.schedule, SCHEDULES)

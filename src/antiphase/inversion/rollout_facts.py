@@ -65,7 +65,7 @@ class RolloutFacts:
     """The facts of each rollout, in float64 on the CPU; NaN where undefined.
 
     Args:
-        scores: ι, ρ over each unit, entropy and strength.
+        scores: ι, ρ over each unit, entropy and strength, over the tokens that were measured.
         length: number of tokens that the model generated.
         truncated: 1 where the completion has no end token, else 0.
         repetition: share of repeated 4-grams; see `step_metrics.repetition`.

@@ -78,13 +78,16 @@ def checked(function: Any) -> Any:
 
 
 class SignalReward(ABC):
-    """A reward read from the policy's own distributions; the trainer sets `scores` before each call."""
+    """A reward read from the policy's own distributions; the trainer sets `scores` before each call.
+
+    The mean is over the tokens that are measured: all, or those of `inversion_segment`.
+    """
 
     __name__ = "signal"
     scores: RolloutScores | None = None
 
     def __call__(self, completions: Sequence[Any], **_: Any) -> list[float | None]:
-        """A number for each completion; None where the completion has no token."""
+        """A number for each completion; None where the completion has no measured token."""
         if self.scores is None:
             raise InvalidInputError(
                 f"the reward '{self.__name__}' reads the policy's own distributions: use it with CorRPOTrainer."
@@ -94,7 +97,7 @@ class SignalReward(ABC):
 
     @abstractmethod
     def _values(self, scores: RolloutScores) -> torch.Tensor:
-        """A number for each rollout; NaN where the rollout has no token."""
+        """A number for each rollout; NaN where the rollout has no measured token."""
 
 
 class SelfCertaintyReward(SignalReward):
