@@ -103,7 +103,8 @@ class SignalReward(ABC):
 class SelfCertaintyReward(SignalReward):
     """Mean over the completion's tokens of KL(U‖p), in nats (Intuitor, arXiv 2505.19590, eq. 6 up to its constant).
 
-    Deviation: measured by the policy that generated, at temperature 1, on every token.
+    Deviation: measured by the policy that generated, at temperature 1, on every token, or on
+    those of `inversion_segment`.
     """
 
     __name__ = "self_certainty"
@@ -115,7 +116,8 @@ class SelfCertaintyReward(SignalReward):
 class NegativeEntropyReward(SignalReward):
     """Minus the mean token entropy of the completion, in nats (RENT, arXiv 2505.22660).
 
-    Deviation: the mean is over all tokens of the completion; RENT also studies means over its last tokens.
+    Deviation: the mean is over all tokens of the completion, or those of `inversion_segment`; RENT also studies
+    means over its last tokens.
     """
 
     __name__ = "negative_entropy"
