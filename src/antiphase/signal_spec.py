@@ -20,6 +20,8 @@ Target = Literal["logit", "logprob"]
 Method = Literal["spearman", "pearson"]
 Unit = Literal["token", "type", "step"]
 StepStrength = Literal["mean", "joint"]
+Part = Literal["thought", "answer"]
+Segment = Literal["all", "thought", "answer"]
 
 PROJECTIONS: tuple[ProjectionName, ...] = get_args(ProjectionName)
 NORMS: tuple[Norm, ...] = get_args(Norm)
@@ -27,6 +29,9 @@ TARGETS: tuple[Target, ...] = get_args(Target)
 METHODS: tuple[Method, ...] = get_args(Method)
 UNITS: tuple[Unit, ...] = get_args(Unit)
 STEP_STRENGTHS: tuple[StepStrength, ...] = get_args(StepStrength)
+# The two parts of a completion, in their order, and what can be correlated: both together or one of them.
+PARTS: tuple[Part, ...] = get_args(Part)
+SEGMENTS: tuple[Segment, ...] = get_args(Segment)
 
 
 def check_one_of(name: str, value: str, allowed: Sequence[str]) -> None:

@@ -111,7 +111,7 @@ def test_flags_are_frozen():
 
 
 _SIGNALS = """--estimator --layers --projections --norm --target --targets-per-rollout --token-budget --min-tokens
-    --by-projection --unit --splitter --step-strength --min-steps"""
+    --by-projection --unit --segment --splitter --step-strength --min-steps"""
 _MODEL = "--dtype --device --revision --trust-remote-code"
 _TASKS = """--tasks --suite --num-problems --split --prompt-template --system-prompt --no-chat-template
     --chat-template-kwargs --fold-system --timeout

@@ -49,7 +49,8 @@ class TestConfig:
 
     def test_passes_every_value_on(self) -> None:
         values = {
-            "weight": 0.3, "combine": "gated", "unit": "type", "splitter": "line", "step_strength": "joint",
+            "weight": 0.3, "combine": "gated", "unit": "type", "segment": "answer", "splitter": "line",
+            "step_strength": "joint",
             "min_steps": 4, "undefined": "worst", "estimator": "full", "layers": "last-2", "projections": "QV",
             "norm": "frobenius", "target": "logprob", "targets_per_rollout": 3, "token_budget": 99,
             "correlation": "pearson", "min_tokens": 5, "shrink": 2.0, "clip": 0.5, "schedule": "cosine",
@@ -77,6 +78,7 @@ class TestConfig:
         ({"alarm_window": 7}, "at least 8"),
         ({"accept": float("nan")}, "inversion_accept is NaN"),
         ({"combine": "only", "weight": 0.0}, "no reward at all"),
+        ({"segment": "both"}, "inversion_segment must be one of all, thought, answer"),
         ({"splitter": "sentense"}, "Did you mean 'sentence'"),
         ({"projections": ""}, "projections is empty"),
         ({"min_steps": 2}, "inversion_min_steps must be at least 3"),

@@ -141,6 +141,9 @@ def add_signal_options(group: "argparse._ArgumentGroup", *, measured: bool = Fal
         "--step-strength", default="mean", help="of a step: mean (of its tokens), or joint (of their sum's gradient)"
     )
     group.add_argument(
+        "--segment", default="all", help="tokens that are correlated: of the thought, of the answer, or all"
+    )
+    group.add_argument(
         "--min-tokens", type=int, default=8, help="below, a rollout's correlation by token or type is undefined"
     )
     group.add_argument("--min-steps", type=int, default=5, help="below, a rollout's correlation by step is undefined")

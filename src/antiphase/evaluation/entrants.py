@@ -64,6 +64,11 @@ class SeedRun:
         """The unit of ι, which is the evaluation's headline."""
         return headline_of(self.result.get("signals", {}))
 
+    @property
+    def segment(self) -> str:
+        """The segment over which ι is: `all`, `thought` or `answer`. Older evaluations correlate all tokens."""
+        return str(self.result.get("signals", {}).get("segment", "all"))
+
 
 @dataclass(frozen=True)
 class Entrant:
@@ -202,6 +207,8 @@ def _differences(left: SeedRun, right: SeedRun) -> list[str]:
             found.append(f"verifier: {key} {left.versions.get(key)} and {right.versions.get(key)}")
     if left.unit != right.unit:
         found.append(f"signals: unit is {left.unit!r} and {right.unit!r}")
+    if left.segment != right.segment:
+        found.append(f"signals: segment is {left.segment!r} and {right.segment!r}")
     # Older results have no options of steps, so there is nothing to compare.
     of_steps = [key for key in _OF_STEPS if key in left.result and key in right.result]
     for key in (*_MEASURED, *of_steps):

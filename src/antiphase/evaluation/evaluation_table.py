@@ -5,7 +5,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from antiphase.evaluation.task_metrics import SCORES
-from antiphase.runs.table_text import ends_note, interval_text, signed, unit_note, with_interval
+from antiphase.runs.table_text import (
+    ends_note,
+    interval_text,
+    of_part,
+    parts_note,
+    segment_note,
+    shown_parts,
+    signed,
+    unit_note,
+    with_interval,
+)
 from antiphase.runs.units import by_unit, headline_of
 from antiphase.tasks.specs import parse_spec
 
@@ -173,16 +183,20 @@ def _of_estimators(results: Sequence[Entry], columns: Sequence[str], cells: Call
 
 
 def _signals(results: Sequence[Entry]) -> Any:
-    order = _units(results)
+    first, *others = _units(results)
+    parts = shown_parts([result["signals"] for result in results])
 
     def cells(signals: Entry) -> list[str]:
         return [
-            *(with_interval(by_unit(signals).get(unit)) for unit in order),
+            with_interval(by_unit(signals).get(first)),
+            *(of_part(signals, part, first) for part in parts),
+            *(with_interval(by_unit(signals).get(unit)) for unit in others),
             signed(signals["logprob_control"]["value"]),
             "—" if signals["entropy_mean"] is None else f"{signals['entropy_mean']:.2f}",
         ]
 
-    return _of_estimators(results, [*(f"ρ by {unit}" for unit in order), "control", "entropy"], cells)
+    columns = [f"ρ by {first}", *parts, *(f"ρ by {unit}" for unit in others)]
+    return _of_estimators(results, [*columns, "control", "entropy"], cells)
 
 
 def _counts(results: Sequence[Entry]) -> Any:
@@ -247,6 +261,7 @@ def _notes(results: Sequence[Entry], measured: Sequence[Entry]) -> list[str]:
             f"inverted; ι = −ρ. Estimator: {', '.join(estimators)}. control: the same with ‖∂ ln p/∂z‖, which follows "
             "entropy by construction.",
             unit_note(measured[0]),
+            *segment_note([result["signals"] for result in measured]),
             "no ρ: number of rollouts that are too short or constant for a ρ of their own over the unit. Their items "
             "still count in the pooled ρ above. A rollout without a ρ over the first unit has no ι in the scores. "
             "types, tokens, steps: number of items of the pooled ρ.",
@@ -255,6 +270,9 @@ def _notes(results: Sequence[Entry], measured: Sequence[Entry]) -> list[str]:
         ]
     ends = {entry["model"]: ends_note(entry) for entry in results}
     notes += [f"{model}: {text}" for model, text in ends.items() if text is not None]
+    for result in measured:
+        said = parts_note(result["signals"], headline_of(result["signals"]))
+        notes += [] if said is None else [f"{result['model']}, {result['task']}, {result['estimator']}: {said}"]
     if any(entry["num_rollouts"] and entry["num_problems"] < 30 for entry in results):
         notes.append("There are fewer than 30 problems, so the intervals are wide.")
     return notes

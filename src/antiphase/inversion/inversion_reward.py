@@ -24,8 +24,11 @@ from antiphase.models.loading import LoadedModel
 from antiphase.reward import Combine, InversionTerm, Undefined, inversion_term
 from antiphase.rollouts.sampling import end_tokens
 from antiphase.scores import rollout_scores
+from antiphase.signal_spec import Segment
 from antiphase.signals.measure import chosen_layers, token_signals, trial_batch
 from antiphase.steps.assigning import batch_steps
+from antiphase.steps.segments import measured_batch
+from antiphase.steps.thoughts import TAGS
 from antiphase.types import TokenBatch, TokenSignals
 
 _OF_A_VERIFIER = ("task/accuracy", "inversion/top_accuracy", "inversion/bottom_accuracy")
@@ -64,9 +67,11 @@ class InversionReward:
 
     Args:
         spec: the options of the reward.
+        tags: what opens and what closes a thought, where `spec.segment` asks for the thought or the answer alone.
     """
 
     spec: InversionSpec = field(default_factory=InversionSpec)
+    tags: tuple[tuple[str, str], ...] = TAGS
 
     def check(self, model: nn.Module, tokenizer: Any) -> None:
         """Measure one token, so that an unsuitable model is refused before anything that takes long.
@@ -108,7 +113,8 @@ class InversionReward:
                 must not be inside autocast.
             rollouts: the rollouts as they were sampled. A `TokenBatch` must fit into the model's context. If
                 `RolloutIds` are longer than the context, their last tokens are not measured.
-            tokenizer: the model's tokenizer. It decodes the rollouts, to find where their steps (sentences) end.
+            tokenizer: the model's tokenizer. It decodes the rollouts, to find where their steps (sentences) and their
+                thoughts end.
             end_ids: tokens that end a completion; by default those of the model and the tokenizer.
 
         Raises:
@@ -122,6 +128,7 @@ class InversionReward:
             batch, ids = rollouts, RolloutIds.of(rollouts)
         else:
             batch, ids = rollouts.within(_context(model)), rollouts
+        batch = self.measured(batch, tokenizer)
         steps = batch_steps(batch, tokenizer, self.spec.step_splitter())
         signals = token_signals(model, batch, self.spec.signal_spec(), steps=steps)
         if end_ids is None:
@@ -129,15 +136,24 @@ class InversionReward:
         scores = rollout_scores(signals, batch, self.spec.score_spec())
         return RolloutFacts.of(scores, ids, end_ids=end_ids, seconds=time.perf_counter() - start)
 
+    def measured(self, batch: TokenBatch, tokenizer: Any) -> TokenBatch:
+        """Return the batch with only the tokens of `spec.segment` to measure; it is unchanged for `all`.
+
+        Args:
+            batch: the rollouts.
+            tokenizer: decodes the rollouts, to find where their thoughts end.
+        """
+        return measured_batch(batch, tokenizer, cast(Segment, self.spec.segment), self.tags)
+
     def facts(
         self, signals: TokenSignals, batch: TokenBatch, *, end_ids: Collection[int | None], seconds: float = math.nan
     ) -> RolloutFacts:
         """Return the facts of rollouts whose signals were measured elsewhere, with the options `spec.signal_spec()`.
 
         Args:
-            signals: the signals of the batch. If the unit is `step`, they must contain the signals of the steps; see
-                `token_signals`.
-            batch: the rollouts.
+            signals: the signals of the tokens that `measured` keeps. If the unit is `step`, they must contain the
+                signals of the steps of that batch; see `token_signals`.
+            batch: the whole rollouts.
             end_ids: tokens that end a completion.
             seconds: time that was spent on measuring.
 

@@ -15,6 +15,7 @@ from antiphase.score_spec import CONTROLS, Control, ScoreSpec
 from antiphase.signal_spec import (
     METHODS,
     PROJECTIONS,
+    SEGMENTS,
     STEP_STRENGTHS,
     UNITS,
     Estimator,
@@ -58,6 +59,8 @@ class InversionSpec:
         combine: the mode in which ι = −ρ enters the reward: `penalty` (the paper's), `sum`, `centered`, `gated` or
             `only`; see `inversion_term`.
         unit: what ρ is computed over: `step` (sentences, as in the paper), `type` (distinct token ids) or `token`.
+        segment: which tokens of a rollout are measured and correlated: those of its `thought`, those of its `answer`,
+            or `all`. A rollout without such a token has no score. Steps are cut inside the segment.
         splitter: where steps end: `sentence`, `line`, `fixed:N` or `regex:PATTERN`; see `Splitter`.
         step_strength: the strength of a step: `mean` of its tokens' strengths, or `joint`; see `SignalSpec`.
         min_steps: if the unit is `step`, a rollout with fewer steps has no score.
@@ -93,6 +96,7 @@ class InversionSpec:
     weight: float = _option(0.1, "λ, weight of the inversion score; with 0, training is exactly the host's")
     combine: str = _option("penalty", "penalty (the paper's), sum, centered, gated or only")
     unit: str = _option("step", "what is correlated: step (the paper's), type or token")
+    segment: str = _option("all", "tokens that are measured and correlated: of the thought, of the answer, or all")
     splitter: str = _option(DEFAULT_SPLITTER, "where steps end: sentence, line, fixed:N (tokens) or regex:PATTERN")
     step_strength: str = _option("mean", "strength of a step: mean (of its tokens) or joint")
     min_steps: int = _option(MIN_STEPS, "rollouts with fewer steps have no score")
@@ -144,6 +148,7 @@ class InversionSpec:
         """Refuse a value that is not one of its option's choices."""
         check_one_of("inversion_combine", self.combine, COMBINES)
         check_one_of("inversion_unit", self.unit, UNITS)
+        check_one_of("inversion_segment", self.segment, SEGMENTS)
         check_one_of("inversion_step_strength", self.step_strength, STEP_STRENGTHS)
         check_one_of("inversion_undefined", self.undefined, UNDEFINED)
         check_one_of("inversion_schedule", self.schedule, SCHEDULES)

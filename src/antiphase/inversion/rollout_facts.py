@@ -80,7 +80,7 @@ class RolloutFacts:
     """The numbers that are known about each rollout, in float64 on the CPU; NaN where undefined.
 
     Args:
-        scores: ι (the inversion), ρ over each unit, entropy and strength.
+        scores: ι (the inversion), ρ over each unit, entropy and strength, over the tokens that were measured.
         length: number of tokens that the model generated.
         truncated: 1 if the completion has no end token, else 0.
         repetition: share of repeated 4-grams; see `repetition`.

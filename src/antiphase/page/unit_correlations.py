@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from antiphase.errors import InvalidInputError
+from antiphase.signal_spec import PARTS
 
 ENDS = ("value", "low", "high")
 NOTHING: Mapping[str, None] = dict.fromkeys(ENDS)
@@ -18,7 +19,7 @@ _COUNTS = ("num_items", "num_undefined")
 
 
 def units_of(model: Any, statistics: Mapping[str, Any]) -> dict[str, Any]:
-    """Read `headline`, `units`, `chain` and `controls` of a result, and check each number.
+    """Read `headline`, `units`, `segment`, `segments`, `chain` and `controls` of a result, and check each number.
 
     Args:
         model: the model of the result, for error messages.
@@ -27,7 +28,9 @@ def units_of(model: Any, statistics: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         `headline`, the unit whose ρ stands for the result; `units`, which holds for each unit (in the order type,
         token, step) `value, low, high, num_items, num_undefined, within`, and for steps also `given, windows,
-        with_length`; `chain` and `controls` as in the summary, empty if they were not measured.
+        with_length`; `segment`, the tokens that are correlated (`all`, `thought` or `answer`); `segments`, which holds
+        the `units` of the thought and of the answer, empty without thoughts; `chain` and `controls` as in the
+        summary, empty if they were not measured.
 
     Raises:
         InvalidInputError: a value must be a number and is not, or the headline is not one of the units.
@@ -45,7 +48,14 @@ def units_of(model: Any, statistics: Mapping[str, Any]) -> dict[str, Any]:
         str(name): {key: _interval(model, f"controls {name} {key}", value) for key, value in control.items()}
         for name, control in (statistics.get("controls") or {}).items()
     }
-    return {"headline": headline, "units": units, "chain": chain, "controls": controls}
+    return {
+        "headline": headline,
+        "units": units,
+        "segment": str(statistics.get("segment") or "all"),
+        "segments": _segments(model, statistics.get("segments") or {}),
+        "chain": chain,
+        "controls": controls,
+    }
 
 
 _WORDS = ("link", "x", "y", "expected", "verdict")
@@ -65,6 +75,15 @@ def _before_units(statistics: Mapping[str, Any]) -> dict[str, Any]:
         items = {"num_items": statistics.get("num_unique_tokens"), "num_undefined": None}
         found["type"] = {**statistics["spearman_unique"], **items}
     return found
+
+
+def _segments(model: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """ρ over each unit of the thought and of the answer."""
+    return {
+        part: {name: _entry(model, name, entry["units"][name]) for name in ORDER if entry["units"].get(name)}
+        for part, entry in given.items()
+        if part in PARTS
+    }
 
 
 def _entry(model: Any, name: str, entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,6 +58,11 @@ def warnings_of(reading: Mapping[str, Any], shuffled: np.ndarray | None = None) 
         shuffled: ρ of each rollout with its strengths permuted, `[rollout]`, if known.
     """
     found = []
+    if reading.get("segment", "all") != "all":
+        found.append(
+            f"only the tokens of the {reading['segment']} are correlated in this table, and in ρ of each rollout. The "
+            "charts below show all tokens and steps"
+        )
     tokens, prompts = reading["num_tokens"], reading["num_prompts"]
     if tokens < FEW_TOKENS:
         found.append(f"few tokens: {tokens:,}, below {FEW_TOKENS}")

@@ -8,6 +8,10 @@ from antiphase.runs.table_text import (
     aligned,
     ends_note,
     interval_text,
+    of_part,
+    parts_note,
+    segment_note,
+    shown_parts,
     signed,
     undefined_note,
     unit_note,
@@ -30,14 +34,17 @@ def render_table(summary: Mapping[str, Any], width: int = 118) -> str:
     """The results of a run as text: one line per model and estimator, then notes on how to read them."""
     from rich.console import Console
 
-    first = headline_of(summary["results"][0])
-    order = [first, *(unit for unit in ("type", "token", "step") if unit != first)]
-    header = ["model", "estimator", *(f"ρ by {unit}" for unit in order), "control", "tokens"]
+    first, parts = headline_of(summary["results"][0]), shown_parts(summary["results"])
+    others = [unit for unit in ("type", "token", "step") if unit != first]
+    header = ["model", "estimator", f"ρ by {first}", *parts, *(f"ρ by {unit}" for unit in others)]
+    header += ["control", "tokens"]
     rows = [
         [
             result["model"],
             result["estimator"],
-            *(with_interval(by_unit(result).get(unit)) for unit in order),
+            with_interval(by_unit(result).get(first)),
+            *(of_part(result, part, first) for part in parts),
+            *(with_interval(by_unit(result).get(unit)) for unit in others),
             signed(result["logprob_control"]["value"]),
             f"{result['num_tokens']:,}",
         ]
@@ -71,7 +78,7 @@ def _counted(num: int, noun: str) -> str:
 
 def _of_result(result: Mapping[str, Any]) -> list[str]:
     units, undefined = by_unit(result), undefined_note(result)
-    texts = [] if undefined is None else [undefined]
+    texts = [note for note in (undefined, parts_note(result, headline_of(result))) if note is not None]
     if "step" in units:
         step = units["step"]
         windows = ", ".join(f"{name} {with_interval(value)}" for name, value in step["windows"].items())
@@ -95,6 +102,7 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
         f"ρ: Spearman correlation of token entropy and gradient strength ({first['norm']} norm of the "
         f"{first['target']} gradient); negative = inverted. In brackets 95 % intervals over prompts.",
         unit_note(first),
+        *segment_note(summary["results"]),
         *(
             f"{name}: {_ESTIMATES.get(name, 'an estimator that was added')}."
             for name in dict.fromkeys(r["estimator"] for r in summary["results"])

@@ -56,13 +56,18 @@ def summarize_series(folder: SeriesFolder) -> dict[str, Any]:
                 "revision": member["revision"],
                 "folder": f"checkpoints/{member['folder']}",
                 "results": [
-                    {**{key: result[key] for key in _KEPT}, "units": by_unit(result)}
+                    {**{key: result[key] for key in _KEPT}, "units": by_unit(result), **_segments(result)}
                     for result in folder.run_of(member).read_summary()["results"]
                 ],
             }
             for member in finished
         ],
     }
+
+
+def _segments(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The segment that is correlated, and ρ of each segment. Older results correlate all tokens."""
+    return {"segment": result.get("segment", "all"), "segments": result.get("segments", {})}
 
 
 @dataclass(frozen=True)
@@ -214,6 +219,7 @@ class CheckpointSeries:
 
     def _notes(self) -> list[str]:
         first = self.summary["checkpoints"][0]["results"][0]
+        chosen = first.get("segment", "all")
         rollouts = self.summary["rollouts"]
         wrote = {"own": "every checkpoint's own", "given": "the same given ones"}
         notes = [
@@ -222,6 +228,7 @@ class CheckpointSeries:
             "by type: means over each distinct token id (the paper's fingerprint); by token: positions; by step: the "
             f"parts of a rollout ({first['splitter']}; strength: {first['step_strength']}); given: ρ by step with the "
             "lengths and places of the steps held fixed.",
+            *([] if chosen == "all" else [f"segment: only the tokens of the {chosen} are correlated."]),
             f"rollouts: {wrote.get(rollouts, f'those {rollouts}')}; prompts: the same {first['num_prompts']}.",
         ]
         undefined = [

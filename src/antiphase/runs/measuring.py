@@ -16,15 +16,17 @@ from antiphase.progress import Progress
 from antiphase.runs.alternatives import alternative_rows
 from antiphase.runs.items import Item
 from antiphase.runs.parts import Kind
+from antiphase.runs.segments import part_column, signals_within
 from antiphase.runs.unit_spec import UnitSpec
 from antiphase.runs.units import STEP_SCHEMA, step_rows
 from antiphase.score_spec import ScoreSpec
 from antiphase.scores import rollout_scores
-from antiphase.signal_spec import ESTIMATORS, UNITS, SignalSpec
+from antiphase.signal_spec import ESTIMATORS, PARTS, UNITS, Part, SignalSpec
 from antiphase.signals.chunk import Tick, rows_of
 from antiphase.signals.measure import token_signals
 from antiphase.statistics.correlation import correlate
 from antiphase.steps.assigning import batch_steps
+from antiphase.steps.segments import batch_segments, segment_steps
 from antiphase.types import MAGNITUDES, TokenBatch, TokenSignals, cell_column
 
 
@@ -59,15 +61,21 @@ def measure_items(
 ) -> Measured:
     """Measure completed items with every spec, of which at most one asks for alternatives."""
     batch = TokenBatch.from_ids([i.prompt_ids for i in items], [i.completion_ids or () for i in items])
-    numbers = batch_steps(batch, loaded.tokenizer, units.splitter)
+    segments = batch_segments(batch, loaded.tokenizer, units.tags)
+    if units.segment == "all":
+        numbers = batch_steps(batch, loaded.tokenizer, units.splitter)
+    else:
+        numbers = segment_steps(batch, segments, loaded.tokenizer, units.splitter)
     tokens, rollouts, steps, alternatives = [], [], [], None
     for spec in specs:
         bar.stage(f"{short_name(loaded)}: measuring ({spec.estimator})", len(items))
         joint = numbers if spec.step_strength == "joint" else None
         total = max(1, sum(int(row.measured.sum()) + row.num_steps for row in rows_of(batch, spec, joint)))
         signals = token_signals(loaded.model, batch, spec, steps=numbers, progress=_advancing(bar, total))
-        tokens.append(_token_rows(loaded, items, batch, signals, numbers))
-        rows = _rollout_rows(loaded.name, items, batch, signals, units)
+        tokens.append(_token_rows(loaded, items, batch, signals, numbers, segments))
+        parts = {part: signals_within(signals, segments == code, numbers) for code, part in enumerate(PARTS)}
+        chosen = signals if units.segment == "all" else parts[units.segment]
+        rows = _rollout_rows(loaded.name, items, batch, chosen, parts, units)
         owners = [{name: row[name] for name in ("model", "estimator", "prompt_id", "rollout_id")} for row in rows]
         assert signals.steps is not None
         steps += step_rows(owners, signals.steps, numbers)
@@ -117,7 +125,12 @@ def _advancing(bar: Progress, total: int) -> Tick:
 
 
 def _token_rows(
-    loaded: LoadedModel, items: Sequence[Item], batch: TokenBatch, signals: TokenSignals, numbers: Tensor
+    loaded: LoadedModel,
+    items: Sequence[Item],
+    batch: TokenBatch,
+    signals: TokenSignals,
+    numbers: Tensor,
+    segments: Tensor,
 ) -> pd.DataFrame:
     rows, columns = torch.nonzero(batch.completion_mask, as_tuple=True)
     starts = torch.tensor([len(item.prompt_ids) for item in items])
@@ -131,6 +144,7 @@ def _token_rows(
         "rollout_id": [owner.rollout_id for owner in owners],
         "position": (columns - starts[rows]).to(torch.int32).numpy(),
         "step": numbers[rows, columns].to(torch.int32).numpy(),
+        "segment": [PARTS[code] for code in segments[rows, columns].tolist()],
         "token_id": torch.tensor(ids, dtype=torch.int64).numpy(),
         "token": [words[token] for token in ids],
     }
@@ -143,7 +157,7 @@ def _token_rows(
         for column, projection in enumerate(signals.spec.projections):
             data[cell_column(layer, projection)] = cells[:, place, column]
     frame = pd.DataFrame(data)
-    return frame.astype(dict.fromkeys(("model", "estimator", "prompt_id", "rollout_id", "token"), "str"))
+    return frame.astype(dict.fromkeys(("model", "estimator", "prompt_id", "rollout_id", "segment", "token"), "str"))
 
 
 ROLLOUT_SCHEMA = pa.schema(
@@ -153,6 +167,7 @@ ROLLOUT_SCHEMA = pa.schema(
         *((name, pa.int32()) for name in ("num_prompt_tokens", "num_tokens", "num_measured", "num_steps")),
         *((name, pa.float64()) for name in ("spearman", "spearman_low", "spearman_high", "num_effective", "pearson")),
         *((f"spearman_{unit}", pa.float64()) for unit in UNITS),
+        *((part_column(unit, part), pa.float64()) for part in PARTS for unit in UNITS),
         *((name, pa.float64()) for name in ("spearman_step_low", "spearman_step_high", "spearman_given_length")),
         *((name, pa.float64()) for name in ("logprob_control", "shuffled", "entropy_mean", "strength_mean")),
         *((name, pa.float64()) for name in ("logprob_mean", "self_certainty_mean")),
@@ -180,8 +195,14 @@ def item_columns(model: str, estimator: str, item: Item) -> dict[str, Any]:
 
 
 def _rollout_rows(
-    model: str, items: Sequence[Item], batch: TokenBatch, signals: TokenSignals, units: UnitSpec
+    model: str,
+    items: Sequence[Item],
+    batch: TokenBatch,
+    signals: TokenSignals,
+    parts: Mapping[Part, TokenSignals],
+    units: UnitSpec,
 ) -> list[dict[str, Any]]:
+    """The rows of rollouts.parquet: what `signals` holds is correlated, and each of `parts` on its own too."""
     min_tokens = units.min_tokens
     spearman = correlate(signals, min_tokens=min_tokens)
     over_steps = correlate(signals, unit="step", min_tokens=units.min_steps)
@@ -190,9 +211,9 @@ def _rollout_rows(
     controls = correlate(control, min_tokens=min_tokens)
     assert signals.steps is not None
     num_steps = (signals.steps.num_tokens > 0).sum(1)
-    scores = rollout_scores(
-        signals, batch, ScoreSpec(min_tokens=min_tokens, min_steps=units.min_steps, control="shuffled")
-    )
+    spec = ScoreSpec(min_tokens=min_tokens, min_steps=units.min_steps, control="shuffled")
+    scores = rollout_scores(signals, batch, spec)
+    of_parts = {part: rollout_scores(own, batch, spec).by_unit for part, own in parts.items()}
     rows = []
     for index, item in enumerate(items):
         rows.append(
@@ -206,6 +227,7 @@ def _rollout_rows(
                 "num_effective": spearman[index].num_effective,
                 "pearson": pearson[index].value,
                 **{f"spearman_{unit}": float(scores.by_unit[unit][index]) for unit in UNITS},
+                **{part_column(u, part): float(own[u][index]) for part, own in of_parts.items() for u in UNITS},
                 "spearman_step_low": over_steps[index].low,
                 "spearman_step_high": over_steps[index].high,
                 "spearman_given_length": float(scores.given_length[index]),

@@ -60,6 +60,8 @@ class RunConfig:
             three are always in the results.
         splitter: where steps end: `sentence`, `line`, `fixed:N` or `regex:PATTERN`; see `Splitter`.
         step_strength: `mean` or `joint`; see `SignalSpec`.
+        segment: which tokens of a rollout are correlated: those of its `thought`, of its `answer`, or `all`. All are
+            measured and stored in any case. With `thought` and `answer`, no step has tokens of both.
         min_tokens: a rollout with fewer measured tokens (or types) has no correlation of its own.
         min_steps: a rollout with fewer steps has no correlation over steps.
         num_resamples: how often the bootstrap draws the prompts.
@@ -87,6 +89,7 @@ class RunConfig:
     unit: str = DEFAULT_UNIT
     splitter: str = DEFAULT_SPLITTER
     step_strength: str = "mean"
+    segment: str = "all"
     min_tokens: int = MIN_TOKENS
     min_steps: int = MIN_STEPS
     num_resamples: int = 1000

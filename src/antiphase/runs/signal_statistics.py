@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from antiphase.runs.segments import segment_statistics, steps_of, tokens_of
 from antiphase.runs.unit_spec import UnitSpec
 from antiphase.runs.units import codes, column, interval_of, unit_statistics
 from antiphase.statistics.chain import chain_links, controls, interval_dict
@@ -30,15 +31,18 @@ def signal_statistics(
     """Pooled and per-rollout correlations with intervals over prompts, JSON-ready.
 
     Args:
-        tokens, rollouts, steps: the rows of one model and estimator.
+        tokens, rollouts, steps: all rows of one model and estimator.
         layers, projections: which were measured.
         units: what is correlated.
         num_resamples: how often the bootstrap draws the prompts.
         seed: seeds the bootstrap.
     """
+    within: dict[str, Any] = {"num_resamples": num_resamples, "seed": seed}
+    segments = segment_statistics(tokens, rollouts, steps, units, **within)
+    steps = None if steps is None else steps_of(steps, tokens, units.segment)
+    tokens = tokens_of(tokens, units.segment)
     entropy, strength, clusters = column(tokens, "entropy"), column(tokens, "strength"), codes(tokens.prompt_id)
     token_ids = torch.tensor(tokens.token_id.to_numpy(copy=True))
-    within: dict[str, Any] = {"num_resamples": num_resamples, "seed": seed}
     shared: dict[str, Any] = {"min_tokens": units.min_tokens, **within}
     groups = codes(rollouts.prompt_id)
     by_unit = unit_statistics(tokens, rollouts, steps, units, **within)
@@ -52,6 +56,8 @@ def signal_statistics(
     return {
         "headline": units.headline,
         "units": by_unit,
+        "segment": units.segment,
+        "segments": segments,
         "spearman": interval_of(by_unit["token"]),
         "pearson": interval_dict(pooled_correlation(entropy, strength, clusters, method="pearson", **shared)),
         "spearman_unique": interval_of(by_unit["type"]),

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from antiphase.runs.units import by_unit
+from antiphase.signal_spec import PARTS, Part
 
 _WIDEST = 1000
 _TEXTS = ("model", "checkpoint", "estimator")
@@ -45,6 +46,40 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     console.print(table)
     assert isinstance(console.file, io.StringIO)
     return [line.rstrip() for line in console.file.getvalue().split("\n") if line.strip()]
+
+
+def shown_parts(results: Sequence[Mapping[str, Any]]) -> list[Part]:
+    """Return the segments, thought and answer, of which a table shows ρ; none if no rollout has a thought."""
+    return [part for part in PARTS if any(part in (result.get("segments") or {}) for result in results)]
+
+
+def of_part(result: Mapping[str, Any], part: Part, unit: str) -> str:
+    """Return the value of ρ over a unit of one segment; a dash for a result that does not hold it."""
+    entry = (result.get("segments") or {}).get(part)
+    return "—" if entry is None or unit not in entry["units"] else signed(entry["units"][unit]["value"])
+
+
+def parts_note(result: Mapping[str, Any], unit: str) -> str | None:
+    """Return a note with ρ of each segment, its interval and what it is over; None for a result without thoughts."""
+    texts = [
+        f"ρ of the {part} by {unit} {with_interval(entry['units'].get(unit))} over {entry['num_tokens']:,} tokens of "
+        f"{entry['num_rollouts']:,} of {result['num_rollouts']:,} rollouts"
+        for part, entry in (result.get("segments") or {}).items()
+    ]
+    return f"{'; '.join(texts)}." if texts else None
+
+
+def segment_note(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a note on what is correlated and what a thought is; none if all tokens are, and there is no thought."""
+    chosen, notes = results[0].get("segment", "all"), []
+    if chosen != "all":
+        notes.append(f"segment: only the tokens of the {chosen} are correlated. A rollout without them has no ρ.")
+    if shown_parts(results):
+        notes.append(
+            "thought: from the beginning of a completion to the end of its last closing tag, such as </think>; "
+            "answer: the rest. Their columns hold ρ by the first unit over the tokens of each alone."
+        )
+    return notes
 
 
 def unit_note(result: Mapping[str, Any]) -> str:

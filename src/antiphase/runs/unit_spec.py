@@ -1,17 +1,23 @@
-"""What the items of a correlation are: tokens, types or steps. Imports no torch; the statistics are in `units`."""
+"""What the items of a correlation are: tokens, types or steps, of the thought, of the answer or of both.
+
+Imports no torch; the statistics are in `units`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from antiphase.signal_spec import STEP_STRENGTHS, UNITS, Unit, check_one_of
+from antiphase.signal_spec import SEGMENTS, STEP_STRENGTHS, UNITS, Segment, Unit, check_one_of
 from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS, check_least
 from antiphase.steps.splitter import DEFAULT_SPLITTER, Splitter
+from antiphase.steps.thoughts import TAGS
 
 # The paper's fingerprint is over unique tokens.
 DEFAULT_UNIT: Unit = "type"
 # What a run did whose config.json was written before the options existed.
-BEFORE_UNITS: Mapping[str, Any] = {"unit": "token", "splitter": None, "step_strength": "mean", "min_steps": MIN_STEPS}
+BEFORE_UNITS: Mapping[str, Any] = {
+    "unit": "token", "splitter": None, "step_strength": "mean", "min_steps": MIN_STEPS, "segment": "all"
+}  # fmt: skip
 
 
 class UnitOptions(Protocol):
@@ -22,6 +28,7 @@ class UnitOptions(Protocol):
     step_strength: str
     min_tokens: int
     min_steps: int
+    segment: str
 
 
 @dataclass(frozen=True)
@@ -33,27 +40,33 @@ class UnitSpec:
         splitter: where steps end.
         min_tokens: a correlation needs at least so many tokens, or types.
         min_steps: a correlation needs at least so many steps.
+        segment: which tokens of a rollout are correlated: those of its `thought`, of its `answer`, or `all`.
+        tags: what opens and what closes a thought.
     """
 
     headline: Unit = DEFAULT_UNIT
     splitter: Splitter = Splitter()
     min_tokens: int = MIN_TOKENS
     min_steps: int = MIN_STEPS
+    segment: Segment = "all"
+    tags: tuple[tuple[str, str], ...] = TAGS
 
     @classmethod
     def of(cls, config: Any) -> "UnitSpec":
         """What a config correlates that has the fields of `UnitOptions`.
 
         Raises:
-            InvalidInputError: an unknown unit or splitter, or a least number that is too small.
+            InvalidInputError: an unknown unit, splitter or segment, or a least number that is too small.
         """
         options: UnitOptions = config
         check_one_of("unit", options.unit, UNITS)
         check_one_of("step_strength", options.step_strength, STEP_STRENGTHS)
+        check_one_of("segment", options.segment, SEGMENTS)
         check_least("min_tokens", options.min_tokens)
         check_least("min_steps", options.min_steps)
         splitter = Splitter.parse(options.splitter or DEFAULT_SPLITTER)
-        return cls(cast(Unit, options.unit), splitter, options.min_tokens, options.min_steps)
+        least = (options.min_tokens, options.min_steps)
+        return cls(cast(Unit, options.unit), splitter, *least, segment=cast(Segment, options.segment))
 
     def least(self, unit: Unit) -> int:
         """How many items of a unit a correlation needs at least."""

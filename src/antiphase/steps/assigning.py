@@ -3,7 +3,6 @@
 A step is an unbroken run of tokens. The steps of a completion are numbered from 0.
 """
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +16,6 @@ from antiphase.steps.places import PlacedTokens, place_tokens
 from antiphase.steps.sentences import TAG
 from antiphase.steps.splitter import Splitter
 from antiphase.types import TokenBatch
-
-_SPACE = re.compile(r"\s+")
 
 
 def token_steps(token_ids: Sequence[int], tokenizer: Any, splitter: Splitter | str) -> list[int]:
@@ -68,11 +65,20 @@ def batch_steps(batch: TokenBatch, tokenizer: Any, splitter: Splitter | str) -> 
     mask = batch.completion_mask.cpu()
     for row, ids in enumerate(batch.input_ids.cpu()):
         places = torch.nonzero(mask[row]).flatten()
-        pauses = (torch.nonzero(places.diff() > 1).flatten() + 1).tolist()
         steps[row, places] = torch.tensor(
-            _steps(ids[places].tolist(), tokenizer, splitter, pauses=pauses), dtype=torch.long
+            _steps(ids[places].tolist(), tokenizer, splitter, pauses=pauses_of(places)), dtype=torch.long
         )
     return steps.to(batch.input_ids.device)
+
+
+def pauses_of(places: Int[Tensor, "token"]) -> list[int]:
+    """Return the indices of the tokens that do not stand directly after the one before them.
+
+    Args:
+        places: the columns of a rollout's generated tokens, ascending. Between two of them may stand a tool's answer.
+    """
+    pauses: list[int] = (torch.nonzero(places.diff() > 1).flatten() + 1).tolist()
+    return pauses
 
 
 def _splitter(given: Splitter | str) -> Splitter:
@@ -84,7 +90,7 @@ def _steps(token_ids: list[int], tokenizer: Any, splitter: Splitter, pauses: Seq
     """Return the step of every token; `pauses` are the numbers of tokens before which other tokens were left out."""
     if not token_ids:
         return []
-    special = _special_ids(tokenizer)
+    special = special_ids(tokenizer)
     if splitter.size is not None:
         written = [number for number, token in enumerate(token_ids) if token not in special]
         last = written[-1] if written else 0
@@ -103,16 +109,10 @@ def _numbers(placed: PlacedTokens, is_special: NDArray[np.bool_], splitter: Spli
     size = len(text)
     begins = np.zeros(size, dtype=np.int64)
     begins[splitter.starts(text if splitter.kind == "regex" else plain)] = 1
-    solid = np.ones(size, dtype=bool)
-    for found in _SPACE.finditer(plain):
-        solid[found.start() : found.end()] = False
-    next_solid = np.minimum.accumulate(np.where(solid, np.arange(size), size)[::-1])[::-1]
-    first = next_solid[np.minimum(placed.starts, size - 1)]
+    first = placed.first_solid(plain)
     of_characters = np.cumsum(begins)
-    known = first < placed.ends
-    steps = np.maximum.accumulate(np.where(known, of_characters[np.minimum(first, size - 1)], 0))
-    # If all characters of a step stand in tokens of other steps, the step has no tokens. The numbers then have a gap,
-    # which `unique` closes.
+    steps = np.maximum.accumulate(np.where(first < size, of_characters[np.minimum(first, size - 1)], 0))
+    # A step has no tokens if all its characters stand in tokens of other steps. The other steps are renumbered.
     numbers: list[int] = np.unique(steps, return_inverse=True)[1].tolist()
     return numbers
 
@@ -127,8 +127,8 @@ def _without_special(placed: PlacedTokens, is_special: NDArray[np.bool_]) -> str
     return "".join([*parts, placed.text[place:]])
 
 
-def _special_ids(tokenizer: Any) -> frozenset[int]:
-    """Return the ids of the special tokens. The token for unknown words is left out, because it stands for text."""
+def special_ids(tokenizer: Any) -> frozenset[int]:
+    """Return the ids of the special tokens, without the token for unknown words, which stands for text."""
     added = (token for token, content in tokenizer.added_tokens_decoder.items() if content.special)
     special = frozenset([*tokenizer.all_special_ids, *added])
     marks = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)

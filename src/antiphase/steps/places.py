@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _ESCAPED = re.compile("[\udc80-\udcff]")
+_SPACE = re.compile(r"\s+")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,23 @@ class PlacedTokens:
     text: str
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
+
+    def first_solid(self, text: str) -> NDArray[np.int64]:
+        """Return where the first character of each token stands that is no space.
+
+        Args:
+            text: the text of the completion, in which some characters may be replaced by spaces.
+
+        Returns:
+            the places `[token]`; the length of the text for a token of white space, and for one without text.
+        """
+        size = len(text)
+        solid = np.ones(size + 1, dtype=bool)
+        for found in _SPACE.finditer(text):
+            solid[found.start() : found.end()] = False
+        next_solid = np.minimum.accumulate(np.where(solid, np.arange(size + 1), size)[::-1])[::-1]
+        first = next_solid[self.starts]
+        return np.where(first < self.ends, first, size)
 
 
 def place_tokens(token_ids: Sequence[int], tokenizer: Any, pauses: Sequence[int] = ()) -> PlacedTokens:

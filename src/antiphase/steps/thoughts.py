@@ -145,11 +145,24 @@ def completion_text(
         special = "|".join(map(re.escape, _special_tokens(tokenizer)))
         parts = re.split(f"({either})", whole)
         text = "".join(part if place % 2 else re.sub(special, "", part) for place, part in enumerate(parts))
-    return with_opening(text, str(tokenizer.decode(list(prompt_ids[-_PROMPT_END:]))), tags)
+    opening = opened_in_prompt(tokenizer, prompt_ids, tags)
+    return with_opening(text, opening or "", tags)
+
+
+def opened_in_prompt(tokenizer: Any, prompt_ids: Sequence[int], tags: Sequence[tuple[str, str]] = TAGS) -> str | None:
+    """Return the opening tag with which the prompt ends; None if it ends with no such tag.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        prompt_ids: the token ids of the prompt.
+        tags: what opens and what closes a thought.
+    """
+    end = str(tokenizer.decode(list(prompt_ids[-_PROMPT_END:]))).rstrip()
+    return next((opening for opening, _ in tags if end.endswith(opening)), None)
 
 
 def _special_tokens(tokenizer: Any) -> list[str]:
-    """The texts of all tokens that decoding leaves out, the longest first."""
+    """Return the texts of all tokens that decoding leaves out, the longest first."""
     # Tokens may be added as special ones without being in `all_special_tokens`.
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     found = {*map(str, tokenizer.all_special_tokens), *(token.content for token in added if token.special)}

@@ -8,7 +8,7 @@ from transformers import TrainerCallback
 from antiphase.errors import InvalidInputError, UnsupportedModelError
 from antiphase.models.architecture import unwrap
 from antiphase.runs.unit_spec import DEFAULT_UNIT
-from antiphase.signal_spec import SignalSpec, StepStrength, Unit
+from antiphase.signal_spec import Segment, SignalSpec, StepStrength, Unit
 from antiphase.signals.measure import chosen_layers
 from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
 from antiphase.steps import DEFAULT_SPLITTER
@@ -30,8 +30,8 @@ class InversionCallback(TrainerCallback):  # type: ignore[misc]
             step and after the last one.
         probe_set: what to measure on.
         spec: what to measure; the default is the estimator `own` on all layers.
-        unit, splitter, step_strength, min_tokens, min_steps, num_resamples: see `probe_policy`. ρ over every unit is
-            logged; `unit` names the headline.
+        unit, segment, splitter, step_strength, min_tokens, min_steps, num_resamples: see `probe_policy`. ρ over every
+            unit is logged; `unit` names the headline.
 
     Raises:
         InvalidInputError: `every_n_steps` is below 1, or `probe_policy` would refuse an argument.
@@ -50,6 +50,7 @@ class InversionCallback(TrainerCallback):  # type: ignore[misc]
         spec: SignalSpec | None = None,
         *,
         unit: Unit = DEFAULT_UNIT,
+        segment: Segment = "all",
         splitter: str = DEFAULT_SPLITTER,
         step_strength: StepStrength | None = None,
         min_tokens: int = MIN_TOKENS,
@@ -58,11 +59,12 @@ class InversionCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         if every_n_steps < 1:
             raise InvalidInputError(f"every_n_steps must be at least 1; got {every_n_steps}.")
-        checked_options(unit, splitter, min_tokens, min_steps)
+        checked_options(unit, splitter, min_tokens, min_steps, segment)
         self.every_n_steps, self.probe_set = every_n_steps, probe_set
         self.spec = with_step_strength(spec or SignalSpec(), step_strength)
         self.options: dict[str, Any] = {
             "unit": unit,
+            "segment": segment,
             "splitter": splitter,
             "min_tokens": min_tokens,
             "min_steps": min_steps,

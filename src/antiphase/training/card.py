@@ -50,14 +50,18 @@ def _method(preset: Preset | None, recipe: Recipe) -> str:
     config = recipe.config
     inversion = (
         f"CorR-PO (arXiv 2605.17770): `{config.inversion_combine}`, λ = {config.inversion_weight:g}, over "
-        f"{config.inversion_unit}s{_steps(config)}, estimator `{config.inversion_estimator}`, control "
-        f"`{config.inversion_control}`. The paper's λ is not known; this one is our choice."
+        f"{config.inversion_unit}s{_steps(config)}{_segment(config)}, estimator `{config.inversion_estimator}`, "
+        f"control `{config.inversion_control}`. The paper's λ is not known; this one is our choice."
         if config.inversion_weight
         else "λ = 0: inversion was measured and had no part in the reward."
     )
     if preset is None:
         return inversion
     return f"{inversion}\n\nBase method `{preset.name}` ({preset.source}). Deviations: {preset.deviations}"
+
+
+def _segment(config: Any) -> str:
+    return "" if config.inversion_segment == "all" else f" of the {config.inversion_segment} alone"
 
 
 def _steps(config: Any) -> str:

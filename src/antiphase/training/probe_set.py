@@ -17,12 +17,23 @@ from antiphase.rollouts.sampling_spec import Sampling
 from antiphase.runs.unit_spec import DEFAULT_UNIT
 from antiphase.score_spec import ScoreSpec
 from antiphase.scores import rollout_scores
-from antiphase.signal_spec import STEP_STRENGTHS, UNITS, SignalSpec, StepStrength, Unit, check_one_of
+from antiphase.signal_spec import (
+    SEGMENTS,
+    STEP_STRENGTHS,
+    UNITS,
+    Segment,
+    SignalSpec,
+    StepStrength,
+    Unit,
+    check_one_of,
+)
 from antiphase.signals.measure import token_signals
 from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
 from antiphase.statistics.pooled_correlation import mean_within, pooled_correlation
 from antiphase.steps import DEFAULT_SPLITTER, Splitter
 from antiphase.steps.assigning import batch_steps
+from antiphase.steps.segments import Tags, measured_batch
+from antiphase.steps.thoughts import TAGS
 from antiphase.types import TokenBatch, TokenSignals
 
 
@@ -113,13 +124,16 @@ def _encoded(prompts: Sequence[str | Messages], tokenizer: Any, template: str | 
     return tuple(tuple(form.encode(tokenizer, prompt, f"prompt {i}")) for i, prompt in enumerate(prompts))
 
 
-def checked_options(unit: Unit, splitter: str, min_tokens: int, min_steps: int) -> tuple[Splitter, ScoreSpec]:
+def checked_options(
+    unit: Unit, splitter: str, min_tokens: int, min_steps: int, segment: Segment = "all"
+) -> tuple[Splitter, ScoreSpec]:
     """Check arguments of `probe_policy`, and return what they stand for.
 
     Raises:
-        InvalidInputError: the unit or splitter is unknown, or a least number is below 3.
+        InvalidInputError: the unit, segment or splitter is unknown, or a least number is below 3.
     """
     check_one_of("unit", unit, UNITS)
+    check_one_of("segment", segment, SEGMENTS)
     return Splitter.parse(splitter), ScoreSpec(min_tokens=min_tokens, min_steps=min_steps)
 
 
@@ -141,11 +155,13 @@ def probe_policy(
     spec: SignalSpec,
     *,
     unit: Unit = DEFAULT_UNIT,
+    segment: Segment = "all",
     splitter: str = DEFAULT_SPLITTER,
     step_strength: StepStrength | None = None,
     min_tokens: int = MIN_TOKENS,
     min_steps: int = MIN_STEPS,
     num_resamples: int = 1000,
+    tags: Tags = TAGS,
 ) -> dict[str, float | str | int]:
     """ρ over every unit, pooled over the probe set, with intervals over prompts, and the means of the signals.
 
@@ -157,22 +173,26 @@ def probe_policy(
         spec: what to measure.
         unit: the headline, whose ρ also has the names without a unit: `type` (the fingerprint of the paper), `token`
             or `step`.
+        segment: which tokens of a rollout are measured and correlated: those of its `thought`, of its `answer`, or
+            `all`.
         splitter: where steps end; see `Splitter`.
         step_strength: `mean` or `joint`; None keeps what `spec` says.
         min_tokens: rollouts with fewer tokens (or types) have no correlation over them.
         min_steps: rollouts with fewer steps have no correlation over steps.
         num_resamples: how often the bootstrap draws the prompts.
+        tags: what opens and what closes a thought.
 
     Returns:
         the numbers by their names, which docs/metrics.md lists; NaN where undefined.
 
     Raises:
-        InvalidInputError: the unit, splitter or step strength is unknown, or a least number is below 3.
+        InvalidInputError: the unit, segment, splitter or step strength is unknown, or a least number is below 3.
     """
-    parsed, scores = checked_options(unit, splitter, min_tokens, min_steps)
+    parsed, scores = checked_options(unit, splitter, min_tokens, min_steps, segment)
     spec = with_step_strength(spec, step_strength)
     completions = probe_set.completion_ids or _drawn(model, probe_set)
-    batch = TokenBatch.from_ids(probe_set.prompt_ids, completions)
+    whole = TokenBatch.from_ids(probe_set.prompt_ids, completions)
+    batch = measured_batch(whole, probe_set.tokenizer, segment, tags)
     signals = token_signals(model, batch, spec, steps=batch_steps(batch, probe_set.tokenizer, parsed))
     inside = batch.completion_mask.cpu()
     entropy, strength = (values.cpu().double()[inside] for values in (signals.entropy, signals.strength))
@@ -180,7 +200,7 @@ def probe_policy(
         **_by_unit(signals, batch, probe_set, unit, scores, num_resamples),
         "probe/entropy": float(entropy.mean()) if len(entropy) else math.nan,
         "probe/strength": float(strength.nanmean()) if len(strength) else math.nan,
-        "probe/length": len(entropy) / len(batch),
+        "probe/length": int(whole.completion_mask.sum()) / len(whole),
         "probe/num_tokens": int(strength.isfinite().sum()),
         "probe/estimator": spec.estimator,
         "probe/unit": unit,

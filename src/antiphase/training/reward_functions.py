@@ -94,13 +94,16 @@ def unwrapped(function: Any) -> Any:
 
 
 class SignalReward(ABC):
-    """A reward read from the policy's own distributions; the trainer sets `scores` before each call."""
+    """A reward read from the policy's own distributions; the trainer sets `scores` before each call.
+
+    The mean is over the tokens that are measured: all, or those of `inversion_segment`.
+    """
 
     __name__ = "signal"
     scores: RolloutScores | None = None
 
     def __call__(self, completions: Sequence[Any], **_: Any) -> list[float | None]:
-        """A number for each completion; None where the completion has no token."""
+        """A number for each completion; None where the completion has no measured token."""
         if self.scores is None:
             raise InvalidInputError(
                 f"the reward '{self.__name__}' reads the policy's own distributions: use it with CorRPOTrainer."
@@ -110,13 +113,14 @@ class SignalReward(ABC):
 
     @abstractmethod
     def _values(self, scores: RolloutScores) -> torch.Tensor:
-        """A number for each rollout; NaN where the rollout has no token."""
+        """A number for each rollout; NaN where the rollout has no measured token."""
 
 
 class SelfCertaintyReward(SignalReward):
     """Mean over the completion's tokens of KL(U‖p), in nats (Intuitor, arXiv 2505.19590, eq. 6 up to its constant).
 
-    Deviation: measured by the policy that generated, at temperature 1, on every token.
+    Deviation: measured by the policy that generated, at temperature 1, on every token, or on
+    those of `inversion_segment`.
     """
 
     __name__ = "self_certainty"
@@ -128,7 +132,8 @@ class SelfCertaintyReward(SignalReward):
 class NegativeEntropyReward(SignalReward):
     """Minus the mean token entropy of the completion, in nats (RENT, arXiv 2505.22660).
 
-    Deviation: the mean is over all tokens of the completion; RENT also studies means over its last tokens.
+    Deviation: the mean is over all tokens of the completion, or those of `inversion_segment`; RENT also studies
+    means over its last tokens.
     """
 
     __name__ = "negative_entropy"

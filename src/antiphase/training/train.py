@@ -230,7 +230,8 @@ def _items_of(config: Any) -> str:
     """The unit of the reward as text, such as `step (sentence, joint)`."""
     unit = str(config.inversion_unit)
     how = f" ({config.inversion_splitter}, {config.inversion_step_strength})"
-    return unit + how if unit == "step" else unit
+    of = "" if config.inversion_segment == "all" else f" of the {config.inversion_segment}"
+    return (unit + how if unit == "step" else unit) + of
 
 
 def _finish(folder: Path, trainer: Any, recipe: Recipe, summary: Mapping[str, Any]) -> None:

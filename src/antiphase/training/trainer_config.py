@@ -76,6 +76,7 @@ OWN_FIELDS: tuple[str, ...] = tuple(PREFIX + option.name for option in _OPTIONS)
 BEFORE_THE_FIELD: Mapping[str, object] = {
     "inversion_unit": "token",
     "inversion_undefined": "neutral",
+    "inversion_segment": "all",
     "inversion_splitter": DEFAULT_SPLITTER,
     "inversion_step_strength": "mean",
     "inversion_min_steps": MIN_STEPS,

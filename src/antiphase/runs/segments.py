@@ -1,0 +1,124 @@
+"""Correlate the thought and the answer of rollouts apart: their signals, and their entries in the summary."""
+
+import dataclasses
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from antiphase.runs.unit_spec import UnitSpec
+from antiphase.runs.units import unit_statistics
+from antiphase.signal_spec import PARTS, UNITS, Part, Segment
+from antiphase.types import Magnitudes, StepSignals, TokenSignals
+
+_OF_TOKENS = ("entropy", "logprob", "strength", "strength_by_projection", "logprob_control", "self_certainty")
+
+
+def part_column(unit: str, part: Part) -> str:
+    """Return the column of rollouts.parquet with each rollout's ρ over a unit of one segment.
+
+    >>> part_column("type", "thought")
+    'spearman_type_thought'
+    """
+    return f"spearman_{unit}_{part}"
+
+
+def signals_within(
+    signals: TokenSignals, chosen: Bool[Tensor, "batch token"], numbers: Int[Tensor, "batch token"]
+) -> TokenSignals:
+    """Return the signals of some tokens alone; NaN at the other tokens, and at the steps that begin at none of them.
+
+    Args:
+        signals: the signals of all tokens, with their steps.
+        chosen: True at the tokens that are kept.
+        numbers: the step of every completion token, −1 elsewhere.
+    """
+    assert signals.steps is not None
+
+    def kept(values: Tensor, where: Tensor, other: float = torch.nan) -> Tensor:
+        return values.masked_fill(~where.view(*where.shape, *[1] * (values.ndim - where.ndim)), other)
+
+    found: dict[str, Any] = {name: kept(getattr(signals, name), chosen) for name in _OF_TOKENS}
+    magnitudes = signals.magnitudes
+    if magnitudes is not None:
+        names = [part.name for part in dataclasses.fields(Magnitudes)]
+        magnitudes = Magnitudes(*(kept(getattr(magnitudes, name), chosen) for name in names))
+    steps = signals.steps
+    there = _chosen_steps(chosen, numbers, steps)
+    narrowed = {
+        name: kept(getattr(steps, name), there)
+        for name in ("entropy", "strength", "strength_by_projection", "position")
+    }
+    return dataclasses.replace(
+        signals,
+        **found,
+        measured=signals.measured & chosen,
+        alternatives=None,
+        magnitudes=magnitudes,
+        steps=StepSignals(**narrowed, num_tokens=kept(steps.num_tokens, there, 0)),
+    )
+
+
+def _chosen_steps(chosen: Tensor, numbers: Tensor, steps: StepSignals) -> Bool[Tensor, "batch step"]:
+    """Whether the first token of each step is chosen."""
+    size = steps.num_tokens.shape[1]
+    rows, columns = torch.nonzero(numbers >= 0, as_tuple=True)
+    last = chosen.shape[1] - 1
+    first = torch.full((len(chosen) * size,), last, dtype=torch.long, device=chosen.device)
+    first.scatter_reduce_(0, rows * size + numbers[rows, columns], columns, "amin")
+    of_first = chosen.gather(1, first.view(len(chosen), size))
+    return of_first & (steps.num_tokens > 0)
+
+
+def tokens_of(tokens: pd.DataFrame, segment: Segment) -> pd.DataFrame:
+    """Return the rows of tokens.parquet that are of a segment; all rows for `all`."""
+    return tokens if segment == "all" else tokens[tokens.segment == segment]
+
+
+def steps_of(steps: pd.DataFrame, tokens: pd.DataFrame, segment: Segment) -> pd.DataFrame:
+    """Return the rows of steps.parquet that are of a segment, which is that of a step's first token.
+
+    Args:
+        steps: the steps of one model and estimator.
+        tokens: all tokens of the same rollouts.
+        segment: `thought`, `answer`, or `all` for all rows.
+    """
+    if segment == "all":
+        return steps
+    of_token = tokens.set_index(["rollout_id", "position"]).segment
+    places = pd.MultiIndex.from_frame(steps[["rollout_id", "start"]])
+    return steps[(of_token.reindex(places) == segment).to_numpy()]
+
+
+def segment_statistics(
+    tokens: pd.DataFrame, rollouts: pd.DataFrame, steps: pd.DataFrame | None, units: UnitSpec, **resampling: Any
+) -> dict[str, dict[str, Any]]:
+    """Return ρ by every unit for the thought and for the answer, as values that JSON can hold.
+
+    Args:
+        tokens, rollouts, steps: all rows of one model and estimator; `steps` is None in a run that is older than their
+            measurement.
+        units: what is correlated.
+        resampling: `num_resamples` and `seed`, as the bootstrap takes them.
+
+    Returns:
+        `thought` and `answer`, each with `num_tokens` (its measured tokens), `num_rollouts` (the rollouts that have
+        it), and `units`, as `unit_statistics` gives them for these rollouts. Empty if no rollout has a thought, or if
+        a part of the run is older than segments.
+    """
+    if "segment" not in tokens or bool(tokens.segment.isna().any()) or not bool((tokens.segment == PARTS[0]).any()):
+        return {}
+    found: dict[str, dict[str, Any]] = {}
+    for part in PARTS:
+        own = tokens_of(tokens, part)
+        having = rollouts[rollouts.rollout_id.isin(own.rollout_id)]
+        having = having.assign(**{f"spearman_{unit}": having[part_column(unit, part)] for unit in UNITS})
+        of_part = None if steps is None else steps_of(steps, tokens, part)
+        found[part] = {
+            "num_tokens": int(own.strength.notna().sum()),
+            "num_rollouts": len(having),
+            "units": unit_statistics(own, having, of_part, units, **resampling),
+        }
+    return found
