@@ -33,7 +33,6 @@ from antiphase.signal_spec import (
 )
 from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
 from antiphase.steps.splitter import DEFAULT_SPLITTER
-from antiphase.steps.thoughts import thought_tags
 
 GIVEN_ROWS = "<rows in memory>"
 # Options that may change on resume, since they move no number by more than rounding.
@@ -124,7 +123,7 @@ class RunConfig:
         check_engine(self.engine)
         check_one_of("dtype", self.dtype, DTYPES)
         # These are built here only because building them checks the options.
-        self.units(), self.specs(), self.chat_options(), thought_tags(self.think_tags)
+        self.units(), self.specs(), self.chat_options()
 
     def check_once(self, what: str, names: Sequence[str]) -> None:
         """Raise InvalidInputError if a name stands twice."""

@@ -3,14 +3,14 @@
 Imports no torch; the statistics are in `units`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from antiphase.signal_spec import SEGMENTS, STEP_STRENGTHS, UNITS, Segment, Unit, check_one_of
 from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS, check_least
 from antiphase.steps.splitter import DEFAULT_SPLITTER, Splitter
-from antiphase.steps.thoughts import TAGS
+from antiphase.steps.thoughts import TAGS, thought_tags
 
 # The paper's fingerprint is over unique tokens.
 DEFAULT_UNIT: Unit = "type"
@@ -28,6 +28,7 @@ class UnitOptions(Protocol):
     step_strength: str
     min_tokens: int
     min_steps: int
+    think_tags: Sequence[str] | None
     segment: str
 
 
@@ -66,7 +67,8 @@ class UnitSpec:
         check_least("min_steps", options.min_steps)
         splitter = Splitter.parse(options.splitter or DEFAULT_SPLITTER)
         least = (options.min_tokens, options.min_steps)
-        return cls(cast(Unit, options.unit), splitter, *least, segment=cast(Segment, options.segment))
+        segment, tags = cast(Segment, options.segment), thought_tags(options.think_tags)
+        return cls(cast(Unit, options.unit), splitter, *least, segment=segment, tags=tags)
 
     def least(self, unit: Unit) -> int:
         """How many items of a unit a correlation needs at least."""

@@ -1,5 +1,6 @@
 """`InversionCallback`: follow the inversion of any model that a Hugging Face trainer trains (SFT, RL, anything)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from antiphase.signal_spec import Segment, SignalSpec, StepStrength, Unit
 from antiphase.signals.measure import chosen_layers
 from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
 from antiphase.steps import DEFAULT_SPLITTER
+from antiphase.steps.thoughts import thought_tags
 from antiphase.training.policy import is_sharded, whole_policy
 from antiphase.training.probe_set import ProbeSet, checked_options, probe_policy, with_step_strength
 from antiphase.training.tracking import log_numbers
@@ -32,6 +34,7 @@ class InversionCallback(TrainerCallback):  # type: ignore[misc]
         spec: what to measure; the default is the estimator `own` on all layers.
         unit, segment, splitter, step_strength, min_tokens, min_steps, num_resamples: see `probe_policy`. ρ over every
             unit is logged; `unit` names the headline.
+        think_tags: tags between which the model thinks, besides the known ones, each text as in `<plan> </plan>`.
 
     Raises:
         InvalidInputError: `every_n_steps` is below 1, or `probe_policy` would refuse an argument.
@@ -56,6 +59,7 @@ class InversionCallback(TrainerCallback):  # type: ignore[misc]
         min_tokens: int = MIN_TOKENS,
         min_steps: int = MIN_STEPS,
         num_resamples: int = 1000,
+        think_tags: Sequence[str] | None = None,
     ) -> None:
         if every_n_steps < 1:
             raise InvalidInputError(f"every_n_steps must be at least 1; got {every_n_steps}.")
@@ -65,6 +69,7 @@ class InversionCallback(TrainerCallback):  # type: ignore[misc]
         self.options: dict[str, Any] = {
             "unit": unit,
             "segment": segment,
+            "tags": thought_tags(think_tags),
             "splitter": splitter,
             "min_tokens": min_tokens,
             "min_steps": min_steps,

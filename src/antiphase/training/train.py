@@ -27,6 +27,7 @@ from antiphase.page.defaults import FILE as REPORT
 from antiphase.page.html import add_page
 from antiphase.rollouts.end_tokens import end_token_union
 from antiphase.runs.versions import commit
+from antiphase.steps.thoughts import thought_tags
 from antiphase.tasks.pool import VerifierPool
 from antiphase.training.card import write_card
 from antiphase.training.console import ConsoleCallback, Interruption
@@ -175,6 +176,7 @@ def _trainer(
     except (ValueError, ImportError) as error:
         # TRL, transformers and peft raise these for options that do not fit the model or this machine.
         raise InvalidInputError(" ".join(str(error).split())) from error
+    trainer.know_tags(thought_tags(recipe.options.think_tags))
     # The host renders a prompt whenever it samples. Without this, the prompts would change at midnight.
     trainer.chat_template = chat_options(recipe, moment).template_of(tokenizer) or trainer.chat_template
     for callback in (ProgressCallback, PrinterCallback):

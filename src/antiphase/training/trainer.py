@@ -10,6 +10,7 @@ import copy
 import inspect
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -117,6 +118,10 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self.trajectory = Trajectory(Path(args.output_dir))
         self.watch = Watch(self.trajectory, args)
         self.add_callback(self.watch)
+
+    def know_tags(self, tags: Sequence[tuple[str, str]]) -> None:
+        """Say what opens and what closes a thought. `inversion_segment` then finds thoughts between these tags."""
+        self._inversion_reward = replace(self._inversion_reward, tags=tuple(tags))
 
     @property
     def inversion_weight(self) -> float:
