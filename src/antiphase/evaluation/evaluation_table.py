@@ -111,7 +111,7 @@ def metric_title(metric: str) -> str:
 def render_evaluation(summary: Entry, width: int = WIDTH) -> str:
     """The results of an evaluation as text: accuracy, signals, how well scores tell right from wrong, and notes."""
     results = summary["results"]
-    parts: list[Any] = [_accuracies(results)]
+    parts: list[Any] = _accuracies(results)
     if summary.get("benchmark"):
         parts += [text_table(*benchmark_table(summary["benchmark"], "model"), left=2), BENCHMARK_NOTE]
     measured = [result for result in results if "signals" in result]
@@ -126,31 +126,32 @@ def _names(result: Entry) -> tuple[Any, Any]:
     return Text(result["model"]), Text(result["task"])
 
 
-def _accuracies(results: Sequence[Entry]) -> Any:
+def _accuracies(results: Sequence[Entry]) -> list[Any]:
+    """A table of the tasks that have the same largest k; one table where all have."""
     # Accuracies do not depend on the estimator, so the first result of each model and task stands for all.
     first: dict[tuple[str, str], Entry] = {}
     for result in results:
         first.setdefault((result["model"], result["task"]), result)
-    prefixes = ("avg", "pass", "maj")
-    found = [[largest(result["metrics"], prefix) for prefix in prefixes] for result in first.values()]
-    # The k is in the heading where it is the same for all tasks.
-    heads = [{row[place][0] for row in found} for place in range(3)]
-    shown = [
-        next(iter(head)) if len(head) == 1 else f"{prefix}@k" for head, prefix in zip(heads, prefixes, strict=True)
-    ]
-    names = ["model", "task", "problems", f"{shown[0]} [95 %]", "greedy [95 %]", *shown[1:], "cut", "form"]
-    table = new_table(names, left=2)
-    for result, ((average_name, average), *others) in zip(first.values(), found, strict=True):
+    groups: dict[tuple[str, ...], list[Entry]] = {}
+    for result in first.values():
+        names = (largest(result["metrics"], prefix)[0] for prefix in ("avg", "pass", "maj"))
+        groups.setdefault(tuple(name for name in names if name in result["metrics"]), []).append(result)
+    return [_accuracy_table(names, group) for names, group in groups.items()]
+
+
+def _accuracy_table(names: Sequence[str], results: Sequence[Entry]) -> Any:
+    """The accuracies of results that all have the metrics `names`: the mean of the samples, then pass@k and maj@k."""
+    average, others = names[:1], names[1:]
+    heads = [*(f"{name} [95 %]" for name in average), "greedy [95 %]", *others, "cut", "form"]
+    table = new_table(["model", "task", "problems", *heads], left=2)
+    for result in results:
         metrics = result["metrics"]
         table.add_row(
             *_names(result),
             str(result["num_problems"]),
-            share_text(average) + (f" {average_name}" if len(heads[0]) > 1 else ""),
+            *(share_text(metrics[name]) for name in average),
             share_text(metrics.get("greedy")),
-            *(
-                value_text(entry) + (f" {name}" if len(head) > 1 and entry is not None else "")
-                for (name, entry), head in zip(others, heads[1:], strict=True)
-            ),
+            *(value_text(metrics[name]) for name in others),
             value_text(metrics["truncated"], 2),
             value_text(metrics["well_formed"], 2),
         )

@@ -241,7 +241,8 @@ def _completed(batch: Batch, number: int, loaded: LoadedModel, engines: Engines,
     about = f" ({batch.label})" if batch.label else ""
     bar.stage(f"{short_name(loaded)}: generating{about}", len(batch.items))
     engine = engines.ending_at(batch.end_ids)
-    drawn = engine.complete([item.prompt_ids for item in batch.items], batch.sampling, number, tick=bar.advance)
+    draw = number if batch.draw is None else batch.draw
+    drawn = engine.complete([item.prompt_ids for item in batch.items], batch.sampling, draw, tick=bar.advance)
     bar.end_stage()
     pairs = zip(batch.items, drawn, strict=True)
     items = tuple(completed(item, one.ids, one.finish, loaded.tokenizer) for item, one in pairs)

@@ -60,6 +60,11 @@ class OwnTask(Task):
             located=place.text + options,
         )
 
+    @property
+    def option_names(self) -> set[str]:
+        """The names of the options that the user's code takes."""
+        return set(_parameters(self.code.value)) - set(_OF_EVERY_TASK)
+
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
         """The user's problems, checked and marked with the spec. The verifier is tried on the first problem.
 
