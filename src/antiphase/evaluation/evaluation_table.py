@@ -11,6 +11,12 @@ from antiphase.tasks.specs import parse_spec
 
 Entry = Mapping[str, Any]
 WIDTH = 120
+TWO_SCORES = ("strict", "flexible")
+TWO_SCORES_NOTE = (
+    "strict: the answer counts only in tags, in a box or where it is announced. flexible: the last number counts, "
+    "wherever it stands; only problems whose reference is a number have it, and their number stands in brackets where "
+    "it is not all."
+)
 _WIDEST = 240
 
 
@@ -142,7 +148,8 @@ def _accuracies(results: Sequence[Entry]) -> list[Any]:
 def _accuracy_table(names: Sequence[str], results: Sequence[Entry]) -> Any:
     """The accuracies of results that all have the metrics `names`: the mean of the samples, then pass@k and maj@k."""
     average, others = names[:1], names[1:]
-    heads = [*(f"{name} [95 %]" for name in average), "greedy [95 %]", *others, "cut", "form"]
+    two = TWO_SCORES if any(_parted(result["metrics"]) for result in results) else ()
+    heads = [*(f"{name} [95 %]" for name in average), "greedy [95 %]", *two, *others, "cut", "form"]
     table = new_table(["model", "task", "problems", *heads], left=2)
     for result in results:
         metrics = result["metrics"]
@@ -151,11 +158,32 @@ def _accuracy_table(names: Sequence[str], results: Sequence[Entry]) -> Any:
             str(result["num_problems"]),
             *(share_text(metrics[name]) for name in average),
             share_text(metrics.get("greedy")),
+            *(_of_some(metrics[name], result["num_problems"]) for name in two),
             *(value_text(metrics[name]) for name in others),
             value_text(metrics["truncated"], 2),
             value_text(metrics["well_formed"], 2),
         )
     return table
+
+
+def headline_accuracy(metrics: Entry) -> Entry:
+    """The accuracy of the samples, or of the greedy completions where nothing was sampled."""
+    found: Entry = metrics.get(largest(metrics, "avg")[0]) or metrics["greedy"]
+    return found
+
+
+def _parted(metrics: Entry) -> bool:
+    """Whether a strict or flexible score is known and differs from the accuracy."""
+    scores = [metrics[name]["value"] for name in TWO_SCORES if name in metrics]
+    return any(score not in (None, headline_accuracy(metrics)["value"]) for score in scores)
+
+
+def _of_some(entry: Entry, problems: int) -> str:
+    """The value of an entry, with the number of its problems where it is not over all of them."""
+    if entry["value"] is None:
+        return "—"
+    number = entry["num_problems"]
+    return value_text(entry) + ("" if number == problems else f" ({number})")
 
 
 def _units(results: Sequence[Entry]) -> list[str]:
@@ -241,6 +269,8 @@ def _notes(results: Sequence[Entry], measured: Sequence[Entry]) -> list[str]:
         "Intervals: 95 % over problems. cut: share of the completions that reached the length limit. form: share of "
         "the completions that present their answer as asked."
     ]
+    if any(_parted(result["metrics"]) for result in results):
+        notes.append(TWO_SCORES_NOTE)
     if measured:
         estimators = dict.fromkeys(result["estimator"] for result in measured)
         notes += [

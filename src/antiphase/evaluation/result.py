@@ -8,7 +8,13 @@ import pandas as pd
 
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.evaluation_folder import EvalFolder
-from antiphase.evaluation.evaluation_table import BENCHMARK_NOTE, benchmark_table, render_evaluation
+from antiphase.evaluation.evaluation_table import (
+    BENCHMARK_NOTE,
+    TWO_SCORES_NOTE,
+    benchmark_table,
+    render_evaluation,
+)
+from antiphase.evaluation.two_scores import two_scores_table
 from antiphase.page.building import signals_document
 from antiphase.page.document import Document, Table
 from antiphase.page.html import render_overview
@@ -84,10 +90,13 @@ class Evaluation:
         document = signals_document(
             "eval", name, self.tokens, self.rollouts, self.summary, label=label, steps=self.steps
         )
-        if not self.summary.get("benchmark"):
-            return document
-        header, rows = benchmark_table(self.summary["benchmark"], "model")
-        return replace(document, tables=[Table("all tasks", header, rows, [BENCHMARK_NOTE])])
+        tables = []
+        if self.summary.get("benchmark"):
+            tables.append(Table("all tasks", *benchmark_table(self.summary["benchmark"], "model"), [BENCHMARK_NOTE]))
+        scores = two_scores_table(self.summary["results"])
+        if scores[1]:
+            tables.append(Table("strict and flexible scores", *scores, [TWO_SCORES_NOTE]))
+        return replace(document, tables=tables)
 
     def __str__(self) -> str:
         return render_evaluation(self.summary)

@@ -21,7 +21,7 @@ from antiphase.types import cell_column
 
 _ROLLOUT = ("rollout_id", "prompt_id", "prompt", "finish", "num_tokens")
 _TOKEN = ("rollout", "position", "token", "token_id", "entropy", "logprob")
-_VERDICT = ("correct", "outcome", "reason", "answer", "reference")
+_VERDICT = ("correct", "outcome", "reason", "answer", "reference", "strict", "flexible")
 _READING = (
     "estimator", "context", "layers", "projections", "norm", "target", "targets_per_rollout", "revision", "device",
     "dtype", "splitter", "step_strength",

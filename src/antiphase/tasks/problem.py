@@ -54,6 +54,11 @@ class Task(ABC):
         """Whether the verifier reads the whole completion, and not only what follows its thought."""
         return False
 
+    @property
+    def has_two_scores(self) -> bool:
+        """Whether a strict and a flexible score can stand beside the verdict; see `strict_and_flexible`."""
+        return False
+
     @abstractmethod
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
         """Draw `num` problems of a split, in an order that `seed` decides. None draws all, or a generator's `size`.

@@ -45,6 +45,12 @@ function visibleRollouts(subject) {
 
 const verdictWord = ({ correct, outcome }) => (correct === true ? "right" : correct === false ? (outcome && outcome !== "wrong" ? `wrong (${outcome})` : "wrong") : null);
 
+/** Where the strict and the flexible score of an answer differ from its verdict. */
+function otherScores(rollout) {
+  const parted = [["strict", "strictly"], ["flexible", "flexibly"]].filter(([name]) => name in rollout && rollout[name] !== rollout.correct);
+  return parted.map(([name, word]) => `${word} ${rollout[name] ? "right" : "wrong"}`).join(", ") || null;
+}
+
 function fillRollouts() {
   const subject = active(), places = visibleRollouts(subject);
   $("rollout").replaceChildren(...places.map((rollout) => {
@@ -154,7 +160,7 @@ function drawFacts() {
   const count = subject.starts[state.rollout + 1] - subject.starts[state.rollout];
   const word = [verdictWord(rollout), rollout.reason && visible(rollout.reason, 80)].filter(Boolean).join(": ");
   const size = rollout.cut ? `the first ${counted(count)} of ${counted(count + rollout.cut)} tokens (ρ is of all)` : `${counted(count)} tokens`;
-  const parts = [`ρ ${rho.join(", ")}`, size, stepCount(subject, state.rollout), rollout.finish ? `ended by ${visible(rollout.finish, 40)}` : null, word,
+  const parts = [`ρ ${rho.join(", ")}`, size, stepCount(subject, state.rollout), rollout.finish ? `ended by ${visible(rollout.finish, 40)}` : null, word, otherScores(rollout),
     rollout.answer !== undefined ? `answer ${visible(rollout.answer, 80)}` : null, rollout.reference !== undefined ? `reference ${visible(rollout.reference, 80)}` : null];
   $("rollout-facts").textContent = parts.filter(Boolean).join(" · ");
   const prompt = subject.prompts[rollout.prompt];
