@@ -121,12 +121,15 @@ class Table:
         header: the names of the columns.
         rows: the cells, row by row.
         notes: sentences that say how to read it.
+        links: by (row, column): the rollouts that a click on the cell may open, as (label of the subject, rollout id).
+            The page opens the first one that it holds. A cell without a rollout in the page is plain text.
     """
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
+    links: Mapping[tuple[int, int], Sequence[tuple[str, str]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,9 @@ class Run(ABC, Generic[Wanted, Found]):
     def draw(self, found: Found, folder: Path) -> None:
         """Draw the figures into a folder."""
 
+    def write_tables(self, found: Found, folder: Path) -> None:
+        """Write tables that are made of the whole result into a folder."""
+
     def shared(self, batches: Sequence[Batch], loaded: LoadedModel, folder: RunFolder) -> Sequence[Batch]:
         """The batches of any model but the first. A probe may complete them with the rollouts of the first model."""
         return batches
@@ -220,6 +223,7 @@ class Run(ABC, Generic[Wanted, Found]):
             **results,
         }
         found = self.found(frames, summary)
+        self.write_tables(found, folder.path)
         if self.request.outputs.figures:
             with Progress(1, shown=self.progress) as bar:
                 bar.stage("drawing figures", 1)

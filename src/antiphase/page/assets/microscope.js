@@ -192,6 +192,16 @@ export function focusToken(subject, token) {
   made?.scrollIntoView({ block: "nearest" });
 }
 
+/** Show a rollout of any model, and scroll to it. */
+export function showRollout(subject, rollout) {
+  $("filter").value = "all";
+  microscope.count = AT_ONCE;
+  change({ subject: subject.place, rollout, token: null });
+  fillRollouts();
+  $("tokens").scrollIntoView({ block: "start" });
+  $("rollout").focus({ preventScroll: true });
+}
+
 function goTo(rollout) {
   microscope.count = AT_ONCE;
   if (rollout !== undefined && rollout !== null) change({ rollout, token: null });
