@@ -59,7 +59,7 @@ class Subject:
         run: index of its run in the document.
         readings: one for each estimator: the entry of the run's summary; an evaluation adds its `accuracy`.
         rollouts: one row for each rollout: `rollout_id`, `prompt`, `finish`, `num_tokens`, and where known `correct`,
-            `outcome`, `reason`, `answer`, `reference`.
+            `outcome`, `reason`, `answer`, `reference`, `strict`, `flexible`, `num_thought_tokens`.
         correlations: for each estimator, ρ over the tokens of each rollout, `[rollout]`; NaN where undefined.
         by_unit: for each column of rollouts.parquet that holds a ρ over another unit (`spearman_type`,
             `spearman_step` and the ends of its interval, `spearman_given_length`), the ρ by estimator as in

@@ -179,6 +179,8 @@ def _rollout(row: Mapping[Any, Any], prompts: Mapping[str, int], cut: int) -> di
     found = {"id": str(row["rollout_id"]), "prompt": prompts.get(str(row.get("prompt"))), "finish": row.get("finish")}
     if cut:
         found["cut"] = cut
+    if row.get("num_thought_tokens"):
+        found["thought"] = int(row["num_thought_tokens"])
     for name in ("correct", "outcome", "reason", "answer", "reference", "strict", "flexible"):
         value = row.get(name)
         if value is not None and not (isinstance(value, float) and math.isnan(value)) and value is not pd.NA:
