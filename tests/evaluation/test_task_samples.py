@@ -7,6 +7,7 @@ import pytest
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.evaluate import evaluate
 from antiphase.evaluation.evaluation_config import EvalConfig
+from antiphase.evaluation.evaluation_table import _columns
 from antiphase.evaluation.plan import plan_tasks
 from antiphase.evaluation.result import Evaluation
 from antiphase.study.reach import count_problems
@@ -87,6 +88,13 @@ def test_an_own_task_with_such_an_option_is_refused(tmp_path) -> None:
         InvalidInputError, match=r"a task cannot have an option of this name\. Rename the parameter 'k'"
     ):
         plan_tasks(config(f"{path}:Mine"))
+
+
+def test_every_k_that_was_chosen_has_a_column() -> None:
+    metrics = dict.fromkeys(("avg@8", "pass@1", "pass@2", "pass@4", "pass@8", "maj@4", "maj@8", "greedy"))
+    assert _columns(metrics, (1, 2, 8)) == ("avg@8", "pass@2", "pass@8", "maj@8")
+    assert _columns(metrics, None) == ("avg@8", "pass@8", "maj@8")
+    assert _columns({"greedy": None}, (1, 2)) == ()
 
 
 @pytest.fixture(scope="module")

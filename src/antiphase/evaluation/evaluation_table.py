@@ -8,6 +8,7 @@ from antiphase.evaluation.task_metrics import SCORES
 from antiphase.runs.table_text import interval_text, signed, unit_note, with_interval
 from antiphase.runs.units import by_unit, headline_of
 from antiphase.tasks.specs import parse_spec
+from antiphase.tasks.suites import asked_entry
 
 Entry = Mapping[str, Any]
 WIDTH = 120
@@ -117,7 +118,7 @@ def metric_title(metric: str) -> str:
 def render_evaluation(summary: Entry, width: int = WIDTH) -> str:
     """The results of an evaluation as text: accuracy, signals, how well scores tell right from wrong, and notes."""
     results = summary["results"]
-    parts: list[Any] = _accuracies(results)
+    parts: list[Any] = _accuracies(results, summary.get("config", {}))
     if summary.get("benchmark"):
         parts += [text_table(*benchmark_table(summary["benchmark"], "model"), left=2), BENCHMARK_NOTE]
     measured = [result for result in results if "signals" in result]
@@ -132,17 +133,26 @@ def _names(result: Entry) -> tuple[Any, Any]:
     return Text(result["model"]), Text(result["task"])
 
 
-def _accuracies(results: Sequence[Entry]) -> list[Any]:
-    """A table of the tasks that have the same largest k; one table where all have."""
+def _accuracies(results: Sequence[Entry], config: Entry) -> list[Any]:
+    """A table for each group of tasks with the same columns: every k that the user chose, else the largest k."""
+    chosen = {entry.spec: entry.k for entry in map(asked_entry, config.get("tasks") or ())}
     # Accuracies do not depend on the estimator, so the first result of each model and task stands for all.
     first: dict[tuple[str, str], Entry] = {}
     for result in results:
         first.setdefault((result["model"], result["task"]), result)
     groups: dict[tuple[str, ...], list[Entry]] = {}
     for result in first.values():
-        names = (largest(result["metrics"], prefix)[0] for prefix in ("avg", "pass", "maj"))
-        groups.setdefault(tuple(name for name in names if name in result["metrics"]), []).append(result)
+        ks = chosen.get(result["task"]) or config.get("k")
+        groups.setdefault(_columns(result["metrics"], ks), []).append(result)
     return [_accuracy_table(names, group) for names, group in groups.items()]
+
+
+def _columns(metrics: Entry, ks: Sequence[int] | None) -> tuple[str, ...]:
+    """The names of the mean of the samples, then of pass@k and of maj@k. Pass@1 is that mean."""
+    names = [largest(metrics, "avg")[0]]
+    for prefix in ("pass", "maj"):
+        names += [largest(metrics, prefix)[0]] if not ks else [f"{prefix}@{k}" for k in sorted(set(ks)) if k > 1]
+    return tuple(name for name in names if name in metrics)
 
 
 def _accuracy_table(names: Sequence[str], results: Sequence[Entry]) -> Any:
