@@ -28,6 +28,7 @@ CASES = {
     "probe: no checkpoints": (["probe", "--checkpoints", "nowhere"], "there is no folder"),
     "probe: given rollouts": (["probe", "demo", "--rollouts", "nowhere.jsonl"], "does not exist"),
     "eval: a suite": (["eval", "demo", "--suite", "smok"], "Did you mean 'smoke'?"),
+    "eval: samples of a task": (["eval", "demo", "--tasks", "sums:samples=2,k=4"], "needs at least 4 samples"),
     "eval: a split": (["eval", "demo", "--tasks", "sums", "--split", "dev"], "split must be one of"),
     "compare: an option": (["compare", "a", "b", "--smallest", "2"], "between 0 and 1"),
     "compare: of a model": (["compare", "demo", "x", "--tasks", "sums", "--k", "9"], "needs at least 9 samples"),

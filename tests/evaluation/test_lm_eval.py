@@ -23,6 +23,7 @@ from antiphase.models import demo
 from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.problem import Problem
 from antiphase.tasks.registry import load_task
+from antiphase.tasks.strict_flexible import TwoScores, strict_and_flexible
 
 pytestmark = [
     pytest.mark.slow,
@@ -293,3 +294,66 @@ def test_kinds_of_disagreement(verdicts, kind: str) -> None:
 def test_kinds_of_disagreement_about_the_last_box(verdicts) -> None:
     apart = verdicts[verdicts.our_box != verdicts.their_box]
     assert apart.groupby("kind").size().to_dict() == dict.fromkeys(BOXES_APART, NUM_PROBLEMS)
+
+
+# lm-eval's own GSM8K beside the strict and the flexible score: {kind: (text, strict, flexible, strict-match,
+# flexible-extract)}, with {a} for the reference, {w} for another number and {t} for the reference with thousands
+# separators.
+TWO_SCORES = {
+    "after four hashes": ("{w} + 1 = {a}\n#### {a}", True, True, True, True),
+    "after four hashes, wrong": ("{a} + 1 = {w}\n#### {w}", False, False, False, False),
+    "four hashes, then more": ("#### {a}\nThis took {w} steps.", True, False, True, False),
+    "last number of a sentence": ("Adding up, she has {a}.", False, True, False, True),
+    "another number behind it": ("She has {a} of {w}.", False, False, False, False),
+    "no number": ("I do not know.", False, False, False, False),
+    "thousands, dollars": ("She has ${t}.", False, True, False, True),
+    # lm-eval's strict-match knows no box, no tags and no sentence that announces.
+    "in a box": ("So it is \\boxed{{{a}}}.", True, True, False, True),
+    "announced": ("The answer is {a}.", True, True, False, True),
+    "in tags, then more": ("<answer>{a}</answer> and not {w}.", True, False, False, False),
+    # lm-eval compares text, antiphase compares numbers.
+    "decimals": ("She has {a}.00", False, True, False, False),
+    # Its pattern takes the two periods for a number.
+    "ellipsis behind it": ("She has {a} and so on ...", False, True, False, False),
+}
+
+
+@pytest.fixture(scope="module")
+def gsm8k_filters() -> Any:
+    """lm-eval's verdicts on a completion by the two filters of its task gsm8k, read from the task's own file."""
+    import lm_eval
+    import yaml
+    from lm_eval.api.metrics import exact_match_fn
+    from lm_eval.filters.extraction import RegexFilter
+
+    path = Path(lm_eval.__file__).parent / "tasks" / "gsm8k" / "gsm8k.yaml"
+    task = yaml.safe_load(path.read_text(encoding="utf-8"))
+    (metric,) = task["metric_list"]
+    options = {key: metric[key] for key in ("ignore_case", "ignore_punctuation", "regexes_to_ignore")}
+    filters = {}
+    for entry in task["filter_list"]:
+        first = dict(entry["filter"][0])
+        assert first.pop("function") == "regex"
+        filters[entry["name"]] = RegexFilter(**first)
+
+    def verdicts(text: str, answer: str) -> dict[str, bool]:
+        found = {}
+        for name, one in filters.items():
+            ((extracted,),) = one.apply([[text]], [{}])
+            score = exact_match_fn(predictions=[extracted], references=[f"Some steps.\n#### {answer}"], **options)
+            found[name] = bool(score["exact_match"])
+        return found
+
+    return verdicts
+
+
+@pytest.mark.parametrize("kind", TWO_SCORES)
+def test_strict_and_flexible_scores(gsm8k_filters, kind: str) -> None:
+    template, strict, flexible, strict_match, flexible_extract = TWO_SCORES[kind]
+    task = load_task("gsm8k")
+    for problem in problems():
+        text = write_out(template, problem)
+        correct = task.verify(text, problem)
+        assert strict_and_flexible(task, text, problem, correct=correct) == TwoScores(strict, flexible)
+        theirs = gsm8k_filters(text, problem.answer)
+        assert theirs == {"strict-match": strict_match, "flexible-extract": flexible_extract}

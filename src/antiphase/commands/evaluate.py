@@ -37,7 +37,11 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def add_task_options(group: "argparse._ArgumentGroup") -> None:
     """Add the options that say which problems are asked, and how."""
-    group.add_argument("--tasks", help="task specs with spaces or commas between them: gsm8k,math500,mine.py:MyTask")
+    group.add_argument(
+        "--tasks",
+        help="task specs with spaces or commas between them: gsm8k,math500,mine.py:MyTask; a spec may say "
+        "samples and k for its task: gsm8k:samples=4,aime24:samples=64,k=1|8",
+    )
     group.add_argument(
         "--suite",
         help="paper, math, logic or smoke: tasks with settings of their own; NAME:task=FILE reads local copies",

@@ -1,6 +1,6 @@
 """`compare`: compares runs or models, and writes tables and figures.
 
-OUT/comparison.{json,md,csv,tex}, figures/, report.html
+OUT/comparison.{json,md,csv,tex}, disagreements.csv, figures/, report.html
 OUT/evals/NAME/     evaluations of the entries that are models
 """
 
@@ -17,6 +17,7 @@ from antiphase.errors import InvalidInputError
 from antiphase.evaluation.benchmark import benchmark
 from antiphase.evaluation.comparison import Comparison, compare_entrants
 from antiphase.evaluation.comparison_formats import comparison_csv, comparison_latex, comparison_markdown
+from antiphase.evaluation.disagreements import FILE, Disagreements, disagreements, disagreements_csv
 from antiphase.evaluation.entrants import Entrant, entrants_of
 from antiphase.evaluation.entries import Entry, Options, check_comparison
 from antiphase.evaluation.evaluate import evaluate
@@ -70,9 +71,12 @@ def compare(
     if table is not None:
         comparison = replace(comparison, benchmarks={"": table})
     if place is not None:
-        write_comparison(comparison, place, figures=figures)
+        found = disagreements(entrants, options)
+        write_comparison(comparison, place, figures=figures, found=found)
         if report:
-            add_page(lambda: comparison_document(comparison, _folders(parsed, evaluated)), place / REPORT)
+            folders = _folders(parsed, evaluated)
+            names = dict(zip(folders, (entry.name for entry in parsed), strict=True))
+            add_page(lambda: comparison_document(comparison, folders, found, names), place / REPORT)
     return comparison
 
 
@@ -86,8 +90,16 @@ def _folders(parsed: Sequence[Entry], evaluated: Mapping[str, Path]) -> dict[str
     }
 
 
-def write_comparison(comparison: Comparison, place: Path, *, figures: bool = True) -> None:
+def write_comparison(
+    comparison: Comparison, place: Path, *, figures: bool = True, found: Sequence[Disagreements] = ()
+) -> None:
     """Write a comparison's tables and figures.
+
+    Args:
+        comparison: the comparison.
+        place: the folder to write to.
+        figures: draw figures, where matplotlib is installed.
+        found: the problems on which entrants disagree.
 
     Raises:
         InvalidInputError: the folder cannot be written to.
@@ -97,6 +109,7 @@ def write_comparison(comparison: Comparison, place: Path, *, figures: bool = Tru
         "comparison.md": comparison_markdown(comparison),
         "comparison.csv": comparison_csv(comparison),
         "comparison.tex": comparison_latex(comparison),
+        FILE: disagreements_csv(found),
     }
     try:
         place.mkdir(parents=True, exist_ok=True)

@@ -202,7 +202,8 @@ def _check_names(keys: Sequence[tuple[str, str]], reference: str | None) -> None
 
 
 def _check_out(place: Path) -> None:
-    known = {"comparison.json", "comparison.md", "comparison.csv", "comparison.tex", "figures", "evals", FILE}
+    tables = {"comparison.json", "comparison.md", "comparison.csv", "comparison.tex", "disagreements.csv"}
+    known = {*tables, "figures", "evals", FILE}
     held = list(place.iterdir()) if place.is_dir() else []
     foreign = sorted(path.name for path in held if path.name not in known and path.suffix != ".tmp")
     if foreign or (place.exists() and not place.is_dir()):

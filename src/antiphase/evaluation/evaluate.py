@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from antiphase.errors import InvalidInputError
+from antiphase.evaluation.disagreements import FILE, disagreements_csv
 from antiphase.evaluation.evaluation_folder import EvalFolder
 from antiphase.evaluation.evaluation_summary import summarize_evaluation
 from antiphase.evaluation.matched_rollouts import given_batches
@@ -119,6 +121,14 @@ class _EvaluationRun(Run[EvalRequest, Evaluation]):
 
     def draw(self, found: Evaluation, folder: Path) -> None:
         found.save_figures(folder)
+
+    def write_tables(self, found: Evaluation, folder: Path) -> None:
+        disagreements = found.disagreements()
+        if disagreements:
+            try:
+                (folder / FILE).write_text(disagreements_csv(disagreements), encoding="utf-8")
+            except OSError as error:
+                raise InvalidInputError(f"cannot write to {str(folder)!r} ({error.strerror or error}).") from error
 
     def versions(self) -> dict[str, str]:
         return versions() | verifier_versions()

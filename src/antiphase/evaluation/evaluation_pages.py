@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from antiphase.evaluation.comparison import Comparison
 from antiphase.evaluation.comparison_formats import (
@@ -14,8 +15,10 @@ from antiphase.evaluation.comparison_formats import (
     comparison_rows,
     notes_of,
 )
+from antiphase.evaluation.disagreement_tables import disagreement_tables
+from antiphase.evaluation.disagreements import Disagreements
 from antiphase.evaluation.evaluation_table import BENCHMARK_NOTE
-from antiphase.evaluation.result import Evaluation
+from antiphase.evaluation.result import Evaluation, labels_of
 from antiphase.page.document import Document, Run, Table, joined
 
 
@@ -31,22 +34,33 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     return tables
 
 
-def comparison_document(comparison: Comparison, folders: Mapping[str, Sequence[Path]]) -> Document:
+def comparison_document(
+    comparison: Comparison,
+    folders: Mapping[str, Sequence[Path]],
+    found: Sequence[Disagreements] = (),
+    names: Mapping[str, str | None] | None = None,
+) -> Document:
     """The document of a comparison and its evaluations.
 
     Args:
         comparison: the comparison.
-        folders: folders of the evaluations, by the name of their entrant. Several folders of one name are seeds.
+        folders: folders of the evaluations, by their label on the page. Several folders of one label are seeds.
+        found: the problems on which entrants disagree.
+        names: the name of the entrant, by label; None where each model of the folder has its own name.
 
     Raises:
         InvalidInputError: an evaluation cannot be read.
     """
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    documents = [Document("comparison", [Run("comparison", "compare")], tables=comparison_tables(comparison))]
+    documents: list[Document] = []
+    labels: dict[Any, str] = {}
     for name, paths in folders.items():
         for place, path in enumerate(paths):
-            found = Evaluation.load(path)
+            evaluation = Evaluation.load(path)
             label = name if len(paths) == 1 else f"{name} #{place + 1}"
-            documents.append(found.document(path.resolve().name, label))
+            documents.append(evaluation.document(path.resolve().name, label))
+            labels |= labels_of(evaluation, documents[-1], (names or {}).get(name), place)
+    tables = [*comparison_tables(comparison), *disagreement_tables(found, labels)]
+    documents.insert(0, Document("comparison", [Run("comparison", "compare")], tables=tables))
     page = joined(documents, " against ".join(folders))
     return Document(**{**vars(page), "created": created})

@@ -46,6 +46,7 @@ def summarize_evaluation(
         case = (model, identity["task"], estimator)
         rows = _of_case(rollouts, *case)
         spec = specs.get(estimator)
+        ks = config.ks(identity["task"], _samples(rows))
         entry: dict[str, Any] = {
             "model": model,
             **{key: models[model][key] for key in ("revision", "device", "dtype", "engine")},
@@ -58,12 +59,12 @@ def summarize_evaluation(
             "num_problems": int(rows.problem_id.nunique()),
             "num_rollouts": len(rows),
             "num_samples": _samples(rows),
-            "metrics": accuracy_metrics(rows, config.ks(_samples(rows))),
+            "metrics": accuracy_metrics(rows, ks),
         }
         if spec is not None:
             own_steps = None if steps is None else _of_case(steps, *case)
             layers = models[model]["layers"][estimator]
-            entry |= _measured(_of_case(tokens, *case), rows, own_steps, spec, layers, config)
+            entry |= _measured(_of_case(tokens, *case), rows, own_steps, spec, layers, ks, config)
         results.append(entry)
         tick(1 / len(cases))
     return {"results": results, "benchmark": results_benchmark(results, rollouts)}
@@ -84,6 +85,7 @@ def _measured(
     steps: pd.DataFrame | None,
     spec: SignalSpec,
     layers: list[int],
+    ks: Sequence[int],
     config: EvalConfig,
 ) -> dict[str, Any]:
     """The options and the statistics of the signals of one model, task and estimator."""
@@ -101,7 +103,7 @@ def _measured(
         "norm": spec.norm,
         "target": spec.target,
         "targets_per_rollout": spec.targets_per_rollout,
-        "inside": inside_metrics(rows, config.ks(_samples(rows)), config.unit),
+        "inside": inside_metrics(rows, ks, config.unit),
         "signals": signal_statistics(
             tokens[tokens.rollout_id.isin(ids)],
             drawn,

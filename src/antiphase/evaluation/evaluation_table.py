@@ -18,9 +18,16 @@ from antiphase.runs.table_text import (
 )
 from antiphase.runs.units import by_unit, headline_of
 from antiphase.tasks.specs import parse_spec
+from antiphase.tasks.suites import asked_entry
 
 Entry = Mapping[str, Any]
 WIDTH = 120
+TWO_SCORES = ("strict", "flexible")
+TWO_SCORES_NOTE = (
+    "strict: the answer counts only in tags, in a box or where it is announced. flexible: the last number counts, "
+    "wherever it stands; only problems whose reference is a number have it, and their number stands in brackets where "
+    "it is not all."
+)
 _WIDEST = 240
 
 
@@ -121,7 +128,7 @@ def metric_title(metric: str) -> str:
 def render_evaluation(summary: Entry, width: int = WIDTH) -> str:
     """The results of an evaluation as text: accuracy, signals, how well scores tell right from wrong, and notes."""
     results = summary["results"]
-    parts: list[Any] = [_accuracies(results)]
+    parts: list[Any] = _accuracies(results, summary.get("config", {}))
     if summary.get("benchmark"):
         parts += [text_table(*benchmark_table(summary["benchmark"], "model"), left=2), BENCHMARK_NOTE]
     measured = [result for result in results if "signals" in result]
@@ -136,35 +143,67 @@ def _names(result: Entry) -> tuple[Any, Any]:
     return Text(result["model"]), Text(result["task"])
 
 
-def _accuracies(results: Sequence[Entry]) -> Any:
+def _accuracies(results: Sequence[Entry], config: Entry) -> list[Any]:
+    """A table for each group of tasks with the same columns: every k that the user chose, else the largest k."""
+    chosen = {entry.spec: entry.k for entry in map(asked_entry, config.get("tasks") or ())}
     # Accuracies do not depend on the estimator, so the first result of each model and task stands for all.
     first: dict[tuple[str, str], Entry] = {}
     for result in results:
         first.setdefault((result["model"], result["task"]), result)
-    prefixes = ("avg", "pass", "maj")
-    found = [[largest(result["metrics"], prefix) for prefix in prefixes] for result in first.values()]
-    # The k is in the heading where it is the same for all tasks.
-    heads = [{row[place][0] for row in found} for place in range(3)]
-    shown = [
-        next(iter(head)) if len(head) == 1 else f"{prefix}@k" for head, prefix in zip(heads, prefixes, strict=True)
-    ]
-    names = ["model", "task", "problems", f"{shown[0]} [95 %]", "greedy [95 %]", *shown[1:], "cut", "form"]
-    table = new_table(names, left=2)
-    for result, ((average_name, average), *others) in zip(first.values(), found, strict=True):
+    groups: dict[tuple[str, ...], list[Entry]] = {}
+    for result in first.values():
+        ks = chosen.get(result["task"]) or config.get("k")
+        groups.setdefault(_columns(result["metrics"], ks), []).append(result)
+    return [_accuracy_table(names, group) for names, group in groups.items()]
+
+
+def _columns(metrics: Entry, ks: Sequence[int] | None) -> tuple[str, ...]:
+    """The names of the mean of the samples, then of pass@k and of maj@k. Pass@1 is that mean."""
+    names = [largest(metrics, "avg")[0]]
+    for prefix in ("pass", "maj"):
+        names += [largest(metrics, prefix)[0]] if not ks else [f"{prefix}@{k}" for k in sorted(set(ks)) if k > 1]
+    return tuple(name for name in names if name in metrics)
+
+
+def _accuracy_table(names: Sequence[str], results: Sequence[Entry]) -> Any:
+    """The accuracies of results that all have the metrics `names`: the mean of the samples, then pass@k and maj@k."""
+    average, others = names[:1], names[1:]
+    two = TWO_SCORES if any(_parted(result["metrics"]) for result in results) else ()
+    heads = [*(f"{name} [95 %]" for name in average), "greedy [95 %]", *two, *others, "cut", "form"]
+    table = new_table(["model", "task", "problems", *heads], left=2)
+    for result in results:
         metrics = result["metrics"]
         table.add_row(
             *_names(result),
             str(result["num_problems"]),
-            share_text(average) + (f" {average_name}" if len(heads[0]) > 1 else ""),
+            *(share_text(metrics[name]) for name in average),
             share_text(metrics.get("greedy")),
-            *(
-                value_text(entry) + (f" {name}" if len(head) > 1 and entry is not None else "")
-                for (name, entry), head in zip(others, heads[1:], strict=True)
-            ),
+            *(_of_some(metrics[name], result["num_problems"]) for name in two),
+            *(value_text(metrics[name]) for name in others),
             value_text(metrics["truncated"], 2),
             value_text(metrics["well_formed"], 2),
         )
     return table
+
+
+def headline_accuracy(metrics: Entry) -> Entry:
+    """The accuracy of the samples, or of the greedy completions where nothing was sampled."""
+    found: Entry = metrics.get(largest(metrics, "avg")[0]) or metrics["greedy"]
+    return found
+
+
+def _parted(metrics: Entry) -> bool:
+    """Whether a strict or flexible score is known and differs from the accuracy."""
+    scores = [metrics[name]["value"] for name in TWO_SCORES if name in metrics]
+    return any(score not in (None, headline_accuracy(metrics)["value"]) for score in scores)
+
+
+def _of_some(entry: Entry, problems: int) -> str:
+    """The value of an entry, with the number of its problems where it is not over all of them."""
+    if entry["value"] is None:
+        return "—"
+    number = entry["num_problems"]
+    return value_text(entry) + ("" if number == problems else f" ({number})")
 
 
 def _units(results: Sequence[Entry]) -> list[str]:
@@ -254,6 +293,8 @@ def _notes(results: Sequence[Entry], measured: Sequence[Entry]) -> list[str]:
         "Intervals: 95 % over problems. cut: share of the completions that reached the length limit. form: share of "
         "the completions that present their answer as asked."
     ]
+    if any(_parted(result["metrics"]) for result in results):
+        notes.append(TWO_SCORES_NOTE)
     if measured:
         estimators = dict.fromkeys(result["estimator"] for result in measured)
         notes += [

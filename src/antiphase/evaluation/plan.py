@@ -4,21 +4,26 @@ The problems depend on the task alone, so that all models, seeds and methods ans
 """
 
 import hashlib
+import itertools
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from antiphase.data.prompt_rendering import PromptFormat, end_token_ids
 from antiphase.errors import InvalidInputError
-from antiphase.evaluation.evaluation_config import EvalConfig
+from antiphase.evaluation.evaluation_config import DEFAULT_SAMPLES, EvalConfig, num_samples
 from antiphase.runs.items import Batch, Item, Limits
+from antiphase.tasks.own_task import OwnTask
 from antiphase.tasks.problem import Problem, Task
 from antiphase.tasks.registry import load_task
-from antiphase.tasks.suites import SuiteEntry, resolve_suite
+from antiphase.tasks.suites import EVALUATION_OPTIONS, SuiteEntry
 
 PROBLEM_SEED = 0
 GREEDY = -1
+# The seeds of a task with a number of samples of its own begin at a multiple of this number.
+_FAR = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class TaskPlan:
         chat_template: whether the model's chat template is applied where it has one.
         max_new_tokens: length limit of a completion.
         end_tokens: texts that end a completion, besides the model's own end tokens.
+        samples: number of sampled completions of each problem.
     """
 
     task: Task
@@ -40,6 +46,7 @@ class TaskPlan:
     chat_template: bool
     max_new_tokens: int
     end_tokens: tuple[str, ...]
+    samples: int
 
     def prompt_format(self, config: EvalConfig, moment: str) -> PromptFormat:
         """How the problems are wrapped. `moment` is the time in ISO format that chat templates read."""
@@ -61,7 +68,7 @@ class TaskPlan:
             **{name: value for name, value in chat.items() if value},
             "max_new_tokens": None if config.rollouts else self.max_new_tokens,
             "end_tokens": list(self.end_tokens),
-            "samples": None if config.rollouts else config.samples,
+            "samples": None if config.rollouts else self.samples,
             "temperature": None if config.rollouts else config.temperature,
             "top_p": None if config.rollouts else config.top_p,
         }
@@ -75,21 +82,22 @@ def plan_tasks(config: EvalConfig) -> list[TaskPlan]:
             a row has no answer.
         MissingExtraError: a package that a task needs is not installed.
     """
-    entries = suite_entries(config)
+    entries = config.entries()
     # All tasks are looked up before problems are drawn, since drawing may download a data set.
     tasks = [load_task(entry.spec) for entry in entries]
+    for task in tasks:
+        _check_options(task)
     return [plan_entry(entry, task, config) for entry, task in zip(entries, tasks, strict=True)]
 
 
-def suite_entries(config: EvalConfig) -> tuple[SuiteEntry, ...]:
-    """The tasks that the options name, else those of the suite.
-
-    Raises:
-        InvalidInputError: the suite is unknown.
-    """
-    if config.tasks:
-        return tuple(SuiteEntry(spec) for spec in config.tasks)
-    return resolve_suite(str(config.suite))
+def _check_options(task: Task) -> None:
+    """Refuse a user's own task with an option that an evaluation reads itself."""
+    both = sorted(task.option_names & set(EVALUATION_OPTIONS)) if isinstance(task, OwnTask) else []
+    if both:
+        raise InvalidInputError(
+            f"task {task.spec!r}: antiphase eval reads the option {both[0]!r} of every spec itself, so a task cannot "
+            f"have an option of this name. Rename the parameter {both[0]!r} of {task.name}."
+        )
 
 
 def plan_entry(entry: SuiteEntry, task: Task, config: EvalConfig) -> TaskPlan:
@@ -105,6 +113,7 @@ def plan_entry(entry: SuiteEntry, task: Task, config: EvalConfig) -> TaskPlan:
         chat is not False,
         config.sampling(entry.max_new_tokens).max_new_tokens,
         entry.end_tokens if config.end_tokens is None else config.end_tokens,
+        num_samples(entry),
     )
 
 
@@ -134,6 +143,8 @@ def batches_of(
 ) -> list[ProblemBatch]:
     """All rollouts of a model with their tokenised prompts. A batch has one task and one kind of sampling.
 
+    The seed of a batch does not depend on the number of samples of another task.
+
     Args:
         plans: the tasks with their problems.
         tokenizer: the model's tokenizer.
@@ -145,7 +156,7 @@ def batches_of(
         InvalidInputError: a prompt has no tokens, or does not fit the model's context.
     """
     batches = []
-    for plan in plans:
+    for plan, draws in zip(plans, _draws(plans, config), strict=True):
         form = plan.prompt_format(config, moment)
         ends = tuple(end_token_ids(plan.end_tokens, tokenizer))
         encoded = []
@@ -153,7 +164,7 @@ def batches_of(
             place = f"{plan.task.spec}, problem {problem.problem_id}"
             encoded.append(tuple(form.encode(tokenizer, problem.prompt, place)))
             limits.check(_item(plan, problem, 0, encoded[-1]), place, plan.max_new_tokens)
-        kinds = [(list(range(config.num_samples)), False), ([GREEDY], True)][: 2 if config.greedy else 1]
+        kinds = [(list(range(plan.samples)), False), ([GREEDY], True)][: 2 if config.greedy else 1]
         for samples, greedy in kinds:
             rows = [(p, i, s) for p, i in zip(plan.problems, encoded, strict=True) for s in samples]
             sampling = config.sampling(plan.max_new_tokens, greedy=greedy)
@@ -161,8 +172,24 @@ def batches_of(
                 part = rows[start : start + config.batch_size]
                 items = tuple(_item(plan, problem, sample, ids) for problem, ids, sample in part)
                 problems, numbers = tuple(p for p, _, _ in part), tuple(s for _, _, s in part)
-                batches.append(ProblemBatch(items, sampling, ends, plan, problems, numbers))
+                batches.append(ProblemBatch(items, sampling, ends, plan, problems, numbers, draw=next(draws)))
     return batches
+
+
+def _draws(plans: Sequence[TaskPlan], config: EvalConfig) -> list[Iterator[int]]:
+    """For each task, the numbers of which the seeds of its batches are made.
+
+    The numbers are the places of the batches in an evaluation in which every task has the usual number of samples. A
+    task with another number of samples has numbers far from these.
+    """
+    usual = DEFAULT_SAMPLES if config.samples is None else config.samples
+    found: list[Iterator[int]] = []
+    first = 0
+    for place, plan in enumerate(plans):
+        found.append(itertools.count(first if plan.samples == usual else (place + 1) * _FAR))
+        rows = (usual * len(plan.problems), len(plan.problems) if config.greedy else 0)
+        first += sum(math.ceil(number / config.batch_size) for number in rows)
+    return found
 
 
 def _item(plan: TaskPlan, problem: Problem, sample: int, prompt_ids: tuple[int, ...]) -> Item:

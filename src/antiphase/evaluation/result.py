@@ -2,16 +2,26 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from antiphase.errors import InvalidInputError
+from antiphase.evaluation.entries import Options
 from antiphase.evaluation.evaluation_folder import EvalFolder
-from antiphase.evaluation.evaluation_table import BENCHMARK_NOTE, benchmark_table, render_evaluation
+from antiphase.evaluation.evaluation_table import (
+    BENCHMARK_NOTE,
+    TWO_SCORES_NOTE,
+    benchmark_table,
+    render_evaluation,
+)
+from antiphase.evaluation.two_scores import two_scores_table
 from antiphase.page.building import signals_document
 from antiphase.page.document import Document, Table
 from antiphase.page.html import render_overview
+
+if TYPE_CHECKING:
+    from antiphase.evaluation.disagreements import Disagreements
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,14 @@ class Evaluation:
             f"no result for model {model!r}, task {task!r}, estimator {estimator!r}; this evaluation has {have}."
         )
 
+    def disagreements(self) -> "list[Disagreements]":
+        """How each model disagrees with the first one, problem by problem; empty where there is one model."""
+        from antiphase.evaluation.disagreements import disagreements
+        from antiphase.evaluation.entrants import entrants_of
+
+        options = Options(seed=self.summary["seed"], num_resamples=self.summary["config"].get("num_resamples", 1000))
+        return disagreements(entrants_of(None, [self]), options)
+
     def save_figures(self, folder: Path) -> list[Path]:
         """Draw the accuracies, and how well the scores tell right from wrong, with intervals, as PNG and SVG.
 
@@ -81,13 +99,21 @@ class Evaluation:
             name: name of the run.
             label: the user's name for the run.
         """
+        # These modules read evaluations, so they cannot be imported above.
+        from antiphase.evaluation.disagreement_tables import disagreement_tables
+
         document = signals_document(
             "eval", name, self.tokens, self.rollouts, self.summary, label=label, steps=self.steps
         )
-        if not self.summary.get("benchmark"):
-            return document
-        header, rows = benchmark_table(self.summary["benchmark"], "model")
-        return replace(document, tables=[Table("all tasks", header, rows, [BENCHMARK_NOTE])])
+        tables = []
+        if self.summary.get("benchmark"):
+            tables.append(Table("all tasks", *benchmark_table(self.summary["benchmark"], "model"), [BENCHMARK_NOTE]))
+        if len({result["model"] for result in self.summary["results"]}) > 1:
+            tables += disagreement_tables(self.disagreements(), labels_of(self, document))
+        scores = two_scores_table(self.summary["results"])
+        if scores[1]:
+            tables.append(Table("strict and flexible scores", *scores, [TWO_SCORES_NOTE]))
+        return replace(document, tables=tables)
 
     def __str__(self) -> str:
         return render_evaluation(self.summary)
@@ -100,3 +126,17 @@ class Evaluation:
         """The overview that notebooks show."""
         empty = self.tokens.iloc[:0]
         return render_overview(signals_document("eval", "run", empty, self.rollouts, self.summary))
+
+
+def labels_of(evaluation: Evaluation, document: Document, name: str | None = None, place: int = 0) -> dict[Any, str]:
+    """The labels of an evaluation's subjects on its page, by entrant, task and index of the seed.
+
+    Args:
+        evaluation: the evaluation.
+        document: its document.
+        name: name of the entrant; with None, each model has its own name.
+        place: index of the seed.
+    """
+    cases = dict.fromkeys((result["model"], result["task"]) for result in evaluation.summary["results"])
+    labels = [subject.label for subject in document.subjects]
+    return {(name or model, task, place): label for (model, task), label in zip(cases, labels, strict=True)}

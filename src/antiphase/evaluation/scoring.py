@@ -21,13 +21,14 @@ from antiphase.runs.unit_spec import UnitSpec
 from antiphase.signal_spec import SignalSpec
 from antiphase.steps.thoughts import completion_text
 from antiphase.tasks.pool import NO_ANSWER, VerifierPool, answer_part
+from antiphase.tasks.strict_flexible import strict_and_flexible
 
 SCHEMA = pa.schema(
     [
         *ROLLOUT_SCHEMA,
         *((name, pa.string()) for name in ("task", "problem_id", "reference", "answer", "outcome", "reason")),
         ("sample", pa.int32()),
-        *((name, pa.bool_()) for name in ("greedy", "correct", "well_formed")),
+        *((name, pa.bool_()) for name in ("greedy", "correct", "well_formed", "strict", "flexible")),
     ]
 )
 
@@ -66,6 +67,7 @@ def score_batch(
     judged = {}
     for place, item in enumerate(items):
         problem, verdict = batch.problems[place], verdicts[place]
+        scores = strict_and_flexible(batch.plan.task, said[place], problem, correct=verdict.correct)
         judged[item.rollout_id] = {
             "task": batch.plan.task.spec,
             "problem_id": problem.problem_id,
@@ -78,6 +80,8 @@ def score_batch(
             "greedy": batch.samples[place] == GREEDY,
             "correct": verdict.correct,
             "well_formed": batch.plan.task.well_formed(said[place], problem),
+            "strict": scores.strict,
+            "flexible": scores.flexible,
         }
     if specs:
         measured = measure_items(loaded, items, specs, units, bar)

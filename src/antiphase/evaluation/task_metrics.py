@@ -74,8 +74,8 @@ def accuracy_metrics(rollouts: pd.DataFrame, ks: Sequence[int]) -> dict[str, dic
         ks: the k of pass@k and maj@k. Those above a problem's number of samples are left out.
 
     Returns:
-        `avg@n` (mean over samples), `pass@k`, `maj@k`, `greedy`, `truncated`, `well_formed`, `timeouts`, `length`,
-        each with value, low, high and num_problems.
+        `avg@n` (mean over samples), `pass@k`, `maj@k`, `greedy`, `truncated`, `well_formed`, `timeouts`, `strict`,
+        `flexible` (see `strict_and_flexible`), `length`, each with value, low, high and num_problems.
     """
     drawn, greedy = rollouts[~rollouts.greedy], rollouts[rollouts.greedy]
     found: dict[str, Estimate] = {}
@@ -89,10 +89,18 @@ def accuracy_metrics(rollouts: pd.DataFrame, ks: Sequence[int]) -> dict[str, dic
         ("truncated", cut),
         ("well_formed", shown.well_formed.to_numpy(dtype=np.float64)),
         ("timeouts", shown.outcome.isin(["timeout", "error"]).to_numpy(dtype=np.float64)),
+        ("strict", _scores(shown, "strict")),
+        ("flexible", _scores(shown, "flexible")),
     ):
         found[name] = share_interval(by_problem(shown, values))
     found["length"] = mean_interval(by_problem(shown, shown.num_tokens.to_numpy(dtype=np.float64)))
     return {name: estimate.to_dict() for name, estimate in found.items()}
+
+
+def _scores(rows: pd.DataFrame, name: str) -> np.ndarray:
+    """A column of true and false as numbers; NaN where it is null, and in an older run that lacks it."""
+    values = rows[name].tolist() if name in rows else [None] * len(rows)
+    return np.array([math.nan if pd.isna(value) else float(value) for value in values])
 
 
 def _sampled(drawn: pd.DataFrame, ks: Sequence[int]) -> dict[str, Estimate]:

@@ -12,7 +12,10 @@ from antiphase.page.subjects import subjects_of
 from antiphase.page.wording import signed
 from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
 
-_SAMPLING = ("samples", "max_new_tokens", "temperature", "top_p", "num_prompts", "num_problems", "prompts", "rollouts")
+_SAMPLING = (
+    "tasks", "samples", "k", "max_new_tokens", "temperature", "top_p", "num_prompts", "num_problems", "prompts",
+    "rollouts",
+)  # fmt: skip
 _OF_A_RECIPE = (
     "model", "preset", "tasks", "inversion_combine", "inversion_weight", "inversion_estimator", "loss_type",
 )  # fmt: skip
@@ -104,7 +107,7 @@ def facts_of(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _known(values: Mapping[str, Any], keys: Sequence[str]) -> list[tuple[str, str]]:
-    return [(key, _text(values[key])) for key in keys if values.get(key) is not None]
+    return [(key, _text(values[key])) for key in keys if values.get(key) not in (None, [], ())]
 
 
 def _text(value: Any) -> str:

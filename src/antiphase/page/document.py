@@ -59,7 +59,7 @@ class Subject:
         run: index of its run in the document.
         readings: one for each estimator: the entry of the run's summary; an evaluation adds its `accuracy`.
         rollouts: one row for each rollout: `rollout_id`, `prompt`, `finish`, `num_tokens`, and where known `correct`,
-            `outcome`, `reason`, `answer`, `reference`.
+            `outcome`, `reason`, `answer`, `reference`, `strict`, `flexible`, `num_thought_tokens`.
         correlations: for each estimator, ρ over the tokens of each rollout, `[rollout]`; NaN where undefined.
         by_unit: for each column of rollouts.parquet that holds a ρ over another unit (`spearman_type`,
             `spearman_step` and the ends of its interval, `spearman_given_length`), the ρ by estimator as in
@@ -121,12 +121,15 @@ class Table:
         header: the names of the columns.
         rows: the cells, row by row.
         notes: sentences that say how to read it.
+        links: by (row, column): the rollouts that a click on the cell may open, as (label of the subject, rollout id).
+            The page opens the first one that it holds. A cell without a rollout in the page is plain text.
     """
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
+    links: Mapping[tuple[int, int], Sequence[tuple[str, str]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

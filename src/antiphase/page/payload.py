@@ -22,6 +22,8 @@ MAX_CHARACTERS = 22_500_000
 _CHARACTERS_PER_FLOAT = 6
 # The share of the limit that the main columns may take when there are details too.
 _MAIN_SHARE = 0.8
+# The facts of a rollout that are true or false.
+_TRUTHS = ("correct", "strict", "flexible")
 _TRAJECTORY_KINDS = ("step", "eval", "probe")
 # The most characters that all prompts of a subject may take together. A single prompt is cut to a length between
 # _SHORTEST and _LONGEST; an answer or a reference is cut to _LONGEST.
@@ -177,10 +179,12 @@ def _rollout(row: Mapping[Any, Any], prompts: Mapping[str, int], cut: int) -> di
     found = {"id": str(row["rollout_id"]), "prompt": prompts.get(str(row.get("prompt"))), "finish": row.get("finish")}
     if cut:
         found["cut"] = cut
-    for name in ("correct", "outcome", "reason", "answer", "reference"):
+    if row.get("num_thought_tokens"):
+        found["thought"] = int(row["num_thought_tokens"])
+    for name in ("correct", "outcome", "reason", "answer", "reference", "strict", "flexible"):
         value = row.get(name)
         if value is not None and not (isinstance(value, float) and math.isnan(value)) and value is not pd.NA:
-            found[name] = bool(value) if name == "correct" else _clipped(str(value), _LONGEST)
+            found[name] = bool(value) if name in _TRUTHS else _clipped(str(value), _LONGEST)
     return found
 
 

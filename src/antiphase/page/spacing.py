@@ -19,7 +19,18 @@ def spaces_before(completion: str, tokens: Sequence[str]) -> list[bool]:
     >>> spaces_before("Wait, I see", ["Wait", ",", "I", " see"])
     [False, False, True, False]
     """
-    flags, cursor, waiting = [], 0, 0
+    return [place > cursor and completion[place - 1] == " " for cursor, place in found_places(completion, tokens)]
+
+
+def found_places(completion: str, tokens: Sequence[str]) -> list[tuple[int, int]]:
+    """For each token: where the search for it begins, and where it is found; −1 where it is not.
+
+    The rules of the search are those of `spaces_before`.
+
+    >>> found_places("Wait, I see", ["Wait", ",", "I", "you", " see"])
+    [(0, 0), (4, 4), (5, 6), (7, -1), (7, 7)]
+    """
+    places, cursor, waiting = [], 0, 0
     for token in tokens:
         if token and completion.startswith(token, cursor):
             found = cursor
@@ -27,9 +38,9 @@ def spaces_before(completion: str, tokens: Sequence[str]) -> list[bool]:
             found = cursor + 1
         else:
             found = completion.find(token, cursor, cursor + len(token) + _AHEAD + waiting) if token else -1
-        flags.append(found > cursor and completion[found - 1] == " ")
+        places.append((cursor, found))
         if found < 0:
             waiting += 1
         else:
             waiting, cursor = 0, found + len(token)
-    return flags
+    return places

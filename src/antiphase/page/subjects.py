@@ -15,13 +15,14 @@ from antiphase.page.document import Subject
 from antiphase.page.payload import finite
 from antiphase.page.spacing import spaces_before
 from antiphase.page.stepping import floats, steps_of
+from antiphase.page.thoughts import thought_lengths
 from antiphase.page.unit_correlations import NOTHING, units_of
 from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
 from antiphase.types import cell_column
 
 _ROLLOUT = ("rollout_id", "prompt_id", "prompt", "finish", "num_tokens")
 _TOKEN = ("rollout", "position", "token", "token_id", "entropy", "logprob")
-_VERDICT = ("correct", "outcome", "reason", "answer", "reference")
+_VERDICT = ("correct", "outcome", "reason", "answer", "reference", "strict", "flexible")
 _READING = (
     "estimator", "context", "layers", "projections", "norm", "target", "targets_per_rollout", "revision", "device",
     "dtype", "splitter", "step_strength",
@@ -149,6 +150,7 @@ def _subject(
         _check_counts(label, shown, counts)
     starts = np.concatenate([[0], counts.cumsum()]).astype(np.int64)
     spaced = _spaced(first, base, starts)
+    shown["num_thought_tokens"] = thought_lengths(first, base, starts)
     strengths = {name: floats(frame, "strength") for name, frame in frames.items()}
     cells = {
         str(reading["estimator"]): found

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from antiphase.data.prompts import Messages
@@ -31,11 +31,13 @@ class Batch:
         items: the rollouts; all of them are completed, or none is.
         sampling: how they are completed.
         end_ids: tokens that end a completion besides the model's own end tokens.
+        draw: the number of which the batch's seed is made; None takes the batch's place in the run.
     """
 
     items: tuple[Item, ...]
     sampling: Sampling
     end_ids: tuple[int, ...]
+    draw: int | None = field(default=None, kw_only=True)
 
     @property
     def is_completed(self) -> bool:

@@ -110,6 +110,9 @@ class Run(ABC, Generic[Wanted, Found]):
     def draw(self, found: Found, folder: Path) -> None:
         """Draw the figures into a folder."""
 
+    def write_tables(self, found: Found, folder: Path) -> None:
+        """Write tables that are made of the whole result into a folder."""
+
     def shared(self, batches: Sequence[Batch], loaded: LoadedModel, folder: RunFolder) -> Sequence[Batch]:
         """The batches of any model but the first. A probe may complete them with the rollouts of the first model."""
         return batches
@@ -246,6 +249,7 @@ class Run(ABC, Generic[Wanted, Found]):
             **results,
         }
         found = self.found(frames, summary)
+        self.write_tables(found, folder.path)
         if self.request.outputs.figures:
             with Progress(1, shown=self.progress) as bar:
                 bar.stage("drawing figures", 1)
@@ -274,7 +278,8 @@ def _completed(batch: Batch, number: int, loaded: LoadedModel, engines: Engines,
     about = f" ({batch.label})" if batch.label else ""
     bar.stage(f"{short_name(loaded)}: generating{about}", len(batch.items))
     engine = engines.ending_at(batch.end_ids)
-    drawn = engine.complete([item.prompt_ids for item in batch.items], batch.sampling, number, tick=bar.advance)
+    draw = number if batch.draw is None else batch.draw
+    drawn = engine.complete([item.prompt_ids for item in batch.items], batch.sampling, draw, tick=bar.advance)
     bar.end_stage()
     pairs = zip(batch.items, drawn, strict=True)
     items = tuple(completed(item, one.ids, one.finish, loaded.tokenizer) for item, one in pairs)

@@ -52,6 +52,32 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     return float(-np.expm1(np.log1p(-long / factors).sum()))
 
 
+def chance_of_unequal_shares(left: int, num_left: int, right: int, num_right: int) -> float:
+    """The probability that two sides solve a problem with different shares although nothing sets them apart.
+
+    If both sides are right with the same probability, then their samples are exchangeable: given how many of all
+    samples are right, each way to deal them out to the two sides is equally likely. So the number of right samples of
+    the left side is hypergeometric, as in Fisher's exact test. The shares are equal at one value alone,
+    a = K n_left / (n_left + n_right) for K right samples, and the result is
+    1 − C(n_left, a) C(n_right, K − a) / C(n_left + n_right, K), or 1 where a is no whole number.
+
+    With one sample on both sides, the result is 1 if the two differ and 0 if they agree.
+
+    Args:
+        left, num_left: number of right samples of the left side, and of all its samples.
+        right, num_right: the same for the right side.
+
+    >>> round(chance_of_unequal_shares(2, 2, 0, 2), 6)
+    0.333333
+    """
+    total = left + right
+    equal, rest = divmod(total * num_left, num_left + num_right)
+    if rest:
+        return 1.0
+    ways = math.comb(num_left, equal) * math.comb(num_right, total - equal)
+    return 1 - ways / math.comb(num_left + num_right, total)
+
+
 def majority_at_k(
     answers: Sequence[str | None],
     correct: Sequence[bool],

@@ -144,7 +144,7 @@ def check_evaluations(cells: Sequence[Cell], *, dry_run: bool = False) -> tuple[
             config: EvalConfig = config_from("model", options, EvalConfig)
             rollouts, tokens = 0, 0
             for count in count_problems(config, dry_run=dry_run):
-                number = count.problems * (config.num_samples + config.greedy)
+                number = count.problems * (count.samples + config.greedy)
                 rollouts += number
                 tokens += number * count.max_new_tokens
                 if not count.seen:

@@ -7,8 +7,8 @@ cannot read a data set, it fails before anything starts.
 from dataclasses import dataclass
 
 from antiphase.errors import InvalidInputError
-from antiphase.evaluation.evaluation_config import EvalConfig
-from antiphase.evaluation.plan import plan_entry, suite_entries
+from antiphase.evaluation.evaluation_config import EvalConfig, num_samples
+from antiphase.evaluation.plan import plan_entry
 from antiphase.tasks.math_sets import MATH_SETS
 from antiphase.tasks.problem import Task
 from antiphase.tasks.registry import load_task
@@ -39,12 +39,14 @@ class Count:
         spec: the task's spec.
         problems: number of problems.
         max_new_tokens: length limit of a completion, in tokens.
+        samples: number of sampled completions of each problem.
         seen: whether the problems were read. If not, their number is the size that antiphase knows.
     """
 
     spec: str
     problems: int
     max_new_tokens: int
+    samples: int
     seen: bool = True
 
 
@@ -58,19 +60,19 @@ def count_problems(config: EvalConfig, *, dry_run: bool) -> list[Count]:
     Raises:
         AntiphaseError: a task is invalid or cannot be read, so that `evaluate` would refuse it too.
     """
-    entries = suite_entries(config)
+    entries = config.entries()
     tasks = [load_task(entry.spec) for entry in entries]
     return [_count(entry, task, config, dry_run) for entry, task in zip(entries, tasks, strict=True)]
 
 
 def _count(entry: SuiteEntry, task: Task, config: EvalConfig, dry_run: bool) -> Count:
     """Return the size of the evaluation on one task."""
-    length = config.sampling(entry.max_new_tokens).max_new_tokens
+    length, samples = config.sampling(entry.max_new_tokens).max_new_tokens, num_samples(entry)
     try:
-        return Count(entry.spec, len(plan_entry(entry, task, config).problems), length)
+        return Count(entry.spec, len(plan_entry(entry, task, config).problems), length, samples)
     except InvalidInputError as error:
         known = MATH_SETS[task.name].test_rows if task.name in MATH_SETS else None
         if not dry_run or known is None or config.split != "test" or not is_unreachable(error):
             raise
         wanted = config.num_problems if config.num_problems is not None else entry.num_problems
-        return Count(entry.spec, min(known, wanted) if isinstance(wanted, int) else known, length, seen=False)
+        return Count(entry.spec, min(known, wanted) if isinstance(wanted, int) else known, length, samples, seen=False)

@@ -10,7 +10,6 @@ from typing import Any
 
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.evaluation_config import EvalConfig
-from antiphase.evaluation.plan import suite_entries
 from antiphase.runs.run_config import config_from
 from antiphase.study.definition import Cell, Study, read_study
 from antiphase.study.records import done_cells
@@ -72,7 +71,7 @@ def check_cells(cells: Sequence[Cell]) -> None:
         if asked not in seen:
             seen.add(asked)
             config: EvalConfig = config_from("model", {"seed": cell.seed, **cell.evaluation}, EvalConfig)
-            for entry in suite_entries(config):
+            for entry in config.entries():
                 load_task(entry.spec)
 
 

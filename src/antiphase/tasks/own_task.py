@@ -61,6 +61,11 @@ class OwnTask(Task):
             located=place.text + options,
         )
 
+    @property
+    def option_names(self) -> set[str]:
+        """The names of the options that the user's code takes."""
+        return set(_parameters(self.code.value)) - set(_OF_EVERY_TASK)
+
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
         """Return the user's problems after checks, with the spec as their task. Try the verifier on the first one.
 

@@ -57,6 +57,11 @@ class Task(ABC):
         """Whether the verifier reads the whole completion. If not, it reads only what follows the model's thought."""
         return False
 
+    @property
+    def has_two_scores(self) -> bool:
+        """Whether a strict and a flexible score can stand beside the verdict; see `strict_and_flexible`."""
+        return False
+
     @abstractmethod
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
         """Draw problems of a split.

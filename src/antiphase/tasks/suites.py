@@ -4,11 +4,12 @@
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from antiphase.errors import InvalidInputError
 from antiphase.registry import did_you_mean
 from antiphase.tasks.math_sets import MATH_SETS
-from antiphase.tasks.specs import parse_spec
+from antiphase.tasks.specs import parse_options, parse_spec
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class SuiteEntry:
         max_new_tokens: the number of tokens after which a completion is cut off.
         chat_template: whether the model's chat template is used, if the model has one.
         end_tokens: texts of one token each. Such a token ends a completion, as the model's own end tokens do.
+        samples: number of sampled completions of each problem.
+        k: the k of pass@k, maj@k and best-of-k.
     """
 
     spec: str
@@ -30,6 +33,33 @@ class SuiteEntry:
     max_new_tokens: int | None = None
     chat_template: bool | None = None
     end_tokens: tuple[str, ...] = ()
+    samples: int | None = None
+    k: tuple[int, ...] | None = None
+
+
+# The options of a spec that evaluation reads. They do not belong to the task, so the task is made without them.
+EVALUATION_OPTIONS: dict[str, Any] = {"samples": int, "k": tuple[int, ...]}
+
+
+def asked_entry(text: str) -> SuiteEntry:
+    """Return the task that a spec of `--tasks` names, with the `samples` and the `k` that the spec gives.
+
+    The task's own spec is what is left of the text. So a task has the same name and the same problems, however many
+    samples are drawn.
+
+    >>> asked_entry("aime24:samples=64,k=1|8,file=a.jsonl").spec, asked_entry("aime24:samples=64,k=1|8").k
+    ('aime24:file=a.jsonl', (1, 8))
+
+    Raises:
+        InvalidInputError: the text is no spec, `samples` is no whole number, or `k` is no list of whole numbers.
+    """
+    spec = parse_spec(text)
+    own = {key: value for key, value in spec.options.items() if key in EVALUATION_OPTIONS}
+    if not own:
+        return SuiteEntry(text)
+    values = parse_options(replace(spec, options=own), EVALUATION_OPTIONS)
+    rest = ",".join(f"{key}={value}" for key, value in spec.options.items() if key not in own)
+    return SuiteEntry(f"{spec.name}:{rest}" if rest else spec.name, **values)
 
 
 _SUMS = "43+7=50, since 43+7=50\n78+5=83, since 78+5=83\n{prompt}="
@@ -53,7 +83,10 @@ SUITES: dict[str, tuple[SuiteEntry, ...]] = {
     "math": tuple(map(SuiteEntry, _MATH)),
     "logic": tuple(SuiteEntry(spec, num_problems=100) for spec in _LOGIC),
     # The data sets in the tables of arXiv 2605.17770, according to a public digest of the paper.
-    "paper": tuple(SuiteEntry(spec, max_new_tokens=_PAPER_TOKENS) for spec in ("aime24", "math500", "gsm8k")),
+    # The paper reports Pass@16 and Major@16.
+    "paper": tuple(
+        SuiteEntry(spec, max_new_tokens=_PAPER_TOKENS, samples=16) for spec in ("aime24", "math500", "gsm8k")
+    ),
     # For models of about 135 million weights, which follow no instruction about the form of the answer.
     "smoke": (
         SuiteEntry("sums:digits=2|1", 24, _SUMS, 16, chat_template=False, end_tokens=("\n",)),
@@ -64,10 +97,6 @@ SUITES: dict[str, tuple[SuiteEntry, ...]] = {
         SuiteEntry("gsm8k", 6, max_new_tokens=96),
     ),
 }  # fmt: skip
-
-
-# The number of samples of each problem, for suites that fix it. The paper reports Pass@16 and Major@16.
-SUITE_SAMPLES = {"paper": 16}
 
 
 def resolve_suite(text: str) -> tuple[SuiteEntry, ...]:
@@ -97,12 +126,3 @@ def resolve_suite(text: str) -> tuple[SuiteEntry, ...]:
             )
     files = {name: f"{name}:file={path}" for name, path in suite.options.items()}
     return tuple(replace(entry, spec=files.get(entry.spec, entry.spec)) for entry in entries)
-
-
-def suite_samples(text: str) -> int | None:
-    """Return how many samples of each problem a suite asks for; None leaves the number to the evaluation.
-
-    >>> suite_samples("paper"), suite_samples("math")
-    (16, None)
-    """
-    return SUITE_SAMPLES.get(parse_spec(text).name)

@@ -50,6 +50,11 @@ class TableTask(RowTask):
     compare: Compare
     boxed_only: bool = False
 
+    @property
+    def has_two_scores(self) -> bool:
+        """Whether the answer is looked for in several places, so that it matters where it was found."""
+        return self.extract == "auto"
+
     def keeps(self, row: TableRow) -> bool:
         """Return whether the row has a boxed answer, or the task needs no box."""
         if not self.boxed_only:

@@ -5,6 +5,7 @@ import { SUBJECTS } from "./data.js";
 import { active, change, drawAllViews, estimatorOf, listen, recall, recallSelects, state, strengthName, touches } from "./state.js";
 import { colourOf, isDark, medium, redrawCharts } from "./charts.js";
 import { wireDownloads } from "./tables.js";
+import { wireLinks } from "./links.js";
 import { drawOverview, headlineOf } from "./overview.js";
 import { wireScatter } from "./scatter.js";
 import { showDetails } from "./details.js";
@@ -127,6 +128,7 @@ async function startPage() {
     sayWhatIsHeld();
     if (state.token !== null) showDetails(active(), state.token);
   }
+  wireLinks();
   if ($("training-charts")) wireTraining();
   addEventListener("hashchange", () => {
     const { cell, estimator, ...asked } = recall(location.hash);

@@ -7,6 +7,8 @@ import { active, change, estimatorOf, isSelected, listen, remember, rhoOf, state
 import { chart, diverging, lonely, ramp, rules, sequential } from "./charts.js";
 import { CSV } from "./tables.js";
 import { contributionOf, showDetails, tokenLine } from "./details.js";
+import { otherScores, verdictOf, verdictWord } from "./verdicts.js";
+import { emptyText, firstShown, foldThought, nameThought, unfoldFor, wireThought } from "./thought.js";
 
 const AT_ONCE = 3000;
 const microscope = { count: AT_ONCE, tokens: [] };
@@ -43,8 +45,6 @@ function visibleRollouts(subject) {
   return subject.rollouts.map((_, rollout) => rollout).filter(keep);
 }
 
-const verdictWord = ({ correct, outcome }) => (correct === true ? "right" : correct === false ? (outcome && outcome !== "wrong" ? `wrong (${outcome})` : "wrong") : null);
-
 function fillRollouts() {
   const subject = active(), places = visibleRollouts(subject);
   $("rollout").replaceChildren(...places.map((rollout) => {
@@ -66,10 +66,10 @@ function fillUnits(subject) {
 
 function drawText() {
   const subject = active(), rollout = state.rollout, from = subject.starts[rollout] ?? 0, to = subject.starts[rollout + 1] ?? 0;
-  const strength = subject.strength(estimatorOf(subject), state.cell), last = Math.min(to, from + microscope.count);
+  const strength = subject.strength(estimatorOf(subject), state.cell), first = firstShown(subject, rollout), last = Math.min(to, first + microscope.count);
   const beginnings = stepBeginnings(subject, rollout);
   microscope.tokens = [];
-  for (let token = from; token < last; token++) {
+  for (let token = first; token < last; token++) {
     const text = subject.text(token);
     const made = element("span", { class: "tok", role: "option", tabindex: -1, "data-token": token, "aria-selected": "false", "aria-label": text.trim() ? null : blankName(text) }, subject.spaced[token] ? " " : "", ...visibleNodes(text || "∅"));
     if (endsLine(text)) made.classList.add("line");
@@ -82,7 +82,7 @@ function drawText() {
   }
   // The page adds a line break after a token that ends a line.
   $("text").replaceChildren(...microscope.tokens.flatMap((made) => (made.classList.contains("line") ? [made, "\n"] : [made])));
-  if (!microscope.tokens.length) $("text").append(element("span", { class: "tok", role: "option", "aria-selected": "false" }, "(no tokens)"));
+  if (!microscope.tokens.length) $("text").append(element("span", { class: "tok", role: "option", "aria-selected": "false" }, emptyText(subject, rollout)));
   $("more").hidden = last >= to;
   paint();
   light();
@@ -108,6 +108,7 @@ export function paint() {
 
 function light() {
   const subject = active();
+  nameThought(subject, state.rollout);
   for (const made of microscope.tokens) {
     const token = Number(made.dataset.token), lit = isSelected(subject, token);
     made.classList.toggle("lit", lit);
@@ -152,9 +153,8 @@ function drawFacts() {
   if (!rollout) { $("rollout-facts").textContent = "This model has no rollouts."; return; }
   const estimator = estimatorOf(subject), rho = subject.units(state.cell).map((unit) => `by ${unit} ${signed(subject.correlation(state.rollout, estimator, state.cell, unit))}`);
   const count = subject.starts[state.rollout + 1] - subject.starts[state.rollout];
-  const word = [verdictWord(rollout), rollout.reason && visible(rollout.reason, 80)].filter(Boolean).join(": ");
   const size = rollout.cut ? `the first ${counted(count)} of ${counted(count + rollout.cut)} tokens (ρ is of all)` : `${counted(count)} tokens`;
-  const parts = [`ρ ${rho.join(", ")}`, size, stepCount(subject, state.rollout), rollout.finish ? `ended by ${visible(rollout.finish, 40)}` : null, word,
+  const parts = [`ρ ${rho.join(", ")}`, size, stepCount(subject, state.rollout), rollout.finish ? `ended by ${visible(rollout.finish, 40)}` : null, verdictOf(rollout), otherScores(rollout),
     rollout.answer !== undefined ? `answer ${visible(rollout.answer, 80)}` : null, rollout.reference !== undefined ? `reference ${visible(rollout.reference, 80)}` : null];
   $("rollout-facts").textContent = parts.filter(Boolean).join(" · ");
   const prompt = subject.prompts[rollout.prompt];
@@ -182,8 +182,18 @@ export function focusToken(subject, token) {
   if (!visibleRollouts(subject).includes(rollout)) $("filter").value = "all";
   microscope.count = Math.max(AT_ONCE, token - subject.starts[rollout] + 200);
   change({ subject: subject.place, rollout, token });
-  const made = microscope.tokens[token - subject.starts[rollout]];
+  const made = microscope.tokens[token - firstShown(subject, rollout)];
   made?.scrollIntoView({ block: "nearest" });
+}
+
+/** Show a rollout of any model, and scroll to it. */
+export function showRollout(subject, rollout) {
+  $("filter").value = "all";
+  microscope.count = AT_ONCE;
+  change({ subject: subject.place, rollout, token: null });
+  fillRollouts();
+  $("tokens").scrollIntoView({ block: "start" });
+  $("rollout").focus({ preventScroll: true });
 }
 
 function goTo(rollout) {
@@ -245,6 +255,8 @@ export function wireMicroscope() {
   const judged = SUBJECTS.some((subject) => subject.rollouts.some((rollout) => "correct" in rollout));
   for (const option of [...$("filter").options]) if (!judged && (option.value === "right" || option.value === "wrong")) option.remove();
   if (state.token !== null) microscope.count = Math.max(AT_ONCE, state.token - active().starts[state.rollout] + 200);
+  unfoldFor(active(), state.rollout, state.token);
+  wireThought(drawText);
   fillRollouts();
   drawText();
   $("filter").addEventListener("change", refilter);
@@ -269,7 +281,9 @@ export function wireMicroscope() {
   $("text").addEventListener("keydown", keyDown);
   listen((changed) => {
     if (touches(changed, "subject", "estimator", "cell", "unit") || (touches(changed, "selected") && $("filter").value === "selected")) refilter();
-    const place = state.token === null ? 0 : state.token - active().starts[state.rollout], away = place >= microscope.tokens.length && place > 0;
+    if (touches(changed, "subject", "rollout")) foldThought();
+    const opened = touches(changed, "subject", "rollout", "token") && unfoldFor(active(), state.rollout, state.token);
+    const place = state.token === null ? 0 : state.token - firstShown(active(), state.rollout), away = opened || (place >= microscope.tokens.length && place > 0);
     if (away) microscope.count = Math.max(microscope.count, place + 200);
     if (touches(changed, "subject", "rollout", "estimator", "cell") || away) {
       if ($("rollout").value !== String(state.rollout)) fillRollouts();

@@ -1,0 +1,82 @@
+"""The tables of the problems that one entrant solves more often than another, for the page."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from antiphase.evaluation.comparison_formats import difference_text
+from antiphase.evaluation.disagreements import FILE, Disagreement, Disagreements, Side, excerpt
+from antiphase.page.document import Table
+from antiphase.runs.table_text import signed
+
+# The label of the subject on the page, by entrant, task and index of the seed.
+Labels = Mapping[tuple[str, str, int], str]
+_MOST_ROWS = 200
+_READING = (
+    "Share of the completions that are right, of the problems that both answered. Choose a share to read a rollout "
+    "that shows the difference: a right one of the side that is right more often, a wrong one of the other."
+)
+
+
+def disagreement_tables(found: Sequence[Disagreements], labels: Labels) -> list[Table]:
+    """Return a table for each pair of entrants, with the problems of all tasks on which the two disagree.
+
+    Args:
+        found: the disagreements, as `disagreements` returns them.
+        labels: the subjects of the page whose rollouts the cells open.
+    """
+    pairs: dict[tuple[str, str], list[Disagreements]] = {}
+    for one in found:
+        pairs.setdefault((one.reference, one.model), []).append(one)
+    return [_table(own, labels) for own in pairs.values()]
+
+
+def _table(found: Sequence[Disagreements], labels: Labels) -> Table:
+    reference, model = found[0].reference, found[0].model
+    whole = [(one.task, row) for one in found for row in one.problems]
+    whole.sort(key=lambda pair: (-abs(pair[1].difference), -pair[1].difference))
+    shown = whole[:_MOST_ROWS]
+    header = ["problem", "task", f"right: {reference}", f"right: {model}", "difference", "prompt"]
+    rows, links = [], {}
+    for place, (task, row) in enumerate(shown):
+        rows.append(_cells(task, row))
+        for column, name, side in ((2, reference, row.reference), (3, model, row.model)):
+            pairs = [
+                (labels[name, task, seed], rollout) for seed, rollout in side.rollouts if (name, task, seed) in labels
+            ]
+            if pairs:
+                links[place, column] = pairs
+    notes = [note for one in found for note in _notes(one)]
+    if len(whole) > len(shown):
+        notes.append(f"The {len(shown)} largest of {len(whole):,} differences; {FILE} has all.")
+    return Table(f"{model} against {reference}, problem by problem", header, rows, [_READING, *notes], links)
+
+
+def _cells(task: str, row: Disagreement) -> list[str]:
+    sides = (_share(row.reference), _share(row.model))
+    return [row.problem_id, task, *sides, signed(row.difference), excerpt(row.prompt)]
+
+
+def _share(side: Side) -> str:
+    return f"{side.share:.2f} ({side.num_correct} of {side.num_samples})"
+
+
+def _notes(one: Disagreements) -> list[str]:
+    """Sentences that say how much of the disagreement chance could explain."""
+    more = sum(row.difference > 0 for row in one.problems)
+    paired: Mapping[str, Any] = one.paired
+    notes = [
+        f"{one.task}: of {one.num_problems:,} problems, {one.model} solves {more:,} more often than {one.reference} "
+        f"and {len(one.problems) - more:,} less often. The mean difference in accuracy is {difference_text(paired)}: "
+        f"{paired['verdict']}."
+    ]
+    if one.by_chance is None:
+        notes.append(
+            f"{one.task}: there is a single completion of each problem, so one row cannot tell a real difference from "
+            "chance. Only the mean difference can."
+        )
+    else:
+        notes.append(
+            f"{one.task}: if both solved every problem equally often, {one.by_chance:,.1f} problems would still be "
+            f"expected to differ by chance; {len(one.problems):,} do."
+        )
+    return notes

@@ -1,0 +1,184 @@
+"""The problems that one entrant solves more often than another: which they are, and what chance alone would give.
+
+An entrant is a model, or a method with its seeds. Two entrants are compared on the problems that both answered. The
+share of a problem is the share of its samples that are right, over all seeds; where nothing was sampled, the greedy
+completions count.
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from antiphase.evaluation.comparison import difference_of, sides_of
+from antiphase.evaluation.entrants import Entrant
+from antiphase.evaluation.entries import Options
+from antiphase.statistics.accuracy import chance_of_unequal_shares
+
+FILE = "disagreements.csv"
+_EXCERPT = 120
+# At most so many rollouts of a problem are named for a reader who wants to see one.
+_CANDIDATES = 16
+_COLUMNS = (
+    "task", "problem_id", "reference", "model", "share_reference", "share_model", "difference", "samples_reference",
+    "samples_model", "rollout_reference", "rollout_model", "prompt",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Side:
+    """One entrant's answers to a problem.
+
+    Args:
+        num_correct, num_samples: number of right completions, and of all, over all seeds.
+        rollouts: (index of the seed, rollout id) of completions that show why the two sides differ: right ones of the
+            side that is right more often, wrong ones of the other.
+    """
+
+    num_correct: int
+    num_samples: int
+    rollouts: tuple[tuple[int, str], ...]
+
+    @property
+    def share(self) -> float:
+        """The share of the completions that are right."""
+        return self.num_correct / self.num_samples
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A problem that two entrants solve with different shares."""
+
+    problem_id: str
+    prompt: str
+    reference: Side
+    model: Side
+
+    @property
+    def difference(self) -> float:
+        """The share of the model minus that of the reference."""
+        return self.model.share - self.reference.share
+
+
+@dataclass(frozen=True)
+class Disagreements:
+    """How two entrants disagree on one task.
+
+    Args:
+        task: the task's spec.
+        reference, model: names of the entrants.
+        num_problems: number of problems that both answered.
+        problems: the problems with different shares. The largest differences come first; of equal ones, those that
+            the model solves more often.
+        paired: the difference in mean accuracy, model minus reference, with its interval and verdict, as
+            `PairedDifference.to_dict` gives it.
+        by_chance: the expected number of problems with different shares if the two entrants solved every problem
+            equally often; None where a side has a single completion of each problem, since then it would always be
+            the number that was observed. See `chance_of_unequal_shares`.
+    """
+
+    task: str
+    reference: str
+    model: str
+    num_problems: int
+    problems: tuple[Disagreement, ...]
+    paired: Mapping[str, Any]
+    by_chance: float | None
+
+
+def disagreements(entrants: Sequence[Entrant], options: Options | None = None) -> list[Disagreements]:
+    """Compare every entrant with the reference, problem by problem.
+
+    Args:
+        entrants: an entrant for each name and task.
+        options: `reference` (by default the first entrant), `paired_seeds`, `smallest`, `num_resamples` and `seed` are
+            used.
+
+    Returns:
+        an entry for each entrant and task that share a problem with the reference, entrant by entrant.
+    """
+    options = options or Options()
+    names = list(dict.fromkeys(entrant.name for entrant in entrants))
+    if len(names) < 2:
+        return []
+    first = options.reference or names[0]
+    by_key = {(entrant.name, entrant.task): entrant for entrant in entrants}
+    tasks = list(dict.fromkeys(entrant.task for entrant in entrants))
+    found = []
+    for name in names:
+        for task in tasks:
+            reference, model = by_key.get((first, task)), by_key.get((name, task))
+            if name != first and reference is not None and model is not None:
+                found.append(_compared(reference, model, options))
+    return [one for one in found if one is not None]
+
+
+def _compared(reference: Entrant, model: Entrant, options: Options) -> Disagreements | None:
+    """The disagreements of two entrants on one task; None where they share no problem."""
+    left, right = _by_problem(reference), _by_problem(model)
+    problems = [name for name in left if name in right]
+    if not problems:
+        return None
+    rows, by_chance = [], 0.0
+    for name in problems:
+        counts = (int(left[name].correct.sum()), len(left[name]), int(right[name].correct.sum()), len(right[name]))
+        by_chance += chance_of_unequal_shares(*counts)
+        if counts[0] * counts[3] != counts[2] * counts[1]:
+            rows.append(_row(name, left[name], right[name]))
+    rows.sort(key=lambda row: (-abs(row.difference), -row.difference))
+    single = any(max(map(len, table.values())) == 1 for table in (left, right))
+    model_side, reference_side = sides_of(model, reference, options)
+    matrices = [side.matrix("accuracy", problems) for side in (model_side, reference_side)]
+    paired = difference_of(matrices[0], matrices[1], "accuracy", options)
+    names = (reference.task, reference.name, model.name)
+    return Disagreements(*names, len(problems), tuple(rows), paired, None if single else by_chance)
+
+
+def _by_problem(entrant: Entrant) -> dict[str, pd.DataFrame]:
+    """The counted completions of each problem, with the index of their seed."""
+    parts = []
+    for place, run in enumerate(entrant.runs):
+        drawn = run.rollouts[~run.rollouts.greedy]
+        rows = drawn if len(drawn) else run.rollouts
+        parts.append(rows[["problem_id", "prompt", "rollout_id", "correct"]].assign(place=place))
+    whole = pd.concat(parts)
+    return {str(name): rows for name, rows in whole.groupby(whole.problem_id.astype("str"), sort=False)}
+
+
+def _row(name: str, left: pd.DataFrame, right: pd.DataFrame) -> Disagreement:
+    more = bool(left.correct.mean() > right.correct.mean())
+    sides = _side(left, is_right=more), _side(right, is_right=not more)
+    return Disagreement(name, str(left.prompt.iloc[0]), *sides)
+
+
+def _side(rows: pd.DataFrame, *, is_right: bool) -> Side:
+    telling = rows[rows.correct.astype(bool) == is_right].head(_CANDIDATES)
+    pairs = zip(telling.place, telling.rollout_id, strict=True)
+    return Side(int(rows.correct.sum()), len(rows), tuple((int(place), str(rollout)) for place, rollout in pairs))
+
+
+def excerpt(prompt: str) -> str:
+    """The beginning of a prompt on one line."""
+    line = " ".join(prompt.split())
+    return line if len(line) <= _EXCERPT else f"{line[: _EXCERPT - 1]}…"
+
+
+def disagreements_csv(found: Sequence[Disagreements]) -> str:
+    """The disagreements in CSV: a line for each pair of entrants, task and problem, with numbers that are not rounded.
+
+    A prompt that looks like a formula to a spreadsheet gets an apostrophe before it.
+    """
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for one in found:
+        for row in one.problems:
+            left, right = row.reference, row.model
+            text = excerpt(row.prompt)
+            cells = [one.task, row.problem_id, one.reference, one.model, left.share, right.share, row.difference]
+            cells += [left.num_samples, right.num_samples, left.rollouts[0][1], right.rollouts[0][1]]
+            writer.writerow([*cells, f"'{text}" if text.startswith(("=", "+", "-", "@")) else text])
+    return file.getvalue()
