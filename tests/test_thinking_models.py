@@ -1,6 +1,7 @@
 """Tiny models that think as Qwen3 and DeepSeek-R1 do, through probe, eval and train: the same prompts and ends."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -302,3 +303,93 @@ def test_recipes_hold_the_options(models, tmp_path):
     recipe = parse_recipe(flags(models["qwen3"], tmp_path, chat_template_kwargs='{"enable_thinking": false}'))
     assert recipe.config.chat_template_kwargs == {"enable_thinking": False}
     assert recipe.resolved["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+# What a model says that opens its own thought, with A for the right answer and B for a wrong one; and whether this is
+# right.
+SAID = (
+    ("<think>Is it B?\nNo.</think>\nThe answer is A.", True),
+    ("<think>Is it A?</think>\nThe answer is B.", False),
+    ("<think>It is A, I am sure of it.", False),
+    ("<think></think>The answer is A. I did not think.", True),
+)
+# Where the template has closed the thought in the prompt.
+PLAIN = (
+    ("The answer is A. That was easy.", True),
+    ("The answer is B. That was easy.", False),
+    ("A is the answer, not <think> or B? A.", True),
+    ("Nothing to say about this here.", False),
+)
+
+
+@pytest.mark.parametrize(("name", "thinking"), [("qwen3", "on"), ("qwen3", "off"), ("r1", "on")])
+def test_verdicts_and_segments_are_those_of_the_hosts_batch(models, monkeypatch, tmp_path, name, thinking):
+    tokenizer = load_model(str(models[name])).tokenizer
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>") if name == "qwen3" else tokenizer.eos_token_id
+    rows, right, lengths = [], [], []
+
+    def scripted(self, prompt_ids, *_):
+        answers = {row["question"]: row["answer"] for row in self.train_dataset}
+        said = PLAIN if thinking == "off" else SAID
+        for place, ids in enumerate(prompt_ids):
+            question = next(text for text in answers if text in tokenizer.decode(ids))
+            text, correct = said[place % len(said)]
+            text = re.sub(r"\bA\b", answers[question], text)
+            text = re.sub(r"\bB\b", str(int(answers[question]) + 1), text)
+            text = text.removeprefix("<think>" * (name == "r1"))
+            # White space joins the segment before it.
+            thought = (re.match(r"(?s).*</think>\s*", text) or [""])[0]
+            completion = [*tokenizer(text, add_special_tokens=False).input_ids, end]
+            unfinished = thinking == "on" and not thought
+            rows.append({"question": question, "prompt_ids": list(ids), "completion_ids": completion})
+            right.append(correct)
+            lengths.append(
+                len(completion) if unfinished else len(tokenizer(thought, add_special_tokens=False).input_ids)
+            )
+        return [row["completion_ids"] for row in rows[-len(prompt_ids) :]], None
+
+    scores, rewards = [], []
+    calculate = CorRPOTrainer._calculate_rewards
+
+    def watched(self, *arguments):
+        found = calculate(self, *arguments)
+        rewards.extend(found[:, 0].tolist())
+        scores.extend(self._measured.scores.by_unit["token"].tolist())
+        return found
+
+    segment = "answer" if thinking == "off" else "thought"
+    # The policy stays as it is, so that it can be compared with the model on disk.
+    options = {"tasks": TASK, "num_problems": 40, "data_seed": 0, "eval_problems": 0, "max_steps": 2}
+    options |= {"learning_rate": 0, "max_completion_length": 64}
+    options |= {"inversion_unit": "token", "inversion_segment": segment}
+    if THINKING[thinking] is not None:
+        options["chat_template_kwargs"] = json.dumps(THINKING[thinking])
+    with monkeypatch.context() as patch:
+        patch.setattr(CorRPOTrainer, "_generate_single_turn", scripted)
+        patch.setattr(CorRPOTrainer, "_calculate_rewards", watched)
+        train(flags(models[name], tmp_path / "out", **options))
+    assert rewards == [float(one) for one in right]
+
+    shared = {
+        "tasks": (TASK,),
+        "split": "train",
+        "num_problems": 40,
+        "chat_template_kwargs": THINKING[thinking],
+        **QUIET,
+    }
+    texts = [{key: row[key] for key in ("question", "completion_ids")} for row in rows]
+    given, rendered = (antiphase.evaluate(str(models[name]), rollouts=them, **shared) for them in (rows, texts))
+    by_id = given.rollouts.set_index("rollout_id")
+    # The prompts that eval renders are those of the host's batch.
+    pd.testing.assert_series_equal(by_id.prompt_ids, rendered.rollouts.set_index("rollout_id").prompt_ids)
+    found = {(tuple(r.prompt_ids), tuple(r.completion_ids)): r for r in given.rollouts.itertuples()}
+    counts = given.tokens[given.tokens.segment == "thought"].groupby("rollout_id").size()
+    probed = antiphase.probe(str(models[name]), rollouts=rows, **QUIET)
+    of_probe = probed.tokens[probed.tokens.segment == "thought"].groupby("rollout_id").size()
+    names = {(tuple(r.prompt_ids), tuple(r.completion_ids)): r.rollout_id for r in probed.rollouts.itertuples()}
+    for row, correct, length, score in zip(rows, right, lengths, scores, strict=True):
+        key = (tuple(row["prompt_ids"]), tuple(row["completion_ids"]))
+        assert found[key].correct == correct
+        assert counts.get(found[key].rollout_id, 0) == of_probe.get(names[key], 0) == length
+        expected = getattr(found[key], f"spearman_token_{segment}")
+        assert score == pytest.approx(expected, abs=1e-5, nan_ok=True)
