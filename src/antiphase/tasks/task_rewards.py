@@ -79,7 +79,7 @@ class AccuracyReward(ReadingReward):
         log_metric: Callable[[str, float], None] | None = None,
         **kwargs: Any,
     ) -> list[float]:
-        """The rewards of a batch.
+        """Return the rewards of a batch: 1 for each right completion, 0 for each wrong one.
 
         Args:
             prompts: the prompts, of which only an opening tag at the end is read.
@@ -226,7 +226,7 @@ def rows(
     chat: bool,
     fold_system: bool = False,
 ) -> list[dict[str, Any]]:
-    """Data-set rows with the columns prompt, question, answer, task, problem_id and metadata.
+    """Return data-set rows with the columns prompt, question, answer, task, problem_id and metadata.
 
     Args:
         problems: the problems; each becomes one row.

@@ -1,7 +1,8 @@
-"""The texts of completions as rewards read them: made from the token ids, so that the tags of thoughts are there.
+"""Makes the texts of completions from their token ids, with the tags of thoughts, for rewards that read thoughts.
 
-The host decodes completions without special tokens, or parses them into messages. Both can lose where a thought ends.
-Reward functions of the user get what the host made; the rewards of `ReadingReward` get these texts.
+The host, TRL, decodes completions without special tokens, or parses them into messages. In both cases the end of a
+thought can be lost. Rewards of the class `ReadingReward` get the texts that are made here. The user's own reward
+functions get what the host made.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -13,7 +14,7 @@ from antiphase.tasks.task_rewards import completion_text
 
 
 class CompletionReader:
-    """The completions of one generation batch, read for rewards.
+    """The completions of one generation batch, with their texts and how each of them ended.
 
     Args:
         completions: the completions as the host gives them to reward functions: texts, or lists of chat messages.
@@ -23,7 +24,7 @@ class CompletionReader:
         limit: the greatest number of tokens of a completion; None if there is no limit.
 
     Attributes:
-        logged: the numbers that the rewards have logged of the batch, by name.
+        logged: the numbers that rewards have logged for the batch, by name.
     """
 
     def __init__(
@@ -41,7 +42,10 @@ class CompletionReader:
         self._known: dict[tuple[tuple[str, str], ...], list[str]] = {}
 
     def arguments(self, given: Mapping[str, Any], tags: tuple[tuple[str, str], ...]) -> dict[str, Any]:
-        """Return the arguments for a reward that reads: those that the host gives, with texts and `finishes`.
+        """Return the arguments for a `ReadingReward`.
+
+        They are the host's arguments, with the texts that are made here as `completions`, with `finishes`, and with a
+        `log_metric` that also keeps the numbers in `logged`.
 
         Args:
             given: the host's arguments.
@@ -82,7 +86,7 @@ class CompletionReader:
                 start, stop = _last_run(self._rollouts.generated[place])
                 prompt, ids = [*prompt, *ids[:start]], ids[start:stop]
         text = thoughts.completion_text(self._tokenizer, ids, prompt, tags)
-        # Without tags in the text, the host may know better, since it may have parsed a thought that has others.
+        # If the text has none of the tags, the host may have parsed a thought with other tags, so its text is used.
         return text if any(tag in text for pair in tags for tag in pair) else completion_text(completion)
 
 
@@ -92,7 +96,11 @@ def _last_message(completion: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] 
 
 
 def _last_run(generated: Sequence[int]) -> tuple[int, int]:
-    """(the beginning, the end) of the last tokens that the model wrote without a tool's tokens between them."""
+    """Return the beginning and the end of the model's last tokens that have no token of a tool between them.
+
+    Args:
+        generated: for each token, 1 if the model wrote it, and 0 if a tool did.
+    """
     stop = len(generated)
     while stop and not generated[stop - 1]:
         stop -= 1

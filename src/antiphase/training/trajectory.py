@@ -2,7 +2,8 @@
 
     OUT/trajectory.jsonl     {"kind": "step" | "eval" | "probe" | "alarm", "step": …, …}
 
-`step` is the number of optimizer updates before the row was measured: at step 0 the policy is untrained. NaN is null.
+`step` is the number of optimizer updates before the row was measured: at step 0 the policy is untrained. NaN and
+infinity are written as null.
 """
 
 import json
@@ -19,7 +20,7 @@ Kind = Literal["step", "eval", "probe", "alarm"]
 
 
 def read_trajectory(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run, in order. An unfinished last line, which a killed run leaves, is left out.
+    """Return the rows of a run, in order. An unfinished last line, as a killed run may leave it, is left out.
 
     Raises:
         InvalidInputError: the folder has no trajectory, or a line before the last one is not JSON.
@@ -44,8 +45,8 @@ def read_trajectory(folder: Path) -> list[dict[str, Any]]:
 
 
 def begin_once(trajectory: "Trajectory", state: Any) -> None:
-    """Call `begin` once in a training, also where several callbacks write to the file."""
-    # The trainer's state is the one object that all callbacks share.
+    """Call `Trajectory.begin` once in a training, even if several callbacks write to the same file."""
+    # All callbacks share the trainer's state, so it keeps what was begun.
     begun: set[str] = vars(state).setdefault("_antiphase_begun", set())
     if str(trajectory.path) not in begun:
         begun.add(str(trajectory.path))
@@ -73,7 +74,8 @@ class Trajectory:
                 number += 1
             os.replace(self.path, aside)
             return []
-        # At the checkpoint's own step, evaluations and probes come before the checkpoint, batches and alarms after it.
+        # At the checkpoint's own step, evaluations and probes were measured before the checkpoint was saved, and
+        # batches and alarms after it.
         again = ("step", "alarm")
         kept = [row for row in read_trajectory(self.folder) if row["step"] < step + (row["kind"] not in again)]
         work = self.path.with_name(f".{FILE}.{os.getpid()}.tmp")
@@ -95,7 +97,7 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def without_nan(value: Any) -> Any:
-    """The value with None in place of NaN and infinity, which JSON does not have."""
+    """Return the value with None in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
