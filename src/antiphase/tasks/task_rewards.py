@@ -185,12 +185,17 @@ def completion_text(completion: Any) -> str:
     if isinstance(completion, str):
         return completion
     if isinstance(completion, list) and all(isinstance(message, Mapping) for message in completion):
-        said = [message for message in completion if message.get("role") == "assistant"]
-        return _message_text(said[-1]) if said else ""
+        message = last_message(completion)
+        return "" if message is None else _message_text(message)
     raise InvalidInputError(
         f"a completion must be text or a list of chat messages; got {type(completion).__name__} "
         f"{str(completion)[:40]!r}."
     )
+
+
+def last_message(messages: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the assistant's last message of a chat, or None if the assistant has said nothing."""
+    return next((message for message in reversed(messages) if message.get("role") == "assistant"), None)
 
 
 def _message_text(message: Mapping[str, Any]) -> str:

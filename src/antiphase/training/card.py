@@ -8,12 +8,11 @@ from typing import Any
 import yaml
 
 from antiphase.models.demo import DEMO, HUB_ID
-from antiphase.training.presets import Preset
 from antiphase.training.recipe import Recipe
 
 
-def write_card(trainer: Any, recipe: Recipe, summary: Mapping[str, Any]) -> Path:
-    """Write the model card as `README.md` into the run's folder, and return its path.
+def write_card(trainer: Any, recipe: Recipe, summary: Mapping[str, Any]) -> None:
+    """Write the model card as `README.md` into the run's folder.
 
     Args:
         trainer: the trainer, after its training.
@@ -27,7 +26,6 @@ def write_card(trainer: Any, recipe: Recipe, summary: Mapping[str, Any]) -> Path
     if path.is_file():
         text = named(path.read_text(encoding="utf-8").rstrip(), str(recipe.options.model), trainer.args.output_dir)
     path.write_text("\n\n".join([text, *_sections(recipe, summary)]) + "\n", encoding="utf-8")
-    return path
 
 
 def named(text: str, model: str, folder: str) -> str:
@@ -56,13 +54,13 @@ def _sections(recipe: Recipe, summary: Mapping[str, Any]) -> list[str]:
         "strength) of the training rollouts. For numbers of training rollouts, the start is the mean over the first "
         "tenth of the run, and the end is the mean over the last tenth.",
         "## Settings",
-        _method(recipe.preset, recipe),
+        _method(recipe),
         f"```yaml\n{settings}\n```",
     ]
 
 
-def _method(preset: Preset | None, recipe: Recipe) -> str:
-    config = recipe.config
+def _method(recipe: Recipe) -> str:
+    config, preset = recipe.config, recipe.preset
     inversion = (
         f"CorR-PO (arXiv 2605.17770): `{config.inversion_combine}`, λ = {config.inversion_weight:g}, over "
         f"{config.inversion_unit}s{_steps(config)}{_segment(config)}, estimator `{config.inversion_estimator}`, "

@@ -9,8 +9,8 @@ from trl import GRPOConfig
 
 from antiphase.errors import InvalidInputError
 from antiphase.registry import did_you_mean
+from antiphase.runs.folder_kinds import check_same
 from antiphase.tasks.task_rewards import AccuracyReward
-from antiphase.training.out_folder import check_same
 from antiphase.training.reward_functions import MajorityVoteReward, SignalReward, unwrapped
 from antiphase.training.trainer_config import BEFORE_THE_FIELD, OWN_FIELDS, CorRPOConfig
 

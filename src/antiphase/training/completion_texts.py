@@ -10,7 +10,7 @@ from typing import Any
 
 from antiphase.inversion.rollout_facts import RolloutIds
 from antiphase.steps import thoughts
-from antiphase.tasks.task_rewards import completion_text
+from antiphase.tasks.task_rewards import completion_text, last_message
 
 
 class CompletionReader:
@@ -24,6 +24,7 @@ class CompletionReader:
         limit: the greatest number of tokens of a completion; None if there is no limit.
 
     Attributes:
+        finishes: how each completion ended: `length` if it has no end token and reached the limit, else `stop`.
         logged: the numbers that rewards have logged for the batch, by name.
     """
 
@@ -36,8 +37,10 @@ class CompletionReader:
         limit: int | None,
     ) -> None:
         self._completions, self._rollouts, self._tokenizer = completions, rollouts, tokenizer
-        self._ended = [not ids or ids[-1] in end_ids for ids in rollouts.completion_ids]
-        self._limit = limit
+        self.finishes = [
+            "length" if ids and ids[-1] not in end_ids and limit is not None and len(ids) >= limit else "stop"
+            for ids in rollouts.completion_ids
+        ]
         self.logged: dict[str, float] = {}
         self._known: dict[tuple[tuple[str, str], ...], list[str]] = {}
 
@@ -66,20 +69,11 @@ class CompletionReader:
             self._known[tags] = [self._text(place, tags) for place in range(len(self._completions))]
         return self._known[tags]
 
-    @property
-    def finishes(self) -> list[str]:
-        """How each completion ended: `length` if it has no end token and reached the limit, else `stop`."""
-        lengths = map(len, self._rollouts.completion_ids)
-        return [
-            "length" if not ended and self._limit is not None and length >= self._limit else "stop"
-            for length, ended in zip(lengths, self._ended, strict=True)
-        ]
-
     def _text(self, place: int, tags: Sequence[tuple[str, str]]) -> str:
         completion = self._completions[place]
         prompt, ids = self._rollouts.prompt_ids[place], self._rollouts.completion_ids[place]
         if isinstance(completion, list):
-            message = _last_message(completion)
+            message = last_message(completion)
             if message is None or message.get("tool_calls"):
                 return completion_text(completion)
             if len(completion) > 1 and self._rollouts.generated is not None:
@@ -88,11 +82,6 @@ class CompletionReader:
         text = thoughts.completion_text(self._tokenizer, ids, prompt, tags)
         # If the text has none of the tags, the host may have parsed a thought with other tags, so its text is used.
         return text if any(tag in text for pair in tags for tag in pair) else completion_text(completion)
-
-
-def _last_message(completion: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    said = [message for message in completion if message.get("role") == "assistant"]
-    return said[-1] if said else None
 
 
 def _last_run(generated: Sequence[int]) -> tuple[int, int]:

@@ -141,7 +141,6 @@ class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
         self.every_n_steps = every_n_steps
         self.trainer: Any = None
         self.interruption: Any = None
-        self.latest: dict[str, float] = {}
         self._done_at = math.nan
 
     def evaluate(self, step: int, *, track: bool = True) -> dict[str, float]:
@@ -156,23 +155,23 @@ class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
             self.trainer.model_wrapped, accelerator, self.trainer.args.gradient_checkpointing_kwargs
         ) as policy:
             loaded = LoadedModel("policy", policy, self.tokenizer, None)
-            self.latest = evaluate_policy(
+            numbers = evaluate_policy(
                 loaded, self.held, self.pool, rank=accelerator.process_index, world=accelerator.num_processes
             )
         self._done_at = step
         if accelerator.is_main_process:
-            self.trajectory.append("eval", step, self.latest)
+            self.trajectory.append("eval", step, numbers)
             if track:
-                log_numbers(self.trainer, self.trainer.control, self.latest)
-            low, high = (self.latest[f"heldout/pass@1_{end}"] for end in ("low", "high"))
+                log_numbers(self.trainer, self.trainer.control, numbers)
+            low, high = (numbers[f"heldout/pass@1_{end}"] for end in ("low", "high"))
             num = len(self.held.problems)
             problems = "1 problem" if num == 1 else f"{num} problems"
             print(
-                f"step {step}: held-out pass@1 {self.latest['heldout/pass@1']:.3f} [{low:.3f}, {high:.3f}], "
-                f"greedy {self.latest['heldout/greedy']:.3f} ({problems})",
+                f"step {step}: held-out pass@1 {numbers['heldout/pass@1']:.3f} [{low:.3f}, {high:.3f}], "
+                f"greedy {numbers['heldout/greedy']:.3f} ({problems})",
                 flush=True,
             )
-        return self.latest
+        return numbers
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Evaluate the untrained policy."""

@@ -4,7 +4,6 @@ This module imports no torch and no TRL, so that a wrong folder is refused at on
 """
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +36,6 @@ def check_folder(folder: Path, *, resume: bool) -> bool:
         raise InvalidInputError(f"the run in {str(folder)!r} is finished; there is nothing to resume.")
     read_settings(folder)
     return True
-
-
-def check_same(folder: Path, what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise InvalidInputError, with the first differences, if what a folder holds was made with other options."""
-    differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    if differing:
-        shown = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in differing[:3])
-        raise InvalidInputError(f"{str(folder)!r} holds {what} of other options, so it cannot be continued: {shown}.")
 
 
 def write_whole(path: Path, text: str) -> None:

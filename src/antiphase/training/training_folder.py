@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from antiphase.errors import InvalidInputError
-from antiphase.runs.folder_kinds import read_json
-from antiphase.training.out_folder import FILE, check_folder, check_same, read_settings, write_whole
+from antiphase.runs.folder_kinds import check_same, read_json
+from antiphase.training.out_folder import FILE, check_folder, read_settings, write_whole
 from antiphase.training.recipe import FREE_ON_RESUME, Recipe
 from antiphase.training.run_options import BEFORE_THE_OPTION
 from antiphase.training.trainer_config import BEFORE_THE_FIELD

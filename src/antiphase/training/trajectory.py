@@ -8,12 +8,12 @@ infinity are written as null.
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from antiphase.errors import InvalidInputError
+from antiphase.training.out_folder import write_whole
 
 FILE = "trajectory.jsonl"
 Kind = Literal["step", "eval", "probe", "alarm"]
@@ -72,24 +72,20 @@ class Trajectory:
             number = 1
             while (aside := self.folder / f"trajectory-{number}.jsonl").exists():
                 number += 1
-            os.replace(self.path, aside)
+            self.path.replace(aside)
             return []
         # At the checkpoint's own step, evaluations and probes were measured before the checkpoint was saved, and
         # batches and alarms after it.
         again = ("step", "alarm")
         kept = [row for row in read_trajectory(self.folder) if row["step"] < step + (row["kind"] not in again)]
-        work = self.path.with_name(f".{FILE}.{os.getpid()}.tmp")
-        work.write_text("".join(_line(row) for row in kept), encoding="utf-8")
-        os.replace(work, self.path)
+        write_whole(self.path, "".join(_line(row) for row in kept))
         return kept
 
-    def append(self, kind: Kind, step: int, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Write a row and return it."""
-        row = {"kind": kind, "step": step, **values}
+    def append(self, kind: Kind, step: int, values: Mapping[str, Any]) -> None:
+        """Add a row at the end of the file."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(_line(row))
-        return row
+            file.write(_line({"kind": kind, "step": step, **values}))
 
 
 def _line(row: Mapping[str, Any]) -> str:
