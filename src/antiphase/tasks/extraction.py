@@ -245,7 +245,7 @@ def boxed(text: str) -> str | None:
 
 def _boxes(text: str) -> tuple[list[tuple[int, int]], bool]:
     """Return the spans of the contents of complete boxes that are not empty, and whether a box is not closed."""
-    opened: list[int] = []  # where the content of each open brace starts; boxes are negative
+    opened: list[int] = []  # the place where each open brace's content starts; negative for a box
     spans: list[tuple[int, int]] = []
     for match in _BRACES.finditer(text):
         token = match[0]

@@ -25,12 +25,12 @@ from antiphase.training.trajectory import Trajectory, begin_once
 
 
 class InversionCallback(TrainerCallback):  # type: ignore[misc]
-    """Measure ρ, the correlation of entropy and gradient strength, with its interval every few training steps.
+    """Callback that measures ρ, the correlation of entropy and gradient strength, every few steps of a training.
 
-    Every measurement uses the same probe set. It becomes a row of kind `probe` in `trajectory.jsonl`, in the trainer's
-    output directory. Its numbers also go to the trainer's log history. If the callback was added with `attach`, they
-    also go to the trainer's trackers, such as TensorBoard. Measuring does not change the training: random states,
-    gradients and parameters stay as they are.
+    All measurements are on the same probe set. A measurement is ρ with its interval. It becomes a row of kind `probe`
+    in `trajectory.jsonl`, in the trainer's output directory, and it goes to the trainer's log history. If the callback
+    was added with `attach`, it also goes to the trainer's trackers, such as TensorBoard. Measuring does not change the
+    training: random states, gradients and parameters stay as they are.
 
     Args:
         every_n_steps: number of optimizer steps between two measurements. The model is also measured before the first

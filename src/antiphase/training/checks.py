@@ -16,7 +16,7 @@ from antiphase.training.trainer_config import BEFORE_THE_FIELD, OWN_FIELDS, CorR
 
 
 def own_config(model: Any, args: Any) -> CorRPOConfig:
-    """Return the given arguments, or the defaults with an output directory named for the model if none are given.
+    """Return the trainer's arguments: those given, else the defaults with an output directory named for the model.
 
     Raises:
         InvalidInputError: the arguments are not a `CorRPOConfig`. TRL's own `GRPOConfig` is refused too.
@@ -31,7 +31,7 @@ def own_config(model: Any, args: Any) -> CorRPOConfig:
 
 
 def check_functions(functions: Sequence[Any], args: CorRPOConfig) -> None:
-    """Raise InvalidInputError unless the reward functions, their weights and the option `inversion_combine` fit."""
+    """Raise InvalidInputError unless reward functions, their weights and `inversion_combine` fit together."""
     if args.reward_weights is not None and len(args.reward_weights) != len(functions):
         raise InvalidInputError(
             f"reward_weights has {len(args.reward_weights)} numbers for {len(functions)} reward functions. Give one "

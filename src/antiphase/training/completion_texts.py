@@ -85,7 +85,7 @@ class CompletionReader:
 
 
 def _last_run(generated: Sequence[int]) -> tuple[int, int]:
-    """Return the beginning and the end of the model's last tokens that have no token of a tool between them.
+    """Return where the last unbroken run of tokens that the model wrote begins and ends.
 
     Args:
         generated: for each token, 1 if the model wrote it, and 0 if a tool did.

@@ -25,7 +25,7 @@ def time_left(seconds: float) -> str:
 
 
 class ConsoleCallback(TrainerCallback):  # type: ignore[misc]
-    """Print a line for each log of the trainer.
+    """Callback that prints a line for each log of the trainer.
 
     The line holds the accuracy, the inversion ι, the entropy, the length, the weight λ of inversion, the time of a
     step and the time left.
@@ -59,7 +59,7 @@ class ConsoleCallback(TrainerCallback):  # type: ignore[misc]
 
 
 class Interruption(TrainerCallback):  # type: ignore[misc]
-    """Stop a training on Ctrl-C or SIGTERM.
+    """Callback that stops a training on Ctrl-C or SIGTERM.
 
     At the first signal, the present step is finished, a checkpoint is saved, and the training stops. At the second
     signal, the training stops at once.

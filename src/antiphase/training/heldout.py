@@ -45,7 +45,7 @@ class HeldOut:
 
 
 class _Answer(NamedTuple):
-    """One verified completion: whether it is right, its outcome, its number of tokens, and whether it was cut."""
+    """One verified completion: whether it is right, its outcome, its number of tokens, and whether it is cut off."""
 
     right: bool
     outcome: Outcome
@@ -123,7 +123,7 @@ def _answers(
 
 
 class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
-    """Evaluate the policy on held-out problems during training, and write rows of kind `eval` to the trajectory.
+    """Callback that evaluates the policy on held-out problems, and writes rows of kind `eval` to the trajectory.
 
     Args:
         held: the problems, and how they are sampled.

@@ -31,7 +31,7 @@ ATTRIBUTES = (
 
 
 class HostError(UnsupportedModelError):
-    """Error for an installed TRL that lacks or does not do what this version of antiphase relies on."""
+    """Error for an installed TRL that lacks something that antiphase relies on, or that behaves in another way."""
 
 
 def _advice() -> str:

@@ -116,7 +116,7 @@ def prompt_ids(
 
 
 def held_out(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem], moment: str) -> HeldOut:
-    """Return the held-out problems, with the temperature, top_p and length limit of the training for their samples.
+    """Return the held-out problems. They are sampled with the training's temperature, top_p and length limit.
 
     Args:
         recipe: the run's recipe.

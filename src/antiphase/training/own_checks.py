@@ -22,7 +22,7 @@ from antiphase.training.recipe_file import typed
 from antiphase.training.reward_choices import check_reward
 from antiphase.training.run_options import RunOptions, check_options
 
-# Keys of the host without which no run can begin.
+# Keys of TRL that every run needs.
 _NEEDED_OF_HOST = ("model_name_or_path", "output_dir")
 
 
@@ -103,7 +103,7 @@ def _own_parser() -> _Parser:
         _add(parser, field.name, hints[field.name], switched_on=field.default is True)
     kinds = get_type_hints(InversionSpec)
     for field in dataclasses.fields(InversionSpec):
-        if field.name != "seed":  # the host's
+        if field.name != "seed":  # TRL has this option
             _add(parser, PREFIX + field.name, kinds[field.name])
     for name in _NEEDED_OF_HOST:
         _add(parser, name, str)

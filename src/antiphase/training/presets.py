@@ -1,4 +1,4 @@
-"""Presets: published methods as arguments of the host, each with its source and its deviations.
+"""Lists the presets: published training methods as arguments of TRL, each with its source and its deviations.
 
 The preset `corr-po` is the paper's method. `PRESETS` holds the baselines, which train without inversion. In a preset
 such as `dapo+corr-po`, the paper's inversion term is added to the reward of a baseline.
@@ -21,13 +21,13 @@ CORR_PO_FAST = "corr-po-fast"
 
 @dataclass(frozen=True)
 class Preset:
-    """A method as arguments of the host.
+    """A published training method, as arguments of TRL and of CorR-PO.
 
     Args:
         name: the preset's name in recipes.
         arguments: arguments of `GRPOConfig`, and of `CorRPOConfig` if CorR-PO's inversion term is part of the method.
         source: the paper that describes the method.
-        deviations: where the host differs from the paper.
+        deviations: where TRL's method differs from the paper's.
     """
 
     name: str

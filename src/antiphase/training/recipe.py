@@ -168,7 +168,7 @@ def _resolve(given: dict[str, Any], *, resume: bool, dry_run: bool) -> Recipe:
 
 
 FORMER_COMBINES = ("sum", "centered", "gated", "only")
-# Values for a recipe of the first release. They replace those that its preset has now.
+# Values for a recipe of the first release; they replace those that its preset has now.
 FIRST_RELEASE = {"inversion_unit": "token", "inversion_estimator": "own"}
 
 

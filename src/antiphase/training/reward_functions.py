@@ -152,7 +152,7 @@ class NegativeEntropyReward(SignalReward):
 
 
 class MajorityVoteReward(ReadingReward):
-    """1 if the completion's answer is the most common one of its group, else 0 (TTRL, arXiv 2504.16084).
+    """Reward of 1 if the completion's answer is the most common of its group, else 0 (TTRL, arXiv 2504.16084).
 
     Answers are compared as `extract` returns them. A completion has no vote and gets 0 if it has no answer, or if its
     thought does not end. Among equally common answers, the one that came first wins. Deviation: only the rollouts of

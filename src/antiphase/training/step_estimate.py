@@ -23,7 +23,7 @@ _STEP_TOKENS = 25
 
 @dataclass(frozen=True)
 class StepEstimate:
-    """Seconds that each part of an optimizer step takes on this process, and the memory of training.
+    """Estimated seconds of each part of an optimizer step on this process, and the estimated memory of a training.
 
     The times are for completions of the greatest length, so they are rather too long than too short.
 

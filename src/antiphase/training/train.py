@@ -118,7 +118,7 @@ def _run(recipe: Recipe, trainer: Any, tokenizer: Any, held: HeldOut | None, poo
             trainer.add_callback(heldout)
         checkpoint = last_checkpoint(folder) if recipe.resume else None
         if recipe.resume and main:
-            print(f"resuming from {checkpoint}" if checkpoint else "no checkpoint yet: beginning anew", flush=True)
+            print(f"resuming from {checkpoint}" if checkpoint else "no checkpoint yet: starting anew", flush=True)
         if checkpoint is not None and finished_training(checkpoint):
             _load_finished(trainer, checkpoint, heldout)
         else:

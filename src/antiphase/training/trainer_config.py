@@ -16,7 +16,7 @@ from antiphase.signal_spec import SignalSpec
 from antiphase.statistics.minimums import MIN_STEPS
 from antiphase.steps import DEFAULT_SPLITTER, Splitter
 
-# The seed is the host's option.
+# The seed is an option of TRL already.
 _OPTIONS = tuple(option for option in fields(InversionSpec) if option.name != "seed")
 
 

@@ -33,9 +33,10 @@ def prompt_moment(folder: Path) -> str:
 
 @contextlib.contextmanager
 def prepared(folder: Path, recipe: Recipe, moment: str | None = None) -> Iterator[None]:
-    """Open a block with the run's folder: made with the options in it, or found with an unfinished run of the same.
+    """Make the run's folder with its options, or check that it holds an unfinished run of the same options.
 
-    If the block raises an error, a folder that was made here is removed, so that the corrected command can use it.
+    The training is set up in the block of this context manager. If the block raises an error, a folder that was made
+    here is removed, so that the corrected command can use it.
 
     Args:
         folder: the run's folder.

@@ -54,7 +54,7 @@ def begin_once(trajectory: "Trajectory", state: Any) -> None:
 
 
 class Trajectory:
-    """Appends rows to a run's trajectory."""
+    """The file of a run's trajectory, to which rows are added."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -20,7 +20,7 @@ class CollapseWarning(UserWarning):
 
 
 class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
-    """Write the measured batches of a run of `CorRPOTrainer` to its trajectory, and raise the collapse alarm.
+    """Callback that writes the measured batches of a run to its trajectory, and raises the collapse alarm.
 
     Args:
         trajectory: the rows are written to it.
