@@ -58,10 +58,15 @@ def check_out(path: Path, kind: FolderKind, config: Mapping[str, Any], *, resume
     before = {**BEFORE_THE_OPTION, **stored}
     # A run of an earlier version did not record its weights in config.json; its model.json holds them.
     keys = [key for key in keys if key != "weights_sha256" or key in stored]
-    differing = [key for key in keys if before.get(key) != config.get(key)]
+    check_same(path, "a run", {key: before.get(key) for key in keys}, {key: config.get(key) for key in keys})
+
+
+def check_same(folder: Path, what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise InvalidInputError, with the first differences, if what a folder holds was made with other options."""
+    differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if differing:
-        shown = "; ".join(f"{key} was {before.get(key)!r}, is {config.get(key)!r}" for key in differing[:3])
-        raise InvalidInputError(f"{str(path)!r} holds a run of other options, so it cannot be continued: {shown}.")
+        shown = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in differing[:3])
+        raise InvalidInputError(f"{str(folder)!r} holds {what} of other options, so it cannot be continued: {shown}.")
 
 
 def is_free(path: Path) -> bool:

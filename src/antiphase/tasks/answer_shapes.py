@@ -1,7 +1,7 @@
-r"""Two ways to write the same answer: `x = 1, y = 2` is the point `(1,2)`, and `1 < x \le 2` is the interval `(1,2]`.
+r"""Writes an answer in the shape of the reference: `x = 1, y = 2` as the point `(1,2)`, `x \ge 3` as an interval.
 
-Pure string functions, linear in the length of the text. They only write an answer in the shape of the reference;
-`math_equality` then compares the two.
+These are pure string functions, linear in the length of the text. They compare nothing: `math_equality` compares the
+answer and the reference afterwards.
 """
 
 import re
@@ -14,10 +14,11 @@ _VARIABLE = re.compile(r"[A-Za-z]")
 
 
 def in_shape_of(answer: str, gold: str) -> str:
-    r"""Return the answer in the shape of the reference, where it is the same in another shape; else the answer.
+    r"""Return the answer in the shape of the reference if it is a known other shape, else the answer as it is.
 
-    Named coordinates of a point are put into the order of the alphabet. An inequality of one letter becomes an
-    interval, and a reference may be the inequality too.
+    If the reference is a point, named coordinates become a point, in the order of the alphabet. If the reference is an
+    interval, an inequality of one letter becomes an interval. `math_equality` also writes the reference in the shape
+    of the answer.
 
     Args:
         answer: the answer, tidied as `math_equality` does it.
@@ -34,7 +35,7 @@ def in_shape_of(answer: str, gold: str) -> str:
 
 
 def _point(text: str) -> str | None:
-    """The point whose coordinates are named, one letter each; None if the text is another thing."""
+    """Return the point whose coordinates are named, one letter each, or None for any other text."""
     found = [_NAMED.fullmatch(part) for part in text.split(",")]
     named = {match[1]: match[2].strip() for match in found if match is not None}
     if len(named) < 2 or len(named) < len(found):

@@ -31,7 +31,7 @@ _LM_EVAL_IGNORED = re.compile(r",|\\$|\$|(?s:.*)#### |\.$")
 
 @dataclass(frozen=True)
 class Checked:
-    """The verdicts on one row, of its task and of two other rules.
+    """The verdicts on one row: that of its task, and those of two other rules.
 
     Args:
         id: the id of the row; a row without an id has its number in the file instead, from 0.

@@ -1,8 +1,9 @@
-"""Decide whether two mathematical expressions are equal. math-verify parses them into expressions of sympy.
+"""Decide whether two mathematical expressions are equal.
 
-Constants are compared exactly here. There is no tolerance, so 1/2004! is not 1/2006!. math-verify compares expressions
-with variables. Parsing and comparing can take long or hang, so callers use a process that can be killed.
-`math_equality` has split lists, equations and units before.
+The package math-verify parses the expressions for sympy. Constants are compared exactly here, without a tolerance, so
+1/2004! is not 1/2006!. math-verify compares expressions with variables. Parsing and comparing can take long or hang,
+so callers use a process that can be killed. Lists, equations and units are not treated here: `math_equality` has split
+them before.
 """
 
 import re

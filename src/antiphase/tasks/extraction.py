@@ -1,7 +1,8 @@
 r"""Find the answer inside a completion: in tags, in a box, announced, as the last number, or on the last line.
 
-Pure string functions, linear in the length of the text. They do not decide whether the answer is right. The text is
-what follows the thought of a reasoning model (`thoughts`). A box that is not closed (`\boxed{12`) gives no answer.
+These are pure string functions, linear in the length of the text. They do not decide whether the answer is right.
+The text is what follows the thought of a reasoning model (see `thoughts`). A box that is not closed (`\boxed{12`)
+gives no answer.
 """
 
 import functools
@@ -27,20 +28,20 @@ _ANNOUNCED = re.compile(
 )
 # Bold text that is a number with at most a few words behind it, and no heading.
 _BOLD = re.compile(r"\*\*[ \t]*(?=[-+$€£¥(\\]*[\d.])([^*\n]{1,60}?)[ \t.]*\*\*(?!\s*:)")
-# Thousands set off by plain spaces, in running text.
+# A number whose thousands are separated by plain spaces, in running text.
 _SPACED = re.compile(r"(?<![\d.,/])[1-9]\d{0,2}(?: \d{3})+(?![\d/]|[.,]\d| \d)")
 _ANNOUNCED_LENGTH = 1000  # characters after an announcement that are read
-# A formula at the beginning of what is announced, in each of LaTeX's ways.
+# A formula at the beginning of what is announced, in any of LaTeX's delimiters.
 _FORMULA = re.compile(r"\\\[(.+?)\\\]|\$\$(.+?)\$\$|\\\((.+?)\\\)|\$([^$\n]+?)\$(?!\d)", re.DOTALL)
 _DISPLAY = re.compile(r"(?:\\\[((?:(?!\\\[).)+?)\\\]|\$\$([^$]+?)\$\$)\s*\Z", re.DOTALL)
 _SHOWN = re.compile(r"\$([^$\n]+)\$|\\\((.+?)\\\)|\*\*([^*\n]+)\*\*")
-# What turns a number that follows into another one, or into no answer.
+# Text before a number that makes it another number, or no answer, such as "not" or "less than".
 _TURNED = re.compile(
     r"[<>\\≤≥≠]|[-+*/^]\s*$|\b(?:not|never|no|less|more|fewer|greater|least|most|than|over|under|between|above|below|minus"
     r"|negative|except|without|nor)\b|n't\b",
     re.IGNORECASE,
 )
-# What makes of a number that precedes it another one.
+# Text after a number that makes it another number, such as "^2" or "million".
 _CONTINUED = re.compile(
     r"\s*(?:[\^_!²³±×·⋅÷√π{}\\|]|\*\*|[-+*/=]\s*[\d(\\√π]|[,;/]\s*[-+$]?\d|:\d|[½¼¾⅓⅔])|(?!(?:k[gm]|[cm]m|m[lp]h?|lbs?|ft|in|am|pm)\b)[A-Za-z]"
     r"|\s+(?:million|billion|trillion|thousand|hundred|dozen|times|plus|minus|over|to|through|squared|cubed|factorial"
@@ -51,7 +52,7 @@ _OFFERED = re.compile(
     r"\s*[,;(]?\s*(?:or|maybe|perhaps|possibly|alternatively)\b[^.\n]*\d|\s*([A-Za-z]+)[^.\n]*\bor\b[^.\n]*\d\s*\1\b",
     re.IGNORECASE,
 )
-# What may stand between boxes, or between tags, that make one list.
+# Text that may stand between two boxes, or two pairs of tags, that make one list.
 _BETWEEN = re.compile(
     r"(?:[\s$,;、，./|]|\\(?:quad|qquad|text|mbox)|[{}]|\b(?:and|or|und|et|maybe|perhaps|alternatively)\b|[和或])*",
     re.IGNORECASE,
@@ -81,7 +82,7 @@ class Found:
 
 
 def extract_answer(completion: str, mode: ExtractMode, gold: str) -> str | None:
-    r"""The answer that a completion gives; None if it gives none.
+    r"""Return the answer that a completion gives, or None if it gives none.
 
     Only the last 20,000 characters are read. If both the reference and the answer are plain numbers, the answer is
     returned in ASCII digits, without `$`, `%`, thousands separators and final period.
@@ -94,7 +95,7 @@ def extract_answer(completion: str, mode: ExtractMode, gold: str) -> str | None:
             "Answer:", `####`, 答案, or a number in bold), else the last number if the reference is a number, else the
             last line. If `<answer>` has no closing tag, `auto` searches only the text after it. Several boxes beside
             each other make one list.
-        gold: the reference answer; whether it is a number or a list matters for `auto`.
+        gold: the reference answer. `auto` looks at it only to see whether it is a number or a list.
 
     >>> extract_answer(r"so \boxed{3}, no, \boxed{\frac{1}{2}}", "auto", "1/2")
     '\\frac{1}{2}'
@@ -109,7 +110,10 @@ def extract_answer(completion: str, mode: ExtractMode, gold: str) -> str | None:
 
 @functools.lru_cache(maxsize=512)
 def find_answer(completion: str, mode: ExtractMode, gold: str) -> Found | None:
-    """`extract_answer`, with where the answer was found. A verdict, its reason and a vote ask for the same answer."""
+    """Return the answer as `extract_answer` does, and where it was found.
+
+    Found answers are cached, since a verdict, its reason and a vote ask for the same answer.
+    """
     text = completion[-MAX_LENGTH:]
     numeric = decimal_text(gold) is not None
     how: How = "asked"
@@ -134,7 +138,7 @@ def find_answer(completion: str, mode: ExtractMode, gold: str) -> Found | None:
 
 
 def presents_answer(completion: str, mode: ExtractMode) -> bool:
-    r"""Whether the completion presents an answer, right or wrong, in the form that a mode asks for.
+    r"""Return whether the completion presents an answer, right or wrong, in the form that a mode asks for.
 
     For `auto` this means a complete box or complete tags with content. For `last-number` the last line must be a
     number and nothing else, except an `=` before it. For the other modes there must be something to extract.
@@ -173,35 +177,35 @@ def _auto(text: str, gold: str, numeric: bool) -> tuple[str | None, How]:
 
 
 def _joined(text: str, boxes: list[tuple[int, int]], gold: str) -> str:
-    """The last box, or the list of the boxes that stand beside it in one row."""
+    """Return the content of the last box, or a list of the contents if other boxes stand in a row before it."""
     first = len(boxes) - 1
     while first > 0 and _beside(_between(text, boxes[first - 1], boxes[first])):
         first -= 1
     row = list(dict.fromkeys(text[start:stop].strip() for start, stop in boxes[first:]))
     separators = "".join(_between(text, *pair) for pair in zip(boxes[first:], boxes[first + 1 :], strict=False))
-    # Two boxes on lines of their own correct each other, unless a list is asked for.
+    # If two boxes stand on two lines, the second corrects the first, unless the reference is a list.
     corrected = len(row) == 2 and "\n" in separators and not separators.strip(" $\n.")
     return row[-1] if corrected and "," not in gold else ", ".join(row)
 
 
 def _beside(between: str) -> bool:
-    """Whether what stands between two answers makes one list of them."""
+    """Return whether the text between two answers makes one list of them."""
     return len(between) <= 80 and _BETWEEN.fullmatch(between) is not None
 
 
 def _between(text: str, left: tuple[int, int], right: tuple[int, int]) -> str:
-    """What stands between the closing brace of one box and the command of the next."""
+    """Return the text between the closing brace of one box and the command of the next."""
     return re.sub(r"\\(?:boxed|fbox)\s*\{\Z", "", text[left[1] + 1 : right[0]])
 
 
 def _said(content: str | None, numeric: bool) -> str | None:
-    """The answer that tags hold. If the reference is a number, the number of a sentence counts."""
+    """Return the answer in the content of tags. If the reference is a number, a sentence is cut to its number."""
     if content is None or not numeric or decimal_text(content) is not None:
         return content
     announced = _after_announcement(content, numeric)
     if announced is not None:
         return announced
-    # An equation is left whole, since both of its sides must hold; of a sentence the only number counts.
+    # An equation is kept whole, since both of its sides must be right. A sentence is cut to its number if it has one.
     if "=" in content or not re.search(r"[A-Za-z]{2}", re.sub(r"\\[A-Za-z]+", "", content)):
         return content
     numbers = [found[0] for found in _NUMBER.finditer(_plain(content))]
@@ -216,7 +220,7 @@ def _unboxed(text: str | None, gold: str = "") -> str | None:
 
 
 def tagged(text: str) -> str | None:
-    """The content of the last complete `<answer>…</answer>`; None if there is none."""
+    """Return the content of the last complete `<answer>…</answer>`, or None if there is none."""
     end = text.rfind("</answer>")
     start = text.rfind("<answer>", 0, max(end, 0))
     if start < 0:
@@ -224,13 +228,13 @@ def tagged(text: str) -> str | None:
     content = text[start + len("<answer>") : text.find("</answer>", start)]
     before = text[:start].rpartition("</answer>")
     if before[1] and _beside(before[2]) and before[2].strip():
-        # `<answer>5</answer> or <answer>7</answer>` offers two.
+        # `<answer>5</answer> or <answer>7</answer>` offers two answers.
         return f"{before[0].rpartition('<answer>')[2]}, {content}"
     return content
 
 
 def boxed(text: str) -> str | None:
-    r"""The content of the last complete `\boxed{…}` with balanced braces; of nested boxes, the inner one counts.
+    r"""Return the content of the last complete `\boxed{…}` with balanced braces. Of nested boxes, the inner counts.
 
     >>> boxed(r"\boxed{1} and \boxed{\{2\}} but \boxed{3")
     '\\{2\\}'
@@ -240,8 +244,8 @@ def boxed(text: str) -> str | None:
 
 
 def _boxes(text: str) -> tuple[list[tuple[int, int]], bool]:
-    """(where the contents of the complete boxes stand that are not empty, whether a box is not closed)."""
-    opened: list[int] = []  # where the content of each open brace starts; boxes are negative
+    """Return the spans of the contents of complete boxes that are not empty, and whether a box is not closed."""
+    opened: list[int] = []  # the place where each open brace's content starts; negative for a box
     spans: list[tuple[int, int]] = []
     for match in _BRACES.finditer(text):
         token = match[0]
@@ -251,12 +255,12 @@ def _boxes(text: str) -> tuple[list[tuple[int, int]], bool]:
             start = opened.pop()
             if start < 0 and not (spans and spans[-1][0] > -start):
                 spans.append((-start, match.start()))
-    # Empty boxes repeat the instruction.
+    # An empty box only repeats the instruction, so it is left out.
     return [span for span in spans if text[slice(*span)].strip()], any(start < 0 for start in opened)
 
 
 def last_number(text: str) -> str | None:
-    """The last number in the text, with its sign, its decimals or its denominator (`a/b`), and without units.
+    """Return the last number in the text, with its sign, its decimals or its denominator (`a/b`), without units.
 
     A minus sign belongs to the number unless a letter, digit or closing bracket precedes it: `10-4` ends in 4.
 
@@ -273,12 +277,12 @@ def _plain(text: str) -> str:
 
 
 def last_line(text: str) -> str | None:
-    """The last line that is not blank."""
+    """Return the last line that is not blank, or None."""
     return text.strip().rpartition("\n")[2].strip() or None
 
 
 def _last_shown(text: str) -> str | None:
-    """The display formula that ends the text, else the last formula or bold text of the last line, else that line."""
+    """Return the display formula that ends the text, else the last line's last formula or bold text, else the line."""
     display = _DISPLAY.search(text)
     if display is not None:
         return display[1] or display[2]
@@ -288,12 +292,15 @@ def _last_shown(text: str) -> str | None:
 
 
 def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    """The last match of a pattern; None if there is none."""
+    """Return the last match of a pattern, or None if there is none."""
     return functools.reduce(lambda _, match: match, pattern.finditer(text), None)
 
 
 def _after_announcement(text: str, numeric: bool) -> str | None:
-    """What the last announcement announces; None if there is no announcement, or none of the number that is wanted."""
+    """Return what the last announcement says, or None.
+
+    If a number is wanted, only announcements with a digit count. Without one, the last number in bold counts.
+    """
     for found in reversed(list(_ANNOUNCED.finditer(text))):
         line = _announced_line(text[found.end() : found.end() + _ANNOUNCED_LENGTH])
         if not numeric:
@@ -308,7 +315,7 @@ def _after_announcement(text: str, numeric: bool) -> str | None:
 
 
 def _announced_line(text: str) -> str:
-    """The line after an announcement: its formula if it begins with one, else the whole line without decoration."""
+    """Return the line after an announcement: its formula if it begins with one, else the line without decoration."""
     text = text.lstrip().removeprefix("**").lstrip()
     formula = _FORMULA.match(text)
     if formula is not None and not _CONTINUED.match(text, formula.end()) and not _OFFERED.match(text, formula.end()):
@@ -318,7 +325,7 @@ def _announced_line(text: str) -> str:
 
 
 def _announced_number(line: str) -> str:
-    """The number that a line announces; the whole line if it says more than one number, so that it is judged whole."""
+    """Return the number that a line announces, or the whole line if it does not clearly announce one number."""
     plain = _SPACED.sub(lambda found: found[0].replace(" ", ""), _plain(re.sub(r"\\[()\[\]]|\*\*|[$`]", "", line)))
     numbers = list(_NUMBER.finditer(plain))
     if "=" in plain and numbers and numbers[-1].start() > plain.rindex("="):

@@ -1,4 +1,7 @@
-"""The rewards of tasks, in the form that TRL calls, and the data-set rows that they need. Does not import TRL."""
+"""Defines the rewards of tasks, in the form in which TRL calls rewards, and the data-set rows that they need.
+
+This module does not import TRL. TRL and other trainers that call these rewards are called the host.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -33,11 +36,11 @@ class ReadingReward:
         self.tags = tuple(tags)
 
     def texts(self, completions: Sequence[Any], prompts: Sequence[Any] | None = None) -> list[str]:
-        """Return the texts of completions, each after the opening tag that ends its prompt.
+        """Return the texts of completions, each with the opening tag of a thought if its prompt ends with that tag.
 
         Args:
             completions: the completions, each a text or a list of chat messages, of which the assistant's last counts.
-            prompts: their prompts, each a text or a list of chat messages; None where they are not known.
+            prompts: their prompts, each a text or a list of chat messages; None if they are not known.
         """
         texts = [completion_text(completion) for completion in completions]
         if prompts is None:
@@ -48,12 +51,12 @@ class ReadingReward:
 
 
 class AccuracyReward(ReadingReward):
-    """1 for a right completion, 0 for a wrong one, verified in killable processes.
+    """Reward of 1 for a right completion and 0 for a wrong one. Completions are verified in processes of their own.
 
     What a completion says after its thought is verified. A completion whose thought does not end is wrong.
 
     Args:
-        timeout: seconds for one completion; what takes longer is wrong.
+        timeout: seconds for one completion. A completion that takes longer is wrong, and its process is killed.
         pool: the pool that verifies, which also knows the tags of thoughts; by default a new one with two processes.
     """
 
@@ -79,7 +82,7 @@ class AccuracyReward(ReadingReward):
         log_metric: Callable[[str, float], None] | None = None,
         **kwargs: Any,
     ) -> list[float]:
-        """The rewards of a batch.
+        """Return the rewards of a batch: 1 for each right completion, 0 for each wrong one.
 
         Args:
             prompts: the prompts, of which only an opening tag at the end is read.
@@ -126,7 +129,7 @@ def failure_shares(outcomes: Sequence[Outcome]) -> dict[str, float]:
 
 
 class FormatReward(ReadingReward):
-    r"""1 for a completion that is a thought and then an answer: `<think>…</think> <answer>…</answer>`; else 0.
+    r"""Reward of 1 for a thought and then an answer, as in `<think>…</think> <answer>…</answer>`, and else 0.
 
     The thought stands in the tags of any family that `thoughts.TAGS` or the user names. Its opening tag may be the end
     of the prompt. These rules hold besides:
@@ -185,12 +188,17 @@ def completion_text(completion: Any) -> str:
     if isinstance(completion, str):
         return completion
     if isinstance(completion, list) and all(isinstance(message, Mapping) for message in completion):
-        said = [message for message in completion if message.get("role") == "assistant"]
-        return _message_text(said[-1]) if said else ""
+        message = last_message(completion)
+        return "" if message is None else _message_text(message)
     raise InvalidInputError(
         f"a completion must be text or a list of chat messages; got {type(completion).__name__} "
         f"{str(completion)[:40]!r}."
     )
+
+
+def last_message(messages: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the assistant's last message of a chat, or None if the assistant has said nothing."""
+    return next((message for message in reversed(messages) if message.get("role") == "assistant"), None)
 
 
 def _message_text(message: Mapping[str, Any]) -> str:
@@ -198,7 +206,7 @@ def _message_text(message: Mapping[str, Any]) -> str:
     thought = next(filter(str.strip, (_content_text(message.get(name)) for name in _THOUGHTS)), None)
     if thought is None:
         return content
-    # A tag in a thought that the host has parsed is a mention.
+    # A tag inside a thought that the host has parsed only mentions the tag, so it is put in quotation marks.
     for tag in (tag for pair in TAGS for tag in pair):
         thought = thought.replace(tag, f"`{tag}`")
     return f"<think>\n{thought}\n</think>\n\n{content}" if content.strip() else f"<think>\n{thought}"
@@ -226,7 +234,7 @@ def rows(
     chat: bool,
     fold_system: bool = False,
 ) -> list[dict[str, Any]]:
-    """Data-set rows with the columns prompt, question, answer, task, problem_id and metadata.
+    """Return data-set rows with the columns prompt, question, answer, task, problem_id and metadata.
 
     Args:
         problems: the problems; each becomes one row.

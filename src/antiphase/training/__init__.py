@@ -1,1 +1,1 @@
-"""CorR-PO on TRL: the trainer, its metrics, presets, guard-rails and the command's engine."""
+"""Trains with CorR-PO on TRL: the trainer, its checks, presets, callbacks, and the code of `antiphase train`."""

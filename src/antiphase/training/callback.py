@@ -1,4 +1,8 @@
-"""`InversionCallback`: follow the inversion of any model that a Hugging Face trainer trains (SFT, RL, anything)."""
+"""The class `InversionCallback` measures the inversion of a model while any Hugging Face trainer trains it.
+
+The callback works in supervised fine-tuning, RL and every other training. It only measures. To train on inversion, use
+`CorRPOTrainer`.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,20 +25,23 @@ from antiphase.training.trajectory import Trajectory, begin_once
 
 
 class InversionCallback(TrainerCallback):  # type: ignore[misc]
-    """Measures ρ with its interval on a fixed probe set every few steps of any Hugging Face trainer.
+    """Callback that measures ρ, the correlation of entropy and gradient strength, every few steps of a training.
 
-    Each measurement is a row of kind `probe` in `trajectory.jsonl`, in the trainer's output directory. Its numbers
-    also go to the trainer's log history and, where the callback was attached, to its trackers. Measuring does not
-    change the training: random states, gradients and parameters stay as they are.
+    All measurements are on the same probe set. A measurement is ρ with its interval. It becomes a row of kind `probe`
+    in `trajectory.jsonl`, in the trainer's output directory, and it goes to the trainer's log history. If the callback
+    was added with `attach`, it also goes to the trainer's trackers, such as TensorBoard. Measuring does not change the
+    training: random states, gradients and parameters stay as they are.
 
     Args:
         every_n_steps: number of optimizer steps between two measurements. The model is also measured before the first
             step and after the last one.
-        probe_set: what to measure on.
+        probe_set: the prompts or rollouts on which the model is measured.
         spec: what to measure; the default is the estimator `own` on all layers.
-        unit, segment, splitter, step_strength, min_tokens, min_steps, num_resamples: see `probe_policy`. ρ over every
-            unit is logged; `unit` names the headline.
-        think_tags: tags between which the model thinks, besides the known ones, each text as in `<plan> </plan>`.
+        unit, segment, splitter, step_strength, min_tokens, min_steps, num_resamples: see `probe_policy`. A unit is
+            what ρ is computed over: types, tokens or steps. ρ over every unit is logged, and `unit` names the main
+            one.
+        think_tags: further tags between which the model thinks. Each text holds an opening and a closing tag, as in
+            `<plan> </plan>`. The tags of many model families are known.
 
     Raises:
         InvalidInputError: `every_n_steps` is below 1, or `probe_policy` would refuse an argument.
@@ -79,13 +86,16 @@ class InversionCallback(TrainerCallback):  # type: ignore[misc]
         self._done_at: int | None = None
 
     def attach(self, trainer: Any) -> "InversionCallback":
-        """Add the callback to a trainer, with its trackers and, under FSDP 2 or ZeRO-3, its sharded model."""
+        """Add the callback to a trainer, and return the callback.
+
+        The callback can then write to the trainer's trackers, and can measure a model that FSDP 2 or ZeRO-3 shards.
+        """
         self.trainer = trainer
         trainer.add_callback(self)
         return self
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Check that the model can be measured, and measure it untrained."""
+        """Check that the model can be measured, and measure it before its first step."""
         if self.trainer is None or not is_sharded(self.trainer.accelerator):
             chosen_layers(unwrap(kwargs["model"]), self.spec)
         if state.is_world_process_zero:
@@ -99,7 +109,7 @@ class InversionCallback(TrainerCallback):  # type: ignore[misc]
             self._measure(args, state, control, kwargs["model"])
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure a model whose training ended early."""
+        """Measure the model if the training ended before its last planned step."""
         if self._done_at != state.global_step:
             self._measure(args, state, control, kwargs["model"], track=False)
 

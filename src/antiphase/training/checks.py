@@ -1,4 +1,4 @@
-"""The checks of the trainer's arguments, data and checkpoint that are made before anything long starts."""
+"""Checks the arguments, data sets and checkpoint of `CorRPOTrainer` before the training starts."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,17 +9,17 @@ from trl import GRPOConfig
 
 from antiphase.errors import InvalidInputError
 from antiphase.registry import did_you_mean
+from antiphase.runs.folder_kinds import check_same
 from antiphase.tasks.task_rewards import AccuracyReward
-from antiphase.training.out_folder import check_same
 from antiphase.training.reward_functions import MajorityVoteReward, SignalReward, unwrapped
 from antiphase.training.trainer_config import BEFORE_THE_FIELD, OWN_FIELDS, CorRPOConfig
 
 
 def own_config(model: Any, args: Any) -> CorRPOConfig:
-    """The given arguments; where there are none, the defaults, with the output directory named for the model.
+    """Return the trainer's arguments: those given, else the defaults with an output directory named for the model.
 
     Raises:
-        InvalidInputError: the arguments are no `CorRPOConfig`, such as the host's `GRPOConfig`.
+        InvalidInputError: the arguments are not a `CorRPOConfig`. TRL's own `GRPOConfig` is refused too.
     """
     if args is None:
         name = model if isinstance(model, str) else model.config._name_or_path
@@ -31,32 +31,36 @@ def own_config(model: Any, args: Any) -> CorRPOConfig:
 
 
 def check_functions(functions: Sequence[Any], args: CorRPOConfig) -> None:
-    """Raise InvalidInputError unless reward functions, their weights and the combine mode fit together."""
+    """Raise InvalidInputError unless reward functions, their weights and `inversion_combine` fit together."""
     if args.reward_weights is not None and len(args.reward_weights) != len(functions):
         raise InvalidInputError(
             f"reward_weights has {len(args.reward_weights)} numbers for {len(functions)} reward functions. Give one "
-            "for each; λ is inversion_weight."
+            "number for each function. The weight of inversion, λ, is not among them: it is inversion_weight."
         )
     if args.inversion_combine == "gated" and args.multi_objective_aggregation != "sum_then_normalize":
         raise InvalidInputError(
             "inversion_combine='gated' bounds the sum of the rewards, and normalize_then_sum (GDPO) normalises each "
-            "on its own, which undoes the bound. Use 'sum' or 'centered' with it."
+            "on its own, which undoes the bound. With normalize_then_sum, use 'sum' or 'centered'."
         )
 
 
 def check_rewarded(num_rewards: int, args: CorRPOConfig) -> None:
-    """Raise InvalidInputError if there is no task reward, of functions or of environments, where one is needed."""
+    """Raise InvalidInputError if a task reward is needed and neither a function nor an environment gives one."""
     if not num_rewards and args.inversion_combine != "only":
         raise InvalidInputError(
-            f"inversion_combine='{args.inversion_combine}' needs a task reward and there is no reward function. Give "
+            f"inversion_combine='{args.inversion_combine}' needs a task reward, and there is no reward function. Give "
             "reward_funcs, or train on inversion alone with inversion_combine='only'."
         )
 
 
 def check_columns(arguments: Mapping[str, Any], functions: Sequence[Any]) -> None:
-    """Raise InvalidInputError unless the data sets have the columns that the host and the verifier read.
+    """Raise InvalidInputError unless the data sets have the columns that TRL and the verifier read.
 
-    A stream that does not name its columns is not checked.
+    A streamed data set that does not name its columns is not checked.
+
+    Args:
+        arguments: the arguments of TRL's trainer by name, among them the data sets.
+        functions: the reward functions.
     """
     needed = [] if arguments.get("environment_factory") is not None else ["prompt"]
     if any(isinstance(function, AccuracyReward) for function in functions):
@@ -75,10 +79,10 @@ def check_columns(arguments: Mapping[str, Any], functions: Sequence[Any]) -> Non
 
 
 def verifier_index(names: Sequence[str], functions: Sequence[Any], args: CorRPOConfig) -> int | None:
-    """Index of the reward function that says which completions are right: the verifier.
+    """Return the index of the verifier: the reward function that says which completions are right.
 
-    It is the function that `inversion_verifier` names. By default it is the first function that verifies, which
-    functions that read the policy or hold a vote do not.
+    The option `inversion_verifier` names this function. Without the option, the verifier is the first function that is
+    neither a `SignalReward` nor a `MajorityVoteReward`, since these two do not know the right answer.
 
     Args:
         names: names of the reward functions.
@@ -86,7 +90,7 @@ def verifier_index(names: Sequence[str], functions: Sequence[Any], args: CorRPOC
         args: the trainer's arguments.
 
     Returns:
-        the index, or None where no function verifies.
+        the index, or None if no function verifies.
 
     Raises:
         InvalidInputError: no reward function has the given name, or `gated` has no verifier.
@@ -96,8 +100,8 @@ def verifier_index(names: Sequence[str], functions: Sequence[Any], args: CorRPOC
         place = next((i for i, function in enumerate(functions) if not isinstance(unwrapped(function), free)), None)
         if place is None and args.inversion_combine == "gated":
             raise InvalidInputError(
-                "inversion_combine='gated' needs a verifier, and no reward function is one. Add one, if need be with "
-                "weight 0."
+                "inversion_combine='gated' needs a verifier, and no reward function is one. Add one; its weight may "
+                "be 0."
             )
         return place
     if args.inversion_verifier not in names:
@@ -109,11 +113,11 @@ def verifier_index(names: Sequence[str], functions: Sequence[Any], args: CorRPOC
 
 
 def checkpoint_state(folder: Path, args: CorRPOConfig) -> dict[str, Any]:
-    """The state that `Watch` saved in a checkpoint, as `Watch.restore` takes it.
+    """Return the state that `Watch` saved in a checkpoint, in the form that `Watch.restore` takes.
 
     Raises:
-        InvalidInputError: the folder is no whole checkpoint of `CorRPOTrainer`, is at the last step already, or was
-            trained with other inversion options.
+        InvalidInputError: the folder is not a complete checkpoint of `CorRPOTrainer`, the checkpoint is at the last
+            step already, or it was trained with other inversion options.
     """
     try:
         state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))

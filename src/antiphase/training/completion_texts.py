@@ -1,7 +1,8 @@
-"""The texts of completions as rewards read them: made from the token ids, so that the tags of thoughts are there.
+"""Makes the texts of completions from their token ids, with the tags of thoughts, for rewards that read thoughts.
 
-The host decodes completions without special tokens, or parses them into messages. Both can lose where a thought ends.
-Reward functions of the user get what the host made; the rewards of `ReadingReward` get these texts.
+The host, TRL, decodes completions without special tokens, or parses them into messages. In both cases the end of a
+thought can be lost. Rewards of the class `ReadingReward` get the texts that are made here. The user's own reward
+functions get what the host made.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -9,11 +10,11 @@ from typing import Any
 
 from antiphase.inversion.rollout_facts import RolloutIds
 from antiphase.steps import thoughts
-from antiphase.tasks.task_rewards import completion_text
+from antiphase.tasks.task_rewards import completion_text, last_message
 
 
 class CompletionReader:
-    """The completions of one generation batch, read for rewards.
+    """The completions of one generation batch, with their texts and how each of them ended.
 
     Args:
         completions: the completions as the host gives them to reward functions: texts, or lists of chat messages.
@@ -23,7 +24,8 @@ class CompletionReader:
         limit: the greatest number of tokens of a completion; None if there is no limit.
 
     Attributes:
-        logged: the numbers that the rewards have logged of the batch, by name.
+        finishes: how each completion ended: `length` if it has no end token and reached the limit, else `stop`.
+        logged: the numbers that rewards have logged for the batch, by name.
     """
 
     def __init__(
@@ -35,13 +37,18 @@ class CompletionReader:
         limit: int | None,
     ) -> None:
         self._completions, self._rollouts, self._tokenizer = completions, rollouts, tokenizer
-        self._ended = [not ids or ids[-1] in end_ids for ids in rollouts.completion_ids]
-        self._limit = limit
+        self.finishes = [
+            "length" if ids and ids[-1] not in end_ids and limit is not None and len(ids) >= limit else "stop"
+            for ids in rollouts.completion_ids
+        ]
         self.logged: dict[str, float] = {}
         self._known: dict[tuple[tuple[str, str], ...], list[str]] = {}
 
     def arguments(self, given: Mapping[str, Any], tags: tuple[tuple[str, str], ...]) -> dict[str, Any]:
-        """Return the arguments for a reward that reads: those that the host gives, with texts and `finishes`.
+        """Return the arguments for a `ReadingReward`.
+
+        They are the host's arguments, with the texts that are made here as `completions`, with `finishes`, and with a
+        `log_metric` that also keeps the numbers in `logged`.
 
         Args:
             given: the host's arguments.
@@ -62,37 +69,27 @@ class CompletionReader:
             self._known[tags] = [self._text(place, tags) for place in range(len(self._completions))]
         return self._known[tags]
 
-    @property
-    def finishes(self) -> list[str]:
-        """How each completion ended: `length` if it has no end token and reached the limit, else `stop`."""
-        lengths = map(len, self._rollouts.completion_ids)
-        return [
-            "length" if not ended and self._limit is not None and length >= self._limit else "stop"
-            for length, ended in zip(lengths, self._ended, strict=True)
-        ]
-
     def _text(self, place: int, tags: Sequence[tuple[str, str]]) -> str:
         completion = self._completions[place]
         prompt, ids = self._rollouts.prompt_ids[place], self._rollouts.completion_ids[place]
         if isinstance(completion, list):
-            message = _last_message(completion)
+            message = last_message(completion)
             if message is None or message.get("tool_calls"):
                 return completion_text(completion)
             if len(completion) > 1 and self._rollouts.generated is not None:
                 start, stop = _last_run(self._rollouts.generated[place])
                 prompt, ids = [*prompt, *ids[:start]], ids[start:stop]
         text = thoughts.completion_text(self._tokenizer, ids, prompt, tags)
-        # Without tags in the text, the host may know better, since it may have parsed a thought that has others.
+        # If the text has none of the tags, the host may have parsed a thought with other tags, so its text is used.
         return text if any(tag in text for pair in tags for tag in pair) else completion_text(completion)
 
 
-def _last_message(completion: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    said = [message for message in completion if message.get("role") == "assistant"]
-    return said[-1] if said else None
-
-
 def _last_run(generated: Sequence[int]) -> tuple[int, int]:
-    """(the beginning, the end) of the last tokens that the model wrote without a tool's tokens between them."""
+    """Return where the last unbroken run of tokens that the model wrote begins and ends.
+
+    Args:
+        generated: for each token, 1 if the model wrote it, and 0 if a tool did.
+    """
     stop = len(generated)
     while stop and not generated[stop - 1]:
         stop -= 1

@@ -1,4 +1,4 @@
-"""The lines that `antiphase train` prints while it runs, and the way to stop it without losing anything."""
+"""Prints the progress lines of `antiphase train`, and stops a training on Ctrl-C or SIGTERM with a checkpoint."""
 
 import math
 import signal
@@ -17,7 +17,7 @@ def _number(logs: dict[str, Any], key: str, form: str) -> str:
 
 
 def time_left(seconds: float) -> str:
-    """A duration as text: `2 h 05 min`, `12 min` or `40 s`."""
+    """Return a duration as text, such as `2 h 05 min`, `12 min` or `40 s`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -25,7 +25,11 @@ def time_left(seconds: float) -> str:
 
 
 class ConsoleCallback(TrainerCallback):  # type: ignore[misc]
-    """Prints a line for each log: accuracy, ι, entropy, length, λ, the time of a step and the time left."""
+    """Callback that prints a line for each log of the trainer.
+
+    The line holds the accuracy, the inversion ι, the entropy, the length, the weight λ of inversion, the time of a
+    step and the time left.
+    """
 
     def __init__(self, write: Callable[[str], None] | None = None) -> None:
         self.write = write or (lambda line: print(line, flush=True))
@@ -37,7 +41,7 @@ class ConsoleCallback(TrainerCallback):  # type: ignore[misc]
             self._began, self._first = time.monotonic(), state.global_step
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Print the line."""
+        """Print the line, if the log holds numbers of inversion."""
         if not state.is_world_process_zero or not logs or "inversion/mean" not in logs:
             return
         done = state.global_step - self._first
@@ -55,7 +59,11 @@ class ConsoleCallback(TrainerCallback):  # type: ignore[misc]
 
 
 class Interruption(TrainerCallback):  # type: ignore[misc]
-    """Stops a training: at the first Ctrl-C or SIGTERM after the step, with a checkpoint; at the second at once."""
+    """Callback that stops a training on Ctrl-C or SIGTERM.
+
+    At the first signal, the present step is finished, a checkpoint is saved, and the training stops. At the second
+    signal, the training stops at once.
+    """
 
     def __init__(self, accelerator: Any) -> None:
         self.accelerator = accelerator
@@ -64,7 +72,7 @@ class Interruption(TrainerCallback):  # type: ignore[misc]
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
-        # Python handles signals in the main thread alone. In another thread, handling them is up to the caller.
+        # Python handles signals in the main thread alone. In another thread, the caller must handle them.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._handle)

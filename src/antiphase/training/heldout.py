@@ -1,6 +1,7 @@
-"""Accuracy on held-out problems before, during and after training, by sampled and by greedy completions.
+"""Measures the policy's accuracy on held-out problems before, during and after training.
 
-The rollouts are drawn with a random state of their own, so an evaluation does not change the training.
+The policy completes each problem greedily once and by sampling several times. The samples have a random state of their
+own, so an evaluation does not change the training.
 """
 
 import math
@@ -44,7 +45,7 @@ class HeldOut:
 
 
 class _Answer(NamedTuple):
-    """One verified completion: whether it is right, its outcome, its number of tokens, and whether it was cut."""
+    """One verified completion: whether it is right, its outcome, its number of tokens, and whether it is cut off."""
 
     right: bool
     outcome: Outcome
@@ -55,13 +56,16 @@ class _Answer(NamedTuple):
 def evaluate_policy(
     loaded: LoadedModel, held: HeldOut, pool: VerifierPool, *, rank: int = 0, world: int = 1
 ) -> dict[str, float]:
-    """pass@1 (sampled), pass@k, greedy accuracy, and lengths and outcomes of the sampled rollouts.
+    """Complete the held-out problems with the policy, and return its accuracy and the lengths of its completions.
+
+    pass@1 is the share of right completions among the sampled ones. pass@k is the share of problems that have a right
+    completion among their k samples. Lengths and failures are those of the sampled completions.
 
     Args:
         loaded: the policy with its tokenizer.
         held: the problems, and how they are sampled.
-        pool: checks the completions.
-        rank, world: number of this process, and how many processes share the problems.
+        pool: verifies the completions.
+        rank, world: index of this process, and number of processes that share the problems.
 
     Returns:
         fractions in [0, 1] and a mean length in tokens, the same on every process. `_low` and `_high` are the ends of
@@ -96,12 +100,12 @@ def evaluate_policy(
 def _answers(
     loaded: LoadedModel, held: HeldOut, chosen: Sequence[int], samples: int, sampling: Sampling, pool: VerifierPool
 ) -> list[list[_Answer]]:
-    """The verified completions of each chosen problem."""
+    """Return the verified completions of each chosen problem; `chosen` holds the indices of the problems."""
     places = [place for place in chosen for _ in range(samples)]
     results: list[_Answer] = []
     for start in range(0, len(places), held.batch_size):
         batch = places[start : start + held.batch_size]
-        # A batch has the number of its first problem, so that its draws do not depend on how many problems there are.
+        # The index of the batch's first problem seeds its draws, so they do not depend on the number of problems.
         rollouts = generate(loaded, [held.prompt_ids[place] for place in batch], sampling, places[start])
         texts = [
             completion_text(loaded.tokenizer, ids, held.prompt_ids[place], pool.tags)
@@ -119,15 +123,15 @@ def _answers(
 
 
 class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
-    """Evaluates the policy on held-out problems and writes rows of kind `eval` to the trajectory.
+    """Callback that evaluates the policy on held-out problems, and writes rows of kind `eval` to the trajectory.
 
     Args:
         held: the problems, and how they are sampled.
         trajectory: the rows are written to it.
         tokenizer: the policy's tokenizer.
-        pool: checks the completions.
+        pool: verifies the completions.
         every_n_steps: number of optimizer steps between two evaluations. The policy is also evaluated before the first
-            step and after the last one; with 0, only then.
+            step and after the last one. With 0, there are only these two evaluations.
     """
 
     def __init__(
@@ -137,33 +141,37 @@ class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
         self.every_n_steps = every_n_steps
         self.trainer: Any = None
         self.interruption: Any = None
-        self.latest: dict[str, float] = {}
         self._done_at = math.nan
 
     def evaluate(self, step: int, *, track: bool = True) -> dict[str, float]:
-        """Evaluate now and write the row. `track` also logs it, which trackers refuse once training has ended."""
+        """Evaluate the policy now, write the row to the trajectory, and return its numbers.
+
+        Args:
+            step: number of optimizer steps before the evaluation.
+            track: whether the numbers are also logged. After the end of the training, trackers refuse them.
+        """
         accelerator = self.trainer.accelerator
         with whole_policy(
             self.trainer.model_wrapped, accelerator, self.trainer.args.gradient_checkpointing_kwargs
         ) as policy:
             loaded = LoadedModel("policy", policy, self.tokenizer, None)
-            self.latest = evaluate_policy(
+            numbers = evaluate_policy(
                 loaded, self.held, self.pool, rank=accelerator.process_index, world=accelerator.num_processes
             )
         self._done_at = step
         if accelerator.is_main_process:
-            self.trajectory.append("eval", step, self.latest)
+            self.trajectory.append("eval", step, numbers)
             if track:
-                log_numbers(self.trainer, self.trainer.control, self.latest)
-            low, high = (self.latest[f"heldout/pass@1_{end}"] for end in ("low", "high"))
+                log_numbers(self.trainer, self.trainer.control, numbers)
+            low, high = (numbers[f"heldout/pass@1_{end}"] for end in ("low", "high"))
             num = len(self.held.problems)
             problems = "1 problem" if num == 1 else f"{num} problems"
             print(
-                f"step {step}: held-out pass@1 {self.latest['heldout/pass@1']:.3f} [{low:.3f}, {high:.3f}], "
-                f"greedy {self.latest['heldout/greedy']:.3f} ({problems})",
+                f"step {step}: held-out pass@1 {numbers['heldout/pass@1']:.3f} [{low:.3f}, {high:.3f}], "
+                f"greedy {numbers['heldout/greedy']:.3f} ({problems})",
                 flush=True,
             )
-        return self.latest
+        return numbers
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Evaluate the untrained policy."""
@@ -177,7 +185,7 @@ class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
             self.evaluate(state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Evaluate a policy whose training ended early."""
+        """Evaluate the policy if the training ended before its last planned step, but not if a signal stopped it."""
         interrupted = self.interruption is not None and self.interruption.stopped
         if self._done_at != state.global_step and not interrupted:
             self.evaluate(state.global_step, track=False)

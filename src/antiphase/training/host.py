@@ -1,4 +1,8 @@
-"""The methods and attributes of TRL that the trainer relies on, checked before anything long starts."""
+"""Checks that the installed TRL has the methods and attributes that `CorRPOTrainer` relies on.
+
+TRL is the host: it runs the training, and `CorRPOTrainer` overrides some of its methods. The checks run when the
+trainer is built.
+"""
 
 import inspect
 from typing import Any
@@ -27,7 +31,7 @@ ATTRIBUTES = (
 
 
 class HostError(UnsupportedModelError):
-    """The installed TRL is not the one that this version of antiphase was written for, or behaves differently."""
+    """Error for an installed TRL that lacks something that antiphase relies on, or that behaves in another way."""
 
 
 def _advice() -> str:
@@ -40,13 +44,13 @@ def _advice() -> str:
 
 
 def check_host(trainer_class: type[Any]) -> None:
-    """Check that the host's methods exist, with the signatures that the trainer's own methods have.
+    """Check that TRL's trainer has the methods in `METHODS`, with the parameters that stand there.
 
     Args:
         trainer_class: TRL's trainer.
 
     Raises:
-        HostError: a method is missing or takes other parameters.
+        HostError: a method is missing or takes other parameters, or the constructor lacks one of `PARAMETERS`.
     """
     for name, expected in METHODS.items():
         method = getattr(trainer_class, name, None)
@@ -65,7 +69,7 @@ def check_host(trainer_class: type[Any]) -> None:
 
 
 def check_instance(trainer: Any) -> None:
-    """Check that a constructed trainer has the attributes that are read later.
+    """Check that a constructed trainer has the attributes in `ATTRIBUTES`, which antiphase reads later.
 
     Raises:
         HostError: an attribute is missing.

@@ -19,7 +19,7 @@ EVAL_SEED = 0
 
 
 def load_tokenizer(recipe: Recipe) -> tuple[Any, Any]:
-    """The model's tokenizer and configuration. The model is checked, without its weights.
+    """Return the model's tokenizer and configuration, and check the model without loading its weights.
 
     Raises:
         ModelNotFoundError: there is no such model, or it has no tokenizer.
@@ -34,7 +34,7 @@ def load_tokenizer(recipe: Recipe) -> tuple[Any, Any]:
 
 
 def draw_problems(recipe: Recipe) -> tuple[list[Problem], list[Problem]]:
-    """Training and held-out problems, which share no prompt.
+    """Return the training problems and the held-out problems, which share no prompt.
 
     Raises:
         InvalidInputError: a task does not exist or has too few problems, or a held-out problem is a training problem.
@@ -58,10 +58,10 @@ def draw_problems(recipe: Recipe) -> tuple[list[Problem], list[Problem]]:
 
 
 def chat_options(recipe: Recipe, moment: str | None = None) -> ChatOptions:
-    """How the chat template is called, in training and on held-out problems alike.
+    """Return the options with which the chat template is called, both in training and on held-out problems.
 
     Args:
-        recipe: the recipe.
+        recipe: the run's recipe.
         moment: the time that the template reads, in ISO format; None is the present time.
     """
     variables = cast("dict[str, Any] | None", recipe.config.chat_template_kwargs)
@@ -69,7 +69,9 @@ def chat_options(recipe: Recipe, moment: str | None = None) -> ChatOptions:
 
 
 def table_of(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem]) -> list[dict[str, Any]]:
-    """Data-set rows of the problems. Prompts are chats if the recipe wants chats and the tokenizer has a template.
+    """Return a data-set row for each problem.
+
+    The prompts are chats if the recipe wants chats and the tokenizer has a chat template.
 
     Raises:
         InvalidInputError: the chat template does not read one of `chat_template_kwargs`, or some prompts are texts of
@@ -107,17 +109,17 @@ def table_of(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem]) -> lis
 def prompt_ids(
     tokenizer: Any, table: Sequence[Mapping[str, Any]], chat: ChatOptions | None = None
 ) -> tuple[tuple[int, ...], ...]:
-    """Token ids of the prompts of data-set rows. `chat` says how the chat template is called."""
+    """Return the token ids of the prompts of data-set rows; `chat` says how the chat template is called."""
     return tuple(
         tuple(prompt_token_ids(tokenizer, row["prompt"], f"problem {row['problem_id']}", chat)) for row in table
     )
 
 
 def held_out(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem], moment: str) -> HeldOut:
-    """The held-out problems, to be sampled with the temperature, top_p and length limit of the training.
+    """Return the held-out problems. They are sampled with the training's temperature, top_p and length limit.
 
     Args:
-        recipe: the recipe.
+        recipe: the run's recipe.
         tokenizer: the model's tokenizer.
         problems: the held-out problems.
         moment: the time that the chat template reads, in ISO format.

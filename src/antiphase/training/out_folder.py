@@ -1,7 +1,9 @@
-"""Checks from its files alone whether a training may write to a folder. Imports nothing that trains."""
+"""Checks whether a training run may write to a folder, by the files in the folder.
+
+This module imports no torch and no TRL, so that a wrong folder is refused at once.
+"""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,18 @@ TRAINING = FolderKind("antiphase-train", 1, "a training run")
 
 
 def check_folder(folder: Path, *, resume: bool) -> bool:
-    """Refuse a folder in which a run cannot be begun or continued. Nothing is written.
+    """Raise an error if a training run cannot be started, or continued, in a folder. Nothing is written.
+
+    Args:
+        folder: the folder.
+        resume: whether the run in the folder is to be continued.
 
     Returns:
-        whether the folder holds something.
+        whether the folder holds a run to continue; False if the folder is empty or does not exist.
 
     Raises:
-        InvalidInputError: the folder holds something; or the run is to be continued, and the folder holds no training
-            run or a finished one.
+        InvalidInputError: a new run is to start, and the folder is not empty. Or a run is to continue, and the folder
+            holds no training run or a finished one.
     """
     if is_free(folder):
         return False
@@ -32,26 +38,18 @@ def check_folder(folder: Path, *, resume: bool) -> bool:
     return True
 
 
-def check_same(folder: Path, what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise InvalidInputError, with the first differences, if what a folder holds was made with other options."""
-    differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    if differing:
-        shown = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in differing[:3])
-        raise InvalidInputError(f"{str(folder)!r} holds {what} of other options, so it cannot be continued: {shown}.")
-
-
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file that appears under its name only when it is whole."""
+    """Write a text file that appears under its name only when it is complete, even if the process is killed."""
     work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     work.write_text(text, encoding="utf-8")
     work.replace(path)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """The resolved options of the run in a folder.
+    """Return the resolved options of the training run in a folder.
 
     Raises:
-        InvalidInputError: the folder is not that of a training run, or its file of options cannot be read.
+        InvalidInputError: the folder holds no training run, or its recipe.json cannot be read.
     """
     if not (folder / FILE).is_file():
         raise InvalidInputError(f"{str(folder)!r} is not the folder of {TRAINING.owner} (it has no {FILE}).")

@@ -1,4 +1,4 @@
-"""The results of a finished run, as summary.json holds them."""
+"""Makes the content of summary.json: the results of a finished training run, from its trajectory."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -13,12 +13,12 @@ from antiphase.training.trajectory import read_trajectory
 
 
 def summarize_run(recipe: Recipe, trainer: Any, seconds: float) -> dict[str, Any]:
-    """The content of summary.json, from the trajectory.
+    """Return the content of summary.json.
 
     Args:
         recipe: the run's recipe.
         trainer: the trainer, after its training.
-        seconds: duration since the run was begun or last resumed, evaluations included.
+        seconds: seconds since the run was started or last resumed, with its evaluations.
     """
     trajectory = read_trajectory(Path(recipe.config.output_dir))
     steps = [row for row in trajectory if row["kind"] == "step"]

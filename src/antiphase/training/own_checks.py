@@ -1,7 +1,7 @@
-"""Checks of a recipe's keys and flags that are antiphase's own, made before TRL is imported, which takes seconds.
+"""Checks antiphase's own keys and flags of a training before TRL is imported, which takes seconds.
 
-Keys and flags of the host are passed over, since only the host knows them. `recipe` reads everything again, with the
-same messages.
+The keys and flags of the host, TRL, are skipped, since only the host knows them. Later the module `recipe` reads all
+keys and flags again, and its messages are the same.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from antiphase.training.recipe_file import typed
 from antiphase.training.reward_choices import check_reward
 from antiphase.training.run_options import RunOptions, check_options
 
-# Keys of the host without which no run can begin.
+# Keys of TRL that every run needs.
 _NEEDED_OF_HOST = ("model_name_or_path", "output_dir")
 
 
@@ -32,13 +32,13 @@ class _Parser(argparse.ArgumentParser):
 
 
 def check_command(words: Sequence[str]) -> None:
-    """Refuse a command whose own options, recipe file, tasks, rewards or folder `antiphase train` would refuse.
+    """Raise the error that `antiphase train` would raise later for its own options, tasks, rewards or output folder.
 
     Args:
         words: the words after `antiphase train`.
 
     Raises:
-        AntiphaseError: the error that `parse_recipe`, `load_task` or `prepared` would raise.
+        AntiphaseError: the error that `parse_recipe`, `load_task`, `check_reward` or `prepared` would raise.
     """
     if "-h" in words or "--help" in words:
         return
@@ -65,7 +65,7 @@ def check_command(words: Sequence[str]) -> None:
 
 
 def check_recipe(content: Mapping[Any, Any]) -> None:
-    """Refuse a recipe whose own keys `parse_recipe` would refuse.
+    """Raise the error that `parse_recipe` would raise for the keys of a recipe that are antiphase's own.
 
     Args:
         content: keys and values of the recipe's file.
@@ -77,11 +77,13 @@ def check_recipe(content: Mapping[Any, Any]) -> None:
 
 
 def _own_values(content: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    """Return the values of antiphase's own keys in a recipe file, converted to the types of their flags."""
     actions = {action.dest: action for action in _own_parser()._actions if action.nargs != 0}
     return {key: typed(key, value, actions[key], where) for key, value in content.items() if key in actions}
 
 
 def _checked(values: Mapping[str, Any]) -> RunOptions:
+    """Check antiphase's own values together, and return those that are fields of `RunOptions`."""
     pinned: Mapping[str, Any] = {}
     if values.get("preset") is not None:
         pinned = resolve_preset(values["preset"])[0].arguments
@@ -94,14 +96,14 @@ def _checked(values: Mapping[str, Any]) -> RunOptions:
 
 
 def _own_parser() -> _Parser:
-    """A parser of antiphase's own flags, in the forms that transformers' `HfArgumentParser` takes."""
+    """Return a parser that reads antiphase's own flags as transformers' `HfArgumentParser` would read them."""
     parser = _Parser(prog="antiphase train", allow_abbrev=False, add_help=False, argument_default=argparse.SUPPRESS)
     hints = get_type_hints(RunOptions)
     for field in dataclasses.fields(RunOptions):
         _add(parser, field.name, hints[field.name], switched_on=field.default is True)
     kinds = get_type_hints(InversionSpec)
     for field in dataclasses.fields(InversionSpec):
-        if field.name != "seed":  # the host's
+        if field.name != "seed":  # TRL has this option
             _add(parser, PREFIX + field.name, kinds[field.name])
     for name in _NEEDED_OF_HOST:
         _add(parser, name, str)

@@ -1,7 +1,7 @@
-"""Makes the policy inside a trainer measurable: whole, in its own dtype, without autocast.
+"""Prepares the policy inside a trainer for measuring: with all its parameters, in its own dtype, without autocast.
 
-Processes may measure different numbers of rollouts, so measuring must not communicate. Sharded parameters are
-therefore gathered before measuring and released after it.
+Processes may measure different numbers of rollouts, so they must not have to wait for each other while they measure.
+Sharded parameters are therefore gathered before measuring and released after it.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ def check_sharding(accelerator: Any) -> None:
 
 
 def is_sharded(accelerator: Any) -> bool:
-    """Whether the parameters are spread over processes (FSDP, ZeRO-3)."""
+    """Return whether the parameters are spread over processes (FSDP, ZeRO-3)."""
     from trl.distributed import DistributedBackend
 
     backend = DistributedBackend(accelerator)
@@ -35,15 +35,16 @@ def is_sharded(accelerator: Any) -> bool:
 
 @contextlib.contextmanager
 def whole_policy(model: nn.Module, accelerator: Any, gradient_checkpointing_kwargs: Any = None) -> Iterator[nn.Module]:
-    """The unwrapped policy with all its parameters on every process.
+    """Open a block in which every process has the unwrapped policy with all its parameters.
 
-    Under DDP nothing is gathered. Under ZeRO-3 and FSDP 2 every process holds a full copy of the weights while the
-    block lasts, as it does for generation.
+    Under DDP nothing is gathered. Under ZeRO-3 and FSDP 2, every process holds a full copy of the weights while the
+    block lasts, as it does while TRL generates.
 
     Args:
         model: the model that accelerate prepared.
         accelerator: the accelerator that prepared it.
-        gradient_checkpointing_kwargs: the trainer's argument of this name, set again after ZeRO-3's gathering.
+        gradient_checkpointing_kwargs: the trainer's argument of this name, which is set again after ZeRO-3 gathered
+            the parameters.
     """
     from trl.distributed import DistributedBackend
 
@@ -65,11 +66,11 @@ def whole_policy(model: nn.Module, accelerator: Any, gradient_checkpointing_kwar
 
 @contextlib.contextmanager
 def plain_generation(model: nn.Module) -> Iterator[None]:
-    """Keep what a checkpoint's generation config adds to sampling out of a training, while the block lasts.
+    """Switch off the sampling options of the model's own generation config, while the block lasts.
 
-    transformers takes every option that the host leaves open, such as `suppress_tokens`, `min_p` or a kind of cache,
-    from the model's own config. Tokens would then be drawn otherwise than the loss, the held-out problems and the
-    probes assume. The end tokens stay, and so do the padding and BOS tokens.
+    The host, TRL, leaves some options of sampling open, such as `suppress_tokens`, `min_p` or the kind of cache.
+    transformers takes these from the model's generation config. The tokens would then come from another distribution
+    than the loss, the held-out problems and the probes assume. The end, padding and BOS tokens of the config stay.
 
     Args:
         model: the unwrapped model, which may have adapters.
@@ -114,9 +115,10 @@ def unsharded(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_dtype(model: nn.Module) -> Iterator[None]:
-    """Take off accelerate's mixed-precision wrapper, since inversion is measured in the dtype of the weights.
+    """Remove accelerate's mixed-precision wrapper while the block lasts.
 
-    accelerate wraps `forward` in autocast and keeps the original under `_original_forward`.
+    Inversion is measured in the dtype of the weights. accelerate wraps `forward` in autocast and keeps the original
+    under `_original_forward`.
     """
     state = vars(model)
     if "_original_forward" not in state:

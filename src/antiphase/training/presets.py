@@ -1,9 +1,10 @@
-"""Presets: published methods as arguments of the host, each with its source and its deviations.
+"""Lists the presets: published training methods as arguments of TRL, each with its source and its deviations.
 
-`corr-po` is the paper's method. `PRESETS` holds the baselines, and `+corr-po` puts the paper's term on any of them.
+The preset `corr-po` is the paper's method. `PRESETS` holds the baselines, which train without inversion. In a preset
+such as `dapo+corr-po`, the paper's inversion term is added to the reward of a baseline.
 
-TRL's own defaults are no published method (DAPO's loss without its clip-higher, β = 0, group scaling). So a preset
-sets every argument that makes the method what it is. Arguments that the user gives win over the preset's.
+The defaults of TRL, the host, are no published method: DAPO's loss without its clip-higher, β = 0, group scaling. A
+preset therefore sets every argument that defines its method. An argument that the user gives replaces the preset's.
 """
 
 from collections.abc import Mapping
@@ -20,13 +21,13 @@ CORR_PO_FAST = "corr-po-fast"
 
 @dataclass(frozen=True)
 class Preset:
-    """A method as arguments of the host.
+    """A published training method, as arguments of TRL and of CorR-PO.
 
     Args:
         name: the preset's name in recipes.
-        arguments: arguments of `GRPOConfig`, and of `CorRPOConfig` where CorR-PO's term is part of the method.
+        arguments: arguments of `GRPOConfig`, and of `CorRPOConfig` if CorR-PO's inversion term is part of the method.
         source: the paper that describes the method.
-        deviations: where the host differs from the paper.
+        deviations: where TRL's method differs from the paper's.
     """
 
     name: str
@@ -35,7 +36,7 @@ class Preset:
     deviations: str
 
 
-# Arguments that no preset leaves to the host's defaults.
+# Arguments that every preset sets; a preset may give some of them other values.
 _ON_POLICY: dict[str, Any] = {
     "beta": 0.0,
     "epsilon": 0.2,
@@ -155,12 +156,12 @@ TERMS: dict[str, Mapping[str, Any]] = {
 _TERM_SOURCE = "CorR-PO, arXiv 2605.17770, as a public digest of the paper reports it"
 _TERM_DEVIATIONS: dict[str, str] = {
     CORR_PO: "λ, the splitter, the strength of a sentence (joint) and what an undefined ρ counts as are our reading.",
-    CORR_PO_FAST: "As corr-po, with the own-position gradient: another observable, far cheaper.",
+    CORR_PO_FAST: "As corr-po, but by the gradient at the token's own position: another quantity, far cheaper.",
 }
 
 
 class _Presets(Registry[Preset]):
-    """The baselines by name. Messages also name the terms that can be put on them."""
+    """The baselines by name; error messages also name the inversion terms that can be added to them."""
 
     def check(self, name: str) -> None:
         if name not in self:
@@ -182,10 +183,10 @@ PRESETS = _Presets("preset", {preset.name: preset for preset in _BASELINES})
 
 
 def resolve_preset(text: str) -> tuple[Preset, bool]:
-    """The preset that a recipe names, and whether CorR-PO's term is part of it.
+    """Return the preset that a recipe names, and whether CorR-PO's inversion term is part of it.
 
-    `corr-po` alone is the paper's method: its term on `grpo`. `dapo+corr-po` puts the same term on another baseline.
-    `corr-po-fast` is the same term, by the gradient at the token's own position alone.
+    `corr-po` alone is the paper's method, its term on the baseline `grpo`. `dapo+corr-po` is the same term on another
+    baseline. `corr-po-fast` computes the term from the gradient at each token's own position alone.
 
     Raises:
         InvalidInputError: there is no such preset; the message names the nearest.

@@ -1,4 +1,7 @@
-"""A probe set, and one measurement of a policy on it: ρ over every unit, with intervals over the set's prompts."""
+"""Defines a probe set, and measures a policy on it: ρ over every unit, with intervals over the set's prompts.
+
+ρ is the correlation of entropy and gradient strength. A unit is what it is computed over: types, tokens or steps.
+"""
 
 import dataclasses
 import math
@@ -39,14 +42,14 @@ from antiphase.types import TokenBatch, TokenSignals
 
 @dataclass(frozen=True)
 class ProbeSet:
-    """The fixed prompts (or whole rollouts) on which a model is followed.
+    """The fixed prompts, or whole rollouts, on which a model is measured again and again during its training.
 
     Args:
         tokenizer: the model's tokenizer.
         prompt_ids: token ids of the prompt of each rollout.
-        clusters: number of the prompt of each rollout; rollouts of one prompt have the same number.
-        completion_ids: token ids of given completions. With None, the model writes its own at every measurement, each
-            time with the same seed.
+        clusters: index of the prompt of each rollout; rollouts of one prompt have the same index.
+        completion_ids: token ids of given completions. If this is None, the model writes its own completions at every
+            measurement, each time with the same seed.
         sampling: how the model's own completions are drawn.
         batch_size: number of rollouts that are generated together.
     """
@@ -69,7 +72,7 @@ class ProbeSet:
         template: str | None = None,
         batch_size: int = 16,
     ) -> "ProbeSet":
-        """A probe set whose prompts the model completes itself at every measurement, as in docs/method.md.
+        """Return a probe set whose prompts the model completes itself at every measurement (see docs/method.md).
 
         Args:
             prompts: plain texts or chats.
@@ -95,7 +98,9 @@ class ProbeSet:
         *,
         template: str | None = None,
     ) -> "ProbeSet":
-        """A probe set of given rollouts, which the model only reads: cheap, and the same tokens at every measurement.
+        """Return a probe set of given rollouts, which the model only reads.
+
+        This is cheap, and all measurements are on the same tokens.
 
         Args:
             prompts: plain texts or chats.
@@ -127,10 +132,10 @@ def _encoded(prompts: Sequence[str | Messages], tokenizer: Any, template: str | 
 def checked_options(
     unit: Unit, splitter: str, min_tokens: int, min_steps: int, segment: Segment = "all"
 ) -> tuple[Splitter, ScoreSpec]:
-    """Check arguments of `probe_policy`, and return what they stand for.
+    """Check arguments of `probe_policy`, and return the splitter and the options of scores that they give.
 
     Raises:
-        InvalidInputError: the unit, segment or splitter is unknown, or a least number is below 3.
+        InvalidInputError: the unit, segment or splitter is unknown, or `min_tokens` or `min_steps` is below 3.
     """
     check_one_of("unit", unit, UNITS)
     check_one_of("segment", segment, SEGMENTS)
@@ -138,7 +143,7 @@ def checked_options(
 
 
 def with_step_strength(spec: SignalSpec, step_strength: StepStrength | None) -> SignalSpec:
-    """The spec with another `step_strength`; None keeps the spec's own.
+    """Return the spec with the given `step_strength`; None keeps the spec's own.
 
     Raises:
         InvalidInputError: the strength is neither `mean` nor `joint`.
@@ -163,30 +168,32 @@ def probe_policy(
     num_resamples: int = 1000,
     tags: Tags = TAGS,
 ) -> dict[str, float | str | int]:
-    """ρ over every unit, pooled over the probe set, with intervals over prompts, and the means of the signals.
+    """Measure a model on a probe set: return ρ over every unit with its interval, and the means of the signals.
 
-    The measuring engine and the statistics are those of `antiphase probe`.
+    ρ is pooled over the rollouts of the probe set, and the intervals are over its prompts. The measurement and the
+    statistics are those of `antiphase probe`.
 
     Args:
         model: the model, unwrapped and with all its parameters on this process.
-        probe_set: what to measure on.
+        probe_set: the prompts or rollouts on which the model is measured.
         spec: what to measure.
-        unit: the headline, whose ρ also has the names without a unit: `type` (the fingerprint of the paper), `token`
-            or `step`.
+        unit: the main unit: `type` (as in the paper's fingerprint), `token` or `step`. Its ρ is also returned under
+            names without a unit, such as `probe/spearman`.
         segment: which tokens of a rollout are measured and correlated: those of its `thought`, of its `answer`, or
             `all`.
         splitter: where steps end; see `Splitter`.
         step_strength: `mean` or `joint`; None keeps what `spec` says.
         min_tokens: rollouts with fewer tokens (or types) have no correlation over them.
         min_steps: rollouts with fewer steps have no correlation over steps.
-        num_resamples: how often the bootstrap draws the prompts.
-        tags: what opens and what closes a thought.
+        num_resamples: number of bootstrap samples of the prompts.
+        tags: pairs of texts that open and close a thought.
 
     Returns:
-        the numbers by their names, which docs/metrics.md lists; NaN where undefined.
+        the numbers by their names, which docs/metrics.md lists. An undefined number is NaN.
 
     Raises:
-        InvalidInputError: the unit, segment, splitter or step strength is unknown, or a least number is below 3.
+        InvalidInputError: the unit, segment, splitter or step strength is unknown, or `min_tokens` or `min_steps` is
+            below 3.
     """
     parsed, scores = checked_options(unit, splitter, min_tokens, min_steps, segment)
     spec = with_step_strength(spec, step_strength)
@@ -209,7 +216,7 @@ def probe_policy(
 
 
 def _drawn(model: Any, probe_set: ProbeSet) -> tuple[tuple[int, ...], ...]:
-    """The model's own completions of the probe set's prompts."""
+    """Return the token ids of the model's own completions of the probe set's prompts."""
     loaded = LoadedModel("policy", model, probe_set.tokenizer, None)
     drawn: list[tuple[int, ...]] = []
     for start in range(0, len(probe_set.prompt_ids), probe_set.batch_size):
@@ -221,7 +228,7 @@ def _drawn(model: Any, probe_set: ProbeSet) -> tuple[tuple[int, ...], ...]:
 def _by_unit(
     signals: TokenSignals, batch: TokenBatch, probe_set: ProbeSet, headline: Unit, spec: ScoreSpec, num_resamples: int
 ) -> dict[str, float | str | int]:
-    """ρ over every unit, pooled and within rollouts. The headline also has the names without a unit."""
+    """Return ρ over every unit, pooled over rollouts; for the main unit `headline` also within rollouts."""
     steps = signals.steps
     assert steps is not None
     clusters, seed = torch.tensor(probe_set.clusters), signals.spec.seed

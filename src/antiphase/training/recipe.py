@@ -1,7 +1,7 @@
-"""A recipe: the YAML file and the flags of `antiphase train`, resolved into the options of a run.
+"""Reads a recipe, the YAML file and the flags of `antiphase train`, and resolves it into the options of a run.
 
 The keys are the fields of `RunOptions`, of TRL's `ModelConfig` and of `CorRPOConfig`, so every argument of TRL's GRPO
-is a key. Flags win over the file, the file over the preset, and the preset over our defaults.
+is a key. A flag replaces the file's value, the file replaces the preset's, and the preset replaces our default.
 """
 
 import argparse
@@ -50,8 +50,8 @@ class Recipe:
         config: the trainer's arguments.
         preset: the preset that the recipe names, or None.
         given: every key that the file or a flag set, with its value.
-        resume: whether the run in the output directory is continued.
-        dry_run: whether the command prints what it would do, and stops.
+        resume: whether the run in the output directory is to be continued.
+        dry_run: whether the command only prints what it would do.
     """
 
     options: RunOptions
@@ -66,7 +66,7 @@ class Recipe:
     def resolved(self) -> dict[str, Any]:
         """All options that are needed to repeat a run, as JSON-ready values, without those that TRL derives.
 
-        Where the user has tasks of their own, the digests of their files are among them.
+        If the user has tasks of their own, the digests of the tasks' files are included.
         """
         merged = {**dataclasses.asdict(self.options), **dataclasses.asdict(self.model)}
         merged |= json.loads(self.config.to_json_string())
@@ -86,7 +86,7 @@ class _Parser(HfArgumentParser):  # type: ignore[misc]
 
 
 def parse_recipe(arguments: Sequence[str]) -> Recipe:
-    """Read the flags, and the file of `--config`.
+    """Read the flags and the file that `--config` names, and return the resolved recipe.
 
     Args:
         arguments: the words after `antiphase train`.
@@ -135,7 +135,7 @@ def _resolve(given: dict[str, Any], *, resume: bool, dry_run: bool) -> Recipe:
         if not with_inversion:
             if values.get("inversion_weight", 0.0) != 0:
                 raise InvalidInputError(
-                    f"preset {values['preset']!r} is the baseline alone, and inversion_weight is "
+                    f"preset {values['preset']!r} is a baseline without inversion, and inversion_weight is "
                     f"{values['inversion_weight']}. Ask for '{values['preset']}+corr-po'."
                 )
             pinned["inversion_weight"] = 0.0
@@ -168,14 +168,15 @@ def _resolve(given: dict[str, Any], *, resume: bool, dry_run: bool) -> Recipe:
 
 
 FORMER_COMBINES = ("sum", "centered", "gated", "only")
-# Options of a recipe of the first release, whatever its preset sets now.
+# Values for a recipe of the first release; they replace those that its preset has now.
 FIRST_RELEASE = {"inversion_unit": "token", "inversion_estimator": "own"}
 
 
 def is_former(given: Mapping[str, Any]) -> bool:
-    """Whether a recipe is read as the first release read it: over tokens, by the estimator `own`.
+    """Return whether a recipe was written for the first release, and must be read as that release read it.
 
-    The first release had no units. Its recipes name one of its combine modes, and no option that came later.
+    The first release computed ρ over tokens, by the estimator `own`. Its recipes name one of the values of
+    `inversion_combine` that it had, and no option that came later.
     """
     names = str(given.get("preset") or "").split("+")
     later = names == [CORR_PO] or CORR_PO_FAST in names or not BEFORE_THE_FIELD.keys().isdisjoint(given)
@@ -187,5 +188,6 @@ def _check_host_arguments(config: Mapping[str, Any]) -> None:
         raise InvalidInputError("resume_from_checkpoint is not used here: --resume takes the run's last checkpoint.")
     if str(getattr(config.get("eval_strategy"), "value", config.get("eval_strategy") or "no")) != "no":
         raise InvalidInputError(
-            "eval_strategy needs an evaluation set of TRL's; antiphase train evaluates held-out problems: eval_every."
+            "eval_strategy needs an evaluation set, and antiphase train gives none to TRL. To evaluate the held-out "
+            "problems during training, set eval_every."
         )

@@ -9,12 +9,15 @@ from antiphase.registry import did_you_mean
 
 
 def nearest(name: str, known: Mapping[str, Any]) -> str:
-    """` Did you mean 'a'?` where a known name is near, else a hint at the list of flags."""
+    """Return ` Did you mean 'a'?` if a known name is similar, else a hint at the list of flags."""
     return did_you_mean(name.replace("-", "_"), known, cutoff=0.5) or " See antiphase train --help."
 
 
 def typed(key: str, value: Any, action: argparse.Action, where: str) -> Any:
-    """A YAML value as the flag would give it: `1e-5` is a string in YAML, and a list of one item may be that item.
+    """Return a YAML value in the type of its flag.
+
+    YAML reads `1e-5` as a string, which becomes a number here. If the flag takes several values, a single value
+    becomes a list of one.
 
     Args:
         key, value: key and value in the recipe.
@@ -22,7 +25,7 @@ def typed(key: str, value: Any, action: argparse.Action, where: str) -> Any:
         where: the beginning of messages, such as `recipe.yaml: `.
 
     Raises:
-        InvalidInputError: the flag cannot have this value.
+        InvalidInputError: the value is not one that the flag can have.
     """
     if value is None or isinstance(value, dict):
         return value

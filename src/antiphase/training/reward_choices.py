@@ -1,4 +1,4 @@
-"""The names of the reward functions. Imports none of them; `reward_names` makes them."""
+"""Lists and checks the names of reward functions, without importing the functions. `reward_names` makes them."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ NAMES = ("accuracy", "format", "self_certainty", "negative_entropy", "majority_v
 
 
 def check_reward(name: str) -> None:
-    """Refuse a name that no reward function can have.
+    """Raise InvalidInputError if no reward function can have this name.
 
     Args:
         name: one of `NAMES`, or the user's own as `package.module:function` or `path/to/file.py:function`.

@@ -1,6 +1,7 @@
-"""Reward functions beside those of the tasks: the user's, whose results are checked, and rewards without a verifier.
+"""Checks the values of the user's reward functions, and defines rewards that need no verifier.
 
-All follow TRL's protocol: a function is called with lists and returns a number, or None, for each completion.
+The rewards of tasks are in `antiphase.tasks.task_rewards`. All reward functions follow TRL's protocol: a function is
+called with lists, and returns a number or None for each completion.
 """
 
 import functools
@@ -21,10 +22,15 @@ from antiphase.training.completion_texts import CompletionReader
 
 
 def checked_values(name: str, values: Any, expected: int) -> list[float | None]:
-    """The values that a reward function returned, as a list.
+    """Return the values of a reward function as a list, after checking them.
+
+    Args:
+        name: the function's name, for messages.
+        values: what the function returned.
+        expected: number of completions.
 
     Raises:
-        InvalidInputError: the values are no list with a number (or None) for each completion, or a number is NaN or
+        InvalidInputError: the values are not a list with a number or None for each completion, or a number is NaN or
             infinite.
     """
     if isinstance(values, torch.Tensor):
@@ -57,15 +63,15 @@ def checked_values(name: str, values: Any, expected: int) -> list[float | None]:
 
 
 def checked(function: Any, reader: Callable[[], CompletionReader | None] = lambda: None) -> Any:
-    """The reward function, with its values checked at every call. It keeps its name, and stays async if it is.
+    """Return the reward function in a wrapper that checks its values at every call.
 
-    Reward models, their names, and rewards that read the policy are returned as they are. `unwrapped` gives the
-    function back.
+    The wrapper has the function's name, and is async if the function is. `unwrapped` returns the function again.
+    Reward models, their names, and rewards that read the policy are returned as they are, without a wrapper.
 
     Args:
         function: the reward function.
-        reader: returns what reads the batch's completions for a `ReadingReward`; every other function gets what the
-            host gives it.
+        reader: returns the reader that makes the batch's texts for a `ReadingReward`, or None if there is no reader.
+            Every other function gets the texts of the host.
     """
     if isinstance(function, str | torch.nn.Module | SignalReward) or not callable(function):
         return function
@@ -94,16 +100,17 @@ def unwrapped(function: Any) -> Any:
 
 
 class SignalReward(ABC):
-    """A reward read from the policy's own distributions; the trainer sets `scores` before each call.
+    """Base class of rewards that are computed from the policy's own token distributions.
 
-    The mean is over the tokens that are measured: all, or those of `inversion_segment`.
+    A reward is a mean over the measured tokens of a completion: all tokens, or those of `inversion_segment`. The
+    trainer sets `scores` before each call.
     """
 
     __name__ = "signal"
     scores: RolloutScores | None = None
 
     def __call__(self, completions: Sequence[Any], **_: Any) -> list[float | None]:
-        """A number for each completion; None where the completion has no measured token."""
+        """Return a number for each completion, or None if the completion has no measured token."""
         if self.scores is None:
             raise InvalidInputError(
                 f"the reward '{self.__name__}' reads the policy's own distributions: use it with CorRPOTrainer."
@@ -113,14 +120,16 @@ class SignalReward(ABC):
 
     @abstractmethod
     def _values(self, scores: RolloutScores) -> torch.Tensor:
-        """A number for each rollout; NaN where the rollout has no measured token."""
+        """Return a number for each rollout, or NaN if the rollout has no measured token."""
 
 
 class SelfCertaintyReward(SignalReward):
     """Mean over the completion's tokens of KL(U‖p), in nats (Intuitor, arXiv 2505.19590, eq. 6 up to its constant).
 
-    Deviation: measured by the policy that generated, at temperature 1, on every token, or on
-    those of `inversion_segment`.
+    U is the uniform distribution over the vocabulary, and p is the policy's distribution of the next token.
+
+    Deviation: p is that of the policy that generated, at temperature 1. The mean is over every token, or over those of
+    `inversion_segment`.
     """
 
     __name__ = "self_certainty"
@@ -143,16 +152,16 @@ class NegativeEntropyReward(SignalReward):
 
 
 class MajorityVoteReward(ReadingReward):
-    """1 where the completion's answer is the most common one of its group, else 0 (TTRL, arXiv 2504.16084).
+    """Reward of 1 if the completion's answer is the most common of its group, else 0 (TTRL, arXiv 2504.16084).
 
-    Answers are compared as `extract` returns them. A completion without an answer has no vote and gets 0; a thought
-    that does not end is no answer. Among equally common answers, the one that came first wins. Deviation: the vote is
-    held among the group's own G rollouts, where TTRL votes over more samples (64) than it trains on (32).
+    Answers are compared as `extract` returns them. A completion has no vote and gets 0 if it has no answer, or if its
+    thought does not end. Among equally common answers, the one that came first wins. Deviation: only the rollouts of
+    the group vote. In TTRL more samples vote (64) than are trained on (32).
 
     Args:
-        extract: returns the answer that a text gives, or None where it gives none. The text is what a completion says
-            after its thought. The second argument is the reference answer, which may tell it only of what kind the
-            answer is (a number or not).
+        extract: returns the answer that a text gives, or None if it gives none. The text is what a completion says
+            after its thought. The second argument is the reference answer; `extract` may use it only to learn of what
+            kind the answer is (a number or not).
         tags: what opens and what closes a thought.
     """
 
@@ -170,7 +179,7 @@ class MajorityVoteReward(ReadingReward):
         prompts: Sequence[Any] | None = None,
         **_: Any,
     ) -> list[float]:
-        """1 or 0 for each completion of this process, by the votes of the groups of all processes."""
+        """Return 1 or 0 for each completion of this process, by the votes of the groups of all processes."""
         from accelerate import PartialState
         from accelerate.utils import gather_object
 

@@ -1,4 +1,4 @@
-"""Reward functions by name: the task's verifier, the format, the verifier-free ones, and the user's own."""
+"""Makes reward functions, built-in or the user's own, from their names, and tries them before the training."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,15 +21,15 @@ from antiphase.training.reward_functions import (
 
 
 def reward_function(name: str, pool: VerifierPool) -> Any:
-    """The reward function that has this name.
+    """Return the reward function that has this name.
 
     Args:
         name: one of `reward_choices.NAMES`, or the user's own as `package.module:function` or
             `path/to/file.py:function`.
-        pool: checks the completions for `accuracy`. It also knows the tags of thoughts.
+        pool: verifies the completions for `accuracy`. It also knows the tags of thoughts.
 
     Raises:
-        InvalidInputError: there is no such function; the message names the nearest.
+        InvalidInputError: there is no such function; the message names the most similar one.
     """
     check_reward(name)
     place = code_place(name)
@@ -50,16 +50,17 @@ def reward_function(name: str, pool: VerifierPool) -> Any:
 
 
 def _ignore(*_: Any, **__: Any) -> None:
-    """Stands in for the functions with which a reward function logs."""
+    """Do nothing, in place of the functions with which a reward function logs."""
 
 
 def try_functions(functions: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Call each reward function on two problems with an empty completion, before anything long starts.
+    """Call each reward function on two problems with an empty completion, to find errors before the training.
 
     Reward models, async functions and functions that read the policy are not tried; the first step calls them.
 
     Raises:
-        InvalidInputError: a function raises, returns values against the protocol, or returns None for every problem.
+        InvalidInputError: a function raises an error, returns values that TRL's protocol does not allow, or returns
+            None for every problem.
     """
     from trl.trainer.utils import get_callable_name, is_async_callable
 

@@ -1,4 +1,4 @@
-"""The options of `antiphase train` beside the arguments of its host. Imports no torch and no TRL."""
+"""Defines the options of `antiphase train` that are not arguments of TRL. This module imports no torch and no TRL."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ def _option(default: Any, text: str) -> Any:
 
 @dataclass
 class RunOptions:
-    """What to train on and what to evaluate, beside the arguments of TRL.
+    """antiphase's own options of a training: what to train on, and what to evaluate.
 
     Args:
         model: hub id, local directory, or `demo` (the same as TRL's model_name_or_path).
@@ -33,7 +33,8 @@ class RunOptions:
         chat_template: apply the model's chat template where it has one.
         fold_system: put the system message before the first question, for templates that refuse a system role.
         end_tokens: texts of one token each that end a completion, besides the model's own end tokens.
-        think_tags: tags between which the model thinks, besides the known ones, each text as in `<plan> </plan>`.
+        think_tags: further tags between which the model thinks. Each text holds an opening and a closing tag, as in
+            `<plan> </plan>`.
     """
 
     model: str | None = _option(None, "hub id, local directory, or 'demo' (same as --model_name_or_path)")
@@ -65,19 +66,20 @@ class RunOptions:
             raise InvalidInputError(f"the prompt template must contain {{prompt}}; got {self.prompt_template!r}.")
 
 
-# What an option was in runs that are older than the option.
+# The values of these options in runs that were made before the options existed.
 BEFORE_THE_OPTION: Mapping[str, object] = {"think_tags": [], "fold_system": False}
 
 
 def check_options(options: RunOptions, model_name_or_path: str | None, output_dir: str | None) -> None:
-    """Refuse options that do not fit together, or that leave out what a run needs.
+    """Raise an error if options do not fit together, or if one is missing that every run needs.
 
     Args:
         options: antiphase's own options.
-        model_name_or_path, output_dir: the host's options of these names, or None.
+        model_name_or_path, output_dir: TRL's options of these names, or None.
 
     Raises:
-        InvalidInputError: no model, two models or no task is named, a name stands twice, or no output folder is named.
+        InvalidInputError: no model, two models, no task or no output folder is named, or a task or reward function is
+            named twice.
     """
     if options.model is not None and model_name_or_path not in (None, options.model):
         raise InvalidInputError("model and model_name_or_path name two models; give one of them.")
@@ -90,4 +92,4 @@ def check_options(options: RunOptions, model_name_or_path: str | None, output_di
         if twice is not None:
             raise InvalidInputError(f"the {what} {twice!r} is named twice.")
     if output_dir is None:
-        raise InvalidInputError("say where to write: output_dir in the recipe, or --out.")
+        raise InvalidInputError("name the folder to write to: output_dir in the recipe, or --out.")

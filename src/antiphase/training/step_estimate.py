@@ -1,4 +1,4 @@
-"""Estimates the time and memory of a step from one micro-batch of the real model, before any training."""
+"""Estimates the time and memory of an optimizer step from one micro-batch of the real model, before the training."""
 
 import resource
 import sys
@@ -15,22 +15,23 @@ from antiphase.signals.measure import token_signals
 from antiphase.training.policy import whole_policy
 from antiphase.types import TokenBatch
 
+# Number of tokens that are generated to time the generation.
 _TIMED_TOKENS = 8
-# Tokens of a sentence: a reasoning rollout of 1,000 tokens has about 40 sentences.
+# Assumed number of tokens of a sentence: a reasoning rollout of 1,000 tokens has about 40 sentences.
 _STEP_TOKENS = 25
 
 
 @dataclass(frozen=True)
 class StepEstimate:
-    """Seconds that each part of an optimizer step takes on this process, and the memory of training.
+    """Estimated seconds of each part of an optimizer step on this process, and the estimated memory of a training.
 
-    Completions are timed at their full length, so the times are nearer to an upper bound.
+    The times are for completions of the greatest length, so they are rather too long than too short.
 
     Args:
         generating, measuring, updating: seconds of each part.
         parameters: number of all parameters, and of the trained ones.
         state_bytes: bytes of the weights, the gradients and the two moments of Adam.
-        peak_bytes: the most bytes that this process (or its GPU) held while it was timed, and Adam's moments.
+        peak_bytes: the most bytes that this process (or its GPU) held during the timing, plus Adam's moments.
     """
 
     generating: float
@@ -52,7 +53,7 @@ class StepEstimate:
 
 
 def estimate_step(trainer: Any, prompt_ids: list[list[int]]) -> StepEstimate:
-    """Time one micro-batch of each part of a step and scale it up.
+    """Time each part of a step on one micro-batch, and return the estimate for a whole step.
 
     The policy's weights and gradients are left as they were.
 
@@ -111,7 +112,7 @@ def _time_update(trainer: Any, batch: TokenBatch) -> float:
 
 
 def _now() -> float:
-    """The time in seconds, after all work of the GPU is done: Python does not wait for it by itself."""
+    """Return the time in seconds, after waiting for the GPU's work, since Python alone does not wait for it."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()

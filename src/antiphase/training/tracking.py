@@ -7,10 +7,10 @@ from transformers import Trainer
 
 
 def log_numbers(trainer: Any, control: Any, values: Mapping[str, Any]) -> None:
-    """Log numbers at the current step. The host's own log line of this step stays as it would be.
+    """Log numbers at the current step, without changing the trainer's own log line of this step.
 
-    TRL's `log` would empty the metrics that it is collecting, so transformers' `log` is called. Either of them clears
-    the request for the step's own log line, which is therefore put back.
+    The method `log` of transformers is called, since TRL's own would empty the metrics that it is collecting. Both
+    clear the request for the step's own log line, so the request is set again.
     """
     asked = control.should_log
     Trainer.log(trainer, {key: value for key, value in values.items() if not isinstance(value, str)})

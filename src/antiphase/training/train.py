@@ -68,13 +68,13 @@ class TrainResult:
 
 
 def train(arguments: Sequence[str]) -> TrainResult:
-    """Run `antiphase train` with these flags.
+    """Run `antiphase train` with the given flags, and return the result.
 
     Raises:
-        AntiphaseError: an option, task, model or reward function cannot work. This is raised before anything long
+        AntiphaseError: an option, task, model or reward function cannot work. The error is raised before the training
             starts.
     """
-    commit()  # The summary names the commit at the beginning of the run.
+    commit()  # The answer is cached, so that the summary names the commit at the beginning of the run.
     disable_progress_bar()
     recipe = parse_recipe(arguments)
     folder = Path(recipe.config.output_dir)
@@ -118,7 +118,7 @@ def _run(recipe: Recipe, trainer: Any, tokenizer: Any, held: HeldOut | None, poo
             trainer.add_callback(heldout)
         checkpoint = last_checkpoint(folder) if recipe.resume else None
         if recipe.resume and main:
-            print(f"resuming from {checkpoint}" if checkpoint else "no checkpoint yet: beginning anew", flush=True)
+            print(f"resuming from {checkpoint}" if checkpoint else "no checkpoint yet: starting anew", flush=True)
         if checkpoint is not None and finished_training(checkpoint):
             _load_finished(trainer, checkpoint, heldout)
         else:
@@ -135,7 +135,7 @@ def _run(recipe: Recipe, trainer: Any, tokenizer: Any, held: HeldOut | None, poo
 
 
 def _load_finished(trainer: Any, checkpoint: Path, heldout: HeldOutCallback | None) -> None:
-    """Load a run that was killed after its last step, before its results were written."""
+    """Load a run that was killed after its last step, and evaluate it if its last evaluation is missing."""
     trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     trainer._load_from_checkpoint(str(checkpoint))
     step = trainer.state.global_step
@@ -187,7 +187,7 @@ def _trainer(
 
 
 def _policy(recipe: Recipe, tokenizer: Any, ends: Sequence[int]) -> Any:
-    """The model's name, which the host loads; or the loaded model, if the recipe gives it more end tokens."""
+    """Return the model's name, which TRL loads; or the loaded model, if the recipe gives it further end tokens."""
     name = recipe.model.model_name_or_path
     if not ends:
         return name
@@ -205,8 +205,9 @@ def _print_recipe(recipe: Recipe, num_training: int, num_held_out: int) -> None:
     preset = recipe.preset
     if is_former(recipe.given):
         print(
-            f"inversion_combine={recipe.config.inversion_combine} without inversion_unit: read as in the first "
-            "release, over tokens (inversion_unit: token) and by the estimator own unless one is named"
+            f"the recipe has inversion_combine={recipe.config.inversion_combine} and no inversion_unit, so it is "
+            "read as in the first release: over tokens (inversion_unit: token), and by the estimator own unless the "
+            "recipe names another"
         )
     if preset is not None:
         pins = dict(preset.arguments)
@@ -216,24 +217,24 @@ def _print_recipe(recipe: Recipe, num_training: int, num_held_out: int) -> None:
         print(f"preset {recipe.options.preset} ({preset.source})\n  {pinned}\n  deviations: {preset.deviations}")
         for key, value in pins.items():
             if key in recipe.given and recipe.given[key] != value:
-                print(f"  yours instead: {key}={recipe.given[key]}")
+                print(f"  your value instead: {key}={recipe.given[key]}")
     if recipe.dry_run:
         print(json.dumps(recipe.resolved, indent=2, ensure_ascii=False))
     config = recipe.config
     print(
         f"{num_training} training problems, {num_held_out} held out; {config.generation_batch_size} rollouts a "
-        f"generation in groups of {config.num_generations}; {config.inversion_combine}, "
+        f"generation, in groups of {config.num_generations}; inversion in mode {config.inversion_combine}, "
         f"λ {config.inversion_weight:g}, by {_items_of(config)}, estimator {config.inversion_estimator}",
         flush=True,
     )
 
 
 def _items_of(config: Any) -> str:
-    """The unit of the reward as text, such as `step (sentence, joint)`."""
+    """Return what ρ is computed over as text, such as `step (sentence, joint)`."""
     unit = str(config.inversion_unit)
-    how = f" ({config.inversion_splitter}, {config.inversion_step_strength})"
+    how = f" ({config.inversion_splitter}, {config.inversion_step_strength})" if unit == "step" else ""
     of = "" if config.inversion_segment == "all" else f" of the {config.inversion_segment}"
-    return (unit + how if unit == "step" else unit) + of
+    return unit + how + of
 
 
 def _finish(folder: Path, trainer: Any, recipe: Recipe, summary: Mapping[str, Any]) -> None:

@@ -1,9 +1,10 @@
-"""`CorRPOTrainer`: TRL's `GRPOTrainer` whose reward carries the inversion score (docs/training.md).
+"""The class `CorRPOTrainer`: TRL's `GRPOTrainer` with the inversion score in its reward (docs/training.md).
 
-The host generates, scores, normalises and updates. This trainer adds a reward column and, under `centered`, a term of
-the advantage. The column is measured on the very token ids that the host sampled, by the engine of `antiphase probe`.
-It is found by its function, since the host appends a column of its own for each environment that has a reward. Nothing
-of the host's arithmetic is repeated here, so every loss and option of GRPO works.
+TRL, the host, generates, scores, normalises and updates. This trainer adds a column to the rewards and, in the mode
+`centered`, a term to the advantages. The column holds scores that are measured on exactly the token ids that the host
+sampled, by the code of `antiphase probe`. The trainer finds its column by its function, since the host appends another
+column for each environment that has a reward. None of the host's arithmetic is repeated here, so every loss and option
+of GRPO works.
 """
 
 import copy
@@ -44,15 +45,16 @@ from antiphase.training.watch import Watch
 class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     """TRL's `GRPOTrainer` with the inversion score in its reward. It takes the host's arguments.
 
-    The reward is R_i = r_i − λ (1 + ρ_i) or a variant of it; see `inversion_term`. With λ = 0 the weights after
-    training are bitwise those of the host.
+    The reward of rollout i is R_i = r_i − λ (1 + ρ_i) or a variant of it; see `inversion_term`. Here r_i is the task
+    reward, λ the weight of inversion, and ρ_i the rollout's correlation of entropy and gradient strength. With λ = 0
+    the weights after training are bitwise those of the host.
 
     Args:
         model: the model or its name, as `GRPOTrainer` takes it.
         reward_funcs: the task rewards. `SelfCertaintyReward`, `NegativeEntropyReward` and `MajorityVoteReward` may be
             among them.
         args: a `CorRPOConfig`.
-        positional, named: the host's other arguments, in the host's order.
+        positional, named: the other arguments of `GRPOTrainer`, in its order.
 
     Raises:
         HostError: the installed TRL is not the one that antiphase relies on.
@@ -120,17 +122,17 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self.add_callback(self.watch)
 
     def know_tags(self, tags: Sequence[tuple[str, str]]) -> None:
-        """Say what opens and what closes a thought. `inversion_segment` then finds thoughts between these tags."""
+        """Set the tags, each an opening and a closing text, between which `inversion_segment` finds thoughts."""
         self._inversion_reward = replace(self._inversion_reward, tags=tuple(tags))
 
     @property
     def inversion_weight(self) -> float:
-        """λ at the current step; 0 after the alarm dropped it."""
+        """The weight λ of inversion at the current step; 0 after the collapse alarm dropped it."""
         config = cast(CorRPOConfig, self.args)
         return 0.0 if self.watch.dropped else config.weight_at(self.state.global_step, self.state.max_steps)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train; see `transformers.Trainer.train`.
+        """Train, or continue from a checkpoint; see `transformers.Trainer.train`.
 
         Raises:
             InvalidInputError: the checkpoint was made with other inversion settings.
@@ -152,7 +154,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         output = super()._generate_and_score_completions(inputs)
         term = cast("InversionTerm | None", self._term)
         if term is None:
-            raise HostError("TRL scored completions without calling _calculate_rewards: inversion had no part in it.")
+            raise HostError("TRL scored completions without calling _calculate_rewards: inversion was not included.")
         if self._inversion_reward.spec.combine == "centered":
             self._add_to_advantages(output, term.advantage * self._weight)
         return output
@@ -183,7 +185,10 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return self._combine(rewards)
 
     def inversion(self, completion_ids: Any, log_extra: Any = None, **_: Any) -> list[float | None]:
-        """The reward column: ι of this process's rollouts, measured just before; None where undefined."""
+        """Return the reward column: the inversion ι of each rollout of this process, or None if it is undefined.
+
+        The host calls this method as a reward function. `_calculate_rewards` has just measured the scores.
+        """
         if self._measured is None:
             raise HostError("TRL asked for the inversion reward of a batch that was not measured.")
         scores, self._served = self._measured.scores, True
@@ -215,7 +220,10 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return replace(facts, seconds=torch.full_like(facts.seconds, time.perf_counter() - start))
 
     def _combine(self, rewards: Tensor) -> Tensor:
-        """Replace the gathered column of scores by the term that the combine mode makes of it, and log the metrics."""
+        """Replace the column of scores by the term that `inversion_combine` makes of them, and log the metrics.
+
+        `rewards` has the rollouts of all processes.
+        """
         facts = cast(RolloutFacts, self._measured).gathered(self._gathered)
         task_columns = self._without_own(rewards).cpu().double()
         unscored = task_columns.isnan().all(1)
@@ -244,7 +252,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         )
 
     def _without_own(self, columns: Tensor) -> Tensor:
-        """The columns without the one of the inversion reward; columns are the last axis."""
+        """Return the columns, which are the last axis, without the column of the inversion reward."""
         return torch.cat([columns[..., : self._column], columns[..., self._column + 1 :]], dim=-1)
 
     def _record(self, combined: CombinedRewards) -> None:

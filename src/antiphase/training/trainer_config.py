@@ -1,6 +1,6 @@
-"""`CorRPOConfig`: TRL's `GRPOConfig` with the options of the inversion term added.
+"""The class `CorRPOConfig`: TRL's `GRPOConfig` with the options of the inversion term added.
 
-These options, their defaults and their checks are those of `InversionSpec`. Options of GRPO are left as they are.
+The added options, their defaults and their checks are those of `InversionSpec`. The options of GRPO are not changed.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from antiphase.signal_spec import SignalSpec
 from antiphase.statistics.minimums import MIN_STEPS
 from antiphase.steps import DEFAULT_SPLITTER, Splitter
 
-# The seed is the host's option.
+# The seed is an option of TRL already.
 _OPTIONS = tuple(option for option in fields(InversionSpec) if option.name != "seed")
 
 
@@ -28,21 +28,21 @@ _InversionOptions: Any = make_dataclass(
 
 @dataclass
 class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
-    """`GRPOConfig` with the fields of CorR-PO (docs/training.md). Every field of `GRPOConfig` is unchanged.
+    """`GRPOConfig` with the fields of CorR-PO added (docs/training.md). The fields of `GRPOConfig` are not changed.
 
-    The defaults are the paper's reward, R = r − λ (1 + ρ) with ρ over the steps of a rollout, by the fast estimator
-    `own`. The paper's full-context gradient is `inversion_estimator="full", inversion_step_strength="joint"`, which
-    the preset `corr-po` names.
+    The defaults give the paper's reward, R = r − λ (1 + ρ): r is the task reward, λ the weight, and ρ the correlation
+    of entropy and gradient strength over the steps of a rollout. They use the fast estimator `own`. The paper's
+    full-context gradient is `inversion_estimator="full", inversion_step_strength="joint"`, as in the preset `corr-po`.
 
     Each option of `InversionSpec` is a field, with `inversion_` before its name: `inversion_weight`,
-    `inversion_combine`, … The `seed` is the host's.
+    `inversion_combine`, … The `seed` is that of `GRPOConfig`.
 
     Raises:
-        InvalidInputError: a value is outside its set or range.
+        InvalidInputError: a value is not one of its option's choices, or is outside its range.
     """
 
     def __post_init__(self) -> None:
-        # The checks of our own fields come first, since the host's may take long (devices).
+        # The checks of our own fields come first, since the host looks for devices, which may take long.
         self.inversion_spec()
         if self.restore_callback_states_from_checkpoint:
             raise InvalidInputError(
@@ -51,28 +51,29 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
         super().__post_init__()
 
     def inversion_spec(self) -> InversionSpec:
-        """The options of the inversion reward, checked."""
+        """Return the options of the inversion reward, after checking them."""
         return InversionSpec(**{o.name: getattr(self, PREFIX + o.name) for o in _OPTIONS}, seed=self.seed)
 
     def score_spec(self) -> ScoreSpec:
-        """How the scores of rollouts are made."""
+        """Return the options from which the scores of rollouts are made."""
         return self.inversion_spec().score_spec()
 
     def splitter(self) -> Splitter:
-        """Where the steps of a rollout end."""
+        """Return the splitter, which finds where the steps of a rollout end."""
         return self.inversion_spec().step_splitter()
 
     def signal_spec(self) -> SignalSpec:
-        """What is measured; see `InversionSpec.signal_spec`."""
+        """Return the options of the measurement; see `InversionSpec.signal_spec`."""
         return self.inversion_spec().signal_spec()
 
     def weight_at(self, step: int, max_steps: int) -> float:
-        """λ before optimizer step `step` of `max_steps`."""
+        """Return λ, the weight of inversion, before optimizer step `step` of `max_steps`."""
         return self.inversion_spec().weight_at(step, max_steps)
 
 
 OWN_FIELDS: tuple[str, ...] = tuple(PREFIX + option.name for option in _OPTIONS)
-# What each field was in runs that are older than the field. These are over tokens, where steps have no effect.
+# The values of these fields in runs that were made before the fields existed. ρ of these runs is over tokens, so the
+# options of steps have no effect.
 BEFORE_THE_FIELD: Mapping[str, object] = {
     "inversion_unit": "token",
     "inversion_undefined": "neutral",

@@ -1,4 +1,4 @@
-"""The folder of a training run: made for a new run, or taken up again by a run of the same options."""
+"""Makes the folder of a new training run, or checks the folder of a run that continues, and finds its checkpoints."""
 
 import contextlib
 import json
@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from antiphase.errors import InvalidInputError
-from antiphase.runs.folder_kinds import read_json
-from antiphase.training.out_folder import FILE, check_folder, check_same, read_settings, write_whole
+from antiphase.runs.folder_kinds import check_same, read_json
+from antiphase.training.out_folder import FILE, check_folder, read_settings, write_whole
 from antiphase.training.recipe import FREE_ON_RESUME, Recipe
 from antiphase.training.run_options import BEFORE_THE_OPTION
 from antiphase.training.trainer_config import BEFORE_THE_FIELD
 
-# The key of recipe.json under which the time stands that the chat template reads.
+# The key in recipe.json of the time that the chat template reads.
 MOMENT = "chat_template_moment"
 
 
 def prompt_moment(folder: Path) -> str:
-    """The time that the chat template reads: when the run in the folder began, or now. It is in ISO format.
+    """Return the time that the chat template reads, in ISO format: when the run in the folder began, or else now.
 
-    All processes use the main process's time.
+    All processes get the main process's time.
     """
     from accelerate.utils import broadcast_object_list
 
@@ -33,13 +33,14 @@ def prompt_moment(folder: Path) -> str:
 
 @contextlib.contextmanager
 def prepared(folder: Path, recipe: Recipe, moment: str | None = None) -> Iterator[None]:
-    """Make the folder and write the options into it, or check that it holds an unfinished run of the same options.
+    """Make the run's folder with its options, or check that it holds an unfinished run of the same options.
 
-    If the block fails, a folder that was made here is removed, so that the corrected command can use it.
+    The training is set up in the block of this context manager. If the block raises an error, a folder that was made
+    here is removed, so that the corrected command can use it.
 
     Args:
-        folder: the folder.
-        recipe: the options.
+        folder: the run's folder.
+        recipe: the run's options.
         moment: the time that the chat template reads, in ISO format; None if it reads no time.
 
     Raises:
@@ -77,13 +78,13 @@ def _note(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def finished_training(checkpoint: Path) -> bool:
-    """Whether a checkpoint was saved after the last step of its run."""
+    """Return whether a checkpoint was saved after the last step of its run."""
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     return bool(0 < state["max_steps"] <= state["global_step"])
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint. A checkpoint that was being written when the run was killed is passed over."""
+    """Return the newest complete checkpoint, or None. A checkpoint that a killed run had begun to write is skipped."""
     found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
     for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
         try:

@@ -2,24 +2,25 @@
 
     OUT/trajectory.jsonl     {"kind": "step" | "eval" | "probe" | "alarm", "step": …, …}
 
-`step` is the number of optimizer updates before the row was measured: at step 0 the policy is untrained. NaN is null.
+`step` is the number of optimizer updates before the row was measured: at step 0 the policy is untrained. NaN and
+infinity are written as null.
 """
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from antiphase.errors import InvalidInputError
+from antiphase.training.out_folder import write_whole
 
 FILE = "trajectory.jsonl"
 Kind = Literal["step", "eval", "probe", "alarm"]
 
 
 def read_trajectory(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run, in order. An unfinished last line, which a killed run leaves, is left out.
+    """Return the rows of a run, in order. An unfinished last line, as a killed run may leave it, is left out.
 
     Raises:
         InvalidInputError: the folder has no trajectory, or a line before the last one is not JSON.
@@ -44,8 +45,8 @@ def read_trajectory(folder: Path) -> list[dict[str, Any]]:
 
 
 def begin_once(trajectory: "Trajectory", state: Any) -> None:
-    """Call `begin` once in a training, also where several callbacks write to the file."""
-    # The trainer's state is the one object that all callbacks share.
+    """Call `Trajectory.begin` once in a training, even if several callbacks write to the same file."""
+    # All callbacks share the trainer's state, so it keeps what was begun.
     begun: set[str] = vars(state).setdefault("_antiphase_begun", set())
     if str(trajectory.path) not in begun:
         begun.add(str(trajectory.path))
@@ -53,7 +54,7 @@ def begin_once(trajectory: "Trajectory", state: Any) -> None:
 
 
 class Trajectory:
-    """Appends rows to a run's trajectory."""
+    """The file of a run's trajectory, to which rows are added."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -71,23 +72,20 @@ class Trajectory:
             number = 1
             while (aside := self.folder / f"trajectory-{number}.jsonl").exists():
                 number += 1
-            os.replace(self.path, aside)
+            self.path.replace(aside)
             return []
-        # At the checkpoint's own step, evaluations and probes come before the checkpoint, batches and alarms after it.
+        # At the checkpoint's own step, evaluations and probes were measured before the checkpoint was saved, and
+        # batches and alarms after it.
         again = ("step", "alarm")
         kept = [row for row in read_trajectory(self.folder) if row["step"] < step + (row["kind"] not in again)]
-        work = self.path.with_name(f".{FILE}.{os.getpid()}.tmp")
-        work.write_text("".join(_line(row) for row in kept), encoding="utf-8")
-        os.replace(work, self.path)
+        write_whole(self.path, "".join(_line(row) for row in kept))
         return kept
 
-    def append(self, kind: Kind, step: int, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Write a row and return it."""
-        row = {"kind": kind, "step": step, **values}
+    def append(self, kind: Kind, step: int, values: Mapping[str, Any]) -> None:
+        """Add a row at the end of the file."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(_line(row))
-        return row
+            file.write(_line({"kind": kind, "step": step, **values}))
 
 
 def _line(row: Mapping[str, Any]) -> str:
@@ -95,7 +93,7 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def without_nan(value: Any) -> Any:
-    """The value with None in place of NaN and infinity, which JSON does not have."""
+    """Return the value with None in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

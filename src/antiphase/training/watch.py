@@ -1,4 +1,7 @@
-"""The trainer's own callback: writes the trajectory, raises the collapse alarm, and keeps its state in checkpoints."""
+"""The callback of `CorRPOTrainer`: it writes the trajectory, raises the collapse alarm, and keeps its own state.
+
+The alarm is raised when inversion rises while task accuracy falls. The state is part of each checkpoint.
+"""
 
 import warnings
 from collections.abc import Mapping
@@ -13,11 +16,11 @@ from antiphase.training.trajectory import Trajectory, begin_once
 
 
 class CollapseWarning(UserWarning):
-    """Inversion rises while task accuracy falls."""
+    """Warning that inversion rises while task accuracy falls."""
 
 
 class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
-    """Writes down the batches of a run of `CorRPOTrainer`, and raises the alarm.
+    """Callback that writes the measured batches of a run to its trajectory, and raises the collapse alarm.
 
     Args:
         trajectory: the rows are written to it.
@@ -30,13 +33,13 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
         self.dropped = False
         self.stopped = False
         self.alarms: list[int] = []
-        # Number of batches until the alarm may be raised again.
+        # Number of batches before the alarm may be raised again.
         self.quiet = 0
         self.inversion: list[float] = []
         self.accuracy: list[float] = []
 
     def state(self) -> dict[str, Any]:
-        """The state that each checkpoint's trainer_state.json holds."""
+        """Return the state that trainer_state.json holds in each checkpoint."""
         attributes = {
             "settings": {name: getattr(self.config, name) for name in OWN_FIELDS},
             "dropped": self.dropped,
@@ -48,7 +51,7 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
         return {"args": {}, "attributes": attributes}
 
     def restore(self, attributes: Mapping[str, Any]) -> None:
-        """Take up the state of a checkpoint."""
+        """Set the state to that of a checkpoint."""
         self.dropped, self.quiet = bool(attributes["dropped"]), int(attributes["quiet"])
         for name in ("alarms", "inversion", "accuracy"):
             setattr(self, name, list(attributes[name]))
@@ -95,7 +98,7 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
         return control
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Mapping[str, Any], **_: Any) -> None:
-        """Write the metrics of an evaluation."""
+        """Write the metrics of an evaluation by the host to the trajectory."""
         if state.is_world_process_zero:
             numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
             self.trajectory.append("eval", state.global_step, numbers)
