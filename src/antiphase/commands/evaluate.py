@@ -13,7 +13,6 @@ from antiphase.commands.options import (
     add_output_options,
     add_signal_options,
     count,
-    end_tokens,
     print_written,
 )
 
@@ -87,8 +86,6 @@ def evaluation_options(options: dict[str, Any]) -> dict[str, Any]:
         options["k"] = None if text is None else tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InvalidInputError(f"--k takes numbers with commas between them, such as 1,4,8; got {text!r}.") from None
-    options["end_tokens"] = end_tokens(options["end_tokens"])
-    options["think_tags"] = options["think_tags"] and tuple(options["think_tags"])
     return options
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,7 +35,11 @@ def add_drawing_options(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--temperature", type=float, default=1.0, help="of the samples; 0 is greedy")
     group.add_argument("--top-p", type=float, default=1.0, help="nucleus of the samples")
     group.add_argument(
-        "--end-token", dest="end_tokens", action="append", help="text of one token that ends a completion"
+        "--end-token",
+        dest="end_tokens",
+        action="append",
+        type=end_token,
+        help="text of one token that ends a completion",
     )
     add_think_tags(group)
     group.add_argument("--seed", type=int, default=0, help="of sampling, subsampling and bootstrap")
@@ -82,11 +85,9 @@ def add_think_tags(group: "argparse._ActionsContainer") -> None:
     )
 
 
-def end_tokens(texts: Sequence[str] | None) -> tuple[str, ...] | None:
-    r"""The texts of `--end-token`. In them `\n` and `\t` stand for a line break and a tab."""
-    if texts is None:
-        return None
-    return tuple(text.replace("\\n", "\n").replace("\\t", "\t") for text in texts)
+def end_token(text: str) -> str:
+    r"""Read the text of an `--end-token`, in which `\n` and `\t` stand for a line break and a tab."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
 def add_output_options(group: "argparse._ArgumentGroup", command: str) -> None:

@@ -14,7 +14,6 @@ from antiphase.commands.options import (
     add_output_options,
     add_signal_options,
     count,
-    end_tokens,
     print_written,
 )
 from antiphase.errors import InvalidInputError
@@ -77,8 +76,6 @@ def run(options: dict[str, Any], out: Path) -> None:
         InvalidInputError: neither models nor checkpoints are named, or both are.
     """
     models, checkpoints = options.pop("models"), options.pop("checkpoints")
-    options["end_tokens"] = end_tokens(options["end_tokens"])
-    options["think_tags"] = options["think_tags"] and tuple(options["think_tags"])
     if checkpoints is not None:
         _run_checkpoints(models, checkpoints, options, out)
         return

@@ -64,10 +64,20 @@ def given_rows(source: str | Path | Any) -> list[TableRow]:
     """
     if isinstance(source, str | Path):
         return read_table(Path(source))
-    # This imports torch and pandas, which a file does not need.
-    from antiphase.data.rows_in_memory import rows_in_memory
+    # A file needs none of these, and they take seconds to import.
+    import numpy as np
+    import pandas as pd
+    import torch
 
-    return rows_in_memory(source)
+    records = source.to_dict("records") if isinstance(source, pd.DataFrame) else source
+    if not len(records):
+        raise InvalidInputError("the list of rollouts is empty.")
+    rows = []
+    for index, record in enumerate(records):
+        given = ((key, record.get(key)) for key in ("prompt_ids", "completion_ids"))
+        lists = {key: ids.tolist() for key, ids in given if isinstance(ids, np.ndarray | torch.Tensor)}
+        rows.append(TableRow(f"rollout {index}", {**record, **lists}))
+    return rows
 
 
 def _rollout(row: TableRow, ids: dict[str, str], counts: dict[str, int]) -> GivenRollout:

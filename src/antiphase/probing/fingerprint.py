@@ -13,6 +13,7 @@ from antiphase.page.building import signals_document
 from antiphase.page.document import Document
 from antiphase.page.html import render_overview
 from antiphase.probing.probe_table import render_table
+from antiphase.runs.parts import KINDS
 from antiphase.runs.run_folder import RunFolder
 from antiphase.runs.units import by_unit, headline_of
 from antiphase.signal_spec import UNITS, Unit, check_one_of
@@ -139,12 +140,10 @@ class Fingerprint:
         """
         folder = RunFolder.create(Path(path), self.summary["config"])
         try:
-            folder.write_table("tokens", pa.Table.from_pandas(self.tokens, preserve_index=False))
-            folder.write_table("rollouts", pa.Table.from_pandas(self.rollouts, preserve_index=False))
-            if self.steps is not None:
-                folder.write_table("steps", pa.Table.from_pandas(self.steps, preserve_index=False))
-            if self.alternatives is not None:
-                folder.write_table("alternatives", pa.Table.from_pandas(self.alternatives, preserve_index=False))
+            for kind in KINDS:
+                table: pd.DataFrame | None = getattr(self, kind)
+                if table is not None:
+                    folder.write_table(kind, pa.Table.from_pandas(table, preserve_index=False))
             folder.write_json("summary.json", self.summary)
         except BaseException:
             folder.discard_if_unused()

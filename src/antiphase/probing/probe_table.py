@@ -1,6 +1,5 @@
 """The table of a probe, as the console shows it."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from antiphase.runs.table_text import (
     undefined_note,
     unit_note,
     with_interval,
+    wrapped,
 )
 from antiphase.runs.units import by_unit, headline_of
 
@@ -32,8 +32,6 @@ _ESTIMATES = {
 
 def render_table(summary: Mapping[str, Any], width: int = 118) -> str:
     """The results of a run as text: one line per model and estimator, then notes on how to read them."""
-    from rich.console import Console
-
     first, parts = headline_of(summary["results"][0]), shown_parts(summary["results"])
     others = [unit for unit in ("type", "token", "step") if unit != first]
     header = ["model", "estimator", f"ρ by {first}", *parts, *(f"ρ by {unit}" for unit in others)]
@@ -53,12 +51,7 @@ def render_table(summary: Mapping[str, Any], width: int = 118) -> str:
     lines = aligned(header, rows)
     if max(map(len, lines)) > width:
         lines = _under_names(header, rows)
-    console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
-    for note in _notes(summary):
-        console.print(note, markup=False)
-    assert isinstance(console.file, io.StringIO)
-    notes = [line.rstrip() for line in console.file.getvalue().rstrip("\n").split("\n")]
-    return "\n".join(["", *lines, "", *notes])
+    return "\n".join(["", *lines, "", *wrapped(_notes(summary), width)])
 
 
 def _under_names(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -29,7 +29,7 @@ from antiphase.figures.saving import save_run_figures
 from antiphase.models.saved import saved_digest
 from antiphase.page.defaults import FILE as REPORT
 from antiphase.page.html import add_page
-from antiphase.probing.checkpoints import Checkpoint, Found
+from antiphase.probing.checkpoints import Checkpoint
 from antiphase.probing.family import check_family
 from antiphase.probing.probe import run_probe
 from antiphase.probing.request import SeriesRequest, probe_request, series_request
@@ -124,16 +124,11 @@ class _Measuring:
     request: SeriesRequest
     progress: bool
 
-    @property
-    def found(self) -> Found:
-        """The checkpoints."""
-        return self.request.found
-
     def measure(self) -> list[str]:
         """Measure what is missing. Returns notes about what was left out."""
         members = self.folder.members()
         self._check_known(members["checkpoints"])
-        for checkpoint in self.found.checkpoints:
+        for checkpoint in self.request.found.checkpoints:
             member = self._member(members, checkpoint)
             if not self.folder.run_of(member).complete:
                 self._measure(member, members)
@@ -144,8 +139,8 @@ class _Measuring:
 
     def _check_known(self, known: Sequence[Mapping[str, Any]]) -> None:
         """Refuse a list that does not continue the list in the folder."""
-        if not self.found.numbered:
-            names = [(c.name, c.revision) for c in self.found.checkpoints]
+        if not self.request.found.numbered:
+            names = [(c.name, c.revision) for c in self.request.found.checkpoints]
             before = [(m["name"], m["revision"]) for m in known]
             if names[: len(before)] != before:
                 raise InvalidInputError(

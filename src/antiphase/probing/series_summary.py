@@ -1,7 +1,6 @@
 """`CheckpointSeries`: ρ along a training as numbers, a table, a figure and a page."""
 
 import dataclasses
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from antiphase.page.building import facts_of
 from antiphase.page.document import Document, Run, Table, Training, joined
 from antiphase.probing.fingerprint import Fingerprint
 from antiphase.probing.series_folder import TRAJECTORY, SeriesFolder
-from antiphase.runs.table_text import aligned, interval_text, signed
+from antiphase.runs.table_text import aligned, signed, with_interval, wrapped
 from antiphase.runs.units import by_unit, headline_of
 from antiphase.signal_spec import UNITS, Unit
 
@@ -30,6 +29,8 @@ _KEPT = (
 )  # fmt: skip
 # A page holds the tokens of every checkpoint if all together have at most so many rows.
 _MOST_ON_A_PAGE = 400_000
+# Columns of the console, at which notes are wrapped.
+_WIDTH = 132
 
 
 def summarize_series(folder: SeriesFolder) -> dict[str, Any]:
@@ -209,7 +210,7 @@ class CheckpointSeries:
                 f"{point['step']:,}",
                 point["checkpoint"],
                 result["estimator"],
-                *(_shown(result["units"][unit]) for unit in self._order()),
+                *(with_interval(result["units"][unit]) for unit in self._order()),
                 signed(result["units"]["step"]["given"]["both"]["value"]),
                 f"{result['num_tokens']:,}",
             ]
@@ -244,19 +245,8 @@ class CheckpointSeries:
         return [*notes, *self.summary.get("notes", [])]
 
     def __str__(self) -> str:
-        from rich.console import Console
-
-        console = Console(file=io.StringIO(), width=132, color_system=None, highlight=False)
-        for note in self._notes():
-            console.print(note, markup=False)
-        assert isinstance(console.file, io.StringIO)
-        notes = [line.rstrip() for line in console.file.getvalue().rstrip("\n").split("\n")]
-        return "\n".join(["", *aligned(self._header(), self._cells()), "", *notes])
+        return "\n".join(["", *aligned(self._header(), self._cells()), "", *wrapped(self._notes(), _WIDTH)])
 
     def __repr__(self) -> str:
         points = self.summary["checkpoints"]
         return f"<CheckpointSeries of {len(points)} checkpoints, steps {points[0]['step']} to {points[-1]['step']}>"
-
-
-def _shown(entry: Mapping[str, Any]) -> str:
-    return signed(entry["value"]) if entry["low"] is None else f"{signed(entry['value'])} {interval_text(entry)}"

@@ -33,7 +33,6 @@ def with_interval(entry: Mapping[str, float | None] | None) -> str:
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table without a limit on its width, so that every row has one line."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -42,10 +41,23 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         table.add_column(name, justify="left" if name in _TEXTS else "right", no_wrap=True)
     for row in rows:
         table.add_row(*map(Text, row))
-    console = Console(file=io.StringIO(), width=_WIDEST, color_system=None, highlight=False)
-    console.print(table)
-    assert isinstance(console.file, io.StringIO)
-    return [line.rstrip() for line in console.file.getvalue().split("\n") if line.strip()]
+    return [line for line in _printed([table], _WIDEST) if line]
+
+
+def wrapped(notes: Sequence[str], width: int) -> list[str]:
+    """The lines of some notes, each of which begins on a line of its own and is wrapped at `width`."""
+    return _printed(notes, width)
+
+
+def _printed(parts: Sequence[Any], width: int) -> list[str]:
+    """The lines that rich prints, without the spaces at their ends."""
+    from rich.console import Console
+
+    file = io.StringIO()
+    console = Console(file=file, width=width, color_system=None, highlight=False)
+    for part in parts:
+        console.print(part, markup=False)
+    return [line.rstrip() for line in file.getvalue().rstrip().split("\n")]
 
 
 def shown_parts(results: Sequence[Mapping[str, Any]]) -> list[Part]:

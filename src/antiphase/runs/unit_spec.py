@@ -3,9 +3,9 @@
 Imports no torch; the statistics are in `units`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any
 
 from antiphase.signal_spec import SEGMENTS, STEP_STRENGTHS, UNITS, Segment, Unit, check_one_of
 from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS, check_least
@@ -18,18 +18,6 @@ DEFAULT_UNIT: Unit = "type"
 BEFORE_UNITS: Mapping[str, Any] = {
     "unit": "token", "splitter": None, "step_strength": "mean", "min_steps": MIN_STEPS, "segment": "all"
 }  # fmt: skip
-
-
-class UnitOptions(Protocol):
-    """The options of a run that say what is correlated."""
-
-    unit: str
-    splitter: str
-    step_strength: str
-    min_tokens: int
-    min_steps: int
-    think_tags: Sequence[str] | None
-    segment: str
 
 
 @dataclass(frozen=True)
@@ -59,16 +47,14 @@ class UnitSpec:
         Raises:
             InvalidInputError: an unknown unit, splitter or segment, or a least number that is too small.
         """
-        options: UnitOptions = config
-        check_one_of("unit", options.unit, UNITS)
-        check_one_of("step_strength", options.step_strength, STEP_STRENGTHS)
-        check_one_of("segment", options.segment, SEGMENTS)
-        check_least("min_tokens", options.min_tokens)
-        check_least("min_steps", options.min_steps)
-        splitter = Splitter.parse(options.splitter or DEFAULT_SPLITTER)
-        least = (options.min_tokens, options.min_steps)
-        segment, tags = cast(Segment, options.segment), thought_tags(options.think_tags)
-        return cls(cast(Unit, options.unit), splitter, *least, segment=segment, tags=tags)
+        check_one_of("unit", config.unit, UNITS)
+        check_one_of("step_strength", config.step_strength, STEP_STRENGTHS)
+        check_one_of("segment", config.segment, SEGMENTS)
+        check_least("min_tokens", config.min_tokens)
+        check_least("min_steps", config.min_steps)
+        splitter = Splitter.parse(config.splitter or DEFAULT_SPLITTER)
+        tags = thought_tags(config.think_tags)
+        return cls(config.unit, splitter, config.min_tokens, config.min_steps, config.segment, tags)
 
     def least(self, unit: Unit) -> int:
         """How many items of a unit a correlation needs at least."""

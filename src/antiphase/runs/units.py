@@ -102,9 +102,9 @@ def unit_statistics(
     for unit, (x, y, prompts, token_ids) in series.items():
         options: dict[str, Any] = {"unit": unit, "min_tokens": units.least(unit), **resampling}
         value = pooled_correlation(x, y, prompts, token_ids=token_ids, **options)
-        name = f"spearman_{unit}"
-        each = column(rollouts, name if name in rollouts else "spearman")
-        known = name in rollouts or unit == "token"
+        name = spearman_column(rollouts, unit)
+        each = column(rollouts, name)
+        known = name != "spearman" or unit == "token"
         found[unit] = {
             **interval_dict(value),
             "num_items": value.num_tokens,

@@ -18,7 +18,7 @@ from antiphase.signal_spec import PARTS, Part, Segment
 from antiphase.steps.assigning import batch_steps, pauses_of, special_ids
 from antiphase.steps.places import PlacedTokens, place_tokens
 from antiphase.steps.splitter import Splitter
-from antiphase.steps.thoughts import TAGS, opened_in_prompt, spoken
+from antiphase.steps.thoughts import TAGS, opened_in_prompt, spoken, with_opening
 from antiphase.types import TokenBatch
 
 Tags = Sequence[tuple[str, str]]
@@ -130,12 +130,11 @@ def _num_thought(ids: list[int], tokenizer: Any, prompt_ids: Sequence[int], tags
         return 0
     placed = place_tokens(ids, tokenizer, pauses)
     text = _with_tags(placed, ids, tokenizer, tags)
-    opening = opened_in_prompt(tokenizer, prompt_ids, tags)
-    before = "" if opening is None or text.lstrip().startswith(opening) else f"{opening}\n"
-    cut = spoken(before + text, tags)
+    whole = with_opening(text, opened_in_prompt(tokenizer, prompt_ids, tags) or "", tags)
+    cut = spoken(whole, tags)
     if cut.answer is None:
         return len(ids)
-    end = len(cut.thought) - len(before)
+    end = len(cut.thought) - (len(whole) - len(text))
     if end <= 0:
         return 0
     first = placed.first_solid(text)

@@ -157,7 +157,11 @@ def opened_in_prompt(tokenizer: Any, prompt_ids: Sequence[int], tags: Sequence[t
         prompt_ids: the token ids of the prompt.
         tags: what opens and what closes a thought.
     """
-    end = str(tokenizer.decode(list(prompt_ids[-_PROMPT_END:]))).rstrip()
+    return _opening_at_end(str(tokenizer.decode(list(prompt_ids[-_PROMPT_END:]))), tags)
+
+
+def _opening_at_end(prompt: str, tags: Sequence[tuple[str, str]]) -> str | None:
+    end = prompt.rstrip()
     return next((opening for opening, _ in tags if end.endswith(opening)), None)
 
 
@@ -177,6 +181,5 @@ def with_opening(completion: str, prompt: str, tags: Sequence[tuple[str, str]] =
     >>> with_opening("2 + 2</think>It is 4.", "How much is 2 + 2? <think>\n")
     '<think>\n2 + 2</think>It is 4.'
     """
-    end = prompt.rstrip()
-    opening = next((opening for opening, _ in tags if end.endswith(opening)), None)
+    opening = _opening_at_end(prompt, tags)
     return completion if opening is None or completion.lstrip().startswith(opening) else f"{opening}\n{completion}"
