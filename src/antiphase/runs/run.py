@@ -17,7 +17,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkabl
 import pandas as pd
 import pyarrow as pa
 
-from antiphase.data.chat_template import reads_clock, unread
+from antiphase.data.chat_template import reads_clock, unused_variables
 from antiphase.data.prompt_rendering import prompts_digest
 from antiphase.errors import InvalidInputError
 from antiphase.models.architecture import unwrap
@@ -82,7 +82,7 @@ class Run(ABC, Generic[Wanted, Found]):
     ) -> None:
         self.request, self.config, self.progress, self.in_memory = request, request.config, progress, in_memory
         self.moment = datetime.now().isoformat(timespec="seconds") if moment is None else moment
-        self._clocked, self._unread = False, set(self.config.chat_template_kwargs or ())
+        self._reads_clock, self._unused = False, set(self.config.chat_template_kwargs or ())
         # The commit at the beginning, since the sources may change while a run goes on.
         self.commit = commit()
 
@@ -161,20 +161,20 @@ class Run(ABC, Generic[Wanted, Found]):
         for spec in self.config.specs():
             chosen_layers(model, spec)
             check_alternatives(spec.num_alternatives, limits.vocabulary)
-        self._clocked |= reads_clock(tokenizer)
-        self._unread &= set(unread(tokenizer, sorted(self._unread)))
+        self._reads_clock |= reads_clock(tokenizer)
+        self._unused &= set(unused_variables(tokenizer, sorted(self._unused)))
         return self.batches(tokenizer, limits)
 
     def _keep_prompts(self, folder: RunFolder, batches: Sequence[Sequence[Batch]]) -> None:
         """Keep the digest of the prompts of each model, and the time that templates read, in the run folder."""
-        if self._unread:
+        if self._unused:
             raise InvalidInputError(
-                f"chat_template_kwargs: no model's chat template reads {', '.join(sorted(self._unread))}, so this "
+                f"chat_template_kwargs: no model's chat template reads {', '.join(sorted(self._unused))}, so this "
                 "would have no effect. Correct the name, or leave it out."
             )
         ids = ([item.prompt_ids for batch in of_model for item in batch.items] for of_model in batches)
         digests = dict(zip(self.config.models, map(prompts_digest, ids), strict=True))
-        folder.keep_prompts({"sha256": digests, **({"moment": self.moment} if self._clocked else {})})
+        folder.keep_prompts({"sha256": digests, **({"moment": self.moment} if self._reads_clock else {})})
 
     def inspected(self, name: str) -> Any:
         """A model without its weights, and its tokenizer."""
