@@ -172,7 +172,7 @@ def _special_tokens(tokenizer: Any) -> list[str]:
 
 
 def with_opening(completion: str, prompt: str, tags: Sequence[tuple[str, str]] = TAGS) -> str:
-    r"""Put the opening tag at the end of the prompt before the completion, and return the result.
+    r"""Return the completion with the prompt's opening tag put before it.
 
     The completion is returned unchanged if the prompt does not end with an opening tag, or if the completion itself
     begins with this tag.
