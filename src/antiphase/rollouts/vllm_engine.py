@@ -151,7 +151,7 @@ class VllmGenerator(Generator):
         most = self._options.max_model_len
         for row, ids in enumerate(prompt_ids):
             if len(ids) == 0:
-                raise InvalidInputError(f"prompt {row} has no tokens; a completion needs at least one before it.")
+                raise InvalidInputError(f"prompt {row} has no tokens; a completion needs one token before it.")
             if most is not None and len(ids) + sampling.max_new_tokens > most:
                 raise InvalidInputError(
                     f"prompt {row} has {len(ids)} tokens, which with max_new_tokens {sampling.max_new_tokens} "
@@ -211,8 +211,8 @@ def _completion(row: int, output: Any, ends: Sequence[int], sampling: Sampling) 
     ids, finish = trim([int(token) for token in output.token_ids], ends)
     if output.finish_reason not in ("stop", "length"):
         raise InvalidInputError(
-            f"vLLM gave rollout {row} up after {len(ids)} tokens with finish reason {output.finish_reason!r}; its log "
-            "says why. Draw the batch again, or use another generator."
+            f"vLLM stopped rollout {row} after {len(ids)} tokens with the finish reason {output.finish_reason!r}; "
+            "vLLM's log says why. Generate the batch again, or use another engine."
         )
     if finish != output.finish_reason:
         raise InvalidInputError(
