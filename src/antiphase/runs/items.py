@@ -21,7 +21,7 @@ class Item:
         prompt_ids: the token ids of the prompt.
         completion_ids: the token ids of the completion; None before it is generated.
         completion: the text of the completion; None before it is generated.
-        finish: `stop` after an end token, `length` at the length limit, `given` if the row of a given rollout does not say it.
+        finish: `stop` after an end token, `length` at the length limit, `given` for a given rollout that does not say.
     """
 
     prompt_id: str

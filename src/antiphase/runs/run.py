@@ -1,8 +1,8 @@
 """The loop of a run over models and batches, which a probe and an evaluation share.
 
 Everything that can be checked without weights is checked before anything is loaded: architectures, layers, lengths,
-token ids and the output folder. The weights of a model are checked, and one token is measured, before its first rollout
-is generated. Each batch is written as soon as it is finished, so an interrupted run can be continued.
+token ids and the output folder. After a model is loaded, its weights are checked and one token is measured before its
+first rollout is generated. Each batch is written when it is finished, so an interrupted run can be continued.
 """
 
 import contextlib
