@@ -92,7 +92,7 @@ def unit_statistics(
     Returns:
         For each unit: `value`, `low` and `high` of the pooled ρ, `num_items`, `num_undefined` (the number of rollouts
         without a ρ of their own), and `within` (the mean ρ within rollouts). The entry `step` has more; see
-        docs/files.md.
+        docs/metrics.md.
     """
     found: dict[str, dict[str, Any]] = {}
     groups = codes(rollouts.prompt_id)
@@ -176,7 +176,7 @@ def spearman_column(rollouts: pd.DataFrame, unit: str) -> str:
 
 
 def by_unit(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the entry of ρ for each unit. A result that is older than the units has entries for `token` and `type`."""
+    """Return the entry of ρ for each unit. A result older than the units has `token` and `type`."""
     if "units" in result:
         return dict(result["units"])
     undefined = {"num_items": result["num_tokens"], "num_undefined": result["num_undefined"]}
