@@ -32,7 +32,10 @@ def test_a_switch_reaches_the_template() -> None:
 
 def test_switches_that_no_template_reads_are_known() -> None:
     tokenizer = thinking_tokenizer()
-    assert unused_variables(tokenizer, ["enable_thinking", "thinking", "add_generation"]) == ["thinking", "add_generation"]
+    assert unused_variables(tokenizer, ["enable_thinking", "thinking", "add_generation"]) == [
+        "thinking",
+        "add_generation",
+    ]
     assert unused_variables(byte_tokenizer(), ["enable_thinking"]) == ["enable_thinking"]
 
 

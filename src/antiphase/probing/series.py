@@ -140,7 +140,7 @@ class _Measuring:
         return [f"{m['label']} is left out: it is gone, and was not measured to its end." for m in lost]
 
     def _check_known(self, known: Sequence[Mapping[str, Any]]) -> None:
-        """Raise InvalidInputError if a list without training steps does not begin with the checkpoints known so far."""
+        """Raise InvalidInputError if a list without training steps does not begin with those in the folder."""
         if not self.request.found.numbered:
             names = [(c.name, c.revision) for c in self.request.found.checkpoints]
             before = [(m["name"], m["revision"]) for m in known]

@@ -103,11 +103,11 @@ class Run(ABC, Generic[Wanted, Found]):
 
     @abstractmethod
     def results(self, frames: Frames, models: dict[str, dict[str, Any]], bar: Progress) -> dict[str, Any]:
-        """Return the part of the summary that differs between a probe and an evaluation.
+        """Return the part of the summary that only this kind of run has.
 
         Args:
             frames: the tables of the run.
-            models: the facts about each model, as `model_facts` returns them.
+            models: the facts about each model, by name; see `model_facts`.
             bar: the progress bar.
         """
 
@@ -124,10 +124,7 @@ class Run(ABC, Generic[Wanted, Found]):
         """Draw the figures into a folder."""
 
     def shared(self, batches: Sequence[Batch], loaded: LoadedModel, folder: RunFolder) -> Sequence[Batch]:
-        """Return the batches of a model that is not the first one of the run.
-
-        A probe may override this to give these batches the completions of the first model.
-        """
+        """Return the batches of a later model. A probe may give them the completions of the first model."""
         return batches
 
     def helpers(self) -> contextlib.AbstractContextManager[Any]:
