@@ -98,6 +98,7 @@ def given_rows(source: str | Path | Any) -> list[TableRow]:
 
 
 def _rollout(row: TableRow, ids: dict[str, str], counts: dict[str, int]) -> GivenRollout:
+    """Make the rollout of a row. `ids` (by prompt) and `counts` (by prompt id) remember the rows before."""
     prompt, completion = row.first_of(_PROMPT_COLUMNS), row.first_of(COMPLETION_COLUMNS)
     prompt_ids, completion_ids = row.values.get("prompt_ids"), row.values.get("completion_ids")
     if prompt_ids is not None and completion_ids is not None:

@@ -25,7 +25,7 @@ from antiphase.models.saved import (
     trainer_step,
 )
 
-_LOOKED_FOR = "folders named checkpoint-N, or a saved model (config.json or adapter_config.json)"
+_LOOKED_FOR = "folders named checkpoint-N, and no saved model (config.json or adapter_config.json)"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _FOLDER = re.compile(r"checkpoint-(\d+)")
 
@@ -118,6 +118,7 @@ def _given(what: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> l
 
 
 def _expanded(text: str, notes: list[str], *, alone: bool) -> list[_Item]:
+    """Return the checkpoints that one name stands for. `alone` says that the user gave no other name."""
     path = Path(text)
     if path.is_dir():
         return _of_folder(path, notes, alone=alone)
@@ -196,6 +197,7 @@ def _check_distinct(items: Iterable[_Item]) -> None:
 
 
 def _in_order(items: list[_Item], notes: list[str]) -> Found:
+    """Sort the checkpoints by their steps. If a step is not known, keep the order and count the checkpoints."""
     first, *others = items
     if first.step is None and others and all(item.step is not None and item.step > 0 for item in others):
         items = [dataclasses.replace(first, step=0), *others]  # The first one is the model before the training.

@@ -71,7 +71,7 @@ class Fingerprint:
         check_one_of("unit", chosen, UNITS)
         entry = by_unit(result).get(chosen)
         if entry is None:
-            raise InvalidInputError(f"this run holds no correlation over {chosen}s; measure it anew.")
+            raise InvalidInputError(f"this run holds no correlation over {chosen}s; measure the model again.")
         return dict(entry)
 
     @property

@@ -100,7 +100,7 @@ def _in_memory(model: str | Path | Sequence[str | Path] | nn.Module, tokenizer: 
     if not isinstance(model, nn.Module):
         if tokenizer is not None:
             raise InvalidInputError(
-                "a tokenizer goes with a model in memory; a model named by a string brings its own."
+                "a tokenizer can only be given with a model in memory; a model named by a string brings its own."
             )
         return None
     if tokenizer is None:

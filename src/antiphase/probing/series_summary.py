@@ -165,6 +165,7 @@ class CheckpointSeries:
         return joined([series, *self._runs(label)], shown)
 
     def _runs(self, label: str | None) -> list[Document]:
+        """Return the content of the page for the run of each checkpoint."""
         if self.folder is None:
             return []
         points = self.summary["checkpoints"]
@@ -205,6 +206,7 @@ class CheckpointSeries:
         return rows
 
     def _order(self) -> list[Unit]:
+        """Return the units, with the headline unit first."""
         first = headline_of(self.summary["checkpoints"][0]["results"][0])
         return [first, *(unit for unit in ("type", "token", "step") if unit != first)]
 

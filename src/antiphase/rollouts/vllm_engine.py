@@ -208,6 +208,7 @@ def _own_end_tokens(source: str, options: VllmOptions) -> list[int]:
 
 
 def _completion(row: int, output: Any, ends: Sequence[int], sampling: Sampling) -> Completion:
+    """Check vLLM's output for one rollout, and make the completion of it."""
     ids, finish = trim([int(token) for token in output.token_ids], ends)
     if output.finish_reason not in ("stop", "length"):
         raise InvalidInputError(

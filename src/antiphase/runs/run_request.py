@@ -46,7 +46,7 @@ class Outputs:
             raise InvalidInputError("resume needs out, the folder of the interrupted run.")
         can_draw = importlib.util.find_spec("matplotlib") is not None
         if figures and not can_draw:
-            raise MissingExtraError("matplotlib", "report", "drawing figures (--no-figures does without)")
+            raise MissingExtraError("matplotlib", "report", "drawing figures (which --no-figures switches off)")
         drawn = out is not None and (can_draw if figures is None else figures)
         return cls(None if out is None else Path(out), resume, drawn, report and out is not None)
 

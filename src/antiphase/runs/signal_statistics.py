@@ -97,6 +97,7 @@ def _chain(
 
 
 def _cell(entropy_ranks: Tensor, strength: Tensor, min_tokens: int) -> float | None:
+    """Compute the ρ of one layer and projection; None if it is undefined."""
     mask = strength[None].isfinite()
     ranks = average_ranks(strength[None].nan_to_num(), mask)
     value = coefficients(entropy_ranks, ranks, mask, method="pearson", min_tokens=min_tokens).item()

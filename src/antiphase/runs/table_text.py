@@ -92,7 +92,7 @@ def segment_note(results: Sequence[Mapping[str, Any]]) -> list[str]:
     if shown_parts(results):
         notes.append(
             "thought: from the beginning of a completion to the end of its last closing tag, such as </think>; "
-            "answer: the rest. Their columns hold ρ by the first unit over the tokens of each alone."
+            "answer: the rest. The columns of these names show ρ by the first unit for each of the two alone."
         )
     return notes
 
