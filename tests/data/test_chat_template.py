@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from antiphase.data.chat_template import ChatOptions, folded, is_rendered, reads_clock, unread
+from antiphase.data.chat_template import ChatOptions, fold_system_message, is_rendered, reads_clock, unused_variables
 from antiphase.data.prompt_rendering import PromptFormat, prompts_digest, tokenizer_digest
 from antiphase.data.prompts import checked_content, load_prompts
 from antiphase.errors import InvalidInputError
@@ -32,8 +32,11 @@ def test_a_switch_reaches_the_template() -> None:
 
 def test_switches_that_no_template_reads_are_known() -> None:
     tokenizer = thinking_tokenizer()
-    assert unread(tokenizer, ["enable_thinking", "thinking", "add_generation"]) == ["thinking", "add_generation"]
-    assert unread(byte_tokenizer(), ["enable_thinking"]) == ["enable_thinking"]
+    assert unused_variables(tokenizer, ["enable_thinking", "thinking", "add_generation"]) == [
+        "thinking",
+        "add_generation",
+    ]
+    assert unused_variables(byte_tokenizer(), ["enable_thinking"]) == ["enable_thinking"]
 
 
 @pytest.mark.parametrize("name", ["tokenize", "add_generation_prompt", "chat_template", "strftime_now"])
@@ -71,10 +74,10 @@ def test_system_messages_that_a_template_refuses_or_drops() -> None:
 
 
 def test_folding_keeps_every_other_message() -> None:
-    assert folded(OPEN) == OPEN
-    assert folded(SYSTEM[:1]) == [{"role": "user", "content": "Be brief."}]
-    assert folded([*SYSTEM, *OPEN[1:]])[1:] == OPEN[1:]
-    assert folded([SYSTEM[0], OPEN[1]]) == [{"role": "user", "content": "Be brief."}, OPEN[1]]
+    assert fold_system_message(OPEN) == OPEN
+    assert fold_system_message(SYSTEM[:1]) == [{"role": "user", "content": "Be brief."}]
+    assert fold_system_message([*SYSTEM, *OPEN[1:]])[1:] == OPEN[1:]
+    assert fold_system_message([SYSTEM[0], OPEN[1]]) == [{"role": "user", "content": "Be brief."}, OPEN[1]]
 
 
 def test_the_assistants_last_turn_is_refused_or_continued() -> None:

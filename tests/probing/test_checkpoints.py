@@ -179,7 +179,7 @@ class TestRefusing:
 
     def test_folders_without_checkpoints(self, refused, tmp_path, made):
         (tmp_path / "empty").mkdir()
-        assert "'empty' is empty: it has no folders named checkpoint-N, or a saved model" in refused("empty")
+        assert "'empty' is empty: it has no folders named checkpoint-N, and no saved model" in refused("empty")
         (tmp_path / "logs").mkdir()
         (tmp_path / "logs" / "run.txt").write_text("x")
         assert "'logs' holds no checkpoint: it has no folders named checkpoint-N" in refused("logs")

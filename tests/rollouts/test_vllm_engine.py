@@ -120,7 +120,7 @@ def test_vllm_gets_the_model_the_prompts_and_a_sampling_without_the_checkpoints_
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        (FakeOutput((9,), "abort"), "rollout 0 up after 1 tokens with finish reason 'abort'"),
+        (FakeOutput((9,), "abort"), "rollout 0 after 1 tokens with the finish reason 'abort'"),
         (FakeOutput((9,), None), "finish reason None"),
         (FakeOutput((9, 9), "stop"), "its last token is 9"),
         (FakeOutput((9, 9), "length"), "cut rollout 0 off at 2 of 4 tokens"),

@@ -1,1 +1,1 @@
-"""The commands of the command line, one module each: its options, and what it prints."""
+"""The commands of the command line. Each module defines the options of one command and prints its results."""

@@ -1,4 +1,4 @@
-"""`antiphase check`: its options, and what it prints."""
+"""The command `antiphase check`, which verifies the answers in a file and prints the verdicts."""
 
 import argparse
 import io
@@ -17,17 +17,17 @@ _WIDEST_ANSWER = 32
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the command."""
+    """Add the command and its options to the parser."""
     command = commands.add_parser(
         "check",
         help="the verdict on each answer of a file, with its reason",
-        description="Verify rows with 'reference' and 'completion' (optional: 'id', 'finish', 'task'), and say where "
-        "math-verify alone, or lm-eval's rule for GSM8K, disagrees.",
+        description="Verify rows with 'reference' and 'completion' (optional: 'id', 'finish', 'task'), and show where "
+        "math-verify alone, or lm-eval's rule for GSM8K, gives another verdict.",
         formatter_class=Help,
     )
     command.add_argument("file", type=Path, metavar="FILE", help="a .jsonl, .json or .parquet file")
     command.add_argument(
-        "--task", help="verify as this task does, where a row names none (default: a mathematical answer)"
+        "--task", help="task whose rules verify the rows that name no task (default: rules for mathematical answers)"
     )
     command.add_argument("--timeout", type=float, default=5.0, help="seconds that one verification may take")
     add_think_tags(command)
@@ -39,7 +39,7 @@ def run(options: dict[str, Any], out: Path | None) -> None:
     del out
     from antiphase.tasks.checking import check_rows, read_rows
 
-    # A file's own rows are verified as mathematical answers, whatever the file holds besides.
+    # Without --task, the rows are verified as mathematical answers.
     spec = options["task"] or f"{options['file']}:answer_column=reference"
     checked = check_rows(read_rows(options["file"], spec), options["timeout"], options["think_tags"])
     if options["as_json"]:
@@ -49,7 +49,7 @@ def run(options: dict[str, Any], out: Path | None) -> None:
 
 
 def table(checked: "Sequence[Checked]") -> str:
-    """A line for each row, then how many there are of each outcome, and how often the other rules disagree."""
+    """Return a line for each row, the number of rows of each outcome, and how often the other rules disagree."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -81,7 +81,7 @@ def table(checked: "Sequence[Checked]") -> str:
 
 
 def _other(verdict: bool | None, ours: bool) -> str:
-    """The verdict of another rule, where it is another one."""
+    """Return the verdict of another rule; empty if it is the same as ours or if the rule gives none."""
     return "" if verdict is None or verdict == ours else "right" if verdict else "wrong"
 
 

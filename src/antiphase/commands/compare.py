@@ -1,4 +1,4 @@
-"""`antiphase compare`: its options, and what it prints."""
+"""The command `antiphase compare`, which compares evaluations and prints the tables."""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,7 @@ from antiphase.commands.options import Help, Parser, add_model_options, add_sign
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the command."""
+    """Add the command and its options to the parser."""
     command = commands.add_parser(
         "compare",
         help="evaluations side by side: differences with intervals, and what this much data can show",
@@ -20,16 +20,21 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
         "entries",
         nargs="+",
         metavar="[NAME=]RUN[,RUN…]",
-        help="an evaluation's folder or a pattern; several are seeds of one entrant; or a model, which is evaluated",
+        help="an entrant: the folder of an evaluation, a pattern of folders, or a model, which is evaluated first; "
+        "several with commas are seeds of one entrant",
     )
     group = command.add_argument_group("comparison")
     group.add_argument("--reference", help="entrant that the others are compared with (default: the first)")
-    group.add_argument("--paired-seeds", action="store_true", help="seed i of every entrant shares data and start")
+    group.add_argument(
+        "--paired-seeds",
+        action="store_true",
+        help="pair the seeds: seed i of every entrant had the same data and the same initial model",
+    )
     group.add_argument("--smallest", type=float, default=0.05, help="smallest difference in accuracy that matters")
     group.add_argument(
         "--allow-mismatch",
         action="store_true",
-        help="compare despite different prompts, budgets, verifiers or estimators, on the problems that all share",
+        help="compare on the shared problems even if prompts, token budgets, verifiers or estimators differ",
     )
     group.add_argument("--out", type=Path, help="folder to write to (default: runs/compare-DATE-TIME)")
     group.add_argument("--no-figures", dest="figures", action="store_false", help="draw no figures")

@@ -1,4 +1,4 @@
-"""`antiphase eval`: its options, and what it prints."""
+"""The command `antiphase eval`, which evaluates models and prints the table. `compare` shares some of its options."""
 
 import argparse
 from pathlib import Path
@@ -13,17 +13,16 @@ from antiphase.commands.options import (
     add_output_options,
     add_signal_options,
     count,
-    end_tokens,
     print_written,
 )
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the command."""
+    """Add the command and its options to the parser."""
     command = commands.add_parser(
         "eval",
         help="accuracy, pass@k and inversion of a model on the same rollouts",
-        description="Sample completions of a task's problems, verify them, and measure the signals on those very "
+        description="Generate completions of a task's problems, verify them, and measure the signals on the same "
         "rollouts.",
         formatter_class=Help,
     )
@@ -36,7 +35,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def add_task_options(group: "argparse._ArgumentGroup") -> None:
-    """Add the options that say which problems are asked, and how."""
+    """Add the options that say which problems the model gets, and what is put around them."""
     group.add_argument(
         "--tasks",
         help="task specs with spaces or commas between them: gsm8k,math500,mine.py:MyTask; a spec may say "
@@ -46,29 +45,41 @@ def add_task_options(group: "argparse._ArgumentGroup") -> None:
         "--suite",
         help="paper, math, logic or smoke: tasks with settings of their own; NAME:task=FILE reads local copies",
     )
-    group.add_argument("--num-problems", type=count, help="of each task, or 'all' (default: the suite's, or all)")
-    group.add_argument("--split", default="test", help="train, test or all")
+    group.add_argument(
+        "--num-problems",
+        type=count,
+        help="number of problems of each task, or 'all' (default: the suite's number, or all)",
+    )
+    group.add_argument("--split", default="test", help="problems that are used: train, test or all")
     group.add_argument(
         "--prompt-template", help="text around every problem, with {prompt} in it (default: the task's)"
     )
-    group.add_argument("--system-prompt", help="put before every problem")
+    group.add_argument("--system-prompt", help="system message before every problem")
     group.add_argument(
-        "--no-chat-template", dest="chat_template", action="store_const", const=False, help="plain text prompts"
+        "--no-chat-template",
+        dest="chat_template",
+        action="store_const",
+        const=False,
+        help="give the problems as plain text, without the model's chat template",
     )
     add_chat_options(group)
     group.add_argument("--timeout", type=float, default=5.0, help="seconds that one verification may take")
 
 
 def add_sampling_options(group: "argparse._ArgumentGroup") -> None:
-    """Add the options that say how completions are drawn."""
-    group.add_argument("--samples", type=int, help="sampled completions of each problem (default: the suite's, or 4)")
+    """Add the options that say how completions are sampled."""
+    group.add_argument(
+        "--samples", type=int, help="number of sampled completions of each problem (default: the suite's, or 4)"
+    )
     group.add_argument(
         "--greedy",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="a greedy completion of each problem beside the samples (default: yes)",
+        help="also generate a greedy completion of each problem (default: yes)",
     )
-    group.add_argument("--k", metavar="K[,…]", help="of pass@k, maj@k, best-of-k (default: 1, 2, 4, … samples)")
+    group.add_argument(
+        "--k", metavar="K[,…]", help="the k of pass@k, maj@k and best-of-k (default: 1, 2, 4, … up to --samples)"
+    )
     group.add_argument(
         "--max-new-tokens", type=int, help="length limit of a completion (default: the suite's, or 1024)"
     )
@@ -76,10 +87,10 @@ def add_sampling_options(group: "argparse._ArgumentGroup") -> None:
 
 
 def evaluation_options(options: dict[str, Any]) -> dict[str, Any]:
-    """The parsed options in the form that `evaluate` takes.
+    """Return the parsed options in the form that `evaluate` takes.
 
     Raises:
-        InvalidInputError: a list is malformed.
+        InvalidInputError: the list of tasks or of k is malformed.
     """
     from antiphase.errors import InvalidInputError
     from antiphase.tasks.specs import split_specs
@@ -91,13 +102,11 @@ def evaluation_options(options: dict[str, Any]) -> dict[str, Any]:
         options["k"] = None if text is None else tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InvalidInputError(f"--k takes numbers with commas between them, such as 1,4,8; got {text!r}.") from None
-    options["end_tokens"] = end_tokens(options["end_tokens"])
-    options["think_tags"] = options["think_tags"] and tuple(options["think_tags"])
     return options
 
 
 def run(options: dict[str, Any], out: Path) -> None:
-    """Evaluate and print the table."""
+    """Evaluate the models and print the table."""
     from antiphase.evaluation.request import eval_request
 
     options = evaluation_options(options)

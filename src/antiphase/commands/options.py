@@ -1,14 +1,13 @@
-"""Parsers and options that the commands share."""
+"""The parser class and the options that several commands share."""
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that answers wrong arguments with one line and status 2."""
+    """A parser that prints one line for wrong arguments and exits with status 2."""
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit."""
@@ -16,7 +15,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class Help(argparse.HelpFormatter):
-    """Help texts that show a default, unless it is None or the state of a switch."""
+    """A formatter that adds the default value to a help text, unless it is None or a boolean."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         silent = action.default is None or isinstance(action.default, bool) or action.default is argparse.SUPPRESS
@@ -32,22 +31,36 @@ def add_model_options(group: "argparse._ArgumentGroup") -> None:
 
 
 def add_drawing_options(group: "argparse._ArgumentGroup") -> None:
-    """Add the options that say how completions are drawn, and by which engine."""
-    group.add_argument("--temperature", type=float, default=1.0, help="of the samples; 0 is greedy")
-    group.add_argument("--top-p", type=float, default=1.0, help="nucleus of the samples")
+    """Add the options that say how completions are sampled, and by which engine."""
+    group.add_argument("--temperature", type=float, default=1.0, help="temperature of sampling; 0 is greedy decoding")
     group.add_argument(
-        "--end-token", dest="end_tokens", action="append", help="text of one token that ends a completion"
+        "--top-p", type=float, default=1.0, help="probability of the nucleus in sampling; 1 keeps all tokens"
+    )
+    group.add_argument(
+        "--end-token",
+        dest="end_tokens",
+        action="append",
+        type=end_token,
+        help="text of one token that ends a completion",
     )
     add_think_tags(group)
-    group.add_argument("--seed", type=int, default=0, help="of sampling, subsampling and bootstrap")
-    group.add_argument("--engine", default="auto", help="auto, transformers, vllm")
+    group.add_argument("--seed", type=int, default=0, help="seed of sampling, subsampling and bootstrap")
+    group.add_argument(
+        "--engine", default="auto", help="engine that generates completions: auto, transformers or vllm"
+    )
     group.add_argument("--vllm-memory", type=float, default=0.45, help="share of the GPU's memory for vLLM")
-    group.add_argument("--batch-size", type=int, default=16, help="rollouts generated and written at a time")
-    group.add_argument("--rollouts", metavar="FILE", help="given rollouts (.jsonl/.parquet): nothing is generated")
+    group.add_argument(
+        "--batch-size", type=int, default=16, help="number of rollouts that are generated and written at a time"
+    )
+    group.add_argument(
+        "--rollouts",
+        metavar="FILE",
+        help="file of given rollouts (.jsonl or .parquet), which are measured; nothing is generated",
+    )
 
 
 def add_chat_options(group: "argparse._ArgumentGroup") -> None:
-    """Add the options that say how a model's chat template is called."""
+    """Add the options for calling the model's chat template."""
     group.add_argument(
         "--chat-template-kwargs",
         type=json_object,
@@ -57,12 +70,12 @@ def add_chat_options(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--fold-system",
         action="store_true",
-        help="put the system message before the first question, for templates that refuse a system role",
+        help="move the system message to the first user message, for chat templates that refuse a system message",
     )
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """Read a JSON object."""
+    """Parse the text of an option as a JSON object."""
     try:
         value = json.loads(text)
     except ValueError as error:
@@ -73,27 +86,25 @@ def json_object(text: str) -> dict[str, Any]:
 
 
 def add_think_tags(group: "argparse._ActionsContainer") -> None:
-    """Add the option that names tags of thoughts."""
+    """Add the option that names the tags around thoughts."""
     group.add_argument(
         "--think-tags",
         action="append",
         metavar="'OPEN CLOSE'",
-        help="tags between which the model thinks, besides the known ones, as in '<plan> </plan>'; may be repeated",
+        help="tags around the model's thoughts besides the known tags, as in '<plan> </plan>'; may be repeated",
     )
 
 
-def end_tokens(texts: Sequence[str] | None) -> tuple[str, ...] | None:
-    r"""The texts of `--end-token`. In them `\n` and `\t` stand for a line break and a tab."""
-    if texts is None:
-        return None
-    return tuple(text.replace("\\n", "\n").replace("\\t", "\t") for text in texts)
+def end_token(text: str) -> str:
+    r"""Parse the text of an end token, in which `\n` and `\t` stand for a line break and a tab."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
 def add_output_options(group: "argparse._ArgumentGroup", command: str) -> None:
-    """Add the options that say where a run writes, and what."""
+    """Add the options that say where a run writes, and whether it draws figures and a page."""
     group.add_argument("--out", type=Path, help=f"folder to write to (default: runs/{command}-DATE-TIME)")
     group.add_argument(
-        "--resume", action="store_true", help="continue the interrupted run in --out, or begin one there"
+        "--resume", action="store_true", help="continue the interrupted run in --out; if there is none, begin a run"
     )
     group.add_argument("--no-figures", dest="figures", action="store_false", help="draw no figures")
     group.add_argument("--no-report", dest="report", action="store_false", help="write no report.html")
@@ -101,64 +112,95 @@ def add_output_options(group: "argparse._ArgumentGroup", command: str) -> None:
 
 
 def add_signal_options(group: "argparse._ArgumentGroup", *, measured: bool = False) -> None:
-    """Add the options that say what is measured. `measured` is for a command that can also measure nothing."""
+    """Add the options that say what is measured and correlated.
+
+    Args:
+        group: the group to which the options are added.
+        measured: whether the command can also measure no signals, as `eval` and `compare` can.
+    """
     group.add_argument(
         "--estimator",
         dest="estimators",
         default="own",
         metavar="NAME[:TARGETS][,…]",
-        help="own, last, full, oracle, oracle-own; several with commas, the first is the headline"
-        + ("; none measures nothing" if measured else ""),
+        help="estimators of gradient strength: own, last, full, oracle, oracle-own; several with commas, of which the "
+        "first is the headline" + ("; none measures no signals" if measured else ""),
     )
-    group.add_argument("--layers", default="all", help="all, last, last-K, or indices such as 0,3,-1")
-    group.add_argument("--projections", default="QKVO", help="which of Q, K, V, O")
-    group.add_argument("--norm", default="nuclear", help="nuclear, frobenius, l1")
-    group.add_argument("--target", default="logit", help="logit, or logprob (a control)")
+    group.add_argument("--layers", default="all", help="layers: all, last, last-K, or indices such as 0,3,-1")
+    group.add_argument("--projections", default="QKVO", help="which of the projections Q, K, V, O")
+    group.add_argument("--norm", default="nuclear", help="norm of the gradient: nuclear, frobenius or l1")
+    group.add_argument(
+        "--target", default="logit", help="value whose gradient is taken: logit, or logprob (a control)"
+    )
     group.add_argument("--targets-per-rollout", type=int, metavar="N", help="measure N random tokens of each rollout")
     if measured:
         group.add_argument(
-            "--by-projection", action="store_true", help="keep the strength of every layer's projection of every token"
+            "--by-projection",
+            action="store_true",
+            help="store the strength of every token in each layer and projection",
         )
     else:
         group.add_argument(
-            "--signal-temperature", type=float, default=1.0, help="divides the logits before the entropy"
+            "--signal-temperature",
+            type=float,
+            default=1.0,
+            help="number that divides the logits before the entropy is computed",
         )
         group.add_argument(
             "--alternatives",
             type=int,
             default=5,
             metavar="K",
-            help="keep the K most probable next tokens of every position; 0 keeps none",
+            help="store the K most probable next tokens of every position; 0 stores none",
         )
-    group.add_argument("--token-budget", type=int, default=2048, help="padded tokens in one forward pass")
     group.add_argument(
-        "--unit", default="type", help="whose ρ is the headline: type, token or step; all are in the results"
+        "--token-budget", type=int, default=2048, help="greatest number of padded tokens in one forward pass"
+    )
+    group.add_argument(
+        "--unit",
+        default="type",
+        help="unit of the headline ρ: type (distinct token ids), token or step; the results contain all three",
     )
     group.add_argument(
         "--splitter", default="sentence", help="where steps end: sentence, line, fixed:N (tokens) or regex:PATTERN"
     )
     group.add_argument(
-        "--step-strength", default="mean", help="of a step: mean (of its tokens), or joint (of their sum's gradient)"
+        "--step-strength",
+        default="mean",
+        help="strength of a step: mean (of its tokens' strengths), or joint (of the gradient of the tokens' sum)",
+    )
+    group.add_argument("--segment", default="all", help="tokens that are correlated: thought, answer or all")
+    group.add_argument(
+        "--min-tokens",
+        type=int,
+        default=8,
+        help="least number of tokens (or types) of a rollout; with fewer, its correlation over them is undefined",
     )
     group.add_argument(
-        "--segment", default="all", help="tokens that are correlated: of the thought, of the answer, or all"
+        "--min-steps",
+        type=int,
+        default=5,
+        help="least number of steps of a rollout; with fewer, its correlation over steps is undefined",
     )
     group.add_argument(
-        "--min-tokens", type=int, default=8, help="below, a rollout's correlation by token or type is undefined"
+        "--num-resamples", type=int, default=1000, help="number of bootstrap samples, which are drawn from the prompts"
     )
-    group.add_argument("--min-steps", type=int, default=5, help="below, a rollout's correlation by step is undefined")
-    group.add_argument("--num-resamples", type=int, default=1000, help="of the bootstrap over prompts")
 
 
 def count(text: str) -> int | str:
-    """Read a whole number, or `all`."""
+    """Parse the text of an option as a whole number or `all`."""
     if text != "all" and not text.lstrip("-").isdecimal():
         raise argparse.ArgumentTypeError(f"expected a number or 'all', got {text!r}")
     return text if text == "all" else int(text)
 
 
 def print_written(out: Path, beside: str | None = None) -> None:
-    """Print the files of a finished run. Of the folder `beside`, which holds many runs, only the name is printed."""
+    """Print the names of the files that a finished run wrote.
+
+    Args:
+        out: the folder of the run.
+        beside: the name of a folder inside it that holds many runs. Only the name of this folder is printed.
+    """
     print(f"\nwritten to {out}:")
     for path in sorted(out.rglob("*")):
         within = beside is not None and path.relative_to(out).parts[0] == beside

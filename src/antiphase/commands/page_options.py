@@ -1,4 +1,4 @@
-"""Options that `antiphase report` and `antiphase view` share: the runs, and which tokens are marked."""
+"""The options that `antiphase report` and `antiphase view` share: the runs, and which tokens are marked."""
 
 import argparse
 from typing import Any
@@ -10,23 +10,28 @@ def add_runs(command: argparse.ArgumentParser) -> None:
         "runs",
         nargs="+",
         metavar="[NAME=]RUN[,RUN…]",
-        help="folder of a probe, an evaluation, a comparison or a training run; several under one name are its seeds, "
-        "numbered, or one band for training runs",
+        help="folder of a probe, an evaluation, a comparison or a training run; several with commas are seeds: they "
+        "are numbered, and training runs are drawn as one band",
     )
 
 
 def add_kinds(command: argparse.ArgumentParser) -> None:
     """Add the options that say which tokens are marked."""
     command.add_argument(
-        "--markers", metavar="WORD[,…]", help="reasoning markers (default: wait, so, therefore, let and twenty others)"
+        "--markers",
+        metavar="WORD[,…]",
+        help="words that are marked as reasoning markers (default: wait, so, therefore, let and twenty others)",
     )
     command.add_argument(
-        "--forking-share", type=float, default=0.2, help="share of tokens of the highest entropy that count as forking"
+        "--forking-share",
+        type=float,
+        default=0.2,
+        help="share of tokens that are marked as forking tokens, which are those of the highest entropy",
     )
 
 
 def kinds_of(options: dict[str, Any]) -> dict[str, Any]:
-    """The rules that mark tokens, in the form that `write_report` takes."""
+    """Return the rules that mark tokens, as keyword arguments of `write_report`."""
     from antiphase.page.defaults import MARKERS
 
     markers = options["markers"]

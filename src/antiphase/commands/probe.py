@@ -1,4 +1,4 @@
-"""`antiphase probe`: its options, and what it prints."""
+"""The command `antiphase probe`, which probes models or the checkpoints of a training and prints the table."""
 
 import argparse
 from collections.abc import Sequence
@@ -14,14 +14,13 @@ from antiphase.commands.options import (
     add_output_options,
     add_signal_options,
     count,
-    end_tokens,
     print_written,
 )
 from antiphase.errors import InvalidInputError
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the command."""
+    """Add the command and its options to the parser."""
     command = commands.add_parser(
         "probe",
         help="measure how token entropy and gradient strength are correlated over a model's rollouts",
@@ -32,8 +31,8 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     command.add_argument(
         "--checkpoints",
         metavar="DIR_OR_LIST",
-        help="in place of models, ρ along a training: a trainer's output folder (its checkpoint-N), or checkpoints "
-        "with commas (folders, HUB-ID@REVISION)",
+        help="measure the checkpoints of one training instead of models: a trainer's output folder with its "
+        "checkpoint-N folders, or a list with commas (folders, HUB-ID@REVISION)",
     )
     add_model_options(command.add_argument_group("model"))
     _add_rollout_options(command.add_argument_group("rollouts"))
@@ -44,7 +43,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
         "--no-references",
         dest="references",
         action="store_false",
-        help="with --checkpoints: draw no published curves beside",
+        help="with --checkpoints: do not draw the published curves in the figure",
     )
 
 
@@ -53,21 +52,34 @@ def _add_rollout_options(group: "argparse._ArgumentGroup") -> None:
         "--prompts", default="gsm8k", help="gsm8k, a .jsonl/.parquet file, or owner/name[:config[:split]]"
     )
     group.add_argument("--prompt-column", help="column of the prompt (default: prompt, question, problem, messages)")
-    group.add_argument("--num-prompts", type=count, help="how many, or 'all' (default: at most 16; all of --rollouts)")
+    group.add_argument(
+        "--num-prompts",
+        type=count,
+        help="number of prompts, or 'all' (default: at most 16; with --rollouts, all)",
+    )
     group.add_argument("--prompt-template", help="text around every prompt, with {prompt} in it")
-    group.add_argument("--system-prompt", help="put before every prompt")
-    group.add_argument("--no-chat-template", dest="chat_template", action="store_false", help="plain text prompts")
+    group.add_argument("--system-prompt", help="system message before every prompt")
+    group.add_argument(
+        "--no-chat-template",
+        dest="chat_template",
+        action="store_false",
+        help="give the prompts as plain text, without the model's chat template",
+    )
     add_chat_options(group)
     group.add_argument(
         "--continue-final",
         action="store_true",
         help="let the model continue a chat whose last message is the assistant's",
     )
-    group.add_argument("--samples", type=int, default=1, help="completions per prompt")
+    group.add_argument("--samples", type=int, default=1, help="number of completions of each prompt")
     group.add_argument("--max-new-tokens", type=int, default=128, help="length limit of a completion")
     add_drawing_options(group)
-    group.add_argument("--share-rollouts", action="store_true", help="measure every model on the first one's rollouts")
-    group.add_argument("--allow-short", action="store_true", help="accept given rollouts below --min-tokens")
+    group.add_argument(
+        "--share-rollouts", action="store_true", help="measure all models on the first model's completions"
+    )
+    group.add_argument(
+        "--allow-short", action="store_true", help="accept given rollouts with fewer tokens than --min-tokens"
+    )
 
 
 def run(options: dict[str, Any], out: Path) -> None:
@@ -77,8 +89,6 @@ def run(options: dict[str, Any], out: Path) -> None:
         InvalidInputError: neither models nor checkpoints are named, or both are.
     """
     models, checkpoints = options.pop("models"), options.pop("checkpoints")
-    options["end_tokens"] = end_tokens(options["end_tokens"])
-    options["think_tags"] = options["think_tags"] and tuple(options["think_tags"])
     if checkpoints is not None:
         _run_checkpoints(models, checkpoints, options, out)
         return

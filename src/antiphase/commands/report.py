@@ -1,4 +1,4 @@
-"""`antiphase report`: its options, and what it prints."""
+"""The command `antiphase report`, which writes the interactive page of runs."""
 
 import argparse
 from pathlib import Path
@@ -9,12 +9,12 @@ from antiphase.commands.page_options import add_kinds, add_runs, kinds_of
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the command."""
+    """Add the command and its options to the parser."""
     report = commands.add_parser(
         "report",
-        help="one interactive page of one run or several, in one file",
+        help="write an interactive page about one or several runs, in one file",
         description="Write a self-contained HTML page: overview, scatter, token microscope, layer map, kinds of "
-        "tokens, training curves. It opens from disk and loads nothing.",
+        "tokens, training curves. The page opens from disk and loads nothing.",
         formatter_class=Help,
     )
     add_runs(report)
@@ -23,7 +23,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run(options: dict[str, Any], out: Path | None) -> None:
-    """Write the page."""
+    """Write the page and print its path."""
     from antiphase.report.entries import check_report
 
     check_report(options["runs"], out, forking_share=options["forking_share"])

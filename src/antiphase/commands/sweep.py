@@ -1,4 +1,4 @@
-"""`antiphase sweep`: its options, and what it prints."""
+"""The command `antiphase sweep`, which runs the cells of a study and prints their comparison."""
 
 import argparse
 import warnings
@@ -10,39 +10,44 @@ from antiphase.errors import AntiphaseError, MissingExtraError
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the command."""
+    """Add the command and its options to the parser."""
     command = commands.add_parser(
         "sweep",
         help="train and evaluate a grid of methods, seeds, models and settings, and compare",
-        description="Run the cells of a study one after another. A cell that is done is skipped, one that was cut "
-        "goes on: repeat the command to continue.",
+        description="Run the cells of a study one after another. To continue a stopped sweep, repeat the command: "
+        "finished cells are skipped, and an interrupted cell continues.",
         formatter_class=Help,
     )
     command.add_argument("study", type=Path, metavar="STUDY.yaml", help="see docs/evaluate.md")
     command.add_argument("--out", type=Path, help="folder to write to (default: results-NAME beside NAME.yaml)")
     command.add_argument(
-        "--cell", dest="cells", action="append", default=[], metavar="CELL", help="run this cell alone"
+        "--cell",
+        dest="cells",
+        action="append",
+        default=[],
+        metavar="CELL",
+        help="run only this cell; may be repeated",
     )
-    command.add_argument("--jobs", type=int, default=1, help="cells at a time")
+    command.add_argument("--jobs", type=int, default=1, help="number of cells that run at the same time")
     command.add_argument(
         "--launch",
         metavar="COMMAND",
-        help="run every training under it, such as 'accelerate launch --num_processes 8'",
+        help="command that starts every training, such as 'accelerate launch --num_processes 8'",
     )
     command.add_argument(
         "--train",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="change a key of the study's train, such as gradient_accumulation_steps=1",
+        help="change a training option of the study, such as gradient_accumulation_steps=1; may be repeated",
     )
-    command.add_argument("--keep-models", action="store_true", help="keep trained models under OUT/models")
-    command.add_argument("--dry-run", action="store_true", help="check everything, state the total budget, and stop")
+    command.add_argument("--keep-models", action="store_true", help="keep the trained models in OUT/models")
+    command.add_argument("--dry-run", action="store_true", help="check everything, print the total budget, and stop")
     command.add_argument(
         "--print-commands",
         dest="commands",
         action="store_true",
-        help="print a command for each cell that is not done, for a scheduler, and stop",
+        help="print a command for each unfinished cell, for a scheduler, and stop",
     )
 
 
@@ -50,7 +55,7 @@ def run(options: dict[str, Any], out: Path) -> None:
     """Run the study and print its tables.
 
     Raises:
-        AntiphaseError: some cells failed; the others are done.
+        AntiphaseError: some cells failed. The others are finished.
     """
     path = options.pop("study")
     try:
@@ -66,7 +71,7 @@ def run(options: dict[str, Any], out: Path) -> None:
         raise MissingExtraError(str(error.name), "eval", "a sweep") from error
 
     with warnings.catch_warnings():
-        # These warnings of TRL and transformers are about their next versions. A user can do nothing about them.
+        # TRL and transformers warn about their next versions. A user can do nothing about these warnings.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.filterwarnings("ignore", ".*pin_memory.*", UserWarning)
         result = sweep(path, out, say=lambda line: print(line, flush=True), **options)

@@ -1,4 +1,4 @@
-"""`antiphase train`: TRL's own parser reads its arguments; here is what it prints."""
+"""The command `antiphase train`, which trains a model. TRL's parser reads its arguments; messages are printed here."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from antiphase.errors import AntiphaseError, MissingExtraError
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the command to the list of commands. Its arguments go to `run` as they are."""
+    """Add the command to the parser, so that the help lists it. Its arguments are not parsed here."""
     commands.add_parser(
         "train",
         help="train a model by group-policy RL with the inversion score in its reward",
@@ -19,7 +19,11 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run(words: list[str]) -> int:
-    """Train. Returns the exit status."""
+    """Train a model, and return the exit status: 0 after success, 2 after an error, 130 after an interruption.
+
+    Args:
+        words: the command-line arguments after `train`.
+    """
     try:
         try:
             from antiphase.training.own_checks import check_command
@@ -30,7 +34,7 @@ def run(words: list[str]) -> int:
         except ModuleNotFoundError as error:
             raise MissingExtraError(str(error.name), "train", "training") from error
         with warnings.catch_warnings():
-            # These warnings of TRL and transformers are about their next versions. A user can do nothing about them.
+            # TRL and transformers warn about their next versions. A user can do nothing about these warnings.
             warnings.simplefilter("ignore", FutureWarning)
             warnings.filterwarnings("ignore", ".*pin_memory.*", UserWarning)
             result = train(words)

@@ -1,4 +1,4 @@
-"""`antiphase view`: its options, and what it prints."""
+"""The command `antiphase view`, which serves the interactive page of runs that may still be in progress."""
 
 import argparse
 import time
@@ -13,21 +13,21 @@ DEFAULT_PORT = 8517
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Add the command."""
+    """Add the command and its options to the parser."""
     view = commands.add_parser(
         "view",
-        help="the same page on localhost, of a run that is still being written",
-        description="Serve the page on this machine, and make it again whenever the run has grown.",
+        help="serve the page of report on localhost, also while a run is in progress",
+        description="Serve the page on this machine, and update it when the run has new results.",
         formatter_class=Help,
     )
     add_runs(view)
-    view.add_argument("--port", type=int, default=DEFAULT_PORT, help="to listen on; 0 takes a free one")
+    view.add_argument("--port", type=int, default=DEFAULT_PORT, help="port of the server; 0 takes a free port")
     view.add_argument("--no-browser", dest="browser", action="store_false", help="do not open a browser")
     add_kinds(view)
 
 
 def run(options: dict[str, Any], _: Path | None) -> None:
-    """Serve the page until interrupted."""
+    """Serve the page until the user interrupts the command."""
     from antiphase.report.entries import check_view
 
     check_view(options["runs"], options["port"], forking_share=options["forking_share"])

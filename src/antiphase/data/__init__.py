@@ -1,1 +1,1 @@
-"""Prompts and rollouts: from files, the hub, or the GSM8K questions that ship with the package, to token ids."""
+"""Read prompts and rollouts from files, the hub or the GSM8K questions in this package, and make token ids of them."""

@@ -1,7 +1,9 @@
-"""Render a chat with the tokenizer's own chat template, for probe, evaluation, training and held-out problems alike.
+"""Render a chat with the tokenizer's chat template. Probe, evaluation, training and held-out problems all use this.
 
-This module knows what templates do that a caller cannot see: they read switches such as `enable_thinking`, they read
-the clock, they drop or refuse a system message, and a text may have gone through them already.
+A chat template can do things that its caller does not see. It reads variables such as `enable_thinking`. It may ask
+for the time, so that a prompt changes from day to day. It may drop or refuse a system message. And a prompt may have
+been rendered by the template before. The functions here find these cases. They do not wrap a plain text into a chat;
+`prompt_rendering` does.
 """
 
 import functools
@@ -19,21 +21,22 @@ _RESERVED = frozenset(
     {"conversation", "messages", "tokenize", "return_dict", "return_tensors", "add_generation_prompt", "chat_template",
      "continue_final_message", "return_assistant_tokens_mask", "padding", "truncation", "max_length", "strftime_now"}
 )  # fmt: skip
-# The function with which a template reads the clock. transformers puts it into every template.
+# The function with which a template asks for the time. transformers offers it to every template.
 _CLOCK = "strftime_now"
 _FORMAT = re.compile(rf"\b{_CLOCK}\(\s*(['\"])(.*?)\1")
 _PLACEHOLDER = "antiphase-placeholder"
 
 
-def with_still_clock(template: str, moment: str) -> str:
-    """Return a chat template whose clock stands still: wherever it asks for the time, it reads the same one.
+def with_fixed_time(template: str, moment: str) -> str:
+    """Return a chat template that always reads the same time.
 
-    A macro takes the place of the function that transformers gives to templates. It knows every format that the
-    template writes as a text, and refuses others.
+    A template asks for the time with a function that transformers offers, `strftime_now(format)`. Here a macro with
+    this name is put before the template. The macro knows the formats that the template contains as quoted texts. It
+    raises an error for a format that the template computes.
 
     Args:
         template: the chat template.
-        moment: the time, in ISO format.
+        moment: the time that the template reads, in ISO format.
     """
     shown = datetime.fromisoformat(moment)
     cases = "".join(
@@ -47,14 +50,15 @@ def with_still_clock(template: str, moment: str) -> str:
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """How the chat template is called.
+    """Options for calling the chat template.
 
     Args:
         template_kwargs: variables that the template reads, such as `{"enable_thinking": False}`.
-        fold_system: whether a system message is put before the first user message, for templates that refuse or drop
-            the system role.
-        continue_final: whether a last message of the assistant is continued; it is refused otherwise.
-        moment: the time in ISO format that the template reads where it asks for the time; None is the present time.
+        fold_system: whether the text of the system message is moved to the beginning of the first user message. Some
+            templates refuse or drop a system message.
+        continue_final: whether the model may continue a chat whose last message is the assistant's. Such a chat is
+            refused otherwise.
+        moment: the time, in ISO format, that a template reads when it asks for the time; None is the present time.
 
     Raises:
         InvalidInputError: `template_kwargs` names an argument that antiphase sets itself.
@@ -74,31 +78,33 @@ class ChatOptions:
             )
 
     def arguments(self, tokenizer: Any) -> dict[str, Any]:
-        """The keyword arguments of the tokenizer's `apply_chat_template`."""
+        """Return the keyword arguments for the tokenizer's `apply_chat_template`."""
         return {**(self.template_kwargs or {}), "chat_template": self.template_of(tokenizer)}
 
     def template_of(self, tokenizer: Any) -> str | None:
-        """The chat template with its clock at `moment`; None where the tokenizer's own template serves."""
+        """Return a chat template that reads `moment` as the time; None if the tokenizer's own template can be used."""
         if self.moment is None or not reads_clock(tokenizer):
             return None
-        return with_still_clock(str(tokenizer.get_chat_template()), self.moment)
+        return with_fixed_time(str(tokenizer.get_chat_template()), self.moment)
 
 
 def reads_clock(tokenizer: Any) -> bool:
-    """Whether the tokenizer's chat template asks for the time, so that prompts differ from day to day."""
+    """Return whether the tokenizer's chat template asks for the time. Its prompts then change from day to day."""
     return tokenizer.chat_template is not None and _CLOCK in str(tokenizer.chat_template)
 
 
-def unread(tokenizer: Any, names: Sequence[str]) -> list[str]:
-    """The variables that the tokenizer's chat template does not mention. Setting them would have no effect."""
+def unused_variables(tokenizer: Any, names: Sequence[str]) -> list[str]:
+    """Return those of the variables that the tokenizer's chat template never mentions. They have no effect."""
     template = str(tokenizer.chat_template or "")
     return [name for name in names if re.search(rf"\b{re.escape(name)}\b", template) is None]
 
 
-def folded(messages: Messages) -> Messages:
-    r"""The chat with its system message put before the first user message, with a blank line between.
+def fold_system_message(messages: Messages) -> Messages:
+    r"""Return the chat with the text of its system message moved to the beginning of the first user message.
 
-    >>> folded([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}])
+    A blank line separates the two texts. A chat without a system message is returned unchanged.
+
+    >>> fold_system_message([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}])
     [{'role': 'user', 'content': 'Be brief.\n\nWhy?'}]
     """
     if messages[0]["role"] != "system":
@@ -110,37 +116,37 @@ def folded(messages: Messages) -> Messages:
 
 
 def chat_token_ids(tokenizer: Any, messages: Messages, place: str, options: ChatOptions) -> list[int]:
-    """Return the token ids of a chat, up to where the assistant's next words begin.
+    """Return the token ids of a chat as the model sees it before it writes the answer.
 
     Args:
         tokenizer: a tokenizer with a chat template.
         messages: the chat.
-        place: where the chat comes from, for error messages.
-        options: how the template is called.
+        place: where the chat was read, such as `prompts.jsonl, line 3`. Error messages begin with it.
+        options: options for calling the template.
 
     Raises:
-        InvalidInputError: the last message is the assistant's and is not to be continued, the template refuses the
-            messages or its variables, or it drops the system message.
+        InvalidInputError: the last message is the assistant's and `continue_final` is not set, the template refuses
+            the messages or the variables, or the template drops the system message.
     """
-    going_on = messages[-1]["role"] == "assistant"
-    if going_on and not options.continue_final:
+    continues = messages[-1]["role"] == "assistant"
+    if continues and not options.continue_final:
         raise InvalidInputError(
-            f"{place}: the last message of the chat is the assistant's, so there is nothing to answer. Leave this "
-            "message out, or let the model continue it with --continue-final."
+            f"{place}: the last message of the chat is the assistant's, so there is nothing to answer. Remove this "
+            "message, or use --continue-final to let the model continue it."
         )
     call = functools.partial(
         _render,
         tokenizer,
         messages,
         place,
-        add_generation_prompt=not going_on,
-        continue_final_message=going_on,
+        add_generation_prompt=not continues,
+        continue_final_message=continues,
         **options.arguments(tokenizer),
     )
     if messages[0]["role"] == "system" and messages[0]["content"].strip() not in call(tokenize=False):
         raise InvalidInputError(
-            f"{place}: the model's chat template drops the system message without an error. Put the message before "
-            "the question with --fold-system, or leave it out."
+            f"{place}: the model's chat template drops the system message without an error. Use --fold-system to put "
+            "the system message before the question, or remove the system message."
         )
     return [int(token) for token in call(tokenize=True, return_dict=False)]
 
@@ -152,7 +158,7 @@ def _render(tokenizer: Any, messages: Messages, place: str, **arguments: Any) ->
         return tokenizer.apply_chat_template(messages, **arguments)
     except (TemplateError, ValueError, TypeError) as error:
         system = messages[0]["role"] == "system"
-        mend = "Put the system message before the question with --fold-system, or use" if system else "Use"
+        mend = "Use --fold-system to put the system message before the question, or use" if system else "Use"
         raise InvalidInputError(
             f"{place}: the model's chat template refuses these messages ({' '.join(str(error).split())}). {mend} "
             "--no-chat-template."
@@ -160,11 +166,11 @@ def _render(tokenizer: Any, messages: Messages, place: str, **arguments: Any) ->
 
 
 def is_rendered(text: str, tokenizer: Any) -> bool:
-    """Whether a prompt was rendered with the tokenizer's chat template already, so that it must not be wrapped again.
+    """Return whether a prompt is the text of a chat that was rendered before. It must not be rendered again.
 
-    A rendered text begins with the BOS token or with another control token that the template writes before a user's
-    message. If the template writes no control token there, the text must begin and end as the template begins and ends
-    a chat.
+    A text counts as rendered if it begins with the BOS token (the token that begins a sequence), or with another
+    control token that the template writes before a user's message. It also counts as rendered if it begins with the
+    text that the template writes before a user's message, and ends with the text that the template writes after it.
 
     Args:
         text: the prompt.
@@ -174,15 +180,20 @@ def is_rendered(text: str, tokenizer: Any) -> bool:
     text = text.strip()
     if bos is not None and text.startswith(bos):
         return True
-    controls, head, tail = _frame(tokenizer)
+    controls, head, tail = _around_message(tokenizer)
     if any(text.startswith(token) for token in controls):
         return True
     return bool(head and tail) and text.startswith(head) and text.endswith(tail)
 
 
 @functools.lru_cache(maxsize=16)
-def _frame(tokenizer: Any) -> tuple[tuple[str, ...], str, str]:
-    """What the chat template writes around a message: control tokens before it, and the texts before and after it."""
+def _around_message(tokenizer: Any) -> tuple[tuple[str, ...], str, str]:
+    """Return what the chat template writes around a user's message.
+
+    Returns:
+        The control tokens before the message, the whole text before it, and the whole text after it. All are empty if
+        the template refuses a single message of a user.
+    """
     from jinja2 import TemplateError
 
     chat = [{"role": "user", "content": _PLACEHOLDER}]

@@ -1,4 +1,8 @@
-"""Given rollouts: prompts and completions from another engine, as text or token ids, which are only measured."""
+"""Read given rollouts: prompts with completions that another program generated. Antiphase only measures them.
+
+A row holds either texts or token ids. This module reads and checks the rows; `prompt_rendering` turns texts into token
+ids.
+"""
 
 import dataclasses
 from dataclasses import dataclass
@@ -16,7 +20,17 @@ COMPLETION_COLUMNS = ("completion", "response", "output")
 
 @dataclass(frozen=True)
 class GivenRollout:
-    """A prompt and its completion, both as text (`prompt` may be a chat) or both as token ids."""
+    """A prompt and its completion, both as texts or both as token ids.
+
+    Args:
+        prompt_id: the id of the prompt, which several rollouts may share.
+        rollout_id: the id of the rollout.
+        place: where the rollout was read, such as `rollouts.jsonl, line 3`, for error messages.
+        prompt: the text or the chat of the prompt; None if token ids are given.
+        completion: the text of the completion; None if token ids are given.
+        prompt_ids: the token ids of the prompt; None if texts are given.
+        completion_ids: the token ids of the completion; None if texts are given.
+    """
 
     prompt_id: str
     rollout_id: str
@@ -28,16 +42,17 @@ class GivenRollout:
 
 
 def load_rollouts(source: str | Path | Any, limit: int | None = None) -> list[GivenRollout]:
-    """Rollouts of a JSONL or Parquet file, a data frame, or a list of mappings.
+    """Read the rollouts of a JSONL or Parquet file, a data frame, or a list of mappings.
 
     Args:
         source: rows with `prompt` (or `question`, `problem`, `messages`) and `completion` (or `response`, `output`),
-            or with `prompt_ids` and `completion_ids`; optionally with `prompt_id` and `rollout_id`. Rows without a
-            `prompt_id` get the same one if their prompts are equal.
-        limit: how many prompts, from the first on, keep their rollouts; None keeps all.
+            or with `prompt_ids` and `completion_ids`. The columns `prompt_id` and `rollout_id` are optional. Rows with
+            equal prompts and no `prompt_id` get the same `prompt_id`.
+        limit: only the rollouts of the first `limit` prompts are returned; None returns all.
 
     Raises:
-        InvalidInputError: a row has neither form, or a value of the wrong type. The message names the row.
+        InvalidInputError: a row lacks these columns, a value has the wrong type, or two different rollouts have the
+            same id. The message names the row.
     """
     rows = given_rows(source)
     ids: dict[str, str] = {}
@@ -46,31 +61,44 @@ def load_rollouts(source: str | Path | Any, limit: int | None = None) -> list[Gi
     for row in rows:
         rollout = _rollout(row, ids, counts)
         known = rollouts.setdefault(rollout.rollout_id, rollout)
-        # The table of a run contains a rollout once for every estimator; any other repetition is a mistake.
+        # The table of a run contains every rollout once for each estimator. Any other repetition is a mistake.
         if dataclasses.replace(known, place="") != dataclasses.replace(rollout, place=""):
             raise InvalidInputError(
                 f"the rollout id {rollout.rollout_id!r} stands twice ({known.place}; {rollout.place}) with different "
-                "tokens; ids must be unique. Of a run with several models, keep one model's rows."
+                "tokens; ids must be unique. If a run has several models, keep the rows of one model."
             )
     kept = set(list(dict.fromkeys(rollout.prompt_id for rollout in rollouts.values()))[:limit])
     return [rollout for rollout in rollouts.values() if rollout.prompt_id in kept]
 
 
 def given_rows(source: str | Path | Any) -> list[TableRow]:
-    """The rows of a file, a data frame or a list of mappings, which are the sources of `load_rollouts`.
+    """Read the rows of a file, a data frame or a list of mappings.
+
+    Arrays and tensors of token ids become lists.
 
     Raises:
         InvalidInputError: the file cannot be read, or there are no rows.
     """
     if isinstance(source, str | Path):
         return read_table(Path(source))
-    # This imports torch and pandas, which a file does not need.
-    from antiphase.data.rows_in_memory import rows_in_memory
+    # A file needs none of these, and they take seconds to import.
+    import numpy as np
+    import pandas as pd
+    import torch
 
-    return rows_in_memory(source)
+    records = source.to_dict("records") if isinstance(source, pd.DataFrame) else source
+    if not len(records):
+        raise InvalidInputError("the list of rollouts is empty.")
+    rows = []
+    for index, record in enumerate(records):
+        given = ((key, record.get(key)) for key in ("prompt_ids", "completion_ids"))
+        lists = {key: ids.tolist() for key, ids in given if isinstance(ids, np.ndarray | torch.Tensor)}
+        rows.append(TableRow(f"rollout {index}", {**record, **lists}))
+    return rows
 
 
 def _rollout(row: TableRow, ids: dict[str, str], counts: dict[str, int]) -> GivenRollout:
+    """Make the rollout of a row. `ids` (by prompt) and `counts` (by prompt id) remember the rows before."""
     prompt, completion = row.first_of(_PROMPT_COLUMNS), row.first_of(COMPLETION_COLUMNS)
     prompt_ids, completion_ids = row.values.get("prompt_ids"), row.values.get("completion_ids")
     if prompt_ids is not None and completion_ids is not None:
@@ -97,10 +125,10 @@ def _rollout(row: TableRow, ids: dict[str, str], counts: dict[str, int]) -> Give
 
 
 def token_ids(value: Any, row: TableRow, column: str) -> tuple[int, ...]:
-    """The value of a column as token ids.
+    """Check that the value of a column is a list of token ids, and return the ids.
 
     Raises:
-        InvalidInputError: the value is no list of non-negative integers.
+        InvalidInputError: the value is not a list of non-negative integers.
     """
     if not isinstance(value, list | tuple) or not all(_is_token_id(token) for token in value):
         raise InvalidInputError(f"{row.place}: {column} must be a list of token ids (non-negative integers).")

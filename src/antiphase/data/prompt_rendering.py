@@ -1,11 +1,14 @@
-"""Turn a prompt into the token ids that a model sees, with the chat template if there is one, else as plain text."""
+"""Turn a prompt into the token ids that a model sees: with the chat template if there is one, else as plain text.
+
+`chat_template` renders the chats; `prompts` and `given_rollouts` read the prompts.
+"""
 
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from antiphase.data.chat_template import ChatOptions, chat_token_ids, folded, is_rendered
+from antiphase.data.chat_template import ChatOptions, chat_token_ids, fold_system_message, is_rendered
 from antiphase.data.given_rollouts import GivenRollout
 from antiphase.data.prompts import Messages
 from antiphase.errors import InvalidInputError
@@ -13,15 +16,15 @@ from antiphase.errors import InvalidInputError
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """How prompts are wrapped. Probe, evaluation, training and held-out problems all use this.
+    """Options that say what is put around every prompt. Probe, evaluation, training and held-out problems use them.
 
     Args:
         template: a text with `{prompt}` in it, which is put around every plain-text prompt; None leaves the prompt as
             it is.
-        system_prompt: the system message of the chat; without a chat template, a text before the prompt, followed by a
-            blank line.
+        system_prompt: the system message of the chat. Without a chat template, this text and a blank line are put
+            before the prompt.
         chat_template: whether the tokenizer's chat template is applied, if it has one.
-        chat: how the chat template is called.
+        chat: options for calling the chat template.
 
     Raises:
         InvalidInputError: the template lacks `{prompt}`.
@@ -37,19 +40,20 @@ class PromptFormat:
             raise InvalidInputError(f"the prompt template must contain {{prompt}}; got {self.template!r}.")
 
     def makes_chats(self, tokenizer: Any) -> bool:
-        """Whether prompts for this tokenizer become chats."""
+        """Return whether prompts for this tokenizer are rendered as chats."""
         return self.chat_template and tokenizer.chat_template is not None
 
     def wrapped(self, content: str | Messages, place: str, *, chat: bool) -> str | Messages:
-        """The prompt with template and system prompt: as messages if `chat`, else as text.
+        """Return the prompt with the prompt template and the system prompt: as messages if `chat`, else as a text.
 
         Args:
-            content: a text, or a chat, around which no template is put.
-            place: where the prompt comes from, for error messages.
+            content: a text or a chat. The prompt template is put around a text only.
+            place: where the prompt was read, for error messages.
             chat: whether a chat template will be applied.
 
         Raises:
-            InvalidInputError: the prompt is a chat and there is no chat template, or there is a second system message.
+            InvalidInputError: the prompt is a chat and no chat template is in use, or the chat has a system message
+                and a system prompt is set as well.
         """
         if isinstance(content, str):
             content = content if self.template is None else self.template.replace("{prompt}", content)
@@ -57,20 +61,23 @@ class PromptFormat:
                 return content if self.system_prompt is None else f"{self.system_prompt}\n\n{content}"
             content = [{"role": "user", "content": content}]
         elif not chat:
-            raise InvalidInputError(f"{place}: the prompt is a chat, but the tokenizer has no chat template in use.")
+            raise InvalidInputError(
+                f"{place}: the prompt is a chat, but the tokenizer has no chat template, or it is switched off."
+            )
         if self.system_prompt is not None:
             if content[0]["role"] == "system":
                 raise InvalidInputError(
-                    f"{place}: the chat has a system message already; leave out the system prompt."
+                    f"{place}: the chat has a system message already. Do not give a system prompt as well."
                 )
             content = [{"role": "system", "content": self.system_prompt}, *content]
-        return folded(content) if self.chat.fold_system else content
+        return fold_system_message(content) if self.chat.fold_system else content
 
     def is_rendered(self, content: str | Messages, tokenizer: Any, place: str) -> bool:
-        """Whether the prompt is a text that the chat template has rendered already, so that it stays as it is.
+        """Return whether the prompt is the text of a chat that was rendered before. It is then used unchanged.
 
         Raises:
-            InvalidInputError: the text is rendered, and there is something that should go into it.
+            InvalidInputError: the text was rendered before, and a system prompt, a prompt template or template
+                variables are set, which cannot be put into it.
         """
         if not isinstance(content, str) or not self.makes_chats(tokenizer) or not is_rendered(content, tokenizer):
             return False
@@ -87,10 +94,10 @@ class PromptFormat:
         return True
 
     def encode(self, tokenizer: Any, content: str | Messages, place: str) -> list[int]:
-        """The token ids of the prompt, which a completion can continue.
+        """Return the token ids of the prompt. A completion begins after them.
 
         Raises:
-            InvalidInputError: see `wrapped` and `prompt_token_ids`.
+            InvalidInputError: `is_rendered`, `wrapped` or `prompt_token_ids` refuses the prompt.
         """
         if self.is_rendered(content, tokenizer, place):
             return prompt_token_ids(tokenizer, content, place)
@@ -101,19 +108,19 @@ class PromptFormat:
 def prompt_token_ids(
     tokenizer: Any, wrapped: str | Messages, place: str, chat: ChatOptions | None = None
 ) -> list[int]:
-    """The token ids of a wrapped prompt. A chat goes through the tokenizer's chat template; a text stays as it is.
+    """Return the token ids of a wrapped prompt. A chat is rendered with the chat template; a text is used unchanged.
 
     Args:
         tokenizer: the model's tokenizer.
         wrapped: the prompt as `PromptFormat.wrapped` returns it.
-        place: where the prompt comes from, for error messages.
-        chat: how the chat template is called; None is a `ChatOptions()`.
+        place: where the prompt was read, for error messages.
+        chat: options for calling the chat template; None uses the defaults of `ChatOptions`.
 
     Raises:
-        InvalidInputError: see `chat_token_ids`; or the prompt has no tokens.
+        InvalidInputError: `chat_token_ids` refuses the chat, or the prompt has no tokens.
     """
     if isinstance(wrapped, str):
-        # A prompt that was rendered before already has a BOS. A second one would change every number.
+        # A prompt that was rendered before already has a BOS token. A second one would change every number.
         rendered = tokenizer.bos_token is not None and wrapped.startswith(tokenizer.bos_token)
         ids = tokenizer(wrapped, add_special_tokens=not rendered).input_ids
     else:
@@ -124,7 +131,7 @@ def prompt_token_ids(
 
 
 def prompts_digest(prompts: Iterable[Sequence[int]]) -> str:
-    """The SHA-256 digest of the token ids of prompts, in their order."""
+    """Return the SHA-256 digest of the token ids of prompts. The order of the prompts matters."""
     digest = hashlib.sha256()
     for ids in prompts:
         digest.update(f"{[int(token) for token in ids]}\n".encode())
@@ -132,13 +139,16 @@ def prompts_digest(prompts: Iterable[Sequence[int]]) -> str:
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """The SHA-256 digest of a tokenizer's vocabulary and chat template."""
+    """Return the SHA-256 digest of a tokenizer's vocabulary and chat template."""
     known = (sorted(tokenizer.get_vocab().items()), str(tokenizer.chat_template))
     return hashlib.sha256(repr(known).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def encode_rollout(tokenizer: Any, rollout: GivenRollout, prompt_format: PromptFormat) -> tuple[list[int], list[int]]:
-    """(prompt ids, completion ids) of a given rollout. A completion text is tokenised without special tokens."""
+    """Return the prompt ids and the completion ids of a given rollout.
+
+    If the completion is a text, it is tokenised without special tokens.
+    """
     if rollout.prompt_ids is not None and rollout.completion_ids is not None:
         return list(rollout.prompt_ids), list(rollout.completion_ids)
     assert rollout.prompt is not None
@@ -149,7 +159,7 @@ def encode_rollout(tokenizer: Any, rollout: GivenRollout, prompt_format: PromptF
 
 
 def end_token_ids(texts: Sequence[str], tokenizer: Any) -> list[int]:
-    """The ids of tokens that end a completion, from texts of one token each.
+    """Return the ids of the tokens that end a completion. Each text is the text of one token.
 
     Raises:
         InvalidInputError: a text is not a single token.

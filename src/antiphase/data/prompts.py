@@ -1,4 +1,7 @@
-"""Load the prompts of a probe from built-in GSM8K, a file, a hub data set, or a list of strings."""
+"""Load the prompts of a probe: the built-in GSM8K questions, a file, a hub data set, or a list of strings.
+
+Prompts are read and checked here. Nothing is tokenised; see `prompt_rendering`.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +17,7 @@ _COLUMNS = ("prompt", "question", "problem", "messages")
 _SUFFIXES = (".jsonl", ".json", ".ndjson", ".parquet")
 STEP_BY_STEP = "{prompt}\nPlease reason step by step, and put your final answer within \\boxed{}."
 
-# Each message has the texts `role` and `content`, and may have more that a chat template reads.
+# Each message has the texts `role` and `content`. It may have more keys, which a chat template may read.
 Messages = list[dict[str, Any]]
 
 
@@ -29,18 +32,18 @@ class Prompt:
 def load_prompts(
     source: str | Sequence[str], num_prompts: int | None, column: str | None = None, *, exact: bool = True
 ) -> list[Prompt]:
-    """The first `num_prompts` prompts of a source (None: all).
+    """Load the first prompts of a source.
 
     Args:
-        source: `gsm8k` (the test questions that ship with the package); a `.jsonl` or `.parquet` file; a hub data
-            set as `owner/name[:config[:split]]`; or a list of strings.
-        num_prompts: how many prompts are loaded.
-        exact: whether it is an error if the source has fewer prompts.
+        source: `gsm8k` (the test questions that are part of this package); a `.jsonl`, `.json`, `.ndjson` or
+            `.parquet` file; a hub data set as `owner/name[:config[:split]]`; or a list of strings.
+        num_prompts: how many prompts are loaded; None loads all.
         column: the column of the prompt; by default the first that exists of prompt, question, problem, messages.
+        exact: whether it is an error if the source has fewer prompts.
 
     Raises:
-        InvalidInputError: there is no such source, a row is empty or malformed (the message names the row), or there
-            are fewer prompts than asked for.
+        InvalidInputError: the source does not exist, a row is empty or malformed (the message names the row), or the
+            source has fewer prompts than were asked for.
         MissingExtraError: a hub data set needs the package `datasets`, which is not installed.
     """
     if num_prompts is not None and num_prompts < 1:
@@ -90,13 +93,13 @@ def _prompt(row: TableRow, columns: Sequence[str], default_id: str) -> Prompt:
 
 
 def checked_content(content: Any, place: str) -> str | Messages:
-    """The prompt, which must be a non-empty string or a list of chat messages.
+    """Check that a prompt is a non-empty string or a list of chat messages, and return it.
 
     The content of a message may be a text, or a list of text parts such as `{"type": "text", "text": "Hi"}`, which are
     joined. Other keys of a message, such as `reasoning_content`, are kept for the chat template.
 
     Raises:
-        InvalidInputError: the prompt is neither, or a part of a message is no text.
+        InvalidInputError: the prompt is neither of these, or a message has a part that is not a text.
     """
     if isinstance(content, str) and content.strip():
         return checked_text(content, place)
@@ -118,7 +121,7 @@ def _message(message: Mapping[str, Any], place: str) -> dict[str, Any]:
                 'text only, so give parts as {"type": "text", "text": "…"}.'
             )
         content = "".join(part["text"] for part in content)
-    # A table fills keys that a message lacks with null.
+    # A table stores null for every key that one message lacks and another one has.
     more = {key: value for key, value in message.items() if value is not None}
     return {**more, "content": checked_text(content, place)}
 
@@ -137,7 +140,9 @@ def _is_text_part(part: Mapping[str, Any]) -> bool:
 
 
 def checked_text(text: str, place: str) -> str:
-    """The text, which must be encodable: JSON can contain half of a surrogate pair, which no tokenizer accepts.
+    """Check that a text can be encoded as UTF-8, and return it.
+
+    JSON can contain half of a surrogate pair, which no tokenizer accepts.
 
     Raises:
         InvalidInputError: the text cannot be encoded.

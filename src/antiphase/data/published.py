@@ -1,8 +1,9 @@
-"""The published curves of ρ over training, from the first author's post and the paper, as references.
+"""Published curves of ρ over training, from the first author's post and from the paper. Figures show them beside ours.
 
-They are single runs without intervals, and no independent replication is known. `published.json` holds the numbers and
-their sources; antiphase measured none of them. Our reading: the paper's two numbers are over unique tokens, like those
-of the post, since both begin at the same −0.171.
+ρ is the Spearman correlation of token entropy and gradient strength. Each curve is a single run without an interval,
+and no independent replication is known. `published.json` holds the numbers and their sources; antiphase measured none
+of them. Our reading: the paper's two numbers are over unique tokens, like those of the post, since both begin at the
+same −0.171.
 """
 
 import functools
@@ -20,12 +21,12 @@ class PublishedCurve:
     Args:
         source: `post` or `paper`.
         training: how the model was trained.
-        model: the family of the model; None if the digest of the source does not name it.
-        unit: the unit over which ρ was computed.
+        model: the family of the model; None if it is not known.
+        unit: what ρ was computed over: `token` (positions), `type` (distinct token ids) or `step` (sentences).
         steps: the training steps.
-        spearman: ρ at each step.
+        spearman: ρ at each training step.
         url: the address of the source.
-        read: how the source was read.
+        read: how we read the source: as a whole, or through a digest of it.
     """
 
     source: str
@@ -45,7 +46,7 @@ class PublishedCurve:
 
 @functools.cache
 def published_curves() -> tuple[PublishedCurve, ...]:
-    """Every published curve.
+    """Return all published curves.
 
     >>> [(curve.label, curve.spearman[0], curve.spearman[-1]) for curve in published_curves()][:2]
     [('SFT, Llama (post)', 0.036, -0.606), ('SFT, Qwen (post)', -0.171, -0.494)]

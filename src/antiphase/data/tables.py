@@ -1,4 +1,4 @@
-"""Read the rows of a JSONL or Parquet file, each with its place for error messages."""
+"""Read the rows of a JSONL, JSON or Parquet file. Each row knows its place in the file, for error messages."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,18 +11,22 @@ from antiphase.errors import InvalidInputError, first_line
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row and its place, such as `prompts.jsonl, line 3`."""
+    """One row of a table, and the place where it was read, such as `prompts.jsonl, line 3`."""
 
     place: str
     values: Mapping[str, Any]
 
     def first_of(self, columns: Sequence[str]) -> Any:
-        """The value of the first of `columns` that exists and is not null; else None."""
+        """Return the first value that is not null, in the order of `columns`; None if there is no such value."""
         return next((self.values[c] for c in columns if self.values.get(c) is not None), None)
 
 
 def read_table(path: Path) -> list[TableRow]:
-    """All rows of a `.jsonl` (one object on each line), `.json` (the same, or one list of objects) or `.parquet` file.
+    """Read all rows of a file.
+
+    Args:
+        path: a `.jsonl` or `.ndjson` file with one JSON object on each line; a `.json` file of the same form, or with
+            one list of objects; or a `.parquet` file.
 
     Raises:
         InvalidInputError: the file is missing, unreadable, empty, of an unknown kind, or malformed (the message gives
@@ -47,7 +51,7 @@ def _read_jsonl(path: Path) -> list[TableRow]:
         whole = _read_list(path) if path.suffix == ".json" else None
         if whole is not None:
             return whole
-        # newline="\n", because other line breaks, such as U+2028, may occur inside a JSON string.
+        # newline="\n" is given because other line breaks, such as U+2028, may occur inside a JSON string.
         with path.open(encoding="utf-8", newline="\n") as file:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
@@ -68,10 +72,11 @@ def _read_jsonl(path: Path) -> list[TableRow]:
 
 
 def _read_list(path: Path) -> list[TableRow] | None:
+    """Return the rows of a file that holds one JSON list; None if the file holds anything else."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError:
-        return None  # one object on each line, or an error that the line reader will report with its line
+        return None  # The file has one object on each line, or the caller's reader reports the malformed line.
     if not isinstance(values, list):
         return None
     for number, value in enumerate(values):

@@ -1,4 +1,4 @@
-"""Read a YAML file that maps keys to values: a recipe or a study. Imports no torch."""
+"""Read a YAML file that maps keys to values: a recipe or a study. This module imports no torch."""
 
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,14 @@ from antiphase.errors import InvalidInputError
 
 
 def read_mapping(path: Path, what: str) -> dict[Any, Any]:
-    """The keys and values of a YAML file.
+    """Read the keys and values of a YAML file.
 
     Args:
         path: the path of the file.
-        what: what error messages call the file: `recipe` or `study`.
+        what: the word for the file in error messages: `recipe` or `study`.
 
     Raises:
-        InvalidInputError: the file cannot be read, is no YAML, or is no mapping.
+        InvalidInputError: the file cannot be read, is not YAML, or is not a mapping.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

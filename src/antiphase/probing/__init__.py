@@ -1,1 +1,1 @@
-"""Probe a model: rollouts in, fingerprint out, with files that others can load."""
+"""Probe a model: take rollouts, compute the fingerprint, and write files that others can load."""

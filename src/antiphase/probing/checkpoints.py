@@ -1,6 +1,7 @@
-"""Find the checkpoints of one training: a trainer's output folder, or a list of directories and hub revisions.
+"""Find the checkpoints of one training, in a trainer's output folder or in a list of directories and hub revisions.
 
-Nothing is loaded here, so only what files alone show is refused. `family` refuses the rest.
+Nothing is loaded here, so only the names and the files of checkpoints are checked. `family` checks whether the
+checkpoints can come from one training.
 """
 
 import dataclasses
@@ -24,20 +25,20 @@ from antiphase.models.saved import (
     trainer_step,
 )
 
-_LOOKED_FOR = "folders named checkpoint-N, or a saved model (config.json or adapter_config.json)"
+_LOOKED_FOR = "folders named checkpoint-N, and no saved model (config.json or adapter_config.json)"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _FOLDER = re.compile(r"checkpoint-(\d+)")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One model of a trajectory.
+    """One checkpoint of a training.
 
     Args:
         name: a directory or a hub id, as `load_model` takes it.
-        revision: the revision on the hub.
-        label: what the tables call the checkpoint: `checkpoint-200`, `final`, `step1000`.
-        step: the step of the training, or the place in the list if the steps are not known.
+        revision: the revision on the hub; None for a directory or the default revision.
+        label: the name of the checkpoint in tables, such as `checkpoint-200`, `final` or `step1000`.
+        step: the training step, or the index in the list if the training steps are not known.
     """
 
     name: str
@@ -48,12 +49,12 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Found:
-    """The checkpoints of a trajectory, in order.
+    """The checkpoints of one training, in order.
 
     Args:
-        checkpoints: in ascending order of steps, which are distinct.
-        numbered: whether `step` counts the steps of the training; otherwise it counts places in the list.
-        notes: sentences about what was left out, and why.
+        checkpoints: the checkpoints in ascending order of their steps. No two have the same step.
+        numbered: whether `step` is the training step; otherwise it is the index in the list.
+        notes: sentences that say which checkpoints were left out and why, or how the steps were counted.
     """
 
     checkpoints: tuple[Checkpoint, ...]
@@ -72,21 +73,21 @@ class _Item:
 
 
 def find_checkpoints(what: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Found:
-    """The checkpoints that a user names.
+    """Find the checkpoints that a user names.
 
     Args:
-        what: a trainer's output folder (its `checkpoint-N` folders by N, then the model in the folder itself, if it is
-            of another step); or several, as a list or one text with commas, of such folders, directories of saved
-            models, `HUB-ID@REVISION`, hub ids, or `demo`.
+        what: one trainer's output folder; or several names, as a list or as one text with commas. A name is an output
+            folder, a directory of a saved model, `HUB-ID@REVISION`, a hub id, or `demo`. An output folder stands for
+            its `checkpoint-N` folders, and for the model in the folder itself if that is of another step.
 
     Returns:
-        the checkpoints in the order of their steps. A step is read from the name, from `trainer_state.json` or from
-        the revision. A first checkpoint without a step stands at step 0. If another one has no step, the order of the
-        list is kept, and the steps are 0, 1, 2, ….
+        The checkpoints in the order of their steps. A step is read from the name, from `trainer_state.json` or from
+        the revision. If only the first checkpoint has no step, its step is 0. If another one has no step, the order of
+        the list is kept, and the steps are 0, 1, 2, ….
 
     Raises:
-        InvalidInputError: a folder is empty or holds no checkpoint, a local directory is given a revision, a
-            checkpoint is named twice, or two have the same step.
+        InvalidInputError: a folder is empty or contains no checkpoint, a revision is given for a local directory, a
+            checkpoint is named twice, or two checkpoints have the same step.
         ModelNotFoundError: a checkpoint lacks its configuration, weights or tokenizer.
     """
     given = _given(what)
@@ -105,7 +106,7 @@ def find_checkpoints(what: str | os.PathLike[str] | Sequence[str | os.PathLike[s
 def _given(what: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
     if isinstance(what, str | os.PathLike):
         text = os.fspath(what)
-        # A folder whose name has a comma is taken as it is.
+        # A comma may also be part of the name of one folder.
         given = [text] if os.path.isdir(text) else [part.strip() for part in text.split(",")]
     else:
         given = [os.fspath(part) for part in what]
@@ -117,6 +118,7 @@ def _given(what: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> l
 
 
 def _expanded(text: str, notes: list[str], *, alone: bool) -> list[_Item]:
+    """Return the checkpoints that one name stands for. `alone` says that the user gave no other name."""
     path = Path(text)
     if path.is_dir():
         return _of_folder(path, notes, alone=alone)
@@ -161,20 +163,23 @@ def _of_folder(path: Path, notes: list[str], *, alone: bool) -> list[_Item]:
 
 
 def _final(path: Path, last: _Item, notes: list[str]) -> list[_Item]:
-    """The model in the trainer's folder itself, unless it is the same as the last checkpoint."""
+    """Return the model in the trainer's folder itself as a list of one, or an empty list if it is the last checkpoint.
+
+    The list is also empty if the step of this model is not known. A sentence about it is then added to `notes`.
+    """
     if not (has_config(path) and has_weights(path)):
         return []
     assert last.step is not None
     step = trainer_step(path)
     step = summary_step(path) if step is None else step
-    # A trainer saves its model in the folder itself after all its steps.
+    # A trainer saves the model in its folder after its last step.
     step = trainer_step(Path(last.name), "max_steps") if step is None else step
     if step == last.step or saved_digest(str(path)) == saved_digest(last.name):
         return []
     if step is None or step < last.step:
         notes.append(
-            f"the model in {str(path)!r} itself is left out, since its step is not known; name it in a list to have "
-            "it."
+            f"the model in {str(path)!r} itself is left out, since its step is not known; name it in a list to "
+            "include it."
         )
         return []
     return [_Item(str(path), None, "final", step)]
@@ -192,9 +197,10 @@ def _check_distinct(items: Iterable[_Item]) -> None:
 
 
 def _in_order(items: list[_Item], notes: list[str]) -> Found:
+    """Sort the checkpoints by their steps. If a step is not known, keep the order and count the checkpoints."""
     first, *others = items
     if first.step is None and others and all(item.step is not None and item.step > 0 for item in others):
-        items = [dataclasses.replace(first, step=0), *others]  # The first one is where the training began.
+        items = [dataclasses.replace(first, step=0), *others]  # The first one is the model before the training.
     unknown = [item for item in items if item.step is None]
     if unknown:
         if len(items) > 1:
@@ -208,13 +214,13 @@ def _in_order(items: list[_Item], notes: list[str]) -> Found:
     for left, right in itertools.pairwise(known):
         if left.step == right.step:
             raise InvalidInputError(
-                f"{left.name!r} and {right.name!r} are both of step {left.step}; a trajectory has one model a step."
+                f"{left.name!r} and {right.name!r} are both of step {left.step}; give one checkpoint for each step."
             )
     return Found(tuple(_labelled(known)), True, tuple(notes))
 
 
 def _labelled(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
-    """The checkpoints with distinct labels: where several share a label, each gets its whole name."""
+    """Return the checkpoints with distinct labels. If several share a label, their whole names become their labels."""
     labels = [checkpoint.label for checkpoint in checkpoints]
     return [
         checkpoint

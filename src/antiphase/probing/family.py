@@ -1,4 +1,4 @@
-"""Whether checkpoints can come from one training, told from their configurations and tokenizers alone."""
+"""Check from configurations and tokenizers whether checkpoints can come from one training. No weights are loaded."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +9,12 @@ from antiphase.probing.checkpoints import Checkpoint
 
 
 def check_family(checkpoints: Sequence[Checkpoint], *, trust_remote_code: bool = False) -> None:
-    """Refuse checkpoints that cannot come from one training: their architectures, sizes or vocabularies differ.
+    """Raise an error if checkpoints cannot come from one training.
 
     Raises:
-        InvalidInputError: two checkpoints differ; the message says in what.
-        AntiphaseError: what `inspect_model` refuses.
+        InvalidInputError: two checkpoints have different architectures, sizes or vocabularies. The message names the
+            difference.
+        AntiphaseError: `inspect_model` cannot read a checkpoint.
     """
     first: tuple[Checkpoint, str, Any] | None = None
     for checkpoint in checkpoints:

@@ -1,4 +1,4 @@
-"""`Fingerprint`: what a probe found, as tables and numbers."""
+"""`Fingerprint`: the result of a probe, as tables and numbers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from antiphase.page.building import signals_document
 from antiphase.page.document import Document
 from antiphase.page.html import render_overview
 from antiphase.probing.probe_table import render_table
+from antiphase.runs.parts import KINDS
 from antiphase.runs.run_folder import RunFolder
 from antiphase.runs.units import by_unit, headline_of
 from antiphase.signal_spec import UNITS, Unit, check_one_of
@@ -26,12 +27,13 @@ class Fingerprint:
     """The result of a probe.
 
     Args:
-        tokens: one row per estimator and generated token (columns: see docs/files.md).
-        rollouts: one row per estimator and rollout.
-        summary: what summary.json holds.
-        alternatives: one row per generated token and rank, the most probable tokens at its position; None if the run
+        tokens: one row for each model, estimator and generated token (columns: see docs/files.md).
+        rollouts: one row for each model, estimator and rollout.
+        summary: the content of summary.json.
+        alternatives: the most probable next tokens, with one row for each generated token and rank; None if the run
             stored none.
-        steps: one row per estimator, rollout and step; None if the run is older than the measurement of steps.
+        steps: one row for each model, estimator, rollout and step; None if the run is older than the measurement of
+            steps.
     """
 
     tokens: pd.DataFrame
@@ -41,10 +43,10 @@ class Fingerprint:
     steps: pd.DataFrame | None = None
 
     def result(self, model: str | None = None, estimator: str | None = None) -> dict[str, Any]:
-        """The first entry of `summary["results"]` that matches; by default the headline.
+        """Return the first entry of `summary["results"]` for a model and an estimator; None stands for any.
 
         Raises:
-            InvalidInputError: this run has no such model or estimator.
+            InvalidInputError: this run has no result for the model and the estimator.
         """
         for entry in self.summary["results"]:
             if model in (None, entry["model"]) and estimator in (None, entry["estimator"]):
@@ -53,42 +55,49 @@ class Fingerprint:
         raise InvalidInputError(f"no result for model {model!r} and estimator {estimator!r}; this run has {have}.")
 
     def correlation(self, unit: Unit | None = None) -> dict[str, Any]:
-        """Pooled Spearman ρ(entropy, strength) of the first result by a unit: `value`, `low`, `high` and more.
+        """Return the pooled Spearman ρ of entropy and gradient strength of the first result, over a unit.
 
         Args:
-            unit: `token`, `type` or `step`; by default the headline of the run.
+            unit: `token` (positions), `type` (distinct token ids) or `step`; None takes the headline unit of the run.
+
+        Returns:
+            `value`, `low` and `high` (the 95 % interval), and more; see docs/metrics.md.
 
         Raises:
-            InvalidInputError: there is no such unit, or the run is older than its measurement.
+            InvalidInputError: the unit is unknown, or the run is older than its measurement.
         """
         result = self.result()
         chosen = unit or headline_of(result)
         check_one_of("unit", chosen, UNITS)
         entry = by_unit(result).get(chosen)
         if entry is None:
-            raise InvalidInputError(f"this run holds no correlation over {chosen}s; measure it anew.")
+            raise InvalidInputError(f"this run holds no correlation over {chosen}s; measure the model again.")
         return dict(entry)
 
     @property
     def spearman(self) -> float:
-        """Pooled Spearman ρ(entropy, strength) over the headline unit; NaN where undefined."""
+        """The pooled Spearman ρ of entropy and gradient strength over the headline unit; NaN if it is undefined."""
         value = self.correlation()["value"]
         return float("nan") if value is None else float(value)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of `spearman` over prompts; NaN where undefined."""
+        """The 95 % interval of `spearman`, from a bootstrap over prompts; NaN if it is undefined."""
         bounds = [self.correlation()[key] for key in ("low", "high")]
         low, high = (float("nan") if bound is None else float(bound) for bound in bounds)
         return low, high
 
     @property
     def inversion(self) -> float:
-        """The inversion score ι = −ρ of the headline: positive means inverted."""
+        """The inversion score ι = −ρ, the negative of `spearman`. A positive score means inversion."""
         return -self.spearman
 
     def to_frame(self) -> pd.DataFrame:
-        """A copy of the tokens: entropy and log-probability in nats, strength in all and per layer and projection."""
+        """Return a copy of the table of tokens.
+
+        Entropy and log-probability are in nats. There is a column for the gradient strength of a token, and one for
+        its strength in each layer and projection.
+        """
         return self.tokens.copy()
 
     def plot(
@@ -99,18 +108,18 @@ class Fingerprint:
         estimator: str | None = None,
         rollout_id: str | None = None,
     ) -> "Figure":
-        """A matplotlib figure.
+        """Draw a matplotlib figure.
 
         Args:
-            kind: `entropy_strength` (all results), `layer_map` (ρ by layer and projection of one result),
-                `rollout_track` (both signals along one rollout with its text; by default the longest measured), or
-                `model_comparison` (all results side by side).
-            model, estimator: choose the result for `layer_map` and `rollout_track`.
-            rollout_id: chooses the rollout for `rollout_track`.
+            kind: `entropy_strength` (entropy against strength, all results), `layer_map` (ρ by layer and projection of
+                one result), `rollout_track` (both signals along one rollout, with its text), or `model_comparison`
+                (all results side by side).
+            model, estimator: the result that `layer_map` and `rollout_track` show; by default the first one.
+            rollout_id: the rollout that `rollout_track` shows; by default the one with the most measured tokens.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
-            InvalidInputError: there is no such kind, result or rollout.
+            InvalidInputError: the kind, the result or the rollout does not exist.
         """
         if kind == "entropy_strength":
             return figures.entropy_strength(self.tokens, self.summary["results"])
@@ -135,16 +144,14 @@ class Fingerprint:
         """Write the tables and summary.json to a new folder, as `antiphase probe` does.
 
         Raises:
-            InvalidInputError: the folder holds something already, or cannot be written to.
+            InvalidInputError: the folder exists and is not empty, or cannot be written to.
         """
         folder = RunFolder.create(Path(path), self.summary["config"])
         try:
-            folder.write_table("tokens", pa.Table.from_pandas(self.tokens, preserve_index=False))
-            folder.write_table("rollouts", pa.Table.from_pandas(self.rollouts, preserve_index=False))
-            if self.steps is not None:
-                folder.write_table("steps", pa.Table.from_pandas(self.steps, preserve_index=False))
-            if self.alternatives is not None:
-                folder.write_table("alternatives", pa.Table.from_pandas(self.alternatives, preserve_index=False))
+            for kind in KINDS:
+                table: pd.DataFrame | None = getattr(self, kind)
+                if table is not None:
+                    folder.write_table(kind, pa.Table.from_pandas(table, preserve_index=False))
             folder.write_json("summary.json", self.summary)
         except BaseException:
             folder.discard_if_unused()
@@ -156,7 +163,8 @@ class Fingerprint:
         """Read a finished run.
 
         Raises:
-            InvalidInputError: the folder is not a probe's, or its run is unfinished (continue it with `--resume`).
+            InvalidInputError: the folder is not the folder of a probe, or the run is unfinished (continue it with
+                `--resume`).
         """
         folder = RunFolder.open(Path(path))
         summary = folder.read_summary()
@@ -164,10 +172,10 @@ class Fingerprint:
         return cls(tokens, rollouts, summary, folder.read_alternatives(), folder.read_steps())
 
     def document(self, name: str = "run") -> Document:
-        """What the interactive page shows of this run.
+        """Return the content of the interactive page about this run.
 
         Args:
-            name: what the page calls the run.
+            name: the name of the run on the page.
         """
         return signals_document(
             "probe",
@@ -187,6 +195,6 @@ class Fingerprint:
         return f"<Fingerprint of {names}: {len(self.rollouts):,} rollouts, {len(self.tokens):,} rows of tokens>"
 
     def _repr_html_(self) -> str:
-        """The overview, as notebooks show it."""
+        """Return the overview in HTML, for notebooks."""
         empty = self.tokens.iloc[:0]
         return render_overview(signals_document("probe", "run", empty, self.rollouts, self.summary))

@@ -1,4 +1,4 @@
-"""`probe`: rollouts of one or several models, their signals, and how these are correlated."""
+"""`probe`: generate or read rollouts of one or several models, measure their signals and correlate them."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -43,22 +43,23 @@ def probe(
     Args:
         model: a hub id, a local directory, `demo`, several of these, or a model in memory (with `tokenizer`).
         tokenizer: the tokenizer of a model in memory.
-        name: what the tables call a model in memory.
-        rollouts: given rollouts: a file, or rows with `prompt`/`completion` or `prompt_ids`/`completion_ids`. By
-            default completions are generated.
-        out: folder for the tables, summary.json and figures (see docs/files.md); None keeps nothing on disk.
-        resume: continue the interrupted run in `out`, of the same options and model; if there is none, begin one.
-        figures: draw figures into `out`; by default if `out` is given and matplotlib is installed.
-        report: write the interactive page `report.html` into `out`.
-        progress: show a bar with the time left for anything that takes more than two seconds.
+        name: the name of a model in memory in the tables.
+        rollouts: given rollouts, as a file or as rows with `prompt`/`completion` or `prompt_ids`/`completion_ids`.
+            None generates the completions.
+        out: the folder for the tables, summary.json and figures (see docs/files.md); None keeps nothing on disk.
+        resume: whether to continue an interrupted run in `out`. It must have the same options and models. If there is
+            none, a new run begins.
+        figures: whether to draw figures into `out`; None draws them if `out` is given and matplotlib is installed.
+        report: whether to write the interactive page `report.html` into `out`.
+        progress: whether to show a progress bar with the time left, for anything that takes more than two seconds.
         options: fields of `ProbeConfig`, such as `estimators=("own", "full:16")`, `num_prompts=32`, `samples=2`.
 
     Returns:
-        the fingerprint: `.spearman`, `.interval`, `.to_frame()`, `.plot()`, `.save()`.
+        The fingerprint, with `.spearman`, `.interval`, `.to_frame()`, `.plot()` and `.save()`.
 
     Raises:
-        AntiphaseError: the input is wrong, a model cannot be loaded or measured, or memory runs out; each message
-            says how to mend it.
+        AntiphaseError: the input is wrong, a model cannot be loaded or measured, or memory runs out. The message says
+            what to do.
     """
     in_memory = _in_memory(model, tokenizer, name)
     models: Any = model if in_memory is None else name
@@ -75,16 +76,17 @@ def run_probe(
     progress: bool = True,
     moment: str | None = None,
 ) -> Fingerprint:
-    """Run a probe whose arguments are checked.
+    """Run a probe whose arguments were checked before.
 
     Args:
-        request: what `probe_request` returns.
-        in_memory: the model, if it is in memory.
-        progress: show a progress bar.
-        moment: the time in ISO format that chat templates read; None is the present time.
+        request: the request that `probe_request` returned.
+        in_memory: the model in memory; None loads the models by their names.
+        progress: whether to show a progress bar.
+        moment: the time, in ISO format, that a chat template reads when it asks for the time; None is the present
+            time.
 
     Raises:
-        AntiphaseError: as `probe`.
+        AntiphaseError: a model cannot be loaded or measured, or memory runs out.
     """
     if in_memory is not None and request.config.engine == "vllm":
         raise InvalidInputError(
@@ -98,7 +100,7 @@ def _in_memory(model: str | Path | Sequence[str | Path] | nn.Module, tokenizer: 
     if not isinstance(model, nn.Module):
         if tokenizer is not None:
             raise InvalidInputError(
-                "a tokenizer goes with a model in memory; a model named by a string brings its own."
+                "a tokenizer can only be given with a model in memory; a model named by a string brings its own."
             )
         return None
     if tokenizer is None:
@@ -108,7 +110,7 @@ def _in_memory(model: str | Path | Sequence[str | Path] | nn.Module, tokenizer: 
 
 
 class _ProbeRun(Run[ProbeRequest, Fingerprint]):
-    """The parts of a run that only a probe has."""
+    """A run that is a probe. The methods are explained in `Run`."""
 
     FOLDER = RunFolder
     RESAMPLED = "prompts"

@@ -1,4 +1,4 @@
-"""The options of a probe. Every field is written to the run folder and compared on resume."""
+"""The options of a probe. They are written to the run folder, and must be the same when the run is continued."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -17,21 +17,22 @@ DEFAULT_NUM_PROMPTS = 16
 
 @dataclass(frozen=True)
 class ProbeConfig(RunConfig):
-    """Every option of a probe: those of every run (`RunConfig`), and these.
+    """The options of a probe: the options of `RunConfig`, and the following.
+
+    Without a `prompt_template`, the built-in questions ask for step-by-step reasoning.
 
     Args:
-        signal_temperature: divides the logits before the entropy (`SignalSpec.temperature`); it does not change the
-            sampling.
+        signal_temperature: the number that divides the logits before the entropy is computed
+            (`SignalSpec.temperature`). It does not change the sampling.
         alternatives: how many of the most probable next tokens are stored for every position; 0 stores none.
         prompts, prompt_column: see `load_prompts`.
-        num_prompts: how many prompts, or `all`; by default at most 16, or all prompts of given rollouts.
-        chat_template: apply the model's chat template where it has one. Without a `prompt_template`, the built-in
-            questions ask for step-by-step reasoning.
-        continue_final: let the model continue a chat whose last message is the assistant's; see `ChatOptions`.
-        samples: completions per prompt.
+        num_prompts: the number of prompts, or `all`. None takes at most 16, or all prompts of given rollouts.
+        chat_template: whether the model's chat template is applied, if it has one.
+        continue_final: whether the model may continue a chat whose last message is the assistant's; see `ChatOptions`.
+        samples: the number of completions of each prompt.
         max_new_tokens: see `Sampling`.
-        share_rollouts: models after the first are measured on the first one's completions.
-        allow_short: accept given rollouts of fewer than `min_tokens` tokens (they count as undefined).
+        share_rollouts: whether all models are measured on the completions of the first model.
+        allow_short: whether given rollouts may have fewer than `min_tokens` tokens. Their correlation is undefined.
     """
 
     signal_temperature: float = 1.0
@@ -62,34 +63,39 @@ class ProbeConfig(RunConfig):
             )
         if isinstance(self.num_prompts, int) and self.num_prompts < 1:
             raise InvalidInputError(f"num_prompts must be at least 1; got {self.num_prompts}.")
-        # Both are built here only because building them checks the options.
+        # The results are not used. These calls raise an error if an option is wrong.
         self.sampling(), self.prompt_format()
 
     @property
     def prompt_limit(self) -> int | None:
-        """How many prompts are taken at most; None takes all."""
+        """The greatest number of prompts that are taken; None takes all."""
         if self.num_prompts is None:
             return None if self.rollouts is not None else DEFAULT_NUM_PROMPTS
         return None if self.num_prompts == "all" else self.num_prompts
 
     def specs(self) -> tuple[SignalSpec, ...]:
-        """One spec for each estimator.
+        """Return one spec for each estimator.
 
-        The most probable tokens do not depend on the estimator, so only the first spec asks for them.
+        The most probable next tokens do not depend on the estimator, so only the first spec asks for them.
         """
         first, *others = signal_specs(self, self.signal_temperature)
         return (dataclasses.replace(first, num_alternatives=self.alternatives), *others)
 
     def sampling(self) -> Sampling:
-        """How completions are drawn."""
+        """Return the sampling options."""
         return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.seed)
 
     def chat_options(self, moment: str | None = None) -> ChatOptions:
-        """How chat templates are called; see `RunConfig.chat_options`."""
+        """Return the options for calling chat templates; see `RunConfig.chat_options`."""
         return dataclasses.replace(super().chat_options(moment), continue_final=self.continue_final)
 
     def prompt_format(self, moment: str | None = None) -> PromptFormat:
-        """How prompts are wrapped. `moment` is the time that chat templates read; see `chat_options`."""
+        """Return the options that say what is put around every prompt.
+
+        Args:
+            moment: the time, in ISO format, that a chat template reads when it asks for the time; None is the present
+                time.
+        """
         template = self.prompt_template
         if template is None and self.prompts == BUILT_IN and self.rollouts is None:
             template = STEP_BY_STEP

@@ -1,4 +1,4 @@
-"""Sum up a probe: pooled correlations with intervals, per layer and projection, and how far estimators agree."""
+"""Compute the results in a probe's summary: correlations with intervals, and how far the estimators agree."""
 
 import itertools
 from collections.abc import Callable, Mapping
@@ -22,13 +22,17 @@ def summarize(
     config: ProbeConfig,
     tick: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """The results of a probe, as values that JSON can hold.
+    """Compute the results of a probe, as values that JSON can hold.
 
     Args:
-        tokens, rollouts, steps: the whole tables; `steps` is None if the run is older than their measurement.
-        models: what is known of each model: revision, device, dtype, and the layers of each estimator.
+        tokens, rollouts, steps: the whole tables; `steps` is None if the run is older than the measurement of steps.
+        models: the facts about each model: revision, device, dtype, and the layers of each estimator.
         config: the options of the run.
-        tick: called after every model and estimator.
+        tick: function that is called after every model and estimator.
+
+    Returns:
+        `results`, with an entry for each model and estimator; and `agreement`, with an entry for each model and pair
+        of estimators.
     """
     results = []
     for model, spec in itertools.product(config.models, config.specs()):
@@ -72,6 +76,7 @@ def summarize(
 
 
 def _agreement(tokens: pd.DataFrame, pair: tuple[str, str], config: ProbeConfig) -> dict[str, Any]:
+    """Compute the correlation of the strengths that two estimators measure at the same tokens of one model."""
     keys = ["rollout_id", "position"]
     left, right = (tokens[tokens.estimator == name][[*keys, "prompt_id", "strength"]] for name in pair)
     both = left.merge(right, on=keys, suffixes=("", "_other")).dropna(subset=["strength", "strength_other"])

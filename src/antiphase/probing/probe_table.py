@@ -1,6 +1,5 @@
-"""The table of a probe, as the console shows it."""
+"""Make the table of a probe for the console, with notes on how to read it."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,10 +15,11 @@ from antiphase.runs.table_text import (
     undefined_note,
     unit_note,
     with_interval,
+    wrapped,
 )
 from antiphase.runs.units import by_unit, headline_of
 
-# The links of the paper's argument → what the notes call them.
+# The links of the paper's argument, and their names in the notes. H is the entropy, h the hidden state.
 _CHAIN = {"entropy–logit": "H and logit", "logit–hidden": "logit and ‖h‖", "hidden–strength": "‖h‖ and strength"}
 _ESTIMATES = {
     "own": "own-position term, every chosen layer",
@@ -31,9 +31,7 @@ _ESTIMATES = {
 
 
 def render_table(summary: Mapping[str, Any], width: int = 118) -> str:
-    """The results of a run as text: one line per model and estimator, then notes on how to read them."""
-    from rich.console import Console
-
+    """Return the results of a probe as text: one line for each model and estimator, then notes on how to read them."""
     first, parts = headline_of(summary["results"][0]), shown_parts(summary["results"])
     others = [unit for unit in ("type", "token", "step") if unit != first]
     header = ["model", "estimator", f"ρ by {first}", *parts, *(f"ρ by {unit}" for unit in others)]
@@ -53,16 +51,11 @@ def render_table(summary: Mapping[str, Any], width: int = 118) -> str:
     lines = aligned(header, rows)
     if max(map(len, lines)) > width:
         lines = _under_names(header, rows)
-    console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
-    for note in _notes(summary):
-        console.print(note, markup=False)
-    assert isinstance(console.file, io.StringIO)
-    notes = [line.rstrip() for line in console.file.getvalue().rstrip("\n").split("\n")]
-    return "\n".join(["", *lines, "", *notes])
+    return "\n".join(["", *lines, "", *wrapped(_notes(summary), width)])
 
 
 def _under_names(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The table with each model's name on a line of its own, above the lines of its estimators."""
+    """Return the lines of a narrower table: a model's name is on its own line, above the lines of its estimators."""
     head, rule, *lines = aligned(header[1:], [row[1:] for row in rows])
     named = []
     for place, (row, line) in enumerate(zip(rows, lines, strict=True)):
@@ -77,6 +70,7 @@ def _counted(num: int, noun: str) -> str:
 
 
 def _of_result(result: Mapping[str, Any]) -> list[str]:
+    """Return the notes on one model and estimator."""
     units, undefined = by_unit(result), undefined_note(result)
     texts = [note for note in (undefined, parts_note(result, headline_of(result))) if note is not None]
     if "step" in units:

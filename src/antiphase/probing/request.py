@@ -1,7 +1,7 @@
-"""What a user asks of a probe, checked as far as that is possible without a model.
+"""Check the arguments of a probe, as far as this is possible without a model.
 
-`probe` and `probe_checkpoints` begin with these checks. They import no torch and no pandas, and the command line makes
-them before it imports what measures. So a wrong option or a missing file is refused at once.
+`probe` and `probe_checkpoints` begin with these checks. The checks import no torch and no pandas, and the command line
+makes them before it imports anything that measures. So a user learns of a wrong option or a missing file at once.
 """
 
 import functools
@@ -20,14 +20,14 @@ from antiphase.runs.folder_kinds import PROBE, SERIES
 from antiphase.runs.run_config import config_from
 from antiphase.runs.run_request import Outputs, RunRequest, with_rollouts
 
-# Options of a probe that the list of checkpoints decides.
+# Options of a probe that a probe of checkpoints takes from the list of checkpoints.
 NOT_OF_A_SERIES = ("models", "revision")
-_NOT_STORED = (*NOT_OF_A_SERIES, "weights_sha256")  # each checkpoint's weights stand in its own run
+_NOT_STORED = (*NOT_OF_A_SERIES, "weights_sha256")  # The run of each checkpoint stores the digest of its weights.
 
 
 @dataclass(frozen=True)
 class ProbeRequest(RunRequest):
-    """What a user asks of a probe, checked.
+    """The checked request of a user for a probe.
 
     Args:
         config: the options.
@@ -41,20 +41,20 @@ class ProbeRequest(RunRequest):
 
     @functools.cached_property
     def stored(self) -> dict[str, Any]:
-        """What config.json holds. It is compared on resume."""
+        """The values that config.json holds. They must be the same when the run is continued."""
         weights = {name: saved_digest(name) for name in self.config.models}
         return {**self.config.to_dict(), "source_sha256": self.source.digest(), "weights_sha256": weights}
 
 
 @dataclass(frozen=True)
 class SeriesRequest:
-    """What a user asks of a probe of checkpoints, checked.
+    """The checked request of a user for a probe of checkpoints.
 
     Args:
         found: the checkpoints.
-        given: rollouts in memory, or None.
-        options: the options as they were given, for the probe of each checkpoint.
-        request: what the probes of all checkpoints share.
+        given: the given rollouts if they are in memory, else None.
+        options: the options that the user gave. The probe of each checkpoint gets the same options.
+        request: the request that all checkpoints have in common: checked options, outputs and prompts.
     """
 
     found: Found
@@ -64,7 +64,7 @@ class SeriesRequest:
 
     @functools.cached_property
     def stored(self) -> dict[str, Any]:
-        """What config.json holds. It is compared on resume."""
+        """The values that config.json holds. They must be the same when the run is continued."""
         stored = {name: value for name, value in self.request.stored.items() if name not in _NOT_STORED}
         return stored | {"numbered": self.found.numbered}
 
@@ -79,7 +79,7 @@ def probe_request(
     report: bool = True,
     **options: Any,
 ) -> ProbeRequest:
-    """Check the arguments of `probe`. Both functions take the same arguments.
+    """Check the arguments of `probe`, which explains them.
 
     Raises:
         InvalidInputError: an option, the prompts, the rollouts or the folder cannot be used.
@@ -103,10 +103,11 @@ def series_request(
     report: bool = True,
     **options: Any,
 ) -> SeriesRequest:
-    """Check the arguments of `probe_checkpoints`. Both functions take the same arguments.
+    """Check the arguments of `probe_checkpoints`, which explains them.
 
     Raises:
-        AntiphaseError: `probe_request` or `find_checkpoints` would refuse them, or `revision` is given.
+        AntiphaseError: `revision` is given, `find_checkpoints` refuses the checkpoints, or an option, the prompts, the
+            rollouts or the folder cannot be used.
     """
     options, given = with_rollouts(options, rollouts)
     if options.get("revision") is not None:

@@ -1,13 +1,13 @@
-"""`probe_checkpoints`: ρ along a training, one checkpoint after the other, on the same prompts.
+"""`probe_checkpoints`: measure ρ for each checkpoint of a training, one after the other, on the same prompts.
 
-    OUT/config.json                  the options; marks the folder
-    OUT/checkpoints.json             which checkpoints were begun, and the digest of their weights
-    OUT/checkpoints/NAME/            one probe's run folder each
+    OUT/config.json                  the options; also says which kind of run the folder holds
+    OUT/checkpoints.json             the checkpoints whose measurement has begun, and the digests of their weights
+    OUT/checkpoints/NAME/            the run folder of each checkpoint's probe
     OUT/trajectory.json, trajectory.csv, figures/trajectory.png and .svg, report.html
 
-Each checkpoint is a run of `probe`. So one model at a time is in memory, and a run that was cut is continued.
-Checkpoints that have appeared since are added. A checkpoint that was measured is never measured again, also if the
-trainer has deleted it.
+Each checkpoint is a run of `probe`. So only one model at a time is in memory, and an interrupted run can be continued.
+A continued run also measures checkpoints that are new. A checkpoint that was measured is never measured again, and its
+results stay even if the trainer has deleted it.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from antiphase.figures.saving import save_run_figures
 from antiphase.models.saved import saved_digest
 from antiphase.page.defaults import FILE as REPORT
 from antiphase.page.html import add_page
-from antiphase.probing.checkpoints import Checkpoint, Found
+from antiphase.probing.checkpoints import Checkpoint
 from antiphase.probing.family import check_family
 from antiphase.probing.probe import run_probe
 from antiphase.probing.request import SeriesRequest, probe_request, series_request
@@ -51,28 +51,30 @@ def probe_checkpoints(
     progress: bool = True,
     **options: Any,
 ) -> CheckpointSeries:
-    """Measure ρ by token, type and step for every checkpoint of a training, on the same prompts.
+    """Measure ρ over tokens, types and steps for every checkpoint of a training, on the same prompts.
 
-    Every checkpoint completes the prompts itself, as in the published curves. With `share_rollouts`, every
-    checkpoint is measured on the rollouts of the first one. With `rollouts`, every checkpoint is measured on those.
+    ρ is the correlation of token entropy and gradient strength. Every checkpoint completes the prompts itself, as in
+    the published curves. With `share_rollouts`, every checkpoint is measured on the rollouts of the first one. With
+    `rollouts`, every checkpoint is measured on the given rollouts.
 
     Args:
         checkpoints: a trainer's output folder, or several checkpoints; see `find_checkpoints`.
-        rollouts: given rollouts: a file or rows, as for `probe`.
-        out: folder to write to; None keeps nothing on disk.
-        resume: continue the run in `out` (the options must be the same), with the checkpoints that are there now.
-        figures: draw ρ by step; by default if `out` is given and matplotlib is installed.
-        references: draw the published curves beside them (see `published_curves`).
-        report: write the interactive page `report.html`.
-        progress: show a bar with the time left.
+        rollouts: given rollouts, as a file or as rows; see `probe`.
+        out: the folder to write to; None keeps nothing on disk.
+        resume: whether to continue the run in `out` with the checkpoints that exist now. The options must be the same.
+        figures: whether to draw ρ against the training step; None draws it if `out` is given and matplotlib is
+            installed.
+        references: whether the figure also shows the published curves (see `published_curves`).
+        report: whether to write the interactive page `report.html`.
+        progress: whether to show a progress bar with the time left.
         options: fields of `ProbeConfig` except `models` and `revision`.
 
     Returns:
-        the trajectory: `.to_frame()`, `.plot()`, `.summary`.
+        The curve of ρ along the training, with `.to_frame()`, `.plot()` and `.summary`.
 
     Raises:
-        AntiphaseError: what `probe` raises. Before anything is loaded, `find_checkpoints` and `check_family` check the
-            checkpoints.
+        AntiphaseError: `find_checkpoints` or `check_family` refuses the checkpoints before anything is loaded, or
+            `probe` fails for a checkpoint.
     """
     request = series_request(
         checkpoints, rollouts=rollouts, out=out, resume=resume, figures=figures, report=report, **options
@@ -81,17 +83,17 @@ def probe_checkpoints(
 
 
 def run_series(request: SeriesRequest, *, references: bool = True, progress: bool = True) -> CheckpointSeries:
-    """Run a probe of checkpoints whose arguments are checked.
+    """Run a probe of checkpoints whose arguments were checked before.
 
     Args:
-        request: what `series_request` returns.
-        references: draw the published curves beside them.
-        progress: show a progress bar.
+        request: the request that `series_request` returned.
+        references: whether the figure also shows the published curves.
+        progress: whether to show a progress bar.
 
     Raises:
-        AntiphaseError: as `probe_checkpoints`.
+        AntiphaseError: `check_family` refuses the checkpoints, or `probe` fails for a checkpoint.
     """
-    commit()  # The commit at the beginning is the one that the summary records.
+    commit()  # The commit is read now, so that the summary records the commit at the beginning.
     shared, stored = request.request, request.stored
     check_family(request.found.checkpoints, trust_remote_code=shared.config.trust_remote_code)
     with contextlib.ExitStack() as stack:
@@ -118,34 +120,29 @@ def run_series(request: SeriesRequest, *, references: bool = True, progress: boo
 
 @dataclass
 class _Measuring:
-    """Measures the checkpoints that were not measured to their end."""
+    """Measures the checkpoints whose probe is not finished yet."""
 
     folder: SeriesFolder
     request: SeriesRequest
     progress: bool
 
-    @property
-    def found(self) -> Found:
-        """The checkpoints."""
-        return self.request.found
-
     def measure(self) -> list[str]:
-        """Measure what is missing. Returns notes about what was left out."""
+        """Measure the missing checkpoints, and return notes about checkpoints that are gone and were left out."""
         members = self.folder.members()
         self._check_known(members["checkpoints"])
-        for checkpoint in self.found.checkpoints:
+        for checkpoint in self.request.found.checkpoints:
             member = self._member(members, checkpoint)
             if not self.folder.run_of(member).complete:
                 self._measure(member, members)
-                # A model is freed before the next one is loaded, also if it refers to itself.
+                # This frees the model before the next one is loaded, even if it contains a reference cycle.
                 gc.collect()
         lost = [m for m in members["checkpoints"] if not self.folder.run_of(m).complete]
         return [f"{m['label']} is left out: it is gone, and was not measured to its end." for m in lost]
 
     def _check_known(self, known: Sequence[Mapping[str, Any]]) -> None:
-        """Refuse a list that does not continue the list in the folder."""
-        if not self.found.numbered:
-            names = [(c.name, c.revision) for c in self.found.checkpoints]
+        """Raise InvalidInputError if a list without training steps does not begin with those in the folder."""
+        if not self.request.found.numbered:
+            names = [(c.name, c.revision) for c in self.request.found.checkpoints]
             before = [(m["name"], m["revision"]) for m in known]
             if names[: len(before)] != before:
                 raise InvalidInputError(
@@ -154,10 +151,10 @@ class _Measuring:
                 )
 
     def _member(self, members: dict[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
-        """The entry of a checkpoint, which is made if it is new.
+        """Return the entry of a checkpoint in checkpoints.json. A new checkpoint gets a new entry.
 
         Raises:
-            InvalidInputError: the folder holds other weights for this step.
+            InvalidInputError: the folder has an entry for this step with other weights.
         """
         weights = saved_digest(checkpoint.name) if checkpoint.revision is None else None
         known: dict[str, Any] | None = next((m for m in members["checkpoints"] if m["step"] == checkpoint.step), None)
@@ -168,7 +165,7 @@ class _Measuring:
             if not same:
                 raise InvalidInputError(
                     f"{str(self.folder.path)!r} holds other weights of step {checkpoint.step} ({known['label']}) than "
-                    f"{checkpoint.label} has now. Start anew in another --out."
+                    f"{checkpoint.label} has now. Start a new run in another --out."
                 )
             return known
         taken = {m["folder"] for m in members["checkpoints"]}
@@ -195,7 +192,7 @@ class _Measuring:
             if members["rollouts_of"] != member["folder"]:
                 rollouts = self._shared(members)
                 options |= {"num_prompts": "all", "allow_short": True}
-        # All checkpoints are given the same prompts, also those that are measured on a later day.
+        # The prompts must be the same for all checkpoints, even if some are measured on a later day.
         moment = members.setdefault("moment", datetime.now().isoformat(timespec="seconds"))
         self.folder.write_json(MEMBERS, members)
         if rollouts is not None:
@@ -205,17 +202,17 @@ class _Measuring:
         run_probe(request, progress=self.progress, moment=moment)
 
     def _shared(self, members: Mapping[str, Any]) -> pd.DataFrame:
-        """The rollouts of the first checkpoint, as token ids.
+        """Return the rollouts of the first checkpoint, as token ids.
 
         Raises:
-            InvalidInputError: the first checkpoint was not measured to its end, and is gone.
+            InvalidInputError: the first checkpoint is gone, and its probe is not finished.
         """
         owner = next(m for m in members["checkpoints"] if m["folder"] == members["rollouts_of"])
         run = self.folder.run_of(owner)
         if not run.complete:
             raise InvalidInputError(
                 f"the rollouts are those of {owner['label']}, which is gone and was not measured to its end. Start "
-                "anew in another --out."
+                "a new run in another --out."
             )
         rows = run.read_frame("rollouts")
         first: pd.DataFrame = rows[rows.estimator == rows.estimator.iloc[0]]
@@ -223,7 +220,7 @@ class _Measuring:
 
 
 def _finish(folder: SeriesFolder, stored: Mapping[str, Any], notes: Sequence[str]) -> CheckpointSeries:
-    """Sum up, and write trajectory.json and trajectory.csv."""
+    """Make the summary of all checkpoints, and write trajectory.json and trajectory.csv."""
     summary = {
         "format": SERIES.format,
         "format_version": SERIES.version,

@@ -1,4 +1,4 @@
-"""The folder of a probe of checkpoints: the list of checkpoints, and the run folder of each (see `series`)."""
+"""Read the folder of a probe of checkpoints: the list of checkpoints, and the run folder of each (see `series`)."""
 
 import shutil
 from collections.abc import Mapping
@@ -16,22 +16,23 @@ class SeriesFolder(RunFolder):
     KIND = SERIES
 
     def members(self) -> dict[str, Any]:
-        """The list of checkpoints, as checkpoints.json holds it.
+        """Read checkpoints.json, the list of checkpoints.
 
         Returns:
             `checkpoints`, each with `folder`, `label`, `name`, `revision`, `step` and `weights`; and `rollouts_of`,
-            the folder of the checkpoint on whose rollouts all are measured, or None.
+            the folder of the checkpoint whose rollouts all checkpoints are measured on, or None. Once a checkpoint was
+            measured, there is also `moment`, the time that chat templates read.
         """
         if not (self.path / MEMBERS).is_file():
             return {"rollouts_of": None, "checkpoints": []}
         return self.read_json(MEMBERS)
 
     def run_of(self, member: Mapping[str, Any]) -> RunFolder:
-        """The run folder of a checkpoint."""
+        """Return the run folder of a checkpoint."""
         return RunFolder(self.path / "checkpoints" / str(member["folder"]))
 
     def discard_if_unused(self) -> None:
-        """Remove the folder if this run made it and finished nothing."""
+        """Remove the folder if this run made it and measured no checkpoint."""
         runs = self.path / "checkpoints"
         if self.created_here and not any(runs.glob("*/*.json")):
             shutil.rmtree(runs, ignore_errors=True)

@@ -1,7 +1,6 @@
-"""`CheckpointSeries`: ρ along a training as numbers, a table, a figure and a page."""
+"""`CheckpointSeries`: the result of a probe of checkpoints, as numbers, a table, a figure and a page."""
 
 import dataclasses
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,31 +15,34 @@ from antiphase.page.building import facts_of
 from antiphase.page.document import Document, Run, Table, Training, joined
 from antiphase.probing.fingerprint import Fingerprint
 from antiphase.probing.series_folder import TRAJECTORY, SeriesFolder
-from antiphase.runs.table_text import aligned, interval_text, signed
+from antiphase.runs.table_text import aligned, signed, with_interval, wrapped
 from antiphase.runs.units import by_unit, headline_of
 from antiphase.signal_spec import UNITS, Unit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# What trajectory.json keeps of each result; the checkpoint's own summary holds the rest.
+# The keys of each result that trajectory.json contains. The checkpoint's own summary.json contains all keys.
 _KEPT = (
     "estimator", "headline", "units", "logprob_control", "num_tokens", "num_unique_tokens", "num_rollouts",
     "num_prompts", "entropy_mean", "strength_mean", "splitter", "step_strength",
 )  # fmt: skip
-# A page holds the tokens of every checkpoint if all together have at most so many rows.
+# The page contains the tokens of every checkpoint if all tables of tokens together have at most this many rows.
 _MOST_ON_A_PAGE = 400_000
+# The number of characters at which the console's notes are wrapped.
+_WIDTH = 132
 
 
 def summarize_series(folder: SeriesFolder) -> dict[str, Any]:
-    """The results of the finished checkpoints of a folder, by step.
+    """Collect the results of the finished checkpoints of a folder, in the order of their steps.
 
     Returns:
-        `numbered` (whether the steps are those of the training, not places in a list), `rollouts` (`own`, `given`, or
-        `of LABEL`), and `checkpoints`.
+        `numbered`, whether the steps are training steps and not places in a list; `rollouts`, whose rollouts were
+        measured: `own` (each checkpoint's own), `given`, or `of LABEL` (those of one checkpoint); and `checkpoints`,
+        the results of each checkpoint.
 
     Raises:
-        InvalidInputError: a run cannot be read.
+        InvalidInputError: the run of a checkpoint cannot be read.
     """
     members, config = folder.members(), folder.read_json("config.json")["config"]
     finished = [member for member in members["checkpoints"] if folder.run_of(member).complete]
@@ -66,7 +68,7 @@ def summarize_series(folder: SeriesFolder) -> dict[str, Any]:
 
 
 def _segments(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The segment that is correlated, and ρ of each segment. Older results correlate all tokens."""
+    """Return which segment is correlated, and the ρ of each segment. Older results correlate all tokens."""
     return {"segment": result.get("segment", "all"), "segments": result.get("segments", {})}
 
 
@@ -75,8 +77,8 @@ class CheckpointSeries:
     """The result of `probe_checkpoints`.
 
     Args:
-        summary: what trajectory.json holds.
-        folder: the folder of the runs; None if they were not kept.
+        summary: the content of trajectory.json.
+        folder: the folder with the runs of the checkpoints; None if they were not kept.
     """
 
     summary: dict[str, Any]
@@ -84,22 +86,25 @@ class CheckpointSeries:
 
     @classmethod
     def load(cls, path: str | Path) -> "CheckpointSeries":
-        """Read a finished trajectory.
+        """Read a finished probe of checkpoints.
 
         Raises:
-            InvalidInputError: the folder is not of a probe of checkpoints, or its run is unfinished (continue it with
-                `--resume`).
+            InvalidInputError: the folder is not the folder of a probe of checkpoints, or the run is unfinished
+                (continue it with `--resume`).
         """
         folder = SeriesFolder.open(Path(path))
         if not (folder.path / TRAJECTORY).is_file():
             raise InvalidInputError(
-                f"{str(path)!r} holds an unfinished probe of checkpoints. Continue it: repeat its command with "
+                f"{str(path)!r} holds an unfinished probe of checkpoints. To continue it, repeat its command with "
                 "--resume."
             )
         return cls(folder.read_json(TRAJECTORY), folder.path)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per checkpoint, estimator and unit, as trajectory.csv (columns: see docs/files.md)."""
+        """Return a table with one row for each checkpoint, estimator and unit (columns: see docs/files.md).
+
+        The file trajectory.csv has the same rows.
+        """
         rows = []
         for point in self.summary["checkpoints"]:
             for result in point["results"]:
@@ -126,7 +131,10 @@ class CheckpointSeries:
         return frame.astype(dict.fromkeys(numbers, "float64"))
 
     def plot(self, *, references: bool = True) -> "Figure":
-        """Draw ρ by step with intervals, a panel for each unit. `references` draws the published curves beside them.
+        """Draw ρ and its interval against the training step, with a panel for each unit.
+
+        Args:
+            references: whether the published curves are drawn too.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -134,13 +142,13 @@ class CheckpointSeries:
         return checkpoint_curves(self.summary, published_curves() if references else ())
 
     def document(self, name: str = "checkpoints", label: str | None = None, *, finished: bool = True) -> Document:
-        """What the interactive page shows: ρ by step, the numbers as a table, and the tokens of every checkpoint.
+        """Return the content of the interactive page: ρ against the step, a table of the numbers, and the tokens.
 
-        If these are too many for one page, only the first and the last checkpoint have their tokens there.
+        If the checkpoints have too many tokens for one page, it shows the tokens of the first and the last one only.
 
         Args:
-            name: the name of the run.
-            label: what the user calls the run.
+            name: the name of the run; the page shows it if there is no `label`.
+            label: the user's name for the run; None if the user gave none.
             finished: whether all checkpoints were measured.
         """
         shown = label or name
@@ -157,6 +165,7 @@ class CheckpointSeries:
         return joined([series, *self._runs(label)], shown)
 
     def _runs(self, label: str | None) -> list[Document]:
+        """Return the content of the page for the run of each checkpoint."""
         if self.folder is None:
             return []
         points = self.summary["checkpoints"]
@@ -178,7 +187,7 @@ class CheckpointSeries:
         return documents
 
     def _rows(self, place: int) -> list[dict[str, Any]]:
-        """Rows in the form of those that `InversionCallback` writes to trajectory.jsonl."""
+        """Return the curve of one estimator as rows like those that `InversionCallback` writes to trajectory.jsonl."""
         rows = []
         for point in self.summary["checkpoints"]:
             result = point["results"][place]
@@ -197,6 +206,7 @@ class CheckpointSeries:
         return rows
 
     def _order(self) -> list[Unit]:
+        """Return the units, with the headline unit first."""
         first = headline_of(self.summary["checkpoints"][0]["results"][0])
         return [first, *(unit for unit in ("type", "token", "step") if unit != first)]
 
@@ -209,7 +219,7 @@ class CheckpointSeries:
                 f"{point['step']:,}",
                 point["checkpoint"],
                 result["estimator"],
-                *(_shown(result["units"][unit]) for unit in self._order()),
+                *(with_interval(result["units"][unit]) for unit in self._order()),
                 signed(result["units"]["step"]["given"]["both"]["value"]),
                 f"{result['num_tokens']:,}",
             ]
@@ -244,19 +254,8 @@ class CheckpointSeries:
         return [*notes, *self.summary.get("notes", [])]
 
     def __str__(self) -> str:
-        from rich.console import Console
-
-        console = Console(file=io.StringIO(), width=132, color_system=None, highlight=False)
-        for note in self._notes():
-            console.print(note, markup=False)
-        assert isinstance(console.file, io.StringIO)
-        notes = [line.rstrip() for line in console.file.getvalue().rstrip("\n").split("\n")]
-        return "\n".join(["", *aligned(self._header(), self._cells()), "", *notes])
+        return "\n".join(["", *aligned(self._header(), self._cells()), "", *wrapped(self._notes(), _WIDTH)])
 
     def __repr__(self) -> str:
         points = self.summary["checkpoints"]
         return f"<CheckpointSeries of {len(points)} checkpoints, steps {points[0]['step']} to {points[-1]['step']}>"
-
-
-def _shown(entry: Mapping[str, Any]) -> str:
-    return signed(entry["value"]) if entry["low"] is None else f"{signed(entry['value'])} {interval_text(entry)}"

@@ -1,4 +1,4 @@
-"""The prompts or the given rollouts of a probe, and the items that each model makes of them."""
+"""Read the prompts or the given rollouts of a probe, and encode them for each model."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,13 @@ from antiphase.runs.items import Item, Limits, completed, prompt_text, with_text
 
 @dataclass(frozen=True)
 class Source:
-    """Where the rollouts of every model come from: prompts to complete, or given rollouts."""
+    """The source of the rollouts, which is the same for all models: either prompts or given rollouts."""
 
     prompts: Sequence[Prompt] = ()
     rollouts: Sequence[GivenRollout] = ()
 
     def digest(self) -> str:
-        """A digest of the content, which tells on resume whether it is the same."""
+        """Return a digest of the content. It shows whether the content is the same when a run is continued."""
         return hashlib.sha256(repr((self.prompts, self.rollouts)).encode()).hexdigest()
 
 
@@ -30,10 +30,10 @@ def load_source(config: ProbeConfig, rollouts: Any = None) -> Source:
 
     Args:
         config: the options of the probe.
-        rollouts: rows in memory, as `load_rollouts` takes them; None reads what the options name.
+        rollouts: rows in memory, as `load_rollouts` takes them; None reads the files that the options name.
 
     Raises:
-        InvalidInputError: what `load_prompts` and `load_rollouts` refuse.
+        InvalidInputError: `load_prompts` or `load_rollouts` refuses the content.
     """
     given = config.rollouts if rollouts is None else rollouts
     if given is not None:
@@ -43,18 +43,18 @@ def load_source(config: ProbeConfig, rollouts: Any = None) -> Source:
 
 
 def items_for(source: Source, tokenizer: Any, limits: Limits, config: ProbeConfig, moment: str) -> list[Item]:
-    """The rollouts of one model, encoded by its tokenizer.
+    """Return the rollouts of one model, encoded by its tokenizer. Those to be generated have no completion yet.
 
     Args:
         source: the prompts or the given rollouts.
         tokenizer: the model's tokenizer.
-        limits: what the model can take.
+        limits: the greatest token id and the greatest length that the model can take.
         config: the options of the probe.
-        moment: the time that chat templates read, in ISO format.
+        moment: the time, in ISO format, that a chat template reads when it asks for the time.
 
     Raises:
-        InvalidInputError: a prompt has no tokens, a given completion has fewer than `min_tokens`, or the model cannot
-            take the token ids.
+        InvalidInputError: a prompt has no tokens, a given completion has fewer than `min_tokens` tokens, or the model
+            cannot take the token ids or the length.
     """
     form = config.prompt_format(moment)
     items = []
@@ -80,14 +80,15 @@ def items_for(source: Source, tokenizer: Any, limits: Limits, config: ProbeConfi
 def shared_items(
     rows: Sequence[Mapping[str, Any]], items: Sequence[Item], tokenizer: Any, first_tokenizer: Any
 ) -> list[Item]:
-    """The items of another model, completed with the first model's rollouts.
+    """Return the rollouts of another model with the completions of the first model.
 
-    If both tokenizers have the same vocabulary, the token ids are kept. Otherwise the text is tokenised anew without
-    the first model's special tokens. If the first model ended the rollout, this tokenizer's end token is added.
+    If both tokenizers have the same vocabulary, the token ids are kept. Otherwise the text of the completion, without
+    special tokens, is tokenised by the other tokenizer; if the first model had ended the completion with an end token,
+    the other tokenizer's end token is added.
 
     Args:
         rows: the first model's rows of rollouts.parquet.
-        items: the items of the other model, with prompts that its own tokenizer has encoded.
+        items: the rollouts of the other model, whose prompts its own tokenizer has encoded.
         tokenizer: the tokenizer of the other model.
         first_tokenizer: the tokenizer of the first model.
     """

@@ -1,1 +1,1 @@
-"""Engines that complete prompts behind one interface: transformers and vLLM."""
+"""Engines that generate completions of prompts, with one interface for all: transformers and vLLM."""

@@ -1,4 +1,4 @@
-"""Make the engine of a given name."""
+"""Make the engine that has a given name. `engine_names` knows the names."""
 
 from collections.abc import Sequence
 
@@ -11,16 +11,18 @@ from antiphase.rollouts.vllm_engine import VllmOptions
 def make_generator(
     name: str, loaded: LoadedModel | None, *, end_ids: Sequence[int] = (), vllm: VllmOptions | None = None
 ) -> Generator:
-    """Make the engine of this name.
+    """Make the engine that has this name.
 
     Args:
-        name: `transformers`, `vllm`, `auto`, which selects transformers, or an engine that was added to `ENGINES`.
+        name: `transformers`, `vllm`, `auto` (which means transformers), or the name of an engine that was added to
+            `ENGINES`.
         loaded: the loaded model. It may be None for vLLM, which loads its own copy.
-        end_ids: tokens that end a completion besides the model's own end tokens.
-        vllm: what vLLM loads; the other engines ignore it.
+        end_ids: ids of tokens that end a completion, in addition to the model's own end tokens.
+        vllm: the options of vLLM; the other engines ignore them.
 
     Raises:
-        InvalidInputError: there is no such engine, it cannot use this model, or something that it needs is missing.
+        InvalidInputError: the engine does not exist, it cannot use this model, or the model or the options that it
+            needs are missing.
         MissingExtraError: vLLM is not installed.
     """
     check_engine(name)

@@ -1,14 +1,14 @@
-"""The tokens that end a completion, by one rule for probe, evaluation, held-out problems, vLLM and training."""
+"""Find the tokens that end a completion. Probe, evaluation, held-out problems, vLLM and training use the same rule."""
 
 from collections.abc import Sequence
 from typing import Any
 
 
 def end_token_union(generation_config: Any, tokenizer: Any, extra: Sequence[int] = ()) -> list[int]:
-    """Return the end tokens of the generation config, then the tokenizer's, then `extra`; each once.
+    """Return the ids of all end tokens: those of the generation config, the tokenizer's and `extra`, each once.
 
-    TRL's trainer ends completions at the same union. Chat models often name the end of a turn in one of the two places
-    and the end of a text in the other.
+    Chat models often name the token that ends a turn in the generation config and the token that ends a text in the
+    tokenizer, or the other way round. TRL's trainer ends completions at the same tokens.
 
     Args:
         generation_config: the model's generation config, whose `eos_token_id` is None, a number or a list; or None.

@@ -1,7 +1,7 @@
-"""The interface of the engines that complete prompts.
+"""The interface of the engines that generate completions.
 
 An engine ignores the checkpoint's generation defaults (top-k, penalties). It returns the completions in the order of
-the prompts, each up to and including its end token, and does not change the caller's random state. docs/extend.md
+the prompts. A completion includes its end token. An engine does not change the caller's random state. docs/extend.md
 shows how to add an engine.
 """
 
@@ -14,11 +14,11 @@ from antiphase.rollouts.sampling_spec import Finish, Sampling
 
 @dataclass(frozen=True)
 class Completion:
-    """A completion.
+    """A completion that an engine generated.
 
     Args:
-        ids: the token ids, up to and including the end token if there is one.
-        finish: `stop` if the completion ended with an end token, `length` if it was cut off.
+        ids: the token ids, including the end token if there is one.
+        finish: `stop` if the completion ended with an end token, `length` if it was cut at the length limit.
     """
 
     ids: tuple[int, ...]
@@ -26,11 +26,11 @@ class Completion:
 
 
 class Generator(ABC):
-    """An engine that completes prompts.
+    """An engine that generates completions.
 
     Attributes:
         name: the name of the engine, such as `transformers`.
-        versions: the versions of the packages that draw the tokens.
+        versions: the versions of the packages that sample the tokens, by package.
     """
 
     name: str
@@ -45,18 +45,19 @@ class Generator(ABC):
         *,
         tick: Callable[[float], None] = lambda _: None,
     ) -> list[Completion]:
-        """One completion for each prompt, in order.
+        """Generate one completion for each prompt, and return the completions in the order of the prompts.
 
         Args:
-            prompt_ids: one row for each wanted completion (repeat a prompt to sample it again).
-            sampling: how the completions are drawn.
+            prompt_ids: the token ids of the prompts. A prompt that is given several times gets several completions.
+            sampling: the sampling options.
             batch_number: the number of this batch in the run, which is part of the seed.
-            tick: is called as the batch advances, with the share of it that has finished since the last call.
+            tick: function that is called while the batch is generated. Its argument is the share of the batch, from 0
+                to 1, that was generated since the last call.
 
         Raises:
-            InvalidInputError: the engine cannot use a prompt or a setting.
-            OutOfMemoryError: the batch does not fit; lower the batch size or `max_new_tokens`.
+            InvalidInputError: the engine cannot use a prompt or an option.
+            OutOfMemoryError: the batch does not fit into memory; lower the batch size or `max_new_tokens`.
         """
 
     def close(self) -> None:  # noqa: B027  # most engines hold nothing
-        """Free what the engine holds. It cannot complete anything afterwards."""
+        """Free the memory that the engine holds. The engine cannot be used afterwards."""

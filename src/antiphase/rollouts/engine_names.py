@@ -1,4 +1,4 @@
-"""The engines by their names. Importing this module imports none of them."""
+"""The names of the engines. Importing this module imports no engine."""
 
 from collections.abc import Callable
 
@@ -6,8 +6,8 @@ from antiphase.errors import InvalidInputError
 from antiphase.registry import Registry
 from antiphase.rollouts.engine import Generator
 
-# Each entry makes an engine; it is called as `make(loaded, end_ids=…, vllm=…)`, see `make_generator`. `auto` is
-# a second name of transformers.
+# Each entry is a function that makes an engine. `make_generator` calls it as `make(loaded, end_ids=…, vllm=…)`. `auto`
+# is a second name of transformers.
 ENGINES: Registry[Callable[..., Generator]] = Registry(
     "engine",
     {
@@ -19,7 +19,7 @@ ENGINES: Registry[Callable[..., Generator]] = Registry(
 
 
 def check_engine(name: str) -> None:
-    """Raise InvalidInputError unless there is an engine of this name."""
+    """Raise InvalidInputError if no engine has this name."""
     if name == "continuous":
         raise InvalidInputError(
             "the engine 'continuous' was removed, since it was no faster than 'transformers'. Use 'transformers', or "

@@ -1,4 +1,8 @@
-"""Sample completions in batches, reproducibly: a seed fixes each batch, and the caller's RNG state is kept."""
+"""Sample completions with transformers, one padded batch at a time.
+
+The seed of the run and the number of a batch determine its completions. The state of the caller's random generators is
+not changed. `transformers_engine` calls this module.
+"""
 
 import contextlib
 import zlib
@@ -27,23 +31,27 @@ def generate(
     end_ids: Sequence[int] = (),
     tick: Callable[[], None] = lambda: None,
 ) -> list[tuple[list[int], Finish]]:
-    """One completion for each prompt: its ids up to and including the end token, and how it finished.
+    """Generate one completion for each prompt.
 
     Args:
         loaded: the model and its tokenizer.
-        prompt_ids: one row for each wanted completion (repeat a prompt to sample it again).
-        sampling: how the completions are drawn.
+        prompt_ids: the token ids of the prompts. A prompt that is given several times gets several completions.
+        sampling: the sampling options.
         batch_number: the number of this batch in the run, which is part of the seed.
-        end_ids: tokens that end a completion besides the model's own end tokens.
-        tick: is called after every generated position.
+        end_ids: ids of tokens that end a completion, in addition to the model's own end tokens.
+        tick: function that is called after every generated position.
+
+    Returns:
+        For each prompt: the token ids of its completion, including the end token if there is one; and `stop` if there
+        is an end token, else `length`.
 
     Raises:
-        OutOfMemoryError: the batch does not fit; lower the batch size or `max_new_tokens`.
+        OutOfMemoryError: the batch does not fit into memory; lower the batch size or `max_new_tokens`.
         NonFiniteError: the model's probabilities contain NaN or infinity.
     """
     model = cast(Any, unwrap(loaded.model))
     ends = end_tokens(loaded, end_ids)
-    # Left padding with an explicit mask: the padding id may well be the end token.
+    # The batch has an explicit attention mask, since the padding id may be the id of an end token.
     batch = TokenBatch.from_ids(prompt_ids, [()] * len(prompt_ids), padding_side="left", device=loaded.device)
     config = sampling_config(sampling, ends)
     with (
@@ -65,7 +73,7 @@ def generate(
 
 
 def _ticking(tick: Callable[[], None]) -> Any:
-    """Stopping criteria that never stop, called once for each generated position."""
+    """Return stopping criteria that call `tick` after each generated position and never stop the generation."""
     from transformers import StoppingCriteriaList
 
     def never(input_ids: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -77,7 +85,8 @@ def _ticking(tick: Callable[[], None]) -> Any:
 
 @contextlib.contextmanager
 def _only_this_config(model: Any, config: Any) -> Iterator[None]:
-    # transformers takes what a config leaves open, penalties and min-p included, from the model's own config.
+    """Replace the model's own generation config inside the context."""
+    # transformers would take the values that `config` does not set, such as penalties, from the model's own config.
     before = model.generation_config
     model.generation_config = config
     try:
@@ -87,12 +96,20 @@ def _only_this_config(model: Any, config: Any) -> Iterator[None]:
 
 
 def batch_seed(sampling: Sampling, batch_number: int) -> int:
-    """A 32-bit hash of both numbers: torch's CPU generator reads no more bits of a seed."""
+    """Return the seed of a batch: a 32-bit hash of the run's seed and the number of the batch.
+
+    The hash has 32 bits because torch's generator on a CPU reads no more bits of a seed.
+    """
     return zlib.crc32(f"{sampling.seed}/{batch_number}".encode())
 
 
 def sampling_config(sampling: Sampling, ends: Sequence[int]) -> Any:
-    """The GenerationConfig of this sampling, without any of the checkpoint's defaults."""
+    """Return the `GenerationConfig` for these sampling options, without the checkpoint's defaults.
+
+    Args:
+        sampling: the sampling options.
+        ends: ids of the tokens that end a completion.
+    """
     from transformers import GenerationConfig
 
     drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
@@ -105,12 +122,16 @@ def sampling_config(sampling: Sampling, ends: Sequence[int]) -> Any:
 
 
 def end_tokens(loaded: LoadedModel, extra: Sequence[int] = ()) -> list[int]:
-    """The tokens that end a loaded model's completions; see `end_token_union`."""
+    """Return the ids of the tokens that end a loaded model's completions; see `end_token_union`."""
     return end_token_union(getattr(unwrap(loaded.model), "generation_config", None), loaded.tokenizer, extra)
 
 
 def trim(ids: list[int], ends: Sequence[int]) -> tuple[list[int], Finish]:
-    """(the ids up to and including the first end token, how the completion finished)."""
+    """Cut the ids of a completion after its first end token.
+
+    Returns:
+        The ids up to and including the first end token, and `stop`. If there is no end token: all ids, and `length`.
+    """
     for place, token in enumerate(ids):
         if token in ends:
             return ids[: place + 1], "stop"
@@ -118,7 +139,13 @@ def trim(ids: list[int], ends: Sequence[int]) -> tuple[list[int], Finish]:
 
 
 def explained(error: RuntimeError, num_rollouts: int, sampling: Sampling) -> Exception:
-    """An error that says what to do about a failed generation; the error itself if its cause is not known."""
+    """Return an error that says what to do about a failed generation; `error` itself if its cause is not known.
+
+    Args:
+        error: the error that torch raised.
+        num_rollouts: the number of prompts in the batch.
+        sampling: the sampling options.
+    """
     text = str(error)
     if says_out_of_memory(error):
         return OutOfMemoryError(

@@ -1,4 +1,4 @@
-"""How completions are drawn, whichever engine draws them. Imports no torch."""
+"""The sampling options, which are the same for all engines. This module imports no torch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,14 +10,15 @@ Finish = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn.
+    """Sampling options.
+
+    Top-k and penalties are never applied, even if they are among the checkpoint's defaults.
 
     Args:
         max_new_tokens: the greatest number of generated tokens.
-        temperature: divides the logits; 0 is greedy decoding.
-        top_p: the probability of the nucleus; 1 keeps all tokens. Top-k and penalties are never applied, whatever the
-            checkpoint's defaults are.
-        seed: fixes the draw, together with the batch's number.
+        temperature: the number that divides the logits; 0 means greedy decoding.
+        top_p: the probability of the nucleus in nucleus sampling; 1 keeps all tokens.
+        seed: seed of the random generator. Each batch derives its own seed from this one and the number of the batch.
     """
 
     max_new_tokens: int = 128

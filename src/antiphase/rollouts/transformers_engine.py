@@ -1,6 +1,7 @@
-"""The engine `transformers`: completes a padded batch at a time with `sampling.generate`, on any device.
+"""The engine `transformers`: generates one padded batch at a time with `sampling.generate`, on any device.
 
-The seed and the batch's number fix the draw. A batch takes as long as its longest completion.
+The seed of the run and the number of a batch determine its completions. A batch takes as long as its longest
+completion.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,11 +18,11 @@ from antiphase.rollouts.sampling_spec import Sampling
 
 
 class TransformersGenerator(Generator):
-    """Completes with the loaded model, a padded batch at a time.
+    """Generates completions with a loaded model, one padded batch at a time.
 
     Args:
         loaded: the model and its tokenizer.
-        end_ids: tokens that end a completion besides the model's own end tokens.
+        end_ids: ids of tokens that end a completion, in addition to the model's own end tokens.
     """
 
     name = "transformers"
@@ -38,7 +39,7 @@ class TransformersGenerator(Generator):
         *,
         tick: Callable[[float], None] = lambda _: None,
     ) -> list[Completion]:
-        """Complete the prompts with `generate`, which also lists the errors."""
+        """Generate the completions with `generate`, which explains the arguments and the errors."""
         if not prompt_ids:
             return []
         step = 1 / sampling.max_new_tokens
@@ -49,11 +50,11 @@ class TransformersGenerator(Generator):
 
 
 def make(loaded: LoadedModel | None, *, end_ids: Sequence[int] = (), vllm: Any = None) -> Generator:
-    """The engine for a loaded model; `vllm` is ignored.
+    """Make the engine for a loaded model. `vllm` is ignored.
 
     Raises:
-        InvalidInputError: there is no model.
+        InvalidInputError: `loaded` is None.
     """
     if loaded is None:
-        raise InvalidInputError("the engine 'transformers' completes with a loaded model; got none.")
+        raise InvalidInputError("the engine 'transformers' needs a loaded model; got none.")
     return TransformersGenerator(loaded, end_ids)

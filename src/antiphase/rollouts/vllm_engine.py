@@ -1,16 +1,16 @@
-"""The engine `vllm`: completes with vLLM, which loads its own copy of the weights.
+"""The engine `vllm`: generates completions with vLLM, which loads its own copy of the weights.
 
-Each rollout has a seed of its own: a hash of the run's seed, the batch's number and the rollout's row. vLLM does not
-promise the same tokens across its versions, GPUs or batch compositions.
+Each rollout has its own seed: a hash of the run's seed, the number of the batch and the rollout's row in the batch.
+vLLM does not promise the same tokens in another version, on another GPU or in another batch.
 
 The names of arguments follow the documentation of `LLM` in vLLM 0.16
 (https://docs.vllm.ai/en/v0.16.0/api/vllm/entrypoints/llm/) and the source of `SamplingParams`. According to the source
-of vLLM's scheduler and detokenizer, `token_ids` contains the token that ends a completion, once. Nothing here has run
-against a real vLLM.
+of vLLM's scheduler and detokenizer, `token_ids` contains the token that ends a completion, once. This module has never
+run with a real vLLM.
 
 The end tokens are the same as in the other engines: `ignore_eos` switches off vLLM's own end token (the tokenizer's),
-and `stop_token_ids` names ours. `generation_config="vllm"` keeps the checkpoint's top-k and penalties out. vLLM raises
-temperatures between 0 and 0.01 to 0.01.
+and `stop_token_ids` names ours. `generation_config="vllm"` makes vLLM ignore the checkpoint's top-k and penalties.
+vLLM raises a temperature between 0 and 0.01 to 0.01.
 """
 
 import gc
@@ -33,16 +33,17 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class VllmOptions:
-    """What vLLM loads and how much memory it takes.
+    """The model that vLLM loads, and the memory that it takes.
 
     Args:
         name: a hub id, a local directory, or `demo`.
         dtype: `auto` (the checkpoint's own), `float32`, `bfloat16` or `float16`.
         revision: the branch, tag or commit on the hub from which weights and tokenizer are loaded.
         trust_remote_code: whether to run code that comes with the model.
-        max_model_len: the greatest number of tokens of prompt and completion together; None is the model's context.
+        max_model_len: the greatest number of tokens of prompt and completion together; None uses the model's context
+            length.
         memory_share: the share of the GPU's memory that vLLM takes.
-        seed: seeds the engine; the rollouts have seeds of their own.
+        seed: seed of vLLM's engine; every rollout has its own seed as well.
     """
 
     name: str
@@ -63,17 +64,17 @@ class VllmOptions:
 
 
 class VllmGenerator(Generator):
-    """Completes with vLLM.
+    """Generates completions with vLLM.
 
     Args:
-        options: what vLLM loads and how much memory it takes.
-        end_ids: tokens that end a completion besides the model's own end tokens.
+        options: the model that vLLM loads, and the memory that it takes.
+        end_ids: ids of tokens that end a completion, in addition to the model's own end tokens.
 
     Raises:
         MissingExtraError: vLLM is not installed.
-        ModelNotFoundError: there is no model of this name.
+        ModelNotFoundError: no model has this name.
         InvalidInputError: vLLM cannot run this model.
-        OutOfMemoryError: the weights or the cache do not fit.
+        OutOfMemoryError: the weights or the cache do not fit into the GPU's memory.
     """
 
     name = "vllm"
@@ -100,10 +101,10 @@ class VllmGenerator(Generator):
         *,
         tick: Callable[[float], None] = lambda _: None,
     ) -> list[Completion]:
-        """One completion for each prompt, as in `Generator.complete`; `tick` is called once, at the end.
+        """Generate one completion for each prompt; see `Generator.complete`. `tick` is called once, at the end.
 
         Raises:
-            InvalidInputError: a prompt is empty or too long for the context, or vLLM gave a rollout up.
+            InvalidInputError: a prompt is empty or too long for the context, or vLLM did not finish a rollout.
             OutOfMemoryError: the batch does not fit; lower `memory_share`, the batch size or `max_new_tokens`.
         """
         if not prompt_ids:
@@ -150,7 +151,7 @@ class VllmGenerator(Generator):
         most = self._options.max_model_len
         for row, ids in enumerate(prompt_ids):
             if len(ids) == 0:
-                raise InvalidInputError(f"prompt {row} has no tokens; a completion needs at least one before it.")
+                raise InvalidInputError(f"prompt {row} has no tokens; a completion needs one token before it.")
             if most is not None and len(ids) + sampling.max_new_tokens > most:
                 raise InvalidInputError(
                     f"prompt {row} has {len(ids)} tokens, which with max_new_tokens {sampling.max_new_tokens} "
@@ -159,14 +160,14 @@ class VllmGenerator(Generator):
 
 
 def make(loaded: Any, *, end_ids: Sequence[int] = (), vllm: VllmOptions | None = None) -> Generator:
-    """The engine for these options; it loads its own weights, so `loaded` is ignored.
+    """Make the engine for these options. vLLM loads its own weights, so `loaded` is ignored.
 
     Raises:
-        InvalidInputError: no options are given, or vLLM cannot run the model.
+        InvalidInputError: `vllm` is None, or vLLM cannot run the model.
         MissingExtraError: vLLM is not installed.
     """
     if vllm is None:
-        raise InvalidInputError("the engine 'vllm' loads its own weights: give its VllmOptions.")
+        raise InvalidInputError("the engine 'vllm' loads its own weights: pass VllmOptions as the argument vllm.")
     return VllmGenerator(vllm, end_ids)
 
 
@@ -188,7 +189,7 @@ def _engine(vllm: Any, source: str, options: VllmOptions) -> Any:
 
 
 def _own_end_tokens(source: str, options: VllmOptions) -> list[int]:
-    """The same end tokens as `sampling.end_tokens` finds, without loading the weights."""
+    """Return the same end tokens as `sampling.end_tokens`, without loading the weights."""
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     shared = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
@@ -196,7 +197,7 @@ def _own_end_tokens(source: str, options: VllmOptions) -> list[int]:
         config = AutoConfig.from_pretrained(source, **shared)
         try:
             generation = GenerationConfig.from_pretrained(source, revision=options.revision)
-        except OSError:  # a checkpoint need not have one
+        except OSError:  # The checkpoint has no generation config.
             generation = GenerationConfig.from_model_config(config)
         tokenizer = AutoTokenizer.from_pretrained(source, **shared)
     except (OSError, ValueError) as error:
@@ -207,11 +208,12 @@ def _own_end_tokens(source: str, options: VllmOptions) -> list[int]:
 
 
 def _completion(row: int, output: Any, ends: Sequence[int], sampling: Sampling) -> Completion:
+    """Check vLLM's output for one rollout, and make the completion of it."""
     ids, finish = trim([int(token) for token in output.token_ids], ends)
     if output.finish_reason not in ("stop", "length"):
         raise InvalidInputError(
-            f"vLLM gave rollout {row} up after {len(ids)} tokens with finish reason {output.finish_reason!r}; its log "
-            "says why. Draw the batch again, or use another generator."
+            f"vLLM stopped rollout {row} after {len(ids)} tokens with the finish reason {output.finish_reason!r}; "
+            "vLLM's log says why. Generate the batch again, or use another engine."
         )
     if finish != output.finish_reason:
         raise InvalidInputError(

@@ -1,1 +1,1 @@
-"""What a probe and an evaluation share: options, the loop over models and batches, measuring, folders, resuming."""
+"""The parts that a probe and an evaluation share: options, the loop over models and batches, measuring, folders."""

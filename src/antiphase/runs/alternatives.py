@@ -1,4 +1,4 @@
-"""The rows of alternatives.parquet: the most probable next tokens at the position of every generated token."""
+"""Make the rows of alternatives.parquet: the most probable next tokens at the position of every generated token."""
 
 from collections.abc import Sequence
 
@@ -26,13 +26,13 @@ ALTERNATIVE_SCHEMA = pa.schema(
 def alternative_rows(
     loaded: LoadedModel, items: Sequence[Item], batch: TokenBatch, alternatives: Alternatives
 ) -> pa.Table:
-    """One row per generated token and rank, ranks from 0 in descending order of probability.
+    """Return one row for each generated token and rank. The most probable token has rank 0.
 
     Args:
-        loaded: the model, whose tokenizer decodes each token on its own.
+        loaded: the model. Its tokenizer decodes each token on its own.
         items: the rollouts of the batch.
         batch: the token ids that were measured.
-        alternatives: ids and log-probabilities, of shape `[batch, token, rank]`.
+        alternatives: the ids and log-probabilities of the most probable tokens, of shape `[batch, token, rank]`.
     """
     rows, columns = torch.nonzero(batch.completion_mask, as_tuple=True)
     starts = torch.tensor([len(item.prompt_ids) for item in items])
@@ -40,7 +40,7 @@ def alternative_rows(
     unique, place = ids.flatten().unique(return_inverse=True)
 
     def named(values: Sequence[str], index: Tensor) -> pa.Array:
-        # Each string is made once and looked up for every row.
+        # Each string is made once, and every row looks it up.
         return pa.array(values, pa.string()).take(pa.array(index.numpy()))
 
     def per_rank(values: Tensor) -> Tensor:

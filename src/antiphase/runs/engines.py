@@ -1,4 +1,4 @@
-"""The engines that complete the prompts of one model in a run."""
+"""Make and close the engines that complete the prompts of one model in a run."""
 
 import contextlib
 from typing import Any
@@ -11,12 +11,12 @@ from antiphase.runs.run_config import RunConfig
 
 
 class Engines(contextlib.AbstractContextManager["Engines"]):
-    """The engines of one model, one for each set of end tokens. Leaving the context closes them.
+    """A context that makes the engines of one model, one for each set of end tokens, and closes them at its end.
 
     Args:
         config: the options of the run.
-        loaded: the model that measures, which also completes unless the engine is vLLM.
-        name: the name of the model in the run; vLLM loads it by this name.
+        loaded: the model that is measured. It also completes the prompts, unless the engine is vLLM.
+        name: the name of the model in the run; vLLM loads the model by this name.
     """
 
     def __init__(self, config: RunConfig, loaded: LoadedModel, name: str) -> None:
@@ -24,9 +24,9 @@ class Engines(contextlib.AbstractContextManager["Engines"]):
         self._made: dict[tuple[int, ...], Generator] = {}
 
     def ending_at(self, end_ids: tuple[int, ...]) -> Generator:
-        """The engine that ends completions at these tokens, besides the model's own."""
+        """Return the engine that ends completions at these tokens and at the model's own end tokens."""
         if end_ids not in self._made:
-            self._close()  # An engine such as vLLM holds most of a GPU, so only one lives at a time.
+            self._close()  # vLLM takes most of a GPU's memory, so only one engine exists at a time.
             vllm = self._vllm() if self._config.engine == "vllm" else None
             self._made = {end_ids: make_generator(self._config.engine, self._loaded, end_ids=end_ids, vllm=vllm)}
         return self._made[end_ids]

@@ -1,7 +1,7 @@
-"""Which kind of run a folder holds, and whether a run may write there.
+"""Find out from config.json which kind of run a folder holds, and whether a run may write there.
 
-Both are told from config.json before anything is begun, so this imports no torch and no pandas. The module
-`run_folder` reads and writes the tables of a folder.
+These checks come before a run begins. So this module imports no torch and no pandas. The module `run_folder` reads and
+writes the tables of a folder.
 """
 
 import json
@@ -19,8 +19,8 @@ class FolderKind:
     """A kind of run folder.
 
     Args:
-        format, version: what its config.json says, so that the folder is recognised.
-        owner: what messages call the run.
+        format, version: the values of `format` and `format_version` in its config.json, by which it is recognised.
+        owner: the name of the run in error messages.
     """
 
     format: str
@@ -34,17 +34,17 @@ EVALUATION = FolderKind("antiphase-eval", 1, "an evaluation")
 
 
 def check_out(path: Path, kind: FolderKind, config: Mapping[str, Any], *, resume: bool) -> None:
-    """Refuse a folder that a run cannot be begun, or continued, in. Nothing is written.
+    """Raise an error if a run can neither begin nor continue in a folder. Nothing is written.
 
     Args:
         path: the folder.
         kind: the kind of run that will write there.
-        config: the options of that run, resolved.
-        resume: whether an interrupted run of the same options may be there.
+        config: the options of that run, with their defaults filled in.
+        resume: whether the folder may hold an interrupted run, which is then continued.
 
     Raises:
-        InvalidInputError: the folder holds something already. To be continued, it is of another kind, or of other
-            options (the message names them).
+        InvalidInputError: without `resume`, the folder is not empty. With `resume`, the folder holds something that is
+            not a run of this kind, or a run with other options (the message names them).
     """
     if is_free(path):
         return
@@ -56,7 +56,7 @@ def check_out(path: Path, kind: FolderKind, config: Mapping[str, Any], *, resume
     stored = read_marker(path, kind)["config"]
     keys = [key for key in {**stored, **config} if key not in FREE_ON_RESUME]
     before = {**BEFORE_THE_OPTION, **stored}
-    # A run of an earlier version did not record its weights in config.json; its model.json holds them.
+    # An earlier version did not write the digest of the weights to config.json, but only to model.json.
     keys = [key for key in keys if key != "weights_sha256" or key in stored]
     check_same(path, "a run", {key: before.get(key) for key in keys}, {key: config.get(key) for key in keys})
 
@@ -70,15 +70,15 @@ def check_same(folder: Path, what: str, before: Mapping[str, Any], now: Mapping[
 
 
 def is_free(path: Path) -> bool:
-    """Whether the path does not exist or is an empty folder."""
+    """Return whether the path does not exist or is an empty folder."""
     return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
 def read_marker(path: Path, kind: FolderKind) -> dict[str, Any]:
-    """The config.json of a folder.
+    """Read the config.json of a run folder, after a check that it belongs to a run of this kind.
 
     Raises:
-        InvalidInputError: the folder is of another kind, or of another format version.
+        InvalidInputError: the folder belongs to another kind of run, or was written in another format version.
     """
     if not (path / "config.json").is_file():
         raise InvalidInputError(f"{str(path)!r} is not the folder of {kind.owner} (it has no config.json).")
@@ -92,14 +92,14 @@ def read_marker(path: Path, kind: FolderKind) -> dict[str, Any]:
 
 
 def read_summary(path: Path, kind: FolderKind) -> dict[str, Any]:
-    """The summary.json of a finished run.
+    """Read the summary.json of a finished run.
 
     Raises:
-        InvalidInputError: the run is unfinished, or of another format version.
+        InvalidInputError: the run is unfinished, or was written in another format version.
     """
     if not (path / "summary.json").is_file():
         raise InvalidInputError(
-            f"{str(path)!r} holds an unfinished run of {kind.owner}. Continue it: repeat its command with --resume."
+            f"{str(path)!r} holds an unfinished run of {kind.owner}. To continue it, repeat its command with --resume."
         )
     summary = read_json(path / "summary.json")
     if summary.get("format") != kind.format or summary.get("format_version") != kind.version:
@@ -108,10 +108,10 @@ def read_summary(path: Path, kind: FolderKind) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Read the JSON object in a file.
 
     Raises:
-        InvalidInputError: the file cannot be read, or holds no JSON object.
+        InvalidInputError: the file cannot be read, or does not contain a JSON object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

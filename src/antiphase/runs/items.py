@@ -1,4 +1,4 @@
-"""The rollouts of a run as token ids, before and after they are completed, and what a model can take."""
+"""The rollouts of a run as token ids, before and after the engine completes them, and the limits of a model."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,7 +12,17 @@ from antiphase.rollouts.sampling_spec import Sampling
 
 @dataclass(frozen=True)
 class Item:
-    """One rollout: its prompt, and its completion once there is one."""
+    """One rollout: a prompt and, after generation, its completion.
+
+    Args:
+        prompt_id: the id of the prompt, which several rollouts may share.
+        rollout_id: the id of the rollout.
+        prompt: the text of the prompt, as tables show it.
+        prompt_ids: the token ids of the prompt.
+        completion_ids: the token ids of the completion; None before it is generated.
+        completion: the text of the completion; None before it is generated.
+        finish: `stop` after an end token, `length` at the length limit, `given` for a given rollout that does not say.
+    """
 
     prompt_id: str
     rollout_id: str
@@ -25,13 +35,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rollouts that are completed, measured and written together.
+    """Rollouts that are generated, measured and written together.
 
     Args:
-        items: the rollouts; all of them are completed, or none is.
-        sampling: how they are completed.
-        end_ids: tokens that end a completion besides the model's own end tokens.
-        draw: the number of which the batch's seed is made; None takes the batch's place in the run.
+        items: the rollouts. Either all of them have completions, or none has.
+        sampling: the sampling options.
+        end_ids: ids of tokens that end a completion, in addition to the model's own end tokens.
+        draw: the number that the batch's seed is made from; None takes the index of the batch in the run.
     """
 
     items: tuple[Item, ...]
@@ -41,30 +51,39 @@ class Batch:
 
     @property
     def is_completed(self) -> bool:
-        """Whether the rollouts have their completions."""
+        """Whether the rollouts have completions."""
         return self.items[0].completion_ids is not None
 
     @property
     def label(self) -> str:
-        """What the progress bar says is being completed."""
+        """A few words for the progress bar while the batch is generated; empty by default."""
         return ""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a model can take: token ids below `vocabulary`, and at most `context` tokens (None: no limit is known)."""
+    """The limits of a model: token ids must be below `vocabulary`, and a rollout has at most `context` tokens.
+
+    `context` is None if the model's config names no limit.
+    """
 
     vocabulary: int
     context: int | None
 
     @classmethod
     def of(cls, model: Any) -> "Limits":
-        """The limits of a Hugging Face causal LM."""
+        """Return the limits of a Hugging Face causal LM."""
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         return cls(int(model.get_input_embeddings().weight.shape[0]), context)
 
     def check(self, item: "Item", place: str, num_new: int) -> None:
-        """Raise InvalidInputError if the item's ids, with `num_new` more, do not fit."""
+        """Raise InvalidInputError if the model cannot take the rollout with `num_new` more tokens.
+
+        Args:
+            item: the rollout.
+            place: where its prompt was read, for error messages.
+            num_new: the greatest number of tokens that will be generated.
+        """
         ids = (*item.prompt_ids, *(item.completion_ids or ()))
         if max(ids) >= self.vocabulary:
             raise InvalidInputError(
@@ -80,17 +99,17 @@ class Limits:
 
 
 def completed(item: Item, completion_ids: Sequence[int], finish: str, tokenizer: Any) -> Item:
-    """The item with its generated completion."""
+    """Return the rollout with its completion, as ids and as text, and with the reason why it finished."""
     return with_text(dataclasses.replace(item, completion_ids=tuple(completion_ids), finish=finish), tokenizer)
 
 
 def with_text(item: Item, tokenizer: Any) -> Item:
-    """The item with its completion as text, where it has one."""
+    """Return the rollout with the text of its completion. A rollout without completion ids is returned unchanged."""
     if item.completion_ids is None:
         return item
     return dataclasses.replace(item, completion=str(tokenizer.decode(list(item.completion_ids))))
 
 
 def prompt_text(content: str | Messages) -> str:
-    """A prompt as tables show it: a chat has a line for each message."""
+    """Return the text of a prompt for tables. A chat becomes one line for each message."""
     return content if isinstance(content, str) else "\n".join(f"{m['role']}: {m['content']}" for m in content)

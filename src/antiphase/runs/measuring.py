@@ -1,4 +1,7 @@
-"""Measure completed rollouts with every estimator, and lay them out as the rows of tables."""
+"""Measure rollouts that have completions with every estimator, and return the rows of the run's tables.
+
+`run` calls this module for each batch; `signal_statistics` computes the correlations of the whole run from the tables.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -32,13 +35,13 @@ from antiphase.types import MAGNITUDES, TokenBatch, TokenSignals, cell_column
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured on some rollouts.
+    """The table rows of some measured rollouts.
 
     Args:
-        tokens: rows of tokens.parquet.
-        rollouts: rows of rollouts.parquet, as `ROLLOUT_SCHEMA` has them.
-        steps: rows of steps.parquet.
-        alternatives: rows of alternatives.parquet; None if no spec asks for them.
+        tokens: the rows of tokens.parquet.
+        rollouts: the rows of rollouts.parquet, with the columns of `ROLLOUT_SCHEMA`.
+        steps: the rows of steps.parquet.
+        alternatives: the rows of alternatives.parquet; None if no estimator stores alternatives.
     """
 
     tokens: pd.DataFrame
@@ -47,7 +50,7 @@ class Measured:
     alternatives: pa.Table | None
 
     def tables(self) -> dict[Kind, pa.Table]:
-        """The rows as Arrow tables, by the name of the table."""
+        """Return the rows as Arrow tables, by the name of the table."""
         found: dict[Kind, pa.Table] = {
             "tokens": pa.Table.from_pandas(self.tokens, preserve_index=False),
             "steps": self.steps,
@@ -59,7 +62,15 @@ class Measured:
 def measure_items(
     loaded: LoadedModel, items: Sequence[Item], specs: Sequence[SignalSpec], units: UnitSpec, bar: Progress
 ) -> Measured:
-    """Measure completed items with every spec, of which at most one asks for alternatives."""
+    """Measure rollouts that have completions.
+
+    Args:
+        loaded: the model that is measured.
+        items: the rollouts.
+        specs: one spec for each estimator. At most one of them asks for alternatives.
+        units: the options that say what is correlated.
+        bar: the progress bar.
+    """
     batch = TokenBatch.from_ids([i.prompt_ids for i in items], [i.completion_ids or () for i in items])
     segments = batch_segments(batch, loaded.tokenizer, units.tags)
     if units.segment == "all":
@@ -88,10 +99,10 @@ def measure_items(
 
 
 def model_facts(loaded: LoadedModel, prompt_ids: Sequence[int], specs: Sequence[SignalSpec]) -> dict[str, Any]:
-    """What is known of a loaded model, found by measuring one token with every estimator.
+    """Return facts about a loaded model for its model.json: revision, device, dtype, measured layers and digests.
 
-    A model that cannot be measured fails here, before hours of generation. The oracles are slow, so `full` is tried in
-    their place.
+    One token is measured with every estimator. So if a model cannot be measured, the run fails here and not after
+    hours of generation. The oracles are slow; `full` is measured instead of them.
     """
     prompt = list(prompt_ids)
     batch = TokenBatch.from_ids([prompt if len(prompt) > 1 else prompt * 2], [[prompt[-1]]])
@@ -111,12 +122,12 @@ def model_facts(loaded: LoadedModel, prompt_ids: Sequence[int], specs: Sequence[
 
 
 def given_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of a model that only a run of given rollouts has."""
+    """Return those facts about a model that exist only in a run of given rollouts."""
     return {key: facts[key] for key in ("num_without_end",) if key in facts}
 
 
 def short_name(loaded: LoadedModel) -> str:
-    """The name of the model for a progress bar, cut at the beginning if it is long."""
+    """Return the name of the model for a progress bar. The beginning of a long name is cut off."""
     return loaded.name if len(loaded.name) <= 28 else f"…{loaded.name[-27:]}"
 
 
@@ -178,7 +189,7 @@ ROLLOUT_SCHEMA = pa.schema(
 
 
 def item_columns(model: str, estimator: str, item: Item) -> dict[str, Any]:
-    """The columns of rollouts.parquet that a rollout has before it is measured."""
+    """Return the columns of rollouts.parquet that are known before a rollout is measured."""
     return {
         "model": model,
         "estimator": estimator,
@@ -202,7 +213,16 @@ def _rollout_rows(
     parts: Mapping[Part, TokenSignals],
     units: UnitSpec,
 ) -> list[dict[str, Any]]:
-    """The rows of rollouts.parquet: what `signals` holds is correlated, and each of `parts` on its own too."""
+    """Return the rows of rollouts.parquet, with the correlations of each rollout.
+
+    Args:
+        model: the name of the model.
+        items: the rollouts.
+        batch: their token ids.
+        signals: the signals of the tokens that are correlated.
+        parts: the signals of the thought alone, and of the answer alone.
+        units: the options that say what is correlated.
+    """
     min_tokens = units.min_tokens
     spearman = correlate(signals, min_tokens=min_tokens)
     over_steps = correlate(signals, unit="step", min_tokens=units.min_steps)

@@ -1,7 +1,7 @@
-"""The parts of a run: one file per batch and table, and how they are joined.
+"""Name, find and join the parts of an unfinished run. A part is the file of one table of one batch.
 
-A batch counts once its rollouts file is there, since that file is renamed last. Other files that a cut batch left do
-not count; they are written over when the batch is run again.
+The rollouts file of a batch is written last. So a batch is finished if its rollouts file exists. If a run was stopped
+in the middle of a batch, the batch is run again, and its other files are written anew.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,29 +17,29 @@ KINDS: tuple[Kind, ...] = ("tokens", "alternatives", "steps", "rollouts")
 
 
 def model_folder(root: Path, model: int) -> Path:
-    """The folder with the parts of one model."""
+    """Return the folder with the parts of one model."""
     return root / "parts" / f"model-{model:03d}"
 
 
 def part_path(root: Path, model: int, batch: int, kind: Kind) -> Path:
-    """The file of one batch and table."""
+    """Return the file of one table of one batch."""
     return model_folder(root, model) / f"batch-{batch:06d}.{kind}.parquet"
 
 
 def whole_parts(root: Path, kind: Kind) -> list[Path]:
-    """The files of all finished batches, ordered by model and batch."""
+    """Return the files of one table from all finished batches, ordered by model and batch."""
     batches = sorted((root / "parts").glob("model-*/batch-*.rollouts.parquet"))
     files = [done.with_name(done.name.replace(".rollouts.", f".{kind}.")) for done in batches]
     return [file for file in files if file.is_file()]
 
 
 def joined_schema(parts: Sequence[Path]) -> pa.Schema:
-    """The columns of all parts."""
+    """Return a schema with the columns of all parts."""
     return pa.unify_schemas([pq.read_schema(part) for part in parts])
 
 
 def joined_tables(parts: Sequence[Path], schema: pa.Schema) -> Iterator[pa.Table]:
-    """The parts one after the other. A column that a part lacks is null."""
+    """Read the parts one after the other. If a part lacks a column of the schema, its values are null."""
     for part in parts:
         table = pq.read_table(part)
         for field in schema:

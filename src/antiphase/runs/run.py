@@ -1,8 +1,8 @@
 """The loop of a run over models and batches, which a probe and an evaluation share.
 
-What can be refused without weights is refused before anything is loaded: architectures, layers, lengths, token ids and
-the output folder. Each model's weights, and one tiny measurement, are checked before its first rollout. Batches are
-written as they finish, so a run that was cut is continued.
+Everything that can be checked without weights is checked before anything is loaded: architectures, layers, lengths,
+token ids and the output folder. After a model is loaded, its weights are checked and one token is measured before its
+first rollout is generated. Each batch is written when it is finished, so an interrupted run can be continued.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkabl
 import pandas as pd
 import pyarrow as pa
 
-from antiphase.data.chat_template import reads_clock, unread
+from antiphase.data.chat_template import reads_clock, unused_variables
 from antiphase.data.prompt_rendering import prompts_digest
 from antiphase.errors import InvalidInputError
 from antiphase.models.architecture import unwrap
@@ -40,14 +40,17 @@ from antiphase.signals.measure import chosen_layers
 
 @runtime_checkable
 class Result(Protocol):
-    """What a run returns."""
+    """The result of a run."""
 
     def document(self, title: str) -> Document:
-        """The interactive page about the run."""
+        """Return the content of the interactive page about the run."""
 
 
 class Frames(NamedTuple):
-    """The whole tables of a run."""
+    """The tables of a finished run, with the rows of all batches and models.
+
+    `steps` is None in a run that is older than the measurement of steps; `alternatives` is None if none were stored.
+    """
 
     tokens: pd.DataFrame
     rollouts: pd.DataFrame
@@ -60,18 +63,18 @@ Wanted = TypeVar("Wanted", bound=RunRequest)
 
 
 class Run(ABC, Generic[Wanted, Found]):
-    """A run from its checked request to its result. A subclass adds what only a probe, or only an evaluation, does.
+    """A run, from its checked request to its result. One subclass is a probe, and another one is an evaluation.
 
     Args:
-        request: what the user asks for, checked.
-        progress: show a progress bar.
+        request: the checked request of the user.
+        progress: whether a progress bar is shown.
         in_memory: a model that the user gives in memory; None loads the models by their names.
-        moment: the time in ISO format that chat templates read; None is the present time. A run that is continued
-            keeps the time at which it began, so that its prompts stay the same.
+        moment: the time, in ISO format, that a chat template reads when it asks for the time; None is the present
+            time. A continued run keeps the time of its beginning, so that its prompts stay the same.
 
     Attributes:
         FOLDER: the class of the folder that the run writes to.
-        RESAMPLED: what the bootstrap draws, in the words of the progress bar.
+        RESAMPLED: a word for the progress bar: what the bootstrap draws.
     """
 
     FOLDER: type[RunFolder]
@@ -82,29 +85,39 @@ class Run(ABC, Generic[Wanted, Found]):
     ) -> None:
         self.request, self.config, self.progress, self.in_memory = request, request.config, progress, in_memory
         self.moment = datetime.now().isoformat(timespec="seconds") if moment is None else moment
-        self._clocked, self._unread = False, set(self.config.chat_template_kwargs or ())
-        # The commit at the beginning, since the sources may change while a run goes on.
+        self._reads_clock, self._unused = False, set(self.config.chat_template_kwargs or ())
+        # The commit is read now, since the sources may change during the run.
         self.commit = commit()
 
     @abstractmethod
     def batches(self, tokenizer: Any, limits: Limits) -> Sequence[Batch]:
-        """All rollouts of one model, encoded by its tokenizer. What does not fit the model is refused."""
+        """Return all rollouts of one model, encoded by its tokenizer.
+
+        Raises:
+            InvalidInputError: the model cannot take a rollout.
+        """
 
     @abstractmethod
     def tables(self, batch: Any, loaded: LoadedModel, bar: Progress) -> dict[Kind, pa.Table]:
-        """Measure a completed batch; its rows, by the name of the table."""
+        """Measure a batch whose rollouts have completions, and return its rows by the name of the table."""
 
     @abstractmethod
     def results(self, frames: Frames, models: dict[str, dict[str, Any]], bar: Progress) -> dict[str, Any]:
-        """The part of the summary that only this kind of run has."""
+        """Return the part of the summary that only this kind of run has.
+
+        Args:
+            frames: the tables of the run.
+            models: the facts about each model, by name; see `model_facts`.
+            bar: the progress bar.
+        """
 
     @abstractmethod
     def found(self, frames: Frames, summary: dict[str, Any]) -> Found:
-        """Make the result from its tables and its summary."""
+        """Make the result of the run from its tables and its summary."""
 
     @abstractmethod
     def load(self, path: Path) -> Found:
-        """Read the result of a run that is finished already."""
+        """Read the result of a finished run from its folder."""
 
     @abstractmethod
     def draw(self, found: Found, folder: Path) -> None:
@@ -114,19 +127,19 @@ class Run(ABC, Generic[Wanted, Found]):
         """Write tables that are made of the whole result into a folder."""
 
     def shared(self, batches: Sequence[Batch], loaded: LoadedModel, folder: RunFolder) -> Sequence[Batch]:
-        """The batches of any model but the first. A probe may complete them with the rollouts of the first model."""
+        """Return the batches of a later model. A probe may give them the completions of the first model."""
         return batches
 
     def helpers(self) -> contextlib.AbstractContextManager[Any]:
-        """A context that lasts while the models run, such as a pool of verifying processes."""
+        """Return a context that is open while the models run, such as a pool of verifying processes."""
         return contextlib.nullcontext()
 
     def versions(self) -> dict[str, str]:
-        """Versions of the packages that the numbers depend on."""
+        """Return the versions of the packages that the numbers depend on."""
         return versions()
 
     def run(self) -> Found:
-        """Run, or continue, and sum up.
+        """Begin or continue the run, and return its result.
 
         Raises:
             AntiphaseError: a model cannot be loaded or measured, or memory runs out.
@@ -155,7 +168,7 @@ class Run(ABC, Generic[Wanted, Found]):
             return self._finish(folder)
 
     def _batches_of(self, name: str) -> Sequence[Batch]:
-        """The batches of a model. What can be refused without weights is refused here."""
+        """Return the batches of a model, after all checks that need no weights."""
         if self.in_memory is not None:
             model, tokenizer = self.in_memory.model, self.in_memory.tokenizer
         else:
@@ -164,23 +177,23 @@ class Run(ABC, Generic[Wanted, Found]):
         for spec in self.config.specs():
             chosen_layers(model, spec)
             check_alternatives(spec.num_alternatives, limits.vocabulary)
-        self._clocked |= reads_clock(tokenizer)
-        self._unread &= set(unread(tokenizer, sorted(self._unread)))
+        self._reads_clock |= reads_clock(tokenizer)
+        self._unused &= set(unused_variables(tokenizer, sorted(self._unused)))
         return self.batches(tokenizer, limits)
 
     def _keep_prompts(self, folder: RunFolder, batches: Sequence[Sequence[Batch]]) -> None:
-        """Keep the digest of the prompts of each model, and the time that templates read, in the run folder."""
-        if self._unread:
+        """Write the digest of each model's prompts, and the time that chat templates read, to the run folder."""
+        if self._unused:
             raise InvalidInputError(
-                f"chat_template_kwargs: no model's chat template reads {', '.join(sorted(self._unread))}, so this "
+                f"chat_template_kwargs: no model's chat template reads {', '.join(sorted(self._unused))}, so this "
                 "would have no effect. Correct the name, or leave it out."
             )
         ids = ([item.prompt_ids for batch in of_model for item in batch.items] for of_model in batches)
         digests = dict(zip(self.config.models, map(prompts_digest, ids), strict=True))
-        folder.keep_prompts({"sha256": digests, **({"moment": self.moment} if self._clocked else {})})
+        folder.keep_prompts({"sha256": digests, **({"moment": self.moment} if self._reads_clock else {})})
 
     def inspected(self, name: str) -> Any:
-        """A model without its weights, and its tokenizer."""
+        """Return a model without its weights, and its tokenizer."""
         return inspect_model(name, trust_remote_code=self.config.trust_remote_code, revision=self.config.revision)
 
     def _run_models(self, folder: RunFolder, batches: Sequence[Sequence[Batch]]) -> None:
@@ -210,7 +223,7 @@ class Run(ABC, Generic[Wanted, Found]):
         engines: Engines,
         bar: Progress,
     ) -> None:
-        """Complete, measure and write the missing batches of one model."""
+        """Generate, measure and write the missing batches of one model."""
         first = batches[missing[0]]
         facts = model_facts(loaded, first.items[0].prompt_ids, self.config.specs())
         engine = None if first.is_completed else engines.ending_at(first.end_ids).name
@@ -254,8 +267,8 @@ class Run(ABC, Generic[Wanted, Found]):
             with Progress(1, shown=self.progress) as bar:
                 bar.stage("drawing figures", 1)
                 self.draw(found, folder.path / "figures")
-        # The summary marks the run as complete, so it comes after all that the run is for, and the parts go after it.
-        # The page can be made again at any time.
+        # The summary marks the run as complete, so it is written after the tables and figures. The parts are deleted
+        # after it. The page comes last, since it can be made again at any time.
         folder.write_json("summary.json", summary)
         folder.drop_parts()
         self._report(found, folder.path)
@@ -267,14 +280,14 @@ class Run(ABC, Generic[Wanted, Found]):
 
 
 def _without_end(batches: Sequence[Batch], loaded: LoadedModel) -> dict[str, int]:
-    """How many given rollouts do not end with an end token, though they were not cut at a length limit."""
+    """Count the given rollouts that do not end with an end token and were not cut at a length limit."""
     ends = set(end_tokens(loaded, batches[0].end_ids))
     items = [item for batch in batches for item in batch.items if item.finish != "length" and item.completion_ids]
     return {"num_without_end": sum(item.completion_ids[-1] not in ends for item in items if item.completion_ids)}
 
 
 def _completed(batch: Batch, number: int, loaded: LoadedModel, engines: Engines, bar: Progress) -> Batch:
-    """The batch with its completions."""
+    """Generate the completions of a batch, and return the batch with them."""
     about = f" ({batch.label})" if batch.label else ""
     bar.stage(f"{short_name(loaded)}: generating{about}", len(batch.items))
     engine = engines.ending_at(batch.end_ids)

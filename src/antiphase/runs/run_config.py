@@ -1,7 +1,7 @@
 """The options that every run has: what is measured, how completions are sampled, and how a model is loaded.
 
-A probe and an evaluation derive their own options from `RunConfig`. Every field is written to the run folder and
-compared on resume. Imports no torch.
+`ProbeConfig` and `EvalConfig` add the options of a probe and of an evaluation. Every option is written to the run
+folder. When a run is continued, the options must be the same. This module imports no torch.
 """
 
 import collections.abc
@@ -35,9 +35,9 @@ from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
 from antiphase.steps.splitter import DEFAULT_SPLITTER
 
 GIVEN_ROWS = "<rows in memory>"
-# Options that may change on resume, since they move no number by more than rounding.
+# Options that may differ when a run is continued, since they change numbers only by rounding.
 FREE_ON_RESUME = ("token_budget", "vllm_memory")
-# What a run did whose config.json was written before the option existed.
+# The values of options in effect in a run whose config.json is older than these options.
 BEFORE_THE_OPTION: Mapping[str, Any] = {
     "alternatives": 0, "engine": "auto", "vllm_memory": 0.45, "end_tokens": None, "think_tags": None,
     "chat_template_kwargs": None, "fold_system": False, "continue_final": False, **BEFORE_UNITS
@@ -52,28 +52,29 @@ class RunConfig:
 
     Args:
         models: hub ids, local directories, or `demo`.
-        estimators: names of `SignalSpec.estimator`, each optionally with its own number of targets per rollout, as in
-            `full:16`. The first is the headline.
+        estimators: names of `SignalSpec.estimator`. A name may be followed by the number of tokens per rollout that
+            this estimator measures, as in `full:16`. The first estimator is the headline: its ρ stands for the run.
         layers, projections, norm, target, targets_per_rollout, token_budget: see `SignalSpec`.
-        unit: whose ρ is the headline: `type` (distinct token ids, the paper's fingerprint), `token` or `step`. All
-            three are always in the results.
+        unit: the unit of the headline ρ: `type` (distinct token ids, the paper's fingerprint), `token` (positions) or
+            `step`. The results always contain all three.
         splitter: where steps end: `sentence`, `line`, `fixed:N` or `regex:PATTERN`; see `Splitter`.
         step_strength: `mean` or `joint`; see `SignalSpec`.
-        segment: which tokens of a rollout are correlated: those of its `thought`, of its `answer`, or `all`. All are
-            measured and stored in any case. With `thought` and `answer`, no step has tokens of both.
+        segment: which tokens of a rollout are correlated: those of its `thought`, those of its `answer`, or `all`. All
+            tokens are always measured and stored. With `thought` and `answer`, no step contains tokens of both.
         min_tokens: a rollout with fewer measured tokens (or types) has no correlation of its own.
         min_steps: a rollout with fewer steps has no correlation over steps.
-        num_resamples: how often the bootstrap draws the prompts.
+        num_resamples: the number of bootstrap samples, each of which is drawn from the prompts.
         temperature, top_p, seed: see `Sampling`.
         system_prompt, prompt_template: see `PromptFormat`.
         chat_template_kwargs: variables for the model's chat template, such as `{"enable_thinking": False}`.
-        fold_system: put the system message before the first user message; see `ChatOptions`.
-        end_tokens: texts of one token each that end a completion, besides the model's own end tokens.
-        think_tags: tags between which the models think, besides the known ones, each text as in `<plan> </plan>`.
-        engine: which engine completes the prompts; see `make_generator`.
-        vllm_memory: share of the GPU's memory that vLLM takes; the rest is for the model that measures.
-        batch_size: rollouts that are completed, measured and written together.
-        rollouts: the file of given rollouts (or `GIVEN_ROWS` for rows in memory); nothing is generated.
+        fold_system: whether the system message is moved to the first user message; see `ChatOptions`.
+        end_tokens: texts of tokens that end a completion, in addition to the model's own end tokens.
+        think_tags: pairs of tags between which the models think, in addition to the known tags. Each text is a pair,
+            as in `<plan> </plan>`.
+        engine: the name of the engine that completes the prompts; see `make_generator`.
+        vllm_memory: the share of the GPU's memory that vLLM takes; the rest is for the model that is measured.
+        batch_size: the number of rollouts that are generated, measured and written together.
+        rollouts: the file of given rollouts, or `GIVEN_ROWS` for rows in memory; None generates the rollouts.
         dtype, device, trust_remote_code, revision: see `load_model`.
     """
 
@@ -122,11 +123,11 @@ class RunConfig:
             raise InvalidInputError(f"vllm_memory must lie in (0, 1]; got {self.vllm_memory}.")
         check_engine(self.engine)
         check_one_of("dtype", self.dtype, DTYPES)
-        # These are built here only because building them checks the options.
+        # The results are not used. These calls raise an error if an option is wrong.
         self.units(), self.specs(), self.chat_options()
 
     def check_once(self, what: str, names: Sequence[str]) -> None:
-        """Raise InvalidInputError if a name stands twice."""
+        """Raise InvalidInputError if a name occurs twice. The message begins with `what`, such as `model`."""
         twice = next((name for name in names if list(names).count(name) > 1), None)
         if twice is not None:
             raise InvalidInputError(f"the {what} {twice!r} is named twice.")
@@ -138,36 +139,36 @@ class RunConfig:
                 raise InvalidInputError(f"{name} must be at least 1; got {getattr(self, name)}.")
 
     def specs(self) -> tuple[SignalSpec, ...]:
-        """What is measured, the headline first."""
+        """Return one spec for each estimator, in the order of `estimators`."""
         return signal_specs(self)
 
     def chat_options(self, moment: str | None = None) -> ChatOptions:
-        """How chat templates are called.
+        """Return the options for calling chat templates.
 
         Args:
-            moment: the time that they read, in ISO format; None is the present time.
+            moment: the time, in ISO format, that a template reads when it asks for the time; None is the present time.
         """
         return ChatOptions(self.chat_template_kwargs, self.fold_system, moment=moment)
 
     def units(self) -> UnitSpec:
-        """What is correlated."""
+        """Return the options that say what is correlated."""
         return UnitSpec.of(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """The options as values that JSON can hold."""
+        """Return the options as values that JSON can hold."""
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return values
 
 
 def signal_specs(config: RunConfig, temperature: float = 1.0) -> tuple[SignalSpec, ...]:
-    """One `SignalSpec` for each estimator of a run.
+    """Return one `SignalSpec` for each estimator of a run.
 
     Args:
         config: the options of the run.
-        temperature: divides the logits before the entropy.
+        temperature: the number that divides the logits before the entropy is computed.
 
     Raises:
-        InvalidInputError: an unknown estimator, one named twice, or a malformed number of targets.
+        InvalidInputError: an estimator is unknown or named twice, or its number of tokens is malformed.
     """
     specs = tuple(_signal_spec(text, config, temperature) for text in config.estimators)
     if len({spec.estimator for spec in specs}) < len(specs):
@@ -203,15 +204,16 @@ def config_from(
     options: Mapping[str, Any],
     kind: type[Config],
 ) -> Config:
-    """The options of a run, checked, from models and keyword options.
+    """Make the config of a run from models and keyword options, and check it.
 
     Args:
         models: one model or several.
-        options: fields of the config, by name.
-        kind: the class of the config.
+        options: the fields of the config, by name.
+        kind: the class of the config, such as `ProbeConfig`.
 
     Raises:
-        InvalidInputError: an unknown option (naming the nearest), or a value outside its range.
+        InvalidInputError: an option is unknown (the message suggests a similar name), or a value has the wrong type or
+            is out of its range.
     """
     known = [field.name for field in dataclasses.fields(kind)]
     for name in options:
@@ -228,7 +230,7 @@ def config_from(
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value has the type of a config's field. A whole number counts as a float; a boolean only as itself."""
+    """Return whether a value has the type of a field. An int also fits a float field; a bool fits bool fields only."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(_fits(value, member) for member in inner)
@@ -244,7 +246,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """An option in the form that the config keeps: strings, numbers and tuples."""
+    """Return an option in the form that the config stores: a path as a string, a list as a tuple, and so on."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if name == "layers" and not isinstance(value, str):

@@ -1,11 +1,11 @@
-"""The run folder: a part for each finished batch, whole tables at the end, and the rules of resuming.
+"""Read and write a run folder: the parts of finished batches, the whole tables at the end, and the checks on resuming.
 
-    OUT/config.json                     the resolved options; marks the folder as a probe's or an evaluation's
-    OUT/parts/MODEL/BATCH.*.parquet     finished batches; gone once the run is complete
+    OUT/config.json                     the options with their defaults; also says which kind of run the folder holds
+    OUT/parts/MODEL/BATCH.*.parquet     the finished batches; deleted when the run is complete
     OUT/tokens.parquet, rollouts.parquet, steps.parquet, alternatives.parquet (if asked for), summary.json, figures/
 
-Every file is written under another name and renamed when it is complete. So a run that is cut anywhere, also by
-kill -9, leaves whole parts and nothing else that counts.
+Every file is written under a temporary name and renamed when it is complete. So a run that stops at any time, even by
+kill -9, leaves no incomplete file under a final name.
 """
 
 import contextlib
@@ -29,14 +29,14 @@ _Folder = TypeVar("_Folder", bound="RunFolder")
 
 
 def _as_frame(table: pa.Table) -> pd.DataFrame:
-    # Arrow reads damaged text silently, and fails later where the text is used. So it is checked here.
+    # Arrow reads damaged text without an error, and fails later where the text is used. So the table is checked here.
     table.validate(full=True)
     frame: pd.DataFrame = table.to_pandas()
     return frame
 
 
 class RunFolder:
-    """The folder that a probe writes to and reads from. Other commands derive their own.
+    """The run folder of a probe. Subclasses are the folders of other kinds of runs.
 
     Attributes:
         KIND: the kind of run that the folder holds.
@@ -50,10 +50,10 @@ class RunFolder:
 
     @classmethod
     def create(cls: type[_Folder], path: Path, config: Mapping[str, Any]) -> _Folder:
-        """A new run folder.
+        """Make a new run folder.
 
         Raises:
-            InvalidInputError: the path holds something already, or cannot be written to.
+            InvalidInputError: the folder exists and is not empty, or cannot be written to.
         """
         check_out(path, cls.KIND, config, resume=False)
         folder = cls(path)
@@ -65,10 +65,10 @@ class RunFolder:
 
     @classmethod
     def resume(cls: type[_Folder], path: Path, config: Mapping[str, Any]) -> _Folder:
-        """The folder of an interrupted run with the same options, or a new folder if there is none yet.
+        """Open the folder of an interrupted run with the same options, or make a new folder if the path is free.
 
         Raises:
-            InvalidInputError: the folder is of another kind, or of other options (the message names them).
+            InvalidInputError: the folder holds another kind of run, or other options (the message names them).
         """
         if is_free(path):
             return cls.create(path, config)
@@ -79,10 +79,10 @@ class RunFolder:
 
     @classmethod
     def open(cls: type[_Folder], path: Path) -> _Folder:
-        """An existing run folder.
+        """Open an existing run folder.
 
         Raises:
-            InvalidInputError: the folder is of another kind, or of another format version.
+            InvalidInputError: the folder holds another kind of run, or was written in another format version.
         """
         read_marker(path, cls.KIND)
         return cls(path)
@@ -93,44 +93,44 @@ class RunFolder:
         return {"format": self.KIND.format, "format_version": self.KIND.version, "config": dict(config), **kept}
 
     def kept_prompts(self) -> dict[str, Any]:
-        """What the folder keeps of its prompts; see `keep_prompts`. Empty if it keeps nothing yet."""
+        """Return what `keep_prompts` wrote; empty if it was not called yet."""
         if not (self.path / "config.json").is_file():
             return {}
         return dict(self.read_json("config.json").get("prompts", {}))
 
     def keep_prompts(self, prompts: Mapping[str, Any]) -> None:
-        """Keep, in config.json, by what prompts the run is told from others.
+        """Write facts about the prompts to config.json. They show later whether the prompts are still the same.
 
         Args:
-            prompts: `sha256`, the digest of the prompts' token ids by model; and `moment`, the time that chat
+            prompts: `sha256`, the digest of the prompts' token ids for each model; and `moment`, the time that chat
                 templates read, if one of them asks for the time.
 
         Raises:
-            InvalidInputError: the folder keeps other digests. The tokenizer or its chat template has changed.
+            InvalidInputError: the folder has other digests, since the tokenizer or its chat template has changed.
         """
         before = self.kept_prompts()
         other = [name for name, value in before.get("sha256", {}).items() if prompts["sha256"].get(name) != value]
         if other:
             raise InvalidInputError(
                 f"{str(self.path)!r} was begun with other token ids of the prompts for {', '.join(other)}: the "
-                "tokenizer or its chat template has changed since. Start anew in another --out."
+                "tokenizer or its chat template has changed since. Start a new run in another --out."
             )
         self.write_json("config.json", {**self.read_json("config.json"), "prompts": dict(prompts)})
 
     @property
     def complete(self) -> bool:
-        """Whether the run is finished: its summary is written."""
+        """Whether the run is finished, so that its summary is there."""
         return (self.path / "summary.json").is_file()
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """The JSON object in a file of the folder."""
+        """Read the JSON object in a file of the folder."""
         return read_json(self.path / name)
 
     def read_summary(self) -> dict[str, Any]:
-        """The summary of a finished run.
+        """Read the summary of a finished run.
 
         Raises:
-            InvalidInputError: the run is unfinished, or of another format version.
+            InvalidInputError: the run is unfinished, or was written in another format version.
         """
         return read_summary(self.path, self.KIND)
 
@@ -149,11 +149,11 @@ class RunFolder:
             pq.write_table(table, work)
 
     def has_part(self, model: int, batch: int) -> bool:
-        """Whether a batch is finished. Its rollouts are renamed last, so they tell."""
+        """Return whether a batch is finished, so that its rollouts file, which is written last, exists."""
         return part_path(self.path, model, batch, "rollouts").is_file()
 
     def write_part(self, model: int, batch: int, tables: Mapping[Kind, pa.Table]) -> None:
-        """Write a finished batch."""
+        """Write the tables of a finished batch."""
         with self._writing():
             model_folder(self.path, model).mkdir(parents=True, exist_ok=True)
             for kind in KINDS:
@@ -162,13 +162,13 @@ class RunFolder:
                         pq.write_table(tables[kind], work)
 
     def read_part(self, model: int, batch: int, kind: Kind) -> pa.Table:
-        """One table of a finished batch."""
+        """Read one table of a finished batch."""
         return pq.read_table(part_path(self.path, model, batch, kind))
 
     def read_parts(self, kind: Kind) -> pd.DataFrame | None:
-        """One table of an unfinished run, from its finished batches; None if no batch has it.
+        """Read one table from the finished batches of an unfinished run; None if no batch has this table.
 
-        The run may go on meanwhile, so a table that is read later may hold more batches.
+        The run may continue meanwhile, so a table that is read later may contain more batches.
 
         Raises:
             InvalidInputError: a part cannot be read.
@@ -180,7 +180,7 @@ class RunFolder:
             return _as_frame(pa.concat_tables(joined_tables(parts, joined_schema(parts))))
 
     def merge_parts(self) -> None:
-        """Join the parts of all models into whole tables. A column that a model lacks is null."""
+        """Join the parts of all models into whole tables. If a model lacks a column, its values are null."""
         for kind in KINDS:
             parts = whole_parts(self.path, kind)
             if not parts:
@@ -195,7 +195,7 @@ class RunFolder:
                     writer.write_table(table)
 
     def read_frames(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The whole tables (tokens, rollouts).
+        """Read the whole tables of tokens and of rollouts.
 
         Raises:
             InvalidInputError: a table cannot be read.
@@ -203,7 +203,7 @@ class RunFolder:
         return self.read_frame("tokens"), self.read_frame("rollouts")
 
     def read_frame(self, kind: Kind) -> pd.DataFrame:
-        """One whole table.
+        """Read one whole table.
 
         Raises:
             InvalidInputError: the table cannot be read.
@@ -213,7 +213,7 @@ class RunFolder:
             return _as_frame(pq.read_table(path))
 
     def read_steps(self) -> pd.DataFrame | None:
-        """The whole table of steps; None if the run is older than the measurement of steps.
+        """Read the whole table of steps; None if the run is older than the measurement of steps.
 
         Raises:
             InvalidInputError: the table cannot be read.
@@ -221,7 +221,7 @@ class RunFolder:
         return self.read_frame("steps") if (self.path / "steps.parquet").is_file() else None
 
     def read_alternatives(self) -> pd.DataFrame | None:
-        """The whole table of alternatives; None if the run stored none.
+        """Read the whole table of alternatives; None if the run stored none.
 
         Raises:
             InvalidInputError: the table cannot be read.
@@ -229,7 +229,7 @@ class RunFolder:
         return self.read_frame("alternatives") if (self.path / "alternatives.parquet").is_file() else None
 
     def write_model(self, model: int, facts: Mapping[str, Any]) -> None:
-        """Write what is known of a loaded model.
+        """Write the facts about a loaded model to its model.json.
 
         Raises:
             InvalidInputError: the finished batches were measured on another model.
@@ -237,24 +237,24 @@ class RunFolder:
         place = model_folder(self.path, model)
         if (place / "model.json").is_file():
             before = self.read_model(model)
-            # A run of an earlier version knows fewer facts; only those that it knows are compared.
+            # An earlier version wrote fewer facts. Only the facts that it wrote are compared.
             differing = [key for key in facts if key in before and before[key] != facts[key]]
             if differing:
                 shown = ", ".join(f"{key} was {before.get(key)!r}, now {facts[key]!r}" for key in differing)
                 raise InvalidInputError(
-                    f"{str(self.path)!r} was begun with another model, or elsewhere: {shown}. "
-                    "Start anew in another --out."
+                    f"{str(self.path)!r} was begun with another model, or on another device: {shown}. "
+                    "Start a new run in another --out."
                 )
         with self._writing():
             place.mkdir(parents=True, exist_ok=True)
         self.write_json(f"parts/model-{model:03d}/model.json", facts)
 
     def read_model(self, model: int) -> dict[str, Any]:
-        """The facts about a loaded model that `write_model` stored."""
+        """Read the facts about a model that `write_model` wrote."""
         return self.read_json(f"parts/model-{model:03d}/model.json")
 
     def discard_if_unused(self) -> None:
-        """Remove the folder if this run made it and finished no batch, so that the corrected command can use it."""
+        """Remove the folder if this run made it and finished no batch. Then a corrected command can use the path."""
         if self.created_here and not any(self.path.glob("parts/*/*.parquet")) and not self.complete:
             shutil.rmtree(self.path / "parts", ignore_errors=True)
             (self.path / "config.json").unlink(missing_ok=True)
@@ -262,7 +262,7 @@ class RunFolder:
                 self.path.rmdir()
 
     def drop_parts(self) -> None:
-        """Remove the parts, once the whole tables hold everything."""
+        """Remove the parts. The whole tables must be written before."""
         shutil.rmtree(self.path / "parts", ignore_errors=True)
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Where a run writes, and whether it draws figures and a page. Imports no torch."""
+"""The request of a user for a run: where the run writes, and whether it draws figures and a page. Imports no torch."""
 
 import importlib.util
 from abc import ABC, abstractmethod
@@ -14,13 +14,13 @@ from antiphase.runs.run_config import GIVEN_ROWS
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where a run writes, and what it writes besides its tables.
+    """Where a run writes, and what it writes in addition to its tables.
 
     Args:
-        out: folder to write to; None keeps nothing on disk.
-        resume: continue the run in `out`.
-        figures: draw figures.
-        report: write the interactive page.
+        out: the folder to write to; None keeps nothing on disk.
+        resume: whether an interrupted run in `out` is continued.
+        figures: whether figures are drawn.
+        report: whether the interactive page is written.
     """
 
     out: Path | None
@@ -30,28 +30,34 @@ class Outputs:
 
     @classmethod
     def of(cls, out: str | Path | None, *, resume: bool, figures: bool | None, report: bool) -> "Outputs":
-        """The outputs that a user asks for. By default figures are drawn if there is a folder and matplotlib.
+        """Return the outputs for the options of a user.
+
+        Args:
+            out: the folder to write to; None keeps nothing on disk.
+            resume: whether an interrupted run in `out` is continued.
+            figures: whether figures are drawn; None draws them if there is a folder and matplotlib is installed.
+            report: whether the interactive page is written.
 
         Raises:
-            InvalidInputError: `resume` is asked for without a folder.
-            MissingExtraError: figures are asked for, and matplotlib is not installed.
+            InvalidInputError: `resume` is set without a folder.
+            MissingExtraError: `figures` is True, and matplotlib is not installed.
         """
         if resume and out is None:
             raise InvalidInputError("resume needs out, the folder of the interrupted run.")
         can_draw = importlib.util.find_spec("matplotlib") is not None
         if figures and not can_draw:
-            raise MissingExtraError("matplotlib", "report", "drawing figures (--no-figures does without)")
+            raise MissingExtraError("matplotlib", "report", "drawing figures (which --no-figures switches off)")
         drawn = out is not None and (can_draw if figures is None else figures)
         return cls(None if out is None else Path(out), resume, drawn, report and out is not None)
 
     def check(self, kind: FolderKind, stored: Mapping[str, Any]) -> None:
-        """Refuse the folder if the run cannot be begun or continued there; see `check_out`."""
+        """Raise an error if the run can neither begin nor continue in the folder; see `check_out`."""
         if self.out is not None:
             check_out(self.out, kind, stored, resume=self.resume)
 
 
 class RunRequest(ABC):
-    """What a user asks for, checked as far as that is possible without a model.
+    """The request of a user for a run. Everything that needs no model is already checked.
 
     Attributes:
         config: the options, a `RunConfig`.
@@ -64,11 +70,19 @@ class RunRequest(ABC):
     @property
     @abstractmethod
     def stored(self) -> dict[str, Any]:
-        """What config.json holds. It is compared on resume."""
+        """The values that config.json holds. They must be the same when the run is continued."""
 
 
 def with_rollouts(options: Mapping[str, Any], rollouts: Any) -> tuple[dict[str, Any], Any]:
-    """The options, which say where given rollouts come from; and the rollouts that are in memory, or None."""
+    """Add the source of given rollouts to the options.
+
+    Args:
+        options: the options of a run.
+        rollouts: the path of a file, rows in memory, or None.
+
+    Returns:
+        The options, with `rollouts` as a text; and the rows if they are in memory, else None.
+    """
     if isinstance(rollouts, str | Path):
         return {**options, "rollouts": str(rollouts)}, None
     if rollouts is None:

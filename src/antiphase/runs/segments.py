@@ -1,4 +1,8 @@
-"""Correlate the thought and the answer of rollouts apart: their signals, and their entries in the summary."""
+"""Correlate the thought and the answer of rollouts separately. `steps.segments` finds the two segments.
+
+Two parts use this module: the measurement of a batch needs the signals of one segment alone, and the summary of a run
+has an entry for each segment.
+"""
 
 import dataclasses
 from typing import Any
@@ -17,7 +21,7 @@ _OF_TOKENS = ("entropy", "logprob", "strength", "strength_by_projection", "logpr
 
 
 def part_column(unit: str, part: Part) -> str:
-    """Return the column of rollouts.parquet with each rollout's ρ over a unit of one segment.
+    """Return the name of the column of rollouts.parquet that holds ρ for one segment, over one unit (such as types).
 
     >>> part_column("type", "thought")
     'spearman_type_thought'
@@ -28,12 +32,14 @@ def part_column(unit: str, part: Part) -> str:
 def signals_within(
     signals: TokenSignals, chosen: Bool[Tensor, "batch token"], numbers: Int[Tensor, "batch token"]
 ) -> TokenSignals:
-    """Return the signals of some tokens alone; NaN at the other tokens, and at the steps that begin at none of them.
+    """Return signals with the values of the chosen tokens only. The values of all other tokens are NaN.
+
+    The values of a step are kept if its first token is chosen; otherwise they are NaN too.
 
     Args:
         signals: the signals of all tokens, with their steps.
-        chosen: True at the tokens that are kept.
-        numbers: the step of every completion token, −1 elsewhere.
+        chosen: True at the tokens whose values are kept.
+        numbers: the number of the step of every completion token, −1 elsewhere.
     """
     assert signals.steps is not None
 
@@ -62,7 +68,7 @@ def signals_within(
 
 
 def _chosen_steps(chosen: Tensor, numbers: Tensor, steps: StepSignals) -> Bool[Tensor, "batch step"]:
-    """Whether the first token of each step is chosen."""
+    """Return, for each step, whether its first token is chosen."""
     size = steps.num_tokens.shape[1]
     rows, columns = torch.nonzero(numbers >= 0, as_tuple=True)
     last = chosen.shape[1] - 1
@@ -73,17 +79,17 @@ def _chosen_steps(chosen: Tensor, numbers: Tensor, steps: StepSignals) -> Bool[T
 
 
 def tokens_of(tokens: pd.DataFrame, segment: Segment) -> pd.DataFrame:
-    """Return the rows of tokens.parquet that are of a segment; all rows for `all`."""
+    """Return the rows of tokens.parquet that belong to a segment; all rows for `all`."""
     return tokens if segment == "all" else tokens[tokens.segment == segment]
 
 
 def steps_of(steps: pd.DataFrame, tokens: pd.DataFrame, segment: Segment) -> pd.DataFrame:
-    """Return the rows of steps.parquet that are of a segment, which is that of a step's first token.
+    """Return the rows of steps.parquet that belong to a segment. A step belongs to the segment of its first token.
 
     Args:
         steps: the steps of one model and estimator.
         tokens: all tokens of the same rollouts.
-        segment: `thought`, `answer`, or `all` for all rows.
+        segment: `thought` or `answer`; `all` returns all rows.
     """
     if segment == "all":
         return steps
@@ -95,18 +101,18 @@ def steps_of(steps: pd.DataFrame, tokens: pd.DataFrame, segment: Segment) -> pd.
 def segment_statistics(
     tokens: pd.DataFrame, rollouts: pd.DataFrame, steps: pd.DataFrame | None, units: UnitSpec, **resampling: Any
 ) -> dict[str, dict[str, Any]]:
-    """Return ρ by every unit for the thought and for the answer, as values that JSON can hold.
+    """Compute ρ over tokens, types and steps for the thought and for the answer, as values that JSON can hold.
 
     Args:
-        tokens, rollouts, steps: all rows of one model and estimator; `steps` is None in a run that is older than their
-            measurement.
-        units: what is correlated.
-        resampling: `num_resamples` and `seed`, as the bootstrap takes them.
+        tokens, rollouts, steps: all rows of one model and estimator; `steps` is None in a run that is older than the
+            measurement of steps.
+        units: the options that say what is correlated.
+        resampling: `num_resamples` and `seed` of the bootstrap.
 
     Returns:
-        `thought` and `answer`, each with `num_tokens` (its measured tokens), `num_rollouts` (the rollouts that have
-        it), and `units`, as `unit_statistics` gives them for these rollouts. Empty if no rollout has a thought, or if
-        a part of the run is older than segments.
+        `thought` and `answer`, each with `num_tokens` (the number of its measured tokens), `num_rollouts` (the number
+        of rollouts that have this segment), and `units` (what `unit_statistics` returns for these rollouts). Empty if
+        no rollout has a thought, or if a part of the run is older than segments.
     """
     if "segment" not in tokens or bool(tokens.segment.isna().any()) or not bool((tokens.segment == PARTS[0]).any()):
         return {}

@@ -1,4 +1,4 @@
-"""The correlations of one model and estimator, from the tables alone. A probe and an evaluation share them."""
+"""Compute the correlations of one model and estimator from the tables of a run, a probe's or an evaluation's."""
 
 import math
 from collections.abc import Mapping
@@ -28,14 +28,15 @@ def signal_statistics(
     num_resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Pooled and per-rollout correlations with intervals over prompts, JSON-ready.
+    """Compute pooled and per-rollout correlations with intervals, as values that JSON can hold.
 
     Args:
-        tokens, rollouts, steps: all rows of one model and estimator.
-        layers, projections: which were measured.
-        units: what is correlated.
-        num_resamples: how often the bootstrap draws the prompts.
-        seed: seeds the bootstrap.
+        tokens, rollouts, steps: all rows of one model and estimator; `steps` is None in a run that is older than the
+            measurement of steps.
+        layers, projections: the layers and projections that were measured.
+        units: the options that say what is correlated.
+        num_resamples: the number of bootstrap samples, each of which is drawn from the prompts.
+        seed: seed of the random generator that draws the bootstrap samples.
     """
     within: dict[str, Any] = {"num_resamples": num_resamples, "seed": seed}
     segments = segment_statistics(tokens, rollouts, steps, units, **within)
@@ -47,7 +48,7 @@ def signal_statistics(
     groups = codes(rollouts.prompt_id)
     by_unit = unit_statistics(tokens, rollouts, steps, units, **within)
     control = column(tokens, "logprob_control")
-    # The entropies are ranked once for all cells; ρ of a cell is then Pearson's correlation of the ranks.
+    # The entropies are ranked once. The ρ of each layer and projection is then Pearson's correlation of the ranks.
     ranks = average_ranks(entropy[None], strength[None].isfinite())
     by_cell = [
         [_cell(ranks, column(tokens, cell_column(layer, name)), units.min_tokens) for name in projections]
@@ -84,7 +85,7 @@ def signal_statistics(
 def _chain(
     tokens: pd.DataFrame, strength: Tensor, clusters: Tensor, token_ids: Tensor, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The paper's chain and the controls; empty if the run is older than their columns."""
+    """Compute the links of the paper's argument, and the controls; empty if the run is older than their columns."""
     if "logit" not in tokens:
         return {}
     names = ("entropy", "position", "logprob_control", *MAGNITUDES)
@@ -96,6 +97,7 @@ def _chain(
 
 
 def _cell(entropy_ranks: Tensor, strength: Tensor, min_tokens: int) -> float | None:
+    """Compute the ρ of one layer and projection; None if it is undefined."""
     mask = strength[None].isfinite()
     ranks = average_ranks(strength[None].nan_to_num(), mask)
     value = coefficients(entropy_ranks, ranks, mask, method="pearson", min_tokens=min_tokens).item()

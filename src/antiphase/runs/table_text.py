@@ -1,4 +1,4 @@
-"""Numbers, intervals and tables as the console shows them."""
+"""Make the texts that the console shows of a run: numbers, intervals, tables, and notes on how to read them."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -12,28 +12,27 @@ _TEXTS = ("model", "checkpoint", "estimator")
 
 
 def signed(value: float | None) -> str:
-    """`+0.123` with a real minus sign; `undefined` for None."""
+    """Return a number as `+0.123` or `−0.123`, with a real minus sign; `undefined` for None."""
     return "undefined" if value is None else f"{value:+.3f}".replace("-", "−")
 
 
 def interval_text(entry: Mapping[str, float | None]) -> str:
-    """`[−0.20, −0.10]`, or nothing where there is no interval."""
+    """Return an interval as `[−0.200, −0.100]`; a dash if the entry has no interval."""
     if entry["low"] is None:
         return "—"
     return f"[{signed(entry['low'])}, {signed(entry['high'])}]"
 
 
 def with_interval(entry: Mapping[str, float | None] | None) -> str:
-    """`−0.15 [−0.20, −0.10]`; a dash where nothing was measured."""
+    """Return a value and its interval as `−0.150 [−0.200, −0.100]`; a dash if nothing was measured."""
     if entry is None:
         return "—"
     return signed(entry["value"]) if entry["low"] is None else f"{signed(entry['value'])} {interval_text(entry)}"
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table without a limit on its width, so that every row has one line."""
+    """Return the lines of a table. The width has no limit, so that every row is one line."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -42,25 +41,38 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         table.add_column(name, justify="left" if name in _TEXTS else "right", no_wrap=True)
     for row in rows:
         table.add_row(*map(Text, row))
-    console = Console(file=io.StringIO(), width=_WIDEST, color_system=None, highlight=False)
-    console.print(table)
-    assert isinstance(console.file, io.StringIO)
-    return [line.rstrip() for line in console.file.getvalue().split("\n") if line.strip()]
+    return [line for line in _printed([table], _WIDEST) if line]
+
+
+def wrapped(notes: Sequence[str], width: int) -> list[str]:
+    """Return the lines of some notes. Each note begins on a new line and is wrapped at `width`."""
+    return _printed(notes, width)
+
+
+def _printed(parts: Sequence[Any], width: int) -> list[str]:
+    """Return the lines that rich prints, without trailing spaces."""
+    from rich.console import Console
+
+    file = io.StringIO()
+    console = Console(file=file, width=width, color_system=None, highlight=False)
+    for part in parts:
+        console.print(part, markup=False)
+    return [line.rstrip() for line in file.getvalue().rstrip().split("\n")]
 
 
 def shown_parts(results: Sequence[Mapping[str, Any]]) -> list[Part]:
-    """Return the segments, thought and answer, of which a table shows ρ; none if no rollout has a thought."""
+    """Return the segments (thought, answer) that have a column of ρ in a table; none if no rollout has a thought."""
     return [part for part in PARTS if any(part in (result.get("segments") or {}) for result in results)]
 
 
 def of_part(result: Mapping[str, Any], part: Part, unit: str) -> str:
-    """Return the value of ρ over a unit of one segment; a dash for a result that does not hold it."""
+    """Return the ρ of one segment over a unit (such as `type`) as text; a dash if the result does not contain it."""
     entry = (result.get("segments") or {}).get(part)
     return "—" if entry is None or unit not in entry["units"] else signed(entry["units"][unit]["value"])
 
 
 def parts_note(result: Mapping[str, Any], unit: str) -> str | None:
-    """Return a note with ρ of each segment, its interval and what it is over; None for a result without thoughts."""
+    """Return a note with the ρ of each segment, its interval and its number of tokens; None if there is no thought."""
     texts = [
         f"ρ of the {part} by {unit} {with_interval(entry['units'].get(unit))} over {entry['num_tokens']:,} tokens of "
         f"{entry['num_rollouts']:,} of {result['num_rollouts']:,} rollouts"
@@ -70,20 +82,23 @@ def parts_note(result: Mapping[str, Any], unit: str) -> str | None:
 
 
 def segment_note(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a note on what is correlated and what a thought is; none if all tokens are, and there is no thought."""
+    """Return notes that explain the segments: which one is correlated, and what a thought is.
+
+    The list is empty if all tokens are correlated and no rollout has a thought.
+    """
     chosen, notes = results[0].get("segment", "all"), []
     if chosen != "all":
         notes.append(f"segment: only the tokens of the {chosen} are correlated. A rollout without them has no ρ.")
     if shown_parts(results):
         notes.append(
             "thought: from the beginning of a completion to the end of its last closing tag, such as </think>; "
-            "answer: the rest. Their columns hold ρ by the first unit over the tokens of each alone."
+            "answer: the rest. The columns of these names show ρ by the first unit for each of the two alone."
         )
     return notes
 
 
 def unit_note(result: Mapping[str, Any]) -> str:
-    """A note that explains the units, with the splitter and the step strength of the result."""
+    """Return a note that explains the units, with the splitter and the step strength of the result."""
     return (
         "by type: means over each distinct token id (the paper's fingerprint); by token: positions; by step: the "
         f"parts of a rollout ({result.get('splitter', 'sentence')}; strength: {result.get('step_strength', 'mean')})."
@@ -91,7 +106,7 @@ def unit_note(result: Mapping[str, Any]) -> str:
 
 
 def ends_note(result: Mapping[str, Any]) -> str | None:
-    """A note that says how many given rollouts of a model lack an end token; None if none does."""
+    """Return a note that says how many given rollouts of a model lack an end token; None if all have one."""
     count = result.get("num_without_end")
     if not count:
         return None
@@ -102,7 +117,7 @@ def ends_note(result: Mapping[str, Any]) -> str | None:
 
 
 def undefined_note(result: Mapping[str, Any]) -> str | None:
-    """A note that says how many rollouts have no ρ of their own by each unit; None if all have one."""
+    """Return a note that says, for each unit, how many rollouts have no ρ of their own; None if all have one."""
     units = {unit: entry["num_undefined"] for unit, entry in by_unit(result).items() if entry["num_undefined"]}
     if not units:
         return None

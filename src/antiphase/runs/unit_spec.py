@@ -1,11 +1,12 @@
-"""What the items of a correlation are: tokens, types or steps, of the thought, of the answer or of both.
+"""The options that say what is correlated: tokens, types or steps, of the thought, of the answer or of both.
 
-Imports no torch; the statistics are in `units`.
+A unit is what one item of a correlation is: `token` is a position, `type` a distinct token id, `step` a sentence or
+another part of a rollout. This module imports no torch; the statistics are in `units`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any
 
 from antiphase.signal_spec import SEGMENTS, STEP_STRENGTHS, UNITS, Segment, Unit, check_one_of
 from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS, check_least
@@ -14,35 +15,23 @@ from antiphase.steps.thoughts import TAGS, thought_tags
 
 # The paper's fingerprint is over unique tokens.
 DEFAULT_UNIT: Unit = "type"
-# What a run did whose config.json was written before the options existed.
+# The values of options in effect in a run whose config.json is older than these options.
 BEFORE_UNITS: Mapping[str, Any] = {
     "unit": "token", "splitter": None, "step_strength": "mean", "min_steps": MIN_STEPS, "segment": "all"
 }  # fmt: skip
 
 
-class UnitOptions(Protocol):
-    """The options of a run that say what is correlated."""
-
-    unit: str
-    splitter: str
-    step_strength: str
-    min_tokens: int
-    min_steps: int
-    think_tags: Sequence[str] | None
-    segment: str
-
-
 @dataclass(frozen=True)
 class UnitSpec:
-    """What is correlated.
+    """The options that say what is correlated.
 
     Args:
-        headline: the unit whose ρ stands for the run where one number is asked for.
-        splitter: where steps end.
-        min_tokens: a correlation needs at least so many tokens, or types.
-        min_steps: a correlation needs at least so many steps.
-        segment: which tokens of a rollout are correlated: those of its `thought`, of its `answer`, or `all`.
-        tags: what opens and what closes a thought.
+        headline: the unit of the ρ that stands for the run if only one number is shown.
+        splitter: the rule that says where steps end.
+        min_tokens: the least number of tokens, or of types, that a correlation needs.
+        min_steps: the least number of steps that a correlation needs.
+        segment: which tokens of a rollout are correlated: those of its `thought`, those of its `answer`, or `all`.
+        tags: pairs of an opening and a closing tag of a thought.
     """
 
     headline: Unit = DEFAULT_UNIT
@@ -54,22 +43,24 @@ class UnitSpec:
 
     @classmethod
     def of(cls, config: Any) -> "UnitSpec":
-        """What a config correlates that has the fields of `UnitOptions`.
+        """Take these options from a config, and check them.
+
+        Args:
+            config: a `RunConfig`, or any object with its fields `unit`, `splitter`, `step_strength`, `segment`,
+                `min_tokens`, `min_steps` and `think_tags`.
 
         Raises:
-            InvalidInputError: an unknown unit, splitter or segment, or a least number that is too small.
+            InvalidInputError: a unit, splitter, step strength or segment is unknown, or a least number is too small.
         """
-        options: UnitOptions = config
-        check_one_of("unit", options.unit, UNITS)
-        check_one_of("step_strength", options.step_strength, STEP_STRENGTHS)
-        check_one_of("segment", options.segment, SEGMENTS)
-        check_least("min_tokens", options.min_tokens)
-        check_least("min_steps", options.min_steps)
-        splitter = Splitter.parse(options.splitter or DEFAULT_SPLITTER)
-        least = (options.min_tokens, options.min_steps)
-        segment, tags = cast(Segment, options.segment), thought_tags(options.think_tags)
-        return cls(cast(Unit, options.unit), splitter, *least, segment=segment, tags=tags)
+        check_one_of("unit", config.unit, UNITS)
+        check_one_of("step_strength", config.step_strength, STEP_STRENGTHS)
+        check_one_of("segment", config.segment, SEGMENTS)
+        check_least("min_tokens", config.min_tokens)
+        check_least("min_steps", config.min_steps)
+        splitter = Splitter.parse(config.splitter or DEFAULT_SPLITTER)
+        tags = thought_tags(config.think_tags)
+        return cls(config.unit, splitter, config.min_tokens, config.min_steps, config.segment, tags)
 
     def least(self, unit: Unit) -> int:
-        """How many items of a unit a correlation needs at least."""
+        """Return the least number of items of a unit that a correlation needs."""
         return self.min_steps if unit == "step" else self.min_tokens

@@ -1,4 +1,4 @@
-"""Correlations by each unit (token, type, step), and the table and the statistics of steps."""
+"""Compute ρ over each unit (token, type, step), make the rows of steps.parquet, and read results of older versions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -16,7 +16,7 @@ from antiphase.statistics.partial_correlation import Joint
 from antiphase.statistics.pooled_correlation import mean_within, pooled_correlation
 from antiphase.types import StepSignals
 
-# Windows of so many tokens ignore sentences. They control for what the lengths of sentences do to ρ by step.
+# The number of tokens in a window. Windows ignore sentences, so their ρ does not depend on the lengths of sentences.
 WINDOW = 16
 
 STEP_SCHEMA = pa.schema(
@@ -31,12 +31,12 @@ STEP_SCHEMA = pa.schema(
 def step_rows(
     owners: Sequence[Mapping[str, str]], steps: StepSignals, numbers: Int[Tensor, "batch token"]
 ) -> list[dict[str, Any]]:
-    """Rows of steps.parquet.
+    """Make the rows of steps.parquet.
 
     Args:
-        owners: model, estimator, prompt_id and rollout_id of each rollout.
-        steps: the signals of their steps.
-        numbers: the step of every completion token, −1 elsewhere.
+        owners: the columns model, estimator, prompt_id and rollout_id of each rollout.
+        steps: the signals of the rollouts' steps.
+        numbers: the number of the step of every completion token, −1 elsewhere.
     """
     rows = []
     counts, positions = steps.num_tokens.cpu().tolist(), steps.position.cpu().tolist()
@@ -60,17 +60,17 @@ def step_rows(
 
 
 def column(frame: pd.DataFrame, name: str) -> Float[Tensor, "row"]:
-    """A column of a table as a float64 tensor."""
+    """Return a column of a table as a float64 tensor."""
     return torch.tensor(frame[name].to_numpy(dtype="float64", copy=True))
 
 
 def codes(series: "pd.Series[Any]") -> Int[Tensor, "row"]:
-    """The number of each value; distinct values are numbered in the order in which they appear."""
+    """Replace each value by a number. Equal values get the same number, counted in the order of first appearance."""
     return torch.tensor(pd.factorize(series)[0].copy())
 
 
 def interval_of(entry: Mapping[str, Any]) -> dict[str, float | None]:
-    """Only `value`, `low` and `high` of an entry."""
+    """Return only `value`, `low` and `high` of an entry."""
     return {key: entry[key] for key in ("value", "low", "high")}
 
 
@@ -81,13 +81,18 @@ def unit_statistics(
     units: UnitSpec,
     **resampling: Any,
 ) -> dict[str, dict[str, Any]]:
-    """ρ by every unit, pooled and within rollouts, with intervals over prompts, as values that JSON can hold.
+    """Compute ρ over every unit, pooled and within rollouts, with intervals, as values that JSON can hold.
 
     Args:
-        tokens, rollouts, steps: the rows of one model and estimator; `steps` is None if the run is older than their
-            measurement.
-        units: what is correlated.
-        resampling: `num_resamples` and `seed`, as the bootstrap takes them.
+        tokens, rollouts, steps: the rows of one model and estimator; `steps` is None in a run that is older than the
+            measurement of steps.
+        units: the options that say what is correlated.
+        resampling: `num_resamples` and `seed` of the bootstrap, which draws prompts.
+
+    Returns:
+        For each unit: `value`, `low` and `high` of the pooled ρ, `num_items`, `num_undefined` (the number of rollouts
+        without a ρ of their own), and `within` (the mean ρ within rollouts). The entry `step` has more; see
+        docs/metrics.md.
     """
     found: dict[str, dict[str, Any]] = {}
     groups = codes(rollouts.prompt_id)
@@ -102,9 +107,9 @@ def unit_statistics(
     for unit, (x, y, prompts, token_ids) in series.items():
         options: dict[str, Any] = {"unit": unit, "min_tokens": units.least(unit), **resampling}
         value = pooled_correlation(x, y, prompts, token_ids=token_ids, **options)
-        name = f"spearman_{unit}"
-        each = column(rollouts, name if name in rollouts else "spearman")
-        known = name in rollouts or unit == "token"
+        name = spearman_column(rollouts, unit)
+        each = column(rollouts, name)
+        known = name != "spearman" or unit == "token"
         found[unit] = {
             **interval_dict(value),
             "num_items": value.num_tokens,
@@ -118,7 +123,12 @@ def unit_statistics(
 
 
 def _beside_steps(tokens: pd.DataFrame, steps: pd.DataFrame, units: UnitSpec, **resampling: Any) -> dict[str, Any]:
-    """What a correlation over steps must be read with: the steps' lengths, their places, and windows."""
+    """Compute the controls of a correlation over steps, as values that JSON can hold.
+
+    Returns:
+        `given`: ρ with the lengths or the positions of the steps held fixed; `with_length`: the correlations of
+        entropy and of strength with the length; `windows`: ρ over windows of tokens in place of steps.
+    """
     names = ("entropy", "strength", "num_tokens", "position")
     joint = Joint.of([column(steps, name) for name in names], codes(steps.prompt_id), unit="step", **resampling)
     least = units.min_steps
@@ -150,23 +160,23 @@ def _beside_steps(tokens: pd.DataFrame, steps: pd.DataFrame, units: UnitSpec, **
 
 
 def headline_of(result: Mapping[str, Any]) -> Unit:
-    """The unit whose ρ stands for a result. Runs that are older than the units correlate tokens."""
+    """Return the unit of the ρ that stands for a result. Runs that are older than the units correlate tokens."""
     return cast(Unit, result.get("headline", "token"))
 
 
 def headline_entry(result: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The entry of ρ by the headline unit of a result; None if no signals were measured."""
+    """Return the entry of ρ over the headline unit of a result; None if no signals were measured."""
     return by_unit(result)[headline_of(result)] if "spearman" in result else None
 
 
 def spearman_column(rollouts: pd.DataFrame, unit: str) -> str:
-    """The column of rollouts.parquet that holds each rollout's ρ by a unit. Old runs have one column, by token."""
+    """Return the name of the column of rollouts.parquet that holds ρ over a unit. Old runs have only ρ over tokens."""
     name = f"spearman_{unit}"
     return name if name in rollouts else "spearman"
 
 
 def by_unit(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The entries of ρ by unit. A result that is older than the units has the one by token."""
+    """Return the entry of ρ for each unit. A result older than the units has `token` and `type`."""
     if "units" in result:
         return dict(result["units"])
     undefined = {"num_items": result["num_tokens"], "num_undefined": result["num_undefined"]}

@@ -1,4 +1,4 @@
-"""What the numbers of a run depend on: the versions of packages, and the commit of the sources."""
+"""Find the versions of packages and the commit of the sources, on which the numbers of a run depend."""
 
 import functools
 import platform
@@ -10,7 +10,7 @@ _PACKAGES = ("antiphase", "torch", "transformers", "numpy", "pandas", "pyarrow")
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that the numbers depend on."""
+    """Return the versions of Python and of the packages that the numbers depend on."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -22,7 +22,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def commit() -> str | None:
-    """The commit of the checkout that this package runs from; None if it is not run from a checkout.
+    """Return the commit of the git checkout that contains this package; None if the package is not in a checkout.
 
     The commit is read once in a process. So a run that reads it at its beginning does not record a later commit.
     """

@@ -1,7 +1,7 @@
-"""Find the segment of every token of a completion: its thought or its answer (docs/steps.md).
+"""Find the segment of every token of a completion: the thought or the answer (docs/steps.md).
 
-`thoughts` cuts the text of a completion where its thought ends. Here the same cut is made between tokens. So the two
-segments can be correlated apart, and steps can be cut inside each of them. Nothing here measures a signal.
+`thoughts` cuts the text of a completion into a thought and an answer. Here the same cut is made between tokens. Then
+each segment can be correlated on its own, and steps can be cut inside each of them. Nothing here measures a signal.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from antiphase.signal_spec import PARTS, Part, Segment
 from antiphase.steps.assigning import batch_steps, pauses_of, special_ids
 from antiphase.steps.places import PlacedTokens, place_tokens
 from antiphase.steps.splitter import Splitter
-from antiphase.steps.thoughts import TAGS, opened_in_prompt, spoken
+from antiphase.steps.thoughts import TAGS, opened_in_prompt, spoken, with_opening
 from antiphase.types import TokenBatch
 
 Tags = Sequence[tuple[str, str]]
@@ -27,27 +27,28 @@ Tags = Sequence[tuple[str, str]]
 def token_segments(
     completion_ids: Sequence[int], tokenizer: Any, prompt_ids: Sequence[int] = (), tags: Tags = TAGS
 ) -> list[Part]:
-    """Return the segment of every token of a completion, `thought` or `answer`, by the rule of `spoken`.
+    """Return the segment of every token of a completion, `thought` or `answer`.
 
-    The thought runs from the beginning of the completion to the end of the last closing tag, tags included. A thought
-    that was begun and not ended is all thought. The prompt may have begun it. A completion without tags is all answer.
-    Special tokens that are no tags are read as spaces.
+    The thought begins with the completion and ends with the closing tag that `spoken` finds; its tags belong to it. If
+    a thought was begun, in the completion or in the prompt, and was not ended, every token belongs to the thought. If
+    there are no tags, every token belongs to the answer. A special token that is not a tag is read as spaces.
 
-    A token belongs to the segment of its first character that is no space. So a token that holds the end of the
-    closing tag and the beginning of the answer belongs to the thought. A token of white space, or without text, joins
-    the segment of the token before it. So does a special token that is no tag.
+    A token belongs to the segment of its first character that is not a space. For example, a token that contains the
+    end of the closing tag and the beginning of the answer belongs to the thought. A token of white space, a token
+    without text and a special token that is not a tag belong to the segment of the token before them.
 
-    Our reading: the paper correlates the reasoning sentences of a rollout. It does not say whether those of the answer
-    are among them, nor where its models' thoughts end.
+    Our reading: the paper correlates the reasoning sentences of a rollout. It does not say whether the sentences of
+    the answer are among them, nor where the thoughts of its models end.
 
     Args:
         completion_ids: the token ids of the completion.
         tokenizer: the model's tokenizer.
         prompt_ids: the token ids of the prompt, whose template may open the thought.
-        tags: what opens and what closes a thought.
+        tags: pairs of an opening and a closing tag.
 
     Returns:
-        One name for each token: first the thought's tokens, then the answer's. The time is linear in their number.
+        One name for each token: first the tokens of the thought, then those of the answer. The time is linear in the
+        number of tokens.
     """
     ids = [int(token) for token in completion_ids]
     count = _num_thought(ids, tokenizer, prompt_ids, tags, pauses=())
@@ -57,16 +58,16 @@ def token_segments(
 def batch_segments(batch: TokenBatch, tokenizer: Any, tags: Tags = TAGS) -> Int[Tensor, "batch token"]:
     """Return the segment of every completion token of a batch.
 
-    The prompt of a row is what stands before its first completion token. Tokens that the model did not write, such as
-    a tool's answer, are replaced by a blank line in the text.
+    The prompt of a row consists of the tokens before its first completion token. Later tokens that the model did not
+    write, such as a tool's answer, are read as a blank line.
 
     Args:
         batch: the rollouts.
         tokenizer: the model's tokenizer.
-        tags: what opens and what closes a thought.
+        tags: pairs of an opening and a closing tag.
 
     Returns:
-        0 at a token of the thought, 1 at a token of the answer, and −1 at all other places.
+        0 at a token of the thought, 1 at a token of the answer, and −1 at every other position.
     """
     segments = torch.full(batch.input_ids.shape, -1, dtype=torch.long)
     wanted, real = batch.completion_mask.cpu(), batch.attention_mask.cpu()
@@ -81,12 +82,13 @@ def batch_segments(batch: TokenBatch, tokenizer: Any, tags: Tags = TAGS) -> Int[
 
 
 def segment_batch(batch: TokenBatch, segments: Int[Tensor, "batch token"], segment: Segment) -> TokenBatch:
-    """Return the batch with only the tokens of one segment to measure; `all` changes nothing.
+    """Return the batch with a completion mask that covers one segment only. Other tokens are then not measured.
 
     Args:
         batch: the rollouts.
-        segments: their segments, as `batch_segments` gives them.
-        segment: `thought`, `answer` or `all`. A rollout without a token in it then has nothing to measure.
+        segments: the segment of every token, as `batch_segments` returns them.
+        segment: `thought` or `answer`; `all` returns the batch unchanged. If a rollout has no token of the segment,
+            nothing of this rollout is measured.
     """
     if segment == "all":
         return batch
@@ -94,13 +96,13 @@ def segment_batch(batch: TokenBatch, segments: Int[Tensor, "batch token"], segme
 
 
 def measured_batch(batch: TokenBatch, tokenizer: Any, segment: Segment, tags: Tags = TAGS) -> TokenBatch:
-    """Find the segments of a batch, and return the batch with only one of them to measure; `all` changes nothing.
+    """Find the segments of a batch, and return the batch with a completion mask that covers one of them only.
 
     Args:
         batch: the rollouts.
         tokenizer: the model's tokenizer.
-        segment: `thought`, `answer` or `all`.
-        tags: what opens and what closes a thought.
+        segment: `thought` or `answer`; `all` returns the batch unchanged.
+        tags: pairs of an opening and a closing tag.
     """
     return batch if segment == "all" else segment_batch(batch, batch_segments(batch, tokenizer, tags), segment)
 
@@ -108,16 +110,15 @@ def measured_batch(batch: TokenBatch, tokenizer: Any, segment: Segment, tags: Ta
 def segment_steps(
     batch: TokenBatch, segments: Int[Tensor, "batch token"], tokenizer: Any, splitter: Splitter
 ) -> Int[Tensor, "batch token"]:
-    """Return the step of every completion token, where no step has tokens of both segments.
+    """Return the number of the step of every completion token. No step contains tokens of both segments.
 
-    The steps of the thought come first. Those of the answer are cut as if the answer stood alone, and their numbers
-    continue.
+    The thought and the answer are cut separately. The numbers of the answer's steps continue those of the thought.
 
     Args:
         batch: the rollouts.
-        segments: their segments, as `batch_segments` gives them.
+        segments: the segment of every token, as `batch_segments` returns them.
         tokenizer: the model's tokenizer.
-        splitter: how to cut each segment.
+        splitter: the rule that cuts a text into steps.
     """
     thought, answer = (batch_steps(segment_batch(batch, segments, part), tokenizer, splitter) for part in PARTS)
     first = thought.amax(1, keepdim=True) + 1
@@ -125,17 +126,16 @@ def segment_steps(
 
 
 def _num_thought(ids: list[int], tokenizer: Any, prompt_ids: Sequence[int], tags: Tags, pauses: Sequence[int]) -> int:
-    """The number of tokens of the thought, which are the first ones."""
+    """Return how many tokens, from the first one on, belong to the thought."""
     if not ids:
         return 0
     placed = place_tokens(ids, tokenizer, pauses)
     text = _with_tags(placed, ids, tokenizer, tags)
-    opening = opened_in_prompt(tokenizer, prompt_ids, tags)
-    before = "" if opening is None or text.lstrip().startswith(opening) else f"{opening}\n"
-    cut = spoken(before + text, tags)
+    whole = with_opening(text, opened_in_prompt(tokenizer, prompt_ids, tags) or "", tags)
+    cut = spoken(whole, tags)
     if cut.answer is None:
         return len(ids)
-    end = len(cut.thought) - len(before)
+    end = len(cut.thought) - (len(whole) - len(text))
     if end <= 0:
         return 0
     first = placed.first_solid(text)
@@ -144,7 +144,7 @@ def _num_thought(ids: list[int], tokenizer: Any, prompt_ids: Sequence[int], tags
 
 
 def _with_tags(placed: PlacedTokens, ids: Sequence[int], tokenizer: Any, tags: Tags) -> str:
-    """The text with spaces in place of special tokens, except those that make up a tag."""
+    """Return the text with special tokens replaced by spaces, except those that are part of a tag."""
     text, special = placed.text, special_ids(tokenizer)
     numbers = [number for number, token in enumerate(ids) if token in special]
     if not numbers:

@@ -1,8 +1,8 @@
-r"""What a reasoning model thinks, and what it answers: a completion is cut where its thought ends.
+r"""Cut a completion of a reasoning model into its thought and its answer.
 
-Pure string functions, linear in the length of the text. A thought that was begun and not ended leaves no answer,
-whatever stands in it. Several families of models are known by their tags; a template may have opened the thought in
-the prompt, so that the completion only closes it.
+The functions read texts only, in time that is linear in the length of the text. `segments` makes the same cut between
+tokens. The tags of several families of models are known. A chat template may have opened the thought in the prompt;
+the completion then has only the closing tag. If a thought was begun and not ended, the completion has no answer.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any
 
 from antiphase.errors import InvalidInputError
 
-# (what opens a thought, what closes it), of the families in use.
+# Each pair is the tag that opens a thought and the tag that closes it, for one or several families of models.
 TAGS: tuple[tuple[str, str], ...] = (
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
@@ -25,21 +25,21 @@ TAGS: tuple[tuple[str, str], ...] = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
 )
-# The last family without its special tokens.
+# What is left of the last family's tags after decoding has removed the special tokens.
 _FLAT_CHANNEL = re.compile(r"\s*analysis(?=[A-Z\d\"'(])")
 _FLAT_FINAL = "assistantfinal"
 # Each quotation mark with the one that ends it.
 _QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019", "«": "»"}
-# As many tokens of a prompt are read for a tag at its end, which may be a token for each byte.
+# The number of tokens at the end of a prompt that are searched for a tag. Every byte of the tag may be a token.
 _PROMPT_END = 64
 
 
 def thought_tags(texts: Sequence[str] | None) -> tuple[tuple[str, str], ...]:
-    """Return the tags of the known families, after those that a user adds.
+    """Return the tags that a user adds, followed by the tags of the known families.
 
     Args:
-        texts: each holds an opening and a closing tag with white space between them, as in `<plan> </plan>`; None adds
-            nothing.
+        texts: each text is an opening and a closing tag with white space between them, as in `<plan> </plan>`; None
+            adds nothing.
 
     Raises:
         InvalidInputError: a text is not two different tags.
@@ -61,11 +61,11 @@ def thought_tags(texts: Sequence[str] | None) -> tuple[tuple[str, str], ...]:
 
 @dataclass(frozen=True)
 class Spoken:
-    """A completion, cut where its thought ends.
+    """The two parts of a completion.
 
     Args:
         thought: the text of the thought, tags included; empty if there is none.
-        answer: what follows the thought; None if the thought was begun and not ended.
+        answer: the text after the thought; None if the thought was begun and not ended.
     """
 
     thought: str
@@ -73,17 +73,19 @@ class Spoken:
 
 
 def spoken(completion: str, tags: Sequence[tuple[str, str]] = TAGS) -> Spoken:
-    """Cut a completion where its thought ends.
+    """Cut a completion into its thought and its answer.
 
-    The last closing tag ends the thought. A closing tag in quotation marks is a mention and ends nothing. So is one in
-    the middle of a sentence, as in `I close with </think> then`, where another closing tag is not. An opening
-    tag counts at the beginning of the completion and of a line; in the middle of a line it is a mention. An opening
-    tag that counts, with no closing tag after it, leaves no answer. The channels of gpt-oss are known also where
-    decoding has removed their special tokens, as in `analysis…assistantfinal…`.
+    The last closing tag ends the thought. A closing tag in quotation marks is a mention and is ignored. A closing tag
+    in the middle of a sentence, as in `I close with </think> then`, is also a mention, unless all closing tags of the
+    completion are in the middle of a sentence.
+
+    An opening tag counts only at the beginning of the completion or of a line. If a closing tag is missing after it,
+    the completion has no answer. The channels of gpt-oss are also found after decoding has removed their special
+    tokens, as in `analysis…assistantfinal…`.
 
     Args:
-        completion: the generated text, special tokens of the thought included.
-        tags: what opens and what closes a thought.
+        completion: the generated text, with the special tokens of the thought.
+        tags: pairs of an opening and a closing tag.
 
     >>> spoken("<think>2 + 2</think>It is 4.")
     Spoken(thought='<think>2 + 2</think>', answer='It is 4.')
@@ -94,7 +96,7 @@ def spoken(completion: str, tags: Sequence[tuple[str, str]] = TAGS) -> Spoken:
     plain = [place for place, close in ends if not _in_sentence(completion, place - len(close), place)]
     last = max((place for place, _ in ends), default=0)
     end = max(plain, default=last)
-    end = last if opens(completion[end:last], tags) else end  # a second thought ends in the middle of a sentence
+    end = last if opens(completion[end:last], tags) else end  # A second thought ends in the middle of a sentence.
     begun = _FLAT_CHANNEL.match(completion)
     if begun is not None and end == 0:
         end = completion.rfind(_FLAT_FINAL) + len(_FLAT_FINAL) if _FLAT_FINAL in completion else len(completion)
@@ -105,20 +107,20 @@ def spoken(completion: str, tags: Sequence[tuple[str, str]] = TAGS) -> Spoken:
 
 
 def closing_places(text: str, close: str) -> list[int]:
-    """Where each closing tag in the text ends, in order. A tag in quotation marks is a mention and is left out."""
+    """Return the index after each closing tag of the text, in order. Tags in quotation marks are left out."""
     ends = [found.end() for found in re.finditer(re.escape(close), text)] if close in text else []
     return [end for end in ends if _QUOTES.get(text[end - len(close) - 1 : end - len(close)]) != text[end : end + 1]]
 
 
 def _in_sentence(text: str, start: int, end: int) -> bool:
-    """Whether words of one sentence stand on both sides of a tag."""
+    """Return whether a tag stands in the middle of a sentence, with words of the sentence on both sides."""
     before, after = text[max(0, start - 2) : start], text[end : end + 2]
     goes_on = after[:1] in (".", ",", ";") or (after[:1] == " " and after[1:].islower())
     return len(before) == 2 and before[0].isalnum() and before[1] == " " and goes_on
 
 
 def opens(text: str, tags: Sequence[tuple[str, str]] = TAGS) -> bool:
-    """Whether a thought begins in the text: with a tag at its beginning, or at the beginning of a line."""
+    """Return whether an opening tag stands at the beginning of the text or of one of its lines."""
     return any(re.search(rf"(?m)^[^\S\n]*{re.escape(opening)}", text) for opening, _ in tags if opening in text)
 
 
@@ -130,13 +132,14 @@ def completion_text(
 ) -> str:
     """Return the text of a completion without special tokens, but with the tags of its thought.
 
-    Some models' tags are special tokens, and some templates open the thought in the prompt. Both are put back.
+    The tags of some models are special tokens; these tags are kept. Some templates open the thought in the prompt; the
+    opening tag is then put before the text.
 
     Args:
         tokenizer: the model's tokenizer.
-        completion_ids: token ids of the completion.
-        prompt_ids: token ids of its prompt.
-        tags: what opens and what closes a thought.
+        completion_ids: the token ids of the completion.
+        prompt_ids: the token ids of the prompt.
+        tags: pairs of an opening and a closing tag.
     """
     text = str(tokenizer.decode(list(completion_ids), skip_special_tokens=True))
     whole = str(tokenizer.decode(list(completion_ids)))
@@ -150,33 +153,37 @@ def completion_text(
 
 
 def opened_in_prompt(tokenizer: Any, prompt_ids: Sequence[int], tags: Sequence[tuple[str, str]] = TAGS) -> str | None:
-    """Return the opening tag with which the prompt ends; None if it ends with no such tag.
+    """Return the opening tag at the end of the prompt; None if the prompt does not end with one.
 
     Args:
         tokenizer: the model's tokenizer.
         prompt_ids: the token ids of the prompt.
-        tags: what opens and what closes a thought.
+        tags: pairs of an opening and a closing tag.
     """
-    end = str(tokenizer.decode(list(prompt_ids[-_PROMPT_END:]))).rstrip()
-    return next((opening for opening, _ in tags if end.endswith(opening)), None)
+    return _opening_at_end(str(tokenizer.decode(list(prompt_ids[-_PROMPT_END:]))), tags)
 
 
 def _special_tokens(tokenizer: Any) -> list[str]:
-    """Return the texts of all tokens that decoding leaves out, the longest first."""
-    # Tokens may be added as special ones without being in `all_special_tokens`.
+    """Return the texts of all special tokens, the longest first."""
+    # A tokenizer may have added special tokens that are not in `all_special_tokens`.
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     found = {*map(str, tokenizer.all_special_tokens), *(token.content for token in added if token.special)}
     return sorted(found, key=len, reverse=True)
 
 
 def with_opening(completion: str, prompt: str, tags: Sequence[tuple[str, str]] = TAGS) -> str:
-    r"""Return the completion, after the opening tag with which its prompt ends.
+    r"""Return the completion with the prompt's opening tag put before it.
 
-    The completion is returned as it is if its prompt ends with no opening tag, or if it begins with that tag itself.
+    The completion is returned unchanged if the prompt does not end with an opening tag, or if the completion itself
+    begins with this tag.
 
     >>> with_opening("2 + 2</think>It is 4.", "How much is 2 + 2? <think>\n")
     '<think>\n2 + 2</think>It is 4.'
     """
-    end = prompt.rstrip()
-    opening = next((opening for opening, _ in tags if end.endswith(opening)), None)
+    opening = _opening_at_end(prompt, tags)
     return completion if opening is None or completion.lstrip().startswith(opening) else f"{opening}\n{completion}"
+
+
+def _opening_at_end(prompt: str, tags: Sequence[tuple[str, str]]) -> str | None:
+    end = prompt.rstrip()
+    return next((opening for opening, _ in tags if end.endswith(opening)), None)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from antiphase.data.chat_template import ChatOptions, unread
+from antiphase.data.chat_template import ChatOptions, unused_variables
 from antiphase.data.prompt_rendering import PromptFormat, prompt_token_ids
 from antiphase.errors import InvalidInputError
 from antiphase.models.loading import inspect_model
@@ -79,7 +79,7 @@ def table_of(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem]) -> lis
     """
     options = recipe.options
     form = PromptFormat(options.prompt_template, options.system_prompt, options.chat_template, chat_options(recipe))
-    unknown = unread(tokenizer, sorted(form.chat.template_kwargs or ()))
+    unknown = unused_variables(tokenizer, sorted(form.chat.template_kwargs or ()))
     if unknown:
         raise InvalidInputError(
             f"chat_template_kwargs: the model's chat template does not read {', '.join(unknown)}, so this would have "
