@@ -17,8 +17,9 @@ import pandas as pd
 from scipy.special import stdtr, stdtrit
 
 from antiphase.evaluation.comparison import crossed_interval, sides_of
-from antiphase.evaluation.entrants import Entrant, SeedRun
+from antiphase.evaluation.entrants import Entrant, SeedRun, shared_problems
 from antiphase.evaluation.entries import Options
+from antiphase.evaluation.task_metrics import rows_of
 from antiphase.statistics.estimate import average_interval, number_or_none, share_interval, student_quantile
 from antiphase.statistics.paired import paired_difference, verdict_of
 from antiphase.statistics.variance import Term, combined_variance, residual_variance, variance_of_mean
@@ -49,7 +50,7 @@ def benchmark(entrants: Sequence[Entrant], options: Options | None = None) -> di
         return None
     names = list(dict.fromkeys(entrant.name for entrant in entrants))
     of_name = {name: {entrant.task: entrant for entrant in entrants if entrant.name == name} for name in names}
-    problems = {task: _shared([own[task] for own in of_name.values() if task in own]) for task in tasks}
+    problems = {task: shared_problems([own[task] for own in of_name.values() if task in own]) for task in tasks}
     rows = []
     for name in names:
         for task in tasks:
@@ -75,8 +76,7 @@ def results_benchmark(results: Sequence[Mapping[str, Any]], rollouts: pd.DataFra
         key = (str(result["model"]), str(result["task"]))
         if key in entrants:
             continue
-        chosen = (rollouts.model == key[0]) & (rollouts.task == key[1])
-        own = rollouts[chosen & (rollouts.estimator == result["estimator"])]
+        own = rows_of(rollouts, *key, result["estimator"])
         entrants[key] = Entrant(*key, (SeedRun("", result, own, {}),))
     return benchmark(list(entrants.values()))
 
@@ -96,11 +96,6 @@ def _metrics(entrants: Sequence[Entrant]) -> list[str]:
 
 def _sampled(entrant: Entrant) -> bool:
     return all(bool((~run.rollouts.greedy).any()) for run in entrant.runs)
-
-
-def _shared(entrants: Sequence[Entrant]) -> list[str]:
-    shared = set.intersection(*(set(entrant.problems) for entrant in entrants))
-    return [name for name in entrants[0].problems if name in shared]
 
 
 def _value(entrant: Entrant, metric: str, problems: Sequence[str], options: Options | None) -> dict[str, Any]:

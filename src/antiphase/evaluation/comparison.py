@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from antiphase.errors import InvalidInputError
-from antiphase.evaluation.entrants import HEADLINE, Entrant, SeedRun, check_comparable
+from antiphase.evaluation.entrants import HEADLINE, Entrant, SeedRun, check_comparable, shared_problems
 from antiphase.evaluation.entries import Options
+from antiphase.evaluation.task_metrics import sampled_or_greedy
 from antiphase.runs.units import headline_entry, spearman_column
 from antiphase.statistics.association import rank_association
 from antiphase.statistics.estimate import mean_interval, number_or_none, share_interval
@@ -96,8 +97,7 @@ def compare_task(entrants: Sequence[Entrant], options: Options) -> dict[str, Any
     """
     if not options.allow_mismatch:
         check_comparable(entrants)
-    shared = set.intersection(*(set(entrant.problems) for entrant in entrants))
-    problems = [name for name in entrants[0].problems if name in shared]
+    problems = shared_problems(entrants)
     if not problems:
         raise InvalidInputError(f"the entrants share no problem of {entrants[0].task!r}.")
     reference = next((e for e in entrants if e.name == (options.reference or entrants[0].name)), None)
@@ -215,7 +215,7 @@ def difference_of(left: np.ndarray, right: np.ndarray, metric: str, options: Opt
 
 def point_of(entrant: Entrant, run: SeedRun) -> dict[str, Any]:
     """The accuracy and the numbers of `ACROSS` of one run; None where undefined."""
-    rows = run.rollouts[~run.rollouts.greedy] if bool((~run.rollouts.greedy).any()) else run.rollouts
+    rows = sampled_or_greedy(run.rollouts)
     signals = run.result.get("signals", {})
 
     def mean(column: str, sign: int = 1) -> float | None:

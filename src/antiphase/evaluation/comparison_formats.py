@@ -6,16 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from antiphase.evaluation.benchmark import AVERAGE
+from antiphase.evaluation.benchmark_table import BENCHMARK_NOTE, benchmark_table, metric_title
 from antiphase.evaluation.comparison import ACROSS, Comparison
-from antiphase.evaluation.evaluation_table import (
-    BENCHMARK_NOTE,
-    WIDTH,
-    benchmark_table,
-    metric_title,
-    printed,
-    share_text,
-    text_table,
-)
+from antiphase.evaluation.text_tables import WIDTH, printed, share_text, text_table
 from antiphase.runs.table_text import interval_text, signed
 
 HEADER = (

@@ -1,10 +1,9 @@
 """The tables of the problems that one entrant solves more often than another, for the page."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from antiphase.evaluation.comparison_formats import difference_text
-from antiphase.evaluation.disagreements import FILE, Disagreement, Disagreements, Side, excerpt
+from antiphase.evaluation.disagreements import FILE, Disagreements, Side, excerpt
 from antiphase.page.document import Table
 from antiphase.runs.table_text import signed
 
@@ -38,7 +37,8 @@ def _table(found: Sequence[Disagreements], labels: Labels) -> Table:
     header = ["problem", "task", f"right: {reference}", f"right: {model}", "difference", "prompt"]
     rows, links = [], {}
     for place, (task, row) in enumerate(shown):
-        rows.append(_cells(task, row))
+        shares = (_share(row.reference), _share(row.model))
+        rows.append([row.problem_id, task, *shares, signed(row.difference), excerpt(row.prompt)])
         for column, name, side in ((2, reference, row.reference), (3, model, row.model)):
             pairs = [
                 (labels[name, task, seed], rollout) for seed, rollout in side.rollouts if (name, task, seed) in labels
@@ -51,11 +51,6 @@ def _table(found: Sequence[Disagreements], labels: Labels) -> Table:
     return Table(f"{model} against {reference}, problem by problem", header, rows, [_READING, *notes], links)
 
 
-def _cells(task: str, row: Disagreement) -> list[str]:
-    sides = (_share(row.reference), _share(row.model))
-    return [row.problem_id, task, *sides, signed(row.difference), excerpt(row.prompt)]
-
-
 def _share(side: Side) -> str:
     return f"{side.share:.2f} ({side.num_correct} of {side.num_samples})"
 
@@ -63,11 +58,10 @@ def _share(side: Side) -> str:
 def _notes(one: Disagreements) -> list[str]:
     """Sentences that say how much of the disagreement chance could explain."""
     more = sum(row.difference > 0 for row in one.problems)
-    paired: Mapping[str, Any] = one.paired
     notes = [
         f"{one.task}: of {one.num_problems:,} problems, {one.model} solves {more:,} more often than {one.reference} "
-        f"and {len(one.problems) - more:,} less often. The mean difference in accuracy is {difference_text(paired)}: "
-        f"{paired['verdict']}."
+        f"and {len(one.problems) - more:,} less often. The mean difference in accuracy is "
+        f"{difference_text(one.paired)}: {one.paired['verdict']}."
     ]
     if one.by_chance is None:
         notes.append(

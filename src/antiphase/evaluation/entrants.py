@@ -13,7 +13,7 @@ import pandas as pd
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.entries import entrant_keys
 from antiphase.evaluation.result import Evaluation
-from antiphase.evaluation.task_metrics import passed_at, voted_at
+from antiphase.evaluation.task_metrics import passed_at, rows_of, sampled_or_greedy, voted_at
 from antiphase.runs.units import headline_entry, headline_of, spearman_column
 
 _ASKED = (
@@ -111,6 +111,12 @@ class Entrant:
         return float(np.mean(values)) if values else float("nan")
 
 
+def shared_problems(entrants: Sequence[Entrant]) -> list[str]:
+    """Return the ids of the problems that all entrants have, in the first entrant's order."""
+    shared = set.intersection(*(set(entrant.problems) for entrant in entrants))
+    return [name for name in entrants[0].problems if name in shared]
+
+
 def _by_problem(rollouts: pd.DataFrame, metric: str, unit: str) -> "pd.Series[float]":
     drawn = rollouts[~rollouts.greedy]
     if metric == "greedy" or (metric == "accuracy" and drawn.empty):
@@ -125,7 +131,7 @@ def _by_problem(rollouts: pd.DataFrame, metric: str, unit: str) -> "pd.Series[fl
         value = passed_at if kind == "pass" else voted_at
         groups = drawn.groupby("problem_id", sort=False, observed=True)
         return pd.Series({name: value(group, k) for name, group in groups}, dtype="float64")
-    rows = drawn if len(drawn) else rollouts
+    rows = sampled_or_greedy(rollouts)
     series = {
         "accuracy": rows.correct.astype("float64"),
         "length": rows.num_tokens.astype("float64"),
@@ -158,9 +164,7 @@ def entrants_of(name: str | None, evaluations: Sequence[Evaluation], estimator: 
             if key in seen or estimator not in (None, result["estimator"]):
                 continue
             seen.add(key)
-            rows = evaluation.rollouts
-            chosen = (rows.model == result["model"]) & (rows.task == result["task"])
-            own = rows[chosen & (rows.estimator == result["estimator"])]
+            own = rows_of(evaluation.rollouts, result["model"], result["task"], result["estimator"])
             code = evaluation.summary["config"].get("tasks_sha256", {}).get(result["task"])
             versions = evaluation.summary["versions"] | ({} if code is None else {_CODE: code[:12]})
             tags = evaluation.summary["config"].get("think_tags")

@@ -1,10 +1,12 @@
 """Makes the interactive page of a comparison, with the evaluations that are compared."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from antiphase.evaluation.benchmark_table import BENCHMARK_NOTE
 from antiphase.evaluation.comparison import Comparison
 from antiphase.evaluation.comparison_formats import (
     ACROSS_HEADER,
@@ -17,7 +19,6 @@ from antiphase.evaluation.comparison_formats import (
 )
 from antiphase.evaluation.disagreement_tables import disagreement_tables
 from antiphase.evaluation.disagreements import Disagreements
-from antiphase.evaluation.evaluation_table import BENCHMARK_NOTE
 from antiphase.evaluation.result import Evaluation, labels_of
 from antiphase.page.document import Document, Run, Table, joined
 
@@ -63,4 +64,4 @@ def comparison_document(
     tables = [*comparison_tables(comparison), *disagreement_tables(found, labels)]
     documents.insert(0, Document("comparison", [Run("comparison", "compare")], tables=tables))
     page = joined(documents, " against ".join(folders))
-    return Document(**{**vars(page), "created": created})
+    return replace(page, created=created)

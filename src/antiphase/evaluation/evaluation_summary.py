@@ -9,7 +9,7 @@ import pandas as pd
 from antiphase.data.prompt_rendering import prompts_digest
 from antiphase.evaluation.benchmark import results_benchmark
 from antiphase.evaluation.evaluation_config import NO_SIGNALS, EvalConfig
-from antiphase.evaluation.task_metrics import accuracy_metrics, inside_metrics
+from antiphase.evaluation.task_metrics import accuracy_metrics, inside_metrics, rows_of, sampled_or_greedy
 from antiphase.runs.measuring import given_facts
 from antiphase.runs.signal_statistics import signal_statistics
 from antiphase.signal_spec import SignalSpec
@@ -44,7 +44,7 @@ def summarize_evaluation(
     results = []
     for model, identity, estimator in cases:
         case = (model, identity["task"], estimator)
-        rows = _of_case(rollouts, *case)
+        rows = rows_of(rollouts, *case)
         spec = specs.get(estimator)
         ks = config.ks(identity["task"], _samples(rows))
         entry: dict[str, Any] = {
@@ -62,9 +62,9 @@ def summarize_evaluation(
             "metrics": accuracy_metrics(rows, ks),
         }
         if spec is not None:
-            own_steps = None if steps is None else _of_case(steps, *case)
+            own_steps = None if steps is None else rows_of(steps, *case)
             layers = models[model]["layers"][estimator]
-            entry |= _measured(_of_case(tokens, *case), rows, own_steps, spec, layers, ks, config)
+            entry |= _measured(rows_of(tokens, *case), rows, own_steps, spec, layers, ks, config)
         results.append(entry)
         tick(1 / len(cases))
     return {"results": results, "benchmark": results_benchmark(results, rollouts)}
@@ -73,10 +73,6 @@ def summarize_evaluation(
 def _samples(rows: pd.DataFrame) -> int:
     drawn = rows[~rows.greedy]
     return int(drawn.groupby("problem_id").size().min()) if len(drawn) else 0
-
-
-def _of_case(table: pd.DataFrame, model: str, task: str, estimator: str) -> pd.DataFrame:
-    return table[(table.model == model) & (table.task == task) & (table.estimator == estimator)]
 
 
 def _measured(
@@ -89,7 +85,7 @@ def _measured(
     config: EvalConfig,
 ) -> dict[str, Any]:
     """The options and the statistics of the signals of one model, task and estimator."""
-    drawn = rows[~rows.greedy] if (~rows.greedy).any() else rows
+    drawn = sampled_or_greedy(rows)
     ids = set(drawn.rollout_id)
     return {
         "context": spec.context,

@@ -7,15 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from antiphase.errors import InvalidInputError
+from antiphase.evaluation.benchmark_table import BENCHMARK_NOTE, benchmark_table
 from antiphase.evaluation.entries import Options
 from antiphase.evaluation.evaluation_folder import EvalFolder
-from antiphase.evaluation.evaluation_table import (
-    BENCHMARK_NOTE,
-    TWO_SCORES_NOTE,
-    benchmark_table,
-    render_evaluation,
-)
-from antiphase.evaluation.two_scores import two_scores_table
+from antiphase.evaluation.evaluation_table import render_evaluation
+from antiphase.evaluation.two_scores import TWO_SCORES_NOTE, two_scores_table
 from antiphase.page.building import signals_document
 from antiphase.page.document import Document, Table
 from antiphase.page.html import render_overview

@@ -5,7 +5,7 @@ problems are the clusters. Greedy completions count in their own accuracy alone.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,29 @@ def rollout_score(rollouts: pd.DataFrame, name: str, unit: str = "token") -> np.
     return sign * rollouts[column].to_numpy(dtype=np.float64)
 
 
+def sampled_or_greedy(rollouts: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the sampled rollouts, or those of the greedy ones where nothing was sampled."""
+    drawn = rollouts[~rollouts.greedy]
+    return drawn if len(drawn) else rollouts
+
+
+def rows_of(table: pd.DataFrame, model: str, task: str, estimator: str) -> pd.DataFrame:
+    """Return the rows of one model, task and estimator."""
+    return table[(table.model == model) & (table.task == task) & (table.estimator == estimator)]
+
+
+def largest(metrics: Mapping[str, Any], prefix: str) -> str:
+    """Return the name of the metric with the largest k, such as `pass@8`, or `pass@k` where there is none."""
+    names = [name for name in metrics if name.startswith(f"{prefix}@")]
+    return max(names, key=lambda name: int(name.partition("@")[2]), default=f"{prefix}@k")
+
+
+def headline_accuracy(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the accuracy of the samples, or that of the greedy completions where nothing was sampled."""
+    found: Mapping[str, Any] = metrics.get(largest(metrics, "avg")) or metrics["greedy"]
+    return found
+
+
 def by_problem(rollouts: pd.DataFrame, values: np.ndarray) -> np.ndarray:
     """Mean of the values of each problem's rows, in the order of first appearance. NaN values are left out."""
     series = pd.Series(values, index=rollouts.index)
@@ -83,7 +106,7 @@ def accuracy_metrics(rollouts: pd.DataFrame, ks: Sequence[int]) -> dict[str, dic
         found |= _sampled(drawn, ks)
     if len(greedy):
         found["greedy"] = share_interval(greedy.correct.to_numpy(dtype=np.float64))
-    shown = drawn if len(drawn) else greedy
+    shown = sampled_or_greedy(rollouts)
     cut = (shown.finish == "length").where(shown.finish != "given").to_numpy(dtype=np.float64)
     for name, values in (
         ("truncated", cut),

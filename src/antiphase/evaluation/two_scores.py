@@ -2,7 +2,15 @@
 
 from collections.abc import Sequence
 
-from antiphase.evaluation.evaluation_table import TWO_SCORES, Entry, headline_accuracy, share_text
+from antiphase.evaluation.task_metrics import headline_accuracy
+from antiphase.evaluation.text_tables import Entry, share_text
+
+TWO_SCORES = ("strict", "flexible")
+TWO_SCORES_NOTE = (
+    "strict: the answer counts only in tags, in a box or where it is announced. flexible: the last number counts, "
+    "wherever it stands; only problems whose reference is a number have it, and their number stands in brackets where "
+    "it is not all."
+)
 
 
 def two_scores_table(results: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
@@ -23,3 +31,9 @@ def two_scores_table(results: Sequence[Entry]) -> tuple[list[str], list[list[str
         for case, result in first.items()
     ]
     return header, rows
+
+
+def differ_from_accuracy(metrics: Entry) -> bool:
+    """Whether a strict or flexible score is known and differs from the accuracy."""
+    scores = [metrics[name]["value"] for name in TWO_SCORES if name in metrics]
+    return any(score not in (None, headline_accuracy(metrics)["value"]) for score in scores)

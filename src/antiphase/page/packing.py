@@ -62,8 +62,7 @@ def smallest_unsigned(values: np.ndarray) -> np.ndarray:
     >>> smallest_unsigned(np.array([0, 300])).dtype.name
     'uint16'
     """
-    top = int(values.max(initial=0))
-    return values.astype(np.uint8 if top < 1 << 8 else np.uint16 if top < 1 << 16 else np.uint32)
+    return values.astype(np.min_scalar_type(int(values.max(initial=0))))
 
 
 def log_coded(values: np.ndarray) -> tuple[np.ndarray, float, float]:
