@@ -1,4 +1,4 @@
-"""The tables of the problems that one entrant solves more often than another, for the page."""
+"""Make the tables of the page that show which problems one entrant solves more often than another."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,8 +11,9 @@ from antiphase.runs.table_text import signed
 Labels = Mapping[tuple[str, str, int], str]
 _MOST_ROWS = 200
 _READING = (
-    "Share of the completions that are right, of the problems that both answered. Choose a share to read a rollout "
-    "that shows the difference: a right one of the side that is right more often, a wrong one of the other."
+    "The table lists the problems that both answered with different shares of right completions. Click a share to "
+    "read a rollout that shows the difference: a right one of the side that is right more often, or a wrong one of "
+    "the other side."
 )
 
 
@@ -21,7 +22,7 @@ def disagreement_tables(found: Sequence[Disagreements], labels: Labels) -> list[
 
     Args:
         found: the disagreements, as `disagreements` returns them.
-        labels: the subjects of the page whose rollouts the cells open.
+        labels: the labels of the models on the page whose rollouts the cells open.
     """
     pairs: dict[tuple[str, str], list[Disagreements]] = {}
     for one in found:
@@ -47,7 +48,9 @@ def _table(found: Sequence[Disagreements], labels: Labels) -> Table:
                 links[place, column] = pairs
     notes = [note for one in found for note in _notes(one)]
     if len(whole) > len(shown):
-        notes.append(f"The {len(shown)} largest of {len(whole):,} differences; {FILE} has all.")
+        notes.append(
+            f"The table shows the {len(shown)} largest of {len(whole):,} differences. The file {FILE} holds all."
+        )
     return Table(f"{model} against {reference}, problem by problem", header, rows, [_READING, *notes], links)
 
 
@@ -56,7 +59,7 @@ def _share(side: Side) -> str:
 
 
 def _notes(one: Disagreements) -> list[str]:
-    """Sentences that say how much of the disagreement chance could explain."""
+    """Return sentences that say how often the two differ, and how much of that could be chance."""
     more = sum(row.difference > 0 for row in one.problems)
     notes = [
         f"{one.task}: of {one.num_problems:,} problems, {one.model} solves {more:,} more often than {one.reference} "
@@ -65,12 +68,15 @@ def _notes(one: Disagreements) -> list[str]:
     ]
     if one.by_chance is None:
         notes.append(
-            f"{one.task}: there is a single completion of each problem, so one row cannot tell a real difference from "
-            "chance. Only the mean difference can."
+            f"{one.task}: with these numbers of completions (for example, with a single completion of each problem), "
+            "it cannot be estimated how many problems would differ by chance. Only the mean difference can tell a "
+            "real difference from chance."
         )
     else:
+        seeds = max(one.paired["num_seeds_left"], one.paired["num_seeds_right"])
         notes.append(
-            f"{one.task}: if both solved every problem equally often, {one.by_chance:,.1f} problems would still be "
-            f"expected to differ by chance; {len(one.problems):,} do."
+            f"{one.task}: the shares differ on {len(one.problems):,} problems. If both solved every problem equally "
+            f"often, {one.by_chance:,.1f} problems would still be expected to differ by chance."
+            + (" This number assumes that all seeds are equally good." if seeds > 1 else "")
         )
     return notes
