@@ -80,7 +80,7 @@ def test_reference(runs):
     (task,) = compare(entries, Options(reference="b")).tasks.values()
     assert task["reference"] == "b"
     assert set(task["entrants"][0]["differences"]) > {"accuracy", "pass@4", "inversion"}
-    with pytest.raises(InvalidInputError, match="the reference 'c' is no entrant; there are a, b"):
+    with pytest.raises(InvalidInputError, match="the reference 'c' is no entrant. The entrants are a, b"):
         compare(entries, Options(reference="c"))
 
 
@@ -128,7 +128,7 @@ def test_bad_entries(runs, tmp_path, model_dir):
     with pytest.raises(InvalidInputError, match="smallest must be a difference between"):
         Options(smallest=0)
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InvalidInputError, match="holds something else"):
+    with pytest.raises(InvalidInputError, match="holds files that compare does not write"):
         compare([f"a={good}", f"b={runs / 'right-0'}"], out=tmp_path)
     shutil.copytree(runs / "left-0", tmp_path / "cut")
     (tmp_path / "cut" / "summary.json").unlink()

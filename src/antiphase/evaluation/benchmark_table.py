@@ -1,17 +1,25 @@
-"""The table of several tasks and their average as text, for the console, the page and files."""
+"""Write the table of several tasks and their average as text, for the console, the page and files.
+
+The module `benchmark` computes the numbers.
+"""
 
 from antiphase.evaluation.text_tables import Entry, share_text
 from antiphase.tasks.specs import parse_spec
 
 BENCHMARK_NOTE = (
-    "Pass@1: mean accuracy of the samples. Pass@k: some of k samples is right. Major@k: majority vote of k. mean: of "
-    "these three. average: every task has the same weight, whatever its number of problems. Intervals: 95 % over "
-    "problems, and over seeds where there are several."
+    "Pass@1: the mean accuracy of the samples. Pass@k: at least one of k samples is right. Major@k: the majority vote "
+    "of k samples is right. mean: the mean of these three. average: the mean over the tasks; every task has the same "
+    "weight, whatever its number of problems. Intervals: 95 %, over problems, and over seeds if there are several."
 )
 
 
 def benchmark_table(table: Entry, what: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table of several tasks and their average. `what` heads the names: model or method."""
+    """Return the header and the rows of the table of several tasks and their average.
+
+    Args:
+        table: what `benchmark` returns.
+        what: the heading of the first column, `model` or `method`.
+    """
     header = [what, "task", *(f"{metric_title(metric)} [95 %]" for metric in table["metrics"])]
     short = [parse_spec(task).name for task in table["tasks"]]
     shown = dict(zip(table["tasks"], short, strict=True)) if len(set(short)) == len(short) else {}
@@ -27,7 +35,7 @@ def benchmark_table(table: Entry, what: str) -> tuple[list[str], list[list[str]]
 
 
 def metric_title(metric: str) -> str:
-    """The heading of a metric in tables of several tasks.
+    """Return the heading of a metric in the table of several tasks.
 
     >>> [metric_title(metric) for metric in ("accuracy", "pass@16", "maj@16", "three@16")]
     ['Pass@1', 'Pass@16', 'Major@16', 'mean']

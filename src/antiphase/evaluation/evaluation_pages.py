@@ -1,4 +1,4 @@
-"""Makes the interactive page of a comparison, with the evaluations that are compared."""
+"""Make the interactive page of a comparison. It also shows the evaluations that are compared."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,7 +24,7 @@ from antiphase.page.document import Document, Run, Table, joined
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
-    """The tables of a comparison, as they are printed on the console."""
+    """Return the tables of a comparison, with the same cells as on the console."""
     tables = []
     for name, task in comparison.tasks.items():
         tables.append(Table(name, HEADER, comparison_rows(task), notes_of(task, comparison.options)))
@@ -41,13 +41,13 @@ def comparison_document(
     found: Sequence[Disagreements] = (),
     names: Mapping[str, str | None] | None = None,
 ) -> Document:
-    """The document of a comparison and its evaluations.
+    """Return the document from which the page of a comparison and its evaluations is made.
 
     Args:
         comparison: the comparison.
         folders: folders of the evaluations, by their label on the page. Several folders of one label are seeds.
-        found: the problems on which entrants disagree.
-        names: the name of the entrant, by label; None where each model of the folder has its own name.
+        found: the problems that entrants solve with different shares.
+        names: the name of the entrant, by label. It is None if each model of the folder is an entrant of its own.
 
     Raises:
         InvalidInputError: an evaluation cannot be read.

@@ -1,4 +1,4 @@
-"""The summary of an evaluation: the metrics of every model, task and estimator, JSON-ready."""
+"""Make the summary of an evaluation: the metrics of every model, task and estimator, as values for summary.json."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -25,14 +25,15 @@ def summarize_evaluation(
     *,
     tick: Callable[[float], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """The results of an evaluation.
+    """Compute the results of an evaluation.
 
     Args:
-        tokens, rollouts, steps: the whole tables. `steps` is None in older runs, which did not measure steps.
+        tokens, rollouts, steps: the tables of the whole run. `steps` is None in older runs, which did not measure
+            steps.
         models: facts of each model: revision, device, dtype, engine, and the layers of each estimator.
-        config: options of the run.
-        identities: for each task, the values that must be equal for two results to be compared.
-        tick: called with the share of the work that is done at each step.
+        config: the options of the run.
+        identities: for each task, the values that two comparable results must share (see `TaskPlan.identity`).
+        tick: a function that is called after each result with the share of the work that it was.
 
     Returns:
         `results`, an entry for each model, task and estimator; and `benchmark`, the table of several tasks with their
@@ -71,6 +72,7 @@ def summarize_evaluation(
 
 
 def _samples(rows: pd.DataFrame) -> int:
+    """Return the smallest number of samples of a problem; 0 if nothing was sampled."""
     drawn = rows[~rows.greedy]
     return int(drawn.groupby("problem_id").size().min()) if len(drawn) else 0
 
@@ -84,7 +86,7 @@ def _measured(
     ks: Sequence[int],
     config: EvalConfig,
 ) -> dict[str, Any]:
-    """The options and the statistics of the signals of one model, task and estimator."""
+    """Return the options and the statistics of the signals of one model, task and estimator."""
     drawn = sampled_or_greedy(rows)
     ids = set(drawn.rollout_id)
     return {

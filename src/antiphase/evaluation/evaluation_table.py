@@ -1,4 +1,4 @@
-"""The console table of an evaluation."""
+"""Write the results of an evaluation as tables and notes for the console."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,7 +23,10 @@ from antiphase.tasks.suites import asked_entry
 
 
 def render_evaluation(summary: Entry, width: int = WIDTH) -> str:
-    """The results of an evaluation as text: accuracy, signals, how well scores tell right from wrong, and notes."""
+    """Write the results of an evaluation as text.
+
+    The tables show the accuracies, the signals, and how well scores tell right rollouts from wrong ones. Notes follow.
+    """
     results = summary["results"]
     parts: list[Any] = _accuracies(results, summary.get("config", {}))
     if summary.get("benchmark"):
@@ -41,7 +44,10 @@ def _names(result: Entry) -> tuple[Any, Any]:
 
 
 def _accuracies(results: Sequence[Entry], config: Entry) -> list[Any]:
-    """A table for each group of tasks with the same columns: every k that the user chose, else the largest k."""
+    """Make the tables of accuracies, one for each group of tasks with the same columns.
+
+    The columns show every k that the user chose. If the user chose none, they show the largest k.
+    """
     chosen = {entry.spec: entry.k for entry in map(asked_entry, config.get("tasks") or ())}
     # Accuracies do not depend on the estimator, so the first result of each model and task stands for all.
     first: dict[tuple[str, str], Entry] = {}
@@ -55,7 +61,7 @@ def _accuracies(results: Sequence[Entry], config: Entry) -> list[Any]:
 
 
 def _columns(metrics: Entry, ks: Sequence[int] | None) -> tuple[str, ...]:
-    """The names of the mean of the samples, then of pass@k and of maj@k. Pass@1 is that mean."""
+    """Return the names of the columns: the mean of the samples, then pass@k, then maj@k. Pass@1 equals the mean."""
     names = [largest(metrics, "avg")]
     for prefix in ("pass", "maj"):
         names += [largest(metrics, prefix)] if not ks else [f"{prefix}@{k}" for k in sorted(set(ks)) if k > 1]
@@ -63,7 +69,7 @@ def _columns(metrics: Entry, ks: Sequence[int] | None) -> tuple[str, ...]:
 
 
 def _accuracy_table(names: Sequence[str], results: Sequence[Entry]) -> Any:
-    """The accuracies of results that all have the metrics `names`: the mean of the samples, then pass@k and maj@k."""
+    """Make the table of accuracies of results that share the columns `names`, which `_columns` returned."""
     average, others = names[:1], names[1:]
     two = TWO_SCORES if any(differ_from_accuracy(result["metrics"]) for result in results) else ()
     heads = [*(f"{name} [95 %]" for name in average), "greedy [95 %]", *two, *others, "cut", "form"]
@@ -84,7 +90,7 @@ def _accuracy_table(names: Sequence[str], results: Sequence[Entry]) -> Any:
 
 
 def _of_some(entry: Entry, problems: int) -> str:
-    """The value of an entry, with the number of its problems where it is not over all of them."""
+    """Write the value of an entry, and the number of its problems in brackets if these are not all problems."""
     if entry["value"] is None:
         return "—"
     number = entry["num_problems"]
@@ -92,13 +98,13 @@ def _of_some(entry: Entry, problems: int) -> str:
 
 
 def _units(results: Sequence[Entry]) -> list[str]:
-    """The units in the order of the tables: the headline comes first."""
+    """Return the units in the order of the tables. The first is the headline, whose ρ stands for the result."""
     first = headline_of(results[0]["signals"])
     return [first, *(unit for unit in ("type", "token", "step") if unit != first)]
 
 
 def _of_estimators(results: Sequence[Entry], columns: Sequence[str], cells: Callable[[Entry], list[str]]) -> Any:
-    """A table with a row for each model, task and, where there are several, estimator."""
+    """Make a table with a row for each model, task and estimator. The estimator has a column if there are several."""
     several = len({result["estimator"] for result in results}) > 1
     table = new_table(["model", "task", *(["estimator"] if several else []), *columns], left=2)
     for result in results:
@@ -124,7 +130,7 @@ def _signals(results: Sequence[Entry]) -> Any:
 
 
 def _counts(results: Sequence[Entry]) -> Any:
-    """The number of rollouts without a ρ of their own, and the number of items of the pooled ρ."""
+    """Make the table of counts: the rollouts without a ρ of their own, and the items of the pooled ρ by unit."""
     order, counts = _units(results), ("num_undefined", "num_items")
 
     def cells(signals: Entry) -> list[str]:
@@ -175,8 +181,8 @@ def _gain_text(entry: Entry) -> str:
 
 def _notes(results: Sequence[Entry], measured: Sequence[Entry]) -> list[str]:
     notes = [
-        "Intervals: 95 % over problems. cut: share of the completions that reached the length limit. form: share of "
-        "the completions that present their answer as asked."
+        "Intervals: 95 %, over problems. cut: share of the completions that reached the length limit. form: share of "
+        "the completions that present their answer as the prompt asks."
     ]
     if any(differ_from_accuracy(result["metrics"]) for result in results):
         notes.append(TWO_SCORES_NOTE)
@@ -188,11 +194,12 @@ def _notes(results: Sequence[Entry], measured: Sequence[Entry]) -> list[str]:
             "entropy by construction.",
             unit_note(measured[0]),
             *segment_note([result["signals"] for result in measured]),
-            "no ρ: number of rollouts that are too short or constant for a ρ of their own over the unit. Their items "
-            "still count in the pooled ρ above. A rollout without a ρ over the first unit has no ι in the scores. "
-            "types, tokens, steps: number of items of the pooled ρ.",
+            "no ρ: number of rollouts without a ρ of their own over the unit, because they are too short or a signal "
+            "is constant. Their items still count in the pooled ρ above. A rollout without a ρ over the first unit "
+            "has no ι in the scores. types, tokens, steps: number of items of the pooled ρ.",
             "AUROC: how well the score tells right from wrong rollouts of the same problem (0.5 is chance), over the "
-            "mixed problems, which have both. gain: accuracy of picking by the score, minus that of random picking.",
+            "mixed problems, which have both right and wrong rollouts. gain: accuracy if the rollout with the best "
+            "score is picked, minus the accuracy of a random pick.",
         ]
     ends = {entry["model"]: ends_note(entry) for entry in results}
     notes += [f"{model}: {text}" for model, text in ends.items() if text is not None]

@@ -1,4 +1,4 @@
-"""Cells and tables of text that the console shows of evaluations and comparisons."""
+"""Format numbers and make tables of text, for evaluations and comparisons on the console."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,10 @@ _WIDEST = 240
 
 
 def share_text(entry: Entry | None) -> str:
-    """A share with its interval, such as `0.431 [0.380, 0.484]`; a dash for None, `undefined` for a null value."""
+    """Write a share with its interval, such as `0.431 [0.380, 0.484]`.
+
+    An entry of None is written as a dash, and an entry whose value is None as `undefined`.
+    """
     if entry is None:
         return "—"
     if entry["value"] is None:
@@ -21,14 +24,14 @@ def share_text(entry: Entry | None) -> str:
 
 
 def value_text(entry: Entry | None, digits: int = 3) -> str:
-    """The value of an entry without its interval; a dash for None, `undefined` for a null value."""
+    """Write the value of an entry without its interval. Missing values are written as in `share_text`."""
     if entry is None:
         return "—"
     return "undefined" if entry["value"] is None else f"{entry['value']:.{digits}f}"
 
 
 def new_table(columns: Sequence[str], left: int = 1) -> Any:
-    """A rich table with these columns in the style of all tables here. The first `left` columns are text."""
+    """Make an empty table of the package rich with these columns. The first `left` columns are text, not numbers."""
     from rich import box
     from rich.table import Table
 
@@ -42,7 +45,7 @@ def new_table(columns: Sequence[str], left: int = 1) -> Any:
 
 
 def printed(parts: Sequence[Any], width: int = WIDTH) -> str:
-    """Tables and notes as text. Tables keep their width, and notes are wrapped at `width`."""
+    """Write tables and notes as one text. Notes are wrapped at `width`; tables keep their own width."""
     from rich.console import Console
     from rich.table import Table
 
@@ -54,7 +57,7 @@ def printed(parts: Sequence[Any], width: int = WIDTH) -> str:
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> Any:
-    """A rich table whose cells are texts."""
+    """Make a table of the package rich whose cells are all text. The first `left` columns are aligned to the left."""
     from rich.text import Text
 
     table = new_table(list(header), left)
