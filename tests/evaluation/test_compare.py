@@ -80,7 +80,7 @@ def test_reference(runs):
     (task,) = compare(entries, Options(reference="b")).tasks.values()
     assert task["reference"] == "b"
     assert set(task["entrants"][0]["differences"]) > {"accuracy", "pass@4", "inversion"}
-    with pytest.raises(InvalidInputError, match="the reference 'c' is no entrant. The entrants are a, b"):
+    with pytest.raises(InvalidInputError, match=r"the reference 'c' is no entrant\. The entrants are a, b"):
         compare(entries, Options(reference="c"))
 
 
