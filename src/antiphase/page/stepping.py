@@ -43,7 +43,10 @@ def steps_of(
     begun = before - before[bounds[:-1][rollout]] if len(rollout) else before
     whole = bool((parted == lengths)[parted > 0].all())
     if not whole or not np.array_equal(begun, start):
-        raise InvalidInputError(f"{label}: the steps do not part its rollouts whole. Are the tables of one run?")
+        raise InvalidInputError(
+            f"{label}: the steps do not cover its rollouts from the first token to the last. Do the tables come from "
+            "one run?"
+        )
     for name in estimators:
         found = frames.get(name, empty)
         if not np.array_equal(found[["rollout", *_SHARED]].to_numpy(), base[["rollout", *_SHARED]].to_numpy()):

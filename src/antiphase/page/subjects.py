@@ -183,8 +183,8 @@ def _check_counts(label: str, rollouts: pd.DataFrame, counts: np.ndarray) -> Non
     if not np.array_equal(counts, wanted):
         place = int(np.argmax(counts != wanted))
         raise InvalidInputError(
-            f"{label}: the tables do not match: rollout {rollouts.rollout_id[place]!r} has {wanted[place]} tokens, "
-            f"and the token table {counts[place]} of them. Are they of one run?"
+            f"{label}: the tables do not match: rollout {rollouts.rollout_id[place]!r} has {wanted[place]} tokens in "
+            f"the rollout table and {counts[place]} in the token table. Do both tables come from one run?"
         )
 
 

@@ -72,12 +72,14 @@ def warnings_of(reading: Mapping[str, Any], shuffled: np.ndarray | None = None) 
     if prompts < FEW_PROMPTS:
         found.append(f"few prompts: {prompts}; an interval over fewer than {FEW_PROMPTS} is rough")
     units = reading.get("units") or {"token": reading}
-    lacking = [f"{entry['num_undefined']:,} by {name}" for name, entry in units.items() if entry["num_undefined"]]
+    lacking = [
+        f"{entry['num_undefined']:,} of {reading['num_rollouts']:,} by {name}"
+        for name, entry in units.items()
+        if entry["num_undefined"]
+    ]
     if lacking:
-        rollouts = f"{reading['num_rollouts']:,} rollout" + ("s" if reading["num_rollouts"] != 1 else "")
         found.append(
-            f"of {rollouts}, {', '.join(lacking)} have no ρ of their own (too few measured "
-            "items, or a constant series)"
+            "rollouts without a ρ of their own (too few measured items, or a constant series): " + ", ".join(lacking)
         )
     if reading.get("headline") == "step":
         found += _of_steps(units["step"])
