@@ -258,7 +258,7 @@ def test_verdicts(rho, expected) -> None:
 def test_one_rollout_is_one() -> None:
     entry = {"value": None, "low": None, "high": None, "num_undefined": 1, "num_items": 3}
     said = warnings_of(reading(num_rollouts=1, targets_per_rollout=1, units={"token": entry}, headline="token"))
-    assert any(text.startswith("of 1 rollout, 1 by token") for text in said)
+    assert any(text.endswith("series): 1 of 1 by token") for text in said)
     assert any(text.startswith("only 1 random token of each rollout") for text in said)
 
 

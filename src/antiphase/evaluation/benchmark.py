@@ -34,20 +34,22 @@ Matrices = list[np.ndarray]
 def benchmark(entrants: Sequence[Entrant], options: Options | None = None) -> dict[str, Any] | None:
     """Compute the table of several tasks and their average.
 
+    The table has these entries:
+
+    * `tasks`: the specs of the tasks.
+    * `metrics`: `accuracy` (Pass@1), `pass@K`, `maj@K` and `three@K` (their mean), for the largest K that all
+      entrants have.
+    * `rows`: each with `name`, `task` (or `average`), `num_seeds`, and `values` by metric. The average of an entrant
+      that lacks a task is null. With options, the rows of averages also have `differences` from the reference, by
+      metric.
+    * `reference`: the name of the reference, or None without options.
+
     Args:
         entrants: an entrant for each model (or method) and task, with its seeds.
         options: how methods are compared. Without them, no differences are computed.
 
     Returns:
-        None if there is only one task, or if nothing was sampled. Otherwise a dictionary with:
-
-        * `tasks`: the specs of the tasks.
-        * `metrics`: `accuracy` (Pass@1), `pass@K`, `maj@K` and `three@K` (their mean), for the largest K that all
-          entrants have.
-        * `rows`: each with `name`, `task` (or `average`), `num_seeds`, and `values` by metric. The average of an
-          entrant that lacks a task is null. With options, the rows of averages also have `differences` from the
-          reference, by metric.
-        * `reference`: the name of the reference, or None without options.
+        the table, or None if there is only one task or nothing was sampled.
     """
     tasks = list(dict.fromkeys(entrant.task for entrant in entrants))
     metrics = _metrics(entrants)

@@ -166,9 +166,9 @@ def sides_of(entrant: Entrant, reference: Entrant, options: Options) -> tuple[En
     by_place = any(seed.startswith("#") for seed in (*own, *other))
     if by_place and len(own) != len(other):
         raise InvalidInputError(
-            f"{entrant.name!r} has {len(own)} runs and {reference.name!r} has {len(other)}. Because several of them "
-            "have the same sampling seed, runs can only be paired by their order, which needs equal numbers of runs. "
-            "Evaluate with different seeds, or leave out --paired-seeds."
+            f"{entrant.name!r} and {reference.name!r} have different numbers of runs ({len(own)} and {len(other)}). "
+            "Several of these runs have the same sampling seed, so runs can only be paired by their order, which "
+            "needs equal numbers of runs. Evaluate with different seeds, or leave out --paired-seeds."
         )
     shared = [seed for seed in own if seed in other]
     if not shared:

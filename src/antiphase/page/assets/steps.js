@@ -88,7 +88,7 @@ function goToStep(subject, place) {
 /** ρ over steps of the rollout and of the run, and the numbers that help to read it, as pairs [label, entry]. */
 function stepCorrelations(subject, estimator) {
   const step = subject.reading(estimator).units.step ?? {}, own = (column) => subject.ofRollout(column, state.rollout, estimator);
-  const windows = Object.entries(step.windows ?? {}).map(([name, entry]) => [`windows of ${name.replace("fixed:", "")} tokens instead of steps`, entry]);
+  const windows = Object.entries(step.windows ?? {}).map(([name, entry]) => [`windows of ${name.replace("fixed:", "")} tokens in place of steps`, entry]);
   return [
     ["this rollout", { value: own("spearman_step"), low: own("spearman_step_low"), high: own("spearman_step_high") }],
     ["this rollout, lengths and places held fixed", { value: own("spearman_given_length") }],
