@@ -10,6 +10,7 @@ import pytest
 
 from antiphase.cli import main
 from antiphase.evaluation.compare import compare
+from antiphase.evaluation.disagreement_tables import disagreement_tables
 from antiphase.evaluation.disagreements import disagreements, disagreements_csv, excerpt
 from antiphase.evaluation.entrants import entrants_of
 from antiphase.evaluation.entries import Options
@@ -31,6 +32,7 @@ def runs(model_dir, tmp_path_factory):
     scored(model_dir, RIGHT[:2], out=folder / "fewer")
     scored(model_dir, [row[:1] for row in LEFT], out=folder / "left-1")
     scored(model_dir, [row[:1] for row in RIGHT], out=folder / "right-1")
+    scored(model_dir, [row[:3] for row in RIGHT], out=folder / "right-3")
     return folder
 
 
@@ -76,6 +78,14 @@ def test_a_single_completion_tells_no_chance(runs) -> None:
     (found,) = between(runs / "left-1", runs / "right-1")
     assert found.by_chance is None
     assert [row.difference for row in found.problems] == [1.0, -1.0, -1.0]
+
+
+def test_numbers_without_a_common_divisor_tell_no_chance(runs) -> None:
+    (found,) = between(runs / "left", runs / "right-3")
+    assert found.by_chance is None
+    for right in range(4):
+        assert chance_of_unequal_shares(2, 4, right, 3) == 1
+    assert chance_of_unequal_shares(0, 4, 0, 3) == chance_of_unequal_shares(4, 4, 3, 3) == 0
 
 
 def test_one_entrant_disagrees_with_nobody(runs) -> None:
@@ -147,7 +157,9 @@ def test_tables_and_links_of_a_comparison(runs) -> None:
     assert table.links[1, 2][0] == ("left", f"{TASK}/{table.rows[1][0]}/2")
     notes = " ".join(table.notes)
     assert f"{TASK}: of 5 problems, right solves 2 more often than left and 1 less often." in notes
-    assert f"{found[0].by_chance:.1f} problems would still be expected to differ by chance; 3 do" in notes
+    assert f"{TASK}: the shares differ on 3 problems. If both solved every problem equally often, " in notes
+    assert f"{found[0].by_chance:.1f} problems would still be expected to differ by chance." in notes
+    assert "seeds" not in notes.partition("by chance.")[2]
     assert 'class="opens"' in render_page(document)
 
 
@@ -157,6 +169,8 @@ def test_seeds_open_their_own_rollouts(runs) -> None:
     (found,) = disagreements(entrants, Options(num_resamples=50))
     assert found.problems[0].reference.num_samples == 8
     assert {place for place, _ in found.problems[0].reference.rollouts} == {0, 1}
+    (table,) = disagreement_tables([found], {})
+    assert table.notes[-1].endswith(" This number assumes that all seeds are equally good.")
 
 
 def test_an_evaluation_of_several_models(model_dir, tmp_path) -> None:

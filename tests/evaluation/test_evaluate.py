@@ -353,5 +353,5 @@ def test_wrong_types(model_dir, options, message):
 
 
 def test_one_task_in_two_spellings(model_dir):
-    with pytest.raises(InvalidInputError, match="are the same problems; keep one"):
+    with pytest.raises(InvalidInputError, match=r"have the same problems\. Keep one of them"):
         evaluate(str(model_dir), tasks=(TASK, TASK.replace("digit_sum", "digit-sum")), num_problems=2)

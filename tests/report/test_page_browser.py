@@ -288,7 +288,9 @@ def test_hover_shows_the_token(page, folder) -> None:
         assert value == pytest.approx(np.exp(other.logprob), rel=0.06)
     profile = page.locator("#details .chart")
     cells = row[[name for name in tokens.columns if name.endswith("_O")]].to_numpy(dtype=float)
-    layer, value = re.search(r"O most at layer (\d+) \(([\d.]+)\)", profile.get_attribute("aria-label")).groups()
+    layer, value = re.search(
+        r"O is strongest at layer (\d+) \(([\d.]+)\)", profile.get_attribute("aria-label")
+    ).groups()
     assert int(layer) == cells.argmax()
     assert float(value) == pytest.approx(cells.max(), rel=6e-3)
     assert profile.locator("svg").count() == 1
@@ -626,7 +628,7 @@ def test_an_estimator_that_lacks_the_cell_falls_back_to_the_mean(watched, tmp_pa
     page.select_option("#estimator", "last")
     until(page, "document.getElementById('cell').value === ''")
     assert "undefined" not in page.inner_text("#chosen")
-    assert "L0.K was not measured by last" in page.inner_text("#status")
+    assert "last did not measure L0.K" in page.inner_text("#status")
     assert page.locator("#text .tok.unmeasured").count() == 0
     watched.quiet()
 

@@ -127,9 +127,9 @@ def changed(what):
     ("what", "message"),
     {
         "a token is missing": "not measured on the same tokens",
-        "a token of all estimators is missing": "rollout 'p0/1' has 20 tokens, and the token table 19",
-        "tokens of another run": "rollout 'p0/0' has 20 tokens, and the token table 0",
-        "tokens of another model": "rollout 'p0/0' has 20 tokens, and the token table 0",
+        "a token of all estimators is missing": "'p0/1' has 20 tokens in the rollout table and 19 in the token table",
+        "tokens of another run": "rollout 'p0/0' has 20 tokens in the rollout table and 0 in the token table",
+        "tokens of another model": "rollout 'p0/0' has 20 tokens in the rollout table and 0 in the token table",
         "a token stands twice": "two tokens of 'own' share a rollout and a position",
         "two rollouts of one id": "two rollouts share an id",
         "two of one id in the second estimator": "two rollouts share an id",
@@ -258,7 +258,7 @@ def test_verdicts(rho, expected) -> None:
 def test_one_rollout_is_one() -> None:
     entry = {"value": None, "low": None, "high": None, "num_undefined": 1, "num_items": 3}
     said = warnings_of(reading(num_rollouts=1, targets_per_rollout=1, units={"token": entry}, headline="token"))
-    assert any(text.startswith("of 1 rollout, 1 by token") for text in said)
+    assert any(text.endswith("series): 1 of 1 by token") for text in said)
     assert any(text.startswith("only 1 random token of each rollout") for text in said)
 
 
@@ -277,7 +277,11 @@ def test_nothing_to_warn_of() -> None:
     [
         ({"num_tokens": FEW_TOKENS - 1}, {"num_tokens": FEW_TOKENS}, "few tokens: 499, below 500"),
         ({"num_prompts": FEW_PROMPTS - 1}, {"num_prompts": FEW_PROMPTS}, "few prompts: 7"),
-        ({"num_undefined": 1}, {"num_undefined": 0}, "of 20 rollouts, 1 by token have no ρ of their own"),
+        (
+            {"num_undefined": 1},
+            {"num_undefined": 0},
+            r"without a ρ of their own \(too few measured items, or a constant series\): 1 of 20 by token",
+        ),
         ({"targets_per_rollout": 16}, {"targets_per_rollout": None}, "only 16 random tokens of each rollout"),
         # 0.8 of −0.5, in the same direction only.
         ({"logprob_control": {"value": -0.4}}, {"logprob_control": {"value": -0.3999}}, r"the control.*\(−0\.40\)"),

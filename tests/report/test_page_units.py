@@ -86,7 +86,7 @@ def test_the_verdict_and_the_warnings_are_about_the_headline() -> None:
         found = reading_of(entry | {"headline": headline})
         assert verdict(found) == "inverted"
         said = "; ".join(warnings_of(found))
-        assert "of 4 rollouts, 1 by step have no ρ of their own" in said
+        assert "without a ρ of their own (too few measured items, or a constant series): 1 of 4 by step" in said
         held = "with the lengths and places of the steps held fixed, ρ over them is undecided (−0.10)"
         assert (held in said) == (headline == "step")
     found["units"]["step"]["given"]["both"] = ends
@@ -160,10 +160,16 @@ def test_rollouts_of_one_step_and_of_none() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s[s.step != 1], "do not part its rollouts whole"),
-        (lambda s: s.assign(num_tokens=s.num_tokens + 1), "do not part its rollouts whole"),
-        (lambda s: s.assign(start=s.start + (s.step == 1)), "do not part its rollouts whole"),
-        (lambda s: pd.concat([s, s]), "do not part its rollouts whole"),
+        (lambda s: s[s.step != 1], "do not cover its rollouts from the first token to the last"),
+        (
+            lambda s: s.assign(num_tokens=s.num_tokens + 1),
+            "do not cover its rollouts from the first token to the last",
+        ),
+        (
+            lambda s: s.assign(start=s.start + (s.step == 1)),
+            "do not cover its rollouts from the first token to the last",
+        ),
+        (lambda s: pd.concat([s, s]), "do not cover its rollouts from the first token to the last"),
         (lambda s: s[(s.estimator == "own") | (s.step != 2)], "the steps of 'last' are not those of 'own'"),
         (lambda s: s[s.estimator == "own"], "the steps of 'last' are not those of 'own'"),
     ],

@@ -658,7 +658,7 @@ DAMAGE = {
     "steps of another run": (
         "probe",
         lambda f: edit_table(f / "steps.parquet", lambda t: t.assign(num_tokens=t.num_tokens + 1)),
-        "the steps do not part its rollouts whole",
+        "the steps do not cover its rollouts from the first token to the last",
     ),
     "no start": (
         "eval",
@@ -842,7 +842,7 @@ def test_damage_is_one_line(damaged, name) -> None:
     assert errors.count("\n") == 1
     assert len(errors) < 600
     assert pytest.raises(AssertionError, match=DAMAGE[name][2]).matches(AssertionError(errors))
-    said = ("share an id", "do not match", "must be a number", "do not part its rollouts", "headline must be one of")
+    said = ("share an id", "do not match", "must be a number", "do not cover its rollouts", "headline must be one of")
     assert name in errors or any(words in errors for words in said)
     assert not (folder / name / "report.html").exists()
 

@@ -1,1 +1,4 @@
-"""Evaluate models on tasks, compare them, and say how sure that is. With training it shares saved artefacts alone."""
+"""Evaluate models on tasks, and compare models or methods, with intervals.
+
+This package imports nothing from `antiphase.training`. The two share only the files that they save.
+"""

@@ -1,11 +1,11 @@
-"""The table of several tasks: Pass@1, Pass@k and Major@k of each task, and their average over tasks.
+"""Compute the table of several tasks: Pass@1, Pass@k and Major@k of each task, and their average over tasks.
 
 It has a row for each model (or method) and task, and one for the average, in which every task has the same weight.
-Pass@1 is the mean accuracy of the samples, and Major@k the accuracy of a majority vote of k of them. A fourth column
-is the mean of these three, since a single published average may be over all of them.
+Pass@1 is the mean accuracy of the samples, and Major@k is the accuracy of a majority vote of k samples. A fourth
+column is the mean of these three, because a published average may be over all of them.
 
-Problems are the clusters, as everywhere in evaluation. The tasks of a method share its seeds. So where there are
-several seeds, their variance is taken from the average over tasks, and not from each task.
+Intervals are over problems, as everywhere in evaluation. All tasks of a method share its seeds. So if there are
+several seeds, their variance is computed from the average over tasks, not from each task.
 """
 
 import math
@@ -17,8 +17,9 @@ import pandas as pd
 from scipy.special import stdtr, stdtrit
 
 from antiphase.evaluation.comparison import crossed_interval, sides_of
-from antiphase.evaluation.entrants import Entrant, SeedRun
+from antiphase.evaluation.entrants import Entrant, SeedRun, shared_problems
 from antiphase.evaluation.entries import Options
+from antiphase.evaluation.task_metrics import rows_of
 from antiphase.statistics.estimate import average_interval, number_or_none, share_interval, student_quantile
 from antiphase.statistics.paired import paired_difference, verdict_of
 from antiphase.statistics.variance import Term, combined_variance, residual_variance, variance_of_mean
@@ -31,17 +32,24 @@ Matrices = list[np.ndarray]
 
 
 def benchmark(entrants: Sequence[Entrant], options: Options | None = None) -> dict[str, Any] | None:
-    """The table of entrants on several tasks; None where there is one task, or nothing was sampled.
+    """Compute the table of several tasks and their average.
+
+    The table has these entries:
+
+    * `tasks`: the specs of the tasks.
+    * `metrics`: `accuracy` (Pass@1), `pass@K`, `maj@K` and `three@K` (their mean), for the largest K that all
+      entrants have.
+    * `rows`: each with `name`, `task` (or `average`), `num_seeds`, and `values` by metric. The average of an entrant
+      that lacks a task is null. With options, the rows of averages also have `differences` from the reference, by
+      metric.
+    * `reference`: the name of the reference, or None without options.
 
     Args:
         entrants: an entrant for each model (or method) and task, with its seeds.
         options: how methods are compared. Without them, no differences are computed.
 
     Returns:
-        `tasks`; `metrics`: `accuracy` (Pass@1), `pass@K`, `maj@K` and `three@K` (their mean), for the largest K that
-        all entrants have; `rows`, each with `name`, `task` (or `average`), `num_seeds`, and `values` by metric; and
-        `reference`, the name of the reference. The average of an entrant that lacks a task is null. With options,
-        the rows of averages also have `differences` from the reference, by metric.
+        the table, or None if there is only one task or nothing was sampled.
     """
     tasks = list(dict.fromkeys(entrant.task for entrant in entrants))
     metrics = _metrics(entrants)
@@ -49,7 +57,7 @@ def benchmark(entrants: Sequence[Entrant], options: Options | None = None) -> di
         return None
     names = list(dict.fromkeys(entrant.name for entrant in entrants))
     of_name = {name: {entrant.task: entrant for entrant in entrants if entrant.name == name} for name in names}
-    problems = {task: _shared([own[task] for own in of_name.values() if task in own]) for task in tasks}
+    problems = {task: shared_problems([own[task] for own in of_name.values() if task in own]) for task in tasks}
     rows = []
     for name in names:
         for task in tasks:
@@ -63,11 +71,11 @@ def benchmark(entrants: Sequence[Entrant], options: Options | None = None) -> di
 
 
 def results_benchmark(results: Sequence[Mapping[str, Any]], rollouts: pd.DataFrame) -> dict[str, Any] | None:
-    """The table of an evaluation's models on several tasks; see `benchmark`.
+    """Compute the table of `benchmark` for the models of one evaluation.
 
     Args:
-        results: the entries of the evaluation's summary. Of each model and task, the first estimator is taken, since
-            accuracies do not depend on it.
+        results: the entries of the evaluation's summary. Accuracies do not depend on the estimator, so only the first
+            entry of each model and task is used.
         rollouts: the evaluation's table of rollouts.
     """
     entrants: dict[tuple[str, str], Entrant] = {}
@@ -75,13 +83,13 @@ def results_benchmark(results: Sequence[Mapping[str, Any]], rollouts: pd.DataFra
         key = (str(result["model"]), str(result["task"]))
         if key in entrants:
             continue
-        chosen = (rollouts.model == key[0]) & (rollouts.task == key[1])
-        own = rollouts[chosen & (rollouts.estimator == result["estimator"])]
+        own = rows_of(rollouts, *key, result["estimator"])
         entrants[key] = Entrant(*key, (SeedRun("", result, own, {}),))
     return benchmark(list(entrants.values()))
 
 
 def _metrics(entrants: Sequence[Entrant]) -> list[str]:
+    """Return the names of the columns; empty if no entrant has samples."""
     sampled = [entrant for entrant in entrants if _sampled(entrant)]
     if not sampled:
         return []
@@ -95,15 +103,12 @@ def _metrics(entrants: Sequence[Entrant]) -> list[str]:
 
 
 def _sampled(entrant: Entrant) -> bool:
+    """Return whether every seed has sampled rollouts, not only greedy ones."""
     return all(bool((~run.rollouts.greedy).any()) for run in entrant.runs)
 
 
-def _shared(entrants: Sequence[Entrant]) -> list[str]:
-    shared = set.intersection(*(set(entrant.problems) for entrant in entrants))
-    return [name for name in entrants[0].problems if name in shared]
-
-
 def _value(entrant: Entrant, metric: str, problems: Sequence[str], options: Options | None) -> dict[str, Any]:
+    """Return a metric of one task with its interval; undefined if nothing was sampled."""
     if not _sampled(entrant) or not problems:
         return dict(_UNDEFINED)
     return crossed_interval(entrant.matrix(metric, problems), metric, options or Options())
@@ -117,6 +122,7 @@ def _average(
     problems: Mapping[str, Sequence[str]],
     options: Options | None,
 ) -> dict[str, Any]:
+    """Return the row with the averages of one entrant. With options, it holds the differences from the reference."""
     own = of_name[name]
     row: dict[str, Any] = {"name": name, "task": AVERAGE, "num_seeds": min(len(each.runs) for each in own.values())}
     if not _whole(own, tasks, problems):
@@ -140,17 +146,20 @@ def _average(
 
 
 def _whole(own: Mapping[str, Entrant], tasks: Sequence[str], problems: Mapping[str, Sequence[str]]) -> bool:
-    """Whether an entrant has samples of every task, and the same number of seeds of each."""
+    """Return whether an entrant has samples of every task, with the same number of seeds for each."""
     if not all(task in own and problems[task] and _sampled(own[task]) for task in tasks):
         return False
     return len({len(entrant.runs) for entrant in own.values()}) == 1
 
 
 def average_of_shares(matrices: Matrices) -> dict[str, Any]:
-    """Average over tasks of shares `[seed, problem]`, each task with equal weight, with an interval over problems.
+    """Compute the average over tasks, each with equal weight, with its interval.
 
-    With one seed, the interval is that of `average_interval`. With several, it is also over seeds; see
-    `average_difference`.
+    With one seed, the interval is over problems and comes from `average_interval`. With several seeds, it is also over
+    seeds, and comes from `average_difference`.
+
+    Args:
+        matrices: the shares of each task, `[seed, problem]`.
     """
     if len(matrices[0]) == 1:
         return average_interval([share_interval(matrix[0]) for matrix in matrices]).to_dict()
@@ -161,18 +170,27 @@ def average_of_shares(matrices: Matrices) -> dict[str, Any]:
 
 
 def average_difference(left: Matrices, right: Matrices, options: Options) -> dict[str, Any]:
-    """Left minus right, averaged over tasks with equal weight, with the entries of `PairedDifference.to_dict`.
+    """Compute left minus right, averaged over tasks with equal weight.
 
-    The variance is that of `difference_variance`, with problems drawn within each task. With w one over the number of
-    tasks, V = V_seeds + w² Σ_t (1 + 2/m_t) s²_columns,t/N_t − w² Σ_t s²_residual,t/(S N_t), where V_seeds comes from
-    each seed's average over tasks. The interval is the difference ± t √V, with Satterthwaite's degrees of freedom.
-    A task whose problems all have the same difference shows no variance, but nothing is certain there either. Its
-    standard error is then half the width of the interval of `paired_difference`, divided by t.
+    The variance is that of `difference_variance`, with problems drawn within each task:
+
+        V = V_seeds + w² Σ_t (1 + 2/m_t) s²_columns,t/N_t − w² Σ_t s²_residual,t/(S N_t)
+
+    Here w is one over the number of tasks, and V_seeds comes from each seed's average over tasks. For a task t, N_t is
+    the number of problems, m_t the number of those with a difference, and S the number of seeds. The interval is the
+    difference ± t √V, with Satterthwaite's degrees of freedom.
+
+    If all problems of a task have the same difference, they show no variance, but the true difference is still
+    uncertain. The standard error of this task is then half the width of the interval of `paired_difference`, divided
+    by t.
 
     Args:
         left: for each task, a matrix `[seed, problem]` of shares.
         right: the same for the other side, with the same tasks and problems.
-        options: `paired_seeds` and `smallest` are used.
+        options: only `paired_seeds` and `smallest` are used.
+
+    Returns:
+        the entries of `PairedDifference.to_dict`.
     """
     kept = [~(np.isnan(a).any(axis=0) | np.isnan(b).any(axis=0)) for a, b in zip(left, right, strict=True)]
     left = [side[:, keep] for side, keep in zip(left, kept, strict=True)]
@@ -207,7 +225,7 @@ def average_difference(left: Matrices, right: Matrices, options: Options) -> dic
 
 
 def _stratified(left: Matrices, right: Matrices, paired_seeds: bool, weight: float) -> tuple[float, float]:
-    """The variance of the average difference, and its degrees of freedom."""
+    """Return the variance of the average difference, and its degrees of freedom."""
     problem_terms: list[Term] = []
     noise: list[Term] = []
     seeds_covered = min(len(left[0]), len(right[0])) > 1
@@ -226,7 +244,7 @@ def _stratified(left: Matrices, right: Matrices, paired_seeds: bool, weight: flo
 
 
 def _problem_term(left: np.ndarray, right: np.ndarray, paired_seeds: bool) -> float:
-    """The variance of a task's difference that its problems show."""
+    """Return the part of the variance of a task's difference that comes from its problems."""
     columns = left.mean(0) - right.mean(0)
     shown = variance_of_mean(columns)
     if shown > 0:

@@ -1,7 +1,9 @@
-"""`compare`: compares runs or models, and writes tables and figures.
+"""Compare evaluations or models, and write the tables, the figures and the page of the comparison.
 
-OUT/comparison.{json,md,csv,tex}, disagreements.csv, figures/, report.html
-OUT/evals/NAME/     evaluations of the entries that are models
+The files in the folder OUT are:
+
+    comparison.{json,md,csv,tex}, disagreements.csv, figures/, report.html
+    evals/NAME/     evaluations of the entries that are models
 """
 
 import importlib.util
@@ -40,18 +42,19 @@ def compare(
     """Compare evaluations, or models that are evaluated first.
 
     Args:
-        entries: each is `[NAME=]RUN[,RUN…]`. The runs are the seeds of one entrant: folders of evaluations, or
-            patterns such as `runs/grpo-*`. A run may also be a model (hub id or directory), which is then evaluated.
+        entries: what is compared. Each entry is `[NAME=]RUN[,RUN…]` and names one entrant with its seeds. A run is the
+            folder of an evaluation, a pattern such as `runs/grpo-*`, or a model (hub id or directory), which is then
+            evaluated.
         options: how the entrants are compared; the defaults of `Options` if None.
         out: folder for the tables, figures and evaluations; None keeps nothing on disk.
-        estimator: estimator whose signals are compared; by default the first of each evaluation.
-        figures: draw figures, where matplotlib is installed.
+        estimator: the estimator whose signals are compared; by default the first one of each evaluation.
+        figures: draw figures, if matplotlib is installed.
         report: write the interactive page `report.html`, with the evaluations that are compared.
-        evaluation: options of `evaluate`, for models.
+        evaluation: the options of `evaluate` for entries that are models.
 
     Raises:
-        InvalidInputError: runs do not match, a folder is unfinished or of another kind, there are fewer than two
-            entrants, or `out` holds something else.
+        InvalidInputError: the evaluations do not match, a folder is unfinished or of another kind, there are fewer
+            than two entrants, or `out` holds files that `compare` does not write.
     """
     options, place = options or Options(), None if out is None else Path(out)
     parsed = check_comparison(entries, options, out=place, estimator=estimator, evaluation=evaluation)
@@ -81,7 +84,7 @@ def compare(
 
 
 def _folders(parsed: Sequence[Entry], evaluated: Mapping[str, Path]) -> dict[str, list[Path]]:
-    """The folders of the evaluations, by the name of their entry."""
+    """Return the folders of the evaluations, by the label of their entry on the page."""
     short = [entry.name or Path(entry.paths[0]).name for entry in parsed]
     labels = [entry.paths[0] if short.count(label) > 1 else label for label, entry in zip(short, parsed, strict=True)]
     return {
@@ -93,13 +96,13 @@ def _folders(parsed: Sequence[Entry], evaluated: Mapping[str, Path]) -> dict[str
 def write_comparison(
     comparison: Comparison, place: Path, *, figures: bool = True, found: Sequence[Disagreements] = ()
 ) -> None:
-    """Write a comparison's tables and figures.
+    """Write the tables and the figures of a comparison.
 
     Args:
         comparison: the comparison.
         place: the folder to write to.
-        figures: draw figures, where matplotlib is installed.
-        found: the problems on which entrants disagree.
+        figures: draw figures, if matplotlib is installed.
+        found: the problems that entrants solve with different shares.
 
     Raises:
         InvalidInputError: the folder cannot be written to.

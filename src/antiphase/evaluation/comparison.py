@@ -1,8 +1,8 @@
-"""Compares methods: values and differences with intervals over problems and seeds, and the power of the comparison.
+"""Compare models or methods: their values and differences, with intervals over problems and seeds.
 
-Differences are paired by problem. Across entrants, the rank correlation of inversion with accuracy says whether
-"stronger inversion goes with better reasoning" holds here. The same correlation of every control says whether a
-simpler number would do as well.
+Differences are paired by problem. The power of a comparison (the smallest difference that it can detect) is computed
+too. Across entrants, the rank correlation of inversion with accuracy says whether "stronger inversion goes with better
+reasoning" holds here. The same correlation for every control says whether a simpler number does as well.
 """
 
 import math
@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from antiphase.errors import InvalidInputError
-from antiphase.evaluation.entrants import HEADLINE, Entrant, SeedRun, check_comparable
+from antiphase.evaluation.entrants import HEADLINE, Entrant, SeedRun, check_comparable, shared_problems
 from antiphase.evaluation.entries import Options
+from antiphase.evaluation.task_metrics import sampled_or_greedy
 from antiphase.runs.units import headline_entry, spearman_column
 from antiphase.statistics.association import rank_association
 from antiphase.statistics.estimate import mean_interval, number_or_none, share_interval
 from antiphase.statistics.paired import paired_difference
 
-# The numbers that are correlated with accuracy across entrants, and what each of them is.
+# The numbers that are correlated with accuracy across entrants, with their descriptions.
 ACROSS = {
     "inversion": "ι = −ρ, pooled",
     "inversion_within": "mean ι of the rollouts",
@@ -31,14 +32,14 @@ ACROSS = {
     "self_certainty": "mean self-certainty",
     "shortness": "minus mean length",
 }
-# With fewer clusters, resampling them says nothing.
+# With fewer clusters (entrants with their seeds), an interval from resampling them would say nothing.
 MIN_CLUSTERS = 5
 _SHARES = ("accuracy", "greedy", "pass", "maj", "three")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Entrants compared on each task, JSON-ready.
+    """The result of a comparison, as plain values that can be written as JSON.
 
     Args:
         tasks: for each task: `reference`; `entrants` (name, seeds, values, differences from the reference); and
@@ -46,8 +47,8 @@ class Comparison:
             fewer than 4 points, `across` is empty.
         points: the accuracy and the numbers of `ACROSS` of each entrant, task and seed.
         options: the options of the comparison.
-        benchmarks: tables of several tasks with their average (see `benchmark`). A study has one for each model and
-            setting, by their names. `compare` has at most one, by the name `""`.
+        benchmarks: tables of several tasks with their average (see `benchmark`), by name. A study has one for each
+            model and setting. `compare` makes at most one, whose name is empty.
     """
 
     tasks: dict[str, Any]
@@ -56,12 +57,12 @@ class Comparison:
     benchmarks: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The comparison as plain values."""
+        """Return the comparison as a dictionary of plain values."""
         return dict(vars(self))
 
 
 def compare_entrants(entrants: Sequence[Entrant], options: Options) -> Comparison:
-    """Compare entrants on every task that at least two of them share.
+    """Compare entrants (models or methods with their seeds) on every task that at least two of them share.
 
     Raises:
         InvalidInputError: there are fewer than two entrants, the reference is unknown, no task is shared, or the
@@ -70,11 +71,13 @@ def compare_entrants(entrants: Sequence[Entrant], options: Options) -> Compariso
     names = list(dict.fromkeys(entrant.name for entrant in entrants))
     if len(names) < 2:
         raise InvalidInputError(
-            f"a comparison needs at least two entrants; got {', '.join(names) or 'none'}. Name seeds of one method as "
-            "NAME=RUN,RUN and give another method."
+            f"a comparison needs at least two entrants; got {', '.join(names) or 'none'}. Give another model or "
+            "method. Seeds of one method are given as NAME=RUN,RUN."
         )
     if options.reference is not None and options.reference not in names:
-        raise InvalidInputError(f"the reference {options.reference!r} is no entrant; there are {', '.join(names)}.")
+        raise InvalidInputError(
+            f"the reference {options.reference!r} is no entrant. The entrants are {', '.join(names)}."
+        )
     by_task: dict[str, list[Entrant]] = {}
     for entrant in entrants:
         by_task.setdefault(entrant.task, []).append(entrant)
@@ -89,15 +92,14 @@ def compare_entrants(entrants: Sequence[Entrant], options: Options) -> Compariso
 
 
 def compare_task(entrants: Sequence[Entrant], options: Options) -> dict[str, Any]:
-    """The values of entrants on one task, and their differences from the reference.
+    """Compute the values of entrants on one task, and their differences from the reference.
 
     Raises:
         InvalidInputError: the evaluations do not match, or share no problem.
     """
     if not options.allow_mismatch:
         check_comparable(entrants)
-    shared = set.intersection(*(set(entrant.problems) for entrant in entrants))
-    problems = [name for name in entrants[0].problems if name in shared]
+    problems = shared_problems(entrants)
     if not problems:
         raise InvalidInputError(f"the entrants share no problem of {entrants[0].task!r}.")
     reference = next((e for e in entrants if e.name == (options.reference or entrants[0].name)), None)
@@ -107,7 +109,7 @@ def compare_task(entrants: Sequence[Entrant], options: Options) -> dict[str, Any
             "choose another --reference."
         )
     points = [point_of(entrant, run) for entrant in entrants for run in entrant.runs]
-    # Seeds of one entrant resemble each other, so where there are several, the entrants are the independent points.
+    # Seeds of one entrant resemble each other. So if there are several, the entrants are the clusters.
     clusters = [point["entrant"] for point in points] if len(points) > len(entrants) else None
     return {
         "reference": reference.name,
@@ -118,6 +120,7 @@ def compare_task(entrants: Sequence[Entrant], options: Options) -> dict[str, Any
 
 
 def _metrics(entrant: Entrant) -> list[str]:
+    """Return the names of the metrics that every seed of an entrant has."""
     found = ["accuracy"]
     if any(run.rollouts.greedy.any() for run in entrant.runs):
         found.append("greedy")
@@ -132,6 +135,7 @@ def _metrics(entrant: Entrant) -> list[str]:
 
 
 def _row(entrant: Entrant, reference: Entrant, problems: Sequence[str], options: Options) -> dict[str, Any]:
+    """Return an entrant's values and its differences from the reference."""
     values, differences = {}, {}
     for metric in _metrics(entrant):
         matrix = entrant.matrix(metric, problems)
@@ -151,16 +155,20 @@ def _row(entrant: Entrant, reference: Entrant, problems: Sequence[str], options:
 
 
 def sides_of(entrant: Entrant, reference: Entrant, options: Options) -> tuple[Entrant, Entrant]:
-    """Both sides of a difference. With paired seeds, each has only the seeds that both have, in the same order."""
+    """Return both sides of a difference. If seeds are paired, each side keeps the seeds that both have, in one order.
+
+    Raises:
+        InvalidInputError: seeds cannot be paired, because the sides share none or have different numbers of runs.
+    """
     if not options.paired_seeds:
         return entrant, reference
     own, other = ({run.seed: run for run in side.runs} for side in (entrant, reference))
     by_place = any(seed.startswith("#") for seed in (*own, *other))
     if by_place and len(own) != len(other):
         raise InvalidInputError(
-            f"{entrant.name!r} and {reference.name!r} have {len(own)} and {len(other)} runs of one sampling seed, so "
-            "they can only be paired by their place, which needs as many on both sides. Evaluate with different "
-            "seeds, or leave out --paired-seeds."
+            f"{entrant.name!r} and {reference.name!r} have different numbers of runs ({len(own)} and {len(other)}). "
+            "Several of these runs have the same sampling seed, so runs can only be paired by their order, which "
+            "needs equal numbers of runs. Evaluate with different seeds, or leave out --paired-seeds."
         )
     shared = [seed for seed in own if seed in other]
     if not shared:
@@ -175,18 +183,22 @@ def sides_of(entrant: Entrant, reference: Entrant, options: Options) -> tuple[En
 
 
 def _mean_auroc(entrant: Entrant) -> float | None:
+    """Return the mean over seeds of the AUROC of ι; None if no seed has one."""
     areas = [run.result.get("inside", {}).get("auroc", {}).get("inversion") for run in entrant.runs]
     values = [area["value"] for area in areas if area is not None and area["value"] is not None]
     return float(np.mean(values)) if values else None
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric lies in [0, 1]."""
+    """Return whether a metric is a share, which lies in [0, 1]."""
     return metric.partition("@")[0] in _SHARES
 
 
 def crossed_interval(matrix: np.ndarray, metric: str, options: Options) -> dict[str, Any]:
-    """Mean over seeds and problems, with an interval over both; with one seed, over problems alone."""
+    """Return the mean of a metric over seeds and problems, `[seed, problem]`, with its interval.
+
+    The interval covers seeds and problems; with one seed, it covers only problems. That of a share lies in [0, 1].
+    """
     if len(matrix) == 1:
         estimate = share_interval(matrix[0]) if is_share(metric) else mean_interval(matrix[0], seed=options.seed)
         return estimate.to_dict()
@@ -199,7 +211,13 @@ def crossed_interval(matrix: np.ndarray, metric: str, options: Options) -> dict[
 
 
 def difference_of(left: np.ndarray, right: np.ndarray, metric: str, options: Options) -> dict[str, Any]:
-    """The difference `left` minus `right`, as `PairedDifference.to_dict` gives it."""
+    """Return the mean difference `left` minus `right`, in the form of `PairedDifference.to_dict`.
+
+    Args:
+        left, right: the values of the same problems, `[seed, problem]`.
+        metric: the name of the metric. Only a share gets a verdict.
+        options: the options of the comparison.
+    """
     found = paired_difference(
         left,
         right,
@@ -209,13 +227,13 @@ def difference_of(left: np.ndarray, right: np.ndarray, metric: str, options: Opt
         seed=options.seed,
     ).to_dict()
     if not is_share(metric):
-        found["verdict"] = None  # The verdict compares with `smallest`, which is a difference in accuracy.
+        found["verdict"] = None  # A verdict depends on `smallest`, which is a difference between shares.
     return found
 
 
 def point_of(entrant: Entrant, run: SeedRun) -> dict[str, Any]:
-    """The accuracy and the numbers of `ACROSS` of one run; None where undefined."""
-    rows = run.rollouts[~run.rollouts.greedy] if bool((~run.rollouts.greedy).any()) else run.rollouts
+    """Return the accuracy and the numbers of `ACROSS` of one run; undefined numbers are None."""
+    rows = sampled_or_greedy(run.rollouts)
     signals = run.result.get("signals", {})
 
     def mean(column: str, sign: int = 1) -> float | None:
@@ -242,7 +260,7 @@ def point_of(entrant: Entrant, run: SeedRun) -> dict[str, Any]:
 
 
 def entrant_accuracy(run: SeedRun) -> float:
-    """Mean over problems of the accuracy of their samples."""
+    """Return the accuracy of a run: the mean over problems of the share of right samples."""
     alone = Entrant("", "", (run,))
     return float(alone.matrix("accuracy", alone.problems).mean())
 
@@ -250,7 +268,16 @@ def entrant_accuracy(run: SeedRun) -> float:
 def associations(
     points: Sequence[Mapping[str, Any]], clusters: Sequence[str] | None, options: Options
 ) -> dict[str, Any]:
-    """Rank correlation of each number of `ACROSS` with accuracy over the points; empty with fewer than 4 points."""
+    """Compute the rank correlation of each number of `ACROSS` with accuracy over the points.
+
+    Args:
+        points: what `point_of` returned for each run.
+        clusters: the entrant of each point, if the points of one entrant depend on one another; else None.
+        options: only `seed` is used.
+
+    Returns:
+        the correlations by name; empty with fewer than 4 points. Fewer than `MIN_CLUSTERS` clusters give no interval.
+    """
     if len(points) < 4:
         return {}
     accuracy = _column(points, "accuracy")

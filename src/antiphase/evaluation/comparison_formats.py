@@ -1,4 +1,4 @@
-"""Writes the tables of a comparison as text for the console, Markdown, CSV and LaTeX."""
+"""Write the tables of a comparison as text: for the console, in Markdown, in CSV and in LaTeX."""
 
 import csv
 import io
@@ -6,16 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from antiphase.evaluation.benchmark import AVERAGE
+from antiphase.evaluation.benchmark_table import BENCHMARK_NOTE, benchmark_table, metric_title
 from antiphase.evaluation.comparison import ACROSS, Comparison
-from antiphase.evaluation.evaluation_table import (
-    BENCHMARK_NOTE,
-    WIDTH,
-    benchmark_table,
-    metric_title,
-    printed,
-    share_text,
-    text_table,
-)
+from antiphase.evaluation.text_tables import WIDTH, printed, share_text, text_table
 from antiphase.runs.table_text import interval_text, signed
 
 HEADER = (
@@ -31,7 +24,7 @@ _LATEX = {
 
 
 def comparison_rows(task: Mapping[str, Any]) -> list[list[str]]:
-    """A row for each entrant, with the columns of `HEADER`."""
+    """Return a row for each entrant of a task, with the columns of `HEADER`."""
     return [_row(entrant) for entrant in task["entrants"]]
 
 
@@ -56,7 +49,7 @@ def _row(entrant: Mapping[str, Any]) -> list[str]:
 
 
 def difference_text(difference: Mapping[str, Any]) -> str:
-    """A difference with its interval, such as `+0.021 [−0.010, +0.052]`."""
+    """Write a difference with its interval, such as `+0.021 [−0.010, +0.052]`."""
     interval = "[no interval]" if difference["low"] is None else interval_text(difference)
     return f"{signed(difference['difference'])} {interval}"
 
@@ -66,34 +59,36 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def notes_of(task: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
-    """Notes on how to read the table of a task, and on what it cannot say."""
+    """Return notes that say how to read the table of a task, and what it cannot say."""
     covered = [entrant["differences"].get("accuracy") for entrant in task["entrants"]]
     differences = [difference for difference in covered if difference is not None]
     smallest = f"{100 * float(options['smallest']):g} points"
     notes = [
-        f"difference: from {task['reference']}, in accuracy, paired by problem ({task['num_problems']} problems); "
-        "intervals over problems and seeds. detectable: the difference that so many problems and seeds would show "
-        f"with a power of 80 %. equal: within ±{smallest}; not enough data: {smallest} could go unseen.",
+        f"difference: accuracy minus that of {task['reference']}, paired by problem ({task['num_problems']} "
+        "problems). Intervals: over problems and seeds. detectable: the smallest difference that these problems and "
+        f"seeds would show with a power of 80 %. equal: the interval lies within ±{smallest}. not enough data: a "
+        f"difference of {smallest} could stay unseen.",
     ]
     if any(not difference["seeds_covered"] for difference in differences):
         notes.append(
-            "One seed on a side: the intervals speak of problems and sampling, not of training again with other seeds."
+            "A side has only one seed. So the intervals cover other problems and samples, but not another training "
+            "with another seed."
         )
     if options.get("allow_mismatch"):
         notes.append(
-            "Mismatches were allowed: accuracies and differences are over the shared problems; ρ pooled, AUROC and "
-            "the correlations across runs are over each run's own."
+            "Mismatches were allowed. Accuracies and differences are over the shared problems. ρ pooled, AUROC and "
+            "the correlations across runs are over the problems of each run."
         )
     if len(differences) > 1:
         notes.append(
-            f"{len(differences)} differences, each at 95 %: not corrected for so many; one in twenty would exclude 0 "
-            "by chance."
+            f"There are {len(differences)} differences, each with a 95 % interval, without a correction for their "
+            "number. If no method differed, about one interval in twenty would still exclude 0 by chance."
         )
     return notes
 
 
 def across_rows(across: Mapping[str, Any]) -> list[list[str]]:
-    """A row for each number of `ACROSS`, with its rank correlation with accuracy."""
+    """Return a row for each number of `ACROSS`, with its rank correlation with accuracy."""
     rows = []
     for name, found in across.items():
         p_value = "—" if found["p_value"] is None else f"{found['p_value']:.3g}"
@@ -104,13 +99,16 @@ def across_rows(across: Mapping[str, Any]) -> list[list[str]]:
 
 ACROSS_HEADER = ("number", "what it is", "rank correlation with accuracy", "95 %", "p", "points")
 ACROSS_NOTE = (
-    "Over models, methods and checkpoints: a claim about inversion needs ι above every control, since what entropy or "
-    "length explains is no signal. p: permutation test."
+    "The correlations are over models, methods and checkpoints. A claim about inversion needs a stronger correlation "
+    "for ι than for every control, because what entropy or length explains is no signal. p: permutation test."
 )
 
 
 def benchmark_tables(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Title, header and rows of each table of several tasks, and of each table of differences of their averages."""
+    """Return the title, the header and the rows of each table of several tasks.
+
+    Where the averages have differences from the reference, a table of these differences follows.
+    """
     tables = []
     for name, table in comparison.benchmarks.items():
         title = f"{name}: all tasks" if name else "all tasks"
@@ -131,7 +129,7 @@ def benchmark_tables(comparison: Comparison) -> list[tuple[str, list[str], list[
 
 
 def render_comparison(comparison: Comparison, width: int = WIDTH) -> str:
-    """A comparison as text for the console."""
+    """Write a comparison as text for the console."""
     from rich.text import Text
 
     parts: list[Any] = []
@@ -149,13 +147,13 @@ def render_comparison(comparison: Comparison, width: int = WIDTH) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown; pipes in cells are escaped."""
+    """Write a table in Markdown. The character | in cells is escaped."""
     lines = [list(header), ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def comparison_markdown(comparison: Comparison) -> str:
-    """A comparison in Markdown."""
+    """Write a comparison in Markdown."""
     parts = []
     for name, task in comparison.tasks.items():
         parts += [f"### {name}", markdown_table(HEADER, comparison_rows(task)), *notes_of(task, comparison.options)]
@@ -165,7 +163,7 @@ def comparison_markdown(comparison: Comparison) -> str:
 
 
 def benchmarks_markdown(comparison: Comparison) -> list[str]:
-    """The tables of several tasks in Markdown, with a note on how to read them."""
+    """Write the tables of several tasks in Markdown, with a note that says how to read them."""
     parts: list[str] = []
     for title, header, rows in benchmark_tables(comparison):
         parts += [f"### {title}", markdown_table(header, rows)]
@@ -173,7 +171,10 @@ def benchmarks_markdown(comparison: Comparison) -> list[str]:
 
 
 def comparison_csv(comparison: Comparison) -> str:
-    """A comparison in CSV: a line for each entrant, task and metric, numbers not rounded, undefined ones empty."""
+    """Write a comparison in CSV, with a line for each task, entrant and metric.
+
+    Numbers are not rounded, and undefined ones are empty.
+    """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     ends = ("value", "low", "high")
@@ -204,12 +205,15 @@ def comparison_csv(comparison: Comparison) -> str:
 
 
 def latex_text(text: str) -> str:
-    """A text in LaTeX, with special characters escaped and Greek letters in math mode."""
+    """Write a text for LaTeX: special characters are escaped, and Greek letters are in math mode."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
 def comparison_latex(comparison: Comparison) -> str:
-    """A `tabular` for each task, then the averages; needs booktabs. Columns: method to verdict, without P, and ρ."""
+    """Write a comparison in LaTeX: a `tabular` for each task, then one for the averages.
+
+    The tables need the package booktabs. They have the columns method, seeds, accuracy, difference, verdict and ρ.
+    """
     columns = (0, 1, 2, 3, 6, 10)
     parts = []
     for name, task in comparison.tasks.items():

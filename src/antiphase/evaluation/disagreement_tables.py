@@ -1,10 +1,9 @@
-"""The tables of the problems that one entrant solves more often than another, for the page."""
+"""Make the tables of the page that show which problems one entrant solves more often than another."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from antiphase.evaluation.comparison_formats import difference_text
-from antiphase.evaluation.disagreements import FILE, Disagreement, Disagreements, Side, excerpt
+from antiphase.evaluation.disagreements import FILE, Disagreements, Side, excerpt
 from antiphase.page.document import Table
 from antiphase.runs.table_text import signed
 
@@ -12,8 +11,9 @@ from antiphase.runs.table_text import signed
 Labels = Mapping[tuple[str, str, int], str]
 _MOST_ROWS = 200
 _READING = (
-    "Share of the completions that are right, of the problems that both answered. Choose a share to read a rollout "
-    "that shows the difference: a right one of the side that is right more often, a wrong one of the other."
+    "The table lists the problems that both answered with different shares of right completions. Click a share to "
+    "read a rollout that shows the difference: a right one of the side that is right more often, or a wrong one of "
+    "the other side."
 )
 
 
@@ -22,7 +22,7 @@ def disagreement_tables(found: Sequence[Disagreements], labels: Labels) -> list[
 
     Args:
         found: the disagreements, as `disagreements` returns them.
-        labels: the subjects of the page whose rollouts the cells open.
+        labels: the labels of the models on the page whose rollouts the cells open.
     """
     pairs: dict[tuple[str, str], list[Disagreements]] = {}
     for one in found:
@@ -38,7 +38,8 @@ def _table(found: Sequence[Disagreements], labels: Labels) -> Table:
     header = ["problem", "task", f"right: {reference}", f"right: {model}", "difference", "prompt"]
     rows, links = [], {}
     for place, (task, row) in enumerate(shown):
-        rows.append(_cells(task, row))
+        shares = (_share(row.reference), _share(row.model))
+        rows.append([row.problem_id, task, *shares, signed(row.difference), excerpt(row.prompt)])
         for column, name, side in ((2, reference, row.reference), (3, model, row.model)):
             pairs = [
                 (labels[name, task, seed], rollout) for seed, rollout in side.rollouts if (name, task, seed) in labels
@@ -47,13 +48,10 @@ def _table(found: Sequence[Disagreements], labels: Labels) -> Table:
                 links[place, column] = pairs
     notes = [note for one in found for note in _notes(one)]
     if len(whole) > len(shown):
-        notes.append(f"The {len(shown)} largest of {len(whole):,} differences; {FILE} has all.")
+        notes.append(
+            f"The table shows the {len(shown)} largest of {len(whole):,} differences. The file {FILE} holds all."
+        )
     return Table(f"{model} against {reference}, problem by problem", header, rows, [_READING, *notes], links)
-
-
-def _cells(task: str, row: Disagreement) -> list[str]:
-    sides = (_share(row.reference), _share(row.model))
-    return [row.problem_id, task, *sides, signed(row.difference), excerpt(row.prompt)]
 
 
 def _share(side: Side) -> str:
@@ -61,22 +59,24 @@ def _share(side: Side) -> str:
 
 
 def _notes(one: Disagreements) -> list[str]:
-    """Sentences that say how much of the disagreement chance could explain."""
+    """Return sentences that say how often the two differ, and how much of that could be chance."""
     more = sum(row.difference > 0 for row in one.problems)
-    paired: Mapping[str, Any] = one.paired
     notes = [
         f"{one.task}: of {one.num_problems:,} problems, {one.model} solves {more:,} more often than {one.reference} "
-        f"and {len(one.problems) - more:,} less often. The mean difference in accuracy is {difference_text(paired)}: "
-        f"{paired['verdict']}."
+        f"and {len(one.problems) - more:,} less often. The mean difference in accuracy is "
+        f"{difference_text(one.paired)}: {one.paired['verdict']}."
     ]
     if one.by_chance is None:
         notes.append(
-            f"{one.task}: there is a single completion of each problem, so one row cannot tell a real difference from "
-            "chance. Only the mean difference can."
+            f"{one.task}: with these numbers of completions (for example, with a single completion of each problem), "
+            "it cannot be estimated how many problems would differ by chance. Only the mean difference can tell a "
+            "real difference from chance."
         )
     else:
+        seeds = max(one.paired["num_seeds_left"], one.paired["num_seeds_right"])
         notes.append(
-            f"{one.task}: if both solved every problem equally often, {one.by_chance:,.1f} problems would still be "
-            f"expected to differ by chance; {len(one.problems):,} do."
+            f"{one.task}: the shares differ on {len(one.problems):,} problems. If both solved every problem equally "
+            f"often, {one.by_chance:,.1f} problems would still be expected to differ by chance."
+            + (" This number assumes that all seeds are equally good." if seeds > 1 else "")
         )
     return notes

@@ -1,12 +1,13 @@
-"""The problems that one entrant solves more often than another: which they are, and what chance alone would give.
+"""Compare two entrants problem by problem: which problems does one of them solve more often than the other?
 
 An entrant is a model, or a method with its seeds. Two entrants are compared on the problems that both answered. The
-share of a problem is the share of its samples that are right, over all seeds; where nothing was sampled, the greedy
-completions count.
+share of a problem is the share of its samples that are right, over all seeds. If nothing was sampled, the greedy
+completions count. The result also says how many problems would differ by chance alone.
 """
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +17,12 @@ import pandas as pd
 from antiphase.evaluation.comparison import difference_of, sides_of
 from antiphase.evaluation.entrants import Entrant
 from antiphase.evaluation.entries import Options
+from antiphase.evaluation.task_metrics import sampled_or_greedy
 from antiphase.statistics.accuracy import chance_of_unequal_shares
 
 FILE = "disagreements.csv"
 _EXCERPT = 120
-# At most so many rollouts of a problem are named for a reader who wants to see one.
+# The most rollouts that the result names for each problem and side. The page lets the reader open one of them.
 _CANDIDATES = 16
 _COLUMNS = (
     "task", "problem_id", "reference", "model", "share_reference", "share_model", "difference", "samples_reference",
@@ -33,9 +35,9 @@ class Side:
     """One entrant's answers to a problem.
 
     Args:
-        num_correct, num_samples: number of right completions, and of all, over all seeds.
-        rollouts: (index of the seed, rollout id) of completions that show why the two sides differ: right ones of the
-            side that is right more often, wrong ones of the other.
+        num_correct, num_samples: number of right completions and number of all completions, over all seeds.
+        rollouts: some completions that show why the two sides differ, each as (index of the seed, rollout id). They
+            are right ones for the side that is right more often, and wrong ones for the other side.
     """
 
     num_correct: int
@@ -44,13 +46,13 @@ class Side:
 
     @property
     def share(self) -> float:
-        """The share of the completions that are right."""
+        """The share of right completions."""
         return self.num_correct / self.num_samples
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A problem that two entrants solve with different shares."""
+    """A problem of which two entrants have different shares of right completions."""
 
     problem_id: str
     prompt: str
@@ -71,13 +73,13 @@ class Disagreements:
         task: the task's spec.
         reference, model: names of the entrants.
         num_problems: number of problems that both answered.
-        problems: the problems with different shares. The largest differences come first; of equal ones, those that
-            the model solves more often.
+        problems: the problems with different shares. The largest differences come first. Among equal differences, the
+            problems that the model solves more often come first.
         paired: the difference in mean accuracy, model minus reference, with its interval and verdict, as
             `PairedDifference.to_dict` gives it.
-        by_chance: the expected number of problems with different shares if the two entrants solved every problem
-            equally often; None where a side has a single completion of each problem, since then it would always be
-            the number that was observed. See `chance_of_unequal_shares`.
+        by_chance: the expected number of problems with different shares if all completions of a problem, from both
+            entrants and all seeds, were right with the same probability (see `chance_of_unequal_shares`). None if the
+            numbers of completions do not allow an estimate, for example if a side has one completion of each problem.
     """
 
     task: str
@@ -98,7 +100,8 @@ def disagreements(entrants: Sequence[Entrant], options: Options | None = None) -
             used.
 
     Returns:
-        an entry for each entrant and task that share a problem with the reference, entrant by entrant.
+        an entry for each entrant and each task on which it shares a problem with the reference. The entries of one
+        entrant stand together.
     """
     options = options or Options()
     names = list(dict.fromkeys(entrant.name for entrant in entrants))
@@ -117,32 +120,32 @@ def disagreements(entrants: Sequence[Entrant], options: Options | None = None) -
 
 
 def _compared(reference: Entrant, model: Entrant, options: Options) -> Disagreements | None:
-    """The disagreements of two entrants on one task; None where they share no problem."""
+    """Return the disagreements of two entrants on one task; None if they share no problem."""
     left, right = _by_problem(reference), _by_problem(model)
     problems = [name for name in left if name in right]
     if not problems:
         return None
-    rows, by_chance = [], 0.0
+    rows, by_chance, estimable = [], 0.0, False
     for name in problems:
         counts = (int(left[name].correct.sum()), len(left[name]), int(right[name].correct.sum()), len(right[name]))
         by_chance += chance_of_unequal_shares(*counts)
+        # Without a common divisor of the numbers of completions, the chance is only what was observed.
+        estimable = estimable or math.gcd(counts[1], counts[3]) > 1
         if counts[0] * counts[3] != counts[2] * counts[1]:
             rows.append(_row(name, left[name], right[name]))
     rows.sort(key=lambda row: (-abs(row.difference), -row.difference))
-    single = any(max(map(len, table.values())) == 1 for table in (left, right))
     model_side, reference_side = sides_of(model, reference, options)
     matrices = [side.matrix("accuracy", problems) for side in (model_side, reference_side)]
     paired = difference_of(matrices[0], matrices[1], "accuracy", options)
     names = (reference.task, reference.name, model.name)
-    return Disagreements(*names, len(problems), tuple(rows), paired, None if single else by_chance)
+    return Disagreements(*names, len(problems), tuple(rows), paired, by_chance if estimable else None)
 
 
 def _by_problem(entrant: Entrant) -> dict[str, pd.DataFrame]:
-    """The counted completions of each problem, with the index of their seed."""
+    """Return the completions of each problem that count for its share, with the index of their seed as `place`."""
     parts = []
     for place, run in enumerate(entrant.runs):
-        drawn = run.rollouts[~run.rollouts.greedy]
-        rows = drawn if len(drawn) else run.rollouts
+        rows = sampled_or_greedy(run.rollouts)
         parts.append(rows[["problem_id", "prompt", "rollout_id", "correct"]].assign(place=place))
     whole = pd.concat(parts)
     return {str(name): rows for name, rows in whole.groupby(whole.problem_id.astype("str"), sort=False)}
@@ -161,15 +164,15 @@ def _side(rows: pd.DataFrame, *, is_right: bool) -> Side:
 
 
 def excerpt(prompt: str) -> str:
-    """The beginning of a prompt on one line."""
+    """Return the beginning of a prompt as one line."""
     line = " ".join(prompt.split())
     return line if len(line) <= _EXCERPT else f"{line[: _EXCERPT - 1]}…"
 
 
 def disagreements_csv(found: Sequence[Disagreements]) -> str:
-    """The disagreements in CSV: a line for each pair of entrants, task and problem, with numbers that are not rounded.
+    """Write the disagreements as CSV, with a line for each pair of entrants, task and problem.
 
-    A prompt that looks like a formula to a spreadsheet gets an apostrophe before it.
+    The numbers are not rounded. A prompt that a spreadsheet would read as a formula gets an apostrophe before it.
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")

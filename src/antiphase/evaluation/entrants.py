@@ -1,6 +1,7 @@
-"""The entrants of a comparison (models or methods), each with the evaluations of one seed or several.
+"""Make the entrants of a comparison from evaluations, and check that they can be compared.
 
-Evaluations are compared only if they have the same prompts, budget, verifier and estimator, unless the caller insists.
+An entrant is a model, or a method with its seeds. Evaluations can be compared if they have the same prompts, budget,
+verifier and estimator.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ import pandas as pd
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.entries import entrant_keys
 from antiphase.evaluation.result import Evaluation
-from antiphase.evaluation.task_metrics import passed_at, voted_at
+from antiphase.evaluation.task_metrics import passed_at, rows_of, sampled_or_greedy, voted_at
 from antiphase.runs.units import headline_entry, headline_of, spearman_column
 
 _ASKED = (
@@ -27,7 +28,7 @@ _ASKED = (
 )
 _BUDGET = ("samples", "temperature", "top_p", "max_new_tokens", "end_tokens")
 _MEASURED = ("estimator", "norm", "target", "projections", "targets_per_rollout", "chosen_layers", "min_tokens")
-# Stands, in `Entrant.mean_signal`, for ρ over the unit that is each evaluation's headline.
+# The name by which `Entrant.mean_signal` returns ρ over the headline unit of each evaluation.
 HEADLINE = "headline"
 _OF_STEPS = ("splitter", "step_strength", "min_steps")
 _CODE = "the file of the task"
@@ -42,9 +43,9 @@ class SeedRun:
     Args:
         seed: the seed's label.
         result: the entry of the evaluation's summary.
-        rollouts: the rows of the evaluation's rollouts, by one estimator.
-        versions: what decided what is right: versions of packages, the digest of a user's own verifier, and the user's
-            tags of thoughts.
+        rollouts: the rows of rollouts.parquet for this model, task and one estimator.
+        versions: everything that decides which answers are right: versions of packages, the digest of a user's own
+            verifier, and the user's tags of thoughts.
     """
 
     seed: str
@@ -54,19 +55,19 @@ class SeedRun:
     _known: dict[str, "pd.Series[float]"] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def by_problem(self, metric: str) -> "pd.Series[float]":
-        """A metric of `Entrant.matrix` for each problem id; computed once."""
+        """Return a metric of `Entrant.matrix` for each problem id. It is computed once."""
         if metric not in self._known:
             self._known[metric] = _by_problem(self.rollouts, metric, self.unit)
         return self._known[metric]
 
     @property
     def unit(self) -> str:
-        """The unit of ι, which is the evaluation's headline."""
+        """The unit of ι: `type`, `token` or `step`. It is the headline unit of the evaluation."""
         return headline_of(self.result.get("signals", {}))
 
     @property
     def segment(self) -> str:
-        """The segment over which ι is: `all`, `thought` or `answer`. Older evaluations correlate all tokens."""
+        """The tokens over which ι is measured: `all`, `thought` or `answer`. Older evaluations used all tokens."""
         return str(self.result.get("signals", {}).get("segment", "all"))
 
 
@@ -80,16 +81,16 @@ class Entrant:
 
     @property
     def problems(self) -> list[str]:
-        """Ids of the problems that every seed has, in the first seed's order."""
+        """The ids of the problems that every seed has, in the first seed's order."""
         names = [list(run.by_problem("accuracy").index) for run in self.runs]
         shared = set.intersection(*map(set, names))
         return [name for name in names[0] if name in shared]
 
     def matrix(self, metric: str, problems: Sequence[str]) -> np.ndarray:
-        """A metric of every seed and problem, `[seed, problem]`; NaN where it is undefined for a problem.
+        """Return a metric of every seed and problem, `[seed, problem]`; NaN where it is undefined for a problem.
 
         Args:
-            metric: `accuracy` (mean over the samples, or greedy where nothing was sampled), `greedy`, `pass@K`,
+            metric: `accuracy` (mean over the samples, or greedy if nothing was sampled), `greedy`, `pass@K`,
                 `maj@K`, `three@K` (mean of accuracy, pass@K and maj@K), `length`, `entropy`, or `inversion` (mean ι
                 of the rollouts that have one).
             problems: ids of the problems, in the order of the columns.
@@ -98,12 +99,12 @@ class Entrant:
         return np.array([row.to_numpy(dtype=np.float64) for row in rows])
 
     def ks(self, prefix: str) -> set[int]:
-        """Every k of `pass@k` or `maj@k` that every seed has."""
+        """Return every k for which all seeds have `pass@k` or `maj@k`. `prefix` is `pass` or `maj`."""
         names = set.intersection(*(set(run.result["metrics"]) for run in self.runs))
         return {int(name.partition("@")[2]) for name in names if name.startswith(f"{prefix}@")}
 
     def mean_signal(self, name: str) -> float:
-        """Mean over the seeds of the value of a pooled signal, or of ρ for `HEADLINE`; NaN where no seed has one."""
+        """Return the mean over seeds of a pooled signal, or of ρ for the name `HEADLINE`; NaN if no seed has one."""
         signals = [run.result.get("signals", {}) for run in self.runs]
         found = [headline_entry(one) if name == HEADLINE else one.get(name) for one in signals]
         values = [entry["value"] if isinstance(entry, Mapping) else entry for entry in found if entry is not None]
@@ -111,7 +112,14 @@ class Entrant:
         return float(np.mean(values)) if values else float("nan")
 
 
+def shared_problems(entrants: Sequence[Entrant]) -> list[str]:
+    """Return the ids of the problems that all entrants have, in the first entrant's order."""
+    shared = set.intersection(*(set(entrant.problems) for entrant in entrants))
+    return [name for name in entrants[0].problems if name in shared]
+
+
 def _by_problem(rollouts: pd.DataFrame, metric: str, unit: str) -> "pd.Series[float]":
+    """Compute a metric of `Entrant.matrix` for each problem id, from the rollouts of one seed."""
     drawn = rollouts[~rollouts.greedy]
     if metric == "greedy" or (metric == "accuracy" and drawn.empty):
         greedy = rollouts[rollouts.greedy]
@@ -125,7 +133,7 @@ def _by_problem(rollouts: pd.DataFrame, metric: str, unit: str) -> "pd.Series[fl
         value = passed_at if kind == "pass" else voted_at
         groups = drawn.groupby("problem_id", sort=False, observed=True)
         return pd.Series({name: value(group, k) for name, group in groups}, dtype="float64")
-    rows = drawn if len(drawn) else rollouts
+    rows = sampled_or_greedy(rollouts)
     series = {
         "accuracy": rows.correct.astype("float64"),
         "length": rows.num_tokens.astype("float64"),
@@ -136,18 +144,18 @@ def _by_problem(rollouts: pd.DataFrame, metric: str, unit: str) -> "pd.Series[fl
 
 
 def entrants_of(name: str | None, evaluations: Sequence[Evaluation], estimator: str | None = None) -> list[Entrant]:
-    """The entrants of some evaluations: one for each task; without a name, one for each model and task.
+    """Make the entrants of some evaluations, one for each task, or one for each model and task if there is no name.
 
     Args:
-        name: name of the entrant whose seeds the evaluations are. With None, each model is an entrant.
-        evaluations: the evaluations; where there is a name, each has one model.
-        estimator: estimator whose signals are compared; by default the first of each evaluation.
+        name: the name of the entrant whose seeds the evaluations are. If it is None, each model is an entrant.
+        evaluations: the evaluations. If there is a name, each of them must have one model.
+        estimator: the estimator whose signals are compared; by default the first one of each evaluation.
 
     Raises:
         InvalidInputError: there is a name, and an evaluation has several models.
     """
     seeds = [str(evaluation.summary["seed"]) for evaluation in evaluations]
-    # Runs of the same sampling seed are labelled, and paired, by their place.
+    # If two runs have the same sampling seed, all runs are labelled and paired by their place.
     labels = seeds if len(set(seeds)) == len(seeds) else [f"#{number}" for number in range(len(seeds))]
     keys = entrant_keys(name, [evaluation.summary for evaluation in evaluations], estimator)
     runs: dict[tuple[str, str], list[SeedRun]] = {key: [] for key in keys}
@@ -158,9 +166,7 @@ def entrants_of(name: str | None, evaluations: Sequence[Evaluation], estimator: 
             if key in seen or estimator not in (None, result["estimator"]):
                 continue
             seen.add(key)
-            rows = evaluation.rollouts
-            chosen = (rows.model == result["model"]) & (rows.task == result["task"])
-            own = rows[chosen & (rows.estimator == result["estimator"])]
+            own = rows_of(evaluation.rollouts, result["model"], result["task"], result["estimator"])
             code = evaluation.summary["config"].get("tasks_sha256", {}).get(result["task"])
             versions = evaluation.summary["versions"] | ({} if code is None else {_CODE: code[:12]})
             tags = evaluation.summary["config"].get("think_tags")
@@ -170,7 +176,7 @@ def entrants_of(name: str | None, evaluations: Sequence[Evaluation], estimator: 
 
 
 def check_comparable(entrants: Sequence[Entrant]) -> None:
-    """Raise InvalidInputError if entrants of one task differ in prompts, budget, verifier or estimator."""
+    """Raise InvalidInputError if the entrants of a task differ in prompts, budget, verifier or signals."""
     first = entrants[0].runs[0]
     for entrant in entrants:
         for run in entrant.runs:
@@ -178,19 +184,20 @@ def check_comparable(entrants: Sequence[Entrant]) -> None:
             if differing:
                 raise InvalidInputError(
                     f"{entrants[0].name!r} and {entrant.name!r} cannot be compared on {entrant.task!r}: "
-                    f"{'; '.join(differing[:3])}. Evaluate both alike, or compare all the same with --allow-mismatch "
-                    "(on the problems that they share)."
+                    f"{'; '.join(differing[:3])}. Evaluate both in the same way, or compare them nevertheless with "
+                    "--allow-mismatch (on the problems that they share)."
                 )
 
 
 def _rendered_otherwise(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
-    """Whether two results have unlike token ids of prompts by one tokenizer. Older results do not tell."""
+    """Return whether one tokenizer made different token ids of the prompts; False for old results without digests."""
     known = all(result.get("tokenizer_sha256") is not None for result in (left, right))
     same = known and left["tokenizer_sha256"] == right["tokenizer_sha256"]
     return same and bool(left["prompts_sha256"] != right["prompts_sha256"])
 
 
 def _differences(left: SeedRun, right: SeedRun) -> list[str]:
+    """Return one text for each reason why two runs cannot be compared."""
     found = []
     for what, keys in (("prompts", _ASKED), ("budget", _BUDGET)):
         for key in keys:
@@ -199,7 +206,7 @@ def _differences(left: SeedRun, right: SeedRun) -> list[str]:
                 shown = "the problems differ" if key == "problems_sha256" else f"{key} is {a!r} and {b!r}"
                 found.append(f"{what}: {shown}")
     if _rendered_otherwise(left.result, right.result):
-        found.append("prompts: the same tokenizer made other token ids of them; its chat template may read the date")
+        found.append("prompts: the same tokenizer made other token ids; perhaps the chat template inserts the date")
     if left.result["num_samples"] != right.result["num_samples"]:
         found.append(f"budget: {left.result['num_samples']} and {right.result['num_samples']} samples of a problem")
     for key in _VERIFIERS:

@@ -1,6 +1,7 @@
-"""Checks the arguments of a comparison from names and JSON files alone, without torch and pandas.
+"""Check the arguments of a comparison. Only names and JSON files are read for this.
 
-`compare` begins with `check_comparison`. The command line calls it before it imports anything slow.
+`compare` begins with `check_comparison`. The command line calls it before it imports anything slow. Therefore this
+module imports neither torch nor pandas.
 """
 
 import glob
@@ -23,16 +24,16 @@ _NAMED = re.compile(r"([^=/\\,]+)=(.+)")
 
 @dataclass(frozen=True)
 class Options:
-    """How entrants are compared.
+    """How entrants (models or methods with their seeds) are compared.
 
     Args:
-        reference: name of the entrant that the others are compared with; by default the first.
-        paired_seeds: pair seed i of one entrant with seed i of the other. This is right where the two share the data
-            order and the initial model.
+        reference: the name of the entrant that the others are compared with; by default the first one.
+        paired_seeds: pair seed i of one entrant with seed i of the other. This is right if the two share the order of
+            the data and the initial model.
         smallest: the smallest difference in accuracy that matters.
         allow_mismatch: also compare evaluations with different prompts, budgets, verifiers or estimators.
-        num_resamples: number of resamples of the bootstraps.
-        seed: seeds the bootstraps.
+        num_resamples: number of bootstrap resamples.
+        seed: seed of the random generator that draws the resamples.
     """
 
     reference: str | None = None
@@ -51,12 +52,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of the command: an entrant's name and its runs.
+    """One entry of the command line: the name and the runs of an entrant.
 
     Args:
-        name: the entrant's name; with None, models have their own names.
-        paths: folders of evaluations, or models.
-        folders: the paths that are folders of evaluations.
+        name: the entrant's name. If it is None, each model of the runs is an entrant with the model's name.
+        paths: the runs, which are folders of evaluations or models.
+        folders: those of the paths that are folders of evaluations.
     """
 
     name: str | None
@@ -77,14 +78,15 @@ def check_comparison(
     estimator: str | None = None,
     evaluation: Mapping[str, Any] | None = None,
 ) -> list[Entry]:
-    """Check the arguments of `compare`, which explains them.
+    """Check the arguments of `compare`, which explains them, and parse the entries.
 
     Returns:
         the parsed entries.
 
     Raises:
-        InvalidInputError: an entry is malformed, `out` holds something else, a folder is unfinished or of another
-            kind, an option of an evaluation is wrong, two entrants have the same name, or the reference is unknown.
+        InvalidInputError: an entry is malformed, `out` holds files that `compare` does not write, a folder is
+            unfinished or of another kind, an option of an evaluation is wrong, two entrants have the same name, or the
+            reference is unknown.
     """
     parsed = [_entry(text) for text in entries]
     if out is not None:
@@ -93,9 +95,10 @@ def check_comparison(
     asked = dict(evaluation or {})
     if wanted and not (asked.get("tasks") or asked.get("suite")):
         raise InvalidInputError(
-            f"{wanted[0]!r} is no folder of an evaluation. To evaluate it as a model first, name --tasks or a --suite."
+            f"{wanted[0]!r} is no folder of an evaluation. If it is a model that should be evaluated first, name "
+            "--tasks or a --suite."
         )
-    # The folders are read before anything is evaluated, so that a mistake in one of them does not cost hours.
+    # The folders are read before anything is evaluated, because an evaluation may take hours.
     ready: list[tuple[str, str]] = []
     for entry in parsed:
         summaries = []
@@ -108,11 +111,11 @@ def check_comparison(
             ready += entrant_keys(entry.name, summaries, estimator)
     _check_names(ready, options.reference)
     if wanted and out is None:
-        raise InvalidInputError("models are evaluated into the folder out; name one.")
+        raise InvalidInputError("to evaluate models, compare needs a folder for the results. Name it with --out.")
     if wanted:
         not_its = ("figures", "report", "progress", "rollouts")
         chosen = {name: value for name, value in asked.items() if name not in not_its}
-        # The config is built for its checks alone. Each model is evaluated by itself.
+        # The config is built only because its constructor checks the options. Each model is evaluated on its own.
         config_from("model", with_rollouts(chosen, asked.get("rollouts"))[0], EvalConfig)
     return parsed
 
@@ -125,7 +128,7 @@ def _entry(text: str) -> Entry:
 def entrant_keys(
     name: str | None, summaries: Sequence[Mapping[str, Any]], estimator: str | None = None
 ) -> list[tuple[str, str]]:
-    """Name and task of the entrants of some evaluations; see `entrants.entrants_of`.
+    """Return the name and the task of each entrant that `entrants.entrants_of` would make.
 
     Raises:
         InvalidInputError: there is a name, and an evaluation has several models.
@@ -135,8 +138,8 @@ def entrant_keys(
         models = list(dict.fromkeys(result["model"] for result in summary["results"]))
         if name is not None and len(models) > 1:
             raise InvalidInputError(
-                f"{name!r} names an evaluation of {len(models)} models ({', '.join(models)}). Give it without a name: "
-                "each model then enters by its own."
+                f"{name!r} names an evaluation of {len(models)} models ({', '.join(models)}). Give it without a name. "
+                "Each model is then compared under its own name."
             )
         for result in summary["results"]:
             if estimator in (None, result["estimator"]):
@@ -145,10 +148,10 @@ def entrant_keys(
 
 
 def parse_entry(entry: str) -> tuple[str | None, list[str]]:
-    """The name and the runs of `[NAME=]RUN[,RUN…]`, with patterns replaced by the runs that they match.
+    """Parse `[NAME=]RUN[,RUN…]` into the name and the runs. A pattern is replaced by the runs that it matches.
 
     Raises:
-        InvalidInputError: a run is empty or stands twice, or a pattern matches nothing.
+        InvalidInputError: a run is empty or named twice, or a pattern matches nothing.
     """
     match = _NAMED.fullmatch(entry)
     name, rest = (match[1], match[2]) if match else (None, entry)
@@ -170,12 +173,12 @@ def parse_entry(entry: str) -> tuple[str | None, list[str]]:
 
 
 def _natural(path: str) -> list[tuple[int, str]]:
-    """A sort key that puts s2 before s10."""
+    """Return a sort key that puts s2 before s10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path)]
 
 
 def _is_folder(path: str) -> bool:
-    """Whether a path is a folder, and no saved model. `read_marker` says what is wrong with any other folder."""
+    """Return whether a path is a folder and not a saved model. The caller refuses a folder that is no evaluation."""
     if not os.path.isdir(path):
         return False
     try:
@@ -189,24 +192,27 @@ def _is_folder(path: str) -> bool:
 
 
 def _check_names(keys: Sequence[tuple[str, str]], reference: str | None) -> None:
-    """Refuse two entrants with the same name and task, and a reference that is no entrant."""
+    """Raise InvalidInputError if two entrants have the same name and task, or if the reference is no entrant."""
     twice = next((name for name, task in keys if keys.count((name, task)) > 1), None)
     if twice is not None:
         raise InvalidInputError(
-            f"two entrants are called {twice!r}. Name them: compare first=RUN second=RUN; or give the seeds of one as "
-            "NAME=RUN,RUN."
+            f"two entrants are called {twice!r}. Give them different names: compare first=RUN second=RUN. If they are "
+            "seeds of one method, give them as NAME=RUN,RUN."
         )
     names = list(dict.fromkeys(name for name, _ in keys))
     if reference is not None and reference not in names:
-        raise InvalidInputError(f"the reference {reference!r} is no entrant; there are {', '.join(names)}.")
+        raise InvalidInputError(f"the reference {reference!r} is no entrant. The entrants are {', '.join(names)}.")
 
 
 def _check_out(place: Path) -> None:
+    """Raise InvalidInputError if a path is not a folder, or holds files that `compare` does not write."""
     tables = {"comparison.json", "comparison.md", "comparison.csv", "comparison.tex", "disagreements.csv"}
     known = {*tables, "figures", "evals", FILE}
     held = list(place.iterdir()) if place.is_dir() else []
     foreign = sorted(path.name for path in held if path.name not in known and path.suffix != ".tmp")
-    if foreign or (place.exists() and not place.is_dir()):
+    if place.exists() and not place.is_dir():
+        raise InvalidInputError(f"{str(place)!r} is not a folder. Choose another --out.")
+    if foreign:
         raise InvalidInputError(
-            f"{str(place)!r} holds something else ({', '.join(foreign[:3])}). Choose another --out."
+            f"{str(place)!r} holds files that compare does not write ({', '.join(foreign[:3])}). Choose another --out."
         )

@@ -1,4 +1,4 @@
-"""`evaluate`: the accuracy and the inversion of one model or several, on the same rollouts."""
+"""Evaluate one model or several: measure accuracy and inversion on the same rollouts."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,18 +40,22 @@ def evaluate(
 ) -> Evaluation:
     """Measure the accuracy and the inversion of a model on the same rollouts.
 
+    The inversion ι is minus the correlation of token entropy with gradient strength.
+
     Args:
         model: a hub id, a local directory, `demo`, or several of these.
         rollouts: given rollouts, as a file or as rows (see `load_given`). By default completions are generated.
         out: folder for rollouts.parquet, tokens.parquet, summary.json and figures; None keeps nothing on disk.
-        resume: continue the interrupted evaluation in `out`, with the same options and model; or begin one.
-        figures: draw figures into `out`; by default if `out` is given and matplotlib is installed.
+        resume: continue the interrupted evaluation in `out`, which must have the same options and model. If there is
+            none, begin one.
+        figures: draw figures into `out`. By default they are drawn if `out` is given and matplotlib is installed.
         report: write the interactive page `report.html` into `out`.
         progress: show a bar with the time left, if the evaluation takes over two seconds.
         options: fields of `EvalConfig`, such as `tasks=("gsm8k",)`, `samples=8`, `num_problems=100`.
 
     Returns:
-        the evaluation, with `.result(model, task)` and `.rollouts`; `str()` gives its table.
+        the evaluation. Use `.result(model, task)` for the numbers, `.rollouts` for the rollouts, and `str()` for the
+        table of results.
 
     Raises:
         AntiphaseError: the input is wrong, a model or data set cannot be loaded, or memory runs out. The message says
@@ -62,20 +66,20 @@ def evaluate(
 
 
 def run_evaluation(request: EvalRequest, *, progress: bool = True) -> Evaluation:
-    """Run an evaluation whose arguments are checked.
+    """Run an evaluation whose arguments were checked before.
 
     Args:
         request: the checked arguments, from `eval_request`.
         progress: show a bar with the time left.
 
     Raises:
-        AntiphaseError: see `evaluate`.
+        AntiphaseError: for the reasons that `evaluate` names.
     """
     return _EvaluationRun(request, progress=progress).run()
 
 
 class _EvaluationRun(Run[EvalRequest, Evaluation]):
-    """The parts of a run that are special to an evaluation."""
+    """The steps of a run that differ between an evaluation and other runs."""
 
     FOLDER = EvalFolder
     RESAMPLED = "problems"
@@ -135,7 +139,7 @@ class _EvaluationRun(Run[EvalRequest, Evaluation]):
 
 
 def verifier_versions() -> dict[str, str]:
-    """Versions of the installed packages that decide which answers are right."""
+    """Return the versions of the installed packages that decide which answers are right."""
     found = {}
     for package in ("math-verify", "reasoning-gym"):
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""All options of an evaluation. Every field is written to the run folder and compared on resume."""
+"""The options of an evaluation. All of them are written to the run folder, and a resumed run must have the same."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar, cast
@@ -21,25 +21,27 @@ _Value = TypeVar("_Value")
 class EvalConfig(RunConfig):
     """The options of an evaluation: those of every run (`RunConfig`), and these.
 
-    Without a `prompt_template` or `end_tokens`, each task has its own. The estimator `none` measures no signals.
+    If `prompt_template` or `end_tokens` is not set, each task uses its own. The estimator `none` measures no signals.
 
     Args:
-        tasks: specs of the task registry. With a `suite` too, these tasks replace the suite's. A spec may say
-            `samples` and `k` for its task, as in `aime24:samples=64,k=1|8`; these win over the fields of these names.
-        suite: a named list of tasks with options of their own. The options below win over the suite's.
-            `NAME:task=FILE` reads local copies.
+        tasks: specs of tasks, such as `gsm8k`. If a `suite` is given too, these tasks replace those of the suite. A
+            spec may set `samples` and `k` for its task, as in `aime24:samples=64,k=1|8`; these replace the fields
+            `samples` and `k` below.
+        suite: the name of a list of tasks with their options. The options below replace those of the suite.
+            `NAME:task=FILE` reads the problems of a task from a local file.
         num_problems: number of problems of each task; `all` takes all. Every run draws the same problems.
-        split: split that the problems come from.
-        chat_template: apply the model's chat template where it has one; by default as the suite says, else yes.
+        split: split of the data set that the problems come from.
+        chat_template: apply the model's chat template, if it has one. By default the suite decides; without a suite,
+            the template is applied.
         samples: number of sampled completions of each problem. It may be 0 if `greedy` is true. The default is the
             suite's number (16 for `paper`), else 4. It is None only for a suite whose tasks have different numbers.
         greedy: add a greedy completion of each problem.
-        k: the k of pass@k, maj@k and best-of-k; by default the powers of two up to the number of samples, and that
-            number. A task with fewer samples than the largest k has only the k up to its number.
+        k: the values of k for pass@k, maj@k and best-of-k. By default they are the number of samples and all powers of
+            two below it. A task uses only the values that are at most its own number of samples.
         max_new_tokens: length limit of a completion; by default the suite's, else 1024.
         timeout: seconds that one verification may take.
-        by_projection: keep the strength of every layer's projection (four columns for a layer) in tokens.parquet, and
-            the ρ of each in the summary.
+        by_projection: keep the strength of every layer and projection (four columns for a layer) in tokens.parquet,
+            and the correlation ρ of each in the summary.
     """
 
     tasks: tuple[str, ...] = ()
@@ -69,13 +71,13 @@ class EvalConfig(RunConfig):
             raise InvalidInputError(f"timeout must be a positive number of seconds; got {self.timeout}.")
         self._check_samples()
         check_one_of("split", self.split, SPLITS)
-        # These are built for the checks that they make.
+        # Both are built only because their constructors check the values.
         self.sampling(None), PromptFormat(self.prompt_template, self.system_prompt)
 
     def entries(self) -> tuple[SuiteEntry, ...]:
-        """The tasks that the options name, else those of the suite, each with its number of samples.
+        """Return the tasks with their options: those of `tasks`, or else those of the suite.
 
-        The `k` of an entry is None where evaluation chooses it.
+        Every entry has its number of samples. Its `k` is None if the user and the suite name none; see `ks`.
 
         Raises:
             InvalidInputError: the suite is unknown, or a spec is malformed.
@@ -84,7 +86,7 @@ class EvalConfig(RunConfig):
             default = _first(self.samples, DEFAULT_SAMPLES)
             asked = [asked_entry(text) for text in self.tasks]
             return tuple(replace(e, samples=_first(e.samples, default), k=_first(e.k, self.k)) for e in asked)
-        # An option wins over the suite.
+        # An option of the user replaces that of the suite.
         return tuple(
             replace(e, samples=_first(self.samples, e.samples, DEFAULT_SAMPLES), k=_first(self.k, e.k))
             for e in resolve_suite(str(self.suite))
@@ -106,7 +108,7 @@ class EvalConfig(RunConfig):
                 )
             if where:
                 self._check_ks(asked_entry(text).k or (), samples, where)
-        # A k of all tasks must fit one of them.
+        # A k that is set for all tasks must be possible for at least one of them.
         self._check_ks(self.k or (), max(num_samples(entry) for entry in entries), "")
 
     def _check_ks(self, ks: tuple[int, ...], samples: int, where: str) -> None:
@@ -122,20 +124,20 @@ class EvalConfig(RunConfig):
                 )
 
     def specs(self) -> tuple[SignalSpec, ...]:
-        """The spec of each estimator, from `signal_specs`; none where no signals are measured."""
+        """Return the spec of each estimator; empty if no signals are measured."""
         if self.estimators == (NO_SIGNALS,):
             return ()
         return signal_specs(self)
 
     def sampling(self, max_new_tokens: int | None, *, greedy: bool = False) -> Sampling:
-        """How completions are drawn for a task whose own length limit is `max_new_tokens`."""
+        """Return how the completions of a task are drawn. `max_new_tokens` is the task's own length limit, if any."""
         length = self.max_new_tokens or max_new_tokens or DEFAULT_MAX_NEW_TOKENS
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            length = self.max_new_tokens  # `Sampling` refuses it.
+            length = self.max_new_tokens  # `Sampling` raises the error for it.
         return Sampling(length, 0.0 if greedy else self.temperature, self.top_p, self.seed)
 
     def ks(self, task: str, samples: int) -> tuple[int, ...]:
-        """The k of pass@k of a task, which has this number of samples of each problem."""
+        """Return the values of k for pass@k of a task that has this number of samples of each problem."""
         asked = next((entry.k for entry in self.entries() if entry.spec == task), self.k)
         if asked is not None:
             return tuple(k for k in sorted(set(asked)) if k <= samples)
@@ -144,15 +146,15 @@ class EvalConfig(RunConfig):
 
     @property
     def split_name(self) -> Split:
-        """The split as tasks take it."""
+        """The split, in the type that tasks expect."""
         return cast(Split, self.split)
 
 
 def num_samples(entry: SuiteEntry) -> int:
-    """The number of samples of each problem of an entry of `EvalConfig.entries`, which has one."""
+    """Return the number of samples of an entry of `EvalConfig.entries`, which is never None."""
     return cast(int, entry.samples)
 
 
 def _first(*values: _Value | None) -> _Value | None:
-    """The first value that is not None."""
+    """Return the first value that is not None."""
     return next((value for value in values if value is not None), None)

@@ -1,4 +1,4 @@
-"""The folder of an evaluation: the same files and rules as a probe's."""
+"""The folder of an evaluation. It has the same files as the folder of a probe, with the same rules."""
 
 from antiphase.runs.folder_kinds import EVALUATION
 from antiphase.runs.run_folder import RunFolder

@@ -1,10 +1,12 @@
-"""Makes the interactive page of a comparison, with the evaluations that are compared."""
+"""Make the interactive page of a comparison. It also shows the evaluations that are compared."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from antiphase.evaluation.benchmark_table import BENCHMARK_NOTE
 from antiphase.evaluation.comparison import Comparison
 from antiphase.evaluation.comparison_formats import (
     ACROSS_HEADER,
@@ -17,13 +19,12 @@ from antiphase.evaluation.comparison_formats import (
 )
 from antiphase.evaluation.disagreement_tables import disagreement_tables
 from antiphase.evaluation.disagreements import Disagreements
-from antiphase.evaluation.evaluation_table import BENCHMARK_NOTE
 from antiphase.evaluation.result import Evaluation, labels_of
 from antiphase.page.document import Document, Run, Table, joined
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
-    """The tables of a comparison, as they are printed on the console."""
+    """Return the tables of a comparison, with the same cells as on the console."""
     tables = []
     for name, task in comparison.tasks.items():
         tables.append(Table(name, HEADER, comparison_rows(task), notes_of(task, comparison.options)))
@@ -40,13 +41,13 @@ def comparison_document(
     found: Sequence[Disagreements] = (),
     names: Mapping[str, str | None] | None = None,
 ) -> Document:
-    """The document of a comparison and its evaluations.
+    """Return the document from which the page of a comparison and its evaluations is made.
 
     Args:
         comparison: the comparison.
         folders: folders of the evaluations, by their label on the page. Several folders of one label are seeds.
-        found: the problems on which entrants disagree.
-        names: the name of the entrant, by label; None where each model of the folder has its own name.
+        found: the problems that entrants solve with different shares.
+        names: the name of the entrant, by label. It is None if each model of the folder is an entrant of its own.
 
     Raises:
         InvalidInputError: an evaluation cannot be read.
@@ -63,4 +64,4 @@ def comparison_document(
     tables = [*comparison_tables(comparison), *disagreement_tables(found, labels)]
     documents.insert(0, Document("comparison", [Run("comparison", "compare")], tables=tables))
     page = joined(documents, " against ".join(folders))
-    return Document(**{**vars(page), "created": created})
+    return replace(page, created=created)

@@ -1,4 +1,4 @@
-"""The summary of an evaluation: the metrics of every model, task and estimator, JSON-ready."""
+"""Make the summary of an evaluation: the metrics of every model, task and estimator, as values for summary.json."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ import pandas as pd
 from antiphase.data.prompt_rendering import prompts_digest
 from antiphase.evaluation.benchmark import results_benchmark
 from antiphase.evaluation.evaluation_config import NO_SIGNALS, EvalConfig
-from antiphase.evaluation.task_metrics import accuracy_metrics, inside_metrics
+from antiphase.evaluation.task_metrics import accuracy_metrics, inside_metrics, rows_of, sampled_or_greedy
 from antiphase.runs.measuring import given_facts
 from antiphase.runs.signal_statistics import signal_statistics
 from antiphase.signal_spec import SignalSpec
@@ -25,14 +25,15 @@ def summarize_evaluation(
     *,
     tick: Callable[[float], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """The results of an evaluation.
+    """Compute the results of an evaluation.
 
     Args:
-        tokens, rollouts, steps: the whole tables. `steps` is None in older runs, which did not measure steps.
+        tokens, rollouts, steps: the tables of the whole run. `steps` is None in older runs, which did not measure
+            steps.
         models: facts of each model: revision, device, dtype, engine, and the layers of each estimator.
-        config: options of the run.
-        identities: for each task, the values that must be equal for two results to be compared.
-        tick: called with the share of the work that is done at each step.
+        config: the options of the run.
+        identities: for each task, the values that two comparable results must share (see `TaskPlan.identity`).
+        tick: a function that is called after each result with the share of the work that it was.
 
     Returns:
         `results`, an entry for each model, task and estimator; and `benchmark`, the table of several tasks with their
@@ -44,7 +45,7 @@ def summarize_evaluation(
     results = []
     for model, identity, estimator in cases:
         case = (model, identity["task"], estimator)
-        rows = _of_case(rollouts, *case)
+        rows = rows_of(rollouts, *case)
         spec = specs.get(estimator)
         ks = config.ks(identity["task"], _samples(rows))
         entry: dict[str, Any] = {
@@ -62,21 +63,18 @@ def summarize_evaluation(
             "metrics": accuracy_metrics(rows, ks),
         }
         if spec is not None:
-            own_steps = None if steps is None else _of_case(steps, *case)
+            own_steps = None if steps is None else rows_of(steps, *case)
             layers = models[model]["layers"][estimator]
-            entry |= _measured(_of_case(tokens, *case), rows, own_steps, spec, layers, ks, config)
+            entry |= _measured(rows_of(tokens, *case), rows, own_steps, spec, layers, ks, config)
         results.append(entry)
         tick(1 / len(cases))
     return {"results": results, "benchmark": results_benchmark(results, rollouts)}
 
 
 def _samples(rows: pd.DataFrame) -> int:
+    """Return the smallest number of samples of a problem; 0 if nothing was sampled."""
     drawn = rows[~rows.greedy]
     return int(drawn.groupby("problem_id").size().min()) if len(drawn) else 0
-
-
-def _of_case(table: pd.DataFrame, model: str, task: str, estimator: str) -> pd.DataFrame:
-    return table[(table.model == model) & (table.task == task) & (table.estimator == estimator)]
 
 
 def _measured(
@@ -88,8 +86,8 @@ def _measured(
     ks: Sequence[int],
     config: EvalConfig,
 ) -> dict[str, Any]:
-    """The options and the statistics of the signals of one model, task and estimator."""
-    drawn = rows[~rows.greedy] if (~rows.greedy).any() else rows
+    """Return the options and the statistics of the signals of one model, task and estimator."""
+    drawn = sampled_or_greedy(rows)
     ids = set(drawn.rollout_id)
     return {
         "context": spec.context,

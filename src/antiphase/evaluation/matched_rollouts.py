@@ -1,4 +1,4 @@
-"""Matches given rollouts, which another engine completed, to the problems that they answer."""
+"""Match given rollouts, which another engine completed, to the problems that they answer."""
 
 import dataclasses
 import hashlib
@@ -19,7 +19,8 @@ from antiphase.evaluation.plan import GREEDY, ProblemBatch, TaskPlan, rollout_na
 from antiphase.runs.items import Item, Limits
 from antiphase.tasks.problem import Problem
 
-# From (task, or None for any task; kind of key; key) to the problems that have it, each with the place of its task.
+# Maps (task, or None for any task; kind of key, `id` or `text`; key) to the problems with this key. The number before
+# each problem is the index of its task.
 _Keys = dict[tuple[str | None, str, str], list[tuple[int, Problem]]]
 _ID_COLUMNS = ("problem_id", "id", "prompt_id")
 _TEXT_COLUMNS = ("question", "problem", "prompt")
@@ -27,7 +28,7 @@ _TEXT_COLUMNS = ("question", "problem", "prompt")
 
 @dataclass(frozen=True)
 class GivenCompletion:
-    """One completion of a problem, as text or as token ids."""
+    """One completion of a problem, as text or as token ids. `place` says where it stands in the given data."""
 
     place: str
     problem: Problem
@@ -39,16 +40,20 @@ class GivenCompletion:
 
 
 def load_given(source: str | Any, plans: Sequence[TaskPlan]) -> list[tuple[TaskPlan, list[GivenCompletion]]]:
-    """The rollouts of a JSONL or Parquet file, a data frame or a list of mappings, by task.
+    """Read given rollouts from a JSONL or Parquet file, a data frame or a list of mappings, and find their problems.
 
     Args:
-        source: rows of rollouts. A row has `problem_id` (or `id`), or the problem's text as `question`; and a text
-            `completion` (or `response`, `output`), or `completion_ids`. It may have `prompt_ids`, `task`, `finish` and
-            `greedy`. The rollouts.parquet of an evaluation is of this form.
-        plans: the tasks with their problems. Tasks and problems without a rollout are left out of the result.
+        source: a row for each rollout. A row names its problem by `problem_id` (or `id`), or by the problem's text as
+            `question`. It has a text `completion` (or `response`, `output`), or `completion_ids`. It may also have
+            `prompt_ids`, `task`, `finish` and `greedy`. The rollouts.parquet of an evaluation has this form.
+        plans: the tasks with their problems.
+
+    Returns:
+        each task with its completions. Tasks and problems without a rollout are left out.
 
     Raises:
-        InvalidInputError: a row answers no problem of the tasks, or has no completion. The message names its place.
+        InvalidInputError: a row answers no problem of the tasks, has no completion, or repeats another row's sample
+            with different tokens. The message says where the row stands.
     """
     rows = given_rows(source)
     by_key: _Keys = {}
@@ -63,11 +68,12 @@ def load_given(source: str | Any, plans: Sequence[TaskPlan]) -> list[tuple[TaskP
         place, problem = _match(row, plans, by_key)
         given = _completion(row, problem, counts)
         known = found[place].setdefault((problem.problem_id, given.sample), given)
-        # The table of an evaluation repeats a rollout for every estimator. All other repeats are mistakes.
+        # The table of an evaluation repeats a rollout for every estimator. A repeat with other content is a mistake.
         if dataclasses.replace(known, place="") != dataclasses.replace(given, place=""):
             raise InvalidInputError(
                 f"sample {given.sample} of the problem {problem.problem_id!r} stands twice ({known.place}; "
-                f"{given.place}) with different tokens. Of a run with several models, keep one model's rows."
+                f"{given.place}) with different tokens. If the rows come from a run with several models, keep the "
+                "rows of one model."
             )
     matched = []
     for plan, completions in zip(plans, found, strict=True):
@@ -79,7 +85,7 @@ def load_given(source: str | Any, plans: Sequence[TaskPlan]) -> list[tuple[TaskP
 
 
 def given_digest(matched: Sequence[tuple[TaskPlan, Sequence[GivenCompletion]]]) -> str:
-    """A digest of all completions, which tells on resume whether they are the same."""
+    """Return a digest of all completions. A resumed run compares it to see whether they are still the same."""
     content = [
         (given.problem, given.sample, given.text, given.completion_ids, given.prompt_ids, given.finish)
         for _, completions in matched
@@ -89,22 +95,23 @@ def given_digest(matched: Sequence[tuple[TaskPlan, Sequence[GivenCompletion]]]) 
 
 
 def _match(row: TableRow, plans: Sequence[TaskPlan], by_key: _Keys) -> tuple[int, Problem]:
+    """Return the problem that a row answers, with the index of its task."""
     name, text, task = row.first_of(_ID_COLUMNS), row.first_of(_TEXT_COLUMNS), row.values.get("task")
     keys: list[tuple[str, str]] = [("id", str(name))] if name is not None else []
     keys += [("text", text.strip())] if isinstance(text, str) else []
     for kind, value in keys:
-        # A single task takes rows of any task name, since the same data set may have a file's name elsewhere.
+        # If there is one task, the task name of a row is ignored. Another run may have read the same data from a file.
         found = by_key.get((None if task is None or len(plans) == 1 else str(task), kind, value), [])
         if len(found) > 1:
             raise InvalidInputError(
-                f"{row.place}: the {kind} {value[:40]!r} is a problem of several tasks; add the column task."
+                f"{row.place}: several tasks have a problem with the {kind} {value[:40]!r}. Add the column task."
             )
         if found:
             return found[0]
     raise InvalidInputError(
-        f"{row.place}: answers no problem of {', '.join(plan.task.spec for plan in plans)} (problem_id {name!r}, "
-        f"question {str(text)[:40]!r}). Name its task with --tasks, draw its problems with --num-problems all, or "
-        "choose another --split."
+        f"{row.place}: the row answers no problem of {', '.join(plan.task.spec for plan in plans)} "
+        f"(problem_id {name!r}, question {str(text)[:40]!r}). Name its task with --tasks, draw its problems with "
+        "--num-problems all, or choose another --split."
     )
 
 
@@ -127,16 +134,17 @@ def _completion(row: TableRow, problem: Problem, counts: dict[str, int]) -> Give
 
 
 def _present(row: TableRow, column: str) -> Any:
-    """The value of a column; None where it is absent, null or NaN, which data frames put for missing values."""
+    """Return the value of a column; None if it is absent, null or NaN. Data frames write missing values as NaN."""
     value = row.values.get(column)
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _sample(row: TableRow, problem: Problem, counts: dict[str, int]) -> int:
+    """Return the number of a row's sample; without a column for it, the rows of a problem are counted in `counts`."""
     greedy, sample = _present(row, "greedy"), _present(row, "sample")
     if greedy is not None and type(greedy) is not bool and not isinstance(greedy, np.bool_):
         raise InvalidInputError(f"{row.place}: greedy must be true or false; got {greedy!r}.")
-    if isinstance(sample, float) and sample.is_integer():  # A column with missing values is of floats.
+    if isinstance(sample, float) and sample.is_integer():  # In a column with missing values, numbers are floats.
         sample = int(sample)
     if sample is not None and (isinstance(sample, bool) or not isinstance(sample, Integral) or int(sample) < GREEDY):
         raise InvalidInputError(
@@ -157,12 +165,12 @@ def given_batches(
     config: EvalConfig,
     moment: str,
 ) -> list[ProblemBatch]:
-    """The given rollouts as batches that need no generation.
+    """Divide given rollouts into batches, whose completions need not be generated.
 
     Args:
         matched: each task with the rollouts that answer its problems.
         tokenizer: the model's tokenizer.
-        limits: what the model can take.
+        limits: the limits of the model: its vocabulary and its context length.
         config: the options of the evaluation.
         moment: the time that chat templates read, in ISO format.
 

@@ -1,6 +1,6 @@
-"""Plans an evaluation: the tasks with their options, and the rollouts of a model in batches.
+"""Plan an evaluation: load the tasks with their problems and options, and divide a model's rollouts into batches.
 
-The problems depend on the task alone, so that all models, seeds and methods answer the same problems.
+The problems depend only on the task. So all models, seeds and methods answer the same problems.
 """
 
 import hashlib
@@ -22,19 +22,19 @@ from antiphase.tasks.suites import EVALUATION_OPTIONS, SuiteEntry
 
 PROBLEM_SEED = 0
 GREEDY = -1
-# The seeds of a task with a number of samples of its own begin at a multiple of this number.
+# The batches of a task with its own number of samples are numbered from a multiple of this number; see `_draws`.
 _FAR = 1 << 32
 
 
 @dataclass(frozen=True)
 class TaskPlan:
-    """One task, its problems, and how they are asked.
+    """One task with its problems, and how a model is asked to solve them.
 
     Args:
         task: the task, with its verifier.
         problems: the problems, in order.
         template: text around a prompt, with `{prompt}` in it.
-        chat_template: whether the model's chat template is applied where it has one.
+        chat_template: whether the model's chat template is applied, if the model has one.
         max_new_tokens: length limit of a completion.
         end_tokens: texts that end a completion, besides the model's own end tokens.
         samples: number of sampled completions of each problem.
@@ -49,11 +49,11 @@ class TaskPlan:
     samples: int
 
     def prompt_format(self, config: EvalConfig, moment: str) -> PromptFormat:
-        """How the problems are wrapped. `moment` is the time in ISO format that chat templates read."""
+        """Return how a problem becomes a prompt. `moment` is the time in ISO format that chat templates read."""
         return PromptFormat(self.template, config.system_prompt, self.chat_template, config.chat_options(moment))
 
     def identity(self, config: EvalConfig) -> dict[str, Any]:
-        """The values that must be equal for two results to be compared: prompts, budget and verifier."""
+        """Return the values that two comparable results must share: the prompts, the budget and the verifier."""
         chat = {"chat_template_kwargs": config.chat_template_kwargs, "fold_system": config.fold_system}
         asked = [[p.problem_id, p.prompt, p.answer, p.metadata] for p in self.problems]
         return {
@@ -64,7 +64,7 @@ class TaskPlan:
             "prompt_template": self.template,
             "system_prompt": config.system_prompt,
             "chat_template": self.chat_template,
-            # Only what is set, so that a run of before these options existed has the same identity.
+            # Only options that are set are included. So a run from before these options existed has the same identity.
             **{name: value for name, value in chat.items() if value},
             "max_new_tokens": None if config.rollouts else self.max_new_tokens,
             "end_tokens": list(self.end_tokens),
@@ -75,11 +75,11 @@ class TaskPlan:
 
 
 def plan_tasks(config: EvalConfig) -> list[TaskPlan]:
-    """The tasks of an evaluation with their problems.
+    """Load the tasks of an evaluation with their problems.
 
     Raises:
-        InvalidInputError: a task or suite is unknown (the message names the nearest), a task has too few problems, or
-            a row has no answer.
+        InvalidInputError: a task or suite is unknown (the message suggests the most similar name), a task has too few
+            problems, or a row of a data set has no answer.
         MissingExtraError: a package that a task needs is not installed.
     """
     entries = config.entries()
@@ -91,7 +91,7 @@ def plan_tasks(config: EvalConfig) -> list[TaskPlan]:
 
 
 def _check_options(task: Task) -> None:
-    """Refuse a user's own task with an option that an evaluation reads itself."""
+    """Raise InvalidInputError if a user's own task has an option that the evaluation reads itself."""
     both = sorted(task.option_names & set(EVALUATION_OPTIONS)) if isinstance(task, OwnTask) else []
     if both:
         raise InvalidInputError(
@@ -101,7 +101,7 @@ def _check_options(task: Task) -> None:
 
 
 def plan_entry(entry: SuiteEntry, task: Task, config: EvalConfig) -> TaskPlan:
-    """One task with its problems, which are read or generated."""
+    """Read or generate the problems of one task, and combine its options with those of the evaluation."""
     wanted = config.num_problems if config.num_problems is not None else entry.num_problems
     number = None if wanted == "all" else wanted
     template = config.prompt_template or entry.prompt_template or task.prompt_template or "{prompt}"
@@ -124,7 +124,7 @@ class ProblemBatch(Batch):
     Args:
         plan: the task of the rollouts.
         problems: the problem of each rollout.
-        samples: the number of each rollout among the samples of its problem; `GREEDY` for the greedy one.
+        samples: which sample of its problem each rollout is, counted from 0; `GREEDY` for the greedy one.
     """
 
     plan: TaskPlan
@@ -133,7 +133,7 @@ class ProblemBatch(Batch):
 
     @property
     def label(self) -> str:
-        """The task's spec, or the beginning of a long one."""
+        """The task's spec, which is cut if it is long."""
         spec = self.plan.task.spec
         return spec if len(spec) <= 32 else f"{spec[:31]}…"
 
@@ -141,14 +141,15 @@ class ProblemBatch(Batch):
 def batches_of(
     plans: Sequence[TaskPlan], tokenizer: Any, limits: Limits, config: EvalConfig, moment: str
 ) -> list[ProblemBatch]:
-    """All rollouts of a model with their tokenised prompts. A batch has one task and one kind of sampling.
+    """Return all rollouts that a model has to complete, in batches, with tokenized prompts.
 
-    The seed of a batch does not depend on the number of samples of another task.
+    All rollouts of a batch belong to one task, and are either sampled or greedy. The seed of a batch does not depend
+    on how many samples another task has.
 
     Args:
         plans: the tasks with their problems.
         tokenizer: the model's tokenizer.
-        limits: what the model can take.
+        limits: the limits of the model: its vocabulary and its context length.
         config: the options of the evaluation.
         moment: the time that chat templates read, in ISO format.
 
@@ -177,10 +178,10 @@ def batches_of(
 
 
 def _draws(plans: Sequence[TaskPlan], config: EvalConfig) -> list[Iterator[int]]:
-    """For each task, the numbers of which the seeds of its batches are made.
+    """Return, for each task, the numbers from which the seeds of its batches are made.
 
-    The numbers are the places of the batches in an evaluation in which every task has the usual number of samples. A
-    task with another number of samples has numbers far from these.
+    Suppose that every task had the usual number of samples. A batch then gets its place among all batches as its
+    number. The batches of a task with another number of samples get numbers that are far from these.
     """
     usual = DEFAULT_SAMPLES if config.samples is None else config.samples
     found: list[Iterator[int]] = []
@@ -197,7 +198,7 @@ def _item(plan: TaskPlan, problem: Problem, sample: int, prompt_ids: tuple[int, 
 
 
 def rollout_name(plan: TaskPlan, problem: Problem, sample: int) -> str:
-    """The rollout id of a problem's sample."""
+    """Return the rollout id of one sample of a problem."""
     return f"{plan.task.spec}/{problem.problem_id}/{'greedy' if sample == GREEDY else sample}"
 
 
@@ -208,7 +209,7 @@ def check_distinct(plans: Sequence[TaskPlan]) -> None:
         key = tuple(replace(problem, task="") for problem in plan.problems)
         if key in asked:
             raise InvalidInputError(
-                f"the tasks {asked[key]!r} and {plan.task.spec!r} are the same problems; keep one."
+                f"the tasks {asked[key]!r} and {plan.task.spec!r} have the same problems. Keep one of them."
             )
         asked[key] = plan.task.spec
         ids = [problem.problem_id for problem in plan.problems]

@@ -1,7 +1,7 @@
-"""Checks the arguments of an evaluation as far as that is possible without a model. Imports no torch and no pandas.
+"""Check the arguments of an evaluation, as far as that is possible without a model.
 
 `evaluate` begins with these checks. The command line makes them before it imports anything slow, so that a wrong
-option, an unknown task or a missing file is refused at once.
+option, an unknown task or a missing file is refused at once. Therefore this module imports neither torch nor pandas.
 """
 
 import functools
@@ -22,13 +22,13 @@ from antiphase.tasks.own_task import code_digests, recorded_code
 
 @dataclass(frozen=True)
 class EvalRequest(RunRequest):
-    """The checked arguments of an evaluation. Only the model can still refuse them.
+    """The checked arguments of an evaluation. An error after this can only come from the model.
 
     Args:
         config: all options.
         outputs: what the evaluation writes, and where.
-        plans: the tasks with their problems. With given rollouts, only the problems that they answer.
-        matched: the given rollouts by task, or None.
+        plans: the tasks with their problems. If rollouts are given, these are only the problems that they answer.
+        matched: the given rollouts of each task; None if completions are generated.
     """
 
     config: EvalConfig
@@ -38,12 +38,12 @@ class EvalRequest(RunRequest):
 
     @functools.cached_property
     def identities(self) -> list[dict[str, Any]]:
-        """The identity of each plan; see `TaskPlan.identity`."""
+        """The identity of each task, as `TaskPlan.identity` returns it."""
         return [plan.identity(self.config) for plan in self.plans]
 
     @functools.cached_property
     def stored(self) -> dict[str, Any]:
-        """The values that config.json holds and that are compared on resume."""
+        """The content of config.json. A resumed run must have the same values."""
         return {
             **self.config.to_dict(),
             **recorded_code(code_digests(plan.task for plan in self.plans)),
@@ -63,10 +63,10 @@ def eval_request(
     report: bool = True,
     **options: Any,
 ) -> EvalRequest:
-    """Check the arguments of `evaluate`, which explains them.
+    """Check the arguments of `evaluate`, and return them in checked form. `evaluate` explains the arguments.
 
     Raises:
-        InvalidInputError: an option, a task, the given rollouts or the folder is refused.
+        InvalidInputError: an option, a task, the given rollouts or the folder cannot be used.
         MissingExtraError: a package that figures or a task need is not installed.
     """
     options, in_memory = with_rollouts(options, rollouts)

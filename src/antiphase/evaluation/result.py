@@ -1,4 +1,4 @@
-"""`Evaluation`: the result of an evaluation, as tables and numbers."""
+"""Hold the result of an evaluation as tables and numbers, load it from a folder, and show it as text or as a page."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,15 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from antiphase.errors import InvalidInputError
+from antiphase.evaluation.benchmark_table import BENCHMARK_NOTE, benchmark_table
 from antiphase.evaluation.entries import Options
 from antiphase.evaluation.evaluation_folder import EvalFolder
-from antiphase.evaluation.evaluation_table import (
-    BENCHMARK_NOTE,
-    TWO_SCORES_NOTE,
-    benchmark_table,
-    render_evaluation,
-)
-from antiphase.evaluation.two_scores import two_scores_table
+from antiphase.evaluation.evaluation_table import render_evaluation
+from antiphase.evaluation.two_scores import TWO_SCORES_NOTE, two_scores_table
 from antiphase.page.building import signals_document
 from antiphase.page.document import Document, Table
 from antiphase.page.html import render_overview
@@ -43,7 +39,7 @@ class Evaluation:
     def result(
         self, model: str | None = None, task: str | None = None, estimator: str | None = None
     ) -> dict[str, Any]:
-        """The first entry of `summary["results"]` that matches.
+        """Return the first entry of `summary["results"]` that matches. An argument of None matches every entry.
 
         Raises:
             InvalidInputError: this evaluation has no such model, task or estimator.
@@ -58,7 +54,7 @@ class Evaluation:
         )
 
     def disagreements(self) -> "list[Disagreements]":
-        """How each model disagrees with the first one, problem by problem; empty where there is one model."""
+        """Return which problems each model solves more or less often than the first one; empty for a single model."""
         from antiphase.evaluation.disagreements import disagreements
         from antiphase.evaluation.entrants import entrants_of
 
@@ -66,7 +62,10 @@ class Evaluation:
         return disagreements(entrants_of(None, [self]), options)
 
     def save_figures(self, folder: Path) -> list[Path]:
-        """Draw the accuracies, and how well the scores tell right from wrong, with intervals, as PNG and SVG.
+        """Draw two figures as PNG and SVG: the accuracies, and how well the scores tell right from wrong rollouts.
+
+        Returns:
+            the written files.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -81,8 +80,8 @@ class Evaluation:
 
         Args:
             path: the evaluation's folder.
-            tokens: read tokens.parquet and steps.parquet too, which may be large. If False, the attribute `tokens` is
-                an empty table and `steps` is None.
+            tokens: also read tokens.parquet and steps.parquet, which may be large. If this is False, the attribute
+                `tokens` is an empty table and `steps` is None.
 
         Raises:
             InvalidInputError: the folder is not that of an evaluation, or the evaluation is unfinished.
@@ -93,7 +92,7 @@ class Evaluation:
         return cls(read, folder.read_frame("rollouts"), summary, folder.read_steps() if tokens else None)
 
     def document(self, name: str = "run", label: str | None = None) -> Document:
-        """The document from which the interactive page of this run is made.
+        """Return the document from which the interactive page of this run is made.
 
         Args:
             name: name of the run.
@@ -123,19 +122,19 @@ class Evaluation:
         return f"<Evaluation of {names}: {len(self.rollouts):,} rows of rollouts>"
 
     def _repr_html_(self) -> str:
-        """The overview that notebooks show."""
+        """Return the overview of the page, which notebooks show."""
         empty = self.tokens.iloc[:0]
         return render_overview(signals_document("eval", "run", empty, self.rollouts, self.summary))
 
 
 def labels_of(evaluation: Evaluation, document: Document, name: str | None = None, place: int = 0) -> dict[Any, str]:
-    """The labels of an evaluation's subjects on its page, by entrant, task and index of the seed.
+    """Return the labels that an evaluation's models have on its page, by entrant, task and index of the seed.
 
     Args:
         evaluation: the evaluation.
-        document: its document.
-        name: name of the entrant; with None, each model has its own name.
-        place: index of the seed.
+        document: the document of the evaluation.
+        name: the name of the entrant. If it is None, each model is an entrant with its own name.
+        place: the index of the seed.
     """
     cases = dict.fromkeys((result["model"], result["task"]) for result in evaluation.summary["results"])
     labels = [subject.label for subject in document.subjects]

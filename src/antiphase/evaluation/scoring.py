@@ -1,6 +1,6 @@
-"""Verifies and measures a batch of completed rollouts, and makes tables of it.
+"""Verify and measure a batch of completed rollouts, and make tables of the results.
 
-The signals are measured on the very token ids that were sampled, by the engine of `antiphase probe`.
+The signals are measured on the token ids that were sampled, in the same way as in `antiphase probe`.
 """
 
 import math
@@ -49,12 +49,12 @@ def score_batch(
     Args:
         batch: the completed rollouts.
         loaded: the model that measures.
-        specs: what to measure; nothing is measured where this is empty.
-        pool: verifies the completions.
-        bar: shows the progress.
-        units: what is correlated.
+        specs: what to measure. If this is empty, nothing is measured.
+        pool: the processes that verify the completions.
+        bar: the progress bar.
+        units: the options of the units (types, tokens, steps) over which entropy and strength are correlated.
         timeout: seconds that one verification may take.
-        by_projection: keep the strength of every layer's projection.
+        by_projection: keep the strength of every layer and projection.
     """
     items = batch.items
     texts = [
@@ -72,7 +72,7 @@ def score_batch(
             "task": batch.plan.task.spec,
             "problem_id": problem.problem_id,
             "reference": problem.answer,
-            # What has given no answer has no vote either.
+            # A completion without an answer has no vote in maj@k.
             "answer": None if verdict.outcome in NO_ANSWER else batch.plan.task.extracted(said[place], problem),
             "outcome": verdict.outcome,
             "reason": verdict.reason,
@@ -101,5 +101,6 @@ def score_batch(
 
 
 def _unmeasured(model: str, item: Item) -> dict[str, Any]:
+    """Return the row of a rollout whose signals are not measured, with NaN for every signal."""
     known = {**item_columns(model, NO_SIGNALS, item), "num_measured": 0, "num_steps": None}
     return {field.name: known.get(field.name, math.nan) for field in ROLLOUT_SCHEMA}

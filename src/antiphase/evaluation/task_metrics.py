@@ -1,11 +1,12 @@
-"""The metrics of one model on one task: accuracies, and how well scores such as ι tell right rollouts from wrong ones.
+"""Compute the metrics of one model on one task: accuracies, and how well scores tell right rollouts from wrong ones.
 
-Every number is a mean over problems, with an interval over problems: samples of one problem depend on one another, so
-problems are the clusters. Greedy completions count in their own accuracy alone. Undefined numbers are null, never 0.
+Such a score is ι, minus the correlation of entropy and gradient strength. Every number is a mean over problems, with
+an interval over problems, because the samples of one problem depend on one another. Greedy completions count only in
+the metric `greedy`, unless nothing was sampled. Undefined numbers are None, never 0.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from antiphase.statistics.accuracy import majority_at_k, pass_at_k
 from antiphase.statistics.estimate import Estimate, mean_interval, share_interval
 from antiphase.statistics.ranking import best_of_k, within_problem_auroc
 
-# The scores of a rollout, and what each of them is. A higher score should mean that the rollout is more likely right.
-# ι is the first; the others are the controls, which must not explain it.
+# The scores of a rollout, with their descriptions. A higher score should mean that the rollout is more likely right.
+# The first score is ι. The others are controls: if one of them does as well as ι, then ι adds nothing to it.
 SCORES: dict[str, str] = {
     "inversion": "ι = −ρ(entropy, strength)",
     "low_entropy": "minus mean token entropy",
@@ -30,12 +31,12 @@ SCORES: dict[str, str] = {
 
 
 def rollout_score(rollouts: pd.DataFrame, name: str, unit: str = "token") -> np.ndarray:
-    """A score of `SCORES` for each row of rollouts.parquet; NaN where undefined.
+    """Return a score of each rollout; NaN where it is undefined.
 
     Args:
-        rollouts: the rows.
-        name: name of the score.
-        unit: the unit of ι.
+        rollouts: rows of rollouts.parquet.
+        name: a key of `SCORES`.
+        unit: the unit of ι: `type`, `token` or `step`.
     """
     sign, column = {
         "inversion": (-1, spearman_column(rollouts, unit)),
@@ -49,29 +50,52 @@ def rollout_score(rollouts: pd.DataFrame, name: str, unit: str = "token") -> np.
     return sign * rollouts[column].to_numpy(dtype=np.float64)
 
 
+def sampled_or_greedy(rollouts: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the sampled rollouts, or those of the greedy ones where nothing was sampled."""
+    drawn = rollouts[~rollouts.greedy]
+    return drawn if len(drawn) else rollouts
+
+
+def rows_of(table: pd.DataFrame, model: str, task: str, estimator: str) -> pd.DataFrame:
+    """Return the rows of one model, task and estimator."""
+    return table[(table.model == model) & (table.task == task) & (table.estimator == estimator)]
+
+
+def largest(metrics: Mapping[str, Any], prefix: str) -> str:
+    """Return the name of the metric with the largest k, such as `pass@8`, or `pass@k` where there is none."""
+    names = [name for name in metrics if name.startswith(f"{prefix}@")]
+    return max(names, key=lambda name: int(name.partition("@")[2]), default=f"{prefix}@k")
+
+
+def headline_accuracy(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the accuracy of the samples, or that of the greedy completions where nothing was sampled."""
+    found: Mapping[str, Any] = metrics.get(largest(metrics, "avg")) or metrics["greedy"]
+    return found
+
+
 def by_problem(rollouts: pd.DataFrame, values: np.ndarray) -> np.ndarray:
-    """Mean of the values of each problem's rows, in the order of first appearance. NaN values are left out."""
+    """Return the mean value of each problem, in the order in which the problems appear. NaN values are left out."""
     series = pd.Series(values, index=rollouts.index)
     return series.groupby(rollouts.problem_id, sort=False).mean().to_numpy(dtype=np.float64)
 
 
 def passed_at(group: pd.DataFrame, k: int) -> float:
-    """pass@k of one problem, from the rows of its samples."""
+    """Compute pass@k of one problem from the rows of its samples."""
     return pass_at_k(len(group), int(group.correct.sum()), k)
 
 
 def voted_at(group: pd.DataFrame, k: int) -> float:
-    """maj@k of one problem, from the rows of its samples. A sample without an answer has no vote."""
+    """Compute maj@k of one problem from the rows of its samples. A sample without an answer has no vote."""
     answers = [answer if isinstance(answer, str) else None for answer in group.answer]
     return majority_at_k(answers, group.correct.tolist(), k)
 
 
 def accuracy_metrics(rollouts: pd.DataFrame, ks: Sequence[int]) -> dict[str, dict[str, float | int | None]]:
-    """Accuracies of one model on one task.
+    """Compute the accuracies of one model on one task.
 
     Args:
         rollouts: a row for each rollout, greedy ones included.
-        ks: the k of pass@k and maj@k. Those above a problem's number of samples are left out.
+        ks: the values of k for pass@k and maj@k. A k above the smallest number of samples of a problem is left out.
 
     Returns:
         `avg@n` (mean over samples), `pass@k`, `maj@k`, `greedy`, `truncated`, `well_formed`, `timeouts`, `strict`,
@@ -83,7 +107,7 @@ def accuracy_metrics(rollouts: pd.DataFrame, ks: Sequence[int]) -> dict[str, dic
         found |= _sampled(drawn, ks)
     if len(greedy):
         found["greedy"] = share_interval(greedy.correct.to_numpy(dtype=np.float64))
-    shown = drawn if len(drawn) else greedy
+    shown = sampled_or_greedy(rollouts)
     cut = (shown.finish == "length").where(shown.finish != "given").to_numpy(dtype=np.float64)
     for name, values in (
         ("truncated", cut),
@@ -98,12 +122,13 @@ def accuracy_metrics(rollouts: pd.DataFrame, ks: Sequence[int]) -> dict[str, dic
 
 
 def _scores(rows: pd.DataFrame, name: str) -> np.ndarray:
-    """A column of true and false as numbers; NaN where it is null, and in an older run that lacks it."""
+    """Return a column of true and false as 1 and 0. Null values are NaN, and so is a column that an old run lacks."""
     values = rows[name].tolist() if name in rows else [None] * len(rows)
     return np.array([math.nan if pd.isna(value) else float(value) for value in values])
 
 
 def _sampled(drawn: pd.DataFrame, ks: Sequence[int]) -> dict[str, Estimate]:
+    """Compute `avg@n`, `pass@k` and `maj@k` of the sampled rollouts."""
     groups = [group for _, group in drawn.groupby("problem_id", sort=False)]
     least = min(map(len, groups))
     found = {f"avg@{least}": share_interval(np.array([group.correct.mean() for group in groups]))}
@@ -117,17 +142,18 @@ def _sampled(drawn: pd.DataFrame, ks: Sequence[int]) -> dict[str, Estimate]:
 
 
 def inside_metrics(rollouts: pd.DataFrame, ks: Sequence[int], unit: str = "token") -> dict[str, Any]:
-    """How well each score tells right from wrong rollouts of the same problem, and what picking by it gains.
+    """Compute how well each score tells right from wrong rollouts of the same problem.
 
     Args:
         rollouts: a row for each rollout of one model, task and estimator.
-        ks: the k of best-of-k.
-        unit: the unit of ι.
+        ks: the values of k for best-of-k, which picks the rollout with the best score among k.
+        unit: the unit of ι: `type`, `token` or `step`.
 
     Returns:
-        `auroc` of each score of `SCORES`, where 0.5 is chance and `num_problems` is the number of problems with both
-        right and wrong rollouts; and `best_of`: for each k and each selection (`random`, `majority`, `oracle` and the
-        scores), the `accuracy`, and its `gain` over random picking, paired by problem.
+        `auroc` and `best_of`. `auroc` holds a value for each score of `SCORES`; 0.5 is chance, and `num_problems`
+        counts the problems with both right and wrong rollouts. `best_of` holds, for each k and each way to pick
+        (`random`, `majority`, `oracle` and the scores), the `accuracy` and its `gain` over a random pick, paired by
+        problem.
     """
     drawn = rollouts[~rollouts.greedy]
     if drawn.empty:
@@ -159,7 +185,10 @@ def _best_of(drawn: pd.DataFrame, scores: dict[str, np.ndarray], k: int) -> dict
 
 
 def _gain(differences: np.ndarray) -> Estimate:
-    """Mean of the differences. Where all are equal, resampling would claim certainty, so there is no interval."""
+    """Return the mean of the differences with its interval. If all are equal, there is no interval.
+
+    Resampling equal values would give an interval of width 0, which would claim certainty.
+    """
     if len(differences) and np.ptp(differences) == 0:
         return Estimate(float(differences[0]), math.nan, math.nan, len(differences))
     return mean_interval(differences)

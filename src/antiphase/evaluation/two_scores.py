@@ -1,12 +1,23 @@
-"""The table of strict and flexible scores beside the accuracy, for the page of an evaluation."""
+"""Show the strict and the flexible score of an evaluation beside its accuracy.
+
+The module `antiphase.tasks.strict_flexible` computes the two scores.
+"""
 
 from collections.abc import Sequence
 
-from antiphase.evaluation.evaluation_table import TWO_SCORES, Entry, headline_accuracy, share_text
+from antiphase.evaluation.task_metrics import headline_accuracy
+from antiphase.evaluation.text_tables import Entry, share_text
+
+TWO_SCORES = ("strict", "flexible")
+TWO_SCORES_NOTE = (
+    "strict: an answer counts only if it stands in tags, in a box or after an announcement. flexible: the last number "
+    "after the thought counts as the answer, wherever it stands. Only problems whose reference is a number have a "
+    "flexible score. If these are not all problems, their number stands in brackets."
+)
 
 
 def two_scores_table(results: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the strict and flexible scores, for each model and task that has them."""
+    """Return the header and the rows of a table of both scores. It has a row for each model and task with scores."""
     first: dict[tuple[str, str], Entry] = {}
     for result in results:
         if any(result["metrics"].get(name, {}).get("value") is not None for name in TWO_SCORES):
@@ -23,3 +34,9 @@ def two_scores_table(results: Sequence[Entry]) -> tuple[list[str], list[list[str
         for case, result in first.items()
     ]
     return header, rows
+
+
+def differ_from_accuracy(metrics: Entry) -> bool:
+    """Return whether a strict or a flexible score is known and differs from the accuracy."""
+    scores = [metrics[name]["value"] for name in TWO_SCORES if name in metrics]
+    return any(score not in (None, headline_accuracy(metrics)["value"]) for score in scores)

@@ -1,4 +1,4 @@
-"""The interactive page: it takes the tables of a run and makes one self-contained HTML file.
+"""Make the interactive page of a run: one HTML file that holds the tables of the run and everything to show them.
 
-This room reads no folder and starts no model. `antiphase.report` reads the folders.
+This package reads no run folder and starts no model. `antiphase.report` reads the folders.
 """

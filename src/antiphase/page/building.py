@@ -1,4 +1,4 @@
-"""Make a document from what a command holds in memory: the tables and summary of a run, or a trajectory."""
+"""Make the document of a page from data in memory: the tables and the summary of a run, or a training trajectory."""
 
 import hashlib
 import json
@@ -37,13 +37,13 @@ def signals_document(
     finished: bool = True,
     notes: Sequence[str] = (),
 ) -> Document:
-    """The document of a probe or an evaluation.
+    """Make the document of a probe or an evaluation.
 
     Args:
         kind: `probe` or `eval`.
         name: the name of the run's folder.
-        tokens, rollouts: the tables of the run. If there are no tokens, the page shows the overview only.
-        summary: what summary.json holds.
+        tokens, rollouts: the tables of the run. If there are no tokens, the page shows only the overview.
+        summary: the content of summary.json.
         label: the user's name for the run; None shows `name`.
         steps: the table of steps; None for an old run that did not measure steps.
         alternatives: the table of the most likely alternative tokens.
@@ -73,20 +73,20 @@ def training_document(
     group: str | None = None,
     notes: Sequence[str] = (),
 ) -> Document:
-    """The document of a training run.
+    """Make the document of a training run.
 
     Args:
         name: the name of the run.
         rows: the rows of its trajectory.
         settings: the settings of its recipe. Runs whose settings differ only in the seed are drawn as one band.
-        summary: what summary.json holds; None while the run is unfinished.
+        summary: the content of summary.json; None while the run is unfinished.
         group: the name of the band. If it is given, the settings do not decide the band.
         notes: sentences about the run, shown on the page.
     """
     shared = {key: value for key, value in settings.items() if key not in _OF_A_SEED}
     digest = hashlib.sha256(json.dumps(shared, sort_keys=True, default=str).encode()).hexdigest()[:12]
     facts = facts_of(summary or {}) + _known(settings, _OF_A_RECIPE)
-    # Without settings, nothing tells whether two runs are seeds of one recipe: each is then a band of its own.
+    # Without settings, it is unknown whether two runs are seeds of one recipe. Each of them is then its own band.
     done = None if summary is None else summary.get("num_steps")
     training = Training(name, group or (digest if shared else f"run {name}"), 0, list(rows), done)
     run = Run(name, "train", summary is not None, facts)
@@ -95,7 +95,7 @@ def training_document(
 
 
 def facts_of(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How a run was made, as label and text: its time, seed, sampling, versions and commit."""
+    """Return how a run was made, as pairs of label and text: its time, seed, sampling, versions and commit."""
     facts = _known(summary, ("created", "seed", "device", "commit")) + _known(summary.get("config", {}), _SAMPLING)
     facts += [(f"{name} version", _text(version)) for name, version in summary.get("versions", {}).items()]
     for entry in summary.get("agreement", []):

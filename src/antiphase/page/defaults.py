@@ -1,4 +1,4 @@
-"""The defaults of the page: its file name, and which tokens it marks. This module imports nothing slow."""
+"""Define the defaults of the page: its file name, and which tokens it marks. This module imports nothing slow."""
 
 from antiphase.errors import InvalidInputError
 
@@ -14,10 +14,6 @@ FORKING_SHARE = 0.2
 
 
 def check_share(forking_share: float) -> None:
-    """Refuse an invalid share of forking tokens.
-
-    Raises:
-        InvalidInputError: the share does not lie between 0 and 1.
-    """
+    """Raise `InvalidInputError` unless the share of forking tokens lies between 0 and 1."""
     if not 0 < forking_share < 1:
         raise InvalidInputError(f"forking_share must lie between 0 and 1; got {forking_share}.")

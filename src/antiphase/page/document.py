@@ -1,4 +1,4 @@
-"""What a page shows, as plain data without HTML: subjects with their tokens, training runs, tables and notes."""
+"""Define what a page shows, as plain data without HTML: models with their tokens, training runs, tables and notes."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps of a subject's rollouts, in order.
+    """The steps of a subject's rollouts, in order. A step is a part of a rollout, such as a sentence.
 
     Args:
         starts: index of each rollout's first step; the last entry is the number of all steps; `[rollout + 1]`.
@@ -39,7 +39,7 @@ class Steps:
         num_tokens: number of tokens in each step, `[step]`.
         position: mean position of each step's tokens, `[step]`.
         entropies, strengths: for each estimator, the mean entropy and the gradient strength of each step, `[step]`;
-            NaN where not measured.
+            NaN if a step was not measured.
     """
 
     starts: np.ndarray
@@ -52,23 +52,25 @@ class Steps:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model or checkpoint with its rollouts; if it was evaluated, its rollouts on one task.
+    """A model or checkpoint with its rollouts. In an evaluation, these are its rollouts on one task.
 
     Args:
-        label: its name, unique in the document.
+        label: its name, which no other subject of the document has.
         run: index of its run in the document.
-        readings: one for each estimator: the entry of the run's summary; an evaluation adds its `accuracy`.
-        rollouts: one row for each rollout: `rollout_id`, `prompt`, `finish`, `num_tokens`, and where known `correct`,
-            `outcome`, `reason`, `answer`, `reference`, `strict`, `flexible`, `num_thought_tokens`.
-        correlations: for each estimator, ρ over the tokens of each rollout, `[rollout]`; NaN where undefined.
-        by_unit: for each column of rollouts.parquet that holds a ρ over another unit (`spearman_type`,
-            `spearman_step` and the ends of its interval, `spearman_given_length`), the ρ by estimator as in
-            `correlations`. Old runs, which measured tokens only, have none.
-        shuffled: as `correlations`, but with permuted strengths; empty where not stored.
-        tokens: one row for each token, rollouts in the order of `rollouts`, positions ascending: `token`, `token_id`,
-            `spaced` (whether a space stands before it that its own text lacks), `entropy`, `logprob`.
+        readings: for each estimator, the numbers of the run's summary in the form that `reading_of` returns.
+        rollouts: one row for each rollout. The columns are `rollout_id`, `prompt`, `finish`, `num_tokens`, and, if
+            known, `correct`, `outcome`, `reason`, `answer`, `reference`, `strict`, `flexible`, `num_thought_tokens`.
+        correlations: for each estimator, the correlation ρ of entropy and strength over the tokens of each rollout,
+            `[rollout]`; NaN where undefined.
+        by_unit: the ρ of each rollout over other units. The keys are columns of rollouts.parquet (`spearman_type`,
+            `spearman_step` and the ends of its interval, `spearman_given_length`), and each value has the form of
+            `correlations`. It is empty for old runs, which measured tokens only.
+        shuffled: as `correlations`, but with permuted strengths; empty if not stored.
+        tokens: one row for each token, in the order of `rollouts` and of the positions. The columns are `token`,
+            `token_id`, `spaced` (whether a space stands before the token that its own text lacks), `entropy`,
+            `logprob`.
         starts: index of each rollout's first token; the last entry is the number of all tokens; `[rollout + 1]`.
-        strengths: for each estimator, the gradient strength, `[token]`; NaN where not measured.
+        strengths: for each estimator, the gradient strength, `[token]`; NaN if a token was not measured.
         cells: for each estimator, the strength by layer and projection, `[token, layer * projection]`, if stored.
         alternatives: (token texts `[token, rank]`, log-probabilities `[token, rank]`), if stored.
         steps: the steps of the rollouts, if they were measured.
@@ -102,7 +104,7 @@ class Training:
         group: the name of the band. Runs with the same group are seeds of one recipe and are drawn as one band.
         run: index of its run in the document.
         rows: the rows of trajectory.jsonl.
-        num_steps: the optimizer steps that a finished run made; None counts them from the rows.
+        num_steps: the number of optimizer steps of a finished run. If it is None, the steps are counted in the rows.
     """
 
     label: str
@@ -121,8 +123,9 @@ class Table:
         header: the names of the columns.
         rows: the cells, row by row.
         notes: sentences that say how to read it.
-        links: by (row, column): the rollouts that a click on the cell may open, as (label of the subject, rollout id).
-            The page opens the first one that it holds. A cell without a rollout in the page is plain text.
+        links: for a cell at (row, column), the rollouts that a click on it may open, each as (label of the subject,
+            rollout id). The click opens the first of them that the page holds. A cell without such a rollout is plain
+            text.
     """
 
     title: str

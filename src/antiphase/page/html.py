@@ -1,7 +1,7 @@
 """Render a document as one HTML file that holds its style, scripts, charts and data; the page fetches nothing.
 
-The text of a run reaches the page in two ways only. Jinja2 escapes it, or it is JSON with escaped markup characters,
-which the scripts put into text nodes. The page's content security policy names its own scripts by their digests and
+The text of a run reaches the page in only two ways: Jinja2 escapes it, or it is JSON with escaped markup characters,
+which the scripts put into text nodes. The content security policy of the page names its scripts by their digests and
 allows nothing else. A page made with `live` may also ask the server that it came from.
 """
 
@@ -53,9 +53,9 @@ def _environment() -> Environment:
 
 
 def plain_text(value: object) -> str:
-    r"""Replace by � what a page must not hold: lone surrogates, and characters that change the reading direction.
+    r"""Replace the characters that a page must not hold by �.
 
-    UTF-8 cannot encode a lone surrogate.
+    These are lone surrogates, which UTF-8 cannot encode, and characters that change the reading direction.
 
     >>> plain_text("a\u202eb")
     'a�b'
@@ -79,8 +79,8 @@ def render_page(document: Document, *, live: str | None = None, max_characters: 
 
     Args:
         document: what the page shows.
-        live: only for a served page: the version of the runs that it is made of. The page asks its server for the
-            newest version, and reloads when that differs.
+        live: the version of the runs that the page is made of; only for a served page. The page asks its server for
+            the newest version, and reloads when it differs.
         max_characters: the most characters that the packed columns may take together. The page is about 1.3 MB larger.
 
     Returns:
@@ -106,17 +106,18 @@ def render_page(document: Document, *, live: str | None = None, max_characters: 
 
 
 def render_overview(document: Document) -> str:
-    """Render only the overview, as an HTML fragment with its own style, for notebooks."""
+    """Render only the overview, as a part of an HTML page with its own style. Notebooks show it."""
     return plain_text(_environment().get_template("fragment.html.j2").render(**_overview(document)))
 
 
 def _overview(document: Document) -> dict[str, Any]:
-    """The variables of the overview's templates."""
+    """Return the variables that the templates of the overview use."""
     lines, estimators = overview.lines_of(document), overview.estimators_of(document)
     return {"document": document, "lines": lines, "estimators": estimators, "measured": overview.measured_of(lines)}
 
 
 def _policy(scripts: Sequence[str], live: bool) -> str:
+    """Return the content security policy of a page with these scripts."""
     digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     connect = "'self'" if live else "'none'"
@@ -127,7 +128,7 @@ def _policy(scripts: Sequence[str], live: bool) -> str:
 
 
 def write_page(document: Document, path: Path) -> Path:
-    """Write the page. The file appears under its name only when it is complete.
+    """Write the page, and return its path. The file gets its name only when it is complete.
 
     Args:
         document: what the page shows.
@@ -154,7 +155,7 @@ def add_page(make: Callable[[], Document], path: Path) -> None:
     """Write the page of a finished run. A failure is only a warning, because the results are already stored.
 
     Args:
-        make: makes the document.
+        make: a function that makes the document.
         path: the file to write, in the folder of the run.
     """
     try:

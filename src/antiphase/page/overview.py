@@ -1,4 +1,4 @@
-"""The overview: one line for each model and estimator, and its numbers as text. The page and notebooks share it."""
+"""Make the overview, which the page and notebooks show: one line for each model and estimator."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Line:
     Args:
         label: the name of the subject.
         reading: its numbers, as in summary.json.
-        verdict: what the pooled ρ says.
+        verdict: whether the pooled ρ over the headline unit is inverted; see `wording.verdict`.
         warnings: reasons to trust the numbers less.
         unfinished: whether the run is still going on or was interrupted.
     """
@@ -30,7 +30,7 @@ class Line:
 
 
 def lines_of(document: Document) -> list[Line]:
-    """The lines of the overview, subject by subject. An evaluation that measured no signals has one line."""
+    """Return the lines of the overview, model by model. If an evaluation measured no signals, a model has one line."""
     return [
         Line(
             subject.label, reading, verdict(reading), _warnings(subject, reading),
@@ -48,13 +48,13 @@ def _warnings(subject: Subject, reading: Mapping[str, Any]) -> list[str]:
 
 
 def estimators_of(document: Document) -> dict[str, str]:
-    """Each estimator on the page, with the sentence that explains it."""
+    """Return each estimator on the page with the text that explains it."""
     names = dict.fromkeys(str(reading["estimator"]) for subject in document.subjects for reading in subject.readings)
     return {name: ESTIMATORS[name] for name in names if name in ESTIMATORS}
 
 
 def measured_of(lines: Sequence[Line]) -> list[str]:
-    """How the signals were measured, one text for each way. If there are several, their numbers are not comparable."""
+    """Return one text for each way in which signals were measured. Numbers of different ways are not comparable."""
     found: dict[str, None] = {}
     for line in lines:
         r = line.reading
@@ -66,14 +66,14 @@ def measured_of(lines: Sequence[Line]) -> list[str]:
 
 
 def interval(entry: Mapping[str, Any] | None, digits: int = 3) -> str:
-    """`[−0.20, −0.10]`; a dash if there is no interval."""
+    """Write the interval of an entry, such as `[−0.200, −0.100]`; a dash if there is none."""
     if entry is None or entry.get("low") is None or entry.get("high") is None:
         return "—"
     return f"[{signed(entry['low'], digits)}, {signed(entry['high'], digits)}]"
 
 
 def share(entry: Mapping[str, Any] | None) -> str:
-    """`0.612 [0.540, 0.679]`; a dash if the value is unknown."""
+    """Write a share with its interval, such as `0.612 [0.540, 0.679]`; a dash if the value is unknown."""
     if entry is None or entry.get("value") is None:
         return "—"
     known = entry.get("low") is not None and entry.get("high") is not None
@@ -81,7 +81,7 @@ def share(entry: Mapping[str, Any] | None) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with this many decimals. If all decimals would be 0, scientific notation; for None, a dash.
+    """Write a number with this many decimals, or in scientific notation if all of them would be 0; a dash for None.
 
     >>> number(0.25), number(0.00005)
     ('0.250', '5.00e−05')

@@ -1,8 +1,8 @@
-"""Pack columns of numbers as text: the bytes are sorted by significance, deflated, and written in base64.
+"""Pack columns of numbers as text: the bytes are sorted by significance, compressed, and written in base64.
 
-The main columns keep every bit of float32, so that the ranks on the page are those of the summary. What only the
-details show is kept in 16 bits. Strengths by layer and projection are on a logarithmic scale, with a relative error
-below 0.1 % over six decades. Log-probabilities of alternatives are in steps of 0.0005 nats.
+The main columns keep every bit of float32, so that the ranks on the page are those of the summary. Numbers that only
+the details show are kept in 16 bits: strengths by layer and projection on a logarithmic scale, with a relative error
+below 0.1 % over six decades, and log-probabilities of alternatives in steps of 0.0005 nats.
 """
 
 import base64
@@ -34,7 +34,7 @@ class Blobs:
         return {"blob": len(self.texts) - 1, "dtype": values.dtype.name, "length": int(values.size)}
 
     def add_words(self, texts: Iterable[str]) -> dict[str, Any]:
-        """Pack the numbers of these words. New words join the vocabulary."""
+        """Pack a column of words, which is stored as their numbers in the vocabulary. New words are added to it."""
         numbers = [self.words.setdefault(text, len(self.words)) for text in texts]
         return self.add(smallest_unsigned(np.array(numbers, dtype=np.int64)))
 
@@ -44,13 +44,13 @@ class Blobs:
         return sum(map(len, self.texts))
 
     def forget(self, columns: int = 0, words: int = 0) -> None:
-        """Keep only the first columns and the first words, this many of each."""
+        """Keep only this many of the first columns, and this many of the first words."""
         del self.texts[columns:]
         self.words = dict(itertools.islice(self.words.items(), words))
 
 
 def packed(values: np.ndarray) -> str:
-    """A column as text. Bytes of equal significance stand together, because that compresses better."""
+    """Pack a column as text. Bytes of equal significance stand together, because that compresses better."""
     little = np.ascontiguousarray(values.ravel()).astype(values.dtype.newbyteorder("<"), copy=False)
     planes = little.view(np.uint8).reshape(-1, values.dtype.itemsize).T
     return base64.b64encode(zlib.compress(planes.tobytes(), 6)).decode("ascii")
@@ -62,12 +62,11 @@ def smallest_unsigned(values: np.ndarray) -> np.ndarray:
     >>> smallest_unsigned(np.array([0, 300])).dtype.name
     'uint16'
     """
-    top = int(values.max(initial=0))
-    return values.astype(np.uint8 if top < 1 << 8 else np.uint16 if top < 1 << 16 else np.uint32)
+    return values.astype(np.min_scalar_type(int(values.max(initial=0))))
 
 
 def log_coded(values: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Non-negative values as 16-bit levels of their logarithm.
+    """Encode non-negative values s as 16-bit levels of their logarithm.
 
     level = 2 + round(65533 (ln s − low) / (high − low)); level 1 means s = 0, and level 0 means NaN.
 
@@ -86,7 +85,7 @@ def log_coded(values: np.ndarray) -> tuple[np.ndarray, float, float]:
 
 
 def logprob_coded(values: np.ndarray) -> np.ndarray:
-    """Log-probabilities as 16-bit steps of −0.0005 nats. Values below −32 and undefined ones get the last step.
+    """Encode log-probabilities as 16-bit steps of −0.0005 nats. Values below −32 and undefined ones get the last step.
 
     >>> logprob_coded(np.array([0.0, -16.0, -99.0])).tolist()
     [0, 32768, 65535]

@@ -1,9 +1,9 @@
 """Turn a document into the JSON that the page reads, and into the packed columns that the JSON refers to.
 
-The columns have a size limit. The main columns come first. If those of all rollouts take more than four fifths of the
-limit, the page keeps evenly spaced rollouts; if even one rollout is too long, it keeps the beginning of that one. The
-room that is left goes to the details (strengths by layer, alternatives) of evenly spaced rollouts of each subject. The
-page says which rollouts it holds. The statistics that it reports are those of all rollouts.
+The columns have a size limit. The main columns are packed first. If those of all rollouts take more than four fifths
+of the limit, the page keeps evenly spaced rollouts. If even one rollout is too long, it keeps the beginning of that
+one. The rest of the limit is used for the details (strengths by layer, alternatives) of evenly spaced rollouts of each
+model. The page says which rollouts it holds. The statistics that it reports are those of all rollouts.
 """
 
 import math
@@ -20,25 +20,25 @@ from antiphase.page.packing import LOGPROB_STEP, Blobs, log_coded, logprob_coded
 MAX_CHARACTERS = 22_500_000
 # The characters that one packed float32 takes. Measured: 5 to 6.
 _CHARACTERS_PER_FLOAT = 6
-# The share of the limit that the main columns may take when there are details too.
+# The share of the limit that the main columns may take if there are details too.
 _MAIN_SHARE = 0.8
 # The facts of a rollout that are true or false.
 _TRUTHS = ("correct", "strict", "flexible")
 _TRAJECTORY_KINDS = ("step", "eval", "probe")
-# The most characters that all prompts of a subject may take together. A single prompt is cut to a length between
-# _SHORTEST and _LONGEST; an answer or a reference is cut to _LONGEST.
+# The most characters that all prompts of a model may take together. A single prompt is cut to a length between
+# _SHORTEST and _LONGEST. An answer or a reference is cut to _LONGEST.
 _PROMPT_CHARACTERS, _SHORTEST, _LONGEST = 2_000_000, 500, 20_000
 
 
 def payload_of(document: Document, max_characters: int = MAX_CHARACTERS) -> tuple[dict[str, Any], list[str]]:
-    """The document as JSON-ready values, and the packed columns that it refers to.
+    """Turn a document into values for JSON, and into the packed columns that these values refer to.
 
     Args:
         document: what the page shows.
         max_characters: the most characters that the columns may take together. Empty columns may add a few more.
 
     Returns:
-        (JSON-ready values, the texts of the columns).
+        (the values, the texts of the columns).
     """
     blobs = Blobs()
     kept, subjects = _fitting_main(document.subjects, max_characters, blobs)
@@ -65,23 +65,24 @@ class _Kept:
 
     Args:
         rollouts: the indices of the rollouts.
-        longest: how many tokens of each rollout are kept, from its beginning; None keeps all.
+        longest: how many tokens of each rollout are kept, from its beginning; None keeps all of them.
     """
 
     rollouts: np.ndarray
     longest: int | None = None
 
     def counts(self, subject: Subject) -> np.ndarray:
+        """Return the number of kept tokens of each kept rollout."""
         lengths: np.ndarray = np.diff(subject.starts)[self.rollouts]
         return lengths if self.longest is None else np.minimum(lengths, self.longest)
 
     def tokens(self, subject: Subject) -> np.ndarray:
-        """The indices of the kept tokens."""
+        """Return the indices of the kept tokens."""
         return _places(subject.starts[self.rollouts], self.counts(subject))
 
 
 def _places(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """From each start, as many consecutive indices as its count says."""
+    """Return consecutive indices from each start, as many as its count says."""
     parts = [np.arange(start, start + count) for start, count in zip(starts, counts, strict=True)]
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
@@ -106,7 +107,7 @@ def _fitting_main(
 
 
 def _kept(subject: Subject, share: float) -> _Kept:
-    """This share of a subject: all rollouts, or evenly spaced ones, or the beginning of the first one."""
+    """Choose a share of a subject: all rollouts, evenly spaced ones, or the beginning of the first one."""
     number = len(subject.rollouts)
     if share >= 1 or number == 0:
         return _Kept(np.arange(number))
@@ -125,6 +126,7 @@ def evenly(number: int, kept: int) -> np.ndarray:
 
 
 def _main(subject: Subject, kept: _Kept, blobs: Blobs) -> dict[str, Any]:
+    """Pack the main columns of the kept rollouts, and return a subject's entry in the JSON."""
     chosen, counts = kept.tokens(subject), kept.counts(subject)
     tokens = subject.tokens.iloc[chosen]
     rollouts = subject.rollouts.iloc[kept.rollouts]
@@ -157,7 +159,7 @@ def _main(subject: Subject, kept: _Kept, blobs: Blobs) -> dict[str, Any]:
 
 
 def _steps(steps: Steps, rollouts: np.ndarray, blobs: Blobs) -> dict[str, Any]:
-    """All steps of these rollouts, also of a rollout whose beginning alone the page holds."""
+    """Pack all steps of these rollouts, even if the page holds only the beginning of a rollout."""
     counts = np.diff(steps.starts)[rollouts]
     chosen = _places(steps.starts[rollouts], counts)
     return {
@@ -175,7 +177,7 @@ def _clipped(text: str, longest: int) -> str:
 
 
 def _rollout(row: Mapping[Any, Any], prompts: Mapping[str, int], cut: int) -> dict[str, Any]:
-    """The facts of a rollout. `cut` is how many of its tokens the page leaves out."""
+    """Return the facts of a rollout. `cut` is the number of its tokens that the page leaves out."""
     found = {"id": str(row["rollout_id"]), "prompt": prompts.get(str(row.get("prompt"))), "finish": row.get("finish")}
     if cut:
         found["cut"] = cut
@@ -212,6 +214,7 @@ def _fitting_details(subject: Subject, kept: _Kept, share: float, blobs: Blobs) 
 
 
 def _details(subject: Subject, kept: _Kept, blobs: Blobs) -> dict[str, Any]:
+    """Pack the strengths by layer and the alternatives of the kept rollouts."""
     chosen = kept.tokens(subject)
     found: dict[str, Any] = {"cells": {}}
     for name, values in subject.cells.items():
@@ -229,7 +232,7 @@ def _details(subject: Subject, kept: _Kept, blobs: Blobs) -> dict[str, Any]:
 
 
 def _training(training: Training) -> dict[str, Any]:
-    """The columns of a trajectory for each kind of row. `undefined` names the columns that hold no number."""
+    """Return the columns of a trajectory for each kind of row. `undefined` lists the columns that hold no number."""
     found: dict[str, Any] = {"label": training.label, "group": training.group, "run": training.run, "undefined": []}
     for kind in _TRAJECTORY_KINDS:
         rows = [row for row in training.rows if row.get("kind") == kind]
@@ -240,7 +243,7 @@ def _training(training: Training) -> dict[str, Any]:
             **{name: column for name, column in columns.items() if any(value is not None for value in column)},
         }
         found["undefined"] += [name for name in columns if name not in found[kind]]
-    # A `step` row is written before its optimizer step, any other row after it.
+    # A `step` row is written before its optimizer step, and every other row after it.
     done = max((row["step"] + (row.get("kind") == "step") for row in training.rows), default=0)
     found["steps"] = done if training.num_steps is None else training.num_steps
     found["alarms"] = [row["step"] for row in training.rows if row.get("kind") == "alarm"]
@@ -248,6 +251,7 @@ def _training(training: Training) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float | None:
+    """Return a value as a float; None if it is not a number or too large."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -257,7 +261,7 @@ def _number(value: Any) -> float | None:
 
 
 def finite(value: Any) -> Any:
-    """The value with None for NaN and infinity, and with Python numbers for those of NumPy."""
+    """Return the value with None in place of NaN and infinity, and with Python numbers in place of NumPy ones."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float):

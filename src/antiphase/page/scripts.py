@@ -1,13 +1,13 @@
-"""Join the ES modules of the page into one script, because a page that fetches nothing cannot load modules.
+"""Join the JavaScript modules of the page into one script, because a page that fetches nothing cannot load modules.
 
-Every module becomes a function that returns its exports. So a module in the page sees what it imports and nothing
-else. The functions run in the order in which a browser runs modules: imported modules run first. Imports and exports
-must have one of these forms, each on one line; every other form is refused:
+Every module becomes a function that returns its exports. So a module in the page sees only what it imports. The
+functions run in the order in which a browser runs modules: imported modules run first. Imports and exports must have
+one of these forms, each on one line; every other form is refused:
 
     import { a, b } from "./core.js";
     export const a = 1;                 also function, async function and class
 
-There is no exported `let`. What several modules write must be a property of an exported object.
+A module cannot export a `let`. A value that several modules change must be a property of an exported object.
 """
 
 import re
@@ -37,7 +37,7 @@ class Module:
 
     @property
     def body(self) -> str:
-        """The source as a function body, in which imports are constants, and which returns the exports."""
+        """The source as the body of a function that returns the exports. In it, the imports are constants."""
         taken = IMPORT.sub(r"const { \1 } = modules.\2;", self.source)
         return f"{EXPORT.sub('', taken)}\nreturn {{ {', '.join(self.exports)} }};"
 
@@ -50,7 +50,7 @@ def module_of(name: str, source: str) -> Module:
         source: the text of the file.
 
     Raises:
-        ValueError: an import or export has a form that the docstring above does not show.
+        ValueError: an import or export has a form that the docstring of this file does not show.
 
     >>> module_of("tables", 'import { $ } from "./core.js";\nexport const CSV = new Map();').exports
     ('CSV',)
@@ -68,11 +68,11 @@ def module_of(name: str, source: str) -> Module:
 
 
 def modules_from(main: str, read: Callable[[str], str]) -> list[Module]:
-    """A module and all modules that it imports, directly or not, in the order in which a browser runs them.
+    """Return a module and all modules that it imports, directly or not, in the order in which a browser runs them.
 
     Args:
         main: the name of the module that starts the page.
-        read: gives the source of a module for its name.
+        read: a function that returns the source of a module for its name.
 
     Raises:
         ValueError: modules import each other in a circle, or a module imports a name that is not exported.
@@ -81,7 +81,9 @@ def modules_from(main: str, read: Callable[[str], str]) -> list[Module]:
 
     def visit(name: str, path: tuple[str, ...]) -> None:
         if name in path:
-            raise ValueError(f"{' imports '.join((*path, name))}, a circle; move what both need into a third module.")
+            raise ValueError(
+                f"{' imports '.join((*path, name))}. This is a circle; move what both need into a third module."
+            )
         if name in ready:
             return
         module = module_of(name, read(name))
@@ -96,11 +98,11 @@ def modules_from(main: str, read: Callable[[str], str]) -> list[Module]:
 
 
 def one_script(main: str, read: Callable[[str], str]) -> str:
-    """One script that does the same as loading the module `main`.
+    """Return one script that does the same as loading the module `main`.
 
     Args:
         main: the name of the module that starts the page.
-        read: gives the source of a module for its name.
+        read: a function that returns the source of a module for its name.
 
     Raises:
         ValueError: for the reasons of `module_of` and `modules_from`.

@@ -1,20 +1,21 @@
-"""Find the tokens that lost the space before them: SentencePiece drops it when it decodes a token alone.
+"""Find the tokens that lost the space before them.
 
-The text of the completion has the spaces. So the tokens are looked for in it, one after the other.
+SentencePiece drops this space when it decodes a single token. The text of the whole completion has the spaces, so this
+module looks for the tokens in that text, one after the other.
 """
 
 from collections.abc import Sequence
 
-# How many characters ahead a token is looked for. Each token that was not found since the last match adds one more.
+# How many characters ahead a token is looked for. For each token that was missed since the last match, it is one more.
 _AHEAD = 8
 
 
 def spaces_before(completion: str, tokens: Sequence[str]) -> list[bool]:
-    """For each token, whether the completion has a space before it that the token's own text lacks.
+    """Return whether the completion has a space before each token that the token's own text lacks.
 
-    Some tokens cannot be found: a part of a character, or a special token that the text leaves out. The search then
-    goes on with the next token and looks one character further ahead for each token that it missed. A token without
-    text counts as a space if the completion has one there.
+    Some tokens cannot be found: for example a part of a character, or a special token that the text leaves out. The
+    search then goes on with the next token, and looks one character further ahead for each token that it missed. A
+    token without text counts as a space if the completion has one there.
 
     >>> spaces_before("Wait, I see", ["Wait", ",", "I", " see"])
     [False, False, True, False]
@@ -23,9 +24,9 @@ def spaces_before(completion: str, tokens: Sequence[str]) -> list[bool]:
 
 
 def found_places(completion: str, tokens: Sequence[str]) -> list[tuple[int, int]]:
-    """For each token: where the search for it begins, and where it is found; −1 where it is not.
+    """Return for each token where the search for it begins, and where it is found (−1 if it is not found).
 
-    The rules of the search are those of `spaces_before`.
+    `spaces_before` describes the rules of the search.
 
     >>> found_places("Wait, I see", ["Wait", ",", "I", "you", " see"])
     [(0, 0), (4, 4), (5, 6), (7, -1), (7, 7)]

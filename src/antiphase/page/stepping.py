@@ -1,4 +1,4 @@
-"""Read the steps of a subject's rollouts from the rows of steps.parquet, in the order of the rollouts."""
+"""Read the steps of a model's rollouts from the rows of steps.parquet, in the order of the rollouts."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ _SHARED = ("start", "num_tokens")
 def steps_of(
     label: str, table: pd.DataFrame, order: "pd.Series[int]", starts: np.ndarray, estimators: Sequence[str]
 ) -> Steps:
-    """The steps of the rollouts that are shown.
+    """Return the steps of the rollouts that are shown.
 
     Args:
         label: the name of the subject, for error messages.
@@ -25,7 +25,8 @@ def steps_of(
 
     Raises:
         InvalidInputError: the steps of an estimator are missing, or they do not cover their rollouts from the first
-            token to the last. A rollout may have no steps, because a run that measured none can be continued.
+            token to the last. Only a rollout without any steps is allowed, because a run may have begun before steps
+            were measured.
     """
     place = table.rollout_id.map(order)
     shown = table.assign(rollout=place)[place.notna()].sort_values(["rollout", "step"], kind="stable")
@@ -42,7 +43,10 @@ def steps_of(
     begun = before - before[bounds[:-1][rollout]] if len(rollout) else before
     whole = bool((parted == lengths)[parted > 0].all())
     if not whole or not np.array_equal(begun, start):
-        raise InvalidInputError(f"{label}: the steps do not part its rollouts whole. Are the tables of one run?")
+        raise InvalidInputError(
+            f"{label}: the steps do not cover its rollouts from the first token to the last. Do the tables come from "
+            "one run?"
+        )
     for name in estimators:
         found = frames.get(name, empty)
         if not np.array_equal(found[["rollout", *_SHARED]].to_numpy(), base[["rollout", *_SHARED]].to_numpy()):
@@ -58,5 +62,5 @@ def steps_of(
 
 
 def floats(frame: pd.DataFrame, name: str) -> np.ndarray:
-    """A column as float32, with NaN for missing values."""
+    """Return a column as float32, with NaN for missing values."""
     return frame[name].to_numpy(dtype=np.float32, na_value=np.nan)

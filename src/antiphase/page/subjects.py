@@ -53,12 +53,12 @@ def subjects_of(
     min_tokens: int = MIN_TOKENS,
     min_steps: int = MIN_STEPS,
 ) -> list[Subject]:
-    """One subject for each model (and task) of the results.
+    """Make a subject for each model of the results; in an evaluation, for each model and task.
 
     Args:
         tokens, rollouts: the token table and the rollout table of a probe or an evaluation.
-        results: the entries of `results` in its summary.
-        label: the user's name for the run. It stands in place of the model's name, or before it if there are several.
+        results: the entries of `results` in the summary.
+        label: the user's name for the run. It replaces the model's name, or stands before it if there are several.
         steps: the table of steps; None for an old run that did not measure steps.
         alternatives: the table of the most likely alternative tokens.
         min_tokens, min_steps: with fewer tokens or steps than these, a correlation over them is undefined.
@@ -87,10 +87,10 @@ def subjects_of(
 
 
 def reading_of(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring an entry of `results` into the form of the page, which is the same for a probe and an evaluation.
+    """Bring an entry of `results` into the form that the page uses for both a probe and an evaluation.
 
     Returns:
-        the statistics, what `units_of` returns, and `accuracy`, which is None for a probe.
+        the statistics of the entry, the values of `units_of`, and `accuracy`, which is None for a probe.
 
     Raises:
         InvalidInputError: a value must be a number and is not.
@@ -121,6 +121,7 @@ def reading_of(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of(frame: pd.DataFrame, model: str, task: Any) -> pd.DataFrame:
+    """Return the rows of a model and a task. A task of None stands for all tasks."""
     if frame.empty:
         return frame
     chosen = frame.model == model
@@ -182,12 +183,13 @@ def _check_counts(label: str, rollouts: pd.DataFrame, counts: np.ndarray) -> Non
     if not np.array_equal(counts, wanted):
         place = int(np.argmax(counts != wanted))
         raise InvalidInputError(
-            f"{label}: the tables do not match: rollout {rollouts.rollout_id[place]!r} has {wanted[place]} tokens, "
-            f"and the token table {counts[place]} of them. Are they of one run?"
+            f"{label}: the tables do not match: rollout {rollouts.rollout_id[place]!r} has {wanted[place]} tokens in "
+            f"the rollout table and {counts[place]} in the token table. Do both tables come from one run?"
         )
 
 
 def _by_rollout(by_estimator: Mapping[Any, pd.DataFrame], name: str, order: "pd.Series[int]") -> dict[str, np.ndarray]:
+    """Return a column of the rollout table for each estimator, in the order of the shown rollouts."""
     return {
         str(estimator): rows.set_index("rollout_id")[name].reindex(order.index).to_numpy(dtype=np.float64)
         for estimator, rows in by_estimator.items()
@@ -195,7 +197,7 @@ def _by_rollout(by_estimator: Mapping[Any, pd.DataFrame], name: str, order: "pd.
 
 
 def _frames(label: str, tokens: pd.DataFrame, order: "pd.Series[int]") -> dict[str, pd.DataFrame]:
-    """For each estimator, the tokens of the shown rollouts, all in the same order."""
+    """Return the tokens of the shown rollouts for each estimator, all in the same order."""
     frames: dict[str, pd.DataFrame] = {}
     keys: np.ndarray | None = None
     for name, rows in tokens.groupby("estimator", sort=False):
@@ -211,6 +213,7 @@ def _frames(label: str, tokens: pd.DataFrame, order: "pd.Series[int]") -> dict[s
 
 
 def _cells(reading: Mapping[str, Any], frame: pd.DataFrame | None) -> np.ndarray | None:
+    """Return the strength by layer and projection, `[token, layer * projection]`; None if it was not stored."""
     if frame is None or not reading["layers"]:
         return None
     names = [cell_column(layer, name) for layer in reading["layers"] for name in reading["projections"]]
@@ -220,6 +223,7 @@ def _cells(reading: Mapping[str, Any], frame: pd.DataFrame | None) -> np.ndarray
 
 
 def _spaced(rollouts: pd.DataFrame, tokens: pd.DataFrame, starts: np.ndarray) -> np.ndarray:
+    """Return whether each token lost the space before it, `[token]`; see `spaces_before`."""
     texts = tokens.token.tolist()
     flags = np.zeros(len(texts), dtype=bool)
     for index, completion in enumerate(rollouts.completion.tolist() if "completion" in rollouts else []):
@@ -231,6 +235,7 @@ def _spaced(rollouts: pd.DataFrame, tokens: pd.DataFrame, starts: np.ndarray) ->
 def _alternatives(
     frame: pd.DataFrame | None, tokens: pd.DataFrame, order: "pd.Series[int]"
 ) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the texts and the log-probabilities of the alternatives, `[token, rank]`; None if there are none."""
     if frame is None or frame.empty or tokens.empty:
         return None
     places = pd.MultiIndex.from_frame(tokens[["rollout", "position"]].astype("int64"))

@@ -1,7 +1,7 @@
-"""How many tokens of each rollout are its thought, which the page folds away.
+"""Count the tokens of each rollout's thought, which the page folds away.
 
-`thought_lengths` is all that the page asks. Where the token table says of each token whether it belongs to the thought
-or to the answer (a column `segment`), that is what counts. In an older table, the thought is found in the text.
+If the token table has a column `segment`, which says whether a token belongs to the thought or to the answer, this
+column decides. In an older table, the thought is found in the text.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ SEGMENT, THOUGHT = "segment", "thought"
 
 
 def thought_lengths(rollouts: pd.DataFrame, tokens: pd.DataFrame, starts: np.ndarray) -> np.ndarray:
-    """Return the number of tokens of each rollout's thought, its tags included; 0 where there is none, `[rollout]`.
+    """Return the number of tokens of each rollout's thought, its tags included; 0 if there is none, `[rollout]`.
 
-    A thought stands at the beginning of its rollout. One that does not end is the whole rollout.
+    A thought stands at the beginning of its rollout. If it does not end, it is the whole rollout.
 
     Args:
         rollouts: one row for each rollout, with `completion`.
@@ -35,7 +35,7 @@ def thought_lengths(rollouts: pd.DataFrame, tokens: pd.DataFrame, starts: np.nda
 
 
 def _thought_of(completion: str, tokens: Sequence[str]) -> int:
-    """The number of tokens of a completion's thought, found by their texts.
+    """Return the number of tokens of a completion's thought, which is found by the texts of the tokens.
 
     >>> _thought_of("<think>2 + 2</think>4", ["<think>", "2", " +", " 2", "</think>", "4"])
     5

@@ -1,7 +1,7 @@
-"""Read from a summary what the page shows of it: ρ over tokens, types and steps, the chain, and the controls.
+"""Read from a summary the correlations that the page shows: ρ over tokens, types and steps, the chain, the controls.
 
-An old summary, written before there were units, holds ρ over tokens and types only, under other names. Nothing is
-computed here: what a summary lacks is absent, and the page says so.
+ρ is the correlation of entropy and gradient strength. A summary from before there were units holds ρ only over tokens
+and types, under other names. This module computes nothing. If a summary lacks a number, the page says so.
 """
 
 from collections.abc import Mapping
@@ -19,18 +19,20 @@ _COUNTS = ("num_items", "num_undefined")
 
 
 def units_of(model: Any, statistics: Mapping[str, Any]) -> dict[str, Any]:
-    """Read `headline`, `units`, `segment`, `segments`, `chain` and `controls` of a result, and check each number.
+    """Read the correlations of a result, and check that each of them is a number.
+
+    These entries are returned:
+
+    * `headline`: the unit whose ρ stands for the result.
+    * `units`: for each unit, in the order type, token, step: `value, low, high, num_items, num_undefined, within`, and
+      for steps also `given, windows, with_length`.
+    * `segment`: the tokens that are correlated, `all`, `thought` or `answer`.
+    * `segments`: the `units` of the thought and those of the answer; empty without thoughts.
+    * `chain`, `controls`: as in the summary; empty if they were not measured.
 
     Args:
         model: the model of the result, for error messages.
         statistics: an entry of `results`, or the `signals` of such an entry.
-
-    Returns:
-        `headline`, the unit whose ρ stands for the result; `units`, which holds for each unit (in the order type,
-        token, step) `value, low, high, num_items, num_undefined, within`, and for steps also `given, windows,
-        with_length`; `segment`, the tokens that are correlated (`all`, `thought` or `answer`); `segments`, which holds
-        the `units` of the thought and of the answer, empty without thoughts; `chain` and `controls` as in the
-        summary, empty if they were not measured.
 
     Raises:
         InvalidInputError: a value must be a number and is not, or the headline is not one of the units.
@@ -62,12 +64,13 @@ _WORDS = ("link", "x", "y", "expected", "verdict")
 
 
 def headline_entry(reading: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The entry with ρ over the headline unit; for an old reading, the one with ρ over tokens."""
+    """Return the entry with ρ over the headline unit; for an old reading, the entry with ρ over tokens."""
     found: Mapping[str, Any] = reading["units"][reading["headline"]] if "units" in reading else reading["spearman"]
     return found
 
 
 def _before_units(statistics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `units` of a summary from before there were units."""
     token = dict(statistics.get("spearman") or NOTHING)
     token |= {"num_items": statistics.get("num_tokens"), "num_undefined": statistics.get("num_undefined")}
     found = {"token": {**token, "within": statistics.get("spearman_within")}}
@@ -78,7 +81,7 @@ def _before_units(statistics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _segments(model: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """ρ over each unit of the thought and of the answer."""
+    """Return ρ over each unit of the thought and of the answer."""
     return {
         part: {name: _entry(model, name, entry["units"][name]) for name in ORDER if entry["units"].get(name)}
         for part, entry in given.items()
@@ -87,6 +90,7 @@ def _segments(model: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _entry(model: Any, name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the checked numbers of one unit."""
     where = f"units {name}"
     found: dict[str, Any] = _interval(model, where, entry)
     for key in _COUNTS:
@@ -103,6 +107,7 @@ def _entry(model: Any, name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _interval(model: Any, where: str, entry: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the checked value and the ends of its interval."""
     found = {end: entry.get(end) for end in ENDS}
     for value in found.values():
         if not isinstance(value, int | float | None):
@@ -111,4 +116,5 @@ def _interval(model: Any, where: str, entry: Mapping[str, Any]) -> dict[str, flo
 
 
 def _not(model: Any, where: str, what: str, value: Any) -> InvalidInputError:
+    """Return the error for a value that is not `what` it must be."""
     return InvalidInputError(f"the result of {model!r}: {where} must be {what}, got {value!r}.")

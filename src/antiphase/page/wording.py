@@ -1,4 +1,7 @@
-"""The sentences of the page about an estimator and a reading: definitions, verdicts and warnings."""
+"""Write the sentences of the page about the estimators and the measured numbers: definitions, verdicts and warnings.
+
+A reading is the numbers of one model, measured with one estimator.
+"""
 
 import math
 from collections.abc import Mapping
@@ -24,7 +27,7 @@ NEAR = 0.8
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    """`+0.123` with a real minus sign; `undefined` for None.
+    """Write a number with its sign, such as `+0.123`, with a real minus sign; `undefined` for None.
 
     >>> signed(-0.12345)
     '−0.123'
@@ -33,14 +36,14 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def verdict(reading: Mapping[str, Any]) -> str:
-    """The verdict on ρ over the headline unit. With only two or three prompts it is undecided."""
+    """Return the verdict on ρ over the headline unit. With only two or three prompts, ρ is undecided."""
     said = verdict_of(headline_entry(reading))
     few = 1 < reading["num_prompts"] < MIN_PROMPTS
     return "undecided" if few and said in ("inverted", "not inverted") else said
 
 
 def verdict_of(rho: Mapping[str, Any]) -> str:
-    """Say whether the interval of ρ lies on one side of 0."""
+    """Return the verdict on a ρ, which says whether its interval lies on one side of 0."""
     if rho["value"] is None:
         return "undefined"
     if rho["low"] is None or rho["high"] is None:
@@ -51,11 +54,11 @@ def verdict_of(rho: Mapping[str, Any]) -> str:
 
 
 def warnings_of(reading: Mapping[str, Any], shuffled: np.ndarray | None = None) -> list[str]:
-    """The reasons to trust a reading less, the most important one first.
+    """Return the reasons to trust a reading less, the most important one first.
 
     Args:
         reading: the numbers of one model and estimator, as in summary.json.
-        shuffled: ρ of each rollout with its strengths permuted, `[rollout]`, if known.
+        shuffled: the ρ of each rollout after its strengths were permuted, `[rollout]`, if known.
     """
     found = []
     if reading.get("segment", "all") != "all":
@@ -69,12 +72,14 @@ def warnings_of(reading: Mapping[str, Any], shuffled: np.ndarray | None = None) 
     if prompts < FEW_PROMPTS:
         found.append(f"few prompts: {prompts}; an interval over fewer than {FEW_PROMPTS} is rough")
     units = reading.get("units") or {"token": reading}
-    lacking = [f"{entry['num_undefined']:,} by {name}" for name, entry in units.items() if entry["num_undefined"]]
+    lacking = [
+        f"{entry['num_undefined']:,} of {reading['num_rollouts']:,} by {name}"
+        for name, entry in units.items()
+        if entry["num_undefined"]
+    ]
     if lacking:
-        rollouts = f"{reading['num_rollouts']:,} rollout" + ("s" if reading["num_rollouts"] != 1 else "")
         found.append(
-            f"of {rollouts}, {', '.join(lacking)} have no ρ of their own (too few measured "
-            "items, or a constant series)"
+            "rollouts without a ρ of their own (too few measured items, or a constant series): " + ", ".join(lacking)
         )
     if reading.get("headline") == "step":
         found += _of_steps(units["step"])
@@ -99,7 +104,7 @@ def warnings_of(reading: Mapping[str, Any], shuffled: np.ndarray | None = None) 
 
 
 def _of_steps(step: Mapping[str, Any]) -> list[str]:
-    """A warning if ρ over steps changes its verdict once the lengths and places of the steps are held fixed."""
+    """Return a warning if ρ over steps has another verdict once the lengths and places of the steps are held fixed."""
     both = (step.get("given") or {}).get("both")
     if both is None or verdict_of(both) == verdict_of(step):
         return []

@@ -53,19 +53,21 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
 
 
 def chance_of_unequal_shares(left: int, num_left: int, right: int, num_right: int) -> float:
-    """The probability that two sides solve a problem with different shares although nothing sets them apart.
+    """Compute the probability that two equally good sides have different shares of right samples on a problem.
 
-    If both sides are right with the same probability, then their samples are exchangeable: given how many of all
-    samples are right, each way to deal them out to the two sides is equally likely. So the number of right samples of
-    the left side is hypergeometric, as in Fisher's exact test. The shares are equal at one value alone,
-    a = K n_left / (n_left + n_right) for K right samples, and the result is
-    1 − C(n_left, a) C(n_right, K − a) / C(n_left + n_right, K), or 1 where a is no whole number.
+    Equally good means that every sample of both sides is right with the same probability, independently of the others.
+    The number K of right samples of both sides together is taken as given. Every way to deal the right samples out to
+    the two sides is then equally likely. So the number of right samples of the left side is hypergeometric, as in
+    Fisher's exact test. The two shares are equal only if the left side has a = K n_left / (n_left + n_right) right
+    samples. The result is 1 − C(n_left, a) C(n_right, K − a) / C(n_left + n_right, K), or 1 if a is no whole number.
 
-    With one sample on both sides, the result is 1 if the two differ and 0 if they agree.
+    If n_left and n_right have no common divisor above 1, the shares can be equal only if all samples are right or all
+    are wrong. The result is then 1 if the observed shares differ and 0 if they are equal. So it says nothing about
+    chance. This is always so if a side has one sample.
 
     Args:
-        left, num_left: number of right samples of the left side, and of all its samples.
-        right, num_right: the same for the right side.
+        left, num_left: number of right samples and number of all samples of the left side.
+        right, num_right: the same two numbers of the right side.
 
     >>> round(chance_of_unequal_shares(2, 2, 0, 2), 6)
     0.333333

@@ -19,8 +19,8 @@ from antiphase.evaluation.comparison_formats import (
     markdown_table,
     notes_of,
 )
-from antiphase.evaluation.evaluation_table import share_text
 from antiphase.evaluation.task_metrics import SCORES
+from antiphase.evaluation.text_tables import share_text
 from antiphase.runs.table_text import interval_text, signed
 from antiphase.study.analysis import Findings, analyse
 from antiphase.study.definition import Study

@@ -6,7 +6,7 @@ import { CSV, fillTable } from "./tables.js";
 
 const MAIN_LINKS = ["entropy–logit", "logit–hidden", "hidden–strength"];
 const SERIES = { entropy: "H", logit: "z", hidden_norm: "‖h‖", hidden_norm_before: "‖h‖ before the last norm", unembedding_norm: "‖w‖", strength: "strength" };
-// For each link: what a negative ρ says, what a positive ρ says, and what stays open if the interval contains 0.
+// For each link: what a negative ρ says, what a positive ρ says, and what is undecided if the interval contains 0.
 const LINK_WORDS = {
   "entropy–logit": ["Where the model is certain, the logit of the token that it wrote is large.", "Where the model is certain, the logit of the token that it wrote is small.", "whether the tokens of a certain model have large logits"],
   "logit–hidden": ["Tokens with a large logit have a small hidden state after the last norm.", "Tokens with a large logit have a large hidden state after the last norm.", "whether a large logit comes with a large hidden state after the last norm"],
@@ -25,7 +25,7 @@ const decided = ({ value, low, high }) => [value, low, high].every(Number.isFini
 
 function linkSentence(link) {
   const words = LINK_WORDS[link.link];
-  if (link.value === null) return "This link has no value: a series is constant, or was not measured.";
+  if (link.value === null) return "This link has no value, because a series is constant or was not measured.";
   if (!words) return "";
   return decided(link) ? words[link.value > 0 ? 1 : 0] : `These prompts do not decide ${words[2]}.`;
 }
@@ -56,7 +56,7 @@ export function drawChain() {
   fillTable($("chain-table"), "Other links", ["also", "ρ", "95 % interval", "verdict", "what it says"], others.map((link) => [
     element("span", {}, `${seriesName(link.x)} → ${seriesName(link.y)}`), { text: signed(link.value) }, { text: endsOf(link) }, element("span", {}, visible(link.verdict, 40)), element("span", {}, linkSentence(link))]));
   const rho = reading.units.token, cell = (entry) => ({ text: withInterval(entry) });
-  fillTable($("controls-table"), "Controls", ["control", "ρ with entropy", "ρ with strength", "ρ of both, it held fixed", "what it says"], [
+  fillTable($("controls-table"), "Controls", ["control", "ρ with entropy", "ρ with strength", "ρ of both, control held fixed", "what it says"], [
     [element("span", {}, "none"), { text: "—" }, { text: "—" }, cell(rho), element("span", {}, "ρ over tokens as it is.")],
     ...Object.entries(reading.controls).map(([name, control]) => [element("span", {}, CONTROL_NAMES[name] ?? visible(name, 40)), cell(control.entropy), cell(control.strength), cell(control.partial), element("span", {}, controlSentence(name, control, rho))]),
   ]);

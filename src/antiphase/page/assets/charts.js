@@ -81,7 +81,7 @@ export function redrawCharts() {
   }
 }
 
-/** The symbols of a line. A value without a neighbour gets a dot, because no line would show it; other values get none. */
+/** The symbols of a line. A value without a neighbour gets a dot, because no line would show it. Other values get none. */
 export function lonely(values, { size = 6, joined = false } = {}) {
   const known = Number.isFinite;
   const only = joined && values.filter(known).length === 1;
@@ -99,7 +99,7 @@ export const swatch = (background) => element("span", { class: "swatch", style: 
 /** The strongest share of a colour behind text that leaves the text readable. */
 const depth = () => (isDark() && !medium.printing ? 0.48 : 0.62);
 
-/** A colour for a share in [−1, 1]: from the low colour over transparent to the high colour. */
+/** A colour for a share in [−1, 1]. It goes from the low colour over transparent (0) to the high colour. */
 export function diverging(share, strength = depth()) {
   const { low, high } = theme();
   const size = Math.round(Math.min(1, Math.abs(share)) * strength * 100);
@@ -111,7 +111,7 @@ export function sequential(share, strength = depth()) {
   return `color-mix(in srgb, ${theme().accent} ${size}%, transparent)`;
 }
 
-/** The legend of a shade: a strip with the colours from low to high. With signs it runs over the middle colour. */
+/** The legend of a shade: a strip with its colours from low to high. If `signs` is true, negative values have colours of their own. */
 export function ramp(signs) {
   const colours = [-1, -0.5, 0, 0.5, 1].map((share) => (signs ? diverging(share) : sequential((share + 1) / 2)));
   return element("span", { class: "ramp", "aria-hidden": "true", style: { background: `linear-gradient(90deg, ${colours.join(", ")})` } });

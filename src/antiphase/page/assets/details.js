@@ -1,4 +1,4 @@
-// The details of one token: its numbers, its alternatives, and its strength by layer.
+// Show the details of one token: its numbers, its alternatives, and its strength by layer.
 import { $, counted, element, number, signed, tick } from "./core.js";
 import { blankName, shorten, visible, visibleNodes } from "./text.js";
 import { estimatorOf, state, strengthName } from "./state.js";
@@ -17,7 +17,7 @@ export async function showDetails(subject, token) {
     ["probability", number(probability)], ["entropy", `${number(subject.entropy[token])} nats`],
     ["strength", Number.isNaN(strength) ? "not measured" : number(strength)],
     ["rank of entropy", number(ranks.entropy[token], 2)], ["rank of strength", number(ranks.strength[token], 2)],
-    ["contribution to ι", Number.isNaN(contribution) ? "—" : `${signed(contribution, 2)}, ${contribution > 0 ? "makes it" : "breaks it"}`],
+    ["contribution to ι", Number.isNaN(contribution) ? "—" : `${signed(contribution, 2)}, ${contribution > 0 ? "makes the inversion" : "breaks the inversion"}`],
     ["position", counted(place)], ...stepFacts(subject, token, estimator),
   ];
   const alternatives = element("div"), profile = element("div", { class: "chart" }), note = element("p", { class: "meta" });
@@ -36,7 +36,7 @@ export async function showDetails(subject, token) {
     await subject.loadCells(estimator);
     if (turn === detailTurn) showProfile(profile, note, subject, estimator, detailed);
   } else if (subject.cells && Object.keys(subject.cells).length && detailed < 0) {
-    note.textContent = "Layers and alternatives of this rollout are not in this file.";
+    note.textContent = "This file does not hold the layers and alternatives of this rollout.";
   }
 }
 
@@ -67,7 +67,7 @@ function showProfile(holder, note, subject, estimator, place) {
   holder.hidden = false;
   const most = projections.map((name, p) => {
     const top = values[p].reduce((best, value, l) => (value > values[p][best] ? l : best), 0);
-    return `${name} most at layer ${layers[top]} (${number(values[p][top])})`;
+    return `${name} is strongest at layer ${layers[top]} (${number(values[p][top])})`;
   });
   chart(holder, ({ ink }) => ({
     legend: { top: 0, itemWidth: 14, itemHeight: 6, textStyle: { color: ink, fontSize: 11 }, data: projections },
@@ -79,7 +79,7 @@ function showProfile(holder, note, subject, estimator, place) {
   note.textContent = most.join("; ") + ".";
 }
 
-/** −12 (rank of entropy − ½)(rank of strength − ½): its mean over all tokens is ι. */
+/** The contribution of a token to ι: −12 (rank of entropy − ½)(rank of strength − ½). Its mean over all tokens is ι. */
 export const contributionOf = (ranks, token) => -12 * (ranks.entropy[token] - 0.5) * (ranks.strength[token] - 0.5);
 
 /** One line about a token: its text, entropy and strength. */

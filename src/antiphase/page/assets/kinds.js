@@ -1,4 +1,4 @@
-// Tokens by kind (forking tokens, reasoning markers, numbers, operators): both signals and their ρ within each kind.
+// Tokens by kind (forking tokens, reasoning markers, numbers, operators): show both signals and their ρ within each kind.
 import { $, counted, debounced, element, number, signed } from "./core.js";
 import { shorten } from "./text.js";
 import { meanOf, quantile, spearman } from "./statistics.js";
@@ -23,7 +23,7 @@ function kindsOfText(text) {
   return found;
 }
 
-/** The rows of the table: count, means and ρ for each shown model and kind. */
+/** The rows of the table, one for each shown model and kind, with the count, the means and ρ. */
 function kindRows() {
   const known = new Map();
   return shownSubjects().filter((subject) => subject.numTokens).flatMap((subject) => {

@@ -1,4 +1,4 @@
-// Layer × projection: the pooled ρ of each cell, from the summary. The whole page then uses the strength of a chosen cell.
+// Layer × projection: show the pooled ρ of each cell, from the summary. If the reader chooses a cell, the whole page uses its strength.
 import { $, element, fail, signed, tick } from "./core.js";
 import { shorten } from "./text.js";
 import { SUBJECTS } from "./data.js";
@@ -6,6 +6,7 @@ import { active, change, estimatorOf, shownSubjects, state, view } from "./state
 import { chart, colourOf, diverging, lonely, ramp, rules } from "./charts.js";
 import { CSV } from "./tables.js";
 
+/** The largest |ρ| on the maps, at least 0.1. It gets the full colour. */
 function mapLimit() {
   const values = shownSubjects().flatMap((subject) => subject.reading(estimatorOf(subject))?.by_projection.flat() ?? []);
   return Math.max(0.1, ...values.filter((value) => value !== null).map(Math.abs));
@@ -83,13 +84,13 @@ function moveInMap(event) {
 
 let choice = 0;
 
-/** Use a cell of an estimator (null: the mean) as the strength, once its values are unpacked. Only the last call counts. */
+/** Use a cell of an estimator as the strength (null: the mean over all cells) after its values are unpacked. Only the last call counts. */
 export async function chooseStrength(estimator, name) {
   const turn = ++choice;
   let cell = name;
   if (cell !== null && active().cellPlace(estimatorOf(active(), estimator), cell) < 0) {
     cell = null;
-    $("status").textContent = `${name} was not measured by ${estimator}: strength is the mean over all.`;
+    $("status").textContent = `${estimator} did not measure ${name}, so the strength is the mean over all layers and projections.`;
   } else $("status").textContent = cell === null ? "" : "Unpacking…";
   if (cell !== null) await Promise.all(SUBJECTS.map((subject) => subject.loadCells(estimatorOf(subject, estimator)))).catch(fail);
   if (turn !== choice) return;

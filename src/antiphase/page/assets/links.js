@@ -1,9 +1,9 @@
-// Cells of tables that open a rollout in the token microscope.
+// Make cells of tables into links that open a rollout in the token microscope.
 import { $ } from "./core.js";
 import { SUBJECTS } from "./data.js";
 import { showRollout } from "./microscope.js";
 
-/** The first of these rollouts that the page holds, as {subject, rollout}; null if it holds none. */
+/** The first of these rollouts that the page holds, as {subject, rollout}; null if it holds none of them. */
 function firstHeld(pairs) {
   for (const [label, id] of pairs) {
     const subject = SUBJECTS.find((one) => one.label === label), rollout = subject?.rollouts.findIndex((one) => one.id === id) ?? -1;

@@ -39,13 +39,13 @@ function fillControls() {
   sync();
 }
 
-/** A note for the views that cover fewer rollouts than the summary, if the file does not hold all. */
+/** A note that some views cover fewer rollouts than the summary; empty if the file holds all rollouts. */
 function heldShare(subject) {
   const held = state.cell ? subject.detailed.length : subject.rollouts.length;
-  return held < subject.numRollouts ? ` (ranks and kinds: of the ${counted(held)} of ${counted(subject.numRollouts)} rollouts in this file)` : "";
+  return held < subject.numRollouts ? ` (ranks and kinds use the ${counted(held)} of ${counted(subject.numRollouts)} rollouts in this file)` : "";
 }
 
-/** The summary's ρ of the chosen strength, in words. It is over the headline unit; for one cell, over tokens. */
+/** The summary's ρ of the chosen strength, in words. It is over the headline unit, or over tokens if one cell is chosen. */
 function chosenRho(subject, reading) {
   const said = (value, unit, count) => `ρ by ${unit} ${signed(value)} over ${counted(count)} ${unit}${count === 1 ? "" : "s"}`;
   if (!state.cell) return said(headlineOf(reading).value, reading.headline, headlineOf(reading).num_items ?? 0);
@@ -65,11 +65,11 @@ function fillEstimators() {
 function sayWhatIsHeld() {
   const parts = SUBJECTS.filter((subject) => subject.numTokens).map((subject) => {
     const cut = subject.rollouts.length < subject.numRollouts ? `${counted(subject.rollouts.length)} of ${counted(subject.numRollouts)} rollouts` : `${counted(subject.rollouts.length)} rollouts`;
-    const details = subject.detailed.length === subject.rollouts.length ? "" : `, layers and alternatives of ${counted(subject.detailed.length)}`;
+    const details = subject.detailed.length === subject.rollouts.length ? "" : `, with layers and alternatives of ${counted(subject.detailed.length)} of them`;
     const short = subject.rollouts.filter((rollout) => rollout.cut).length;
     return `${shorten(subject.label, 60)}: ${cut}${short ? ` (the beginning of ${counted(short)})` : ""}, ${counted(subject.numTokens)} tokens${details}`;
   });
-  $("held").textContent = parts.length ? `This file holds ${parts.join("; ")}. The numbers of the overview and the maps are of all rollouts.` : "";
+  $("held").textContent = parts.length ? `This file holds ${parts.join("; ")}. The numbers of the overview and the maps are over all rollouts.` : "";
 }
 
 function setTheme(dark) {

@@ -1,4 +1,4 @@
-// Token microscope: the text of one rollout with every token shaded. It shows the selection and changes it.
+// Token microscope: show the text of one rollout with every token shaded. The reader can select tokens in it.
 import { $, counted, element, signed } from "./core.js";
 import { blankName, endsLine, paragraphNodes, shorten, visible, visibleNodes } from "./text.js";
 import { points, quantile, runningMean } from "./statistics.js";
@@ -17,13 +17,13 @@ const microscope = { count: AT_ONCE, tokens: [] };
 const STRONG = 2;
 
 const SHADES = {
-  contribution: "Blue makes the inversion (one signal high, the other low), orange breaks it (both high, or both low).",
-  difference: "Rank of entropy minus rank of strength. Blue: entropy below strength, orange: above. Strong colours of either kind make the inversion.",
-  entropy: "Token entropy, from 0 to the highest fiftieth of the model's tokens.",
-  strength: "Gradient strength, from 0 to the highest fiftieth of the model's tokens.",
+  contribution: "Blue tokens make the inversion: one signal is high and the other low. Orange tokens break it: both are high, or both are low.",
+  difference: "Rank of entropy minus rank of strength. Blue: the rank of entropy is lower. Orange: it is higher. Strong colours of either kind make the inversion.",
+  entropy: "Token entropy. The highest 2 % of the model's tokens have the full colour.",
+  strength: "Gradient strength. The highest 2 % of the model's tokens have the full colour.",
 };
 
-/** The function that gives the background of a token for the chosen shade. */
+/** Return the function that gives the background of a token for the chosen shade. */
 function shader(subject, shade) {
   const estimator = estimatorOf(subject), ranks = subject.ranks(estimator, state.cell);
   if (shade === "contribution") return (token) => diverging(-contributionOf(ranks, token) / STRONG);
@@ -52,7 +52,7 @@ function fillRollouts() {
     const words = [visible(id, 40), Number.isFinite(rho) ? `ρ ${signed(rho, 2)}` : "ρ undefined", verdictWord(subject.rollouts[rollout])];
     return element("option", { value: rollout }, words.filter(Boolean).join(" · "));
   }));
-  if (!places.length) $("rollout").append(element("option", { value: "" }, `no such rollout; below: ${shorten(subject.rollouts[state.rollout]?.id ?? "none", 30)}`));
+  if (!places.length) $("rollout").append(element("option", { value: "" }, `no such rollout; shown below: ${shorten(subject.rollouts[state.rollout]?.id ?? "none", 30)}`));
   else $("rollout").value = String(places.includes(state.rollout) ? state.rollout : places[0]);
   fillUnits(subject);
   return places;
@@ -90,7 +90,7 @@ function drawText() {
   drawFacts();
 }
 
-/** The number of each step of a rollout, by the position of its first token. */
+/** Return the number of each step of a rollout, by the position of its first token. */
 function stepBeginnings(subject, rollout) {
   const { starts, start } = subject.steps ?? {}, found = new Map();
   for (let place = starts?.[rollout] ?? 0; place < (starts?.[rollout + 1] ?? 0); place++) found.set(start[place], place - starts[rollout]);
@@ -153,7 +153,7 @@ function drawFacts() {
   if (!rollout) { $("rollout-facts").textContent = "This model has no rollouts."; return; }
   const estimator = estimatorOf(subject), rho = subject.units(state.cell).map((unit) => `by ${unit} ${signed(subject.correlation(state.rollout, estimator, state.cell, unit))}`);
   const count = subject.starts[state.rollout + 1] - subject.starts[state.rollout];
-  const size = rollout.cut ? `the first ${counted(count)} of ${counted(count + rollout.cut)} tokens (ρ is of all)` : `${counted(count)} tokens`;
+  const size = rollout.cut ? `the first ${counted(count)} of ${counted(count + rollout.cut)} tokens (ρ is over all of them)` : `${counted(count)} tokens`;
   const parts = [`ρ ${rho.join(", ")}`, size, stepCount(subject, state.rollout), rollout.finish ? `ended by ${visible(rollout.finish, 40)}` : null, verdictOf(rollout), otherScores(rollout),
     rollout.answer !== undefined ? `answer ${visible(rollout.answer, 80)}` : null, rollout.reference !== undefined ? `reference ${visible(rollout.reference, 80)}` : null];
   $("rollout-facts").textContent = parts.filter(Boolean).join(" · ");

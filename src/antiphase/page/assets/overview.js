@@ -1,4 +1,4 @@
-// Overview: the chart of every model's ρ with its interval. The table below it is part of the HTML.
+// Overview: draw every model's ρ with its interval. The table below the chart is part of the HTML.
 import { $, signed } from "./core.js";
 import { shorten } from "./text.js";
 import { SUBJECTS, UNITS, VALUES } from "./data.js";
@@ -23,7 +23,7 @@ CSV.set("overview", () => ({
 // The symbol of each unit. That of the headline is filled.
 const UNIT_MARKS = { type: "circle", token: "triangle", step: "diamond" };
 
-/** ρ of every model over every unit: one mark each; `first` tells the headline. */
+/** One mark for the ρ of every model over every unit. `first` is true for the headline unit. */
 function forestMarks(rows) {
   return rows.flatMap(({ subject, reading }, row) => {
     const units = UNITS.filter((unit) => Number.isFinite(reading.units[unit]?.value));

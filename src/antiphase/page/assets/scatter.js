@@ -1,4 +1,4 @@
-// Scatter: entropy against strength of the shown models. It draws a sample of the tokens, but the brush selects among all.
+// Scatter: draw entropy against strength of the shown models. Only a sample of the tokens is drawn, but the reader selects among all.
 import { $, counted, debounced, element, number, tick } from "./core.js";
 import { blankName, shorten, visibleNodes } from "./text.js";
 import { meanOf, sampled } from "./statistics.js";
@@ -33,10 +33,10 @@ function drawScatter() {
   });
   const count = scatter.drawn.reduce((sum, { places }) => sum + places.length, 0);
   const words = { linear: ["entropy (nats)", strengthName()], log: ["entropy (nats)", `${strengthName()}, log`], rank: ["rank of entropy", `rank of ${strengthName()}`] }[axes];
-  scatter.chart = chart($("scatter-chart"), () => scatterOptions(axes, words), `Scatter of ${counted(count)} tokens: ${words[0]} against ${words[1]}, one colour a model. Select by range with the fields below.`, { renderer: "canvas", after: armBrush });
+  scatter.chart = chart($("scatter-chart"), () => scatterOptions(axes, words), `Scatter of ${counted(count)} tokens: ${words[0]} against ${words[1]}, one colour for each model. Select by range with the fields below.`, { renderer: "canvas", after: armBrush });
   const limit = SUBJECTS.some((subject) => state.cell && subject.detailed.length < subject.rollouts.length)
-    ? " Layer by layer strengths are in this file for some rollouts only." : "";
-  $("scatter-caption").textContent = `Drag over the chart to select tokens; click a dot to read it in its rollout. ${count < all ? `Drawn: ${counted(count)} of ${counted(all)} tokens, evenly spaced; the brush selects among all.` : `${counted(all)} tokens.`}${limit}`;
+    ? " This file holds the strengths by layer for some rollouts only." : "";
+  $("scatter-caption").textContent = `Drag over the chart to select tokens. Click a dot to read the token in its rollout. ${count < all ? `Drawn: ${counted(count)} of ${counted(all)} tokens, evenly spaced. A selection covers all tokens, drawn or not.` : `${counted(all)} tokens.`}${limit}`;
   $("range-x").textContent = axes === "rank" ? "Entropy rank" : "Entropy";
   $("range-y").textContent = axes === "rank" ? "strength rank" : "strength";
 }
@@ -78,7 +78,7 @@ function pointHere() {
   return here && token !== null && !Number.isNaN(here.y[token]) ? [[here.x[token], here.y[token]]] : [];
 }
 
-/** Make the brush the chart's cursor. Drawing and resizing remove the brush and its box, so both are restored. */
+/** Let the mouse draw a box on the chart. Drawing and resizing remove this brush and its box, so both are restored. */
 function armBrush() {
   if (!scatter.chart) return;
   scatter.chart.dispatchAction({ type: "takeGlobalCursor", key: "brush", brushOption: { brushType: "rect", brushMode: "single" } });
@@ -105,6 +105,7 @@ function clearSelection() {
   change({ selected: new Map() });
 }
 
+/** The drawn token that is nearest to a point on the screen, if it is near enough; else null. */
 function nearest(offsetX, offsetY) {
   const point = scatter.chart.convertFromPixel({ gridIndex: 0 }, [offsetX, offsetY]);
   if (!point || !scatter.chart.containPixel({ gridIndex: 0 }, [offsetX, offsetY])) return null;

@@ -35,13 +35,13 @@ export const active = () => SUBJECTS[state.subject];
 export const shownSubjects = () => SUBJECTS.filter((subject) => state.shown.has(subject.place));
 export const touches = (changed, ...names) => names.some((name) => changed.has(name));
 
-/** The estimator used for a subject: the chosen one if it was measured, else the subject's first one. */
+/** The estimator that is used for a model: the chosen one if it was measured, else the model's first one. */
 export const estimatorOf = (subject, wanted = state.estimator) => (subject.estimators.includes(wanted) ? wanted : subject.estimators[0]);
 
 /** The name of the strength in use. */
 export const strengthName = () => (state.cell ? `strength ${state.cell}` : "strength");
 
-/** The unit of the ρ that a subject's rollouts are compared by: the chosen one if it is known, else the headline, else the token. */
+/** The unit of the ρ that a model's rollouts are compared by: the chosen unit if it is known, else the headline, else the token. */
 export function unitOf(subject) {
   const known = subject.units(state.cell), headline = subject.reading(estimatorOf(subject))?.headline;
   return [state.unit, headline, "token"].find((unit) => known.includes(unit));
@@ -59,8 +59,8 @@ export function numSelected() {
 export const isSelected = (subject, token) => Boolean(state.selected.get(subject.place)?.[token]);
 
 /**
- * Add a view. It is drawn when its section becomes visible, and again when something has changed that it shows. So a
- * view that nobody looks at costs nothing.
+ * Add a view. It is drawn when its section becomes visible. After a change of one of the named parts of the state, it is
+ * drawn again as soon as it is visible. So a view that nobody looks at costs nothing.
  */
 const views = [];
 export function view(section, draw, ...names) {

@@ -1,4 +1,4 @@
-// The steps of the shown rollout: where each begins, its entropy and strength, and ρ over the steps.
+// Show the steps of the shown rollout: where each begins, its entropy and strength, and ρ over the steps.
 import { $, counted, element, endsOf, number, signed, tick } from "./core.js";
 import { visible, visibleNodes } from "./text.js";
 import { sampled } from "./statistics.js";
@@ -33,7 +33,7 @@ function drawSteps() {
 
 function drawStepChart(subject, estimator) {
   const { own, others, from, to } = stepPoints(subject, estimator), drawn = [...others, ...own], heights = drawn.map(({ y }) => y);
-  // Logarithmic if all values are positive and span more than 30 times.
+  // The axis is logarithmic if all values are positive and the largest is more than 30 times the smallest.
   const log = drawn.length > 0 && Math.min(...heights) > 0 && Math.max(...heights) > 30 * Math.min(...heights);
   Object.assign(stepping, { drawn, log });
   const pairs = (list) => list.map(({ x, y }) => [x, y]), numbered = own.length <= MOST_NUMBERED;
@@ -53,7 +53,7 @@ function drawStepChart(subject, estimator) {
   const missing = to - from - own.length, total = measuredSteps(subject, estimator);
   $("steps-caption").textContent = `Coloured: the ${counted(own.length)} steps of the shown rollout${numbered ? ", with their numbers" : ""}${missing ? `; ${counted(missing)} more have no strength` : ""}. ` +
     `Grey: ${others.length + own.length < total ? `${counted(others.length)} of ${counted(total - own.length)} other steps, evenly spaced` : `the ${counted(others.length)} steps of the other rollouts`}. ` +
-    `Click a dot to read the step.${state.cell ? " The strength of a step is the mean over all layers and projections, also if a cell is chosen." : ""}`;
+    `Click a dot to read the step.${state.cell ? " The strength of a step is the mean over all layers and projections, even if a cell is chosen." : ""}`;
 }
 
 const measuredSteps = (subject, estimator) => subject.once(`steps ${estimator}`, () =>
@@ -102,7 +102,7 @@ function fillStepCorrelations(subject, estimator) {
   const reading = subject.reading(estimator), step = reading.units.step;
   fillTable($("steps-rho"), "ρ of entropy and strength over steps", ["over steps", "ρ", "95 % interval"], stepCorrelations(subject, estimator).map(([name, entry]) => [name, { text: signed(entry.value) }, { text: endsOf(entry) }]));
   const how = { mean: "The strength of a step is the mean of its tokens' strengths. ", joint: "The strength of a step is the norm of the gradient of its tokens together, divided by the square root of their number. " }[reading.step_strength] ?? "";
-  $("steps-note").textContent = `${reading.splitter ? `Steps are made by ${visible(reading.splitter, 60)}. ` : ""}${how}${step ? `The run has ${counted(step.num_items)} measured steps; ${counted(step.num_undefined)} of ${counted(reading.num_rollouts)} rollouts have no ρ over theirs${reading.min_steps ? ` (fewer than ${reading.min_steps} steps, or a constant series)` : ""}. ` : ""}` +
+  $("steps-note").textContent = `${reading.splitter ? `Steps are made by ${visible(reading.splitter, 60)}. ` : ""}${how}${step ? `The run has ${counted(step.num_items)} measured steps; ${counted(step.num_undefined)} of ${counted(reading.num_rollouts)} rollouts have no ρ over their steps${reading.min_steps ? ` (fewer than ${reading.min_steps} steps, or a constant series)` : ""}. ` : ""}` +
     "A long step averages more tokens. ρ with the lengths and places held fixed is what remains without this effect. Windows of equal length ignore where sentences end.";
 }
 
@@ -122,7 +122,7 @@ function fillStepList(subject, estimator) {
     rows.push([jump, { text: counted(step.start) }, { text: counted(step.tokens) }, { text: number(step.entropy) }, { text: Number.isNaN(step.strength) ? "—" : number(step.strength) }, element("bdi", {}, ...visibleNodes(stepText(subject, step).trim(), 120))]);
   }
   fillTable($("steps-table"), "Steps of the rollout", ["step", "begins at", "tokens", "entropy (nats)", "strength", "text"], rows);
-  $("steps-more").textContent = last < to ? `The first ${counted(last - from)} of ${counted(to - from)} steps; the CSV has all.` : "";
+  $("steps-more").textContent = last < to ? `The table shows the first ${counted(last - from)} of ${counted(to - from)} steps. The CSV file holds all of them.` : "";
 }
 
 CSV.set("steps", () => {

@@ -4,7 +4,7 @@ import { isSelected } from "./state.js";
 
 const fold = { open: false };
 
-/** Number of tokens of a rollout's thought, among the tokens that the page holds. */
+/** The number of tokens of a rollout's thought that the page holds. */
 function thoughtLength(subject, rollout) {
   return Math.min(subject.rollouts[rollout]?.thought ?? 0, subject.starts[rollout + 1] - subject.starts[rollout]) || 0;
 }
@@ -12,7 +12,7 @@ function thoughtLength(subject, rollout) {
 /** Index of the first token of a rollout that is shown. */
 export const firstShown = (subject, rollout) => (subject.starts[rollout] ?? 0) + (fold.open ? 0 : thoughtLength(subject, rollout));
 
-/** What stands in place of the tokens where none are shown. */
+/** The text that is shown if a rollout has no tokens to show. */
 export function emptyText(subject, rollout) {
   if (!thoughtLength(subject, rollout)) return "(no tokens)";
   return subject.rollouts[rollout].cut ? "(this file holds only a part of the thought)" : "(no answer: the thought does not end)";

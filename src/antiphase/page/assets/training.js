@@ -10,7 +10,7 @@ const PANELS = [
   { name: "inversion ι", step: "inversion/mean", zero: true },
   { name: "ρ, unit of the reward", step: "inversion/correlation", zero: true, held: { value: "probe/spearman", low: "probe/spearman_low", high: "probe/spearman_high" } },
   { name: "ρ by step", step: "inversion/correlation_step", zero: true, beside: "inversion/correlation_given_length", note: "Dotted: the lengths and places of the steps held fixed." },
-  { name: "rollouts without a score", step: "inversion/undefined", share: true, note: "These are too short, or constant, so they have no ρ over the unit of the reward." },
+  { name: "rollouts without a score", step: "inversion/undefined", share: true, note: "They have no ρ over the unit of the reward, because they are too short or a signal is constant." },
   { name: "task reward", step: "task/mean" },
   { name: "accuracy", step: "task/accuracy", share: true, held: { value: "heldout/pass@1", low: "heldout/pass@1_low", high: "heldout/pass@1_high" }, greedy: "heldout/greedy" },
   { name: "completions without an answer", step: "accuracy/no_answer", share: true, beside: "accuracy/cut_off", held: { value: "heldout/no_answer" }, note: "Dotted: completions that were cut off before an answer." },
@@ -20,12 +20,12 @@ const PANELS = [
 ];
 const trainings = VALUES.trainings;
 const KINDS_OF_ROWS = ["step", "eval", "probe"];
-// ρ by every unit on a probe set, from checkpoints or from the callback of a training.
+// Panels with ρ by every unit on a probe set. The numbers come from checkpoints or from the callback of a training.
 for (const unit of ["type", "token", "step"]) {
   const key = `probe/spearman_${unit}`;
   PANELS.push({ name: `ρ by ${unit}, probed`, step: key, zero: true, held: { value: key, low: `${key}_low`, high: `${key}_high` } });
 }
-/** The curves: one for each run, or one with a band for each group. */
+/** The curves of a metric: one for each run, or one with a band for each group of seeds. */
 function curves(key) {
   const width = Math.max(1, Math.round(Number($("smooth").value)) || 1);
   const found = trainings.map((run, place) => ({ name: run.label, place, group: run.group, step: run.step.step, raw: run.step[key] ?? [], mean: runningMean(run.step[key] ?? [], width), alarms: run.alarms }));

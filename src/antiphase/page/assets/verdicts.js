@@ -3,7 +3,7 @@ import { visible } from "./text.js";
 
 export const verdictWord = ({ correct, outcome }) => (correct === true ? "right" : correct === false ? (outcome && outcome !== "wrong" ? `wrong (${outcome})` : "wrong") : null);
 
-/** Where the strict and the flexible score of an answer differ from its verdict; null where they do not. */
+/** The strict and the flexible score in words, if they differ from the verdict; null if neither differs. */
 export function otherScores(rollout) {
   const parted = [["strict", "strictly"], ["flexible", "flexibly"]].filter(([name]) => name in rollout && rollout[name] !== rollout.correct);
   return parted.map(([name, word]) => `${word} ${rollout[name] ? "right" : "wrong"}`).join(", ") || null;
