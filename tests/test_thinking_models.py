@@ -393,3 +393,56 @@ def test_verdicts_and_segments_are_those_of_the_hosts_batch(models, monkeypatch,
         assert counts.get(found[key].rollout_id, 0) == of_probe.get(names[key], 0) == length
         expected = getattr(found[key], f"spearman_token_{segment}")
         assert score == pytest.approx(expected, abs=1e-5, nan_ok=True)
+
+
+def test_a_thought_that_the_continued_message_began(models):
+    chat = [{"role": "user", "content": "Why <think>?"}, {"role": "assistant", "content": "<think>\nSo"}]
+    rows = [{"prompt": chat, "completion": text} for text in (" the answer is 4.", " it is 5.</think>It is 4.")]
+    found = antiphase.probe(str(models["qwen3"]), rollouts=rows, continue_final=True, **QUIET)
+    parts = found.tokens.groupby("rollout_id").segment.agg(lambda part: "".join(name[0] for name in part))
+    assert list(parts) == ["t" * 17, "t" * 10 + "a" * 8]
+    # A tag in an earlier message, and one in a plain text, begin nothing.
+    ended = [chat[0], {"role": "assistant", "content": "So"}]
+    for prompt, chats in ((ended, True), ("Begin with\n<think>\nplease", False)):
+        rows = [{"prompt": prompt, "completion": " the answer is 4."}]
+        found = antiphase.probe(str(models["qwen3"]), rollouts=rows, continue_final=True, chat_template=chats, **QUIET)
+        assert set(found.tokens.segment) == {"answer"}
+
+
+def test_switches_without_a_template_are_refused(models, tmp_path, capsys):
+    switch = ["--no-chat-template", "--chat-template-kwargs", '{"enable_thinking": true}', "--quiet"]
+    for command in (["probe", models["qwen3"]], ["eval", models["qwen3"], "--tasks", TASK]):
+        assert cli.main([*map(str, command), *switch, "--out", str(tmp_path / command[0])]) == 2
+        assert "would have no effect, because the chat template is not used" in capsys.readouterr().err
+    words = flags(models["qwen3"], tmp_path / "t", tasks=TASK, chat_template_kwargs='{"enable_thinking": true}')
+    with pytest.raises(InvalidInputError, match="would have no effect"):
+        train([*words, "--chat_template", "false"])
+
+
+def test_resume_names_only_what_differs(models, tmp_path):
+    options = {"tasks": (TASK,), "num_problems": 4, "samples": 0, "max_new_tokens": 12, **QUIET}
+    antiphase.evaluate(str(models["qwen3"]), out=tmp_path / "a", **options)
+    (tmp_path / "a" / "summary.json").unlink()
+    with pytest.raises(InvalidInputError) as refused:
+        antiphase.evaluate(str(models["qwen3"]), out=tmp_path / "a", resume=True, **{**options, "max_new_tokens": 13})
+    assert "max_new_tokens was 12, is 13" in str(refused.value)
+    assert "identities.max_new_tokens was 12, is 13" in str(refused.value)
+    assert len(str(refused.value)) < 300
+
+
+def test_evaluations_by_other_rules_are_not_mixed(models, tmp_path):
+    options = {"tasks": (TASK,), "num_problems": 4, "samples": 0, "max_new_tokens": 12, **QUIET}
+    for name in ("a", "b"):
+        antiphase.evaluate(str(models["qwen3"]), out=tmp_path / name, **options)
+    path = tmp_path / "b" / "summary.json"
+    summary = json.loads(path.read_text())
+    del summary["versions"]["verdicts"]
+    path.write_text(json.dumps(summary))
+    with pytest.raises(InvalidInputError, match="verifier: verdicts 2 and None"):
+        antiphase.compare([f"a={tmp_path}/a", f"b={tmp_path}/b"])
+    path.unlink()
+    config = json.loads((tmp_path / "b" / "config.json").read_text())
+    del config["config"]["verdict_rules"]
+    (tmp_path / "b" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InvalidInputError, match="verdict_rules was None, is '2'"):
+        antiphase.evaluate(str(models["qwen3"]), out=tmp_path / "b", resume=True, **options)

@@ -58,9 +58,22 @@ def test_a_still_clock_changes_nothing_else() -> None:
     asks += "{% macro day() %}{{ strftime_now( '%d%%' ) }}{% endmacro %}{{ day() }} {{ messages[0].content }}"
     tokenizer = byte_tokenizer(asks)
     assert text_of("hi", tokenizer=tokenizer, moment="2031-02-03T23:59:59") == "\n23:5903% hi"
-    computed = byte_tokenizer("{% set form = '%d' %}{{ strftime_now(form) }}")
-    with pytest.raises(InvalidInputError, match="a form that the template computes"):
-        text_of("hi", tokenizer=computed, moment="2031-02-03T23:59:59")
+    for asks, shown in (
+        ("{% set form = '%d' %}{{ strftime_now(form) }}", "03"),
+        ("{{ strftime_now(format='%-d.%-m.%Y') }}", "3.2.2031"),
+        ("{{ strftime_now('it\\'s %H:%M, 100%%') }}", "it's 23:59, 100%"),
+        ("{{ strftime_now('') }}|{{ strftime_now('%A') | upper }}", "|MONDAY"),
+    ):
+        assert text_of("hi", tokenizer=byte_tokenizer(asks), moment="2031-02-03T23:59:59") == shown
+        assert text_of("hi", tokenizer=byte_tokenizer(asks))
+    with pytest.raises(InvalidInputError, match="strftime has no code %Q"):
+        text_of("hi", tokenizer=byte_tokenizer("{{ strftime_now('%Q') }}"), moment="2031-02-03T23:59:59")
+
+
+@pytest.mark.parametrize("value", [float("nan"), {1, 2}, object()])
+def test_variables_are_what_json_can_hold(value) -> None:
+    with pytest.raises(InvalidInputError, match="values that JSON can hold"):
+        ChatOptions({"enable_thinking": value})
 
 
 def test_system_messages_that_a_template_refuses_or_drops() -> None:
@@ -131,6 +144,15 @@ def test_a_rendered_text_without_control_tokens_begins_and_ends_as_the_template_
     assert not is_rendered("hi", bare)
     refusing = byte_tokenizer("{{ raise_exception('nothing') }}")
     assert not is_rendered("hi", refusing)
+
+
+def test_a_rendered_text_after_white_space_keeps_its_one_bos() -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = thinking_tokenizer(R1)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    ids = PromptFormat().encode(tokenizer, "\n<s><|User|>hi<|Assistant|><think>\n", "here")
+    assert ids.count(1) == 1
 
 
 def test_what_cannot_go_into_a_rendered_text_is_refused() -> None:

@@ -116,7 +116,7 @@ def test_655_360_tokens_fit_open_and_stay_usable(browser, large) -> None:
     assert times["next rollout"] < 1.5, times
     assert "for some rollouts only" in page.inner_text("#scatter-caption")
     held = page.locator("#held").inner_text()
-    assert "64 rollouts, 32,768 tokens, layers and alternatives of" in held
+    assert "64 rollouts, 32,768 tokens, with layers and alternatives of" in held
     watched.quiet()
 
 

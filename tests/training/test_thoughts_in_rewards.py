@@ -188,3 +188,14 @@ def test_rewards_without_our_trainer() -> None:
     assert vote(completions=texts, prompts=[chat] * 4) == [1, 0, 1, 0]
     parsed = [[{"role": "assistant", "content": text, "thinking": "so"}] for text in ("7", "", "7", "8")]
     assert vote(completions=parsed, prompts=[chat[:1]] * 4) == [1, 0, 1, 0]
+
+
+def test_a_completion_that_was_cut_off_has_no_vote() -> None:
+    with VerifierPool(1) as pool:
+        vote = reward_function("majority_vote", pool)
+    vote.group_size = 4
+    said = ["so 7", "so 7", "so 7", "The answer is 8."]
+    assert vote(said, answer=["8"] * 4, finishes=["length"] * 3 + ["stop"]) == [0, 0, 0, 1]
+    assert vote(said, answer=["8"] * 4, finishes=["stop"] * 4) == vote(said, answer=["8"] * 4) == [1, 1, 1, 0]
+    # An announced answer was given before the end.
+    assert vote(said, answer=["8"] * 4, finishes=["length"] * 4) == [0, 0, 0, 1]

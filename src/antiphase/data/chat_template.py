@@ -7,6 +7,7 @@ been rendered by the template before. The functions here find these cases. They 
 """
 
 import functools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,11 @@ _RESERVED = frozenset(
 )  # fmt: skip
 # The function with which a template asks for the time. transformers offers it to every template.
 _CLOCK = "strftime_now"
-_FORMAT = re.compile(rf"\b{_CLOCK}\(\s*(['\"])(.*?)\1")
+# The codes of `strftime` that a template may use, and a private character that takes the place of `%%`.
+_TIME_CODES = (
+    "a A b B c C d D e F G g h H I j k l m M n p P r R S s T t u U V w W x X y Y z Z f -d -m -H -I -M -S -j -y"
+)
+_PERCENT = "\ue000"
 _PLACEHOLDER = "antiphase-placeholder"
 
 
@@ -31,21 +36,25 @@ def with_fixed_time(template: str, moment: str) -> str:
     """Return a chat template that always reads the same time.
 
     A template asks for the time with a function that transformers offers, `strftime_now(format)`. Here a macro with
-    this name is put before the template. The macro knows the formats that the template contains as quoted texts. It
-    raises an error for a format that the template computes.
+    this name is put before the template. It writes the time in any format of `strftime`.
 
     Args:
         template: the chat template.
         moment: the time that the template reads, in ISO format.
     """
     shown = datetime.fromisoformat(moment)
-    cases = "".join(
-        f"{{%- if form == {form!r} -%}}{shown.strftime(form)}{{%- set known = true -%}}{{%- endif -%}}"
-        for form in dict.fromkeys(found for _, found in _FORMAT.findall(template))
+    known = {code: shown.strftime(f"%{code}") for code in _TIME_CODES.split()}
+    # `%%` stands for a percent sign. It is kept apart while the format is split at the other percent signs.
+    parts = f"(format | string).replace('%%', '{_PERCENT}').split('%')"
+    written = (
+        "{%- if loop.first -%}{{- part -}}"
+        "{%- elif part[:2] in known -%}{{- known[part[:2]] ~ part[2:] -}}"
+        "{%- elif part[:1] in known -%}{{- known[part[:1]] ~ part[1:] -}}"
+        "{%- else -%}{{- raise_exception('strftime has no code %' ~ part[:1]) -}}{%- endif -%}"
     )
-    refusal = "{{- raise_exception('the time is asked for in a form that the template computes') -}}"
-    macro = f"{{%- macro {_CLOCK}(form) -%}}{cases}{{%- if not known -%}}{refusal}{{%- endif -%}}{{%- endmacro +%}}"
-    return macro + template
+    text = f"{{%- set text -%}}{{%- for part in {parts} -%}}{written}{{%- endfor -%}}{{%- endset -%}}"
+    result = f"{{{{- text.replace('{_PERCENT}', '%') -}}}}"
+    return f"{{%- macro {_CLOCK}(format) -%}}{{%- set known = {known!r} -%}}{text}{result}{{%- endmacro +%}}{template}"
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,8 @@ class ChatOptions:
         moment: the time, in ISO format, that a template reads when it asks for the time; None is the present time.
 
     Raises:
-        InvalidInputError: `template_kwargs` names an argument that antiphase sets itself.
+        InvalidInputError: `template_kwargs` names an argument that antiphase sets itself, or holds something that JSON
+            cannot hold, such as NaN.
     """
 
     template_kwargs: Mapping[str, Any] | None = None
@@ -76,6 +86,13 @@ class ChatOptions:
                 f"chat_template_kwargs may not hold {', '.join(taken)}: antiphase sets this itself. Give variables "
                 'that the chat template reads, such as {"enable_thinking": false}.'
             )
+        try:
+            json.dumps(self.template_kwargs, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(
+                f"chat_template_kwargs must be values that JSON can hold ({error}), such as "
+                '{"enable_thinking": false}.'
+            ) from None
 
     def arguments(self, tokenizer: Any) -> dict[str, Any]:
         """Return the keyword arguments for the tokenizer's `apply_chat_template`."""

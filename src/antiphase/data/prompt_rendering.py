@@ -4,7 +4,7 @@
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,15 @@ from antiphase.data.chat_template import ChatOptions, chat_token_ids, fold_syste
 from antiphase.data.given_rollouts import GivenRollout
 from antiphase.data.prompts import Messages
 from antiphase.errors import InvalidInputError
+
+
+def check_used(template_kwargs: Mapping[str, Any] | None, chat_template: bool | None) -> None:
+    """Raise InvalidInputError if there are variables for a chat template, and the chat template is not used."""
+    if template_kwargs and chat_template is False:
+        raise InvalidInputError(
+            f"chat_template_kwargs {dict(template_kwargs)!r} would have no effect, because the chat template is not "
+            "used (--no-chat-template). Leave one of the two out."
+        )
 
 
 @dataclass(frozen=True)
@@ -121,7 +130,7 @@ def prompt_token_ids(
     """
     if isinstance(wrapped, str):
         # A prompt that was rendered before already has a BOS token. A second one would change every number.
-        rendered = tokenizer.bos_token is not None and wrapped.startswith(tokenizer.bos_token)
+        rendered = tokenizer.bos_token is not None and wrapped.lstrip().startswith(tokenizer.bos_token)
         ids = tokenizer(wrapped, add_special_tokens=not rendered).input_ids
     else:
         ids = chat_token_ids(tokenizer, wrapped, place, chat or ChatOptions())

@@ -33,7 +33,7 @@ HEADLINE = "headline"
 _OF_STEPS = ("splitter", "step_strength", "min_steps")
 _CODE = "the file of the task"
 _TAGS = "think_tags"
-_VERIFIERS = ("antiphase", "math-verify", "reasoning-gym", _CODE, _TAGS)
+_VERIFIERS = ("antiphase", "verdicts", "math-verify", "reasoning-gym", _CODE, _TAGS)
 
 
 @dataclass(frozen=True)

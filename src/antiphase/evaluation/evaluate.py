@@ -24,7 +24,7 @@ from antiphase.runs.items import Limits
 from antiphase.runs.parts import Kind
 from antiphase.runs.run import Frames, Run
 from antiphase.runs.versions import versions
-from antiphase.tasks.pool import VerifierPool
+from antiphase.tasks.pool import VERDICT_RULES, VerifierPool
 
 
 def evaluate(
@@ -140,7 +140,7 @@ class _EvaluationRun(Run[EvalRequest, Evaluation]):
 
 def verifier_versions() -> dict[str, str]:
     """Return the versions of the installed packages that decide which answers are right."""
-    found = {}
+    found = {"verdicts": VERDICT_RULES}
     for package in ("math-verify", "reasoning-gym"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)

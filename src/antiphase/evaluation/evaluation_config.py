@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar, cast
 
-from antiphase.data.prompt_rendering import PromptFormat
+from antiphase.data.prompt_rendering import PromptFormat, check_used
 from antiphase.errors import InvalidInputError
 from antiphase.rollouts.sampling_spec import Sampling
 from antiphase.runs.run_config import RunConfig, signal_specs
@@ -58,6 +58,7 @@ class EvalConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_used(self.chat_template_kwargs, self.chat_template)
         if not self.tasks and self.suite is None:
             raise InvalidInputError("name at least one task: --tasks gsm8k,math500, or --suite smoke.")
         if self.samples is None:

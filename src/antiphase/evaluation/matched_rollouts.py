@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -122,6 +122,12 @@ def _completion(row: TableRow, problem: Problem, counts: dict[str, int]) -> Give
             f"{row.place}: expected 'completion' text or 'completion_ids'; found {', '.join(row.values) or 'nothing'}."
         )
     prompt_ids, finish = row.values.get("prompt_ids"), _present(row, "finish")
+    if finish not in (None, "stop", "length", "given"):
+        raise InvalidInputError(
+            f"{row.place}: finish must be 'stop' or 'length'; got {finish!r}. Leave it out if it is not known."
+        )
+    if isinstance(prompt_ids, Sized) and not len(prompt_ids):
+        raise InvalidInputError(f"{row.place}: prompt_ids is empty; nothing predicts the first completion token.")
     return GivenCompletion(
         row.place,
         problem,

@@ -18,6 +18,7 @@ from antiphase.runs.folder_kinds import EVALUATION
 from antiphase.runs.run_config import config_from
 from antiphase.runs.run_request import Outputs, RunRequest, with_rollouts
 from antiphase.tasks.own_task import code_digests, recorded_code
+from antiphase.tasks.pool import VERDICT_RULES
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class EvalRequest(RunRequest):
             **self.config.to_dict(),
             **recorded_code(code_digests(plan.task for plan in self.plans)),
             "identities": self.identities,
+            "verdict_rules": VERDICT_RULES,
             "weights_sha256": {name: saved_digest(name) for name in self.config.models},
             "given_sha256": None if self.matched is None else given_digest(self.matched),
         }

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from antiphase.data.chat_template import ChatOptions
-from antiphase.data.prompt_rendering import PromptFormat
+from antiphase.data.prompt_rendering import PromptFormat, check_used
 from antiphase.data.prompts import BUILT_IN, STEP_BY_STEP
 from antiphase.errors import InvalidInputError
 from antiphase.rollouts.sampling_spec import Sampling
@@ -49,6 +49,7 @@ class ProbeConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_used(self.chat_template_kwargs, self.chat_template)
         self.check_counts("samples")
         if self.alternatives < 0:
             raise InvalidInputError(f"alternatives must be at least 0; got {self.alternatives}.")

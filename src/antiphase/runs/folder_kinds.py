@@ -65,8 +65,24 @@ def check_same(folder: Path, what: str, before: Mapping[str, Any], now: Mapping[
     """Raise InvalidInputError, with the first differences, if what a folder holds was made with other options."""
     differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if differing:
-        shown = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in differing[:3])
+        places = [place for key in differing for place in _differences(key, before.get(key), now.get(key))]
+        shown = "; ".join(f"{key} was {was!r}, is {is_now!r}" for key, was, is_now in dict.fromkeys(places[:3]))
         raise InvalidInputError(f"{str(folder)!r} holds {what} of other options, so it cannot be continued: {shown}.")
+
+
+def _differences(key: str, before: Any, now: Any) -> list[tuple[str, Any, Any]]:
+    """Return what differs between two values of an option: its name, the value before, and the value now.
+
+    Of mappings, and of lists of mappings, only the entries that differ are returned.
+    """
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = [(key, *pair) for pair in zip(before, now, strict=True) if pair[0] != pair[1]]
+        if all(isinstance(was, dict) and isinstance(is_now, dict) for _, was, is_now in pairs):
+            return [found for pair in pairs for found in _differences(*pair)]
+    if isinstance(before, dict) and isinstance(now, dict):
+        names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        return [(f"{key}.{name}", before.get(name), now.get(name)) for name in names]
+    return [(key, before, now)]
 
 
 def is_free(path: Path) -> bool:

@@ -153,14 +153,29 @@ def completion_text(
 
 
 def opened_in_prompt(tokenizer: Any, prompt_ids: Sequence[int], tags: Sequence[tuple[str, str]] = TAGS) -> str | None:
-    """Return the opening tag at the end of the prompt; None if the prompt does not end with one.
+    """Return the opening tag of a thought that the prompt has begun and not ended; None if it has begun none.
+
+    Many chat templates end a prompt with the opening tag. A chat whose last message the model continues may also hold
+    the first words of the thought. A tag in an earlier message does not count.
 
     Args:
         tokenizer: the model's tokenizer.
         prompt_ids: the token ids of the prompt.
         tags: pairs of an opening and a closing tag.
     """
-    return _opening_at_end(str(tokenizer.decode(list(prompt_ids[-_PROMPT_END:]))), tags)
+    ids = [int(token) for token in prompt_ids]
+    at_end = _opening_at_end(str(tokenizer.decode(ids[-_PROMPT_END:])), tags)
+    if at_end is not None:
+        return at_end
+    # The last message stands behind the last control token that is neither a tag nor BOS.
+    others = {tokenizer.bos_token, *(tag for pair in tags for tag in pair)}
+    controls = {token for text, token in tokenizer.get_added_vocab().items() if text not in others}
+    last = max((place for place, token in enumerate(ids) if token in controls), default=None)
+    if last is None:
+        return None
+    message = str(tokenizer.decode(ids[last + 1 :]))
+    begun = [opening for opening, _ in tags if opening in message]
+    return max(begun, key=message.rfind) if begun and spoken(message, tags).answer is None else None
 
 
 def _special_tokens(tokenizer: Any) -> list[str]:

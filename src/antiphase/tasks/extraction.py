@@ -109,6 +109,23 @@ def extract_answer(completion: str, mode: ExtractMode, gold: str) -> str | None:
 
 
 @functools.lru_cache(maxsize=512)
+def is_whole(completion: str, gold: str, finish: str | None) -> bool:
+    """Return whether a completion was not cut off before it gave its answer.
+
+    A completion that reached its length limit would have gone on. So its last number and its last line are no answer;
+    an answer in tags, in a box or after an announcement is one.
+
+    Args:
+        completion: the generated text after its thought.
+        gold: the reference answer.
+        finish: how the completion ended; `length` means that it reached its length limit.
+    """
+    if finish != "length":
+        return True
+    found = find_answer(completion, "auto", gold)
+    return found is not None and found.how not in ("number", "line")
+
+
 def find_answer(completion: str, mode: ExtractMode, gold: str) -> Found | None:
     """Return the answer as `extract_answer` does, and where it was found.
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from antiphase.data.chat_template import ChatOptions, unused_variables
-from antiphase.data.prompt_rendering import PromptFormat, prompt_token_ids
+from antiphase.data.prompt_rendering import PromptFormat, check_used, prompt_token_ids
 from antiphase.errors import InvalidInputError
 from antiphase.models.loading import inspect_model
 from antiphase.rollouts.sampling_spec import Sampling
@@ -79,6 +79,7 @@ def table_of(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem]) -> lis
     """
     options = recipe.options
     form = PromptFormat(options.prompt_template, options.system_prompt, options.chat_template, chat_options(recipe))
+    check_used(form.chat.template_kwargs, options.chat_template)
     unknown = unused_variables(tokenizer, sorted(form.chat.template_kwargs or ()))
     if unknown:
         raise InvalidInputError(

@@ -17,6 +17,7 @@ from trl.trainer.utils import get_callable_name, is_async_callable
 from antiphase.errors import InvalidInputError
 from antiphase.scores import RolloutScores
 from antiphase.steps.thoughts import TAGS, spoken
+from antiphase.tasks.extraction import is_whole
 from antiphase.tasks.task_rewards import ReadingReward
 from antiphase.training.completion_texts import CompletionReader
 
@@ -154,9 +155,10 @@ class NegativeEntropyReward(SignalReward):
 class MajorityVoteReward(ReadingReward):
     """Reward of 1 if the completion's answer is the most common of its group, else 0 (TTRL, arXiv 2504.16084).
 
-    Answers are compared as `extract` returns them. A completion has no vote and gets 0 if it has no answer, or if its
-    thought does not end. Among equally common answers, the one that came first wins. Deviation: only the rollouts of
-    the group vote. In TTRL more samples vote (64) than are trained on (32).
+    Answers are compared as `extract` returns them. A completion has no vote and gets 0 if it has no answer, if its
+    thought does not end, or if it was cut off before it announced an answer. Among equally common answers, the one
+    that came first wins. Deviation: only the rollouts of the group vote. In TTRL more samples vote (64) than are
+    trained on (32).
 
     Args:
         extract: returns the answer that a text gives, or None if it gives none. The text is what a completion says
@@ -177,6 +179,7 @@ class MajorityVoteReward(ReadingReward):
         completions: Sequence[Any],
         answer: Sequence[str] | None = None,
         prompts: Sequence[Any] | None = None,
+        finishes: Sequence[str] | None = None,
         **_: Any,
     ) -> list[float]:
         """Return 1 or 0 for each completion of this process, by the votes of the groups of all processes."""
@@ -185,7 +188,11 @@ class MajorityVoteReward(ReadingReward):
 
         kinds = answer if answer is not None else [""] * len(completions)
         said = [spoken(text, self.tags).answer for text in self.texts(completions, prompts)]
-        own = [None if text is None else self.extract(text, kind) for text, kind in zip(said, kinds, strict=True)]
+        ends = finishes if finishes is not None else [""] * len(completions)
+        own = [
+            None if text is None or not is_whole(text, kind, end) else self.extract(text, kind)
+            for text, kind, end in zip(said, kinds, ends, strict=True)
+        ]
         # A group may be spread over processes.
         answers = gather_object(own)
         rewards = []
