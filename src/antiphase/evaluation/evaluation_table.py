@@ -8,6 +8,7 @@ from antiphase.evaluation.task_metrics import SCORES
 from antiphase.runs.table_text import (
     ends_note,
     interval_text,
+    layers_note,
     of_part,
     parts_note,
     segment_note,
@@ -309,8 +310,9 @@ def _notes(results: Sequence[Entry], measured: Sequence[Entry]) -> list[str]:
             "AUROC: how well the score tells right from wrong rollouts of the same problem (0.5 is chance), over the "
             "mixed problems, which have both. gain: accuracy of picking by the score, minus that of random picking.",
         ]
-    ends = {entry["model"]: ends_note(entry) for entry in results}
-    notes += [f"{model}: {text}" for model, text in ends.items() if text is not None]
+    for note in (layers_note, ends_note) if measured else (ends_note,):
+        by_model = {entry["model"]: note(entry) for entry in results}
+        notes += [f"{model}: {text}" for model, text in by_model.items() if text is not None]
     for result in measured:
         said = parts_note(result["signals"], headline_of(result["signals"]))
         notes += [] if said is None else [f"{result['model']}, {result['task']}, {result['estimator']}: {said}"]
