@@ -111,6 +111,16 @@ def test_the_gate_of_q_proj_is_not_q(family: str) -> None:
     assert signals.strength[0, 4].item() == pytest.approx(torch.linalg.svdvals(query).sum().item(), rel=1e-8)
 
 
+def test_own_measures_layers_after_which_only_attention_mixes() -> None:
+    with pytest.raises(UnsupportedModelError, match="outside softmax attention"):
+        token_signals(family_model("Qwen3.5"), family_batch())
+    with pure_double():
+        model = family_model("Qwen3.5", torch.float64)
+        fast, truth = (token_signals(model, family_batch(), SignalSpec(e, "last")) for e in ("own", "oracle-own"))
+    assert fast.layers == (3,)
+    assert relative_error(fast.strength_by_projection, truth.strength_by_projection) <= 1e-8
+
+
 def test_unknown_half_of_q_proj_is_refused() -> None:
     model = tiny_model()
     model.model.layers[1].self_attn.q_proj = torch.nn.Linear(24, 48, bias=False)
