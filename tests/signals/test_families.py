@@ -153,6 +153,11 @@ def test_linear_attention_is_not_taken_for_attention() -> None:
     ]
 
 
+def test_latent_attention_is_refused_with_what_was_found() -> None:
+    assert "DeepseekV3ForCausalLM" in finding("DeepSeek-V3").refused["full"]
+    assert "kv_b_proj" in finding("DeepSeek-V3").refused["full"]
+
+
 def test_layer_with_unknown_attention_is_refused() -> None:
     model = tiny_model()
     attention = model.model.layers[1].self_attn
@@ -250,6 +255,8 @@ def test_what_is_left_out_stands_in_summary_and_table(tmp_path) -> None:
         assert result["left_out"] == left_out(family_model(family))
         assert " ".join(layers_note(result).split()) in " ".join(str(found).split())
         json.dumps(found.summary, allow_nan=False)
-    assert layers_note(result) == "all layers are 2 of 4 layers: 2 have no softmax attention (conv: 0, 3)."
+    assert layers_note(result) == (
+        "2 of 4 layers have softmax attention and can be measured; 2 have none (conv: 0, 3)."
+    )
     assert layers_note({}) is None
     assert result["layers"] == [1, 2]

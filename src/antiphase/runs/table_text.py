@@ -111,7 +111,9 @@ def layers_note(result: Mapping[str, Any]) -> str | None:
     if kinds:
         num = sum(map(len, kinds.values()))
         listed = "; ".join(f"{kind}: {ranges(numbers)}" for kind, numbers in kinds.items())
-        texts.append(f"all layers are {total - num} of {total} layers: {num} have no softmax attention ({listed})")
+        texts.append(
+            f"{total - num} of {total} layers have softmax attention and can be measured; {num} have none ({listed})"
+        )
     absent = found["without_projection"]
     reusing = absent.get("K", [])
     joined = [number for number in absent.get("V", []) if number not in reusing]
