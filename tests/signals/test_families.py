@@ -56,6 +56,17 @@ def test_steps_of_layers_that_share(family: str, estimator: str) -> None:
     torch.testing.assert_close(fast.strength, truth.strength, equal_nan=True, rtol=1e-7, atol=0)
 
 
+@pytest.mark.parametrize("family", [SHARING, ONE_WEIGHT])
+def test_steps_of_several_layers_at_once(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As on a GPU: only layers with the same projections are computed together.
+    model, batch = family_model(family), family_batch()
+    spec, steps = SignalSpec(step_strength="joint"), steps_of(batch, ((2, 4), (1, 7)))
+    single = token_signals(model, batch, spec, steps=steps).steps.strength_by_projection
+    monkeypatch.setattr("antiphase.signals.own._layers_at_once", lambda _: 4)
+    several = token_signals(model, batch, spec, steps=steps).steps.strength_by_projection
+    torch.testing.assert_close(several, single, equal_nan=True, rtol=1e-4, atol=0)
+
+
 def test_cells_that_a_layer_lacks_are_undefined_and_left_out_of_the_mean() -> None:
     signals = finding(SHARING).measured["full"][0]
     there = signals.strength_by_projection[signals.measured].isfinite().all(0)
