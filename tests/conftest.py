@@ -111,13 +111,17 @@ def tiny_model(
     special = {key: _BASE[key] for key in ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")}
     config = AutoConfig.for_model(model_type, **{**special, **shared, **own, **changes})
     set_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return shaken(AutoModelForCausalLM.from_config(config, dtype=torch.float32), noise).to(dtype)
+
+
+def shaken(model: PreTrainedModel, noise: float) -> PreTrainedModel:
+    """The model in evaluation mode, with normal noise on its weights so that attention is far from uniform."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
             scale = 0.3 if parameter.ndim == 1 else noise * parameter.shape[-1] ** -0.5
             parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
-    return model.to(dtype).eval()
+    return model.eval()
 
 
 @contextlib.contextmanager

@@ -98,8 +98,8 @@ class SignalSpec:
             `oracle` is the slow definition of `full`: one ordinary backward pass to the weights per token.
             `oracle-own` is the slow definition of `own`.
             An estimator that was added to `ESTIMATORS` can also be named.
-        layers: `all`, `last`, `last-K` (the last K layers), or a comma-separated list of layer indices. Negative
-            indices count from the end.
+        layers: `all` (all layers with softmax attention), `last`, `last-K` (the last K layers), or a comma-separated
+            list of layer indices. Negative indices count from the end. All layers of the decoder are counted.
         projections: which of the attention projections Q, K, V and O are measured.
         norm: `nuclear` (the paper), `frobenius`, or `l1` (entrywise, as in the post's §2.1).
         target: `logit` (the generated token's raw logit) or `logprob` (a control; see docs/method.md).
@@ -171,7 +171,7 @@ def parse_layers(text: str, num_layers: int | None) -> list[int]:
 
     Args:
         text: `all`, `last`, `last-K` (the last K layers), or a list of indices such as `0,3,-1`.
-        num_layers: the number of attention layers of the model. If it is None, only the syntax of the text is checked,
+        num_layers: the number of layers of the model's decoder. If it is None, only the syntax of the text is checked,
             and the result is empty.
 
     Raises:
@@ -187,7 +187,7 @@ def parse_layers(text: str, num_layers: int | None) -> list[int]:
         if num_layers is None:
             return []
         if int(count) > num_layers:
-            raise InvalidInputError(f"layers {text!r}: the model has {num_layers} attention layers.")
+            raise InvalidInputError(f"layers {text!r}: the model has {num_layers} layers.")
         return list(range(num_layers - int(count), num_layers))
     try:
         wanted = [int(part) for part in text.split(",")]
@@ -198,6 +198,6 @@ def parse_layers(text: str, num_layers: int | None) -> list[int]:
     for index in wanted:
         if not -num_layers <= index < num_layers:
             raise InvalidInputError(
-                f"layer {index} does not exist: the model has {num_layers} attention layers, 0 to {num_layers - 1}."
+                f"layer {index} does not exist: the model has {num_layers} layers, 0 to {num_layers - 1}."
             )
     return sorted({index % num_layers for index in wanted})

@@ -206,12 +206,13 @@ class TokenSignals:
         logprob: the log-probability ln p_y of the generated token y, in nats.
         strength: the gradient strength: the norm of ∂target/∂W, as the mean over the chosen layers and projections;
             NaN where it was not measured.
-        strength_by_projection: the gradient strength for each layer and projection, before averaging.
+        strength_by_projection: the gradient strength for each layer and projection, before averaging; NaN for a
+            projection that the layer does not have.
         logprob_control: √(1 − 2 p_y + Σ p²), the norm of ∂ ln p_y / ∂z for the logits z. It rises with entropy by
             construction, so it serves as a control.
         self_certainty: KL(U‖p), the distance of p from the uniform distribution U, in nats (Intuitor).
         measured: True where the strength was measured.
-        layers: the indices of the chosen attention layers.
+        layers: the indices of the measured layers, counted over all layers of the decoder.
         spec: the options of the measurement. Name its estimator wherever the numbers are shown.
         alternatives: the most probable tokens `[batch, token, rank]`; None if `spec.num_alternatives` is 0.
         magnitudes: the raw logits and the norms of the vectors behind them, `[batch, token]`; None if they are not

@@ -10,6 +10,7 @@ from antiphase.evaluation.two_scores import TWO_SCORES, TWO_SCORES_NOTE, differ_
 from antiphase.runs.table_text import (
     ends_note,
     interval_text,
+    layers_note,
     of_part,
     parts_note,
     segment_note,
@@ -201,8 +202,9 @@ def _notes(results: Sequence[Entry], measured: Sequence[Entry]) -> list[str]:
             "mixed problems, which have both right and wrong rollouts. gain: accuracy if the rollout with the best "
             "score is picked, minus the accuracy of a random pick.",
         ]
-    ends = {entry["model"]: ends_note(entry) for entry in results}
-    notes += [f"{model}: {text}" for model, text in ends.items() if text is not None]
+    for note in (layers_note, ends_note) if measured else (ends_note,):
+        by_model = {entry["model"]: note(entry) for entry in results}
+        notes += [f"{model}: {text}" for model, text in by_model.items() if text is not None]
     for result in measured:
         said = parts_note(result["signals"], headline_of(result["signals"]))
         notes += [] if said is None else [f"{result['model']}, {result['task']}, {result['estimator']}: {said}"]

@@ -1,53 +1,31 @@
 """Find the attention projections (Q, K, V and O) and the backbone of a causal language model.
 
-The projections are found by the names of the submodules of each attention module. So a new architecture works if its
-names follow a known layout. Nothing here changes a model or runs it.
+The projections of each attention module are found by `layouts`. Layers without softmax attention are found too, and
+named, so that a measurement of all layers says what it leaves out. Nothing here changes a model or runs it.
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from antiphase.errors import UnsupportedModelError
+from antiphase.models.layouts import LAYOUTS, Projection, match
 from antiphase.signal_spec import PROJECTIONS, ProjectionName
-
-_OUTPUT_NAMES = ("o_proj", "out_proj", "dense")
-_LAYOUTS = (
-    f"q_proj + k_proj + v_proj + {'|'.join(_OUTPUT_NAMES)}, qkv_proj + o_proj, "
-    "query_key_value + dense (GPT-NeoX), c_attn + c_proj (GPT-2)"
-)
-
-
-@dataclass(frozen=True)
-class Projection:
-    """One of the attention projections Q, K, V and O.
-
-    Args:
-        module: the module that computes the projection. A fused module (`qkv_proj`, `c_attn`) computes three of them.
-        features: the indices of the module's output features that belong to this projection; None means all.
-    """
-
-    module: nn.Module
-    features: Tensor | None = None
-
-    def select(self, output: Tensor) -> Tensor:
-        """Return the columns of the module's output that belong to this projection, `[..., features]`."""
-        return output if self.features is None else output.index_select(-1, self.features.to(output.device))
 
 
 @dataclass(frozen=True)
 class AttentionLayer:
-    """One attention module and its four projections.
+    """One attention module and its projections.
 
     Args:
-        index: the number of the layer, counted from 0.
+        index: the number of the layer among all layers of the decoder, counted from 0.
         name: the name of the attention module in the decoder.
         module: the attention module.
-        projections: the projections Q, K, V and O by name.
+        projections: the projections Q, K, V and O by name. A layer that reuses the keys and values of another layer
+            has no K and V. A layer in which one weight computes both has no V.
     """
 
     index: int
@@ -56,9 +34,25 @@ class AttentionLayer:
     projections: Mapping[ProjectionName, Projection]
 
 
+@dataclass(frozen=True)
+class DecoderLayers:
+    """All layers of a text decoder: those with softmax attention, and the others by their kind.
+
+    Args:
+        attention: the layers with softmax attention, in order.
+        num_layers: the number of all layers.
+        others: for the number of each other layer, its kind, such as `linear_attention` or `conv`.
+    """
+
+    attention: tuple[AttentionLayer, ...]
+    num_layers: int
+    others: Mapping[int, str]
+
+
 def modules_of(layers: Sequence[AttentionLayer], names: Sequence[ProjectionName]) -> list[nn.Module]:
     """Return the modules that compute the named projections of some layers, in order and each once."""
-    return list(dict.fromkeys(layer.projections[name].module for layer in layers for name in names))
+    found = (layer.projections[name].module for layer in layers for name in names if name in layer.projections)
+    return list(dict.fromkeys(found))
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -111,36 +105,127 @@ def outer_norms(model: nn.Module) -> list[nn.Module]:
 
 
 def find_attention(model: nn.Module) -> tuple[AttentionLayer, ...]:
-    """Return the attention layers of the text decoder, in order.
+    """Return the attention layers of the text decoder, in order. The errors are those of `find_layers`."""
+    return find_layers(model).attention
+
+
+def find_layers(model: nn.Module) -> DecoderLayers:
+    """Return all layers of the text decoder.
+
+    Layers of linear attention, convolutions and state spaces have no attention weights between positions. They are not
+    measured, also if they have projections of the same names.
 
     Raises:
-        UnsupportedModelError: no module follows a known layout. The message lists the known layouts and the names of
-            the modules that the model has.
+        UnsupportedModelError: no module follows a known layout, or the attention of one layer does not, or two layers
+            have the same weights. The message says what was found.
     """
     model = unwrap(model)
-    decoder = backbone(model)
-    layers: list[AttentionLayer] = []
-    for name, module in decoder.named_modules():
-        projections = _match(module, cast(Any, model).config.get_text_config())
+    decoder, config = backbone(model), cast(Any, model).config.get_text_config()
+    kinds = list(getattr(config, "layer_types", None) or ())
+    found = []
+    for name, module in decoder.named_modules(remove_duplicate=False):
+        number = _number(name)
+        if number is not None and number < len(kinds) and kinds[number] in _WITHOUT_ATTENTION:
+            continue
+        projections = match(module, config)
         if projections is not None:
-            layers.append(AttentionLayer(len(layers), name, module, projections))
-    if not layers:
-        found = sorted({name.rsplit(".", 1)[-1] for name, m in decoder.named_modules() if not list(m.children())})
+            found.append((number, name, module, projections))
+    if not found:
         raise UnsupportedModelError(
-            f"{_named(model)} has no attention projections that antiphase knows. Looked for {_LAYOUTS}; found the "
-            f"modules {', '.join(found[:12])}."
+            f"{_named(model)} has no attention projections that antiphase knows. Looked for {LAYOUTS}; found the "
+            f"modules {', '.join(_leaves(decoder)[:12])}."
         )
-    return tuple(layers)
+    numbers = [number for number, *_ in found]
+    stack = _stack(decoder, found[0][1])
+    if None in numbers or len(set(numbers)) < len(numbers) or stack is None:
+        # The names do not say which layer is which, so the attention modules are counted.
+        layers = tuple(AttentionLayer(index, *rest) for index, (_, *rest) in enumerate(found))
+        number_of_layers, others = len(layers), {}
+    else:
+        layers = tuple(AttentionLayer(cast(int, number), *rest) for number, *rest in found)
+        number_of_layers = len(stack)
+        others = {n: _kind(model, n, stack[n], kinds) for n in range(number_of_layers) if n not in numbers}
+    _check_weights(model, layers)
+    return DecoderLayers(layers, number_of_layers, others)
 
 
-def _head_counts(config: Any) -> tuple[int, int, int]:
-    """Return (number of query heads, number of key/value heads, head dimension) from a model's configuration.
+def left_out(model: nn.Module) -> dict[str, Any] | None:
+    """Return what a measurement of all layers leaves out, ready for JSON; None if it leaves out nothing.
 
-    A configuration may omit the last two.
+    Returns:
+        `num_layers` is the number of all layers. `without_attention` maps each kind of layer without softmax attention
+        to the numbers of these layers. `without_projection` maps a projection to the numbers of the attention layers
+        that lack it.
     """
-    heads = int(config.num_attention_heads)
-    groups = int(getattr(config, "num_key_value_heads", None) or heads)
-    return heads, groups, int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+    found = find_layers(model)
+    kinds: dict[str, list[int]] = {}
+    for number, kind in found.others.items():
+        kinds.setdefault(kind, []).append(number)
+    absent = {
+        name: numbers
+        for name in PROJECTIONS
+        if (numbers := [layer.index for layer in found.attention if name not in layer.projections])
+    }
+    if not kinds and not absent:
+        return None
+    return {"num_layers": found.num_layers, "without_attention": kinds, "without_projection": absent}
+
+
+# The kinds of layers, in the words of transformers' configurations, that have no attention weights between positions.
+_WITHOUT_ATTENTION = ("linear_attention", "conv", "mamba", "recurrent", "moe", "mlp")
+
+
+def _number(name: str) -> int | None:
+    """Return the number of the layer in a module's name, such as 7 in `layers.7.self_attn`; None if it has none."""
+    return next((int(part) for part in name.split(".") if part.isdecimal()), None)
+
+
+def _stack(decoder: nn.Module, name: str) -> nn.ModuleList | None:
+    """Return the list of layers that contains the module of this name; None if no list does."""
+    parts = name.split(".")
+    place = next((place for place, part in enumerate(parts) if part.isdecimal()), None)
+    stack = None if place is None else decoder.get_submodule(".".join(parts[:place]))
+    return stack if isinstance(stack, nn.ModuleList) else None
+
+
+def _kind(model: nn.Module, number: int, layer: nn.Module, kinds: Sequence[str]) -> str:
+    """Return the kind of a layer in which no attention was found.
+
+    Raises:
+        UnsupportedModelError: the layer does have attention, so a measurement of all layers would miss a part.
+    """
+    kind = kinds[number] if number < len(kinds) else None
+    if kind in _WITHOUT_ATTENTION:
+        return kind
+    attention = [type(module).__name__ for module in layer.modules() if "Attention" in type(module).__name__]
+    if kind is not None or attention:
+        raise UnsupportedModelError(
+            f"{_named(model)}: the attention of layer {number} ({kind or attention[0]}) has no projections that "
+            f"antiphase knows, so a part of the layers would be missing. Looked for {LAYOUTS}; found the modules "
+            f"{', '.join(_leaves(layer)[:12])}."
+        )
+    return type(layer).__name__
+
+
+def _leaves(module: nn.Module) -> list[str]:
+    """Return the names of the innermost modules, without their path, sorted."""
+    return sorted({name.rsplit(".", 1)[-1] for name, m in module.named_modules() if not list(m.children())})
+
+
+def _check_weights(model: nn.Module, layers: Sequence[AttentionLayer]) -> None:
+    """Raise UnsupportedModelError if two projection modules have the same weight.
+
+    The gradient at such a weight is the sum over both modules, which the estimators would measure apart.
+    """
+    owners: dict[int, AttentionLayer] = {}
+    for layer in layers:
+        own = {id(weight) for module in modules_of([layer], PROJECTIONS) for weight in module.parameters()}
+        for weight in own & owners.keys():
+            raise UnsupportedModelError(
+                f"{_named(model)}: the layers {owners[weight].index} and {layer.index} have the same attention "
+                "weights. antiphase does not measure weights that several layers share."
+            )
+        owners |= dict.fromkeys(own, layer)
 
 
 def rope_switch(config: Any) -> tuple[str, int] | None:
@@ -162,62 +247,3 @@ def rope_switch(config: Any) -> tuple[str, int] | None:
 def _named(model: nn.Module) -> str:
     """Return how messages name a model: by its type and its class."""
     return f"model type {cast(Any, model).config.model_type!r} ({type(model).__name__})"
-
-
-_Match = dict[ProjectionName, Projection] | None
-_Children = Mapping[str, nn.Module]
-
-
-# Each of the following rules gets the submodules of one attention module by name, and the model's configuration. It
-# returns the four projections, or None if the submodules do not follow its layout.
-
-
-def _separate(children: _Children, config: Any) -> _Match:
-    """Match q_proj, k_proj, v_proj and an output projection in separate modules."""
-    output = next((children[name] for name in _OUTPUT_NAMES if name in children), None)
-    if output is None or not {"q_proj", "k_proj", "v_proj"} <= children.keys():
-        return None
-    modules = (children["q_proj"], children["k_proj"], children["v_proj"], output)
-    return {name: Projection(m) for name, m in zip(PROJECTIONS, modules, strict=True)}
-
-
-def _fused(fused: nn.Module, output: nn.Module, *features: Tensor) -> _Match:
-    """Return the projections of a fused module; `features` are the output features of Q, K and V."""
-    q, k, v = (Projection(fused, f) for f in features)
-    return {"Q": q, "K": k, "V": v, "O": Projection(output)}
-
-
-def _qkv_proj(children: _Children, config: Any) -> _Match:
-    """Match a fused qkv_proj, whose output features are Q, then K, then V."""
-    if not {"qkv_proj", "o_proj"} <= children.keys():
-        return None
-    heads, groups, dim = _head_counts(config)
-    parts = torch.arange((heads + 2 * groups) * dim).split([heads * dim, groups * dim, groups * dim])
-    return _fused(children["qkv_proj"], children["o_proj"], *parts)
-
-
-def _gpt2(children: _Children, config: Any) -> _Match:
-    """Match the fused c_attn of GPT-2, whose output features are Q, then K, then V."""
-    if not {"c_attn", "c_proj"} <= children.keys() or config.model_type not in ("gpt2", "openai-gpt"):
-        return None
-    parts = torch.arange(3 * int(config.hidden_size)).chunk(3)
-    return _fused(children["c_attn"], children["c_proj"], *parts)
-
-
-def _neox(children: _Children, config: Any) -> _Match:
-    """Match the fused query_key_value of GPT-NeoX."""
-    if not {"query_key_value", "dense"} <= children.keys() or config.model_type != "gpt_neox":
-        return None
-    heads, _, dim = _head_counts(config)
-    # The output features are ordered by heads: q, k and v of head 0, then q, k and v of head 1, and so on.
-    parts = torch.arange(3 * heads * dim).view(heads, 3, dim)
-    return _fused(children["query_key_value"], children["dense"], *(parts[:, i].flatten() for i in range(3)))
-
-
-_RULES: tuple[Callable[[_Children, Any], _Match], ...] = (_separate, _qkv_proj, _gpt2, _neox)
-
-
-def _match(module: nn.Module, config: Any) -> _Match:
-    """Return the projections of an attention module by the first rule that matches; None for any other module."""
-    children = dict(module.named_children())
-    return next((found for rule in _RULES if (found := rule(children, config)) is not None), None)

@@ -7,6 +7,7 @@ from antiphase.runs.table_text import (
     aligned,
     ends_note,
     interval_text,
+    layers_note,
     of_part,
     parts_note,
     segment_note,
@@ -103,8 +104,9 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
         ),
         "control: the same with ‖∂ ln p/∂z‖, which follows entropy by construction; it is no fingerprint.",
     ]
-    ends = {result["model"]: ends_note(result) for result in summary["results"]}
-    notes += [f"{model}: {text}" for model, text in ends.items() if text is not None]
+    for note in (layers_note, ends_note):
+        by_model = {result["model"]: note(result) for result in summary["results"]}
+        notes += [f"{model}: {text}" for model, text in by_model.items() if text is not None]
     for result in summary["results"]:
         notes += [f"{result['model']}, {result['estimator']}: {text}" for text in _of_result(result)]
     for entry in summary["agreement"]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from antiphase.data.prompt_rendering import tokenizer_digest
+from antiphase.models.architecture import left_out
 from antiphase.models.loading import LoadedModel, weights_digest
 from antiphase.progress import Progress
 from antiphase.runs.alternatives import alternative_rows
@@ -111,19 +112,21 @@ def model_facts(loaded: LoadedModel, prompt_ids: Sequence[int], specs: Sequence[
         tried = dataclasses.replace(spec, estimator="full") if ESTIMATORS[spec.estimator].slow else spec
         steps = torch.where(batch.completion_mask, 0, -1)
         layers[spec.estimator] = list(token_signals(loaded.model, batch, tried, steps=steps).layers)
+    missing = left_out(loaded.model)
     return {
         "revision": loaded.revision,
         "device": str(loaded.device),
         "dtype": loaded.dtype,
         "layers": layers,
+        **({} if missing is None else {"left_out": missing}),
         "weights": weights_digest(loaded.model),
         "tokenizer_sha256": tokenizer_digest(loaded.tokenizer),
     }
 
 
 def given_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those facts about a model that exist only in a run of given rollouts."""
-    return {key: facts[key] for key in ("num_without_end",) if key in facts}
+    """Return the facts that only some models have: the layers that are left out, and given rollouts without an end."""
+    return {key: facts[key] for key in ("left_out", "num_without_end") if key in facts}
 
 
 def short_name(loaded: LoadedModel) -> str:

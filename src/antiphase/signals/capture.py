@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from antiphase.errors import UnsupportedModelError
-from antiphase.models.architecture import AttentionLayer, Projection, backbone, modules_of, outer_norms
+from antiphase.models.architecture import AttentionLayer, backbone, modules_of, outer_norms
+from antiphase.models.layouts import Projection
 from antiphase.signal_spec import PROJECTIONS
 from antiphase.signals import frozen_attention
 
@@ -58,7 +59,16 @@ class Capture:
         return tensors[module]
 
     def record(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Keep the input and output of a projection module. This is a forward hook."""
+        """Keep the input and output of a projection module. This is a forward hook.
+
+        Raises:
+            UnsupportedModelError: the module was called before in the same forward pass.
+        """
+        if module in self.outputs:
+            raise UnsupportedModelError(
+                f"a projection ({type(module).__name__}) is called twice in one forward pass, because several layers "
+                "share it. antiphase does not measure such layers."
+            )
         if torch.is_grad_enabled() and not output.requires_grad:
             # Without this, there would be no graph in the first observed layer of a model with frozen weights.
             output = output.detach().requires_grad_(True)

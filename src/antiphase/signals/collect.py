@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from antiphase.models.architecture import AttentionLayer
 from antiphase.signal_spec import SignalSpec
+from antiphase.signals.cells import mean_of_cells, present
 from antiphase.signals.chunk import ChunkSignals, Row
 from antiphase.types import MAGNITUDES, Alternatives, Magnitudes, StepSignals, TokenBatch, TokenSignals
 
@@ -33,6 +34,7 @@ def collect(
         steps: the step of every completion token; None if no steps were given.
     """
     shape, device = batch.input_ids.shape, batch.input_ids.device
+    there = present(layers, spec.projections)
     dtype = done[0][1].strength.dtype if done else torch.float32
 
     def blank(*more: int) -> Tensor:
@@ -57,16 +59,17 @@ def collect(
         if top is not None and signals.head.alternatives is not None:
             top.token_ids[index, columns] = signals.head.alternatives.token_ids.to(device)
             top.logprobs[index, columns] = signals.head.alternatives.logprobs.to(device, dtype)
+    strength[..., ~there.to(device)] = torch.nan
     return TokenSignals(
         **{name: values[name] for name in _OF_HEAD},
-        strength=strength.mean((-2, -1)),
+        strength=mean_of_cells(strength, there),
         strength_by_projection=strength,
         measured=measured,
         layers=tuple(layer.index for layer in layers),
         spec=spec,
         alternatives=top,
         magnitudes=Magnitudes(*(values[name] for name in MAGNITUDES)),
-        steps=None if steps is None else _steps(batch, values["entropy"], strength, steps, spec, done),
+        steps=None if steps is None else _steps(batch, values["entropy"], strength, steps, spec, done, there),
     )
 
 
@@ -77,8 +80,12 @@ def _steps(
     steps: Int[Tensor, "batch token"],
     spec: SignalSpec,
     done: Sequence[tuple[Sequence[Row], ChunkSignals]],
+    there: Bool[Tensor, "layer projection"],
 ) -> StepSignals:
-    """Return the signals of the steps; the arguments are those of `collect`, with the token signals of the batch."""
+    """Return the signals of the steps.
+
+    The arguments are those of `collect`, with the token signals of the batch, and which projections each layer has.
+    """
     device, mask, steps = strength.device, batch.completion_mask.cpu(), steps.cpu()
     number = int(steps[mask].max()) + 1 if bool(mask.any()) else 0
     rows, columns = torch.nonzero(mask, as_tuple=True)
@@ -109,7 +116,7 @@ def _steps(
     by_cell = by_cell.masked_fill((counts == 0)[..., None, None], torch.nan)
     return StepSignals(
         entropy=mean(entropy).to(device, entropy.dtype),
-        strength=by_cell.mean((-2, -1)).to(device),
+        strength=mean_of_cells(by_cell, there).to(device),
         strength_by_projection=by_cell.to(device),
         num_tokens=counts.to(device),
         position=mean(before).to(device, entropy.dtype),

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from antiphase.models.architecture import AttentionLayer, modules_of
 from antiphase.signal_spec import ProjectionName, SignalSpec
 from antiphase.signals.capture import Observed, observe
+from antiphase.signals.cells import present
 from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
 from antiphase.signals.entropy import head_signals
 from antiphase.signals.joint import per_length
@@ -63,6 +64,7 @@ def full(
         tokens, steps = _token_spans(chunk), _step_spans(chunk)
         dtype, counts = torch.promote_types(hidden.dtype, torch.float32), [len(tokens), chunk.num_steps]
         norms = hidden.new_zeros(sum(counts), len(layers), len(spec.projections), dtype=dtype)
+        norms[:, ~present(layers, spec.projections).to(norms.device)] = torch.nan
         without = dataclasses.replace(spec, num_alternatives=0)
         for spans in (tokens, steps):
             for block in _blocks(spans):
@@ -112,7 +114,7 @@ def _factors(
     for layer in layers:
         shared: dict[int, Tensor] = {}
         chosen: dict[ProjectionName, Tensor] = {}
-        for name in spec.projections:
+        for name in (name for name in spec.projections if name in layer.projections):
             inputs = seen.capture.input_of(layer.projections[name])
             # Q, K and V read the same tensor object. The capture keeps it alive, so its id identifies the shared
             # factor.
@@ -170,6 +172,8 @@ def _measure_block(
         here = torch.searchsorted(alive, owners)
         for place, layer in enumerate(seen.layers):
             for column, name in enumerate(spec.projections):
+                if name not in layer.projections:
+                    continue
                 projection = layer.projections[name]
                 delta = projection.select(gradients[projection.module][here])
                 factor = factors[place][name][owners, :length]

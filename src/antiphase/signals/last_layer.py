@@ -27,9 +27,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from antiphase.errors import InvalidInputError
-from antiphase.models.architecture import AttentionLayer, Projection, find_attention, modules_of
-from antiphase.signal_spec import PROJECTIONS, SignalSpec
+from antiphase.models.architecture import AttentionLayer, find_layers, modules_of
+from antiphase.models.layouts import Projection
+from antiphase.signal_spec import PROJECTIONS, ProjectionName, SignalSpec
 from antiphase.signals.capture import Observed, observe
+from antiphase.signals.cells import placed
 from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
 from antiphase.signals.frozen_attention import AttentionCall, attention_weights, tracing
 from antiphase.signals.full import joint_of_layers
@@ -51,7 +53,7 @@ def last_layer(
         Joint
     strengths need one more backward pass down to the last layer for each step, as in `full`.
     """
-    if [layer.index for layer in layers] != [len(find_attention(model)) - 1]:
+    if [layer.index for layer in layers] != [find_layers(model).num_layers - 1]:
         raise InvalidInputError("the estimator 'last' measures the last attention layer alone; use layers='last'.")
     layer, tokens = layers[0], dataclasses.replace(chunk, steps=None)
     with observe(model, layers, freeze_attention=True) as seen, tracing(keep=layer.module) as trace:
@@ -89,14 +91,14 @@ def _norms(
     unasked = Unasked(chunk, d_attended.shape[:2])
     unasked.note(d_attended, layer.name)
     unasked.check()
-    result: dict[str, Tensor] = {}
+    result: dict[ProjectionName, Tensor] = {}
     for name in ("Q", "O"):
         projection = layer.projections[name]
         delta = projection.select(by_module[projection.module][at])
         result[name] = rank_one_norm(delta, seen.capture.input_of(projection)[at], spec.norm)
-    if {"K", "V"} & set(spec.projections):
-        result["K"], result["V"] = _KeyValue(seen, layer, call, d_attended, spec).norms(chunk)
-    return torch.stack([result[name] for name in spec.projections], -1)
+    if {"K", "V"} & set(spec.projections) & layer.projections.keys():
+        result |= _KeyValue(seen, layer, call, d_attended, spec).norms(chunk)
+    return placed(result, spec.projections, result["O"])
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,11 @@ class _KeyValue:
     d_attended: Float[Tensor, "row token head vdim"]
     spec: SignalSpec
 
-    def norms(self, chunk: Chunk) -> tuple[Float[Tensor, "measured"], Float[Tensor, "measured"]]:
-        """Return the norms of the K gradients and those of the V gradients, for every measured target."""
+    def norms(self, chunk: Chunk) -> dict[ProjectionName, Float[Tensor, "measured"]]:
+        """Return the norms of the K gradients and those of the V gradients, for every measured target.
+
+        If one weight computes keys and values, there is only K, and its gradient is the sum of both terms.
+        """
         measured = torch.nonzero(chunk.measured).flatten()
         rows, positions = chunk.rows[measured], chunk.columns[measured] - 1
         # steps[row, n] is the position of the row's n-th measured target. Rows with fewer targets are filled with 0,
@@ -134,11 +139,17 @@ class _KeyValue:
         size = max(1, most // (batch * length * self.d_attended.shape[2:].numel()))
         keys, values = [], []
         for columns in steps.split(size, dim=1):
-            d_key, d_value, weights = self._terms(columns)
-            delta = self._pull_back(d_key, self.call.key, self.layer.projections["K"])
+            d_key, u, weights = self._terms(columns)
+            terms, arguments = [d_key], [self.call.key]
+            if "V" not in self.layer.projections:
+                terms.append(torch.einsum("bgsit,bgsid->bigtd", weights, u))
+                arguments.append(self.call.value)
+            delta = self._pull_back(terms, arguments, self.layer.projections["K"])
             keys.append(factored_norm(delta, factor[:, None], self.spec.norm))
-            values.append(self._value_norm(d_value, weights, columns, inputs, factor))
-        return torch.cat(keys, 1)[rows, step_of], torch.cat(values, 1)[rows, step_of]
+            if "V" in self.layer.projections:
+                values.append(self._value_norm(u, weights, columns, inputs, factor))
+        found: dict[ProjectionName, Tensor] = {"K": torch.cat(keys, 1)[rows, step_of]}
+        return found | ({"V": torch.cat(values, 1)[rows, step_of]} if values else {})
 
     def _terms(self, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the terms of the K and V gradients of some targets.
@@ -163,22 +174,21 @@ class _KeyValue:
         query = self.call.query.detach().gather(2, index).view(batch, groups, share, -1, key_dim).to(weights.dtype)
         return torch.einsum("bgsit,bgsid->bigtd", gain, query), u, weights
 
-    def _pull_back(self, term: Tensor, argument: Tensor, projection: Projection) -> Tensor:
-        """Return the gradient at the output of a projection, from that at the attention's argument.
+    def _pull_back(self, terms: Sequence[Tensor], arguments: Sequence[Tensor], projection: Projection) -> Tensor:
+        """Return the gradient at the output of a projection, from those at the attention's arguments.
 
         Args:
-            term: the gradient at the attention's argument, `[row, step, group, token, dim]`.
-            argument: the argument of the attention: its keys or values.
+            terms: the gradient at each argument, `[row, step, group, token, dim]`.
+            arguments: the arguments of the attention that come from the projection: its keys, its values, or both.
             projection: the projection that they come from.
 
         Returns:
             The gradient at the projection's output, `[row, step, token, features]`.
         """
         output = self.seen.capture.outputs_of([projection.module])[0]
-        with torch.autocast(term.device.type, enabled=False):
-            (pulled,) = torch.autograd.grad(
-                argument, output, term.transpose(0, 1).to(argument.dtype), retain_graph=True, is_grads_batched=True
-            )
+        seeds = [term.transpose(0, 1).to(one.dtype) for term, one in zip(terms, arguments, strict=True)]
+        with torch.autocast(output.device.type, enabled=False):
+            (pulled,) = torch.autograd.grad(list(arguments), output, seeds, retain_graph=True, is_grads_batched=True)
         return projection.select(pulled.transpose(0, 1))
 
     def _value_norm(
@@ -192,7 +202,9 @@ class _KeyValue:
             # Something, such as a normalisation of the values, stands between the projection and the attention. The
             # gradient must go back through it.
             term = torch.einsum("bgsit,bgsid->bigtd", weights, u)
-            return factored_norm(self._pull_back(term, self.call.value, projection), factor[:, None], self.spec.norm)
+            return factored_norm(
+                self._pull_back([term], [self.call.value], projection), factor[:, None], self.spec.norm
+            )
         # The norm is ‖Σ_h u_h ā_hᵀ‖ with ā_h = Σ_t α_ht a_t. In ‖Δᵀ A‖, the heads take the place of the tokens.
         batch, groups, share, steps, dim = u.shape
         blocks = torch.zeros(batch, steps, groups, share, groups, dim, dtype=u.dtype, device=u.device)

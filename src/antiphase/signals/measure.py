@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from antiphase.devices import says_out_of_memory
 from antiphase.errors import InvalidInputError, NonFiniteError, OutOfMemoryError, UnsupportedModelError
-from antiphase.models.architecture import AttentionLayer, find_attention, rope_switch, unwrap
+from antiphase.models.architecture import AttentionLayer, find_attention, find_layers, rope_switch, unwrap
 from antiphase.signal_spec import ESTIMATORS, SignalSpec, parse_layers
 from antiphase.signals.alternatives import check_alternatives
+from antiphase.signals.cells import present
 from antiphase.signals.chunk import Chunk, ChunkSignals, Row, Tick, check_steps, chunk_of, pack, rows_of, silent
 from antiphase.signals.collect import collect
 from antiphase.signals.prefix import chunk_of_families, pack_families, split
@@ -31,18 +32,35 @@ def chosen_layers(model: nn.Module, spec: SignalSpec) -> tuple[AttentionLayer, .
     """Return the attention layers that a spec names. For the estimator `last`, `all` means the last layer alone.
 
     Raises:
-        UnsupportedModelError: the model has no attention projections that antiphase knows.
-        InvalidInputError: a layer does not exist, or the estimator `last` is asked to measure another layer.
+        UnsupportedModelError: the model has no attention projections that antiphase knows, or a named layer has no
+            softmax attention.
+        InvalidInputError: a layer does not exist, no named layer has a named projection, or the estimator `last` is
+            asked to measure another layer.
     """
-    layers = find_attention(model)
+    found = find_layers(model)
     last_alone = ESTIMATORS[spec.estimator].last_layer_alone
-    indices = parse_layers("last" if last_alone and spec.layers == "all" else spec.layers, len(layers))
-    if last_alone and indices != [len(layers) - 1]:
+    text = "last" if last_alone and spec.layers == "all" else spec.layers
+    indices = parse_layers(text, found.num_layers)
+    if last_alone and indices != [found.num_layers - 1]:
         raise InvalidInputError(
             f"the estimator {spec.estimator!r} measures the last attention layer alone; got layers {spec.layers!r}. "
             "Use layers='last', or the estimator 'full'."
         )
-    return tuple(layers[index] for index in indices)
+    by_index = {layer.index: layer for layer in found.attention}
+    without = [] if text == "all" else [index for index in indices if index not in by_index]
+    if without:
+        raise UnsupportedModelError(
+            f"layer {without[0]} of {found.num_layers} has no softmax attention ({found.others[without[0]]}), so "
+            f"layers {text!r} cannot be measured. Layers with attention: {', '.join(map(str, by_index))}. Name some "
+            "of them (--layers), with the estimator 'full'."
+        )
+    chosen = tuple(by_index[index] for index in indices if index in by_index)
+    if not bool(present(chosen, spec.projections).any()):
+        raise InvalidInputError(
+            f"the chosen layers have no projection {', '.join(spec.projections)} of their own: they use the keys and "
+            "values of earlier layers, or one weight for both. Name other projections or layers."
+        )
+    return chosen
 
 
 def token_signals(
@@ -127,12 +145,13 @@ def _measure(
                 + ("." if len(rows) > 1 else ", shorten the rollouts, or choose the estimator 'own' or fewer layers.")
             ) from error
         raise
+    there = present(layers, spec.projections).flatten()
     owners = [(signals.strength, chunk.rows[chunk.measured])]
     if signals.joint is not None and chunk.steps is not None:
         owner_of_step = torch.zeros(chunk.num_steps, dtype=torch.long, device=chunk.rows.device)
         owners.append((signals.joint, owner_of_step.scatter(0, chunk.steps, chunk.rows)))
     for strength, owner in owners:
-        finite = strength.isfinite().flatten(1).all(1)
+        finite = strength.isfinite().flatten(1)[:, there.to(strength.device)].all(1)
         if not bool(finite.all()):
             raise NonFiniteError(
                 f"row {rows[int(owner[~finite][0])].index}: a gradient is NaN or infinite. Check the weights, or load "

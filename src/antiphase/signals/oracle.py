@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from antiphase.errors import UnsupportedModelError
-from antiphase.models.architecture import AttentionLayer, Projection, backbone, modules_of
+from antiphase.models.architecture import AttentionLayer, backbone, modules_of
+from antiphase.models.layouts import Projection
 from antiphase.signal_spec import Norm, SignalSpec
 from antiphase.signals.alternatives import joined
 from antiphase.signals.capture import evaluating, watching_norms
+from antiphase.signals.cells import placed
 from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
 from antiphase.signals.entropy import (
     HeadSignals,
@@ -109,11 +111,15 @@ def _measure(
 
     def norms(gradients: Sequence[Tensor]) -> Tensor:
         found = [
-            _norm(layer.projections[name], gradients[place[layer.projections[name].module]], spec.norm)
+            {
+                name: _norm(projection, gradients[place[projection.module]], spec.norm)
+                for name, projection in layer.projections.items()
+                if name in spec.projections
+            }
             for layer in layers
-            for name in spec.projections
         ]
-        return torch.stack(found).view(len(layers), len(spec.projections))
+        like = gradients[0].new_empty((), dtype=torch.promote_types(gradients[0].dtype, torch.float32))
+        return torch.stack([placed(cells, spec.projections, like) for cells in found])
 
     with evaluating(model), _differentiable(weights):
         for row, length in enumerate(chunk.lengths):
@@ -127,7 +133,7 @@ def _measure(
                 value = seen.logits[token_id]
                 if spec.target == "logprob":
                     value = (seen.logits / spec.temperature).log_softmax(-1)[token_id]
-                gradients = torch.autograd.grad(value, weights, retain_graph=True)
+                gradients = _gradients(value, weights)
                 if chunk.measured[target]:
                     strengths.append(norms(gradients))
                     tick(1)
@@ -144,6 +150,23 @@ def _measure(
         joint = per_length(torch.stack(steps), chunk.steps)
         tick(chunk.num_steps)
     return ChunkSignals(_joined(heads), strength, joint)
+
+
+def _gradients(value: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the gradients of one target at the weights.
+
+    Raises:
+        UnsupportedModelError: the cache of the model holds a state that is changed in place, such as that of Mamba.
+    """
+    try:
+        return torch.autograd.grad(value, weights, retain_graph=True)
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+        raise UnsupportedModelError(
+            "the model changes its cache in place (as layers with a recurrent state do), so 'oracle-own' cannot "
+            "differentiate through it. Use the estimator 'full' or 'oracle'."
+        ) from error
 
 
 def _head(model: nn.Module, seen: _Seen, token_id: Tensor, spec: SignalSpec) -> HeadSignals:

@@ -28,6 +28,7 @@ from antiphase.errors import UnsupportedModelError
 from antiphase.models.architecture import AttentionLayer, find_attention, modules_of
 from antiphase.signal_spec import SignalSpec
 from antiphase.signals.capture import Capture, Observed, observe
+from antiphase.signals.cells import placed
 from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
 from antiphase.signals.entropy import HeadSignals, head_signals
 from antiphase.signals.frozen_attention import AttentionTrace
@@ -159,26 +160,32 @@ def _strength(
     gradients = dict(zip(modules, torch.autograd.grad(hidden, capture.outputs_of(modules), seed), strict=True))
     unasked = Unasked(chunk, hidden.shape[:2])
     steps = None if chunk.steps is None else StepFactors(chunk.steps, chunk.num_steps, spec.norm)
-    rows, joints = [], []
+    norms: list[Tensor] = []
+    joints: list[Tensor] = []
     group: list[list[_Term]] = []
+    like = hidden.new_empty(int(measured.sum()), dtype=torch.promote_types(hidden.dtype, torch.float32))
     for place, layer in enumerate(layers):
+        names = [name for name in spec.projections if name in layer.projections]
         terms = []
-        for name in spec.projections:
+        for name in names:
             projection = layer.projections[name]
             gradient, inputs = gradients[projection.module], capture.input_of(projection)
             unasked.note(gradient, layer.name)
             # Q, K and V read the same tensor object. The capture keeps it alive, so its id identifies the input.
             terms.append(_Term(projection.select(gradient[at]), inputs[at].detach(), id(inputs)))
-        rows.append(torch.stack([rank_one_norm(t.delta[measured], t.inputs[measured], spec.norm) for t in terms], -1))
+        own_norms = [rank_one_norm(t.delta[measured], t.inputs[measured], spec.norm) for t in terms]
+        norms.append(placed(dict(zip(names, own_norms, strict=True)), spec.projections, like))
         if steps is None:
             continue
         group.append(terms)
-        if place + 1 == len(layers) or len(group) == _layers_at_once(terms):
-            joints.append(_joint(steps, group))
+        others_follow = place + 1 < len(layers) and layers[place + 1].projections.keys() == layer.projections.keys()
+        if not others_follow or len(group) == _layers_at_once(terms):
+            columns = dict(zip(names, _joint(steps, group).unbind(-1), strict=True)) if terms else {}
+            joints.append(placed(columns, spec.projections, like.new_empty(chunk.num_steps, len(group))))
             group = []
     unasked.check()
     joint = None if chunk.steps is None else per_length(torch.cat(joints, 1), chunk.steps).detach()
-    return torch.stack(rows, 1).detach(), joint
+    return torch.stack(norms, 1).detach(), joint
 
 
 @dataclass(frozen=True)
@@ -201,7 +208,7 @@ def _layers_at_once(terms: Sequence[_Term]) -> int:
 
     It is one layer on a CPU, and as many layers as `_GROUP_ELEMENTS` allows on a GPU.
     """
-    if terms[0].delta.device.type != "cuda":
+    if not terms or terms[0].delta.device.type != "cuda":
         return 1
     largest = max(len(term.delta) * (term.delta.shape[1] + term.inputs.shape[1]) for term in terms)
     return max(1, _GROUP_ELEMENTS // max(1, largest))

@@ -1,0 +1,40 @@
+"""The cells of a measurement: one for each layer and projection. A layer that lacks a projection has no such cell.
+
+A layer lacks K and V if it reuses the keys and values of an earlier layer. It lacks V if one weight computes keys and
+values. The strength of an absent cell is NaN, and a mean over cells leaves it out.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from antiphase.models.architecture import AttentionLayer
+from antiphase.signal_spec import ProjectionName
+
+
+def present(layers: Sequence[AttentionLayer], names: Sequence[ProjectionName]) -> Bool[Tensor, "layer projection"]:
+    """Return which of the named projections each layer has."""
+    return torch.tensor([[name in layer.projections for name in names] for layer in layers])
+
+
+def placed(values: Mapping[ProjectionName, Tensor], names: Sequence[ProjectionName], like: Tensor) -> Tensor:
+    """Return the values of one layer's projections, stacked on a new last axis; NaN for an absent projection.
+
+    Args:
+        values: the values of the projections that the layer has.
+        names: the projections, in their order on the last axis.
+        like: a tensor with the shape, device and dtype of each value.
+    """
+    absent = torch.full_like(like, torch.nan)
+    return torch.stack([values.get(name, absent) for name in names], -1)
+
+
+def mean_of_cells(
+    values: Float[Tensor, "*places layer projection"], there: Bool[Tensor, "layer projection"]
+) -> Float[Tensor, "*places"]:
+    """Return the mean over the cells that are there."""
+    if bool(there.all()):
+        return values.mean((-2, -1))
+    return values[..., there.to(values.device)].mean(-1)
