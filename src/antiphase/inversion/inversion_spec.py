@@ -93,7 +93,7 @@ class InversionSpec:
         InvalidInputError: the value of an option is not one of its choices, or is outside its range.
     """
 
-    weight: float = _option(0.1, "λ, weight of the inversion score; with 0, training is exactly the host's")
+    weight: float = _option(0.1, "λ, weight of the inversion score; with 0, training is exactly that of TRL")
     combine: str = _option("penalty", "penalty (the paper's), sum, centered, gated or only")
     unit: str = _option("step", "what is correlated: step (the paper's), type or token")
     segment: str = _option("all", "tokens that are measured and correlated: of the thought, of the answer, or all")

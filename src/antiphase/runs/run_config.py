@@ -116,7 +116,10 @@ class RunConfig:
             raise InvalidInputError("name at least one model: a hub id, a local directory, or 'demo'.")
         self.check_once("model", self.models)
         if not self.estimators:
-            raise InvalidInputError("name at least one estimator, such as own or full:16.")
+            raise InvalidInputError(
+                "name at least one estimator, such as 'own' or 'full:16'. The number says of how many tokens of each "
+                "rollout the strength is measured."
+            )
         self.check_once("estimator", self.estimators)
         self.check_counts("batch_size", "num_resamples")
         if not 0 < self.vllm_memory <= 1:

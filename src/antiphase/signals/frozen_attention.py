@@ -101,7 +101,11 @@ class AttentionTrace:
 
     @property
     def continued(self) -> bool:
-        """Whether every call used the keys and values of `past`, with a mask that covers them."""
+        """Whether the attention of every layer used the keys and values in `past`.
+
+        A call does not use them if its attention mask covers only the new tokens. The result is then False, and also
+        if there is no `past`.
+        """
         return self.past is not None and self.num_continued == len(self.past.calls)
 
 

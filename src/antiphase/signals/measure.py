@@ -115,8 +115,8 @@ def _measure(
         signals: ChunkSignals = ESTIMATORS[spec.estimator].measure(model, layers, chunk, spec, progress)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise NonFiniteError(
-            f"row {rows[0].index} or another row of its chunk: singular values do not converge, so a gradient is NaN "
-            "or infinite. Check the weights, or load in a wider dtype (--dtype float32)."
+            f"one of the rows {', '.join(str(row.index) for row in rows)}: its singular values do not converge, so a "
+            "gradient is NaN or infinite. Check the weights, or load in a wider dtype (--dtype float32)."
         ) from error
     except RuntimeError as error:
         if says_out_of_memory(error):

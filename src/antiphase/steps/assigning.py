@@ -128,7 +128,11 @@ def _without_special(placed: PlacedTokens, is_special: NDArray[np.bool_]) -> str
 
 
 def special_ids(tokenizer: Any) -> frozenset[int]:
-    """Return the ids of the special tokens, without the token for unknown words, which stands for text."""
+    """Return the ids of the special tokens, without the token for unknown words.
+
+    That token stands for text which the vocabulary does not cover, so it counts as text. A tokenizer may use the same
+    token as the end, the beginning or the padding of a text. The token is then special.
+    """
     added = (token for token, content in tokenizer.added_tokens_decoder.items() if content.special)
     special = frozenset([*tokenizer.all_special_ids, *added])
     marks = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)

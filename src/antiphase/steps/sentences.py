@@ -120,7 +120,7 @@ def merged(text: str, places: Iterable[int], *, content: str, tags: bool = True)
 
 
 def _after(text: str, place: int) -> int:
-    """Return the offset of the first character at or after a place that is no space."""
+    """Return the offset of the first character that is not white space, at the offset `place` or after it."""
     found = _SPACE.match(text, place)
     return found.end() if found else place
 

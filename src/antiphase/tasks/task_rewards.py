@@ -1,6 +1,6 @@
 """Defines the rewards of tasks, in the form in which TRL calls rewards, and the data-set rows that they need.
 
-This module does not import TRL. TRL and other trainers that call these rewards are called the host.
+This module does not import TRL. The trainer that calls these rewards, such as TRL's, is called the host.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,13 +21,14 @@ _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 class ReadingReward:
     """A reward that reads what completions say: their thoughts with tags, and their answers.
 
-    The host decodes completions without special tokens. Then tags that are special tokens are lost, and so is a tag
-    with which the chat template opened the thought in the prompt. `CorRPOTrainer` therefore gives these rewards texts
-    that it makes from the token ids. Under another trainer they read the host's text, and see an opening tag only
-    where the prompt is text or ends with a message of the assistant.
+    A trainer such as TRL's decodes completions without special tokens. A tag that is a special token is then lost. The
+    chat template may also have written the opening tag of the thought at the end of the prompt, so that it is not in
+    the completion. `CorRPOTrainer` therefore gives these rewards texts that it makes from the token ids, with both
+    kinds of tags. Another trainer gives its own texts. This class then finds an opening tag in the prompt only if the
+    prompt is a text, or a chat that ends with a message of the assistant.
 
     Args:
-        tags: what opens and what closes a thought; see `thoughts.thought_tags`.
+        tags: pairs of the tag that opens a thought and the tag that closes it; see `thoughts.thought_tags`.
     """
 
     __name__ = "reading"
