@@ -45,7 +45,7 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
 
     Args:
         kind: the word for one of the things in messages, such as `estimator`.
-        things: the things by name. A text `module:attribute` can stand for a thing, which is then imported.
+        things: the things by name. A text `module:attribute` can replace a thing, which is then imported from there.
 
     >>> roots = Registry("root", {"square": "math:sqrt"})
     >>> roots["square"](9.0)

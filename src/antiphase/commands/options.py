@@ -96,7 +96,7 @@ def add_think_tags(group: "argparse._ActionsContainer") -> None:
 
 
 def end_token(text: str) -> str:
-    r"""Parse the text of an end token, in which `\n` and `\t` stand for a line break and a tab."""
+    r"""Parse the text of an end token, in which `\n` and `\t` mean a line break and a tab."""
     return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
@@ -123,7 +123,7 @@ def add_signal_options(group: "argparse._ArgumentGroup", *, measured: bool = Fal
         dest="estimators",
         default="own",
         metavar="NAME[:TARGETS][,…]",
-        help="estimators of gradient strength: own, last, full, oracle, oracle-own; several with commas, of which the "
+        help="estimators of gradient strength: own, last, full, oracle, oracle-own; with several (NAME,NAME) the "
         "first is the headline" + ("; none measures no signals" if measured else ""),
     )
     group.add_argument("--layers", default="all", help="layers: all, last, last-K, or indices such as 0,3,-1")

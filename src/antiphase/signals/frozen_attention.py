@@ -174,7 +174,7 @@ def _masked(scores: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
 def _blocks(call: AttentionCall) -> Iterator[slice]:
     """Return blocks of query positions.
 
-    They are numbers on the host. If they were on the device, the host would wait for the device at every block.
+    They are Python numbers. If they were on the device, the CPU would wait for the device at every block.
     """
     batch, heads, length, _ = call.query.shape
     most = _BLOCK_ELEMENTS * (_GPU_TIMES if call.query.device.type == "cuda" else 1)

@@ -109,7 +109,7 @@ def valid_items(series: Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
     """Return where all series have a value and the mask, if there is one, is True.
 
     Raises:
-        InvalidInputError: a series is infinite at such a place.
+        InvalidInputError: a value that is used is infinite.
     """
     valid = torch.stack([~each.isnan() for each in series]).all(0)
     valid = valid if mask is None else valid & mask
@@ -223,8 +223,8 @@ def type_means(x: Tensor, y: Tensor, ids: Tensor, valid: Tensor) -> tuple[Tensor
         valid: True where a token is used.
 
     Returns:
-        The means of x, the means of y, and for every token the place of its type's means. The means of a type (a
-        distinct token id) stand where the id first occurs in the row; all other places are NaN.
+        The means of x, the means of y, and for every token the index of its type's means. The means of a type (a
+        distinct token id) stand where the id first occurs in the row; all other values are NaN.
     """
     means = torch.full((2, *x.shape), torch.nan, dtype=torch.float64)
     home = torch.zeros(x.shape, dtype=torch.long)

@@ -169,9 +169,9 @@ def _lines_without_stop(text: str, hard: set[int], stops: set[int], weak: set[in
 
     Args:
         text: the text of the completion.
-        hard: the places of hard breaks, which separate paragraphs.
+        hard: the offsets of hard breaks, which separate paragraphs.
         stops: where sentences begin after a mark such as a full stop.
-        weak: the places after all weak line breaks.
+        weak: the offsets after all weak line breaks.
     """
     edges = sorted(hard | {0, len(text)})
     lines: dict[int, set[int]] = {}

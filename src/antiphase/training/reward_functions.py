@@ -71,7 +71,7 @@ def checked(function: Any, reader: Callable[[], CompletionReader | None] = lambd
     Args:
         function: the reward function.
         reader: returns the reader that makes the batch's texts for a `ReadingReward`, or None if there is no reader.
-            Every other function gets the texts of the host.
+            Every other function gets the texts of TRL.
     """
     if isinstance(function, str | torch.nn.Module | SignalReward) or not callable(function):
         return function
@@ -95,7 +95,7 @@ def checked(function: Any, reader: Callable[[], CompletionReader | None] = lambd
 
 
 def unwrapped(function: Any) -> Any:
-    """Return the reward function that `checked` wraps; another function is returned as it is."""
+    """Return the reward function that `checked` wraps; another function is returned unchanged."""
     return getattr(function, "__wrapped__", function)
 
 
