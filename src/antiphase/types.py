@@ -30,7 +30,7 @@ class TokenBatch:
 
     Raises:
         InvalidInputError: the shapes differ, a row has no real token, the real tokens of a row have a gap, or
-            `completion_mask` is True at the first real token of a row or at a padded place.
+            `completion_mask` is True at the first real token of a row or at a padded position.
     """
 
     input_ids: Int[Tensor, "batch token"]

@@ -250,11 +250,11 @@ def correlate(
 ) -> list[Correlation]:
     """Compute the correlation of entropy and strength within each rollout, with its interval.
 
-    The interval is Fisher's, tanh(atanh ρ ± z √((1+ρ²/2)/(n_eff−3))) for Spearman's correlation. For Pearson's, the
-    fraction is 1/(n_eff−3). n_eff is the effective number of pairs (`effective_pairs`). If types or steps are in
-    perfect order (ρ = ±1), the interval is made for ρ = ±(1 − 6/(n(n²−1))), which is halfway to the next order, and
-    ends at ±1. The reason is that a perfect order can be chance: without any correlation, one in twelve sets of four
-    steps is in perfect order.
+    The interval is Fisher's, tanh(atanh ρ ± q √((1+ρ²/2)/(n_eff−3))) for Spearman's correlation, with q the normal
+    quantile. For Pearson's, the fraction is 1/(n_eff−3). n_eff is the effective number of pairs (`effective_pairs`).
+    If types or steps are in perfect order (ρ = ±1), the interval is made for ρ = ±(1 − 6/(n(n²−1))), which is halfway
+    to the next order, and ends at ±1. The reason is that a perfect order can be chance: without any correlation, one
+    in twelve sets of four steps is in perfect order.
 
     Args:
         entropy: the entropy, `[token]` or `[batch, token]`; for steps `[step]` or `[batch, step]`. Or `TokenSignals`,

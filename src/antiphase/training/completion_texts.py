@@ -52,7 +52,7 @@ class CompletionReader:
 
         Args:
             given: TRL's arguments.
-            tags: what opens and what closes a thought.
+            tags: pairs of the tag that opens a thought and the tag that closes it.
         """
         log = given.get("log_metric")
 

@@ -162,7 +162,7 @@ class MajorityVoteReward(ReadingReward):
         extract: returns the answer that a text gives, or None if it gives none. The text is what a completion says
             after its thought. The second argument is the reference answer; `extract` may use it only to learn of what
             kind the answer is (a number or not).
-        tags: what opens and what closes a thought.
+        tags: pairs of the tag that opens a thought and the tag that closes it.
     """
 
     __name__ = "majority_vote"
