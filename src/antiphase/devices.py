@@ -15,7 +15,7 @@ def has_double(device: torch.device) -> bool:
 
 
 def says_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that the device or the host has run out of memory.
+    """Return whether an error means that the memory of the device, or the main memory, is exhausted.
 
     Some devices raise an error type of its own for this. Others raise a RuntimeError, whose message is searched.
 

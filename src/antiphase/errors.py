@@ -40,7 +40,7 @@ class MissingExtraError(AntiphaseError, ImportError):
 
 
 class OutOfMemoryError(AntiphaseError, MemoryError):
-    """The device or the host ran out of memory."""
+    """The memory of the device, or the main memory, is exhausted."""
 
 
 def first_line(error: BaseException) -> str:

@@ -1,8 +1,8 @@
 """Registries: tables of the things that a user chooses by name, such as estimators and rollout engines.
 
-A registry maps names to things. A thing can be given as a text `module:attribute`. It is then imported when it is
-first needed, so a name can be checked before slow packages are imported. docs/extend.md shows how to add your own
-things.
+A registry maps names to things. Instead of a thing, it can hold a text `module:attribute` that says where the thing
+is. The thing is then imported when it is first needed, so a name can be checked before slow packages are imported.
+docs/extend.md shows how to add your own things.
 """
 
 import difflib
@@ -45,7 +45,7 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
 
     Args:
         kind: the word for one of the things in messages, such as `estimator`.
-        things: the things by name. A thing can be given as a text `module:attribute`, from which it is imported.
+        things: the things by name. A text `module:attribute` can replace a thing, which is then imported from there.
 
     >>> roots = Registry("root", {"square": "math:sqrt"})
     >>> roots["square"](9.0)

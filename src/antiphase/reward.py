@@ -1,7 +1,7 @@
 """Compute what the inversion score of each rollout adds to its task reward.
 
-These are pure functions of tensors. They know no trainer, so every training engine can use them. The training engine
-("host"), such as TRL, normalises the groups itself.
+These are pure functions of tensors. They know no trainer, so every training engine can use them. The training engine,
+such as TRL, normalises the groups itself.
 """
 
 from dataclasses import dataclass
@@ -40,8 +40,8 @@ class InversionTerm:
     """The two numbers that CorR-PO adds for each rollout, before they are multiplied by the weight λ.
 
     Args:
-        reward: added to the task reward before the host normalises groups.
-        advantage: added to the advantage that the host computes.
+        reward: added to the task reward before the training engine normalises the groups.
+        advantage: added to the advantage that the training engine computes.
     """
 
     reward: Float[Tensor, "rollout"]
@@ -78,13 +78,13 @@ def inversion_term(
     * `penalty`: R_i = r_i − λ (1 + ρ_i). This is the paper's reward. The term is never positive, and is 0 for perfect
       inversion. A group in which every ρ is defined trains as with `sum`, because the advantage ignores a constant
       that is added to all rewards of the group.
-    * `sum`: R_i = r_i + λ ι_i. If the task rewards of a group are equal and the host divides by the group's standard
-      deviation, the size of λ has no effect in this group.
+    * `sum`: R_i = r_i + λ ι_i. If the task rewards of a group are equal and the training engine divides by the
+      group's standard deviation, the size of λ has no effect in this group.
     * `centered`: A_i = A_task,i + λ (ι_i − mean of ι in the group). The reward is not changed.
     * `gated`: R_i = r_i + λ_g ι_i, for accepted rollouts only. In group g, λ_g = min(λ, gap_g / 2·clip), where gap_g
       is the lowest task reward of an accepted rollout minus the highest of a rejected one. Therefore no rejected
       rollout gets a higher reward than an accepted one. If gap_g ≤ 0, the term is 0.
-    * `only`: R_i = λ ι_i. The host must give the task rewards the weight 0.
+    * `only`: R_i = λ ι_i. The training engine must give the task rewards the weight 0.
 
     Our reading: the paper does not say what counts if ρ is undefined, for example because a rollout has too few steps.
     With `neutral`, the rollout gets the mean of the defined scores of its group (with `gated`, of the accepted
@@ -101,7 +101,7 @@ def inversion_term(
         weight: λ ≥ 0; only `gated` uses it.
         clip: the bound of |ι|.
         undefined: what an undefined ρ counts as: `neutral`, `zero` or `worst`.
-        excluded: rollouts that the host leaves out. Their ι is NaN, and they are treated as with `neutral`.
+        excluded: rollouts that the training engine leaves out. Their ι is NaN, and they are treated as with `neutral`.
 
     Returns:
         The term in the dtype of `inversion`, without NaN.

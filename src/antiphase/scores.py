@@ -57,7 +57,7 @@ class RolloutScores:
         inversion: the score ι = −ρ after the control, the shrinkage and the clipping. The reward uses it.
         correlation: ρ of the unchanged signals, over the items of the chosen unit.
         by_unit: ρ over the items of every unit that was measured.
-        given_length: ρ over steps, with the lengths of the steps and their places in the rollout held fixed; NaN if
+        given_length: ρ over steps, with the lengths of the steps and their positions in the rollout held fixed; NaN if
             there are no steps.
         entropy: the mean token entropy in nats.
         strength: the mean gradient strength of the items.
@@ -159,7 +159,7 @@ def _correlation(items: _Items, spec: ScoreSpec, unit: Unit) -> Float[Tensor, "r
 
 
 def _given_length(signals: TokenSignals, spec: ScoreSpec) -> Float[Tensor, "rollout"]:
-    """Return ρ over the steps of each rollout, with their lengths and places held fixed; NaN without steps."""
+    """Return ρ over the steps of each rollout, with their lengths and positions held fixed; NaN without steps."""
     steps = signals.steps
     if steps is None:
         return torch.full((len(signals.entropy),), torch.nan, dtype=torch.float64)
@@ -181,7 +181,7 @@ def _generators(batch: TokenBatch, seed: int) -> list[torch.Generator]:
 
 
 def _permuted(strength: Tensor, mask: Tensor, batch: TokenBatch, seed: int) -> Tensor:
-    """Return the strengths in a random order within each rollout; only places where `mask` is True take part."""
+    """Return the strengths in a random order within each rollout; only positions where `mask` is True take part."""
     permuted = strength.clone()
     for row, generator in enumerate(_generators(batch, seed)):
         places = torch.nonzero(mask[row]).flatten()

@@ -45,9 +45,9 @@ class EstimatorKind:
     """An estimator (a way to compute gradient strengths), and what the measurement must know about it.
 
     Args:
-        function: the function that measures a chunk of rollouts, `f(model, layers, chunk, spec, tick) ->
-            ChunkSignals`. Its arguments are those of `signals.own.own`. A text `module:attribute` is imported on first
-            use.
+        function: the function that measures a chunk (some rollouts that run together), `f(model, layers, chunk, spec,
+            tick) -> ChunkSignals`. Its arguments are those of `signals.own.own`. A text `module:attribute` can replace
+            the function, which is then imported on first use.
         context: which terms of the gradient the estimator keeps; see `SignalSpec.context`.
         slow: whether the estimator is too slow to be tried on a model before a run begins; `full` is then tried
             instead.
@@ -66,7 +66,7 @@ class EstimatorKind:
     shares_prefixes: bool = False
 
     def measure(self, *arguments: Any) -> Any:
-        """Call the function. If it is given as a text, it is imported first."""
+        """Call the function. If `function` is a text `module:attribute`, it is imported first."""
         function = imported(self.function) if isinstance(self.function, str) else self.function
         return function(*arguments)
 

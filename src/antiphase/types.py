@@ -23,14 +23,14 @@ class TokenBatch:
     """Tokenised rollouts, padded on either side.
 
     Args:
-        input_ids: the token ids; ids at padded places are never read.
+        input_ids: the token ids; ids at padded positions are never read.
         attention_mask: True at real tokens, which form one unbroken run in each row.
         completion_mask: True at the generated tokens, which are to be measured. A token is predicted from the real
             token before it, so the first real token of a row cannot be measured.
 
     Raises:
         InvalidInputError: the shapes differ, a row has no real token, the real tokens of a row have a gap, or
-            `completion_mask` is True at the first real token of a row or at a padded place.
+            `completion_mask` is True at the first real token of a row or at a padded position.
     """
 
     input_ids: Int[Tensor, "batch token"]
@@ -58,7 +58,7 @@ class TokenBatch:
                 "prompt token (a BOS token will do)."
             )
         if bool((self.completion_mask & ~self.attention_mask).any()):
-            raise InvalidInputError("completion_mask is True at padded places.")
+            raise InvalidInputError("completion_mask is True at padded positions.")
 
     @classmethod
     def from_ids(
@@ -79,7 +79,7 @@ class TokenBatch:
             generated: for each completion token, 1 if the model wrote it and 0 if it is, for example, the answer of a
                 tool; tokens with 0 are not measured. None means that the model wrote all of them.
             padding_side: the side on which shorter rows are padded.
-            pad_token_id: the id that is written at padded places.
+            pad_token_id: the id that is written at padded positions.
             device: the device of the tensors.
 
         Raises:
@@ -173,7 +173,7 @@ MAGNITUDES: tuple[str, ...] = tuple(part.name for part in fields(Magnitudes))
 class StepSignals:
     """The signals of every step (sentence) of every rollout.
 
-    Rollouts have different numbers of steps. At the places after a rollout's last step, `num_tokens` is 0 and all
+    Rollouts have different numbers of steps. At the indices after a rollout's last step, `num_tokens` is 0 and all
     other values are NaN.
 
     Args:
@@ -182,7 +182,7 @@ class StepSignals:
         strength_by_projection: the gradient strength of the step for each projection: the mean over its measured
             tokens, or the joint strength (see `SignalSpec.step_strength`).
         num_tokens: the number of tokens in the step.
-        position: the mean place of the step's tokens in the completion, counted from 0.
+        position: the mean position of the step's tokens in the completion, counted from 0.
     """
 
     entropy: Float[Tensor, "batch step"]
@@ -199,7 +199,7 @@ class StepSignals:
 
 @dataclass(frozen=True)
 class TokenSignals:
-    """The signals of every generated token, at the places of the measured batch; NaN at all other places.
+    """The signals of every generated token, at the positions of the measured batch; NaN at all other positions.
 
     Args:
         entropy: the entropy of the model's distribution p at the token's position, in nats.

@@ -50,7 +50,7 @@ def test_labelled_problems():
     assert all(in_split(p.prompt, "test") for p in labelled.problems("test", 5, 0))
     longest = load_task("digit_sum:num_digits=26,labels=true").problems("all", 1, 0)[0]
     assert [label for label, _ in sentences.labelled(longest.prompt)] == list("abcdefghijklmnopqrstuvwxyz")
-    with pytest.raises(InvalidInputError, match="with labels, num_digits must be at most 26"):
+    with pytest.raises(InvalidInputError, match="from a to z, so num_digits must be at most 26; got 27"):
         load_task("digit_sum:num_digits=27,labels=true")
     assert len(load_task("digit_sum:num_digits=27").problems("all", 1, 0)[0].prompt) == 29
 

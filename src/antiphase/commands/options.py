@@ -96,7 +96,7 @@ def add_think_tags(group: "argparse._ActionsContainer") -> None:
 
 
 def end_token(text: str) -> str:
-    r"""Parse the text of an end token, in which `\n` and `\t` stand for a line break and a tab."""
+    r"""Parse the text of an end token, in which `\n` and `\t` mean a line break and a tab."""
     return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
@@ -123,8 +123,8 @@ def add_signal_options(group: "argparse._ArgumentGroup", *, measured: bool = Fal
         dest="estimators",
         default="own",
         metavar="NAME[:TARGETS][,…]",
-        help="estimators of gradient strength: own, last, full, oracle, oracle-own; several with commas, of which the "
-        "first is the headline" + ("; none measures no signals" if measured else ""),
+        help="estimators of gradient strength: own, last, full, oracle, oracle-own; NAME:16 measures 16 random tokens "
+        "of each rollout; the first of several is the headline" + ("; none measures no signals" if measured else ""),
     )
     group.add_argument("--layers", default="all", help="layers: all, last, last-K, or indices such as 0,3,-1")
     group.add_argument("--projections", default="QKVO", help="which of the projections Q, K, V, O")
@@ -167,7 +167,7 @@ def add_signal_options(group: "argparse._ArgumentGroup", *, measured: bool = Fal
     group.add_argument(
         "--step-strength",
         default="mean",
-        help="strength of a step: mean (of its tokens' strengths), or joint (of the gradient of the tokens' sum)",
+        help="strength of a step: mean (of its tokens' strengths), or joint (norm of one gradient for all its tokens)",
     )
     group.add_argument("--segment", default="all", help="tokens that are correlated: thought, answer or all")
     group.add_argument(

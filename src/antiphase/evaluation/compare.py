@@ -46,15 +46,15 @@ def compare(
             folder of an evaluation, a pattern such as `runs/grpo-*`, or a model (hub id or directory), which is then
             evaluated.
         options: how the entrants are compared; the defaults of `Options` if None.
-        out: folder for the tables, figures and evaluations; None keeps nothing on disk.
-        estimator: the estimator whose signals are compared; by default the first one of each evaluation.
-        figures: draw figures, if matplotlib is installed.
-        report: write the interactive page `report.html`, with the evaluations that are compared.
-        evaluation: the options of `evaluate` for entries that are models.
+        out: folder for the tables, figures and evaluations; None writes no files, and no model can be evaluated.
+        estimator: estimator whose signals are compared; by default the first of each evaluation.
+        figures: whether figures are drawn into `out`, if matplotlib is installed.
+        report: whether the interactive page `report.html` is written into `out`. It also shows the evaluations.
+        evaluation: options of `evaluate`, for models.
 
     Raises:
-        InvalidInputError: the evaluations do not match, a folder is unfinished or of another kind, there are fewer
-            than two entrants, or `out` holds files that `compare` does not write.
+        InvalidInputError: runs do not match, a folder is unfinished or of another kind, there are fewer than two
+            entrants, or `out` is a folder that contains other files than those of a comparison.
     """
     options, place = options or Options(), None if out is None else Path(out)
     parsed = check_comparison(entries, options, out=place, estimator=estimator, evaluation=evaluation)

@@ -99,7 +99,11 @@ class Entrant:
         return np.array([row.to_numpy(dtype=np.float64) for row in rows])
 
     def ks(self, prefix: str) -> set[int]:
-        """Return every k for which all seeds have `pass@k` or `maj@k`. `prefix` is `pass` or `maj`."""
+        """Return the values of k for which the evaluations of all seeds have the metric `prefix@k`.
+
+        Args:
+            prefix: `pass` or `maj`.
+        """
         names = set.intersection(*(set(run.result["metrics"]) for run in self.runs))
         return {int(name.partition("@")[2]) for name in names if name.startswith(f"{prefix}@")}
 

@@ -26,7 +26,7 @@ def checkpoint_curves(trajectory: Mapping[str, Any], references: Sequence[Publis
 
     There is one panel for each unit (type, token, step) and one line for each estimator. A published curve is a dotted
     line in the panel of its unit, as far as the trajectory reaches. If the checkpoints have no training steps, but
-    only a place in a list, the published curves are left out.
+    only an index in a list, the published curves are left out.
 
     Args:
         trajectory: the content of trajectory.json.

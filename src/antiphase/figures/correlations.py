@@ -118,7 +118,7 @@ def layer_map(result: Result) -> Figure:
     A cell correlates the entropy with the strength of one projection in one layer. Undefined cells are hatched.
 
     Args:
-        result: an entry of the results, of which `layers`, `projections` and `by_projection` are used.
+        result: an entry of the results. Its keys `layers`, `projections` and `by_projection` are used.
     """
     layers, projections = result["layers"], result["projections"]
     cells = np.array(result["by_projection"], dtype=float).reshape(len(layers), len(projections)).T

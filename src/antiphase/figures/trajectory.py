@@ -101,13 +101,13 @@ def _dots(axis: Any, rows: Rows, keys: Sequence[str], label: str, sign: int = 1)
 
 
 def _alone(values: Sequence[float]) -> list[int]:
-    """Return the places of finite values without a finite neighbour. No line joins them, so each needs a dot."""
+    """Return the indices of finite values without a finite neighbour. No line joins them, so each needs a dot."""
     known = [False, *map(math.isfinite, values), False]
     return [place for place in range(len(values)) if known[place + 1] and not (known[place] or known[place + 2])]
 
 
 def _running_mean(values: Sequence[float]) -> list[float]:
-    """Return, for each place, the mean of the finite values among the last 5; NaN if there is none."""
+    """Return, for each index, the mean of the finite values among the last 5; NaN if there is none."""
     means = []
     for place in range(len(values)):
         near = [v for v in values[max(0, place - _SMOOTH + 1) : place + 1] if math.isfinite(v)]

@@ -67,7 +67,8 @@ class InversionReward:
 
     Args:
         spec: the options of the reward.
-        tags: what opens and what closes a thought, where `spec.segment` asks for the thought or the answer alone.
+        tags: pairs of the tag that opens a thought and the tag that closes it. They are used if `spec.segment` is the
+            thought or the answer.
     """
 
     spec: InversionSpec = field(default_factory=InversionSpec)

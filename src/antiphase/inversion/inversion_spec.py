@@ -75,8 +75,9 @@ class InversionSpec:
         targets_per_rollout: number of random tokens of each rollout whose strength is measured; None measures all.
         token_budget: padded tokens in one measuring pass; it changes numbers by no more than rounding.
         correlation: `spearman` or `pearson`.
-        min_tokens: rollouts with fewer measured tokens (or types) have no score, where those are the unit.
-        shrink: pseudo-items of the prior that pulls short rollouts to 0; see `shrunk`.
+        min_tokens: if the unit is `token` or `type`, a rollout with fewer measured tokens or types has no score.
+        shrink: how strongly the scores of short rollouts are pulled to 0, given as a number of added items without
+            correlation; see `shrunk`.
         clip: scores are clipped to [−clip, clip].
         schedule: how λ changes during training: `constant`, `warmup`, `linear` or `cosine`; see `weight_at`.
         warmup_steps: number of optimizer steps over which λ rises from 0. A value below 1 is a share of the training.
@@ -93,7 +94,7 @@ class InversionSpec:
         InvalidInputError: the value of an option is not one of its choices, or is outside its range.
     """
 
-    weight: float = _option(0.1, "λ, weight of the inversion score; with 0, training is exactly the host's")
+    weight: float = _option(0.1, "λ, weight of the inversion score; with 0, training is exactly that of TRL")
     combine: str = _option("penalty", "penalty (the paper's), sum, centered, gated or only")
     unit: str = _option("step", "what is correlated: step (the paper's), type or token")
     segment: str = _option("all", "tokens that are measured and correlated: of the thought, of the answer, or all")
@@ -110,13 +111,15 @@ class InversionSpec:
     token_budget: int = _option(2048, "padded tokens in one measuring pass")
     correlation: str = _option("spearman", "spearman or pearson")
     min_tokens: int = _option(MIN_TOKENS, "rollouts with fewer measured tokens have no score")
-    shrink: float = _option(0.0, "pseudo-items that pull short rollouts' scores to 0")
+    shrink: float = _option(0.0, "added items without correlation, which pull the scores of short rollouts to 0")
     clip: float = _option(1.0, "scores are clipped to [-clip, clip]")
     schedule: str = _option("constant", "schedule of λ: constant, warmup, linear or cosine")
-    warmup_steps: float = _option(0.0, "steps (below 1: share) over which λ rises from 0")
-    control: str = _option("none", "none, shuffled (strengths) or random (score)")
+    warmup_steps: float = _option(0.0, "number of steps over which λ rises from 0; below 1, share of the training")
+    control: str = _option(
+        "none", "control experiment: none, shuffled (strengths in random order) or random (random scores)"
+    )
     verifier: str | None = _option(None, "name of the reward function that says what is right (default: the first)")
-    accept: float = _option(0.5, "accepted (right) if the verifier gives at least this")
+    accept: float = _option(0.5, "a rollout is accepted (right) if the verifier gives it at least this")
     alarm: str = _option("warn", "when ι rises while accuracy falls: warn, stop, drop or off")
     alarm_window: int = _option(20, "batches that the alarm looks back over")
     seed: int = 42

@@ -22,7 +22,10 @@ LOGPROB_STEP = 32 / 65_535
 
 @dataclass
 class Blobs:
-    """The packed columns, in the order in which they were added, and the vocabulary of their words."""
+    """The packed columns in the order in which they were added, and the list of all words that columns of words hold.
+
+    A column of words is stored as numbers: each is the index of a word in this list.
+    """
 
     texts: list[str] = field(default_factory=list)
     # Each word with its number, in the order in which the words were first used.
@@ -34,7 +37,7 @@ class Blobs:
         return {"blob": len(self.texts) - 1, "dtype": values.dtype.name, "length": int(values.size)}
 
     def add_words(self, texts: Iterable[str]) -> dict[str, Any]:
-        """Pack a column of words, which is stored as their numbers in the vocabulary. New words are added to it."""
+        """Pack a column of words as their indices in the list of words. New words are added to the list."""
         numbers = [self.words.setdefault(text, len(self.words)) for text in texts]
         return self.add(smallest_unsigned(np.array(numbers, dtype=np.int64)))
 

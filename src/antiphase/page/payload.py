@@ -61,7 +61,7 @@ def payload_of(document: Document, max_characters: int = MAX_CHARACTERS) -> tupl
 
 @dataclass(frozen=True)
 class _Kept:
-    """The part of a subject that the page holds.
+    """The rollouts and tokens that the page keeps of one subject (a model, on one task in an evaluation).
 
     Args:
         rollouts: the indices of the rollouts.

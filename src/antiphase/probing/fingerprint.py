@@ -43,7 +43,7 @@ class Fingerprint:
     steps: pd.DataFrame | None = None
 
     def result(self, model: str | None = None, estimator: str | None = None) -> dict[str, Any]:
-        """Return the first entry of `summary["results"]` for a model and an estimator; None stands for any.
+        """Return the first entry of `summary["results"]` for a model and an estimator; None accepts any.
 
         Raises:
             InvalidInputError: this run has no result for the model and the estimator.

@@ -46,7 +46,7 @@ def probe(
         name: the name of a model in memory in the tables.
         rollouts: given rollouts, as a file or as rows with `prompt`/`completion` or `prompt_ids`/`completion_ids`.
             None generates the completions.
-        out: the folder for the tables, summary.json and figures (see docs/files.md); None keeps nothing on disk.
+        out: the folder for the tables, summary.json and figures (see docs/files.md); None writes no files.
         resume: whether to continue an interrupted run in `out`. It must have the same options and models. If there is
             none, a new run begins.
         figures: whether to draw figures into `out`; None draws them if `out` is given and matplotlib is installed.

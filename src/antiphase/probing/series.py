@@ -60,7 +60,7 @@ def probe_checkpoints(
     Args:
         checkpoints: a trainer's output folder, or several checkpoints; see `find_checkpoints`.
         rollouts: given rollouts, as a file or as rows; see `probe`.
-        out: the folder to write to; None keeps nothing on disk.
+        out: the folder to write to; None writes no files.
         resume: whether to continue the run in `out` with the checkpoints that exist now. The options must be the same.
         figures: whether to draw ρ against the training step; None draws it if `out` is given and matplotlib is
             installed.

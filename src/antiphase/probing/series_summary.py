@@ -37,7 +37,7 @@ def summarize_series(folder: SeriesFolder) -> dict[str, Any]:
     """Collect the results of the finished checkpoints of a folder, in the order of their steps.
 
     Returns:
-        `numbered`, whether the steps are training steps and not places in a list; `rollouts`, whose rollouts were
+        `numbered`, whether the steps are training steps and not indices in a list; `rollouts`, whose rollouts were
         measured: `own` (each checkpoint's own), `given`, or `of LABEL` (those of one checkpoint); and `checkpoints`,
         the results of each checkpoint.
 

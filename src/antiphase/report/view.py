@@ -26,7 +26,7 @@ _WATCHED = (
 
 
 def signature_of(paths: Sequence[Path]) -> str:
-    """Return a text that changes whenever a file changes that the page of these runs is made from."""
+    """Return a text that changes whenever one of the files changes from which the page is made."""
     facts = []
     for path in paths:
         for pattern in _WATCHED:

@@ -53,7 +53,8 @@ class RunConfig:
     Args:
         models: hub ids, local directories, or `demo`.
         estimators: names of `SignalSpec.estimator`. A name may be followed by the number of tokens per rollout that
-            this estimator measures, as in `full:16`. The first estimator is the headline: its ρ stands for the run.
+            this estimator measures, as in `full:16`. The first estimator is the headline: tables and pages
+            show its ρ first.
         layers, projections, norm, target, targets_per_rollout, token_budget: see `SignalSpec`.
         unit: the unit of the headline ρ: `type` (distinct token ids, the paper's fingerprint), `token` (positions) or
             `step`. The results always contain all three.
@@ -63,7 +64,7 @@ class RunConfig:
             tokens are always measured and stored. With `thought` and `answer`, no step contains tokens of both.
         min_tokens: a rollout with fewer measured tokens (or types) has no correlation of its own.
         min_steps: a rollout with fewer steps has no correlation over steps.
-        num_resamples: the number of bootstrap samples, each of which is drawn from the prompts.
+        num_resamples: the number of bootstrap samples. Each is drawn from the prompts.
         temperature, top_p, seed: see `Sampling`.
         system_prompt, prompt_template: see `PromptFormat`.
         chat_template_kwargs: variables for the model's chat template, such as `{"enable_thinking": False}`.
@@ -116,7 +117,10 @@ class RunConfig:
             raise InvalidInputError("name at least one model: a hub id, a local directory, or 'demo'.")
         self.check_once("model", self.models)
         if not self.estimators:
-            raise InvalidInputError("name at least one estimator, such as own or full:16.")
+            raise InvalidInputError(
+                "name at least one estimator, such as 'own' or 'full:16'. The number says of how many tokens of each "
+                "rollout the strength is measured."
+            )
         self.check_once("estimator", self.estimators)
         self.check_counts("batch_size", "num_resamples")
         if not 0 < self.vllm_memory <= 1:

@@ -221,7 +221,7 @@ class RunFolder:
         return self.read_frame("steps") if (self.path / "steps.parquet").is_file() else None
 
     def read_alternatives(self) -> pd.DataFrame | None:
-        """Read the whole table of alternatives; None if the run stored none.
+        """Read the table of the most probable next tokens at each position (alternatives); None if none were stored.
 
         Raises:
             InvalidInputError: the table cannot be read.

@@ -17,7 +17,7 @@ class Outputs:
     """Where a run writes, and what it writes in addition to its tables.
 
     Args:
-        out: the folder to write to; None keeps nothing on disk.
+        out: the folder to write to; None writes no files.
         resume: whether an interrupted run in `out` is continued.
         figures: whether figures are drawn.
         report: whether the interactive page is written.
@@ -33,7 +33,7 @@ class Outputs:
         """Return the outputs for the options of a user.
 
         Args:
-            out: the folder to write to; None keeps nothing on disk.
+            out: the folder to write to; None writes no files.
             resume: whether an interrupted run in `out` is continued.
             figures: whether figures are drawn; None draws them if there is a folder and matplotlib is installed.
             report: whether the interactive page is written.

@@ -35,7 +35,7 @@ def signal_statistics(
             measurement of steps.
         layers, projections: the layers and projections that were measured.
         units: the options that say what is correlated.
-        num_resamples: the number of bootstrap samples, each of which is drawn from the prompts.
+        num_resamples: the number of bootstrap samples. Each is drawn from the prompts.
         seed: seed of the random generator that draws the bootstrap samples.
     """
     within: dict[str, Any] = {"num_resamples": num_resamples, "seed": seed}

@@ -26,7 +26,7 @@ class UnitSpec:
     """The options that say what is correlated.
 
     Args:
-        headline: the unit of the ρ that stands for the run if only one number is shown.
+        headline: the unit of the ρ that is shown if there is room for one number only.
         splitter: the rule that says where steps end.
         min_tokens: the least number of tokens, or of types, that a correlation needs.
         min_steps: the least number of steps that a correlation needs.

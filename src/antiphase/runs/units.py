@@ -160,7 +160,10 @@ def _beside_steps(tokens: pd.DataFrame, steps: pd.DataFrame, units: UnitSpec, **
 
 
 def headline_of(result: Mapping[str, Any]) -> Unit:
-    """Return the unit of the ρ that stands for a result. Runs that are older than the units correlate tokens."""
+    """Return the headline unit of a result: the unit of the ρ that is shown first.
+
+    Runs that are older than the units correlate tokens.
+    """
     return cast(Unit, result.get("headline", "token"))
 
 

@@ -34,7 +34,7 @@ class Row:
         index: the row of the rollout in the batch.
         offset: the column of its first real token in the batch.
         token_ids: its token ids, without padding.
-        targets: the places of its targets (the generated tokens) in `token_ids`.
+        targets: the indices of its targets (the generated tokens) in `token_ids`.
         measured: for each target, whether its strength is measured.
         steps: the step of each target, counted from 0; None if no steps were given.
     """
@@ -74,7 +74,7 @@ class Chunk:
     Target k is the token at `[rows[k], columns[k]]`. The hidden state one column before it predicts it.
 
     Args:
-        input_ids: the token ids; 0 at padded places.
+        input_ids: the token ids; 0 at padded positions.
         lengths: the number of tokens of each row.
         rows: the row of each target.
         columns: the column of each target.

@@ -1,4 +1,4 @@
-"""Put the signals of all chunks at their places in the batch, and compute the signals of steps from them."""
+"""Put the signals of all chunks at their positions in the batch, and compute the signals of steps from them."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ def collect(
     done: Sequence[tuple[Sequence[Row], ChunkSignals]],
     steps: Int[Tensor, "batch token"] | None,
 ) -> TokenSignals:
-    """Return the signals of all chunks in one object, at the places and on the device of the batch.
+    """Return the signals of all chunks in one object, at the positions and on the device of the batch.
 
     Places without a measured value are NaN.
 
@@ -101,7 +101,7 @@ def _steps(
         means: Tensor = (total.index_add_(0, place, wide.nan_to_num(0.0)) / count).unflatten(0, shape)
         return means
 
-    # The number of completion tokens before each token is its place in the completion.
+    # The number of completion tokens before each token is its position in the completion.
     before = mask.cumsum(1) - 1
     if spec.step_strength == "joint":
         by_cell = torch.full((*shape, *strength.shape[2:]), torch.nan, dtype=strength.dtype)

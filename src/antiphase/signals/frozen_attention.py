@@ -101,7 +101,11 @@ class AttentionTrace:
 
     @property
     def continued(self) -> bool:
-        """Whether every call used the keys and values of `past`, with a mask that covers them."""
+        """Whether the attention of every layer used the keys and values in `past`.
+
+        A call does not use them if its attention mask covers only the new tokens. The result is then False, and also
+        if there is no `past`.
+        """
         return self.past is not None and self.num_continued == len(self.past.calls)
 
 
@@ -170,7 +174,7 @@ def _masked(scores: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
 def _blocks(call: AttentionCall) -> Iterator[slice]:
     """Return blocks of query positions.
 
-    They are numbers on the host. If they were on the device, the host would wait for the device at every block.
+    They are Python numbers. If they were on the device, the CPU would wait for the device at every block.
     """
     batch, heads, length, _ = call.query.shape
     most = _BLOCK_ELEMENTS * (_GPU_TIMES if call.query.device.type == "cuda" else 1)

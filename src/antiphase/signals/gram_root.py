@@ -32,7 +32,7 @@ def trace_of_root(gram: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"]:
     Args:
         gram: positive semi-definite matrices in float64; narrower dtypes lose the small singular values.
 
-    Cost: 45 products of n × n matrices. The host does not wait for the device.
+    Cost: 45 products of n × n matrices. The CPU does not wait for the device.
 
     >>> round(trace_of_root(torch.diag(torch.tensor([9.0, 16.0, 0.0], dtype=torch.float64))).item(), 7)
     7.0

@@ -73,13 +73,17 @@ class StepFactors:
     def norms(
         self, deltas: Sequence[Float[Tensor, "target rows"]], inputs: Sequence[Tensor], keys: tuple[int, ...]
     ) -> Float[Tensor, "layer step"]:
-        """Return the norms of all steps, for one projection in several layers at once, which keeps a GPU busy.
+        """Return the norm of every step's summed gradient, for one projection in several layers.
+
+        The layers are computed together because this keeps a GPU busy.
 
         Args:
-            deltas: for each layer, the gradients δ_i. All layers must have the same number of rows.
-            inputs: for each layer, the inputs a_i, `[target, columns]`.
-            keys: for each layer, a number that identifies its inputs. The factors of the inputs are kept until
-                `forget` is called, so that other projections with the same inputs can use them.
+            deltas: for each layer, the gradients δ_i at the projection's outputs. The projection must have the same
+                number of outputs (rows) in all layers.
+            inputs: for each layer, the projection's inputs a_i, `[target, columns]`.
+            keys: for each layer, a number that identifies its inputs. The results of `shared_factor` for these inputs
+                are kept until `forget` is called. Projections with the same inputs, such as Q, K and V, then use them
+                again if they are given the same keys.
         """
         delta = torch.stack(list(deltas))
         dtype = torch.promote_types(delta.dtype, torch.float32)

@@ -3,15 +3,20 @@
 After the last attention layer nothing mixes positions. So the backward pass of Σ_i z_i, the sum of all targets, keeps
 the targets separate down to the output of the last attention. From there on the gradients have closed forms.
 
-Let u_{h,i} be the gradient of z_i at the output of head h at position i, α the attention weights, s the scale, c' the
-slope of the softcap, q̃, k̃, v and o the queries, keys, values and outputs of the attention, a_t the input of Q, K and
-V at position t, c_i the input of O, and δ_i the gradient at a projection's output. With
-e_{h,it} = c' α_{h,it} ⟨u_{h,i}, v_{g,t} − o_{h,i}⟩, where g is the group of head h, the gradients are
+The symbols are:
+
+* α_{h,it}, the attention weight of head h from position i to position t;
+* q̃, k̃, v and o, the queries, keys, values and outputs of the attention, and u_{h,i} = ∂z_i/∂o_{h,i};
+* κ, the scale of the attention scores, and c', the slope of their softcap;
+* a_t, the input of Q, K and V at position t, and b_i, the input of O at position i;
+* δ_i, the gradient of z_i at a projection's output at position i.
+
+With e_{h,it} = c' α_{h,it} ⟨u_{h,i}, v_{g,t} − o_{h,i}⟩, where g is the group of head h, the gradients are
 (docs/method.md):
 
-    O: δ_i c_iᵀ (rank one)                       Q: δ_i a_iᵀ (rank one: a query reaches only its own output)
+    O: δ_i b_iᵀ (rank one)                       Q: δ_i a_iᵀ (rank one: a query reaches only its own output)
     V: Σ_h u_{h,i} (Σ_t α_{h,it} a_t)ᵀ           (rank ≤ number of heads: a heads × heads problem)
-    K: Σ_t (∂k̃_t/∂k_t)ᵀ [s Σ_{h∈g} e_{h,it} q̃_{h,i}] a_tᵀ
+    K: Σ_t (∂k̃_t/∂k_t)ᵀ [κ Σ_{h∈g} e_{h,it} q̃_{h,i}] a_tᵀ
 
 There is no formula here for the Jacobian ∂k̃/∂k of RoPE and of the normalisation of keys. Autograd computes it for
 many targets at once, through the model's own graph from the attention's argument to the projection's output. With RoPE

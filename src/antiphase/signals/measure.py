@@ -1,7 +1,7 @@
 """`token_signals` measures a batch of rollouts. Probing, training and evaluation all use it.
 
-It splits the rollouts into chunks within the token budget, runs the chosen estimator on each chunk, and puts the
-results at their places in the batch. It generates no text and writes no files.
+It splits the rollouts into chunks (rollouts that run together) within the token budget, runs the chosen estimator on
+each chunk, and puts the results at their positions in the batch. It generates no text and writes no files.
 """
 
 import dataclasses
@@ -83,24 +83,24 @@ def token_signals(
         batch: the rollouts, padded on either side; only the tokens of `completion_mask` are measured.
         spec: the options of the measurement; the default is the estimator `own` on all layers.
         steps: the step of every completion token, counted from 0 in each rollout (see `antiphase.steps`); values at
-            other places are not read.
+            other positions are not read.
         progress: a function that is called during the measurement, with the number of targets and joint steps that
             were measured since its last call.
 
     Returns:
-        The signals at the places of `batch` and on its device, in float32 or wider; NaN outside the completions.
+        The signals at the positions of `batch` and on its device, in float32 or wider; NaN outside the completions.
 
     Raises:
         UnsupportedModelError: the architecture cannot be measured, or not by this estimator.
         InvalidInputError: a layer or a token id does not exist, there are fewer tokens than alternatives, or the steps
             do not fit the batch.
         NonFiniteError: logits or gradients are NaN or infinite.
-        OutOfMemoryError: a chunk did not fit; lower `token_budget`.
+        OutOfMemoryError: the rollouts that run together did not fit into the memory; lower `token_budget`.
 
     The measurement leaves the model as it was: parameters, `.grad`, hooks, attention implementation, training mode and
     the state of the random generators.
 
-    Cost: the cost of the estimator. The memory is that of one chunk.
+    Cost: that of the estimator. The memory is that of the rollouts that run together (see `token_budget`).
     """
     spec = spec or SignalSpec()
     model = unwrap(model)
@@ -128,13 +128,16 @@ def _measure(
     rows: Sequence[Row],
     progress: Tick,
 ) -> ChunkSignals:
-    """Run the estimator on one chunk. If it fails or a strength is not finite, the error says what to do."""
+    """Run the estimator on one chunk (rollouts that run together).
+
+    If it fails, or if a strength is not finite, the error says what to do.
+    """
     try:
         signals: ChunkSignals = ESTIMATORS[spec.estimator].measure(model, layers, chunk, spec, progress)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise NonFiniteError(
-            f"row {rows[0].index} or another row of its chunk: singular values do not converge, so a gradient is NaN "
-            "or infinite. Check the weights, or load in a wider dtype (--dtype float32)."
+            f"one of the rows {', '.join(str(row.index) for row in rows)}: its singular values do not converge, so a "
+            "gradient is NaN or infinite. Check the weights, or load in a wider dtype (--dtype float32)."
         ) from error
     except RuntimeError as error:
         if says_out_of_memory(error):

@@ -99,10 +99,15 @@ def rank_one_norm(
 
 
 def shared_factor(inputs: Float[Tensor, "batch token columns"], norm: Norm) -> Float[Tensor, "batch token rank"]:
-    """Return the factor of the inputs A that the norms of all targets use.
+    """Return L of the decomposition A = L Q, where the rows of Q are orthonormal; it is in float32 or wider.
 
-    It is L of A = L Q, in float32 or wider. For the entrywise L1 norm it is A itself. L is lower trapezoidal, so its
-    first t rows are the factor of the first t inputs.
+    For every target with the gradients Δ, ‖Δᵀ A‖ = ‖Δᵀ L‖, so one L serves all targets of a sequence. L is zero above
+    its diagonal, so its first t rows are the factor of the first t inputs. The entrywise L1 norm has no such factor;
+    A itself is returned for it.
+
+    Args:
+        inputs: the inputs A of a projection, one row for each token.
+        norm: the norm that `factored_norm` will compute.
     """
     wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
     if norm == "l1":

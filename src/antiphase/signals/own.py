@@ -106,7 +106,7 @@ def check_frozen(model: nn.Module, trace: AttentionTrace) -> None:
 def seed_of(head: HeadSignals, chunk: Chunk, hidden: Tensor) -> Tensor:
     """Return the gradient of the sum of all needed targets at the final hidden states, `[row, token, hidden]`.
 
-    Each target's gradient (its seed) stands at the position that predicts the target. All other places are 0.
+    Each target's gradient (its seed) stands at the position that predicts the target. All other positions are 0.
     """
     assert head.seed is not None
     seed = torch.zeros_like(hidden)
@@ -132,7 +132,7 @@ class Unasked:
         self.leaks: list[tuple[str, Tensor]] = []
 
     def note(self, gradient: Tensor, name: str) -> None:
-        """Look for a leak in the gradient of a layer. The result stays on the device, so the host need not wait."""
+        """Look for a leak in the gradient of a layer. The result stays on the device, so the CPU need not wait."""
         leaked = gradient[self.rows, self.columns]
         self.leaks.append((name, leaked.isfinite().all() & (leaked != 0).any()))
 

@@ -30,7 +30,8 @@ def seeded_logits(
         head: the model's function from hidden states to logits; see `head_of`.
         hidden: the final hidden states, without graph.
         token_ids: the generated tokens.
-        spec: names the target. The target `logprob` depends on every logit, so the shortcut is not used for it.
+        spec: names the target. The module's docstring explains a shortcut for the target `logit`. The target `logprob`
+            depends on every logit, so it has no shortcut.
 
     Cost: one matrix product of the hidden states with the vocabulary; two if the shortcut cannot be used.
     """

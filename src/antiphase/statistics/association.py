@@ -76,7 +76,7 @@ def rank_association(
 ) -> Association:
     """Compute the Spearman correlation of two series over models, with an interval and a permutation p-value.
 
-    Without clusters, the interval is Fisher's, tanh(atanh ρ ± z √((1+ρ²/2)/(n−3))) (Bonett & Wright 2000), with n the
+    Without clusters, the interval is Fisher's, tanh(atanh ρ ± q √((1+ρ²/2)/(n−3))) (Bonett & Wright 2000), with n the
     number of points. The permutation test reorders y. Up to n = 7 it tries all n! orders. Beyond that it tries random
     orders, and p = (1 + number of orders at least as extreme) / (1 + number of orders tried).
 

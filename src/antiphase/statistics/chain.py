@@ -49,13 +49,13 @@ _CONTROLS = {
 
 @dataclass(frozen=True)
 class Link:
-    """One arrow of the paper's chain, with its measured correlation.
+    """One link of the chain that the module's docstring explains, with its measured correlation.
 
     Args:
         name: the name of the link, such as `entropy–logit`.
         x, y: the columns of the two series.
         expected: the sign of the correlation that the paper's argument needs; `none` if the argument needs none.
-        correlation: the correlation over all tokens, with an interval for other prompts.
+        correlation: the correlation over all tokens. Its interval treats the prompts as a random sample.
         num_prompts: the number of prompts that the tokens come from; None if it is unknown.
     """
 

@@ -109,7 +109,7 @@ def valid_items(series: Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
     """Return where all series have a value and the mask, if there is one, is True.
 
     Raises:
-        InvalidInputError: a series is infinite at such a place.
+        InvalidInputError: a value that is used is infinite.
     """
     valid = torch.stack([~each.isnan() for each in series]).all(0)
     valid = valid if mask is None else valid & mask
@@ -223,8 +223,8 @@ def type_means(x: Tensor, y: Tensor, ids: Tensor, valid: Tensor) -> tuple[Tensor
         valid: True where a token is used.
 
     Returns:
-        The means of x, the means of y, and for every token the place of its type's means. The means of a type (a
-        distinct token id) stand where the id first occurs in the row; all other places are NaN.
+        The means of x, the means of y, and for every token the index of its type's means. The means of a type (a
+        distinct token id) stand where the id first occurs in the row; all other values are NaN.
     """
     means = torch.full((2, *x.shape), torch.nan, dtype=torch.float64)
     home = torch.zeros(x.shape, dtype=torch.long)
@@ -250,11 +250,11 @@ def correlate(
 ) -> list[Correlation]:
     """Compute the correlation of entropy and strength within each rollout, with its interval.
 
-    The interval is Fisher's, tanh(atanh ρ ± z √((1+ρ²/2)/(n_eff−3))) for Spearman's correlation. For Pearson's, the
-    fraction is 1/(n_eff−3). n_eff is the effective number of pairs (`effective_pairs`). If types or steps are in
-    perfect order (ρ = ±1), the interval is made for ρ = ±(1 − 6/(n(n²−1))), which is halfway to the next order, and
-    ends at ±1. The reason is that a perfect order can be chance: without any correlation, one in twelve sets of four
-    steps is in perfect order.
+    The interval is Fisher's, tanh(atanh ρ ± q √((1+ρ²/2)/(n_eff−3))) for Spearman's correlation, with q the normal
+    quantile. For Pearson's, the fraction is 1/(n_eff−3). n_eff is the effective number of pairs (`effective_pairs`).
+    If types or steps are in perfect order (ρ = ±1), the interval is made for ρ = ±(1 − 6/(n(n²−1))), which is halfway
+    to the next order, and ends at ±1. The reason is that a perfect order can be chance: without any correlation, one
+    in twelve sets of four steps is in perfect order.
 
     Args:
         entropy: the entropy, `[token]` or `[batch, token]`; for steps `[step]` or `[batch, step]`. Or `TokenSignals`,

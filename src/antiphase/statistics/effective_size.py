@@ -18,19 +18,19 @@ def effective_pairs(
     """Compute the effective number of independent pairs in each row. It is never more than the number of pairs.
 
     The formula is n_eff = n / (1 + (2/n) Σ_k n_k r_x(k) r_y(k)). Here n is the number of pairs in the row, r_x(k) and
-    r_y(k) are the autocorrelations of the series at lag k, and n_k is the number of places t for which t and t + k are
-    both in the mask. If all places are in the mask, n_k is n − k, which gives the formula of docs/method.md. Each
-    autocorrelation is multiplied by 1 − k/span, where the span is the distance from the first pair to the last.
+    r_y(k) are the autocorrelations of the series at lag k, and n_k is the number of positions t for which t and t + k
+    are both in the mask. If all positions are in the mask, n_k is n − k, which gives the formula of docs/method.md.
+    Each autocorrelation is multiplied by 1 − k/span, where the span is the distance from the first pair to the last.
 
-    With weights, the series are those of types (distinct token ids): every place holds the value of its type, with the
-    weight w = 1/occurrences. Then n = Σ w is the number of types, n_k = Σ w_t w_{t+k}, and
-    r_x(k) = (Σ √(w_t w_{t+k}) x_t x_{t+k} / n_k) / (Σ w x² / n). The roots are needed because one of m values moves
-    their mean by 1/m, while the standard deviation of the mean falls by 1/√m.
+    With weights, the series are those of types (distinct token ids): every position holds the value of its type, with
+    the weight w = 1/occurrences. Then n = Σ w is the number of types, n_k = Σ w_t w_{t+k}, and r_x(k) = (Σ √(w_t
+    w_{t+k}) x_t x_{t+k} / n_k) / (Σ w x² / n). The roots are needed because one of m values moves their mean by 1/m,
+    while the standard deviation of the mean falls by 1/√m.
 
     Args:
         x, y: the centred series, 0 outside the mask.
-        mask: which places of the rollout have a pair.
-        weights: the weight of each place, 0 outside the mask; None gives every place the weight 1.
+        mask: which positions of the rollout have a pair.
+        weights: the weight of each position, 0 outside the mask; None gives every position the weight 1.
     """
     length = x.shape[1]
     if length == 0:
@@ -73,12 +73,12 @@ def effective_types(
 ) -> Float[Tensor, "batch"]:
     """Compute the effective number of independent types in each row, by `effective_pairs` with weights.
 
-    A type is a distinct token id, and its value stands at every place where the id occurs.
+    A type is a distinct token id, and its value stands at every position where the id occurs.
 
     Args:
-        x, y: the centred values of the types. Each type has one place in the row.
-        home: for every token, the place of its type in x and y.
-        mask: which places of the rollout have a token.
+        x, y: the centred values of the types. Each type has one index in the row.
+        home: for every token, the index of its type in x and y.
+        mask: which positions of the rollout have a token.
     """
     occurrences = torch.zeros_like(x).scatter_add_(1, home, mask.double())
     weights = (1 / occurrences.gather(1, home)).masked_fill(~mask, 0.0)

@@ -88,7 +88,7 @@ def half_swap_less(value: float, num: int) -> float:
 
 
 def fisher_interval(value: float, num_pairs: float, confidence: float, *, ranks: bool = True) -> tuple[float, float]:
-    """Compute Fisher's interval of a correlation, tanh(atanh ρ ± z √(v/(n−3))).
+    """Compute Fisher's interval of a correlation, tanh(atanh ρ ± q √(v/(n−3))), with q the normal quantile.
 
     Args:
         value: the correlation ρ, in (−1, 1).
@@ -223,8 +223,8 @@ def mean_interval(
     """Compute the mean over problems of an unbounded value, such as length or entropy, with a bootstrap interval.
 
     The plain percentiles of the resampled means of C problems are too narrow by √((C−1)/C), and with few problems
-    Student's quantile t_{C−1} must replace the normal quantile z. Their distances from the mean are therefore
-    multiplied by t_{C−1} / z √(C/(C−1)) (expanded percentiles, Hesterberg 2015, arXiv 1411.5279), as in
+    Student's quantile t_{C−1} must replace the normal quantile q. Their distances from the mean are therefore
+    multiplied by (t_{C−1} / q) √(C/(C−1)) (expanded percentiles, Hesterberg 2015, arXiv 1411.5279), as in
     `pooled_correlation`. For shares use `share_interval`: the interval of this function has no width if all values are
     equal.
 

@@ -192,7 +192,18 @@ def _resampled(
 def _without_variance(
     difference: float, num: int, shares: bool, confidence: float
 ) -> tuple[float, float, float, float]:
-    """Return (low, high, probability of improvement, detectable difference) if all problems differ equally."""
+    """Return the statistics of a difference whose variance is 0: every problem differs by the same value.
+
+    Args:
+        difference: this value.
+        num: the number of problems.
+        shares: whether all values lie in [0, 1], as accuracies do. If not, there is no interval.
+        confidence: the confidence of the interval.
+
+    Returns:
+        The low and the high end of the interval, the probability of improvement, and the smallest difference that the
+        data would show (see `paired_difference`). NaN means that a number cannot be computed.
+    """
     probability = 0.5 if difference == 0 else math.nan
     if not shares:
         return math.nan, math.nan, probability, math.nan

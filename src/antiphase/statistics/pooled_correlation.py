@@ -51,8 +51,9 @@ def pooled_correlation(
     """Correlate entropy and strength over all tokens, types or steps of all rollouts, with an interval over prompts.
 
     For tokens and steps, the interval is a bootstrap's: prompts are drawn with replacement, with all their items. The
-    percentiles of the resamples are stretched on Fisher's scale by t_{C−1} / z √(C/(C−1)), with C the number of
-    prompts (see `Resampler.interval`). The interval is for the ρ that infinitely many prompts would give.
+    percentiles of the resamples are stretched on Fisher's scale by (t_{C−1} / q) √(C/(C−1)), with C the number of
+    prompts, and t_{C−1} and q the quantiles of Student's t and of the normal distribution (see `Resampler.interval`).
+    The interval is for the ρ that infinitely many prompts would give.
 
     For types (distinct token ids), the interval is the jackknife's: each prompt is left out in turn, and the interval
     is ± t_{C−1} SE on Fisher's scale. With more prompts there are more rare types, so ρ over types keeps changing with

@@ -83,17 +83,18 @@ class Resampler:
     def interval(self, value: float, resampled: Float[Tensor, "resample"], confidence: float) -> tuple[float, float]:
         """Make the interval of a correlation; NaN with fewer than two prompts.
 
-        All intervals are made on Fisher's scale, z = atanh ρ. C is the number of prompts.
+        All intervals are made on Fisher's scale, ζ = atanh ρ. C is the number of prompts.
 
-        **If prompts were drawn**, the ends are expanded percentiles (Hesterberg 2015, arXiv 1411.5279, applied to z).
+        **If prompts were drawn**, the ends are expanded percentiles (Hesterberg 2015, arXiv 1411.5279, applied to ζ).
         The plain percentiles of the resamples are too narrow by √((C−1)/C), and with few prompts Student's quantile
-        t_{C−1} must replace the normal quantile z. The distance of each percentile from the value is therefore
-        multiplied by t_{C−1} / z √(C/(C−1)). A standard error cannot be used: with few prompts, some resamples are
+        t_{C−1} must replace the normal quantile q. The distance of each percentile from the value is therefore
+        multiplied by (t_{C−1} / q) √(C/(C−1)). A standard error cannot be used: with few prompts, some resamples are
         perfectly correlated, and their atanh is infinite. With two or three prompts, all resamples may lie on one side
         of the value; both ends then get the larger one of the two distances.
 
         **If prompts were left out**, the interval is the jackknife's, tanh(atanh ρ ± t_{G−1} SE) with
-        SE² = (G−1)/G Σ (z_g − z̄)². Here z_g is the value without the g-th of G groups.
+        SE² = (G−1)/G Σ (ζ_g − ζ̄)². Here ζ_g is atanh of the value without the g-th of G groups (of one prompt or
+        more).
 
         **If the correlation is perfect** (±1), it is perfect in every resample, but this does not prove that the true
         one is. The interval is that which `correlate` makes for C pairs in perfect order, and ends at ±1. With fewer

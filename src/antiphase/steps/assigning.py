@@ -47,10 +47,10 @@ def token_steps(token_ids: Sequence[int], tokenizer: Any, splitter: Splitter | s
 
 
 def batch_steps(batch: TokenBatch, tokenizer: Any, splitter: Splitter | str) -> Int[Tensor, "batch token"]:
-    """Return the step of every completion token of a batch, counted from 0 in each rollout; −1 at all other places.
+    """Return the step of every completion token of a batch, counted from 0 in each rollout; −1 at all other positions.
 
     If the model did not write some tokens in the middle of a completion, such as the answer of a tool, a blank line
-    stands in their place when the text is cut.
+    replaces them when the text is cut.
 
     Args:
         batch: the rollouts.
@@ -103,7 +103,7 @@ def _steps(token_ids: list[int], tokenizer: Any, splitter: Splitter, pauses: Seq
 
 
 def _numbers(placed: PlacedTokens, is_special: NDArray[np.bool_], splitter: Splitter) -> list[int]:
-    """Return the step of every token, from the place of each token in the text."""
+    """Return the step of every token, from the offsets of each token in the text."""
     text = placed.text
     plain = _without_special(placed, is_special)
     size = len(text)
@@ -128,7 +128,11 @@ def _without_special(placed: PlacedTokens, is_special: NDArray[np.bool_]) -> str
 
 
 def special_ids(tokenizer: Any) -> frozenset[int]:
-    """Return the ids of the special tokens, without the token for unknown words, which stands for text."""
+    """Return the ids of the special tokens, without the token for unknown words.
+
+    The token for unknown words replaces text that the vocabulary does not cover, so it counts as text. A tokenizer may
+    use the same token as the end, the beginning or the padding of a text. The token is then special.
+    """
     added = (token for token, content in tokenizer.added_tokens_decoder.items() if content.special)
     special = frozenset([*tokenizer.all_special_ids, *added])
     marks = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)

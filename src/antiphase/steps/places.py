@@ -20,13 +20,13 @@ _SPACE = re.compile(r"\s+")
 
 @dataclass(frozen=True)
 class PlacedTokens:
-    """The text of a completion, and the place of each token in it.
+    """The text of a completion, and the offsets of each token in it.
 
     Args:
         text: the text as the tokenizer decodes it, with special tokens. Each byte that is not valid UTF-8 becomes one
             character U+FFFD.
         starts, ends: the offsets of the characters at which each token starts and ends. A character whose bytes are
-            split over several tokens belongs to each of them. A token without text starts and ends at the same place.
+            split over several tokens belongs to each of them. A token without text starts and ends at the same offset.
     """
 
     text: str
@@ -40,7 +40,7 @@ class PlacedTokens:
             text: the text of the completion, in which some characters may be replaced by spaces.
 
         Returns:
-            the places `[token]`; the length of the text for a token of white space, and for one without text.
+            the offsets `[token]`; the length of the text for a token of white space, and for one without text.
         """
         size = len(text)
         solid = np.ones(size + 1, dtype=bool)
@@ -52,7 +52,7 @@ class PlacedTokens:
 
 
 def place_tokens(token_ids: Sequence[int], tokenizer: Any, pauses: Sequence[int] = ()) -> PlacedTokens:
-    """Return the text of some tokens, and the place of each token in the text.
+    """Return the text of some tokens, and the offsets of each token in the text.
 
     What a token adds to the text depends only on the token before it. For example, SentencePiece drops the space of
     the first token, and WordPiece puts a space between words. So each distinct pair of neighbours is decoded once. A
@@ -71,7 +71,7 @@ def place_tokens(token_ids: Sequence[int], tokenizer: Any, pauses: Sequence[int]
     begins = np.cumsum(breaks + lengths) - lengths
     paused = frozenset(pauses)
     data = b"".join(pause + part if number in paused else part for number, part in enumerate(parts))
-    # With surrogateescape, every byte that is not valid UTF-8 becomes one character, so places can be counted.
+    # With surrogateescape, every byte that is not valid UTF-8 becomes one character, so offsets can be counted.
     escaped = data.decode("utf-8", "surrogateescape")
     points = np.frombuffer(escaped.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     invalid = (points >= 0xDC80) & (points <= 0xDCFF)

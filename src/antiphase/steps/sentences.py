@@ -120,7 +120,7 @@ def merged(text: str, places: Iterable[int], *, content: str, tags: bool = True)
 
 
 def _after(text: str, place: int) -> int:
-    """Return the offset of the first character at or after a place that is no space."""
+    """Return the offset of the first character that is not white space, at the offset `place` or after it."""
     found = _SPACE.match(text, place)
     return found.end() if found else place
 
@@ -169,9 +169,9 @@ def _lines_without_stop(text: str, hard: set[int], stops: set[int], weak: set[in
 
     Args:
         text: the text of the completion.
-        hard: the places of hard breaks, which separate paragraphs.
+        hard: the offsets of hard breaks, which separate paragraphs.
         stops: where sentences begin after a mark such as a full stop.
-        weak: the places after all weak line breaks.
+        weak: the offsets after all weak line breaks.
     """
     edges = sorted(hard | {0, len(text)})
     lines: dict[int, set[int]] = {}

@@ -29,7 +29,7 @@ _LONGEST_DOLLARS = 400
 
 
 class _Places:
-    """The places of closing marks in a text. A kind of mark is searched for when it is first needed, and only once."""
+    """The offsets of closing marks in a text. Each kind of mark is searched for once, when it is first needed."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -38,7 +38,7 @@ class _Places:
             self.known.setdefault(found[0], []).append(found.span())
 
     def after(self, kind: str, place: int) -> tuple[int, int]:
-        """Return (start, end) of the first mark of a kind at or after a place.
+        """Return (start, end) of the first mark of a kind at or after an offset.
 
         If there is no such mark, both numbers are the length of the text.
         """

@@ -129,7 +129,7 @@ class Splitter:
         if self.pattern is None:
             starts = sorted(SPLITTERS[self.kind](text))
         else:
-            # A match may be empty here, although none was in the probe texts. A step then ends at its place.
+            # A match may be empty here, although none was in the probe texts. A step then ends at its offset.
             starts = [stop for _, stop in _matches(_compiled(self.pattern), self.pattern, text, MATCH_SECONDS)]
         return merged(text, starts, content=r"\S", tags=False)
 

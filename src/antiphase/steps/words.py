@@ -100,7 +100,7 @@ def _is_initial(text: str, begin: int, start: int, after: int) -> bool:
 
 
 def _is_number(text: str, stop: int) -> bool:
-    """Return whether a number, a closing bracket or a variable of one letter ends at a place."""
+    """Return whether a number, a closing bracket or a variable of one letter ends at an offset."""
     found = _WORD_BEFORE.search(text, max(0, stop - 3), stop)
     return len(found[0]) == 1 if found else text[stop - 1 : stop].isdigit() or text[stop - 1 : stop] == ")"
 

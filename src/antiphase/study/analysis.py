@@ -3,7 +3,7 @@
 Every method is compared with the reference method in each group and over all groups. A group is one model and setting.
 If cells are evaluated on several tasks, each task is its own group, and a table of all tasks with their average is
 added. Seeds are paired: seed i of every method draws the same problems. If a command makes a model for each seed, seed
-i of every method also starts from the same model. ι = −ρ stands for the inversion.
+i of every method also starts from the same model. ι = −ρ is the inversion.
 """
 
 import math

@@ -6,7 +6,7 @@
       smollm2: demo
     settings:                       # optional axis of shared changes, such as tasks
       sums: {make: "--task sums", train: {tasks: ["sums"]}, eval: {tasks: ["sums"]}}
-    methods:                        # name: changes to the recipe; {} is the recipe as it is
+    methods:                        # name: changes to the recipe; {} is the unchanged recipe
       grpo: {preset: grpo}
     seeds: [0, 1, 2]
     train: {…}                      # keys of antiphase train

@@ -33,14 +33,14 @@ def is_unreachable(error: BaseException | None) -> bool:
 
 @dataclass(frozen=True)
 class Count:
-    """The size of an evaluation on one task.
+    """The numbers that decide how long an evaluation takes on one task.
 
     Args:
         spec: the task's spec.
         problems: number of problems.
         max_new_tokens: length limit of a completion, in tokens.
         samples: number of sampled completions of each problem.
-        seen: whether the problems were read. If not, their number is the size that antiphase knows.
+        seen: whether the problems were read. If not, `problems` is the number that antiphase has stored.
     """
 
     spec: str
@@ -51,11 +51,12 @@ class Count:
 
 
 def count_problems(config: EvalConfig, *, dry_run: bool) -> list[Count]:
-    """Return the size of an evaluation on each of its tasks.
+    """Return, for each task of an evaluation, how many problems and samples it has and how long a completion may be.
 
     Args:
         config: options of the evaluation.
-        dry_run: whether to use the size that antiphase knows if the hub cannot be reached.
+        dry_run: whether a known data set may be counted without being read. If the Hugging Face hub cannot be reached,
+            its number of test problems is then the one that antiphase has stored.
 
     Raises:
         AntiphaseError: a task is invalid or cannot be read, so that `evaluate` would refuse it too.
@@ -66,7 +67,7 @@ def count_problems(config: EvalConfig, *, dry_run: bool) -> list[Count]:
 
 
 def _count(entry: SuiteEntry, task: Task, config: EvalConfig, dry_run: bool) -> Count:
-    """Return the size of the evaluation on one task."""
+    """Return the `Count` of one task; the arguments are those of `count_problems`."""
     length, samples = config.sampling(entry.max_new_tokens).max_new_tokens, num_samples(entry)
     try:
         return Count(entry.spec, len(plan_entry(entry, task, config).problems), length, samples)

@@ -14,7 +14,7 @@ _VARIABLE = re.compile(r"[A-Za-z]")
 
 
 def in_shape_of(answer: str, gold: str) -> str:
-    r"""Return the answer in the shape of the reference if it is a known other shape, else the answer as it is.
+    r"""Return the answer in the shape of the reference if it is a known other shape, else the unchanged answer.
 
     If the reference is a point, named coordinates become a point, in the order of the alphabet. If the reference is an
     interval, an inequality of one letter becomes an interval. `math_equality` also writes the reference in the shape

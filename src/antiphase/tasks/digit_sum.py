@@ -47,8 +47,8 @@ class DigitSumTask(GeneratedTask):
             raise InvalidInputError(f"task {spec.text!r}: num_digits must be 1 to 1000; got {num_digits}.")
         if labels and num_digits > len(LABELS):
             raise InvalidInputError(
-                f"task {spec.text!r}: with labels, num_digits must be at most {len(LABELS)}, one for each letter; got "
-                f"{num_digits}."
+                f"task {spec.text!r}: labels=true names each digit by a letter from a to z, so num_digits must be at "
+                f"most {len(LABELS)}; got {num_digits}."
             )
         return cls(
             spec=spec.text,

@@ -89,12 +89,12 @@ def extract_answer(completion: str, mode: ExtractMode, gold: str) -> str | None:
 
     Args:
         completion: the generated text after its thought.
-        mode: `tags` (the content of the last `<answer>…</answer>`), `boxed` (the content of the last complete
-            `\boxed{…}`), `last-number`, `last-line` (the last line that is not blank), `whole` (all of the text),
-            `after-A` (the text after the last letter A), or `auto`: tags, else boxed, else announced ("The answer is",
-            "Answer:", `####`, 答案, or a number in bold), else the last number if the reference is a number, else the
-            last line. If `<answer>` has no closing tag, `auto` searches only the text after it. Several boxes beside
-            each other make one list.
+        mode: where the answer is looked for. `tags` is the content of the last `<answer>…</answer>`, `boxed` that of
+            the last complete `\boxed{…}` (several boxes beside each other make one list), `last-number` the last
+            number, `last-line` the last line that is not blank, `whole` all of the text, and `after-A` the text after
+            the last letter A. `auto` takes the first of these that it finds: tags; boxed; an announced answer ("The
+            answer is", "Answer:", `####`, 答案, or a number in bold); the last number, if the reference is a number;
+            the last line. If `<answer>` has no closing tag, `auto` searches only the text after it.
         gold: the reference answer. `auto` looks at it only to see whether it is a number or a list.
 
     >>> extract_answer(r"so \boxed{3}, no, \boxed{\frac{1}{2}}", "auto", "1/2")

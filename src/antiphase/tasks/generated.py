@@ -36,7 +36,17 @@ class GeneratedTask(ExtractingTask):
         """Yield problems without end. A problem may come more than once."""
 
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
-        """Return the first different problems of the stream that belong to the split."""
+        """Return the first problems of the stream that belong to the split. A problem that came before is skipped.
+
+        Args:
+            split: the split that the problems belong to.
+            num: how many problems are returned; None returns `size` of them.
+            seed: seed of the stream.
+
+        Raises:
+            InvalidInputError: `num` is below 1, there is no such split, or fewer different problems exist and the user
+                chose their number.
+        """
         check_request(self.spec, split, num)
         exact = num is not None or self.size_given
         return draw_distinct(self.stream(seed), split, num or self.size, spec=self.spec, exact=exact)

@@ -73,7 +73,7 @@ def _pack(value: Any) -> Any:
 
 
 def _unpack(pairs: list[tuple[str, Any]]) -> Any:
-    """Return what a JSON object stands for: a marked container, or the dictionary itself."""
+    """Return what a JSON object represents: a marked container, or the dictionary itself."""
     build = _BUILDERS.get(pairs[0][0]) if len(pairs) == 1 else None
     return dict(pairs) if build is None else build(pairs[0][1])
 

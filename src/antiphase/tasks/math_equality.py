@@ -218,7 +218,11 @@ def _without_unit(text: str) -> tuple[str, str]:
 
 
 def _tidy(text: str) -> str:
-    """Return the text in LaTeX, without currency signs, sizes of brackets and final period; "and" becomes a comma."""
+    r"""Return an answer without what does not change its value, and with mathematics written as LaTeX.
+
+    Currency signs, a final period, and the commands for the size of brackets (`\left`, `\big`) are removed. The word
+    "and" between two items becomes a comma.
+    """
     text = join_thousands(in_latex(text.strip().strip("*"))).strip().removesuffix(".")
     text = _SIZES.sub("", _CURRENCY.sub("", text.replace("\\!", "").replace("\\$", "")))
     text = text.replace("\\lbrace", "\\{").replace("\\rbrace", "\\}")

@@ -31,7 +31,10 @@ _MIXED = re.compile(r"(?<![\d.\\/^{A-Za-z])(-?)(\d+)\s*(?:\\[dt]?frac\s*\{(\d+)\
 
 
 def plain_text(text: str) -> str:
-    """Return the text with ASCII digits, with hyphens as minus signs, and without special spaces inside numbers.
+    r"""Return the text with its numbers in ASCII.
+
+    Digits of other scripts become ASCII digits. Minus signs and dashes become the hyphen-minus (-). The special spaces
+    between groups of three digits, such as the no-break space U+00A0, are removed.
 
     >>> plain_text("–5, 12\u00a0345")
     '-5, 12345'

@@ -68,11 +68,13 @@ class Task(ABC):
 
         Args:
             split: the split that the problems belong to.
-            num: how many problems are drawn. None draws all of them; a task that generates problems draws its `size`.
+            num: how many problems are drawn. None draws all problems of the split. A task that generates problems
+                has no fixed number of them; None then draws as many as its field `size` says.
             seed: seed of the random generator that decides which problems are drawn, and their order.
 
         Raises:
-            InvalidInputError: the split has fewer problems, there is no such split, or a row is malformed.
+            InvalidInputError: the split has fewer problems, there is no such split, or a row of the task's data
+                cannot be read as a problem.
         """
 
     @abstractmethod

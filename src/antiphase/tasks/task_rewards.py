@@ -1,6 +1,6 @@
 """Defines the rewards of tasks, in the form in which TRL calls rewards, and the data-set rows that they need.
 
-This module does not import TRL. TRL and other trainers that call these rewards are called the host.
+This module does not import TRL. TRL's trainer, or another one, calls these rewards.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,20 +14,21 @@ from antiphase.tasks.pool import DEFAULT_TIMEOUT, Outcome, VerifierPool
 from antiphase.tasks.problem import Problem
 
 _ANSWER = ("<answer>", "</answer>")
-# Where chat templates keep the thought of a message that the host has parsed.
+# Where chat templates keep the thought of a message that the trainer has parsed.
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 
 
 class ReadingReward:
     """A reward that reads what completions say: their thoughts with tags, and their answers.
 
-    The host decodes completions without special tokens. Then tags that are special tokens are lost, and so is a tag
-    with which the chat template opened the thought in the prompt. `CorRPOTrainer` therefore gives these rewards texts
-    that it makes from the token ids. Under another trainer they read the host's text, and see an opening tag only
-    where the prompt is text or ends with a message of the assistant.
+    A trainer such as TRL's decodes completions without special tokens. A tag that is a special token is then lost. The
+    chat template may also have written the opening tag of the thought at the end of the prompt, so that it is not in
+    the completion. `CorRPOTrainer` therefore gives these rewards texts that it makes from the token ids, with both
+    kinds of tags. Another trainer gives its own texts. This class then finds an opening tag in the prompt only if the
+    prompt is a text, or a chat that ends with a message of the assistant.
 
     Args:
-        tags: what opens and what closes a thought; see `thoughts.thought_tags`.
+        tags: pairs of the tag that opens a thought and the tag that closes it; see `thoughts.thought_tags`.
     """
 
     __name__ = "reading"
@@ -39,7 +40,8 @@ class ReadingReward:
         """Return the texts of completions, each with the opening tag of a thought if its prompt ends with that tag.
 
         Args:
-            completions: the completions, each a text or a list of chat messages, of which the assistant's last counts.
+            completions: the completions, each a text or a list of chat messages. Of a list, only the assistant's last
+                message is read.
             prompts: their prompts, each a text or a list of chat messages; None if they are not known.
         """
         texts = [completion_text(completion) for completion in completions]
@@ -85,8 +87,9 @@ class AccuracyReward(ReadingReward):
         """Return the rewards of a batch: 1 for each right completion, 0 for each wrong one.
 
         Args:
-            prompts: the prompts, of which only an opening tag at the end is read.
-            completions: the completions, each a text or a list of chat messages, of which the assistant's last counts.
+            prompts: the prompts. Only an opening tag at their end is read.
+            completions: the completions, each a text or a list of chat messages. Of a list, only the assistant's last
+                message is read.
             completion_ids: not read.
             answer: the reference answer of each problem. This and the next four are columns that `rows` made.
             task: the spec of each problem's task.
@@ -153,7 +156,7 @@ class FormatReward(ReadingReward):
     __name__ = "format_reward"
 
     def __call__(self, completions: Sequence[Any], prompts: Sequence[Any] | None = None, **kwargs: Any) -> list[float]:
-        """Return 1 or 0 for each completion; other arguments of the host are not read."""
+        """Return 1 or 0 for each completion; other arguments from the trainer are not read."""
         return [float(_has_format(text.strip(), self.tags)) for text in self.texts(completions, prompts)]
 
 
@@ -179,7 +182,7 @@ def _has_format(text: str, tags: Sequence[tuple[str, str]]) -> bool:
 def completion_text(completion: Any) -> str:
     """Return the text of a completion. Of a chat, the assistant's last message counts.
 
-    Where the host has parsed a thought out of the message, the text has it again, in `<think>` tags. If nothing
+    If the trainer has parsed a thought out of the message, the text has it again, in `<think>` tags. If nothing
     follows the thought, its closing tag is left out, since the thought may not have ended.
 
     Raises:
@@ -206,7 +209,7 @@ def _message_text(message: Mapping[str, Any]) -> str:
     thought = next(filter(str.strip, (_content_text(message.get(name)) for name in _THOUGHTS)), None)
     if thought is None:
         return content
-    # A tag inside a thought that the host has parsed only mentions the tag, so it is put in quotation marks.
+    # A tag inside a thought that the trainer has parsed only mentions the tag, so it is put in quotation marks.
     for tag in (tag for pair in TAGS for tag in pair):
         thought = thought.replace(tag, f"`{tag}`")
     return f"<think>\n{thought}\n</think>\n\n{content}" if content.strip() else f"<think>\n{thought}"
@@ -238,8 +241,8 @@ def rows(
 
     Args:
         problems: the problems; each becomes one row.
-        system_prompt: the text before the prompt: a message of its own if `chat`, else followed by a blank line.
-        prompt_template: a text with `{prompt}` in it; None leaves the prompt as it is.
+        system_prompt: the text before the prompt: a separate message if `chat`, else followed by a blank line.
+        prompt_template: a text with `{prompt}` in it; None leaves the prompt unchanged.
         chat: whether prompts become lists of messages.
         fold_system: whether the system prompt is put into the first user message; see `ChatOptions`.
 

@@ -73,7 +73,7 @@ def check_columns(arguments: Mapping[str, Any], functions: Sequence[Any]) -> Non
             if missing:
                 raise InvalidInputError(
                     f"{name} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; it has "
-                    f"{', '.join(map(str, columns or ()))}. Rename them, or make rows with "
+                    f"{', '.join(map(str, columns or ()))}. Rename the columns of the data set, or make its rows with "
                     "antiphase.tasks.task_rewards.rows."
                 )
 

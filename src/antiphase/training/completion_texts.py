@@ -1,8 +1,8 @@
 """Makes the texts of completions from their token ids, with the tags of thoughts, for rewards that read thoughts.
 
-The host, TRL, decodes completions without special tokens, or parses them into messages. In both cases the end of a
+TRL decodes completions without special tokens, or parses them into messages. In both cases the end of a
 thought can be lost. Rewards of the class `ReadingReward` get the texts that are made here. The user's own reward
-functions get what the host made.
+functions get what TRL made.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -17,7 +17,7 @@ class CompletionReader:
     """The completions of one generation batch, with their texts and how each of them ended.
 
     Args:
-        completions: the completions as the host gives them to reward functions: texts, or lists of chat messages.
+        completions: the completions as TRL gives them to reward functions: texts, or lists of chat messages.
         rollouts: their token ids, and those of their prompts.
         tokenizer: the policy's tokenizer.
         end_ids: tokens that end a completion; a None among them is ignored.
@@ -47,12 +47,12 @@ class CompletionReader:
     def arguments(self, given: Mapping[str, Any], tags: tuple[tuple[str, str], ...]) -> dict[str, Any]:
         """Return the arguments for a `ReadingReward`.
 
-        They are the host's arguments, with the texts that are made here as `completions`, with `finishes`, and with a
+        They are TRL's arguments, with the texts that are made here as `completions`, with `finishes`, and with a
         `log_metric` that also keeps the numbers in `logged`.
 
         Args:
-            given: the host's arguments.
-            tags: what opens and what closes a thought.
+            given: TRL's arguments.
+            tags: pairs of the tag that opens a thought and the tag that closes it.
         """
         log = given.get("log_metric")
 
@@ -80,7 +80,7 @@ class CompletionReader:
                 start, stop = _last_run(self._rollouts.generated[place])
                 prompt, ids = [*prompt, *ids[:start]], ids[start:stop]
         text = thoughts.completion_text(self._tokenizer, ids, prompt, tags)
-        # If the text has none of the tags, the host may have parsed a thought with other tags, so its text is used.
+        # If the text has none of the tags, TRL may have parsed a thought with other tags, so its text is used.
         return text if any(tag in text for pair in tags for tag in pair) else completion_text(completion)
 
 

@@ -1,7 +1,7 @@
 """Checks that the installed TRL has the methods and attributes that `CorRPOTrainer` relies on.
 
-TRL is the host: it runs the training, and `CorRPOTrainer` overrides some of its methods. The checks run when the
-trainer is built.
+TRL runs the training, and `CorRPOTrainer` overrides some of its methods. The checks run when the trainer is
+built.
 """
 
 import inspect
@@ -44,7 +44,7 @@ def _advice() -> str:
 
 
 def check_host(trainer_class: type[Any]) -> None:
-    """Check that TRL's trainer has the methods in `METHODS`, with the parameters that stand there.
+    """Check that TRL's trainer has the methods in `METHODS`, with the parameters that are listed there.
 
     Args:
         trainer_class: TRL's trainer.

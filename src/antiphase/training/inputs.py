@@ -101,7 +101,7 @@ def table_of(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem]) -> lis
         fold_system=options.fold_system,
     )
     if not chat and tokenizer.bos_token is not None and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]:
-        # The host adds a BOS token to every text. A prompt that begins with one would then have two.
+        # TRL adds a BOS token to every text. A prompt that begins with one would then have two.
         for row in table:
             row["prompt"] = row["prompt"].removeprefix(tokenizer.bos_token)
     return table

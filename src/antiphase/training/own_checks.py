@@ -1,6 +1,6 @@
 """Checks antiphase's own keys and flags of a training before TRL is imported, which takes seconds.
 
-The keys and flags of the host, TRL, are skipped, since only the host knows them. Later the module `recipe` reads all
+Keys and flags that belong to TRL are skipped, since only TRL knows them. Later the module `recipe` reads all
 keys and flags again, and its messages are the same.
 """
 

@@ -68,7 +68,7 @@ def whole_policy(model: nn.Module, accelerator: Any, gradient_checkpointing_kwar
 def plain_generation(model: nn.Module) -> Iterator[None]:
     """Switch off the sampling options of the model's own generation config, while the block lasts.
 
-    The host, TRL, leaves some options of sampling open, such as `suppress_tokens`, `min_p` or the kind of cache.
+    TRL leaves some options of sampling open, such as `suppress_tokens`, `min_p` or the kind of cache.
     transformers takes these from the model's generation config. The tokens would then come from another distribution
     than the loss, the held-out problems and the probes assume. The end, padding and BOS tokens of the config stay.
 

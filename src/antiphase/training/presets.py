@@ -3,7 +3,7 @@
 The preset `corr-po` is the paper's method. `PRESETS` holds the baselines, which train without inversion. In a preset
 such as `dapo+corr-po`, the paper's inversion term is added to the reward of a baseline.
 
-The defaults of TRL, the host, are no published method: DAPO's loss without its clip-higher, β = 0, group scaling. A
+The defaults of TRL are no published method: DAPO's loss without its clip-higher, β = 0, group scaling. A
 preset therefore sets every argument that defines its method. An argument that the user gives replaces the preset's.
 """
 

@@ -26,7 +26,7 @@ from antiphase.training.recipe_file import nearest, typed
 from antiphase.training.run_options import RunOptions, check_options
 from antiphase.training.trainer_config import BEFORE_THE_FIELD, CorRPOConfig
 
-# Defaults that differ from the host's: a log line for each step, and checkpoints to resume from.
+# Defaults that differ from TRL's: a log line for each step, and checkpoints to resume from.
 DEFAULTS: dict[str, Any] = {"logging_steps": 1, "save_steps": 0.1, "save_total_limit": 2, "disable_tqdm": True}
 # Options that may change when a run is continued.
 FREE_ON_RESUME = (

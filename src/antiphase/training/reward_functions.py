@@ -72,7 +72,7 @@ def checked(function: Any, reader: Callable[[], CompletionReader | None] = lambd
     Args:
         function: the reward function.
         reader: returns the reader that makes the batch's texts for a `ReadingReward`, or None if there is no reader.
-            Every other function gets the texts of the host.
+            Every other function gets the texts of TRL.
     """
     if isinstance(function, str | torch.nn.Module | SignalReward) or not callable(function):
         return function
@@ -96,7 +96,7 @@ def checked(function: Any, reader: Callable[[], CompletionReader | None] = lambd
 
 
 def unwrapped(function: Any) -> Any:
-    """Return the reward function that `checked` wraps; another function is returned as it is."""
+    """Return the reward function that `checked` wraps; another function is returned unchanged."""
     return getattr(function, "__wrapped__", function)
 
 
@@ -164,7 +164,7 @@ class MajorityVoteReward(ReadingReward):
         extract: returns the answer that a text gives, or None if it gives none. The text is what a completion says
             after its thought. The second argument is the reference answer; `extract` may use it only to learn of what
             kind the answer is (a number or not).
-        tags: what opens and what closes a thought.
+        tags: pairs of the tag that opens a thought and the tag that closes it.
     """
 
     __name__ = "majority_vote"

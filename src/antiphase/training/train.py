@@ -177,7 +177,7 @@ def _trainer(
         # TRL, transformers and peft raise these for options that do not fit the model or this machine.
         raise InvalidInputError(" ".join(str(error).split())) from error
     trainer.know_tags(thought_tags(recipe.options.think_tags))
-    # The host renders a prompt whenever it samples. Without this, the prompts would change at midnight.
+    # TRL renders a prompt whenever it samples. Without this, the prompts would change at midnight.
     trainer.chat_template = chat_options(recipe, moment).template_of(tokenizer) or trainer.chat_template
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)

@@ -1,9 +1,9 @@
 """The class `CorRPOTrainer`: TRL's `GRPOTrainer` with the inversion score in its reward (docs/training.md).
 
-TRL, the host, generates, scores, normalises and updates. This trainer adds a column to the rewards and, in the mode
-`centered`, a term to the advantages. The column holds scores that are measured on exactly the token ids that the host
-sampled, by the code of `antiphase probe`. The trainer finds its column by its function, since the host appends another
-column for each environment that has a reward. None of the host's arithmetic is repeated here, so every loss and option
+TRL generates, scores, normalises and updates. This trainer adds a column to the rewards and, in the mode
+`centered`, a term to the advantages. The column holds scores that are measured on exactly the token ids that TRL
+sampled, by the code of `antiphase probe`. The trainer finds its column by its function, since TRL appends another
+column for each environment that has a reward. None of TRL's arithmetic is repeated here, so every loss and option
 of GRPO works.
 """
 
@@ -43,11 +43,11 @@ from antiphase.training.watch import Watch
 
 
 class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
-    """TRL's `GRPOTrainer` with the inversion score in its reward. It takes the host's arguments.
+    """TRL's `GRPOTrainer` with the inversion score in its reward. It takes the same arguments.
 
     The reward of rollout i is R_i = r_i − λ (1 + ρ_i) or a variant of it; see `inversion_term`. Here r_i is the task
     reward, λ the weight of inversion, and ρ_i the rollout's correlation of entropy and gradient strength. With λ = 0
-    the weights after training are bitwise those of the host.
+    the weights after training are bitwise those of TRL.
 
     Args:
         model: the model or its name, as `GRPOTrainer` takes it.
@@ -147,7 +147,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
                 self.watch.restore(checkpoint_state(Path(folder), cast(CorRPOConfig, self.args)))
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    # The host calls these four methods, in this order, for every generation batch.
+    # TRL calls these four methods, in this order, for every generation batch.
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         self._term = None
@@ -187,7 +187,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     def inversion(self, completion_ids: Any, log_extra: Any = None, **_: Any) -> list[float | None]:
         """Return the reward column: the inversion ι of each rollout of this process, or None if it is undefined.
 
-        The host calls this method as a reward function. `_calculate_rewards` has just measured the scores.
+        TRL calls this method as a reward function. `_calculate_rewards` has just measured the scores.
         """
         if self._measured is None:
             raise HostError("TRL asked for the inversion reward of a batch that was not measured.")
@@ -262,7 +262,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         logged = {} if self._reader is None else self._reader.logged
         self._reader = None
         if logged:
-            # The host writes these numbers to its own log.
+            # TRL writes these numbers to its own log.
             means = self._gathered(torch.tensor([list(logged.values())])).mean(0)
             logged = dict(zip(logged, means.tolist(), strict=True))
         if mode == "train":
@@ -280,7 +280,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         output["advantages"] = advantages + term[first : first + size].to(advantages)
         logged = self._logs["advantages"]
         latest = list(logged)
-        # The host keeps only the latest rows, which may be fewer than this batch has.
+        # TRL keeps only the latest rows, which may be fewer than this batch has.
         added = term.tolist()[-len(latest) :]
         for place, value in enumerate(added, start=len(latest) - len(added)):
             latest[place] += value

@@ -42,7 +42,7 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
     """
 
     def __post_init__(self) -> None:
-        # The checks of our own fields come first, since the host looks for devices, which may take long.
+        # The checks of our own fields come first, since TRL looks for devices, which may take long.
         self.inversion_spec()
         if self.restore_callback_states_from_checkpoint:
             raise InvalidInputError(

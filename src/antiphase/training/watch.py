@@ -98,7 +98,7 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
         return control
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Mapping[str, Any], **_: Any) -> None:
-        """Write the metrics of an evaluation by the host to the trajectory."""
+        """Write the metrics of an evaluation by TRL to the trajectory."""
         if state.is_world_process_zero:
             numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
             self.trajectory.append("eval", state.global_step, numbers)
