@@ -264,7 +264,7 @@ class TestRefusing:
         (adapter / "adapter_config.json").write_text("[]")
         assert "expected a JSON object" in refused("lora")
         (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(model_dir)}))
-        monkeypatch.setattr("antiphase.models.loading.importlib.util.find_spec", lambda _: None)
+        monkeypatch.setattr("antiphase.models.sources.importlib.util.find_spec", lambda _: None)
         with pytest.raises(MissingExtraError, match=r"antiphase\[train\]"):
             check_family(find_checkpoints(tmp_path / "lora").checkpoints)
 

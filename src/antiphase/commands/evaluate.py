@@ -7,6 +7,7 @@ from typing import Any
 from antiphase.commands.options import (
     Help,
     Parser,
+    add_adapter_option,
     add_chat_options,
     add_drawing_options,
     add_model_options,
@@ -26,10 +27,12 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
         "rollouts.",
         formatter_class=Help,
     )
-    command.add_argument("models", nargs="+", metavar="MODEL", help="hub id, local directory, or 'demo'")
+    command.add_argument("models", nargs="+", metavar="MODEL", help="hub id, local directory, GGUF file, or 'demo'")
     add_task_options(command.add_argument_group("tasks"))
     add_sampling_options(command.add_argument_group("rollouts"))
-    add_model_options(command.add_argument_group("model"))
+    model = command.add_argument_group("model")
+    add_model_options(model)
+    add_adapter_option(model)
     add_signal_options(command.add_argument_group("signals"), measured=True)
     add_output_options(command.add_argument_group("output"), "eval")
 

@@ -30,6 +30,15 @@ def add_model_options(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
 
 
+def add_adapter_option(group: "argparse._ArgumentGroup") -> None:
+    """Add the option that puts an adapter on the model."""
+    group.add_argument(
+        "--adapter",
+        metavar="PATH_OR_ID",
+        help="adapter, such as LoRA, that is put on the model: a directory or hub id",
+    )
+
+
 def add_drawing_options(group: "argparse._ArgumentGroup") -> None:
     """Add the options that say how completions are sampled, and by which engine."""
     group.add_argument("--temperature", type=float, default=1.0, help="temperature of sampling; 0 is greedy decoding")

@@ -8,6 +8,7 @@ from typing import Any
 from antiphase.commands.options import (
     Help,
     Parser,
+    add_adapter_option,
     add_chat_options,
     add_drawing_options,
     add_model_options,
@@ -27,14 +28,16 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
         description="Generate (or read) rollouts, measure token entropy and gradient strength, correlate them.",
         formatter_class=Help,
     )
-    command.add_argument("models", nargs="*", metavar="MODEL", help="hub id, local directory, or 'demo'")
+    command.add_argument("models", nargs="*", metavar="MODEL", help="hub id, local directory, GGUF file, or 'demo'")
     command.add_argument(
         "--checkpoints",
         metavar="DIR_OR_LIST",
         help="measure the checkpoints of one training instead of models: a trainer's output folder with its "
         "checkpoint-N folders, or a list with commas (folders, HUB-ID@REVISION)",
     )
-    add_model_options(command.add_argument_group("model"))
+    model = command.add_argument_group("model")
+    add_model_options(model)
+    add_adapter_option(model)
     _add_rollout_options(command.add_argument_group("rollouts"))
     add_signal_options(command.add_argument_group("signals"))
     output = command.add_argument_group("output")

@@ -13,8 +13,8 @@ from typing import Any
 from antiphase.evaluation.evaluation_config import EvalConfig
 from antiphase.evaluation.matched_rollouts import GivenCompletion, given_digest, load_given
 from antiphase.evaluation.plan import TaskPlan, check_distinct, plan_tasks
-from antiphase.models.saved import saved_digest
 from antiphase.runs.folder_kinds import EVALUATION
+from antiphase.runs.model_choice import weights_digests
 from antiphase.runs.run_config import config_from
 from antiphase.runs.run_request import Outputs, RunRequest, with_rollouts
 from antiphase.tasks.own_task import code_digests, recorded_code
@@ -50,7 +50,7 @@ class EvalRequest(RunRequest):
             **recorded_code(code_digests(plan.task for plan in self.plans)),
             "identities": self.identities,
             "verdict_rules": VERDICT_RULES,
-            "weights_sha256": {name: saved_digest(name) for name in self.config.models},
+            "weights_sha256": weights_digests(self.config.models, self.config.adapter),
             "given_sha256": None if self.matched is None else given_digest(self.matched),
         }
 

@@ -1,14 +1,13 @@
 """Load a causal language model and its tokenizer, and check that its weights are finite.
 
-A model is named by a hub id, a directory, or `demo`.
+A model is named by a hub id, a directory, a GGUF file, or `demo`. An adapter, such as LoRA, can be put on it.
 """
 
 import contextlib
 import hashlib
-import importlib.util
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,18 +18,20 @@ from torch import nn
 
 from antiphase.devices import says_out_of_memory
 from antiphase.errors import (
+    AntiphaseError,
     InvalidInputError,
-    MissingExtraError,
     ModelNotFoundError,
     NonFiniteError,
     OutOfMemoryError,
     UnsupportedModelError,
     first_line,
 )
+from antiphase.models.adapters import add_adapter
 from antiphase.models.architecture import find_attention, unwrap
-from antiphase.models.demo import DEMO, HOW_TO_GET, demo_model_path
+from antiphase.models.demo import DEMO, HOW_TO_GET
 from antiphase.models.dtypes import DTYPES
-from antiphase.models.saved import base_of, has_config, has_tokenizer, is_adapter
+from antiphase.models.quantization import prepare_config, prepare_model, quantization_errors, quantization_of
+from antiphase.models.sources import Source, find_source
 from antiphase.signal_spec import check_one_of
 
 
@@ -42,7 +43,7 @@ class LoadedModel:
         name: the name that the user gave.
         model: the model, in evaluation mode.
         tokenizer: the model's tokenizer.
-        revision: the commit of the model on the hub; None if it is unknown.
+        revision: the commit of the model on the hub, or the name and checksum of a GGUF file; None if it is unknown.
     """
 
     name: str
@@ -88,53 +89,56 @@ def load_model(
     device: str = "auto",
     trust_remote_code: bool = False,
     revision: str | None = None,
+    adapter: str | None = None,
 ) -> LoadedModel:
-    """Load a model and its tokenizer, and check the model. Only weights in safetensors are loaded.
+    """Load a model and its tokenizer, and check the model. Only weights in safetensors and GGUF files are loaded.
 
     Args:
-        name: a hub id, a local directory, or `demo`.
+        name: a hub id, a local directory, the path of a GGUF file, or `demo`.
         dtype: a name in `DTYPES`; `auto` is float32 on the CPU and the checkpoint's own dtype elsewhere.
         device: `auto`, or any torch device.
         trust_remote_code: whether to run code that comes with the model.
-        revision: a branch, tag or commit on the hub.
+        revision: a branch, tag or commit of the model on the hub.
+        adapter: a local directory or a hub id of an adapter that is put on the model, or None.
 
     Raises:
-        ModelNotFoundError: there is no model of this name, or its files cannot be loaded.
-        UnsupportedModelError: the model is no causal LM, or antiphase does not know its attention projections.
+        ModelNotFoundError: there is no model of this name, its files cannot be loaded, or the adapter does not fit.
+        UnsupportedModelError: the model is no causal LM, antiphase does not know its attention projections, or its
+            quantised modules pass no gradient.
         NonFiniteError: a weight is NaN or infinite.
         InvalidInputError: the dtype or the device is unknown.
-        MissingExtraError: a package that reads the demo model or an adapter is not installed.
+        MissingExtraError: a package that reads the demo model, a GGUF file or an adapter is not installed.
         OutOfMemoryError: the weights do not fit into memory.
     """
-    from transformers import AutoModelForCausalLM
-
     place = resolve_device(device)
     wanted = resolve_dtype(dtype) or (torch.float32 if place.type == "cpu" else "auto")
-    source, options = _source(name), {"trust_remote_code": trust_remote_code, "revision": revision}
+    source, options = find_source(name, adapter), {"trust_remote_code": trust_remote_code, "revision": revision}
     with _loading_errors(name), _quiet():
         tokenizer = _load_tokenizer(source, options)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=wanted, use_safetensors=True, **options)
-        model = model.to(place).eval()
+        model = _load_weights(name, source, wanted, place, options)
+        if source.adapter is not None:
+            add_adapter(name, model, source.adapter)
     find_attention(model)
     check_finite(model, name)
-    commit = getattr(model.config, "_commit_hash", None)
-    return LoadedModel(name, model, tokenizer, commit or (Path(source).name if name == DEMO else None))
+    commit = getattr(cast(Any, model).config, "_commit_hash", None)
+    return LoadedModel(name, model, tokenizer, commit or source.revision(name))
 
 
-def inspect_model(name: str, *, trust_remote_code: bool = False, revision: str | None = None) -> tuple[nn.Module, Any]:
+def inspect_model(
+    name: str, *, trust_remote_code: bool = False, revision: str | None = None, adapter: str | None = None
+) -> tuple[nn.Module, Any]:
     """Return (the model without its weights, its tokenizer).
 
     This takes about a second, and refuses a model that cannot be measured before its weights are loaded. It raises the
     errors of `load_model`, except those that need the weights or the device.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    source, options = _source(name), {"trust_remote_code": trust_remote_code, "revision": revision}
+    source, options = find_source(name, adapter), {"trust_remote_code": trust_remote_code, "revision": revision}
     with _loading_errors(name), _quiet():
         tokenizer = _load_tokenizer(source, options)
-        if is_adapter(Path(source)):
-            source = base_of(Path(source))
-        config = AutoConfig.from_pretrained(source, **options)
+        config = _load_config(source, options)
+        prepare_config(name, config)
         with torch.device("meta"):
             skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     find_attention(skeleton)
@@ -151,24 +155,54 @@ def resolve_dtype(name: str) -> torch.dtype | None:
     return None if name == "auto" else cast(torch.dtype, getattr(torch, name))
 
 
-def _source(name: str) -> str:
-    """Return the hub id or directory that transformers loads for a name, after quick checks of its files."""
-    source = demo_model_path() if name == DEMO else name
-    path = Path(source)
-    if path.is_dir() and not has_config(path):
-        raise ModelNotFoundError(f"the directory {source!r} has no config.json, so it is not a saved model.")
-    if is_adapter(path) and importlib.util.find_spec("peft") is None:
-        raise MissingExtraError("peft", "train", "loading an adapter")
-    return source
-
-
-def _load_tokenizer(source: str, options: dict[str, Any]) -> Any:
-    """Load the tokenizer of a model, or that of an adapter's base model if the adapter has none."""
+def _load_tokenizer(source: Source, options: Mapping[str, Any]) -> Any:
+    """Load the tokenizer of a model."""
     from transformers import AutoTokenizer
 
-    path = Path(source)
-    place = base_of(path) if is_adapter(path) and not has_tokenizer(path) else source
-    return cast(Any, AutoTokenizer).from_pretrained(place, **options)
+    return cast(Any, AutoTokenizer).from_pretrained(source.tokenizer, **options, **source.options)
+
+
+def _load_config(source: Source, options: Mapping[str, Any]) -> Any:
+    """Load the configuration of a model."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(source.place, **options, **source.options)
+
+
+def _load_weights(
+    name: str, source: Source, dtype: torch.dtype | str, place: torch.device, options: Mapping[str, Any]
+) -> nn.Module:
+    """Load a model without its adapter, and put it on a device in evaluation mode."""
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    config = _load_config(source, options)
+    quantization = prepare_config(name, config)
+    chosen: dict[str, Any] = {"use_safetensors": True}
+    if source.gguf is not None:
+        # Without dequantize=True, the weights may stay in blocks, whose modules pass no gradient.
+        chosen = {"quantization_config": GgufConfig(dequantize=True)}
+        dtype = torch.bfloat16 if dtype == "auto" else dtype
+    if quantization is not None:
+        chosen["device_map"] = {"": place}
+    with quantization_errors(name, quantization):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source.place, config=config, dtype=dtype, output_loading_info=True, **chosen, **options, **source.options
+        )
+    _check_all_loaded(name, info["missing_keys"])
+    if quantization is None:
+        model = model.to(place)
+    else:
+        prepare_model(name, model, quantization)
+    return cast(nn.Module, model.eval())
+
+
+def _check_all_loaded(name: str, missing: Collection[str]) -> None:
+    """Raise ModelNotFoundError if the checkpoint lacks a weight, for which transformers takes random numbers."""
+    if missing:
+        others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+        raise ModelNotFoundError(
+            f"the checkpoint {name!r} lacks the weight {min(missing)}{others}, so the model would have random weights."
+        )
 
 
 @contextlib.contextmanager
@@ -176,6 +210,8 @@ def _loading_errors(name: str) -> Iterator[None]:
     """Replace the errors that transformers raises while it loads a model by errors of antiphase."""
     try:
         yield
+    except AntiphaseError:
+        raise
     except (MemoryError, RuntimeError) as error:
         if not says_out_of_memory(error):
             raise
@@ -194,7 +230,8 @@ def _loading_errors(name: str) -> Iterator[None]:
                 f"could not load {name!r}: there is no folder of that name here, and loading it from the "
                 f"hub failed ({first})"
             ) from error
-        raise ModelNotFoundError(f"could not load the local directory {name!r} ({first})") from error
+        what = "directory" if Path(name).is_dir() else "file"
+        raise ModelNotFoundError(f"could not load the local {what} {name!r} ({first})") from error
 
 
 @contextlib.contextmanager
@@ -220,10 +257,14 @@ def _quiet() -> Iterator[None]:
 def weights_digest(model: nn.Module) -> str:
     """Return a checksum of the weights: of the first and last 32 numbers of every parameter.
 
-    It serves to tell models with different weights apart.
+    It serves to tell models with different weights apart. GPTQ and AWQ keep their weights in buffers of whole numbers,
+    which are read too.
     """
-    digest = hashlib.sha256()
-    for name, parameter in unwrap(model).named_parameters():
+    inner, digest = unwrap(model), hashlib.sha256()
+    named: list[tuple[str, torch.Tensor]] = list(inner.named_parameters())
+    if quantization_of(cast(Any, inner).config) is not None:
+        named += [(name, buffer) for name, buffer in inner.named_buffers() if not buffer.is_floating_point()]
+    for name, parameter in named:
         flat = parameter.detach().flatten()
         ends = torch.cat([flat[:32], flat[-32:]]).cpu().double()
         digest.update(f"{name} {tuple(parameter.shape)}".encode() + ends.numpy().tobytes())

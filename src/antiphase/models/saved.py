@@ -12,6 +12,7 @@ from typing import Any
 
 from antiphase.errors import InvalidInputError, ModelNotFoundError
 from antiphase.models.demo import DEMO
+from antiphase.models.gguf import is_gguf
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -94,14 +95,15 @@ def check_saved(path: Path) -> None:
 
 
 def saved_digest(name: str) -> str | None:
-    """Return a checksum of the weight files in a local directory; None if the name is no local directory.
+    """Return a checksum of the weight files of a local directory, or of a GGUF file; None for any other name.
 
     The checksum reads only the first and last 64 KiB of each file, so it takes no time on large models.
     """
-    if name == DEMO or not Path(name).is_dir():
+    place = Path(name)
+    if name == DEMO or not (place.is_dir() or (is_gguf(name) and place.is_file())):
         return None
     digest = hashlib.sha256()
-    for path in sorted(Path(name).glob("*.safetensors")):
+    for path in sorted(place.glob("*.safetensors")) if place.is_dir() else [place]:
         size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(1 << 16)

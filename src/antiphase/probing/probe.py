@@ -93,6 +93,10 @@ def run_probe(
             "the engine 'vllm' loads a model by its name, and this model is in memory. Leave the engine out, or save "
             "the model and name its folder."
         )
+    if in_memory is not None and request.config.adapter is not None:
+        raise InvalidInputError(
+            "adapter does not go with a model in memory: put the adapter on it with peft before you pass the model."
+        )
     return _ProbeRun(request, progress=progress, in_memory=in_memory, moment=moment).run()
 
 

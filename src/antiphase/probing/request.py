@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from antiphase.errors import InvalidInputError
-from antiphase.models.saved import saved_digest
 from antiphase.probing.checkpoints import Found, find_checkpoints
 from antiphase.probing.probe_config import ProbeConfig
 from antiphase.probing.source import Source, load_source
 from antiphase.runs.folder_kinds import PROBE, SERIES
+from antiphase.runs.model_choice import weights_digests
 from antiphase.runs.run_config import config_from
 from antiphase.runs.run_request import Outputs, RunRequest, with_rollouts
 
@@ -42,7 +42,7 @@ class ProbeRequest(RunRequest):
     @functools.cached_property
     def stored(self) -> dict[str, Any]:
         """The values that config.json holds. They must be the same when the run is continued."""
-        weights = {name: saved_digest(name) for name in self.config.models}
+        weights = weights_digests(self.config.models, self.config.adapter)
         return {**self.config.to_dict(), "source_sha256": self.source.digest(), "weights_sha256": weights}
 
 
@@ -106,13 +106,17 @@ def series_request(
     """Check the arguments of `probe_checkpoints`, which explains them.
 
     Raises:
-        AntiphaseError: `revision` is given, `find_checkpoints` refuses the checkpoints, or an option, the prompts, the
-            rollouts or the folder cannot be used.
+        AntiphaseError: `revision` or `adapter` is given, `find_checkpoints` refuses the checkpoints, or an option, the
+            prompts, the rollouts or the folder cannot be used.
     """
     options, given = with_rollouts(options, rollouts)
     if options.get("revision") is not None:
         raise InvalidInputError(
             "revision does not go with checkpoints: write it after each one, as in HUB-ID@step1000,HUB-ID@step2000."
+        )
+    if options.get("adapter") is not None:
+        raise InvalidInputError(
+            "adapter does not go with checkpoints: name the directories of the adapters themselves as the checkpoints."
         )
     of_each = {key: value for key, value in options.items() if key not in NOT_OF_A_SERIES}
     config = config_from("checkpoints", of_each, ProbeConfig)

@@ -194,7 +194,12 @@ class Run(ABC, Generic[Wanted, Found]):
 
     def inspected(self, name: str) -> Any:
         """Return a model without its weights, and its tokenizer."""
-        return inspect_model(name, trust_remote_code=self.config.trust_remote_code, revision=self.config.revision)
+        return inspect_model(
+            name,
+            trust_remote_code=self.config.trust_remote_code,
+            revision=self.config.revision,
+            adapter=self.config.adapter,
+        )
 
     def _run_models(self, folder: RunFolder, batches: Sequence[Sequence[Batch]]) -> None:
         stages = len(self.config.specs()) + (1 if self.config.rollouts is None else 0)
@@ -242,6 +247,7 @@ class Run(ABC, Generic[Wanted, Found]):
             device=self.config.device,
             trust_remote_code=self.config.trust_remote_code,
             revision=self.config.revision,
+            adapter=self.config.adapter,
         )
 
     def _finish(self, folder: RunFolder) -> Found:

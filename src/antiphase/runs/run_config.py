@@ -18,6 +18,7 @@ from antiphase.errors import InvalidInputError
 from antiphase.models.dtypes import DTYPES
 from antiphase.registry import did_you_mean
 from antiphase.rollouts.engine_names import check_engine
+from antiphase.runs.model_choice import check_model_choice
 from antiphase.runs.unit_spec import BEFORE_UNITS, DEFAULT_UNIT, UnitSpec
 from antiphase.signal_spec import (
     ESTIMATORS,
@@ -40,7 +41,8 @@ FREE_ON_RESUME = ("token_budget", "vllm_memory")
 # The values of options in effect in a run whose config.json is older than these options.
 BEFORE_THE_OPTION: Mapping[str, Any] = {
     "alternatives": 0, "engine": "auto", "vllm_memory": 0.45, "end_tokens": None, "think_tags": None,
-    "chat_template_kwargs": None, "fold_system": False, "continue_final": False, **BEFORE_UNITS
+    "chat_template_kwargs": None, "fold_system": False, "continue_final": False, "adapter": None,
+    **BEFORE_UNITS
 }  # fmt: skip
 
 Config = TypeVar("Config", bound="RunConfig")
@@ -76,7 +78,7 @@ class RunConfig:
         vllm_memory: the share of the GPU's memory that vLLM takes; the rest is for the model that is measured.
         batch_size: the number of rollouts that are generated, measured and written together.
         rollouts: the file of given rollouts, or `GIVEN_ROWS` for rows in memory; None generates the rollouts.
-        dtype, device, trust_remote_code, revision: see `load_model`.
+        dtype, device, trust_remote_code, revision, adapter: see `load_model`.
     """
 
     models: tuple[str, ...]
@@ -111,6 +113,7 @@ class RunConfig:
     device: str = "auto"
     trust_remote_code: bool = False
     revision: str | None = None
+    adapter: str | None = None
 
     def __post_init__(self) -> None:
         if not self.models or not all(self.models):
@@ -126,6 +129,7 @@ class RunConfig:
         if not 0 < self.vllm_memory <= 1:
             raise InvalidInputError(f"vllm_memory must lie in (0, 1]; got {self.vllm_memory}.")
         check_engine(self.engine)
+        check_model_choice(self.models, self.adapter, self.engine)
         check_one_of("dtype", self.dtype, DTYPES)
         # The results are not used. These calls raise an error if an option is wrong.
         self.units(), self.specs(), self.chat_options()

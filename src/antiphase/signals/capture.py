@@ -18,6 +18,7 @@ from transformers import PretrainedConfig
 from antiphase.errors import UnsupportedModelError
 from antiphase.models.architecture import AttentionLayer, backbone, modules_of, outer_norms
 from antiphase.models.layouts import Projection
+from antiphase.models.quantization import without_repacking
 from antiphase.signal_spec import PROJECTIONS
 from antiphase.signals import frozen_attention
 
@@ -62,12 +63,17 @@ class Capture:
         """Keep the input and output of a projection module. This is a forward hook.
 
         Raises:
-            UnsupportedModelError: the module was called before in the same forward pass.
+            UnsupportedModelError: the module was called before in the same forward pass, or it passes no gradient.
         """
         if module in self.outputs:
             raise UnsupportedModelError(
                 f"a projection ({type(module).__name__}) is called twice in one forward pass, because several layers "
                 "share it. antiphase does not measure such layers."
+            )
+        if torch.is_grad_enabled() and args[0].requires_grad and not output.requires_grad:
+            raise UnsupportedModelError(
+                f"{type(module).__name__} passes no gradient to its input, so the strengths of this model would be "
+                "wrong. If its weights are quantised, load a version of the model that is not."
             )
         if torch.is_grad_enabled() and not output.requires_grad:
             # Without this, there would be no graph in the first observed layer of a model with frozen weights.
@@ -156,6 +162,7 @@ def observe(
     capture = Capture()
     with contextlib.ExitStack() as stack:
         stack.enter_context(evaluating(model))
+        stack.enter_context(without_repacking(model))
         if freeze_attention:
             stack.enter_context(_attention_implementation(model, frozen_attention.FROZEN))
         for module in modules_of(layers, PROJECTIONS):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from antiphase.devices import says_out_of_memory
 from antiphase.errors import InvalidInputError, NonFiniteError, OutOfMemoryError, UnsupportedModelError
 from antiphase.models.architecture import AttentionLayer, find_attention, find_layers, rope_switch, unwrap
+from antiphase.models.quantization import check_oracle
 from antiphase.signal_spec import ESTIMATORS, SignalSpec, parse_layers
 from antiphase.signals.alternatives import check_alternatives
 from antiphase.signals.cells import present
@@ -33,11 +34,12 @@ def chosen_layers(model: nn.Module, spec: SignalSpec) -> tuple[AttentionLayer, .
 
     Raises:
         UnsupportedModelError: the model has no attention projections that antiphase knows, or a named layer has no
-            softmax attention.
+            softmax attention, or the weights are quantised and the estimator is an oracle.
         InvalidInputError: a layer does not exist, no named layer has a named projection, or the estimator `last` is
             asked to measure another layer.
     """
     found = find_layers(model)
+    check_oracle(unwrap(model), spec.estimator)
     last_alone = ESTIMATORS[spec.estimator].last_layer_alone
     text = "last" if last_alone and spec.layers == "all" else spec.layers
     indices = parse_layers(text, found.num_layers)

@@ -228,10 +228,11 @@ def _base(module: nn.Module) -> nn.Module:
 
 def _weight(module: nn.Module) -> Tensor:
     """Return the weight of a projection module, or raise UnsupportedModelError if it is quantised."""
-    weight = cast(Tensor, _base(module).weight)
-    if not weight.is_floating_point():
+    weight = getattr(_base(module), "weight", None)
+    if not isinstance(weight, Tensor) or not weight.is_floating_point():
+        kind = type(module).__name__ if weight is None else str(weight.dtype)
         raise UnsupportedModelError(
-            f"the weights are stored as {weight.dtype}, which has no gradient, but the oracle needs the gradient at "
+            f"the weights are stored as {kind}, which has no gradient, but the oracle needs the gradient at "
             "the weights. Use the estimators 'own', 'last' or 'full', or load the model without quantisation."
         )
     return weight

@@ -6,6 +6,7 @@ from typing import Any, cast
 from antiphase.data.chat_template import ChatOptions, unused_variables
 from antiphase.data.prompt_rendering import PromptFormat, check_used, prompt_token_ids
 from antiphase.errors import InvalidInputError
+from antiphase.models.gguf import is_gguf
 from antiphase.models.loading import inspect_model
 from antiphase.rollouts.sampling_spec import Sampling
 from antiphase.tasks.problem import Problem
@@ -22,10 +23,16 @@ def load_tokenizer(recipe: Recipe) -> tuple[Any, Any]:
     """Return the model's tokenizer and configuration, and check the model without loading its weights.
 
     Raises:
+        InvalidInputError: the model is a GGUF file.
         ModelNotFoundError: there is no such model, or it has no tokenizer.
         UnsupportedModelError: the model has no attention projections that antiphase knows.
     """
     model = recipe.model
+    if is_gguf(model.model_name_or_path):
+        raise InvalidInputError(
+            f"{model.model_name_or_path!r} is a GGUF file, whose weights cannot be trained. Name the model in "
+            "safetensors."
+        )
     empty, tokenizer = inspect_model(
         model.model_name_or_path, trust_remote_code=recipe.config.trust_remote_code, revision=model.model_revision
     )

@@ -1,0 +1,64 @@
+"""Check a GGUF file before it is loaded. The weights of such a file are dequantised while they are loaded."""
+
+import hashlib
+import importlib.util
+import re
+from pathlib import Path
+
+from antiphase.errors import MissingExtraError, ModelNotFoundError
+
+_SUFFIX = ".gguf"
+_MAGIC = b"GGUF"
+_PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.IGNORECASE)
+
+
+def is_gguf(name: str) -> bool:
+    """Return whether the name of a model is the path of a GGUF file, by its ending."""
+    return name.lower().endswith(_SUFFIX)
+
+
+def check_gguf(path: Path) -> None:
+    """Raise an error if a GGUF file cannot be loaded.
+
+    Raises:
+        ModelNotFoundError: there is no such file, it is no GGUF file, it is not complete, or it is one of several.
+        MissingExtraError: a package that reads GGUF files (`gguf`, `accelerate`) is not installed.
+    """
+    if not path.is_file():
+        raise ModelNotFoundError(f"there is no file {str(path)!r}.")
+    with path.open("rb") as file:
+        if file.read(len(_MAGIC)) != _MAGIC:
+            raise ModelNotFoundError(f"{str(path)!r} is no GGUF file: it does not begin with the letters GGUF.")
+    part = _PART.search(path.name)
+    if part is not None and int(part[1]) > 1:
+        raise ModelNotFoundError(
+            f"{str(path)!r} is one of {int(part[1])} files of a model. Join them first: llama-gguf-split --merge."
+        )
+    for package in ("gguf", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "demo", "reading a GGUF file")
+    _check_complete(path)
+
+
+def gguf_revision(path: Path) -> str:
+    """Return what identifies a GGUF file: its name without ending, and the first 12 digits of its sha256."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return f"{path.stem}-{digest.hexdigest()[:12]}"
+
+
+def _check_complete(path: Path) -> None:
+    """Raise ModelNotFoundError if the header of a GGUF file is damaged, or its tensors lie beyond its end."""
+    from gguf import GGUFReader
+
+    try:
+        # The reader maps every tensor, which fails if the file ends before it.
+        tensors = GGUFReader(path).tensors
+    except (ValueError, LookupError, TypeError, OverflowError, MemoryError) as error:
+        raise ModelNotFoundError(
+            f"{str(path)!r} is damaged or not complete, so it cannot be read as a GGUF file. Download it again."
+        ) from error
+    if not tensors:
+        raise ModelNotFoundError(f"{str(path)!r} has no weights: it may be a file of a vocabulary alone.")
