@@ -162,7 +162,7 @@ def test_ids_of_another_tokenizer(refused, tmp_path) -> None:
         (("--estimator", "magic"), "estimator must be one of"),
         (("--estimator", "own,own:3"), "named twice"),
         (("--estimator", "last", "--layers", "0"), "last attention layer alone"),
-        (("--layers", 3), "layer 3 does not exist: the model has 3 attention layers, 0 to 2"),
+        (("--layers", 3), "layer 3 does not exist: the model has 3 layers, 0 to 2"),
         (("--layers", "some"), "layers must be"),
         (("--projections", "QX"), "projections must be one of"),
         (("--projections", "QQ"), "names one twice"),
