@@ -80,7 +80,7 @@ def test_reference(runs):
     (task,) = compare(entries, Options(reference="b")).tasks.values()
     assert task["reference"] == "b"
     assert set(task["entrants"][0]["differences"]) > {"accuracy", "pass@4", "inversion"}
-    with pytest.raises(InvalidInputError, match=r"the reference 'c' is no entrant\. The entrants are a, b"):
+    with pytest.raises(InvalidInputError, match="the reference 'c' is none of the compared models or methods: a, b"):
         compare(entries, Options(reference="c"))
 
 
@@ -115,7 +115,7 @@ def test_another_verifier_is_refused(runs, tmp_path):
 def test_bad_entries(runs, tmp_path, model_dir):
     good = str(runs / "left-0")
     cases = {
-        "at least two entrants": [good],
+        "at least two models or methods": [good],
         "matches nothing": [good, f"b={runs}/nothing-*"],
         "twice; seeds must be different": [f"a={good},{good}/", f"b={runs / 'right-0'}"],
         "two entrants are called 'x'": [f"x={good}", f"x={runs / 'right-0'}"],

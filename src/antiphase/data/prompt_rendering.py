@@ -105,8 +105,15 @@ class PromptFormat:
     def encode(self, tokenizer: Any, content: str | Messages, place: str) -> list[int]:
         """Return the token ids of the prompt. A completion begins after them.
 
+        Args:
+            tokenizer: the model's tokenizer.
+            content: a text or a chat. The text of a chat that was rendered before is used unchanged.
+            place: where the prompt was read, such as `prompts.jsonl, line 3`. Error messages begin with it.
+
         Raises:
-            InvalidInputError: `is_rendered`, `wrapped` or `prompt_token_ids` refuses the prompt.
+            InvalidInputError: the prompt has no tokens; the prompt is a chat and no chat template is in use; the chat
+                template refuses the chat; the chat ends with a message of the assistant and may not be continued; or
+                the system prompt, the prompt template or the template variables cannot be put into the prompt.
         """
         if self.is_rendered(content, tokenizer, place):
             return prompt_token_ids(tokenizer, content, place)

@@ -71,12 +71,12 @@ def compare_entrants(entrants: Sequence[Entrant], options: Options) -> Compariso
     names = list(dict.fromkeys(entrant.name for entrant in entrants))
     if len(names) < 2:
         raise InvalidInputError(
-            f"a comparison needs at least two entrants; got {', '.join(names) or 'none'}. Give another model or "
-            "method. Seeds of one method are given as NAME=RUN,RUN."
+            f"a comparison needs at least two models or methods; got {', '.join(names) or 'none'}. Give another model "
+            "or method. Seeds of one method are given as NAME=RUN,RUN."
         )
     if options.reference is not None and options.reference not in names:
         raise InvalidInputError(
-            f"the reference {options.reference!r} is no entrant. The entrants are {', '.join(names)}."
+            f"the reference {options.reference!r} is none of the compared models or methods: {', '.join(names)}."
         )
     by_task: dict[str, list[Entrant]] = {}
     for entrant in entrants:
@@ -84,8 +84,8 @@ def compare_entrants(entrants: Sequence[Entrant], options: Options) -> Compariso
     tasks = {task: compare_task(own, options) for task, own in by_task.items() if len(own) > 1}
     if not tasks:
         raise InvalidInputError(
-            f"the entrants share no task: {'; '.join(f'{e.name}: {e.task}' for e in entrants)}. Evaluate them on the "
-            "same tasks."
+            f"the models or methods share no task: {'; '.join(f'{e.name}: {e.task}' for e in entrants)}. "
+            "Evaluate them on the same tasks."
         )
     points = [point_of(entrant, run) for entrant in entrants for run in entrant.runs]
     return Comparison(tasks, points, dict(vars(options)))
@@ -101,7 +101,7 @@ def compare_task(entrants: Sequence[Entrant], options: Options) -> dict[str, Any
         check_comparable(entrants)
     problems = shared_problems(entrants)
     if not problems:
-        raise InvalidInputError(f"the entrants share no problem of {entrants[0].task!r}.")
+        raise InvalidInputError(f"the models or methods share no problem of {entrants[0].task!r}.")
     reference = next((e for e in entrants if e.name == (options.reference or entrants[0].name)), None)
     if reference is None:
         raise InvalidInputError(

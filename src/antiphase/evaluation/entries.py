@@ -201,7 +201,9 @@ def _check_names(keys: Sequence[tuple[str, str]], reference: str | None) -> None
         )
     names = list(dict.fromkeys(name for name, _ in keys))
     if reference is not None and reference not in names:
-        raise InvalidInputError(f"the reference {reference!r} is no entrant. The entrants are {', '.join(names)}.")
+        raise InvalidInputError(
+            f"the reference {reference!r} is none of the compared models or methods: {', '.join(names)}."
+        )
 
 
 def _check_out(place: Path) -> None:

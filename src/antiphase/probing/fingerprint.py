@@ -58,7 +58,8 @@ class Fingerprint:
         """Return the pooled Spearman ρ of entropy and gradient strength of the first result, over a unit.
 
         Args:
-            unit: `token` (positions), `type` (distinct token ids) or `step`; None takes the headline unit of the run.
+            unit: `token` (positions), `type` (distinct token ids) or `step` (sentences). None takes the headline unit,
+                the unit of the ρ that is shown first.
 
         Returns:
             `value`, `low` and `high` (the 95 % interval), and more; see docs/metrics.md.
@@ -76,7 +77,10 @@ class Fingerprint:
 
     @property
     def spearman(self) -> float:
-        """The pooled Spearman ρ of entropy and gradient strength over the headline unit; NaN if it is undefined."""
+        """The pooled Spearman ρ of entropy and gradient strength over the headline unit.
+
+        The headline unit is the unit of the ρ that is shown first. The value is NaN if ρ is undefined.
+        """
         value = self.correlation()["value"]
         return float("nan") if value is None else float(value)
 

@@ -173,7 +173,17 @@ def rows_of(batch: TokenBatch, spec: SignalSpec, steps: Int[Tensor, "batch token
 
 
 def _draw(token_ids: Tensor, num_targets: int, spec: SignalSpec) -> Tensor:
-    """Return a mask `[target]` that is True at the targets whose strength is measured."""
+    """Return a mask `[target]` that is True at the targets (generated tokens) whose strength is measured.
+
+    `spec.targets_per_rollout` targets are drawn at random, without replacement. If it is None, or the rollout has no
+    more targets than that, all targets are measured.
+
+    Args:
+        token_ids: the token ids of the rollout without padding. Together with `spec.seed` they make the seed of the
+            draw, so that the draw does not depend on the other rollouts of the batch.
+        num_targets: the number of targets of the rollout.
+        spec: the number of targets to draw, and the seed.
+    """
     measured = torch.ones(num_targets, dtype=torch.bool)
     if spec.targets_per_rollout is not None and spec.targets_per_rollout < num_targets:
         order = torch.randperm(num_targets, generator=generator_of(token_ids, spec.seed))

@@ -130,6 +130,9 @@ def attention_weights(
 ) -> tuple[Float[Tensor, "batch group share row key"], Float[Tensor, "batch group share row key"] | None]:
     """Return the attention weights of some query positions over the first `num_keys` keys, and the softcap's slope.
 
+    A model with a softcap c bounds each attention score x, before the softmax, by c·tanh(x/c). The softcap's slope is
+    the derivative of this bounded score with respect to x, 1 − tanh²(x/c).
+
     Args:
         call: the arguments of the attention, which are used without their graph.
         rows: the query positions: `[row]` if they are the same for the whole batch, else `[batch, row]`.

@@ -215,7 +215,7 @@ def _like(name: str, given: Tensor, series: Tensor) -> Tensor:
 
 
 def type_means(x: Tensor, y: Tensor, ids: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Average x and y over the occurrences of each token id in each row.
+    """Average x and y over each type of each row. A type is a distinct token id; it stands for all its occurrences.
 
     Args:
         x, y: the two series, `[batch, token]`.
@@ -223,8 +223,8 @@ def type_means(x: Tensor, y: Tensor, ids: Tensor, valid: Tensor) -> tuple[Tensor
         valid: True where a token is used.
 
     Returns:
-        The means of x, the means of y, and for every token the index of its type's means. The means of a type (a
-        distinct token id) stand where the id first occurs in the row; all other values are NaN.
+        The means of x, the means of y, and for every used token the index in the row where the means of its type
+        stand. The means of a type stand where its id first occurs in the row; all other values of the means are NaN.
     """
     means = torch.full((2, *x.shape), torch.nan, dtype=torch.float64)
     home = torch.zeros(x.shape, dtype=torch.long)

@@ -126,7 +126,16 @@ def segment_steps(
 
 
 def _num_thought(ids: list[int], tokenizer: Any, prompt_ids: Sequence[int], tags: Tags, pauses: Sequence[int]) -> int:
-    """Return how many tokens, from the first one on, belong to the thought."""
+    """Return how many tokens at the beginning of a completion belong to the thought.
+
+    Args:
+        ids: the token ids of the completion.
+        tokenizer: the model's tokenizer.
+        prompt_ids: the token ids of the prompt, whose template may open the thought.
+        tags: pairs of an opening and a closing tag.
+        pauses: the indices of tokens that follow text which the model did not write, such as a tool's answer. A blank
+            line is read in place of this text.
+    """
     if not ids:
         return 0
     placed = place_tokens(ids, tokenizer, pauses)

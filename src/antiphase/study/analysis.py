@@ -1,9 +1,9 @@
 """Compute the findings of a study from its finished cells: compare the methods, and relate inversion to accuracy.
 
 Every method is compared with the reference method in each group and over all groups. A group is one model and setting.
-If cells are evaluated on several tasks, each task is its own group, and a table of all tasks with their average is
-added. Seeds are paired: seed i of every method draws the same problems. If a command makes a model for each seed, seed
-i of every method also starts from the same model. ι = −ρ is the inversion.
+A cell is one model, setting, method and seed. If cells are evaluated on several tasks, each task is its own group, and
+a table of all tasks with their average is added. Seeds are paired: seed i of every method draws the same problems. If
+a command makes a model for each seed, seed i of every method also starts from the same model. ι = −ρ is the inversion.
 """
 
 import math
@@ -117,7 +117,7 @@ def analyse(study: Study, cells: Sequence[DoneCell]) -> Findings | None:
 
 
 def _entrants(cells: Sequence[DoneCell], *, by_task: bool = False) -> list[Entrant]:
-    """Collect the seeds of every method of a group into one entrant of the comparison.
+    """Collect the seeds of every method of a group into one entrant (a model or method that is compared).
 
     With `by_task`, the task alone is the group, so that the cells must be of one model and setting.
     """
@@ -225,7 +225,7 @@ def _stages(entrants: Sequence[Entrant], study: Study) -> list[dict[str, Any]]:
 
 
 def _across(points: Sequence[dict[str, Any]], options: Options) -> dict[str, Any]:
-    """Correlate ι and every control with accuracy: in each group, as the mean over groups, and over all cells."""
+    """Correlate ι and each other number of `ACROSS` with accuracy: in each group, as a mean, and over all cells."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for point in points:
         groups.setdefault(point["task"], []).append(point)

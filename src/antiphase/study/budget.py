@@ -46,7 +46,7 @@ class Budget:
 
 
 def training_budget(cell: Cell, scratch: Path, processes: int = 1) -> Budget:
-    """Read and check the recipe of a cell, and return the budget of its training.
+    """Read and check the recipe of a cell (one model, setting, method and seed), and return its training's budget.
 
     Args:
         cell: a cell that trains.

@@ -1,5 +1,7 @@
 """Run one cell of a study: make its model, train it, evaluate it, and store what the tables need.
 
+A cell is one model, setting, method and seed.
+
 OUT/models/NAME/           a model that a command made; it contains made.json once it is complete
 OUT/work/CELL/train, eval  folders of a cell that is running; they are removed when the cell is done
 OUT/cells/CELL.parquet     a row for each evaluated rollout
@@ -129,7 +131,9 @@ def _call(command: Sequence[str], log: Path) -> int:
 
 
 def run_cell(cell: Cell, out: Path, *, keep_models: bool = False, launch: str | None = None) -> None:
-    """Run a cell to its end. Parts that an earlier, interrupted call finished are not repeated.
+    """Run a cell (one model, setting, method and seed) to its end.
+
+    Parts that an earlier, interrupted call finished are not repeated.
 
     Args:
         cell: the cell to run.

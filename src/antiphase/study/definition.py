@@ -1,4 +1,4 @@
-"""Read a study from STUDY.yaml, and make the list of its cells.
+"""Read a study from STUDY.yaml, and make the list of its cells. A cell is one model, setting, method and seed.
 
     name: my-study
     models:                         # name: hub id or directory, or a mapping

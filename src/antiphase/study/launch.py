@@ -1,7 +1,7 @@
 """Train a cell of a study on several GPUs, under a launcher such as accelerate.
 
-The module also merges a trained adapter into its base model, for an engine that cannot load adapters, and applies
-changes from the command line to a study.
+A cell is one model, setting, method and seed. The module also merges a trained adapter into its base model, for
+an engine that cannot load adapters, and applies changes from the command line to a study.
 """
 
 import contextlib

@@ -21,6 +21,8 @@ from antiphase.training.own_checks import check_recipe
 class SweepRequest:
     """A study, and those of its cells that are to be run.
 
+    A study is a grid of experiments. A cell is one experiment: one model, setting, method and seed.
+
     Args:
         study: the whole study.
         folder: folder that everything is written to. The path is absolute, because a training stores it.

@@ -1,7 +1,7 @@
 """Read and pack the files of a study's finished cells.
 
-While a study runs, every finished cell has two files. Once all cells are done, they are packed into two files with the
-same content.
+A cell is one model, setting, method and seed. While a study runs, every finished cell has two files. Once
+all cells are done, they are packed into two files with the same content.
 
 OUT/cells/CELL.json, CELL.parquet     the record and the rollouts of one cell
 OUT/cells.jsonl, rollouts.parquet     the same of all cells; rollouts have a column `cell`
@@ -22,7 +22,7 @@ ROWS = "rollouts.parquet"
 
 @dataclass(frozen=True)
 class DoneCell:
-    """A finished cell of a study.
+    """A finished cell (one model, setting, method and seed) of a study.
 
     Args:
         record: the content of its JSON file: options and results.

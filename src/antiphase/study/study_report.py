@@ -1,4 +1,7 @@
-"""Write the report of a study from its finished cells: report.md, tables/ and figures/."""
+"""Write the report of a study from its finished cells: report.md, tables/ and figures/.
+
+A cell is one model, setting, method and seed.
+"""
 
 import importlib.util
 import json

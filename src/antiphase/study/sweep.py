@@ -6,8 +6,8 @@
     OUT/cells.jsonl, rollouts.parquet
     OUT/tables/, figures/, report.md
 
-A cell that is done is never run again. A cell that was interrupted continues from its last checkpoint or last finished
-batch.
+A cell is one model, setting, method and seed. A cell that is done is never run again. A cell that was interrupted
+continues from its last checkpoint or last finished batch.
 """
 
 import json

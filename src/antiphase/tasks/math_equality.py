@@ -134,9 +134,18 @@ def _misread(answer: str, gold: str) -> bool:
 
 
 def _bare(answer: str, gold: str) -> str:
-    r"""Return the answer without what may stand before its value: `\approx 3`, `x \in [2,5]`, `(x,y) = (3,4)`.
+    r"""Return the value of the answer, without the words and symbols around it.
 
-    `\text{18 dollars}` becomes `18 dollars`, and `2\pi \approx 6.28` becomes its exact part `2\pi`.
+    These changes are made in this order:
+
+    1. `\text{18 dollars}` becomes `18 dollars`; the text must begin with a number.
+    2. `2\pi \approx 6.28` becomes its exact part `2\pi`, unless the exact part is only a name.
+    3. `\approx 3` becomes `3`, and `x \in [2,5]` becomes `[2,5]`, unless the right answer contains `\in`.
+    4. `(x,y) = (3,4)` becomes `(3,4)`, unless the right answer contains an equals sign.
+
+    Args:
+        answer: the answer of the model.
+        gold: the right answer.
     """
     if (number := _TEXT_NUMBER.fullmatch(answer)) is not None:
         answer = number[1] + (number[2] or "")

@@ -68,9 +68,10 @@ def whole_policy(model: nn.Module, accelerator: Any, gradient_checkpointing_kwar
 def plain_generation(model: nn.Module) -> Iterator[None]:
     """Switch off the sampling options of the model's own generation config, while the block lasts.
 
-    TRL leaves some options of sampling open, such as `suppress_tokens`, `min_p` or the kind of cache.
-    transformers takes these from the model's generation config. The tokens would then come from another distribution
-    than the loss, the held-out problems and the probes assume. The end, padding and BOS tokens of the config stay.
+    TRL sets some options of sampling, but not others, such as `suppress_tokens`, `min_p` or the kind of cache.
+    transformers takes an option that TRL does not set from the model's generation config. With such options, the
+    tokens come from another distribution than the loss, the held-out problems and the probes assume. Inside the block,
+    the generation config therefore holds only its end, padding and BOS tokens.
 
     Args:
         model: the unwrapped model, which may have adapters.
