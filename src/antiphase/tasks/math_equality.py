@@ -20,6 +20,7 @@ from antiphase.tasks.answer_shapes import in_shape_of
 from antiphase.tasks.expression_equality import same_solutions, same_value
 from antiphase.tasks.notation import in_latex
 from antiphase.tasks.plain_numbers import exact_number, join_thousands
+from antiphase.tasks.units import ratio_of, units_of, without_unit
 
 Order = Literal["given", "any"]
 Compare = Literal["math", "exact"]
@@ -45,23 +46,6 @@ _ABOUT = re.compile(r"\s*(?:\\approx|\\simeq|\\sim)(?![A-Za-z])\s*")
 _TWO_NUMBERS = re.compile(r"\d\s+\d+(?![\d\s]*/)")
 _BASE = re.compile(r"\d\s*_\s*(?:\{\s*)?(?:\\text\{)?\s*(\d+)")
 _CURRENCY = re.compile(r"[€£¥₹$]")
-_UNIT = re.compile(
-    r"(?P<value>.*[\d})\]])\s*"
-    r"(?:\\(?:text|mathrm|mbox)\{\s*(?P<word>[A-Za-z][A-Za-z ./]*)\}|\s(?P<bare>[A-Za-z]{2,}(?:\s[A-Za-z]+){0,2}))"
-    r"(?P<power>\s*\^\{?-?\d\}?)?\s*\.?"
-)
-_NO_UNITS = {
-    "or", "and", "plus", "minus", "to", "if", "for", "where", "when", "mod", "not", "no", "is", "maybe", "else",
-    "times", "million", "billion", "trillion", "thousand", "hundred", "dozen", "squared", "cubed", "factorial", "half",
-    "pi", "xy",
-}  # fmt: skip
-_SHORT_UNITS = {"m", "g", "s", "h", "l", "cm", "mm", "km", "kg", "mg", "ml", "ft", "in", "mi", "hr", "lb", "oz", "yd"}
-_LINKED = {"per", "square", "cubic", "of"}
-_SAME_UNITS = {
-    "centimeter": "cm", "centimetre": "cm", "millimeter": "mm", "meter": "m", "metre": "m", "kilometer": "km",
-    "inche": "in", "inch": "in", "feet": "ft", "foot": "ft", "mile": "mi", "hour": "h", "hr": "h", "minute": "min",
-    "second": "s", "sec": "s", "gram": "g", "kilogram": "kg", "liter": "l", "litre": "l", "dollar": "dollar",
-}  # fmt: skip
 _SET = "\\{\\}"
 _SIGNS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 _TOKEN = re.compile(r"\\[{}]|[()\[\]{},]")
@@ -69,6 +53,8 @@ _TOKEN = re.compile(r"\\[{}]|[()\[\]{},]")
 
 def quick_same(answer: str, gold: str) -> bool | None:
     """Return whether the two are equal if strings and plain numbers can decide it; None if algebra is needed."""
+    if len(answer) <= MAX_ANSWER_LENGTH and _other_units(answer, gold):
+        return False
     wanted, given = exact_number(gold), exact_number(answer)
     if wanted is not None and given is None and len(answer) <= MAX_ANSWER_LENGTH:
         given = exact_number(_ABOUT.sub("", _CURRENCY.sub("", in_latex(answer)), count=1))
@@ -167,10 +153,30 @@ def _same_item(answer: str, gold: str, order: Order, compare: Compare) -> bool:
     """Return whether two answers that are no lists are equal: equations, values with units, or expressions."""
     if _EQUALS.search(answer) or _EQUALS.search(gold):
         return _same_equation(answer, gold, order, compare)
-    (value, unit), (wanted, wanted_unit) = _without_unit(answer), _without_unit(gold)
-    if unit or wanted_unit:
-        return (not unit or not wanted_unit or unit == wanted_unit) and same_answer(value, wanted, order, compare)
-    return compare == "math" and same_value(answer, gold)
+    (value, unit), (wanted, wanted_unit) = without_unit(answer), without_unit(gold)
+    plain_answer, plain_gold = without_unit(answer, plain=True), without_unit(gold, plain=True)
+    if plain_answer[1] and plain_gold[1]:
+        (value, unit), (wanted, wanted_unit) = plain_answer, plain_gold
+    if not unit and not wanted_unit:
+        return compare == "math" and same_value(answer, gold)
+    ratio = ratio_of(unit, wanted_unit) if unit and wanted_unit else 1
+    if ratio is None or ratio == 1:
+        return ratio is not None and same_answer(value, wanted, order, compare)
+    given_number, wanted_number = exact_number(value), exact_number(wanted)
+    return given_number is not None and wanted_number is not None and given_number * ratio == wanted_number
+
+
+def _other_units(answer: str, gold: str) -> bool:
+    """Return whether both texts have a known unit, by a sign or by a word, and the units measure different things."""
+    given, wanted = units_of(_in_words(answer)), units_of(_in_words(gold))
+    return bool(given and wanted) and all(ratio_of(one, other) is None for one in given for other in wanted)
+
+
+def _in_words(text: str) -> str:
+    r"""Return the text as `units_of` reads it: without asterisks and final period, and outside `\text{ }`."""
+    text = join_thousands(in_latex(text.strip().strip("*"))).strip().removesuffix(".")
+    number = _TEXT_NUMBER.fullmatch(text)
+    return text if number is None else number[1] + (number[2] or "")
 
 
 def _same_equation(answer: str, gold: str, order: Order, compare: Compare) -> bool:
@@ -199,22 +205,6 @@ def _assignment(text: str) -> tuple[str | None, str]:
     if sides and sides[0].strip() and (_NAME.fullmatch(name.strip()) or _NAMES.fullmatch(name.strip())):
         return name.strip(), sides[0].strip()
     return None, text
-
-
-def _without_unit(text: str) -> tuple[str, str]:
-    """Return (the value, its unit in one common spelling); a text without a unit is returned with an empty unit."""
-    found = _UNIT.fullmatch(text)
-    if found is None:
-        return text, ""
-    word = (found["word"] or found["bare"]).strip().rstrip(".").lower()
-    words = word.split()
-    linked = len(words) == 1 or bool(set(words) & _LINKED)
-    if set(words) & _NO_UNITS or not linked or (len(word) < 3 and word not in _SHORT_UNITS):
-        return text, ""
-    word = re.sub(r"\b(?:miles|mi) per hour\b", "mph", re.sub(r"(?:square|cubic)\s+", "", word))
-    word = word if word in _SAME_UNITS else word.removesuffix("s")
-    power = "2" if "square" in words else "3" if "cubic" in words else re.sub(r"[^\d-]", "", found["power"] or "")
-    return found["value"].strip(), _SAME_UNITS.get(word, word) + power
 
 
 def _tidy(text: str) -> str:
