@@ -7,6 +7,8 @@ answer and the reference afterwards.
 import re
 
 _NAMED = re.compile(r"\s*([A-Za-z])\s*=(?!=)([^=,]+)")
+# The names of coordinates, in their usual orders. A point has the first names of one of them.
+_COORDINATES = ("xyzw", "abcdef", "mnopq", "pqrst", "uvw", "rst", "stu", "ijk", "klmn")
 _POINT = re.compile(r"\([^()\[\],]+(?:,[^()\[\],]+)+\)")
 _INTERVAL = re.compile(r"[(\[][^,<>]+,[^,<>]+[)\]]")
 _RELATION = re.compile(r"\\(?:leqslant|geqslant|leq|geq|le|ge|lt|gt)(?![A-Za-z])|[<>]=?")
@@ -16,7 +18,8 @@ _VARIABLE = re.compile(r"[A-Za-z]")
 def in_shape_of(answer: str, gold: str) -> str:
     r"""Return the answer in the shape of the reference if it is a known other shape, else the answer as it is.
 
-    If the reference is a point, named coordinates become a point, in the order of the alphabet. If the reference is an
+    If the reference is a point, named coordinates become a point, in the order of the alphabet. The names must be the
+    first ones of a usual row, such as x, y, z or a, b, c: `y = 1, z = 2` is not `(1,2)`. If the reference is an
     interval, an inequality of one letter becomes an interval. `math_equality` also writes the reference in the shape
     of the answer.
 
@@ -39,6 +42,9 @@ def _point(text: str) -> str | None:
     found = [_NAMED.fullmatch(part) for part in text.split(",")]
     named = {match[1]: match[2].strip() for match in found if match is not None}
     if len(named) < 2 or len(named) < len(found):
+        return None
+    names = "".join(sorted(named)).lower()
+    if not any(names == "".join(sorted(usual[: len(names)])) for usual in _COORDINATES):
         return None
     return f"({','.join(named[name] for name in sorted(named))})"
 

@@ -307,8 +307,14 @@ def _after_announcement(text: str, gold: str, numeric: bool) -> str | None:
             return announced_number(line, units_of(gold))
     if not numeric:
         return None
-    bold = [found[1] for found in _BOLD.finditer(text)]
-    return announced_number(bold[-1], units_of(gold)) if bold else None
+    bold = list(_BOLD.finditer(text))
+    if not bold:
+        return None
+    if len(bold) > 1 and bold[-1][1] != bold[-2][1]:
+        between = text[bold[-2].end() : bold[-1].start()]
+        if _beside(between) and between.strip() and "\n" not in between:
+            return f"{bold[-2][1]}, {bold[-1][1]}"  # `**10** or **12**` offers two answers
+    return announced_number(bold[-1][1], units_of(gold))
 
 
 def _announced_line(text: str) -> str:

@@ -45,6 +45,9 @@ _MEMBER = re.compile(r"\s*[A-Za-z]\s*\\in(?![A-Za-z])\s*")
 _ABOUT = re.compile(r"\s*(?:\\approx|\\simeq|\\sim)(?![A-Za-z])\s*")
 _TWO_NUMBERS = re.compile(r"\d\s+\d+(?![\d\s]*/)")
 _BASE = re.compile(r"\d\s*_\s*(?:\{\s*)?(?:\\text\{)?\s*(\d+)")
+_AFTER_NUMBER = re.compile(r"\d\s*(?:\\(?:l|c|d)?dots(?![A-Za-z])|\.{2,}|…|'|\^\{?\s*\\prime)")
+# The name of a line or a figure, such as AB.
+_LABEL = re.compile(r"[A-Z]{2,}")
 _CURRENCY = re.compile(r"[€£¥₹$]")
 _SET = "\\{\\}"
 _SIGNS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
@@ -101,7 +104,7 @@ def same_answer(answer: str, gold: str, order: Order = "given", compare: Compare
     given_opened, given = _items(answer)
     if len(wanted) > 1 or len(given) > 1:
         ordered = opened != _SET and (bool(opened) or order == "given")
-        if _SIGNS.search(answer + gold):
+        if _SIGNS.search(gold):
             ordered = False  # the two values of ± have no order
         if order == "any":
             opened, given_opened = (opened.replace(_SET, ""), given_opened.replace(_SET, ""))
@@ -110,10 +113,13 @@ def same_answer(answer: str, gold: str, order: Order = "given", compare: Compare
 
 
 def _misread(answer: str, gold: str) -> bool:
-    """Return whether math-verify would misread the answer, so that it must not be asked.
+    r"""Return whether math-verify would misread the answer, so that it must not be asked.
 
-    It misreads unbalanced braces, two numbers beside each other, and a number with a base (it ignores the base).
+    It misreads unbalanced braces, two numbers beside each other, and a number with a base (it ignores the base). It
+    also ignores dots and primes behind a number, as in `5\ldots` and `5'`.
     """
+    if _AFTER_NUMBER.search(answer) and not _AFTER_NUMBER.search(gold):
+        return True
     two_numbers = _TWO_NUMBERS.search(answer) and not _TWO_NUMBERS.search(gold)
     bases = _BASE.findall(answer)
     return not _balanced(answer) or bool(two_numbers) or (bool(bases) and bases != _BASE.findall(gold))
@@ -158,6 +164,8 @@ def _same_item(answer: str, gold: str, order: Order, compare: Compare) -> bool:
     if plain_answer[1] and plain_gold[1]:
         (value, unit), (wanted, wanted_unit) = plain_answer, plain_gold
     if not unit and not wanted_unit:
+        if _LABEL.fullmatch(normal_form(answer)) and _LABEL.fullmatch(normal_form(gold)):
+            return False  # equal labels are equal texts, and math-verify reads labels as products
         return compare == "math" and same_value(answer, gold)
     ratio = ratio_of(unit, wanted_unit) if unit and wanted_unit else 1
     if ratio is None or ratio == 1:
