@@ -216,6 +216,24 @@ def test_the_table_marks_where_other_rules_disagree(tmp_path, capsys) -> None:
     assert "1 of 1 verdicts are as the column 'expected' says." in shown
 
 
+def test_rows_whose_verdict_is_not_as_expected_are_marked(tmp_path, capsys) -> None:
+    rows = [
+        {"id": "one", "reference": "5", "completion": "5", "expected": 0},
+        {"id": "two", "reference": "5", "completion": "5", "expected": 1},
+        {"id": "three", "reference": "5", "completion": "5"},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert cli.main(["check", str(path)]) == 0
+    shown = capsys.readouterr().out
+    lines = {
+        name: next(line for line in shown.splitlines() if line.startswith(f" {name} ")) for name in ("one", "two")
+    }
+    assert lines["one"].split()[2:4] == ["right", "wrong"]
+    assert lines["two"].split()[2:4] == ["right", "the"]
+    assert "1 of 2 verdicts are as the column 'expected' says. The other rows are marked" in shown
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -223,7 +241,14 @@ def test_the_table_marks_where_other_rules_disagree(tmp_path, capsys) -> None:
         ('{"reference": "5"}', "completion must be text; got None"),
         ('{"reference": 5, "completion": "5"}', "reference must be text; got 5"),
         ('{"reference": "5", "completion": "5", "finish": "eos"}', "finish must be 'stop' or 'length'"),
-        ('{"reference": "5", "completion": "5", "task": "gsm9k"}', "gsm8k"),
+        ('{"reference": "5", "completion": "5", "task": "gsm9k"}', r"line 1: unknown task 'gsm9k'.*gsm8k"),
+        ('{"reference": "5", "completion": "5", "task": 5}', "line 1: task must be text, such as 'gsm8k'; got 5"),
+        (
+            '{"reference": "5", "completion": "5", "expected": "yes"}',
+            "line 1: expected must be true or false; got 'yes'",
+        ),
+        ('{"reference": "5", "completion": "5", "expected": 2}', "line 1: expected must be true or false; got 2"),
+        ('{"reference": "5", "completion": "5", "expected": []}', "line 1: expected must be true or false; got"),
     ],
 )
 def test_bad_rows(text, message, tmp_path) -> None:
