@@ -21,8 +21,8 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = commands.add_parser(
         "check",
         help="the verdict on each answer of a file, with its reason",
-        description="Verify rows with 'reference' and 'completion' (optional: 'id', 'finish', 'task', 'expected'), and show "
-        "where math-verify alone, or lm-eval's rule for GSM8K, gives another verdict.",
+        description="Verify rows with 'reference' and 'completion' (optional: 'id', 'finish', 'task', 'expected'), "
+        "and show where math-verify alone, or lm-eval's rule for GSM8K, gives another verdict.",
         formatter_class=Help,
     )
     command.add_argument("file", type=Path, metavar="FILE", help="a .jsonl, .json or .parquet file")

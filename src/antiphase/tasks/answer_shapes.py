@@ -12,6 +12,11 @@ _COORDINATES = ("xyzw", "abcdef", "mnopq", "pqrst", "uvw", "rst", "stu", "ijk", 
 _POINT = re.compile(r"\([^()\[\],]+(?:,[^()\[\],]+)+\)")
 _INTERVAL = re.compile(r"[(\[][^,<>]+,[^,<>]+[)\]]")
 _RELATION = re.compile(r"\\(?:leqslant|geqslant|leq|geq|le|ge|lt|gt)(?![A-Za-z])|[<>]=?")
+_REPEATING = re.compile(r"(-?)(\d{1,30})\.(\d{0,30})\\overline\s*\{(\d{1,30})\}")
+_TIME = re.compile(r"(\d{1,2}:\d{2})\s*(?:\\(?:text|mathrm|mbox)\{)?\s*([apAP])\.?\s?[mM]\.?\s*\}?")
+_NO_SOLUTION = re.compile(r"(?:\\(?:text|mbox)\{)?\s*no\s+(real\s+)?solutions?\s*\}?", re.IGNORECASE)
+_REMARK = re.compile(r"\s*\\(?:text|mbox)\{\s*\(not [^(){}]{1,40}\)\s*\}\s*\Z")
+_INTRODUCED = re.compile(r"\\(?:text|mbox)\{\s*(?:the\s+)?(?:final\s+)?answer\s*(?:is|:)\s*\}\s*", re.IGNORECASE)
 _VARIABLE = re.compile(r"[A-Za-z]")
 
 
@@ -35,6 +40,42 @@ def in_shape_of(answer: str, gold: str) -> str:
     if _POINT.fullmatch(gold.strip()):
         return _point(answer) or answer
     return answer
+
+
+def usual_form(text: str) -> str:
+    r"""Return the text in the usual form: repeating decimals are fractions, and times have one spelling.
+
+    "No solution" also gets one spelling. A remark such as `\text{ (not 6)}` behind the answer and the words "The answer
+    is" before it are left out.
+
+    >>> usual_form("0.\\overline{3}"), usual_form("11:30 A.M."), usual_form("5 \\text{ (not 6)}")
+    ('\\frac{3}{9}', '11:30 am', '5')
+    """
+    text = _INTRODUCED.sub("", _REMARK.sub("", text), count=1)
+    text = _REPEATING.sub(_as_fraction, text)
+    if (time := _TIME.fullmatch(text)) is not None:
+        return f"{time[1]} {time[2].lower()}m"
+    if (none := _NO_SOLUTION.fullmatch(text)) is not None:
+        return f"no {none[1] or ''}solution".lower()
+    return text
+
+
+def without_half(answer: str, gold: str) -> str:
+    """Return a time without `am` and `pm` if the reference is a time without them; any other answer is unchanged."""
+    time = _TIME.fullmatch(answer)
+    return answer if time is None or _TIME.fullmatch(gold) or not re.fullmatch(r"\d{1,2}:\d{2}", gold) else time[1]
+
+
+def other_time(answer: str, gold: str) -> bool:
+    """Return whether both are times of the day, such as `11:30` and `11:30 am`, and the times differ."""
+    clock = re.compile(r"\d{1,2}:\d{2}(?: [ap]m)?")
+    return bool(clock.fullmatch(answer) and clock.fullmatch(gold)) and without_half(answer, gold) != gold
+
+
+def _as_fraction(found: re.Match[str]) -> str:
+    sign, whole, fixed, period = found.groups()
+    top = int(whole + fixed + period) - int(whole + fixed)
+    return rf"{sign}\frac{{{top}}}{{{(10 ** len(period) - 1) * 10 ** len(fixed)}}}"
 
 
 def _point(text: str) -> str | None:

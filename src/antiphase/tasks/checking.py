@@ -1,8 +1,8 @@
 """Verify the completions in a file, for the command `antiphase check`.
 
-Each row of the file has a `reference` and a `completion`, and may have an `id`, a `finish`, a `task` and an `expected` verdict. Each row gets
-the verdict of its task, and the verdicts of two other rules in wide use, so that the user can look at the rows on
-which the rules disagree. This module does not import torch.
+Each row of the file has a `reference` and a `completion`, and may have an `id`, a `finish`, a `task` and an `expected`
+verdict. Each row gets the verdict of its task, and the verdicts of two other rules in wide use, so that the user can
+look at the rows on which the rules disagree. This module does not import torch.
 """
 
 import re

@@ -16,7 +16,7 @@ import re
 from collections import defaultdict
 from typing import Literal
 
-from antiphase.tasks.answer_shapes import in_shape_of
+from antiphase.tasks.answer_shapes import in_shape_of, other_time, usual_form, without_half
 from antiphase.tasks.expression_equality import same_solutions, same_value
 from antiphase.tasks.notation import in_latex
 from antiphase.tasks.plain_numbers import exact_number, join_thousands
@@ -115,10 +115,10 @@ def same_answer(answer: str, gold: str, order: Order = "given", compare: Compare
 def _misread(answer: str, gold: str) -> bool:
     r"""Return whether math-verify would misread the answer, so that it must not be asked.
 
-    It misreads unbalanced braces, two numbers beside each other, and a number with a base (it ignores the base). It
-    also ignores dots and primes behind a number, as in `5\ldots` and `5'`.
+    It misreads times, unbalanced braces, two numbers beside each other, and a number with a base (it ignores the base).
+    It also ignores dots and primes behind a number, as in `5\ldots` and `5'`.
     """
-    if _AFTER_NUMBER.search(answer) and not _AFTER_NUMBER.search(gold):
+    if other_time(answer, gold) or (_AFTER_NUMBER.search(answer) and not _AFTER_NUMBER.search(gold)):
         return True
     two_numbers = _TWO_NUMBERS.search(answer) and not _TWO_NUMBERS.search(gold)
     bases = _BASE.findall(answer)
@@ -132,6 +132,7 @@ def _bare(answer: str, gold: str) -> str:
     """
     if (number := _TEXT_NUMBER.fullmatch(answer)) is not None:
         answer = number[1] + (number[2] or "")
+    answer = without_half(answer, gold)
     if (exact := _ABOUT_TOO.fullmatch(answer)) is not None and not _NAME.fullmatch(exact[1]):
         answer = exact[1]
     if "\\in" not in gold:
@@ -220,7 +221,7 @@ def _tidy(text: str) -> str:
     text = join_thousands(in_latex(text.strip().strip("*"))).strip().removesuffix(".")
     text = _SIZES.sub("", _CURRENCY.sub("", text.replace("\\!", "").replace("\\$", "")))
     text = text.replace("\\lbrace", "\\{").replace("\\rbrace", "\\}")
-    return _AND.sub(", ", _SPACES.sub(" ", text)).strip()
+    return usual_form(_AND.sub(", ", _SPACES.sub(" ", text)).strip())
 
 
 def normal_form(text: str) -> str:
