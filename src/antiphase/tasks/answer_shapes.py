@@ -45,8 +45,8 @@ def in_shape_of(answer: str, gold: str) -> str:
 def usual_form(text: str) -> str:
     r"""Return the text in the usual form: repeating decimals are fractions, and times have one spelling.
 
-    "No solution" also gets one spelling. A remark such as `\text{ (not 6)}` behind the answer and the words "The answer
-    is" before it are left out.
+    "No solution" also gets one spelling. A remark such as `\text{ (not 6)}` behind the answer and the words "The
+    answer is" before it are left out.
 
     >>> usual_form("0.\\overline{3}"), usual_form("11:30 A.M."), usual_form("5 \\text{ (not 6)}")
     ('\\frac{3}{9}', '11:30 am', '5')
