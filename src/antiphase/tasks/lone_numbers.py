@@ -49,7 +49,7 @@ _PART_OF = re.compile(
 _ALONE_AFTER_WORD = re.compile(r"(?<![\\A-Za-z])(?:[A-Za-z]{2,}\s|[aAI]\s|US|USD|EUR|GBP|Rs\.?)$")
 # Text directly after a number that makes it a part of a larger expression.
 _GOES_ON = re.compile(
-    r"\s*[_±×·⋅÷√π{}½¼¾⅓⅔²³]|\s*\^(?!\{?\s*\\circ)|\s*[-+*/]\s*[\d(\\√πA-Za-z](?<!-[A-Za-z])(?<!/[A-Za-z])|\.\d|:\d|\w"
+    r"\s*[_±×·⋅÷√π{}½¼¾⅓⅔²³]|\s*\^(?!\{?\s*\\circ)|\s*[-+*/]\s*(?:[\d(\\√π]|[A-Za-z](?![A-Za-z])(?<!-[A-Za-z])(?<!/[A-Za-z]))|\.\d|:\d|\w"
     r"|\s*\\(?!q?quad|end|\\|%|,|;| |\$|n|approx|[Rr]ightarrow|implies|therefore|\Z)[A-Za-z]+"
     r"|\s+(?:million|billion|trillion|thousand|hundred|dozen|times|plus|minus|squared|cubed|factorial)\b",
     re.IGNORECASE,
