@@ -9,7 +9,7 @@ import pytest
 
 from antiphase import cli
 from antiphase.errors import InvalidInputError
-from antiphase.steps.thoughts import TAGS, completion_text, spoken
+from antiphase.steps.thoughts import TAGS, completion_text, spoken, thought_tags
 from antiphase.tasks.checking import check_rows, read_rows
 from antiphase.tasks.extraction import find_answer
 from antiphase.tasks.pool import VerifierPool
@@ -48,6 +48,36 @@ def test_every_family_of_tags(opening, closing) -> None:
     assert spoken(f"\n{opening}It is 5.").answer is None
     assert spoken(f"It is 4.\n{opening}or 5?").answer is None
     assert spoken(f"Never write {opening} here: 5").answer == f"Never write {opening} here: 5"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|channel|>analysis to=python<|message|>The answer is 7.",
+        "<|channel|>commentary<|message|>The answer is 7.",
+        "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{7}",
+        "<|channel|>final<|message|>6<|end|><|start|>assistant<|channel|>analysis<|message|>7",
+        "analysis to=pythonThe answer is 7", "commentaryThe answer is 7",
+        "Okay, <think>\nThe answer is 7.",
+        "<THINK>7", "<think >7", "<|think|>7", "< Think>7",
+    ],
+)  # fmt: skip
+def test_a_thought_that_does_not_end_has_no_answer_however_its_tag_is_written(text) -> None:
+    assert spoken(text).answer is None
+
+
+def test_other_ways_to_write_a_closing_tag() -> None:
+    assert spoken("<THINK>7</Think>5").answer == "5"
+    assert spoken("<|think|>7<|/think|>5").answer == "5"
+    assert spoken("<think>7</think >5").answer == "5"
+    assert spoken("<|channel|>commentary<|message|>7<|channel|>final <|constrain|>json<|message|>5").answer == "5"
+    assert spoken("commentary on 7: it is odd").answer == "commentary on 7: it is odd"
+
+
+def test_a_known_opening_tag_with_another_closing_tag_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="<think> is closed by </think>, not by </plan>"):
+        thought_tags(["<think> </plan>"])
+    assert thought_tags(["<think> </think>"]) == TAGS
 
 
 def test_own_tags() -> None:
@@ -186,6 +216,24 @@ def test_the_table_marks_where_other_rules_disagree(tmp_path, capsys) -> None:
     assert "1 of 1 verdicts are as the column 'expected' says." in shown
 
 
+def test_rows_whose_verdict_is_not_as_expected_are_marked(tmp_path, capsys) -> None:
+    rows = [
+        {"id": "one", "reference": "5", "completion": "5", "expected": 0},
+        {"id": "two", "reference": "5", "completion": "5", "expected": 1},
+        {"id": "three", "reference": "5", "completion": "5"},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert cli.main(["check", str(path)]) == 0
+    shown = capsys.readouterr().out
+    lines = {
+        name: next(line for line in shown.splitlines() if line.startswith(f" {name} ")) for name in ("one", "two")
+    }
+    assert lines["one"].split()[2:4] == ["right", "wrong"]
+    assert lines["two"].split()[2:4] == ["right", "the"]
+    assert "1 of 2 verdicts are as the column 'expected' says. The other rows are marked" in shown
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -193,7 +241,14 @@ def test_the_table_marks_where_other_rules_disagree(tmp_path, capsys) -> None:
         ('{"reference": "5"}', "completion must be text; got None"),
         ('{"reference": 5, "completion": "5"}', "reference must be text; got 5"),
         ('{"reference": "5", "completion": "5", "finish": "eos"}', "finish must be 'stop' or 'length'"),
-        ('{"reference": "5", "completion": "5", "task": "gsm9k"}', "gsm8k"),
+        ('{"reference": "5", "completion": "5", "task": "gsm9k"}', r"line 1: unknown task 'gsm9k'.*gsm8k"),
+        ('{"reference": "5", "completion": "5", "task": 5}', "line 1: task must be text, such as 'gsm8k'; got 5"),
+        (
+            '{"reference": "5", "completion": "5", "expected": "yes"}',
+            "line 1: expected must be true or false; got 'yes'",
+        ),
+        ('{"reference": "5", "completion": "5", "expected": 2}', "line 1: expected must be true or false; got 2"),
+        ('{"reference": "5", "completion": "5", "expected": []}', "line 1: expected must be true or false; got"),
     ],
 )
 def test_bad_rows(text, message, tmp_path) -> None:

@@ -21,8 +21,8 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     command = commands.add_parser(
         "check",
         help="the verdict on each answer of a file, with its reason",
-        description="Verify rows with 'reference' and 'completion' (optional: 'id', 'finish', 'task'), and show where "
-        "math-verify alone, or lm-eval's rule for GSM8K, gives another verdict.",
+        description="Verify rows with 'reference' and 'completion' (optional: 'id', 'finish', 'task', 'expected'), "
+        "and show where math-verify alone, or lm-eval's rule for GSM8K, gives another verdict.",
         formatter_class=Help,
     )
     command.add_argument("file", type=Path, metavar="FILE", help="a .jsonl, .json or .parquet file")
@@ -56,13 +56,15 @@ def table(checked: "Sequence[Checked]") -> str:
     from rich.text import Text
 
     lines = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("id", "answer", "outcome", "reason", "math-verify", "lm-eval"):
+    stated = ("expected",) if any(one.expected is not None for one in checked) else ()
+    for name in ("id", "answer", "outcome", *stated, "reason", "math-verify", "lm-eval"):
         lines.add_column(name, no_wrap=name != "reason")
     for one in checked:
         answer = "" if one.extracted is None else one.extracted.replace("\n", " ")
         answer = answer if len(answer) <= _WIDEST_ANSWER else f"{answer[: _WIDEST_ANSWER - 1]}…"
         others = (_other(one.math_verify, one.correct), _other(one.lm_eval, one.correct))
-        lines.add_row(*map(Text, (one.id, answer, one.outcome, one.reason, *others)))
+        wanted = [_other(one.expected, one.correct)] if stated else []
+        lines.add_row(*map(Text, (one.id, answer, one.outcome, *wanted, one.reason, *others)))
     console = Console(file=io.StringIO(), width=118, color_system=None, highlight=False)
     console.print(lines)
     assert isinstance(console.file, io.StringIO)
@@ -76,12 +78,13 @@ def table(checked: "Sequence[Checked]") -> str:
     ]
     expected = [one.expected == one.correct for one in checked if one.expected is not None]
     if expected:
-        notes.append(f"{sum(expected)} of {len(expected)} verdicts are as the column 'expected' says.")
+        marked = "" if all(expected) else " The other rows are marked with the expected verdict."
+        notes.append(f"{sum(expected)} of {len(expected)} verdicts are as the column 'expected' says.{marked}")
     return "\n".join([*(line.rstrip() for line in console.file.getvalue().rstrip().split("\n")), "", *notes])
 
 
 def _other(verdict: bool | None, ours: bool) -> str:
-    """Return the verdict of another rule; empty if it is the same as ours or if the rule gives none."""
+    """Return another verdict than ours, as `right` or `wrong`; empty if it is the same or if there is none."""
     return "" if verdict is None or verdict == ours else "right" if verdict else "wrong"
 
 

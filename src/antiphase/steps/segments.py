@@ -18,7 +18,7 @@ from antiphase.signal_spec import PARTS, Part, Segment
 from antiphase.steps.assigning import batch_steps, pauses_of, special_ids
 from antiphase.steps.places import PlacedTokens, place_tokens
 from antiphase.steps.splitter import Splitter
-from antiphase.steps.thoughts import TAGS, opened_in_prompt, spoken, with_opening
+from antiphase.steps.thoughts import TAGS, either_tag, opened_in_prompt, spoken, with_opening
 from antiphase.types import TokenBatch
 
 Tags = Sequence[tuple[str, str]]
@@ -159,7 +159,7 @@ def _with_tags(placed: PlacedTokens, ids: Sequence[int], tokenizer: Any, tags: T
     if not numbers:
         return text
     in_tag = np.zeros(len(text), dtype=bool)
-    for found in re.finditer("|".join(re.escape(tag) for pair in tags for tag in pair), text):
+    for found in re.finditer(either_tag(tags), text):
         in_tag[found.start() : found.end()] = True
     parts, place = [], 0
     for number in numbers:

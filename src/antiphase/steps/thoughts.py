@@ -5,6 +5,7 @@ tokens. The tags of several families of models are known. A chat template may ha
 the completion then has only the closing tag. If a thought was begun and not ended, the completion has no answer.
 """
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,8 +26,11 @@ TAGS: tuple[tuple[str, str], ...] = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
 )
+_CHANNEL = ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>")
+# A header of gpt-oss may name a recipient and a format between the channel and the message.
+_HEADER = r"(?:[^<\n]{0,200}(?:<\|constrain\|>[^<\n]{0,40})?<\|message\|>)"
 # What is left of the last family's tags after decoding has removed the special tokens.
-_FLAT_CHANNEL = re.compile(r"\s*analysis(?=[A-Z\d\"'(])")
+_FLAT_CHANNEL = re.compile(r"\s*(?:analysis|commentary)(?:\s+to=[\w.]{1,60}?)?\s?(?=[A-Z\d\"'({])")
 _FLAT_FINAL = "assistantfinal"
 # Each quotation mark with the one that ends it.
 _QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019", "«": "»"}
@@ -42,7 +46,7 @@ def thought_tags(texts: Sequence[str] | None) -> tuple[tuple[str, str], ...]:
             adds nothing.
 
     Raises:
-        InvalidInputError: a text is not two different tags.
+        InvalidInputError: a text is not two different tags, or it closes a known opening tag with another closing tag.
 
     >>> thought_tags(["<plan> </plan>"])[0]
     ('<plan>', '</plan>')
@@ -55,8 +59,38 @@ def thought_tags(texts: Sequence[str] | None) -> tuple[tuple[str, str], ...]:
                 f"think tags must be an opening and a closing tag with a space between, as in '<plan> </plan>'; got "
                 f"{text!r}."
             )
+        known = next((close for opening, close in TAGS if opening == pair[0]), pair[1])
+        if known != pair[1]:
+            raise InvalidInputError(
+                f"think tags: {pair[0]} is closed by {known}, not by {pair[1]}; got {text!r}. Choose another opening "
+                "tag."
+            )
         own.append((pair[0], pair[1]))
     return tuple(dict.fromkeys([*own, *TAGS]))
+
+
+@functools.lru_cache(maxsize=256)
+def tag_pattern(tag: str) -> str:
+    """Return a regular expression, without groups, for a tag as models write it.
+
+    Of the known tags that are a name in angle brackets, case, spaces and bars do not matter: `<THINK>`, `<think >` and
+    `<|think|>` are the tag `<think>`. The channel `commentary` of gpt-oss counts as a thought like `analysis`, and its
+    headers may hold a recipient, as in `<|channel|>analysis to=python<|message|>`.
+    """
+    if tag == _CHANNEL[0]:
+        return rf"<\|channel\|>(?:analysis|commentary)\b{_HEADER}?"
+    if tag == _CHANNEL[1]:
+        return rf"<\|channel\|>final\b{_HEADER}"
+    name = re.fullmatch(r"<(/?)([a-z]+)>", tag)
+    if name is None or not any(tag in pair for pair in TAGS):
+        return re.escape(tag)
+    slash = r"/[ \t]{0,3}\|?[ \t]{0,3}" if name[1] else ""
+    return rf"(?i:<[ \t]{{0,3}}\|?[ \t]{{0,3}}{slash}{name[2]}[ \t]{{0,3}}\|?[ \t]{{0,3}}>)"
+
+
+def either_tag(tags: Sequence[tuple[str, str]]) -> str:
+    """Return a regular expression, without groups, for every opening and closing tag."""
+    return "|".join(tag_pattern(tag) for pair in tags for tag in pair)
 
 
 @dataclass(frozen=True)
@@ -79,9 +113,9 @@ def spoken(completion: str, tags: Sequence[tuple[str, str]] = TAGS) -> Spoken:
     in the middle of a sentence, as in `I close with </think> then`, is also a mention, unless all closing tags of the
     completion are in the middle of a sentence.
 
-    An opening tag counts only at the beginning of the completion or of a line. If a closing tag is missing after it,
-    the completion has no answer. The channels of gpt-oss are also found after decoding has removed their special
-    tokens, as in `analysis…assistantfinal…`.
+    An opening tag counts only at the beginning of the completion or of a line, or at the end of a line. If a closing
+    tag is missing after it, the completion has no answer. The channels of gpt-oss are also found after decoding has
+    removed their special tokens, as in `analysis…assistantfinal…`.
 
     Args:
         completion: the generated text, with the special tokens of the thought.
@@ -92,9 +126,9 @@ def spoken(completion: str, tags: Sequence[tuple[str, str]] = TAGS) -> Spoken:
     >>> spoken("It is 5? No.</think>It is 4.").answer, spoken("<think>It is 4").answer, spoken("It is 4.").answer
     ('It is 4.', None, 'It is 4.')
     """
-    ends = [(place, close) for _, close in tags for place in closing_places(completion, close)]
-    plain = [place for place, close in ends if not _in_sentence(completion, place - len(close), place)]
-    last = max((place for place, _ in ends), default=0)
+    spans = [span for _, close in tags for span in closing_spans(completion, close)]
+    plain = [end for start, end in spans if not _in_sentence(completion, start, end)]
+    last = max((end for _, end in spans), default=0)
     end = max(plain, default=last)
     end = last if opens(completion[end:last], tags) else end  # A second thought ends in the middle of a sentence.
     begun = _FLAT_CHANNEL.match(completion)
@@ -106,10 +140,12 @@ def spoken(completion: str, tags: Sequence[tuple[str, str]] = TAGS) -> Spoken:
     return Spoken(completion[:end], rest)
 
 
-def closing_places(text: str, close: str) -> list[int]:
-    """Return the index after each closing tag of the text, in order. Tags in quotation marks are left out."""
-    ends = [found.end() for found in re.finditer(re.escape(close), text)] if close in text else []
-    return [end for end in ends if _QUOTES.get(text[end - len(close) - 1 : end - len(close)]) != text[end : end + 1]]
+def closing_spans(text: str, close: str) -> list[tuple[int, int]]:
+    """Return (start, end) of each closing tag of the text, in order. Tags in quotation marks are left out."""
+    spans = [found.span() for found in re.finditer(tag_pattern(close), text)]
+    return [
+        (start, end) for start, end in spans if _QUOTES.get(text[max(0, start - 1) : start]) != text[end : end + 1]
+    ]
 
 
 def _in_sentence(text: str, start: int, end: int) -> bool:
@@ -120,8 +156,16 @@ def _in_sentence(text: str, start: int, end: int) -> bool:
 
 
 def opens(text: str, tags: Sequence[tuple[str, str]] = TAGS) -> bool:
-    """Return whether an opening tag stands at the beginning of the text or of one of its lines."""
-    return any(re.search(rf"(?m)^[^\S\n]*{re.escape(opening)}", text) for opening, _ in tags if opening in text)
+    """Return whether an opening tag stands at the beginning of the text, or begins or ends one of its lines."""
+    return any(_opening_pattern(opening).search(text) is not None for opening, _ in tags)
+
+
+@functools.lru_cache(maxsize=256)
+def _opening_pattern(opening: str) -> re.Pattern[str]:
+    """Return the regular expression for an opening tag that begins a thought and does not only mention the tag."""
+    tag = tag_pattern(opening)
+    turn = rf"|<\|start\|>assistant[^\S\n]*{tag}" if opening == _CHANNEL[0] else ""
+    return re.compile(rf"(?m)^[^\S\n]*{tag}|{tag}[^\S\n]*\n{turn}")
 
 
 def completion_text(
@@ -143,7 +187,7 @@ def completion_text(
     """
     text = str(tokenizer.decode(list(completion_ids), skip_special_tokens=True))
     whole = str(tokenizer.decode(list(completion_ids)))
-    either = "|".join(re.escape(tag) for pair in tags for tag in pair)
+    either = either_tag(tags)
     if len(re.findall(either, whole)) > len(re.findall(either, text)):
         special = "|".join(map(re.escape, _special_tokens(tokenizer)))
         parts = re.split(f"({either})", whole)
@@ -200,5 +244,6 @@ def with_opening(completion: str, prompt: str, tags: Sequence[tuple[str, str]] =
 
 
 def _opening_at_end(prompt: str, tags: Sequence[tuple[str, str]]) -> str | None:
-    end = prompt.rstrip()
-    return next((opening for opening, _ in tags if end.endswith(opening)), None)
+    end = prompt.rstrip()[-300:]
+    found = (re.search(rf"(?:{tag_pattern(opening)})\Z", end) for opening, _ in tags)
+    return next((match[0] for match in found if match is not None), None)

@@ -7,16 +7,24 @@ answer and the reference afterwards.
 import re
 
 _NAMED = re.compile(r"\s*([A-Za-z])\s*=(?!=)([^=,]+)")
+# The names of coordinates, in their usual orders. A point has the first names of one of them.
+_COORDINATES = ("xyzw", "abcdef", "mnopq", "pqrst", "uvw", "rst", "stu", "ijk", "klmn")
 _POINT = re.compile(r"\([^()\[\],]+(?:,[^()\[\],]+)+\)")
 _INTERVAL = re.compile(r"[(\[][^,<>]+,[^,<>]+[)\]]")
 _RELATION = re.compile(r"\\(?:leqslant|geqslant|leq|geq|le|ge|lt|gt)(?![A-Za-z])|[<>]=?")
+_REPEATING = re.compile(r"(-?)(\d{1,30})\.(\d{0,30})\\overline\s*\{(\d{1,30})\}")
+_TIME = re.compile(r"(\d{1,2}:\d{2})\s*(?:\\(?:text|mathrm|mbox)\{)?\s*([apAP])\.?\s?[mM]\.?\s*\}?")
+_NO_SOLUTION = re.compile(r"(?:\\(?:text|mbox)\{)?\s*no\s+(real\s+)?solutions?\s*\}?", re.IGNORECASE)
+_REMARK = re.compile(r"\s*\\(?:text|mbox)\{\s*\(not [^(){}]{1,40}\)\s*\}\s*\Z")
+_INTRODUCED = re.compile(r"\\(?:text|mbox)\{\s*(?:the\s+)?(?:final\s+)?answer\s*(?:is|:)\s*\}\s*", re.IGNORECASE)
 _VARIABLE = re.compile(r"[A-Za-z]")
 
 
 def in_shape_of(answer: str, gold: str) -> str:
     r"""Return the answer in the shape of the reference if it is a known other shape, else the unchanged answer.
 
-    If the reference is a point, named coordinates become a point, in the order of the alphabet. If the reference is an
+    If the reference is a point, named coordinates become a point, in the order of the alphabet. The names must be the
+    first ones of a usual row, such as x, y, z or a, b, c: `y = 1, z = 2` is not `(1,2)`. If the reference is an
     interval, an inequality of one letter becomes an interval. `math_equality` also writes the reference in the shape
     of the answer.
 
@@ -34,11 +42,50 @@ def in_shape_of(answer: str, gold: str) -> str:
     return answer
 
 
+def usual_form(text: str) -> str:
+    r"""Return the text in the usual form: repeating decimals are fractions, and times have one spelling.
+
+    "No solution" also gets one spelling. A remark such as `\text{ (not 6)}` behind the answer and the words "The
+    answer is" before it are left out.
+
+    >>> usual_form("0.\\overline{3}"), usual_form("11:30 A.M."), usual_form("5 \\text{ (not 6)}")
+    ('\\frac{3}{9}', '11:30 am', '5')
+    """
+    text = _INTRODUCED.sub("", _REMARK.sub("", text), count=1)
+    text = _REPEATING.sub(_as_fraction, text)
+    if (time := _TIME.fullmatch(text)) is not None:
+        return f"{time[1]} {time[2].lower()}m"
+    if (none := _NO_SOLUTION.fullmatch(text)) is not None:
+        return f"no {none[1] or ''}solution".lower()
+    return text
+
+
+def without_half(answer: str, gold: str) -> str:
+    """Return a time without `am` and `pm` if the reference is a time without them; any other answer is unchanged."""
+    time = _TIME.fullmatch(answer)
+    return answer if time is None or _TIME.fullmatch(gold) or not re.fullmatch(r"\d{1,2}:\d{2}", gold) else time[1]
+
+
+def other_time(answer: str, gold: str) -> bool:
+    """Return whether both are times of the day, such as `11:30` and `11:30 am`, and the times differ."""
+    clock = re.compile(r"\d{1,2}:\d{2}(?: [ap]m)?")
+    return bool(clock.fullmatch(answer) and clock.fullmatch(gold)) and without_half(answer, gold) != gold
+
+
+def _as_fraction(found: re.Match[str]) -> str:
+    sign, whole, fixed, period = found.groups()
+    top = int(whole + fixed + period) - int(whole + fixed)
+    return rf"{sign}\frac{{{top}}}{{{(10 ** len(period) - 1) * 10 ** len(fixed)}}}"
+
+
 def _point(text: str) -> str | None:
     """Return the point whose coordinates are named, one letter each, or None for any other text."""
     found = [_NAMED.fullmatch(part) for part in text.split(",")]
     named = {match[1]: match[2].strip() for match in found if match is not None}
     if len(named) < 2 or len(named) < len(found):
+        return None
+    names = "".join(sorted(named)).lower()
+    if not any(names == "".join(sorted(usual[: len(names)])) for usual in _COORDINATES):
         return None
     return f"({','.join(named[name] for name in sorted(named))})"
 

@@ -1,8 +1,8 @@
 """Verify the completions in a file, for the command `antiphase check`.
 
-Each row of the file has a `reference` and a `completion`, and may have an `id`, a `finish` and a `task`. Each row gets
-the verdict of its task, and the verdicts of two other rules in wide use, so that the user can look at the rows on
-which the rules disagree. This module does not import torch.
+Each row of the file has a `reference` and a `completion`, and may have an `id`, a `finish`, a `task` and an `expected`
+verdict. Each row gets the verdict of its task, and the verdicts of two other rules in wide use, so that the user can
+look at the rows on which the rules disagree. This module does not import torch.
 """
 
 import re
@@ -65,7 +65,7 @@ def read_rows(path: Path, spec: str) -> list[tuple[TableRow, Problem]]:
 
     Raises:
         InvalidInputError: the file cannot be read or has no rows, a row lacks the text `reference` or `completion`, or
-            a row's `finish` or `task` is unknown.
+            a row's `finish` or `task` is unknown, or its `expected` is neither true nor false.
     """
     found = []
     for place, row in enumerate(read_table(path)):
@@ -80,8 +80,18 @@ def read_rows(path: Path, spec: str) -> list[tuple[TableRow, Problem]]:
                 f"{row.place}: finish must be 'stop' or 'length'; got {row.values['finish']!r}. Leave it out where it "
                 "is not known."
             )
+        if row.values.get("expected") not in (None, True, False):  # 0 and 1 equal False and True
+            raise InvalidInputError(
+                f"{row.place}: expected must be true or false; got {row.values['expected']!r}. Leave it out where it "
+                "is not known."
+            )
         task = row.values.get("task") or spec
-        build_task(task)
+        if not isinstance(task, str):
+            raise InvalidInputError(f"{row.place}: task must be text, such as 'gsm8k'; got {task!r}.")
+        try:
+            build_task(task)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{row.place}: {error}") from None
         row_id = row.values.get("id")
         found.append((row, Problem(str(place if row_id is None else row_id), task, "", row.values["reference"])))
     if not found:
@@ -123,7 +133,7 @@ def check_rows(
                 verdict.reason,
                 other.correct,
                 lm_eval_verdict(text, problem.answer),
-                row.values.get("expected"),
+                None if row.values.get("expected") is None else bool(row.values["expected"]),
             )
         )
     return found

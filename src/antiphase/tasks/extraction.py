@@ -10,17 +10,22 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from antiphase.tasks.notation import plain_text
-from antiphase.tasks.plain_numbers import decimal_text, join_thousands
+from antiphase.tasks.lone_numbers import (
+    NUMBER,
+    announced_number,
+    is_continued,
+    joined,
+    last_lone_number,
+    plain_numbers_text,
+)
+from antiphase.tasks.plain_numbers import decimal_text
+from antiphase.tasks.units import sign_units, units_of
 
 ExtractMode = Literal["auto", "tags", "boxed", "last-number", "last-line", "whole", "after-A"]
 EXTRACT_MODES: tuple[ExtractMode, ...] = get_args(ExtractMode)
 MAX_LENGTH = 20_000
 
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
-_NUMBER = re.compile(
-    r"(?:(?<![\w.)\]}%])-)?\$?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+)?|(?<![\w.])\.\d+)"
-)
 _EMPTY_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{\s*\}")
 _ANNOUNCED = re.compile(
     r"\banswer(?:\s+(?:is|are|equals)\b|\s*[:=：])[:：\s*]*|####[ \t*]*|答案(?:\s*(?:是|为|為|：|:))[\s*：:]*",
@@ -28,30 +33,11 @@ _ANNOUNCED = re.compile(
 )
 # Bold text that is a number with at most a few words behind it, and no heading.
 _BOLD = re.compile(r"\*\*[ \t]*(?=[-+$€£¥(\\]*[\d.])([^*\n]{1,60}?)[ \t.]*\*\*(?!\s*:)")
-# A number whose thousands are separated by plain spaces, in running text.
-_SPACED = re.compile(r"(?<![\d.,/])[1-9]\d{0,2}(?: \d{3})+(?![\d/]|[.,]\d| \d)")
 _ANNOUNCED_LENGTH = 1000  # characters after an announcement that are read
 # A formula at the beginning of what is announced, in any of LaTeX's delimiters.
 _FORMULA = re.compile(r"\\\[(.+?)\\\]|\$\$(.+?)\$\$|\\\((.+?)\\\)|\$([^$\n]+?)\$(?!\d)", re.DOTALL)
 _DISPLAY = re.compile(r"(?:\\\[((?:(?!\\\[).)+?)\\\]|\$\$([^$]+?)\$\$)\s*\Z", re.DOTALL)
 _SHOWN = re.compile(r"\$([^$\n]+)\$|\\\((.+?)\\\)|\*\*([^*\n]+)\*\*")
-# Text before a number that makes it another number, or no answer, such as "not" or "less than".
-_TURNED = re.compile(
-    r"[<>\\≤≥≠]|[-+*/^]\s*$|\b(?:not|never|no|less|more|fewer|greater|least|most|than|over|under|between|above|below|minus"
-    r"|negative|except|without|nor)\b|n't\b",
-    re.IGNORECASE,
-)
-# Text after a number that makes it another number, such as "^2" or "million".
-_CONTINUED = re.compile(
-    r"\s*(?:[\^_!²³±×·⋅÷√π{}\\|]|\*\*|[-+*/=]\s*[\d(\\√π]|[,;/]\s*[-+$]?\d|:\d|[½¼¾⅓⅔])|(?!(?:k[gm]|[cm]m|m[lp]h?|lbs?|ft|in|am|pm)\b)[A-Za-z]"
-    r"|\s+(?:million|billion|trillion|thousand|hundred|dozen|times|plus|minus|over|to|through|squared|cubed|factorial"
-    r"|half|and\s+a\b|and\s+[-$]?\d|\d+/\d+)\b",
-    re.IGNORECASE,
-)
-_OFFERED = re.compile(
-    r"\s*[,;(]?\s*(?:or|maybe|perhaps|possibly|alternatively)\b[^.\n]*\d|\s*([A-Za-z]+)[^.\n]*\bor\b[^.\n]*\d\s*\1\b",
-    re.IGNORECASE,
-)
 # Text that may stand between two boxes, or two pairs of tags, that make one list.
 _BETWEEN = re.compile(
     r"(?:[\s$,;、，./|]|\\(?:quad|qquad|text|mbox)|[{}]|\b(?:and|or|und|et|maybe|perhaps|alternatively)\b|[和或])*",
@@ -149,9 +135,15 @@ def find_answer(completion: str, mode: ExtractMode, gold: str) -> Found | None:
     else:
         found = text if len(completion) <= MAX_LENGTH else None
     found = None if found is None else found.strip()
-    if numeric and found:
+    if numeric and found and not _other_sign(found, gold):
         found = decimal_text(found) or found
     return Found(found, how) if found else None
+
+
+def _other_sign(text: str, gold: str) -> bool:
+    """Return whether both texts have a sign of a unit, such as `%` and `€`, and the signs differ."""
+    given, wanted = sign_units(text), sign_units(gold)
+    return bool(given and wanted) and not given & wanted
 
 
 def presents_answer(completion: str, mode: ExtractMode) -> bool:
@@ -177,18 +169,18 @@ def _auto(text: str, gold: str, numeric: bool) -> tuple[str | None, How]:
     if "<answer>" in text:
         content = tagged(text)
         if content is not None:
-            return _said(_unboxed(content, gold), numeric), "tags"
+            return _said(_unboxed(content, gold), gold, numeric), "tags"
         text = text.rpartition("<answer>")[2]  # generation often stops at the closing tag, which is then cut off
         found, how = _auto(text, gold, numeric)
         return found, ("tags" if how in ("number", "line") else how)
     boxes, begun = _boxes(text)
     if boxes or begun:
         return (_joined(text, boxes, gold) if boxes else None), "box"
-    announced = _after_announcement(text, numeric)
+    announced = _after_announcement(text, gold, numeric)
     if announced is not None:
         return announced, "announced"
     if numeric:
-        return last_number(text), "number"
+        return last_lone_number(text, units_of(gold)) or _last_formula(text), "number"
     # A completion with an empty box gives no answer, whatever stands on its last line.
     return (None if _EMPTY_BOX.search(text) else _last_shown(text)), "line"
 
@@ -215,18 +207,18 @@ def _between(text: str, left: tuple[int, int], right: tuple[int, int]) -> str:
     return re.sub(r"\\(?:boxed|fbox)\s*\{\Z", "", text[left[1] + 1 : right[0]])
 
 
-def _said(content: str | None, numeric: bool) -> str | None:
+def _said(content: str | None, gold: str, numeric: bool) -> str | None:
     """Return the answer in the content of tags. If the reference is a number, a sentence is cut to its number."""
     if content is None or not numeric or decimal_text(content) is not None:
         return content
-    announced = _after_announcement(content, numeric)
+    announced = _after_announcement(content, gold, numeric)
     if announced is not None:
         return announced
     # An equation is kept whole, since both of its sides must be right. A sentence is cut to its number if it has one.
     if "=" in content or not re.search(r"[A-Za-z]{2}", re.sub(r"\\[A-Za-z]+", "", content)):
         return content
-    numbers = [found[0] for found in _NUMBER.finditer(_plain(content))]
-    return last_number(content) if len(numbers) == 1 else content
+    numbers = NUMBER.findall(plain_numbers_text(content))
+    return announced_number(content, units_of(gold)) if len(numbers) == 1 else content
 
 
 def _unboxed(text: str | None, gold: str = "") -> str | None:
@@ -284,13 +276,8 @@ def last_number(text: str) -> str | None:
     >>> last_number("from -3 to $-1,250.50 or so"), last_number("5-3"), last_number("none")
     ('-1250.50', '3', None)
     """
-    text = _SPACED.sub(lambda found: found[0].replace(" ", ""), _plain(text))
-    last = last_match(_NUMBER, text)
+    last = last_match(NUMBER, joined(plain_numbers_text(text)))
     return None if last is None else last[0].replace(",", "").replace("$", "")
-
-
-def _plain(text: str) -> str:
-    return join_thousands(plain_text(text)).replace("\\$", "$")
 
 
 def last_line(text: str) -> str | None:
@@ -308,12 +295,22 @@ def _last_shown(text: str) -> str | None:
     return line if shown is None else next(part for part in shown.groups() if part is not None)
 
 
+def _last_formula(text: str) -> str | None:
+    """Return the last formula of the last line if the last number of the line stands in it, else None."""
+    line = last_line(text) or ""
+    found = last_match(_SHOWN, line)
+    if found is None or any(character.isdecimal() for character in line[found.end() :]):
+        return None
+    content = next(part for part in found.groups() if part is not None)
+    return content if any(character.isdecimal() for character in content) else None
+
+
 def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     """Return the last match of a pattern, or None if there is none."""
     return functools.reduce(lambda _, match: match, pattern.finditer(text), None)
 
 
-def _after_announcement(text: str, numeric: bool) -> str | None:
+def _after_announcement(text: str, gold: str, numeric: bool) -> str | None:
     """Return what the last announcement says, or None.
 
     If a number is wanted, only announcements with a digit count. Without one, the last number in bold counts.
@@ -324,36 +321,25 @@ def _after_announcement(text: str, numeric: bool) -> str | None:
             return line or None
         # "The answer is positive." announces no number.
         if any(character.isdecimal() for character in line):
-            return _announced_number(line)
+            return announced_number(line, units_of(gold))
     if not numeric:
         return None
-    bold = [found[1] for found in _BOLD.finditer(text)]
-    return _announced_number(bold[-1]) if bold else None
+    bold = list(_BOLD.finditer(text))
+    if not bold:
+        return None
+    if len(bold) > 1 and bold[-1][1] != bold[-2][1]:
+        between = text[bold[-2].end() : bold[-1].start()]
+        if _beside(between) and between.strip() and "\n" not in between:
+            return f"{bold[-2][1]}, {bold[-1][1]}"  # `**10** or **12**` offers two answers
+    return announced_number(bold[-1][1], units_of(gold))
 
 
 def _announced_line(text: str) -> str:
     """Return the line after an announcement: its formula if it begins with one, else the line without decoration."""
     text = text.lstrip().removeprefix("**").lstrip()
     formula = _FORMULA.match(text)
-    if formula is not None and not _CONTINUED.match(text, formula.end()) and not _OFFERED.match(text, formula.end()):
+    if formula is not None and not is_continued(text, formula.end()):
         return next(part for part in formula.groups() if part is not None).strip()
     bold = re.match(r"\*\*([^*\n]+)\*\*", text)
-    return (text.partition("\n")[0] if bold is None else bold[1]).strip(" \t*$").rstrip(" \t.*$")
-
-
-def _announced_number(line: str) -> str:
-    """Return the number that a line announces, or the whole line if it does not clearly announce one number."""
-    plain = _SPACED.sub(lambda found: found[0].replace(" ", ""), _plain(re.sub(r"\\[()\[\]]|\*\*|[$`]", "", line)))
-    numbers = list(_NUMBER.finditer(plain))
-    if "=" in plain and numbers and numbers[-1].start() > plain.rindex("="):
-        numbers, plain = numbers[-1:], plain[plain.rindex("=") + 1 :]
-        numbers = list(_NUMBER.finditer(plain))
-    if not numbers:
-        return line
-    first = numbers[0]
-    before, after = plain[: first.start()], plain[first.end() :]
-    if _TURNED.search(before) or _CONTINUED.match(after) or _OFFERED.match(after):
-        return line
-    if len(before.split()) > 4 and len(numbers) > 1:
-        return line
-    return first[0].replace(",", "").replace("$", "")
+    line = (text.partition("\n")[0] if bold is None else bold[1]).strip(" \t*").rstrip(" \t.*$")
+    return line if re.match(r"\$\d", line) and line.count("$") == 1 else line.strip(" \t*$")

@@ -16,10 +16,11 @@ import re
 from collections import defaultdict
 from typing import Literal
 
-from antiphase.tasks.answer_shapes import in_shape_of
+from antiphase.tasks.answer_shapes import in_shape_of, other_time, usual_form, without_half
 from antiphase.tasks.expression_equality import same_solutions, same_value
 from antiphase.tasks.notation import in_latex
 from antiphase.tasks.plain_numbers import exact_number, join_thousands
+from antiphase.tasks.units import ratio_of, units_of, without_unit
 
 Order = Literal["given", "any"]
 Compare = Literal["math", "exact"]
@@ -44,24 +45,10 @@ _MEMBER = re.compile(r"\s*[A-Za-z]\s*\\in(?![A-Za-z])\s*")
 _ABOUT = re.compile(r"\s*(?:\\approx|\\simeq|\\sim)(?![A-Za-z])\s*")
 _TWO_NUMBERS = re.compile(r"\d\s+\d+(?![\d\s]*/)")
 _BASE = re.compile(r"\d\s*_\s*(?:\{\s*)?(?:\\text\{)?\s*(\d+)")
+_AFTER_NUMBER = re.compile(r"\d\s*(?:\\(?:l|c|d)?dots(?![A-Za-z])|\.{2,}|…|'|\^\{?\s*\\prime)")
+# The name of a line or a figure, such as AB.
+_LABEL = re.compile(r"[A-Z]{2,}")
 _CURRENCY = re.compile(r"[€£¥₹$]")
-_UNIT = re.compile(
-    r"(?P<value>.*[\d})\]])\s*"
-    r"(?:\\(?:text|mathrm|mbox)\{\s*(?P<word>[A-Za-z][A-Za-z ./]*)\}|\s(?P<bare>[A-Za-z]{2,}(?:\s[A-Za-z]+){0,2}))"
-    r"(?P<power>\s*\^\{?-?\d\}?)?\s*\.?"
-)
-_NO_UNITS = {
-    "or", "and", "plus", "minus", "to", "if", "for", "where", "when", "mod", "not", "no", "is", "maybe", "else",
-    "times", "million", "billion", "trillion", "thousand", "hundred", "dozen", "squared", "cubed", "factorial", "half",
-    "pi", "xy",
-}  # fmt: skip
-_SHORT_UNITS = {"m", "g", "s", "h", "l", "cm", "mm", "km", "kg", "mg", "ml", "ft", "in", "mi", "hr", "lb", "oz", "yd"}
-_LINKED = {"per", "square", "cubic", "of"}
-_SAME_UNITS = {
-    "centimeter": "cm", "centimetre": "cm", "millimeter": "mm", "meter": "m", "metre": "m", "kilometer": "km",
-    "inche": "in", "inch": "in", "feet": "ft", "foot": "ft", "mile": "mi", "hour": "h", "hr": "h", "minute": "min",
-    "second": "s", "sec": "s", "gram": "g", "kilogram": "kg", "liter": "l", "litre": "l", "dollar": "dollar",
-}  # fmt: skip
 _SET = "\\{\\}"
 _SIGNS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 _TOKEN = re.compile(r"\\[{}]|[()\[\]{},]")
@@ -69,6 +56,8 @@ _TOKEN = re.compile(r"\\[{}]|[()\[\]{},]")
 
 def quick_same(answer: str, gold: str) -> bool | None:
     """Return whether the two are equal if strings and plain numbers can decide it; None if algebra is needed."""
+    if len(answer) <= MAX_ANSWER_LENGTH and _other_units(answer, gold):
+        return False
     wanted, given = exact_number(gold), exact_number(answer)
     if wanted is not None and given is None and len(answer) <= MAX_ANSWER_LENGTH:
         given = exact_number(_ABOUT.sub("", _CURRENCY.sub("", in_latex(answer)), count=1))
@@ -115,7 +104,7 @@ def same_answer(answer: str, gold: str, order: Order = "given", compare: Compare
     given_opened, given = _items(answer)
     if len(wanted) > 1 or len(given) > 1:
         ordered = opened != _SET and (bool(opened) or order == "given")
-        if _SIGNS.search(answer + gold):
+        if _SIGNS.search(gold):
             ordered = False  # the two values of ± have no order
         if order == "any":
             opened, given_opened = (opened.replace(_SET, ""), given_opened.replace(_SET, ""))
@@ -124,10 +113,13 @@ def same_answer(answer: str, gold: str, order: Order = "given", compare: Compare
 
 
 def _misread(answer: str, gold: str) -> bool:
-    """Return whether math-verify would misread the answer, so that it must not be asked.
+    r"""Return whether math-verify would misread the answer, so that it must not be asked.
 
-    It misreads unbalanced braces, two numbers beside each other, and a number with a base (it ignores the base).
+    It misreads times, unbalanced braces, two numbers beside each other, and a number with a base (it ignores the
+    base). It also ignores dots and primes behind a number, as in `5\ldots` and `5'`.
     """
+    if other_time(answer, gold) or (_AFTER_NUMBER.search(answer) and not _AFTER_NUMBER.search(gold)):
+        return True
     two_numbers = _TWO_NUMBERS.search(answer) and not _TWO_NUMBERS.search(gold)
     bases = _BASE.findall(answer)
     return not _balanced(answer) or bool(two_numbers) or (bool(bases) and bases != _BASE.findall(gold))
@@ -149,6 +141,7 @@ def _bare(answer: str, gold: str) -> str:
     """
     if (number := _TEXT_NUMBER.fullmatch(answer)) is not None:
         answer = number[1] + (number[2] or "")
+    answer = without_half(answer, gold)
     if (exact := _ABOUT_TOO.fullmatch(answer)) is not None and not _NAME.fullmatch(exact[1]):
         answer = exact[1]
     if "\\in" not in gold:
@@ -176,10 +169,32 @@ def _same_item(answer: str, gold: str, order: Order, compare: Compare) -> bool:
     """Return whether two answers that are no lists are equal: equations, values with units, or expressions."""
     if _EQUALS.search(answer) or _EQUALS.search(gold):
         return _same_equation(answer, gold, order, compare)
-    (value, unit), (wanted, wanted_unit) = _without_unit(answer), _without_unit(gold)
-    if unit or wanted_unit:
-        return (not unit or not wanted_unit or unit == wanted_unit) and same_answer(value, wanted, order, compare)
-    return compare == "math" and same_value(answer, gold)
+    (value, unit), (wanted, wanted_unit) = without_unit(answer), without_unit(gold)
+    plain_answer, plain_gold = without_unit(answer, plain=True), without_unit(gold, plain=True)
+    if plain_answer[1] and plain_gold[1]:
+        (value, unit), (wanted, wanted_unit) = plain_answer, plain_gold
+    if not unit and not wanted_unit:
+        if _LABEL.fullmatch(normal_form(answer)) and _LABEL.fullmatch(normal_form(gold)):
+            return False  # equal labels are equal texts, and math-verify reads labels as products
+        return compare == "math" and same_value(answer, gold)
+    ratio = ratio_of(unit, wanted_unit) if unit and wanted_unit else 1
+    if ratio is None or ratio == 1:
+        return ratio is not None and same_answer(value, wanted, order, compare)
+    given_number, wanted_number = exact_number(value), exact_number(wanted)
+    return given_number is not None and wanted_number is not None and given_number * ratio == wanted_number
+
+
+def _other_units(answer: str, gold: str) -> bool:
+    """Return whether both texts have a known unit, by a sign or by a word, and the units measure different things."""
+    given, wanted = units_of(_in_words(answer)), units_of(_in_words(gold))
+    return bool(given and wanted) and all(ratio_of(one, other) is None for one in given for other in wanted)
+
+
+def _in_words(text: str) -> str:
+    r"""Return the text as `units_of` reads it: without asterisks and final period, and outside `\text{ }`."""
+    text = join_thousands(in_latex(text.strip().strip("*"))).strip().removesuffix(".")
+    number = _TEXT_NUMBER.fullmatch(text)
+    return text if number is None else number[1] + (number[2] or "")
 
 
 def _same_equation(answer: str, gold: str, order: Order, compare: Compare) -> bool:
@@ -210,22 +225,6 @@ def _assignment(text: str) -> tuple[str | None, str]:
     return None, text
 
 
-def _without_unit(text: str) -> tuple[str, str]:
-    """Return (the value, its unit in one common spelling); a text without a unit is returned with an empty unit."""
-    found = _UNIT.fullmatch(text)
-    if found is None:
-        return text, ""
-    word = (found["word"] or found["bare"]).strip().rstrip(".").lower()
-    words = word.split()
-    linked = len(words) == 1 or bool(set(words) & _LINKED)
-    if set(words) & _NO_UNITS or not linked or (len(word) < 3 and word not in _SHORT_UNITS):
-        return text, ""
-    word = re.sub(r"\b(?:miles|mi) per hour\b", "mph", re.sub(r"(?:square|cubic)\s+", "", word))
-    word = word if word in _SAME_UNITS else word.removesuffix("s")
-    power = "2" if "square" in words else "3" if "cubic" in words else re.sub(r"[^\d-]", "", found["power"] or "")
-    return found["value"].strip(), _SAME_UNITS.get(word, word) + power
-
-
 def _tidy(text: str) -> str:
     r"""Return an answer without what does not change its value, and with mathematics written as LaTeX.
 
@@ -235,7 +234,7 @@ def _tidy(text: str) -> str:
     text = join_thousands(in_latex(text.strip().strip("*"))).strip().removesuffix(".")
     text = _SIZES.sub("", _CURRENCY.sub("", text.replace("\\!", "").replace("\\$", "")))
     text = text.replace("\\lbrace", "\\{").replace("\\rbrace", "\\}")
-    return _AND.sub(", ", _SPACES.sub(" ", text)).strip()
+    return usual_form(_AND.sub(", ", _SPACES.sub(" ", text)).strip())
 
 
 def normal_form(text: str) -> str:

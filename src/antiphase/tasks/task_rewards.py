@@ -9,7 +9,7 @@ from typing import Any
 from antiphase.data.chat_template import ChatOptions
 from antiphase.data.prompt_rendering import PromptFormat
 from antiphase.errors import InvalidInputError
-from antiphase.steps.thoughts import TAGS, closing_places, opens, with_opening
+from antiphase.steps.thoughts import TAGS, closing_spans, opens, with_opening
 from antiphase.tasks.pool import DEFAULT_TIMEOUT, Outcome, VerifierPool
 from antiphase.tasks.problem import Problem
 
@@ -168,11 +168,11 @@ def _has_format(text: str, tags: Sequence[tuple[str, str]]) -> bool:
     if not begun:
         return False
     opening, close = max(begun, key=lambda pair: len(pair[0]))
-    ends = closing_places(text, close)
-    if len(ends) != 1:
+    spans = closing_spans(text, close)
+    if len(spans) != 1:
         return False
-    thought, rest = text[len(opening) : ends[0] - len(close)], text[ends[0] :].strip()
-    if not thought.strip() or opens(thought, tags) or any(closing_places(thought, other) for _, other in tags):
+    thought, rest = text[len(opening) : spans[0][0]], text[spans[0][1] :].strip()
+    if not thought.strip() or opens(thought, tags) or any(closing_spans(thought, other) for _, other in tags):
         return False
     if not rest.startswith(_ANSWER[0]) or not rest.endswith(_ANSWER[1]) or any(tag in rest for p in tags for tag in p):
         return False
