@@ -124,6 +124,7 @@ class Special:
     """A tokenizer whose ids are places in a list of words, some of them special."""
 
     all_special_tokens = ("[THINK]", "[/THINK]", "<eos>")
+    bos_token = None
 
     def __init__(self) -> None:
         self.words = []
@@ -131,6 +132,9 @@ class Special:
     def ids(self, *words):
         self.words += words
         return list(range(len(self.words) - len(words), len(self.words)))
+
+    def get_added_vocab(self):
+        return {word: place for place, word in enumerate(self.words) if word in self.all_special_tokens}
 
     def decode(self, ids, skip_special_tokens=False):
         words = [self.words[place] for place in ids]

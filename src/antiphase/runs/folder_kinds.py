@@ -66,23 +66,25 @@ def check_same(folder: Path, what: str, before: Mapping[str, Any], now: Mapping[
     differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if differing:
         places = [place for key in differing for place in _differences(key, before.get(key), now.get(key))]
-        shown = "; ".join(f"{key} was {was!r}, is {is_now!r}" for key, was, is_now in dict.fromkeys(places[:3]))
+        texts = dict.fromkeys(f"{name} was {was!r}, is {is_now!r}" for name, was, is_now in places)
+        shown = "; ".join(list(texts)[:3])
         raise InvalidInputError(f"{str(folder)!r} holds {what} of other options, so it cannot be continued: {shown}.")
 
 
 def _differences(key: str, before: Any, now: Any) -> list[tuple[str, Any, Any]]:
     """Return what differs between two values of an option: its name, the value before, and the value now.
 
-    Of mappings, and of lists of mappings, only the entries that differ are returned.
+    Of two lists of mappings of the same length, only the entries that differ are returned.
     """
-    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        pairs = [(key, *pair) for pair in zip(before, now, strict=True) if pair[0] != pair[1]]
-        if all(isinstance(was, dict) and isinstance(is_now, dict) for _, was, is_now in pairs):
-            return [found for pair in pairs for found in _differences(*pair)]
-    if isinstance(before, dict) and isinstance(now, dict):
-        names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-        return [(f"{key}.{name}", before.get(name), now.get(name)) for name in names]
-    return [(key, before, now)]
+    lists = isinstance(before, list) and isinstance(now, list) and len(before) == len(now)
+    if not lists or not all(isinstance(one, dict) for one in (*before, *now)):
+        return [(key, before, now)]
+    return [
+        (f"{key}.{name}", was.get(name), is_now.get(name))
+        for was, is_now in zip(before, now, strict=True)
+        for name in {**was, **is_now}
+        if was.get(name) != is_now.get(name)
+    ]
 
 
 def is_free(path: Path) -> bool:

@@ -17,7 +17,6 @@ from trl.trainer.utils import get_callable_name, is_async_callable
 from antiphase.errors import InvalidInputError
 from antiphase.scores import RolloutScores
 from antiphase.steps.thoughts import TAGS, spoken
-from antiphase.tasks.extraction import is_whole
 from antiphase.tasks.task_rewards import ReadingReward
 from antiphase.training.completion_texts import CompletionReader
 
@@ -156,22 +155,28 @@ class MajorityVoteReward(ReadingReward):
     """Reward of 1 if the completion's answer is the most common of its group, else 0 (TTRL, arXiv 2504.16084).
 
     Answers are compared as `extract` returns them. A completion has no vote and gets 0 if it has no answer, if its
-    thought does not end, or if it was cut off before it announced an answer. Among equally common answers, the one
-    that came first wins. Deviation: only the rollouts of the group vote. In TTRL more samples vote (64) than are
-    trained on (32).
+    thought does not end, or if `whole` refuses it. Among equally common answers, the one that came first wins.
+    Deviation: only the rollouts of the group vote. In TTRL more samples vote (64) than are trained on (32).
 
     Args:
         extract: returns the answer that a text gives, or None if it gives none. The text is what a completion says
             after its thought. The second argument is the reference answer; `extract` may use it only to learn of what
             kind the answer is (a number or not).
         tags: pairs of the tag that opens a thought and the tag that closes it.
+        whole: returns whether a completion may vote, from the same two texts and how the completion ended (`length` if
+            it was cut off). By default every completion may vote; the reward `majority_vote` takes `is_whole`.
     """
 
     __name__ = "majority_vote"
 
-    def __init__(self, extract: Callable[[str, str], str | None], tags: Sequence[tuple[str, str]] = TAGS) -> None:
+    def __init__(
+        self,
+        extract: Callable[[str, str], str | None],
+        tags: Sequence[tuple[str, str]] = TAGS,
+        whole: Callable[[str, str, str], bool] = lambda text, kind, finish: True,
+    ) -> None:
         super().__init__(tags)
-        self.extract = extract
+        self.extract, self.whole = extract, whole
         self.group_size = 1
 
     def __call__(
@@ -190,7 +195,7 @@ class MajorityVoteReward(ReadingReward):
         said = [spoken(text, self.tags).answer for text in self.texts(completions, prompts)]
         ends = finishes if finishes is not None else [""] * len(completions)
         own = [
-            None if text is None or not is_whole(text, kind, end) else self.extract(text, kind)
+            None if text is None or not self.whole(text, kind, end) else self.extract(text, kind)
             for text, kind, end in zip(said, kinds, ends, strict=True)
         ]
         # A group may be spread over processes.

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import TrainerState
 
 from antiphase.errors import InvalidInputError
-from antiphase.tasks.extraction import extract_answer
+from antiphase.tasks.extraction import extract_answer, is_whole
 from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.task_rewards import AccuracyReward, FormatReward
 from antiphase.tasks.user_code import code_place, load_code
@@ -46,7 +46,7 @@ def reward_function(name: str, pool: VerifierPool) -> Any:
         return SelfCertaintyReward()
     if name == "negative_entropy":
         return NegativeEntropyReward()
-    return MajorityVoteReward(lambda text, kind: extract_answer(text, "auto", kind), pool.tags)
+    return MajorityVoteReward(lambda text, kind: extract_answer(text, "auto", kind), pool.tags, is_whole)
 
 
 def _ignore(*_: Any, **__: Any) -> None:
