@@ -91,7 +91,7 @@ def _accuracy_table(names: Sequence[str], results: Sequence[Entry]) -> Any:
 
 
 def _of_some(entry: Entry, problems: int) -> str:
-    """Write the value of an entry, and the number of its problems in brackets if these are not all problems."""
+    """Write the value of an entry. If it is over fewer problems than `problems`, their number follows in brackets."""
     if entry["value"] is None:
         return "—"
     number = entry["num_problems"]

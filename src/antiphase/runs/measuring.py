@@ -125,7 +125,7 @@ def model_facts(loaded: LoadedModel, prompt_ids: Sequence[int], specs: Sequence[
 
 
 def given_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts that only some models have: the layers that are left out, and given rollouts without an end."""
+    """Return the facts that only some models have: the layers left out, and the rollouts without an end token."""
     return {key: facts[key] for key in ("left_out", "num_without_end") if key in facts}
 
 

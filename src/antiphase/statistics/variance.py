@@ -47,23 +47,23 @@ def difference_variance(
 
         V = s²_rows/S + (1 + 2/m) s²_columns/N − s²_residual/(S N).
 
-    Here s²_rows is the sample variance of the row means, s²_columns that of the column means, and s²_residual that of
-    what remains after both are removed, with (S−1)(N−1) degrees of freedom. The last term is subtracted because the
-    noise e is contained in the row means and in the column means, but must count once. If seeds are not paired, each
-    side has its own terms of rows and residuals, and the columns are the differences of the sides' column means. V is
-    never less than the larger one of its first two terms. If a side has only one seed, V is the column term.
+    Here m is the number of problems on which the two sides differ. s²_rows is the sample variance of the row means,
+    s²_columns that of the column means, and s²_residual that of what remains after both are removed, with (S−1)(N−1)
+    degrees of freedom. The last term is subtracted because the noise e is contained in the row means and in the column
+    means, but must count once. If seeds are not paired, there are a row term and a residual term for each side, and a
+    single column term, of the differences between the sides' column means. V is never less than the larger one of its
+    first two terms. If a side has only one seed, V is the column term.
 
-    Deviation: m is the number of problems that differ at all. The factor 1 + 2/m acts as if one more problem differed
-    in each direction (Agresti & Min 2005 do this for matched pairs). Without it, a 95 % interval covers only 85 to
-    88 % if 3 to 10 % of 30 to 100 problems differ.
+    Deviation: the factor 1 + 2/m acts as if one more problem differed in each direction (Agresti & Min 2005 do this
+    for matched pairs). Without it, a 95 % interval covers only 85 to 88 % if 3 to 10 % of 30 to 100 problems differ.
 
     The degrees of freedom are Satterthwaite's, V² / Σ (term² / degrees of the term). If V is a single term, they are
     the degrees of that term.
 
     Deviation: two paired seeds have one degree of freedom. If they happen to agree, Satterthwaite's formula concludes
     that seeds do not vary, and 95 % intervals cover only 87 to 91 % if seeds vary more than problems. With two paired
-    seeds, the degrees are therefore Σ term / Σ (term / degrees of the term) over rows and columns, which is never
-    more. The interval then covers 89 to 94 %, and up to 99 % if seeds do not vary at all.
+    seeds, the degrees are therefore Σ term / Σ (term / degrees of the term) over rows and columns, which is never more
+    than Satterthwaite's number. The interval then covers 89 to 94 %, and up to 99 % if seeds do not vary at all.
 
     Args:
         left, right: the values of at least two problems, without NaN.
