@@ -126,7 +126,7 @@ _TASKS = """--tasks --suite --num-problems --split --prompt-template --system-pr
     --samples --greedy --no-greedy --k --max-new-tokens --temperature --top-p --end-token --think-tags --seed --engine
     --vllm-memory --batch-size --rollouts --num-resamples"""
 FLAGS = {
-    "eval": f"{_SIGNALS} {_MODEL} {_TASKS} -h --help --out --resume --no-figures --no-report --quiet",
+    "eval": f"{_SIGNALS} {_MODEL} {_TASKS} --adapter -h --help --out --resume --no-figures --no-report --quiet",
     "compare": f"{_SIGNALS} {_MODEL} {_TASKS} -h --help --out --no-figures --no-report --quiet --reference "
     "--paired-seeds --smallest --allow-mismatch",
     "sweep": "-h --help --out --cell --jobs --keep-models --dry-run --print-commands --launch --train",
