@@ -195,6 +195,9 @@ FOUR = {
 }
 # Other texts on which both agree.
 TOGETHER = FOUR | {
+    # A number that is a part of a calculation or of a word is no answer, though it happens to be the reference.
+    "cut off in a calculation": ("So {w} * {a} = ", False),
+    "after a hyphen": ("It is the 3-{a}", False),
     "wrong, in a box": ("The answer is \\boxed{{{w}}}.", False),
     "cut off before the answer": ("First we add {w} and then", False),
     "box in dollars": ("The answer is $\\boxed{{{a}}}$.", True),
@@ -223,12 +226,9 @@ TOGETHER = FOUR | {
 }
 # Texts on which they part: (text, whether antiphase says right); lm-eval says the opposite.
 APART = {
-    # Cut off in the middle of a calculation: its last number happens to be the reference.
-    "cut off in a calculation": ("So {w} * {a} = ", True),
     # math-verify reads no number with such neighbours.
     "in quotes": ('The correct answer is "{a}"', True),
     "escaped dollar sign": ("She makes \\${a}.", True),
-    "after a hyphen": ("It is the 3-{a}", True),
     # It does not know tags.
     "in tags": ("<answer>{a}</answer>", True),
     "in tags, then more": ("<answer>{a}</answer> and not {w}.", True),
