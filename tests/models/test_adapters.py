@@ -13,7 +13,7 @@ from antiphase.signals.measure import token_signals
 from antiphase.types import TokenBatch
 from conftest import byte_tokenizer, tiny_model
 
-peft = pytest.importorskip("peft")
+peft = pytest.importorskip("peft", reason="peft is not installed")
 BATCH = TokenBatch.from_ids([[5, 6, 7], [8, 9]], [list(range(10, 40)), list(range(60, 85))])
 ROWS = [{"prompt": "Say", "completion": "the quick brown fox jumps over the lazy dog"}]
 

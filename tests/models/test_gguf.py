@@ -13,7 +13,7 @@ from antiphase.models.saved import saved_digest
 from antiphase.types import TokenBatch
 from gguf_cases import save_gguf
 
-pytest.importorskip("gguf")
+pytest.importorskip("gguf", reason="gguf is not installed")
 BATCH = TokenBatch.from_ids([[5, 6, 7], [8, 9]], [list(range(10, 40)), list(range(60, 85))])
 ROWS = [{"prompt": "Say", "completion": "the quick brown fox jumps over the lazy dog"}]
 
@@ -108,14 +108,14 @@ def test_vllm_does_not_complete_for_a_file() -> None:
 
 
 def test_a_file_is_not_trained(tmp_path, capsys) -> None:
-    pytest.importorskip("trl")
+    pytest.importorskip("trl", reason="trl is not installed")
     words = ["train", "--model", "model.gguf", "--tasks", "sums", "--out", str(tmp_path / "run"), "--max_steps", "1"]
     assert main(words) == 2
     assert "'model.gguf' is a GGUF file, whose weights cannot be trained" in capsys.readouterr().err
 
 
 def test_an_adapter_on_a_file(saved, tmp_path) -> None:
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", reason="peft is not installed")
     path, twin = map(str, saved)
     config = peft.LoraConfig(r=3, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
     peft.get_peft_model(load_model(twin).model, config).save_pretrained(tmp_path / "lora")
