@@ -32,6 +32,7 @@ _PERCENT = "\ue000"
 _PLACEHOLDER = "antiphase-placeholder"
 
 
+@functools.lru_cache(maxsize=16)
 def with_fixed_time(template: str, moment: str) -> str:
     """Return a chat template that always reads the same time.
 
