@@ -122,7 +122,7 @@ def sampling_config(sampling: Sampling, ends: Sequence[int]) -> Any:
 
 
 def end_tokens(loaded: LoadedModel, extra: Sequence[int] = ()) -> list[int]:
-    """Return the ids of the tokens that end a loaded model's completions; see `end_token_union`."""
+    """Return the ids of all tokens that end the model's completions: its own end tokens, and those in `extra`."""
     return end_token_union(getattr(unwrap(loaded.model), "generation_config", None), loaded.tokenizer, extra)
 
 

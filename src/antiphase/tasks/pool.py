@@ -180,7 +180,7 @@ def _quick(answer: str | None, problem: Problem) -> Verdict | None:
 
 
 def _explained(verdict: Verdict, answer: str, problem: Problem, finish: str | None) -> Verdict:
-    """Return the verdict with its reason. It becomes `cut off` if the length limit left no answer."""
+    """Return the verdict with its reason. The outcome becomes `cut off` if the length limit left no answer."""
     if verdict.outcome == "no answer":
         return replace(verdict, outcome="cut off") if finish == "length" else verdict
     if verdict.outcome not in ("right", "wrong"):

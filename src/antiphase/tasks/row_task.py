@@ -50,11 +50,14 @@ class Origin(ABC):
         """Return the rows of a split; all rows if the source has no splits of its own."""
 
     def at_hand(self) -> list[Rows]:
-        """Return the rows that need no download, and raise the errors of `read` that need none."""
+        """Return the rows that can be read without a download.
+
+        An error of `read` that can be found without a download is raised.
+        """
         return self.read("all")
 
     def for_training(self) -> "Origin":
-        """Return the origin that training reads. It differs only for a file, which can be a copy of either split."""
+        """Return the origin that training reads. It is this origin itself, unless it is a copy of a known set."""
         return self
 
 
