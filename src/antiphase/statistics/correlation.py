@@ -42,7 +42,7 @@ def average_ranks(
 
 
 def _centered(values: Tensor, mask: Tensor) -> Tensor:
-    """Subtract the mean of the masked-in values from each row; 0 where the mask is False."""
+    """Subtract from each row the mean of its values where the mask is True; 0 where the mask is False."""
     wide = values.double().masked_fill(~mask, 0.0)
     count = mask.sum(1, keepdim=True).clamp_min(1)
     return (wide - wide.sum(1, keepdim=True) / count).masked_fill(~mask, 0.0)
@@ -57,7 +57,7 @@ def _prepared(x: Tensor, y: Tensor, mask: Tensor, method: Method) -> tuple[Tenso
 
 
 def _coefficient(x: Tensor, y: Tensor, mask: Tensor, raw: tuple[Tensor, Tensor], min_tokens: int) -> Tensor:
-    """Compute the coefficient of each row from `_prepared` series; `raw` are the series before that."""
+    """Compute the coefficient of each row from the series that `_prepared` returns; `raw` are the given series."""
     if x.shape[1] == 0:
         return x.new_full((len(x),), torch.nan)
     # Each series is divided separately, since the product of two small norms may underflow.
@@ -148,7 +148,7 @@ def group_means(series: Float[Tensor, "series item"], groups: Int[Tensor, "item"
 def by_group(
     x: Float[Tensor, "item"], y: Float[Tensor, "item"], groups: Int[Tensor, "item"]
 ) -> tuple[Float[Tensor, "group"], Float[Tensor, "group"]]:
-    """Return `group_means` of two series as two tensors."""
+    """Compute the means of two series over each group, and return them as two tensors; see `group_means`."""
     means = group_means(torch.stack([x, y]), groups)
     return means[0], means[1]
 

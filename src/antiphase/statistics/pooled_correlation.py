@@ -64,13 +64,16 @@ def pooled_correlation(
         entropy, strength: the values of all tokens or steps of all rollouts, one after another. A pair with a NaN is
             left out.
         clusters: the prompt that each item belongs to.
-        unit, min_tokens: see `correlate`. For the unit `type`, both series are first averaged over each distinct id of
-            all rollouts.
+        unit: what a pair is: `token`, `type` (both series are first averaged over each distinct token id of all
+            rollouts), or `step` (a sentence). The default is `type` if token_ids are given, else `token`.
         token_ids: the id of each token, which the unit `type` needs.
-        method, confidence: see `correlate`.
+        method: `spearman` or `pearson`.
+        min_tokens: with fewer pairs, the correlation is undefined. None means `MIN_STEPS` for steps, else
+            `MIN_TOKENS`.
         num_resamples: number of bootstrap resamples. For types it is the largest number of resamples, each of which
             leaves out a prompt or a group of prompts.
         seed: seed of the random generator that draws the resamples.
+        confidence: the confidence of the interval.
 
     Returns:
         The correlation over all items. Its interval is NaN with fewer than two prompts.
@@ -140,8 +143,10 @@ def mean_within(
         values: ρ of each rollout.
         clusters: the prompt that each rollout belongs to.
         unit: the unit of the rollouts' ρ: `token`, `type` or `step`.
-        num_resamples, seed, confidence: see `pooled_correlation`.
-        method: the method of the rollouts' ρ.
+        num_resamples: the number of bootstrap resamples of prompts.
+        seed: seed of the random generator that draws the resamples.
+        confidence: the confidence of the interval.
+        method: the kind of correlation that the rollouts' ρ are: `spearman` or `pearson`.
 
     Returns:
         The mean as a `Correlation`, whose `num_tokens` is the number of rollouts that were used.
