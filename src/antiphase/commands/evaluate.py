@@ -93,7 +93,7 @@ def evaluation_options(options: dict[str, Any]) -> dict[str, Any]:
     """Return the parsed options in the form that `evaluate` takes.
 
     Raises:
-        InvalidInputError: the list of tasks or of k is malformed.
+        InvalidInputError: the list of tasks, or the list of the values of k, is malformed.
     """
     from antiphase.errors import InvalidInputError
     from antiphase.tasks.specs import split_specs

@@ -116,5 +116,5 @@ def _interval(model: Any, where: str, entry: Mapping[str, Any]) -> dict[str, flo
 
 
 def _not(model: Any, where: str, what: str, value: Any) -> InvalidInputError:
-    """Return the error for a value that is not `what` it must be."""
+    """Return the error for a value that is not what it must be, which `what` says in words."""
     return InvalidInputError(f"the result of {model!r}: {where} must be {what}, got {value!r}.")

@@ -36,7 +36,10 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def verdict(reading: Mapping[str, Any]) -> str:
-    """Return the verdict on ρ over the headline unit. With only two or three prompts, ρ is undecided."""
+    """Return the verdict on ρ over the headline unit, the unit that stands for the result.
+
+    With only two or three prompts, the verdict is that ρ is undecided.
+    """
     said = verdict_of(headline_entry(reading))
     few = 1 < reading["num_prompts"] < MIN_PROMPTS
     return "undecided" if few and said in ("inverted", "not inverted") else said

@@ -192,7 +192,11 @@ class CheckpointSeries:
         return documents
 
     def _rows(self, place: int) -> list[dict[str, Any]]:
-        """Return the curve of one estimator as rows like those that `InversionCallback` writes to trajectory.jsonl."""
+        """Return the curve of one estimator as rows like those that `InversionCallback` writes to trajectory.jsonl.
+
+        Args:
+            place: the index of the estimator in each checkpoint's list of results.
+        """
         rows = []
         for point in self.summary["checkpoints"]:
             result = point["results"][place]

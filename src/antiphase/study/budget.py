@@ -88,7 +88,12 @@ def training_budget(cell: Cell, scratch: Path, processes: int = 1) -> Budget:
 
 
 def check_budgets(study: Study, scratch: Path, processes: int = 1) -> dict[str, Budget]:
-    """Return the budgets of the cells that train, by cell name. Arguments are as for `training_budget`.
+    """Return the budgets of the cells that train, by cell name.
+
+    Args:
+        study: the study.
+        scratch: an existing folder for temporary files.
+        processes: number of processes that a training runs in.
 
     Raises:
         InvalidInputError: two methods of the same model and setting have different budgets.

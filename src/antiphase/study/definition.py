@@ -13,9 +13,9 @@
     eval: {…}                       # options of antiphase eval
     compare: {reference: grpo}
 
-A cell is one model, setting, method and seed. It is trained and then evaluated. For every model there are also cells
-that are only evaluated: one for the model before training (the method `base`), and one for each of its `stages`, which
-are checkpoints that the command `make` leaves in the model's folder.
+A cell is trained and then evaluated. For every model there are also cells that are only evaluated: one for the model
+before training (the method `base`), and one for each of the model's `stages`. A stage is a checkpoint that the command
+`make` leaves in the model's folder.
 """
 
 import hashlib

@@ -22,7 +22,7 @@ _NO_NETWORK = {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionErr
 def is_unreachable(error: BaseException | None) -> bool:
     """Return whether an error, or one of its causes, says that the hub could not be reached.
 
-    An answer of the hub that refuses the request is no such error.
+    If the hub was reached but refused the request, the result is False.
     """
     while error is not None:
         if type(error).__name__ in _NO_NETWORK:
