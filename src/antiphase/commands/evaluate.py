@@ -81,7 +81,7 @@ def add_sampling_options(group: "argparse._ArgumentGroup") -> None:
         help="also generate a greedy completion of each problem (default: yes)",
     )
     group.add_argument(
-        "--k", metavar="K[,…]", help="the k of pass@k, maj@k and best-of-k (default: 1, 2, 4, … up to --samples)"
+        "--k", metavar="K[,…]", help="values of k of pass@k, maj@k, best-of-k (default: 1, 2, 4, … up to --samples)"
     )
     group.add_argument(
         "--max-new-tokens", type=int, help="length limit of a completion (default: the suite's, or 1024)"

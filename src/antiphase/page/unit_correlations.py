@@ -64,7 +64,10 @@ _WORDS = ("link", "x", "y", "expected", "verdict")
 
 
 def headline_entry(reading: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the entry with ρ over the headline unit; for an old reading, the entry with ρ over tokens."""
+    """Return a reading's entry with ρ over the headline unit, which is the unit whose ρ stands for the reading.
+
+    A reading from before there were units has only ρ over tokens, and that entry is returned.
+    """
     found: Mapping[str, Any] = reading["units"][reading["headline"]] if "units" in reading else reading["spearman"]
     return found
 

@@ -36,9 +36,10 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def verdict(reading: Mapping[str, Any]) -> str:
-    """Return the verdict on ρ over the headline unit, the unit that stands for the result.
+    """Return the verdict on ρ over the headline unit, the unit whose ρ stands for the result.
 
-    With only two or three prompts, the verdict is that ρ is undecided.
+    The verdicts are those of `verdict_of`. With only two or three prompts, `undecided` replaces `inverted` and
+    `not inverted`.
     """
     said = verdict_of(headline_entry(reading))
     few = 1 < reading["num_prompts"] < MIN_PROMPTS
@@ -46,7 +47,10 @@ def verdict(reading: Mapping[str, Any]) -> str:
 
 
 def verdict_of(rho: Mapping[str, Any]) -> str:
-    """Return the verdict on a ρ, which says whether its interval lies on one side of 0."""
+    """Return the verdict on a ρ: `inverted` if its whole interval is below 0, `not inverted` if it is above 0.
+
+    The verdict is `undecided` if the interval contains 0, `no interval` if there is none, and `undefined` without ρ.
+    """
     if rho["value"] is None:
         return "undefined"
     if rho["low"] is None or rho["high"] is None:

@@ -215,7 +215,7 @@ class CheckpointSeries:
         return rows
 
     def _order(self) -> list[Unit]:
-        """Return the units, with the headline unit first."""
+        """Return the units, with the headline unit (the unit of the ρ that is shown first) first."""
         first = headline_of(self.summary["checkpoints"][0]["results"][0])
         return [first, *(unit for unit in ("type", "token", "step") if unit != first)]
 

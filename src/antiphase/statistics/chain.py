@@ -159,6 +159,7 @@ def chain_links(
         min_tokens: with fewer tokens or types, every link is undefined. None means the default of the unit.
         num_resamples: the number of resamples of prompts.
         seed: seed of the random generator that draws the resamples.
+
     Returns:
         The links in the order of the argument. Then come the links of the hidden state before the last norm, and those
         of ‖w_y‖.
@@ -202,6 +203,7 @@ def controls(
         min_tokens: with fewer tokens or types, every correlation is undefined. None means the default of the unit.
         num_resamples: the number of resamples of prompts.
         seed: seed of the random generator that draws the resamples.
+
     Returns:
         Values for JSON, with an entry for each of the controls `logprob`, `unembedding_norm`, `position` and
         `frequency`. An entry has three rank correlations: `entropy` and `strength` are those of the control with these

@@ -205,7 +205,7 @@ def _two_series(entropy: TokenSignals | Tensor, strength: Tensor | None, unit: U
 
 
 def _like(name: str, given: Tensor, series: Tensor) -> Tensor:
-    """Return an argument as `[batch, item]` on the CPU, and refuse it if its shape is not that of the series."""
+    """Return the argument `name` as `[batch, item]` on the CPU; refuse it if it has another shape than the series."""
     given = torch.atleast_2d(given.cpu())
     if given.shape != series.shape:
         raise InvalidInputError(

@@ -173,7 +173,7 @@ def _effective_size(shares: Float[np.ndarray, "problem"], mean: float) -> float:
 
 
 def _wilson(share: float, size: float, quantile: float) -> tuple[float, float]:
-    """Return Wilson's interval of a share of `size` samples."""
+    """Return Wilson's interval of a share of `size` samples; `quantile` is the quantile t of the wanted confidence."""
     shrink = quantile**2 / size
     center = share + shrink / 2
     reach = math.sqrt(shrink * (share * (1 - share) + shrink / 4))

@@ -180,7 +180,10 @@ def _check_sides(left: np.ndarray, right: np.ndarray, paired_seeds: bool, smalle
 def _resampled(
     variance: DifferenceVariance, num_resamples: int, generator: np.random.Generator
 ) -> Float[np.ndarray, "resample"]:
-    """Draw deviations from the mean difference, over problems and seeds, whose variance is `variance.value`."""
+    """Draw random deviations from the mean difference, whose variance is `variance.value`.
+
+    A deviation is the mean of resampled problems plus a normal random number for the seeds.
+    """
     deviations = resampled_means(variance.problems, num_resamples, generator)
     if variance.problem_term > 0:
         deviations *= math.sqrt(variance.problem_term / (variance.problems.var() / len(variance.problems)))

@@ -113,7 +113,7 @@ class Joint:
         Args:
             series: the series, each with one value for every token or step of all rollouts.
             clusters: the prompt that each item belongs to.
-            unit: what an item is: `token`, `type` or `step`. The default is `type` if token_ids are given, else `token`.
+            unit: what an item is: `token`, `type` or `step`. The default is `type` with token_ids, else `token`.
             token_ids: the id of each token, which the unit `type` needs.
             method: `spearman` or `pearson`.
             num_resamples: the number of resamples of prompts.
@@ -177,8 +177,8 @@ def pooled_partial(
 ) -> Correlation:
     """Correlate x and y over all rollouts with the given series held fixed, with an interval over prompts.
 
-    `partial_coefficients` explains the formula of the value, and `pooled_correlation` explains the interval. For types,
-    all series, including the given ones, are first averaged over each distinct token id.
+    `partial_coefficients` explains the formula of the value, and `pooled_correlation` explains the interval. For
+    types, all series, including the given ones, are first averaged over each distinct token id.
 
     Args:
         x, y: the values of all tokens or steps of all rollouts, one after another.

@@ -27,7 +27,10 @@ from antiphase.types import Correlation
 
 
 def _weighted_coefficient(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-    """Compute the weighted Pearson correlation in each resample; NaN if a series is constant there."""
+    """Compute the Pearson correlation of x and y in each resample, weighted by `weights` `[resample, item]`.
+
+    It is NaN if a series is constant in the resample.
+    """
     total = weights.sum(1, keepdim=True)
     a = x - (weights * x).sum(1, keepdim=True) / total
     b = y - (weights * y).sum(1, keepdim=True) / total
@@ -117,7 +120,7 @@ def _check_flat(**series: Tensor | None) -> None:
 
 
 def _statistic(x: Tensor, y: Tensor, method: Method) -> Callable[[Tensor], Tensor]:
-    """Return a function that maps item weights to the correlation of x and y in each resample."""
+    """Return a function that maps item weights `[resample, item]` to the correlation of x and y in each resample."""
     if method == "pearson":
         return lambda weights: _weighted_coefficient(x, y, weights)
     ranks_x, ranks_y = weighted_ranks(x), weighted_ranks(y)

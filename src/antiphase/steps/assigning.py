@@ -103,7 +103,13 @@ def _steps(token_ids: list[int], tokenizer: Any, splitter: Splitter, pauses: Seq
 
 
 def _numbers(placed: PlacedTokens, is_special: NDArray[np.bool_], splitter: Splitter) -> list[int]:
-    """Return the step of every token, from the offsets of each token in the text."""
+    """Return the number of the step of every token.
+
+    Args:
+        placed: the text, and the offsets of each token in it.
+        is_special: for each token, whether it is a special token.
+        splitter: the rule that cuts the text into steps.
+    """
     text = placed.text
     plain = _without_special(placed, is_special)
     size = len(text)

@@ -68,7 +68,7 @@ def ends_sentence(text: str, begin: int, start: int, stop: int, end: int, after:
 def _full_stop(text: str, begin: int, start: int, after: int) -> bool:
     """Return whether the full stop at the offset `start` ends a sentence.
 
-    `begin` is the offset at which the current sentence begins, and `after` that of the next character that is no space.
+    The current sentence begins at `begin`, and the next character that is no space stands at `after`.
     """
     found = _WORD_BEFORE.search(text, max(begin, start - _LONGEST_WORD), start)
     # A label is the number of a list item, or "Step 1.".

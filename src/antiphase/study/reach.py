@@ -67,7 +67,10 @@ def count_problems(config: EvalConfig, *, dry_run: bool) -> list[Count]:
 
 
 def _count(entry: SuiteEntry, task: Task, config: EvalConfig, dry_run: bool) -> Count:
-    """Return the `Count` of one task; the arguments are those of `count_problems`."""
+    """Return the numbers of one task of an evaluation: its problems, its samples and its length limit.
+
+    `dry_run` says whether the stored number of problems is used if the hub cannot be reached.
+    """
     length, samples = config.sampling(entry.max_new_tokens).max_new_tokens, num_samples(entry)
     try:
         return Count(entry.spec, len(plan_entry(entry, task, config).problems), length, samples)

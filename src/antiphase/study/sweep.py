@@ -294,7 +294,7 @@ def _end_with_parent() -> None:
 
 
 def _finish(study: Study, folder: Path, failed: dict[str, str]) -> SweepResult:
-    """Pack the cells if all are done, and write the tables and figures of those that are."""
+    """Write the tables and figures of the cells that are done. If all cells are done, pack their files."""
     from antiphase.study.study_report import write_report
 
     done = done_cells(folder, study)

@@ -251,7 +251,7 @@ def tagged(text: str) -> str | None:
 
 
 def boxed(text: str) -> str | None:
-    r"""Return the content of the last complete `\boxed{…}` with balanced braces. Of nested boxes, the inner one counts.
+    r"""Return the content of the last complete `\boxed{…}`, which has balanced braces; the inner one of nested boxes.
 
     >>> boxed(r"\boxed{1} and \boxed{\{2\}} but \boxed{3")
     '\\{2\\}'

@@ -111,6 +111,7 @@ def known_set(spec: Spec, name: str) -> TableTask:
     """Make the task of a known set.
 
     The option `revision=` chooses another version of the set. The option `file=` reads a local copy.
+
     Raises:
         InvalidInputError: an option is unknown, both `revision=` and `file=` are given, or the file name has an
             unknown suffix.
