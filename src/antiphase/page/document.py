@@ -55,8 +55,8 @@ class Subject:
     """A model or checkpoint with its rollouts. In an evaluation, these are its rollouts on one task.
 
     Args:
-        label: its name, which no other subject of the document has.
-        run: index of its run in the document.
+        label: the name of the model or checkpoint, which no other subject of the document has.
+        run: the index of the run that it belongs to, among the runs of the document.
         readings: for each estimator, the numbers of the run's summary in the form that `reading_of` returns.
         rollouts: one row for each rollout. The columns are `rollout_id`, `prompt`, `finish`, `num_tokens`, and, if
             known, `correct`, `outcome`, `reason`, `answer`, `reference`, `strict`, `flexible`, `num_thought_tokens`.

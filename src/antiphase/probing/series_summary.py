@@ -37,9 +37,9 @@ def summarize_series(folder: SeriesFolder) -> dict[str, Any]:
     """Collect the results of the finished checkpoints of a folder, in the order of their steps.
 
     Returns:
-        `numbered`, whether the steps are training steps and not indices in a list; `rollouts`, whose rollouts were
-        measured: `own` (each checkpoint's own), `given`, or `of LABEL` (those of one checkpoint); and `checkpoints`,
-        the results of each checkpoint.
+        A mapping with three keys. `numbered` says whether the steps are training steps; if not, they are indices in a
+        list. `rollouts` says which rollouts were measured: `own` (each checkpoint's own), `given`, or `of LABEL`
+        (those of one checkpoint). `checkpoints` holds the results of each checkpoint.
 
     Raises:
         InvalidInputError: the run of a checkpoint cannot be read.

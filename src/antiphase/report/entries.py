@@ -177,7 +177,7 @@ def is_training(path: Path) -> bool:
 
 
 def _foreign(path: Path) -> str:
-    """Return the part of the error message that says what a folder without a config.json is."""
+    """Return the end of the error message about a folder that holds no run: what it is, and what to name instead."""
     if not any(path.iterdir()):
         return f"is empty. Name the folder of {KINDS}."
     if (path / "study.json").is_file() or (path / "cells.jsonl").is_file():

@@ -26,7 +26,7 @@ _WATCHED = (
 
 
 def signature_of(paths: Sequence[Path]) -> str:
-    """Return a text that changes whenever one of the files in these run folders changes that the page is made from."""
+    """Return a text that changes whenever the page must be made again: whenever a file in the run folders changes."""
     facts = []
     for path in paths:
         for pattern in _WATCHED:

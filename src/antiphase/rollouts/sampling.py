@@ -85,7 +85,7 @@ def _ticking(tick: Callable[[], None]) -> Any:
 
 @contextlib.contextmanager
 def _only_this_config(model: Any, config: Any) -> Iterator[None]:
-    """Replace the model's own generation config inside the context."""
+    """Replace the model's own generation config by `config` while the `with` block lasts."""
     # transformers would take the values that `config` does not set, such as penalties, from the model's own config.
     before = model.generation_config
     model.generation_config = config

@@ -80,13 +80,13 @@ def rank_association(
     number of points. The permutation test reorders y. Up to n = 7 it tries all n! orders. Beyond that it tries random
     orders, and p = (1 + number of orders at least as extreme) / (1 + number of orders tried).
 
-    With clusters, the interval is that of `pooled_correlation`, with clusters in place of prompts. The permutation
-    test then exchanges all values of y of one cluster with those of another cluster of the same size. Its null
-    hypothesis is that the runs can be exchanged.
+    With clusters, the interval is a bootstrap's: clusters are drawn with replacement, as `pooled_correlation` draws
+    prompts. The permutation test then exchanges all values of y of one cluster with those of another cluster of the
+    same size. Its null hypothesis is that the runs can be exchanged.
 
     Our reading: a perfect order of few points does not prove that the true correlation is perfect. If |ρ| = 1, the
-    interval is made for |ρ| = 1 − 6/(n(n²−1)), which is halfway to the next order, and ends at ±1. Here n is the
-    number of clusters if there are any.
+    interval is made for |ρ| = 1 − 6/(n(n²−1)), which is halfway to the ρ of the order in which two neighbours are
+    swapped, and ends at ±1. Here n is the number of clusters if there are any.
 
     Args:
         x, y: one value for each model; a point with a NaN is left out.

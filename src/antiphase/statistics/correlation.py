@@ -251,10 +251,10 @@ def correlate(
     """Compute the correlation of entropy and strength within each rollout, with its interval.
 
     The interval is Fisher's, tanh(atanh ρ ± q √((1+ρ²/2)/(n_eff−3))) for Spearman's correlation, with q the normal
-    quantile. For Pearson's, the fraction is 1/(n_eff−3). n_eff is the effective number of pairs (`effective_pairs`).
-    If types or steps are in perfect order (ρ = ±1), the interval is made for ρ = ±(1 − 6/(n(n²−1))), which is halfway
-    to the next order, and ends at ±1. The reason is that a perfect order can be chance: without any correlation, one
-    in twelve sets of four steps is in perfect order.
+    quantile. For Pearson's, the fraction is 1/(n_eff−3). n_eff is the number of independent pairs that tell as much as
+    the n pairs (`effective_pairs`). If types or steps are in perfect order (ρ = ±1), the interval is made for
+    ρ = ±(1 − 6/(n(n²−1))), which is halfway to the ρ of the order in which two neighbours are swapped, and ends at ±1.
+    The reason is that a perfect order can be chance: without any correlation, one in twelve sets of four steps has it.
 
     Args:
         entropy: the entropy, `[token]` or `[batch, token]`; for steps `[step]` or `[batch, step]`. Or `TokenSignals`,

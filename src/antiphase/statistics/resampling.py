@@ -103,8 +103,8 @@ class Resampler:
         more).
 
         **If the correlation is perfect** (±1), it is perfect in every resample, but this does not prove that the true
-        one is. The interval is that which `correlate` makes for C pairs in perfect order, and ends at ±1. With fewer
-        than 4 prompts there is no interval.
+        one is. The interval is Fisher's for C pairs with the correlation ±(1 − 6/(C(C²−1))), and ends at ±1. With
+        fewer than 4 prompts there is no interval.
 
         Args:
             value: the correlation of all prompts, in [−1, 1].

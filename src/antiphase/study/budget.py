@@ -130,7 +130,8 @@ def check_evaluations(cells: Sequence[Cell], *, dry_run: bool = False) -> tuple[
 
     Args:
         cells: the study's cells.
-        dry_run: whether to use the sizes of data sets that antiphase knows if the hub cannot be reached.
+        dry_run: whether to go on if the hub cannot be reached. The sizes of data sets are then those that antiphase
+            has stored.
 
     Returns:
         two things: for each cell name, the number of rollouts and the largest possible number of new tokens; and the

@@ -208,7 +208,7 @@ def _context() -> Any:
     """Return the multiprocessing context that starts the processes.
 
     A new process is forked from a server process, which has imported everything but has no other threads and has not
-    used the GPU. Where there is no such server, it is started anew.
+    used the GPU. On a system without such a server, every process is started anew.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")

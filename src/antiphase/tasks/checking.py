@@ -53,7 +53,7 @@ class Checked:
     expected: bool | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a dictionary. `antiphase check --json` prints one such dictionary a line."""
+        """Return the fields as a dictionary. `antiphase check --json` prints this dictionary for each row."""
         return asdict(self)
 
 
@@ -108,7 +108,7 @@ def check_rows(
     Args:
         rows: the rows with their problems, as `read_rows` returns them.
         timeout: the seconds that one verification may take.
-        think_tags: tags of thoughts besides the known ones; see `VerifierPool`.
+        think_tags: tags of thoughts besides the known ones, each text as in `<plan> </plan>`.
 
     Raises:
         InvalidInputError: a text in `think_tags` is not two tags.

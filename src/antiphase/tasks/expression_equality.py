@@ -112,7 +112,9 @@ def _exactly(given: list[Any], wanted: list[Any]) -> bool | None:
 
 
 def _parse(text: str) -> list[Any]:
-    """Return what math-verify parses from LaTeX: a list of an expression and its text, or less if it cannot parse it.
+    """Return what math-verify parses from LaTeX: a list of an expression and its text.
+
+    If math-verify cannot parse the text, the list has no expression or is empty.
 
     Raises:
         MissingExtraError: math-verify is not installed.

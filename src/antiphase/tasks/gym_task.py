@@ -106,7 +106,10 @@ class GymTask(GeneratedTask):
         _dataset(self, 0)
 
     def verify(self, completion: str, problem: Problem) -> bool:
-        """Return whether the extracted answer gets the full score, unchanged or without its final period."""
+        """Return whether the generator's scorer gives the full score to the completion's answer.
+
+        The answer is tried unchanged and without its final period.
+        """
         quick = self.quick_verdict(completion, problem)
         if quick is not None:
             return quick
