@@ -21,14 +21,14 @@ _COUNTS = ("num_items", "num_undefined")
 def units_of(model: Any, statistics: Mapping[str, Any]) -> dict[str, Any]:
     """Read the correlations of a result, and check that each of them is a number.
 
-    These entries are returned:
+    These entries are returned (docs/metrics.md explains the numbers):
 
     * `headline`: the unit whose ρ stands for the result.
     * `units`: for each unit, in the order type, token, step: `value, low, high, num_items, num_undefined, within`, and
       for steps also `given, windows, with_length`.
     * `segment`: the tokens that are correlated, `all`, `thought` or `answer`.
     * `segments`: the `units` of the thought and those of the answer; empty without thoughts.
-    * `chain`, `controls`: as in the summary; empty if they were not measured.
+    * `chain`, `controls`: the entries of the summary with these names; empty if they were not measured.
 
     Args:
         model: the model of the result, for error messages.

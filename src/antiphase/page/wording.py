@@ -36,10 +36,10 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def verdict(reading: Mapping[str, Any]) -> str:
-    """Return the verdict on ρ over the headline unit, the unit whose ρ stands for the result.
+    """Return the verdict on ρ over the headline unit, which is the unit whose ρ stands for the result.
 
-    The verdicts are those of `verdict_of`. With only two or three prompts, `undecided` replaces `inverted` and
-    `not inverted`.
+    The verdict is `inverted`, `not inverted`, `undecided`, `no interval` or `undefined`, by the rules of `verdict_of`.
+    With only two or three prompts, `undecided` replaces `inverted` and `not inverted`.
     """
     said = verdict_of(headline_entry(reading))
     few = 1 < reading["num_prompts"] < MIN_PROMPTS

@@ -223,8 +223,9 @@ def type_means(x: Tensor, y: Tensor, ids: Tensor, valid: Tensor) -> tuple[Tensor
         valid: True where a token is used.
 
     Returns:
-        The means of x, the means of y, and for every used token the index in the row where the means of its type
-        stand. The means of a type stand where its id first occurs in the row; all other values of the means are NaN.
+        The means of x, the means of y, and the place of each token's type. The means of a type stand at the position
+        where the type's id first occurs in the row, and the place is the index of this position. At all other
+        positions the means are NaN.
     """
     means = torch.full((2, *x.shape), torch.nan, dtype=torch.float64)
     home = torch.zeros(x.shape, dtype=torch.long)

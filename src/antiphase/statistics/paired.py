@@ -218,7 +218,9 @@ def _without_variance(
 
 
 def verdict_of(low: float, high: float, detectable: float, smallest: float) -> Verdict:
-    """Return the verdict on an interval; `paired_difference` lists the verdicts.
+    """Return `better`, `worse`, `equal`, `not enough data` or `no difference shown`: the verdict on an interval.
+
+    `paired_difference` gives the rules.
 
     Args:
         low, high: the ends of the interval; NaN if there is none.
