@@ -80,9 +80,13 @@ class Splitter:
         if self.kind not in ("fixed", "regex", *SPLITTERS):
             raise InvalidInputError(_unknown(self.kind))
         if (self.size is None) == (self.kind == "fixed"):
-            raise InvalidInputError(f"the kind fixed needs a size, and no other kind can have one; got {self!r}.")
+            raise InvalidInputError(
+                f"a splitter of the kind fixed needs a size, and no other splitter has one; got {self!r}."
+            )
         if (self.pattern is None) == (self.kind == "regex"):
-            raise InvalidInputError(f"the kind regex needs a pattern, and no other kind can have one; got {self!r}.")
+            raise InvalidInputError(
+                f"a splitter of the kind regex needs a pattern, and no other splitter has one; got {self!r}."
+            )
         if self.size is not None and self.size < 1:
             raise InvalidInputError(f"splitter fixed:{self.size}: a step needs at least 1 token, as in fixed:16.")
         if self.pattern is not None:
