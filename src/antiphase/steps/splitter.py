@@ -81,11 +81,11 @@ class Splitter:
             raise InvalidInputError(_unknown(self.kind))
         if (self.size is None) == (self.kind == "fixed"):
             raise InvalidInputError(
-                f"a splitter of the kind fixed needs a size, and no other splitter has one; got {self!r}."
+                f"the splitter fixed needs a size, and no other splitter has one; got {self!r}."
             )
         if (self.pattern is None) == (self.kind == "regex"):
             raise InvalidInputError(
-                f"a splitter of the kind regex needs a pattern, and no other splitter has one; got {self!r}."
+                f"the splitter regex needs a pattern, and no other splitter has one; got {self!r}."
             )
         if self.size is not None and self.size < 1:
             raise InvalidInputError(f"splitter fixed:{self.size}: a step needs at least 1 token, as in fixed:16.")
