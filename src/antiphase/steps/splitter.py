@@ -80,9 +80,7 @@ class Splitter:
         if self.kind not in ("fixed", "regex", *SPLITTERS):
             raise InvalidInputError(_unknown(self.kind))
         if (self.size is None) == (self.kind == "fixed"):
-            raise InvalidInputError(
-                f"the splitter fixed needs a size, and no other splitter has one; got {self!r}."
-            )
+            raise InvalidInputError(f"the splitter fixed needs a size, and no other splitter has one; got {self!r}.")
         if (self.pattern is None) == (self.kind == "regex"):
             raise InvalidInputError(
                 f"the splitter regex needs a pattern, and no other splitter has one; got {self!r}."
