@@ -15,7 +15,7 @@ class Line:
     """One line of the overview: a model, measured with one estimator.
 
     Args:
-        label: the name of the subject.
+        label: the name of the model or checkpoint.
         reading: the numbers of the model and estimator, in the form that `reading_of` returns.
         verdict: whether ρ is inverted; ρ is over the headline unit, which is the unit that stands for the result.
         warnings: reasons to trust the numbers less.

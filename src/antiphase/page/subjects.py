@@ -90,7 +90,7 @@ def reading_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Bring an entry of `results` into the form that the page uses for both a probe and an evaluation.
 
     Returns:
-        the statistics of the entry, the values of `units_of`, and `accuracy`, which is None for a probe.
+        the statistics of the entry, what `units_of` returns for it, and `accuracy`, which is None for a probe.
 
     Raises:
         InvalidInputError: a value must be a number and is not.

@@ -233,7 +233,10 @@ def _stages(entrants: Sequence[Entrant], study: Study) -> list[dict[str, Any]]:
 
 
 def _across(points: Sequence[dict[str, Any]], options: Options) -> dict[str, Any]:
-    """Correlate ι and each other number of `ACROSS` with accuracy: in each group, as a mean, and over all cells."""
+    """Correlate the inversion ι, and each other number of `ACROSS`, with the accuracy of the cells.
+
+    The correlations are computed within each group, as the mean over the groups, and over all cells.
+    """
     groups: dict[str, list[dict[str, Any]]] = {}
     for point in points:
         groups.setdefault(point["task"], []).append(point)

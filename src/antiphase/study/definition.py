@@ -114,7 +114,7 @@ def _specs(options: Mapping[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Study:
-    """A study.
+    """A study: a grid of cells that are compared. A cell is one model, setting, method and seed.
 
     Args:
         name: the study's name.
