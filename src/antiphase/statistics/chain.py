@@ -113,7 +113,7 @@ def frequency(token_ids: Int[Tensor, "token"]) -> Int[Tensor, "token"]:
 class _Columns:
     """Correlations between named columns, all over the same tokens and the same resamples of prompts.
 
-    A column that is missing or all NaN is left out. A token is used if it has a value in all other columns.
+    A column that is missing or all NaN is left out. A token is used if it has a value in all remaining columns.
     """
 
     def __init__(self, columns: Mapping[str, Tensor], wanted: Sequence[str], clusters: Tensor, **options: Any) -> None:
@@ -151,7 +151,7 @@ def chain_links(
     Args:
         columns: `entropy`, `strength`, `logit`, `hidden_norm`, `hidden_norm_before` and `unembedding_norm`, with one
             value for each token. If a column is missing or all NaN, its links are undefined. A token is used if it has
-            a value in all other columns.
+            a value in all of the remaining columns.
         clusters: the prompt that each token belongs to.
         unit: what a pair of values belongs to: `token` (the unit of the paper's argument) or `type` (a distinct token
             id; every column is first averaged over its tokens).

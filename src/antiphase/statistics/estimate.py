@@ -81,8 +81,8 @@ def student_quantile(confidence: float, degrees: float) -> float:
 def half_swap_less(value: float, num: int) -> float:
     """Return a rank correlation of `num` pairs, reduced to at most 1 − 6/(n(n²−1)) in absolute value.
 
-    A perfect order of a few pairs does not prove a perfect correlation. The bound is halfway between the perfect order
-    and the order in which two neighbours are swapped.
+    A perfect order of a few pairs does not prove a perfect correlation. The bound is halfway between 1, which is the
+    correlation of the perfect order, and the correlation of the order in which two neighbours are swapped.
     """
     return math.copysign(min(abs(value), 1 - 6 / (num * (num**2 - 1))), value)
 
