@@ -108,3 +108,11 @@ def step_rows(num: int, length: int, phi: float, rho: float, random: np.random.G
 def expected(draw: Callable[[], float], num: int) -> float:
     """Mean of a correlation over runs of one size, taken on Fisher's scale."""
     return math.tanh(float(np.mean(np.arctanh([draw() for _ in range(num)]))))
+
+
+def autoregressive_series(shape: tuple[int, ...], phi: float, generator: torch.Generator) -> torch.Tensor:
+    """Series of variance 1 along the last axis, each value correlated by `phi` with the one before it."""
+    x = torch.randn(shape, generator=generator, dtype=torch.float64)
+    for t in range(1, shape[-1]):
+        x[..., t] = phi * x[..., t - 1] + math.sqrt(1 - phi**2) * x[..., t]
+    return x

@@ -1,9 +1,11 @@
-"""What the tests of verifiers share: wrong neighbours of a reference, other ways to write it, hostile completions."""
+"""What tests of tasks share: wrong neighbours of a reference, other ways to write it, hostile completions, rows."""
 
+import json
 import re
 
 from antiphase.tasks.math_equality import _items
 from antiphase.tasks.plain_numbers import exact_number
+from antiphase.tasks.problem import Problem
 
 TOWER = "9^{9^{9^{9}}}"
 
@@ -79,3 +81,9 @@ _WHOLE = [
     "answer:" + " " * 50_000, "Answer: " + "*" * 30_000, "the answer is not known", "(" * _DEEP + ")" * _DEEP,
     "\ud800", "\u202e", "%" * 20_000,
 ]  # fmt: skip
+
+
+def as_problem(row: dict) -> Problem:
+    """A problem that went through an Arrow table and JSON, as a training row does."""
+    row = json.loads(json.dumps(row))
+    return Problem(row["problem_id"], row["task"], "", row["answer"], row["metadata"])

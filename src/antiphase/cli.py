@@ -70,9 +70,10 @@ def _kept(out: Path) -> str:
 
 
 def _kept_despite(error: AntiphaseError, out: Path, *, resumed: bool) -> str:
-    """Return the sentence that tells what a run has kept that ended with an error; empty if it kept nothing.
+    """Return the sentence that tells which results of a run are kept although it ended with an error.
 
-    If the input is wrong, the same command would fail again. The sentence then does not advise to repeat it.
+    The text is empty if nothing was finished. If the input is wrong, the same command would fail again, and the
+    sentence does not advise to repeat it. If such a run was a resumed one (`resumed`), the text is empty.
     """
     if not _began(out):
         return ""

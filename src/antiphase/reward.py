@@ -124,7 +124,7 @@ def inversion_term(
 
 
 def _gate(task: Tensor, accepted: Tensor, group_size: int, weight: float, clip: float) -> Tensor:
-    """Return λ_g / λ of each rollout's group, as the mode `gated` defines it."""
+    """Return λ_g / λ for each rollout, where λ_g is the weight that the mode `gated` gives to the rollout's group."""
     groups, right = task.view(-1, group_size), accepted.view(-1, group_size)
     least = groups.masked_fill(~right, torch.inf).amin(1)
     greatest = groups.masked_fill(right, -torch.inf).amax(1)

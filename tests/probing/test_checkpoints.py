@@ -1,4 +1,4 @@
-"""`probe --checkpoints`: found, refused, measured one at a time, resumed, drawn, and shown."""
+"""`probe --checkpoints`: measured one at a time, resumed, drawn, and shown."""
 
 import gc
 import json
@@ -15,49 +15,20 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import Trainer, TrainingArguments
 
 import antiphase
 from antiphase import cli
 from antiphase.data.published import published_curves
-from antiphase.errors import InvalidInputError, MissingExtraError
-from antiphase.figures.checkpoints import checkpoint_curves
-from antiphase.models.saved import step_in
-from antiphase.probing.checkpoints import find_checkpoints
-from antiphase.probing.family import check_family
+from antiphase.errors import InvalidInputError
 from antiphase.probing.series_summary import CheckpointSeries
 from antiphase.report.sources import NothingFinishedError, read_run
-from conftest import byte_tokenizer, tiny_model
+from checkpoint_cases import OPTIONS, QUIET, saved, trained
+from conftest import tiny_model
 
-OPTIONS = {"num_prompts": 4, "max_new_tokens": 40, "batch_size": 2, "num_resamples": 20, "min_steps": 3}
-QUIET = {"figures": False, "report": False, "progress": False}
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
 ]
-
-
-def trained(folder, model, steps: int = 4, save: int = 2) -> None:
-    """A trainer's output folder, as `Trainer` leaves it."""
-    from datasets import Dataset
-
-    ids = [
-        byte_tokenizer()(text).input_ids[:12] for text in ("One two. Three.", "four five. Six", "abc abc. Abc d") * 4
-    ]
-    rows = Dataset.from_list([{"input_ids": row, "labels": row, "attention_mask": [1] * len(row)} for row in ids])
-    arguments = TrainingArguments(
-        str(folder), max_steps=steps, per_device_train_batch_size=4, learning_rate=1e-3, report_to="none",
-        use_cpu=True, save_steps=save, disable_tqdm=True, logging_strategy="no",
-    )  # fmt: skip
-    trainer = Trainer(model, arguments, train_dataset=rows, processing_class=byte_tokenizer())
-    trainer.train()
-    trainer.save_model()
-
-
-def saved(folder, model=None, tokenizer=None):
-    (model or tiny_model()).save_pretrained(folder)
-    (tokenizer or byte_tokenizer()).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -79,194 +50,6 @@ def whole(made, model_dir, tmp_path_factory):
     """The trajectory of the base model and the trainer's folder."""
     out = tmp_path_factory.mktemp("series") / "run"
     return antiphase.probe_checkpoints(f"{model_dir},{made}", out=out, progress=False, **OPTIONS)
-
-
-class TestFinding:
-    def test_a_trainers_folder_by_number(self, out_dir):
-        shutil.copytree(out_dir / "checkpoint-2", out_dir / "checkpoint-10")
-        (out_dir / "checkpoint-best").mkdir()
-        (out_dir / "runs").mkdir()
-        found = find_checkpoints(out_dir)
-        assert [(c.label, c.step) for c in found.checkpoints][:3] == [
-            ("checkpoint-2", 2), ("checkpoint-4", 4), ("checkpoint-10", 10),
-        ]  # fmt: skip
-        assert found.numbered
-
-    def test_the_final_model(self, out_dir):
-        assert [c.label for c in find_checkpoints(out_dir).checkpoints] == ["checkpoint-2", "checkpoint-4"]
-        # Another step, as the trainer's state, antiphase's summary or the last checkpoint's plan say.
-        saved(out_dir, tiny_model(noise=0.5))
-        state = out_dir / "checkpoint-4" / "trainer_state.json"
-        state.write_text(json.dumps({**json.loads(state.read_text()), "max_steps": 5}))
-        assert [c.step for c in find_checkpoints(out_dir).checkpoints] == [2, 4, 5]
-        (out_dir / "summary.json").write_text('{"num_steps": 6}')
-        assert [c.step for c in find_checkpoints(out_dir).checkpoints] == [2, 4, 6]
-        (out_dir / "trainer_state.json").write_text('{"global_step": 7}')
-        found = find_checkpoints(out_dir)
-        assert [(c.label, c.step) for c in found.checkpoints][-1] == ("final", 7)
-        assert found.notes == ()
-        # Of a step that cannot be, it is left out, with a note.
-        (out_dir / "trainer_state.json").write_text('{"global_step": 3}')
-        found = find_checkpoints(out_dir)
-        assert [c.step for c in found.checkpoints] == [2, 4]
-        assert "left out, since its step is not known" in found.notes[0]
-
-    def test_lists(self, made, model_dir, tmp_path):
-        found = find_checkpoints(f"{model_dir}, {made}")
-        assert [c.step for c in found.checkpoints] == [0, 2, 4]
-        # A list is sorted by number, and commas in a folder's name are no separators.
-        found = find_checkpoints([made / "checkpoint-4", made / "checkpoint-2"])
-        assert [c.step for c in found.checkpoints] == [2, 4]
-        comma = shutil.copytree(made, tmp_path / "a,b")
-        assert len(find_checkpoints(str(comma)).checkpoints) == 2
-        # A folder without a number of its own, but with the trainer's state.
-        last = shutil.copytree(made / "checkpoint-4", tmp_path / "last")
-        assert [c.step for c in find_checkpoints([made / "checkpoint-2", last]).checkpoints] == [2, 4]
-        # Where numbers are lacking, places; the order stays.
-        other = saved(tmp_path / "other")
-        found = find_checkpoints([made / "checkpoint-4", other, made / "checkpoint-2"])
-        assert [(c.label, c.step) for c in found.checkpoints] == [
-            ("checkpoint-4", 0), ("other", 1), ("checkpoint-2", 2),
-        ]  # fmt: skip
-        assert not found.numbered
-        assert "'other' carries no number" in found.notes[0]
-
-    def test_revisions(self):
-        found = find_checkpoints("org/model@step1000,org/model@step512,org/model@step0")
-        assert [(c.revision, c.step) for c in found.checkpoints] == [
-            ("step0", 0), ("step512", 512), ("step1000", 1000),
-        ]  # fmt: skip
-        assert {c.name for c in found.checkpoints} == {"org/model"}
-        found = find_checkpoints("org/base,org/model@step-1000")
-        assert [(c.name, c.revision, c.step) for c in found.checkpoints] == [
-            ("org/base", None, 0), ("org/model", "step-1000", 1000),
-        ]  # fmt: skip
-        assert [c.step for c in find_checkpoints("org/model@main,org/model@late").checkpoints] == [0, 1]
-        # Labels that two share get the whole name.
-        labels = [c.label for c in find_checkpoints("a/b@main,c/d@main").checkpoints]
-        assert labels == ["a/b@main", "c/d@main"]
-
-    def test_steps_in_names(self):
-        names = ("checkpoint-12", "step_0100", "stage1-step1000-tokens5B", "iter-7", "global_step40", "v2.0", "main")
-        assert [step_in(name) for name in names] == [12, 100, 1000, 7, 40, None, None]
-
-
-def edited(path, **changes):
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-class TestRefusing:
-    @pytest.fixture
-    def refused(self, tmp_path, capsys, monkeypatch):
-        """Run the command; it ends in one line, and nothing is loaded or left."""
-
-        def run(what, *more):
-            def never(*_, **__):
-                raise AssertionError("a model was loaded")
-
-            monkeypatch.setattr("antiphase.runs.run.load_model", never)
-            monkeypatch.chdir(tmp_path)
-            capsys.readouterr()
-            status = cli.main(["probe", "--checkpoints", str(what), "--out", "series", "--quiet", *more])
-            lines = capsys.readouterr().err.strip().splitlines()
-            assert status == 2
-            assert len(lines) == 1, lines
-            assert lines[0].startswith("antiphase: error: ")
-            assert not (tmp_path / "series").exists()
-            return lines[0]
-
-        return run
-
-    def test_folders_without_checkpoints(self, refused, tmp_path, made):
-        (tmp_path / "empty").mkdir()
-        assert "'empty' is empty: it has no folders named checkpoint-N, and no saved model" in refused("empty")
-        (tmp_path / "logs").mkdir()
-        (tmp_path / "logs" / "run.txt").write_text("x")
-        assert "'logs' holds no checkpoint: it has no folders named checkpoint-N" in refused("logs")
-        assert "there is no folder 'nowhere'." in refused("nowhere")
-        assert "there is no folder 'runs/gone/x', and it is no hub id either" in refused("runs/gone/x,demo")
-        assert "'./a,./b'" not in refused("./a,./b")
-        assert "is a file" in refused("logs/run.txt")
-        assert "an empty name" in refused("a,,b")
-        saved(tmp_path / "alone")
-        assert "is a saved model without folders named checkpoint-N" in refused("alone")
-
-    def test_a_missing_folder_that_may_be_a_hub_id_is_told_as_both(self, refused):
-        said = refused("runs/gone,runs/away")
-        assert "'runs/gone': there is no folder of that name here, and loading it from the hub failed" in said
-
-    def test_checkpoints_that_cannot_be_loaded(self, refused, tmp_path, made):
-        def copy(name):
-            shutil.rmtree(tmp_path / "run", ignore_errors=True)
-            shutil.copytree(made, tmp_path / "run")
-            return tmp_path / "run" / name
-
-        (copy("checkpoint-4") / "config.json").unlink()
-        assert "checkpoint-4' has neither config.json nor adapter_config.json" in refused("run")
-        (copy("checkpoint-2") / "model.safetensors").unlink()
-        assert "checkpoint-2' has no weights (*.safetensors)" in refused("run")
-        index = {"weight_map": {"a": "model-1.safetensors", "b": "model.safetensors"}}
-        (copy("checkpoint-2") / "model.safetensors.index.json").write_text(json.dumps(index))
-        assert "lacks model-1.safetensors" in refused("run")
-        for file in list(copy("checkpoint-2").glob("tokenizer*")):
-            file.unlink()
-        assert "checkpoint-2' has no tokenizer" in refused("run")
-        (copy("checkpoint-2") / "config.json").write_text("{")
-        assert "checkpoint-2" in refused("run")
-
-    def test_mixed_families(self, refused, tmp_path, made):
-        saved(tmp_path / "checkpoint-6", tiny_model("qwen3"))
-        line = refused(f"{made}/checkpoint-2,checkpoint-6")
-        assert "'checkpoint-2' (LlamaForCausalLM, 3 layers of 24, vocabulary 300)" in line
-        assert "'checkpoint-6' (Qwen3ForCausalLM, 3 layers of 24, vocabulary 300)" in line
-        saved(tmp_path / "checkpoint-8", tiny_model(vocab_size=310))
-        assert "vocabulary 310) are not checkpoints of one model" in refused(f"{made}/checkpoint-2,checkpoint-8")
-        tokenizer = byte_tokenizer()
-        tokenizer.add_tokens(["new"])
-        saved(tmp_path / "checkpoint-9", tokenizer=tokenizer)
-        line = refused(f"{made}/checkpoint-2,checkpoint-9")
-        assert "their tokenizers have different vocabularies (of 259 and 260 tokens)" in line
-
-    def test_the_same_twice(self, refused, made, tmp_path):
-        assert "named twice" in refused(f"{made},{made}/checkpoint-2")
-        assert "named twice" in refused("org/m@step1,org/m@step1")
-        shutil.copytree(made / "checkpoint-2", tmp_path / "other" / "checkpoint-2")
-        assert "are both of step 2" in refused(f"{made},other/checkpoint-2")
-
-    def test_revisions_of_folders(self, refused, made):
-        line = refused(f"{made}@step1")
-        assert "is a local directory, which has no revisions" in line
-        assert "write it after each one" in refused(made, "--revision", "main")
-        assert "expected HUB-ID@REVISION" in refused("org/model@")
-
-    def test_options(self, refused, made, capsys, tmp_path):
-        assert "at least 3" in refused(made, "--min-steps", "2")
-        assert "exclude each other" in refused(made, "--share-rollouts", "--rollouts", "x.jsonl")
-        assert cli.main(["probe", "demo", "--checkpoints", str(made)]) == 2
-        assert f"--checkpoints demo,{made}" in capsys.readouterr().err
-        assert cli.main(["probe", "--quiet"]) == 2
-        assert "name at least one model" in capsys.readouterr().err
-        with pytest.raises(InvalidInputError, match="resume needs out"):
-            antiphase.probe_checkpoints(made, resume=True)
-        with pytest.raises(InvalidInputError, match="unknown option 'sample'"):
-            antiphase.probe_checkpoints(made, sample=2)
-
-    def test_adapters(self, refused, tmp_path, monkeypatch, model_dir):
-        adapter = tmp_path / "lora" / "checkpoint-2"
-        adapter.mkdir(parents=True)
-        (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(model_dir)}))
-        assert "checkpoint-2' has no weights (adapter_model.safetensors)" in refused("lora")
-        (adapter / "adapter_model.safetensors").write_bytes(b"")
-        edited(adapter / "adapter_config.json", base_model_name_or_path="/gone/base")
-        assert "names the base model '/gone/base', which is a folder that does not exist" in refused("lora")
-        edited(adapter / "adapter_config.json", base_model_name_or_path=None)
-        assert "names no base model" in refused("lora")
-        (adapter / "adapter_config.json").write_text("[]")
-        assert "expected a JSON object" in refused("lora")
-        (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(model_dir)}))
-        monkeypatch.setattr("antiphase.models.sources.importlib.util.find_spec", lambda _: None)
-        with pytest.raises(MissingExtraError, match=r"antiphase\[train\]"):
-            check_family(find_checkpoints(tmp_path / "lora").checkpoints)
 
 
 def same_frames(left, right) -> None:
@@ -501,83 +284,9 @@ class TestResuming:
             antiphase.probe_checkpoints(made, out=tmp_path / "probe", resume=True, **QUIET, **OPTIONS)
 
 
-LLAMA_SFT = (
-    0.036, -0.468, -0.497, -0.483, -0.500, -0.499, -0.533, -0.509, -0.502, -0.502, -0.511, -0.571, -0.584, -0.606,
-)  # fmt: skip
-QWEN_SFT = (
-    -0.171, -0.308, -0.334, -0.344, -0.370, -0.357, -0.365, -0.380, -0.377, -0.377, -0.379, -0.501, -0.517, -0.494,
-)  # fmt: skip
-LLAMA_RL = (0.036, -0.362, -0.362, -0.318, -0.234, -0.320, -0.371, -0.332, -0.338, -0.280, -0.314)
-QWEN_RL = (-0.171, -0.053, -0.067, -0.085, -0.163, -0.207, -0.280, -0.281, -0.243, -0.318, -0.301)
-
-
-def test_published_curves_are_those_of_the_method() -> None:
-    """What the post and the paper print, number by number."""
-    sft, rl = (*range(0, 2001, 200), 4000, 6000, 8000), tuple(range(0, 1001, 100))
-    assert {(curve.label, curve.steps, curve.spearman) for curve in published_curves()} == {
-        ("SFT, Llama (post)", sft, LLAMA_SFT),
-        ("SFT, Qwen (post)", sft, QWEN_SFT),
-        ("RL-Zero, Llama (post)", rl, LLAMA_RL),
-        ("RL-Zero, Qwen (post)", rl, QWEN_RL),
-        ("CorR-PO (paper)", (0, 1000), (-0.171, -0.363)),
-        ("GRPO (paper)", (0, 1000), (-0.171, -0.301)),
-    }
-    for curve in published_curves():
-        assert curve.unit == "type"
-        assert curve.url.startswith("https://")
-        assert curve.read == ("whole" if curve.source == "post" else "as a public digest of the paper reports")
-
-
-def entry(value, low, high):
-    return {"value": value, "low": low, "high": high}
-
-
-def trajectory(numbered=True, headline="type", steps=(0, 400, 1200)):
-    units = {
-        "type": entry(-0.2, -0.3, -0.1), "token": entry(0.1, 0.0, 0.2), "step": entry(None, None, None),
-    }  # fmt: skip
-    results = [{"estimator": name, "headline": headline, "units": units} for name in ("own", "full")]
-    points = [{"step": step, "checkpoint": f"checkpoint-{step}", "results": results} for step in steps]
-    return {"numbered": numbered, "checkpoints": points}
-
-
 class TestDrawing:
-    def titles(self, figure):
-        return [axis.get_title(loc="left") for axis in figure.axes]
-
     def dotted(self, axis):
         return [line for line in axis.lines if line.get_linestyle() == ":"]
-
-    def test_panels(self):
-        figure = checkpoint_curves(trajectory(), published_curves())
-        kinds, tokens, steps = figure.axes
-        assert self.titles(figure) == ["ρ by type", "ρ by token", "ρ by step"]
-        assert [list(line.get_ydata()) for line in kinds.lines[:2]] == [[-0.2] * 3] * 2
-        assert list(kinds.lines[0].get_xdata()) == [0, 400, 1200]
-        (band, *_) = kinds.collections
-        assert band.get_datalim(kinds.transData).y0 == pytest.approx(-0.3)
-        assert band.get_datalim(kinds.transData).y1 == pytest.approx(-0.1)
-        # References are over types, and reach as far as the trajectory does.
-        assert [tuple(line.get_ydata()) for line in self.dotted(kinds)] == [c.spearman for c in published_curves()]
-        assert [len(self.dotted(axis)) for axis in (tokens, steps)] == [0, 0]
-        assert kinds.get_xlim()[1] == pytest.approx(1.03 * 1200)
-        (legend,) = figure.legends
-        assert [text.get_text() for text in legend.get_texts()] == [curve.label for curve in published_curves()]
-
-    def test_without_references(self):
-        for figure in (checkpoint_curves(trajectory()), checkpoint_curves(trajectory(False), published_curves())):
-            assert [self.dotted(axis) for axis in figure.axes] == [[], [], []]
-            assert figure.legends == []
-        labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
-        assert labels == ["checkpoint-0", "checkpoint-400", "checkpoint-1200"]
-
-    def test_headline_first_and_one_checkpoint(self):
-        figure = checkpoint_curves(trajectory(headline="step", steps=(7,)), published_curves())
-        assert self.titles(figure) == ["ρ by step", "ρ by type", "ρ by token"]
-        assert len(self.dotted(figure.axes[1])) == len(published_curves())
-        assert figure.axes[1].get_xlim()[1] == pytest.approx(1.03 * 200)
-        with pytest.raises(InvalidInputError, match="no checkpoint"):
-            checkpoint_curves({"numbered": True, "checkpoints": []})
 
     def test_references_can_be_switched_off(self, whole, made, tmp_path, capsys):
         assert len(self.dotted(whole.plot().axes[0])) == len(published_curves())

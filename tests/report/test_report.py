@@ -1,22 +1,20 @@
-"""Reports of runs in their folders: of every kind, finished, cut, damaged and foreign; several on one page."""
+"""Reports of runs in their folders: of every kind, finished, cut, damaged and foreign; several on one page.
+
+The module is long because all of its tests share two sets of real runs, which are made once for a module.
+"""
 
 import contextlib
-import errno
 import html
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from scipy import stats
 
 import antiphase
 from antiphase import cli
@@ -31,25 +29,27 @@ from antiphase.report.writing import document_of, write_report
 from antiphase.runs.run_folder import RunFolder
 from antiphase.types import MAGNITUDES
 from conftest import byte_tokenizer, tiny_model
+from damage_cases import BROKEN_TEXT, DAMAGE, break_text
 from evaluation_cases import TASK, scored
 from page_cases import cut_after
-from training_cases import flags
+from report_cases import (
+    PATTERN,
+    PROBE,
+    RESULTS,
+    copied,
+    correlation,
+    edit,
+    edit_table,
+    full_for,
+    probed,
+    summary_of,
+    values_of,
+)
 
-PROBE = {"num_prompts": 3, "samples": 2, "max_new_tokens": 16, "batch_size": 2, "num_resamples": 20, "alternatives": 2}
-PATTERN = [[1, 0], [0, 0], [1, 1]]
 FLAGS = {
     "report": {"runs", "--out", "--markers", "--forking-share"},
     "view": {"runs", "--port", "--no-browser", "--markers", "--forking-share"},
 }
-training = [
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
-]
-
-
-def probed(out, name="mine", **changes):
-    options = {**PROBE, "figures": False, "progress": False, **changes}
-    return antiphase.probe(tiny_model(), tokenizer=byte_tokenizer(), name=name, out=out, **options)
 
 
 @pytest.fixture(scope="module")
@@ -63,41 +63,6 @@ def runs(model_dir, tmp_path_factory) -> Path:
     scored(model_dir, PATTERN, out=folder / "unmeasured", estimators="none")
     compare([f"a={folder / 'eval'}", f"b={folder / 'eval-b'}"], out=folder / "compare", figures=False)
     return folder
-
-
-@pytest.fixture(scope="module")
-def trained(model_dir, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("train") / "trained"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("antiphase.page.html.Path.replace", full_for("report.html"))
-        over = {"inversion_unit": "token", "inversion_combine": "sum"}  # 12 letters hold no five sentences
-        with pytest.warns(UserWarning, match=r"cannot write .*report\.html.*No space left.*The results are complete"):
-            status = cli.main(["train", *flags(model_dir, out, max_steps=2, eval_problems=2, **over)])
-    assert status == 0
-    return out
-
-
-def full_for(name):
-    """`Path.replace` on a disk that has no room for files of one name."""
-    replace = Path.replace
-
-    def full(self, target):
-        if Path(target).name == name:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return replace(self, target)
-
-    return full
-
-
-def values_of(path):
-    """What a written page holds."""
-    text = path.read_text(encoding="utf-8")
-    start = text.index('<script type="application/json" id="values">')
-    return json.loads(text[text.index(">", start) + 1 : text.index("</script>", start)])
-
-
-def summary_of(path):
-    return json.loads((path / "summary.json").read_text())
 
 
 # Every kind
@@ -168,127 +133,6 @@ def test_a_comparison_has_its_tables_and_evaluations(runs, model_dir) -> None:
     assert all(f">{cell}<" in shown for row in table.rows for cell in row)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_a_comparison_that_evaluated_its_models(model_dir, tmp_path) -> None:
-    out, options = tmp_path / "out", {"tasks": (TASK,), "num_problems": 2, "samples": 1, "max_new_tokens": 10}
-    plain = {**options, "progress": False, "figures": False, "num_resamples": 10}
-    compare([str(model_dir), f"copy={model_dir}/."], out=out, figures=False, evaluation=plain)
-    found = values_of(write_report(out))
-    assert len(found["subjects"]) == 2
-    assert [run["kind"] for run in found["runs"]] == ["compare", "eval", "eval"]
-    # As it is while the second model is evaluated.
-    (out / "comparison.json").unlink()
-    first, second = sorted((out / "evals").iterdir())
-    for name in ("summary.json", "tokens.parquet", "rollouts.parquet"):
-        (second / name).unlink()
-    document = read_run(out)
-    assert [run.finished for run in document.runs] == [False, True]
-    assert document.tables == []
-    shutil.rmtree(first)
-    with pytest.raises(NothingFinishedError, match="nothing of this comparison is finished yet"):
-        read_run(out)
-
-
-class TestTraining:
-    pytestmark = training
-
-    def test_a_page_that_finds_no_room_does_not_lose_the_run(self, trained) -> None:
-        assert not (trained / "report.html").exists()
-        assert summary_of(trained)["num_steps"] == 2
-        assert (trained / "model.safetensors").is_file()
-        assert not list(trained.glob(".*.tmp"))
-
-    def test_a_run_is_its_trajectory(self, trained) -> None:
-        found = values_of(write_report(trained))
-        (run,) = found["trainings"]
-        rows = [json.loads(line) for line in (trained / "trajectory.jsonl").read_text().splitlines()]
-        steps = [row for row in rows if row["kind"] == "step"]
-        assert run["step"]["step"] == [0, 1]
-        assert run["step"]["inversion/mean"] == [row["inversion/mean"] for row in steps]
-        assert run["eval"]["heldout/pass@1"] == [row["heldout/pass@1"] for row in rows if row["kind"] == "eval"]
-        assert run["label"] == "trained"
-        facts = dict(read_run(trained).runs[0].facts)
-        assert facts["tasks"] == TASK
-
-    def test_training_writes_its_page(self, model_dir, tmp_path) -> None:
-        out = tmp_path / "run"
-        assert cli.main(["train", *flags(model_dir, out, max_steps=1, eval_problems=0)]) == 0
-        assert values_of(out / "report.html")["trainings"][0]["step"]["step"] == [0]
-        # It is the page that the command makes.
-        assert (
-            values_of(write_report(out, tmp_path / "again.html"))["trainings"]
-            == values_of(out / "report.html")["trainings"]
-        )
-
-    def test_a_run_without_its_summary(self, trained, tmp_path) -> None:
-        cut = copied(trained, tmp_path / "cut")
-        (cut / "summary.json").unlink()
-        with (cut / "trajectory.jsonl").open("a") as file:
-            file.write('{"kind": "alarm", "step": 2, "inversion": 0.1}\n{"kind": "step", "st')
-        document = read_run(cut)
-        assert not document.runs[0].finished
-        (training,) = document.trainings
-        assert training.rows[-1]["kind"] == "alarm"
-        assert document.notes == ["cut is unfinished: this is its trajectory up to step 2."]
-        assert values_of(write_report(cut))["trainings"][0]["alarms"] == [2]
-        # The recipe says what its seeds share; without it, the summary does.
-        assert training.group == read_run(trained).trainings[0].group
-        (cut / "trajectory.jsonl").write_text("")
-        with pytest.raises(NothingFinishedError, match="no step of this training run"):
-            read_run(cut)
-        (cut / "trajectory.jsonl").unlink()
-        with pytest.raises(NothingFinishedError, match="no step of this training run"):
-            read_run(cut)
-
-    def test_seeds_of_one_recipe_are_one_band(self, trained, tmp_path) -> None:
-        for seed in (1, 2):
-            other = copied(trained, tmp_path / f"seed-{seed}")
-            recipe = json.loads((other / "recipe.json").read_text())
-            (other / "recipe.json").write_text(json.dumps({**recipe, "seed": seed, "output_dir": str(other)}))
-        seeds = [str(tmp_path / f"seed-{seed}") for seed in (1, 2)]
-        found = values_of(write_report([str(trained), *seeds], tmp_path / "all.html"))["trainings"]
-        assert len({run["group"] for run in found}) == 1
-        assert [run["label"] for run in found] == ["trained", "seed-1", "seed-2"]
-        found = values_of(write_report([f"g={','.join(seeds)}", f"h={trained}"], tmp_path / "g.html"))["trainings"]
-        assert [(run["label"], run["group"] == "g") for run in found] == [("g #1", True), ("g #2", True), ("h", False)]
-        found = values_of(write_report([f"g={tmp_path}/seed-*", str(trained)], tmp_path / "g.html"))["trainings"]
-        assert [run["group"] == "g" for run in found] == [True, True, False]
-
-    def test_folders_of_one_name_are_told_apart(self, trained, tmp_path) -> None:
-        copied(trained, tmp_path / "trained")
-        found = values_of(write_report([trained, tmp_path / "trained"], tmp_path / "two.html"))["trainings"]
-        assert [run["label"] for run in found] == [str(trained), str(tmp_path / "trained")]
-
-    @pytest.mark.parametrize(
-        ("line", "message"),
-        [
-            ('{"kind": "step"}', "line 2: not a row"),
-            ('{"step": 3}', "line 2: not a row"),
-            ('{"kind": "step", "step": "3"}', "line 2: not a row"),
-            ("{", "line 2: not JSON"),
-            ('{"kind": "step", "step": 1, "x": "\udcff"}', "line 2: not JSON"),
-        ],
-    )
-    def test_lines_that_are_no_rows(self, trained, tmp_path, line, message) -> None:
-        cut = copied(trained, tmp_path / "cut")
-        first = (cut / "trajectory.jsonl").read_text().splitlines()[0]
-        text = f"{first}\n{line}\n{first}\n"
-        (cut / "trajectory.jsonl").write_text(text, encoding="utf-8", errors="surrogateescape")
-        with pytest.raises(InvalidInputError, match=message):
-            read_run(cut)
-
-    def test_a_summary_that_is_none(self, trained, tmp_path) -> None:
-        cut = copied(trained, tmp_path / "cut")
-        (cut / "summary.json").write_text("[]")
-        with pytest.raises(InvalidInputError, match=r"summary\.json: expected a JSON object, got list"):
-            read_run(cut)
-
-
-def copied(source, target):
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns("checkpoint-*", "*.safetensors", "figures"))
-    return target
-
-
 # At the end of a run
 
 
@@ -317,30 +161,6 @@ def test_no_report_as_a_flag(command, runs, model_dir, tmp_path, capsys) -> None
     assert "report.html" not in capsys.readouterr().out
     assert not list(out.rglob("report.html"))
     assert any(out.iterdir())
-
-
-def test_a_full_disk_at_the_page_does_not_lose_a_probe(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr("antiphase.page.html.Path.replace", full_for("report.html"))
-        with pytest.warns(UserWarning, match=rf"No space left on device.*antiphase report {out}"):
-            found = probed(out)
-    assert antiphase.Fingerprint.load(out).summary == found.summary
-    names = {path.name for path in out.iterdir()}
-    tables = {f"{name}.parquet" for name in ("tokens", "rollouts", "steps", "alternatives")}
-    assert names == {"config.json", "summary.json", *tables}
-    # The command again, and `antiphase report`, write it; nothing is measured anew.
-    monkeypatch.setattr("antiphase.runs.run.Run._run_models", None)
-    again = probed(out, resume=True)
-    assert again.summary == found.summary
-    page = values_of(out / "report.html")
-    assert page["subjects"][0]["readings"][0]["spearman"] == found.result()["spearman"]
-    before = (out / "report.html").stat().st_mtime_ns
-    probed(out, resume=True)
-    assert (out / "report.html").stat().st_mtime_ns == before
-    (out / "report.html").unlink()
-    probed(out, resume=True, report=False)
-    assert not (out / "report.html").exists()
 
 
 def test_a_full_disk_at_the_page_does_not_lose_an_evaluation(model_dir, runs, tmp_path, monkeypatch) -> None:
@@ -377,58 +197,6 @@ def test_results_in_notebooks(runs) -> None:
 
 
 # Runs that were cut
-
-
-def correlation(frame):
-    return stats.spearmanr(frame.entropy, frame.strength, nan_policy="omit").statistic
-
-
-def test_a_killed_probe_shows_what_it_has(model_dir, tmp_path) -> None:
-    out = tmp_path / "run"
-    words = [
-        sys.executable, "-m", "antiphase", "probe", str(model_dir), "--num-prompts", "20", "--max-new-tokens", "16",
-        "--batch-size", "1", "--no-figures", "--out", str(out), "--estimator", "own,full:6", "--min-tokens", "3",
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
-    deadline = time.monotonic() + 120
-    while not list(out.glob("parts/*/*.rollouts.parquet")):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
-    parts = sorted(out.glob("parts/*/*.tokens.parquet"))
-    done = [part for part in parts if part.with_name(part.name.replace("tokens", "rollouts")).is_file()]
-    tokens = pd.concat([pq.read_table(part).to_pandas() for part in done])
-    rollouts = pd.concat(
-        [pq.read_table(part.with_name(part.name.replace("tokens", "rollouts"))).to_pandas() for part in done]
-    )
-    document = read_run(out)
-    (subject,) = document.subjects
-    assert not document.runs[0].finished
-    assert document.notes == [
-        f"run is unfinished: this is what its {len(done)} finished rollouts say, with intervals of 200 resamples."
-    ]
-    for reading in subject.readings:
-        own = tokens[tokens.estimator == reading["estimator"]]
-        assert reading["spearman"]["value"] == pytest.approx(correlation(own), abs=1e-9)
-        assert reading["num_rollouts"] == len(done)
-        rows = rollouts[rollouts.estimator == reading["estimator"]]
-        assert subject.correlations[reading["estimator"]].tolist() == pytest.approx(rows.spearman.tolist())
-    assert subject.alternatives is not None
-    steps = pd.concat(
-        [pq.read_table(part.with_name(part.name.replace("tokens", "steps"))).to_pandas() for part in done]
-    )
-    assert subject.steps.start.tolist() == steps[steps.estimator == "own"].start.tolist()
-    assert cli.main(["report", str(out)]) == 0
-    (found,) = values_of(out / "report.html")["subjects"]
-    assert found["readings"][0]["spearman"]["value"] == subject.readings[0]["spearman"]["value"]
-    # The page in its folder does not keep the run from being continued.
-    subprocess.run([*words, "--resume"], check=True, capture_output=True, env=environment)
-    assert read_run(out).runs[0].finished
-    assert values_of(out / "report.html")["subjects"][0]["readings"][0]["num_rollouts"] == 20
 
 
 @pytest.fixture(scope="module")
@@ -543,254 +311,6 @@ def test_a_config_with_options_of_another_version(cut, tmp_path) -> None:
 
 
 # Folders that are none, or damaged
-
-
-def edit(path, change):
-    value = json.loads(path.read_text())
-    found = change(value)
-    path.write_text(json.dumps(value if found is None else found))
-
-
-def edit_table(path, change):
-    table = change(pq.read_table(path).to_pandas())
-    table.to_parquet(path)
-
-
-def halve(path):
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2])
-
-
-def break_text(path, column):
-    """Make a string column of a Parquet file invalid UTF-8."""
-    table = pq.read_table(path)
-    values = pa.array([b"caf\xe9"] * len(table), pa.binary()).cast(pa.string(), safe=False)
-    assert values.type == pa.string()
-    place = table.column_names.index(column)
-    pq.write_table(table.set_column(place, pa.field(column, pa.string()), values).replace_schema_metadata(None), path)
-
-
-RESULTS = "results"
-# What is done to the copy of a run, and what is said of it then.
-DAMAGE = {
-    "summary cut": ("probe", lambda f: halve(f / "summary.json"), "summary.json cannot be read"),
-    "config cut": ("probe", lambda f: halve(f / "config.json"), "config.json cannot be read"),
-    "config a list": ("probe", lambda f: (f / "config.json").write_text("[1]"), "expected a JSON object, got list"),
-    "config a number": ("probe", lambda f: (f / "config.json").write_text("3"), "expected a JSON object, got int"),
-    "config empty": ("probe", lambda f: (f / "config.json").write_text(""), "config.json cannot be read"),
-    "config deep": ("probe", lambda f: (f / "config.json").write_text("[" * 99_999), "config.json cannot be read"),
-    "config latin": (
-        "probe",
-        lambda f: (f / "config.json").write_bytes(b'{"a": "\xe9"}'),
-        "config.json cannot be read",
-    ),
-    "config of another tool": ("probe", lambda f: (f / "config.json").write_text("{}"), "is not the folder of a run"),
-    "format a list": (
-        "probe",
-        lambda f: edit(f / "config.json", lambda v: v.update(format=[])),
-        "is not the folder of a run",
-    ),
-    "another version": (
-        "probe",
-        lambda f: edit(f / "config.json", lambda v: v.update(format_version=99)),
-        "expected format antiphase-probe 1, got antiphase-probe 99",
-    ),
-    "summary latin": (
-        "eval",
-        lambda f: (f / "summary.json").write_bytes(b'{"\xe9": 1}'),
-        "summary.json cannot be read",
-    ),
-    "summary a list": ("eval", lambda f: (f / "summary.json").write_text("[]"), "expected a JSON object"),
-    "summary deep": ("eval", lambda f: (f / "summary.json").write_text("[" * 99_999), "cannot be read|do not fit"),
-    "no results": (
-        "probe",
-        lambda f: edit(f / "summary.json", lambda v: v.pop(RESULTS) and None),
-        "do not fit.*results",
-    ),
-    "results a number": (
-        "probe",
-        lambda f: edit(f / "summary.json", lambda v: v.update(results=3)),
-        "do not fit together",
-    ),
-    "results of texts": (
-        "eval",
-        lambda f: edit(f / "summary.json", lambda v: v.update(results=["a"])),
-        "do not fit together",
-    ),
-    "config of the summary a list": (
-        "probe",
-        lambda f: edit(f / "summary.json", lambda v: v.update(config=[])),
-        "do not fit together",
-    ),
-    "minimum a text": (
-        "probe",
-        lambda f: edit(f / "summary.json", lambda v: v["config"].update(min_tokens="many")),
-        "do not fit together",
-    ),
-    "versions a list": (
-        "probe",
-        lambda f: edit(f / "summary.json", lambda v: v.update(versions=[1])),
-        "do not fit together",
-    ),
-    "ρ a text": (
-        "probe",
-        lambda f: edit(f / "summary.json", lambda v: v[RESULTS][0]["spearman"].update(value="high")),
-        "spearman must be a number, got 'high'",
-    ),
-    "ρ a list": (
-        "eval",
-        lambda f: edit(f / "summary.json", lambda v: v[RESULTS][0]["signals"].update(spearman=[1])),
-        "do not fit together",
-    ),
-    "a count of none": (
-        "probe",
-        lambda f: edit(f / "summary.json", lambda v: v[RESULTS][0].pop("num_tokens") and None),
-        "num_tokens must be a number, got None",
-    ),
-    "layers a text": (
-        "probe",
-        lambda f: edit(f / "summary.json", lambda v: v[RESULTS][0].update(layers=["x"])),
-        "do not fit together",
-    ),
-    "tokens cut": ("probe", lambda f: halve(f / "tokens.parquet"), "tokens.parquet cannot be read"),
-    "rollouts cut": ("eval", lambda f: halve(f / "rollouts.parquet"), "rollouts.parquet cannot be read"),
-    "steps cut": ("probe", lambda f: halve(f / "steps.parquet"), "steps.parquet cannot be read"),
-    "steps of another run": (
-        "probe",
-        lambda f: edit_table(f / "steps.parquet", lambda t: t.assign(num_tokens=t.num_tokens + 1)),
-        "the steps do not cover its rollouts from the first token to the last",
-    ),
-    "no start": (
-        "eval",
-        lambda f: edit_table(f / "steps.parquet", lambda t: t.drop(columns="start")),
-        "do not fit together.*start",
-    ),
-    "ρ by step a text": (
-        "probe",
-        lambda f: edit(f / "summary.json", lambda v: v[RESULTS][0]["units"]["step"].update(value="high")),
-        "units step must be a number, got 'high'",
-    ),
-    "units a list": (
-        "probe",
-        lambda f: edit(f / "summary.json", lambda v: v[RESULTS][0].update(units=[1])),
-        "do not fit together",
-    ),
-    "a headline of nothing": (
-        "eval",
-        lambda f: edit(f / "summary.json", lambda v: v[RESULTS][0]["signals"].update(headline="word")),
-        "headline must be one of type, token, step, got 'word'",
-    ),
-    "a chain without its series": (
-        "probe",
-        lambda f: edit(f / "summary.json", lambda v: v[RESULTS][0]["chain"][0].pop("x") and None),
-        "do not fit together",
-    ),
-    "alternatives cut": ("probe", lambda f: halve(f / "alternatives.parquet"), "alternatives.parquet cannot be read"),
-    "tokens gone": ("probe", lambda f: (f / "tokens.parquet").unlink(), "tokens.parquet cannot be read"),
-    "tokens of another run": (
-        "probe",
-        lambda f: shutil.copy(f.parent / "other.parquet", f / "tokens.parquet"),
-        "do not match",
-    ),
-    "no strength": (
-        "probe",
-        lambda f: edit_table(f / "tokens.parquet", lambda t: t.drop(columns="strength")),
-        "do not fit together.*strength",
-    ),
-    "no model": (
-        "eval",
-        lambda f: edit_table(f / "rollouts.parquet", lambda t: t.drop(columns="model")),
-        "do not fit together.*model",
-    ),
-    "no prompt": (
-        "probe",
-        lambda f: edit_table(f / "rollouts.parquet", lambda t: t.drop(columns="prompt")),
-        "do not fit together.*prompt",
-    ),
-    "no rank": (
-        "probe",
-        lambda f: edit_table(f / "alternatives.parquet", lambda t: t.drop(columns="rank")),
-        "do not fit together.*rank",
-    ),
-    "entropy of texts": (
-        "probe",
-        lambda f: edit_table(f / "tokens.parquet", lambda t: t.assign(entropy="high")),
-        "do not fit together",
-    ),
-    "ρ of texts": (
-        "probe",
-        lambda f: edit_table(f / "rollouts.parquet", lambda t: t.assign(spearman="x")),
-        "do not fit together",
-    ),
-    "tokens of nothing": (
-        "probe",
-        lambda f: edit_table(f / "tokens.parquet", lambda t: t.assign(token=None)),
-        "do not fit together",
-    ),
-    "rollouts twice": (
-        "probe",
-        lambda f: edit_table(f / "rollouts.parquet", lambda t: pd.concat([t, t])),
-        "two rollouts share an id",
-    ),
-    "part cut": (
-        "cut probe",
-        lambda f: halve(next(f.glob("parts/*/*.tokens.parquet"))),
-        "parts cannot be read",
-    ),
-    "no model.json": (
-        "cut probe",
-        lambda f: next(f.glob("parts/*/model.json")).unlink(),
-        "model.json cannot be read",
-    ),
-    "config without models": (
-        "cut probe",
-        lambda f: edit(f / "config.json", lambda v: v["config"].pop("models") and None),
-        "do not fit together.*models",
-    ),
-    "config of other models": (
-        "cut probe",
-        lambda f: edit(f / "config.json", lambda v: v["config"].update(models=["x"])),
-        "of models that the config does not name",
-    ),
-    "config of another type": (
-        "cut probe",
-        lambda f: edit(f / "config.json", lambda v: v["config"].update(num_resamples="many")),
-        "do not fit together",
-    ),
-    "no identities": (
-        "cut eval",
-        lambda f: edit(f / "config.json", lambda v: v["config"].pop("identities") and None),
-        "do not fit together.*identities",
-    ),
-    "comparison cut": ("compare", lambda f: halve(f / "comparison.json"), "comparison.json cannot be read"),
-    "comparison of nothing": (
-        "compare",
-        lambda f: (f / "comparison.json").write_text("{}"),
-        "do not fit together.*tasks",
-    ),
-    "comparison of texts": (
-        "compare",
-        lambda f: edit(f / "comparison.json", lambda v: v.update(tasks={"t": "x"})),
-        "do not fit together",
-    ),
-    "a row that is a list": ("training", lambda f: None, "line 2: not a row of a trajectory"),
-    "a recipe that is a list": (
-        "training",
-        lambda f: (f / "recipe.json").write_text("[]"),
-        "recipe.json: expected a JSON object, got list",
-    ),
-    "settings that are a list": (
-        "training",
-        lambda f: (
-            (f / "recipe.json").unlink(),
-            (f / "trajectory.jsonl").write_text('{"kind": "step", "step": 1}\n'),
-            (f / "summary.json").write_text('{"config": []}'),
-        ),
-        "do not fit together",
-    ),
-    "copied in part": ("probe", lambda f: (f / "config.json").unlink(), "but not the config.json or trajectory.jsonl"),
-}
-BROKEN_TEXT = ["token", "prompt", "completion", "rollout_id", "model"]
 
 
 @pytest.fixture(scope="module")

@@ -84,7 +84,7 @@ def table(checked: "Sequence[Checked]") -> str:
 
 
 def _other(verdict: bool | None, ours: bool) -> str:
-    """Return another verdict than ours, as `right` or `wrong`; empty if it is the same or if there is none."""
+    """Return the verdict of another rule, `right` or `wrong`; empty if it is None or the same as our verdict."""
     return "" if verdict is None or verdict == ours else "right" if verdict else "wrong"
 
 

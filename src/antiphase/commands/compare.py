@@ -20,8 +20,8 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
         "entries",
         nargs="+",
         metavar="[NAME=]RUN[,RUN…]",
-        help="an entrant: the folder of an evaluation, a pattern of folders, or a model, which is evaluated first; "
-        "several with commas are seeds of one entrant",
+        help="an entrant, which is a side of the comparison: the folder of an evaluation, a pattern of folders, or a "
+        "model, which is evaluated first; several with commas are seeds of one entrant",
     )
     group = command.add_argument_group("comparison")
     group.add_argument("--reference", help="entrant that the others are compared with (default: the first)")

@@ -81,7 +81,7 @@ def add_sampling_options(group: "argparse._ArgumentGroup") -> None:
         help="also generate a greedy completion of each problem (default: yes)",
     )
     group.add_argument(
-        "--k", metavar="K[,…]", help="the k of pass@k, maj@k and best-of-k (default: 1, 2, 4, … up to --samples)"
+        "--k", metavar="K[,…]", help="values of k of pass@k, maj@k, best-of-k (default: 1, 2, 4, … up to --samples)"
     )
     group.add_argument(
         "--max-new-tokens", type=int, help="length limit of a completion (default: the suite's, or 1024)"
@@ -93,7 +93,7 @@ def evaluation_options(options: dict[str, Any]) -> dict[str, Any]:
     """Return the parsed options in the form that `evaluate` takes.
 
     Raises:
-        InvalidInputError: the list of tasks or of k is malformed.
+        InvalidInputError: the list of tasks, or the list of the values of k, is malformed.
     """
     from antiphase.errors import InvalidInputError
     from antiphase.tasks.specs import split_specs

@@ -133,7 +133,7 @@ def add_signal_options(group: "argparse._ArgumentGroup", *, measured: bool = Fal
         default="own",
         metavar="NAME[:TARGETS][,…]",
         help="estimators of gradient strength: own, last, full, oracle, oracle-own; NAME:16 measures 16 random tokens "
-        "of each rollout; the first of several is the headline" + ("; none measures no signals" if measured else ""),
+        "of each rollout; the first of several is shown first" + ("; none measures no signals" if measured else ""),
     )
     group.add_argument("--layers", default="all", help="layers: all, last, last-K, or indices such as 0,3,-1")
     group.add_argument("--projections", default="QKVO", help="which of the projections Q, K, V, O")
@@ -168,7 +168,8 @@ def add_signal_options(group: "argparse._ArgumentGroup", *, measured: bool = Fal
     group.add_argument(
         "--unit",
         default="type",
-        help="unit of the headline ρ: type (distinct token ids), token or step; the results contain all three",
+        help="unit of the ρ that is shown first, the headline: type (distinct token ids), token or step; the results "
+        "contain all three",
     )
     group.add_argument(
         "--splitter", default="sentence", help="where steps end: sentence, line, fixed:N (tokens) or regex:PATTERN"

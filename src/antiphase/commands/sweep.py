@@ -18,7 +18,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
         "finished cells are skipped, and an interrupted cell continues.",
         formatter_class=Help,
     )
-    command.add_argument("study", type=Path, metavar="STUDY.yaml", help="see docs/evaluate.md")
+    command.add_argument("study", type=Path, metavar="STUDY.yaml", help="file of the study (see docs/evaluate.md)")
     command.add_argument("--out", type=Path, help="folder to write to (default: results-NAME beside NAME.yaml)")
     command.add_argument(
         "--cell",
@@ -26,7 +26,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
         action="append",
         default=[],
         metavar="CELL",
-        help="run only this cell; may be repeated",
+        help="run only this cell (one model, setting, method and seed); may be repeated",
     )
     command.add_argument("--jobs", type=int, default=1, help="number of cells that run at the same time")
     command.add_argument(

@@ -112,7 +112,7 @@ def reads_clock(tokenizer: Any) -> bool:
 
 
 def unused_variables(tokenizer: Any, names: Sequence[str]) -> list[str]:
-    """Return those of the variables that the tokenizer's chat template never mentions. They have no effect."""
+    """Return the variables among `names` that the tokenizer's chat template never mentions. They have no effect."""
     template = str(tokenizer.chat_template or "")
     return [name for name in names if re.search(rf"\b{re.escape(name)}\b", template) is None]
 

@@ -98,7 +98,13 @@ def given_rows(source: str | Path | Any) -> list[TableRow]:
 
 
 def _rollout(row: TableRow, ids: dict[str, str], counts: dict[str, int]) -> GivenRollout:
-    """Make the rollout of a row. `ids` (by prompt) and `counts` (by prompt id) remember the rows before."""
+    """Make the rollout of a row.
+
+    Args:
+        row: the row.
+        ids: for each prompt of the earlier rows, the id that it got. A new prompt is added.
+        counts: for each prompt id, the index of its latest rollout, counted from 0. It is updated.
+    """
     prompt, completion = row.first_of(_PROMPT_COLUMNS), row.first_of(COMPLETION_COLUMNS)
     prompt_ids, completion_ids = row.values.get("prompt_ids"), row.values.get("completion_ids")
     if prompt_ids is not None and completion_ids is not None:

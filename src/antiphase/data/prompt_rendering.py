@@ -161,9 +161,10 @@ def tokenizer_digest(tokenizer: Any) -> str:
 
 
 def encode_rollout(tokenizer: Any, rollout: GivenRollout, prompt_format: PromptFormat) -> tuple[list[int], list[int]]:
-    """Return the prompt ids and the completion ids of a given rollout.
+    """Return the token ids of a given rollout's prompt, and those of its completion.
 
-    If the completion is a text, it is tokenised without special tokens.
+    Given token ids are returned unchanged. If the rollout holds texts, the prompt is rendered by `prompt_format`, and
+    the completion is tokenised without special tokens.
     """
     if rollout.prompt_ids is not None and rollout.completion_ids is not None:
         return list(rollout.prompt_ids), list(rollout.completion_ids)

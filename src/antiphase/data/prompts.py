@@ -99,7 +99,8 @@ def checked_content(content: Any, place: str) -> str | Messages:
     joined. Other keys of a message, such as `reasoning_content`, are kept for the chat template.
 
     Raises:
-        InvalidInputError: the prompt is neither of these, or a message has a part that is not a text.
+        InvalidInputError: the prompt is neither a non-empty string nor a list of chat messages, or a message has a
+            part that is not a text.
     """
     if isinstance(content, str) and content.strip():
         return checked_text(content, place)

@@ -1,9 +1,11 @@
-"""Published curves of ρ over training, from the first author's post and from the paper. Figures show them beside ours.
+"""Published curves of ρ over training, from the first author's post and from the paper.
 
-ρ is the Spearman correlation of token entropy and gradient strength. Each curve is a single run without an interval,
-and no independent replication is known. `published.json` holds the numbers and their sources; antiphase measured none
-of them. Our reading: the paper's two numbers are over unique tokens, like those of the post, since both begin at the
-same −0.171.
+Figures show them beside the curves that antiphase measured. ρ is the Spearman correlation of token entropy and
+gradient strength. Each curve is a single run without an interval, and no independent replication is known.
+`published.json` holds the numbers and their sources; antiphase measured none of them.
+
+Our reading: the paper's curves are over distinct token ids, as the post's curves are, because the paper's curves and
+two of the post's curves begin at the same value, −0.171.
 """
 
 import functools

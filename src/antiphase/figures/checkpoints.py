@@ -64,7 +64,15 @@ def checkpoint_curves(trajectory: Mapping[str, Any], references: Sequence[Publis
 
 
 def _line(axis: Any, points: Sequence[Mapping[str, Any]], place: int, unit: str, colour: str) -> None:
-    """Draw one unit of the result at `place` in each checkpoint's list of results."""
+    """Draw ρ of one estimator over one unit, with its interval, as a line over the checkpoints.
+
+    Args:
+        axis: the axes to draw on.
+        points: the entries of the checkpoints in trajectory.json.
+        place: the index of the estimator in each checkpoint's list of results.
+        unit: the unit: `type`, `token` or `step`.
+        colour: the colour of the line.
+    """
     results = [point["results"][place] for point in points]
     x = [point["step"] for point in points]
     y, low, high = zip(*(statistic(result["units"][unit]) for result in results), strict=True)
@@ -92,9 +100,10 @@ def _references(axis: Any, curves: Sequence[PublishedCurve], last: int) -> bool:
 
 
 def _place_ticks(axis: Any, points: Sequence[Mapping[str, Any]], numbered: bool, drawn: bool) -> None:
-    """Label the axis: with the names of checkpoints if they have no training steps (`numbered` is False).
+    """Label the axis of the training steps.
 
-    `drawn` says whether the panel has published curves.
+    If the checkpoints have no training steps (`numbered` is False), their names are the labels. `drawn` says whether
+    the panel has published curves.
     """
     if numbered:
         if len(points) == 1 and not drawn:

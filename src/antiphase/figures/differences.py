@@ -60,7 +60,7 @@ def method_differences(tasks: Mapping[str, Mapping[str, Any]], smallest: float) 
 
 
 def _forest(axes: Any, name: str, task: Mapping[str, Any], smallest: float) -> None:
-    """Draw the panel of one task."""
+    """Draw the panel of one task: a dot with an interval for each method, and a band of ± `smallest`."""
     entrants = [entrant for entrant in task["entrants"] if entrant["name"] != task["reference"]]
     axes.axvspan(-smallest, smallest, color=FAINT, alpha=0.5, linewidth=0)
     axes.axvline(0, color=INK, linewidth=0.8)

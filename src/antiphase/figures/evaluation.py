@@ -98,7 +98,7 @@ def right_from_wrong(results: Sequence[Result]) -> Figure:
 
 
 def measured_scores(results: Sequence[Result]) -> Figure | None:
-    """Draw `right_from_wrong` of the results with a defined AUROC; None if there is no such result."""
+    """Draw the figure of `right_from_wrong` for the results with a defined AUROC; None if there is no such result."""
     measured = [
         result
         for result in results

@@ -46,7 +46,15 @@ def training_stages(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure
 
 
 def _lines(axes: Any, rows: Sequence[Mapping[str, Any]], places: Sequence[str], key: str, color: str) -> None:
-    """Draw one number of the rows, a line for each seed and one for their mean, over the stages `places`."""
+    """Draw one number over the stages of a group: a thin line for each seed, and a thick line for their mean.
+
+    Args:
+        axes: the axes to draw on.
+        rows: a row for each stage and seed.
+        places: the names of the stages, from left to right.
+        key: the name of the number in a row.
+        color: the colour of the lines.
+    """
     seeds = list(dict.fromkeys(row["seed"] for row in rows))
     curves = np.full((len(seeds), len(places)), np.nan)
     for row in rows:

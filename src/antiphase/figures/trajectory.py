@@ -75,7 +75,7 @@ def _probed(axis: Any, probes: Rows) -> None:
 
 
 def _held_out(axis: Any, evals: Rows) -> None:
-    """Draw the held-out accuracy."""
+    """Draw the accuracy on held-out problems: of samples, with its interval, and of greedy completions."""
     if evals:
         _dots(axis, evals, ("heldout/pass@1", "heldout/pass@1_low", "heldout/pass@1_high"), "held out, sampled")
         x, y = [row["step"] for row in evals], [row["heldout/greedy"] for row in evals]

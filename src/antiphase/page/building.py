@@ -77,10 +77,10 @@ def training_document(
 
     Args:
         name: the name of the run.
-        rows: the rows of its trajectory.
-        settings: the settings of its recipe. Runs whose settings differ only in the seed are drawn as one band.
+        rows: the rows of the run's trajectory.jsonl.
+        settings: the settings of the run's recipe. Runs whose settings differ only in the seed are drawn as one band.
         summary: the content of summary.json; None while the run is unfinished.
-        group: the name of the band. If it is given, the settings do not decide the band.
+        group: the name of the band that the run belongs to. If it is given, the settings do not decide the band.
         notes: sentences about the run, shown on the page.
     """
     shared = {key: value for key, value in settings.items() if key not in _OF_A_SEED}

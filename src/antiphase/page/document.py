@@ -55,8 +55,8 @@ class Subject:
     """A model or checkpoint with its rollouts. In an evaluation, these are its rollouts on one task.
 
     Args:
-        label: its name, which no other subject of the document has.
-        run: index of its run in the document.
+        label: the name of the model or checkpoint, which no other subject of the document has.
+        run: the index of the run that it belongs to, among the runs of the document.
         readings: for each estimator, the numbers of the run's summary in the form that `reading_of` returns.
         rollouts: one row for each rollout. The columns are `rollout_id`, `prompt`, `finish`, `num_tokens`, and, if
             known, `correct`, `outcome`, `reason`, `answer`, `reference`, `strict`, `flexible`, `num_thought_tokens`.
@@ -65,7 +65,8 @@ class Subject:
         by_unit: the ρ of each rollout over other units. The keys are columns of rollouts.parquet (`spearman_type`,
             `spearman_step` and the ends of its interval, `spearman_given_length`), and each value has the form of
             `correlations`. It is empty for old runs, which measured tokens only.
-        shuffled: as `correlations`, but with permuted strengths; empty if not stored.
+        shuffled: for each estimator, ρ over the tokens of each rollout after the strengths were permuted, `[rollout]`;
+            empty if not stored.
         tokens: one row for each token, in the order of `rollouts` and of the positions. The columns are `token`,
             `token_id`, `spaced` (whether a space stands before the token that its own text lacks), `entropy`,
             `logprob`.
@@ -141,7 +142,10 @@ class Document:
 
     Args:
         title: the title of the page.
-        runs, subjects, trainings, tables: what the page shows; there is at least one run.
+        runs: the runs that the page shows, at least one.
+        subjects: the models or checkpoints with their rollouts.
+        trainings: the training runs with their trajectories.
+        tables: the tables of text.
         notes: sentences about the page as a whole.
         markers: the words that count as reasoning markers, in lower case.
         forking_share: forking tokens are those with the highest entropy; this is their share of all, in (0, 1).

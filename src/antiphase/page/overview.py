@@ -15,9 +15,9 @@ class Line:
     """One line of the overview: a model, measured with one estimator.
 
     Args:
-        label: the name of the subject.
-        reading: its numbers, as in summary.json.
-        verdict: whether the pooled ρ over the headline unit is inverted; see `wording.verdict`.
+        label: the name of the model or checkpoint.
+        reading: the numbers of the model and estimator, in the form that `reading_of` returns.
+        verdict: whether ρ is inverted; ρ is over the headline unit, which is the unit that stands for the result.
         warnings: reasons to trust the numbers less.
         unfinished: whether the run is still going on or was interrupted.
     """

@@ -90,7 +90,16 @@ def _places(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def _fitting_main(
     subjects: Sequence[Subject], max_characters: int, blobs: Blobs
 ) -> tuple[list[_Kept], list[dict[str, Any]]]:
-    """Pack the main columns of as many rollouts as fit."""
+    """Pack the main columns of as many rollouts as fit into the limit.
+
+    Args:
+        subjects: the models or checkpoints with their rollouts.
+        max_characters: the most characters that all columns of the page may take together.
+        blobs: the packed columns, to which the columns are added.
+
+    Returns:
+        For each subject, the rollouts and tokens that are kept; and for each subject, its entry in the JSON.
+    """
     detailed = any(subject.cells or subject.alternatives is not None for subject in subjects)
     room = max_characters * (_MAIN_SHARE if detailed else 1)
     needed = sum(len(s.tokens) * _CHARACTERS_PER_FLOAT * (3 + len(s.strengths)) for s in subjects)
@@ -126,7 +135,7 @@ def evenly(number: int, kept: int) -> np.ndarray:
 
 
 def _main(subject: Subject, kept: _Kept, blobs: Blobs) -> dict[str, Any]:
-    """Pack the main columns of the kept rollouts, and return a subject's entry in the JSON."""
+    """Add the main columns of the kept rollouts to `blobs`, and return the subject's entry in the JSON."""
     chosen, counts = kept.tokens(subject), kept.counts(subject)
     tokens = subject.tokens.iloc[chosen]
     rollouts = subject.rollouts.iloc[kept.rollouts]
@@ -191,7 +200,10 @@ def _rollout(row: Mapping[Any, Any], prompts: Mapping[str, int], cut: int) -> di
 
 
 def _fitting_details(subject: Subject, kept: _Kept, share: float, blobs: Blobs) -> dict[str, Any]:
-    """Pack the strengths by layer and the alternatives of as many rollouts as fit into `share` characters."""
+    """Add the strengths by layer and the alternatives of as many rollouts as fit into `share` characters to `blobs`.
+
+    The result is the part of the subject's entry in the JSON that refers to these columns.
+    """
     number = len(kept.rollouts)
     if not subject.cells and subject.alternatives is None:
         return {"detailed": []}
@@ -214,7 +226,7 @@ def _fitting_details(subject: Subject, kept: _Kept, share: float, blobs: Blobs) 
 
 
 def _details(subject: Subject, kept: _Kept, blobs: Blobs) -> dict[str, Any]:
-    """Pack the strengths by layer and the alternatives of the kept rollouts."""
+    """Add the strengths by layer and the alternatives of the kept rollouts to `blobs`; return what refers to them."""
     chosen = kept.tokens(subject)
     found: dict[str, Any] = {"cells": {}}
     for name, values in subject.cells.items():

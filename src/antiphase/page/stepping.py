@@ -19,7 +19,7 @@ def steps_of(
     Args:
         label: the name of the subject, for error messages.
         table: the rows of steps.parquet for this subject.
-        order: the index of each shown rollout by its id.
+        order: for each id of a shown rollout, the index of the rollout on the page.
         starts: index of each rollout's first token; the last entry is the number of all tokens.
         estimators: the estimators whose steps are wanted. All were measured on the same steps.
 

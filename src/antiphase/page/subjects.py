@@ -90,7 +90,7 @@ def reading_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Bring an entry of `results` into the form that the page uses for both a probe and an evaluation.
 
     Returns:
-        the statistics of the entry, the values of `units_of`, and `accuracy`, which is None for a probe.
+        the statistics of the entry, what `units_of` returns for it, and `accuracy`, which is None for a probe.
 
     Raises:
         InvalidInputError: a value must be a number and is not.
@@ -189,7 +189,7 @@ def _check_counts(label: str, rollouts: pd.DataFrame, counts: np.ndarray) -> Non
 
 
 def _by_rollout(by_estimator: Mapping[Any, pd.DataFrame], name: str, order: "pd.Series[int]") -> dict[str, np.ndarray]:
-    """Return a column of the rollout table for each estimator, in the order of the shown rollouts."""
+    """Return, for each estimator, the column `name` of its rollout table, in the order of the shown rollouts."""
     return {
         str(estimator): rows.set_index("rollout_id")[name].reindex(order.index).to_numpy(dtype=np.float64)
         for estimator, rows in by_estimator.items()
@@ -223,7 +223,7 @@ def _cells(reading: Mapping[str, Any], frame: pd.DataFrame | None) -> np.ndarray
 
 
 def _spaced(rollouts: pd.DataFrame, tokens: pd.DataFrame, starts: np.ndarray) -> np.ndarray:
-    """Return whether each token lost the space before it, `[token]`; see `spaces_before`."""
+    """Return for each token whether its text lacks a space that stands before it in the completion, `[token]`."""
     texts = tokens.token.tolist()
     flags = np.zeros(len(texts), dtype=bool)
     for index, completion in enumerate(rollouts.completion.tolist() if "completion" in rollouts else []):

@@ -21,14 +21,14 @@ _COUNTS = ("num_items", "num_undefined")
 def units_of(model: Any, statistics: Mapping[str, Any]) -> dict[str, Any]:
     """Read the correlations of a result, and check that each of them is a number.
 
-    These entries are returned:
+    These entries are returned (docs/metrics.md explains the numbers):
 
     * `headline`: the unit whose ρ stands for the result.
     * `units`: for each unit, in the order type, token, step: `value, low, high, num_items, num_undefined, within`, and
       for steps also `given, windows, with_length`.
     * `segment`: the tokens that are correlated, `all`, `thought` or `answer`.
     * `segments`: the `units` of the thought and those of the answer; empty without thoughts.
-    * `chain`, `controls`: as in the summary; empty if they were not measured.
+    * `chain`, `controls`: the entries of the summary with these names; empty if they were not measured.
 
     Args:
         model: the model of the result, for error messages.
@@ -64,7 +64,10 @@ _WORDS = ("link", "x", "y", "expected", "verdict")
 
 
 def headline_entry(reading: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the entry with ρ over the headline unit; for an old reading, the entry with ρ over tokens."""
+    """Return a reading's entry with ρ over the headline unit, which is the unit whose ρ stands for the reading.
+
+    A reading from before there were units has only ρ over tokens, and that entry is returned.
+    """
     found: Mapping[str, Any] = reading["units"][reading["headline"]] if "units" in reading else reading["spearman"]
     return found
 
@@ -116,5 +119,5 @@ def _interval(model: Any, where: str, entry: Mapping[str, Any]) -> dict[str, flo
 
 
 def _not(model: Any, where: str, what: str, value: Any) -> InvalidInputError:
-    """Return the error for a value that is not `what` it must be."""
+    """Return the error for a value that is not what it must be, which `what` says in words."""
     return InvalidInputError(f"the result of {model!r}: {where} must be {what}, got {value!r}.")

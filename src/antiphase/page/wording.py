@@ -36,14 +36,21 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def verdict(reading: Mapping[str, Any]) -> str:
-    """Return the verdict on ρ over the headline unit. With only two or three prompts, ρ is undecided."""
+    """Return the verdict on ρ over the headline unit, which is the unit whose ρ stands for the result.
+
+    The verdict is `inverted`, `not inverted`, `undecided`, `no interval` or `undefined`, by the rules of `verdict_of`.
+    With only two or three prompts, `undecided` replaces `inverted` and `not inverted`.
+    """
     said = verdict_of(headline_entry(reading))
     few = 1 < reading["num_prompts"] < MIN_PROMPTS
     return "undecided" if few and said in ("inverted", "not inverted") else said
 
 
 def verdict_of(rho: Mapping[str, Any]) -> str:
-    """Return the verdict on a ρ, which says whether its interval lies on one side of 0."""
+    """Return the verdict on a ρ: `inverted` if its whole interval is below 0, `not inverted` if it is above 0.
+
+    The verdict is `undecided` if the interval contains 0, `no interval` if there is none, and `undefined` without ρ.
+    """
     if rho["value"] is None:
         return "undefined"
     if rho["low"] is None or rho["high"] is None:

@@ -163,9 +163,15 @@ def _of_folder(path: Path, notes: list[str], *, alone: bool) -> list[_Item]:
 
 
 def _final(path: Path, last: _Item, notes: list[str]) -> list[_Item]:
-    """Return the model in the trainer's folder itself as a list of one, or an empty list if it is the last checkpoint.
+    """Return the model in the trainer's folder itself as a list of one; an empty list if it is the last checkpoint.
 
-    The list is also empty if the step of this model is not known. A sentence about it is then added to `notes`.
+    The list is also empty if the folder has no model, or if the step of this model is not known. In the latter case a
+    sentence about it is added to `notes`.
+
+    Args:
+        path: the trainer's folder.
+        last: its checkpoint of the highest step.
+        notes: sentences for the user.
     """
     if not (has_config(path) and has_weights(path)):
         return []

@@ -86,7 +86,7 @@ class Fingerprint:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of `spearman`, from a bootstrap over prompts; NaN if it is undefined."""
+        """The 95 % interval of `spearman` as (low, high), from resamples of the prompts; NaN if it is undefined."""
         bounds = [self.correlation()[key] for key in ("low", "high")]
         low, high = (float("nan") if bound is None else float(bound) for bound in bounds)
         return low, high

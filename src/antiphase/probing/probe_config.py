@@ -25,12 +25,13 @@ class ProbeConfig(RunConfig):
         signal_temperature: the number that divides the logits before the entropy is computed
             (`SignalSpec.temperature`). It does not change the sampling.
         alternatives: how many of the most probable next tokens are stored for every position; 0 stores none.
-        prompts, prompt_column: see `load_prompts`.
+        prompts: the source of the prompts: `gsm8k`, a file, a hub data set, or a tuple of texts (see `load_prompts`).
+        prompt_column: the column of the prompt; None takes the first column with a usual name, such as `question`.
         num_prompts: the number of prompts, or `all`. None takes at most 16, or all prompts of given rollouts.
         chat_template: whether the model's chat template is applied, if it has one.
         continue_final: whether the model may continue a chat whose last message is the assistant's; see `ChatOptions`.
         samples: the number of completions of each prompt.
-        max_new_tokens: see `Sampling`.
+        max_new_tokens: the greatest number of generated tokens of a completion.
         share_rollouts: whether all models are measured on the completions of the first model.
         allow_short: whether given rollouts may have fewer than `min_tokens` tokens. Their correlation is undefined.
     """

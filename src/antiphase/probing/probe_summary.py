@@ -76,7 +76,13 @@ def summarize(
 
 
 def _agreement(tokens: pd.DataFrame, pair: tuple[str, str], config: ProbeConfig) -> dict[str, Any]:
-    """Compute the correlation of the strengths that two estimators measure at the same tokens of one model."""
+    """Compute the correlation of the strengths that two estimators measure at the same tokens of one model.
+
+    Args:
+        tokens: the model's rows of the token table.
+        pair: the names of the two estimators.
+        config: the options of the run.
+    """
     keys = ["rollout_id", "position"]
     left, right = (tokens[tokens.estimator == name][[*keys, "prompt_id", "strength"]] for name in pair)
     both = left.merge(right, on=keys, suffixes=("", "_other")).dropna(subset=["strength", "strength_other"])

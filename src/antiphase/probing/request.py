@@ -79,7 +79,16 @@ def probe_request(
     report: bool = True,
     **options: Any,
 ) -> ProbeRequest:
-    """Check the arguments of `probe`, which explains them.
+    """Check the arguments of `probe`.
+
+    Args:
+        models: a hub id or a local directory, or several of these.
+        rollouts: given rollouts, as a file or as rows; None if the completions are to be generated.
+        out: the folder of the run; None writes no files.
+        resume: whether to continue an interrupted run in `out`.
+        figures: whether to draw figures; None draws them if `out` is given and matplotlib is installed.
+        report: whether to write the interactive page.
+        options: fields of `ProbeConfig`.
 
     Raises:
         InvalidInputError: an option, the prompts, the rollouts or the folder cannot be used.
@@ -103,7 +112,16 @@ def series_request(
     report: bool = True,
     **options: Any,
 ) -> SeriesRequest:
-    """Check the arguments of `probe_checkpoints`, which explains them.
+    """Check the arguments of `probe_checkpoints`.
+
+    Args:
+        checkpoints: a trainer's output folder, or several checkpoints.
+        rollouts: given rollouts, as a file or as rows; None if every checkpoint generates its completions.
+        out: the folder of the run; None writes no files.
+        resume: whether to continue the run in `out` with the checkpoints that exist now.
+        figures: whether to draw the figure; None draws it if `out` is given and matplotlib is installed.
+        report: whether to write the interactive page.
+        options: fields of `ProbeConfig` except `models` and `revision`.
 
     Raises:
         AntiphaseError: `revision` or `adapter` is given, `find_checkpoints` refuses the checkpoints, or an option, the

@@ -140,7 +140,11 @@ class _Measuring:
         return [f"{m['label']} is left out: it is gone, and was not measured to its end." for m in lost]
 
     def _check_known(self, known: Sequence[Mapping[str, Any]]) -> None:
-        """Raise InvalidInputError if a list without training steps does not begin with those in the folder."""
+        """Check that a list of checkpoints without training steps begins with the checkpoints of the folder.
+
+        Raises:
+            InvalidInputError: the list begins with other checkpoints.
+        """
         if not self.request.found.numbered:
             names = [(c.name, c.revision) for c in self.request.found.checkpoints]
             before = [(m["name"], m["revision"]) for m in known]
@@ -211,8 +215,8 @@ class _Measuring:
         run = self.folder.run_of(owner)
         if not run.complete:
             raise InvalidInputError(
-                f"the rollouts are those of {owner['label']}, which is gone and was not measured to its end. Start "
-                "a new run in another --out."
+                f"all checkpoints are measured on the rollouts of {owner['label']}, but this checkpoint is gone and "
+                "was not measured to its end. Start a new run in another --out."
             )
         rows = run.read_frame("rollouts")
         first: pd.DataFrame = rows[rows.estimator == rows.estimator.iloc[0]]

@@ -37,9 +37,9 @@ def summarize_series(folder: SeriesFolder) -> dict[str, Any]:
     """Collect the results of the finished checkpoints of a folder, in the order of their steps.
 
     Returns:
-        `numbered`, whether the steps are training steps and not indices in a list; `rollouts`, whose rollouts were
-        measured: `own` (each checkpoint's own), `given`, or `of LABEL` (those of one checkpoint); and `checkpoints`,
-        the results of each checkpoint.
+        A mapping with three keys. `numbered` says whether the steps are training steps; if not, they are indices in a
+        list. `rollouts` says which rollouts were measured: `own` (each checkpoint's own), `given`, or `of LABEL`
+        (those of one checkpoint). `checkpoints` holds the results of each checkpoint.
 
     Raises:
         InvalidInputError: the run of a checkpoint cannot be read.
@@ -192,7 +192,11 @@ class CheckpointSeries:
         return documents
 
     def _rows(self, place: int) -> list[dict[str, Any]]:
-        """Return the curve of one estimator as rows like those that `InversionCallback` writes to trajectory.jsonl."""
+        """Return the curve of one estimator as rows like those that `InversionCallback` writes to trajectory.jsonl.
+
+        Args:
+            place: the index of the estimator in each checkpoint's list of results.
+        """
         rows = []
         for point in self.summary["checkpoints"]:
             result = point["results"][place]
@@ -211,7 +215,7 @@ class CheckpointSeries:
         return rows
 
     def _order(self) -> list[Unit]:
-        """Return the units, with the headline unit first."""
+        """Return the units, with the headline unit (the unit of the ρ that is shown first) first."""
         first = headline_of(self.summary["checkpoints"][0]["results"][0])
         return [first, *(unit for unit in ("type", "token", "step") if unit != first)]
 

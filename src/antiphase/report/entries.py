@@ -64,7 +64,8 @@ def sources_of(entries: str | Path | Sequence[str | Path]) -> list[Source]:
     shared = next((label for label, count in labels.items() if count > 1), None)
     if shared is not None:
         raise InvalidInputError(
-            f"two runs are called {shared!r}. Name them differently; or give the seeds of one as NAME=RUN,RUN."
+            f"two runs are called {shared!r}. Give each run a name of its own, as NAME=RUN. If the runs are seeds of "
+            "one training, name them together: NAME=RUN,RUN."
         )
     return found
 
@@ -72,7 +73,12 @@ def sources_of(entries: str | Path | Sequence[str | Path]) -> list[Source]:
 def check_report(
     runs: str | Path | Sequence[str | Path], out: str | Path | None = None, *, forking_share: float = FORKING_SHARE
 ) -> tuple[list[Source], Path]:
-    """Check the arguments of `write_report`. That function explains them.
+    """Check the arguments of `write_report`.
+
+    Args:
+        runs: the runs of the page, each of the form `[NAME=]RUN[,RUN…]`.
+        out: the file to write; None writes `report.html` into the folder of the run.
+        forking_share: the share of forking tokens among all tokens.
 
     Returns:
         the runs, and the path of the file to write.
@@ -96,7 +102,12 @@ def check_report(
 def check_view(
     runs: str | Path | Sequence[str | Path], port: int, *, forking_share: float = FORKING_SHARE
 ) -> list[Source]:
-    """Check the arguments of `serving`. That function explains them.
+    """Check the arguments of `serving`.
+
+    Args:
+        runs: the runs of the page, each of the form `[NAME=]RUN[,RUN…]`. A run may have nothing to show yet.
+        port: the port to listen on; 0 means any free port.
+        forking_share: the share of forking tokens among all tokens.
 
     Returns:
         the runs.
@@ -118,7 +129,7 @@ def check_view(
 
 @contextlib.contextmanager
 def listening(port: int) -> Iterator[None]:
-    """Replace the error of a block that cannot listen on its port by one that says what to do.
+    """Run a `with` block that listens on a port. If it cannot listen, raise an error that says what to do.
 
     Raises:
         InvalidInputError: the port is in use, or the number is not a port.
@@ -166,7 +177,7 @@ def is_training(path: Path) -> bool:
 
 
 def _foreign(path: Path) -> str:
-    """Return the part of the error message that says what a folder without a config.json is."""
+    """Return the end of the error message about a folder that holds no run: what it is, and what to name instead."""
     if not any(path.iterdir()):
         return f"is empty. Name the folder of {KINDS}."
     if (path / "study.json").is_file() or (path / "cells.jsonl").is_file():

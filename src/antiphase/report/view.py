@@ -26,7 +26,7 @@ _WATCHED = (
 
 
 def signature_of(paths: Sequence[Path]) -> str:
-    """Return a text that changes whenever one of the files changes from which the page is made."""
+    """Return a text that changes whenever the page must be made again: whenever a file in the run folders changes."""
     facts = []
     for path in paths:
         for pattern in _WATCHED:
@@ -42,7 +42,8 @@ class Viewer:
 
     Args:
         sources: the runs.
-        options: `markers` and `forking_share`, as for `document_of`.
+        options: keyword arguments of `document_of`: `markers` (the words that count as reasoning markers) and
+            `forking_share` (the share of forking tokens among all tokens).
     """
 
     def __init__(self, sources: Sequence[Source], **options: Any) -> None:
@@ -129,9 +130,10 @@ def serving(runs: str | Path | Sequence[str | Path], port: int = 0, **options: A
     """Serve the page of these runs in a thread until the block ends.
 
     Args:
-        runs: the runs, as for `write_report`. The folders must exist, but may have nothing to show yet.
+        runs: the runs, each of the form `[NAME=]RUN[,RUN…]`. The folders must exist, but may have nothing to show yet.
         port: the port to listen on; 0 means any free port.
-        options: `markers` and `forking_share`, as for `document_of`.
+        options: `markers` (the words that count as reasoning markers) and `forking_share` (the share of forking
+            tokens, which are the tokens with the highest entropy, among all tokens).
 
     Raises:
         InvalidInputError: a folder is missing, an option is out of its range, or the port is in use.

@@ -49,11 +49,16 @@ def document_of(
 ) -> Document:
     """Read the runs as one document, which is the content of the page.
 
-    If models or training runs of several folders have the same name, they get the name of their folder instead. The
-    arguments are those of `write_report`.
+    If models or training runs of several folders have the same name, they get the name of their folder instead.
+
+    Args:
+        sources: the runs.
+        markers: the words that count as reasoning markers. They are compared with whole tokens, ignoring case.
+        forking_share: the share of forking tokens, which are the tokens with the highest entropy, among all tokens.
 
     Raises:
-        InvalidInputError: a run cannot be read, as in `write_report`, or an option is invalid.
+        InvalidInputError: the folder of a run is missing, holds no run or is damaged, nothing in it is finished, two
+            runs have one name, or an option is invalid.
     """
     if isinstance(markers, str) or not all(isinstance(word, str) for word in markers):
         raise InvalidInputError(f"markers must be a list of words, such as ['wait', 'so']; got {markers!r}.")

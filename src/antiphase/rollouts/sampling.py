@@ -85,7 +85,7 @@ def _ticking(tick: Callable[[], None]) -> Any:
 
 @contextlib.contextmanager
 def _only_this_config(model: Any, config: Any) -> Iterator[None]:
-    """Replace the model's own generation config inside the context."""
+    """Replace the model's own generation config by `config` while the `with` block lasts."""
     # transformers would take the values that `config` does not set, such as penalties, from the model's own config.
     before = model.generation_config
     model.generation_config = config
@@ -122,7 +122,7 @@ def sampling_config(sampling: Sampling, ends: Sequence[int]) -> Any:
 
 
 def end_tokens(loaded: LoadedModel, extra: Sequence[int] = ()) -> list[int]:
-    """Return the ids of the tokens that end a loaded model's completions; see `end_token_union`."""
+    """Return the ids of all tokens that end the model's completions: its own end tokens, and those in `extra`."""
     return end_token_union(getattr(unwrap(loaded.model), "generation_config", None), loaded.tokenizer, extra)
 
 

@@ -39,7 +39,18 @@ class TransformersGenerator(Generator):
         *,
         tick: Callable[[float], None] = lambda _: None,
     ) -> list[Completion]:
-        """Generate the completions with `generate`, which explains the arguments and the errors."""
+        """Generate one completion for each prompt, and return the completions in the order of the prompts.
+
+        Args:
+            prompt_ids: the token ids of the prompts.
+            sampling: the sampling options.
+            batch_number: the number of this batch in the run, which is part of the seed.
+            tick: function that is called after every generated position with the number 1 / `max_new_tokens`.
+
+        Raises:
+            OutOfMemoryError: the batch does not fit into memory.
+            NonFiniteError: the model's probabilities contain NaN or infinity.
+        """
         if not prompt_ids:
             return []
         step = 1 / sampling.max_new_tokens

@@ -101,7 +101,13 @@ class VllmGenerator(Generator):
         *,
         tick: Callable[[float], None] = lambda _: None,
     ) -> list[Completion]:
-        """Generate one completion for each prompt; see `Generator.complete`. `tick` is called once, at the end.
+        """Generate one completion for each prompt, and return the completions in the order of the prompts.
+
+        Args:
+            prompt_ids: the token ids of the prompts.
+            sampling: the sampling options.
+            batch_number: the number of this batch in the run, which is part of the seeds.
+            tick: function that is called once, at the end, with the value 1.
 
         Raises:
             InvalidInputError: a prompt is empty or too long for the context, or vLLM did not finish a rollout.
@@ -189,7 +195,17 @@ def _engine(vllm: Any, source: str, options: VllmOptions) -> Any:
 
 
 def _own_end_tokens(source: str, options: VllmOptions) -> list[int]:
-    """Return the same end tokens as `sampling.end_tokens`, without loading the weights."""
+    """Return the ids of the model's own end tokens, which its generation config and its tokenizer name.
+
+    The weights are not loaded.
+
+    Args:
+        source: the hub id or the directory that the files are read from.
+        options: the options of vLLM.
+
+    Raises:
+        ModelNotFoundError: the files cannot be read.
+    """
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     shared = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
@@ -208,7 +224,17 @@ def _own_end_tokens(source: str, options: VllmOptions) -> list[int]:
 
 
 def _completion(row: int, output: Any, ends: Sequence[int], sampling: Sampling) -> Completion:
-    """Check vLLM's output for one rollout, and make the completion of it."""
+    """Return the completion that vLLM generated for one rollout, after checks.
+
+    Args:
+        row: the number of the rollout in the batch, for error messages.
+        output: vLLM's output for the rollout.
+        ends: the ids of the end tokens.
+        sampling: the sampling options.
+
+    Raises:
+        InvalidInputError: vLLM did not finish the rollout, or cut it off before `max_new_tokens`.
+    """
     ids, finish = trim([int(token) for token in output.token_ids], ends)
     if output.finish_reason not in ("stop", "length"):
         raise InvalidInputError(

@@ -129,7 +129,10 @@ def majority_at_k(
 
 
 def _subsets(num_samples: int, k: int, num_subsets: int, seed: int) -> np.ndarray:
-    """Return the indices `[subset, k]` of all subsets of k samples; of `num_subsets` random ones if there are more."""
+    """Return the indices of the samples in all subsets of k samples, `[subset, k]`.
+
+    If there are more than `num_subsets` subsets, this many random ones are returned.
+    """
     if math.comb(num_samples, k) <= num_subsets:
         return np.array(list(itertools.combinations(range(num_samples), k)), dtype=np.intp)
     keys = np.random.default_rng(seed).random((num_subsets, num_samples))

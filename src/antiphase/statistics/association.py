@@ -80,13 +80,13 @@ def rank_association(
     number of points. The permutation test reorders y. Up to n = 7 it tries all n! orders. Beyond that it tries random
     orders, and p = (1 + number of orders at least as extreme) / (1 + number of orders tried).
 
-    With clusters, the interval is that of `pooled_correlation`, with clusters in place of prompts. The permutation
-    test then exchanges all values of y of one cluster with those of another cluster of the same size. Its null
-    hypothesis is that the runs can be exchanged.
+    With clusters, the interval is a bootstrap's: clusters are drawn with replacement, as `pooled_correlation` draws
+    prompts. The permutation test then exchanges all values of y of one cluster with those of another cluster of the
+    same size. Its null hypothesis is that the runs can be exchanged.
 
     Our reading: a perfect order of few points does not prove that the true correlation is perfect. If |ρ| = 1, the
-    interval is made for |ρ| = 1 − 6/(n(n²−1)), which is halfway to the next order, and ends at ±1. Here n is the
-    number of clusters if there are any.
+    interval is made for |ρ| = 1 − 6/(n(n²−1)), which is halfway to the ρ of the order in which two neighbours are
+    swapped, and ends at ±1. Here n is the number of clusters if there are any.
 
     Args:
         x, y: one value for each model; a point with a NaN is left out.
@@ -153,7 +153,10 @@ def _standard_ranks(values: Float[np.ndarray, "point"]) -> Float[np.ndarray, "po
 
 
 def _fisher(value: float, num: int, confidence: float) -> tuple[float, float]:
-    """Return Fisher's interval over `num` points; NaN with fewer than 4. A perfect ρ is an end of its interval."""
+    """Return Fisher's interval of the correlation `value` over `num` points; NaN with fewer than 4 points.
+
+    If the correlation is perfect (±1), the interval ends at it.
+    """
     if num < 4:
         return math.nan, math.nan
     low, high = fisher_interval(half_swap_less(value, num), num, confidence)
@@ -161,10 +164,13 @@ def _fisher(value: float, num: int, confidence: float) -> tuple[float, float]:
 
 
 def _exchangeable(names: Int[np.ndarray, "point"]) -> list[Int[np.ndarray, "cluster member"]]:
-    """Group the clusters that have equally many points, and leave out groups of one cluster.
+    """Group the clusters that have equally many points. A group of a single cluster is left out.
+
+    Args:
+        names: the number of each point's cluster.
 
     Returns:
-        one array for each group, which holds the indices of the points of each of its clusters.
+        one array for each group, with a row for each cluster, which holds the indices of the cluster's points.
     """
     by_size: dict[int, list[np.ndarray]] = {}
     for name in np.unique(names):
@@ -204,7 +210,10 @@ def _permutation_p(
 
 
 def _all_orders(groups: list[np.ndarray], num: int) -> Iterator[Int[np.ndarray, "_order _point"]]:
-    """Yield, as one block, every order of the points in which clusters of a group are exchanged."""
+    """Yield one block with every order of the points that exchanges clusters of a group.
+
+    `groups` are the arrays that `_exchangeable` returns, and `num` is the number of points.
+    """
     orders = []
     for chosen in itertools.product(*(itertools.permutations(range(len(group))) for group in groups)):
         order = np.arange(num)
@@ -217,7 +226,10 @@ def _all_orders(groups: list[np.ndarray], num: int) -> Iterator[Int[np.ndarray, 
 def _random_orders(
     groups: list[np.ndarray], num: int, num_permutations: int, seed: int
 ) -> Iterator[Int[np.ndarray, "_order _point"]]:
-    """Yield blocks of random orders of the points in which clusters of a group are exchanged."""
+    """Yield blocks of random orders of the points, `num_permutations` in all, that exchange clusters of a group.
+
+    `groups` are the arrays that `_exchangeable` returns, and `num` is the number of points.
+    """
     generator = np.random.default_rng(seed)
     for start in range(0, num_permutations, _BLOCK):
         size = min(_BLOCK, num_permutations - start)

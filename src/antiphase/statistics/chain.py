@@ -53,7 +53,7 @@ class Link:
 
     Args:
         name: the name of the link, such as `entropy–logit`.
-        x, y: the columns of the two series.
+        x, y: the names of the columns that hold the two correlated series.
         expected: the sign of the correlation that the paper's argument needs; `none` if the argument needs none.
         correlation: the correlation over all tokens. Its interval treats the prompts as a random sample.
         num_prompts: the number of prompts that the tokens come from; None if it is unknown.
@@ -113,7 +113,7 @@ def frequency(token_ids: Int[Tensor, "token"]) -> Int[Tensor, "token"]:
 class _Columns:
     """Correlations between named columns, all over the same tokens and the same resamples of prompts.
 
-    A column that is missing or all NaN is left out. A token is used if it has a value in all other columns.
+    A column that is missing or all NaN is left out. A token is used if it has a value in all remaining columns.
     """
 
     def __init__(self, columns: Mapping[str, Tensor], wanted: Sequence[str], clusters: Tensor, **options: Any) -> None:
@@ -151,10 +151,14 @@ def chain_links(
     Args:
         columns: `entropy`, `strength`, `logit`, `hidden_norm`, `hidden_norm_before` and `unembedding_norm`, with one
             value for each token. If a column is missing or all NaN, its links are undefined. A token is used if it has
-            a value in all other columns.
+            a value in all of the remaining columns.
         clusters: the prompt that each token belongs to.
-        unit, token_ids: see `pooled_correlation`. The paper's argument is about the unit `token`.
-        min_tokens, num_resamples, seed: see `pooled_correlation`.
+        unit: what a pair of values belongs to: `token` (the unit of the paper's argument) or `type` (a distinct token
+            id; every column is first averaged over its tokens).
+        token_ids: the id of each token, which the unit `type` needs.
+        min_tokens: with fewer tokens or types, every link is undefined. None means the default of the unit.
+        num_resamples: the number of resamples of prompts.
+        seed: seed of the random generator that draws the resamples.
 
     Returns:
         The links in the order of the argument. Then come the links of the hidden state before the last norm, and those
@@ -191,10 +195,14 @@ def controls(
     """Correlate each control with entropy and with strength, and these two with the control held fixed.
 
     Args:
-        columns: `entropy`, `strength`, `logprob_control`, `unembedding_norm` and `position`; see `chain_links`.
+        columns: `entropy`, `strength`, `logprob_control`, `unembedding_norm` and `position`, with one value for each
+            token. If a column is missing or all NaN, its correlations are undefined.
         clusters: the prompt that each token belongs to.
         token_ids: the id of each token. The frequency of the id among all tokens is one of the controls.
-        unit, min_tokens, num_resamples, seed: see `chain_links`.
+        unit: what a pair of values belongs to: `token` or `type` (a distinct token id).
+        min_tokens: with fewer tokens or types, every correlation is undefined. None means the default of the unit.
+        num_resamples: the number of resamples of prompts.
+        seed: seed of the random generator that draws the resamples.
 
     Returns:
         Values for JSON, with an entry for each of the controls `logprob`, `unembedding_norm`, `position` and

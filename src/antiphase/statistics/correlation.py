@@ -42,7 +42,7 @@ def average_ranks(
 
 
 def _centered(values: Tensor, mask: Tensor) -> Tensor:
-    """Subtract the mean of the masked-in values from each row; 0 where the mask is False."""
+    """Subtract from each row the mean of its values where the mask is True; 0 where the mask is False."""
     wide = values.double().masked_fill(~mask, 0.0)
     count = mask.sum(1, keepdim=True).clamp_min(1)
     return (wide - wide.sum(1, keepdim=True) / count).masked_fill(~mask, 0.0)
@@ -57,7 +57,7 @@ def _prepared(x: Tensor, y: Tensor, mask: Tensor, method: Method) -> tuple[Tenso
 
 
 def _coefficient(x: Tensor, y: Tensor, mask: Tensor, raw: tuple[Tensor, Tensor], min_tokens: int) -> Tensor:
-    """Compute the coefficient of each row from `_prepared` series; `raw` are the series before that."""
+    """Compute the coefficient of each row from the series that `_prepared` returns; `raw` are the given series."""
     if x.shape[1] == 0:
         return x.new_full((len(x),), torch.nan)
     # Each series is divided separately, since the product of two small norms may underflow.
@@ -148,7 +148,7 @@ def group_means(series: Float[Tensor, "series item"], groups: Int[Tensor, "item"
 def by_group(
     x: Float[Tensor, "item"], y: Float[Tensor, "item"], groups: Int[Tensor, "item"]
 ) -> tuple[Float[Tensor, "group"], Float[Tensor, "group"]]:
-    """Return `group_means` of two series as two tensors."""
+    """Compute the means of two series over each group, and return them as two tensors; see `group_means`."""
     means = group_means(torch.stack([x, y]), groups)
     return means[0], means[1]
 
@@ -205,7 +205,7 @@ def _two_series(entropy: TokenSignals | Tensor, strength: Tensor | None, unit: U
 
 
 def _like(name: str, given: Tensor, series: Tensor) -> Tensor:
-    """Return an argument as `[batch, item]` on the CPU, and refuse it if its shape is not that of the series."""
+    """Return the argument `name` as `[batch, item]` on the CPU; refuse it if it has another shape than the series."""
     given = torch.atleast_2d(given.cpu())
     if given.shape != series.shape:
         raise InvalidInputError(
@@ -223,8 +223,9 @@ def type_means(x: Tensor, y: Tensor, ids: Tensor, valid: Tensor) -> tuple[Tensor
         valid: True where a token is used.
 
     Returns:
-        The means of x, the means of y, and for every used token the index in the row where the means of its type
-        stand. The means of a type stand where its id first occurs in the row; all other values of the means are NaN.
+        The means of x, the means of y, and the place of each token's type. The means of a type stand at the position
+        where the type's id first occurs in the row, and the place is the index of this position. At all other
+        positions the means are NaN.
     """
     means = torch.full((2, *x.shape), torch.nan, dtype=torch.float64)
     home = torch.zeros(x.shape, dtype=torch.long)
@@ -251,10 +252,10 @@ def correlate(
     """Compute the correlation of entropy and strength within each rollout, with its interval.
 
     The interval is Fisher's, tanh(atanh ρ ± q √((1+ρ²/2)/(n_eff−3))) for Spearman's correlation, with q the normal
-    quantile. For Pearson's, the fraction is 1/(n_eff−3). n_eff is the effective number of pairs (`effective_pairs`).
-    If types or steps are in perfect order (ρ = ±1), the interval is made for ρ = ±(1 − 6/(n(n²−1))), which is halfway
-    to the next order, and ends at ±1. The reason is that a perfect order can be chance: without any correlation, one
-    in twelve sets of four steps is in perfect order.
+    quantile. For Pearson's, the fraction is 1/(n_eff−3). n_eff is the number of independent pairs that tell as much as
+    the n pairs (`effective_pairs`). If types or steps are in perfect order (ρ = ±1), the interval is made for
+    ρ = ±(1 − 6/(n(n²−1))), which is halfway to the ρ of the order in which two neighbours are swapped, and ends at ±1.
+    The reason is that a perfect order can be chance: without any correlation, one in twelve sets of four steps has it.
 
     Args:
         entropy: the entropy, `[token]` or `[batch, token]`; for steps `[step]` or `[batch, step]`. Or `TokenSignals`,

@@ -82,7 +82,13 @@ def weighted_ranks(values: Float[Tensor, "item"]) -> Callable[[Tensor], Tensor]:
 def token_matrices(
     series: Float[Tensor, "series item"], resampler: Resampler, method: Method
 ) -> Float[Tensor, "resample series series"]:
-    """Compute the correlation matrix of the series over all items (tokens or steps) in every resample."""
+    """Compute the correlation matrix of the series over all items (tokens or steps) in every resample.
+
+    Args:
+        series: the series.
+        resampler: the resamples of prompts, with the prompt of each item.
+        method: `spearman` or `pearson`.
+    """
     ranks = [weighted_ranks(row) for row in series] if method == "spearman" else []
 
     def matrices(draws: Tensor) -> Tensor:
@@ -100,6 +106,12 @@ def type_matrices(
     """Compute the correlation matrix of the series over types (distinct token ids) in every resample.
 
     The value of a type is the mean over its tokens in the resample. A type without tokens there is left out.
+
+    Args:
+        series: the series.
+        token_ids: the id of each token.
+        resampler: the resamples of prompts, with the prompt of each token.
+        method: `spearman` or `pearson`.
     """
     _, place = token_ids.unique(return_inverse=True)
     shape = (int(place.max()) + 1, resampler.num_clusters)

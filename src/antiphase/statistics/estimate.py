@@ -81,8 +81,8 @@ def student_quantile(confidence: float, degrees: float) -> float:
 def half_swap_less(value: float, num: int) -> float:
     """Return a rank correlation of `num` pairs, reduced to at most 1 − 6/(n(n²−1)) in absolute value.
 
-    A perfect order of a few pairs does not prove a perfect correlation. The bound is halfway between the perfect order
-    and the order in which two neighbours are swapped.
+    A perfect order of a few pairs does not prove a perfect correlation. The bound is halfway between 1, which is the
+    correlation of the perfect order, and the correlation of the order in which two neighbours are swapped.
     """
     return math.copysign(min(abs(value), 1 - 6 / (num * (num**2 - 1))), value)
 
@@ -173,7 +173,7 @@ def _effective_size(shares: Float[np.ndarray, "problem"], mean: float) -> float:
 
 
 def _wilson(share: float, size: float, quantile: float) -> tuple[float, float]:
-    """Return Wilson's interval of a share of `size` samples."""
+    """Return Wilson's interval of a share of `size` samples; `quantile` is the quantile t of the wanted confidence."""
     shrink = quantile**2 / size
     center = share + shrink / 2
     reach = math.sqrt(shrink * (share * (1 - share) + shrink / 4))

@@ -81,10 +81,11 @@ def paired_difference(
 
     The interval comes from a bootstrap. Each resample draws problems with replacement, the same ones for both sides.
     The variation between seeds is added as a normal random number, because a few seeds allow too few resamples (two
-    seeds allow three). The deviations are then scaled so that their variance is V, and stretched by t_df / z (expanded
-    percentiles, Hesterberg 2015, arXiv 1411.5279). V, the variance of the difference, and its degrees of freedom df
-    are those of `difference_variance`. The probability of improvement is the share of the stretched differences that
-    are above 0; a difference of exactly 0 counts half. It is therefore never more confident than the interval.
+    seeds allow three). The deviations are then scaled so that their variance is V, and stretched by t_df / z, the
+    quantiles of Student's t and of the normal distribution (expanded percentiles, Hesterberg 2015, arXiv 1411.5279).
+    `difference_variance` computes V, the variance of the difference, and its degrees of freedom df. The probability of
+    improvement is the share of the stretched differences that are above 0; a difference of exactly 0 counts half. It
+    is therefore never more confident than the interval.
 
     The smallest detectable difference is (t_{1−α/2} + t_{0.80}) √V, where 1 − α is the confidence. The verdict is the
     first one that applies:
@@ -107,7 +108,7 @@ def paired_difference(
     Args:
         left: the mean over samples of each seed and problem. A problem with a NaN on either side is left out.
         right: the same problems in the same order. The number of seeds may differ unless seeds are paired.
-        paired_seeds: whether row i of both sides has the same seed, so that both share its luck.
+        paired_seeds: whether row i of both sides has the same seed, so that the seed changes both sides alike.
         smallest: the smallest difference that matters.
         confidence: the confidence of the interval.
         num_resamples: number of bootstrap resamples.
@@ -180,7 +181,10 @@ def _check_sides(left: np.ndarray, right: np.ndarray, paired_seeds: bool, smalle
 def _resampled(
     variance: DifferenceVariance, num_resamples: int, generator: np.random.Generator
 ) -> Float[np.ndarray, "resample"]:
-    """Draw deviations from the mean difference, over problems and seeds, whose variance is `variance.value`."""
+    """Draw random deviations from the mean difference, whose variance is `variance.value`.
+
+    A deviation is the mean of resampled problems plus a normal random number for the seeds.
+    """
     deviations = resampled_means(variance.problems, num_resamples, generator)
     if variance.problem_term > 0:
         deviations *= math.sqrt(variance.problem_term / (variance.problems.var() / len(variance.problems)))
@@ -214,7 +218,9 @@ def _without_variance(
 
 
 def verdict_of(low: float, high: float, detectable: float, smallest: float) -> Verdict:
-    """Return the verdict on an interval; `paired_difference` lists the verdicts.
+    """Return `better`, `worse`, `equal`, `not enough data` or `no difference shown`: the verdict on an interval.
+
+    `paired_difference` gives the rules.
 
     Args:
         low, high: the ends of the interval; NaN if there is none.

@@ -108,8 +108,16 @@ class Joint:
     ) -> "Joint":
         """Rank and resample all series together. An item with a NaN in any series is left out.
 
-        The arguments are those of `pooled_partial`. The cost is O(num_resamples · items · series), and then every call
-        of `correlation` is cheap.
+        The cost is O(num_resamples · items · series), and then every call of `correlation` is cheap.
+
+        Args:
+            series: the series, each with one value for every token or step of all rollouts.
+            clusters: the prompt that each item belongs to.
+            unit: what an item is: `token`, `type` or `step`. The default is `type` with token_ids, else `token`.
+            token_ids: the id of each token, which the unit `type` needs.
+            method: `spearman` or `pearson`.
+            num_resamples: the number of resamples of prompts.
+            seed: seed of the random generator that draws the resamples.
         """
         check_one_of("method", method, METHODS)
         beside = [clusters] if token_ids is None else [clusters, token_ids]
@@ -142,7 +150,8 @@ class Joint:
         Args:
             x, y: the indices of the two series.
             given: the indices of the series that are held fixed.
-            min_tokens: see `partial_coefficients`.
+            min_tokens: the smallest number of items for a correlation without given series. Each given series adds one
+                to it. None means the default of the unit.
             confidence: the confidence of the interval.
         """
         value = float(partial_from(self.sample, x, y, given))
@@ -168,15 +177,22 @@ def pooled_partial(
 ) -> Correlation:
     """Correlate x and y over all rollouts with the given series held fixed, with an interval over prompts.
 
-    The value is computed like that of `partial_coefficients`, and the interval like that of `pooled_correlation`. For
+    `partial_coefficients` explains the formula of the value, and `pooled_correlation` explains the interval. For
     types, all series, including the given ones, are first averaged over each distinct token id.
 
     Args:
         x, y: the values of all tokens or steps of all rollouts, one after another.
         given: the series that are held fixed, in the same form. An item with a NaN in any series is left out.
         clusters: the prompt that each item belongs to.
-        unit, token_ids, method, min_tokens, num_resamples, seed, confidence: see `pooled_correlation`. The number of
-            given series is added to min_tokens.
+        unit: what an item is: `token`, `type` (a distinct token id) or `step` (a sentence). The default is `type` if
+            token_ids are given, else `token`.
+        token_ids: the id of each token, which the unit `type` needs.
+        method: `spearman` or `pearson`.
+        min_tokens: the smallest number of items for a correlation without given series. Each given series adds one to
+            it. None means the default of the unit.
+        num_resamples: the number of resamples of prompts.
+        seed: seed of the random generator that draws the resamples.
+        confidence: the confidence of the interval.
 
     Returns:
         The partial correlation; NaN where undefined. The interval is NaN with fewer than two prompts.

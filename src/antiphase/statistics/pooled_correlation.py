@@ -27,7 +27,10 @@ from antiphase.types import Correlation
 
 
 def _weighted_coefficient(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-    """Compute the weighted Pearson correlation in each resample; NaN if a series is constant there."""
+    """Compute the Pearson correlation of x and y in each resample, weighted by `weights` `[resample, item]`.
+
+    It is NaN if a series is constant in the resample.
+    """
     total = weights.sum(1, keepdim=True)
     a = x - (weights * x).sum(1, keepdim=True) / total
     b = y - (weights * y).sum(1, keepdim=True) / total
@@ -64,13 +67,16 @@ def pooled_correlation(
         entropy, strength: the values of all tokens or steps of all rollouts, one after another. A pair with a NaN is
             left out.
         clusters: the prompt that each item belongs to.
-        unit, min_tokens: see `correlate`. For the unit `type`, both series are first averaged over each distinct id of
-            all rollouts.
+        unit: what a pair is: `token`, `type` (both series are first averaged over each distinct token id of all
+            rollouts), or `step` (a sentence). The default is `type` if token_ids are given, else `token`.
         token_ids: the id of each token, which the unit `type` needs.
-        method, confidence: see `correlate`.
+        method: `spearman` or `pearson`.
+        min_tokens: with fewer pairs, the correlation is undefined. None means `MIN_STEPS` for steps, else
+            `MIN_TOKENS`.
         num_resamples: number of bootstrap resamples. For types it is the largest number of resamples, each of which
             leaves out a prompt or a group of prompts.
         seed: seed of the random generator that draws the resamples.
+        confidence: the confidence of the interval.
 
     Returns:
         The correlation over all items. Its interval is NaN with fewer than two prompts.
@@ -114,7 +120,7 @@ def _check_flat(**series: Tensor | None) -> None:
 
 
 def _statistic(x: Tensor, y: Tensor, method: Method) -> Callable[[Tensor], Tensor]:
-    """Return a function that maps item weights to the correlation of x and y in each resample."""
+    """Return a function that maps item weights `[resample, item]` to the correlation of x and y in each resample."""
     if method == "pearson":
         return lambda weights: _weighted_coefficient(x, y, weights)
     ranks_x, ranks_y = weighted_ranks(x), weighted_ranks(y)
@@ -140,8 +146,10 @@ def mean_within(
         values: ρ of each rollout.
         clusters: the prompt that each rollout belongs to.
         unit: the unit of the rollouts' ρ: `token`, `type` or `step`.
-        num_resamples, seed, confidence: see `pooled_correlation`.
-        method: the method of the rollouts' ρ.
+        num_resamples: the number of bootstrap resamples of prompts.
+        seed: seed of the random generator that draws the resamples.
+        confidence: the confidence of the interval.
+        method: the kind of correlation that the rollouts' ρ are: `spearman` or `pearson`.
 
     Returns:
         The mean as a `Correlation`, whose `num_tokens` is the number of rollouts that were used.

@@ -23,7 +23,10 @@ Problems = Shaped[np.ndarray, "rollout"] | Sequence[Any]
 def _by_problem(
     scores: Float[np.ndarray, "rollout"], correct: Bool[np.ndarray, "rollout"], problems: Problems
 ) -> dict[Any, tuple[np.ndarray, np.ndarray]]:
-    """Return the scores and the correctness of each problem's rollouts; problems are in the order of appearance."""
+    """Return, for each problem, (the scores of its rollouts, whether they are right), in the order of the problems.
+
+    Problems are ordered by their first rollout.
+    """
     names = problems.tolist() if isinstance(problems, np.ndarray) else list(problems)
     if len(names) != len(scores):
         raise InvalidInputError(
@@ -143,9 +146,9 @@ def best_of_k(
 
 
 def _none_drawn(num: int, taken: np.ndarray, k: int) -> np.ndarray:
-    """Return the probability that k drawn rollouts of `num` hold none of `taken` certain ones.
+    """Return the probability that k rollouts, drawn from `num` without replacement, hold none of `taken` given ones.
 
-    It is C(num − taken, k) / C(num, k).
+    It is C(num − taken, k) / C(num, k), for each number in `taken`.
     """
     left = num - taken.astype(np.float64)
     possible = left >= k

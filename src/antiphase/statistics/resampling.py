@@ -40,7 +40,13 @@ class Resampler:
 
     @classmethod
     def of(cls, clusters: Int[Tensor, "item"], num_resamples: int, seed: int) -> "Resampler":
-        """Draw prompts with replacement; every resample draws as many prompts as there are."""
+        """Draw prompts with replacement; every resample draws as many prompts as there are.
+
+        Args:
+            clusters: the prompt of each item.
+            num_resamples: the number of resamples.
+            seed: seed of the random generator that draws them.
+        """
         ids, place = clusters.unique(return_inverse=True)
         generator = torch.Generator().manual_seed(seed)
         picks = torch.randint(len(ids), (num_resamples, len(ids)), generator=generator)
@@ -97,8 +103,8 @@ class Resampler:
         more).
 
         **If the correlation is perfect** (±1), it is perfect in every resample, but this does not prove that the true
-        one is. The interval is that which `correlate` makes for C pairs in perfect order, and ends at ±1. With fewer
-        than 4 prompts there is no interval.
+        one is. The interval is Fisher's for C pairs with the correlation ±(1 − 6/(C(C²−1))), and ends at ±1. With
+        fewer than 4 prompts there is no interval.
 
         Args:
             value: the correlation of all prompts, in [−1, 1].
@@ -117,7 +123,7 @@ class Resampler:
         return ends(value, resampled, confidence)
 
     def _percentiles(self, value: float, resampled: Tensor, confidence: float) -> tuple[float, float]:
-        """Make the interval from expanded percentiles."""
+        """Make the interval from expanded percentiles, as `interval` explains for prompts that were drawn."""
         defined = resampled[resampled.isfinite()]
         if len(defined) < 2:
             return math.nan, math.nan
@@ -133,7 +139,7 @@ class Resampler:
         return math.tanh(center - down), math.tanh(center + up)
 
     def _jackknife(self, value: float, resampled: Tensor, confidence: float) -> tuple[float, float]:
-        """Make the interval of the jackknife."""
+        """Make the interval of the jackknife, as `interval` explains for prompts that were left out."""
         if bool(resampled.isnan().any()):
             return math.nan, math.nan
         num, z = len(resampled), torch.atanh(resampled.clamp(-1 + 1e-9, 1 - 1e-9))

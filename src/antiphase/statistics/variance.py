@@ -90,10 +90,12 @@ def difference_variance(
 def combined_variance(problem: Term, seeds: Sequence[Term], noise: Sequence[Term]) -> tuple[float, float]:
     """Add the parts of the variance V by the formula of `difference_variance`.
 
+    Each part is a term: a variance and its degrees of freedom.
+
     Args:
         problem: the term of the problems.
-        seeds: the terms of the seeds, one for each side, or one for paired seeds.
-        noise: the terms of the residuals, like `seeds`. They are subtracted.
+        seeds: the terms of the seeds: one for each side, or a single one if seeds are paired.
+        noise: the terms of the residuals: one for each side, or a single one. They are subtracted.
 
     Returns:
         V and its degrees of freedom.

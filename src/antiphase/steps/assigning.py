@@ -55,7 +55,7 @@ def batch_steps(batch: TokenBatch, tokenizer: Any, splitter: Splitter | str) -> 
     Args:
         batch: the rollouts.
         tokenizer: a Hugging Face tokenizer.
-        splitter: how to cut the text, as in `token_steps`.
+        splitter: how to cut the text: a `Splitter`, or a name that `Splitter.parse` reads, such as `sentence`.
 
     Raises:
         InvalidInputError: there is no such splitter, or its pattern takes too long on a text.
@@ -72,22 +72,22 @@ def batch_steps(batch: TokenBatch, tokenizer: Any, splitter: Splitter | str) -> 
 
 
 def pauses_of(places: Int[Tensor, "token"]) -> list[int]:
-    """Return the indices of the tokens that do not stand directly after the one before them.
+    """Return the indices of the generated tokens that follow text of another source, such as a tool's answer.
 
     Args:
-        places: the columns of a rollout's generated tokens, ascending. Between two of them may stand a tool's answer.
+        places: the columns of a rollout's generated tokens, ascending. A gap between two columns is such a text.
     """
     pauses: list[int] = (torch.nonzero(places.diff() > 1).flatten() + 1).tolist()
     return pauses
 
 
 def _splitter(given: Splitter | str) -> Splitter:
-    """Return a splitter that may be given by its name."""
+    """Return the splitter itself, or the splitter that has the given name."""
     return given if isinstance(given, Splitter) else Splitter.parse(given)
 
 
 def _steps(token_ids: list[int], tokenizer: Any, splitter: Splitter, pauses: Sequence[int]) -> list[int]:
-    """Return the step of every token; `pauses` are the numbers of tokens before which other tokens were left out."""
+    """Return the step of every token; `pauses` are the indices of tokens before which other tokens were left out."""
     if not token_ids:
         return []
     special = special_ids(tokenizer)
@@ -103,7 +103,13 @@ def _steps(token_ids: list[int], tokenizer: Any, splitter: Splitter, pauses: Seq
 
 
 def _numbers(placed: PlacedTokens, is_special: NDArray[np.bool_], splitter: Splitter) -> list[int]:
-    """Return the step of every token, from the offsets of each token in the text."""
+    """Return the number of the step of every token.
+
+    Args:
+        placed: the text, and the offsets of each token in it.
+        is_special: for each token, whether it is a special token.
+        splitter: the rule that cuts the text into steps.
+    """
     text = placed.text
     plain = _without_special(placed, is_special)
     size = len(text)

@@ -34,7 +34,7 @@ class PlacedTokens:
     ends: NDArray[np.int64]
 
     def first_solid(self, text: str) -> NDArray[np.int64]:
-        """Return where the first character of each token stands that is no space.
+        """Return the offset of the first character of each token that is not a space.
 
         Args:
             text: the text of the completion, in which some characters may be replaced by spaces.

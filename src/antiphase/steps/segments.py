@@ -56,7 +56,7 @@ def token_segments(
 
 
 def batch_segments(batch: TokenBatch, tokenizer: Any, tags: Tags = TAGS) -> Int[Tensor, "batch token"]:
-    """Return the segment of every completion token of a batch.
+    """Return the segment, thought or answer, of every completion token of a batch.
 
     The prompt of a row consists of the tokens before its first completion token. Later tokens that the model did not
     write, such as a tool's answer, are read as a blank line.

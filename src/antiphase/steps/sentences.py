@@ -126,10 +126,10 @@ def _after(text: str, place: int) -> int:
 
 
 def _line_break(text: str, begin: int, found: "re.Match[str]") -> str | None:
-    """Return whether a line break outside formulas ends a step.
+    """Return what a line break outside formulas ends.
 
-    The result is `hard` if the line break ends a step and a paragraph, `line` if it ends a step, `weak` if it ends a
-    step only in a paragraph without a full stop or another mark that ends a sentence, and None if it ends no step.
+    `hard` means that it ends a step and a paragraph. `line` means that it ends a step. `weak` means that it ends a
+    step only in a paragraph without a full stop or another mark that ends a sentence. None means that it ends nothing.
 
     Args:
         text: the text of the completion.

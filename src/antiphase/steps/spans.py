@@ -72,7 +72,12 @@ def protected_spans(text: str) -> list[tuple[int, int]]:
 
 
 def _closed(found: "re.Match[str]", places: _Places) -> int | None:
-    """Return where the formula or code ends that an opening mark begins; None if the mark does not begin any."""
+    """Return the offset at which a formula or a piece of code ends; None if no closing mark is near enough.
+
+    Args:
+        found: the match of the mark that opens it.
+        places: the offsets of the closing marks.
+    """
     mark = found.group("name") or found.group(found.lastgroup or 0)
     begin, size = found.end(), len(places.text)
     if found["fence"]:

@@ -80,9 +80,11 @@ class Splitter:
         if self.kind not in ("fixed", "regex", *SPLITTERS):
             raise InvalidInputError(_unknown(self.kind))
         if (self.size is None) == (self.kind == "fixed"):
-            raise InvalidInputError(f"a splitter has a size if and only if it is fixed:N; got {self!r}.")
+            raise InvalidInputError(f"the splitter fixed needs a size, and no other splitter has one; got {self!r}.")
         if (self.pattern is None) == (self.kind == "regex"):
-            raise InvalidInputError(f"a splitter has a pattern if and only if it is regex:PATTERN; got {self!r}.")
+            raise InvalidInputError(
+                f"the splitter regex needs a pattern, and no other splitter has one; got {self!r}."
+            )
         if self.size is not None and self.size < 1:
             raise InvalidInputError(f"splitter fixed:{self.size}: a step needs at least 1 token, as in fixed:16.")
         if self.pattern is not None:
@@ -119,7 +121,7 @@ class Splitter:
     def starts(self, text: str) -> list[int]:
         """Return the offsets at which the steps of a text begin, except the first step.
 
-        The offsets ascend, and none is that of a space.
+        The offsets ascend, and each is the offset of a character that is not a space.
 
         Raises:
             InvalidInputError: the splitter is `fixed`, which does not read the text, or the pattern took too long.

@@ -73,9 +73,10 @@ def thought_tags(texts: Sequence[str] | None) -> tuple[tuple[str, str], ...]:
 def tag_pattern(tag: str) -> str:
     """Return a regular expression, without groups, for a tag as models write it.
 
-    Of the known tags that are a name in angle brackets, case, spaces and bars do not matter: `<THINK>`, `<think >` and
-    `<|think|>` are the tag `<think>`. The channel `commentary` of gpt-oss counts as a thought like `analysis`, and its
-    headers may hold a recipient, as in `<|channel|>analysis to=python<|message|>`.
+    Many known tags are a name in angle brackets. In these tags, capital letters, spaces and bars make no difference:
+    `<THINK>`, `<think >` and `<|think|>` are the tag `<think>`. The channel `commentary` of gpt-oss counts as a
+    thought, like the channel `analysis`. A header of gpt-oss may hold a recipient, as in
+    `<|channel|>analysis to=python<|message|>`.
     """
     if tag == _CHANNEL[0]:
         return rf"<\|channel\|>(?:analysis|commentary)\b{_HEADER}?"

@@ -66,7 +66,10 @@ def ends_sentence(text: str, begin: int, start: int, stop: int, end: int, after:
 
 
 def _full_stop(text: str, begin: int, start: int, after: int) -> bool:
-    """Return whether the full stop at `start` ends a sentence; the arguments are those of `ends_sentence`."""
+    """Return whether the full stop at the offset `start` ends a sentence.
+
+    The current sentence begins at `begin`, and the next character that is no space stands at `after`.
+    """
     found = _WORD_BEFORE.search(text, max(begin, start - _LONGEST_WORD), start)
     # A label is the number of a list item, or "Step 1.".
     is_label = start - begin < _LONGEST_LABEL and _LABEL.fullmatch(text, begin, start) is not None

@@ -145,7 +145,15 @@ def _models(cells: Sequence[DoneCell]) -> dict[str, str]:
 
 
 def _benchmarks(cells: Sequence[DoneCell], reference: str, options: Options) -> dict[str, Any]:
-    """Make, for each model and setting with several tasks, the table of all tasks with their average."""
+    """Make the tables of all tasks with their average, by the name of the model and setting.
+
+    A model and setting that is evaluated on a single task has no table.
+
+    Args:
+        cells: the study's cells that are done.
+        reference: the method that the others are compared with.
+        options: the options of the comparison.
+    """
     found = {}
     for model in dict.fromkeys(map(group_of, cells)):
         entrants = _entrants([cell for cell in cells if group_of(cell) == model], by_task=True)
@@ -225,7 +233,10 @@ def _stages(entrants: Sequence[Entrant], study: Study) -> list[dict[str, Any]]:
 
 
 def _across(points: Sequence[dict[str, Any]], options: Options) -> dict[str, Any]:
-    """Correlate ι and each other number of `ACROSS` with accuracy: in each group, as a mean, and over all cells."""
+    """Correlate the inversion ι, and each other number of `ACROSS`, with the accuracy of the cells.
+
+    The correlations are computed within each group, as the mean over the groups, and over all cells.
+    """
     groups: dict[str, list[dict[str, Any]]] = {}
     for point in points:
         groups.setdefault(point["task"], []).append(point)

@@ -88,7 +88,12 @@ def training_budget(cell: Cell, scratch: Path, processes: int = 1) -> Budget:
 
 
 def check_budgets(study: Study, scratch: Path, processes: int = 1) -> dict[str, Budget]:
-    """Return the budgets of the cells that train, by cell name. Arguments are as for `training_budget`.
+    """Return the budgets of the cells that train, by cell name.
+
+    Args:
+        study: the study.
+        scratch: an existing folder for temporary files.
+        processes: number of processes that a training runs in.
 
     Raises:
         InvalidInputError: two methods of the same model and setting have different budgets.
@@ -125,7 +130,8 @@ def check_evaluations(cells: Sequence[Cell], *, dry_run: bool = False) -> tuple[
 
     Args:
         cells: the study's cells.
-        dry_run: whether to use the sizes of data sets that antiphase knows if the hub cannot be reached.
+        dry_run: whether to go on if the hub cannot be reached. The sizes of data sets are then those that antiphase
+            has stored.
 
     Returns:
         two things: for each cell name, the number of rollouts and the largest possible number of new tokens; and the

@@ -13,9 +13,9 @@
     eval: {…}                       # options of antiphase eval
     compare: {reference: grpo}
 
-A cell is one model, setting, method and seed. It is trained and then evaluated. For every model there are also cells
-that are only evaluated: one for the model before training (the method `base`), and one for each of its `stages`, which
-are checkpoints that the command `make` leaves in the model's folder.
+A cell is trained and then evaluated. For every model there are also cells that are only evaluated: one for the model
+before training (the method `base`), and one for each of the model's `stages`. A stage is a checkpoint that the command
+`make` leaves in the model's folder.
 """
 
 import hashlib
@@ -114,7 +114,7 @@ def _specs(options: Mapping[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Study:
-    """A study.
+    """A study: a grid of cells that are compared. A cell is one model, setting, method and seed.
 
     Args:
         name: the study's name.
@@ -276,7 +276,10 @@ def _cells(
 
 
 def _merged(parts: Sequence[Mapping[str, Any]], key: str, where: str) -> dict[str, Any]:
-    """Return the mapping under `key` of all parts in one; a later part overrides an earlier one."""
+    """Return one mapping with the entries under `key` of all parts; a later part overrides an earlier one.
+
+    Error messages begin with `where`.
+    """
     merged: dict[str, Any] = {}
     for part in parts:
         values = part.get(key) or {}
@@ -287,7 +290,10 @@ def _merged(parts: Sequence[Mapping[str, Any]], key: str, where: str) -> dict[st
 
 
 def _list(value: Any, default: list[str], where: str) -> list[str]:
-    """Return a list of names, or the default for None, and refuse any other value."""
+    """Return a value if it is a list, and the default if it is None; refuse any other value.
+
+    Error messages begin with `where`.
+    """
     if value is None:
         return default
     if not isinstance(value, list):

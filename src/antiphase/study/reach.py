@@ -22,7 +22,7 @@ _NO_NETWORK = {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionErr
 def is_unreachable(error: BaseException | None) -> bool:
     """Return whether an error, or one of its causes, says that the hub could not be reached.
 
-    An answer of the hub that refuses the request is no such error.
+    If the hub was reached but refused the request, the result is False.
     """
     while error is not None:
         if type(error).__name__ in _NO_NETWORK:
@@ -67,7 +67,10 @@ def count_problems(config: EvalConfig, *, dry_run: bool) -> list[Count]:
 
 
 def _count(entry: SuiteEntry, task: Task, config: EvalConfig, dry_run: bool) -> Count:
-    """Return the `Count` of one task; the arguments are those of `count_problems`."""
+    """Return the numbers of one task of an evaluation: its problems, its samples and its length limit.
+
+    `dry_run` says whether the stored number of problems is used if the hub cannot be reached.
+    """
     length, samples = config.sampling(entry.max_new_tokens).max_new_tokens, num_samples(entry)
     try:
         return Count(entry.spec, len(plan_entry(entry, task, config).problems), length, samples)

@@ -39,7 +39,14 @@ class SweepRequest:
 def sweep_request(
     path: str | Path, out: str | Path, *, cells: Sequence[str] = (), jobs: int = 1, train: Sequence[str] = ()
 ) -> SweepRequest:
-    """Read a study and choose the cells to run. `sweep` explains the arguments.
+    """Read a study and choose the cells to run.
+
+    Args:
+        path: the file STUDY.yaml.
+        out: folder that everything is written to. Cells that are done there are not run again.
+        cells: names of the cells to run; by default all cells.
+        jobs: number of cells that run at the same time.
+        train: changes of the study's shared `train` keys, each of the form `KEY=VALUE`.
 
     Raises:
         InvalidInputError: the study is malformed, a cell does not exist, `jobs` is below 1, or a cell in `out` was run

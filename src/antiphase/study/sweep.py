@@ -208,7 +208,7 @@ def _context() -> Any:
     """Return the multiprocessing context that starts the processes.
 
     A new process is forked from a server process, which has imported everything but has no other threads and has not
-    used the GPU. Where there is no such server, it is started anew.
+    used the GPU. On a system without such a server, every process is started anew.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -294,7 +294,7 @@ def _end_with_parent() -> None:
 
 
 def _finish(study: Study, folder: Path, failed: dict[str, str]) -> SweepResult:
-    """Pack the cells if all are done, and write the tables and figures of those that are."""
+    """Write the tables and figures of the cells that are done. If all cells are done, pack their files."""
     from antiphase.study.study_report import write_report
 
     done = done_cells(folder, study)

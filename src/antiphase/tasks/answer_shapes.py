@@ -1,4 +1,4 @@
-r"""Writes an answer in the shape of the reference: `x = 1, y = 2` as the point `(1,2)`, `x \ge 3` as an interval.
+r"""Rewrite an answer in the shape of the reference: `x = 1, y = 2` as the point `(1,2)`, `x \ge 3` as an interval.
 
 These are pure string functions, linear in the length of the text. They compare nothing: `math_equality` compares the
 answer and the reference afterwards.
@@ -21,16 +21,15 @@ _VARIABLE = re.compile(r"[A-Za-z]")
 
 
 def in_shape_of(answer: str, gold: str) -> str:
-    r"""Return the answer in the shape of the reference if it is a known other shape, else the unchanged answer.
+    r"""Return the answer, rewritten in the shape of the reference if the two have different known shapes.
 
-    If the reference is a point, named coordinates become a point, in the order of the alphabet. The names must be the
-    first ones of a usual row, such as x, y, z or a, b, c: `y = 1, z = 2` is not `(1,2)`. If the reference is an
-    interval, an inequality of one letter becomes an interval. `math_equality` also writes the reference in the shape
-    of the answer.
+    If the reference is a point, named coordinates become a point, in the order of the alphabet. The names must be
+    x, y, z or a, b, c or the beginning of another usual row, so `y = 1, z = 2` does not become `(1,2)`. If the
+    reference is an interval, an inequality of one letter becomes an interval. Any other answer is returned unchanged.
 
     Args:
-        answer: the answer, tidied as `math_equality` does it.
-        gold: the reference, tidied in the same way.
+        answer: the answer, after `math_equality` removed what does not change its value, such as currency signs.
+        gold: the reference, after the same changes.
 
     >>> in_shape_of("y = 2, x = 1", "(1,2)"), in_shape_of("x \\ge 3", "[3,\\infty)"), in_shape_of("2 > x > 1", "(1,2)")
     ('(1,2)', '[3,\\infty)', '(1,2)')

@@ -36,7 +36,8 @@ class Checked:
     Args:
         id: the id of the row; a row without an id has its number in the file instead, from 0.
         extracted: the answer that was judged; None if the completion has no answer.
-        correct, outcome, reason: the fields of the task's verdict (see `Verdict`).
+        correct, outcome, reason: the task's verdict: whether the completion is right, the outcome, such as `wrong` or
+            `no answer`, and a few words that explain the outcome.
         math_verify: whether the package math-verify alone, given the whole completion, calls it right.
         lm_eval: whether lm-eval's rule for GSM8K calls it right; None if the reference is not a number.
         expected: the value of the row's column `expected`; None if the row has no such column.
@@ -52,7 +53,7 @@ class Checked:
     expected: bool | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a dictionary. `antiphase check --json` prints one such dictionary a line."""
+        """Return the fields as a dictionary. `antiphase check --json` prints this dictionary for each row."""
         return asdict(self)
 
 
@@ -107,7 +108,7 @@ def check_rows(
     Args:
         rows: the rows with their problems, as `read_rows` returns them.
         timeout: the seconds that one verification may take.
-        think_tags: tags of thoughts besides the known ones; see `VerifierPool`.
+        think_tags: tags of thoughts besides the known ones, each text as in `<plan> </plan>`.
 
     Raises:
         InvalidInputError: a text in `think_tags` is not two tags.

@@ -1,6 +1,6 @@
 """The task of the multiple-choice questions of GPQA-diamond, read from the Hugging Face hub or from a local copy.
 
-The hub gives the questions only to users who have accepted their terms.
+The hub gives the questions only to users who have accepted the terms of the data set.
 
 The options of a question are sorted by a hash of their texts, so that they have the same order in every run and in
 every copy of the data. The verifier judges only the letter that a completion chooses.
@@ -38,7 +38,9 @@ class ChoiceTask(RowTask):
 
     @classmethod
     def from_spec(cls, spec: Spec) -> "ChoiceTask":
-        """Make the task GPQA-diamond. The option `revision=` chooses another version of it, `file=` a local copy.
+        """Make the task GPQA-diamond.
+
+        The option `revision=` chooses another version of the data set. The option `file=` reads a local copy.
 
         Raises:
             InvalidInputError: an option is unknown, or both `revision=` and `file=` are given.
@@ -85,7 +87,10 @@ class ChoiceTask(RowTask):
         return chosen_letter(completion, self.extract, LETTERS)
 
     def well_formed(self, completion: str, problem: Problem) -> bool:
-        """Return whether a letter stands where `extract` says; with `auto`, in a box or in tags."""
+        """Return whether the completion presents a letter in the form that the field `extract` asks for.
+
+        With `auto`, the letter must be in a box or in tags.
+        """
         return super().well_formed(completion, problem) and self.extracted(completion, problem) is not None
 
     def _letter(self, row: TableRow) -> str:

@@ -15,7 +15,7 @@ _MIN_PATIENCE, _MAX_PATIENCE = 500, 20_000
 
 
 def in_split(prompt: str, split: Split) -> bool:
-    """Return whether a problem with this prompt belongs to the split.
+    """Return whether a problem with this prompt belongs to the split; every problem belongs to the split `all`.
 
     >>> [in_split(prompt, "test") for prompt in ("1+1=", "1+2=", "1+3=", "1+7=")]
     [False, False, False, True]

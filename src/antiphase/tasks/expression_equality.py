@@ -2,8 +2,8 @@
 
 The package math-verify parses the expressions for sympy. Constants are compared exactly here, without a tolerance, so
 1/2004! is not 1/2006!. math-verify compares expressions with variables. Parsing and comparing can take long or hang,
-so callers use a process that can be killed. Lists, equations and units are not treated here: `math_equality` has split
-them before.
+so callers use a process that can be killed. `math_equality` splits lists, equations and units before it calls these
+functions, so an expression contains none of them.
 """
 
 import re
@@ -41,11 +41,11 @@ def _in_radians(text: str) -> str:
 
 
 def same_solutions(answer: Sequence[str], gold: Sequence[str]) -> bool:
-    """Return whether one equation is a multiple of the other, so that both have the same solutions.
+    """Return whether the answer's equation is a multiple of the reference's, so that both have the same solutions.
 
     Args:
-        answer: the two sides of the one equation.
-        gold: the two sides of the other.
+        answer: the two sides of the answer's equation.
+        gold: the two sides of the reference's equation.
     """
     import sympy
 
@@ -112,7 +112,9 @@ def _exactly(given: list[Any], wanted: list[Any]) -> bool | None:
 
 
 def _parse(text: str) -> list[Any]:
-    """Return what math-verify parses from LaTeX: a list of an expression and its text, or less if it cannot parse it.
+    """Return what math-verify parses from LaTeX: a list of an expression and its text.
+
+    If math-verify cannot parse the text, the list has no expression or is empty.
 
     Raises:
         MissingExtraError: math-verify is not installed.

@@ -12,7 +12,8 @@ class ExtractingTask(Task):
     """A task whose verifier judges the answer that `extract_answer` finds.
 
     Args:
-        extract: where in a completion the answer is looked for (the modes of `extract_answer`).
+        extract: where in a completion the answer is looked for, such as `auto`, `boxed` or `last-number`;
+            `extract_answer` explains these modes.
     """
 
     extract: ExtractMode = field(default="auto", kw_only=True)
@@ -27,6 +28,9 @@ class ExtractingTask(Task):
         return None if answer is None else writable(answer)
 
     def well_formed(self, completion: str, problem: Problem) -> bool:
-        """Return whether the answer stands where `extract` says; with `auto`, in a box or in tags."""
+        """Return whether the completion presents an answer in the form that the field `extract` asks for.
+
+        With `auto`, the answer must be in a box or in tags.
+        """
         del problem
         return presents_answer(completion, self.extract)

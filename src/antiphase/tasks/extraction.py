@@ -59,8 +59,8 @@ class Found:
 
     Args:
         text: the answer.
-        how: `tags`, `box`, `announced` ("The answer is", `####`, bold), `number` (the last one), `line` (the last
-            one), or `asked` (where the mode says).
+        how: the place: `tags`, `box`, `announced` (after "The answer is" or `####`, or in bold), `number` (the last
+            number), `line` (the last line), or `asked` (a place that another mode than `auto` names).
     """
 
     text: str
@@ -113,9 +113,14 @@ def is_whole(completion: str, gold: str, finish: str | None) -> bool:
 
 
 def find_answer(completion: str, mode: ExtractMode, gold: str) -> Found | None:
-    """Return the answer as `extract_answer` does, and where it was found.
+    """Return the answer that a completion gives, and where it was found; None if the completion gives none.
 
     Found answers are cached, since a verdict, its reason and a vote ask for the same answer.
+
+    Args:
+        completion: the generated text after its thought.
+        mode: where the answer is looked for; `extract_answer` explains the modes.
+        gold: the reference answer, which tells the mode `auto` whether the answer is a number or a list.
     """
     text = completion[-MAX_LENGTH:]
     numeric = decimal_text(gold) is not None
@@ -208,7 +213,10 @@ def _between(text: str, left: tuple[int, int], right: tuple[int, int]) -> str:
 
 
 def _said(content: str | None, gold: str, numeric: bool) -> str | None:
-    """Return the answer in the content of tags. If the reference is a number, a sentence is cut to its number."""
+    """Return the answer in the content of tags.
+
+    If the reference is a number (`numeric`), a sentence with one number is cut to this number.
+    """
     if content is None or not numeric or decimal_text(content) is not None:
         return content
     announced = _after_announcement(content, gold, numeric)
@@ -243,7 +251,7 @@ def tagged(text: str) -> str | None:
 
 
 def boxed(text: str) -> str | None:
-    r"""Return the content of the last complete `\boxed{…}` with balanced braces. Of nested boxes, the inner counts.
+    r"""Return the content of the last complete `\boxed{…}`, which has balanced braces; the inner one of nested boxes.
 
     >>> boxed(r"\boxed{1} and \boxed{\{2\}} but \boxed{3")
     '\\{2\\}'
@@ -313,7 +321,13 @@ def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 def _after_announcement(text: str, gold: str, numeric: bool) -> str | None:
     """Return what the last announcement says, or None.
 
-    If a number is wanted, only announcements with a digit count. Without one, the last number in bold counts.
+    If a number is wanted, an announcement without a digit is skipped. If no announcement is left, the last number in
+    bold is taken.
+
+    Args:
+        text: the text after the thought.
+        gold: the reference answer, whose units a number may have.
+        numeric: whether a number is wanted.
     """
     for found in reversed(list(_ANNOUNCED.finditer(text))):
         line = _announced_line(text[found.end() : found.end() + _ANNOUNCED_LENGTH])

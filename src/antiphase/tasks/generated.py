@@ -1,6 +1,7 @@
 """The base of tasks that generate their problems.
 
-A task yields problems without end, and may repeat them. The different ones are taken until there are enough.
+The stream of such a task yields problems without end, and may repeat them. Repeated problems are skipped until there
+are enough different ones.
 """
 
 from abc import abstractmethod
@@ -25,7 +26,7 @@ class GeneratedTask(ExtractingTask):
 
     Args:
         size: how many problems `problems` returns if it is called without a number.
-        size_given: whether the user chose the size. If so, it is an error that fewer problems exist.
+        size_given: whether the user chose the size. It is then an error if fewer problems exist.
     """
 
     size: int

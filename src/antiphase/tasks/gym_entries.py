@@ -79,7 +79,7 @@ def _unpack(pairs: list[tuple[str, Any]]) -> Any:
 
 
 def safe_to_score(generator: str, answer: str, entry: Mapping[str, Any]) -> bool:
-    """Return whether the generator's scorer may see the answer. An answer that it may not see is wrong.
+    """Return whether the generator's scorer may see the answer. If it may not, the answer counts as wrong.
 
     Code is kept from the scorer, and so are `nan` and `inf`, unless the reference has them too. If the reference is a
     plain number, the answer must be a plain number within 1% of it. These rules are needed because some scorers search
@@ -121,7 +121,7 @@ def _evaluate(node: ast.expr) -> Fraction:
 
 
 def _uses_numbers(answer: str, entry: Mapping[str, Any], target: int) -> bool:
-    """Return whether the answer uses each of the puzzle's numbers once, and its value is the target."""
+    """Return whether the answer is an expression of each of the puzzle's numbers once, with the value `target`."""
     numbers = sorted(int(number) for number in re.findall(r"\d+", answer[:_MAX_ARITHMETIC]))
     return numbers == sorted(entry["metadata"]["numbers"]) and exact_value(answer) == target
 

@@ -79,10 +79,9 @@ class GymTask(GeneratedTask):
         )
 
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
-        """Return different problems. A problem's metadata hold its entry, or what generates the entry again.
+        """Return different problems, each with its entry (reasoning_gym's record of the problem) in the metadata.
 
-        An entry is reasoning_gym's record of the problem. An entry that JSON cannot hold is replaced by its seed and
-        index.
+        If JSON cannot hold an entry, the metadata hold the seed and the index from which the entry is made again.
         """
         with contextlib.redirect_stdout(io.StringIO()):  # some generators print
             return super().problems(split, num, seed)
@@ -91,7 +90,8 @@ class GymTask(GeneratedTask):
         """Generate one problem, and check that its reference answer is right and that a refusal to answer is wrong.
 
         Raises:
-            InvalidInputError: one of the two does not hold, or the generator refuses the options.
+            InvalidInputError: the reference answer is not right, the refusal to answer counts as right, or the
+                generator refuses the options.
         """
         with contextlib.redirect_stdout(io.StringIO()):
             problem = next(self.stream(0))
@@ -106,7 +106,10 @@ class GymTask(GeneratedTask):
         _dataset(self, 0)
 
     def verify(self, completion: str, problem: Problem) -> bool:
-        """Return whether the extracted answer gets the full score, unchanged or without its final period."""
+        """Return whether the generator's scorer gives the full score to the completion's answer.
+
+        The answer is tried unchanged and without its final period.
+        """
         quick = self.quick_verdict(completion, problem)
         if quick is not None:
             return quick

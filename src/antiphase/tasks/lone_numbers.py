@@ -169,7 +169,13 @@ def _holds(left: str, number: str) -> bool:
 
 
 def _with_unit(plain: str, found: re.Match[str], units: Set[str]) -> str:
-    """Return the number, together with its unit if this is a known unit and none of `units`."""
+    """Return the number, together with its unit if the unit is known and is none of `units`.
+
+    Args:
+        plain: the text that holds the number.
+        found: the match of the number in this text.
+        units: the units of the reference.
+    """
     number = found[0].replace(",", "").replace("$", "")
     if not units:
         return number

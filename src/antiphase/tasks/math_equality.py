@@ -55,7 +55,7 @@ _TOKEN = re.compile(r"\\[{}]|[()\[\]{},]")
 
 
 def quick_same(answer: str, gold: str) -> bool | None:
-    """Return whether the two are equal if strings and plain numbers can decide it; None if algebra is needed."""
+    """Return whether the answer equals the reference, if strings and numbers can decide it; None if algebra must."""
     if len(answer) <= MAX_ANSWER_LENGTH and _other_units(answer, gold):
         return False
     wanted, given = exact_number(gold), exact_number(answer)
@@ -151,7 +151,10 @@ def _bare(answer: str, gold: str) -> str:
 
 
 def _same_items(given: list[str], wanted: list[str], ordered: bool, order: Order, compare: Compare) -> bool:
-    """Return whether two lists have the same items, in the same order if `ordered`."""
+    """Return whether two lists have the same items, in the same order if `ordered`.
+
+    `order` and `compare` say how two items are compared; `same_answer` explains them.
+    """
     if len(given) != len(wanted):
         return False
     if ordered:
@@ -166,7 +169,10 @@ def _same_items(given: list[str], wanted: list[str], ordered: bool, order: Order
 
 
 def _same_item(answer: str, gold: str, order: Order, compare: Compare) -> bool:
-    """Return whether two answers that are no lists are equal: equations, values with units, or expressions."""
+    """Return whether the answer equals the reference. Both are equations, values with units, or expressions, no lists.
+
+    `same_answer` explains `order` and `compare`.
+    """
     if _EQUALS.search(answer) or _EQUALS.search(gold):
         return _same_equation(answer, gold, order, compare)
     (value, unit), (wanted, wanted_unit) = without_unit(answer), without_unit(gold)
@@ -191,14 +197,17 @@ def _other_units(answer: str, gold: str) -> bool:
 
 
 def _in_words(text: str) -> str:
-    r"""Return the text as `units_of` reads it: without asterisks and final period, and outside `\text{ }`."""
+    r"""Return the text in the form that `units_of` needs: without asterisks, final period and `\text{ }` around it."""
     text = join_thousands(in_latex(text.strip().strip("*"))).strip().removesuffix(".")
     number = _TEXT_NUMBER.fullmatch(text)
     return text if number is None else number[1] + (number[2] or "")
 
 
 def _same_equation(answer: str, gold: str, order: Order, compare: Compare) -> bool:
-    """Return whether the two are equal if at least one of them is an equation."""
+    """Return whether the answer equals the reference, where at least one of them is an equation.
+
+    `same_answer` explains `order` and `compare`.
+    """
     answer_name, answer_value = _assignment(answer)
     gold_name, gold_value = _assignment(gold)
     if answer_name is not None and _NAME.fullmatch(normal_form(gold)):
@@ -276,7 +285,7 @@ def _items(text: str) -> tuple[str, list[str]]:
 
 
 def _cut(text: str, start: int, stop: int, commas: list[int]) -> list[str]:
-    """Return the items of text[start:stop], which is cut at the commas."""
+    r"""Return the items of text[start:stop], which is cut at the offsets `commas`. An item with `\pm` gives two."""
     edges = [start - 1, *commas, stop]
     items = [text[a + 1 : b].strip() for a, b in itertools.pairwise(edges)]
     return [value for item in items if item for value in _both_signs(item)]

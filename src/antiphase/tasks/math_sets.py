@@ -41,7 +41,7 @@ class MathSet:
         order: `given` if the order of items matters in an answer that is a list without brackets, else `any`.
         context: the column of a text that belongs before the question; None if there is none.
         joined: whether the answer column holds lists of answers.
-        test_rows: the number of rows of the test split at that commit; None if the set has no test split.
+        test_rows: the number of rows of the test split at the commit `revision`; None if the set has no test split.
         boxed_only: whether rows without a boxed answer are left out.
     """
 
@@ -108,7 +108,9 @@ MATH_SETS = {
 
 
 def known_set(spec: Spec, name: str) -> TableTask:
-    """Make the task of a known set. The option `revision=` chooses another version of it, `file=` a local copy.
+    """Make the task of a known set.
+
+    The option `revision=` chooses another version of the set. The option `file=` reads a local copy.
 
     Raises:
         InvalidInputError: an option is unknown, both `revision=` and `file=` are given, or the file name has an

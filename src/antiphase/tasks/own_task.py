@@ -67,7 +67,9 @@ class OwnTask(Task):
         return set(_parameters(self.code.value)) - set(_OF_EVERY_TASK)
 
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
-        """Return the user's problems after checks, with the spec as their task. Try the verifier on the first one.
+        """Return the user's problems after checks. Each problem gets the spec as its `task`.
+
+        The verifier is tried on the first problem.
 
         Raises:
             InvalidInputError: the number of problems is wrong, an item is no `Problem` or lacks its id or prompt, an
@@ -281,7 +283,7 @@ def _parameters(factory: Any) -> Mapping[str, tuple[Any, bool]]:
 
 
 def _checked(spec: str, found: Sequence[Any]) -> list[Problem]:
-    """Return the user's problems with the spec as their task; raise InvalidInputError for a malformed one."""
+    """Return the user's problems, each with `spec` as its `task`; raise InvalidInputError for a malformed one."""
     problems: list[Problem] = []
     places: dict[str, int] = {}
     for number, problem in enumerate(found):

@@ -164,7 +164,10 @@ class VerifierPool:
 
 
 def answer_part(task: Task, completion: str, tags: Sequence[tuple[str, str]] = TAGS) -> str | None:
-    """Return the text that the task's verifier reads: what follows the thought. None if the thought does not end."""
+    """Return the part of a completion that the task's verifier reads.
+
+    It is the text after the thought; None if the thought does not end. A task with `reads_thoughts` reads everything.
+    """
     return completion if task.reads_thoughts else spoken(completion, tags).answer
 
 
@@ -180,7 +183,16 @@ def _quick(answer: str | None, problem: Problem) -> Verdict | None:
 
 
 def _explained(verdict: Verdict, answer: str, problem: Problem, finish: str | None) -> Verdict:
-    """Return the verdict with its reason. It becomes `cut off` if the length limit left no answer."""
+    """Return the verdict with its reason, a few words that explain it.
+
+    The outcome becomes `cut off` if the completion reached its length limit before it gave an answer.
+
+    Args:
+        verdict: the verdict without a reason.
+        answer: the text that was verified.
+        problem: the problem.
+        finish: how the completion ended; `length` means that it reached its length limit.
+    """
     if verdict.outcome == "no answer":
         return replace(verdict, outcome="cut off") if finish == "length" else verdict
     if verdict.outcome not in ("right", "wrong"):

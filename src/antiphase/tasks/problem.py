@@ -59,7 +59,10 @@ class Task(ABC):
 
     @property
     def has_two_scores(self) -> bool:
-        """Whether a strict and a flexible score can stand beside the verdict; see `strict_and_flexible`."""
+        """Whether each completion also gets a strict and a flexible score beside the verdict.
+
+        `strict_and_flexible` explains the two scores.
+        """
         return False
 
     @abstractmethod
@@ -106,7 +109,7 @@ class Task(ABC):
         """Return whether the completion gives an answer, right or wrong, in the form that the task asks for."""
 
     def for_training(self) -> "Task":
-        """Return the task that training uses. It differs only for local copies of known sets."""
+        """Return the task that training uses. It is this task itself, unless the task reads a copy of a known set."""
         return self
 
     def check_source(self) -> None:  # noqa: B027 (tasks without a source have nothing to check)

@@ -24,7 +24,8 @@ class QuestionTask(ExtractingTask):
     A subclass defines `questions` and `is_right`. If it is a data class, its own fields become options of the spec.
 
     Args:
-        extract: where in a completion the answer is looked for (the modes of `extract_answer`).
+        extract: where in a completion the answer is looked for, such as `auto`, `boxed` or `last-number`;
+            `extract_answer` explains these modes.
     """
 
     @abstractmethod

@@ -48,7 +48,10 @@ def load_task(spec: str) -> Task:
 
 
 def renew_task(spec: str) -> Task:
-    """Make the task as `build_task` does, but load the file of a user's own task again if the file has changed."""
+    """Make the task that a spec names, without reading its problems.
+
+    If the task is a user's own task, and its file has changed since it was loaded, the file is loaded again.
+    """
     task = build_task(spec)
     if isinstance(task, OwnTask) and not is_current(task.code):
         build_task.cache_clear()

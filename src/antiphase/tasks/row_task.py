@@ -47,14 +47,17 @@ class Origin(ABC):
 
     @abstractmethod
     def read(self, split: Split) -> list[Rows]:
-        """Return the rows of a split; all rows if the source has no splits of its own."""
+        """Return the rows of a split; all rows if the data are not divided into splits."""
 
     def at_hand(self) -> list[Rows]:
-        """Return the rows that need no download, and raise the errors of `read` that need none."""
+        """Return the rows that can be read without a download.
+
+        An error of `read` that can be found without a download is raised.
+        """
         return self.read("all")
 
     def for_training(self) -> "Origin":
-        """Return the origin that training reads. It differs only for a file, which can be a copy of either split."""
+        """Return the origin that training reads. It is this origin itself, unless it is a copy of a known set."""
         return self
 
 
@@ -168,7 +171,14 @@ def text_of(row: TableRow, columns: Sequence[str], what: str, option: str | None
 
 
 def missing(row: TableRow, what: str, asked: Sequence[str], option: str | None = None) -> InvalidInputError:
-    """Return the error for a row that has none of the columns in which `what` was looked for."""
+    """Return the error for a row that has none of the columns in which `what` was looked for.
+
+    Args:
+        row: the row.
+        what: what was looked for, in words, such as `answer`.
+        asked: the names of the columns.
+        option: the option of a spec that chooses another column; None if there is none.
+    """
     return InvalidInputError(
         f"{row.place}: no {what}. Looked for the column {' or '.join(asked)}; found "
         f"{', '.join(row.values) or 'none'}." + (f" Name it with {option}=." if option else "")

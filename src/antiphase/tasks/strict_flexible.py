@@ -23,8 +23,8 @@ class TwoScores:
     Args:
         strict: whether the verdict is right and its answer stood in tags, in a box or after an announcement; None for
             a task whose verifier looks in one place only.
-        flexible: whether the last number equals the reference; None for such a task, and where the reference is no
-            number.
+        flexible: whether the last number equals the reference; None for a task whose verifier looks in one place
+            only, and also if the reference is not a number.
     """
 
     strict: bool | None = None

@@ -24,7 +24,7 @@ class SuiteEntry:
         chat_template: whether the model's chat template is used, if the model has one.
         end_tokens: texts of one token each. Such a token ends a completion, as the model's own end tokens do.
         samples: number of sampled completions of each problem.
-        k: the k of pass@k, maj@k and best-of-k.
+        k: the values of k for which pass@k, maj@k and best-of-k are computed.
     """
 
     spec: str

@@ -1,4 +1,4 @@
-"""Defines the rewards of tasks, in the form in which TRL calls rewards, and the data-set rows that they need.
+"""Define the rewards of tasks, in the form in which TRL calls rewards, and the data-set rows that they need.
 
 This module does not import TRL. TRL's trainer, or another one, calls these rewards.
 """

@@ -60,9 +60,9 @@ def sign_units(text: str) -> set[str]:
 
 
 def units_of(text: str) -> set[str]:
-    r"""Return the known units of a text: of its signs, and of the word behind its value.
+    r"""Return the known units that a text names by a sign, such as €, or by the word behind its value.
 
-    Of `5 dollars per day` this is the unit of the quantity, `dollar`. Other nouns, such as `apples`, are left out.
+    `5 dollars per day` has the unit `dollar`. Nouns that are no known units, such as `apples`, are left out.
 
     >>> units_of("6\\text{ euros}"), units_of("\\$6"), units_of("6 dollars per day"), units_of("6 apples")
     ({'euro'}, {'dollar'}, {'dollar'}, set())
@@ -101,7 +101,7 @@ def without_unit(text: str, *, plain: bool = False) -> tuple[str, str]:
 
 
 def ratio_of(unit: str, other: str) -> Fraction | None:
-    """Return how many of the other unit are one of the unit; None if they measure different things.
+    """Return the size of one `unit`, measured in `other`: 1 cm² is 1/10000 m². None if they measure different things.
 
     >>> str(ratio_of("cm2", "m2")), str(ratio_of("s", "s")), ratio_of("cm", "s"), ratio_of("cm2", "cm")
     ('1/10000', '1', None, None)
@@ -122,7 +122,7 @@ def _name_and_power(unit: str) -> tuple[str, int]:
 
 
 def _singular(word: str) -> str:
-    """Return the word in the singular and in the common spelling of its unit. `s` alone is the second."""
+    """Return the word in the singular and in the common spelling of its unit. The word `s` alone means second."""
     if word in _SAME_UNITS or word in _KNOWN:
         return _SAME_UNITS.get(word, word)
     word = word[:-1] if len(word) > 2 and word.endswith("s") else word
