@@ -33,16 +33,16 @@ from antiphase.training.checks import (
     own_config,
     verifier_index,
 )
-from antiphase.training.completion_texts import CompletionReader
 from antiphase.training.host import HostError, check_host, check_instance
 from antiphase.training.policy import check_sharding, is_sharded, whole_policy
+from antiphase.training.resampling import ResamplingTrainer
 from antiphase.training.reward_functions import MajorityVoteReward, SignalReward, checked, unwrapped
 from antiphase.training.trainer_config import CorRPOConfig
 from antiphase.training.trajectory import Trajectory
 from antiphase.training.watch import Watch
 
 
-class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
+class CorRPOTrainer(ResamplingTrainer):
     """TRL's `GRPOTrainer` with the inversion score in its reward. It takes the same arguments.
 
     The reward of rollout i is R_i = r_i − λ (1 + ρ_i) or a variant of it; see `inversion_term`. Here r_i is the task
@@ -98,7 +98,6 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             ]
         self._rollouts: RolloutIds | None = None
         self._measured: RolloutFacts | None = None
-        self._reader: CompletionReader | None = None
         self._served = False
         self._term: InversionTerm | None = None
         self._weight = 0.0
@@ -116,6 +115,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         names.pop(self._column), tasks.pop(self._column)
         self._verifier = verifier_index(names, tasks, args)
         self._inversion_reward = InversionReward(args.inversion_spec())
+        self.check_dynamic_sampling()
         self._check_measurable()
         self.trajectory = Trajectory(Path(args.output_dir))
         self.watch = Watch(self.trajectory, args)
@@ -170,19 +170,23 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if self._rollouts is None or self._rollouts.completion_ids != completion_ids_list:
             raise HostError("TRL scores other completions than _generate returned; inversion cannot be measured.")
         self._measured = self._measure(self._rollouts)
-        self._reader = CompletionReader(
-            completions, self._rollouts, self._tokenizer, self._end_ids, self.max_completion_length
-        )
+        if self._final is None:
+            self.read_completions(self._rollouts, completions)
         self._rollouts, self._served = None, False
         for function in self.reward_funcs:
             if isinstance(function, SignalReward):
                 function.scores = self._measured.scores
-            if isinstance(unwrapped(function), MajorityVoteReward):
-                unwrapped(function).group_size = self._group_size
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if not self._served:
             raise HostError("TRL did not call the inversion reward: it would have had no effect.")
         return self._combine(rewards)
+
+    def read_completions(self, rollouts: RolloutIds, completions: Any) -> None:
+        """Prepare what reward functions read of the rollouts of this process."""
+        super().read_completions(rollouts, completions)
+        for function in self.reward_funcs:
+            if isinstance(unwrapped(function), MajorityVoteReward):
+                unwrapped(function).group_size = self._group_size
 
     def inversion(self, completion_ids: Any, log_extra: Any = None, **_: Any) -> list[float | None]:
         """Return the reward column: the inversion ι of each rollout of this process, or None if it is undefined.
@@ -200,11 +204,6 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     @property
     def _group_size(self) -> int:
         return int(self.num_generations if self.model.training else self.num_generations_eval)
-
-    @property
-    def _end_ids(self) -> set[int | None]:
-        """The tokens that end a completion."""
-        return {*self.eos_token_ids, self._tokenizer.pad_token_id}
 
     def _check_measurable(self) -> None:
         self._inversion_reward.check_layers(self.accelerator.unwrap_model(self.model))
@@ -257,7 +256,8 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _record(self, combined: CombinedRewards) -> None:
         mode = "train" if self.model.training else "eval"
-        for name, value in combined.metrics.items():
+        metrics = {**combined.metrics, **self.sampling_metrics}
+        for name, value in metrics.items():
             self._metrics[mode][name].append(value)
         logged = {} if self._reader is None else self._reader.logged
         self._reader = None
@@ -266,8 +266,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             means = self._gathered(torch.tensor([list(logged.values())])).mean(0)
             logged = dict(zip(logged, means.tolist(), strict=True))
         if mode == "train":
-            metrics = {**combined.metrics, **logged}
-            self.watch.step(self.state.global_step, metrics, self.accelerator.is_main_process)
+            self.watch.step(self.state.global_step, {**metrics, **logged}, self.accelerator.is_main_process)
 
     def _add_to_advantages(self, output: dict[str, Any], term: Tensor) -> None:
         advantages = output["advantages"]

@@ -37,13 +37,24 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
     Each option of `InversionSpec` is a field, with `inversion_` before its name: `inversion_weight`,
     `inversion_combine`, … The `seed` is that of `GRPOConfig`.
 
+    Args:
+        dynamic_sampling: the greatest number of rounds in which groups of tied task rewards are replaced by groups of
+            further prompts (DAPO's dynamic sampling); 0 replaces none.
+
     Raises:
         InvalidInputError: a value is not one of its option's choices, or is outside its range.
     """
 
+    dynamic_sampling: int = field(
+        default=0,
+        metadata={"help": "most rounds that sample further prompts for groups of tied task rewards (DAPO); 0: none"},
+    )
+
     def __post_init__(self) -> None:
         # The checks of our own fields come first, since TRL looks for devices, which may take long.
         self.inversion_spec()
+        if self.dynamic_sampling < 0:
+            raise InvalidInputError(f"dynamic_sampling must be 0 or positive; got {self.dynamic_sampling}.")
         if self.restore_callback_states_from_checkpoint:
             raise InvalidInputError(
                 "restore_callback_states_from_checkpoint is not supported: CorR-PO restores its own state on resume."
@@ -71,7 +82,7 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
         return self.inversion_spec().weight_at(step, max_steps)
 
 
-OWN_FIELDS: tuple[str, ...] = tuple(PREFIX + option.name for option in _OPTIONS)
+OWN_FIELDS: tuple[str, ...] = (*(PREFIX + option.name for option in _OPTIONS), "dynamic_sampling")
 # The values of these fields in runs that were made before the fields existed. ρ of these runs is over tokens, so the
 # options of steps have no effect.
 BEFORE_THE_FIELD: Mapping[str, object] = {
@@ -81,4 +92,5 @@ BEFORE_THE_FIELD: Mapping[str, object] = {
     "inversion_splitter": DEFAULT_SPLITTER,
     "inversion_step_strength": "mean",
     "inversion_min_steps": MIN_STEPS,
+    "dynamic_sampling": 0,
 }
