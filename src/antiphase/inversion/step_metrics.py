@@ -49,6 +49,16 @@ def tied_share(task: Float[Tensor, "rollout"], group_size: int) -> float:
     return float(tied_groups(task, group_size).double().mean())
 
 
+def distinct_share(digests: Float[Tensor, "rollout"], group_size: int) -> float:
+    """Return the number of distinct completions of a group as a share of its size, as a mean over the groups.
+
+    >>> distinct_share(torch.tensor([5.0, 5.0, 5.0, 5.0, 1.0, 2.0, 3.0, 4.0]), 4)
+    0.625
+    """
+    groups = digests.view(-1, group_size).tolist()
+    return sum(len(set(group)) for group in groups) / (len(groups) * group_size)
+
+
 def halves_accuracy(
     inversion: Float[Tensor, "rollout"], accepted: Bool[Tensor, "rollout"], group_size: int
 ) -> tuple[float, float]:
@@ -111,4 +121,5 @@ def step_metrics(
         "rollout/length": _mean(facts.length),
         "rollout/truncated": _mean(facts.truncated),
         "rollout/repetition": _mean(facts.repetition),
+        "rollout/distinct": distinct_share(facts.digest, group_size),
     }
