@@ -27,11 +27,14 @@ def names(**history):
 
 
 def test_the_public_run_of_self_certainty_without_kl():
-    """The answers had 7 tokens at step 20, and accuracy had gone from 0.46 to 0.002 while the reward rose."""
+    """The answers had 7 tokens at step 20, and accuracy had gone from 0.46 to 0.002 while the reward rose.
+
+    These numbers are public. The curves between the ends, and the reward, are ours.
+    """
     history = {"rollout/length": curve(160, 7), "task/mean": line(14, 24), "task/accuracy": curve(0.46, 0.002)}
     (sign,) = collapse_signs(history, WINDOW)
     assert sign.name == "shorter"
-    assert "rollout/length 116 → 9.8" in sign.text
+    assert "rollout/length 118 → 10" in sign.text
     assert "task/accuracy 0.28" in sign.text
     (blind,) = collapse_signs({**history, "task/accuracy": NAN}, WINDOW)
     assert blind.name == "shorter"

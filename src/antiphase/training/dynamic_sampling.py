@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from antiphase.inversion.step_metrics import tied_groups
+from antiphase.training.random_reward import seeded
 
 PREFIX = "sampling/"
 
@@ -101,10 +102,8 @@ def further_rows(
         step: number of optimizer steps done.
         generation: number of generation batches that were sampled before at this step.
     """
-    digest = hashlib.sha256(f"{seed}/{step}/{generation}".encode()).digest()
-    random = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     seen = set(known)
-    for place in torch.randperm(len(rows), generator=random).tolist():
+    for place in torch.randperm(len(rows), generator=seeded(seed, step, generation)).tolist():
         row = rows[place]
         key = prompt_key(row)
         if key not in seen:

@@ -29,6 +29,7 @@ from antiphase.training.checks import (
     check_columns,
     check_functions,
     check_rewarded,
+    check_token_advantages,
     checkpoint_state,
     own_config,
     verifier_index,
@@ -37,6 +38,7 @@ from antiphase.training.host import HostError, check_host, check_instance
 from antiphase.training.policy import check_sharding, is_sharded, whole_policy
 from antiphase.training.resampling import ResamplingTrainer
 from antiphase.training.reward_functions import MajorityVoteReward, SignalReward, checked, unwrapped
+from antiphase.training.token_advantages import token_advantages
 from antiphase.training.trainer_config import CorRPOConfig
 from antiphase.training.trajectory import Trajectory
 from antiphase.training.watch import Watch
@@ -101,6 +103,7 @@ class CorRPOTrainer(ResamplingTrainer):
         self._served = False
         self._term: InversionTerm | None = None
         self._weight = 0.0
+        self._right, self._token_rewards = torch.empty(0), torch.empty(0)
         super().__init__(*bound.args[1:], **bound.kwargs)
         check_instance(self)
         self._column = self.reward_funcs.index(self.inversion)
@@ -116,6 +119,7 @@ class CorRPOTrainer(ResamplingTrainer):
         self._verifier = verifier_index(names, tasks, args)
         self._inversion_reward = InversionReward(args.inversion_spec())
         self.check_dynamic_sampling()
+        check_token_advantages(args, self._verifier)
         self._check_measurable()
         self.trajectory = Trajectory(Path(args.output_dir))
         self.watch = Watch(self.trajectory, args)
@@ -155,6 +159,10 @@ class CorRPOTrainer(ResamplingTrainer):
         term = cast("InversionTerm | None", self._term)
         if term is None:
             raise HostError("TRL scored completions without calling _calculate_rewards: inversion was not included.")
+        if cast(CorRPOConfig, self.args).token_advantages == "gtpo":
+            shaped = token_advantages(self, output, self._token_rewards, self._right, self._group_size)
+            output["advantages"], means = shaped
+            self._log_advantages(means.tolist())
         if self._inversion_reward.spec.combine == "centered":
             self._add_to_advantages(output, term.advantage * self._weight)
         return output
@@ -237,6 +245,11 @@ class CorRPOTrainer(ResamplingTrainer):
             accepted=None if verifier is None else spec.accepts(task_columns[:, verifier]),
         )
         self._term = combined.term
+        if verifier is not None:
+            self._right = spec.accepts(task_columns[:, verifier])
+            # GTPO's reward of a wrong rollout is −1, whatever its verifier says.
+            self._token_rewards = torch.where(self._right, task, -1.0) + self._weight * combined.term.reward
+            self._token_rewards[combined.excluded] = torch.nan
         rewards[:, self._column] = combined.term.reward.to(rewards)
         rewards[combined.excluded.to(rewards.device), self._column] = torch.nan
         before, after = (self._task_weights * (0.0 if spec.combine == "only" else 1.0)).tensor_split([self._column])
@@ -271,20 +284,25 @@ class CorRPOTrainer(ResamplingTrainer):
     def _add_to_advantages(self, output: dict[str, Any], term: Tensor) -> None:
         advantages = output["advantages"]
         size = len(advantages)
-        if advantages.shape != (size,) or len(term) != size * self.accelerator.num_processes:
+        by_token = cast(CorRPOConfig, self.args).token_advantages != "none"
+        if advantages.dim() != 1 + by_token or len(term) != size * self.accelerator.num_processes:
             raise HostError(
                 f"TRL's advantages have shape {tuple(advantages.shape)} for {len(term)} rollouts; expected one each."
             )
         first = self.accelerator.process_index * size
-        output["advantages"] = advantages + term[first : first + size].to(advantages)
-        logged = self._logs["advantages"]
-        latest = list(logged)
+        own = term[first : first + size].to(advantages)
+        output["advantages"] = advantages + (own[:, None] if by_token else own)
+        logged = list(self._logs["advantages"])
         # TRL keeps only the latest rows, which may be fewer than this batch has.
-        added = term.tolist()[-len(latest) :]
-        for place, value in enumerate(added, start=len(latest) - len(added)):
-            latest[place] += value
+        added = term.tolist()[-len(logged) :]
+        self._log_advantages([a + b for a, b in zip(logged[-len(added) :], added, strict=True)])
+
+    def _log_advantages(self, values: list[float]) -> None:
+        """Put the advantages of the latest batch in the place of those in TRL's log."""
+        logged = self._logs["advantages"]
+        kept = list(logged)[: max(0, len(logged) - len(values))]
         logged.clear()
-        logged.extend(latest)
+        logged.extend([*kept, *values])
 
 
 def _or_none(values: Tensor) -> list[float | None]:
