@@ -153,7 +153,7 @@ _BASELINES = (
     _preset(
         "gtpo",
         "GTPO, arXiv 2508.04349, as two public re-implementations give it",
-        "We have not read the paper's own text. Clip and loss are DAPO's (0.2 and 0.28, token sums), α₁ = 1, α₂ = 0.1; "
+        "We have not read the paper's own text. Clip and loss are DAPO's (0.2, 0.28, token sums), α₁ = 1, α₂ = 0.1; "
         "truncated completions are not masked, and there is no dynamic sampling.",
         loss_type="dapo",
         epsilon_high=0.28,

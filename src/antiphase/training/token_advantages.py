@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from trl.models.utils import disable_gradient_checkpointing
 
 TokenAdvantages = Literal["none", "gtpo"]
 TOKEN_ADVANTAGES: tuple[TokenAdvantages, ...] = get_args(TokenAdvantages)
@@ -95,22 +96,17 @@ def token_advantages(
     attention = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
     width, args = output["completion_ids"].shape[1], trainer.args
     rows = args.per_device_train_batch_size if trainer.model.training else args.per_device_eval_batch_size
-    with torch.no_grad():
+    with torch.no_grad(), disable_gradient_checkpointing(trainer.model, args.gradient_checkpointing_kwargs):
         _, entropy, _ = trainer._get_per_token_logps_and_entropies(
             trainer.model, ids, attention, width, batch_size=rows, compute_entropy=True
         )
     state = trainer.accelerator
     # The rollouts of a group may be on several processes, whose batches have different widths.
-    everywhere = [
-        state.gather(state.pad_across_processes(values.contiguous(), dim=1)) for values in (entropy.float(), mask)
-    ]
-    advantages = gtpo_advantages(
-        rewards.to(entropy.device),
-        right.to(entropy.device),
-        everywhere[0],
-        everywhere[1].bool(),
-        group_size=group_size,
+    entropies, masks = (
+        state.gather(state.pad_across_processes(values.contiguous(), dim=1)).cpu()
+        for values in (entropy.float(), mask)
     )
+    advantages = gtpo_advantages(rewards.cpu(), right.cpu(), entropies, masks.bool(), group_size=group_size)
     first = state.process_index * len(mask)
-    means = advantages.sum(1) / everywhere[1].sum(1).clamp(min=1)
+    means = advantages.sum(1) / masks.sum(1).clamp(min=1)
     return advantages[first : first + len(mask), :width].to(output["advantages"]), means

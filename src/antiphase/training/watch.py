@@ -82,7 +82,7 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
         signs = [sign for sign in collapse_signs(self.history, window) if sign.name not in self.quiet]
         if not signs:
             return
-        self.quiet |= dict.fromkeys((sign.name for sign in signs), window)
+        self.quiet |= {sign.name: window for sign in signs}
         self.alarms.append(step)
         self._raise(step, window, signs, is_main_process)
 
