@@ -206,7 +206,12 @@ def test_keys_of_a_training(model_dir, tmp_path) -> None:
     from antiphase.types import SignalSpec
 
     out = tmp_path / "run"
-    words = {"preset": "grpo+corr-po", "inversion_weight": 0.5, "inversion_targets_per_rollout": 8, "dynamic_sampling": 1}
+    words = {
+        "preset": "grpo+corr-po",
+        "inversion_weight": 0.5,
+        "inversion_targets_per_rollout": 8,
+        "dynamic_sampling": 1,
+    }
     assert main(["train", *flags(model_dir, out, **words)]) == 0
     summary = json.loads((out / "summary.json").read_text())
     logged = [

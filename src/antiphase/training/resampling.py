@@ -8,7 +8,6 @@ batch to TRL, which gets the kept completions and rewards instead of making new 
 `dynamic_sampling` decides by task rewards alone: the inversion is measured once, on the final batch.
 """
 
-import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,6 @@ from accelerate.utils import gather_object
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import IterableDataset
-from trl import GRPOTrainer
 
 from antiphase.errors import InvalidInputError
 from antiphase.inversion.rollout_facts import RolloutIds
@@ -33,7 +31,7 @@ from antiphase.training.dynamic_sampling import (
     prompt_key,
     sampling_metrics,
 )
-from antiphase.training.host import HostError
+from antiphase.training.reading import ReadingTrainer
 from antiphase.training.reward_functions import SignalReward
 
 
@@ -63,7 +61,7 @@ class _Sample:
     lengths: Float[Tensor, "rollout"]
 
 
-class ResamplingTrainer(GRPOTrainer):  # type: ignore[misc]
+class ResamplingTrainer(ReadingTrainer):
     """TRL's `GRPOTrainer` that replaces groups of tied task rewards, if `dynamic_sampling` is above 0.
 
     A subclass says which functions are task rewards. It sets `_column`, `_task_weights` and `_verifier` when it is
@@ -72,7 +70,6 @@ class ResamplingTrainer(GRPOTrainer):  # type: ignore[misc]
 
     # The final batch, while TRL scores it; else None.
     _final: _Sample | None = None
-    _reader: CompletionReader | None = None
     sampling_metrics: Mapping[str, float] = {}
     # The optimizer step of the latest sampled batch, and how many batches were sampled at this step before it.
     _place: tuple[int, int] = (-1, 0)
@@ -183,7 +180,7 @@ class ResamplingTrainer(GRPOTrainer):  # type: ignore[misc]
                 pairs = list(zip(bare.nonzero()[:, 0].tolist(), (~empty).nonzero()[:, 0].tolist(), strict=False))
                 final = self._replaced(final, new, pairs)
                 bare[[old for old, _ in pairs]] = False
-        self._give_extras(final)
+        self._give_extras([rollout.extras for rollout in final.rollouts])
         self.sampling_metrics = sampling_metrics(
             rounds=rounds,
             num_groups=groups,
@@ -295,42 +292,3 @@ class ResamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         columns[list(moves.values())] = new.columns[list(moves)]
         lengths[list(moves.values())] = new.lengths[list(moves)]
         return replace(final, rollouts=rollouts, columns=columns, lengths=lengths)
-
-    # What reward functions log.
-
-    def read_completions(self, rollouts: RolloutIds, completions: Any) -> None:
-        """Prepare what reward functions read of the rollouts of this process; a subclass may add to it."""
-        self._reader = CompletionReader(
-            completions, rollouts, self._tokenizer, self._end_ids, self.max_completion_length
-        )
-
-    @property
-    def _end_ids(self) -> set[int | None]:
-        """The tokens that end a completion."""
-        return {*self.eos_token_ids, self._tokenizer.pad_token_id}
-
-    @contextlib.contextmanager
-    def _logged_metrics(self) -> Iterator[list[CompletionReader]]:
-        """Collect the readers of the rounds, and let the last one hold the mean of what was logged in all of them."""
-        readers: list[CompletionReader] = []
-        yield readers
-        logged: dict[str, float] = {}
-        counts = [len(reader.finishes) for reader in readers]
-        for name in readers[0].logged:
-            values = [reader.logged.get(name, math.nan) for reader in readers]
-            logged[name] = sum(n * value for n, value in zip(counts, values, strict=True)) / sum(counts)
-            self._pending_metrics[name] = [logged[name]]
-        cast(CompletionReader, self._reader).logged = logged
-
-    def _taken_extras(self, count: int) -> list[dict[str, Any]]:
-        """Return, for each rollout, the columns that reward functions logged for the table of completions."""
-        if any(len(values) != count for values in self._pending_extra_logs.values()):
-            raise HostError("reward functions logged columns of another length than the batch has.")
-        extras = [{name: values[i] for name, values in self._pending_extra_logs.items()} for i in range(count)]
-        self._pending_extra_logs.clear()
-        return extras
-
-    def _give_extras(self, final: _Sample) -> None:
-        """Give the logged columns of the final batch to TRL, which adds them to its table."""
-        for name in dict.fromkeys(name for rollout in final.rollouts for name in rollout.extras):
-            self._pending_extra_logs[name] = [rollout.extras.get(name) for rollout in final.rollouts]
