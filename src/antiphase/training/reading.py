@@ -1,4 +1,4 @@
-"""`ReadingTrainer`: TRL's `GRPOTrainer` with a reader of completions for rewards, and with what rewards log kept apart.
+"""`ReadingTrainer`: TRL's `GRPOTrainer` with a reader of completions, which keeps what rewards log apart.
 
 TRL collects what reward functions log in lists for one batch. A batch that is sampled in several rounds needs the
 logs of each round, and in the end those of the rollouts that are trained on.
