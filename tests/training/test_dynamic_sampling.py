@@ -330,7 +330,8 @@ from pathlib import Path
 import test_dynamic_sampling as cases
 world = int(os.environ.get("WORLD_SIZE", 1))
 trainer = cases.trained(Path({out!r}), train=False, dynamic_sampling=9, max_steps=3, num_generations={size},
-    per_device_train_batch_size={rows} // world, inversion_combine="centered")
+    per_device_train_batch_size={rows} // world, inversion_combine="centered",
+    token_advantages="gtpo")
 trainer.train()
 if trainer.accelerator.is_main_process:
     torch.save(trainer.accelerator.unwrap_model(trainer.model).state_dict(), {out!r} + "/weights.pt")
@@ -339,7 +340,10 @@ if trainer.accelerator.is_main_process:
 
 
 def test_two_processes_choose_the_same_batch_as_one(tmp_path):
-    """Both layouts end with the same rewards and weights. Of the 3 groups of 6, one lies on both processes."""
+    """Both layouts end with the same rewards and weights. Of the 3 groups of 6, one lies on both processes.
+
+    The advantages of tokens (GTPO) need the entropies of a whole group, so they are part of this test.
+    """
     size, rows = 6, 18
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     environment["PYTHONWARNINGS"] = "ignore"

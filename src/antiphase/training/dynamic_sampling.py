@@ -31,10 +31,10 @@ def judged_rewards(
     reach a training that must not use them. The inversion score is never among the columns: it differs within every
     group, so it would make every group look informative.
 
-    >>> columns = torch.tensor([[1.0, 0.2], [1.0, 0.4]])
+    >>> columns = torch.tensor([[1.0, 0.25], [1.0, 0.5]])
     >>> judged_rewards(columns, torch.tensor([1.0, 1.0]), 0).tolist()
     [1.0, 1.0]
-    >>> judged_rewards(columns, torch.tensor([0.0, 5.0]), 0).tolist()
+    >>> judged_rewards(columns, torch.tensor([0.0, 4.0]), 0).tolist()
     [1.0, 2.0]
 
     Args:
