@@ -198,6 +198,7 @@ def test_keys_of_a_comparison(model_dir, tmp_path) -> None:
 def test_keys_of_a_training(model_dir, tmp_path) -> None:
     pytest.importorskip("trl", reason="TRL is not installed; pip install 'antiphase[train]'")
     from antiphase.cli import main
+    from antiphase.inversion.alarm import Sign
     from antiphase.training.probe_set import ProbeSet, probe_policy
     from antiphase.training.trainer_config import CorRPOConfig
     from antiphase.training.trajectory import Trajectory, read_trajectory
@@ -205,7 +206,12 @@ def test_keys_of_a_training(model_dir, tmp_path) -> None:
     from antiphase.types import SignalSpec
 
     out = tmp_path / "run"
-    words = {"preset": "grpo+corr-po", "inversion_weight": 0.5, "inversion_targets_per_rollout": 8}
+    words = {
+        "preset": "grpo+corr-po",
+        "inversion_weight": 0.5,
+        "inversion_targets_per_rollout": 8,
+        "dynamic_sampling": 1,
+    }
     assert main(["train", *flags(model_dir, out, **words)]) == 0
     summary = json.loads((out / "summary.json").read_text())
     logged = [
@@ -216,7 +222,7 @@ def test_keys_of_a_training(model_dir, tmp_path) -> None:
     config = CorRPOConfig(**settings(tmp_path / "alarm", inversion_alarm="warn"))
     watch = Watch(Trajectory(tmp_path), config)
     with pytest.warns(CollapseWarning):
-        watch._raise(0, 4, is_main_process=True)
+        watch._raise(0, 4, [Sign("shorter", "completions became shorter")], is_main_process=True)
     probe_set = ProbeSet.from_rollouts(["ab", "cd"], ["efghijklmnop"] * 2, byte_tokenizer())
     probed = probe_policy(tiny_model("llama-gqa"), probe_set, SignalSpec(), num_resamples=20)
     rows = [*read_trajectory(out), *read_trajectory(tmp_path), probed]

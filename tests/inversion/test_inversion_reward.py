@@ -34,7 +34,7 @@ def facts_of(*inversion):
         iota, -iota, {"token": -iota, "step": nothing}, nothing, nothing, nothing, nothing, nothing.long(),
         nothing.long(),
     )  # fmt: skip
-    return RolloutFacts(scores, nothing, nothing, nothing, nothing)
+    return RolloutFacts(scores, nothing, nothing, nothing, nothing, nothing)
 
 
 def columns(facts):

@@ -38,7 +38,8 @@ class TestConfig:
 
     def test_has_every_option_with_its_default_and_help(self) -> None:
         assert self.made().inversion_spec() == InversionSpec()
-        assert self.names == tuple(f"inversion_{name}" for name in FIELDS if name != "seed")
+        own = tuple(f"inversion_{name}" for name in FIELDS if name != "seed")
+        assert self.names == (*own, "dynamic_sampling", "token_advantages")
         for name, option in FIELDS.items():
             if name != "seed":
                 field = self.own[f"inversion_{name}"]

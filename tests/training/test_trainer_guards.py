@@ -198,6 +198,10 @@ class TestAlarm:
         for step in range(count):
             watch.step(step, {"inversion/mean": inversion(step), "task/accuracy": accuracy(step)}, True)
 
+    def feed(self, watch, first, metrics):
+        for step, values in enumerate(metrics, start=first):
+            watch.step(step, values, True)
+
     def watch(self, folder, action):
         return Watch(
             Trajectory(folder), CorRPOConfig(**settings(folder, inversion_alarm=action, inversion_alarm_window=10))
@@ -222,6 +226,50 @@ class TestAlarm:
         assert watch.dropped == (action == "drop")
         assert watch.stopped == (action == "stop")
         assert [row["step"] for row in read_trajectory(tmp_path) if row["kind"] == "alarm"] == [9]
+
+    def test_each_sign_has_its_own_pause_and_names_its_numbers(self, tmp_path):
+        watch = self.watch(tmp_path, "warn")
+        metrics = [
+            {"task/mean": float(i), "rollout/length": 200 * 0.6**i, "rollout/distinct": 1.0 if i < 9 else 0.1}
+            for i in range(14)
+        ]
+        with pytest.warns(CollapseWarning) as caught:
+            self.feed(watch, 0, metrics)
+        texts = [str(warning.message) for warning in caught]
+        assert watch.alarms == [9, 10]
+        assert "completions became much shorter (rollout/length 160 → 2.69) while the reward rose" in texts[0]
+        assert "over the last 10 batches. Training goes on (inversion_alarm='warn')" in texts[0]
+        assert "the completions of a prompt became equal (rollout/distinct 1 → 0.1)" in texts[1]
+        rows = [row for row in read_trajectory(tmp_path) if row["kind"] == "alarm"]
+        assert [row["signs"] for row in rows] == [["shorter"], ["equal"]]
+        assert rows[0]["message"] in texts[0]
+
+    def test_the_state_of_older_checkpoints_loads(self, tmp_path):
+        """Until version 0.2, a checkpoint held one pause, and the history of inversion and accuracy alone."""
+        before = {
+            "dropped": False,
+            "alarms": [3],
+            "quiet": 2,
+            "inversion": [i / 10 for i in range(10)],
+            "accuracy": [1 - i / 20 for i in range(10)],
+        }
+        watch = self.watch(tmp_path, "warn")
+        watch.restore(json.loads(json.dumps(before)))
+        later = [{"inversion/mean": step / 10, "task/accuracy": 1 - step / 20} for step in range(10, 14)]
+        with pytest.warns(CollapseWarning, match="inversion rose while task accuracy fell"):
+            self.feed(watch, 10, later)
+        assert watch.alarms == [3, 11]
+        other = self.watch(tmp_path / "other", "warn")
+        other.restore(json.loads(json.dumps(watch.state()["attributes"])))
+        assert (other.alarms, other.quiet, other.history.keys()) == (watch.alarms, watch.quiet, watch.history.keys())
+
+    def test_under_dynamic_sampling_the_first_sample_says_what_accuracy_is(self, tmp_path):
+        watch = self.watch(tmp_path, "warn")
+        for step in range(10):
+            metrics = {"task/accuracy": 0.5, "sampling/accuracy": 0.2 + step / 20, "rollout/length": 300 * 0.6**step}
+            watch.step(step, metrics, True)
+        assert watch.alarms == []
+        assert watch.history["task/accuracy"][-1] == pytest.approx(0.65)
 
     def test_off(self, tmp_path):
         watch = self.watch(tmp_path, "off")

@@ -63,6 +63,7 @@ def facts(**changes):
         length=t(10, 20, 30, 0),
         truncated=t(0, 1, 0, 1),
         repetition=t(0, 0.5, NAN, NAN),
+        digest=t(1, 1, 2, 3),
         seconds=t(1.5, 1.5, 0.5, 0.5),
     )
 
@@ -98,6 +99,7 @@ class TestMetrics:
             "rollout/length": 15.0,
             "rollout/truncated": 0.5,
             "rollout/repetition": 0.25,
+            "rollout/distinct": 0.75,
         }
         assert found == pytest.approx(expected)
 

@@ -1,16 +1,42 @@
-"""Detect the collapse of a training: inversion rises while task accuracy falls (docs/training.md, guard-rails).
+"""Detect the collapse of a training from the metrics of its last batches (docs/training.md, guard-rails).
 
 With every intrinsic reward studied so far, accuracy rises at first and collapses later, while the reward keeps rising.
-The alarm looks for the step at which the two part.
+The alarm looks for the step at which the two part. It also looks for the forms that a collapse takes: completions of a
+few tokens, completions that run into the limit, repetition, and equal completions for a prompt.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 AlarmAction = Literal["warn", "stop", "drop", "off"]
 ALARM_ACTIONS: tuple[AlarmAction, ...] = get_args(AlarmAction)
 THRESHOLD = 2.5
+# A change is sharp if the mean of the last quarter of the window is this many times that of the first quarter, or if a
+# share has risen by this much.
+FACTOR = 3.0
+REPETITION_RISE = 0.3
+TRUNCATED_RISE = 0.5
+
+INVERSION, ACCURACY, REWARD = "inversion/mean", "task/accuracy", "task/mean"
+LENGTH, TRUNCATED, REPETITION = "rollout/length", "rollout/truncated", "rollout/repetition"
+DISTINCT = "rollout/distinct"
+# The metrics that the alarm reads.
+WATCHED = (INVERSION, ACCURACY, REWARD, LENGTH, TRUNCATED, REPETITION, DISTINCT)
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A sign of collapse.
+
+    Args:
+        name: `accuracy`, `shorter`, `longer`, `limit`, `repetition` or `equal`.
+        text: what was seen, with its numbers.
+    """
+
+    name: str
+    text: str
 
 
 def slope_t(values: Sequence[float]) -> float:
@@ -40,3 +66,113 @@ def collapsing(inversion: Sequence[float], accuracy: Sequence[float], window: in
     if len(inversion) < window:
         return False
     return slope_t(inversion[-window:]) > THRESHOLD and slope_t(accuracy[-window:]) < -THRESHOLD
+
+
+@dataclass(frozen=True)
+class _Trend:
+    """How a metric changed over the window: the means of its first and last quarter, and the t of its slope."""
+
+    name: str
+    start: float
+    end: float
+    t: float
+
+    @classmethod
+    def of(cls, name: str, history: Mapping[str, Sequence[float]], window: int) -> "_Trend":
+        values = list(history.get(name, ()))[-window:]
+        if len(values) < window:
+            return cls(name, math.nan, math.nan, 0.0)
+        quarter = max(2, window // 4)
+        return cls(name, _mean(values[:quarter]), _mean(values[-quarter:]), slope_t(values))
+
+    @property
+    def known(self) -> bool:
+        return math.isfinite(self.start) and math.isfinite(self.end)
+
+    @property
+    def rose(self) -> bool:
+        return self.t > THRESHOLD
+
+    @property
+    def fell(self) -> bool:
+        return self.t < -THRESHOLD
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.start:.3g} → {self.end:.3g}"
+
+
+def collapse_signs(history: Mapping[str, Sequence[float]], window: int) -> list[Sign]:
+    """Return the signs of collapse over the last `window` batches.
+
+    * `accuracy`: inversion rose while task accuracy fell; see `collapsing`.
+    * `shorter`, `longer`: the mean length of the completions fell to a third, or rose threefold.
+    * `limit`: the share of completions without an end token rose by 0.5.
+    * `repetition`: the share of repeated 4-grams rose by 0.3.
+    * `equal`: the share of distinct completions of a prompt fell to a third.
+
+    The amounts compare the means of the first and the last quarter of the window, and the slope over the window must
+    be beyond 2.5 standard errors. All signs but the first count only if the training does not get better. If there is
+    a verifier, its accuracy must not have risen beyond 2.5 standard errors; `equal` does not count, because right
+    answers may be equal. Without a verifier, the reward must have risen beyond 2.5 standard errors: the task reward,
+    or the inversion where there is no task reward.
+
+    The paper has no alarm; this one is our own. docs/training.md says how often noise raises it.
+
+    >>> lengths = [150.0 * 0.85**step for step in range(20)]
+    >>> rewards = [10.0 + step for step in range(20)]
+    >>> [sign.text for sign in collapse_signs({"rollout/length": lengths, "task/mean": rewards}, 20)]
+    ['completions became much shorter (rollout/length 111 → 9.72) while the reward rose (task/mean 12 → 27)']
+
+    Args:
+        history: by metric, its values in the last batches; a metric that is missing or NaN gives no sign.
+        window: number of batches that are looked at.
+    """
+    trends = {name: _Trend.of(name, history, window) for name in WATCHED}
+    inversion, accuracy, reward = trends[INVERSION], trends[ACCURACY], trends[REWARD]
+    found = []
+    if collapsing(history.get(INVERSION, ()), history.get(ACCURACY, ()), window):
+        found.append(Sign("accuracy", f"inversion rose while task accuracy fell ({inversion}, {accuracy})"))
+    if accuracy.known:
+        bad, why = not accuracy.rose, f"while task accuracy did not rise ({accuracy})"
+    else:
+        reward = reward if reward.known else inversion
+        bad, why = reward.rose, f"while the reward rose ({reward})"
+    if bad:
+        found += [Sign(name, f"{text} {why}") for name, text in _sharp_changes(trends)]
+    return [sign for sign in found if sign.name != "equal" or not accuracy.known]
+
+
+def _sharp_changes(trends: Mapping[str, _Trend]) -> list[tuple[str, str]]:
+    """Return the names and the texts of the changes that are sharp, whatever became of accuracy and reward."""
+    length, truncated, repetition = trends[LENGTH], trends[TRUNCATED], trends[REPETITION]
+    distinct = trends[DISTINCT]
+    # A comparison with NaN is false, so an unknown metric gives no sign.
+    tests = [
+        ("shorter", "completions became much shorter", length, length.fell and length.end <= length.start / FACTOR),
+        ("longer", "completions became much longer", length, length.rose and length.end >= length.start * FACTOR),
+        (
+            "limit",
+            "more completions ran into their length limit",
+            truncated,
+            truncated.rose and truncated.end - truncated.start >= TRUNCATED_RISE,
+        ),
+        (
+            "repetition",
+            "completions repeat themselves",
+            repetition,
+            repetition.rose and repetition.end - repetition.start >= REPETITION_RISE,
+        ),
+        (
+            "equal",
+            "the completions of a prompt became equal",
+            distinct,
+            distinct.fell and distinct.end <= distinct.start / FACTOR,
+        ),
+    ]
+    return [(name, f"{text} ({trend})") for name, text, trend, seen in tests if seen]
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Return the mean of the finite values; NaN without any."""
+    kept = [value for value in values if math.isfinite(value)]
+    return math.fsum(kept) / len(kept) if kept else math.nan

@@ -85,7 +85,8 @@ class InversionSpec:
         verifier: name of the reward function that says which rollouts are right, for trainers that have several. The
             default is the first function that verifies answers.
         accept: a rollout counts as right ("accepted") if the verifier gives it at least this reward.
-        alarm: what to do when ι rises while accuracy falls: `warn`, `stop`, `drop` (set λ to 0) or `off`.
+        alarm: what to do when the training shows a sign of collapse, see `collapse_signs`: `warn`, `stop`, `drop`
+            (set λ to 0) or `off`.
         alarm_window: number of measured batches over which the alarm computes trends.
         seed: seed of the random generators of the controls and of `targets_per_rollout`. In `CorRPOConfig` it is the
             trainer's own seed.
@@ -120,7 +121,7 @@ class InversionSpec:
     )
     verifier: str | None = _option(None, "name of the reward function that says what is right (default: the first)")
     accept: float = _option(0.5, "a rollout is accepted (right) if the verifier gives it at least this")
-    alarm: str = _option("warn", "when ι rises while accuracy falls: warn, stop, drop or off")
+    alarm: str = _option("warn", "at a sign of collapse: warn, stop, drop or off")
     alarm_window: int = _option(20, "batches that the alarm looks back over")
     seed: int = 42
 

@@ -5,6 +5,7 @@ method `gathered` returns those of all processes. Nothing here measures signals 
 """
 
 import math
+import zlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,7 +23,7 @@ Gather = Callable[[Tensor], Tensor]
 NGRAM = 4
 _OF_SCORES = ("inversion", "correlation", "given_length", "entropy", "strength", "self_certainty")
 _COUNTS = ("num_tokens", "num_items")
-_OWN = ("length", "truncated", "repetition", "seconds")
+_OWN = ("length", "truncated", "repetition", "digest", "seconds")
 
 
 def repetition(token_ids: Sequence[int]) -> float:
@@ -33,6 +34,14 @@ def repetition(token_ids: Sequence[int]) -> float:
     """
     grams = [tuple(token_ids[i : i + NGRAM]) for i in range(len(token_ids) - NGRAM + 1)]
     return math.nan if len(grams) < 2 else 1 - len(set(grams)) / len(grams)
+
+
+def digest(token_ids: Sequence[int]) -> int:
+    """Return a number below 2²⁴ that is equal for equal completions, and almost always differs for others.
+
+    The processes send it to one another as a float32, which holds such numbers exactly.
+    """
+    return zlib.crc32(",".join(map(str, token_ids)).encode()) & 0xFFFFFF
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,7 @@ class RolloutFacts:
         length: number of tokens that the model generated.
         truncated: 1 if the completion has no end token, else 0.
         repetition: share of repeated 4-grams; see `repetition`.
+        digest: a number that is equal for equal completions; see `digest`.
         seconds: time that was spent on measuring the batch of this rollout.
     """
 
@@ -91,6 +101,7 @@ class RolloutFacts:
     length: Float[Tensor, "rollout"]
     truncated: Float[Tensor, "rollout"]
     repetition: Float[Tensor, "rollout"]
+    digest: Float[Tensor, "rollout"]
     seconds: Float[Tensor, "rollout"]
 
     @classmethod
@@ -112,6 +123,7 @@ class RolloutFacts:
             length=_column([float(sum(mask)) for mask in wrote]),
             truncated=_column([float(not ids or ids[-1] not in end_ids) for ids in completions]),
             repetition=_column([repetition(ids) for ids in completions]),
+            digest=_column([float(digest(ids)) for ids in completions]),
             seconds=_column([seconds] * len(completions)),
         )
 

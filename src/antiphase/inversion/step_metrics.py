@@ -28,19 +28,35 @@ def _within(values: Tensor, group_size: int) -> float:
     return _mean(torch.tensor([_std(group) for group in values.view(-1, group_size)], dtype=torch.float64))
 
 
-def tied_share(task: Float[Tensor, "rollout"], group_size: int) -> float:
-    """Return the share of groups whose task rewards are all equal. A NaN is ignored.
+def tied_groups(task: Float[Tensor, "rollout"], group_size: int) -> Bool[Tensor, "group"]:
+    """Return which groups have task rewards that are all equal. A NaN is ignored; a group of NaN alone is not tied.
 
     TRL's metric `frac_reward_zero_std` has the same criterion.
-
-    >>> tied_share(torch.tensor([1.0, 1.0, 0.0, 1.0]), 2)
-    0.5
     """
     groups = task.view(-1, group_size)
     low = groups.nan_to_num(torch.inf).amin(1)
     high = groups.nan_to_num(-torch.inf).amax(1)
     # A group without any reward has low = ∞ and high = −∞.
-    return float(((high >= low) & (high - low <= 1e-8)).double().mean())
+    return (high >= low) & (high - low <= 1e-8)
+
+
+def tied_share(task: Float[Tensor, "rollout"], group_size: int) -> float:
+    """Return the share of groups whose task rewards are all equal; see `tied_groups`.
+
+    >>> tied_share(torch.tensor([1.0, 1.0, 0.0, 1.0]), 2)
+    0.5
+    """
+    return float(tied_groups(task, group_size).double().mean())
+
+
+def distinct_share(digests: Float[Tensor, "rollout"], group_size: int) -> float:
+    """Return the number of distinct completions of a group as a share of its size, as a mean over the groups.
+
+    >>> distinct_share(torch.tensor([5.0, 5.0, 5.0, 5.0, 1.0, 2.0, 3.0, 4.0]), 4)
+    0.625
+    """
+    groups = digests.view(-1, group_size).tolist()
+    return sum(len(set(group)) for group in groups) / (len(groups) * group_size)
 
 
 def halves_accuracy(
@@ -105,4 +121,5 @@ def step_metrics(
         "rollout/length": _mean(facts.length),
         "rollout/truncated": _mean(facts.truncated),
         "rollout/repetition": _mean(facts.repetition),
+        "rollout/distinct": distinct_share(facts.digest, group_size),
     }

@@ -11,6 +11,7 @@ from antiphase.errors import InvalidInputError
 from antiphase.registry import did_you_mean
 from antiphase.runs.folder_kinds import check_same
 from antiphase.tasks.task_rewards import AccuracyReward
+from antiphase.training.random_reward import RandomReward
 from antiphase.training.reward_functions import MajorityVoteReward, SignalReward, unwrapped
 from antiphase.training.trainer_config import BEFORE_THE_FIELD, OWN_FIELDS, CorRPOConfig
 
@@ -53,6 +54,26 @@ def check_rewarded(num_rewards: int, args: CorRPOConfig) -> None:
         )
 
 
+def check_token_advantages(args: CorRPOConfig, verifier: int | None) -> None:
+    """Raise InvalidInputError if `token_advantages='gtpo'` does not fit the reward functions and the other arguments.
+
+    Args:
+        args: the trainer's arguments.
+        verifier: index of the verifier, or None.
+    """
+    if args.token_advantages == "none":
+        return
+    if verifier is None or args.inversion_combine == "only":
+        raise InvalidInputError(
+            "token_advantages='gtpo' treats right and wrong rollouts apart, so it needs a verifier, and a mode other "
+            "than inversion_combine='only'. Add a reward function that verifies, or set token_advantages to 'none'."
+        )
+    if args.multi_objective_aggregation != "sum_then_normalize":
+        raise InvalidInputError(
+            "token_advantages='gtpo' normalises rewards in its own way, so it does not go with normalize_then_sum."
+        )
+
+
 def check_columns(arguments: Mapping[str, Any], functions: Sequence[Any]) -> None:
     """Raise InvalidInputError unless the data sets have the columns that TRL and the verifier read.
 
@@ -82,7 +103,7 @@ def verifier_index(names: Sequence[str], functions: Sequence[Any], args: CorRPOC
     """Return the index of the verifier: the reward function that says which completions are right.
 
     The option `inversion_verifier` names this function. Without the option, the verifier is the first function that is
-    neither a `SignalReward` nor a `MajorityVoteReward`, since these two do not know the right answer.
+    none of `SignalReward`, `MajorityVoteReward` and `RandomReward`, since these do not know the right answer.
 
     Args:
         names: names of the reward functions.
@@ -96,7 +117,7 @@ def verifier_index(names: Sequence[str], functions: Sequence[Any], args: CorRPOC
         InvalidInputError: no reward function has the given name, or `gated` has no verifier.
     """
     if args.inversion_verifier is None:
-        free = (SignalReward, MajorityVoteReward)
+        free = (SignalReward, MajorityVoteReward, RandomReward)
         place = next((i for i, function in enumerate(functions) if not isinstance(unwrapped(function), free)), None)
         if place is None and args.inversion_combine == "gated":
             raise InvalidInputError(

@@ -25,15 +25,18 @@ class Preset:
 
     Args:
         name: the preset's name in recipes.
-        arguments: arguments of `GRPOConfig`, and of `CorRPOConfig` if CorR-PO's inversion term is part of the method.
+        arguments: arguments of `GRPOConfig`, and of `CorRPOConfig` where the method needs them.
         source: the paper that describes the method.
         deviations: where TRL's method differs from the paper's.
+        rewards: names of the reward functions that the method trains on, if they are part of it. A recipe with such a
+            preset names no reward functions of its own.
     """
 
     name: str
     arguments: Mapping[str, Any]
     source: str
     deviations: str
+    rewards: tuple[str, ...] = ()
 
 
 # Arguments that every preset sets; a preset may give some of them other values.
@@ -53,8 +56,8 @@ _ON_POLICY: dict[str, Any] = {
 _DAPO: dict[str, Any] = {"loss_type": "dapo", "epsilon_high": 0.28, "mask_truncated_completions": True}
 
 
-def _preset(name: str, source: str, deviations: str, **arguments: Any) -> Preset:
-    return Preset(name, MappingProxyType({**_ON_POLICY, **arguments}), source, deviations)
+def _preset(name: str, source: str, deviations: str, *, rewards: tuple[str, ...] = (), **arguments: Any) -> Preset:
+    return Preset(name, MappingProxyType({**_ON_POLICY, **arguments}), source, deviations, rewards)
 
 
 _BASELINES = (
@@ -75,9 +78,18 @@ _BASELINES = (
     _preset(
         "dapo",
         "DAPO, arXiv 2503.14476",
-        "No dynamic sampling: groups of tied rewards stay in the batch (their share is logged). Truncated "
-        "completions are masked; the soft overlong punishment is not part of it.",
+        "No dynamic sampling: groups of tied rewards stay in the batch (their share is logged); dapo-dynamic has it. "
+        "Truncated completions are masked; the soft overlong punishment is not part of it.",
         **_DAPO,
+    ),
+    _preset(
+        "dapo-dynamic",
+        "DAPO, arXiv 2503.14476, with its dynamic sampling",
+        "As dapo, but groups of tied task rewards are replaced in at most 10 rounds, the bound in verl's recipe. A "
+        "round samples one further prompt for each such group, in an order of its own; DAPO samples whole batches of "
+        "the next prompts. After the last round the batch is filled with tied groups; verl's recipe stops.",
+        **_DAPO,
+        dynamic_sampling=10,
     ),
     _preset(
         "gspo",
@@ -125,7 +137,69 @@ _BASELINES = (
         **_DAPO,
         top_entropy_quantile=0.2,
     ),
+    _preset(
+        "adaptive-entropy",
+        "Skywork-OR1, arXiv 2505.22312, section 3.3",
+        "The target of 0.2 nats and the coefficient (from 0, in steps of 0.0001, at most 0.005) are those of its "
+        "public scripts. Groups of tied rewards stay in the batch; the paper drops them. Set dynamic_sampling to "
+        "replace them. Its stages of growing length are the recipe's.",
+        loss_type="dapo",
+        use_adaptive_entropy=True,
+        entropy_target=0.2,
+        entropy_coef_min=0.0,
+        entropy_coef_max=0.005,
+        entropy_coef_delta=0.0001,
+    ),
+    _preset(
+        "gtpo",
+        "GTPO, arXiv 2508.04349, as two public re-implementations give it",
+        "We have not read the paper's own text. Clip and loss are DAPO's (0.2, 0.28, token sums), α₁ = 1, α₂ = 0.1; "
+        "truncated completions are not masked, and there is no dynamic sampling.",
+        loss_type="dapo",
+        epsilon_high=0.28,
+        token_advantages="gtpo",
+    ),
+    _preset(
+        "vespo",
+        "VESPO, arXiv 2602.10693",
+        "None known in the loss: exponents 2 and 3, decay factors 3 and 2 for positive and negative advantages. Its "
+        "weights are 1 if every step generates; set steps_per_generation above gradient_accumulation_steps.",
+        loss_type="vespo",
+        vespo_k_pos=2.0,
+        vespo_lambda_pos=3.0,
+        vespo_k_neg=3.0,
+        vespo_lambda_neg=2.0,
+    ),
+    _preset(
+        "luspo",
+        "Length-Unbiased Sequence Policy Optimization, arXiv 2602.05261, section 5.1",
+        "None known in the loss: GSPO's ratios, each sequence weighted by its length. As with gspo, its clip binds "
+        "only with steps_per_generation above gradient_accumulation_steps.",
+        loss_type="luspo",
+        importance_sampling_level="sequence",
+        epsilon=2e-3,
+        epsilon_high=2.5e-3,
+    ),
+    _preset(
+        "intuitor",
+        "Intuitor, arXiv 2505.19590: self-certainty as the only reward",
+        "β = 0.005 is that of its public code for a model of 3B (0.01 for 7B). Self-certainty is measured at "
+        "temperature 1 with the policy that generated.",
+        rewards=("self_certainty",),
+        loss_type="grpo",
+        beta=0.005,
+    ),
+    _preset(
+        "random-reward",
+        "Spurious Rewards, arXiv 2506.10947: a coin as the only reward, a control for other rewards",
+        "γ = 0.5 and no KL, as in its public script. The gains that the paper reports come with GRPO's clipping: set "
+        "steps_per_generation above gradient_accumulation_steps for that, else nothing is clipped.",
+        rewards=("random",),
+        loss_type="grpo",
+    ),
 )
+# The first release did not have these presets, so a recipe that names one is newer; see `recipe.is_former`.
+LATER = ("dapo-dynamic", "adaptive-entropy", "gtpo", "vespo", "luspo", "intuitor", "random-reward")
 
 
 # The paper's reward, as a public digest reports it: R = r − λ (1 + ρ), with ρ the Spearman correlation over the
@@ -209,6 +283,7 @@ def resolve_preset(text: str) -> tuple[Preset, bool]:
             MappingProxyType({**base.arguments, **TERMS[terms[0]]}),
             f"{_TERM_SOURCE}; on {base.source}",
             f"{_TERM_DEVIATIONS[terms[0]]} {base.deviations}",
+            base.rewards,
         ),
         True,
     )

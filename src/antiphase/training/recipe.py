@@ -21,7 +21,7 @@ from antiphase.data.yaml_mapping import read_mapping
 from antiphase.errors import InvalidInputError
 from antiphase.models.demo import DEMO, demo_model_path
 from antiphase.tasks.own_task import file_digests, recorded_code
-from antiphase.training.presets import CORR_PO, CORR_PO_FAST, Preset, resolve_preset
+from antiphase.training.presets import CORR_PO, CORR_PO_FAST, LATER, Preset, resolve_preset
 from antiphase.training.recipe_file import nearest, typed
 from antiphase.training.run_options import RunOptions, check_options
 from antiphase.training.trainer_config import BEFORE_THE_FIELD, CorRPOConfig
@@ -139,7 +139,7 @@ def _resolve(given: dict[str, Any], *, resume: bool, dry_run: bool) -> Recipe:
                     f"{values['inversion_weight']}. Ask for '{values['preset']}+corr-po'."
                 )
             pinned["inversion_weight"] = 0.0
-        values = {**pinned, **values}
+        values = {**pinned, **_own_rewards(preset, values), **values}
     if is_former(given):
         values |= {key: given.get(key, value) for key, value in FIRST_RELEASE.items()}
     if not torch.accelerator.is_available():
@@ -179,8 +179,33 @@ def is_former(given: Mapping[str, Any]) -> bool:
     `inversion_combine` that it had, and no option that came later.
     """
     names = str(given.get("preset") or "").split("+")
-    later = names == [CORR_PO] or CORR_PO_FAST in names or not BEFORE_THE_FIELD.keys().isdisjoint(given)
+    later = (
+        names == [CORR_PO]
+        or not {CORR_PO_FAST, *LATER}.isdisjoint(names)
+        or not BEFORE_THE_FIELD.keys().isdisjoint(given)
+    )
     return given.get("inversion_combine") in FORMER_COMBINES and not later
+
+
+def _own_rewards(preset: Preset, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the reward functions of a preset that brings its own, with the accuracy beside them at weight 0.
+
+    Raises:
+        InvalidInputError: the recipe names reward functions too.
+    """
+    if not preset.rewards:
+        return {}
+    for key in ("reward_funcs", "reward_weights"):
+        if key in given:
+            raise InvalidInputError(
+                f"preset {preset.name!r} trains on its own reward, {' + '.join(preset.rewards)}, and logs accuracy "
+                f"with weight 0. The recipe also names {key}. Remove {key}, or name another preset, such as grpo, and "
+                "give both reward_funcs and reward_weights."
+            )
+    return {
+        "reward_funcs": ["accuracy", *preset.rewards],
+        "reward_weights": [0.0, *(1.0 for _ in preset.rewards)],
+    }
 
 
 def _check_host_arguments(config: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Makes reward functions, built-in or the user's own, from their names, and tries them before the training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from transformers import TrainerState
@@ -10,7 +10,8 @@ from antiphase.tasks.extraction import extract_answer, is_whole
 from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.task_rewards import AccuracyReward, FormatReward
 from antiphase.tasks.user_code import code_place, load_code
-from antiphase.training.reward_choices import check_reward
+from antiphase.training.random_reward import RandomReward
+from antiphase.training.reward_choices import check_reward, is_random, probability_of
 from antiphase.training.reward_functions import (
     MajorityVoteReward,
     NegativeEntropyReward,
@@ -20,33 +21,37 @@ from antiphase.training.reward_functions import (
 )
 
 
-def reward_function(name: str, pool: VerifierPool) -> Any:
+def reward_function(name: str, pool: VerifierPool, seed: int = 0) -> Any:
     """Return the reward function that has this name.
 
     Args:
-        name: one of `reward_choices.NAMES`, or the user's own as `package.module:function` or
-            `path/to/file.py:function`.
+        name: one of `reward_choices.NAMES`, `random:γ` with a probability γ, or the user's own as
+            `package.module:function` or `path/to/file.py:function`.
         pool: verifies the completions for `accuracy`. It also knows the tags of thoughts.
+        seed: seed of the coins of `random`.
 
     Raises:
         InvalidInputError: there is no such function; the message names the most similar one.
     """
     check_reward(name)
+    if is_random(name):
+        return RandomReward(probability_of(name), seed)
     place = code_place(name)
     if place is not None:
         function = load_code(place, f"reward function {name!r}", "function").value
         if not callable(function):
             raise InvalidInputError(f"reward function {name!r}: {place.written} has no function {place.name!r}.")
         return function
-    if name == "accuracy":
-        return AccuracyReward(pool=pool)
-    if name == "format":
-        return FormatReward(pool.tags)
-    if name == "self_certainty":
-        return SelfCertaintyReward()
-    if name == "negative_entropy":
-        return NegativeEntropyReward()
-    return MajorityVoteReward(lambda text, kind: extract_answer(text, "auto", kind), pool.tags, is_whole)
+    makers: dict[str, Callable[[], Any]] = {
+        "accuracy": lambda: AccuracyReward(pool=pool),
+        "format": lambda: FormatReward(pool.tags),
+        "self_certainty": SelfCertaintyReward,
+        "negative_entropy": NegativeEntropyReward,
+        "majority_vote": lambda: MajorityVoteReward(
+            lambda text, kind: extract_answer(text, "auto", kind), pool.tags, is_whole
+        ),
+    }
+    return makers[name]()
 
 
 def _ignore(*_: Any, **__: Any) -> None:

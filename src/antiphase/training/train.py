@@ -83,7 +83,7 @@ def train(arguments: Sequence[str]) -> TrainResult:
     with VerifierPool(think_tags=recipe.options.think_tags) as pool:
         train_problems, eval_problems = draw_problems(recipe)
         table = table_of(recipe, tokenizer, train_problems)
-        functions = [reward_function(name, pool) for name in recipe.options.reward_funcs]
+        functions = [reward_function(name, pool, recipe.config.seed) for name in recipe.options.reward_funcs]
         try_functions(functions, table)
         ends = end_token_ids(recipe.options.end_tokens, tokenizer)
         encoded = prompt_ids(tokenizer, table, chat_options(recipe, moment))
@@ -215,6 +215,8 @@ def _print_recipe(recipe: Recipe, num_training: int, num_held_out: int) -> None:
             pins |= {key: value for key, value in FIRST_RELEASE.items() if key in pins}
         pinned = ", ".join(f"{key}={value}" for key, value in pins.items())
         print(f"preset {recipe.options.preset} ({preset.source})\n  {pinned}\n  deviations: {preset.deviations}")
+        if preset.rewards:
+            print(f"  rewards: the method's own, {' + '.join(preset.rewards)}; accuracy is only logged, with weight 0")
         for key, value in pins.items():
             if key in recipe.given and recipe.given[key] != value:
                 print(f"  your value instead: {key}={recipe.given[key]}")

@@ -29,20 +29,22 @@ from antiphase.training.checks import (
     check_columns,
     check_functions,
     check_rewarded,
+    check_token_advantages,
     checkpoint_state,
     own_config,
     verifier_index,
 )
-from antiphase.training.completion_texts import CompletionReader
 from antiphase.training.host import HostError, check_host, check_instance
 from antiphase.training.policy import check_sharding, is_sharded, whole_policy
+from antiphase.training.resampling import ResamplingTrainer
 from antiphase.training.reward_functions import MajorityVoteReward, SignalReward, checked, unwrapped
+from antiphase.training.token_advantages import token_advantages
 from antiphase.training.trainer_config import CorRPOConfig
 from antiphase.training.trajectory import Trajectory
 from antiphase.training.watch import Watch
 
 
-class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
+class CorRPOTrainer(ResamplingTrainer):
     """TRL's `GRPOTrainer` with the inversion score in its reward. It takes the same arguments.
 
     The reward of rollout i is R_i = r_i − λ (1 + ρ_i) or a variant of it; see `inversion_term`. Here r_i is the task
@@ -98,10 +100,10 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             ]
         self._rollouts: RolloutIds | None = None
         self._measured: RolloutFacts | None = None
-        self._reader: CompletionReader | None = None
         self._served = False
         self._term: InversionTerm | None = None
         self._weight = 0.0
+        self._right, self._token_rewards = torch.empty(0), torch.empty(0)
         super().__init__(*bound.args[1:], **bound.kwargs)
         check_instance(self)
         self._column = self.reward_funcs.index(self.inversion)
@@ -116,6 +118,8 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         names.pop(self._column), tasks.pop(self._column)
         self._verifier = verifier_index(names, tasks, args)
         self._inversion_reward = InversionReward(args.inversion_spec())
+        self.check_dynamic_sampling()
+        check_token_advantages(args, self._verifier)
         self._check_measurable()
         self.trajectory = Trajectory(Path(args.output_dir))
         self.watch = Watch(self.trajectory, args)
@@ -155,6 +159,10 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         term = cast("InversionTerm | None", self._term)
         if term is None:
             raise HostError("TRL scored completions without calling _calculate_rewards: inversion was not included.")
+        if cast(CorRPOConfig, self.args).token_advantages == "gtpo":
+            shaped = token_advantages(self, output, self._token_rewards, self._right, self._group_size)
+            output["advantages"], means = shaped
+            self._log_advantages(means.tolist())
         if self._inversion_reward.spec.combine == "centered":
             self._add_to_advantages(output, term.advantage * self._weight)
         return output
@@ -170,19 +178,23 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if self._rollouts is None or self._rollouts.completion_ids != completion_ids_list:
             raise HostError("TRL scores other completions than _generate returned; inversion cannot be measured.")
         self._measured = self._measure(self._rollouts)
-        self._reader = CompletionReader(
-            completions, self._rollouts, self._tokenizer, self._end_ids, self.max_completion_length
-        )
+        if self._final is None:
+            self.read_completions(self._rollouts, completions)
         self._rollouts, self._served = None, False
         for function in self.reward_funcs:
             if isinstance(function, SignalReward):
                 function.scores = self._measured.scores
-            if isinstance(unwrapped(function), MajorityVoteReward):
-                unwrapped(function).group_size = self._group_size
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if not self._served:
             raise HostError("TRL did not call the inversion reward: it would have had no effect.")
         return self._combine(rewards)
+
+    def read_completions(self, rollouts: RolloutIds, completions: Any) -> None:
+        """Prepare what reward functions read of the rollouts of this process."""
+        super().read_completions(rollouts, completions)
+        for function in self.reward_funcs:
+            if isinstance(unwrapped(function), MajorityVoteReward):
+                unwrapped(function).group_size = self._group_size
 
     def inversion(self, completion_ids: Any, log_extra: Any = None, **_: Any) -> list[float | None]:
         """Return the reward column: the inversion ι of each rollout of this process, or None if it is undefined.
@@ -200,11 +212,6 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     @property
     def _group_size(self) -> int:
         return int(self.num_generations if self.model.training else self.num_generations_eval)
-
-    @property
-    def _end_ids(self) -> set[int | None]:
-        """The tokens that end a completion."""
-        return {*self.eos_token_ids, self._tokenizer.pad_token_id}
 
     def _check_measurable(self) -> None:
         self._inversion_reward.check_layers(self.accelerator.unwrap_model(self.model))
@@ -238,6 +245,11 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             accepted=None if verifier is None else spec.accepts(task_columns[:, verifier]),
         )
         self._term = combined.term
+        if verifier is not None:
+            self._right = spec.accepts(task_columns[:, verifier])
+            # GTPO's reward of a wrong rollout is −1, whatever its verifier says.
+            self._token_rewards = torch.where(self._right, task, -1.0) + self._weight * combined.term.reward
+            self._token_rewards[combined.excluded] = torch.nan
         rewards[:, self._column] = combined.term.reward.to(rewards)
         rewards[combined.excluded.to(rewards.device), self._column] = torch.nan
         before, after = (self._task_weights * (0.0 if spec.combine == "only" else 1.0)).tensor_split([self._column])
@@ -257,7 +269,8 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _record(self, combined: CombinedRewards) -> None:
         mode = "train" if self.model.training else "eval"
-        for name, value in combined.metrics.items():
+        metrics = {**combined.metrics, **self.sampling_metrics}
+        for name, value in metrics.items():
             self._metrics[mode][name].append(value)
         logged = {} if self._reader is None else self._reader.logged
         self._reader = None
@@ -266,26 +279,30 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             means = self._gathered(torch.tensor([list(logged.values())])).mean(0)
             logged = dict(zip(logged, means.tolist(), strict=True))
         if mode == "train":
-            metrics = {**combined.metrics, **logged}
-            self.watch.step(self.state.global_step, metrics, self.accelerator.is_main_process)
+            self.watch.step(self.state.global_step, {**metrics, **logged}, self.accelerator.is_main_process)
 
     def _add_to_advantages(self, output: dict[str, Any], term: Tensor) -> None:
         advantages = output["advantages"]
         size = len(advantages)
-        if advantages.shape != (size,) or len(term) != size * self.accelerator.num_processes:
+        by_token = cast(CorRPOConfig, self.args).token_advantages != "none"
+        if advantages.dim() != 1 + by_token or len(term) != size * self.accelerator.num_processes:
             raise HostError(
                 f"TRL's advantages have shape {tuple(advantages.shape)} for {len(term)} rollouts; expected one each."
             )
         first = self.accelerator.process_index * size
-        output["advantages"] = advantages + term[first : first + size].to(advantages)
-        logged = self._logs["advantages"]
-        latest = list(logged)
+        own = term[first : first + size].to(advantages)
+        output["advantages"] = advantages + (own[:, None] if by_token else own)
+        logged = list(self._logs["advantages"])
         # TRL keeps only the latest rows, which may be fewer than this batch has.
-        added = term.tolist()[-len(latest) :]
-        for place, value in enumerate(added, start=len(latest) - len(added)):
-            latest[place] += value
+        added = term.tolist()[-len(logged) :]
+        self._log_advantages([a + b for a, b in zip(logged[-len(added) :], added, strict=True)])
+
+    def _log_advantages(self, values: list[float]) -> None:
+        """Put the advantages of the latest batch in the place of those in TRL's log."""
+        logged = self._logs["advantages"]
+        kept = list(logged)[: max(0, len(logged) - len(values))]
         logged.clear()
-        logged.extend(latest)
+        logged.extend([*kept, *values])
 
 
 def _or_none(values: Tensor) -> list[float | None]:

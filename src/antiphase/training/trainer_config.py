@@ -12,9 +12,10 @@ from trl import GRPOConfig
 from antiphase.errors import InvalidInputError
 from antiphase.inversion.inversion_spec import PREFIX, InversionSpec
 from antiphase.score_spec import ScoreSpec
-from antiphase.signal_spec import SignalSpec
+from antiphase.signal_spec import SignalSpec, check_one_of
 from antiphase.statistics.minimums import MIN_STEPS
 from antiphase.steps import DEFAULT_SPLITTER, Splitter
+from antiphase.training.token_advantages import TOKEN_ADVANTAGES
 
 # The seed is an option of TRL already.
 _OPTIONS = tuple(option for option in fields(InversionSpec) if option.name != "seed")
@@ -37,13 +38,30 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
     Each option of `InversionSpec` is a field, with `inversion_` before its name: `inversion_weight`,
     `inversion_combine`, … The `seed` is that of `GRPOConfig`.
 
+    Args:
+        dynamic_sampling: the greatest number of rounds in which groups of tied task rewards are replaced by groups of
+            further prompts (DAPO's dynamic sampling); 0 replaces none.
+        token_advantages: `gtpo` gives every token an advantage of its own, by its entropy; see `gtpo_advantages`.
+            `none` keeps TRL's advantages, one for each rollout.
+
     Raises:
         InvalidInputError: a value is not one of its option's choices, or is outside its range.
     """
 
+    dynamic_sampling: int = field(
+        default=0,
+        metadata={"help": "most rounds that sample further prompts for groups of tied task rewards (DAPO); 0: none"},
+    )
+    token_advantages: str = field(
+        default="none", metadata={"help": "gtpo: an advantage for every token by its entropy; none: TRL's advantages"}
+    )
+
     def __post_init__(self) -> None:
         # The checks of our own fields come first, since TRL looks for devices, which may take long.
         self.inversion_spec()
+        check_one_of("token_advantages", self.token_advantages, TOKEN_ADVANTAGES)
+        if self.dynamic_sampling < 0:
+            raise InvalidInputError(f"dynamic_sampling must be 0 or positive; got {self.dynamic_sampling}.")
         if self.restore_callback_states_from_checkpoint:
             raise InvalidInputError(
                 "restore_callback_states_from_checkpoint is not supported: CorR-PO restores its own state on resume."
@@ -71,7 +89,7 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
         return self.inversion_spec().weight_at(step, max_steps)
 
 
-OWN_FIELDS: tuple[str, ...] = tuple(PREFIX + option.name for option in _OPTIONS)
+OWN_FIELDS: tuple[str, ...] = (*(PREFIX + option.name for option in _OPTIONS), "dynamic_sampling", "token_advantages")
 # The values of these fields in runs that were made before the fields existed. ρ of these runs is over tokens, so the
 # options of steps have no effect.
 BEFORE_THE_FIELD: Mapping[str, object] = {
@@ -81,4 +99,6 @@ BEFORE_THE_FIELD: Mapping[str, object] = {
     "inversion_splitter": DEFAULT_SPLITTER,
     "inversion_step_strength": "mean",
     "inversion_min_steps": MIN_STEPS,
+    "dynamic_sampling": 0,
+    "token_advantages": "none",
 }

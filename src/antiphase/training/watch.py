@@ -1,22 +1,27 @@
 """The callback of `CorRPOTrainer`: it writes the trajectory, raises the collapse alarm, and keeps its own state.
 
-The alarm is raised when inversion rises while task accuracy falls. The state is part of each checkpoint.
+The alarm is raised when a training shows a sign of collapse; see `collapse_signs`. The state is part of each
+checkpoint.
 """
 
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from antiphase.inversion.alarm import collapsing
+from antiphase.inversion.alarm import ACCURACY, INVERSION, WATCHED, Sign, collapse_signs
 from antiphase.training.trainer_config import OWN_FIELDS, CorRPOConfig
 from antiphase.training.trajectory import Trajectory, begin_once
 
+# Under dynamic sampling, the batch that is trained on was chosen by its rewards, so its accuracy says nothing.
+SAMPLED_ACCURACY = "sampling/accuracy"
+
 
 class CollapseWarning(UserWarning):
-    """Warning that inversion rises while task accuracy falls."""
+    """Warning that a training shows a sign of collapse."""
 
 
 class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
@@ -33,10 +38,9 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
         self.dropped = False
         self.stopped = False
         self.alarms: list[int] = []
-        # Number of batches before the alarm may be raised again.
-        self.quiet = 0
-        self.inversion: list[float] = []
-        self.accuracy: list[float] = []
+        # By sign, the number of batches before it may raise the alarm again.
+        self.quiet: dict[str, int] = {}
+        self.history: dict[str, list[float]] = {}
 
     def state(self) -> dict[str, Any]:
         """Return the state that trainer_state.json holds in each checkpoint."""
@@ -45,16 +49,19 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
             "dropped": self.dropped,
             "alarms": self.alarms,
             "quiet": self.quiet,
-            "inversion": self.inversion,
-            "accuracy": self.accuracy,
+            "history": self.history,
         }
         return {"args": {}, "attributes": attributes}
 
     def restore(self, attributes: Mapping[str, Any]) -> None:
-        """Set the state to that of a checkpoint."""
-        self.dropped, self.quiet = bool(attributes["dropped"]), int(attributes["quiet"])
-        for name in ("alarms", "inversion", "accuracy"):
-            setattr(self, name, list(attributes[name]))
+        """Set the state to that of a checkpoint. Older checkpoints know one sign and the history of two metrics."""
+        self.dropped, self.alarms = bool(attributes["dropped"]), list(attributes["alarms"])
+        quiet = attributes["quiet"]
+        self.quiet = dict(quiet) if isinstance(quiet, Mapping) else {"accuracy": int(quiet)}
+        history = attributes.get("history")
+        if history is None:
+            history = {INVERSION: attributes["inversion"], ACCURACY: attributes["accuracy"]}
+        self.history = {name: list(values) for name, values in history.items()}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Begin the trajectory, or continue it."""
@@ -62,31 +69,36 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
             begin_once(self.trajectory, state)
 
     def step(self, step: int, metrics: Mapping[str, float], is_main_process: bool) -> None:
-        """Write the row of a measured batch, and raise the alarm if inversion rises while accuracy falls."""
+        """Write the row of a measured batch, and raise the alarm if the last batches show a sign of collapse."""
         if is_main_process:
             self.trajectory.append("step", step, metrics)
         window = self.config.inversion_alarm_window
-        self.inversion = [*self.inversion, metrics["inversion/mean"]][-window:]
-        self.accuracy = [*self.accuracy, metrics["task/accuracy"]][-window:]
-        self.quiet -= 1
-        if self.config.inversion_alarm == "off" or not collapsing(self.inversion, self.accuracy, window):
+        seen = {**metrics, ACCURACY: metrics.get(SAMPLED_ACCURACY, metrics.get(ACCURACY, math.nan))}
+        for name in WATCHED:
+            self.history[name] = [*self.history.get(name, ()), seen.get(name, math.nan)][-window:]
+        self.quiet = {name: left - 1 for name, left in self.quiet.items() if left > 1}
+        if self.config.inversion_alarm == "off":
             return
-        if self.quiet > 0:
+        signs = [sign for sign in collapse_signs(self.history, window) if sign.name not in self.quiet]
+        if not signs:
             return
-        self.quiet = window
+        self.quiet |= {sign.name: window for sign in signs}
         self.alarms.append(step)
-        self._raise(step, window, is_main_process)
+        self._raise(step, window, signs, is_main_process)
 
-    def _raise(self, step: int, window: int, is_main_process: bool) -> None:
+    def _raise(self, step: int, window: int, signs: Sequence[Sign], is_main_process: bool) -> None:
         action = self.config.inversion_alarm
         done = {"warn": "Training goes on", "stop": "Training stops", "drop": "λ is 0 from now on"}[action]
         self.dropped |= action == "drop"
         self.stopped |= action == "stop"
         if is_main_process:
-            self.trajectory.append("alarm", step, {"window": window, "action": action})
+            text = "; ".join(sign.text for sign in signs)
+            names = [sign.name for sign in signs]
+            self.trajectory.append(
+                "alarm", step, {"window": window, "action": action, "signs": names, "message": text}
+            )
             warnings.warn(
-                f"step {step}: inversion rose while task accuracy fell over the last {window} batches. {done} "
-                f"(inversion_alarm='{action}').",
+                f"step {step}: {text}, over the last {window} batches. {done} (inversion_alarm='{action}').",
                 CollapseWarning,
                 stacklevel=2,
             )

@@ -1,0 +1,133 @@
+"""Decide which groups of rollouts are sampled again: DAPO's dynamic sampling (arXiv 2503.14476, section 3.2).
+
+All rollouts of a prompt form a group. If their task rewards are all equal, the group teaches a group-policy method
+nothing about the task. Dynamic sampling replaces such groups by groups of further prompts. These are pure functions;
+`ResamplingTrainer` applies them to TRL's batches.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from antiphase.inversion.step_metrics import tied_groups
+from antiphase.training.random_reward import seeded
+
+PREFIX = "sampling/"
+
+
+def judged_rewards(
+    columns: Float[Tensor, "rollout function"], weights: Float[Tensor, "function"], verifier: int | None
+) -> Float[Tensor, "rollout"]:
+    """Return the rewards by which a group is judged: those of the verifier, or else the weighted sum.
+
+    The verifier judges alone if it is part of the reward, as in DAPO, where a group is left out if all its answers are
+    right or all are wrong. A verifier with weight 0 is only logged. It does not judge, because its verdicts would then
+    reach a training that must not use them. The inversion score is never among the columns: it differs within every
+    group, so it would make every group look informative.
+
+    >>> columns = torch.tensor([[1.0, 0.25], [1.0, 0.5]])
+    >>> judged_rewards(columns, torch.tensor([1.0, 1.0]), 0).tolist()
+    [1.0, 1.0]
+    >>> judged_rewards(columns, torch.tensor([0.0, 4.0]), 0).tolist()
+    [1.0, 2.0]
+
+    Args:
+        columns: the reward of each function for each rollout; NaN if the function does not apply.
+        weights: the weight of each function; 0 for a function that does not judge.
+        verifier: index of the function that verifies answers, or None.
+
+    Returns:
+        a float64 number for each rollout; NaN if no function applies to it.
+    """
+    columns, weights = columns.double(), weights.double()
+    if verifier is not None and weights[verifier] != 0:
+        return columns[:, verifier]
+    used = weights != 0
+    unscored = columns[:, used].isnan().all(1)
+    return (columns * weights)[:, used].nansum(1).masked_fill(unscored, torch.nan)
+
+
+def groups_without_signal(rewards: Float[Tensor, "rollout"], group_size: int) -> Bool[Tensor, "group"]:
+    """Return which groups are sampled again: those whose rewards are all equal, and those without any reward.
+
+    >>> groups_without_signal(torch.tensor([1.0, 1.0, 0.0, 1.0, math.nan, math.nan]), 2).tolist()
+    [True, False, True]
+
+    Args:
+        rewards: the judged rewards of all rollouts, the rollouts of a prompt next to one another.
+        group_size: number of rollouts of each prompt.
+    """
+    return tied_groups(rewards, group_size) | rewards.view(-1, group_size).isnan().all(1)
+
+
+def groups_to_sample(missing: int, group_size: int, num_processes: int) -> int:
+    """Return how many groups a round samples, so that every process gets the same number of rollouts.
+
+    >>> groups_to_sample(3, 4, 2), groups_to_sample(3, 3, 2)
+    (3, 4)
+
+    Args:
+        missing: number of groups to replace.
+        group_size: number of rollouts of each prompt.
+        num_processes: number of processes that share the round.
+    """
+    step = num_processes // math.gcd(group_size, num_processes)
+    return math.ceil(missing / step) * step
+
+
+def prompt_key(row: Mapping[str, Any]) -> str:
+    """Return a text that is equal for equal prompts, short enough to be sent between processes."""
+    text = json.dumps(row["prompt"], sort_keys=True, ensure_ascii=False, default=repr)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def further_rows(
+    rows: Any, known: Sequence[str], *, seed: int, step: int, generation: int
+) -> Iterator[Mapping[str, Any]]:
+    """Yield rows of a data set in a random order, without the prompts that the batch already has.
+
+    The order depends on nothing but the three numbers. So a resumed training draws the same prompts, and every
+    process draws the same ones.
+
+    Args:
+        rows: the training data, a sequence of rows.
+        known: keys of the batch's prompts; see `prompt_key`. No prompt is yielded twice.
+        seed: seed of the training.
+        step: number of optimizer steps done.
+        generation: number of generation batches that were sampled before at this step.
+    """
+    seen = set(known)
+    for place in torch.randperm(len(rows), generator=seeded(seed, step, generation)).tolist():
+        row = rows[place]
+        key = prompt_key(row)
+        if key not in seen:
+            seen.add(key)
+            yield row
+
+
+def sampling_metrics(
+    *, rounds: int, num_groups: int, num_tied: int, tokens: float, kept_tokens: float, accuracy: float
+) -> dict[str, float]:
+    """Return the metrics of a batch that was sampled dynamically, by their names in docs/metrics.md.
+
+    Args:
+        rounds: number of rounds after the first sample.
+        num_groups: number of groups that were sampled, the dropped ones included.
+        num_tied: how many of them were without a signal.
+        tokens: completion tokens of all sampled groups.
+        kept_tokens: completion tokens of the groups that are trained on.
+        accuracy: share of the first sample that the verifier accepts; NaN without a verifier.
+    """
+    return {
+        f"{PREFIX}rounds": float(rounds),
+        f"{PREFIX}prompts": float(num_groups),
+        f"{PREFIX}tied": num_tied / num_groups,
+        f"{PREFIX}dropped_tokens": tokens - kept_tokens,
+        f"{PREFIX}accuracy": accuracy,
+    }

@@ -1,0 +1,67 @@
+"""The reward that knows nothing: a coin for each completion (spurious rewards, arXiv 2506.10947).
+
+A training with this reward is the control of every other one. A gain that it has too does not come from the reward.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from antiphase.errors import InvalidInputError
+
+
+def seeded(seed: int, step: int, call: int) -> torch.Generator:
+    """Return a random generator on the CPU whose numbers depend on nothing but the three numbers.
+
+    Args:
+        seed: seed of the training.
+        step: number of optimizer steps done.
+        call: number of times that the caller has drawn at this step before.
+    """
+    digest = hashlib.sha256(f"{seed}/{step}/{call}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+class RandomReward:
+    """Reward of 1 with probability γ, else 0, whatever the completion says.
+
+    The coins depend on the seed, on the optimizer step and on the place of the rollout in the batch alone. So a
+    resumed training and every layout of processes throws the same coins. If TRL evaluates during the training, its
+    batches throw coins too, and a resumed training throws others.
+
+    >>> coin = RandomReward(0.5, seed=1)
+    >>> first, again = coin(["right"] * 6), RandomReward(0.5, seed=1)(["wrong"] * 6)
+    >>> first == again, coin(["right"] * 6) == first
+    (True, False)
+
+    Args:
+        probability: γ, between 0 and 1; the paper's main run has 0.5.
+        seed: seed of the random generator.
+
+    Raises:
+        InvalidInputError: γ is not between 0 and 1, or is one of them, so that every group would tie.
+    """
+
+    __name__ = "random"
+
+    def __init__(self, probability: float = 0.5, seed: int = 0) -> None:
+        if not 0 < probability < 1:
+            raise InvalidInputError(
+                f"the probability of the reward 'random' must be above 0 and below 1; got {probability}."
+            )
+        self.probability, self.seed = probability, seed
+        # The optimizer step of the latest call, and the number of calls at this step before it.
+        self._place = (-1, 0)
+
+    def __call__(self, completions: Sequence[Any], trainer_state: Any = None, **_: Any) -> list[float]:
+        """Return 1 or 0 for each completion of this process."""
+        from accelerate import PartialState
+
+        step = 0 if trainer_state is None else int(trainer_state.global_step)
+        self._place = (step, self._place[1] + 1 if self._place[0] == step else 0)
+        state, count = PartialState(), len(completions)
+        coins = torch.rand(state.num_processes * count, generator=seeded(self.seed, *self._place))
+        first = state.process_index * count
+        return (coins[first : first + count] < self.probability).double().tolist()
