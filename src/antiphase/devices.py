@@ -1,7 +1,10 @@
 """Handle the differences between devices: float64 support, random states and out-of-memory errors."""
 
 import contextlib
-from collections.abc import Iterator
+import ctypes
+import functools
+import sys
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -52,3 +55,21 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
         finally:
             for state, index in zip(states, indices, strict=True):
                 module.set_rng_state(state, *index)
+
+
+def return_freed_memory(device: torch.device) -> None:
+    """Give main memory that is free in this process back to the operating system, if the device is a CPU.
+
+    The allocator of glibc keeps freed blocks below 32 MB. If blocks grow from pass to pass, a freed block is too small
+    for the next one, and the process grows although its tensors do not. Other allocators need no such call.
+    """
+    trim = _trimmer() if device.type == "cpu" else None
+    if trim is not None:
+        trim(0)
+
+
+@functools.cache
+def _trimmer() -> Callable[[int], int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from antiphase.errors import InvalidInputError
 from antiphase.signal_spec import SignalSpec
-from antiphase.signals.entropy import HeadSignals
+from antiphase.signals.entropy import HeadSignals, joined_head
 from antiphase.types import TokenBatch
 
 Tick = Callable[[int], None]
@@ -84,6 +84,8 @@ class Chunk:
         prefix: the tokens before the first column, which are run separately and without autograd graph. The columns
             are counted from the end of the prefix.
         steps: the step of each target, counted from 0 over all rows of the chunk; None if no joint strength is wanted.
+        longest_pass: the greatest number of positions that are run at once, one row after another; None if all
+            positions of all rows are run at once. See `antiphase.signals.passes`.
     """
 
     input_ids: Int[Tensor, "row token"]
@@ -94,6 +96,7 @@ class Chunk:
     whole: bool = False
     prefix: Prefix | None = None
     steps: Int[Tensor, "target"] | None = None
+    longest_pass: int | None = None
 
     @property
     def num_steps(self) -> int:
@@ -129,6 +132,18 @@ class ChunkSignals:
     head: HeadSignals
     strength: Float[Tensor, "measured layer projection"]
     joint: Float[Tensor, "step layer projection"] | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence["ChunkSignals"]) -> "ChunkSignals":
+        """Return the signals of several parts of a chunk, whose targets and steps follow one another."""
+        if len(parts) == 1:
+            return parts[0]
+        joints = [part.joint for part in parts if part.joint is not None]
+        return cls(
+            joined_head([part.head for part in parts]),
+            torch.cat([part.strength for part in parts]),
+            torch.cat(joints) if joints else None,
+        )
 
 
 def check_steps(batch: TokenBatch, steps: Int[Tensor, "batch token"]) -> None:

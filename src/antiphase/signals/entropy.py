@@ -9,7 +9,7 @@ hidden state. It is called the seed, because the estimators of gradient strength
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -23,7 +23,7 @@ from antiphase.models.architecture import backbone
 from antiphase.signal_spec import SignalSpec
 from antiphase.signals.alternatives import joined, top_alternatives
 from antiphase.signals.target_gradient import seeded_logits
-from antiphase.types import Alternatives, Magnitudes
+from antiphase.types import MAGNITUDES, Alternatives, Magnitudes
 
 # The greatest number of logits in one pass of the head. More would not fit into the cache of a CPU, but keep a GPU
 # busy.
@@ -56,6 +56,19 @@ class HeadSignals:
     def without_seed(self) -> "HeadSignals":
         """Return the same signals without the seed, which takes as much memory as the hidden states."""
         return dataclasses.replace(self, seed=None)
+
+
+def joined_head(parts: Sequence[HeadSignals]) -> HeadSignals:
+    """Return the signals of targets that follow one another, without the seeds."""
+    tops = [part.alternatives for part in parts if part.alternatives is not None]
+    return HeadSignals(
+        *(
+            torch.cat([getattr(part, name) for part in parts])
+            for name in ("entropy", "logprob", "logprob_control", "self_certainty")
+        ),
+        Magnitudes(*(torch.cat([getattr(part.magnitudes, name) for part in parts]) for name in MAGNITUDES)),
+        alternatives=joined(tops),
+    )
 
 
 def log_probabilities(

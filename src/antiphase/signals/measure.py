@@ -22,6 +22,7 @@ from antiphase.signals.alternatives import check_alternatives
 from antiphase.signals.cells import present
 from antiphase.signals.chunk import Chunk, ChunkSignals, Row, Tick, check_steps, chunk_of, pack, rows_of, silent
 from antiphase.signals.collect import collect
+from antiphase.signals.passes import chunk_of_long, split_long
 from antiphase.signals.prefix import chunk_of_families, pack_families, split
 from antiphase.types import TokenBatch, TokenSignals
 
@@ -182,6 +183,9 @@ def _chunks(
                 "reproduced. Shorten the rollouts."
             )
     if ESTIMATORS[spec.estimator].shares_prefixes:
+        long, within = split_long(model, within, spec.token_budget)
+        for family in long:
+            yield list(family.rows), chunk_of_long(family, spec.token_budget, device)
         families, within = split(model, within)
         num_layers = len(find_attention(model))
         for group in pack_families(families, spec.token_budget, num_layers):

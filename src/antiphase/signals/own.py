@@ -34,7 +34,7 @@ from antiphase.signals.entropy import HeadSignals, head_signals
 from antiphase.signals.frozen_attention import AttentionTrace
 from antiphase.signals.joint import StepFactors, per_length
 from antiphase.signals.norms import rank_one_norm
-from antiphase.signals.prefix import run
+from antiphase.signals.passes import run_in_passes
 
 # The greatest number of elements in the factors of steps that a GPU processes at once.
 _GROUP_ELEMENTS = 1 << 28
@@ -62,13 +62,18 @@ def own(
     Cost: one forward and one backward pass (for a prefix only a forward pass). The memory is linear in the number of
     tokens. Joint strengths add one small eigenproblem per step and weight matrix.
     """
-    with observe(model, layers, freeze_attention=True) as seen:
-        hidden, trace = run(seen, chunk, grad=True)
+
+    def measure(part: Chunk, hidden: Tensor, trace: AttentionTrace) -> ChunkSignals:
+        """Measure the targets of one pass over some positions of the rows."""
         check_frozen(model, trace)
-        head = head_of_targets(seen, chunk, spec, hidden, want_seed=True)
-        strength, joint = _strength(seen.capture, layers, chunk, spec, hidden, seed_of(head, chunk, hidden))
-    tick(len(strength) + chunk.num_steps)
-    return ChunkSignals(head.without_seed(), strength, joint)
+        head = head_of_targets(seen, part, spec, hidden, want_seed=True)
+        strength, joint = _strength(seen.capture, layers, part, spec, hidden, seed_of(head, part, hidden))
+        seen.capture.clear()
+        tick(len(strength) + part.num_steps)
+        return ChunkSignals(head.without_seed(), strength, joint)
+
+    with observe(model, layers, freeze_attention=True) as seen:
+        return ChunkSignals.joined(run_in_passes(seen, chunk, measure))
 
 
 def head_of_targets(seen: Observed, chunk: Chunk, spec: SignalSpec, hidden: Tensor, *, want_seed: bool) -> HeadSignals:

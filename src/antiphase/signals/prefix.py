@@ -69,16 +69,20 @@ class Family:
         return self.length * (2 * len(self.rows) - 1), whole
 
 
-def split(model: nn.Module, rows: Sequence[Row]) -> tuple[list[Family], list[Row]]:
-    """Return (the rows to run in two parts, grouped by prefix; all other rows)."""
+def families_of(rows: Sequence[Row]) -> list[Family]:
+    """Return the rows, grouped by their prefix."""
     by_prefix: dict[tuple[int, ...], list[Row]] = {}
     for row in rows:
         by_prefix.setdefault(tuple(row.token_ids[: int(row.targets[0]) - 1].tolist()), []).append(row)
+    return [Family(len(prefix), tuple(members)) for prefix, members in by_prefix.items()]
+
+
+def split(model: nn.Module, rows: Sequence[Row]) -> tuple[list[Family], list[Row]]:
+    """Return (the rows to run in two parts, grouped by prefix; all other rows)."""
     families = []
-    for prefix, members in by_prefix.items():
-        family = Family(len(prefix), tuple(members))
+    for family in families_of(rows):
         saved, whole = family.saved
-        if saved >= _LEAST_SHARE * whole and prefix:
+        if saved >= _LEAST_SHARE * whole and family.length:
             families.append(family)
     enough = sum(family.saved[0] for family in families) >= _LEAST_SAVED
     if not families or not enough or not continues(model):
@@ -153,12 +157,17 @@ def run(seen: Observed, chunk: Chunk, *, grad: bool) -> tuple[Tensor, AttentionT
         with tracing() as trace:
             return seen.hidden(chunk.inputs, grad=grad), trace
     hidden, trace = _continue(seen, chunk.inputs, chunk.lengths, chunk.prefix, grad=grad)
+    check_continued(seen.model, trace)
+    return hidden, trace
+
+
+def check_continued(model: nn.Module, trace: AttentionTrace) -> None:
+    """Raise UnsupportedModelError unless every attention call used the keys and values of earlier positions."""
     if not trace.continued:
         raise UnsupportedModelError(
-            f"{type(seen.model).__name__} does not always build its attention masks in the same way. Use the "
+            f"{type(model).__name__} does not always build its attention masks in the same way. Use the "
             "estimator 'full'."
         )
-    return hidden, trace
 
 
 def _continue(

@@ -60,7 +60,7 @@ def quick_same(answer: str, gold: str) -> bool | None:
         return False
     wanted, given = exact_number(gold), exact_number(answer)
     if wanted is not None and given is None and len(answer) <= MAX_ANSWER_LENGTH:
-        given = exact_number(_ABOUT.sub("", _CURRENCY.sub("", in_latex(answer)), count=1))
+        given = exact_number(_without_about(_CURRENCY.sub("", in_latex(answer))))
     if wanted is not None and given is not None:
         return wanted == given
     if len(answer) > MAX_ANSWER_LENGTH:
@@ -132,7 +132,7 @@ def _bare(answer: str, gold: str) -> str:
 
     1. `\text{18 dollars}` becomes `18 dollars`; the text must begin with a number.
     2. `2\pi \approx 6.28` becomes its exact part `2\pi`, unless the exact part is only a name.
-    3. `\approx 3` becomes `3`, and `x \in [2,5]` becomes `[2,5]`, unless the right answer contains `\in`.
+    3. `\approx 3` and `x \approx 3` become `3`, and `x \in [2,5]` becomes `[2,5]`, unless the right answer contains `\in`.
     4. `(x,y) = (3,4)` becomes `(3,4)`, unless the right answer contains an equals sign.
 
     Args:
@@ -145,9 +145,16 @@ def _bare(answer: str, gold: str) -> str:
     if (exact := _ABOUT_TOO.fullmatch(answer)) is not None and not _NAME.fullmatch(exact[1]):
         answer = exact[1]
     if "\\in" not in gold:
-        answer = _ABOUT.sub("", _MEMBER.sub("", answer, count=1), count=1)
+        answer = _without_about(_MEMBER.sub("", answer, count=1))
     name, value = _assignment(answer)
     return value if name is not None and name.startswith("(") and not _EQUALS.search(gold) else answer
+
+
+def _without_about(text: str) -> str:
+    r"""Return `3` for `\approx 3` and `x \approx 3`. Any other text, such as `5 \approx 3` or `x \sim y`, is unchanged."""
+    before, *value = _ABOUT.split(text, maxsplit=1)
+    named = bool(value) and _NAME.fullmatch(before) is not None and _NAME.fullmatch(value[0]) is None
+    return value[0] if value and (not before or named) else text
 
 
 def _same_items(given: list[str], wanted: list[str], ordered: bool, order: Order, compare: Compare) -> bool:

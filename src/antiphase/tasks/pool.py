@@ -28,7 +28,7 @@ Outcome = Literal["right", "wrong", "no answer", "cut off", "timeout", "error"]
 # The outcomes of a completion that has not given its answer.
 NO_ANSWER: tuple[Outcome, ...] = ("no answer", "cut off")
 # The version of the rules by which answers are found and verified. It goes up whenever a verdict can change.
-VERDICT_RULES = "2"
+VERDICT_RULES = "3"
 DEFAULT_TIMEOUT = 5.0
 _START_TIMEOUT = 180.0  # seconds to start and to import, which no completion can lengthen
 _CHECKS_PER_PROCESS = 5000  # then the process is replaced, since sympy's caches grow

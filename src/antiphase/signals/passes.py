@@ -1,0 +1,199 @@
+"""For the estimator `own`: run a row that is longer than the token budget in several passes, from left to right.
+
+For `own`, the keys and values of other positions are constants. So the backward pass of a position needs no other
+position, and a row can be run in passes over some of its positions each. A pass continues from the keys and values of
+the positions before it, and its backward pass is run at once. Then only its keys and values are kept. The numbers are
+those of one pass over the whole row, and so is the work. The memory is that of one pass, plus the keys and values of
+the row.
+
+Rows with the same prompt are run one after another. Their prefix (see `antiphase.signals.prefix`) is run only once.
+
+A row is run in one pass, whatever its length, if the model cannot continue from keys and values alone. These are the
+models for which `continues` is false, and the rows beyond the length at which the model's rotary frequencies change.
+
+The joint strength of a step needs all tokens of the step. So if joint strengths are measured, a pass ends where a step
+ends. A step that is longer than the token budget is run in one pass.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from antiphase.devices import return_freed_memory
+from antiphase.signals.capture import Observed
+from antiphase.signals.chunk import Chunk, Row, chunk_of
+from antiphase.signals.frozen_attention import AttentionTrace, Past, tracing
+from antiphase.signals.prefix import Family, chunk_of_families, check_continued, continues, families_of, run
+
+_T = TypeVar("_T")
+
+
+def split_long(model: nn.Module, rows: Sequence[Row], token_budget: int) -> tuple[list[Family], list[Row]]:
+    """Return (the rows to run in several passes, grouped by prefix; all other rows)."""
+    long = [row for row in rows if len(row.token_ids) > token_budget]
+    if not long or not continues(model):
+        return [], list(rows)
+    return families_of(long), [row for row in rows if len(row.token_ids) <= token_budget]
+
+
+def chunk_of_long(family: Family, token_budget: int, device: torch.device) -> Chunk:
+    """Return the chunk of one family whose rows are run in passes over at most `token_budget` positions."""
+    if family.length:
+        return dataclasses.replace(chunk_of_families([family], device), longest_pass=token_budget)
+    rows = [dataclasses.replace(row, token_ids=row.token_ids[: int(row.targets[-1]) + 1]) for row in family.rows]
+    return dataclasses.replace(chunk_of(rows, device), longest_pass=token_budget)
+
+
+def run_in_passes(
+    seen: Observed, chunk: Chunk, measure: Callable[[Chunk, Tensor, AttentionTrace], _T]
+) -> list[_T]:
+    """Run a chunk with autograd graph, and return what a function measures in each pass, in the order of the targets.
+
+    A chunk without `longest_pass` is run in one pass. A chunk with it must have at most one prefix.
+
+    Args:
+        seen: the observed model.
+        chunk: the rows and their targets.
+        measure: a function of the rows of a pass, their final hidden states `[row, token, hidden]` and the trace of
+            their attention calls. The rows of a pass are a chunk without prefix. The graph of a pass is freed when the
+            function has returned.
+
+    Raises:
+        UnsupportedModelError: the model did not make an attention mask that covers the positions of earlier passes.
+    """
+    if chunk.longest_pass is None:
+        return [measure(chunk, *run(seen, chunk, grad=True))]
+    before = 0 if chunk.prefix is None else int(chunk.prefix.lengths[0])
+    kept = _KeysAndValues(before + max(chunk.lengths))
+    if chunk.prefix is not None:
+        for ids in chunk.prefix.input_ids[:1, :before].split(chunk.longest_pass, dim=1):
+            kept.run(seen, ids, grad=False)
+    results = []
+    for index in range(len(chunk.lengths)):
+        kept.forget_after(before)
+        for part in _passes(chunk, index, chunk.longest_pass):
+            if len(part.rows):
+                results.append(measure(part, *kept.run(seen, part.inputs, grad=True)))
+            else:
+                kept.run(seen, part.inputs, grad=False)
+            return_freed_memory(chunk.input_ids.device)
+    return results
+
+
+@dataclass
+class _KeysAndValues:
+    """The keys and values of the positions of one row that have been run.
+
+    Args:
+        size: the greatest number of positions.
+        filled: the number of positions whose keys and values are in `calls`.
+        calls: for each attention call of the model, in order, the keys and the values `[1, group, position, dim]`.
+        latest: those of the latest run. They are moved to `calls` before the next run, since autograd does not allow
+            that a tensor changes before its backward pass.
+    """
+
+    size: int
+    filled: int = 0
+    calls: list[tuple[Tensor, ...]] = field(default_factory=list)
+    latest: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def run(self, seen: Observed, input_ids: Tensor, *, grad: bool) -> tuple[Tensor, AttentionTrace]:
+        """Run the next positions of the row, and keep their keys and values.
+
+        Args:
+            seen: the observed model.
+            input_ids: the token ids of the next positions, `[1, token]`.
+            grad: whether an autograd graph is built.
+
+        Returns:
+            The final hidden states of these positions, and the trace of the attention calls.
+        """
+        self._move_latest()
+        if self.filled == 0:
+            with tracing(record=True) as trace:
+                hidden = seen.hidden(input_ids, grad=grad)
+        else:
+            device = input_ids.device
+            past = tuple((key[:, :, : self.filled], value[:, :, : self.filled]) for key, value in self.calls)
+            first = torch.zeros(1, dtype=torch.long, device=device)
+            positions = torch.arange(self.filled, self.filled + input_ids.shape[1], device=device)[None]
+            with tracing(record=True, past=Past(past, first, first + self.filled)) as trace:
+                hidden = seen.hidden(input_ids, grad=grad, positions=positions)
+            check_continued(seen.model, trace)
+        self.latest = trace.recorded
+        return hidden, trace
+
+    def forget_after(self, num_positions: int) -> None:
+        """Forget all but the first positions. The next run continues after them."""
+        self._move_latest()
+        self.filled = num_positions
+
+    def _move_latest(self) -> None:
+        if not self.latest:
+            return
+        if not self.calls:
+            self.calls = [
+                tuple(one.new_empty(*one.shape[:2], self.size, one.shape[3]) for one in pair) for pair in self.latest
+            ]
+        stop = self.filled + self.latest[0][0].shape[2]
+        for pair, buffers in zip(self.latest, self.calls, strict=True):
+            for one, buffer in zip(pair, buffers, strict=True):
+                buffer[:, :, self.filled : stop] = one
+        self.filled, self.latest = stop, []
+
+
+def _passes(chunk: Chunk, index: int, longest: int) -> Iterator[Chunk]:
+    """Yield the passes over one row of a chunk, as chunks of their own without prefix, from left to right."""
+    here = chunk.rows == index
+    columns, measured = chunk.columns[here], chunk.measured[here]
+    steps = None if chunk.steps is None else chunk.steps[here]
+    base = 0 if steps is None or index == 0 else int(chunk.steps[chunk.rows < index].max()) + 1
+    ends = _ends(columns.tolist(), None if steps is None else steps.tolist(), longest)
+    start = 0
+    for end in ends:
+        inside = (columns > start) & (columns <= end)
+        some = columns[inside] - start
+        numbered = None
+        if steps is not None and len(some):
+            numbered = steps[inside] - base
+            base += int(numbered.max()) + 1
+        yield Chunk(
+            chunk.input_ids[index : index + 1, start : end + 1],
+            (end + 1 - start,),
+            torch.zeros_like(some),
+            some,
+            measured[inside],
+            steps=numbered,
+        )
+        start = end
+
+
+def _ends(columns: Sequence[int], steps: Sequence[int] | None, longest: int) -> list[int]:
+    """Return the column at which each pass over a row ends. A pass predicts the targets up to this column.
+
+    Args:
+        columns: the columns of the row's targets, in ascending order.
+        steps: the step of each target; None if passes may end anywhere.
+        longest: the greatest number of positions in one pass.
+
+    >>> _ends([3, 4, 5, 6, 7], None, 3)
+    [3, 6, 7]
+    >>> _ends([3, 4, 5, 6, 7], [0, 0, 1, 1, 1], 3)
+    [2, 4, 7]
+    """
+    spans: dict[int, tuple[int, int]] = {}
+    for column, step in zip(columns, steps or (), strict=steps is not None):
+        spans[step] = (spans.get(step, (column, column))[0], column)
+    ends, start, last = [], 0, columns[-1]
+    while start < last:
+        end = min(start + longest, last)
+        for first, final in spans.values():
+            if first <= end < final:
+                end = first - 1 if first - 1 > start else final
+        ends.append(end)
+        start = end
+    return ends
