@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from antiphase.errors import UnsupportedModelError
@@ -37,7 +38,7 @@ def is_sharded(accelerator: Any) -> bool:
 def whole_policy(model: nn.Module, accelerator: Any, gradient_checkpointing_kwargs: Any = None) -> Iterator[nn.Module]:
     """Open a block in which every process has the unwrapped policy with all its parameters.
 
-    Under DDP nothing is gathered. Under ZeRO-3 and FSDP 2, every process holds a full copy of the weights while the
+    The policy runs without the code that `torch_compile` made of it. Under DDP nothing is gathered. Under ZeRO-3 and FSDP 2, every process holds a full copy of the weights while the
     block lasts, as it does while TRL generates.
 
     Args:
@@ -58,8 +59,9 @@ def whole_policy(model: nn.Module, accelerator: Any, gradient_checkpointing_kwar
                 )
             )
         else:
-            policy = accelerator.unwrap_model(model)
+            policy = accelerator.unwrap_model(model, keep_torch_compile=False)
             stack.enter_context(unsharded(policy))
+        stack.enter_context(_uncompiled(accelerator))
         stack.enter_context(_own_dtype(policy))
         yield policy
 
@@ -112,6 +114,20 @@ def unsharded(model: nn.Module) -> Iterator[None]:
             module.set_reshard_after_backward(True, recurse=False)
             module.set_requires_gradient_sync(True, recurse=False)
             module.reshard()
+
+
+def _uncompiled(accelerator: Any) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which modules that were compiled in place run their plain code.
+
+    Under FSDP 2 and ZeRO-3, `torch_compile` compiles the layers in place. Compiled code may leave out the hooks with
+    which gradients are measured.
+    """
+    from accelerate.utils import DynamoBackend
+
+    plugin = accelerator.state.dynamo_plugin
+    if plugin.backend == DynamoBackend.NO:
+        return contextlib.nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 @contextlib.contextmanager
