@@ -27,6 +27,10 @@ ATTRIBUTES = (
     "eos_token_ids",
     "_metrics",
     "_logs",
+    "_pending_extra_logs",
+    "_pending_metrics",
+    "log_completions",
+    "rollout_func",
 )
 
 

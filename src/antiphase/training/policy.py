@@ -26,6 +26,25 @@ def check_sharding(accelerator: Any) -> None:
         )
 
 
+def check_compilation(accelerator: Any) -> None:
+    """Raise UnsupportedModelError if accelerate would compile a copy of the model, layer by layer.
+
+    The trainer then asks the original model whether it is in training. The copy is, but the original is not, so TRL
+    would handle every training batch as one of evaluation.
+    """
+    from accelerate.utils import DistributedType, DynamoBackend
+
+    state = accelerator.state
+    in_place = state.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    plugin = state.dynamo_plugin
+    if plugin.backend != DynamoBackend.NO and plugin.use_regional_compilation and not in_place:
+        raise UnsupportedModelError(
+            "TRL's GRPO does not work with the regional compilation of accelerate: it would take every training batch "
+            "for one of evaluation. Set use_regional_compilation to false in the accelerate config (or unset "
+            "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION); torch_compile alone works."
+        )
+
+
 def is_sharded(accelerator: Any) -> bool:
     """Return whether the parameters are spread over processes (FSDP, ZeRO-3)."""
     from trl.distributed import DistributedBackend
@@ -38,8 +57,8 @@ def is_sharded(accelerator: Any) -> bool:
 def whole_policy(model: nn.Module, accelerator: Any, gradient_checkpointing_kwargs: Any = None) -> Iterator[nn.Module]:
     """Open a block in which every process has the unwrapped policy with all its parameters.
 
-    The policy runs without the code that `torch_compile` made of it. Under DDP nothing is gathered. Under ZeRO-3 and FSDP 2, every process holds a full copy of the weights while the
-    block lasts, as it does while TRL generates.
+    The policy runs without the code that `torch_compile` made of it. Under DDP nothing is gathered. Under ZeRO-3 and
+    FSDP 2, every process holds a full copy of the weights while the block lasts, as it does while TRL generates.
 
     Args:
         model: the model that accelerate prepared.

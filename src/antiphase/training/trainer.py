@@ -25,6 +25,16 @@ from antiphase.errors import UnsupportedModelError
 from antiphase.inversion.inversion_reward import CombinedRewards, InversionReward
 from antiphase.inversion.rollout_facts import RolloutFacts, RolloutIds
 from antiphase.reward import InversionTerm
+from antiphase.training.advantage_term import add_to_advantages
+from antiphase.training.batch_checks import (
+    COLUMNS,
+    check_columns_of,
+    check_finite,
+    check_metrics,
+    check_names,
+    checked_rollouts,
+    warn_unscored,
+)
 from antiphase.training.checks import (
     check_columns,
     check_functions,
@@ -35,7 +45,7 @@ from antiphase.training.checks import (
 )
 from antiphase.training.completion_texts import CompletionReader
 from antiphase.training.host import HostError, check_host, check_instance
-from antiphase.training.policy import check_sharding, is_sharded, whole_policy
+from antiphase.training.policy import check_compilation, check_sharding, is_sharded, whole_policy
 from antiphase.training.reward_functions import MajorityVoteReward, SignalReward, checked, unwrapped
 from antiphase.training.trainer_config import CorRPOConfig
 from antiphase.training.trajectory import Trajectory
@@ -107,6 +117,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._column = self.reward_funcs.index(self.inversion)
         check_rewarded(len(self.reward_funcs) - 1, args)
         check_sharding(self.accelerator)
+        check_compilation(self.accelerator)
         if self._is_vlm:
             raise UnsupportedModelError(
                 "inversion is measured on token ids alone, and this model reads images too. Train its language model."
@@ -114,6 +125,9 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._task_weights = self._without_own(cast(Tensor, vars(self)["reward_weights"]))
         names, tasks = ([*values] for values in (self.reward_func_names, self.reward_funcs))
         names.pop(self._column), tasks.pop(self._column)
+        check_names(names, log_completions=self.log_completions)
+        if self.rollout_func is not None:
+            self.rollout_func = checked_rollouts(self.rollout_func)
         self._verifier = verifier_index(names, tasks, args)
         self._inversion_reward = InversionReward(args.inversion_spec())
         self._check_measurable()
@@ -156,7 +170,13 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if term is None:
             raise HostError("TRL scored completions without calling _calculate_rewards: inversion was not included.")
         if self._inversion_reward.spec.combine == "centered":
-            self._add_to_advantages(output, term.advantage * self._weight)
+            add_to_advantages(
+                output,
+                self._logs["advantages"],
+                term.advantage * self._weight,
+                process=self.accelerator.process_index,
+                num_processes=self.accelerator.num_processes,
+            )
         return output
 
     def _generate(self, prompts: Any) -> Any:
@@ -182,20 +202,30 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if not self._served:
             raise HostError("TRL did not call the inversion reward: it would have had no effect.")
-        return self._combine(rewards)
+        check_finite(rewards, self.reward_func_names)
+        check_columns_of(self._pending_extra_logs)
+        for name in COLUMNS:
+            self._pending_extra_logs[name] = _or_none(getattr(self._measured.scores, name))
+        combined = self._combine(rewards)
+        warn_unscored(
+            combined.excluded,
+            prompts,
+            completions,
+            step=self.state.global_step,
+            process=self.accelerator.process_index,
+        )
+        return rewards
 
-    def inversion(self, completion_ids: Any, log_extra: Any = None, **_: Any) -> list[float | None]:
-        """Return the reward column: the inversion ι of each rollout of this process, or None if it is undefined.
+    def inversion(self, completion_ids: Any, **_: Any) -> list[float]:
+        """Return the reward column: the inversion ι of each rollout of this process, and 0 where it is undefined.
 
-        TRL calls this method as a reward function. `_calculate_rewards` has just measured the scores.
+        TRL calls this method as a reward function. `_calculate_rewards` has just measured the scores, and puts what
+        `inversion_combine` makes of them in the place of these numbers.
         """
         if self._measured is None:
             raise HostError("TRL asked for the inversion reward of a batch that was not measured.")
-        scores, self._served = self._measured.scores, True
-        if log_extra is not None:
-            for name in ("inversion", "entropy", "strength"):
-                log_extra(name, _or_none(getattr(scores, name)))
-        return _or_none(scores.inversion)
+        self._served = True
+        return cast("list[float]", self._measured.scores.inversion.nan_to_num(0.0).tolist())
 
     @property
     def _group_size(self) -> int:
@@ -219,10 +249,10 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         # The time includes the gathering of the weights, which is part of the cost.
         return replace(facts, seconds=torch.full_like(facts.seconds, time.perf_counter() - start))
 
-    def _combine(self, rewards: Tensor) -> Tensor:
+    def _combine(self, rewards: Tensor) -> CombinedRewards:
         """Replace the column of scores by the term that `inversion_combine` makes of them, and log the metrics.
 
-        `rewards` has the rollouts of all processes.
+        `rewards` has the rollouts of all processes, and is changed in place.
         """
         facts = cast(RolloutFacts, self._measured).gathered(self._gathered)
         task_columns = self._without_own(rewards).cpu().double()
@@ -236,6 +266,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             group_size=self._group_size,
             weight=self._weight,
             accepted=None if verifier is None else spec.accepts(task_columns[:, verifier]),
+            judged=None if verifier is None else ~task_columns[:, verifier].isnan(),
         )
         self._term = combined.term
         rewards[:, self._column] = combined.term.reward.to(rewards)
@@ -243,7 +274,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         before, after = (self._task_weights * (0.0 if spec.combine == "only" else 1.0)).tensor_split([self._column])
         self.reward_weights = torch.cat([before, torch.tensor([self._weight]), after])
         self._record(combined)
-        return rewards
+        return combined
 
     def _gathered(self, table: Tensor) -> Tensor:
         device = self.accelerator.device
@@ -257,6 +288,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _record(self, combined: CombinedRewards) -> None:
         mode = "train" if self.model.training else "eval"
+        check_metrics(self._pending_metrics, combined.metrics)
         for name, value in combined.metrics.items():
             self._metrics[mode][name].append(value)
         logged = {} if self._reader is None else self._reader.logged
@@ -268,24 +300,6 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if mode == "train":
             metrics = {**combined.metrics, **logged}
             self.watch.step(self.state.global_step, metrics, self.accelerator.is_main_process)
-
-    def _add_to_advantages(self, output: dict[str, Any], term: Tensor) -> None:
-        advantages = output["advantages"]
-        size = len(advantages)
-        if advantages.shape != (size,) or len(term) != size * self.accelerator.num_processes:
-            raise HostError(
-                f"TRL's advantages have shape {tuple(advantages.shape)} for {len(term)} rollouts; expected one each."
-            )
-        first = self.accelerator.process_index * size
-        output["advantages"] = advantages + term[first : first + size].to(advantages)
-        logged = self._logs["advantages"]
-        latest = list(logged)
-        # TRL keeps only the latest rows, which may be fewer than this batch has.
-        added = term.tolist()[-len(latest) :]
-        for place, value in enumerate(added, start=len(latest) - len(added)):
-            latest[place] += value
-        logged.clear()
-        logged.extend(latest)
 
 
 def _or_none(values: Tensor) -> list[float | None]:
