@@ -118,7 +118,7 @@ def check_finite(rewards: Float[Tensor, "rollout function"], names: Sequence[str
 
 
 def warn_unscored(
-    unscored: Bool[Tensor, "rollout"], prompts: Sequence[Any], completions: Sequence[Any], *, step: int, process: int
+    unscored: Bool[Tensor, "rollout"], prompts: Sequence[Any], completions: Sequence[Any], step: int, process: int
 ) -> None:
     """Warn on the main process if no reward function gave a reward to some rollouts of a batch.
 

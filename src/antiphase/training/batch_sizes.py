@@ -1,8 +1,8 @@
 """Keeps the sizes of a run's batches in its checkpoints, and compares them when the run is continued.
 
 The order of the prompts, and the number of rollouts that an optimizer step trains on, follow from four numbers. A run
-that continues must have the same four numbers. The division of a step's rollouts may change: among processes, and among
-the smaller batches whose gradients are added up. So a run can go on with fewer or more devices.
+that continues must have the same four numbers. The division of a step's rollouts may change: among processes, and
+among the smaller batches whose gradients are added up. So a run can go on with fewer or more devices.
 """
 
 from collections.abc import Mapping

@@ -146,7 +146,7 @@ def _uncompiled(accelerator: Any) -> contextlib.AbstractContextManager[Any]:
     plugin = accelerator.state.dynamo_plugin
     if plugin.backend == DynamoBackend.NO:
         return contextlib.nullcontext()
-    return torch.compiler.set_stance("force_eager")
+    return cast("contextlib.AbstractContextManager[Any]", torch.compiler.set_stance("force_eager"))
 
 
 @contextlib.contextmanager

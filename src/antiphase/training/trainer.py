@@ -126,8 +126,8 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         names, tasks = ([*values] for values in (self.reward_func_names, self.reward_funcs))
         names.pop(self._column), tasks.pop(self._column)
         check_names(names, log_completions=self.log_completions)
-        if self.rollout_func is not None:
-            self.rollout_func = checked_rollouts(self.rollout_func)
+        rollout_func = cast(Any, vars(self)["rollout_func"])
+        self.rollout_func = None if rollout_func is None else checked_rollouts(rollout_func)
         self._verifier = verifier_index(names, tasks, args)
         self._inversion_reward = InversionReward(args.inversion_spec())
         self._check_measurable()
@@ -205,15 +205,10 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         check_finite(rewards, self.reward_func_names)
         check_columns_of(self._pending_extra_logs)
         for name in COLUMNS:
-            self._pending_extra_logs[name] = _or_none(getattr(self._measured.scores, name))
+            values = getattr(self._measured.scores, name).tolist()
+            self._pending_extra_logs[name] = [value if math.isfinite(value) else None for value in values]
         combined = self._combine(rewards)
-        warn_unscored(
-            combined.excluded,
-            prompts,
-            completions,
-            step=self.state.global_step,
-            process=self.accelerator.process_index,
-        )
+        warn_unscored(combined.excluded, prompts, completions, self.state.global_step, self.accelerator.process_index)
         return rewards
 
     def inversion(self, completion_ids: Any, **_: Any) -> list[float]:
@@ -300,7 +295,3 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if mode == "train":
             metrics = {**combined.metrics, **logged}
             self.watch.step(self.state.global_step, metrics, self.accelerator.is_main_process)
-
-
-def _or_none(values: Tensor) -> list[float | None]:
-    return [value if math.isfinite(value) else None for value in values.tolist()]
