@@ -24,6 +24,8 @@ pytestmark = [
     # What TRL, transformers and torch say of their own next versions.
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
+    # test_odd_rewards.py has the tests of this warning.
+    pytest.mark.filterwarnings("ignore::antiphase.training.batch_checks.UnscoredWarning"),
 ]
 
 

@@ -125,7 +125,7 @@ class TestBadInput:
         [
             (lambda completions, **_: [1.0], "returned 1 rewards for 8"),
             (lambda completions, **_: None, "returned NoneType"),
-            (lambda completions, **_: [math.nan] * len(completions), "returned nan for completion 0"),
+            (lambda completions, **_: [math.inf] * len(completions), "returned inf for completion 0"),
             (lambda completions, **_: ["1"] * len(completions), "returned '1'"),
         ],
     )

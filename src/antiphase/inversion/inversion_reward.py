@@ -172,6 +172,7 @@ class InversionReward:
         group_size: int,
         weight: float | None = None,
         accepted: Bool[Tensor, "rollout"] | None = None,
+        judged: Bool[Tensor, "rollout"] | None = None,
     ) -> CombinedRewards:
         """Combine task rewards and inversion by the formula of `inversion_term`, and compute the step's metrics.
 
@@ -183,6 +184,9 @@ class InversionReward:
             weight: λ at this step, such as `spec.weight_at(step, num_steps)`; by default `spec.weight`.
             accepted: whether the verifier accepts each rollout, such as `spec.accepts(task_rewards)`; None if there is
                 no verifier.
+            judged: whether the verifier gave a number for each rollout; by default, whether the rollout has a task
+                reward. The accuracies in the metrics are over these rollouts. A rollout that was not judged is not
+                accepted.
 
         Returns:
             rewards, advantages and metrics; the tensors are float64 and on the CPU.
@@ -191,7 +195,7 @@ class InversionReward:
             InvalidInputError: the numbers of rollouts do not fit together, or the mode is `gated` without a verifier.
         """
         spec, inversion = self.spec, facts.scores.inversion
-        self._check(facts, task_rewards, group_size, accepted)
+        self._check(facts, task_rewards, group_size, accepted, judged)
         weight = spec.weight if weight is None else weight
         task = task_rewards.detach().cpu().double()
         right = torch.zeros_like(task, dtype=torch.bool) if accepted is None else accepted.cpu()
@@ -208,7 +212,8 @@ class InversionReward:
             undefined=cast(Undefined, spec.undefined),
             excluded=excluded,
         )
-        metrics = step_metrics(facts, task, right, group_size=group_size, weight=weight)
+        seen = ~task.isnan() if judged is None else judged.cpu()
+        metrics = step_metrics(facts, task, right, judged=seen, group_size=group_size, weight=weight)
         if accepted is None:
             metrics |= dict.fromkeys(_OF_A_VERIFIER, math.nan)
         if spec.signal_spec().targets_per_rollout == 0:
@@ -218,10 +223,18 @@ class InversionReward:
         base = torch.zeros_like(task) if spec.combine == "only" else task
         return CombinedRewards(base + weight * term.reward, term.advantage * weight, term, excluded, metrics)
 
-    def _check(self, facts: RolloutFacts, task_rewards: Tensor, group_size: int, accepted: Tensor | None) -> None:
+    def _check(
+        self,
+        facts: RolloutFacts,
+        task_rewards: Tensor,
+        group_size: int,
+        accepted: Tensor | None,
+        judged: Tensor | None,
+    ) -> None:
         """Refuse arguments of `combine` that do not fit together."""
         sizes = {"facts": len(facts), "task_rewards": len(task_rewards)}
-        sizes |= {} if accepted is None else {"accepted": len(accepted)}
+        flags = {"accepted": accepted, "judged": judged}
+        sizes |= {name: len(values) for name, values in flags.items() if values is not None}
         if len(set(sizes.values())) != 1:
             shown = ", ".join(f"{name} of {size}" for name, size in sizes.items())
             raise InvalidInputError(

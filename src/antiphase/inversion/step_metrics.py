@@ -82,6 +82,7 @@ def step_metrics(
     *,
     group_size: int,
     weight: float,
+    judged: Bool[Tensor, "rollout"] | None = None,
 ) -> dict[str, float]:
     """Compute the metrics of one batch by their names; NaN where undefined.
 
@@ -92,14 +93,17 @@ def step_metrics(
         accepted: whether the verifier accepts each rollout.
         group_size: number of rollouts of each prompt.
         weight: λ, the weight of inversion at this step.
+        judged: whether the verifier gave a number for each rollout; by default it did for all. The accuracies are over
+            these rollouts.
     """
     scores = facts.scores
-    top, bottom = halves_accuracy(scores.inversion, accepted, group_size)
+    unseen = torch.zeros_like(accepted) if judged is None else ~judged
+    top, bottom = halves_accuracy(scores.inversion.masked_fill(unseen, torch.nan), accepted, group_size)
     return {
         "task/mean": _mean(task),
         "task/std": _std(task),
         "task/within_group_std": _within(task, group_size),
-        "task/accuracy": float(accepted.double().mean()),
+        "task/accuracy": _mean(accepted.double().masked_fill(unseen, torch.nan)),
         "task/tied_groups": tied_share(task, group_size),
         "inversion/mean": _mean(scores.inversion),
         "inversion/std": _std(scores.inversion),

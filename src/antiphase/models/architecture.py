@@ -56,14 +56,17 @@ def modules_of(layers: Sequence[AttentionLayer], names: Sequence[ProjectionName]
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the Hugging Face model inside a PEFT wrapper, or the model itself if it has no such wrapper.
+    """Return the Hugging Face model inside the wrappers of `torch.compile` and PEFT, or the model itself without them.
 
-    Adapters on the weights, such as LoRA, stay active.
+    Adapters on the weights, such as LoRA, stay active. The returned model runs without the compiled code, whose graph
+    would hide the layers from a measurement. Its weights are the same tensors.
 
     Raises:
         UnsupportedModelError: an adapter adds virtual tokens to the prompt, which the inner model would not see.
     """
-    peft = sys.modules.get("peft")
+    dynamo, peft = (sys.modules.get(name) for name in ("torch._dynamo", "peft"))
+    if dynamo is not None and isinstance(model, dynamo.OptimizedModule):
+        return unwrap(cast(nn.Module, model._orig_mod))
     if peft is None or not isinstance(model, peft.PeftModel):
         return model
     if any(config.is_prompt_learning for config in model.peft_config.values()):
@@ -71,7 +74,7 @@ def unwrap(model: nn.Module) -> nn.Module:
             "this adapter learns a prompt: it adds virtual tokens, which a measurement of the inner model would miss. "
             "Use an adapter that changes the weights, such as LoRA, or a merged model."
         )
-    return cast(nn.Module, model.get_base_model())
+    return unwrap(cast(nn.Module, model.get_base_model()))
 
 
 def backbone(model: nn.Module) -> nn.Module:

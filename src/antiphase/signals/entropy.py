@@ -61,12 +61,13 @@ class HeadSignals:
 def joined_head(parts: Sequence[HeadSignals]) -> HeadSignals:
     """Return the signals of targets that follow one another, without the seeds."""
     tops = [part.alternatives for part in parts if part.alternatives is not None]
+    magnitudes = {name: torch.cat([getattr(part.magnitudes, name) for part in parts]) for name in MAGNITUDES}
     return HeadSignals(
-        *(
-            torch.cat([getattr(part, name) for part in parts])
-            for name in ("entropy", "logprob", "logprob_control", "self_certainty")
-        ),
-        Magnitudes(*(torch.cat([getattr(part.magnitudes, name) for part in parts]) for name in MAGNITUDES)),
+        entropy=torch.cat([part.entropy for part in parts]),
+        logprob=torch.cat([part.logprob for part in parts]),
+        logprob_control=torch.cat([part.logprob_control for part in parts]),
+        self_certainty=torch.cat([part.self_certainty for part in parts]),
+        magnitudes=Magnitudes(**magnitudes),
         alternatives=joined(tops),
     )
 

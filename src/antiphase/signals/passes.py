@@ -27,7 +27,7 @@ from antiphase.devices import return_freed_memory
 from antiphase.signals.capture import Observed
 from antiphase.signals.chunk import Chunk, Row, chunk_of
 from antiphase.signals.frozen_attention import AttentionTrace, Past, tracing
-from antiphase.signals.prefix import Family, chunk_of_families, check_continued, continues, families_of, run
+from antiphase.signals.prefix import Family, check_continued, chunk_of_families, continues, families_of, run
 
 _T = TypeVar("_T")
 
@@ -48,9 +48,7 @@ def chunk_of_long(family: Family, token_budget: int, device: torch.device) -> Ch
     return dataclasses.replace(chunk_of(rows, device), longest_pass=token_budget)
 
 
-def run_in_passes(
-    seen: Observed, chunk: Chunk, measure: Callable[[Chunk, Tensor, AttentionTrace], _T]
-) -> list[_T]:
+def run_in_passes(seen: Observed, chunk: Chunk, measure: Callable[[Chunk, Tensor, AttentionTrace], _T]) -> list[_T]:
     """Run a chunk with autograd graph, and return what a function measures in each pass, in the order of the targets.
 
     A chunk without `longest_pass` is run in one pass. A chunk with it must have at most one prefix.
@@ -150,8 +148,10 @@ def _passes(chunk: Chunk, index: int, longest: int) -> Iterator[Chunk]:
     """Yield the passes over one row of a chunk, as chunks of their own without prefix, from left to right."""
     here = chunk.rows == index
     columns, measured = chunk.columns[here], chunk.measured[here]
-    steps = None if chunk.steps is None else chunk.steps[here]
-    base = 0 if steps is None or index == 0 else int(chunk.steps[chunk.rows < index].max()) + 1
+    steps, base = None, 0
+    if chunk.steps is not None:
+        steps, before = chunk.steps[here], chunk.steps[chunk.rows < index]
+        base = int(before.max()) + 1 if len(before) else 0
     ends = _ends(columns.tolist(), None if steps is None else steps.tolist(), longest)
     start = 0
     for end in ends:

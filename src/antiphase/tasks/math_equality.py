@@ -132,7 +132,8 @@ def _bare(answer: str, gold: str) -> str:
 
     1. `\text{18 dollars}` becomes `18 dollars`; the text must begin with a number.
     2. `2\pi \approx 6.28` becomes its exact part `2\pi`, unless the exact part is only a name.
-    3. `\approx 3` and `x \approx 3` become `3`, and `x \in [2,5]` becomes `[2,5]`, unless the right answer contains `\in`.
+    3. `\approx 3` and `x \approx 3` become `3`, and `x \in [2,5]` becomes `[2,5]`, unless the right answer contains
+       `\in`.
     4. `(x,y) = (3,4)` becomes `(3,4)`, unless the right answer contains an equals sign.
 
     Args:
@@ -151,7 +152,7 @@ def _bare(answer: str, gold: str) -> str:
 
 
 def _without_about(text: str) -> str:
-    r"""Return `3` for `\approx 3` and `x \approx 3`. Any other text, such as `5 \approx 3` or `x \sim y`, is unchanged."""
+    r"""Return `3` for `\approx 3` and `x \approx 3`. Other texts, such as `5 \approx 3` and `x \sim y`, are unchanged."""
     before, *value = _ABOUT.split(text, maxsplit=1)
     named = bool(value) and _NAME.fullmatch(before) is not None and _NAME.fullmatch(value[0]) is None
     return value[0] if value and (not before or named) else text

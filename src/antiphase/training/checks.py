@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset, IterableDataset
 from trl import GRPOConfig
 
 from antiphase.errors import InvalidInputError
 from antiphase.registry import did_you_mean
 from antiphase.runs.folder_kinds import check_same
 from antiphase.tasks.task_rewards import AccuracyReward
+from antiphase.training.batch_sizes import check_batch_sizes
 from antiphase.training.random_reward import RandomReward
 from antiphase.training.reward_functions import MajorityVoteReward, SignalReward, unwrapped
 from antiphase.training.trainer_config import BEFORE_THE_FIELD, OWN_FIELDS, CorRPOConfig
@@ -77,7 +79,7 @@ def check_token_advantages(args: CorRPOConfig, verifier: int | None) -> None:
 def check_columns(arguments: Mapping[str, Any], functions: Sequence[Any]) -> None:
     """Raise InvalidInputError unless the data sets have the columns that TRL and the verifier read.
 
-    A streamed data set that does not name its columns is not checked.
+    If a streamed data set does not name its columns, its first row is read.
 
     Args:
         arguments: the arguments of TRL's trainer by name, among them the data sets.
@@ -89,12 +91,18 @@ def check_columns(arguments: Mapping[str, Any], functions: Sequence[Any]) -> Non
     for name in ("train_dataset", "eval_dataset"):
         given = arguments.get(name)
         for dataset in given.values() if isinstance(given, dict) else [given]:
-            columns = getattr(dataset, "column_names", None)
-            missing = [column for column in needed if columns is not None and column not in columns]
+            if not needed or not isinstance(dataset, Dataset | IterableDataset):
+                continue  # TRL refuses what is no data set.
+            columns = dataset.column_names
+            if columns is None:
+                columns = list(next(iter(dataset), {}))
+                if not columns:
+                    raise InvalidInputError(f"{name} is a stream without rows, so there is nothing to train on.")
+            missing = [column for column in needed if column not in columns]
             if missing:
                 raise InvalidInputError(
                     f"{name} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; it has "
-                    f"{', '.join(map(str, columns or ()))}. Rename the columns of the data set, or make its rows with "
+                    f"{', '.join(map(str, columns))}. Rename the columns of the data set, or make its rows with "
                     "antiphase.tasks.task_rewards.rows."
                 )
 
@@ -138,7 +146,7 @@ def checkpoint_state(folder: Path, args: CorRPOConfig) -> dict[str, Any]:
 
     Raises:
         InvalidInputError: the folder is not a complete checkpoint of `CorRPOTrainer`, the checkpoint is at the last
-            step already, or it was trained with other inversion options.
+            step already, or it was trained with other inversion options or with batches of other sizes.
     """
     try:
         state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
@@ -159,4 +167,5 @@ def checkpoint_state(folder: Path, args: CorRPOConfig) -> dict[str, Any]:
     compared = [name for name in OWN_FIELDS if name in settings and name != "inversion_token_budget"]
     now = {name: getattr(args, name) for name in compared}
     check_same(folder, "a checkpoint", {name: settings[name] for name in compared}, now)
+    check_batch_sizes(folder, before.get("batches", {}), args)
     return before

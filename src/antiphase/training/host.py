@@ -29,6 +29,8 @@ ATTRIBUTES = (
     "_logs",
     "_pending_extra_logs",
     "_pending_metrics",
+    "log_completions",
+    "rollout_func",
 )
 
 

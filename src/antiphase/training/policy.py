@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from antiphase.errors import UnsupportedModelError
@@ -25,6 +26,25 @@ def check_sharding(accelerator: Any) -> None:
         )
 
 
+def check_compilation(accelerator: Any) -> None:
+    """Raise UnsupportedModelError if accelerate would compile a copy of the model, layer by layer.
+
+    The trainer then asks the original model whether it is in training. The copy is, but the original is not, so TRL
+    would handle every training batch as one of evaluation.
+    """
+    from accelerate.utils import DistributedType, DynamoBackend
+
+    state = accelerator.state
+    in_place = state.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    plugin = state.dynamo_plugin
+    if plugin.backend != DynamoBackend.NO and plugin.use_regional_compilation and not in_place:
+        raise UnsupportedModelError(
+            "TRL's GRPO does not work with the regional compilation of accelerate: it would take every training batch "
+            "for one of evaluation. Set use_regional_compilation to false in the accelerate config (or unset "
+            "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION); torch_compile alone works."
+        )
+
+
 def is_sharded(accelerator: Any) -> bool:
     """Return whether the parameters are spread over processes (FSDP, ZeRO-3)."""
     from trl.distributed import DistributedBackend
@@ -37,8 +57,8 @@ def is_sharded(accelerator: Any) -> bool:
 def whole_policy(model: nn.Module, accelerator: Any, gradient_checkpointing_kwargs: Any = None) -> Iterator[nn.Module]:
     """Open a block in which every process has the unwrapped policy with all its parameters.
 
-    Under DDP nothing is gathered. Under ZeRO-3 and FSDP 2, every process holds a full copy of the weights while the
-    block lasts, as it does while TRL generates.
+    The policy runs without the code that `torch_compile` made of it. Under DDP nothing is gathered. Under ZeRO-3 and
+    FSDP 2, every process holds a full copy of the weights while the block lasts, as it does while TRL generates.
 
     Args:
         model: the model that accelerate prepared.
@@ -58,8 +78,9 @@ def whole_policy(model: nn.Module, accelerator: Any, gradient_checkpointing_kwar
                 )
             )
         else:
-            policy = accelerator.unwrap_model(model)
+            policy = accelerator.unwrap_model(model, keep_torch_compile=False)
             stack.enter_context(unsharded(policy))
+        stack.enter_context(_uncompiled(accelerator))
         stack.enter_context(_own_dtype(policy))
         yield policy
 
@@ -112,6 +133,20 @@ def unsharded(model: nn.Module) -> Iterator[None]:
             module.set_reshard_after_backward(True, recurse=False)
             module.set_requires_gradient_sync(True, recurse=False)
             module.reshard()
+
+
+def _uncompiled(accelerator: Any) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which modules that were compiled in place run their plain code.
+
+    Under FSDP 2 and ZeRO-3, `torch_compile` compiles the layers in place. Compiled code may leave out the hooks with
+    which gradients are measured.
+    """
+    from accelerate.utils import DynamoBackend
+
+    plugin = accelerator.state.dynamo_plugin
+    if plugin.backend == DynamoBackend.NO:
+        return contextlib.nullcontext()
+    return cast("contextlib.AbstractContextManager[Any]", torch.compiler.set_stance("force_eager"))
 
 
 @contextlib.contextmanager

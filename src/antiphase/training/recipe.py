@@ -28,10 +28,13 @@ from antiphase.training.trainer_config import BEFORE_THE_FIELD, CorRPOConfig
 
 # Defaults that differ from TRL's: a log line for each step, and checkpoints to resume from.
 DEFAULTS: dict[str, Any] = {"logging_steps": 1, "save_steps": 0.1, "save_total_limit": 2, "disable_tqdm": True}
-# Options that may change when a run is continued.
+# Options that may change when a run is continued. Of the three batch sizes, the checkpoint keeps the product.
 FREE_ON_RESUME = (
     "output_dir",
     "inversion_token_budget",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "steps_per_generation",
     "logging_steps",
     "save_steps",
     "save_total_limit",

@@ -6,11 +6,13 @@ called with lists, and returns a number or None for each completion.
 
 import functools
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
+import numpy as np
 import torch
 from trl.trainer.utils import get_callable_name, is_async_callable
 
@@ -21,45 +23,77 @@ from antiphase.tasks.task_rewards import ReadingReward
 from antiphase.training.completion_texts import CompletionReader
 
 
+class RewardWarning(UserWarning):
+    """Warning about the values of a reward function, such as a NaN."""
+
+
+# TRL keeps rewards in float32, where a greater number would become infinite.
+_GREATEST = torch.finfo(torch.float32).max
+
+
 def checked_values(name: str, values: Any, expected: int) -> list[float | None]:
     """Return the values of a reward function as a list, after checking them.
 
+    A NaN becomes None, as TRL treats it, with a warning: both say that the function has no reward for the completion.
+
     Args:
         name: the function's name, for messages.
-        values: what the function returned.
+        values: what the function returned: a list, a tuple, a tensor, an array, or something else that yields one
+            value after another.
         expected: number of completions.
 
     Raises:
-        InvalidInputError: the values are not a list with a number or None for each completion, or a number is NaN or
-            infinite.
+        InvalidInputError: the values are not a number or None for each completion, or a number is infinite or too
+            great for float32.
     """
-    if isinstance(values, torch.Tensor):
-        values = values.tolist()
-    if not isinstance(values, list | tuple):
+    listed = _listed(name, values, expected)
+    if len(listed) != expected:
+        raise InvalidInputError(
+            f"the reward function '{name}' returned {len(listed)} rewards for {expected} completions. Return exactly "
+            "one number (or None where it does not apply) for each."
+        )
+    found: list[float | None] = []
+    for place, value in enumerate(listed):
+        if value is None:
+            found.append(None)
+            continue
+        try:
+            # The function isnan refuses texts, which the function float would read.
+            number = math.nan if math.isnan(value) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            raise InvalidInputError(
+                f"the reward function '{name}' returned {value!r} for completion {place}; expected a number or None."
+            ) from None
+        if abs(number) > _GREATEST:
+            raise InvalidInputError(
+                f"the reward function '{name}' returned {value} for completion {place}. Return a finite number of "
+                "float32, or None where it does not apply."
+            )
+        found.append(None if math.isnan(number) else number)
+    if any(value is not None and number is None for value, number in zip(listed, found, strict=True)):
+        # Python shows the same text once only.
+        warnings.warn(
+            f"the reward function '{name}' returned NaN. It counts as None, which says that the function has no "
+            "reward for the completion. If that is meant, return None; otherwise look for a division by 0.",
+            RewardWarning,
+            stacklevel=2,
+        )
+    return found
+
+
+def _listed(name: str, values: Any, expected: int) -> list[Any]:
+    """Return the values as a list.
+
+    Raises:
+        InvalidInputError: the values have no order, or they are not several values.
+    """
+    listed = values.tolist() if isinstance(values, torch.Tensor | np.ndarray) else values
+    if not isinstance(listed, Iterable) or isinstance(listed, str | bytes | Mapping | Set):
         raise InvalidInputError(
             f"the reward function '{name}' returned {type(values).__name__}; expected a list of {expected} numbers, "
             "one for each completion."
         )
-    if len(values) != expected:
-        raise InvalidInputError(
-            f"the reward function '{name}' returned {len(values)} rewards for {expected} completions. Return exactly "
-            "one number (or None where it does not apply) for each."
-        )
-    for place, value in enumerate(values):
-        if value is None:
-            continue
-        try:
-            finite = math.isfinite(value)
-        except TypeError:
-            raise InvalidInputError(
-                f"the reward function '{name}' returned {value!r} for completion {place}; expected a number or None."
-            ) from None
-        if not finite:
-            raise InvalidInputError(
-                f"the reward function '{name}' returned {value} for completion {place}. Return a finite number, or "
-                "None where it does not apply."
-            )
-    return list(values)
+    return list(listed)
 
 
 def checked(function: Any, reader: Callable[[], CompletionReader | None] = lambda: None) -> Any:

@@ -65,7 +65,7 @@ def try_functions(functions: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -
 
     Raises:
         InvalidInputError: a function raises an error, returns values that TRL's protocol does not allow, or returns
-            None for every problem.
+            None or NaN for every problem.
     """
     from trl.trainer.utils import get_callable_name, is_async_callable
 
@@ -94,6 +94,6 @@ def try_functions(functions: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -
             ) from error
         if all(value is None for value in checked_values(name, values, len(some))):
             raise InvalidInputError(
-                f"the reward function '{name}' returns None for every problem tried, so it would reward nothing. "
-                "Return a number for each completion that it applies to."
+                f"the reward function '{name}' returns None for every problem tried (NaN counts as None), so it would "
+                "reward nothing. Return a number for each completion that it applies to."
             )

@@ -25,6 +25,16 @@ from antiphase.errors import UnsupportedModelError
 from antiphase.inversion.inversion_reward import CombinedRewards, InversionReward
 from antiphase.inversion.rollout_facts import RolloutFacts, RolloutIds
 from antiphase.reward import InversionTerm
+from antiphase.training.advantage_term import add_to_advantages, log_advantages
+from antiphase.training.batch_checks import (
+    COLUMNS,
+    check_columns_of,
+    check_finite,
+    check_metrics,
+    check_names,
+    checked_rollouts,
+    warn_unscored,
+)
 from antiphase.training.checks import (
     check_columns,
     check_functions,
@@ -35,7 +45,7 @@ from antiphase.training.checks import (
     verifier_index,
 )
 from antiphase.training.host import HostError, check_host, check_instance
-from antiphase.training.policy import check_sharding, is_sharded, whole_policy
+from antiphase.training.policy import check_compilation, check_sharding, is_sharded, whole_policy
 from antiphase.training.resampling import ResamplingTrainer
 from antiphase.training.reward_functions import MajorityVoteReward, SignalReward, checked, unwrapped
 from antiphase.training.token_advantages import token_advantages
@@ -109,6 +119,7 @@ class CorRPOTrainer(ResamplingTrainer):
         self._column = self.reward_funcs.index(self.inversion)
         check_rewarded(len(self.reward_funcs) - 1, args)
         check_sharding(self.accelerator)
+        check_compilation(self.accelerator)
         if self._is_vlm:
             raise UnsupportedModelError(
                 "inversion is measured on token ids alone, and this model reads images too. Train its language model."
@@ -116,6 +127,9 @@ class CorRPOTrainer(ResamplingTrainer):
         self._task_weights = self._without_own(cast(Tensor, vars(self)["reward_weights"]))
         names, tasks = ([*values] for values in (self.reward_func_names, self.reward_funcs))
         names.pop(self._column), tasks.pop(self._column)
+        check_names(names, log_completions=self.log_completions)
+        rollout_func = cast(Any, vars(self)["rollout_func"])
+        self.rollout_func = None if rollout_func is None else checked_rollouts(rollout_func)
         self._verifier = verifier_index(names, tasks, args)
         self._inversion_reward = InversionReward(args.inversion_spec())
         self.check_dynamic_sampling()
@@ -162,9 +176,16 @@ class CorRPOTrainer(ResamplingTrainer):
         if cast(CorRPOConfig, self.args).token_advantages == "gtpo":
             shaped = token_advantages(self, output, self._token_rewards, self._right, self._group_size)
             output["advantages"], means = shaped
-            self._log_advantages(means.tolist())
+            log_advantages(self._logs["advantages"], means.tolist())
         if self._inversion_reward.spec.combine == "centered":
-            self._add_to_advantages(output, term.advantage * self._weight)
+            add_to_advantages(
+                output,
+                self._logs["advantages"],
+                term.advantage * self._weight,
+                process=self.accelerator.process_index,
+                num_processes=self.accelerator.num_processes,
+                by_token=cast(CorRPOConfig, self.args).token_advantages != "none",
+            )
         return output
 
     def _generate(self, prompts: Any) -> Any:
@@ -187,7 +208,14 @@ class CorRPOTrainer(ResamplingTrainer):
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if not self._served:
             raise HostError("TRL did not call the inversion reward: it would have had no effect.")
-        return self._combine(rewards)
+        check_finite(rewards, self.reward_func_names)
+        check_columns_of(self._pending_extra_logs)
+        for name in COLUMNS:
+            values = getattr(self._measured.scores, name).tolist()
+            self._pending_extra_logs[name] = [value if math.isfinite(value) else None for value in values]
+        combined = self._combine(rewards)
+        warn_unscored(combined.excluded, prompts, completions, self.state.global_step, self.accelerator.process_index)
+        return rewards
 
     def read_completions(self, rollouts: RolloutIds, completions: Any) -> None:
         """Prepare what reward functions read of the rollouts of this process."""
@@ -196,18 +224,16 @@ class CorRPOTrainer(ResamplingTrainer):
             if isinstance(unwrapped(function), MajorityVoteReward):
                 unwrapped(function).group_size = self._group_size
 
-    def inversion(self, completion_ids: Any, log_extra: Any = None, **_: Any) -> list[float | None]:
-        """Return the reward column: the inversion ι of each rollout of this process, or None if it is undefined.
+    def inversion(self, completion_ids: Any, **_: Any) -> list[float]:
+        """Return the reward column: the inversion ι of each rollout of this process, and 0 where it is undefined.
 
-        TRL calls this method as a reward function. `_calculate_rewards` has just measured the scores.
+        TRL calls this method as a reward function. `_calculate_rewards` has just measured the scores, and puts what
+        `inversion_combine` makes of them in the place of these numbers.
         """
         if self._measured is None:
             raise HostError("TRL asked for the inversion reward of a batch that was not measured.")
-        scores, self._served = self._measured.scores, True
-        if log_extra is not None:
-            for name in ("inversion", "entropy", "strength"):
-                log_extra(name, _or_none(getattr(scores, name)))
-        return _or_none(scores.inversion)
+        self._served = True
+        return cast("list[float]", self._measured.scores.inversion.nan_to_num(0.0).tolist())
 
     @property
     def _group_size(self) -> int:
@@ -226,10 +252,10 @@ class CorRPOTrainer(ResamplingTrainer):
         # The time includes the gathering of the weights, which is part of the cost.
         return replace(facts, seconds=torch.full_like(facts.seconds, time.perf_counter() - start))
 
-    def _combine(self, rewards: Tensor) -> Tensor:
+    def _combine(self, rewards: Tensor) -> CombinedRewards:
         """Replace the column of scores by the term that `inversion_combine` makes of them, and log the metrics.
 
-        `rewards` has the rollouts of all processes.
+        `rewards` has the rollouts of all processes, and is changed in place.
         """
         facts = cast(RolloutFacts, self._measured).gathered(self._gathered)
         task_columns = self._without_own(rewards).cpu().double()
@@ -237,25 +263,24 @@ class CorRPOTrainer(ResamplingTrainer):
         task = (task_columns * self._task_weights.double()).nansum(1).masked_fill(unscored, torch.nan)
         spec, verifier = self._inversion_reward.spec, self._verifier
         self._weight = self.inversion_weight
+        accepted, judged = None, None
+        if verifier is not None:
+            accepted, judged = spec.accepts(task_columns[:, verifier]), ~task_columns[:, verifier].isnan()
         combined = self._inversion_reward.combine(
-            facts,
-            task,
-            group_size=self._group_size,
-            weight=self._weight,
-            accepted=None if verifier is None else spec.accepts(task_columns[:, verifier]),
+            facts, task, group_size=self._group_size, weight=self._weight, accepted=accepted, judged=judged
         )
         self._term = combined.term
-        if verifier is not None:
-            self._right = spec.accepts(task_columns[:, verifier])
+        if accepted is not None and judged is not None:
+            self._right = accepted
             # GTPO's reward of a wrong rollout is −1, whatever its verifier says.
-            self._token_rewards = torch.where(self._right, task, -1.0) + self._weight * combined.term.reward
-            self._token_rewards[combined.excluded] = torch.nan
+            self._token_rewards = torch.where(accepted, task, -1.0) + self._weight * combined.term.reward
+            self._token_rewards[combined.excluded | ~judged] = torch.nan
         rewards[:, self._column] = combined.term.reward.to(rewards)
         rewards[combined.excluded.to(rewards.device), self._column] = torch.nan
         before, after = (self._task_weights * (0.0 if spec.combine == "only" else 1.0)).tensor_split([self._column])
         self.reward_weights = torch.cat([before, torch.tensor([self._weight]), after])
         self._record(combined)
-        return rewards
+        return combined
 
     def _gathered(self, table: Tensor) -> Tensor:
         device = self.accelerator.device
@@ -270,6 +295,7 @@ class CorRPOTrainer(ResamplingTrainer):
     def _record(self, combined: CombinedRewards) -> None:
         mode = "train" if self.model.training else "eval"
         metrics = {**combined.metrics, **self.sampling_metrics}
+        check_metrics(self._pending_metrics, metrics)
         for name, value in metrics.items():
             self._metrics[mode][name].append(value)
         logged = {} if self._reader is None else self._reader.logged
@@ -280,30 +306,3 @@ class CorRPOTrainer(ResamplingTrainer):
             logged = dict(zip(logged, means.tolist(), strict=True))
         if mode == "train":
             self.watch.step(self.state.global_step, {**metrics, **logged}, self.accelerator.is_main_process)
-
-    def _add_to_advantages(self, output: dict[str, Any], term: Tensor) -> None:
-        advantages = output["advantages"]
-        size = len(advantages)
-        by_token = cast(CorRPOConfig, self.args).token_advantages != "none"
-        if advantages.dim() != 1 + by_token or len(term) != size * self.accelerator.num_processes:
-            raise HostError(
-                f"TRL's advantages have shape {tuple(advantages.shape)} for {len(term)} rollouts; expected one each."
-            )
-        first = self.accelerator.process_index * size
-        own = term[first : first + size].to(advantages)
-        output["advantages"] = advantages + (own[:, None] if by_token else own)
-        logged = list(self._logs["advantages"])
-        # TRL keeps only the latest rows, which may be fewer than this batch has.
-        added = term.tolist()[-len(logged) :]
-        self._log_advantages([a + b for a, b in zip(logged[-len(added) :], added, strict=True)])
-
-    def _log_advantages(self, values: list[float]) -> None:
-        """Put the advantages of the latest batch in the place of those in TRL's log."""
-        logged = self._logs["advantages"]
-        kept = list(logged)[: max(0, len(logged) - len(values))]
-        logged.clear()
-        logged.extend([*kept, *values])
-
-
-def _or_none(values: Tensor) -> list[float | None]:
-    return [value if math.isfinite(value) else None for value in values.tolist()]

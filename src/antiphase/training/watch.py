@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from antiphase.inversion.alarm import ACCURACY, INVERSION, WATCHED, Sign, collapse_signs
+from antiphase.training.batch_sizes import batch_sizes
 from antiphase.training.trainer_config import OWN_FIELDS, CorRPOConfig
 from antiphase.training.trajectory import Trajectory, begin_once
 
@@ -46,6 +47,7 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
         """Return the state that trainer_state.json holds in each checkpoint."""
         attributes = {
             "settings": {name: getattr(self.config, name) for name in OWN_FIELDS},
+            "batches": batch_sizes(self.config),
             "dropped": self.dropped,
             "alarms": self.alarms,
             "quiet": self.quiet,
