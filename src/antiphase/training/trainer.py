@@ -2,9 +2,8 @@
 
 TRL generates, scores, normalises and updates. This trainer adds a column to the rewards and, in the mode
 `centered`, a term to the advantages. The column holds scores that are measured on exactly the token ids that TRL
-sampled, by the code of `antiphase probe`. The trainer finds its column by its function, since TRL appends another
-column for each environment that has a reward. None of TRL's arithmetic is repeated here, so every loss and option
-of GRPO works.
+sampled, by the code of `antiphase probe`. The column is the last one, and is there only while TRL scores a batch;
+see `reward_column`. None of TRL's arithmetic is repeated here, so every loss and option of GRPO works.
 """
 
 import copy
@@ -26,6 +25,7 @@ from antiphase.inversion.inversion_reward import CombinedRewards, InversionRewar
 from antiphase.inversion.rollout_facts import RolloutFacts, RolloutIds
 from antiphase.reward import InversionTerm
 from antiphase.training.checks import (
+    check_classes,
     check_columns,
     check_functions,
     check_rewarded,
@@ -36,6 +36,7 @@ from antiphase.training.checks import (
 from antiphase.training.completion_texts import CompletionReader
 from antiphase.training.host import HostError, check_host, check_instance
 from antiphase.training.policy import check_sharding, is_sharded, whole_policy
+from antiphase.training.reward_column import added_column, remove_column
 from antiphase.training.reward_functions import MajorityVoteReward, SignalReward, checked, unwrapped
 from antiphase.training.trainer_config import CorRPOConfig
 from antiphase.training.trajectory import Trajectory
@@ -92,10 +93,9 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         check_columns(bound.arguments, functions)
         classes = bound.arguments.get("reward_processing_classes")
         if classes is not None:
-            bound.arguments["reward_processing_classes"] = [
-                *(classes if isinstance(classes, list) else [classes]),
-                None,
-            ]
+            classes = classes if isinstance(classes, list) else [classes]
+            check_classes(classes, len(functions))
+            bound.arguments["reward_processing_classes"] = [*classes, None]
         self._rollouts: RolloutIds | None = None
         self._measured: RolloutFacts | None = None
         self._reader: CompletionReader | None = None
@@ -104,6 +104,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._weight = 0.0
         super().__init__(*bound.args[1:], **bound.kwargs)
         check_instance(self)
+        self.args.reward_weights = args.reward_weights
         self._column = self.reward_funcs.index(self.inversion)
         check_rewarded(len(self.reward_funcs) - 1, args)
         check_sharding(self.accelerator)
@@ -120,6 +121,8 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self.trajectory = Trajectory(Path(args.output_dir))
         self.watch = Watch(self.trajectory, args)
         self.add_callback(self.watch)
+        remove_column(self, self._column)
+        self._column = len(self.reward_funcs)
 
     def know_tags(self, tags: Sequence[tuple[str, str]]) -> None:
         """Set the tags, each an opening and a closing text, between which `inversion_segment` finds thoughts."""
@@ -150,8 +153,9 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     # TRL calls these four methods, in this order, for every generation batch.
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
-        self._term = None
-        output = super()._generate_and_score_completions(inputs)
+        self._term, self._task_weights = None, self.reward_weights
+        with added_column(self, self.inversion, "inversion"):
+            output = super()._generate_and_score_completions(inputs)
         term = cast("InversionTerm | None", self._term)
         if term is None:
             raise HostError("TRL scored completions without calling _calculate_rewards: inversion was not included.")
