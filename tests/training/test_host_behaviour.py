@@ -1,17 +1,28 @@
 """What users of TRL's trainer rely on, with CorRPOTrainer in its place: lists, reward models, tools, adapters, errors."""
 
 import math
+from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForSequenceClassification, TrainerCallback
+import trl
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+    TrainerCallback,
+)
 from trl import GRPOConfig, GRPOTrainer
 
 from antiphase.errors import InvalidInputError
 from antiphase.training.trainer import CorRPOTrainer
 from antiphase.training.trainer_config import CorRPOConfig
 from antiphase.training.trajectory import read_trajectory
-from conftest import byte_tokenizer, tiny_model
+from conftest import byte_tokenizer, shaken, tiny_model
 from training_cases import data, parity, run, same, settings
 
 pytestmark = [
@@ -163,3 +174,119 @@ def test_without_any_reward_the_message_begins_as_the_hosts(tmp_path):
                 tiny_model(), [], config(**settings(tmp_path, config)), train_dataset=data(),
                 processing_class=byte_tokenizer(),
             )  # fmt: skip
+
+
+class TestPolicies:
+    """Bitwise the host's at λ = 0, for policies that are more than a plain model."""
+
+    def test_a_new_adapter_with_a_reference_and_checkpointing(self, tmp_path):
+        extra = {"peft_config": LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")}
+        plain, ours = both(tmp_path, extra=extra, beta=0.1, gradient_checkpointing=True)
+        assert same(plain, ours)
+
+    def test_an_adapter_that_goes_on(self, tmp_path):
+        """TRL adds the adapter `ref`, a copy of the adapter before the training."""
+
+        def made():
+            torch.manual_seed(3)
+            return get_peft_model(tiny_model(), LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+
+        plain = run(tmp_path / "host", trainer=GRPOTrainer, config=GRPOConfig, model=made(), beta=0.1)
+        ours = run(tmp_path / "ours", model=made(), beta=0.1, inversion_weight=0.0)
+        assert same(plain, ours)
+        assert "ref" in ours.model.peft_config
+
+    def test_a_reference_that_follows_the_policy(self, tmp_path, model_dir):
+        changes = {"beta": 0.1, "sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 0.5}
+        plain, ours = both(tmp_path, model=str(model_dir), **changes)
+        assert same(plain, ours)
+        for left, right in zip(plain.ref_model.parameters(), ours.ref_model.parameters(), strict=True):
+            assert torch.equal(left, right)
+
+    def test_a_mixture_of_experts_with_its_loss_of_balance(self, tmp_path):
+        def made():
+            torch.manual_seed(3)
+            config = Qwen3MoeConfig(
+                vocab_size=259, hidden_size=16, intermediate_size=16, moe_intermediate_size=16, num_hidden_layers=2,
+                num_attention_heads=2, num_key_value_heads=2, head_dim=8, num_experts=4, num_experts_per_tok=2,
+                pad_token_id=0, bos_token_id=1, eos_token_id=2,
+            )  # fmt: skip
+            return shaken(Qwen3MoeForCausalLM(config), noise=1.2)
+
+        plain = run(tmp_path / "host", trainer=GRPOTrainer, config=GRPOConfig, model=made())
+        ours = run(tmp_path / "ours", model=made(), inversion_weight=0.0)
+        assert plain.aux_loss_enabled
+        assert same(plain, ours)
+        losses = [[log["aux_loss"] for log in it.state.log_history if "aux_loss" in log] for it in (plain, ours)]
+        assert losses[0] == losses[1] != []
+
+
+def multiply(a: int, b: int) -> int:
+    """Multiply two numbers.
+
+    Args:
+        a: The first number.
+        b: The second number.
+
+    Returns:
+        Their product.
+    """
+    return a * b
+
+
+async def multiply_later(a: int, b: int) -> int:
+    """Multiply two numbers.
+
+    Args:
+        a: The first number.
+        b: The second number.
+
+    Returns:
+        Their product.
+    """
+    return a * b
+
+
+CALLS = (
+    '<tool_call>\n{"name": "%s", "arguments": {"a": 3, "b": 4}}\n</tool_call>',
+    '<tool_call>\n{"name": "%s", "arguments": {"a": 3, "c": 4}}\n</tool_call>',
+    "The tool %s is of no use here.",
+    "A plain answer, without %s.",
+)
+
+
+class TestTools:
+    """A policy that calls a tool rightly, wrongly, and not at all."""
+
+    def trained(self, folder, tool, **named):
+        """A trainer after one step, and the ids that the policy wrote in its first turns."""
+        template = Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja"
+        tokenizer = byte_tokenizer(template.read_text(encoding="utf-8"))
+        trainer = run(
+            folder, tokenizer=tokenizer, extra={"tools": [tool]}, model=tiny_model(max_position_embeddings=4096),
+            max_completion_length=300, max_steps=1, per_device_train_batch_size=4, train=False, **named,
+        )  # fmt: skip
+        first = [[*tokenizer(text % tool.__name__).input_ids, 2] for text in CALLS]
+        done = [*tokenizer("Done.").input_ids, 2]
+
+        def generate(input_ids, **_):
+            written = first if len(input_ids) == len(first) else [done] * len(input_ids)
+            width = max(map(len, written))
+            rows = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in written])
+            return torch.cat([input_ids, rows], dim=1)
+
+        with patch.object(trainer.model, "generate", side_effect=generate):
+            trainer.train()
+        return trainer, first, done
+
+    @pytest.mark.parametrize("tool", [multiply, multiply_later])
+    def test_the_training_is_the_hosts_and_the_tools_words_are_not_measured(self, tmp_path, tool):
+        plain, _, _ = self.trained(tmp_path / "host", tool, trainer=GRPOTrainer, config=GRPOConfig)
+        ours, first, done = self.trained(tmp_path / "ours", tool, inversion_weight=0.0)
+        assert same(plain, ours)
+        for trainer in (plain, ours):
+            log = trainer.state.log_history[0]
+            assert log["tools/call_frequency"] == pytest.approx(0.5)
+            assert log["tools/failure_frequency"] == pytest.approx(0.5)
+        expected = [len(ids) + len(done) * (place < 2) for place, ids in enumerate(first)]
+        assert ours._measured.scores.num_tokens.tolist() == expected
