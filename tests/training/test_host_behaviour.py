@@ -1,4 +1,4 @@
-"""What users of TRL's trainer rely on, with CorRPOTrainer in its place: lists, reward models, tools, adapters, errors."""
+"""What users of TRL's trainer rely on, with CorRPOTrainer in its place: lists, reward models, tools and adapters."""
 
 import math
 from pathlib import Path

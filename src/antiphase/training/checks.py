@@ -57,8 +57,8 @@ def check_rewarded(num_rewards: int, args: CorRPOConfig) -> None:
     """Raise InvalidInputError if a task reward is needed and neither a function nor an environment gives one."""
     if not num_rewards and args.inversion_combine != "only":
         raise InvalidInputError(
-            f"No reward source provided: inversion_combine='{args.inversion_combine}' needs a task reward, and there is "
-            "no reward function. Give reward_funcs, or train on inversion alone with inversion_combine='only'."
+            f"No reward source provided: inversion_combine='{args.inversion_combine}' needs a task reward, and there "
+            "is no reward function. Give reward_funcs, or train on inversion alone with inversion_combine='only'."
         )
 
 
