@@ -230,7 +230,7 @@ class _Environment:
 
 
 class TestEnvironments:
-    """The host appends a column for every environment that owns a reward, after ours."""
+    """The host has a column for every environment that owns a reward; ours comes after all of them."""
 
     @pytest.fixture(autouse=True)
     def _counted(self, monkeypatch):
@@ -265,10 +265,10 @@ class TestEnvironments:
 
         trainer = self.trained(tmp_path, rewards, trainer=Seen, max_steps=1, inversion_weight=0.1, **STEPS)
         columns, weights, own, reward = seen[0]
-        assert trainer.reward_func_names == [f.__name__ for f in rewards] + ["inversion", "_Environment"]
-        assert own == len(rewards)
-        assert weights.tolist() == pytest.approx([1.0] * len(rewards) + [0.1, 1.0])
-        assert set(columns[:, own + 1].tolist()) == {0.0, 1.0}
+        assert trainer.reward_func_names == [f.__name__ for f in rewards] + ["_Environment"]
+        assert own == len(rewards) + 1
+        assert weights.tolist() == pytest.approx([1.0] * own + [0.1])
+        assert set(columns[:, own - 1].tolist()) == {0.0, 1.0}
         torch.testing.assert_close(columns[:, own].double(), reward)
 
     def test_without_any_reward_is_refused(self, tmp_path):

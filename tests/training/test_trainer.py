@@ -305,7 +305,7 @@ def test_verifier_free_rewards(tmp_path):
         winner = max(votes, key=votes.get) if votes else None
         expected = [float(bool(text) and text == winner) for text in texts[start : start + 4]]
         assert trainer.rewards[start : start + 4, 3].tolist() == expected
-    assert trainer.reward_func_names == ["parity", "self_certainty", "negative_entropy", "majority_vote", "inversion"]
+    assert trainer.reward_func_names == ["parity", "self_certainty", "negative_entropy", "majority_vote"]
 
 
 def test_rewards_that_verify_nothing_are_no_verifier(tmp_path):

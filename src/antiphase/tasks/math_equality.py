@@ -152,7 +152,7 @@ def _bare(answer: str, gold: str) -> str:
 
 
 def _without_about(text: str) -> str:
-    r"""Return `3` for `\approx 3` and `x \approx 3`. Other texts, such as `5 \approx 3` and `x \sim y`, are unchanged."""
+    r"""Return `3` for `\approx 3` and `x \approx 3`. Other texts, such as `5 \approx 3`, are returned unchanged."""
     before, *value = _ABOUT.split(text, maxsplit=1)
     named = bool(value) and _NAME.fullmatch(before) is not None and _NAME.fullmatch(value[0]) is None
     return value[0] if value and (not before or named) else text

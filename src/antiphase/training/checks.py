@@ -47,12 +47,21 @@ def check_functions(functions: Sequence[Any], args: CorRPOConfig) -> None:
         )
 
 
+def check_classes(classes: Sequence[Any], num_functions: int) -> None:
+    """Raise InvalidInputError unless there are as many reward processing classes as reward functions."""
+    if len(classes) != num_functions:
+        raise InvalidInputError(
+            f"The number of reward_processing_classes ({len(classes)}) must match the number of reward_funcs "
+            f"({num_functions}). Give a tokenizer for each reward model, and None for each other function."
+        )
+
+
 def check_rewarded(num_rewards: int, args: CorRPOConfig) -> None:
     """Raise InvalidInputError if a task reward is needed and neither a function nor an environment gives one."""
     if not num_rewards and args.inversion_combine != "only":
         raise InvalidInputError(
-            f"inversion_combine='{args.inversion_combine}' needs a task reward, and there is no reward function. Give "
-            "reward_funcs, or train on inversion alone with inversion_combine='only'."
+            f"No reward source provided: inversion_combine='{args.inversion_combine}' needs a task reward, and there "
+            "is no reward function. Give reward_funcs, or train on inversion alone with inversion_combine='only'."
         )
 
 

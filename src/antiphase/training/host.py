@@ -22,6 +22,7 @@ ATTRIBUTES = (
     "reward_funcs",
     "reward_func_names",
     "reward_weights",
+    "reward_processing_classes",
     "num_generations",
     "num_generations_eval",
     "eos_token_ids",

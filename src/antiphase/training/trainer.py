@@ -2,9 +2,8 @@
 
 TRL generates, scores, normalises and updates. This trainer adds a column to the rewards and, in the mode
 `centered`, a term to the advantages. The column holds scores that are measured on exactly the token ids that TRL
-sampled, by the code of `antiphase probe`. The trainer finds its column by its function, since TRL appends another
-column for each environment that has a reward. None of TRL's arithmetic is repeated here, so every loss and option
-of GRPO works.
+sampled, by the code of `antiphase probe`. The column is the last one, and is there only while TRL scores a batch;
+see `reward_column`. None of TRL's arithmetic is repeated here, so every loss and option of GRPO works.
 """
 
 import copy
@@ -36,6 +35,7 @@ from antiphase.training.batch_checks import (
     warn_unscored,
 )
 from antiphase.training.checks import (
+    check_classes,
     check_columns,
     check_functions,
     check_rewarded,
@@ -47,6 +47,7 @@ from antiphase.training.checks import (
 from antiphase.training.host import HostError, check_host, check_instance
 from antiphase.training.policy import check_compilation, check_sharding, is_sharded, whole_policy
 from antiphase.training.resampling import ResamplingTrainer
+from antiphase.training.reward_column import added_column, remove_column
 from antiphase.training.reward_functions import MajorityVoteReward, SignalReward, checked, unwrapped
 from antiphase.training.token_advantages import token_advantages
 from antiphase.training.trainer_config import CorRPOConfig
@@ -104,10 +105,9 @@ class CorRPOTrainer(ResamplingTrainer):
         check_columns(bound.arguments, functions)
         classes = bound.arguments.get("reward_processing_classes")
         if classes is not None:
-            bound.arguments["reward_processing_classes"] = [
-                *(classes if isinstance(classes, list) else [classes]),
-                None,
-            ]
+            classes = classes if isinstance(classes, list) else [classes]
+            check_classes(classes, len(functions))
+            bound.arguments["reward_processing_classes"] = [*classes, None]
         self._rollouts: RolloutIds | None = None
         self._measured: RolloutFacts | None = None
         self._served = False
@@ -116,6 +116,7 @@ class CorRPOTrainer(ResamplingTrainer):
         self._right, self._token_rewards = torch.empty(0), torch.empty(0)
         super().__init__(*bound.args[1:], **bound.kwargs)
         check_instance(self)
+        self.args.reward_weights = args.reward_weights
         self._column = self.reward_funcs.index(self.inversion)
         check_rewarded(len(self.reward_funcs) - 1, args)
         check_sharding(self.accelerator)
@@ -138,6 +139,8 @@ class CorRPOTrainer(ResamplingTrainer):
         self.trajectory = Trajectory(Path(args.output_dir))
         self.watch = Watch(self.trajectory, args)
         self.add_callback(self.watch)
+        remove_column(self, self._column)
+        self._column = len(self.reward_funcs)
 
     def know_tags(self, tags: Sequence[tuple[str, str]]) -> None:
         """Set the tags, each an opening and a closing text, between which `inversion_segment` finds thoughts."""
@@ -168,8 +171,9 @@ class CorRPOTrainer(ResamplingTrainer):
     # TRL calls these four methods, in this order, for every generation batch.
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
-        self._term = None
-        output = super()._generate_and_score_completions(inputs)
+        self._term, self._task_weights = None, self.reward_weights
+        with added_column(self, self.inversion, "inversion"):
+            output = super()._generate_and_score_completions(inputs)
         term = cast("InversionTerm | None", self._term)
         if term is None:
             raise HostError("TRL scored completions without calling _calculate_rewards: inversion was not included.")

@@ -1,0 +1,48 @@
+"""Adds the inversion reward to TRL's lists of reward functions while TRL scores a batch, and only then.
+
+Outside a batch, `reward_funcs`, `reward_func_names`, `reward_weights` and `reward_processing_classes` of the trainer
+have the task rewards alone, as they have in TRL. So a callback that reads or sets `reward_weights` works unchanged.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+_LISTS = ("reward_funcs", "reward_func_names", "reward_processing_classes")
+
+
+def remove_column(trainer: Any, place: int) -> None:
+    """Remove the reward function at this place from the trainer's four lists of reward functions.
+
+    Args:
+        trainer: TRL's trainer, after its construction.
+        place: the index of the reward function.
+    """
+    for name in _LISTS:
+        values = getattr(trainer, name)
+        setattr(trainer, name, [*values[:place], *values[place + 1 :]])
+    weights = trainer.reward_weights
+    trainer.reward_weights = torch.cat([weights[:place], weights[place + 1 :]])
+
+
+@contextlib.contextmanager
+def added_column(trainer: Any, function: Callable[..., Any], name: str) -> Iterator[None]:
+    """Let the trainer's lists of reward functions end with one more function, of weight 0, inside the `with` block.
+
+    Args:
+        trainer: TRL's trainer.
+        function: the reward function.
+        name: the name under which TRL logs its rewards.
+    """
+    before = {key: getattr(trainer, key) for key in (*_LISTS, "reward_weights")}
+    for key, value in zip(_LISTS, (function, name, None), strict=True):
+        setattr(trainer, key, [*before[key], value])
+    weights = before["reward_weights"]
+    trainer.reward_weights = torch.cat([weights, weights.new_zeros(1)])
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            setattr(trainer, key, value)
