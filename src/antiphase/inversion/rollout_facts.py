@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from antiphase.inversion.token_facts import TokenFacts
 from antiphase.scores import RolloutScores
 from antiphase.types import TokenBatch
 
@@ -85,6 +86,7 @@ class RolloutFacts:
         truncated: 1 if the completion has no end token, else 0.
         repetition: share of repeated 4-grams; see `repetition`.
         seconds: time that was spent on measuring the batch of this rollout.
+        tokens: the signals of each token of the rollouts of this process; None unless they were asked for.
     """
 
     scores: RolloutScores
@@ -92,6 +94,7 @@ class RolloutFacts:
     truncated: Float[Tensor, "rollout"]
     repetition: Float[Tensor, "rollout"]
     seconds: Float[Tensor, "rollout"]
+    tokens: TokenFacts | None = None
 
     @classmethod
     def of(
@@ -119,7 +122,7 @@ class RolloutFacts:
         return len(self.length)
 
     def gathered(self, gather: Gather) -> "RolloutFacts":
-        """Return the facts of the rollouts of all processes, one process after another.
+        """Return the facts of the rollouts of all processes, one process after another, without those of tokens.
 
         Args:
             gather: a function that takes a float64 `[rollout, fact]` tensor on the CPU, and returns the tensors of all
@@ -134,6 +137,7 @@ class RolloutFacts:
         by_unit = {unit: next(joined) for unit in scores.by_unit}
         return replace(
             self,
+            tokens=None,
             scores=RolloutScores(**of_scores, **counts, by_unit=by_unit),
             **{name: next(joined) for name in _OWN},
         )

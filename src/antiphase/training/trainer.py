@@ -35,6 +35,7 @@ from antiphase.training.checks import (
 )
 from antiphase.training.completion_texts import CompletionReader
 from antiphase.training.host import HostError, check_host, check_instance
+from antiphase.training.keeping import Keeper, RewardedBatch
 from antiphase.training.policy import check_sharding, is_sharded, whole_policy
 from antiphase.training.reward_functions import MajorityVoteReward, SignalReward, checked, unwrapped
 from antiphase.training.trainer_config import CorRPOConfig
@@ -119,11 +120,14 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._check_measurable()
         self.trajectory = Trajectory(Path(args.output_dir))
         self.watch = Watch(self.trajectory, args)
-        self.add_callback(self.watch)
+        self.keeper = Keeper(args, self.trajectory.folder, self._tokenizer)
+        for callback in (self.watch, self.keeper):
+            self.add_callback(callback)
 
     def know_tags(self, tags: Sequence[tuple[str, str]]) -> None:
         """Set the tags, each an opening and a closing text, between which `inversion_segment` finds thoughts."""
         self._inversion_reward = replace(self._inversion_reward, tags=tuple(tags))
+        self.keeper.tags = tuple(tags)
 
     @property
     def inversion_weight(self) -> float:
@@ -157,6 +161,7 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             raise HostError("TRL scored completions without calling _calculate_rewards: inversion was not included.")
         if self._inversion_reward.spec.combine == "centered":
             self._add_to_advantages(output, term.advantage * self._weight)
+        self.keeper.write(output["advantages"], is_main_process=self.accelerator.is_main_process)
         return output
 
     def _generate(self, prompts: Any) -> Any:
@@ -213,9 +218,12 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
                 self._inversion_reward.check(policy, self._tokenizer)
 
     def _measure(self, rollouts: RolloutIds) -> RolloutFacts:
-        start = time.perf_counter()
+        start, state = time.perf_counter(), self.state
+        kept = self.keeper.begin_batch(state.global_step, state.max_steps, is_training=self.model.training)
         with whole_policy(self.model_wrapped, self.accelerator, self.args.gradient_checkpointing_kwargs) as policy:
-            facts = self._inversion_reward.measure(policy, rollouts, self._tokenizer, end_ids=self._end_ids)
+            facts = self._inversion_reward.measure(
+                policy, rollouts, self._tokenizer, end_ids=self._end_ids, by_token=kept
+            )
         # The time includes the gathering of the weights, which is part of the cost.
         return replace(facts, seconds=torch.full_like(facts.seconds, time.perf_counter() - start))
 
@@ -242,6 +250,10 @@ class CorRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         rewards[combined.excluded.to(rewards.device), self._column] = torch.nan
         before, after = (self._task_weights * (0.0 if spec.combine == "only" else 1.0)).tensor_split([self._column])
         self.reward_weights = torch.cat([before, torch.tensor([self._weight]), after])
+        names = [name for place, name in enumerate(self.reward_func_names) if place != self._column]
+        by_function = dict(zip(names, task_columns.unbind(1), strict=True))
+        batch = RewardedBatch(facts, self._group_size, self._weight, task, combined.reward, by_function)
+        self.keeper.take(batch, cast(RolloutFacts, self._measured), self._reader, self.accelerator.process_index)
         self._record(combined)
         return rewards
 

@@ -15,6 +15,7 @@ from antiphase.score_spec import ScoreSpec
 from antiphase.signal_spec import SignalSpec
 from antiphase.statistics.minimums import MIN_STEPS
 from antiphase.steps import DEFAULT_SPLITTER, Splitter
+from antiphase.training.kept_rule import check_fits, check_keep
 
 # The seed is an option of TRL already.
 _OPTIONS = tuple(option for option in fields(InversionSpec) if option.name != "seed")
@@ -37,18 +38,28 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
     Each option of `InversionSpec` is a field, with `inversion_` before its name: `inversion_weight`,
     `inversion_combine`, … The `seed` is that of `GRPOConfig`.
 
+    Args:
+        keep_rollouts: number of rollouts of a batch that are kept token by token in the run's folder; 0 keeps none.
+            Whole groups are kept if the number is at least `num_generations`. `kept_rule` says of which batches.
+
     Raises:
         InvalidInputError: a value is not one of its option's choices, or is outside its range.
     """
 
+    keep_rollouts: int = field(
+        default=0, metadata={"help": "rollouts of a batch that are kept token by token, in whole groups; 0: none"}
+    )
+
     def __post_init__(self) -> None:
         # The checks of our own fields come first, since TRL looks for devices, which may take long.
         self.inversion_spec()
+        check_keep(self.keep_rollouts)
         if self.restore_callback_states_from_checkpoint:
             raise InvalidInputError(
                 "restore_callback_states_from_checkpoint is not supported: CorR-PO restores its own state on resume."
             )
         super().__post_init__()
+        check_fits(self.keep_rollouts, self.generation_batch_size)
 
     def inversion_spec(self) -> InversionSpec:
         """Return the options of the inversion reward, after checking them."""
