@@ -7,7 +7,6 @@ used in the reward.
 import math
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 

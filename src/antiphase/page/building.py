@@ -9,7 +9,7 @@ import pandas as pd
 
 from antiphase.models.fact_notes import model_notes
 from antiphase.page.document import Document, Run, Training
-from antiphase.page.sampled import sampled_subject
+from antiphase.page.kept_rollouts import kept_subject
 from antiphase.page.subjects import subjects_of
 from antiphase.page.wording import signed
 from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
@@ -96,7 +96,7 @@ def training_document(
     training = Training(name, band, 0, list(rows), done, model_notes(summary or {}))
     run = Run(name, "train", summary is not None, facts)
     created = str((summary or {}).get("created", ""))
-    subjects = [] if kept is None else [sampled_subject(f"{name} · sampled rollouts", kept)]
+    subjects = [] if kept is None else [kept_subject(f"{name} · sampled rollouts", kept)]
     return Document(name, [run], subjects, trainings=[training], notes=list(notes), created=created)
 
 

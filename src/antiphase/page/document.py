@@ -75,7 +75,7 @@ class Subject:
         alternatives: (token texts `[token, rank]`, log-probabilities `[token, rank]`), if stored.
         steps: the steps of the rollouts, if they were measured.
         reward_unit: for the rollouts that a training kept, the unit over which the reward computes ρ: `token`, `type`
-            or `step`. The rollouts then have a column `sampled`, with the step of the training and the rewards. None
+            or `step`. The rollouts then have a column `kept`, with the step of the training and the rewards. None
             for the rollouts of a probe or an evaluation.
     """
 

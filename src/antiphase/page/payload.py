@@ -184,8 +184,8 @@ def _rollout(row: Mapping[Any, Any], prompts: Mapping[str, int], cut: int) -> di
         found["cut"] = cut
     if row.get("num_thought_tokens"):
         found["thought"] = int(row["num_thought_tokens"])
-    if row.get("sampled") is not None:
-        found["sampled"] = row["sampled"]
+    if row.get("kept") is not None:
+        found["kept"] = row["kept"]
     for name in ("correct", "outcome", "reason", "answer", "reference", "strict", "flexible"):
         value = row.get(name)
         if value is not None and not (isinstance(value, float) and math.isnan(value)) and value is not pd.NA:

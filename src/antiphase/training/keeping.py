@@ -93,9 +93,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
             self._step = step if is_kept(step, max_steps, every, span) else None
         return self._step is not None
 
-    def take(
-        self, batch: RewardedBatch, own: RolloutFacts, reader: CompletionReader | None, process: int
-    ) -> None:
+    def take(self, batch: RewardedBatch, own: RolloutFacts, reader: CompletionReader | None, process: int) -> None:
         """Choose the rollouts that are kept of a batch, and make the rows of those of this process.
 
         Args:

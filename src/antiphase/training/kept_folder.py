@@ -83,9 +83,7 @@ class KeptFolder:
         work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         # Signals are mostly distinct, so a dictionary of them would only take space.
         words = ["step", "prompt_id", "rollout_id", "estimator", "unit", "prompt", "finish", "tokens.list.element"]
-        pq.write_table(
-            pa.Table.from_pylist(list(rows), schema=SCHEMA), work, compression="zstd", use_dictionary=words
-        )
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), work, compression="zstd", use_dictionary=words)
         work.replace(path)
 
 
@@ -106,6 +104,8 @@ def read_kept(run: Path) -> pd.DataFrame | None:
             raise InvalidInputError(f"{file} cannot be read ({error}). Remove it to see the others.") from error
         if not table.schema.equals(SCHEMA):
             lacking = ", ".join(name for name in SCHEMA.names if name not in table.schema.names)
-            raise InvalidInputError(f"{file} has other columns than kept rollouts have{lacking and f': no {lacking}'}.")
+            raise InvalidInputError(
+                f"{file} has other columns than kept rollouts have{lacking and f': no {lacking}'}."
+            )
         tables.append(table)
     return pa.concat_tables(tables).to_pandas() if tables else None

@@ -70,7 +70,8 @@ def is_kept(step: int, max_steps: int, every: int, span: float) -> bool:
     >>> [step for step in range(0, 24, 2) if is_kept(step, 24, 5, 2)]
     [0, 6, 10, 16, 20, 22]
     """
-    return step % every < max(1.0, span) or step + span >= max_steps
+    reach = max(1.0, span)
+    return step % every < reach or step + reach >= max_steps
 
 
 def kept_places(num_rollouts: int, group_size: int, keep: int, seed: int, step: int) -> list[int]:

@@ -42,8 +42,8 @@ from antiphase.training.inputs import (
     prompt_ids,
     table_of,
 )
-from antiphase.training.out_folder import write_whole
 from antiphase.training.kept_folder import read_kept
+from antiphase.training.out_folder import write_whole
 from antiphase.training.outcome import summarize_run
 from antiphase.training.policy import plain_generation
 from antiphase.training.recipe import FIRST_RELEASE, Recipe, is_former, parse_recipe

@@ -36,8 +36,8 @@ export const UNITS = ["type", "token", "step"];
 /** The ranges of rollouts, as [first, last + 1], that one policy wrote: those of one step of a training, or all. */
 function cohortsOf(rollouts) {
   const found = [];
-  rollouts.forEach(({ sampled }, place) => {
-    if (place && sampled?.step === rollouts[place - 1].sampled?.step) found.at(-1)[1] = place + 1;
+  rollouts.forEach(({ kept }, place) => {
+    if (place && kept?.step === rollouts[place - 1].kept?.step) found.at(-1)[1] = place + 1;
     else found.push([place, place + 1]);
   });
   return found;

@@ -65,7 +65,7 @@ function fillEstimators() {
 function sayWhatIsHeld() {
   const parts = SUBJECTS.filter((subject) => subject.numTokens).map((subject) => {
     const cut = subject.rollouts.length < subject.numRollouts ? `${counted(subject.rollouts.length)} of ${counted(subject.numRollouts)} rollouts` : `${counted(subject.rollouts.length)} rollouts`;
-    const details = subject.detailed.length === subject.rollouts.length ? "" : `, with layers and alternatives of ${counted(subject.detailed.length)} of them`;
+    const details = subject.isSampled || subject.detailed.length === subject.rollouts.length ? "" : `, with layers and alternatives of ${counted(subject.detailed.length)} of them`;
     const short = subject.rollouts.filter((rollout) => rollout.cut).length;
     return `${shorten(subject.label, 60)}: ${cut}${short ? ` (the beginning of ${counted(short)})` : ""}, ${counted(subject.numTokens)} tokens${details}`;
   });

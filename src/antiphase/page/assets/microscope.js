@@ -8,7 +8,7 @@ import { chart, diverging, lonely, ramp, rules, sequential } from "./charts.js";
 import { CSV } from "./tables.js";
 import { contributionOf, showDetails, tokenLine } from "./details.js";
 import { otherScores, verdictOf, verdictWord } from "./verdicts.js";
-import { besides, drawSampled, rewardWord, trainingFacts, wireSampled } from "./sampled.js";
+import { besides, drawKept, rewardWord, trainingFacts, wireKept } from "./kept.js";
 import { emptyText, firstShown, foldThought, nameThought, unfoldFor, wireThought } from "./thought.js";
 
 const AT_ONCE = 3000;
@@ -179,7 +179,7 @@ function drawFacts() {
   const parts = [...trainingFacts(rollout), `ρ ${rho.join(", ")}`, size, stepCount(subject, state.rollout), rollout.finish ? `ended by ${visible(rollout.finish, 40)}` : null, verdictOf(rollout), otherScores(rollout),
     rollout.answer !== undefined ? `answer ${visible(rollout.answer, 80)}` : null, rollout.reference !== undefined ? `reference ${visible(rollout.reference, 80)}` : null];
   $("rollout-facts").textContent = parts.filter(Boolean).join(" · ");
-  drawSampled(goTo);
+  drawKept(goTo);
   const prompt = subject.prompts[rollout.prompt];
   $("prompt").hidden = prompt === undefined;
   $("prompt-text").replaceChildren(...paragraphNodes(prompt ?? ""));
@@ -280,7 +280,7 @@ export function wireMicroscope() {
   if (state.token !== null) microscope.count = Math.max(AT_ONCE, state.token - active().starts[state.rollout] + 200);
   unfoldFor(active(), state.rollout, state.token);
   wireThought(drawText);
-  wireSampled(goTo);
+  wireKept(goTo);
   fillRollouts();
   drawText();
   $("filter").addEventListener("change", refilter);

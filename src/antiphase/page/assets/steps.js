@@ -4,7 +4,7 @@ import { visible, visibleNodes } from "./text.js";
 import { sampled } from "./statistics.js";
 import { active, estimatorOf, listen, state, touches, view } from "./state.js";
 import { chart, colourOf } from "./charts.js";
-import { besides } from "./sampled.js";
+import { besides } from "./kept.js";
 import { CSV, fillTable } from "./tables.js";
 import { focusToken } from "./microscope.js";
 

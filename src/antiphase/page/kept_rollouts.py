@@ -22,7 +22,7 @@ _BY_UNIT = {
 }
 
 
-def sampled_subject(label: str, kept: pd.DataFrame) -> Subject:
+def kept_subject(label: str, kept: pd.DataFrame) -> Subject:
     """Return the kept rollouts of a training run as a subject without readings.
 
     Args:
@@ -52,7 +52,7 @@ def sampled_subject(label: str, kept: pd.DataFrame) -> Subject:
         label=label,
         run=0,
         readings=[],
-        rollouts=rollouts.assign(sampled=[_facts(row) for row in kept.to_dict("records")]).reset_index(drop=True),
+        rollouts=rollouts.assign(kept=[_facts(row) for row in kept.to_dict("records")]).reset_index(drop=True),
         correlations={estimator: correlations["correlation_token"]},
         shuffled={},
         tokens=pd.DataFrame(
