@@ -1,4 +1,4 @@
-"""Folders of real runs for the tests of the page in a browser, made once in a process; what these tests do with a page."""
+"""For the tests of the page in a browser: folders of real runs, made once in a process, and what the tests do."""
 
 import csv
 import io

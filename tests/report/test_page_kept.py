@@ -24,7 +24,7 @@ TITLE = "run · sampled rollouts"
 
 
 def rows_of(*, joint=False):
-    """Rows of kept rollouts: in the first step, the last rollout has neither a score nor a task reward, and no tokens."""
+    """Rows of kept rollouts. In the first step, the last rollout has no tokens, no score and no task reward."""
     random, rows = np.random.default_rng(1), []
     for step in STEPS:
         for group in range(GROUPS):
@@ -44,7 +44,8 @@ def rows_of(*, joint=False):
                         "correlation_type": None if joint or empty else 0.125,
                         "correlation_step": None if empty else -score, "correlation_given_length": None,
                         "task_reward": None if empty else float(place % 2), "weight": 0.1,
-                        "reward": None if empty else place % 2 + 0.1 * score, "advantage": 0.0 if empty else place - 1.0,
+                        "reward": None if empty else place % 2 + 0.1 * score,
+                        "advantage": 0.0 if empty else place - 1.0,
                         "rewards": {"accuracy": None if empty else float(place % 2), "format": None},
                         "prompt_ids": [5, 6], "completion_ids": list(range(10, 10 + count)),
                         "tokens": [f" w{i}" for i in range(count)], "entropy": random.gamma(1.0, 1.0, count).tolist(),

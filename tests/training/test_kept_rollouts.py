@@ -1,5 +1,6 @@
-"""Rollouts that a training keeps token by token: which, with what numbers, on resume, and without changing the training."""
+"""Rollouts that a training keeps token by token: which ones, with what numbers, on resume, in two processes."""
 
+import itertools
 import json
 import math
 import os
@@ -99,7 +100,8 @@ def test_the_rows_are_the_sampled_rollouts_with_their_advantages(kept) -> None:
     assert frame.step.tolist() == [0] * 8 + [1] * 8 + [2] * 8
     for step, own in frame.groupby("step"):
         output = seen[step]
-        ids = [row[mask.bool()].tolist() for row, mask in zip(output["completion_ids"], output["completion_mask"])]
+        pairs = zip(output["completion_ids"], output["completion_mask"].bool(), strict=True)
+        ids = [row[mask].tolist() for row, mask in pairs]
         assert [list(row) for row in own.completion_ids] == ids
         assert own.advantage.tolist() == pytest.approx(output["advantages"].tolist(), abs=1e-12)
         assert own.num_tokens.tolist() == [len(row) for row in ids]
@@ -134,7 +136,7 @@ def test_the_signals_give_the_correlations(kept) -> None:
         starts = row["step_start"].tolist()
         assert starts == list(range(0, count, 3))[: len(starts)]
         bounds = [*starts, count]
-        for number, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        for number, (low, high) in enumerate(itertools.pairwise(bounds)):
             assert row["step_entropy"][number] == pytest.approx(np.mean(row["entropy"][low:high]), rel=1e-5)
             assert row["step_strength"][number] == pytest.approx(np.mean(row["strength"][low:high]), rel=1e-5)
         if not math.isnan(row["correlation_token"]):
@@ -184,7 +186,8 @@ def test_tool_tokens_and_joint_strengths(tmp_path) -> None:
     def given(prompts, trainer):
         ids = [trainer.processing_class(prompt).input_ids for prompt in prompts]
         wrote = [[30 + (7 * i + 11 * j) % 90 for j in range(12)] for i in range(len(prompts))]
-        return {"prompt_ids": ids, "completion_ids": wrote, "logprobs": None, "env_mask": [[1] * 5 + [0] * 3 + [1] * 4] * len(prompts)}  # fmt: skip
+        mask = [[1] * 5 + [0] * 3 + [1] * 4 for _ in prompts]
+        return {"prompt_ids": ids, "completion_ids": wrote, "logprobs": None, "env_mask": mask}
 
     joint = {**STEPPED, "inversion_estimator": "full", "inversion_step_strength": "joint"}
     with pytest.warns(UserWarning, match="rollout_func"):
@@ -294,7 +297,7 @@ def test_a_damaged_file_is_named(tmp_path) -> None:
     with pytest.raises(InvalidInputError, match=r"step-000001\.parquet cannot be read"):
         read_kept(tmp_path)
     pd.DataFrame({"step": [1]}).to_parquet(tmp_path / FOLDER / "step-000001.parquet")
-    with pytest.raises(InvalidInputError, match=r"has other columns .* no prompt_id"):
+    with pytest.raises(InvalidInputError, match=r"has other columns .* Missing: prompt_id"):
         read_kept(tmp_path)
 
 

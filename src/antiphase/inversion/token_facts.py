@@ -42,13 +42,14 @@ class TokenFacts:
             steps: the step of each token, as `batch_steps` returns them.
         """
         assert signals.steps is not None
-        values = (signals.entropy, signals.logprob, signals.strength)
-        of_steps = (signals.steps.entropy, signals.steps.strength)
         return cls(
-            *(value.detach().float().cpu() for value in values),
-            steps.cpu(),
-            *(value.detach().float().cpu() for value in of_steps),
-            batch.attention_mask.cpu().int().argmax(1),
+            entropy=_plain(signals.entropy),
+            logprob=_plain(signals.logprob),
+            strength=_plain(signals.strength),
+            step=steps.cpu(),
+            step_entropy=_plain(signals.steps.entropy),
+            step_strength=_plain(signals.steps.strength),
+            first=batch.attention_mask.cpu().int().argmax(1),
         )
 
     def of_rollout(self, row: int, num_prompt_tokens: int, num_tokens: int) -> dict[str, list[float]]:
@@ -76,3 +77,8 @@ class TokenFacts:
         found["step_entropy"] = self.step_entropy[row, :count].tolist()
         found["step_strength"] = self.step_strength[row, :count].tolist()
         return found
+
+
+def _plain(values: Tensor) -> Tensor:
+    """Return the values in float32 on the CPU, without gradient."""
+    return values.detach().float().cpu()

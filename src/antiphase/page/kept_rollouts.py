@@ -43,6 +43,7 @@ def kept_subject(label: str, kept: pd.DataFrame) -> Subject:
         # Only the strengths of steps were measured, so there is no ρ over tokens or types.
         del by_unit["spearman_type"]
     rollouts = kept[["rollout_id", "prompt_id", "prompt", "finish", "num_tokens", "num_thought_tokens"]]
+    facts: Any = [_facts(row) for row in kept.to_dict("records")]
     texts = columns["tokens"].tolist()
     spaced = np.zeros(len(texts), dtype=bool)
     for row, completion in enumerate(kept.completion.tolist()):
@@ -52,7 +53,7 @@ def kept_subject(label: str, kept: pd.DataFrame) -> Subject:
         label=label,
         run=0,
         readings=[],
-        rollouts=rollouts.assign(kept=[_facts(row) for row in kept.to_dict("records")]).reset_index(drop=True),
+        rollouts=rollouts.assign(kept=facts).reset_index(drop=True),
         correlations={estimator: correlations["correlation_token"]},
         shuffled={},
         tokens=pd.DataFrame(

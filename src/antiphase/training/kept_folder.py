@@ -103,9 +103,7 @@ def read_kept(run: Path) -> pd.DataFrame | None:
         except (OSError, pa.ArrowException) as error:
             raise InvalidInputError(f"{file} cannot be read ({error}). Remove it to see the others.") from error
         if not table.schema.equals(SCHEMA):
-            lacking = ", ".join(name for name in SCHEMA.names if name not in table.schema.names)
-            raise InvalidInputError(
-                f"{file} has other columns than kept rollouts have{lacking and f': no {lacking}'}."
-            )
+            lacking = ", ".join(name for name in SCHEMA.names if name not in table.schema.names) or "none"
+            raise InvalidInputError(f"{file} has other columns than kept rollouts have. Missing: {lacking}.")
         tables.append(table)
     return pa.concat_tables(tables).to_pandas() if tables else None
