@@ -31,7 +31,6 @@ def summarize_run(recipe: Recipe, trainer: Any, seconds: float) -> dict[str, Any
             change[key] = [evals[0].get(key), evals[-1].get(key)]
     for key in ("task/accuracy", "inversion/mean", "inversion/undefined", "rollout/entropy", "rollout/length"):
         change[key] = [_mean(steps[:tenth], key), _mean(steps[-tenth:], key)]
-    missing = left_out(unwrap(trainer.accelerator.unwrap_model(trainer.model)))
     settings = {**recipe.resolved, "model_name_or_path": recipe.options.model}
     return {
         "format": TRAINING.format,
@@ -42,7 +41,7 @@ def summarize_run(recipe: Recipe, trainer: Any, seconds: float) -> dict[str, Any
         "seed": recipe.config.seed,
         "device": str(trainer.accelerator.device),
         "num_processes": trainer.accelerator.num_processes,
-        **({} if missing is None else {"left_out": missing}),
+        "left_out": left_out(unwrap(trainer.accelerator.unwrap_model(trainer.model))),
         "config": settings,
         "change": change,
         "heldout": [evals[0], evals[-1]] if evals else [],
