@@ -108,7 +108,7 @@ function fillStepCorrelations(subject, estimator) {
   fillTable($("steps-rho"), "ρ of entropy and strength over steps", ["over steps", "ρ", "95 % interval"], stepCorrelations(subject, estimator).map(([name, entry]) => [name, { text: signed(entry.value) }, { text: endsOf(entry) }]));
   const how = { mean: "The strength of a step is the mean of its tokens' strengths. ", joint: "The strength of a step is the norm of the gradient of its tokens together, divided by the square root of their number. " }[reading.step_strength] ?? "";
   $("steps-note").textContent = `${reading.splitter ? `Steps are made by ${visible(reading.splitter, 60)}. ` : ""}${how}${step ? `The run has ${counted(step.num_items)} measured steps; ${counted(step.num_undefined)} of ${counted(reading.num_rollouts)} rollouts have no ρ over their steps${reading.min_steps ? ` (fewer than ${reading.min_steps} steps, or a constant series)` : ""}. ` : ""}` +
-    "A long step averages more tokens. ρ with the lengths and places held fixed is what remains without this effect. Windows of equal length ignore where sentences end.";
+    `A long step averages more tokens. ρ with the lengths and places held fixed is what remains without this effect.${step ? " Windows of equal length ignore where sentences end." : ""}`;
 }
 
 /** The text of a step, made of the tokens that the page holds. */
