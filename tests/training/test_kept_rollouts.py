@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 from scipy.stats import spearmanr
 
 from antiphase.cli import main
@@ -222,6 +223,33 @@ def test_an_evaluation_keeps_nothing(tmp_path) -> None:
     run(tmp_path, extra=extra, keep_rollouts=8, max_steps=2, eval_strategy="steps", eval_steps=1,
         per_device_eval_batch_size=8)  # fmt: skip
     assert read_kept(tmp_path).step.tolist() == [0] * 8 + [1] * 8
+
+
+def test_advantages_by_token_become_their_mean(tmp_path) -> None:
+    """A loss may give each token its own advantage; the padding does not count."""
+
+    class ByToken(CorRPOTrainer):
+        def _add_to_advantages(self, output, term):
+            size = output["completion_ids"].shape[1]
+            ramp = torch.arange(float(size)).where(output["completion_mask"].bool(), torch.tensor(1e6))
+            output["advantages"] = ramp
+
+    def given(prompts, trainer):
+        wrote = [list(range(10, 14 + 2 * i)) for i in range(len(prompts))]
+        ids = [trainer.processing_class(prompt).input_ids for prompt in prompts]
+        return {"prompt_ids": ids, "completion_ids": wrote, "logprobs": None}
+
+    with pytest.warns(UserWarning, match="rollout_func"):
+        trainer = run(
+            tmp_path, trainer=ByToken, train=False, extra={"rollout_func": given}, keep_rollouts=8,
+            inversion_combine="centered", inversion_min_tokens=4,
+        )  # fmt: skip
+    trainer.state.max_steps = 1
+    trainer.model.train()
+    trainer._generate_and_score_completions([{"prompt": "abc"}] * 8)
+    found = read_kept(tmp_path)
+    assert found.advantage.tolist() == [(count - 1) / 2 for count in found.num_tokens]
+    assert found.num_tokens.tolist() == [4, 6, 8, 10, 12, 14, 16, 18]
 
 
 def test_several_batches_for_one_step(tmp_path) -> None:

@@ -116,13 +116,15 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         """Add the advantages to the rows, and write the rows of all processes.
 
         Args:
-            advantages: the advantages of the rollouts of this process.
+            advantages: the advantages of the rollouts of this process, `[rollout]`; or those of their tokens,
+                `[rollout, token]`, padded on the right, of which the mean is kept.
             is_main_process: whether this process writes the file.
         """
         if self._step is None:
             return
         for row, place in zip(self._rows, self._places, strict=True):
-            row["advantage"] = float(advantages[place])
+            own = advantages[place]
+            row["advantage"] = float(own if own.dim() == 0 else own[: row["num_tokens"]].mean())
         rows = gather_object(self._rows)
         if is_main_process:
             self.folder.write(self._step, rows)
