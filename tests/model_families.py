@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, set_
 
 from antiphase.errors import UnsupportedModelError
 from antiphase.models.architecture import find_layers, left_out
-from antiphase.runs.table_text import ranges
+from antiphase.models.fact_notes import ranges
 from antiphase.signals.measure import token_signals
 from antiphase.types import SignalSpec, TokenBatch, TokenSignals
 from conftest import _BASE, ARCHITECTURES, VOCAB, pure_double, shaken

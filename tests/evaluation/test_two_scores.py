@@ -6,7 +6,10 @@ import pandas as pd
 import pytest
 
 from antiphase.evaluation.evaluate import evaluate
+from antiphase.evaluation.two_scores import TWO_SCORES_NOTE
+from antiphase.page.document import joined
 from antiphase.page.payload import payload_of
+from antiphase.report.sources import read_run
 from evaluation_cases import scored, write_rows
 
 # (completion, right, strict, flexible) for the reference 18; the last problem's reference is no number.
@@ -20,8 +23,12 @@ FORMULA = "\\frac{\\sqrt{2}}{2}"
 
 
 @pytest.fixture(scope="module")
-def found(model_dir, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("set")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("set")
+
+
+@pytest.fixture(scope="module")
+def found(model_dir, folder):
     rows = [{"id": f"p{place}", "question": f"How many, {place}?", "answer": "18"} for place in range(4)]
     path = write_rows(folder / "set.jsonl", [*rows, {"id": "p4", "question": "Which?", "answer": FORMULA}])
     given = [{"problem_id": f"p{place}", "completion": text} for place, (text, *_) in enumerate(TEXTS)]
@@ -65,6 +72,19 @@ def test_console_and_page(found) -> None:
     assert (shown["p0"]["strict"], shown["p0"]["flexible"]) == (False, True)
     assert "flexible" not in shown["p4"]
     json.dumps(values)
+
+
+def test_one_table_with_the_names_of_the_page(found) -> None:
+    page = joined([found.document("a", "base"), found.document("b", "tuned #1")], "both")
+    (table,) = page.tables
+    assert [row[0] for row in table.rows] == ["base", "tuned #1"] == [subject.label for subject in page.subjects]
+    assert table.notes == [TWO_SCORES_NOTE]
+
+
+def test_a_report_has_the_tables_of_the_evaluation(found, folder) -> None:
+    document = read_run(folder / "run", label="mine")
+    assert document.tables == found.document("run", "mine").tables
+    assert [row[0] for row in document.tables[0].rows] == ["mine"]
 
 
 def test_a_task_without_these_scores(model_dir) -> None:

@@ -40,7 +40,7 @@ def facts_of(*inversion):
 def columns(facts):
     scores = {**vars(facts.scores), **facts.scores.by_unit}
     scores.pop("by_unit")
-    return {**scores, **{name: value for name, value in vars(facts).items() if name != "scores"}}
+    return {**scores, **{name: value for name, value in vars(facts).items() if name not in ("scores", "tokens")}}
 
 
 def same_facts(left, right, *, but=("seconds",), rtol=0.0):
@@ -48,6 +48,45 @@ def same_facts(left, right, *, but=("seconds",), rtol=0.0):
     assert left.keys() == right.keys()
     for name in left.keys() - set(but):
         torch.testing.assert_close(left[name], right[name], rtol=rtol, atol=0, equal_nan=True, msg=name)
+
+
+class TestTokenFacts:
+    @pytest.mark.parametrize("side", ["left", "right"])
+    def test_are_the_signals_of_each_rollout(self, side):
+        """Padding on either side gives the signals that a rollout has alone."""
+        model, tokenizer, reward = tiny_model(), byte_tokenizer(), InversionReward(InversionSpec(**STEPS))
+        batch = TokenBatch.from_ids(PROMPTS, COMPLETIONS, padding_side=side)
+        found = reward.measure(model, batch, tokenizer, by_token=True).tokens
+        for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
+            one = TokenBatch.from_ids([prompt], [completion])
+            steps = batch_steps(one, tokenizer, reward.spec.step_splitter())
+            signals = token_signals(model, one, reward.spec.signal_spec(), steps=steps)
+            own = found.of_rollout(row, len(prompt), len(completion))
+            for name in ("entropy", "logprob", "strength"):
+                assert own[name] == pytest.approx(
+                    getattr(signals, name)[0, len(prompt) :].tolist(), rel=1e-4, abs=1e-6
+                )
+            numbers = steps[0, len(prompt) :].tolist()
+            assert own["step_start"] == [numbers.index(number) for number in sorted(set(numbers))]
+            for name in ("entropy", "strength"):
+                assert own[f"step_{name}"] == pytest.approx(getattr(signals.steps, name)[0].tolist(), rel=1e-4)
+
+    def test_tokens_beyond_the_context_are_undefined(self):
+        model, tokenizer, reward = tiny_model(), byte_tokenizer(), InversionReward(InversionSpec(**STEPS))
+        limit = len(PROMPTS[0]) + 5
+        model.config.max_position_embeddings = limit
+        rollouts = RolloutIds(PROMPTS[:1], COMPLETIONS[:1])
+        own = reward.measure(model, rollouts, tokenizer, by_token=True).tokens.of_rollout(
+            0, len(PROMPTS[0]), len(COMPLETIONS[0])
+        )
+        assert [math.isnan(value) for value in own["entropy"]] == [False] * 5 + [True] * (len(COMPLETIONS[0]) - 5)
+
+    def test_are_not_kept_unless_asked_for(self):
+        model, reward = tiny_model(), InversionReward(InversionSpec(**STEPS))
+        rollouts = RolloutIds(PROMPTS, COMPLETIONS)
+        assert reward.measure(model, rollouts, byte_tokenizer()).tokens is None
+        facts = reward.measure(model, rollouts, byte_tokenizer(), by_token=True)
+        assert facts.gathered(lambda table: table).tokens is None
 
 
 class TestFacts:

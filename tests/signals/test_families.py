@@ -10,7 +10,7 @@ from test_joint import steps_of
 import antiphase
 from antiphase.errors import InvalidInputError, UnsupportedModelError
 from antiphase.models.architecture import find_attention, find_layers, left_out
-from antiphase.runs.table_text import layers_note
+from antiphase.models.fact_notes import layers_note
 from antiphase.signals import prefix
 from antiphase.signals.measure import token_signals
 from antiphase.types import SignalSpec, TokenBatch

@@ -7,10 +7,10 @@ from antiphase.evaluation.benchmark_table import BENCHMARK_NOTE, benchmark_table
 from antiphase.evaluation.task_metrics import SCORES, largest
 from antiphase.evaluation.text_tables import WIDTH, Entry, new_table, printed, share_text, text_table, value_text
 from antiphase.evaluation.two_scores import TWO_SCORES, TWO_SCORES_NOTE, differ_from_accuracy
+from antiphase.models.fact_notes import layers_note
 from antiphase.runs.table_text import (
     ends_note,
     interval_text,
-    layers_note,
     of_part,
     parts_note,
     segment_note,

@@ -15,6 +15,7 @@ from antiphase.evaluation.two_scores import TWO_SCORES_NOTE, two_scores_table
 from antiphase.page.building import signals_document
 from antiphase.page.document import Document, Table
 from antiphase.page.html import render_overview
+from antiphase.page.subjects import model_labels
 
 if TYPE_CHECKING:
     from antiphase.evaluation.disagreements import Disagreements
@@ -104,12 +105,14 @@ class Evaluation:
         document = signals_document(
             "eval", name, self.tokens, self.rollouts, self.summary, label=label, steps=self.steps
         )
-        tables = []
+        tables, names = [], model_labels(self.summary["results"], label)
         if self.summary.get("benchmark"):
-            tables.append(Table("all tasks", *benchmark_table(self.summary["benchmark"], "model"), [BENCHMARK_NOTE]))
+            header, rows = benchmark_table(self.summary["benchmark"], "model")
+            named = [[names.get(row[0], row[0]), *row[1:]] for row in rows]
+            tables.append(Table("all tasks", header, named, [BENCHMARK_NOTE]))
         if len({result["model"] for result in self.summary["results"]}) > 1:
             tables += disagreement_tables(self.disagreements(), labels_of(self, document))
-        scores = two_scores_table(self.summary["results"])
+        scores = two_scores_table(self.summary["results"], names)
         if scores[1]:
             tables.append(Table("strict and flexible scores", *scores, [TWO_SCORES_NOTE]))
         return replace(document, tables=tables)

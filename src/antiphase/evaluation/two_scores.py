@@ -3,7 +3,7 @@
 The module `antiphase.tasks.strict_flexible` computes the two scores.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from antiphase.evaluation.task_metrics import headline_accuracy
 from antiphase.evaluation.text_tables import Entry, share_text
@@ -16,8 +16,13 @@ TWO_SCORES_NOTE = (
 )
 
 
-def two_scores_table(results: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows of a table of both scores. It has a row for each model and task with scores."""
+def two_scores_table(results: Sequence[Entry], names: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows of a table of both scores. It has a row for each model and task with scores.
+
+    Args:
+        results: the entries of `results` in the summary.
+        names: the name of each model in the table.
+    """
     first: dict[tuple[str, str], Entry] = {}
     for result in results:
         if any(result["metrics"].get(name, {}).get("value") is not None for name in TWO_SCORES):
@@ -25,13 +30,14 @@ def two_scores_table(results: Sequence[Entry]) -> tuple[list[str], list[list[str
     header = ["model", "task", "accuracy [95 %]", "strict [95 %]", "flexible [95 %]", "problems", "with a number"]
     rows = [
         [
-            *case,
+            names[model],
+            task,
             share_text(headline_accuracy(result["metrics"])),
             *(share_text(result["metrics"][name]) for name in TWO_SCORES),
             str(result["num_problems"]),
             str(result["metrics"]["flexible"]["num_problems"]),
         ]
-        for case, result in first.items()
+        for (model, task), result in first.items()
     ]
     return header, rows
 

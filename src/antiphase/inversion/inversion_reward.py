@@ -8,7 +8,7 @@ normalises groups and computes the loss. `CorRPOTrainer` connects this class to 
 import math
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -19,6 +19,7 @@ from antiphase.errors import InvalidInputError
 from antiphase.inversion.inversion_spec import InversionSpec
 from antiphase.inversion.rollout_facts import RolloutFacts, RolloutIds
 from antiphase.inversion.step_metrics import step_metrics
+from antiphase.inversion.token_facts import TokenFacts
 from antiphase.models.architecture import unwrap
 from antiphase.models.loading import LoadedModel
 from antiphase.reward import Combine, InversionTerm, Undefined, inversion_term
@@ -104,6 +105,7 @@ class InversionReward:
         tokenizer: Any,
         *,
         end_ids: Collection[int | None] | None = None,
+        by_token: bool = False,
     ) -> RolloutFacts:
         """Measure rollouts with the policy that is being trained.
 
@@ -117,6 +119,7 @@ class InversionReward:
             tokenizer: the model's tokenizer. It decodes the rollouts, to find where their steps (sentences) and their
                 thoughts end.
             end_ids: tokens that end a completion; by default those of the model and the tokenizer.
+            by_token: whether the facts also hold the signals of each token, as `tokens`.
 
         Raises:
             UnsupportedModelError: the estimator cannot measure the model.
@@ -135,7 +138,8 @@ class InversionReward:
         if end_ids is None:
             end_ids = {*end_tokens(LoadedModel("policy", model, tokenizer, None)), tokenizer.pad_token_id}
         scores = rollout_scores(signals, batch, self.spec.score_spec())
-        return RolloutFacts.of(scores, ids, end_ids=end_ids, seconds=time.perf_counter() - start)
+        facts = RolloutFacts.of(scores, ids, end_ids=end_ids, seconds=time.perf_counter() - start)
+        return replace(facts, tokens=TokenFacts.of(signals, batch, steps)) if by_token else facts
 
     def measured(self, batch: TokenBatch, tokenizer: Any) -> TokenBatch:
         """Return the batch with only the tokens of `spec.segment` to measure; it is unchanged for `all`.

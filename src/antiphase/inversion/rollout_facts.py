@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from antiphase.inversion.token_facts import TokenFacts
 from antiphase.scores import RolloutScores
 from antiphase.types import TokenBatch
 
@@ -95,6 +96,7 @@ class RolloutFacts:
         repetition: share of repeated 4-grams; see `repetition`.
         digest: a number that is equal for equal completions; see `digest`.
         seconds: time that was spent on measuring the batch of this rollout.
+        tokens: the signals of each token of the rollouts of this process; None unless they were asked for.
     """
 
     scores: RolloutScores
@@ -103,6 +105,7 @@ class RolloutFacts:
     repetition: Float[Tensor, "rollout"]
     digest: Float[Tensor, "rollout"]
     seconds: Float[Tensor, "rollout"]
+    tokens: TokenFacts | None = None
 
     @classmethod
     def of(
@@ -131,7 +134,7 @@ class RolloutFacts:
         return len(self.length)
 
     def gathered(self, gather: Gather) -> "RolloutFacts":
-        """Return the facts of the rollouts of all processes, one process after another.
+        """Return the facts of the rollouts of all processes, one process after another, without those of tokens.
 
         Args:
             gather: a function that takes a float64 `[rollout, fact]` tensor on the CPU, and returns the tensors of all
@@ -146,6 +149,7 @@ class RolloutFacts:
         by_unit = {unit: next(joined) for unit in scores.by_unit}
         return replace(
             self,
+            tokens=None,
             scores=RolloutScores(**of_scores, **counts, by_unit=by_unit),
             **{name: next(joined) for name in _OWN},
         )

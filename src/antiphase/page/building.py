@@ -7,7 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from antiphase.models.fact_notes import model_notes
 from antiphase.page.document import Document, Run, Training
+from antiphase.page.kept_rollouts import kept_subject
 from antiphase.page.subjects import subjects_of
 from antiphase.page.wording import signed
 from antiphase.statistics.minimums import MIN_STEPS, MIN_TOKENS
@@ -71,6 +73,7 @@ def training_document(
     summary: Mapping[str, Any] | None,
     *,
     group: str | None = None,
+    kept: pd.DataFrame | None = None,
     notes: Sequence[str] = (),
 ) -> Document:
     """Make the document of a training run.
@@ -81,6 +84,7 @@ def training_document(
         settings: the settings of the run's recipe. Runs whose settings differ only in the seed are drawn as one band.
         summary: the content of summary.json; None while the run is unfinished.
         group: the name of the band that the run belongs to. If it is given, the settings do not decide the band.
+        kept: the rollouts that the training kept token by token; None if it kept none.
         notes: sentences about the run, shown on the page.
     """
     shared = {key: value for key, value in settings.items() if key not in _OF_A_SEED}
@@ -88,10 +92,12 @@ def training_document(
     facts = facts_of(summary or {}) + _known(settings, _OF_A_RECIPE)
     # Without settings, it is unknown whether two runs are seeds of one recipe. Each of them is then its own band.
     done = None if summary is None else summary.get("num_steps")
-    training = Training(name, group or (digest if shared else f"run {name}"), 0, list(rows), done)
+    band = group or (digest if shared else f"run {name}")
+    training = Training(name, band, 0, list(rows), done, model_notes(summary or {}))
     run = Run(name, "train", summary is not None, facts)
     created = str((summary or {}).get("created", ""))
-    return Document(name, [run], trainings=[training], notes=list(notes), created=created)
+    subjects = [] if kept is None else [kept_subject(f"{name} · sampled rollouts", kept)]
+    return Document(name, [run], subjects, trainings=[training], notes=list(notes), created=created)
 
 
 def facts_of(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -75,6 +75,9 @@ class Subject:
         cells: for each estimator, the strength by layer and projection, `[token, layer * projection]`, if stored.
         alternatives: (token texts `[token, rank]`, log-probabilities `[token, rank]`), if stored.
         steps: the steps of the rollouts, if they were measured.
+        reward_unit: for the rollouts that a training kept, the unit over which the reward computes ρ: `token`, `type`
+            or `step`. The rollouts then have a column `kept`, with the step of the training and the rewards. None
+            for the rollouts of a probe or an evaluation.
     """
 
     label: str
@@ -90,6 +93,7 @@ class Subject:
     alternatives: tuple[np.ndarray, np.ndarray] | None = None
     by_unit: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
     steps: Steps | None = None
+    reward_unit: str | None = None
 
     def __post_init__(self) -> None:
         if int(self.starts[-1]) != len(self.tokens) or len(self.starts) != len(self.rollouts) + 1:
@@ -106,6 +110,7 @@ class Training:
         run: index of its run in the document.
         rows: the rows of trajectory.jsonl.
         num_steps: the number of optimizer steps of a finished run. If it is None, the steps are counted in the rows.
+        model_notes: sentences about the trained model.
     """
 
     label: str
@@ -113,6 +118,7 @@ class Training:
     run: int
     rows: Sequence[Mapping[str, Any]]
     num_steps: int | None = None
+    model_notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -175,6 +181,8 @@ class Document:
 def joined(documents: Sequence[Document], title: str) -> Document:
     """Join documents into one, in order. The markers, the forking share and the time come from the first document.
 
+    Tables with the same title and header become one table.
+
     Raises:
         InvalidInputError: two subjects have the same label.
     """
@@ -192,6 +200,25 @@ def joined(documents: Sequence[Document], title: str) -> Document:
         runs=runs,
         subjects=subjects,
         trainings=trainings,
-        tables=[table for document in documents for table in document.tables],
+        tables=_merged([table for document in documents for table in document.tables]),
         notes=[note for document in documents for note in document.notes],
     )
+
+
+def _merged(tables: Sequence[Table]) -> list[Table]:
+    """Return the tables, with the rows of those that have the same title and header in one table."""
+    found: dict[tuple[str, tuple[str, ...]], Table] = {}
+    for table in tables:
+        key = (table.title, tuple(table.header))
+        if key not in found:
+            found[key] = table
+            continue
+        first = found[key]
+        moved = {(row + len(first.rows), column): pairs for (row, column), pairs in table.links.items()}
+        found[key] = dataclasses.replace(
+            first,
+            rows=[*first.rows, *table.rows],
+            notes=list(dict.fromkeys([*first.notes, *table.notes])),
+            links={**first.links, **moved},
+        )
+    return list(found.values())

@@ -113,7 +113,13 @@ def render_overview(document: Document) -> str:
 def _overview(document: Document) -> dict[str, Any]:
     """Return the variables that the templates of the overview use."""
     lines, estimators = overview.lines_of(document), overview.estimators_of(document)
-    return {"document": document, "lines": lines, "estimators": estimators, "measured": overview.measured_of(lines)}
+    return {
+        "document": document,
+        "lines": lines,
+        "estimators": estimators,
+        "measured": overview.measured_of(lines),
+        "model_notes": overview.model_notes_of(lines),
+    }
 
 
 def _policy(scripts: Sequence[str], live: bool) -> str:

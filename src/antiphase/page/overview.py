@@ -53,6 +53,15 @@ def estimators_of(document: Document) -> dict[str, str]:
     return {name: ESTIMATORS[name] for name in names if name in ESTIMATORS}
 
 
+def model_notes_of(lines: Sequence[Line]) -> dict[str, list[str]]:
+    """Return the notes on the models: the layers left out and the quantisation, each with the names of its models."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        for note in line.reading.get("model_notes", ()):
+            found[note] = list(dict.fromkeys([*found.get(note, []), line.label]))
+    return found
+
+
 def measured_of(lines: Sequence[Line]) -> list[str]:
     """Return one text for each way in which signals were measured. Numbers of different ways are not comparable."""
     found: dict[str, None] = {}

@@ -146,6 +146,7 @@ def _main(subject: Subject, kept: _Kept, blobs: Blobs) -> dict[str, Any]:
     return {
         "label": subject.label,
         "run": subject.run,
+        "rewardUnit": subject.reward_unit,
         "readings": [dict(reading) for reading in subject.readings],
         "numRollouts": len(subject.rollouts),
         "prompts": [_clipped(text, longest) for text in prompts],
@@ -192,6 +193,8 @@ def _rollout(row: Mapping[Any, Any], prompts: Mapping[str, int], cut: int) -> di
         found["cut"] = cut
     if row.get("num_thought_tokens"):
         found["thought"] = int(row["num_thought_tokens"])
+    if row.get("kept") is not None:
+        found["kept"] = row["kept"]
     for name in ("correct", "outcome", "reason", "answer", "reference", "strict", "flexible"):
         value = row.get(name)
         if value is not None and not (isinstance(value, float) and math.isnan(value)) and value is not pd.NA:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from antiphase.errors import InvalidInputError
+from antiphase.models.fact_notes import model_notes
 from antiphase.page.document import Subject
 from antiphase.page.payload import finite
 from antiphase.page.spacing import spaces_before
@@ -67,14 +68,11 @@ def subjects_of(
         InvalidInputError: the tables do not match each other, or a value in a result must be a number and is not.
     """
     cases = list(dict.fromkeys((str(entry["model"]), entry.get("task")) for entry in results))
-    models, tasks = ({case[i] for case in cases} for i in (0, 1))
+    names, tasks = model_labels(results, label), {task for _, task in cases}
     subjects = []
     for model, task in cases:
         own = [entry for entry in results if entry["model"] == model and entry.get("task") == task]
-        parts = [label] if label else []
-        parts += [model] if len(models) > 1 or not label else []
-        parts += [str(task)] if len(tasks) > 1 else []
-        name = " · ".join(parts)
+        name = " · ".join([names[model], *([str(task)] if len(tasks) > 1 else [])])
         readings = [{"min_tokens": min_tokens, "min_steps": min_steps, **reading_of(entry)} for entry in own]
         rows = _of(rollouts, model, task)
         if "greedy" in rows and bool((~rows.greedy.astype(bool)).any()):
@@ -84,6 +82,19 @@ def subjects_of(
         subject = _subject(name, readings, rows, _of(tokens, model, task), parted, others, not tokens.empty)
         subjects.append(subject)
     return subjects
+
+
+def model_labels(results: Sequence[Mapping[str, Any]], label: str | None) -> dict[str, str]:
+    """Return the name that each model of the results has on the page.
+
+    Args:
+        results: the entries of `results` in the summary.
+        label: the user's name for the run. It replaces the model's name, or stands before it if there are several.
+    """
+    models = dict.fromkeys(str(entry["model"]) for entry in results)
+    if not label:
+        return {model: model for model in models}
+    return {model: f"{label} · {model}" if len(models) > 1 else label for model in models}
 
 
 def reading_of(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,6 +118,7 @@ def reading_of(entry: Mapping[str, Any]) -> dict[str, Any]:
         "by_projection": reading["by_projection"] or [],
         "accuracy": metrics.get(name),
         "accuracy_name": name if name in metrics else None,
+        "model_notes": model_notes(entry),
     }
     found: dict[str, Any] = finite(reading)
     for key in _INTERVALS:

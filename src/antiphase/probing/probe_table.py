@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from antiphase.models.fact_notes import layers_note
 from antiphase.runs.table_text import (
     aligned,
     ends_note,
     interval_text,
-    layers_note,
     of_part,
     parts_note,
     segment_note,

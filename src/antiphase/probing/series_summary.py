@@ -11,11 +11,12 @@ import pandas as pd
 from antiphase.data.published import published_curves
 from antiphase.errors import InvalidInputError
 from antiphase.figures.checkpoints import checkpoint_curves
+from antiphase.models.fact_notes import layers_note
 from antiphase.page.building import facts_of
 from antiphase.page.document import Document, Run, Table, Training, joined
 from antiphase.probing.fingerprint import Fingerprint
 from antiphase.probing.series_folder import TRAJECTORY, SeriesFolder
-from antiphase.runs.table_text import aligned, layers_note, signed, with_interval, wrapped
+from antiphase.runs.table_text import aligned, signed, with_interval, wrapped
 from antiphase.runs.units import by_unit, headline_of
 from antiphase.signal_spec import UNITS, Unit
 

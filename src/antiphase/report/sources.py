@@ -81,6 +81,10 @@ def _signals(path: Path, name: str, label: str | None) -> Document:
     folder = owner.open(path)
     if not folder.complete:
         return _unfinished(folder, kind, name, label)
+    if kind == "eval":
+        from antiphase.evaluation.result import Evaluation
+
+        return Evaluation.load(path).document(name, label)
     summary = folder.read_summary()
     tokens, rollouts = folder.read_frames()
     return signals_document(
@@ -121,6 +125,7 @@ def _checkpoints(path: Path, name: str, label: str | None) -> Document:
 
 def _training(path: Path, name: str, group: str | None) -> Document:
     """Read the folder of a training run."""
+    from antiphase.training.kept_folder import read_kept
     from antiphase.training.trajectory import read_trajectory
 
     summary = read_object(path / "summary.json") if (path / "summary.json").is_file() else None
@@ -134,7 +139,7 @@ def _training(path: Path, name: str, group: str | None) -> Document:
             raise InvalidInputError(f"{path / 'trajectory.jsonl'}, line {number + 1}: not a row of a trajectory.")
     last = max(row["step"] for row in rows)
     notes = [] if summary is not None else [f"{name} is unfinished: this is its trajectory up to step {last}."]
-    return training_document(name, rows, settings, summary, group=group, notes=notes)
+    return training_document(name, rows, settings, summary, group=group, kept=read_kept(path), notes=notes)
 
 
 def _comparison(path: Path, name: str) -> Document:

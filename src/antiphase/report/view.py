@@ -21,7 +21,7 @@ from antiphase.report.writing import document_of
 
 _WATCHED = (
     "*.json", "*.jsonl", "*.parquet", "parts/*/*.parquet", "evals/*/*.json", "evals/*/parts/*/*.parquet",
-    "checkpoints/*/*.json",
+    "checkpoints/*/*.json", "kept_rollouts/*.parquet",
 )  # fmt: skip
 
 

@@ -116,44 +116,6 @@ def ends_note(result: Mapping[str, Any]) -> str | None:
     )
 
 
-def layers_note(result: Mapping[str, Any]) -> str | None:
-    """Return a note that names the layers and projections that no measurement of a model covers; None without any."""
-    found = result.get("left_out")
-    if found is None:
-        return None
-    texts, total = [], found["num_layers"]
-    kinds = found["without_attention"]
-    if kinds:
-        num = sum(map(len, kinds.values()))
-        listed = "; ".join(f"{kind}: {ranges(numbers)}" for kind, numbers in kinds.items())
-        texts.append(
-            f"{total - num} of {total} layers have softmax attention and can be measured; {num} have none ({listed})"
-        )
-    absent = found["without_projection"]
-    reusing = absent.get("K", [])
-    joined = [number for number in absent.get("V", []) if number not in reusing]
-    if reusing:
-        texts.append(f"layers that use the keys and values of earlier layers have only Q and O: {ranges(reusing)}")
-    if joined:
-        texts.append(f"layers where one weight makes keys and values have it as K, and no V: {ranges(joined)}")
-    return f"{'; '.join(texts)}."
-
-
-def ranges(numbers: Sequence[int]) -> str:
-    """Return ascending numbers as text, with successive ones joined.
-
-    >>> ranges([0, 1, 2, 5, 7, 8])
-    '0-2, 5, 7-8'
-    """
-    groups: list[list[int]] = []
-    for number in numbers:
-        if groups and groups[-1][-1] + 1 == number:
-            groups[-1].append(number)
-        else:
-            groups.append([number])
-    return ", ".join(f"{g[0]}-{g[-1]}" if len(g) > 1 else str(g[0]) for g in groups)
-
-
 def undefined_note(result: Mapping[str, Any]) -> str | None:
     """Return a note that says, for each unit, how many rollouts have no ρ of their own; None if all have one."""
     units = {unit: entry["num_undefined"] for unit, entry in by_unit(result).items() if entry["num_undefined"]}

@@ -24,6 +24,7 @@ class CompletionReader:
         limit: the greatest number of tokens of a completion; None if there is no limit.
 
     Attributes:
+        rollouts: the argument of this name.
         finishes: how each completion ended: `length` if it has no end token and reached the limit, else `stop`.
         logged: the numbers that rewards have logged for the batch, by name.
     """
@@ -36,7 +37,7 @@ class CompletionReader:
         end_ids: Collection[int | None],
         limit: int | None,
     ) -> None:
-        self._completions, self._rollouts, self._tokenizer = completions, rollouts, tokenizer
+        self._completions, self.rollouts, self._tokenizer = completions, rollouts, tokenizer
         self.finishes = [
             "length" if ids and ids[-1] not in end_ids and limit is not None and len(ids) >= limit else "stop"
             for ids in rollouts.completion_ids
@@ -71,13 +72,13 @@ class CompletionReader:
 
     def _text(self, place: int, tags: Sequence[tuple[str, str]]) -> str:
         completion = self._completions[place]
-        prompt, ids = self._rollouts.prompt_ids[place], self._rollouts.completion_ids[place]
+        prompt, ids = self.rollouts.prompt_ids[place], self.rollouts.completion_ids[place]
         if isinstance(completion, list):
             message = last_message(completion)
             if message is None or message.get("tool_calls"):
                 return completion_text(completion)
-            if len(completion) > 1 and self._rollouts.generated is not None:
-                start, stop = _last_run(self._rollouts.generated[place])
+            if len(completion) > 1 and self.rollouts.generated is not None:
+                start, stop = _last_run(self.rollouts.generated[place])
                 prompt, ids = [*prompt, *ids[:start]], ids[start:stop]
         text = thoughts.completion_text(self._tokenizer, ids, prompt, tags)
         # If the text has none of the tags, TRL may have parsed a thought with other tags, so its text is used.

@@ -6,6 +6,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from antiphase.models.architecture import left_out, unwrap
 from antiphase.runs.versions import commit, versions
 from antiphase.training.out_folder import TRAINING
 from antiphase.training.recipe import Recipe
@@ -40,6 +41,7 @@ def summarize_run(recipe: Recipe, trainer: Any, seconds: float) -> dict[str, Any
         "seed": recipe.config.seed,
         "device": str(trainer.accelerator.device),
         "num_processes": trainer.accelerator.num_processes,
+        "left_out": left_out(unwrap(trainer.accelerator.unwrap_model(trainer.model))),
         "config": settings,
         "change": change,
         "heldout": [evals[0], evals[-1]] if evals else [],

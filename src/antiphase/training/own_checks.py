@@ -16,6 +16,7 @@ from antiphase.errors import InvalidInputError
 from antiphase.inversion.inversion_spec import PREFIX, InversionSpec
 from antiphase.tasks.problem import check_request
 from antiphase.tasks.registry import load_task
+from antiphase.training.kept_rule import check_keep
 from antiphase.training.out_folder import check_folder
 from antiphase.training.presets import resolve_preset
 from antiphase.training.recipe_file import typed
@@ -89,6 +90,7 @@ def _checked(values: Mapping[str, Any]) -> RunOptions:
         pinned = resolve_preset(values["preset"])[0].arguments
     inversion = {**pinned, **values}
     InversionSpec(**{key.removeprefix(PREFIX): inversion[key] for key in inversion if key.startswith(PREFIX)})
+    check_keep(values.get("keep_rollouts", 0))
     own = {field.name for field in dataclasses.fields(RunOptions)}
     options = RunOptions(**{name: value for name, value in values.items() if name in own})
     check_options(options, values.get("model_name_or_path"), values.get("output_dir"))
@@ -105,6 +107,7 @@ def _own_parser() -> _Parser:
     for field in dataclasses.fields(InversionSpec):
         if field.name != "seed":  # TRL has this option
             _add(parser, PREFIX + field.name, kinds[field.name])
+    _add(parser, "keep_rollouts", int)
     for name in _NEEDED_OF_HOST:
         _add(parser, name, str)
     parser.add_argument("--out", dest="output_dir")

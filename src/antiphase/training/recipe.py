@@ -40,6 +40,7 @@ FREE_ON_RESUME = (
     "save_total_limit",
     "report_to",
     "disable_tqdm",
+    "keep_rollouts",
 )
 
 

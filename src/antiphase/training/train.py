@@ -2,6 +2,7 @@
 
 OUT/recipe.json        the resolved options, compared on resume
 OUT/trajectory.jsonl   a row for each step, written during training
+OUT/kept_rollouts/     with keep_rollouts: some sampled rollouts, token by token, written during training
 OUT/checkpoint-N/      TRL's checkpoints
 OUT/                   at the end: model, tokenizer, README.md, summary.json, report.html, figures/trajectory.{png,svg}
 """
@@ -41,6 +42,7 @@ from antiphase.training.inputs import (
     prompt_ids,
     table_of,
 )
+from antiphase.training.kept_folder import read_kept
 from antiphase.training.out_folder import write_whole
 from antiphase.training.outcome import summarize_run
 from antiphase.training.policy import plain_generation
@@ -248,4 +250,7 @@ def _finish(folder: Path, trainer: Any, recipe: Recipe, summary: Mapping[str, An
     settings = json.loads(json.dumps(recipe.resolved))
     # The summary marks the run as finished.
     write_whole(folder / "summary.json", json.dumps(without_nan(summary), indent=2, ensure_ascii=False) + "\n")
-    add_page(lambda: training_document(folder.resolve().name, rows, settings, summary), folder / REPORT)
+    add_page(
+        lambda: training_document(folder.resolve().name, rows, settings, summary, kept=read_kept(folder)),
+        folder / REPORT,
+    )

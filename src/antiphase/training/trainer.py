@@ -44,7 +44,9 @@ from antiphase.training.checks import (
     own_config,
     verifier_index,
 )
+from antiphase.training.completion_texts import CompletionReader
 from antiphase.training.host import HostError, check_host, check_instance
+from antiphase.training.keeping import Keeper, RewardedBatch
 from antiphase.training.policy import check_compilation, check_sharding, is_sharded, whole_policy
 from antiphase.training.resampling import ResamplingTrainer
 from antiphase.training.reward_column import added_column, remove_column
@@ -138,13 +140,16 @@ class CorRPOTrainer(ResamplingTrainer):
         self._check_measurable()
         self.trajectory = Trajectory(Path(args.output_dir))
         self.watch = Watch(self.trajectory, args)
-        self.add_callback(self.watch)
+        self.keeper = Keeper(args, self.trajectory.folder, self._tokenizer)
+        for callback in (self.watch, self.keeper):
+            self.add_callback(callback)
         remove_column(self, self._column)
         self._column = len(self.reward_funcs)
 
     def know_tags(self, tags: Sequence[tuple[str, str]]) -> None:
         """Set the tags, each an opening and a closing text, between which `inversion_segment` finds thoughts."""
         self._inversion_reward = replace(self._inversion_reward, tags=tuple(tags))
+        self.keeper.tags = tuple(tags)
 
     @property
     def inversion_weight(self) -> float:
@@ -190,6 +195,7 @@ class CorRPOTrainer(ResamplingTrainer):
                 num_processes=self.accelerator.num_processes,
                 by_token=cast(CorRPOConfig, self.args).token_advantages != "none",
             )
+        self.keeper.write(output["advantages"], is_main_process=self.accelerator.is_main_process)
         return output
 
     def _generate(self, prompts: Any) -> Any:
@@ -203,8 +209,11 @@ class CorRPOTrainer(ResamplingTrainer):
         if self._rollouts is None or self._rollouts.completion_ids != completion_ids_list:
             raise HostError("TRL scores other completions than _generate returned; inversion cannot be measured.")
         self._measured = self._measure(self._rollouts)
-        if self._final is None:
-            self.read_completions(self._rollouts, completions)
+        # With dynamic sampling, rewards have been logged while the rounds were sampled.
+        logged = None if self._final is None or self._reader is None else self._reader.logged
+        self.read_completions(self._rollouts, completions)
+        if logged is not None:
+            cast(CompletionReader, self._reader).logged = logged
         self._rollouts, self._served = None, False
         for function in self.reward_funcs:
             if isinstance(function, SignalReward):
@@ -250,9 +259,12 @@ class CorRPOTrainer(ResamplingTrainer):
                 self._inversion_reward.check(policy, self._tokenizer)
 
     def _measure(self, rollouts: RolloutIds) -> RolloutFacts:
-        start = time.perf_counter()
+        start, state = time.perf_counter(), self.state
+        kept = self.keeper.begin_batch(state.global_step, state.max_steps, is_training=self.model.training)
         with whole_policy(self.model_wrapped, self.accelerator, self.args.gradient_checkpointing_kwargs) as policy:
-            facts = self._inversion_reward.measure(policy, rollouts, self._tokenizer, end_ids=self._end_ids)
+            facts = self._inversion_reward.measure(
+                policy, rollouts, self._tokenizer, end_ids=self._end_ids, by_token=kept
+            )
         # The time includes the gathering of the weights, which is part of the cost.
         return replace(facts, seconds=torch.full_like(facts.seconds, time.perf_counter() - start))
 
@@ -283,6 +295,10 @@ class CorRPOTrainer(ResamplingTrainer):
         rewards[combined.excluded.to(rewards.device), self._column] = torch.nan
         before, after = (self._task_weights * (0.0 if spec.combine == "only" else 1.0)).tensor_split([self._column])
         self.reward_weights = torch.cat([before, torch.tensor([self._weight]), after])
+        names = [name for place, name in enumerate(self.reward_func_names) if place != self._column]
+        by_function = dict(zip(names, task_columns.unbind(1), strict=True))
+        batch = RewardedBatch(facts, self._group_size, self._weight, task, combined.reward, by_function)
+        self.keeper.take(batch, cast(RolloutFacts, self._measured), self._reader, self.accelerator.process_index)
         self._record(combined)
         return combined
 

@@ -15,6 +15,7 @@ from antiphase.score_spec import ScoreSpec
 from antiphase.signal_spec import SignalSpec, check_one_of
 from antiphase.statistics.minimums import MIN_STEPS
 from antiphase.steps import DEFAULT_SPLITTER, Splitter
+from antiphase.training.kept_rule import check_fits, check_keep
 from antiphase.training.token_advantages import TOKEN_ADVANTAGES
 
 # The seed is an option of TRL already.
@@ -43,6 +44,8 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
             further prompts (DAPO's dynamic sampling); 0 replaces none.
         token_advantages: `gtpo` gives every token an advantage of its own, by its entropy; see `gtpo_advantages`.
             `none` keeps TRL's advantages, one for each rollout.
+        keep_rollouts: number of rollouts of a batch that are kept token by token in the run's folder; 0 keeps none.
+            Whole groups are kept if the number is at least `num_generations`. `kept_rule` says of which batches.
 
     Raises:
         InvalidInputError: a value is not one of its option's choices, or is outside its range.
@@ -55,6 +58,9 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
     token_advantages: str = field(
         default="none", metadata={"help": "gtpo: an advantage for every token by its entropy; none: TRL's advantages"}
     )
+    keep_rollouts: int = field(
+        default=0, metadata={"help": "rollouts of a batch that are kept token by token, in whole groups; 0: none"}
+    )
 
     def __post_init__(self) -> None:
         # The checks of our own fields come first, since TRL looks for devices, which may take long.
@@ -62,11 +68,13 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
         check_one_of("token_advantages", self.token_advantages, TOKEN_ADVANTAGES)
         if self.dynamic_sampling < 0:
             raise InvalidInputError(f"dynamic_sampling must be 0 or positive; got {self.dynamic_sampling}.")
+        check_keep(self.keep_rollouts)
         if self.restore_callback_states_from_checkpoint:
             raise InvalidInputError(
                 "restore_callback_states_from_checkpoint is not supported: CorR-PO restores its own state on resume."
             )
         super().__post_init__()
+        check_fits(self.keep_rollouts, self.generation_batch_size)
 
     def inversion_spec(self) -> InversionSpec:
         """Return the options of the inversion reward, after checking them."""

@@ -33,6 +33,16 @@ async function unpackAll(columns) {
 
 export const UNITS = ["type", "token", "step"];
 
+/** The ranges of rollouts, as [first, last + 1], that one policy wrote: those of one step of a training, or all. */
+function cohortsOf(rollouts) {
+  const found = [];
+  rollouts.forEach(({ kept }, place) => {
+    if (place && kept?.step === rollouts[place - 1].kept?.step) found.at(-1)[1] = place + 1;
+    else found.push([place, place + 1]);
+  });
+  return found;
+}
+
 /** A model with its tokens. The main columns are unpacked at the start, the details on demand. */
 class Subject {
   constructor(entry, place) {
@@ -41,6 +51,15 @@ class Subject {
     this.numTokens = this.starts[this.starts.length - 1];
     this.known = new Map();
     this.detailPlaces = new Map(this.detailed.map((rollout, index) => [rollout, index]));
+    this.cohorts = cohortsOf(this.rollouts);
+  }
+
+  /** Whether a training kept these rollouts. The page then shows no numbers over all of them, because the policy changed. */
+  get isSampled() { return this.rewardUnit !== null; }
+
+  /** Whether only the strengths of steps were measured, and those of no token. */
+  get lacksTokens() {
+    return this.once("lacksTokens", () => this.isSampled && this.numTokens > 0 && Object.values(this.strengths).every((values) => values.every(Number.isNaN)));
   }
 
   get estimators() { return Object.keys(this.strengths); }
@@ -124,19 +143,28 @@ class Subject {
     });
   }
 
-  /** Ranks from 0 to 1 of entropy and strength, among the tokens that have both. */
+  /** Ranks from 0 to 1 of entropy and strength, among the tokens that have both; in a training among those of one step. */
   ranks(estimator, cell) {
     return this.once(`ranks ${estimator} ${cell}`, () => {
       const strength = this.strength(estimator, cell);
       const entropy = Float64Array.from(this.entropy, (value, i) => (Number.isNaN(strength[i]) ? NaN : value));
-      const count = entropy.reduce((sum, value) => sum + (Number.isNaN(value) ? 0 : 1), 0);
-      const scaled = (values) => averageRanks(values).map((rank) => (rank - 0.5) / count);
-      return { entropy: scaled(entropy), strength: scaled(strength), count };
+      const found = { entropy: new Float64Array(this.numTokens), strength: new Float64Array(this.numTokens) };
+      for (const [first, last] of this.cohorts) {
+        const from = this.starts[first], to = this.starts[last], own = entropy.subarray(from, to);
+        const count = own.reduce((sum, value) => sum + (Number.isNaN(value) ? 0 : 1), 0);
+        const scaled = (values) => averageRanks(values).map((rank) => (rank - 0.5) / count);
+        found.entropy.set(scaled(own), from);
+        found.strength.set(scaled(strength.subarray(from, to)), from);
+      }
+      return found;
     });
   }
 
   /** The units over which the ρ of a rollout is known. For a single cell, and in old runs, this is the token alone. */
-  units(cell) { return cell ? ["token"] : UNITS.filter((unit) => unit === "token" || this.byUnit[`spearman_${unit}`]); }
+  units(cell) { return cell ? ["token"] : UNITS.filter((unit) => (unit === "token" ? !this.lacksTokens : this.byUnit[`spearman_${unit}`])); }
+
+  /** The unit whose ρ stands for the rollouts: the headline of the run, or the unit of the reward. */
+  headline(estimator) { return this.reading(estimator)?.headline ?? this.rewardUnit; }
 
   /** ρ of a rollout over a unit. For the mean strength it comes from the table; for one cell it is computed here. */
   correlation(rollout, estimator, cell, unit = "token") {

@@ -65,11 +65,11 @@ function fillEstimators() {
 function sayWhatIsHeld() {
   const parts = SUBJECTS.filter((subject) => subject.numTokens).map((subject) => {
     const cut = subject.rollouts.length < subject.numRollouts ? `${counted(subject.rollouts.length)} of ${counted(subject.numRollouts)} rollouts` : `${counted(subject.rollouts.length)} rollouts`;
-    const details = subject.detailed.length === subject.rollouts.length ? "" : `, with layers and alternatives of ${counted(subject.detailed.length)} of them`;
+    const details = subject.isSampled || subject.detailed.length === subject.rollouts.length ? "" : `, with layers and alternatives of ${counted(subject.detailed.length)} of them`;
     const short = subject.rollouts.filter((rollout) => rollout.cut).length;
     return `${shorten(subject.label, 60)}: ${cut}${short ? ` (the beginning of ${counted(short)})` : ""}, ${counted(subject.numTokens)} tokens${details}`;
   });
-  $("held").textContent = parts.length ? `This file holds ${parts.join("; ")}. The numbers of the overview and the maps are over all rollouts.` : "";
+  $("held").textContent = parts.length ? `This file holds ${parts.join("; ")}.${$("overview") ? " The numbers of the overview and the maps are over all rollouts." : ""}` : "";
 }
 
 function setTheme(dark) {
@@ -82,13 +82,14 @@ function setTheme(dark) {
 /** Draw again everything whose colours a script sets. */
 function recolour() {
   redrawCharts();
-  if ($("text")) { paint(); drawShownColours(); if ($("layers-maps").children.length) drawLayers(); if ($("chain")) drawChain(); if ($("kinds-table").rows.length) drawKinds(); }
+  if ($("text")) { paint(); if ($("chain")) drawChain(); }
+  if ($("scatter")) { drawShownColours(); if ($("layers-maps").children.length) drawLayers(); if ($("kinds-table").rows.length) drawKinds(); }
   if ($("training-table")) drawTrainingTable();
 }
 
 function drawShownColours() {
   const swatches = $("shown").querySelectorAll(".swatch");
-  SUBJECTS.filter((subject) => subject.numTokens).forEach((subject, i) => { swatches[i].style.background = colourOf(subject.place); });
+  SUBJECTS.filter((subject) => subject.numTokens && !subject.isSampled).forEach((subject, i) => { swatches[i].style.background = colourOf(subject.place); });
 }
 
 function wireTheme() {
@@ -120,11 +121,11 @@ async function startPage() {
     $("controls").addEventListener("submit", (event) => event.preventDefault());
     fillControls();
     wireMicroscope();
-    wireScatter();
+    if ($("scatter")) wireScatter();
     if ($("steps")) wireSteps();
     if ($("chain")) wireChain();
-    wireLayers();
-    wireKinds();
+    if ($("layers")) wireLayers();
+    if ($("kinds")) wireKinds();
     sayWhatIsHeld();
     if (state.token !== null) showDetails(active(), state.token);
   }

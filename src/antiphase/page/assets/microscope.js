@@ -8,6 +8,7 @@ import { chart, diverging, lonely, ramp, rules, sequential } from "./charts.js";
 import { CSV } from "./tables.js";
 import { contributionOf, showDetails, tokenLine } from "./details.js";
 import { otherScores, verdictOf, verdictWord } from "./verdicts.js";
+import { besides, drawKept, rewardWord, trainingFacts, wireKept } from "./kept.js";
 import { emptyText, firstShown, foldThought, nameThought, unfoldFor, wireThought } from "./thought.js";
 
 const AT_ONCE = 3000;
@@ -21,16 +22,33 @@ const SHADES = {
   difference: "Rank of entropy minus rank of strength. Blue: the rank of entropy is lower. Orange: it is higher. Strong colours of either kind make the inversion.",
   entropy: "Token entropy. The highest 2 % of the model's tokens have the full colour.",
   strength: "Gradient strength. The highest 2 % of the model's tokens have the full colour.",
+  step: "Gradient strength of the step that holds the token. The highest 2 % of the steps have the full colour.",
 };
+// Shades that need the strengths of single tokens.
+const OF_TOKENS = ["contribution", "difference", "strength"];
 
 /** Return the function that gives the background of a token for the chosen shade. */
 function shader(subject, shade) {
   const estimator = estimatorOf(subject), ranks = subject.ranks(estimator, state.cell);
   if (shade === "contribution") return (token) => diverging(-contributionOf(ranks, token) / STRONG);
   if (shade === "difference") return (token) => diverging(ranks.entropy[token] - ranks.strength[token]);
+  if (shade === "step") return stepShader(subject, estimator);
   const values = shade === "entropy" ? subject.entropy : subject.strength(estimator, state.cell);
   const top = subject.once(`top ${shade} ${estimator} ${state.cell}`, () => quantile(values, 0.98) || 1);
   return (token) => sequential(values[token] / top);
+}
+
+function stepShader(subject, estimator) {
+  const values = subject.steps?.strength[estimator], top = values && subject.once(`top steps ${estimator}`, () => quantile(values, 0.98) || 1);
+  return (token) => {
+    const place = subject.stepOf(token);
+    return place < 0 || Number.isNaN(values[place]) ? "" : sequential(values[place] / top);
+  };
+}
+
+/** Where no token's strength was measured, choose a shade that does not need it. */
+function fitShade(subject) {
+  if (subject.lacksTokens && OF_TOKENS.includes($("shade").value)) $("shade").value = subject.steps ? "step" : "entropy";
 }
 
 function visibleRollouts(subject) {
@@ -42,14 +60,16 @@ function visibleRollouts(subject) {
     defined: (rollout) => Number.isFinite(rhoOf(subject, rollout)),
     selected: (rollout) => Boolean(mask) && mask.subarray(subject.starts[rollout], subject.starts[rollout + 1]).includes(1),
   }[filter];
-  return subject.rollouts.map((_, rollout) => rollout).filter(keep);
+  // Of a training, only the rollouts of one step are listed.
+  const [from, to] = subject.isSampled ? besides(subject, state.rollout) : [0, subject.rollouts.length];
+  return subject.rollouts.map((_, rollout) => rollout).filter((rollout) => rollout >= from && rollout < to && keep(rollout));
 }
 
 function fillRollouts() {
   const subject = active(), places = visibleRollouts(subject);
   $("rollout").replaceChildren(...places.map((rollout) => {
     const { id } = subject.rollouts[rollout], rho = rhoOf(subject, rollout);
-    const words = [visible(id, 40), Number.isFinite(rho) ? `ρ ${signed(rho, 2)}` : "ρ undefined", verdictWord(subject.rollouts[rollout])];
+    const words = [visible(id, 40), Number.isFinite(rho) ? `ρ ${signed(rho, 2)}` : "ρ undefined", verdictWord(subject.rollouts[rollout]), rewardWord(subject.rollouts[rollout])];
     return element("option", { value: rollout }, words.filter(Boolean).join(" · "));
   }));
   if (!places.length) $("rollout").append(element("option", { value: "" }, `no such rollout; shown below: ${shorten(subject.rollouts[state.rollout]?.id ?? "none", 30)}`));
@@ -59,8 +79,8 @@ function fillRollouts() {
 }
 
 function fillUnits(subject) {
-  const known = subject.units(state.cell), headline = subject.reading(estimatorOf(subject))?.headline;
-  $("unit").replaceChildren(...known.map((unit) => element("option", { value: unit }, unit + (unit === headline ? " (headline)" : ""))));
+  const known = subject.units(state.cell), headline = subject.headline(estimatorOf(subject));
+  $("unit").replaceChildren(...known.map((unit) => element("option", { value: unit }, unit + (unit !== headline ? "" : subject.isSampled ? " (reward)" : " (headline)"))));
   $("unit").value = unitOf(subject);
 }
 
@@ -77,13 +97,14 @@ function drawText() {
       made.classList.add("begins");
       made.dataset.step = beginnings.get(token - from);
     }
-    if (Number.isNaN(strength[token])) made.classList.add("unmeasured");
+    if (Number.isNaN(strength[token]) && !subject.lacksTokens) made.classList.add("unmeasured");
     microscope.tokens.push(made);
   }
   // The page adds a line break after a token that ends a line.
   $("text").replaceChildren(...microscope.tokens.flatMap((made) => (made.classList.contains("line") ? [made, "\n"] : [made])));
   if (!microscope.tokens.length) $("text").append(element("span", { class: "tok", role: "option", "aria-selected": "false" }, emptyText(subject, rollout)));
   $("more").hidden = last >= to;
+  fitShade(subject);
   paint();
   light();
   drawTrack();
@@ -101,7 +122,7 @@ export function paint() {
   const subject = active(), shade = $("shade").value, colour = shader(subject, shade);
   for (const made of microscope.tokens) {
     const token = Number(made.dataset.token);
-    made.style.background = made.classList.contains("unmeasured") && shade !== "entropy" ? "" : colour(token);
+    made.style.background = made.classList.contains("unmeasured") && OF_TOKENS.includes(shade) ? "" : colour(token);
   }
   $("shade-legend").replaceChildren(ramp(shade === "contribution" || shade === "difference"), " ", SHADES[shade]);
 }
@@ -127,8 +148,9 @@ function drawTrack() {
   const along = (values) => runningMean(Array.from(values.subarray(from, to), (value) => (Number.isNaN(value) ? null : value)), width);
   const series = [["entropy", along(ranks.entropy)], [strengthName(), along(ranks.strength)]];
   const marked = state.token !== null && state.token >= from && state.token < to ? [{ xAxis: state.token - from }] : [];
-  $("track").parentElement.hidden = to - from < 2;
-  if (to - from < 2) return;
+  const few = to - from < 2 || subject.lacksTokens;
+  $("track").parentElement.hidden = few;
+  if (few) return;
   const drawn = chart($("track"), ({ ink, low, high }) => ({
     legend: { top: 0, itemWidth: 14, itemHeight: 6, textStyle: { color: ink } },
     grid: { left: 46, right: 12, top: 28, bottom: 40 },
@@ -154,9 +176,10 @@ function drawFacts() {
   const estimator = estimatorOf(subject), rho = subject.units(state.cell).map((unit) => `by ${unit} ${signed(subject.correlation(state.rollout, estimator, state.cell, unit))}`);
   const count = subject.starts[state.rollout + 1] - subject.starts[state.rollout];
   const size = rollout.cut ? `the first ${counted(count)} of ${counted(count + rollout.cut)} tokens (ρ is over all of them)` : `${counted(count)} tokens`;
-  const parts = [`ρ ${rho.join(", ")}`, size, stepCount(subject, state.rollout), rollout.finish ? `ended by ${visible(rollout.finish, 40)}` : null, verdictOf(rollout), otherScores(rollout),
+  const parts = [...trainingFacts(rollout), `ρ ${rho.join(", ")}`, size, stepCount(subject, state.rollout), rollout.finish ? `ended by ${visible(rollout.finish, 40)}` : null, verdictOf(rollout), otherScores(rollout),
     rollout.answer !== undefined ? `answer ${visible(rollout.answer, 80)}` : null, rollout.reference !== undefined ? `reference ${visible(rollout.reference, 80)}` : null];
   $("rollout-facts").textContent = parts.filter(Boolean).join(" · ");
+  drawKept(goTo);
   const prompt = subject.prompts[rollout.prompt];
   $("prompt").hidden = prompt === undefined;
   $("prompt-text").replaceChildren(...paragraphNodes(prompt ?? ""));
@@ -257,6 +280,7 @@ export function wireMicroscope() {
   if (state.token !== null) microscope.count = Math.max(AT_ONCE, state.token - active().starts[state.rollout] + 200);
   unfoldFor(active(), state.rollout, state.token);
   wireThought(drawText);
+  wireKept(goTo);
   fillRollouts();
   drawText();
   $("filter").addEventListener("change", refilter);

@@ -34,7 +34,7 @@ function drawScatter() {
   const count = scatter.drawn.reduce((sum, { places }) => sum + places.length, 0);
   const words = { linear: ["entropy (nats)", strengthName()], log: ["entropy (nats)", `${strengthName()}, log`], rank: ["rank of entropy", `rank of ${strengthName()}`] }[axes];
   scatter.chart = chart($("scatter-chart"), () => scatterOptions(axes, words), `Scatter of ${counted(count)} tokens: ${words[0]} against ${words[1]}, one colour for each model. Select by range with the fields below.`, { renderer: "canvas", after: armBrush });
-  const limit = SUBJECTS.some((subject) => state.cell && subject.detailed.length < subject.rollouts.length)
+  const limit = SUBJECTS.some((subject) => state.cell && !subject.isSampled && subject.detailed.length < subject.rollouts.length)
     ? " This file holds the strengths by layer for some rollouts only." : "";
   $("scatter-caption").textContent = `Drag over the chart to select tokens. Click a dot to read the token in its rollout. ${count < all ? `Drawn: ${counted(count)} of ${counted(all)} tokens, evenly spaced. A selection covers all tokens, drawn or not.` : `${counted(all)} tokens.`}${limit}`;
   $("range-x").textContent = axes === "rank" ? "Entropy rank" : "Entropy";
@@ -187,7 +187,7 @@ export function wireScatter() {
 }
 
 function drawShown() {
-  const boxes = SUBJECTS.filter((subject) => subject.numTokens).map((subject) => {
+  const boxes = SUBJECTS.filter((subject) => subject.numTokens && !subject.isSampled).map((subject) => {
     const box = element("input", { type: "checkbox", checked: true, onchange: () => {
       const shown = new Set(state.shown);
       if (box.checked) shown.add(subject.place); else shown.delete(subject.place);

@@ -7,7 +7,7 @@ export const state = {
   estimator: null,
   cell: null, // a cell such as `L3.Q`; null: the mean over all cells
   unit: null, // the unit of the ρ that the rollouts are compared by; null: the headline of the shown model
-  shown: new Set(SUBJECTS.map((subject) => subject.place)),
+  shown: new Set(SUBJECTS.filter((subject) => !subject.isSampled).map((subject) => subject.place)),
   rollout: 0,
   token: null, // index among the subject's tokens
   selected: new Map(), // index of the subject → Uint8Array, 1 for a selected token
@@ -43,8 +43,8 @@ export const strengthName = () => (state.cell ? `strength ${state.cell}` : "stre
 
 /** The unit of the ρ that a model's rollouts are compared by: the chosen unit if it is known, else the headline, else the token. */
 export function unitOf(subject) {
-  const known = subject.units(state.cell), headline = subject.reading(estimatorOf(subject))?.headline;
-  return [state.unit, headline, "token"].find((unit) => known.includes(unit));
+  const known = subject.units(state.cell);
+  return [state.unit, subject.headline(estimatorOf(subject)), ...known].find((unit) => known.includes(unit));
 }
 
 /** ρ of a rollout over the unit of `unitOf`. */

@@ -4,6 +4,7 @@ import { visible, visibleNodes } from "./text.js";
 import { sampled } from "./statistics.js";
 import { active, estimatorOf, listen, state, touches, view } from "./state.js";
 import { chart, colourOf } from "./charts.js";
+import { besides } from "./kept.js";
 import { CSV, fillTable } from "./tables.js";
 import { focusToken } from "./microscope.js";
 
@@ -18,8 +19,12 @@ function stepPoints(subject, estimator) {
   const point = (place) => ({ place, x: entropy[place], y: strength[place] });
   const own = [];
   for (let place = from; place < to; place++) if (known(place)) own.push(point(place));
-  return { own, others: sampled(entropy, strength, MOST_STEPS, (place) => place < from || place >= to).map(point), from, to };
+  const [low, high] = stepsBesides(subject);
+  return { own, others: sampled(entropy, strength, MOST_STEPS, (place) => place >= low && place < high && (place < from || place >= to)).map(point), from, to };
 }
+
+/** The range of the steps of all rollouts that the policy of the shown rollout wrote. */
+const stepsBesides = (subject) => besides(subject, state.rollout).map((rollout) => subject.steps.starts[rollout]);
 
 function drawSteps() {
   const subject = active(), estimator = estimatorOf(subject), known = Boolean(subject.steps) && Boolean(estimator);
@@ -56,8 +61,8 @@ function drawStepChart(subject, estimator) {
     `Click a dot to read the step.${state.cell ? " The strength of a step is the mean over all layers and projections, even if a cell is chosen." : ""}`;
 }
 
-const measuredSteps = (subject, estimator) => subject.once(`steps ${estimator}`, () =>
-  subject.steps.entropy[estimator].reduce((sum, value, place) => sum + (Number.isNaN(value) || Number.isNaN(subject.steps.strength[estimator][place]) ? 0 : 1), 0));
+const measuredSteps = (subject, estimator) => subject.once(`steps ${estimator} ${stepsBesides(subject)}`, () =>
+  subject.steps.entropy[estimator].subarray(...stepsBesides(subject)).reduce((sum, value, i) => sum + (Number.isNaN(value) || Number.isNaN(subject.steps.strength[estimator][stepsBesides(subject)[0] + i]) ? 0 : 1), 0));
 
 /** The point of the step that holds the chosen token. */
 function stepHere() {
@@ -87,23 +92,23 @@ function goToStep(subject, place) {
 
 /** ρ over steps of the rollout and of the run, and the numbers that help to read it, as pairs [label, entry]. */
 function stepCorrelations(subject, estimator) {
-  const step = subject.reading(estimator).units.step ?? {}, own = (column) => subject.ofRollout(column, state.rollout, estimator);
+  const step = subject.reading(estimator)?.units.step ?? {}, own = (column) => subject.ofRollout(column, state.rollout, estimator);
   const windows = Object.entries(step.windows ?? {}).map(([name, entry]) => [`windows of ${name.replace("fixed:", "")} tokens in place of steps`, entry]);
   return [
     ["this rollout", { value: own("spearman_step"), low: own("spearman_step_low"), high: own("spearman_step_high") }],
     ["this rollout, lengths and places held fixed", { value: own("spearman_given_length") }],
-    ["the run", step], ["the run, lengths of the steps held fixed", step.given?.length], ["the run, places held fixed", step.given?.position],
+    ["the run", subject.isSampled ? null : step], ["the run, lengths of the steps held fixed", step.given?.length], ["the run, places held fixed", step.given?.position],
     ["the run, lengths and places held fixed", step.given?.both], ...windows.map(([name, entry]) => [`the run, ${name}`, entry]),
     ["mean of the rollouts", step.within], ["entropy with the length of the step", step.with_length?.entropy], ["strength with the length of the step", step.with_length?.strength],
   ].filter(([, entry]) => entry);
 }
 
 function fillStepCorrelations(subject, estimator) {
-  const reading = subject.reading(estimator), step = reading.units.step;
+  const reading = subject.reading(estimator) ?? {}, step = reading.units?.step;
   fillTable($("steps-rho"), "ρ of entropy and strength over steps", ["over steps", "ρ", "95 % interval"], stepCorrelations(subject, estimator).map(([name, entry]) => [name, { text: signed(entry.value) }, { text: endsOf(entry) }]));
   const how = { mean: "The strength of a step is the mean of its tokens' strengths. ", joint: "The strength of a step is the norm of the gradient of its tokens together, divided by the square root of their number. " }[reading.step_strength] ?? "";
   $("steps-note").textContent = `${reading.splitter ? `Steps are made by ${visible(reading.splitter, 60)}. ` : ""}${how}${step ? `The run has ${counted(step.num_items)} measured steps; ${counted(step.num_undefined)} of ${counted(reading.num_rollouts)} rollouts have no ρ over their steps${reading.min_steps ? ` (fewer than ${reading.min_steps} steps, or a constant series)` : ""}. ` : ""}` +
-    "A long step averages more tokens. ρ with the lengths and places held fixed is what remains without this effect. Windows of equal length ignore where sentences end.";
+    `A long step averages more tokens. ρ with the lengths and places held fixed is what remains without this effect.${step ? " Windows of equal length ignore where sentences end." : ""}`;
 }
 
 /** The text of a step, made of the tokens that the page holds. */

@@ -1,0 +1,84 @@
+"""Hold the signals of every token and step of measured rollouts, for a trainer that keeps some rollouts to look at.
+
+`RolloutFacts` has one number for each rollout. `TokenFacts` has what these numbers were computed from. Nothing here is
+used in the reward.
+"""
+
+import math
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from antiphase.types import TokenBatch, TokenSignals
+
+
+@dataclass(frozen=True)
+class TokenFacts:
+    """The signals of the rollouts of one process, in float32 on the CPU; NaN where nothing was measured.
+
+    Args:
+        entropy, logprob, strength: the signals of each token, as in `TokenSignals`.
+        step: the step (the sentence) of each token, counted from 0 in each rollout; −1 at other positions.
+        step_entropy, step_strength: the mean entropy and the gradient strength of each step.
+        first: the column of each rollout's first prompt token.
+    """
+
+    entropy: Float[Tensor, "batch token"]
+    logprob: Float[Tensor, "batch token"]
+    strength: Float[Tensor, "batch token"]
+    step: Int[Tensor, "batch token"]
+    step_entropy: Float[Tensor, "batch step"]
+    step_strength: Float[Tensor, "batch step"]
+    first: Int[Tensor, "batch"]
+
+    @classmethod
+    def of(cls, signals: TokenSignals, batch: TokenBatch, steps: Int[Tensor, "batch token"]) -> "TokenFacts":
+        """Take the numbers of single tokens and steps from signals, and leave those by layer behind.
+
+        Args:
+            signals: the signals of the batch, with those of its steps.
+            batch: the rollouts.
+            steps: the step of each token, as `batch_steps` returns them.
+        """
+        assert signals.steps is not None
+        return cls(
+            entropy=_plain(signals.entropy),
+            logprob=_plain(signals.logprob),
+            strength=_plain(signals.strength),
+            step=steps.cpu(),
+            step_entropy=_plain(signals.steps.entropy),
+            step_strength=_plain(signals.steps.strength),
+            first=batch.attention_mask.cpu().int().argmax(1),
+        )
+
+    def of_rollout(self, row: int, num_prompt_tokens: int, num_tokens: int) -> dict[str, list[float]]:
+        """Return the signals of one rollout as lists.
+
+        Args:
+            row: the index of the rollout.
+            num_prompt_tokens: the number of tokens of its prompt.
+            num_tokens: the number of tokens of its completion.
+
+        Returns:
+            `entropy`, `logprob` and `strength`, with a number for each token of the completion (NaN for tokens beyond
+            the model's context, and for those that were not measured); `step_start`, the position of the first token
+            of each step in the completion; `step_entropy` and `step_strength`.
+        """
+        start = int(self.first[row]) + num_prompt_tokens
+        own = slice(start, start + num_tokens)
+        found: dict[str, list[float]] = {}
+        for name in ("entropy", "logprob", "strength"):
+            values: list[float] = getattr(self, name)[row, own].tolist()
+            found[name] = values + [math.nan] * (num_tokens - len(values))
+        numbers = self.step[row, own].tolist()
+        count = max(numbers, default=-1) + 1
+        found["step_start"] = [numbers.index(number) for number in range(count)]
+        found["step_entropy"] = self.step_entropy[row, :count].tolist()
+        found["step_strength"] = self.step_strength[row, :count].tolist()
+        return found
+
+
+def _plain(values: Tensor) -> Tensor:
+    """Return the values in float32 on the CPU, without gradient."""
+    return values.detach().float().cpu()

@@ -1,0 +1,73 @@
+"""Write the facts about a model as notes: which layers no measurement covers, and how its weights are quantised.
+
+The console, the page and the model card show these notes. This module imports no torch.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def model_notes(facts: Mapping[str, Any]) -> list[str]:
+    """Return the notes on the facts of a model, or of an entry of `results` that holds them; empty if there are none.
+
+    Args:
+        facts: a mapping in which `left_out` and `quantization` may be known.
+    """
+    return [note for note in (layers_note(facts), quantization_note(facts)) if note is not None]
+
+
+def quantization_note(facts: Mapping[str, Any]) -> str | None:
+    """Return a note that says how the weights of a model are quantised; None if they are not.
+
+    Args:
+        facts: a mapping whose `quantization` is None, or holds `method` and, where they are known, `bits`.
+
+    >>> quantization_note({"quantization": {"method": "bitsandbytes", "bits": 4}})
+    'the weights are quantised (bitsandbytes, 4 bits).'
+    """
+    found = facts.get("quantization")
+    if not found:
+        return None
+    if not isinstance(found, Mapping):
+        return f"the weights are quantised ({found})."
+    bits = found.get("bits")
+    parts = [str(found.get("method") or "unknown method"), *([] if bits is None else [f"{bits} bits"])]
+    return f"the weights are quantised ({', '.join(parts)})."
+
+
+def layers_note(result: Mapping[str, Any]) -> str | None:
+    """Return a note that names the layers and projections that no measurement of a model covers; None without any."""
+    found = result.get("left_out")
+    if found is None:
+        return None
+    texts, total = [], found["num_layers"]
+    kinds = found["without_attention"]
+    if kinds:
+        num = sum(map(len, kinds.values()))
+        listed = "; ".join(f"{kind}: {ranges(numbers)}" for kind, numbers in kinds.items())
+        texts.append(
+            f"{total - num} of {total} layers have softmax attention and can be measured; {num} have none ({listed})"
+        )
+    absent = found["without_projection"]
+    reusing = absent.get("K", [])
+    joined = [number for number in absent.get("V", []) if number not in reusing]
+    if reusing:
+        texts.append(f"layers that use the keys and values of earlier layers have only Q and O: {ranges(reusing)}")
+    if joined:
+        texts.append(f"layers where one weight makes keys and values have it as K, and no V: {ranges(joined)}")
+    return f"{'; '.join(texts)}."
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Return ascending numbers as text, with successive ones joined.
+
+    >>> ranges([0, 1, 2, 5, 7, 8])
+    '0-2, 5, 7-8'
+    """
+    groups: list[list[int]] = []
+    for number in numbers:
+        if groups and groups[-1][-1] + 1 == number:
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return ", ".join(f"{g[0]}-{g[-1]}" if len(g) > 1 else str(g[0]) for g in groups)

@@ -1,0 +1,176 @@
+"""Keeps some rollouts of a training token by token, so that the reader of its page sees what the policy wrote.
+
+`CorRPOTrainer` calls the class `Keeper` at three moments of a generation batch: before it measures the rollouts, after
+it has combined the rewards, and when TRL has computed the advantages. Keeping changes no number of the training.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import gather_object
+from torch import Tensor
+from transformers import TrainerCallback
+
+from antiphase.inversion.rollout_facts import RolloutFacts
+from antiphase.steps.segments import token_segments
+from antiphase.steps.thoughts import TAGS
+from antiphase.training.completion_texts import CompletionReader
+from antiphase.training.kept_folder import KeptFolder
+from antiphase.training.kept_rule import interval, is_kept, kept_places, num_kept
+from antiphase.training.trainer_config import CorRPOConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardedBatch:
+    """The numbers of a generation batch after its rewards were combined.
+
+    The tensors have a number for each rollout of all processes; NaN where undefined.
+
+    Args:
+        facts: the facts of all rollouts.
+        group_size: number of rollouts of a prompt.
+        weight: λ, the weight of inversion.
+        task: the weighted sum of the task rewards.
+        reward: the task reward plus λ times the term of inversion.
+        by_function: for each reward function, the rewards that it gave.
+    """
+
+    facts: RolloutFacts
+    group_size: int
+    weight: float
+    task: Tensor
+    reward: Tensor
+    by_function: Mapping[str, Tensor]
+
+
+class Keeper(TrainerCallback):  # type: ignore[misc]
+    """Writes the kept rollouts of a training to its folder; see `kept_rule` for which these are.
+
+    If there are several processes, all of their rollouts can be kept. The processes send theirs to the main process,
+    which writes the file.
+
+    Args:
+        config: the trainer's arguments. With `keep_rollouts` 0, nothing is kept.
+        run: the folder of the run.
+        tokenizer: the policy's tokenizer.
+
+    Attributes:
+        tags: pairs of the tag that opens a thought and the tag that closes it.
+    """
+
+    def __init__(self, config: CorRPOConfig, run: Path, tokenizer: Any) -> None:
+        self.config, self.tokenizer = config, tokenizer
+        self.folder = KeptFolder(run)
+        self.tags: Sequence[tuple[str, str]] = TAGS
+        self._step: int | None = None
+        self._done: int | None = None
+        self._rows: list[dict[str, Any]] = []
+        self._places: list[int] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Set an older folder aside, or remove the files that a resumed training will write again."""
+        self._done = None
+        if state.is_world_process_zero:
+            self.folder.begin(state.global_step)
+
+    def begin_batch(self, step: int, max_steps: int, *, is_training: bool) -> bool:
+        """Return whether rollouts of the batch that was just sampled will be kept.
+
+        Args:
+            step: number of optimizer steps so far.
+            max_steps: number of optimizer steps of the training.
+            is_training: False if the batch is sampled for an evaluation, of which nothing is kept.
+        """
+        config, self._step = self.config, None
+        # If one optimizer step needs several batches, only the first of them is kept.
+        if config.keep_rollouts and is_training and step != self._done:
+            kept = num_kept(config.keep_rollouts, config.num_generations)
+            every = interval(max_steps, kept, config.max_completion_length)
+            span = config.steps_per_generation * config.num_iterations / config.gradient_accumulation_steps
+            self._step = step if is_kept(step, max_steps, every, span) else None
+        return self._step is not None
+
+    def take(self, batch: RewardedBatch, own: RolloutFacts, reader: CompletionReader | None, process: int) -> None:
+        """Choose the rollouts that are kept of a batch, and make the rows of those of this process.
+
+        Args:
+            batch: the rewarded batch of all processes.
+            own: the facts of this process, with `tokens`.
+            reader: the rollouts of this process, with how each of them ended.
+            process: the number of this process.
+        """
+        if self._step is None or reader is None:
+            return
+        first, config = process * len(own), self.config
+        total = len(batch.task)
+        places = kept_places(total, batch.group_size, config.keep_rollouts, config.seed, self._step)
+        self._places = [place - first for place in places if 0 <= place - first < len(own)]
+        self._rows = [
+            {**self._of_batch(batch, first + place), **self._of_tokens(own, reader, place)} for place in self._places
+        ]
+
+    def write(self, advantages: Tensor, *, is_main_process: bool) -> None:
+        """Add the advantages to the rows, and write the rows of all processes.
+
+        Args:
+            advantages: the advantages of the rollouts of this process, `[rollout]`; or those of their tokens,
+                `[rollout, token]`, padded on the right, of which the mean is kept.
+            is_main_process: whether this process writes the file.
+        """
+        if self._step is None:
+            return
+        for row, place in zip(self._rows, self._places, strict=True):
+            own = advantages[place]
+            row["advantage"] = float(own if own.dim() == 0 else own[: row["num_tokens"]].mean())
+        rows = gather_object(self._rows)
+        if is_main_process:
+            self.folder.write(self._step, rows)
+        self._done, self._step, self._rows, self._places = self._step, None, [], []
+
+    def _of_batch(self, batch: RewardedBatch, place: int) -> dict[str, Any]:
+        """Return the columns with one number for a rollout; `place` is its index in the batch of all processes."""
+        scores, config = batch.facts.scores, self.config
+        group, number = divmod(place, batch.group_size)
+        found = {
+            "inversion": scores.inversion,
+            "correlation": scores.correlation,
+            **{f"correlation_{unit}": values for unit, values in scores.by_unit.items()},
+            "correlation_given_length": scores.given_length,
+            "task_reward": batch.task,
+            "reward": batch.reward,
+        }
+        return {
+            "step": self._step,
+            "prompt_id": f"{self._step}-{group}",
+            "rollout_id": f"{self._step}-{group}/{number}",
+            "estimator": config.inversion_estimator,
+            "unit": config.inversion_unit,
+            "weight": batch.weight,
+            **{name: _known(float(values[place])) for name, values in found.items()},
+            "rewards": {name: _known(float(values[place])) for name, values in batch.by_function.items()},
+        }
+
+    def _of_tokens(self, own: RolloutFacts, reader: CompletionReader, row: int) -> dict[str, Any]:
+        """Return the columns with the texts and the signals of a rollout of this process."""
+        assert own.tokens is not None
+        prompt, ids = (list(of[row]) for of in (reader.rollouts.prompt_ids, reader.rollouts.completion_ids))
+        segments = token_segments(ids, self.tokenizer, prompt, self.tags)
+        return {
+            "prompt": str(self.tokenizer.decode(prompt)),
+            "completion": str(self.tokenizer.decode(ids)),
+            "finish": reader.finishes[row],
+            "num_tokens": len(ids),
+            "num_thought_tokens": segments.count("thought"),
+            "prompt_ids": prompt,
+            "completion_ids": ids,
+            "tokens": [str(self.tokenizer.decode([token])) for token in ids],
+            **own.tokens.of_rollout(row, len(prompt), len(ids)),
+        }
+
+
+def _known(value: float) -> float | None:
+    """Return None in place of a number that is undefined."""
+    return value if math.isfinite(value) else None

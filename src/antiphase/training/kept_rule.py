@@ -1,0 +1,93 @@
+"""The rule that says which rollouts of a training are kept token by token: of which steps, and which groups.
+
+The rule uses only the settings of a run, the seed and the number of the step. So every process applies it alone, and a
+resumed run keeps the same batches as one that was not interrupted. This module imports no torch and no TRL.
+"""
+
+import math
+import random
+from typing import Any
+
+from antiphase.errors import InvalidInputError
+
+# The most batches that are kept in a training, and the most tokens, if every completion has the greatest length.
+MOST_BATCHES, MOST_TOKENS = 100, 1_000_000
+
+
+def check_keep(keep: Any) -> None:
+    """Raise InvalidInputError unless `keep_rollouts` is a whole number that is 0 or positive."""
+    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 0:
+        raise InvalidInputError(f"keep_rollouts must be 0 or a positive whole number; got {keep!r}.")
+
+
+def check_fits(keep: int, num_rollouts: int) -> None:
+    """Raise InvalidInputError if a batch has fewer rollouts than are to be kept of it."""
+    if keep > num_rollouts:
+        raise InvalidInputError(
+            f"keep_rollouts is {keep}, and a generation batch has {num_rollouts} rollouts. Lower keep_rollouts, or "
+            "sample more rollouts at a time."
+        )
+
+
+def num_kept(keep: int, group_size: int) -> int:
+    """Return how many rollouts of a batch are kept: whole groups only, or a part of one group.
+
+    >>> num_kept(10, 4), num_kept(3, 4)
+    (8, 3)
+    """
+    return keep if keep < group_size else keep // group_size * group_size
+
+
+def interval(max_steps: int, num_rollouts: int, longest: int | None) -> int:
+    """Return k: a batch is kept in every k-th optimizer step.
+
+    k is the smallest number with which the steps 0, k, 2k, … are at most `MOST_BATCHES`, and their kept rollouts have
+    at most `MOST_TOKENS` tokens.
+
+    Args:
+        max_steps: number of optimizer steps of the training.
+        num_rollouts: number of rollouts that are kept of a batch.
+        longest: the greatest number of tokens of a completion; None if there is no limit.
+
+    >>> interval(50, 8, 512), interval(1000, 8, 512), interval(1000, 8, 4096)
+    (1, 10, 34)
+    """
+    batches = MOST_BATCHES if longest is None else min(MOST_BATCHES, MOST_TOKENS // max(1, num_rollouts * longest))
+    return max(1, math.ceil(max_steps / max(1, batches)))
+
+
+def is_kept(step: int, max_steps: int, every: int, span: float) -> bool:
+    """Return whether rollouts of the batch that was sampled before an optimizer step are kept.
+
+    These are the first batch of every `every` steps, and the last batch of the training.
+
+    Args:
+        step: number of optimizer steps before the batch was sampled.
+        max_steps: number of optimizer steps of the training.
+        every: the result of `interval`.
+        span: number of optimizer steps that one batch serves.
+
+    >>> [step for step in range(0, 24, 2) if is_kept(step, 24, 5, 2)]
+    [0, 6, 10, 16, 20, 22]
+    """
+    reach = max(1.0, span)
+    return step % every < reach or step + reach >= max_steps
+
+
+def kept_places(num_rollouts: int, group_size: int, keep: int, seed: int, step: int) -> list[int]:
+    """Return the indices of the rollouts of a batch that are kept, ascending.
+
+    If `keep` is at least the size of a group, whole groups are drawn. Otherwise the first rollouts of one drawn group
+    are kept. The draw depends on the seed and the step alone, and leaves all other random generators as they are.
+
+    Args:
+        num_rollouts: number of rollouts of the batch, of all processes together.
+        group_size: number of rollouts of a prompt; they stand next to one another.
+        keep: number of rollouts to keep.
+        seed: the seed of the training.
+        step: number of optimizer steps before the batch was sampled.
+    """
+    groups = range(num_rollouts // group_size)
+    drawn = random.Random(f"kept rollouts {seed} {step}").sample(groups, min(max(1, keep // group_size), len(groups)))
+    each = min(keep, group_size)
+    return [group * group_size + place for group in sorted(drawn) for place in range(each)]
