@@ -124,11 +124,16 @@ class ChunkSignals:
         head: the entropy and the other signals of every target that are computed from its logits.
         strength: the strength of each *measured* target, in order.
         joint: the joint strength of each step; None if the chunk has no steps.
+        attention_entropy: the entropy of the attention weights of every target, as the mean over heads and measured
+            layers; None if the estimator does not compute attention weights.
+        effective_rank: the effective rank of each step's summed gradient; None if it is not computed.
     """
 
     head: HeadSignals
     strength: Float[Tensor, "measured layer projection"]
     joint: Float[Tensor, "step layer projection"] | None = None
+    attention_entropy: Float[Tensor, "target"] | None = None
+    effective_rank: Float[Tensor, "step layer projection"] | None = None
 
 
 def check_steps(batch: TokenBatch, steps: Int[Tensor, "batch token"]) -> None:
