@@ -20,6 +20,7 @@ from antiphase.evaluation.comparison_formats import (
 from antiphase.evaluation.disagreement_tables import disagreement_tables
 from antiphase.evaluation.disagreements import Disagreements
 from antiphase.evaluation.result import Evaluation, labels_of
+from antiphase.evaluation.rivals import comparison_rivals
 from antiphase.page.document import Document, Run, Table, joined
 
 
@@ -31,6 +32,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
         if task["across"]:
             title = f"{name}: what goes with accuracy"
             tables.append(Table(title, ACROSS_HEADER, across_rows(task["across"]), [ACROSS_NOTE]))
+        tables += comparison_rivals(name, task["entrants"])
     tables += [Table(title, header, rows, [BENCHMARK_NOTE]) for title, header, rows in benchmark_tables(comparison)]
     return tables
 

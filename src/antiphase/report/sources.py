@@ -4,6 +4,7 @@ The kind of the run is found from its files. An unfinished run gives a document 
 """
 
 import contextlib
+import dataclasses
 from pathlib import Path
 
 from antiphase.errors import AntiphaseError, InvalidInputError
@@ -75,6 +76,8 @@ def _read(path: Path, label: str | None, group: str | None) -> Document:
 def _signals(path: Path, name: str, label: str | None) -> Document:
     """Read the folder of a probe or an evaluation."""
     from antiphase.evaluation.evaluation_folder import EvalFolder
+    from antiphase.evaluation.rivals import evaluation_rivals
+    from antiphase.probing.rival_tables import rival_tables
 
     kinds = {PROBE.format: ("probe", RunFolder), EVALUATION.format: ("eval", EvalFolder)}
     kind, owner = kinds[read_object(path / "config.json")["format"]]
@@ -83,10 +86,12 @@ def _signals(path: Path, name: str, label: str | None) -> Document:
         return _unfinished(folder, kind, name, label)
     summary = folder.read_summary()
     tokens, rollouts = folder.read_frames()
-    return signals_document(
+    document = signals_document(
         kind, name, tokens, rollouts, summary, label=label, steps=folder.read_steps(),
         alternatives=folder.read_alternatives(),
     )  # fmt: skip
+    tables = (evaluation_rivals if kind == "eval" else rival_tables)(summary["results"])
+    return dataclasses.replace(document, tables=tables)
 
 
 def _unfinished(folder: RunFolder, kind: str, name: str, label: str | None) -> Document:

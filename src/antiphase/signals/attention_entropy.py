@@ -30,7 +30,8 @@ def mean_over_heads(weights: Float[Tensor, "batch group share row key"]) -> Floa
     >>> mean_over_heads(torch.tensor([[[[[1.0, 0.0]], [[0.5, 0.5]]]]])).mul(2).exp().item()
     2.0
     """
-    return torch.special.entr(weights).sum(-1).mean((1, 2))
+    entropies: Tensor = torch.special.entr(weights).sum(-1)
+    return entropies.mean((1, 2))
 
 
 def mean_over_layers(

@@ -129,14 +129,14 @@ def _steps(
 def _placed(
     blank: Float[Tensor, "batch step layer projection"],
     done: Sequence[tuple[Sequence[Row], ChunkSignals]],
-    values: Sequence[Float[Tensor, "number layer projection"] | None],
+    values: Sequence[Tensor | None],
 ) -> Float[Tensor, "batch step layer projection"]:
     """Return a copy of `blank` with the values of all chunks at the places of their steps.
 
     Args:
         blank: a tensor of NaN on the CPU.
         done: for each chunk, its rows and its signals.
-        values: for each chunk, the values of its steps, row after row.
+        values: for each chunk, the values `[step, layer, projection]` of its steps, row after row.
     """
     filled = blank.clone()
     for (of_chunk, _), each in zip(done, values, strict=True):
