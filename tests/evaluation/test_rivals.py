@@ -9,6 +9,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 import antiphase
+from antiphase.evaluation.comparison_formats import render_comparison
 from antiphase.evaluation.evaluation_folder import EvalFolder
 from antiphase.evaluation.result import Evaluation
 from antiphase.evaluation.rivals import HEADER, adds, evaluation_rivals, rivals_note
@@ -120,7 +121,7 @@ def test_folders_of_older_versions_still_load(found, tmp_path):
     assert evaluation_rivals(old.summary["results"]) == []
     comparison = antiphase.compare([f"old={folder}", f"new={found[1]}"])
     rows = next(iter(comparison.tasks.values()))["entrants"]
-    assert set(rows[1]["rivals"]) - set(rows[0]["rivals"]) == set(LATER)
+    assert set(rows[1]["rivals"]) - set(rows[0]["rivals"]) == {*LATER, "delta_logprob"}
     assert EvalFolder.open(folder).complete
     from antiphase.report.sources import read_run
 
@@ -163,7 +164,7 @@ def test_delta_logprob_is_the_mean_difference_over_tokens(found, model_dir, tmp_
     assert entry["gain"]["value"] == pytest.approx(np.mean(picked) - rows.correct.mean())
     assert after["rivals"]["low_entropy"]["auroc"] == second.result()["inside"]["auroc"]["low_entropy"]
     assert "Δ ln p" in (tmp_path / "comparison" / "report.html").read_text(encoding="utf-8")
-    assert "Δ ln p" in antiphase.evaluation.comparison_formats.render_comparison(comparison)
+    assert f"AUROC {entry['auroc']['value']:.3f}" in " ".join(render_comparison(comparison).split())
 
 
 def test_rollouts_with_other_tokens_are_not_shared(found):

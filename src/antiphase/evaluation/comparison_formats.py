@@ -8,7 +8,7 @@ from typing import Any
 from antiphase.evaluation.benchmark import AVERAGE
 from antiphase.evaluation.benchmark_table import BENCHMARK_NOTE, benchmark_table, metric_title
 from antiphase.evaluation.comparison import Comparison
-from antiphase.evaluation.rivals import ACROSS
+from antiphase.evaluation.rivals import ACROSS, shared_notes
 from antiphase.evaluation.text_tables import WIDTH, printed, share_text, text_table
 from antiphase.runs.rivals import LATER
 from antiphase.runs.table_text import interval_text, signed
@@ -81,6 +81,7 @@ def notes_of(task: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
             "Mismatches were allowed. Accuracies and differences are over the shared problems. ρ pooled, AUROC and "
             "the correlations across runs are over the problems of each run."
         )
+    notes += shared_notes(task)
     if len(differences) > 1:
         notes.append(
             f"There are {len(differences)} differences, each with a 95 % interval, without a correction for their "

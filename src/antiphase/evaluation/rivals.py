@@ -184,6 +184,21 @@ def rivals_note(result: Entry) -> str | None:
     )
 
 
+def shared_notes(task: Entry) -> list[str]:
+    """Return a sentence about Δ ln p for each entrant of a task that shares rollouts with the reference."""
+    notes = []
+    for row in task["entrants"]:
+        entry = row.get("rivals", {}).get(DELTA)
+        if entry is not None:
+            notes.append(
+                f"{row['name']} and {task['reference']} were measured on {entry['num_rollouts']:,} shared rollouts. "
+                f"Δ ln p, the mean of ln p of a rollout's tokens by {row['name']} minus that by {task['reference']}, "
+                f"tells right from wrong with the AUROC {_share(entry['auroc'])}. ι with Δ ln p held fixed: "
+                f"{_signed(entry['beside'], 'value')}."
+            )
+    return notes
+
+
 def _share(entry: Entry | None) -> str:
     if entry is None or entry["value"] is None:
         return "—"
