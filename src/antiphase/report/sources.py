@@ -145,13 +145,14 @@ def _training(path: Path, name: str, group: str | None) -> Document:
 def _comparison(path: Path, name: str) -> Document:
     """Read the folder of a comparison: its tables, if they are made, and the evaluations of its models."""
     from antiphase.evaluation.comparison import Comparison
-    from antiphase.evaluation.evaluation_pages import comparison_tables
+    from antiphase.evaluation.evaluation_pages import comparison_tables, rivals_tables
 
     finished = (path / "comparison.json").is_file()
     tables = []
     if finished:
         found = read_object(path / "comparison.json")
-        tables = comparison_tables(Comparison(found["tasks"], found["points"], found["options"]))
+        comparison = Comparison(found["tasks"], found["points"], found["options"])
+        tables = [*comparison_tables(comparison), *rivals_tables(comparison)]
     documents = [Document(name, [Run(name, "compare", finished)], tables=tables)]
     for folder in sorted((path / "evals").glob("*/")):
         with contextlib.suppress(NothingFinishedError):
