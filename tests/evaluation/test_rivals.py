@@ -14,6 +14,7 @@ from antiphase.evaluation.evaluation_folder import EvalFolder
 from antiphase.evaluation.result import Evaluation
 from antiphase.evaluation.rivals import HEADER, adds, evaluation_rivals, rivals_note
 from antiphase.evaluation.shared_rollouts import delta_logprob
+from antiphase.figures.evaluation import right_from_wrong
 from antiphase.runs.rivals import LATER, SCORES, rollout_score
 from antiphase.statistics.rank_covariance import within_problem_association
 from evaluation_cases import TASK, given, scored
@@ -86,6 +87,9 @@ def test_page_and_console_show_the_rivals(found):
     assert "what else tells right from wrong" in page
     (result,) = evaluation.summary["results"]
     assert rivals_note(result) in " ".join(str(evaluation).split())
+    figure = right_from_wrong(evaluation.summary["results"])
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels[-4:] == ["low impurity", "low attention entropy", "‖w_y‖", "effective rank"]
     shown = str(evaluation)
     assert not any(f" {name} " in shown.partition("Intervals")[0] for name in LATER)
 
