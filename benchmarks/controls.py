@@ -25,7 +25,7 @@ from antiphase.runs.versions import commit, versions
 from antiphase.signals import joint, own, prefix
 from antiphase.signals.norms import factored_norm
 
-LENGTHS = (152, 512, 1536)
+LENGTHS = (152, 1024)
 STEP = 24
 
 

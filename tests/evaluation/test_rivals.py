@@ -14,8 +14,9 @@ from antiphase.evaluation.evaluation_folder import EvalFolder
 from antiphase.evaluation.result import Evaluation
 from antiphase.evaluation.rivals import HEADER, adds, evaluation_rivals, rivals_note
 from antiphase.evaluation.shared_rollouts import delta_logprob
+from antiphase.evaluation.task_metrics import inside_metrics
 from antiphase.figures.evaluation import right_from_wrong
-from antiphase.runs.rivals import LATER, SCORES, rollout_score
+from antiphase.runs.rivals import LATER, SCORES, rival_correlations, rollout_score
 from antiphase.statistics.rank_covariance import within_problem_association
 from evaluation_cases import TASK, given, scored
 
@@ -223,6 +224,15 @@ def test_a_probe_correlates_rivals_with_iota(found, model_dir):
     cor = np.corrcoef(ranks)
     partial = (cor[0, 1] - cor[0, 2] * cor[1, 2]) / np.sqrt((1 - cor[0, 2] ** 2) * (1 - cor[1, 2] ** 2))
     assert controls["attention_entropy"]["partial"]["value"] == pytest.approx(partial, abs=1e-6)
+
+
+def test_an_infinite_score_is_left_out(found):
+    rows = found[0].rollouts.assign(self_certainty_mean=np.inf)
+    rows.loc[:4, "self_certainty_mean"] = np.arange(5.0)
+    entries = rival_correlations(rows.assign(prompt_id=rows.problem_id), "token", num_resamples=20, seed=0)
+    assert entries["self_certainty"]["num_rollouts"] == 5
+    assert entries["shortness"]["num_rollouts"] == len(rows)
+    json.dumps(inside_metrics(rows, [4]), allow_nan=False)
 
 
 def test_an_estimator_without_attention_weights_has_no_attention_entropy(model_dir):

@@ -80,7 +80,8 @@ def test_without_mixed_problems_or_with_a_copy_it_is_undefined() -> None:
 def test_rollouts_without_a_score_are_left_out(drawn) -> None:
     score, rival, correct, problems = drawn
     holes = np.where(np.arange(180) % 5 == 0, np.nan, rival)
-    kept = ~np.isnan(holes)
+    holes[7] = np.inf
+    kept = np.isfinite(holes)
     whole = within_problem_association(score, correct, problems, [holes])
     part = within_problem_association(
         score[kept], correct[kept], [name for name, there in zip(problems, kept, strict=True) if there], [rival[kept]]

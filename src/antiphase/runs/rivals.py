@@ -103,6 +103,8 @@ def rival_correlations(rollouts: pd.DataFrame, unit: str, **resampling: Any) -> 
         if not rival.column or rival.column not in rollouts or not bool(rollouts[rival.column].notna().any()):
             continue
         score = rival.sign * column(rollouts, rival.column)
+        # Self-certainty is infinite if the model gives a token no probability at all.
+        score = score.masked_fill(score.isinf(), torch.nan)
         value = pooled_correlation(score, inversion, prompts, unit="token", min_tokens=MIN_ROLLOUTS, **resampling)
         found[name] = {**interval_dict(value), "num_rollouts": value.num_tokens}
     return found

@@ -66,7 +66,8 @@ def within_problem_association(
         score: the score of each rollout.
         correct: whether each rollout is right.
         problems: the problem of each rollout. Only problems that have both a right and a wrong rollout count.
-        given: the scores that are held fixed. A rollout with a NaN in any score is left out.
+        given: the scores that are held fixed. A rollout with a NaN or an infinite value in any score is left
+            out.
         clusters: what the interval is over; by default the problems. With several seeds, a stratum is a problem and a
             seed, and the clusters are the problems.
         num_resamples, seed: number of the resamples of clusters, and seed of the random generator that draws them.
@@ -80,7 +81,7 @@ def within_problem_association(
     >>> round(within_problem_association(right + 0.0, right, problems.tolist()).value, 3)
     1.0
     """
-    kept = _mixed(~np.isnan(np.stack([score, *given])).any(axis=0), correct, problems)
+    kept = _mixed(np.isfinite(np.stack([score, *given])).all(axis=0), correct, problems)
     strata = _numbers([name for name, there in zip(problems, kept, strict=True) if there])
     owners = problems if clusters is None else clusters
     of_rollout = _numbers([name for name, there in zip(owners, kept, strict=True) if there])
