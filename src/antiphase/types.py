@@ -183,6 +183,9 @@ class StepSignals:
             tokens, or the joint strength (see `SignalSpec.step_strength`).
         num_tokens: the number of tokens in the step.
         position: the mean position of the step's tokens in the completion, counted from 0.
+        effective_rank: the effective rank of the step's summed gradient, as the mean over layers and projections; see
+            `norms.effective_rank`. It is None if no joint strengths were measured, and NaN where the singular values
+            are not computed.
     """
 
     entropy: Float[Tensor, "batch step"]
@@ -190,6 +193,7 @@ class StepSignals:
     strength_by_projection: Float[Tensor, "batch step layer projection"]
     num_tokens: Int[Tensor, "batch step"]
     position: Float[Tensor, "batch step"]
+    effective_rank: Float[Tensor, "batch step"] | None = None
 
     @property
     def measured(self) -> Bool[Tensor, "batch step"]:
@@ -218,6 +222,10 @@ class TokenSignals:
         magnitudes: the raw logits and the norms of the vectors behind them, `[batch, token]`; None if they are not
             known.
         steps: the signals of the steps; None if no steps were given.
+        impurity: the Gini impurity 1 − Σ p² of p, in [0, 1). None if it was not computed.
+        attention_entropy: the entropy of the attention weights at the position that predicts the token, in nats, as
+            the mean over the query heads and the measured layers. None if the estimator does not compute attention
+            weights: only `own` and `last` do.
     """
 
     entropy: Float[Tensor, "batch token"]
@@ -232,6 +240,8 @@ class TokenSignals:
     alternatives: Alternatives | None = None
     magnitudes: Magnitudes | None = None
     steps: StepSignals | None = None
+    impurity: Float[Tensor, "batch token"] | None = None
+    attention_entropy: Float[Tensor, "batch token"] | None = None
 
 
 @dataclass(frozen=True)

@@ -179,6 +179,7 @@ def test_keys_of_an_evaluation(model_dir, probed) -> None:
     inside = entry["inside"]
     best = list(inside["best_of"].values())
     scores = [inside["auroc"], *best, *(pick for picks in best for pick in picks.values())]
+    scores += [inside["rivals"], *inside["rivals"].values()]
     assert keys(found, entry, entry["metrics"], inside, *scores) == listed("Every summary", "Evaluation")
     assert keys(entry["signals"]) <= keys(*probed["results"])
 

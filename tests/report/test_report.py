@@ -124,8 +124,9 @@ def test_an_evaluation_is_its_summary(runs, model_dir) -> None:
 def test_a_comparison_has_its_tables_and_evaluations(runs, model_dir) -> None:
     document = read_run(runs / "compare")
     assert [run.kind for run in document.runs] == ["compare"]
-    (table,) = document.tables
+    table, *rivals = document.tables
     assert [row[0] for row in table.rows] == ["a", "b"]
+    assert [table.title for table in rivals] == [f"what else tells right from wrong: {name}, {TASK}" for name in "ab"]
     found = values_of(runs / "compare" / "report.html")
     assert [subject["label"] for subject in found["subjects"]] == ["a", "b"]
     assert [run["name"] for run in found["runs"]] == ["comparison", "a", "b"]

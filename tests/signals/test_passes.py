@@ -13,7 +13,8 @@ from antiphase.types import MAGNITUDES, SignalSpec, TokenBatch
 from conftest import ARCHITECTURES, VOCAB, pure_double, tiny_model
 from model_families import FAMILIES, family_batch, family_model
 
-SIGNALS = ("entropy", "logprob", "logprob_control", "self_certainty", "strength_by_projection")
+SIGNALS = ("entropy", "logprob", "logprob_control", "self_certainty", "impurity", "attention_entropy",
+           "strength_by_projection")  # fmt: skip
 
 
 def draw(*lengths: int) -> list[list[int]]:
@@ -107,9 +108,9 @@ def test_joint_strengths_of_steps(size: int) -> None:
         parts = token_signals(model, batch, SignalSpec(token_budget=size, **joint), steps=steps)
     assert_equal(parts, whole)
     assert whole.steps.strength.isfinite().sum() == 8 + 6 + 4 + 1
-    torch.testing.assert_close(
-        parts.steps.strength_by_projection, whole.steps.strength_by_projection, equal_nan=True, rtol=1e-10, atol=1e-13
-    )
+    for name in ("strength_by_projection", "effective_rank"):
+        left, right = (getattr(signals.steps, name) for signals in (parts, whole))
+        torch.testing.assert_close(left, right, equal_nan=True, rtol=1e-10, atol=1e-13)
 
 
 def test_tool_tokens_between_the_targets() -> None:

@@ -25,6 +25,7 @@ from antiphase.evaluation.entries import Entry, Options, check_comparison
 from antiphase.evaluation.evaluate import evaluate
 from antiphase.evaluation.evaluation_pages import comparison_document
 from antiphase.evaluation.result import Evaluation
+from antiphase.evaluation.shared_rollouts import add_rivals
 from antiphase.page.defaults import FILE as REPORT
 from antiphase.page.html import add_page
 
@@ -73,6 +74,7 @@ def compare(
     table = benchmark(entrants, options)
     if table is not None:
         comparison = replace(comparison, benchmarks={"": table})
+    add_rivals(comparison, entrants)
     if place is not None:
         found = disagreements(entrants, options)
         write_comparison(comparison, place, figures=figures, found=found)

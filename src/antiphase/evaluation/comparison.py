@@ -15,23 +15,14 @@ import numpy as np
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.entrants import HEADLINE, Entrant, SeedRun, check_comparable, shared_problems
 from antiphase.evaluation.entries import Options
+from antiphase.evaluation.rivals import ACROSS
 from antiphase.evaluation.task_metrics import sampled_or_greedy
+from antiphase.runs.rivals import LATER, SCORES
 from antiphase.runs.units import headline_entry, spearman_column
 from antiphase.statistics.association import rank_association
 from antiphase.statistics.estimate import mean_interval, number_or_none, share_interval
 from antiphase.statistics.paired import paired_difference
 
-# The numbers that are correlated with accuracy across entrants, with their descriptions.
-ACROSS = {
-    "inversion": "ι = −ρ, pooled",
-    "inversion_within": "mean ι of the rollouts",
-    "low_entropy": "minus mean entropy",
-    "logprob_control": "minus ρ(entropy, ‖∂ ln p/∂z‖)",
-    "shuffled": "mean ι of shuffled strengths",
-    "logprob": "mean log-probability",
-    "self_certainty": "mean self-certainty",
-    "shortness": "minus mean length",
-}
 # With fewer clusters (entrants with their seeds), an interval from resampling them would say nothing.
 MIN_CLUSTERS = 5
 _SHARES = ("accuracy", "greedy", "pass", "maj", "three")
@@ -256,6 +247,8 @@ def point_of(entrant: Entrant, run: SeedRun) -> dict[str, Any]:
         "logprob": mean("logprob_mean"),
         "self_certainty": mean("self_certainty_mean"),
         "shortness": mean("num_tokens", -1),
+        # A run that is older than the column of a score lacks it.
+        **{name: mean(SCORES[name].column, SCORES[name].sign) for name in LATER if SCORES[name].column in rows},
     }
 
 
@@ -276,7 +269,8 @@ def associations(
         options: only `seed` is used.
 
     Returns:
-        the correlations by name; empty with fewer than 4 points. Fewer than `MIN_CLUSTERS` clusters give no interval.
+        the correlations of the numbers that all points have, by name; empty with fewer than 4 points. Fewer than
+        `MIN_CLUSTERS` clusters give no interval.
     """
     if len(points) < 4:
         return {}
@@ -285,6 +279,7 @@ def associations(
     found = {
         name: rank_association(_column(points, name), accuracy, clusters=labels, seed=options.seed).to_dict()
         for name in ACROSS
+        if all(name in point for point in points)
     }
     for entry in found.values():
         if clusters is not None and int(entry["num_clusters"] or 0) < MIN_CLUSTERS:

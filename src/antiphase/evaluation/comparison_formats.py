@@ -7,8 +7,10 @@ from typing import Any
 
 from antiphase.evaluation.benchmark import AVERAGE
 from antiphase.evaluation.benchmark_table import BENCHMARK_NOTE, benchmark_table, metric_title
-from antiphase.evaluation.comparison import ACROSS, Comparison
+from antiphase.evaluation.comparison import Comparison
+from antiphase.evaluation.rivals import ACROSS, shared_notes
 from antiphase.evaluation.text_tables import WIDTH, printed, share_text, text_table
+from antiphase.runs.rivals import LATER
 from antiphase.runs.table_text import interval_text, signed
 
 HEADER = (
@@ -79,6 +81,7 @@ def notes_of(task: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
             "Mismatches were allowed. Accuracies and differences are over the shared problems. ρ pooled, AUROC and "
             "the correlations across runs are over the problems of each run."
         )
+    notes += shared_notes(task)
     if len(differences) > 1:
         notes.append(
             f"There are {len(differences)} differences, each with a 95 % interval, without a correction for their "
@@ -88,9 +91,11 @@ def notes_of(task: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
 
 
 def across_rows(across: Mapping[str, Any]) -> list[list[str]]:
-    """Return a row for each number of `ACROSS`, with its rank correlation with accuracy."""
+    """Return a row for each number of `ACROSS` that some run has, with its rank correlation with accuracy."""
     rows = []
     for name, found in across.items():
+        if name in LATER and not found["num_points"]:
+            continue
         p_value = "—" if found["p_value"] is None else f"{found['p_value']:.3g}"
         numbers = [signed(found["spearman"]), interval_text(found), p_value, str(found["num_points"])]
         rows.append([name, ACROSS.get(name, ""), *numbers])

@@ -20,6 +20,8 @@ from antiphase.evaluation.comparison_formats import (
 from antiphase.evaluation.disagreement_tables import disagreement_tables
 from antiphase.evaluation.disagreements import Disagreements
 from antiphase.evaluation.result import Evaluation, labels_of
+from antiphase.evaluation.rivals import TITLE as RIVALS
+from antiphase.evaluation.rivals import comparison_rivals
 from antiphase.page.document import Document, Run, Table, joined
 
 
@@ -33,6 +35,12 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
             tables.append(Table(title, ACROSS_HEADER, across_rows(task["across"]), [ACROSS_NOTE]))
     tables += [Table(title, header, rows, [BENCHMARK_NOTE]) for title, header, rows in benchmark_tables(comparison)]
     return tables
+
+
+def rivals_tables(comparison: Comparison) -> list[Table]:
+    """Return a table of ι and its rivals for each task and entrant of a comparison."""
+    tasks = comparison.tasks.items()
+    return [table for name, task in tasks for table in comparison_rivals(name, task["entrants"])]
 
 
 def comparison_document(
@@ -59,9 +67,12 @@ def comparison_document(
         for place, path in enumerate(paths):
             evaluation = Evaluation.load(path)
             label = name if len(paths) == 1 else f"{name} #{place + 1}"
-            documents.append(evaluation.document(path.resolve().name, label))
+            document = evaluation.document(path.resolve().name, label)
+            # The comparison has these tables of its own, over all seeds.
+            others = [table for table in document.tables if not table.title.startswith(RIVALS)]
+            documents.append(replace(document, tables=others))
             labels |= labels_of(evaluation, documents[-1], (names or {}).get(name), place)
-    tables = [*comparison_tables(comparison), *disagreement_tables(found, labels)]
+    tables = [*comparison_tables(comparison), *disagreement_tables(found, labels), *rivals_tables(comparison)]
     documents.insert(0, Document("comparison", [Run("comparison", "compare")], tables=tables))
     page = joined(documents, " against ".join(folders))
     return replace(page, created=created)

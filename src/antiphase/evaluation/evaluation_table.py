@@ -4,10 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from antiphase.evaluation.benchmark_table import BENCHMARK_NOTE, benchmark_table
-from antiphase.evaluation.task_metrics import SCORES, largest
+from antiphase.evaluation.rivals import rivals_note
+from antiphase.evaluation.task_metrics import largest
 from antiphase.evaluation.text_tables import WIDTH, Entry, new_table, printed, share_text, text_table, value_text
 from antiphase.evaluation.two_scores import TWO_SCORES, TWO_SCORES_NOTE, differ_from_accuracy
 from antiphase.models.fact_notes import layers_note
+from antiphase.runs.rivals import LATER, SCORES
 from antiphase.runs.table_text import (
     ends_note,
     interval_text,
@@ -156,7 +158,7 @@ def _inside(results: Sequence[Entry]) -> Any:
         if all(area["value"] is None for area in areas.values()):
             table.add_row(*names, "—", "no mixed problem", "0", "", "")
             continue
-        for name in (*SCORES, "majority", "random", "oracle"):
+        for name in (*(name for name in SCORES if name not in LATER), "majority", "random", "oracle"):
             area = areas.get(name)
             picked = inside["best_of"][k][name] if k is not None else None
             table.add_row(
@@ -206,8 +208,9 @@ def _notes(results: Sequence[Entry], measured: Sequence[Entry]) -> list[str]:
         by_model = {entry["model"]: note(entry) for entry in results}
         notes += [f"{model}: {text}" for model, text in by_model.items() if text is not None]
     for result in measured:
-        said = parts_note(result["signals"], headline_of(result["signals"]))
-        notes += [] if said is None else [f"{result['model']}, {result['task']}, {result['estimator']}: {said}"]
+        said = (parts_note(result["signals"], headline_of(result["signals"])), rivals_note(result))
+        case = f"{result['model']}, {result['task']}, {result['estimator']}"
+        notes += [f"{case}: {text}" for text in said if text is not None]
     if any(entry["num_rollouts"] and entry["num_problems"] < 30 for entry in results):
         notes.append("There are fewer than 30 problems, so the intervals are wide.")
     return notes

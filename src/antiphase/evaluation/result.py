@@ -11,6 +11,7 @@ from antiphase.evaluation.benchmark_table import BENCHMARK_NOTE, benchmark_table
 from antiphase.evaluation.entries import Options
 from antiphase.evaluation.evaluation_folder import EvalFolder
 from antiphase.evaluation.evaluation_table import render_evaluation
+from antiphase.evaluation.rivals import evaluation_rivals
 from antiphase.evaluation.two_scores import TWO_SCORES_NOTE, two_scores_table
 from antiphase.page.building import signals_document
 from antiphase.page.document import Document, Table
@@ -115,6 +116,7 @@ class Evaluation:
         scores = two_scores_table(self.summary["results"], names)
         if scores[1]:
             tables.append(Table("strict and flexible scores", *scores, [TWO_SCORES_NOTE]))
+        tables += evaluation_rivals(self.summary["results"])
         return replace(document, tables=tables)
 
     def __str__(self) -> str:

@@ -12,42 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from antiphase.runs.units import spearman_column
+from antiphase.evaluation.rivals import compare_with_rivals
+from antiphase.runs.rivals import LATER, SCORES, rollout_score
 from antiphase.statistics.accuracy import majority_at_k, pass_at_k
 from antiphase.statistics.estimate import Estimate, mean_interval, share_interval
 from antiphase.statistics.ranking import best_of_k, within_problem_auroc
-
-# The scores of a rollout, with their descriptions. A higher score should mean that the rollout is more likely right.
-# The first score is ι. The others are controls: if one of them does as well as ι, then ι adds nothing to it.
-SCORES: dict[str, str] = {
-    "inversion": "ι = −ρ(entropy, strength)",
-    "low_entropy": "minus mean token entropy",
-    "logprob": "mean log-probability of the tokens",
-    "self_certainty": "mean KL(U‖p) (Intuitor)",
-    "logprob_control": "minus ρ(entropy, ‖∂ ln p/∂z‖)",
-    "shuffled": "ι of shuffled strengths",
-    "shortness": "minus the number of tokens",
-}
-
-
-def rollout_score(rollouts: pd.DataFrame, name: str, unit: str = "token") -> np.ndarray:
-    """Return a score of each rollout; NaN where it is undefined.
-
-    Args:
-        rollouts: rows of rollouts.parquet.
-        name: a key of `SCORES`.
-        unit: the unit of ι: `type`, `token` or `step`.
-    """
-    sign, column = {
-        "inversion": (-1, spearman_column(rollouts, unit)),
-        "low_entropy": (-1, "entropy_mean"),
-        "logprob": (1, "logprob_mean"),
-        "self_certainty": (1, "self_certainty_mean"),
-        "logprob_control": (-1, "logprob_control"),
-        "shuffled": (-1, "shuffled"),
-        "shortness": (-1, "num_tokens"),
-    }[name]
-    return sign * rollouts[column].to_numpy(dtype=np.float64)
 
 
 def sampled_or_greedy(rollouts: pd.DataFrame) -> pd.DataFrame:
@@ -150,21 +119,24 @@ def inside_metrics(rollouts: pd.DataFrame, ks: Sequence[int], unit: str = "token
         unit: the unit of ι: `type`, `token` or `step`.
 
     Returns:
-        `auroc` and `best_of`. `auroc` holds a value for each score of `SCORES`; 0.5 is chance, and `num_problems`
-        counts the problems with both right and wrong rollouts. `best_of` holds, for each k and each way to pick
-        (`random`, `majority`, `oracle` and the scores), the `accuracy` and its `gain` over a random pick, paired by
-        problem.
+        `auroc`, `best_of` and `rivals`. `auroc` holds a value for each score of `SCORES`; 0.5 is chance, and
+        `num_problems` counts the problems with both right and wrong rollouts. `best_of` holds, for each k and each way
+        to pick (`random`, `majority`, `oracle` and the scores), the `accuracy` and its `gain` over a random pick,
+        paired by problem. `rivals` compares ι with every other score (see `compare_with_rivals`).
     """
     drawn = rollouts[~rollouts.greedy]
     if drawn.empty:
-        return {"auroc": {}, "best_of": {}}
+        return {"auroc": {}, "best_of": {}, "rivals": {}}
     correct, problems = drawn.correct.to_numpy(dtype=bool), drawn.problem_id.tolist()
     scores = {name: rollout_score(drawn, name, unit) for name in SCORES}
     aurocs = {name: within_problem_auroc(score, correct, problems).to_dict() for name, score in scores.items()}
     sizes = drawn.groupby("problem_id", sort=False).size()
+    # A pick by a score that no rollout has would be a random one.
+    known = {name: score for name, score in scores.items() if name not in LATER or not np.isnan(score).all()}
     return {
         "auroc": aurocs,
-        "best_of": {str(k): _best_of(drawn, scores, k) for k in ks if 1 < k <= int(sizes.min())},
+        "best_of": {str(k): _best_of(drawn, known, k) for k in ks if 1 < k <= int(sizes.min())},
+        "rivals": compare_with_rivals(scores, correct, problems),
     }
 
 
@@ -179,12 +151,12 @@ def _best_of(drawn: pd.DataFrame, scores: dict[str, np.ndarray], k: int) -> dict
         **{name: best_of_k(score, correct, problems, k) for name, score in scores.items()},
     }
     return {
-        name: {"accuracy": share_interval(values).to_dict(), "gain": _gain(values - random).to_dict()}
+        name: {"accuracy": share_interval(values).to_dict(), "gain": gain_interval(values - random).to_dict()}
         for name, values in picked.items()
     }
 
 
-def _gain(differences: np.ndarray) -> Estimate:
+def gain_interval(differences: np.ndarray) -> Estimate:
     """Return the mean of the differences with its interval. If all are equal, there is no interval.
 
     Resampling equal values would give an interval of width 0, which would claim certainty.

@@ -33,6 +33,13 @@ _SCORE_NAMES = {
     "shuffled": "ι, shuffled strengths",
     "shortness": "shortness",
 }
+# Scores that older evaluations lack. They are drawn if some result has them.
+_LATER_NAMES = {
+    "low_impurity": "low impurity",
+    "low_attention_entropy": "low attention entropy",
+    "unembedding_norm": "‖w_y‖",
+    "effective_rank": "effective rank",
+}
 
 
 def evaluation_accuracy(results: Sequence[Result]) -> Figure:
@@ -73,12 +80,13 @@ def right_from_wrong(results: Sequence[Result]) -> Figure:
         results: the results of an evaluation that measured signals.
     """
     check_results(results)
-    columns = min(2, len(results))
-    with canvas(8.0, 2.5 * math.ceil(len(results) / columns) + 0.4) as (_, figure):
+    names = _SCORE_NAMES | {name: label for name, label in _LATER_NAMES.items() if _known(results, name)}
+    columns, height = min(2, len(results)), 1.1 + 0.2 * len(names)
+    with canvas(8.0, height * math.ceil(len(results) / columns) + 0.4) as (_, figure):
         grid = panels(figure, len(results), columns, sharex=True, sharey=True)
         for axes, result in zip(grid, results, strict=True):
             areas = result["inside"]["auroc"]
-            for row, name in enumerate(_SCORE_NAMES):
+            for row, name in enumerate(names):
                 point = _triple(areas.get(name))
                 color = BLUE if name == "inversion" else GREY
                 if point is None:
@@ -87,14 +95,19 @@ def right_from_wrong(results: Sequence[Result]) -> Figure:
                 axes.plot(point[0], row, "o", color=color, ms=5, zorder=3)
                 axes.hlines(row, point[1], point[2], color=color, lw=1.6)
             axes.axvline(0.5, color=INK, lw=0.8)
-            axes.set_yticks(range(len(_SCORE_NAMES)), list(_SCORE_NAMES.values()))
-            axes.set(xlim=(0, 1), ylim=(len(_SCORE_NAMES) - 0.5, -0.5))
+            axes.set_yticks(range(len(names)), list(names.values()))
+            axes.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5))
             problems = max((area["num_problems"] for area in areas.values()), default=0)
             title = f"{shorten(result['model'], 22)} · {shorten(result['task'], 22)} · {drawable(result['estimator'])}"
             axes.set_title(f"{title}\n{problems} problems with right and wrong rollouts", fontsize=8)
             rows_of_dots(axes)
         figure.supxlabel("AUROC: right above wrong rollouts of the same problem", fontsize=8.5)
     return figure
+
+
+def _known(results: Sequence[Result], name: str) -> bool:
+    """Return whether a score has an AUROC in some result."""
+    return any(_triple(result["inside"]["auroc"].get(name)) is not None for result in results)
 
 
 def measured_scores(results: Sequence[Result]) -> Figure | None:

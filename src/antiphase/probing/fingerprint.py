@@ -1,6 +1,6 @@
 """`Fingerprint`: the result of a probe, as tables and numbers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from antiphase.page.building import signals_document
 from antiphase.page.document import Document
 from antiphase.page.html import render_overview
 from antiphase.probing.probe_table import render_table
+from antiphase.probing.rival_tables import rival_tables
 from antiphase.runs.parts import KINDS
 from antiphase.runs.run_folder import RunFolder
 from antiphase.runs.units import by_unit, headline_of
@@ -181,7 +182,7 @@ class Fingerprint:
         Args:
             name: the name of the run on the page.
         """
-        return signals_document(
+        document = signals_document(
             "probe",
             name,
             self.tokens,
@@ -190,6 +191,7 @@ class Fingerprint:
             steps=self.steps,
             alternatives=self.alternatives,
         )
+        return replace(document, tables=rival_tables(self.summary["results"]))
 
     def __str__(self) -> str:
         return render_table(self.summary)

@@ -186,6 +186,7 @@ class CheckpointSeries:
             documents.append(
                 dataclasses.replace(
                     document,
+                    tables=[],
                     runs=[dataclasses.replace(run, name=called) for run in document.runs],
                     subjects=[dataclasses.replace(subject, label=called) for subject in document.subjects],
                 )

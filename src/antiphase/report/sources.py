@@ -4,6 +4,7 @@ The kind of the run is found from its files. An unfinished run gives a document 
 """
 
 import contextlib
+import dataclasses
 from pathlib import Path
 
 from antiphase.errors import AntiphaseError, InvalidInputError
@@ -75,6 +76,8 @@ def _read(path: Path, label: str | None, group: str | None) -> Document:
 def _signals(path: Path, name: str, label: str | None) -> Document:
     """Read the folder of a probe or an evaluation."""
     from antiphase.evaluation.evaluation_folder import EvalFolder
+    from antiphase.evaluation.rivals import evaluation_rivals
+    from antiphase.probing.rival_tables import rival_tables
 
     kinds = {PROBE.format: ("probe", RunFolder), EVALUATION.format: ("eval", EvalFolder)}
     kind, owner = kinds[read_object(path / "config.json")["format"]]
@@ -87,10 +90,12 @@ def _signals(path: Path, name: str, label: str | None) -> Document:
         return Evaluation.load(path).document(name, label)
     summary = folder.read_summary()
     tokens, rollouts = folder.read_frames()
-    return signals_document(
+    document = signals_document(
         kind, name, tokens, rollouts, summary, label=label, steps=folder.read_steps(),
         alternatives=folder.read_alternatives(),
     )  # fmt: skip
+    tables = (evaluation_rivals if kind == "eval" else rival_tables)(summary["results"])
+    return dataclasses.replace(document, tables=tables)
 
 
 def _unfinished(folder: RunFolder, kind: str, name: str, label: str | None) -> Document:
@@ -145,13 +150,14 @@ def _training(path: Path, name: str, group: str | None) -> Document:
 def _comparison(path: Path, name: str) -> Document:
     """Read the folder of a comparison: its tables, if they are made, and the evaluations of its models."""
     from antiphase.evaluation.comparison import Comparison
-    from antiphase.evaluation.evaluation_pages import comparison_tables
+    from antiphase.evaluation.evaluation_pages import comparison_tables, rivals_tables
 
     finished = (path / "comparison.json").is_file()
     tables = []
     if finished:
         found = read_object(path / "comparison.json")
-        tables = comparison_tables(Comparison(found["tasks"], found["points"], found["options"]))
+        comparison = Comparison(found["tasks"], found["points"], found["options"])
+        tables = [*comparison_tables(comparison), *rivals_tables(comparison)]
     documents = [Document(name, [Run(name, "compare", finished)], tables=tables)]
     for folder in sorted((path / "evals").glob("*/")):
         with contextlib.suppress(NothingFinishedError):

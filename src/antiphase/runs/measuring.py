@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -162,8 +163,11 @@ def _token_rows(
         "token_id": torch.tensor(ids, dtype=torch.int64).numpy(),
         "token": [words[token] for token in ids],
     }
-    for name in ("entropy", "logprob", "logprob_control", "strength"):
-        data[name] = getattr(signals, name)[rows, columns].float().numpy()
+    for name in ("entropy", "logprob", "logprob_control", "impurity", "attention_entropy", "strength"):
+        values = getattr(signals, name)
+        # An estimator without attention weights has no attention entropy.
+        values = torch.full_like(signals.entropy, torch.nan) if values is None else values
+        data[name] = values[rows, columns].float().numpy()
     for name in MAGNITUDES:
         data[name] = getattr(signals.magnitudes, name)[rows, columns].float().numpy()
     cells = signals.strength_by_projection[rows, columns].float().numpy()
@@ -185,6 +189,8 @@ ROLLOUT_SCHEMA = pa.schema(
         *((name, pa.float64()) for name in ("spearman_step_low", "spearman_step_high", "spearman_given_length")),
         *((name, pa.float64()) for name in ("logprob_control", "shuffled", "entropy_mean", "strength_mean")),
         *((name, pa.float64()) for name in ("logprob_mean", "self_certainty_mean")),
+        *((name, pa.float64()) for name in ("impurity_mean", "attention_entropy_mean", "unembedding_norm_mean")),
+        ("effective_rank_mean", pa.float64()),
         ("prompt_ids", pa.list_(pa.int64())),
         ("completion_ids", pa.list_(pa.int64())),
     ]
@@ -237,6 +243,7 @@ def _rollout_rows(
     spec = ScoreSpec(min_tokens=min_tokens, min_steps=units.min_steps, control="shuffled")
     scores = rollout_scores(signals, batch, spec)
     of_parts = {part: rollout_scores(own, batch, spec).by_unit for part, own in parts.items()}
+    lengths = None if signals.magnitudes is None else signals.magnitudes.unembedding_norm
     rows = []
     for index, item in enumerate(items):
         rows.append(
@@ -260,6 +267,15 @@ def _rollout_rows(
                 "strength_mean": float(signals.strength[index].nanmean()),
                 "logprob_mean": float(signals.logprob[index].nanmean()),
                 "self_certainty_mean": float(signals.self_certainty[index].nanmean()),
+                "impurity_mean": _mean_of(signals.impurity, index),
+                "attention_entropy_mean": _mean_of(signals.attention_entropy, index),
+                "unembedding_norm_mean": _mean_of(lengths, index),
+                "effective_rank_mean": _mean_of(signals.steps.effective_rank, index),
             }
         )
     return rows
+
+
+def _mean_of(values: Tensor | None, row: int) -> float:
+    """Return the mean of a row without its NaN values; NaN if the values were not measured."""
+    return math.nan if values is None else float(values[row].nanmean())

@@ -47,6 +47,8 @@ def signals_within(
         return values.masked_fill(~where.view(*where.shape, *[1] * (values.ndim - where.ndim)), other)
 
     found: dict[str, Any] = {name: kept(getattr(signals, name), chosen) for name in _OF_TOKENS}
+    some = {name: getattr(signals, name) for name in ("impurity", "attention_entropy")}
+    found |= {name: None if values is None else kept(values, chosen) for name, values in some.items()}
     magnitudes = signals.magnitudes
     if magnitudes is not None:
         names = [part.name for part in dataclasses.fields(Magnitudes)]
@@ -57,13 +59,14 @@ def signals_within(
         name: kept(getattr(steps, name), there)
         for name in ("entropy", "strength", "strength_by_projection", "position")
     }
+    ranks = None if steps.effective_rank is None else kept(steps.effective_rank, there)
     return dataclasses.replace(
         signals,
         **found,
         measured=signals.measured & chosen,
         alternatives=None,
         magnitudes=magnitudes,
-        steps=StepSignals(**narrowed, num_tokens=kept(steps.num_tokens, there, 0)),
+        steps=StepSignals(**narrowed, num_tokens=kept(steps.num_tokens, there, 0), effective_rank=ranks),
     )
 
 

@@ -8,10 +8,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from antiphase.runs.rivals import rival_correlations
 from antiphase.runs.segments import segment_statistics, steps_of, tokens_of
 from antiphase.runs.unit_spec import UnitSpec
 from antiphase.runs.units import codes, column, interval_of, unit_statistics
-from antiphase.statistics.chain import chain_links, controls, interval_dict
+from antiphase.statistics.chain import LATER_CONTROLS, chain_links, controls, interval_dict
 from antiphase.statistics.correlation import average_ranks, coefficients
 from antiphase.statistics.pooled_correlation import mean_within, pooled_correlation
 from antiphase.types import MAGNITUDES, cell_column
@@ -71,6 +72,7 @@ def signal_statistics(
             pooled_correlation(entropy, control.where(strength.isfinite(), torch.nan), clusters, **shared)
         ),
         **_chain(tokens, strength, clusters, token_ids, shared),
+        "rivals": rival_correlations(rollouts, units.headline, **within),
         "by_projection": by_cell,
         "num_tokens": int(strength.isfinite().sum()),
         "num_unique_tokens": int(token_ids[strength.isfinite()].unique().numel()),
@@ -90,6 +92,9 @@ def _chain(
         return {}
     names = ("entropy", "position", "logprob_control", *MAGNITUDES)
     columns = {name: column(tokens, name) for name in names} | {"strength": strength}
+    # A run that is older than these controls lacks their columns.
+    columns |= {name: column(tokens, name) for name in LATER_CONTROLS if name in tokens}
+    columns["surprisal"] = -column(tokens, "logprob")
     return {
         "chain": [link.as_dict() for link in chain_links(columns, clusters, **options)],
         "controls": controls(columns, clusters, token_ids, **options),

@@ -23,7 +23,7 @@ STEP_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("model", "estimator", "prompt_id", "rollout_id")),
         *((name, pa.int32()) for name in ("step", "start", "num_tokens")),
-        *((name, pa.float32()) for name in ("position", "entropy", "strength")),
+        *((name, pa.float32()) for name in ("position", "entropy", "strength", "effective_rank")),
     ]
 )
 
@@ -41,6 +41,7 @@ def step_rows(
     rows = []
     counts, positions = steps.num_tokens.cpu().tolist(), steps.position.cpu().tolist()
     entropies, strengths = steps.entropy.cpu().tolist(), steps.strength.cpu().tolist()
+    ranks = steps.effective_rank if steps.effective_rank is not None else torch.full_like(steps.entropy, torch.nan)
     for place, owner in enumerate(owners):
         inside = numbers[place][numbers[place] >= 0].cpu()
         for step, count in enumerate(counts[place]):
@@ -54,6 +55,7 @@ def step_rows(
                         "position": positions[place][step],
                         "entropy": entropies[place][step],
                         "strength": strengths[place][step],
+                        "effective_rank": float(ranks[place, step]),
                     }
                 )
     return rows

@@ -127,23 +127,31 @@ class ChunkSignals:
         head: the entropy and the other signals of every target that are computed from its logits.
         strength: the strength of each *measured* target, in order.
         joint: the joint strength of each step; None if the chunk has no steps.
+        attention_entropy: the entropy of the attention weights of every target, as the mean over heads and measured
+            layers; None if the estimator does not compute attention weights.
+        effective_rank: the effective rank of each step's summed gradient; None if it is not computed.
     """
 
     head: HeadSignals
     strength: Float[Tensor, "measured layer projection"]
     joint: Float[Tensor, "step layer projection"] | None = None
+    attention_entropy: Float[Tensor, "target"] | None = None
+    effective_rank: Float[Tensor, "step layer projection"] | None = None
 
     @classmethod
     def joined(cls, parts: Sequence["ChunkSignals"]) -> "ChunkSignals":
         """Return the signals of several parts of a chunk, whose targets and steps follow one another."""
         if len(parts) == 1:
             return parts[0]
-        joints = [part.joint for part in parts if part.joint is not None]
-        return cls(
-            joined_head([part.head for part in parts]),
-            torch.cat([part.strength for part in parts]),
-            torch.cat(joints) if joints else None,
-        )
+
+        def joined(name: str) -> Tensor | None:
+            """Return a field of all parts; None if no part has it. Parts without a step have no signals of steps."""
+            there = [value for part in parts if (value := getattr(part, name)) is not None]
+            return torch.cat(there) if there else None
+
+        strength = torch.cat([part.strength for part in parts])
+        head = joined_head([part.head for part in parts])
+        return cls(head, strength, joined("joint"), joined("attention_entropy"), joined("effective_rank"))
 
 
 def check_steps(batch: TokenBatch, steps: Int[Tensor, "batch token"]) -> None:

@@ -12,7 +12,7 @@ from antiphase.signals.cells import mean_of_cells, present
 from antiphase.signals.chunk import ChunkSignals, Row
 from antiphase.types import MAGNITUDES, Alternatives, Magnitudes, StepSignals, TokenBatch, TokenSignals
 
-_OF_HEAD = ("entropy", "logprob", "logprob_control", "self_certainty")
+_OF_HEAD = ("entropy", "logprob", "logprob_control", "self_certainty", "impurity")
 
 
 def collect(
@@ -41,7 +41,7 @@ def collect(
         return torch.full((*shape, *more), torch.nan, dtype=dtype, device=device)
 
     values = {name: blank() for name in (*_OF_HEAD, *MAGNITUDES)}
-    strength = blank(len(layers), len(spec.projections))
+    strength, attention = blank(len(layers), len(spec.projections)), blank()
     measured = torch.zeros(shape, dtype=torch.bool, device=device)
     rank = spec.num_alternatives
     nobody = torch.full((*shape, rank), -1, dtype=torch.long, device=device)
@@ -54,6 +54,8 @@ def collect(
             values[name][index, columns] = getattr(signals.head, name).to(device, dtype)
         for name in MAGNITUDES:
             values[name][index, columns] = getattr(signals.head.magnitudes, name).to(device, dtype)
+        if signals.attention_entropy is not None:
+            attention[index, columns] = signals.attention_entropy.to(device, dtype)
         strength[index[chosen], columns[chosen]] = signals.strength.to(device, dtype)
         measured[index[chosen], columns[chosen]] = True
         if top is not None and signals.head.alternatives is not None:
@@ -70,6 +72,7 @@ def collect(
         alternatives=top,
         magnitudes=Magnitudes(*(values[name] for name in MAGNITUDES)),
         steps=None if steps is None else _steps(batch, values["entropy"], strength, steps, spec, done, there),
+        attention_entropy=None if any(signals.attention_entropy is None for _, signals in done) else attention,
     )
 
 
@@ -103,13 +106,12 @@ def _steps(
 
     # The number of completion tokens before each token is its position in the completion.
     before = mask.cumsum(1) - 1
+    ranks = None
     if spec.step_strength == "joint":
-        by_cell = torch.full((*shape, *strength.shape[2:]), torch.nan, dtype=strength.dtype)
-        for of_chunk, signals in done:
-            assert signals.joint is not None
-            parts = signals.joint.to("cpu", strength.dtype).split([row.num_steps for row in of_chunk])
-            for row, part in zip(of_chunk, parts, strict=True):
-                by_cell[row.index, : row.num_steps] = part
+        blank = torch.full((*shape, *strength.shape[2:]), torch.nan, dtype=strength.dtype)
+        by_cell = _placed(blank, done, [signals.joint for _, signals in done])
+        if all(signals.effective_rank is not None for _, signals in done):
+            ranks = mean_of_cells(_placed(blank, done, [signals.effective_rank for _, signals in done]), there)
     else:
         by_cell = mean(strength).to(strength.dtype)
     counts = torch.bincount(place, minlength=shape[0] * shape[1]).view(shape)
@@ -120,4 +122,26 @@ def _steps(
         strength_by_projection=by_cell.to(device),
         num_tokens=counts.to(device),
         position=mean(before).to(device, entropy.dtype),
+        effective_rank=None if ranks is None else ranks.to(device),
     )
+
+
+def _placed(
+    blank: Float[Tensor, "batch step layer projection"],
+    done: Sequence[tuple[Sequence[Row], ChunkSignals]],
+    values: Sequence[Tensor | None],
+) -> Float[Tensor, "batch step layer projection"]:
+    """Return a copy of `blank` with the values of all chunks at the places of their steps.
+
+    Args:
+        blank: a tensor of NaN on the CPU.
+        done: for each chunk, its rows and its signals.
+        values: for each chunk, the values `[step, layer, projection]` of its steps, row after row.
+    """
+    filled = blank.clone()
+    for (of_chunk, _), each in zip(done, values, strict=True):
+        assert each is not None
+        parts = each.to("cpu", blank.dtype).split([row.num_steps for row in of_chunk])
+        for row, part in zip(of_chunk, parts, strict=True):
+            filled[row.index, : row.num_steps] = part
+    return filled

@@ -40,6 +40,7 @@ class HeadSignals:
         logprob: the log-probability of the target token, in nats.
         logprob_control: the norm of ∂ ln p_y / ∂z; see `logit_statistics`.
         self_certainty: the distance of the distribution from the uniform one, in nats.
+        impurity: the Gini impurity of the distribution; see `gini_impurity`.
         magnitudes: the raw logit and the norms of the vectors behind it.
         seed: ∂target/∂h, with which the backward pass starts; None if it is not needed.
         alternatives: the most probable tokens; None if none were asked for.
@@ -49,6 +50,7 @@ class HeadSignals:
     logprob: Float[Tensor, "target"]
     logprob_control: Float[Tensor, "target"]
     self_certainty: Float[Tensor, "target"]
+    impurity: Float[Tensor, "target"]
     magnitudes: Magnitudes
     seed: Float[Tensor, "target hidden"] | None = None
     alternatives: Alternatives | None = None
@@ -67,6 +69,7 @@ def joined_head(parts: Sequence[HeadSignals]) -> HeadSignals:
         logprob=torch.cat([part.logprob for part in parts]),
         logprob_control=torch.cat([part.logprob_control for part in parts]),
         self_certainty=torch.cat([part.self_certainty for part in parts]),
+        impurity=torch.cat([part.impurity for part in parts]),
         magnitudes=Magnitudes(**magnitudes),
         alternatives=joined(tops),
     )
@@ -102,19 +105,22 @@ def logit_statistics(
     >>> round(entropy.item(), 6), round(logprob.item(), 6), round(control.item(), 6)
     (1.386294, -1.386294, 0.866025)
     """
-    return _statistics(log_probabilities(logits, temperature), token_ids)
+    return _statistics(log_probabilities(logits, temperature), token_ids)[:3]
 
 
-def _statistics(log_p: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the values of `logit_statistics` from log-probabilities."""
+def _statistics(log_p: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the values of `logit_statistics` and then the Gini impurity, from log-probabilities."""
     p = log_p.exp()
     # A token with a logit of −inf has p = 0 and must contribute 0 to the entropy. Clamping prevents 0·(−inf) = NaN.
     entropy = -(p * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1)
     logprob = log_p.gather(-1, token_ids[:, None])[:, 0]
     # (Σ_{v≠y} p_v)² + Σ_{v≠y} p_v² equals 1 − 2 p_y + Σ_v p_v², and loses no digits if p_y is near 1.
     others = p.scatter(-1, token_ids[:, None], 0.0)
-    control = (others.sum(-1) ** 2 + (others**2).sum(-1)).sqrt()
-    return entropy, logprob, control
+    rest, squares = others.sum(-1), (others**2).sum(-1)
+    control = (rest**2 + squares).sqrt()
+    # With p_y = 1 − rest, the impurity 1 − Σ p² is rest (2 − rest) − squares, which needs no further pass over p.
+    impurity = (rest * (2 - rest) - squares).clamp_min(0)
+    return entropy, logprob, control, impurity
 
 
 def self_certainty(logits: Float[Tensor, "target vocab"], temperature: float = 1.0) -> Float[Tensor, "target"]:
@@ -129,6 +135,20 @@ def self_certainty(logits: Float[Tensor, "target vocab"], temperature: float = 1
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
     certainty: Tensor = wide.logsumexp(-1) - wide.mean(-1) - math.log(logits.shape[-1])
     return certainty
+
+
+def gini_impurity(logits: Float[Tensor, "target vocab"], temperature: float = 1.0) -> Float[Tensor, "target"]:
+    """Return the Gini impurity 1 − Σ_v p_v² of each distribution p = softmax(logits / temperature), in [0, 1).
+
+    It is the probability that two tokens that are drawn from p differ. It rises with entropy by construction. Its sum
+    Σ p² is part of the norm ‖∂ ln p_y / ∂z‖ (arXiv 2506.12912) and of the token baseline of arXiv 2602.07078.
+    `head_signals` computes the same from sums that it needs anyway.
+
+    >>> round(gini_impurity(torch.zeros(1, 4)).item(), 6)
+    0.75
+    """
+    impurity: Tensor = 1 - (log_probabilities(logits, temperature).exp() ** 2).sum(-1)
+    return impurity
 
 
 @dataclass
@@ -260,7 +280,7 @@ def head_signals(
                 parts.append((*_statistics(log_p, ids), certainty, logits.gather(-1, ids[:, None])[:, 0]))
                 if spec.num_alternatives:
                     tops.append(top_alternatives(log_p, spec.num_alternatives))
-    entropy, logprob, control, certainty, chosen = (torch.cat(column) for column in zip(*parts, strict=True))
+    entropy, logprob, control, impurity, certainty, chosen = (torch.cat(column) for column in zip(*parts, strict=True))
     for row in torch.nonzero(~(entropy.isfinite() & logprob.isfinite())).flatten().tolist():
         raise NonFiniteError(
             f"the logits of target token {row} (id {int(token_ids[row])}) contain NaN or give it no probability. "
@@ -268,4 +288,4 @@ def head_signals(
         )
     whole_seed = torch.cat(seeds) if want_seed else None
     magnitudes = magnitudes_of(model, hidden, before, chosen, token_ids)
-    return HeadSignals(entropy, logprob, control, certainty, magnitudes, whole_seed, joined(tops))
+    return HeadSignals(entropy, logprob, control, certainty, impurity, magnitudes, whole_seed, joined(tops))

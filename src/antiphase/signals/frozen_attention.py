@@ -21,7 +21,7 @@ So a model that does not use the interface is refused, instead of being measured
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -33,6 +33,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from antiphase.errors import UnsupportedModelError
+from antiphase.signals.attention_entropy import mean_over_heads
 
 FROZEN = "antiphase_frozen"
 # The greatest number of attention weights in one block. On a CPU a block must fit into the cache: at 1,024 tokens this
@@ -90,6 +91,8 @@ class AttentionTrace:
         kept: the call of the module `keep`.
         recorded: the collected keys and values of every call.
         num_continued: how many calls used `past`.
+        entropies: the attention modules whose attention entropies are collected. For each of them, the entropies
+            `[batch, row]` of successive blocks of query positions.
     """
 
     keep: nn.Module | None = None
@@ -99,6 +102,7 @@ class AttentionTrace:
     kept: AttentionCall | None = None
     recorded: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     num_continued: int = 0
+    entropies: dict[nn.Module, list[Tensor]] = field(default_factory=dict)
 
     @property
     def continued(self) -> bool:
@@ -115,10 +119,17 @@ _TRACE: ContextVar[AttentionTrace | None] = ContextVar("antiphase_attention_trac
 
 @contextlib.contextmanager
 def tracing(
-    keep: nn.Module | None = None, *, record: bool = False, past: Past | None = None
+    keep: nn.Module | None = None,
+    *,
+    record: bool = False,
+    past: Past | None = None,
+    entropies_of: Iterable[nn.Module] = (),
 ) -> Iterator[AttentionTrace]:
-    """Record the calls of the frozen attention inside the block; the arguments are those of `AttentionTrace`."""
-    trace = AttentionTrace(keep, record, past)
+    """Record the calls of the frozen attention inside the block.
+
+    The arguments are those of `AttentionTrace`; `entropies_of` names the modules in its `entropies`.
+    """
+    trace = AttentionTrace(keep, record, past, entropies={module: [] for module in entropies_of})
     token = _TRACE.set(trace)
     try:
         yield trace
@@ -213,6 +224,7 @@ class _FrozenAttention(torch.autograd.Function):
         past_key: Tensor | None,
         past_value: Tensor | None,
         owner: Tensor | None,
+        entropies: list[Tensor] | None,
     ) -> Tensor:
         whole_key, whole_value = _joined(past_key, owner, key), _joined(past_value, owner, value)
         call = AttentionCall(query, whole_key, whole_value, mask, scaling, softcap)
@@ -221,6 +233,8 @@ class _FrozenAttention(torch.autograd.Function):
         for rows in _blocks(call):
             seen = before + rows.stop
             weights, _ = attention_weights(call, _numbers(rows, query), seen)
+            if entropies is not None:
+                entropies.append(mean_over_heads(weights))
             batch, groups, share, num, _ = weights.shape
             flat = weights.to(value.dtype).reshape(batch, groups, share * num, seen)
             outputs.append((flat @ whole_value[:, :, :seen]).reshape(batch, groups * share, num, -1))
@@ -259,7 +273,7 @@ class _FrozenAttention(torch.autograd.Function):
             q_rows = query[:, :, rows].reshape(batch, groups, share, num, -1)
             d_key.append((own_gain * q_rows).sum(2).to(key.dtype))
             d_value.append((own_weight * d_out).sum(2).to(value.dtype))
-        return torch.cat(d_query, 2), torch.cat(d_key, 2), torch.cat(d_value, 2), *(None,) * 6
+        return torch.cat(d_query, 2), torch.cat(d_key, 2), torch.cat(d_value, 2), *(None,) * 7
 
 
 def _frozen_attention(
@@ -279,7 +293,14 @@ def _frozen_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     past = None if trace is None else _past_of_call(trace, key, attention_mask)
     output: Tensor = _FrozenAttention.apply(  # type: ignore[no-untyped-call]
-        query, key, value, attention_mask, scale, softcap, *(past or (None, None, None))
+        query,
+        key,
+        value,
+        attention_mask,
+        scale,
+        softcap,
+        *(past or (None, None, None)),
+        None if trace is None else trace.entropies.get(module),
     )
     output = output.transpose(1, 2).contiguous()
     if trace is not None:

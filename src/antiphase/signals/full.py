@@ -24,7 +24,7 @@ from antiphase.signals.cells import present
 from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
 from antiphase.signals.entropy import head_signals
 from antiphase.signals.joint import per_length
-from antiphase.signals.norms import factored_norm, shared_factor
+from antiphase.signals.norms import factored_norm, factored_norm_and_rank, shared_factor
 from antiphase.signals.own import head_of_targets
 
 _TARGETS_PER_BLOCK = 16
@@ -65,26 +65,29 @@ def full(
         dtype, counts = torch.promote_types(hidden.dtype, torch.float32), [len(tokens), chunk.num_steps]
         norms = hidden.new_zeros(sum(counts), len(layers), len(spec.projections), dtype=dtype)
         norms[:, ~present(layers, spec.projections).to(norms.device)] = torch.nan
+        ranks = torch.full_like(norms, torch.nan)
         without = dataclasses.replace(spec, num_alternatives=0)
-        for spans in (tokens, steps):
+        for spans, ranks_of in ((tokens, None), (steps, ranks)):
             for block in _blocks(spans):
-                _measure_block(seen, chunk, without, block, factors, norms, tick)
+                _measure_block(seen, chunk, without, block, factors, norms, ranks_of, tick)
     strength, joint = norms.split(counts)
-    scaled = None if chunk.steps is None else per_length(joint, chunk.steps)
-    return ChunkSignals(head, strength, scaled)
+    if chunk.steps is None:
+        return ChunkSignals(head, strength)
+    return ChunkSignals(head, strength, per_length(joint, chunk.steps), effective_rank=ranks[counts[0] :])
 
 
 def joint_of_layers(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
-) -> Tensor | None:
-    """Return the joint strength of every step, `[step, layer, projection]`; None if the chunk has no steps.
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the joint strength and the effective rank of every step, `[step, layer, projection]`; None without steps.
 
     The arguments are those of `full`. No token's own strength is measured.
     """
     if chunk.steps is None:
-        return None
+        return None, None
     nobody = dataclasses.replace(chunk, measured=torch.zeros_like(chunk.measured))
-    return full(model, layers, nobody, dataclasses.replace(spec, num_alternatives=0), tick).joint
+    found = full(model, layers, nobody, dataclasses.replace(spec, num_alternatives=0), tick)
+    return found.joint, found.effective_rank
 
 
 def _token_spans(chunk: Chunk) -> list[_Span]:
@@ -146,9 +149,13 @@ def _measure_block(
     block: list[list[_Span]],
     factors: Sequence[Mapping[ProjectionName, Tensor]],
     norms: Tensor,
+    ranks: Tensor | None,
     tick: Tick,
 ) -> None:
-    """Write the norms of a block's spans into `norms`, `[place, layer, projection]`."""
+    """Write the norms of a block's spans into `norms`, `[place, layer, projection]`.
+
+    Their effective ranks are written into `ranks`, which has the same shape, unless it is None.
+    """
     device = chunk.rows.device
     targets = torch.tensor([t for spans in block for span in spans for t in span.targets], device=device)
     rows, columns = chunk.rows[targets], chunk.columns[targets]
@@ -177,5 +184,10 @@ def _measure_block(
                 projection = layer.projections[name]
                 delta = projection.select(gradients[projection.module][here])
                 factor = factors[place][name][owners, :length]
-                norms[places, place, column] = factored_norm(delta, factor, spec.norm).to(norms.dtype)
+                if ranks is None:
+                    norms[places, place, column] = factored_norm(delta, factor, spec.norm).to(norms.dtype)
+                    continue
+                found, rank = factored_norm_and_rank(delta, factor, spec.norm)
+                norms[places, place, column] = found.to(norms.dtype)
+                ranks[places, place, column] = rank.to(ranks.dtype)
         tick(len(spans))

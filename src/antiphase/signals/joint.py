@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from antiphase.signal_spec import Norm
-from antiphase.signals.norms import factored_norm, shared_factor
+from antiphase.signals.norms import factored_norm_and_rank, shared_factor
 
 # The exponent with which the norm of a sum of gradients grows with the number of tokens.
 GROWTH = 0.9
@@ -75,7 +75,17 @@ class StepFactors:
     ) -> Float[Tensor, "layer step"]:
         """Return the norm of every step's summed gradient, for one projection in several layers.
 
-        The layers are computed together because this keeps a GPU busy.
+        The arguments are those of `norms_and_ranks`.
+        """
+        return self.norms_and_ranks(deltas, inputs, keys)[0]
+
+    def norms_and_ranks(
+        self, deltas: Sequence[Float[Tensor, "target rows"]], inputs: Sequence[Tensor], keys: tuple[int, ...]
+    ) -> tuple[Float[Tensor, "layer step"], Float[Tensor, "layer step"]]:
+        """Return the norms and effective ranks of every step's summed gradient, for one projection in several layers.
+
+        The rank is NaN for a step without targets, and where `factored_norm_and_rank` gives none. The layers are
+        computed together because this keeps a GPU busy.
 
         Args:
             deltas: for each layer, the gradients δ_i at the projection's outputs. The projection must have the same
@@ -88,14 +98,15 @@ class StepFactors:
         delta = torch.stack(list(deltas))
         dtype = torch.promote_types(delta.dtype, torch.float32)
         result = torch.zeros(len(deltas), self.num_steps, dtype=dtype, device=delta.device)
+        ranks = torch.full_like(result, torch.nan)
         for number, (some, where, inside) in enumerate(self._blocks):
             if (keys, number) not in self._factors:
                 chosen = torch.stack([one[where] for one in inputs]) * inside
                 factor = shared_factor(chosen.flatten(0, 1), self.norm)
                 self._factors[keys, number] = factor.unflatten(0, chosen.shape[:2])
-            norms = factored_norm(delta[:, where] * inside, self._factors[keys, number], self.norm)
-            result[:, some] = norms.to(dtype)
-        return result
+            norms, found = factored_norm_and_rank(delta[:, where] * inside, self._factors[keys, number], self.norm)
+            result[:, some], ranks[:, some] = norms.to(dtype), found.to(dtype)
+        return result, ranks
 
     def forget(self) -> None:
         """Drop the factors that `norms` has kept."""

@@ -35,6 +35,7 @@ from antiphase.errors import InvalidInputError
 from antiphase.models.architecture import AttentionLayer, find_layers, modules_of
 from antiphase.models.layouts import Projection
 from antiphase.signal_spec import PROJECTIONS, ProjectionName, SignalSpec
+from antiphase.signals.attention_entropy import mean_over_layers
 from antiphase.signals.capture import Observed, observe
 from antiphase.signals.cells import placed
 from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
@@ -61,7 +62,8 @@ def last_layer(
     if [layer.index for layer in layers] != [find_layers(model).num_layers - 1]:
         raise InvalidInputError("the estimator 'last' measures the last attention layer alone; use layers='last'.")
     layer, tokens = layers[0], dataclasses.replace(chunk, steps=None)
-    with observe(model, layers, freeze_attention=True) as seen, tracing(keep=layer.module) as trace:
+    kept = tracing(keep=layer.module, entropies_of=[layer.module])
+    with observe(model, layers, freeze_attention=True) as seen, kept as trace:
         hidden = seen.hidden(chunk.input_ids, grad=True)
         check_frozen(model, trace)
         assert trace.kept is not None
@@ -70,8 +72,9 @@ def last_layer(
         if bool(chunk.measured.any()):
             norms = _norms(seen, layer, trace.kept, tokens, spec, hidden, seed_of(head, tokens, hidden))
     tick(len(norms))
-    joint = joint_of_layers(model, layers, chunk, spec, tick)
-    return ChunkSignals(head.without_seed(), norms[:, None].detach(), joint)
+    attention = mean_over_layers(trace.entropies, layers)[chunk.rows, chunk.columns - 1]
+    joint, ranks = joint_of_layers(model, layers, chunk, spec, tick)
+    return ChunkSignals(head.without_seed(), norms[:, None].detach(), joint, attention, ranks)
 
 
 def _norms(

@@ -55,20 +55,38 @@ def nuclear_norm(matrix: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, 
     if matrix.dtype == torch.float64:
         exact: Tensor = torch.linalg.svdvals(matrix)
         return exact.sum(-1)
-    return _gram_nuclear_norm(_wide(matrix)).to(matrix)
+    return _gram_nuclear_norm(_wide(matrix))[0].to(matrix)
 
 
-def _gram_nuclear_norm(wide: Tensor) -> Tensor:
-    """Return the nuclear norm of float64 matrices from the eigenvalues of their smaller Gram matrix."""
+def effective_rank(values: Float[Tensor, "*batch value"]) -> Float[Tensor, "*batch"]:
+    """Return the effective rank of matrices with the given singular values σ: exp(−Σ_j s_j ln s_j), s_j = σ_j / Σ σ.
+
+    The source is Roy & Vetterli 2007. arXiv 2504.10766 uses it for gradients. It lies between 1 (one singular value
+    is not 0) and the number of singular values (all are equal). It is NaN for a matrix of zeros.
+
+    >>> effective_rank(torch.tensor([[2.0, 2.0, 0.0], [5.0, 0.0, 0.0]])).tolist()
+    [2.0, 1.0]
+    """
+    shares = values / values.sum(-1, keepdim=True)
+    rank: Tensor = torch.special.entr(shares).sum(-1).exp()
+    return rank
+
+
+def _gram_nuclear_norm(wide: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the nuclear norm of float64 matrices from the eigenvalues of their smaller Gram matrix.
+
+    The second value is the singular values, up to a common factor. It is None if the norm is computed without them.
+    """
     gram = wide @ wide.mT if wide.shape[-2] <= wide.shape[-1] else wide.mT @ wide
     if _multiplies_double(gram.device):
         fast = trace_of_root(gram)
         # On some singular matrices, rounding makes the iteration diverge. The solver below always works.
         if bool(fast.isfinite().all()):
-            return fast
+            return fast, None
     scale = gram.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(torch.finfo(gram.dtype).tiny)
     values: Tensor = torch.linalg.eigvalsh(gram / scale[..., None, None])
-    return values.clamp_min(0).sqrt().sum(-1) * scale.sqrt()
+    roots = values.clamp_min(0).sqrt()
+    return roots.sum(-1) * scale.sqrt(), roots
 
 
 def matrix_norm(matrix: Float[Tensor, "*batch rows columns"], norm: Norm) -> Float[Tensor, "*batch"]:
@@ -147,13 +165,31 @@ def factored_norm(
         factor: the result of `shared_factor` for the inputs A of the same tokens.
         norm: the norm that was given to `shared_factor`.
     """
+    return _factored(delta, factor, norm)[0]
+
+
+def factored_norm_and_rank(
+    delta: Float[Tensor, "*#batch token rows"], factor: Float[Tensor, "*#batch token rank"], norm: Norm
+) -> tuple[Float[Tensor, "*#batch"], Float[Tensor, "*#batch"]]:
+    """Return `factored_norm` of the matrices Δᵀ A, and their `effective_rank`.
+
+    The rank is read from the singular values that the nuclear norm needs. It is NaN if they are not computed: for the
+    other norms, and on a GPU on which the nuclear norm comes from matrix products.
+    """
+    value, values = _factored(delta, factor, norm)
+    return value, torch.full_like(value, torch.nan) if values is None else effective_rank(values).to(value)
+
+
+def _factored(delta: Tensor, factor: Tensor, norm: Norm) -> tuple[Tensor, Tensor | None]:
+    """Return the result of `factored_norm`, and the singular values up to a common factor if they were computed."""
     if norm == "l1":
-        return (delta.to(factor.dtype).mT @ factor).abs().sum((-2, -1))
-    product = _wide(delta).mT @ _wide(factor)
+        return (delta.to(factor.dtype).mT @ factor).abs().sum((-2, -1)), None
+    product, values = _wide(delta).mT @ _wide(factor), None
     if norm == "frobenius":
         result: Tensor = torch.linalg.matrix_norm(product)
     elif delta.dtype == torch.float64:
-        result = torch.linalg.svdvals(product).sum(-1)
+        values = torch.linalg.svdvals(product)
+        result = values.sum(-1)
     else:
-        result = _gram_nuclear_norm(product)
-    return result.to(delta.device, torch.promote_types(delta.dtype, torch.float32))
+        result, values = _gram_nuclear_norm(product)
+    return result.to(delta.device, torch.promote_types(delta.dtype, torch.float32)), values

@@ -24,12 +24,14 @@ from antiphase.signals.cells import placed
 from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
 from antiphase.signals.entropy import (
     HeadSignals,
+    gini_impurity,
     log_probabilities,
     logit_statistics,
     magnitudes_of,
     self_certainty,
 )
 from antiphase.signals.joint import per_length
+from antiphase.signals.norms import effective_rank
 from antiphase.types import Alternatives, Magnitudes
 
 
@@ -109,10 +111,10 @@ def _measure(
     strengths: list[Tensor] = []
     sums: dict[int, Sequence[Tensor]] = {}
 
-    def norms(gradients: Sequence[Tensor]) -> Tensor:
+    def norms(gradients: Sequence[Tensor], measure: Callable[[Projection, Tensor, Norm], Tensor] = _norm) -> Tensor:
         found = [
             {
-                name: _norm(projection, gradients[place[projection.module]], spec.norm)
+                name: measure(projection, gradients[place[projection.module]], spec.norm)
                 for name, projection in layer.projections.items()
                 if name in spec.projections
             }
@@ -144,12 +146,15 @@ def _measure(
     dtype = torch.promote_types(heads[0].entropy.dtype, torch.float32)
     nothing = chunk.rows.new_zeros(len(layers), len(spec.projections), dtype=dtype)
     strength = torch.stack(strengths) if strengths else nothing[None][:0]
-    joint = None
+    joint = ranks = None
     if chunk.steps is not None:
-        steps = [norms(sums[n]) if n in sums else nothing for n in range(chunk.num_steps)]
+        numbers = range(chunk.num_steps)
+        steps = [norms(sums[n]) if n in sums else nothing for n in numbers]
         joint = per_length(torch.stack(steps), chunk.steps)
+        undefined = torch.full_like(nothing, torch.nan)
+        ranks = torch.stack([norms(sums[n], _rank) if n in sums else undefined for n in numbers])
         tick(chunk.num_steps)
-    return ChunkSignals(_joined(heads), strength, joint)
+    return ChunkSignals(_joined(heads), strength, joint, effective_rank=ranks)
 
 
 def _gradients(value: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -175,8 +180,8 @@ def _head(model: nn.Module, seen: _Seen, token_id: Tensor, spec: SignalSpec) -> 
     entropy, logprob, control = logit_statistics(logits, token_id[None], spec.temperature)
     before = None if seen.before_norm is None else seen.before_norm[None]
     magnitudes = magnitudes_of(model, seen.hidden.detach()[None], before, logits[:, token_id], token_id[None])
-    certainty = self_certainty(logits, spec.temperature)
-    return HeadSignals(entropy, logprob, control, certainty, magnitudes, None, _first(logits, spec))
+    certainty, impurity = self_certainty(logits, spec.temperature), gini_impurity(logits, spec.temperature)
+    return HeadSignals(entropy, logprob, control, certainty, impurity, magnitudes, None, _first(logits, spec))
 
 
 def _joined(heads: Sequence[HeadSignals]) -> HeadSignals:
@@ -192,6 +197,7 @@ def _joined(heads: Sequence[HeadSignals]) -> HeadSignals:
         logprob=of("logprob", heads),
         logprob_control=of("logprob_control", heads),
         self_certainty=of("self_certainty", heads),
+        impurity=of("impurity", heads),
         magnitudes=Magnitudes(*(of(part.name, magnitudes) for part in dataclasses.fields(Magnitudes))),
         alternatives=joined(tops),
     )
@@ -254,14 +260,26 @@ def _differentiable(weights: Sequence[Tensor]) -> Iterator[None]:
 
 def _norm(projection: Projection, gradient: Tensor, norm: Norm) -> Tensor:
     """Return the norm of one projection's part of the gradient at a module's weight."""
-    gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
-    if projection.features is not None:
-        # The weight of Linear is [features, inputs]; that of GPT-2's Conv1D is the transpose.
-        axis = 0 if isinstance(_base(projection.module), nn.Linear) else 1
-        gradient = gradient.index_select(axis, projection.features.to(gradient.device))
+    gradient = _part(projection, gradient)
     if norm == "l1":
         return gradient.abs().sum()
     result: Tensor = (
         torch.linalg.matrix_norm(gradient) if norm == "frobenius" else torch.linalg.svdvals(gradient).sum()
     )
     return result
+
+
+def _rank(projection: Projection, gradient: Tensor, norm: Norm) -> Tensor:
+    """Return the effective rank of one projection's part of the gradient; NaN if the norm is not nuclear."""
+    rank = effective_rank(torch.linalg.svdvals(_part(projection, gradient)))
+    return rank if norm == "nuclear" else torch.full_like(rank, torch.nan)
+
+
+def _part(projection: Projection, gradient: Tensor) -> Tensor:
+    """Return one projection's part of the gradient at a module's weight, in float32 or wider."""
+    gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+    if projection.features is not None:
+        # The weight of Linear is [features, inputs]; that of GPT-2's Conv1D is the transpose.
+        axis = 0 if isinstance(_base(projection.module), nn.Linear) else 1
+        gradient = gradient.index_select(axis, projection.features.to(gradient.device))
+    return gradient

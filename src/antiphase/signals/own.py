@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from antiphase.errors import UnsupportedModelError
 from antiphase.models.architecture import AttentionLayer, find_attention, modules_of
 from antiphase.signal_spec import SignalSpec
+from antiphase.signals.attention_entropy import mean_over_layers
 from antiphase.signals.capture import Capture, Observed, observe
 from antiphase.signals.cells import placed
 from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
@@ -53,8 +54,9 @@ def own(
         tick: a function that is called with the number of targets and steps that were measured since its last call.
 
     Returns:
-        The signals: strength `[measured, layer, projection]` and, if the chunk has steps, joint strength
-        `[step, layer, projection]`. Norms are accumulated in float32 or wider.
+        The signals: strength `[measured, layer, projection]` and attention entropy `[target]`. If the chunk has steps,
+        there are also joint strength and effective rank `[step, layer, projection]`. Norms are accumulated in float32
+        or wider.
 
     Raises:
         UnsupportedModelError: positions influence each other outside the attention that `frozen_attention` replaces.
@@ -67,10 +69,11 @@ def own(
         """Measure the targets of one pass over some positions of the rows."""
         check_frozen(model, trace)
         head = head_of_targets(seen, part, spec, hidden, want_seed=True)
-        strength, joint = _strength(seen.capture, layers, part, spec, hidden, seed_of(head, part, hidden))
+        strength, joint, ranks = _strength(seen.capture, layers, part, spec, hidden, seed_of(head, part, hidden))
+        attention = mean_over_layers(trace.entropies, layers)[part.rows, part.columns - 1]
         seen.capture.clear()
         tick(len(strength) + part.num_steps)
-        return ChunkSignals(head.without_seed(), strength, joint)
+        return ChunkSignals(head.without_seed(), strength, joint, attention, ranks)
 
     with observe(model, layers, freeze_attention=True) as seen:
         return ChunkSignals.joined(run_in_passes(seen, chunk, measure))
@@ -157,8 +160,11 @@ class Unasked:
 
 def _strength(
     capture: Capture, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, hidden: Tensor, seed: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """Return the strength of every measured target and the joint strength of every step (None without steps)."""
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return the strength of every measured target, and the joint strength and effective rank of every step.
+
+    Without steps, the last two are None.
+    """
     at = (chunk.rows[chunk.seeded], chunk.columns[chunk.seeded] - 1)
     measured = chunk.measured[chunk.seeded]
     modules = modules_of(layers, spec.projections)
@@ -186,11 +192,14 @@ def _strength(
         others_follow = place + 1 < len(layers) and layers[place + 1].projections.keys() == layer.projections.keys()
         if not others_follow or len(group) == _layers_at_once(terms):
             columns = dict(zip(names, _joint(steps, group).unbind(-1), strict=True)) if terms else {}
-            joints.append(placed(columns, spec.projections, like.new_empty(chunk.num_steps, len(group))))
+            joints.append(placed(columns, spec.projections, like.new_empty(2, chunk.num_steps, len(group))))
             group = []
     unasked.check()
-    joint = None if chunk.steps is None else per_length(torch.cat(joints, 1), chunk.steps).detach()
-    return torch.stack(norms, 1).detach(), joint
+    strength = torch.stack(norms, 1).detach()
+    if chunk.steps is None:
+        return strength, None, None
+    joint, ranks = torch.cat(joints, 2).detach().unbind(0)
+    return strength, per_length(joint, chunk.steps), ranks
 
 
 @dataclass(frozen=True)
@@ -219,14 +228,18 @@ def _layers_at_once(terms: Sequence[_Term]) -> int:
     return max(1, _GROUP_ELEMENTS // max(1, largest))
 
 
-def _joint(steps: StepFactors, group: Sequence[Sequence[_Term]]) -> Float[Tensor, "step layer projection"]:
-    """Return the norms of the steps' gradients in several layers; each layer gives one term per projection."""
+def _joint(steps: StepFactors, group: Sequence[Sequence[_Term]]) -> Float[Tensor, "two step layer projection"]:
+    """Return the norms and the effective ranks of the steps' gradients in several layers.
+
+    Each layer gives one term per projection.
+    """
     alike = {tuple((term.delta.shape, term.inputs.shape) for term in terms) for terms in group}
     if len(alike) > 1:
-        return torch.cat([_joint(steps, [terms]) for terms in group], 1)
+        return torch.cat([_joint(steps, [terms]) for terms in group], 2)
     columns = []
     for terms in zip(*group, strict=True):
         keys = tuple(term.key for term in terms)
-        columns.append(steps.norms([term.delta for term in terms], [term.inputs for term in terms], keys))
+        found = steps.norms_and_ranks([term.delta for term in terms], [term.inputs for term in terms], keys)
+        columns.append(torch.stack(found))
     steps.forget()
-    return torch.stack(columns, -1).transpose(0, 1)
+    return torch.stack(columns, -1).transpose(1, 2)

@@ -111,15 +111,17 @@ class _KeysAndValues:
             The final hidden states of these positions, and the trace of the attention calls.
         """
         self._move_latest()
+        attention = [layer.module for layer in seen.layers] if grad else []
         if self.filled == 0:
-            with tracing(record=True) as trace:
+            with tracing(record=True, entropies_of=attention) as trace:
                 hidden = seen.hidden(input_ids, grad=grad)
         else:
             device = input_ids.device
             past = tuple((key[:, :, : self.filled], value[:, :, : self.filled]) for key, value in self.calls)
             first = torch.zeros(1, dtype=torch.long, device=device)
             positions = torch.arange(self.filled, self.filled + input_ids.shape[1], device=device)[None]
-            with tracing(record=True, past=Past(past, first, first + self.filled)) as trace:
+            before = Past(past, first, first + self.filled)
+            with tracing(record=True, past=before, entropies_of=attention) as trace:
                 hidden = seen.hidden(input_ids, grad=grad, positions=positions)
             check_continued(seen.model, trace)
         self.latest = trace.recorded

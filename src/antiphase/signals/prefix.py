@@ -154,7 +154,7 @@ def run(seen: Observed, chunk: Chunk, *, grad: bool) -> tuple[Tensor, AttentionT
         UnsupportedModelError: the model did not make an attention mask that covers the prefixes.
     """
     if chunk.prefix is None:
-        with tracing() as trace:
+        with tracing(entropies_of=[layer.module for layer in seen.layers]) as trace:
             return seen.hidden(chunk.inputs, grad=grad), trace
     hidden, trace = _continue(seen, chunk.inputs, chunk.lengths, chunk.prefix, grad=grad)
     check_continued(seen.model, trace)
@@ -180,7 +180,7 @@ def _continue(
     # Padding gets the position of its row's last token. A later position may have no embedding, or change the RoPE.
     last = torch.tensor(lengths, device=inputs.device)[:, None] - 1
     place = torch.arange(inputs.shape[1], device=inputs.device).expand_as(inputs).minimum(last)
-    with tracing(past=past) as trace:
+    with tracing(past=past, entropies_of=[layer.module for layer in seen.layers]) as trace:
         return seen.hidden(inputs, grad=grad, positions=place + prefix.lengths[:, None]), trace
 
 

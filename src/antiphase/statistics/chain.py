@@ -45,6 +45,9 @@ _CONTROLS = {
     "position": "position",
     "frequency": "frequency",
 }
+# The controls that were added later. They are correlated apart from those above, whose numbers therefore stay bitwise
+# what they were.
+LATER_CONTROLS = ("surprisal", "impurity", "attention_entropy")
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,8 @@ def controls(
 
     Args:
         columns: `entropy`, `strength`, `logprob_control`, `unembedding_norm` and `position`, with one value for each
-            token. If a column is missing or all NaN, its correlations are undefined.
+            token. There may also be `surprisal` (−ln p of the token), `impurity` (1 − Σ p²) and `attention_entropy`.
+            If a column is missing or all NaN, its correlations are undefined.
         clusters: the prompt that each token belongs to.
         token_ids: the id of each token. The frequency of the id among all tokens is one of the controls.
         unit: what a pair of values belongs to: `token` or `type` (a distinct token id).
@@ -206,33 +210,37 @@ def controls(
 
     Returns:
         Values for JSON, with an entry for each of the controls `logprob`, `unembedding_norm`, `position` and
-        `frequency`. An entry has three rank correlations: `entropy` and `strength` are those of the control with these
-        series, and `partial` is that of entropy and strength with the control held fixed. The entry `together` has
-        only `partial`, with the last three controls held fixed at once. Each correlation has `value`, `low` and
+        `frequency`, and for each of `surprisal`, `impurity` and `attention_entropy` that the columns hold. An entry
+        has three rank correlations: `entropy` and `strength` are those of the control with these series, and `partial`
+        is that of entropy and strength with the control held fixed. The entry `together` has only `partial`, with
+        `unembedding_norm`, `position` and `frequency` held fixed at once. Each correlation has `value`, `low` and
         `high`.
 
-        The control `logprob` is computed from the same distribution as the entropy and rises with it by construction.
-        Its `partial` therefore says little.
+        The controls `logprob`, `surprisal` and `impurity` are computed from the same distribution as the entropy and
+        rise with it by construction. Their `partial` therefore says little.
     """
     with_frequency = {**columns, "frequency": frequency(token_ids).double()}
-    joint = _Columns(
-        with_frequency,
-        ["entropy", "strength", *_CONTROLS.values()],
-        clusters,
-        unit=unit,
-        token_ids=token_ids,
-        min_tokens=min_tokens,
-        num_resamples=num_resamples,
-        seed=seed,
-    )
-    found = {
-        name: {
-            "entropy": interval_dict(joint.correlation(column, "entropy")),
-            "strength": interval_dict(joint.correlation(column, "strength")),
-            "partial": interval_dict(joint.correlation("entropy", "strength", [column])),
-        }
-        for name, column in _CONTROLS.items()
-    }
+    options = {"unit": unit, "token_ids": token_ids, "num_resamples": num_resamples, "seed": seed}
+
+    def together(wanted: Sequence[str]) -> _Columns:
+        both = ["entropy", "strength", *wanted]
+        return _Columns(with_frequency, both, clusters, min_tokens=min_tokens, **options)
+
+    joint = together(list(_CONTROLS.values()))
+    found = {name: _of_control(joint, column) for name, column in _CONTROLS.items()}
     held = [column for name, column in _CONTROLS.items() if name != "logprob" and column in joint.place]
     found["together"] = {"partial": interval_dict(joint.correlation("entropy", "strength", held))}
+    later = [name for name in LATER_CONTROLS if name in columns]
+    if later:
+        joint = together(later)
+        found |= {name: _of_control(joint, name) for name in later}
     return found
+
+
+def _of_control(joint: _Columns, column: str) -> dict[str, dict[str, float | None]]:
+    """Return the three correlations of one control, as `controls` describes them."""
+    return {
+        "entropy": interval_dict(joint.correlation(column, "entropy")),
+        "strength": interval_dict(joint.correlation(column, "strength")),
+        "partial": interval_dict(joint.correlation("entropy", "strength", [column])),
+    }

@@ -15,7 +15,6 @@ import numpy as np
 
 from antiphase.evaluation.benchmark import benchmark
 from antiphase.evaluation.comparison import (
-    ACROSS,
     Comparison,
     associations,
     compare_entrants,
@@ -26,7 +25,8 @@ from antiphase.evaluation.comparison import (
 )
 from antiphase.evaluation.entrants import Entrant, SeedRun
 from antiphase.evaluation.entries import Options
-from antiphase.evaluation.task_metrics import SCORES, rollout_score
+from antiphase.evaluation.rivals import ACROSS
+from antiphase.runs.rivals import LATER, SCORES, rollout_score
 from antiphase.runs.units import headline_entry, headline_of, interval_of
 from antiphase.statistics.estimate import mean_interval
 from antiphase.statistics.ranking import problem_aurocs
@@ -245,7 +245,7 @@ def _across(points: Sequence[dict[str, Any]], options: Options) -> dict[str, Any
     }
     return {
         "by_group": by_group,
-        "mean": {name: _mean_association(by_group, name) for name in ACROSS},
+        "mean": {name: _mean_association(by_group, name) for name in ACROSS if all(name in p for p in points)},
         "all": associations(points, [point["lineage"] for point in points], options),
     }
 
@@ -275,6 +275,8 @@ def _scores(cells: Sequence[DoneCell]) -> dict[str, Any]:
             found[name].setdefault(lineage, []).extend(areas[~np.isnan(areas)].tolist())
     summary = {}
     for name, lineages in found.items():
+        if name in LATER and not any(lineages.values()):
+            continue
         means = np.array([np.mean(values) if values else math.nan for values in lineages.values()])
         summary[name] = {
             **mean_interval(means).to_dict(),

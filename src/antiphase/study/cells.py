@@ -37,7 +37,10 @@ COLUMNS = (
     "logprob_mean", "self_certainty_mean",
 )  # fmt: skip
 # These columns are kept too if the evaluation has them.
-UNIT_COLUMNS = ("num_steps", "spearman_token", "spearman_type", "spearman_step", "spearman_given_length")
+UNIT_COLUMNS = (
+    "num_steps", "spearman_token", "spearman_type", "spearman_step", "spearman_given_length", "impurity_mean",
+    "attention_entropy_mean", "unembedding_norm_mean", "effective_rank_mean",
+)  # fmt: skip
 
 
 class CellError(AntiphaseError, RuntimeError):

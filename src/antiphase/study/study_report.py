@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from antiphase.errors import InvalidInputError
-from antiphase.evaluation.comparison import ACROSS
 from antiphase.evaluation.comparison_formats import (
     ACROSS_NOTE,
     HEADER,
@@ -22,8 +21,9 @@ from antiphase.evaluation.comparison_formats import (
     markdown_table,
     notes_of,
 )
-from antiphase.evaluation.task_metrics import SCORES
+from antiphase.evaluation.rivals import ACROSS
 from antiphase.evaluation.text_tables import share_text
+from antiphase.runs.rivals import SCORES
 from antiphase.runs.table_text import interval_text, signed
 from antiphase.study.analysis import Findings, analyse
 from antiphase.study.definition import Study
@@ -163,6 +163,8 @@ def _across(findings: Findings) -> list[str]:
     """Return the section that relates inversion to accuracy, as paragraphs."""
     rows = []
     for name, what in ACROSS.items():
+        if name not in findings.across["mean"]:
+            continue
         mean, overall = findings.across["mean"][name], findings.across["all"].get(name)
         p_value = None if overall is None else overall["p_value"]
         rows.append(
@@ -189,8 +191,8 @@ def _across(findings: Findings) -> list[str]:
 def _scores(findings: Findings) -> list[str]:
     """Return the section on telling right from wrong rollouts, as paragraphs."""
     rows = [
-        [name, what, share_text(findings.scores[name]), str(findings.scores[name]["num_problems"])]
-        for name, what in SCORES.items()
+        [name, SCORES[name].what, share_text(found), str(found["num_problems"])]
+        for name, found in findings.scores.items()
     ]
     return [
         "## Right from wrong rollouts of the same problem",

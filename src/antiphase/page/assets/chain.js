@@ -19,7 +19,11 @@ const LINK_WORDS = {
 const CONTROL_NAMES = {
   logprob: "‖∂ ln p/∂z‖, which follows entropy by construction", unembedding_norm: "‖w‖, the length of the token's output vector",
   position: "place of the token in the completion", frequency: "how often the token occurs in this run", together: "‖w‖, place and frequency together",
+  surprisal: "−ln p of the token", impurity: "1 − Σ p², the Gini impurity", attention_entropy: "entropy of the attention weights",
 };
+
+// These controls are functions of the distribution whose entropy is H.
+const SAME_DISTRIBUTION = ["logprob", "surprisal", "impurity"];
 
 const decided = ({ value, low, high }) => [value, low, high].every(Number.isFinite) && (low > 0 || high < 0);
 
@@ -34,7 +38,7 @@ function controlSentence(name, control, rho) {
   const { partial } = control, held = name === "together" ? "them" : "it";
   if (partial.value === null) return `With ${held} held fixed, ρ is undefined.`;
   const after = !decided(partial) ? "cannot be told from 0" : Math.sign(partial.value) === Math.sign(rho?.value ?? 0) ? "keeps its sign" : "has the other sign";
-  return `With ${held} held fixed, ρ ${after}.${name === "logprob" ? " This says little, because the control is a function of the same distribution." : ""}`;
+  return `With ${held} held fixed, ρ ${after}.${SAME_DISTRIBUTION.includes(name) ? " This says little, because the control is a function of the same distribution." : ""}`;
 }
 
 const seriesName = (name) => SERIES[name] ?? visible(name, 40);

@@ -1,0 +1,30 @@
+"""Make the tables of a probe's page that correlate ι (ι = −ρ, the inversion) with its rivals over the rollouts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from antiphase.page.document import Table
+from antiphase.runs.rivals import SCORES
+from antiphase.runs.table_text import with_interval
+
+HEADER = ("number of a rollout", "what it is", "source", "rank correlation with ι [95 %]", "rollouts")
+NOTE = (
+    "The table shows what else ranks the rollouts as ι does; intervals are over prompts. A probe knows no right "
+    "answers, so it cannot say whether ι or one of these numbers tells right from wrong: an evaluation can. A rollout "
+    "that is too short for a ρ of its own has no ι and is left out."
+)
+
+
+def rival_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """Return a table for each result of a probe in which some rival is correlated with ι."""
+    tables = []
+    for result in results:
+        known = {name: entry for name, entry in result.get("rivals", {}).items() if entry["value"] is not None}
+        rows = [
+            [name, SCORES[name].what, SCORES[name].source or "—", with_interval(entry), str(entry["num_rollouts"])]
+            for name, entry in known.items()
+        ]
+        if rows:
+            title = f"other numbers beside ι: {result['model']}, {result['estimator']}"
+            tables.append(Table(title, HEADER, rows, [NOTE]))
+    return tables

@@ -1,0 +1,46 @@
+"""Compute the entropy of the attention weights, a control beside the entropy of the next token (arXiv 2605.07660).
+
+For a query position i of one head, with the attention weights α_it over the positions t that it sees,
+
+    H_i = −Σ_t α_it ln α_it   (in nats; 0 if all weight is on one position, ln i if it is even over i positions).
+
+Our reading: we know only the abstract of the paper, which does not say over what it averages. The value of a token is
+the mean over all query heads and all measured layers, at the position that predicts the token.
+
+The frozen attention computes the weights in blocks and passes each block to this module, so there is no further
+forward pass, and the weights are never kept. They are those that the model uses, with its mask, sliding window, scale
+and softcap.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from antiphase.models.architecture import AttentionLayer
+
+
+def mean_over_heads(weights: Float[Tensor, "batch group share row key"]) -> Float[Tensor, "batch row"]:
+    """Return the entropy of the attention weights of each query position, in nats, as the mean over the heads.
+
+    Args:
+        weights: the attention weights, as `attention_weights` returns them. A weight of 0 contributes 0.
+
+    >>> mean_over_heads(torch.tensor([[[[[1.0, 0.0]], [[0.5, 0.5]]]]])).mul(2).exp().item()
+    2.0
+    """
+    entropies: Tensor = torch.special.entr(weights).sum(-1)
+    return entropies.mean((1, 2))
+
+
+def mean_over_layers(
+    entropies: Mapping[nn.Module, Sequence[Tensor]], layers: Sequence[AttentionLayer]
+) -> Float[Tensor, "batch row"]:
+    """Return the attention entropies of each query position, as the mean over the measured layers.
+
+    Args:
+        entropies: for each attention module, the entropies of successive blocks of query positions.
+        layers: the measured layers. The modules of all of them are in `entropies`.
+    """
+    return torch.stack([torch.cat(list(entropies[layer.module]), dim=1) for layer in layers]).mean(0)
