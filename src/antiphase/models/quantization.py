@@ -14,7 +14,7 @@ import contextlib
 import importlib.util
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import torch
@@ -24,6 +24,7 @@ from antiphase.devices import says_out_of_memory
 from antiphase.errors import ModelNotFoundError, UnsupportedModelError, first_line
 
 _TOLERANCE = 0.1
+GGUF = "GGUF"
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Quantization:
     @property
     def label(self) -> str:
         """The name of the quantisation in messages, such as `GPTQ (4 bit)`."""
-        name = _KINDS[self.method].label if self.method in _KINDS else self.method
+        name = GGUF if self.method == GGUF.lower() else self.method
+        name = _KINDS[self.method].label if self.method in _KINDS else name
         return name if self.bits is None else f"{name} ({self.bits} bit)"
 
 
@@ -87,6 +89,14 @@ def quantization_of(config: Any) -> Quantization | None:
     method = str(getattr(named, "value", named))
     bits = 4 if four else 8 if eight else stored.get("bits")
     return Quantization(method, bits if isinstance(bits, int) else None, bool(stored.get("dequantize")))
+
+
+def quantization_facts(found: Quantization | None) -> dict[str, Any]:
+    """Return the entry `quantization` of a summary as `{"quantization": …}`; empty if the weights are not quantised.
+
+    The entry holds `method`, `bits` (None if unknown) and `dequantized`, as in `Quantization`.
+    """
+    return {} if found is None else {"quantization": asdict(found)}
 
 
 def prepare_config(name: str, config: Any) -> Quantization | None:

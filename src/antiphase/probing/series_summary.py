@@ -15,7 +15,7 @@ from antiphase.page.building import facts_of
 from antiphase.page.document import Document, Run, Table, Training, joined
 from antiphase.probing.fingerprint import Fingerprint
 from antiphase.probing.series_folder import TRAJECTORY, SeriesFolder
-from antiphase.runs.table_text import aligned, layers_note, signed, with_interval, wrapped
+from antiphase.runs.table_text import aligned, layers_note, quantization_note, signed, with_interval, wrapped
 from antiphase.runs.units import by_unit, headline_of
 from antiphase.signal_spec import UNITS, Unit
 
@@ -62,7 +62,7 @@ def summarize_series(folder: SeriesFolder) -> dict[str, Any]:
                         **{key: result[key] for key in _KEPT},
                         "units": by_unit(result),
                         **_segments(result),
-                        **({"left_out": result["left_out"]} if "left_out" in result else {}),
+                        **{key: result[key] for key in ("quantization", "left_out") if key in result},
                     }
                     for result in folder.run_of(member).read_summary()["results"]
                 ],
@@ -256,8 +256,8 @@ class CheckpointSeries:
                 f"rollouts, of {first['num_rollouts']}, too short or constant for a ρ of their own by "
                 f"{' / '.join(self._order())}: {', '.join(undefined)}."
             )
-        layers = layers_note(first)
-        return [*notes, *([] if layers is None else [layers]), *self.summary.get("notes", [])]
+        facts = [note for note in (quantization_note(first), layers_note(first)) if note is not None]
+        return [*notes, *facts, *self.summary.get("notes", [])]
 
     def __str__(self) -> str:
         return "\n".join(["", *aligned(self._header(), self._cells()), "", *wrapped(self._notes(), _WIDTH)])

@@ -4,6 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from antiphase.models.quantization import Quantization
 from antiphase.runs.units import by_unit
 from antiphase.signal_spec import PARTS, Part
 
@@ -114,6 +115,16 @@ def ends_note(result: Mapping[str, Any]) -> str | None:
         f"{count:,} given {'rollout does' if count == 1 else 'rollouts do'} not end with an end token of the model, "
         "so where the model stops is not measured there."
     )
+
+
+def quantization_note(result: Mapping[str, Any]) -> str | None:
+    """Return a note that says how the weights of a model are quantised; None if they are not quantised."""
+    found = result.get("quantization")
+    if found is None:
+        return None
+    quantization = Quantization(**found)
+    how = "dequantised for the measurement" if quantization.dequantized else "measured as they are"
+    return f"the weights are quantised with {quantization.label}, and they are {how}."
 
 
 def layers_note(result: Mapping[str, Any]) -> str | None:
