@@ -173,6 +173,8 @@ FAMILIES = {
     "Qwen3-MoE": ("qwen3_moe", _EXPERTS),
     "Mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}),
     "OLMoE": ("olmoe", {"num_experts": 4, "num_experts_per_tok": 2}),
+    "DiffLlama": ("diffllama", {}),
+    "Doge": ("doge", {"keep_window_size": 4}),
     "gpt-oss": (
         "gpt_oss",
         {
@@ -188,6 +190,8 @@ DEFINITION = {"own": "oracle-own", "last": "oracle", "full": "oracle"}
 _REASONS = {
     r"outside softmax attention": "positions also mix outside attention",
     r"attends with 's_aux'": "attention sinks",
+    r"attends twice": "two attentions in one layer",
+    r"computes its attention mask": "a mask with a gradient",
     r"layer \d+ of \d+ has no softmax attention": "the last layer has no softmax attention",
     r"have the same attention weights": "several layers share one attention",
     r"no (attention )?projections that antiphase knows": "its projections follow no known layout",
