@@ -136,7 +136,7 @@ def pure_double() -> Iterator[None]:
     def keep_float(self, *args, **kwargs):
         if self.dtype == torch.float64:
             return self
-        # RoPE of transformers before 5.16 multiplies frequencies by whole positions that it makes float32.
+        # RoPE of older transformers multiplies frequencies by whole positions that it makes float32.
         return to_float(self, *args, **kwargs) if self.is_floating_point() else self.double()
 
     def keep_softmax(x, *args, **kwargs):

@@ -125,8 +125,8 @@ def _expanded(text: str, notes: list[str], *, alone: bool) -> list[_Item]:
         return _of_folder(path, notes, alone=alone)
     if is_gguf(text):
         raise InvalidInputError(
-            f"{text!r} is a GGUF file, which does not say at which step of a training it was saved, so it cannot be one "
-            "of the checkpoints. Measure GGUF files as models: antiphase probe A.gguf B.gguf."
+            f"{text!r} is a GGUF file, which does not say at which step of a training it was saved, so it cannot be "
+            "one of the checkpoints. Measure GGUF files as models: antiphase probe A.gguf B.gguf."
         )
     if path.exists():
         raise InvalidInputError(f"{text!r} is a file. Name a folder with checkpoints.")

@@ -127,9 +127,7 @@ def model_facts(loaded: LoadedModel, prompt_ids: Sequence[int], specs: Sequence[
 
 
 def given_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts that only some models have: how the weights are quantised, the layers left out, and the
-    number of rollouts without an end token.
-    """
+    """Return the facts that only some models have: quantisation, layers left out, rollouts without an end token."""
     return {key: facts[key] for key in ("quantization", "left_out", "num_without_end") if key in facts}
 
 

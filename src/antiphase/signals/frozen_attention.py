@@ -295,14 +295,12 @@ def _frozen_attention(
     return output, None
 
 
-def _check_call(
-    module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, extras: Mapping[str, Any]
-) -> None:
+def _check_call(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, extras: Mapping[str, Any]) -> None:
     """Raise UnsupportedModelError if a module calls the attention in a way that has no formula here."""
     if mask is not None and mask.requires_grad:
         raise UnsupportedModelError(
-            f"{type(module).__name__} computes its attention mask from the hidden states, and the estimators 'own' and "
-            "'last' do not differentiate this mask. Use the estimator 'full'."
+            f"{type(module).__name__} computes its attention mask from the hidden states, and the estimators 'own' "
+            "and 'last' do not differentiate this mask. Use the estimator 'full'."
         )
     for name in ("s_aux", "position_bias", "alibi"):
         if extras.get(name) is not None:
