@@ -76,13 +76,13 @@ $(VENV)/.lm-eval: pyproject.toml constraints.txt $(VENV)/.dev | $(BIN)/python
 test-lm-eval: $(VENV)/.lm-eval ## compare antiphase eval with lm-eval, which this installs (about 5 minutes)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/evaluation/test_lm_eval.py -m slow
 
-# The lowest versions that pyproject.toml allows. On Linux this installs PyTorch with CUDA (about 3 GB).
+# The lowest versions that pyproject.toml allows, without compressed-tensors, which needs a newer PyTorch. On Linux this installs PyTorch with CUDA (about 3 GB).
 LOWEST := $(VENV)-lowest
 $(LOWEST)/.done: pyproject.toml constraints.txt constraints-lowest.txt
 	rm -rf $(LOWEST) && $(PYTHON) -m venv $(LOWEST)
 	grep -E '^(beartype|hypothesis|pytest|pytest-xdist|psutil)==' constraints.txt > $(LOWEST)/tools.txt
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt \
-		-r $(LOWEST)/tools.txt scikit-learn -e '.[demo,eval,quantized,train]'
+		-r $(LOWEST)/tools.txt scikit-learn bitsandbytes -e '.[demo,eval,train]'
 	@touch $@
 
 # Old versions warn of what has changed since, so a warning is no error here.

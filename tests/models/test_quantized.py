@@ -94,7 +94,7 @@ def test_summaries_and_tables_name_the_quantisation(kind, method, bits, note, ba
     quiet = {"progress": False, "figures": False, "report": False}
     found = antiphase.probe(path, rollouts=rows, out=tmp_path / "run", **quiet)
     evaluated = antiphase.evaluate(
-        path, tasks="sums", limit=2, samples=1, max_new_tokens=8, out=tmp_path / "eval", **quiet
+        path, tasks="gsm8k", num_problems=2, samples=1, max_new_tokens=8, out=tmp_path / "eval", **quiet
     )
     for run in (found, evaluated):
         result, shown = run.summary["results"][0], " ".join(str(run).split())
