@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTR
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo eval train study test test-quick test-slow test-lm-eval check docs notebook bench bench-train bench-refusals gpu-dry build wheel-test clean
+.PHONY: help demo eval train study test test-quick test-slow test-lm-eval test-lowest check docs notebook bench bench-train bench-refusals gpu-dry build wheel-test clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -76,6 +76,21 @@ $(VENV)/.lm-eval: pyproject.toml constraints.txt $(VENV)/.dev | $(BIN)/python
 test-lm-eval: $(VENV)/.lm-eval ## compare antiphase eval with lm-eval, which this installs (about 5 minutes)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/evaluation/test_lm_eval.py -m slow
 
+# The lowest versions that pyproject.toml allows, without compressed-tensors, which needs a newer PyTorch. On Linux this installs PyTorch with CUDA (about 3 GB).
+LOWEST := $(VENV)-lowest
+$(LOWEST)/.done: pyproject.toml constraints.txt constraints-lowest.txt
+	rm -rf $(LOWEST) && $(PYTHON) -m venv $(LOWEST)
+	grep -E '^(beartype|hypothesis|pytest|pytest-xdist|psutil)==' constraints.txt > $(LOWEST)/tools.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt \
+		-r $(LOWEST)/tools.txt scikit-learn bitsandbytes -e '.[demo,eval,train]'
+	@touch $@
+
+# Old versions warn of what has changed since, so a warning is no error here.
+test-lowest: $(LOWEST)/.done ## run the tests that meet other packages, with the lowest versions that are allowed
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -W default \
+		tests/data tests/models tests/probing tests/rollouts tests/statistics tests/signals/test_estimators.py \
+		tests/signals/test_families.py tests/training/test_trainer.py tests/training/test_training_parts.py
+
 check: $(VENV)/.dev ## lint, formatting, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -114,4 +129,4 @@ wheel-test: build ## install the wheel in an empty environment and use it
 	cd / && $(CURDIR)/$(VENV)-wheel/bin/python $(CURDIR)/.ci/wheel_smoke.py
 
 clean: ## remove the virtual environment and the caches
-	rm -rf $(VENV) $(VENV)-wheel dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-wheel $(VENV)-lowest dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

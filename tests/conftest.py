@@ -134,7 +134,10 @@ def pure_double() -> Iterator[None]:
         return self if self.dtype == torch.float64 and narrows else to(self, *args, **kwargs)
 
     def keep_float(self, *args, **kwargs):
-        return self if self.dtype == torch.float64 else to_float(self, *args, **kwargs)
+        if self.dtype == torch.float64:
+            return self
+        # RoPE of older transformers multiplies frequencies by whole positions that it makes float32.
+        return to_float(self, *args, **kwargs) if self.is_floating_point() else self.double()
 
     def keep_softmax(x, *args, **kwargs):
         if x.dtype == torch.float64:

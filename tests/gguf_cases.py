@@ -46,12 +46,13 @@ def save_gguf(folder):
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
-    words = [*sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get), "th"]
+    words = [*sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get), "th", "er"]
     words += [f"<unused{i}>" for i in range(config.vocab_size - len(words))]
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(words)
     writer.add_token_types([3 if word[0] == "<" and len(word) > 1 else 1 for word in words])
-    writer.add_token_merges(["t h"])
+    # Older transformers read a list of one merge wrongly.
+    writer.add_token_merges(["t h", "e r"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_pad_token_id(0)

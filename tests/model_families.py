@@ -73,6 +73,27 @@ FAMILIES = {
         },
     ),
     "Qwen3.5": ("qwen3_5_text", {"num_hidden_layers": 4, "layer_types": _MIXED, **_DELTA}),
+    "Qwen4-Exp": (
+        "qwen4_exp_text",
+        {
+            "num_hidden_layers": 4,
+            "layer_types": _MIXED,
+            "shared_expert_intermediate_size": 16,
+            "hc_count": 2,
+            "hc_lowrank": 4,
+            # Each query attends to four tokens of its choice, and to the tokens of the last incomplete block.
+            "indexer_n_heads": 2,
+            "indexer_kv_heads": 1,
+            "indexer_head_dim": 6,
+            "indexer_budget": 4,
+            "indexer_compress_ratio": 2,
+            "ple_layer_ids": [1],
+            "ngram_vocab_size_base": 50,
+            "heads_per_ngram": 2,
+            **_DELTA,
+            **_EXPERTS,
+        },
+    ),
     "Qwen3-Next": (
         "qwen3_next",
         {
@@ -119,6 +140,20 @@ FAMILIES = {
             "chunk_size": 16,
         },
     ),
+    "Zamba2": (
+        "zamba2",
+        {
+            "num_hidden_layers": 6,
+            "layers_block_type": ["linear_attention", "hybrid"] * 3,
+            "num_mem_blocks": 2,
+            "num_key_value_heads": 4,
+            "n_mamba_heads": 4,
+            "mamba_d_state": 8,
+            "chunk_size": 16,
+            "use_mem_rope": True,
+            "tie_word_embeddings": True,
+        },
+    ),
     "OLMo hybrid": ("olmo_hybrid", {"num_hidden_layers": 4, "layer_types": _MIXED, **_DELTA}),
     "Kimi Linear": ("kimi_linear", {"num_hidden_layers": 4, "layer_types": _MIXED, **_MLA, "q_lora_rank": None}),
     "DeepSeek-V3": (
@@ -138,6 +173,8 @@ FAMILIES = {
     "Qwen3-MoE": ("qwen3_moe", _EXPERTS),
     "Mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}),
     "OLMoE": ("olmoe", {"num_experts": 4, "num_experts_per_tok": 2}),
+    "DiffLlama": ("diffllama", {}),
+    "Doge": ("doge", {"keep_window_size": 4}),
     "gpt-oss": (
         "gpt_oss",
         {
@@ -153,7 +190,10 @@ DEFINITION = {"own": "oracle-own", "last": "oracle", "full": "oracle"}
 _REASONS = {
     r"outside softmax attention": "positions also mix outside attention",
     r"attends with 's_aux'": "attention sinks",
+    r"attends twice": "two attentions in one layer",
+    r"computes its attention mask": "a mask with a gradient",
     r"layer \d+ of \d+ has no softmax attention": "the last layer has no softmax attention",
+    r"have the same attention weights": "several layers share one attention",
     r"no (attention )?projections that antiphase knows": "its projections follow no known layout",
 }
 

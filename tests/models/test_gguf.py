@@ -114,6 +114,39 @@ def test_a_file_is_not_trained(tmp_path, capsys) -> None:
     assert "'model.gguf' is a GGUF file, whose weights cannot be trained" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("others", ["", ",demo"])
+def test_a_file_is_no_checkpoint_of_a_series(others: str, saved, tmp_path, capsys) -> None:
+    for name in (str(saved[0]), "missing.gguf"):
+        assert main(["probe", "--checkpoints", name + others, "--out", str(tmp_path / "run")]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{name!r} is a GGUF file, which does not say at which step" in line
+        assert "antiphase probe A.gguf B.gguf" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_adapter_does_not_go_with_several_files(saved, tmp_path, capsys) -> None:
+    words = ["probe", str(saved[0]), "other.gguf", "--adapter", "lora", "--out", str(tmp_path / "run")]
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the adapter 'lora' goes with one model, but 2 are named" in line
+
+
+def test_a_probe_of_a_file_with_an_adapter(saved, tmp_path) -> None:
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    path, twin = map(str, saved)
+    config = peft.LoraConfig(r=3, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    peft.get_peft_model(load_model(twin).model, config).save_pretrained(tmp_path / "lora")
+    wanted = {"rollouts": ROWS, "progress": False, "figures": False, "report": False}
+    found = antiphase.probe(path, adapter=str(tmp_path / "lora"), out=tmp_path / "run", **wanted)
+    plain = antiphase.probe(path, out=tmp_path / "plain", **wanted)
+    assert found.summary["config"]["weights_sha256"].keys() == {path, str(tmp_path / "lora")}
+    assert found.result()["strength_mean"] != pytest.approx(plain.result()["strength_mean"], rel=0.01)
+    for one in (found, plain):
+        assert one.result()["quantization"] == {"method": "gguf", "bits": None, "dequantized": True}
+        shown = " ".join(str(one).split())
+        assert f"{path}: the weights are quantised with GGUF, and they are dequantised for" in shown
+
+
 def test_an_adapter_on_a_file(saved, tmp_path) -> None:
     peft = pytest.importorskip("peft", reason="peft is not installed")
     path, twin = map(str, saved)

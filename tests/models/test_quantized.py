@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import antiphase
 import quantized_cases as cases
 from antiphase.cli import main
 from antiphase.errors import ModelNotFoundError, UnsupportedModelError
@@ -76,6 +77,36 @@ def test_the_numbers_are_those_of_the_dequantised_weights(kind, tolerance: float
             assert one.value == pytest.approx(other.value, abs=10 * tolerance)
     plain = token_signals(load_model(str(base)).model, BATCH, SignalSpec())
     assert not torch.allclose(found.strength, plain.strength, rtol=5e-3, equal_nan=True)
+
+
+@pytest.mark.usefixtures("_lenient")
+@pytest.mark.parametrize(
+    ("kind", "method", "bits", "note"),
+    [
+        pytest.param(cases.fp8, "fp8", None, "FP8, and they are dequantised for", marks=with_package("accelerate")),
+        pytest.param(bnb4, "bitsandbytes", 4, "bitsandbytes (4 bit), and they are measured as", marks=BITSANDBYTES),
+        pytest.param(None, None, None, None),
+    ],
+)
+def test_summaries_and_tables_name_the_quantisation(kind, method, bits, note, base, tmp_path) -> None:
+    path = str(base if kind is None else kind(base, tmp_path)[0])
+    rows = [{"prompt": "Say", "completion": "the quick brown fox jumps over the lazy dog"}]
+    quiet = {"progress": False, "figures": False, "report": False}
+    found = antiphase.probe(path, rollouts=rows, out=tmp_path / "run", **quiet)
+    evaluated = antiphase.evaluate(
+        path, tasks="gsm8k", num_problems=2, samples=1, max_new_tokens=8, out=tmp_path / "eval", **quiet
+    )
+    for run in (found, evaluated):
+        result, shown = run.summary["results"][0], " ".join(str(run).split())
+        if method is None:
+            assert "quantization" not in result
+            assert "are quantised with" not in shown
+        else:
+            assert result["quantization"] == {"method": method, "bits": bits, "dequantized": method == "fp8"}
+            assert f"the weights are quantised with {note}" in shown
+    model = load_model(path)
+    in_memory = antiphase.probe(model.model, tokenizer=model.tokenizer, rollouts=rows, out=tmp_path / "other", **quiet)
+    assert ("quantization" in in_memory.summary["results"][0]) == (method == "bitsandbytes")
 
 
 @pytest.mark.usefixtures("_lenient")

@@ -57,15 +57,17 @@ def test_a_comparison_names_the_models_of_a_note_once() -> None:
 @pytest.mark.parametrize(
     ("fact", "note"),
     [
-        ({"method": "bitsandbytes", "bits": 4}, "(bitsandbytes, 4 bits)"),
-        ({"method": "fp8", "bits": None}, "(fp8)"),
-        ({"method": "gptq"}, "(gptq)"),
-        ("awq", "(awq)"),
+        (
+            {"method": "bitsandbytes", "bits": 4, "dequantized": False},
+            "bitsandbytes (4 bit), and they are measured as they are",
+        ),
+        ({"method": "fp8", "bits": None, "dequantized": True}, "FP8, and they are dequantised for the measurement"),
+        ({"method": "gptq"}, "GPTQ"),
     ],
 )
 def test_the_page_says_how_the_weights_are_quantised(fact, note) -> None:
-    assert f"m: the weights are quantised {note}." in said(render_page(probed("m", quantization=fact)))
-    assert f"run: the weights are quantised {note}." in said(render_page(trained(quantization=fact)))
+    assert f"m: the weights are quantised with {note}." in said(render_page(probed("m", quantization=fact)))
+    assert f"run: the weights are quantised with {note}." in said(render_page(trained(quantization=fact)))
 
 
 def test_weights_that_are_not_quantised_have_no_note() -> None:

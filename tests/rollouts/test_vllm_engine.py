@@ -5,6 +5,7 @@ import types
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any
 
 import pytest
@@ -77,7 +78,7 @@ def test_vllm_gets_the_model_the_prompts_and_a_sampling_without_the_checkpoints_
         Completion((9, 9, 9, 9), "length"),
     ]
     assert ticks == [1.0]
-    assert engine.versions == {"vllm": "0.0", "torch": torch.__version__}
+    assert engine.versions == {"vllm": "0.0", "torch": metadata.version("torch")}
     (made,) = vllm.made
     assert made == {
         "model": str(model_dir),

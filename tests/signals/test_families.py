@@ -6,6 +6,7 @@ import pytest
 import torch
 from test_estimators import relative_error
 from test_joint import steps_of
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import antiphase
 from antiphase.errors import InvalidInputError, UnsupportedModelError
@@ -14,7 +15,7 @@ from antiphase.models.fact_notes import layers_note
 from antiphase.signals import prefix
 from antiphase.signals.measure import token_signals
 from antiphase.types import SignalSpec, TokenBatch
-from conftest import byte_tokenizer, pure_double, tiny_model
+from conftest import _BASE, byte_tokenizer, pure_double, shaken, tiny_model
 from docs_pages import DOCS
 from model_families import DEFINITION, FAMILIES, family_batch, family_model, finding, plain, table
 
@@ -201,6 +202,14 @@ def test_layers_that_run_twice_are_refused() -> None:
 def test_cache_that_is_changed_in_place_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedModelError, match="changes its cache in place"):
         token_signals(family_model("Falcon-H1"), family_batch(), SignalSpec("oracle-own"))
+
+
+def test_model_without_a_cache_is_refused_by_name() -> None:
+    config = AutoConfig.for_model("recurrent_gemma", **_BASE, lru_width=24, attention_window_size=8)
+    model = shaken(AutoModelForCausalLM.from_config(config, dtype=torch.float32), 1.2)
+    with pytest.raises(UnsupportedModelError, match=r"RecurrentGemmaForCausalLM returns no cache .*'oracle'"):
+        token_signals(model, family_batch(), SignalSpec("oracle-own"))
+    token_signals(model, family_batch(), SignalSpec("own"))
 
 
 @pytest.mark.parametrize("estimator", ["own", "full"])

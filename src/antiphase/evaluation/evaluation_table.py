@@ -8,7 +8,7 @@ from antiphase.evaluation.rivals import rivals_note
 from antiphase.evaluation.task_metrics import largest
 from antiphase.evaluation.text_tables import WIDTH, Entry, new_table, printed, share_text, text_table, value_text
 from antiphase.evaluation.two_scores import TWO_SCORES, TWO_SCORES_NOTE, differ_from_accuracy
-from antiphase.models.fact_notes import layers_note
+from antiphase.models.fact_notes import layers_note, quantization_note
 from antiphase.runs.rivals import LATER, SCORES
 from antiphase.runs.table_text import (
     ends_note,
@@ -204,7 +204,7 @@ def _notes(results: Sequence[Entry], measured: Sequence[Entry]) -> list[str]:
             "mixed problems, which have both right and wrong rollouts. gain: accuracy if the rollout with the best "
             "score is picked, minus the accuracy of a random pick.",
         ]
-    for note in (layers_note, ends_note) if measured else (ends_note,):
+    for note in (quantization_note, layers_note, ends_note) if measured else (ends_note,):
         by_model = {entry["model"]: note(entry) for entry in results}
         notes += [f"{model}: {text}" for model, text in by_model.items() if text is not None]
     for result in measured:

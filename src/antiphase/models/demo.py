@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from antiphase.errors import MissingExtraError
+from antiphase.models.gguf import gguf_options
 
 DEMO = "demo"
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -67,19 +68,19 @@ def demo_model_path() -> str:
 def _convert(gguf: Path, target: Path) -> None:
     """Convert a GGUF file to float32, and save the model and its tokenizer in the directory `target`."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".converting-", dir=target.parent))
     try:
         auto_tokenizer = cast(Any, AutoTokenizer)
         tokenizer = auto_tokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, padding_side="left")
-        # Without dequantize=True the model stays marked as quantised and refuses to be saved.
+        # Without gguf_options the model stays marked as quantised and refuses to be saved.
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent,
             gguf_file=gguf.name,
             dtype=torch.float32,
-            quantization_config=GgufConfig(dequantize=True),
+            **gguf_options(),
         )
         model.save_pretrained(work)
         tokenizer.save_pretrained(work)

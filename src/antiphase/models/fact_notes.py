@@ -4,7 +4,10 @@ The console, the page and the model card show these notes. This module imports n
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
+
+# The ways of quantising whose names are written in capitals.
+_ACRONYMS: Final = ("gguf", "gptq", "awq", "fp8")
 
 
 def model_notes(facts: Mapping[str, Any]) -> list[str]:
@@ -16,23 +19,36 @@ def model_notes(facts: Mapping[str, Any]) -> list[str]:
     return [note for note in (layers_note(facts), quantization_note(facts)) if note is not None]
 
 
+def quantization_label(method: str, bits: int | None) -> str:
+    """Return the name of a way of quantising in messages.
+
+    Args:
+        method: the entry `quant_method` of a model's configuration, or `gguf`.
+        bits: the number of bits of a weight; None if it is not known.
+
+    >>> quantization_label("gptq", 4), quantization_label("bitsandbytes", None)
+    ('GPTQ (4 bit)', 'bitsandbytes')
+    """
+    name = method.upper() if method in _ACRONYMS else method
+    return name if bits is None else f"{name} ({bits} bit)"
+
+
 def quantization_note(facts: Mapping[str, Any]) -> str | None:
     """Return a note that says how the weights of a model are quantised; None if they are not.
 
     Args:
-        facts: a mapping whose `quantization` is None, or holds `method` and, where they are known, `bits`.
+        facts: a mapping whose `quantization` is absent, None, or holds `method` and, where they are known, `bits` and
+            `dequantized`.
 
-    >>> quantization_note({"quantization": {"method": "bitsandbytes", "bits": 4}})
-    'the weights are quantised (bitsandbytes, 4 bits).'
+    >>> quantization_note({"quantization": {"method": "bitsandbytes", "bits": 4, "dequantized": False}})
+    'the weights are quantised with bitsandbytes (4 bit), and they are measured as they are.'
     """
     found = facts.get("quantization")
     if not found:
         return None
-    if not isinstance(found, Mapping):
-        return f"the weights are quantised ({found})."
-    bits = found.get("bits")
-    parts = [str(found.get("method") or "unknown method"), *([] if bits is None else [f"{bits} bits"])]
-    return f"the weights are quantised ({', '.join(parts)})."
+    how = {True: ", and they are dequantised for the measurement", False: ", and they are measured as they are"}
+    label = quantization_label(str(found["method"]), found.get("bits"))
+    return f"the weights are quantised with {label}{how.get(found.get('dequantized'), '')}."
 
 
 def layers_note(result: Mapping[str, Any]) -> str | None:

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import re
 from pathlib import Path
+from typing import Any
 
 from antiphase.errors import MissingExtraError, ModelNotFoundError
 
@@ -47,6 +48,18 @@ def gguf_revision(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return f"{path.stem}-{digest.hexdigest()[:12]}"
+
+
+def gguf_options() -> dict[str, Any]:
+    """Return the arguments of `from_pretrained` with which transformers dequantises the weights of a GGUF file.
+
+    Without them, newer versions of transformers may keep the weights in blocks, whose modules pass no gradient. Older
+    versions have no class `GgufConfig`, and always dequantise.
+    """
+    from transformers.utils import quantization_config
+
+    config = getattr(quantization_config, "GgufConfig", None)
+    return {} if config is None else {"quantization_config": config(dequantize=True)}
 
 
 def _check_complete(path: Path) -> None:

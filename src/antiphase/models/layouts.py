@@ -20,7 +20,7 @@ LAYOUTS = (
     "query_key_value + dense (GPT-NeoX), c_attn + c_proj (GPT-2)"
 )
 # Model types whose q_proj computes, for each head, the query and then a gate of the same size.
-_GATED = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
+_GATED = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "qwen4_exp_text")
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,15 @@ from antiphase.models.adapters import add_adapter
 from antiphase.models.architecture import find_attention, unwrap
 from antiphase.models.demo import DEMO, HOW_TO_GET
 from antiphase.models.dtypes import DTYPES
-from antiphase.models.quantization import prepare_config, prepare_model, quantization_errors, quantization_of
+from antiphase.models.gguf import gguf_options
+from antiphase.models.quantization import (
+    GGUF,
+    Quantization,
+    prepare_config,
+    prepare_model,
+    quantization_errors,
+    quantization_of,
+)
 from antiphase.models.sources import Source, find_source
 from antiphase.signal_spec import check_one_of
 
@@ -44,12 +52,14 @@ class LoadedModel:
         model: the model, in evaluation mode.
         tokenizer: the model's tokenizer.
         revision: the commit of the model on the hub, or the name and checksum of a GGUF file; None if it is unknown.
+        quantization: how the weights of the checkpoint are quantised; None if they are not quantised.
     """
 
     name: str
     model: nn.Module
     tokenizer: Any
     revision: str | None
+    quantization: Quantization | None = None
 
     @property
     def device(self) -> torch.device:
@@ -115,13 +125,13 @@ def load_model(
     source, options = find_source(name, adapter), {"trust_remote_code": trust_remote_code, "revision": revision}
     with _loading_errors(name), _quiet():
         tokenizer = _load_tokenizer(source, options)
-        model = _load_weights(name, source, wanted, place, options)
+        model, quantization = _load_weights(name, source, wanted, place, options)
         if source.adapter is not None:
             add_adapter(name, model, source.adapter)
     find_attention(model)
     check_finite(model, name)
     commit = getattr(cast(Any, model).config, "_commit_hash", None)
-    return LoadedModel(name, model, tokenizer, commit or source.revision(name))
+    return LoadedModel(name, model, tokenizer, commit or source.revision(name), quantization)
 
 
 def inspect_model(
@@ -171,16 +181,15 @@ def _load_config(source: Source, options: Mapping[str, Any]) -> Any:
 
 def _load_weights(
     name: str, source: Source, dtype: torch.dtype | str, place: torch.device, options: Mapping[str, Any]
-) -> nn.Module:
-    """Load a model without its adapter, and put it on a device in evaluation mode."""
-    from transformers import AutoModelForCausalLM, GgufConfig
+) -> tuple[nn.Module, Quantization | None]:
+    """Load a model without its adapter, and put it on a device in evaluation mode; return it with its quantisation."""
+    from transformers import AutoModelForCausalLM
 
     config = _load_config(source, options)
     quantization = prepare_config(name, config)
     chosen: dict[str, Any] = {"use_safetensors": True}
     if source.gguf is not None:
-        # Without dequantize=True, the weights may stay in blocks, whose modules pass no gradient.
-        chosen = {"quantization_config": GgufConfig(dequantize=True)}
+        chosen = gguf_options()
         dtype = torch.bfloat16 if dtype == "auto" else dtype
     if quantization is not None:
         chosen["device_map"] = {"": place}
@@ -193,7 +202,9 @@ def _load_weights(
         model = model.to(place)
     else:
         prepare_model(name, model, quantization)
-    return cast(nn.Module, model.eval())
+    if source.gguf is not None:
+        quantization = Quantization(GGUF.lower(), None, dequantized=True)
+    return cast(nn.Module, model.eval()), quantization
 
 
 def _check_all_loaded(name: str, missing: Collection[str]) -> None:

@@ -14,7 +14,7 @@ import contextlib
 import importlib.util
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import torch
@@ -22,8 +22,10 @@ from torch import Tensor, nn
 
 from antiphase.devices import says_out_of_memory
 from antiphase.errors import ModelNotFoundError, UnsupportedModelError, first_line
+from antiphase.models.fact_notes import quantization_label
 
 _TOLERANCE = 0.1
+GGUF = "GGUF"
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,10 @@ class _Kind:
     """A way of quantising that can be measured.
 
     Args:
-        label: what messages call it.
         packages: the packages that load it. Each stands with the name of its Python module.
         changes: the entries of `quantization_config` that are set before loading.
     """
 
-    label: str
     packages: Mapping[str, str]
     changes: Mapping[str, Any]
 
@@ -46,12 +46,12 @@ _DEQUANTIZE = {"dequantize": True}
 # gptqmodel has kernels for inference alone; this choice takes those that pass a gradient.
 _TRAINABLE = {"backend": "auto_trainable"}
 _KINDS = {
-    "bitsandbytes": _Kind("bitsandbytes", {**_ACCELERATE, "bitsandbytes": "bitsandbytes"}, {}),
-    "gptq": _Kind("GPTQ", {**_ACCELERATE, "optimum": "optimum", "gptqmodel": "gptqmodel"}, _TRAINABLE),
-    "awq": _Kind("AWQ", {**_ACCELERATE, "gptqmodel": "gptqmodel"}, _TRAINABLE),
-    "fp8": _Kind("FP8", _ACCELERATE, _DEQUANTIZE),
+    "bitsandbytes": _Kind({**_ACCELERATE, "bitsandbytes": "bitsandbytes"}, {}),
+    "gptq": _Kind({**_ACCELERATE, "optimum": "optimum", "gptqmodel": "gptqmodel"}, _TRAINABLE),
+    "awq": _Kind({**_ACCELERATE, "gptqmodel": "gptqmodel"}, _TRAINABLE),
+    "fp8": _Kind(_ACCELERATE, _DEQUANTIZE),
     "compressed-tensors": _Kind(
-        "compressed-tensors", {**_ACCELERATE, "compressed-tensors": "compressed_tensors"}, _DEQUANTIZE
+        {**_ACCELERATE, "compressed-tensors": "compressed_tensors"}, _DEQUANTIZE
     ),
 }  # fmt: skip
 
@@ -73,8 +73,7 @@ class Quantization:
     @property
     def label(self) -> str:
         """The name of the quantisation in messages, such as `GPTQ (4 bit)`."""
-        name = _KINDS[self.method].label if self.method in _KINDS else self.method
-        return name if self.bits is None else f"{name} ({self.bits} bit)"
+        return quantization_label(self.method, self.bits)
 
 
 def quantization_of(config: Any) -> Quantization | None:
@@ -87,6 +86,11 @@ def quantization_of(config: Any) -> Quantization | None:
     method = str(getattr(named, "value", named))
     bits = 4 if four else 8 if eight else stored.get("bits")
     return Quantization(method, bits if isinstance(bits, int) else None, bool(stored.get("dequantize")))
+
+
+def quantization_facts(found: Quantization | None) -> dict[str, Any] | None:
+    """Return `method`, `bits` and `dequantized` for a summary, as in `Quantization`; None if nothing is quantised."""
+    return None if found is None else asdict(found)
 
 
 def prepare_config(name: str, config: Any) -> Quantization | None:
@@ -105,7 +109,7 @@ def prepare_config(name: str, config: Any) -> Quantization | None:
         return None
     kind = _KINDS.get(found.method)
     if kind is None:
-        known = ", ".join(known.label for known in _KINDS.values())
+        known = ", ".join(quantization_label(method, None) for method in _KINDS)
         raise UnsupportedModelError(
             f"{name!r} is quantised with {found.label}, which antiphase does not measure. It measures {known}, GGUF "
             "files, and weights that are not quantised: name such a version of the model."

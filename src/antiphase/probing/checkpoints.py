@@ -14,6 +14,7 @@ from pathlib import Path
 
 from antiphase.errors import InvalidInputError
 from antiphase.models.demo import DEMO
+from antiphase.models.gguf import is_gguf
 from antiphase.models.saved import (
     check_saved,
     has_config,
@@ -86,8 +87,8 @@ def find_checkpoints(what: str | os.PathLike[str] | Sequence[str | os.PathLike[s
         the list is kept, and the steps are 0, 1, 2, ….
 
     Raises:
-        InvalidInputError: a folder is empty or contains no checkpoint, a revision is given for a local directory, a
-            checkpoint is named twice, or two checkpoints have the same step.
+        InvalidInputError: a folder is empty or contains no checkpoint, a checkpoint is a GGUF file, a revision is
+            given for a local directory, a checkpoint is named twice, or two checkpoints have the same step.
         ModelNotFoundError: a checkpoint lacks its configuration, weights or tokenizer.
     """
     given = _given(what)
@@ -122,6 +123,11 @@ def _expanded(text: str, notes: list[str], *, alone: bool) -> list[_Item]:
     path = Path(text)
     if path.is_dir():
         return _of_folder(path, notes, alone=alone)
+    if is_gguf(text):
+        raise InvalidInputError(
+            f"{text!r} is a GGUF file, which does not say at which step of a training it was saved, so it cannot be "
+            "one of the checkpoints. Measure GGUF files as models: antiphase probe A.gguf B.gguf."
+        )
     if path.exists():
         raise InvalidInputError(f"{text!r} is a file. Name a folder with checkpoints.")
     name, at, revision = text.rpartition("@")

@@ -12,7 +12,9 @@ from torch import nn
 from antiphase import figures as drawing
 from antiphase.data.prompt_rendering import end_token_ids
 from antiphase.errors import InvalidInputError
+from antiphase.models.architecture import unwrap
 from antiphase.models.loading import LoadedModel, check_finite
+from antiphase.models.quantization import quantization_of
 from antiphase.probing.fingerprint import Fingerprint
 from antiphase.probing.probe_summary import summarize
 from antiphase.probing.request import ProbeRequest, probe_request
@@ -109,8 +111,12 @@ def _in_memory(model: str | Path | Sequence[str | Path] | nn.Module, tokenizer: 
         return None
     if tokenizer is None:
         raise InvalidInputError("a model in memory needs its tokenizer: probe(model, tokenizer=tokenizer).")
+    from transformers import PreTrainedModel
+
     check_finite(model, name)
-    return LoadedModel(name, model, tokenizer, None)
+    inner = unwrap(model)
+    found = quantization_of(inner.config) if isinstance(inner, PreTrainedModel) else None
+    return LoadedModel(name, model, tokenizer, None, found)
 
 
 class _ProbeRun(Run[ProbeRequest, Fingerprint]):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from antiphase.models.fact_notes import layers_note
+from antiphase.models.fact_notes import layers_note, quantization_note
 from antiphase.runs.table_text import (
     aligned,
     ends_note,
@@ -104,7 +104,7 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
         ),
         "control: the same with ‖∂ ln p/∂z‖, which follows entropy by construction; it is no fingerprint.",
     ]
-    for note in (layers_note, ends_note):
+    for note in (quantization_note, layers_note, ends_note):
         by_model = {result["model"]: note(result) for result in summary["results"]}
         notes += [f"{model}: {text}" for model, text in by_model.items() if text is not None]
     for result in summary["results"]:

@@ -11,7 +11,7 @@ import pandas as pd
 from antiphase.data.published import published_curves
 from antiphase.errors import InvalidInputError
 from antiphase.figures.checkpoints import checkpoint_curves
-from antiphase.models.fact_notes import layers_note
+from antiphase.models.fact_notes import model_notes
 from antiphase.page.building import facts_of
 from antiphase.page.document import Document, Run, Table, Training, joined
 from antiphase.probing.fingerprint import Fingerprint
@@ -63,7 +63,7 @@ def summarize_series(folder: SeriesFolder) -> dict[str, Any]:
                         **{key: result[key] for key in _KEPT},
                         "units": by_unit(result),
                         **_segments(result),
-                        **({"left_out": result["left_out"]} if "left_out" in result else {}),
+                        **{key: result[key] for key in ("quantization", "left_out") if key in result},
                     }
                     for result in folder.run_of(member).read_summary()["results"]
                 ],
@@ -262,8 +262,7 @@ class CheckpointSeries:
                 f"rollouts, of {first['num_rollouts']}, too short or constant for a ρ of their own by "
                 f"{' / '.join(self._order())}: {', '.join(undefined)}."
             )
-        layers = layers_note(first)
-        return [*notes, *([] if layers is None else [layers]), *self.summary.get("notes", [])]
+        return [*notes, *model_notes(first), *self.summary.get("notes", [])]
 
     def __str__(self) -> str:
         return "\n".join(["", *aligned(self._header(), self._cells()), "", *wrapped(self._notes(), _WIDTH)])

@@ -17,6 +17,7 @@ from torch import Tensor
 from antiphase.data.prompt_rendering import tokenizer_digest
 from antiphase.models.architecture import left_out
 from antiphase.models.loading import LoadedModel, weights_digest
+from antiphase.models.quantization import quantization_facts
 from antiphase.progress import Progress
 from antiphase.runs.alternatives import alternative_rows
 from antiphase.runs.items import Item
@@ -101,7 +102,7 @@ def measure_items(
 
 
 def model_facts(loaded: LoadedModel, prompt_ids: Sequence[int], specs: Sequence[SignalSpec]) -> dict[str, Any]:
-    """Return facts about a loaded model for its model.json: revision, device, dtype, measured layers and digests.
+    """Return facts about a loaded model for its model.json: revision, device, dtype, quantisation, layers, digests.
 
     One token is measured with every estimator. So if a model cannot be measured, the run fails here and not after
     hours of generation. The oracles are slow; `full` is measured instead of them.
@@ -119,6 +120,7 @@ def model_facts(loaded: LoadedModel, prompt_ids: Sequence[int], specs: Sequence[
         "device": str(loaded.device),
         "dtype": loaded.dtype,
         "layers": layers,
+        **({} if loaded.quantization is None else {"quantization": quantization_facts(loaded.quantization)}),
         **({} if missing is None else {"left_out": missing}),
         "weights": weights_digest(loaded.model),
         "tokenizer_sha256": tokenizer_digest(loaded.tokenizer),
@@ -126,8 +128,8 @@ def model_facts(loaded: LoadedModel, prompt_ids: Sequence[int], specs: Sequence[
 
 
 def given_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts that only some models have: the layers left out, and the rollouts without an end token."""
-    return {key: facts[key] for key in ("left_out", "num_without_end") if key in facts}
+    """Return the facts that only some models have: quantisation, layers left out, rollouts without an end token."""
+    return {key: facts[key] for key in ("quantization", "left_out", "num_without_end") if key in facts}
 
 
 def short_name(loaded: LoadedModel) -> str:

@@ -59,7 +59,7 @@ class Capture:
             )
         return tensors[module]
 
-    def record(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def record(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Keep the input and output of a projection module. This is a forward hook.
 
         Raises:

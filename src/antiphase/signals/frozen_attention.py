@@ -288,7 +288,7 @@ def _frozen_attention(
     **extras: Any,
 ) -> tuple[Tensor, None]:
     """Compute the frozen attention, with the arguments that transformers gives to an attention function."""
-    _check_call(module, query, key, extras)
+    _check_call(module, query, key, attention_mask, extras)
     trace = _TRACE.get()
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     past = None if trace is None else _past_of_call(trace, key, attention_mask)
@@ -308,12 +308,22 @@ def _frozen_attention(
         if trace.record:
             trace.recorded.append((key.detach(), value.detach()))
         if module is trace.keep:
+            if trace.kept is not None:
+                raise UnsupportedModelError(
+                    f"{type(module).__name__} attends twice in one forward pass, which the estimator 'last' does not "
+                    "differentiate. Use the estimator 'own' or 'full'."
+                )
             trace.kept = AttentionCall(query, key, value, attention_mask, scale, softcap, output)
     return output, None
 
 
-def _check_call(module: nn.Module, query: Tensor, key: Tensor, extras: Mapping[str, Any]) -> None:
+def _check_call(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, extras: Mapping[str, Any]) -> None:
     """Raise UnsupportedModelError if a module calls the attention in a way that has no formula here."""
+    if mask is not None and mask.requires_grad:
+        raise UnsupportedModelError(
+            f"{type(module).__name__} computes its attention mask from the hidden states, and the estimators 'own' "
+            "and 'last' do not differentiate this mask. Use the estimator 'full'."
+        )
     for name in ("s_aux", "position_bias", "alibi"):
         if extras.get(name) is not None:
             raise UnsupportedModelError(

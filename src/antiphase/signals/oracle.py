@@ -86,13 +86,29 @@ def oracle_own(
             cache = None
             if column > 1:
                 with torch.no_grad():
-                    cache = _run(model, token_ids[:, : column - 1], use_cache=True)[0].past_key_values
+                    before = _run(model, token_ids[:, : column - 1], use_cache=True)[0]
+                cache = _cache_of(model, before)
             seen = torch.ones_like(token_ids[:, :column])
             here = token_ids[:, column - 1 : column]
-            output, hidden, before = _run(model, here, attention_mask=seen, past_key_values=cache, use_cache=True)
-            yield _Seen(output.logits[0, -1], hidden[0, -1], None if before is None else before[0, -1])
+            output, hidden, norm = _run(model, here, attention_mask=seen, past_key_values=cache, use_cache=True)
+            yield _Seen(output.logits[0, -1], hidden[0, -1], None if norm is None else norm[0, -1])
 
     return _measure(model, layers, chunk, spec, row_logits, tick)
+
+
+def _cache_of(model: nn.Module, output: Any) -> Any:
+    """Return the cache in a model's output.
+
+    Raises:
+        UnsupportedModelError: the model keeps its states inside itself, so its output has no cache.
+    """
+    cache = output.get("past_key_values")
+    if cache is None:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} returns no cache of keys and values, which the estimator 'oracle-own' needs. Use "
+            "the estimator 'oracle'."
+        )
+    return cache
 
 
 def _measure(

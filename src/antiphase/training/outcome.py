@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from antiphase.models.architecture import left_out, unwrap
+from antiphase.models.quantization import quantization_facts, quantization_of
 from antiphase.runs.versions import commit, versions
 from antiphase.training.out_folder import TRAINING
 from antiphase.training.recipe import Recipe
@@ -40,6 +41,7 @@ def summarize_run(recipe: Recipe, trainer: Any, seconds: float) -> dict[str, Any
         "commit": commit(),
         "seed": recipe.config.seed,
         "device": str(trainer.accelerator.device),
+        "quantization": quantization_facts(quantization_of(cast(Any, unwrap(trainer.model)).config)),
         "num_processes": trainer.accelerator.num_processes,
         "left_out": left_out(unwrap(trainer.accelerator.unwrap_model(trainer.model))),
         "config": settings,
