@@ -222,8 +222,8 @@ class TestCombine:
         # By default the rollouts with a task reward were judged.
         default = reward.combine(facts, t(1, NAN, 0, 1), group_size=2, accepted=accepted).metrics
         assert default["task/accuracy"] == pytest.approx(2 / 3)
-        with pytest.raises(InvalidInputError, match="facts of 4, task_rewards of 4, judged of 3"):
-            reward.combine(facts, task, group_size=2, judged=judged[:3])
+        with pytest.raises(InvalidInputError, match="facts of 4, task_rewards of 2, judged of 2"):
+            reward.combine(facts, task[:2], group_size=2, judged=judged[:2])
 
     def test_acceptance(self):
         spec = InversionSpec(accept=0.5)
