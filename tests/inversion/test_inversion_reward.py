@@ -248,6 +248,22 @@ class TestCombine:
             with pytest.raises(InvalidInputError, match=f"cannot be divided into groups of {size}"):
                 reward.combine(facts, t(1, 0, 1, 0), group_size=size)
 
+    def test_accuracies_are_over_the_judged_rollouts(self):
+        reward, task = InversionReward(InversionSpec()), t(1, 1, 0, 1)
+        facts, judged = facts_of(-0.5, 0.5, 0.1, 0.2), torch.tensor([True, False, True, True])
+        accepted = torch.tensor([True, False, False, True])
+        found = reward.combine(facts, task, group_size=2, accepted=accepted, judged=judged).metrics
+        # Of the first group one rollout is left. It is its own median, and so in neither half.
+        assert found["task/accuracy"] == pytest.approx(2 / 3)
+        assert (found["inversion/top_accuracy"], found["inversion/bottom_accuracy"]) == (1, 0)
+        nothing = reward.combine(facts, task, group_size=2, accepted=accepted, judged=torch.zeros(4).bool()).metrics
+        assert math.isnan(nothing["task/accuracy"])
+        # By default the rollouts with a task reward were judged.
+        default = reward.combine(facts, t(1, NAN, 0, 1), group_size=2, accepted=accepted).metrics
+        assert default["task/accuracy"] == pytest.approx(2 / 3)
+        with pytest.raises(InvalidInputError, match="facts of 4, task_rewards of 2, judged of 2"):
+            reward.combine(facts, task[:2], group_size=2, judged=judged[:2])
+
     def test_acceptance(self):
         spec = InversionSpec(accept=0.5)
         assert spec.accepts(t(0.5, 0.49, NAN, 1)).tolist() == [True, False, False, True]

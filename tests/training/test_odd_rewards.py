@@ -138,7 +138,7 @@ class TestWhatIsSaid:
         assert [text.split(" They")[0] for text in texts] == [
             f"step {step}: every reward function returned None for 2 of 8 rollouts." for step in (0, 1)
         ]
-        assert all("The first is the completion '" in text and "to the prompt '" in text for text in texts)
+        assert all("The first is the completion " in text and "to the prompt '" in text for text in texts)
 
     def test_one_function_that_scores_is_enough(self, tmp_path):
         with warnings.catch_warnings():

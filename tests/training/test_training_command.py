@@ -313,13 +313,14 @@ def fails(completions, **_): raise KeyError("golden")
 """
 
 
+@pytest.mark.filterwarnings("ignore::antiphase.training.reward_functions.RewardWarning")
 def test_own_reward_functions(tmp_path, model_dir, capsys):
     path = tmp_path / "mine.py"
     path.write_text(OWN_REWARDS)
     for name, message in {
         "short": "returned 1 rewards for 2",
         "none": "returned NoneType",
-        "nan": "returned nan",
+        "nan": "returns None for every problem tried (NaN counts as None)",
         "nothing": "returns None for every problem",
         "fails": "fails on an empty completion (KeyError",
         "absent": "has no function 'absent'",
