@@ -113,7 +113,9 @@ class ProbeSet:
         """
         rows = _encoded(prompts, tokenizer, template)
         if len(prompts) != len(completions):
-            raise InvalidInputError(f"{len(prompts)} prompts for {len(completions)} completions; give one for each.")
+            raise InvalidInputError(
+                f"got {len(prompts)} prompts and {len(completions)} completions; give one completion for each prompt."
+            )
         texts = [tuple(tokenizer(text, add_special_tokens=False).input_ids) for text in completions]
         for place, ids in enumerate(texts):
             if not ids:

@@ -60,7 +60,7 @@ class CorRPOTrainer(ResamplingTrainer):
         positional, named: the other arguments of `GRPOTrainer`, in its order.
 
     Raises:
-        HostError: the installed TRL is not the one that antiphase relies on.
+        HostError: the installed TRL lacks something that antiphase relies on.
         InvalidInputError: arguments do not fit together.
         UnsupportedModelError: the estimator cannot measure the model, or the model reads images.
 
@@ -127,10 +127,14 @@ class CorRPOTrainer(ResamplingTrainer):
         return 0.0 if self.watch.dropped else config.weight_at(self.state.global_step, self.state.max_steps)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train, or continue from a checkpoint; see `transformers.Trainer.train`.
+        """Train, or continue from a checkpoint, with the arguments of `transformers.Trainer.train`.
+
+        Args:
+            resume_from_checkpoint: the folder of a checkpoint, or True for the last one in the output directory.
+            args, kwargs: the other arguments.
 
         Raises:
-            InvalidInputError: the checkpoint was made with other inversion settings.
+            InvalidInputError: the folder is no complete checkpoint of this class, or has other inversion settings.
         """
         if resume_from_checkpoint:
             folder = resume_from_checkpoint
@@ -197,7 +201,7 @@ class CorRPOTrainer(ResamplingTrainer):
         return rewards
 
     def read_completions(self, rollouts: RolloutIds, completions: Any) -> None:
-        """Prepare what reward functions read of the rollouts of this process."""
+        """Prepare the texts that reward functions will read, and the group size of majority votes."""
         super().read_completions(rollouts, completions)
         for function in self.reward_funcs:
             if isinstance(unwrapped(function), MajorityVoteReward):
