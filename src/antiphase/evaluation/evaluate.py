@@ -73,7 +73,7 @@ def run_evaluation(request: EvalRequest, *, progress: bool = True) -> Evaluation
         progress: show a bar with the time left.
 
     Raises:
-        AntiphaseError: for the reasons that `evaluate` names.
+        AntiphaseError: a model or a given rollout cannot be used, or memory runs out. The message says what to do.
     """
     return _EvaluationRun(request, progress=progress).run()
 
