@@ -244,10 +244,10 @@ class InversionReward:
         flags = {"accepted": accepted, "judged": judged}
         sizes |= {name: len(values) for name, values in flags.items() if values is not None}
         if len(set(sizes.values())) != 1:
-            shown = ", ".join(f"{name} of {size} rollouts" for name, size in sizes.items())
+            shown = ", ".join(f"{name} of {size}" for name, size in sizes.items())
             raise InvalidInputError(
-                f"combine needs one number of each kind for every rollout; got {shown}. If there are several "
-                "processes, gather all of these from all processes, or none of them."
+                f"combine needs one number of each kind for every rollout; got {shown} rollouts. If there are "
+                "several processes, gather all of these from all processes, or none of them."
             )
         if group_size < 1 or len(facts) % group_size:
             raise InvalidInputError(

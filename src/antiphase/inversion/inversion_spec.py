@@ -205,7 +205,8 @@ class InversionSpec:
     def weight_at(self, step: int, num_steps: int) -> float:
         """Return λ before optimizer step `step` of `num_steps`. The steps are counted from 0.
 
-        It follows from the options `weight`, `schedule` and `warmup_steps`. `antiphase.reward.weight_at` has the formulas.
+        It follows from the options `weight`, `schedule` and `warmup_steps`, by the formulas of
+        `antiphase.reward.weight_at`.
         """
         total = max(num_steps, 1)
         warmup = self.warmup_steps if self.warmup_steps < 1 else self.warmup_steps / total

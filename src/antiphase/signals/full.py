@@ -50,8 +50,18 @@ def full(
 ) -> ChunkSignals:
     """Measure the strength of every measured target, and the joint strength of every step, in the full context.
 
-    The arguments and errors are those of `own`, but any attention implementation works. Nuclear norms are accumulated
-    in float64.
+    The model may use any attention implementation. Nuclear norms are accumulated in float64.
+
+    Args:
+        model: a Hugging Face causal LM without PEFT wrapper.
+        layers: the attention layers to measure.
+        chunk: right-padded rows and their targets.
+        spec: gives the projections, the norm, the target and the temperature.
+        tick: a function that is called with the number of targets and steps that were measured since its last call.
+
+    Returns:
+        The signals: strength `[measured, layer, projection]`. If the chunk has steps, there are also joint strength
+        and effective rank `[step, layer, projection]`.
 
     Cost: one backward pass per target or step, over the positions up to its last token (rows in parallel). So the cost
     is quadratic in the length. For long rollouts, measure only some targets, or measure steps, of which there are
@@ -81,7 +91,7 @@ def joint_of_layers(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the joint strength and the effective rank of every step, `[step, layer, projection]`; None without steps.
 
-    The arguments are those of `full`. No token's own strength is measured.
+    The arguments are those of `full`. Unlike `full`, this function measures no strengths of single tokens.
     """
     if chunk.steps is None:
         return None, None

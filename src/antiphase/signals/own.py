@@ -124,9 +124,10 @@ def seed_of(head: HeadSignals, chunk: Chunk, hidden: Tensor) -> Tensor:
 
 
 class Unasked:
-    """The positions that predict no needed target.
+    """The positions that predict no target whose gradient is needed.
 
-    If a gradient enters one of them (a leak), positions influence each other, and the targets are not kept separate.
+    If a gradient enters one of these positions (a leak), then positions influence each other, and one backward pass
+    does not keep the gradients of the targets separate.
 
     Args:
         chunk: the rows and their targets.
