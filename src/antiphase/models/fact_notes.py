@@ -14,9 +14,8 @@ def model_notes(facts: Mapping[str, Any]) -> list[str]:
     """Return the notes on the facts about a model; an empty list if there is nothing to note.
 
     Args:
-        facts: the facts about a model, or an entry of `results` in a summary. The keys `left_out` and `quantization`
-        are
-            read, if they are there.
+        facts: the facts about a model, or an entry of `results` in a summary. If it has the keys `left_out` and
+            `quantization`, they are read.
     """
     return [note for note in (layers_note(facts), quantization_note(facts)) if note is not None]
 

@@ -57,16 +57,17 @@ class RunConfig:
         estimators: how gradient strengths are computed: `own`, `last`, `full`, `oracle` or `oracle-own`; `SignalSpec`
             explains them. A name may be followed by the number of tokens per rollout that this estimator measures, as
             in `full:16`. Tables and pages show the ρ of the first estimator first.
-        layers: which layers are measured: `all`, `last`, `last-K`, or indices such as `0,3,-1`. projections: which of
-        the attention projections Q, K, V and O are measured. norm: the norm of a gradient: `nuclear`, `frobenius` or
-        `l1`. target: what is differentiated: the generated token's `logit`, or its `logprob` (a control).
+        layers: which layers are measured: `all`, `last`, `last-K`, or indices such as `0,3,-1`.
+        projections: which of the attention projections Q, K, V and O are measured.
+        norm: the norm of a gradient: `nuclear`, `frobenius` or `l1`.
+        target: what is differentiated: the generated token's `logit`, or its `logprob` (a control).
         targets_per_rollout: the number of random tokens of each rollout whose strength is measured; None measures all.
-        token_budget: the greatest number of padded tokens in one forward pass. unit: the unit whose ρ is shown first:
-        `type` (distinct token ids, the paper's fingerprint), `token` (positions)
-            or `step` (sentences). The results always contain all three.
+        token_budget: the greatest number of padded tokens in one forward pass.
+        unit: the unit whose ρ is shown first: `type` (distinct token ids, the paper's fingerprint), `token`
+            (positions) or `step` (sentences). The results always contain all three.
         splitter: where steps end: `sentence`, `line`, `fixed:N` or `regex:PATTERN`; see `Splitter`.
         step_strength: the strength of a step: `mean` of its tokens' strengths, or `joint` (the norm of the gradient of
-            the sum of its tokens' targets).
+            the sum of its n tokens' targets, divided by n^0.9).
         segment: which tokens of a rollout are correlated: those of its `thought`, those of its `answer`, or `all`. All
             tokens are always measured and stored. With `thought` and `answer`, no step contains tokens of both.
         min_tokens: a rollout with fewer measured tokens (or types) has no correlation of its own.

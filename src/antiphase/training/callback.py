@@ -42,7 +42,7 @@ class InversionCallback(TrainerCallback):  # type: ignore[misc]
         segment: which tokens of a rollout are measured: those of its `thought`, those of its `answer`, or `all`.
         splitter: where steps end: `sentence`, `line`, `fixed:N` or `regex:PATTERN`.
         step_strength: the strength of a step: `mean` of its tokens' strengths, or `joint` (the norm of the gradient of
-            the sum of its tokens' targets). None keeps what `spec` says.
+            the sum of its n tokens' targets, divided by n^0.9). None keeps what `spec` says.
         min_tokens: rollouts with fewer tokens (or types) have no ρ over them.
         min_steps: rollouts with fewer steps have no ρ over steps.
         num_resamples: number of bootstrap samples of the prompts, from which the intervals are computed.
