@@ -34,7 +34,7 @@ Matrices = list[np.ndarray]
 def benchmark(entrants: Sequence[Entrant], options: Options | None = None) -> dict[str, Any] | None:
     """Compute the table of several tasks and their average.
 
-    The table has these entries:
+    An entrant is a model, or a method with its seeds, on one task. The table has these entries:
 
     * `tasks`: the specs of the tasks.
     * `metrics`: `accuracy` (Pass@1), `pass@K`, `maj@K` and `three@K` (their mean), for the largest K that all
@@ -185,8 +185,8 @@ def average_difference(left: Matrices, right: Matrices, options: Options) -> dic
     by t.
 
     Args:
-        left: for each task, a matrix `[seed, problem]` of one entrant's shares.
-        right: for each task, the matrix of the other entrant, with the same tasks and problems in the same order.
+        left: for each task, a matrix `[seed, problem]` of the shares of one model or method.
+        right: for each task, the matrix of the other one, with the same tasks and problems in the same order.
         options: only `paired_seeds` and `smallest` are used.
 
     Returns:

@@ -33,7 +33,8 @@ class Comparison:
     """The result of a comparison, as plain values that can be written as JSON.
 
     Args:
-        tasks: for each task: `reference`; `entrants` (name, seeds, values, differences from the reference); and
+        tasks: for each task: `reference`, the name of the entrant (a model, or a method with its seeds) that the others
+            are compared with; `entrants` (name, number of seeds, values, differences from the reference); and
             `across`, the rank correlation of ι and of each control with accuracy, over all entrants and seeds. With
             fewer than 4 points, `across` is empty.
         points: the accuracy, ι and the controls of each entrant, task and seed. `ACROSS` lists the controls.
@@ -83,7 +84,7 @@ def compare_entrants(entrants: Sequence[Entrant], options: Options) -> Compariso
 
 
 def compare_task(entrants: Sequence[Entrant], options: Options) -> dict[str, Any]:
-    """Compute the values of entrants on one task, and their differences from the reference.
+    """Compute the values of entrants (models or methods) on one task, and their differences from the reference.
 
     Raises:
         InvalidInputError: the evaluations do not match, or share no problem.
@@ -146,7 +147,7 @@ def _row(entrant: Entrant, reference: Entrant, problems: Sequence[str], options:
 
 
 def sides_of(entrant: Entrant, reference: Entrant, options: Options) -> tuple[Entrant, Entrant]:
-    """Return (the entrant, the reference) with the runs that are compared.
+    """Return (the entrant, the reference), which are models or methods, with the runs that are compared.
 
     If seeds are paired, each side keeps only the seeds that both have, in the same order.
 
@@ -268,7 +269,7 @@ def associations(
 
     Args:
         points: what `point_of` returned for each run. The correlation is over these runs.
-        clusters: the entrant of each point, if the points of one entrant depend on one another; else None.
+        clusters: the model or method of each point, if it has several points, which resemble one another; else None.
         options: only `seed` is used.
 
     Returns:

@@ -26,7 +26,7 @@ _LATEX = {
 
 
 def comparison_rows(task: Mapping[str, Any]) -> list[list[str]]:
-    """Return a row for each entrant of a task, with the columns of `HEADER`."""
+    """Return a row for each entrant (model or method) of a task, with the columns of `HEADER`."""
     return [_row(entrant) for entrant in task["entrants"]]
 
 
@@ -176,7 +176,7 @@ def benchmarks_markdown(comparison: Comparison) -> list[str]:
 
 
 def comparison_csv(comparison: Comparison) -> str:
-    """Write a comparison in CSV, with a line for each task, entrant and metric.
+    """Write a comparison in CSV, with a line for each task, entrant (model or method) and metric.
 
     Numbers are not rounded, and undefined ones are empty.
     """

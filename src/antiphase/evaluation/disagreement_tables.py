@@ -20,6 +20,9 @@ _READING = (
 def disagreement_tables(found: Sequence[Disagreements], labels: Labels) -> list[Table]:
     """Return a table for each pair of entrants, with the problems of all tasks on which the two disagree.
 
+    An entrant is a model, or a method with its seeds. Two entrants disagree on a problem if they have different shares
+    of right completions.
+
     Args:
         found: the disagreements, as `disagreements` returns them.
         labels: the labels under which the page shows the models. A click on a cell of the table opens a rollout of the

@@ -121,7 +121,7 @@ class Entrant:
 
 
 def shared_problems(entrants: Sequence[Entrant]) -> list[str]:
-    """Return the ids of the problems that all entrants have, in the first entrant's order."""
+    """Return the ids of the problems that all entrants (models or methods) have, in the first entrant's order."""
     shared = set.intersection(*(set(entrant.problems) for entrant in entrants))
     return [name for name in entrants[0].problems if name in shared]
 
@@ -152,7 +152,10 @@ def _by_problem(rollouts: pd.DataFrame, metric: str, unit: str) -> "pd.Series[fl
 
 
 def entrants_of(name: str | None, evaluations: Sequence[Evaluation], estimator: str | None = None) -> list[Entrant]:
-    """Make the entrants of some evaluations, one for each task, or one for each model and task if there is no name.
+    """Make the entrants of some evaluations.
+
+    An entrant is a model, or a method with its seeds, on one task. With a name, the evaluations are the seeds of one
+    method, and there is an entrant for each task. Without a name, there is one for each model and task.
 
     Args:
         name: the name of the entrant whose seeds the evaluations are. If it is None, each model is an entrant.
@@ -184,7 +187,11 @@ def entrants_of(name: str | None, evaluations: Sequence[Evaluation], estimator: 
 
 
 def check_comparable(entrants: Sequence[Entrant]) -> None:
-    """Raise InvalidInputError if the entrants of a task differ in prompts, budget, verifier or signals."""
+    """Raise InvalidInputError if the entrants of a task cannot be compared.
+
+    Their evaluations must agree in the prompts, the budget (numbers of samples and tokens), the verifier, and the
+    options of the measured signals.
+    """
     first = entrants[0].runs[0]
     for entrant in entrants:
         for run in entrant.runs:

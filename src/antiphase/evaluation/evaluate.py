@@ -44,7 +44,8 @@ def evaluate(
 
     Args:
         model: a hub id, a local directory, `demo`, or several of these.
-        rollouts: given rollouts, as a file or as rows (see `load_given`). By default completions are generated.
+        rollouts: given rollouts, as a file or as rows. Each row names its problem and has a completion; `load_given`
+            lists the columns. By default completions are generated.
         out: folder for rollouts.parquet, tokens.parquet, summary.json and figures; None keeps nothing on disk.
         resume: continue the interrupted evaluation in `out`, which must have the same options and model. If there is
             none, begin one.

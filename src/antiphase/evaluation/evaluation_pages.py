@@ -38,7 +38,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 
 
 def rivals_tables(comparison: Comparison) -> list[Table]:
-    """Return a table of ι and its rivals for each task and entrant of a comparison."""
+    """Return a table of ι and its rivals (other scores of a rollout) for each task and entrant (model or method)."""
     tasks = comparison.tasks.items()
     return [table for name, task in tasks for table in comparison_rivals(name, task["entrants"])]
 

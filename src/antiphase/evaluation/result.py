@@ -138,6 +138,8 @@ class Evaluation:
 def labels_of(evaluation: Evaluation, document: Document, name: str | None = None, place: int = 0) -> dict[Any, str]:
     """Return the labels that an evaluation's models have on its page, by entrant, task and index of the seed.
 
+    An entrant is a model, or a method whose seeds are several evaluations.
+
     Args:
         evaluation: the evaluation.
         document: the document of the evaluation.

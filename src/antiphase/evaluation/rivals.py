@@ -167,7 +167,7 @@ def evaluation_rivals(results: Sequence[Entry]) -> list[Table]:
 
 
 def comparison_rivals(task: str, entrants: Sequence[Entry]) -> list[Table]:
-    """Return a table of ι and its rivals for each entrant of one task of a comparison."""
+    """Return a table of ι and its rivals for each entrant (model or method) of one task of a comparison."""
     tables = []
     for row in entrants:
         rivals = row.get("rivals", {})
@@ -192,7 +192,7 @@ def rivals_note(result: Entry) -> str | None:
 
 
 def shared_notes(task: Entry) -> list[str]:
-    """Return a sentence about Δ ln p for each entrant of a task that shares rollouts with the reference."""
+    """Return a sentence about Δ ln p for each model or method that shares rollouts with the reference of a task."""
     notes = []
     for row in task["entrants"]:
         entry = row.get("rivals", {}).get(DELTA)

@@ -80,7 +80,8 @@ class InversionSpec:
         clip: scores are clipped to [−clip, clip].
         schedule: how λ changes during training: `constant`, `warmup`, `linear` or `cosine`; see `weight_at`.
         warmup_steps: number of optimizer steps over which λ rises from 0. A value below 1 is a share of the training.
-        control: the control experiment: `none`, `shuffled` or `random`; see `ScoreSpec`.
+        control: the control experiment: `none`, `shuffled` (strengths are permuted within each rollout) or `random`
+            (every score is replaced by a random number).
         verifier: name of the reward function that says which rollouts are right, for trainers that have several. The
             default is the first function that verifies answers.
         accept: a rollout counts as right ("accepted") if the verifier gives it at least this reward.

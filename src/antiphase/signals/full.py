@@ -48,14 +48,15 @@ class _Span:
 def full(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> ChunkSignals:
-    """Measure the strength of every measured target, and the joint strength of every step, in the full context.
+    """Measure the strength of targets, and the joint strength of every step, in the full context.
 
-    The model may use any attention implementation. Nuclear norms are accumulated in float64.
+    A target is a generated token; the chunk says which targets are to be measured. The model may use any attention
+    implementation. Nuclear norms are accumulated in float64.
 
     Args:
         model: a Hugging Face causal LM without PEFT wrapper.
         layers: the attention layers to measure.
-        chunk: right-padded rows and their targets.
+        chunk: the rollouts that run together, as rows that are padded on the right, and the list of their targets.
         spec: gives the projections, the norm, the target and the temperature.
         tick: a function that is called with the number of targets and steps that were measured since its last call.
 
@@ -101,7 +102,7 @@ def joint_of_layers(
 
 
 def _token_spans(chunk: Chunk) -> list[_Span]:
-    """Return one span for each measured target."""
+    """Return one span for each target whose own strength is measured."""
     measured = torch.nonzero(chunk.measured).flatten()
     pairs = zip(measured.tolist(), chunk.rows[measured].tolist(), strict=True)
     return [_Span(row, (target,), place) for place, (target, row) in enumerate(pairs)]

@@ -51,12 +51,15 @@ _CHUNK_ELEMENTS, _GPU_TIMES = 1 << 24, 8
 def last_layer(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> ChunkSignals:
-    """Measure the strength of every measured target in the last attention layer, in the full context.
+    """Measure the strength of targets in the last attention layer, in the full context.
+
+    A target is a generated token; the chunk says which targets are to be measured. If the chunk has steps, their joint
+    strengths are measured too.
 
     Args:
         model: a Hugging Face causal LM without PEFT wrapper.
         layers: the attention layers to measure, of which there is only one: the last layer.
-        chunk: right-padded rows and their targets.
+        chunk: the rollouts that run together, as rows that are padded on the right, and the list of their targets.
         spec: gives the projections, the norm, the target and the temperature.
         tick: a function that is called with the number of targets and steps that were measured since its last call.
 
