@@ -33,8 +33,8 @@ class Comparison:
     """The result of a comparison, as plain values that can be written as JSON.
 
     Args:
-        tasks: for each task: `reference`, the name of the entrant (a model, or a method with its seeds) that the others
-            are compared with; `entrants` (name, number of seeds, values, differences from the reference); and
+        tasks: for each task: `reference`, the name of the entrant (a model, or a method with its seeds) with which the
+            others are compared; `entrants` (name, number of seeds, values, differences from the reference); and
             `across`, the rank correlation of ι and of each control with accuracy, over all entrants and seeds. With
             fewer than 4 points, `across` is empty.
         points: the accuracy, ι and the controls of each entrant, task and seed. `ACROSS` lists the controls.
