@@ -1,8 +1,8 @@
 """Decide which groups of rollouts are sampled again: DAPO's dynamic sampling (arXiv 2503.14476, section 3.2).
 
-All rollouts of a prompt form a group. If their task rewards are all equal, their advantages are 0, and the policy
-learns nothing about the task from the group. Dynamic sampling replaces such groups by groups of further prompts. These
-are pure functions; `ResamplingTrainer` applies them to TRL's batches.
+All rollouts of a prompt form a group. If their task rewards are all equal, the policy learns nothing about the task
+from the group, since advantages are differences within a group. Dynamic sampling replaces groups of this kind by
+groups of further prompts. These are pure functions; `ResamplingTrainer` applies them to TRL's batches.
 """
 
 import hashlib
