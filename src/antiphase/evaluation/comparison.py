@@ -93,7 +93,9 @@ def compare_task(entrants: Sequence[Entrant], options: Options) -> dict[str, Any
         check_comparable(entrants)
     problems = shared_problems(entrants)
     if not problems:
-        raise InvalidInputError(f"the models or methods share no problem of {entrants[0].task!r}.")
+        raise InvalidInputError(
+            f"the models or methods share no problem of {entrants[0].task!r}. Evaluate them on the same problems."
+        )
     reference = next((e for e in entrants if e.name == (options.reference or entrants[0].name)), None)
     if reference is None:
         raise InvalidInputError(
