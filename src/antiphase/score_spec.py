@@ -63,5 +63,5 @@ class ScoreSpec:
             raise InvalidInputError(f"inversion_clip must lie in (0, 1]; got {self.clip}.")
 
     def least_of(self, unit: Unit) -> int:
-        """Return how many items of a unit a rollout needs at least to have a correlation."""
+        """Return the least number of items of a unit with which a rollout has a correlation."""
         return self.min_steps if unit == "step" else self.min_tokens

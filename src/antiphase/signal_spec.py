@@ -46,9 +46,11 @@ class EstimatorKind:
 
     Args:
         function: the function that measures a chunk (some rollouts that run together), `f(model, layers, chunk, spec,
-            tick) -> ChunkSignals`. Its arguments are those of `signals.own.own`. A text `module:attribute` can replace
-            the function, which is then imported on first use.
-        context: which terms of the gradient the estimator keeps; see `SignalSpec.context`.
+            tick) -> ChunkSignals`. `layers` are the attention layers to measure, `spec` is the `SignalSpec`, and
+            `tick` is to be called with the number of targets that were measured since its last call. A text
+            `module:attribute` can replace the function, which is then imported on first use.
+        context: which terms of the gradient the estimator keeps: `own-position` (only that of the token's own
+            position) or `full` (those of all positions).
         slow: whether the estimator is too slow to be tried on a model before a run begins; `full` is then tried
             instead.
         last_layer_alone: whether the estimator measures only the last attention layer.
@@ -101,7 +103,7 @@ class SignalSpec:
         layers: `all` (all layers with softmax attention), `last`, `last-K` (the last K layers), or a comma-separated
             list of layer indices. Negative indices count from the end. All layers of the decoder are counted.
         projections: which of the attention projections Q, K, V and O are measured.
-        norm: `nuclear` (the paper), `frobenius`, or `l1` (entrywise, as in the post's §2.1).
+        norm: `nuclear` (the paper), `frobenius`, or `l1` (entrywise, as in §2.1 of the post; docs/deviations.md).
         target: `logit` (the generated token's raw logit) or `logprob` (a control; see docs/method.md).
         targets_per_rollout: the strength of at most this many tokens of each rollout is measured. They are drawn at
             random, without replacement. None measures all tokens. 0 measures no token's own strength, and needs
@@ -188,7 +190,7 @@ def parse_layers(text: str, num_layers: int | None) -> list[int]:
         if num_layers is None:
             return []
         if int(count) > num_layers:
-            raise InvalidInputError(f"layers {text!r}: the model has {num_layers} layers.")
+            raise InvalidInputError(f"layers {text!r}: the model has only {num_layers} layers.")
         return list(range(num_layers - int(count), num_layers))
     try:
         wanted = [int(part) for part in text.split(",")]

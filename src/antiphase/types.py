@@ -197,7 +197,7 @@ class StepSignals:
 
     @property
     def measured(self) -> Bool[Tensor, "batch step"]:
-        """True where a step has both an entropy and a strength."""
+        """A mask that is True where a step has both an entropy and a strength."""
         return ~(self.entropy.isnan() | self.strength.isnan())
 
 

@@ -34,7 +34,7 @@ Matrices = list[np.ndarray]
 def benchmark(entrants: Sequence[Entrant], options: Options | None = None) -> dict[str, Any] | None:
     """Compute the table of several tasks and their average.
 
-    The table has these entries:
+    An entrant is a model, or a method with its seeds, on one task. The table has these entries:
 
     * `tasks`: the specs of the tasks.
     * `metrics`: `accuracy` (Pass@1), `pass@K`, `maj@K` and `three@K` (their mean), for the largest K that all
@@ -42,7 +42,7 @@ def benchmark(entrants: Sequence[Entrant], options: Options | None = None) -> di
     * `rows`: each with `name`, `task` (or `average`), `num_seeds`, and `values` by metric. The average of an entrant
       that lacks a task is null. With options, the rows of averages also have `differences` from the reference, by
       metric.
-    * `reference`: the name of the reference, or None without options.
+    * `reference`: the name of the entrant with which the others are compared, or None without options.
 
     Args:
         entrants: an entrant for each model (or method) and task, with its seeds.
@@ -185,8 +185,8 @@ def average_difference(left: Matrices, right: Matrices, options: Options) -> dic
     by t.
 
     Args:
-        left: for each task, a matrix `[seed, problem]` of shares.
-        right: the same for the other side, with the same tasks and problems.
+        left: for each task, a matrix `[seed, problem]` of the shares of one model or method.
+        right: for each task, the matrix of the other one, with the same tasks and problems in the same order.
         options: only `paired_seeds` and `smallest` are used.
 
     Returns:

@@ -43,9 +43,9 @@ def compare(
     """Compare evaluations, or models that are evaluated first.
 
     Args:
-        entries: what is compared. Each entry is `[NAME=]RUN[,RUN…]` and names one entrant with its seeds. A run is the
-            folder of an evaluation, a pattern such as `runs/grpo-*`, or a model (hub id or directory), which is then
-            evaluated.
+        entries: what is compared. Each entry is `[NAME=]RUN[,RUN…]` and names one entrant (a model, or a method with a
+            run for each of its seeds). A run is the folder of an evaluation, a pattern such as `runs/grpo-*`, or a
+            model (hub id or directory), which is then evaluated.
         options: how the entrants are compared; the defaults of `Options` if None.
         out: folder for the tables, figures and evaluations; None writes no files, and no model can be evaluated.
         estimator: estimator whose signals are compared; by default the first of each evaluation.
@@ -104,7 +104,7 @@ def write_comparison(
         comparison: the comparison.
         place: the folder to write to.
         figures: draw figures, if matplotlib is installed.
-        found: the problems that entrants solve with different shares.
+        found: the problems that entrants (models, or methods with their seeds) solve with different shares.
 
     Raises:
         InvalidInputError: the folder cannot be written to.

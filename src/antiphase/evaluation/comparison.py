@@ -33,10 +33,11 @@ class Comparison:
     """The result of a comparison, as plain values that can be written as JSON.
 
     Args:
-        tasks: for each task: `reference`; `entrants` (name, seeds, values, differences from the reference); and
-            `across`, the rank correlation of each number of `ACROSS` with accuracy, over all entrants and seeds. With
+        tasks: for each task: `reference`, the name of the entrant (a model, or a method with its seeds) with which the
+            others are compared; `entrants` (name, number of seeds, values, differences from the reference); and
+            `across`, the rank correlation of ι and of each control with accuracy, over all entrants and seeds. With
             fewer than 4 points, `across` is empty.
-        points: the accuracy and the numbers of `ACROSS` of each entrant, task and seed.
+        points: the accuracy, ι and the controls of each entrant, task and seed. `ACROSS` lists the controls.
         options: the options of the comparison.
         benchmarks: tables of several tasks with their average (see `benchmark`), by name. A study has one for each
             model and setting. `compare` makes at most one, whose name is empty.
@@ -83,7 +84,7 @@ def compare_entrants(entrants: Sequence[Entrant], options: Options) -> Compariso
 
 
 def compare_task(entrants: Sequence[Entrant], options: Options) -> dict[str, Any]:
-    """Compute the values of entrants on one task, and their differences from the reference.
+    """Compute the values of entrants (models or methods) on one task, and their differences from the reference.
 
     Raises:
         InvalidInputError: the evaluations do not match, or share no problem.
@@ -92,7 +93,9 @@ def compare_task(entrants: Sequence[Entrant], options: Options) -> dict[str, Any
         check_comparable(entrants)
     problems = shared_problems(entrants)
     if not problems:
-        raise InvalidInputError(f"the models or methods share no problem of {entrants[0].task!r}.")
+        raise InvalidInputError(
+            f"the models or methods share no problem of {entrants[0].task!r}. Evaluate them on the same problems."
+        )
     reference = next((e for e in entrants if e.name == (options.reference or entrants[0].name)), None)
     if reference is None:
         raise InvalidInputError(
@@ -146,7 +149,9 @@ def _row(entrant: Entrant, reference: Entrant, problems: Sequence[str], options:
 
 
 def sides_of(entrant: Entrant, reference: Entrant, options: Options) -> tuple[Entrant, Entrant]:
-    """Return both sides of a difference. If seeds are paired, each side keeps the seeds that both have, in one order.
+    """Return (the entrant, the reference), which are models or methods, with the runs that are compared.
+
+    If seeds are paired, each side keeps only the seeds that both have, in the same order.
 
     Raises:
         InvalidInputError: seeds cannot be paired, because the sides share none or have different numbers of runs.
@@ -188,7 +193,8 @@ def is_share(metric: str) -> bool:
 def crossed_interval(matrix: np.ndarray, metric: str, options: Options) -> dict[str, Any]:
     """Return the mean of a metric over seeds and problems, `[seed, problem]`, with its interval.
 
-    The interval covers seeds and problems; with one seed, it covers only problems. That of a share lies in [0, 1].
+    The interval is over seeds and problems; with one seed, it is only over problems. The interval of a share lies in
+    [0, 1].
     """
     if len(matrix) == 1:
         estimate = share_interval(matrix[0]) if is_share(metric) else mean_interval(matrix[0], seed=options.seed)
@@ -223,7 +229,7 @@ def difference_of(left: np.ndarray, right: np.ndarray, metric: str, options: Opt
 
 
 def point_of(entrant: Entrant, run: SeedRun) -> dict[str, Any]:
-    """Return the accuracy and the numbers of `ACROSS` of one run; undefined numbers are None."""
+    """Return the accuracy of one run, and the numbers that `ACROSS` names; undefined numbers are None."""
     rows = sampled_or_greedy(run.rollouts)
     signals = run.result.get("signals", {})
 
@@ -261,11 +267,11 @@ def entrant_accuracy(run: SeedRun) -> float:
 def associations(
     points: Sequence[Mapping[str, Any]], clusters: Sequence[str] | None, options: Options
 ) -> dict[str, Any]:
-    """Compute the rank correlation of each number of `ACROSS` with accuracy over the points.
+    """Compute the rank correlation of each number that `ACROSS` names (ι and its controls) with accuracy.
 
     Args:
-        points: what `point_of` returned for each run.
-        clusters: the entrant of each point, if the points of one entrant depend on one another; else None.
+        points: what `point_of` returned for each run. The correlation is over these runs.
+        clusters: the model or method of each point, if it has several points, which resemble one another; else None.
         options: only `seed` is used.
 
     Returns:

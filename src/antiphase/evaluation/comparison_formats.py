@@ -26,7 +26,7 @@ _LATEX = {
 
 
 def comparison_rows(task: Mapping[str, Any]) -> list[list[str]]:
-    """Return a row for each entrant of a task, with the columns of `HEADER`."""
+    """Return a row for each entrant (model or method) of a task, with the columns of `HEADER`."""
     return [_row(entrant) for entrant in task["entrants"]]
 
 
@@ -91,7 +91,7 @@ def notes_of(task: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
 
 
 def across_rows(across: Mapping[str, Any]) -> list[list[str]]:
-    """Return a row for each number of `ACROSS` that some run has, with its rank correlation with accuracy."""
+    """Return a row for each number in `across`, which holds their rank correlations with accuracy, by name."""
     rows = []
     for name, found in across.items():
         if name in LATER and not found["num_points"]:
@@ -176,7 +176,7 @@ def benchmarks_markdown(comparison: Comparison) -> list[str]:
 
 
 def comparison_csv(comparison: Comparison) -> str:
-    """Write a comparison in CSV, with a line for each task, entrant and metric.
+    """Write a comparison in CSV, with a line for each task, entrant (model or method) and metric.
 
     Numbers are not rounded, and undefined ones are empty.
     """

@@ -20,9 +20,13 @@ _READING = (
 def disagreement_tables(found: Sequence[Disagreements], labels: Labels) -> list[Table]:
     """Return a table for each pair of entrants, with the problems of all tasks on which the two disagree.
 
+    An entrant is a model, or a method with its seeds. Two entrants disagree on a problem if they have different shares
+    of right completions.
+
     Args:
         found: the disagreements, as `disagreements` returns them.
-        labels: the labels of the models on the page whose rollouts the cells open.
+        labels: the labels under which the page shows the models. A click on a cell of the table opens a rollout of the
+            model that has the label.
     """
     pairs: dict[tuple[str, str], list[Disagreements]] = {}
     for one in found:
@@ -59,7 +63,7 @@ def _share(side: Side) -> str:
 
 
 def _notes(one: Disagreements) -> list[str]:
-    """Return sentences that say how often the two differ, and how much of that could be chance."""
+    """Return sentences that say how often the two entrants differ, and how often they would differ by chance."""
     more = sum(row.difference > 0 for row in one.problems)
     notes = [
         f"{one.task}: of {one.num_problems:,} problems, {one.model} solves {more:,} more often than {one.reference} "

@@ -32,7 +32,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Side:
-    """One entrant's answers to a problem.
+    """The answers of one entrant (a model, or a method with its seeds) to a problem.
 
     Args:
         num_correct, num_samples: number of right completions and number of all completions, over all seeds.
@@ -52,7 +52,10 @@ class Side:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A problem of which two entrants have different shares of right completions."""
+    """A problem of which two entrants (models or methods) have different shares of right completions.
+
+    `model` is the entrant that is compared with the entrant `reference`.
+    """
 
     problem_id: str
     prompt: str
@@ -67,11 +70,12 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class Disagreements:
-    """How two entrants disagree on one task.
+    """How two entrants (models, or methods with their seeds) disagree on one task.
 
     Args:
         task: the task's spec.
-        reference, model: names of the entrants.
+        reference: name of the entrant with which the other is compared.
+        model: name of the other entrant.
         num_problems: number of problems that both answered.
         problems: the problems with different shares. The largest differences come first. Among equal differences, the
             problems that the model solves more often come first.
@@ -92,7 +96,7 @@ class Disagreements:
 
 
 def disagreements(entrants: Sequence[Entrant], options: Options | None = None) -> list[Disagreements]:
-    """Compare every entrant with the reference, problem by problem.
+    """Compare every entrant (a model, or a method with its seeds) with the reference, problem by problem.
 
     Args:
         entrants: an entrant for each name and task.
@@ -170,7 +174,7 @@ def excerpt(prompt: str) -> str:
 
 
 def disagreements_csv(found: Sequence[Disagreements]) -> str:
-    """Write the disagreements as CSV, with a line for each pair of entrants, task and problem.
+    """Write the disagreements as CSV, with a line for each pair of entrants (models or methods), task and problem.
 
     The numbers are not rounded. A prompt that a spreadsheet would read as a formula gets an apostrophe before it.
     """

@@ -55,14 +55,14 @@ class SeedRun:
     _known: dict[str, "pd.Series[float]"] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def by_problem(self, metric: str) -> "pd.Series[float]":
-        """Return a metric of `Entrant.matrix` for each problem id. It is computed once."""
+        """Return the value of a metric for each problem id. `Entrant.matrix` lists the metrics."""
         if metric not in self._known:
             self._known[metric] = _by_problem(self.rollouts, metric, self.unit)
         return self._known[metric]
 
     @property
     def unit(self) -> str:
-        """The unit of ι: `type`, `token` or `step`. It is the headline unit of the evaluation."""
+        """The unit of ι: `type`, `token` or `step`. It is the unit of the ρ that the evaluation shows first."""
         return headline_of(self.result.get("signals", {}))
 
     @property
@@ -108,7 +108,11 @@ class Entrant:
         return {int(name.partition("@")[2]) for name in names if name.startswith(f"{prefix}@")}
 
     def mean_signal(self, name: str) -> float:
-        """Return the mean over seeds of a pooled signal, or of ρ for the name `HEADLINE`; NaN if no seed has one."""
+        """Return the mean over seeds of a pooled correlation; NaN if no seed has it.
+
+        Args:
+            name: a key of the entry `signals` of a result; or `HEADLINE` for the ρ that the evaluation shows first.
+        """
         signals = [run.result.get("signals", {}) for run in self.runs]
         found = [headline_entry(one) if name == HEADLINE else one.get(name) for one in signals]
         values = [entry["value"] if isinstance(entry, Mapping) else entry for entry in found if entry is not None]
@@ -117,13 +121,13 @@ class Entrant:
 
 
 def shared_problems(entrants: Sequence[Entrant]) -> list[str]:
-    """Return the ids of the problems that all entrants have, in the first entrant's order."""
+    """Return the ids of the problems that all entrants (models or methods) have, in the first entrant's order."""
     shared = set.intersection(*(set(entrant.problems) for entrant in entrants))
     return [name for name in entrants[0].problems if name in shared]
 
 
 def _by_problem(rollouts: pd.DataFrame, metric: str, unit: str) -> "pd.Series[float]":
-    """Compute a metric of `Entrant.matrix` for each problem id, from the rollouts of one seed."""
+    """Compute the value of a metric for each problem id, from the rollouts of one seed."""
     drawn = rollouts[~rollouts.greedy]
     if metric == "greedy" or (metric == "accuracy" and drawn.empty):
         greedy = rollouts[rollouts.greedy]
@@ -148,7 +152,10 @@ def _by_problem(rollouts: pd.DataFrame, metric: str, unit: str) -> "pd.Series[fl
 
 
 def entrants_of(name: str | None, evaluations: Sequence[Evaluation], estimator: str | None = None) -> list[Entrant]:
-    """Make the entrants of some evaluations, one for each task, or one for each model and task if there is no name.
+    """Make the entrants of some evaluations.
+
+    An entrant is a model, or a method with its seeds, on one task. With a name, the evaluations are the seeds of one
+    method, and there is an entrant for each task. Without a name, there is one for each model and task.
 
     Args:
         name: the name of the entrant whose seeds the evaluations are. If it is None, each model is an entrant.
@@ -180,7 +187,11 @@ def entrants_of(name: str | None, evaluations: Sequence[Evaluation], estimator: 
 
 
 def check_comparable(entrants: Sequence[Entrant]) -> None:
-    """Raise InvalidInputError if the entrants of a task differ in prompts, budget, verifier or signals."""
+    """Raise InvalidInputError if the entrants of a task cannot be compared.
+
+    Their evaluations must agree in the prompts, the budget (numbers of samples and tokens), the verifier, and the
+    options of the measured signals.
+    """
     first = entrants[0].runs[0]
     for entrant in entrants:
         for run in entrant.runs:
@@ -194,7 +205,10 @@ def check_comparable(entrants: Sequence[Entrant]) -> None:
 
 
 def _rendered_otherwise(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
-    """Return whether one tokenizer made different token ids of the prompts; False for old results without digests."""
+    """Return whether the same tokenizer made different token ids of the prompts in two results.
+
+    Old results have no digests of the prompts. For them, the function returns False.
+    """
     known = all(result.get("tokenizer_sha256") is not None for result in (left, right))
     same = known and left["tokenizer_sha256"] == right["tokenizer_sha256"]
     return same and bool(left["prompts_sha256"] != right["prompts_sha256"])

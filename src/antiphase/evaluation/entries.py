@@ -52,7 +52,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of the command line: the name and the runs of an entrant.
+    """One entry of the command line: the name and the runs of an entrant (a model, or a method with its seeds).
 
     Args:
         name: the entrant's name. If it is None, each model of the runs is an entrant with the model's name.
@@ -78,7 +78,7 @@ def check_comparison(
     estimator: str | None = None,
     evaluation: Mapping[str, Any] | None = None,
 ) -> list[Entry]:
-    """Check the arguments of `compare`, which explains them, and parse the entries.
+    """Check the arguments of `compare`, and parse the entries. The docstring of `compare` explains the arguments.
 
     Returns:
         the parsed entries.
@@ -128,7 +128,12 @@ def _entry(text: str) -> Entry:
 def entrant_keys(
     name: str | None, summaries: Sequence[Mapping[str, Any]], estimator: str | None = None
 ) -> list[tuple[str, str]]:
-    """Return the name and the task of each entrant that `entrants.entrants_of` would make.
+    """Return the name and the task of each entrant (model or method) that `entrants.entrants_of` would make.
+
+    Args:
+        name: the name of the entrant whose seeds the evaluations are. If it is None, each model is an entrant.
+        summaries: the content of summary.json of each evaluation.
+        estimator: only results of this estimator count; None takes those of all estimators.
 
     Raises:
         InvalidInputError: there is a name, and an evaluation has several models.
@@ -173,7 +178,7 @@ def parse_entry(entry: str) -> tuple[str | None, list[str]]:
 
 
 def _natural(path: str) -> list[tuple[int, str]]:
-    """Return a sort key that puts s2 before s10."""
+    """Return a sort key that orders numbers in names by their value, so that `s2` comes before `s10`."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path)]
 
 
@@ -192,7 +197,12 @@ def _is_folder(path: str) -> bool:
 
 
 def _check_names(keys: Sequence[tuple[str, str]], reference: str | None) -> None:
-    """Raise InvalidInputError if two entrants have the same name and task, or if the reference is no entrant."""
+    """Raise InvalidInputError if two entrants have the same name and task, or if the reference is no entrant.
+
+    Args:
+        keys: the name and the task of each entrant (model or method).
+        reference: the name of the reference; None for the first entrant.
+    """
     twice = next((name for name, task in keys if keys.count((name, task)) > 1), None)
     if twice is not None:
         raise InvalidInputError(

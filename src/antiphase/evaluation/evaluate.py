@@ -44,7 +44,8 @@ def evaluate(
 
     Args:
         model: a hub id, a local directory, `demo`, or several of these.
-        rollouts: given rollouts, as a file or as rows (see `load_given`). By default completions are generated.
+        rollouts: given rollouts, as a file or as rows. Each row names its problem and has a completion; `load_given`
+            lists the columns. By default completions are generated.
         out: folder for rollouts.parquet, tokens.parquet, summary.json and figures; None keeps nothing on disk.
         resume: continue the interrupted evaluation in `out`, which must have the same options and model. If there is
             none, begin one.
@@ -73,7 +74,7 @@ def run_evaluation(request: EvalRequest, *, progress: bool = True) -> Evaluation
         progress: show a bar with the time left.
 
     Raises:
-        AntiphaseError: for the reasons that `evaluate` names.
+        AntiphaseError: a model or a given rollout cannot be used, or memory runs out. The message says what to do.
     """
     return _EvaluationRun(request, progress=progress).run()
 

@@ -1,4 +1,4 @@
-"""The folder of an evaluation. It has the same files as the folder of a probe, with the same rules."""
+"""The folder of an evaluation. It has the files of a probe's folder, which `run_folder` lists."""
 
 from antiphase.runs.folder_kinds import EVALUATION
 from antiphase.runs.run_folder import RunFolder

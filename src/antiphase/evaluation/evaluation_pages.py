@@ -38,7 +38,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 
 
 def rivals_tables(comparison: Comparison) -> list[Table]:
-    """Return a table of ι and its rivals for each task and entrant of a comparison."""
+    """Return a table of ι and its rivals (other scores of a rollout) for each task and entrant (model or method)."""
     tasks = comparison.tasks.items()
     return [table for name, task in tasks for table in comparison_rivals(name, task["entrants"])]
 
@@ -54,7 +54,7 @@ def comparison_document(
     Args:
         comparison: the comparison.
         folders: folders of the evaluations, by their label on the page. Several folders of one label are seeds.
-        found: the problems that entrants solve with different shares.
+        found: the problems that entrants (models, or methods with their seeds) solve with different shares.
         names: the name of the entrant, by label. It is None if each model of the folder is an entrant of its own.
 
     Raises:

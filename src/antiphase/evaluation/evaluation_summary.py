@@ -33,7 +33,7 @@ def summarize_evaluation(
         models: facts of each model: revision, device, dtype, engine, and the layers of each estimator.
         config: the options of the run.
         identities: for each task, the values that two comparable results must share (see `TaskPlan.identity`).
-        tick: a function that is called after each result with the share of the work that it was.
+        tick: a function that is called after each result, with the share of the whole work that this result was.
 
     Returns:
         `results`, an entry for each model, task and estimator; and `benchmark`, the table of several tasks with their

@@ -28,7 +28,11 @@ _TEXT_COLUMNS = ("question", "problem", "prompt")
 
 @dataclass(frozen=True)
 class GivenCompletion:
-    """One completion of a problem, as text or as token ids. `place` says where it stands in the given data."""
+    """One given completion of a problem, as text or as token ids.
+
+    `place` says where it stands in the given data, for error messages. `sample` is its number among the samples of the
+    problem.
+    """
 
     place: str
     problem: Problem

@@ -56,7 +56,10 @@ class Evaluation:
         )
 
     def disagreements(self) -> "list[Disagreements]":
-        """Return which problems each model solves more or less often than the first one; empty for a single model."""
+        """Return which problems each model solves more or less often than the first model.
+
+        There is an entry for each task and each model but the first; the list is empty for a single model.
+        """
         from antiphase.evaluation.disagreements import disagreements
         from antiphase.evaluation.entrants import entrants_of
 
@@ -134,6 +137,8 @@ class Evaluation:
 
 def labels_of(evaluation: Evaluation, document: Document, name: str | None = None, place: int = 0) -> dict[Any, str]:
     """Return the labels that an evaluation's models have on its page, by entrant, task and index of the seed.
+
+    An entrant is a model, or a method whose seeds are several evaluations.
 
     Args:
         evaluation: the evaluation.

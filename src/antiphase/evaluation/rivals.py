@@ -91,11 +91,15 @@ def compare_with_rivals(
 
 
 def by_problem_of_strata(areas: np.ndarray, problems: Sequence[Any], strata: Sequence[Any]) -> np.ndarray:
-    """Return the mean over each problem's strata; NaN values are left out.
+    """Return, for each problem, the mean of the values of its strata; NaN values are left out.
 
     Args:
-        areas: one value for each stratum, in the order in which the strata first appear.
-        problems, strata: the problem and the stratum of each rollout; see `compare_with_rivals`.
+        areas: one value (an AUROC) for each stratum, in the order in which the strata first appear.
+        problems: the problem of each rollout.
+        strata: the stratum of each rollout: its problem, or its problem and seed.
+
+    Returns:
+        one value for each problem, in the order in which the problems first appear; NaN if no stratum has a value.
     """
     owner = dict(zip(strata, problems, strict=True))
     own: dict[Any, list[float]] = {}
@@ -112,7 +116,10 @@ def _difference(left: np.ndarray, right: np.ndarray) -> dict[str, Any]:
 
 
 def adds(entry: Entry) -> bool:
-    """Return whether ι is shown to add something to a score: the interval of `beside` is above 0."""
+    """Return whether it is shown that ι adds something to a score: the interval of `beside` is above 0.
+
+    The entry is one of those that `compare_with_rivals` returns.
+    """
     beside = entry["beside"]
     return beside["low"] is not None and beside["low"] > 0 and beside["num_problems"] >= MIN_PROMPTS
 
@@ -160,7 +167,7 @@ def evaluation_rivals(results: Sequence[Entry]) -> list[Table]:
 
 
 def comparison_rivals(task: str, entrants: Sequence[Entry]) -> list[Table]:
-    """Return a table of ι and its rivals for each entrant of one task of a comparison."""
+    """Return a table of ι and its rivals for each entrant (model or method) of one task of a comparison."""
     tables = []
     for row in entrants:
         rivals = row.get("rivals", {})
@@ -185,7 +192,7 @@ def rivals_note(result: Entry) -> str | None:
 
 
 def shared_notes(task: Entry) -> list[str]:
-    """Return a sentence about Δ ln p for each entrant of a task that shares rollouts with the reference."""
+    """Return a sentence about Δ ln p for each model or method that shares rollouts with the reference of a task."""
     notes = []
     for row in task["entrants"]:
         entry = row.get("rivals", {}).get(DELTA)

@@ -49,7 +49,7 @@ def _keys(rows: pd.DataFrame) -> list[tuple[Any, ...]]:
 
 
 def add_rivals(comparison: Comparison, entrants: Sequence[Entrant]) -> None:
-    """Give every entrant of a comparison the entry `rivals`, which `rivals_of` computes.
+    """Give every entrant (model or method) of a comparison the entry `rivals`, which `rivals_of` computes.
 
     Args:
         comparison: the comparison. Its rows of entrants are changed.
@@ -65,8 +65,9 @@ def rivals_of(entrant: Entrant, reference: Entrant) -> dict[str, Any]:
     """Compare ι with every other score on the sampled rollouts of an entrant, over all of its seeds.
 
     Args:
-        entrant: the entrant.
-        reference: the entrant that the others are compared with. Δ ln p is a score if the two share rollouts.
+        entrant: a model, or a method with its seeds.
+        reference: the entrant that the others are compared with. If the two were measured on the same rollouts, one of
+            the scores is Δ ln p, the mean of ln p by the entrant minus ln p by the reference over a rollout's tokens.
 
     Returns:
         An entry for each score that some rollout has: `auroc`, `gain` (of the best of all samples over a random pick),

@@ -68,7 +68,7 @@ def accuracy_metrics(rollouts: pd.DataFrame, ks: Sequence[int]) -> dict[str, dic
 
     Returns:
         `avg@n` (mean over samples), `pass@k`, `maj@k`, `greedy`, `truncated`, `well_formed`, `timeouts`, `strict`,
-        `flexible` (see `strict_and_flexible`), `length`, each with value, low, high and num_problems.
+        `flexible`, and `length` in tokens, each with value, low, high and num_problems. docs/metrics.md explains them.
     """
     drawn, greedy = rollouts[~rollouts.greedy], rollouts[rollouts.greedy]
     found: dict[str, Estimate] = {}
@@ -119,10 +119,11 @@ def inside_metrics(rollouts: pd.DataFrame, ks: Sequence[int], unit: str = "token
         unit: the unit of ι: `type`, `token` or `step`.
 
     Returns:
-        `auroc`, `best_of` and `rivals`. `auroc` holds a value for each score of `SCORES`; 0.5 is chance, and
-        `num_problems` counts the problems with both right and wrong rollouts. `best_of` holds, for each k and each way
-        to pick (`random`, `majority`, `oracle` and the scores), the `accuracy` and its `gain` over a random pick,
-        paired by problem. `rivals` compares ι with every other score (see `compare_with_rivals`).
+        `auroc`, `best_of` and `rivals`. `auroc` holds a value for each score of `SCORES` (ι and its rivals, which are
+        other numbers of a rollout); 0.5 is chance, and `num_problems` counts the problems with both right and wrong
+        rollouts. `best_of` holds, for each k and each way to pick (`random`, `majority`, `oracle` and the scores), the
+        `accuracy` and its `gain` over a random pick, paired by problem. `rivals` compares ι with every other score
+        (see `compare_with_rivals`).
     """
     drawn = rollouts[~rollouts.greedy]
     if drawn.empty:

@@ -1,6 +1,7 @@
 """Show the strict and the flexible score of an evaluation beside its accuracy.
 
-The module `antiphase.tasks.strict_flexible` computes the two scores.
+The strict score accepts only an answer in tags, in a box or after an announcement. The flexible score takes the last
+number as the answer. The module `antiphase.tasks.strict_flexible` computes both.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ TWO_SCORES_NOTE = (
 
 
 def two_scores_table(results: Sequence[Entry], names: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows of a table of both scores. It has a row for each model and task with scores.
+    """Return the header and the rows of a table of both scores, with a row for each model and task that has a score.
 
     Args:
         results: the entries of `results` in the summary.

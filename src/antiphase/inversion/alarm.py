@@ -70,7 +70,7 @@ def collapsing(inversion: Sequence[float], accuracy: Sequence[float], window: in
 
 @dataclass(frozen=True)
 class _Trend:
-    """How a metric changed over the window: the means of its first and last quarter, and the t of its slope."""
+    """How a metric changed over the window: the means of its first and last quarter, and its slope's t statistic."""
 
     name: str
     start: float
@@ -143,7 +143,7 @@ def collapse_signs(history: Mapping[str, Sequence[float]], window: int) -> list[
 
 
 def _sharp_changes(trends: Mapping[str, _Trend]) -> list[tuple[str, str]]:
-    """Return the names and the texts of the changes that are sharp, whatever became of accuracy and reward."""
+    """Return the name and the text of each change that is large enough, without looking at accuracy and reward."""
     length, truncated, repetition = trends[LENGTH], trends[TRUNCATED], trends[REPETITION]
     distinct = trends[DISTINCT]
     # A comparison with NaN is false, so an unknown metric gives no sign.

@@ -92,9 +92,13 @@ class InversionReward:
         token_signals(model, row, self.spec.signal_spec(), steps=steps)
 
     def check_layers(self, model: nn.Module) -> None:
-        """Check the model and the layers as `check` does, with the same errors, but without reading weights.
+        """Check that the options name layers of the model that can be measured, without reading its weights.
 
-        This is for a process that does not hold the model's weights.
+        `check` also measures a token. This method is for a process that does not hold the model's weights.
+
+        Raises:
+            UnsupportedModelError: antiphase does not know the model's attention projections.
+            InvalidInputError: the options name a layer that the model does not have.
         """
         chosen_layers(unwrap(model), self.spec.signal_spec())
 
@@ -242,8 +246,8 @@ class InversionReward:
         if len(set(sizes.values())) != 1:
             shown = ", ".join(f"{name} of {size}" for name, size in sizes.items())
             raise InvalidInputError(
-                f"combine needs one of each for every rollout; got {shown}. If there are several processes, gather "
-                "all of these from all processes, or none."
+                f"combine needs one number of each kind for every rollout; got {shown} rollouts. If there are "
+                "several processes, gather all of these from all processes, or none of them."
             )
         if group_size < 1 or len(facts) % group_size:
             raise InvalidInputError(

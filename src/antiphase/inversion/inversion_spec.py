@@ -66,12 +66,11 @@ class InversionSpec:
         min_steps: if the unit is `step`, a rollout with fewer steps has no score.
         undefined: the ρ that a rollout without a score gets: `neutral` (the mean of its group), `zero` (ρ = 0) or
             `worst` (ρ = 1); see `inversion_term`.
-        estimator: how strengths are computed: `own`, `last` or `full`. `SignalSpec` explains this and the next five
-            options.
+        estimator: how gradient strengths are computed: `own`, `last` or `full`; see `SignalSpec`.
         layers: which layers are measured: `all`, `last`, `last-K`, or indices such as `0,3,-1`.
         projections: which of the attention projections Q, K, V, O are measured, such as `QKVO`.
         norm: `nuclear`, `frobenius` or `l1`.
-        target: `logit`, or `logprob` (a control).
+        target: what is differentiated: the generated token's `logit`, or its `logprob` (a control).
         targets_per_rollout: number of random tokens of each rollout whose strength is measured; None measures all.
         token_budget: padded tokens in one measuring pass; it changes numbers by no more than rounding.
         correlation: `spearman` or `pearson`.
@@ -81,7 +80,8 @@ class InversionSpec:
         clip: scores are clipped to [−clip, clip].
         schedule: how λ changes during training: `constant`, `warmup`, `linear` or `cosine`; see `weight_at`.
         warmup_steps: number of optimizer steps over which λ rises from 0. A value below 1 is a share of the training.
-        control: the control experiment: `none`, `shuffled` or `random`; see `ScoreSpec`.
+        control: the control experiment: `none`, `shuffled` (strengths are permuted within each rollout) or `random`
+            (every score is replaced by a random number).
         verifier: name of the reward function that says which rollouts are right, for trainers that have several. The
             default is the first function that verifies answers.
         accept: a rollout counts as right ("accepted") if the verifier gives it at least this reward.
@@ -204,7 +204,11 @@ class InversionSpec:
         )
 
     def weight_at(self, step: int, num_steps: int) -> float:
-        """Return λ before optimizer step `step` of `num_steps`; see `antiphase.reward.weight_at`."""
+        """Return λ before optimizer step `step` of `num_steps`. The steps are counted from 0.
+
+        It follows from the options `weight`, `schedule` and `warmup_steps`, by the formulas of
+        `antiphase.reward.weight_at`.
+        """
         total = max(num_steps, 1)
         warmup = self.warmup_steps if self.warmup_steps < 1 else self.warmup_steps / total
         schedule = cast(Schedule, self.schedule)

@@ -134,7 +134,7 @@ class RolloutFacts:
         return len(self.length)
 
     def gathered(self, gather: Gather) -> "RolloutFacts":
-        """Return the facts of the rollouts of all processes, one process after another, without those of tokens.
+        """Return the facts of the rollouts of all processes, one process after another. `tokens` is None in them.
 
         Args:
             gather: a function that takes a float64 `[rollout, fact]` tensor on the CPU, and returns the tensors of all
@@ -156,5 +156,5 @@ class RolloutFacts:
 
 
 def _column(values: Sequence[float]) -> Float[Tensor, "rollout"]:
-    """Return one number for each rollout as a tensor."""
+    """Return a list of one number for each rollout as a float64 tensor."""
     return torch.tensor(values, dtype=torch.float64)

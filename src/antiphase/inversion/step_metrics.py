@@ -24,7 +24,7 @@ def _std(values: Tensor) -> float:
 
 
 def _within(values: Tensor, group_size: int) -> float:
-    """Return the mean over groups of the standard deviation within the group."""
+    """Return the mean over groups of the standard deviation of the values within a group."""
     return _mean(torch.tensor([_std(group) for group in values.view(-1, group_size)], dtype=torch.float64))
 
 

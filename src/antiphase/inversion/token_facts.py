@@ -18,7 +18,9 @@ class TokenFacts:
     """The signals of the rollouts of one process, in float32 on the CPU; NaN where nothing was measured.
 
     Args:
-        entropy, logprob, strength: the signals of each token, as in `TokenSignals`.
+        entropy: the entropy at each token, in nats.
+        logprob: the log-probability of each token, in nats.
+        strength: the gradient strength of each token.
         step: the step (the sentence) of each token, counted from 0 in each rollout; −1 at other positions.
         step_entropy, step_strength: the mean entropy and the gradient strength of each step.
         first: the column of each rollout's first prompt token.
@@ -34,7 +36,7 @@ class TokenFacts:
 
     @classmethod
     def of(cls, signals: TokenSignals, batch: TokenBatch, steps: Int[Tensor, "batch token"]) -> "TokenFacts":
-        """Take the numbers of single tokens and steps from signals, and leave those by layer behind.
+        """Take the numbers of tokens and steps from signals, but not the strengths of single layers.
 
         Args:
             signals: the signals of the batch, with those of its steps.

@@ -108,7 +108,12 @@ def outer_norms(model: nn.Module) -> list[nn.Module]:
 
 
 def find_attention(model: nn.Module) -> tuple[AttentionLayer, ...]:
-    """Return the attention layers of the text decoder, in order. The errors are those of `find_layers`."""
+    """Return the attention layers of the text decoder, in order.
+
+    Raises:
+        UnsupportedModelError: antiphase does not know the attention projections of some layer, or two layers have the
+            same weights.
+    """
     return find_layers(model).attention
 
 
@@ -116,7 +121,7 @@ def find_layers(model: nn.Module) -> DecoderLayers:
     """Return all layers of the text decoder.
 
     Layers of linear attention, convolutions and state spaces have no attention weights between positions. They are not
-    measured, also if they have projections of the same names.
+    measured, even if they have modules with the names of the projections, such as `q_proj`.
 
     Raises:
         UnsupportedModelError: no module follows a known layout, or the attention of one layer does not, or two layers
@@ -218,7 +223,7 @@ def _leaves(module: nn.Module) -> list[str]:
 def _check_weights(model: nn.Module, layers: Sequence[AttentionLayer]) -> None:
     """Raise UnsupportedModelError if two projection modules have the same weight.
 
-    The gradient at such a weight is the sum over both modules, which the estimators would measure apart.
+    The gradient at such a weight is a sum over both modules, but the estimators would measure each module on its own.
     """
     owners: dict[int, AttentionLayer] = {}
     for layer in layers:

@@ -11,16 +11,17 @@ _ACRONYMS: Final = ("gguf", "gptq", "awq", "fp8")
 
 
 def model_notes(facts: Mapping[str, Any]) -> list[str]:
-    """Return the notes on the facts of a model, or of an entry of `results` that holds them; empty if there are none.
+    """Return the notes on the facts about a model; an empty list if there is nothing to note.
 
     Args:
-        facts: a mapping in which `left_out` and `quantization` may be known.
+        facts: the facts about a model, or an entry of `results` in a summary. If it has the keys `left_out` and
+            `quantization`, they are read.
     """
     return [note for note in (layers_note(facts), quantization_note(facts)) if note is not None]
 
 
 def quantization_label(method: str, bits: int | None) -> str:
-    """Return the name of a way of quantising in messages.
+    """Return the text that names a way of quantising in messages.
 
     Args:
         method: the entry `quant_method` of a model's configuration, or `gguf`.

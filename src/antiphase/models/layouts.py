@@ -86,8 +86,8 @@ def _query(module: nn.Module, output: nn.Module, config: Any) -> Projection:
     Our reading: Q is the part of the weight that makes the queries. The gate does not enter the attention weights.
 
     Raises:
-        UnsupportedModelError: `q_proj` has twice the features that the O projection reads, and nothing is known of the
-            second half.
+        UnsupportedModelError: `q_proj` has twice the features that the O projection reads, and antiphase does not know
+            what the second half is.
     """
     if config.model_type in _GATED:
         heads, _, dim = _head_counts(config)
@@ -102,7 +102,13 @@ def _query(module: nn.Module, output: nn.Module, config: Any) -> Projection:
 
 
 def _fused(fused: nn.Module, output: nn.Module, *features: Tensor) -> _Match:
-    """Return the projections of a fused module; `features` are the output features of Q, K and V."""
+    """Return the projections of an attention whose Q, K and V are computed by one fused module.
+
+    Args:
+        fused: the fused module.
+        output: the module of the projection O.
+        features: the indices of the fused module's output features that belong to Q, to K and to V.
+    """
     q, k, v = (Projection(fused, f) for f in features)
     return {"Q": q, "K": k, "V": v, "O": Projection(output)}
 
@@ -138,6 +144,6 @@ _RULES: tuple[Callable[[nn.Module, _Children, Any], _Match], ...] = (_separate, 
 
 
 def match(module: nn.Module, config: Any) -> _Match:
-    """Return the projections of an attention module by the first rule that matches; None for any other module."""
+    """Return the projections of a module by the first layout that matches; None if it is no attention module."""
     children = dict(module.named_children())
     return next((found for rule in _RULES if (found := rule(module, children, config)) is not None), None)

@@ -208,7 +208,7 @@ def _load_weights(
 
 
 def _check_all_loaded(name: str, missing: Collection[str]) -> None:
-    """Raise ModelNotFoundError if the checkpoint lacks a weight, for which transformers takes random numbers."""
+    """Raise ModelNotFoundError if the checkpoint lacks a weight, since transformers uses random numbers for it."""
     if missing:
         others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
         raise ModelNotFoundError(
@@ -268,8 +268,8 @@ def _quiet() -> Iterator[None]:
 def weights_digest(model: nn.Module) -> str:
     """Return a checksum of the weights: of the first and last 32 numbers of every parameter.
 
-    It serves to tell models with different weights apart. GPTQ and AWQ keep their weights in buffers of whole numbers,
-    which are read too.
+    The checksum tells models with different weights apart. GPTQ and AWQ keep their weights in buffers of whole
+    numbers, so these buffers are read too.
     """
     inner, digest = unwrap(model), hashlib.sha256()
     named: list[tuple[str, torch.Tensor]] = list(inner.named_parameters())

@@ -89,7 +89,7 @@ def quantization_of(config: Any) -> Quantization | None:
 
 
 def quantization_facts(found: Quantization | None) -> dict[str, Any] | None:
-    """Return `method`, `bits` and `dequantized` for a summary, as in `Quantization`; None if nothing is quantised."""
+    """Return the fields of a `Quantization` as values that JSON can hold; None if nothing is quantised."""
     return None if found is None else asdict(found)
 
 

@@ -132,7 +132,7 @@ def saved_step(path: Path) -> int | None:
 
 
 def trainer_step(path: Path, key: str = "global_step") -> int | None:
-    """Return a number of steps from the `trainer_state.json` of a directory; None if it is not there.
+    """Return a number of steps from the `trainer_state.json` of a directory; None if it has no such number.
 
     Args:
         path: the directory of a checkpoint.

@@ -62,7 +62,14 @@ def check_out(path: Path, kind: FolderKind, config: Mapping[str, Any], *, resume
 
 
 def check_same(folder: Path, what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise InvalidInputError, with the first differences, if what a folder holds was made with other options."""
+    """Raise InvalidInputError if what a folder holds was made with other options; the message names some of them.
+
+    Args:
+        folder: the folder.
+        what: what the folder holds, for the message, such as `a checkpoint`.
+        before: the options with which it was made.
+        now: the options now.
+    """
     differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if differing:
         places = [place for key in differing for place in _differences(key, before.get(key), now.get(key))]

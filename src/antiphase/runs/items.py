@@ -62,7 +62,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of a model: token ids must be below `vocabulary`, and a rollout has at most `context` tokens.
+    """The limits of a model: token ids must be below `vocabulary`, and a rollout may have at most `context` tokens.
 
     `context` is None if the model's config names no limit.
     """

@@ -128,7 +128,11 @@ def model_facts(loaded: LoadedModel, prompt_ids: Sequence[int], specs: Sequence[
 
 
 def given_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts that only some models have: quantisation, layers left out, rollouts without an end token."""
+    """Return those facts about a model that are worth a note: quantisation, layers left out, missing end tokens.
+
+    Args:
+        facts: the facts about the model. If one of these is absent, it is also absent from the result.
+    """
     return {key: facts[key] for key in ("quantization", "left_out", "num_without_end") if key in facts}
 
 

@@ -1,4 +1,4 @@
-"""The rivals of ι (ι = −ρ, the inversion): other numbers of a rollout that might tell as much as ι does.
+"""The rivals of ι (ι = −ρ, the inversion): other numbers of a rollout that may tell right from wrong as well as ι.
 
 Each rival has one line of definition, its source, and the column of rollouts.parquet that it is read from. An
 evaluation judges ι and every rival in the same way, so a reader sees whether ι adds anything. A probe, which knows no
@@ -71,7 +71,7 @@ DELTA_WHAT = Rival(
 
 
 def rollout_score(rollouts: pd.DataFrame, name: str, unit: str = "token") -> np.ndarray:
-    """Return a score of each rollout; NaN where it is undefined, or if the run is older than its column.
+    """Return a score of each rollout; NaN where it is undefined, or if the table of an old run lacks its column.
 
     Args:
         rollouts: rows of rollouts.parquet.

@@ -49,7 +49,7 @@ class Result(Protocol):
 class Frames(NamedTuple):
     """The tables of a finished run, with the rows of all batches and models.
 
-    `steps` is None in a run that is older than the measurement of steps; `alternatives` is None if none were stored.
+    `steps` is None in a run that was made before antiphase measured steps. `alternatives` is None if none were stored.
     """
 
     tokens: pd.DataFrame
@@ -74,7 +74,7 @@ class Run(ABC, Generic[Wanted, Found]):
 
     Attributes:
         FOLDER: the class of the folder that the run writes to.
-        RESAMPLED: a word for the progress bar: what the bootstrap draws.
+        RESAMPLED: a word for the progress bar that names what the bootstrap draws, such as `prompts`.
     """
 
     FOLDER: type[RunFolder]

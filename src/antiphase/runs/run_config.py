@@ -54,31 +54,43 @@ class RunConfig:
 
     Args:
         models: hub ids, local directories, or `demo`.
-        estimators: names of `SignalSpec.estimator`. A name may be followed by the number of tokens per rollout that
-            this estimator measures, as in `full:16`. The first estimator is the headline: tables and pages
-            show its ρ first.
-        layers, projections, norm, target, targets_per_rollout, token_budget: see `SignalSpec`.
-        unit: the unit of the headline ρ: `type` (distinct token ids, the paper's fingerprint), `token` (positions) or
-            `step`. The results always contain all three.
+        estimators: how gradient strengths are computed: `own`, `last`, `full`, `oracle` or `oracle-own`; `SignalSpec`
+            explains them. A name may be followed by the number of tokens per rollout that this estimator measures, as
+            in `full:16`. Tables and pages show the ρ of the first estimator first.
+        layers: which layers are measured: `all`, `last`, `last-K`, or indices such as `0,3,-1`.
+        projections: which of the attention projections Q, K, V and O are measured.
+        norm: the norm of a gradient: `nuclear`, `frobenius` or `l1`.
+        target: what is differentiated: the generated token's `logit`, or its `logprob` (a control).
+        targets_per_rollout: the number of random tokens of each rollout whose strength is measured; None measures all.
+        token_budget: the greatest number of padded tokens in one forward pass.
+        unit: the unit whose ρ is shown first: `type` (distinct token ids, the paper's fingerprint), `token`
+            (positions) or `step` (sentences). The results always contain all three.
         splitter: where steps end: `sentence`, `line`, `fixed:N` or `regex:PATTERN`; see `Splitter`.
-        step_strength: `mean` or `joint`; see `SignalSpec`.
+        step_strength: the strength of a step: `mean` of its tokens' strengths, or `joint` (the norm of the gradient of
+            the sum of its n tokens' targets, divided by n^0.9).
         segment: which tokens of a rollout are correlated: those of its `thought`, those of its `answer`, or `all`. All
             tokens are always measured and stored. With `thought` and `answer`, no step contains tokens of both.
         min_tokens: a rollout with fewer measured tokens (or types) has no correlation of its own.
         min_steps: a rollout with fewer steps has no correlation over steps.
         num_resamples: the number of bootstrap samples. Each is drawn from the prompts.
-        temperature, top_p, seed: see `Sampling`.
-        system_prompt, prompt_template: see `PromptFormat`.
+        temperature, top_p: how completions are sampled. The temperature 0 is greedy decoding.
+        seed: the seed of sampling, of the draws of measured tokens, and of the bootstrap.
+        system_prompt: the system message of the chat. Without a chat template, it stands before the prompt.
+        prompt_template: a text with `{prompt}` in it, which is put around every plain-text prompt.
         chat_template_kwargs: variables for the model's chat template, such as `{"enable_thinking": False}`.
-        fold_system: whether the system message is moved to the first user message; see `ChatOptions`.
+        fold_system: whether the system message is moved to the first user message, for templates that refuse it.
         end_tokens: texts of tokens that end a completion, in addition to the model's own end tokens.
         think_tags: pairs of tags between which the models think, in addition to the known tags. Each text is a pair,
             as in `<plan> </plan>`.
-        engine: the name of the engine that completes the prompts; see `make_generator`.
+        engine: the engine that completes the prompts: `transformers`, `vllm` or `auto`, which means transformers.
         vllm_memory: the share of the GPU's memory that vLLM takes; the rest is for the model that is measured.
         batch_size: the number of rollouts that are generated, measured and written together.
         rollouts: the file of given rollouts, or `GIVEN_ROWS` for rows in memory; None generates the rollouts.
-        dtype, device, trust_remote_code, revision, adapter: see `load_model`.
+        dtype: the dtype of the weights; `auto` is float32 on the CPU and the checkpoint's own dtype elsewhere.
+        device: a torch device; `auto` is cuda if it is available, else mps, else cpu.
+        trust_remote_code: whether to run code that comes with the model.
+        revision: a branch, tag or commit of the model on the hub.
+        adapter: a local directory or a hub id of an adapter that is put on the model.
     """
 
     models: tuple[str, ...]
@@ -180,7 +192,9 @@ def signal_specs(config: RunConfig, temperature: float = 1.0) -> tuple[SignalSpe
     """
     specs = tuple(_signal_spec(text, config, temperature) for text in config.estimators)
     if len({spec.estimator for spec in specs}) < len(specs):
-        raise InvalidInputError(f"an estimator is named twice: {', '.join(config.estimators)}.")
+        raise InvalidInputError(
+            f"an estimator is named twice: {', '.join(config.estimators)}. Name each of them once."
+        )
     return specs
 
 

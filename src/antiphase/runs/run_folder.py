@@ -213,7 +213,7 @@ class RunFolder:
             return _as_frame(pq.read_table(path))
 
     def read_steps(self) -> pd.DataFrame | None:
-        """Read the whole table of steps; None if the run is older than the measurement of steps.
+        """Read the whole table of steps; None if the run was made before antiphase measured steps.
 
         Raises:
             InvalidInputError: the table cannot be read.

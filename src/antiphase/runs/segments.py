@@ -107,15 +107,15 @@ def segment_statistics(
     """Compute ρ over tokens, types and steps for the thought and for the answer, as values that JSON can hold.
 
     Args:
-        tokens, rollouts, steps: all rows of one model and estimator; `steps` is None in a run that is older than the
-            measurement of steps.
+        tokens, rollouts, steps: all rows of one model and estimator; `steps` is None in a run that was made before
+            antiphase measured steps.
         units: the options that say what is correlated.
         resampling: `num_resamples` and `seed` of the bootstrap.
 
     Returns:
         `thought` and `answer`, each with `num_tokens` (the number of its measured tokens), `num_rollouts` (the number
-        of rollouts that have this segment), and `units` (what `unit_statistics` returns for these rollouts). Empty if
-        no rollout has a thought, or if a part of the run is older than segments.
+        of rollouts that have this segment), and `units` (what `unit_statistics` returns for these rollouts). The
+        result is empty if no rollout has a thought, or if some tokens were measured before antiphase knew segments.
     """
     if "segment" not in tokens or bool(tokens.segment.isna().any()) or not bool((tokens.segment == PARTS[0]).any()):
         return {}

@@ -32,8 +32,8 @@ def signal_statistics(
     """Compute pooled and per-rollout correlations with intervals, as values that JSON can hold.
 
     Args:
-        tokens, rollouts, steps: all rows of one model and estimator; `steps` is None in a run that is older than the
-            measurement of steps.
+        tokens, rollouts, steps: all rows of one model and estimator; `steps` is None in a run that was made before
+            antiphase measured steps.
         layers, projections: the layers and projections that were measured.
         units: the options that say what is correlated.
         num_resamples: the number of bootstrap samples. Each is drawn from the prompts.
@@ -87,7 +87,10 @@ def signal_statistics(
 def _chain(
     tokens: pd.DataFrame, strength: Tensor, clusters: Tensor, token_ids: Tensor, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Compute the links of the paper's argument, and the controls; empty if the run is older than their columns."""
+    """Compute the links of the paper's argument from entropy to strength, and the controls.
+
+    The result is empty if the run was made before antiphase wrote the columns that are needed.
+    """
     if "logit" not in tokens:
         return {}
     names = ("entropy", "position", "logprob_control", *MAGNITUDES)

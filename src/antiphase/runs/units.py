@@ -86,8 +86,8 @@ def unit_statistics(
     """Compute ρ over every unit, pooled and within rollouts, with intervals, as values that JSON can hold.
 
     Args:
-        tokens, rollouts, steps: the rows of one model and estimator; `steps` is None in a run that is older than the
-            measurement of steps.
+        tokens, rollouts, steps: the rows of one model and estimator; `steps` is None in a run that was made before
+            antiphase measured steps.
         units: the options that say what is correlated.
         resampling: `num_resamples` and `seed` of the bootstrap, which draws prompts.
 
@@ -162,15 +162,15 @@ def _beside_steps(tokens: pd.DataFrame, steps: pd.DataFrame, units: UnitSpec, **
 
 
 def headline_of(result: Mapping[str, Any]) -> Unit:
-    """Return the headline unit of a result: the unit of the ρ that is shown first.
+    """Return the headline unit of a result, which is the unit of the ρ that is shown first.
 
-    Runs that are older than the units correlate tokens.
+    It is `token` for a run that was made before antiphase had other units.
     """
     return cast(Unit, result.get("headline", "token"))
 
 
 def headline_entry(result: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the entry of ρ over the headline unit of a result; None if no signals were measured."""
+    """Return the entry of ρ over the headline unit (which is shown first); None if no signals were measured."""
     return by_unit(result)[headline_of(result)] if "spearman" in result else None
 
 
@@ -181,7 +181,7 @@ def spearman_column(rollouts: pd.DataFrame, unit: str) -> str:
 
 
 def by_unit(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the entry of ρ for each unit. A result older than the units has `token` and `type`."""
+    """Return the entry of ρ for each unit. A result of an old run, without the key `units`, has `token` and `type`."""
     if "units" in result:
         return dict(result["units"])
     undefined = {"num_items": result["num_tokens"], "num_undefined": result["num_undefined"]}

@@ -1,8 +1,8 @@
 """Record the inputs and outputs of a model's attention projections during a forward pass.
 
-`observe` is the place where a measurement changes a model, and only for the duration of a `with` block. It adds hooks,
-can replace the attention implementation, and puts the model in evaluation mode. Evaluation mode also switches off
-gradient checkpointing, which would call the hooks twice. All of this is undone at the end of the block, also after an
+A measurement changes a model only in `observe`, and only inside a `with` block. `observe` adds hooks, can replace the
+attention implementation, and puts the model in evaluation mode. Evaluation mode also switches off gradient
+checkpointing, which would call the hooks twice. All of this is undone at the end of the block, also after an
 exception. Parameters and `.grad` are never changed.
 """
 
@@ -31,7 +31,8 @@ class Capture:
         inputs: the input of each observed projection module.
         outputs: the output of each observed projection module.
         before_norm: the final hidden states before the model's last normalisation layer; None if it has none.
-        norms: the input and output of each normalisation layer outside the decoder's layers, until `find_last_norm`.
+        norms: the input and output of each normalisation layer outside the decoder's layers. `find_last_norm` empties
+            the list.
     """
 
     inputs: dict[nn.Module, Tensor] = field(default_factory=dict)

@@ -34,7 +34,12 @@ def placed(values: Mapping[ProjectionName, Tensor], names: Sequence[ProjectionNa
 def mean_of_cells(
     values: Float[Tensor, "*places layer projection"], there: Bool[Tensor, "layer projection"]
 ) -> Float[Tensor, "*places"]:
-    """Return the mean over the cells that are there."""
+    """Return the mean over the cells that are there.
+
+    Args:
+        values: the values of all cells, with any axes before those of layers and projections.
+        there: which projections each layer has, as `present` returns it.
+    """
     if bool(there.all()):
         return values.mean((-2, -1))
     return values[..., there.to(values.device)].mean(-1)

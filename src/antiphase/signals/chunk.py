@@ -105,7 +105,10 @@ class Chunk:
 
     @property
     def seeded(self) -> Bool[Tensor, "target"]:
-        """True at the targets whose gradient is needed: the measured ones, or all of them if there are steps."""
+        """A mask that is True at the targets whose gradient is needed.
+
+        These are the measured targets, or all targets if the joint strengths of steps are wanted.
+        """
         return self.measured if self.steps is None else torch.ones_like(self.measured)
 
     @property
@@ -140,12 +143,16 @@ class ChunkSignals:
 
     @classmethod
     def joined(cls, parts: Sequence["ChunkSignals"]) -> "ChunkSignals":
-        """Return the signals of several parts of a chunk, whose targets and steps follow one another."""
+        """Return the signals of a whole chunk from those of its parts.
+
+        Args:
+            parts: the signals of the parts, in the order of their targets and steps.
+        """
         if len(parts) == 1:
             return parts[0]
 
         def joined(name: str) -> Tensor | None:
-            """Return a field of all parts; None if no part has it. Parts without a step have no signals of steps."""
+            """Return a field of all parts, concatenated; None if no part has it. Parts without it are left out."""
             there = [value for part in parts if (value := getattr(part, name)) is not None]
             return torch.cat(there) if there else None
 

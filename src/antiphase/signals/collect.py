@@ -87,7 +87,14 @@ def _steps(
 ) -> StepSignals:
     """Return the signals of the steps.
 
-    The arguments are those of `collect`, with the token signals of the batch, and which projections each layer has.
+    Args:
+        batch: the batch that was measured.
+        entropy: the entropy of every token, in nats.
+        strength: the gradient strength of every token for each layer and projection.
+        steps: the step of every completion token.
+        spec: the options of the measurement.
+        done: for each chunk, its rows and its signals.
+        there: which projections each layer has.
     """
     device, mask, steps = strength.device, batch.completion_mask.cpu(), steps.cpu()
     number = int(steps[mask].max()) + 1 if bool(mask.any()) else 0

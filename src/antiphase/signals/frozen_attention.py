@@ -108,8 +108,8 @@ class AttentionTrace:
     def continued(self) -> bool:
         """Whether the attention of every layer used the keys and values in `past`.
 
-        A call does not use them if its attention mask covers only the new tokens. The result is then False, and also
-        if there is no `past`.
+        A call does not use them if its attention mask covers only the new tokens. The property is then False. It is
+        also False if there is no `past`.
         """
         return self.past is not None and self.num_continued == len(self.past.calls)
 

@@ -48,10 +48,21 @@ class _Span:
 def full(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> ChunkSignals:
-    """Measure the strength of every measured target, and the joint strength of every step, in the full context.
+    """Measure the strength of targets, and the joint strength of every step, in the full context.
 
-    The arguments and errors are those of `own`, but any attention implementation works. Nuclear norms are accumulated
-    in float64.
+    A target is a generated token; the chunk says which targets are to be measured. The model may use any attention
+    implementation. Nuclear norms are accumulated in float64.
+
+    Args:
+        model: a Hugging Face causal LM without PEFT wrapper.
+        layers: the attention layers to measure.
+        chunk: the rollouts that run together, as rows that are padded on the right, and the list of their targets.
+        spec: gives the projections, the norm, the target and the temperature.
+        tick: a function that is called with the number of targets and steps that were measured since its last call.
+
+    Returns:
+        The signals: strength `[measured, layer, projection]`. If the chunk has steps, there are also joint strength
+        and effective rank `[step, layer, projection]`.
 
     Cost: one backward pass per target or step, over the positions up to its last token (rows in parallel). So the cost
     is quadratic in the length. For long rollouts, measure only some targets, or measure steps, of which there are
@@ -81,7 +92,7 @@ def joint_of_layers(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the joint strength and the effective rank of every step, `[step, layer, projection]`; None without steps.
 
-    The arguments are those of `full`. No token's own strength is measured.
+    The arguments are those of `full`. Unlike `full`, this function measures no strengths of single tokens.
     """
     if chunk.steps is None:
         return None, None
@@ -91,7 +102,7 @@ def joint_of_layers(
 
 
 def _token_spans(chunk: Chunk) -> list[_Span]:
-    """Return one span for each measured target."""
+    """Return one span for each target whose own strength is measured."""
     measured = torch.nonzero(chunk.measured).flatten()
     pairs = zip(measured.tolist(), chunk.rows[measured].tolist(), strict=True)
     return [_Span(row, (target,), place) for place, (target, row) in enumerate(pairs)]

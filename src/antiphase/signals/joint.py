@@ -75,7 +75,7 @@ class StepFactors:
     ) -> Float[Tensor, "layer step"]:
         """Return the norm of every step's summed gradient, for one projection in several layers.
 
-        The arguments are those of `norms_and_ranks`.
+        This is the first result of `norms_and_ranks`, which explains the arguments.
         """
         return self.norms_and_ranks(deltas, inputs, keys)[0]
 
@@ -84,8 +84,8 @@ class StepFactors:
     ) -> tuple[Float[Tensor, "layer step"], Float[Tensor, "layer step"]]:
         """Return the norms and effective ranks of every step's summed gradient, for one projection in several layers.
 
-        The rank is NaN for a step without targets, and where `factored_norm_and_rank` gives none. The layers are
-        computed together because this keeps a GPU busy.
+        The rank is NaN for a step without targets, and if the singular values are not computed; see
+        `factored_norm_and_rank`. The layers are computed together because this keeps a GPU busy.
 
         Args:
             deltas: for each layer, the gradients δ_i at the projection's outputs. The projection must have the same

@@ -51,13 +51,29 @@ _CHUNK_ELEMENTS, _GPU_TIMES = 1 << 24, 8
 def last_layer(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> ChunkSignals:
-    """Measure the strength of every measured target in the last attention layer, in the full context.
+    """Measure the strength of targets in the last attention layer, in the full context.
 
-    The arguments, the result and the errors are those of `own`. `layers` must contain only the last layer.
+    A target is a generated token; the chunk says which targets are to be measured. If the chunk has steps, their joint
+    strengths are measured too.
+
+    Args:
+        model: a Hugging Face causal LM without PEFT wrapper.
+        layers: the attention layers to measure, of which there is only one: the last layer.
+        chunk: the rollouts that run together, as rows that are padded on the right, and the list of their targets.
+        spec: gives the projections, the norm, the target and the temperature.
+        tick: a function that is called with the number of targets and steps that were measured since its last call.
+
+    Returns:
+        The signals: strength `[measured, 1, projection]` and attention entropy `[target]`. If the chunk has steps,
+        there are also joint strength and effective rank `[step, 1, projection]`.
+
+    Raises:
+        UnsupportedModelError: the model's attention does not use transformers' AttentionInterface, or positions
+            influence each other after the last attention layer.
+        InvalidInputError: `layers` does not contain the last layer alone.
 
     Cost: one forward pass, one backward pass down to the last layer, and one small eigenproblem per target for K.
-        Joint
-    strengths need one more backward pass down to the last layer for each step, as in `full`.
+    Joint strengths need one more backward pass down to the last layer for each step.
     """
     if [layer.index for layer in layers] != [find_layers(model).num_layers - 1]:
         raise InvalidInputError("the estimator 'last' measures the last attention layer alone; use layers='last'.")

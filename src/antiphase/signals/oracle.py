@@ -53,10 +53,12 @@ class _Seen:
 def oracle(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> ChunkSignals:
-    """Measure the strength of every measured target, and the joint strength of every step, by the definition.
+    """Measure the strength of targets (generated tokens), and the joint strength of every step, by the definition.
 
-    Autograd gives the gradients at the weights, and `svdvals` their singular values. The gradient of a step is the sum
-    of the gradients of its targets, which are taken one by one. The arguments and the result are those of `own`.
+    The chunk says which targets are to be measured. Autograd gives the gradients at the weights, and `svdvals` their
+    singular values. The gradient of a step is the sum of the gradients of its targets, which are taken one by one. All
+    estimators have the same arguments: the model, the attention layers to measure, the rows with their targets, the
+    options, and a function that is called with the number of targets that were measured since its last call.
 
     Cost: per target, one backward pass to all chosen weights, and the singular values of their gradients.
 

@@ -44,12 +44,14 @@ _GROUP_ELEMENTS = 1 << 28
 def own(
     model: nn.Module, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, tick: Tick = silent
 ) -> ChunkSignals:
-    """Measure the strength of every measured target by its own-position term.
+    """Measure the strength of every target of a chunk that is to be measured, by its own-position term.
+
+    A target is a generated token. If the chunk has steps, their joint strengths are measured too.
 
     Args:
         model: a Hugging Face causal LM without PEFT wrapper, whose attention uses transformers' AttentionInterface.
         layers: the attention layers to measure.
-        chunk: right-padded rows and their targets.
+        chunk: the rollouts that run together, as rows that are padded on the right, and the list of their targets.
         spec: gives the projections, the norm, the target and the temperature.
         tick: a function that is called with the number of targets and steps that were measured since its last call.
 
@@ -124,9 +126,10 @@ def seed_of(head: HeadSignals, chunk: Chunk, hidden: Tensor) -> Tensor:
 
 
 class Unasked:
-    """The positions that predict no needed target.
+    """The positions that predict no target whose gradient is needed.
 
-    If a gradient enters one of them (a leak), positions influence each other, and the targets are not kept separate.
+    If a gradient enters one of these positions (a leak), then positions influence each other, and one backward pass
+    does not keep the gradients of the targets separate.
 
     Args:
         chunk: the rows and their targets.
@@ -161,7 +164,7 @@ class Unasked:
 def _strength(
     capture: Capture, layers: Sequence[AttentionLayer], chunk: Chunk, spec: SignalSpec, hidden: Tensor, seed: Tensor
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return the strength of every measured target, and the joint strength and effective rank of every step.
+    """Return the strengths of the targets to be measured, and the joint strength and effective rank of every step.
 
     Without steps, the last two are None.
     """

@@ -41,7 +41,7 @@ def split_long(model: nn.Module, rows: Sequence[Row], token_budget: int) -> tupl
 
 
 def chunk_of_long(family: Family, token_budget: int, device: torch.device) -> Chunk:
-    """Return the chunk of one family whose rows are run in passes over at most `token_budget` positions."""
+    """Return the chunk of one family (rows that share a prefix), to be run in passes of `token_budget` positions."""
     if family.length:
         return dataclasses.replace(chunk_of_families([family], device), longest_pass=token_budget)
     rows = [dataclasses.replace(row, token_ids=row.token_ids[: int(row.targets[-1]) + 1]) for row in family.rows]
@@ -90,8 +90,8 @@ class _KeysAndValues:
         size: the greatest number of positions.
         filled: the number of positions whose keys and values are in `calls`.
         calls: for each attention call of the model, in order, the keys and the values `[1, group, position, dim]`.
-        latest: those of the latest run. They are moved to `calls` before the next run, since autograd does not allow
-            that a tensor changes before its backward pass.
+        latest: the keys and values of the latest run. They are moved to `calls` before the next run, since autograd
+            does not allow a tensor to change before its backward pass.
     """
 
     size: int
@@ -128,7 +128,7 @@ class _KeysAndValues:
         return hidden, trace
 
     def forget_after(self, num_positions: int) -> None:
-        """Forget all but the first positions. The next run continues after them."""
+        """Forget all but the first `num_positions` positions. The next run continues after these."""
         self._move_latest()
         self.filled = num_positions
 

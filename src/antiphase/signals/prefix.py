@@ -64,7 +64,7 @@ class Family:
 
     @property
     def saved(self) -> tuple[int, int]:
-        """Two numbers of passes over tokens: those that running in two parts saves, and those that one part takes."""
+        """The work that two parts save, and the work that one part takes, both in passes over tokens."""
         whole = sum(2 * len(row.token_ids) for row in self.rows)
         return self.length * (2 * len(self.rows) - 1), whole
 
@@ -92,11 +92,11 @@ def split(model: nn.Module, rows: Sequence[Row]) -> tuple[list[Family], list[Row
 
 
 def pack_families(families: Sequence[Family], token_budget: int, num_layers: int) -> Iterator[list[Family]]:
-    """Yield groups of families that fit into the token budget, the longest rows first.
+    """Yield groups of families (rows that share a prefix) that fit into the token budget, the longest rows first.
 
-    A family that is too large is split. These count for the budget, with their padding: the positions with a graph,
-    the prefixes, whose keys and values are kept, and the copies of the prefixes for every row. The copies exist in one
-    layer at a time, so their number is divided by the number of layers.
+    A family that is too large is split. These tokens count for the budget, with their padding: the positions with a
+    graph, the prefixes, whose keys and values are kept, and the copies of the prefixes for every row. The copies exist
+    in one layer at a time, so their number is divided by the number of layers.
     """
 
     def fits(group: Sequence[Family]) -> bool:
@@ -162,11 +162,14 @@ def run(seen: Observed, chunk: Chunk, *, grad: bool) -> tuple[Tensor, AttentionT
 
 
 def check_continued(model: nn.Module, trace: AttentionTrace) -> None:
-    """Raise UnsupportedModelError unless every attention call used the keys and values of earlier positions."""
+    """Raise UnsupportedModelError unless every attention call used the keys and values of earlier positions.
+
+    A call does not use them if the model made an attention mask that does not cover these positions.
+    """
     if not trace.continued:
         raise UnsupportedModelError(
-            f"{type(model).__name__} does not always build its attention masks in the same way. Use the "
-            "estimator 'full'."
+            f"{type(model).__name__} does not always build its attention masks in the same way, so its rows cannot be "
+            "run in parts. Use the estimator 'full'."
         )
 
 

@@ -1,4 +1,4 @@
-"""Adds the term of the mode `centered` to the advantages that TRL computed, and to those that it logs."""
+"""Adds the inversion term to the advantages of TRL, for the option `inversion_combine="centered"`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,21 +14,23 @@ def add_to_advantages(
     """Add a term to the advantages of this process, and to the logged advantages of all processes.
 
     Args:
-        output: what TRL made of the batch; its entry `advantages` is replaced.
+        output: the batch, as TRL's `_generate_and_score_completions` returned it. Its entry `advantages` is replaced.
         logged: TRL's log of advantages, which keeps the latest ones; it is changed in place.
         term: the number to add for each rollout of all processes.
         process: index of this process.
         num_processes: number of processes.
-        by_token: whether each token has an advantage, `[rollout, token]`, and not each rollout.
+        by_token: True if there is an advantage for each token, `[rollout, token]`; False if there is one for each
+            rollout, `[rollout]`.
 
     Raises:
-        HostError: the advantages have another shape.
+        HostError: the advantages do not have this shape, or `term` does not have one number for each rollout.
     """
     advantages = output["advantages"]
     size = len(advantages)
     if advantages.dim() != 1 + by_token or len(term) != size * num_processes:
         raise HostError(
-            f"TRL's advantages have shape {tuple(advantages.shape)} for {len(term)} rollouts; expected one each."
+            f"TRL's advantages have shape {tuple(advantages.shape)} for {len(term)} rollouts; expected one advantage "
+            f"for each {'token' if by_token else 'rollout'}."
         )
     own = term[process * size : (process + 1) * size].to(advantages)
     output["advantages"] = advantages + (own[:, None] if by_token else own)

@@ -1,7 +1,7 @@
 """Checks what the user's functions gave and logged for a batch: reward functions and `rollout_func`.
 
-TRL itself mixes numbers of the same name, passes on infinite rewards, and fails on completions without a token. Here
-they are refused in words, before the batch changes the policy.
+TRL itself mixes numbers of the same name, passes on infinite rewards, and fails on completions without a token. This
+module raises an error that names the cause, before the batch changes the policy.
 """
 
 import functools
@@ -31,8 +31,11 @@ class UnscoredWarning(UserWarning):
 def checked_rollouts(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a `rollout_func` in a wrapper that checks the completions at every call.
 
+    The wrapper raises InvalidInputError if the function returns another number of prompts or completions than it was
+    given prompts, or a completion without a token.
+
     Args:
-        function: the user's function, with TRL's protocol.
+        function: the user's function. TRL calls it as `f(prompts, trainer)`.
     """
 
     @functools.wraps(function)
@@ -56,10 +59,10 @@ def checked_rollouts(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def check_names(names: Sequence[str], *, log_completions: bool) -> None:
-    """Raise InvalidInputError if a task reward has a name of antiphase's own, since TRL would mix their numbers.
+    """Raise InvalidInputError if a task reward has a name that antiphase uses, since TRL would mix their numbers.
 
     Args:
-        names: names of the task rewards: of the reward functions, and of environments that give a reward.
+        names: names of the task rewards, which come from reward functions and from environments.
         log_completions: whether TRL writes its table of completions, in which each reward is a column.
     """
     taken = COLUMNS if log_completions else (REWARD,)
@@ -103,11 +106,11 @@ def check_metrics(logged: Collection[str], own: Collection[str]) -> None:
 
 
 def check_finite(rewards: Float[Tensor, "rollout function"], names: Sequence[str]) -> None:
-    """Raise InvalidInputError if a reward is infinite, as reward models and environments may give it.
+    """Raise InvalidInputError if a reward is infinite. Reward models and environments may give such rewards.
 
     Args:
-        rewards: the rewards of all processes.
-        names: the name of each column.
+        rewards: the rewards of the rollouts of all processes, with a column for each reward function.
+        names: the name of each column's reward function.
     """
     for name, column in zip(names, rewards.isinf().any(0).tolist(), strict=True):
         if column:

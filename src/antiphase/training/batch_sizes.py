@@ -21,7 +21,7 @@ _WORDS = {
 
 
 def batch_sizes(args: Any) -> dict[str, int]:
-    """Return the four numbers that must not change within a run, of all processes together.
+    """Return the four numbers that must not change within a run, by name. They count all processes together.
 
     Args:
         args: the trainer's arguments.

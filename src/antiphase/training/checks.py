@@ -48,7 +48,10 @@ def check_functions(functions: Sequence[Any], args: CorRPOConfig) -> None:
 
 
 def check_classes(classes: Sequence[Any], num_functions: int) -> None:
-    """Raise InvalidInputError unless there are as many reward processing classes as reward functions."""
+    """Raise InvalidInputError unless there are as many reward processing classes as reward functions.
+
+    A reward processing class is the tokenizer of a reward model; it is None for other reward functions.
+    """
     if len(classes) != num_functions:
         raise InvalidInputError(
             f"The number of reward_processing_classes ({len(classes)}) must match the number of reward_funcs "
@@ -70,7 +73,8 @@ def check_token_advantages(args: CorRPOConfig, verifier: int | None) -> None:
 
     Args:
         args: the trainer's arguments.
-        verifier: index of the verifier, or None.
+        verifier: index of the verifier (the reward function that says which completions are right), or None if there
+            is no verifier.
     """
     if args.token_advantages == "none":
         return
@@ -131,15 +135,16 @@ def verifier_index(names: Sequence[str], functions: Sequence[Any], args: CorRPOC
         the index, or None if no function verifies.
 
     Raises:
-        InvalidInputError: no reward function has the given name, or `gated` has no verifier.
+        InvalidInputError: no reward function has the given name, or `inversion_combine` is `gated` and there is no
+            verifier.
     """
     if args.inversion_verifier is None:
         free = (SignalReward, MajorityVoteReward, RandomReward)
         place = next((i for i, function in enumerate(functions) if not isinstance(unwrapped(function), free)), None)
         if place is None and args.inversion_combine == "gated":
             raise InvalidInputError(
-                "inversion_combine='gated' needs a verifier, and no reward function is one. Add one; its weight may "
-                "be 0."
+                "inversion_combine='gated' needs a verifier, which is a reward function that says which completions "
+                "are right, and there is none. Add such a function; its weight may be 0."
             )
         return place
     if args.inversion_verifier not in names:

@@ -18,13 +18,13 @@ class CompletionReader:
 
     Args:
         completions: the completions as TRL gives them to reward functions: texts, or lists of chat messages.
-        rollouts: their token ids, and those of their prompts.
+        rollouts: the token ids of the completions and of their prompts.
         tokenizer: the policy's tokenizer.
         end_ids: tokens that end a completion; a None among them is ignored.
         limit: the greatest number of tokens of a completion; None if there is no limit.
 
     Attributes:
-        rollouts: the argument of this name.
+        rollouts: the token ids of the completions and of their prompts, as they were given.
         finishes: how each completion ended: `length` if it has no end token and reached the limit, else `stop`.
         logged: the numbers that rewards have logged for the batch, by name.
     """
@@ -86,10 +86,13 @@ class CompletionReader:
 
 
 def _last_run(generated: Sequence[int]) -> tuple[int, int]:
-    """Return where the last unbroken run of tokens that the model wrote begins and ends.
+    """Find the last unbroken run of tokens that the model wrote.
 
     Args:
         generated: for each token, 1 if the model wrote it, and 0 if a tool did.
+
+    Returns:
+        the index of the first token of this run, and the index after its last token.
     """
     stop = len(generated)
     while stop and not generated[stop - 1]:

@@ -1,8 +1,8 @@
 """Decide which groups of rollouts are sampled again: DAPO's dynamic sampling (arXiv 2503.14476, section 3.2).
 
-All rollouts of a prompt form a group. If their task rewards are all equal, the group teaches a group-policy method
-nothing about the task. Dynamic sampling replaces such groups by groups of further prompts. These are pure functions;
-`ResamplingTrainer` applies them to TRL's batches.
+All rollouts of a prompt form a group. If their task rewards are all equal, the policy learns nothing about the task
+from the group, since advantages are differences within a group. Dynamic sampling replaces groups of this kind by
+groups of further prompts. These are pure functions; `ResamplingTrainer` applies them to TRL's batches.
 """
 
 import hashlib
@@ -24,12 +24,13 @@ PREFIX = "sampling/"
 def judged_rewards(
     columns: Float[Tensor, "rollout function"], weights: Float[Tensor, "function"], verifier: int | None
 ) -> Float[Tensor, "rollout"]:
-    """Return the rewards by which a group is judged: those of the verifier, or else the weighted sum.
+    """Return the rewards from which `groups_without_signal` finds the groups that are sampled again.
 
-    The verifier judges alone if it is part of the reward, as in DAPO, where a group is left out if all its answers are
-    right or all are wrong. A verifier with weight 0 is only logged. It does not judge, because its verdicts would then
-    reach a training that must not use them. The inversion score is never among the columns: it differs within every
-    group, so it would make every group look informative.
+    They are the rewards of the verifier (the function that says which completions are right) if its weight is not 0.
+    So a group is sampled again if all its answers are right or all are wrong, as in DAPO. Otherwise they are the
+    weighted sum of all task rewards. A verifier with weight 0 is only logged: if it decided which groups are sampled
+    again, its verdicts would reach a training that must not use them. The inversion score is never among the columns:
+    it differs within every group, so it would make every group look informative.
 
     >>> columns = torch.tensor([[1.0, 0.25], [1.0, 0.5]])
     >>> judged_rewards(columns, torch.tensor([1.0, 1.0]), 0).tolist()
@@ -39,7 +40,7 @@ def judged_rewards(
 
     Args:
         columns: the reward of each function for each rollout; NaN if the function does not apply.
-        weights: the weight of each function; 0 for a function that does not judge.
+        weights: the weight of each function; 0 for a function whose rewards are not used here.
         verifier: index of the function that verifies answers, or None.
 
     Returns:
@@ -60,7 +61,7 @@ def groups_without_signal(rewards: Float[Tensor, "rollout"], group_size: int) ->
     [True, False, True]
 
     Args:
-        rewards: the judged rewards of all rollouts, the rollouts of a prompt next to one another.
+        rewards: what `judged_rewards` returns for all rollouts. The rollouts of a prompt stand next to one another.
         group_size: number of rollouts of each prompt.
     """
     return tied_groups(rewards, group_size) | rewards.view(-1, group_size).isnan().all(1)
@@ -119,7 +120,7 @@ def sampling_metrics(
     Args:
         rounds: number of rounds after the first sample.
         num_groups: number of groups that were sampled, the dropped ones included.
-        num_tied: how many of them were without a signal.
+        num_tied: how many of these groups had equal rewards or no reward.
         tokens: completion tokens of all sampled groups.
         kept_tokens: completion tokens of the groups that are trained on.
         accuracy: share of the first sample that the verifier accepts; NaN without a verifier.

@@ -68,8 +68,9 @@ def evaluate_policy(
         rank, world: index of this process, and number of processes that share the problems.
 
     Returns:
-        fractions in [0, 1] and a mean length in tokens, the same on every process. `_low` and `_high` are the ends of
-        the 95 % interval over problems, by `share_interval` as in an evaluation.
+        the numbers by their names in docs/metrics.md, the same on every process: shares in [0, 1], counts, and a mean
+        length in tokens. The names that end in `_low` and `_high` are the ends of the 95 % interval over problems,
+        from `share_interval`.
     """
     chosen = list(range(rank, len(held.problems), world))
     drawn = _answers(loaded, held, chosen, held.samples, held.sampling, pool)

@@ -1,4 +1,4 @@
-"""Keeps some rollouts of a training token by token, so that the reader of its page sees what the policy wrote.
+"""Keeps some rollouts of a training token by token, so that the page of the training shows what the policy wrote.
 
 `CorRPOTrainer` calls the class `Keeper` at three moments of a generation batch: before it measures the rollouts, after
 it has combined the rewards, and when TRL has computed the advantages. Keeping changes no number of the training.
@@ -30,7 +30,7 @@ class RewardedBatch:
     The tensors have a number for each rollout of all processes; NaN where undefined.
 
     Args:
-        facts: the facts of all rollouts.
+        facts: the numbers that are known about each rollout, such as its inversion and its length.
         group_size: number of rollouts of a prompt.
         weight: λ, the weight of inversion.
         task: the weighted sum of the task rewards.
@@ -94,13 +94,13 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         return self._step is not None
 
     def take(self, batch: RewardedBatch, own: RolloutFacts, reader: CompletionReader | None, process: int) -> None:
-        """Choose the rollouts that are kept of a batch, and make the rows of those of this process.
+        """Choose the rollouts of a batch that are kept, and make a table row for each of them on this process.
 
         Args:
-            batch: the rewarded batch of all processes.
-            own: the facts of this process, with `tokens`.
+            batch: the numbers of the batch, with the rollouts of all processes.
+            own: the numbers of the rollouts of this process, with the signals of their tokens.
             reader: the rollouts of this process, with how each of them ended.
-            process: the number of this process.
+            process: the index of this process, counted from 0.
         """
         if self._step is None or reader is None:
             return

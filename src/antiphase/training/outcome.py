@@ -20,7 +20,7 @@ def summarize_run(recipe: Recipe, trainer: Any, seconds: float) -> dict[str, Any
     Args:
         recipe: the run's recipe.
         trainer: the trainer, after its training.
-        seconds: seconds since the run was started or last resumed, with its evaluations.
+        seconds: seconds since the run was started or last resumed, including its evaluations.
     """
     trajectory = read_trajectory(Path(recipe.config.output_dir))
     steps = [row for row in trajectory if row["kind"] == "step"]

@@ -21,7 +21,7 @@ CORR_PO_FAST = "corr-po-fast"
 
 @dataclass(frozen=True)
 class Preset:
-    """A published training method, as arguments of TRL and of CorR-PO.
+    """A published training method, given as arguments of TRL and of CorR-PO.
 
     Args:
         name: the preset's name in recipes.
@@ -247,8 +247,8 @@ class _Presets(Registry[Preset]):
     def add(self, name: str, thing: Preset | str) -> None:
         if "+" in name or name in TERMS:
             raise InvalidInputError(
-                f"a preset cannot be called {name!r}: +{CORR_PO} and +{CORR_PO_FAST} stand for the term. Choose "
-                "another name."
+                f"a preset cannot be called {name!r}: +{CORR_PO} and +{CORR_PO_FAST} stand for the inversion term. "
+                "Choose another name."
             )
         super().add(name, thing)
 
@@ -259,8 +259,9 @@ PRESETS = _Presets("preset", {preset.name: preset for preset in _BASELINES})
 def resolve_preset(text: str) -> tuple[Preset, bool]:
     """Return the preset that a recipe names, and whether CorR-PO's inversion term is part of it.
 
-    `corr-po` alone is the paper's method, its term on the baseline `grpo`. `dapo+corr-po` is the same term on another
-    baseline. `corr-po-fast` computes the term from the gradient at each token's own position alone.
+    `corr-po` alone is the paper's method: the inversion term is added to the baseline `grpo`. In `dapo+corr-po` the
+    same term is added to another baseline. `corr-po-fast` computes the term from the gradient at each token's own
+    position alone.
 
     Raises:
         InvalidInputError: there is no such preset; the message names the nearest.

@@ -79,7 +79,7 @@ class ProbeSet:
             tokenizer: the model's tokenizer.
             samples: number of completions of each prompt.
             sampling: how the completions are drawn.
-            template: text with `{prompt}` in it; see `PromptFormat`.
+            template: text with `{prompt}` in it, which is put around every plain-text prompt; None adds nothing.
             batch_size: number of rollouts that are generated together.
 
         Raises:
@@ -106,14 +106,16 @@ class ProbeSet:
             prompts: plain texts or chats.
             completions: a text for each prompt.
             tokenizer: the model's tokenizer.
-            template: text with `{prompt}` in it; see `PromptFormat`.
+            template: text with `{prompt}` in it, which is put around every plain-text prompt; None adds nothing.
 
         Raises:
             InvalidInputError: there are not as many completions as prompts, or a prompt or completion has no tokens.
         """
         rows = _encoded(prompts, tokenizer, template)
         if len(prompts) != len(completions):
-            raise InvalidInputError(f"{len(prompts)} prompts for {len(completions)} completions; give one for each.")
+            raise InvalidInputError(
+                f"got {len(prompts)} prompts and {len(completions)} completions; give one completion for each prompt."
+            )
         texts = [tuple(tokenizer(text, add_special_tokens=False).input_ids) for text in completions]
         for place, ids in enumerate(texts):
             if not ids:
@@ -181,7 +183,7 @@ def probe_policy(
             names without a unit, such as `probe/spearman`.
         segment: which tokens of a rollout are measured and correlated: those of its `thought`, of its `answer`, or
             `all`.
-        splitter: where steps end; see `Splitter`.
+        splitter: where steps end: `sentence`, `line`, `fixed:N` or `regex:PATTERN`.
         step_strength: `mean` or `joint`; None keeps what `spec` says.
         min_tokens: rollouts with fewer tokens (or types) have no correlation over them.
         min_steps: rollouts with fewer steps have no correlation over steps.

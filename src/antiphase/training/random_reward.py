@@ -1,6 +1,7 @@
-"""The reward that knows nothing: a coin for each completion (spurious rewards, arXiv 2506.10947).
+"""The random reward: 1 or 0 for each completion, drawn without reading it (spurious rewards, arXiv 2506.10947).
 
-A training with this reward is the control of every other one. A gain that it has too does not come from the reward.
+A training with this reward is a control. If the accuracy rises in the control too, then the same rise in a training
+with another reward does not show that the other reward taught the model anything.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from antiphase.errors import InvalidInputError
 
 
 def seeded(seed: int, step: int, call: int) -> torch.Generator:
-    """Return a random generator on the CPU whose numbers depend on nothing but the three numbers.
+    """Return a random generator on the CPU whose draws depend on nothing but the three arguments.
 
     Args:
         seed: seed of the training.
@@ -27,9 +28,10 @@ def seeded(seed: int, step: int, call: int) -> torch.Generator:
 class RandomReward:
     """Reward of 1 with probability γ, else 0, whatever the completion says.
 
-    The coins depend on the seed, on the optimizer step and on the place of the rollout in the batch alone. So a
-    resumed training and every layout of processes throws the same coins. If TRL evaluates during the training, its
-    batches throw coins too, and a resumed training throws others.
+    The draw for a rollout depends only on the seed, on the optimizer step, and on the index of the rollout in the
+    batch of all processes. So a resumed training draws the same rewards, with any number of processes. There is an
+    exception: if TRL evaluates during the training, its evaluations draw rewards too, and a training that was resumed
+    draws other rewards at such a step.
 
     >>> coin = RandomReward(0.5, seed=1)
     >>> first, again = coin(["right"] * 6), RandomReward(0.5, seed=1)(["wrong"] * 6)
@@ -41,7 +43,7 @@ class RandomReward:
         seed: seed of the random generator.
 
     Raises:
-        InvalidInputError: γ is not between 0 and 1, or is one of them, so that every group would tie.
+        InvalidInputError: γ is not above 0 and below 1. With 0 or 1, all rewards of every group would be equal.
     """
 
     __name__ = "random"

@@ -1,7 +1,8 @@
-"""`ReadingTrainer`: TRL's `GRPOTrainer` with a reader of completions, which keeps what rewards log apart.
+"""`ReadingTrainer`: TRL's `GRPOTrainer` that makes the texts of completions, and manages what reward functions log.
 
-TRL collects what reward functions log in lists for one batch. A batch that is sampled in several rounds needs the
-logs of each round, and in the end those of the rollouts that are trained on.
+Reward functions can log metrics, and columns of TRL's table of completions. TRL collects them for one batch. If a
+batch is sampled in several rounds, the functions log something in each round. The metrics of the batch are then the
+means over all rounds, and the columns are those of the rollouts that are trained on.
 """
 
 import contextlib
@@ -17,12 +18,17 @@ from antiphase.training.host import HostError
 
 
 class ReadingTrainer(GRPOTrainer):  # type: ignore[misc]
-    """TRL's `GRPOTrainer` that makes the texts of completions for rewards, and takes what rewards log."""
+    """TRL's `GRPOTrainer` that makes the texts of completions for rewards, and manages what rewards log."""
 
     _reader: CompletionReader | None = None
 
     def read_completions(self, rollouts: RolloutIds, completions: Any) -> None:
-        """Prepare what reward functions read of the rollouts of this process; a subclass may add to it."""
+        """Prepare the texts that reward functions will read. A subclass may prepare more.
+
+        Args:
+            rollouts: the token ids of the rollouts of this process.
+            completions: the completions as TRL gives them to reward functions.
+        """
         self._reader = CompletionReader(
             completions, rollouts, self._tokenizer, self._end_ids, self.max_completion_length
         )
@@ -34,7 +40,11 @@ class ReadingTrainer(GRPOTrainer):  # type: ignore[misc]
 
     @contextlib.contextmanager
     def _logged_metrics(self) -> Iterator[list[CompletionReader]]:
-        """Collect the readers of the rounds, and let the last one hold the mean of what was logged in all of them."""
+        """Yield a list to which the block adds the reader of each round; then set the batch's metrics.
+
+        A metric that reward functions logged becomes its mean over all rollouts of all rounds. It is given to TRL and
+        to the present reader.
+        """
         readers: list[CompletionReader] = []
         yield readers
         logged: dict[str, float] = {}
@@ -46,13 +56,21 @@ class ReadingTrainer(GRPOTrainer):  # type: ignore[misc]
         cast(CompletionReader, self._reader).logged = logged
 
     def _taken_extras(self, count: int) -> list[dict[str, Any]]:
-        """Return, for each rollout, the columns that reward functions logged for the table of completions.
+        """Take the columns that reward functions logged for the table of completions out of TRL's store.
 
         Args:
             count: number of rollouts of this process.
+
+        Returns:
+            for each rollout, its value in each column, by the name of the column.
+
+        Raises:
+            HostError: a column does not have one value for each rollout.
         """
         if any(len(values) != count for values in self._pending_extra_logs.values()):
-            raise HostError("reward functions logged columns of another length than the batch has.")
+            raise HostError(
+                "a column that a reward function logged does not have one value for each rollout of the batch."
+            )
         extras = [{name: values[i] for name, values in self._pending_extra_logs.items()} for i in range(count)]
         self._pending_extra_logs.clear()
         return extras

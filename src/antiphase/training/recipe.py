@@ -1,7 +1,7 @@
 """Reads a recipe, the YAML file and the flags of `antiphase train`, and resolves it into the options of a run.
 
 The keys are the fields of `RunOptions`, of TRL's `ModelConfig` and of `CorRPOConfig`, so every argument of TRL's GRPO
-is a key. A flag replaces the file's value, the file replaces the preset's, and the preset replaces our default.
+is a key. A value from a flag replaces that of the file, which replaces that of the preset, which replaces our default.
 """
 
 import argparse
@@ -214,7 +214,9 @@ def _own_rewards(preset: Preset, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_host_arguments(config: Mapping[str, Any]) -> None:
     if config.get("resume_from_checkpoint"):
-        raise InvalidInputError("resume_from_checkpoint is not used here: --resume takes the run's last checkpoint.")
+        raise InvalidInputError(
+            "resume_from_checkpoint is not used here. To continue a run from its last checkpoint, use --resume."
+        )
     if str(getattr(config.get("eval_strategy"), "value", config.get("eval_strategy") or "no")) != "no":
         raise InvalidInputError(
             "eval_strategy needs an evaluation set, and antiphase train gives none to TRL. To evaluate the held-out "

@@ -37,7 +37,7 @@ from antiphase.training.reward_functions import SignalReward
 
 @dataclass(frozen=True)
 class _Rollout:
-    """A completed prompt of this process: its row of the data, what TRL's `_generate` returned, and logged extras."""
+    """A completed prompt of this process: its data row, what TRL's `_generate` returned, and what rewards logged."""
 
     row: Mapping[str, Any]
     prompt_ids: Sequence[int]
@@ -50,10 +50,10 @@ class _Rollout:
 
 @dataclass(frozen=True)
 class _Sample:
-    """Rollouts of this process, and numbers of the rollouts of all processes.
+    """The rollouts of this process, and numbers of the rollouts of all processes.
 
-    `columns` has the rewards of the task functions, and NaN for functions that are computed later. `lengths` has the
-    numbers of completion tokens.
+    `columns` has the rewards of the task functions; NaN for functions that read the policy, which are called later.
+    `lengths` has the numbers of completion tokens.
     """
 
     rollouts: list[_Rollout]
@@ -64,8 +64,8 @@ class _Sample:
 class ResamplingTrainer(ReadingTrainer):
     """TRL's `GRPOTrainer` that replaces groups of tied task rewards, if `dynamic_sampling` is above 0.
 
-    A subclass says which functions are task rewards. It sets `_column`, `_task_weights` and `_verifier` when it is
-    built, and calls `check_dynamic_sampling`.
+    A subclass calls `check_dynamic_sampling` when it is built. Before, it sets `_column` (the index of the inversion
+    reward; all other functions are task rewards), `_task_weights` and `_verifier` (the index of the verifier or None).
     """
 
     # The final batch, while TRL scores it; else None.
@@ -85,7 +85,7 @@ class ResamplingTrainer(ReadingTrainer):
         if isinstance(self.train_dataset, IterableDataset) or not hasattr(self.train_dataset, "__getitem__"):
             raise InvalidInputError(
                 "dynamic_sampling draws further prompts from any place of the training data, and a streamed data set "
-                "has no places. Load the data set without streaming=True, or set dynamic_sampling to 0."
+                "can only be read in order. Load the data set without streaming=True, or set dynamic_sampling to 0."
             )
         if self.tools or self.environment_factories is not None:
             raise InvalidInputError("dynamic_sampling does not work with tools or environments. Set it to 0.")
@@ -102,7 +102,7 @@ class ResamplingTrainer(ReadingTrainer):
             )
 
     def _tasks(self) -> list[int]:
-        """Return the places of the reward functions other than the inversion reward."""
+        """Return the indices of the reward functions other than the inversion reward."""
         return [place for place in range(len(self.reward_funcs)) if place != self._column]
 
     def _judging_weights(self) -> Tensor:
@@ -160,7 +160,7 @@ class ResamplingTrainer(ReadingTrainer):
     # The rounds of sampling.
 
     def _sampled(self, inputs: Sequence[Mapping[str, Any]]) -> _Sample:
-        """Complete and score the batch, and replace groups without a signal, in at most `dynamic_sampling` rounds."""
+        """Complete and score the batch, then replace groups of tied rewards, in at most `dynamic_sampling` rounds."""
         size, bound = int(self.num_generations), int(cast(Any, self.args).dynamic_sampling)
         with self._logged_metrics() as readers:
             final = self._sample(inputs, readers)
@@ -247,7 +247,7 @@ class ResamplingTrainer(ReadingTrainer):
         return float(spec.accepts(sample.columns[:, self._verifier].double()).double().mean())
 
     def _stream(self, inputs: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-        """Return the further rows of the training data, in an order that depends on the seed and the step alone."""
+        """Return further rows of the training data, in an order that only the seed, step and batch number decide."""
         step = self.state.global_step
         self._place = (step, self._place[1] + 1 if self._place[0] == step else 0)
         known = gather_object([prompt_key(row) for row in inputs])
@@ -258,7 +258,7 @@ class ResamplingTrainer(ReadingTrainer):
         return further_rows(rows, known, seed=self.args.seed, step=step, generation=self._place[1])
 
     def _further(self, stream: Iterator[Mapping[str, Any]], missing: int) -> list[Mapping[str, Any]]:
-        """Return the next rows, one for each group of the round; none at the end of the data."""
+        """Return the next rows, one for each group of the round; an empty list if too few rows are left."""
         size, processes = int(self.num_generations), self.accelerator.num_processes
         rows = list(islice(stream, groups_to_sample(missing, size, processes)))
         whole = groups_to_sample(1, size, processes)
@@ -274,7 +274,7 @@ class ResamplingTrainer(ReadingTrainer):
         Args:
             final: the batch so far.
             new: the sample of the round.
-            pairs: places of an old group and of the new group that replaces it.
+            pairs: the index of an old group, and the index of the new group that replaces it.
         """
         size = int(self.num_generations)
         moves = {fresh * size + member: old * size + member for old, fresh in pairs for member in range(size)}

@@ -85,7 +85,7 @@ def _listed(name: str, values: Any, expected: int) -> list[Any]:
     """Return the values as a list.
 
     Raises:
-        InvalidInputError: the values have no order, or they are not several values.
+        InvalidInputError: `values` is a single value or a text, or a set or a mapping, which are not lists.
     """
     listed = values.tolist() if isinstance(values, torch.Tensor | np.ndarray) else values
     if not isinstance(listed, Iterable) or isinstance(listed, str | bytes | Mapping | Set):

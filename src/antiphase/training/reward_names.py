@@ -28,7 +28,7 @@ def reward_function(name: str, pool: VerifierPool, seed: int = 0) -> Any:
         name: one of `reward_choices.NAMES`, `random:γ` with a probability γ, or the user's own as
             `package.module:function` or `path/to/file.py:function`.
         pool: verifies the completions for `accuracy`. It also knows the tags of thoughts.
-        seed: seed of the coins of `random`.
+        seed: seed of the draws of the random reward.
 
     Raises:
         InvalidInputError: there is no such function; the message names the most similar one.

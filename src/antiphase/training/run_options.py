@@ -22,7 +22,8 @@ class RunOptions:
         model: hub id, local directory, or `demo` (the same as TRL's model_name_or_path).
         tasks: specs of the task registry, such as `gsm8k`, `chain_sum:min_terms=2,max_terms=2` or `mine.py:MyTask`.
         reward_funcs: names (see `reward_choices.NAMES`), or your own as module:function or file.py:function.
-        preset: `corr-po`, `corr-po-fast`, or the name of a baseline, alone or with one of these two: `dapo+corr-po`.
+        preset: `corr-po`, `corr-po-fast`, or the name of a baseline, alone or with one of these two, as in
+            `dapo+corr-po`.
         num_problems: number of training problems of each task; all of them by default.
         eval_problems: number of held-out problems of all tasks together; 0 evaluates nothing.
         eval_samples: number of sampled completions of each held-out problem, besides the greedy one.

@@ -25,7 +25,7 @@ _STEP_TOKENS = 25
 class StepEstimate:
     """Estimated seconds of each part of an optimizer step on this process, and the estimated memory of a training.
 
-    The times are for completions of the greatest length, so they are rather too long than too short.
+    The times are those of completions of the greatest length. Most completions are shorter, so a real step is faster.
 
     Args:
         generating, measuring, updating: seconds of each part.

@@ -83,13 +83,18 @@ def gtpo_advantages(
 def token_advantages(
     trainer: Any, output: dict[str, Any], rewards: Tensor, right: Tensor, group_size: int
 ) -> tuple[Tensor, Tensor]:
-    """Return GTPO's advantages of the rollouts of this process, and each rollout's mean over all processes' rollouts.
+    """Compute GTPO's advantages for a batch that TRL has generated and scored.
 
     Args:
         trainer: the trainer, whose policy has generated the batch.
         output: what TRL's `_generate_and_score_completions` returned.
-        rewards, right: as `gtpo_advantages` takes them, for the rollouts of all processes.
+        rewards: the reward of each rollout of all processes; NaN leaves a rollout out.
+        right: which of these rollouts the verifier accepts.
         group_size: number of rollouts of each prompt.
+
+    Returns:
+        the advantages `[rollout, token]` of the rollouts of this process, and the mean advantage `[rollout]` of each
+        rollout of all processes.
     """
     mask = output["completion_mask"] * output.get("tool_mask", 1)
     ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)

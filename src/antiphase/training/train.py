@@ -72,6 +72,9 @@ class TrainResult:
 def train(arguments: Sequence[str]) -> TrainResult:
     """Run `antiphase train` with the given flags, and return the result.
 
+    Args:
+        arguments: the words after `antiphase train`.
+
     Raises:
         AntiphaseError: an option, task, model or reward function cannot work. The error is raised before the training
             starts.

@@ -6,9 +6,6 @@ sampled, by the code of `antiphase probe`. The column is the last one, and is th
 see `reward_column`. None of TRL's arithmetic is repeated here, so every loss and option of GRPO works.
 """
 
-import copy
-import inspect
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,19 +22,9 @@ from antiphase.inversion.inversion_reward import CombinedRewards, InversionRewar
 from antiphase.inversion.rollout_facts import RolloutFacts, RolloutIds
 from antiphase.reward import InversionTerm
 from antiphase.training.advantage_term import add_to_advantages, log_advantages
-from antiphase.training.batch_checks import (
-    COLUMNS,
-    check_columns_of,
-    check_finite,
-    check_metrics,
-    check_names,
-    checked_rollouts,
-    warn_unscored,
-)
+from antiphase.training.batch_checks import check_finite, check_names, checked_rollouts, warn_unscored
+from antiphase.training.batch_logs import log_columns, log_metrics
 from antiphase.training.checks import (
-    check_classes,
-    check_columns,
-    check_functions,
     check_rewarded,
     check_token_advantages,
     checkpoint_state,
@@ -46,11 +33,12 @@ from antiphase.training.checks import (
 )
 from antiphase.training.completion_texts import CompletionReader
 from antiphase.training.host import HostError, check_host, check_instance
+from antiphase.training.host_arguments import host_arguments
 from antiphase.training.keeping import Keeper, RewardedBatch
 from antiphase.training.policy import check_compilation, check_sharding, is_sharded, whole_policy
 from antiphase.training.resampling import ResamplingTrainer
 from antiphase.training.reward_column import added_column, remove_column
-from antiphase.training.reward_functions import MajorityVoteReward, SignalReward, checked, unwrapped
+from antiphase.training.reward_functions import MajorityVoteReward, SignalReward, unwrapped
 from antiphase.training.token_advantages import token_advantages
 from antiphase.training.trainer_config import CorRPOConfig
 from antiphase.training.trajectory import Trajectory
@@ -72,7 +60,7 @@ class CorRPOTrainer(ResamplingTrainer):
         positional, named: the other arguments of `GRPOTrainer`, in its order.
 
     Raises:
-        HostError: the installed TRL is not the one that antiphase relies on.
+        HostError: the installed TRL lacks something that antiphase relies on.
         InvalidInputError: arguments do not fit together.
         UnsupportedModelError: the estimator cannot measure the model, or the model reads images.
 
@@ -90,26 +78,7 @@ class CorRPOTrainer(ResamplingTrainer):
     def __init__(self, model: Any, reward_funcs: Any = None, args: Any = None, *positional: Any, **named: Any) -> None:
         check_host(GRPOTrainer)
         args = own_config(model, args)
-        functions = [] if reward_funcs is None else reward_funcs
-        functions = list(functions) if isinstance(functions, list | tuple) else [functions]
-        check_functions(functions, args)
-        host_args = copy.copy(args)
-        if args.reward_weights is not None:
-            host_args.reward_weights = [*args.reward_weights, 0.0]
-        bound = inspect.signature(GRPOTrainer.__init__).bind(
-            self,
-            model,
-            [*(checked(function, lambda: self._reader) for function in functions), self.inversion],
-            host_args,
-            *positional,
-            **named,
-        )
-        check_columns(bound.arguments, functions)
-        classes = bound.arguments.get("reward_processing_classes")
-        if classes is not None:
-            classes = classes if isinstance(classes, list) else [classes]
-            check_classes(classes, len(functions))
-            bound.arguments["reward_processing_classes"] = [*classes, None]
+        bound = host_arguments(self, model, reward_funcs, args, positional, named)
         self._rollouts: RolloutIds | None = None
         self._measured: RolloutFacts | None = None
         self._served = False
@@ -158,10 +127,14 @@ class CorRPOTrainer(ResamplingTrainer):
         return 0.0 if self.watch.dropped else config.weight_at(self.state.global_step, self.state.max_steps)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train, or continue from a checkpoint; see `transformers.Trainer.train`.
+        """Train, or continue from a checkpoint, with the arguments of `transformers.Trainer.train`.
+
+        Args:
+            resume_from_checkpoint: the folder of a checkpoint, or True for the last one in the output directory.
+            args, kwargs: the other arguments.
 
         Raises:
-            InvalidInputError: the checkpoint was made with other inversion settings.
+            InvalidInputError: the folder is no complete checkpoint of this class, or has other inversion settings.
         """
         if resume_from_checkpoint:
             folder = resume_from_checkpoint
@@ -222,16 +195,13 @@ class CorRPOTrainer(ResamplingTrainer):
         if not self._served:
             raise HostError("TRL did not call the inversion reward: it would have had no effect.")
         check_finite(rewards, self.reward_func_names)
-        check_columns_of(self._pending_extra_logs)
-        for name in COLUMNS:
-            values = getattr(self._measured.scores, name).tolist()
-            self._pending_extra_logs[name] = [value if math.isfinite(value) else None for value in values]
+        log_columns(self, self._measured.scores)
         combined = self._combine(rewards)
         warn_unscored(combined.excluded, prompts, completions, self.state.global_step, self.accelerator.process_index)
         return rewards
 
     def read_completions(self, rollouts: RolloutIds, completions: Any) -> None:
-        """Prepare what reward functions read of the rollouts of this process."""
+        """Prepare the texts that reward functions will read, and the group size of majority votes."""
         super().read_completions(rollouts, completions)
         for function in self.reward_funcs:
             if isinstance(unwrapped(function), MajorityVoteReward):
@@ -313,16 +283,13 @@ class CorRPOTrainer(ResamplingTrainer):
         return torch.cat([columns[..., : self._column], columns[..., self._column + 1 :]], dim=-1)
 
     def _record(self, combined: CombinedRewards) -> None:
-        mode = "train" if self.model.training else "eval"
         metrics = {**combined.metrics, **self.sampling_metrics}
-        check_metrics(self._pending_metrics, metrics)
-        for name, value in metrics.items():
-            self._metrics[mode][name].append(value)
+        log_metrics(self, metrics)
         logged = {} if self._reader is None else self._reader.logged
         self._reader = None
         if logged:
             # TRL writes these numbers to its own log.
             means = self._gathered(torch.tensor([list(logged.values())])).mean(0)
             logged = dict(zip(logged, means.tolist(), strict=True))
-        if mode == "train":
+        if self.model.training:
             self.watch.step(self.state.global_step, {**metrics, **logged}, self.accelerator.is_main_process)

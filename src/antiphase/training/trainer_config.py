@@ -71,7 +71,8 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
         check_keep(self.keep_rollouts)
         if self.restore_callback_states_from_checkpoint:
             raise InvalidInputError(
-                "restore_callback_states_from_checkpoint is not supported: CorR-PO restores its own state on resume."
+                "restore_callback_states_from_checkpoint is not supported: CorR-PO restores its own state on resume. "
+                "Leave it out."
             )
         super().__post_init__()
         check_fits(self.keep_rollouts, self.generation_batch_size)

@@ -56,7 +56,10 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
         return {"args": {}, "attributes": attributes}
 
     def restore(self, attributes: Mapping[str, Any]) -> None:
-        """Set the state to that of a checkpoint. Older checkpoints know one sign and the history of two metrics."""
+        """Set the state to that of a checkpoint.
+
+        Checkpoints of the first version hold the history of two metrics and only the sign `accuracy`.
+        """
         self.dropped, self.alarms = bool(attributes["dropped"]), list(attributes["alarms"])
         quiet = attributes["quiet"]
         self.quiet = dict(quiet) if isinstance(quiet, Mapping) else {"accuracy": int(quiet)}
