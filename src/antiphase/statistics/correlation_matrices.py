@@ -13,11 +13,12 @@ from torch import Tensor
 
 from antiphase.signal_spec import Method
 from antiphase.statistics.correlation import average_ranks, group_bounds
+from antiphase.statistics.many_items import MANY_ITEMS, matrices_of_many
 from antiphase.statistics.resampling import Resampler
 
 # If less than this share of a series' variance is left, the remainder counts as rounding.
 EXPLAINED = 1e-10
-_ROUNDING = 1e-13
+_ROUNDING = 1e-11
 
 
 def partial_from(
@@ -84,11 +85,15 @@ def token_matrices(
 ) -> Float[Tensor, "resample series series"]:
     """Compute the correlation matrix of the series over all items (tokens or steps) in every resample.
 
+    From `MANY_ITEMS` items on, the matrices are computed from counts of items; see `many_items`.
+
     Args:
         series: the series.
         resampler: the resamples of prompts, with the prompt of each item.
         method: `spearman` or `pearson`.
     """
+    if series.shape[1] >= MANY_ITEMS:
+        return matrices_of_many(series, resampler, method)
     ranks = [weighted_ranks(row) for row in series] if method == "spearman" else []
 
     def matrices(draws: Tensor) -> Tensor:

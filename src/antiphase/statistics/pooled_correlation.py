@@ -22,6 +22,7 @@ from antiphase.statistics.correlation import (
 )
 from antiphase.statistics.correlation_matrices import partial_from, type_matrices, weighted_ranks
 from antiphase.statistics.estimate import check_confidence
+from antiphase.statistics.many_items import MANY_ITEMS, matrices_of_many
 from antiphase.statistics.resampling import Resampler
 from antiphase.types import Correlation
 
@@ -85,7 +86,8 @@ def pooled_correlation(
         InvalidInputError: a series has several axes or another length, a value is infinite, there is no such unit or
             method, or the unit is `type` without token ids.
 
-    Cost: O(num_resamples · tokens).
+    Cost: O(num_resamples · tokens) below `MANY_ITEMS` items. From there on, the resamples are computed from counts of
+    items (`antiphase.statistics.many_items`), and the cost is O(num_resamples + tokens).
     """
     check_confidence(confidence)
     unit = unit_of(unit, token_ids)
@@ -100,7 +102,11 @@ def pooled_correlation(
     low = high = math.nan
     if not math.isnan(value) and ids is None:
         resampler = Resampler.of(clusters, num_resamples, seed)
-        low, high = resampler.interval(value, resampler.apply(_statistic(x, y, method)), confidence)
+        if count >= MANY_ITEMS:
+            resampled = partial_from(matrices_of_many(torch.stack([x, y]), resampler, method), 0, 1)
+        else:
+            resampled = resampler.apply(_statistic(x, y, method))
+        low, high = resampler.interval(value, resampled, confidence)
     elif not math.isnan(value) and ids is not None:
         resampler = Resampler.leaving_out(clusters, num_resamples, seed)
         resampled = partial_from(type_matrices(torch.stack([x, y]), ids, resampler, method), 0, 1)
