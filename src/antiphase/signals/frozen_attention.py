@@ -198,7 +198,7 @@ def _blocks(call: AttentionCall) -> Iterator[slice]:
 
 
 def _numbers(rows: slice, like: Tensor) -> Tensor:
-    """Return the numbers in a slice as a tensor on the device of another tensor."""
+    """Return the numbers from `rows.start` to `rows.stop` − 1 as a tensor on the device of `like`."""
     return torch.arange(rows.start, rows.stop, device=like.device)
 
 

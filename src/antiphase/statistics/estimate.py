@@ -173,7 +173,10 @@ def _effective_size(shares: Float[np.ndarray, "problem"], mean: float) -> float:
 
 
 def _wilson(share: float, size: float, quantile: float) -> tuple[float, float]:
-    """Return Wilson's interval of a share of `size` samples; `quantile` is the quantile t of the wanted confidence."""
+    """Return Wilson's interval of a share of `size` samples.
+
+    `quantile` is Student's t for the wanted confidence, such as 2.26 for 95 % and 10 problems.
+    """
     shrink = quantile**2 / size
     center = share + shrink / 2
     reach = math.sqrt(shrink * (share * (1 - share) + shrink / 4))

@@ -195,9 +195,14 @@ def _overall(
 
 
 def _stacked(members: Sequence[dict[str, Entrant]], name: str, seeds: Sequence[str]) -> np.ndarray:
-    """Return the accuracies of a method, `[seed, problem]`, on the problems of all groups.
+    """Return the accuracies of one method, `[seed, problem]`, on the problems that all its models answered.
 
     A problem that several models answer is one column, with the mean over the models.
+
+    Args:
+        members: for each model, its entrants (runs of one method) by the name of the method.
+        name: the method.
+        seeds: the seeds, in the order of the rows.
     """
     answered: dict[tuple[str, str], list[np.ndarray]] = {}
     for group in members:

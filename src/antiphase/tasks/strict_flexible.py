@@ -32,13 +32,16 @@ class TwoScores:
 
 
 def strict_and_flexible(task: Task, answer: str, problem: Problem, *, correct: bool) -> TwoScores:
-    r"""Score a completion strictly and flexibly.
+    r"""Return the strict and the flexible score of a completion.
+
+    The strict score is right if the verifier accepted the completion, and its answer stood in tags, in a box or after
+    an announcement. The flexible score is right if the last number of the completion equals the reference.
 
     Args:
         task: the task of the problem.
         answer: the completion without its thought; empty if the thought does not end.
         problem: the problem.
-        correct: the verdict.
+        correct: whether the verifier of the task accepted the completion.
 
     >>> from antiphase.tasks.registry import build_task
     >>> task, problem = build_task("gsm8k"), Problem("p", "gsm8k", "", "18")

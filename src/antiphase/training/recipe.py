@@ -53,7 +53,7 @@ class Recipe:
         model: TRL's options of the model, with its name resolved.
         config: the trainer's arguments.
         preset: the preset that the recipe names, or None.
-        given: every key that the file or a flag set, with its value.
+        given: every key that was set in the file or by a flag, with its value.
         resume: whether the run in the output directory is to be continued.
         dry_run: whether the command only prints what it would do.
     """
