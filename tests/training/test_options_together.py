@@ -1,9 +1,11 @@
 """Options of training that were made apart, used together: what is kept and logged is that of the final batch."""
 
 import pytest
-from test_dynamic_sampling import Seen, trained
+from test_dynamic_sampling import Seen, graded, trained
 from test_kept_rollouts import STEPPED
 
+from antiphase.errors import InvalidInputError
+from antiphase.tasks.task_rewards import FormatReward
 from antiphase.training.kept_folder import read_kept
 from antiphase.training.trajectory import read_trajectory
 
@@ -34,3 +36,10 @@ def test_the_kept_rollouts_are_those_of_the_final_batch(combine, token_advantage
         assert own.advantage.tolist() == pytest.approx([float(value) for value in advantages], abs=1e-6)
         assert own.task_reward.mean() == pytest.approx(rows[step]["task/mean"], abs=1e-9)
         assert own.inversion.mean() == pytest.approx(rows[step]["inversion/mean"], abs=1e-9)
+
+
+def test_format_does_not_decide_what_is_right(tmp_path) -> None:
+    trainer = trained(tmp_path, rewards=[FormatReward(), graded], train=False, dynamic_sampling=0)
+    assert trainer._verifier == 1
+    with pytest.raises(InvalidInputError, match="needs a verifier"):
+        trained(tmp_path, rewards=[FormatReward()], train=False, dynamic_sampling=0, inversion_combine="gated")

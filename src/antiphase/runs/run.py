@@ -182,7 +182,13 @@ class Run(ABC, Generic[Wanted, Found]):
         return self.batches(tokenizer, limits)
 
     def _keep_prompts(self, folder: RunFolder, batches: Sequence[Sequence[Batch]]) -> None:
-        """Write the digest of each model's prompts, and the time that chat templates read, to the run folder."""
+        """Write the digest of each model's prompts to the run folder.
+
+        If a chat template asks for the current time, the time that it is given is written too.
+
+        Raises:
+            InvalidInputError: no model's template reads an option of `chat_template_kwargs`.
+        """
         if self._unused:
             raise InvalidInputError(
                 f"chat_template_kwargs: no model's chat template reads {', '.join(sorted(self._unused))}, so this "

@@ -59,13 +59,13 @@ class AttentionCall:
 
 @dataclass(frozen=True)
 class Past:
-    """The keys and values of the tokens before the rows, from an earlier pass over the distinct prefixes.
+    """The keys and values of the prefixes that the rows continue, from an earlier pass.
 
-    The prefixes are padded on the right.
+    Rows with the same prefix share it, so each distinct prefix was run once. The prefixes are padded on the right.
 
     Args:
         calls: the keys and values `[prefix, group, token, dim]` of every attention call, in order, without graph.
-        owner: for each row, the number of the prefix that it continues.
+        owner: for each row, the index of its prefix in `calls`.
         lengths: for each row, the number of real tokens of this prefix.
     """
 

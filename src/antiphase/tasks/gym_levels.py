@@ -11,7 +11,7 @@ def level_options(name: str, level: int, spec: Spec) -> dict[str, Any]:
 
     A curriculum has attributes, and each attribute has a list of levels. Every attribute is set to the wanted level;
     an attribute with fewer levels is set to its last one. An attribute that is a range reaches from its lowest level
-    to the wanted one, which is reasoning_gym's default.
+    to the wanted one, as reasoning_gym does by default.
 
     Args:
         name: the name of the generator.
@@ -19,7 +19,8 @@ def level_options(name: str, level: int, spec: Spec) -> dict[str, Any]:
         spec: the spec of the task, for the error messages.
 
     Raises:
-        InvalidInputError: the generator has no curriculum, or the curriculum has fewer levels.
+        InvalidInputError: the generator has no curriculum, the level is negative, or no attribute has that many
+            levels.
     """
     from reasoning_gym.coaching.attributes import RangeAttributeDefinition
     from reasoning_gym.coaching.base_curriculum import DefaultCurriculumContext

@@ -11,7 +11,7 @@ from trl import GRPOConfig
 from antiphase.errors import InvalidInputError
 from antiphase.registry import did_you_mean
 from antiphase.runs.folder_kinds import check_same
-from antiphase.tasks.task_rewards import AccuracyReward
+from antiphase.tasks.task_rewards import AccuracyReward, FormatReward
 from antiphase.training.batch_sizes import check_batch_sizes
 from antiphase.training.random_reward import RandomReward
 from antiphase.training.reward_functions import MajorityVoteReward, SignalReward, unwrapped
@@ -124,7 +124,8 @@ def verifier_index(names: Sequence[str], functions: Sequence[Any], args: CorRPOC
     """Return the index of the verifier: the reward function that says which completions are right.
 
     The option `inversion_verifier` names this function. Without the option, the verifier is the first function that is
-    none of `SignalReward`, `MajorityVoteReward` and `RandomReward`, since these do not know the right answer.
+    none of `SignalReward`, `MajorityVoteReward`, `RandomReward` and `FormatReward`, since these do not know the right
+    answer.
 
     Args:
         names: names of the reward functions.
@@ -139,7 +140,7 @@ def verifier_index(names: Sequence[str], functions: Sequence[Any], args: CorRPOC
             verifier.
     """
     if args.inversion_verifier is None:
-        free = (SignalReward, MajorityVoteReward, RandomReward)
+        free = (SignalReward, MajorityVoteReward, RandomReward, FormatReward)
         place = next((i for i, function in enumerate(functions) if not isinstance(unwrapped(function), free)), None)
         if place is None and args.inversion_combine == "gated":
             raise InvalidInputError(

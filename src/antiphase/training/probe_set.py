@@ -185,8 +185,9 @@ def probe_policy(
             `all`.
         splitter: where steps end: `sentence`, `line`, `fixed:N` or `regex:PATTERN`.
         step_strength: `mean` or `joint`; None keeps what `spec` says.
-        min_tokens: rollouts with fewer tokens (or types) have no correlation over them.
-        min_steps: rollouts with fewer steps have no correlation over steps.
+        min_tokens: a rollout with fewer tokens (or types) has no ρ of its own. It is left out of the mean over
+            rollouts, but its tokens still enter the pooled ρ.
+        min_steps: the same for steps.
         num_resamples: number of bootstrap samples of the prompts.
         tags: pairs of texts that open and close a thought.
 
