@@ -39,8 +39,8 @@ class SumsTask(GeneratedTask):
         if not 2 <= len(digits) <= 100 or not all(1 <= count <= 100 for count in digits):
             raise InvalidInputError(
                 f"task {spec.text!r}: digits must give a number for each of the 2 to 100 terms: how many digits the "
-                "term has (1 to 100). For example, digits=2|1 asks for a number of two digits plus a number of one digit. "
-                f"Got {'|'.join(map(str, digits))}."
+                "term has (1 to 100). For example, digits=2|1 asks for a number of two digits plus a number of one "
+                f"digit. Got {'|'.join(map(str, digits))}."
             )
         return cls(
             spec=spec.text,
