@@ -126,7 +126,8 @@ def test_folders_of_older_versions_still_load(found, tmp_path):
     (folder / "summary.json").write_text(json.dumps(summary))
     old = Evaluation.load(folder)
     assert "sums" not in str(old)
-    assert evaluation_rivals(old.summary["results"]) == []
+    results = old.summary["results"]
+    assert evaluation_rivals(results, model_labels(results, None)) == []
     comparison = antiphase.compare([f"old={folder}", f"new={found[1]}"])
     rows = next(iter(comparison.tasks.values()))["entrants"]
     assert set(rows[1]["rivals"]) - set(rows[0]["rivals"]) == {*LATER, "delta_logprob"}
