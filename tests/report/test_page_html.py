@@ -280,7 +280,7 @@ def test_lines_of_evaluations_without_signals() -> None:
     check_inert(html)
     assert 'id="scatter"' not in html
     rows = next(table for table in Reader(html).tables if table[0][0] == "model")[1:]
-    assert [row[1].split() for row in rows] == [["0.500", "[0.250,", "0.750]", "avg@2"]]
+    assert [row[1].split() for row in rows] == [["0.500", "[0.250,", "0.750]", "avg@3"]]
 
 
 def test_an_unfinished_run_is_called_so() -> None:
