@@ -16,6 +16,7 @@ from antiphase.evaluation.rivals import HEADER, adds, evaluation_rivals, rivals_
 from antiphase.evaluation.shared_rollouts import delta_logprob
 from antiphase.evaluation.task_metrics import inside_metrics
 from antiphase.figures.evaluation import right_from_wrong
+from antiphase.page.subjects import model_labels
 from antiphase.runs.rivals import LATER, SCORES, rival_correlations, rollout_score
 from antiphase.statistics.rank_covariance import within_problem_association
 from evaluation_cases import TASK, given, scored
@@ -78,7 +79,9 @@ def test_iota_is_compared_with_every_score_on_the_same_problems(found):
 
 def test_page_and_console_show_the_rivals(found):
     evaluation, out = found
-    (table,) = evaluation_rivals(evaluation.summary["results"])
+    results = evaluation.summary["results"]
+    (table,) = evaluation_rivals(results, model_labels(results, None))
+    assert table.title.endswith("own; ι over tokens")
     assert table.header == HEADER
     assert [row[0] for row in table.rows] == ["ι (inversion)", *list(SCORES)[1:]]
     assert all(len(row) == len(HEADER) and all(row) for row in table.rows)
@@ -123,7 +126,8 @@ def test_folders_of_older_versions_still_load(found, tmp_path):
     (folder / "summary.json").write_text(json.dumps(summary))
     old = Evaluation.load(folder)
     assert "sums" not in str(old)
-    assert evaluation_rivals(old.summary["results"]) == []
+    results = old.summary["results"]
+    assert evaluation_rivals(results, model_labels(results, None)) == []
     comparison = antiphase.compare([f"old={folder}", f"new={found[1]}"])
     rows = next(iter(comparison.tasks.values()))["entrants"]
     assert set(rows[1]["rivals"]) - set(rows[0]["rivals"]) == {*LATER, "delta_logprob"}

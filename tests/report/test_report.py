@@ -126,7 +126,8 @@ def test_a_comparison_has_its_tables_and_evaluations(runs, model_dir) -> None:
     assert [run.kind for run in document.runs] == ["compare"]
     table, *rivals = document.tables
     assert [row[0] for row in table.rows] == ["a", "b"]
-    assert [table.title for table in rivals] == [f"what else tells right from wrong: {name}, {TASK}" for name in "ab"]
+    titles = [f"what else tells right from wrong: {name}, {TASK}; ι over tokens" for name in "ab"]
+    assert [table.title for table in rivals] == titles
     found = values_of(runs / "compare" / "report.html")
     assert [subject["label"] for subject in found["subjects"]] == ["a", "b"]
     assert [run["name"] for run in found["runs"]] == ["comparison", "a", "b"]

@@ -25,6 +25,12 @@ class TestSums:
         with pytest.raises(InvalidInputError):
             load_task(spec)
 
+    def test_one_number_of_digits_is_not_enough(self):
+        with pytest.raises(
+            InvalidInputError, match=r"a number for each of the 2 to 100 terms: .*digits=2\|1 .*Got 1\.$"
+        ):
+            load_task("sums:digits=1")
+
 
 def test_digit_sum() -> None:
     task = load_task("digit_sum:base=3,num_digits=8")

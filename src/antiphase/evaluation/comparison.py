@@ -140,6 +140,7 @@ def _row(entrant: Entrant, reference: Entrant, problems: Sequence[str], options:
     return {
         "name": entrant.name,
         "num_seeds": len(entrant.runs),
+        "unit": entrant.runs[0].unit,
         "values": values,
         "differences": differences,
         "spearman": number_or_none(entrant.mean_signal(HEADLINE)),

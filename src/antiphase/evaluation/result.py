@@ -115,11 +115,12 @@ class Evaluation:
             named = [[names.get(row[0], row[0]), *row[1:]] for row in rows]
             tables.append(Table("all tasks", header, named, [BENCHMARK_NOTE]))
         if len({result["model"] for result in self.summary["results"]}) > 1:
-            tables += disagreement_tables(self.disagreements(), labels_of(self, document))
+            pairs = disagreement_tables(self.disagreements(), labels_of(self, document))
+            tables += [replace(pair, title=f"{label}: {pair.title}" if label else pair.title) for pair in pairs]
         scores = two_scores_table(self.summary["results"], names)
         if scores[1]:
             tables.append(Table("strict and flexible scores", *scores, [TWO_SCORES_NOTE]))
-        tables += evaluation_rivals(self.summary["results"])
+        tables += evaluation_rivals(self.summary["results"], names)
         return replace(document, tables=tables)
 
     def __str__(self) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from antiphase.page.document import Table
 from antiphase.runs.rivals import DELTA, DELTA_WHAT, SCORES
 from antiphase.runs.table_text import interval_text, signed
+from antiphase.runs.units import headline_of
 from antiphase.statistics.chain import interval_dict
 from antiphase.statistics.estimate import number_or_none
 from antiphase.statistics.paired import paired_difference
@@ -152,8 +153,13 @@ def rival_rows(rivals: Mapping[str, Entry], areas: Mapping[str, Entry], gains: M
     return rows
 
 
-def evaluation_rivals(results: Sequence[Entry]) -> list[Table]:
-    """Return a table of ι and its rivals for each result of an evaluation that has right and wrong rollouts."""
+def evaluation_rivals(results: Sequence[Entry], names: Mapping[str, str]) -> list[Table]:
+    """Return a table of ι and its rivals for each result of an evaluation that has right and wrong rollouts.
+
+    Args:
+        results: the entries of `results` in the summary.
+        names: the name of each model on the page.
+    """
     tables = []
     for result in results:
         inside = result.get("inside", {})
@@ -161,8 +167,9 @@ def evaluation_rivals(results: Sequence[Entry]) -> list[Table]:
         if not any(entry["beside"]["num_problems"] for entry in rivals.values()):
             continue
         gains = {} if k is None else {name: pick["gain"] for name, pick in inside["best_of"][k].items()}
-        title = f"{TITLE}: {result['model']}, {result['task']}, {result['estimator']}"
-        tables.append(Table(title, HEADER, rival_rows(rivals, inside["auroc"], gains), [NOTE]))
+        title = f"{TITLE}: {names[result['model']]}, {result['task']}, {result['estimator']}"
+        title += f"; ι over {headline_of(result.get('signals', {}))}s"
+        tables.append(Table(title, HEADER, rival_rows(rivals, inside["auroc"], gains), [NOTE], beside=True))
     return tables
 
 
@@ -174,7 +181,8 @@ def comparison_rivals(task: str, entrants: Sequence[Entry]) -> list[Table]:
         if not any(entry["beside"]["num_problems"] for entry in rivals.values()):
             continue
         areas, gains = ({name: entry[key] for name, entry in rivals.items()} for key in ("auroc", "gain"))
-        tables.append(Table(f"{TITLE}: {row['name']}, {task}", HEADER, rival_rows(rivals, areas, gains), [NOTE]))
+        title = f"{TITLE}: {row['name']}, {task}" + (f"; ι over {row['unit']}s" if "unit" in row else "")
+        tables.append(Table(title, HEADER, rival_rows(rivals, areas, gains), [NOTE], beside=True))
     return tables
 
 

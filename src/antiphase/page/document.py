@@ -133,6 +133,7 @@ class Table:
         links: for a cell at (row, column), the rollouts that a click on it may open, each as (label of the subject,
             rollout id). The click opens the first of them that the page holds. A cell without such a rollout is plain
             text.
+        beside: whether the table sets ι (ι = −ρ, the inversion) beside other numbers of a rollout.
     """
 
     title: str
@@ -140,6 +141,7 @@ class Table:
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
     links: Mapping[tuple[int, int], Sequence[tuple[str, str]]] = field(default_factory=dict)
+    beside: bool = False
 
 
 @dataclass(frozen=True)
@@ -177,11 +179,19 @@ class Document:
                 f"two models on the page are called {twice!r}. Name the runs: antiphase report first=RUN second=RUN."
             )
 
+    @property
+    def tables_heading(self) -> str:
+        """The heading of the section with the tables: `Comparison`, `Beside ι` or `Tables`."""
+        if any(run.kind == "compare" for run in self.runs):
+            return "Comparison"
+        return "Beside ι" if all(table.beside for table in self.tables) else "Tables"
+
 
 def joined(documents: Sequence[Document], title: str) -> Document:
     """Join documents into one, in order. The markers, the forking share and the time come from the first document.
 
-    Tables with the same title and header become one table.
+    Tables with the same title and header become one table, unless two of them have a row with the same first cell. In
+    that case they stay apart, and the name of the run stands after each title.
 
     Raises:
         InvalidInputError: two subjects have the same label.
@@ -200,25 +210,37 @@ def joined(documents: Sequence[Document], title: str) -> Document:
         runs=runs,
         subjects=subjects,
         trainings=trainings,
-        tables=_merged([table for document in documents for table in document.tables]),
+        tables=_merged(documents),
         notes=[note for document in documents for note in document.notes],
     )
 
 
-def _merged(tables: Sequence[Table]) -> list[Table]:
-    """Return the tables, with the rows of those that have the same title and header in one table."""
-    found: dict[tuple[str, tuple[str, ...]], Table] = {}
+def _merged(documents: Sequence[Document]) -> list[Table]:
+    """Return the tables of all documents; see `joined` for those with the same title and header."""
+    groups: dict[tuple[str, tuple[str, ...]], list[tuple[str, Table]]] = {}
+    for document in documents:
+        for table in document.tables:
+            groups.setdefault((table.title, tuple(table.header)), []).append((document.runs[0].name, table))
+    merged: list[Table] = []
+    for group in groups.values():
+        heads = [head for _, table in group for head in {row[0] for row in table.rows}]
+        if len(set(heads)) == len(heads):
+            merged.append(_one([table for _, table in group]))
+        else:
+            merged += [dataclasses.replace(table, title=f"{table.title} ({name})") for name, table in group]
+    return merged
+
+
+def _one(tables: Sequence[Table]) -> Table:
+    """Return one table with the rows, the links and the different notes of all tables, in order."""
+    links: dict[tuple[int, int], Sequence[tuple[str, str]]] = {}
+    num_rows = 0
     for table in tables:
-        key = (table.title, tuple(table.header))
-        if key not in found:
-            found[key] = table
-            continue
-        first = found[key]
-        moved = {(row + len(first.rows), column): pairs for (row, column), pairs in table.links.items()}
-        found[key] = dataclasses.replace(
-            first,
-            rows=[*first.rows, *table.rows],
-            notes=list(dict.fromkeys([*first.notes, *table.notes])),
-            links={**first.links, **moved},
-        )
-    return list(found.values())
+        links |= {(row + num_rows, column): pairs for (row, column), pairs in table.links.items()}
+        num_rows += len(table.rows)
+    return dataclasses.replace(
+        tables[0],
+        rows=[row for table in tables for row in table.rows],
+        notes=list(dict.fromkeys(note for table in tables for note in table.notes)),
+        links=links,
+    )

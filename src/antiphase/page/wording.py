@@ -60,6 +60,11 @@ def verdict_of(rho: Mapping[str, Any]) -> str:
     return "not inverted" if rho["low"] > 0 else "undecided"
 
 
+def few_prompts(num_prompts: int) -> str:
+    """Return the warning about intervals over fewer than `FEW_PROMPTS` prompts."""
+    return f"few prompts: {num_prompts}; an interval over fewer than {FEW_PROMPTS} is rough"
+
+
 def warnings_of(reading: Mapping[str, Any], shuffled: np.ndarray | None = None) -> list[str]:
     """Return the reasons to trust a reading less, the most important one first.
 
@@ -77,7 +82,7 @@ def warnings_of(reading: Mapping[str, Any], shuffled: np.ndarray | None = None) 
     if tokens < FEW_TOKENS:
         found.append(f"few tokens: {tokens:,}, below {FEW_TOKENS}")
     if prompts < FEW_PROMPTS:
-        found.append(f"few prompts: {prompts}; an interval over fewer than {FEW_PROMPTS} is rough")
+        found.append(few_prompts(prompts))
     units = reading.get("units") or {"token": reading}
     lacking = [
         f"{entry['num_undefined']:,} of {reading['num_rollouts']:,} by {name}"

@@ -12,6 +12,7 @@ from antiphase.errors import InvalidInputError
 from antiphase.page.building import signals_document
 from antiphase.page.document import Document
 from antiphase.page.html import render_overview
+from antiphase.page.subjects import model_labels
 from antiphase.probing.probe_table import render_table
 from antiphase.probing.rival_tables import rival_tables
 from antiphase.runs.parts import KINDS
@@ -191,7 +192,8 @@ class Fingerprint:
             steps=self.steps,
             alternatives=self.alternatives,
         )
-        return replace(document, tables=rival_tables(self.summary["results"]))
+        results = self.summary["results"]
+        return replace(document, tables=rival_tables(results, model_labels(results, None)))
 
     def __str__(self) -> str:
         return render_table(self.summary)

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from antiphase.page.document import Table
+from antiphase.page.wording import FEW_PROMPTS, few_prompts
 from antiphase.runs.rivals import SCORES
 from antiphase.runs.table_text import with_interval
+from antiphase.runs.units import headline_of
 
 HEADER = ("number of a rollout", "what it is", "source", "rank correlation with ι [95 %]", "rollouts")
 NOTE = (
@@ -15,8 +17,13 @@ NOTE = (
 )
 
 
-def rival_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
-    """Return a table for each result of a probe in which some rival is correlated with ι."""
+def rival_tables(results: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> list[Table]:
+    """Return a table for each result of a probe in which some rival is correlated with ι.
+
+    Args:
+        results: the entries of `results` in the summary.
+        names: the name of each model on the page.
+    """
     tables = []
     for result in results:
         known = {name: entry for name, entry in result.get("rivals", {}).items() if entry["value"] is not None}
@@ -25,6 +32,9 @@ def rival_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
             for name, entry in known.items()
         ]
         if rows:
-            title = f"other numbers beside ι: {result['model']}, {result['estimator']}"
-            tables.append(Table(title, HEADER, rows, [NOTE]))
+            title = f"other numbers beside ι: {names[result['model']]}, {result['estimator']}"
+            title += f"; ι over {headline_of(result)}s"
+            prompts = result["num_prompts"]
+            notes = [NOTE, f"{few_prompts(prompts).capitalize()}."] if prompts < FEW_PROMPTS else [NOTE]
+            tables.append(Table(title, HEADER, rows, notes, beside=True))
     return tables

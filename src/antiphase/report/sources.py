@@ -10,6 +10,7 @@ from pathlib import Path
 from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.page.building import signals_document, training_document
 from antiphase.page.document import Document, Run, joined
+from antiphase.page.subjects import model_labels
 from antiphase.probing.series_folder import TRAJECTORY, SeriesFolder
 from antiphase.probing.series_summary import CheckpointSeries, summarize_series
 from antiphase.report.entries import check_run, is_comparison, is_training, read_object
@@ -76,7 +77,6 @@ def _read(path: Path, label: str | None, group: str | None) -> Document:
 def _signals(path: Path, name: str, label: str | None) -> Document:
     """Read the folder of a probe or an evaluation."""
     from antiphase.evaluation.evaluation_folder import EvalFolder
-    from antiphase.evaluation.rivals import evaluation_rivals
     from antiphase.probing.rival_tables import rival_tables
 
     kinds = {PROBE.format: ("probe", RunFolder), EVALUATION.format: ("eval", EvalFolder)}
@@ -94,8 +94,8 @@ def _signals(path: Path, name: str, label: str | None) -> Document:
         kind, name, tokens, rollouts, summary, label=label, steps=folder.read_steps(),
         alternatives=folder.read_alternatives(),
     )  # fmt: skip
-    tables = (evaluation_rivals if kind == "eval" else rival_tables)(summary["results"])
-    return dataclasses.replace(document, tables=tables)
+    names = model_labels(summary["results"], label)
+    return dataclasses.replace(document, tables=rival_tables(summary["results"], names))
 
 
 def _unfinished(folder: RunFolder, kind: str, name: str, label: str | None) -> Document:

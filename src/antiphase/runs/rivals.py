@@ -52,7 +52,10 @@ SCORES: dict[str, Rival] = {
         "attention_entropy_mean", -1, "minus mean entropy of the attention weights", "arXiv 2605.07660"
     ),
     "unembedding_norm": Rival(
-        "unembedding_norm_mean", 1, "mean ‖w_y‖ of the tokens' output vectors", "arXiv 2605.17770"
+        "unembedding_norm_mean",
+        1,
+        "mean ‖w_y‖ of the tokens' output vectors",
+        "a control of ours; constant in the chain of arXiv 2605.17770",
     ),
     "effective_rank": Rival(
         "effective_rank_mean",

@@ -22,6 +22,7 @@ from antiphase.errors import NonFiniteError, UnsupportedModelError
 from antiphase.models.architecture import backbone
 from antiphase.signal_spec import SignalSpec
 from antiphase.signals.alternatives import joined, top_alternatives
+from antiphase.signals.impurity import impurity_beside, impurity_of
 from antiphase.signals.target_gradient import seeded_logits
 from antiphase.types import MAGNITUDES, Alternatives, Magnitudes
 
@@ -118,8 +119,10 @@ def _statistics(log_p: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor, Tenso
     others = p.scatter(-1, token_ids[:, None], 0.0)
     rest, squares = others.sum(-1), (others**2).sum(-1)
     control = (rest**2 + squares).sqrt()
-    # With p_y = 1 − rest, the impurity 1 − Σ p² is rest (2 − rest) − squares, which needs no further pass over p.
-    impurity = (rest * (2 - rest) - squares).clamp_min(0)
+    impurity = impurity_beside(logprob.exp(), rest, squares)
+    # Where another token is almost sure, the difference in `impurity_beside` cancels.
+    rows = (squares > 0.25).nonzero()[:, 0]
+    impurity[rows] = impurity_of(p[rows])
     return entropy, logprob, control, impurity
 
 
@@ -141,14 +144,13 @@ def gini_impurity(logits: Float[Tensor, "target vocab"], temperature: float = 1.
     """Return the Gini impurity 1 − Σ_v p_v² of each distribution p = softmax(logits / temperature), in [0, 1).
 
     It is the probability that two tokens that are drawn from p differ. It rises with entropy by construction. Its sum
-    Σ p² is part of the norm ‖∂ ln p_y / ∂z‖ (arXiv 2506.12912) and of the token baseline of arXiv 2602.07078.
-    `head_signals` computes the same from sums that it needs anyway.
+    Σ p² is part of the norm ‖∂ ln p_y / ∂z‖ (arXiv 2506.12912) and of the token baseline of arXiv 2602.07078. In
+    float32, the relative error is below 1e-5 even where one token is almost sure.
 
     >>> round(gini_impurity(torch.zeros(1, 4)).item(), 6)
     0.75
     """
-    impurity: Tensor = 1 - (log_probabilities(logits, temperature).exp() ** 2).sum(-1)
-    return impurity
+    return impurity_of(log_probabilities(logits, temperature).exp())
 
 
 @dataclass

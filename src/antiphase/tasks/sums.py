@@ -38,8 +38,9 @@ class SumsTask(GeneratedTask):
         digits = tuple(options.get("digits", [2, 1]))
         if not 2 <= len(digits) <= 100 or not all(1 <= count <= 100 for count in digits):
             raise InvalidInputError(
-                f"task {spec.text!r}: digits must give the number of digits (1 to 100) of 2 to 100 terms, as 2|1; got "
-                f"{'|'.join(map(str, digits))}."
+                f"task {spec.text!r}: digits must give a number for each of the 2 to 100 terms: how many digits the "
+                "term has (1 to 100). For example, digits=2|1 asks for a number of two digits plus a number of one "
+                f"digit. Got {'|'.join(map(str, digits))}."
             )
         return cls(
             spec=spec.text,
