@@ -241,10 +241,12 @@ class ResamplingTrainer(ReadingTrainer):
         return groups_without_signal(judged, int(self.num_generations))
 
     def _accuracy(self, sample: _Sample) -> float:
+        """Return the share of the judged rollouts that the verifier accepts; NaN if it judged none."""
         if self._verifier is None:
             return math.nan
-        spec = cast(Any, self.args).inversion_spec()
-        return float(spec.accepts(sample.columns[:, self._verifier].double()).double().mean())
+        values = sample.columns[:, self._verifier].double()
+        # The mean of no values is NaN.
+        return float(cast(Any, self.args).inversion_spec().accepts(values[~values.isnan()]).double().mean())
 
     def _stream(self, inputs: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
         """Return further rows of the training data, in an order that only the seed, step and batch number decide."""
