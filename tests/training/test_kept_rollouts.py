@@ -312,11 +312,18 @@ def test_a_resumed_run_may_stop_keeping_and_drops_what_is_not_so(tmp_path) -> No
     for step in (0, 5, 10):
         folder.write(step, [{"step": step, "num_tokens": 0}])
     (folder.path / ".step-000011.parquet.1.tmp").write_text("cut")
+    others = ["notes.md", "step-000012.parquet.bak", ".hidden.tmp"]
+    for name in others:
+        (folder.path / name).write_text("not of antiphase")
+    (folder.path / "plots").mkdir()
+    (folder.path / "plots" / "one.png").write_text("a picture")
     folder.begin(10)
-    assert sorted(path.name for path in folder.path.iterdir()) == ["step-000000.parquet", "step-000005.parquet"]
+    kept = ["plots", "step-000000.parquet", "step-000005.parquet", *others]
+    assert sorted(path.name for path in folder.path.iterdir()) == sorted(kept)
+    assert (folder.path / "plots" / "one.png").is_file()
     folder.begin(0)
     assert read_kept(tmp_path) is None
-    assert len(list((tmp_path / f"{FOLDER}-1").iterdir())) == 2
+    assert len(list((tmp_path / f"{FOLDER}-1").iterdir())) == len(kept)
 
 
 def test_a_damaged_file_is_named(tmp_path) -> None:

@@ -20,6 +20,8 @@ from antiphase.errors import InvalidInputError
 
 FOLDER = "kept_rollouts"
 _NAME = re.compile(r"step-(\d+)\.parquet")
+# A file that a killed training was writing; see `KeptFolder.write`.
+_WORK = re.compile(r"\.step-\d+\.parquet\.\d+\.tmp")
 _SIGNALS = ("entropy", "logprob", "strength")
 
 SCHEMA = pa.schema(
@@ -56,7 +58,8 @@ class KeptFolder:
         """Prepare the folder for a training that begins at `step`.
 
         At step 0, an older folder is renamed to `kept_rollouts-1`. At a later step, the files of the batches that were
-        sampled after the checkpoint are removed, since these batches will be sampled again.
+        sampled after the checkpoint are removed, since these batches will be sampled again. Files of other names and
+        subfolders stay.
         """
         if not self.path.is_dir():
             return
@@ -68,7 +71,8 @@ class KeptFolder:
             return
         for file in self.path.iterdir():
             found = _NAME.fullmatch(file.name)
-            if found is None or int(found[1]) >= step:
+            again = int(found[1]) >= step if found else _WORK.fullmatch(file.name) is not None
+            if again and not file.is_dir():
                 file.unlink()
 
     def write(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
