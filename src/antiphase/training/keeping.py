@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from antiphase.inversion.rollout_facts import RolloutFacts
 from antiphase.steps.segments import token_segments
 from antiphase.steps.thoughts import TAGS
+from antiphase.training.advantage_term import trained_tokens
 from antiphase.training.completion_texts import CompletionReader
 from antiphase.training.kept_folder import KeptFolder
 from antiphase.training.kept_rule import interval, is_kept, kept_places, num_kept
@@ -112,19 +113,22 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
             {**self._of_batch(batch, first + place), **self._of_tokens(own, reader, place)} for place in self._places
         ]
 
-    def write(self, advantages: Tensor, *, is_main_process: bool) -> None:
+    def write(self, output: Mapping[str, Any], *, is_main_process: bool) -> None:
         """Add the advantages to the rows, and write the rows of all processes.
 
         Args:
-            advantages: the advantages of the rollouts of this process, `[rollout]`; or those of their tokens,
-                `[rollout, token]`, padded on the right, of which the mean is kept.
+            output: the batch of this process, as TRL's `_generate_and_score_completions` returned it. Its entry
+                `advantages` has the advantage of each rollout, `[rollout]`; or that of each token, `[rollout, token]`.
+                Then the mean over the rollout's trained tokens is kept, and nothing if none is trained on.
             is_main_process: whether this process writes the file.
         """
         if self._step is None:
             return
         for row, place in zip(self._rows, self._places, strict=True):
-            own = advantages[place]
-            row["advantage"] = float(own if own.dim() == 0 else own[: row["num_tokens"]].mean())
+            own = output["advantages"][place]
+            if own.dim():
+                own = own[trained_tokens(output)[place].bool()].mean()
+            row["advantage"] = _known(float(own))
         rows = gather_object(self._rows)
         if is_main_process:
             self.folder.write(self._step, rows)
