@@ -1,6 +1,7 @@
 """Which rollouts a training keeps, and the folder that it keeps them in."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
@@ -15,14 +16,17 @@ from antiphase.training.kept_rule import MOST_BATCHES, MOST_TOKENS, interval, is
 
 @pytest.mark.parametrize("max_steps", [1, 3, 99, 100, 101, 5000])
 @pytest.mark.parametrize("longest", [None, 10, 512, 8192])
-@pytest.mark.parametrize("span", [0.5, 1, 4])
+@pytest.mark.parametrize("span", [0.5, 1, 4, 1.5, 2.5, 5 / 3])
 def test_the_kept_batches_are_few_and_hold_the_first_and_the_last(max_steps, longest, span) -> None:
     every = interval(max_steps, 8, longest)
-    steps = range(0, max_steps, max(1, int(span)))
+    starts = (math.floor(number * max(1, Fraction(span).limit_denominator(100))) for number in range(max_steps))
+    steps = [step for step in starts if step < max_steps]
     kept = [step for step in steps if is_kept(step, max_steps, every, span)]
     assert kept[0] == 0
     assert kept[-1] == steps[-1]
     assert len(kept) <= MOST_BATCHES + 1
+    # No stretch of `every` steps has two kept batches, unless one is the last batch.
+    assert len({step // every for step in kept[:-1]}) == len(kept[:-1])
     if longest is not None:
         assert (len(kept) - 1) * 8 * longest <= MOST_TOKENS
 

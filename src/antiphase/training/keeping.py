@@ -7,6 +7,7 @@ it has combined the rewards, and when TRL has computed the advantages. Keeping c
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         if config.keep_rollouts and is_training and step != self._done:
             kept = num_kept(config.keep_rollouts, config.num_generations)
             every = interval(max_steps, kept, config.max_completion_length)
-            span = config.steps_per_generation * config.num_iterations / config.gradient_accumulation_steps
+            span = Fraction(config.steps_per_generation * config.num_iterations, config.gradient_accumulation_steps)
             self._step = step if is_kept(step, max_steps, every, span) else None
         return self._step is not None
 
