@@ -8,8 +8,15 @@ import pandas as pd
 import pytest
 
 from antiphase.errors import InvalidInputError
+from antiphase.report.sources import read_run
 from antiphase.training.kept_folder import FOLDER, KeptFolder, read_kept
 from antiphase.training.kept_rule import MOST_BATCHES, MOST_TOKENS, interval, is_kept, kept_places, num_kept
+from training_cases import run
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
+]
 
 # Which rollouts
 
@@ -78,6 +85,29 @@ def test_a_damaged_file_is_named(tmp_path) -> None:
     pd.DataFrame({"step": [1]}).to_parquet(tmp_path / FOLDER / "step-000001.parquet")
     with pytest.raises(InvalidInputError, match=r"has other columns .* Missing: prompt_id"):
         read_kept(tmp_path)
+    (tmp_path / FOLDER / "step-000002.parquet").write_bytes(b"PAR1 and no more")
+    notes = []
+    assert read_kept(tmp_path, notes).step.tolist() == [0]
+    assert len(notes) == 2
+    assert "step-000001.parquet has other columns" in notes[0]
+    assert "step-000002.parquet cannot be read" in notes[1]
+
+
+def test_the_page_leaves_a_damaged_file_out(tmp_path) -> None:
+    run(tmp_path, keep_rollouts=4, max_steps=2)
+    cut = (tmp_path / FOLDER / "step-000001.parquet").read_bytes()[:500]
+    (tmp_path / FOLDER / "step-000001.parquet").write_bytes(cut)
+    document = read_run(tmp_path)
+    assert document.subjects[0].rollouts.rollout_id.str.startswith("0-").tolist() == [True] * 4
+    assert [note for note in document.notes if "step-000001.parquet cannot be read" in note]
+
+
+def test_a_folder_that_cannot_be_made_ends_the_training_at_its_start(tmp_path) -> None:
+    (tmp_path / FOLDER).write_text("a file is in its place")
+    with pytest.raises(InvalidInputError, match=r"kept_rollouts cannot be prepared .* set keep_rollouts to 0"):
+        run(tmp_path, keep_rollouts=4, max_steps=2)
+    assert not (tmp_path / "trajectory.jsonl").exists()
+    run(tmp_path, keep_rollouts=0, max_steps=1)
 
 
 def test_bytes_of_a_token(tmp_path) -> None:

@@ -73,10 +73,14 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         self._places: list[int] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Set an older folder aside, or remove the files that a resumed training will write again."""
+        """Set an older folder aside, or remove the files that a resumed training will write again.
+
+        Raises:
+            InvalidInputError: rollouts are to be kept, and the folder for them cannot be made.
+        """
         self._done = None
         if state.is_world_process_zero:
-            self.folder.begin(state.global_step)
+            self.folder.begin(state.global_step, writing=self.config.keep_rollouts > 0)
 
     def begin_batch(self, step: int, max_steps: int, *, is_training: bool) -> bool:
         """Return whether rollouts of the batch that was just sampled will be kept.
