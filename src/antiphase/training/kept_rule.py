@@ -15,10 +15,15 @@ from antiphase.errors import InvalidInputError
 MOST_BATCHES, MOST_TOKENS = 100, 1_000_000
 
 
+def check_count(name: str, value: Any) -> None:
+    """Raise InvalidInputError unless the value of the option `name` is a whole number that is 0 or positive."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidInputError(f"{name} must be 0 or a positive whole number; got {value!r}.")
+
+
 def check_keep(keep: Any) -> None:
     """Raise InvalidInputError unless `keep_rollouts` is a whole number that is 0 or positive."""
-    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 0:
-        raise InvalidInputError(f"keep_rollouts must be 0 or a positive whole number; got {keep!r}.")
+    check_count("keep_rollouts", keep)
 
 
 def check_fits(keep: int, num_rollouts: int) -> None:
