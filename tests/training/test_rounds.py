@@ -1,7 +1,9 @@
 """Rounds of dynamic sampling with odd rewards: infinite ones, none at all, short columns, and weights of 0."""
 
+import json
 import logging
 import math
+import re
 import warnings
 from types import SimpleNamespace
 
@@ -11,13 +13,15 @@ from datasets import Dataset
 from test_dynamic_sampling import PROMPTS, given, graded, trained
 from transformers import TrainerCallback
 
+from antiphase.cli import main
 from antiphase.errors import InvalidInputError
+from antiphase.figures.trajectory import trajectory_curves
 from antiphase.training.batch_checks import UnscoredWarning
 from antiphase.training.trainer import CorRPOTrainer
 from antiphase.training.trainer_config import CorRPOConfig
 from antiphase.training.trajectory import read_trajectory
 from conftest import byte_tokenizer, tiny_model
-from training_cases import settings
+from training_cases import flags, settings
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -92,3 +96,34 @@ def test_without_a_judging_weight_there_are_no_rounds(tmp_path):
     assert first["sampling/rounds"] >= 1
     assert [second[f"sampling/{name}"] for name in ("rounds", "prompts", "tied", "dropped_tokens")] == [0, 2, 0, 0]
     assert second["sampling/accuracy"] == 1
+
+
+def test_what_is_shown_is_the_accuracy_of_the_first_sample(tmp_path, model_dir, capsys):
+    """Console and summary; the accuracy of the chosen batch is near 0.5, whatever the policy does."""
+    rewards = tmp_path / "rewards.py"
+    rewards.write_text(
+        "def long(completion_ids, **_):\n    return [float(sum(ids) % 7 == 0) for ids in completion_ids]\n"
+    )
+    out = tmp_path / "out"
+    words = flags(
+        model_dir, out, reward_funcs=f"{rewards}:long", dynamic_sampling=4, max_steps=3, eval_problems=0,
+        num_generations=2,
+    )  # fmt: skip
+    assert main(["train", *words]) == 0
+    rows = [row for row in read_trajectory(out) if row["kind"] == "step"]
+    assert [row["sampling/accuracy"] for row in rows] != [row["task/accuracy"] for row in rows]
+    printed = re.findall(r"step \d/3: accuracy ([\d.]+)", capsys.readouterr().out)
+    assert printed == [f"{row['sampling/accuracy']:.3f}" for row in rows]
+    change = json.loads((out / "summary.json").read_text())["change"]
+    assert change["sampling/accuracy"] == [rows[0]["sampling/accuracy"], rows[-1]["sampling/accuracy"]]
+    assert "task/accuracy" not in change
+
+
+def test_the_figure_shows_the_accuracy_of_the_first_sample():
+    def drawn(**metrics):
+        row = {"kind": "step", "task/accuracy": 0.5, "inversion/mean": 0.1, "rollout/entropy": 1.0}
+        accuracy = trajectory_curves([{**row, "step": i, **metrics} for i in range(3)]).axes[0]
+        return list(accuracy.lines[0].get_ydata()), accuracy.get_title(loc="left")
+
+    assert drawn() == ([0.5] * 3, "accuracy")
+    assert drawn(**{"sampling/accuracy": 0.2}) == ([0.2] * 3, "accuracy, first sample")
