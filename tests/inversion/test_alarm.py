@@ -127,3 +127,22 @@ def test_distinct_completions():
     assert digest([1, 23]) != digest([12, 3])
     assert max(numbers) < 2**24
     assert all(float(torch.tensor(float(number), dtype=torch.float32)) == number for number in numbers)
+
+
+def test_a_metric_that_is_mostly_unknown_gives_no_sign():
+    """A verifier that judged 9 of 20 batches says too little, whatever its slope. With 10 of them it counts."""
+
+    def judged(values, count):
+        known = {round(i * (WINDOW - 1) / (count - 1)) for i in range(count)}
+        assert len(known) == count
+        return [value if place in known else math.nan for place, value in enumerate(values)]
+
+    up, down = line(0.1, 0.9), line(0.9, 0.1)
+    assert names(inversion_mean=up, task_accuracy=judged(down, 9)) == []
+    assert names(inversion_mean=up, task_accuracy=judged(down, 10)) == ["accuracy"]
+    assert names(inversion_mean=judged(up, 9), task_accuracy=down) == []
+    shorter, better = {"rollout_length": curve(100, 20)}, line(0.1, 0.9)
+    assert names(**shorter, task_accuracy=judged(better, 10), task_mean=better) == []
+    # As if there were no verifier: the reward rose.
+    assert names(**shorter, task_accuracy=judged(better, 9), task_mean=better) == ["shorter"]
+    assert names(rollout_length=judged(curve(100, 20), 9), task_accuracy=line(0.5, 0.5)) == []

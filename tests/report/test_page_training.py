@@ -168,3 +168,17 @@ def test_a_served_page_follows_its_run(watched, training) -> None:
         last = max(json.loads(row)["step"] for row in rows[:30])
         page.wait_for_selector(f"text=up to step {last}", timeout=10_000)
         watched.quiet(server.address)
+
+
+def test_dynamic_sampling_shows_the_accuracy_of_the_first_sample(watched, tmp_path) -> None:
+    for name, metrics in (("plain", {}), ("dynamic", {"sampling/accuracy": 0.25})):
+        rows = [{**row, "task/accuracy": 0.5, **metrics} for row in training_rows(0.1, 0.2, 0.3)]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "trajectory.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = watched.open(write_report([tmp_path / "plain", tmp_path / "dynamic"], tmp_path / "t.html"))
+    values = {point[1] for series in charted(page, "accuracy") for point in series["data"]}
+    assert values == {0.5, 0.25}
+    assert "before groups are replaced" in page.locator("#training-charts").inner_text()
+    table = page.locator("#training-table").inner_text()
+    assert "0.250 → 0.250" in table or "0.25 → 0.25" in table
+    watched.quiet()

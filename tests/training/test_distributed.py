@@ -38,6 +38,15 @@ def given(prompts, trainer):
     return {{"prompt_ids": ids, "completion_ids": wrote, "logprobs": None}}
 
 class Keeping(CorRPOTrainer):
+    def _generate_and_score_completions(self, inputs):
+        output = super()._generate_and_score_completions(inputs)
+        advantages = self.accelerator.gather(output["advantages"])
+        if self.accelerator.is_main_process:
+            term = self._term.advantage if {combine!r} == "centered" else self._term.reward
+            with open({out!r} + "/advantages.jsonl", "a") as file:
+                file.write(json.dumps([advantages.tolist(), term.tolist()]) + "\\n")
+        return output
+
     def _calculate_rewards(self, *arguments):
         rewards = super()._calculate_rewards(*arguments)
         if self.accelerator.is_main_process:
@@ -50,7 +59,7 @@ world = int(os.environ.get("WORLD_SIZE", 1))
 config = CorRPOConfig({out!r}, per_device_train_batch_size=8 // world, num_generations=4, max_completion_length=12,
     max_steps=3, learning_rate=1e-3, report_to="none", use_cpu=True, bf16=False, gradient_checkpointing=False,
     logging_steps=1, save_strategy="no", disable_tqdm=True, inversion_weight=0.5, inversion_combine={combine!r},
-    shuffle_dataset=False)
+    inversion_unit="token", shuffle_dataset=False)
 data = Dataset.from_dict({{"prompt": ["hello", "abcd", "what is", "xyz"] * 4}})
 trainer = Keeping(tiny_model(), [parity], config, train_dataset=data, processing_class=byte_tokenizer(),
     rollout_func=given)
@@ -80,6 +89,13 @@ def test_two_processes_train_as_one(tmp_path, combine):
     assert rewards[0].shape == (3, 8, 2)
     assert torch.allclose(rewards[0], rewards[1], atol=1e-4, equal_nan=True)
     assert torch.equal(rewards[0][0], rewards[1][0])  # the first step is measured on equal weights
+    batches = [
+        torch.tensor([json.loads(line) for line in (tmp_path / name / "advantages.jsonl").read_text().splitlines()])
+        for name in ("one", "two")
+    ]
+    assert batches[0].shape == (3, 2, 8)
+    assert torch.allclose(batches[0], batches[1], atol=2e-3)
+    assert (batches[0][:, 1].abs().amax(1) > 0).all()
     one, two = (torch.load(tmp_path / name / "weights.pt") for name in ("one", "two"))
     start = tiny_model().state_dict()
     moved = max((one[name] - start[name]).abs().max().item() for name in one)
@@ -91,6 +107,9 @@ def test_two_processes_train_as_one(tmp_path, combine):
         for key in a:
             if key not in ("kind", "inversion/seconds") and a[key] is not None:
                 assert b[key] == pytest.approx(a[key], rel=1e-3, abs=1e-4), key
+        # Without a term of inversion, the comparison would say nothing about it.
+        assert a["inversion/undefined"] < 1
+        assert a["inversion/mean"] != 0
 
 
 SHARDED = """

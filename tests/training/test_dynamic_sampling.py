@@ -287,9 +287,18 @@ def test_a_resumed_run_draws_the_same_prompts(tmp_path, rollout_func):
 
 
 class TestRefused:
-    def test_a_negative_number(self, tmp_path):
-        with pytest.raises(InvalidInputError, match="dynamic_sampling must be 0 or positive; got -1"):
-            CorRPOConfig(**settings(tmp_path, dynamic_sampling=-1))
+    @pytest.mark.parametrize("value", [-1, True])
+    def test_what_is_no_number_of_rounds(self, tmp_path, value):
+        with pytest.raises(InvalidInputError, match=f"dynamic_sampling must be 0 or a positive .* got {value}"):
+            CorRPOConfig(**settings(tmp_path, dynamic_sampling=value))
+
+    @pytest.mark.parametrize("value", [0.5, math.nan, "3"])
+    def test_what_has_another_type(self, tmp_path, value):
+        """The field is set after the construction, since the tests check types at every call."""
+        config = CorRPOConfig(**settings(tmp_path))
+        config.dynamic_sampling = value
+        with pytest.raises(InvalidInputError, match=f"dynamic_sampling must be 0 or a positive .* got {value!r}"):
+            config.__post_init__()
 
     def test_streamed_data(self, tmp_path):
         stream = Dataset.from_dict({"prompt": ["a", "b"]}).to_iterable_dataset()

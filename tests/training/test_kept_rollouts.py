@@ -13,21 +13,14 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-import torch
 from scipy.stats import spearmanr
 
 from antiphase.cli import main
 from antiphase.data.given_rollouts import load_rollouts
 from antiphase.errors import InvalidInputError
-from antiphase.training.kept_folder import FOLDER, SCHEMA, KeptFolder, read_kept
+from antiphase.training.kept_folder import FOLDER, SCHEMA, read_kept
 from antiphase.training.kept_rule import (
-    MOST_BATCHES,
-    MOST_TOKENS,
     check_keep,
-    interval,
-    is_kept,
-    kept_places,
-    num_kept,
 )
 from antiphase.training.trainer import CorRPOTrainer
 from antiphase.training.trainer_config import CorRPOConfig
@@ -41,40 +34,6 @@ pytestmark = [
 ]
 ROOT = Path(__file__).parents[2]
 STEPPED = {"inversion_unit": "step", "inversion_splitter": "fixed:3", "inversion_min_steps": 3}
-
-
-# Which rollouts
-
-
-@pytest.mark.parametrize("max_steps", [1, 3, 99, 100, 101, 5000])
-@pytest.mark.parametrize("longest", [None, 10, 512, 8192])
-@pytest.mark.parametrize("span", [0.5, 1, 4])
-def test_the_kept_batches_are_few_and_hold_the_first_and_the_last(max_steps, longest, span) -> None:
-    every = interval(max_steps, 8, longest)
-    steps = range(0, max_steps, max(1, int(span)))
-    kept = [step for step in steps if is_kept(step, max_steps, every, span)]
-    assert kept[0] == 0
-    assert kept[-1] == steps[-1]
-    assert len(kept) <= MOST_BATCHES + 1
-    if longest is not None:
-        assert (len(kept) - 1) * 8 * longest <= MOST_TOKENS
-
-
-def test_short_trainings_keep_every_batch() -> None:
-    assert all(is_kept(step, 100, interval(100, 8, 512), 1) for step in range(100))
-
-
-@pytest.mark.parametrize("keep", [1, 3, 4, 7, 8, 16])
-def test_whole_groups_are_drawn_by_the_seed_and_the_step(keep) -> None:
-    places = kept_places(16, 4, keep, 5, 40)
-    assert places == kept_places(16, 4, keep, 5, 40)
-    assert len(places) == len(set(places)) == num_kept(keep, 4)
-    groups = {}
-    for place in places:
-        groups.setdefault(place // 4, []).append(place % 4)
-    assert all(own == list(range(min(keep, 4))) for own in groups.values())
-    drawn = {tuple(kept_places(16, 4, keep, 5, step)) for step in range(60)}
-    assert len(drawn) == (1 if keep == 16 else math.comb(4, max(1, keep // 4)))
 
 
 # What is kept
@@ -225,33 +184,6 @@ def test_an_evaluation_keeps_nothing(tmp_path) -> None:
     assert read_kept(tmp_path).step.tolist() == [0] * 8 + [1] * 8
 
 
-def test_advantages_by_token_become_their_mean(tmp_path) -> None:
-    """A loss may give each token its own advantage; the padding does not count."""
-
-    class ByToken(CorRPOTrainer):
-        def _add_to_advantages(self, output, term):
-            size = output["completion_ids"].shape[1]
-            ramp = torch.arange(float(size)).where(output["completion_mask"].bool(), torch.tensor(1e6))
-            output["advantages"] = ramp
-
-    def given(prompts, trainer):
-        wrote = [list(range(10, 14 + 2 * i)) for i in range(len(prompts))]
-        ids = [trainer.processing_class(prompt).input_ids for prompt in prompts]
-        return {"prompt_ids": ids, "completion_ids": wrote, "logprobs": None}
-
-    with pytest.warns(UserWarning, match="rollout_func"):
-        trainer = run(
-            tmp_path, trainer=ByToken, train=False, extra={"rollout_func": given}, keep_rollouts=8,
-            inversion_combine="centered", inversion_min_tokens=4,
-        )  # fmt: skip
-    trainer.state.max_steps = 1
-    trainer.model.train()
-    trainer._generate_and_score_completions([{"prompt": "abc"}] * 8)
-    found = read_kept(tmp_path)
-    assert found.advantage.tolist() == [(count - 1) / 2 for count in found.num_tokens]
-    assert found.num_tokens.tolist() == [4, 6, 8, 10, 12, 14, 16, 18]
-
-
 def test_several_batches_for_one_step(tmp_path) -> None:
     """The first of two generation batches of a step is kept; a batch that serves two steps is kept once."""
     run(tmp_path / "two", keep_rollouts=4, max_steps=2, gradient_accumulation_steps=2, steps_per_generation=1)
@@ -305,28 +237,6 @@ def test_a_killed_run_resumes_without_duplicates(tmp_path, model_dir) -> None:
     equal_frames(found, read_kept(whole))
     assert not list(folder.glob(".*"))
     assert (cut / "report.html").read_text().count('"rewardUnit":"step"') == 1
-
-
-def test_a_resumed_run_may_stop_keeping_and_drops_what_is_not_so(tmp_path) -> None:
-    folder = KeptFolder(tmp_path)
-    for step in (0, 5, 10):
-        folder.write(step, [{"step": step, "num_tokens": 0}])
-    (folder.path / ".step-000011.parquet.1.tmp").write_text("cut")
-    folder.begin(10)
-    assert sorted(path.name for path in folder.path.iterdir()) == ["step-000000.parquet", "step-000005.parquet"]
-    folder.begin(0)
-    assert read_kept(tmp_path) is None
-    assert len(list((tmp_path / f"{FOLDER}-1").iterdir())) == 2
-
-
-def test_a_damaged_file_is_named(tmp_path) -> None:
-    KeptFolder(tmp_path).write(0, [{"step": 0}])
-    (tmp_path / FOLDER / "step-000001.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(InvalidInputError, match=r"step-000001\.parquet cannot be read"):
-        read_kept(tmp_path)
-    pd.DataFrame({"step": [1]}).to_parquet(tmp_path / FOLDER / "step-000001.parquet")
-    with pytest.raises(InvalidInputError, match=r"has other columns .* Missing: prompt_id"):
-        read_kept(tmp_path)
 
 
 # Wrong numbers
@@ -407,23 +317,6 @@ def test_two_processes_keep_what_one_process_keeps(tmp_path) -> None:
         assert two[name].to_numpy() == pytest.approx(one[name].to_numpy(), rel=1e-2, abs=2e-3, nan_ok=True), name
     for name in ("entropy", "logprob", "strength"):
         assert np.concatenate(two[name].tolist()) == pytest.approx(np.concatenate(one[name].tolist()), rel=1e-2), name
-
-
-def test_bytes_of_a_token(tmp_path) -> None:
-    """A bound for what docs/files.md says of the size of the files: random signals do not compress."""
-    random, words = np.random.default_rng(0), [f" word{i}" for i in range(2000)]
-    ids = random.integers(0, 2000, (16, 400))
-    rows = [
-        {
-            "step": 0, "num_tokens": 400, "completion_ids": own.tolist(), "tokens": [words[i] for i in own],
-            "completion": "".join(words[i] for i in own),
-            **{name: random.random(400).tolist() for name in ("entropy", "logprob", "strength")},
-        }
-        for own in ids
-    ]  # fmt: skip
-    KeptFolder(tmp_path).write(0, rows)
-    (file,) = (tmp_path / FOLDER).iterdir()
-    assert file.stat().st_size / ids.size < 22
 
 
 def test_json_of_the_recipe_has_the_option(tmp_path, model_dir) -> None:

@@ -161,6 +161,21 @@ class TestAccuracy:
         expected = None if pattern == "all" else task[~task.isnan()].mean().item()
         assert read_trajectory(tmp_path)[0]["task/accuracy"] == expected
 
+    @pytest.mark.parametrize("pattern", ["a row", "a group", "all"])
+    def test_that_of_the_first_sample_too(self, tmp_path, pattern):
+        first = []
+
+        class Sampling(Seen):
+            def _sample(self, rows, readers):
+                first.append(super()._sample(rows, readers))
+                return first[-1]
+
+        run(tmp_path, trainer=Sampling, rewards=[without(PATTERNS[pattern])], max_steps=1, dynamic_sampling=1)
+        task = first[0].columns[:, 0]
+        expected = None if pattern == "all" else pytest.approx(task[~task.isnan()].mean().item())
+        assert task.isnan().any()
+        assert read_trajectory(tmp_path)[0]["sampling/accuracy"] == expected
+
     def test_halves_are_of_judged_rollouts(self, tmp_path):
         trainer = run(tmp_path, trainer=Seen, rewards=[without([0, 6])], max_steps=1)
         iota, rewards, _ = trainer.kept

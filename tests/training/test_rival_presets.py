@@ -1,6 +1,7 @@
 """The presets of rival methods: what a recipe with them resolves to, and the arithmetic that is ours."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from antiphase.training.random_reward import RandomReward
 from antiphase.training.recipe import is_former, parse_recipe
 from antiphase.training.reward_choices import check_reward
 from antiphase.training.reward_functions import SelfCertaintyReward
-from antiphase.training.reward_names import reward_function
+from antiphase.training.reward_names import reward_function, try_functions
+from antiphase.training.step_estimate import StepEstimate
 from antiphase.training.token_advantages import gtpo_advantages
 from antiphase.training.trainer import CorRPOTrainer
 from antiphase.training.trainer_config import CorRPOConfig
@@ -94,6 +96,13 @@ class TestRandomReward:
             monkeypatch.setitem(state._shared_state, "process_index", index)
             parts += self.coins(["a"] * 4)
         assert parts == whole
+
+    def test_the_command_throws_the_coins_of_python(self):
+        """The command tries reward functions before the training, which must not draw."""
+        tried = RandomReward(seed=3)
+        try_functions([tried, parity], [{"prompt": "x"}, {"prompt": "y"}])
+        state = TrainerState()
+        assert tried(["a"] * 40, trainer_state=state) == self.coins(["a"] * 40, seed=3)
 
     def test_names(self):
         with VerifierPool() as pool:
@@ -219,3 +228,35 @@ class TestGTPO:
             run(tmp_path, rewards=[parity], train=False, token_advantages="gtpo", inversion_combine="only")
         with pytest.raises(InvalidInputError, match="does not go with normalize_then_sum"):
             run(tmp_path, train=False, token_advantages="gtpo", multi_objective_aggregation="normalize_then_sum")
+
+
+class TestWhatTheCommandSays:
+    def dry(self, capsys, model_dir, tmp_path, **changes):
+        assert main(["train", *flags(model_dir, tmp_path / "run", **changes), "--dry-run"]) == 0
+        return capsys.readouterr().out
+
+    def test_an_estimate_with_rounds_is_a_range(self, tmp_path, model_dir, capsys):
+        printed = self.dry(capsys, model_dir, tmp_path, preset="dapo", dynamic_sampling=3)
+        assert "  your value instead: dynamic_sampling=3" in printed
+        found = re.search(r"with 0 to 3 rounds, a step takes roughly ([\d.]+) to ([\d.]+) s", printed)
+        low, high = map(float, found.groups())
+        generating = float(re.search(r"generating ([\d.]+)", printed)[1])
+        assert high - low == pytest.approx(3 * generating, abs=0.3)
+
+    def test_an_estimate_names_the_pass_of_token_advantages(self, tmp_path, model_dir, capsys):
+        printed = self.dry(capsys, model_dir, tmp_path, preset="gtpo")
+        assert "entropies for token_advantages" in printed
+        assert "rounds" not in printed.split("a step takes", 1)[1]
+        assert "your value instead" not in printed
+        assert "token_advantages" not in self.dry(capsys, model_dir, tmp_path).split("a step takes", 1)[1]
+
+    @pytest.mark.parametrize("rounds", [0, 3])
+    def test_numbers_of_the_estimate(self, rounds):
+        text = str(StepEstimate(2.0, 1.0, 3.0, 0.5, rounds, (10, 5), 100, 200))
+        assert "a step takes roughly 6.5 s: generating 2.0, measuring inversion 1.0 (15%), updating 3.0" in text
+        assert ("with 0 to 3 rounds, a step takes roughly 6.5 to 12.5 s" in text) == (rounds == 3)
+
+    def test_every_preset_says_whether_it_samples_dynamically(self):
+        for name, preset in PRESETS.items():
+            assert preset.arguments["dynamic_sampling"] == (10 if name == "dapo-dynamic" else 0)
+            assert preset.arguments["token_advantages"] == ("gtpo" if name == "gtpo" else "none")

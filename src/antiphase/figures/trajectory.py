@@ -20,6 +20,8 @@ _PANELS = (
     ("inversion/mean", "inversion ι", ORANGE),
     ("rollout/entropy", "entropy (nats)", INK),
 )
+# Dynamic sampling chooses the batch by its rewards. This is the accuracy of the batch before groups are replaced.
+_INSTEAD = {"task/accuracy": "sampling/accuracy"}
 _SMOOTH = 5
 
 
@@ -27,9 +29,10 @@ def trajectory_curves(trajectory: Rows) -> Figure:
     """Draw accuracy, inversion and entropy over the optimizer steps, in one panel each.
 
     A thin line shows every batch, and a thick line the running mean over 5 steps. A dashed vertical line is an alarm.
-    The panel of accuracy also shows accuracy on held-out problems: pass@1 with its 95 % interval, and the greedy
-    accuracy. If the run has an `InversionCallback`, the panel of inversion also shows the inversion ι of the probe
-    set, over its main unit, with its interval.
+    If the run sampled dynamically, the accuracy is that of the batches before groups were replaced. The panel of
+    accuracy also shows accuracy on held-out problems: pass@1 with its 95 % interval, and the greedy accuracy. If the
+    run has an `InversionCallback`, the panel of inversion also shows the inversion ι of the probe set, over its main
+    unit, with its interval.
 
     Args:
         trajectory: the rows of `trajectory.jsonl`.
@@ -44,13 +47,14 @@ def trajectory_curves(trajectory: Rows) -> Figure:
     margin = 0.05 * (reach[1] - reach[0]) or 0.5
     with canvas(7.2, 2.4) as (_, figure):
         axes = figure.subplots(1, len(_PANELS))
-        for axis, (key, label, colour) in zip(axes, _PANELS, strict=True):
+        for axis, (name, label, colour) in zip(axes, _PANELS, strict=True):
+            key = _INSTEAD[name] if any(_INSTEAD.get(name) in row for row in steps) else name
             x = [row["step"] for row in steps]
             y = [math.nan if row.get(key) is None else float(row[key]) for row in steps]
             for values, width, size, alpha in ((y, 0.6, 1.5, 0.35), (_running_mean(y), 1.6, 3.5, 1.0)):
                 axis.plot(x, values, "o-", color=colour, linewidth=width, markersize=size, alpha=alpha, mew=0,
                           markevery=_alone(values))  # fmt: skip
-            axis.set(title=label, xlabel="optimizer step")
+            axis.set(title=label if key == name else f"{label}, first sample", xlabel="optimizer step")
             # All panels show the same range of steps, even if a panel has few values.
             axis.set_xlim(reach[0] - margin, reach[1] + margin)
             axis.locator_params(axis="x", integer=True, min_n_ticks=1)

@@ -20,6 +20,9 @@ REPETITION_RISE = 0.3
 TRUNCATED_RISE = 0.5
 
 INVERSION, ACCURACY, REWARD = "inversion/mean", "task/accuracy", "task/mean"
+# Under dynamic sampling, the batch that is trained on was chosen by its rewards, so its accuracy says nothing. This is
+# the accuracy of the batch before groups are replaced.
+SAMPLED_ACCURACY = "sampling/accuracy"
 LENGTH, TRUNCATED, REPETITION = "rollout/length", "rollout/truncated", "rollout/repetition"
 DISTINCT = "rollout/distinct"
 # The metrics that the alarm reads.
@@ -60,12 +63,17 @@ def slope_t(values: Sequence[float]) -> float:
 def collapsing(inversion: Sequence[float], accuracy: Sequence[float], window: int) -> bool:
     """Return whether inversion rose and accuracy fell over the last `window` values.
 
-    Each slope must be beyond 2.5 standard errors. Independent noise therefore raises the alarm in only 1 of 10,000
-    windows. The paper has no alarm; this one is our own.
+    At least half of the values of each must be known. Each slope must be beyond 2.5 standard errors. Independent
+    noise therefore raises the alarm in only 1 of 10,000 windows. The paper has no alarm; this one is our own.
     """
-    if len(inversion) < window:
+    if not (_enough(inversion, window) and _enough(accuracy, window)):
         return False
     return slope_t(inversion[-window:]) > THRESHOLD and slope_t(accuracy[-window:]) < -THRESHOLD
+
+
+def _enough(values: Sequence[float], window: int) -> bool:
+    """Return whether there are `window` values, and at least half of the last ones are known."""
+    return len(values) >= window and 2 * sum(map(math.isfinite, values[-window:])) >= window
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ class _Trend:
     @classmethod
     def of(cls, name: str, history: Mapping[str, Sequence[float]], window: int) -> "_Trend":
         values = list(history.get(name, ()))[-window:]
-        if len(values) < window:
+        if not _enough(values, window):
             return cls(name, math.nan, math.nan, 0.0)
         quarter = max(2, window // 4)
         return cls(name, _mean(values[:quarter]), _mean(values[-quarter:]), slope_t(values))
@@ -124,7 +132,8 @@ def collapse_signs(history: Mapping[str, Sequence[float]], window: int) -> list[
     ['completions became much shorter (rollout/length 111 → 9.72) while the reward rose (task/mean 12 → 27)']
 
     Args:
-        history: by metric, its values in the last batches; a metric that is missing or NaN gives no sign.
+        history: by metric, its values in the last batches. A metric that is missing, or that is NaN in more than half
+            of the window, gives no sign; an accuracy of this kind counts as that of a training without a verifier.
         window: number of batches that are looked at.
     """
     trends = {name: _Trend.of(name, history, window) for name in WATCHED}

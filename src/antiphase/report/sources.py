@@ -144,7 +144,8 @@ def _training(path: Path, name: str, group: str | None) -> Document:
             raise InvalidInputError(f"{path / 'trajectory.jsonl'}, line {number + 1}: not a row of a trajectory.")
     last = max(row["step"] for row in rows)
     notes = [] if summary is not None else [f"{name} is unfinished: this is its trajectory up to step {last}."]
-    return training_document(name, rows, settings, summary, group=group, kept=read_kept(path), notes=notes)
+    kept = read_kept(path, notes)
+    return training_document(name, rows, settings, summary, group=group, kept=kept, notes=notes)
 
 
 def _comparison(path: Path, name: str) -> Document:

@@ -1,8 +1,9 @@
 """Adds the inversion term to the advantages of TRL, for the option `inversion_combine="centered"`."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
+from jaxtyping import Int
 from torch import Tensor
 
 from antiphase.training.host import HostError
@@ -20,7 +21,7 @@ def add_to_advantages(
         process: index of this process.
         num_processes: number of processes.
         by_token: True if there is an advantage for each token, `[rollout, token]`; False if there is one for each
-            rollout, `[rollout]`.
+            rollout, `[rollout]`. The term is added to the tokens that are trained on, and to no others.
 
     Raises:
         HostError: the advantages do not have this shape, or `term` does not have one number for each rollout.
@@ -33,11 +34,20 @@ def add_to_advantages(
             f"for each {'token' if by_token else 'rollout'}."
         )
     own = term[process * size : (process + 1) * size].to(advantages)
-    output["advantages"] = advantages + (own[:, None] if by_token else own)
+    output["advantages"] = advantages + (own[:, None] * trained_tokens(output) if by_token else own)
     latest = list(logged)
     # TRL keeps only the latest rows, which may be fewer than this batch has.
     added = term.tolist()[-len(latest) :]
     log_advantages(logged, [a + b for a, b in zip(latest[len(latest) - len(added) :], added, strict=True)])
+
+
+def trained_tokens(output: Mapping[str, Any]) -> Int[Tensor, "rollout token"]:
+    """Return 1 for each completion token of the batch that is trained on, and 0 for tokens of tools and for padding.
+
+    Args:
+        output: what TRL's `_generate_and_score_completions` returned.
+    """
+    return cast(Tensor, output["completion_mask"] * output.get("tool_mask", 1))
 
 
 def log_advantages(logged: Any, values: Sequence[float]) -> None:

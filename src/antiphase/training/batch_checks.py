@@ -7,7 +7,7 @@ module raises an error that names the cause, before the batch changes the policy
 import functools
 import reprlib
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Sized
 from typing import Any
 
 from jaxtyping import Bool, Float
@@ -86,6 +86,21 @@ def check_columns_of(logged: Collection[str]) -> None:
             raise InvalidInputError(
                 f"a reward function logs the column {name!r} with log_extra, and antiphase has a column of this name. "
                 "Choose another name."
+            )
+
+
+def check_lengths(logged: Mapping[str, Sized], count: int) -> None:
+    """Raise InvalidInputError if a logged column does not have one value for each rollout.
+
+    Args:
+        logged: the columns that reward functions passed to `log_extra` for a batch, by their names.
+        count: number of rollouts that the functions of this process scored.
+    """
+    for name, values in logged.items():
+        if len(values) != count:
+            raise InvalidInputError(
+                f"a reward function logs the column {name!r} with log_extra, and it has {len(values)} values for "
+                f"{count} completions. Log one value for each completion; None where there is none."
             )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from antiphase.scores import RolloutScores
-from antiphase.training.batch_checks import COLUMNS, check_columns_of, check_metrics
+from antiphase.training.batch_checks import COLUMNS, check_columns_of, check_lengths, check_metrics
 
 
 def log_columns(trainer: Any, scores: RolloutScores) -> None:
@@ -16,9 +16,11 @@ def log_columns(trainer: Any, scores: RolloutScores) -> None:
         scores: the scores of the rollouts of this process.
 
     Raises:
-        InvalidInputError: a reward function logged a column of the same name.
+        InvalidInputError: a reward function logged a column of the same name, or a column that does not have one
+            value for each rollout.
     """
     check_columns_of(trainer._pending_extra_logs)
+    check_lengths(trainer._pending_extra_logs, len(scores.inversion))
     for name in COLUMNS:
         values = getattr(scores, name).tolist()
         trainer._pending_extra_logs[name] = [value if math.isfinite(value) else None for value in values]

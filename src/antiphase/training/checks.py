@@ -17,6 +17,9 @@ from antiphase.training.random_reward import RandomReward
 from antiphase.training.reward_functions import MajorityVoteReward, SignalReward, unwrapped
 from antiphase.training.trainer_config import BEFORE_THE_FIELD, OWN_FIELDS, CorRPOConfig
 
+# The file in which TRL keeps the state of use_adaptive_entropy.
+ENTROPY_STATE = "entropy_ctrl_state.json"
+
 
 def own_config(model: Any, args: Any) -> CorRPOConfig:
     """Return the trainer's arguments: those given, else the defaults with an output directory named for the model.
@@ -161,7 +164,8 @@ def checkpoint_state(folder: Path, args: CorRPOConfig) -> dict[str, Any]:
 
     Raises:
         InvalidInputError: the folder is not a complete checkpoint of `CorRPOTrainer`, the checkpoint is at the last
-            step already, or it was trained with other inversion options or with batches of other sizes.
+            step already, the state of `use_adaptive_entropy` is missing, or the checkpoint was trained with other
+            inversion options or with batches of other sizes.
     """
     try:
         state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
@@ -171,6 +175,11 @@ def checkpoint_state(folder: Path, args: CorRPOConfig) -> dict[str, Any]:
         raise InvalidInputError(
             f"{str(folder)!r} is at step {state['global_step']} of {args.max_steps}: nothing is left to train. Raise "
             "max_steps to go on."
+        )
+    if args.use_adaptive_entropy and not (folder / ENTROPY_STATE).is_file():
+        raise InvalidInputError(
+            f"{str(folder)!r} has no {ENTROPY_STATE}, which holds the coefficient that use_adaptive_entropy adapts. "
+            "TRL would begin again with entropy_coef. Resume from another checkpoint, or restore the file."
         )
     kept = state.get("stateful_callbacks", {}).get("Watch")
     if kept is None:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from antiphase.inversion.alarm import SAMPLED_ACCURACY
+
 
 def _number(logs: dict[str, Any], key: str, form: str) -> str:
     value = logs.get(key)
@@ -47,8 +49,10 @@ class ConsoleCallback(TrainerCallback):  # type: ignore[misc]
         done = state.global_step - self._first
         each = (time.monotonic() - self._began) / max(done, 1)
         undefined = float(logs.get("inversion/undefined") or 0.0)
+        # Dynamic sampling chooses the batch by its rewards, so the accuracy of the batch would mislead.
+        accuracy = SAMPLED_ACCURACY if SAMPLED_ACCURACY in logs else "task/accuracy"
         self.write(
-            f"step {state.global_step}/{state.max_steps}: accuracy {_number(logs, 'task/accuracy', '.3f')}, "
+            f"step {state.global_step}/{state.max_steps}: accuracy {_number(logs, accuracy, '.3f')}, "
             f"inversion {_number(logs, 'inversion/mean', '+.3f')}"
             + (f" ({undefined:.0%} undefined)" if undefined else "")
             + f", entropy {_number(logs, 'rollout/entropy', '.2f')}, length {_number(logs, 'rollout/length', '.0f')}, "

@@ -123,7 +123,7 @@ def sampling_metrics(
         num_tied: how many of these groups had equal rewards or no reward.
         tokens: completion tokens of all sampled groups.
         kept_tokens: completion tokens of the groups that are trained on.
-        accuracy: share of the first sample that the verifier accepts; NaN without a verifier.
+        accuracy: share of the judged rollouts of the first sample that the verifier accepts; NaN if it judged none.
     """
     return {
         f"{PREFIX}rounds": float(rounds),

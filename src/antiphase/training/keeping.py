@@ -7,6 +7,7 @@ it has combined the rewards, and when TRL has computed the advantages. Keeping c
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import TrainerCallback
 from antiphase.inversion.rollout_facts import RolloutFacts
 from antiphase.steps.segments import token_segments
 from antiphase.steps.thoughts import TAGS
+from antiphase.training.advantage_term import trained_tokens
 from antiphase.training.completion_texts import CompletionReader
 from antiphase.training.kept_folder import KeptFolder
 from antiphase.training.kept_rule import interval, is_kept, kept_places, num_kept
@@ -71,10 +73,14 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         self._places: list[int] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Set an older folder aside, or remove the files that a resumed training will write again."""
+        """Set an older folder aside, or remove the files that a resumed training will write again.
+
+        Raises:
+            InvalidInputError: rollouts are to be kept, and the folder for them cannot be made.
+        """
         self._done = None
         if state.is_world_process_zero:
-            self.folder.begin(state.global_step)
+            self.folder.begin(state.global_step, writing=self.config.keep_rollouts > 0)
 
     def begin_batch(self, step: int, max_steps: int, *, is_training: bool) -> bool:
         """Return whether rollouts of the batch that was just sampled will be kept.
@@ -89,7 +95,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         if config.keep_rollouts and is_training and step != self._done:
             kept = num_kept(config.keep_rollouts, config.num_generations)
             every = interval(max_steps, kept, config.max_completion_length)
-            span = config.steps_per_generation * config.num_iterations / config.gradient_accumulation_steps
+            span = Fraction(config.steps_per_generation * config.num_iterations, config.gradient_accumulation_steps)
             self._step = step if is_kept(step, max_steps, every, span) else None
         return self._step is not None
 
@@ -112,19 +118,22 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
             {**self._of_batch(batch, first + place), **self._of_tokens(own, reader, place)} for place in self._places
         ]
 
-    def write(self, advantages: Tensor, *, is_main_process: bool) -> None:
+    def write(self, output: Mapping[str, Any], *, is_main_process: bool) -> None:
         """Add the advantages to the rows, and write the rows of all processes.
 
         Args:
-            advantages: the advantages of the rollouts of this process, `[rollout]`; or those of their tokens,
-                `[rollout, token]`, padded on the right, of which the mean is kept.
+            output: the batch of this process, as TRL's `_generate_and_score_completions` returned it. Its entry
+                `advantages` has the advantage of each rollout, `[rollout]`; or that of each token, `[rollout, token]`.
+                Then the mean over the rollout's trained tokens is kept, and nothing if none is trained on.
             is_main_process: whether this process writes the file.
         """
         if self._step is None:
             return
         for row, place in zip(self._rows, self._places, strict=True):
-            own = advantages[place]
-            row["advantage"] = float(own if own.dim() == 0 else own[: row["num_tokens"]].mean())
+            own = output["advantages"][place]
+            if own.dim():
+                own = own[trained_tokens(output)[place].bool()].mean()
+            row["advantage"] = _known(float(own))
         rows = gather_object(self._rows)
         if is_main_process:
             self.folder.write(self._step, rows)

@@ -8,6 +8,7 @@ file appears under its name only when it is complete. docs/files.md explains the
 
 import os
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from antiphase.errors import InvalidInputError
 
 FOLDER = "kept_rollouts"
 _NAME = re.compile(r"step-(\d+)\.parquet")
+# A file that a killed training was writing; see `KeptFolder.write`.
+_WORK = re.compile(r"\.step-\d+\.parquet\.\d+\.tmp")
 _SIGNALS = ("entropy", "logprob", "strength")
 
 SCHEMA = pa.schema(
@@ -52,12 +55,34 @@ class KeptFolder:
     def __init__(self, run: Path) -> None:
         self.path = run / FOLDER
 
-    def begin(self, step: int) -> None:
+    def begin(self, step: int, *, writing: bool = False) -> None:
         """Prepare the folder for a training that begins at `step`.
 
         At step 0, an older folder is renamed to `kept_rollouts-1`. At a later step, the files of the batches that were
-        sampled after the checkpoint are removed, since these batches will be sampled again.
+        sampled after the checkpoint are removed, since these batches will be sampled again. Files of other names and
+        subfolders stay.
+
+        Args:
+            step: number of optimizer steps that are done.
+            writing: whether the training will keep rollouts. Then the folder is made.
+
+        Raises:
+            InvalidInputError: the folder cannot be prepared, or no file can be written in it.
         """
+        try:
+            self._clear(step)
+            if writing:
+                self.path.mkdir(parents=True, exist_ok=True)
+                # Only a try shows whether files can be written.
+                with tempfile.TemporaryFile(dir=self.path):
+                    pass
+        except OSError as error:
+            raise InvalidInputError(
+                f"{self.path} cannot be prepared for kept rollouts ({error}). Remove or rename what is there, free "
+                "space, or set keep_rollouts to 0."
+            ) from error
+
+    def _clear(self, step: int) -> None:
         if not self.path.is_dir():
             return
         if step == 0:
@@ -68,7 +93,8 @@ class KeptFolder:
             return
         for file in self.path.iterdir():
             found = _NAME.fullmatch(file.name)
-            if found is None or int(found[1]) >= step:
+            again = int(found[1]) >= step if found else _WORK.fullmatch(file.name) is not None
+            if again and not file.is_dir():
                 file.unlink()
 
     def write(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -87,23 +113,40 @@ class KeptFolder:
         work.replace(path)
 
 
-def read_kept(run: Path) -> pd.DataFrame | None:
+def read_kept(run: Path, notes: list[str] | None = None) -> pd.DataFrame | None:
     """Return the kept rollouts of a run in the order of their steps; None if the run kept none.
 
+    Args:
+        run: the folder of the run.
+        notes: if this list is given, a file that is damaged or has other columns is left out, and a sentence about it
+            is added to the list.
+
     Raises:
-        InvalidInputError: a file is damaged or has other columns.
+        InvalidInputError: a file is damaged or has other columns, and `notes` is None.
     """
     files = sorted(file for file in (run / FOLDER).glob("step-*.parquet") if _NAME.fullmatch(file.name))
     tables = []
     for file in files:
         try:
-            table = pq.read_table(file)
+            tables.append(_table_of(file))
         except FileNotFoundError:
             continue  # A resumed run removes files while its page is made.
-        except (OSError, pa.ArrowException) as error:
-            raise InvalidInputError(f"{file} cannot be read ({error}). Remove it to see the others.") from error
-        if not table.schema.equals(SCHEMA):
-            lacking = ", ".join(name for name in SCHEMA.names if name not in table.schema.names) or "none"
-            raise InvalidInputError(f"{file} has other columns than kept rollouts have. Missing: {lacking}.")
-        tables.append(table)
+        except InvalidInputError as error:
+            if notes is None:
+                raise
+            notes.append(f"A file of kept rollouts is left out: {error}")
     return pa.concat_tables(tables).to_pandas() if tables else None
+
+
+def _table_of(file: Path) -> Any:
+    """Return the table of one file of kept rollouts; see `read_kept`."""
+    try:
+        table = pq.read_table(file)
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise InvalidInputError(f"{file} cannot be read ({error}). Remove it to see the others.") from error
+    if not table.schema.equals(SCHEMA):
+        lacking = ", ".join(name for name in SCHEMA.names if name not in table.schema.names) or "none"
+        raise InvalidInputError(f"{file} has other columns than kept rollouts have. Missing: {lacking}.")
+    return table

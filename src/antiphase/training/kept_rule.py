@@ -6,6 +6,7 @@ resumed run keeps the same batches as one that was not interrupted. This module 
 
 import math
 import random
+from fractions import Fraction
 from typing import Any
 
 from antiphase.errors import InvalidInputError
@@ -14,10 +15,15 @@ from antiphase.errors import InvalidInputError
 MOST_BATCHES, MOST_TOKENS = 100, 1_000_000
 
 
+def check_count(name: str, value: Any) -> None:
+    """Raise InvalidInputError unless the value of the option `name` is a whole number that is 0 or positive."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidInputError(f"{name} must be 0 or a positive whole number; got {value!r}.")
+
+
 def check_keep(keep: Any) -> None:
     """Raise InvalidInputError unless `keep_rollouts` is a whole number that is 0 or positive."""
-    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 0:
-        raise InvalidInputError(f"keep_rollouts must be 0 or a positive whole number; got {keep!r}.")
+    check_count("keep_rollouts", keep)
 
 
 def check_fits(keep: int, num_rollouts: int) -> None:
@@ -56,10 +62,11 @@ def interval(max_steps: int, num_rollouts: int, longest: int | None) -> int:
     return max(1, math.ceil(max_steps / max(1, batches)))
 
 
-def is_kept(step: int, max_steps: int, every: int, span: float) -> bool:
+def is_kept(step: int, max_steps: int, every: int, span: Fraction | float) -> bool:
     """Return whether rollouts of the batch that was sampled before an optimizer step are kept.
 
-    These are the first batch of every `every` steps, and the last batch of the training.
+    These are the first batch of every `every` steps, and the last batch of the training. If `span` is no whole number,
+    batch k is sampled before step ⌊k · span⌋, so that the distances between batches differ.
 
     Args:
         step: number of optimizer steps before the batch was sampled.
@@ -69,9 +76,17 @@ def is_kept(step: int, max_steps: int, every: int, span: float) -> bool:
 
     >>> [step for step in range(0, 24, 2) if is_kept(step, 24, 5, 2)]
     [0, 6, 10, 16, 20, 22]
+    >>> [step for step in (0, 1, 3, 4, 6, 7, 9, 10) if is_kept(step, 12, 5, 1.5)]
+    [0, 6, 10]
     """
-    reach = max(1.0, span)
-    return step % every < reach or step + reach >= max_steps
+    reach = max(Fraction(1), Fraction(span).limit_denominator(1_000_000))
+    place = math.ceil(step / reach)
+    if math.floor(place * reach) == step:
+        before, after = math.floor((place - 1) * reach), math.floor((place + 1) * reach)
+    else:
+        # A resumed training samples a batch at once, also where no batch would have begun.
+        before, after = step - math.floor(reach), math.floor(step + reach)
+    return step % every < step - before or after >= max_steps
 
 
 def kept_places(num_rollouts: int, group_size: int, keep: int, seed: int, step: int) -> list[int]:

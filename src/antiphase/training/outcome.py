@@ -6,6 +6,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
+from antiphase.inversion.alarm import SAMPLED_ACCURACY
 from antiphase.models.architecture import left_out, unwrap
 from antiphase.models.quantization import quantization_facts, quantization_of
 from antiphase.runs.versions import commit, versions
@@ -30,7 +31,10 @@ def summarize_run(recipe: Recipe, trainer: Any, seconds: float) -> dict[str, Any
     for key in ("heldout/pass@1", "heldout/greedy"):
         if evals:
             change[key] = [evals[0].get(key), evals[-1].get(key)]
-    for key in ("task/accuracy", "inversion/mean", "inversion/undefined", "rollout/entropy", "rollout/length"):
+    # Dynamic sampling chooses the batch by its rewards, so the accuracy of the batch would mislead.
+    sampled = any(SAMPLED_ACCURACY in row for row in steps)
+    accuracy = SAMPLED_ACCURACY if sampled else "task/accuracy"
+    for key in (accuracy, "inversion/mean", "inversion/undefined", "rollout/entropy", "rollout/length"):
         change[key] = [_mean(steps[:tenth], key), _mean(steps[-tenth:], key)]
     settings = {**recipe.resolved, "model_name_or_path": recipe.options.model}
     return {

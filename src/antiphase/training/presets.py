@@ -52,6 +52,8 @@ _ON_POLICY: dict[str, Any] = {
     "top_entropy_quantile": 1.0,
     "entropy_coef": 0.0,
     "use_adaptive_entropy": False,
+    "dynamic_sampling": 0,
+    "token_advantages": "none",
 }
 _DAPO: dict[str, Any] = {"loss_type": "dapo", "epsilon_high": 0.28, "mask_truncated_completions": True}
 

@@ -13,8 +13,8 @@ from typing import Any, cast
 from trl import GRPOTrainer
 
 from antiphase.inversion.rollout_facts import RolloutIds
+from antiphase.training.batch_checks import check_lengths
 from antiphase.training.completion_texts import CompletionReader
-from antiphase.training.host import HostError
 
 
 class ReadingTrainer(GRPOTrainer):  # type: ignore[misc]
@@ -65,12 +65,9 @@ class ReadingTrainer(GRPOTrainer):  # type: ignore[misc]
             for each rollout, its value in each column, by the name of the column.
 
         Raises:
-            HostError: a column does not have one value for each rollout.
+            InvalidInputError: a column does not have one value for each rollout.
         """
-        if any(len(values) != count for values in self._pending_extra_logs.values()):
-            raise HostError(
-                "a column that a reward function logged does not have one value for each rollout of the batch."
-            )
+        check_lengths(self._pending_extra_logs, count)
         extras = [{name: values[i] for name, values in self._pending_extra_logs.items()} for i in range(count)]
         self._pending_extra_logs.clear()
         return extras

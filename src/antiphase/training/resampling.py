@@ -22,6 +22,7 @@ from torch.utils.data import IterableDataset
 
 from antiphase.errors import InvalidInputError
 from antiphase.inversion.rollout_facts import RolloutIds
+from antiphase.training.batch_checks import check_finite
 from antiphase.training.completion_texts import CompletionReader
 from antiphase.training.dynamic_sampling import (
     further_rows,
@@ -32,6 +33,7 @@ from antiphase.training.dynamic_sampling import (
     sampling_metrics,
 )
 from antiphase.training.reading import ReadingTrainer
+from antiphase.training.reward_column import chosen_columns
 from antiphase.training.reward_functions import SignalReward
 
 
@@ -222,29 +224,28 @@ class ResamplingTrainer(ReadingTrainer):
         """Return the rewards of the task functions; NaN for those that read the policy."""
         tasks = self._tasks()
         early = [place for place in tasks if not isinstance(self.reward_funcs[place], SignalReward)]
-        names = ("reward_funcs", "reward_func_names", "reward_processing_classes")
-        whole = {name: getattr(self, name) for name in names}
-        try:
-            for name in names:
-                setattr(self, name, [whole[name][place] for place in early])
-            found = super()._calculate_rewards(rows, prompts, completions, completion_ids)
-        finally:
-            for name in names:
-                setattr(self, name, whole[name])
+        with chosen_columns(self, early):
+            found = super()._calculate_rewards(rows, prompts, completions, completion_ids)[:, :-1]
+        check_finite(found, [self.reward_func_names[place] for place in early])
         columns = found.new_full((len(found), len(tasks)), torch.nan)
         columns[:, [tasks.index(place) for place in early]] = found
         return cast(Tensor, columns)
 
     def _without_signal(self, sample: _Sample) -> Tensor:
         """Return which groups are to be replaced. Every process finds the same, as the rewards are gathered."""
-        judged = judged_rewards(sample.columns.cpu(), self._judging_weights(), self._verifier)
-        return groups_without_signal(judged, int(self.num_generations))
+        weights, size = self._judging_weights(), int(self.num_generations)
+        if not bool((weights != 0).any()):
+            # A callback has set all weights to 0, so no reward says what a further prompt would be better for.
+            return torch.zeros(len(sample.columns) // size, dtype=torch.bool)
+        return groups_without_signal(judged_rewards(sample.columns.cpu(), weights, self._verifier), size)
 
     def _accuracy(self, sample: _Sample) -> float:
+        """Return the share of the judged rollouts that the verifier accepts; NaN if it judged none."""
         if self._verifier is None:
             return math.nan
-        spec = cast(Any, self.args).inversion_spec()
-        return float(spec.accepts(sample.columns[:, self._verifier].double()).double().mean())
+        values = sample.columns[:, self._verifier].double()
+        # The mean of no values is NaN.
+        return float(cast(Any, self.args).inversion_spec().accepts(values[~values.isnan()]).double().mean())
 
     def _stream(self, inputs: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
         """Return further rows of the training data, in an order that only the seed, step and batch number decide."""

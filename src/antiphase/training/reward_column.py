@@ -5,7 +5,7 @@ have the task rewards alone, as they have in TRL. So a callback that reads or se
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -46,3 +46,29 @@ def added_column(trainer: Any, function: Callable[..., Any], name: str) -> Itera
     finally:
         for key, value in before.items():
             setattr(trainer, key, value)
+
+
+@contextlib.contextmanager
+def chosen_columns(trainer: Any, places: Sequence[int]) -> Iterator[None]:
+    """Let the lists hold only some of the reward functions, and a last one of zeros, inside the `with` block.
+
+    Rollouts without a reward from the chosen functions would make TRL warn. They have a 0 in the last column, so TRL
+    does not warn. The batch that is trained on has a warning of our own; see `warn_unscored`.
+
+    Args:
+        trainer: TRL's trainer.
+        places: the indices of the reward functions that stay, ascending.
+    """
+    before = {key: getattr(trainer, key) for key in _LISTS}
+    for key, value in zip(_LISTS, (_zeros, "zeros", None), strict=True):
+        setattr(trainer, key, [*(before[key][place] for place in places), value])
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            setattr(trainer, key, value)
+
+
+def _zeros(completions: Sequence[Any], **_: Any) -> list[float]:
+    """Return the reward 0 for each completion."""
+    return [0.0] * len(completions)

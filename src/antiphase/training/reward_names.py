@@ -61,7 +61,8 @@ def _ignore(*_: Any, **__: Any) -> None:
 def try_functions(functions: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> None:
     """Call each reward function on two problems with an empty completion, to find errors before the training.
 
-    Reward models, async functions and functions that read the policy are not tried; the first step calls them.
+    Reward models, async functions and functions that read the policy are not tried; the first step calls them. The
+    reward `random` is not tried either: its draws depend on the number of calls at a step.
 
     Raises:
         InvalidInputError: a function raises an error, returns values that TRL's protocol does not allow, or returns
@@ -75,7 +76,7 @@ def try_functions(functions: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -
     columns: dict[str, Any] = {key: [row[key] for row in some] for key in some[0] if key != "prompt"}
     columns |= {"trainer_state": TrainerState(), "log_extra": _ignore, "log_metric": _ignore}
     for function in functions:
-        if not callable(function) or isinstance(function, SignalReward) or is_async_callable(function):
+        if not callable(function) or isinstance(function, SignalReward | RandomReward) or is_async_callable(function):
             continue
         name = get_callable_name(function)
         try:

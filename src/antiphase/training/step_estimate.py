@@ -26,9 +26,13 @@ class StepEstimate:
     """Estimated seconds of each part of an optimizer step on this process, and the estimated memory of a training.
 
     The times are those of completions of the greatest length. Most completions are shorter, so a real step is faster.
+    The rounds of dynamic sampling come on top: nobody knows before the training how many there will be.
 
     Args:
         generating, measuring, updating: seconds of each part.
+        rereading: seconds of the forward pass for the entropies of `token_advantages`; 0 without it.
+        rounds: the greatest number of rounds of `dynamic_sampling`. A round generates for at most as many prompts as
+            the batch has, so it takes at most the time `generating`.
         parameters: number of all parameters, and of the trained ones.
         state_bytes: bytes of the weights, the gradients and the two moments of Adam.
         peak_bytes: the most bytes that this process (or its GPU) held during the timing, plus Adam's moments.
@@ -37,16 +41,25 @@ class StepEstimate:
     generating: float
     measuring: float
     updating: float
+    rereading: float
+    rounds: int
     parameters: tuple[int, int]
     state_bytes: int
     peak_bytes: int
 
     def __str__(self) -> str:
-        total = self.generating + self.measuring + self.updating
+        total = self.generating + self.measuring + self.updating + self.rereading
         everything, trained = self.parameters
+        entropies = f", entropies for token_advantages {self.rereading:.1f}" if self.rereading else ""
+        most = total + self.rounds * self.generating
+        sampling = (
+            f"dynamic sampling comes on top: with 0 to {self.rounds} rounds, a step takes roughly {total:.1f} to "
+            f"{most:.1f} s. Each round generates for the groups whose rewards tie, at most as long as the batch.\n"
+        )
         return (
             f"a step takes roughly {total:.1f} s: generating {self.generating:.1f}, measuring inversion "
-            f"{self.measuring:.1f} ({self.measuring / total:.0%}), updating {self.updating:.1f}\n"
+            f"{self.measuring:.1f} ({self.measuring / total:.0%}), updating {self.updating:.1f}{entropies}\n"
+            f"{sampling if self.rounds else ''}"
             f"parameters {everything / 1e6:.1f} M, {trained / 1e6:.1f} M of them trained; weights, gradients and "
             f"optimizer {self.state_bytes / 2**30:.2f} GiB, peak roughly {self.peak_bytes / 2**30:.2f} GiB"
         )
@@ -79,6 +92,7 @@ def estimate_step(trainer: Any, prompt_ids: list[list[int]]) -> StepEstimate:
         start = _now()
         token_signals(policy, batch, args.signal_spec(), steps=steps)
         measuring = _now() - start
+        rereading = _time_forward(policy, batch) if args.token_advantages != "none" else 0.0
     updating = _time_update(trainer, batch)
     weights = list(trainer.model.parameters())
     trained = [weight for weight in weights if weight.requires_grad]
@@ -90,10 +104,22 @@ def estimate_step(trainer: Any, prompt_ids: list[list[int]]) -> StepEstimate:
         generating * scale * batches,
         measuring * scale * batches,
         updating * args.gradient_accumulation_steps,
+        rereading * scale * batches,
+        args.dynamic_sampling,
         (sum(w.numel() for w in weights), sum(w.numel() for w in trained)),
         state,
         _peak_bytes() + 2 * gradients,
     )
+
+
+def _time_forward(policy: Any, batch: TokenBatch) -> float:
+    """Return the seconds of a forward pass and of the entropies of its distributions."""
+    start = _now()
+    with torch.no_grad():
+        logits = policy(input_ids=batch.input_ids, attention_mask=batch.attention_mask.long()).logits
+        for row in logits:
+            torch.distributions.Categorical(logits=row.float()).entropy()
+    return _now() - start
 
 
 def _time_update(trainer: Any, batch: TokenBatch) -> float:

@@ -11,6 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from trl.models.utils import disable_gradient_checkpointing
 
+from antiphase.training.advantage_term import trained_tokens
+
 TokenAdvantages = Literal["none", "gtpo"]
 TOKEN_ADVANTAGES: tuple[TokenAdvantages, ...] = get_args(TokenAdvantages)
 # α₂, the weight of the entropy's share; α₁ is 1.
@@ -96,7 +98,7 @@ def token_advantages(
         the advantages `[rollout, token]` of the rollouts of this process, and the mean advantage `[rollout]` of each
         rollout of all processes.
     """
-    mask = output["completion_mask"] * output.get("tool_mask", 1)
+    mask = trained_tokens(output)
     ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
     attention = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
     width, args = output["completion_ids"].shape[1], trainer.args

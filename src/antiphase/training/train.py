@@ -25,6 +25,7 @@ from antiphase.data.prompt_rendering import end_token_ids
 from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.page.building import training_document
 from antiphase.page.defaults import FILE as REPORT
+from antiphase.page.document import Document
 from antiphase.page.html import add_page
 from antiphase.rollouts.end_tokens import end_token_union
 from antiphase.runs.versions import commit
@@ -253,7 +254,10 @@ def _finish(folder: Path, trainer: Any, recipe: Recipe, summary: Mapping[str, An
     settings = json.loads(json.dumps(recipe.resolved))
     # The summary marks the run as finished.
     write_whole(folder / "summary.json", json.dumps(without_nan(summary), indent=2, ensure_ascii=False) + "\n")
-    add_page(
-        lambda: training_document(folder.resolve().name, rows, settings, summary, kept=read_kept(folder)),
-        folder / REPORT,
-    )
+
+    def document() -> Document:
+        notes: list[str] = []
+        kept = read_kept(folder, notes)
+        return training_document(folder.resolve().name, rows, settings, summary, kept=kept, notes=notes)
+
+    add_page(document, folder / REPORT)

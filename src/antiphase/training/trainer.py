@@ -168,7 +168,7 @@ class CorRPOTrainer(ResamplingTrainer):
                 num_processes=self.accelerator.num_processes,
                 by_token=cast(CorRPOConfig, self.args).token_advantages != "none",
             )
-        self.keeper.write(output["advantages"], is_main_process=self.accelerator.is_main_process)
+        self.keeper.write(output, is_main_process=self.accelerator.is_main_process)
         return output
 
     def _generate(self, prompts: Any) -> Any:

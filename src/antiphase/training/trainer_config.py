@@ -15,7 +15,7 @@ from antiphase.score_spec import ScoreSpec
 from antiphase.signal_spec import SignalSpec, check_one_of
 from antiphase.statistics.minimums import MIN_STEPS
 from antiphase.steps import DEFAULT_SPLITTER, Splitter
-from antiphase.training.kept_rule import check_fits, check_keep
+from antiphase.training.kept_rule import check_count, check_fits, check_keep
 from antiphase.training.token_advantages import TOKEN_ADVANTAGES
 
 # The seed is an option of TRL already.
@@ -66,8 +66,7 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
         # The checks of our own fields come first, since TRL looks for devices, which may take long.
         self.inversion_spec()
         check_one_of("token_advantages", self.token_advantages, TOKEN_ADVANTAGES)
-        if self.dynamic_sampling < 0:
-            raise InvalidInputError(f"dynamic_sampling must be 0 or positive; got {self.dynamic_sampling}.")
+        check_count("dynamic_sampling", self.dynamic_sampling)
         check_keep(self.keep_rollouts)
         if self.restore_callback_states_from_checkpoint:
             raise InvalidInputError(

@@ -12,13 +12,10 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from antiphase.inversion.alarm import ACCURACY, INVERSION, WATCHED, Sign, collapse_signs
+from antiphase.inversion.alarm import ACCURACY, INVERSION, SAMPLED_ACCURACY, WATCHED, Sign, collapse_signs
 from antiphase.training.batch_sizes import batch_sizes
 from antiphase.training.trainer_config import OWN_FIELDS, CorRPOConfig
 from antiphase.training.trajectory import Trajectory, begin_once
-
-# Under dynamic sampling, the batch that is trained on was chosen by its rewards, so its accuracy says nothing.
-SAMPLED_ACCURACY = "sampling/accuracy"
 
 
 class CollapseWarning(UserWarning):

@@ -25,10 +25,15 @@ for (const unit of ["type", "token", "step"]) {
   const key = `probe/spearman_${unit}`;
   PANELS.push({ name: `ρ by ${unit}, probed`, step: key, zero: true, held: { value: key, low: `${key}_low`, high: `${key}_high` } });
 }
+const FIRST = "sampling/accuracy";
+if (trainings.some((run) => run.step[FIRST])) PANELS.find(({ step }) => step === "task/accuracy").note = "With dynamic sampling, the accuracy of a batch before groups are replaced.";
+/** The values of a metric in the steps of a run. Dynamic sampling chooses a batch by its rewards, so its accuracy is that of the batch before. */
+const stepsOf = (run, key) => (key === "task/accuracy" && run.step[FIRST]) || run.step[key];
+
 /** The curves of a metric: one for each run, or one with a band for each group of seeds. */
 function curves(key) {
   const width = Math.max(1, Math.round(Number($("smooth").value)) || 1);
-  const found = trainings.map((run, place) => ({ name: run.label, place, group: run.group, step: run.step.step, raw: run.step[key] ?? [], mean: runningMean(run.step[key] ?? [], width), alarms: run.alarms }));
+  const found = trainings.map((run, place) => ({ name: run.label, place, group: run.group, step: run.step.step, raw: stepsOf(run, key) ?? [], mean: runningMean(stepsOf(run, key) ?? [], width), alarms: run.alarms }));
   if (!$("bands").checked) return found;
   const groups = new Map();
   for (const curve of found) groups.set(curve.group, [...(groups.get(curve.group) ?? []), curve]);
@@ -90,7 +95,7 @@ function heldOut(panel, run, place) {
 }
 
 /** Whether any run has numbers for a panel. */
-const filled = (panel) => trainings.some((run) => run.step[panel.step] || (panel.held && (run.eval[panel.held.value] || run.probe[panel.held.value])) || (panel.greedy && run.eval[panel.greedy]));
+const filled = (panel) => trainings.some((run) => stepsOf(run, panel.step) || (panel.held && (run.eval[panel.held.value] || run.probe[panel.held.value])) || (panel.greedy && run.eval[panel.greedy]));
 
 function drawTraining() {
   const chosen = $("metric").value;
@@ -114,7 +119,7 @@ export function drawTrainingTable() {
   const panels = PANELS.filter(filled);
   const rows = trainings.map((run, place) => {
     const tenth = Math.max(1, Math.floor(run.step.step.length / 10));
-    const ends = (key) => [(run.step[key] ?? run.probe[key])?.slice(0, tenth), (run.step[key] ?? run.probe[key])?.slice(-tenth)].map((part) => number(meanOf((part ?? []).map((v) => v ?? NaN))));
+    const ends = (key) => [(stepsOf(run, key) ?? run.probe[key])?.slice(0, tenth), (stepsOf(run, key) ?? run.probe[key])?.slice(-tenth)].map((part) => number(meanOf((part ?? []).map((v) => v ?? NaN))));
     return [element("span", {}, swatch(colourOf(placeOf(run, place))), element("bdi", {}, shorten(run.label, 60))), { text: counted(run.steps) },
       ...panels.map(({ step }) => ({ text: ends(step).join(" → ") })), { text: run.alarms.length ? run.alarms.join(", ") : "none" }];
   });
