@@ -18,6 +18,7 @@ from scipy.stats import spearmanr
 from antiphase.cli import main
 from antiphase.data.given_rollouts import load_rollouts
 from antiphase.errors import InvalidInputError
+from antiphase.training.batch_checks import UnscoredWarning
 from antiphase.training.kept_folder import FOLDER, SCHEMA, read_kept
 from antiphase.training.kept_rule import (
     check_keep,
@@ -167,7 +168,8 @@ def test_undefined_numbers_are_null(tmp_path) -> None:
     def nothing(completions, **_):
         return [None] * len(completions)
 
-    run(tmp_path, rewards=[nothing], keep_rollouts=8, max_steps=1, inversion_min_tokens=50)
+    with pytest.warns(UnscoredWarning, match="returned None for 8 of 8 rollouts"):
+        run(tmp_path, rewards=[nothing], keep_rollouts=8, max_steps=1, inversion_min_tokens=50)
     (file,) = (tmp_path / FOLDER).iterdir()
     for row in pq.read_table(file).to_pylist():
         assert row["inversion"] is row["task_reward"] is row["reward"] is None
