@@ -98,7 +98,7 @@ def test_rollouts_without_a_score_are_left_out(drawn) -> None:
 
 
 def test_noise_of_rounding_is_no_score(drawn) -> None:
-    score, rival, correct, problems = drawn
+    score, _, correct, problems = drawn
     generator = np.random.default_rng(0)
     constant = 3.0 * (1 + 1e-7 * generator.normal(size=180))
     assert (aligned_ranks(constant, np.array(problems)) == 0).all()
