@@ -23,6 +23,7 @@ def by_hand(score, correct, problems, given=()):
         normal = pd.Series(stats.norm.ppf(pooled - 0.5 / len(other)))
         within = whole(align(other), other).groupby(names).rank(pct=True)
         others += [rank_aligned(other), rank_aligned(normal), align(pooled), align(pooled**2), align(within)]
+        others.append(rank_aligned(align(other) / other.groupby(names).transform("std", ddof=0)))
     if others:
         basis = np.stack(others, 1)
         x, y = (each - basis @ np.linalg.lstsq(basis, each, rcond=None)[0] for each in (x, y))
@@ -180,7 +181,15 @@ def scaled_score(generator, problems):
     return scale * (rival + noise), rival + luck, rival
 
 
-POPULATIONS = (normal, heavy_tails, lengths, exponential, scaled_score)
+def scaled_rival(generator, problems):
+    """Score and rival have different scales in every problem."""
+    scales = np.exp(generator.normal(size=(2, problems.max() + 1)))[:, problems]
+    rival = generator.normal(size=len(problems))
+    noise, luck = generator.normal(size=(2, len(problems)))
+    return scales[0] * (rival + 0.5 * noise), rival + luck, scales[1] * rival
+
+
+POPULATIONS = (normal, heavy_tails, lengths, exponential, scaled_score, scaled_rival)
 
 
 @pytest.mark.parametrize("population", POPULATIONS, ids=lambda each: each.__name__)

@@ -6,7 +6,7 @@ that a small and a large difference within a problem have different ranks. Of th
 mean within each problem is subtracted again, so that only rollouts of the same problem are compared. The partial
 correlation of the results over all problems is the answer.
 
-A score that is held fixed is represented by five series (`features`), because the true relation to it need not be
+A score that is held fixed is represented by six series (`features`), because the true relation to it need not be
 linear in its aligned ranks. This controls a smooth function of the score, and not every function
 (docs/rivals.md has the rates of false findings that were simulated).
 """
@@ -59,14 +59,16 @@ def aligned_ranks(
 
 
 def features(values: Float[np.ndarray, "rollout"], strata: Int[np.ndarray, "rollout"]) -> list[np.ndarray]:
-    """Return the five series that represent a score which is held fixed, each minus its mean within each stratum.
+    """Return the six series that represent a score which is held fixed, each minus its mean within each stratum.
 
     1. The aligned ranks of the values. They know how far a value lies from the others of its problem.
     2. The aligned ranks of the normal scores Φ⁻¹((r − ½) / n) of the values' ranks r over all n rollouts. They do the
        same for a skewed score, such as a length, of which the logarithm would be the right scale.
     3. The ranks r / n over all rollouts.
     4. The squares of these ranks, because the relation to them may be curved.
-    5. The ranks within the stratum, divided by its size. They do not change if a problem has a scale of its own.
+    5. The ranks within the stratum, divided by its size.
+    6. The aligned ranks of the values minus their mean, over their standard deviation, both within the stratum. Like
+       the ranks within the stratum, they do not change if a problem has a scale of its own.
 
     Args:
         values: the values, all finite.
@@ -75,19 +77,21 @@ def features(values: Float[np.ndarray, "rollout"], strata: Int[np.ndarray, "roll
     >>> [each.round(2).tolist() for each in features(np.array([5.0, 7.0, 1.0, 9.0]), np.array([0, 0, 1, 1]))]
     ... # doctest: +NORMALIZE_WHITESPACE
     [[-0.5, 0.5, -1.5, 1.5], [-0.5, 0.5, -1.5, 1.5], [-0.12, 0.12, -0.38, 0.38], [-0.16, 0.16, -0.47, 0.47],
-     [-0.25, 0.25, -0.25, 0.25]]
+     [-0.25, 0.25, -0.25, 0.25], [-1.0, 1.0, -1.0, 1.0]]
     """
     if not len(values):
-        return [values] * 5
-    pooled = rankdata(_rounded(values, _noise(values))) / len(values)
+        return [values] * 6
+    noise, sizes, centred = _noise(values), np.bincount(strata), _centred(values, strata)
+    pooled = rankdata(_rounded(values, noise)) / len(values)
     normal = norm.ppf(pooled - 0.5 / len(values))
     # In these numbers, the values of a stratum lie together. Ranks within the stratum follow from their ranks.
-    place = rankdata(strata * (len(values) + 1) + rankdata(_rounded(_centred(values, strata), _noise(values))))
-    sizes = np.bincount(strata)
+    place = rankdata(strata * (len(values) + 1) + rankdata(_rounded(centred, noise)))
     before = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     within = (place - before[strata]) / sizes[strata]
-    aligned = [aligned_ranks(each, strata) for each in (values, normal)]
-    return [*aligned, *(_centred(each, strata) for each in (pooled, pooled**2, within))]
+    deviation = np.sqrt(np.bincount(strata, weights=centred**2) / sizes)[strata]
+    scaled = np.where(deviation > noise, centred / np.maximum(deviation, noise), 0.0)
+    first, second, last = (aligned_ranks(each, strata) for each in (values, normal, scaled))
+    return [first, second, *(_centred(each, strata) for each in (pooled, pooled**2, within)), last]
 
 
 def _noise(values: np.ndarray) -> float:
