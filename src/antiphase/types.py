@@ -183,9 +183,9 @@ class StepSignals:
             tokens, or the joint strength (see `SignalSpec.step_strength`).
         num_tokens: the number of tokens in the step.
         position: the mean position of the step's tokens in the completion, counted from 0.
-        effective_rank: the effective rank of the step's summed gradient, as the mean over layers and projections; see
-            `norms.effective_rank`. It is None if no joint strengths were measured, and NaN where the singular values
-            are not computed.
+        effective_rank: the effective rank of the step's summed gradient, as the mean over the layers and projections
+            whose gradient is not zero; see `norms.effective_rank`. It is None if no joint strengths were measured, and
+            NaN where the singular values are not computed.
     """
 
     entropy: Float[Tensor, "batch step"]

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
@@ -12,13 +13,25 @@ import antiphase
 from antiphase.evaluation.comparison_formats import render_comparison
 from antiphase.evaluation.evaluation_folder import EvalFolder
 from antiphase.evaluation.result import Evaluation
-from antiphase.evaluation.rivals import HEADER, adds, evaluation_rivals, rivals_note
-from antiphase.evaluation.shared_rollouts import delta_logprob
+from antiphase.evaluation.rivals import (
+    HEADER,
+    adds,
+    compare_with_rivals,
+    evaluation_rivals,
+    rival_rows,
+    rivals_note,
+    shared_notes,
+)
+from antiphase.evaluation.shared_rollouts import delta_logprob, describe_shared
 from antiphase.evaluation.task_metrics import inside_metrics
 from antiphase.figures.evaluation import right_from_wrong
 from antiphase.page.subjects import model_labels
 from antiphase.runs.rivals import LATER, SCORES, rival_correlations, rollout_score
+from antiphase.signals.measure import token_signals
+from antiphase.statistics.chain import interval_dict
 from antiphase.statistics.rank_covariance import within_problem_association
+from antiphase.types import SignalSpec, TokenBatch
+from conftest import tiny_model
 from evaluation_cases import TASK, given, scored
 
 PATTERN = [[1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 1, 0], [1, 0, 0, 0], [0, 1, 1, 0], [0, 1, 0, 0]]
@@ -49,6 +62,24 @@ def test_scores_are_means_over_tokens_and_steps(found):
     assert (rollout_score(rows, "effective_rank") == rows.effective_rank_mean).all()
 
 
+@pytest.mark.parametrize("estimator", ["own", "oracle-own"])
+def test_a_gradient_of_zeros_is_left_out_of_the_effective_rank(estimator):
+    """The first step's token attends to the prompt's only token, so the gradients of Q and K are zero."""
+    batch = TokenBatch.from_ids([[5]], [[7, 8, 9, 10, 11, 12]])
+    steps = torch.tensor([[0, 0, 1, 1, 1, 2, 2]])
+    model = tiny_model()
+    every, some = (
+        token_signals(
+            model, batch, SignalSpec(estimator, step_strength="joint", projections=names), steps=steps
+        ).steps.effective_rank[0]
+        for names in (("Q", "K", "V", "O"), ("V", "O"))
+    )
+    assert every[0] == some[0] == pytest.approx(1, abs=1e-4)
+    assert every[1:].isfinite().all()
+    only = SignalSpec(estimator, step_strength="joint", projections=("Q", "K"))
+    assert token_signals(model, batch, only, steps=steps).steps.effective_rank[0, 0].isnan()
+
+
 def test_every_score_is_judged_as_iota_is(found):
     rows, inside = found[0].rollouts, found[0].result()["inside"]
     assert list(inside["auroc"]) == list(SCORES) == list(inside["rivals"])
@@ -64,6 +95,9 @@ def test_iota_is_compared_with_every_score_on_the_same_problems(found):
     inversion, problems = -rows.spearman.to_numpy(), rows.problem_id.tolist()
     correct = rows.correct.to_numpy(dtype=bool)
     assert inside["rivals"]["inversion"]["difference"] is None
+    for entry in inside["rivals"].values():
+        assert entry["inversion_auroc"] == inside["auroc"]["inversion"]
+        assert entry["alone"] == inside["rivals"]["inversion"]["beside"]
     alone = within_problem_association(inversion, correct, problems)
     assert inside["rivals"]["inversion"]["beside"]["value"] == pytest.approx(alone.value)
     for name in list(SCORES)[1:]:
@@ -73,8 +107,56 @@ def test_iota_is_compared_with_every_score_on_the_same_problems(found):
         assert entry["difference"]["num_problems"] == entry["beside"]["num_problems"] == MIXED
         beside = within_problem_association(inversion, correct, problems, [score])
         assert entry["beside"]["value"] == pytest.approx(beside.value)
-        assert (entry["beside"]["low"], entry["beside"]["high"]) == (beside.low, beside.high)
+        # Five problems are too few for the six series of some scores: then there is no interval.
+        assert entry["beside"] == {**interval_dict(beside), "num_problems": MIXED}
         assert adds(entry) == (beside.low > 0)
+        assert entry["auroc"] == inside["auroc"][name]
+
+
+def test_the_numbers_of_a_row_are_over_the_same_rollouts():
+    """The score is known for the last 10 of 20 problems, in which ι does not go with correctness."""
+    generator = np.random.default_rng(3)
+    places = np.repeat(np.arange(20), 4)
+    problems, correct = places.tolist(), np.tile([True, False, False, True], 20)
+    inversion = np.where(places < 10, correct * 5.0, 0.0) + generator.normal(size=80)
+    late = places >= 10
+    partly = np.where(late, generator.normal(size=80), np.where(places < 5, np.inf, np.nan))
+    found = compare_with_rivals({"inversion": inversion, "partly": partly}, correct, problems)
+    entry, own = found["partly"], found["inversion"]
+    part = within_problem_association(inversion[late], correct[late], places[late].tolist())
+    assert entry["alone"] == {"value": part.value, "low": part.low, "high": part.high, "num_problems": 10}
+    assert abs(entry["alone"]["value"]) < own["alone"]["value"] / 2
+    assert own["alone"]["num_problems"] == 20
+    for key in ("auroc", "inversion_auroc", "difference", "beside"):
+        assert entry[key]["num_problems"] == 10
+    gap = entry["inversion_auroc"]["value"] - entry["auroc"]["value"]
+    assert entry["difference"]["difference"] == pytest.approx(gap)
+    row = rival_rows({"shuffled": entry}, {})[0]
+    shown = dict(zip(HEADER, row, strict=True))
+    assert shown["problems"] == "10"
+    assert shown["AUROC of ι"] == f"{entry['inversion_auroc']['value']:.3f}"
+    assert shown["ι alone"].startswith(f"{part.value:+.3f}".replace("-", "−"))
+
+
+def test_the_gain_of_a_score_is_over_problems_that_have_it(found):
+    rows = found[0].rollouts
+    known = rows.problem_id.isin(rows.problem_id.unique()[2:])
+    partly = rows.assign(impurity_mean=rows.impurity_mean.where(known))
+    gain = inside_metrics(partly, [4])["best_of"]["4"]["low_impurity"]["gain"]
+    assert gain == inside_metrics(rows[known], [4])["best_of"]["4"]["low_impurity"]["gain"]
+    assert gain["num_problems"] == 4
+
+
+def test_the_console_names_the_scores_and_the_missing_correction(found):
+    (result,) = found[0].summary["results"]
+    entry = {"alone": {}, "beside": {"value": 0.5, "low": 0.1, "high": 0.7, "num_problems": 9}}
+    less = {"alone": {}, "beside": {"value": 0.5, "low": -0.1, "high": 0.7, "num_problems": 9}}
+    rivals = {"inversion": entry, "shortness": less, "logprob": less}
+    none = rivals_note({**result, "inside": {"rivals": rivals}})
+    assert none.startswith("For none of the 2 other scores is it shown that ι adds something (")
+    assert "not corrected for the number of scores" in none
+    one = rivals_note({**result, "inside": {"rivals": {**rivals, "logprob": entry}}})
+    assert one.startswith("For 1 of the 2 other scores is it shown that ι adds something: logprob (")
 
 
 def test_page_and_console_show_the_rivals(found):
@@ -130,7 +212,12 @@ def test_folders_of_older_versions_still_load(found, tmp_path):
     assert evaluation_rivals(results, model_labels(results, None)) == []
     comparison = antiphase.compare([f"old={folder}", f"new={found[1]}"])
     rows = next(iter(comparison.tasks.values()))["entrants"]
-    assert set(rows[1]["rivals"]) - set(rows[0]["rivals"]) == {*LATER, "delta_logprob"}
+    assert set(rows[1]["rivals"]) - set(rows[0]["rivals"]) == set(LATER)
+    # Both folders are of one model, so Δ ln p would be noise.
+    assert rows[0]["shared_rollouts"] is None
+    assert rows[1]["shared_rollouts"] == {"num_shared": 24, "num_rollouts": 24, "same_logprob": True}
+    said = " ".join(render_comparison(comparison).split())
+    assert "old also measured 24 of the 24 sampled rollouts of new. Both give them the same ln p" in said
     assert EvalFolder.open(folder).complete
     from antiphase.report.sources import read_run
 
@@ -143,7 +230,6 @@ def test_folders_of_older_versions_still_load(found, tmp_path):
 
 def test_delta_logprob_is_the_mean_difference_over_tokens(found, model_dir, tmp_path):
     first, out = found
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(model_dir)
@@ -166,7 +252,7 @@ def test_delta_logprob_is_the_mean_difference_over_tokens(found, model_dir, tmp_
     base, after = next(iter(comparison.tasks.values()))["entrants"]
     assert "delta_logprob" not in base["rivals"]
     entry = after["rivals"]["delta_logprob"]
-    assert entry["num_rollouts"] == 24
+    assert after["shared_rollouts"] == {"num_shared": 24, "num_rollouts": 24, "same_logprob": False}
     rows = second.rollouts
     assert entry["auroc"]["value"] == pytest.approx(areas(rows, found_delta).mean())
     picked = [g.correct[g.score.idxmax()] for _, g in rows.assign(score=found_delta).groupby("problem_id", sort=False)]
@@ -187,6 +273,28 @@ def test_rollouts_with_other_tokens_are_not_shared(found):
     assert np.isnan(delta[1::2]).all()
     np.testing.assert_allclose(delta[::2], 1)
     assert np.isnan(delta_logprob(rows, [other.assign(problem_id="x")])).all()
+    # The same rollouts in another order, with other numbers of their samples, are shared all the same.
+    turned = rows.assign(logprob_mean=rows.logprob_mean - 2, sample=3 - rows["sample"]).iloc[::-1]
+    np.testing.assert_allclose(delta_logprob(rows, [turned]), 2)
+
+
+def test_delta_logprob_takes_all_seeds_of_the_reference(found):
+    rows = found[0].rollouts
+    seeds = [rows.assign(logprob_mean=rows.logprob_mean - lower) for lower in (1, 3)]
+    np.testing.assert_allclose(delta_logprob(rows, seeds), 2)
+    np.testing.assert_allclose(delta_logprob(rows, seeds[::-1]), 2)
+    part = seeds[1].iloc[:10]
+    np.testing.assert_allclose(delta_logprob(rows, [seeds[0], part]), [2] * 10 + [1] * 14)
+
+
+@pytest.mark.parametrize(("noise", "same"), [(1e-6, True), (1e-3, False)])
+def test_the_noise_of_two_runs_is_no_score(noise, same):
+    delta = np.array([np.nan, noise, -noise, noise / 2])
+    assert describe_shared(delta) == {"num_shared": 3, "num_rollouts": 4, "same_logprob": same}
+    row = {"name": "b", "shared_rollouts": describe_shared(np.array([noise, np.nan])), "rivals": {}}
+    (note,) = shared_notes({"reference": "a", "entrants": [{"name": "a", "shared_rollouts": None}, row]})
+    assert note.startswith("a also measured 1 of the 2 sampled rollouts of b. ")
+    assert ("the same ln p" in note) == same
 
 
 def test_seeds_of_one_method_are_compared_within_a_seed(model_dir, tmp_path):
@@ -228,6 +336,18 @@ def test_a_probe_correlates_rivals_with_iota(found, model_dir):
     cor = np.corrcoef(ranks)
     partial = (cor[0, 1] - cor[0, 2] * cor[1, 2]) / np.sqrt((1 - cor[0, 2] ** 2) * (1 - cor[1, 2] ** 2))
     assert controls["attention_entropy"]["partial"]["value"] == pytest.approx(partial, abs=1e-6)
+
+
+def test_a_score_that_almost_never_varies_has_no_interval(found):
+    """31 of 32 rollouts have one length. A resample that lacks the prompt of the other one has no correlation."""
+    generator = np.random.default_rng(0)
+    rows = pd.DataFrame({"prompt_id": np.repeat(np.arange(16), 2), "spearman": generator.normal(size=32)})
+    rows["num_tokens"] = np.where(np.arange(32) == 5, 30, 64)
+    rows["logprob_mean"] = generator.normal(size=32)
+    entries = rival_correlations(rows, "token", num_resamples=300, seed=0)
+    assert entries["shortness"]["value"] is not None
+    assert entries["shortness"]["low"] is entries["shortness"]["high"] is None
+    assert entries["logprob"]["low"] < entries["logprob"]["value"] < entries["logprob"]["high"]
 
 
 def test_an_infinite_score_is_left_out(found):

@@ -4,35 +4,40 @@ For each score, the result says how its AUROC within problems differs from that 
 ι still goes with correctness if the score is held fixed. docs/rivals.md explains both numbers.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from antiphase.page.document import Table
 from antiphase.runs.rivals import DELTA, DELTA_WHAT, SCORES
 from antiphase.runs.table_text import interval_text, signed
 from antiphase.runs.units import headline_of
 from antiphase.statistics.chain import interval_dict
-from antiphase.statistics.estimate import number_or_none
+from antiphase.statistics.estimate import number_or_none, share_interval
 from antiphase.statistics.paired import paired_difference
 from antiphase.statistics.rank_covariance import within_problem_association
-from antiphase.statistics.ranking import problem_aurocs
+from antiphase.statistics.ranking import best_of_k, problem_aurocs
 from antiphase.statistics.resampling import MIN_PROMPTS
 
 Entry = Mapping[str, Any]
 TITLE = "what else tells right from wrong"
 HEADER = (
-    "score", "what it is", "source", "AUROC [95 %]", "gain of best of k", "AUROC of ι minus this", "verdict on ι",
-    "ι with this held fixed", "problems",
+    "score", "what it is", "source", "problems", "AUROC [95 %]", "AUROC of ι", "ι minus this", "verdict on ι",
+    "ι alone", "ι with this held fixed", "gain of best of k (problems)",
 )  # fmt: skip
 NOTE = (
-    "Does ι add anything? AUROC of ι minus this: on the rollouts that have both scores, paired by problem; the "
-    "verdict says whether ι is better or worse than the score. ι with this held fixed: the correlation of ι with "
-    "correctness within problems, by ranks, with the score held fixed; the row of ι shows it with nothing held fixed. "
-    "If an interval contains 0, these problems do not show that ι adds anything to the score. Intervals: 95 %, over "
-    "problems, not corrected for the number of scores. An AUROC below 0.5 means that low values of the score go with "
-    "right rollouts."
+    "Does ι add anything? All columns of a row but the last are over the same rollouts: those that have ι and the "
+    "score, of problems with both right and wrong ones. ι minus this: the difference of the two AUROCs, paired by "
+    "problem. The verdict says whether ι is better or worse than the score; equal means that the interval lies within "
+    "±0.05, a limit that is made for accuracies and is narrow for an AUROC. ι alone: the correlation of ι with "
+    "correctness within problems, by ranks. ι with this held fixed: the same with the score held fixed, as a smooth "
+    "function of it. If this interval contains 0, these problems do not show that ι adds anything to the score. The "
+    "gain is over the problems in which a rollout has the score. Intervals: 95 %, over problems. They are not "
+    "corrected for the number of scores, so one of them may exclude 0 by chance. An AUROC below 0.5 means that low "
+    "values of the score go with right rollouts."
 )
 
 # The numbers that are correlated with accuracy across entrants, with their descriptions.
@@ -40,8 +45,8 @@ ACROSS = {
     "inversion": "ι = −ρ, pooled",
     "inversion_within": "mean ι of the rollouts",
     "low_entropy": "minus mean entropy",
-    "logprob_control": "minus ρ(entropy, ‖∂ ln p/∂z‖)",
-    "shuffled": "mean ι of shuffled strengths",
+    "logprob_control": "minus ρ(entropy, ‖∂ ln p/∂z‖) over tokens",
+    "shuffled": "mean ι over tokens, of shuffled strengths",
     "logprob": "mean log-probability",
     "self_certainty": "mean self-certainty",
     "shortness": "minus mean length",
@@ -68,9 +73,11 @@ def compare_with_rivals(
             stratum is a problem and a seed.
 
     Returns:
-        An entry for each score. `beside` is the correlation of ι with correctness within problems with the score held
-        fixed, with `num_problems`; in the entry of ι, nothing is held fixed. `difference` is the AUROC of ι minus that
-        of the score, with the keys difference, low, high, num_problems and verdict; None in the entry of ι.
+        An entry for each score. All numbers of an entry are over the same rollouts: those in which both scores are
+        finite. `auroc` and `inversion_auroc` are the AUROCs of the score and of ι. `difference` is the AUROC of ι
+        minus that of the score, with the keys difference, low, high, num_problems and verdict; None in the entry of ι.
+        `alone` is the correlation of ι with correctness within problems, and `beside` is the same with the score held
+        fixed, both with `num_problems`; in the entry of ι, nothing is held fixed in either.
     """
     inversion, strata = scores["inversion"], problems if strata is None else strata
     found: dict[str, dict[str, Any]] = {}
@@ -78,17 +85,34 @@ def compare_with_rivals(
         if np.isnan(score).all():
             continue
         own = name == "inversion"
-        beside = within_problem_association(inversion, correct, strata, () if own else (score,), clusters=problems)
-        known = ~(np.isnan(inversion) | np.isnan(score))
-        pair = (np.where(known, each, np.nan) for each in (inversion, score))
+        known = np.isfinite(inversion) & np.isfinite(score)
+        pair = [np.where(known, each, np.nan) for each in (inversion, score)]
+        alone = within_problem_association(pair[0], correct, strata, clusters=problems)
+        held = alone if own else within_problem_association(pair[0], correct, strata, pair[1:], clusters=problems)
         left, right = (
             by_problem_of_strata(problem_aurocs(each, correct, list(strata)), problems, strata) for each in pair
         )
         found[name] = {
+            "auroc": share_interval(right).to_dict(),
+            "inversion_auroc": share_interval(left).to_dict(),
             "difference": None if own else _difference(left, right),
-            "beside": {**interval_dict(beside), "num_problems": int((~np.isnan(left)).sum())},
+            "alone": {**interval_dict(alone), "num_problems": alone.num_problems},
+            "beside": {**interval_dict(held), "num_problems": held.num_problems},
         }
     return found
+
+
+def best_where_known(
+    score: np.ndarray, correct: np.ndarray, strata: Sequence[Any], k: int
+) -> Float[np.ndarray, "stratum"]:
+    """Return `best_of_k` of each stratum; NaN for a stratum in which no rollout has the score.
+
+    In such a stratum the pick would be a random one, and its gain of 0 would say nothing about the score.
+    """
+    known: dict[Any, bool] = {}
+    for name, value in zip(strata, score.tolist(), strict=True):
+        known[name] = known.get(name, False) or not math.isnan(value)
+    return np.where(list(known.values()), best_of_k(score, correct, strata, k), np.nan)
 
 
 def by_problem_of_strata(areas: np.ndarray, problems: Sequence[Any], strata: Sequence[Any]) -> np.ndarray:
@@ -125,29 +149,30 @@ def adds(entry: Entry) -> bool:
     return beside["low"] is not None and beside["low"] > 0 and beside["num_problems"] >= MIN_PROMPTS
 
 
-def rival_rows(rivals: Mapping[str, Entry], areas: Mapping[str, Entry], gains: Mapping[str, Entry]) -> list[list[str]]:
+def rival_rows(rivals: Mapping[str, Entry], gains: Mapping[str, Entry]) -> list[list[str]]:
     """Return the rows of a table with the columns of `HEADER`.
 
     Args:
         rivals: what `compare_with_rivals` returned.
-        areas: the AUROC of each score.
         gains: the gain of best of k by each score; empty if there is none.
     """
     rows = []
     for name, entry in rivals.items():
         what = DELTA_WHAT if name == DELTA else SCORES[name]
-        difference, beside = entry["difference"], entry["beside"]
+        difference, gain = entry["difference"], gains.get(name)
         rows.append(
             [
                 "ι (inversion)" if name == "inversion" else name,
                 what.what,
                 what.source or "—",
-                _share(areas.get(name)),
-                _signed(gains.get(name), "value"),
+                str(entry["beside"]["num_problems"]),
+                _share(entry["auroc"]),
+                "—" if difference is None else _value(entry["inversion_auroc"]),
                 "—" if difference is None else _signed(difference, "difference"),
                 "—" if difference is None else difference["verdict"],
-                _signed(beside, "value"),
-                str(beside["num_problems"]),
+                _signed(entry["alone"], "value"),
+                "—" if difference is None else _signed(entry["beside"], "value"),
+                "—" if gain is None else f"{_signed(gain, 'value')} ({gain['num_problems']})",
             ]
         )
     return rows
@@ -164,12 +189,12 @@ def evaluation_rivals(results: Sequence[Entry], names: Mapping[str, str]) -> lis
     for result in results:
         inside = result.get("inside", {})
         rivals, k = inside.get("rivals", {}), max(inside.get("best_of", {}), key=int, default=None)
-        if not any(entry["beside"]["num_problems"] for entry in rivals.values()):
+        if not _has_rows(rivals):
             continue
         gains = {} if k is None else {name: pick["gain"] for name, pick in inside["best_of"][k].items()}
         title = f"{TITLE}: {names[result['model']]}, {result['task']}, {result['estimator']}"
         title += f"; ι over {headline_of(result.get('signals', {}))}s"
-        tables.append(Table(title, HEADER, rival_rows(rivals, inside["auroc"], gains), [NOTE], beside=True))
+        tables.append(Table(title, HEADER, rival_rows(rivals, gains), [NOTE], beside=True))
     return tables
 
 
@@ -178,12 +203,17 @@ def comparison_rivals(task: str, entrants: Sequence[Entry]) -> list[Table]:
     tables = []
     for row in entrants:
         rivals = row.get("rivals", {})
-        if not any(entry["beside"]["num_problems"] for entry in rivals.values()):
+        if not _has_rows(rivals):
             continue
-        areas, gains = ({name: entry[key] for name, entry in rivals.items()} for key in ("auroc", "gain"))
+        gains = {name: entry["gain"] for name, entry in rivals.items()}
         title = f"{TITLE}: {row['name']}, {task}" + (f"; ι over {row['unit']}s" if "unit" in row else "")
-        tables.append(Table(title, HEADER, rival_rows(rivals, areas, gains), [NOTE], beside=True))
+        tables.append(Table(title, HEADER, rival_rows(rivals, gains), [NOTE], beside=True))
     return tables
+
+
+def _has_rows(rivals: Mapping[str, Entry]) -> bool:
+    """Return whether a problem has both right and wrong rollouts, and the entries have all numbers of the table."""
+    return any(entry["beside"]["num_problems"] and "alone" in entry for entry in rivals.values())
 
 
 def rivals_note(result: Entry) -> str | None:
@@ -192,10 +222,11 @@ def rivals_note(result: Entry) -> str | None:
     if not rivals or all(entry["beside"]["value"] is None for entry in rivals.values()):
         return None
     shown = [name for name, entry in rivals.items() if adds(entry)]
-    said = f"shown for {', '.join(shown)}" if shown else "not shown for any of them"
+    which = f"{len(shown)} of the {len(rivals)} other scores" if shown else f"none of the {len(rivals)} other scores"
     return (
-        f"ι beside each of {len(rivals)} other scores: that ι adds something is {said} (interval of its correlation "
-        "with correctness within problems, the score held fixed). The page and summary.json have the table."
+        f"For {which} is it shown that ι adds something{': ' + ', '.join(shown) if shown else ''} (95 % interval of "
+        "its correlation with correctness within problems, with the score held fixed; not corrected for the number of "
+        "scores). The page and summary.json have the table."
     )
 
 
@@ -203,15 +234,30 @@ def shared_notes(task: Entry) -> list[str]:
     """Return a sentence about Δ ln p for each model or method that shares rollouts with the reference of a task."""
     notes = []
     for row in task["entrants"]:
-        entry = row.get("rivals", {}).get(DELTA)
-        if entry is not None:
-            notes.append(
-                f"{row['name']} and {task['reference']} were measured on {entry['num_rollouts']:,} shared rollouts. "
-                f"Δ ln p, the mean of ln p of a rollout's tokens by {row['name']} minus that by {task['reference']}, "
-                f"tells right from wrong with the AUROC {_share(entry['auroc'])}. ι with Δ ln p held fixed: "
-                f"{_signed(entry['beside'], 'value')}."
+        shared, entry = row.get("shared_rollouts"), row.get("rivals", {}).get(DELTA)
+        if not shared:
+            continue
+        said = (
+            f"{task['reference']} also measured {shared['num_shared']:,} of the {shared['num_rollouts']:,} sampled "
+            f"rollouts of {row['name']}. "
+        )
+        if shared["same_logprob"]:
+            said += (
+                "Both give them the same ln p: the means per token differ by less than 0.0001, which is noise. So "
+                "there is no score Δ ln p."
             )
+        elif entry is not None:
+            said += (
+                f"Δ ln p, the mean of ln p of a rollout's tokens by {row['name']} minus that by {task['reference']}, "
+                f"tells right from wrong with the AUROC {_share(entry['auroc'])}. ι alone: "
+                f"{_signed(entry['alone'], 'value')}; ι with Δ ln p held fixed: {_signed(entry['beside'], 'value')}."
+            )
+        notes.append(said)
     return notes
+
+
+def _value(entry: Entry) -> str:
+    return "—" if entry["value"] is None else f"{entry['value']:.3f}"
 
 
 def _share(entry: Entry | None) -> str:

@@ -15,11 +15,13 @@ import pandas as pd
 
 from antiphase.evaluation.comparison import Comparison
 from antiphase.evaluation.entrants import Entrant
-from antiphase.evaluation.rivals import by_problem_of_strata, compare_with_rivals
+from antiphase.evaluation.rivals import best_where_known, by_problem_of_strata, compare_with_rivals
 from antiphase.evaluation.task_metrics import gain_interval
 from antiphase.runs.rivals import DELTA, SCORES, rollout_score
-from antiphase.statistics.estimate import share_interval
-from antiphase.statistics.ranking import best_of_k, problem_aurocs
+from antiphase.statistics.ranking import best_of_k
+
+# If Δ ln p is smaller than this for every rollout, two runs of the same model were compared.
+SAME_LOGPROB = 1e-4
 
 
 def delta_logprob(rows: pd.DataFrame, others: Sequence[pd.DataFrame]) -> np.ndarray:
@@ -28,24 +30,27 @@ def delta_logprob(rows: pd.DataFrame, others: Sequence[pd.DataFrame]) -> np.ndar
     Args:
         rows: the rollouts as one model measured them.
         others: the rollouts of the seeds of the other model. A rollout is shared if the other model has one of the
-            same problem and sample with the same token ids.
+            same problem with the same token ids of prompt and completion, whatever the number of its sample is. The
+            log-probability by the other model is the mean over its seeds that have the rollout.
 
     Returns:
         One value for each row; NaN for a rollout that is not shared.
     """
-    known: dict[tuple[Any, ...], float] = {}
+    keys, of_seeds = _keys(rows), []
     for other in others:
+        known: dict[tuple[Any, ...], list[float]] = {}
         for key, value in zip(_keys(other), other.logprob_mean.tolist(), strict=True):
-            known.setdefault(key, value)
-    there = np.array([known.get(key, np.nan) for key in _keys(rows)], dtype=np.float64)
+            known.setdefault(key, []).append(value)
+        of_seeds.append([np.mean(known[key]) if key in known else np.nan for key in keys])
+    there = pd.DataFrame(of_seeds, dtype=np.float64, columns=range(len(keys))).mean().to_numpy(dtype=np.float64)
     delta: np.ndarray = rows.logprob_mean.to_numpy(dtype=np.float64) - there
     return delta
 
 
 def _keys(rows: pd.DataFrame) -> list[tuple[Any, ...]]:
-    """Return what identifies each rollout: its problem, the number of its sample, and its token ids."""
-    parts = (rows.problem_id, rows["sample"], rows.prompt_ids, rows.completion_ids)
-    return [(name, int(sample), tuple(prompt), tuple(ids)) for name, sample, prompt, ids in zip(*parts, strict=True)]
+    """Return what identifies each rollout: its problem, and the token ids of its prompt and its completion."""
+    parts = (rows.problem_id, rows.prompt_ids, rows.completion_ids)
+    return [(name, tuple(prompt), tuple(ids)) for name, prompt, ids in zip(*parts, strict=True)]
 
 
 def add_rivals(comparison: Comparison, entrants: Sequence[Entrant]) -> None:
@@ -58,25 +63,67 @@ def add_rivals(comparison: Comparison, entrants: Sequence[Entrant]) -> None:
     of = {(entrant.name, entrant.task): entrant for entrant in entrants}
     for name, task in comparison.tasks.items():
         for row in task["entrants"]:
-            row["rivals"] = rivals_of(of[row["name"], name], of[task["reference"], name])
+            entrant = of[row["name"], name]
+            delta = None if row["name"] == task["reference"] else shared_delta(entrant, of[task["reference"], name])
+            row["shared_rollouts"] = None if delta is None else describe_shared(delta)
+            row["rivals"] = rivals_of(entrant, delta)
 
 
-def rivals_of(entrant: Entrant, reference: Entrant) -> dict[str, Any]:
+def shared_delta(entrant: Entrant, reference: Entrant) -> np.ndarray | None:
+    """Return Δ ln p of each sampled rollout of an entrant against the reference; None if no rollout is shared.
+
+    Args:
+        entrant: a model, or a method with its seeds.
+        reference: the entrant that the others are compared with.
+    """
+    own, others = (_sampled(each) for each in (entrant, reference))
+    if not _has_signals(entrant) or not _has_signals(reference):
+        return None
+    delta = np.concatenate([delta_logprob(rows, others) for rows in own])
+    return None if np.isnan(delta).all() else delta
+
+
+def describe_shared(delta: np.ndarray) -> dict[str, Any]:
+    """Say how many rollouts are shared, and whether both models give all of them the same log-probability.
+
+    Args:
+        delta: Δ ln p of each rollout; NaN for a rollout that is not shared. At least one rollout is shared.
+
+    Returns:
+        `num_shared`, `num_rollouts`, and `same_logprob`: whether every |Δ ln p| is below 1e-4 per token, which is
+        noise of rounding between two runs of the same model.
+    """
+    known = delta[~np.isnan(delta)]
+    same = bool((np.abs(known) < SAME_LOGPROB).all())
+    return {"num_shared": len(known), "num_rollouts": len(delta), "same_logprob": same}
+
+
+def _sampled(entrant: Entrant) -> list[pd.DataFrame]:
+    """Return the sampled rollouts of each run of an entrant."""
+    return [run.rollouts[~run.rollouts.greedy] for run in entrant.runs]
+
+
+def _has_signals(entrant: Entrant) -> bool:
+    """Return whether every run of an entrant measured signals, and some run sampled a rollout."""
+    return all("signals" in run.result for run in entrant.runs) and any(map(len, _sampled(entrant)))
+
+
+def rivals_of(entrant: Entrant, delta: np.ndarray | None = None) -> dict[str, Any]:
     """Compare ι with every other score on the sampled rollouts of an entrant, over all of its seeds.
 
     Args:
         entrant: a model, or a method with its seeds.
-        reference: the entrant that the others are compared with. If the two were measured on the same rollouts, one of
-            the scores is Δ ln p, the mean of ln p by the entrant minus ln p by the reference over a rollout's tokens.
+        delta: Δ ln p of each rollout against the reference, or None. It is one of the scores, unless both models give
+            all shared rollouts the same log-probability.
 
     Returns:
-        An entry for each score that some rollout has: `auroc`, `gain` (of the best of all samples over a random pick),
-        and the values of `compare_with_rivals`. It is empty if no signals were measured or nothing was sampled.
-        `delta_logprob` also has `num_rollouts`, the number of shared rollouts. Rollouts are compared within a problem
-        and a seed, and all values are means over problems.
+        An entry for each score that some rollout has: the values of `compare_with_rivals`, and `gain` (of the best of
+        all samples over a random pick, over the problems in which a rollout has the score). It is empty if no signals
+        were measured or nothing was sampled. Rollouts are compared within a problem and a seed, and all values are
+        means over problems.
     """
-    frames = [run.rollouts[~run.rollouts.greedy] for run in entrant.runs]
-    if not all("signals" in run.result for run in entrant.runs) or not any(map(len, frames)):
+    frames = _sampled(entrant)
+    if not _has_signals(entrant):
         return {}
     problems = [name for rows in frames for name in rows.problem_id]
     strata = [(seed, name) for seed, rows in enumerate(frames) for name in rows.problem_id]
@@ -85,18 +132,13 @@ def rivals_of(entrant: Entrant, reference: Entrant) -> dict[str, Any]:
         name: np.concatenate([rollout_score(rows, name, unit) for rows, unit in zip(frames, units, strict=True)])
         for name in SCORES
     }
-    if entrant.name != reference.name:
-        others = [run.rollouts[~run.rollouts.greedy] for run in reference.runs]
-        scores[DELTA] = np.concatenate([delta_logprob(rows, others) for rows in frames])
+    if delta is not None and not describe_shared(delta)["same_logprob"]:
+        scores[DELTA] = delta
     correct = np.concatenate([rows.correct.to_numpy(dtype=bool) for rows in frames])
     found = compare_with_rivals(scores, correct, problems, strata)
     least = min(Counter(strata).values())
-    random = by_problem_of_strata(best_of_k(np.zeros(len(correct)), correct, strata, 1), problems, strata)
+    random = best_of_k(np.zeros(len(correct)), correct, strata, 1)
     for name, entry in found.items():
-        areas = by_problem_of_strata(problem_aurocs(scores[name], correct, strata), problems, strata)
-        entry["auroc"] = share_interval(areas).to_dict()
-        picked = by_problem_of_strata(best_of_k(scores[name], correct, strata, least), problems, strata)
-        entry["gain"] = gain_interval(picked - random).to_dict()
-    if DELTA in found:
-        found[DELTA]["num_rollouts"] = int((~np.isnan(scores[DELTA])).sum())
+        gains = best_where_known(scores[name], correct, strata, least) - random
+        entry["gain"] = gain_interval(by_problem_of_strata(gains, problems, strata)).to_dict()
     return found

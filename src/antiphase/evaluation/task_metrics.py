@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from antiphase.evaluation.rivals import compare_with_rivals
+from antiphase.evaluation.rivals import best_where_known, compare_with_rivals
 from antiphase.runs.rivals import LATER, SCORES, rollout_score
 from antiphase.statistics.accuracy import majority_at_k, pass_at_k
 from antiphase.statistics.estimate import Estimate, mean_interval, share_interval
-from antiphase.statistics.ranking import best_of_k, within_problem_auroc
+from antiphase.statistics.ranking import within_problem_auroc
 
 
 def sampled_or_greedy(rollouts: pd.DataFrame) -> pd.DataFrame:
@@ -122,7 +122,8 @@ def inside_metrics(rollouts: pd.DataFrame, ks: Sequence[int], unit: str = "token
         `auroc`, `best_of` and `rivals`. `auroc` holds a value for each score of `SCORES` (ι and its rivals, which are
         other numbers of a rollout); 0.5 is chance, and `num_problems` counts the problems with both right and wrong
         rollouts. `best_of` holds, for each k and each way to pick (`random`, `majority`, `oracle` and the scores), the
-        `accuracy` and its `gain` over a random pick, paired by problem. `rivals` compares ι with every other score
+        `accuracy` and its `gain` over a random pick, paired by problem; for a score they are over the problems in
+        which a rollout has it. `rivals` compares ι with every other score
         (see `compare_with_rivals`).
     """
     drawn = rollouts[~rollouts.greedy]
@@ -149,7 +150,7 @@ def _best_of(drawn: pd.DataFrame, scores: dict[str, np.ndarray], k: int) -> dict
         "random": random,
         "majority": np.array([voted_at(group, k) for group in groups]),
         "oracle": np.array([passed_at(group, k) for group in groups]),
-        **{name: best_of_k(score, correct, problems, k) for name, score in scores.items()},
+        **{name: best_where_known(score, correct, problems, k) for name, score in scores.items()},
     }
     return {
         name: {"accuracy": share_interval(values).to_dict(), "gain": gain_interval(values - random).to_dict()}
@@ -158,10 +159,11 @@ def _best_of(drawn: pd.DataFrame, scores: dict[str, np.ndarray], k: int) -> dict
 
 
 def gain_interval(differences: np.ndarray) -> Estimate:
-    """Return the mean of the differences with its interval. If all are equal, there is no interval.
+    """Return the mean of the differences with its interval; NaN values are left out. If all are equal, it has none.
 
     Resampling equal values would give an interval of width 0, which would claim certainty.
     """
-    if len(differences) and np.ptp(differences) == 0:
-        return Estimate(float(differences[0]), math.nan, math.nan, len(differences))
+    known = differences[~np.isnan(differences)]
+    if len(known) and np.ptp(known) == 0:
+        return Estimate(float(known[0]), math.nan, math.nan, len(known))
     return mean_interval(differences)

@@ -5,8 +5,9 @@ evaluation judges ι and every rival in the same way, so a reader sees whether �
 right answers, correlates every rival with ι over its rollouts. docs/rivals.md explains both.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,8 @@ import torch
 from antiphase.runs.units import codes, column, spearman_column
 from antiphase.statistics.chain import interval_dict
 from antiphase.statistics.pooled_correlation import pooled_correlation
+from antiphase.statistics.resampling import MOST_UNDEFINED, Resampler
+from antiphase.types import Correlation
 
 # The smallest number of rollouts for a correlation of a rival with ι.
 MIN_ROLLOUTS = 4
@@ -40,12 +43,12 @@ class Rival:
 
 # The scores of a rollout. The first is ι. If another of them does as well as ι, then ι adds nothing to it.
 SCORES: dict[str, Rival] = {
-    "inversion": Rival("", -1, "ι = −ρ(entropy, strength)", "arXiv 2605.17770"),
+    "inversion": Rival("", -1, "ι = −ρ(entropy, strength) over the headline unit", "arXiv 2605.17770"),
     "low_entropy": Rival("entropy_mean", -1, "minus mean token entropy", "arXiv 2505.22660"),
     "logprob": Rival("logprob_mean", 1, "mean log-probability of the tokens", "arXiv 2002.07650"),
     "self_certainty": Rival("self_certainty_mean", 1, "mean KL(U‖p) (Intuitor)", "arXiv 2505.19590"),
-    "logprob_control": Rival("logprob_control", -1, "minus ρ(entropy, ‖∂ ln p/∂z‖)", "arXiv 2506.12912"),
-    "shuffled": Rival("shuffled", -1, "ι of shuffled strengths", "a control of ours"),
+    "logprob_control": Rival("logprob_control", -1, "minus ρ(entropy, ‖∂ ln p/∂z‖) over tokens", "arXiv 2506.12912"),
+    "shuffled": Rival("shuffled", -1, "ι over tokens, of shuffled strengths", "a control of ours"),
     "shortness": Rival("num_tokens", -1, "minus the number of tokens"),
     "low_impurity": Rival("impurity_mean", -1, "minus mean 1 − Σ p²", "arXiv 2506.12912, 2602.07078"),
     "low_attention_entropy": Rival(
@@ -98,7 +101,9 @@ def rival_correlations(rollouts: pd.DataFrame, unit: str, **resampling: Any) -> 
 
     Returns:
         For each rival that some rollout has: `value`, `low`, `high` and `num_rollouts`, the number of rollouts that
-        have both numbers. A value is None with fewer than 4 such rollouts.
+        have both numbers. A value is None with fewer than 4 such rollouts. There is no interval if a number is the
+        same for all rollouts in more than 5 % of the resamples, because the value is undefined there. An example is
+        the length, if all rollouts but one reach the limit.
     """
     inversion, prompts = torch.from_numpy(rollout_score(rollouts, "inversion", unit)), codes(rollouts.prompt_id)
     found: dict[str, Mapping[str, Any]] = {}
@@ -109,5 +114,30 @@ def rival_correlations(rollouts: pd.DataFrame, unit: str, **resampling: Any) -> 
         # Self-certainty is infinite if the model gives a token no probability at all.
         score = score.masked_fill(score.isinf(), torch.nan)
         value = pooled_correlation(score, inversion, prompts, unit="token", min_tokens=MIN_ROLLOUTS, **resampling)
+        value = _without_weak_interval(value, (score, inversion), prompts, **resampling)
         found[name] = {**interval_dict(value), "num_rollouts": value.num_tokens}
     return found
+
+
+def _without_weak_interval(
+    value: Correlation,
+    series: tuple[torch.Tensor, torch.Tensor],
+    clusters: torch.Tensor,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> Correlation:
+    """Return the correlation, without its interval if too many resamples have a constant series.
+
+    Args:
+        value: the pooled correlation of the two series.
+        series: the two series; an item with a NaN is left out.
+        clusters: the prompt of each item.
+        num_resamples, seed: those of the interval.
+    """
+    valid = ~(series[0].isnan() | series[1].isnan())
+    if math.isnan(value.low):
+        return value
+    resampler = Resampler.of(clusters[valid], num_resamples, seed)
+    if max(resampler.constant_share(each[valid]) for each in series) <= MOST_UNDEFINED:
+        return value
+    return replace(value, low=math.nan, high=math.nan)

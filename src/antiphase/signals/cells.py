@@ -31,6 +31,30 @@ def placed(values: Mapping[ProjectionName, Tensor], names: Sequence[ProjectionNa
     return torch.stack([values.get(name, absent) for name in names], -1)
 
 
+def mean_rank_of_cells(
+    ranks: Float[Tensor, "*places layer projection"],
+    strength: Float[Tensor, "*places layer projection"],
+    there: Bool[Tensor, "layer projection"],
+) -> Float[Tensor, "*places"]:
+    """Return the mean effective rank over the cells whose gradient is not zero.
+
+    A matrix of zeros has no effective rank. An example is the gradient of Q and K at a position that attends to a
+    single token. Such a cell is left out; without any other cell, the mean is NaN.
+
+    Args:
+        ranks: the effective rank of the gradient of every cell, with any axes before those of layers and projections.
+        strength: the strength of the same gradients, which is 0 for a gradient of zeros.
+        there: which projections each layer has, as `present` returns it.
+
+    >>> ranks, strength = torch.tensor([[[2.0, torch.nan]], [[1.0, 3.0]]]), torch.tensor([[[5.0, 0.0]], [[1.0, 1.0]]])
+    >>> mean_rank_of_cells(ranks, strength, torch.tensor([[True, True]])).tolist()
+    [2.0, 2.0]
+    """
+    chosen = there.to(ranks.device)
+    held, used = ranks[..., chosen], strength[..., chosen] != 0
+    return held.where(used, 0.0).sum(-1) / used.sum(-1)
+
+
 def mean_of_cells(
     values: Float[Tensor, "*places layer projection"], there: Bool[Tensor, "layer projection"]
 ) -> Float[Tensor, "*places"]:

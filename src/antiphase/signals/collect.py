@@ -8,7 +8,7 @@ from torch import Tensor
 
 from antiphase.models.architecture import AttentionLayer
 from antiphase.signal_spec import SignalSpec
-from antiphase.signals.cells import mean_of_cells, present
+from antiphase.signals.cells import mean_of_cells, mean_rank_of_cells, present
 from antiphase.signals.chunk import ChunkSignals, Row
 from antiphase.types import MAGNITUDES, Alternatives, Magnitudes, StepSignals, TokenBatch, TokenSignals
 
@@ -118,7 +118,8 @@ def _steps(
         blank = torch.full((*shape, *strength.shape[2:]), torch.nan, dtype=strength.dtype)
         by_cell = _placed(blank, done, [signals.joint for _, signals in done])
         if all(signals.effective_rank is not None for _, signals in done):
-            ranks = mean_of_cells(_placed(blank, done, [signals.effective_rank for _, signals in done]), there)
+            by_rank = _placed(blank, done, [signals.effective_rank for _, signals in done])
+            ranks = mean_rank_of_cells(by_rank, by_cell, there)
     else:
         by_cell = mean(strength).to(strength.dtype)
     counts = torch.bincount(place, minlength=shape[0] * shape[1]).view(shape)

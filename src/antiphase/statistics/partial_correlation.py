@@ -160,6 +160,17 @@ class Joint:
         low, high = self.resampler.interval(value, partial_from(self.resampled, x, y, given), confidence)
         return Correlation(value, low, high, self.num_items, math.nan, self.method, confidence, self.unit)
 
+    def undefined_share(self, x: int, y: int, given: Sequence[int] = ()) -> float:
+        """Return the share of the resamples in which the correlation of two series is undefined; 0 without resamples.
+
+        Args:
+            x, y: the indices of the two series.
+            given: the indices of the series that are held fixed.
+        """
+        if not len(self.resampled):
+            return 0.0
+        return float(partial_from(self.resampled, x, y, given).isnan().double().mean())
+
 
 def pooled_partial(
     x: Float[Tensor, "item"],

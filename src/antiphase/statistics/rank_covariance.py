@@ -6,20 +6,38 @@ that a small and a large difference within a problem have different ranks. Of th
 mean within each problem is subtracted again, so that only rollouts of the same problem are compared. The partial
 correlation of the results over all problems is the answer.
 
-Ranks within each problem would be simpler, but they forget how large a difference is. A score that merely repeats
-another one with noise then seems to add something to it (docs/rivals.md has the numbers).
+A score that is held fixed is represented by six series (`features`), because the true relation to it need not be
+linear in its aligned ranks. This controls a smooth function of the score, and not every function
+(docs/rivals.md has the rates of false findings that were simulated).
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.stats import rankdata
+from scipy.stats import norm, rankdata
 
 from antiphase.statistics.partial_correlation import Joint
+from antiphase.statistics.resampling import MOST_UNDEFINED
 from antiphase.types import Correlation
+
+# Scores are measured in float32. Differences below this share of a typical value are noise of rounding.
+ROUNDING = 1e-5
+
+
+@dataclass(frozen=True)
+class WithinProblems(Correlation):
+    """A correlation over the rollouts of problems that have both right and wrong rollouts.
+
+    Args:
+        num_problems: the number of these problems (of the clusters, where a stratum is a problem and a seed).
+    """
+
+    num_problems: int = 0
 
 
 def aligned_ranks(
@@ -27,15 +45,65 @@ def aligned_ranks(
 ) -> Float[np.ndarray, "rollout"]:
     """Return the ranks of the values minus their mean within each stratum, again minus their mean within each stratum.
 
+    Differences below 1e-5 of the median absolute value (zeros left out) are noise of float32 scores: such differences
+    are ties.
+
     Args:
-        values: the values.
+        values: the values, all finite.
         strata: the stratum of each value, numbered from 0.
 
     >>> aligned_ranks(np.array([5.0, 7.0, 1.0, 1.0, 9.0]), np.array([0, 0, 1, 1, 1])).round(2).tolist()
     [-0.5, 0.5, -1.17, -1.17, 2.33]
     """
-    # Differences that are equal but for rounding get the same rank.
-    return _centred(rankdata(_centred(values, strata).round(12)), strata)
+    return _centred(rankdata(_rounded(_centred(values, strata), _noise(values))), strata)
+
+
+def features(values: Float[np.ndarray, "rollout"], strata: Int[np.ndarray, "rollout"]) -> list[np.ndarray]:
+    """Return the six series that represent a score which is held fixed, each minus its mean within each stratum.
+
+    1. The aligned ranks of the values. They know how far a value lies from the others of its problem.
+    2. The aligned ranks of the normal scores Φ⁻¹((r − ½) / n) of the values' ranks r over all n rollouts. They do the
+       same for a skewed score, such as a length, of which the logarithm would be the right scale.
+    3. The ranks r / n over all rollouts.
+    4. The squares of these ranks, because the relation to them may be curved.
+    5. The ranks within the stratum, divided by its size.
+    6. The aligned ranks of the values minus their mean, over their standard deviation, both within the stratum. Like
+       the ranks within the stratum, they do not change if a problem has a scale of its own.
+
+    Args:
+        values: the values, all finite.
+        strata: the stratum of each value, numbered from 0.
+
+    >>> [each.round(2).tolist() for each in features(np.array([5.0, 7.0, 1.0, 9.0]), np.array([0, 0, 1, 1]))]
+    ... # doctest: +NORMALIZE_WHITESPACE
+    [[-0.5, 0.5, -1.5, 1.5], [-0.5, 0.5, -1.5, 1.5], [-0.12, 0.12, -0.38, 0.38], [-0.16, 0.16, -0.47, 0.47],
+     [-0.25, 0.25, -0.25, 0.25], [-1.0, 1.0, -1.0, 1.0]]
+    """
+    if not len(values):
+        return [values] * 6
+    noise, sizes, centred = _noise(values), np.bincount(strata), _centred(values, strata)
+    pooled = rankdata(_rounded(values, noise)) / len(values)
+    normal = norm.ppf(pooled - 0.5 / len(values))
+    # In these numbers, the values of a stratum lie together. Ranks within the stratum follow from their ranks.
+    place = rankdata(strata * (len(values) + 1) + rankdata(_rounded(centred, noise)))
+    before = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    within = (place - before[strata]) / sizes[strata]
+    deviation = np.sqrt(np.bincount(strata, weights=centred**2) / sizes)[strata]
+    scaled = np.where(deviation > noise, centred / np.maximum(deviation, noise), 0.0)
+    first, second, last = (aligned_ranks(each, strata) for each in (values, normal, scaled))
+    return [first, second, *(_centred(each, strata) for each in (pooled, pooled**2, within)), last]
+
+
+def _noise(values: np.ndarray) -> float:
+    """Return the largest difference that counts as noise of rounding: a share of the median absolute value."""
+    sizes = np.abs(values[values != 0])
+    return ROUNDING * float(np.median(sizes)) if len(sizes) else 1.0
+
+
+def _rounded(values: np.ndarray, unit: float) -> np.ndarray:
+    """Return the values as whole numbers of a unit."""
+    whole: np.ndarray = np.round(values / unit)
+    return whole
 
 
 def _centred(values: np.ndarray, strata: np.ndarray) -> np.ndarray:
@@ -56,11 +124,12 @@ def within_problem_association(
     clusters: Sequence[Any] | None = None,
     num_resamples: int = 1000,
     seed: int = 0,
-) -> Correlation:
+) -> WithinProblems:
     """Correlate a score with correctness within problems, with other scores held fixed.
 
     A value of 0 says that the score adds nothing to the given ones. A positive value says that of two rollouts of a
-    problem that the given scores rank equally, the right one tends to have the higher score.
+    problem that the given scores rank equally, the right one tends to have the higher score. Each given score is held
+    fixed as its four `features`. This controls a smooth function of the score, and not every function.
 
     Args:
         score: the score of each rollout.
@@ -73,8 +142,9 @@ def within_problem_association(
         num_resamples, seed: number of the resamples of clusters, and seed of the random generator that draws them.
 
     Returns:
-        The partial correlation with its interval over clusters; `num_tokens` is the number of rollouts that count. It
-        is NaN if a score is constant, or explained by the given ones, within all problems.
+        The partial correlation with its interval over clusters; `num_tokens` is the number of rollouts that count, and
+        `num_problems` the number of their clusters. It is NaN if a score is constant, or explained by the given ones,
+        within all problems. There is no interval if the correlation is undefined in more than 5 % of the resamples.
 
     >>> right = np.array([True, False, True, False] * 5)
     >>> problems = np.arange(20) // 4
@@ -85,18 +155,21 @@ def within_problem_association(
     strata = _numbers([name for name, there in zip(problems, kept, strict=True) if there])
     owners = problems if clusters is None else clusters
     of_rollout = _numbers([name for name, there in zip(owners, kept, strict=True) if there])
-    ranks = [aligned_ranks(np.asarray(each[kept], dtype=np.float64), strata) for each in (score, *given)]
+    held = [each for other in given for each in features(np.asarray(other[kept], dtype=np.float64), strata)]
     right = _centred(correct[kept].astype(np.float64), strata)
-    series = [torch.from_numpy(each) for each in (ranks[0], right, *ranks[1:])]
+    own = aligned_ranks(np.asarray(score[kept], dtype=np.float64), strata)
     joint = Joint.of(
-        series,
+        [torch.from_numpy(each) for each in (own, right, *held)],
         torch.from_numpy(of_rollout),
         unit="token",
         method="pearson",
         num_resamples=num_resamples,
         seed=seed,
     )
-    return joint.correlation(0, 1, range(2, len(series)), min_tokens=3)
+    found = joint.correlation(0, 1, range(2, 2 + len(held)), min_tokens=3)
+    if joint.undefined_share(0, 1, range(2, 2 + len(held))) > MOST_UNDEFINED:
+        found = replace(found, low=math.nan, high=math.nan)
+    return WithinProblems(**vars(found), num_problems=len(set(of_rollout.tolist())))
 
 
 def _numbers(names: Sequence[Any]) -> Int[np.ndarray, "rollout"]:

@@ -18,6 +18,8 @@ from antiphase.statistics.estimate import fisher_interval, half_swap_less, stude
 RESAMPLE_ELEMENTS = 1 << 22
 # The smallest number of prompts for a verdict, and for the interval of a perfect correlation.
 MIN_PROMPTS = 4
+# An interval of a rival of ι needs at least 95 % defined resamples. The others are not a random part of all resamples.
+MOST_UNDEFINED = 0.05
 # A value this close to ±1 differs from it only by rounding.
 _ROUNDING = 1e-12
 
@@ -71,6 +73,15 @@ class Resampler:
         order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))
         left_out = torch.nn.functional.one_hot(order % groups, groups).T
         return cls(place, len(ids), 1 - left_out.double(), leaves_out=True)
+
+    def constant_share(self, values: Float[Tensor, "item"]) -> float:
+        """Return the share of the resamples in which all values are equal, so that a correlation is undefined."""
+        ends = values.new_zeros(2, self.num_clusters)
+        for end, how in zip(ends, ("amin", "amax"), strict=True):
+            end.scatter_reduce_(0, self.cluster, values, how, include_self=False)
+        drawn = self.draws > 0
+        low, high = torch.where(drawn, ends[0], torch.inf).amin(1), torch.where(drawn, ends[1], -torch.inf).amax(1)
+        return float((low == high).double().mean())
 
     def apply(self, statistic: Callable[[Tensor], Tensor]) -> Float[Tensor, "resample *value"]:
         """Compute a statistic in every resample. The statistic is a function of item weights `[resample, item]`."""
