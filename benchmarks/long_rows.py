@@ -1,8 +1,8 @@
 """Time and peak memory of `own` on one long rollout, by its length and by the token budget.
 
-The model is a Llama of the shape of SmolLM2-135M with random weights and a longer context. Every case runs in a process
-of its own. Peak memory is what the process takes above the loaded model. The last lines print the slope of the memory
-against the length, beside the size of the keys and values of a token.
+The model is a Llama of the shape of SmolLM2-135M with random weights and a longer context. Every case runs in a
+process of its own. Peak memory is what the process takes above the loaded model. The last lines print the slope of the
+memory against the length, beside the size of the keys and values of a token.
 
     python benchmarks/long_rows.py [--lengths 1024,2048,4096] [--budgets 512,1000000] [--out benchmarks/results]
 
@@ -72,7 +72,8 @@ def draw(rows: list[dict], path: Path) -> None:
         whole = budget > max(tokens for tokens, _ in line)
         axes.plot(*zip(*line, strict=True), "o-", label="one pass" if whole else f"passes of {budget:,} tokens")
     lengths = sorted({row["tokens"] for row in rows})
-    axes.plot(lengths, [n * KEYS_AND_VALUES / 2**30 for n in lengths], ":", color="grey", label="keys and values alone")
+    alone = [n * KEYS_AND_VALUES / 2**30 for n in lengths]
+    axes.plot(lengths, alone, ":", color="grey", label="keys and values alone")
     axes.set_xlabel("tokens in the rollout")
     axes.set_ylabel("GiB above the model")
     axes.set_ylim(bottom=0)
