@@ -188,9 +188,10 @@ def _continue(
 
 
 def continues(model: nn.Module) -> bool:
-    """Return whether this model computes the same if its rows continue from the keys and values of a prefix.
+    """Return whether a model gives the same hidden states for a row in two parts as for the whole row.
 
-    This is tried out once per model, on short rows.
+    The two parts are the prefix, and the rest, which continues from the keys and values of the prefix. This is tried
+    once per model, on two short rows.
     """
     if model not in _CONTINUES:
         _CONTINUES[model] = _takes_positions(model) and _same_hidden(model)

@@ -200,8 +200,8 @@ def completion_text(
 def opened_in_prompt(tokenizer: Any, prompt_ids: Sequence[int], tags: Sequence[tuple[str, str]] = TAGS) -> str | None:
     """Return the opening tag of a thought that the prompt has begun and not ended; None if it has begun none.
 
-    Many chat templates end a prompt with the opening tag. A chat whose last message the model continues may also hold
-    the first words of the thought. A tag in an earlier message does not count.
+    Many chat templates end a prompt with the opening tag. If the model continues the last message of a chat, the first
+    words of the thought may stand after the opening tag. A tag in an earlier message does not count.
 
     Args:
         tokenizer: the model's tokenizer.
