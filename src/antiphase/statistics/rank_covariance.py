@@ -129,7 +129,7 @@ def within_problem_association(
 
     A value of 0 says that the score adds nothing to the given ones. A positive value says that of two rollouts of a
     problem that the given scores rank equally, the right one tends to have the higher score. Each given score is held
-    fixed as its four `features`. This controls a smooth function of the score, and not every function.
+    fixed as its six `features`. This controls a smooth function of the score, and not every function.
 
     Args:
         score: the score of each rollout.
