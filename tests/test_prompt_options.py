@@ -9,6 +9,7 @@ import antiphase
 from antiphase import cli
 from antiphase.errors import InvalidInputError
 from antiphase.models.loading import load_model
+from antiphase.tasks.pool import VERDICT_RULES
 from antiphase.training.recipe import parse_recipe
 from antiphase.training.train import train
 from thinking_cases import QWEN3, save_thinking_model
@@ -209,11 +210,11 @@ def test_evaluations_by_other_rules_are_not_mixed(models, tmp_path):
     summary = json.loads(path.read_text())
     del summary["versions"]["verdicts"]
     path.write_text(json.dumps(summary))
-    with pytest.raises(InvalidInputError, match="verifier: verdicts 2 and None"):
+    with pytest.raises(InvalidInputError, match=f"verifier: verdicts {VERDICT_RULES} and None"):
         antiphase.compare([f"a={tmp_path}/a", f"b={tmp_path}/b"])
     path.unlink()
     config = json.loads((tmp_path / "b" / "config.json").read_text())
     del config["config"]["verdict_rules"]
     (tmp_path / "b" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InvalidInputError, match="verdict_rules was None, is '2'"):
+    with pytest.raises(InvalidInputError, match=f"verdict_rules was None, is '{VERDICT_RULES}'"):
         antiphase.evaluate(str(models["qwen3"]), out=tmp_path / "b", resume=True, **options)

@@ -95,7 +95,7 @@ def test_the_verdict_and_the_warnings_are_about_the_headline() -> None:
 
 def test_the_overview_prints_every_unit() -> None:
     document = synthetic(["m"], 4, 25)
-    html = " ".join(render_page(document).replace("−", "-").split())
+    html = " ".join(render_page(document).replace("−", "-").replace("&nbsp;", " ").split())
     (reading,) = document.subjects[0].readings
     for unit, entry in reading["units"].items():
         mark = ' <small class="tag">headline</small>' if unit == "type" else ""

@@ -257,7 +257,7 @@ BAD = {
     "split": (["--eval_split", "train"], "held-out problems are training problems too"),
     "context": (["--max_completion_length", "2000"], "exceed the model's context of 1024"),
     "eval strategy": (["--eval_strategy", "steps"], "eval_every"),
-    "resume path": (["--resume_from_checkpoint", "x"], "--resume takes"),
+    "resume path": (["--resume_from_checkpoint", "x"], "from its last checkpoint, use --resume"),
     "lora": (["--use_peft", "--lora_target_modules", "no_such"], "no_such"),
     "problems": (["--num_problems", "1000"], "1000 problems"),
 }

@@ -307,7 +307,7 @@ class TestCallback:
         tokenizer = byte_tokenizer()
         with pytest.raises(InvalidInputError, match="empty"):
             ProbeSet.from_prompts([], tokenizer)
-        with pytest.raises(InvalidInputError, match="1 prompts for 2"):
+        with pytest.raises(InvalidInputError, match="got 1 prompts and 2 completions"):
             ProbeSet.from_rollouts(["a"], ["b", "c"], tokenizer)
         with pytest.raises(InvalidInputError, match="completion 0 has no tokens"):
             ProbeSet.from_rollouts(["a"], [""], tokenizer)
