@@ -24,8 +24,18 @@ ONE_WEIGHT = "Gemma 4, large (`k_eq_v`)"
 EXPERTS = ("Qwen3-MoE", "Mixtral", "OLMoE")
 
 
+def needs_int32_indices() -> None:
+    """Skip where the code of Qwen4-Exp in transformers cannot run: its PyTorch takes only int64 indices in `scatter`."""
+    try:
+        torch.zeros(2).scatter(0, torch.zeros(1, dtype=torch.int32), 1.0)
+    except RuntimeError as error:
+        pytest.skip(f"Qwen4-Exp does not run with torch {torch.__version__}: {error}")
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_family_is_measured_right_or_refused(family: str) -> None:
+    if family == "Qwen4-Exp":
+        needs_int32_indices()
     found = finding(family)
     assert found.measured.keys() | found.refused.keys() == DEFINITION.keys()
     for fast, truth in found.measured.values():
@@ -36,6 +46,7 @@ def test_family_is_measured_right_or_refused(family: str) -> None:
 
 
 def test_table_of_families_in_the_docs() -> None:
+    needs_int32_indices()
     text = (DOCS / "models.md").read_text(encoding="utf-8")
     for line in (plain(), *table()):
         assert line in text, "docs/models.md is not what tests/model_families.py prints"
