@@ -25,7 +25,7 @@ EXPERTS = ("Qwen3-MoE", "Mixtral", "OLMoE")
 
 
 def needs_int32_indices() -> None:
-    """Skip where the code of Qwen4-Exp in transformers cannot run: its PyTorch takes only int64 indices in `scatter`."""
+    """Skip the test where `scatter` of PyTorch takes only int64 indices, so Qwen4-Exp cannot run."""
     try:
         torch.zeros(2).scatter(0, torch.zeros(1, dtype=torch.int32), 1.0)
     except RuntimeError as error:
