@@ -241,6 +241,6 @@ def _one(tables: Sequence[Table]) -> Table:
     return dataclasses.replace(
         tables[0],
         rows=[row for table in tables for row in table.rows],
-        notes=tuple(dict.fromkeys(note for table in tables for note in table.notes)),
+        notes=list(dict.fromkeys(note for table in tables for note in table.notes)),
         links=links,
     )
