@@ -5,7 +5,7 @@ import torch
 from test_joint import steps_of
 
 from antiphase.models.architecture import find_attention
-from antiphase.signals import frozen_attention, norms, prefix
+from antiphase.signals import attention_blocks, norms, prefix
 from antiphase.signals.entropy import _statistics, gini_impurity, log_probabilities
 from antiphase.signals.measure import token_signals
 from antiphase.types import SignalSpec, TokenBatch
@@ -76,7 +76,7 @@ def test_attention_entropy_after_a_shared_prompt_and_in_blocks(name: str, monkey
         model = tiny_model(name, dtype=torch.float64)
         assert prefix.split(model, measured_rows(batch))[0], "the prompt is run once"
         two = token_signals(model, batch).attention_entropy
-        monkeypatch.setattr(frozen_attention, "_BLOCK_ELEMENTS", 1)
+        monkeypatch.setattr(attention_blocks, "_BLOCK_ELEMENTS", 1)
         blocks = token_signals(model, batch).attention_entropy
         truth = plain_attention_entropy(model, batch, range(model.config.num_hidden_layers))
     for found in (two, blocks):

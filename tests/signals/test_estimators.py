@@ -117,12 +117,12 @@ def test_half_precision_is_close_and_accumulates_wide(estimator: str, dtype: tor
 
 
 def test_long_rows_run_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from antiphase.signals import frozen_attention, full, last_layer
+    from antiphase.signals import attention_blocks, full, last_layer
 
     batch = rollouts(lengths=((9, 31), (4, 17)))
     model = tiny_model("gemma2")
     whole = [measure(model, batch, name).strength for name in ("own", "last", "full")]
-    monkeypatch.setattr(frozen_attention, "_BLOCK_ELEMENTS", 2 * 4 * 40 * 7)
+    monkeypatch.setattr(attention_blocks, "_BLOCK_ELEMENTS", 2 * 4 * 40 * 7)
     monkeypatch.setattr(last_layer, "_CHUNK_ELEMENTS", 2 * 40 * 24 * 5)
     monkeypatch.setattr(full, "_TARGETS_PER_BLOCK", 5)
     blocks = [measure(model, batch, name).strength for name in ("own", "last", "full")]
@@ -181,14 +181,14 @@ def test_attention_outside_the_interface_is_refused() -> None:
 
 
 def test_per_head_and_additive_masks() -> None:
-    from antiphase.signals.frozen_attention import AttentionCall, attention_weights
+    from antiphase.signals.attention_blocks import AttentionCall, attention_weights
 
     generator = torch.Generator().manual_seed(0)
     query, key = torch.randn(2, 4, 5, 6, generator=generator), torch.randn(2, 2, 5, 6, generator=generator)
     bias = torch.randn(2, 4, 5, 5, generator=generator).masked_fill(torch.ones(5, 5).triu(1).bool(), -torch.inf)
     scores = query @ key.repeat_interleave(2, 1).mT * 0.4 + bias
     call = AttentionCall(query, key, key, bias, 0.4, None)
-    weights, _ = attention_weights(call, torch.arange(5), 5)
+    weights, _ = attention_weights(call, torch.arange(5).expand(2, -1), 5)
     torch.testing.assert_close(weights.flatten(1, 2), scores.softmax(-1))
 
 

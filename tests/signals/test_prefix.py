@@ -139,12 +139,12 @@ def test_half_precision(dtype: torch.dtype) -> None:
 
 
 def test_long_rows_run_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from antiphase.signals import frozen_attention
+    from antiphase.signals import attention_blocks
 
     with pure_double():
         model = tiny_model("gemma2", torch.float64)
         shared, plain = both(model, groups())
-        monkeypatch.setattr(frozen_attention, "_BLOCK_ELEMENTS", 8 * 4 * 26 * 3)
+        monkeypatch.setattr(attention_blocks, "_BLOCK_ELEMENTS", 8 * 4 * 26 * 3)
         blocks, _ = both(model, groups())
     assert_equal(shared, plain)
     assert_equal(blocks, shared)

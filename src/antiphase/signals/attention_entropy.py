@@ -21,17 +21,23 @@ from torch import Tensor, nn
 from antiphase.models.architecture import AttentionLayer
 
 
-def mean_over_heads(weights: Float[Tensor, "batch group share row key"]) -> Float[Tensor, "batch row"]:
+def mean_over_heads(
+    weights: Float[Tensor, "batch group share row key"], scores: Float[Tensor, "batch group share row key"]
+) -> Float[Tensor, "batch row"]:
     """Return the entropy of the attention weights of each query position, in nats, as the mean over the heads.
 
-    Args:
-        weights: the attention weights, as `attention_weights` returns them. A weight of 0 contributes 0.
+    With the scores x_t, of which the greatest is 0, H = −ln max_t α_t − Σ_t α_t x_t. This needs no logarithm of each
+    weight.
 
-    >>> mean_over_heads(torch.tensor([[[[[1.0, 0.0]], [[0.5, 0.5]]]]])).mul(2).exp().item()
+    Args:
+        weights: the attention weights, which are the softmax of the scores.
+        scores: the attention scores minus the greatest score of each row. They are overwritten.
+
+    >>> scores = torch.tensor([[[[[0.0, -1e30]], [[0.0, 0.0]]]]])
+    >>> round(mean_over_heads(scores.softmax(-1), scores).mul(2).exp().item(), 6)
     2.0
     """
-    entropies: Tensor = torch.special.entr(weights).sum(-1)
-    return entropies.mean((1, 2))
+    return (-weights.amax(-1).log() - scores.mul_(weights).sum(-1)).mean((1, 2))
 
 
 def mean_over_layers(

@@ -33,12 +33,14 @@ class Capture:
         before_norm: the final hidden states before the model's last normalisation layer; None if it has none.
         norms: the input and output of each normalisation layer outside the decoder's layers. `find_last_norm` empties
             the list.
+        called: the observed projection modules that were called.
     """
 
     inputs: dict[nn.Module, Tensor] = field(default_factory=dict)
     outputs: dict[nn.Module, Tensor] = field(default_factory=dict)
     before_norm: Tensor | None = None
     norms: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    called: set[nn.Module] = field(default_factory=set)
 
     def input_of(self, projection: Projection) -> Tensor:
         """Return the input of a projection, `[batch, token, columns]`, with its autograd graph."""
@@ -61,12 +63,12 @@ class Capture:
         return tensors[module]
 
     def record(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        """Keep the input and output of a projection module. This is a forward hook.
+        """Check a call of a projection module, and keep its input and output. This is a forward hook.
 
         Raises:
             UnsupportedModelError: the module was called before in the same forward pass, or it passes no gradient.
         """
-        if module in self.outputs:
+        if module in self.called:
             raise UnsupportedModelError(
                 f"a projection ({type(module).__name__}) is called twice in one forward pass, because several layers "
                 "share it. antiphase does not measure such layers."
@@ -79,8 +81,13 @@ class Capture:
         if torch.is_grad_enabled() and not output.requires_grad:
             # Without this, there would be no graph in the first observed layer of a model with frozen weights.
             output = output.detach().requires_grad_(True)
-        self.inputs[module], self.outputs[module] = args[0], output
+        self.called.add(module)
+        self.keep(module, args[0], output)
         return output
+
+    def keep(self, module: nn.Module, inputs: Tensor, output: Tensor) -> None:
+        """Keep the input and output of a projection module. A subclass can keep what it needs in place of them."""
+        self.inputs[module], self.outputs[module] = inputs, output
 
     def record_norm(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         """Keep the input and output of a normalisation module. This is a forward hook."""
@@ -92,6 +99,7 @@ class Capture:
         self.inputs.clear()
         self.outputs.clear()
         self.norms.clear()
+        self.called.clear()
         self.before_norm = None
 
     def find_last_norm(self, hidden: Tensor) -> None:
@@ -150,7 +158,11 @@ class Observed:
 
 @contextlib.contextmanager
 def observe(
-    model: nn.Module, layers: Sequence[AttentionLayer], *, freeze_attention: bool = False
+    model: nn.Module,
+    layers: Sequence[AttentionLayer],
+    *,
+    freeze_attention: bool = False,
+    capture: Capture | None = None,
 ) -> Iterator[Observed]:
     """Record the projections of some attention layers inside a `with` block.
 
@@ -159,8 +171,9 @@ def observe(
         layers: the attention layers to observe, in order.
         freeze_attention: whether the model runs with the attention of the module `frozen_attention` instead of its
             own.
+        capture: what keeps the inputs and outputs; the default keeps all of them.
     """
-    capture = Capture()
+    capture = Capture() if capture is None else capture
     with contextlib.ExitStack() as stack:
         stack.enter_context(evaluating(model))
         stack.enter_context(without_repacking(model))

@@ -10,8 +10,7 @@ summed over the query heads of a group:
 
     dq_i = s Σ_t α_it c'_it ⟨do_i, v_t − o_i⟩ k_t      dv_i = α_ii do_i      dk_i = s α_ii c'_ii ⟨do_i, v_i − o_i⟩ q_i
 
-The query positions are processed in blocks, and the attention weights are computed again in the backward pass. So the
-memory grows with the length T, not with T².
+They are computed in blocks of query positions by `antiphase.signals.attention_blocks`.
 
 A pass can start in the middle of its rows. The keys and values of the positions before it then come from an earlier
 pass (`Past`), and the model's mask is evaluated at the real positions.
@@ -27,34 +26,15 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from antiphase.errors import UnsupportedModelError
-from antiphase.signals.attention_entropy import mean_over_heads
+from antiphase.signals.attention_blocks import AttentionCall, FrozenAttention
 
 FROZEN = "antiphase_frozen"
-# The greatest number of attention weights in one block. On a CPU a block must fit into the cache: at 1,024 tokens this
-# size is three to four times as fast as 1 << 24. A GPU needs larger blocks to be busy.
-_BLOCK_ELEMENTS, _GPU_TIMES = 1 << 20, 64
-
-
-@dataclass(frozen=True)
-class AttentionCall:
-    """The arguments and the output of one call of the attention, with their autograd graph.
-
-    Queries and keys are those after RoPE, and after the normalisation of queries and keys if the model has one.
-    """
-
-    query: Float[Tensor, "batch head token dim"]
-    key: Float[Tensor, "batch group seen dim"]
-    value: Float[Tensor, "batch group seen vdim"]
-    mask: Tensor | None
-    scaling: float
-    softcap: float | None
-    output: Float[Tensor, "batch token head vdim"] | None = None
 
 
 @dataclass(frozen=True)
@@ -137,145 +117,6 @@ def tracing(
         _TRACE.reset(token)
 
 
-def attention_weights(
-    call: AttentionCall, rows: Tensor, num_keys: int
-) -> tuple[Float[Tensor, "batch group share row key"], Float[Tensor, "batch group share row key"] | None]:
-    """Return the attention weights of some query positions over the first `num_keys` keys, and the softcap's slope.
-
-    A model with a softcap c bounds each attention score x, before the softmax, by c·tanh(x/c). The softcap's slope is
-    the derivative of this bounded score with respect to x, 1 − tanh²(x/c).
-
-    Args:
-        call: the arguments of the attention, which are used without their graph.
-        rows: the query positions: `[row]` if they are the same for the whole batch, else `[batch, row]`.
-        num_keys: the number of keys. Every query position must be below it.
-
-    Returns:
-        The weights and the slope (None without a softcap), in float32 or wider. The axis `share` counts the query
-        heads that share the keys and values of a group.
-    """
-    batch, heads, _, dim = call.query.shape
-    groups = call.key.shape[1]
-    rows = rows.expand(batch, -1) if rows.ndim == 1 else rows
-    wide = torch.promote_types(call.query.dtype, torch.float32)
-    index = rows[:, None, :, None].expand(-1, heads, -1, dim)
-    query = call.query.detach().gather(2, index).reshape(batch, groups, -1, dim)
-    key = call.key.detach()[:, :, :num_keys]
-    scores = (query @ key.mT).to(wide).view(batch, groups, heads // groups, -1, num_keys) * call.scaling
-    slope = None
-    if call.softcap is not None:
-        bent = torch.tanh(scores / call.softcap)
-        scores, slope = bent * call.softcap, 1 - bent**2
-    return _masked(scores, call.mask, rows).softmax(-1), slope
-
-
-def _masked(scores: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
-    """Return the scores with a very low value where a query must not see a key; the mask None means causal."""
-    batch, groups, share, num_rows, num_keys = scores.shape
-    # The value is finfo.min and not −inf. A row that sees no key then stays finite, and no NaN reaches later layers.
-    lowest = torch.finfo(scores.dtype).min
-    if mask is None:
-        columns = torch.arange(num_keys, device=rows.device)
-        return scores.masked_fill((columns > rows[:, :, None])[:, None, None], lowest)
-    mask = mask[..., :num_keys].expand(batch, -1, -1, -1)
-    mask = mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, num_keys))
-    # There is one mask for all heads, or one mask for each head.
-    mask = mask.unsqueeze(2) if mask.shape[1] == 1 else mask.view(batch, groups, share, num_rows, num_keys)
-    if mask.dtype == torch.bool:
-        return scores.masked_fill(~mask, lowest)
-    return (scores + mask).clamp_min(lowest)
-
-
-def _blocks(call: AttentionCall) -> Iterator[slice]:
-    """Return blocks of query positions.
-
-    They are Python numbers. If they were on the device, the CPU would wait for the device at every block.
-    """
-    batch, heads, length, _ = call.query.shape
-    most = _BLOCK_ELEMENTS * (_GPU_TIMES if call.query.device.type == "cuda" else 1)
-    size = max(1, min(length, most // max(1, batch * heads * call.key.shape[2])))
-    return (slice(start, min(start + size, length)) for start in range(0, length, size))
-
-
-def _numbers(rows: slice, like: Tensor) -> Tensor:
-    """Return the numbers from `rows.start` to `rows.stop` − 1 as a tensor on the device of `like`."""
-    return torch.arange(rows.start, rows.stop, device=like.device)
-
-
-def _joined(past: Tensor | None, owner: Tensor | None, here: Tensor) -> Tensor:
-    """Return the keys or values of whole rows: those of each row's prefix, followed by the row's own."""
-    if past is None or owner is None:
-        return here
-    return torch.cat([past.index_select(0, owner.to(past.device)), here], dim=2)
-
-
-class _FrozenAttention(torch.autograd.Function):
-    """The forward and backward pass of the frozen attention, by the equations at the top of this module."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        scaling: float,
-        softcap: float | None,
-        past_key: Tensor | None,
-        past_value: Tensor | None,
-        owner: Tensor | None,
-        entropies: list[Tensor] | None,
-    ) -> Tensor:
-        whole_key, whole_value = _joined(past_key, owner, key), _joined(past_value, owner, value)
-        call = AttentionCall(query, whole_key, whole_value, mask, scaling, softcap)
-        before = whole_key.shape[2] - key.shape[2]
-        outputs = []
-        for rows in _blocks(call):
-            seen = before + rows.stop
-            weights, _ = attention_weights(call, _numbers(rows, query), seen)
-            if entropies is not None:
-                entropies.append(mean_over_heads(weights))
-            batch, groups, share, num, _ = weights.shape
-            flat = weights.to(value.dtype).reshape(batch, groups, share * num, seen)
-            outputs.append((flat @ whole_value[:, :, :seen]).reshape(batch, groups * share, num, -1))
-        output = torch.cat(outputs, dim=2)
-        # The past is saved once for each prefix. The backward pass joins it to the rows again.
-        ctx.save_for_backward(query, key, value, mask, output, past_key, past_value, owner)
-        ctx.scaling, ctx.softcap = scaling, softcap
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, mask, output, past_key, past_value, owner = ctx.saved_tensors
-        whole_key, whole_value = _joined(past_key, owner, key), _joined(past_value, owner, value)
-        call = AttentionCall(query, whole_key, whole_value, mask, ctx.scaling, ctx.softcap)
-        before, groups = whole_key.shape[2] - key.shape[2], key.shape[1]
-        d_query, d_key, d_value = [], [], []
-        for rows in _blocks(call):
-            first, seen = before + rows.start, before + rows.stop
-            weights, slope = attention_weights(call, _numbers(rows, query), seen)
-            batch, _, share, num, _ = weights.shape
-            d_out = grads[0][:, :, rows].reshape(batch, groups, share, num, -1)
-            flat = d_out.reshape(batch, groups, share * num, -1)
-            gain = (flat @ whole_value[:, :, :seen].mT).view_as(weights)
-            # ⟨do, o⟩ is computed as Σ α ⟨do, v⟩, so that rounding errors cancel if one weight is near 1.
-            gain = weights * (gain - (weights * gain).sum(-1, keepdim=True))
-            gain = (gain if slope is None else gain * slope) * ctx.scaling
-            flat_gain = gain.to(key.dtype).reshape(batch, groups, share * num, seen)
-            d_query.append((flat_gain @ whole_key[:, :, :seen]).reshape(batch, groups * share, num, -1))
-            own_weight = weights.diagonal(first, -2, -1).unsqueeze(-1)
-            # v − o is computed before the product, since it is small if α_ii is near 1: a later difference loses
-            # digits.
-            apart = value[:, :, rows].unsqueeze(2) - output[:, :, rows].view_as(d_out)
-            own_gain = own_weight * (d_out * apart).sum(-1, keepdim=True) * ctx.scaling
-            if slope is not None:
-                own_gain = own_gain * slope.diagonal(first, -2, -1).unsqueeze(-1)
-            q_rows = query[:, :, rows].reshape(batch, groups, share, num, -1)
-            d_key.append((own_gain * q_rows).sum(2).to(key.dtype))
-            d_value.append((own_weight * d_out).sum(2).to(value.dtype))
-        return torch.cat(d_query, 2), torch.cat(d_key, 2), torch.cat(d_value, 2), *(None,) * 7
-
-
 def _frozen_attention(
     module: nn.Module,
     query: Tensor,
@@ -292,7 +133,7 @@ def _frozen_attention(
     trace = _TRACE.get()
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     past = None if trace is None else _past_of_call(trace, key, attention_mask)
-    output: Tensor = _FrozenAttention.apply(  # type: ignore[no-untyped-call]
+    output: Tensor = FrozenAttention.apply(  # type: ignore[no-untyped-call]
         query,
         key,
         value,

@@ -30,19 +30,22 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from antiphase.errors import InvalidInputError
 from antiphase.models.architecture import AttentionLayer, find_layers, modules_of
 from antiphase.models.layouts import Projection
 from antiphase.signal_spec import PROJECTIONS, ProjectionName, SignalSpec
+from antiphase.signals.attention_blocks import AttentionCall, attention_weights
 from antiphase.signals.attention_entropy import mean_over_layers
 from antiphase.signals.capture import Observed, observe
 from antiphase.signals.cells import placed
 from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
-from antiphase.signals.frozen_attention import AttentionCall, attention_weights, tracing
+from antiphase.signals.frozen_attention import tracing
 from antiphase.signals.full import joint_of_layers
 from antiphase.signals.norms import factored_norm, rank_one_norm, shared_factor
-from antiphase.signals.own import Unasked, check_frozen, head_of_targets, seed_of
+from antiphase.signals.own import check_frozen, head_of_targets, seed_of
+from antiphase.signals.own_backward import Unasked
 
 # The greatest number of elements of K terms that are computed at once; a GPU needs more of them to be busy.
 _CHUNK_ELEMENTS, _GPU_TIMES = 1 << 24, 8
@@ -161,36 +164,42 @@ class _KeyValue:
         batch, length = chunk.input_ids.shape
         most = _CHUNK_ELEMENTS * (_GPU_TIMES if rows.device.type == "cuda" else 1)
         size = max(1, most // (batch * length * self.d_attended.shape[2:].numel()))
+        # A target sees only the positions up to its own. The numbers are read at once, so a GPU is waited for once.
+        ends = (steps.amax(0) + 1).tolist()
         keys, values = [], []
-        for columns in steps.split(size, dim=1):
-            d_key, u, weights = self._terms(columns)
+        for place, columns in enumerate(steps.split(size, dim=1)):
+            seen = max(ends[place * size : (place + 1) * size])
+            d_key, u, weights = self._terms(columns, seen)
             terms, arguments = [d_key], [self.call.key]
             if "V" not in self.layer.projections:
                 terms.append(torch.einsum("bgsit,bgsid->bigtd", weights, u))
                 arguments.append(self.call.value)
+            # L is zero above its diagonal.
+            part = factor[:, :seen, :seen] if self.spec.norm != "l1" else factor[:, :seen]
             delta = self._pull_back(terms, arguments, self.layer.projections["K"])
-            keys.append(factored_norm(delta, factor[:, None], self.spec.norm))
+            keys.append(factored_norm(delta, part[:, None], self.spec.norm))
             if "V" in self.layer.projections:
-                values.append(self._value_norm(u, weights, columns, inputs, factor))
+                values.append(self._value_norm(u, weights, inputs[:, :seen], part))
         found: dict[ProjectionName, Tensor] = {"K": torch.cat(keys, 1)[rows, step_of]}
         return found | ({"V": torch.cat(values, 1)[rows, step_of]} if values else {})
 
-    def _terms(self, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _terms(self, columns: Tensor, seen: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return the terms of the K and V gradients of some targets.
 
         Args:
             columns: the positions of the targets, `[row, step]`.
+            seen: the number of positions that these targets see, which are the first ones.
 
         Returns:
             The gradient at the attention's keys `[row, step, group, token, dim]`, the gradient u at the attention's
             output `[row, group, share, step, vdim]`, and the attention weights `[row, group, share, step, token]`.
         """
-        weights, slope = attention_weights(self.call, columns, self.call.key.shape[2])
+        weights, slope = attention_weights(self.call, columns, seen)
         batch, groups, share, _, _ = weights.shape
 
         u = self.d_attended.gather(1, columns[:, :, None, None].expand(-1, -1, *self.d_attended.shape[2:]))
         u = u.view(batch, columns.shape[1], groups, share, -1).permute(0, 2, 3, 1, 4).to(weights.dtype)
-        value, key_dim = self.call.value.detach().to(weights.dtype), self.call.query.shape[-1]
+        value, key_dim = self.call.value.detach()[:, :, :seen].to(weights.dtype), self.call.query.shape[-1]
         gain = torch.einsum("bgsid,bgtd->bgsit", u, value)
         gain = (gain - (weights * gain).sum(-1, keepdim=True)) * weights * self.call.scaling
         gain = gain if slope is None else gain * slope
@@ -202,23 +211,30 @@ class _KeyValue:
         """Return the gradient at the output of a projection, from those at the attention's arguments.
 
         Args:
-            terms: the gradient at each argument, `[row, step, group, token, dim]`.
+            terms: the gradient at each argument at the first positions, `[row, step, group, seen, dim]`. It is zero at
+                the other positions.
             arguments: the arguments of the attention that come from the projection: its keys, its values, or both.
             projection: the projection that they come from.
 
         Returns:
-            The gradient at the projection's output, `[row, step, token, features]`.
+            The gradient at the projection's output, `[row, step, seen, features]`.
         """
         output = self.seen.capture.outputs_of([projection.module])[0]
-        seeds = [term.transpose(0, 1).to(one.dtype) for term, one in zip(terms, arguments, strict=True)]
+        seen, length = terms[0].shape[3], output.shape[1]
+        seeds = [
+            pad(term.transpose(0, 1).to(one.dtype), (0, 0, 0, length - seen))
+            for term, one in zip(terms, arguments, strict=True)
+        ]
         with torch.autocast(output.device.type, enabled=False):
             (pulled,) = torch.autograd.grad(list(arguments), output, seeds, retain_graph=True, is_grads_batched=True)
-        return projection.select(pulled.transpose(0, 1))
+        return projection.select(pulled.transpose(0, 1)[:, :, :seen])
 
-    def _value_norm(
-        self, u: Tensor, weights: Tensor, columns: Tensor, inputs: Tensor, factor: Tensor
-    ) -> Float[Tensor, "row step"]:
-        """Return the norms of the V gradients of some targets; u and the weights are those of `_terms`."""
+    def _value_norm(self, u: Tensor, weights: Tensor, inputs: Tensor, factor: Tensor) -> Float[Tensor, "row step"]:
+        """Return the norms of the V gradients of some targets.
+
+        The arguments u and `weights` are those of `_terms`. The inputs of the projection and their factor are those of
+        the positions that these targets see.
+        """
         projection = self.layer.projections["V"]
         output = projection.select(self.seen.capture.outputs_of([projection.module])[0].detach())
         flat = self.call.value.detach().transpose(1, 2).flatten(2)

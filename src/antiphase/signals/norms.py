@@ -109,11 +109,18 @@ def rank_one_norm(
         inputs: the vectors a.
         norm: the norm.
     """
-    order = 1 if norm == "l1" else 2
-    dtype = torch.promote_types(delta.dtype, torch.float32)
-    left: Tensor = torch.linalg.vector_norm(delta, order, dim=-1, dtype=dtype)
-    right: Tensor = torch.linalg.vector_norm(inputs, order, dim=-1, dtype=dtype)
-    return left * right
+    return vector_norm(delta, norm) * vector_norm(inputs, norm)
+
+
+def vector_norm(vectors: Float[Tensor, "*batch value"], norm: Norm) -> Float[Tensor, "*batch"]:
+    """Return the norm of vectors with which the norm of a rank-one matrix is a product; see `rank_one_norm`.
+
+    It is the Euclidean norm for every unitarily invariant norm, and the sum of the absolute values for the entrywise
+    L1 norm. It is accumulated in float32 or wider.
+    """
+    dtype = torch.promote_types(vectors.dtype, torch.float32)
+    result: Tensor = torch.linalg.vector_norm(vectors, 1 if norm == "l1" else 2, dim=-1, dtype=dtype)
+    return result
 
 
 def shared_factor(inputs: Float[Tensor, "batch token columns"], norm: Norm) -> Float[Tensor, "batch token rank"]:

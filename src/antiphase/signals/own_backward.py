@@ -1,0 +1,269 @@
+"""The backward pass of the estimator `own`, which measures each layer as soon as its gradients are known.
+
+For a projection with the inputs a_i and the gradients δ_i at its outputs, `own` needs the norms ‖δ_i‖ and ‖a_i‖ alone.
+So a forward hook replaces each input by its norms, and a hook on each output replaces its gradient by its norms during
+the backward pass. Neither inputs, nor outputs, nor gradients of all layers are kept at the same time.
+
+The joint strength of a step needs the vectors themselves. Then the inputs are kept until the backward pass has reached
+their layer, and the gradients until the joint strengths of their layer are computed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from antiphase.errors import UnsupportedModelError
+from antiphase.models.architecture import AttentionLayer, modules_of
+from antiphase.models.layouts import Projection
+from antiphase.signal_spec import PROJECTIONS, ProjectionName, SignalSpec
+from antiphase.signals.capture import Capture
+from antiphase.signals.cells import placed
+from antiphase.signals.chunk import Chunk
+from antiphase.signals.joint import StepFactors, per_length
+from antiphase.signals.norms import vector_norm
+
+# The greatest number of elements in the factors of steps that a GPU processes at once.
+_GROUP_ELEMENTS = 1 << 28
+
+
+class OwnBackward(Capture):
+    """Keeps of a forward pass what `own` needs, and measures the layers in the backward pass.
+
+    Args:
+        layers: the attention layers to measure.
+        spec: gives the projections and the norm.
+        keep_inputs: whether the inputs of the projections are kept, which the joint strengths of steps need.
+    """
+
+    def __init__(self, layers: Sequence[AttentionLayer], spec: SignalSpec, *, keep_inputs: bool) -> None:
+        super().__init__()
+        self.layers, self.spec, self.keep_inputs = layers, spec, keep_inputs
+        # For each module, the projections that it computes: their layer's place in `layers`, their name, and they.
+        self.measured: dict[nn.Module, list[tuple[int, ProjectionName, Projection]]] = {}
+        for place, layer in enumerate(layers):
+            for name in (name for name in spec.projections if name in layer.projections):
+                projection = layer.projections[name]
+                self.measured.setdefault(projection.module, []).append((place, name, projection))
+        self.first = set(modules_of(layers[:1], PROJECTIONS))
+        self.roots: list[Tensor] = []
+        self.input_norms: dict[nn.Module, Tensor] = {}
+        self.latest: tuple[Tensor, Tensor] | None = None
+        self.layer_pass: _LayerPass | None = None
+
+    def keep(self, module: nn.Module, inputs: Tensor, output: Tensor) -> None:
+        """Keep the norms of the input of a projection module, and watch for the gradient at its output.
+
+        The outputs of the first observed layer are kept, since the backward pass ends there.
+        """
+        if not torch.is_grad_enabled():
+            return
+        if module in self.first or output.is_leaf:
+            self.roots.append(output)
+        if module not in self.measured:
+            return
+        if self.keep_inputs:
+            self.inputs[module] = inputs.detach()
+        # Q, K and V read the same tensor.
+        if self.latest is None or self.latest[0] is not inputs:
+            self.latest = inputs, vector_norm(inputs.detach(), self.spec.norm)
+        self.input_norms[module] = self.latest[1]
+        output.register_hook(partial(self._arrived, module))
+
+    def _arrived(self, module: nn.Module, gradient: Tensor) -> None:
+        assert self.layer_pass is not None
+        self.layer_pass.arrived(module, gradient)
+
+    def run(
+        self, chunk: Chunk, hidden: Tensor, seed: Tensor
+    ) -> tuple[
+        Float[Tensor, "measured layer projection"],
+        Float[Tensor, "step layer projection"] | None,
+        Float[Tensor, "step layer projection"] | None,
+    ]:
+        """Run the backward pass of the latest forward pass, and free its graph.
+
+        Args:
+            chunk: the rows that the forward pass ran, and their targets.
+            hidden: the final hidden states, `[row, token, hidden]`, with their graph.
+            seed: the gradient of the sum of all needed targets at the hidden states.
+
+        Returns:
+            The strengths of the targets to be measured, then the joint strength and the effective rank of every step.
+            The last two are None if the chunk has no steps.
+
+        Raises:
+            UnsupportedModelError: positions influence each other outside the attention, or no gradient reaches a
+                projection.
+        """
+        self.layer_pass = _LayerPass(self, chunk, hidden)
+        torch.autograd.grad(hidden, self.roots, seed)
+        return self.layer_pass.result()
+
+    def clear(self) -> None:
+        """Drop everything that was kept of the latest passes."""
+        super().clear()
+        self.roots.clear()
+        self.input_norms.clear()
+        self.latest = self.layer_pass = None
+
+
+class _LayerPass:
+    """What one backward pass has measured so far.
+
+    Args:
+        kept: what was kept of the forward pass.
+        chunk: the rows and their targets.
+        hidden: the final hidden states.
+    """
+
+    def __init__(self, kept: OwnBackward, chunk: Chunk, hidden: Tensor) -> None:
+        self.kept, self.chunk, self.spec = kept, chunk, kept.spec
+        self.unasked = Unasked(chunk, hidden.shape[:2])
+        self.at = (chunk.rows[chunk.seeded], chunk.columns[chunk.seeded] - 1)
+        self.steps = None if chunk.steps is None else StepFactors(chunk.steps, chunk.num_steps, self.spec.norm)
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        self.like = hidden.new_empty(int(chunk.measured.sum()), dtype=dtype)
+        self.strengths: list[dict[ProjectionName, Tensor]] = [{} for _ in kept.layers]
+        self.terms: list[dict[ProjectionName, _Term]] = [{} for _ in kept.layers]
+        self.names = [set(self.spec.projections) & layer.projections.keys() for layer in kept.layers]
+        self.group: list[int] = []
+        self.joints: dict[int, Tensor] = {}
+
+    def arrived(self, module: nn.Module, gradient: Float[Tensor, "row token features"]) -> None:
+        """Measure the projections of a module from the gradient at its output."""
+        for place, name, projection in self.kept.measured[module]:
+            delta = projection.select(gradient)
+            norms = vector_norm(delta, self.spec.norm)
+            self.unasked.note(norms, self.kept.layers[place].name)
+            at = self.chunk.rows[self.chunk.measured], self.chunk.columns[self.chunk.measured] - 1
+            self.strengths[place][name] = norms[at] * self.kept.input_norms[module][at]
+            if self.steps is None:
+                continue
+            inputs = self.kept.inputs[module]
+            # Q, K and V read the same storage. It is alive, so its address identifies the input.
+            self.terms[place][name] = _Term(delta[self.at], inputs[self.at], inputs.data_ptr())
+            if len(self.terms[place]) == sum(
+                name in self.kept.layers[place].projections for name in self.spec.projections
+            ):
+                self._layer_is_complete(place)
+
+    def _layer_is_complete(self, place: int) -> None:
+        """Compute the joint strengths of the layers of the group if the group is full or the next layer differs."""
+        layers = self.kept.layers
+        self.group.append(place)
+        others_follow = place > 0 and layers[place - 1].projections.keys() == layers[place].projections.keys()
+        if others_follow and len(self.group) < _layers_at_once(list(self.terms[place].values())):
+            return
+        assert self.steps is not None
+        names = [name for name in self.spec.projections if name in self.terms[place]]
+        found = _joint(self.steps, [[self.terms[one][name] for name in names] for one in self.group])
+        for one, values in zip(self.group, found.unbind(2), strict=True):
+            columns = dict(zip(names, values.unbind(-1), strict=True))
+            self.joints[one] = placed(columns, self.spec.projections, self._steps_like())
+            self.terms[one].clear()
+            for projection in layers[one].projections.values():
+                self.kept.inputs.pop(projection.module, None)
+        self.group.clear()
+
+    def _steps_like(self) -> Tensor:
+        return self.like.new_empty(2, self.chunk.num_steps)
+
+    def result(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return what `OwnBackward.run` returns."""
+        self.unasked.check()
+        for layer, names, found in zip(self.kept.layers, self.names, self.strengths, strict=True):
+            for name in names - found.keys():
+                raise UnsupportedModelError(
+                    f"no gradient reaches projection {name} of {layer.name}, so it cannot be measured. Leave this "
+                    "layer out with layers=..."
+                )
+        strength = torch.stack([placed(found, self.spec.projections, self.like) for found in self.strengths], 1)
+        if self.chunk.steps is None:
+            return strength, None, None
+        absent = placed({}, self.spec.projections, self._steps_like())
+        every = [self.joints.get(place, absent) for place in range(len(self.kept.layers))]
+        joint, ranks = torch.stack(every, 2).unbind(0)
+        return strength, per_length(joint, self.chunk.steps), ranks
+
+
+class Unasked:
+    """The positions that predict no target whose gradient is needed.
+
+    If a gradient enters one of these positions (a leak), then positions influence each other, and one backward pass
+    does not keep the gradients of the targets separate.
+
+    Args:
+        chunk: the rows and their targets.
+        shape: the number of rows and the number of positions of the gradients.
+    """
+
+    def __init__(self, chunk: Chunk, shape: Sequence[int]) -> None:
+        mask = torch.ones(*shape, dtype=torch.bool, device=chunk.rows.device)
+        mask[chunk.rows[chunk.seeded], chunk.columns[chunk.seeded] - 1] = False
+        self.rows, self.columns = torch.nonzero(mask, as_tuple=True)
+        self.leaks: list[tuple[str, Tensor]] = []
+
+    def note(self, gradient: Tensor, name: str) -> None:
+        """Look for a leak in the gradient of a layer. The result stays on the device, so the CPU need not wait."""
+        leaked = gradient[self.rows, self.columns]
+        self.leaks.append((name, leaked.isfinite().all() & (leaked != 0).any()))
+
+    def check(self) -> None:
+        """Raise UnsupportedModelError if `note` has found a leak.
+
+        A gradient that is not finite does not count as a leak. It raises an error elsewhere.
+        """
+        if not self.leaks or not bool(torch.stack([leak for _, leak in self.leaks]).any()):
+            return
+        name = next(name for name, leak in self.leaks if bool(leak))
+        raise UnsupportedModelError(
+            f"positions influence each other outside softmax attention (seen at {name}), so one backward pass "
+            "cannot keep the gradients of the tokens separate. Use the estimator 'full'."
+        )
+
+
+@dataclass(frozen=True)
+class _Term:
+    """The factors of one projection's gradient Σ_i δ_i a_iᵀ.
+
+    Args:
+        delta: the vectors δ_i.
+        inputs: the vectors a_i.
+        key: a number that identifies the inputs; projections with the same inputs have the same key.
+    """
+
+    delta: Float[Tensor, "target rows"]
+    inputs: Float[Tensor, "target columns"]
+    key: int
+
+
+def _layers_at_once(terms: Sequence[_Term]) -> int:
+    """Return for how many layers the joint strengths are computed together.
+
+    It is one layer on a CPU, and as many layers as `_GROUP_ELEMENTS` allows on a GPU.
+    """
+    if not terms or terms[0].delta.device.type != "cuda":
+        return 1
+    largest = max(len(term.delta) * (term.delta.shape[1] + term.inputs.shape[1]) for term in terms)
+    return max(1, _GROUP_ELEMENTS // max(1, largest))
+
+
+def _joint(steps: StepFactors, group: Sequence[Sequence[_Term]]) -> Float[Tensor, "two step layer projection"]:
+    """Return the norms and the effective ranks of the steps' gradients in several layers.
+
+    Each layer gives one term per projection.
+    """
+    alike = {tuple((term.delta.shape, term.inputs.shape) for term in terms) for terms in group}
+    if len(alike) > 1:
+        return torch.cat([_joint(steps, [terms]) for terms in group], 2)
+    columns = []
+    for terms in zip(*group, strict=True):
+        keys = tuple(term.key for term in terms)
+        found = steps.norms_and_ranks([term.delta for term in terms], [term.inputs for term in terms], keys)
+        columns.append(torch.stack(found))
+    steps.forget()
+    return torch.stack(columns, -1).transpose(1, 2)
