@@ -1,10 +1,10 @@
-r"""Two further scores of a completion beside the verdict: a strict one and a flexible one.
+r"""The strict and the flexible score of a completion, which are shown beside the verdict.
 
 The verdict takes the answer from tags, a box, an announcement, or else the last number or line. The strict score
-accepts only an answer that was presented as one. The flexible score takes the last number, wherever it stands, as the
-filter `flexible-extract` of lm-eval does. The difference of the two shows how much of an accuracy depends on the rule
-that finds the answer. No verifying process is needed: the strict score follows from the verdict, and the flexible one
-compares plain numbers.
+accepts an answer only in tags, in a box or after an announcement. The flexible score takes the last number, wherever
+it stands, as the filter `flexible-extract` of lm-eval does. The difference of the two scores shows how much an
+accuracy depends on the rule that finds the answer. Neither score needs a process that verifies: the strict one follows
+from the verdict, and the flexible one compares plain numbers.
 """
 
 from dataclasses import dataclass
