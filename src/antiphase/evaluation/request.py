@@ -1,7 +1,7 @@
 """Check the arguments of an evaluation, as far as that is possible without a model.
 
-`evaluate` begins with these checks. The command line makes them before it imports anything slow, so that a wrong
-option, an unknown task or a missing file is refused at once. Therefore this module imports neither torch nor pandas.
+`evaluate` begins with these checks. The command line makes them before it imports torch and pandas, which this module
+does not import. So a user learns of a wrong option, an unknown task or a missing file at once.
 """
 
 import functools
@@ -44,7 +44,7 @@ class EvalRequest(RunRequest):
 
     @functools.cached_property
     def stored(self) -> dict[str, Any]:
-        """The content of config.json. A resumed run must have the same values."""
+        """The content of config.json. A run can be continued only with the same values."""
         return {
             **self.config.to_dict(),
             **recorded_code(code_digests(plan.task for plan in self.plans)),

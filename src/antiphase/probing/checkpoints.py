@@ -173,8 +173,9 @@ def _of_folder(path: Path, notes: list[str], *, alone: bool) -> list[_Item]:
 def _final(path: Path, last: _Item, notes: list[str]) -> list[_Item]:
     """Return the model that lies in the trainer's folder itself, as a list of one checkpoint.
 
-    The list is empty if the folder has no model, if the model has the same step as `last`, or if its step is not
-    known. In the last case a sentence about it is added to `notes`.
+    The list is empty if the folder has no model, or if the model has the same step or the same weights as `last`. If
+    the step of the model is not known or below that of `last`, the list is empty too, and a sentence about it is added
+    to `notes`.
 
     Args:
         path: the trainer's folder.
@@ -234,9 +235,7 @@ def _in_order(items: list[_Item], notes: list[str]) -> Found:
 
 
 def _labelled(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
-    """Return the checkpoints with distinct labels. Checkpoints that would share a label get their whole names as
-    labels.
-    """
+    """Return the checkpoints with distinct labels. If several share a label, their labels become their whole names."""
     labels = [checkpoint.label for checkpoint in checkpoints]
     return [
         checkpoint

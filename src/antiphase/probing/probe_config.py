@@ -1,4 +1,4 @@
-"""The options of a probe. They are written to the run folder. A run can be continued only with the same options."""
+"""The options of a probe. The run folder stores them, and a run can be continued only with the same options."""
 
 import dataclasses
 from dataclasses import dataclass

@@ -151,8 +151,7 @@ class CheckpointSeries:
         return checkpoint_curves(self.summary, published_curves() if references else ())
 
     def document(self, name: str = "checkpoints", label: str | None = None, *, finished: bool = True) -> Document:
-        """Return the content of the interactive page: ρ against the training step, a table of the numbers, and the
-        tokens.
+        """Return the content of the interactive page: ρ by training step, a table of the numbers, and the tokens.
 
         If the checkpoints have too many tokens for one page, it shows the tokens of the first and the last one only.
 
