@@ -246,7 +246,7 @@ def _stratified(left: Matrices, right: Matrices, paired_seeds: bool, weight: flo
 
 
 def _problem_term(left: np.ndarray, right: np.ndarray, paired_seeds: bool) -> float:
-    """Return the part of the variance of a task's difference that comes from its problems."""
+    """Return the part of the variance of a task's difference that comes from the choice of problems."""
     columns = left.mean(0) - right.mean(0)
     shown = variance_of_mean(columns)
     if shown > 0:

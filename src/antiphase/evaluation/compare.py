@@ -3,7 +3,7 @@
 The files in the folder OUT are:
 
     comparison.{json,md,csv,tex}, disagreements.csv, figures/, report.html
-    evals/NAME/     evaluations of the entries that are models
+    evals/NAME/     the evaluation of each entry that is a model
 """
 
 import importlib.util

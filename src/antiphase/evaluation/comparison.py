@@ -37,7 +37,7 @@ class Comparison:
         tasks: the results of each task. `entrants` has an entry for each entrant (a model, or a method with its
             seeds): name, number of seeds, values, and differences from the reference. `reference` is the name of the
             entrant with which the others are compared. `across` is the rank correlation of ι (the inversion, −ρ) and
-            of each control with accuracy, over all entrants and seeds; it is empty if there are fewer than 4 of them.
+            of each control with accuracy, over the runs of all entrants; it is empty if there are fewer than 4 runs.
         points: the accuracy, ι and the controls, for each entrant, task and seed. `ACROSS` lists the controls.
         options: the options of the comparison.
         benchmarks: tables of several tasks with their average (see `benchmark`), by name. A study (a grid of

@@ -41,9 +41,9 @@ class SeedRun:
     """The evaluation of one seed on one task.
 
     Args:
-        seed: the label of the seed.
-        result: the entry of the evaluation's summary.
-        rollouts: the rows of rollouts.parquet of this model, this task and one estimator.
+        seed: the label of the seed: the number of the seed, or `#0`, `#1`, … if two runs have the same seed.
+        result: the entry for this model, task and estimator in the evaluation's summary.
+        rollouts: the rows of rollouts.parquet for this model, task and estimator.
         versions: everything that decides which answers are right: versions of packages, the digest of a user's own
             verifier, and the user's tags of thoughts.
     """
@@ -108,7 +108,7 @@ class Entrant:
         return {int(name.partition("@")[2]) for name in names if name.startswith(f"{prefix}@")}
 
     def mean_signal(self, name: str) -> float:
-        """Return the mean over seeds of a correlation over all rollouts of a seed; NaN if no seed has it.
+        """Return a pooled correlation (over all rollouts of a seed), as a mean over seeds; NaN if no seed has it.
 
         Args:
             name: the key of the correlation in the entry `signals` of a result; or `HEADLINE` for the ρ that the

@@ -184,7 +184,10 @@ def _natural(path: str) -> list[tuple[int, str]]:
 
 
 def _is_folder(path: str) -> bool:
-    """Return whether a path is a folder without a saved model. The caller refuses it if it holds no evaluation."""
+    """Return whether a path is a folder without a saved model.
+
+    If such a folder holds no evaluation, the caller refuses it.
+    """
     if not os.path.isdir(path):
         return False
     try:

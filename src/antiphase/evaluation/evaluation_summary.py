@@ -33,7 +33,8 @@ def summarize_evaluation(
         models: the facts about each model: revision, device, dtype, engine, and the layers of each estimator.
         config: the options of the run.
         identities: for each task, the values that two comparable results must share (see `TaskPlan.identity`).
-        tick: a function that is called after each result, with the share of the whole work that this result was.
+        tick: function for a progress bar. It is called after each result. Its argument is the share of the whole work
+            that this result took.
 
     Returns:
         A mapping. `results` has an entry for each model, task and estimator. `benchmark` is the table of several tasks

@@ -75,7 +75,7 @@ def _columns(metrics: Entry, ks: Sequence[int] | None) -> tuple[str, ...]:
 
 
 def _accuracy_table(names: Sequence[str], results: Sequence[Entry]) -> Any:
-    """Make the table of accuracies of some results. `_columns` returned the same columns `names` for all of them."""
+    """Make the table of accuracies of results that have the same columns. `_columns` returned their `names`."""
     average, others = names[:1], names[1:]
     two = TWO_SCORES if any(differ_from_accuracy(result["metrics"]) for result in results) else ()
     heads = [*(f"{name} [95 %]" for name in average), "greedy [95 %]", *two, *others, "cut", "form"]
@@ -96,7 +96,9 @@ def _accuracy_table(names: Sequence[str], results: Sequence[Entry]) -> Any:
 
 
 def _of_some(entry: Entry, problems: int) -> str:
-    """Write the value of an entry. If it is over fewer than `problems` problems, their number follows in brackets."""
+    """Write the value of an entry. If its mean is over fewer than `problems` problems, their number is added in
+    brackets.
+    """
     if entry["value"] is None:
         return "—"
     number = entry["num_problems"]

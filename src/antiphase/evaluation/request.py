@@ -23,7 +23,7 @@ from antiphase.tasks.pool import VERDICT_RULES
 
 @dataclass(frozen=True)
 class EvalRequest(RunRequest):
-    """The checked arguments of an evaluation. An error after this can only come from the model.
+    """The checked arguments of an evaluation. All later errors come from the models.
 
     Args:
         config: all options.

@@ -93,7 +93,7 @@ def accuracy_metrics(rollouts: pd.DataFrame, ks: Sequence[int]) -> dict[str, dic
 
 
 def _scores(rows: pd.DataFrame, name: str) -> np.ndarray:
-    """Return a column of truth values as 1 and 0. Null becomes NaN, and all is NaN if an old run lacks the column."""
+    """Return a column of truth values as 1 and 0. Null becomes NaN. A column that an old run lacks is all NaN."""
     values = rows[name].tolist() if name in rows else [None] * len(rows)
     return np.array([math.nan if pd.isna(value) else float(value) for value in values])
 

@@ -197,7 +197,8 @@ class CheckpointSeries:
         return documents
 
     def _rows(self, place: int) -> list[dict[str, Any]]:
-        """Return the curve of one estimator as rows like those that `InversionCallback` writes to trajectory.jsonl.
+        """Return the curve of one estimator, one row for each checkpoint, in the form of a training's
+        trajectory.jsonl.
 
         Args:
             place: the index of the estimator in each checkpoint's list of results.

@@ -92,7 +92,7 @@ def _full_stop(text: str, begin: int, start: int, after: int) -> bool:
 def _is_initial(text: str, begin: int, start: int, after: int) -> bool:
     """Return whether a capital letter before a full stop is an initial, as in "George W. Bush".
 
-    In "point A. Then" it is not an initial.
+    In "point A. Then" it is not an initial. `ends_sentence` explains the offsets.
     """
     following = _WORD_AFTER.match(text, after)
     if following is None or following[1].lower() in _STARTERS:
