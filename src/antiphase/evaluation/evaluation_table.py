@@ -96,8 +96,9 @@ def _accuracy_table(names: Sequence[str], results: Sequence[Entry]) -> Any:
 
 
 def _of_some(entry: Entry, problems: int) -> str:
-    """Write the value of an entry. If its mean is over fewer than `problems` problems, their number is added in
-    brackets.
+    """Write the value of an entry.
+
+    If the value is a mean over fewer than `problems` problems, their number follows in brackets.
     """
     if entry["value"] is None:
         return "—"

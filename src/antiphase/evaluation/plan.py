@@ -53,8 +53,9 @@ class TaskPlan:
         return PromptFormat(self.template, config.system_prompt, self.chat_template, config.chat_options(moment))
 
     def identity(self, config: EvalConfig) -> dict[str, Any]:
-        """Return the values that comparable results share: prompts, budget (numbers of samples and tokens) and
-        verifier.
+        """Return the values that two comparable results must share.
+
+        They are the prompts, the budget (numbers of samples and tokens) and the verifier.
         """
         chat = {"chat_template_kwargs": config.chat_template_kwargs, "fold_system": config.fold_system}
         asked = [[p.problem_id, p.prompt, p.answer, p.metadata] for p in self.problems]

@@ -197,8 +197,9 @@ class CheckpointSeries:
         return documents
 
     def _rows(self, place: int) -> list[dict[str, Any]]:
-        """Return the curve of one estimator, one row for each checkpoint, in the form of a training's
-        trajectory.jsonl.
+        """Return the curve of one estimator, with a row for each checkpoint.
+
+        The rows have the form of a training's trajectory.jsonl.
 
         Args:
             place: the index of the estimator in each checkpoint's list of results.

@@ -1,7 +1,7 @@
 r"""Rewrite an answer in the shape of the reference: `x = 1, y = 2` as the point `(1,2)`, `x \ge 3` as an interval.
 
-These are pure string functions, linear in the length of the text. They compare nothing: `math_equality` compares the
-answer and the reference afterwards.
+The functions use only strings, and their time is linear in the length of the text. They compare nothing:
+`math_equality` compares the answer and the reference afterwards.
 """
 
 import re

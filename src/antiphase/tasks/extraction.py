@@ -1,8 +1,8 @@
 r"""Find the answer inside a completion: in tags, in a box, announced, as the last number, or on the last line.
 
-These are pure string functions, linear in the length of the text. They do not decide whether the answer is right.
-The text is what follows the thought of a reasoning model (see `thoughts`). A box that is not closed (`\boxed{12`)
-gives no answer.
+The functions use only strings, and their time is linear in the length of the text. They do not decide whether the
+answer is right. The text is what follows the thought of a reasoning model (see `thoughts`). A box that is not closed
+(`\boxed{12`) gives no answer.
 """
 
 import functools
@@ -339,7 +339,7 @@ def _after_announcement(text: str, gold: str, numeric: bool) -> str | None:
 
     Args:
         text: the text after the thought.
-        gold: the reference answer, whose units a number may have.
+        gold: the reference answer. If the number has another unit than the reference, the unit is kept.
         numeric: whether a number is wanted.
     """
     for found in reversed(list(_ANNOUNCED.finditer(text))):

@@ -1,7 +1,7 @@
 r"""Find the letter that a completion chooses among lettered options.
 
-The functions use only strings and take a time that is linear in the length of the text. A completion chooses no letter
-if it names two letters. It also chooses none if its answer is more than a letter, as in `C=O`, and the rest is not the
+The functions use only strings, and their time is linear in the length of the text. A completion chooses no letter if
+it names two letters. It also chooses none if its answer is more than a letter, as in `C=O`, and the rest is not the
 text of an option.
 """
 

@@ -1,8 +1,8 @@
 r"""Find the number that a text gives as its answer, if the number stands by itself.
 
-A number that is part of a larger expression, such as the 2 of `\frac{1}{2}`, `x^2`, `v2` and `3-2`, is no answer.
-These are pure string functions, linear in the length of the text. `extraction` uses them for announced numbers, for
-numbers in tags and for the last number of a completion.
+A number that is part of a larger expression, such as the 2 of `\frac{1}{2}`, `x^2`, `v2` and `3-2`, is no answer. The
+functions use only strings, and their time is linear in the length of the text. `extraction` uses them for announced
+numbers, for numbers in tags and for the last number of a completion.
 """
 
 import re

@@ -43,7 +43,7 @@ class FileOrigin(Origin):
     embedded_test: bool = False
 
     def read(self, split: Split) -> list[Rows]:
-        """Return all rows of the file, as one entry. The split does not matter.
+        """Return all rows of the file, as a list of one `Rows`. They are the same for every split.
 
         Raises:
             InvalidInputError: the file cannot be read, or `split` is `train` although the file is read as a test

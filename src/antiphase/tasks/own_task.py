@@ -72,8 +72,9 @@ class OwnTask(Task):
         The verifier is tried on the first problem.
 
         Raises:
-            InvalidInputError: the number of problems is wrong, an item is no `Problem` or lacks its id or prompt, an
-                id occurs twice, or the user's code raises or returns a value of the wrong type.
+            InvalidInputError: the number of problems is not the one that was asked for, an item is no `Problem` or
+                lacks its id or prompt, an id occurs twice, or the user's code raises or returns a value of the wrong
+                type.
         """
         check_request(self.spec, split, num)
         with self._calling("problems"):

@@ -24,7 +24,7 @@ class SuiteEntry:
         chat_template: whether the model's chat template is used, if the model has one.
         end_tokens: texts of tokens that end a completion, in addition to the model's own end tokens. Each is the text
             of one token.
-        samples: number of sampled completions of each problem.
+        samples: the number of sampled completions of each problem.
         k: the values of k for which pass@k, maj@k and best-of-k are computed.
     """
 

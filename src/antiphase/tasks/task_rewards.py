@@ -187,8 +187,9 @@ def _has_format(text: str, tags: Sequence[tuple[str, str]]) -> bool:
 def completion_text(completion: Any) -> str:
     """Return the text of a completion. If the completion is a chat, return the assistant's last message.
 
-    Some trainers move the thought from the message into a field of its own. It is then put back before the text, in
-    `<think>` tags. If nothing follows the thought, the closing tag is left out, since the thought may not have ended.
+    Some trainers move the thought from the message into a field of its own. The thought is then put back before the
+    text, in `<think>` tags. If nothing follows the thought, the closing tag is left out, since the thought may not
+    have ended.
 
     Raises:
         InvalidInputError: the completion is neither a text nor chat messages.

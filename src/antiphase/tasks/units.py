@@ -1,6 +1,7 @@
 r"""Read the units of answers, such as `5\text{ cm}`, `\$6` and `20\%`, and decide whether two units agree.
 
-These are pure string functions, linear in the length of the text. `math_equality` compares the values.
+The functions use only strings, and their time is linear in the length of the text. `math_equality` compares the
+values.
 """
 
 import re

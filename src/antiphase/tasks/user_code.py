@@ -1,7 +1,7 @@
 """Find and load a user's own code, `file.py:NAME` or `package.module:NAME`, and compute the sha256 of its file.
 
-If that code raises an error, the message is one line, with the line number in the file. A file that was loaded is run
-again only if its content has changed.
+If the user's code raises an error, the error message is one line, with the line number in the file. A file that was
+loaded is run again only if its content has changed.
 """
 
 import hashlib
