@@ -270,8 +270,8 @@ def _quiet() -> Iterator[None]:
 def weights_digest(model: nn.Module) -> str:
     """Return a checksum of the weights. It reads the first 32 and the last 32 numbers of every parameter.
 
-    Models with different weights get different checksums. GPTQ and AWQ keep their weights in buffers of whole numbers
-    instead of parameters, so these buffers are read too.
+    Models with different weights almost always get different checksums. GPTQ and AWQ keep their weights in buffers of
+    whole numbers instead of parameters, so these buffers are read too.
     """
     inner, digest = unwrap(model), hashlib.sha256()
     named: list[tuple[str, torch.Tensor]] = list(inner.named_parameters())

@@ -127,7 +127,10 @@ class _Measuring:
     progress: bool
 
     def measure(self) -> list[str]:
-        """Measure the missing checkpoints, and return notes about checkpoints that are gone and were left out."""
+        """Measure the checkpoints that are not finished, and return notes about those that were left out.
+
+        A checkpoint is left out if it no longer exists.
+        """
         members = self.folder.members()
         self._check_known(members["checkpoints"])
         for checkpoint in self.request.found.checkpoints:
