@@ -1,8 +1,13 @@
 """Render a chat with the tokenizer's chat template. Probes, evaluations and trainings all use this module.
 
-The functions here find four cases that would otherwise go unnoticed: a chat template does not read a variable that the
-user set; it reads the time, so that a prompt changes from day to day; it drops or refuses a system message; or the
-prompt was rendered by a template before. `prompt_rendering` makes chats of plain texts.
+The functions here find four cases that would otherwise go unnoticed:
+
+* The chat template never reads a variable that the user set.
+* The chat template reads the time, so a prompt changes from day to day.
+* The chat template drops or refuses a system message.
+* The prompt has already been rendered by a template.
+
+`prompt_rendering` makes chats of plain texts.
 """
 
 import functools
@@ -186,9 +191,12 @@ def _render(tokenizer: Any, messages: Messages, place: str, **arguments: Any) ->
 def is_rendered(text: str, tokenizer: Any) -> bool:
     """Return whether a prompt is the text of a chat that a template has already rendered.
 
-    Such a text must not be rendered again. A text counts as rendered in two cases: it begins with the BOS token (the
-    token that begins a sequence) or another control token that the template writes before a user's message; or it
-    begins and ends with the texts that the template writes before and after a user's message.
+    Such a text must not be rendered again. A text counts as rendered in two cases:
+
+    * It begins with the BOS token (the token that begins a sequence), or with another control token that the template
+      writes before a user's message.
+    * It begins with the text that the template writes before a user's message, and ends with the text that the
+      template writes after it.
 
     Args:
         text: the prompt.

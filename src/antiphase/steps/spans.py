@@ -75,7 +75,7 @@ def protected_spans(text: str) -> list[tuple[int, int]]:
 
 
 def _closed(found: "re.Match[str]", places: _Places) -> int | None:
-    """Return the offset at which a formula or a piece of code ends; None if it is not closed where it must be.
+    """Return the offset at which a formula or a piece of code ends; None if its closing mark is missing or too late.
 
     Args:
         found: the match of the mark that opens the formula or the code.

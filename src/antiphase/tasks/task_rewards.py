@@ -145,8 +145,8 @@ class FormatReward(ReadingReward):
     * Nothing but white space stands before the thought, between thought and answer, and after the answer.
     * There is one answer. After the thought, each of the two answer tags occurs once, and tags of thoughts do not
       occur.
-    * The thought is not blank, and contains no other thought. So it has no closing tag, except in quotation marks, and
-      no opening tag at its beginning or at the beginning of a line.
+    * The thought is not blank, and contains no other thought. So between its two tags there is no closing tag, except
+      in quotation marks, and no opening tag at the beginning of the text or of a line.
     * Answer tags inside the thought are ignored, since the answer is what follows the thought.
 
     The answer may be wrong or blank: another reward judges it.
