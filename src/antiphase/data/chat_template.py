@@ -1,9 +1,13 @@
-"""Render a chat with the tokenizer's chat template. Probe, evaluation, training and held-out problems all use this.
+"""Render a chat with the tokenizer's chat template. Probes, evaluations and trainings all use this module.
 
-A chat template can do things that its caller does not see. It reads variables such as `enable_thinking`. It may ask
-for the time, so that a prompt changes from day to day. It may drop or refuse a system message. And a prompt may have
-been rendered by the template before. The functions here find these cases. They do not wrap a plain text into a chat;
-`prompt_rendering` does.
+The functions here find four cases that would otherwise go unnoticed:
+
+* The chat template never reads a variable that the user set.
+* The chat template reads the time, so a prompt changes from day to day.
+* The chat template drops or refuses a system message.
+* The prompt has already been rendered by a template.
+
+`prompt_rendering` makes chats of plain texts.
 """
 
 import functools
@@ -36,8 +40,9 @@ _PLACEHOLDER = "antiphase-placeholder"
 def with_fixed_time(template: str, moment: str) -> str:
     """Return a chat template that always reads the same time.
 
-    A template asks for the time with a function that transformers offers, `strftime_now(format)`. Here a macro with
-    this name is put before the template. It writes the time in any format of `strftime`.
+    A template asks for the time by calling `strftime_now(format)`, a function of transformers. The returned template
+    begins with a macro of this name, which replaces the function and writes the fixed time in any format of
+    `strftime`.
 
     Args:
         template: the chat template.
@@ -63,15 +68,15 @@ class ChatOptions:
     """Options for calling the chat template.
 
     Args:
-        template_kwargs: variables that the template reads, such as `{"enable_thinking": False}`.
+        template_kwargs: values of variables that the template may read, such as `{"enable_thinking": False}`.
         fold_system: whether the text of the system message is moved to the beginning of the first user message. Some
             templates refuse or drop a system message.
-        continue_final: whether the model may continue a chat whose last message is the assistant's. Such a chat is
-            refused otherwise.
+        continue_final: whether a chat may end with a message of the assistant, which the model then continues. If not,
+            such a chat is refused.
         moment: the time, in ISO format, that a template reads when it asks for the time; None is the present time.
 
     Raises:
-        InvalidInputError: `template_kwargs` names an argument that antiphase sets itself, or holds something that JSON
+        InvalidInputError: `template_kwargs` names an argument that antiphase sets itself, or has a value that JSON
             cannot hold, such as NaN.
     """
 
@@ -100,7 +105,7 @@ class ChatOptions:
         return {**(self.template_kwargs or {}), "chat_template": self.template_of(tokenizer)}
 
     def template_of(self, tokenizer: Any) -> str | None:
-        """Return a chat template that reads `moment` as the time; None if the tokenizer's own template can be used."""
+        """Return the tokenizer's chat template, changed to read `moment` as the time; None if no change is needed."""
         if self.moment is None or not reads_clock(tokenizer):
             return None
         return with_fixed_time(str(tokenizer.get_chat_template()), self.moment)
@@ -112,7 +117,7 @@ def reads_clock(tokenizer: Any) -> bool:
 
 
 def unused_variables(tokenizer: Any, names: Sequence[str]) -> list[str]:
-    """Return the variables among `names` that the tokenizer's chat template never mentions. They have no effect."""
+    """Return those of the `names` of variables that the tokenizer's chat template never mentions and so ignores."""
     template = str(tokenizer.chat_template or "")
     return [name for name in names if re.search(rf"\b{re.escape(name)}\b", template) is None]
 
@@ -184,11 +189,14 @@ def _render(tokenizer: Any, messages: Messages, place: str, **arguments: Any) ->
 
 
 def is_rendered(text: str, tokenizer: Any) -> bool:
-    """Return whether a prompt is the text of a chat that was rendered before. It must not be rendered again.
+    """Return whether a prompt is the text of a chat that a template has already rendered.
 
-    A text counts as rendered if it begins with the BOS token (the token that begins a sequence), or with another
-    control token that the template writes before a user's message. It also counts as rendered if it begins with the
-    text that the template writes before a user's message, and ends with the text that the template writes after it.
+    Such a text must not be rendered again. A text counts as rendered in two cases:
+
+    * It begins with the BOS token (the token that begins a sequence), or with another control token that the template
+      writes before a user's message.
+    * It begins with the text that the template writes before a user's message, and ends with the text that the
+      template writes after it.
 
     Args:
         text: the prompt.

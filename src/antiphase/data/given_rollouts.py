@@ -1,4 +1,4 @@
-"""Read given rollouts: prompts with completions that another program generated. Antiphase only measures them.
+"""Read given rollouts: prompts with completions that another program generated.
 
 A row holds either texts or token ids. This module reads and checks the rows; `prompt_rendering` turns texts into token
 ids.
@@ -48,11 +48,12 @@ def load_rollouts(source: str | Path | Any, limit: int | None = None) -> list[Gi
         source: rows with `prompt` (or `question`, `problem`, `messages`) and `completion` (or `response`, `output`),
             or with `prompt_ids` and `completion_ids`. The columns `prompt_id` and `rollout_id` are optional. Rows with
             equal prompts and no `prompt_id` get the same `prompt_id`.
-        limit: only the rollouts of the first `limit` prompts are returned; None returns all.
+        limit: the number of prompts. Only the rollouts of the first `limit` prompts are returned; None returns all
+            rollouts.
 
     Raises:
-        InvalidInputError: a row lacks these columns, a value has the wrong type, or two different rollouts have the
-            same id. The message names the row.
+        InvalidInputError: a row lacks the prompt or the completion, a value has the wrong type, or two different
+            rollouts have the same id. The message names the row.
     """
     rows = given_rows(source)
     ids: dict[str, str] = {}
@@ -102,8 +103,8 @@ def _rollout(row: TableRow, ids: dict[str, str], counts: dict[str, int]) -> Give
 
     Args:
         row: the row.
-        ids: for each prompt of the earlier rows, the id that it got. A new prompt is added.
-        counts: for each prompt id, the index of its latest rollout, counted from 0. It is updated.
+        ids: the id of each prompt of the earlier rows. The prompt of this row is added.
+        counts: for each prompt id, the index of its latest rollout, counted from 0. This row's rollout is added.
     """
     prompt, completion = row.first_of(_PROMPT_COLUMNS), row.first_of(COMPLETION_COLUMNS)
     prompt_ids, completion_ids = row.values.get("prompt_ids"), row.values.get("completion_ids")

@@ -15,7 +15,7 @@ from antiphase.errors import InvalidInputError
 
 
 def check_used(template_kwargs: Mapping[str, Any] | None, chat_template: bool | None) -> None:
-    """Raise InvalidInputError if there are variables for a chat template, and the chat template is not used."""
+    """Raise InvalidInputError if the user sets variables of the chat template, but switches the chat template off."""
     if template_kwargs and chat_template is False:
         raise InvalidInputError(
             f"chat_template_kwargs {dict(template_kwargs)!r} would have no effect, because the chat template is not "
@@ -25,7 +25,7 @@ def check_used(template_kwargs: Mapping[str, Any] | None, chat_template: bool | 
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """Options that say what is put around every prompt. Probe, evaluation, training and held-out problems use them.
+    """Options that say what is put around every prompt. Probes, evaluations and trainings use them.
 
     Args:
         template: a text with `{prompt}` in it, which is put around every plain-text prompt; None leaves the prompt as
@@ -53,12 +53,14 @@ class PromptFormat:
         return self.chat_template and tokenizer.chat_template is not None
 
     def wrapped(self, content: str | Messages, place: str, *, chat: bool) -> str | Messages:
-        """Return the prompt with the prompt template and the system prompt: as messages if `chat`, else as a text.
+        """Return the prompt with the prompt template and the system prompt around it.
+
+        The result is a list of messages if `chat` is true, else a text.
 
         Args:
             content: a text or a chat. The prompt template is put around a text only.
             place: where the prompt was read, for error messages.
-            chat: whether a chat template will be applied.
+            chat: whether a chat template will be applied to the result.
 
         Raises:
             InvalidInputError: the prompt is a chat and no chat template is in use, or the chat has a system message
@@ -82,11 +84,13 @@ class PromptFormat:
         return fold_system_message(content) if self.chat.fold_system else content
 
     def is_rendered(self, content: str | Messages, tokenizer: Any, place: str) -> bool:
-        """Return whether the prompt is the text of a chat that was rendered before. It is then used unchanged.
+        """Return whether the prompt is the text of a chat that a template has already rendered.
+
+        Such a prompt is used unchanged.
 
         Raises:
-            InvalidInputError: the text was rendered before, and a system prompt, a prompt template or template
-                variables are set, which cannot be put into it.
+            InvalidInputError: the text is already rendered, and the user sets a system prompt, a prompt template or
+                variables of the chat template, which cannot be put into such a text.
         """
         if not isinstance(content, str) or not self.makes_chats(tokenizer) or not is_rendered(content, tokenizer):
             return False
@@ -107,13 +111,14 @@ class PromptFormat:
 
         Args:
             tokenizer: the model's tokenizer.
-            content: a text or a chat. The text of a chat that was rendered before is used unchanged.
+            content: a text or a chat. The text of a chat that a template has already rendered is used unchanged.
             place: where the prompt was read, such as `prompts.jsonl, line 3`. Error messages begin with it.
 
         Raises:
             InvalidInputError: the prompt has no tokens; the prompt is a chat and no chat template is in use; the chat
                 template refuses the chat; the chat ends with a message of the assistant and may not be continued; or
-                the system prompt, the prompt template or the template variables cannot be put into the prompt.
+                the user sets a system prompt, a prompt template or variables of the chat template, and the prompt is
+                already rendered.
         """
         if self.is_rendered(content, tokenizer, place):
             return prompt_token_ids(tokenizer, content, place)
@@ -176,7 +181,7 @@ def encode_rollout(tokenizer: Any, rollout: GivenRollout, prompt_format: PromptF
 
 
 def end_token_ids(texts: Sequence[str], tokenizer: Any) -> list[int]:
-    """Return the ids of the tokens that end a completion. Each text is the text of one token.
+    """Return the token id of each text. A user names these texts as tokens that end a completion.
 
     Raises:
         InvalidInputError: a text is not a single token.

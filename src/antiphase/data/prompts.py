@@ -1,6 +1,6 @@
 """Load the prompts of a probe: the built-in GSM8K questions, a file, a hub data set, or a list of strings.
 
-Prompts are read and checked here. Nothing is tokenised; see `prompt_rendering`.
+Prompts are read and checked here. `prompt_rendering` turns them into token ids.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,8 +38,9 @@ def load_prompts(
         source: `gsm8k` (the test questions that are part of this package); a `.jsonl`, `.json`, `.ndjson` or
             `.parquet` file; a hub data set as `owner/name[:config[:split]]`; or a list of strings.
         num_prompts: how many prompts are loaded; None loads all.
-        column: the column of the prompt; by default the first that exists of prompt, question, problem, messages.
-        exact: whether it is an error if the source has fewer prompts.
+        column: the column of the prompt; None takes the first of these that exists: prompt, question, problem,
+            messages.
+        exact: whether it is an error if the source has fewer than `num_prompts` prompts.
 
     Raises:
         InvalidInputError: the source does not exist, a row is empty or malformed (the message names the row), or the

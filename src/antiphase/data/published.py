@@ -4,8 +4,8 @@ Figures show them beside the curves that antiphase measured. ρ is the Spearman 
 gradient strength. Each curve is a single run without an interval, and no independent replication is known.
 `published.json` holds the numbers and their sources; antiphase measured none of them.
 
-Our reading: the paper's curves are over distinct token ids, as the post's curves are, because the paper's curves and
-two of the post's curves begin at the same value, −0.171.
+Our reading: the paper does not say over what its curves are computed. The post's curves are over distinct token ids.
+We take the paper's to be the same, because they begin at the same value as two of the post's curves, −0.171.
 """
 
 import functools
@@ -28,7 +28,7 @@ class PublishedCurve:
         steps: the training steps.
         spearman: ρ at each training step.
         url: the address of the source.
-        read: how we read the source: as a whole, or through a digest of it.
+        read: how the authors of antiphase read the source: in full, or only a digest of it.
     """
 
     source: str

@@ -1,11 +1,12 @@
 """Compute the table of several tasks: Pass@1, Pass@k and Major@k of each task, and their average over tasks.
 
-It has a row for each model (or method) and task, and one for the average, in which every task has the same weight.
-Pass@1 is the mean accuracy of the samples, and Major@k is the accuracy of a majority vote of k samples. A fourth
-column is the mean of these three, because a published average may be over all of them.
+The table has a row for each model (or method) and task, and a row for its average over tasks. In the average every
+task has the same weight. Pass@1 is the mean accuracy of the samples, Pass@k the probability that one of k samples is
+right, and Major@k the accuracy of a majority vote of k samples. A fourth column is the mean of the three, because a
+published average may be over all of them.
 
-Intervals are over problems, as everywhere in evaluation. All tasks of a method share its seeds. So if there are
-several seeds, their variance is computed from the average over tasks, not from each task.
+Intervals are over problems. If a method has several seeds, they are also over seeds. All tasks of a method share its
+seeds, so the variance over seeds is computed from each seed's average over tasks, not task by task.
 """
 
 import math
@@ -34,22 +35,22 @@ Matrices = list[np.ndarray]
 def benchmark(entrants: Sequence[Entrant], options: Options | None = None) -> dict[str, Any] | None:
     """Compute the table of several tasks and their average.
 
-    An entrant is a model, or a method with its seeds, on one task. The table has these entries:
+    An entrant is a model, or a method with its seeds, on one task. The table is a mapping with these keys:
 
-    * `tasks`: the specs of the tasks.
-    * `metrics`: `accuracy` (Pass@1), `pass@K`, `maj@K` and `three@K` (their mean), for the largest K that all
-      entrants have.
-    * `rows`: each with `name`, `task` (or `average`), `num_seeds`, and `values` by metric. The average of an entrant
-      that lacks a task is null. With options, the rows of averages also have `differences` from the reference, by
-      metric.
-    * `reference`: the name of the entrant with which the others are compared, or None without options.
+    * `tasks`: the specs (name and options) of the tasks.
+    * `metrics`: the names of the metrics: `accuracy` (Pass@1), `pass@K`, `maj@K` (Major@K) and `three@K` (the mean of
+      the three), for the largest K that all entrants have.
+    * `rows`: the rows. Each has `name`, `task` (the spec or `average`), `num_seeds`, and `values`, which holds a value
+      for each metric. If an entrant lacks a task, its average is None. If `options` are given, the rows of averages
+      also have `differences`, which holds the difference from the reference for each metric.
+    * `reference`: the name of the entrant with which the others are compared; None if no `options` are given.
 
     Args:
         entrants: an entrant for each model (or method) and task, with its seeds.
-        options: how methods are compared. Without them, no differences are computed.
+        options: how the entrants are compared. None computes no differences.
 
     Returns:
-        the table, or None if there is only one task or nothing was sampled.
+        The table; None if there is only one task or nothing was sampled.
     """
     tasks = list(dict.fromkeys(entrant.task for entrant in entrants))
     metrics = _metrics(entrants)
@@ -89,7 +90,7 @@ def results_benchmark(results: Sequence[Mapping[str, Any]], rollouts: pd.DataFra
 
 
 def _metrics(entrants: Sequence[Entrant]) -> list[str]:
-    """Return the names of the columns; empty if no entrant has samples."""
+    """Return the names of the metrics; an empty list if no entrant has samples."""
     sampled = [entrant for entrant in entrants if _sampled(entrant)]
     if not sampled:
         return []
@@ -103,12 +104,12 @@ def _metrics(entrants: Sequence[Entrant]) -> list[str]:
 
 
 def _sampled(entrant: Entrant) -> bool:
-    """Return whether every seed has sampled rollouts, not only greedy ones."""
+    """Return whether every seed of an entrant has sampled rollouts. Greedy rollouts do not count."""
     return all(bool((~run.rollouts.greedy).any()) for run in entrant.runs)
 
 
 def _value(entrant: Entrant, metric: str, problems: Sequence[str], options: Options | None) -> dict[str, Any]:
-    """Return a metric of one task with its interval; undefined if nothing was sampled."""
+    """Return a metric of one task with its interval. If nothing was sampled, the value is undefined."""
     if not _sampled(entrant) or not problems:
         return dict(_UNDEFINED)
     return crossed_interval(entrant.matrix(metric, problems), metric, options or Options())
@@ -122,7 +123,7 @@ def _average(
     problems: Mapping[str, Sequence[str]],
     options: Options | None,
 ) -> dict[str, Any]:
-    """Return the row with the averages of one entrant. With options, it holds the differences from the reference."""
+    """Return the row with the averages of one entrant. If `options` are given, it also has the differences."""
     own = of_name[name]
     row: dict[str, Any] = {"name": name, "task": AVERAGE, "num_seeds": min(len(each.runs) for each in own.values())}
     if not _whole(own, tasks, problems):
@@ -155,11 +156,11 @@ def _whole(own: Mapping[str, Entrant], tasks: Sequence[str], problems: Mapping[s
 def average_of_shares(matrices: Matrices) -> dict[str, Any]:
     """Compute the average over tasks, each with equal weight, with its interval.
 
-    With one seed, the interval is over problems and comes from `average_interval`. With several seeds, it is also over
-    seeds, and comes from `average_difference`.
+    If there is one seed, the interval is over problems, and `average_interval` computes it. If there are several
+    seeds, it is over problems and seeds, and `average_difference` computes it.
 
     Args:
-        matrices: the shares of each task, `[seed, problem]`.
+        matrices: for each task, the share of right samples of each seed and problem, `[seed, problem]`.
     """
     if len(matrices[0]) == 1:
         return average_interval([share_interval(matrix[0]) for matrix in matrices]).to_dict()
@@ -170,19 +171,20 @@ def average_of_shares(matrices: Matrices) -> dict[str, Any]:
 
 
 def average_difference(left: Matrices, right: Matrices, options: Options) -> dict[str, Any]:
-    """Compute left minus right, averaged over tasks with equal weight.
+    """Compute the difference `left` minus `right`, averaged over tasks with equal weight, with its interval.
 
-    The variance is that of `difference_variance`, with problems drawn within each task:
+    The variance V is that of `difference_variance`, if problems are drawn within each task:
 
         V = V_seeds + w² Σ_t (1 + 2/m_t) s²_columns,t/N_t − w² Σ_t s²_residual,t/(S N_t)
 
-    Here w is one over the number of tasks, and V_seeds comes from each seed's average over tasks. For a task t, N_t is
-    the number of problems, m_t the number of those with a difference, and S the number of seeds. The interval is the
-    difference ± t √V, with Satterthwaite's degrees of freedom.
+    Here w is one over the number of tasks, S is the number of seeds, and V_seeds is the variance of the seeds'
+    averages over tasks. Task t has N_t problems, and m_t of them have a difference that is not 0. s²_columns,t is the
+    variance of its problems' differences, and s²_residual,t the variance that neither problem nor seed explains. The
+    interval is the difference ± q √V, where q is the quantile of Student's t with Satterthwaite's degrees of freedom.
 
     If all problems of a task have the same difference, they show no variance, but the true difference is still
-    uncertain. The standard error of this task is then half the width of the interval of `paired_difference`, divided
-    by t.
+    uncertain. The standard error of this task is then taken from `paired_difference`: half the width of its interval,
+    divided by q.
 
     Args:
         left: for each task, a matrix `[seed, problem]` of the shares of one model or method.
@@ -190,7 +192,7 @@ def average_difference(left: Matrices, right: Matrices, options: Options) -> dic
         options: only `paired_seeds` and `smallest` are used.
 
     Returns:
-        the entries of `PairedDifference.to_dict`.
+        The entries of `PairedDifference.to_dict`.
     """
     kept = [~(np.isnan(a).any(axis=0) | np.isnan(b).any(axis=0)) for a, b in zip(left, right, strict=True)]
     left = [side[:, keep] for side, keep in zip(left, kept, strict=True)]
@@ -244,7 +246,7 @@ def _stratified(left: Matrices, right: Matrices, paired_seeds: bool, weight: flo
 
 
 def _problem_term(left: np.ndarray, right: np.ndarray, paired_seeds: bool) -> float:
-    """Return the part of the variance of a task's difference that comes from its problems."""
+    """Return the part of the variance of a task's difference that comes from the choice of problems."""
     columns = left.mean(0) - right.mean(0)
     shown = variance_of_mean(columns)
     if shown > 0:

@@ -3,7 +3,7 @@
 The files in the folder OUT are:
 
     comparison.{json,md,csv,tex}, disagreements.csv, figures/, report.html
-    evals/NAME/     evaluations of the entries that are models
+    evals/NAME/     the evaluation of each entry that is a model
 """
 
 import importlib.util
@@ -43,19 +43,21 @@ def compare(
     """Compare evaluations, or models that are evaluated first.
 
     Args:
-        entries: what is compared. Each entry is `[NAME=]RUN[,RUN…]` and names one entrant (a model, or a method with a
-            run for each of its seeds). A run is the folder of an evaluation, a pattern such as `runs/grpo-*`, or a
-            model (hub id or directory), which is then evaluated.
-        options: how the entrants are compared; the defaults of `Options` if None.
-        out: folder for the tables, figures and evaluations; None writes no files, and no model can be evaluated.
-        estimator: estimator whose signals are compared; by default the first of each evaluation.
+        entries: what is compared, as texts of the form `[NAME=]RUN[,RUN…]`. An entry with a name is one method, and
+            its runs are its seeds. Without a name, each model in the runs is compared by itself. A run is the folder
+            of an evaluation, a pattern such as `runs/grpo-*`, or a model (hub id or directory). A model is evaluated
+            first.
+        options: how the models or methods are compared; None takes the defaults of `Options`.
+        out: the folder for the tables, figures and evaluations. None writes no files; then no entry may be a model.
+        estimator: the estimator of the gradient strength whose results are compared; None takes the first one of each
+            evaluation.
         figures: whether figures are drawn into `out`, if matplotlib is installed.
         report: whether the interactive page `report.html` is written into `out`. It also shows the evaluations.
-        evaluation: options of `evaluate`, for models.
+        evaluation: options of `evaluate`, for entries that are models.
 
     Raises:
-        InvalidInputError: runs do not match, a folder is unfinished or of another kind, there are fewer than two
-            entrants, or `out` is a folder that contains other files than those of a comparison.
+        InvalidInputError: the evaluations cannot be compared, a folder is unfinished or of another kind, there are
+            fewer than two models or methods, or `out` contains files that a comparison does not write.
     """
     options, place = options or Options(), None if out is None else Path(out)
     parsed = check_comparison(entries, options, out=place, estimator=estimator, evaluation=evaluation)
@@ -86,7 +88,7 @@ def compare(
 
 
 def _folders(parsed: Sequence[Entry], evaluated: Mapping[str, Path]) -> dict[str, list[Path]]:
-    """Return the folders of the evaluations, by the label of their entry on the page."""
+    """Return the folders of the evaluations. The key is the label of the entry on the page."""
     short = [entry.name or Path(entry.paths[0]).name for entry in parsed]
     labels = [entry.paths[0] if short.count(label) > 1 else label for label, entry in zip(short, parsed, strict=True)]
     return {
@@ -103,8 +105,8 @@ def write_comparison(
     Args:
         comparison: the comparison.
         place: the folder to write to.
-        figures: draw figures, if matplotlib is installed.
-        found: the problems that entrants (models, or methods with their seeds) solve with different shares.
+        figures: whether figures are drawn, if matplotlib is installed.
+        found: the problems on which two models or methods differ in their share of right completions.
 
     Raises:
         InvalidInputError: the folder cannot be written to.

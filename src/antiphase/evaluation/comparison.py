@@ -1,8 +1,9 @@
 """Compare models or methods: their values and differences, with intervals over problems and seeds.
 
-Differences are paired by problem. The power of a comparison (the smallest difference that it can detect) is computed
-too. Across entrants, the rank correlation of inversion with accuracy says whether "stronger inversion goes with better
-reasoning" holds here. The same correlation for every control says whether a simpler number does as well.
+Differences are paired by problem. The smallest difference that the comparison can detect is computed too. The rank
+correlation of inversion with accuracy, over all models or methods, says whether "stronger inversion goes with better
+reasoning" holds here. The same correlation is computed for every control (a simpler number of a rollout, such as its
+length), to see whether it predicts accuracy as well.
 """
 
 import math
@@ -33,14 +34,14 @@ class Comparison:
     """The result of a comparison, as plain values that can be written as JSON.
 
     Args:
-        tasks: for each task: `reference`, the name of the entrant (a model, or a method with its seeds) with which the
-            others are compared; `entrants` (name, number of seeds, values, differences from the reference); and
-            `across`, the rank correlation of ι and of each control with accuracy, over all entrants and seeds. With
-            fewer than 4 points, `across` is empty.
-        points: the accuracy, ι and the controls of each entrant, task and seed. `ACROSS` lists the controls.
+        tasks: the results of each task. `entrants` has an entry for each entrant (a model, or a method with its
+            seeds): name, number of seeds, values, and differences from the reference. `reference` is the name of the
+            entrant with which the others are compared. `across` is the rank correlation of ι (the inversion, −ρ) and
+            of each control with accuracy, over the runs of all entrants; it is empty if there are fewer than 4 runs.
+        points: the accuracy, ι and the controls, for each entrant, task and seed. `ACROSS` lists the controls.
         options: the options of the comparison.
-        benchmarks: tables of several tasks with their average (see `benchmark`), by name. A study has one for each
-            model and setting. `compare` makes at most one, whose name is empty.
+        benchmarks: tables of several tasks with their average (see `benchmark`), by name. A study (a grid of
+            trainings) has one for each model and setting. `compare` makes at most one, with an empty name.
     """
 
     tasks: dict[str, Any]
@@ -150,12 +151,13 @@ def _row(entrant: Entrant, reference: Entrant, problems: Sequence[str], options:
 
 
 def sides_of(entrant: Entrant, reference: Entrant, options: Options) -> tuple[Entrant, Entrant]:
-    """Return (the entrant, the reference), which are models or methods, with the runs that are compared.
+    """Return (entrant, reference), each with the runs that are compared.
 
     If seeds are paired, each side keeps only the seeds that both have, in the same order.
 
     Raises:
-        InvalidInputError: seeds cannot be paired, because the sides share none or have different numbers of runs.
+        InvalidInputError: the seeds are to be paired, but the two sides share no seed or have different numbers of
+            runs.
     """
     if not options.paired_seeds:
         return entrant, reference
@@ -180,22 +182,25 @@ def sides_of(entrant: Entrant, reference: Entrant, options: Options) -> tuple[En
 
 
 def _mean_auroc(entrant: Entrant) -> float | None:
-    """Return the mean over seeds of the AUROC of ι; None if no seed has one."""
+    """Return the mean over seeds of the AUROC of ι; None if no seed has one.
+
+    The AUROC says how well ι tells right from wrong rollouts.
+    """
     areas = [run.result.get("inside", {}).get("auroc", {}).get("inversion") for run in entrant.runs]
     values = [area["value"] for area in areas if area is not None and area["value"] is not None]
     return float(np.mean(values)) if values else None
 
 
 def is_share(metric: str) -> bool:
-    """Return whether a metric is a share, which lies in [0, 1]."""
+    """Return whether a metric is a share, that is, a number in [0, 1]."""
     return metric.partition("@")[0] in _SHARES
 
 
 def crossed_interval(matrix: np.ndarray, metric: str, options: Options) -> dict[str, Any]:
-    """Return the mean of a metric over seeds and problems, `[seed, problem]`, with its interval.
+    """Return the mean of a metric, a matrix `[seed, problem]`, over seeds and problems, with its interval.
 
-    The interval is over seeds and problems; with one seed, it is only over problems. The interval of a share lies in
-    [0, 1].
+    The interval is over seeds and problems; if there is one seed, it is only over problems. If the metric is a share,
+    the interval lies in [0, 1].
     """
     if len(matrix) == 1:
         estimate = share_interval(matrix[0]) if is_share(metric) else mean_interval(matrix[0], seed=options.seed)
@@ -212,7 +217,7 @@ def difference_of(left: np.ndarray, right: np.ndarray, metric: str, options: Opt
     """Return the mean difference `left` minus `right`, in the form of `PairedDifference.to_dict`.
 
     Args:
-        left, right: the values of the same problems, `[seed, problem]`.
+        left, right: the values of the two sides on the same problems, `[seed, problem]`.
         metric: the name of the metric. Only a share gets a verdict.
         options: the options of the comparison.
     """
@@ -230,7 +235,10 @@ def difference_of(left: np.ndarray, right: np.ndarray, metric: str, options: Opt
 
 
 def point_of(entrant: Entrant, run: SeedRun) -> dict[str, Any]:
-    """Return the accuracy of one run, and the numbers that `ACROSS` names; undefined numbers are None."""
+    """Return the accuracy of one run, and the numbers that `ACROSS` lists: ι and its controls.
+
+    Undefined numbers are None.
+    """
     rows = sampled_or_greedy(run.rollouts)
     signals = run.result.get("signals", {})
 
@@ -268,16 +276,17 @@ def entrant_accuracy(run: SeedRun) -> float:
 def associations(
     points: Sequence[Mapping[str, Any]], clusters: Sequence[str] | None, options: Options
 ) -> dict[str, Any]:
-    """Compute the rank correlation of each number that `ACROSS` names (ι and its controls) with accuracy.
+    """Compute the rank correlation with accuracy, for each number that `ACROSS` lists (ι and its controls).
 
     Args:
         points: what `point_of` returned for each run. The correlation is over these runs.
-        clusters: the model or method of each point, if it has several points, which resemble one another; else None.
+        clusters: the model or method of each point. Points of one model or method resemble one another, so the
+            interval treats them as a cluster. None if each has a single point.
         options: only `seed` is used.
 
     Returns:
-        the correlations of the numbers that all points have, by name; empty with fewer than 4 points. Fewer than
-        `MIN_CLUSTERS` clusters give no interval.
+        The correlation of each number that all points have, by its name. It is empty if there are fewer than 4 points.
+        If there are fewer than `MIN_CLUSTERS` clusters, the correlations have no interval.
     """
     if len(points) < 4:
         return {}

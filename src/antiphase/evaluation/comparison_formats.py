@@ -91,7 +91,7 @@ def notes_of(task: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
 
 
 def across_rows(across: Mapping[str, Any]) -> list[list[str]]:
-    """Return a row for each number in `across`, which holds their rank correlations with accuracy, by name."""
+    """Return a row for each number in `across`. It holds the rank correlation of each with accuracy."""
     rows = []
     for name, found in across.items():
         if name in LATER and not found["num_points"]:
@@ -112,7 +112,7 @@ ACROSS_NOTE = (
 def benchmark_tables(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]]]:
     """Return the title, the header and the rows of each table of several tasks.
 
-    Where the averages have differences from the reference, a table of these differences follows.
+    If the averages have differences from the reference, a table of these differences follows each table.
     """
     tables = []
     for name, table in comparison.benchmarks.items():
@@ -215,7 +215,7 @@ def latex_text(text: str) -> str:
 
 
 def comparison_latex(comparison: Comparison) -> str:
-    """Write a comparison in LaTeX: a `tabular` for each task, then one for the averages.
+    """Write a comparison in LaTeX: a `tabular` for each task, then one for the averages over tasks.
 
     The tables need the package booktabs. They have the columns method, seeds, accuracy, difference, verdict and ρ.
     """

@@ -1,4 +1,4 @@
-"""Make the tables of the page that show which problems one entrant solves more often than another."""
+"""Make the tables of the page that show which problems one model or method solves more often than another."""
 
 from collections.abc import Mapping, Sequence
 
@@ -25,8 +25,8 @@ def disagreement_tables(found: Sequence[Disagreements], labels: Labels) -> list[
 
     Args:
         found: the disagreements, as `disagreements` returns them.
-        labels: the labels under which the page shows the models. A click on a cell of the table opens a rollout of the
-            model that has the label.
+        labels: the labels of the models on the page. If a user clicks on a cell of the table, the page opens a rollout
+            of the model with this label.
     """
     pairs: dict[tuple[str, str], list[Disagreements]] = {}
     for one in found:

@@ -1,4 +1,4 @@
-"""Compare two entrants problem by problem: which problems does one of them solve more often than the other?
+"""Compare two models or methods problem by problem: which problems does one of them solve more often than the other?
 
 An entrant is a model, or a method with its seeds. Two entrants are compared on the problems that both answered. The
 share of a problem is the share of its samples that are right, over all seeds. If nothing was sampled, the greedy
@@ -35,9 +35,9 @@ class Side:
     """The answers of one entrant (a model, or a method with its seeds) to a problem.
 
     Args:
-        num_correct, num_samples: number of right completions and number of all completions, over all seeds.
-        rollouts: some completions that show why the two sides differ, each as (index of the seed, rollout id). They
-            are right ones for the side that is right more often, and wrong ones for the other side.
+        num_correct, num_samples: the number of right completions and the number of all completions, over all seeds.
+        rollouts: some completions as examples, each as (index of the seed, rollout id). On the side that is right more
+            often they are right, on the other side they are wrong.
     """
 
     num_correct: int
@@ -52,9 +52,9 @@ class Side:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A problem of which two entrants (models or methods) have different shares of right completions.
+    """A problem on which two models or methods have different shares of right completions.
 
-    `model` is the entrant that is compared with the entrant `reference`.
+    `model` is the side that is compared with the side `reference`.
     """
 
     problem_id: str
@@ -74,16 +74,16 @@ class Disagreements:
 
     Args:
         task: the task's spec.
-        reference: name of the entrant with which the other is compared.
-        model: name of the other entrant.
-        num_problems: number of problems that both answered.
-        problems: the problems with different shares. The largest differences come first. Among equal differences, the
-            problems that the model solves more often come first.
+        reference: the name of the entrant with which the other one is compared.
+        model: the name of the other entrant.
+        num_problems: the number of problems that both entrants answered.
+        problems: the problems on which the shares of right completions differ. The largest differences come first.
+            Among equal differences, the problems that the entrant `model` solves more often come first.
         paired: the difference in mean accuracy, model minus reference, with its interval and verdict, as
             `PairedDifference.to_dict` gives it.
-        by_chance: the expected number of problems with different shares if all completions of a problem, from both
-            entrants and all seeds, were right with the same probability (see `chance_of_unequal_shares`). None if the
-            numbers of completions do not allow an estimate, for example if a side has one completion of each problem.
+        by_chance: the expected number of problems with different shares, if both entrants solved each problem with the
+            same probability (see `chance_of_unequal_shares`). None if the numbers of completions do not allow an
+            estimate, for example if a side has one completion of each problem.
     """
 
     task: str
@@ -99,12 +99,11 @@ def disagreements(entrants: Sequence[Entrant], options: Options | None = None) -
     """Compare every entrant (a model, or a method with its seeds) with the reference, problem by problem.
 
     Args:
-        entrants: an entrant for each name and task.
-        options: `reference` (by default the first entrant), `paired_seeds`, `smallest`, `num_resamples` and `seed` are
-            used.
+        entrants: the entrants, one for each name and task.
+        options: how the entrants are compared; `allow_mismatch` is not read.
 
     Returns:
-        an entry for each entrant and each task on which it shares a problem with the reference. The entries of one
+        An entry for each entrant and each task on which it shares a problem with the reference. The entries of one
         entrant stand together.
     """
     options = options or Options()
@@ -146,7 +145,7 @@ def _compared(reference: Entrant, model: Entrant, options: Options) -> Disagreem
 
 
 def _by_problem(entrant: Entrant) -> dict[str, pd.DataFrame]:
-    """Return the completions of each problem that count for its share, with the index of their seed as `place`."""
+    """Return the rows of the completions that count, for each problem. The column `place` is the index of the seed."""
     parts = []
     for place, run in enumerate(entrant.runs):
         rows = sampled_or_greedy(run.rollouts)

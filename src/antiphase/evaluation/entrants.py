@@ -41,9 +41,9 @@ class SeedRun:
     """The evaluation of one seed on one task.
 
     Args:
-        seed: the seed's label.
-        result: the entry of the evaluation's summary.
-        rollouts: the rows of rollouts.parquet for this model, task and one estimator.
+        seed: the label of the seed: the number of the seed, or `#0`, `#1`, … if two runs have the same seed.
+        result: the entry for this model, task and estimator in the evaluation's summary.
+        rollouts: the rows of rollouts.parquet for this model, task and estimator.
         versions: everything that decides which answers are right: versions of packages, the digest of a user's own
             verifier, and the user's tags of thoughts.
     """
@@ -62,12 +62,12 @@ class SeedRun:
 
     @property
     def unit(self) -> str:
-        """The unit of ι: `type`, `token` or `step`. It is the unit of the ρ that the evaluation shows first."""
+        """The unit of ι: `type`, `token` or `step`. It is the headline unit, whose ρ the evaluation shows first."""
         return headline_of(self.result.get("signals", {}))
 
     @property
     def segment(self) -> str:
-        """The tokens over which ι is measured: `all`, `thought` or `answer`. Older evaluations used all tokens."""
+        """The tokens over which ι is measured: `all`, `thought` or `answer`. It is `all` in older evaluations."""
         return str(self.result.get("signals", {}).get("segment", "all"))
 
 
@@ -87,19 +87,19 @@ class Entrant:
         return [name for name in names[0] if name in shared]
 
     def matrix(self, metric: str, problems: Sequence[str]) -> np.ndarray:
-        """Return a metric of every seed and problem, `[seed, problem]`; NaN where it is undefined for a problem.
+        """Return a metric of every seed and problem, `[seed, problem]`. It is NaN for a problem without a value.
 
         Args:
-            metric: `accuracy` (mean over the samples, or greedy if nothing was sampled), `greedy`, `pass@K`,
-                `maj@K`, `three@K` (mean of accuracy, pass@K and maj@K), `length`, `entropy`, or `inversion` (mean ι
-                of the rollouts that have one).
+            metric: `accuracy` (the mean over the samples; that of the greedy completion if nothing was sampled),
+                `greedy`, `pass@K`, `maj@K`, `three@K` (the mean of accuracy, pass@K and maj@K), `length`, `entropy`,
+                or `inversion` (the mean ι of the rollouts that have one).
             problems: ids of the problems, in the order of the columns.
         """
         rows = [run.by_problem(metric).reindex(list(problems)) for run in self.runs]
         return np.array([row.to_numpy(dtype=np.float64) for row in rows])
 
     def ks(self, prefix: str) -> set[int]:
-        """Return the values of k for which the evaluations of all seeds have the metric `prefix@k`.
+        """Return the values of k for which all seeds have the metric `prefix@k`, such as `pass@8`.
 
         Args:
             prefix: `pass` or `maj`.
@@ -108,10 +108,11 @@ class Entrant:
         return {int(name.partition("@")[2]) for name in names if name.startswith(f"{prefix}@")}
 
     def mean_signal(self, name: str) -> float:
-        """Return the mean over seeds of a pooled correlation; NaN if no seed has it.
+        """Return a pooled correlation (over all rollouts of a seed), as a mean over seeds; NaN if no seed has it.
 
         Args:
-            name: a key of the entry `signals` of a result; or `HEADLINE` for the ρ that the evaluation shows first.
+            name: the key of the correlation in the entry `signals` of a result; or `HEADLINE` for the ρ that the
+                evaluation shows first.
         """
         signals = [run.result.get("signals", {}) for run in self.runs]
         found = [headline_entry(one) if name == HEADLINE else one.get(name) for one in signals]
@@ -154,16 +155,17 @@ def _by_problem(rollouts: pd.DataFrame, metric: str, unit: str) -> "pd.Series[fl
 def entrants_of(name: str | None, evaluations: Sequence[Evaluation], estimator: str | None = None) -> list[Entrant]:
     """Make the entrants of some evaluations.
 
-    An entrant is a model, or a method with its seeds, on one task. With a name, the evaluations are the seeds of one
-    method, and there is an entrant for each task. Without a name, there is one for each model and task.
+    An entrant is a model, or a method with its seeds, on one task. If `name` is given, the evaluations are the seeds
+    of one method, and there is an entrant for each task. If it is None, there is an entrant for each model and task.
 
     Args:
-        name: the name of the entrant whose seeds the evaluations are. If it is None, each model is an entrant.
-        evaluations: the evaluations. If there is a name, each of them must have one model.
-        estimator: the estimator whose signals are compared; by default the first one of each evaluation.
+        name: the name of the method, or None.
+        evaluations: the evaluations. If `name` is given, each of them must have one model.
+        estimator: the estimator of the gradient strength whose results are compared; None takes the first one of each
+            evaluation.
 
     Raises:
-        InvalidInputError: there is a name, and an evaluation has several models.
+        InvalidInputError: `name` is given, and an evaluation has several models.
     """
     seeds = [str(evaluation.summary["seed"]) for evaluation in evaluations]
     # If two runs have the same sampling seed, all runs are labelled and paired by their place.
@@ -187,7 +189,7 @@ def entrants_of(name: str | None, evaluations: Sequence[Evaluation], estimator: 
 
 
 def check_comparable(entrants: Sequence[Entrant]) -> None:
-    """Raise InvalidInputError if the entrants of a task cannot be compared.
+    """Raise InvalidInputError if the models or methods on a task cannot be compared.
 
     Their evaluations must agree in the prompts, the budget (numbers of samples and tokens), the verifier, and the
     options of the measured signals.
@@ -205,9 +207,9 @@ def check_comparable(entrants: Sequence[Entrant]) -> None:
 
 
 def _rendered_otherwise(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
-    """Return whether the same tokenizer made different token ids of the prompts in two results.
+    """Return whether two results have the same tokenizer, but different token ids of the prompts.
 
-    Old results have no digests of the prompts. For them, the function returns False.
+    Results of older versions have no digests of the prompts. For them, the function returns False.
     """
     known = all(result.get("tokenizer_sha256") is not None for result in (left, right))
     same = known and left["tokenizer_sha256"] == right["tokenizer_sha256"]

@@ -1,7 +1,7 @@
 """Check the arguments of a comparison. Only names and JSON files are read for this.
 
-`compare` begins with `check_comparison`. The command line calls it before it imports anything slow. Therefore this
-module imports neither torch nor pandas.
+`compare` begins with `check_comparison`. The command line calls it before it imports torch and pandas, which are slow.
+So this module imports neither.
 """
 
 import glob
@@ -27,13 +27,14 @@ class Options:
     """How entrants (models or methods with their seeds) are compared.
 
     Args:
-        reference: the name of the entrant that the others are compared with; by default the first one.
-        paired_seeds: pair seed i of one entrant with seed i of the other. This is right if the two share the order of
-            the data and the initial model.
+        reference: the name of the entrant with which the others are compared; None takes the first one.
+        paired_seeds: whether seed i of one entrant is paired with seed i of the other. Pair them if equal seeds mean
+            the same order of the data and the same initial model.
         smallest: the smallest difference in accuracy that matters.
-        allow_mismatch: also compare evaluations with different prompts, budgets, verifiers or estimators.
-        num_resamples: number of bootstrap resamples.
-        seed: seed of the random generator that draws the resamples.
+        allow_mismatch: whether evaluations with different prompts, budgets (numbers of samples and tokens), verifiers
+            or estimators are compared too. If not, they are refused.
+        num_resamples: the number of bootstrap resamples.
+        seed: the seed of the random generator that draws the resamples.
     """
 
     reference: str | None = None
@@ -57,7 +58,7 @@ class Entry:
     Args:
         name: the entrant's name. If it is None, each model of the runs is an entrant with the model's name.
         paths: the runs, which are folders of evaluations or models.
-        folders: those of the paths that are folders of evaluations.
+        folders: those of the `paths` that are folders of evaluations.
     """
 
     name: str | None
@@ -66,7 +67,7 @@ class Entry:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The paths that are models, which must be evaluated first."""
+        """Those of the `paths` that are models. They must be evaluated first."""
         return tuple(path for path in self.paths if path not in self.folders)
 
 
@@ -78,10 +79,10 @@ def check_comparison(
     estimator: str | None = None,
     evaluation: Mapping[str, Any] | None = None,
 ) -> list[Entry]:
-    """Check the arguments of `compare`, and parse the entries. The docstring of `compare` explains the arguments.
+    """Check the arguments of `compare`, which explains them, and parse the entries.
 
     Returns:
-        the parsed entries.
+        The parsed entries.
 
     Raises:
         InvalidInputError: an entry is malformed, `out` holds files that `compare` does not write, a folder is
@@ -131,12 +132,12 @@ def entrant_keys(
     """Return the name and the task of each entrant (model or method) that `entrants.entrants_of` would make.
 
     Args:
-        name: the name of the entrant whose seeds the evaluations are. If it is None, each model is an entrant.
+        name: the name of the method whose seeds the evaluations are. If it is None, each model is an entrant.
         summaries: the content of summary.json of each evaluation.
-        estimator: only results of this estimator count; None takes those of all estimators.
+        estimator: only results of this estimator count; None takes the results of all estimators.
 
     Raises:
-        InvalidInputError: there is a name, and an evaluation has several models.
+        InvalidInputError: `name` is given, and an evaluation has several models.
     """
     keys: dict[tuple[str, str], None] = {}
     for summary in summaries:
@@ -183,7 +184,10 @@ def _natural(path: str) -> list[tuple[int, str]]:
 
 
 def _is_folder(path: str) -> bool:
-    """Return whether a path is a folder and not a saved model. The caller refuses a folder that is no evaluation."""
+    """Return whether a path is a folder without a saved model.
+
+    If such a folder holds no evaluation, the caller refuses it.
+    """
     if not os.path.isdir(path):
         return False
     try:

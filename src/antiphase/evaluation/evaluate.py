@@ -44,18 +44,18 @@ def evaluate(
 
     Args:
         model: a hub id, a local directory, `demo`, or several of these.
-        rollouts: given rollouts, as a file or as rows. Each row names its problem and has a completion; `load_given`
-            lists the columns. By default completions are generated.
-        out: folder for rollouts.parquet, tokens.parquet, summary.json and figures; None keeps nothing on disk.
-        resume: continue the interrupted evaluation in `out`, which must have the same options and model. If there is
-            none, begin one.
-        figures: draw figures into `out`. By default they are drawn if `out` is given and matplotlib is installed.
-        report: write the interactive page `report.html` into `out`.
-        progress: show a bar with the time left, if the evaluation takes over two seconds.
+        rollouts: rollouts that another program generated, as a file or as rows. Each row names its problem and has a
+            completion; `load_given` lists the columns. None generates the completions.
+        out: the folder for rollouts.parquet, tokens.parquet, summary.json and figures; None writes no files.
+        resume: whether to continue an interrupted evaluation in `out`, with the same options and models. If `out` has
+            no evaluation, a new one begins.
+        figures: whether to draw figures into `out`; None draws them if `out` is given and matplotlib is installed.
+        report: whether to write the interactive page `report.html` into `out`.
+        progress: whether to show a progress bar with the time left, if the evaluation takes more than two seconds.
         options: fields of `EvalConfig`, such as `tasks=("gsm8k",)`, `samples=8`, `num_problems=100`.
 
     Returns:
-        the evaluation. Use `.result(model, task)` for the numbers, `.rollouts` for the rollouts, and `str()` for the
+        The evaluation. `.result(model, task)` has the numbers, `.rollouts` has the rollouts, and `str()` gives the
         table of results.
 
     Raises:
@@ -70,8 +70,8 @@ def run_evaluation(request: EvalRequest, *, progress: bool = True) -> Evaluation
     """Run an evaluation whose arguments were checked before.
 
     Args:
-        request: the checked arguments, from `eval_request`.
-        progress: show a bar with the time left.
+        request: the checked arguments that `eval_request` returned.
+        progress: whether to show a progress bar with the time left.
 
     Raises:
         AntiphaseError: a model or a given rollout cannot be used, or memory runs out. The message says what to do.
@@ -80,7 +80,7 @@ def run_evaluation(request: EvalRequest, *, progress: bool = True) -> Evaluation
 
 
 class _EvaluationRun(Run[EvalRequest, Evaluation]):
-    """The steps of a run that differ between an evaluation and other runs."""
+    """A run that is an evaluation. The methods are explained in `Run`."""
 
     FOLDER = EvalFolder
     RESAMPLED = "problems"

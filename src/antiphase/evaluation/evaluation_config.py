@@ -1,4 +1,4 @@
-"""The options of an evaluation. All of them are written to the run folder, and a resumed run must have the same."""
+"""The options of an evaluation. The run folder stores them, and a run can be continued only with the same options."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar, cast
@@ -19,29 +19,32 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True)
 class EvalConfig(RunConfig):
-    """The options of an evaluation: those of every run (`RunConfig`), and these.
+    """The options of an evaluation. It also has all the options of `RunConfig`.
 
-    If `prompt_template` or `end_tokens` is not set, each task uses its own. The estimator `none` measures no signals.
+    If `prompt_template` or `end_tokens` is None, each task uses its own. If the estimator is `none`, no signals are
+    measured.
 
     Args:
-        tasks: specs of tasks, such as `gsm8k`. If a `suite` is given too, these tasks replace those of the suite. A
-            spec may set `samples` and `k` for its task, as in `aime24:samples=64,k=1|8`; these replace the fields
-            `samples` and `k` below.
-        suite: the name of a list of tasks with their options. The options below replace those of the suite.
-            `NAME:task=FILE` reads the problems of a task from a local file.
-        num_problems: number of problems of each task; `all` takes all. Every run draws the same problems.
-        split: split of the data set that the problems come from.
-        chat_template: apply the model's chat template, if it has one. By default the suite decides; without a suite,
-            the template is applied.
-        samples: number of sampled completions of each problem. It may be 0 if `greedy` is true. The default is the
-            suite's number (16 for `paper`), else 4. It is None only for a suite whose tasks have different numbers.
-        greedy: add a greedy completion of each problem.
-        k: the values of k for pass@k, maj@k and best-of-k. By default they are the number of samples and all powers of
-            two below it. A task uses only the values that are at most its own number of samples.
-        max_new_tokens: length limit of a completion; by default the suite's, else 1024.
-        timeout: seconds that one verification may take.
-        by_projection: keep the strength of every layer and projection (four columns for a layer) in tokens.parquet,
-            and the correlation ρ of each in the summary.
+        tasks: specs (names with options) of tasks, such as `gsm8k`. If a `suite` is given too, these tasks replace
+            those of the suite. A spec may set `samples` and `k` for its task, as in `aime24:samples=64,k=1|8`. For
+            this task they replace the fields `samples` and `k`.
+        suite: the name of a suite, a list of tasks with their options. Fields that you set here replace the options of
+            the suite. `NAME:task=FILE` reads the problems of a task from a local file.
+        num_problems: the number of problems of each task; `all` takes all. Every run draws the same problems.
+        split: the split of the data set that the problems come from.
+        chat_template: whether the model's chat template is applied, if it has one. If None, the suite decides; without
+            a suite, the template is applied.
+        samples: the number of sampled completions of each problem. It may be 0 if `greedy` is true. If None, it is the
+            suite's number (16 for `paper`); without a suite, it is 4. It stays None if the tasks of the suite have
+            different numbers.
+        greedy: whether a greedy completion of each problem is added.
+        k: the values of k for pass@k, maj@k and best-of-k. If None, they are the number of samples and all powers of
+            two below it. A task leaves out values above its own number of samples.
+        max_new_tokens: the greatest number of tokens of a completion. If None, it is the suite's; without a suite, it
+            is 1024.
+        timeout: the seconds that one verification may take. If it takes longer, the completion counts as wrong.
+        by_projection: whether tokens.parquet keeps the strength of every layer and projection (four columns for a
+            layer), and the summary keeps the ρ of each.
     """
 
     tasks: tuple[str, ...] = ()
@@ -78,7 +81,7 @@ class EvalConfig(RunConfig):
     def entries(self) -> tuple[SuiteEntry, ...]:
         """Return the tasks with their options: those of `tasks`, or else those of the suite.
 
-        Every entry has its number of samples. Its `k` is None if the user and the suite name none; see `ks`.
+        In every entry `samples` is set. Its `k` is None if neither the user nor the suite names values; see `ks`.
 
         Raises:
             InvalidInputError: the suite is unknown, or a spec is malformed.
@@ -125,20 +128,20 @@ class EvalConfig(RunConfig):
                 )
 
     def specs(self) -> tuple[SignalSpec, ...]:
-        """Return the spec of each estimator; empty if no signals are measured."""
+        """Return a `SignalSpec` (what is measured, and how) for each estimator; empty if no signals are measured."""
         if self.estimators == (NO_SIGNALS,):
             return ()
         return signal_specs(self)
 
     def sampling(self, max_new_tokens: int | None, *, greedy: bool = False) -> Sampling:
-        """Return how the completions of a task are drawn. `max_new_tokens` is the task's own length limit, if any."""
+        """Return the sampling options of a task. `max_new_tokens` is the task's own length limit, or None."""
         length = self.max_new_tokens or max_new_tokens or DEFAULT_MAX_NEW_TOKENS
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             length = self.max_new_tokens  # `Sampling` raises the error for it.
         return Sampling(length, 0.0 if greedy else self.temperature, self.top_p, self.seed)
 
     def ks(self, task: str, samples: int) -> tuple[int, ...]:
-        """Return the values of k for pass@k of a task that has this number of samples of each problem."""
+        """Return the values of k for pass@k of a task. `samples` is its number of samples of each problem."""
         asked = next((entry.k for entry in self.entries() if entry.spec == task), self.k)
         if asked is not None:
             return tuple(k for k in sorted(set(asked)) if k <= samples)
@@ -152,7 +155,7 @@ class EvalConfig(RunConfig):
 
 
 def num_samples(entry: SuiteEntry) -> int:
-    """Return the number of samples of an entry of `EvalConfig.entries`, which is never None."""
+    """Return the number of samples of an entry that `EvalConfig.entries` returned."""
     return cast(int, entry.samples)
 
 

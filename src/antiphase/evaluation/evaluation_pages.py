@@ -49,13 +49,14 @@ def comparison_document(
     found: Sequence[Disagreements] = (),
     names: Mapping[str, str | None] | None = None,
 ) -> Document:
-    """Return the document from which the page of a comparison and its evaluations is made.
+    """Return the content of the interactive page of a comparison and its evaluations.
 
     Args:
         comparison: the comparison.
-        folders: folders of the evaluations, by their label on the page. Several folders of one label are seeds.
-        found: the problems that entrants (models, or methods with their seeds) solve with different shares.
-        names: the name of the entrant, by label. It is None if each model of the folder is an entrant of its own.
+        folders: the folders of the evaluations, by their label on the page. If a label has several folders, they are
+            seeds of one method.
+        found: the problems on which two models or methods differ in their share of right completions.
+        names: the name of the method, by label. It is None if each model in the folder is compared by itself.
 
     Raises:
         InvalidInputError: an evaluation cannot be read.

@@ -28,16 +28,17 @@ def summarize_evaluation(
     """Compute the results of an evaluation.
 
     Args:
-        tokens, rollouts, steps: the tables of the whole run. `steps` is None in older runs, which did not measure
-            steps.
-        models: facts of each model: revision, device, dtype, engine, and the layers of each estimator.
+        tokens, rollouts, steps: the tables of the whole run. `steps` is None for runs of older versions, which did not
+            measure steps.
+        models: the facts about each model: revision, device, dtype, engine, and the layers of each estimator.
         config: the options of the run.
         identities: for each task, the values that two comparable results must share (see `TaskPlan.identity`).
-        tick: a function that is called after each result, with the share of the whole work that this result was.
+        tick: function for a progress bar. It is called after each result. Its argument is the share of the whole work
+            that this result took.
 
     Returns:
-        `results`, an entry for each model, task and estimator; and `benchmark`, the table of several tasks with their
-        average, or None where there is one task.
+        A mapping. `results` has an entry for each model, task and estimator. `benchmark` is the table of several tasks
+        with their average; None if there is only one task.
     """
     specs = {str(spec.estimator): spec for spec in config.specs()}
     estimators: list[str] = list(specs) or [NO_SIGNALS]

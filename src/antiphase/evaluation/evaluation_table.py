@@ -64,7 +64,10 @@ def _accuracies(results: Sequence[Entry], config: Entry) -> list[Any]:
 
 
 def _columns(metrics: Entry, ks: Sequence[int] | None) -> tuple[str, ...]:
-    """Return the names of the columns: the mean of the samples, then pass@k, then maj@k. Pass@1 equals the mean."""
+    """Return the names of the columns: the mean of the samples, then pass@k, then maj@k.
+
+    Pass@1 has no column, because it equals the mean.
+    """
     names = [largest(metrics, "avg")]
     for prefix in ("pass", "maj"):
         names += [largest(metrics, prefix)] if not ks else [f"{prefix}@{k}" for k in sorted(set(ks)) if k > 1]
@@ -72,7 +75,7 @@ def _columns(metrics: Entry, ks: Sequence[int] | None) -> tuple[str, ...]:
 
 
 def _accuracy_table(names: Sequence[str], results: Sequence[Entry]) -> Any:
-    """Make the table of accuracies of results that share the columns `names`, which `_columns` returned."""
+    """Make the table of accuracies of results that have the same columns. `_columns` returned their `names`."""
     average, others = names[:1], names[1:]
     two = TWO_SCORES if any(differ_from_accuracy(result["metrics"]) for result in results) else ()
     heads = [*(f"{name} [95 %]" for name in average), "greedy [95 %]", *two, *others, "cut", "form"]
@@ -93,7 +96,10 @@ def _accuracy_table(names: Sequence[str], results: Sequence[Entry]) -> Any:
 
 
 def _of_some(entry: Entry, problems: int) -> str:
-    """Write the value of an entry. If it is over fewer problems than `problems`, their number follows in brackets."""
+    """Write the value of an entry.
+
+    If the value is a mean over fewer than `problems` problems, their number follows in brackets.
+    """
     if entry["value"] is None:
         return "—"
     number = entry["num_problems"]
@@ -101,7 +107,7 @@ def _of_some(entry: Entry, problems: int) -> str:
 
 
 def _units(results: Sequence[Entry]) -> list[str]:
-    """Return the units in the order of the tables. The first is the headline, whose ρ stands for the result."""
+    """Return the units (`type`, `token`, `step`) in the order of the tables. The first is the headline unit."""
     first = headline_of(results[0]["signals"])
     return [first, *(unit for unit in ("type", "token", "step") if unit != first)]
 
@@ -133,7 +139,7 @@ def _signals(results: Sequence[Entry]) -> Any:
 
 
 def _counts(results: Sequence[Entry]) -> Any:
-    """Make the table of counts: the rollouts without a ρ of their own, and the items of the pooled ρ by unit."""
+    """Make the table of counts: the rollouts without a ρ of their own, and the pairs in the pooled ρ of each unit."""
     order, counts = _units(results), ("num_undefined", "num_items")
 
     def cells(signals: Entry) -> list[str]:

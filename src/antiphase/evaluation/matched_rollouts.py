@@ -30,7 +30,7 @@ _TEXT_COLUMNS = ("question", "problem", "prompt")
 class GivenCompletion:
     """One given completion of a problem, as text or as token ids.
 
-    `place` says where it stands in the given data, for error messages. `sample` is its number among the samples of the
+    `place` says where the completion was read, for error messages. `sample` is its number among the completions of the
     problem.
     """
 
@@ -47,17 +47,18 @@ def load_given(source: str | Any, plans: Sequence[TaskPlan]) -> list[tuple[TaskP
     """Read given rollouts from a JSONL or Parquet file, a data frame or a list of mappings, and find their problems.
 
     Args:
-        source: a row for each rollout. A row names its problem by `problem_id` (or `id`), or by the problem's text as
-            `question`. It has a text `completion` (or `response`, `output`), or `completion_ids`. It may also have
-            `prompt_ids`, `task`, `finish` and `greedy`. The rollouts.parquet of an evaluation has this form.
+        source: the rows, one for each rollout. The column `problem_id` (or `id`) names the problem, or the column
+            `question` has the problem's text. The completion is a text in `completion` (or `response`, `output`), or
+            token ids in `completion_ids`. A row may also have `prompt_ids`, `task`, `finish` and `greedy`. The
+            rollouts.parquet of an evaluation has this form.
         plans: the tasks with their problems.
 
     Returns:
-        each task with its completions. Tasks and problems without a rollout are left out.
+        (task, completions) for each task. Tasks without a rollout are left out, and so are problems without one.
 
     Raises:
-        InvalidInputError: a row answers no problem of the tasks, has no completion, or repeats another row's sample
-            with different tokens. The message says where the row stands.
+        InvalidInputError: a row answers no problem of the tasks, has no completion, or has the same problem and sample
+            number as another row but other tokens. The message says where the row stands.
     """
     rows = given_rows(source)
     by_key: _Keys = {}
@@ -89,7 +90,7 @@ def load_given(source: str | Any, plans: Sequence[TaskPlan]) -> list[tuple[TaskP
 
 
 def given_digest(matched: Sequence[tuple[TaskPlan, Sequence[GivenCompletion]]]) -> str:
-    """Return a digest of all completions. A resumed run compares it to see whether they are still the same."""
+    """Return a digest of all completions. A continued run compares it to see whether they are still the same."""
     content = [
         (given.problem, given.sample, given.text, given.completion_ids, given.prompt_ids, given.finish)
         for _, completions in matched
@@ -150,7 +151,7 @@ def _present(row: TableRow, column: str) -> Any:
 
 
 def _sample(row: TableRow, problem: Problem, counts: dict[str, int]) -> int:
-    """Return the number of a row's sample; without a column for it, the rows of a problem are counted in `counts`."""
+    """Return the sample number of a row. If the row has none, it is counted in `counts`, from 0 for each problem."""
     greedy, sample = _present(row, "greedy"), _present(row, "sample")
     if greedy is not None and type(greedy) is not bool and not isinstance(greedy, np.bool_):
         raise InvalidInputError(f"{row.place}: greedy must be true or false; got {greedy!r}.")
@@ -175,7 +176,7 @@ def given_batches(
     config: EvalConfig,
     moment: str,
 ) -> list[ProblemBatch]:
-    """Divide given rollouts into batches, whose completions need not be generated.
+    """Divide given rollouts into batches. Their completions need not be generated.
 
     Args:
         matched: each task with the rollouts that answer its problems.
@@ -185,7 +186,7 @@ def given_batches(
         moment: the time that chat templates read, in ISO format.
 
     Raises:
-        InvalidInputError: the model does not have a token id, or a row is longer than its context.
+        InvalidInputError: the model's vocabulary lacks a token id, or a row is longer than the model's context.
     """
     batches = []
     for plan, completions in matched:

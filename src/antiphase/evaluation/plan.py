@@ -33,11 +33,11 @@ class TaskPlan:
     Args:
         task: the task, with its verifier.
         problems: the problems, in order.
-        template: text around a prompt, with `{prompt}` in it.
+        template: a text with `{prompt}` in it, which is put around each prompt.
         chat_template: whether the model's chat template is applied, if the model has one.
-        max_new_tokens: length limit of a completion.
-        end_tokens: texts that end a completion, besides the model's own end tokens.
-        samples: number of sampled completions of each problem.
+        max_new_tokens: the greatest number of tokens of a completion.
+        end_tokens: texts of tokens that end a completion, in addition to the model's own end tokens.
+        samples: the number of sampled completions of each problem.
     """
 
     task: Task
@@ -49,11 +49,14 @@ class TaskPlan:
     samples: int
 
     def prompt_format(self, config: EvalConfig, moment: str) -> PromptFormat:
-        """Return how a problem becomes a prompt. `moment` is the time in ISO format that chat templates read."""
+        """Return the options for making prompts. `moment` is the time, in ISO format, that chat templates read."""
         return PromptFormat(self.template, config.system_prompt, self.chat_template, config.chat_options(moment))
 
     def identity(self, config: EvalConfig) -> dict[str, Any]:
-        """Return the values that two comparable results must share: the prompts, the budget and the verifier."""
+        """Return the values that two comparable results must share.
+
+        They are the prompts, the budget (numbers of samples and tokens) and the verifier.
+        """
         chat = {"chat_template_kwargs": config.chat_template_kwargs, "fold_system": config.fold_system}
         asked = [[p.problem_id, p.prompt, p.answer, p.metadata] for p in self.problems]
         return {
@@ -101,7 +104,7 @@ def _check_options(task: Task) -> None:
 
 
 def plan_entry(entry: SuiteEntry, task: Task, config: EvalConfig) -> TaskPlan:
-    """Read or generate the problems of one task, and combine its options with those of the evaluation."""
+    """Read or generate the problems of one task, and combine the task's options with those of the evaluation."""
     wanted = config.num_problems if config.num_problems is not None else entry.num_problems
     number = None if wanted == "all" else wanted
     template = config.prompt_template or entry.prompt_template or task.prompt_template or "{prompt}"
@@ -124,7 +127,7 @@ class ProblemBatch(Batch):
     Args:
         plan: the task of the rollouts.
         problems: the problem of each rollout.
-        samples: which sample of its problem each rollout is, counted from 0; `GREEDY` for the greedy one.
+        samples: the number of each rollout among the samples of its problem, from 0; `GREEDY` for a greedy rollout.
     """
 
     plan: TaskPlan
@@ -141,10 +144,10 @@ class ProblemBatch(Batch):
 def batches_of(
     plans: Sequence[TaskPlan], tokenizer: Any, limits: Limits, config: EvalConfig, moment: str
 ) -> list[ProblemBatch]:
-    """Return all rollouts that a model has to complete, in batches, with tokenized prompts.
+    """Return all rollouts that a model has to complete, in batches. The prompts are tokenised.
 
-    All rollouts of a batch belong to one task, and are either sampled or greedy. The seed of a batch does not depend
-    on how many samples another task has.
+    All rollouts of a batch belong to one task, and all are sampled or all are greedy. The seed of a batch does not
+    depend on the numbers of samples of other tasks.
 
     Args:
         plans: the tasks with their problems.
@@ -178,10 +181,11 @@ def batches_of(
 
 
 def _draws(plans: Sequence[TaskPlan], config: EvalConfig) -> list[Iterator[int]]:
-    """Return, for each task, the numbers from which the seeds of its batches are made.
+    """Return the numbers of the batches of each task. The seed of a batch is made from its number.
 
-    Suppose that every task had the usual number of samples. A batch then gets its place among all batches as its
-    number. The batches of a task with another number of samples get numbers that are far from these.
+    If a task has the usual number of samples, its batches are numbered as if all tasks had this number. If a task has
+    another number of samples, the numbers of its batches begin far above all of these, so the seeds of other tasks do
+    not change.
     """
     usual = DEFAULT_SAMPLES if config.samples is None else config.samples
     found: list[Iterator[int]] = []

@@ -1,7 +1,7 @@
 """Check the arguments of an evaluation, as far as that is possible without a model.
 
-`evaluate` begins with these checks. The command line makes them before it imports anything slow, so that a wrong
-option, an unknown task or a missing file is refused at once. Therefore this module imports neither torch nor pandas.
+`evaluate` begins with these checks. The command line makes them before it imports torch and pandas, which this module
+does not import. So a user learns of a wrong option, an unknown task or a missing file at once.
 """
 
 import functools
@@ -23,7 +23,7 @@ from antiphase.tasks.pool import VERDICT_RULES
 
 @dataclass(frozen=True)
 class EvalRequest(RunRequest):
-    """The checked arguments of an evaluation. An error after this can only come from the model.
+    """The checked arguments of an evaluation. All later errors come from the models.
 
     Args:
         config: all options.
@@ -44,7 +44,7 @@ class EvalRequest(RunRequest):
 
     @functools.cached_property
     def stored(self) -> dict[str, Any]:
-        """The content of config.json. A resumed run must have the same values."""
+        """The content of config.json. A run can be continued only with the same values."""
         return {
             **self.config.to_dict(),
             **recorded_code(code_digests(plan.task for plan in self.plans)),

@@ -1,4 +1,4 @@
-"""Hold the result of an evaluation as tables and numbers, load it from a folder, and show it as text or as a page."""
+"""`Evaluation`: the result of an evaluation, as tables and numbers, as text and as a page."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +30,8 @@ class Evaluation:
         tokens: a row for each estimator and generated token.
         rollouts: a row for each estimator and rollout, with verdicts (columns: see docs/evaluate.md).
         summary: the content of summary.json.
-        steps: a row for each estimator, rollout and step; None in older runs, which did not measure steps.
+        steps: a row for each estimator, rollout and step. None for runs of older versions, which did not measure
+            steps.
     """
 
     tokens: pd.DataFrame
@@ -41,7 +42,7 @@ class Evaluation:
     def result(
         self, model: str | None = None, task: str | None = None, estimator: str | None = None
     ) -> dict[str, Any]:
-        """Return the first entry of `summary["results"]` that matches. An argument of None matches every entry.
+        """Return the first entry of `summary["results"]` for a model, a task and an estimator. None matches any.
 
         Raises:
             InvalidInputError: this evaluation has no such model, task or estimator.
@@ -56,9 +57,9 @@ class Evaluation:
         )
 
     def disagreements(self) -> "list[Disagreements]":
-        """Return which problems each model solves more or less often than the first model.
+        """Return the problems that a model solves more or less often than the first model does.
 
-        There is an entry for each task and each model but the first; the list is empty for a single model.
+        There is an entry for each task and each other model. If there is only one model, the list is empty.
         """
         from antiphase.evaluation.disagreements import disagreements
         from antiphase.evaluation.entrants import entrants_of
@@ -70,7 +71,7 @@ class Evaluation:
         """Draw two figures as PNG and SVG: the accuracies, and how well the scores tell right from wrong rollouts.
 
         Returns:
-            the written files.
+            The files that were written.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -85,7 +86,7 @@ class Evaluation:
 
         Args:
             path: the evaluation's folder.
-            tokens: also read tokens.parquet and steps.parquet, which may be large. If this is False, the attribute
+            tokens: whether to read tokens.parquet and steps.parquet too, which may be large. If not, the attribute
                 `tokens` is an empty table and `steps` is None.
 
         Raises:
@@ -97,11 +98,11 @@ class Evaluation:
         return cls(read, folder.read_frame("rollouts"), summary, folder.read_steps() if tokens else None)
 
     def document(self, name: str = "run", label: str | None = None) -> Document:
-        """Return the document from which the interactive page of this run is made.
+        """Return the content of the interactive page of this evaluation.
 
         Args:
-            name: name of the run.
-            label: the user's name for the run.
+            name: the name of the evaluation; the page shows it if there is no `label`.
+            label: the user's name for the evaluation; None if the user gave none.
         """
         # These modules read evaluations, so they cannot be imported above.
         from antiphase.evaluation.disagreement_tables import disagreement_tables
@@ -137,15 +138,16 @@ class Evaluation:
 
 
 def labels_of(evaluation: Evaluation, document: Document, name: str | None = None, place: int = 0) -> dict[Any, str]:
-    """Return the labels that an evaluation's models have on its page, by entrant, task and index of the seed.
+    """Return the label of each model on an evaluation's page. The key is (entrant, task, index of the seed).
 
     An entrant is a model, or a method whose seeds are several evaluations.
 
     Args:
         evaluation: the evaluation.
-        document: the document of the evaluation.
-        name: the name of the entrant. If it is None, each model is an entrant with its own name.
-        place: the index of the seed.
+        document: the content of the evaluation's page.
+        name: the name of the method whose seed the evaluation is. If it is None, each model is an entrant with its own
+            name.
+        place: the index of the evaluation among the seeds.
     """
     cases = dict.fromkeys((result["model"], result["task"]) for result in evaluation.summary["results"])
     labels = [subject.label for subject in document.subjects]

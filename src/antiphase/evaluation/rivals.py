@@ -1,7 +1,8 @@
 """Compare ι (ι = −ρ, the inversion) with every other score of a rollout, on the problems of an evaluation.
 
-For each score, the result says how its AUROC within problems differs from that of ι on the same rollouts, and whether
-ι still goes with correctness if the score is held fixed. docs/rivals.md explains both numbers.
+The other scores, such as the length, are the rivals of ι. Two questions are answered for each rival: does it tell
+right from wrong rollouts of the same problem better than ι (the AUROC)? And does ι still go with correctness if the
+rival is held fixed? docs/rivals.md explains both numbers.
 """
 
 import math
@@ -66,18 +67,19 @@ def compare_with_rivals(
     """Compare ι with every other score, as values that JSON can hold.
 
     Args:
-        scores: the scores of each rollout, by name; `inversion` is ι. Scores without any value are left out.
+        scores: an array with a value for each rollout, by the name of the score; `inversion` is ι. A score without any
+            value is left out.
         correct: whether each rollout is right.
         problems: the problem of each rollout. Intervals are over problems.
-        strata: the rollouts that are compared with one another; by default those of a problem. With several seeds, a
-            stratum is a problem and a seed.
+        strata: the group of each rollout. Only rollouts of one group are compared with one another. None takes the
+            problems as groups. If there are several seeds, a group is a problem and a seed.
 
     Returns:
-        An entry for each score. All numbers of an entry are over the same rollouts: those in which both scores are
+        An entry for each score. All numbers of an entry are over the rollouts for which both the score and ι are
         finite. `auroc` and `inversion_auroc` are the AUROCs of the score and of ι. `difference` is the AUROC of ι
-        minus that of the score, with the keys difference, low, high, num_problems and verdict; None in the entry of ι.
-        `alone` is the correlation of ι with correctness within problems, and `beside` is the same with the score held
-        fixed, both with `num_problems`; in the entry of ι, nothing is held fixed in either.
+        minus that of the score, with the keys difference, low, high, num_problems and verdict. `alone` is the
+        correlation of ι with correctness within problems. `beside` is the same correlation with the score held fixed.
+        Both have the key `num_problems`. In the entry of ι itself, `difference` is None, and `beside` equals `alone`.
     """
     inversion, strata = scores["inversion"], problems if strata is None else strata
     found: dict[str, dict[str, Any]] = {}
@@ -107,7 +109,9 @@ def best_where_known(
 ) -> Float[np.ndarray, "stratum"]:
     """Return `best_of_k` of each stratum; NaN for a stratum in which no rollout has the score.
 
-    In such a stratum the pick would be a random one, and its gain of 0 would say nothing about the score.
+    A stratum is a problem, or a problem and a seed.
+
+    Without the score, the pick would be random, and its gain of 0 would say nothing about the score.
     """
     known: dict[Any, bool] = {}
     for name, value in zip(strata, score.tolist(), strict=True):
@@ -116,15 +120,17 @@ def best_where_known(
 
 
 def by_problem_of_strata(areas: np.ndarray, problems: Sequence[Any], strata: Sequence[Any]) -> np.ndarray:
-    """Return, for each problem, the mean of the values of its strata; NaN values are left out.
+    """Return the mean of the values of each problem's strata; NaN values are left out.
+
+    A stratum is a problem, or a problem and a seed.
 
     Args:
         areas: one value (an AUROC) for each stratum, in the order in which the strata first appear.
         problems: the problem of each rollout.
-        strata: the stratum of each rollout: its problem, or its problem and seed.
+        strata: the stratum of each rollout.
 
     Returns:
-        one value for each problem, in the order in which the problems first appear; NaN if no stratum has a value.
+        One value for each problem, in the order in which the problems first appear; NaN if no stratum has a value.
     """
     owner = dict(zip(strata, problems, strict=True))
     own: dict[Any, list[float]] = {}
@@ -141,7 +147,7 @@ def _difference(left: np.ndarray, right: np.ndarray) -> dict[str, Any]:
 
 
 def adds(entry: Entry) -> bool:
-    """Return whether it is shown that ι adds something to a score: the interval of `beside` is above 0.
+    """Return whether ι adds something to a score: the interval of `beside` lies above 0.
 
     The entry is one of those that `compare_with_rivals` returns.
     """
@@ -154,7 +160,8 @@ def rival_rows(rivals: Mapping[str, Entry], gains: Mapping[str, Entry]) -> list[
 
     Args:
         rivals: what `compare_with_rivals` returned.
-        gains: the gain of best of k by each score; empty if there is none.
+        gains: the gain of best-of-k, if the score picks the best of k rollouts, by the name of the score. It may be
+            empty.
     """
     rows = []
     for name, entry in rivals.items():
@@ -231,7 +238,10 @@ def rivals_note(result: Entry) -> str | None:
 
 
 def shared_notes(task: Entry) -> list[str]:
-    """Return a sentence about Δ ln p for each model or method that shares rollouts with the reference of a task."""
+    """Return a sentence about Δ ln p for each model or method that was measured on the same rollouts as the reference.
+
+    Δ ln p is the log-probability of a rollout by the model minus that by the reference.
+    """
     notes = []
     for row in task["entrants"]:
         shared, entry = row.get("shared_rollouts"), row.get("rivals", {}).get(DELTA)

@@ -49,12 +49,12 @@ def score_batch(
     Args:
         batch: the completed rollouts.
         loaded: the model that measures.
-        specs: what to measure. If this is empty, nothing is measured.
+        specs: what to measure, one spec for each estimator. If empty, nothing is measured.
         pool: the processes that verify the completions.
         bar: the progress bar.
         units: the options of the units (types, tokens, steps) over which entropy and strength are correlated.
-        timeout: seconds that one verification may take.
-        by_projection: keep the strength of every layer and projection.
+        timeout: the seconds that one verification may take. If it takes longer, the completion counts as wrong.
+        by_projection: whether to keep the strength of every layer and projection.
     """
     items = batch.items
     texts = [

@@ -1,9 +1,9 @@
 """Compare ι with the other scores of an entrant's rollouts in a comparison, among them Δ ln p.
 
-An entrant is a model, or a method with its seeds. If the entrant and the reference of the comparison were measured on
-the same rollouts (`antiphase eval --rollouts`), each rollout also has the score Δ ln p: the mean over its tokens of
-ln p by the entrant minus ln p by the reference (arXiv 2603.22117). Both sides then have the same right and wrong
-rollouts, and only their signals differ.
+An entrant is a model, or a method with its seeds. Two entrants can be measured on the same rollouts
+(`antiphase eval --rollouts`). They then have the same right and wrong rollouts, and only their signals differ. If an
+entrant and the reference of the comparison share rollouts in this way, each rollout also has the score Δ ln p: the
+mean over its tokens of ln p by the entrant minus ln p by the reference (arXiv 2603.22117).
 """
 
 from collections import Counter
@@ -25,13 +25,13 @@ SAME_LOGPROB = 1e-4
 
 
 def delta_logprob(rows: pd.DataFrame, others: Sequence[pd.DataFrame]) -> np.ndarray:
-    """Return the mean Δ ln p of each rollout: its mean log-probability by one model minus that by another.
+    """Return Δ ln p of each rollout: its mean log-probability per token by one model, minus that by another model.
 
     Args:
         rows: the rollouts as one model measured them.
-        others: the rollouts of the seeds of the other model. A rollout is shared if the other model has one of the
-            same problem with the same token ids of prompt and completion, whatever the number of its sample is. The
-            log-probability by the other model is the mean over its seeds that have the rollout.
+        others: the rollouts as the other model measured them, one table for each of its seeds. A rollout is shared if
+            the other model has one with the same problem and the same token ids of prompt and completion; the sample
+            number does not matter. If several seeds have the rollout, their mean log-probability counts.
 
     Returns:
         One value for each row; NaN for a rollout that is not shared.
@@ -48,7 +48,7 @@ def delta_logprob(rows: pd.DataFrame, others: Sequence[pd.DataFrame]) -> np.ndar
 
 
 def _keys(rows: pd.DataFrame) -> list[tuple[Any, ...]]:
-    """Return what identifies each rollout: its problem, and the token ids of its prompt and its completion."""
+    """Return the key of each rollout: its problem, and the token ids of its prompt and its completion."""
     parts = (rows.problem_id, rows.prompt_ids, rows.completion_ids)
     return [(name, tuple(prompt), tuple(ids)) for name, prompt, ids in zip(*parts, strict=True)]
 
@@ -57,7 +57,7 @@ def add_rivals(comparison: Comparison, entrants: Sequence[Entrant]) -> None:
     """Give every entrant (model or method) of a comparison the entry `rivals`, which `rivals_of` computes.
 
     Args:
-        comparison: the comparison. Its rows of entrants are changed.
+        comparison: the comparison. The rows of its entrants are changed.
         entrants: the entrants of all tasks.
     """
     of = {(entrant.name, entrant.task): entrant for entrant in entrants}
@@ -84,14 +84,14 @@ def shared_delta(entrant: Entrant, reference: Entrant) -> np.ndarray | None:
 
 
 def describe_shared(delta: np.ndarray) -> dict[str, Any]:
-    """Say how many rollouts are shared, and whether both models give all of them the same log-probability.
+    """Return how many rollouts are shared, and whether both models give all of them the same log-probability.
 
     Args:
         delta: Δ ln p of each rollout; NaN for a rollout that is not shared. At least one rollout is shared.
 
     Returns:
-        `num_shared`, `num_rollouts`, and `same_logprob`: whether every |Δ ln p| is below 1e-4 per token, which is
-        noise of rounding between two runs of the same model.
+        A mapping with `num_shared`, `num_rollouts` and `same_logprob`. The last one says whether every |Δ ln p| is
+        below 1e-4 per token: rounding alone causes such differences between two runs of the same model.
     """
     known = delta[~np.isnan(delta)]
     same = bool((np.abs(known) < SAME_LOGPROB).all())
@@ -113,14 +113,14 @@ def rivals_of(entrant: Entrant, delta: np.ndarray | None = None) -> dict[str, An
 
     Args:
         entrant: a model, or a method with its seeds.
-        delta: Δ ln p of each rollout against the reference, or None. It is one of the scores, unless both models give
-            all shared rollouts the same log-probability.
+        delta: Δ ln p of each rollout against the reference, or None. It counts as one of the scores, unless both
+            models give all shared rollouts the same log-probability.
 
     Returns:
-        An entry for each score that some rollout has: the values of `compare_with_rivals`, and `gain` (of the best of
-        all samples over a random pick, over the problems in which a rollout has the score). It is empty if no signals
-        were measured or nothing was sampled. Rollouts are compared within a problem and a seed, and all values are
-        means over problems.
+        An entry for each score that some rollout has. It holds the values of `compare_with_rivals`, and `gain`: how
+        much more often the sample with the best score is right than a random sample, over the problems in which a
+        rollout has the score. Rollouts are compared within a problem and a seed, and all values are means over
+        problems. The result is empty if no signals were measured or nothing was sampled.
     """
     frames = _sampled(entrant)
     if not _has_signals(entrant):

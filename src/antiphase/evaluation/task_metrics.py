@@ -1,8 +1,9 @@
 """Compute the metrics of one model on one task: accuracies, and how well scores tell right rollouts from wrong ones.
 
-Such a score is ι, minus the correlation of entropy and gradient strength. Every number is a mean over problems, with
-an interval over problems, because the samples of one problem depend on one another. Greedy completions count only in
-the metric `greedy`, unless nothing was sampled. Undefined numbers are None, never 0.
+One of the scores is ι, the inversion: minus the correlation of entropy and gradient strength. Every number is a mean
+over problems with an interval over problems, because the samples of one problem depend on one another. Greedy
+completions count only in the metric `greedy`; if nothing was sampled, they take the place of the samples. Undefined
+numbers are None, never 0.
 """
 
 import math
@@ -20,7 +21,7 @@ from antiphase.statistics.ranking import within_problem_auroc
 
 
 def sampled_or_greedy(rollouts: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the sampled rollouts, or those of the greedy ones where nothing was sampled."""
+    """Return the rows of the sampled rollouts, or those of the greedy ones if nothing was sampled."""
     drawn = rollouts[~rollouts.greedy]
     return drawn if len(drawn) else rollouts
 
@@ -31,19 +32,19 @@ def rows_of(table: pd.DataFrame, model: str, task: str, estimator: str) -> pd.Da
 
 
 def largest(metrics: Mapping[str, Any], prefix: str) -> str:
-    """Return the name of the metric with the largest k, such as `pass@8`, or `pass@k` where there is none."""
+    """Return the name of the metric with the largest k, such as `pass@8`; `pass@k` if there is no such metric."""
     names = [name for name in metrics if name.startswith(f"{prefix}@")]
     return max(names, key=lambda name: int(name.partition("@")[2]), default=f"{prefix}@k")
 
 
 def headline_accuracy(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the accuracy of the samples, or that of the greedy completions where nothing was sampled."""
+    """Return the accuracy of the samples, or that of the greedy completions if nothing was sampled."""
     found: Mapping[str, Any] = metrics.get(largest(metrics, "avg")) or metrics["greedy"]
     return found
 
 
 def by_problem(rollouts: pd.DataFrame, values: np.ndarray) -> np.ndarray:
-    """Return the mean value of each problem, in the order in which the problems appear. NaN values are left out."""
+    """Return the mean value of each problem, in the order of their first rollouts. NaN values are left out."""
     series = pd.Series(values, index=rollouts.index)
     return series.groupby(rollouts.problem_id, sort=False).mean().to_numpy(dtype=np.float64)
 
@@ -67,8 +68,9 @@ def accuracy_metrics(rollouts: pd.DataFrame, ks: Sequence[int]) -> dict[str, dic
         ks: the values of k for pass@k and maj@k. A k above the smallest number of samples of a problem is left out.
 
     Returns:
-        `avg@n` (mean over samples), `pass@k`, `maj@k`, `greedy`, `truncated`, `well_formed`, `timeouts`, `strict`,
-        `flexible`, and `length` in tokens, each with value, low, high and num_problems. docs/metrics.md explains them.
+        The metrics by name: `avg@n` (mean over samples), `pass@k`, `maj@k`, `greedy`, `truncated`, `well_formed`,
+        `timeouts`, `strict`, `flexible`, and `length` in tokens. Each has value, low, high and num_problems.
+        docs/metrics.md explains them.
     """
     drawn, greedy = rollouts[~rollouts.greedy], rollouts[rollouts.greedy]
     found: dict[str, Estimate] = {}
@@ -91,7 +93,7 @@ def accuracy_metrics(rollouts: pd.DataFrame, ks: Sequence[int]) -> dict[str, dic
 
 
 def _scores(rows: pd.DataFrame, name: str) -> np.ndarray:
-    """Return a column of true and false as 1 and 0. Null values are NaN, and so is a column that an old run lacks."""
+    """Return a column of truth values as 1 and 0. Null becomes NaN. A column that an old run lacks is all NaN."""
     values = rows[name].tolist() if name in rows else [None] * len(rows)
     return np.array([math.nan if pd.isna(value) else float(value) for value in values])
 
@@ -119,12 +121,12 @@ def inside_metrics(rollouts: pd.DataFrame, ks: Sequence[int], unit: str = "token
         unit: the unit of ι: `type`, `token` or `step`.
 
     Returns:
-        `auroc`, `best_of` and `rivals`. `auroc` holds a value for each score of `SCORES` (ι and its rivals, which are
-        other numbers of a rollout); 0.5 is chance, and `num_problems` counts the problems with both right and wrong
-        rollouts. `best_of` holds, for each k and each way to pick (`random`, `majority`, `oracle` and the scores), the
-        `accuracy` and its `gain` over a random pick, paired by problem; for a score they are over the problems in
-        which a rollout has it. `rivals` compares ι with every other score
-        (see `compare_with_rivals`).
+        A mapping with three keys. `auroc` holds the AUROC of each score in `SCORES`: ι and its rivals, other numbers
+        of a rollout such as its length. Chance is 0.5, and `num_problems` counts the problems with both right and
+        wrong rollouts. `best_of` holds the `accuracy` for each k and each way to pick one of k rollouts (`random`,
+        `majority`, `oracle` and the scores), and the `gain` over a random pick, paired by problem. For a score, they
+        are over the problems in which a rollout has this score. `rivals` compares ι with every other score; see
+        `compare_with_rivals`.
     """
     drawn = rollouts[~rollouts.greedy]
     if drawn.empty:
@@ -159,9 +161,10 @@ def _best_of(drawn: pd.DataFrame, scores: dict[str, np.ndarray], k: int) -> dict
 
 
 def gain_interval(differences: np.ndarray) -> Estimate:
-    """Return the mean of the differences with its interval; NaN values are left out. If all are equal, it has none.
+    """Return the mean of the differences with its interval; NaN values are left out.
 
-    Resampling equal values would give an interval of width 0, which would claim certainty.
+    If all differences are equal, the mean has no interval: resampling would give the width 0, which would claim
+    certainty.
     """
     known = differences[~np.isnan(differences)]
     if len(known) and np.ptp(known) == 0:

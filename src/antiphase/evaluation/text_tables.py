@@ -24,7 +24,10 @@ def share_text(entry: Entry | None) -> str:
 
 
 def value_text(entry: Entry | None, digits: int = 3) -> str:
-    """Write the value of an entry without its interval. None is a dash, and a value of None is `undefined`."""
+    """Write the value of an entry without its interval.
+
+    An entry of None is written as a dash, and an entry whose value is None as `undefined`.
+    """
     if entry is None:
         return "—"
     return "undefined" if entry["value"] is None else f"{entry['value']:.{digits}f}"

@@ -1,7 +1,7 @@
 """Put a saved adapter, such as LoRA, on a loaded model.
 
-The adapter stays apart from the weights: peft adds its term in every forward pass. The projections and their numbers
-are the same as those of a model into which the adapter was merged, up to rounding.
+The adapter is not merged into the weights: peft adds its term in every forward pass. The measured numbers equal those
+of a model with a merged adapter, up to rounding.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ from antiphase.models.saved import ADAPTER_CONFIG, ADAPTER_WEIGHTS, has_weights,
 
 
 def check_adapter(adapter: str) -> Any:
-    """Check that an adapter can be read, without its weights; return its configuration.
+    """Check that an adapter can be loaded, without reading its weights, and return its configuration.
 
     Args:
         adapter: a local directory or a hub id.
@@ -23,7 +23,7 @@ def check_adapter(adapter: str) -> Any:
     Raises:
         MissingExtraError: peft is not installed.
         ModelNotFoundError: there is no such adapter, its configuration is damaged, or it has no weights.
-        UnsupportedModelError: the adapter learns a prompt instead of weights.
+        UnsupportedModelError: the adapter does not change weights, but learns a prompt (virtual tokens).
     """
     if importlib.util.find_spec("peft") is None:
         raise MissingExtraError("peft", "train", "loading an adapter")
@@ -48,7 +48,7 @@ def check_adapter(adapter: str) -> Any:
 
 
 def add_adapter(name: str, model: nn.Module, adapter: str) -> None:
-    """Load an adapter into a model, which is changed.
+    """Load an adapter into a model. The model is changed in place.
 
     Args:
         name: the name of the model in messages.

@@ -1,7 +1,7 @@
 """Find the attention projections (Q, K, V and O) and the backbone of a causal language model.
 
-The projections of each attention module are found by `layouts`. Layers without softmax attention are found too, and
-named, so that a measurement of all layers says what it leaves out. Nothing here changes a model or runs it.
+`layouts` finds the projections of each attention module. Layers without softmax attention are listed too, so that a
+measurement of all layers can say what it leaves out. Nothing here changes a model or runs it.
 """
 
 import sys
@@ -24,8 +24,8 @@ class AttentionLayer:
         index: the number of the layer among all layers of the decoder, counted from 0.
         name: the name of the attention module in the decoder.
         module: the attention module.
-        projections: the projections Q, K, V and O by name. A layer that reuses the keys and values of another layer
-            has no K and V. A layer in which one weight computes both has no V.
+        projections: the projections by name: `Q`, `K`, `V` and `O`. A layer that reuses the keys and values of another
+            layer has neither K nor V. A layer in which one weight computes keys and values has no V.
     """
 
     index: int
@@ -36,12 +36,12 @@ class AttentionLayer:
 
 @dataclass(frozen=True)
 class DecoderLayers:
-    """All layers of a text decoder: those with softmax attention, and the others by their kind.
+    """All layers of a text decoder: those with softmax attention, and those without.
 
     Args:
         attention: the layers with softmax attention, in order.
         num_layers: the number of all layers.
-        others: for the number of each other layer, its kind, such as `linear_attention` or `conv`.
+        others: the kind of each other layer, such as `linear_attention` or `conv`, by the number of the layer.
     """
 
     attention: tuple[AttentionLayer, ...]
@@ -50,19 +50,24 @@ class DecoderLayers:
 
 
 def modules_of(layers: Sequence[AttentionLayer], names: Sequence[ProjectionName]) -> list[nn.Module]:
-    """Return the modules that compute the named projections of some layers, in order and each once."""
+    """Return the modules that compute the named projections of some layers, in the order of the layers.
+
+    A module that computes several of the projections occurs once.
+    """
     found = (layer.projections[name].module for layer in layers for name in names if name in layer.projections)
     return list(dict.fromkeys(found))
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the Hugging Face model inside the wrappers of `torch.compile` and PEFT, or the model itself without them.
+    """Return the Hugging Face model inside the wrappers of `torch.compile` and PEFT.
 
-    Adapters on the weights, such as LoRA, stay active. The returned model runs without the compiled code, whose graph
-    would hide the layers from a measurement. Its weights are the same tensors.
+    A model without such a wrapper is returned itself.
+
+    The returned model has the same weight tensors, and adapters on the weights, such as LoRA, stay active. It runs
+    without the compiled code, since a compiled graph would hide the layers from a measurement.
 
     Raises:
-        UnsupportedModelError: an adapter adds virtual tokens to the prompt, which the inner model would not see.
+        UnsupportedModelError: an adapter adds virtual tokens to the prompt. The returned model would not see them.
     """
     dynamo, peft = (sys.modules.get(name) for name in ("torch._dynamo", "peft"))
     if dynamo is not None and isinstance(model, dynamo.OptimizedModule):
@@ -78,7 +83,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def backbone(model: nn.Module) -> nn.Module:
-    """Return the part of a causal LM before its output head. It computes the final hidden states.
+    """Return the part of a causal LM that computes the final hidden states, without the output head.
 
     Raises:
         UnsupportedModelError: the model is not a Hugging Face causal LM with a separate head.
@@ -98,7 +103,7 @@ def backbone(model: nn.Module) -> nn.Module:
 
 
 def outer_norms(model: nn.Module) -> list[nn.Module]:
-    """Return the normalisation modules of the decoder that stand outside its layers, such as the last norm."""
+    """Return the normalisation modules of the decoder that are not part of a layer, such as the final norm."""
     found = []
     for name, module in backbone(model).named_modules():
         inside = any(part.isdecimal() for part in name.split("."))
@@ -120,12 +125,12 @@ def find_attention(model: nn.Module) -> tuple[AttentionLayer, ...]:
 def find_layers(model: nn.Module) -> DecoderLayers:
     """Return all layers of the text decoder.
 
-    Layers of linear attention, convolutions and state spaces have no attention weights between positions. They are not
-    measured, even if they have modules with the names of the projections, such as `q_proj`.
+    Layers of linear attention, convolution layers and state-space layers have no attention weights between positions.
+    So they are not measured, even if they have modules with names such as `q_proj`.
 
     Raises:
-        UnsupportedModelError: no module follows a known layout, or the attention of one layer does not, or two layers
-            have the same weights. The message says what was found.
+        UnsupportedModelError: the attention of some or all layers follows no known layout, or two layers have the same
+            weights. The message says what was found.
     """
     model = unwrap(model)
     decoder, config = backbone(model), cast(Any, model).config.get_text_config()
@@ -189,7 +194,7 @@ def _number(name: str) -> int | None:
 
 
 def _stack(decoder: nn.Module, name: str) -> nn.ModuleList | None:
-    """Return the list of layers that contains the module of this name; None if no list does."""
+    """Return the list of layers that contains the module of this name; None if no list contains it."""
     parts = name.split(".")
     place = next((place for place, part in enumerate(parts) if part.isdecimal()), None)
     stack = None if place is None else decoder.get_submodule(".".join(parts[:place]))
@@ -200,7 +205,8 @@ def _kind(model: nn.Module, number: int, layer: nn.Module, kinds: Sequence[str])
     """Return the kind of a layer in which no attention was found.
 
     Raises:
-        UnsupportedModelError: the layer does have attention, so a measurement of all layers would miss a part.
+        UnsupportedModelError: the layer has attention that antiphase does not know, so a measurement would miss a
+            part.
     """
     kind = kinds[number] if number < len(kinds) else None
     if kind in _WITHOUT_ATTENTION:
@@ -223,7 +229,7 @@ def _leaves(module: nn.Module) -> list[str]:
 def _check_weights(model: nn.Module, layers: Sequence[AttentionLayer]) -> None:
     """Raise UnsupportedModelError if two projection modules have the same weight.
 
-    The gradient at such a weight is a sum over both modules, but the estimators would measure each module on its own.
+    The gradient at a shared weight is the sum over both modules, but the estimators measure each module on its own.
     """
     owners: dict[int, AttentionLayer] = {}
     for layer in layers:
@@ -237,10 +243,10 @@ def _check_weights(model: nn.Module, layers: Sequence[AttentionLayer]) -> None:
 
 
 def rope_switch(config: Any) -> tuple[str, int] | None:
-    """Return (kind, length) if the rotary frequencies change for inputs longer than `length`; else None.
+    """Return (kind, length) if the model changes its rotary frequencies (RoPE) for inputs longer than `length`.
 
-    The kind `longrope` has one set of frequencies up to this length, and another set beyond it. The kind `dynamic`
-    computes new frequencies for every longer input.
+    Return None if the frequencies never change. The kind `longrope` has one set of frequencies up to this length, and
+    another set for longer inputs. The kind `dynamic` computes new frequencies for every longer input.
     """
     parameters = getattr(config, "rope_parameters", None) or {}
     nested = [value for value in parameters.values() if isinstance(value, dict)]

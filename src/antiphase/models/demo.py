@@ -28,7 +28,7 @@ HOW_TO_GET = (
 def cache_root() -> Path:
     """Return the folder of converted models: $ANTIPHASE_CACHE, $XDG_CACHE_HOME/antiphase, or ~/.cache/antiphase.
 
-    The first of the three whose environment variable is set is used; the last one needs no variable.
+    The first one whose environment variable is set is used. If neither variable is set, it is the last one.
     """
     if "ANTIPHASE_CACHE" in os.environ:
         return Path(os.environ["ANTIPHASE_CACHE"])
@@ -47,7 +47,7 @@ def embedded_gguf() -> Path | None:
 def demo_model_path() -> str:
     """Return the directory of the demo model, or its hub id if the wheel is not installed.
 
-    On first use, the model in the wheel is converted and saved in this directory.
+    On first use, the model in the wheel is converted and saved in the directory.
 
     Raises:
         MissingExtraError: the wheel is installed, but a package that reads it (`gguf`, `accelerate`) is not.

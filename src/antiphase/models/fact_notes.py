@@ -14,8 +14,8 @@ def model_notes(facts: Mapping[str, Any]) -> list[str]:
     """Return the notes on the facts about a model; an empty list if there is nothing to note.
 
     Args:
-        facts: the facts about a model, or an entry of `results` in a summary. If it has the keys `left_out` and
-            `quantization`, they are read.
+        facts: the facts about a model, or an entry of `results` in a summary. Only the keys `left_out` and
+            `quantization` are read; both may be missing.
     """
     return [note for note in (layers_note(facts), quantization_note(facts)) if note is not None]
 
@@ -38,8 +38,8 @@ def quantization_note(facts: Mapping[str, Any]) -> str | None:
     """Return a note that says how the weights of a model are quantised; None if they are not.
 
     Args:
-        facts: a mapping whose `quantization` is absent, None, or holds `method` and, where they are known, `bits` and
-            `dequantized`.
+        facts: a mapping. If the weights are quantised, its key `quantization` holds `method` and, if they are known,
+            `bits` and `dequantized`. Otherwise the key is missing or its value is None.
 
     >>> quantization_note({"quantization": {"method": "bitsandbytes", "bits": 4, "dequantized": False}})
     'the weights are quantised with bitsandbytes (4 bit), and they are measured as they are.'
@@ -53,7 +53,7 @@ def quantization_note(facts: Mapping[str, Any]) -> str | None:
 
 
 def layers_note(result: Mapping[str, Any]) -> str | None:
-    """Return a note that names the layers and projections that no measurement of a model covers; None without any."""
+    """Return a note that names the layers and projections that cannot be measured; None if all can be."""
     found = result.get("left_out")
     if found is None:
         return None
@@ -76,7 +76,7 @@ def layers_note(result: Mapping[str, Any]) -> str | None:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Return ascending numbers as text, with successive ones joined.
+    """Return ascending whole numbers as a text, with ranges for numbers in a row.
 
     >>> ranges([0, 1, 2, 5, 7, 8])
     '0-2, 5, 7-8'

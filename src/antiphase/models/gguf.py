@@ -22,7 +22,8 @@ def check_gguf(path: Path) -> None:
     """Raise an error if a GGUF file cannot be loaded.
 
     Raises:
-        ModelNotFoundError: there is no such file, it is no GGUF file, it is not complete, or it is one of several.
+        ModelNotFoundError: the file does not exist, is no GGUF file, is not complete, or is one of several parts of a
+            model.
         MissingExtraError: a package that reads GGUF files (`gguf`, `accelerate`) is not installed.
     """
     if not path.is_file():
@@ -42,7 +43,7 @@ def check_gguf(path: Path) -> None:
 
 
 def gguf_revision(path: Path) -> str:
-    """Return what identifies a GGUF file: its name without ending, and the first 12 digits of its sha256."""
+    """Return a text that identifies a GGUF file: its name without ending, and the first 12 digits of its sha256."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -53,8 +54,8 @@ def gguf_revision(path: Path) -> str:
 def gguf_options() -> dict[str, Any]:
     """Return the arguments of `from_pretrained` with which transformers dequantises the weights of a GGUF file.
 
-    Without them, newer versions of transformers may keep the weights in blocks, whose modules pass no gradient. Older
-    versions have no class `GgufConfig`, and always dequantise.
+    Without these arguments, newer versions of transformers may keep the quantised weights, whose modules pass no
+    gradient. Older versions, which have no class `GgufConfig`, always dequantise; for them no argument is needed.
     """
     from transformers.utils import quantization_config
 

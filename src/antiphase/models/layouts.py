@@ -1,7 +1,7 @@
 """The layouts of attention modules: which submodule computes which of the projections Q, K, V and O.
 
-A layout is known by the names of the submodules. So a new architecture works if its names follow a known layout.
-Nothing here looks at more than one attention module; `architecture` finds the modules in a model.
+A layout is recognised by the names of the submodules. So a new architecture works if its names follow a known layout.
+The functions here look at one attention module; `architecture` finds all of them in a model.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +28,8 @@ class Projection:
     """One of the attention projections Q, K, V and O.
 
     Args:
-        module: the module that computes the projection. A fused module (`qkv_proj`, `c_attn`) computes three of them.
+        module: the module that computes the projection. A fused module (`qkv_proj`, `c_attn`) computes Q, K and V
+            together.
         features: the indices of the module's output features that belong to this projection; None means all.
     """
 
@@ -43,7 +44,8 @@ class Projection:
 def _head_counts(config: Any) -> tuple[int, int, int]:
     """Return (number of query heads, number of key/value heads, head dimension) from a model's configuration.
 
-    A configuration may omit the last two.
+    If the configuration omits them, there are as many key/value heads as query heads, and the head dimension is the
+    hidden size divided by the number of query heads.
     """
     heads = int(config.num_attention_heads)
     groups = int(getattr(config, "num_key_value_heads", None) or heads)
@@ -59,7 +61,7 @@ _Children = Mapping[str, nn.Module]
 
 
 def _separate(attention: nn.Module, children: _Children, config: Any) -> _Match:
-    """Match q_proj, k_proj, v_proj and an output projection in separate modules.
+    """Match an attention whose Q, K, V and O are separate modules: q_proj, k_proj, v_proj and an output projection.
 
     A layer of Gemma 3n or Gemma 4 that reuses the keys and values of an earlier layer has Q and O alone. A layer of
     Gemma 4 in which one weight computes keys and values has Q, K and O.
@@ -81,13 +83,13 @@ def _separate(attention: nn.Module, children: _Children, config: Any) -> _Match:
 
 
 def _query(module: nn.Module, output: nn.Module, config: Any) -> Projection:
-    """Return the projection Q that `q_proj` computes. If it computes a gate too, Q is the part of the query alone.
+    """Return the projection Q that `q_proj` computes. If `q_proj` also computes a gate, the gate is left out.
 
     Our reading: Q is the part of the weight that makes the queries. The gate does not enter the attention weights.
 
     Raises:
-        UnsupportedModelError: `q_proj` has twice the features that the O projection reads, and antiphase does not know
-            what the second half is.
+        UnsupportedModelError: `q_proj` has twice as many features as the projection O reads, and antiphase does not
+            know what the second half is.
     """
     if config.model_type in _GATED:
         heads, _, dim = _head_counts(config)
@@ -131,7 +133,7 @@ def _gpt2(attention: nn.Module, children: _Children, config: Any) -> _Match:
 
 
 def _neox(attention: nn.Module, children: _Children, config: Any) -> _Match:
-    """Match the fused query_key_value of GPT-NeoX."""
+    """Match the fused query_key_value of GPT-NeoX, whose output features are Q, K and V of one head after another."""
     if not {"query_key_value", "dense"} <= children.keys() or config.model_type != "gpt_neox":
         return None
     heads, _, dim = _head_counts(config)
@@ -144,6 +146,6 @@ _RULES: tuple[Callable[[nn.Module, _Children, Any], _Match], ...] = (_separate, 
 
 
 def match(module: nn.Module, config: Any) -> _Match:
-    """Return the projections of a module by the first layout that matches; None if it is no attention module."""
+    """Return the projections of a module, by the first layout that matches; None if no layout matches."""
     children = dict(module.named_children())
     return next((found for rule in _RULES if (found := rule(module, children, config)) is not None), None)

@@ -52,7 +52,7 @@ class LoadedModel:
         model: the model, in evaluation mode.
         tokenizer: the model's tokenizer.
         revision: the commit of the model on the hub, or the name and checksum of a GGUF file; None if it is unknown.
-        quantization: how the weights of the checkpoint are quantised; None if they are not quantised.
+        quantization: how the weights of the checkpoint are quantised; None if they are not.
     """
 
     name: str
@@ -109,10 +109,12 @@ def load_model(
         device: `auto`, or any torch device.
         trust_remote_code: whether to run code that comes with the model.
         revision: a branch, tag or commit of the model on the hub.
-        adapter: a local directory or a hub id of an adapter that is put on the model, or None.
+        adapter: a local directory or a hub id of an adapter, such as LoRA, that is put on the model; None for no
+            adapter.
 
     Raises:
-        ModelNotFoundError: there is no model of this name, its files cannot be loaded, or the adapter does not fit.
+        ModelNotFoundError: there is no model of this name, its files cannot be loaded, or the adapter does not fit the
+            model.
         UnsupportedModelError: the model is no causal LM, antiphase does not know its attention projections, or its
             quantised modules pass no gradient.
         NonFiniteError: a weight is NaN or infinite.
@@ -139,8 +141,8 @@ def inspect_model(
 ) -> tuple[nn.Module, Any]:
     """Return (the model without its weights, its tokenizer).
 
-    This takes about a second, and refuses a model that cannot be measured before its weights are loaded. It raises the
-    errors of `load_model`, except those that need the weights or the device.
+    This takes about a second. A model that cannot be measured is refused here, before its weights are loaded. The
+    errors are those of `load_model`, except errors that need the weights or the device.
     """
     from transformers import AutoModelForCausalLM
 
@@ -208,7 +210,7 @@ def _load_weights(
 
 
 def _check_all_loaded(name: str, missing: Collection[str]) -> None:
-    """Raise ModelNotFoundError if the checkpoint lacks a weight, since transformers uses random numbers for it."""
+    """Raise ModelNotFoundError if the checkpoint lacks a weight. transformers would fill it with random numbers."""
     if missing:
         others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
         raise ModelNotFoundError(
@@ -247,7 +249,7 @@ def _loading_errors(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide what transformers prints while it loads a model; progress bars are hidden only if there is no terminal.
+    """Hide what transformers prints while it loads a model. Without a terminal, its progress bars are hidden too.
 
     Progress bars of downloads stay visible.
     """
@@ -266,10 +268,10 @@ def _quiet() -> Iterator[None]:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Return a checksum of the weights: of the first and last 32 numbers of every parameter.
+    """Return a checksum of the weights. It reads the first 32 and the last 32 numbers of every parameter.
 
-    The checksum tells models with different weights apart. GPTQ and AWQ keep their weights in buffers of whole
-    numbers, so these buffers are read too.
+    Models with different weights almost always get different checksums. GPTQ and AWQ keep their weights in buffers of
+    whole numbers instead of parameters, so these buffers are read too.
     """
     inner, digest = unwrap(model), hashlib.sha256()
     named: list[tuple[str, torch.Tensor]] = list(inner.named_parameters())

@@ -2,12 +2,11 @@
 
 The file config.json of such a checkpoint has an entry `quantization_config`. The estimators `own`, `last` and `full`
 need no gradient at a weight: they use the inputs of the projections, and the gradients at their outputs. So the
-weights may stay quantised, if the modules pass a gradient to their inputs. `check_gradients` tests this on every
-kind of module, since a module that passes none, or a wrong one, would give wrong strengths without an error.
+weights may stay quantised if the modules pass a gradient to their inputs. A module that passes no gradient, or a wrong
+one, would give wrong strengths without an error, so `check_gradients` tests every kind of module.
 
-The kinds FP8 and compressed-tensors are dequantised while they are loaded. Then the numbers are those of the stored
-weights, the same on every device. An inference engine on a GPU also rounds the inputs of FP8 modules; this rounding is
-left out here.
+Weights in FP8 and compressed-tensors are dequantised while they are loaded, so the measured numbers are the same on
+every device. An inference engine on a GPU also rounds the inputs of FP8 modules. Measurements leave out this rounding.
 """
 
 import contextlib
@@ -33,7 +32,7 @@ class _Kind:
     """A way of quantising that can be measured.
 
     Args:
-        packages: the packages that load it. Each stands with the name of its Python module.
+        packages: the packages that load such weights: the Python module of each package, by the package's name.
         changes: the entries of `quantization_config` that are set before loading.
     """
 
@@ -94,7 +93,7 @@ def quantization_facts(found: Quantization | None) -> dict[str, Any] | None:
 
 
 def prepare_config(name: str, config: Any) -> Quantization | None:
-    """Check that a quantised checkpoint can be loaded here, and set how it is loaded; return how it is quantised.
+    """Check that a quantised checkpoint can be loaded, set how it is loaded, and return how it is quantised.
 
     Args:
         name: the name of the model in messages.
@@ -102,7 +101,7 @@ def prepare_config(name: str, config: Any) -> Quantization | None:
 
     Raises:
         UnsupportedModelError: antiphase does not measure this kind of quantisation.
-        ModelNotFoundError: a package or a device that this kind needs is missing.
+        ModelNotFoundError: a package or a device that this kind of quantisation needs is missing.
     """
     found = quantization_of(config)
     if found is None:
@@ -131,7 +130,7 @@ def prepare_config(name: str, config: Any) -> Quantization | None:
 
 @contextlib.contextmanager
 def quantization_errors(name: str, quantization: Quantization | None) -> Iterator[None]:
-    """Replace an error that occurs while a quantised checkpoint is loaded by one that names the quantisation.
+    """Replace any error while a quantised checkpoint is loaded by an error that names the quantisation.
 
     The packages that load quantised weights fail with errors of many types.
     """
@@ -184,7 +183,8 @@ def without_repacking(model: nn.Module) -> Iterator[None]:
     """Keep 4-bit modules of bitsandbytes from changing the layout of their weights inside the block.
 
     Raises:
-        UnsupportedModelError: a module has changed its layout before, so it passes no gradient any more.
+        UnsupportedModelError: a module had already changed the layout of its weights, so it passes no gradient any
+            more.
     """
     modules = _repacking(model)
     for module in modules:
@@ -213,10 +213,11 @@ def _repacking(model: nn.Module) -> list[Any]:
 
 
 def check_gradients(name: str, model: nn.Module, quantization: Quantization) -> None:
-    """Check one module of each quantised type: the change of its output must agree with the gradient at its input.
+    """Check that the quantised modules pass the right gradient to their inputs. One module of each type is tested.
 
-    For a linear module f, a random v and a step u in the direction of the gradient g = ∂⟨v, f(x)⟩/∂x, the change
-    ⟨v, f(x + u) − f(x)⟩ must equal ⟨g, u⟩ up to a tenth. The tolerance is for 8-bit modules, which round their inputs.
+    Let f be a module, which is linear; x a random input; v a random vector; g = ∂⟨v, f(x)⟩/∂x the gradient that the
+    module passes; and u a step in the direction of g. Then ⟨v, f(x + u) − f(x)⟩ must equal ⟨g, u⟩ up to a tenth. The
+    tolerance is this large because 8-bit modules round their inputs.
 
     Raises:
         UnsupportedModelError: a module passes no gradient, or a wrong one.
@@ -239,7 +240,10 @@ def check_gradients(name: str, model: nn.Module, quantization: Quantization) -> 
 
 
 def _gradient_error(module: nn.Module, features: int, dtype: torch.dtype, device: torch.device) -> float | None:
-    """Return by which share the change of a module's output differs from its gradient; None without a gradient."""
+    """Return the relative error of the gradient that a module passes; None if it passes none.
+
+    `check_gradients` explains how the gradient is tested.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def random(shape: tuple[int, ...]) -> Tensor:
@@ -261,7 +265,7 @@ def _gradient_error(module: nn.Module, features: int, dtype: torch.dtype, device
 
 
 def _stored(config: Any) -> dict[str, Any] | None:
-    """Return the `quantization_config` of a model's configuration, or of the one of its text model."""
+    """Return the `quantization_config` of a model's configuration, or else of the configuration of its text model."""
     for part in (config, config.get_text_config(decoder=True)):
         stored = getattr(part, "quantization_config", None)
         if stored:

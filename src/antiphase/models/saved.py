@@ -1,7 +1,7 @@
 """Find out what a directory of a saved model contains, without loading a model.
 
 A saved model consists of `config.json` and weights in safetensors. A saved adapter (such as LoRA) consists of
-`adapter_config.json`, which names its base model, and `adapter_model.safetensors`. Trainers save one of the two.
+`adapter_config.json`, which names its base model, and `adapter_model.safetensors`. A trainer saves one or the other.
 """
 
 import hashlib
@@ -97,7 +97,7 @@ def check_saved(path: Path) -> None:
 def saved_digest(name: str) -> str | None:
     """Return a checksum of the weight files of a local directory, or of a GGUF file; None for any other name.
 
-    The checksum reads only the first and last 64 KiB of each file, so it takes no time on large models.
+    Only the first and the last 64 KiB of each file are read, so the function is fast for large models too.
     """
     place = Path(name)
     if name == DEMO or not (place.is_dir() or (is_gguf(name) and place.is_file())):
@@ -125,7 +125,7 @@ def step_in(name: str) -> int | None:
 def saved_step(path: Path) -> int | None:
     """Return the training step at which a directory was saved; None if it is unknown.
 
-    The step is taken from the name of the directory, or else from its `trainer_state.json`.
+    The step is read from the name of the directory, or else from its `trainer_state.json`.
     """
     named = step_in(path.resolve().name)
     return trainer_step(path) if named is None else named
@@ -142,7 +142,7 @@ def trainer_step(path: Path, key: str = "global_step") -> int | None:
 
 
 def summary_step(path: Path) -> int | None:
-    """Return the number of steps of a finished `antiphase train` from its folder; None if this is no such folder."""
+    """Return the number of training steps, from the folder of a finished `antiphase train`; None for other folders."""
     return _integer(path / "summary.json", "num_steps")
 
 

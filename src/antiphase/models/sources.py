@@ -1,4 +1,4 @@
-"""Find out from where a model is loaded: from a hub id, a directory, a GGUF file, or a base model with an adapter."""
+"""Find the source of a model: a hub id, a directory, a GGUF file, or a base model with an adapter."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from antiphase.models.saved import base_of, has_config, has_tokenizer, is_adapte
 
 @dataclass(frozen=True)
 class Source:
-    """From where a model is loaded.
+    """The source that a model is loaded from.
 
     Args:
-        place: the hub id or the directory of the model. For an adapter it is that of the base model.
+        place: the hub id or the directory of the model. If an adapter is loaded, it is that of the base model.
         tokenizer: the hub id or the directory of the tokenizer.
         gguf: the name of a GGUF file in the directory `place`, or None.
         adapter: the hub id or the directory of an adapter, or None.
@@ -30,11 +30,11 @@ class Source:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The arguments that every `from_pretrained` of transformers gets for this source."""
+        """The arguments for `from_pretrained` of transformers, for this source."""
         return {} if self.gguf is None else {"gguf_file": self.gguf}
 
     def revision(self, name: str) -> str | None:
-        """Return what identifies the weights of the demo model and of a GGUF file; None for other models.
+        """Return a text that identifies the weights of the demo model or of a GGUF file; None for other models.
 
         Args:
             name: the name that the user gave.
@@ -54,8 +54,8 @@ def find_source(name: str, adapter: str | None = None) -> Source:
     Raises:
         ModelNotFoundError: a file is missing or damaged.
         MissingExtraError: a package that reads the files is not installed.
-        UnsupportedModelError: the adapter learns a prompt instead of weights.
-        InvalidInputError: the model is itself an adapter, and another adapter is named.
+        UnsupportedModelError: the adapter does not change weights, but learns a prompt (virtual tokens).
+        InvalidInputError: `name` is itself an adapter, and `adapter` names another one.
     """
     if adapter is not None:
         check_adapter(adapter)

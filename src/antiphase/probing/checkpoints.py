@@ -1,6 +1,6 @@
 """Find the checkpoints of one training, in a trainer's output folder or in a list of directories and hub revisions.
 
-Nothing is loaded here, so only the names and the files of checkpoints are checked. `family` checks whether the
+No model is loaded here: only the names and the files of checkpoints are checked. `family` checks whether the
 checkpoints can come from one training.
 """
 
@@ -54,7 +54,8 @@ class Found:
 
     Args:
         checkpoints: the checkpoints in ascending order of their steps. No two have the same step.
-        numbered: whether `step` is the training step; otherwise it is the index in the list.
+        numbered: whether the field `step` of each checkpoint is its training step. If not, `step` is the index in the
+            list.
         notes: sentences that say which checkpoints were left out and why, or how the steps were counted.
     """
 
@@ -77,14 +78,15 @@ def find_checkpoints(what: str | os.PathLike[str] | Sequence[str | os.PathLike[s
     """Find the checkpoints that a user names.
 
     Args:
-        what: one trainer's output folder; or several names, as a list or as one text with commas. A name is an output
-            folder, a directory of a saved model, `HUB-ID@REVISION`, a hub id, or `demo`. An output folder stands for
-            its `checkpoint-N` folders, and for the model in the folder itself if that is of another step.
+        what: one name; or several, as a list or as one text with commas. A name is a trainer's output folder, a
+            directory of a saved model, `HUB-ID@REVISION`, a hub id, or `demo`. An output folder stands for the
+            checkpoints in its `checkpoint-N` folders. If the folder itself also holds a model of another step, this
+            model is the last checkpoint.
 
     Returns:
         The checkpoints in the order of their steps. A step is read from the name, from `trainer_state.json` or from
-        the revision. If only the first checkpoint has no step, its step is 0. If another one has no step, the order of
-        the list is kept, and the steps are 0, 1, 2, ….
+        the revision. If only the step of the first checkpoint is not known, it is 0. If the step of another checkpoint
+        is not known, all keep the order of the list, and the steps are 0, 1, 2, ….
 
     Raises:
         InvalidInputError: a folder is empty or contains no checkpoint, a checkpoint is a GGUF file, a revision is
@@ -119,7 +121,7 @@ def _given(what: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> l
 
 
 def _expanded(text: str, notes: list[str], *, alone: bool) -> list[_Item]:
-    """Return the checkpoints that one name stands for. `alone` says that the user gave no other name."""
+    """Return the checkpoints that one name stands for. `alone` says whether the user gave only this name."""
     path = Path(text)
     if path.is_dir():
         return _of_folder(path, notes, alone=alone)
@@ -169,14 +171,15 @@ def _of_folder(path: Path, notes: list[str], *, alone: bool) -> list[_Item]:
 
 
 def _final(path: Path, last: _Item, notes: list[str]) -> list[_Item]:
-    """Return the model in the trainer's folder itself as a list of one; an empty list if it is the last checkpoint.
+    """Return the model that lies in the trainer's folder itself, as a list of one checkpoint.
 
-    The list is also empty if the folder has no model, or if the step of this model is not known. In the latter case a
-    sentence about it is added to `notes`.
+    The list is empty if the folder has no model, or if the model has the same step or the same weights as `last`. If
+    the step of the model is not known or below that of `last`, the list is empty too, and a sentence about it is added
+    to `notes`.
 
     Args:
         path: the trainer's folder.
-        last: its checkpoint of the highest step.
+        last: the checkpoint in the folder with the highest step.
         notes: sentences for the user.
     """
     if not (has_config(path) and has_weights(path)):
@@ -209,7 +212,7 @@ def _check_distinct(items: Iterable[_Item]) -> None:
 
 
 def _in_order(items: list[_Item], notes: list[str]) -> Found:
-    """Sort the checkpoints by their steps. If a step is not known, keep the order and count the checkpoints."""
+    """Return the checkpoints sorted by their steps. If a step is not known, keep the order, and number them from 0."""
     first, *others = items
     if first.step is None and others and all(item.step is not None and item.step > 0 for item in others):
         items = [dataclasses.replace(first, step=0), *others]  # The first one is the model before the training.
@@ -232,7 +235,7 @@ def _in_order(items: list[_Item], notes: list[str]) -> Found:
 
 
 def _labelled(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
-    """Return the checkpoints with distinct labels. If several share a label, their whole names become their labels."""
+    """Return the checkpoints with distinct labels. If several share a label, their labels become their whole names."""
     labels = [checkpoint.label for checkpoint in checkpoints]
     return [
         checkpoint

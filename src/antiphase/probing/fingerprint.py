@@ -32,10 +32,10 @@ class Fingerprint:
         tokens: one row for each model, estimator and generated token (columns: see docs/files.md).
         rollouts: one row for each model, estimator and rollout.
         summary: the content of summary.json.
-        alternatives: the most probable next tokens, with one row for each generated token and rank; None if the run
-            stored none.
-        steps: one row for each model, estimator, rollout and step; None if the run is older than the measurement of
-            steps.
+        alternatives: the most probable next tokens, one row for each generated token and rank; None if the run did not
+            store them.
+        steps: one row for each model, estimator, rollout and step (sentence). None for runs of older versions, which
+            did not measure steps.
     """
 
     tokens: pd.DataFrame
@@ -45,7 +45,7 @@ class Fingerprint:
     steps: pd.DataFrame | None = None
 
     def result(self, model: str | None = None, estimator: str | None = None) -> dict[str, Any]:
-        """Return the first entry of `summary["results"]` for a model and an estimator; None accepts any.
+        """Return the first entry of `summary["results"]` for a model and an estimator. None matches any.
 
         Raises:
             InvalidInputError: this run has no result for the model and the estimator.
@@ -57,17 +57,17 @@ class Fingerprint:
         raise InvalidInputError(f"no result for model {model!r} and estimator {estimator!r}; this run has {have}.")
 
     def correlation(self, unit: Unit | None = None) -> dict[str, Any]:
-        """Return the pooled Spearman ρ of entropy and gradient strength of the first result, over a unit.
+        """Return the Spearman ρ of entropy and gradient strength, pooled over all rollouts of the first result.
 
         Args:
-            unit: `token` (positions), `type` (distinct token ids) or `step` (sentences). None takes the headline unit,
-                the unit of the ρ that is shown first.
+            unit: what a pair of entropy and strength is: a `token` (position), a `type` (distinct token id) or a
+                `step` (sentence). None takes the headline unit, whose ρ is shown first.
 
         Returns:
             `value`, `low` and `high` (the 95 % interval), and more; see docs/metrics.md.
 
         Raises:
-            InvalidInputError: the unit is unknown, or the run is older than its measurement.
+            InvalidInputError: the unit is unknown, or the run is from an older version, which did not measure it.
         """
         result = self.result()
         chosen = unit or headline_of(result)
@@ -79,16 +79,17 @@ class Fingerprint:
 
     @property
     def spearman(self) -> float:
-        """The pooled Spearman ρ of entropy and gradient strength over the headline unit.
+        """The Spearman ρ of entropy and gradient strength, pooled over all rollouts of the first result.
 
-        The headline unit is the unit of the ρ that is shown first. The value is NaN if ρ is undefined.
+        The unit (`type`, `token` or `step`) is the headline unit, whose ρ is shown first. The value is NaN if ρ is
+        undefined.
         """
         value = self.correlation()["value"]
         return float("nan") if value is None else float(value)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of `spearman` as (low, high), from resamples of the prompts; NaN if it is undefined."""
+        """The 95 % interval of `spearman` as (low, high), from resampled prompts. Both are NaN if it is undefined."""
         bounds = [self.correlation()[key] for key in ("low", "high")]
         low, high = (float("nan") if bound is None else float(bound) for bound in bounds)
         return low, high
@@ -120,8 +121,8 @@ class Fingerprint:
             kind: `entropy_strength` (entropy against strength, all results), `layer_map` (ρ by layer and projection of
                 one result), `rollout_track` (both signals along one rollout, with its text), or `model_comparison`
                 (all results side by side).
-            model, estimator: the result that `layer_map` and `rollout_track` show; by default the first one.
-            rollout_id: the rollout that `rollout_track` shows; by default the one with the most measured tokens.
+            model, estimator: the result that `layer_map` and `rollout_track` show; None takes the first one.
+            rollout_id: the rollout that `rollout_track` shows; None takes the one with the most measured tokens.
 
         Raises:
             MissingExtraError: matplotlib is not installed.

@@ -43,14 +43,15 @@ def probe(
     """Measure how token entropy and gradient strength are correlated over a model's rollouts.
 
     Args:
-        model: a hub id, a local directory, `demo`, several of these, or a model in memory (with `tokenizer`).
+        model: a hub id, a local directory, a GGUF file, `demo`, a list of these, or a model in memory (with
+            `tokenizer`).
         tokenizer: the tokenizer of a model in memory.
         name: the name of a model in memory in the tables.
-        rollouts: given rollouts, as a file or as rows with `prompt`/`completion` or `prompt_ids`/`completion_ids`.
-            None generates the completions.
+        rollouts: rollouts that another program generated, as a file or as rows with `prompt` and `completion`, or with
+            `prompt_ids` and `completion_ids`. None generates completions of prompts.
         out: the folder for the tables, summary.json and figures (see docs/files.md); None writes no files.
-        resume: whether to continue an interrupted run in `out`. It must have the same options and models. If there is
-            none, a new run begins.
+        resume: whether to continue an interrupted run in `out`, with the same options and models. If `out` has no run,
+            a new one begins.
         figures: whether to draw figures into `out`; None draws them if `out` is given and matplotlib is installed.
         report: whether to write the interactive page `report.html` into `out`.
         progress: whether to show a progress bar with the time left, for anything that takes more than two seconds.
@@ -82,7 +83,7 @@ def run_probe(
 
     Args:
         request: the request that `probe_request` returned.
-        in_memory: the model in memory; None loads the models by their names.
+        in_memory: the model, if it is in memory; None loads the models by their names.
         progress: whether to show a progress bar.
         moment: the time, in ISO format, that a chat template reads when it asks for the time; None is the present
             time.

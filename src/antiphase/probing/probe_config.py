@@ -1,4 +1,4 @@
-"""The options of a probe. They are written to the run folder, and must be the same when the run is continued."""
+"""The options of a probe. The run folder stores them, and a run can be continued only with the same options."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ DEFAULT_NUM_PROMPTS = 16
 
 @dataclass(frozen=True)
 class ProbeConfig(RunConfig):
-    """The options of a probe: the options of `RunConfig`, and the following.
+    """The options of a probe. It also has all the options of `RunConfig`.
 
-    Without a `prompt_template`, the built-in questions ask for step-by-step reasoning.
+    If `prompt_template` is None, a template that asks for step-by-step reasoning is put around the built-in questions.
 
     Args:
         signal_temperature: the number that divides the logits before the entropy is computed
@@ -27,13 +27,15 @@ class ProbeConfig(RunConfig):
         alternatives: how many of the most probable next tokens are stored for every position; 0 stores none.
         prompts: the source of the prompts: `gsm8k`, a file, a hub data set, or a tuple of texts (see `load_prompts`).
         prompt_column: the column of the prompt; None takes the first column with a usual name, such as `question`.
-        num_prompts: the number of prompts, or `all`. None takes at most 16, or all prompts of given rollouts.
+        num_prompts: the number of prompts, or `all`. None takes all prompts of given rollouts, and else at most 16.
         chat_template: whether the model's chat template is applied, if it has one.
-        continue_final: whether the model may continue a chat whose last message is the assistant's; see `ChatOptions`.
+        continue_final: whether a chat may end with a message of the assistant, which the model then continues; see
+            `ChatOptions`.
         samples: the number of completions of each prompt.
         max_new_tokens: the greatest number of generated tokens of a completion.
         share_rollouts: whether all models are measured on the completions of the first model.
-        allow_short: whether given rollouts may have fewer than `min_tokens` tokens. Their correlation is undefined.
+        allow_short: whether given rollouts may have fewer than `min_tokens` tokens. The ρ of such a rollout is
+            undefined.
     """
 
     signal_temperature: float = 1.0
@@ -76,7 +78,7 @@ class ProbeConfig(RunConfig):
         return None if self.num_prompts == "all" else self.num_prompts
 
     def specs(self) -> tuple[SignalSpec, ...]:
-        """Return one spec for each estimator.
+        """Return a `SignalSpec` (what is measured, and how) for each estimator.
 
         The most probable next tokens do not depend on the estimator, so only the first spec asks for them.
         """

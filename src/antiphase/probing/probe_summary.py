@@ -1,4 +1,4 @@
-"""Compute the results in a probe's summary: correlations with intervals, and how far the estimators agree."""
+"""Compute the results in a probe's summary: correlations with intervals, and how well the estimators agree."""
 
 import itertools
 from collections.abc import Callable, Mapping
@@ -25,7 +25,8 @@ def summarize(
     """Compute the results of a probe, as values that JSON can hold.
 
     Args:
-        tokens, rollouts, steps: the whole tables; `steps` is None if the run is older than the measurement of steps.
+        tokens, rollouts, steps: the tables of the whole run. `steps` is None for runs of older versions, which did not
+            measure steps.
         models: the facts about each model: revision, device, dtype, and the layers of each estimator.
         config: the options of the run.
         tick: function that is called after every model and estimator.

@@ -56,7 +56,7 @@ def render_table(summary: Mapping[str, Any], width: int = 118) -> str:
 
 
 def _under_names(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a narrower table: a model's name is on its own line, above the lines of its estimators."""
+    """Return the lines of a narrower table, in which a model's name has its own line above those of its estimators."""
     head, rule, *lines = aligned(header[1:], [row[1:] for row in rows])
     named = []
     for place, (row, line) in enumerate(zip(rows, lines, strict=True)):

@@ -1,7 +1,7 @@
 """Check the arguments of a probe, as far as this is possible without a model.
 
-`probe` and `probe_checkpoints` begin with these checks. The checks import no torch and no pandas, and the command line
-makes them before it imports anything that measures. So a user learns of a wrong option or a missing file at once.
+`probe` and `probe_checkpoints` begin with these checks. The command line makes them before it imports torch and
+pandas, which this module does not import. So a user learns of a wrong option or a missing file at once.
 """
 
 import functools
@@ -27,7 +27,7 @@ _NOT_STORED = (*NOT_OF_A_SERIES, "weights_sha256")  # The run of each checkpoint
 
 @dataclass(frozen=True)
 class ProbeRequest(RunRequest):
-    """The checked request of a user for a probe.
+    """A user's request for a probe, after the checks.
 
     Args:
         config: the options.
@@ -41,20 +41,20 @@ class ProbeRequest(RunRequest):
 
     @functools.cached_property
     def stored(self) -> dict[str, Any]:
-        """The values that config.json holds. They must be the same when the run is continued."""
+        """The values that config.json holds. A run can be continued only with the same values."""
         weights = weights_digests(self.config.models, self.config.adapter)
         return {**self.config.to_dict(), "source_sha256": self.source.digest(), "weights_sha256": weights}
 
 
 @dataclass(frozen=True)
 class SeriesRequest:
-    """The checked request of a user for a probe of checkpoints.
+    """A user's request for a probe of checkpoints, after the checks.
 
     Args:
         found: the checkpoints.
         given: the given rollouts if they are in memory, else None.
         options: the options that the user gave. The probe of each checkpoint gets the same options.
-        request: the request that all checkpoints have in common: checked options, outputs and prompts.
+        request: the part of the request that is the same for all checkpoints: options, outputs and prompts.
     """
 
     found: Found
@@ -64,7 +64,7 @@ class SeriesRequest:
 
     @functools.cached_property
     def stored(self) -> dict[str, Any]:
-        """The values that config.json holds. They must be the same when the run is continued."""
+        """The values that config.json holds. A run can be continued only with the same values."""
         stored = {name: value for name, value in self.request.stored.items() if name not in _NOT_STORED}
         return stored | {"numbered": self.found.numbered}
 
@@ -79,7 +79,7 @@ def probe_request(
     report: bool = True,
     **options: Any,
 ) -> ProbeRequest:
-    """Check the arguments of `probe`.
+    """Check the arguments of `probe`, and return them in checked form.
 
     Args:
         models: a hub id or a local directory, or several of these.
@@ -112,7 +112,7 @@ def series_request(
     report: bool = True,
     **options: Any,
 ) -> SeriesRequest:
-    """Check the arguments of `probe_checkpoints`.
+    """Check the arguments of `probe_checkpoints`, and return them in checked form.
 
     Args:
         checkpoints: a trainer's output folder, or several checkpoints.

@@ -1,4 +1,8 @@
-"""Make the tables of a probe's page that correlate ι (ι = −ρ, the inversion) with its rivals over the rollouts."""
+"""Make the tables of a probe's page that compare ι (the inversion, ι = −ρ) with its rivals.
+
+A rival is another number of a rollout that could say the same as ι, such as its length. The tables hold the
+correlation of ι with each rival over the rollouts.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +22,7 @@ NOTE = (
 
 
 def rival_tables(results: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> list[Table]:
-    """Return a table for each result of a probe in which some rival is correlated with ι.
+    """Return a table for each result of a probe that holds the correlation of ι with at least one rival.
 
     Args:
         results: the entries of `results` in the summary.

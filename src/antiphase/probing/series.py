@@ -5,9 +5,9 @@
     OUT/checkpoints/NAME/            the run folder of each checkpoint's probe
     OUT/trajectory.json, trajectory.csv, figures/trajectory.png and .svg, report.html
 
-Each checkpoint is a run of `probe`. So only one model at a time is in memory, and an interrupted run can be continued.
-A continued run also measures checkpoints that are new. A checkpoint that was measured is never measured again, and its
-results stay even if the trainer has deleted it.
+Each checkpoint is measured by its own run of `probe`. So only one model at a time is in memory, and an interrupted run
+can be continued. A continued run also measures new checkpoints. It does not measure a checkpoint again, and it keeps
+the results of a checkpoint that the trainer has deleted.
 """
 
 import contextlib
@@ -53,9 +53,9 @@ def probe_checkpoints(
 ) -> CheckpointSeries:
     """Measure ρ over tokens, types and steps for every checkpoint of a training, on the same prompts.
 
-    ρ is the correlation of token entropy and gradient strength. Every checkpoint completes the prompts itself, as in
-    the published curves. With `share_rollouts`, every checkpoint is measured on the rollouts of the first one. With
-    `rollouts`, every checkpoint is measured on the given rollouts.
+    ρ is the correlation of token entropy and gradient strength. By default every checkpoint completes the prompts
+    itself, as in the published curves. If `share_rollouts` is true, every checkpoint is measured on the rollouts of
+    the first checkpoint. If `rollouts` is given, every checkpoint is measured on these.
 
     Args:
         checkpoints: a trainer's output folder, or several checkpoints; see `find_checkpoints`.
@@ -73,7 +73,7 @@ def probe_checkpoints(
         The curve of ρ along the training, with `.to_frame()`, `.plot()` and `.summary`.
 
     Raises:
-        AntiphaseError: `find_checkpoints` or `check_family` refuses the checkpoints before anything is loaded, or
+        AntiphaseError: `find_checkpoints` or `check_family` refuses the checkpoints, before a model is loaded; or
             `probe` fails for a checkpoint.
     """
     request = series_request(
@@ -127,7 +127,10 @@ class _Measuring:
     progress: bool
 
     def measure(self) -> list[str]:
-        """Measure the missing checkpoints, and return notes about checkpoints that are gone and were left out."""
+        """Measure the checkpoints that are not finished, and return notes about those that were left out.
+
+        A checkpoint is left out if it no longer exists.
+        """
         members = self.folder.members()
         self._check_known(members["checkpoints"])
         for checkpoint in self.request.found.checkpoints:
@@ -140,10 +143,10 @@ class _Measuring:
         return [f"{m['label']} is left out: it is gone, and was not measured to its end." for m in lost]
 
     def _check_known(self, known: Sequence[Mapping[str, Any]]) -> None:
-        """Check that a list of checkpoints without training steps begins with the checkpoints of the folder.
+        """Check a list of checkpoints without training steps: it must begin with those that the folder already has.
 
         Raises:
-            InvalidInputError: the list begins with other checkpoints.
+            InvalidInputError: the list does not begin with them.
         """
         if not self.request.found.numbered:
             names = [(c.name, c.revision) for c in self.request.found.checkpoints]
@@ -209,7 +212,7 @@ class _Measuring:
         """Return the rollouts of the first checkpoint, as token ids.
 
         Raises:
-            InvalidInputError: the first checkpoint is gone, and its probe is not finished.
+            InvalidInputError: the first checkpoint was deleted before its probe was finished.
         """
         owner = next(m for m in members["checkpoints"] if m["folder"] == members["rollouts_of"])
         run = self.folder.run_of(owner)

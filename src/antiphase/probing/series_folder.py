@@ -19,9 +19,9 @@ class SeriesFolder(RunFolder):
         """Read checkpoints.json, the list of checkpoints.
 
         Returns:
-            `checkpoints`, each with `folder`, `label`, `name`, `revision`, `step` and `weights`; and `rollouts_of`,
-            the folder of the checkpoint whose rollouts all checkpoints are measured on, or None. Once a checkpoint was
-            measured, there is also `moment`, the time that chat templates read.
+            A mapping. `checkpoints` is a list of entries with `folder`, `label`, `name`, `revision`, `step` and
+            `weights`. `rollouts_of` is the folder of the checkpoint on whose rollouts all are measured, or None. After
+            the first measurement there is also `moment`, the time that chat templates read.
         """
         if not (self.path / MEMBERS).is_file():
             return {"rollouts_of": None, "checkpoints": []}

@@ -74,7 +74,10 @@ def summarize_series(folder: SeriesFolder) -> dict[str, Any]:
 
 
 def _segments(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return which segment is correlated, and the ρ of each segment. Older results correlate all tokens."""
+    """Return the name of the segment over which ρ was computed, and the ρ of each segment.
+
+    Results of older versions are over all tokens.
+    """
     return {"segment": result.get("segment", "all"), "segments": result.get("segments", {})}
 
 
@@ -84,7 +87,7 @@ class CheckpointSeries:
 
     Args:
         summary: the content of trajectory.json.
-        folder: the folder with the runs of the checkpoints; None if they were not kept.
+        folder: the folder with the runs of the checkpoints; None if the runs were not kept.
     """
 
     summary: dict[str, Any]
@@ -148,7 +151,7 @@ class CheckpointSeries:
         return checkpoint_curves(self.summary, published_curves() if references else ())
 
     def document(self, name: str = "checkpoints", label: str | None = None, *, finished: bool = True) -> Document:
-        """Return the content of the interactive page: ρ against the step, a table of the numbers, and the tokens.
+        """Return the content of the interactive page: ρ by training step, a table of the numbers, and the tokens.
 
         If the checkpoints have too many tokens for one page, it shows the tokens of the first and the last one only.
 
@@ -194,7 +197,9 @@ class CheckpointSeries:
         return documents
 
     def _rows(self, place: int) -> list[dict[str, Any]]:
-        """Return the curve of one estimator as rows like those that `InversionCallback` writes to trajectory.jsonl.
+        """Return the curve of one estimator, with a row for each checkpoint.
+
+        The rows have the form of a training's trajectory.jsonl.
 
         Args:
             place: the index of the estimator in each checkpoint's list of results.
@@ -217,7 +222,7 @@ class CheckpointSeries:
         return rows
 
     def _order(self) -> list[Unit]:
-        """Return the units, with the headline unit (the unit of the ρ that is shown first) first."""
+        """Return the units. The first one is the headline unit, whose ρ is shown first."""
         first = headline_of(self.summary["checkpoints"][0]["results"][0])
         return [first, *(unit for unit in ("type", "token", "step") if unit != first)]
 

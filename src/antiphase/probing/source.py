@@ -15,13 +15,13 @@ from antiphase.runs.items import Item, Limits, completed, prompt_text, with_text
 
 @dataclass(frozen=True)
 class Source:
-    """The source of the rollouts, which is the same for all models: either prompts or given rollouts."""
+    """The source of the rollouts: either prompts or given rollouts. It is the same for all models."""
 
     prompts: Sequence[Prompt] = ()
     rollouts: Sequence[GivenRollout] = ()
 
     def digest(self) -> str:
-        """Return a digest of the content. It shows whether the content is the same when a run is continued."""
+        """Return a digest of the content. A continued run compares it to see whether the content is still the same."""
         return hashlib.sha256(repr((self.prompts, self.rollouts)).encode()).hexdigest()
 
 
@@ -30,7 +30,7 @@ def load_source(config: ProbeConfig, rollouts: Any = None) -> Source:
 
     Args:
         config: the options of the probe.
-        rollouts: rows in memory, as `load_rollouts` takes them; None reads the files that the options name.
+        rollouts: given rollouts, as `load_rollouts` takes them; None reads what the options name.
 
     Raises:
         InvalidInputError: `load_prompts` or `load_rollouts` refuses the content.
@@ -43,7 +43,9 @@ def load_source(config: ProbeConfig, rollouts: Any = None) -> Source:
 
 
 def items_for(source: Source, tokenizer: Any, limits: Limits, config: ProbeConfig, moment: str) -> list[Item]:
-    """Return the rollouts of one model, encoded by its tokenizer. Those to be generated have no completion yet.
+    """Return the rollouts of one model, encoded by its tokenizer.
+
+    Rollouts that the model must still generate have no completion yet.
 
     Args:
         source: the prompts or the given rollouts.
@@ -82,9 +84,9 @@ def shared_items(
 ) -> list[Item]:
     """Return the rollouts of another model with the completions of the first model.
 
-    If both tokenizers have the same vocabulary, the token ids are kept. Otherwise the text of the completion, without
-    special tokens, is tokenised by the other tokenizer; if the first model had ended the completion with an end token,
-    the other tokenizer's end token is added.
+    If both tokenizers have the same vocabulary, the token ids are kept. Otherwise the tokenizer of the other model
+    encodes the text of the completion without special tokens. If the first model ended the completion with an end
+    token, the end token of the other tokenizer is added.
 
     Args:
         rows: the first model's rows of rollouts.parquet.

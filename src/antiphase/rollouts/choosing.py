@@ -21,8 +21,8 @@ def make_generator(
         vllm: the options of vLLM; the other engines ignore them.
 
     Raises:
-        InvalidInputError: the engine does not exist, it cannot use this model, or the model or the options that it
-            needs are missing.
+        InvalidInputError: the engine does not exist or cannot use this model, or the engine needs a model or options
+            and they are None.
         MissingExtraError: vLLM is not installed.
     """
     check_engine(name)

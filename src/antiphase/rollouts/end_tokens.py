@@ -1,14 +1,14 @@
-"""Find the tokens that end a completion. Probe, evaluation, held-out problems, vLLM and training use the same rule."""
+"""Find the tokens that end a completion. Probes, evaluations, trainings and all engines use the same rule."""
 
 from collections.abc import Sequence
 from typing import Any
 
 
 def end_token_union(generation_config: Any, tokenizer: Any, extra: Sequence[int] = ()) -> list[int]:
-    """Return the ids of all end tokens: those of the generation config, the tokenizer's and `extra`, each once.
+    """Return the ids of all end tokens, each once: those of the generation config, of the tokenizer and in `extra`.
 
-    Chat models often name the token that ends a turn in the generation config and the token that ends a text in the
-    tokenizer, or the other way round. TRL's trainer ends completions at the same tokens.
+    A chat model has two end tokens: one ends a turn, the other ends a text. Often the generation config names one of
+    them, and the tokenizer names the other. TRL's trainer ends completions at the same tokens.
 
     Args:
         generation_config: the model's generation config, whose `eos_token_id` is None, a number or a list; or None.

@@ -1,8 +1,8 @@
 """The interface of the engines that generate completions.
 
-An engine ignores the checkpoint's generation defaults (top-k, penalties). It returns the completions in the order of
-the prompts. A completion includes its end token. An engine does not change the caller's random state. docs/extend.md
-shows how to add an engine.
+Every engine keeps these rules. It ignores the checkpoint's generation defaults, such as top-k and penalties. It
+returns the completions in the order of the prompts. A completion includes its end token. The caller's random state
+does not change. docs/extend.md shows how to add an engine.
 """
 
 from abc import ABC, abstractmethod
@@ -50,9 +50,10 @@ class Generator(ABC):
         Args:
             prompt_ids: the token ids of the prompts. A prompt that is given several times gets several completions.
             sampling: the sampling options.
-            batch_number: the number of this batch in the run, which is part of the seed.
-            tick: function that is called while the batch is generated. Its argument is the share of the batch, from 0
-                to 1, that was generated since the last call.
+            batch_number: the number of this batch in the run. The seed of the batch is made from it and
+                `sampling.seed`.
+            tick: function that is called while the batch is generated, for a progress bar. Its argument is the share
+                of the batch that was generated since the last call; the shares add up to 1 at most.
 
         Raises:
             InvalidInputError: the engine cannot use a prompt or an option.

@@ -37,13 +37,13 @@ def generate(
         loaded: the model and its tokenizer.
         prompt_ids: the token ids of the prompts. A prompt that is given several times gets several completions.
         sampling: the sampling options.
-        batch_number: the number of this batch in the run, which is part of the seed.
+        batch_number: the number of this batch in the run. The seed of the batch is made from it and `sampling.seed`.
         end_ids: ids of tokens that end a completion, in addition to the model's own end tokens.
         tick: function that is called after every generated position.
 
     Returns:
-        For each prompt: the token ids of its completion, including the end token if there is one; and `stop` if there
-        is an end token, else `length`.
+        (token ids, finish) for each prompt. The token ids of the completion include its end token. The finish is
+        `stop` if there is an end token, else `length`.
 
     Raises:
         OutOfMemoryError: the batch does not fit into memory; lower the batch size or `max_new_tokens`.
@@ -85,7 +85,7 @@ def _ticking(tick: Callable[[], None]) -> Any:
 
 @contextlib.contextmanager
 def _only_this_config(model: Any, config: Any) -> Iterator[None]:
-    """Replace the model's own generation config by `config` while the `with` block lasts."""
+    """Use `config` instead of the model's own generation config inside the `with` block."""
     # transformers would take the values that `config` does not set, such as penalties, from the model's own config.
     before = model.generation_config
     model.generation_config = config
@@ -98,7 +98,7 @@ def _only_this_config(model: Any, config: Any) -> Iterator[None]:
 def batch_seed(sampling: Sampling, batch_number: int) -> int:
     """Return the seed of a batch: a 32-bit hash of the run's seed and the number of the batch.
 
-    The hash has 32 bits because torch's generator on a CPU reads no more bits of a seed.
+    The hash has 32 bits because torch's random generator on a CPU ignores further bits of a seed.
     """
     return zlib.crc32(f"{sampling.seed}/{batch_number}".encode())
 

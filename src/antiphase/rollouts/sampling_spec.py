@@ -12,13 +12,13 @@ Finish = Literal["stop", "length"]
 class Sampling:
     """Sampling options.
 
-    Top-k and penalties are never applied, even if they are among the checkpoint's defaults.
+    Top-k and penalties are never applied, even if the checkpoint's generation config sets them.
 
     Args:
         max_new_tokens: the greatest number of generated tokens.
         temperature: the number that divides the logits; 0 means greedy decoding.
-        top_p: the probability of the nucleus in nucleus sampling; 1 keeps all tokens.
-        seed: seed of the random generator. Each batch derives its own seed from this one and the number of the batch.
+        top_p: the probability of the nucleus in nucleus sampling; 1 samples from all tokens.
+        seed: seed of the random generator. The seed of each batch is made from this one and the number of the batch.
     """
 
     max_new_tokens: int = 128

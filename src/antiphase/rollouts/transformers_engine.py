@@ -44,8 +44,9 @@ class TransformersGenerator(Generator):
         Args:
             prompt_ids: the token ids of the prompts.
             sampling: the sampling options.
-            batch_number: the number of this batch in the run, which is part of the seed.
-            tick: function that is called after every generated position with the number 1 / `max_new_tokens`.
+            batch_number: the number of this batch in the run. The seed of the batch is made from it and
+                `sampling.seed`.
+            tick: function for a progress bar. It is called after every generated position, with 1 / `max_new_tokens`.
 
         Raises:
             OutOfMemoryError: the batch does not fit into memory.

@@ -3,14 +3,13 @@
 Each rollout has its own seed: a hash of the run's seed, the number of the batch and the rollout's row in the batch.
 vLLM does not promise the same tokens in another version, on another GPU or in another batch.
 
-The names of arguments follow the documentation of `LLM` in vLLM 0.16
+This module has never run with a real vLLM. The names of arguments follow the documentation of `LLM` in vLLM 0.16
 (https://docs.vllm.ai/en/v0.16.0/api/vllm/entrypoints/llm/) and the source of `SamplingParams`. According to the source
-of vLLM's scheduler and detokenizer, `token_ids` contains the token that ends a completion, once. This module has never
-run with a real vLLM.
+of vLLM's scheduler and detokenizer, `token_ids` contains the token that ends a completion, once.
 
-The end tokens are the same as in the other engines: `ignore_eos` switches off vLLM's own end token (the tokenizer's),
-and `stop_token_ids` names ours. `generation_config="vllm"` makes vLLM ignore the checkpoint's top-k and penalties.
-vLLM raises a temperature between 0 and 0.01 to 0.01.
+The end tokens are the same as in the other engines: `ignore_eos` switches off the end token that vLLM takes from the
+tokenizer, and `stop_token_ids` names those that antiphase uses. `generation_config="vllm"` makes vLLM ignore the
+checkpoint's top-k and penalties. If the temperature is above 0 and below 0.01, vLLM uses 0.01.
 """
 
 import gc
@@ -37,13 +36,13 @@ class VllmOptions:
 
     Args:
         name: a hub id, a local directory, or `demo`.
-        dtype: `auto` (the checkpoint's own), `float32`, `bfloat16` or `float16`.
+        dtype: the dtype of the weights: `auto` (the checkpoint's own), `float32`, `bfloat16` or `float16`.
         revision: the branch, tag or commit on the hub from which weights and tokenizer are loaded.
         trust_remote_code: whether to run code that comes with the model.
         max_model_len: the greatest number of tokens of prompt and completion together; None uses the model's context
             length.
         memory_share: the share of the GPU's memory that vLLM takes.
-        seed: seed of vLLM's engine; every rollout has its own seed as well.
+        seed: seed of vLLM's engine. Every rollout also has a seed of its own.
     """
 
     name: str
@@ -106,8 +105,9 @@ class VllmGenerator(Generator):
         Args:
             prompt_ids: the token ids of the prompts.
             sampling: the sampling options.
-            batch_number: the number of this batch in the run, which is part of the seeds.
-            tick: function that is called once, at the end, with the value 1.
+            batch_number: the number of this batch in the run. The seed of each rollout is made from it,
+                `sampling.seed` and the rollout's row.
+            tick: function for a progress bar. It is called once, at the end, with the value 1.
 
         Raises:
             InvalidInputError: a prompt is empty or too long for the context, or vLLM did not finish a rollout.

@@ -1,7 +1,8 @@
 """Cut rollouts into steps, such as sentences or lines, and find the step of each token (docs/method.md).
 
-`sentences` finds where sentences begin in a text. `splitter` holds all the ways to cut a text. `places` finds where
-each token stands in the text. `assigning` combines them. Nothing here measures a signal.
+`sentences` finds where the sentences of a text begin. `splitter` offers all the ways to cut a text. `places` finds
+where each token stands in the text. `assigning` uses these modules to find the step of each token. Nothing here
+measures a signal.
 """
 
 from typing import TYPE_CHECKING, Any

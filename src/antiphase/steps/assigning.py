@@ -24,10 +24,11 @@ def token_steps(token_ids: Sequence[int], tokenizer: Any, splitter: Splitter | s
     The tokens are decoded into one text, and the splitter finds where the steps of the text begin. Then each token is
     assigned to a step:
 
-    * A token belongs to the step of its first character that is no space. If a token contains the end of one step and
-      the beginning of the next, it therefore belongs to the earlier step. The space before a word belongs to the word.
-    * A token of white space, or without text, belongs to the step before it.
-    * A special token ends a step, except with `regex`. At the end of the completion it belongs to the last step.
+    * A token belongs to the step of its first character that is not a space. So a space before a word belongs to the
+      word. A token that contains the end of one step and the beginning of the next belongs to the earlier step.
+    * A token of white space, or a token without text, belongs to the step of the token before it.
+    * A special token ends a step, except with the splitter `regex`. Special tokens at the end of the completion belong
+      to the last step.
 
     Our reading: steps end on token boundaries. The paper does not say to which step a token on a boundary belongs.
 
@@ -37,7 +38,7 @@ def token_steps(token_ids: Sequence[int], tokenizer: Any, splitter: Splitter | s
         splitter: how to cut the text: a `Splitter`, or a name that `Splitter.parse` reads, such as `sentence`.
 
     Returns:
-        One number for each token. The first is 0, and each is equal to the one before it or greater by 1.
+        The number of the step of each token. The first number is 0, and the numbers go up by 1 from step to step.
 
     Raises:
         InvalidInputError: there is no such splitter, or its pattern takes too long on this text.
@@ -47,10 +48,12 @@ def token_steps(token_ids: Sequence[int], tokenizer: Any, splitter: Splitter | s
 
 
 def batch_steps(batch: TokenBatch, tokenizer: Any, splitter: Splitter | str) -> Int[Tensor, "batch token"]:
-    """Return the step of every completion token of a batch, counted from 0 in each rollout; −1 at all other positions.
+    """Return the number of the step of every completion token; −1 at all other positions.
 
-    If the model did not write some tokens in the middle of a completion, such as the answer of a tool, a blank line
-    replaces them when the text is cut.
+    Each rollout counts its steps from 0.
+
+    A completion may contain tokens that the model did not write, such as the answer of a tool. A blank line takes
+    their place when the text is cut.
 
     Args:
         batch: the rollouts.
@@ -72,10 +75,11 @@ def batch_steps(batch: TokenBatch, tokenizer: Any, splitter: Splitter | str) -> 
 
 
 def pauses_of(places: Int[Tensor, "token"]) -> list[int]:
-    """Return the indices of the generated tokens that follow text of another source, such as a tool's answer.
+    """Return the indices of generated tokens that come after text which the model did not write.
 
     Args:
-        places: the columns of a rollout's generated tokens, ascending. A gap between two columns is such a text.
+        places: the columns of a rollout's generated tokens, ascending. A gap between two columns is text that the
+            model did not write.
     """
     pauses: list[int] = (torch.nonzero(places.diff() > 1).flatten() + 1).tolist()
     return pauses
@@ -87,7 +91,7 @@ def _splitter(given: Splitter | str) -> Splitter:
 
 
 def _steps(token_ids: list[int], tokenizer: Any, splitter: Splitter, pauses: Sequence[int]) -> list[int]:
-    """Return the step of every token; `pauses` are the indices of tokens before which other tokens were left out."""
+    """Return the number of the step of every token. A blank line is put before the tokens at `pauses`."""
     if not token_ids:
         return []
     special = special_ids(tokenizer)
@@ -136,8 +140,8 @@ def _without_special(placed: PlacedTokens, is_special: NDArray[np.bool_]) -> str
 def special_ids(tokenizer: Any) -> frozenset[int]:
     """Return the ids of the special tokens, without the token for unknown words.
 
-    The token for unknown words replaces text that the vocabulary does not cover, so it counts as text. A tokenizer may
-    use the same token as the end, the beginning or the padding of a text. The token is then special.
+    The token for unknown words stands for text that the vocabulary does not cover, so it counts as text. But if the
+    tokenizer also uses it to begin, end or pad a text, it is special.
     """
     added = (token for token, content in tokenizer.added_tokens_decoder.items() if content.special)
     special = frozenset([*tokenizer.all_special_ids, *added])

@@ -25,8 +25,9 @@ class PlacedTokens:
     Args:
         text: the text as the tokenizer decodes it, with special tokens. Each byte that is not valid UTF-8 becomes one
             character U+FFFD.
-        starts, ends: the offsets of the characters at which each token starts and ends. A character whose bytes are
-            split over several tokens belongs to each of them. A token without text starts and ends at the same offset.
+        starts, ends: for each token, the offsets in `text` at which it starts and ends. If the bytes of a character
+            are split over several tokens, the character belongs to each of them. A token without text starts and ends
+            at the same offset.
     """
 
     text: str
@@ -34,13 +35,13 @@ class PlacedTokens:
     ends: NDArray[np.int64]
 
     def first_solid(self, text: str) -> NDArray[np.int64]:
-        """Return the offset of the first character of each token that is not a space.
+        """Return, for each token, the offset of its first character that is not a space.
 
         Args:
             text: the text of the completion, in which some characters may be replaced by spaces.
 
         Returns:
-            the offsets `[token]`; the length of the text for a token of white space, and for one without text.
+            the offsets `[token]`. A token of white space, or without text, gets the length of the text.
         """
         size = len(text)
         solid = np.ones(size + 1, dtype=bool)
@@ -54,9 +55,9 @@ class PlacedTokens:
 def place_tokens(token_ids: Sequence[int], tokenizer: Any, pauses: Sequence[int] = ()) -> PlacedTokens:
     """Return the text of some tokens, and the offsets of each token in the text.
 
-    What a token adds to the text depends only on the token before it. For example, SentencePiece drops the space of
-    the first token, and WordPiece puts a space between words. So each distinct pair of neighbours is decoded once. A
-    token can contain only a part of a character. The bytes of such tokens are joined first and decoded together.
+    The text that a token adds depends only on the token before it. For example, SentencePiece drops the space of the
+    first token, and WordPiece puts a space between words. So it is enough to decode each distinct pair of neighbours
+    once. Some tokens contain only a part of a character. Their bytes are joined before they are decoded.
 
     Args:
         token_ids: the token ids of one completion.
@@ -85,7 +86,7 @@ def place_tokens(token_ids: Sequence[int], tokenizer: Any, pauses: Sequence[int]
 
 
 def _bytes_of_tokens(token_ids: Sequence[int], tokenizer: Any) -> list[bytes]:
-    """Return what each token adds to the text, as bytes in UTF-8."""
+    """Return the UTF-8 bytes that each token adds to the text."""
     distinct = list(dict.fromkeys(token_ids))
     alone = dict(zip(distinct, _decode([[token] for token in distinct], tokenizer), strict=True))
     split = {token: _raw_bytes(tokenizer, token, text) for token, text in alone.items() if REPLACEMENT in text}
@@ -125,8 +126,8 @@ def _decode(rows: list[list[int]], tokenizer: Any) -> list[str]:
 def _raw_bytes(tokenizer: Any, token: int, text: str) -> bytes:
     """Return the bytes of a token that contains only a part of a character.
 
-    The bytes are read from the token's name in the vocabulary: `<0xE4>` in SentencePiece, or GPT-2's letters for
-    bytes.
+    The bytes are read from the token's name in the vocabulary. In SentencePiece the name is like `<0xE4>`; in GPT-2
+    each letter of the name stands for a byte (see `byte_letters`).
     """
     name = tokenizer.convert_ids_to_tokens(token)
     if isinstance(name, str):

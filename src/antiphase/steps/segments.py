@@ -1,7 +1,7 @@
 """Find the segment of every token of a completion: the thought or the answer (docs/steps.md).
 
-`thoughts` cuts the text of a completion into a thought and an answer. Here the same cut is made between tokens. Then
-each segment can be correlated on its own, and steps can be cut inside each of them. Nothing here measures a signal.
+`thoughts` cuts the text of a completion into a thought and an answer. This module makes the same cut between tokens.
+Then ρ can be computed over one segment alone, and each segment can be cut into steps. Nothing here measures a signal.
 """
 
 import dataclasses
@@ -29,9 +29,9 @@ def token_segments(
 ) -> list[Part]:
     """Return the segment of every token of a completion, `thought` or `answer`.
 
-    The thought begins with the completion and ends with the closing tag that `spoken` finds; its tags belong to it. If
-    a thought was begun, in the completion or in the prompt, and was not ended, every token belongs to the thought. If
-    there are no tags, every token belongs to the answer. A special token that is not a tag is read as spaces.
+    The thought is everything up to and including the closing tag that `thoughts.spoken` finds. If the completion or
+    the prompt begins a thought, and no closing tag ends it, every token belongs to the thought. If there are no tags,
+    every token belongs to the answer. A special token that is not a tag is read as spaces.
 
     A token belongs to the segment of its first character that is not a space. For example, a token that contains the
     end of the closing tag and the beginning of the answer belongs to the thought. A token of white space, a token
@@ -47,8 +47,8 @@ def token_segments(
         tags: pairs of an opening and a closing tag.
 
     Returns:
-        One name for each token: first the tokens of the thought, then those of the answer. The time is linear in the
-        number of tokens.
+        `thought` or `answer` for each token. The tokens of the thought come first. The time is linear in the number of
+        tokens.
     """
     ids = [int(token) for token in completion_ids]
     count = _num_thought(ids, tokenizer, prompt_ids, tags, pauses=())
@@ -82,7 +82,7 @@ def batch_segments(batch: TokenBatch, tokenizer: Any, tags: Tags = TAGS) -> Int[
 
 
 def segment_batch(batch: TokenBatch, segments: Int[Tensor, "batch token"], segment: Segment) -> TokenBatch:
-    """Return the batch with a completion mask that covers one segment only. Other tokens are then not measured.
+    """Return the batch with a completion mask that covers one segment only. The other tokens are not measured.
 
     Args:
         batch: the rollouts.
@@ -110,9 +110,10 @@ def measured_batch(batch: TokenBatch, tokenizer: Any, segment: Segment, tags: Ta
 def segment_steps(
     batch: TokenBatch, segments: Int[Tensor, "batch token"], tokenizer: Any, splitter: Splitter
 ) -> Int[Tensor, "batch token"]:
-    """Return the number of the step of every completion token. No step contains tokens of both segments.
+    """Return the number of the step of every completion token; −1 at all other positions.
 
-    The thought and the answer are cut separately. The numbers of the answer's steps continue those of the thought.
+    The thought and the answer are cut separately, so no step contains tokens of both. The numbers of the answer's
+    steps continue those of the thought.
 
     Args:
         batch: the rollouts.
@@ -133,8 +134,8 @@ def _num_thought(ids: list[int], tokenizer: Any, prompt_ids: Sequence[int], tags
         tokenizer: the model's tokenizer.
         prompt_ids: the token ids of the prompt, whose template may open the thought.
         tags: pairs of an opening and a closing tag.
-        pauses: the indices of tokens that follow text which the model did not write, such as a tool's answer. A blank
-            line is read in place of this text.
+        pauses: the indices of tokens that come after text that the model did not write, such as a tool's answer. A
+            blank line is read in place of this text.
     """
     if not ids:
         return 0

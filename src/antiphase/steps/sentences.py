@@ -47,8 +47,8 @@ def sentence_starts(text: str) -> list[int]:
         text: the text of a completion.
 
     Returns:
-        Ascending offsets of characters that are no space; empty for a text of one sentence. The time is linear in the
-        length of the text.
+        The offsets, ascending. Each is the offset of a character that is not a space. The list is empty if the text is
+        one sentence. The time is linear in the length of the text.
     """
     spans = protected_spans(text)
     opened = [start for start, _ in spans]
@@ -87,18 +87,19 @@ def sentence_starts(text: str) -> list[int]:
 def merged(text: str, places: Iterable[int], *, content: str, tags: bool = True) -> list[int]:
     """Merge steps without content with a neighbour, and return the offsets at which the remaining steps begin.
 
-    A step without content is merged with the step before it. If it is the first step of the text, or opens a tag such
-    as `<think>`, it is merged with the step after it.
+    A step without content is merged with the step before it. But if it is the first step of the text, or an opening
+    tag such as `<think>`, it is merged with the step after it.
 
     Args:
         text: the text of the completion.
         places: the offsets at which steps begin, ascending.
-        content: a pattern. A step has content if the pattern occurs in it.
+        content: a regular expression. A step has content if the expression matches somewhere in it.
         tags: whether tags are treated as special: they do not count as content, and an opening tag belongs to the step
             after it.
 
     Returns:
-        Ascending offsets of characters that are no space. The first step of the text is left out.
+        The offsets, ascending. Each is the offset of a character that is not a space. The beginning of the first step
+        is left out.
     """
     pattern = re.compile(content)
     plain = TAG.sub(lambda tag: " " * len(tag[0]), text) if tags else text
@@ -126,10 +127,10 @@ def _after(text: str, place: int) -> int:
 
 
 def _line_break(text: str, begin: int, found: "re.Match[str]") -> str | None:
-    """Return what a line break outside formulas ends.
+    """Return the kind of a line break outside formulas: `hard`, `line`, `weak` or None.
 
-    `hard` means that it ends a step and a paragraph. `line` means that it ends a step. `weak` means that it ends a
-    step only in a paragraph without a full stop or another mark that ends a sentence. None means that it ends nothing.
+    A `hard` break ends a step and a paragraph. A `line` break ends a step. A `weak` break ends a step only if no
+    sentence of its paragraph ends with a mark such as a full stop. None means that the break ends nothing.
 
     Args:
         text: the text of the completion.
@@ -154,7 +155,7 @@ def _line_break(text: str, begin: int, found: "re.Match[str]") -> str | None:
 
 
 def _ends_in_formulas(text: str, spans: list[tuple[int, int]]) -> set[int]:
-    """Return where sentences begin after a formula whose last character is the full stop, as in `$x = 5.$ Then`."""
+    """Return where sentences begin after a formula that ends with a full stop, as in `$x = 5.$ Then`."""
     places = set()
     for start, end in spans:
         inside = text[start:end].rstrip("\\])$").rstrip() if text[start] in "\\$" else ""
@@ -165,12 +166,12 @@ def _ends_in_formulas(text: str, spans: list[tuple[int, int]]) -> set[int]:
 
 
 def _lines_without_stop(text: str, hard: set[int], stops: set[int], weak: set[int]) -> set[int]:
-    """Return the weak line breaks in paragraphs that have no mark at the end of a sentence.
+    """Return those of the weak line breaks that lie in a paragraph in which no mark ends a sentence.
 
     Args:
         text: the text of the completion.
         hard: the offsets of hard breaks, which separate paragraphs.
-        stops: where sentences begin after a mark such as a full stop.
+        stops: the offsets at which sentences begin after a mark such as a full stop.
         weak: the offsets after all weak line breaks.
     """
     edges = sorted(hard | {0, len(text)})

@@ -29,7 +29,10 @@ _LONGEST_DOLLARS = 400
 
 
 class _Places:
-    """The offsets of closing marks in a text. Each kind of mark is searched for once, when it is first needed."""
+    """The offsets of the marks that close formulas and code in a text.
+
+    The text is searched only once for each kind of mark.
+    """
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -54,8 +57,8 @@ def protected_spans(text: str) -> list[tuple[int, int]]:
     r"""Return (start, end) of each formula and each piece of code in a text, in order and without overlap.
 
     Formulas are `\[…\]`, `\(…\)`, `$…$`, `$$…$$` and `\begin…\end`. Code stands in fences or between backticks. A
-    formula contains no blank line. A formula between single dollars, and code between single backticks, end on the
-    line on which they begin. A fence that is not closed extends to the end of the text.
+    formula contains no blank line. A formula between single dollars ends on the line on which it begins, and so does
+    code between single backticks. If a fence is not closed, the code extends to the end of the text.
 
     >>> [r"so \(x = 1. y\). $5. Then $6."[a:b] for a, b in protected_spans(r"so \(x = 1. y\). $5. Then $6.")]
     ['\\(x = 1. y\\)']
@@ -72,10 +75,10 @@ def protected_spans(text: str) -> list[tuple[int, int]]:
 
 
 def _closed(found: "re.Match[str]", places: _Places) -> int | None:
-    """Return the offset at which a formula or a piece of code ends; None if no closing mark is near enough.
+    """Return the offset at which a formula or a piece of code ends; None if its closing mark is missing or too late.
 
     Args:
-        found: the match of the mark that opens it.
+        found: the match of the mark that opens the formula or the code.
         places: the offsets of the closing marks.
     """
     mark = found.group("name") or found.group(found.lastgroup or 0)

@@ -68,8 +68,9 @@ class Splitter:
         pattern: for `regex`, the pattern in the syntax of Python's `re`.
 
     Raises:
-        InvalidInputError: the kind is unknown, the size is below 1, or the pattern does not compile. A pattern is also
-            refused if, on a set of test texts, it matches the empty string or takes longer than a second.
+        InvalidInputError: the kind is unknown, the size is below 1, or the pattern does not compile. A pattern is
+            tried on some texts first. It is refused if it matches an empty string there, or takes longer than a
+            second.
     """
 
     kind: str = DEFAULT_SPLITTER
@@ -172,7 +173,7 @@ def _compiled(pattern: str) -> Any:
 
 
 def _matches(compiled: Any, pattern: str, text: str, seconds: float) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) of each match; raise InvalidInputError if this takes longer than some seconds."""
+    """Yield (start, end) of each match; raise InvalidInputError if this takes longer than `seconds`."""
     try:
         for found in compiled.finditer(text, timeout=max(seconds, 0.001)):
             yield found.span()

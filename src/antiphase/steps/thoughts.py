@@ -39,14 +39,14 @@ _PROMPT_END = 64
 
 
 def thought_tags(texts: Sequence[str] | None) -> tuple[tuple[str, str], ...]:
-    """Return the tags that a user adds, followed by the tags of the known families.
+    """Return pairs of an opening and a closing tag: those that a user adds, then those of known families of models.
 
     Args:
         texts: each text is an opening and a closing tag with white space between them, as in `<plan> </plan>`; None
             adds nothing.
 
     Raises:
-        InvalidInputError: a text is not two different tags, or it closes a known opening tag with another closing tag.
+        InvalidInputError: a text is not two different tags, or it gives a known opening tag a new closing tag.
 
     >>> thought_tags(["<plan> </plan>"])[0]
     ('<plan>', '</plan>')
@@ -73,9 +73,9 @@ def thought_tags(texts: Sequence[str] | None) -> tuple[tuple[str, str], ...]:
 def tag_pattern(tag: str) -> str:
     """Return a regular expression, without groups, for a tag as models write it.
 
-    Many known tags are a name in angle brackets. In these tags, capital letters, spaces and bars make no difference:
-    `<THINK>`, `<think >` and `<|think|>` are the tag `<think>`. The channel `commentary` of gpt-oss counts as a
-    thought, like the channel `analysis`. A header of gpt-oss may hold a recipient, as in
+    If a known tag is a name in angle brackets, capital letters, spaces and bars make no difference: `<THINK>`,
+    `<think >` and `<|think|>` count as `<think>`. The tags of gpt-oss are headers of channels. Its channel
+    `commentary` counts as a thought, like its channel `analysis`, and a header may name a recipient, as in
     `<|channel|>analysis to=python<|message|>`.
     """
     if tag == _CHANNEL[0]:
@@ -110,16 +110,16 @@ class Spoken:
 def spoken(completion: str, tags: Sequence[tuple[str, str]] = TAGS) -> Spoken:
     """Cut a completion into its thought and its answer.
 
-    The last closing tag ends the thought. A closing tag in quotation marks is a mention and is ignored. A closing tag
-    in the middle of a sentence, as in `I close with </think> then`, is also a mention, unless all closing tags of the
-    completion are in the middle of a sentence.
+    The last closing tag ends the thought. But a closing tag that the text only mentions is ignored. A tag in quotation
+    marks is a mention. So is a tag in the middle of a sentence, as in `I close with </think> then`, unless every
+    closing tag of the completion stands in the middle of a sentence.
 
-    An opening tag counts only at the beginning of the completion or of a line, or at the end of a line. If a closing
-    tag is missing after it, the completion has no answer. The channels of gpt-oss are also found after decoding has
-    removed their special tokens, as in `analysis…assistantfinal…`.
+    An opening tag counts only at the beginning of the completion or of a line, or at the end of a line. If no closing
+    tag follows it, the completion has no answer. The channels of gpt-oss are also found in a text whose special tokens
+    were removed, as in `analysis…assistantfinal…`.
 
     Args:
-        completion: the generated text, with the special tokens of the thought.
+        completion: the generated text. If the tags of the thought are special tokens, the text must contain them.
         tags: pairs of an opening and a closing tag.
 
     >>> spoken("<think>2 + 2</think>It is 4.")
@@ -150,20 +150,20 @@ def closing_spans(text: str, close: str) -> list[tuple[int, int]]:
 
 
 def _in_sentence(text: str, start: int, end: int) -> bool:
-    """Return whether a tag stands in the middle of a sentence, with words of the sentence on both sides."""
+    """Return whether a tag stands inside a sentence, with words of the sentence on both sides."""
     before, after = text[max(0, start - 2) : start], text[end : end + 2]
     goes_on = after[:1] in (".", ",", ";") or (after[:1] == " " and after[1:].islower())
     return len(before) == 2 and before[0].isalnum() and before[1] == " " and goes_on
 
 
 def opens(text: str, tags: Sequence[tuple[str, str]] = TAGS) -> bool:
-    """Return whether an opening tag stands at the beginning of the text, or begins or ends one of its lines."""
+    """Return whether an opening tag stands at the beginning of the text, or at the beginning or the end of a line."""
     return any(_opening_pattern(opening).search(text) is not None for opening, _ in tags)
 
 
 @functools.lru_cache(maxsize=256)
 def _opening_pattern(opening: str) -> re.Pattern[str]:
-    """Return the regular expression for an opening tag that begins a thought and does not only mention the tag."""
+    """Return the regular expression for an opening tag at a place where it begins a thought."""
     tag = tag_pattern(opening)
     turn = rf"|<\|start\|>assistant[^\S\n]*{tag}" if opening == _CHANNEL[0] else ""
     return re.compile(rf"(?m)^[^\S\n]*{tag}|{tag}[^\S\n]*\n{turn}")
@@ -177,8 +177,8 @@ def completion_text(
 ) -> str:
     """Return the text of a completion without special tokens, but with the tags of its thought.
 
-    The tags of some models are special tokens; these tags are kept. Some templates open the thought in the prompt; the
-    opening tag is then put before the text.
+    Tags that are special tokens are kept. If the thought begins in the prompt, because the chat template wrote the
+    opening tag there, the tag is put before the text.
 
     Args:
         tokenizer: the model's tokenizer.
@@ -198,10 +198,10 @@ def completion_text(
 
 
 def opened_in_prompt(tokenizer: Any, prompt_ids: Sequence[int], tags: Sequence[tuple[str, str]] = TAGS) -> str | None:
-    """Return the opening tag of a thought that the prompt has begun and not ended; None if it has begun none.
+    """Return the opening tag of a thought that begins in the prompt and does not end there; None if there is none.
 
-    Many chat templates end a prompt with the opening tag. If the model continues the last message of a chat, the first
-    words of the thought may stand after the opening tag. A tag in an earlier message does not count.
+    Many chat templates end a prompt with the opening tag. If the chat ends with a message that the model continues,
+    the first words of the thought may follow the opening tag. Tags in earlier messages do not count.
 
     Args:
         tokenizer: the model's tokenizer.
@@ -232,7 +232,7 @@ def _special_tokens(tokenizer: Any) -> list[str]:
 
 
 def with_opening(completion: str, prompt: str, tags: Sequence[tuple[str, str]] = TAGS) -> str:
-    r"""Return the completion with the prompt's opening tag put before it.
+    r"""Return the completion with the opening tag from the end of the prompt put before it.
 
     The completion is returned unchanged if the prompt does not end with an opening tag, or if the completion itself
     begins with this tag.

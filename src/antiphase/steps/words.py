@@ -45,8 +45,9 @@ def ends_sentence(text: str, begin: int, start: int, stop: int, end: int, after:
         text: the text of the completion.
         begin: the offset at which the current sentence begins.
         start, stop: the offsets at which the run of marks starts and ends.
-        end: the offset at which the closing quotes, brackets and emphasis signs after the run end.
-        after: the offset of the next character that is no space.
+        end: the offset at which closing quotes, brackets and emphasis signs after the run end; `stop` if there are
+            none.
+        after: the offset of the next character that is not a space.
     """
     following = text[after : after + 1]
     if after == end:  # No space follows. This is a number, a URL or an attribute, except in Chinese and Japanese.
@@ -68,7 +69,7 @@ def ends_sentence(text: str, begin: int, start: int, stop: int, end: int, after:
 def _full_stop(text: str, begin: int, start: int, after: int) -> bool:
     """Return whether the full stop at the offset `start` ends a sentence.
 
-    The current sentence begins at `begin`, and the next character that is no space stands at `after`.
+    The current sentence begins at `begin`, and the next character that is not a space stands at `after`.
     """
     found = _WORD_BEFORE.search(text, max(begin, start - _LONGEST_WORD), start)
     # A label is the number of a list item, or "Step 1.".
@@ -91,7 +92,7 @@ def _full_stop(text: str, begin: int, start: int, after: int) -> bool:
 def _is_initial(text: str, begin: int, start: int, after: int) -> bool:
     """Return whether a capital letter before a full stop is an initial, as in "George W. Bush".
 
-    In "point A. Then" it is not an initial.
+    In "point A. Then" it is not an initial. `ends_sentence` explains the offsets.
     """
     following = _WORD_AFTER.match(text, after)
     if following is None or following[1].lower() in _STARTERS:

@@ -1,7 +1,7 @@
 r"""Rewrite an answer in the shape of the reference: `x = 1, y = 2` as the point `(1,2)`, `x \ge 3` as an interval.
 
-These are pure string functions, linear in the length of the text. They compare nothing: `math_equality` compares the
-answer and the reference afterwards.
+The functions use only strings, and their time is linear in the length of the text. They compare nothing:
+`math_equality` compares the answer and the reference afterwards.
 """
 
 import re
@@ -21,11 +21,12 @@ _VARIABLE = re.compile(r"[A-Za-z]")
 
 
 def in_shape_of(answer: str, gold: str) -> str:
-    r"""Return the answer, rewritten in the shape of the reference if the two have different known shapes.
+    r"""Return the answer in the shape of the reference, where the shape is a point or an interval.
 
-    If the reference is a point, named coordinates become a point, in the order of the alphabet. The names must be
-    x, y, z or a, b, c or the beginning of another usual row, so `y = 1, z = 2` does not become `(1,2)`. If the
-    reference is an interval, an inequality of one letter becomes an interval. Any other answer is returned unchanged.
+    If the reference is a point, an answer that names coordinates, such as `x = 1, y = 2`, becomes a point. Its
+    coordinates stand in the order of the alphabet. The names must be the first letters of a usual row, such as `xyz`
+    or `abc`: `x` and `y` are accepted, `y` and `z` are not. If the reference is an interval, an inequality of one
+    letter becomes an interval. Any other answer is returned unchanged.
 
     Args:
         answer: the answer, after `math_equality` removed what does not change its value, such as currency signs.
@@ -60,13 +61,16 @@ def usual_form(text: str) -> str:
 
 
 def without_half(answer: str, gold: str) -> str:
-    """Return a time without `am` and `pm` if the reference is a time without them; any other answer is unchanged."""
+    """Return the answer without its `am` or `pm`, if the reference is a time of day that has neither.
+
+    An answer that is not a time of day is returned unchanged.
+    """
     time = _TIME.fullmatch(answer)
     return answer if time is None or _TIME.fullmatch(gold) or not re.fullmatch(r"\d{1,2}:\d{2}", gold) else time[1]
 
 
 def other_time(answer: str, gold: str) -> bool:
-    """Return whether both are times of the day, such as `11:30` and `11:30 am`, and the times differ."""
+    """Return whether the answer and the reference are two different times of day, such as `11:30` and `11:45 am`."""
     clock = re.compile(r"\d{1,2}:\d{2}(?: [ap]m)?")
     return bool(clock.fullmatch(answer) and clock.fullmatch(gold)) and without_half(answer, gold) != gold
 
@@ -78,7 +82,7 @@ def _as_fraction(found: re.Match[str]) -> str:
 
 
 def _point(text: str) -> str | None:
-    """Return the point whose coordinates are named, one letter each, or None for any other text."""
+    """Return the point that a text such as `x = 1, y = 2` describes; None for any other text."""
     found = [_NAMED.fullmatch(part) for part in text.split(",")]
     named = {match[1]: match[2].strip() for match in found if match is not None}
     if len(named) < 2 or len(named) < len(found):

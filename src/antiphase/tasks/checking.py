@@ -31,15 +31,15 @@ _LM_EVAL_IGNORED = re.compile(r",|\\$|\$|(?s:.*)#### |\.$")
 
 @dataclass(frozen=True)
 class Checked:
-    """The verdicts on one row: that of its task, and those of two other rules.
+    """The verdicts on one row: the verdict of its task, that of math-verify and that of lm-eval.
 
     Args:
-        id: the id of the row; a row without an id has its number in the file instead, from 0.
+        id: the id of the row. If the row has none, this is its number in the file, counted from 0.
         extracted: the answer that was judged; None if the completion has no answer.
-        correct, outcome, reason: the task's verdict: whether the completion is right, the outcome, such as `wrong` or
-            `no answer`, and a few words that explain the outcome.
-        math_verify: whether the package math-verify alone, given the whole completion, calls it right.
-        lm_eval: whether lm-eval's rule for GSM8K calls it right; None if the reference is not a number.
+        correct, outcome, reason: the task's verdict. `correct` says whether the completion is right, `outcome` is a
+            name such as `wrong` or `no answer`, and `reason` explains the outcome in a few words.
+        math_verify: whether the package math-verify, which reads the whole completion, accepts it.
+        lm_eval: whether lm-eval's rule for GSM8K accepts the completion; None if the reference is not a number.
         expected: the value of the row's column `expected`; None if the row has no such column.
     """
 
@@ -58,15 +58,15 @@ class Checked:
 
 
 def read_rows(path: Path, spec: str) -> list[tuple[TableRow, Problem]]:
-    """Read the rows of a file, and make the problem that each row's completion is verified against.
+    """Read the rows of a file, and return each row together with the problem that its completion answers.
 
     Args:
         path: a .jsonl, .json or .parquet file.
-        spec: the spec of the task that verifies the rows without a `task` of their own.
+        spec: the spec (name and options) of the task for rows that name no `task` of their own.
 
     Raises:
-        InvalidInputError: the file cannot be read or has no rows, a row lacks the text `reference` or `completion`, or
-            a row's `finish` or `task` is unknown, or its `expected` is neither true nor false.
+        InvalidInputError: the file cannot be read or has no rows; a row has no text in `reference` or `completion`; a
+            row's `finish` or `task` is unknown; or a row's `expected` is neither true nor false.
     """
     found = []
     for place, row in enumerate(read_table(path)):
@@ -107,8 +107,9 @@ def check_rows(
 
     Args:
         rows: the rows with their problems, as `read_rows` returns them.
-        timeout: the seconds that one verification may take.
-        think_tags: tags of thoughts besides the known ones, each text as in `<plan> </plan>`.
+        timeout: the seconds that one verification may take. If it takes longer, the completion counts as wrong.
+        think_tags: further pairs of tags around a thought, in addition to the known ones. Each text is an opening and
+            a closing tag, such as `<plan> </plan>`.
 
     Raises:
         InvalidInputError: a text in `think_tags` is not two tags.
@@ -143,7 +144,8 @@ def check_rows(
 def lm_eval_verdict(completion: str, reference: str) -> bool | None:
     """Return the verdict of lm-eval's rule for GSM8K, the filter `flexible-extract`.
 
-    The rule takes the last number of the completion. The verdict is None if the reference is not a number.
+    The rule takes the last number of the completion, and compares it with the reference. If the reference is not a
+    number, the verdict is None.
 
     Source: lm_eval/tasks/gsm8k/gsm8k.yaml of EleutherAI/lm-evaluation-harness, 0.4.
 

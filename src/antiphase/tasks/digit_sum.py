@@ -24,8 +24,8 @@ class DigitSumTask(GeneratedTask):
     Args:
         base: the base, from 2 to 10; the digits are 0 to base − 1.
         num_digits: how many digits each problem has.
-        labels: whether a letter names each digit, as in `Sum a1 b0 c2 =?`. An answer of many sentences can then say
-            which digit it is working on. With labels, a problem has at most 26 digits.
+        labels: whether a letter stands before each digit, as in `Sum a1 b0 c2 =?`. An answer of many sentences can
+            name a digit by its letter. With labels, a problem has at most 26 digits.
     """
 
     base: int

@@ -28,15 +28,16 @@ def in_split(prompt: str, split: Split) -> bool:
 def draw_distinct(stream: Iterable[Problem], split: Split, num: int, *, spec: str, exact: bool) -> list[Problem]:
     """Return the first `num` problems of the split that have different prompts.
 
-    A stream can repeat its problems without end, so many repeats in a row mean that it is exhausted. The limit is 20·n
-    repeats in a row, but at least 500 and at most 20,000. Here n is the number of different prompts so far.
+    A stream never ends, but it may have no new problem left. It counts as exhausted after 20·n repeats in a row, where
+    n is the number of different prompts so far. This limit is at least 500 and at most 20,000.
 
     Args:
         stream: the problems, which may repeat.
         split: the split that the problems must belong to.
         num: how many problems are wanted.
         spec: the spec of the task, for the error message.
-        exact: whether fewer problems than `num` are an error. If not, all problems that were found are returned.
+        exact: whether it is an error if there are fewer problems than `num`. If it is no error, all problems that were
+            found are returned.
 
     Raises:
         InvalidInputError: the stream has no problem of the split, or it has fewer than `num` and `exact` is set.

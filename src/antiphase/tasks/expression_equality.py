@@ -1,9 +1,9 @@
 """Decide whether two mathematical expressions are equal.
 
-The package math-verify parses the expressions for sympy. Constants are compared exactly here, without a tolerance, so
-1/2004! is not 1/2006!. math-verify compares expressions with variables. Parsing and comparing can take long or hang,
-so callers use a process that can be killed. `math_equality` splits lists, equations and units before it calls these
-functions, so an expression contains none of them.
+The package math-verify parses the expressions for sympy. Two constants are compared exactly, without a tolerance, so
+1/2004! is not 1/2006!. Expressions with variables are compared by math-verify. Parsing and comparing can take long or
+hang, so callers use a process that can be killed. `math_equality` has removed lists, equations and units before it
+calls these functions.
 """
 
 import re
@@ -18,7 +18,7 @@ _WORDS = re.compile(r"\\(?:text|textbf|mathrm|mbox)\{[^{}]*[A-Za-z]|(?<![\\A-Za-
 
 
 def same_value(answer: str, gold: str) -> bool:
-    """Return whether two expressions are equal: exactly if both are constants, else by the rules of math-verify.
+    """Return whether two expressions are equal. Constants must be exactly equal; math-verify compares all others.
 
     Raises:
         MissingExtraError: math-verify is not installed.
@@ -41,7 +41,7 @@ def _in_radians(text: str) -> str:
 
 
 def same_solutions(answer: Sequence[str], gold: Sequence[str]) -> bool:
-    """Return whether the answer's equation is a multiple of the reference's, so that both have the same solutions.
+    """Return whether two equations have the same solutions, because one is a multiple of the other.
 
     Args:
         answer: the two sides of the answer's equation.
@@ -74,7 +74,7 @@ def _constant_or_none(parsed: list[Any]) -> Any:
 
 
 def _exactly_by_entry(given: list[Any], wanted: list[Any]) -> bool | None:
-    """Return whether two expressions, or all entries of two matrices, are equal; None if math-verify must decide."""
+    """Return whether two expressions or two matrices are exactly equal; None if only math-verify can tell."""
     from sympy import MatrixBase
 
     if not (given and wanted and isinstance(given[0], MatrixBase) and isinstance(wanted[0], MatrixBase)):
@@ -86,7 +86,7 @@ def _exactly_by_entry(given: list[Any], wanted: list[Any]) -> bool | None:
 
 
 def _exactly(given: list[Any], wanted: list[Any]) -> bool | None:
-    """Return whether two expressions are equal, if this can be decided exactly; None if math-verify must decide."""
+    """Return whether two expressions are exactly equal; None if only math-verify can tell."""
     import sympy
 
     left, right = _constant_or_none(given), _constant_or_none(wanted)
@@ -112,9 +112,9 @@ def _exactly(given: list[Any], wanted: list[Any]) -> bool | None:
 
 
 def _parse(text: str) -> list[Any]:
-    """Return what math-verify parses from LaTeX: a list of an expression and its text.
+    """Return the list of two items that math-verify makes of a LaTeX text: the expression, and its text.
 
-    If math-verify cannot parse the text, the list has no expression or is empty.
+    If math-verify cannot parse the text, the list lacks the expression or is empty.
 
     Raises:
         MissingExtraError: math-verify is not installed.

@@ -12,7 +12,7 @@ class ExtractingTask(Task):
     """A task whose verifier judges the answer that `extract_answer` finds.
 
     Args:
-        extract: where in a completion the answer is looked for, such as `auto`, `boxed` or `last-number`;
+        extract: the place in a completion where the answer is looked for, such as `auto`, `boxed` or `last-number`.
             `extract_answer` explains these modes.
     """
 
@@ -28,7 +28,7 @@ class ExtractingTask(Task):
         return None if answer is None else writable(answer)
 
     def well_formed(self, completion: str, problem: Problem) -> bool:
-        """Return whether the completion presents an answer in the form that the field `extract` asks for.
+        """Return whether the completion gives an answer at the place that the field `extract` names.
 
         With `auto`, the answer must be in a box or in tags.
         """

@@ -26,7 +26,7 @@ class GeneratedTask(ExtractingTask):
 
     Args:
         size: how many problems `problems` returns if it is called without a number.
-        size_given: whether the user chose the size. It is then an error if fewer problems exist.
+        size_given: whether the user chose `size`. If so, it is an error if fewer problems exist.
     """
 
     size: int
@@ -37,7 +37,7 @@ class GeneratedTask(ExtractingTask):
         """Yield problems without end. A problem may come more than once."""
 
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
-        """Return the first problems of the stream that belong to the split. A problem that came before is skipped.
+        """Return the first problems of the stream that belong to the split, each only once.
 
         Args:
             split: the split that the problems belong to.

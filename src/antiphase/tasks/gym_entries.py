@@ -2,8 +2,8 @@
 
 An entry is reasoning_gym's own record of one problem; its scorer reads it. Several scorers pass the answer to `eval`,
 or to sympy's `parse_expr`, which calls `eval`. A completion could run code there. Some scorers also accept answers
-that break the rules of the puzzle. For each of these generators a guard decides whether the scorer may see an answer:
-the answer must have the form that an answer to the puzzle has.
+that break the rules of the puzzle. Each generator with such a scorer has a guard here. The guard lets the scorer see
+an answer only if the answer has the form that the puzzle asks for.
 """
 
 import ast
@@ -37,7 +37,8 @@ _BUILDERS: dict[str, Callable[[Any], Any]] = {"$dict": dict} | {f"${c.__name__}"
 def pack_entry(entry: Mapping[str, Any]) -> str | None:
     """Return the entry as JSON text; None if `unpack_entry` would not return an equal entry.
 
-    JSON has no tuples, sets and keys that are not text. These are written in a marked form, such as `{"$tuple": [1]}`.
+    JSON has no tuples, no sets, and no keys other than texts. They are written in a marked form: the tuple `(1,)`
+    becomes `{"$tuple": [1]}`.
     """
     try:
         text = json.dumps(_pack(entry))
@@ -56,7 +57,7 @@ def unpack_entry(text: str) -> Any:
 
 
 def _pack(value: Any) -> Any:
-    """Return the value in the marked form; raise TypeError if it has none."""
+    """Return the value in the form that `pack_entry` writes; raise TypeError if it has no such form."""
     if value is None or isinstance(value, bool):
         return value
     for kind, plain in ((str, str), (Integral, int), (float, float)):  # numpy's scalars become Python's
@@ -81,9 +82,9 @@ def _unpack(pairs: list[tuple[str, Any]]) -> Any:
 def safe_to_score(generator: str, answer: str, entry: Mapping[str, Any]) -> bool:
     """Return whether the generator's scorer may see the answer. If it may not, the answer counts as wrong.
 
-    Code is kept from the scorer, and so are `nan` and `inf`, unless the reference has them too. If the reference is a
-    plain number, the answer must be a plain number within 1% of it. These rules are needed because some scorers search
-    a text for a number, accept the beginning of a number, or call `nan` right.
+    The scorer may not see code. It may see `nan` or `inf` only if the reference contains one of them. If the reference
+    is a plain number, the answer must be a plain number within 1% of it. Without these rules, some scorers would
+    accept a text that contains the number, the beginning of the number, or `nan`.
     """
     reference = str(entry["answer"])
     wanted, given = plain_number(reference), plain_number(answer)
@@ -121,7 +122,7 @@ def _evaluate(node: ast.expr) -> Fraction:
 
 
 def _uses_numbers(answer: str, entry: Mapping[str, Any], target: int) -> bool:
-    """Return whether the answer is an expression of each of the puzzle's numbers once, with the value `target`."""
+    """Return whether the answer uses each number of the puzzle once, and its value is `target`."""
     numbers = sorted(int(number) for number in re.findall(r"\d+", answer[:_MAX_ARITHMETIC]))
     return numbers == sorted(entry["metadata"]["numbers"]) and exact_value(answer) == target
 

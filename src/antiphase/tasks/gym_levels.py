@@ -9,9 +9,9 @@ from antiphase.tasks.specs import Spec
 def level_options(name: str, level: int, spec: Spec) -> dict[str, Any]:
     """Return the options that a generator's curriculum sets at a level.
 
-    A curriculum has attributes, and each attribute has a list of levels. Every attribute is set to the wanted level;
-    an attribute with fewer levels is set to its last one. An attribute that is a range reaches from its lowest level
-    to the wanted one, as reasoning_gym does by default.
+    A curriculum is a set of attributes, such as the number of terms, and each attribute has a list of levels. Every
+    attribute is set to the wanted level, or to its last level if it has fewer. If an attribute is a range, the range
+    begins at its lowest level and ends at the wanted one, as in reasoning_gym.
 
     Args:
         name: the name of the generator.
@@ -19,8 +19,7 @@ def level_options(name: str, level: int, spec: Spec) -> dict[str, Any]:
         spec: the spec of the task, for the error messages.
 
     Raises:
-        InvalidInputError: the generator has no curriculum, the level is negative, or no attribute has that many
-            levels.
+        InvalidInputError: the generator has no curriculum, the level is negative, or every attribute has fewer levels.
     """
     from reasoning_gym.coaching.attributes import RangeAttributeDefinition
     from reasoning_gym.coaching.base_curriculum import DefaultCurriculumContext

@@ -28,6 +28,6 @@ def gym_names() -> Sequence[str]:
 
 
 def _registered(source: str) -> list[str]:
-    """Return the names that a source text registers. A name may stand there as a constant of the same file."""
+    """Return the names that a source text registers. A name may be given as a constant that the text defines."""
     constants = dict(_CONSTANT.findall(source))
     return [text or constants.get(name, name) for text, name in _REGISTERED.findall(source)]

@@ -1,9 +1,9 @@
 """Tasks whose problems come from reasoning_gym: any generator of the installed version.
 
-A completion is right or wrong, without partial credit. The generators' own `score_answer` gives partial credit to
-wrong answers, so antiphase extracts the answer itself and counts only the full score as right. Problems whose
-reference answer does not get the full score are left out. A generator is refused if it accepts none of its own
-reference answers, or if it accepts a refusal to answer.
+A completion is right or wrong, without partial credit. The method `score_answer` of a generator, its scorer, gives
+partial credit to wrong answers. So antiphase extracts the answer itself, and only the full score counts as right. A
+problem is left out if its own reference answer does not get the full score. A generator is refused if its scorer
+accepts none of the reference answers, or accepts a completion that refuses to answer.
 """
 
 import contextlib
@@ -87,11 +87,13 @@ class GymTask(GeneratedTask):
             return super().problems(split, num, seed)
 
     def check_source(self) -> None:
-        """Generate one problem, and check that its reference answer is right and that a refusal to answer is wrong.
+        """Generate one problem, and check the scorer on it.
+
+        The reference answer must be right, and a completion that refuses to answer must be wrong.
 
         Raises:
-            InvalidInputError: the reference answer is not right, the refusal to answer counts as right, or the
-                generator refuses the options.
+            InvalidInputError: the reference answer counts as wrong, the completion that refuses counts as right, or
+                the generator does not accept the options.
         """
         with contextlib.redirect_stdout(io.StringIO()):
             problem = next(self.stream(0))
@@ -108,7 +110,7 @@ class GymTask(GeneratedTask):
     def verify(self, completion: str, problem: Problem) -> bool:
         """Return whether the generator's scorer gives the full score to the completion's answer.
 
-        The answer is tried unchanged and without its final period.
+        The scorer sees the answer unchanged, and then without its final period. One full score is enough.
         """
         quick = self.quick_verdict(completion, problem)
         if quick is not None:

@@ -1,7 +1,8 @@
 r"""Find the letter that a completion chooses among lettered options.
 
-The functions use only strings and take a time that is linear in the length of the text. A completion chooses no letter
-if it names two of them, or if what it says is more than a letter (`C=O`) and not the text of an option.
+The functions use only strings, and their time is linear in the length of the text. A completion chooses no letter if
+it names two letters. It also chooses none if its answer is more than a letter, as in `C=O`, and the rest is not the
+text of an option.
 """
 
 import re
@@ -83,7 +84,7 @@ def _only_letter(content: str) -> str | None:
 
 
 def _leading_letter(text: str, start: int) -> str | None:
-    """Return the letter that follows "the answer is" at `start`; None if no letter does, or if two are offered."""
+    """Return the letter that follows "the answer is" at `start`; None if no letter follows, or two letters do."""
     alone = _only_letter(text[start:].partition("\n")[0])
     match = _LETTER.match(text, start)
     if alone is not None or match is None or _OTHERS.match(text, match.end()):

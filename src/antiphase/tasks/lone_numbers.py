@@ -1,8 +1,8 @@
 r"""Find the number that a text gives as its answer, if the number stands by itself.
 
-A number that is part of a larger expression, such as the 2 of `\frac{1}{2}`, `x^2`, `v2` and `3-2`, is no answer.
-These are pure string functions, linear in the length of the text. `extraction` uses them for announced numbers, for
-numbers in tags and for the last number of a completion.
+A number that is part of a larger expression, such as the 2 of `\frac{1}{2}`, `x^2`, `v2` and `3-2`, is no answer. The
+functions use only strings, and their time is linear in the length of the text. `extraction` uses them for announced
+numbers, for numbers in tags and for the last number of a completion.
 """
 
 import re
@@ -65,7 +65,7 @@ _NEAR = 60  # characters before and after a number that are looked at
 
 
 def plain_numbers_text(text: str) -> str:
-    """Return the text with ASCII digits, plain dollar signs and commas as the separators of thousands."""
+    r"""Return the text with digits in ASCII, `$` in place of `\$`, and commas between thousands."""
     return join_thousands(plain_text(text)).replace("\\$", "$")
 
 
@@ -75,7 +75,7 @@ def joined(text: str) -> str:
 
 
 def is_continued(text: str, place: int) -> bool:
-    """Return whether the text after a formula makes it another expression, or offers another answer."""
+    """Return whether the text after a formula continues the formula, or offers a second answer."""
     after = text[place : place + 1000]
     return _CONTINUED.match(after) is not None or _OFFERED.match(after) is not None
 
@@ -85,7 +85,7 @@ def announced_number(line: str, units: Set[str] = frozenset()) -> str:
 
     Args:
         line: the text after an announcement.
-        units: the units of the reference. If the number has another known unit, the unit is returned too.
+        units: the units of the reference. If the number has another known unit, the unit is returned with it.
 
     >>> [announced_number(line) for line in ("18 dollars.", "5 or 7", "6 × 3 = 18", "v2")]
     ['18', '5 or 7', '18', 'v2']
@@ -114,7 +114,7 @@ def last_lone_number(text: str, units: Set[str] = frozenset()) -> str | None:
 
     Args:
         text: the completion after its thought.
-        units: the units of the reference. If the number has another known unit, the unit is returned too.
+        units: the units of the reference. If the number has another known unit, the unit is returned with it.
 
     >>> [last_lone_number(text) for text in ("She has $18.", "9 * 2 = 18", r"$\frac{1}{2}$", "x^2", "v2", "3-2")]
     ['18', '18', None, None, None, None]
@@ -135,7 +135,7 @@ def last_lone_number(text: str, units: Set[str] = frozenset()) -> str | None:
 
 
 def _is_part(before: str) -> bool:
-    """Return whether the text before a number makes the number a part of a larger expression."""
+    """Return whether a number with this text before it is a part of a larger expression."""
     before = before[-_NEAR:]
     return (_PART_OF.search(before) is not None and _ALONE_AFTER_WORD.search(before) is None) or _named(before)
 
@@ -149,9 +149,9 @@ def _named(before: str) -> bool:
 
 
 def _holds(left: str, number: str) -> bool:
-    """Return whether an equation holds whose right side is a number; True if its left side is no arithmetic.
+    """Return whether the equation `left = number` is true. If `left` is no arithmetic, return True.
 
-    A right side that is rounded holds: `10/3 = 3.33`.
+    The number may be rounded: `10/3 = 3.33` is true.
     """
     left = left[-200:]
     found = _ARITHMETIC.search(left)
@@ -169,7 +169,7 @@ def _holds(left: str, number: str) -> bool:
 
 
 def _with_unit(plain: str, found: re.Match[str], units: Set[str]) -> str:
-    """Return the number, together with its unit if the unit is known and is none of `units`.
+    """Return the number. If it has a known unit that is not among `units`, the unit is returned with it.
 
     Args:
         plain: the text that holds the number.

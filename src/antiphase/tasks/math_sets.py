@@ -38,7 +38,8 @@ class MathSet:
         embedded_test: whether this package contains the test split.
         ids: how the problems get their ids (see `Rows`). The default makes an id from the text of the problem, because
             copies of a test set can differ in the order of their rows.
-        order: `given` if the order of items matters in an answer that is a list without brackets, else `any`.
+        order: whether the order of the items matters in an answer such as `1,-2`, a list without brackets. `given`
+            means yes, and `any` means no.
         context: the column of a text that belongs before the question; None if there is none.
         joined: whether the answer column holds lists of answers.
         test_rows: the number of rows of the test split at the commit `revision`; None if the set has no test split.
@@ -134,8 +135,8 @@ def known_set(spec: Spec, name: str) -> TableTask:
 def known_origin(spec: Spec, name: str, known: MathSet, options: dict[str, Any]) -> Origin:
     """Return the place that a known set is read from.
 
-    It is the file that the option `file=` names. Without this option it is the hub, at the version `revision=` or at
-    the version that antiphase has fixed.
+    The option `file=` names a file to read. Without this option, the set is read from the hub, in the version that the
+    option `revision=` names, or else in the version that antiphase has fixed.
 
     Raises:
         InvalidInputError: both options are given, or the file name has an unknown suffix.
@@ -157,14 +158,14 @@ def known_origin(spec: Spec, name: str, known: MathSet, options: dict[str, Any])
 
 
 def describe_source(options: dict[str, Any], hub_id: str, embedded_test: bool = False) -> str:
-    """Return one line that says where the problems come from."""
+    """Return one line that says where the problems come from: a file, the hub, or this package."""
     if "file" in options:
         return f"the file {options['file']}, a copy of the hub data set {hub_id}"
     return f"hub data set {hub_id}" + (", test split inside this package" if embedded_test else "")
 
 
 def file_task(spec: Spec) -> TableTask:
-    """Make the task of a local file. A problem's prompt decides which split the problem belongs to."""
+    """Make the task of a local file. The prompt of a problem decides the split (see `distinct_problems`)."""
     options = parse_options(spec, _SHARED | _COLUMN_OPTIONS)
     return _task(spec, f"the file {spec.name}", "not stated", FileOrigin(spec.name), options, Columns())
 
@@ -172,8 +173,8 @@ def file_task(spec: Spec) -> TableTask:
 def hub_task(spec: Spec) -> TableTask:
     """Make the task of a data set on the hub, with its splits train and test.
 
-    If the option `split=` names a single split, all problems come from it. A problem's prompt then decides whether the
-    problem is for training or for tests.
+    If the option `split=` names one split of the data set, all problems come from it. The prompt of a problem then
+    decides whether the problem is for training or for tests (see `distinct_problems`).
     """
     allowed = _SHARED | _COLUMN_OPTIONS | {"config": str, "split": str, "revision": str}
     options = parse_options(spec, allowed)

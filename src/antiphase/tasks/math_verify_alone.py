@@ -1,6 +1,7 @@
-"""The verdict of the package math-verify alone, on the whole completion. Many evaluations use this rule.
+"""The verdict of the package math-verify on the whole completion, without rules of antiphase.
 
-`antiphase check` shows it beside the verdict of antiphase. No training and no evaluation uses it.
+Many other evaluations use this verdict. `antiphase check` shows it beside the verdict of antiphase. Trainings and
+evaluations of antiphase do not use it.
 """
 
 from dataclasses import dataclass

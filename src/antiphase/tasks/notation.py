@@ -1,6 +1,6 @@
 r"""Bring answers to one notation: mathematics in Unicode or plain text becomes LaTeX.
 
-The functions use only strings and take a time that is linear in the length of the text. They do not decide whether two
+The functions use only strings, and their time is linear in the length of the text. They do not decide whether two
 answers are equal.
 """
 

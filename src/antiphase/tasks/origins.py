@@ -27,12 +27,13 @@ class FileOrigin(Origin):
 
     Args:
         path: the path of the file.
-        test_of: the name of the known set that the file is a copy of. The file is then read as the set's test split.
-            None if the file is no copy of a known set; then a row's prompt decides its split.
+        test_of: the name of the known set, such as `gsm8k`, of which the file is a local copy. The file is then read
+            as the set's test split. None if the file is no copy of a known set; the prompt of each row then decides
+            its split.
         ids: how the problems get their ids (see `Rows`).
-        has_train: whether that set also has a train split. If so, a training reads the file as a copy of the train
-            split.
-        embedded_test: whether that set's test split is the GSM8K test questions of this package.
+        has_train: whether the known set also has a train split. If so, a training reads the file as a copy of the
+            train split.
+        embedded_test: whether the known set's test split consists of the GSM8K test questions in this package.
     """
 
     path: str
@@ -42,10 +43,10 @@ class FileOrigin(Origin):
     embedded_test: bool = False
 
     def read(self, split: Split) -> list[Rows]:
-        """Return all rows of the file, whatever the split.
+        """Return all rows of the file, as a list of one `Rows`. They are the same for every split.
 
         Raises:
-            InvalidInputError: the file cannot be read, or rows for training are wanted and the file is read as a test
+            InvalidInputError: the file cannot be read, or `split` is `train` although the file is read as a test
                 split.
         """
         if self.test_of is not None and split == "train":
@@ -61,7 +62,10 @@ class FileOrigin(Origin):
         return [Rows(read_table(path), prefix, official=self.test_of is not None, ids=self.ids)]
 
     def for_training(self) -> Origin:
-        """Return the file as a copy of the set's train split, if the set has one; else this same object."""
+        """Return an origin that reads the file as a train split.
+
+        If the file is no copy of a known set with a train split, return this same origin.
+        """
         if self.test_of is None or not self.has_train:
             return self
         return TrainingFile(self.path, self.test_of, self.ids, self.has_train, self.embedded_test)
@@ -70,8 +74,8 @@ class FileOrigin(Origin):
 class TrainingFile(FileOrigin):
     """A file that is a local copy of the train split of the known set `test_of`.
 
-    If this package contains the set's test questions, these are the held-out problems. Otherwise the prompt decides
-    which rows are for training and which are held out.
+    If this package contains the set's test questions, they are the held-out problems (the problems that measure a
+    training). Otherwise the prompt of each row decides whether the row is for training or held out.
     """
 
     def read(self, split: Split) -> list[Rows]:
@@ -118,11 +122,11 @@ class HubOrigin(Origin):
         name: the text that the problems' ids begin with.
         hub_id: `owner/name`.
         config: the configuration of the data set; None is its default.
-        train: the name of its split for training; None if it has none.
-        test: the name of its split for tests; None if it has none.
+        train: the name of the data set's split for training; None if it has no such split.
+        test: the name of the data set's split for tests; None if it has no such split.
         revision: the commit, branch or tag that the user asks for; None if the user asks for none.
         pinned: the commit that is read if the user asks for none; None reads the newest version.
-        embedded_test: whether its test split is the GSM8K test questions of this package.
+        embedded_test: whether its test split consists of the GSM8K test questions in this package.
         ids: how the problems get their ids (see `Rows`).
         columns: the only columns that are kept, for a data set whose other columns are large; None keeps all.
     """
@@ -139,7 +143,7 @@ class HubOrigin(Origin):
     columns: tuple[str, ...] | None = None
 
     def read(self, split: Split) -> list[Rows]:
-        """Return the rows of the data set's own split; all rows if the data set has no test split.
+        """Return the rows of the split. If the data set has no test split, return all rows.
 
         Raises:
             InvalidInputError: the data set has no such split, or it cannot be read from the hub.
@@ -154,7 +158,7 @@ class HubOrigin(Origin):
         return parts
 
     def at_hand(self) -> list[Rows]:
-        """Return no rows, because all need a download.
+        """Return an empty list, because all rows need a download.
 
         Raises:
             MissingExtraError: the package `datasets` is needed but not installed.
@@ -165,7 +169,7 @@ class HubOrigin(Origin):
 
     @property
     def remedy(self) -> str:
-        """The last sentence of an error message: what the user can do if the hub cannot be read."""
+        """The last sentence of an error message. It says what the user can do if the hub cannot be read."""
         if self.name == self.hub_id:
             return "Name another config= or split=, or give a .jsonl file in its place."
         return f"Or give a local copy: {self.name}:file=PATH."

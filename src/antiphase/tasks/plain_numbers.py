@@ -1,4 +1,4 @@
-"""Read plain numbers: integers, decimals and fractions as people and models write them. Their values are exact."""
+"""Read plain numbers (integers, decimals and fractions) as people and models write them, and return exact values."""
 
 import re
 from fractions import Fraction

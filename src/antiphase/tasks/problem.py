@@ -20,10 +20,11 @@ class Problem:
 
     Args:
         problem_id: the id of the problem, unique within its task.
-        task: the spec of the task, as `load_task` reads it. A process that verifies makes the task from it.
+        task: the spec (name and options) of the task, as `load_task` reads it. The process that verifies makes the
+            task from this spec.
         prompt: the question as plain text.
         answer: the reference answer.
-        metadata: JSON with what the task's verifier needs besides the answer; `{}` if it needs nothing.
+        metadata: JSON text with what the verifier needs in addition to the answer; `{}` if it needs nothing.
     """
 
     problem_id: str
@@ -95,8 +96,8 @@ class Task(ABC):
     def extracted(self, completion: str, problem: Problem) -> str | None:
         """Return the answer that `verify` judges, in a form for majority votes; None if the completion has no answer.
 
-        Answers that are plainly equal have the same form: `0.5`, `1/2` and `.50` count as one answer. A few string
-        operations must be enough for this, without algebra. The answer has at most 20,000 characters.
+        Answers that are plainly equal must have the same form, so `0.5`, `1/2` and `.50` count as one answer. The
+        method must be fast: it uses string operations, no algebra. The answer has at most 20,000 characters.
         """
 
     def found(self, completion: str, problem: Problem) -> Found | None:
@@ -109,11 +110,15 @@ class Task(ABC):
         """Return whether the completion gives an answer, right or wrong, in the form that the task asks for."""
 
     def for_training(self) -> "Task":
-        """Return the task that training uses. It is this task itself, unless the task reads a copy of a known set."""
+        """Return the task that training uses.
+
+        It is this task itself. Only a task that reads a local copy of a known set returns another one, which reads the
+        copy as the train split.
+        """
         return self
 
     def check_source(self) -> None:  # noqa: B027 (tasks without a source have nothing to check)
-        """Raise the errors of `problems` that can be found without a download."""
+        """Check the data of the task without a download, and raise the errors that `problems` would raise later."""
 
     def warm_up(self) -> None:  # noqa: B027
         """Import and prepare what `verify` needs, so that its first call is as fast as the others."""

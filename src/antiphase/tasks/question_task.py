@@ -21,10 +21,11 @@ from antiphase.tasks.row_task import text_key
 class QuestionTask(ExtractingTask):
     """A task made of questions with reference answers.
 
-    A subclass defines `questions` and `is_right`. If it is a data class, its own fields become options of the spec.
+    A subclass defines `questions` and `is_right`. If the subclass is a data class, its fields become options that a
+    user can set in the spec.
 
     Args:
-        extract: where in a completion the answer is looked for, such as `auto`, `boxed` or `last-number`;
+        extract: the place in a completion where the answer is looked for, such as `auto`, `boxed` or `last-number`.
             `extract_answer` explains these modes.
     """
 

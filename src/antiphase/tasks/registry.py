@@ -61,7 +61,7 @@ def renew_task(spec: str) -> Task:
 
 @functools.lru_cache(maxsize=256)
 def build_task(spec: str) -> Task:
-    """Make the task that a spec names, without reading its problems. It can verify even if its data file is gone.
+    """Make the task that a spec names, without reading its problems. The task can verify even if its data are gone.
 
     Raises:
         InvalidInputError: there is no such task, an option is unknown or has the wrong type, or the user's own code
@@ -110,10 +110,10 @@ def _generator(spec: Spec) -> str:
 
 
 def _key(name: str) -> str:
-    """Return a name as names are compared: `knights_and_knaves` and `Knights-Knaves` become `knightsknaves`."""
+    """Return the form of a name for comparisons: `knights_and_knaves` and `Knights-Knaves` become `knightsknaves`."""
     return re.sub(r"[-_ ]", "", re.sub(r"[-_ ]and[-_ ]", "", name.lower()))
 
 
 def _by_key(names: Iterable[str]) -> Mapping[str, str]:
-    """Return the names by the form in which they are compared."""
+    """Return a mapping from the form of each name that `_key` makes to the name."""
     return {_key(name): name for name in names}

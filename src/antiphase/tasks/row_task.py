@@ -28,11 +28,12 @@ class Rows:
     """Rows that were read from one place, and how they become problems.
 
     Args:
-        rows: the rows, each with its place in the file.
-        prefix: the text that an id begins with, if it is not the row's own id.
-        official: whether the rows are exactly the split that was asked for. If not, a row's prompt decides its split.
-        ids: how problems get their ids. `own` uses the row's own id, or its number if it has none. `row` uses the
-            number of the row. `text` uses a hash of the prompt, so a problem has the same id in every copy of a data
+        rows: the rows. Each knows its place in the file, for error messages.
+        prefix: the text that a problem's id begins with, unless the row has an id of its own.
+        official: whether the rows are exactly the split that was asked for. If not, the prompt of each row decides its
+            split (see `distinct_problems`).
+        ids: how problems get their ids. `own` takes the row's own id, or the row's number if it has no id. `row` takes
+            the row's number. `text` takes a hash of the prompt, so a problem has the same id in every copy of a data
             set.
     """
 
@@ -52,12 +53,16 @@ class Origin(ABC):
     def at_hand(self) -> list[Rows]:
         """Return the rows that can be read without a download.
 
-        An error of `read` that can be found without a download is raised.
+        If `read` would fail for a reason that can be found without a download, its error is raised.
         """
         return self.read("all")
 
     def for_training(self) -> "Origin":
-        """Return the origin that training reads. It is this origin itself, unless it is a copy of a known set."""
+        """Return the origin that training reads.
+
+        It is this origin itself. Only a local copy of a known set returns another origin, which reads the copy as the
+        train split.
+        """
         return self
 
 
@@ -107,12 +112,12 @@ class RowTask(ExtractingTask):
         return found[:num]
 
     def check_source(self) -> None:
-        """Make the problems of the rows that need no download, which raises the errors of malformed rows."""
+        """Make the problems of all rows that need no download, to find malformed rows. Their errors are raised."""
         for part in self.origin.at_hand():
             self._problems(part)
 
     def for_training(self) -> "RowTask":
-        """Return the same task, but with a local copy of a known set read as the set's train split."""
+        """Return the same task with the origin that training reads; see `Origin.for_training`."""
         return replace(self, origin=self.origin.for_training())
 
     def _problems(self, part: Rows) -> list[Problem]:
@@ -156,8 +161,9 @@ def text_of(row: TableRow, columns: Sequence[str], what: str, option: str | None
     Args:
         row: the row.
         columns: the names of the columns that can hold the text.
-        what: what the text is, for the error messages.
-        option: the option of a spec that chooses another column, for the error message; None if there is none.
+        what: what the text is, such as `answer`, for the error messages.
+        option: the option of the spec by which a user chooses another column, for the error message; None if there is
+            none.
 
     Raises:
         InvalidInputError: the row has none of the columns, or the value is empty or not text.
@@ -177,7 +183,7 @@ def missing(row: TableRow, what: str, asked: Sequence[str], option: str | None =
         row: the row.
         what: what was looked for, in words, such as `answer`.
         asked: the names of the columns.
-        option: the option of a spec that chooses another column; None if there is none.
+        option: the option of the spec by which a user chooses another column; None if there is none.
     """
     return InvalidInputError(
         f"{row.place}: no {what}. Looked for the column {' or '.join(asked)}; found "

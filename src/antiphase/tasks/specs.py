@@ -1,6 +1,6 @@
 """Read specs of tasks, `NAME` or `NAME:key=value,key=value`, and convert their options to the types of the task.
 
-NAME can have colons itself, as in `file.py:MyTask`. The options begin after the first colon with a `key=` behind it.
+NAME may contain colons, as in `file.py:MyTask`. The options begin after the first colon that a `key=` follows.
 """
 
 import re
@@ -55,7 +55,7 @@ def parse_spec(text: str) -> Spec:
 
 
 def split_specs(text: str) -> tuple[str, ...]:
-    """Split a list of specs at spaces and commas, but not at the commas between the options of one spec.
+    """Split a text into specs, at spaces and commas. Commas between the options of one spec do not split.
 
     >>> split_specs("gsm8k,chain_sum:min_terms=2,max_terms=3,math500")
     ('gsm8k', 'chain_sum:min_terms=2,max_terms=3', 'math500')
@@ -76,7 +76,7 @@ def parse_options(spec: Spec, allowed: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         spec: the spec.
-        allowed: the type of each option that the task has, by the option's name.
+        allowed: the options that the task has, as a mapping from the name to the type.
 
     Raises:
         InvalidInputError: the task has no such option (the message names a similar one), or a value has the wrong

@@ -1,10 +1,10 @@
-r"""Two further scores of a completion beside the verdict: a strict one and a flexible one.
+r"""The strict and the flexible score of a completion, which are shown beside the verdict.
 
 The verdict takes the answer from tags, a box, an announcement, or else the last number or line. The strict score
-accepts only an answer that was presented as one. The flexible score takes the last number, wherever it stands, as the
-filter `flexible-extract` of lm-eval does. The difference of the two shows how much of an accuracy depends on the rule
-that finds the answer. No verifying process is needed: the strict score follows from the verdict, and the flexible one
-compares plain numbers.
+accepts an answer only in tags, in a box or after an announcement. The flexible score takes the last number, wherever
+it stands, as the filter `flexible-extract` of lm-eval does. The difference of the two scores shows how much an
+accuracy depends on the rule that finds the answer. Neither score needs a process that verifies: the strict one follows
+from the verdict, and the flexible one compares plain numbers.
 """
 
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ class TwoScores:
     """The strict and the flexible score of a completion.
 
     Args:
-        strict: whether the verdict is right and its answer stood in tags, in a box or after an announcement; None for
-            a task whose verifier looks in one place only.
-        flexible: whether the last number equals the reference; None for a task whose verifier looks in one place
-            only, and also if the reference is not a number.
+        strict: whether the completion is right and its answer stood in tags, in a box or after an announcement. None
+            for a task whose verifier looks in one place only.
+        flexible: whether the last number equals the reference. None for a task whose verifier looks in one place only,
+            and None if the reference is not a number.
     """
 
     strict: bool | None = None
@@ -34,8 +34,8 @@ class TwoScores:
 def strict_and_flexible(task: Task, answer: str, problem: Problem, *, correct: bool) -> TwoScores:
     r"""Return the strict and the flexible score of a completion.
 
-    The strict score is right if the verifier accepted the completion, and its answer stood in tags, in a box or after
-    an announcement. The flexible score is right if the last number of the completion equals the reference.
+    The strict score is True if the verifier accepted the completion, and the answer stood in tags, in a box or after
+    an announcement. The flexible score is True if the last number of the completion equals the reference.
 
     Args:
         task: the task of the problem.

@@ -14,7 +14,7 @@ from antiphase.tasks.specs import parse_options, parse_spec
 
 @dataclass(frozen=True)
 class SuiteEntry:
-    """One task of a suite. The task or the evaluation decides each setting that is None.
+    """One task of a suite, with its settings. If a setting is None, the task or the evaluation decides it.
 
     Args:
         spec: the task's spec, as `load_task` reads it.
@@ -22,8 +22,9 @@ class SuiteEntry:
         prompt_template: a text with `{prompt}` in it, in place of the task's own template.
         max_new_tokens: the number of tokens after which a completion is cut off.
         chat_template: whether the model's chat template is used, if the model has one.
-        end_tokens: texts of one token each. Such a token ends a completion, as the model's own end tokens do.
-        samples: number of sampled completions of each problem.
+        end_tokens: texts of tokens that end a completion, in addition to the model's own end tokens. Each is the text
+            of one token.
+        samples: the number of sampled completions of each problem.
         k: the values of k for which pass@k, maj@k and best-of-k are computed.
     """
 
@@ -44,8 +45,8 @@ EVALUATION_OPTIONS: dict[str, Any] = {"samples": int, "k": tuple[int, ...]}
 def asked_entry(text: str) -> SuiteEntry:
     """Return the task that a spec of `--tasks` names, with the `samples` and the `k` that the spec gives.
 
-    The task's own spec is what is left of the text. So a task has the same name and the same problems, however many
-    samples are drawn.
+    These two options are removed from the spec. So the spec, which names the task, does not depend on the number of
+    samples.
 
     >>> asked_entry("aime24:samples=64,k=1|8,file=a.jsonl").spec, asked_entry("aime24:samples=64,k=1|8").k
     ('aime24:file=a.jsonl', (1, 8))

@@ -1,6 +1,7 @@
 """The task `sums`: sums in the shortest form, `68+9`.
 
-It suits small models, which follow no instruction. The prompt template of an evaluation can show them worked examples.
+It suits small models that cannot follow instructions. The prompt template of an evaluation can show such a model
+worked examples.
 """
 
 import random

@@ -17,7 +17,7 @@ ANSWER_COLUMNS = ("answer", "final_answer", "solution")
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that hold the question and the answer. Of several columns, the first that a row has is read.
+    """The columns that hold the question and the answer. If several are named, the first one that a row has is read.
 
     Args:
         question: the columns of the question.
@@ -38,7 +38,7 @@ class TableTask(RowTask):
 
     Args:
         columns: the columns that hold the question and the answer.
-        order: whether the order of items matters in an answer that is a list without brackets (see `same_answer`).
+        order: whether the order of the items matters in an answer that is a list without brackets; see `same_answer`.
         compare: `math` lets math-verify compare expressions; `exact` compares numbers exactly and other answers as
             text.
         boxed_only: whether rows without a box in the answer column are left out. Such rows are proofs, or solutions
@@ -124,7 +124,8 @@ class TableTask(RowTask):
 def final_answer(solution: str) -> str:
     r"""Return the final answer of a worked solution.
 
-    It is the text after `####`. A solution without `####` has its answer in its last box, or else is all answer.
+    The final answer is the text after `####`. If there is no `####`, it is the content of the last box. If there is no
+    box either, it is the whole text.
 
     >>> final_answer("9 * 2 = 18\n#### 18"), final_answer(r"Thus $x=\boxed{\frac12}$."), final_answer(" 7 ")
     ('18', '\\frac12', '7')

@@ -1,6 +1,6 @@
-"""Define the rewards of tasks, in the form in which TRL calls rewards, and the data-set rows that they need.
+"""Rewards that verify completions of tasks, callable as reward functions of TRL, and the data-set rows for them.
 
-This module does not import TRL. TRL's trainer, or another one, calls these rewards.
+This module does not import TRL. Any trainer that calls reward functions as TRL does can use these rewards.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,11 +21,11 @@ _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 class ReadingReward:
     """A reward that reads what completions say: their thoughts with tags, and their answers.
 
-    A trainer such as TRL's decodes completions without special tokens. A tag that is a special token is then lost. The
-    chat template may also have written the opening tag of the thought at the end of the prompt, so that it is not in
-    the completion. `CorRPOTrainer` therefore gives these rewards texts that it makes from the token ids, with both
-    kinds of tags. Another trainer gives its own texts. This class then finds an opening tag in the prompt only if the
-    prompt is a text, or a chat that ends with a message of the assistant.
+    Two kinds of tags can be missing in the texts that a trainer such as TRL's gives to rewards. A tag that is a
+    special token is lost, because the trainer decodes completions without special tokens. An opening tag that the chat
+    template wrote at the end of the prompt is not part of the completion. `CorRPOTrainer` therefore decodes the token
+    ids itself and keeps both kinds. With another trainer, this class can find an opening tag only at the end of a
+    prompt that is a text, or a chat that ends with a message of the assistant.
 
     Args:
         tags: pairs of the tag that opens a thought and the tag that closes it; see `thoughts.thought_tags`.
@@ -55,11 +55,12 @@ class ReadingReward:
 class AccuracyReward(ReadingReward):
     """Reward of 1 for a right completion and 0 for a wrong one. Completions are verified in processes of their own.
 
-    What a completion says after its thought is verified. A completion whose thought does not end is wrong.
+    Only the text after the thought is verified. A completion whose thought does not end is wrong.
 
     Args:
-        timeout: seconds for one completion. A completion that takes longer is wrong, and its process is killed.
-        pool: the pool that verifies, which also knows the tags of thoughts; by default a new one with two processes.
+        timeout: the seconds that the verification of one completion may take. If it takes longer, the completion is
+            wrong and the process is killed.
+        pool: the pool of processes that verify. It also knows the tags of thoughts. None makes a new pool.
     """
 
     __name__ = "accuracy"
@@ -87,18 +88,22 @@ class AccuracyReward(ReadingReward):
         """Return the rewards of a batch: 1 for each right completion, 0 for each wrong one.
 
         Args:
-            prompts: the prompts. Only an opening tag at their end is read.
+            prompts: the prompts. Of each, only an opening tag at its end is read.
             completions: the completions, each a text or a list of chat messages. Of a list, only the assistant's last
                 message is read.
             completion_ids: not read.
-            answer: the reference answer of each problem. This and the next four are columns that `rows` made.
+            answer: the reference answer of each problem. The function `rows` makes the columns `answer`, `task`,
+                `problem_id`, `metadata` and `question`.
             task: the spec of each problem's task.
             problem_id: the id of each problem.
             metadata: the metadata of each problem.
-            question: each problem's own prompt, without template and system prompt; older data sets lack this column.
-            finishes: how each completion ended: `length` at its length limit, else `stop`. `CorRPOTrainer` gives it.
-            log_metric: is called with `accuracy/timeouts`, `accuracy/errors` and `accuracy/no_answer`, each a share of
-                the batch, and with `accuracy/cut_off` where `finishes` is given.
+            question: each problem's prompt, without template and system prompt. None for older data sets, which lack
+                this column.
+            finishes: how each completion ended: `length` at its length limit, else `stop`. None if the trainer does
+                not say it; `CorRPOTrainer` does.
+            log_metric: function that logs a metric by name and value. It gets the shares of the batch
+                `accuracy/timeouts`, `accuracy/errors` and `accuracy/no_answer`; and `accuracy/cut_off` if `finishes`
+                is given.
             kwargs: other columns, not read.
         """
         problems = [
@@ -117,7 +122,7 @@ class AccuracyReward(ReadingReward):
 
 
 def failure_shares(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Return the shares of completions that gave no answer, were cut off before one, or could not be verified.
+    """Return the share of completions with each outcome that is a failure: no answer, cut off, timeout or error.
 
     Args:
         outcomes: the outcome of each completion, at least one.
@@ -132,19 +137,19 @@ def failure_shares(outcomes: Sequence[Outcome]) -> dict[str, float]:
 
 
 class FormatReward(ReadingReward):
-    r"""Reward of 1 for a thought and then an answer, as in `<think>…</think> <answer>…</answer>`, and else 0.
+    r"""Reward of 1 for a thought followed by an answer, as in `<think>…</think> <answer>…</answer>`, else 0.
 
-    The thought stands in the tags of any family that `thoughts.TAGS` or the user names. Its opening tag may be the end
-    of the prompt. These rules hold besides:
+    The tags of the thought are any pair in `thoughts.TAGS` or any pair that the user added. The opening tag may stand
+    at the end of the prompt instead. A completion gets 1 only if it also keeps these rules:
 
     * Nothing but white space stands before the thought, between thought and answer, and after the answer.
-    * There is one answer. After the thought, each answer tag stands once and no tag of a thought stands.
-    * The thought is not blank, and no other thought begins or ends in it: it has no closing tag, except in quotation
-      marks, and no opening tag at its beginning or at the beginning of a line.
-    * Answer tags inside the thought are mentions. They neither help nor harm, since only what follows the thought is
-      an answer.
+    * There is one answer. After the thought, each of the two answer tags occurs once, and tags of thoughts do not
+      occur.
+    * The thought is not blank, and contains no other thought. So between its two tags there is no closing tag, except
+      in quotation marks, and no opening tag at the beginning of the text or of a line.
+    * Answer tags inside the thought are ignored, since the answer is what follows the thought.
 
-    Whether the answer is right, or blank, is for another reward to judge.
+    The answer may be wrong or blank: another reward judges it.
 
     >>> reward = FormatReward()
     >>> reward(["<think>1+1</think>\n<answer>2</answer>", "<answer>2</answer>"])
@@ -180,10 +185,11 @@ def _has_format(text: str, tags: Sequence[tuple[str, str]]) -> bool:
 
 
 def completion_text(completion: Any) -> str:
-    """Return the text of a completion. Of a chat, the assistant's last message counts.
+    """Return the text of a completion. If the completion is a chat, return the assistant's last message.
 
-    If the trainer has parsed a thought out of the message, the text has it again, in `<think>` tags. If nothing
-    follows the thought, its closing tag is left out, since the thought may not have ended.
+    Some trainers move the thought from the message into a field of its own. The thought is then put back before the
+    text, in `<think>` tags. If nothing follows the thought, the closing tag is left out, since the thought may not
+    have ended.
 
     Raises:
         InvalidInputError: the completion is neither a text nor chat messages.
@@ -241,7 +247,8 @@ def rows(
 
     Args:
         problems: the problems; each becomes one row.
-        system_prompt: the text before the prompt: a separate message if `chat`, else followed by a blank line.
+        system_prompt: the text before the prompt. It is a message of its own if `chat` is true; otherwise a blank line
+            follows it.
         prompt_template: a text with `{prompt}` in it; None leaves the prompt unchanged.
         chat: whether prompts become lists of messages.
         fold_system: whether the system prompt is put into the first user message; see `ChatOptions`.

@@ -1,6 +1,7 @@
 r"""Read the units of answers, such as `5\text{ cm}`, `\$6` and `20\%`, and decide whether two units agree.
 
-These are pure string functions, linear in the length of the text. `math_equality` compares the values.
+The functions use only strings, and their time is linear in the length of the text. `math_equality` compares the
+values.
 """
 
 import re
@@ -50,7 +51,7 @@ _SIGN_UNITS = {
 def sign_units(text: str) -> set[str]:
     r"""Return the units that signs of the text name: currencies and percent.
 
-    A dollar sign without a backslash is one of money if it stands alone; two of them enclose a formula.
+    A single dollar sign without a backslash means money. Two of them enclose a formula.
 
     >>> sorted(sign_units("\\$20")), sorted(sign_units("20\\%")), sorted(sign_units("$x$")), sorted(sign_units("-$5"))
     (['dollar'], ['percent'], [], ['dollar'])
@@ -74,11 +75,12 @@ def units_of(text: str) -> set[str]:
 
 
 def without_unit(text: str, *, plain: bool = False) -> tuple[str, str]:
-    r"""Return (the value, its unit in one common spelling); a text without a unit is returned with an empty unit.
+    r"""Return (value, unit), with the unit in its common spelling. If there is no unit, it is the empty text.
 
     Args:
         text: the answer, in LaTeX.
-        plain: whether `5 m` and `5km` have a unit. Without a second unit to compare, they may be products.
+        plain: whether a unit may be written as plain letters, as in `5 m` and `5km`. If not, these letters are read as
+            variables.
 
     >>> without_unit("5\\text{ s}"), without_unit("5 m"), without_unit("5 m", plain=True)
     (('5', 's'), ('5 m', ''), ('5', 'm'))
@@ -101,7 +103,7 @@ def without_unit(text: str, *, plain: bool = False) -> tuple[str, str]:
 
 
 def ratio_of(unit: str, other: str) -> Fraction | None:
-    """Return the size of one `unit`, measured in `other`: 1 cm² is 1/10000 m². None if they measure different things.
+    """Return how many `other` one `unit` is: 1 cm² is 1/10000 m². Return None if they measure different things.
 
     >>> str(ratio_of("cm2", "m2")), str(ratio_of("s", "s")), ratio_of("cm", "s"), ratio_of("cm2", "cm")
     ('1/10000', '1', None, None)
@@ -122,7 +124,7 @@ def _name_and_power(unit: str) -> tuple[str, int]:
 
 
 def _singular(word: str) -> str:
-    """Return the word in the singular and in the common spelling of its unit. The word `s` alone means second."""
+    """Return the name of a unit in the singular and in its common spelling. The name `s` means second."""
     if word in _SAME_UNITS or word in _KNOWN:
         return _SAME_UNITS.get(word, word)
     word = word[:-1] if len(word) > 2 and word.endswith("s") else word

@@ -1,7 +1,7 @@
 """Find and load a user's own code, `file.py:NAME` or `package.module:NAME`, and compute the sha256 of its file.
 
-An error in that code is reported in one line, with its line number in the file. A file that was loaded is run again
-only if its content has changed.
+If the user's code raises an error, the error message is one line, with the line number in the file. A file that was
+loaded is run again only if its content has changed.
 """
 
 import hashlib
@@ -57,7 +57,7 @@ class UserCode:
         place: where the code is.
         value: the object itself.
         file: the file that holds the code; None for a module without a file.
-        sha256: the sha256 of that file alone, without the files that it imports; None for a module without a file.
+        sha256: the sha256 of `file`; the files that it imports do not count. None for a module without a file.
     """
 
     place: CodePlace
@@ -88,7 +88,7 @@ def load_code(place: CodePlace, what: str, kind: str) -> UserCode:
 
     Args:
         place: where the code is.
-        what: the beginning of the error messages, such as `task 'file.py:MyTask'`.
+        what: the text that error messages begin with, such as `task 'file.py:MyTask'`.
         kind: what error messages call the object: `task` or `function`.
 
     Raises:
@@ -119,7 +119,7 @@ def file_sha256(place: CodePlace, what: str) -> str | None:
 
 
 def is_current(code: UserCode) -> bool:
-    """Return whether loading the same code now would give the same content.
+    """Return whether the file still has the content that was loaded.
 
     A module is always current, because Python imports it only once.
     """

@@ -66,7 +66,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _warm_up(spec: str, sha256: str | None) -> dict[str, Any]:
-    """Prepare a task, unless a user's file no longer has the content that the caller loaded."""
+    """Prepare a task. If it is a user's own task, refuse a file that has changed since the caller loaded it."""
     task = renew_task(spec)
     if isinstance(task, OwnTask) and task.code.sha256 != sha256:
         return {"failed": f"{task.code.place.place} has changed since it was loaded. Start the run anew."}
