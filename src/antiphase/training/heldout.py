@@ -101,7 +101,10 @@ def evaluate_policy(
 def _answers(
     loaded: LoadedModel, held: HeldOut, chosen: Sequence[int], samples: int, sampling: Sampling, pool: VerifierPool
 ) -> list[list[_Answer]]:
-    """Return the verified completions of each chosen problem; `chosen` holds the indices of the problems."""
+    """Return the verified completions of each chosen problem; `chosen` holds the indices of the problems.
+
+    `samples` is the number of completions of each problem.
+    """
     places = [place for place in chosen for _ in range(samples)]
     results: list[_Answer] = []
     for start in range(0, len(places), held.batch_size):
@@ -128,7 +131,7 @@ class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
 
     Args:
         held: the problems, and how they are sampled.
-        trajectory: the rows are written to it.
+        trajectory: the file to which the rows are written.
         tokenizer: the policy's tokenizer.
         pool: verifies the completions.
         every_n_steps: number of optimizer steps between two evaluations. The policy is also evaluated before the first
@@ -149,7 +152,8 @@ class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
 
         Args:
             step: number of optimizer steps before the evaluation.
-            track: whether the numbers are also logged. After the end of the training, trackers refuse them.
+            track: whether the numbers are also sent to the trackers, such as TensorBoard. After the end of the
+            training, trackers accept no numbers.
         """
         accelerator = self.trainer.accelerator
         with whole_policy(

@@ -187,7 +187,7 @@ def probe_policy(
         step_strength: `mean` or `joint`; None keeps what `spec` says.
         min_tokens: a rollout with fewer tokens (or types) has no ρ of its own. It is left out of the mean over
             rollouts, but its tokens still enter the pooled ρ.
-        min_steps: the same for steps.
+        min_steps: a rollout with fewer steps has no ρ of its own over steps; it is treated likewise.
         num_resamples: number of bootstrap samples of the prompts.
         tags: pairs of texts that open and close a thought.
 
@@ -231,7 +231,10 @@ def _drawn(model: Any, probe_set: ProbeSet) -> tuple[tuple[int, ...], ...]:
 def _by_unit(
     signals: TokenSignals, batch: TokenBatch, probe_set: ProbeSet, headline: Unit, spec: ScoreSpec, num_resamples: int
 ) -> dict[str, float | str | int]:
-    """Return ρ over every unit, pooled over rollouts; for the main unit `headline` also within rollouts."""
+    """Return ρ over every unit, pooled over all rollouts, by the names of docs/metrics.md.
+
+    For the main unit, `headline`, the mean of the ρ of single rollouts is added.
+    """
     steps = signals.steps
     assert steps is not None
     clusters, seed = torch.tensor(probe_set.clusters), signals.spec.seed

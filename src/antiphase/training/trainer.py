@@ -64,8 +64,9 @@ class CorRPOTrainer(ResamplingTrainer):
         InvalidInputError: arguments do not fit together.
         UnsupportedModelError: the estimator cannot measure the model, or the model reads images.
 
-    Our reading: the reward, the unit and the gradient are the paper's, as a public digest of it reports. λ, where a
-    sentence ends, how its strength is made and what an undefined ρ counts as are ours. See docs/training.md.
+    Our reading: the reward, the unit and the gradient are the paper's, as a public digest of it reports. We chose the
+    value of λ, where a sentence ends, how its strength is computed, and what an undefined ρ counts as. See
+    docs/training.md.
     """
 
     _tag_names: ClassVar = ["trl", "grpo", "corr-po", "antiphase"]
@@ -279,7 +280,7 @@ class CorRPOTrainer(ResamplingTrainer):
         )
 
     def _without_own(self, columns: Tensor) -> Tensor:
-        """Return the columns, which are the last axis, without the column of the inversion reward."""
+        """Return the rewards `[rollout, function]` without the column of the inversion reward."""
         return torch.cat([columns[..., : self._column], columns[..., self._column + 1 :]], dim=-1)
 
     def _record(self, combined: CombinedRewards) -> None:

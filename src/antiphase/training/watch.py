@@ -26,7 +26,7 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
     """Callback that writes the measured batches of a run to its trajectory, and raises the collapse alarm.
 
     Args:
-        trajectory: the rows are written to it.
+        trajectory: the file to which the batches are written.
         config: the trainer's arguments.
     """
 
