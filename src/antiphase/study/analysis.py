@@ -42,8 +42,8 @@ class Findings:
         groups: the comparison of the methods in every group.
         overall: the comparison of the methods over all groups together; None if there is only one group.
         stages: accuracy and ρ of each stage (a checkpoint that is only evaluated), by group, in the order of training.
-        across: rank correlation of ι, and of every control, with accuracy: over the cells of each group, as the mean
-            over the groups, and over all cells.
+        across: the rank correlations of ι, and of every control, with accuracy. There are three kinds of them: over
+            the cells of each group, the mean of these over the groups, and over all cells.
         scores: how well each score tells right from wrong rollouts of one problem (AUROC), as a mean over all cells.
         points: for each cell, its accuracy and the numbers that `ACROSS` names.
     """
@@ -117,9 +117,9 @@ def analyse(study: Study, cells: Sequence[DoneCell]) -> Findings | None:
 
 
 def _entrants(cells: Sequence[DoneCell], *, by_task: bool = False) -> list[Entrant]:
-    """Collect the seeds of every method of a group into one entrant (a model or method that is compared).
+    """Return an entrant (a side of a comparison) for each method and group, with the results of all its seeds.
 
-    With `by_task`, the task alone is the group, so that the cells must be of one model and setting.
+    If `by_task` is True, the group is the task alone. All cells must then be of one model and setting.
     """
     runs: dict[tuple[str, str], list[SeedRun]] = {}
     for cell in cells:
@@ -240,7 +240,8 @@ def _stages(entrants: Sequence[Entrant], study: Study) -> list[dict[str, Any]]:
 def _across(points: Sequence[dict[str, Any]], options: Options) -> dict[str, Any]:
     """Correlate the inversion ι, and each other number of `ACROSS`, with the accuracy of the cells.
 
-    The correlations are computed within each group, as the mean over the groups, and over all cells.
+    There are three kinds of correlations: over the cells of each group, the mean of these over the groups, and over
+    all cells.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for point in points:

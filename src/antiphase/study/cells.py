@@ -254,7 +254,7 @@ def _keep(
 
 
 def _without_cells(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a result without the model's name, which is a path of this machine, and without ρ of each projection."""
+    """Return a result without the model's name (a path of this machine), and without the ρ of single projections."""
     slim = {key: value for key, value in entry.items() if key not in ("model", "revision", "layers")}
     if "signals" in slim:
         slim["signals"] = {key: value for key, value in slim["signals"].items() if key != "by_projection"}
