@@ -164,8 +164,8 @@ def chain_links(
         seed: seed of the random generator that draws the resamples.
 
     Returns:
-        The links in the order of the argument. Then come the links of the hidden state before the last norm, and those
-        of ‖w_y‖.
+        The links of the chain, in the order of the paper's argument. Then come the links of the hidden state before
+        the last norm, and those of ‖w_y‖.
 
     Raises:
         InvalidInputError: the column `entropy` or `strength` is missing, or the shapes differ.
@@ -209,12 +209,12 @@ def controls(
         seed: seed of the random generator that draws the resamples.
 
     Returns:
-        Values for JSON, with an entry for each of the controls `logprob`, `unembedding_norm`, `position` and
-        `frequency`, and for each of `surprisal`, `impurity` and `attention_entropy` that the columns hold. An entry
-        has three rank correlations: `entropy` and `strength` are those of the control with these series, and `partial`
-        is that of entropy and strength with the control held fixed. The entry `together` has only `partial`, with
-        `unembedding_norm`, `position` and `frequency` held fixed at once. Each correlation has `value`, `low` and
-        `high`.
+        Values for JSON, with an entry for each control. The controls are `logprob`, `unembedding_norm`, `position`,
+        `frequency`, and those of `surprisal`, `impurity` and `attention_entropy` that the columns hold. An entry has
+        three rank correlations, each with `value`, `low` and `high`. `entropy` and `strength` are the correlations of
+        the control with these two series, and `partial` is the correlation of entropy and strength with the control
+        held fixed. A last entry `together` has only `partial`, with `unembedding_norm`, `position` and `frequency` all
+        held fixed.
 
         The controls `logprob`, `surprisal` and `impurity` are computed from the same distribution as the entropy and
         rise with it by construction. Their `partial` therefore says little.

@@ -66,8 +66,8 @@ def correlation_matrix(
 def weighted_ranks(values: Float[Tensor, "item"]) -> Callable[[Tensor], Tensor]:
     """Return a function that maps weights `[resample, item]` to the ranks of the values in each resample.
 
-    In a resample, a value occurs as often as its weight says. Ranks are smaller than usual by one half, which does not
-    change a correlation.
+    In a resample, a value occurs as often as its weight says. The ranks are smaller than usual by one half; this does
+    not change a correlation.
     """
     _, place = values.unique(return_inverse=True)
     num = int(place.max()) + 1
@@ -85,7 +85,7 @@ def token_matrices(
 ) -> Float[Tensor, "resample series series"]:
     """Compute the correlation matrix of the series over all items (tokens or steps) in every resample.
 
-    From `MANY_ITEMS` items on, the matrices are computed from counts of items; see `many_items`.
+    With `MANY_ITEMS` items or more, the matrices are computed from counts of items; see `many_items`.
 
     Args:
         series: the series.
@@ -110,7 +110,7 @@ def type_matrices(
 ) -> Float[Tensor, "resample series series"]:
     """Compute the correlation matrix of the series over types (distinct token ids) in every resample.
 
-    The value of a type is the mean over its tokens in the resample. A type without tokens there is left out.
+    The value of a type is the mean over its tokens in the resample. A type that has no tokens in it is left out.
 
     Args:
         series: the series.
