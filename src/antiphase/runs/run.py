@@ -127,7 +127,13 @@ class Run(ABC, Generic[Wanted, Found]):
         """Write tables that are made of the whole result into a folder."""
 
     def shared(self, batches: Sequence[Batch], loaded: LoadedModel, folder: RunFolder) -> Sequence[Batch]:
-        """Return the batches of a later model. A probe may give them the completions of the first model."""
+        """Return the batches of a model after the first one. A probe may put the first model's completions into them.
+
+        Args:
+            batches: the batches of this model.
+            loaded: this model.
+            folder: the run folder, which holds the finished batches of the first model.
+        """
         return batches
 
     def helpers(self) -> contextlib.AbstractContextManager[Any]:

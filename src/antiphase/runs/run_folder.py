@@ -99,7 +99,7 @@ class RunFolder:
         return dict(self.read_json("config.json").get("prompts", {}))
 
     def keep_prompts(self, prompts: Mapping[str, Any]) -> None:
-        """Write facts about the prompts to config.json. They show later whether the prompts are still the same.
+        """Write facts about the prompts to config.json, by which a resumed run checks that its prompts are the same.
 
         Args:
             prompts: `sha256`, the digest of the prompts' token ids for each model; and `moment`, the time that chat

@@ -1,4 +1,4 @@
-"""Compute the correlations of one model and estimator from the tables of a run, a probe's or an evaluation's."""
+"""Compute the correlations of one model and estimator from the tables of a probe or of an evaluation."""
 
 import math
 from collections.abc import Mapping

@@ -128,8 +128,9 @@ def _beside_steps(tokens: pd.DataFrame, steps: pd.DataFrame, units: UnitSpec, **
     """Compute the controls of a correlation over steps, as values that JSON can hold.
 
     Returns:
-        `given`: ρ with the lengths or the positions of the steps held fixed; `with_length`: the correlations of
-        entropy and of strength with the length; `windows`: ρ over windows of tokens in place of steps.
+        A mapping with three entries. `given` is ρ with the lengths or the positions of the steps held fixed.
+        `with_length` has the correlations of entropy and of strength with the length of the steps. `windows` is ρ over
+        windows of equally many tokens in place of steps.
     """
     names = ("entropy", "strength", "num_tokens", "position")
     joint = Joint.of([column(steps, name) for name in names], codes(steps.prompt_id), unit="step", **resampling)
