@@ -47,9 +47,10 @@ def verdict(reading: Mapping[str, Any]) -> str:
 
 
 def verdict_of(rho: Mapping[str, Any]) -> str:
-    """Return the verdict on a ρ: `inverted` if its whole interval is below 0, `not inverted` if it is above 0.
+    """Return the verdict on a ρ.
 
-    The verdict is `undecided` if the interval contains 0, `no interval` if there is none, and `undefined` without ρ.
+    The verdict is `inverted` if the whole interval is below 0, `not inverted` if it is above 0, `undecided` if it
+    contains 0, `no interval` if there is no interval, and `undefined` if there is no ρ.
     """
     if rho["value"] is None:
         return "undefined"
@@ -116,7 +117,10 @@ def warnings_of(reading: Mapping[str, Any], shuffled: np.ndarray | None = None) 
 
 
 def _of_steps(step: Mapping[str, Any]) -> list[str]:
-    """Return a warning if ρ over steps has another verdict once the lengths and places of the steps are held fixed."""
+    """Return a warning if holding the lengths and positions of the steps fixed changes the verdict on ρ over steps.
+
+    Otherwise the list is empty.
+    """
     both = (step.get("given") or {}).get("both")
     if both is None or verdict_of(both) == verdict_of(step):
         return []
