@@ -31,7 +31,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps of a subject's rollouts, in order. A step is a part of a rollout, such as a sentence.
+    """The steps of the rollouts of one model, in order. A step is a part of a rollout, such as a sentence.
 
     Args:
         starts: index of each rollout's first step; the last entry is the number of all steps; `[rollout + 1]`.

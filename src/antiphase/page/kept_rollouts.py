@@ -23,7 +23,9 @@ _BY_UNIT = {
 
 
 def kept_subject(label: str, kept: pd.DataFrame) -> Subject:
-    """Return the kept rollouts of a training run as a subject without readings.
+    """Return the kept rollouts of a training run as a `Subject` (what the page shows of a model).
+
+    The subject has no entry of a summary, so its `readings` are empty.
 
     Args:
         label: the name of the run.

@@ -120,7 +120,11 @@ def _fitting_main(
 
 
 def _kept(subject: Subject, share: float) -> _Kept:
-    """Choose a share of a subject: all rollouts, evenly spaced ones, or the beginning of the first one."""
+    """Choose which rollouts of a subject (a model with its rollouts) the page keeps.
+
+    `share` is the share to keep. The choice is all rollouts, some at even distances, or the beginning of the first
+    one.
+    """
     number = len(subject.rollouts)
     if share >= 1 or number == 0:
         return _Kept(np.arange(number))

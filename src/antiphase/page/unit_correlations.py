@@ -23,7 +23,7 @@ def units_of(model: Any, statistics: Mapping[str, Any]) -> dict[str, Any]:
 
     These entries are returned (docs/metrics.md explains the numbers):
 
-    * `headline`: the unit whose ρ stands for the result.
+    * `headline`: the unit whose ρ is shown first.
     * `units`: for each unit, in the order type, token, step: `value, low, high, num_items, num_undefined, within`, and
       for steps also `given, windows, with_length`.
     * `segment`: the tokens that are correlated, `all`, `thought` or `answer`.
@@ -64,16 +64,19 @@ _WORDS = ("link", "x", "y", "expected", "verdict")
 
 
 def headline_entry(reading: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a reading's entry with ρ over the headline unit, which is the unit whose ρ stands for the reading.
+    """Return the entry with the ρ that is shown first: that over the headline unit (`type`, `token` or `step`).
 
-    A reading from before there were units has only ρ over tokens, and that entry is returned.
+    Old runs have only ρ over tokens, whose entry is returned.
+
+    Args:
+        reading: the numbers of one model and estimator, in the form that `reading_of` returns.
     """
     found: Mapping[str, Any] = reading["units"][reading["headline"]] if "units" in reading else reading["spearman"]
     return found
 
 
 def _before_units(statistics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the `units` of a summary from before there were units."""
+    """Return the entry `units` for an old result, which holds ρ over tokens and types under other names."""
     token = dict(statistics.get("spearman") or NOTHING)
     token |= {"num_items": statistics.get("num_tokens"), "num_undefined": statistics.get("num_undefined")}
     found = {"token": {**token, "within": statistics.get("spearman_within")}}

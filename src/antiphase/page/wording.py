@@ -36,10 +36,13 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def verdict(reading: Mapping[str, Any]) -> str:
-    """Return the verdict on ρ over the headline unit, which is the unit whose ρ stands for the result.
+    """Return the verdict on the ρ that is shown first, which is that over the headline unit.
 
     The verdict is `inverted`, `not inverted`, `undecided`, `no interval` or `undefined`, by the rules of `verdict_of`.
     With only two or three prompts, `undecided` replaces `inverted` and `not inverted`.
+
+    Args:
+        reading: the numbers of one model and estimator, in the form that `reading_of` returns.
     """
     said = verdict_of(headline_entry(reading))
     few = 1 < reading["num_prompts"] < MIN_PROMPTS
@@ -67,7 +70,7 @@ def few_prompts(num_prompts: int) -> str:
 
 
 def warnings_of(reading: Mapping[str, Any], shuffled: np.ndarray | None = None) -> list[str]:
-    """Return the reasons to trust a reading less, the most important one first.
+    """Return the reasons to trust the numbers of a model less, the most important one first.
 
     Args:
         reading: the numbers of one model and estimator, as in summary.json.

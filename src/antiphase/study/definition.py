@@ -225,7 +225,7 @@ def _mapping(value: Any, key: str, path: Path) -> Mapping[str, Any]:
 def _cells(
     content: Mapping[str, Any], path: Path, model: str, setting: str, settings: Mapping[str, Any]
 ) -> list[Cell]:
-    """Make the cells of one model and setting.
+    """Make the cells of one model and setting: one for each method and seed, and those that are only evaluated.
 
     Args:
         content: the content of STUDY.yaml.
