@@ -171,7 +171,7 @@ def headline_of(result: Mapping[str, Any]) -> Unit:
 
 
 def headline_entry(result: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the entry of ρ over the headline unit (which is shown first); None if no signals were measured."""
+    """Return the entry of the ρ that is shown first (over the headline unit); None if no signals were measured."""
     return by_unit(result)[headline_of(result)] if "spearman" in result else None
 
 

@@ -136,7 +136,10 @@ def rank_association(
 
 
 def _cluster_index(clusters: np.ndarray | Sequence[Any] | None, num: int) -> Int[np.ndarray, "point"]:
-    """Number the clusters from 0, and return the number of each point's cluster."""
+    """Number the clusters (the names of the points' runs) from 0, and return the number of each point's cluster.
+
+    Without clusters, every point is a cluster of its own.
+    """
     if clusters is None:
         return np.arange(num)
     if len(clusters) != num:
@@ -166,7 +169,9 @@ def _fisher(value: float, num: int, confidence: float) -> tuple[float, float]:
 
 
 def _exchangeable(names: Int[np.ndarray, "point"]) -> list[Int[np.ndarray, "cluster member"]]:
-    """Group the clusters by their numbers of points. A group of a single cluster is left out.
+    """Group the clusters (the points of one run each) by their numbers of points; leave out groups of one cluster.
+
+    Clusters of the same group can be exchanged in a permutation test.
 
     Args:
         names: the number of each point's cluster.

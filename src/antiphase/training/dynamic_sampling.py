@@ -70,9 +70,9 @@ def groups_without_signal(rewards: Float[Tensor, "rollout"], group_size: int) ->
 
 
 def groups_to_sample(missing: int, group_size: int, num_processes: int) -> int:
-    """Return how many groups a round samples: the missing ones, and as many more as make the processes' shares equal.
+    """Return how many groups are sampled to replace `missing` groups: so many, or the next number that can be shared.
 
-    Every process gets the same number of rollouts.
+    A number can be shared if every process gets the same number of rollouts.
 
     >>> groups_to_sample(3, 4, 2), groups_to_sample(3, 3, 2)
     (3, 4)
@@ -80,7 +80,7 @@ def groups_to_sample(missing: int, group_size: int, num_processes: int) -> int:
     Args:
         missing: number of groups to replace.
         group_size: number of rollouts of each prompt.
-        num_processes: number of processes that share the round.
+        num_processes: number of processes that share the rollouts.
     """
     step = num_processes // math.gcd(group_size, num_processes)
     return math.ceil(missing / step) * step
@@ -122,7 +122,7 @@ def sampling_metrics(
     """Return the metrics of a batch that was sampled dynamically, by their names in docs/metrics.md.
 
     Args:
-        rounds: number of rounds after the first sample.
+        rounds: how often groups were replaced after the first sample of the batch.
         num_groups: number of groups that were sampled, the dropped ones included.
         num_tied: how many of the sampled groups had equal rewards or no reward.
         tokens: completion tokens of all sampled groups.

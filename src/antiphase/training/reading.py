@@ -42,8 +42,8 @@ class ReadingTrainer(GRPOTrainer):  # type: ignore[misc]
     def _logged_metrics(self) -> Iterator[list[CompletionReader]]:
         """Yield an empty list, to which the block adds the reader of each round, and then set the batch's metrics.
 
-        After the block, each metric that reward functions logged becomes its mean over the rollouts of all rounds. The
-        mean is given to TRL and to the present reader.
+        A batch can be sampled in several rounds, and reward functions log metrics in each. After the block, each
+        metric becomes its mean over the rollouts of all rounds. The mean is given to TRL and to the present reader.
         """
         readers: list[CompletionReader] = []
         yield readers

@@ -163,7 +163,10 @@ class ResamplingTrainer(ReadingTrainer):
     # The rounds of sampling.
 
     def _sampled(self, inputs: Sequence[Mapping[str, Any]]) -> _Sample:
-        """Complete and score the batch, then replace groups of equal rewards, in at most `dynamic_sampling` rounds."""
+        """Complete and score the batch, then replace groups of equal rewards, in at most `dynamic_sampling` rounds.
+
+        A round completes and scores one further prompt for each group that is still to be replaced.
+        """
         size, bound = int(self.num_generations), int(cast(Any, self.args).dynamic_sampling)
         with self._logged_metrics() as readers:
             final = self._sample(inputs, readers)
@@ -263,7 +266,10 @@ class ResamplingTrainer(ReadingTrainer):
         return further_rows(rows, known, seed=self.args.seed, step=step, generation=self._place[1])
 
     def _further(self, stream: Iterator[Mapping[str, Any]], missing: int) -> list[Mapping[str, Any]]:
-        """Return the next rows, one for each group of the round; an empty list if too few rows are left."""
+        """Return the next rows of the stream for a round that replaces `missing` groups, one row for each new group.
+
+        The list is empty if too few rows are left.
+        """
         size, processes = int(self.num_generations), self.accelerator.num_processes
         rows = list(islice(stream, groups_to_sample(missing, size, processes)))
         whole = groups_to_sample(1, size, processes)
@@ -278,7 +284,7 @@ class ResamplingTrainer(ReadingTrainer):
 
         Args:
             final: the batch so far.
-            new: the sample of the round.
+            new: the groups that were sampled to replace some of them.
             pairs: the index of an old group, and the index of the new group that replaces it.
         """
         size = int(self.num_generations)
