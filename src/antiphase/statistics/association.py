@@ -81,9 +81,9 @@ def rank_association(
     n = 7 it tries all n! orders. Beyond that it tries random orders, and the p-value is (1 + number of orders whose
     |ρ| is at least as large) / (1 + number of orders tried).
 
-    With clusters, the interval is a bootstrap's: clusters are drawn with replacement, as `pooled_correlation` draws
-    prompts. The permutation test lets clusters of the same size swap all their values of y. Its null hypothesis is
-    that the runs can be exchanged.
+    With clusters (the points of one training run form a cluster), the interval is a bootstrap's: clusters are drawn
+    with replacement, as `pooled_correlation` draws prompts. The permutation test lets clusters of the same size swap
+    all their values of y. Its null hypothesis is that the runs can be exchanged.
 
     Our reading: a perfect order of few points does not prove that the true correlation is perfect. If |ρ| = 1, the
     interval is computed as if |ρ| were 1 − 6/(n(n²−1)), and its end at this side is then set to ±1. With clusters, n

@@ -52,7 +52,10 @@ LATER_CONTROLS = ("surprisal", "impurity", "attention_entropy")
 
 @dataclass(frozen=True)
 class Link:
-    """One link of the chain that the module's docstring explains, with its measured correlation.
+    """One link of the paper's chain from entropy to gradient strength, with its measured correlation.
+
+    The chain explains why both are related: low entropy goes with a large logit, a large logit with a large hidden
+    state, and a large hidden state with a large gradient.
 
     Args:
         name: the name of the link, such as `entropy–logit`.
@@ -165,7 +168,7 @@ def chain_links(
 
     Returns:
         The links of the chain, in the order of the paper's argument. Then come the links of the hidden state before
-        the last norm, and those of ‖w_y‖.
+        the last norm, and those of ‖w_y‖, the norm of the token's row in the output embedding.
 
     Raises:
         InvalidInputError: the column `entropy` or `strength` is missing, or the shapes differ.
@@ -196,6 +199,9 @@ def controls(
     seed: int = 0,
 ) -> dict[str, dict[str, dict[str, float | None]]]:
     """Correlate each control with entropy and with strength, and these two with the control held fixed.
+
+    A control is another number of a token, such as its position, that might explain why entropy and strength are
+    correlated.
 
     Args:
         columns: `entropy`, `strength`, `logprob_control`, `unembedding_norm` and `position`, with one value for each

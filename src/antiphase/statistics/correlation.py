@@ -42,14 +42,14 @@ def average_ranks(
 
 
 def _centered(values: Tensor, mask: Tensor) -> Tensor:
-    """Subtract from each row the mean of its values where the mask is True; 0 where the mask is False."""
+    """Subtract from each row the mean of its values where the mask is True. The result is 0 where the mask is False."""
     wide = values.double().masked_fill(~mask, 0.0)
     count = mask.sum(1, keepdim=True).clamp_min(1)
     return (wide - wide.sum(1, keepdim=True) / count).masked_fill(~mask, 0.0)
 
 
 def _prepared(x: Tensor, y: Tensor, mask: Tensor, method: Method) -> tuple[Tensor, Tensor]:
-    """Return both series centred, after ranking them for Spearman's correlation."""
+    """Return both series minus their row means. For Spearman's correlation, the values are first replaced by ranks."""
     check_one_of("method", method, METHODS)
     if method == "spearman":
         x, y = average_ranks(x, mask), average_ranks(y, mask)

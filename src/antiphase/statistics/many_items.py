@@ -32,7 +32,10 @@ _ROUNDING = 1e-12
 def matrices_of_many(
     series: Float[Tensor, "series item"], resampler: Resampler, method: Method
 ) -> Float[Tensor, "resample series series"]:
-    """Compute the correlation matrix of the series over all items in every resample, as the module docstring explains.
+    """Compute the correlation matrix of the series over all items (tokens or steps) in every resample of prompts.
+
+    Pearson's correlation is exact. For Spearman's, the items of each series are sorted into `BINS` bins of equal size,
+    and all items of a bin get the mean of their ranks.
 
     Args:
         series: the series, in float64.
