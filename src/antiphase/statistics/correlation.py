@@ -42,7 +42,7 @@ def average_ranks(
 
 
 def _centered(values: Tensor, mask: Tensor) -> Tensor:
-    """Subtract from each row the mean of its values where the mask is True. The result is 0 where the mask is False."""
+    """Subtract from each row the mean of its values where the mask is True; the result is 0 where it is False."""
     wide = values.double().masked_fill(~mask, 0.0)
     count = mask.sum(1, keepdim=True).clamp_min(1)
     return (wide - wide.sum(1, keepdim=True) / count).masked_fill(~mask, 0.0)

@@ -153,7 +153,7 @@ class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
         Args:
             step: number of optimizer steps before the evaluation.
             track: whether the numbers are also sent to the trackers, such as TensorBoard. After the end of the
-            training, trackers accept no numbers.
+                training, trackers accept no numbers.
         """
         accelerator = self.trainer.accelerator
         with whole_policy(
