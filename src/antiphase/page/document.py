@@ -233,7 +233,7 @@ def _merged(documents: Sequence[Document]) -> list[Table]:
 
 
 def _one(tables: Sequence[Table]) -> Table:
-    """Return one table with the rows, the links and the different notes of all tables, in order."""
+    """Return one table with the rows, the links and the notes of all tables, in order. Equal notes stand once."""
     links: dict[tuple[int, int], Sequence[tuple[str, str]]] = {}
     num_rows = 0
     for table in tables:

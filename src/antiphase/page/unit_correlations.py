@@ -35,7 +35,8 @@ def units_of(model: Any, statistics: Mapping[str, Any]) -> dict[str, Any]:
         statistics: an entry of `results`, or the `signals` of such an entry.
 
     Raises:
-        InvalidInputError: a value must be a number and is not, or the headline is not one of the units.
+        InvalidInputError: the result holds something else where a number must be, or the headline is not one of the
+            units.
     """
     given = statistics.get("units") or _before_units(statistics)
     units = {name: _entry(model, name, given[name]) for name in ORDER if given.get(name) is not None}
@@ -96,7 +97,7 @@ def _segments(model: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _entry(model: Any, name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the checked numbers of one unit."""
+    """Return the numbers of one unit's entry, after checking that they are numbers."""
     where = f"units {name}"
     found: dict[str, Any] = _interval(model, where, entry)
     for key in _COUNTS:
@@ -113,7 +114,7 @@ def _entry(model: Any, name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _interval(model: Any, where: str, entry: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the checked value and the ends of its interval."""
+    """Return `value`, `low` and `high` of an entry, after checking that they are numbers or None."""
     found = {end: entry.get(end) for end in ENDS}
     for value in found.values():
         if not isinstance(value, int | float | None):
@@ -122,5 +123,5 @@ def _interval(model: Any, where: str, entry: Mapping[str, Any]) -> dict[str, flo
 
 
 def _not(model: Any, where: str, what: str, value: Any) -> InvalidInputError:
-    """Return the error for a value that is not what it must be, which `what` says in words."""
+    """Return the error for a wrong value. `what` says in words what it must be, and `where` names its place."""
     return InvalidInputError(f"the result of {model!r}: {where} must be {what}, got {value!r}.")

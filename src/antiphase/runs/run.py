@@ -298,7 +298,7 @@ class Run(ABC, Generic[Wanted, Found]):
 
 
 def _without_end(batches: Sequence[Batch], loaded: LoadedModel) -> dict[str, int]:
-    """Count the given rollouts that do not end with an end token and were not cut at a length limit."""
+    """Return `num_without_end`: the number of given rollouts that have no end token and were not cut at a limit."""
     ends = set(end_tokens(loaded, batches[0].end_ids))
     items = [item for batch in batches for item in batch.items if item.finish != "length" and item.completion_ids]
     return {"num_without_end": sum(item.completion_ids[-1] not in ends for item in items if item.completion_ids)}

@@ -176,7 +176,10 @@ def headline_entry(result: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def spearman_column(rollouts: pd.DataFrame, unit: str) -> str:
-    """Return the name of the column of rollouts.parquet that holds ρ over a unit. Old runs have only ρ over tokens."""
+    """Return the name of the column of rollouts.parquet that holds ρ over a unit.
+
+    For an old run, which has only ρ over tokens, it is always the column `spearman`.
+    """
     name = f"spearman_{unit}"
     return name if name in rollouts else "spearman"
 

@@ -57,9 +57,9 @@ def _prepared(x: Tensor, y: Tensor, mask: Tensor, method: Method) -> tuple[Tenso
 
 
 def _coefficient(x: Tensor, y: Tensor, mask: Tensor, raw: tuple[Tensor, Tensor], min_tokens: int) -> Tensor:
-    """Compute the coefficient of each row.
+    """Compute the correlation coefficient of each row from the two series that `_prepared` returns.
 
-    `x` and `y` are the series as `_prepared` returns them, and `raw` are the same two series before that.
+    `raw` are the series before `_prepared`. They show which rows are constant; such a row is NaN.
     """
     if x.shape[1] == 0:
         return x.new_full((len(x),), torch.nan)

@@ -110,7 +110,7 @@ def type_matrices(
 ) -> Float[Tensor, "resample series series"]:
     """Compute the correlation matrix of the series over types (distinct token ids) in every resample.
 
-    The value of a type is the mean over its tokens in the resample. A type that has no tokens in it is left out.
+    The value of a type is the mean over its tokens in the resample. A type without tokens in the resample is left out.
 
     Args:
         series: the series.

@@ -294,7 +294,7 @@ def _end_with_parent() -> None:
 
 
 def _finish(study: Study, folder: Path, failed: dict[str, str]) -> SweepResult:
-    """Write the tables and figures of the cells that are done. If all cells are done, pack their files."""
+    """Write the tables and figures of the cells (models) that are done. If all are done, join their files into two."""
     from antiphase.study.study_report import write_report
 
     done = done_cells(folder, study)

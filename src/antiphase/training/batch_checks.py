@@ -59,7 +59,7 @@ def checked_rollouts(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def check_names(names: Sequence[str], *, log_completions: bool) -> None:
-    """Raise InvalidInputError if a task reward has a name that antiphase uses, since TRL would mix their numbers.
+    """Raise InvalidInputError if a task reward has a name that antiphase uses, since TRL would mix both numbers.
 
     Args:
         names: names of the task rewards, which come from reward functions and from environments.

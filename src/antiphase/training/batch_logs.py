@@ -9,7 +9,7 @@ from antiphase.training.batch_checks import COLUMNS, check_columns_of, check_len
 
 
 def log_columns(trainer: Any, scores: RolloutScores) -> None:
-    """Add the columns `COLUMNS` to TRL's table of completions; an undefined number becomes None.
+    """Add antiphase's columns (`COLUMNS`) to TRL's table of completions; an undefined number becomes None.
 
     Args:
         trainer: TRL's trainer. Its reward functions have scored the batch.

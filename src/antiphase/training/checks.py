@@ -22,7 +22,9 @@ ENTROPY_STATE = "entropy_ctrl_state.json"
 
 
 def own_config(model: Any, args: Any) -> CorRPOConfig:
-    """Return the trainer's arguments: those given, else the defaults with an output directory named for the model.
+    """Return the trainer's arguments, after a check of their type.
+
+    If `args` is None, they are the defaults, with an output directory that is named after the model.
 
     Raises:
         InvalidInputError: the arguments are not a `CorRPOConfig`. TRL's own `GRPOConfig` is refused too.

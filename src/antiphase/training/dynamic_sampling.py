@@ -87,7 +87,7 @@ def groups_to_sample(missing: int, group_size: int, num_processes: int) -> int:
 
 
 def prompt_key(row: Mapping[str, Any]) -> str:
-    """Return a text that is equal for equal prompts, short enough to be sent between processes."""
+    """Return a short text that is the same for equal prompts. Processes send it to one another."""
     text = json.dumps(row["prompt"], sort_keys=True, ensure_ascii=False, default=repr)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 

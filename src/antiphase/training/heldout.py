@@ -45,7 +45,7 @@ class HeldOut:
 
 
 class _Answer(NamedTuple):
-    """One verified completion: whether it is right, its outcome, its number of tokens, and whether it is cut off."""
+    """One verified completion: whether it is right, why (`outcome`), its number of tokens, and if it is cut off."""
 
     right: bool
     outcome: Outcome
@@ -59,7 +59,8 @@ def evaluate_policy(
     """Complete the held-out problems with the policy, and return its accuracy and the lengths of its completions.
 
     pass@1 is the share of right completions among the sampled ones. pass@k is the share of problems that have a right
-    completion among their k samples. Lengths and failures are those of the sampled completions.
+    completion among their k samples. The mean length, and the shares of failures such as completions that were cut
+    off, are those of the sampled completions.
 
     Args:
         loaded: the policy with its tokenizer.

@@ -124,7 +124,9 @@ def prompt_ids(
 
 
 def held_out(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem], moment: str) -> HeldOut:
-    """Return the held-out problems. They are sampled with the training's temperature, top_p and length limit.
+    """Return the held-out problems, and how completions of them are sampled.
+
+    Temperature, top_p and length limit are those of the training.
 
     Args:
         recipe: the run's recipe.

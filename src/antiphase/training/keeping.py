@@ -27,7 +27,7 @@ from antiphase.training.trainer_config import CorRPOConfig
 
 @dataclasses.dataclass(frozen=True)
 class RewardedBatch:
-    """The numbers of a generation batch after its rewards were combined.
+    """The numbers of a generation batch after the task rewards were combined with inversion.
 
     The tensors have a number for each rollout of all processes; NaN where undefined.
 
@@ -141,7 +141,10 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         self._done, self._step, self._rows, self._places = self._step, None, [], []
 
     def _of_batch(self, batch: RewardedBatch, place: int) -> dict[str, Any]:
-        """Return the columns with one number for a rollout; `place` is its index in the batch of all processes."""
+        """Return the columns that hold one number of a rollout, by name.
+
+        `place` is the index of the rollout in the batch of all processes.
+        """
         scores, config = batch.facts.scores, self.config
         group, number = divmod(place, batch.group_size)
         found = {
@@ -164,7 +167,10 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         }
 
     def _of_tokens(self, own: RolloutFacts, reader: CompletionReader, row: int) -> dict[str, Any]:
-        """Return the columns with the texts and the signals of a rollout of this process."""
+        """Return the columns that hold the texts and the signals of a rollout, by name.
+
+        `row` is the index of the rollout among those of this process.
+        """
         assert own.tokens is not None
         prompt, ids = (list(of[row]) for of in (reader.rollouts.prompt_ids, reader.rollouts.completion_ids))
         segments = token_segments(ids, self.tokenizer, prompt, self.tags)

@@ -187,7 +187,8 @@ def probe_policy(
         step_strength: `mean` or `joint`; None keeps what `spec` says.
         min_tokens: a rollout with fewer tokens (or types) has no ρ of its own. It is left out of the mean over
             rollouts, but its tokens still enter the pooled ρ.
-        min_steps: a rollout with fewer steps has no ρ of its own over steps; it is treated likewise.
+        min_steps: a rollout with fewer steps has no ρ of its own over steps. It is left out of the mean of these ρ,
+            but its steps still enter the pooled ρ.
         num_resamples: number of bootstrap samples of the prompts.
         tags: pairs of texts that open and close a thought.
 

@@ -194,7 +194,9 @@ def is_former(given: Mapping[str, Any]) -> bool:
 
 
 def _own_rewards(preset: Preset, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the reward functions of a preset that brings its own, with the accuracy beside them at weight 0.
+    """Return `reward_funcs` and `reward_weights` for a preset that has its own reward functions; else an empty dict.
+
+    `accuracy` is added to the functions of the preset with the weight 0, so that it is logged.
 
     Raises:
         InvalidInputError: the recipe names reward functions too.

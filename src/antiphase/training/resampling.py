@@ -255,7 +255,10 @@ class ResamplingTrainer(ReadingTrainer):
         return float(cast(Any, self.args).inversion_spec().accepts(values[~values.isnan()]).double().mean())
 
     def _stream(self, inputs: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-        """Return further rows of the training data, in an order that only the seed, step and batch number decide."""
+        """Return an iterator over further rows of the training data, without the prompts of the batch (`inputs`).
+
+        Only the seed, the step and the number of the batch within the step decide the order.
+        """
         step = self.state.global_step
         self._place = (step, self._place[1] + 1 if self._place[0] == step else 0)
         known = gather_object([prompt_key(row) for row in inputs])

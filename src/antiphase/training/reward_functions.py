@@ -34,7 +34,7 @@ _GREATEST = torch.finfo(torch.float32).max
 def checked_values(name: str, values: Any, expected: int) -> list[float | None]:
     """Return the values of a reward function as a list, after checking them.
 
-    A NaN becomes None, as TRL treats it, with a warning: both say that the function has no reward for the completion.
+    A NaN becomes None, with a warning, because TRL treats both alike: the function has no reward for the completion.
 
     Args:
         name: the function's name, for messages.
@@ -85,7 +85,7 @@ def _listed(name: str, values: Any, expected: int) -> list[Any]:
     """Return the values as a list.
 
     Raises:
-        InvalidInputError: `values` is a single value or a text, or a set or a mapping, which are not lists.
+        InvalidInputError: `values` is a single value, a text, a set or a mapping.
     """
     listed = values.tolist() if isinstance(values, torch.Tensor | np.ndarray) else values
     if not isinstance(listed, Iterable) or isinstance(listed, str | bytes | Mapping | Set):

@@ -117,7 +117,7 @@ class CorRPOTrainer(ResamplingTrainer):
         self._column = len(self.reward_funcs)
 
     def know_tags(self, tags: Sequence[tuple[str, str]]) -> None:
-        """Set the tags, each an opening and a closing text, between which `inversion_segment` finds thoughts."""
+        """Set the pairs of an opening and a closing tag by which `inversion_segment` finds thoughts."""
         self._inversion_reward = replace(self._inversion_reward, tags=tuple(tags))
         self.keeper.tags = tuple(tags)
 
@@ -211,8 +211,8 @@ class CorRPOTrainer(ResamplingTrainer):
     def inversion(self, completion_ids: Any, **_: Any) -> list[float]:
         """Return the reward column: the inversion ι of each rollout of this process, and 0 where it is undefined.
 
-        TRL calls this method as a reward function. `_calculate_rewards` has just measured the scores, and puts what
-        `inversion_combine` makes of them in the place of these numbers.
+        TRL calls this method as a reward function, after `_calculate_rewards` has measured the scores. Then
+        `_calculate_rewards` replaces these numbers by the term that `inversion_combine` makes of them.
         """
         if self._measured is None:
             raise HostError("TRL asked for the inversion reward of a batch that was not measured.")
