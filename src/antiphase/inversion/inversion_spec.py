@@ -64,7 +64,7 @@ class InversionSpec:
         splitter: where steps end: `sentence`, `line`, `fixed:N` or `regex:PATTERN`; see `Splitter`.
         step_strength: the strength of a step: `mean` of its tokens' strengths, or `joint`; see `SignalSpec`.
         min_steps: if the unit is `step`, a rollout with fewer steps has no score.
-        undefined: the ρ that a rollout without a score gets: `neutral` (the mean of its group), `zero` (ρ = 0) or
+        undefined: what a rollout without a score counts as: `neutral` (the mean of its group), `zero` (ρ = 0) or
             `worst` (ρ = 1); see `inversion_term`.
         estimator: how gradient strengths are computed: `own`, `last` or `full`; see `SignalSpec`.
         layers: which layers are measured: `all`, `last`, `last-K`, or indices such as `0,3,-1`.

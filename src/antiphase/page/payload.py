@@ -85,7 +85,8 @@ class _Kept:
 def _places(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Return, for each start, as many consecutive indices as its count says, all in one array.
 
-    For the starts 0 and 10 and the counts 2 and 3, the result is 0, 1, 10, 11, 12.
+    >>> _places(np.array([0, 10]), np.array([2, 3])).tolist()
+    [0, 1, 10, 11, 12]
     """
     parts = [np.arange(start, start + count) for start, count in zip(starts, counts, strict=True)]
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)

@@ -95,6 +95,8 @@ def rollout_score(rollouts: pd.DataFrame, name: str, unit: str = "token") -> np.
 def rival_correlations(rollouts: pd.DataFrame, unit: str, **resampling: Any) -> dict[str, Mapping[str, Any]]:
     """Compute Spearman's correlation of every rival with ι over the rollouts, with an interval over prompts.
 
+    ι = −ρ is the inversion of a rollout. A rival is another number of a rollout, such as its mean entropy.
+
     Args:
         rollouts: the rollouts of one model and estimator.
         unit: the unit of ι: `type`, `token` or `step`.
@@ -127,7 +129,7 @@ def _without_weak_interval(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> Correlation:
-    """Return the correlation, without its interval if too many resamples have a constant series.
+    """Return the correlation. If a series is constant in too many resamples, its interval is removed (NaN).
 
     Args:
         value: the pooled correlation of the two series.

@@ -280,9 +280,9 @@ def resampled_means(
 def percentile_interval(
     center: float, deviations: Float[np.ndarray, "resample"], confidence: float
 ) -> tuple[float, float]:
-    """Return the interval between two percentiles of center + deviations, which always contains the center.
+    """Return the interval between two percentiles of the values center + deviations.
 
-    If both percentiles lie on the same side of the center, the center itself is one end of the interval.
+    The interval always contains the center: if both percentiles lie on the same side of it, the center is one end.
     """
     tail = 0.5 - confidence / 2
     below, above = np.quantile(deviations, [tail, 1 - tail]).tolist()

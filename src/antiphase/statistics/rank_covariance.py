@@ -189,7 +189,10 @@ def _numbers(names: Sequence[Any]) -> Int[np.ndarray, "rollout"]:
 
 
 def _mixed(known: np.ndarray, correct: np.ndarray, problems: Sequence[Any]) -> np.ndarray:
-    """Return a mask of the rollouts that count: the known ones of problems with both a right and a wrong known one."""
+    """Return a mask of the rollouts that count: the known ones of problems that have both right and wrong known ones.
+
+    `known` is a mask of the rollouts whose scores are all finite.
+    """
     seen: dict[Any, set[bool]] = {}
     for name, right, there in zip(problems, correct.tolist(), known.tolist(), strict=True):
         if there:

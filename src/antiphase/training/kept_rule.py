@@ -27,7 +27,7 @@ def check_keep(keep: Any) -> None:
 
 
 def check_fits(keep: int, num_rollouts: int) -> None:
-    """Raise InvalidInputError if a batch has fewer rollouts than are to be kept of it."""
+    """Raise InvalidInputError if `keep`, the number of rollouts to keep of a batch, is larger than the batch."""
     if keep > num_rollouts:
         raise InvalidInputError(
             f"keep_rollouts is {keep}, and a generation batch has {num_rollouts} rollouts. Lower keep_rollouts, or "
