@@ -119,7 +119,7 @@ class RunFolder:
 
     @property
     def complete(self) -> bool:
-        """Whether the run is finished, so that its summary is there."""
+        """Whether the run is finished: whether its summary exists."""
         return (self.path / "summary.json").is_file()
 
     def read_json(self, name: str) -> dict[str, Any]:
@@ -149,7 +149,7 @@ class RunFolder:
             pq.write_table(table, work)
 
     def has_part(self, model: int, batch: int) -> bool:
-        """Return whether a batch is finished, so that its rollouts file, which is written last, exists."""
+        """Return whether a batch is finished: whether its rollouts file exists, which is written last."""
         return part_path(self.path, model, batch, "rollouts").is_file()
 
     def write_part(self, model: int, batch: int, tables: Mapping[Kind, pa.Table]) -> None:

@@ -166,7 +166,10 @@ def share_interval(values: Float[np.ndarray, "problem"], confidence: float = 0.9
 
 
 def _effective_size(shares: Float[np.ndarray, "problem"], mean: float) -> float:
-    """Return n of `share_interval`: the number of samples of one problem each that would have the same variance."""
+    """Return the effective number of samples, n in `share_interval`.
+
+    The mean of n samples that all come from different problems would have the same variance.
+    """
     num = len(shares)
     extra = 4 / (num * min(mean, 1 - mean)) ** 2
     between = float(((shares - mean) ** 2).sum()) / (mean * (1 - mean))

@@ -174,7 +174,7 @@ def _benchmarks(cells: Sequence[DoneCell], reference: str, options: Options) -> 
 def _overall(
     study: Study, by_group: dict[str, list[Entrant]], reference: str, options: Options
 ) -> dict[str, Any] | None:
-    """Compare every method with the reference on the problems of all groups.
+    """Compare every method with the reference on the problems of all groups (models and settings) together.
 
     A method that is missing in a group is left out. The result is None if fewer than two methods are left.
     """

@@ -36,7 +36,7 @@ def check_fits(keep: int, num_rollouts: int) -> None:
 
 
 def num_kept(keep: int, group_size: int) -> int:
-    """Return how many rollouts of a batch are kept: whole groups only, or a part of one group.
+    """Return how many rollouts of a batch are kept: as many whole groups as `keep` has room for, or a part of a group.
 
     >>> num_kept(10, 4), num_kept(3, 4)
     (8, 3)

@@ -134,7 +134,7 @@ def _encoded(prompts: Sequence[str | Messages], tokenizer: Any, template: str | 
 def checked_options(
     unit: Unit, splitter: str, min_tokens: int, min_steps: int, segment: Segment = "all"
 ) -> tuple[Splitter, ScoreSpec]:
-    """Check arguments of `probe_policy`, and return the splitter and the options of scores that they give.
+    """Check some arguments of `probe_policy`. Return the splitter that they name, and the options of the scores.
 
     Raises:
         InvalidInputError: the unit, segment or splitter is unknown, or `min_tokens` or `min_steps` is below 3.
