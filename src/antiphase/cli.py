@@ -72,8 +72,8 @@ def _kept(out: Path) -> str:
 def _kept_despite(error: AntiphaseError, out: Path, *, resumed: bool) -> str:
     """Return the sentence that tells which results of a run are kept although it ended with an error.
 
-    The text is empty if nothing was finished. If the input is wrong, the same command would fail again, and the
-    sentence does not advise to repeat it. If such a run was a resumed one (`resumed`), the text is empty.
+    The sentence also says how to continue the run, unless the error is one of wrong input: the same command would then
+    fail again. The text is empty if nothing was finished, or if the input of a resumed run was wrong.
     """
     if not _began(out):
         return ""

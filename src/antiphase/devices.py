@@ -60,8 +60,9 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
 def return_freed_memory(device: torch.device) -> None:
     """Give main memory that is free in this process back to the operating system, if the device is a CPU.
 
-    The allocator of glibc keeps freed blocks below 32 MB. If blocks grow from pass to pass, a freed block is too small
-    for the next one, and the process grows although its tensors do not. Other allocators need no such call.
+    The allocator of glibc keeps freed blocks below 32 MB for later use. If each pass needs larger blocks than the last
+    one, it cannot use the freed ones, and the memory of the process grows without need. With other allocators, this
+    function does nothing.
     """
     trim = _trimmer() if device.type == "cpu" else None
     if trim is not None:

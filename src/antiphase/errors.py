@@ -32,7 +32,7 @@ class MissingExtraError(AntiphaseError, ImportError):
     Args:
         package: the name of the package.
         extra: the extra of antiphase that installs the package: `train` for `antiphase[train]`.
-        purpose: what needs the package, such as `training`; the message begins with this text.
+        purpose: what the package is needed for, such as `training`; the message begins with this text.
     """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:

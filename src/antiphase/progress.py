@@ -96,14 +96,14 @@ class Progress:
         return self._seconds() * (all_of_it - done) / done
 
     def _seconds(self) -> float:
-        """Return the seconds spent in stages that count for units; loading a model, for example, is left out."""
+        """Return the seconds spent in stages of more than 0 units; loading a model, for example, is left out."""
         return self._worked + (time.monotonic() - self._stage_began if self._stage_units else 0.0)
 
 
 class _Bar(tqdm):  # type: ignore[type-arg]
     """A tqdm bar that shows the time left of `Progress`.
 
-    tqdm's own estimate uses only the most recent pace, and counts skipped units as work of this run.
+    tqdm's own estimate is not used: it takes only the most recent pace, and counts skipped units as work of this run.
     """
 
     progress: Progress | None = None

@@ -1,8 +1,8 @@
 """Registries: tables of the things that a user chooses by name, such as estimators and rollout engines.
 
-A registry maps names to things. Instead of a thing, it can hold a text `module:attribute` that says where the thing
-is. The thing is then imported when it is first needed, so a name can be checked before slow packages are imported.
-docs/extend.md shows how to add your own things.
+A registry maps each name to a thing, or to a text `module:attribute` that says where the thing is. Such a thing is
+imported only when it is first needed, so a name can be checked before slow packages are imported. docs/extend.md shows
+how to add your own things.
 """
 
 import difflib

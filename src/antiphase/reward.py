@@ -81,9 +81,9 @@ def inversion_term(
     * `sum`: R_i = r_i + λ ι_i. If the task rewards of a group are equal and the training engine divides by the
       group's standard deviation, the size of λ has no effect in this group.
     * `centered`: A_i = A_task,i + λ (ι_i − mean of ι in the group). The reward is not changed.
-    * `gated`: R_i = r_i + λ_g ι_i, for accepted rollouts only. In group g, λ_g = min(λ, gap_g / 2·clip), where gap_g
-      is the lowest task reward of an accepted rollout minus the highest of a rejected one. Therefore no rejected
-      rollout gets a higher reward than an accepted one. If gap_g ≤ 0, the term is 0.
+    * `gated`: R_i = r_i + λ_g ι_i, for accepted rollouts only. In group g, λ_g = min(λ, gap_g / (2·clip)), where gap_g
+      is the lowest task reward of an accepted rollout minus the highest of a rejected one. So a rejected rollout never
+      gets a higher reward than an accepted one. If gap_g ≤ 0, the term is 0.
     * `only`: R_i = λ ι_i. The training engine must give the task rewards the weight 0.
 
     Our reading: the paper does not say what counts if ρ is undefined, for example because a rollout has too few steps.

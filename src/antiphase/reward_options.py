@@ -20,10 +20,13 @@ DEFAULT_WARMUP = 0.1
 def weight_at(progress: float, *, weight: float, schedule: Schedule, warmup: float) -> float:
     """Return the weight λ of the inversion score after a share of the training.
 
-    λ rises linearly from 0 to `weight` over the first part of the training, whose share is `warmup`. Then it follows
-    the schedule: `constant` keeps it, `linear` lowers it as weight·(1−p), and `cosine` as weight·(1+cos πp)/2, where p
-    is the share of the remaining training that is done. The schedule `warmup` is `constant` with a warmup of one tenth
-    of the training, unless another warmup is given.
+    λ rises linearly from 0 to `weight` over the first part of the training, whose share is `warmup`. Then λ depends on
+    the schedule and on p, the share of the remaining training that is done:
+
+    * `constant`: λ stays at `weight`.
+    * `linear`: λ = weight·(1−p).
+    * `cosine`: λ = weight·(1+cos πp)/2.
+    * `warmup`: as `constant`, but if the argument `warmup` is 0, it is taken as 0.1.
 
     Args:
         progress: the share of the optimizer steps that are done, in [0, 1].

@@ -26,10 +26,11 @@ def shrunk(
 ) -> Float[Tensor, "rollout"]:
     """Shrink the scores of short rollouts towards 0 on Fisher's scale: tanh(atanh(ι) (n−3) / (n−3+k)).
 
-    Here ι is the score, n the number of the rollout's items, and k the argument `shrink`. The result is the posterior
-    mean of z = atanh ι, mapped back by tanh, under the prior z ~ N(0, 1/k) and the sampling variance 1/(n−3).
+    Here ι is the score, n the number of the rollout's items, and k the argument `shrink`. This is the posterior mean
+    of z = atanh ι, mapped back by tanh, if the prior of z is N(0, 1/k) and its sampling variance is 1/(n−3).
 
-    Our reading: the paper has no shrinkage. n counts the measured items, although neighbours are not independent.
+    Our reading: the paper has no shrinkage. n is the number of measured items, although neighbouring items are not
+    independent.
 
     Args:
         inversion: the score ι of each rollout, in [−1, 1].

@@ -114,9 +114,9 @@ class SignalSpec:
         temperature: the logits are divided by it before entropy and log-probability are computed; 1 leaves the model's
             distribution unchanged.
         token_budget: the greatest number of padded tokens in one forward pass. `own` runs a longer rollout in several
-            passes; the other estimators run it in one longer pass. If `own` runs prompts separately, each distinct
-            prompt counts once, and the copies of its keys and values for the rollouts count as if they existed in one
-            layer only.
+            passes; the other estimators run it in one longer pass. If `own` runs a prompt once for several rollouts,
+            the prompt's tokens count once, and the copies of its keys and values for the rollouts count as
+            rollouts × (tokens of the prompt) / layers further tokens.
         seed: the seed of the random draw of `targets_per_rollout`.
         num_alternatives: how many of the most probable tokens are kept at each position; at most the size of the
             vocabulary.

@@ -253,9 +253,9 @@ class Correlation:
         low: the lower end of the interval.
         high: the upper end of the interval.
         num_tokens: the number of pairs that were correlated. A pair belongs to a token, a type or a step; see `unit`.
-        num_effective: the number of independent pairs that carry as much information as these pairs, which are
-            correlated with their neighbours in the rollout. It is NaN for a pooled value, whose interval comes from
-            resamples.
+        num_effective: the number of independent pairs that carry as much information as these pairs. It is smaller
+            than `num_tokens`, because neighbouring pairs of a rollout are similar. It is NaN for a correlation over
+            many rollouts, whose interval comes from resamples.
         method: `spearman` or `pearson`.
         confidence: the confidence of the interval, such as 0.95.
         unit: what one pair belongs to: a `token` (one position), a `type` (a distinct token id, with the means over

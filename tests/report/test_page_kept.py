@@ -138,7 +138,7 @@ def test_the_page_holds_every_number(frame) -> None:
 
 def test_rollouts_whose_columns_do_not_fit_are_refused(frame) -> None:
     broken = frame.assign(strength=[values[:-1] for values in frame.strength])
-    with pytest.raises(InvalidInputError, match="other numbers of tokens than of their strength"):
+    with pytest.raises(InvalidInputError, match="the column strength does not have one value for each token"):
         training_document("run", [], {}, None, kept=broken)
 
 

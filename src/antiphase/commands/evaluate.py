@@ -38,7 +38,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def add_task_options(group: "argparse._ArgumentGroup") -> None:
-    """Add the options that say which problems the model gets, and what is put around them."""
+    """Add the options that say which problems the model gets, and which text is put around each problem."""
     group.add_argument(
         "--tasks",
         help="task specs with spaces or commas between them: gsm8k,math500,mine.py:MyTask; a spec may say "

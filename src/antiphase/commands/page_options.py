@@ -31,7 +31,7 @@ def add_kinds(command: argparse.ArgumentParser) -> None:
 
 
 def kinds_of(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the rules that mark tokens, as keyword arguments of `write_report`."""
+    """Return the options that say which tokens are marked, as keyword arguments of `write_report`."""
     from antiphase.page.defaults import MARKERS
 
     markers = options["markers"]

@@ -55,7 +55,7 @@ def run(options: dict[str, Any], out: Path) -> None:
     """Run the study and print its tables.
 
     Raises:
-        AntiphaseError: some cells failed. The others are finished.
+        AntiphaseError: some cells (a model, setting, method and seed each) failed. The others are finished.
     """
     path = options.pop("study")
     try:

@@ -33,8 +33,8 @@ _VERDICTS = {"better": BLUE, "worse": ORANGE}
 def method_differences(tasks: Mapping[str, Mapping[str, Any]], smallest: float) -> Figure:
     """Draw the difference in accuracy between each method and the reference, in one panel for each task.
 
-    A difference is blue if the verdict is `better`, orange if it is `worse`, and grey otherwise. The axis is wide
-    enough for every difference, but the end of a wide interval may lie outside.
+    A difference is blue if its verdict is `better`, orange if it is `worse`, and grey otherwise. All differences lie
+    within the axis, but the end of a wide interval may lie outside.
 
     Args:
         tasks: the tasks of a comparison.

@@ -33,10 +33,13 @@ if TYPE_CHECKING:
 def model_comparison(results: Sequence[Result]) -> Figure:
     """Draw three correlations ρ of every result, as dots and as numbers.
 
-    The first is ρ of entropy and strength over all rollouts together, in the main unit of the result (its headline).
-    The second is the mean of ρ within each rollout, in the same unit. The third is the mechanical control: ρ over
-    tokens of entropy and ‖∂ ln p_y/∂z‖, which rises with entropy by construction (docs/method.md). If the results have
-    different headline units, each line names its unit. An undefined value is written as "undefined" and not drawn.
+    1. ρ of entropy and strength over all rollouts together, in the main unit of the result (its headline).
+    2. The mean of the ρ of single rollouts, in the same unit.
+    3. The control: ρ over tokens of entropy and ‖∂ ln p_y/∂z‖, which rises with entropy by construction
+       (docs/method.md).
+
+    If the results have different headline units, each line names its unit. An undefined value is written as
+    "undefined" and not drawn.
 
     Args:
         results: the results; each is one line, from top to bottom.

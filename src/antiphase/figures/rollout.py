@@ -39,10 +39,10 @@ def rollout_track(rollout_tokens: DataFrame, title: str) -> Figure:
     """Draw the percentile ranks of entropy and strength along one rollout, above the rollout's text.
 
     Each token of the text is shaded by the difference d = rank of strength − rank of entropy. Without ties, Spearman's
-    correlation is ρ = 1 − 6 Σ d² / (n (n² − 1)). Tokens in a deep shade of either colour have a large d² and make ρ
-    negative (the inversion); pale tokens make it positive. A token that was not measured is grey and has no shade. The
-    figure shows at most `MAX_TOKENS` tokens on `MAX_LINES` lines. If it leaves tokens out, it says so. The ranks are
-    always those among all tokens of the rollout.
+    correlation over n tokens is ρ = 1 − 6 Σ d² / (n (n² − 1)). So tokens in a deep shade of either colour, whose d² is
+    large, make ρ negative (the inversion), and pale tokens make ρ positive. A token that was not measured is grey and
+    has no shade. The figure shows at most `MAX_TOKENS` tokens on `MAX_LINES` lines, and says if it leaves tokens out.
+    The ranks are always those among all tokens of the rollout.
 
     Args:
         rollout_tokens: the rows of one rollout, with position, token, entropy and strength (NaN if not measured).

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def training_stages(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Draw ρ (blue) and accuracy (orange) at every stage of making the models, in one panel for each group.
 
-    Each seed is a thin line, and the mean over seeds is a thick line.
+    A stage is a checkpoint that is only evaluated. A group is one model and setting. Each seed is a thin line, and the
+    mean over seeds is a thick line.
 
     Args:
         stages: for each group, a row for each stage and seed, in the order of training.
@@ -66,19 +67,30 @@ def _lines(axes: Any, rows: Sequence[Mapping[str, Any]], places: Sequence[str], 
 
 
 def differences(findings: Mapping[str, Any], smallest: float) -> Figure | None:
-    """Draw the figure `differences` of a study, with the groups that have at least two trained methods."""
+    """Draw the figure `differences` of a study: the differences in accuracy between trained methods.
+
+    It has a panel for each group (one model and setting) with at least two trained methods. It is None if no group
+    has.
+    """
     trained = {name: task for name, task in _trained(findings).items() if len(task["entrants"]) > 1}
     return method_differences(trained, smallest) if trained else None
 
 
 def stages(findings: Mapping[str, Any]) -> Figure | None:
-    """Draw the figure `stages` of a study, with the groups that have at least two stages."""
+    """Draw the figure `stages` of a study; see `training_stages`.
+
+    It has a panel for each group (one model and setting) with at least two stages (checkpoints that are only
+    evaluated). It is None if no group has.
+    """
     staged = {name: rows for name, rows in findings["stages"].items() if len({row["stage"] for row in rows}) > 1}
     return training_stages(staged) if staged else None
 
 
 def accuracy_by_group(findings: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Draw the figure `accuracy_inversion` of a study, with all cells as points and a colour for each group."""
+    """Draw the figure `accuracy_inversion` of a study: each point is one evaluated model, each colour one group.
+
+    A group is one model and setting. The figure is None if there is nothing to draw.
+    """
     across = findings["across"]["all"]
     if not across or all(point["inversion"] is None for point in points):
         return None
@@ -86,7 +98,10 @@ def accuracy_by_group(findings: Mapping[str, Any], points: Sequence[Mapping[str,
 
 
 def _trained(findings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the groups of the comparison without the stages, whose differences would only widen the axes."""
+    """Return the groups of a study's comparison with only their trained methods.
+
+    The models before training, whose differences are large, would only widen the axes.
+    """
     tasks = findings["groups"]["tasks"]
     stages = {name: {row["stage"] for row in rows} for name, rows in findings["stages"].items()}
     return {

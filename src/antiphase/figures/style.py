@@ -135,7 +135,7 @@ def headline(result: Result) -> tuple[str, Result]:
 
 
 def over_tokens(result: Result) -> Result:
-    """Return the entry with ρ over the tokens of a result; its keys are those that `headline` lists."""
+    """Return the entry of a result with ρ over tokens; it has the keys that the docstring of `headline` lists."""
     if entry := (result.get("units") or {}).get("token"):
         return entry  # type: ignore[no-any-return]
     within, count = result.get("spearman_within"), result.get("num_tokens")

@@ -69,7 +69,10 @@ def trajectory_curves(trajectory: Rows) -> Figure:
 
 
 def _probed(axis: Any, probes: Rows) -> None:
-    """Draw the inversion ι = −ρ of the probe set. The rows hold ρ, so the ends of the interval are swapped."""
+    """Draw the inversion ι of the probe set.
+
+    The rows hold ρ = −ι, so the low end of the interval of ρ becomes the high end of that of ι.
+    """
     if probes:
         # A row that names no unit is old, and its ρ is over tokens.
         unit = probes[-1].get("probe/unit", "token")

@@ -1,8 +1,9 @@
 """Detect the collapse of a training from the metrics of its last batches (docs/training.md, guard-rails).
 
-With every intrinsic reward studied so far, accuracy rises at first and collapses later, while the reward keeps rising.
-The alarm looks for the step at which the two part. It also looks for the forms that a collapse takes: completions of a
-few tokens, completions that run into the limit, repetition, and equal completions for a prompt.
+A reward that needs no right answers, such as inversion, can keep rising while accuracy falls: in the studies so far,
+accuracy rose at first and collapsed later. The alarm looks for the step at which this begins. It also looks for what a
+collapse does to completions: very short ones, ones that run into the length limit, repetition, and equal completions
+for a prompt.
 """
 
 import math
@@ -63,8 +64,9 @@ def slope_t(values: Sequence[float]) -> float:
 def collapsing(inversion: Sequence[float], accuracy: Sequence[float], window: int) -> bool:
     """Return whether inversion rose and accuracy fell over the last `window` values.
 
-    At least half of the values of each must be known. Each slope must be beyond 2.5 standard errors. Independent
-    noise therefore raises the alarm in only 1 of 10,000 windows. The paper has no alarm; this one is our own.
+    At least half of the values of each series must be known. Each slope must differ from 0 by more than 2.5 standard
+    errors, so independent noise raises the alarm in only 1 of 10,000 windows. The paper has no alarm; this one is our
+    own.
     """
     if not (_enough(inversion, window) and _enough(accuracy, window)):
         return False
@@ -78,7 +80,10 @@ def _enough(values: Sequence[float], window: int) -> bool:
 
 @dataclass(frozen=True)
 class _Trend:
-    """How a metric changed over the window: the means of its first and last quarter, and its slope's t statistic."""
+    """How a metric changed over the window: its means in the first and last quarter, and the t statistic of its slope.
+
+    It is unknown if more than half of its values are.
+    """
 
     name: str
     start: float
@@ -118,11 +123,14 @@ def collapse_signs(history: Mapping[str, Sequence[float]], window: int) -> list[
     * `repetition`: the share of repeated 4-grams rose by 0.3.
     * `equal`: the share of distinct completions of a prompt fell to a third.
 
-    The amounts compare the means of the first and the last quarter of the window, and the slope over the window must
-    be beyond 2.5 standard errors. All signs but the first count only if the training does not get better. If there is
-    a verifier, its accuracy must not have risen beyond 2.5 standard errors; `equal` does not count, because right
-    answers may be equal. Without a verifier, the reward must have risen beyond 2.5 standard errors: the task reward,
-    or the inversion where there is no task reward.
+    Below, a metric rises or falls if its slope over the window differs from 0 by more than 2.5 standard errors. The
+    amounts in the list compare the means of the first and of the last quarter of the window, and the metric must also
+    rise or fall.
+
+    The signs other than `accuracy` have a further condition:
+
+    * With a verifier, the accuracy must not rise. The sign `equal` never counts, because right answers may be equal.
+    * Without a verifier, the task reward must rise; or the inversion, if there is no task reward.
 
     The paper has no alarm; this one is our own. docs/training.md says how often noise raises it.
 
@@ -132,8 +140,9 @@ def collapse_signs(history: Mapping[str, Sequence[float]], window: int) -> list[
     ['completions became much shorter (rollout/length 111 → 9.72) while the reward rose (task/mean 12 → 27)']
 
     Args:
-        history: by metric, its values in the last batches. A metric that is missing, or that is NaN in more than half
-            of the window, gives no sign; an accuracy of this kind counts as that of a training without a verifier.
+        history: the values of each metric in the last batches. A metric is unknown if it is missing, or NaN in more
+            than half of the window. An unknown metric gives no sign. If the accuracy is unknown, the rule for a
+            training without a verifier holds.
         window: number of batches that are looked at.
     """
     trends = {name: _Trend.of(name, history, window) for name in WATCHED}
@@ -152,7 +161,7 @@ def collapse_signs(history: Mapping[str, Sequence[float]], window: int) -> list[
 
 
 def _sharp_changes(trends: Mapping[str, _Trend]) -> list[tuple[str, str]]:
-    """Return the name and the text of each change that is large enough, without looking at accuracy and reward."""
+    """Return the name and the text of each sign whose amount is reached, whatever accuracy and reward did."""
     length, truncated, repetition = trends[LENGTH], trends[TRUNCATED], trends[REPETITION]
     distinct = trends[DISTINCT]
     # A comparison with NaN is false, so an unknown metric gives no sign.

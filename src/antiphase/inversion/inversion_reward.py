@@ -44,7 +44,7 @@ class CombinedRewards:
             engine must leave out.
         advantage: a number to add to the advantage that the engine computes from `reward`. It is 0 unless the mode is
             `centered`.
-        term: the inversion's terms of reward and advantage before they are multiplied by the weight λ.
+        term: what inversion adds to reward and advantage, before the multiplication by the weight λ.
         excluded: whether the engine must leave the rollout out, because it has no task reward.
         metrics: the metrics that docs/metrics.md lists; NaN where undefined.
     """
@@ -60,8 +60,8 @@ class CombinedRewards:
 class InversionReward:
     """The inversion of rollouts as a reward.
 
-    If there are several processes, each of them measures its own rollouts, which gives facts: some numbers for each
-    rollout. Then the facts of all processes are gathered, and every process combines the facts of all rollouts:
+    Each process measures its own rollouts, which gives facts: some numbers for each rollout. Then the facts of all
+    processes are gathered, and every process combines the facts of all rollouts with the task rewards:
 
         facts = reward.measure(model, batch, tokenizer).gathered(all_gather)
         combined = reward.combine(facts, all_gather(task_rewards), group_size=8)
@@ -76,7 +76,7 @@ class InversionReward:
     tags: tuple[tuple[str, str], ...] = TAGS
 
     def check(self, model: nn.Module, tokenizer: Any) -> None:
-        """Measure one token, so that an unsuitable model is refused before anything that takes long.
+        """Measure one token, so that an unsuitable model is refused at once and not after a long generation.
 
         Args:
             model: the policy.
@@ -146,7 +146,7 @@ class InversionReward:
         return replace(facts, tokens=TokenFacts.of(signals, batch, steps)) if by_token else facts
 
     def measured(self, batch: TokenBatch, tokenizer: Any) -> TokenBatch:
-        """Return the batch with only the tokens of `spec.segment` to measure; it is unchanged for `all`.
+        """Return the batch with a mask of the tokens that are measured: those of the segment `spec.segment`.
 
         Args:
             batch: the rollouts.
@@ -160,8 +160,8 @@ class InversionReward:
         """Return the facts of rollouts whose signals were measured elsewhere, with the options `spec.signal_spec()`.
 
         Args:
-            signals: the signals of the tokens that `measured` keeps. If the unit is `step`, they must contain the
-                signals of the steps of that batch; see `token_signals`.
+            signals: the signals of the batch that `measured` returns. If the unit is `step`, they must also contain
+                the signals of the steps of that batch; see `token_signals`.
             batch: the whole rollouts.
             end_ids: tokens that end a completion.
             seconds: time that was spent on measuring.

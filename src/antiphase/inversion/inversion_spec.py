@@ -64,7 +64,7 @@ class InversionSpec:
         splitter: where steps end: `sentence`, `line`, `fixed:N` or `regex:PATTERN`; see `Splitter`.
         step_strength: the strength of a step: `mean` of its tokens' strengths, or `joint`; see `SignalSpec`.
         min_steps: if the unit is `step`, a rollout with fewer steps has no score.
-        undefined: the ρ that a rollout without a score gets: `neutral` (the mean of its group), `zero` (ρ = 0) or
+        undefined: what a rollout without a score counts as: `neutral` (the mean of its group), `zero` (ρ = 0) or
             `worst` (ρ = 1); see `inversion_term`.
         estimator: how gradient strengths are computed: `own`, `last` or `full`; see `SignalSpec`.
         layers: which layers are measured: `all`, `last`, `last-K`, or indices such as `0,3,-1`.
@@ -72,18 +72,18 @@ class InversionSpec:
         norm: `nuclear`, `frobenius` or `l1`.
         target: what is differentiated: the generated token's `logit`, or its `logprob` (a control).
         targets_per_rollout: number of random tokens of each rollout whose strength is measured; None measures all.
-        token_budget: padded tokens in one measuring pass; it changes numbers by no more than rounding.
+        token_budget: the greatest number of padded tokens in one measuring pass. It changes results only by rounding.
         correlation: `spearman` or `pearson`.
         min_tokens: if the unit is `token` or `type`, a rollout with fewer measured tokens or types has no score.
-        shrink: how strongly the scores of short rollouts are pulled to 0, given as a number of added items without
-            correlation; see `shrunk`.
+        shrink: how strongly the scores of short rollouts are pulled to 0. It acts like this number of further items
+            without correlation; see `shrunk`.
         clip: scores are clipped to [−clip, clip].
         schedule: how λ changes during training: `constant`, `warmup`, `linear` or `cosine`; see `weight_at`.
         warmup_steps: number of optimizer steps over which λ rises from 0. A value below 1 is a share of the training.
         control: the control experiment: `none`, `shuffled` (strengths are permuted within each rollout) or `random`
             (every score is replaced by a random number).
-        verifier: name of the reward function that says which rollouts are right, for trainers that have several. The
-            default is the first function that verifies answers.
+        verifier: if a trainer has several reward functions, the name of the one that says which rollouts are right.
+            The default is the first function that verifies answers.
         accept: a rollout counts as right ("accepted") if the verifier gives it at least this reward.
         alarm: what to do when the training shows a sign of collapse, see `collapse_signs`: `warn`, `stop`, `drop`
             (set λ to 0) or `off`.
@@ -183,9 +183,9 @@ class InversionSpec:
     def signal_spec(self) -> SignalSpec:
         """Return the options that say what is measured, in the form that `antiphase probe` uses too.
 
-        With the joint strength of steps and the estimator `full` or `last`, the reward does not need the strengths of
-        single tokens. They are then measured only if `targets_per_rollout` is given, because each of them costs a
-        backward pass or an eigenproblem.
+        The strengths of single tokens are left out if `step_strength` is `joint`, the estimator is `full` or `last`,
+        and `targets_per_rollout` is not given. The reward does not need them then, and each costs a backward pass or
+        an eigenproblem.
         """
         joint_steps = self.unit == "step" and self.step_strength == "joint"
         targets = self.targets_per_rollout

@@ -29,7 +29,9 @@ def _within(values: Tensor, group_size: int) -> float:
 
 
 def tied_groups(task: Float[Tensor, "rollout"], group_size: int) -> Bool[Tensor, "group"]:
-    """Return which groups have task rewards that are all equal. A NaN is ignored; a group of NaN alone is not tied.
+    """Return a mask of the tied groups: those whose task rewards are all equal.
+
+    NaN values are ignored. A group with no other values is not tied.
 
     TRL's metric `frac_reward_zero_std` has the same criterion.
     """
@@ -50,7 +52,9 @@ def tied_share(task: Float[Tensor, "rollout"], group_size: int) -> float:
 
 
 def distinct_share(digests: Float[Tensor, "rollout"], group_size: int) -> float:
-    """Return the number of distinct completions of a group as a share of its size, as a mean over the groups.
+    """Return the mean over groups of the share of distinct completions: their number divided by the group's size.
+
+    `digests` are equal numbers for equal completions.
 
     >>> distinct_share(torch.tensor([5.0, 5.0, 5.0, 5.0, 1.0, 2.0, 3.0, 4.0]), 4)
     0.625
@@ -62,10 +66,11 @@ def distinct_share(digests: Float[Tensor, "rollout"], group_size: int) -> float:
 def halves_accuracy(
     inversion: Float[Tensor, "rollout"], accepted: Bool[Tensor, "rollout"], group_size: int
 ) -> tuple[float, float]:
-    """Compute the accuracy of the rollouts whose inversion ι is above the median of their group, and of those below.
+    """Compute the accuracy of the rollouts with a high inversion ι, and that of the rollouts with a low one.
 
-    Both halves have rollouts of the same prompts, so the difficulty of the prompts plays no part. A rollout at the
-    median, or without ι, is in neither half. The accuracy of an empty half is NaN.
+    In each group, ι is high above the median of the group and low below it. Both halves have rollouts of the same
+    prompts, so the difficulty of the prompts plays no part. A rollout at the median, or without ι, is in neither half.
+    The accuracy of an empty half is NaN.
 
     Returns:
         the accuracy of the upper half and that of the lower half.

@@ -63,9 +63,10 @@ class TokenFacts:
             num_tokens: the number of tokens of its completion.
 
         Returns:
-            `entropy`, `logprob` and `strength`, with a number for each token of the completion (NaN for tokens beyond
-            the model's context, and for those that were not measured); `step_start`, the position of the first token
-            of each step in the completion; `step_entropy` and `step_strength`.
+            a mapping with six lists. `entropy`, `logprob` and `strength` have a number for each token of the
+            completion; it is NaN for a token that was not measured, or that is beyond the model's context.
+            `step_start` has the position of the first token of each step in the completion. `step_entropy` and
+            `step_strength` have the signals of each step.
         """
         start = int(self.first[row]) + num_prompt_tokens
         own = slice(start, start + num_tokens)

@@ -31,7 +31,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps of a subject's rollouts, in order. A step is a part of a rollout, such as a sentence.
+    """The steps of the rollouts of one model, in order. A step is a part of a rollout, such as a sentence.
 
     Args:
         starts: index of each rollout's first step; the last entry is the number of all steps; `[rollout + 1]`.
@@ -68,8 +68,8 @@ class Subject:
         shuffled: for each estimator, ρ over the tokens of each rollout after the strengths were permuted, `[rollout]`;
             empty if not stored.
         tokens: one row for each token, in the order of `rollouts` and of the positions. The columns are `token`,
-            `token_id`, `spaced` (whether a space stands before the token that its own text lacks), `entropy`,
-            `logprob`.
+            `token_id`, `spaced` (whether the completion has a space before the token that the token's text lacks),
+            `entropy`, `logprob`.
         starts: index of each rollout's first token; the last entry is the number of all tokens; `[rollout + 1]`.
         strengths: for each estimator, the gradient strength, `[token]`; NaN if a token was not measured.
         cells: for each estimator, the strength by layer and projection, `[token, layer * projection]`, if stored.
@@ -130,9 +130,9 @@ class Table:
         header: the names of the columns.
         rows: the cells, row by row.
         notes: sentences that say how to read it.
-        links: for a cell at (row, column), the rollouts that a click on it may open, each as (label of the subject,
-            rollout id). The click opens the first of them that the page holds. A cell without such a rollout is plain
-            text.
+        links: the rollouts that a click on a cell may open. The keys are (row, column), and each value is a list of
+            (label of the subject, rollout id). The click opens the first of these rollouts that the page holds. A cell
+            without a rollout to open is plain text.
         beside: whether the table sets ι (ι = −ρ, the inversion) beside other numbers of a rollout.
     """
 
@@ -156,7 +156,8 @@ class Document:
         tables: the tables of text.
         notes: sentences about the page as a whole.
         markers: the words that count as reasoning markers, in lower case.
-        forking_share: forking tokens are those with the highest entropy; this is their share of all, in (0, 1).
+        forking_share: forking tokens are the tokens with the highest entropy. This is their share of all tokens, in
+            (0, 1).
         created: when the page was made, ISO 8601.
     """
 
@@ -216,7 +217,7 @@ def joined(documents: Sequence[Document], title: str) -> Document:
 
 
 def _merged(documents: Sequence[Document]) -> list[Table]:
-    """Return the tables of all documents; see `joined` for those with the same title and header."""
+    """Return the tables of all documents. `joined` says what becomes of tables with the same title and header."""
     groups: dict[tuple[str, tuple[str, ...]], list[tuple[str, Table]]] = {}
     for document in documents:
         for table in document.tables:
@@ -232,7 +233,7 @@ def _merged(documents: Sequence[Document]) -> list[Table]:
 
 
 def _one(tables: Sequence[Table]) -> Table:
-    """Return one table with the rows, the links and the different notes of all tables, in order."""
+    """Return one table with the rows, the links and the notes of all tables, in order. Equal notes stand once."""
     links: dict[tuple[int, int], Sequence[tuple[str, str]]] = {}
     num_rows = 0
     for table in tables:

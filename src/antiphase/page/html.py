@@ -79,9 +79,9 @@ def render_page(document: Document, *, live: str | None = None, max_characters: 
 
     Args:
         document: what the page shows.
-        live: the version of the runs that the page is made of; only for a served page. The page asks its server for
-            the newest version, and reloads when it differs.
-        max_characters: the most characters that the packed columns may take together. The page is about 1.3 MB larger.
+        live: for a page that a server sends, the version of the runs that it shows; None for a page that is a file. A
+            served page asks its server for the newest version, and reloads when the version has changed.
+        max_characters: the most characters that the packed columns may take together. The page has about 1.3 MB more.
 
     Returns:
         the HTML, cleaned by `plain_text`.

@@ -23,14 +23,16 @@ _BY_UNIT = {
 
 
 def kept_subject(label: str, kept: pd.DataFrame) -> Subject:
-    """Return the kept rollouts of a training run as a subject without readings.
+    """Return the kept rollouts of a training run as a `Subject` (what the page shows of a model).
+
+    The subject has no entry of a summary, so its `readings` are empty.
 
     Args:
         label: the name of the run.
         kept: the rows of the kept rollouts, in the order of their steps; at least one.
 
     Raises:
-        InvalidInputError: a rollout has another number of tokens than of their signals.
+        InvalidInputError: the numbers of tokens and of signals of a rollout differ.
     """
     lengths = kept.num_tokens.to_numpy(dtype=np.int64)
     starts = np.concatenate([[0], lengths.cumsum()]).astype(np.int64)
@@ -73,7 +75,7 @@ def kept_subject(label: str, kept: pd.DataFrame) -> Subject:
 
 
 def _facts(row: dict[Any, Any]) -> dict[str, Any]:
-    """Return what the training knew of a rollout, as values for JSON; NaN becomes null there."""
+    """Return the training's own numbers of a rollout, such as its rewards, as values for JSON."""
     rewards = dict(row["rewards"]) if row["rewards"] is not None else {}
     return {"step": int(row["step"]), **{name: row[name] for name in NUMBERS}, "rewards": rewards}
 
@@ -84,10 +86,16 @@ def _numbers(kept: pd.DataFrame, name: str) -> np.ndarray:
 
 
 def _joined(label: str, kept: pd.DataFrame, name: str, lengths: np.ndarray) -> np.ndarray:
-    """Return the lists of a column joined, `[token]`."""
+    """Join the lists of a column, one for each rollout, into one array `[token]`.
+
+    Raises:
+        InvalidInputError: a list does not have as many values as its rollout has tokens.
+    """
     values = kept[name].tolist()
     if [len(own) for own in values] != lengths.tolist():
-        raise InvalidInputError(f"{label}: the kept rollouts have other numbers of tokens than of their {name}.")
+        raise InvalidInputError(
+            f"{label}: the column {name} does not have one value for each token of the kept rollouts."
+        )
     return np.concatenate([np.asarray(own, dtype=object) for own in values]) if values else np.zeros(0, dtype=object)
 
 

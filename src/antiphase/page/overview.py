@@ -17,7 +17,8 @@ class Line:
     Args:
         label: the name of the model or checkpoint.
         reading: the numbers of the model and estimator, in the form that `reading_of` returns.
-        verdict: whether ρ is inverted; ρ is over the headline unit, which is the unit that stands for the result.
+        verdict: whether ρ is inverted, such as `not inverted`. This is the ρ over the headline unit, which is shown
+            first.
         warnings: reasons to trust the numbers less.
         unfinished: whether the run is still going on or was interrupted.
     """

@@ -1,9 +1,10 @@
 """Turn a document into the JSON that the page reads, and into the packed columns that the JSON refers to.
 
-The columns have a size limit. The main columns are packed first. If those of all rollouts take more than four fifths
-of the limit, the page keeps evenly spaced rollouts. If even one rollout is too long, it keeps the beginning of that
-one. The rest of the limit is used for the details (strengths by layer, alternatives) of evenly spaced rollouts of each
-model. The page says which rollouts it holds. The statistics that it reports are those of all rollouts.
+The columns have a size limit. The main columns are packed first. If the main columns of all rollouts take more than
+four fifths of the limit, the page keeps only some rollouts, at even distances. If even one rollout is too long, the
+page keeps the beginning of this rollout. The rest of the limit is used for the details (strengths by layer,
+alternatives) of some rollouts of each model. The page says which rollouts it holds. The statistics that it reports are
+those of all rollouts.
 """
 
 import math
@@ -82,7 +83,11 @@ class _Kept:
 
 
 def _places(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return consecutive indices from each start, as many as its count says."""
+    """Return, for each start, as many consecutive indices as its count says, all in one array.
+
+    >>> _places(np.array([0, 10]), np.array([2, 3])).tolist()
+    [0, 1, 10, 11, 12]
+    """
     parts = [np.arange(start, start + count) for start, count in zip(starts, counts, strict=True)]
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
@@ -116,7 +121,11 @@ def _fitting_main(
 
 
 def _kept(subject: Subject, share: float) -> _Kept:
-    """Choose a share of a subject: all rollouts, evenly spaced ones, or the beginning of the first one."""
+    """Choose which rollouts of a subject (a model with its rollouts) the page keeps.
+
+    `share` is the share to keep. The choice is all rollouts, some at even distances, or the beginning of the first
+    one.
+    """
     number = len(subject.rollouts)
     if share >= 1 or number == 0:
         return _Kept(np.arange(number))
@@ -247,7 +256,10 @@ def _details(subject: Subject, kept: _Kept, blobs: Blobs) -> dict[str, Any]:
 
 
 def _training(training: Training) -> dict[str, Any]:
-    """Return the columns of a trajectory for each kind of row. `undefined` lists the columns that hold no number."""
+    """Return a trajectory as columns for JSON, for each kind of row (`step`, `eval`, `probe`, `alarm`).
+
+    `undefined` lists the columns that hold no number.
+    """
     found: dict[str, Any] = {"label": training.label, "group": training.group, "run": training.run, "undefined": []}
     for kind in _TRAJECTORY_KINDS:
         rows = [row for row in training.rows if row.get("kind") == kind]

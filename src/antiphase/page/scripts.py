@@ -50,7 +50,8 @@ def module_of(name: str, source: str) -> Module:
         source: the text of the file.
 
     Raises:
-        ValueError: an import or export has a form that the docstring of this file does not show.
+        ValueError: an import or export has another form than `import { a, b } from "./file.js"`, or `export` before
+            `const`, `function`, `async function` or `class`.
 
     >>> module_of("tables", 'import { $ } from "./core.js";\nexport const CSV = new Map();').exports
     ('CSV',)

@@ -11,11 +11,11 @@ _AHEAD = 8
 
 
 def spaces_before(completion: str, tokens: Sequence[str]) -> list[bool]:
-    """Return whether the completion has a space before each token that the token's own text lacks.
+    """Return, for each token, True if the completion has a space before it that the token's own text lacks.
 
     Some tokens cannot be found: for example a part of a character, or a special token that the text leaves out. The
-    search then goes on with the next token, and looks one character further ahead for each token that it missed. A
-    token without text counts as a space if the completion has one there.
+    search then goes on with the next token, and looks one character further ahead for each token that it missed. If a
+    token has no text and the completion has a space at its place, the token counts as this space.
 
     >>> spaces_before("Wait, I see", ["Wait", ",", "I", " see"])
     [False, False, True, False]

@@ -65,7 +65,7 @@ def subjects_of(
         min_tokens, min_steps: with fewer tokens or steps than these, a correlation over them is undefined.
 
     Raises:
-        InvalidInputError: the tables do not match each other, or a value in a result must be a number and is not.
+        InvalidInputError: the tables do not match each other, or a result holds something else where a number must be.
     """
     cases = list(dict.fromkeys((str(entry["model"]), entry.get("task")) for entry in results))
     names, tasks = model_labels(results, label), {task for _, task in cases}
@@ -101,10 +101,11 @@ def reading_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Bring an entry of `results` into the form that the page uses for both a probe and an evaluation.
 
     Returns:
-        the statistics of the entry, what `units_of` returns for it, and `accuracy`, which is None for a probe.
+        a mapping with the statistics of the entry, its correlations over each unit (those that `units_of` returns),
+        and `accuracy`, which is None for a probe.
 
     Raises:
-        InvalidInputError: a value must be a number and is not.
+        InvalidInputError: the entry holds something else where a number must be.
     """
     statistics = entry.get("signals", entry)
     reading = {name: entry.get(name) for name in _READING} | {name: statistics.get(name) for name in _STATISTICS}

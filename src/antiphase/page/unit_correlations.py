@@ -23,7 +23,7 @@ def units_of(model: Any, statistics: Mapping[str, Any]) -> dict[str, Any]:
 
     These entries are returned (docs/metrics.md explains the numbers):
 
-    * `headline`: the unit whose ρ stands for the result.
+    * `headline`: the unit whose ρ is shown first.
     * `units`: for each unit, in the order type, token, step: `value, low, high, num_items, num_undefined, within`, and
       for steps also `given, windows, with_length`.
     * `segment`: the tokens that are correlated, `all`, `thought` or `answer`.
@@ -35,7 +35,8 @@ def units_of(model: Any, statistics: Mapping[str, Any]) -> dict[str, Any]:
         statistics: an entry of `results`, or the `signals` of such an entry.
 
     Raises:
-        InvalidInputError: a value must be a number and is not, or the headline is not one of the units.
+        InvalidInputError: the result holds something else where a number must be, or the headline is not one of the
+            units.
     """
     given = statistics.get("units") or _before_units(statistics)
     units = {name: _entry(model, name, given[name]) for name in ORDER if given.get(name) is not None}
@@ -64,16 +65,19 @@ _WORDS = ("link", "x", "y", "expected", "verdict")
 
 
 def headline_entry(reading: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a reading's entry with ρ over the headline unit, which is the unit whose ρ stands for the reading.
+    """Return the entry with the ρ that is shown first: that over the headline unit (`type`, `token` or `step`).
 
-    A reading from before there were units has only ρ over tokens, and that entry is returned.
+    Old runs have only ρ over tokens, whose entry is returned.
+
+    Args:
+        reading: the numbers of one model and estimator, in the form that `reading_of` returns.
     """
     found: Mapping[str, Any] = reading["units"][reading["headline"]] if "units" in reading else reading["spearman"]
     return found
 
 
 def _before_units(statistics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the `units` of a summary from before there were units."""
+    """Return the entry `units` for an old result, which holds ρ over tokens and types under other names."""
     token = dict(statistics.get("spearman") or NOTHING)
     token |= {"num_items": statistics.get("num_tokens"), "num_undefined": statistics.get("num_undefined")}
     found = {"token": {**token, "within": statistics.get("spearman_within")}}
@@ -93,7 +97,7 @@ def _segments(model: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _entry(model: Any, name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the checked numbers of one unit."""
+    """Return the numbers of one unit's entry, after checking that they are numbers."""
     where = f"units {name}"
     found: dict[str, Any] = _interval(model, where, entry)
     for key in _COUNTS:
@@ -110,7 +114,7 @@ def _entry(model: Any, name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _interval(model: Any, where: str, entry: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the checked value and the ends of its interval."""
+    """Return `value`, `low` and `high` of an entry, after checking that they are numbers or None."""
     found = {end: entry.get(end) for end in ENDS}
     for value in found.values():
         if not isinstance(value, int | float | None):
@@ -119,5 +123,5 @@ def _interval(model: Any, where: str, entry: Mapping[str, Any]) -> dict[str, flo
 
 
 def _not(model: Any, where: str, what: str, value: Any) -> InvalidInputError:
-    """Return the error for a value that is not what it must be, which `what` says in words."""
+    """Return the error for a wrong value. `what` says in words what it must be, and `where` names its place."""
     return InvalidInputError(f"the result of {model!r}: {where} must be {what}, got {value!r}.")

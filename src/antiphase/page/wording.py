@@ -36,10 +36,13 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def verdict(reading: Mapping[str, Any]) -> str:
-    """Return the verdict on ρ over the headline unit, which is the unit whose ρ stands for the result.
+    """Return the verdict on the ρ that is shown first, which is that over the headline unit.
 
     The verdict is `inverted`, `not inverted`, `undecided`, `no interval` or `undefined`, by the rules of `verdict_of`.
     With only two or three prompts, `undecided` replaces `inverted` and `not inverted`.
+
+    Args:
+        reading: the numbers of one model and estimator, in the form that `reading_of` returns.
     """
     said = verdict_of(headline_entry(reading))
     few = 1 < reading["num_prompts"] < MIN_PROMPTS
@@ -47,9 +50,10 @@ def verdict(reading: Mapping[str, Any]) -> str:
 
 
 def verdict_of(rho: Mapping[str, Any]) -> str:
-    """Return the verdict on a ρ: `inverted` if its whole interval is below 0, `not inverted` if it is above 0.
+    """Return the verdict on a ρ.
 
-    The verdict is `undecided` if the interval contains 0, `no interval` if there is none, and `undefined` without ρ.
+    The verdict is `inverted` if the whole interval is below 0, `not inverted` if it is above 0, `undecided` if it
+    contains 0, `no interval` if there is no interval, and `undefined` if there is no ρ.
     """
     if rho["value"] is None:
         return "undefined"
@@ -66,7 +70,7 @@ def few_prompts(num_prompts: int) -> str:
 
 
 def warnings_of(reading: Mapping[str, Any], shuffled: np.ndarray | None = None) -> list[str]:
-    """Return the reasons to trust a reading less, the most important one first.
+    """Return the reasons to trust the numbers of a model less, the most important one first.
 
     Args:
         reading: the numbers of one model and estimator, as in summary.json.
@@ -116,7 +120,10 @@ def warnings_of(reading: Mapping[str, Any], shuffled: np.ndarray | None = None) 
 
 
 def _of_steps(step: Mapping[str, Any]) -> list[str]:
-    """Return a warning if ρ over steps has another verdict once the lengths and places of the steps are held fixed."""
+    """Return a warning if holding the lengths and positions of the steps fixed changes the verdict on ρ over steps.
+
+    Otherwise the list is empty.
+    """
     both = (step.get("given") or {}).get("both")
     if both is None or verdict_of(both) == verdict_of(step):
         return []

@@ -118,7 +118,7 @@ def _unfinished(folder: RunFolder, kind: str, name: str, label: str | None) -> D
 
 
 def _checkpoints(path: Path, name: str, label: str | None) -> Document:
-    """Read the checkpoints of a series that are measured completely."""
+    """Read those checkpoints of a series that are already measured completely."""
     folder = SeriesFolder.open(path)
     if (path / TRAJECTORY).is_file():
         return CheckpointSeries.load(path).document(name, label)

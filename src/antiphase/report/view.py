@@ -26,7 +26,7 @@ _WATCHED = (
 
 
 def signature_of(paths: Sequence[Path]) -> str:
-    """Return a text that changes whenever the page must be made again: whenever a file in the run folders changes."""
+    """Return a text that changes whenever a file in the run folders changes. The page must then be made again."""
     facts = []
     for path in paths:
         for pattern in _WATCHED:

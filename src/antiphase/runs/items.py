@@ -21,7 +21,8 @@ class Item:
         prompt_ids: the token ids of the prompt.
         completion_ids: the token ids of the completion; None before it is generated.
         completion: the text of the completion; None before it is generated.
-        finish: `stop` after an end token, `length` at the length limit, `given` for a given rollout that does not say.
+        finish: how the completion ended: `stop` with an end token, `length` at the length limit, `given` if it was
+            given without this information.
     """
 
     prompt_id: str
@@ -41,7 +42,8 @@ class Batch:
         items: the rollouts. Either all of them have completions, or none has.
         sampling: the sampling options.
         end_ids: ids of tokens that end a completion, in addition to the model's own end tokens.
-        draw: the number that the batch's seed is made from; None takes the index of the batch in the run.
+        draw: a number from which the batch's seed for sampling is computed; None takes the index of the batch in the
+            run.
     """
 
     items: tuple[Item, ...]

@@ -1,4 +1,4 @@
-"""Check which models, adapter and engine are combined in a run, before anything is loaded. Imports no torch."""
+"""Check that a run's models, adapter and engine go together, before anything is loaded. This imports no torch."""
 
 from collections.abc import Sequence
 from pathlib import Path

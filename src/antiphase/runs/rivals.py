@@ -30,7 +30,8 @@ class Rival:
 
     Args:
         column: the column of rollouts.parquet that holds it; empty for ι, whose column depends on the unit.
-        sign: the factor of that column, so that a higher score should mean that the rollout is more likely right.
+        sign: 1 or −1, by which the column is multiplied. A higher product should mean that the rollout is more likely
+            right.
         what: its definition in one line.
         source: where it is from; empty for a number that needs no source.
     """
@@ -94,6 +95,8 @@ def rollout_score(rollouts: pd.DataFrame, name: str, unit: str = "token") -> np.
 def rival_correlations(rollouts: pd.DataFrame, unit: str, **resampling: Any) -> dict[str, Mapping[str, Any]]:
     """Compute Spearman's correlation of every rival with ι over the rollouts, with an interval over prompts.
 
+    ι = −ρ is the inversion of a rollout. A rival is another number of a rollout, such as its mean entropy.
+
     Args:
         rollouts: the rollouts of one model and estimator.
         unit: the unit of ι: `type`, `token` or `step`.
@@ -101,9 +104,9 @@ def rival_correlations(rollouts: pd.DataFrame, unit: str, **resampling: Any) -> 
 
     Returns:
         For each rival that some rollout has: `value`, `low`, `high` and `num_rollouts`, the number of rollouts that
-        have both numbers. A value is None with fewer than 4 such rollouts. There is no interval if a number is the
-        same for all rollouts in more than 5 % of the resamples, because the value is undefined there. An example is
-        the length, if all rollouts but one reach the limit.
+        have both ι and the rival. The value is None with fewer than 4 such rollouts. There is no interval if, in more
+        than 5 % of the resamples, the rival or ι is the same for all rollouts, because the correlation is undefined
+        there. An example is the length, if all rollouts but one reach the limit.
     """
     inversion, prompts = torch.from_numpy(rollout_score(rollouts, "inversion", unit)), codes(rollouts.prompt_id)
     found: dict[str, Mapping[str, Any]] = {}
@@ -126,13 +129,13 @@ def _without_weak_interval(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> Correlation:
-    """Return the correlation, without its interval if too many resamples have a constant series.
+    """Return the correlation. If a series is constant in too many resamples, its interval is removed (NaN).
 
     Args:
         value: the pooled correlation of the two series.
         series: the two series; an item with a NaN is left out.
         clusters: the prompt of each item.
-        num_resamples, seed: those of the interval.
+        num_resamples, seed: the number of resamples from which the interval was made, and the seed of their draw.
     """
     valid = ~(series[0].isnan() | series[1].isnan())
     if math.isnan(value.low):

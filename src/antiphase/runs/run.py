@@ -127,7 +127,13 @@ class Run(ABC, Generic[Wanted, Found]):
         """Write tables that are made of the whole result into a folder."""
 
     def shared(self, batches: Sequence[Batch], loaded: LoadedModel, folder: RunFolder) -> Sequence[Batch]:
-        """Return the batches of a later model. A probe may give them the completions of the first model."""
+        """Return the batches of a model after the first one. A probe may put the first model's completions into them.
+
+        Args:
+            batches: the batches of this model.
+            loaded: this model.
+            folder: the run folder, which holds the finished batches of the first model.
+        """
         return batches
 
     def helpers(self) -> contextlib.AbstractContextManager[Any]:
@@ -292,7 +298,7 @@ class Run(ABC, Generic[Wanted, Found]):
 
 
 def _without_end(batches: Sequence[Batch], loaded: LoadedModel) -> dict[str, int]:
-    """Count the given rollouts that do not end with an end token and were not cut at a length limit."""
+    """Return `num_without_end`: the number of given rollouts that have no end token and were not cut at a limit."""
     ends = set(end_tokens(loaded, batches[0].end_ids))
     items = [item for batch in batches for item in batch.items if item.finish != "length" and item.completion_ids]
     return {"num_without_end": sum(item.completion_ids[-1] not in ends for item in items if item.completion_ids)}

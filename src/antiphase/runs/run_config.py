@@ -66,8 +66,9 @@ class RunConfig:
         unit: the unit whose ρ is shown first: `type` (distinct token ids, the paper's fingerprint), `token`
             (positions) or `step` (sentences). The results always contain all three.
         splitter: where steps end: `sentence`, `line`, `fixed:N` or `regex:PATTERN`; see `Splitter`.
-        step_strength: the strength of a step: `mean` of its tokens' strengths, or `joint` (the norm of the gradient of
-            the sum of its n tokens' targets, divided by n^0.9).
+        step_strength: how the strength of a step with n tokens is computed. `mean` is the mean of its tokens'
+            strengths. `joint` is the norm of the gradient of the sum of its tokens' logits (or other targets),
+            divided by n^0.9.
         segment: which tokens of a rollout are correlated: those of its `thought`, those of its `answer`, or `all`. All
             tokens are always measured and stored. With `thought` and `answer`, no step contains tokens of both.
         min_tokens: a rollout with fewer measured tokens (or types) has no correlation of its own.

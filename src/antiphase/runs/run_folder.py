@@ -99,7 +99,7 @@ class RunFolder:
         return dict(self.read_json("config.json").get("prompts", {}))
 
     def keep_prompts(self, prompts: Mapping[str, Any]) -> None:
-        """Write facts about the prompts to config.json. They show later whether the prompts are still the same.
+        """Write facts about the prompts to config.json, by which a resumed run checks that its prompts are the same.
 
         Args:
             prompts: `sha256`, the digest of the prompts' token ids for each model; and `moment`, the time that chat
@@ -119,7 +119,7 @@ class RunFolder:
 
     @property
     def complete(self) -> bool:
-        """Whether the run is finished, so that its summary is there."""
+        """Whether the run is finished: whether its summary exists."""
         return (self.path / "summary.json").is_file()
 
     def read_json(self, name: str) -> dict[str, Any]:
@@ -149,7 +149,7 @@ class RunFolder:
             pq.write_table(table, work)
 
     def has_part(self, model: int, batch: int) -> bool:
-        """Return whether a batch is finished, so that its rollouts file, which is written last, exists."""
+        """Return whether a batch is finished: whether its rollouts file exists, which is written last."""
         return part_path(self.path, model, batch, "rollouts").is_file()
 
     def write_part(self, model: int, batch: int, tables: Mapping[Kind, pa.Table]) -> None:

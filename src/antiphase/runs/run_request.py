@@ -1,4 +1,4 @@
-"""The request of a user for a run: where the run writes, and whether it draws figures and a page. Imports no torch."""
+"""A user's request for a run: its options, and which files it writes where. This module imports no torch."""
 
 import importlib.util
 from abc import ABC, abstractmethod

@@ -1,4 +1,4 @@
-"""Compute the correlations of one model and estimator from the tables of a run, a probe's or an evaluation's."""
+"""Compute the correlations of one model and estimator from the tables of a probe or of an evaluation."""
 
 import math
 from collections.abc import Mapping
@@ -105,7 +105,13 @@ def _chain(
 
 
 def _cell(entropy_ranks: Tensor, strength: Tensor, min_tokens: int) -> float | None:
-    """Compute the ρ of one layer and projection; None if it is undefined."""
+    """Compute the ρ of one layer and projection; None if it is undefined.
+
+    Args:
+        entropy_ranks: the ranks of the entropies of all tokens.
+        strength: the strength of each token in this layer and projection; NaN if it was not measured.
+        min_tokens: with fewer tokens, ρ is undefined.
+    """
     mask = strength[None].isfinite()
     ranks = average_ranks(strength[None].nan_to_num(), mask)
     value = coefficients(entropy_ranks, ranks, mask, method="pearson", min_tokens=min_tokens).item()

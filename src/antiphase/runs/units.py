@@ -128,8 +128,9 @@ def _beside_steps(tokens: pd.DataFrame, steps: pd.DataFrame, units: UnitSpec, **
     """Compute the controls of a correlation over steps, as values that JSON can hold.
 
     Returns:
-        `given`: ρ with the lengths or the positions of the steps held fixed; `with_length`: the correlations of
-        entropy and of strength with the length; `windows`: ρ over windows of tokens in place of steps.
+        A mapping with three entries. `given` is ρ with the lengths or the positions of the steps held fixed.
+        `with_length` has the correlations of entropy and of strength with the length of the steps. `windows` is ρ over
+        windows of equally many tokens in place of steps.
     """
     names = ("entropy", "strength", "num_tokens", "position")
     joint = Joint.of([column(steps, name) for name in names], codes(steps.prompt_id), unit="step", **resampling)
@@ -170,12 +171,15 @@ def headline_of(result: Mapping[str, Any]) -> Unit:
 
 
 def headline_entry(result: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the entry of ρ over the headline unit (which is shown first); None if no signals were measured."""
+    """Return the entry of the ρ that is shown first (over the headline unit); None if no signals were measured."""
     return by_unit(result)[headline_of(result)] if "spearman" in result else None
 
 
 def spearman_column(rollouts: pd.DataFrame, unit: str) -> str:
-    """Return the name of the column of rollouts.parquet that holds ρ over a unit. Old runs have only ρ over tokens."""
+    """Return the name of the column of rollouts.parquet that holds ρ over a unit.
+
+    For an old run, which has only ρ over tokens, it is always the column `spearman`.
+    """
     name = f"spearman_{unit}"
     return name if name in rollouts else "spearman"
 

@@ -24,9 +24,9 @@ def check_draw(num_samples: int, k: int) -> None:
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     """Estimate pass@k without bias: the probability that at least one of k samples is right.
 
-    The estimate is 1 − C(n−c, k) / C(n, k), the share of all draws of k from the n samples that contain a right one
-    (Chen et al. 2021, arXiv 2107.03374, eq. 1). It is computed as −expm1 Σ_{i=n−c+1}^{n} ln(1 − k/i), which neither
-    overflows nor loses digits.
+    Of n samples, c are right. The estimate is 1 − C(n−c, k) / C(n, k), with binomial coefficients C: the share of all
+    draws of k from the n samples that contain a right one (Chen et al. 2021, arXiv 2107.03374, eq. 1). It is computed
+    as −expm1 Σ_{i=n−c+1}^{n} ln(1 − k/i), which neither overflows nor loses digits.
 
     Args:
         num_samples: n, the number of samples.
@@ -56,14 +56,14 @@ def chance_of_unequal_shares(left: int, num_left: int, right: int, num_right: in
     """Compute the probability that two equally good sides have different shares of right samples on a problem.
 
     Equally good means that every sample of both sides is right with the same probability, independently of the others.
-    The number K of right samples of both sides together is taken as given. Every way to deal the right samples out to
-    the two sides is then equally likely. So the number of right samples of the left side is hypergeometric, as in
-    Fisher's exact test. The two shares are equal only if the left side has a = K n_left / (n_left + n_right) right
-    samples. The result is 1 − C(n_left, a) C(n_right, K − a) / C(n_left + n_right, K), or 1 if a is no whole number.
+    Let n_left and n_right be the numbers of samples, and K the number of right samples of both sides together. As in
+    Fisher's exact test, K is held fixed, so the number of right samples of the left side is hypergeometric. The two
+    shares are equal only if this number is a = K n_left / (n_left + n_right). The result is therefore
+    1 − C(n_left, a) C(n_right, K − a) / C(n_left + n_right, K), or 1 if a is no whole number.
 
-    If n_left and n_right have no common divisor above 1, the shares can be equal only if all samples are right or all
-    are wrong. The result is then 1 if the observed shares differ and 0 if they are equal. So it says nothing about
-    chance. This is always so if a side has one sample.
+    The result says nothing about chance if n_left and n_right have no common divisor above 1, as when a side has one
+    sample. The shares are then equal only if all samples are right or all are wrong. So the result is 1 whenever the
+    observed shares differ, and 0 whenever they are equal.
 
     Args:
         left, num_left: number of right samples and number of all samples of the left side.
@@ -100,8 +100,8 @@ def majority_at_k(
             sample votes, the result counts as wrong.
         correct: whether each sample is right.
         k: the number of samples that are drawn.
-        num_subsets: the largest number of subsets to average over. If there are more subsets, C(n, k), this many
-            random ones are used.
+        num_subsets: the largest number of subsets of k samples to average over. If there are more, so many of them are
+            drawn at random.
         seed: seed of the random generator that draws the subsets.
 
     Raises:
@@ -131,7 +131,7 @@ def majority_at_k(
 def _subsets(num_samples: int, k: int, num_subsets: int, seed: int) -> np.ndarray:
     """Return the indices of the samples in all subsets of k samples, `[subset, k]`.
 
-    If there are more than `num_subsets` subsets, this many random ones are returned.
+    If there are more than `num_subsets` subsets, so many of them are drawn at random.
     """
     if math.comb(num_samples, k) <= num_subsets:
         return np.array(list(itertools.combinations(range(num_samples), k)), dtype=np.intp)

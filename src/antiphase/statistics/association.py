@@ -76,17 +76,18 @@ def rank_association(
 ) -> Association:
     """Compute the Spearman correlation of two series over models, with an interval and a permutation p-value.
 
-    Without clusters, the interval is Fisher's, tanh(atanh ρ ± q √((1+ρ²/2)/(n−3))) (Bonett & Wright 2000), with n the
-    number of points. The permutation test reorders y. Up to n = 7 it tries all n! orders. Beyond that it tries random
-    orders, and p = (1 + number of orders at least as extreme) / (1 + number of orders tried).
+    Without clusters, the interval is Fisher's, tanh(atanh ρ ± q √((1+ρ²/2)/(n−3))) (Bonett & Wright 2000). Here n is
+    the number of points, and q the normal quantile, such as 1.96. The permutation test puts y into other orders. Up to
+    n = 7 it tries all n! orders. Beyond that it tries random orders, and the p-value is (1 + number of orders whose
+    |ρ| is at least as large) / (1 + number of orders tried).
 
-    With clusters, the interval is a bootstrap's: clusters are drawn with replacement, as `pooled_correlation` draws
-    prompts. The permutation test then exchanges all values of y of one cluster with those of another cluster of the
-    same size. Its null hypothesis is that the runs can be exchanged.
+    With clusters (the points of one training run form a cluster), the interval is a bootstrap's: clusters are drawn
+    with replacement, as `pooled_correlation` draws prompts. The permutation test lets clusters of the same size swap
+    all their values of y. Its null hypothesis is that the runs can be exchanged.
 
     Our reading: a perfect order of few points does not prove that the true correlation is perfect. If |ρ| = 1, the
-    interval is made for |ρ| = 1 − 6/(n(n²−1)), which is halfway to the ρ of the order in which two neighbours are
-    swapped, and ends at ±1. Here n is the number of clusters if there are any.
+    interval is computed as if |ρ| were 1 − 6/(n(n²−1)), and its end at this side is then set to ±1. With clusters, n
+    is their number. `half_swap_less` explains the formula.
 
     Args:
         x, y: one value for each model; a point with a NaN is left out.
@@ -98,7 +99,8 @@ def rank_association(
 
     Returns:
         The association. All values are NaN with fewer than 3 points or a constant series. The interval is NaN with
-        fewer than 4 points (2 clusters). The p-value is NaN if there are clusters and fewer than 5 can be exchanged.
+        fewer than 4 points, or with fewer than 2 clusters. The p-value is NaN if there are clusters, and fewer than 5
+        of them have the size of another cluster.
 
     Raises:
         InvalidInputError: the lengths differ, a value is infinite, or the confidence is outside (0, 1).
@@ -134,7 +136,10 @@ def rank_association(
 
 
 def _cluster_index(clusters: np.ndarray | Sequence[Any] | None, num: int) -> Int[np.ndarray, "point"]:
-    """Number the clusters from 0, and return the number of each point's cluster."""
+    """Number the clusters (the names of the points' runs) from 0, and return the number of each point's cluster.
+
+    Without clusters, every point is a cluster of its own.
+    """
     if clusters is None:
         return np.arange(num)
     if len(clusters) != num:
@@ -145,7 +150,7 @@ def _cluster_index(clusters: np.ndarray | Sequence[Any] | None, num: int) -> Int
 
 
 def _standard_ranks(values: Float[np.ndarray, "point"]) -> Float[np.ndarray, "point"]:
-    """Return the ranks of the values, centred and of length 1, so that ρ is the product of two of them."""
+    """Return the ranks of the values as a centred vector of length 1; ρ is the inner product of two such vectors."""
     ranks = rankdata(values)
     centered = ranks - ranks.mean()
     standard: np.ndarray = centered / np.linalg.norm(centered)
@@ -155,7 +160,7 @@ def _standard_ranks(values: Float[np.ndarray, "point"]) -> Float[np.ndarray, "po
 def _fisher(value: float, num: int, confidence: float) -> tuple[float, float]:
     """Return Fisher's interval of the correlation `value` over `num` points; NaN with fewer than 4 points.
 
-    If the correlation is perfect (±1), the interval ends at it.
+    If the correlation is perfect (±1), it is one end of the interval.
     """
     if num < 4:
         return math.nan, math.nan
@@ -164,13 +169,16 @@ def _fisher(value: float, num: int, confidence: float) -> tuple[float, float]:
 
 
 def _exchangeable(names: Int[np.ndarray, "point"]) -> list[Int[np.ndarray, "cluster member"]]:
-    """Group the clusters that have equally many points. A group of a single cluster is left out.
+    """Group the clusters (the points of one run each) by their numbers of points; leave out groups of one cluster.
+
+    Clusters of the same group can be exchanged in a permutation test.
 
     Args:
         names: the number of each point's cluster.
 
     Returns:
-        one array for each group, with a row for each cluster, which holds the indices of the cluster's points.
+        one array `[cluster, member]` for each group: row c holds the indices of the points of the group's c-th
+        cluster.
     """
     by_size: dict[int, list[np.ndarray]] = {}
     for name in np.unique(names):
@@ -193,10 +201,11 @@ def _permutation_p(
     Args:
         x, y: the standardised ranks.
         value: their correlation.
-        groups: arrays of clusters that can be exchanged, as `_exchangeable` returns them.
+        groups: the groups of clusters that can be exchanged, as `_exchangeable` returns them.
         num_permutations: the number of random orders, if there are too many to try all.
         seed: seed of the random orders.
-        clustered: whether there are clusters, so that `MIN_EXCHANGEABLE` of them are needed.
+        clustered: whether there are clusters. If so, the p-value is NaN if fewer than `MIN_EXCHANGEABLE` of them can
+            be exchanged.
     """
     if clustered and sum(len(group) for group in groups) < MIN_EXCHANGEABLE:
         return math.nan
@@ -210,7 +219,7 @@ def _permutation_p(
 
 
 def _all_orders(groups: list[np.ndarray], num: int) -> Iterator[Int[np.ndarray, "_order _point"]]:
-    """Yield one block with every order of the points that exchanges clusters of a group.
+    """Yield one block `[order, point]` with all orders of the points in which clusters of the same group swap places.
 
     `groups` are the arrays that `_exchangeable` returns, and `num` is the number of points.
     """
@@ -226,9 +235,10 @@ def _all_orders(groups: list[np.ndarray], num: int) -> Iterator[Int[np.ndarray, 
 def _random_orders(
     groups: list[np.ndarray], num: int, num_permutations: int, seed: int
 ) -> Iterator[Int[np.ndarray, "_order _point"]]:
-    """Yield blocks of random orders of the points, `num_permutations` in all, that exchange clusters of a group.
+    """Yield blocks `[order, point]` of random orders of the points, in which clusters of the same group swap places.
 
-    `groups` are the arrays that `_exchangeable` returns, and `num` is the number of points.
+    There are `num_permutations` orders in all. `groups` are the arrays that `_exchangeable` returns, and `num` is the
+    number of points.
     """
     generator = np.random.default_rng(seed)
     for start in range(0, num_permutations, _BLOCK):

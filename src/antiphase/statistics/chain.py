@@ -52,7 +52,10 @@ LATER_CONTROLS = ("surprisal", "impurity", "attention_entropy")
 
 @dataclass(frozen=True)
 class Link:
-    """One link of the chain that the module's docstring explains, with its measured correlation.
+    """One link of the paper's chain from entropy to gradient strength, with its measured correlation.
+
+    The chain explains why both are related: low entropy goes with a large logit, a large logit with a large hidden
+    state, and a large hidden state with a large gradient.
 
     Args:
         name: the name of the link, such as `entropy–logit`.
@@ -164,8 +167,8 @@ def chain_links(
         seed: seed of the random generator that draws the resamples.
 
     Returns:
-        The links in the order of the argument. Then come the links of the hidden state before the last norm, and those
-        of ‖w_y‖.
+        The links of the chain, in the order of the paper's argument. Then come the links of the hidden state before
+        the last norm, and those of ‖w_y‖, the norm of the token's row in the output embedding.
 
     Raises:
         InvalidInputError: the column `entropy` or `strength` is missing, or the shapes differ.
@@ -197,6 +200,9 @@ def controls(
 ) -> dict[str, dict[str, dict[str, float | None]]]:
     """Correlate each control with entropy and with strength, and these two with the control held fixed.
 
+    A control is another number of a token, such as its position, that might explain why entropy and strength are
+    correlated.
+
     Args:
         columns: `entropy`, `strength`, `logprob_control`, `unembedding_norm` and `position`, with one value for each
             token. There may also be `surprisal` (−ln p of the token), `impurity` (1 − Σ p²) and `attention_entropy`.
@@ -209,12 +215,12 @@ def controls(
         seed: seed of the random generator that draws the resamples.
 
     Returns:
-        Values for JSON, with an entry for each of the controls `logprob`, `unembedding_norm`, `position` and
-        `frequency`, and for each of `surprisal`, `impurity` and `attention_entropy` that the columns hold. An entry
-        has three rank correlations: `entropy` and `strength` are those of the control with these series, and `partial`
-        is that of entropy and strength with the control held fixed. The entry `together` has only `partial`, with
-        `unembedding_norm`, `position` and `frequency` held fixed at once. Each correlation has `value`, `low` and
-        `high`.
+        Values for JSON, with an entry for each control. The controls are `logprob`, `unembedding_norm`, `position`,
+        `frequency`, and those of `surprisal`, `impurity` and `attention_entropy` that the columns hold. An entry has
+        three rank correlations, each with `value`, `low` and `high`. `entropy` and `strength` are the correlations of
+        the control with these two series, and `partial` is the correlation of entropy and strength with the control
+        held fixed. A last entry `together` has only `partial`, with `unembedding_norm`, `position` and `frequency` all
+        held fixed.
 
         The controls `logprob`, `surprisal` and `impurity` are computed from the same distribution as the entropy and
         rise with it by construction. Their `partial` therefore says little.

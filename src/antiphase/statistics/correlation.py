@@ -1,9 +1,9 @@
 """Compute the correlation of entropy and strength within each rollout, with its interval (docs/method.md).
 
-The pairs of a rollout are tokens, types (distinct token ids) or steps (sentences). Neighbouring tokens are similar, so
-the interval is Fisher's with the *effective* number of pairs. The interval says nothing about other prompts; for a
-claim about a model use `pooled_correlation`. Everything is computed in float64. An undefined value (too few pairs, or
-a constant series) is NaN.
+A pair is the entropy and the strength of a token, of a type (a distinct token id) or of a step (a sentence).
+Neighbouring tokens are similar, so the interval is Fisher's with the *effective* number of pairs
+(`effective_size`). The interval says nothing about other prompts; for a claim about a model use `pooled_correlation`.
+Everything is computed in float64. An undefined value (too few pairs, or a constant series) is NaN.
 """
 
 import math
@@ -42,14 +42,14 @@ def average_ranks(
 
 
 def _centered(values: Tensor, mask: Tensor) -> Tensor:
-    """Subtract from each row the mean of its values where the mask is True; 0 where the mask is False."""
+    """Subtract from each row the mean of its values where the mask is True; the result is 0 where it is False."""
     wide = values.double().masked_fill(~mask, 0.0)
     count = mask.sum(1, keepdim=True).clamp_min(1)
     return (wide - wide.sum(1, keepdim=True) / count).masked_fill(~mask, 0.0)
 
 
 def _prepared(x: Tensor, y: Tensor, mask: Tensor, method: Method) -> tuple[Tensor, Tensor]:
-    """Return both series centred, after ranking them for Spearman's correlation."""
+    """Return both series minus their row means. For Spearman's correlation, the values are first replaced by ranks."""
     check_one_of("method", method, METHODS)
     if method == "spearman":
         x, y = average_ranks(x, mask), average_ranks(y, mask)
@@ -57,7 +57,10 @@ def _prepared(x: Tensor, y: Tensor, mask: Tensor, method: Method) -> tuple[Tenso
 
 
 def _coefficient(x: Tensor, y: Tensor, mask: Tensor, raw: tuple[Tensor, Tensor], min_tokens: int) -> Tensor:
-    """Compute the coefficient of each row from the series that `_prepared` returns; `raw` are the given series."""
+    """Compute the correlation coefficient of each row from the two series that `_prepared` returns.
+
+    `raw` are the series before `_prepared`. They show which rows are constant; such a row is NaN.
+    """
     if x.shape[1] == 0:
         return x.new_full((len(x),), torch.nan)
     # Each series is divided separately, since the product of two small norms may underflow.
@@ -251,15 +254,17 @@ def correlate(
 ) -> list[Correlation]:
     """Compute the correlation of entropy and strength within each rollout, with its interval.
 
-    The interval is Fisher's, tanh(atanh ρ ± q √((1+ρ²/2)/(n_eff−3))) for Spearman's correlation, with q the normal
-    quantile. For Pearson's, the fraction is 1/(n_eff−3). n_eff is the number of independent pairs that tell as much as
-    the n pairs (`effective_pairs`). If types or steps are in perfect order (ρ = ±1), the interval is made for
-    ρ = ±(1 − 6/(n(n²−1))), which is halfway to the ρ of the order in which two neighbours are swapped, and ends at ±1.
-    The reason is that a perfect order can be chance: without any correlation, one in twelve sets of four steps has it.
+    The interval is Fisher's, tanh(atanh ρ ± q √(v/(n_eff−3))). Here q is the normal quantile, such as 1.96, and v is
+    1 + ρ²/2 for Spearman's correlation and 1 for Pearson's. n_eff is the number of independent pairs that tell as much
+    as the n pairs (`effective_pairs`).
+
+    If types or steps are in perfect order (ρ = ±1), the interval is computed as if ρ were ±(1 − 6/(n(n²−1))), and its
+    end at this side is then set to ±1 (`half_swap_less` explains the formula). The reason is that a perfect order can
+    be chance: without any correlation, one in twelve sets of four steps has it.
 
     Args:
-        entropy: the entropy, `[token]` or `[batch, token]`; for steps `[step]` or `[batch, step]`. Or `TokenSignals`,
-            which contain the strength and the steps too.
+        entropy: the entropy, `[token]` or `[batch, token]`; for steps `[step]` or `[batch, step]`. It can also be
+            `TokenSignals`, which contain the strength and the steps too.
         strength: the strength, in the same shape. A pair with a NaN, which means not measured, is left out.
         unit: what a pair is: `token`, `type` (both series are first averaged over each distinct token id), or `step`
             (a sentence). The default is `type` if token_ids are given, else `token`.

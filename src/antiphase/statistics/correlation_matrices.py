@@ -66,8 +66,8 @@ def correlation_matrix(
 def weighted_ranks(values: Float[Tensor, "item"]) -> Callable[[Tensor], Tensor]:
     """Return a function that maps weights `[resample, item]` to the ranks of the values in each resample.
 
-    In a resample, a value occurs as often as its weight says. Ranks are smaller than usual by one half, which does not
-    change a correlation.
+    In a resample, a value occurs as often as its weight says. The ranks are smaller than usual by one half; this does
+    not change a correlation.
     """
     _, place = values.unique(return_inverse=True)
     num = int(place.max()) + 1
@@ -85,7 +85,7 @@ def token_matrices(
 ) -> Float[Tensor, "resample series series"]:
     """Compute the correlation matrix of the series over all items (tokens or steps) in every resample.
 
-    From `MANY_ITEMS` items on, the matrices are computed from counts of items; see `many_items`.
+    With `MANY_ITEMS` items or more, the matrices are computed from counts of items; see `many_items`.
 
     Args:
         series: the series.
@@ -97,7 +97,7 @@ def token_matrices(
     ranks = [weighted_ranks(row) for row in series] if method == "spearman" else []
 
     def matrices(draws: Tensor) -> Tensor:
-        """Compute the matrices of some resamples, which are given by their weights `[resample, cluster]`."""
+        """Compute the matrices of some resamples, given by the weights of their prompts, `[resample, prompt]`."""
         weights = draws[:, resampler.cluster]
         items = torch.stack([each(weights) for each in ranks]) if ranks else series[:, None].expand(-1, len(draws), -1)
         return correlation_matrix(items, weights)
@@ -110,7 +110,7 @@ def type_matrices(
 ) -> Float[Tensor, "resample series series"]:
     """Compute the correlation matrix of the series over types (distinct token ids) in every resample.
 
-    The value of a type is the mean over its tokens in the resample. A type without tokens there is left out.
+    The value of a type is the mean over its tokens in the resample. A type without tokens in the resample is left out.
 
     Args:
         series: the series.
@@ -126,7 +126,7 @@ def type_matrices(
     bounds = list(zip(*group_bounds(series, place, shape[0]), strict=True))
 
     def matrices(draws: Tensor) -> Tensor:
-        """Compute the matrices of some resamples, which are given by their weights `[resample, cluster]`."""
+        """Compute the matrices of some resamples, given by the weights of their prompts, `[resample, prompt]`."""
         totals = [torch.from_numpy(each @ draws.T.numpy()).T for each in sums]
         seen = totals[0] > 0
         means = [(total / totals[0]).clamp(*ends) for total, ends in zip(totals[1:], bounds, strict=True)]

@@ -17,15 +17,24 @@ def effective_pairs(
 ) -> Float[Tensor, "batch"]:
     """Compute the effective number of independent pairs in each row. It is never more than the number of pairs.
 
-    The formula is n_eff = n / (1 + (2/n) Σ_k n_k r_x(k) r_y(k)). Here n is the number of pairs in the row, r_x(k) and
-    r_y(k) are the autocorrelations of the series at lag k, and n_k is the number of positions t for which t and t + k
-    are both in the mask. If all positions are in the mask, n_k is n − k, which gives the formula of docs/method.md.
-    Each autocorrelation is multiplied by 1 − k/span, where the span is the distance from the first pair to the last.
+    The formula is
 
-    With weights, the series are those of types (distinct token ids): every position holds the value of its type, with
-    the weight w = 1/occurrences. Then n = Σ w is the number of types, n_k = Σ w_t w_{t+k}, and r_x(k) = (Σ √(w_t
-    w_{t+k}) x_t x_{t+k} / n_k) / (Σ w x² / n). The roots are needed because one of m values moves their mean by 1/m,
-    while the standard deviation of the mean falls by 1/√m.
+        n_eff = n / (1 + (2/n) Σ_k n_k r_x(k) r_y(k))
+
+    Here n is the number of pairs in the row. r_x(k) and r_y(k) are the autocorrelations of the series at lag k, each
+    multiplied by 1 − k/span, where the span reaches from the first pair to the last. n_k is the number of positions t
+    for which t and t + k are both in the mask. If all positions are in the mask, n_k is n − k, which gives the formula
+    of docs/method.md.
+
+    With weights, the series are those of types (distinct token ids). The position t holds the value x_t of its type,
+    and has the weight w_t = 1 / (number of occurrences of the type). Then
+
+        n = Σ_t w_t
+        n_k = Σ_t w_t w_{t+k}
+        r_x(k) = (Σ_t √(w_t w_{t+k}) x_t x_{t+k} / n_k) / (Σ_t w_t x_t² / n)
+
+    so n is the number of types. The roots are needed because one of m values changes their mean by only 1/m of its own
+    change, while the standard deviation of the mean is 1/√m of that of one value.
 
     Args:
         x, y: the centred series, 0 outside the mask.
@@ -73,7 +82,7 @@ def effective_types(
 ) -> Float[Tensor, "batch"]:
     """Compute the effective number of independent types in each row, by `effective_pairs` with weights.
 
-    A type is a distinct token id, and its value stands at every position where the id occurs.
+    A type is a distinct token id. Its value counts at every position where the id occurs.
 
     Args:
         x, y: the centred values of the types. Each type has one index in the row.

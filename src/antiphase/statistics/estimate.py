@@ -113,21 +113,22 @@ def _defined(values: Float[np.ndarray, "problem"]) -> Float[np.ndarray, "defined
 def share_interval(values: Float[np.ndarray, "problem"], confidence: float = 0.95) -> Estimate:
     """Compute the mean over problems of a share, such as accuracy or pass@k, with a clustered Wilson interval.
 
-    With p the mean of C problems, the interval is Wilson's score interval
+    The interval is Wilson's score interval
 
         (p + t²/2n ± t √(p(1−p)/n + t²/4n²)) / (1 + t²/n).
 
-    The number of samples is replaced by the effective number n = p(1−p) / Var(p̄), where Var(p̄) is the variance
-    between problems divided by C. The normal quantile is replaced by Student's t_{C−1}. (This is the design-effect
-    adjustment of Korn & Graubard 1998, on Wilson's interval: Dean & Pagano 2015.) If all problems have the same value,
-    n is C. A run in which everything is wrong therefore gives [0, t²/(C+t²)], never [0, 0].
+    Here p is the mean over C problems. Two things are adjusted, because the samples of one problem are alike (Korn &
+    Graubard 1998; on Wilson's interval, Dean & Pagano 2015). t is Student's quantile with C − 1 degrees of freedom, in
+    place of the normal quantile. n = p(1−p) / Var(p̄) is the effective number of samples, in place of their number;
+    Var(p̄) is the variance between problems divided by C. If all problems have the same value, n is C. A run in which
+    everything is wrong therefore gives [0, t²/(C+t²)], never [0, 0].
 
-    Deviation: the variance between problems is pulled toward its largest possible value, p(1−p), as if λ = 4/m² more
-    problems had this variance, with m = C·min(p, 1−p). If only a few problems are ever solved, the sample may contain
-    none that is solved often, and the plain variance is then too small. With 16 samples, p = 0.05 and beta-distributed
-    difficulties, the plain interval covers only 86 % at C = 20 and 91 % at C = 50; this one covers at least 92 %. If
-    problems differ little, it is wider than necessary there (it covers 99 %). If m is above 10, the effect is
-    negligible.
+    Deviation: the variance between problems is moved toward its largest possible value, p(1−p), as if there were 4/m²
+    more problems with this variance, where m = C·min(p, 1−p). The reason is that if few problems are ever solved, the
+    sample may contain none that is solved often, and its variance is then too small. With 16 samples, p = 0.05 and
+    beta-distributed difficulties, the interval without this change covers only 86 % at C = 20 and 91 % at C = 50. With
+    it, the interval covers at least 92 %; if problems differ little, it covers 99 %, so it is wider than necessary. If
+    m is above 10, the effect is negligible.
 
     Args:
         values: one share for each problem, in [0, 1]; problems with NaN are left out and not counted.
@@ -165,7 +166,10 @@ def share_interval(values: Float[np.ndarray, "problem"], confidence: float = 0.9
 
 
 def _effective_size(shares: Float[np.ndarray, "problem"], mean: float) -> float:
-    """Return n of `share_interval`: the number of samples of one problem each that would have the same variance."""
+    """Return the effective number of samples, n in `share_interval`.
+
+    The mean of n samples that all come from different problems would have the same variance.
+    """
     num = len(shares)
     extra = 4 / (num * min(mean, 1 - mean)) ** 2
     between = float(((shares - mean) ** 2).sum()) / (mean * (1 - mean))
@@ -188,13 +192,13 @@ def _wilson(share: float, size: float, quantile: float) -> tuple[float, float]:
 def average_interval(parts: Sequence[Estimate]) -> Estimate:
     """Average the shares of several tasks. Each task has the same weight, whatever its number of problems.
 
-    With p_t the share of task t, [l_t, u_t] its interval, and w one over the number of tasks, the interval is
+    Let p_t be the share of task t, [l_t, u_t] its interval, and w = 1 / (number of tasks). The interval is
 
         w Σ p_t − w √(Σ (p_t − l_t)²)  …  w Σ p_t + w √(Σ (u_t − p_t)²)
 
     (Zou, Huang & Zhang 2009, for a linear function of proportions with Wilson intervals). It has a width even if all
-    answers are right or all are wrong. The formula holds if the tasks are independent. With several training seeds
-    they are not, because the tasks share the seeds; so use it for one seed only.
+    answers are right or all are wrong. The formula holds only if the tasks are independent. With several training
+    seeds the tasks are not independent, because they share the seeds. So use this function for one seed only.
 
     Args:
         parts: the result of `share_interval` for each task.
@@ -225,11 +229,11 @@ def mean_interval(
 ) -> Estimate:
     """Compute the mean over problems of an unbounded value, such as length or entropy, with a bootstrap interval.
 
-    The plain percentiles of the resampled means of C problems are too narrow by √((C−1)/C), and with few problems
-    Student's quantile t_{C−1} must replace the normal quantile q. Their distances from the mean are therefore
-    multiplied by (t_{C−1} / q) √(C/(C−1)) (expanded percentiles, Hesterberg 2015, arXiv 1411.5279), as in
-    `pooled_correlation`. For shares use `share_interval`: the interval of this function has no width if all values are
-    equal.
+    The ends are expanded percentiles of the resampled means, as in `pooled_correlation` (Hesterberg 2015, arXiv
+    1411.5279). With C problems, the plain percentiles are too close to the mean by the factor √((C−1)/C). With few
+    problems, Student's quantile t_{C−1} must also replace the normal quantile q. The distance of each percentile from
+    the mean is therefore multiplied by (t_{C−1} / q) √(C/(C−1)). For shares use `share_interval`: the interval of this
+    function has no width if all values are equal.
 
     Args:
         values: one value for each problem; problems with NaN are left out and not counted.
@@ -279,9 +283,9 @@ def resampled_means(
 def percentile_interval(
     center: float, deviations: Float[np.ndarray, "resample"], confidence: float
 ) -> tuple[float, float]:
-    """Return the percentiles of center + deviations as an interval around the center.
+    """Return the interval between two percentiles of the values center + deviations.
 
-    If both percentiles lie on the same side of the center, the center becomes the end of the other side.
+    The interval always contains the center: if both percentiles lie on the same side of it, the center is one end.
     """
     tail = 0.5 - confidence / 2
     below, above = np.quantile(deviations, [tail, 1 - tail]).tolist()

@@ -5,12 +5,12 @@ Here the items are counted once, and every resample is computed from the counts:
 
 * **Spearman.** The items are sorted into `BINS` bins of equal size for each series; equal values share a bin. For
   every prompt and every two series, the items in each pair of bins are counted. In a resample, the counts of its
-  prompts are added, and the items of a bin share the mean of their ranks.
-* **Pearson.** The sums of the products of two series over the items of each prompt are all that a resample needs, so
-  this is exact.
+  prompts are added, and all items of a bin get the mean of their ranks.
+* **Pearson.** A resample needs only sums over the items of each prompt: of each series, and of the products of two
+  series. So this is exact.
 
-Sharing a rank within a bin lowers ρ by a factor of about 1 − 1/BINS², 6e-5 for 128 bins. The intervals of the exact
-computation and of this one differ by less than 0.002 at 50,000 items (tests/statistics/test_many_items.py).
+The bins multiply Spearman's ρ by about 1 − 1/BINS², which differs from 1 by 6e-5 for 128 bins. The intervals of the
+exact computation and of this one differ by less than 0.002 at 50,000 items (tests/statistics/test_many_items.py).
 """
 
 import itertools
@@ -32,7 +32,10 @@ _ROUNDING = 1e-12
 def matrices_of_many(
     series: Float[Tensor, "series item"], resampler: Resampler, method: Method
 ) -> Float[Tensor, "resample series series"]:
-    """Compute the correlation matrix of the series over all items in every resample; see the module.
+    """Compute the correlation matrix of the series over all items (tokens or steps) in every resample of prompts.
+
+    Pearson's correlation is exact. For Spearman's, the items of each series are sorted into `BINS` bins of equal size,
+    and all items of a bin get the mean of their ranks.
 
     Args:
         series: the series, in float64.
@@ -113,6 +116,6 @@ def _linear(series: Tensor, resampler: Resampler) -> Float[Tensor, "resample ser
 
 
 def _counts(keys: Int[Tensor, "item"], num_clusters: int, size: int) -> Float[Tensor, "cluster bin"]:
-    """Return how often each key occurs, as a table; the key of bin k of prompt c is c · size + k."""
+    """Count the items in each bin of each prompt. The key of an item in bin k of prompt c is c · size + k."""
     counts = np.bincount(keys.numpy(), minlength=num_clusters * size)
     return torch.from_numpy(counts).double().view(num_clusters, size)

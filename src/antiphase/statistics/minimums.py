@@ -1,4 +1,4 @@
-"""The smallest numbers of tokens and of steps for which a correlation is computed by default. Imports no torch."""
+"""The smallest numbers of tokens and of steps for which a correlation is computed. This module imports no torch."""
 
 from antiphase.errors import InvalidInputError
 
@@ -9,6 +9,9 @@ MIN_STEPS = 5
 
 
 def check_least(name: str, value: int) -> None:
-    """Raise `InvalidInputError` if the option `name` lets a correlation be computed from fewer than 3 items."""
+    """Raise `InvalidInputError` if `value` is below 3.
+
+    `name` is the option with this value: the least number of items from which a correlation is computed.
+    """
     if value < 3:
         raise InvalidInputError(f"{name} must be at least 3 for a correlation to mean anything; got {value}.")

@@ -37,8 +37,8 @@ class PairedDifference:
         high: the upper end of the interval.
         probability_of_improvement: the probability that the true difference is above 0, estimated from the same
             bootstrap resamples as the interval.
-        minimum_detectable: the smallest true difference that so many problems and seeds would show with a probability
-            of 80 %.
+        minimum_detectable: the smallest true difference that a comparison with so many problems and seeds would find
+            with a probability of 80 %.
         num_problems: the number of problems that were used.
         num_seeds_left: the number of seeds of the left side.
         num_seeds_right: the number of seeds of the right side.
@@ -79,16 +79,20 @@ def paired_difference(
 ) -> PairedDifference:
     """Compute the mean difference between two sides, with an interval for other problems and other seeds.
 
-    The interval comes from a bootstrap. Each resample draws problems with replacement, the same ones for both sides.
-    The variation between seeds is added as a normal random number, because a few seeds allow too few resamples (two
-    seeds allow three). The deviations are then scaled so that their variance is V, and stretched by t_df / z, the
-    quantiles of Student's t and of the normal distribution (expanded percentiles, Hesterberg 2015, arXiv 1411.5279).
-    `difference_variance` computes V, the variance of the difference, and its degrees of freedom df. The probability of
-    improvement is the share of the stretched differences that are above 0; a difference of exactly 0 counts half. It
-    is therefore never more confident than the interval.
+    First, `difference_variance` computes V, the variance of the mean difference, and its degrees of freedom df. Then a
+    bootstrap makes the interval, in three steps:
 
-    The smallest detectable difference is (t_{1−α/2} + t_{0.80}) √V, where 1 − α is the confidence. The verdict is the
-    first one that applies:
+    1. Each resample draws problems with replacement, the same ones for both sides. A normal random number is added for
+       the variation between seeds, because a few seeds allow too few resamples (two seeds allow three).
+    2. The deviations from the mean difference are scaled so that their variance is V.
+    3. They are stretched by t_df / z, the quantile of Student's t over the normal quantile (expanded percentiles,
+       Hesterberg 2015, arXiv 1411.5279). The interval ends at their percentiles.
+
+    The probability of improvement is the share of the stretched resamples whose difference is above 0; a difference of
+    exactly 0 counts half. It is therefore never more confident than the interval.
+
+    The smallest detectable difference is (t_{1−α/2} + t_{0.80}) √V, with quantiles of Student's t for df degrees of
+    freedom and the confidence 1 − α. The verdict is the first one that applies:
 
     * `not enough data`: there are fewer than two problems.
     * `better` or `worse`: the interval excludes 0.
@@ -96,18 +100,20 @@ def paired_difference(
     * `not enough data`: minimum_detectable is larger than smallest.
     * `no difference shown`: in all other cases.
 
-    If every problem and seed differs by the same value d, V is 0, but the true difference is still uncertain. By
-    Wilson's bound, at most a share u = t²/(N+t²) of all problems differs by some other value in [−1, 1]. The interval
-    is then d(1−u) ± u, and minimum_detectable is u. For values outside [0, 1] this bound does not hold: the interval
-    is NaN, and the verdict is `not enough data`.
+    If the difference is the same value d for all N problems and all seeds, V is 0, but the true difference is still
+    uncertain. By Wilson's bound, at most a share u = t²/(N+t²) of all possible problems has another difference, which
+    lies in [−1, 1]. The interval is then d(1−u) ± u, and minimum_detectable is u. For values outside [0, 1] this bound
+    does not hold: the interval is NaN, and the verdict is `not enough data`.
 
     Limits: two paired seeds cannot show how much seeds vary. If they vary far more than problems, a 95 % interval from
     two seeds covers the truth in 89 % of cases; use three seeds or more. If a side has only one seed, the interval
     does not cover seeds.
 
     Args:
-        left: the mean over samples of each seed and problem. A problem with a NaN on either side is left out.
-        right: the same problems in the same order. The number of seeds may differ unless seeds are paired.
+        left: the values of the left side. Each is the mean over the samples of one seed on one problem. A problem with
+            a NaN on either side is left out.
+        right: the values of the right side, with the same problems in the same order. The number of seeds may differ
+            unless seeds are paired.
         paired_seeds: whether row i of both sides has the same seed, so that the seed changes both sides alike.
         smallest: the smallest difference that matters.
         confidence: the confidence of the interval.
@@ -181,7 +187,7 @@ def _check_sides(left: np.ndarray, right: np.ndarray, paired_seeds: bool, smalle
 def _resampled(
     variance: DifferenceVariance, num_resamples: int, generator: np.random.Generator
 ) -> Float[np.ndarray, "resample"]:
-    """Draw random deviations from the mean difference, whose variance is `variance.value`.
+    """Draw random deviations of the difference from its mean; their variance is `variance.value`.
 
     A deviation is the mean of resampled problems plus a normal random number for the seeds.
     """
@@ -199,7 +205,7 @@ def _without_variance(
     """Return the statistics of a difference whose variance is 0: every problem differs by the same value.
 
     Args:
-        difference: this value.
+        difference: the value by which every problem differs.
         num: the number of problems.
         shares: whether all values lie in [0, 1], as accuracies do. If not, there is no interval.
         confidence: the confidence of the interval.

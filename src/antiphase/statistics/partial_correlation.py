@@ -108,7 +108,7 @@ class Joint:
     ) -> "Joint":
         """Rank and resample all series together. An item with a NaN in any series is left out.
 
-        The cost is O(num_resamples · items · series), and then every call of `correlation` is cheap.
+        This costs O(num_resamples · items · series). After that, every call of `correlation` is cheap.
 
         Args:
             series: the series, each with one value for every token or step of all rollouts.

@@ -54,15 +54,15 @@ def pooled_correlation(
 ) -> Correlation:
     """Correlate entropy and strength over all tokens, types or steps of all rollouts, with an interval over prompts.
 
-    For tokens and steps, the interval is a bootstrap's: prompts are drawn with replacement, with all their items. The
-    percentiles of the resamples are stretched on Fisher's scale by (t_{C−1} / q) √(C/(C−1)), with C the number of
-    prompts, and t_{C−1} and q the quantiles of Student's t and of the normal distribution (see `Resampler.interval`).
-    The interval is for the ρ that infinitely many prompts would give.
+    For tokens and steps, the interval is a bootstrap's: prompts are drawn with replacement, with all their items, and
+    the ends are expanded percentiles on Fisher's scale (`Resampler.interval` has the formula). The interval is for the
+    ρ that infinitely many prompts would give.
 
-    For types (distinct token ids), the interval is the jackknife's: each prompt is left out in turn, and the interval
-    is ± t_{C−1} SE on Fisher's scale. With more prompts there are more rare types, so ρ over types keeps changing with
-    the size of the run. The interval is for the mean ρ of runs that have as many prompts and tokens as this one.
-    Compare ρ over types only between runs of the same size.
+    For types (distinct token ids), the interval is the jackknife's: each of the C prompts is left out in turn, which
+    gives a standard error SE, and the interval is ± t_{C−1} SE on Fisher's scale, with Student's quantile t_{C−1}.
+    With more prompts there are more rare types, so ρ over types depends on the size of the run. The interval is for
+    the mean ρ of runs that have as many prompts and tokens as this one. Compare ρ over types only between runs of the
+    same size.
 
     Args:
         entropy, strength: the values of all tokens or steps of all rollouts, one after another. A pair with a NaN is
@@ -86,8 +86,8 @@ def pooled_correlation(
         InvalidInputError: a series has several axes or another length, a value is infinite, there is no such unit or
             method, or the unit is `type` without token ids.
 
-    Cost: O(num_resamples · tokens) below `MANY_ITEMS` items. From there on, the resamples are computed from counts of
-    items (`antiphase.statistics.many_items`), and the cost is O(num_resamples + tokens).
+    Cost: O(num_resamples · tokens) with fewer than `MANY_ITEMS` items. With more, the resamples are computed from
+    counts of items (`antiphase.statistics.many_items`), and the cost is O(num_resamples + tokens).
     """
     check_confidence(confidence)
     unit = unit_of(unit, token_ids)
@@ -115,7 +115,7 @@ def pooled_correlation(
 
 
 def _check_flat(**series: Tensor | None) -> None:
-    """Refuse series that are not all of one axis and one length."""
+    """Refuse series that have several axes, or different lengths."""
     shapes = {name: tuple(each.shape) for name, each in series.items() if each is not None}
     if len(set(shapes.values())) > 1 or len(shapes["entropy"]) != 1:
         raise InvalidInputError(

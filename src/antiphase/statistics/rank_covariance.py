@@ -1,14 +1,19 @@
 """Ask whether a score tells right from wrong rollouts of a problem beyond what another score tells.
 
-The method is the rank analysis of covariance of Quade (1967), on the aligned ranks of Hodges & Lehmann (1962). A score
-is aligned by subtracting its mean within each problem. The aligned scores of all rollouts are then ranked together, so
-that a small and a large difference within a problem have different ranks. Of these ranks and of the correctness, the
-mean within each problem is subtracted again, so that only rollouts of the same problem are compared. The partial
-correlation of the results over all problems is the answer.
+The method is the rank analysis of covariance of Quade (1967), on the aligned ranks of Hodges & Lehmann (1962):
+
+1. The mean of each problem is subtracted from its scores. The score is now aligned.
+2. The aligned scores of all rollouts are ranked together. So a small and a large difference within a problem have
+   different ranks.
+3. The mean of each problem is subtracted from these ranks, and also from the correctness (1 or 0). So only rollouts of
+   the same problem are compared.
+4. The answer is the partial correlation of the two over all rollouts, with the other scores held fixed.
 
 A score that is held fixed is represented by six series (`features`), because the true relation to it need not be
-linear in its aligned ranks. This controls a smooth function of the score, and not every function
+linear in its aligned ranks. The six series together describe smooth functions of the score, but not every function
 (docs/rivals.md has the rates of false findings that were simulated).
+
+A problem is called a stratum here. With several seeds, a stratum is one problem and one seed.
 """
 
 import math
@@ -34,7 +39,7 @@ class WithinProblems(Correlation):
     """A correlation over the rollouts of problems that have both right and wrong rollouts.
 
     Args:
-        num_problems: the number of these problems (of the clusters, where a stratum is a problem and a seed).
+        num_problems: the number of these problems. A problem that several seeds answered counts once.
     """
 
     num_problems: int = 0
@@ -43,10 +48,10 @@ class WithinProblems(Correlation):
 def aligned_ranks(
     values: Float[np.ndarray, "rollout"], strata: Int[np.ndarray, "rollout"]
 ) -> Float[np.ndarray, "rollout"]:
-    """Return the ranks of the values minus their mean within each stratum, again minus their mean within each stratum.
+    """Return the aligned ranks of the values: subtract each stratum's mean, rank, and subtract each stratum's mean.
 
-    Differences below 1e-5 of the median absolute value (zeros left out) are noise of float32 scores: such differences
-    are ties.
+    All values are ranked together. Values that differ by less than 1e-5 of the median absolute value (zeros left out)
+    have the same rank, because such a difference is the rounding noise of float32 scores.
 
     Args:
         values: the values, all finite.
@@ -61,14 +66,14 @@ def aligned_ranks(
 def features(values: Float[np.ndarray, "rollout"], strata: Int[np.ndarray, "rollout"]) -> list[np.ndarray]:
     """Return the six series that represent a score which is held fixed, each minus its mean within each stratum.
 
-    1. The aligned ranks of the values. They know how far a value lies from the others of its problem.
-    2. The aligned ranks of the normal scores Φ⁻¹((r − ½) / n) of the values' ranks r over all n rollouts. They do the
-       same for a skewed score, such as a length, of which the logarithm would be the right scale.
-    3. The ranks r / n over all rollouts.
-    4. The squares of these ranks, because the relation to them may be curved.
+    1. The aligned ranks of the values. They show how far a value lies from the others of its stratum.
+    2. The aligned ranks of the normal scores Φ⁻¹((r − ½) / n), where r is the rank of the value among all n rollouts.
+       They show the same for a skewed score, such as a length.
+    3. The ranks r / n.
+    4. The squares (r / n)², because the relation to the ranks may be curved.
     5. The ranks within the stratum, divided by its size.
-    6. The aligned ranks of the values minus their mean, over their standard deviation, both within the stratum. Like
-       the ranks within the stratum, they do not change if a problem has a scale of its own.
+    6. The aligned ranks of the standardised values: the mean of the stratum is subtracted, and the result is divided
+       by the standard deviation of the stratum. Like series 5, they do not change if a problem has a scale of its own.
 
     Args:
         values: the values, all finite.
@@ -95,13 +100,16 @@ def features(values: Float[np.ndarray, "rollout"], strata: Int[np.ndarray, "roll
 
 
 def _noise(values: np.ndarray) -> float:
-    """Return the largest difference that counts as noise of rounding: a share of the median absolute value."""
+    """Return the largest difference that counts as rounding noise: the share `ROUNDING` of the median absolute value.
+
+    Values of 0 are left out of the median.
+    """
     sizes = np.abs(values[values != 0])
     return ROUNDING * float(np.median(sizes)) if len(sizes) else 1.0
 
 
 def _rounded(values: np.ndarray, unit: float) -> np.ndarray:
-    """Return the values as whole numbers of a unit."""
+    """Return the values divided by a unit and rounded to whole numbers."""
     whole: np.ndarray = np.round(values / unit)
     return whole
 
@@ -127,24 +135,26 @@ def within_problem_association(
 ) -> WithinProblems:
     """Correlate a score with correctness within problems, with other scores held fixed.
 
-    A value of 0 says that the score adds nothing to the given ones. A positive value says that of two rollouts of a
-    problem that the given scores rank equally, the right one tends to have the higher score. Each given score is held
-    fixed as its six `features`. This controls a smooth function of the score, and not every function.
+    A value of 0 says that the score adds nothing to the given scores. A positive value says: if the given scores rank
+    two rollouts of a problem equally, the right one tends to have the higher score. Each given score is held fixed by
+    its six `features`, which describe smooth functions of the score, but not every function.
 
     Args:
         score: the score of each rollout.
         correct: whether each rollout is right.
-        problems: the problem of each rollout. Only problems that have both a right and a wrong rollout count.
+        problems: the problem of each rollout. With several seeds, name the problem together with the seed. Only
+            problems that have both a right and a wrong rollout count.
         given: the scores that are held fixed. A rollout with a NaN or an infinite value in any score is left
             out.
-        clusters: what the interval is over; by default the problems. With several seeds, a stratum is a problem and a
-            seed, and the clusters are the problems.
+        clusters: for each rollout, the cluster that the interval resamples. By default the clusters are the
+            `problems`. With several seeds, they are the problems without their seeds.
         num_resamples, seed: number of the resamples of clusters, and seed of the random generator that draws them.
 
     Returns:
-        The partial correlation with its interval over clusters; `num_tokens` is the number of rollouts that count, and
-        `num_problems` the number of their clusters. It is NaN if a score is constant, or explained by the given ones,
-        within all problems. There is no interval if the correlation is undefined in more than 5 % of the resamples.
+        The partial correlation with its interval. `num_tokens` is the number of rollouts that count, and
+        `num_problems` the number of their clusters. The value is NaN if, within every problem, the score is constant
+        or explained by the given scores. There is no interval if the value is undefined in more than 5 % of the
+        resamples.
 
     >>> right = np.array([True, False, True, False] * 5)
     >>> problems = np.arange(20) // 4
@@ -179,7 +189,10 @@ def _numbers(names: Sequence[Any]) -> Int[np.ndarray, "rollout"]:
 
 
 def _mixed(known: np.ndarray, correct: np.ndarray, problems: Sequence[Any]) -> np.ndarray:
-    """Return True at the known rollouts of problems that have both a right and a wrong known rollout."""
+    """Return a mask of the rollouts that count: the known ones of problems that have both right and wrong known ones.
+
+    `known` is a mask of the rollouts whose scores are all finite.
+    """
     seen: dict[Any, set[bool]] = {}
     for name, right, there in zip(problems, correct.tolist(), known.tolist(), strict=True):
         if there:

@@ -43,9 +43,9 @@ def problem_aurocs(
 ) -> Float[np.ndarray, "problem"]:
     """Compute the AUROC of the score within each problem.
 
-    It is the probability that a right rollout has a higher score than a wrong one, and a tie counts one half. With r
-    the ranks of the scores (ties averaged) and c right rollouts among n, it is (Σ_right r − c(c+1)/2) / (c (n−c)), the
-    Mann–Whitney statistic divided by its maximum.
+    The AUROC is the probability that a right rollout has a higher score than a wrong one; a tie counts one half. Let r
+    be the ranks of the scores (equal scores get their mean rank), n the number of rollouts, and c the number of right
+    ones. The AUROC is (Σ_right r − c(c+1)/2) / (c (n−c)), the Mann–Whitney statistic divided by its maximum.
 
     Args:
         scores: the score of each rollout; rollouts with NaN are left out.
@@ -108,9 +108,9 @@ def best_of_k(
 ) -> Float[np.ndarray, "problem"]:
     """Compute the expected accuracy if the rollout with the highest score among k is picked, for each problem.
 
-    k of the problem's n rollouts are drawn without replacement. A rollout that r others exceed is picked with the
-    probability C(n−1−r, k−1) / C(n, k). Rollouts with equal scores share their probability evenly. The result is
-    exact, because the formula covers all draws.
+    k of the problem's n rollouts are drawn without replacement. If r other rollouts have a higher score than a
+    rollout, it is picked with the probability C(n−1−r, k−1) / C(n, k), with binomial coefficients C. Rollouts with
+    equal scores share their probability evenly. The result is exact, because the formula covers all draws.
 
     Args:
         scores: the score of each rollout. NaN (undefined) counts as the lowest score.
@@ -146,9 +146,10 @@ def best_of_k(
 
 
 def _none_drawn(num: int, taken: np.ndarray, k: int) -> np.ndarray:
-    """Return the probability that k rollouts, drawn from `num` without replacement, hold none of `taken` given ones.
+    """Return the probability that a draw of k from `num` rollouts contains none of `taken` given rollouts.
 
-    It is C(num − taken, k) / C(num, k), for each number in `taken`.
+    The draw is without replacement, so the probability is C(num − taken, k) / C(num, k). There is one for each number
+    in `taken`.
     """
     left = num - taken.astype(np.float64)
     possible = left >= k

@@ -84,14 +84,19 @@ class Resampler:
         return float((low == high).double().mean())
 
     def apply(self, statistic: Callable[[Tensor], Tensor]) -> Float[Tensor, "resample *value"]:
-        """Compute a statistic in every resample. The statistic is a function of item weights `[resample, item]`."""
+        """Compute a statistic in every resample.
+
+        Args:
+            statistic: a function that maps item weights `[resample, item]` to one value (or tensor) for each resample.
+        """
         return self.apply_draws(lambda draws: statistic(draws[:, self.cluster]), len(self.cluster))
 
     def apply_draws(self, statistic: Callable[[Tensor], Tensor], width: int) -> Float[Tensor, "resample *value"]:
         """Compute a statistic in every resample, for some resamples at a time, so that memory is bounded.
 
         Args:
-            statistic: a function of prompt weights `[resample, cluster]`, which are some rows of `draws`.
+            statistic: a function that maps prompt weights `[resample, cluster]` to one value (or tensor) for each
+                resample. It is called with some rows of `draws` at a time.
             width: how many numbers the statistic holds in memory for each resample.
         """
         size = max(1, RESAMPLE_ELEMENTS // max(1, width))
@@ -103,19 +108,19 @@ class Resampler:
         All intervals are made on Fisher's scale, ζ = atanh ρ. C is the number of prompts.
 
         **If prompts were drawn**, the ends are expanded percentiles (Hesterberg 2015, arXiv 1411.5279, applied to ζ).
-        The plain percentiles of the resamples are too narrow by √((C−1)/C), and with few prompts Student's quantile
-        t_{C−1} must replace the normal quantile q. The distance of each percentile from the value is therefore
-        multiplied by (t_{C−1} / q) √(C/(C−1)). A standard error cannot be used: with few prompts, some resamples are
-        perfectly correlated, and their atanh is infinite. With two or three prompts, all resamples may lie on one side
-        of the value; both ends then get the larger one of the two distances.
+        The plain percentiles of the resamples are too close to the value by the factor √((C−1)/C). With few prompts,
+        Student's quantile t_{C−1} must also replace the normal quantile q. The distance of each percentile from the
+        value is therefore multiplied by (t_{C−1} / q) √(C/(C−1)). With two or three prompts, all resamples may lie on
+        one side of the value, so both ends get the larger one of the two distances. (A standard error cannot replace
+        the percentiles: with few prompts, some resamples are perfectly correlated, and their atanh is infinite.)
 
         **If prompts were left out**, the interval is the jackknife's, tanh(atanh ρ ± t_{G−1} SE) with
-        SE² = (G−1)/G Σ (ζ_g − ζ̄)². Here ζ_g is atanh of the value without the g-th of G groups (of one prompt or
-        more).
+        SE² = (G−1)/G Σ (ζ_g − ζ̄)². The prompts are divided into G groups of one prompt or more, and ζ_g is the atanh
+        of the correlation without group g.
 
         **If the correlation is perfect** (±1), it is perfect in every resample, but this does not prove that the true
-        one is. The interval is Fisher's for C pairs with the correlation ±(1 − 6/(C(C²−1))), and ends at ±1. With
-        fewer than 4 prompts there is no interval.
+        correlation is perfect. The interval is Fisher's for C pairs with the correlation ±(1 − 6/(C(C²−1))), and its
+        end at this side is set to ±1. With fewer than 4 prompts there is no interval.
 
         Args:
             value: the correlation of all prompts, in [−1, 1].

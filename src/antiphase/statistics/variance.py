@@ -41,18 +41,20 @@ def difference_variance(
 ) -> DifferenceVariance:
     """Compute the variance V of the mean difference between two sides, and its degrees of freedom.
 
-    The model is x_sn = μ + a_s + b_n + e_sn for seed s and problem n, with S seeds and N problems: a mean, an effect
-    of the seed, an effect of the problem, and noise. Rows are seeds, and columns are problems. If seeds are paired, x
-    is the difference left − right, and
+    The value of seed s on problem n is modelled as x_sn = μ + a_s + b_n + e_sn: a mean, an effect of the seed, an
+    effect of the problem, and noise. There are S seeds and N problems; rows are seeds, and columns are problems. If
+    seeds are paired, x is the difference left − right, and V has three terms:
 
         V = s²_rows/S + (1 + 2/m) s²_columns/N − s²_residual/(S N).
 
-    Here m is the number of problems on which the two sides differ. s²_rows is the sample variance of the row means,
-    s²_columns that of the column means, and s²_residual that of what remains after both are removed, with (S−1)(N−1)
-    degrees of freedom. The last term is subtracted because the noise e is contained in the row means and in the column
-    means, but must count once. If seeds are not paired, there are a row term and a residual term for each side, and a
-    single column term, of the differences between the sides' column means. V is never less than the larger one of its
-    first two terms. If a side has only one seed, V is the column term.
+    s²_rows is the sample variance of the row means, and s²_columns that of the column means. s²_residual is the
+    variance of what remains after both are removed, with (S−1)(N−1) degrees of freedom. It is subtracted because the
+    row means and the column means both contain the noise, which must count only once. m is the number of problems on
+    which the two sides differ.
+
+    If seeds are not paired, each side has a row term and a residual term of its own. The column term is that of the
+    differences between the column means of the two sides. V is never less than the larger one of its row part and its
+    column part. If a side has only one seed, V is the column term.
 
     Deviation: the factor 1 + 2/m acts as if one more problem differed in each direction (Agresti & Min 2005 do this
     for matched pairs). Without it, a 95 % interval covers only 85 to 88 % if 3 to 10 % of 30 to 100 problems differ.
@@ -61,7 +63,7 @@ def difference_variance(
     the degrees of that term.
 
     Deviation: two paired seeds have one degree of freedom. If they happen to agree, Satterthwaite's formula concludes
-    that seeds do not vary, and 95 % intervals cover only 87 to 91 % if seeds vary more than problems. With two paired
+    that seeds do not vary. 95 % intervals then cover only 87 to 91 % if seeds vary more than problems. With two paired
     seeds, the degrees are therefore Σ term / Σ (term / degrees of the term) over rows and columns, which is never more
     than Satterthwaite's number. The interval then covers 89 to 94 %, and up to 99 % if seeds do not vary at all.
 

@@ -38,12 +38,14 @@ from antiphase.study.store import DoneCell
 class Findings:
     """The numbers of a study, as plain values that can be written as JSON.
 
+    A cell is one model, setting, method and seed. A group is one model and setting (and task, if there are several).
+
     Args:
         groups: the comparison of the methods in every group.
         overall: the comparison of the methods over all groups together; None if there is only one group.
         stages: accuracy and ρ of each stage (a checkpoint that is only evaluated), by group, in the order of training.
-        across: rank correlation of ι, and of every control, with accuracy: over the cells of each group, as the mean
-            over the groups, and over all cells.
+        across: the rank correlations of ι, and of every control, with accuracy. There are three kinds of them: over
+            the cells of each group, the mean of these over the groups, and over all cells.
         scores: how well each score tells right from wrong rollouts of one problem (AUROC), as a mean over all cells.
         points: for each cell, its accuracy and the numbers that `ACROSS` names.
     """
@@ -63,13 +65,13 @@ class Findings:
 
 
 def group_of(cell: DoneCell) -> str:
-    """Return the name of a cell's model, followed by its setting if the study has settings."""
+    """Return the name of the group of a cell: its model, followed by its setting if the study has settings."""
     record = cell.record
     return str(record["model"]) if record["setting"] == "all" else f"{record['model']} · {record['setting']}"
 
 
 def tasks_of(cell: DoneCell) -> dict[str, dict[str, Any]]:
-    """Return, for each task, the result of the cell's first estimator."""
+    """Return the evaluation's results of a cell by task. With several estimators, only the first one is taken."""
     found: dict[str, dict[str, Any]] = {}
     for result in cell.record["results"]:
         found.setdefault(str(result["task"]), result)
@@ -79,12 +81,16 @@ def tasks_of(cell: DoneCell) -> dict[str, dict[str, Any]]:
 def analyse(study: Study, cells: Sequence[DoneCell]) -> Findings | None:
     """Compute the findings of the cells that are done.
 
+    A cell is one model, setting, method and seed. A group is one model and setting (and task, if there are several). A
+    stage is a checkpoint of a model that is only evaluated.
+
     Args:
-        study: the study, which names the methods and the reference.
+        study: the study, which names the methods and the reference (the method that others are compared with).
         cells: the study's cells that are done.
 
     Returns:
-        the findings; None as long as no group has the reference and one more method or stage.
+        the findings. They are None if no group has both the reference and something to compare with it: another method
+        or a stage.
     """
     entrants = _entrants(cells)
     by_group: dict[str, list[Entrant]] = {}
@@ -117,9 +123,10 @@ def analyse(study: Study, cells: Sequence[DoneCell]) -> Findings | None:
 
 
 def _entrants(cells: Sequence[DoneCell], *, by_task: bool = False) -> list[Entrant]:
-    """Collect the seeds of every method of a group into one entrant (a model or method that is compared).
+    """Return an entrant (a side of a comparison) for each method and group, with the results of all its seeds.
 
-    With `by_task`, the task alone is the group, so that the cells must be of one model and setting.
+    A group is a model and setting, and also a task if cells have several. If `by_task` is True, it is the task alone;
+    all cells must then be of one model and setting.
     """
     runs: dict[tuple[str, str], list[SeedRun]] = {}
     for cell in cells:
@@ -135,7 +142,7 @@ def _entrants(cells: Sequence[DoneCell], *, by_task: bool = False) -> list[Entra
 
 
 def _group(cell: DoneCell, task: str) -> str:
-    """Return the name of the group that a cell's result on a task belongs to."""
+    """Return the name of a group: the cell's model and setting, and the task if the cell has several tasks."""
     return group_of(cell) if len(tasks_of(cell)) == 1 else f"{group_of(cell)} · {task}"
 
 
@@ -167,7 +174,7 @@ def _benchmarks(cells: Sequence[DoneCell], reference: str, options: Options) -> 
 def _overall(
     study: Study, by_group: dict[str, list[Entrant]], reference: str, options: Options
 ) -> dict[str, Any] | None:
-    """Compare every method with the reference on the problems of all groups.
+    """Compare every method with the reference on the problems of all groups (models and settings) together.
 
     A method that is missing in a group is left out. The result is None if fewer than two methods are left.
     """
@@ -215,7 +222,7 @@ def _stacked(members: Sequence[dict[str, Entrant]], name: str, seeds: Sequence[s
 
 
 def _stages(entrants: Sequence[Entrant], study: Study) -> list[dict[str, Any]]:
-    """Return a row for each stage and seed of a group. A stage is a cell that is evaluated without training."""
+    """Return a row for each stage and seed of a group. A stage is a checkpoint that is evaluated without training."""
     rows = []
     for entrant in entrants:
         if entrant.name in study.methods:
@@ -238,9 +245,10 @@ def _stages(entrants: Sequence[Entrant], study: Study) -> list[dict[str, Any]]:
 
 
 def _across(points: Sequence[dict[str, Any]], options: Options) -> dict[str, Any]:
-    """Correlate the inversion ι, and each other number of `ACROSS`, with the accuracy of the cells.
+    """Correlate the inversion ι, and each other number of `ACROSS`, with the accuracy of the cells (evaluated models).
 
-    The correlations are computed within each group, as the mean over the groups, and over all cells.
+    There are three kinds of correlations: over the cells of each group, the mean of these over the groups, and over
+    all cells.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for point in points:
@@ -264,8 +272,9 @@ def _mean_association(by_group: dict[str, dict[str, Any]], name: str) -> dict[st
 def _scores(cells: Sequence[DoneCell]) -> dict[str, Any]:
     """Compute how well each score tells right from wrong rollouts of one problem, with an interval over lineages.
 
-    A lineage is a model, setting and seed with all that was trained from it. The AUROC is averaged over the problems
-    of a lineage's cells, and then over the lineages.
+    A score is a number of a rollout, such as its inversion. A lineage is one model, setting and seed, with all models
+    that were trained from it. The AUROC is averaged over the problems of the lineage's models, and then over the
+    lineages.
     """
     found: dict[str, dict[str, list[float]]] = {name: {} for name in SCORES}
     for cell in cells:

@@ -88,7 +88,7 @@ def training_budget(cell: Cell, scratch: Path, processes: int = 1) -> Budget:
 
 
 def check_budgets(study: Study, scratch: Path, processes: int = 1) -> dict[str, Budget]:
-    """Return the budgets of the cells that train, by cell name.
+    """Return the budget of each training of a study, by the name of its cell (one model, setting, method and seed).
 
     Args:
         study: the study.
@@ -129,13 +129,14 @@ def check_evaluations(cells: Sequence[Cell], *, dry_run: bool = False) -> tuple[
     """Check the options and tasks of each cell's evaluation, and count its rollouts.
 
     Args:
-        cells: the study's cells.
+        cells: the study's cells. A cell is one model, setting, method and seed.
         dry_run: whether to go on if the hub cannot be reached. The sizes of data sets are then those that antiphase
             has stored.
 
     Returns:
-        two things: for each cell name, the number of rollouts and the largest possible number of new tokens; and the
-        names of the data sets that could not be read because the hub cannot be reached.
+        two things. The first is a mapping from the name of each cell to its number of rollouts and its largest
+        possible number of new tokens. The second is a list of the data sets that could not be read because the hub
+        cannot be reached.
 
     Raises:
         AntiphaseError: antiphase eval refuses an option or task.
@@ -166,7 +167,7 @@ def check_models(cells: Sequence[Cell], *, dry_run: bool = False) -> list[str]:
     A model that the study makes with a command does not exist yet, so it is not checked.
 
     Args:
-        cells: the study's cells.
+        cells: the study's cells. A cell is one model, setting, method and seed.
         dry_run: whether to go on if the hub cannot be reached.
 
     Returns:
@@ -208,8 +209,8 @@ def describe_budget(
 
     Args:
         study: the study.
-        budgets: the budget of each training, by cell name.
-        evaluations: the numbers of rollouts and tokens of each evaluation, by cell name.
+        budgets: the budget of each training, by the name of its cell (one model, setting, method and seed).
+        evaluations: the numbers of rollouts and tokens of each evaluation, by the name of its cell.
         done: number of cells that are done.
         unseen: names of the models and data sets that a dry run could not check.
     """

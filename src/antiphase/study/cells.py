@@ -44,7 +44,7 @@ UNIT_COLUMNS = (
 
 
 class CellError(AntiphaseError, RuntimeError):
-    """A cell could not be run to its end."""
+    """A cell of a study (one model, setting, method and seed) could not be run to its end."""
 
 
 @contextlib.contextmanager
@@ -193,7 +193,11 @@ def _run(cell: Cell, out: Path, keep_models: bool, launch: str | None) -> None:
 
 
 def _train(cell: Cell, source: str, work: Path, launch: str | None) -> Mapping[str, Any]:
-    """Train the cell, unless it is trained already, and return the summary of the training."""
+    """Train the cell (one model, setting, method and seed), and return the summary of the training.
+
+    If an earlier call has trained the cell, only the summary is read. `source` is the model that the training starts
+    from, `work` the folder of the running cell, and `launch` the launcher's command.
+    """
     folder = work / "train"
     if not (folder / "summary.json").is_file():
         recipe = work / "recipe.yaml"
@@ -219,7 +223,7 @@ def _keep(
     trained: Mapping[str, Any] | None,
     seconds: float,
 ) -> None:
-    """Write the two files of a finished cell.
+    """Write the two files of a finished cell (one model, setting, method and seed).
 
     Args:
         cell: the cell.
@@ -254,7 +258,7 @@ def _keep(
 
 
 def _without_cells(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a result without the model's name, which is a path of this machine, and without ρ of each projection."""
+    """Return a result without the model's name (a path of this machine), and without the ρ of single projections."""
     slim = {key: value for key, value in entry.items() if key not in ("model", "revision", "layers")}
     if "signals" in slim:
         slim["signals"] = {key: value for key, value in slim["signals"].items() if key != "by_projection"}

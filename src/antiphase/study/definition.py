@@ -197,7 +197,7 @@ def read_study(path: Path, changes: Sequence[str] = ()) -> Study:
 
 
 def _check_keys(content: Any, known: tuple[str, ...], where: str) -> None:
-    """Refuse a value that is not a mapping, or has an unknown key. `where` names its place for the message."""
+    """Refuse a value that is not a mapping, or that has an unknown key. Error messages begin with `where`."""
     if not isinstance(content, Mapping):
         raise InvalidInputError(f"{where}: expected a mapping; got {type(content).__name__}.")
     for key in content:
@@ -208,7 +208,10 @@ def _check_keys(content: Any, known: tuple[str, ...], where: str) -> None:
 
 
 def _mapping(value: Any, key: str, path: Path) -> Mapping[str, Any]:
-    """Return a value, and refuse it if it is not a mapping whose keys can name files."""
+    """Return a value of STUDY.yaml that must be a mapping. Refuse another value, or names that cannot be file names.
+
+    `key` and `path` say in error messages where the value stands.
+    """
     if not isinstance(value, Mapping):
         raise InvalidInputError(
             f"{path}: {key} must be a mapping with a name for each entry; got {type(value).__name__}."
@@ -225,7 +228,7 @@ def _mapping(value: Any, key: str, path: Path) -> Mapping[str, Any]:
 def _cells(
     content: Mapping[str, Any], path: Path, model: str, setting: str, settings: Mapping[str, Any]
 ) -> list[Cell]:
-    """Make the cells of one model and setting.
+    """Make the cells of one model and setting: one for each method and seed, and those that are only evaluated.
 
     Args:
         content: the content of STUDY.yaml.
@@ -276,7 +279,7 @@ def _cells(
 
 
 def _merged(parts: Sequence[Mapping[str, Any]], key: str, where: str) -> dict[str, Any]:
-    """Return one mapping with the entries under `key` of all parts; a later part overrides an earlier one.
+    """Return one mapping that joins the mappings under `key` of all parts. A later part overrides an earlier one.
 
     Error messages begin with `where`.
     """

@@ -104,7 +104,7 @@ def merged_model(folder: Path, into: Path) -> Path:
 
     Args:
         folder: the folder of the trained model, or of an adapter.
-        into: the folder that a merged model is written to. A finished one there is used again.
+        into: the folder that a merged model is written to. If it holds a complete merged model, this is used again.
 
     Raises:
         MissingExtraError: peft is not installed.

@@ -14,7 +14,9 @@ RECORDS = "cells.jsonl"
 
 
 def done_cells(folder: Path, study: Study) -> dict[str, dict[str, Any]]:
-    """Return the records of the study's cells that are done, by cell name, in the order of the study.
+    """Return the records of the study's cells that are done, by the name of the cell, in the order of the study.
+
+    A cell is one model, setting, method and seed. Its record has its options and its results.
 
     Raises:
         InvalidInputError: a stored cell was run with options that differ from those in the study, or a file is
@@ -39,14 +41,14 @@ def done_cells(folder: Path, study: Study) -> dict[str, dict[str, Any]]:
 
 
 def is_done(folder: Path, name: str) -> bool:
-    """Return whether a cell of this name is done. Its record may be a file or a line of the packed file."""
+    """Return whether the cell of this name is done: whether its record is a file, or a line of the packed file."""
     if (folder / "cells" / f"{name}.json").is_file():
         return True
     return any(record["cell"] == name for record in packed_records(folder))
 
 
 def packed_records(folder: Path) -> list[dict[str, Any]]:
-    """Return all records of the packed file, which may also hold cells of other studies."""
+    """Return all records of the packed file `cells.jsonl`, which may also hold cells of other studies."""
     path = folder / RECORDS
     if not path.is_file():
         return []
@@ -55,7 +57,7 @@ def packed_records(folder: Path) -> list[dict[str, Any]]:
 
 
 def _read(path: Path, text: str) -> dict[str, Any]:
-    """Parse the record of one cell."""
+    """Parse `text`, the record of one cell. `path` is its file, which an error message names."""
     try:
         value = json.loads(text)
         if not isinstance(value, dict) or "digest" not in value or "cell" not in value:

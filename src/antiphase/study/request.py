@@ -39,7 +39,7 @@ class SweepRequest:
 def sweep_request(
     path: str | Path, out: str | Path, *, cells: Sequence[str] = (), jobs: int = 1, train: Sequence[str] = ()
 ) -> SweepRequest:
-    """Read a study and choose the cells to run.
+    """Read a study and choose the cells to run. A cell is one model, setting, method and seed.
 
     Args:
         path: the file STUDY.yaml.
@@ -61,7 +61,7 @@ def sweep_request(
 
 
 def check_cells(cells: Sequence[Cell]) -> None:
-    """Check the recipe and the evaluation of every cell.
+    """Check the training recipe and the evaluation of every cell (one model, setting, method and seed).
 
     Raises:
         AntiphaseError: an option or a task is invalid. If it is in a recipe, the message names the method and the
@@ -85,7 +85,7 @@ def check_cells(cells: Sequence[Cell]) -> None:
 
 
 def cell_recipe(cell: Cell, model: str, folder: Path) -> dict[str, Any]:
-    """Return the recipe of a cell, in the form that antiphase train reads.
+    """Return the training recipe of a cell (one model, setting, method and seed), as antiphase train reads it.
 
     Args:
         cell: the cell.

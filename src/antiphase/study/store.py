@@ -34,7 +34,7 @@ class DoneCell:
 
 
 def load_cells(folder: Path, study: Study) -> list[DoneCell]:
-    """Read the study's cells that are done, in the order of the study."""
+    """Read the study's cells (one model, setting, method and seed each) that are done, in the order of the study."""
     records = done_cells(folder, study)
     groups = {name: rows for frame in _packed_rows(folder) for name, rows in frame.groupby("cell", sort=False)}
     cells = []
@@ -46,7 +46,7 @@ def load_cells(folder: Path, study: Study) -> list[DoneCell]:
 
 
 def pack(folder: Path, study: Study) -> None:
-    """Join the files of all cells into two files, and remove the files of the single cells."""
+    """Join the files of all cells into `cells.jsonl` and `rollouts.parquet`, and remove the files of single cells."""
     if not (folder / "cells").is_dir():
         return
     cells = load_cells(folder, study)

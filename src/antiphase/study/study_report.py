@@ -33,6 +33,8 @@ from antiphase.study.store import DoneCell
 def write_report(study: Study, cells: Sequence[DoneCell], folder: Path, failed: dict[str, str] | None = None) -> str:
     """Write the report of a study and return its text. Figures are drawn only if matplotlib is installed.
 
+    A cell is one model, setting, method and seed.
+
     Args:
         study: the study.
         cells: the study's cells that are done.
@@ -96,7 +98,7 @@ def _markdown(study: Study, cells: Sequence[DoneCell], findings: Findings | None
 
 
 def _overall(overall: dict[str, Any], study: Study) -> list[str]:
-    """Return the section that compares the methods over all groups, as paragraphs."""
+    """Return the section that compares the methods over all groups (models and settings), as paragraphs."""
     rows = []
     for entrant in overall["entrants"]:
         difference = entrant["difference"]
@@ -121,7 +123,7 @@ def _overall(overall: dict[str, Any], study: Study) -> list[str]:
 
 
 def _stages(findings: Findings) -> list[str]:
-    """Return the section of the groups with several stages, as paragraphs."""
+    """Return the section on models that were evaluated at several stages of their making, as paragraphs."""
     groups = {name: rows for name, rows in findings.stages.items() if len({row["stage"] for row in rows}) > 1}
     if not groups:
         return []

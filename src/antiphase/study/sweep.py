@@ -44,7 +44,7 @@ class SweepResult:
 
     Args:
         out: the study's folder.
-        num_cells: number of cells of the study.
+        num_cells: number of cells of the study. A cell is one model, setting, method and seed.
         num_done: number of these cells that are done.
         failed: the error messages of cells and models that failed, by name.
         report: the tables as text; None if they were not made.
@@ -133,7 +133,7 @@ def _begin(study: Study, folder: Path) -> None:
 
 
 def _run_here(todo: Sequence[Cell], folder: Path, keep_models: bool, launch: str | None) -> dict[str, str]:
-    """Run cells in this process, one after another, and return the error messages of those that failed."""
+    """Run cells in this process, one after another. Return the error messages of those that failed, by name."""
     failed = {}
     for cell in todo:
         try:
@@ -294,7 +294,7 @@ def _end_with_parent() -> None:
 
 
 def _finish(study: Study, folder: Path, failed: dict[str, str]) -> SweepResult:
-    """Write the tables and figures of the cells that are done. If all cells are done, pack their files."""
+    """Write the tables and figures of the cells (models) that are done. If all are done, join their files into two."""
     from antiphase.study.study_report import write_report
 
     done = done_cells(folder, study)

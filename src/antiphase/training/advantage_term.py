@@ -21,10 +21,11 @@ def add_to_advantages(
         process: index of this process.
         num_processes: number of processes.
         by_token: True if there is an advantage for each token, `[rollout, token]`; False if there is one for each
-            rollout, `[rollout]`. The term is added to the tokens that are trained on, and to no others.
+            rollout, `[rollout]`. The term is added only to the tokens that are trained on.
 
     Raises:
-        HostError: the advantages do not have this shape, or `term` does not have one number for each rollout.
+        HostError: the advantages do not have the shape that `by_token` says, or `term` does not have one number for
+            each rollout.
     """
     advantages = output["advantages"]
     size = len(advantages)
@@ -51,7 +52,12 @@ def trained_tokens(output: Mapping[str, Any]) -> Int[Tensor, "rollout token"]:
 
 
 def log_advantages(logged: Any, values: Sequence[float]) -> None:
-    """Put the advantages of the latest batch in the place of those in TRL's log, which is changed in place."""
+    """Replace the advantages that TRL logged for the latest batch.
+
+    Args:
+        logged: TRL's log of advantages. Its last entries belong to the latest batch; they are replaced in place.
+        values: the new advantages, one for each rollout of the batch.
+    """
     kept = list(logged)[: max(0, len(logged) - len(values))]
     logged.clear()
     logged.extend([*kept, *values])

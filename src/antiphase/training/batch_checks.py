@@ -1,4 +1,4 @@
-"""Checks what the user's functions gave and logged for a batch: reward functions and `rollout_func`.
+"""Checks what the user's reward functions and `rollout_func` returned and logged for a batch.
 
 TRL itself mixes numbers of the same name, passes on infinite rewards, and fails on completions without a token. This
 module raises an error that names the cause, before the batch changes the policy.
@@ -31,8 +31,8 @@ class UnscoredWarning(UserWarning):
 def checked_rollouts(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a `rollout_func` in a wrapper that checks the completions at every call.
 
-    The wrapper raises InvalidInputError if the function returns another number of prompts or completions than it was
-    given prompts, or a completion without a token.
+    The wrapper raises InvalidInputError if the function does not return one prompt and one completion for each prompt
+    that it was given, or if a completion has no token.
 
     Args:
         function: the user's function. TRL calls it as `f(prompts, trainer)`.
@@ -59,7 +59,7 @@ def checked_rollouts(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def check_names(names: Sequence[str], *, log_completions: bool) -> None:
-    """Raise InvalidInputError if a task reward has a name that antiphase uses, since TRL would mix their numbers.
+    """Raise InvalidInputError if a task reward has a name that antiphase uses, since TRL would mix both numbers.
 
     Args:
         names: names of the task rewards, which come from reward functions and from environments.
@@ -121,7 +121,10 @@ def check_metrics(logged: Collection[str], own: Collection[str]) -> None:
 
 
 def check_finite(rewards: Float[Tensor, "rollout function"], names: Sequence[str]) -> None:
-    """Raise InvalidInputError if a reward is infinite. Reward models and environments may give such rewards.
+    """Raise InvalidInputError if a reward is infinite.
+
+    The rewards of functions are checked when they are returned. Those of reward models and of environments are checked
+    only here.
 
     Args:
         rewards: the rewards of the rollouts of all processes, with a column for each reward function.
@@ -142,7 +145,7 @@ def warn_unscored(
 
     Args:
         unscored: whether each rollout of all processes has no reward.
-        prompts, completions: the rollouts of this process.
+        prompts, completions: the prompt and the completion of each rollout of this process.
         step: number of optimizer steps before the batch.
         process: index of this process.
     """

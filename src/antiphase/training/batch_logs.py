@@ -1,4 +1,4 @@
-"""Puts antiphase's numbers of a batch into the logs that TRL collects: columns of its table, and its metrics."""
+"""Puts antiphase's numbers of a batch into what TRL logs: its table of completions, and its metrics."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from antiphase.training.batch_checks import COLUMNS, check_columns_of, check_len
 
 
 def log_columns(trainer: Any, scores: RolloutScores) -> None:
-    """Add the columns `COLUMNS` to TRL's table of completions; an undefined number becomes None.
+    """Add antiphase's columns (`COLUMNS`) to TRL's table of completions; an undefined number becomes None.
 
     Args:
         trainer: TRL's trainer. Its reward functions have scored the batch.
@@ -27,10 +27,12 @@ def log_columns(trainer: Any, scores: RolloutScores) -> None:
 
 
 def log_metrics(trainer: Any, metrics: Mapping[str, float]) -> None:
-    """Add the metrics of a batch to TRL's metrics, to those of training or to those of evaluation.
+    """Add the metrics of a batch to TRL's metrics.
+
+    They are added to the metrics of training if the trainer's model is in training mode, else to those of evaluation.
 
     Args:
-        trainer: TRL's trainer. Its model is in training mode if the batch is trained on.
+        trainer: TRL's trainer.
         metrics: the numbers of the batch by name, of all processes together.
 
     Raises:

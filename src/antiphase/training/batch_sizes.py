@@ -1,8 +1,8 @@
 """Keeps the sizes of a run's batches in its checkpoints, and compares them when the run is continued.
 
-The order of the prompts, and the number of rollouts that an optimizer step trains on, follow from four numbers. A run
-that continues must have the same four numbers. The division of a step's rollouts may change: among processes, and
-among the smaller batches whose gradients are added up. So a run can go on with fewer or more devices.
+Four numbers decide which prompts each optimizer step trains on; `_WORDS` lists them. A run that continues must have
+the same four numbers. How a step's rollouts are divided among processes and gradient accumulation steps may change, so
+a run can go on with fewer or more devices.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,9 @@ _WORDS = {
 
 
 def batch_sizes(args: Any) -> dict[str, int]:
-    """Return the four numbers that must not change within a run, by name. They count all processes together.
+    """Return the four numbers that must not change within a run, by name.
+
+    The numbers of rollouts are those of all processes together.
 
     Args:
         args: the trainer's arguments.
@@ -32,13 +34,13 @@ def batch_sizes(args: Any) -> dict[str, int]:
 
 
 def check_batch_sizes(folder: Path, before: Mapping[str, int], args: Any) -> None:
-    """Raise InvalidInputError if a run that continues has other batches than before.
+    """Raise InvalidInputError if a run that continues has other batch sizes than the run that wrote the checkpoint.
 
     Args:
         folder: the checkpoint.
-        before: the numbers of the run that wrote the checkpoint. It is empty if an earlier version of antiphase wrote
-            it, and then nothing is compared.
-        args: the trainer's arguments now.
+        before: the batch sizes that the checkpoint holds. A checkpoint of an early version of antiphase holds none;
+            then nothing is compared.
+        args: the trainer's arguments of the run that continues.
     """
     now = batch_sizes(args)
     differing = [name for name in now if name in before and before[name] != now[name]]

@@ -38,16 +38,18 @@ class InversionCallback(TrainerCallback):  # type: ignore[misc]
         probe_set: the prompts or rollouts on which the model is measured.
         spec: what to measure; the default is the estimator `own` on all layers.
         unit: the main unit. A unit is what ρ is computed over: `type` (distinct token ids), `token` (positions) or
-            `step` (sentences). ρ over every unit is logged; that of the main unit also under a name without a unit.
+            `step` (sentences). ρ over every unit is logged, as `probe/spearman_type` and so on. ρ over the main unit
+            is also logged as `probe/spearman`.
         segment: which tokens of a rollout are measured: those of its `thought`, those of its `answer`, or `all`.
         splitter: where steps end: `sentence`, `line`, `fixed:N` or `regex:PATTERN`.
-        step_strength: the strength of a step: `mean` of its tokens' strengths, or `joint` (the norm of the gradient of
-            the sum of its n tokens' targets, divided by n^0.9). None keeps what `spec` says.
+        step_strength: how the strength of a step with n tokens is computed. `mean` is the mean of its tokens'
+            strengths. `joint` is the norm of the gradient of the sum of its tokens' logits (or other targets),
+            divided by n^0.9. None keeps what `spec` says.
         min_tokens: rollouts with fewer tokens (or types) have no ρ over them.
         min_steps: rollouts with fewer steps have no ρ over steps.
         num_resamples: number of bootstrap samples of the prompts, from which the intervals are computed.
-        think_tags: further tags between which the model thinks. Each text holds an opening and a closing tag, as in
-            `<plan> </plan>`. The tags of many model families are known.
+        think_tags: tags between which the model thinks, besides those of the model families that antiphase knows. Each
+            text holds an opening and a closing tag, as in `<plan> </plan>`.
 
     Raises:
         InvalidInputError: `every_n_steps` is below 1, a unit, segment, splitter or step strength is unknown, or

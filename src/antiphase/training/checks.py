@@ -22,7 +22,9 @@ ENTROPY_STATE = "entropy_ctrl_state.json"
 
 
 def own_config(model: Any, args: Any) -> CorRPOConfig:
-    """Return the trainer's arguments: those given, else the defaults with an output directory named for the model.
+    """Return the trainer's arguments, after a check of their type.
+
+    If `args` is None, they are the defaults, with an output directory that is named after the model.
 
     Raises:
         InvalidInputError: the arguments are not a `CorRPOConfig`. TRL's own `GRPOConfig` is refused too.
@@ -37,7 +39,10 @@ def own_config(model: Any, args: Any) -> CorRPOConfig:
 
 
 def check_functions(functions: Sequence[Any], args: CorRPOConfig) -> None:
-    """Raise InvalidInputError unless reward functions, their weights and `inversion_combine` fit together."""
+    """Raise InvalidInputError if the number of weights is not that of the functions, or if `gated` cannot be used.
+
+    `inversion_combine='gated'` cannot be used with `normalize_then_sum`.
+    """
     if args.reward_weights is not None and len(args.reward_weights) != len(functions):
         raise InvalidInputError(
             f"reward_weights has {len(args.reward_weights)} numbers for {len(functions)} reward functions. Give one "

@@ -20,7 +20,7 @@ class CompletionReader:
         completions: the completions as TRL gives them to reward functions: texts, or lists of chat messages.
         rollouts: the token ids of the completions and of their prompts.
         tokenizer: the policy's tokenizer.
-        end_ids: tokens that end a completion; a None among them is ignored.
+        end_ids: ids of the tokens that end a completion; a None among them is ignored.
         limit: the greatest number of tokens of a completion; None if there is no limit.
 
     Attributes:
@@ -48,8 +48,8 @@ class CompletionReader:
     def arguments(self, given: Mapping[str, Any], tags: tuple[tuple[str, str], ...]) -> dict[str, Any]:
         """Return the arguments for a `ReadingReward`.
 
-        They are TRL's arguments, with the texts that are made here as `completions`, with `finishes`, and with a
-        `log_metric` that also keeps the numbers in `logged`.
+        They are TRL's arguments with three changes: `completions` are the texts that this reader makes, `finishes` is
+        added, and `log_metric` also keeps the numbers in `logged`.
 
         Args:
             given: TRL's arguments.

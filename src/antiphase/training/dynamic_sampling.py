@@ -26,11 +26,13 @@ def judged_rewards(
 ) -> Float[Tensor, "rollout"]:
     """Return the rewards from which `groups_without_signal` finds the groups that are sampled again.
 
-    They are the rewards of the verifier (the function that says which completions are right) if its weight is not 0.
-    So a group is sampled again if all its answers are right or all are wrong, as in DAPO. Otherwise they are the
-    weighted sum of all task rewards. A verifier with weight 0 is only logged: if it decided which groups are sampled
-    again, its verdicts would reach a training that must not use them. The inversion score is never among the columns:
-    it differs within every group, so it would make every group look informative.
+    If the verifier (the function that says which completions are right) has a weight other than 0, its rewards are
+    returned. A group is then sampled again if all its answers are right or all are wrong, as in DAPO. Otherwise the
+    weighted sum of all task rewards is returned: a verifier with weight 0 is only logged, and must not influence the
+    training.
+
+    The inversion reward must not be among the columns. It differs within almost every group, so hardly any group would
+    be sampled again.
 
     >>> columns = torch.tensor([[1.0, 0.25], [1.0, 0.5]])
     >>> judged_rewards(columns, torch.tensor([1.0, 1.0]), 0).tolist()
@@ -68,7 +70,9 @@ def groups_without_signal(rewards: Float[Tensor, "rollout"], group_size: int) ->
 
 
 def groups_to_sample(missing: int, group_size: int, num_processes: int) -> int:
-    """Return how many groups a round samples, so that every process gets the same number of rollouts.
+    """Return how many groups are sampled to replace `missing` groups: so many, or the next number that can be shared.
+
+    A number can be shared if every process gets the same number of rollouts.
 
     >>> groups_to_sample(3, 4, 2), groups_to_sample(3, 3, 2)
     (3, 4)
@@ -76,14 +80,14 @@ def groups_to_sample(missing: int, group_size: int, num_processes: int) -> int:
     Args:
         missing: number of groups to replace.
         group_size: number of rollouts of each prompt.
-        num_processes: number of processes that share the round.
+        num_processes: number of processes that share the rollouts.
     """
     step = num_processes // math.gcd(group_size, num_processes)
     return math.ceil(missing / step) * step
 
 
 def prompt_key(row: Mapping[str, Any]) -> str:
-    """Return a text that is equal for equal prompts, short enough to be sent between processes."""
+    """Return a short text that is the same for equal prompts. Processes send it to one another."""
     text = json.dumps(row["prompt"], sort_keys=True, ensure_ascii=False, default=repr)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -93,15 +97,15 @@ def further_rows(
 ) -> Iterator[Mapping[str, Any]]:
     """Yield rows of a data set in a random order, without the prompts that the batch already has.
 
-    The order depends on nothing but the three numbers. So a resumed training draws the same prompts, and every
-    process draws the same ones.
+    The order depends only on `seed`, `step` and `generation`. Therefore all processes draw the same prompts, and a
+    resumed training draws those of the training that was not interrupted. No prompt is yielded twice.
 
     Args:
         rows: the training data, a sequence of rows.
-        known: keys of the batch's prompts; see `prompt_key`. No prompt is yielded twice.
+        known: keys of the prompts that the batch already has; see `prompt_key`.
         seed: seed of the training.
         step: number of optimizer steps done.
-        generation: number of generation batches that were sampled before at this step.
+        generation: number of earlier batches that were sampled at the same step.
     """
     seen = set(known)
     for place in torch.randperm(len(rows), generator=seeded(seed, step, generation)).tolist():
@@ -118,12 +122,13 @@ def sampling_metrics(
     """Return the metrics of a batch that was sampled dynamically, by their names in docs/metrics.md.
 
     Args:
-        rounds: number of rounds after the first sample.
+        rounds: how often groups were replaced after the first sample of the batch.
         num_groups: number of groups that were sampled, the dropped ones included.
-        num_tied: how many of these groups had equal rewards or no reward.
+        num_tied: how many of the sampled groups had equal rewards or no reward.
         tokens: completion tokens of all sampled groups.
         kept_tokens: completion tokens of the groups that are trained on.
-        accuracy: share of the judged rollouts of the first sample that the verifier accepts; NaN if it judged none.
+        accuracy: share of right rollouts among those of the first sample that the verifier judged; NaN if it judged
+            none.
     """
     return {
         f"{PREFIX}rounds": float(rounds),

@@ -45,7 +45,7 @@ class HeldOut:
 
 
 class _Answer(NamedTuple):
-    """One verified completion: whether it is right, its outcome, its number of tokens, and whether it is cut off."""
+    """One verified completion: whether it is right, why (`outcome`), its number of tokens, and if it is cut off."""
 
     right: bool
     outcome: Outcome
@@ -59,7 +59,8 @@ def evaluate_policy(
     """Complete the held-out problems with the policy, and return its accuracy and the lengths of its completions.
 
     pass@1 is the share of right completions among the sampled ones. pass@k is the share of problems that have a right
-    completion among their k samples. Lengths and failures are those of the sampled completions.
+    completion among their k samples. The mean length, and the shares of failures such as completions that were cut
+    off, are those of the sampled completions.
 
     Args:
         loaded: the policy with its tokenizer.
@@ -101,7 +102,10 @@ def evaluate_policy(
 def _answers(
     loaded: LoadedModel, held: HeldOut, chosen: Sequence[int], samples: int, sampling: Sampling, pool: VerifierPool
 ) -> list[list[_Answer]]:
-    """Return the verified completions of each chosen problem; `chosen` holds the indices of the problems."""
+    """Return the verified completions of each chosen problem; `chosen` holds the indices of the problems.
+
+    `samples` is the number of completions of each problem.
+    """
     places = [place for place in chosen for _ in range(samples)]
     results: list[_Answer] = []
     for start in range(0, len(places), held.batch_size):
@@ -128,7 +132,7 @@ class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
 
     Args:
         held: the problems, and how they are sampled.
-        trajectory: the rows are written to it.
+        trajectory: the file to which the rows are written.
         tokenizer: the policy's tokenizer.
         pool: verifies the completions.
         every_n_steps: number of optimizer steps between two evaluations. The policy is also evaluated before the first
@@ -149,7 +153,8 @@ class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
 
         Args:
             step: number of optimizer steps before the evaluation.
-            track: whether the numbers are also logged. After the end of the training, trackers refuse them.
+            track: whether the numbers are also sent to the trackers, such as TensorBoard. After the end of the
+                training, trackers accept no numbers.
         """
         accelerator = self.trainer.accelerator
         with whole_policy(

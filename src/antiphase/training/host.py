@@ -36,7 +36,7 @@ ATTRIBUTES = (
 
 
 class HostError(UnsupportedModelError):
-    """Error for an installed TRL that lacks something that antiphase relies on, or that behaves in another way."""
+    """Error for an installed TRL that lacks something that antiphase needs, or behaves differently than expected."""
 
 
 def _advice() -> str:

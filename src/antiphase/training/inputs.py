@@ -81,8 +81,8 @@ def table_of(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem]) -> lis
     The prompts are chats if the recipe wants chats and the tokenizer has a chat template.
 
     Raises:
-        InvalidInputError: the chat template does not read one of `chat_template_kwargs`, or some prompts are texts of
-            rendered chats and others are not.
+        InvalidInputError: the chat template does not use one of `chat_template_kwargs`, or some prompts are chats that
+            are already rendered as text, and other prompts are not.
     """
     options = recipe.options
     form = PromptFormat(options.prompt_template, options.system_prompt, options.chat_template, chat_options(recipe))
@@ -124,7 +124,9 @@ def prompt_ids(
 
 
 def held_out(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem], moment: str) -> HeldOut:
-    """Return the held-out problems. They are sampled with the training's temperature, top_p and length limit.
+    """Return the held-out problems, and how completions of them are sampled.
+
+    Temperature, top_p and length limit are those of the training.
 
     Args:
         recipe: the run's recipe.
@@ -146,7 +148,7 @@ def held_out(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem], moment
 
 
 def check_context(recipe: Recipe, model_config: Any, ids: Sequence[Sequence[int]]) -> None:
-    """Raise InvalidInputError unless the longest prompt and a completion at its limit fit the model's context."""
+    """Raise InvalidInputError unless the longest prompt and the longest completion fit into the model's context."""
     limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
     longest, new = max(map(len, ids)), recipe.config.max_completion_length
     if limit is not None and longest + (new or 0) > limit:

@@ -1,7 +1,7 @@
 """Keeps some rollouts of a training token by token, so that the page of the training shows what the policy wrote.
 
-`CorRPOTrainer` calls the class `Keeper` at three moments of a generation batch: before it measures the rollouts, after
-it has combined the rewards, and when TRL has computed the advantages. Keeping changes no number of the training.
+For each generation batch, `CorRPOTrainer` calls the class `Keeper` three times: before the rollouts are measured,
+after the rewards are combined, and after TRL has computed the advantages. Keeping changes no number of the training.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from antiphase.training.trainer_config import CorRPOConfig
 
 @dataclasses.dataclass(frozen=True)
 class RewardedBatch:
-    """The numbers of a generation batch after its rewards were combined.
+    """The numbers of a generation batch after the task rewards were combined with inversion.
 
     The tensors have a number for each rollout of all processes; NaN where undefined.
 
@@ -49,10 +49,10 @@ class RewardedBatch:
 
 
 class Keeper(TrainerCallback):  # type: ignore[misc]
-    """Writes the kept rollouts of a training to its folder; see `kept_rule` for which these are.
+    """Writes the kept rollouts of a training to its folder; `kept_rule` says which rollouts are kept.
 
-    If there are several processes, all of their rollouts can be kept. The processes send theirs to the main process,
-    which writes the file.
+    If there are several processes, the kept rollouts can be those of any process. Each process sends its own to the
+    main process, which writes the file.
 
     Args:
         config: the trainer's arguments. With `keep_rollouts` 0, nothing is kept.
@@ -123,8 +123,9 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
 
         Args:
             output: the batch of this process, as TRL's `_generate_and_score_completions` returned it. Its entry
-                `advantages` has the advantage of each rollout, `[rollout]`; or that of each token, `[rollout, token]`.
-                Then the mean over the rollout's trained tokens is kept, and nothing if none is trained on.
+                `advantages` has one number for each rollout, `[rollout]`, or one for each token, `[rollout, token]`.
+                If there is one for each token, the mean over the tokens that are trained on is kept; None if there are
+                no such tokens.
             is_main_process: whether this process writes the file.
         """
         if self._step is None:
@@ -140,7 +141,10 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         self._done, self._step, self._rows, self._places = self._step, None, [], []
 
     def _of_batch(self, batch: RewardedBatch, place: int) -> dict[str, Any]:
-        """Return the columns with one number for a rollout; `place` is its index in the batch of all processes."""
+        """Return the columns that hold one number of a rollout, by name.
+
+        `place` is the index of the rollout in the batch of all processes.
+        """
         scores, config = batch.facts.scores, self.config
         group, number = divmod(place, batch.group_size)
         found = {
@@ -163,7 +167,10 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         }
 
     def _of_tokens(self, own: RolloutFacts, reader: CompletionReader, row: int) -> dict[str, Any]:
-        """Return the columns with the texts and the signals of a rollout of this process."""
+        """Return the columns that hold the texts and the signals of a rollout, by name.
+
+        `row` is the index of the rollout among those of this process.
+        """
         assert own.tokens is not None
         prompt, ids = (list(of[row]) for of in (reader.rollouts.prompt_ids, reader.rollouts.completion_ids))
         segments = token_segments(ids, self.tokenizer, prompt, self.tags)

@@ -1,4 +1,4 @@
-"""The rule that says which rollouts of a training are kept token by token: of which steps, and which groups.
+"""Decides which rollouts of a training are kept token by token: at which steps, and of which groups of the batch.
 
 The rule uses only the settings of a run, the seed and the number of the step. So every process applies it alone, and a
 resumed run keeps the same batches as one that was not interrupted. This module imports no torch and no TRL.
@@ -27,7 +27,7 @@ def check_keep(keep: Any) -> None:
 
 
 def check_fits(keep: int, num_rollouts: int) -> None:
-    """Raise InvalidInputError if a batch has fewer rollouts than are to be kept of it."""
+    """Raise InvalidInputError if `keep`, the number of rollouts to keep of a batch, is larger than the batch."""
     if keep > num_rollouts:
         raise InvalidInputError(
             f"keep_rollouts is {keep}, and a generation batch has {num_rollouts} rollouts. Lower keep_rollouts, or "
@@ -36,7 +36,7 @@ def check_fits(keep: int, num_rollouts: int) -> None:
 
 
 def num_kept(keep: int, group_size: int) -> int:
-    """Return how many rollouts of a batch are kept: whole groups only, or a part of one group.
+    """Return how many rollouts of a batch are kept: as many whole groups as `keep` has room for, or a part of a group.
 
     >>> num_kept(10, 4), num_kept(3, 4)
     (8, 3)
@@ -47,8 +47,8 @@ def num_kept(keep: int, group_size: int) -> int:
 def interval(max_steps: int, num_rollouts: int, longest: int | None) -> int:
     """Return k: a batch is kept in every k-th optimizer step.
 
-    k is the smallest number with which the steps 0, k, 2k, … are at most `MOST_BATCHES`, and their kept rollouts have
-    at most `MOST_TOKENS` tokens.
+    k is the smallest number for which at most `MOST_BATCHES` batches are kept, and the rollouts that are kept of them
+    have at most `MOST_TOKENS` tokens together.
 
     Args:
         max_steps: number of optimizer steps of the training.
@@ -65,14 +65,14 @@ def interval(max_steps: int, num_rollouts: int, longest: int | None) -> int:
 def is_kept(step: int, max_steps: int, every: int, span: Fraction | float) -> bool:
     """Return whether rollouts of the batch that was sampled before an optimizer step are kept.
 
-    These are the first batch of every `every` steps, and the last batch of the training. If `span` is no whole number,
-    batch k is sampled before step ⌊k · span⌋, so that the distances between batches differ.
+    The steps are divided into sections of `every` steps. The first batch of each section is kept, and so is the last
+    batch of the training. Batch k is sampled before step ⌊k · span⌋.
 
     Args:
         step: number of optimizer steps before the batch was sampled.
         max_steps: number of optimizer steps of the training.
-        every: the result of `interval`.
-        span: number of optimizer steps that one batch serves.
+        every: the number of steps of a section; see `interval`.
+        span: number of optimizer steps that train on one batch; it may be a fraction, such as 1.5.
 
     >>> [step for step in range(0, 24, 2) if is_kept(step, 24, 5, 2)]
     [0, 6, 10, 16, 20, 22]

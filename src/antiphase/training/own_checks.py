@@ -78,13 +78,16 @@ def check_recipe(content: Mapping[Any, Any]) -> None:
 
 
 def _own_values(content: Mapping[Any, Any], where: str) -> dict[str, Any]:
-    """Return the values of antiphase's own keys in a recipe file, converted to the types of their flags."""
+    """Return the values of antiphase's own keys in a recipe file, converted to the types of their flags.
+
+    `where` is the beginning of error messages, such as `recipe.yaml: `.
+    """
     actions = {action.dest: action for action in _own_parser()._actions if action.nargs != 0}
     return {key: typed(key, value, actions[key], where) for key, value in content.items() if key in actions}
 
 
 def _checked(values: Mapping[str, Any]) -> RunOptions:
-    """Check antiphase's own values together, and return those that are fields of `RunOptions`."""
+    """Check antiphase's own values together, and return the `RunOptions` that some of them are fields of."""
     pinned: Mapping[str, Any] = {}
     if values.get("preset") is not None:
         pinned = resolve_preset(values["preset"])[0].arguments

@@ -29,8 +29,8 @@ def check_sharding(accelerator: Any) -> None:
 def check_compilation(accelerator: Any) -> None:
     """Raise UnsupportedModelError if accelerate would compile a copy of the model, layer by layer.
 
-    The trainer then asks the original model whether it is in training. The copy is, but the original is not, so TRL
-    would handle every training batch as one of evaluation.
+    TRL finds out from the original model whether a batch is one of training. But only the copy is set to training
+    mode, so TRL would treat every training batch as one of evaluation.
     """
     from accelerate.utils import DistributedType, DynamoBackend
 
@@ -57,8 +57,9 @@ def is_sharded(accelerator: Any) -> bool:
 def whole_policy(model: nn.Module, accelerator: Any, gradient_checkpointing_kwargs: Any = None) -> Iterator[nn.Module]:
     """Open a block in which every process has the unwrapped policy with all its parameters.
 
-    The policy runs without the code that `torch_compile` made of it. Under DDP nothing is gathered. Under ZeRO-3 and
-    FSDP 2, every process holds a full copy of the weights while the block lasts, as it does while TRL generates.
+    The policy runs its plain code, not the code that `torch_compile` made of it. Under ZeRO-3 and FSDP 2, every
+    process holds a full copy of the weights while the block lasts, as it does while TRL generates. Under DDP, every
+    process has a full copy anyway.
 
     Args:
         model: the model that accelerate prepared.
@@ -113,7 +114,7 @@ def plain_generation(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unsharded(model: nn.Module) -> Iterator[None]:
-    """Keep the parameters of an FSDP 2 model gathered and its gradients local, while the block lasts."""
+    """Keep the parameters of an FSDP 2 model gathered, and do not exchange gradients, while the block lasts."""
     from torch.distributed.fsdp import FSDPModule
 
     shards = [module for module in model.modules() if isinstance(module, FSDPModule)]

@@ -3,8 +3,9 @@
 The preset `corr-po` is the paper's method. `PRESETS` holds the baselines, which train without inversion. In a preset
 such as `dapo+corr-po`, the paper's inversion term is added to the reward of a baseline.
 
-The defaults of TRL are no published method: DAPO's loss without its clip-higher, β = 0, group scaling. A
-preset therefore sets every argument that defines its method. An argument that the user gives replaces the preset's.
+TRL's defaults are no published method: they combine DAPO's loss, but not its higher upper clipping bound, with β = 0
+and a division of the advantages by the group's standard deviation. A preset therefore sets every argument that defines
+its method. An argument that the user gives replaces that of the preset.
 """
 
 from collections.abc import Mapping

@@ -134,7 +134,7 @@ def _encoded(prompts: Sequence[str | Messages], tokenizer: Any, template: str | 
 def checked_options(
     unit: Unit, splitter: str, min_tokens: int, min_steps: int, segment: Segment = "all"
 ) -> tuple[Splitter, ScoreSpec]:
-    """Check arguments of `probe_policy`, and return the splitter and the options of scores that they give.
+    """Check some arguments of `probe_policy`. Return the splitter that they name, and the options of the scores.
 
     Raises:
         InvalidInputError: the unit, segment or splitter is unknown, or `min_tokens` or `min_steps` is below 3.
@@ -187,7 +187,8 @@ def probe_policy(
         step_strength: `mean` or `joint`; None keeps what `spec` says.
         min_tokens: a rollout with fewer tokens (or types) has no ρ of its own. It is left out of the mean over
             rollouts, but its tokens still enter the pooled ρ.
-        min_steps: the same for steps.
+        min_steps: a rollout with fewer steps has no ρ of its own over steps. It is left out of the mean of these ρ,
+            but its steps still enter the pooled ρ.
         num_resamples: number of bootstrap samples of the prompts.
         tags: pairs of texts that open and close a thought.
 
@@ -231,7 +232,10 @@ def _drawn(model: Any, probe_set: ProbeSet) -> tuple[tuple[int, ...], ...]:
 def _by_unit(
     signals: TokenSignals, batch: TokenBatch, probe_set: ProbeSet, headline: Unit, spec: ScoreSpec, num_resamples: int
 ) -> dict[str, float | str | int]:
-    """Return ρ over every unit, pooled over rollouts; for the main unit `headline` also within rollouts."""
+    """Return ρ over every unit, pooled over all rollouts, by the names of docs/metrics.md.
+
+    For the main unit, `headline`, the mean of the ρ of single rollouts is added.
+    """
     steps = signals.steps
     assert steps is not None
     clusters, seed = torch.tensor(probe_set.clusters), signals.spec.seed

@@ -14,7 +14,7 @@ from antiphase.errors import InvalidInputError
 
 
 def seeded(seed: int, step: int, call: int) -> torch.Generator:
-    """Return a random generator on the CPU whose draws depend on nothing but the three arguments.
+    """Return a random generator on the CPU whose draws depend only on the three arguments.
 
     Args:
         seed: seed of the training.
@@ -29,9 +29,9 @@ class RandomReward:
     """Reward of 1 with probability γ, else 0, whatever the completion says.
 
     The draw for a rollout depends only on the seed, on the optimizer step, and on the index of the rollout in the
-    batch of all processes. So a resumed training draws the same rewards, with any number of processes. There is an
-    exception: if TRL evaluates during the training, its evaluations draw rewards too, and a training that was resumed
-    draws other rewards at such a step.
+    batch of all processes. So a resumed training draws the same rewards, with any number of processes. The exception
+    is a step at which TRL also runs an evaluation. The evaluation draws rewards too, and a training that is resumed at
+    this step draws other rewards.
 
     >>> coin = RandomReward(0.5, seed=1)
     >>> first, again = coin(["right"] * 6), RandomReward(0.5, seed=1)(["wrong"] * 6)

@@ -1,8 +1,8 @@
-"""`ReadingTrainer`: TRL's `GRPOTrainer` that makes the texts of completions, and manages what reward functions log.
+"""`ReadingTrainer`: TRL's `GRPOTrainer` that makes the texts of completions, and collects what reward functions log.
 
-Reward functions can log metrics, and columns of TRL's table of completions. TRL collects them for one batch. If a
-batch is sampled in several rounds, the functions log something in each round. The metrics of the batch are then the
-means over all rounds, and the columns are those of the rollouts that are trained on.
+Reward functions can log metrics, and columns of TRL's table of completions. TRL expects them once for each batch. But
+if a batch is sampled in several rounds, the functions log something in each round. The metrics of the batch are then
+the means over the rollouts of all rounds, and the columns are those of the rollouts that are trained on.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from antiphase.training.completion_texts import CompletionReader
 
 
 class ReadingTrainer(GRPOTrainer):  # type: ignore[misc]
-    """TRL's `GRPOTrainer` that makes the texts of completions for rewards, and manages what rewards log."""
+    """TRL's `GRPOTrainer` that makes the texts that rewards read, and collects what rewards log in several rounds."""
 
     _reader: CompletionReader | None = None
 
@@ -35,15 +35,15 @@ class ReadingTrainer(GRPOTrainer):  # type: ignore[misc]
 
     @property
     def _end_ids(self) -> set[int | None]:
-        """The tokens that end a completion."""
+        """Return the ids of the tokens that end a completion."""
         return {*self.eos_token_ids, self._tokenizer.pad_token_id}
 
     @contextlib.contextmanager
     def _logged_metrics(self) -> Iterator[list[CompletionReader]]:
-        """Yield a list to which the block adds the reader of each round; then set the batch's metrics.
+        """Yield an empty list, to which the block adds the reader of each round, and then set the batch's metrics.
 
-        A metric that reward functions logged becomes its mean over all rollouts of all rounds. It is given to TRL and
-        to the present reader.
+        A batch can be sampled in several rounds, and reward functions log metrics in each. After the block, each
+        metric becomes its mean over the rollouts of all rounds. The mean is given to TRL and to the present reader.
         """
         readers: list[CompletionReader] = []
         yield readers

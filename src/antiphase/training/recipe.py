@@ -1,7 +1,8 @@
 """Reads a recipe, the YAML file and the flags of `antiphase train`, and resolves it into the options of a run.
 
 The keys are the fields of `RunOptions`, of TRL's `ModelConfig` and of `CorRPOConfig`, so every argument of TRL's GRPO
-is a key. A value from a flag replaces that of the file, which replaces that of the preset, which replaces our default.
+is a key. If several places give a key a value, the first of these counts: the flag, the file, the preset, the default
+of antiphase.
 """
 
 import argparse
@@ -68,9 +69,10 @@ class Recipe:
 
     @property
     def resolved(self) -> dict[str, Any]:
-        """All options that are needed to repeat a run, as JSON-ready values, without those that TRL derives.
+        """All options that are needed to repeat a run, as values that JSON can hold.
 
-        If the user has tasks of their own, the digests of the tasks' files are included.
+        Options that TRL computes from other options are left out. If the user has tasks of their own, the digests of
+        the tasks' files are included.
         """
         merged = {**dataclasses.asdict(self.options), **dataclasses.asdict(self.model)}
         merged |= json.loads(self.config.to_json_string())
@@ -179,8 +181,8 @@ FIRST_RELEASE = {"inversion_unit": "token", "inversion_estimator": "own"}
 def is_former(given: Mapping[str, Any]) -> bool:
     """Return whether a recipe was written for the first release, and must be read as that release read it.
 
-    The first release computed ρ over tokens, by the estimator `own`. Its recipes name one of the values of
-    `inversion_combine` that it had, and no option that came later.
+    The first release computed ρ over tokens, by the estimator `own`. A recipe was written for it if
+    `inversion_combine` has one of the values that existed then, and no option is set that was added later.
     """
     names = str(given.get("preset") or "").split("+")
     later = (
@@ -192,7 +194,9 @@ def is_former(given: Mapping[str, Any]) -> bool:
 
 
 def _own_rewards(preset: Preset, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the reward functions of a preset that brings its own, with the accuracy beside them at weight 0.
+    """Return `reward_funcs` and `reward_weights` for a preset that has its own reward functions; else an empty dict.
+
+    `accuracy` is added to the functions of the preset with the weight 0, so that it is logged.
 
     Raises:
         InvalidInputError: the recipe names reward functions too.

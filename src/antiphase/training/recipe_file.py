@@ -1,4 +1,4 @@
-"""Converts the values of a recipe's YAML file to the types of the flags. Imports no torch and no TRL."""
+"""Converts the values of a recipe's YAML file to the types of the flags. This module imports no torch and no TRL."""
 
 import argparse
 from collections.abc import Mapping

@@ -1,11 +1,11 @@
 """`ResamplingTrainer`: TRL's `GRPOTrainer` with DAPO's dynamic sampling (arXiv 2503.14476, section 3.2).
 
 TRL samples a generation batch, scores it, and trains on it. With `dynamic_sampling`, this class first completes and
-scores the prompts, and replaces groups whose task rewards tie by groups of further prompts. Then it gives the final
-batch to TRL, which gets the kept completions and rewards instead of making new ones. Everything after that
-(advantages, old and reference log-probabilities, loss) is TRL's, and sees one ordinary batch.
+scores the prompts itself. It replaces each group whose task rewards are all equal by a group of another prompt. Then
+it gives the completions and rewards of the final batch to TRL, which makes no new ones. TRL does everything else, such
+as advantages, log-probabilities and loss, as for an ordinary batch.
 
-`dynamic_sampling` decides by task rewards alone: the inversion is measured once, on the final batch.
+Only task rewards decide which groups are replaced. Inversion is measured once, on the final batch.
 """
 
 import math
@@ -52,10 +52,10 @@ class _Rollout:
 
 @dataclass(frozen=True)
 class _Sample:
-    """The rollouts of this process, and numbers of the rollouts of all processes.
+    """The rollouts of this process, and the rewards and lengths of the rollouts of all processes.
 
-    `columns` has the rewards of the task functions; NaN for functions that read the policy, which are called later.
-    `lengths` has the numbers of completion tokens.
+    `columns` has the rewards of the task functions, one column for each function. The column is NaN for a function
+    that reads the policy's distributions, which is called later. `lengths` has the numbers of completion tokens.
     """
 
     rollouts: list[_Rollout]
@@ -64,10 +64,11 @@ class _Sample:
 
 
 class ResamplingTrainer(ReadingTrainer):
-    """TRL's `GRPOTrainer` that replaces groups of tied task rewards, if `dynamic_sampling` is above 0.
+    """TRL's `GRPOTrainer` that replaces groups of equal task rewards, if `dynamic_sampling` is above 0.
 
-    A subclass calls `check_dynamic_sampling` when it is built. Before, it sets `_column` (the index of the inversion
-    reward; all other functions are task rewards), `_task_weights` and `_verifier` (the index of the verifier or None).
+    The constructor of a subclass sets three attributes, and then calls `check_dynamic_sampling`. The attributes are
+    `_column` (the index of the inversion reward; all other functions are task rewards), `_task_weights`, and
+    `_verifier` (the index of the verifier, or None).
     """
 
     # The final batch, while TRL scores it; else None.
@@ -108,7 +109,7 @@ class ResamplingTrainer(ReadingTrainer):
         return [place for place in range(len(self.reward_funcs)) if place != self._column]
 
     def _judging_weights(self) -> Tensor:
-        """Return the weight of each task function, with 0 for rewards that are read from the policy."""
+        """Return the weight of each task function; 0 for a function that reads the policy's distributions."""
         signals = [isinstance(self.reward_funcs[place], SignalReward) for place in self._tasks()]
         return self._task_weights.double().masked_fill(torch.tensor(signals, dtype=torch.bool), 0.0)
 
@@ -162,7 +163,10 @@ class ResamplingTrainer(ReadingTrainer):
     # The rounds of sampling.
 
     def _sampled(self, inputs: Sequence[Mapping[str, Any]]) -> _Sample:
-        """Complete and score the batch, then replace groups of tied rewards, in at most `dynamic_sampling` rounds."""
+        """Complete and score the batch, then replace groups of equal rewards, in at most `dynamic_sampling` rounds.
+
+        A round completes and scores one further prompt for each group that is still to be replaced.
+        """
         size, bound = int(self.num_generations), int(cast(Any, self.args).dynamic_sampling)
         with self._logged_metrics() as readers:
             final = self._sample(inputs, readers)
@@ -221,7 +225,7 @@ class ResamplingTrainer(ReadingTrainer):
         return _Sample(rollouts, columns, self.accelerator.gather(lengths))
 
     def _judged_columns(self, rows: Any, prompts: Any, completions: Any, completion_ids: Any) -> Tensor:
-        """Return the rewards of the task functions; NaN for those that read the policy."""
+        """Return the rewards of the task functions `[rollout, function]`; NaN for functions that read the policy."""
         tasks = self._tasks()
         early = [place for place in tasks if not isinstance(self.reward_funcs[place], SignalReward)]
         with chosen_columns(self, early):
@@ -232,7 +236,10 @@ class ResamplingTrainer(ReadingTrainer):
         return cast(Tensor, columns)
 
     def _without_signal(self, sample: _Sample) -> Tensor:
-        """Return which groups are to be replaced. Every process finds the same, as the rewards are gathered."""
+        """Return a mask of the groups that are to be replaced.
+
+        The rewards are gathered from all processes, so every process finds the same groups.
+        """
         weights, size = self._judging_weights(), int(self.num_generations)
         if not bool((weights != 0).any()):
             # A callback has set all weights to 0, so no reward says what a further prompt would be better for.
@@ -240,7 +247,7 @@ class ResamplingTrainer(ReadingTrainer):
         return groups_without_signal(judged_rewards(sample.columns.cpu(), weights, self._verifier), size)
 
     def _accuracy(self, sample: _Sample) -> float:
-        """Return the share of the judged rollouts that the verifier accepts; NaN if it judged none."""
+        """Return the share of right rollouts among those that the verifier judged; NaN if it judged none."""
         if self._verifier is None:
             return math.nan
         values = sample.columns[:, self._verifier].double()
@@ -248,7 +255,10 @@ class ResamplingTrainer(ReadingTrainer):
         return float(cast(Any, self.args).inversion_spec().accepts(values[~values.isnan()]).double().mean())
 
     def _stream(self, inputs: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-        """Return further rows of the training data, in an order that only the seed, step and batch number decide."""
+        """Return an iterator over further rows of the training data, without the prompts of the batch (`inputs`).
+
+        Only the seed, the step and the number of the batch within the step decide the order.
+        """
         step = self.state.global_step
         self._place = (step, self._place[1] + 1 if self._place[0] == step else 0)
         known = gather_object([prompt_key(row) for row in inputs])
@@ -259,7 +269,10 @@ class ResamplingTrainer(ReadingTrainer):
         return further_rows(rows, known, seed=self.args.seed, step=step, generation=self._place[1])
 
     def _further(self, stream: Iterator[Mapping[str, Any]], missing: int) -> list[Mapping[str, Any]]:
-        """Return the next rows, one for each group of the round; an empty list if too few rows are left."""
+        """Return the next rows of the stream for a round that replaces `missing` groups, one row for each new group.
+
+        The list is empty if too few rows are left.
+        """
         size, processes = int(self.num_generations), self.accelerator.num_processes
         rows = list(islice(stream, groups_to_sample(missing, size, processes)))
         whole = groups_to_sample(1, size, processes)
@@ -274,7 +287,7 @@ class ResamplingTrainer(ReadingTrainer):
 
         Args:
             final: the batch so far.
-            new: the sample of the round.
+            new: the groups that were sampled to replace some of them.
             pairs: the index of an old group, and the index of the new group that replaces it.
         """
         size = int(self.num_generations)

@@ -1,7 +1,8 @@
 """Adds the inversion reward to TRL's lists of reward functions while TRL scores a batch, and only then.
 
-Outside a batch, `reward_funcs`, `reward_func_names`, `reward_weights` and `reward_processing_classes` of the trainer
-have the task rewards alone, as they have in TRL. So a callback that reads or sets `reward_weights` works unchanged.
+At all other times, the trainer's lists `reward_funcs`, `reward_func_names`, `reward_weights` and
+`reward_processing_classes` hold only the task rewards, as in TRL. So a callback that reads or sets `reward_weights`
+works unchanged.
 """
 
 import contextlib
@@ -50,10 +51,10 @@ def added_column(trainer: Any, function: Callable[..., Any], name: str) -> Itera
 
 @contextlib.contextmanager
 def chosen_columns(trainer: Any, places: Sequence[int]) -> Iterator[None]:
-    """Let the lists hold only some of the reward functions, and a last one of zeros, inside the `with` block.
+    """Let the lists hold only some reward functions, then a function that returns zeros, inside the `with` block.
 
-    Rollouts without a reward from the chosen functions would make TRL warn. They have a 0 in the last column, so TRL
-    does not warn. The batch that is trained on has a warning of our own; see `warn_unscored`.
+    TRL would warn about rollouts to which none of the chosen functions gives a reward. The zeros prevent this warning.
+    For the batch that is trained on, `warn_unscored` warns instead.
 
     Args:
         trainer: TRL's trainer.

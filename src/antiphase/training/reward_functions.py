@@ -34,7 +34,7 @@ _GREATEST = torch.finfo(torch.float32).max
 def checked_values(name: str, values: Any, expected: int) -> list[float | None]:
     """Return the values of a reward function as a list, after checking them.
 
-    A NaN becomes None, as TRL treats it, with a warning: both say that the function has no reward for the completion.
+    A NaN becomes None, with a warning, because TRL treats both alike: the function has no reward for the completion.
 
     Args:
         name: the function's name, for messages.
@@ -85,7 +85,7 @@ def _listed(name: str, values: Any, expected: int) -> list[Any]:
     """Return the values as a list.
 
     Raises:
-        InvalidInputError: `values` is a single value or a text, or a set or a mapping, which are not lists.
+        InvalidInputError: `values` is a single value, a text, a set or a mapping.
     """
     listed = values.tolist() if isinstance(values, torch.Tensor | np.ndarray) else values
     if not isinstance(listed, Iterable) or isinstance(listed, str | bytes | Mapping | Set):
@@ -162,8 +162,8 @@ class SelfCertaintyReward(SignalReward):
 
     U is the uniform distribution over the vocabulary, and p is the policy's distribution of the next token.
 
-    Deviation: p is that of the policy that generated, at temperature 1. The mean is over every token, or over those of
-    `inversion_segment`.
+    Deviation: p is the distribution of the policy that wrote the completion, at temperature 1. The mean is over every
+    token, or over those of `inversion_segment`.
     """
 
     __name__ = "self_certainty"
@@ -190,15 +190,16 @@ class MajorityVoteReward(ReadingReward):
 
     Answers are compared as `extract` returns them. A completion has no vote and gets 0 if it has no answer, if its
     thought does not end, or if `whole` refuses it. Among equally common answers, the one that came first wins.
-    Deviation: only the rollouts of the group vote. In TTRL more samples vote (64) than are trained on (32).
+    Deviation: only the rollouts of the group vote. In TTRL, 64 samples vote, and 32 of them are trained on.
 
     Args:
-        extract: returns the answer that a text gives, or None if it gives none. The text is what a completion says
-            after its thought. The second argument is the reference answer; `extract` may use it only to learn of what
-            kind the answer is (a number or not).
+        extract: a function of two texts that returns the answer, or None if there is no answer. The first text is what
+            the completion says after its thought. The second is the reference answer; `extract` may use it only to
+            learn of what kind the answer is (a number or not).
         tags: pairs of the tag that opens a thought and the tag that closes it.
-        whole: returns whether a completion may vote, from the same two texts and how the completion ended (`length` if
-            it was cut off). By default every completion may vote; the reward `majority_vote` takes `is_whole`.
+        whole: a function that returns whether a completion may vote. Its arguments are the two texts that `extract`
+            gets, and how the completion ended (`length` if it was cut off). By default every completion may vote; the
+            reward that recipes name `majority_vote` uses `is_whole`.
     """
 
     __name__ = "majority_vote"

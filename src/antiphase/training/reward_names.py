@@ -55,7 +55,7 @@ def reward_function(name: str, pool: VerifierPool, seed: int = 0) -> Any:
 
 
 def _ignore(*_: Any, **__: Any) -> None:
-    """Do nothing, in place of the functions with which a reward function logs."""
+    """Do nothing. This replaces TRL's functions `log_extra` and `log_metric` while reward functions are tried."""
 
 
 def try_functions(functions: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -26,7 +26,7 @@ class StepEstimate:
     """Estimated seconds of each part of an optimizer step on this process, and the estimated memory of a training.
 
     The times are those of completions of the greatest length. Most completions are shorter, so a real step is faster.
-    The rounds of dynamic sampling come on top: nobody knows before the training how many there will be.
+    Rounds of dynamic sampling add to this time. How many rounds there will be is not known before the training.
 
     Args:
         generating, measuring, updating: seconds of each part.

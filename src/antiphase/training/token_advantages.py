@@ -34,26 +34,29 @@ def gtpo_advantages(
 ) -> Float[Tensor, "rollout token"]:
     """Return GTPO's advantage of every token.
 
-    The right rollouts of a prompt and the wrong ones are treated apart. A token at position t of a right rollout i has
-    the reward
+    The right and the wrong rollouts of a group are treated separately. Let r_i be the reward of rollout i, H_it its
+    entropy at position t, and α₂ a weight. In a right rollout i, the token at position t has the reward
 
-        r̃_it = r_i + α₂ · H_it / Σ_k H_kt · d_t
+        r̃_it = r_i + α₂ · d_t · H_it / Σ_k H_kt
 
-    Here H is the entropy at the token, and the sum is over the d_t right rollouts of the group that have a position t.
-    A token of a wrong rollout j has the reward
+    Here d_t is the number of right rollouts of the group that have a position t, and k runs over these rollouts. In a
+    wrong rollout j, the token at position t has the reward
 
-        r̃_jt = r_j − α₂ · (1/H_jt) / Σ_k (1/H_kt) · h_t
+        r̃_jt = r_j − α₂ · h_t · (1/H_jt) / Σ_k (1/H_kt)
 
-    with the sum over the h_t wrong rollouts that have a position t. So certain tokens of wrong answers lose most. The
-    advantage is r̃, normalised by the mean and the standard deviation of all tokens of the group's right rollouts, or
-    of its wrong ones. Their means are therefore 0: GTPO says which tokens of the right rollouts gain.
+    Here h_t is the number of wrong rollouts that have a position t, and k runs over these. So in wrong rollouts, the
+    tokens of low entropy lose most.
 
-    Our reading: we have not read the paper's own text. The formulas, α₁ = 1 and α₂ = 0.1 are those of two public
-    re-implementations, which agree.
+    The advantages are the rewards r̃ minus their mean, divided by their standard deviation. Both are taken over all
+    tokens of the group's right rollouts, and separately over those of its wrong rollouts. The mean advantage of the
+    right rollouts is therefore 0, as is that of the wrong ones: GTPO only distinguishes tokens within each of the two.
+
+    Our reading: we have not read the paper's own text. The formulas are those of two public re-implementations, which
+    agree. They multiply r_i by a weight α₁ = 1, and have α₂ = 0.1.
 
     Args:
-        rewards: r, the reward of each rollout: 1 for right and −1 for wrong ones, as in the paper, plus λ times the
-            inversion's term. NaN leaves a rollout out.
+        rewards: r_i, the reward of each rollout: 1 if it is right and −1 if it is wrong, as in the paper, plus λ times
+            its term of inversion. A rollout with NaN is left out.
         right: which rollouts the verifier accepts.
         entropy: the entropy at each token, in nats.
         mask: which tokens are trained on.

@@ -64,8 +64,9 @@ class CorRPOTrainer(ResamplingTrainer):
         InvalidInputError: arguments do not fit together.
         UnsupportedModelError: the estimator cannot measure the model, or the model reads images.
 
-    Our reading: the reward, the unit and the gradient are the paper's, as a public digest of it reports. λ, where a
-    sentence ends, how its strength is made and what an undefined ρ counts as are ours. See docs/training.md.
+    Our reading: the reward, the unit and the gradient are the paper's, as a public digest of it reports. We chose the
+    value of λ, where a sentence ends, how its strength is computed, and what an undefined ρ counts as. See
+    docs/training.md.
     """
 
     _tag_names: ClassVar = ["trl", "grpo", "corr-po", "antiphase"]
@@ -116,7 +117,7 @@ class CorRPOTrainer(ResamplingTrainer):
         self._column = len(self.reward_funcs)
 
     def know_tags(self, tags: Sequence[tuple[str, str]]) -> None:
-        """Set the tags, each an opening and a closing text, between which `inversion_segment` finds thoughts."""
+        """Set the pairs of an opening and a closing tag by which `inversion_segment` finds thoughts."""
         self._inversion_reward = replace(self._inversion_reward, tags=tuple(tags))
         self.keeper.tags = tuple(tags)
 
@@ -210,8 +211,8 @@ class CorRPOTrainer(ResamplingTrainer):
     def inversion(self, completion_ids: Any, **_: Any) -> list[float]:
         """Return the reward column: the inversion ι of each rollout of this process, and 0 where it is undefined.
 
-        TRL calls this method as a reward function. `_calculate_rewards` has just measured the scores, and puts what
-        `inversion_combine` makes of them in the place of these numbers.
+        TRL calls this method as a reward function, after `_calculate_rewards` has measured the scores. Then
+        `_calculate_rewards` replaces these numbers by the term that `inversion_combine` makes of them.
         """
         if self._measured is None:
             raise HostError("TRL asked for the inversion reward of a batch that was not measured.")
@@ -279,7 +280,7 @@ class CorRPOTrainer(ResamplingTrainer):
         )
 
     def _without_own(self, columns: Tensor) -> Tensor:
-        """Return the columns, which are the last axis, without the column of the inversion reward."""
+        """Return the rewards `[rollout, function]` without the column of the inversion reward."""
         return torch.cat([columns[..., : self._column], columns[..., self._column + 1 :]], dim=-1)
 
     def _record(self, combined: CombinedRewards) -> None:

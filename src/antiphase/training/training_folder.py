@@ -19,7 +19,9 @@ MOMENT = "chat_template_moment"
 
 
 def prompt_moment(folder: Path) -> str:
-    """Return the time that the chat template reads, in ISO format: when the run in the folder began, or else now.
+    """Return the time that the chat template reads, in ISO format.
+
+    It is the time at which the run in the folder began, or the present time if the folder holds no run.
 
     All processes get the main process's time.
     """
@@ -44,7 +46,8 @@ def prepared(folder: Path, recipe: Recipe, moment: str | None = None) -> Iterato
         moment: the time that the chat template reads, in ISO format; None if it reads no time.
 
     Raises:
-        InvalidInputError: the folder holds something else, a finished run, or a run of other options.
+        InvalidInputError: the folder holds something that is no training run, a finished run, or a run of other
+            options.
     """
     from accelerate import PartialState
 

@@ -82,7 +82,13 @@ class Trajectory:
         return kept
 
     def append(self, kind: Kind, step: int, values: Mapping[str, Any]) -> None:
-        """Add a row at the end of the file."""
+        """Add a row at the end of the file.
+
+        Args:
+            kind: the kind of the row: `step`, `eval`, `probe` or `alarm`.
+            step: number of optimizer steps before the row was measured.
+            values: the numbers of the row by name.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_line({"kind": kind, "step": step, **values}))

@@ -26,7 +26,7 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
     """Callback that writes the measured batches of a run to its trajectory, and raises the collapse alarm.
 
     Args:
-        trajectory: the rows are written to it.
+        trajectory: the file to which the batches are written.
         config: the trainer's arguments.
     """
 
@@ -53,9 +53,11 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
         return {"args": {}, "attributes": attributes}
 
     def restore(self, attributes: Mapping[str, Any]) -> None:
-        """Set the state to that of a checkpoint.
+        """Set the state to that of a checkpoint. Checkpoints of the first version of antiphase can be read too.
 
-        Checkpoints of the first version hold the history of two metrics and only the sign `accuracy`.
+        Args:
+            attributes: the values that `state` returned when the checkpoint was saved. In the first version, they had
+                the history of only two metrics, and knew only the alarm sign `accuracy`.
         """
         self.dropped, self.alarms = bool(attributes["dropped"]), list(attributes["alarms"])
         quiet = attributes["quiet"]
