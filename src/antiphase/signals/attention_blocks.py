@@ -17,11 +17,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from antiphase.signals.attention_entropy import mean_over_heads
+from antiphase.signals.attention_entropy import sum_over_heads
 
 # The greatest number of attention weights in one block. On a CPU a block must fit into the cache. A GPU needs larger
-# blocks to be busy.
+# blocks to be busy. With fewer rows than `_LEAST_ROWS`, a block mostly reads keys and values, even if it fits.
 _BLOCK_ELEMENTS, _GPU_TIMES = 1 << 19, 128
+_LEAST_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -59,25 +60,41 @@ def attention_weights(
     """
     batch, heads, _, dim = call.query.shape
     query = call.query.detach().gather(2, rows[:, None, :, None].expand(-1, heads, -1, dim))
-    scores, slope = _scores(call, query, num_keys)
+    scores, slope = _scores(call, _by_group(query, call.key), call.key.detach()[:, :, :num_keys])
     if call.mask is None:
         columns = torch.arange(num_keys, device=rows.device)
         scores.masked_fill_((columns > rows[:, :, None])[:, None, None], _lowest(scores))
     else:
         mask = call.mask[..., :num_keys].expand(batch, -1, -1, -1)
-        _mask(scores, mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, num_keys)))
+        mask = mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, num_keys))
+        _mask(scores, _mask_by_group(mask, call.key))
     return scores.softmax(-1), slope
 
 
-def _scores(call: AttentionCall, query: Tensor, num_keys: int) -> tuple[Tensor, Tensor | None]:
-    """Return the attention scores of some queries without mask, `[batch, group, share, row, key]`, and the slope."""
+def _by_group(heads: Tensor, key: Tensor) -> Tensor:
+    """Return a tensor `[batch, head, ...]` as `[batch, group, share, ...]`."""
+    result: Tensor = heads.unflatten(1, (key.shape[1], -1))
+    return result
+
+
+def _mask_by_group(mask: Tensor, key: Tensor) -> Tensor:
+    """Return a mask `[batch, head or 1, row, key]` as `[batch, group or 1, share or 1, row, key]`."""
+    return mask.unsqueeze(2) if mask.shape[1] == 1 else _by_group(mask, key)
+
+
+def _scores(call: AttentionCall, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the attention scores `[batch, group, share, row, key]` without mask, and the softcap's slope.
+
+    Args:
+        call: gives the scale and the softcap.
+        query: the queries, `[batch, group, share, row, dim]`.
+        key: the keys, `[batch, group, key, dim]`.
+    """
     wide = torch.promote_types(query.dtype, torch.float32)
-    batch, heads, num, dim = query.shape
-    groups = call.key.shape[1]
     # It is cheaper to scale the queries than the scores. In a narrow dtype this would round the queries again.
     narrow = query.dtype != wide
-    query = (query if narrow else query * call.scaling).reshape(batch, groups, -1, dim)
-    scores = (query @ call.key.detach()[:, :, :num_keys].mT).to(wide).view(batch, groups, heads // groups, num, -1)
+    flat = (query if narrow else query * call.scaling).flatten(2, 3)
+    scores = (flat @ key.mT).to(wide).unflatten(2, query.shape[2:4])
     if narrow:
         scores *= call.scaling
     if call.softcap is None:
@@ -100,44 +117,70 @@ def _mask(scores: Tensor, mask: Tensor) -> None:
 
     Args:
         scores: the scores, `[batch, group, share, row, key]`.
-        mask: True where a query sees a key, or numbers to be added to the scores. There is one mask for all heads, or
-            one for each head: `[batch, 1 or head, row, key]`.
+        mask: True where a query sees a key, or numbers to be added to the scores. Axes of length 1 are broadcast.
     """
-    _, groups, share, num_rows, num_keys = scores.shape
-    heads = (1, 1) if mask.shape[1] == 1 else (groups, share)
-    mask = mask.reshape(mask.shape[0], *heads, num_rows, num_keys)
     if mask.dtype == torch.bool:
         scores.masked_fill_(~mask, _lowest(scores))
     else:
         scores.add_(mask).clamp_min_(_lowest(scores))
 
 
-def _block_scores(call: AttentionCall, rows: slice) -> tuple[Tensor, Tensor | None]:
-    """Return the masked attention scores of a block of query positions over the keys up to its end, and the slope.
+@dataclass(frozen=True)
+class _Block:
+    """Some query positions in some groups of heads, which are computed together.
 
-    The keys of an earlier pass stand before those of the queries.
+    Args:
+        groups: the groups of heads.
+        rows: the query positions.
+        num_keys: the number of keys up to the last of these positions. Those of an earlier pass stand first.
     """
-    num_keys = call.key.shape[2] - call.query.shape[2] + rows.stop
-    scores, slope = _scores(call, call.query.detach()[:, :, rows], num_keys)
-    if call.mask is not None:
-        _mask(scores, call.mask[:, :, rows, :num_keys])
+
+    groups: slice
+    rows: slice
+    num_keys: int
+
+    def queries(self, by_group: Tensor) -> Tensor:
+        """Return the part of a tensor `[batch, group, share, row, ...]` that belongs to the block."""
+        return by_group[:, self.groups, :, self.rows]
+
+    def keys(self, keys: Tensor) -> Tensor:
+        """Return the part of keys or values `[batch, group, key, ...]` that the block sees."""
+        return keys[:, self.groups, : self.num_keys]
+
+    def own(self, weights: Tensor) -> Tensor:
+        """Return the weight of each query position at itself, `[batch, group, share, row]`."""
+        return weights.diagonal(self.num_keys - weights.shape[-2], -2, -1)
+
+    def scores(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+        """Return the masked attention scores `[batch, group, share, row, key]`, and the softcap's slope."""
+        query = self.queries(_by_group(call.query.detach(), call.key))
+        scores, slope = _scores(call, query, self.keys(call.key.detach()))
+        if call.mask is not None:
+            mask = _mask_by_group(call.mask, call.key)[..., self.rows, : self.num_keys]
+            _mask(scores, mask if mask.shape[1] == 1 else mask[:, self.groups])
+            return scores, slope
+        # The mask None means causal: all keys before the block are seen.
+        num = scores.shape[-2]
+        hidden = torch.ones(num, num, dtype=torch.bool, device=scores.device).triu_(1)
+        scores[..., self.num_keys - num :].masked_fill_(hidden, _lowest(scores))
         return scores, slope
-    # The mask None means causal: all keys before the block are seen.
-    num = rows.stop - rows.start
-    hidden = torch.ones(num, num, dtype=torch.bool, device=scores.device).triu_(1)
-    scores[..., num_keys - num :].masked_fill_(hidden, _lowest(scores))
-    return scores, slope
 
 
-def _blocks(call: AttentionCall) -> Iterator[slice]:
-    """Return blocks of query positions.
+def _blocks(call: AttentionCall) -> Iterator[_Block]:
+    """Return the blocks of a call. If there are many keys, a block has fewer groups, but at least `_LEAST_ROWS` rows.
 
-    They are Python numbers. If they were on the device, the CPU would wait for the device at every block.
+    The blocks are Python numbers. If they were on the device, the CPU would wait for the device at every block.
     """
     batch, heads, length, _ = call.query.shape
+    groups, num_keys = call.key.shape[1:3]
     most = _BLOCK_ELEMENTS * (_GPU_TIMES if call.query.device.type == "cuda" else 1)
-    size = max(1, min(length, most // max(1, batch * heads * call.key.shape[2])))
-    return (slice(start, min(start + size, length)) for start in range(0, length, size))
+    of_group = max(1, batch * heads // groups * num_keys)
+    num_groups = max(1, min(groups, most // (of_group * min(length, _LEAST_ROWS))))
+    num_rows = max(min(length, _LEAST_ROWS), min(length, most // (of_group * num_groups)))
+    for start in range(0, length, num_rows):
+        rows = slice(start, min(start + num_rows, length))
+        for group in range(0, groups, num_groups):
+            yield _Block(slice(group, min(group + num_groups, groups)), rows, num_keys - length + rows.stop)
 
 
 def _joined(past: Tensor | None, owner: Tensor | None, here: Tensor) -> Tensor:
@@ -164,24 +207,25 @@ class FrozenAttention(torch.autograd.Function):
         owner: Tensor | None,
         entropies: list[Tensor] | None,
     ) -> Tensor:
-        """Return the outputs `[batch, head, token, vdim]`, and append the attention entropies of each block."""
+        """Return the outputs `[batch, head, token, vdim]`, and append the attention entropies `[batch, token]`."""
         call = AttentionCall(
             query, _joined(past_key, owner, key), _joined(past_value, owner, value), mask, scaling, softcap
         )
         batch, heads, length, _ = query.shape
-        groups, vdim = value.shape[1], value.shape[3]
         # transformers wants the output as [batch, token, head, dim]. The transpose of this tensor needs no copy there.
-        output = value.new_empty(batch, length, heads, vdim).transpose(1, 2)
-        for rows in _blocks(call):
-            scores, _ = _block_scores(call, rows)
+        output = value.new_empty(batch, length, heads, value.shape[3]).transpose(1, 2)
+        entropy = query.new_zeros(batch, length, dtype=torch.promote_types(query.dtype, torch.float32))
+        for block in _blocks(call):
+            scores, _ = block.scores(call)
             if entropies is not None:
                 scores -= scores.amax(-1, keepdim=True)
             weights = scores.softmax(-1)
             if entropies is not None:
-                entropies.append(mean_over_heads(weights, scores))
-            num_keys = weights.shape[-1]
-            flat = weights.to(value.dtype).view(batch, groups, -1, num_keys)
-            output[:, :, rows] = (flat @ call.value[:, :, :num_keys]).view(batch, heads, -1, vdim)
+                entropy[:, block.rows] += sum_over_heads(weights, scores)
+            seen = weights.to(value.dtype).flatten(2, 3) @ block.keys(call.value)
+            block.queries(_by_group(output, key)).copy_(seen.view(*weights.shape[:4], -1))
+        if entropies is not None:
+            entropies.append(entropy / heads)
         # The past is saved once for each prefix. The backward pass joins it to the rows again.
         ctx.save_for_backward(query, key, value, mask, output, past_key, past_value, owner)
         ctx.scaling, ctx.softcap = scaling, softcap
@@ -194,37 +238,33 @@ class FrozenAttention(torch.autograd.Function):
         call = AttentionCall(
             query, _joined(past_key, owner, key), _joined(past_value, owner, value), mask, ctx.scaling, ctx.softcap
         )
-        batch, heads, length, _ = query.shape
-        groups, before = key.shape[1], call.key.shape[2] - length
-        d_out, d_query = grads[0], torch.empty_like(query)
+        of_query, of_output, of_d_out = (_by_group(x, key) for x in (query, output, grads[0]))
         wide = torch.promote_types(query.dtype, torch.float32)
         narrow = query.dtype != wide
-        # How much the output at each position changes with the position's own score: α_ii c'_ii.
-        own_weight = query.new_empty(batch, heads, length, dtype=wide)
-        own_slope = None if ctx.softcap is None else torch.empty_like(own_weight)
-        for rows in _blocks(call):
-            scores, slope = _block_scores(call, rows)
+        d_query = torch.empty_like(of_query)
+        # How much the output at each position changes with the position's own score: α_ii, times c'_ii.
+        own_weight = torch.empty(of_query.shape[:4], dtype=wide, device=query.device)
+        own_gain = own_weight if ctx.softcap is None else torch.empty_like(own_weight)
+        for block in _blocks(call):
+            scores, slope = block.scores(call)
             weights = scores.softmax(-1)
-            num_keys = weights.shape[-1]
-            flat = d_out[:, :, rows].reshape(batch, groups, -1, d_out.shape[-1])
-            gain = (flat @ call.value[:, :, :num_keys].mT).to(wide).view_as(weights)
+            d_out = block.queries(of_d_out).flatten(2, 3)
+            gain = (d_out @ block.keys(call.value).mT).to(wide).view_as(weights)
             # ⟨do, o⟩ is computed as Σ α ⟨do, v⟩, so that rounding errors cancel if one weight is near 1.
             gain.sub_(torch.mul(weights, gain, out=scores).sum(-1, keepdim=True)).mul_(weights)
-            if slope is not None and own_slope is not None:
+            own = block.own(weights)
+            block.queries(own_weight).copy_(own)
+            if slope is not None:
                 gain *= slope
-                own_slope[:, :, rows] = slope.diagonal(before + rows.start, -2, -1).flatten(1, 2)
+                block.queries(own_gain).copy_(own * block.own(slope))
             if narrow:
                 gain *= ctx.scaling
-            flat_gain = gain.to(key.dtype).view(batch, groups, -1, num_keys)
-            d_query[:, :, rows] = (flat_gain @ call.key[:, :, :num_keys]).view(batch, heads, -1, query.shape[3])
-            own_weight[:, :, rows] = weights.diagonal(before + rows.start, -2, -1).flatten(1, 2)
+            d_scores = gain.to(key.dtype).flatten(2, 3)
+            block.queries(d_query).copy_((d_scores @ block.keys(call.key)).view(*weights.shape[:4], -1))
         if not narrow:
             d_query *= ctx.scaling
-        by_group = [x.unflatten(1, (groups, -1)) for x in (query, output, d_out, own_weight.unsqueeze(-1))]
-        of_query, of_output, of_d_out, weight = by_group
         # v − o is computed before the product, since it is small if α_ii is near 1: a later difference loses digits.
-        own_gain = weight * (of_d_out * (value.unsqueeze(2) - of_output)).sum(-1, keepdim=True) * ctx.scaling
-        if own_slope is not None:
-            own_gain = own_gain * own_slope.unflatten(1, (groups, -1)).unsqueeze(-1)
-        d_key = (own_gain * of_query).sum(2).to(key.dtype)
-        return d_query, d_key, (weight * of_d_out).sum(2).to(value.dtype), *(None,) * 7
+        apart = (of_d_out * (value.unsqueeze(2) - of_output)).sum(-1, keepdim=True)
+        d_key = (own_gain.unsqueeze(-1) * apart * ctx.scaling * of_query).sum(2).to(key.dtype)
+        d_value = (own_weight.unsqueeze(-1) * of_d_out).sum(2).to(value.dtype)
+        return d_query.flatten(1, 2), d_key, d_value, *(None,) * 7

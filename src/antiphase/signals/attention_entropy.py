@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from antiphase.models.architecture import AttentionLayer
 
 
-def mean_over_heads(
+def sum_over_heads(
     weights: Float[Tensor, "batch group share row key"], scores: Float[Tensor, "batch group share row key"]
 ) -> Float[Tensor, "batch row"]:
-    """Return the entropy of the attention weights of each query position, in nats, as the mean over the heads.
+    """Return the entropy of the attention weights of each query position, in nats, summed over the heads.
 
     With the scores x_t, of which the greatest is 0, H = −ln max_t α_t − Σ_t α_t x_t. This needs no logarithm of each
     weight.
@@ -34,10 +34,10 @@ def mean_over_heads(
         scores: the attention scores minus the greatest score of each row. They are overwritten.
 
     >>> scores = torch.tensor([[[[[0.0, -1e30]], [[0.0, 0.0]]]]])
-    >>> round(mean_over_heads(scores.softmax(-1), scores).mul(2).exp().item(), 6)
+    >>> round(sum_over_heads(scores.softmax(-1), scores).exp().item(), 6)
     2.0
     """
-    return (-weights.amax(-1).log() - scores.mul_(weights).sum(-1)).mean((1, 2))
+    return (-weights.amax(-1).log() - scores.mul_(weights).sum(-1)).sum((1, 2))
 
 
 def mean_over_layers(
@@ -46,7 +46,7 @@ def mean_over_layers(
     """Return the attention entropies of each query position, as the mean over the measured layers.
 
     Args:
-        entropies: for each attention module, the entropies of successive blocks of query positions.
+        entropies: for each attention module, the entropies `[batch, row]` of its calls.
         layers: the measured layers. The modules of all of them are in `entropies`.
     """
     return torch.stack([torch.cat(list(entropies[layer.module]), dim=1) for layer in layers]).mean(0)

@@ -72,7 +72,7 @@ class AttentionTrace:
         recorded: the collected keys and values of every call.
         num_continued: how many calls used `past`.
         entropies: the attention modules whose attention entropies are collected. For each of them, the entropies
-            `[batch, row]` of successive blocks of query positions.
+            `[batch, row]` of its calls.
     """
 
     keep: nn.Module | None = None
