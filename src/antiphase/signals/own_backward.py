@@ -100,7 +100,7 @@ class OwnBackward(Capture):
                 projection.
         """
         self.layer_pass = _LayerPass(self, chunk, hidden)
-        torch.autograd.grad(hidden, self.roots, seed)
+        torch.autograd.grad(hidden, self.roots, seed, allow_unused=True)
         return self.layer_pass.result()
 
     def clear(self) -> None:
@@ -123,10 +123,12 @@ class _LayerPass:
     def __init__(self, kept: OwnBackward, chunk: Chunk, hidden: Tensor) -> None:
         self.kept, self.chunk, self.spec = kept, chunk, kept.spec
         self.unasked = Unasked(chunk, hidden.shape[:2])
-        self.at = (chunk.rows[chunk.seeded], chunk.columns[chunk.seeded] - 1)
+        # Where the gradients of the targets are: of those to be measured, and of all that are needed.
+        self.measured = (chunk.rows[chunk.measured], chunk.columns[chunk.measured] - 1)
+        self.seeded = (chunk.rows[chunk.seeded], chunk.columns[chunk.seeded] - 1)
         self.steps = None if chunk.steps is None else StepFactors(chunk.steps, chunk.num_steps, self.spec.norm)
         dtype = torch.promote_types(hidden.dtype, torch.float32)
-        self.like = hidden.new_empty(int(chunk.measured.sum()), dtype=dtype)
+        self.like = hidden.new_empty(len(self.measured[0]), dtype=dtype)
         self.strengths: list[dict[ProjectionName, Tensor]] = [{} for _ in kept.layers]
         self.terms: list[dict[ProjectionName, _Term]] = [{} for _ in kept.layers]
         self.names = [set(self.spec.projections) & layer.projections.keys() for layer in kept.layers]
@@ -139,13 +141,12 @@ class _LayerPass:
             delta = projection.select(gradient)
             norms = vector_norm(delta, self.spec.norm)
             self.unasked.note(norms, self.kept.layers[place].name)
-            at = self.chunk.rows[self.chunk.measured], self.chunk.columns[self.chunk.measured] - 1
-            self.strengths[place][name] = norms[at] * self.kept.input_norms[module][at]
+            self.strengths[place][name] = norms[self.measured] * self.kept.input_norms[module][self.measured]
             if self.steps is None:
                 continue
             inputs = self.kept.inputs[module]
             # Q, K and V read the same storage. It is alive, so its address identifies the input.
-            self.terms[place][name] = _Term(delta[self.at], inputs[self.at], inputs.data_ptr())
+            self.terms[place][name] = _Term(delta[self.seeded], inputs[self.seeded], inputs.data_ptr())
             if len(self.terms[place]) == sum(
                 name in self.kept.layers[place].projections for name in self.spec.projections
             ):
