@@ -28,6 +28,7 @@ from antiphase.page.html import add_page
 from antiphase.progress import Progress
 from antiphase.rollouts.sampling import end_tokens
 from antiphase.runs.engines import Engines
+from antiphase.runs.folder_lock import only_writer
 from antiphase.runs.items import Batch, Limits, completed
 from antiphase.runs.measuring import model_facts, short_name
 from antiphase.runs.parts import Kind
@@ -142,13 +143,15 @@ class Run(ABC, Generic[Wanted, Found]):
         """Begin or continue the run, and return its result.
 
         Raises:
-            AntiphaseError: a model cannot be loaded or measured, or memory runs out.
+            AntiphaseError: another process is writing to the folder, a model cannot be loaded or measured, or memory
+                runs out.
         """
         outputs = self.request.outputs
         with contextlib.ExitStack() as stack:
             path = outputs.out
             if path is None:
                 path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
+            stack.enter_context(only_writer(path))
             begin = self.FOLDER.resume if outputs.resume else self.FOLDER.create
             folder = begin(path, self.request.stored)
             if folder.complete:
