@@ -6,7 +6,6 @@ first rollout is generated. Each batch is written when it is finished, so an int
 """
 
 import contextlib
-import dataclasses
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -27,10 +26,10 @@ from antiphase.page.document import Document
 from antiphase.page.html import add_page
 from antiphase.progress import Progress
 from antiphase.rollouts.sampling import end_tokens
-from antiphase.runs.engines import Engines
+from antiphase.runs.engines import Engines, completed_batch
 from antiphase.runs.folder_lock import only_writer
-from antiphase.runs.items import Batch, Limits, completed
-from antiphase.runs.measuring import model_facts, short_name
+from antiphase.runs.items import Batch, Limits
+from antiphase.runs.measuring import model_facts
 from antiphase.runs.parts import Kind
 from antiphase.runs.run_folder import RunFolder
 from antiphase.runs.run_request import RunRequest
@@ -246,7 +245,7 @@ class Run(ABC, Generic[Wanted, Found]):
         for number in missing:
             batch = batches[number]
             if not batch.is_completed:
-                batch = _completed(batch, number, loaded, engines, bar)
+                batch = completed_batch(batch, number, loaded, engines, bar)
             folder.write_part(index, number, self.tables(batch, loaded, bar))
 
     def _load(self, name: str) -> LoadedModel:
@@ -299,16 +298,3 @@ def _without_end(batches: Sequence[Batch], loaded: LoadedModel) -> dict[str, int
     ends = set(end_tokens(loaded, batches[0].end_ids))
     items = [item for batch in batches for item in batch.items if item.finish != "length" and item.completion_ids]
     return {"num_without_end": sum(item.completion_ids[-1] not in ends for item in items if item.completion_ids)}
-
-
-def _completed(batch: Batch, number: int, loaded: LoadedModel, engines: Engines, bar: Progress) -> Batch:
-    """Generate the completions of a batch, and return the batch with them."""
-    about = f" ({batch.label})" if batch.label else ""
-    bar.stage(f"{short_name(loaded)}: generating{about}", len(batch.items))
-    engine = engines.ending_at(batch.end_ids)
-    draw = number if batch.draw is None else batch.draw
-    drawn = engine.complete([item.prompt_ids for item in batch.items], batch.sampling, draw, tick=bar.advance)
-    bar.end_stage()
-    pairs = zip(batch.items, drawn, strict=True)
-    items = tuple(completed(item, one.ids, one.finish, loaded.tokenizer) for item, one in pairs)
-    return dataclasses.replace(batch, items=items)

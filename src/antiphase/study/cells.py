@@ -26,7 +26,7 @@ import yaml
 from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.runs.folder_lock import locked
 from antiphase.runs.versions import commit
-from antiphase.study.definition import Cell, Made
+from antiphase.study.grid import Cell, Made
 from antiphase.study.launch import merged_model, train_under
 from antiphase.study.request import cell_recipe
 from antiphase.training.out_folder import write_whole

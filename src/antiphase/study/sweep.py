@@ -24,7 +24,7 @@ from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.runs.folder_lock import check_unused, only_writer
 from antiphase.study.budget import check_budgets, check_evaluations, check_models, describe_budget
 from antiphase.study.cells import is_made, make_model, run_cell
-from antiphase.study.definition import Cell, Study
+from antiphase.study.grid import Cell, Study
 from antiphase.study.launch import processes_of
 from antiphase.study.processes import in_processes
 from antiphase.study.records import done_cells

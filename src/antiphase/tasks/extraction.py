@@ -18,6 +18,7 @@ from antiphase.tasks.lone_numbers import (
     last_lone_number,
     plain_numbers_text,
 )
+from antiphase.tasks.marked_answers import beside, boxed, boxes_in, joined_boxes, tagged, unboxed
 from antiphase.tasks.plain_numbers import decimal_text
 from antiphase.tasks.units import sign_units, units_of
 
@@ -25,7 +26,6 @@ ExtractMode = Literal["auto", "tags", "boxed", "last-number", "last-line", "whol
 EXTRACT_MODES: tuple[ExtractMode, ...] = get_args(ExtractMode)
 MAX_LENGTH = 20_000
 
-_BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _EMPTY_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{\s*\}")
 _ANNOUNCED = re.compile(
     r"\banswer(?:\s+(?:is|are|equals)\b|\s*[:=：])[:：\s*]*|####[ \t*]*|答案(?:\s*(?:是|为|為|：|:))[\s*：:]*",
@@ -38,11 +38,6 @@ _ANNOUNCED_LENGTH = 1000  # characters after an announcement that are read
 _FORMULA = re.compile(r"\\\[(.+?)\\\]|\$\$(.+?)\$\$|\\\((.+?)\\\)|\$([^$\n]+?)\$(?!\d)", re.DOTALL)
 _DISPLAY = re.compile(r"(?:\\\[((?:(?!\\\[).)+?)\\\]|\$\$([^$]+?)\$\$)\s*\Z", re.DOTALL)
 _SHOWN = re.compile(r"\$([^$\n]+)\$|\\\((.+?)\\\)|\*\*([^*\n]+)\*\*")
-# Text that may stand between two boxes, or two pairs of tags, that make one list.
-_BETWEEN = re.compile(
-    r"(?:[\s$,;、，./|]|\\(?:quad|qquad|text|mbox)|[{}]|\b(?:and|or|und|et|maybe|perhaps|alternatively)\b|[和或])*",
-    re.IGNORECASE,
-)
 
 
 How = Literal["tags", "box", "announced", "number", "line", "asked"]
@@ -128,7 +123,7 @@ def find_answer(completion: str, mode: ExtractMode, gold: str) -> Found | None:
     if mode == "auto":
         found, how = _auto(text, gold, numeric)
     elif mode == "tags":
-        found = _unboxed(tagged(text))
+        found = unboxed(tagged(text))
     elif mode == "boxed":
         found = boxed(text)
     elif mode == "last-number":
@@ -174,13 +169,13 @@ def _auto(text: str, gold: str, numeric: bool) -> tuple[str | None, How]:
     if "<answer>" in text:
         content = tagged(text)
         if content is not None:
-            return _said(_unboxed(content, gold), gold, numeric), "tags"
+            return _said(unboxed(content, gold), gold, numeric), "tags"
         text = text.rpartition("<answer>")[2]  # generation often stops at the closing tag, which is then cut off
         found, how = _auto(text, gold, numeric)
         return found, ("tags" if how in ("number", "line") else how)
-    boxes, begun = _boxes(text)
+    boxes, begun = boxes_in(text)
     if boxes or begun:
-        return (_joined(text, boxes, gold) if boxes else None), "box"
+        return (joined_boxes(text, boxes, gold) if boxes else None), "box"
     announced = _after_announcement(text, gold, numeric)
     if announced is not None:
         return announced, "announced"
@@ -188,28 +183,6 @@ def _auto(text: str, gold: str, numeric: bool) -> tuple[str | None, How]:
         return last_lone_number(text, units_of(gold)) or _last_formula(text), "number"
     # A completion with an empty box gives no answer, whatever stands on its last line.
     return (None if _EMPTY_BOX.search(text) else _last_shown(text)), "line"
-
-
-def _joined(text: str, boxes: list[tuple[int, int]], gold: str) -> str:
-    """Return the content of the last box, or a list of the contents if other boxes stand in a row before it."""
-    first = len(boxes) - 1
-    while first > 0 and _beside(_between(text, boxes[first - 1], boxes[first])):
-        first -= 1
-    row = list(dict.fromkeys(text[start:stop].strip() for start, stop in boxes[first:]))
-    separators = "".join(_between(text, *pair) for pair in zip(boxes[first:], boxes[first + 1 :], strict=False))
-    # If two boxes stand on two lines, the second corrects the first, unless the reference is a list.
-    corrected = len(row) == 2 and "\n" in separators and not separators.strip(" $\n.")
-    return row[-1] if corrected and "," not in gold else ", ".join(row)
-
-
-def _beside(between: str) -> bool:
-    """Return whether the text between two answers makes one list of them."""
-    return len(between) <= 80 and _BETWEEN.fullmatch(between) is not None
-
-
-def _between(text: str, left: tuple[int, int], right: tuple[int, int]) -> str:
-    """Return the text between the closing brace of one box and the command of the next."""
-    return re.sub(r"\\(?:boxed|fbox)\s*\{\Z", "", text[left[1] + 1 : right[0]])
 
 
 def _said(content: str | None, gold: str, numeric: bool) -> str | None:
@@ -227,53 +200,6 @@ def _said(content: str | None, gold: str, numeric: bool) -> str | None:
         return content
     numbers = NUMBER.findall(plain_numbers_text(content))
     return announced_number(content, units_of(gold)) if len(numbers) == 1 else content
-
-
-def _unboxed(text: str | None, gold: str = "") -> str | None:
-    if text is None:
-        return None
-    boxes, begun = _boxes(text)
-    return _joined(text, boxes, gold) if boxes else None if begun else text
-
-
-def tagged(text: str) -> str | None:
-    """Return the content of the last complete `<answer>…</answer>`, or None if there is none."""
-    end = text.rfind("</answer>")
-    start = text.rfind("<answer>", 0, max(end, 0))
-    if start < 0:
-        return None
-    content = text[start + len("<answer>") : text.find("</answer>", start)]
-    before = text[:start].rpartition("</answer>")
-    if before[1] and _beside(before[2]) and before[2].strip():
-        # `<answer>5</answer> or <answer>7</answer>` offers two answers.
-        return f"{before[0].rpartition('<answer>')[2]}, {content}"
-    return content
-
-
-def boxed(text: str) -> str | None:
-    r"""Return the content of the last complete `\boxed{…}`, which has balanced braces; the inner one of nested boxes.
-
-    >>> boxed(r"\boxed{1} and \boxed{\{2\}} but \boxed{3")
-    '\\{2\\}'
-    """
-    boxes, _ = _boxes(text)
-    return text[slice(*boxes[-1])] if boxes else None
-
-
-def _boxes(text: str) -> tuple[list[tuple[int, int]], bool]:
-    """Return the spans of the contents of complete boxes that are not empty, and whether a box is not closed."""
-    opened: list[int] = []  # the place where each open brace's content starts; negative for a box
-    spans: list[tuple[int, int]] = []
-    for match in _BRACES.finditer(text):
-        token = match[0]
-        if token.endswith("{") and (token == "{" or len(token) > 2):
-            opened.append(match.end() if token == "{" else -match.end())
-        elif token == "}" and opened:
-            start = opened.pop()
-            if start < 0 and not (spans and spans[-1][0] > -start):
-                spans.append((-start, match.start()))
-    # An empty box only repeats the instruction, so it is left out.
-    return [span for span in spans if text[slice(*span)].strip()], any(start < 0 for start in opened)
 
 
 def last_number(text: str) -> str | None:
@@ -343,7 +269,7 @@ def _after_announcement(text: str, gold: str, numeric: bool) -> str | None:
         return None
     if len(bold) > 1 and bold[-1][1] != bold[-2][1]:
         between = text[bold[-2].end() : bold[-1].start()]
-        if _beside(between) and between.strip() and "\n" not in between:
+        if beside(between) and between.strip() and "\n" not in between:
             return f"{bold[-2][1]}, {bold[-1][1]}"  # `**10** or **12**` offers two answers
     return announced_number(bold[-1][1], units_of(gold))
 

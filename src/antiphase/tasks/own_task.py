@@ -7,8 +7,6 @@ verifier makes one completion wrong, but it does not end the run.
 """
 
 import contextlib
-import inspect
-import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -17,12 +15,11 @@ from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.tasks.canonical import writable
 from antiphase.tasks.extraction import MAX_LENGTH, Found
 from antiphase.tasks.problem import Problem, Split, Task, check_request
-from antiphase.tasks.specs import Spec, parse_options, parse_spec
+from antiphase.tasks.specs import Spec, parse_spec
+from antiphase.tasks.task_making import made_task, option_names
 from antiphase.tasks.user_code import CodePlace, UserCode, code_place, failure, file_sha256, load_code
 
 _Value = TypeVar("_Value")
-# Parameters of `Task` that the options of a spec cannot set.
-_OF_EVERY_TASK = ("spec", "name", "source", "licence", "prompt_template")
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class OwnTask(Task):
                 unknown.
         """
         code = load_code(place, f"task {spec.text!r}", "task")
-        inner = _made(spec, code)
+        inner = made_task(spec, code)
         options = spec.text.strip()[len(spec.name) :]
         return cls(
             spec=spec.text,
@@ -64,7 +61,7 @@ class OwnTask(Task):
     @property
     def option_names(self) -> set[str]:
         """The names of the options that the user's code takes."""
-        return set(_parameters(self.code.value)) - set(_OF_EVERY_TASK)
+        return option_names(self.code.value)
 
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
         """Return the user's problems after checks. Each problem gets the spec as its `task`.
@@ -217,69 +214,6 @@ def file_digests(specs: Iterable[str]) -> dict[str, str | None]:
 def recorded_code(digests: Mapping[str, str | None]) -> dict[str, Any]:
     """Return the entry that a run folder records for these digests; an empty dictionary if there are none."""
     return {"tasks_sha256": dict(digests)} if digests else {}
-
-
-def _made(spec: Spec, code: UserCode) -> Task:
-    """Return the task that the user's code makes from the spec, after checks."""
-    factory, what = code.value, f"task {spec.text!r}"
-    if not callable(factory) or (isinstance(factory, type) and not issubclass(factory, Task)):
-        kind = f"the class {factory.__name__}" if isinstance(factory, type) else f"a {type(factory).__name__}"
-        raise InvalidInputError(
-            f"{what}: {code.place.name} in {code.place.written} is {kind}; expected a subclass of "
-            "antiphase.tasks.Task, or a function that returns one."
-        )
-    try:
-        task = factory(**_arguments(spec, code))
-    except AntiphaseError:
-        raise
-    except Exception as error:
-        reason = failure(error, code.file)
-        raise InvalidInputError(f"{what}: {code.place.name} cannot make the task ({reason}).") from error
-    if not isinstance(task, Task):
-        raise InvalidInputError(
-            f"{what}: {code.place.name} returned a {type(task).__name__}; expected an antiphase.tasks.Task."
-        )
-    for name in ("name", "source", "licence"):
-        if not isinstance(getattr(task, name, None), str):
-            raise InvalidInputError(f"{what}: its {name} must be text; got {getattr(task, name, None)!r}.")
-    template = task.prompt_template
-    if template is not None and "{prompt}" not in str(template):
-        raise InvalidInputError(f"{what}: its prompt_template must contain {{prompt}}; got {template!r}.")
-    return task
-
-
-def _arguments(spec: Spec, code: UserCode) -> dict[str, Any]:
-    """Return the arguments of the user's code: the options of the spec, and the fields that every task needs."""
-    parameters = _parameters(code.value)
-    options = parse_options(spec, {name: kind for name, (kind, _) in parameters.items() if name not in _OF_EVERY_TASK})
-    shared = {
-        "spec": spec.text,
-        "name": code.place.name,
-        "source": f"{code.place.name} in {code.place.written}",
-        "licence": "not stated",
-    }
-    for name, (_, needed) in parameters.items():
-        if name in shared and (needed or name == "spec"):
-            options[name] = shared[name]
-        elif needed and name not in options:
-            raise InvalidInputError(
-                f"task {spec.text!r}: the option {name!r} is needed. Write {spec.name}:{name}=VALUE, or give the "
-                "parameter a default."
-            )
-    return options
-
-
-def _parameters(factory: Any) -> Mapping[str, tuple[Any, bool]]:
-    """Return (type, whether it has no default) of each parameter that can be given by name."""
-    hints = typing.get_type_hints(getattr(factory, "__init__") if isinstance(factory, type) else factory)  # noqa: B009
-    found = {}
-    for parameter in inspect.signature(factory).parameters.values():
-        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            continue
-        needed = parameter.default is parameter.empty
-        guessed = str if needed or parameter.default is None else type(parameter.default)
-        found[parameter.name] = (hints.get(parameter.name, guessed), needed)
-    return found
 
 
 def _checked(spec: str, found: Sequence[Any]) -> list[Problem]:

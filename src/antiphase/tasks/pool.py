@@ -14,21 +14,17 @@ import threading
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, cast
+from dataclasses import asdict, replace
+from typing import Any, cast
 
-from antiphase.errors import AntiphaseError, InvalidInputError
-from antiphase.steps.thoughts import TAGS, spoken, thought_tags
-from antiphase.tasks.extraction import MAX_LENGTH, PLACES
+from antiphase.errors import InvalidInputError
+from antiphase.steps.thoughts import thought_tags
+from antiphase.tasks.extraction import MAX_LENGTH
 from antiphase.tasks.own_task import OwnTask
-from antiphase.tasks.problem import Problem, Task
+from antiphase.tasks.problem import Problem
 from antiphase.tasks.registry import build_task
+from antiphase.tasks.verdict import Verdict, VerifierError, answer_part, explained, quick_verdict, verdict_of
 
-Outcome = Literal["right", "wrong", "no answer", "cut off", "timeout", "error"]
-# The outcomes of a completion that has not given its answer.
-NO_ANSWER: tuple[Outcome, ...] = ("no answer", "cut off")
-# The version of the rules by which answers are found and verified. It goes up whenever a verdict can change.
-VERDICT_RULES = "3"
 DEFAULT_TIMEOUT = 5.0
 _START_TIMEOUT = 180.0  # seconds to start and to import, which no completion can lengthen
 _CHECKS_PER_PROCESS = 5000  # then the process is replaced, since sympy's caches grow
@@ -36,27 +32,6 @@ _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from antiphas
 _LATE = {"failed": "its process did not answer in time"}
 _ENDED = {"failed": "its process ended"}
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-
-
-class VerifierError(AntiphaseError, RuntimeError):
-    """Error when no completion can be verified, because a process does not start or a package is missing."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The verdict on one completion. Every outcome other than `right` counts as wrong.
-
-    Args:
-        correct: whether the completion is right.
-        outcome: `right`; `wrong`; `no answer` (the completion has no answer, or its thought does not end); `cut off`
-            (the completion reached its length limit before it gave an answer); `timeout` (verifying took too long);
-            `error` (the verifier raised an error, or its process ended).
-        reason: a few words that explain the outcome.
-    """
-
-    correct: bool
-    outcome: Outcome
-    reason: str = field(default="", compare=False)
 
 
 class VerifierPool:
@@ -107,7 +82,7 @@ class VerifierPool:
             raise InvalidInputError(f"timeout must be a positive number of seconds; got {timeout}.")
         answers = [answer_part(build_task(problem.task), completion, self.tags) for completion, problem in pairs]
         problems = [problem for _, problem in pairs]
-        verdicts = [_quick(answer, problem) for answer, problem in zip(answers, problems, strict=True)]
+        verdicts = [quick_verdict(answer, problem) for answer, problem in zip(answers, problems, strict=True)]
         pairs = [(answer or "", problem) for answer, problem in zip(answers, problems, strict=True)]
         todo = [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict is None]
         if todo:
@@ -115,7 +90,7 @@ class VerifierPool:
                 slow = iter(self._check_in_processes(todo, timeout))
             verdicts = [next(slow) if verdict is None else verdict for verdict in verdicts]
         return [
-            _explained(cast(Verdict, verdict), *pair, finish)
+            explained(cast(Verdict, verdict), *pair, finish)
             for verdict, pair, finish in zip(verdicts, pairs, finishes or [None] * len(pairs), strict=True)
         ]
 
@@ -161,52 +136,6 @@ class VerifierPool:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def answer_part(task: Task, completion: str, tags: Sequence[tuple[str, str]] = TAGS) -> str | None:
-    """Return the part of a completion that the task's verifier reads.
-
-    It is the text after the thought; None if the thought does not end. A task with `reads_thoughts` reads everything.
-    """
-    return completion if task.reads_thoughts else spoken(completion, tags).answer
-
-
-def _quick(answer: str | None, problem: Problem) -> Verdict | None:
-    """Return the verdict that a few string operations can decide; None if a process is needed."""
-    if answer is None:
-        return Verdict(False, "no answer", "the thought was begun and not ended")
-    task = build_task(problem.task)
-    correct = task.quick_verdict(answer, problem)
-    if correct is False and task.found(answer, problem) is None:
-        return Verdict(False, "no answer", "no answer was found")
-    return None if correct is None else _verdict(correct)
-
-
-def _explained(verdict: Verdict, answer: str, problem: Problem, finish: str | None) -> Verdict:
-    """Return the verdict with its reason, a few words that explain it.
-
-    The outcome becomes `cut off` if the completion reached its length limit before it gave an answer.
-
-    Args:
-        verdict: the verdict without a reason.
-        answer: the text that was verified.
-        problem: the problem.
-        finish: how the completion ended; `length` means that it reached its length limit.
-    """
-    if verdict.outcome == "no answer":
-        return replace(verdict, outcome="cut off") if finish == "length" else verdict
-    if verdict.outcome not in ("right", "wrong"):
-        return verdict
-    found = build_task(problem.task).found(answer, problem)
-    if finish == "length" and found is not None and found.how in ("number", "line"):
-        # The text would have gone on, so its last number and its last line are not its answer.
-        return Verdict(False, "cut off", f"the completion was cut off, so {PLACES[found.how]} is not its answer")
-    place = "" if found is None else f" ({PLACES[found.how]})"
-    return replace(verdict, reason=f"the answer{place} {'equals' if verdict.correct else 'is not'} the reference")
-
-
-def _verdict(correct: bool) -> Verdict:
-    return Verdict(correct, "right" if correct else "wrong")
 
 
 def _close_all(workers: "list[_Worker]", pid: int) -> None:
@@ -277,7 +206,7 @@ class _Worker:
                 return Verdict(False, "timeout", f"verifying took more than {timeout:g} s")
             return Verdict(False, "error", "the process that verifies ended")
         if "correct" in answer:
-            return _verdict(answer["correct"])
+            return verdict_of(answer["correct"])
         return Verdict(False, "error", f"the verifier raised {answer['error']}")
 
     def _warm_up(self, located: str, sha256: str | None, spec: str) -> None:
