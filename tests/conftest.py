@@ -28,8 +28,8 @@ from transformers import (
     set_seed,
 )
 
-# The fixtures of the tests that open the page in a browser.
-pytest_plugins = ["page_fixtures"]
+# Fixtures that the modules of tests/report share.
+pytest_plugins = ["page_fixtures", "report_fixtures"]
 
 settings.register_profile(
     "antiphase", deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture]

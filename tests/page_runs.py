@@ -18,9 +18,12 @@ TRAJECTORY = Path(__file__).parents[1] / "recipes" / "smollm2-sums" / "results" 
 
 
 def probed(place: Path) -> Path:
-    """The folder in `place` of a real probe of the embedded model."""
-    probe("demo", num_prompts=4, samples=2, max_new_tokens=40, estimators=("own", "full:4"), out=place / "run",
-          progress=False, figures=False)  # fmt: skip
+    """The folder in `place` of a real probe of the embedded model: 8 rollouts of 48 tokens, by three estimators.
+
+    Steps have a known size, so that a rollout has six steps and a ρ of its own.
+    """
+    probe("demo", num_prompts=4, samples=2, max_new_tokens=48, estimators=("own", "last", "full:4"),
+          splitter="fixed:8", out=place / "run", progress=False, figures=False)  # fmt: skip
     return place / "run"
 
 

@@ -103,7 +103,7 @@ def test_hidden_models_leave_the_selection(watched, folder, judged, tmp_path) ->
     page.click("#select-range")
     everything = number_of(page.inner_text("#selection"))
     page.locator("#shown input").first.uncheck()
-    assert number_of(page.inner_text("#selection")) == everything - 320
+    assert number_of(page.inner_text("#selection")) == everything - 384
     assert {row["model"] for row in downloaded(page, "selected")} == {"judged"}
     watched.quiet()
 

@@ -81,7 +81,7 @@ def test_an_address_brings_the_view_back(watched, folder) -> None:
 @pytest.mark.parametrize("fragment", ["#rollout=999&token=-4&cell=<b>&subject=77&estimator=x", "#%%%", "#cell=L99.Q"])
 def test_a_wrong_address_is_passed_over(watched, folder, fragment: str) -> None:
     page = watched.open(folder / "report.html", fragment)
-    assert page.locator("#text .tok").count() == 40
+    assert page.locator("#text .tok").count() == 48
     assert not page.locator("#failure").is_visible()
 
 

