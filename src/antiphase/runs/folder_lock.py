@@ -125,25 +125,29 @@ def locked(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
 
 def _locked_file(path: Path, what: str, *, wait: bool) -> int:
     """Return the open file, locked and with the facts about this process as its text."""
+    tried = False
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             _lock(file)
             if _is_at(file, path):
-                os.ftruncate(file, 0)
-                os.lseek(file, 0, os.SEEK_SET)
-                os.write(file, json.dumps(_this_process()).encode())
+                with contextlib.suppress(OSError):  # On a full disk, the lock has no text.
+                    os.ftruncate(file, 0)
+                    os.lseek(file, 0, os.SEEK_SET)
+                    os.write(file, json.dumps(_this_process()).encode())
                 return file
         except OSError as error:
             if error.errno not in _HELD:
                 os.close(file)
                 raise
-            if not wait:
+            # The second try decides, because `check_unused` of another process holds a free lock for a moment.
+            if tried and not wait:
                 try:
                     raise _in_use(file, what) from None
                 finally:
                     os.close(file)
         os.close(file)
+        tried = True
         time.sleep(_SECONDS_BETWEEN_TRIES)
 
 

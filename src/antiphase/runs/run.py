@@ -142,8 +142,7 @@ class Run(ABC, Generic[Wanted, Found]):
         """Begin or continue the run, and return its result.
 
         Raises:
-            AntiphaseError: another process is writing to the folder, a model cannot be loaded or measured, or memory
-                runs out.
+            AntiphaseError: the folder is in use, a model cannot be loaded or measured, or memory runs out.
         """
         outputs = self.request.outputs
         with contextlib.ExitStack() as stack:

@@ -20,7 +20,12 @@ def option_names(factory: Any) -> set[str]:
 
 
 def made_task(spec: Spec, code: UserCode) -> Task:
-    """Return the task that the user's code makes from the spec, after checks."""
+    """Call the user's class or function with the options of the spec, and return the task.
+
+    Raises:
+        InvalidInputError: the code is no subclass of `Task` and no function, it raises an error or returns no task, an
+            option is unknown or missing, or a field of the task has a wrong value.
+    """
     factory, what = code.value, f"task {spec.text!r}"
     if not callable(factory) or (isinstance(factory, type) and not issubclass(factory, Task)):
         kind = f"the class {factory.__name__}" if isinstance(factory, type) else f"a {type(factory).__name__}"
