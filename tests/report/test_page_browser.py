@@ -227,7 +227,7 @@ def test_keyboard_path(page, folder) -> None:
     page.keyboard.press("Enter")
     assert page.locator('#text [data-token="2"]').get_attribute("aria-selected") == "true"
     page.keyboard.press("End")
-    assert page.evaluate("document.activeElement.dataset.token") == "39"
+    assert page.evaluate("document.activeElement.dataset.token") == "47"
     assert page.locator('#text [tabindex="0"]').count() == 1  # one stop for the Tab key
     page.locator("#layers").scroll_into_view_if_needed()
     page.wait_for_selector(".map")
@@ -288,12 +288,12 @@ def test_the_map_is_the_summary(page, folder) -> None:
 
 
 def test_another_estimator(page, folder) -> None:
-    result = json.loads((folder / "summary.json").read_text())["results"][1]
+    result = json.loads((folder / "summary.json").read_text())["results"][2]
     page.select_option("#estimator", "full")
     headline = result["units"]["type"]
     said = f"ρ by type {headline['value']:+.3f} over {headline['num_items']} types"
     assert said in page.inner_text("#chosen").replace("−", "-")
-    assert page.locator("#text .tok.unmeasured").count() == 36
+    assert page.locator("#text .tok.unmeasured").count() == 44
     assert "32 tokens" in page.inner_text("#scatter-caption")
     page.click("#most")
     assert "None of these rollouts has a ρ" in page.inner_text("#rollout-facts")

@@ -71,8 +71,8 @@ def test_print(page, tmp_path) -> None:
 
 
 def test_an_address_brings_the_view_back(watched, folder) -> None:
-    page = watched.open(folder / "report.html", "#rollout=3&cell=L2.O&token=130")
-    assert page.locator("#text .tok.here").get_attribute("data-token") == "130"
+    page = watched.open(folder / "report.html", "#rollout=3&cell=L2.O&token=150")
+    assert page.locator("#text .tok.here").get_attribute("data-token") == "150"
     assert page.input_value("#cell") == "L2.O"
     assert page.input_value("#rollout") == "3"
     watched.quiet()

@@ -112,7 +112,8 @@ def test_the_list_of_steps_is_the_table(page, folder) -> None:
 @needs_model
 def test_correlations_over_steps_are_those_of_the_summary(page, folder) -> None:
     entry = results_of(folder)[0]["units"]["step"]
-    row = frame_of(folder, "rollouts").iloc[1]
+    rollouts = frame_of(folder, "rollouts")
+    row = rollouts.iloc[1]
     page.select_option("#rollout", "1")
     shown(page, "#steps")
     found = {name: cells for name, *cells in texts(page, "#steps-rho")}
@@ -135,7 +136,7 @@ def test_correlations_over_steps_are_those_of_the_summary(page, folder) -> None:
     assert float(rows["this rollout"]["low"]) == row.spearman_step_low
     note = page.inner_text("#steps-note")
     assert "Steps are made by fixed:8" in note
-    assert f"{entry['num_items']} measured steps; {entry['num_undefined']} of 4 rollouts have no ρ" in note
+    assert f"{entry['num_items']} measured steps; {entry['num_undefined']} of {len(rollouts)} rollouts have no ρ" in note
 
 
 @needs_model
@@ -166,7 +167,10 @@ def test_rollouts_are_told_apart_by_the_chosen_unit(page, folder, watched) -> No
 
 @needs_model
 def test_the_chain_and_the_controls_are_the_summary(page, folder) -> None:
-    for place, result_ in enumerate(results_of(folder)):
+    # The third estimator, `full:4`, measures too few tokens for some of the controls.
+    measured = [found for found in results_of(folder) if found["estimator"] != "full"]
+    assert len(measured) == 2
+    for result_ in measured:
         page.select_option("#estimator", result_["estimator"])
         shown(page, "#chain")
         links = {link["link"]: link for link in result_["chain"]}
@@ -192,7 +196,6 @@ def test_the_chain_and_the_controls_are_the_summary(page, folder) -> None:
         assert [float(row["high"]) for row in rows] == [
             entry["high"] for control in result_["controls"].values() for entry in control.values()
         ]
-        assert place < 2
 
 
 def test_what_a_link_says_follows_its_interval(watched, tmp_path) -> None:
