@@ -1,8 +1,8 @@
 r"""Find the answer inside a completion: in tags, in a box, announced, as the last number, or on the last line.
 
-These are pure string functions, linear in the length of the text. They do not decide whether the answer is right.
-The text is what follows the thought of a reasoning model (see `thoughts`). A box that is not closed (`\boxed{12`)
-gives no answer.
+The functions use only strings, and their time is linear in the length of the text. They do not decide whether the
+answer is right. The text is what follows the thought of a reasoning model (see `thoughts`). A box that is not closed
+(`\boxed{12`) gives no answer.
 """
 
 import functools
@@ -55,7 +55,8 @@ class Found:
     Args:
         text: the answer.
         how: the place: `tags`, `box`, `announced` (after "The answer is" or `####`, or in bold), `number` (the last
-            number), `line` (the last line), or `asked` (a place that another mode than `auto` names).
+            number) or `line` (the last line). It is `asked` if the user chose a single place, with another mode than
+            `auto`.
     """
 
     text: str
@@ -68,15 +69,22 @@ def extract_answer(completion: str, mode: ExtractMode, gold: str) -> str | None:
     Only the last 20,000 characters are read. If both the reference and the answer are plain numbers, the answer is
     returned in ASCII digits, without `$`, `%`, thousands separators and final period.
 
+    The mode says where the answer is looked for:
+
+    * `tags`: the content of the last `<answer>…</answer>`.
+    * `boxed`: the content of the last complete `\boxed{…}`. Several boxes beside each other make one list.
+    * `last-number`: the last number.
+    * `last-line`: the last line that is not blank.
+    * `whole`: the whole text.
+    * `after-A`: the text after the last letter A.
+    * `auto`: the first place in this order that has an answer: tags; a box; an announcement ("The answer is",
+      "Answer:", `####`, 答案) or a number in bold; the last number, if the reference is a number; the last line.
+      If `<answer>` has no closing tag, `auto` searches only the text after it.
+
     Args:
         completion: the generated text after its thought.
-        mode: where the answer is looked for. `tags` is the content of the last `<answer>…</answer>`, `boxed` that of
-            the last complete `\boxed{…}` (several boxes beside each other make one list), `last-number` the last
-            number, `last-line` the last line that is not blank, `whole` all of the text, and `after-A` the text after
-            the last letter A. `auto` takes the first of these that it finds: tags; boxed; an announced answer ("The
-            answer is", "Answer:", `####`, 答案, or a number in bold); the last number, if the reference is a number;
-            the last line. If `<answer>` has no closing tag, `auto` searches only the text after it.
-        gold: the reference answer. `auto` looks at it only to see whether it is a number or a list.
+        mode: one of the modes above.
+        gold: the reference answer, which tells whether the answer is a number or a list.
 
     >>> extract_answer(r"so \boxed{3}, no, \boxed{\frac{1}{2}}", "auto", "1/2")
     '\\frac{1}{2}'
@@ -91,10 +99,10 @@ def extract_answer(completion: str, mode: ExtractMode, gold: str) -> str | None:
 
 @functools.lru_cache(maxsize=512)
 def is_whole(completion: str, gold: str, finish: str | None) -> bool:
-    """Return whether a completion was not cut off before it gave its answer.
+    """Return whether a completion gave its answer before it was cut off, or was not cut off.
 
-    A completion that reached its length limit would have gone on. So its last number and its last line are no answer;
-    an answer in tags, in a box or after an announcement is one.
+    A completion that reached its length limit was cut off. Its last number and its last line may come from the middle
+    of a calculation, so they are no answer. An answer in tags, in a box or after an announcement counts.
 
     Args:
         completion: the generated text after its thought.
@@ -110,7 +118,7 @@ def is_whole(completion: str, gold: str, finish: str | None) -> bool:
 def find_answer(completion: str, mode: ExtractMode, gold: str) -> Found | None:
     """Return the answer that a completion gives, and where it was found; None if the completion gives none.
 
-    Found answers are cached, since a verdict, its reason and a vote ask for the same answer.
+    Answers are cached, because several callers ask for the same one.
 
     Args:
         completion: the generated text after its thought.
@@ -141,7 +149,7 @@ def find_answer(completion: str, mode: ExtractMode, gold: str) -> Found | None:
 
 
 def _other_sign(text: str, gold: str) -> bool:
-    """Return whether both texts have a sign of a unit, such as `%` and `€`, and the signs differ."""
+    """Return whether the two texts have different signs of a unit, such as `%` and `€`."""
     given, wanted = sign_units(text), sign_units(gold)
     return bool(given and wanted) and not given & wanted
 
@@ -220,7 +228,10 @@ def last_line(text: str) -> str | None:
 
 
 def _last_shown(text: str) -> str | None:
-    """Return the display formula that ends the text, else the last line's last formula or bold text, else the line."""
+    """Return the display formula at the end of the text.
+
+    If there is none, return the last formula or bold text of the last line, or else the whole last line.
+    """
     display = _DISPLAY.search(text)
     if display is not None:
         return display[1] or display[2]
@@ -230,7 +241,7 @@ def _last_shown(text: str) -> str | None:
 
 
 def _last_formula(text: str) -> str | None:
-    """Return the last formula of the last line if the last number of the line stands in it, else None."""
+    """Return the last formula of the last line; None if the line has no formula or its last number stands after it."""
     line = last_line(text) or ""
     found = last_match(_SHOWN, line)
     if found is None or any(character.isdecimal() for character in line[found.end() :]):
@@ -245,14 +256,14 @@ def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 
 
 def _after_announcement(text: str, gold: str, numeric: bool) -> str | None:
-    """Return what the last announcement says, or None.
+    """Return the answer in the last announcement, such as "The answer is 5"; None if there is none.
 
     If a number is wanted, an announcement without a digit is skipped. If no announcement is left, the last number in
     bold is taken.
 
     Args:
         text: the text after the thought.
-        gold: the reference answer, whose units a number may have.
+        gold: the reference answer. If the number has another unit than the reference, the unit is kept.
         numeric: whether a number is wanted.
     """
     for found in reversed(list(_ANNOUNCED.finditer(text))):
@@ -275,7 +286,7 @@ def _after_announcement(text: str, gold: str, numeric: bool) -> str | None:
 
 
 def _announced_line(text: str) -> str:
-    """Return the line after an announcement: its formula if it begins with one, else the line without decoration."""
+    """Return the line after an announcement, without decoration; only its formula if it begins with one."""
     text = text.lstrip().removeprefix("**").lstrip()
     formula = _FORMULA.match(text)
     if formula is not None and not is_continued(text, formula.end()):

@@ -13,7 +13,7 @@ _TOKEN = re.compile(r"\\[{}]|[()\[\]{},]")
 def items_of(text: str) -> tuple[str, list[str]]:
     r"""Return (the brackets around the whole text, the items between its outer commas).
 
-    `(1,2]` gives (`(]`, [`1`, `2`]). Brackets around a single item belong to the item.
+    `(1,2]` gives (`(]`, [`1`, `2`]). If there is only one item, the brackets around it stay part of the item.
     """
     tokens = list(_TOKEN.finditer(text))
     commas: dict[int, list[int]] = defaultdict(list)  # by the number of brackets that are open

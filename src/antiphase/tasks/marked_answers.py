@@ -28,7 +28,9 @@ def tagged(text: str) -> str | None:
 
 
 def boxed(text: str) -> str | None:
-    r"""Return the content of the last complete `\boxed{…}`, which has balanced braces; the inner one of nested boxes.
+    r"""Return the content of the last complete `\boxed{…}`; None if there is none.
+
+    Of nested boxes, the inner one counts.
 
     >>> boxed(r"\boxed{1} and \boxed{\{2\}} but \boxed{3")
     '\\{2\\}'
@@ -66,7 +68,7 @@ def unboxed(text: str | None, gold: str = "") -> str | None:
 
 
 def joined_boxes(text: str, boxes: list[tuple[int, int]], gold: str) -> str:
-    """Return the content of the last box, or a list of the contents if other boxes stand in a row before it."""
+    """Return the content of the last box. If other boxes stand directly before it, all contents make one list."""
     first = len(boxes) - 1
     while first > 0 and beside(_between(text, boxes[first - 1], boxes[first])):
         first -= 1
@@ -78,7 +80,7 @@ def joined_boxes(text: str, boxes: list[tuple[int, int]], gold: str) -> str:
 
 
 def beside(between: str) -> bool:
-    """Return whether the text between two answers makes one list of them."""
+    r"""Return whether two answers with this text between them are one list, as in `\boxed{1} and \boxed{2}`."""
     return len(between) <= 80 and _BETWEEN.fullmatch(between) is not None
 
 

@@ -5,7 +5,8 @@ Plain numbers are compared exactly, and equal strings are equal. Other answers a
 * `x = 5` counts as 5, because its left side is a name. If the reference is an equation such as `x + y = 2`, the answer
   must be a multiple of that equation. In any other equation or chain of equations, each side must equal the reference.
 * Lists and tuples are compared item by item, in order. Their brackets must be the same.
-* A unit is split from its value. If both the answer and the reference have a unit, the units must be the same.
+* A unit is split from its value. If both the answer and the reference have a unit, the values are compared in the same
+  unit, so `0.1 m` equals `10 cm`.
 
 What is left is a single expression, which `expression_equality` compares. `extraction` finds the answer in a
 completion.
@@ -52,7 +53,7 @@ _CURRENCY = re.compile(r"[€£¥₹$]")
 
 
 def quick_same(answer: str, gold: str) -> bool | None:
-    """Return whether the answer equals the reference, if strings and numbers can decide it; None if algebra must."""
+    """Return whether the answer equals the reference; None if only algebra can tell."""
     if len(answer) <= MAX_ANSWER_LENGTH and _other_units(answer, gold):
         return False
     wanted, given = exact_number(gold), exact_number(answer)
@@ -72,8 +73,8 @@ def same_answer(answer: str, gold: str, order: Order = "given", compare: Compare
         answer: the answer that was extracted from a completion.
         gold: the reference.
         order: whether the order of items matters in a list without brackets, such as `1,-2`. `given`: the items must
-            have the order of the reference. `any`: the order does not matter, and the list equals the set of the same
-            items. The order never matters in a set `\{ \}`.
+            have the order of the reference. `any`: the order does not matter, and a list such as `1,-2` also equals
+            the set `\{1,-2\}`. In a set, the order never matters.
         compare: `math` lets math-verify compare expressions; `exact` compares only numbers and text, item by item.
 
     Raises:
@@ -174,7 +175,7 @@ def _same_items(given: list[str], wanted: list[str], ordered: bool, order: Order
 
 
 def _same_item(answer: str, gold: str, order: Order, compare: Compare) -> bool:
-    """Return whether the answer equals the reference. Both are equations, values with units, or expressions, no lists.
+    """Return whether the answer equals the reference. Neither of the two is a list.
 
     `same_answer` explains `order` and `compare`.
     """
@@ -196,7 +197,7 @@ def _same_item(answer: str, gold: str, order: Order, compare: Compare) -> bool:
 
 
 def _other_units(answer: str, gold: str) -> bool:
-    """Return whether both texts have a known unit, by a sign or by a word, and the units measure different things."""
+    """Return whether both texts have a known unit, as a sign or a word, and the two units measure different things."""
     given, wanted = units_of(_in_words(answer)), units_of(_in_words(gold))
     return bool(given and wanted) and all(ratio_of(one, other) is None for one in given for other in wanted)
 
@@ -240,7 +241,7 @@ def _assignment(text: str) -> tuple[str | None, str]:
 
 
 def _tidy(text: str) -> str:
-    r"""Return an answer without what does not change its value, and with mathematics written as LaTeX.
+    r"""Return an answer in LaTeX, without the signs that do not change its value.
 
     Currency signs, a final period, and the commands for the size of brackets (`\left`, `\big`) are removed. The word
     "and" between two items becomes a comma.

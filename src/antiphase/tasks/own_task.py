@@ -1,9 +1,9 @@
 """Run a user's own task, which a spec names as `file.py:MyTask` or `package.module:MyTask`.
 
-The options of the spec follow after another colon. `MyTask` is a subclass of `Task`, or a function that returns a
-task. Its parameters are the options of the spec, converted to the annotated types. `OwnTask` wraps the user's task. It
-checks the problems, and it tries the verifier on one problem before anything long starts. A later error in the
-verifier makes one completion wrong, but it does not end the run.
+`MyTask` is a subclass of `Task`, or a function that returns a task. Options follow after another colon, as in
+`file.py:MyTask:size=5`; they become the arguments of `MyTask`, converted to the annotated types. `OwnTask` wraps the
+user's task. It checks the problems, and it tries the verifier on one problem before anything long starts. If the
+verifier raises an error later, one completion counts as wrong, and the run goes on.
 """
 
 import contextlib
@@ -41,8 +41,8 @@ class OwnTask(Task):
         """Make the task by calling the user's code with the spec's options.
 
         Raises:
-            InvalidInputError: there is no such file or name, the code raises or returns no task, or an option is
-                unknown.
+            InvalidInputError: the file or the name does not exist, the user's code raises or returns no task, or an
+                option is unknown.
         """
         code = load_code(place, f"task {spec.text!r}", "task")
         inner = made_task(spec, code)
@@ -64,13 +64,14 @@ class OwnTask(Task):
         return option_names(self.code.value)
 
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
-        """Return the user's problems after checks. Each problem gets the spec as its `task`.
+        """Return the user's problems, after checks. The field `task` of each problem is set to the spec.
 
         The verifier is tried on the first problem.
 
         Raises:
-            InvalidInputError: the number of problems is wrong, an item is no `Problem` or lacks its id or prompt, an
-                id occurs twice, or the user's code raises or returns a value of the wrong type.
+            InvalidInputError: the number of problems is not the one that was asked for, an item is no `Problem` or
+                lacks its id or prompt, an id occurs twice, or the user's code raises or returns a value of the wrong
+                type.
         """
         check_request(self.spec, split, num)
         with self._calling("problems"):
@@ -141,7 +142,7 @@ class OwnTask(Task):
             return False
 
     def _try_verifier(self, problem: Problem) -> None:
-        """Call the user's methods on an empty completion and on the reference. An error is a mistake in that code.
+        """Call the user's methods on an empty completion and on the reference, to find mistakes in the user's code.
 
         Raises:
             InvalidInputError: a method raises, returns a value of the wrong type, or contradicts `verify`.
@@ -190,15 +191,15 @@ def own_place(spec: Spec) -> CodePlace | None:
 
 
 def code_digests(tasks: Iterable[Task]) -> dict[str, str | None]:
-    """Return the sha256 of the file that each user's own task was loaded from, by the task's spec.
+    """Return, for each user's own task, the sha256 of the file that the task was loaded from. The key is its spec.
 
-    Other tasks are left out. A module without a file has None.
+    Other tasks are left out. If a task comes from a module without a file, its value is None.
     """
     return {task.spec: task.code.sha256 for task in tasks if isinstance(task, OwnTask)}
 
 
 def file_digests(specs: Iterable[str]) -> dict[str, str | None]:
-    """Return the sha256 that the file of each user's own task has now, by the task's spec. No task is loaded.
+    """Return, for each user's own task, the sha256 that its file has now. The key is its spec. No task is loaded.
 
     Raises:
         InvalidInputError: a file or module does not exist.
@@ -212,7 +213,7 @@ def file_digests(specs: Iterable[str]) -> dict[str, str | None]:
 
 
 def recorded_code(digests: Mapping[str, str | None]) -> dict[str, Any]:
-    """Return the entry that a run folder records for these digests; an empty dictionary if there are none."""
+    """Return the entry with these digests that a run folder stores; an empty dictionary if there are no digests."""
     return {"tasks_sha256": dict(digests)} if digests else {}
 
 

@@ -1,7 +1,7 @@
 """Verify completions in processes that can be killed, so that no completion can hang or end the caller.
 
 `VerifierPool.check` works in any thread and uses no signals in the caller. It returns a verdict for every completion.
-A verdict that a few string operations can decide needs no process. `worker` is the program of the processes.
+If a few string operations can decide a verdict, no process is used. `worker` is the program of the processes.
 """
 
 import contextlib
@@ -35,14 +35,15 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 
 
 class VerifierPool:
-    """A pool of processes that verify completions. They start when they are first needed.
+    """A pool of processes that verify completions. The processes start when they are first needed.
 
     Use the pool in a `with` block, or call `close`. Its processes also end when the pool is deleted, and when the
     process that made the pool ends or is killed.
 
     Args:
         num_workers: the greatest number of processes; None means 2, or 1 on a machine with one core.
-        think_tags: tags of thoughts besides the known ones, each text as in `<plan> </plan>`.
+        think_tags: further pairs of tags around a thought, in addition to the known ones. Each text is an opening and
+            a closing tag, such as `<plan> </plan>`.
 
     Raises:
         InvalidInputError: `num_workers` is less than 1, or a text in `think_tags` is not two tags.
@@ -64,19 +65,20 @@ class VerifierPool:
         timeout: float = DEFAULT_TIMEOUT,
         finishes: Sequence[str | None] | None = None,
     ) -> list[Verdict]:
-        """Return the verdict on each completion, in order.
+        """Return the verdict on each completion, in the order of `pairs`.
 
         If a model thinks before it answers, only the text after its thought is verified (see `thoughts`).
 
         Args:
             pairs: (completion, problem) for each completion.
-            timeout: the seconds that one verification may take. The time to start and to import does not count.
+            timeout: the seconds that one verification may take. If it takes longer, the outcome is `timeout`. The time
+                that a process needs to start does not count.
             finishes: how each completion ended; `length` means that it reached its length limit. None if this is not
                 known.
 
         Raises:
             InvalidInputError: the timeout is not positive, or a problem names a task that does not exist.
-            VerifierError: verification cannot work at all, whatever the completions.
+            VerifierError: no completion can be verified, because a process does not start or a package is missing.
         """
         if not timeout > 0:
             raise InvalidInputError(f"timeout must be a positive number of seconds; got {timeout}.")
@@ -95,7 +97,7 @@ class VerifierPool:
         ]
 
     def _check_in_processes(self, pairs: Sequence[tuple[str, Problem]], timeout: float) -> list[Verdict]:
-        """Return the verdicts of processes, in order. Each thread here waits for one process at a time."""
+        """Let the processes verify all completions, and return the verdicts in the order of `pairs`."""
         if os.getpid() != self._pid:  # after a fork: the processes belong to the parent
             self._finalizer.detach()
             self._idle, self._pid = [], os.getpid()
@@ -139,7 +141,7 @@ class VerifierPool:
 
 
 def _close_all(workers: "list[_Worker]", pid: int) -> None:
-    """End the processes, unless this process is a fork: they belong to the process that started them."""
+    """End the processes, unless this process is a fork of the one that started them."""
     if os.getpid() != pid:
         return
     while workers:
@@ -236,7 +238,7 @@ class _Worker:
             raise _GoneError from None
 
     def _receive(self, timeout: float) -> dict[str, Any]:
-        """Return the next answer of the process, or `_LATE` if none comes in time."""
+        """Return the next answer of the process, or `_LATE` if no answer comes within `timeout` seconds."""
         try:
             return self._answers.get(timeout=timeout)
         except queue.Empty:

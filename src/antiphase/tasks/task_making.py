@@ -75,7 +75,7 @@ def _arguments(spec: Spec, code: UserCode) -> dict[str, Any]:
 
 
 def _parameters(factory: Any) -> Mapping[str, tuple[Any, bool]]:
-    """Return (type, whether it has no default) of each parameter that can be given by name."""
+    """Return (type, whether it is required) for each parameter that can be given by name."""
     hints = typing.get_type_hints(getattr(factory, "__init__") if isinstance(factory, type) else factory)  # noqa: B009
     found = {}
     for parameter in inspect.signature(factory).parameters.values():
