@@ -136,7 +136,9 @@ def test_correlations_over_steps_are_those_of_the_summary(page, folder) -> None:
     assert float(rows["this rollout"]["low"]) == row.spearman_step_low
     note = page.inner_text("#steps-note")
     assert "Steps are made by fixed:8" in note
-    assert f"{entry['num_items']} measured steps; {entry['num_undefined']} of {len(rollouts)} rollouts have no ρ" in note
+    assert (
+        f"{entry['num_items']} measured steps; {entry['num_undefined']} of {len(rollouts)} rollouts have no ρ" in note
+    )
 
 
 @needs_model

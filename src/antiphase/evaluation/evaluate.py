@@ -22,7 +22,8 @@ from antiphase.models.loading import LoadedModel
 from antiphase.progress import Progress
 from antiphase.runs.items import Limits
 from antiphase.runs.parts import Kind
-from antiphase.runs.run import Frames, Run
+from antiphase.runs.run import Run
+from antiphase.runs.run_result import Frames
 from antiphase.runs.versions import versions
 from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.verdict import VERDICT_RULES

@@ -11,9 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, TypeVar
 
-import pandas as pd
 import pyarrow as pa
 
 from antiphase.data.chat_template import reads_clock, unused_variables
@@ -22,7 +21,6 @@ from antiphase.errors import InvalidInputError
 from antiphase.models.architecture import unwrap
 from antiphase.models.loading import LoadedModel, inspect_model, load_model
 from antiphase.page.defaults import FILE as REPORT
-from antiphase.page.document import Document
 from antiphase.page.html import add_page
 from antiphase.progress import Progress
 from antiphase.rollouts.sampling import end_tokens
@@ -33,30 +31,10 @@ from antiphase.runs.measuring import model_facts
 from antiphase.runs.parts import Kind
 from antiphase.runs.run_folder import RunFolder
 from antiphase.runs.run_request import RunRequest
+from antiphase.runs.run_result import Frames, Result
 from antiphase.runs.versions import commit, versions
 from antiphase.signals.alternatives import check_alternatives
 from antiphase.signals.measure import chosen_layers
-
-
-@runtime_checkable
-class Result(Protocol):
-    """The result of a run."""
-
-    def document(self, title: str) -> Document:
-        """Return the content of the interactive page about the run."""
-
-
-class Frames(NamedTuple):
-    """The tables of a finished run, with the rows of all batches and models.
-
-    `steps` is None in a run that was made before antiphase measured steps. `alternatives` is None if none were stored.
-    """
-
-    tokens: pd.DataFrame
-    rollouts: pd.DataFrame
-    steps: pd.DataFrame | None
-    alternatives: pd.DataFrame | None
-
 
 Found = TypeVar("Found", bound=Result)
 Wanted = TypeVar("Wanted", bound=RunRequest)
