@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import re
 import signal
@@ -18,6 +19,25 @@ from antiphase.runs import folder_lock
 from antiphase.runs.folder_kinds import is_free
 from antiphase.runs.folder_lock import LOCK, check_unused, locked, only_writer
 
+# What each process of a training on two devices says about a free folder and about a folder that is in use.
+TRAINING = """
+import json, os, sys
+from pathlib import Path
+from accelerate import PartialState
+from antiphase.errors import InvalidInputError
+from antiphase.training.training_folder import held_by_main
+state = PartialState(cpu=True)  # as the options of a training make it
+free, used = map(Path, sys.argv[1:])
+with held_by_main(free):
+    said = [json.loads((free / ".lock").read_text())["pid"]]
+    state.wait_for_everyone()
+try:
+    with held_by_main(used):
+        said.append("not refused")
+except InvalidInputError as error:
+    said.append(str(error))
+(free.parent / f"rank{os.environ['RANK']}.json").write_text(json.dumps([os.getpid(), *said]))
+"""
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -196,6 +216,26 @@ def test_only_the_main_process_of_a_training_locks(tmp_path, monkeypatch) -> Non
         monkeypatch.setattr(accelerate.PartialState, "is_main_process", False)
         with held_by_main(tmp_path):
             pass
+
+
+def test_both_processes_of_a_training_are_refused(tmp_path) -> None:
+    pytest.importorskip("trl")
+    script = tmp_path / "script.py"
+    script.write_text(TRAINING)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    with another_process(tmp_path / "used") as process:
+        done = subprocess.run(
+            [
+                sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script),
+                str(tmp_path / "free"), str(tmp_path / "used"),
+            ],
+            env=environment, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    (main_pid, *said), (_, *also_said) = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert said == also_said
+    assert said[0] == main_pid
+    assert f"in use by process {process.pid} on" in said[1]
 
 
 def test_the_message_needs_no_facts(tmp_path) -> None:
