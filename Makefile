@@ -89,7 +89,8 @@ $(LOWEST)/.done: pyproject.toml constraints.txt constraints-lowest.txt
 test-lowest: $(LOWEST)/.done ## run the tests that meet other packages, with the lowest versions that are allowed
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -W default \
 		tests/data tests/models tests/probing tests/rollouts tests/statistics tests/signals/test_estimators.py \
-		tests/signals/test_families.py tests/training/test_trainer.py tests/training/test_training_parts.py
+		tests/signals/test_families.py tests/training/test_trainer.py tests/training/test_training_parts.py \
+		tests/training/test_callback.py
 
 check: $(VENV)/.dev ## lint, formatting, types and import rules
 	$(BIN)/ruff check .

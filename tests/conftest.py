@@ -28,6 +28,9 @@ from transformers import (
     set_seed,
 )
 
+# Fixtures that the modules of tests/report share.
+pytest_plugins = ["page_fixtures", "report_fixtures"]
+
 settings.register_profile(
     "antiphase", deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -1,4 +1,4 @@
-"""For the tests of the page in a browser: folders of real runs, made once in a process, and what the tests do."""
+"""For the tests of the page in a browser: the real runs that `page_fixtures` makes, and what the tests do."""
 
 import csv
 import io
@@ -15,66 +15,47 @@ from antiphase.evaluation.plan import plan_tasks
 from antiphase.probing.probe import probe
 
 TRAJECTORY = Path(__file__).parents[1] / "recipes" / "smollm2-sums" / "results" / "trajectory.jsonl"
-# The folders by their name and by the folder for temporary files of the process.
-_MADE: dict[tuple[str, str], Path] = {}
 
 
-def _once(factory, name, make):
-    """The folder of this name; `make` fills it if no test of the process has asked for it before."""
-    key = (name, str(factory.getbasetemp()))
-    if key not in _MADE:
-        place = factory.mktemp(name)
-        _MADE[key] = make(place) or place
-    return _MADE[key]
+def probed(place: Path) -> Path:
+    """The folder in `place` of a real probe of the embedded model: 8 rollouts of 48 tokens, by three estimators.
+
+    Steps have a known size, so that a rollout has six steps and a ρ of its own.
+    """
+    probe("demo", num_prompts=4, samples=2, max_new_tokens=48, estimators=("own", "last", "full:4"),
+          splitter="fixed:8", out=place / "run", progress=False, figures=False)  # fmt: skip
+    return place / "run"
 
 
-def probed(factory) -> Path:
-    """A real probe of the embedded model."""
-
-    def make(place):
-        probe("demo", num_prompts=4, samples=2, max_new_tokens=40, estimators=("own", "full:4"), out=place / "run",
-              progress=False, figures=False)  # fmt: skip
-        return place / "run"
-
-    return _once(factory, "probe", make)
-
-
-def judged_rollouts(factory) -> Path:
-    """An evaluation of the embedded model on given completions, some right and some wrong."""
-
-    def make(place):
-        (plan,) = plan_tasks(EvalConfig(models=("demo",), tasks=("sums",), num_problems=4))
-        rows = [
-            {"problem_id": p.problem_id, "completion": text}
-            for p in plan.problems
-            for text in (
-                f" {p.answer}, I think, since that is what the two add up to", " 7777, or so I would guess now",
-            )
-        ]  # fmt: skip
-        out = place / "judged"
-        evaluate("demo", tasks=("sums",), num_problems=4, rollouts=rows, out=out, by_projection=True, progress=False,
-                 figures=False)  # fmt: skip
-        return out
-
-    return _once(factory, "eval", make)
+def judged_rollouts(place: Path) -> Path:
+    """The folder in `place` of an evaluation of the embedded model on given completions, some right and some wrong."""
+    (plan,) = plan_tasks(EvalConfig(models=("demo",), tasks=("sums",), num_problems=4))
+    rows = [
+        {"problem_id": p.problem_id, "completion": text}
+        for p in plan.problems
+        for text in (
+            f" {p.answer}, I think, since that is what the two add up to", " 7777, or so I would guess now",
+        )
+    ]  # fmt: skip
+    out = place / "judged"
+    evaluate("demo", tasks=("sums",), num_problems=4, rollouts=rows, out=out, by_projection=True, progress=False,
+             figures=False)  # fmt: skip
+    return out
 
 
-def trained(factory) -> Path:
-    """Two seeds of a real training run and one of other settings, with an alarm."""
-
-    def make(place):
-        rows = [json.loads(line) for line in TRAJECTORY.read_text().splitlines()]
-        for name, rate, shift in (("seed0", 1, 0.0), ("seed1", 1, 0.1), ("other", 2, -0.1)):
-            (place / name).mkdir()
-            moved = [
-                {**row, **({"inversion/mean": row["inversion/mean"] + shift} if row["kind"] == "step" else {})}
-                for row in rows
-            ]
-            moved += [{"kind": "alarm", "step": 12, "window": 5, "action": "warn"}] if name == "other" else []
-            (place / name / "trajectory.jsonl").write_text("".join(json.dumps(row) + "\n" for row in moved))
-            (place / name / "recipe.json").write_text(json.dumps({"learning_rate": rate, "seed": int(shift * 10)}))
-
-    return _once(factory, "train", make)
+def trained(place: Path) -> Path:
+    """`place`, filled with two seeds of a real training run and one of other settings, with an alarm."""
+    rows = [json.loads(line) for line in TRAJECTORY.read_text().splitlines()]
+    for name, rate, shift in (("seed0", 1, 0.0), ("seed1", 1, 0.1), ("other", 2, -0.1)):
+        (place / name).mkdir()
+        moved = [
+            {**row, **({"inversion/mean": row["inversion/mean"] + shift} if row["kind"] == "step" else {})}
+            for row in rows
+        ]
+        moved += [{"kind": "alarm", "step": 12, "window": 5, "action": "warn"}] if name == "other" else []
+        (place / name / "trajectory.jsonl").write_text("".join(json.dumps(row) + "\n" for row in moved))
+        (place / name / "recipe.json").write_text(json.dumps({"learning_rate": rate, "seed": int(shift * 10)}))
+    return place
 
 
 def downloaded(page, name: str) -> list[dict]:

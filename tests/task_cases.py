@@ -3,7 +3,7 @@
 import json
 import re
 
-from antiphase.tasks.math_equality import _items
+from antiphase.tasks.listed_items import items_of
 from antiphase.tasks.plain_numbers import exact_number
 from antiphase.tasks.problem import Problem
 
@@ -26,7 +26,7 @@ def perturbed(answer: str, *, ordered: bool) -> list[str]:
         ]
     elif number is None and re.fullmatch(r"[-\w\s\\{}+^()/]+", answer) and "text" not in answer:
         found += [f"-({answer})", f"{answer}+1"]
-    brackets, items = _items(answer)
+    brackets, items = items_of(answer)
     if len(items) > 1 and "pm" not in answer:  # the two values of ± have no order
         found.append(brackets[: len(brackets) // 2] + ",".join(items[:-1]) + brackets[len(brackets) // 2 :])
         if (ordered and not brackets) or brackets in ("()", "(]", "[)", "[]"):

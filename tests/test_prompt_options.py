@@ -9,7 +9,7 @@ import antiphase
 from antiphase import cli
 from antiphase.errors import InvalidInputError
 from antiphase.models.loading import load_model
-from antiphase.tasks.pool import VERDICT_RULES
+from antiphase.tasks.verdict import VERDICT_RULES
 from antiphase.training.recipe import parse_recipe
 from antiphase.training.train import train
 from thinking_cases import QWEN3, save_thinking_model

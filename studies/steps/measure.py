@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 
 from antiphase.evaluation.evaluate import evaluate
-from antiphase.study.definition import BASE, Cell, read_study
+from antiphase.study.definition import read_study
+from antiphase.study.grid import BASE, Cell
 
 STUDY = Path(__file__).with_name("steps.yaml")
 

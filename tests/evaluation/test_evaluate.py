@@ -1,6 +1,7 @@
 """`evaluate`: verdicts and signals on the same rollouts, files, resuming."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -272,6 +273,9 @@ def test_kill_9_and_resume(generated, model_dir, tmp_path):
     deadline = time.time() + 120
     while time.time() < deadline and not list(out.rglob("*.rollouts.parquet")):
         time.sleep(0.01)
+    process.send_signal(signal.SIGSTOP)
+    with pytest.raises(InvalidInputError, match=f"is in use by process {process.pid} on"):
+        evaluate(str(model_dir), out=out, resume=True, **SMALL)
     process.kill()
     process.wait()
     again = evaluate(str(model_dir), out=out, resume=True, **SMALL)

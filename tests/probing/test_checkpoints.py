@@ -178,6 +178,11 @@ class TestResuming:
                 assert process.poll() is None, "finished before it could be cut"
                 assert time.monotonic() < deadline
                 time.sleep(0.005)
+            process.send_signal(signal.SIGSTOP)
+            second = subprocess.run(
+                command(made, cut, "--resume"), capture_output=True, text=True, env=environment, check=False
+            )
+            assert (second.returncode, f"in use by process {process.pid} on" in second.stderr) == (2, True)
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait(timeout=60)

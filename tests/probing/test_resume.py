@@ -53,6 +53,14 @@ def test_killed_run_resumes_to_the_same_result(model_dir, tmp_path, stop: signal
         assert process.poll() is None, "finished before it could be cut"
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    # While the run goes on, a second process cannot write to its folder.
+    process.send_signal(signal.SIGSTOP)
+    second = subprocess.run(
+        command(model_dir, cut, "--resume"), capture_output=True, text=True, env=environment, check=False
+    )
+    process.send_signal(signal.SIGCONT)
+    assert second.returncode == 2
+    assert f"{str(cut)!r} is in use by process {process.pid} on" in second.stderr
     process.send_signal(stop)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == (130 if stop == signal.SIGINT else -9)

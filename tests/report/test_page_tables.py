@@ -14,7 +14,7 @@ from antiphase.report.entries import sources_of
 from antiphase.report.sources import read_run
 from antiphase.report.writing import document_of, write_report
 from antiphase.runs.rivals import SCORES
-from browser import Watched, launched
+from browser import Watched
 from evaluation_cases import scored
 from report_cases import probed, summary_of
 
@@ -32,12 +32,6 @@ def runs(model_dir, tmp_path_factory) -> Path:
     probed(folder / "probe", report=False)
     probed(folder / "again", seed=1, report=False)
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as found:
-        yield found
 
 
 @pytest.mark.parametrize(("left", "right"), [("first", "second"), ("probe", "again")])

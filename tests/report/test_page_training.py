@@ -10,26 +10,7 @@ from antiphase.page.building import training_document
 from antiphase.page.html import write_page
 from antiphase.report.view import serving
 from antiphase.report.writing import write_report
-from browser import Watched, launched
-from page_runs import TRAJECTORY, downloaded, trained
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def training(tmp_path_factory):
-    return trained(tmp_path_factory)
-
-
-@pytest.fixture
-def watched(browser):
-    made = Watched(browser)
-    yield made
-    made.context.close()
+from page_runs import TRAJECTORY, downloaded
 
 
 def training_rows(*scores):

@@ -126,6 +126,8 @@ def test_kill_9_in_the_middle(swept, tmp_path):
     deadline = time.time() + 240
     while time.time() < deadline and len(list(out.glob("cells/*.json"))) < 2:
         time.sleep(0.02)
+    with pytest.raises(InvalidInputError, match=f"is in use by process {process.pid} on"):
+        sweep(path, out, say=lambda _: None)
     process.send_signal(signal.SIGKILL)
     process.wait()
     early = {path.name: path.stat().st_mtime_ns for path in out.glob("cells/*.json")}
@@ -258,7 +260,7 @@ def test_two_sweeps_do_not_run_one_cell_twice(swept, tmp_path):
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         result = sweep(path, tmp_path / "out", cells=["tiny.all.base.s0"], say=lambda _: None)
-    assert result.failed == {"tiny.all.base.s0": "another process is running tiny.all.base.s0."}
+    assert "the cell tiny.all.base.s0 is being run by another process." in result.failed["tiny.all.base.s0"]
     with pytest.raises(InvalidInputError, match=r"has no cell 'tiny\.all\.bas\.s0'"):
         sweep(path, tmp_path / "out", cells=["tiny.all.bas.s0"])
 

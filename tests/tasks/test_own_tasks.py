@@ -13,10 +13,10 @@ from antiphase.evaluation.compare import compare
 from antiphase.evaluation.evaluate import evaluate
 from antiphase.study.definition import read_study
 from antiphase.tasks import Problem, QuestionTask, VerifierPool, load_task
-from antiphase.tasks.pool import VerifierError
 from antiphase.tasks.registry import build_task
 from antiphase.tasks.specs import split_specs
 from antiphase.tasks.task_rewards import AccuracyReward, rows
+from antiphase.tasks.verdict import VerifierError
 from antiphase.training.recipe import parse_recipe
 from antiphase.training.trajectory import read_trajectory
 from docs_pages import DOCS, module

@@ -13,9 +13,10 @@ import pytest
 from antiphase.errors import InvalidInputError
 from antiphase.steps.thoughts import thought_tags
 from antiphase.tasks.gym_entries import pack_entry
-from antiphase.tasks.pool import Verdict, VerifierError, VerifierPool
+from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.problem import Problem
 from antiphase.tasks.task_rewards import AccuracyReward, FormatReward, completion_text, format_reward, rows
+from antiphase.tasks.verdict import Verdict, VerifierError
 
 TOWER = "\\boxed{9^{9^{9^{9}}}}"  # sympy computes until it is killed
 PI = Problem("pi", "gsm8k", "", "\\frac{\\pi}{7}")

@@ -111,12 +111,15 @@ def _wait_for(path, number, process):
     pytest.fail(process.communicate()[0])
 
 
-def test_kill_9_and_resume_end_bitwise_where_the_whole_run_does(tmp_path, model_dir):
+def test_kill_9_and_resume_end_bitwise_where_the_whole_run_does(tmp_path, model_dir, capsys):
     options = {"max_steps": 60, "save_steps": 10, "eval_problems": 0, "inversion_weight": 0.5}
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert main(["train", *flags(model_dir, whole, **options)]) == 0
     process = _start(flags(model_dir, cut, **options))
     _wait_for(cut / "trajectory.jsonl", 25, process)
+    process.send_signal(signal.SIGSTOP)
+    assert main(["train", *flags(model_dir, cut, **options), "--resume"]) == 2
+    assert f"{str(cut)!r} is in use by process {process.pid} on" in capsys.readouterr().err
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (cut / "summary.json").exists()

@@ -59,10 +59,13 @@ def run(options: dict[str, Any], out: Path) -> None:
     """
     path = options.pop("study")
     try:
+        from antiphase.runs.folder_lock import check_unused
         from antiphase.study.request import check_cells, sweep_request
 
         asked = {name: options[name] for name in ("cells", "jobs", "train")}
         request = sweep_request(path, out, **asked)
+        if not (options["cells"] or options["commands"] or options["dry_run"]):
+            check_unused(request.folder)
         if request.todo and not options["commands"]:
             check_cells(request.study.cells)
         # This imports torch, so it comes after all checks.

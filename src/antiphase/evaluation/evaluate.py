@@ -22,9 +22,11 @@ from antiphase.models.loading import LoadedModel
 from antiphase.progress import Progress
 from antiphase.runs.items import Limits
 from antiphase.runs.parts import Kind
-from antiphase.runs.run import Frames, Run
+from antiphase.runs.run import Run
+from antiphase.runs.run_result import Frames
 from antiphase.runs.versions import versions
-from antiphase.tasks.pool import VERDICT_RULES, VerifierPool
+from antiphase.tasks.pool import VerifierPool
+from antiphase.tasks.verdict import VERDICT_RULES
 
 
 def evaluate(

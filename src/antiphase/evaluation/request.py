@@ -18,7 +18,7 @@ from antiphase.runs.model_choice import weights_digests
 from antiphase.runs.run_config import config_from
 from antiphase.runs.run_request import Outputs, RunRequest, with_rollouts
 from antiphase.tasks.own_task import code_digests, recorded_code
-from antiphase.tasks.pool import VERDICT_RULES
+from antiphase.tasks.verdict import VERDICT_RULES
 
 
 @dataclass(frozen=True)

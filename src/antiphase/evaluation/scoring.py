@@ -20,8 +20,9 @@ from antiphase.runs.parts import Kind
 from antiphase.runs.unit_spec import UnitSpec
 from antiphase.signal_spec import SignalSpec
 from antiphase.steps.thoughts import completion_text
-from antiphase.tasks.pool import NO_ANSWER, VerifierPool, answer_part
+from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.strict_flexible import strict_and_flexible
+from antiphase.tasks.verdict import NO_ANSWER, answer_part
 
 SCHEMA = pa.schema(
     [

@@ -23,8 +23,9 @@ from antiphase.progress import Progress
 from antiphase.runs.items import Batch, Limits
 from antiphase.runs.measuring import measure_items
 from antiphase.runs.parts import Kind
-from antiphase.runs.run import Frames, Run
+from antiphase.runs.run import Run
 from antiphase.runs.run_folder import RunFolder
+from antiphase.runs.run_result import Frames
 
 
 def probe(

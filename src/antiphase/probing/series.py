@@ -36,6 +36,7 @@ from antiphase.probing.request import SeriesRequest, probe_request, series_reque
 from antiphase.probing.series_folder import MEMBERS, TRAJECTORY, SeriesFolder
 from antiphase.probing.series_summary import CheckpointSeries, summarize_series
 from antiphase.runs.folder_kinds import SERIES
+from antiphase.runs.folder_lock import only_writer
 from antiphase.runs.versions import commit, versions
 
 
@@ -101,6 +102,7 @@ def run_series(request: SeriesRequest, *, references: bool = True, progress: boo
         path = outputs.out
         if path is None:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
+        stack.enter_context(only_writer(path))
         folder = SeriesFolder.resume(path, stored) if outputs.resume else SeriesFolder.create(path, stored)
         try:
             left = _Measuring(folder, request, progress).measure()

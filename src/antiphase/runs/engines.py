@@ -1,12 +1,16 @@
-"""Make and close the engines that complete the prompts of one model in a run."""
+"""Make and close the engines that complete the prompts of one model in a run, and let them complete a batch."""
 
 import contextlib
+import dataclasses
 from typing import Any
 
 from antiphase.models.loading import LoadedModel
+from antiphase.progress import Progress
 from antiphase.rollouts.choosing import make_generator
 from antiphase.rollouts.engine import Generator
 from antiphase.rollouts.vllm_engine import VllmOptions
+from antiphase.runs.items import Batch, completed
+from antiphase.runs.measuring import short_name
 from antiphase.runs.run_config import RunConfig
 
 
@@ -46,3 +50,16 @@ class Engines(contextlib.AbstractContextManager["Engines"]):
 
     def __exit__(self, *exception: Any) -> None:
         self._close()
+
+
+def completed_batch(batch: Batch, number: int, loaded: LoadedModel, engines: Engines, bar: Progress) -> Batch:
+    """Generate the completions of a batch, and return the batch with them."""
+    about = f" ({batch.label})" if batch.label else ""
+    bar.stage(f"{short_name(loaded)}: generating{about}", len(batch.items))
+    engine = engines.ending_at(batch.end_ids)
+    draw = number if batch.draw is None else batch.draw
+    drawn = engine.complete([item.prompt_ids for item in batch.items], batch.sampling, draw, tick=bar.advance)
+    bar.end_stage()
+    pairs = zip(batch.items, drawn, strict=True)
+    items = tuple(completed(item, one.ids, one.finish, loaded.tokenizer) for item, one in pairs)
+    return dataclasses.replace(batch, items=items)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from antiphase.errors import InvalidInputError
+from antiphase.runs.folder_lock import LOCK
 from antiphase.runs.run_config import BEFORE_THE_OPTION, FREE_ON_RESUME
 
 
@@ -96,8 +97,8 @@ def _differences(key: str, before: Any, now: Any) -> list[tuple[str, Any, Any]]:
 
 
 def is_free(path: Path) -> bool:
-    """Return whether the path does not exist or is an empty folder."""
-    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    """Return whether the path does not exist or is an empty folder. The lock of a killed process does not count."""
+    return not path.exists() or (path.is_dir() and all(entry.name == LOCK for entry in path.iterdir()))
 
 
 def read_marker(path: Path, kind: FolderKind) -> dict[str, Any]:

@@ -6,15 +6,13 @@ first rollout is generated. Each batch is written when it is finished, so an int
 """
 
 import contextlib
-import dataclasses
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, TypeVar
 
-import pandas as pd
 import pyarrow as pa
 
 from antiphase.data.chat_template import reads_clock, unused_variables
@@ -23,40 +21,20 @@ from antiphase.errors import InvalidInputError
 from antiphase.models.architecture import unwrap
 from antiphase.models.loading import LoadedModel, inspect_model, load_model
 from antiphase.page.defaults import FILE as REPORT
-from antiphase.page.document import Document
 from antiphase.page.html import add_page
 from antiphase.progress import Progress
 from antiphase.rollouts.sampling import end_tokens
-from antiphase.runs.engines import Engines
-from antiphase.runs.items import Batch, Limits, completed
-from antiphase.runs.measuring import model_facts, short_name
+from antiphase.runs.engines import Engines, completed_batch
+from antiphase.runs.folder_lock import only_writer
+from antiphase.runs.items import Batch, Limits
+from antiphase.runs.measuring import model_facts
 from antiphase.runs.parts import Kind
 from antiphase.runs.run_folder import RunFolder
 from antiphase.runs.run_request import RunRequest
+from antiphase.runs.run_result import Frames, Result
 from antiphase.runs.versions import commit, versions
 from antiphase.signals.alternatives import check_alternatives
 from antiphase.signals.measure import chosen_layers
-
-
-@runtime_checkable
-class Result(Protocol):
-    """The result of a run."""
-
-    def document(self, title: str) -> Document:
-        """Return the content of the interactive page about the run."""
-
-
-class Frames(NamedTuple):
-    """The tables of a finished run, with the rows of all batches and models.
-
-    `steps` is None in a run that was made before antiphase measured steps. `alternatives` is None if none were stored.
-    """
-
-    tokens: pd.DataFrame
-    rollouts: pd.DataFrame
-    steps: pd.DataFrame | None
-    alternatives: pd.DataFrame | None
-
 
 Found = TypeVar("Found", bound=Result)
 Wanted = TypeVar("Wanted", bound=RunRequest)
@@ -148,13 +126,14 @@ class Run(ABC, Generic[Wanted, Found]):
         """Begin or continue the run, and return its result.
 
         Raises:
-            AntiphaseError: a model cannot be loaded or measured, or memory runs out.
+            AntiphaseError: the folder is in use, a model cannot be loaded or measured, or memory runs out.
         """
         outputs = self.request.outputs
         with contextlib.ExitStack() as stack:
             path = outputs.out
             if path is None:
                 path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
+            stack.enter_context(only_writer(path))
             begin = self.FOLDER.resume if outputs.resume else self.FOLDER.create
             folder = begin(path, self.request.stored)
             if folder.complete:
@@ -249,7 +228,7 @@ class Run(ABC, Generic[Wanted, Found]):
         for number in missing:
             batch = batches[number]
             if not batch.is_completed:
-                batch = _completed(batch, number, loaded, engines, bar)
+                batch = completed_batch(batch, number, loaded, engines, bar)
             folder.write_part(index, number, self.tables(batch, loaded, bar))
 
     def _load(self, name: str) -> LoadedModel:
@@ -302,16 +281,3 @@ def _without_end(batches: Sequence[Batch], loaded: LoadedModel) -> dict[str, int
     ends = set(end_tokens(loaded, batches[0].end_ids))
     items = [item for batch in batches for item in batch.items if item.finish != "length" and item.completion_ids]
     return {"num_without_end": sum(item.completion_ids[-1] not in ends for item in items if item.completion_ids)}
-
-
-def _completed(batch: Batch, number: int, loaded: LoadedModel, engines: Engines, bar: Progress) -> Batch:
-    """Generate the completions of a batch, and return the batch with them."""
-    about = f" ({batch.label})" if batch.label else ""
-    bar.stage(f"{short_name(loaded)}: generating{about}", len(batch.items))
-    engine = engines.ending_at(batch.end_ids)
-    draw = number if batch.draw is None else batch.draw
-    drawn = engine.complete([item.prompt_ids for item in batch.items], batch.sampling, draw, tick=bar.advance)
-    bar.end_stage()
-    pairs = zip(batch.items, drawn, strict=True)
-    items = tuple(completed(item, one.ids, one.finish, loaded.tokenizer) for item, one in pairs)
-    return dataclasses.replace(batch, items=items)

@@ -9,6 +9,7 @@ from typing import Any
 
 from antiphase.errors import InvalidInputError, MissingExtraError
 from antiphase.runs.folder_kinds import FolderKind, check_out
+from antiphase.runs.folder_lock import check_unused
 from antiphase.runs.run_config import GIVEN_ROWS
 
 
@@ -51,8 +52,13 @@ class Outputs:
         return cls(None if out is None else Path(out), resume, drawn, report and out is not None)
 
     def check(self, kind: FolderKind, stored: Mapping[str, Any]) -> None:
-        """Raise an error if the run can neither begin nor continue in the folder; see `check_out`."""
+        """Raise an error if the run can neither begin nor continue in the folder; see `check_out`.
+
+        Raises:
+            InvalidInputError: `check_out` refuses the folder, or another process is writing to it.
+        """
         if self.out is not None:
+            check_unused(self.out)
             check_out(self.out, kind, stored, resume=self.resume)
 
 

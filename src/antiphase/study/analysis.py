@@ -30,7 +30,7 @@ from antiphase.runs.rivals import LATER, SCORES, rollout_score
 from antiphase.runs.units import headline_entry, headline_of, interval_of
 from antiphase.statistics.estimate import mean_interval
 from antiphase.statistics.ranking import problem_aurocs
-from antiphase.study.definition import BASE, Study
+from antiphase.study.grid import BASE, Study
 from antiphase.study.store import DoneCell
 
 

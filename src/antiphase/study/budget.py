@@ -15,7 +15,7 @@ from antiphase.evaluation.evaluation_config import EvalConfig
 from antiphase.models.loading import inspect_model
 from antiphase.runs.run_config import config_from
 from antiphase.signals.measure import chosen_layers
-from antiphase.study.definition import Cell, Study
+from antiphase.study.grid import Cell, Study
 from antiphase.study.reach import count_problems, is_unreachable
 from antiphase.study.request import cell_recipe
 

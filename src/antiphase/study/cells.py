@@ -8,7 +8,6 @@ OUT/cells/CELL.parquet     a row for each evaluated rollout
 OUT/cells/CELL.json        everything else; this file exists only if the cell is done
 """
 
-import contextlib
 import json
 import shlex
 import shutil
@@ -17,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,9 @@ import pandas as pd
 import yaml
 
 from antiphase.errors import AntiphaseError, InvalidInputError
+from antiphase.runs.folder_lock import locked
 from antiphase.runs.versions import commit
-from antiphase.study.definition import Cell, Made
+from antiphase.study.grid import Cell, Made
 from antiphase.study.launch import merged_model, train_under
 from antiphase.study.request import cell_recipe
 from antiphase.training.out_folder import write_whole
@@ -47,28 +47,6 @@ class CellError(AntiphaseError, RuntimeError):
     """A cell of a study (one model, setting, method and seed) could not be run to its end."""
 
 
-@contextlib.contextmanager
-def _only_one(path: Path, *, wait: bool) -> Iterator[None]:
-    """Hold the lock of a file while the block lasts. The lock also ends when this process ends.
-
-    Args:
-        path: the file of the lock.
-        wait: whether to wait if another process holds the lock. If not, a `CellError` is raised.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise CellError(f"another process is running {path.stem}.") from None
-        yield
-
-
 def is_made(made: Made, out: Path) -> bool:
     """Return whether the model exists and was made by this command."""
     marker = out / "models" / made.name / "made.json"
@@ -84,7 +62,9 @@ def make_model(made: Made, out: Path) -> Path:
         CellError: the command failed, or did not make a model.
         InvalidInputError: the model exists, but another command made it.
     """
-    with _only_one(out / "models" / f"{made.name}.lock", wait=True):
+    lock = out / "models" / f"{made.name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with locked(lock, f"the model {made.name} is being made", wait=True):
         return _make(made, out)
 
 
@@ -150,7 +130,9 @@ def run_cell(cell: Cell, out: Path, *, keep_models: bool = False, launch: str | 
     """
     from antiphase.study.records import is_done
 
-    with _only_one(out / "work" / f"{cell.name}.lock", wait=False):
+    lock = out / "work" / f"{cell.name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with locked(lock, f"the cell {cell.name} is being run"):
         if not is_done(out, cell.name):
             _run(cell, out, keep_models, launch)
 

@@ -18,23 +18,19 @@ before training (the method `base`), and one for each of the model's `stages`. A
 `make` leaves in the model's folder.
 """
 
-import hashlib
 import itertools
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from antiphase.data.yaml_mapping import read_mapping
 from antiphase.errors import InvalidInputError
 from antiphase.registry import did_you_mean
+from antiphase.study.grid import BASE, Cell, Made, Study
 from antiphase.study.launch import overridden
-from antiphase.tasks.own_task import file_digests
 
-BASE = "base"
 _KEYS = ("name", "models", "settings", "methods", "seeds", "train", "eval", "compare")
 _MODEL_KEYS = ("path", "make", "stages", "train", "eval", "methods", "seeds", "settings")
 _SETTING_KEYS = ("make", "train", "eval")
@@ -42,112 +38,6 @@ _COMPARE_KEYS = ("reference", "smallest")
 # The keys that a study sets itself, so that its file may not.
 _OWN_KEYS = {"train": ("model", "model_name_or_path", "seed", "output_dir"), "eval": ("models", "seed", "rollouts")}
 _NAME = re.compile(r"[A-Za-z0-9][\w+=-]*")
-
-
-@dataclass(frozen=True)
-class Made:
-    """A model that a command of the study makes.
-
-    Args:
-        name: the name of the model's folder in `models/`.
-        command: the words of the command; `{out}` in them stands for this folder.
-    """
-
-    name: str
-    command: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One model, setting, method and seed of a study.
-
-    Args:
-        model, setting, method, seed: the cell's place in the grid.
-        path: hub id or directory of the model; None if a command makes the model.
-        made: the command that makes the model; None if there is none.
-        stage: the folder in the model's directory that is evaluated without training; None if the cell trains.
-        recipe: keys of antiphase train, without model, seed and output_dir.
-        evaluation: options of antiphase eval.
-    """
-
-    model: str
-    setting: str
-    method: str
-    seed: int
-    path: str | None
-    made: Made | None
-    stage: str | None
-    recipe: Mapping[str, Any] = field(hash=False)
-    evaluation: Mapping[str, Any] = field(hash=False)
-
-    @property
-    def name(self) -> str:
-        """Return the cell's name, which is unique in the study."""
-        return f"{self.model}.{self.setting}.{self.method}.s{self.seed}"
-
-    @property
-    def trained(self) -> bool:
-        """Return whether the cell trains before it evaluates."""
-        return self.stage is None
-
-    def digest(self) -> str:
-        """Return a digest of everything that decides the cell's numbers.
-
-        This includes the present content of the files that define the user's own tasks.
-
-        Raises:
-            InvalidInputError: a file of a task does not exist.
-        """
-        made = None if self.made is None else list(self.made.command)
-        values: list[Any] = [self.seed, self.path, made, self.stage, dict(self.recipe), dict(self.evaluation)]
-        code = file_digests({*_specs(self.recipe), *_specs(self.evaluation)})
-        if code:
-            values.append(code)
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def _specs(options: Mapping[str, Any]) -> list[str]:
-    """Return the task specs in some options. Entries that are not text are left out; a later check refuses them."""
-    tasks = options.get("tasks") or []
-    return [tasks] if isinstance(tasks, str) else [task for task in tasks if isinstance(task, str)]
-
-
-@dataclass(frozen=True)
-class Study:
-    """A study: a grid of cells that are compared. A cell is one model, setting, method and seed.
-
-    Args:
-        name: the study's name.
-        path: the file STUDY.yaml.
-        cells: the cells, in the order in which they run.
-        methods: the names of the methods that train.
-        reference: the method that all others are compared with; None if the study names none.
-        smallest: the smallest difference in accuracy that matters.
-    """
-
-    name: str
-    path: Path
-    cells: tuple[Cell, ...]
-    methods: tuple[str, ...]
-    reference: str | None
-    smallest: float
-
-    def cell(self, name: str) -> Cell:
-        """Return the cell of this name.
-
-        Raises:
-            InvalidInputError: there is no such cell. The message suggests the most similar name.
-        """
-        by_name = {cell.name: cell for cell in self.cells}
-        if name not in by_name:
-            raise InvalidInputError(
-                f"the study has no cell {name!r}.{did_you_mean(name, by_name)} It has {len(by_name)} cells."
-            )
-        return by_name[name]
-
-    def made(self) -> dict[str, Made]:
-        """Return the models that commands make, by name."""
-        return {cell.made.name: cell.made for cell in self.cells if cell.made is not None}
 
 
 def read_study(path: Path, changes: Sequence[str] = ()) -> Study:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from antiphase.errors import InvalidInputError
-from antiphase.study.definition import Study
+from antiphase.study.grid import Study
 
 RECORDS = "cells.jsonl"
 

@@ -11,7 +11,8 @@ from typing import Any
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.evaluation_config import EvalConfig
 from antiphase.runs.run_config import config_from
-from antiphase.study.definition import Cell, Study, read_study
+from antiphase.study.definition import read_study
+from antiphase.study.grid import Cell, Study
 from antiphase.study.records import done_cells
 from antiphase.tasks.registry import load_task
 from antiphase.training.own_checks import check_recipe

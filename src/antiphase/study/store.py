@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from antiphase.study.definition import Study
+from antiphase.study.grid import Study
 from antiphase.study.records import RECORDS, done_cells, packed_records
 
 ROWS = "rollouts.parquet"

@@ -26,7 +26,7 @@ from antiphase.evaluation.text_tables import share_text
 from antiphase.runs.rivals import SCORES
 from antiphase.runs.table_text import interval_text, signed
 from antiphase.study.analysis import Findings, analyse
-from antiphase.study.definition import Study
+from antiphase.study.grid import Study
 from antiphase.study.store import DoneCell
 
 

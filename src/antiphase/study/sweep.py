@@ -10,32 +10,27 @@ A cell is one model, setting, method and seed. A cell that is done is never run 
 continues from its last checkpoint or last finished batch.
 """
 
+import contextlib
 import json
-import multiprocessing
-import os
 import shlex
-import signal
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from antiphase.errors import AntiphaseError, InvalidInputError
+from antiphase.runs.folder_lock import check_unused, only_writer
 from antiphase.study.budget import check_budgets, check_evaluations, check_models, describe_budget
 from antiphase.study.cells import is_made, make_model, run_cell
-from antiphase.study.definition import Cell, Study
+from antiphase.study.grid import Cell, Study
 from antiphase.study.launch import processes_of
+from antiphase.study.processes import in_processes
 from antiphase.study.records import done_cells
 from antiphase.study.request import check_cells, sweep_request
 from antiphase.study.store import load_cells, pack
 from antiphase.training.out_folder import write_whole
-
-PRELOAD = ["antiphase.training.train", "antiphase.evaluation.evaluate"]
 
 
 @dataclass(frozen=True)
@@ -88,8 +83,9 @@ def sweep(
         say: a function that prints one line.
 
     Raises:
-        AntiphaseError: the study is malformed, its methods have unequal budgets, a model does not exist, or a cell in
-            OUT was run with other options.
+        AntiphaseError: the study is malformed, its methods have unequal budgets, a model does not exist, a cell in OUT
+            was run with other options, or another sweep is writing to OUT. Several processes may write to OUT if each
+            of them runs `cells` of its own.
     """
     request = sweep_request(path, out, cells=cells, jobs=jobs, train=train)
     study, folder, done, todo = request.study, request.folder, request.done, request.todo
@@ -100,6 +96,8 @@ def sweep(
             words += [] if launch is None else ["--launch", launch]
             say(shlex.join(words))
         return SweepResult(folder, len(study.cells), len(done), {}, None)
+    if not (cells or dry_run):
+        check_unused(folder)
     if todo:
         check_cells(study.cells)
         with tempfile.TemporaryDirectory() as scratch:
@@ -109,17 +107,18 @@ def sweep(
         say(describe_budget(study, budgets, evaluations, len(done), unseen))
     if dry_run:
         return SweepResult(folder, len(study.cells), len(done), {}, None)
-    failed: dict[str, str] = {}
-    if todo:
-        _begin(study, folder)
-        failed = (
-            _run_here(todo, folder, keep_models, launch)
-            if cells
-            else _run_all(study, todo, folder, jobs, {"keep_models": keep_models, "launch": launch}, say)
-        )
-    if cells:
-        return SweepResult(folder, len(study.cells), len(done_cells(folder, study)), failed, None)
-    return _finish(study, folder, failed)
+    with contextlib.nullcontext() if cells else only_writer(folder):
+        failed: dict[str, str] = {}
+        if todo:
+            _begin(study, folder)
+            failed = (
+                _run_here(todo, folder, keep_models, launch)
+                if cells
+                else _run_all(study, todo, folder, jobs, {"keep_models": keep_models, "launch": launch}, say)
+            )
+        if cells:
+            return SweepResult(folder, len(study.cells), len(done_cells(folder, study)), failed, None)
+        return _finish(study, folder, failed)
 
 
 def _begin(study: Study, folder: Path) -> None:
@@ -153,144 +152,10 @@ def _run_all(
     """
     needed = {cell.made.name for cell in todo if cell.made is not None}
     missing = [made for name, made in study.made().items() if name in needed and not is_made(made, folder)]
-    failed = _in_processes([(made.name, make_model, (made, folder)) for made in missing], jobs, say, "model")
+    failed = in_processes([(made.name, make_model, (made, folder)) for made in missing], jobs, say, "model")
     runnable = [cell for cell in todo if cell.made is None or cell.made.name not in failed]
     calls = [(cell.name, run_cell, (cell, folder)) for cell in runnable]
-    return failed | _in_processes(calls, jobs, say, "cell", options)
-
-
-def _in_processes(
-    calls: Sequence[tuple[str, Callable[..., Any], tuple[Any, ...]]],
-    jobs: int,
-    say: Callable[[str], None],
-    what: str,
-    options: dict[str, Any] | None = None,
-) -> dict[str, str]:
-    """Run functions, each in its own process, and print a line when one has ended.
-
-    Args:
-        calls: the name, function and positional arguments of each call.
-        jobs: number of processes that run at the same time.
-        say: a function that prints one line.
-        what: what a call is, for the printed lines: `model` or `cell`.
-        options: keyword arguments of every call.
-
-    Returns:
-        the error messages of calls that failed, by name.
-    """
-    failed: dict[str, str] = {}
-    context, began = _context(), time.time()
-    processes: list[Any] = []
-    with ThreadPoolExecutor(jobs) as threads:
-        names = {
-            threads.submit(_one_process, context, processes, function, arguments, options or {}): name
-            for name, function, arguments in calls
-        }
-        try:
-            for finished, future in enumerate(as_completed(names), 1):
-                name, (error, seconds) = names[future], future.result()
-                if error is not None:
-                    failed[name] = error
-                left = (time.time() - began) / finished * (len(calls) - finished)
-                state = "done" if error is None else f"FAILED: {error}"
-                say(
-                    f"{what} {finished}/{len(calls)} {name}: {state} ({seconds:.0f} s; about {left / 60:.0f} min left)"
-                )
-        except BaseException:
-            threads.shutdown(wait=False, cancel_futures=True)
-            for process in list(processes):
-                process.terminate()  # A training finishes its step and saves a checkpoint.
-            raise
-    return failed
-
-
-def _context() -> Any:
-    """Return the multiprocessing context that starts the processes.
-
-    A new process is forked from a server process, which has imported everything but has no other threads and has not
-    used the GPU. On a system without such a server, every process is started anew.
-    """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    return context
-
-
-def _one_process(
-    context: Any,
-    processes: list[Any],
-    function: Callable[..., Any],
-    arguments: tuple[Any, ...],
-    options: dict[str, Any],
-) -> tuple[str | None, float]:
-    """Run a function in a new process.
-
-    Args:
-        context: the multiprocessing context that starts the process.
-        processes: the list of running processes, through which the caller can end them.
-        function, arguments, options: the call to make.
-
-    Returns:
-        the error message, which is None if the call succeeded, and the seconds that it took.
-    """
-    began = time.time()
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(sender, function, arguments, options))
-    process.start()
-    processes.append(process)
-    sender.close()
-    try:
-        message = receiver.recv()
-    except EOFError:
-        message = None
-    process.join()
-    processes.remove(process)
-    if message is None:
-        message = f"its process ended with status {process.exitcode}"
-    return message or None, time.time() - began
-
-
-def _child(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-    """Run a function in this new process, and send its error message, or "" if it succeeded."""
-    import warnings
-
-    _end_with_parent()
-    warnings.simplefilter("ignore", FutureWarning)
-    warnings.filterwarnings("ignore", ".*pin_memory.*", UserWarning)
-    # Each cell prints to its own log, so that the lines of the sweep stay readable.
-    log = arguments[1] / "logs" / f"{arguments[0].name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    try:
-        function(*arguments, **options)
-        sender.send("")
-    except KeyboardInterrupt:
-        sender.send("interrupted")
-    # An error in one cell must not stop the others. It is printed to the log and returned.
-    except Exception as error:  # noqa: BLE001
-        import traceback
-
-        traceback.print_exc()
-        sender.send(
-            " ".join(f"{'' if isinstance(error, AntiphaseError) else type(error).__name__ + ': '}{error}".split())
-        )
-
-
-def _end_with_parent() -> None:
-    """End this process and its children as soon as the process of the sweep ends, even by kill -9."""
-    parent = multiprocessing.parent_process()
-    if parent is None or sys.platform == "win32":
-        return
-    os.setpgid(0, 0)
-
-    def watch() -> None:
-        parent.join()
-        os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
+    return failed | in_processes(calls, jobs, say, "cell", options)
 
 
 def _finish(study: Study, folder: Path, failed: dict[str, str]) -> SweepResult:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from antiphase.tasks.extraction import extract_answer as extract_answer
-    from antiphase.tasks.pool import Verdict as Verdict
     from antiphase.tasks.pool import VerifierPool as VerifierPool
     from antiphase.tasks.problem import Problem as Problem
     from antiphase.tasks.problem import Split as Split
     from antiphase.tasks.problem import Task as Task
     from antiphase.tasks.question_task import QuestionTask as QuestionTask
     from antiphase.tasks.registry import load_task as load_task
+    from antiphase.tasks.verdict import Verdict as Verdict
 
 _HOMES = {
     "Problem": "problem",

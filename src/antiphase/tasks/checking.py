@@ -15,9 +15,10 @@ from antiphase.data.tables import TableRow, read_table
 from antiphase.errors import InvalidInputError
 from antiphase.tasks.math_verify_alone import SPEC as MATH_VERIFY
 from antiphase.tasks.plain_numbers import decimal_text
-from antiphase.tasks.pool import DEFAULT_TIMEOUT, Outcome, VerifierPool, answer_part
+from antiphase.tasks.pool import DEFAULT_TIMEOUT, VerifierPool
 from antiphase.tasks.problem import Problem
 from antiphase.tasks.registry import build_task
+from antiphase.tasks.verdict import Outcome, answer_part
 
 # From lm-eval's task gsm8k, filter flexible-extract: the last match of _LM_EVAL in a completion is its answer. Then
 # whatever _LM_EVAL_IGNORED matches is removed from the answer and from the reference, and the two are compared.

@@ -18,6 +18,7 @@ from antiphase.tasks.lone_numbers import (
     last_lone_number,
     plain_numbers_text,
 )
+from antiphase.tasks.marked_answers import beside, boxed, boxes_in, joined_boxes, tagged, unboxed
 from antiphase.tasks.plain_numbers import decimal_text
 from antiphase.tasks.units import sign_units, units_of
 
@@ -25,7 +26,6 @@ ExtractMode = Literal["auto", "tags", "boxed", "last-number", "last-line", "whol
 EXTRACT_MODES: tuple[ExtractMode, ...] = get_args(ExtractMode)
 MAX_LENGTH = 20_000
 
-_BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _EMPTY_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{\s*\}")
 _ANNOUNCED = re.compile(
     r"\banswer(?:\s+(?:is|are|equals)\b|\s*[:=：])[:：\s*]*|####[ \t*]*|答案(?:\s*(?:是|为|為|：|:))[\s*：:]*",
@@ -38,11 +38,6 @@ _ANNOUNCED_LENGTH = 1000  # characters after an announcement that are read
 _FORMULA = re.compile(r"\\\[(.+?)\\\]|\$\$(.+?)\$\$|\\\((.+?)\\\)|\$([^$\n]+?)\$(?!\d)", re.DOTALL)
 _DISPLAY = re.compile(r"(?:\\\[((?:(?!\\\[).)+?)\\\]|\$\$([^$]+?)\$\$)\s*\Z", re.DOTALL)
 _SHOWN = re.compile(r"\$([^$\n]+)\$|\\\((.+?)\\\)|\*\*([^*\n]+)\*\*")
-# Text that may stand between two boxes, or two pairs of tags, that make one list.
-_BETWEEN = re.compile(
-    r"(?:[\s$,;、，./|]|\\(?:quad|qquad|text|mbox)|[{}]|\b(?:and|or|und|et|maybe|perhaps|alternatively)\b|[和或])*",
-    re.IGNORECASE,
-)
 
 
 How = Literal["tags", "box", "announced", "number", "line", "asked"]
@@ -136,7 +131,7 @@ def find_answer(completion: str, mode: ExtractMode, gold: str) -> Found | None:
     if mode == "auto":
         found, how = _auto(text, gold, numeric)
     elif mode == "tags":
-        found = _unboxed(tagged(text))
+        found = unboxed(tagged(text))
     elif mode == "boxed":
         found = boxed(text)
     elif mode == "last-number":
@@ -182,13 +177,13 @@ def _auto(text: str, gold: str, numeric: bool) -> tuple[str | None, How]:
     if "<answer>" in text:
         content = tagged(text)
         if content is not None:
-            return _said(_unboxed(content, gold), gold, numeric), "tags"
+            return _said(unboxed(content, gold), gold, numeric), "tags"
         text = text.rpartition("<answer>")[2]  # generation often stops at the closing tag, which is then cut off
         found, how = _auto(text, gold, numeric)
         return found, ("tags" if how in ("number", "line") else how)
-    boxes, begun = _boxes(text)
+    boxes, begun = boxes_in(text)
     if boxes or begun:
-        return (_joined(text, boxes, gold) if boxes else None), "box"
+        return (joined_boxes(text, boxes, gold) if boxes else None), "box"
     announced = _after_announcement(text, gold, numeric)
     if announced is not None:
         return announced, "announced"
@@ -198,6 +193,7 @@ def _auto(text: str, gold: str, numeric: bool) -> tuple[str | None, How]:
     return (None if _EMPTY_BOX.search(text) else _last_shown(text)), "line"
 
 
+<<<<<<< HEAD
 def _joined(text: str, boxes: list[tuple[int, int]], gold: str) -> str:
     """Return the content of the last box. If other boxes stand directly before it, all contents make one list."""
     first = len(boxes) - 1
@@ -220,6 +216,8 @@ def _between(text: str, left: tuple[int, int], right: tuple[int, int]) -> str:
     return re.sub(r"\\(?:boxed|fbox)\s*\{\Z", "", text[left[1] + 1 : right[0]])
 
 
+=======
+>>>>>>> I3
 def _said(content: str | None, gold: str, numeric: bool) -> str | None:
     """Return the answer in the content of tags.
 
@@ -237,6 +235,7 @@ def _said(content: str | None, gold: str, numeric: bool) -> str | None:
     return announced_number(content, units_of(gold)) if len(numbers) == 1 else content
 
 
+<<<<<<< HEAD
 def _unboxed(text: str | None, gold: str = "") -> str | None:
     if text is None:
         return None
@@ -286,6 +285,8 @@ def _boxes(text: str) -> tuple[list[tuple[int, int]], bool]:
     return [span for span in spans if text[slice(*span)].strip()], any(start < 0 for start in opened)
 
 
+=======
+>>>>>>> I3
 def last_number(text: str) -> str | None:
     """Return the last number in the text, with its sign, its decimals or its denominator (`a/b`), without units.
 
@@ -356,7 +357,7 @@ def _after_announcement(text: str, gold: str, numeric: bool) -> str | None:
         return None
     if len(bold) > 1 and bold[-1][1] != bold[-2][1]:
         between = text[bold[-2].end() : bold[-1].start()]
-        if _beside(between) and between.strip() and "\n" not in between:
+        if beside(between) and between.strip() and "\n" not in between:
             return f"{bold[-2][1]}, {bold[-1][1]}"  # `**10** or **12**` offers two answers
     return announced_number(bold[-1][1], units_of(gold))
 

@@ -7,7 +7,8 @@ text of an option.
 
 import re
 
-from antiphase.tasks.extraction import MAX_LENGTH, ExtractMode, boxed, extract_answer, last_line, last_match, tagged
+from antiphase.tasks.extraction import MAX_LENGTH, ExtractMode, extract_answer, last_line, last_match
+from antiphase.tasks.marked_answers import boxed, tagged
 
 _WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|rm|bf)\s*\{([^{}]*)\}")
 _ALONE = re.compile(r"\(?([A-Z])(?:[).:]{0,2})")

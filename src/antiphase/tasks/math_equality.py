@@ -14,11 +14,11 @@ completion.
 
 import itertools
 import re
-from collections import defaultdict
 from typing import Literal
 
 from antiphase.tasks.answer_shapes import in_shape_of, other_time, usual_form, without_half
 from antiphase.tasks.expression_equality import same_solutions, same_value
+from antiphase.tasks.listed_items import SET, SIGNS, items_of
 from antiphase.tasks.notation import in_latex
 from antiphase.tasks.plain_numbers import exact_number, join_thousands
 from antiphase.tasks.units import ratio_of, units_of, without_unit
@@ -50,9 +50,6 @@ _AFTER_NUMBER = re.compile(r"\d\s*(?:\\(?:l|c|d)?dots(?![A-Za-z])|\.{2,}|…|'|\
 # The name of a line or a figure, such as AB.
 _LABEL = re.compile(r"[A-Z]{2,}")
 _CURRENCY = re.compile(r"[€£¥₹$]")
-_SET = "\\{\\}"
-_SIGNS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
-_TOKEN = re.compile(r"\\[{}]|[()\[\]{},]")
 
 
 def quick_same(answer: str, gold: str) -> bool | None:
@@ -101,14 +98,14 @@ def same_answer(answer: str, gold: str, order: Order = "given", compare: Compare
     bare = _bare(answer, gold)
     if bare != answer:
         return same_answer(bare, gold, order, compare)
-    opened, wanted = _items(gold)
-    given_opened, given = _items(answer)
+    opened, wanted = items_of(gold)
+    given_opened, given = items_of(answer)
     if len(wanted) > 1 or len(given) > 1:
-        ordered = opened != _SET and (bool(opened) or order == "given")
-        if _SIGNS.search(gold):
+        ordered = opened != SET and (bool(opened) or order == "given")
+        if SIGNS.search(gold):
             ordered = False  # the two values of ± have no order
         if order == "any":
-            opened, given_opened = (opened.replace(_SET, ""), given_opened.replace(_SET, ""))
+            opened, given_opened = (opened.replace(SET, ""), given_opened.replace(SET, ""))
         return opened == given_opened and _same_items(given, wanted, ordered, order, compare)
     return _same_item(answer, gold, order, compare)
 
@@ -269,6 +266,7 @@ def _balanced(text: str) -> bool:
     """Return whether every brace is closed, and none is closed before it is opened."""
     steps = [{"{": 1, "}": -1}.get(token, 0) for token in re.findall(r"\\.|[{}]", text)]
     return sum(steps) == 0 and min(itertools.accumulate(steps), default=0) >= 0
+<<<<<<< HEAD
 
 
 def _items(text: str) -> tuple[str, list[str]]:
@@ -306,3 +304,5 @@ def _both_signs(text: str) -> list[str]:
         return [text]
     upper = _SIGNS.sub(lambda found: " + " if "pm" in found[0] else " - ", text)
     return [upper, _SIGNS.sub(lambda found: " - " if "pm" in found[0] else " + ", text)]
+=======
+>>>>>>> I3

@@ -7,8 +7,6 @@ verifier raises an error later, one completion counts as wrong, and the run goes
 """
 
 import contextlib
-import inspect
-import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -17,12 +15,11 @@ from antiphase.errors import AntiphaseError, InvalidInputError
 from antiphase.tasks.canonical import writable
 from antiphase.tasks.extraction import MAX_LENGTH, Found
 from antiphase.tasks.problem import Problem, Split, Task, check_request
-from antiphase.tasks.specs import Spec, parse_options, parse_spec
+from antiphase.tasks.specs import Spec, parse_spec
+from antiphase.tasks.task_making import made_task, option_names
 from antiphase.tasks.user_code import CodePlace, UserCode, code_place, failure, file_sha256, load_code
 
 _Value = TypeVar("_Value")
-# Parameters of `Task` that the options of a spec cannot set.
-_OF_EVERY_TASK = ("spec", "name", "source", "licence", "prompt_template")
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class OwnTask(Task):
                 option is unknown.
         """
         code = load_code(place, f"task {spec.text!r}", "task")
-        inner = _made(spec, code)
+        inner = made_task(spec, code)
         options = spec.text.strip()[len(spec.name) :]
         return cls(
             spec=spec.text,
@@ -64,7 +61,7 @@ class OwnTask(Task):
     @property
     def option_names(self) -> set[str]:
         """The names of the options that the user's code takes."""
-        return set(_parameters(self.code.value)) - set(_OF_EVERY_TASK)
+        return option_names(self.code.value)
 
     def problems(self, split: Split, num: int | None, seed: int) -> list[Problem]:
         """Return the user's problems, after checks. The field `task` of each problem is set to the spec.
@@ -220,6 +217,7 @@ def recorded_code(digests: Mapping[str, str | None]) -> dict[str, Any]:
     return {"tasks_sha256": dict(digests)} if digests else {}
 
 
+<<<<<<< HEAD
 def _made(spec: Spec, code: UserCode) -> Task:
     """Return the task that the user's code makes from the spec, after checks."""
     factory, what = code.value, f"task {spec.text!r}"
@@ -283,6 +281,8 @@ def _parameters(factory: Any) -> Mapping[str, tuple[Any, bool]]:
     return found
 
 
+=======
+>>>>>>> I3
 def _checked(spec: str, found: Sequence[Any]) -> list[Problem]:
     """Return the user's problems, each with `spec` as its `task`; raise InvalidInputError for a malformed one."""
     problems: list[Problem] = []

@@ -14,21 +14,17 @@ import threading
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, cast
+from dataclasses import asdict, replace
+from typing import Any, cast
 
-from antiphase.errors import AntiphaseError, InvalidInputError
-from antiphase.steps.thoughts import TAGS, spoken, thought_tags
-from antiphase.tasks.extraction import MAX_LENGTH, PLACES
+from antiphase.errors import InvalidInputError
+from antiphase.steps.thoughts import thought_tags
+from antiphase.tasks.extraction import MAX_LENGTH
 from antiphase.tasks.own_task import OwnTask
-from antiphase.tasks.problem import Problem, Task
+from antiphase.tasks.problem import Problem
 from antiphase.tasks.registry import build_task
+from antiphase.tasks.verdict import Verdict, VerifierError, answer_part, explained, quick_verdict, verdict_of
 
-Outcome = Literal["right", "wrong", "no answer", "cut off", "timeout", "error"]
-# The outcomes of a completion that has not given its answer.
-NO_ANSWER: tuple[Outcome, ...] = ("no answer", "cut off")
-# The version of the rules by which answers are found and verified. It goes up whenever a verdict can change.
-VERDICT_RULES = "3"
 DEFAULT_TIMEOUT = 5.0
 _START_TIMEOUT = 180.0  # seconds to start and to import, which no completion can lengthen
 _CHECKS_PER_PROCESS = 5000  # then the process is replaced, since sympy's caches grow
@@ -36,27 +32,6 @@ _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from antiphas
 _LATE = {"failed": "its process did not answer in time"}
 _ENDED = {"failed": "its process ended"}
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-
-
-class VerifierError(AntiphaseError, RuntimeError):
-    """Error when no completion can be verified, because a process does not start or a package is missing."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The verdict on one completion. Every outcome other than `right` counts as wrong.
-
-    Args:
-        correct: whether the completion is right.
-        outcome: `right`; `wrong`; `no answer` (the completion has no answer, or its thought does not end); `cut off`
-            (the completion reached its length limit before it gave an answer); `timeout` (verifying took too long);
-            `error` (the verifier raised an error, or its process ended).
-        reason: a few words that explain the outcome.
-    """
-
-    correct: bool
-    outcome: Outcome
-    reason: str = field(default="", compare=False)
 
 
 class VerifierPool:
@@ -109,7 +84,7 @@ class VerifierPool:
             raise InvalidInputError(f"timeout must be a positive number of seconds; got {timeout}.")
         answers = [answer_part(build_task(problem.task), completion, self.tags) for completion, problem in pairs]
         problems = [problem for _, problem in pairs]
-        verdicts = [_quick(answer, problem) for answer, problem in zip(answers, problems, strict=True)]
+        verdicts = [quick_verdict(answer, problem) for answer, problem in zip(answers, problems, strict=True)]
         pairs = [(answer or "", problem) for answer, problem in zip(answers, problems, strict=True)]
         todo = [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict is None]
         if todo:
@@ -117,7 +92,7 @@ class VerifierPool:
                 slow = iter(self._check_in_processes(todo, timeout))
             verdicts = [next(slow) if verdict is None else verdict for verdict in verdicts]
         return [
-            _explained(cast(Verdict, verdict), *pair, finish)
+            explained(cast(Verdict, verdict), *pair, finish)
             for verdict, pair, finish in zip(verdicts, pairs, finishes or [None] * len(pairs), strict=True)
         ]
 
@@ -165,6 +140,7 @@ class VerifierPool:
         self.close()
 
 
+<<<<<<< HEAD
 def answer_part(task: Task, completion: str, tags: Sequence[tuple[str, str]] = TAGS) -> str | None:
     """Return the part of a completion that the task's verifier reads.
 
@@ -212,6 +188,8 @@ def _verdict(correct: bool) -> Verdict:
     return Verdict(correct, "right" if correct else "wrong")
 
 
+=======
+>>>>>>> I3
 def _close_all(workers: "list[_Worker]", pid: int) -> None:
     """End the processes, unless this process is a fork of the one that started them."""
     if os.getpid() != pid:
@@ -280,7 +258,7 @@ class _Worker:
                 return Verdict(False, "timeout", f"verifying took more than {timeout:g} s")
             return Verdict(False, "error", "the process that verifies ended")
         if "correct" in answer:
-            return _verdict(answer["correct"])
+            return verdict_of(answer["correct"])
         return Verdict(False, "error", f"the verifier raised {answer['error']}")
 
     def _warm_up(self, located: str, sha256: str | None, spec: str) -> None:

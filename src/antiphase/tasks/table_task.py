@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from antiphase.data.tables import TableRow
 from antiphase.errors import InvalidInputError, MissingExtraError
 from antiphase.tasks.canonical import canonical_math
-from antiphase.tasks.extraction import Found, boxed, find_answer
+from antiphase.tasks.extraction import Found, find_answer
+from antiphase.tasks.marked_answers import boxed
 from antiphase.tasks.math_equality import Compare, Order, quick_same, same_answer
 from antiphase.tasks.problem import Problem
 from antiphase.tasks.row_task import RowTask, missing, text_of

@@ -10,8 +10,9 @@ from antiphase.data.chat_template import ChatOptions
 from antiphase.data.prompt_rendering import PromptFormat
 from antiphase.errors import InvalidInputError
 from antiphase.steps.thoughts import TAGS, closing_spans, opens, with_opening
-from antiphase.tasks.pool import DEFAULT_TIMEOUT, Outcome, VerifierPool
+from antiphase.tasks.pool import DEFAULT_TIMEOUT, VerifierPool
 from antiphase.tasks.problem import Problem
+from antiphase.tasks.verdict import Outcome
 
 _ANSWER = ("<answer>", "</answer>")
 # Where chat templates keep the thought of a message that the trainer has parsed.

@@ -17,9 +17,10 @@ from antiphase.rollouts.sampling import generate
 from antiphase.rollouts.sampling_spec import Sampling
 from antiphase.statistics.estimate import share_interval
 from antiphase.steps.thoughts import completion_text
-from antiphase.tasks.pool import Outcome, VerifierPool
+from antiphase.tasks.pool import VerifierPool
 from antiphase.tasks.problem import Problem
 from antiphase.tasks.task_rewards import failure_shares
+from antiphase.tasks.verdict import Outcome
 from antiphase.training.policy import whole_policy
 from antiphase.training.tracking import log_numbers
 from antiphase.training.trajectory import Trajectory

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 from antiphase.data.yaml_mapping import read_mapping
 from antiphase.errors import InvalidInputError
 from antiphase.inversion.inversion_spec import PREFIX, InversionSpec
+from antiphase.runs.folder_lock import check_unused
 from antiphase.tasks.problem import check_request
 from antiphase.tasks.registry import load_task
 from antiphase.training.kept_rule import check_keep
@@ -62,6 +63,7 @@ def check_command(words: Sequence[str]) -> None:
     for name in options.reward_funcs:
         check_reward(name)
     if not dry_run:
+        check_unused(Path(values["output_dir"]))
         check_folder(Path(values["output_dir"]), resume=resume)
 
 

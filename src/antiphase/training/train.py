@@ -7,6 +7,7 @@ OUT/checkpoint-N/      TRL's checkpoints
 OUT/                   at the end: model, tokenizer, README.md, summary.json, report.html, figures/trajectory.{png,svg}
 """
 
+import contextlib
 import json
 import tempfile
 import time
@@ -51,7 +52,13 @@ from antiphase.training.recipe import FIRST_RELEASE, Recipe, is_former, parse_re
 from antiphase.training.reward_names import reward_function, try_functions
 from antiphase.training.step_estimate import estimate_step
 from antiphase.training.trainer import CorRPOTrainer
-from antiphase.training.training_folder import finished_training, last_checkpoint, prepared, prompt_moment
+from antiphase.training.training_folder import (
+    finished_training,
+    held_by_main,
+    last_checkpoint,
+    prepared,
+    prompt_moment,
+)
 from antiphase.training.trajectory import read_trajectory, without_nan
 
 
@@ -77,8 +84,8 @@ def train(arguments: Sequence[str]) -> TrainResult:
         arguments: the words after `antiphase train`.
 
     Raises:
-        AntiphaseError: an option, task, model or reward function cannot work. The error is raised before the training
-            starts.
+        AntiphaseError: an option, task, model or reward function cannot work, or another process is writing to the
+            folder. The error is raised before the training starts.
     """
     commit()  # The answer is cached, so that the summary names the commit at the beginning of the run.
     disable_progress_bar()
@@ -86,7 +93,8 @@ def train(arguments: Sequence[str]) -> TrainResult:
     folder = Path(recipe.config.output_dir)
     tokenizer, model_config = load_tokenizer(recipe)
     moment = prompt_moment(folder)
-    with VerifierPool(think_tags=recipe.options.think_tags) as pool:
+    held_folder = contextlib.nullcontext() if recipe.dry_run else held_by_main(folder)
+    with held_folder, VerifierPool(think_tags=recipe.options.think_tags) as pool:
         train_problems, eval_problems = draw_problems(recipe)
         table = table_of(recipe, tokenizer, train_problems)
         functions = [reward_function(name, pool, recipe.config.seed) for name in recipe.options.reward_funcs]

@@ -9,6 +9,7 @@ from typing import Any
 
 from antiphase.errors import InvalidInputError
 from antiphase.runs.folder_kinds import check_same, read_json
+from antiphase.runs.folder_lock import only_writer
 from antiphase.training.out_folder import FILE, check_folder, read_settings, write_whole
 from antiphase.training.recipe import FREE_ON_RESUME, Recipe
 from antiphase.training.run_options import BEFORE_THE_OPTION
@@ -31,6 +32,29 @@ def prompt_moment(folder: Path) -> str:
     shared = [kept or datetime.now().isoformat(timespec="seconds")]
     broadcast_object_list(shared)
     return str(shared[0])
+
+
+@contextlib.contextmanager
+def held_by_main(folder: Path) -> Iterator[None]:
+    """Let only this training write to the folder while the block lasts. The main process holds the lock.
+
+    Raises:
+        InvalidInputError: another training is writing to the folder. Every process of this training raises the error.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    with contextlib.ExitStack() as stack:
+        refused: list[str | None] = [None]
+        if PartialState().is_main_process:
+            try:
+                stack.enter_context(only_writer(folder))
+            except InvalidInputError as error:
+                refused = [str(error)]
+        broadcast_object_list(refused)
+        if refused[0] is not None:
+            raise InvalidInputError(refused[0])
+        yield
 
 
 @contextlib.contextmanager

@@ -1,0 +1,191 @@
+"""Let only one process at a time write to a folder, by a lock on the file `.lock` in the folder.
+
+The operating system holds the lock and releases it when the process ends, even by kill -9. So a file `.lock` that a
+killed process left behind blocks nobody. The file says which process holds the lock. It is removed when that process
+has finished.
+
+Some folders cannot be locked, for example on a network file system without locks. A warning says this, and the process
+goes on without a lock.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from antiphase.errors import InvalidInputError
+
+LOCK = ".lock"
+# The errors of a lock that another process holds. Any other error means that the file cannot be locked at all.
+_HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+_SECONDS_BETWEEN_TRIES = 0.2
+
+if sys.platform == "win32":
+    import msvcrt
+
+    # Windows lets nobody read a locked byte, so the byte that is locked lies far behind the text of the file.
+    _BYTE = 1 << 30
+
+    def _lock(file: int) -> None:
+        os.lseek(file, _BYTE, os.SEEK_SET)
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+
+    def _unlock(file: int) -> None:
+        os.lseek(file, _BYTE, os.SEEK_SET)
+        msvcrt.locking(file, msvcrt.LK_UNLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(file: int) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _unlock(file: int) -> None:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder while the block lasts. The folder is made if it does not exist.
+
+    At the end, a folder that was made here and is still empty is removed.
+
+    Raises:
+        InvalidInputError: another process holds the lock. The message names the folder and the process.
+    """
+    made = not folder.exists()
+    with contextlib.suppress(OSError):  # What writes to the folder in the block will explain why it cannot.
+        folder.mkdir(parents=True, exist_ok=True)
+    lock = locked(folder / LOCK, f"{str(folder)!r} is in use") if folder.is_dir() else contextlib.nullcontext()
+    try:
+        with lock:
+            yield
+    finally:
+        if made:
+            with contextlib.suppress(OSError):  # The folder is not empty.
+                folder.rmdir()
+
+
+def check_unused(folder: Path) -> None:
+    """Raise an error if another process writes to a folder now. Nothing is written.
+
+    Raises:
+        InvalidInputError: another process holds the folder's lock. The message names the folder and the process.
+    """
+    try:
+        file = os.open(folder / LOCK, os.O_RDWR)
+    except OSError:
+        return  # Nobody has locked the folder, or its lock cannot be read.
+    try:
+        _lock(file)
+        _unlock(file)
+    except OSError as error:
+        if error.errno in _HELD:
+            raise _in_use(file, f"{str(folder)!r} is in use") from None
+    finally:
+        os.close(file)
+
+
+@contextlib.contextmanager
+def locked(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock of a file while the block lasts. The file is made, and it is removed at the end.
+
+    Args:
+        path: the file.
+        what: the beginning of the error message, which says what is locked, such as `'runs/mine' is in use`.
+        wait: whether to wait while another process holds the lock. If not, an error is raised.
+
+    Raises:
+        InvalidInputError: another process holds the lock, and `wait` is not set. The message names the process.
+    """
+    file = None
+    try:
+        file = _locked_file(path, what, wait=wait)
+    except OSError as error:
+        warnings.warn(
+            f"{path} cannot be locked ({error.strerror or error}), so nothing stops another process from writing to "
+            f"{str(path.parent)!r} at the same time.",
+            stacklevel=4,
+        )
+    owner = os.getpid()
+    try:
+        yield
+    finally:
+        # A forked process shares the lock, but must not release it.
+        if file is not None and os.getpid() == owner:
+            _release(file, path)
+
+
+def _locked_file(path: Path, what: str, *, wait: bool) -> int:
+    """Return the open file, locked and with the facts about this process as its text."""
+    tried = False
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _lock(file)
+            if _is_at(file, path):
+                with contextlib.suppress(OSError):  # On a full disk, the lock has no text.
+                    os.ftruncate(file, 0)
+                    os.lseek(file, 0, os.SEEK_SET)
+                    os.write(file, json.dumps(_this_process()).encode())
+                return file
+        except OSError as error:
+            if error.errno not in _HELD:
+                os.close(file)
+                raise
+            # The second try decides, because `check_unused` of another process holds a free lock for a moment.
+            if tried and not wait:
+                try:
+                    raise _in_use(file, what) from None
+                finally:
+                    os.close(file)
+        os.close(file)
+        tried = True
+        time.sleep(_SECONDS_BETWEEN_TRIES)
+
+
+def _is_at(file: int, path: Path) -> bool:
+    """Return whether an open file still has its path. The process that held the lock before may have removed it."""
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _release(file: int, path: Path) -> None:
+    """Remove the file of a lock, and release the lock."""
+    if sys.platform == "win32":  # Windows removes no file that is open.
+        _unlock(file)
+        os.close(file)
+        with contextlib.suppress(OSError):
+            path.unlink()
+    else:
+        # The file is removed while it is locked. So no process can lock it and then lose it to this removal.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        with contextlib.suppress(OSError):
+            _unlock(file)
+        os.close(file)
+
+
+def _this_process() -> dict[str, str | int]:
+    began = datetime.now().astimezone().isoformat(timespec="seconds")
+    return {"pid": os.getpid(), "host": socket.gethostname(), "since": began}
+
+
+def _in_use(file: int, what: str) -> InvalidInputError:
+    """Return the error that a lock is held. It names the process, as far as the file of the lock tells it."""
+    try:
+        os.lseek(file, 0, os.SEEK_SET)
+        facts = json.loads(os.read(file, 10_000))
+        holder = f"process {facts['pid']} on {facts['host']} since {facts['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        holder = "another process"
+    return InvalidInputError(f"{what} by {holder}. Wait until this process has ended, or choose another --out.")
