@@ -124,7 +124,7 @@ def self_certainty(logits: Float[Tensor, "target vocab"], temperature: float = 1
     >>> round(self_certainty(torch.tensor([[0.0, 0.0], [2.0, 0.0]])).tolist()[1], 6)
     0.433781
     """
-    return _sums_of_all(logits, temperature).self_certainty(temperature, logits.shape[-1]).to(_wide(logits))
+    return _sums_of_all(logits, temperature).self_certainty().to(_wide(logits))
 
 
 def gini_impurity(logits: Float[Tensor, "target vocab"], temperature: float = 1.0) -> Float[Tensor, "target"]:
@@ -228,7 +228,7 @@ def head_signals(
         entropy=entropy.to(dtype),
         logprob=logprob.to(dtype),
         logprob_control=sums.logprob_control(temperature).to(dtype),
-        self_certainty=sums.self_certainty(temperature, found.vocabulary).to(dtype),
+        self_certainty=sums.self_certainty().to(dtype),
         impurity=sums.impurity().to(dtype),
         magnitudes=magnitudes_of(model, hidden, before, sums.chosen, token_ids),
         seed=found.seed,
@@ -269,4 +269,4 @@ def _over_whole_vocabulary(
         if spec.num_alternatives:
             best.append(Candidates.of(logits, spec.num_alternatives))
     whole_seed = torch.cat(seeds) if want_seed else None
-    return TiledHead(joined_sums(sums), Candidates.joined(best), whole_seed, logits.shape[-1])
+    return TiledHead(joined_sums(sums), Candidates.joined(best), whole_seed)

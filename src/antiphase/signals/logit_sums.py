@@ -14,6 +14,7 @@ numbers:
 Sums within a tile are in float32 (float64 for float64 logits); sums of tiles are in float64 if the device has it.
 """
 
+import math
 from dataclasses import dataclass, fields
 
 import torch
@@ -44,8 +45,9 @@ class LogitSums:
         rest: Σ exp t_v over all tokens of the part but the one at which m was found.
         squares: Σ (exp t_v)² over the same tokens.
         moment: Σ t_v exp t_v over all tokens of the part.
-        total: Σ z_v over all tokens of the part.
+        total: Σ t_v over all tokens of the part.
         chosen: the logit z_y of the target token; NaN if the part does not contain it.
+        size: the number of tokens of the part.
     """
 
     greatest: Float[Tensor, "target"]
@@ -54,13 +56,19 @@ class LogitSums:
     moment: Float[Tensor, "target"]
     total: Float[Tensor, "target"]
     chosen: Float[Tensor, "target"]
+    size: int
 
     def merged(self, other: "LogitSums", temperature: float) -> "LogitSums":
         """Return the sums over this part of the vocabulary and another one together."""
         greatest = torch.maximum(self.greatest, other.greatest)
-        (here, weight), (there, weight_of_other) = (
-            _moved(part.greatest, greatest, temperature) for part in (self, other)
+        # What is added to t when it is counted from the greater m; −inf if all logits of a part are −inf.
+        here, there = (
+            (part.greatest - greatest.clamp_min(torch.finfo(greatest.dtype).min)) / temperature
+            for part in (self, other)
         )
+        total = self.total + self.size * here + other.total + other.size * there
+        here, there = here.clamp_min(_LOWEST), there.clamp_min(_LOWEST)
+        weight, weight_of_other = here.exp(), there.exp()
         # One of the two weights is 1, and stands for the place of the greatest logit.
         second = torch.minimum(weight, weight_of_other)
         return LogitSums(
@@ -69,8 +77,9 @@ class LogitSums:
             squares=weight**2 * self.squares + weight_of_other**2 * other.squares + second**2,
             moment=weight * (self.moment + here * (1 + self.rest))
             + weight_of_other * (other.moment + there * (1 + other.rest)),
-            total=self.total + other.total,
+            total=total,
             chosen=self.chosen.where(other.chosen.isnan(), other.chosen),
+            size=self.size + other.size,
         )
 
     def log_sum(self) -> Tensor:
@@ -105,15 +114,17 @@ class LogitSums:
         """Return the Gini impurity 1 − Σ_v p_v² of each distribution."""
         return impurity_beside(torch.ones_like(self.rest), self.rest, self.squares)
 
-    def self_certainty(self, temperature: float, vocabulary: int) -> Tensor:
+    def self_certainty(self) -> Tensor:
         """Return KL(U‖p), the distance of the uniform distribution U from each distribution p, in nats."""
-        size = torch.full_like(self.total, vocabulary)
-        return self.log_sum() + (self.greatest - self.total / size) / temperature - size.log()
+        return self.log_sum() - self.total / self.size - math.log(self.size)
 
 
 def joined_sums(parts: list[LogitSums]) -> LogitSums:
     """Return the sums of targets that follow one another."""
-    return LogitSums(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(LogitSums)))
+    names = [field.name for field in fields(LogitSums) if field.name != "size"]
+    return LogitSums(
+        **{name: torch.cat([getattr(part, name) for part in parts]) for name in names}, size=parts[0].size
+    )
 
 
 def sums_of(
@@ -146,16 +157,15 @@ def sums_of(
         moment=moment.to(exact),
         total=total.to(exact),
         chosen=chosen.to(exact).where(inside, torch.nan)[:, 0],
+        size=logits.shape[1],
     )
 
 
 def shifted_logits(rows: Tensor, greatest: Tensor, temperature: float) -> Tensor:
-    """Return (z − m) / temperature in float32 or wider, for logits z and the greatest logit m of each row."""
+    """Return t = (z − m) / temperature in float32 or wider, for logits z and the greatest logit m of each row."""
     wide = torch.promote_types(rows.dtype, torch.float32)
     shifted = rows - greatest.to(wide).clamp_min(torch.finfo(wide).min)
-    if temperature != 1.0:
-        shifted = shifted / temperature
-    return shifted.clamp_min(_LOWEST) if shifted.requires_grad else shifted.clamp_min_(_LOWEST)
+    return shifted if temperature == 1.0 else shifted / temperature
 
 
 def _block_sums(rows: Tensor, greatest: Tensor, place: Tensor, temperature: float) -> tuple[Tensor, ...]:
@@ -168,11 +178,12 @@ def _block_sums(rows: Tensor, greatest: Tensor, place: Tensor, temperature: floa
         temperature: the logits are divided by it.
     """
     shifted = shifted_logits(rows, greatest, temperature)
-    total = rows.sum(-1, dtype=shifted.dtype)
-    weights = shifted.exp()
-    if weights.requires_grad:
-        weights = weights.scatter(1, place, 0.0)
+    total = shifted.sum(-1)
+    if shifted.requires_grad:
+        shifted = shifted.clamp_min(_LOWEST)
+        weights = shifted.exp().scatter(1, place, 0.0)
         return weights.sum(-1), (weights**2).sum(-1), (weights * shifted).sum(-1), total
+    weights = shifted.clamp_min_(_LOWEST).exp()
     rest = weights.scatter_(1, place, 0.0).sum(-1)
     moment = shifted.mul_(weights).sum(-1)
     return rest, weights.mul_(weights).sum(-1), moment, total
@@ -191,9 +202,3 @@ def _greatest(logits: Tensor) -> tuple[Tensor, Tensor]:
     greatest, column = lines.amax(1).max(-1, keepdim=True)
     line = lines.gather(2, column[:, None].expand(-1, lines.shape[1], -1))[..., 0].argmax(-1, keepdim=True)
     return greatest, line * _COLUMNS + column
-
-
-def _moved(greatest: Tensor, to: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return (what to add to t when a part's greatest logit is replaced by a greater one, the factor of exp t)."""
-    distance = ((greatest - to.clamp_min(torch.finfo(to.dtype).min)) / temperature).clamp_min(_LOWEST)
-    return distance, distance.exp()

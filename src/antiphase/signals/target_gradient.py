@@ -102,7 +102,7 @@ def seeds_by_rows(
     d_raw, around = found
     if d_raw is None or around is not None:
         return logits, None
-    d_raw = d_raw.view(len(token_ids), -1)
+    d_raw = d_raw.view(len(token_ids), d_raw.shape[-1])
     slope = d_raw.gather(-1, token_ids[:, None])
     if int(d_raw.count_nonzero()) != int(slope.count_nonzero()):
         return logits, None

@@ -50,13 +50,11 @@ class TiledHead:
         sums: the sums from which the signals are computed.
         candidates: the tokens with the greatest logits, sorted by id; None if none are asked for.
         seed: ∂target/∂h, the gradient of the target at the final hidden state; None if it is not asked for.
-        vocabulary: the number of logits of each target.
     """
 
     sums: LogitSums
     candidates: Candidates | None
     seed: Float[Tensor, "target hidden"] | None
-    vocabulary: int
 
 
 def head_in_tiles(
@@ -100,7 +98,7 @@ def head_in_tiles(
     if not bool(_same(alone, whole.chosen.to(alone.dtype)).all()):
         _TESTS[model] = _consists_of(model, layer), False
         return None
-    return TiledHead(whole, Candidates.joined(best), seed, layer.out_features)
+    return TiledHead(whole, Candidates.joined(best), seed)
 
 
 def can_tile(model: nn.Module, head: Head, layer: nn.Linear, hidden: Tensor, token_ids: Tensor, width: int) -> bool:
