@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 from antiphase.errors import NonFiniteError
 from antiphase.signals import entropy, target_gradient, vocabulary_tiles
 from antiphase.signals.entropy import HeadSignals, head_signals
+from antiphase.signals.output_head import head_of
 from antiphase.types import MAGNITUDES, SignalSpec
 from conftest import ARCHITECTURES, VOCAB, pure_double, tiny_model
 from tagged_device import NAME, TaggedTensor
@@ -96,6 +97,16 @@ def test_a_bias_and_a_head_that_scales_its_input(tiles: list[bool]) -> None:
     fast = head_signals(model, states(), IDS, SPEC, want_seed=True)
     assert_same(fast, over_the_whole(model, states(), IDS), rtol=1e-12, atol=1e-13)
     assert tiles == [True, False]
+
+
+@pytest.mark.parametrize("architecture", ["llama-gqa", "gemma2"])
+def test_under_autocast(architecture: str, tiles: list[bool]) -> None:
+    model, hidden = tiny_model(architecture), states(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        fast = head_signals(model, hidden, IDS, SPEC, want_seed=True)
+        slow = over_the_whole(model, hidden, IDS)
+    assert tiles == [True, False]
+    assert_same(fast, slow, rtol=0.05, atol=0.05)
 
 
 def changed(model, change, *, hooked: bool = False) -> None:
@@ -223,16 +234,10 @@ def test_the_seed_of_the_log_probability(architecture: str) -> None:
         model = tiny_model(architecture, torch.float64)
         found = head_signals(model, states(), IDS, spec, want_seed=True).seed
         hidden = states().requires_grad_()
-        with vocabulary_tiles_head(model) as head:
+        with head_of(model) as head:
             log_p = (head(hidden) / spec.temperature).log_softmax(-1).gather(-1, IDS[:, None])
             (truth,) = torch.autograd.grad(log_p.sum(), hidden)
     torch.testing.assert_close(found, truth, rtol=1e-12, atol=1e-14)
-
-
-def vocabulary_tiles_head(model):
-    from antiphase.signals.output_head import head_of
-
-    return head_of(model)
 
 
 class Largest(TorchDispatchMode):

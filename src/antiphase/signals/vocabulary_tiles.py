@@ -162,7 +162,8 @@ def _rows_of(layer: nn.Linear, token_ids: Tensor, inputs: Tensor) -> Tensor:
     found = (inputs.to(wide) * layer.weight.detach()[token_ids]).sum(-1, keepdim=True)
     if layer.bias is not None:
         found = found + layer.bias.detach()[token_ids, None]
-    return found.to(inputs.dtype)
+    device = inputs.device.type
+    return found.to(torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs.dtype)
 
 
 def _over_vocabulary(
@@ -225,7 +226,7 @@ def _equal_in_tiles(head: Head, layer: nn.Linear, states: Tensor, token_ids: Ten
     alone = chosen_logits(head, layer, states, token_ids, want_seed=True)
     assert alone[1] is not None
     chosen = whole.gather(-1, token_ids[:, None])[:, 0]
-    return bool(_same(alone[0], chosen).all()) and bool(_same(alone[1], seed).all())
+    return bool(_same(alone[0], chosen).all()) and bool(_same(alone[1], seed, whole.dtype).all())
 
 
 def _instead(output: Tensor, inputs: Tensor) -> Tensor:
@@ -233,9 +234,15 @@ def _instead(output: Tensor, inputs: Tensor) -> Tensor:
     return output.clone()
 
 
-def _same(left: Tensor, right: Tensor) -> Tensor:
-    """Return where two results are equal but for rounding, or both undefined."""
-    error = torch.finfo(left.dtype).eps ** 0.5
+def _same(left: Tensor, right: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Return where two results are equal but for rounding, or both undefined.
+
+    Args:
+        left: a result.
+        right: the other result.
+        dtype: the type in which they were computed; None if it is that of `left`.
+    """
+    error = torch.finfo(dtype or left.dtype).eps ** 0.5
     return torch.isclose(left, right, error, error, equal_nan=True)
 
 
