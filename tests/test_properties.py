@@ -49,16 +49,17 @@ def test_chunk_size_changes_nothing(estimator: str, rollouts, budget: int) -> No
 
 @given(rollout=rollout)
 def test_head_chunks_change_nothing(rollout) -> None:
-    from antiphase.signals import entropy
+    from antiphase.signals import entropy, vocabulary_tiles
 
-    patch = pytest.MonkeyPatch()
     whole = signals([rollout[0]], [rollout[1]])[1]
-    patch.setattr(entropy, "_CHUNK_ELEMENTS", 1)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vocabulary_tiles, "_TILE", (2, 64))
+        tiles = signals([rollout[0]], [rollout[1]])[1]
+        patch.setattr(vocabulary_tiles, "plain_linear", lambda _: None)
+        patch.setattr(entropy, "_CHUNK_ELEMENTS", 1)
         single = signals([rollout[0]], [rollout[1]])[1]
-    finally:
-        patch.undo()
     for name in ("entropy", "logprob", "strength"):
+        same(getattr(tiles, name), getattr(whole, name))
         same(getattr(single, name), getattr(whole, name))
 
 

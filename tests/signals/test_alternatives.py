@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 import antiphase
 from antiphase.errors import InvalidInputError
 from antiphase.signal_spec import ESTIMATORS, SignalSpec
-from antiphase.signals import entropy
-from antiphase.signals.alternatives import top_alternatives
+from antiphase.signals import entropy, vocabulary_tiles
+from antiphase.signals.alternatives import Candidates, top_alternatives
 from antiphase.signals.entropy import log_probabilities
 from antiphase.signals.measure import token_signals
 from antiphase.types import TokenBatch, TokenSignals
@@ -101,31 +101,37 @@ def test_every_estimator_says_the_same(architecture: str, estimator: str) -> Non
     assert found.alternatives.logprobs[~batch.completion_mask].isnan().all()
 
 
+@pytest.mark.parametrize("tiles", [True, False], ids=["tiles", "whole vocabulary"])
 @pytest.mark.parametrize("estimator", ["own", "last", "full"])
-def test_padding_and_chunks_change_nothing(estimator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_padding_and_chunks_change_nothing(estimator: str, tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     layers = "last" if estimator == "last" else "all"
     shapes = []
+    of = Candidates.of
 
-    def watched(log_p, num):
-        shapes.append(tuple(log_p.shape))
-        return top_alternatives(log_p, num)
+    def watched(logits, *rest):
+        shapes.append(tuple(logits.shape))
+        return of(logits, *rest)
 
-    monkeypatch.setattr(entropy, "top_alternatives", watched)
+    monkeypatch.setattr(Candidates, "of", staticmethod(watched))
+    if not tiles:
+        monkeypatch.setattr(vocabulary_tiles, "plain_linear", lambda _: None)
     with pure_double():
         model = tiny_model("gemma2", torch.float64)
         measure(model, rollouts(), estimator, num=0, layers=layers)  # what is looked at once per model
         whole = at_targets(measure(model, rollouts(), estimator, layers=layers), rollouts())
         # Once per target, also where `full` runs the head again for its gradients.
-        assert sum(rows for rows, _ in shapes) == int(rollouts().completion_mask.sum())
+        assert sum(rows * width for rows, width in shapes) == int(rollouts().completion_mask.sum()) * VOCAB
         monkeypatch.setattr(entropy, "_CHUNK_ELEMENTS", 4 * VOCAB)
+        monkeypatch.setattr(vocabulary_tiles, "_TILE", (4, 100))
         shapes.clear()
         for side, budget in (("left", 2048), ("right", 20), ("left", 20)):
             batch = rollouts(side)
             ids, logprobs = at_targets(measure(model, batch, estimator, layers=layers, token_budget=budget), batch)
             assert torch.equal(ids, whole[0])
             torch.testing.assert_close(logprobs, whole[1], rtol=1e-10, atol=1e-12)
-    # Never more logits at a time than a chunk's.
+    # Never more logits at a time than a tile's, or a chunk's.
     assert max(rows for rows, _ in shapes) == 4
+    assert max(rows * width for rows, width in shapes) == 4 * (100 if tiles else VOCAB)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 3.0])
@@ -155,7 +161,7 @@ def test_other_signals_stay_bitwise_and_none_computes_nothing(
     def never(*_) -> None:
         raise AssertionError("nothing was asked for")
 
-    monkeypatch.setattr(entropy, "top_alternatives", never)
+    monkeypatch.setattr(Candidates, "of", never)
     monkeypatch.setattr(torch.Tensor, "sort", never)
     none = measure(model, batch, estimator, num=0)
     assert none.alternatives is None
@@ -180,6 +186,20 @@ def test_equal_tokens_come_by_id(rows: list[list[float]], num: int) -> None:
         wanted = sorted(range(len(row)), key=lambda token: (-row[token], token))[:num]
         assert ids == wanted
         assert values == [row[token] for token in wanted]
+
+
+@given(
+    st.integers(1, 12).flatmap(lambda size: st.lists(st.lists(LEVELS, min_size=size, max_size=size), min_size=1)),
+    st.integers(1, 12),
+    st.integers(1, 12),
+)
+def test_tiles_of_the_vocabulary_change_no_candidate(rows: list[list[float]], num: int, width: int) -> None:
+    logits, best = torch.tensor(rows), None
+    for first in range(0, logits.shape[-1], width):
+        best = Candidates.of(logits[:, first : first + width], num, first, best)
+    for row, ids, values in zip(logits.tolist(), best.token_ids.tolist(), best.logits.tolist(), strict=True):
+        assert ids == sorted(sorted(range(len(row)), key=lambda token: (-row[token], token))[:num])
+        assert values == [row[token] for token in ids]
 
 
 def test_equal_tokens_of_a_large_vocabulary() -> None:

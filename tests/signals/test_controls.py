@@ -6,7 +6,8 @@ from test_joint import steps_of
 
 from antiphase.models.architecture import find_attention
 from antiphase.signals import attention_blocks, norms, prefix
-from antiphase.signals.entropy import _statistics, gini_impurity, log_probabilities
+from antiphase.signals.entropy import gini_impurity
+from antiphase.signals.logit_sums import sums_of
 from antiphase.signals.measure import token_signals
 from antiphase.types import SignalSpec, TokenBatch
 from conftest import ARCHITECTURES, pure_double, tiny_model
@@ -120,10 +121,10 @@ def test_impurity_of_a_sure_model_keeps_its_digits() -> None:
     # A model that is sure of token 0, with two others of probability 1e-9: 1 − Σ p² = 4e-9, which float32 cannot
     # compute as a difference.
     logits = torch.tensor([[0.0, -20.723266, -20.723266]])
-    impurity = _statistics(log_probabilities(logits), torch.tensor([0]))[3].item()
+    impurity = sums_of(logits, torch.tensor([0]), 1.0).impurity().item()
     assert impurity == pytest.approx(4e-9, rel=1e-4)
     # The digits stay if the token that was written is not the sure one.
-    assert _statistics(log_probabilities(logits), torch.tensor([1]))[3].item() == pytest.approx(4e-9, rel=1e-4)
+    assert sums_of(logits, torch.tensor([1]), 1.0).impurity().item() == pytest.approx(4e-9, rel=1e-4)
     assert gini_impurity(logits).item() == pytest.approx(4e-9, rel=1e-4)
 
 
@@ -135,12 +136,12 @@ def test_impurity_of_a_large_vocabulary_in_float32(gap: int) -> None:
     p = logits.double().softmax(-1)
     top, rest = p[:, 7].clone(), p.scatter(1, torch.full((4, 1), 7), 0.0)
     truth = top * rest.sum(-1) + (rest * (1 - rest)).sum(-1)
-    log_p = log_probabilities(logits)
     for written in (7, 3):
-        found = _statistics(log_p, torch.full((4,), written))[3]
-        assert found.dtype == torch.float32
-        torch.testing.assert_close(found.double(), truth, rtol=1e-5, atol=0)
-    torch.testing.assert_close(gini_impurity(logits).double(), truth, rtol=1e-5, atol=0)
+        found = sums_of(logits, torch.full((4,), written), 1.0).impurity()
+        torch.testing.assert_close(found, truth, rtol=1e-5, atol=0)
+    found = gini_impurity(logits)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), truth, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("family", ["Gemma 4, small (reused keys and values)", "SmolLM3"])

@@ -1,4 +1,4 @@
-"""Rows in two parts, a shared prefix and what follows it, give the numbers of rows in one part; so does the head."""
+"""Rows in two parts, a shared prefix and what follows it, give the numbers of rows in one part."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_no_trace import assert_same, snapshot, used_model
 
-from antiphase.signals import prefix, target_gradient
+from antiphase.signals import prefix
 from antiphase.signals.chunk import rows_of
 from antiphase.signals.measure import token_signals
 from antiphase.types import SignalSpec, TokenBatch
@@ -257,72 +257,3 @@ def test_masks_of_the_models_own_making_are_noticed() -> None:
             *args, **{**options, "attention_mask": None}
         )
     assert not prefix.continues(model)
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_seed_from_the_rows_of_the_head(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from antiphase.signals.entropy import head_signals
-
-    with pure_double():
-        model = tiny_model(architecture, torch.float64)
-        hidden = torch.randn(7, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        ids = torch.arange(20, 27)
-        taken = []
-        rows = target_gradient._by_rows
-        monkeypatch.setattr(target_gradient, "_by_rows", lambda *args: taken.append(rows(*args)) or taken[-1])
-        fast = head_signals(model, hidden, ids, SignalSpec(), want_seed=True)
-        monkeypatch.setattr(target_gradient, "_plain_linear", lambda _: None)
-        slow = head_signals(model, hidden, ids, SignalSpec(), want_seed=True)
-    assert [found is not None for _, found in taken] == [True]
-    torch.testing.assert_close(fast.seed, slow.seed, rtol=1e-12, atol=1e-14)
-    assert torch.equal(fast.entropy, slow.entropy)
-
-
-@pytest.mark.parametrize("kind", ["mixes logits", "skips the layer", "hooked", "subclass", "writes in place"])
-def test_heads_of_another_form(kind: str) -> None:
-    from antiphase.signals.entropy import head_signals
-
-    model = tiny_model(dtype=torch.float64)
-    layer = model.lm_head
-    forward = model.forward
-    if kind == "mixes logits":  # z − mean(z)
-
-        def changed(**options):
-            output = forward(**options)
-            output.logits = output.logits - output.logits.mean(-1, keepdim=True)
-            return output
-
-        model.forward = changed
-    elif kind == "skips the layer":  # z · ‖h‖
-
-        def changed(**options):
-            output = forward(**options)
-            norm = model.model(input_ids=options["input_ids"]).last_hidden_state.norm(dim=-1, keepdim=True)
-            output.logits = output.logits * norm
-            return output
-
-        model.forward = changed
-    elif kind == "writes in place":
-
-        def changed(**options):
-            output = forward(**options)
-            output.logits[..., 5] = -1e9
-            return output
-
-        model.forward = changed
-    elif kind == "hooked":
-        layer.register_forward_hook(lambda module, args, output: output.square())
-    else:
-
-        class Cubed(torch.nn.Linear):
-            def forward(self, x):
-                return super().forward(x**3)
-
-        layer.__class__ = Cubed
-    hidden = torch.randn(4, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    ids = torch.arange(20, 24)
-    fast = head_signals(model, hidden, ids, SignalSpec(), want_seed=True).seed
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(target_gradient, "_plain_linear", lambda _: None)
-        slow = head_signals(model, hidden, ids, SignalSpec(), want_seed=True).seed
-    torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-14)

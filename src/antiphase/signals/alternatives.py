@@ -1,13 +1,15 @@
 """Find the most probable next tokens at each position (the alternatives to the generated token).
 
-They are found in the log-probabilities that also give the entropy, for a few positions at a time. So there is never a
-tensor `[batch, token, vocab]`. The generated token itself does not matter, and may be among the alternatives.
+They are found in the logits that also give the entropy, for a few positions and a part of the vocabulary at a time. So
+there is never a tensor `[batch, token, vocab]`. The generated token itself does not matter, and may be among the
+alternatives.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from antiphase.errors import InvalidInputError
@@ -46,18 +48,54 @@ def top_alternatives(log_p: Float[Tensor, "target vocab"], num_alternatives: int
     >>> top.token_ids.tolist()
     [[1, 3, 0]]
     """
-    vocabulary = log_p.shape[-1]
-    check_alternatives(num_alternatives, vocabulary)
-    values, token_ids = log_p.topk(min(num_alternatives + 1, vocabulary))
-    if num_alternatives < vocabulary:
-        shared = values[:, num_alternatives - 1] == values[:, num_alternatives]
-        values, token_ids = values[:, :num_alternatives], token_ids[:, :num_alternatives].clone()
-        if bool(shared.any()):
-            token_ids[shared] = _lowest_ids(log_p[shared], values[shared], token_ids[shared])
-    # `topk` returns equal values in any order. So tokens are sorted by id first, and then stably by value.
-    token_ids = token_ids.sort(-1).values
-    values, order = log_p.gather(-1, token_ids).sort(dim=-1, descending=True, stable=True)
+    check_alternatives(num_alternatives, log_p.shape[-1])
+    places = _best_places(log_p, num_alternatives)
+    return in_order(places, log_p.gather(-1, places))
+
+
+def in_order(token_ids: Int[Tensor, "target rank"], logprobs: Float[Tensor, "target rank"]) -> Alternatives:
+    """Return alternatives that are sorted by ascending id in the order of their probability."""
+    values, order = logprobs.sort(dim=-1, descending=True, stable=True)
     return Alternatives(token_ids.gather(-1, order), values)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The tokens with the greatest logits in a part of the vocabulary, for each target, sorted by ascending id.
+
+    Args:
+        token_ids: their ids.
+        logits: their logits, in float32 or wider.
+    """
+
+    token_ids: Int[Tensor, "target rank"]
+    logits: Float[Tensor, "target rank"]
+
+    @staticmethod
+    def of(logits: Tensor, number: int, first: int = 0, before: "Candidates | None" = None) -> "Candidates":
+        """Return the candidates in one tile of logits and in all tiles before it.
+
+        Args:
+            logits: the logits of some consecutive tokens of the vocabulary, for each target.
+            number: how many tokens are returned; all of them if there are fewer.
+            first: the id of the first token of the tile.
+            before: the candidates of the tiles before this one.
+        """
+        places = _best_places(logits, min(number, logits.shape[-1]))
+        values = logits.gather(-1, places).to(torch.promote_types(logits.dtype, torch.float32))
+        if before is None:
+            return Candidates(places + first, values)
+        token_ids = torch.cat([before.token_ids, places + first], -1)
+        values = torch.cat([before.logits, values], -1)
+        places = _best_places(values, min(number, values.shape[-1]))
+        return Candidates(token_ids.gather(-1, places), values.gather(-1, places))
+
+    @staticmethod
+    def joined(parts: "Sequence[Candidates]") -> "Candidates | None":
+        """Concatenate the candidates of successive targets; None if the list is empty."""
+        if not parts:
+            return None
+        return Candidates(torch.cat([p.token_ids for p in parts]), torch.cat([p.logits for p in parts]))
 
 
 def joined(parts: Sequence[Alternatives]) -> Alternatives | None:
@@ -67,12 +105,25 @@ def joined(parts: Sequence[Alternatives]) -> Alternatives | None:
     return Alternatives(torch.cat([p.token_ids for p in parts]), torch.cat([p.logprobs for p in parts]))
 
 
+def _best_places(values: Tensor, number: int) -> Tensor:
+    """Return the places of the greatest values in each row, in ascending order; of equal values, the first places."""
+    size = values.shape[-1]
+    best, places = values.topk(min(number + 1, size))
+    if number < size:
+        shared = best[:, number - 1] == best[:, number]
+        best, places = best[:, :number], places[:, :number].clone()
+        if bool(shared.any()):
+            places[shared] = _lowest_ids(values[shared], best[shared], places[shared])
+    # `topk` returns equal values in any order.
+    return places.sort(-1).values
+
+
 def _lowest_ids(log_p: Tensor, values: Tensor, token_ids: Tensor) -> Tensor:
     """Return the ids, but with the lowest possible ids among the tokens that are as probable as the last one.
 
     Args:
-        log_p: the log-probabilities of all tokens, `[row, vocab]`.
-        values: the greatest log-probabilities, in descending order, `[row, rank]`.
+        log_p: the logits or log-probabilities of all tokens, `[row, vocab]`.
+        values: the greatest of them, in descending order, `[row, rank]`.
         token_ids: the ids that belong to `values`, `[row, rank]`.
     """
     last = values[:, -1:]

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from antiphase.signal_spec import SignalSpec
+from antiphase.signals.logit_sums import shifted_logits, sums_of
 
 
 def seeded_logits(
@@ -36,27 +37,31 @@ def seeded_logits(
     Cost: one matrix product of the hidden states with the vocabulary; two if the shortcut cannot be used.
     """
     leaf = hidden.detach().requires_grad_()
-    linear = _plain_linear(model) if spec.target == "logit" else None
+    linear = plain_linear(model) if spec.target == "logit" else None
     with torch.enable_grad():
         if linear is not None:
-            logits, seed = _by_rows(linear, head, leaf, token_ids)
+            logits, seed = seeds_by_rows(linear, head, leaf, token_ids)
             if seed is not None:
                 return logits.detach(), seed
         logits = head(leaf)
-        (seed,) = torch.autograd.grad(_target(logits, token_ids, spec).sum(), leaf)
+        if spec.target == "logit":
+            (seed,) = torch.autograd.grad(logits.gather(-1, token_ids[:, None]).sum(), leaf)
+        else:
+            slope = _slope_of_logprob(logits.detach(), token_ids, spec.temperature)
+            (seed,) = torch.autograd.grad(logits, leaf, slope.to(logits.dtype))
     return logits.detach(), seed
 
 
-def _target(logits: Tensor, token_ids: Tensor, spec: SignalSpec) -> Tensor:
-    """Return the target of each generated token: its logit or its log-probability."""
-    chosen = logits.gather(-1, token_ids[:, None])[:, 0]
-    if spec.target == "logit":
-        return chosen
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32)) / spec.temperature
-    return chosen / spec.temperature - wide.logsumexp(-1)
+def _slope_of_logprob(logits: Tensor, token_ids: Tensor, temperature: float) -> Tensor:
+    """Return ∂ ln p_y / ∂z, which is (1 − p_y) / temperature at the target y, and −p_v / temperature elsewhere."""
+    sums = sums_of(logits, token_ids, temperature)
+    shifted = shifted_logits(logits, sums.greatest[:, None], temperature)
+    p = shifted.sub_(sums.log_sum()[:, None].to(shifted.dtype)).exp_()
+    rest = sums.rest_of_chosen(temperature)[:, None].to(p.dtype)
+    return p.neg_().scatter_(-1, token_ids[:, None], rest).div_(temperature)
 
 
-def _plain_linear(model: nn.Module) -> nn.Linear | None:
+def plain_linear(model: nn.Module) -> nn.Linear | None:
     """Return the output layer if it computes exactly x Wᵀ + b; else None.
 
     It is None for a layer with an adapter or a hook, and for a weight that is quantised or sharded over devices.
@@ -72,7 +77,7 @@ def _plain_linear(model: nn.Module) -> nn.Linear | None:
     return layer if plain and weight.shape == (layer.out_features, layer.in_features) else None
 
 
-def _by_rows(
+def seeds_by_rows(
     linear: nn.Linear, head: Callable[[Tensor], Tensor], leaf: Tensor, token_ids: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """Return (the logits, the seeds from rows of the weight). The seeds are None if the shortcut cannot be used."""
@@ -97,7 +102,7 @@ def _by_rows(
     d_raw, around = found
     if d_raw is None or around is not None:
         return logits, None
-    d_raw = d_raw.view(len(token_ids), -1)
+    d_raw = d_raw.view(len(token_ids), d_raw.shape[-1])
     slope = d_raw.gather(-1, token_ids[:, None])
     if int(d_raw.count_nonzero()) != int(slope.count_nonzero()):
         return logits, None

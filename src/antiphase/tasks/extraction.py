@@ -193,31 +193,6 @@ def _auto(text: str, gold: str, numeric: bool) -> tuple[str | None, How]:
     return (None if _EMPTY_BOX.search(text) else _last_shown(text)), "line"
 
 
-<<<<<<< HEAD
-def _joined(text: str, boxes: list[tuple[int, int]], gold: str) -> str:
-    """Return the content of the last box. If other boxes stand directly before it, all contents make one list."""
-    first = len(boxes) - 1
-    while first > 0 and _beside(_between(text, boxes[first - 1], boxes[first])):
-        first -= 1
-    row = list(dict.fromkeys(text[start:stop].strip() for start, stop in boxes[first:]))
-    separators = "".join(_between(text, *pair) for pair in zip(boxes[first:], boxes[first + 1 :], strict=False))
-    # If two boxes stand on two lines, the second corrects the first, unless the reference is a list.
-    corrected = len(row) == 2 and "\n" in separators and not separators.strip(" $\n.")
-    return row[-1] if corrected and "," not in gold else ", ".join(row)
-
-
-def _beside(between: str) -> bool:
-    r"""Return whether two answers with this text between them are one list, as in `\boxed{1} and \boxed{2}`."""
-    return len(between) <= 80 and _BETWEEN.fullmatch(between) is not None
-
-
-def _between(text: str, left: tuple[int, int], right: tuple[int, int]) -> str:
-    """Return the text between the closing brace of one box and the command of the next."""
-    return re.sub(r"\\(?:boxed|fbox)\s*\{\Z", "", text[left[1] + 1 : right[0]])
-
-
-=======
->>>>>>> I3
 def _said(content: str | None, gold: str, numeric: bool) -> str | None:
     """Return the answer in the content of tags.
 
@@ -235,58 +210,6 @@ def _said(content: str | None, gold: str, numeric: bool) -> str | None:
     return announced_number(content, units_of(gold)) if len(numbers) == 1 else content
 
 
-<<<<<<< HEAD
-def _unboxed(text: str | None, gold: str = "") -> str | None:
-    if text is None:
-        return None
-    boxes, begun = _boxes(text)
-    return _joined(text, boxes, gold) if boxes else None if begun else text
-
-
-def tagged(text: str) -> str | None:
-    """Return the content of the last complete `<answer>…</answer>`, or None if there is none."""
-    end = text.rfind("</answer>")
-    start = text.rfind("<answer>", 0, max(end, 0))
-    if start < 0:
-        return None
-    content = text[start + len("<answer>") : text.find("</answer>", start)]
-    before = text[:start].rpartition("</answer>")
-    if before[1] and _beside(before[2]) and before[2].strip():
-        # `<answer>5</answer> or <answer>7</answer>` offers two answers.
-        return f"{before[0].rpartition('<answer>')[2]}, {content}"
-    return content
-
-
-def boxed(text: str) -> str | None:
-    r"""Return the content of the last complete `\boxed{…}`; None if there is none.
-
-    Of nested boxes, the inner one counts.
-
-    >>> boxed(r"\boxed{1} and \boxed{\{2\}} but \boxed{3")
-    '\\{2\\}'
-    """
-    boxes, _ = _boxes(text)
-    return text[slice(*boxes[-1])] if boxes else None
-
-
-def _boxes(text: str) -> tuple[list[tuple[int, int]], bool]:
-    """Return the spans of the contents of complete boxes that are not empty, and whether a box is not closed."""
-    opened: list[int] = []  # the place where each open brace's content starts; negative for a box
-    spans: list[tuple[int, int]] = []
-    for match in _BRACES.finditer(text):
-        token = match[0]
-        if token.endswith("{") and (token == "{" or len(token) > 2):
-            opened.append(match.end() if token == "{" else -match.end())
-        elif token == "}" and opened:
-            start = opened.pop()
-            if start < 0 and not (spans and spans[-1][0] > -start):
-                spans.append((-start, match.start()))
-    # An empty box only repeats the instruction, so it is left out.
-    return [span for span in spans if text[slice(*span)].strip()], any(start < 0 for start in opened)
-
-
-=======
->>>>>>> I3
 def last_number(text: str) -> str | None:
     """Return the last number in the text, with its sign, its decimals or its denominator (`a/b`), without units.
 

@@ -140,56 +140,6 @@ class VerifierPool:
         self.close()
 
 
-<<<<<<< HEAD
-def answer_part(task: Task, completion: str, tags: Sequence[tuple[str, str]] = TAGS) -> str | None:
-    """Return the part of a completion that the task's verifier reads.
-
-    This part is the text after the thought; None if the thought does not end. If the task has `reads_thoughts`, the
-    part is the whole completion.
-    """
-    return completion if task.reads_thoughts else spoken(completion, tags).answer
-
-
-def _quick(answer: str | None, problem: Problem) -> Verdict | None:
-    """Return the verdict that a few string operations can decide; None if a process is needed."""
-    if answer is None:
-        return Verdict(False, "no answer", "the thought was begun and not ended")
-    task = build_task(problem.task)
-    correct = task.quick_verdict(answer, problem)
-    if correct is False and task.found(answer, problem) is None:
-        return Verdict(False, "no answer", "no answer was found")
-    return None if correct is None else _verdict(correct)
-
-
-def _explained(verdict: Verdict, answer: str, problem: Problem, finish: str | None) -> Verdict:
-    """Return the verdict with its reason, a few words that explain it.
-
-    The outcome becomes `cut off` if the completion reached its length limit before it gave an answer.
-
-    Args:
-        verdict: the verdict without a reason.
-        answer: the text that was verified.
-        problem: the problem.
-        finish: how the completion ended; `length` means that it reached its length limit.
-    """
-    if verdict.outcome == "no answer":
-        return replace(verdict, outcome="cut off") if finish == "length" else verdict
-    if verdict.outcome not in ("right", "wrong"):
-        return verdict
-    found = build_task(problem.task).found(answer, problem)
-    if finish == "length" and found is not None and found.how in ("number", "line"):
-        # The text would have gone on, so its last number and its last line are not its answer.
-        return Verdict(False, "cut off", f"the completion was cut off, so {PLACES[found.how]} is not its answer")
-    place = "" if found is None else f" ({PLACES[found.how]})"
-    return replace(verdict, reason=f"the answer{place} {'equals' if verdict.correct else 'is not'} the reference")
-
-
-def _verdict(correct: bool) -> Verdict:
-    return Verdict(correct, "right" if correct else "wrong")
-
-
-=======
->>>>>>> I3
 def _close_all(workers: "list[_Worker]", pid: int) -> None:
     """End the processes, unless this process is a fork of the one that started them."""
     if os.getpid() != pid:
