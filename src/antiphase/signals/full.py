@@ -12,7 +12,6 @@ The targets are taken in blocks. A block runs only the positions that its last t
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +64,7 @@ def full(
         norms = hidden.new_zeros(sum(counts), len(layers), len(spec.projections), dtype=dtype)
         norms[:, ~present(layers, spec.projections).to(norms.device)] = torch.nan
         ranks = torch.full_like(norms, torch.nan)
+        assert head.seed is not None
         work = _Work(seen, chunk, spec, head.seed, factors, norms)
         length = chunk.input_ids.shape[1] if chunk.whole else None
         for spans, ranks_of in ((tokens, None), (steps, ranks)):
