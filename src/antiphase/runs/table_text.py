@@ -124,7 +124,7 @@ def subsampling_note(result: Mapping[str, Any]) -> str | None:
     """
     units, targets = by_unit(result), result.get("targets_per_rollout")
     unit = "token" if result.get("headline") == "step" else result.get("headline", "token")
-    error = units[unit].get("subsampling_error")
+    error = units.get(unit, {}).get("subsampling_error")
     if not error or targets is None:
         return None
     return (
