@@ -10,9 +10,9 @@ The model is a Llama of the shape of SmolLM2-135M with random weights, in float3
   single passes, one pass for 4 targets by `is_grads_batched` (vmap), and one pass over 4 copies of the row.
 * `norms`: the nuclear norms of a target's gradients in all layers, from the factors.
 
-    python benchmarks/full.py [--cases oracle,sample,targets,norms] [--rounds 3] [--out benchmarks/results]
+    python benchmarks/full.py [--cases oracle,sample,targets,norms] [--rounds 2] [--out benchmarks/results]
 
-Writes OUT/full-DEVICE.json after every case.
+Writes OUT/full-DEVICE.json after every case (about 9 minutes on a quiet core).
 """
 
 import argparse
@@ -120,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="oracle,sample,targets,norms")
     parser.add_argument("--lengths", default="128,256,512,1024")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     torch.set_num_threads(1)
