@@ -207,8 +207,8 @@ def _write_norms(
         ranks: where the effective ranks are written; None computes none.
     """
     device = work.norms.device
-    lanes = torch.tensor([lane for lane, _ in served], device=device)
-    rows = torch.tensor([span.row for _, span in served], device=device)
+    lanes = _chosen([lane for lane, _ in served], device)
+    rows = _chosen([span.row for _, span in served], device)
     places = torch.tensor([span.place for _, span in served], device=device)
     for column, name in enumerate(work.spec.projections):
         there = [layer for layer, factors in enumerate(work.factors) if name in factors]
@@ -219,13 +219,23 @@ def _write_norms(
         }
         factors = {layer: leading(work.factors[layer][name][rows], reach, work.spec.norm) for layer in there}
         for layers in _alike(deltas, factors):
-            delta, factor = (torch.stack([of[layer] for layer in layers]) for of in (deltas, factors))
+            delta, factor = (_stacked([of[layer] for layer in layers]) for of in (deltas, factors))
             where = (places[:, None], torch.tensor(layers, device=device), column)
             if ranks is None:
                 work.norms[where] = factored_norm(delta, factor, work.spec.norm).mT.to(work.norms.dtype)
                 continue
             found, rank = factored_norm_and_rank(delta, factor, work.spec.norm)
             work.norms[where], ranks[where] = found.mT.to(work.norms.dtype), rank.mT.to(ranks.dtype)
+
+
+def _chosen(indices: Sequence[int], device: torch.device) -> slice | Tensor:
+    """Return an index of the first axis. For one place it is a slice, which copies nothing."""
+    return slice(indices[0], indices[0] + 1) if len(indices) == 1 else torch.tensor(indices, device=device)
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """Return tensors of one shape on a new first axis. A single tensor is not copied."""
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
 
 
 def _alike(deltas: Mapping[int, Tensor], factors: Mapping[int, Tensor]) -> Iterator[list[int]]:
