@@ -118,8 +118,8 @@ def test_flags_are_frozen():
     assert found == {name: sorted(flags.split()) for name, flags in FLAGS.items()}
 
 
-_SIGNALS = """--estimator --layers --projections --norm --target --targets-per-rollout --token-budget --min-tokens
-    --by-projection --unit --segment --splitter --step-strength --min-steps"""
+_SIGNALS = """--estimator --layers --projections --norm --target --targets-per-rollout --auto-seconds
+    --token-budget --min-tokens --by-projection --unit --segment --splitter --step-strength --min-steps"""
 _MODEL = "--dtype --device --revision --trust-remote-code"
 _TASKS = """--tasks --suite --num-problems --split --prompt-template --system-prompt --no-chat-template
     --chat-template-kwargs --fold-system --timeout

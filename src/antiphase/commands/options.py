@@ -133,7 +133,8 @@ def add_signal_options(group: "argparse._ArgumentGroup", *, measured: bool = Fal
         default="own",
         metavar="NAME[:TARGETS][,…]",
         help="estimators of gradient strength: own, last, full, oracle, oracle-own; NAME:16 measures 16 random tokens "
-        "of each rollout; the first of several is shown first" + ("; none measures no signals" if measured else ""),
+        "of each rollout, full:auto as many as --auto-seconds allow; the first of several is shown first"
+        + ("; none measures no signals" if measured else ""),
     )
     group.add_argument("--layers", default="all", help="layers: all, last, last-K, or indices such as 0,3,-1")
     group.add_argument("--projections", default="QKVO", help="which of the projections Q, K, V, O")
@@ -142,6 +143,12 @@ def add_signal_options(group: "argparse._ArgumentGroup", *, measured: bool = Fal
         "--target", default="logit", help="value whose gradient is taken: logit, or logprob (a control)"
     )
     group.add_argument("--targets-per-rollout", type=int, metavar="N", help="measure N random tokens of each rollout")
+    group.add_argument(
+        "--auto-seconds",
+        type=float,
+        metavar="N",
+        help="time limit of full:auto for measuring each model (default: 600)",
+    )
     if measured:
         group.add_argument(
             "--by-projection",

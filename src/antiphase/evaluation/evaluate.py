@@ -101,7 +101,7 @@ class _EvaluationRun(Run[EvalRequest, Evaluation]):
         return score_batch(
             batch,
             loaded,
-            self.config.specs(),
+            self.specs(),
             self.pool,
             bar,
             units=self.config.units(),

@@ -10,6 +10,7 @@ from antiphase.data.prompt_rendering import prompts_digest
 from antiphase.evaluation.benchmark import results_benchmark
 from antiphase.evaluation.evaluation_config import NO_SIGNALS, EvalConfig
 from antiphase.evaluation.task_metrics import accuracy_metrics, inside_metrics, rows_of, sampled_or_greedy
+from antiphase.runs.auto_targets import planned_of
 from antiphase.runs.measuring import given_facts
 from antiphase.runs.signal_statistics import signal_statistics
 from antiphase.signal_spec import SignalSpec
@@ -66,7 +67,8 @@ def summarize_evaluation(
         if spec is not None:
             own_steps = None if steps is None else rows_of(steps, *case)
             layers = models[model]["layers"][estimator]
-            entry |= _measured(rows_of(tokens, *case), rows, own_steps, spec, layers, ks, config)
+            own_tokens = rows_of(tokens, *case)
+            entry |= _measured(own_tokens, rows, own_steps, spec, layers, ks, config, models[model])
         results.append(entry)
         tick(1 / len(cases))
     return {"results": results, "benchmark": results_benchmark(results, rollouts)}
@@ -86,6 +88,7 @@ def _measured(
     layers: list[int],
     ks: Sequence[int],
     config: EvalConfig,
+    facts: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the options and the statistics of the signals of one model, task and estimator."""
     drawn = sampled_or_greedy(rows)
@@ -101,7 +104,7 @@ def _measured(
         "projections": list(spec.projections),
         "norm": spec.norm,
         "target": spec.target,
-        "targets_per_rollout": spec.targets_per_rollout,
+        "targets_per_rollout": planned_of(facts, spec),
         "inside": inside_metrics(rows, ks, config.unit),
         "signals": signal_statistics(
             tokens[tokens.rollout_id.isin(ids)],

@@ -148,7 +148,7 @@ class _ProbeRun(Run[ProbeRequest, Fingerprint]):
         return found
 
     def tables(self, batch: Batch, loaded: LoadedModel, bar: Progress) -> dict[Kind, pa.Table]:
-        return measure_items(loaded, batch.items, self.config.specs(), self.config.units(), bar).tables()
+        return measure_items(loaded, batch.items, self.specs(), self.config.units(), bar).tables()
 
     def results(self, frames: Frames, models: dict[str, dict[str, Any]], bar: Progress) -> dict[str, Any]:
         step = 1 / (len(models) * len(self.config.specs()))

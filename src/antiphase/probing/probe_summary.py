@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from antiphase.probing.probe_config import ProbeConfig
+from antiphase.runs.auto_targets import planned_of
 from antiphase.runs.measuring import given_facts
 from antiphase.runs.signal_statistics import signal_statistics
 from antiphase.runs.units import codes, column
@@ -52,7 +53,7 @@ def summarize(
                 "norm": spec.norm,
                 "target": spec.target,
                 "temperature": spec.temperature,
-                "targets_per_rollout": spec.targets_per_rollout,
+                "targets_per_rollout": planned_of(models[model], spec),
                 "step_strength": spec.step_strength,
                 "splitter": str(config.units().splitter),
                 **signal_statistics(

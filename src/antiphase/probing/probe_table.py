@@ -13,6 +13,7 @@ from antiphase.runs.table_text import (
     segment_note,
     shown_parts,
     signed,
+    subsampling_note,
     undefined_note,
     unit_note,
     with_interval,
@@ -72,8 +73,9 @@ def _counted(num: int, noun: str) -> str:
 
 def _of_result(result: Mapping[str, Any]) -> list[str]:
     """Return the notes on one model and estimator."""
-    units, undefined = by_unit(result), undefined_note(result)
-    texts = [note for note in (undefined, parts_note(result, headline_of(result))) if note is not None]
+    units = by_unit(result)
+    notes = (undefined_note(result), subsampling_note(result), parts_note(result, headline_of(result)))
+    texts = [note for note in notes if note is not None]
     if "step" in units:
         step = units["step"]
         windows = ", ".join(f"{name} {with_interval(value)}" for name, value in step["windows"].items())

@@ -24,15 +24,18 @@ from antiphase.page.defaults import FILE as REPORT
 from antiphase.page.html import add_page
 from antiphase.progress import Progress
 from antiphase.rollouts.sampling import end_tokens
+from antiphase.runs.auto_targets import PLANNED, auto_names, planned
 from antiphase.runs.engines import Engines, completed_batch
 from antiphase.runs.folder_lock import only_writer
 from antiphase.runs.items import Batch, Limits
-from antiphase.runs.measuring import model_facts
+from antiphase.runs.measuring import model_facts, short_name
 from antiphase.runs.parts import Kind
 from antiphase.runs.run_folder import RunFolder
 from antiphase.runs.run_request import RunRequest
 from antiphase.runs.run_result import Frames, Result
+from antiphase.runs.target_plan import plans
 from antiphase.runs.versions import commit, versions
+from antiphase.signal_spec import SignalSpec
 from antiphase.signals.alternatives import check_alternatives
 from antiphase.signals.measure import chosen_layers
 
@@ -63,6 +66,8 @@ class Run(ABC, Generic[Wanted, Found]):
     ) -> None:
         self.request, self.config, self.progress, self.in_memory = request, request.config, progress, in_memory
         self.moment = datetime.now().isoformat(timespec="seconds") if moment is None else moment
+        # The planned numbers of tokens of the estimators NAME:auto, for the model that is measured.
+        self.planned: dict[str, int] = {}
         self._reads_clock, self._unused = False, set(self.config.chat_template_kwargs or ())
         # The commit is read now, since the sources may change during the run.
         self.commit = commit()
@@ -224,12 +229,23 @@ class Run(ABC, Generic[Wanted, Found]):
         facts = model_facts(loaded, first.items[0].prompt_ids, self.config.specs())
         engine = None if first.is_completed else engines.ending_at(first.end_ids).name
         given = _without_end(batches, loaded) if self.config.rollouts is not None else {}
-        folder.write_model(index, {**facts, "engine": engine, **given})
+        self.planned = folder.planned_targets(index)
+        facts = {**facts, "engine": engine, **given}
+        folder.write_model(index, {**facts, PLANNED: self.planned} if self.planned else facts)
         for number in missing:
             batch = batches[number]
             if not batch.is_completed:
                 batch = completed_batch(batch, number, loaded, engines, bar)
+            some = any(item.completion_ids for item in batch.items)
+            if some and not self.planned and auto_names(self.config.estimators):
+                bar.stage(f"{short_name(loaded)}: planning", 0)
+                self.planned = plans(loaded, batch.items, sum(len(one.items) for one in batches), self.config)
+                folder.write_model(index, {**facts, PLANNED: self.planned})
             folder.write_part(index, number, self.tables(batch, loaded, bar))
+
+    def specs(self) -> tuple[SignalSpec, ...]:
+        """Return one spec for each estimator, with the planned numbers of tokens of the model that is measured."""
+        return planned(self.config.specs(), self.planned)
 
     def _load(self, name: str) -> LoadedModel:
         return load_model(

@@ -18,6 +18,7 @@ from antiphase.errors import InvalidInputError
 from antiphase.models.dtypes import DTYPES
 from antiphase.registry import did_you_mean
 from antiphase.rollouts.engine_names import check_engine
+from antiphase.runs.auto_targets import AUTO, check_auto
 from antiphase.runs.model_choice import check_model_choice
 from antiphase.runs.unit_spec import BEFORE_UNITS, DEFAULT_UNIT, UnitSpec
 from antiphase.signal_spec import (
@@ -42,6 +43,7 @@ FREE_ON_RESUME = ("token_budget", "vllm_memory")
 BEFORE_THE_OPTION: Mapping[str, Any] = {
     "alternatives": 0, "engine": "auto", "vllm_memory": 0.45, "end_tokens": None, "think_tags": None,
     "chat_template_kwargs": None, "fold_system": False, "continue_final": False, "adapter": None,
+    "auto_seconds": None,
     **BEFORE_UNITS
 }  # fmt: skip
 
@@ -56,12 +58,14 @@ class RunConfig:
         models: hub ids, local directories, or `demo`.
         estimators: how gradient strengths are computed: `own`, `last`, `full`, `oracle` or `oracle-own`; `SignalSpec`
             explains them. A name may be followed by the number of tokens per rollout that this estimator measures, as
-            in `full:16`. Tables and pages show the ρ of the first estimator first.
+            in `full:16`, or by `auto`, as in `full:auto`: then as many tokens are measured as `auto_seconds` allow.
+            Tables and pages show the ρ of the first estimator first.
         layers: which layers are measured: `all`, `last`, `last-K`, or indices such as `0,3,-1`.
         projections: which of the attention projections Q, K, V and O are measured.
         norm: the norm of a gradient: `nuclear`, `frobenius` or `l1`.
         target: what is differentiated: the generated token's `logit`, or its `logprob` (a control).
         targets_per_rollout: the number of random tokens of each rollout whose strength is measured; None measures all.
+        auto_seconds: how many seconds each estimator NAME:auto may measure each model; None means 600.
         token_budget: the greatest number of padded tokens in one forward pass.
         unit: the unit whose ρ is shown first: `type` (distinct token ids, the paper's fingerprint), `token`
             (positions) or `step` (sentences). The results always contain all three.
@@ -101,6 +105,7 @@ class RunConfig:
     norm: str = "nuclear"
     target: str = "logit"
     targets_per_rollout: int | None = None
+    auto_seconds: float | None = None
     token_budget: int = 2048
     unit: str = DEFAULT_UNIT
     splitter: str = DEFAULT_SPLITTER
@@ -144,6 +149,7 @@ class RunConfig:
         check_engine(self.engine)
         check_model_choice(self.models, self.adapter, self.engine)
         check_one_of("dtype", self.dtype, DTYPES)
+        check_auto(self.estimators, self.auto_seconds)
         # The results are not used. These calls raise an error if an option is wrong.
         self.units(), self.specs(), self.chat_options()
 
@@ -184,6 +190,9 @@ class RunConfig:
 def signal_specs(config: RunConfig, temperature: float = 1.0) -> tuple[SignalSpec, ...]:
     """Return one `SignalSpec` for each estimator of a run.
 
+    The number of tokens of NAME:auto is not known before the run has measured a rollout. It is 1 here;
+    `auto_targets.planned` puts the planned number in its place.
+
     Args:
         config: the options of the run.
         temperature: the number that divides the logits before the entropy is computed.
@@ -201,8 +210,8 @@ def signal_specs(config: RunConfig, temperature: float = 1.0) -> tuple[SignalSpe
 
 def _signal_spec(text: str, options: RunConfig, temperature: float) -> SignalSpec:
     name, colon, count = text.partition(":")
-    if colon and not count.isdecimal():
-        raise InvalidInputError(f"estimator {text!r}: expected NAME or NAME:TARGETS, as in full:16.")
+    if colon and not count.isdecimal() and count != AUTO:
+        raise InvalidInputError(f"estimator {text!r}: expected NAME, NAME:TARGETS or NAME:auto, as in full:16.")
     ESTIMATORS.check(name)
     check_one_of("norm", options.norm, NORMS)
     check_one_of("target", options.target, TARGETS)
@@ -214,7 +223,7 @@ def _signal_spec(text: str, options: RunConfig, temperature: float) -> SignalSpe
         projections=cast(tuple[ProjectionName, ...], options.projections),
         norm=cast(Norm, options.norm),
         target=cast(Target, options.target),
-        targets_per_rollout=int(count) if colon else options.targets_per_rollout,
+        targets_per_rollout=1 if count == AUTO else int(count) if colon else options.targets_per_rollout,
         step_strength=cast(StepStrength, options.step_strength),
         temperature=temperature,
         token_budget=options.token_budget,

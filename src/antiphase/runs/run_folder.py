@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antiphase.errors import AntiphaseError, InvalidInputError
+from antiphase.runs.auto_targets import PLANNED
 from antiphase.runs.folder_kinds import PROBE, FolderKind, check_out, is_free, read_json, read_marker, read_summary
 from antiphase.runs.parts import KINDS, Kind, joined_schema, joined_tables, model_folder, part_path, whole_parts
 
@@ -248,6 +249,11 @@ class RunFolder:
         with self._writing():
             place.mkdir(parents=True, exist_ok=True)
         self.write_json(f"parts/model-{model:03d}/model.json", facts)
+
+    def planned_targets(self, model: int) -> dict[str, int]:
+        """Return the planned numbers of tokens per rollout of a model; empty if nothing was planned."""
+        there = (model_folder(self.path, model) / "model.json").is_file()
+        return dict(self.read_model(model).get(PLANNED, {})) if there else {}
 
     def read_model(self, model: int) -> dict[str, Any]:
         """Read the facts about a model that `write_model` wrote."""

@@ -116,6 +116,23 @@ def ends_note(result: Mapping[str, Any]) -> str | None:
     )
 
 
+def subsampling_note(result: Mapping[str, Any]) -> str | None:
+    """Return a note with the standard error of ρ that comes from the draw of the measured tokens.
+
+    It is None if all tokens were measured, or if the error is unknown. If the first unit is `step`, the note gives the
+    error of ρ by token.
+    """
+    units, targets = by_unit(result), result.get("targets_per_rollout")
+    unit = "token" if result.get("headline") == "step" else result.get("headline", "token")
+    error = units.get(unit, {}).get("subsampling_error")
+    if not error or targets is None:
+        return None
+    return (
+        f"at most {targets:,} tokens of each rollout were drawn and measured. The draw alone gives ρ by {unit} a "
+        f"standard error of {error:.3f}, which is a part of its interval."
+    )
+
+
 def undefined_note(result: Mapping[str, Any]) -> str | None:
     """Return a note that says, for each unit, how many rollouts have no ρ of their own; None if all have one."""
     units = {unit: entry["num_undefined"] for unit, entry in by_unit(result).items() if entry["num_undefined"]}

@@ -12,8 +12,10 @@ from torch import Tensor
 from antiphase.runs.unit_spec import UnitSpec
 from antiphase.signal_spec import Unit
 from antiphase.statistics.chain import interval_dict
+from antiphase.statistics.estimate import number_or_none
 from antiphase.statistics.partial_correlation import Joint
 from antiphase.statistics.pooled_correlation import mean_within, pooled_correlation
+from antiphase.statistics.subsampling import subsampling_error
 from antiphase.types import StepSignals
 
 # The number of tokens in a window. Windows ignore sentences, so their ρ does not depend on the lengths of sentences.
@@ -93,8 +95,8 @@ def unit_statistics(
 
     Returns:
         For each unit: `value`, `low` and `high` of the pooled ρ, `num_items`, `num_undefined` (the number of rollouts
-        without a ρ of their own), and `within` (the mean ρ within rollouts). The entry `step` has more; see
-        docs/metrics.md.
+        without a ρ of their own), and `within` (the mean ρ within rollouts). The entries `token` and `type` have
+        `subsampling_error`, and the entry `step` has more; see docs/metrics.md.
     """
     found: dict[str, dict[str, Any]] = {}
     groups = codes(rollouts.prompt_id)
@@ -117,6 +119,12 @@ def unit_statistics(
             "num_items": value.num_tokens,
             "num_undefined": int(each.isnan().sum()) if known else None,
         }
+        if unit != "step":
+            rollout = torch.tensor(
+                tokens.groupby(["prompt_id", "rollout_id"], sort=False).ngroup().to_numpy(copy=True)
+            )
+            error = subsampling_error(x, y, rollout, token_ids, seed=resampling.get("seed", 0))
+            found[unit]["subsampling_error"] = number_or_none(error)
         if known:
             found[unit]["within"] = interval_dict(mean_within(each, groups, unit=unit, **resampling))
     if steps is not None:

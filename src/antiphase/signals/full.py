@@ -12,7 +12,6 @@ The targets are taken in blocks. A block runs only the positions that its last t
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -22,27 +21,15 @@ from antiphase.signal_spec import ProjectionName, SignalSpec
 from antiphase.signals.capture import Observed, observe
 from antiphase.signals.cells import present
 from antiphase.signals.chunk import Chunk, ChunkSignals, Tick, silent
-from antiphase.signals.entropy import head_signals
 from antiphase.signals.joint import per_length
-from antiphase.signals.norms import factored_norm, factored_norm_and_rank, shared_factor
+from antiphase.signals.norms import factored_norm, factored_norm_and_rank, leading, shared_factor
 from antiphase.signals.own import head_of_targets
+from antiphase.signals.target_blocks import Block, Span, blocks_of
 
-_TARGETS_PER_BLOCK = 16
-
-
-@dataclass(frozen=True)
-class _Span:
-    """The targets of one row whose sum is differentiated by one backward pass.
-
-    Args:
-        row: the row.
-        targets: the indices of the targets in the chunk's list of targets.
-        place: the index of the result in the list of all norms.
-    """
-
-    row: int
-    targets: tuple[int, ...]
-    place: int
+# The greatest number of backward passes that share a forward pass.
+_TARGETS_PER_BLOCK = 64
+# On a GPU, the norms of several layers are computed at once. Their matrices have at most this many elements together.
+_GROUP_ELEMENTS = 1 << 27
 
 
 def full(
@@ -70,17 +57,20 @@ def full(
     """
     with observe(model, layers) as seen:
         hidden = seen.hidden(chunk.input_ids, grad=False)
-        head = head_of_targets(seen, chunk, spec, hidden, want_seed=False)
+        head = head_of_targets(seen, chunk, spec, hidden, want_seed=True)
         factors = _factors(seen, layers, spec)
         tokens, steps = _token_spans(chunk), _step_spans(chunk)
         dtype, counts = torch.promote_types(hidden.dtype, torch.float32), [len(tokens), chunk.num_steps]
         norms = hidden.new_zeros(sum(counts), len(layers), len(spec.projections), dtype=dtype)
         norms[:, ~present(layers, spec.projections).to(norms.device)] = torch.nan
         ranks = torch.full_like(norms, torch.nan)
-        without = dataclasses.replace(spec, num_alternatives=0)
+        assert head.seed is not None
+        work = _Work(seen, chunk, spec, head.seed, factors, norms)
+        length = chunk.input_ids.shape[1] if chunk.whole else None
         for spans, ranks_of in ((tokens, None), (steps, ranks)):
-            for block in _blocks(spans):
-                _measure_block(seen, chunk, without, block, factors, norms, ranks_of, tick)
+            for block in blocks_of(spans, _TARGETS_PER_BLOCK, _copies(chunk, spec), length):
+                _measure_block(work, block, ranks_of, tick)
+    head = head.without_seed()
     strength, joint = norms.split(counts)
     if chunk.steps is None:
         return ChunkSignals(head, strength)
@@ -101,23 +91,37 @@ def joint_of_layers(
     return found.joint, found.effective_rank
 
 
-def _token_spans(chunk: Chunk) -> list[_Span]:
+def _token_spans(chunk: Chunk) -> list[Span]:
     """Return one span for each target whose own strength is measured."""
     measured = torch.nonzero(chunk.measured).flatten()
-    pairs = zip(measured.tolist(), chunk.rows[measured].tolist(), strict=True)
-    return [_Span(row, (target,), place) for place, (target, row) in enumerate(pairs)]
+    triples = zip(measured.tolist(), chunk.rows[measured].tolist(), chunk.columns[measured].tolist(), strict=True)
+    return [Span(row, (target,), place, column) for place, (target, row, column) in enumerate(triples)]
 
 
-def _step_spans(chunk: Chunk) -> list[_Span]:
+def _step_spans(chunk: Chunk) -> list[Span]:
     """Return one span for each step that has targets."""
     if chunk.steps is None:
         return []
     members: dict[int, list[int]] = {}
     for target, step in enumerate(chunk.steps.tolist()):
         members.setdefault(step, []).append(target)
-    rows, offset = chunk.rows.tolist(), int(chunk.measured.sum())
+    rows, columns, offset = chunk.rows.tolist(), chunk.columns.tolist(), int(chunk.measured.sum())
     # A step without targets needs no backward; its norms stay 0.
-    return [_Span(rows[targets[0]], tuple(targets), offset + step) for step, targets in members.items()]
+    return [
+        Span(rows[targets[0]], tuple(targets), offset + step, max(columns[target] for target in targets))
+        for step, targets in members.items()
+    ]
+
+
+def _copies(chunk: Chunk, spec: SignalSpec) -> int:
+    """Return how often each row is put into a forward pass.
+
+    It is once on a CPU, where copies save nothing (`benchmarks/full.py`), and as often as the token budget allows on
+    other devices.
+    """
+    if chunk.input_ids.device.type == "cpu":
+        return 1
+    return max(1, spec.token_budget // chunk.input_ids.numel())
 
 
 def _factors(
@@ -139,66 +143,113 @@ def _factors(
     return factors
 
 
-def _blocks(spans: Sequence[_Span]) -> Iterator[list[list[_Span]]]:
-    """Yield blocks of backward passes, each of which is given by its spans.
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What the blocks of a chunk share.
 
-    A backward pass serves at most one span of each row. The spans of a row are taken in the order of its tokens.
+    Args:
+        seen: the observed model.
+        chunk: the rows and their targets.
+        spec: gives the projections and the norm.
+        seed: the gradient of each target at the final hidden state that predicts it, `[target, hidden]`.
+        factors: for each layer, the factor L of the inputs of its projections, `[row, token, rank]`.
+        norms: the norms of all spans, `[place, layer, projection]`. `_measure_block` writes into it.
     """
-    queues: dict[int, list[_Span]] = {}
-    for span in spans:
-        queues.setdefault(span.row, []).append(span)
-    num_backwards = max((len(queue) for queue in queues.values()), default=0)
-    for start in range(0, num_backwards, _TARGETS_PER_BLOCK):
-        numbers = range(start, min(start + _TARGETS_PER_BLOCK, num_backwards))
-        yield [[queue[number] for queue in queues.values() if number < len(queue)] for number in numbers]
+
+    seen: Observed
+    chunk: Chunk
+    spec: SignalSpec
+    seed: Tensor
+    factors: Sequence[Mapping[ProjectionName, Tensor]]
+    norms: Tensor
 
 
-def _measure_block(
-    seen: Observed,
-    chunk: Chunk,
-    spec: SignalSpec,
-    block: list[list[_Span]],
-    factors: Sequence[Mapping[ProjectionName, Tensor]],
-    norms: Tensor,
-    ranks: Tensor | None,
-    tick: Tick,
-) -> None:
-    """Write the norms of a block's spans into `norms`, `[place, layer, projection]`.
+def _measure_block(work: _Work, block: Block, ranks: Tensor | None, tick: Tick) -> None:
+    """Write the norms of a block's spans into `work.norms`.
 
     Their effective ranks are written into `ranks`, which has the same shape, unless it is None.
     """
-    device = chunk.rows.device
-    targets = torch.tensor([t for spans in block for span in spans for t in span.targets], device=device)
-    rows, columns = chunk.rows[targets], chunk.columns[targets]
-    alive, local = rows.unique(return_inverse=True)
-    length = chunk.input_ids.shape[1] if chunk.whole else int(columns.max())
-    hidden = seen.hidden(chunk.input_ids[alive, :length], grad=True)
-    head = head_signals(seen.model, hidden[local, columns - 1], chunk.token_ids[targets], spec, want_seed=True)
-    assert head.seed is not None
-    modules = modules_of(seen.layers, spec.projections)
+    seen, chunk, device = work.seen, work.chunk, work.chunk.rows.device
+    rows = torch.tensor(block.rows, device=device)
+    hidden = seen.hidden(chunk.input_ids[rows, : block.length], grad=True)
+    modules = modules_of(seen.layers, work.spec.projections)
     outputs = seen.capture.outputs_of(modules)
-    start = 0
-    for index, spans in enumerate(block):
-        stop = start + sum(len(span.targets) for span in spans)
-        now, start = slice(start, stop), stop
+    for number, served in enumerate(block.passes):
+        pairs = [(lane, target) for lane, span in served for target in span.targets]
+        lanes, targets = torch.tensor(pairs, device=device).unbind(1)
         seed = torch.zeros_like(hidden)
-        seed[local[now], columns[now] - 1] = head.seed[now].to(seed.dtype)
-        deltas = torch.autograd.grad(hidden, outputs, seed, retain_graph=index + 1 < len(block))
+        seed[lanes, chunk.columns[targets] - 1] = work.seed[targets].to(seed.dtype)
+        deltas = torch.autograd.grad(hidden, outputs, seed, retain_graph=number + 1 < len(block.passes))
         gradients = dict(zip(modules, deltas, strict=True))
-        places = torch.tensor([span.place for span in spans], device=device)
-        owners = torch.tensor([span.row for span in spans], device=device)
-        here = torch.searchsorted(alive, owners)
-        for place, layer in enumerate(seen.layers):
-            for column, name in enumerate(spec.projections):
-                if name not in layer.projections:
-                    continue
-                projection = layer.projections[name]
-                delta = projection.select(gradients[projection.module][here])
-                factor = factors[place][name][owners, :length]
-                if ranks is None:
-                    norms[places, place, column] = factored_norm(delta, factor, spec.norm).to(norms.dtype)
-                    continue
-                found, rank = factored_norm_and_rank(delta, factor, spec.norm)
-                norms[places, place, column] = found.to(norms.dtype)
-                ranks[places, place, column] = rank.to(ranks.dtype)
-        tick(len(spans))
+        if device.type == "cpu":
+            # A solver of the CPU takes one matrix after another, so each span has only the positions that it sees.
+            for pair in served:
+                _write_norms(work, gradients, [pair], pair[1].reach, ranks)
+        else:
+            _write_norms(work, gradients, served, max(span.reach for _, span in served), ranks)
+        tick(len(served))
+
+
+def _write_norms(
+    work: _Work,
+    gradients: Mapping[nn.Module, Tensor],
+    served: Sequence[tuple[int, Span]],
+    reach: int,
+    ranks: Tensor | None,
+) -> None:
+    """Write the norms, and the effective ranks if they are wanted, of some spans of one backward pass.
+
+    Args:
+        work: what the blocks share.
+        gradients: the gradients Δ at the outputs of the projections' modules, `[row, token, features]`.
+        served: the rows of the backward pass and their spans.
+        reach: the number of positions that are used. Beyond it, the gradients of all these spans are 0.
+        ranks: where the effective ranks are written; None computes none.
+    """
+    device = work.norms.device
+    lanes = _chosen([lane for lane, _ in served], device)
+    rows = _chosen([span.row for _, span in served], device)
+    places = torch.tensor([span.place for _, span in served], device=device)
+    for column, name in enumerate(work.spec.projections):
+        there = [layer for layer, factors in enumerate(work.factors) if name in factors]
+        projections = [work.seen.layers[layer].projections[name] for layer in there]
+        deltas = {
+            layer: one.select(gradients[one.module][lanes, :reach])
+            for layer, one in zip(there, projections, strict=True)
+        }
+        factors = {layer: leading(work.factors[layer][name][rows], reach, work.spec.norm) for layer in there}
+        for layers in _alike(deltas, factors):
+            delta, factor = (_stacked([of[layer] for layer in layers]) for of in (deltas, factors))
+            where = (places[:, None], torch.tensor(layers, device=device), column)
+            if ranks is None:
+                work.norms[where] = factored_norm(delta, factor, work.spec.norm).mT.to(work.norms.dtype)
+                continue
+            found, rank = factored_norm_and_rank(delta, factor, work.spec.norm)
+            work.norms[where], ranks[where] = found.mT.to(work.norms.dtype), rank.mT.to(ranks.dtype)
+
+
+def _chosen(indices: Sequence[int], device: torch.device) -> slice | Tensor:
+    """Return an index of the first axis. For one place it is a slice, which copies nothing."""
+    return slice(indices[0], indices[0] + 1) if len(indices) == 1 else torch.tensor(indices, device=device)
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """Return tensors of one shape on a new first axis. A single tensor is not copied."""
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
+
+
+def _alike(deltas: Mapping[int, Tensor], factors: Mapping[int, Tensor]) -> Iterator[list[int]]:
+    """Yield groups of layers whose norms are computed at once. On a CPU each group is a single layer.
+
+    Args:
+        deltas: the gradients Δ of each layer. In a group, all of them have the same shape.
+        factors: the factors L of each layer, of which the same holds.
+    """
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for layer, delta in deltas.items():
+        alike.setdefault((*delta.shape, *factors[layer].shape), []).append(layer)
+    for layers in alike.values():
+        delta, factor = deltas[layers[0]], factors[layers[0]]
+        size = max(1, _GROUP_ELEMENTS // max(1, delta.numel() + factor.numel()))
+        size = 1 if delta.device.type == "cpu" else size
+        yield from (layers[start : start + size] for start in range(0, len(layers), size))

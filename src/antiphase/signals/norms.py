@@ -29,6 +29,8 @@ from antiphase.signals.gram_root import trace_of_root
 _FAST_DOUBLE = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)}
 # Longer inputs use QR, because the shift that makes the Cholesky decomposition possible grows with their number.
 _CHOLESKY_TOKENS = 512
+# A Gram matrix of at least this many rows is computed in this many blocks of columns.
+_LEAST_ROWS_IN_BLOCKS, _GRAM_BLOCKS = 192, 4
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -77,7 +79,7 @@ def _gram_nuclear_norm(wide: Tensor) -> tuple[Tensor, Tensor | None]:
 
     The second value is the singular values, up to a common factor. It is None if the norm is computed without them.
     """
-    gram = wide @ wide.mT if wide.shape[-2] <= wide.shape[-1] else wide.mT @ wide
+    gram = _gram(wide if wide.shape[-2] <= wide.shape[-1] else wide.mT)
     if _multiplies_double(gram.device):
         fast = trace_of_root(gram)
         # On some singular matrices, rounding makes the iteration diverge. The solver below always works.
@@ -87,6 +89,32 @@ def _gram_nuclear_norm(wide: Tensor) -> tuple[Tensor, Tensor | None]:
     values: Tensor = torch.linalg.eigvalsh(gram / scale[..., None, None])
     roots = values.clamp_min(0).sqrt()
     return roots.sum(-1) * scale.sqrt(), roots
+
+
+def _product(delta: Tensor, factor: Tensor) -> Tensor:
+    """Return Δᵀ L in float64.
+
+    On a CPU, float32 gradients are multiplied in float32, which takes half of the time. Its rounding is that of the
+    gradient G itself, which the oracle computes in float32 too. Other devices may round float32 products more (TF32).
+    """
+    if delta.device.type == "cpu" and delta.dtype == torch.float32:
+        return (delta.mT @ factor.float()).double()
+    return _wide(delta).mT @ _wide(factor)
+
+
+def _gram(wide: Tensor) -> Tensor:
+    """Return M Mᵀ. If M is large and on a CPU, only the blocks on and below the diagonal are computed.
+
+    The eigenvalue solver reads nothing above the diagonal. The blocks there are 0.
+    """
+    num_rows = wide.shape[-2]
+    if wide.device.type != "cpu" or num_rows < _LEAST_ROWS_IN_BLOCKS or _multiplies_double(wide.device):
+        return wide @ wide.mT
+    gram = wide.new_zeros(*wide.shape[:-1], num_rows)
+    size = -(-num_rows // _GRAM_BLOCKS)
+    for start in range(0, num_rows, size):
+        gram[..., start:, start : start + size] = wide[..., start:, :] @ wide[..., start : start + size, :].mT
+    return gram
 
 
 def matrix_norm(matrix: Float[Tensor, "*batch rows columns"], norm: Norm) -> Float[Tensor, "*batch"]:
@@ -146,6 +174,17 @@ def shared_factor(inputs: Float[Tensor, "batch token columns"], norm: Norm) -> F
     return factor.to(wide.device, torch.float64 if has_double(wide.device) else wide.dtype)
 
 
+def leading(
+    factor: Float[Tensor, "*batch token rank"], num_tokens: int, norm: Norm
+) -> Float[Tensor, "*batch few less"]:
+    """Return the factor of the first tokens alone, from the result of `shared_factor` for all tokens.
+
+    L is zero above its diagonal. So the factor of the first t tokens has t columns, or fewer if L itself has fewer.
+    """
+    first = factor[..., :num_tokens, :]
+    return first if norm == "l1" else first[..., :num_tokens]
+
+
 def _cholesky_factor(inputs: Tensor) -> Tensor | None:
     """Return L with L Lᵀ = A Aᵀ + s, for inputs A; None if the decomposition fails.
 
@@ -191,7 +230,7 @@ def _factored(delta: Tensor, factor: Tensor, norm: Norm) -> tuple[Tensor, Tensor
     """Return the result of `factored_norm`, and the singular values up to a common factor if they were computed."""
     if norm == "l1":
         return (delta.to(factor.dtype).mT @ factor).abs().sum((-2, -1)), None
-    product, values = _wide(delta).mT @ _wide(factor), None
+    product, values = _product(delta, factor), None
     if norm == "frobenius":
         result: Tensor = torch.linalg.matrix_norm(product)
     elif delta.dtype == torch.float64:
