@@ -23,6 +23,7 @@ from trl import get_peft_config, get_quantization_config
 from antiphase.data.chat_template import reads_clock
 from antiphase.data.prompt_rendering import end_token_ids
 from antiphase.errors import AntiphaseError, InvalidInputError
+from antiphase.inversion.step_times import table_text
 from antiphase.page.building import training_document
 from antiphase.page.defaults import FILE as REPORT
 from antiphase.page.document import Document
@@ -135,6 +136,7 @@ def _run(recipe: Recipe, trainer: Any, tokenizer: Any, held: HeldOut | None, poo
     summary = None
     if main:
         summary = summarize_run(recipe, trainer, time.time() - began)
+        print(table_text(summary["times"]), flush=True)
         _finish(folder, trainer, recipe, summary)
     trainer.accelerator.wait_for_everyone()
     return TrainResult(folder, summary)
@@ -142,6 +144,7 @@ def _run(recipe: Recipe, trainer: Any, tokenizer: Any, held: HeldOut | None, poo
 
 def _load_finished(trainer: Any, checkpoint: Path, heldout: HeldOutCallback | None) -> None:
     """Load a run that was killed after its last step, and evaluate it if its last evaluation is missing."""
+    trainer.clock.start()
     trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     trainer._load_from_checkpoint(str(checkpoint))
     step = trainer.state.global_step
@@ -149,6 +152,7 @@ def _load_finished(trainer: Any, checkpoint: Path, heldout: HeldOutCallback | No
     done = any(row["kind"] == "eval" and row["step"] == step for row in read_trajectory(trainer.trajectory.folder))
     if heldout is not None and not done:
         heldout.evaluate(step, track=False)
+        trainer.times.finish()
 
 
 def _trainer(

@@ -39,6 +39,7 @@ from antiphase.training.policy import check_compilation, check_sharding, is_shar
 from antiphase.training.resampling import ResamplingTrainer
 from antiphase.training.reward_column import added_column, remove_column
 from antiphase.training.reward_functions import MajorityVoteReward, SignalReward, unwrapped
+from antiphase.training.step_clock import StepTimes
 from antiphase.training.token_advantages import token_advantages
 from antiphase.training.trainer_config import CorRPOConfig
 from antiphase.training.trajectory import Trajectory
@@ -110,7 +111,8 @@ class CorRPOTrainer(ResamplingTrainer):
         self.trajectory = Trajectory(Path(args.output_dir))
         self.watch = Watch(self.trajectory, args)
         self.keeper = Keeper(args, self.trajectory.folder, self._tokenizer)
-        for callback in (self.watch, self.keeper):
+        self.times = StepTimes(self, self.trajectory)
+        for callback in (self.watch, self.keeper, self.times):
             self.add_callback(callback)
         remove_column(self, self._column)
         self._column = len(self.reward_funcs)
@@ -144,7 +146,10 @@ class CorRPOTrainer(ResamplingTrainer):
                 folder = get_last_checkpoint(self.args.output_dir)
             if folder is not None:
                 self.watch.restore(checkpoint_state(Path(folder), cast(CorRPOConfig, self.args)))
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        self.clock.start()
+        result = super().train(resume_from_checkpoint, *args, **kwargs)
+        self.times.finish()
+        return result
 
     # TRL calls these four methods, in this order, for every generation batch.
 
@@ -181,7 +186,8 @@ class CorRPOTrainer(ResamplingTrainer):
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
         if self._rollouts is None or self._rollouts.completion_ids != completion_ids_list:
             raise HostError("TRL scores other completions than _generate returned; inversion cannot be measured.")
-        self._measured = self._measure(self._rollouts)
+        with self.clock.part("measuring"):
+            self._measured = self._measure(self._rollouts)
         # With dynamic sampling, rewards have been logged while the rounds were sampled.
         logged = None if self._final is None or self._reader is None else self._reader.logged
         self.read_completions(self._rollouts, completions)

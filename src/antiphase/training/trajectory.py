@@ -1,6 +1,6 @@
 """The trajectory of a training run: a file with a JSON object on each line, written during training.
 
-    OUT/trajectory.jsonl     {"kind": "step" | "eval" | "probe" | "alarm", "step": …, …}
+    OUT/trajectory.jsonl     {"kind": "step" | "time" | "eval" | "probe" | "alarm", "step": …, …}
 
 `step` is the number of optimizer updates before the row was measured: at step 0 the policy is untrained. NaN and
 infinity are written as null.
@@ -16,7 +16,7 @@ from antiphase.errors import InvalidInputError
 from antiphase.training.out_folder import write_whole
 
 FILE = "trajectory.jsonl"
-Kind = Literal["step", "eval", "probe", "alarm"]
+Kind = Literal["step", "time", "eval", "probe", "alarm"]
 
 
 def read_trajectory(folder: Path) -> list[dict[str, Any]]:
@@ -75,8 +75,8 @@ class Trajectory:
             self.path.replace(aside)
             return []
         # At the checkpoint's own step, evaluations and probes were measured before the checkpoint was saved, and
-        # batches and alarms after it.
-        again = ("step", "alarm")
+        # batches, times and alarms after it.
+        again = ("step", "time", "alarm")
         kept = [row for row in read_trajectory(self.folder) if row["step"] < step + (row["kind"] not in again)]
         write_whole(self.path, "".join(_line(row) for row in kept))
         return kept
