@@ -7,7 +7,7 @@ busy machine slows all parts alike. On a CPU, the seconds are CPU time of the pr
 process (or its GPU) held while it trained.
 
 The cases `twice` train twice on every batch (num_iterations 2), so GRPO needs the log-probabilities of the policy
-that sampled it. In `own twice shared` they come from the measurement (inversion_share_logprobs).
+that sampled it. In `own twice shared` they come from the measurement (share_logprobs).
 
     python benchmarks/training.py [--settings sums,long] [--cases grpo,own,…] [--steps 3] [--out benchmarks/results]
 
@@ -41,7 +41,7 @@ CASES = {
     "full:4": {"inversion_estimator": "full", "inversion_targets_per_rollout": "4", "inversion_min_tokens": "3"},
     "grpo twice": {**GRPO, "num_iterations": "2"},
     "own twice": TWICE,
-    "own twice shared": {**TWICE, "inversion_share_logprobs": "true"},
+    "own twice shared": {**TWICE, "share_logprobs": "true"},
 }
 PLAIN = ("grpo", "grpo twice")
 # The small model of the setting `long`, and what its training changes in the recipe. It has 16M parameters.
@@ -80,6 +80,7 @@ def small_model(folder: Path) -> Path:
 
 def train_case(setting: str, case: str, model: str, steps: int) -> dict[str, object]:
     """Train one case here. Return the seconds of each part by step, without the first step, and the peak memory."""
+    from antiphase.data.prompt_rendering import end_token_ids
     from antiphase.tasks.pool import VerifierPool
     from antiphase.training import inputs, train
     from antiphase.training.recipe import parse_recipe
@@ -107,7 +108,7 @@ def train_case(setting: str, case: str, model: str, steps: int) -> dict[str, obj
         tokenizer, _ = inputs.load_tokenizer(recipe)
         problems, _ = inputs.draw_problems(recipe)
         table = inputs.table_of(recipe, tokenizer, problems)
-        ends = [] if setting == "long" else inputs.end_token_ids(recipe.options.end_tokens, tokenizer)
+        ends = [] if setting == "long" else end_token_ids(recipe.options.end_tokens, tokenizer)
         if case in PLAIN:
             train.CorRPOTrainer = Plain
         with VerifierPool() as pool:

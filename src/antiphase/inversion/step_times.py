@@ -30,7 +30,8 @@ def time_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         rows: the rows of the run's trajectory. Only those of kind `time` are read.
 
     Returns:
-        Entries with the keys `part`, `median_seconds` (the median over the optimizer steps), `total_seconds` (the sum
+        Entries with the keys `part`, `median_seconds` (the median over the optimizer steps in which the part ran; 0 if
+        it never ran), `total_seconds` (the sum
         over the whole run) and `share` (the share of the part in the time of all optimizer steps; None for the parts
         between steps). The list is empty if the trajectory has no rows of kind `time`, as in runs of older versions.
 
@@ -48,7 +49,7 @@ def time_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "part": part,
-            "median_seconds": statistics.median([_seconds(row, part) for row in of_steps] or [0.0]),
+            "median_seconds": statistics.median([s for row in of_steps if (s := _seconds(row, part)) > 0] or [0.0]),
             "total_seconds": totals[part],
             "share": in_steps[part] / whole if part in in_steps and whole > 0 else None,
         }
