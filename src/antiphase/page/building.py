@@ -114,7 +114,9 @@ def _times(name: str, rows: Sequence[Mapping[str, Any]]) -> list[Table]:
         "saving and logging are not part of a step: the table has their seconds in the whole run. The times are those "
         "of the main process."
     )
-    return [Table("Where the time went", ["run", *OF_A_STEP.values(), *BETWEEN_STEPS.values()], [[name, *cells]], [note])]
+    return [
+        Table("Where the time went", ["run", *OF_A_STEP.values(), *BETWEEN_STEPS.values()], [[name, *cells]], [note])
+    ]
 
 
 def facts_of(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from trl import GRPOTrainer
 
-from antiphase.devices import has_double
+from antiphase.devices import has_double, return_freed_memory
 from antiphase.errors import UnsupportedModelError
 from antiphase.inversion.inversion_reward import CombinedRewards, InversionReward
 from antiphase.inversion.rollout_facts import RolloutFacts, RolloutIds
@@ -35,6 +35,7 @@ from antiphase.training.completion_texts import CompletionReader
 from antiphase.training.host import HostError, check_host, check_instance
 from antiphase.training.host_arguments import host_arguments
 from antiphase.training.keeping import Keeper, RewardedBatch
+from antiphase.training.pass_budget import within_update
 from antiphase.training.policy import check_compilation, check_sharding, is_sharded, whole_policy
 from antiphase.training.reward_column import added_column, remove_column
 from antiphase.training.reward_functions import MajorityVoteReward, SignalReward, unwrapped
@@ -231,9 +232,10 @@ class CorRPOTrainer(SharingTrainer):
         kept = self.keeper.begin_batch(state.global_step, state.max_steps, is_training=self.model.training)
         share = cast(CorRPOConfig, self.args).share_logprobs
         with whole_policy(self.model_wrapped, self.accelerator, self.args.gradient_checkpointing_kwargs) as policy:
-            facts = self._inversion_reward.measure(
+            facts = within_update(self._inversion_reward, rollouts, policy, self.args).measure(
                 policy, rollouts, self._tokenizer, end_ids=self._end_ids, by_token=kept or share
             )
+        return_freed_memory(self.accelerator.device)
         # The time includes the gathering of the weights, which is part of the cost.
         return replace(facts, seconds=torch.full_like(facts.seconds, time.perf_counter() - start))
 
