@@ -134,31 +134,48 @@ def _held() -> float:
     return held / 2**20
 
 
-def row_of(setting: str, case: str, found: dict, plain: dict) -> dict[str, object]:
+def row_of(setting: str, case: str, found: dict, plain: dict | None) -> dict[str, object]:
     """Return the row of a case.
 
     Args:
         setting, case: the names of the setting and the case.
         found: what `train_case` returned for the case.
-        plain: what it returned for plain GRPO with as many passes over a batch.
+        plain: what it returned for plain GRPO with as many updates on a batch; None if that was not run.
     """
     steps = [sum(times.values()) for times in found["times"]]
     row = {"setting": setting, "case": case, "device": device_name(), "dtype": "float32", "steps": len(steps)}
     row |= {"completion_tokens": found["length"], **spread(steps, "step_seconds")}
     for part in OF_A_STEP:
-        row |= spread([times[part] for times in found["times"]], f"{part}_seconds")
+        seconds = [times[part] for times in found["times"]]
+        row |= {f"{part}_seconds_mean": sum(seconds) / len(seconds), **spread(seconds, f"{part}_seconds")}
     # With two passes over a batch, only every second step measures, so shares are of all steps together.
     measuring = sum(times["measuring"] for times in found["times"])
     row |= {"measuring_share": measuring / sum(steps)}
-    before = sum(sum(times.values()) for times in plain["times"]) / len(plain["times"])
-    row |= {"step_over_grpo": sum(steps) / len(steps) / before}
-    return row | {"peak_mib": found["peak_mib"], "peak_over_grpo": found["peak_mib"] / plain["peak_mib"]}
+    row |= {"peak_mib": found["peak_mib"], "step_over_grpo": None, "peak_over_grpo": None}
+    if plain is not None:
+        before = sum(sum(times.values()) for times in plain["times"]) / len(plain["times"])
+        row["step_over_grpo"] = sum(steps) / len(steps) / before
+        row["peak_over_grpo"] = found["peak_mib"] / plain["peak_mib"]
+    return row
+
+
+def line_of(row: dict[str, object]) -> str:
+    """Return a row as a line of text: the seconds of the parts of a mean step, and what it is beside plain GRPO."""
+    parts = ", ".join(f"{part} {row[f'{part}_seconds_mean']:.2f}" for part in OF_A_STEP)
+    beside = ""
+    if row["step_over_grpo"] is not None:
+        beside = f"; beside GRPO: step {row['step_over_grpo']:.2f}×, peak {row['peak_over_grpo']:.3f}×"
+    return (
+        f"{row['setting']}, {row['case']}: step {row['step_seconds_p50']:.2f} s ({parts}), measuring "
+        f"{row['measuring_share']:.1%}, peak {row['peak_mib']:.0f} MiB{beside}"
+    )
 
 
 def training_rows(settings: list[str], cases: list[str], model: str, steps: int) -> list[dict[str, object]]:
     """Return the rows of all settings and cases, and print each of them. Each case runs in a process of its own."""
-    found, rows = {}, []
+    rows = []
     for setting in settings:
+        found: dict[str, dict] = {}
         for case in cases:
             command = [sys.executable, "-W", "ignore", __file__, "--case", case, "--settings", setting]
             command += ["--model", model, "--steps", str(steps)]
@@ -167,14 +184,8 @@ def training_rows(settings: list[str], cases: list[str], model: str, steps: int)
                 sys.exit(f"{setting}, {case}:\n{done.stderr[-3000:]}")
             found[case] = json.loads(done.stdout.strip().splitlines()[-1])
             plain = "grpo twice" if "twice" in case else "grpo"
-            rows.append(row_of(setting, case, found[case], found[plain]))
-            parts = ", ".join(f"{part} {rows[-1][f'{part}_seconds_p50']:.2f}" for part in OF_A_STEP)
-            print(
-                f"{setting} {case}: step {rows[-1]['step_seconds_p50']:.2f} s ({parts}), measuring "
-                f"{rows[-1]['measuring_share']:.1%}, step {rows[-1]['step_over_grpo']:.2f}× GRPO, peak "
-                f"{rows[-1]['peak_mib']:.0f} MiB ({rows[-1]['peak_over_grpo']:.3f}× GRPO)",
-                flush=True,
-            )
+            rows.append(row_of(setting, case, found[case], found.get(plain)))
+            print(line_of(rows[-1]), flush=True)
     return rows
 
 
