@@ -1,6 +1,6 @@
 """Where the time of a training step goes, what measuring inversion adds to it, and to its memory, beside plain GRPO.
 
-Each case trains for a few steps in a process of its own: plain GRPO, then CorR-PO with an estimator. There are two
+Each case trains on a few batches in a process of its own: plain GRPO, then CorR-PO with an estimator. There are two
 settings. `sums` is the recipe of recipes/smollm2-sums: a model of 135M parameters that writes about 13 tokens. `long`
 is a small Llama with random weights that writes 512 tokens. The share of a part is taken within each step, so that a
 busy machine slows all parts alike. On a CPU, the seconds are CPU time of the process. Peak memory is the most that the
@@ -9,7 +9,7 @@ process (or its GPU) held while it trained.
 The cases `twice` train twice on every batch (num_iterations 2), so GRPO needs the log-probabilities of the policy
 that sampled it. In `own twice shared` they come from the measurement (share_logprobs).
 
-    python benchmarks/training.py [--settings sums,long] [--cases grpo,own,…] [--steps 3] [--out benchmarks/results]
+    python benchmarks/training.py [--settings sums,long] [--cases grpo,own,…] [--batches 3] [--out benchmarks/results]
 
 Writes OUT/training-DEVICE.json: for each setting a row per case.
 """
@@ -78,8 +78,8 @@ def small_model(folder: Path) -> Path:
     return folder
 
 
-def train_case(setting: str, case: str, model: str, steps: int) -> dict[str, object]:
-    """Train one case here. Return the seconds of each part by step, without the first step, and the peak memory."""
+def train_case(setting: str, case: str, model: str, batches: int) -> dict[str, object]:
+    """Train one case here. Return the seconds of each part by step, without those of the first batch, and the peak."""
     from antiphase.data.prompt_rendering import end_token_ids
     from antiphase.tasks.pool import VerifierPool
     from antiphase.training import inputs, train
@@ -101,9 +101,11 @@ def train_case(setting: str, case: str, model: str, steps: int) -> dict[str, obj
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         changes = {**CASES[case], **(LONG if setting == "long" else {})}
+        # The first batch warms up.
+        updates = int(changes.get("num_iterations", 1))
         chosen = str(small_model(path / "model")) if setting == "long" else model
         words = ["--config", str(RECIPE), "--model", chosen, "--out", str(path / "run"), "--eval_problems", "0"]
-        words += ["--max_steps", str(steps + 1), "--save_strategy", "no", "--logging_steps", "1"]
+        words += ["--max_steps", str(updates * (batches + 1)), "--save_strategy", "no", "--logging_steps", "1"]
         recipe = parse_recipe(words + [word for key, value in changes.items() for word in (f"--{key}", value)])
         tokenizer, _ = inputs.load_tokenizer(recipe)
         problems, _ = inputs.draw_problems(recipe)
@@ -122,7 +124,7 @@ def train_case(setting: str, case: str, model: str, steps: int) -> dict[str, obj
         times = [row for row in read_trajectory(path / "run") if row["kind"] == "time" and row["num_steps"]]
         logs = [entry for entry in trainer.state.log_history if "reward" in entry]
     return {
-        "times": [{part: row[PREFIX + part] for part in OF_A_STEP} for row in times[1:]],
+        "times": [{part: row[PREFIX + part] for part in OF_A_STEP} for row in times[updates:]],
         "length": sum(entry["completions/mean_length"] for entry in logs) / len(logs),
         "peak_mib": held + growth,
     }
@@ -148,7 +150,7 @@ def row_of(setting: str, case: str, found: dict, plain: dict | None) -> dict[str
     for part in OF_A_STEP:
         seconds = [times[part] for times in found["times"]]
         row |= {f"{part}_seconds_mean": sum(seconds) / len(seconds), **spread(seconds, f"{part}_seconds")}
-    # With two passes over a batch, only every second step measures, so shares are of all steps together.
+    # With two updates on a batch, only every second step measures, so shares are of all steps together.
     measuring = sum(times["measuring"] for times in found["times"])
     row |= {"measuring_share": measuring / sum(steps)}
     row |= {"peak_mib": found["peak_mib"], "step_over_grpo": None, "peak_over_grpo": None}
@@ -171,14 +173,20 @@ def line_of(row: dict[str, object]) -> str:
     )
 
 
-def training_rows(settings: list[str], cases: list[str], model: str, steps: int) -> list[dict[str, object]]:
-    """Return the rows of all settings and cases, and print each of them. Each case runs in a process of its own."""
+def training_rows(settings: list[str], cases: list[str], model: str, batches: int) -> list[dict[str, object]]:
+    """Return the rows of all settings and cases, and print each of them. Each case runs in a process of its own.
+
+    Args:
+        settings, cases: names of settings and cases. A case is compared with plain GRPO if that stands before it.
+        model: the model of the setting `sums`.
+        batches: the number of generation batches that are timed, after one that warms up.
+    """
     rows = []
     for setting in settings:
         found: dict[str, dict] = {}
         for case in cases:
             command = [sys.executable, "-W", "ignore", __file__, "--case", case, "--settings", setting]
-            command += ["--model", model, "--steps", str(steps)]
+            command += ["--model", model, "--batches", str(batches)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 sys.exit(f"{setting}, {case}:\n{done.stderr[-3000:]}")
@@ -194,14 +202,14 @@ def main() -> None:
     parser.add_argument("--settings", default="sums,long")
     parser.add_argument("--cases", default=",".join(CASES), help="names of cases, with commas between them")
     parser.add_argument("--model", default="demo", help="the model of the setting `sums`")
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--batches", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
-        print(json.dumps(train_case(options.settings, options.case, options.model, options.steps)))
+        print(json.dumps(train_case(options.settings, options.case, options.model, options.batches)))
         return
-    rows = training_rows(options.settings.split(","), options.cases.split(","), options.model, options.steps)
+    rows = training_rows(options.settings.split(","), options.cases.split(","), options.model, options.batches)
     slug = "-".join(device_name().lower().split()) if torch.cuda.is_available() else "cpu"
     path = options.out / f"training-{slug}.json"
     write(path, rows, model=options.model, recipe=str(RECIPE.relative_to(ROOT)))
