@@ -6,14 +6,12 @@ token ids and the same measured tokens have the same signals.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from antiphase.types import Alternatives, Magnitudes, StepSignals, TokenBatch, TokenSignals
-
-_T = TypeVar("_T", TokenSignals, StepSignals, Alternatives, Magnitudes)
 
 
 def first_of_equals(batch: TokenBatch) -> list[int]:
@@ -34,18 +32,22 @@ def chosen_rows(batch: TokenBatch, rows: Sequence[int]) -> TokenBatch:
     return TokenBatch(batch.input_ids[index], batch.attention_mask[index], batch.completion_mask[index])
 
 
-def spread_rows(signals: _T, places: Sequence[int]) -> _T:
+def spread_rows(signals: TokenSignals, places: Sequence[int]) -> TokenSignals:
     """Return the signals of rollouts of which some are equal.
 
     Args:
         signals: the signals of the different rollouts.
         places: for each rollout of the result, its place among the different ones.
     """
-    changes: dict[str, object] = {}
-    for field in dataclasses.fields(signals):
-        value = getattr(signals, field.name)
-        if isinstance(value, Tensor):
-            changes[field.name] = value[torch.tensor(places, device=value.device)]
-        elif isinstance(value, StepSignals | Alternatives | Magnitudes):
-            changes[field.name] = spread_rows(value, places)
-    return dataclasses.replace(signals, **changes)
+    spread: TokenSignals = _spread(signals, places)
+    return spread
+
+
+def _spread(value: Any, places: Sequence[int]) -> Any:
+    """Return a tensor with the given rows, or an object whose tensors have them; anything else as it is."""
+    if isinstance(value, Tensor):
+        return value[torch.tensor(places, device=value.device)]
+    if isinstance(value, TokenSignals | StepSignals | Alternatives | Magnitudes):
+        fields = dataclasses.fields(value)
+        return dataclasses.replace(value, **{f.name: _spread(getattr(value, f.name), places) for f in fields})
+    return value
