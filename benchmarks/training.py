@@ -87,14 +87,14 @@ def train_case(setting: str, case: str, model: str, batches: int) -> dict[str, o
     from antiphase.training.recipe import parse_recipe
     from antiphase.training.reward_names import reward_function
     from antiphase.training.step_clock import StepTimes, TimedTrainer
-    from antiphase.training.trajectory import Trajectory, read_trajectory
+    from antiphase.training.trajectory import read_times
 
     class Plain(TimedTrainer):
         """TRL's trainer with a clock."""
 
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
-            self.add_callback(StepTimes(self, Trajectory(Path(self.args.output_dir))))
+            self.add_callback(StepTimes(self))
 
         def know_tags(self, tags):
             pass
@@ -124,7 +124,7 @@ def train_case(setting: str, case: str, model: str, batches: int) -> dict[str, o
             trainer.clock.start()
             held = _held()
             growth = peak_mib(trainer.train)
-        times = [row for row in read_trajectory(path / "run") if row["kind"] == "time" and row["num_steps"]]
+        times = [row for row in read_times(path / "run") if row["num_steps"]]
         logs = [entry for entry in trainer.state.log_history if "reward" in entry]
     return {
         "times": [{part: row[PREFIX + part] for part in OF_A_STEP} for row in times[updates:]],

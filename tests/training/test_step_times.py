@@ -1,4 +1,4 @@
-"""Where the time of a training goes: the clock's parts, their rows in the trajectory, and the table of a summary."""
+"""Where the time of a training goes: the clock's parts, their rows in `times.jsonl`, and the table of a summary."""
 
 import time
 
@@ -7,7 +7,7 @@ import pytest
 from antiphase.inversion.step_times import BETWEEN_STEPS, OF_A_STEP, PARTS, PREFIX, table_text, time_table
 from antiphase.page.building import training_document
 from antiphase.training.step_clock import StepClock
-from antiphase.training.trajectory import read_trajectory
+from antiphase.training.trajectory import read_times, read_trajectory
 from training_cases import parity, run
 
 pytestmark = [
@@ -77,7 +77,6 @@ def rows(*of_steps):
 
 def test_the_table_by_hand():
     trajectory = [
-        {"kind": "step", "step": 0, "inversion/seconds": 100.0},
         {"kind": "time", "step": 0, "num_steps": 0, PREFIX + "other": 50.0},
         *rows(
             {"generation": 2.0, "measuring": 1.0, "update": 5.0},
@@ -102,13 +101,13 @@ def test_the_table_by_hand():
 
 
 def test_older_runs_have_no_table():
-    assert time_table([{"kind": "step", "step": 0}]) == []
+    assert time_table([]) == []
     assert table_text([]) == ""
     assert training_document("run", [{"kind": "step", "step": 0}], {}, None).tables == []
 
 
 def test_the_page_has_a_row_for_each_run():
-    document = training_document("run", rows({"generation": 1.0, "update": 3.0}), {}, None)
+    document = training_document("run", [], {}, None, times=rows({"generation": 1.0, "update": 3.0}))
     (table,) = document.tables
     assert table.header == ["run", *OF_A_STEP.values(), *BETWEEN_STEPS.values()]
     assert table.rows[0][:2] == ["run", "1.00 s (25.0%)"]
@@ -128,8 +127,7 @@ def test_a_training_measures_all_its_time(tmp_path):
     built = time.perf_counter()
     made.train()
     ended = time.perf_counter()
-    trajectory = read_trajectory(tmp_path)
-    times = [row for row in trajectory if row["kind"] == "time"]
+    times = read_times(tmp_path)
     assert [(row["step"], row["num_steps"]) for row in times] == [(0, 0), (0, 1), (1, 1), (2, 1), (3, 1), (4, 0)]
     of_steps = [row for row in times if row["num_steps"]]
     for number, row in enumerate(of_steps):
@@ -139,10 +137,10 @@ def test_a_training_measures_all_its_time(tmp_path):
         assert row[PREFIX + "update"] > 0
     assert all(row[PREFIX + "reward"] >= 0.1 for row in of_steps[::2])
     assert max(row[PREFIX + "update"] for row in of_steps) < of_steps[0][PREFIX + "reward"] + ended - built
-    (measured,) = {row["inversion/seconds"] for row in trajectory if row["kind"] == "step" and row["step"] == 0}
+    (measured,) = {row["inversion/seconds"] for row in read_trajectory(tmp_path) if row["step"] == 0}
     assert of_steps[0][PREFIX + "measuring"] == pytest.approx(measured, abs=0.05)
     assert of_steps[2][PREFIX + "saving"] > 0
-    table = {entry["part"]: entry for entry in time_table(trajectory)}
+    table = {entry["part"]: entry for entry in time_table(times)}
     whole = sum(entry["total_seconds"] for entry in table.values())
     assert 0.8 * (ended - built) < whole <= ended - built < ended - began
     assert made.state.log_history[0][PREFIX + "reward"] >= 0.1
@@ -151,11 +149,15 @@ def test_a_training_measures_all_its_time(tmp_path):
 def test_a_resumed_run_goes_on_counting(tmp_path):
     changes = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
     run(tmp_path, **changes)
-    first = [row for row in read_trajectory(tmp_path) if row["kind"] == "time"]
+    first = read_times(tmp_path)
     made = run(tmp_path, train=False, **changes)
     made.train(str(tmp_path / "checkpoint-2"))
-    again = [row for row in read_trajectory(tmp_path) if row["kind"] == "time"]
+    again = read_times(tmp_path)
     # The steps before the checkpoint are kept, and those after it are measured again.
     assert again[:3] == first[:3]
     assert [(row["step"], row["num_steps"]) for row in again[3:]] == [(2, 0), (2, 1), (3, 1), (4, 0)]
     assert again[4] != first[3]
+    # A training from the beginning moves the file aside.
+    run(tmp_path, max_steps=1)
+    assert [row["step"] for row in read_times(tmp_path)] == [0, 0, 1]
+    assert (tmp_path / "times-1.jsonl").is_file()

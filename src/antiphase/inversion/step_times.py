@@ -27,23 +27,22 @@ def time_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return how a training's time is divided into parts: one entry for each part, in the order of `PARTS`.
 
     Args:
-        rows: the rows of the run's trajectory. Only those of kind `time` are read.
+        rows: the rows of the run's times.jsonl.
 
     Returns:
         Entries with the keys `part`, `median_seconds` (the median over the optimizer steps in which the part ran; 0 if
-        it never ran), `total_seconds` (the sum
-        over the whole run) and `share` (the share of the part in the time of all optimizer steps; None for the parts
-        between steps). The list is empty if the trajectory has no rows of kind `time`, as in runs of older versions.
+        it never ran), `total_seconds` (the sum over the whole run) and `share` (the share of the part in the time of
+        all optimizer steps; None for the parts between steps). The list is empty if there are no rows, as in runs of
+        older versions.
 
-    >>> rows = [{"kind": "time", "num_steps": 1, "seconds/generation": 3.0, "seconds/update": 1.0}]
+    >>> rows = [{"num_steps": 1, "seconds/generation": 3.0, "seconds/update": 1.0}]
     >>> [entry for entry in time_table(rows) if entry["part"] == "update"]
     [{'part': 'update', 'median_seconds': 1.0, 'total_seconds': 1.0, 'share': 0.25}]
     """
-    times = [row for row in rows if row.get("kind") == "time"]
-    if not times:
+    if not rows:
         return []
-    totals = {part: sum(_seconds(row, part) for row in times) for part in PARTS}
-    of_steps = [row for row in times if row.get("num_steps")]
+    totals = {part: sum(_seconds(row, part) for row in rows) for part in PARTS}
+    of_steps = [row for row in rows if row.get("num_steps")]
     in_steps = {part: sum(_seconds(row, part) for row in of_steps) for part in OF_A_STEP}
     whole = sum(in_steps.values())
     return [

@@ -75,6 +75,7 @@ def training_document(
     *,
     group: str | None = None,
     kept: pd.DataFrame | None = None,
+    times: Sequence[Mapping[str, Any]] = (),
     notes: Sequence[str] = (),
 ) -> Document:
     """Make the document of a training run.
@@ -86,6 +87,7 @@ def training_document(
         summary: the content of summary.json; None while the run is unfinished.
         group: the name of the band that the run belongs to. If it is given, the settings do not decide the band.
         kept: the rollouts that the training kept token by token; None if it kept none.
+        times: the rows of the run's times.jsonl; none for a run of an older version.
         notes: sentences about the run, shown on the page.
     """
     shared = {key: value for key, value in settings.items() if key not in _OF_A_SEED}
@@ -98,13 +100,13 @@ def training_document(
     run = Run(name, "train", summary is not None, facts)
     created = str((summary or {}).get("created", ""))
     subjects = [] if kept is None else [kept_subject(f"{name} · sampled rollouts", kept)]
-    tables = _times(name, rows)
+    tables = _times(name, times)
     return Document(name, [run], subjects, trainings=[training], tables=tables, notes=list(notes), created=created)
 
 
-def _times(name: str, rows: Sequence[Mapping[str, Any]]) -> list[Table]:
-    """Return the table of where a training's time went; none if its trajectory does not say it."""
-    found = {entry["part"]: entry for entry in time_table(rows)}
+def _times(name: str, times: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """Return the table of where a training's time went; none if that was not recorded."""
+    found = {entry["part"]: entry for entry in time_table(times)}
     if not found:
         return []
     cells = [f"{found[part]['median_seconds']:.2f} s ({found[part]['share'] or 0.0:.1%})" for part in OF_A_STEP]

@@ -11,13 +11,14 @@ right. The last kernels of an update may run after it, and then count for the pa
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from antiphase.inversion.step_times import BETWEEN_STEPS, PARTS, PREFIX
-from antiphase.training.trajectory import Trajectory
+from antiphase.training.trajectory import TIMES, Trajectory, begin_once
 
 
 class StepClock:
@@ -127,18 +128,19 @@ class TimedTrainer(GRPOTrainer):  # type: ignore[misc]
 
 
 class StepTimes(TrainerCallback):  # type: ignore[misc]
-    """Callback that writes how long the parts of each step took: rows of kind `time` in the trajectory.
+    """Callback that writes how long the parts of each step took into the file `times.jsonl` of the run's folder.
 
     Args:
         trainer: the trainer whose clock is read.
-        trajectory: the rows are written to it, by the main process alone.
     """
 
-    def __init__(self, trainer: TimedTrainer, trajectory: Trajectory) -> None:
-        self.trainer, self.trajectory = trainer, trajectory
+    def __init__(self, trainer: TimedTrainer) -> None:
+        self.trainer, self.trajectory = trainer, Trajectory(Path(trainer.args.output_dir), TIMES)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Write how long the preparation of the training took. The row is about no step."""
+        """Begin the file, or continue it, and write how long the preparation took. That row is about no step."""
+        if state.is_world_process_zero:
+            begin_once(self.trajectory, state)
         self._write(state.global_step, 0)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -2,6 +2,7 @@
 
 OUT/recipe.json        the resolved options, compared on resume
 OUT/trajectory.jsonl   a row for each step, written during training
+OUT/times.jsonl        how long the parts of each step took, written during training
 OUT/kept_rollouts/     with keep_rollouts: some sampled rollouts, token by token, written during training
 OUT/checkpoint-N/      TRL's checkpoints
 OUT/                   at the end: model, tokenizer, README.md, summary.json, report.html, figures/trajectory.{png,svg}
@@ -53,7 +54,7 @@ from antiphase.training.reward_names import reward_function, try_functions
 from antiphase.training.step_estimate import estimate_step
 from antiphase.training.trainer import CorRPOTrainer
 from antiphase.training.training_folder import finished_training, last_checkpoint, prepared, prompt_moment
-from antiphase.training.trajectory import read_trajectory, without_nan
+from antiphase.training.trajectory import read_times, read_trajectory, without_nan
 
 
 @dataclass(frozen=True)
@@ -262,6 +263,7 @@ def _finish(folder: Path, trainer: Any, recipe: Recipe, summary: Mapping[str, An
     def document() -> Document:
         notes: list[str] = []
         kept = read_kept(folder, notes)
-        return training_document(folder.resolve().name, rows, settings, summary, kept=kept, notes=notes)
+        times = read_times(folder)
+        return training_document(folder.resolve().name, rows, settings, summary, kept=kept, times=times, notes=notes)
 
     add_page(document, folder / REPORT)

@@ -112,7 +112,7 @@ class CorRPOTrainer(SharingTrainer):
         self.trajectory = Trajectory(Path(args.output_dir))
         self.watch = Watch(self.trajectory, args)
         self.keeper = Keeper(args, self.trajectory.folder, self._tokenizer)
-        self.times = StepTimes(self, self.trajectory)
+        self.times = StepTimes(self)
         for callback in (self.watch, self.keeper, self.times):
             self.add_callback(callback)
         remove_column(self, self._column)
