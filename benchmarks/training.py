@@ -1,136 +1,221 @@
-"""What measuring inversion adds to a training step, and to its memory, against plain GRPO on the same recipe.
+"""Where the time of a training step goes, what measuring inversion adds to it, and to its memory, beside plain GRPO.
 
-Every case trains the recipe of recipes/smollm2-sums for a few steps in a process of its own: plain `GRPOTrainer`, then
-CorR-PO with each estimator. The share is taken within each step (measuring ÷ whole step), so that a busy machine slows
-both alike. Peak memory is the most that the process (or its GPU) held.
+Each case trains on a few batches in a process of its own: plain GRPO, then CorR-PO with an estimator. There are three
+settings. `sums` is the recipe of recipes/smollm2-sums: a model of 135M parameters that writes about 13 tokens. `long`
+is a small Llama with random weights that writes 512 tokens, and `short` is the same with 128 tokens. The share of
+measuring is taken within one run, so that a busy machine slows all parts alike. On a CPU, the seconds are CPU time of
+the process. Peak memory is the most that the process (or its GPU) held while it trained.
 
-    python benchmarks/training.py [--model demo] [--steps 3] [--out benchmarks/results]
+The cases `twice` train twice on every batch (num_iterations 2), so GRPO needs the log-probabilities of the policy
+that sampled it. In `own twice shared` they come from the measurement (share_logprobs).
 
-Writes OUT/training-DEVICE.json, one row per case.
+    python benchmarks/training.py [--settings sums,long] [--cases grpo,own] [--batches 2] [--out benchmarks/results]
+
+Writes OUT/training-DEVICE.json: for each setting a row per case. On one free core, the default takes about 7 minutes.
 """
 
 import argparse
 import json
-import os
-import platform
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
+import psutil
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from antiphase.runs.versions import commit, versions
+from antiphase.inversion.step_times import OF_A_STEP, PREFIX
+from rows import device_name, peak_mib, spread, write
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "smollm2-sums" / "recipe.yaml"
 # Case → changes to the recipe; `full` measures a few tokens of each rollout, since each costs a backward pass.
+GRPO = {"inversion_weight": "0", "preset": "dapo"}
+TWICE = {"inversion_estimator": "own", "num_iterations": "2"}
 CASES = {
-    "grpo": None,
+    "grpo": GRPO,
     "own": {"inversion_estimator": "own"},
     "last": {"inversion_estimator": "last"},
     "full:4": {"inversion_estimator": "full", "inversion_targets_per_rollout": "4", "inversion_min_tokens": "3"},
+    "grpo twice": {**GRPO, "num_iterations": "2"},
+    "own twice": TWICE,
+    "own twice shared": {**TWICE, "share_logprobs": "true"},
 }
+PLAIN = ("grpo", "grpo twice")
+# The small model of the settings `long` and `short`, and what its training changes in the recipe.
+SMALL = {
+    "vocab_size": 8192, "hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8,
+    "num_attention_heads": 6, "num_key_value_heads": 2, "tie_word_embeddings": True, "max_position_embeddings": 1024,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+LONG = {
+    "per_device_train_batch_size": "8", "gradient_accumulation_steps": "1",
+    "num_generations": "8",
+}  # fmt: skip
+LENGTHS = {"long": "512", "short": "128"}
 
 
-def train_case(case: str, model: str, steps: int) -> dict[str, object]:
-    """Train one case here; seconds of each step after the first, which warms up, and the peak memory."""
-    from transformers import TrainerCallback
-    from trl import GRPOTrainer
+def small_model(folder: Path) -> Path:
+    """Save a small Llama with random weights, whose tokenizer has one token per byte, and return its folder."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+    letters = ["<pad>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    inner = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(letters)}, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", eos_token="</s>", padding_side="left"
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SMALL))
+    with torch.no_grad():
+        # Rows of larger weights give a distribution that is not uniform. The end token is not sampled.
+        model.lm_head.weight.mul_(3.0)
+        model.lm_head.weight[2] = 0.0
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def train_case(setting: str, case: str, model: str, batches: int) -> dict[str, object]:
+    """Train one case here. Return the seconds of each part by step, without those of the first batch, and the peak."""
+    from antiphase.data.prompt_rendering import end_token_ids
     from antiphase.tasks.pool import VerifierPool
     from antiphase.training import inputs, train
     from antiphase.training.recipe import parse_recipe
     from antiphase.training.reward_names import reward_function
+    from antiphase.training.step_clock import StepTimes, TimedTrainer
+    from antiphase.training.trajectory import read_times
 
-    changes = CASES[case] or {"inversion_weight": "0", "preset": "dapo"}
+    class Plain(TimedTrainer):
+        """TRL's trainer with a clock."""
+
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.add_callback(StepTimes(self))
+
+        def know_tags(self, tags):
+            pass
+
     with tempfile.TemporaryDirectory() as folder:
-        words = ["--config", str(RECIPE), "--model", model, "--out", folder, "--eval_problems", "0"]
-        words += ["--max_steps", str(steps + 1), "--save_strategy", "no"]
+        path = Path(folder)
+        changes = dict(CASES[case])
+        if setting in LENGTHS:
+            changes |= {**LONG, "max_completion_length": LENGTHS[setting]}
+        # The first batch warms up.
+        updates = int(changes.get("num_iterations", 1))
+        chosen = str(small_model(path / "model")) if setting in LENGTHS else model
+        words = ["--config", str(RECIPE), "--model", chosen, "--out", str(path / "run"), "--eval_problems", "0"]
+        words += ["--max_steps", str(updates * (batches + 1)), "--save_strategy", "no", "--logging_steps", "1"]
         recipe = parse_recipe(words + [word for key, value in changes.items() for word in (f"--{key}", value)])
         tokenizer, _ = inputs.load_tokenizer(recipe)
         problems, _ = inputs.draw_problems(recipe)
-        table, ends = inputs.table_of(recipe, tokenizer, problems), inputs.end_token_ids(recipe, tokenizer)
-        reward = reward_function("accuracy", VerifierPool())
-        if case == "grpo":
-            train.CorRPOTrainer = GRPOTrainer
-        trainer = train._trainer(recipe, [reward], table, tokenizer, ends)
-        # From the end of one step to the end of the next: the host generates before it calls on_step_begin.
-        marks = []
-
-        class Ends(TrainerCallback):
-            def on_step_end(self, *_, **__):
-                marks.append(time.perf_counter())
-
-        trainer.add_callback(Ends())
-        trainer.train()
-        logs = [entry for entry in trainer.state.log_history if "reward" in entry][1:]
-    measuring = [entry.get("inversion/seconds", 0.0) for entry in logs]
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _peak_rss()
+        table = inputs.table_of(recipe, tokenizer, problems)
+        ends = [] if setting in LENGTHS else end_token_ids(recipe.options.end_tokens, tokenizer)
+        if case in PLAIN:
+            train.CorRPOTrainer = Plain
+        with VerifierPool() as pool:
+            reward = reward_function("accuracy", pool, recipe.config.seed)
+            trainer = train._trainer(recipe, [reward], table, tokenizer, ends, "2026-01-01T00:00:00")
+            if not torch.cuda.is_available():
+                trainer.clock.now = time.process_time
+            trainer.clock.start()
+            held = _held()
+            growth = peak_mib(trainer.train)
+        times = [row for row in read_times(path / "run") if row["num_steps"]]
+        logs = [entry for entry in trainer.state.log_history if "reward" in entry]
     return {
-        "step_seconds": list(np.diff(marks)),
-        "measuring_seconds": measuring,
-        "lengths": [entry["completions/mean_length"] for entry in logs],
-        "peak_mib": peak / 2**20,
+        "times": [{part: row[PREFIX + part] for part in OF_A_STEP} for row in times[updates:]],
+        "length": sum(entry["completions/mean_length"] for entry in logs) / len(logs),
+        "peak_mib": held + growth,
     }
 
 
-def _peak_rss() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def _held() -> float:
+    """Return how much memory the process or its GPU holds now, in MiB."""
+    held = torch.cuda.memory_allocated() if torch.cuda.is_available() else psutil.Process().memory_info().rss
+    return held / 2**20
 
 
-def row_of(case: str, found: dict, plain: dict) -> dict[str, object]:
-    shares = np.array(found["measuring_seconds"]) / np.array(found["step_seconds"])
-    row = {"case": case, "steps": len(shares), "peak_mib": found["peak_mib"]}
-    for name, values in (("step_seconds", found["step_seconds"]), ("measuring_share", shares)):
-        row |= {f"{name}_p{q}": float(np.percentile(values, q)) for q in (20, 50, 80)}
-    row["peak_over_grpo"] = found["peak_mib"] / plain["peak_mib"]
-    row["completion_tokens"] = float(np.mean(found["lengths"]))
+def row_of(setting: str, case: str, found: dict, plain: dict | None) -> dict[str, object]:
+    """Return the row of a case.
+
+    Args:
+        setting, case: the names of the setting and the case.
+        found: what `train_case` returned for the case.
+        plain: what it returned for plain GRPO with as many updates on a batch; None if that was not run.
+    """
+    steps = [sum(times.values()) for times in found["times"]]
+    row = {"setting": setting, "case": case, "device": device_name(), "dtype": "float32", "steps": len(steps)}
+    row |= {"completion_tokens": found["length"], **spread(steps, "step_seconds")}
+    for part in OF_A_STEP:
+        seconds = [times[part] for times in found["times"]]
+        row |= {f"{part}_seconds_mean": sum(seconds) / len(seconds), **spread(seconds, f"{part}_seconds")}
+    # With two updates on a batch, only every second step measures, so shares are of all steps together.
+    measuring = sum(times["measuring"] for times in found["times"])
+    row |= {"measuring_share": measuring / sum(steps)}
+    row |= {"peak_mib": found["peak_mib"], "step_over_grpo": None, "peak_over_grpo": None}
+    if plain is not None:
+        before = sum(sum(times.values()) for times in plain["times"]) / len(plain["times"])
+        row["step_over_grpo"] = sum(steps) / len(steps) / before
+        row["peak_over_grpo"] = found["peak_mib"] / plain["peak_mib"]
     return row
 
 
+def line_of(row: dict[str, object]) -> str:
+    """Return a row as a line of text: the seconds of the parts of a mean step, and what it is beside plain GRPO."""
+    parts = ", ".join(f"{part} {row[f'{part}_seconds_mean']:.2f}" for part in OF_A_STEP)
+    beside = ""
+    if row["step_over_grpo"] is not None:
+        beside = f"; beside GRPO: step {row['step_over_grpo']:.2f}×, peak {row['peak_over_grpo']:.3f}×"
+    return (
+        f"{row['setting']}, {row['case']}: step {row['step_seconds_p50']:.2f} s ({parts}), measuring "
+        f"{row['measuring_share']:.1%}, peak {row['peak_mib']:.0f} MiB{beside}"
+    )
+
+
+def training_rows(settings: list[str], cases: list[str], model: str, batches: int) -> list[dict[str, object]]:
+    """Return the rows of all settings and cases, and print each of them. Each case runs in a process of its own.
+
+    Args:
+        settings, cases: names of settings and cases. A case is compared with plain GRPO if that stands before it.
+        model: the model of the setting `sums`.
+        batches: the number of generation batches that are timed, after one that warms up.
+    """
+    rows = []
+    for setting in settings:
+        found: dict[str, dict] = {}
+        for case in cases:
+            command = [sys.executable, "-W", "ignore", __file__, "--case", case, "--settings", setting]
+            command += ["--model", model, "--batches", str(batches)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                sys.exit(f"{setting}, {case}:\n{done.stderr[-3000:]}")
+            found[case] = json.loads(done.stdout.strip().splitlines()[-1])
+            plain = "grpo twice" if "twice" in case else "grpo"
+            rows.append(row_of(setting, case, found[case], found.get(plain)))
+            print(line_of(rows[-1]), flush=True)
+    return rows
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="demo")
-    parser.add_argument("--steps", type=int, default=3)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--settings", default="sums,long")
+    parser.add_argument("--cases", default="grpo,own", help=f"some of: {', '.join(CASES)}")
+    parser.add_argument("--model", default="demo", help="the model of the setting `sums`")
+    parser.add_argument("--batches", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
-        print(json.dumps(train_case(options.case, options.model, options.steps)))
+        print(json.dumps(train_case(options.settings, options.case, options.model, options.batches)))
         return
-    found = {}
-    for case in CASES:
-        command = [sys.executable, "-W", "ignore", __file__, "--case", case]
-        command += ["--model", options.model, "--steps", str(options.steps)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            sys.exit(f"{case}:\n{done.stderr[-3000:]}")
-        found[case] = json.loads(done.stdout.strip().splitlines()[-1])
-        row = row_of(case, found[case], found["grpo"])
-        print(
-            f"{case:8} step {row['step_seconds_p50']:.1f} s, measuring {row['measuring_share_p50']:.1%} of it, "
-            f"peak {row['peak_mib']:.0f} MiB ({row['peak_over_grpo']:.2f}× GRPO)",
-            flush=True,
-        )
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    result = {
-        "model": options.model,
-        "recipe": str(RECIPE.relative_to(ROOT)),
-        "device": device,
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-        "commit": commit(),
-        "rows": [row_of(case, found[case], found["grpo"]) for case in CASES],
-    }
-    slug = "-".join(device.lower().split())
+    rows = training_rows(options.settings.split(","), options.cases.split(","), options.model, options.batches)
+    slug = "-".join(device_name().lower().split()) if torch.cuda.is_available() else "cpu"
     path = options.out / f"training-{slug}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    write(path, rows, model=options.model, recipe=str(RECIPE.relative_to(ROOT)))
     print(f"written to {path}")
 
 

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from antiphase.errors import InvalidInputError
+from antiphase.errors import InvalidInputError, NonFiniteError
+from antiphase.inversion.equal_rollouts import chosen_rows, first_of_equals, spread_rows
 from antiphase.inversion.inversion_spec import InversionSpec
 from antiphase.inversion.rollout_facts import RolloutFacts, RolloutIds
 from antiphase.inversion.step_metrics import step_metrics
@@ -113,7 +114,7 @@ class InversionReward:
     ) -> RolloutFacts:
         """Measure rollouts with the policy that is being trained.
 
-        The result carries no gradient, and the policy is left as it was.
+        The result carries no gradient, and the policy is left as it was. Equal rollouts are measured once.
 
         Args:
             model: the policy, in training or evaluation mode. All its parameters must be in this process, and the call
@@ -137,13 +138,27 @@ class InversionReward:
         else:
             batch, ids = rollouts.within(_context(model)), rollouts
         batch = self.measured(batch, tokenizer)
-        steps = batch_steps(batch, tokenizer, self.spec.step_splitter())
-        signals = token_signals(model, batch, self.spec.signal_spec(), steps=steps)
+        signals, steps = self._signals(model, batch, tokenizer)
         if end_ids is None:
             end_ids = {*end_tokens(LoadedModel("policy", model, tokenizer, None)), tokenizer.pad_token_id}
         scores = rollout_scores(signals, batch, self.spec.score_spec())
         facts = RolloutFacts.of(scores, ids, end_ids=end_ids, seconds=time.perf_counter() - start)
         return replace(facts, tokens=TokenFacts.of(signals, batch, steps)) if by_token else facts
+
+    def _signals(self, model: nn.Module, batch: TokenBatch, tokenizer: Any) -> tuple[TokenSignals, Tensor]:
+        """Return the signals of a batch and the step of each token. Equal rollouts are measured once."""
+        spec, steps = self.spec.signal_spec(), batch_steps(batch, tokenizer, self.spec.step_splitter())
+        first = first_of_equals(batch)
+        different = sorted(set(first))
+        if len(different) == len(first):
+            return token_signals(model, batch, spec, steps=steps), steps
+        try:
+            signals = token_signals(model, chosen_rows(batch, different), spec, steps=steps[different])
+        except (InvalidInputError, NonFiniteError):
+            # The message of the error names a row, which must be a row of the whole batch.
+            token_signals(model, batch, spec, steps=steps)
+            raise
+        return spread_rows(signals, [different.index(row) for row in first]), steps
 
     def measured(self, batch: TokenBatch, tokenizer: Any) -> TokenBatch:
         """Return the batch with a mask of the tokens that are measured: those of the segment `spec.segment`.

@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from antiphase.inversion.step_times import BETWEEN_STEPS, OF_A_STEP, time_table
 from antiphase.models.fact_notes import model_notes
-from antiphase.page.document import Document, Run, Training
+from antiphase.page.document import Document, Run, Table, Training
 from antiphase.page.kept_rollouts import kept_subject
 from antiphase.page.subjects import subjects_of
 from antiphase.page.wording import signed
@@ -74,6 +75,7 @@ def training_document(
     *,
     group: str | None = None,
     kept: pd.DataFrame | None = None,
+    times: Sequence[Mapping[str, Any]] = (),
     notes: Sequence[str] = (),
 ) -> Document:
     """Make the document of a training run.
@@ -85,6 +87,7 @@ def training_document(
         summary: the content of summary.json; None while the run is unfinished.
         group: the name of the band that the run belongs to. If it is given, the settings do not decide the band.
         kept: the rollouts that the training kept token by token; None if it kept none.
+        times: the rows of the run's times.jsonl; none for a run of an older version.
         notes: sentences about the run, shown on the page.
     """
     shared = {key: value for key, value in settings.items() if key not in _OF_A_SEED}
@@ -97,7 +100,25 @@ def training_document(
     run = Run(name, "train", summary is not None, facts)
     created = str((summary or {}).get("created", ""))
     subjects = [] if kept is None else [kept_subject(f"{name} · sampled rollouts", kept)]
-    return Document(name, [run], subjects, trainings=[training], notes=list(notes), created=created)
+    tables = _times(name, times)
+    return Document(name, [run], subjects, trainings=[training], tables=tables, notes=list(notes), created=created)
+
+
+def _times(name: str, times: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """Return the table of where a training's time went; none if that was not recorded."""
+    found = {entry["part"]: entry for entry in time_table(times)}
+    if not found:
+        return []
+    cells = [f"{found[part]['median_seconds']:.2f} s ({found[part]['share'] or 0.0:.1%})" for part in OF_A_STEP]
+    cells += [f"{found[part]['total_seconds']:.1f} s in all" for part in BETWEEN_STEPS]
+    note = (
+        "Median seconds of each part in an optimizer step; in brackets, its share of all steps together. Evaluation, "
+        "saving and logging are not part of a step: the table has their seconds in the whole run. The times are those "
+        "of the main process."
+    )
+    return [
+        Table("Where the time went", ["run", *OF_A_STEP.values(), *BETWEEN_STEPS.values()], [[name, *cells]], [note])
+    ]
 
 
 def facts_of(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

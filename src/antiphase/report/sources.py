@@ -131,7 +131,7 @@ def _checkpoints(path: Path, name: str, label: str | None) -> Document:
 def _training(path: Path, name: str, group: str | None) -> Document:
     """Read the folder of a training run."""
     from antiphase.training.kept_folder import read_kept
-    from antiphase.training.trajectory import read_trajectory
+    from antiphase.training.trajectory import read_times, read_trajectory
 
     summary = read_object(path / "summary.json") if (path / "summary.json").is_file() else None
     settings = read_object(path / "recipe.json") if (path / "recipe.json").is_file() else {}
@@ -145,7 +145,8 @@ def _training(path: Path, name: str, group: str | None) -> Document:
     last = max(row["step"] for row in rows)
     notes = [] if summary is not None else [f"{name} is unfinished: this is its trajectory up to step {last}."]
     kept = read_kept(path, notes)
-    return training_document(name, rows, settings, summary, group=group, kept=kept, notes=notes)
+    times = read_times(path)
+    return training_document(name, rows, settings, summary, group=group, kept=kept, times=times, notes=notes)
 
 
 def _comparison(path: Path, name: str) -> Document:

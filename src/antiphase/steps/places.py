@@ -4,11 +4,12 @@ This works for any tokenizer, and the time is linear in the number of tokens.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _ESCAPED = re.compile("[\udc80-\udcff]")
 _SPACE = re.compile(r"\s+")
+# The greatest number of pairs of tokens whose texts are remembered for a tokenizer: about 50 MB.
+_MOST_PAIRS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ def place_tokens(token_ids: Sequence[int], tokenizer: Any, pauses: Sequence[int]
 
     The text that a token adds depends only on the token before it. For example, SentencePiece drops the space of the
     first token, and WordPiece puts a space between words. So it is enough to decode each distinct pair of neighbours
-    once. Some tokens contain only a part of a character. Their bytes are joined before they are decoded.
+    once. The text of a pair is remembered for later calls with the same tokenizer, since decoding takes most of the
+    time. Some tokens contain only a part of a character. Their bytes are joined before they are decoded.
 
     Args:
         token_ids: the token ids of one completion.
@@ -85,22 +89,50 @@ def place_tokens(token_ids: Sequence[int], tokenizer: Any, pauses: Sequence[int]
     return PlacedTokens(text, np.maximum(starts, 0), np.maximum(ends, 0))
 
 
+@dataclass
+class _Known:
+    """What tokens of one tokenizer add to a text, as far as they were decoded.
+
+    Args:
+        size: the number of tokens that the tokenizer had.
+        alone: the text of each token, decoded alone.
+        split: the bytes of each token that contains only a part of a character.
+        added: for each pair of neighbours, the bytes that the second token adds after the first.
+    """
+
+    size: int
+    alone: dict[int, str] = field(default_factory=dict)
+    split: dict[int, bytes] = field(default_factory=dict)
+    added: dict[tuple[int, int], bytes] = field(default_factory=dict)
+
+    def learn(self, token_ids: Sequence[int], tokenizer: Any) -> None:
+        """Decode the tokens and the pairs of neighbours that are not known yet."""
+        tokens = [token for token in dict.fromkeys(token_ids) if token not in self.alone]
+        for token, text in zip(tokens, _decode([[token] for token in tokens], tokenizer), strict=True):
+            self.alone[token] = text
+            if REPLACEMENT in text:
+                self.split[token] = _raw_bytes(tokenizer, token, text)
+        pairs = [pair for pair in dict.fromkeys(pairwise(token_ids)) if pair not in self.added]
+        for pair, text in zip(pairs, _decode([list(pair) for pair in pairs], tokenizer), strict=True):
+            added = _added(self.alone[pair[0]], self.alone[pair[1]], text)
+            self.added[pair] = self.split.get(pair[1], added.encode("utf-8", "replace"))
+
+
+_KNOWN: MutableMapping[Any, _Known] = WeakKeyDictionary()
+
+
 def _bytes_of_tokens(token_ids: Sequence[int], tokenizer: Any) -> list[bytes]:
     """Return the UTF-8 bytes that each token adds to the text."""
-    distinct = list(dict.fromkeys(token_ids))
-    alone = dict(zip(distinct, _decode([[token] for token in distinct], tokenizer), strict=True))
-    split = {token: _raw_bytes(tokenizer, token, text) for token, text in alone.items() if REPLACEMENT in text}
-    pairs = list(dict.fromkeys(pairwise(token_ids)))
-    together = dict(zip(pairs, _decode([list(pair) for pair in pairs], tokenizer), strict=True))
-    added = {pair: _added(alone[pair[0]], alone[pair[1]], text) for pair, text in together.items()}
-    parts = []
-    for number, token in enumerate(token_ids):
-        if token in split:
-            parts.append(split[token])
-        else:
-            text = added[token_ids[number - 1], token] if number else alone[token]
-            parts.append(text.encode("utf-8", "replace"))
-    return parts
+    if not token_ids:
+        return []
+    known = _KNOWN.get(tokenizer)
+    # A tokenizer to which tokens were added may decode differently.
+    if known is None or known.size != len(tokenizer) or len(known.added) > _MOST_PAIRS:
+        known = _KNOWN[tokenizer] = _Known(len(tokenizer))
+    known.learn(token_ids, tokenizer)
+    first = token_ids[0]
+    start = known.split.get(first, known.alone[first].encode("utf-8", "replace"))
+    return [start, *(known.added[pair] for pair in pairwise(token_ids))]
 
 
 def _added(before: str, alone: str, together: str) -> str:

@@ -14,12 +14,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from antiphase.errors import InvalidInputError
+from antiphase.inversion.step_times import PREFIX as TIMES
 
 # The column of the inversion reward, and the columns that antiphase adds to TRL's table of completions.
 REWARD = "inversion"
 COLUMNS = ("inversion", "entropy", "strength")
 # Metrics that antiphase logs at other times than those of a batch begin with one of these.
-_OF_EVALUATIONS = ("heldout/", "probe/")
+_AT_OTHER_TIMES = ("heldout/", "probe/", TIMES)
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxother = 200
 
@@ -113,7 +114,7 @@ def check_metrics(logged: Collection[str], own: Collection[str]) -> None:
     """
     taken = {*own, f"rewards/{REWARD}/mean", f"rewards/{REWARD}/std"}
     for name in logged:
-        if name in taken or name.startswith(_OF_EVALUATIONS):
+        if name in taken or name.startswith(_AT_OTHER_TIMES):
             raise InvalidInputError(
                 f"a reward function logs the metric {name!r} with log_metric, and antiphase has a metric of this "
                 "name. TRL would log the mean of both. Choose another name."

@@ -22,6 +22,7 @@ from antiphase.tasks.problem import Problem
 from antiphase.tasks.task_rewards import failure_shares
 from antiphase.tasks.verdict import Outcome
 from antiphase.training.policy import whole_policy
+from antiphase.training.step_clock import timed
 from antiphase.training.tracking import log_numbers
 from antiphase.training.trajectory import Trajectory
 
@@ -157,6 +158,10 @@ class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
             track: whether the numbers are also sent to the trackers, such as TensorBoard. After the end of the
                 training, trackers accept no numbers.
         """
+        with timed(self.trainer, "evaluation"):
+            return self._evaluate(step, track)
+
+    def _evaluate(self, step: int, track: bool) -> dict[str, float]:
         accelerator = self.trainer.accelerator
         with whole_policy(
             self.trainer.model_wrapped, accelerator, self.trainer.args.gradient_checkpointing_kwargs

@@ -16,6 +16,9 @@ METHODS: dict[str, tuple[str, ...]] = {
     "_calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
     "_generate_and_score_completions": ("self", "inputs"),
     "log": ("self", "logs", "start_time"),
+    "training_step": ("self", "model", "inputs", "num_items_in_batch"),
+    "_prepare_inputs": ("self", "generation_batch"),
+    "_save_checkpoint": ("self", "model", "trial"),
 }
 PARAMETERS = ("model", "reward_funcs", "args", "reward_processing_classes")
 ATTRIBUTES = (

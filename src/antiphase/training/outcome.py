@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from antiphase.inversion.alarm import SAMPLED_ACCURACY
+from antiphase.inversion.step_times import time_table
 from antiphase.models.architecture import left_out, unwrap
 from antiphase.models.quantization import quantization_facts, quantization_of
 from antiphase.runs.versions import commit, versions
 from antiphase.training.out_folder import TRAINING
 from antiphase.training.recipe import Recipe
-from antiphase.training.trajectory import read_trajectory
+from antiphase.training.trajectory import read_times, read_trajectory
 
 
 def summarize_run(recipe: Recipe, trainer: Any, seconds: float) -> dict[str, Any]:
@@ -55,6 +56,7 @@ def summarize_run(recipe: Recipe, trainer: Any, seconds: float) -> dict[str, Any
         "alarms": trainer.watch.alarms,
         "sitting_seconds": seconds,
         "measuring_seconds": sum(row["inversion/seconds"] for row in steps),
+        "times": time_table(read_times(Path(recipe.config.output_dir))),
     }
 
 

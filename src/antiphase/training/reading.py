@@ -10,14 +10,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from trl import GRPOTrainer
-
 from antiphase.inversion.rollout_facts import RolloutIds
 from antiphase.training.batch_checks import check_lengths
 from antiphase.training.completion_texts import CompletionReader
+from antiphase.training.step_clock import TimedTrainer
 
 
-class ReadingTrainer(GRPOTrainer):  # type: ignore[misc]
+class ReadingTrainer(TimedTrainer):
     """TRL's `GRPOTrainer` that makes the texts that rewards read, and collects what rewards log in several rounds."""
 
     _reader: CompletionReader | None = None

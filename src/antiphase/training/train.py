@@ -2,6 +2,7 @@
 
 OUT/recipe.json        the resolved options, compared on resume
 OUT/trajectory.jsonl   a row for each step, written during training
+OUT/times.jsonl        how long the parts of each step took, written during training
 OUT/kept_rollouts/     with keep_rollouts: some sampled rollouts, token by token, written during training
 OUT/checkpoint-N/      TRL's checkpoints
 OUT/                   at the end: model, tokenizer, README.md, summary.json, report.html, figures/trajectory.{png,svg}
@@ -24,6 +25,7 @@ from trl import get_peft_config, get_quantization_config
 from antiphase.data.chat_template import reads_clock
 from antiphase.data.prompt_rendering import end_token_ids
 from antiphase.errors import AntiphaseError, InvalidInputError
+from antiphase.inversion.step_times import table_text
 from antiphase.page.building import training_document
 from antiphase.page.defaults import FILE as REPORT
 from antiphase.page.document import Document
@@ -59,7 +61,7 @@ from antiphase.training.training_folder import (
     prepared,
     prompt_moment,
 )
-from antiphase.training.trajectory import read_trajectory, without_nan
+from antiphase.training.trajectory import read_times, read_trajectory, without_nan
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ def _run(recipe: Recipe, trainer: Any, tokenizer: Any, held: HeldOut | None, poo
     summary = None
     if main:
         summary = summarize_run(recipe, trainer, time.time() - began)
+        print(table_text(summary["times"]), flush=True)
         _finish(folder, trainer, recipe, summary)
     trainer.accelerator.wait_for_everyone()
     return TrainResult(folder, summary)
@@ -150,6 +153,7 @@ def _run(recipe: Recipe, trainer: Any, tokenizer: Any, held: HeldOut | None, poo
 
 def _load_finished(trainer: Any, checkpoint: Path, heldout: HeldOutCallback | None) -> None:
     """Load a run that was killed after its last step, and evaluate it if its last evaluation is missing."""
+    trainer.clock.start()
     trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     trainer._load_from_checkpoint(str(checkpoint))
     step = trainer.state.global_step
@@ -157,6 +161,7 @@ def _load_finished(trainer: Any, checkpoint: Path, heldout: HeldOutCallback | No
     done = any(row["kind"] == "eval" and row["step"] == step for row in read_trajectory(trainer.trajectory.folder))
     if heldout is not None and not done:
         heldout.evaluate(step, track=False)
+        trainer.times.finish()
 
 
 def _trainer(
@@ -266,6 +271,7 @@ def _finish(folder: Path, trainer: Any, recipe: Recipe, summary: Mapping[str, An
     def document() -> Document:
         notes: list[str] = []
         kept = read_kept(folder, notes)
-        return training_document(folder.resolve().name, rows, settings, summary, kept=kept, notes=notes)
+        times = read_times(folder)
+        return training_document(folder.resolve().name, rows, settings, summary, kept=kept, times=times, notes=notes)
 
     add_page(document, folder / REPORT)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from trl import GRPOTrainer
 
-from antiphase.devices import has_double
+from antiphase.devices import has_double, return_freed_memory
 from antiphase.errors import UnsupportedModelError
 from antiphase.inversion.inversion_reward import CombinedRewards, InversionReward
 from antiphase.inversion.rollout_facts import RolloutFacts, RolloutIds
@@ -35,17 +35,19 @@ from antiphase.training.completion_texts import CompletionReader
 from antiphase.training.host import HostError, check_host, check_instance
 from antiphase.training.host_arguments import host_arguments
 from antiphase.training.keeping import Keeper, RewardedBatch
+from antiphase.training.pass_budget import within_update
 from antiphase.training.policy import check_compilation, check_sharding, is_sharded, whole_policy
-from antiphase.training.resampling import ResamplingTrainer
 from antiphase.training.reward_column import added_column, remove_column
 from antiphase.training.reward_functions import MajorityVoteReward, SignalReward, unwrapped
+from antiphase.training.shared_logprobs import SharingTrainer, check_shared
+from antiphase.training.step_clock import StepTimes
 from antiphase.training.token_advantages import token_advantages
 from antiphase.training.trainer_config import CorRPOConfig
 from antiphase.training.trajectory import Trajectory
 from antiphase.training.watch import Watch
 
 
-class CorRPOTrainer(ResamplingTrainer):
+class CorRPOTrainer(SharingTrainer):
     """TRL's `GRPOTrainer` with the inversion score in its reward. It takes the same arguments.
 
     The reward of rollout i is R_i = r_i − λ (1 + ρ_i) or a variant of it; see `inversion_term`. Here r_i is the task
@@ -80,8 +82,6 @@ class CorRPOTrainer(ResamplingTrainer):
         check_host(GRPOTrainer)
         args = own_config(model, args)
         bound = host_arguments(self, model, reward_funcs, args, positional, named)
-        self._rollouts: RolloutIds | None = None
-        self._measured: RolloutFacts | None = None
         self._served = False
         self._term: InversionTerm | None = None
         self._weight = 0.0
@@ -108,10 +108,13 @@ class CorRPOTrainer(ResamplingTrainer):
         self.check_dynamic_sampling()
         check_token_advantages(args, self._verifier)
         self._check_measurable()
+        if args.share_logprobs:
+            check_shared(self)
         self.trajectory = Trajectory(Path(args.output_dir))
         self.watch = Watch(self.trajectory, args)
         self.keeper = Keeper(args, self.trajectory.folder, self._tokenizer)
-        for callback in (self.watch, self.keeper):
+        self.times = StepTimes(self)
+        for callback in (self.watch, self.keeper, self.times):
             self.add_callback(callback)
         remove_column(self, self._column)
         self._column = len(self.reward_funcs)
@@ -145,9 +148,12 @@ class CorRPOTrainer(ResamplingTrainer):
                 folder = get_last_checkpoint(self.args.output_dir)
             if folder is not None:
                 self.watch.restore(checkpoint_state(Path(folder), cast(CorRPOConfig, self.args)))
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        self.clock.start()
+        result = super().train(resume_from_checkpoint, *args, **kwargs)
+        self.times.finish()
+        return result
 
-    # TRL calls these four methods, in this order, for every generation batch.
+    # TRL calls these methods, in this order, for every generation batch.
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         self._term, self._task_weights = None, self.reward_weights
@@ -172,17 +178,10 @@ class CorRPOTrainer(ResamplingTrainer):
         self.keeper.write(output, is_main_process=self.accelerator.is_main_process)
         return output
 
-    def _generate(self, prompts: Any) -> Any:
-        self._measured = None
-        output = super()._generate(prompts)
-        # The first three items: unpadded prompt ids, completion ids, and a mask of the tokens that the model wrote.
-        self._rollouts = RolloutIds(*output[:3])
-        return output
-
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
         if self._rollouts is None or self._rollouts.completion_ids != completion_ids_list:
             raise HostError("TRL scores other completions than _generate returned; inversion cannot be measured.")
-        self._measured = self._measure(self._rollouts)
+        measured = self.measured()
         # With dynamic sampling, rewards have been logged while the rounds were sampled.
         logged = None if self._final is None or self._reader is None else self._reader.logged
         self.read_completions(self._rollouts, completions)
@@ -191,12 +190,12 @@ class CorRPOTrainer(ResamplingTrainer):
         self._rollouts, self._served = None, False
         for function in self.reward_funcs:
             if isinstance(function, SignalReward):
-                function.scores = self._measured.scores
+                function.scores = measured.scores
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if not self._served:
             raise HostError("TRL did not call the inversion reward: it would have had no effect.")
         check_finite(rewards, self.reward_func_names)
-        log_columns(self, self._measured.scores)
+        log_columns(self, measured.scores)
         combined = self._combine(rewards)
         warn_unscored(combined.excluded, prompts, completions, self.state.global_step, self.accelerator.process_index)
         return rewards
@@ -232,10 +231,12 @@ class CorRPOTrainer(ResamplingTrainer):
     def _measure(self, rollouts: RolloutIds) -> RolloutFacts:
         start, state = time.perf_counter(), self.state
         kept = self.keeper.begin_batch(state.global_step, state.max_steps, is_training=self.model.training)
+        share = cast(CorRPOConfig, self.args).share_logprobs
         with whole_policy(self.model_wrapped, self.accelerator, self.args.gradient_checkpointing_kwargs) as policy:
-            facts = self._inversion_reward.measure(
-                policy, rollouts, self._tokenizer, end_ids=self._end_ids, by_token=kept
+            facts = within_update(self._inversion_reward, rollouts, policy, self.args).measure(
+                policy, rollouts, self._tokenizer, end_ids=self._end_ids, by_token=kept or share
             )
+        return_freed_memory(self.accelerator.device)
         # The time includes the gathering of the weights, which is part of the cost.
         return replace(facts, seconds=torch.full_like(facts.seconds, time.perf_counter() - start))
 

@@ -46,6 +46,8 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
             `none` keeps TRL's advantages, one for each rollout.
         keep_rollouts: number of rollouts of a batch that are kept token by token in the run's folder; 0 keeps none.
             Whole groups are kept if the number is at least `num_generations`. `kept_rule` says of which batches.
+        share_logprobs: whether the old log-probabilities of the tokens come from the measurement of inversion, where
+            TRL would compute them in a forward pass of its own. The numbers change by rounding. See `shared_logprobs`.
 
     Raises:
         InvalidInputError: a value is not one of its option's choices, or is outside its range.
@@ -60,6 +62,9 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
     )
     keep_rollouts: int = field(
         default=0, metadata={"help": "rollouts of a batch that are kept token by token, in whole groups; 0: none"}
+    )
+    share_logprobs: bool = field(
+        default=False, metadata={"help": "take the old log-probabilities from the measurement, where TRL needs them"}
     )
 
     def __post_init__(self) -> None:
@@ -97,7 +102,12 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
         return self.inversion_spec().weight_at(step, max_steps)
 
 
-OWN_FIELDS: tuple[str, ...] = (*(PREFIX + option.name for option in _OPTIONS), "dynamic_sampling", "token_advantages")
+OWN_FIELDS: tuple[str, ...] = (
+    *(PREFIX + option.name for option in _OPTIONS),
+    "dynamic_sampling",
+    "token_advantages",
+    "share_logprobs",
+)
 # The values of these fields in runs that were made before the fields existed. ρ of these runs is over tokens, so the
 # options of steps have no effect.
 BEFORE_THE_FIELD: Mapping[str, object] = {
@@ -109,4 +119,5 @@ BEFORE_THE_FIELD: Mapping[str, object] = {
     "inversion_min_steps": MIN_STEPS,
     "dynamic_sampling": 0,
     "token_advantages": "none",
+    "share_logprobs": False,
 }

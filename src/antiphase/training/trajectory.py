@@ -1,6 +1,7 @@
 """The trajectory of a training run: a file with a JSON object on each line, written during training.
 
     OUT/trajectory.jsonl     {"kind": "step" | "eval" | "probe" | "alarm", "step": …, …}
+    OUT/times.jsonl          {"kind": "time", "step": …, …}, how long the parts of each step took
 
 `step` is the number of optimizer updates before the row was measured: at step 0 the policy is untrained. NaN and
 infinity are written as null.
@@ -16,18 +17,28 @@ from antiphase.errors import InvalidInputError
 from antiphase.training.out_folder import write_whole
 
 FILE = "trajectory.jsonl"
-Kind = Literal["step", "eval", "probe", "alarm"]
+TIMES = "times.jsonl"
+Kind = Literal["step", "time", "eval", "probe", "alarm"]
 
 
-def read_trajectory(folder: Path) -> list[dict[str, Any]]:
+def read_times(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of the file with the times of a run; none if there is no such file, as in older runs."""
+    return read_trajectory(folder, TIMES) if (folder / TIMES).is_file() else []
+
+
+def read_trajectory(folder: Path, file: str = FILE) -> list[dict[str, Any]]:
     """Return the rows of a run, in order. An unfinished last line, as a killed run may leave it, is left out.
 
+    Args:
+        folder: the folder of the run.
+        file: the name of the file in it.
+
     Raises:
-        InvalidInputError: the folder has no trajectory, or a line before the last one is not JSON.
+        InvalidInputError: the folder has no such file, or a line before the last one is not JSON.
     """
-    path = folder / FILE
+    path = folder / file
     if not path.is_file():
-        raise InvalidInputError(f"{str(folder)!r} holds no {FILE}. Is it the folder of a training run?")
+        raise InvalidInputError(f"{str(folder)!r} holds no {file}. Is it the folder of a training run?")
     rows = []
     # Lines end at "\n" alone: str.splitlines would also split strings that hold U+2028.
     lines = path.read_bytes().split(b"\n")
@@ -54,11 +65,16 @@ def begin_once(trajectory: "Trajectory", state: Any) -> None:
 
 
 class Trajectory:
-    """The file of a run's trajectory, to which rows are added."""
+    """The file of a run's trajectory, to which rows are added.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: the folder of the run.
+        file: the name of the file in it; `times.jsonl` for the times of the run.
+    """
+
+    def __init__(self, folder: Path, file: str = FILE) -> None:
         self.folder = folder
-        self.path = folder / FILE
+        self.path = folder / file
 
     def begin(self, step: int) -> list[dict[str, Any]]:
         """Prepare the file for a training that begins at `step`, and return the rows that are kept.
@@ -70,14 +86,18 @@ class Trajectory:
             return []
         if step == 0:
             number = 1
-            while (aside := self.folder / f"trajectory-{number}.jsonl").exists():
+            while (aside := self.folder / f"{self.path.stem}-{number}.jsonl").exists():
                 number += 1
             self.path.replace(aside)
             return []
         # At the checkpoint's own step, evaluations and probes were measured before the checkpoint was saved, and
-        # batches and alarms after it.
-        again = ("step", "alarm")
-        kept = [row for row in read_trajectory(self.folder) if row["step"] < step + (row["kind"] not in again)]
+        # batches, times and alarms after it.
+        again = ("step", "time", "alarm")
+        kept = [
+            row
+            for row in read_trajectory(self.folder, self.path.name)
+            if row["step"] < step + (row["kind"] not in again)
+        ]
         write_whole(self.path, "".join(_line(row) for row in kept))
         return kept
 

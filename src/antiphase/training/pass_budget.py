@@ -1,0 +1,57 @@
+"""Chooses how many tokens one measuring pass of a training holds, so that it needs no more memory than the update.
+
+A pass of the estimator `own` keeps the activations of its tokens, as the update does for a micro-batch. The update
+also holds the gradients of the weights. So a pass over no more tokens than a micro-batch has does not raise the peak
+of the training. With gradient checkpointing, the update keeps only the input of each layer, and the activations of one
+layer at a time. A pass then takes as many tokens as have about the same memory.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from antiphase.inversion.inversion_reward import InversionReward
+from antiphase.inversion.rollout_facts import RolloutIds
+from antiphase.models.architecture import find_layers, unwrap
+
+# The activations that a layer keeps for the backward pass, relative to its input. A layer of Llama keeps about 16
+# vectors of that size: the inputs of its norms, projections and attention, and the wide vectors of its MLP.
+_OF_A_LAYER = 16
+# Shorter passes take much more time for a token.
+_LEAST = 256
+
+
+def within_update(reward: InversionReward, rollouts: RolloutIds, model: nn.Module, args: Any) -> InversionReward:
+    """Return the reward with a token budget that keeps a measuring pass below the memory of an update.
+
+    Args:
+        reward: the reward, whose own token budget is not exceeded.
+        rollouts: the rollouts of this process.
+        model: the policy.
+        args: the trainer's arguments.
+    """
+    found = tokens_of_update(
+        rollouts, args.per_device_train_batch_size, model, checkpointing=bool(args.gradient_checkpointing)
+    )
+    return replace(reward, spec=replace(reward.spec, token_budget=min(reward.spec.token_budget, found)))
+
+
+def tokens_of_update(rollouts: RolloutIds, rows: int, model: nn.Module, *, checkpointing: bool) -> int:
+    """Return how many tokens of a measuring pass need as much memory as the activations of an update.
+
+    Args:
+        rollouts: the rollouts of this process. TRL pads prompts and completions to the longest of them.
+        rows: the number of rollouts in a micro-batch.
+        model: the policy.
+        checkpointing: whether the update uses gradient checkpointing.
+
+    >>> rollouts = RolloutIds([[1] * 100], [[1] * 400])
+    >>> tokens_of_update(rollouts, 4, nn.Module(), checkpointing=False)
+    2000
+    """
+    tokens = rows * (max(map(len, rollouts.prompt_ids)) + max(map(len, rollouts.completion_ids)))
+    if checkpointing:
+        layers = find_layers(unwrap(model)).num_layers
+        tokens = int(tokens * (1 / _OF_A_LAYER + 1 / layers))
+    return max(tokens, _LEAST)

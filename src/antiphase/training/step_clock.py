@@ -1,0 +1,163 @@
+"""Measures how long each part of a training takes: the class `StepClock`, and the trainer `TimedTrainer` that uses it.
+
+The parts are those of `antiphase.inversion.step_times`. At each moment exactly one part is running, so the parts add
+up to the whole time. TRL has timers of its own (`trl.extras.profiling`). They overlap, they do not include the update,
+and they only send their numbers to some trackers, so they are not used here.
+
+The clock does not wait for a GPU. Generation, rewards and measuring end with numbers on the CPU, so their times are
+right. The last kernels of an update may run after it, and then count for the part that follows.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+from trl import GRPOTrainer
+
+from antiphase.inversion.step_times import BETWEEN_STEPS, PARTS, PREFIX
+from antiphase.training.trajectory import TIMES, Trajectory, begin_once
+
+
+class StepClock:
+    """A stopwatch for parts that may contain one another. The time of an inner part does not count for the outer one.
+
+    The parts between steps (evaluation, saving, logging) are whole: all that happens inside counts for them.
+
+    Args:
+        now: a function that returns the time in seconds.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        self.now = now
+        self.start()
+
+    def start(self) -> None:
+        """Begin anew: forget all times, and let the part `other` run."""
+        self._running: list[str] = ["other"]
+        self._seconds = dict.fromkeys(PARTS, 0.0)
+        self._since = self.now()
+
+    @property
+    def running(self) -> str:
+        """The name of the part that is running."""
+        return self._running[-1]
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Let a part run while the block lasts. The part that ran before goes on after the block."""
+        self._switch()
+        self._running.append(self.running if self.running in BETWEEN_STEPS else name)
+        try:
+            yield
+        finally:
+            self._switch()
+            self._running.pop()
+
+    def go_on_with(self, name: str) -> None:
+        """Let a part run from now on, whenever no block of `part` is open."""
+        self._switch()
+        self._running[0] = name
+
+    def lap(self) -> dict[str, float]:
+        """Return the seconds of every part since the last call, and begin to count from 0."""
+        self._switch()
+        seconds, self._seconds = self._seconds, dict.fromkeys(PARTS, 0.0)
+        return seconds
+
+    def _switch(self) -> None:
+        """Count the time until now for the part that is running."""
+        now = self.now()
+        self._seconds[self.running] += now - self._since
+        self._since = now
+
+
+def timed(trainer: Any, part: str) -> contextlib.AbstractContextManager[None]:
+    """Return a block in which a part runs on the trainer's clock; it does nothing if the trainer has no clock."""
+    clock: StepClock | None = vars(trainer).get("clock")
+    return contextlib.nullcontext() if clock is None else clock.part(part)
+
+
+class TimedTrainer(GRPOTrainer):  # type: ignore[misc]
+    """TRL's `GRPOTrainer` with a clock, `clock`, that measures the parts of its steps."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.clock = StepClock()
+        super().__init__(*args, **kwargs)
+
+    def _generate(self, prompts: Any) -> Any:
+        with self.clock.part("generation"):
+            return super()._generate(prompts)
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
+        with self.clock.part("reward"):
+            return super()._calculate_rewards(*args, **kwargs)
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        # TRL calls this in the loss, and for old and reference log-probabilities before the update.
+        with self.clock.part("update" if self.clock.running == "update" else "logprobs"):
+            return super()._get_per_token_logps_and_entropies(*args, **kwargs)
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        with self.clock.part("other"):
+            return super()._prepare_inputs(generation_batch)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the forward and backward pass of a micro-batch, as the update."""
+        with self.clock.part("update"):
+            loss = super().training_step(*args, **kwargs)
+        # The optimizer's step follows. `StepTimes` ends the update.
+        self.clock.go_on_with("update")
+        return loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate, with the arguments of `transformers.Trainer.evaluate`."""
+        with self.clock.part("evaluation"):
+            return super().evaluate(*args, **kwargs)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
+        with self.clock.part("saving"):
+            return super()._save_checkpoint(*args, **kwargs)
+
+    def log(self, *args: Any, **kwargs: Any) -> None:
+        """Log numbers, with the arguments of `transformers.Trainer.log`."""
+        with self.clock.part("logging"):
+            super().log(*args, **kwargs)
+
+
+class StepTimes(TrainerCallback):  # type: ignore[misc]
+    """Callback that writes how long the parts of each step took into the file `times.jsonl` of the run's folder.
+
+    Args:
+        trainer: the trainer whose clock is read.
+    """
+
+    def __init__(self, trainer: TimedTrainer) -> None:
+        self.trainer, self.trajectory = trainer, Trajectory(Path(trainer.args.output_dir), TIMES)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Begin the file, or continue it, and write how long the preparation took. That row is about no step."""
+        if state.is_world_process_zero:
+            begin_once(self.trajectory, state)
+        self._write(state.global_step, 0)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """End the update."""
+        self.trainer.clock.go_on_with("other")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Write and log the times of a step. What follows until the end of the next step counts for that step."""
+        for name, value in self._write(state.global_step - 1, 1).items():
+            self.trainer._metrics["train"][name].append(value)
+
+    def finish(self) -> None:
+        """Write what happened after the last step, such as its evaluation. The row is about no step."""
+        self._write(self.trainer.state.global_step, 0)
+
+    def _write(self, step: int, num_steps: int) -> dict[str, float]:
+        seconds = {PREFIX + part: value for part, value in self.trainer.clock.lap().items()}
+        if self.trainer.accelerator.is_main_process:
+            self.trajectory.append("time", step, {"num_steps": num_steps, **seconds})
+        return seconds
