@@ -11,14 +11,17 @@ Writes OUT/intervals-cpu.json.
 
 import argparse
 import functools
+import json
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
 
 from antiphase.statistics import correlation_matrices, pooled_correlation
 from antiphase.statistics.partial_correlation import pooled_partial
-from rows import peak_mib, rows_of, write
+from antiphase.types import Correlation
+from rows import Work, peak_apart, rows_of, write
 
 COMPARED = 50_000
 KINDS = {
@@ -42,17 +45,51 @@ def series(num_items: int, num_prompts: int = 200, kind: str = "smooth") -> tupl
     return entropy.exp().double(), strength.double(), clusters
 
 
-def pooled(data: tuple[torch.Tensor, ...], num_resamples: int, *, counted: bool, method: str = "spearman"):
+def pooled(
+    data: tuple[torch.Tensor, ...], num_resamples: int, *, counted: bool, method: str = "spearman"
+) -> Correlation:
     """Return the pooled correlation with its interval, from counts of tokens or by exact resampling."""
     with mock.patch.object(pooled_correlation, "MANY_ITEMS", 1 if counted else len(data[0]) + 1):
         return pooled_correlation.pooled_correlation(*data, num_resamples=num_resamples, method=method)
 
 
-def partial(data: tuple[torch.Tensor, ...], num_resamples: int, *, counted: bool):
+def partial(data: tuple[torch.Tensor, ...], num_resamples: int, *, counted: bool) -> Correlation:
     """Return the partial correlation that keeps the place of each token constant, with its interval."""
     place = torch.arange(len(data[0])).double() % 1000
     with mock.patch.object(correlation_matrices, "MANY_ITEMS", 1 if counted else len(data[0]) + 1):
         return pooled_partial(*data[:2], [place], data[2], num_resamples=num_resamples)
+
+
+TITLES = {
+    "ρ by token": pooled,
+    "Pearson's ρ by token": functools.partial(pooled, method="pearson"),
+    "partial ρ by token, of the place": partial,
+}
+
+
+def work_of(title: str, kind: str, num_items: int, num_prompts: int, num_resamples: int, counted: bool = True) -> Work:
+    """Return the work of one correlation with its interval."""
+    return functools.partial(TITLES[title], series(num_items, num_prompts, kind), num_resamples, counted=counted)
+
+
+def rows_of_kind(kind: str, num_items: int, num_prompts: int, num_resamples: int, rounds: int) -> list[dict[str, Any]]:
+    """Return the rows of one kind of data: times and memory, and how far the ends of the intervals are from exact."""
+    sizes = (num_items, num_prompts, num_resamples)
+    works = {title: work_of(title, kind, *sizes) for title in TITLES}
+    shape = dict(zip(("tokens", "prompts", "resamples"), sizes, strict=True))
+    rows = []
+    for row in rows_of(kind, works, rounds, beside="ρ by token", shape=shape, about=KINDS[kind]):
+        title = row["work"]
+        both = [work_of(title, kind, COMPARED, num_prompts, num_resamples, flag)() for flag in (True, False)]
+        (low, high), (exact_low, exact_high) = [(found.low, found.high) for found in both]
+        more = {
+            "compared_tokens": COMPARED, "exact_low": exact_low, "exact_high": exact_high,
+            "low_difference": low - exact_low, "high_difference": high - exact_high,
+            "peak_mib": peak_apart(work_of, title, kind, *sizes),
+        }  # fmt: skip
+        rows.append(row | more)
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
 
 
 def main() -> None:
@@ -64,25 +101,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows, name = [], {"spearman": "ρ by token", "pearson": "Pearson's ρ by token"}
-    for kind, about in KINDS.items():
-        data = series(options.tokens, options.prompts, kind)
-        small = series(COMPARED, options.prompts, kind)
-        both = {name[m]: functools.partial(pooled, method=m) for m in ("spearman", "pearson")}
-        both["partial ρ by token, of the place"] = partial
-        works = {title: functools.partial(work, data, options.resamples, counted=True) for title, work in both.items()}
-        shape = {"tokens": options.tokens, "prompts": options.prompts, "resamples": options.resamples}
-        timed = rows_of(kind, works, options.rounds, beside="ρ by token", shape=shape, about=about)
-        for row in timed:
-            work = both[row["work"]]
-            counted, exact = (work(small, options.resamples, counted=flag) for flag in (True, False))
-            row |= {
-                "compared_tokens": COMPARED, "exact_low": exact.low, "exact_high": exact.high,
-                "low_difference": counted.low - exact.low, "high_difference": counted.high - exact.high,
-                "peak_mib": peak_mib(works[row["work"]]),
-            }  # fmt: skip
-            print({key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()})
-        rows += timed
+    sizes = (options.tokens, options.prompts, options.resamples)
+    rows = [row for kind in KINDS for row in rows_of_kind(kind, *sizes, options.rounds)]
     write(options.out / "intervals-cpu.json", rows)
 
 

@@ -156,7 +156,7 @@ def intervals(stored: Row) -> list[str]:
     rows = stored["rows"]
     body = [
         [row["about"], row["work"], time_of(row["seconds_p50"]),
-         small(max(abs(row["low_difference"]), abs(row["high_difference"]))),
+         f"{row['peak_mib']:,.0f} MiB", small(max(abs(row["low_difference"]), abs(row["high_difference"]))),
          f"[{row['exact_low']:+.3f}, {row['exact_high']:+.3f}]".replace("-", "−")]
         for row in rows
     ]  # fmt: skip
@@ -169,7 +169,7 @@ def intervals(stored: Row) -> list[str]:
         f"compares the ends of the interval with those of exact resampling, at {first['compared_tokens']:,} tokens "
         "with the same draws (`python benchmarks/intervals.py`, [numbers](../benchmarks/results/intervals-cpu.json)).",
         "",
-        *table(["data", "correlation", "CPU time", "greatest difference", "exact interval"], body),
+        *table(["data", "correlation", "CPU time", "peak memory", "greatest difference", "exact interval"], body),
     ]  # fmt: skip
 
 

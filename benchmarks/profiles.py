@@ -1,8 +1,9 @@
 """Where the time of a measurement goes: matrix products, attention, element-wise work, copies, singular values.
 
-The model has the shape of SmolLM2-135M and random weights. Every work runs once to warm up and once under the profiler
-of PyTorch, which gives each operation the time that it takes without the operations that it calls. The profiler adds
-to the time of small operations, so read the shares and not the seconds.
+The model has the shape of SmolLM2-135M and random weights. Every work runs once to warm up, once to take its CPU time,
+and once under the profiler of PyTorch, which gives each operation the time that it takes without the operations that
+it calls. The seconds of a kind of operation are its share of the profile times the CPU time. The profiler adds to the
+time of small operations, so their share is rather too great.
 
     python benchmarks/profiles.py --label NAME [--tokens 512] [--out benchmarks/results]
 
@@ -21,10 +22,10 @@ from torch.profiler import ProfilerActivity, profile
 from antiphase.runs.versions import commit
 from cases import llama, measuring, passing, random_ids
 from long_rows import SHAPE
-from rows import Work, write
+from rows import Work, seconds, write
 
 WORKS = ("plain", "own", "last", "full")
-TARGETS = 4
+TARGETS = 2
 # Kind of work → the beginnings of the names of its operations, without "aten::". The first kind that fits counts.
 KINDS = {
     "matrix products of weights": ("mm", "addmm", "linear"),
@@ -49,15 +50,16 @@ def kind_of(operation: str) -> str:
     return OTHER
 
 
-def shares(work: Work) -> dict[str, float]:
-    """Run a work twice, and return the seconds of each kind of operation in the second run."""
+def parts(work: Work) -> dict[str, float]:
+    """Run a work three times, and return the CPU seconds of each kind of operation."""
     work()
+    whole = seconds(work)
     with profile(activities=[ProfilerActivity.CPU]) as found:
         work()
-    seconds = dict.fromkeys([*KINDS, OTHER], 0.0)
+    profiled = dict.fromkeys([*KINDS, OTHER], 0.0)
     for event in found.key_averages():
-        seconds[kind_of(event.key)] += event.self_cpu_time_total / 1e6
-    return seconds
+        profiled[kind_of(event.key)] += event.self_cpu_time_total
+    return {kind: whole * value / sum(profiled.values()) for kind, value in profiled.items()}
 
 
 def main() -> None:
@@ -73,7 +75,7 @@ def main() -> None:
     for name in WORKS:
         targets = TARGETS if name == "full" else None
         work = passing(model, ids) if name == "plain" else measuring(model, ids, name, targets)
-        found = shares(work)
+        found = parts(work)
         rows.append(
             {
                 "case": "profile", "label": options.label, "commit": options.commit or commit(), "work": name,
