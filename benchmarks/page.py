@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from page_tables import WORKS, Row, cells_of, in_turns, small, table, time_of, times_of
+from page_tables import WORKS, Row, cells_of, in_turns, sizes_of, small, table, time_of, times_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -120,13 +120,51 @@ def long_rows(stored: Row) -> list[str]:
 
 
 def head(stored: Row) -> list[str]:
-    return [
+    """Return the time, the memory and the error of the head beside other implementations."""
+    lines = [
         "## The head",
         "",
-        "Entropy, log-probability and the other signals of the head, beside other ways to compute entropy and "
-        "log-probability (`python benchmarks/head.py`, [numbers](../benchmarks/results/head-cpu.json)).",
-        *in_turns(stored["rows"]),
+        "Entropy and log-probability from hidden states and the weight of the output layer, beside other "
+        "implementations. antiphase's head computes its other signals in the same pass. A tile of the vocabulary takes "
+        f"{stored['tile_mib']:.0f} MiB. The error is the greatest one of an entropy, against float64 of the same "
+        "logits (`python benchmarks/head.py`, [numbers](../benchmarks/results/head-cpu.json)).",
+    ]
+    for case in dict.fromkeys(row["case"] for row in stored["rows"]):
+        some = [row for row in stored["rows"] if row["case"] == case]
+        body = [
+            [row["work"], time_of(row["seconds_p50"]), times_of(row["ratio_p50"]), f"{row['tensors_mib']:,.0f} MiB",
+             f"{row['entropy_error_of_same_logits']:.1e}",
+             "yes" if row["entropy_same"] and row["logprob_same"] else "no"]
+            for row in some
+        ]  # fmt: skip
+        sizes = sizes_of({key: some[0][key] for key in ("tokens", "hidden", "vocabulary")})
+        header = [
+            "",
+            "CPU time",
+            f"÷ {some[0]['beside']}",
+            "memory of tensors",
+            "error, nats",
+            "below 1e-6 · (1 + value)",
+        ]
+        lines += ["", f"**{case}** ({sizes}):", "", *table(header, body)]
+    return lines
+
+
+def training(stored: Row) -> list[str]:
+    """Return the share of measuring in a training step, and the memory."""
+    settings = {"sums": "recipe `smollm2-sums`", "long": "small Llama, 512 tokens"}
+    body = [
+        [settings[row.get("setting", "sums")], row["case"], f"{row['completion_tokens']:.0f}",
+         time_of(row["step_seconds_p50"]), f"{row.get('measuring_share', row.get('measuring_share_p50')):.1%}",
+         times_of(row["peak_over_grpo"])]
+        for row in stored["rows"]
     ]  # fmt: skip
+    return [
+        "The share of a training step that is spent measuring, and the peak memory beside plain GRPO "
+        "(`make bench-train`, [numbers](../benchmarks/results/training-cpu.json)).",
+        "",
+        *table(["training", "case", "tokens", "step", "measuring", "peak memory ÷ GRPO"], body),
+    ]
 
 
 def full(stored: Row) -> list[str]:
@@ -210,7 +248,8 @@ def baseline(stored: Row) -> list[str]:
 
 PARTS: dict[str, Callable[[Row], list[str]]] = {
     "estimators-cpu": estimators, "plain-pass-cpu": plain_pass, "long-rows-cpu": long_rows, "head-cpu": head,
-    "full-cpu": full, "peers-cpu": peers, "intervals-cpu": intervals, "profiles-cpu": profiles, "baseline": baseline,
+    "full-cpu": full, "peers-cpu": peers, "intervals-cpu": intervals, "training-cpu": training,
+    "profiles-cpu": profiles, "baseline": baseline,
 }  # fmt: skip
 
 

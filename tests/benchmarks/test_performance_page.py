@@ -54,3 +54,17 @@ def test_the_cost_of_full_is_that_of_one_token() -> None:
     assert "| 1,024 | 8 s (2.00×) | 8 s (2.00×) | 8 s (2.00×) | 2 s (0.50×) |" in lines
     assert "| 1,024 | 4 s (2.00×) | 4 s (2.00×) | 4 s (2.00×) | 1 s (2.00×) |" in lines
     assert "| 1,024 | 1,000 MiB | 1,000 MiB | 1,000 MiB | 1,000 MiB |" in lines
+
+
+def test_the_head_and_a_training_step() -> None:
+    work = {"case": "shape", "tokens": 4096, "hidden": 576, "vocabulary": 49152, **TIMED, "tensors_mib": 8.4,
+            "entropy_error_of_same_logits": 3e-7, "entropy_same": True, "logprob_same": True}  # fmt: skip
+    lines = page.head({"tile_mib": 8.0, "rows": [work | {"work": "a"}, work | {"work": "b", "logprob_same": False}]})
+    assert "**shape** (tokens 4,096, hidden 576, vocabulary 49,152):" in lines
+    assert lines[-2:] == [
+        "| a | 1.23 s | 0.50× | 8 MiB | 3.0e-07 | yes |",
+        "| b | 1.23 s | 0.50× | 8 MiB | 3.0e-07 | no |",
+    ]
+    step = {"setting": "long", "case": "own", "completion_tokens": 512.0, "step_seconds_p50": 9.0,
+            "measuring_share": 0.081, "peak_over_grpo": 1.004}  # fmt: skip
+    assert page.training({"rows": [step]})[-1] == "| small Llama, 512 tokens | own | 512 | 9 s | 8.1% | 1.00× |"
