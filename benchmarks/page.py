@@ -125,8 +125,8 @@ def head(stored: Row) -> list[str]:
         "## The head",
         "",
         "Entropy and log-probability from hidden states and the weight of the output layer, beside other "
-        "implementations. antiphase's head computes its other signals in the same pass. A tile of the vocabulary takes "
-        f"{stored['tile_mib']:.0f} MiB. The error is the greatest one of an entropy, against float64 of the same "
+        "implementations. antiphase's head computes its other signals in the same pass. A tile of the vocabulary "
+        f"takes {stored['tile_mib']:.0f} MiB. The error is the greatest one of an entropy, against float64 of the same "
         "logits (`python benchmarks/head.py`, [numbers](../benchmarks/results/head-cpu.json)).",
     ]
     for case in dict.fromkeys(row["case"] for row in stored["rows"]):
