@@ -126,8 +126,8 @@ def head(stored: Row) -> list[str]:
         "",
         "Entropy and log-probability from hidden states and the weight of the output layer, beside other "
         "implementations. antiphase's head computes its other signals in the same pass. A tile of the vocabulary "
-        f"takes {stored['tile_mib']:.0f} MiB. The error is the greatest one of an entropy, against float64 of the same "
-        "logits (`python benchmarks/head.py`, [numbers](../benchmarks/results/head-cpu.json)).",
+        f"takes {stored['tile_mib']:.0f} MiB. The error is the greatest one of an entropy, against float64 of the "
+        "same logits (`python benchmarks/head.py`, [numbers](../benchmarks/results/head-cpu.json)).",
     ]
     for case in dict.fromkeys(row["case"] for row in stored["rows"]):
         some = [row for row in stored["rows"] if row["case"] == case]
