@@ -135,21 +135,26 @@ def answer(found: Tensor, truth: Tensor, other: Tensor | None) -> dict[str, Any]
     return {"difference": difference, "same_answer": words}
 
 
+@functools.cache
+def _model(shape: str) -> torch.nn.Module:
+    return llama(SHAPES[shape][0])
+
+
 def _work(shape: str, name: str) -> Work:
-    """Return one work of the strengths, with a model of its own."""
+    """Return one work of the strengths."""
     sizes, tokens, targets = SHAPES[shape]
-    model, ids = llama(sizes), random_ids(tokens, sizes["vocab_size"])
+    model, ids = _model(shape), random_ids(tokens, sizes["vocab_size"])
     return functools.partial(strengths, model, ids, name, targets if name in SLOW else None)
 
 
 def strength_rows(shape: str, rounds: int) -> list[dict[str, Any]]:
     """Return the rows of all ways to measure the strengths of a rollout."""
     sizes, tokens, targets = SHAPES[shape]
-    works = {name: _work(shape, name) for name in (*SLOW, *FAST)}
     exact, ids = llama(sizes, torch.float64), random_ids(tokens, sizes["vocab_size"])
     truth = strengths(exact, ids, "oracle", targets)
     own = strengths(exact, ids, "oracle-own", targets)
     del exact
+    works = {name: _work(shape, name) for name in (*SLOW, *FAST)}
     rows = rows_of(f"strength, {shape}", works, rounds, beside=AUTOGRAD, shape={"tokens": tokens}, dtype="float32")
     drawn = [column - 1 for column in _drawn(tokens, targets)]
     result = []

@@ -81,6 +81,20 @@ def test_more_rounds_decide_where_the_first_ones_were_disturbed(monkeypatch, tmp
     assert checked(monkeypatch, *words) == 1
 
 
+def test_a_short_measure_compares_the_least_times(monkeypatch) -> None:
+    monkeypatch.setattr(rows, "seconds", lambda work: work())
+    works, references = iter([9.0, 3.0, 1.0, 8.0]), iter([9.0, 4.0, 6.0, 2.0])
+    short = check.Measure("", lambda: (lambda: next(works), lambda: next(references)), 10, short=True)
+    assert check.time_row("short", short, 3)["ratio_p50"] == 10 * 1.0 / 2.0
+    works, references = iter([9.0, 3.0, 1.0, 9.0, 8.0]), iter([9.0, 4.0, 6.0, 9.0, 2.0])
+    long = check.Measure("", lambda: (lambda: next(works), lambda: next(references)), 10)
+    row = check.time_row("long", long, 2)
+    assert row["ratio_p50"] == pytest.approx(10 * (3 / 4 + 1 / 6) / 2)
+    # The times of an earlier try count too.
+    assert check.time_row("long", long, 1, row["seconds"])["ratio_p50"] == 10 * 3 / 4
+    assert "seconds" not in check.without_times(row)
+
+
 def test_what_counts_as_wrong() -> None:
     row = Tree.row("head", 1.0)
     assert check.failures([row], {"head": 1.0}) == []
