@@ -5,7 +5,7 @@ and once under the profiler of PyTorch, which gives each operation the time that
 it calls. The seconds of a kind of operation are its share of the profile times the CPU time. The profiler adds to the
 time of small operations, so their share is rather too great.
 
-    python benchmarks/profiles.py --label NAME [--tokens 512] [--out benchmarks/results]
+    python benchmarks/profiles.py --label NAME [--tokens 1024] [--out benchmarks/results]
 
 Writes the rows with this label into OUT/profiles-cpu.json, and leaves those of other labels. To profile an older
 version of antiphase, set PYTHONPATH to its sources, and name its commit by --commit.
@@ -65,7 +65,7 @@ def parts(work: Work) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--label", required=True, help="the name of this version, for example 'before'")
-    parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--commit", default=None, help="the commit of the sources, if they are in no checkout")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
