@@ -8,7 +8,7 @@ place of a result that is not stored is empty. The text outside the marks is wri
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from page_tables import WORKS, Row, cells_of, in_turns, sizes_of, small, table, time_of, times_of
@@ -18,68 +18,69 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def estimators(stored: Row) -> list[str]:
     """Return the cost of every estimator by length, its limits, its memory, and its speed against the oracle."""
-    costs = [row for row in stored["rows"] if row["case"] == "cost"]
     speeds = [row for row in stored["rows"] if row["case"] == "speed"]
-    (machine,) = [row for row in stored["rows"] if row["case"] == "machine"]
-    header = ["tokens", *WORKS.values()]
-    rate, copied = machine["gemm_operations_per_second"] / 1e9, machine["copied_bytes_per_second"] / 1e9
-    rounds = "one round" if costs[0]["rounds"] == 1 else f"{costs[0]['rounds']} rounds"
+    body = [
+        [f"`{row['work']}`" if "@" not in row["work"] else "`oracle`, last layer alone",
+         time_of(row["seconds_per_target_p50"]), times_of(row["speedup_p50"]), f"{row['peak_mib']:,.0f} MiB"]
+        for row in speeds
+    ]  # fmt: skip
     return [
         "## What each estimator costs",
         "",
+        *costs([row for row in stored["rows"] if row["case"] in ("machine", "cost")]),
+        "**Against the oracle.** One rollout of 152 tokens, of which 96 are measured. The oracle differentiates the "
+        "logit of one token after another with respect to the weights, and computes singular values (`make bench`, "
+        "[numbers](../benchmarks/results/estimators-cpu.json)).",
+        "",
+        *table(["estimator", "time for one token", "speed against the oracle", "peak memory"], body),
+    ]
+
+
+def costs(rows: Sequence[Row]) -> list[str]:
+    """Return time, limit and memory by length; nothing if these were not measured."""
+    works = [row for row in rows if row["case"] == "cost"]
+    if not works:
+        return []
+    (machine,) = [row for row in rows if row["case"] == "machine"]
+    header = ["tokens", *WORKS.values()]
+    rate, copied = machine["gemm_operations_per_second"] / 1e9, machine["copied_bytes_per_second"] / 1e9
+
+    def time(row: Row, per: int) -> str:
+        return f"{time_of(row['seconds_p50'] / per)} ({times_of(row['ratio_p50'] / per)})"
+
+    def limit(row: Row, per: int) -> str:
+        return f"{time_of(row['limit_seconds'] / per)} ({times_of(row['seconds_p50'] / row['limit_seconds'])})"
+
+    return [
         "`own` and `last` measure all tokens, and compute entropy and the other signals of the head too. The plain "
-        "pass has no head. `full` measured 4 tokens, drawn at random; the table shows its time divided by 4. "
-        f"The numbers are medians of {rounds} (`make bench`, "
+        "pass has no head. `full` measured 4 tokens, drawn at random; the table shows its time divided by 4. The "
+        f"numbers are medians over {works[0]['rounds']} rounds (`make bench`, "
         "[numbers](../benchmarks/results/estimators-cpu.json)).",
         "",
         "**CPU time,** and the ratio to the plain pass of the same length:",
         "",
-        *table(
-            header,
-            cells_of(
-                costs, lambda row, per: f"{time_of(row['seconds_p50'] / per)} ({times_of(row['ratio_p50'] / per)})"
-            ),
-        ),
+        *table(header, cells_of(works, time)),
         "",
         "**The physical limit.** One thread of this machine multiplies float32 matrices of the model's shape at "
         f"{rate:.0f} GFLOP/s. The table shows the time of the matrix products alone at this rate, and how many times "
         "as long the work takes. The products are those of the layers, of the causal half of the attention, and of "
         "the head. For `full`, they leave out the decompositions of the norms.",
         "",
-        *table(
-            header,
-            cells_of(
-                costs,
-                lambda row, per: (
-                    f"{time_of(row['limit_seconds'] / per)} ({times_of(row['seconds_p50'] / row['limit_seconds'])})"
-                ),
-            ),
-        ),
+        *table(header, cells_of(works, limit)),
         "",
         f"Reading the weights is no limit: a copy moves {copied:.0f} GB a second, so the 0.54 GB of the model are "
         f"read in {time_of(0.54e9 / (copied * 1e9))}.",
         "",
         "**Peak memory** above the model, each in a process of its own:",
         "",
-        *table(header, cells_of(costs, lambda row, _: f"{row['peak_mib']:,.0f} MiB")),
+        *table(header, cells_of(works, lambda row, _: f"{row['peak_mib']:,.0f} MiB")),
         "",
         "![Speed against the oracle; growth of time and memory](../benchmarks/results/estimators-cpu.png)",
         "",
         "*Left: speed for one token relative to the oracle, and peak memory. Middle and right: time and peak memory, "
         "by the length of the rollout.*",
         "",
-        "**Against the oracle.** One rollout of 152 tokens, of which 96 are measured. The oracle differentiates the "
-        "logit of one token after another with respect to the weights, and computes singular values.",
-        "",
-        *table(
-            ["estimator", "CPU time for one token", "speed against the oracle", "peak memory"],
-            [
-                [f"`{row['work']}`" if "@" not in row["work"] else "`oracle`, last layer alone",
-                 time_of(row["seconds_per_target_p50"]), times_of(row["speedup_p50"]), f"{row['peak_mib']:,.0f} MiB"]
-                for row in speeds
-            ],
-        ),
-    ]  # fmt: skip
+    ]
 
 
 def plain_pass(stored: Row) -> list[str]:

@@ -16,10 +16,10 @@ def time_of(seconds: float) -> str:
     """Return a time with two or three digits.
 
     >>> time_of(0.0123), time_of(1.234), time_of(432.1)
-    ('12 ms', '1.23 s', '432 s')
+    ('12.3 ms', '1.23 s', '432 s')
     """
     if seconds < 0.0995:
-        return f"{seconds * 1e3:.2g} ms"
+        return f"{seconds * 1e3:.3g} ms"
     return f"{seconds:.3g} s" if seconds < 99.5 else f"{seconds:.0f} s"
 
 

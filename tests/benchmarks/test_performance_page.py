@@ -44,16 +44,17 @@ def test_rows_of_works_become_a_table_for_each_case() -> None:
 
 
 def test_the_cost_of_full_is_that_of_one_token() -> None:
-    costs = [
+    works = [
         {"case": "cost", "work": work, "tokens": 1024, "targets": 4, **TIMED, "seconds_p50": 8.0, "ratio_p50": 2.0,
          "limit_seconds": 4.0, "peak_mib": 1000.0}
         for work in WORKS
     ]  # fmt: skip
     machine = {"case": "machine", "gemm_operations_per_second": 6e10, "copied_bytes_per_second": 1e10}
-    lines = page.estimators({"rows": [machine, *costs]})
+    lines = page.estimators({"rows": [machine, *works]})
     assert "| 1,024 | 8 s (2.00×) | 8 s (2.00×) | 8 s (2.00×) | 2 s (0.50×) |" in lines
     assert "| 1,024 | 4 s (2.00×) | 4 s (2.00×) | 4 s (2.00×) | 1 s (2.00×) |" in lines
     assert "| 1,024 | 1,000 MiB | 1,000 MiB | 1,000 MiB | 1,000 MiB |" in lines
+    assert page.costs([]) == []
 
 
 def test_the_head_and_a_training_step() -> None:
