@@ -16,7 +16,6 @@ baseline holds for one kind of machine; on another one, store your own before yo
 import argparse
 import functools
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -215,7 +214,7 @@ def main() -> None:
         rows = run(names, None)
         stored = {row["name"]: row for row in known} | {row["name"]: without_times(row) for row in rows}
         ordered = [stored[name] for name in (*MEASURES, MEMORY) if name in stored]
-        write(options.baseline, ordered, processor=platform.processor(), room=ROOM)
+        write(options.baseline, ordered, cpu=torch.backends.cpu.get_cpu_capability(), room=ROOM)
         return
     stored = {row["name"]: row["ratio_p50"] for row in known}
     failed = failures(run(names, stored), stored)
