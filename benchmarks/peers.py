@@ -12,7 +12,7 @@ Works run in turns, in CPU time. `seconds_per_target` is the time of a work divi
 
     python benchmarks/peers.py [--rounds 3] [--only strength,statistics] [--out benchmarks/results]
 
-Writes OUT/peers-cpu.json.
+Writes OUT/peers-cpu.json after every case. The rows of cases that did not run stay.
 """
 
 import argparse
@@ -262,13 +262,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = []
+    path = options.out / "peers-cpu.json"
+    parts: list[Callable[[int], list[dict[str, Any]]]] = []
     if "statistics" in options.only:
-        rows += rho_rows(options.rounds) + pool_rows(options.rounds)
+        parts += [rho_rows, pool_rows]
     if "strength" in options.only:
-        for shape in SHAPES:
-            rows += strength_rows(shape, options.rounds)
-    write(options.out / "peers-cpu.json", rows)
+        parts += [functools.partial(strength_rows, shape) for shape in SHAPES]
+    for part in parts:
+        rows = part(options.rounds)
+        known = json.loads(path.read_text())["rows"] if path.exists() else []
+        write(path, [*(row for row in known if row["case"] != rows[0]["case"]), *rows])
 
 
 if __name__ == "__main__":
