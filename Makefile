@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTR
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo eval train study test test-quick test-slow test-lm-eval test-lowest check docs notebook bench bench-train bench-refusals gpu-dry build wheel-test clean
+.PHONY: help demo eval train study test test-quick test-slow test-lm-eval test-lowest check docs notebook bench bench-check bench-steps bench-train bench-refusals gpu-dry build wheel-test clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -106,6 +106,10 @@ notebook: $(VENV)/.dev ## run docs/notebook.ipynb and store its outputs (half a 
 
 bench: $(VENV)/.dev ## time and memory of the estimators on the embedded model (about 10 minutes)
 	$(BIN)/python benchmarks/estimators.py
+
+# ARGS=--store stores the ratios of this tree; ARGS="--only own,head" checks some of them.
+bench-check: $(VENV)/.dev ## check that nothing has become slower by more than a tenth (about 2 minutes; not part of the tests)
+	$(BIN)/python benchmarks/check.py $(ARGS)
 
 bench-steps: $(VENV)/.dev ## cost and agreement of the strengths of steps (about an hour on one busy thread)
 	$(BIN)/python benchmarks/steps.py

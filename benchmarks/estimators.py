@@ -1,195 +1,202 @@
 """Time and memory of the strength estimators on a real model, in one process, alternating.
 
-Every round runs each estimator once on the same rollout, so that a busy machine slows all of them alike; ratios are
-taken within a round. The oracle and `oracle-own` cost the same for every token, so they are timed on a few. Peak
-memory is measured in a process of its own for each estimator, above what the loaded model takes. Growth with the
-length T is timed for `own` (all tokens) and `full` (a few).
+**Against the oracle** (case `speed`): every round runs each estimator once on the same rollout of 152 tokens. The
+oracle costs the same for every token, so it is timed on a few. Ratios are those of times for one token.
 
-    python benchmarks/estimators.py [--model demo] [--rounds 5] [--out benchmarks/results]
+**Against a plain pass** (case `cost`): forward and backward through the body, without the head and without gradients
+at weights, by the length of the rollout. `own` and `last` measure all tokens, head included; `full` measures some that
+are drawn at random. `limit_seconds` is the time of the matrix products alone, at the rate that this machine reaches.
 
-Writes OUT/estimators-DEVICE.json (one row per case) and a picture beside it.
+Times are CPU times, ratios are taken within a round, and peak memory is that of a process of its own, above the model.
+
+    python benchmarks/estimators.py [--model demo] [--rounds 3] [--lengths 256,512,1024,2048] [--out FOLDER]
+
+Writes estimators-DEVICE.json, one row per work, and a picture beside it, into benchmarks/results or FOLDER.
 """
 
 import argparse
-import itertools
 import json
-import os
-import platform
-import subprocess
-import sys
-import threading
-import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import psutil
 import torch
-from tqdm import tqdm
 
-from antiphase import SignalSpec, TokenBatch, load_model, token_signals
+from antiphase import TokenBatch, load_model
 from antiphase.data.prompts import load_prompts
-from antiphase.runs.versions import commit, versions
+from cases import measuring, passing
+from limits import Products, copy_rate, gemm_rate
+from rows import Work, peak_apart, rows_of, seconds, write
 
 # How many of the 96 tokens are timed. `oracle@last` is the oracle on the last layer alone, what `last` computes.
-ESTIMATORS = {"oracle": 2, "oracle@last": 4, "full": 96, "last": 96, "own": 96}
-LENGTHS = (64, 128, 256, 512, 1024)
+ESTIMATORS = {"oracle": 2, "oracle@last": 4, "full": 16, "last": 96, "own": 96}
+WORKS = ("plain", "own", "last", "full")
+NUM_PROMPT, NUM_TOKENS = 56, 152
+TARGETS = 4
+# How many tokens are run before the timing, so that every kernel is warm.
+WARM = 64
+
+
+def token_ids(loaded, length: int) -> list[int]:
+    """Return the ids of the first tokens of GSM8K's problems."""
+    text = " ".join(str(prompt.content) for prompt in load_prompts("gsm8k", 60))
+    return loaded.tokenizer(text).input_ids[:length]
 
 
 def rollout(loaded, num_prompt: int, num_completion: int) -> TokenBatch:
-    text = " ".join(str(prompt.content) for prompt in load_prompts("gsm8k", 60))
-    ids = loaded.tokenizer(text).input_ids
-    return TokenBatch.from_ids([ids[:num_prompt]], [ids[num_prompt : num_prompt + num_completion]])
+    """Return one rollout of real text."""
+    ids = token_ids(loaded, num_prompt + num_completion)
+    return TokenBatch.from_ids([ids[:num_prompt]], [ids[num_prompt:]])
 
 
 def run(loaded, batch: TokenBatch, estimator: str, targets: int | None) -> float:
-    """Seconds per measured token."""
-    name, _, layers = estimator.partition("@")
-    spec = SignalSpec(estimator=name, layers=layers or "all", targets_per_rollout=targets, token_budget=4096)
-    start = time.perf_counter()
-    signals = token_signals(loaded.model, batch, spec)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) / int(signals.measured.sum())
+    """Return the seconds for each token that an estimator measures in the only row of a batch."""
+    ids, num_prompt = batch.input_ids[0].tolist(), int((~batch.completion_mask[0]).sum())
+    work = measuring(loaded.model, ids, estimator, targets, num_prompt)
+    return seconds(work) / min(targets or len(ids), len(ids) - num_prompt)
 
 
-def peak_memory(model: str, estimator: str, targets: int) -> float:
-    """MiB above the loaded model at the highest point, in a fresh process."""
-    command = [sys.executable, __file__, "--model", model, "--peak-of", estimator, "--targets", str(targets)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.strip().splitlines()[-1])
+def work_of(loaded, name: str, length: int) -> Work:
+    """Return one of the works that are compared with a plain pass."""
+    ids = token_ids(loaded, length)
+    if name == "plain":
+        return passing(loaded.model, ids)
+    return measuring(loaded.model, ids, name, TARGETS if name == "full" else None)
 
 
-def print_peak(model: str, estimator: str, targets: int) -> None:
+def warmed(loaded) -> None:
+    """Run every work on a short rollout."""
+    for name in WORKS:
+        work_of(loaded, name, WARM)()
+
+
+def _speed_work(model: str, name: str, targets: int) -> Work:
     loaded = load_model(model)
-    batch = rollout(loaded, 56, 96)
-    if loaded.device.type == "cuda":
-        base = torch.cuda.memory_allocated()
-        run(loaded, batch, estimator, targets)
-        print((torch.cuda.max_memory_allocated() - base) / 2**20)
-        return
-    process, done, peak = psutil.Process(), threading.Event(), [0]
-    base = process.memory_info().rss
-
-    def watch() -> None:
-        while not done.wait(0.002):
-            peak[0] = max(peak[0], process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    run(loaded, batch, estimator, targets)
-    done.set()
-    watcher.join()
-    print((peak[0] - base) / 2**20)
+    warmed(loaded)
+    return measuring(loaded.model, token_ids(loaded, NUM_TOKENS), name, targets, NUM_PROMPT)
 
 
-def row(case: str, estimator: str, tokens: int, targets: int, seconds: list[float], **more) -> dict:
-    low, middle, high = np.percentile(seconds, [20, 50, 80]).tolist()
-    return {
-        "case": case, "estimator": estimator, "tokens": tokens, "targets": targets, "rounds": len(seconds),
-        "seconds_per_target_p20": low, "seconds_per_target_p50": middle, "seconds_per_target_p80": high, **more,
-    }  # fmt: skip
+def _cost_work(model: str, name: str, length: int) -> Work:
+    loaded = load_model(model)
+    warmed(loaded)
+    return work_of(loaded, name, length)
 
 
-def speed(loaded, model: str, rounds: int, bar) -> list[dict]:
-    batch = rollout(loaded, 56, 96)
-    seconds: dict[str, list[float]] = {name: [] for name in ESTIMATORS}
-    for estimator in ESTIMATORS:  # warm-up
-        run(loaded, batch, estimator, 1)
-    for _, (estimator, targets) in itertools.product(range(rounds), ESTIMATORS.items()):
-        seconds[estimator].append(run(loaded, batch, estimator, targets))
-        bar.update()
-    rows = []
-    for estimator, targets in ESTIMATORS.items():
-        ratios = np.array(seconds["oracle"]) / np.array(seconds[estimator])
-        rows.append(
-            row(
-                "speed",
-                estimator,
-                152,
-                targets,
-                seconds[estimator],
-                speedup_p20=float(np.percentile(ratios, 20)),
-                speedup_p50=float(np.median(ratios)),
-                speedup_p80=float(np.percentile(ratios, 80)),
-                peak_mib=peak_memory(model, estimator, targets),
-            )
-        )
-        bar.update()
+def for_one(row: dict[str, Any], targets: int, other: int) -> dict[str, Any]:
+    """Return a row with the seconds for one target, and with `speedup`, the ratio of times for one target.
+
+    Args:
+        row: a row whose ratio is the time of a work divided by that of the work it is compared with.
+        targets: the number of targets of this work.
+        other: the number of targets of the work it is compared with.
+    """
+    per_target = {f"seconds_per_target_p{q}": row[f"seconds_p{q}"] / targets for q in (20, 50, 80)}
+    speedup = {f"speedup_p{100 - q}": targets / other / row[f"ratio_p{q}"] for q in (80, 50, 20)}
+    return row | {"targets": targets} | per_target | speedup
+
+
+def speed(loaded, model: str, rounds: int) -> list[dict[str, Any]]:
+    """Return the rows of the estimators against the oracle."""
+    ids = token_ids(loaded, NUM_TOKENS)
+    works = {name: measuring(loaded.model, ids, name, count, NUM_PROMPT) for name, count in ESTIMATORS.items()}
+    rows = rows_of("speed", works, rounds, beside="oracle", shape={"tokens": NUM_TOKENS}, warm=True)
+    return [
+        for_one(row, ESTIMATORS[name], ESTIMATORS["oracle"])
+        | {"peak_mib": peak_apart(_speed_work, model, name, ESTIMATORS[name])}
+        for row in rows
+        if (name := row["work"])
+    ]
+
+
+def costs(loaded, model: str, length: int, rounds: int, rate: float) -> list[dict[str, Any]]:
+    """Return the rows of the estimators against a plain pass, for one length."""
+    works = {name: work_of(loaded, name, length) for name in WORKS}
+    rows = rows_of("cost", works, rounds, beside="plain", shape={"tokens": length}, warm=True)
+    signals: Any = works["full"]()
+    positions = signals.measured[0].nonzero()[:, 0].tolist()
+    for row in rows:
+        name = row["work"]
+        limit = Products(loaded.model.config).of(name, length, positions) / rate
+        row |= {
+            "targets": {"plain": 0, "full": TARGETS}.get(name, length - 1), "limit_seconds": limit,
+            "peak_mib": peak_apart(_cost_work, model, name, length),
+        }  # fmt: skip
+        if name == "full":
+            row["positions"] = positions
     return rows
 
 
-def growth(loaded, rounds: int, bar) -> list[dict]:
-    rows = []
-    for length in LENGTHS:
-        batch = rollout(loaded, 16, length - 16)
-        seconds: dict[str, list[float]] = {"own": [], "full": []}
-        for _ in range(rounds):
-            seconds["own"].append(run(loaded, batch, "own", None))
-            seconds["full"].append(run(loaded, batch, "full", 8))
-            bar.update()
-        rows.append(row("growth", "own", length, length - 16, seconds["own"]))
-        rows.append(row("growth", "full", length, 8, seconds["full"]))
-    return rows
-
-
-def draw(rows: list[dict], path: Path) -> None:
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw the speed against the oracle, the growth of the time, and the growth of the memory."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.5, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    fast = [r for r in rows if r["case"] == "speed" and not r["estimator"].startswith("oracle")]
-    names = [r["estimator"] for r in fast]
-    left.barh(names, [r["speedup_p50"] for r in fast], color="#4477aa", height=0.55)
-    for place, r in enumerate(fast):
-        left.text(r["speedup_p50"] * 1.08, place, f"{r['speedup_p50']:.0f}×  ·  {r['peak_mib']:.0f} MiB", va="center")
+    figure = Figure(figsize=(12.5, 3.6), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    fast = [row for row in rows if row["case"] == "speed" and not row["work"].startswith("oracle")]
+    left.barh([row["work"] for row in fast], [row["speedup_p50"] for row in fast], color="#4477aa", height=0.55)
+    for place, row in enumerate(fast):
+        label = f"{row['speedup_p50']:.0f}×  ·  {row['peak_mib']:.0f} MiB"
+        left.text(row["speedup_p50"] * 1.08, place, label, va="center")
     left.set_xscale("log")
-    left.set_xlim(1, max(r["speedup_p50"] for r in fast) * 12)
+    left.set_xlim(1, max(row["speedup_p50"] for row in fast) * 12)
     left.set_xlabel("speed per token against the oracle (its 120 matrices; last: 4), peak memory", fontsize=8)
-    left.set_title("152 tokens, 96 targets", loc="left", fontsize=10)
-    for name, colour in (("own", "#4477aa"), ("full", "#cc6677")):
-        grown = [r for r in rows if r["case"] == "growth" and r["estimator"] == name]
-        right.loglog(
-            [r["tokens"] for r in grown], [r["seconds_per_target_p50"] * 1e3 for r in grown], "o-", color=colour
-        )
-        right.annotate(f" {name}", (grown[-1]["tokens"], grown[-1]["seconds_per_target_p50"] * 1e3), color=colour)
-    right.set_xticks(LENGTHS, [str(n) for n in LENGTHS])
-    right.minorticks_off()
-    right.set_xlim(right=LENGTHS[-1] * 1.7)
-    right.set_xlabel("tokens in the rollout", fontsize=8)
-    right.set_ylabel("ms per measured token", fontsize=8)
-    right.set_title("growth with the length", loc="left", fontsize=10)
-    for axes in (left, right):
+    left.set_title(f"{NUM_TOKENS} tokens, {NUM_TOKENS - NUM_PROMPT} targets", loc="left", fontsize=10)
+    lengths = sorted({row["tokens"] for row in rows if row["case"] == "cost"})
+    for name, colour in zip(WORKS, ("#888888", "#4477aa", "#228833", "#cc6677"), strict=True):
+        grown = [row for row in rows if row["case"] == "cost" and row["work"] == name]
+        per = TARGETS if name == "full" else 1
+        label = {"plain": "plain pass", "full": "full, one target"}.get(name, name)
+        middle.loglog(lengths, [row["seconds_p50"] / per for row in grown], "o-", color=colour, label=label)
+        if name in ("plain", "own"):
+            middle.loglog(lengths, [row["limit_seconds"] / per for row in grown], ":", color=colour)
+        right.plot(lengths, [row["peak_mib"] for row in grown], "o-", color=colour, label=label)
+    for axes, label, title in ((middle, "seconds", "time (dotted: matrix products alone)"), (right, "MiB", "memory")):
+        axes.set_xticks(lengths, [f"{n:,}" for n in lengths])
+        axes.minorticks_off()
+        axes.set_xlabel("tokens in the rollout", fontsize=8)
+        axes.set_ylabel(label, fontsize=8)
+        axes.set_title(title, loc="left", fontsize=10)
+    right.legend(frameon=False, fontsize=8)
+    for axes in (left, middle, right):
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, metadata={"Software": None})
+
+
+def report(loaded, options: argparse.Namespace, print_row: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+    """Measure everything, and return the rows."""
+    warmed(loaded)
+    rate, copied = gemm_rate(), copy_rate()
+    rows: list[dict[str, Any]] = [
+        {"case": "machine", "gemm_operations_per_second": rate, "copied_bytes_per_second": copied}
+    ]
+    rows += speed(loaded, options.model, options.rounds)
+    for length in map(int, options.lengths.split(",")):
+        rows += costs(loaded, options.model, length, options.rounds, rate)
+        for row in rows[-len(WORKS) :]:
+            print_row(row)
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--lengths", default="256,512,1024,2048")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--peak-of", choices=ESTIMATORS, help=argparse.SUPPRESS)
-    parser.add_argument("--targets", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.peak_of:
-        print_peak(options.model, options.peak_of, options.targets)
-        return
     loaded = load_model(options.model)
-    with tqdm(total=options.rounds * (len(ESTIMATORS) + len(LENGTHS)) + len(ESTIMATORS), unit="run") as bar:
-        rows = speed(loaded, options.model, options.rounds, bar) + growth(loaded, options.rounds, bar)
+    loaded.model.requires_grad_(False)
+
+    def print_row(row: dict[str, Any]) -> None:
+        print(json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}))
+
+    rows = report(loaded, options, print_row)
     name = torch.cuda.get_device_name() if loaded.device.type == "cuda" else "cpu"
-    report = {
-        "model": options.model, "device": name, "machine": platform.machine(), "cores": os.cpu_count(),
-        "threads": options.threads, "dtype": loaded.dtype, "versions": versions(), "commit": commit(), "rows": rows,
-    }  # fmt: skip
-    options.out.mkdir(parents=True, exist_ok=True)
-    stem = options.out / f"estimators-{name.lower().replace(' ', '-')}"
-    stem.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
-    draw(rows, stem.with_suffix(".png"))
-    for r in rows:
-        print({k: round(v, 4) if isinstance(v, float) else v for k, v in r.items()})
+    path = options.out / f"estimators-{name.lower().replace(' ', '-')}.json"
+    write(path, rows, model=options.model, device=name, dtype=loaded.dtype)
+    draw(rows, path.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,13 @@ less than the time on the clock. On a GPU they are times on the clock, and the d
 """
 
 import json
+import multiprocessing
 import os
 import platform
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +37,16 @@ def seconds(work: Work) -> float:
     return time.process_time() - start
 
 
-def in_turns(works: Mapping[str, Work], rounds: int) -> dict[str, list[float]]:
-    """Run all works once in each round, after one round of warming up. Return the times of each work by its name."""
+def in_turns(works: Mapping[str, Work], rounds: int, *, warm: bool = False) -> dict[str, list[float]]:
+    """Run all works once in each round, after one round of warming up. Return the times of each work by its name.
+
+    With `warm`, the caller has warmed up the works, on shorter input for example, and the first round counts too.
+    """
     times: dict[str, list[float]] = {name: [] for name in works}
-    for number in range(rounds + 1):
+    for number in range(rounds + (not warm)):
         for name, work in works.items():
             spent = seconds(work)
-            if number:
+            if number or warm:
                 times[name].append(spent)
     return times
 
@@ -52,7 +57,14 @@ def spread(values: Sequence[float], name: str) -> dict[str, float]:
 
 
 def rows_of(
-    case: str, works: Mapping[str, Work], rounds: int, *, beside: str, shape: Mapping[str, int], **more: Any
+    case: str,
+    works: Mapping[str, Work],
+    rounds: int,
+    *,
+    beside: str,
+    shape: Mapping[str, int],
+    warm: bool = False,
+    **more: Any,
 ) -> list[dict[str, Any]]:
     """Time works in turns, and return one row for each.
 
@@ -63,9 +75,10 @@ def rows_of(
         beside: the work that all works are compared with. `ratio` is the time of a work divided by the time of this
             one, taken within each round.
         shape: the sizes that tell how much work it is, by name.
+        warm: whether the works are warm already; otherwise a round before the first is not counted.
         more: other columns of every row, for example `dtype`.
     """
-    times = in_turns(works, rounds)
+    times = in_turns(works, rounds, warm=warm)
     return [
         {"case": case, "work": name, **shape, "device": device_name(), "rounds": rounds, **more}
         | spread(found, "seconds")
@@ -98,6 +111,22 @@ def peak_mib(work: Work) -> float:
         done.set()
         watcher.join()
     return (peak[0] - before) / 2**20
+
+
+def peak_apart(make: Callable[..., Work], *arguments: Any) -> float:
+    """Return `peak_mib` of the work `make(*arguments)` in a fresh process, which holds no memory that was freed.
+
+    What `make` itself allocates, such as a model, is not counted. `make` must be a function of a module.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_peak_of, make, arguments, torch.get_num_threads()).result()
+
+
+def _peak_of(make: Callable[..., Work], arguments: tuple[Any, ...], threads: int) -> float:
+    """Return the peak of a work that is made here."""
+    torch.set_num_threads(threads)
+    return peak_mib(make(*arguments))
 
 
 def device_name() -> str:

@@ -1,9 +1,9 @@
 """What the strength of steps costs, how its readings agree, and how it goes with the length of a step.
 
 The model writes rollouts itself, of about 150 and 600 tokens. Every round runs each case once on the same rollouts, so
-that a busy machine slows all of them alike; ratios are taken within a round. `full` token by token is timed on a few
-tokens and scaled up, since each takes one backward. Agreement and lengths are taken on the shorter rollouts, where
-`full` can measure every token.
+that a busy machine slows all of them alike; ratios are taken within a round. On a CPU, times are CPU times. `full`
+token by token is timed on a few tokens and scaled up, since each takes one backward. Agreement and lengths are taken
+on the shorter rollouts, where `full` can measure every token.
 
     python benchmarks/steps.py [--model demo] [--rounds 3] [--out benchmarks/results]
 
@@ -13,9 +13,6 @@ Writes OUT/steps-DEVICE.json, one row per case.
 import argparse
 import itertools
 import json
-import os
-import platform
-import time
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +23,10 @@ from antiphase import SignalSpec, TokenBatch, load_model, token_signals
 from antiphase.data.prompt_rendering import PromptFormat
 from antiphase.data.prompts import STEP_BY_STEP, load_prompts
 from antiphase.rollouts.sampling import Sampling, generate
-from antiphase.runs.versions import commit, versions
 from antiphase.signals.joint import GROWTH
 from antiphase.steps import Splitter
 from antiphase.steps.assigning import batch_steps
+from rows import seconds, spread, write
 
 # Case → what is measured; `share` is how many of the tokens are timed, the rest is scaled up.
 CASES = {
@@ -60,15 +57,11 @@ def rollouts(loaded, length: int, number: int) -> TokenBatch:
     return TokenBatch.from_ids([p for p, _ in chosen], [c for _, c in chosen])
 
 
-def seconds(loaded, batch: TokenBatch, steps: torch.Tensor, spec: SignalSpec) -> float:
-    """Of measuring all rollouts; a part of the tokens is scaled to all of them."""
-    start = time.perf_counter()
-    signals = token_signals(loaded.model, batch, spec, steps=steps)
-    if loaded.device.type == "cuda":
-        torch.cuda.synchronize()
-    took = time.perf_counter() - start
+def whole_seconds(loaded, batch: TokenBatch, steps: torch.Tensor, spec: SignalSpec) -> float:
+    """Return the seconds of measuring all rollouts; the time of a part of the tokens is scaled to all of them."""
+    took = seconds(lambda: token_signals(loaded.model, batch, spec, steps=steps))
     if spec.targets_per_rollout:
-        took *= int(batch.completion_mask.sum()) / int(signals.measured.sum())
+        took *= int(batch.completion_mask.sum()) / (spec.targets_per_rollout * len(batch.input_ids))
     return took
 
 
@@ -78,17 +71,15 @@ def costs(loaded, rounds: int, number: int, batches: dict[int, TokenBatch]) -> l
         steps = batch_steps(batch, loaded.tokenizer, Splitter())
         took = {case: [] for case in CASES}
         for _, (case, spec) in itertools.product(range(rounds), CASES.items()):
-            took[case].append(seconds(loaded, batch, steps, spec))
+            took[case].append(whole_seconds(loaded, batch, steps, spec))
             print(f"{length} tokens, {case}: {took[case][-1]:.1f} s", flush=True)
         whole = np.array(took["full, mean"])
         own = np.array(took["own, mean"])
         for case, values in took.items():
-            p20, p50, p80 = np.percentile(values, [20, 50, 80]).tolist()
             rows.append(
                 {
                     "case": "cost", "name": case, "tokens": length, "rollouts": number,
-                    "steps": float((steps.amax(1) + 1).double().mean()), "seconds_p20": p20, "seconds_p50": p50,
-                    "seconds_p80": p80, "rounds": rounds,
+                    "steps": float((steps.amax(1) + 1).double().mean()), **spread(values, "seconds"), "rounds": rounds,
                     "speedup_to_full_mean": float(np.median(whole / np.array(values))),
                     "times_own_mean": float(np.median(np.array(values) / own)),
                 }
@@ -179,12 +170,7 @@ def main() -> None:
     redone = {case for part in options.only for case in cases[part]}
     if path.is_file():
         rows = [row for row in json.loads(path.read_text())["rows"] if row["case"] not in redone] + rows
-    report = {
-        "model": options.model, "device": name, "machine": platform.machine(), "cores": os.cpu_count(),
-        "threads": options.threads, "dtype": loaded.dtype, "versions": versions(), "commit": commit(), "rows": rows,
-    }  # fmt: skip
-    options.out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    write(path, rows, model=options.model, device=name, dtype=loaded.dtype)
     for row in rows:
         print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()})
 

@@ -1,4 +1,4 @@
-"""Turn the rows of `run.py` into a stored result, a picture and the tables of docs/performance.md.
+"""Turn the rows of `run.py` into a stored result, a picture and the tables of docs/performance-gpu.md.
 
     python benchmarks/gpu/render.py OUT [--note TEXT]    store the run in OUT, then draw and write
     python benchmarks/gpu/render.py                      draw and write again what is stored
@@ -325,7 +325,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, nargs="?", help="a folder of run.py")
     parser.add_argument("--note", default="", help="what is special about this run")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance.md")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance-gpu.md")
     options = parser.parse_args()
     if options.out is not None:
         print(add(options.out, options.note, options.results))

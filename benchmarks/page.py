@@ -1,0 +1,283 @@
+"""Write the tables of docs/performance.md from the rows in benchmarks/results.
+
+    python benchmarks/page.py
+
+Every stored result has a place in the page, between two marks, where its heading, its text and its tables stand. The
+place of a result that is not stored is empty. The text outside the marks is written by hand.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from page_tables import WORKS, Row, cells_of, in_turns, sizes_of, small, table, time_of, times_of
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def estimators(stored: Row) -> list[str]:
+    """Return the cost of every estimator by length, its limits, its memory, and its speed against the oracle."""
+    speeds = [row for row in stored["rows"] if row["case"] == "speed"]
+    body = [
+        [f"`{row['work']}`" if "@" not in row["work"] else "`oracle`, last layer alone",
+         time_of(row["seconds_per_target_p50"]), times_of(row["speedup_p50"]), f"{row['peak_mib']:,.0f} MiB"]
+        for row in speeds
+    ]  # fmt: skip
+    return [
+        "## What each estimator costs",
+        "",
+        *costs([row for row in stored["rows"] if row["case"] in ("machine", "cost")]),
+        "**Against the oracle.** One rollout of 152 tokens, of which 96 are measured. The oracle differentiates the "
+        "logit of one token after another with respect to the weights, and computes singular values (`make bench`, "
+        "[numbers](../benchmarks/results/estimators-cpu.json)).",
+        "",
+        *table(["estimator", "time for one token", "speed against the oracle", "peak memory"], body),
+    ]
+
+
+def costs(rows: Sequence[Row]) -> list[str]:
+    """Return time, limit and memory by length; nothing if these were not measured."""
+    works = [row for row in rows if row["case"] == "cost"]
+    if not works:
+        return []
+    (machine,) = [row for row in rows if row["case"] == "machine"]
+    header = ["tokens", *WORKS.values()]
+    rate, copied = machine["gemm_operations_per_second"] / 1e9, machine["copied_bytes_per_second"] / 1e9
+
+    def time(row: Row, per: int) -> str:
+        return f"{time_of(row['seconds_p50'] / per)} ({times_of(row['ratio_p50'] / per)})"
+
+    def limit(row: Row, per: int) -> str:
+        return f"{time_of(row['limit_seconds'] / per)} ({times_of(row['seconds_p50'] / row['limit_seconds'])})"
+
+    return [
+        "`own` and `last` measure all tokens, and compute entropy and the other signals of the head too. The plain "
+        "pass has no head. `full` measured 4 tokens, drawn at random; the table shows its time divided by 4. The "
+        f"numbers are medians over {works[0]['rounds']} rounds (`make bench`, "
+        "[numbers](../benchmarks/results/estimators-cpu.json)).",
+        "",
+        "**CPU time,** and the ratio to the plain pass of the same length:",
+        "",
+        *table(header, cells_of(works, time)),
+        "",
+        "**The physical limit.** One thread of this machine multiplies float32 matrices of the model's shape at "
+        f"{rate:.0f} GFLOP/s. The table shows the time of the matrix products alone at this rate, and how many times "
+        "as long the work takes. The products are those of the layers, of the causal half of the attention, and of "
+        "the head. For `full`, they leave out the decompositions of the norms.",
+        "",
+        *table(header, cells_of(works, limit)),
+        "",
+        f"Reading the weights is no limit: a copy moves {copied:.0f} GB a second, so the 0.54 GB of the model are "
+        f"read in {time_of(0.54e9 / (copied * 1e9))}.",
+        "",
+        "**Peak memory** above the model, each in a process of its own:",
+        "",
+        *table(header, cells_of(works, lambda row, _: f"{row['peak_mib']:,.0f} MiB")),
+        "",
+        "![Speed against the oracle; growth of time and memory](../benchmarks/results/estimators-cpu.png)",
+        "",
+        "*Left: speed for one token relative to the oracle, and peak memory. Middle and right: time and peak memory, "
+        "by the length of the rollout.*",
+        "",
+    ]
+
+
+def plain_pass(stored: Row) -> list[str]:
+    """Return the ratio of `own` to a plain pass, by length."""
+    body = [
+        [f"{row['tokens']:,}", time_of(row["plain_seconds_p50"]), time_of(row["own_seconds_p50"]),
+         times_of(row["ratio_p50"]), f"{times_of(row['ratio_least'])} to {times_of(row['ratio_greatest'])}"]
+        for row in stored["rows"]
+    ]  # fmt: skip
+    return [
+        "### `own` beside a plain pass",
+        "",
+        "A model of the shape of SmolLM2-135M with random weights (`python benchmarks/plain_pass.py`, "
+        "[numbers](../benchmarks/results/plain-pass-cpu.json)).",
+        "",
+        *table(["tokens", "plain pass", "`own`", "ratio", "over the rounds"], body),
+    ]
+
+
+def long_rows(stored: Row) -> list[str]:
+    """Return time and memory of long rollouts by the budget of a pass."""
+    body = [
+        [f"{row['tokens']:,}", "one pass" if row["budget"] > row["tokens"] else f"{row['budget']:,}",
+         time_of(row["seconds"]), f"{row['peak_mib'] / 1024:.2f} GiB"]
+        for row in stored["rows"]
+    ]  # fmt: skip
+    return [
+        "### Long rollouts",
+        "",
+        "`own` for all tokens of one rollout. A pass runs at most as many tokens as the budget, and continues from "
+        "the keys and values of the passes before it. So memory grows by the keys and values alone. The time is that "
+        "of the clock (`python benchmarks/long_rows.py`, [numbers](../benchmarks/results/long-rows-cpu.json)).",
+        "",
+        *table(["tokens", "`--token-budget`", "time", "peak above the model"], body),
+        "",
+        "![Memory by the length of the rollout](../benchmarks/results/long-rows-cpu.png)",
+    ]
+
+
+def head(stored: Row) -> list[str]:
+    """Return the time, the memory and the error of the head beside other implementations."""
+    lines = [
+        "## The head",
+        "",
+        "Entropy and log-probability from hidden states and the weight of the output layer, beside other "
+        "implementations. antiphase's head computes its other signals in the same pass. A tile of the vocabulary "
+        f"takes {stored['tile_mib']:.0f} MiB. The error is the greatest one of an entropy, against float64 of the "
+        "same logits (`python benchmarks/head.py`, [numbers](../benchmarks/results/head-cpu.json)).",
+    ]
+    for case in dict.fromkeys(row["case"] for row in stored["rows"]):
+        some = [row for row in stored["rows"] if row["case"] == case]
+        body = [
+            [row["work"], time_of(row["seconds_p50"]), times_of(row["ratio_p50"]), f"{row['tensors_mib']:,.0f} MiB",
+             f"{row['entropy_error_of_same_logits']:.1e}",
+             "yes" if row["entropy_same"] and row["logprob_same"] else "no"]
+            for row in some
+        ]  # fmt: skip
+        sizes = sizes_of({key: some[0][key] for key in ("tokens", "hidden", "vocabulary")})
+        header = [
+            "",
+            "CPU time",
+            f"÷ {some[0]['beside']}",
+            "memory of tensors",
+            "error, nats",
+            "below 1e-6 · (1 + value)",
+        ]
+        lines += ["", f"**{case}** ({sizes}):", "", *table(header, body)]
+    return lines
+
+
+def training(stored: Row) -> list[str]:
+    """Return the share of measuring in a training step, and the memory."""
+    settings = {"sums": "recipe `smollm2-sums`", "long": "small Llama, 512 tokens"}
+    body = [
+        [settings[row.get("setting", "sums")], row["case"], f"{row['completion_tokens']:.0f}",
+         time_of(row["step_seconds_p50"]), f"{row.get('measuring_share', row.get('measuring_share_p50')):.1%}",
+         times_of(row["peak_over_grpo"])]
+        for row in stored["rows"]
+    ]  # fmt: skip
+    return [
+        "The share of a training step that is spent measuring, and the peak memory beside plain GRPO "
+        "(`make bench-train`, [numbers](../benchmarks/results/training-cpu.json)).",
+        "",
+        *table(["training", "case", "tokens", "step", "measuring", "peak memory ÷ GRPO"], body),
+    ]
+
+
+def full(stored: Row) -> list[str]:
+    return [
+        "## `full` and the oracle",
+        "",
+        "(`python benchmarks/full.py`, [numbers](../benchmarks/results/full-cpu.json).)",
+        *in_turns(stored["rows"]),
+    ]
+
+
+def peers(stored: Row) -> list[str]:
+    return [
+        "## Other ways to compute the same",
+        "",
+        'The same work by other means. The column "greatest difference" compares the norms with those of the oracle '
+        "in float64 (largest relative difference), and statistics with those of scipy or of exact resampling (largest "
+        "absolute difference). `own` keeps only the term of the token's own position. So it is another quantity, and "
+        "it is compared with its own definition too. `last` measures one layer. `own` and `last` measured all tokens, "
+        "and the time is that for one of them (`python benchmarks/peers.py`, "
+        "[numbers](../benchmarks/results/peers-cpu.json)).",
+        *in_turns(stored["rows"]),
+    ]  # fmt: skip
+
+
+def intervals(stored: Row) -> list[str]:
+    rows = stored["rows"]
+    body = [
+        [row["about"], row["work"], time_of(row["seconds_p50"]),
+         f"{row['peak_mib']:,.0f} MiB", small(max(abs(row["low_difference"]), abs(row["high_difference"]))),
+         f"[{row['exact_low']:+.3f}, {row['exact_high']:+.3f}]".replace("-", "−")]
+        for row in rows
+    ]  # fmt: skip
+    first = rows[0]
+    return [
+        "## Intervals over many tokens",
+        "",
+        f"The interval of a correlation over {first['tokens']:,} tokens of {first['prompts']:,} prompts, from "
+        f"{first['resamples']:,} resamples, computed from counts of tokens. The column \"greatest difference\" "
+        f"compares the ends of the interval with those of exact resampling, at {first['compared_tokens']:,} tokens "
+        "with the same draws (`python benchmarks/intervals.py`, [numbers](../benchmarks/results/intervals-cpu.json)).",
+        "",
+        *table(["data", "correlation", "CPU time", "peak memory", "greatest difference", "exact interval"], body),
+    ]  # fmt: skip
+
+
+def profiles(stored: Row) -> list[str]:
+    rows = stored["rows"]
+    kinds = list(rows[0]["parts"])
+    body = [
+        [row["work"] if row["work"] == "plain" else f"`{row['work']}`", row["label"], time_of(row["seconds"]),
+         *(f"{row['parts'][kind]:.2g} s ({row['parts'][kind] / row['seconds']:.0%})" for kind in kinds)]
+        for row in sorted(rows, key=lambda row: list(WORKS).index(row["work"]))
+    ]  # fmt: skip
+    targets = next(row["targets"] for row in rows if row["work"] == "full")
+    commits = dict.fromkeys((row["label"], row["commit"][:8]) for row in rows)
+    return [
+        "## Where the time goes",
+        "",
+        f"PyTorch's profile of one rollout of {rows[0]['tokens']:,} tokens; `full` measured {targets} of them. The "
+        "profiler adds time to small operations, so the shares tell more than the seconds. "
+        + ", ".join(f"\"{label}\" is commit `{commit}`" for label, commit in commits)
+        + " (`python benchmarks/profiles.py`, [numbers](../benchmarks/results/profiles-cpu.json)).",
+        "",
+        *table(["work", "version", "time", *kinds], body),
+    ]  # fmt: skip
+
+
+def baseline(stored: Row) -> list[str]:
+    body = [[row["about"], row["name"], f"{row['ratio_p50']:.3g}"] for row in stored["rows"]]
+    return [
+        "## Ratios that are checked",
+        "",
+        "`make bench-check` measures these ratios again, and fails if one has risen by more than a tenth. Its model "
+        "has the width of SmolLM2-135M and 4 of its 30 layers, so the ratio of `last` is greater than that above "
+        "([numbers](../benchmarks/results/baseline.json)).",
+        "",
+        *table(["ratio", "case", "stored"], body),
+    ]
+
+
+PARTS: dict[str, Callable[[Row], list[str]]] = {
+    "estimators-cpu": estimators, "plain-pass-cpu": plain_pass, "long-rows-cpu": long_rows, "head-cpu": head,
+    "full-cpu": full, "peers-cpu": peers, "intervals-cpu": intervals, "training-cpu": training,
+    "profiles-cpu": profiles, "baseline": baseline,
+}  # fmt: skip
+
+
+def written(text: str, results: Path) -> str:
+    """Return the page with every result between its marks.
+
+    Raises:
+        ValueError: the page has no place for a result.
+    """
+    for name, lines in PARTS.items():
+        first, last = f"<!-- {name}: made by benchmarks/page.py -->", f"<!-- end of {name} -->"
+        if first not in text or last not in text:
+            raise ValueError(f"the page has no place for {name}.json: it needs the lines {first} and {last}.")
+        before, rest = text.split(first, 1)
+        path = results / f"{name}.json"
+        content = "\n".join(lines(json.loads(path.read_text(encoding="utf-8")))) + "\n" if path.exists() else ""
+        text = f"{before}{first}\n{content}{last}{rest.split(last, 1)[1]}"
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance.md")
+    options = parser.parse_args()
+    options.page.write_text(written(options.page.read_text(encoding="utf-8"), options.results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
