@@ -11,7 +11,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from antiphase import SignalSpec, TokenBatch, token_signals
 from long_rows import SHAPE
-from plain_pass import plain
 
 # The width of SmolLM2-135M with 4 of its 30 layers, and as many words as keep the head's share of the work.
 SHALLOW = SHAPE | {"num_hidden_layers": 4, "vocab_size": 6_560}
@@ -27,6 +26,12 @@ def llama(shape: Mapping[str, int], dtype: torch.dtype = torch.float32) -> Llama
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**shape, max_position_embeddings=8192))
     return model.eval().requires_grad_(False).to(dtype)
+
+
+def plain(model: LlamaForCausalLM, ids: list[int]) -> None:
+    """Run the body forward, and backward to the embeddings: no head, and no gradients at weights."""
+    embedded = model.model.embed_tokens(torch.tensor([ids])).requires_grad_()
+    model.model(inputs_embeds=embedded, use_cache=False).last_hidden_state.sum().backward()
 
 
 def random_ids(length: int, vocab: int) -> list[int]:

@@ -83,20 +83,27 @@ def costs(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def plain_pass(stored: Row) -> list[str]:
-    """Return the ratio of `own` to a plain pass, by length."""
+def attention(stored: Row) -> list[str]:
+    """Return the time of the frozen attention beside the ordinary attention of PyTorch."""
+    names = list(dict.fromkeys(row["work"] for row in stored["rows"]))
+    lengths = list(dict.fromkeys(row["tokens"] for row in stored["rows"]))
+    found = {(row["tokens"], row["work"]): row for row in stored["rows"]}
     body = [
-        [f"{row['tokens']:,}", time_of(row["plain_seconds_p50"]), time_of(row["own_seconds_p50"]),
-         times_of(row["ratio_p50"]), f"{times_of(row['ratio_least'])} to {times_of(row['ratio_greatest'])}"]
-        for row in stored["rows"]
+        [f"{length:,}", *(f"{time_of(row['seconds_p50'])} ({times_of(row['ratio_p50'])})"
+                          for row in (found[length, name] for name in names))]
+        for length in lengths
     ]  # fmt: skip
     return [
-        "### `own` beside a plain pass",
+        "### The attention of `own`",
         "",
-        "A model of the shape of SmolLM2-135M with random weights (`python benchmarks/plain_pass.py`, "
-        "[numbers](../benchmarks/results/plain-pass-cpu.json)).",
+        "Forward and backward pass of one layer of the shape of SmolLM2-135M, and the ratio to `sdpa`, which is "
+        "PyTorch's `scaled_dot_product_attention` with its ordinary gradients. `blocks` is what `own` uses; it also "
+        "computes the entropy of the attention weights. `fused` takes the forward pass and the gradient of the "
+        "queries from PyTorch, and computes only the log-sum-exp of the scores in blocks (`python "
+        "benchmarks/attention.py`, "
+        "[numbers](../benchmarks/results/attention-cpu.json)).",
         "",
-        *table(["tokens", "plain pass", "`own`", "ratio", "over the rounds"], body),
+        *table(["tokens", *(f"`{name}`" for name in names)], body),
     ]
 
 
@@ -248,7 +255,7 @@ def baseline(stored: Row) -> list[str]:
 
 
 PARTS: dict[str, Callable[[Row], list[str]]] = {
-    "estimators-cpu": estimators, "plain-pass-cpu": plain_pass, "long-rows-cpu": long_rows, "head-cpu": head,
+    "estimators-cpu": estimators, "attention-cpu": attention, "long-rows-cpu": long_rows, "head-cpu": head,
     "full-cpu": full, "peers-cpu": peers, "intervals-cpu": intervals, "training-cpu": training,
     "profiles-cpu": profiles, "baseline": baseline,
 }  # fmt: skip

@@ -15,7 +15,6 @@ import check
 import limits
 import page_tables
 import peers
-import plain_pass
 import profiles
 import rows
 
@@ -131,7 +130,7 @@ def test_products_are_those_that_pytorch_counts() -> None:
     products = limits.Products(model.config)
     ids = cases.random_ids(tokens, cases.SMALL["vocab_size"])
     with FlopCounterMode(display=False) as counter:
-        plain_pass.plain(model, ids)
+        cases.plain(model, ids)
     # The counter sees six products of the whole square of the attention, and `Products` their causal half.
     heads, layers = cases.SMALL["hidden_size"], cases.SMALL["num_hidden_layers"]
     square = 6 * layers * heads * (2 * tokens**2 - tokens * (tokens + 1))
