@@ -42,7 +42,9 @@ def test_plan_by_hand() -> None:
     assert targets_within(99.0, 2.0, 5.0, rollouts=10) == 8
     assert targets_within(-5.0, 2.0, 5.0, rollouts=10) == 1
     # Four tokens took no longer than one: the plan is bounded all the same.
-    assert targets_within(100.0, 3.0, 2.9, rollouts=10) == 242  # (10 − 2.971) / 0.029
+    assert targets_within(100.0, 3.0, 2.9, rollouts=10) == 13  # 10 / (2.9 / 4)
+    assert targets_within(100.0, 3.0, 3.0, rollouts=10, numbers=(1, 1)) == 3
+    assert targets_within(100.0, 2.0, 5.0, rollouts=10, numbers=(4, 16)) == 36  # a = 1, b = 0.25
 
 
 def test_auto_is_the_planned_number(model_dir, monkeypatch) -> None:

@@ -74,7 +74,7 @@ def test_steps_of_several_layers_at_once(family: str, monkeypatch: pytest.Monkey
     model, batch = family_model(family), family_batch()
     spec, steps = SignalSpec(step_strength="joint"), steps_of(batch, ((2, 4), (1, 7)))
     single = token_signals(model, batch, spec, steps=steps).steps.strength_by_projection
-    monkeypatch.setattr("antiphase.signals.own._layers_at_once", lambda _: 4)
+    monkeypatch.setattr("antiphase.signals.own_backward._layers_at_once", lambda _: 4)
     several = token_signals(model, batch, spec, steps=steps).steps.strength_by_projection
     torch.testing.assert_close(several, single, equal_nan=True, rtol=1e-4, atol=0)
 

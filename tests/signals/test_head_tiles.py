@@ -179,6 +179,42 @@ def test_heads_of_another_form(kind: str, hooked: bool, tiles: list[bool]) -> No
     assert tiles == [right, False, right, False]
 
 
+@pytest.mark.parametrize("kind", [kind for kind in CHANGES if kind != "a mean, for some targets"])
+def test_the_first_call_has_one_target(kind: str, tiles: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One target needs one tile alone, but the model is tested with several."""
+    monkeypatch.setattr(vocabulary_tiles, "_TILE", (4, 100))
+    model = tiny_model(dtype=torch.float64)
+    change, right = CHANGES[kind]
+    changed(model, change)
+    ids = IDS.clamp(max=280) if kind == "fewer logits" else IDS
+    head_signals(model, states()[:1], ids[:1], SPEC, want_seed=True)
+    fast = head_signals(model, states(), ids, SPEC, want_seed=True)
+    assert_same(fast, over_the_whole(model, states(), ids), rtol=1e-12, atol=1e-13)
+    assert tiles == [right, right, False]
+
+
+def test_memory_that_runs_out_in_the_test_of_a_head_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(vocabulary_tiles, "_equal_in_tiles", no_memory)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        head_signals(tiny_model(dtype=torch.float64), states(), IDS, SPEC, want_seed=True)
+
+
+def test_undefined_logits_beside_equal_ones(tiles: list[bool]) -> None:
+    """Two NaN and a tie at the last rank leave fewer equal logits than ranks."""
+    model = tiny_model(dtype=torch.float64)
+
+    def change(model, options, logits):
+        return torch.where(torch.isin(logits.argsort().argsort(), torch.tensor([0, 1])), torch.nan, logits.round())
+
+    changed(model, change)
+    for number in (3, 4, 5):
+        with pytest.raises(NonFiniteError):
+            head_signals(model, states(), IDS, SignalSpec(num_alternatives=number), want_seed=True)
+
+
 @pytest.mark.parametrize("kind", ["hooked", "subclass", "own forward"])
 def test_output_layers_of_another_form(kind: str, tiles: list[bool]) -> None:
     model = tiny_model(dtype=torch.float64)

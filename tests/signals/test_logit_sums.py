@@ -159,3 +159,19 @@ def test_gradients_of_the_public_functions() -> None:
     for found, expected in zip(mine, truth, strict=True):
         left, right = (torch.autograd.grad(one.sum(), logits, retain_graph=True)[0] for one in (found, expected))
         torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("vocab", [100, 256])
+def test_zero_targets(vocab: int) -> None:
+    assert [len(x) for x in logit_statistics(torch.zeros(0, vocab), torch.zeros(0, dtype=torch.long))] == [0, 0, 0]
+    assert gini_impurity(torch.zeros(0, vocab)).shape == (0,)
+
+
+def test_the_gradient_at_equal_logits() -> None:
+    logits = torch.zeros(1, 256, dtype=torch.float64)
+    logits[0, [3, 67]] = 5.0
+    leaf = logits.clone().requires_grad_()
+    (found,) = torch.autograd.grad(logit_statistics(leaf, torch.tensor([3]))[1].sum(), leaf)
+    expected = torch.zeros_like(logits)
+    expected[0, 3] = 1.0
+    torch.testing.assert_close(found, expected - logits.softmax(-1))

@@ -5,11 +5,12 @@ import weakref
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from antiphase.errors import UnsupportedModelError
 from antiphase.signals import measure, own_backward
 from antiphase.types import SignalSpec, TokenBatch
-from conftest import tiny_model
+from conftest import _BASE, pure_double, shaken, tiny_model
 
 
 def batch() -> TokenBatch:
@@ -57,3 +58,20 @@ def test_layers_are_independent(name: str, step_strength: str) -> None:
     if step_strength == "joint":
         found, expected = some.steps.strength_by_projection, every.steps.strength_by_projection[..., 1:, :]
         torch.testing.assert_close(found, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("estimator", ["own", "last", "full"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_outputs_that_the_model_changes_in_place(estimator: str, frozen: bool) -> None:
+    """OLMo clips queries, keys and values in place. A clipped entry passes no gradient."""
+    config = AutoConfig.for_model("olmo", **_BASE, clip_qkv=0.8)
+    set_seed(0)
+    model = (
+        shaken(AutoModelForCausalLM.from_config(config, dtype=torch.float32), 1.2).double().requires_grad_(not frozen)
+    )
+    layers = "last" if estimator == "last" else "all"
+    with pure_double():
+        fast = measure.token_signals(model, batch(), SignalSpec(estimator, layers)).strength_by_projection
+        slow = SignalSpec("oracle-own" if estimator == "own" else "oracle", layers)
+        exact = measure.token_signals(model.requires_grad_(), batch(), slow).strength_by_projection
+    torch.testing.assert_close(fast, exact, rtol=1e-8, atol=1e-12, equal_nan=True)

@@ -26,6 +26,20 @@ LOCK = ".lock"
 # The errors of a lock that another process holds. Any other error means that the file cannot be locked at all.
 _HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 _SECONDS_BETWEEN_TRIES = 0.2
+# The open files of the locks that this process holds. A forked process would hold them too, even after this process
+# has ended, so it closes its copies.
+_HELD_HERE: set[int] = set()
+
+
+def _close_copies() -> None:
+    for file in _HELD_HERE:
+        with contextlib.suppress(OSError):
+            os.close(file)
+    _HELD_HERE.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_copies)
 
 if sys.platform == "win32":
     import msvcrt
@@ -84,11 +98,18 @@ def check_unused(folder: Path) -> None:
     except OSError:
         return  # Nobody has locked the folder, or its lock cannot be read.
     try:
-        _lock(file)
-        _unlock(file)
-    except OSError as error:
-        if error.errno in _HELD:
-            raise _in_use(file, f"{str(folder)!r} is in use") from None
+        # Another process that checks the same folder holds a free lock for a moment, so there are several tries.
+        for last in (False, False, True):
+            try:
+                _lock(file)
+                _unlock(file)
+                return
+            except OSError as error:
+                if error.errno not in _HELD:
+                    return
+                if last:
+                    raise _in_use(file, f"{str(folder)!r} is in use") from None
+            time.sleep(_SECONDS_BETWEEN_TRIES)
     finally:
         os.close(file)
 
@@ -115,11 +136,14 @@ def locked(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
             stacklevel=4,
         )
     owner = os.getpid()
+    if file is not None:
+        _HELD_HERE.add(file)
     try:
         yield
     finally:
-        # A forked process shares the lock, but must not release it.
+        # A forked process does not hold the lock, and must not remove its file.
         if file is not None and os.getpid() == owner:
+            _HELD_HERE.discard(file)
             _release(file, path)
 
 

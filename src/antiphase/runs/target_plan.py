@@ -1,8 +1,8 @@
 """Find how many tokens of each rollout an estimator can measure within a time limit, for `full:auto`.
 
 The time for a rollout is taken as a + b n, where n is the number of measured tokens. Both numbers are measured on one
-rollout, with 1 and with 4 tokens. The others are assumed to cost as much for each position, since the time of a
-backward pass grows with the length of the rollout.
+rollout, on a CPU with 1 and with 4 tokens. The others are assumed to cost as much for each position, since the time of
+a backward pass grows with the length of the rollout.
 """
 
 import dataclasses
@@ -41,19 +41,27 @@ def plan(
         units: the options that say what is correlated.
         seconds: the time limit. The time that planning takes is a part of it.
 
-    Cost: the measurement of 5 tokens of one rollout.
+    Cost: on a CPU, the measurement of 6 tokens of one rollout.
     """
     there = [item for item in items if item.completion_ids]
     lengths = [len(item.prompt_ids) + len(item.completion_ids or ()) for item in there]
     mean = sum(lengths) / len(lengths)
-    tried = min(range(len(there)), key=lambda place: abs(lengths[place] - mean))
+    # A GPU measures several tokens of a short rollout in the time of one, so more tokens are needed to see their cost.
+    lanes = 1 if str(loaded.model.device).startswith("cpu") else max(1, int(spec.token_budget // mean))
+    few, more = _FEW * lanes, _MORE * lanes
+    most = max(len(item.completion_ids or ()) for item in there)
+    long = [place for place, item in enumerate(there) if len(item.completion_ids or ()) >= min(more, most)]
+    tried = min(long, key=lambda place: abs(lengths[place] - mean))
+    more = min(more, len(there[tried].completion_ids or ()))
     began = time.perf_counter()
-    few, more = (
+    # The first measurement makes everything warm. Its time is not used.
+    _, of_few, of_more = (
         _seconds(loaded, there[tried], dataclasses.replace(spec, targets_per_rollout=number), units)
-        for number in (_FEW, _MORE)
+        for number in (min(few, more), min(few, more), more)
     )
     left = seconds - (time.perf_counter() - began)
-    return targets_within(left, few, more, rollouts=num_rollouts * mean / lengths[tried])
+    rollouts = num_rollouts * mean / lengths[tried]
+    return targets_within(left, of_few, of_more, rollouts=rollouts, numbers=(min(few, more), more))
 
 
 def plans(loaded: LoadedModel, items: Sequence[Item], num_rollouts: int, config: RunConfig) -> dict[str, int]:
@@ -66,22 +74,32 @@ def plans(loaded: LoadedModel, items: Sequence[Item], num_rollouts: int, config:
     }
 
 
-def targets_within(seconds: float, few: float, more: float, *, rollouts: float) -> int:
+def targets_within(
+    seconds: float, few: float, more: float, *, rollouts: float, numbers: tuple[int, int] = (_FEW, _MORE)
+) -> int:
     """Return the greatest number n of tokens with (a + b n) · rollouts ≤ seconds, at least 1.
 
     Args:
         seconds: the time limit.
-        few: the measured time of one rollout with 1 token, a + b.
-        more: the measured time with 4 tokens, a + 4 b. If it is hardly longer, b is taken as 1 % of it.
+        few: the measured time of one rollout with the smaller number of tokens, a + b n.
+        more: the measured time with the greater number. If it is hardly longer, the difference may be noise, and all
+            of it is taken as the cost of its tokens (a = 0).
         rollouts: the number of rollouts.
+        numbers: both numbers of tokens.
 
     >>> targets_within(100.0, 2.0, 5.0, rollouts=10)
     9
     >>> targets_within(1.0, 2.0, 5.0, rollouts=10)
     1
+    >>> targets_within(100.0, 2.0, 2.0, rollouts=10)
+    20
     """
-    each = max((more - few) / (_MORE - _FEW), more / 100, 1e-6)
-    fixed = max(0.0, few - _FEW * each)
+    smaller, greater = numbers
+    each = (more - few) / (greater - smaller) if greater > smaller else 0.0
+    if each * (greater - smaller) < more / 20:
+        each = max(more / greater, 1e-6)
+        return max(1, min(_MOST, int(seconds / rollouts / each)))
+    fixed = max(0.0, few - smaller * each)
     return max(1, min(_MOST, int((seconds / rollouts - fixed) / each)))
 
 

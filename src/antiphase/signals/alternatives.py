@@ -131,4 +131,6 @@ def _lowest_ids(log_p: Tensor, values: Tensor, token_ids: Tensor) -> Tensor:
     num_alternatives = values.shape[-1]
     equal = everyone.where(log_p == last, log_p.shape[-1]).topk(num_alternatives, largest=False).values
     place = torch.arange(num_alternatives, device=log_p.device) - (values > last).sum(-1, keepdim=True)
+    # In a row with NaN, there may be fewer equal values than ranks. Such a row raises an error later.
+    equal = equal.clamp_max(log_p.shape[-1] - 1)
     return token_ids.where(place < 0, equal.gather(-1, place.clamp_min(0)))

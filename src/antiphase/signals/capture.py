@@ -34,6 +34,8 @@ class Capture:
         norms: the input and output of each normalisation layer outside the decoder's layers. `find_last_norm` empties
             the list.
         called: the observed projection modules that were called.
+        copies: whether the model gets a copy of each output. It must, if it changes outputs in place: then the
+            gradient at the output itself, before the change, is measured.
     """
 
     inputs: dict[nn.Module, Tensor] = field(default_factory=dict)
@@ -41,6 +43,7 @@ class Capture:
     before_norm: Tensor | None = None
     norms: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     called: set[nn.Module] = field(default_factory=set)
+    copies: bool = False
 
     def input_of(self, projection: Projection) -> Tensor:
         """Return the input of a projection, `[batch, token, columns]`, with its autograd graph."""
@@ -83,11 +86,15 @@ class Capture:
             output = output.detach().requires_grad_(True)
         self.called.add(module)
         self.keep(module, args[0], output)
-        return output
+        return output.clone() if self.copies or self.ends_at(module) else output
 
     def keep(self, module: nn.Module, inputs: Tensor, output: Tensor) -> None:
         """Keep the input and output of a projection module. A subclass can keep what it needs in place of them."""
         self.inputs[module], self.outputs[module] = inputs, output
+
+    def ends_at(self, module: nn.Module) -> bool:
+        """Return whether a backward pass ends at the output of a module, so that the model needs a copy of it."""
+        return False
 
     def record_norm(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         """Keep the input and output of a normalisation module. This is a forward hook."""
@@ -174,6 +181,8 @@ def observe(
         capture: what keeps the inputs and outputs; the default keeps all of them.
     """
     capture = Capture() if capture is None else capture
+    # OLMo and OLMoE clip queries, keys and values in place if this is set.
+    capture.copies = getattr(cast(Any, model).config.get_text_config(), "clip_qkv", None) is not None
     with contextlib.ExitStack() as stack:
         stack.enter_context(evaluating(model))
         stack.enter_context(without_repacking(model))

@@ -195,10 +195,12 @@ def _greatest(logits: Tensor) -> tuple[Tensor, Tensor]:
     PyTorch's `max` with places takes ten times as long as `amax` on a CPU. So the maxima of 64 columns come first.
     """
     num_rows, width = logits.shape
-    if width % _COLUMNS or width == _COLUMNS:
+    if width % _COLUMNS or width == _COLUMNS or not num_rows:
         greatest, place = logits.max(-1, keepdim=True)
         return greatest, place
     lines = logits.reshape(num_rows, -1, _COLUMNS)
-    greatest, column = lines.amax(1).max(-1, keepdim=True)
+    column = lines.amax(1).argmax(-1, keepdim=True)
     line = lines.gather(2, column[:, None].expand(-1, lines.shape[1], -1))[..., 0].argmax(-1, keepdim=True)
-    return greatest, line * _COLUMNS + column
+    place = line * _COLUMNS + column
+    # The value is taken at this place alone, so that its gradient is not divided among equal logits.
+    return logits.gather(-1, place), place

@@ -73,6 +73,10 @@ class OwnBackward(Capture):
         self.input_norms[module] = self.latest[1]
         output.register_hook(partial(self._arrived, module))
 
+    def ends_at(self, module: nn.Module) -> bool:
+        """Return whether the module belongs to the first observed layer, where the backward pass ends."""
+        return module in self.first and torch.is_grad_enabled()
+
     def _arrived(self, module: nn.Module, gradient: Tensor) -> None:
         assert self.layer_pass is not None
         self.layer_pass.arrived(module, gradient)

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from antiphase.devices import says_out_of_memory
 from antiphase.signal_spec import SignalSpec
 from antiphase.signals.alternatives import Candidates
 from antiphase.signals.logit_sums import LogitSums, joined_sums, sums_of
@@ -84,7 +85,7 @@ def head_in_tiles(
     if layer is None or (want_seed and spec.target != "logit") or not len(hidden):
         return None
     targets, width = _tile_shape(len(hidden), layer.out_features, hidden.device)
-    if not can_tile(model, head, layer, hidden, token_ids, width):
+    if not can_tile(model, head, layer, hidden, token_ids):
         return None
     alone, seed = chosen_logits(head, layer, hidden, token_ids, want_seed=want_seed)
     sums: list[LogitSums] = []
@@ -101,7 +102,7 @@ def head_in_tiles(
     return TiledHead(whole, Candidates.joined(best), seed)
 
 
-def can_tile(model: nn.Module, head: Head, layer: nn.Linear, hidden: Tensor, token_ids: Tensor, width: int) -> bool:
+def can_tile(model: nn.Module, head: Head, layer: nn.Linear, hidden: Tensor, token_ids: Tensor) -> bool:
     """Return whether what follows the output layer treats each logit on its own.
 
     The result is kept for the model until its forward, its hooks or its output layer are replaced.
@@ -112,16 +113,20 @@ def can_tile(model: nn.Module, head: Head, layer: nn.Linear, hidden: Tensor, tok
         layer: the output layer.
         hidden: the final hidden states; the first ones are used for the test.
         token_ids: the generated tokens.
-        width: the number of tokens of the vocabulary in a tile.
     """
     head_parts = _consists_of(model, layer)
     before = _TESTS.get(model)
     if before is not None and before[0] == head_parts:
         return before[1]
     states, ids = hidden[:_TESTED].detach(), token_ids[:_TESTED]
+    # The test always cuts the vocabulary, also if this call would need only one tile: later calls need more.
+    smallest = (_TILE if hidden.device.type == "cpu" else _GPU_TILE)[1]
+    width = min(smallest, -(-layer.out_features // 2))
     try:
         result = _equal_in_tiles(head, layer, states, ids, width)
-    except (RuntimeError, IndexError, ValueError, TypeError, AssertionError):
+    except (RuntimeError, IndexError, ValueError, TypeError, AssertionError) as error:
+        if says_out_of_memory(error):
+            raise
         # The head cannot work on a part of the vocabulary, for example because it writes into a fixed place.
         result = False
     if bool(states.isfinite().all()):

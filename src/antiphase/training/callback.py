@@ -20,6 +20,7 @@ from antiphase.steps import DEFAULT_SPLITTER
 from antiphase.steps.thoughts import thought_tags
 from antiphase.training.policy import is_sharded, whole_policy
 from antiphase.training.probe_set import ProbeSet, checked_options, probe_policy, with_step_strength
+from antiphase.training.step_clock import timed
 from antiphase.training.tracking import log_numbers
 from antiphase.training.trajectory import Trajectory, begin_once
 
@@ -126,7 +127,8 @@ class InversionCallback(TrainerCallback):  # type: ignore[misc]
         self._done_at = state.global_step
         if self.trainer is not None:
             accelerator = self.trainer.accelerator
-            with whole_policy(self.trainer.model_wrapped, accelerator, args.gradient_checkpointing_kwargs) as policy:
+            whole = whole_policy(self.trainer.model_wrapped, accelerator, args.gradient_checkpointing_kwargs)
+            with timed(self.trainer, "evaluation"), whole as policy:
                 row = self._probe(policy)
         else:
             if _has_shards(model):

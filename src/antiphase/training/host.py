@@ -13,6 +13,7 @@ TESTED = "1.16"
 # Every method of TRL that the trainer overrides or calls, with the parameters that it must have.
 METHODS: dict[str, tuple[str, ...]] = {
     "_generate": ("self", "prompts"),
+    "_get_per_token_logps_and_entropies": ("self", "model", "input_ids", "attention_mask", "logits_to_keep"),
     "_calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
     "_generate_and_score_completions": ("self", "inputs"),
     "log": ("self", "logs", "start_time"),
