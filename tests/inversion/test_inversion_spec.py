@@ -39,7 +39,7 @@ class TestConfig:
     def test_has_every_option_with_its_default_and_help(self) -> None:
         assert self.made().inversion_spec() == InversionSpec()
         own = tuple(f"inversion_{name}" for name in FIELDS if name != "seed")
-        assert self.names == (*own, "dynamic_sampling", "token_advantages")
+        assert self.names == (*own, "dynamic_sampling", "token_advantages", "share_logprobs")
         for name, option in FIELDS.items():
             if name != "seed":
                 field = self.own[f"inversion_{name}"]

@@ -141,7 +141,7 @@ class SharingTrainer(ResamplingTrainer):
         """Measure the rollouts of a batch. A subclass does it."""
         raise NotImplementedError
 
-    def measured(self) -> RolloutFacts:
+    def _measured_batch(self) -> RolloutFacts:
         """Return the facts of the present batch. They are measured at the first call."""
         if self._measured is None:
             if self._rollouts is None:
@@ -176,5 +176,5 @@ class SharingTrainer(ResamplingTrainer):
         """Return the log-probabilities of the batch on TRL's device; None if TRL must compute them."""
         if model is not self.model or self._rollouts is None or len(input_ids) != len(self._rollouts.completion_ids):
             raise HostError("TRL asked for other log-probabilities than expected. Set share_logprobs to false.")
-        found = old_logprobs(self.measured(), self._rollouts, (len(input_ids), logits_to_keep))
+        found = old_logprobs(self._measured_batch(), self._rollouts, (len(input_ids), logits_to_keep))
         return None if found is None else found.to(input_ids.device)

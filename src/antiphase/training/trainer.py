@@ -181,7 +181,7 @@ class CorRPOTrainer(SharingTrainer):
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
         if self._rollouts is None or self._rollouts.completion_ids != completion_ids_list:
             raise HostError("TRL scores other completions than _generate returned; inversion cannot be measured.")
-        measured = self.measured()
+        measured = self._measured_batch()
         # With dynamic sampling, rewards have been logged while the rounds were sampled.
         logged = None if self._final is None or self._reader is None else self._reader.logged
         self.read_completions(self._rollouts, completions)
