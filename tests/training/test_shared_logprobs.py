@@ -1,5 +1,6 @@
 """`share_logprobs`: TRL takes the policy's old log-probabilities from the measurement, where it needs them."""
 
+import inspect
 import itertools
 
 import pytest
@@ -164,3 +165,10 @@ def test_it_is_kept_on_resume(tmp_path):
     with pytest.raises(InvalidInputError, match="share_logprobs"):
         made.train(str(tmp_path / "checkpoint-2"))
     assert settings(tmp_path)["max_steps"] == 3
+
+
+def test_the_hosts_method_has_the_arguments_that_are_passed_on() -> None:
+    names = list(inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
+    assert names[:7] == [
+        "self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size", "compute_entropy",
+    ]  # fmt: skip

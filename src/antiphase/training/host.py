@@ -11,14 +11,8 @@ from antiphase.errors import UnsupportedModelError
 
 TESTED = "1.16"
 # Every method of TRL that the trainer overrides or calls, with the parameters that it must have.
-# fmt: off
 METHODS: dict[str, tuple[str, ...]] = {
     "_generate": ("self", "prompts"),
-    "_get_per_token_logps_and_entropies": (
-        "self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size", "compute_entropy",
-        "compute_aux_loss", "pixel_values", "image_grid_thw", "num_images", "pixel_attention_mask", "spatial_shapes",
-        "num_tiles", "image_sizes", "token_type_ids", "mm_token_type_ids", "image_position_ids",
-    ),
     "_calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
     "_generate_and_score_completions": ("self", "inputs"),
     "log": ("self", "logs", "start_time"),
@@ -26,7 +20,6 @@ METHODS: dict[str, tuple[str, ...]] = {
     "_prepare_inputs": ("self", "generation_batch"),
     "_save_checkpoint": ("self", "model", "trial"),
 }
-# fmt: on
 PARAMETERS = ("model", "reward_funcs", "args", "reward_processing_classes")
 ATTRIBUTES = (
     "reward_funcs",
