@@ -11,6 +11,9 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from long_rows import KEYS_AND_VALUES
 from page_tables import WORKS, Row, cells_of, in_turns, sizes_of, small, table, time_of, times_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,12 +117,16 @@ def long_rows(stored: Row) -> list[str]:
          time_of(row["seconds"]), f"{row['peak_mib'] / 1024:.2f} GiB"]
         for row in stored["rows"]
     ]  # fmt: skip
+    passes = [(row["tokens"], row["peak_mib"]) for row in stored["rows"] if row["budget"] < row["tokens"]]
+    slope = float(np.polyfit(*zip(*passes, strict=True), 1)[0]) * 2**20
     return [
         "### Long rollouts",
         "",
-        "`own` for all tokens of one rollout. A pass runs at most as many tokens as the budget, and continues from "
-        "the keys and values of the passes before it. So memory grows by the keys and values alone. The time is that "
-        "of the clock (`python benchmarks/long_rows.py`, [numbers](../benchmarks/results/long-rows-cpu.json)).",
+        "`own` for all tokens of one rollout, in all layers. A pass runs at most as many tokens as the budget, and "
+        "continues from the keys and values of the passes before it. Memory grows in a straight line, by "
+        f"{slope / 1000:.0f} kB for each token. The keys and values take {KEYS_AND_VALUES / 1000:.0f} kB of this. "
+        "What takes the rest is not known. The time is that of the clock, and other programs ran at the same time "
+        "(`python benchmarks/long_rows.py`, [numbers](../benchmarks/results/long-rows-cpu.json)).",
         "",
         *table(["tokens", "`--token-budget`", "time", "peak above the model"], body),
         "",
