@@ -77,9 +77,8 @@ def test_after_an_exception(estimator: str, monkeypatch: pytest.MonkeyPatch) -> 
     if estimator.startswith("oracle"):
         monkeypatch.setattr(torch.linalg, "svdvals", fail)
     else:
-        module = {"own": "own", "last": "last_layer", "full": "full"}[estimator]
-        name = "factored_norm" if estimator == "full" else "rank_one_norm"
-        monkeypatch.setattr(f"antiphase.signals.{module}.{name}", fail)
+        places = {"own": "own_backward.placed", "last": "last_layer.rank_one_norm", "full": "full.factored_norm"}
+        monkeypatch.setattr(f"antiphase.signals.{places[estimator]}", fail)
     before = snapshot(model)
     with pytest.raises(ZeroDivisionError):
         token_signals(model, BATCH, SignalSpec(estimator=estimator))
