@@ -24,8 +24,8 @@ def units_of(model: Any, statistics: Mapping[str, Any]) -> dict[str, Any]:
     These entries are returned (docs/metrics.md explains the numbers):
 
     * `headline`: the unit whose ρ is shown first.
-    * `units`: for each unit, in the order type, token, step: `value, low, high, num_items, num_undefined, within`, and
-      for steps also `given, windows, with_length`.
+    * `units`: for each unit, in the order type, token, step: `value, low, high, num_items, num_undefined, within`,
+      where it is known `subsampling_error`, and for steps also `given, windows, with_length`.
     * `segment`: the tokens that are correlated, `all`, `thought` or `answer`.
     * `segments`: the `units` of the thought and those of the answer; empty without thoughts.
     * `chain`, `controls`: the entries of the summary with these names; empty if they were not measured.
@@ -104,6 +104,10 @@ def _entry(model: Any, name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         found[key] = entry.get(key)
         if not isinstance(found[key], int | None):
             raise _not(model, f"{where} {key}", "a number", found[key])
+    if "subsampling_error" in entry:
+        error = found["subsampling_error"] = entry["subsampling_error"]
+        if not isinstance(error, float | int | None):
+            raise _not(model, f"{where} subsampling_error", "a number", error)
     found["within"] = None if entry.get("within") is None else _interval(model, f"{where} within", entry["within"])
     for key in _NESTED:
         if entry.get(key) is not None:
