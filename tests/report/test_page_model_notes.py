@@ -83,7 +83,7 @@ def test_tables_of_one_title_become_one() -> None:
     other = Table("scores", ["model", "y"], [["d", "4"]])
     found = joined([document("one", first), document("two", second, other)], "both").tables
     assert found == [
-        Table("scores", ["model", "x"], [["a", "1"], ["b", "2"], ["c", "3"]], ("how", "more"),
+        Table("scores", ["model", "x"], [["a", "1"], ["b", "2"], ["c", "3"]], ["how", "more"],
               {(0, 1): [("a", "r1")], (2, 1): [("c", "r2")]}),
         other,
     ]  # fmt: skip
