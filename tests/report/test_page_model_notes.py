@@ -80,7 +80,7 @@ def test_tables_of_one_title_become_one() -> None:
 
     first = Table("scores", ["model", "x"], [["a", "1"], ["b", "2"]], ["how"], {(0, 1): [("a", "r1")]})
     second = Table("scores", ["model", "x"], [["c", "3"]], ["how", "more"], {(0, 1): [("c", "r2")]})
-    other = Table("scores", ["model", "y"], [["d", "4"]])
+    other = Table("scores", ["model", "y"], [["d", "4"]], [])
     found = joined([document("one", first), document("two", second, other)], "both").tables
     assert found == [
         Table("scores", ["model", "x"], [["a", "1"], ["b", "2"], ["c", "3"]], ["how", "more"],
