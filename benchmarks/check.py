@@ -103,7 +103,7 @@ def _spearman() -> tuple[Work, Work]:
 
 def _bootstrap() -> tuple[Work, Work]:
     """Return the interval of a pooled correlation from counts of tokens, and by exact resampling."""
-    data = series(20_000, 50)
+    data = series(20_000, num_prompts=50)
     counted, exact = (functools.partial(pooled, data, 200, counted=flag) for flag in (True, False))
     return counted, exact
 

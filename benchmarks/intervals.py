@@ -31,7 +31,7 @@ KINDS = {
 }
 
 
-def series(num_items: int, num_prompts: int = 200, kind: str = "smooth") -> tuple[torch.Tensor, ...]:
+def series(num_items: int, kind: str = "smooth", num_prompts: int = 200) -> tuple[torch.Tensor, ...]:
     """Return the entropy, the strength and the prompt of many tokens; the kinds are described in `KINDS`."""
     generator = torch.Generator().manual_seed(0)
     clusters = torch.arange(num_items) * num_prompts // num_items
@@ -69,7 +69,7 @@ TITLES = {
 
 def work_of(title: str, kind: str, num_items: int, num_prompts: int, num_resamples: int, counted: bool = True) -> Work:
     """Return the work of one correlation with its interval."""
-    return functools.partial(TITLES[title], series(num_items, num_prompts, kind), num_resamples, counted=counted)
+    return functools.partial(TITLES[title], series(num_items, kind, num_prompts), num_resamples, counted=counted)
 
 
 def rows_of_kind(kind: str, num_items: int, num_prompts: int, num_resamples: int, rounds: int) -> list[dict[str, Any]]:

@@ -210,7 +210,7 @@ COUNTED, EXACT = "antiphase, from counts", "antiphase, exact resampling"
 def _pool_work(name: str) -> Callable[[], tuple[float, float]]:
     """Return one way to compute the interval of a pooled correlation; the work returns its two ends."""
     tokens, prompts, resamples = POOL_SHAPE
-    data = series(tokens, prompts)
+    data = series(tokens, num_prompts=prompts)
 
     def ours() -> tuple[float, float]:
         found = pooled(data, resamples, counted=name == COUNTED)

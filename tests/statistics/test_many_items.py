@@ -10,20 +10,7 @@ from antiphase.statistics.correlation_matrices import token_matrices
 from antiphase.statistics.many_items import MANY_ITEMS, matrices_of_many
 from antiphase.statistics.partial_correlation import pooled_partial
 from antiphase.statistics.resampling import Resampler
-
-
-def series(num_items: int, kind: str = "smooth", num_prompts: int = 200):
-    """Entropy, strength and prompts of many tokens, whose level differs from prompt to prompt."""
-    generator = torch.Generator().manual_seed(0)
-    clusters = torch.arange(num_items) * num_prompts // num_items
-    if kind == "uneven":
-        clusters = (torch.rand(num_items, generator=generator) ** 3 * num_prompts).long()
-    level = torch.randn(num_prompts, 2, generator=generator)[clusters]
-    noise = torch.randn(2, num_items, generator=generator)
-    x, y = noise[0] + 0.7 * level[:, 0], -0.3 * noise[0] + noise[1] + 0.5 * level[:, 1]
-    if kind == "tied":
-        x, y = x.clamp_min(0.5), y.round()
-    return x.exp().double(), y.double(), clusters
+from intervals import series
 
 
 @pytest.mark.parametrize("kind", ["smooth", "tied", "uneven"])

@@ -42,7 +42,7 @@ class OwnBackward(Capture):
     def __init__(self, layers: Sequence[AttentionLayer], spec: SignalSpec, *, keep_inputs: bool) -> None:
         super().__init__()
         self.layers, self.spec, self.keep_inputs = layers, spec, keep_inputs
-        # For each module, the projections that it computes: their layer's place in `layers`, their name, and they.
+        # For each module, the projections that it computes, each with the place of its layer and its name.
         self.measured: dict[nn.Module, list[tuple[int, ProjectionName, Projection]]] = {}
         for place, layer in enumerate(layers):
             for name in (name for name in spec.projections if name in layer.projections):

@@ -170,6 +170,7 @@ class OwnTask(Task):
             yield
         except AntiphaseError:
             raise
+        # The user's code can raise any error.
         except Exception as error:
             reason = failure(error, self.code.file)
             raise InvalidInputError(f"task {self.spec!r}: {method} fails ({reason}).") from error

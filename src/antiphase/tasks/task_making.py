@@ -37,6 +37,7 @@ def made_task(spec: Spec, code: UserCode) -> Task:
         task = factory(**_arguments(spec, code))
     except AntiphaseError:
         raise
+    # The user's code can raise any error.
     except Exception as error:
         reason = failure(error, code.file)
         raise InvalidInputError(f"{what}: {code.place.name} cannot make the task ({reason}).") from error

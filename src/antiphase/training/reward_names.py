@@ -88,6 +88,7 @@ def try_functions(functions: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -
             )
         except InvalidInputError:
             raise
+        # The user's code can raise any error.
         except Exception as error:
             raise InvalidInputError(
                 f"the reward function '{name}' fails on an empty completion ({type(error).__name__}: {error}). It is "
