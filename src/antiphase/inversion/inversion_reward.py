@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from antiphase.errors import InvalidInputError, NonFiniteError
+from antiphase.errors import InvalidInputError, NonFiniteError, UnsupportedModelError
 from antiphase.inversion.equal_rollouts import chosen_rows, first_of_equals, spread_rows
 from antiphase.inversion.inversion_spec import InversionSpec
 from antiphase.inversion.rollout_facts import RolloutFacts, RolloutIds
@@ -154,11 +154,12 @@ class InversionReward:
             return token_signals(model, batch, spec, steps=steps), steps
         try:
             signals = token_signals(model, chosen_rows(batch, different), spec, steps=steps[different])
-        except (InvalidInputError, NonFiniteError):
+        except (InvalidInputError, NonFiniteError, UnsupportedModelError):
             # The message of the error names a row, which must be a row of the whole batch.
             token_signals(model, batch, spec, steps=steps)
             raise
-        return spread_rows(signals, [different.index(row) for row in first]), steps
+        place = {row: index for index, row in enumerate(different)}
+        return spread_rows(signals, [place[row] for row in first]), steps
 
     def measured(self, batch: TokenBatch, tokenizer: Any) -> TokenBatch:
         """Return the batch with a mask of the tokens that are measured: those of the segment `spec.segment`.

@@ -186,7 +186,9 @@ def _joined(past: Tensor | None, owner: Tensor | None, here: Tensor) -> Tensor:
     """Return the keys or values of whole rows: those of each row's prefix, followed by the row's own."""
     if past is None or owner is None:
         return here
-    return torch.cat([past.index_select(0, owner.to(past.device)), here], dim=2)
+    # A single prefix is not copied for each row first.
+    rows = past.expand(len(here), -1, -1, -1) if len(past) == 1 else past.index_select(0, owner.to(past.device))
+    return torch.cat([rows, here], dim=2)
 
 
 class FrozenAttention(torch.autograd.Function):
