@@ -154,7 +154,7 @@ class Run(ModelWork, Generic[Wanted, Found]):
                 numbered = list(enumerate(batches))
                 self.missing = [[n for n in range(len(own)) if not folder.has_part(i, n)] for i, own in numbered]
                 self.plans_before = [folder.planned_targets(i) for i, _ in numbered]
-                begun = {"moment": self.moment, "missing": self.missing, "plans": self.plans_before}
+                begun: dict[str, Any] = {"moment": self.moment, "missing": self.missing, "plans": self.plans_before}
                 begun |= {"identity": self._identity(), "prompts": prompts["sha256"], "complete": False}
                 team.publish("begun", begun)
                 with self.helpers():

@@ -109,7 +109,7 @@ class Team(Alone):
         """Tell the others how this process ended. Process 0 waits a moment for them, since it may hold the store."""
         with contextlib.suppress(LostProcessError):
             if error is not None and not isinstance(error, LostProcessError):
-                # An interruption reaches all processes, so none has to tell another one about it.
+                # Of an interruption, only process 0 prints something.
                 said = isinstance(error, Exception)
                 text = first_line(error) if isinstance(error, Exception) else "interrupted"
                 self.publish("failed", [self.launch.rank, this_host(), text, said])
@@ -141,8 +141,10 @@ class Team(Alone):
             raise self._broken
         if self._has("fact/failed"):
             rank, host, text, said = json.loads(self._asked(lambda: self._store.get("fact/failed")))
+            # Process 0 prints that it was interrupted.
+            told = said or rank == 0
             raise LostProcessError(
-                f"process {rank} of {self.launch.size} on {host} ended: {text}", told_on=host if said else None
+                f"process {rank} of {self.launch.size} on {host} ended: {text}", told_on=host if told else None
             )
         now = time.monotonic()
         for rank, (value, since) in self._seen.items():
@@ -187,7 +189,7 @@ class Team(Alone):
         for rank in range(1, self.launch.size) if self.launch.first else (0,):
             # A process that has not come yet, or never comes, is not waited for. The others do its share.
             if rank in self._seen or self._has(f"pulse/{rank}"):
-                value = self._asked(lambda key=f"pulse/{rank}": self._store.get(key)).decode()
+                value = self._asked(functools.partial(self._store.get, f"pulse/{rank}")).decode()
                 if self._seen.get(rank, ("", 0.0))[0] != value:
                     self._seen[rank] = (value, time.monotonic())
                 units += float(value.split()[1])
@@ -256,7 +258,7 @@ def prefixed(launched: Launch, prefix: str) -> Any:
     Raises:
         LostProcessError: the store cannot be reached.
     """
-    from torch.distributed import PrefixStore
+    from torch.distributed.distributed_c10d import PrefixStore
 
     return PrefixStore(f"antiphase/{launched.attempt}/{prefix}", connected(launched))
 
@@ -271,7 +273,7 @@ def connected(launched: Launch) -> Any:
     Raises:
         LostProcessError: the store cannot be reached.
     """
-    from torch.distributed import TCPStore
+    from torch.distributed.rendezvous import TCPStore
 
     assert launched.address is not None
     host, port = launched.address

@@ -3,6 +3,7 @@
 import json
 import signal
 import time
+from functools import partial
 from typing import Any
 
 from antiphase.errors import AntiphaseError, LostProcessError
@@ -56,11 +57,9 @@ def _saying(text: str, launched: Launch) -> list[int]:
     asked(lambda: store.set(str(launched.rank), json.dumps(text)), launched)
     deadline = time.monotonic() + _SECONDS_TO_HEAR
     while True:
-        there = [rank for rank in ranks if asked(lambda key=str(rank): store.check([key]), launched)]
+        there = [rank for rank in ranks if asked(partial(store.check, [str(rank)]), launched)]
         if len(there) == len(ranks) or time.monotonic() > deadline:
-            return [
-                rank for rank in there if json.loads(asked(lambda key=str(rank): store.get(key), launched)) == text
-            ]
+            return [rank for rank in there if json.loads(asked(partial(store.get, str(rank)), launched)) == text]
         time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
@@ -94,7 +93,10 @@ def tells_of_stop(launched: Launch) -> bool:
 
     try:
         store = prefixed(launched, "run-1")
-        return not asked(lambda: store.check(["fact/failed"]), launched)
+        if not asked(lambda: store.check(["fact/failed"]), launched):
+            return True
+        *_, said = json.loads(asked(lambda: store.get("fact/failed"), launched))
+        return not said
     except LostProcessError:
         return True
 
