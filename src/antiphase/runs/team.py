@@ -273,7 +273,7 @@ def connected(launched: Launch) -> Any:
     Raises:
         LostProcessError: the store cannot be reached.
     """
-    from torch.distributed.rendezvous import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     assert launched.address is not None
     host, port = launched.address
