@@ -197,7 +197,7 @@ def test_errors_are_printed_once(model_dir, tmp_path) -> None:
     found = ends(start(*[words("probe", model_dir, out)] * 2))
     assert [status for status, _ in found] == [2, 2]
     assert found[0][1] == [
-        f"antiphase: error: process 0 of 2: {str(out)!r} exists and is not an empty folder. Choose another --out. If "
+        f"antiphase: error: {str(out)!r} exists and is not an empty folder. Choose another --out. If "
         "the folder holds an earlier run, --resume continues it."
     ]
     assert found[1][1] == []

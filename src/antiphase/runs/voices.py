@@ -16,7 +16,8 @@ _SECONDS_BETWEEN_LOOKS = 0.1
 def spoken(error: AntiphaseError, launched: Launch) -> str | None:
     """Return the text of an error as this process should print it; None if another process prints it.
 
-    If all processes of a machine end with the same error, the first of them prints it. If only some end with it, the
+    If all processes of a machine end with the same error, the first of them prints it. If process 0 finds an error
+    before it begins the run, the error is that of all processes too, since the others wait for it. If only some end with it, the
     first of these prints it, with their numbers. A process that ends because another one failed prints nothing, if the
     other one prints its own error on the same machine.
 
@@ -38,7 +39,7 @@ def spoken(error: AntiphaseError, launched: Launch) -> str | None:
         return text  # Nobody can say what the others print.
     if same[0] != launched.rank:
         return None
-    if lost or len(same) == launched.local_size:
+    if lost or len(same) == launched.local_size or (launched.first and not _begun(launched)):
         return text
     return f"process{'es' if len(same) > 1 else ''} {', '.join(map(str, same))} of {launched.size}: {text}"
 
@@ -61,6 +62,13 @@ def _saying(text: str, launched: Launch) -> list[int]:
         if len(there) == len(ranks) or time.monotonic() > deadline:
             return [rank for rank in there if json.loads(asked(partial(store.get, str(rank)), launched)) == text]
         time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _begun(launched: Launch) -> bool:
+    """Return whether process 0 has begun the run. Until then it makes checks for all processes, which wait for it."""
+    from antiphase.runs.team import asked, prefixed
+
+    return bool(asked(lambda: prefixed(launched, "run-1").check(["fact/begun"]), launched))
 
 
 def stop_once(launched: Launch) -> None:
