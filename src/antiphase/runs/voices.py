@@ -17,9 +17,9 @@ def spoken(error: AntiphaseError, launched: Launch) -> str | None:
     """Return the text of an error as this process should print it; None if another process prints it.
 
     If all processes of a machine end with the same error, the first of them prints it. If process 0 finds an error
-    before it begins the run, the error is that of all processes too, since the others wait for it. If only some end with it, the
-    first of these prints it, with their numbers. A process that ends because another one failed prints nothing, if the
-    other one prints its own error on the same machine.
+    before it begins the run, the error is that of all processes too, since the others wait for it. If only some end
+    with it, the first of these prints it, with their numbers. A process that ends because another one failed prints
+    nothing, if the other one prints its own error on the same machine.
 
     Args:
         error: the error with which this process ends.
@@ -35,11 +35,12 @@ def spoken(error: AntiphaseError, launched: Launch) -> str | None:
         return None
     try:
         same = _saying(text, launched)
+        of_all = lost or len(same) == launched.local_size or (launched.first and not _begun(launched))
     except LostProcessError:
         return text  # Nobody can say what the others print.
     if same[0] != launched.rank:
         return None
-    if lost or len(same) == launched.local_size or (launched.first and not _begun(launched)):
+    if of_all:
         return text
     return f"process{'es' if len(same) > 1 else ''} {', '.join(map(str, same))} of {launched.size}: {text}"
 
