@@ -17,6 +17,8 @@ from typing import Any
 from antiphase.commands import check, compare, evaluate, probe, report, sweep, train, view
 from antiphase.commands.options import Parser
 from antiphase.errors import AntiphaseError, InvalidInputError
+from antiphase.runs.launch import Launch, launch
+from antiphase.runs.voices import agreed_out, spoken, stop_once, tells_of_stop
 
 _COMMANDS: dict[str, ModuleType] = {
     "probe": probe,
@@ -29,6 +31,8 @@ _COMMANDS: dict[str, ModuleType] = {
 }
 # These commands write no run folder.
 _READERS = ("report", "view", "check")
+# The work of these commands can be shared by several processes of a launcher.
+_SHARED = ("probe", "eval")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,20 +100,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return train.run(words[1:])
     options = vars(_parser().parse_args(arguments))
     command, out, resumed = options.pop("command"), options.pop("out", None), bool(options.get("resume"))
+    chosen = out is not None
     writes = command not in _READERS
     if writes:
         out = out or _default_out(command, options)
+    launched = Launch()
     try:
+        launched = launch()
+        stop_once(launched)
+        if command not in _SHARED:
+            launched.refuse(f"antiphase {command}", "Start it without the launcher.")
+        elif not chosen:
+            out = Path(agreed_out(launched, str(out)))
         _COMMANDS[command].run(options, out)
     except AntiphaseError as error:
-        kept = _kept_despite(error, out, resumed=resumed) if writes else ""
-        print(f"antiphase: error: {error}{kept}", file=sys.stderr)
+        text = spoken(error, launched)
+        if text is not None:
+            kept = _kept_despite(error, out, resumed=resumed) if writes else ""
+            print(f"antiphase: error: {text}{kept}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        if command == "sweep":
-            kept = " Done cells are kept: repeat the command to go on."
-        else:
-            kept = f" {_kept(out)}" if writes else ""
-        print(f"antiphase: interrupted.{kept}", file=sys.stderr)
+        if tells_of_stop(launched):
+            if command == "sweep":
+                kept = " Done cells are kept: repeat the command to go on."
+            else:
+                kept = f" {_kept(out)}" if writes else ""
+            print(f"antiphase: interrupted.{kept}", file=sys.stderr)
         return 130
     return 0

@@ -43,6 +43,19 @@ class OutOfMemoryError(AntiphaseError, MemoryError):
     """The memory of the device, or the main memory, is exhausted."""
 
 
+class LostProcessError(AntiphaseError, ConnectionError):
+    """Another process of the same run has failed, does not answer, or cannot be reached.
+
+    Args:
+        message: what happened to which process.
+        told_on: the name of the machine on which the other process prints its own error; None if it prints none.
+    """
+
+    def __init__(self, message: str, *, told_on: str | None = None) -> None:
+        super().__init__(message)
+        self.told_on = told_on
+
+
 def first_line(error: BaseException) -> str:
     r"""Return the first line of an error's message, or the name of its type if it has no message.
 

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -21,6 +22,8 @@ class Progress:
     Args:
         total: the number of units of all stages together.
         shown: whether the bar is written to stderr.
+        elsewhere: a function that returns how many units other processes have finished; None if there are none.
+        finished: a function that is told how many units this process has finished itself; None tells nobody.
 
     >>> with Progress(2, shown=False) as bar:
     ...     bar.stage("measuring", units=2)
@@ -30,7 +33,15 @@ class Progress:
     2.0
     """
 
-    def __init__(self, total: float, *, shown: bool) -> None:
+    def __init__(
+        self,
+        total: float,
+        *,
+        shown: bool,
+        elsewhere: Callable[[], float] | None = None,
+        finished: Callable[[float], None] | None = None,
+    ) -> None:
+        self._elsewhere, self._tell, self._known_elsewhere = elsewhere, finished, 0.0
         self.total, self.finished, self.skipped = float(total), 0.0, 0.0
         self._stage_start = self._stage_units = 0.0
         self._worked, self._stage_began = 0.0, time.monotonic()
@@ -75,7 +86,7 @@ class Progress:
         """Count a further fraction of the current stage, between 0 and 1, as finished."""
         done = min(self.finished + fraction * self._stage_units, self._stage_start + self._stage_units)
         more, self.finished = done - self.finished, done
-        self._bar.update(more)
+        self._update(more)
 
     def end_stage(self) -> None:
         """Count the whole current stage as finished, even if its fractions do not add up to 1."""
@@ -83,14 +94,28 @@ class Progress:
         self._worked, self._stage_began = self._seconds(), time.monotonic()
         more = done - self.finished
         self.finished, self._stage_start, self._stage_units = done, done, 0.0
-        self._bar.update(more)
+        self._update(more)
+
+    def refresh(self) -> None:
+        """Show what other processes have finished meanwhile."""
+        self._update(0.0)
+
+    def _update(self, more: float) -> None:
+        """Move the bar by the units that were finished here and elsewhere."""
+        before = self._known_elsewhere
+        if self._elsewhere is not None:
+            self._known_elsewhere = self._elsewhere()
+        if self._tell is not None:
+            self._tell(self.finished - self.skipped)
+        self._bar.update(more + self._known_elsewhere - before)
 
     def left(self) -> float | None:
         """Return the estimated seconds left; None while too little is done for an estimate.
 
         The estimate assumes that the rest takes as long per unit as the work of this run so far.
         """
-        done, all_of_it = self.finished - self.skipped, self.total - self.skipped
+        done = self.finished + self._known_elsewhere - self.skipped
+        all_of_it = self.total - self.skipped
         if all_of_it <= 0 or done < _LEAST_SHARE * all_of_it:
             return None
         return self._seconds() * (all_of_it - done) / done

@@ -116,7 +116,9 @@ def run(options: dict[str, Any], out: Path) -> None:
     progress = options.pop("progress")
     request = eval_request(options.pop("models"), out=out, **options)
     # This imports torch, so it comes after all checks.
-    from antiphase.evaluation.evaluate import run_evaluation
+    from antiphase.evaluation.evaluate import share_evaluation
 
-    print(run_evaluation(request, progress=progress))
-    print_written(out)
+    found = share_evaluation(request, progress=progress)
+    if found is not None:
+        print(found)
+        print_written(out)

@@ -105,10 +105,12 @@ def run(options: dict[str, Any], out: Path) -> None:
     del options["references"]
     request = probe_request(models, out=out, **options)
     # This imports torch, so it comes after all checks.
-    from antiphase.probing.probe import run_probe
+    from antiphase.probing.probe import share_probe
 
-    print(run_probe(request, progress=progress))
-    print_written(out)
+    found = share_probe(request, progress=progress)
+    if found is not None:
+        print(found)
+        print_written(out)
 
 
 def _run_checkpoints(models: Sequence[str], checkpoints: str, options: dict[str, Any], out: Path) -> None:

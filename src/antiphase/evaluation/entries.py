@@ -16,6 +16,7 @@ from antiphase.errors import InvalidInputError
 from antiphase.evaluation.evaluation_config import EvalConfig
 from antiphase.page.defaults import FILE
 from antiphase.runs.folder_kinds import EVALUATION, read_marker, read_summary
+from antiphase.runs.launch import launch
 from antiphase.runs.run_config import config_from
 from antiphase.runs.run_request import with_rollouts
 
@@ -93,6 +94,10 @@ def check_comparison(
     if out is not None:
         _check_out(out)
     wanted = [path for entry in parsed for path in entry.models]
+    if wanted:
+        launch().refuse(
+            "the evaluation of models by compare", "Evaluate them by antiphase eval first, and compare the folders."
+        )
     asked = dict(evaluation or {})
     if wanted and not (asked.get("tasks") or asked.get("suite")):
         raise InvalidInputError(

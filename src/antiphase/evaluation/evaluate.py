@@ -1,6 +1,7 @@
 """Evaluate one model or several: measure accuracy and inversion on the same rollouts."""
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +22,7 @@ from antiphase.evaluation.scoring import score_batch
 from antiphase.models.loading import LoadedModel
 from antiphase.progress import Progress
 from antiphase.runs.items import Limits
+from antiphase.runs.launch import Launch
 from antiphase.runs.parts import Kind
 from antiphase.runs.run import Run
 from antiphase.runs.run_result import Frames
@@ -81,6 +83,19 @@ def run_evaluation(request: EvalRequest, *, progress: bool = True) -> Evaluation
     return _EvaluationRun(request, progress=progress).run()
 
 
+def share_evaluation(request: EvalRequest, *, progress: bool = True) -> Evaluation | None:
+    """Run an evaluation as `run_evaluation` does. If several processes share it, return it in process 0 only.
+
+    Args:
+        request: the checked arguments that `eval_request` returned.
+        progress: whether to show a progress bar with the time left.
+
+    Raises:
+        AntiphaseError: the errors of `run_evaluation`.
+    """
+    return _EvaluationRun(request, progress=progress).take_part()
+
+
 class _EvaluationRun(Run[EvalRequest, Evaluation]):
     """A run that is an evaluation. The methods are explained in `Run`."""
 
@@ -89,7 +104,7 @@ class _EvaluationRun(Run[EvalRequest, Evaluation]):
 
     @contextlib.contextmanager
     def helpers(self) -> Iterator[None]:
-        with VerifierPool(think_tags=self.config.think_tags) as self.pool:
+        with VerifierPool(num_verifiers(self.team.launch), think_tags=self.config.think_tags) as self.pool:
             yield
 
     def batches(self, tokenizer: Any, limits: Limits) -> list[ProblemBatch]:
@@ -139,6 +154,16 @@ class _EvaluationRun(Run[EvalRequest, Evaluation]):
 
     def versions(self) -> dict[str, str]:
         return versions() | verifier_versions()
+
+
+def num_verifiers(launched: Launch) -> int | None:
+    """Return the number of verifying processes of this process; None leaves it to `VerifierPool`.
+
+    The processes that a launcher started on one machine share its cores.
+    """
+    if not launched.several:
+        return None
+    return max(1, min(2, (os.cpu_count() or 1) // launched.local_size))
 
 
 def verifier_versions() -> dict[str, str]:

@@ -91,8 +91,27 @@ def run_probe(
             time.
 
     Raises:
-        AntiphaseError: a model cannot be loaded or measured, or memory runs out.
+        AntiphaseError: a model cannot be loaded or measured, memory runs out, or another process of the run has ended.
     """
+    return _checked_run(request, in_memory, progress=progress, moment=moment).run()
+
+
+def share_probe(request: ProbeRequest, *, progress: bool = True) -> Fingerprint | None:
+    """Run a probe as `run_probe` does. If several processes share it, return the fingerprint in process 0 only.
+
+    Args:
+        request: the request that `probe_request` returned.
+        progress: whether to show a progress bar.
+
+    Raises:
+        AntiphaseError: the errors of `run_probe`.
+    """
+    return _checked_run(request, None, progress=progress, moment=None).take_part()
+
+
+def _checked_run(
+    request: ProbeRequest, in_memory: LoadedModel | None, *, progress: bool, moment: str | None
+) -> "_ProbeRun":
     if in_memory is not None and request.config.engine == "vllm":
         raise InvalidInputError(
             "the engine 'vllm' loads a model by its name, and this model is in memory. Leave the engine out, or save "
@@ -102,7 +121,7 @@ def run_probe(
         raise InvalidInputError(
             "adapter does not go with a model in memory: put the adapter on it with peft before you pass the model."
         )
-    return _ProbeRun(request, progress=progress, in_memory=in_memory, moment=moment).run()
+    return _ProbeRun(request, progress=progress, in_memory=in_memory, moment=moment)
 
 
 def _in_memory(model: str | Path | Sequence[str | Path] | nn.Module, tokenizer: Any, name: str) -> LoadedModel | None:
@@ -140,6 +159,7 @@ class _ProbeRun(Run[ProbeRequest, Fingerprint]):
     def shared(self, batches: Sequence[Batch], loaded: LoadedModel, folder: RunFolder) -> Sequence[Batch]:
         if not self.config.share_rollouts:
             return batches
+        self.wait_for_parts(folder, 0)
         _, first = self.inspected(self.config.models[0])
         estimator = self.config.specs()[0].estimator
         found = []

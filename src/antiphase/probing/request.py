@@ -16,6 +16,7 @@ from antiphase.probing.checkpoints import Found, find_checkpoints
 from antiphase.probing.probe_config import ProbeConfig
 from antiphase.probing.source import Source, load_source
 from antiphase.runs.folder_kinds import PROBE, SERIES
+from antiphase.runs.launch import launch
 from antiphase.runs.model_choice import weights_digests
 from antiphase.runs.run_config import config_from
 from antiphase.runs.run_request import Outputs, RunRequest, with_rollouts
@@ -124,9 +125,14 @@ def series_request(
         options: fields of `ProbeConfig` except `models` and `revision`.
 
     Raises:
-        AntiphaseError: `revision` or `adapter` is given, `find_checkpoints` refuses the checkpoints, or an option, the
-            prompts, the rollouts or the folder cannot be used.
+        AntiphaseError: a launcher started several processes, `revision` or `adapter` is given, `find_checkpoints`
+            refuses the checkpoints, or an option, the prompts, the rollouts or the folder cannot be used.
     """
+    launch().refuse(
+        "a probe of checkpoints",
+        "Start it without the launcher; or name the checkpoints as models, as in antiphase probe CHECKPOINT "
+        "CHECKPOINT, which several processes can share.",
+    )
     options, given = with_rollouts(options, rollouts)
     if options.get("revision") is not None:
         raise InvalidInputError(

@@ -117,7 +117,7 @@ def model_facts(loaded: LoadedModel, prompt_ids: Sequence[int], specs: Sequence[
     missing = left_out(loaded.model)
     return {
         "revision": loaded.revision,
-        "device": str(loaded.device),
+        "device": loaded.device.type,
         "dtype": loaded.dtype,
         "layers": layers,
         **({} if loaded.quantization is None else {"quantization": quantization_facts(loaded.quantization)}),

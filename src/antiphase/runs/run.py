@@ -6,36 +6,30 @@ first rollout is generated. Each batch is written when it is finished, so an int
 """
 
 import contextlib
+import json
 import tempfile
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Generic, TypeVar
-
-import pyarrow as pa
 
 from antiphase.data.chat_template import reads_clock, unused_variables
 from antiphase.data.prompt_rendering import prompts_digest
 from antiphase.errors import InvalidInputError
 from antiphase.models.architecture import unwrap
-from antiphase.models.loading import LoadedModel, inspect_model, load_model
+from antiphase.models.loading import LoadedModel, inspect_model
 from antiphase.page.defaults import FILE as REPORT
 from antiphase.page.html import add_page
 from antiphase.progress import Progress
-from antiphase.rollouts.sampling import end_tokens
-from antiphase.runs.auto_targets import PLANNED, auto_names, planned
-from antiphase.runs.engines import Engines, completed_batch
 from antiphase.runs.folder_lock import only_writer
 from antiphase.runs.items import Batch, Limits
-from antiphase.runs.measuring import model_facts, short_name
-from antiphase.runs.parts import Kind
+from antiphase.runs.model_work import ModelWork
 from antiphase.runs.run_folder import RunFolder
 from antiphase.runs.run_request import RunRequest
 from antiphase.runs.run_result import Frames, Result
-from antiphase.runs.target_plan import plans
+from antiphase.runs.team import team_of
 from antiphase.runs.versions import commit, versions
-from antiphase.signal_spec import SignalSpec
 from antiphase.signals.alternatives import check_alternatives
 from antiphase.signals.measure import chosen_layers
 
@@ -43,7 +37,7 @@ Found = TypeVar("Found", bound=Result)
 Wanted = TypeVar("Wanted", bound=RunRequest)
 
 
-class Run(ABC, Generic[Wanted, Found]):
+class Run(ModelWork, Generic[Wanted, Found]):
     """A run, from its checked request to its result. One subclass is a probe, and another one is an evaluation.
 
     Args:
@@ -64,10 +58,9 @@ class Run(ABC, Generic[Wanted, Found]):
     def __init__(
         self, request: Wanted, *, progress: bool, in_memory: LoadedModel | None = None, moment: str | None = None
     ) -> None:
-        self.request, self.config, self.progress, self.in_memory = request, request.config, progress, in_memory
+        super().__init__(request.config, progress=progress, in_memory=in_memory)
+        self.request = request
         self.moment = datetime.now().isoformat(timespec="seconds") if moment is None else moment
-        # The planned numbers of tokens of the estimators NAME:auto, for the model that is measured.
-        self.planned: dict[str, int] = {}
         self._reads_clock, self._unused = False, set(self.config.chat_template_kwargs or ())
         # The commit is read now, since the sources may change during the run.
         self.commit = commit()
@@ -79,10 +72,6 @@ class Run(ABC, Generic[Wanted, Found]):
         Raises:
             InvalidInputError: the model cannot take a rollout.
         """
-
-    @abstractmethod
-    def tables(self, batch: Any, loaded: LoadedModel, bar: Progress) -> dict[Kind, pa.Table]:
-        """Measure a batch whose rollouts have completions, and return its rows by the name of the table."""
 
     @abstractmethod
     def results(self, frames: Frames, models: dict[str, dict[str, Any]], bar: Progress) -> dict[str, Any]:
@@ -109,16 +98,6 @@ class Run(ABC, Generic[Wanted, Found]):
     def write_tables(self, found: Found, folder: Path) -> None:
         """Write tables that are made of the whole result into a folder."""
 
-    def shared(self, batches: Sequence[Batch], loaded: LoadedModel, folder: RunFolder) -> Sequence[Batch]:
-        """Return the batches of a model after the first one. A probe may put the first model's completions into them.
-
-        Args:
-            batches: the batches of this model.
-            loaded: this model.
-            folder: the run folder, which holds the finished batches of the first model.
-        """
-        return batches
-
     def helpers(self) -> contextlib.AbstractContextManager[Any]:
         """Return a context that is open while the models run, such as a pool of verifying processes."""
         return contextlib.nullcontext()
@@ -128,12 +107,31 @@ class Run(ABC, Generic[Wanted, Found]):
         return versions()
 
     def run(self) -> Found:
-        """Begin or continue the run, and return its result.
+        """Begin or continue the run, and return its result. Several processes of a launcher share the work.
 
         Raises:
-            AntiphaseError: the folder is in use, a model cannot be loaded or measured, or memory runs out.
+            AntiphaseError: the folder is in use, a model cannot be loaded or measured, memory runs out, or another
+                process of the run has ended.
         """
-        outputs = self.request.outputs
+        found, out = self.take_part(), self.request.outputs.out
+        if found is None:
+            assert out is not None
+            return self.load(out)
+        return found
+
+    def take_part(self) -> Found | None:
+        """Do what `run` does, but return None in each process except process 0, which makes the result."""
+        with team_of(self.request.outputs.out) as self.team:
+            if self.config.engine == "vllm":
+                self.team.launch.refuse("the engine 'vllm'", "Start it without the launcher.")
+            if self.team.launch.first:
+                return self._lead()
+            self._follow()
+            return None
+
+    def _lead(self) -> Found:
+        """Run as process 0 or as the only process: make the folder, work on batches, and make the result."""
+        outputs, team = self.request.outputs, self.team
         with contextlib.ExitStack() as stack:
             path = outputs.out
             if path is None:
@@ -142,20 +140,60 @@ class Run(ABC, Generic[Wanted, Found]):
             begin = self.FOLDER.resume if outputs.resume else self.FOLDER.create
             folder = begin(path, self.request.stored)
             if folder.complete:
+                team.publish("begun", {"identity": self._identity(), "complete": True})
                 found = self.load(path)
                 if not (path / REPORT).exists():
                     self._report(found, path)
+                team.publish("finished", True)
                 return found
             self.moment = folder.kept_prompts().get("moment", self.moment)
             try:
                 batches = [self._batches_of(name) for name in self.config.models]
-                self._keep_prompts(folder, batches)
+                prompts = self._prompts(batches)
+                folder.keep_prompts(prompts)
+                numbered = list(enumerate(batches))
+                self.missing = [[n for n in range(len(own)) if not folder.has_part(i, n)] for i, own in numbered]
+                self.plans_before = [folder.planned_targets(i) for i, _ in numbered]
+                begun: dict[str, Any] = {"moment": self.moment, "missing": self.missing, "plans": self.plans_before}
+                begun |= {"identity": self._identity(), "prompts": prompts["sha256"], "complete": False}
+                team.publish("begun", begun)
                 with self.helpers():
-                    self._run_models(folder, batches)
+                    self.run_models(folder, batches)
             except BaseException:
                 folder.discard_if_unused()
                 raise
-            return self._finish(folder)
+            found = self._finish(folder)
+            team.publish("finished", True)
+            return found
+
+    def _follow(self) -> None:
+        """Run as another process: work on batches of the run that process 0 has begun, until its result is there."""
+        begun, out = self.team.wait_for("begun"), self.request.outputs.out
+        self._check_same(begun["identity"], self._identity(), "options or packages")
+        if not begun["complete"]:
+            assert out is not None
+            folder = self.FOLDER(out)
+            self.moment, self.missing, self.plans_before = begun["moment"], begun["missing"], begun["plans"]
+            batches = [self._batches_of(name) for name in self.config.models]
+            self._check_same(begun["prompts"], self._prompts(batches)["sha256"], "token ids of the prompts")
+            with self.helpers():
+                self.run_models(folder, batches)
+        self.team.wait_for("finished")
+
+    def _identity(self) -> dict[str, Any]:
+        """Return what must be the same in all processes of a run: its folder, options and packages."""
+        known = {"out": str(self.request.outputs.out), **self.request.stored, "versions": self.versions()}
+        return dict(json.loads(json.dumps(known)))
+
+    def _check_same(self, first: Mapping[str, Any], own: Mapping[str, Any], what: str) -> None:
+        """Raise InvalidInputError if something differs between process 0 and this process."""
+        differing = [key for key in {**first, **own} if first.get(key) != own.get(key)]
+        if differing:
+            shown = "; ".join(f"{key}: {first.get(key)!r} and {own.get(key)!r}" for key in differing[:3])
+            raise InvalidInputError(
+                f"process 0 and process {self.team.launch.rank} have different {what}: {shown}. All processes must "
+                "get the same command, the same files and the same packages."
+            )
 
     def _batches_of(self, name: str) -> Sequence[Batch]:
         """Return the batches of a model, after all checks that need no weights."""
@@ -171,10 +209,10 @@ class Run(ABC, Generic[Wanted, Found]):
         self._unused &= set(unused_variables(tokenizer, sorted(self._unused)))
         return self.batches(tokenizer, limits)
 
-    def _keep_prompts(self, folder: RunFolder, batches: Sequence[Sequence[Batch]]) -> None:
-        """Write the digest of each model's prompts to the run folder.
+    def _prompts(self, batches: Sequence[Sequence[Batch]]) -> dict[str, Any]:
+        """Return the digest of each model's prompts, for `RunFolder.keep_prompts`.
 
-        If a chat template asks for the current time, the time that it is given is written too.
+        If a chat template asks for the current time, the time that it is given is returned too.
 
         Raises:
             InvalidInputError: no model's template reads an option of `chat_template_kwargs`.
@@ -186,72 +224,12 @@ class Run(ABC, Generic[Wanted, Found]):
             )
         ids = ([item.prompt_ids for batch in of_model for item in batch.items] for of_model in batches)
         digests = dict(zip(self.config.models, map(prompts_digest, ids), strict=True))
-        folder.keep_prompts({"sha256": digests, **({"moment": self.moment} if self._reads_clock else {})})
+        return {"sha256": digests, **({"moment": self.moment} if self._reads_clock else {})}
 
     def inspected(self, name: str) -> Any:
         """Return a model without its weights, and its tokenizer."""
         return inspect_model(
             name,
-            trust_remote_code=self.config.trust_remote_code,
-            revision=self.config.revision,
-            adapter=self.config.adapter,
-        )
-
-    def _run_models(self, folder: RunFolder, batches: Sequence[Sequence[Batch]]) -> None:
-        stages = len(self.config.specs()) + (1 if self.config.rollouts is None else 0)
-        with Progress(stages * sum(len(b.items) for model in batches for b in model), shown=self.progress) as bar:
-            for index, name in enumerate(self.config.models):
-                of_model = batches[index]
-                missing = [number for number in range(len(of_model)) if not folder.has_part(index, number)]
-                there = sum(len(batch.items) for number, batch in enumerate(of_model) if number not in missing)
-                bar.skip(f"{name}: resuming", stages * there)
-                if missing:
-                    bar.stage(f"{name}: loading", 0)
-                    loaded = self.in_memory or self._load(name)
-                    if index > 0:
-                        of_model = self.shared(of_model, loaded, folder)
-                    with Engines(self.config, loaded, name) as engines:
-                        self._run_model(folder, index, missing, of_model, loaded, engines, bar)
-                    del loaded
-
-    def _run_model(
-        self,
-        folder: RunFolder,
-        index: int,
-        missing: Sequence[int],
-        batches: Sequence[Batch],
-        loaded: LoadedModel,
-        engines: Engines,
-        bar: Progress,
-    ) -> None:
-        """Generate, measure and write the missing batches of one model."""
-        first = batches[missing[0]]
-        facts = model_facts(loaded, first.items[0].prompt_ids, self.config.specs())
-        engine = None if first.is_completed else engines.ending_at(first.end_ids).name
-        given = _without_end(batches, loaded) if self.config.rollouts is not None else {}
-        self.planned = folder.planned_targets(index)
-        facts = {**facts, "engine": engine, **given}
-        folder.write_model(index, {**facts, PLANNED: self.planned} if self.planned else facts)
-        for number in missing:
-            batch = batches[number]
-            if not batch.is_completed:
-                batch = completed_batch(batch, loaded, engines, bar)
-            some = any(item.completion_ids for item in batch.items)
-            if some and not self.planned and auto_names(self.config.estimators):
-                bar.stage(f"{short_name(loaded)}: planning", 0)
-                self.planned = plans(loaded, batch.items, sum(len(one.items) for one in batches), self.config)
-                folder.write_model(index, {**facts, PLANNED: self.planned})
-            folder.write_part(index, number, self.tables(batch, loaded, bar))
-
-    def specs(self) -> tuple[SignalSpec, ...]:
-        """Return one spec for each estimator, with the planned numbers of tokens of the model that is measured."""
-        return planned(self.config.specs(), self.planned)
-
-    def _load(self, name: str) -> LoadedModel:
-        return load_model(
-            name,
-            dtype=self.config.dtype,
-            device=self.config.device,
             trust_remote_code=self.config.trust_remote_code,
             revision=self.config.revision,
             adapter=self.config.adapter,
@@ -290,10 +268,3 @@ class Run(ABC, Generic[Wanted, Found]):
     def _report(self, found: Found, path: Path) -> None:
         if self.request.outputs.report:
             add_page(lambda: found.document(path.resolve().name), path / REPORT)
-
-
-def _without_end(batches: Sequence[Batch], loaded: LoadedModel) -> dict[str, int]:
-    """Return `num_without_end`: the number of given rollouts that have no end token and were not cut at a limit."""
-    ends = set(end_tokens(loaded, batches[0].end_ids))
-    items = [item for batch in batches for item in batch.items if item.finish != "length" and item.completion_ids]
-    return {"num_without_end": sum(item.completion_ids[-1] not in ends for item in items if item.completion_ids)}

@@ -240,6 +240,9 @@ class RunFolder:
             before = self.read_model(model)
             # An earlier version wrote fewer facts. Only the facts that it wrote are compared.
             differing = [key for key in facts if key in before and before[key] != facts[key]]
+            # An earlier version wrote the number of the device too, as in cuda:0.
+            if "device" in differing and before["device"].partition(":")[0] == facts["device"]:
+                differing.remove("device")
             if differing:
                 shown = ", ".join(f"{key} was {before.get(key)!r}, now {facts[key]!r}" for key in differing)
                 raise InvalidInputError(

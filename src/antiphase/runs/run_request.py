@@ -10,6 +10,7 @@ from typing import Any
 from antiphase.errors import InvalidInputError, MissingExtraError
 from antiphase.runs.folder_kinds import FolderKind, check_out
 from antiphase.runs.folder_lock import check_unused
+from antiphase.runs.launch import launch
 from antiphase.runs.run_config import GIVEN_ROWS
 
 
@@ -54,10 +55,13 @@ class Outputs:
     def check(self, kind: FolderKind, stored: Mapping[str, Any]) -> None:
         """Raise an error if the run can neither begin nor continue in the folder; see `check_out`.
 
+        If a launcher started several processes, process 0 checks the folder when the run begins. The others may come
+        when process 0 has made it already.
+
         Raises:
             InvalidInputError: `check_out` refuses the folder, or another process is writing to it.
         """
-        if self.out is not None:
+        if self.out is not None and not launch().several:
             check_unused(self.out)
             check_out(self.out, kind, stored, resume=self.resume)
 

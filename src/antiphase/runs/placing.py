@@ -1,0 +1,45 @@
+"""Choose the device of this process, if a launcher started several processes on one machine."""
+
+import torch
+
+from antiphase.errors import InvalidInputError
+from antiphase.models.loading import resolve_device
+from antiphase.runs.launch import Launch
+
+
+def own_device(name: str, launched: Launch) -> str:
+    """Return the name of the device on which this process loads its models.
+
+    One process keeps the name that the user gave. With several processes, each process of a machine takes its own
+    device, by its number on this machine. If a process sees one device only, because the launcher hides the others
+    from it, it takes this device. The device also becomes torch's current device.
+
+    Args:
+        name: the device that the user gave, or `auto`.
+        launched: the place of this process among the processes that were started together.
+
+    Raises:
+        InvalidInputError: several processes name one device, such as `cuda:1`; or there are fewer devices than
+            processes.
+    """
+    if not launched.several:
+        return name
+    place = resolve_device(name)
+    if place.index is not None and place.type != "cpu":
+        raise InvalidInputError(
+            f"device {name!r} is one device, and {launched.local_size} processes were started on this machine. Name "
+            f"{place.type!r} or 'auto': each process then takes its own."
+        )
+    if place.type in ("cpu", "mps"):
+        return place.type
+    module = torch.get_device_module(place.type)
+    number = module.device_count()
+    if number == 1:
+        return f"{place.type}:0"
+    if launched.local_rank >= number:
+        raise InvalidInputError(
+            f"process {launched.rank} has no device of its own: this machine has {launched.local_size} processes and "
+            f"{number} devices of the type {place.type!r}. Start at most {number} processes on each machine."
+        )
+    module.set_device(launched.local_rank)
+    return f"{place.type}:{launched.local_rank}"
