@@ -29,7 +29,7 @@ from antiphase.runs.engines import Engines, completed_batch
 from antiphase.runs.folder_lock import only_writer
 from antiphase.runs.items import Batch, Limits
 from antiphase.runs.measuring import model_facts, short_name
-from antiphase.runs.parts import Kind
+from antiphase.runs.parts import Kind, kept_path
 from antiphase.runs.run_folder import RunFolder
 from antiphase.runs.run_request import RunRequest
 from antiphase.runs.run_result import Frames, Result
@@ -227,15 +227,17 @@ class Run(ABC, Generic[Wanted, Found]):
         """Generate, measure and write the missing batches of one model."""
         first = batches[missing[0]]
         facts = model_facts(loaded, first.items[0].prompt_ids, self.config.specs())
-        engine = None if first.is_completed else engines.ending_at(first.end_ids).name
+        engine = None if first.is_completed else engines.ending_at(first.end_ids)
+        of_engine = {"engine": None} if engine is None else {"engine": engine.name, **engine.facts}
         given = _without_end(batches, loaded) if self.config.rollouts is not None else {}
         self.planned = folder.planned_targets(index)
-        facts = {**facts, "engine": engine, **given}
+        facts = {**facts, **of_engine, **given}
         folder.write_model(index, {**facts, PLANNED: self.planned} if self.planned else facts)
         for number in missing:
             batch = batches[number]
             if not batch.is_completed:
-                batch = completed_batch(batch, number, loaded, engines, bar)
+                kept = kept_path(folder.path, index, number)
+                batch = completed_batch(batch, number, loaded, engines, bar, kept)
             some = any(item.completion_ids for item in batch.items)
             if some and not self.planned and auto_names(self.config.estimators):
                 bar.stage(f"{short_name(loaded)}: planning", 0)
