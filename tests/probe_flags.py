@@ -9,5 +9,6 @@ FLAGS = {
     "--alternatives", "--token-budget", "--min-tokens", "--num-resamples", "--out", "--resume", "--no-figures",
     "--no-report", "--quiet", "--unit", "--splitter", "--step-strength", "--min-steps", "--checkpoints",
     "--no-references", "--segment", "--engine", "--generator", "--vllm-memory", "--end-token", "--think-tags",
-    "--auto-seconds", "--base-url", "--served-model", "--concurrency", "--request-timeout", "--deadline", "--api-key-env",
+    "--auto-seconds", "--base-url", "--served-model", "--concurrency", "--request-timeout", "--deadline",
+    "--api-key-env",
 }  # fmt: skip
