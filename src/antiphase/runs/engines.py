@@ -57,13 +57,12 @@ class Engines(contextlib.AbstractContextManager["Engines"]):
 
 
 def completed_batch(
-    batch: Batch, number: int, loaded: LoadedModel, engines: Engines, bar: Progress, kept: Path | None = None
+    batch: Batch, loaded: LoadedModel, engines: Engines, bar: Progress, kept: Path | None = None
 ) -> Batch:
     """Generate the completions of a batch, and return the batch with them.
 
     Args:
         batch: the batch.
-        number: the number of the batch in the run.
         loaded: the model that is measured.
         engines: the engines of this model.
         bar: the progress bar.
@@ -73,8 +72,7 @@ def completed_batch(
     bar.stage(f"{short_name(loaded)}: generating{about}", len(batch.items))
     engine = engines.ending_at(batch.end_ids)
     engine.keep_in(kept)
-    draw = number if batch.draw is None else batch.draw
-    drawn = engine.complete([item.prompt_ids for item in batch.items], batch.sampling, draw, tick=bar.advance)
+    drawn = engine.complete([item.prompt_ids for item in batch.items], batch.sampling, batch.seeds, tick=bar.advance)
     bar.end_stage()
     pairs = zip(batch.items, drawn, strict=True)
     items = tuple(completed(item, one.ids, one.finish, loaded.tokenizer) for item, one in pairs)

@@ -237,7 +237,7 @@ class Run(ABC, Generic[Wanted, Found]):
             batch = batches[number]
             if not batch.is_completed:
                 kept = kept_path(folder.path, index, number)
-                batch = completed_batch(batch, number, loaded, engines, bar, kept)
+                batch = completed_batch(batch, loaded, engines, bar, kept)
             some = any(item.completion_ids for item in batch.items)
             if some and not self.planned and auto_names(self.config.estimators):
                 bar.stage(f"{short_name(loaded)}: planning", 0)
