@@ -58,6 +58,7 @@ class FakeServer:
     def __init__(self, kind: str = "vllm", fault: Callable[[int, dict], Fault | None] = lambda *_: None, **changes):
         self.kind, self.fault, self.tokenizer = kind, fault, byte_tokenizer()
         self.models, self.key, self.tokenize = ["tiny"], None, kind in ("vllm", "llamacpp")
+        self.strict = True
         self.shift = self.extra_prompt = self.port = 0
         self.edit: Callable[[dict], Any] = lambda payload: payload
         for name, value in changes.items():
@@ -92,7 +93,7 @@ class FakeServer:
             fault = self.fault(number, body)
             if fault is not None:
                 return fault
-        if body["model"] not in self.models:
+        if self.strict and body["model"] not in self.models:
             return 404, {"error": {"message": f"The model `{body['model']}` does not exist."}}
         if self.kind in ("openai", "text") and set(body) - KNOWN - {"generation_config"}:
             return 400, {"error": {"message": "Unrecognized request argument supplied"}}

@@ -62,9 +62,9 @@ async def run_rows(
                 failures.append((row, error))
                 stop.set()
 
-    workers = [asyncio.ensure_future(take_rows()) for _ in range(min(concurrency, len(rows)))]
-    stopping = asyncio.ensure_future(stop.wait())
-    everything = asyncio.gather(*workers)
+    workers: list[asyncio.Future[None]] = [asyncio.ensure_future(take_rows()) for _ in range(min(concurrency, len(rows)))]
+    stopping: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
+    everything: asyncio.Future[Any] = asyncio.gather(*workers)
     try:
         await asyncio.wait({everything, stopping}, timeout=deadline, return_when=asyncio.FIRST_COMPLETED)
         if not everything.done() and stop.is_set():

@@ -78,7 +78,7 @@ async def check_server(options: ServerOptions, tokenizer: Any, ends: Sequence[in
         if options.model not in owners and kind != "unknown":
             raise InvalidInputError(_lacks(options, owners))
         ids = [int(token) for token in tokenizer(TRIAL_TEXT).input_ids]
-        dialect, answer = await _trial(client, options, ids, ends)
+        dialect, answer = await _trial(client, options, ids, ends, owners)
         if options.model not in owners and not _answers(answer, options.model):
             raise InvalidInputError(_lacks(options, owners) + f" It answered with the model {answer.model!r}.")
         check_prompt(answer, ids)
@@ -120,7 +120,11 @@ def _answers(answer: Answer, model: str) -> bool:
 
 
 async def _trial(
-    client: Client, options: ServerOptions, ids: Sequence[int], ends: Sequence[int]
+    client: Client,
+    options: ServerOptions,
+    ids: Sequence[int],
+    ends: Sequence[int],
+    owners: Mapping[str, str | None],
 ) -> tuple[Dialect, Answer]:
     """Ask for a short completion in one way after the other, and return the first way that works, and its answer."""
     url, refusals = f"{options.base_url}/completions", []
@@ -133,6 +137,8 @@ async def _trial(
             if error.status not in _NOT_THIS_WAY:
                 raise
             refusals.append((dialect, error))
+    if owners and options.model not in owners:
+        raise InvalidInputError(f"{_lacks(options, owners)} ({refusals[0][1]})")
     if all(error.status in (404, 405) for _, error in refusals):
         raise InvalidInputError(
             f"{refusals[0][1]} If the server offers only chats, antiphase cannot use it: a chat template of the "

@@ -55,7 +55,7 @@ def _of_ids(
     # A server that does not know `stop_token_ids` goes on after an end token of ours. The rest is cut off.
     ids, finish = trim(list(found), ends)
     if finish == "length" and answer.finish == "stop":
-        if answer.end not in ends:
+        if answer.end is None or answer.end not in ends:
             raise InvalidInputError(
                 f"the server ended a completion with 'stop', but its last token is {ids[-1]} and the end tokens are "
                 f"{list(ends)}: the server uses another end token. Name its text with --end-token."
@@ -75,9 +75,8 @@ def _of_text(answer: Answer, tokenizer: Any, ends: Sequence[int], sampling: Samp
     if finish == "length" and answer.finish == "stop":
         if not ends:
             raise InvalidInputError("the server ended a completion with 'stop', but the model has no end token.")
-        own = tokenizer.eos_token_id
-        end = answer.end if answer.end in ends else own if own in ends else ends[0]
-        ids, finish = [*ids, end], "stop"
+        named = (answer.end, tokenizer.eos_token_id, ends[0])
+        ids, finish = [*ids, next(end for end in named if end is not None and end in ends)], "stop"
     if not ids:
         raise InvalidInputError("the server returned a completion of no tokens.")
     other_length = counted is not None and len(ids) != counted
