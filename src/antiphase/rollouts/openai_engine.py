@@ -20,7 +20,7 @@ from antiphase.rollouts.sampling import end_tokens
 from antiphase.rollouts.sampling_spec import Sampling
 from antiphase.rollouts.server_batch import Outcome, run_here, run_rows
 from antiphase.rollouts.server_check import CheckedServer, check_prompt, check_server
-from antiphase.rollouts.server_client import Client, RefusedError
+from antiphase.rollouts.server_client import Client
 from antiphase.rollouts.server_completion import prompt_text, rollout_of
 from antiphase.rollouts.server_options import ServerOptions
 from antiphase.rollouts.server_protocol import Answer, read_answer
@@ -146,9 +146,9 @@ class OpenaiGenerator(Generator):
             )
         row, error = outcome.failures[0]
         message = f"rollout {row}: {error} {state}{kept}"
-        if isinstance(error, RefusedError):
-            return RefusedError(message, error.status)
-        return type(error)(message)
+        if isinstance(error, ServerError):
+            return ServerError(message)
+        return InvalidInputError(message)
 
 
 def make(

@@ -62,7 +62,9 @@ async def run_rows(
                 failures.append((row, error))
                 stop.set()
 
-    workers: list[asyncio.Future[None]] = [asyncio.ensure_future(take_rows()) for _ in range(min(concurrency, len(rows)))]
+    workers: list[asyncio.Future[None]] = [
+        asyncio.ensure_future(take_rows()) for _ in range(min(concurrency, len(rows)))
+    ]
     stopping: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
     everything: asyncio.Future[Any] = asyncio.gather(*workers)
     try:

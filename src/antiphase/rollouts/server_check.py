@@ -18,10 +18,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from antiphase.errors import InvalidInputError, ServerError
+from antiphase.errors import InvalidInputError
 from antiphase.registry import did_you_mean
 from antiphase.rollouts.sampling_spec import Sampling
-from antiphase.rollouts.server_client import Client, MalformedError, RefusedError
+from antiphase.rollouts.server_client import Client, ExhaustedError, MalformedError, RefusedError
 from antiphase.rollouts.server_completion import first_difference, plain_ids, rollout_of
 from antiphase.rollouts.server_options import ServerOptions
 from antiphase.rollouts.server_protocol import DIALECTS, Answer, Dialect, read_answer
@@ -90,7 +90,10 @@ async def check_server(options: ServerOptions, tokenizer: Any, ends: Sequence[in
 
 
 async def _listed(client: Client, options: ServerOptions) -> dict[str, str | None]:
-    """Return the owner of each model that the server lists; nothing if the server has no list."""
+    """Return the owner of each model that the server lists; nothing if the server has no list.
+
+    `transformers serve` answers with status 500 if this machine has no cache of the hub.
+    """
 
     def read(payload: Any) -> dict[str, str | None]:
         data = payload.get("data") if isinstance(payload, Mapping) else None
@@ -98,9 +101,9 @@ async def _listed(client: Client, options: ServerOptions) -> dict[str, str | Non
         return {str(one.get("id")): one.get("owned_by") for one in models if isinstance(one, Mapping)}
 
     try:
-        return await client.ask(f"{options.base_url}/models", None, read)
-    except RefusedError as error:
-        if error.status in (401, 403):
+        return await client.ask(f"{options.base_url}/models", None, read, attempts=4)
+    except (RefusedError, ExhaustedError) as error:
+        if error.status in (401, 403, None):
             raise
         return {}
 
@@ -216,7 +219,7 @@ async def _tokenised(client: Client, options: ServerOptions) -> list[int] | None
     for place in dict.fromkeys((options.root, options.base_url)):
         try:
             return await client.ask(f"{place}/tokenize", body, read, attempts=2)
-        except (RefusedError, ServerError):
+        except (RefusedError, ExhaustedError):
             continue
     return None
 

@@ -40,6 +40,19 @@ class RefusedError(InvalidInputError):
         self.status = status
 
 
+class ExhaustedError(ServerError):
+    """All attempts of a request failed.
+
+    Args:
+        message: the message, with the reason of the last failure.
+        status: the HTTP status of the last answer; None if there was no whole answer.
+    """
+
+    def __init__(self, message: str, status: int | None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class MalformedError(Exception):
     """An answer of the server is not whole or not of the expected form. The request is repeated."""
 
@@ -55,11 +68,14 @@ class _PassingError(Exception):
         message: what happened.
         pause: the seconds that the server wants to be left alone; None if it named no time.
         answered: whether the server answered, or refused the connection, before the request timeout.
+        status: the HTTP status of the answer; None if there was no whole answer.
     """
 
-    def __init__(self, message: str, pause: float | None = None, *, answered: bool = True) -> None:
+    def __init__(
+        self, message: str, pause: float | None = None, *, answered: bool = True, status: int | None = None
+    ) -> None:
         super().__init__(message)
-        self.pause, self.answered = pause, answered
+        self.pause, self.answered, self.status = pause, answered, status
 
 
 class Client(contextlib.AbstractAsyncContextManager["Client"]):
@@ -101,7 +117,7 @@ class Client(contextlib.AbstractAsyncContextManager["Client"]):
 
         Raises:
             RefusedError: the server refused the request for good.
-            ServerError: all attempts failed.
+            ExhaustedError: all attempts failed.
             StoppedError: the batch was stopped before another attempt.
         """
         retries, unanswered = self._options.retries, 0
@@ -113,7 +129,8 @@ class Client(contextlib.AbstractAsyncContextManager["Client"]):
                 unanswered += not failure.answered
                 if attempt == most or unanswered == retries.attempts_without_answer:
                     times = "1 attempt" if attempt == 1 else f"{attempt} attempts"
-                    raise ServerError(f"{url} failed in {times}. The last time: {failure}") from failure
+                    message = f"{url} failed in {times}. The last time: {failure}"
+                    raise ExhaustedError(message, failure.status) from failure
                 pause = min(retries.longest, retries.first * 2 ** (attempt - 1)) * self._random.uniform(0.5, 1)
                 await self._pause(max(pause, failure.pause or 0.0))
         raise AssertionError("the last attempt returns or raises")
@@ -146,7 +163,8 @@ class Client(contextlib.AbstractAsyncContextManager["Client"]):
         quote = f"status {status}" + (f": {said}" if said else "")
         if status in RETRIED:
             longest = self._options.retries.longest_named
-            return _PassingError(quote, named_pause(response.headers.get("retry-after"), longest))
+            pause = named_pause(response.headers.get("retry-after"), longest)
+            return _PassingError(quote, pause, status=status)
         hint = {
             401: f" Put the server's key into the environment variable {self._options.api_key_env}, or name another "
             "variable with --api-key-env.",
