@@ -5,6 +5,8 @@ import random
 import socket
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -50,6 +52,7 @@ class FakeServer:
     """A server on a free port of this machine.
 
     Args:
+        behind: the address of a real server, which then answers every request that gets no fault.
         kind: `vllm`, `llamacpp`, `openai` (text only, refuses unknown fields) or `text` (takes no token ids either).
         fault: function of the number of a request for a rollout and of its body; None answers well.
         shift: added to every token id that the server shows, as if its tokenizer were another one.
@@ -58,7 +61,7 @@ class FakeServer:
     def __init__(self, kind: str = "vllm", fault: Callable[[int, dict], Fault | None] = lambda *_: None, **changes):
         self.kind, self.fault, self.tokenizer = kind, fault, byte_tokenizer()
         self.models, self.key, self.tokenize = ["tiny"], None, kind in ("vllm", "llamacpp")
-        self.strict = True
+        self.strict, self.behind = True, None
         self.shift = self.extra_prompt = self.port = 0
         self.edit: Callable[[dict], Any] = lambda payload: payload
         for name, value in changes.items():
@@ -102,6 +105,23 @@ class FakeServer:
         if self.kind == "text" and not isinstance(body["prompt"], str):
             return 422, {"detail": "prompt must be a string."}
         return 200, self.edit(self.completion(body))
+
+    def passed_on(self, path: str, body: dict) -> tuple[int, Any] | Fault:
+        """The answer of the server behind this one, or a fault."""
+        if body and body.get("max_tokens") not in (1, 16):
+            with self.lock:
+                self.bodies.append(body)
+                number = len(self.rollouts) - 1
+            fault = self.fault(number, body)
+            if fault is not None:
+                return fault
+        data = json.dumps(body).encode() if body else None
+        request = urllib.request.Request(self.behind + path, data, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return Fault(error.code, error.read().decode())
 
     def completion(self, body: dict) -> dict:
         prompt = body["prompt"]
@@ -156,7 +176,7 @@ def serving(
                 fake.most = max(fake.most, fake.under_way)
             try:
                 time.sleep(0.01)
-                reply = fake.reply(self.path, body)
+                reply = fake.reply(self.path, body) if fake.behind is None else fake.passed_on(self.path, body)
             finally:
                 with fake.lock:
                     fake.under_way -= 1

@@ -1,23 +1,28 @@
 """The engine `openai` against a real server, `transformers serve`, with a tiny model on the CPU."""
 
+import json
 import os
 import subprocess
 import sys
 import time
 import urllib.request
 
+import pyarrow.parquet as pq
 import pytest
+from pandas.testing import assert_frame_equal
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import antiphase
+from antiphase.errors import ServerError
 from antiphase.models.loading import load_model
 from antiphase.rollouts.choosing import make_generator
 from antiphase.rollouts.kept_rollouts import kept_counts
 from antiphase.rollouts.sampling_spec import Sampling
-from antiphase.rollouts.server_options import ServerOptions
+from antiphase.rollouts.server_options import Retries, ServerOptions
+from antiphase.runs import server_choice
 from conftest import tiny_model
-from server_cases import free_port
+from server_cases import BUSY, CUT, HALF, Fault, free_port, serving
 
 for package in ("fastapi", "openai", "uvicorn"):
     pytest.importorskip(package, reason="pip install 'transformers[serving]'")
@@ -73,6 +78,12 @@ def _no_proxy(monkeypatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
+PROBE = {
+    "num_prompts": 2, "samples": 2, "max_new_tokens": 17, "num_resamples": 10, "batch_size": 3, "progress": False,
+    "figures": False, "report": False, "engine": "openai", "concurrency": 1,
+}  # fmt: skip
+
+
 def test_greedy_completions_of_the_server_are_those_of_the_engine_transformers(served, tmp_path) -> None:
     path, url = served
     loaded = load_model(str(path), dtype="float32")
@@ -93,10 +104,9 @@ def test_greedy_completions_of_the_server_are_those_of_the_engine_transformers(s
 
 def test_a_probe_by_the_server_is_measured_here_and_repeats_with_its_seeds(served, tmp_path) -> None:
     path, url = served
-    options = {"num_prompts": 2, "samples": 2, "max_new_tokens": 16, "num_resamples": 10, "progress": False}
-    options |= {"engine": "openai", "base_url": url, "concurrency": 1, "figures": False, "report": False}
+    options = {**PROBE, "base_url": url}
     first = antiphase.probe(str(path), out=tmp_path / "first", **options)
-    again = antiphase.probe(str(path), batch_size=3, **options)
+    again = antiphase.probe(str(path), **{**options, "batch_size": 16})
     assert len(first.rollouts) == 4
     assert first.rollouts.completion.nunique() == 4
     # With one request at a time, the seeds decide; the size of the batch does not matter.
@@ -111,3 +121,39 @@ def test_a_probe_by_the_server_is_measured_here_and_repeats_with_its_seeds(serve
     assert "the server returned 4 rollouts as text" in " ".join(str(first).split())
     assert first.tokens.logprob.notna().all()
     assert not (tmp_path / "first" / "parts").exists()
+
+
+def test_with_faults_between_the_tables_are_the_same(served, tmp_path, monkeypatch) -> None:
+    path, url = served
+    monkeypatch.setattr(server_choice, "RETRIES", Retries(attempts=3, first=0.02, longest=0.1))
+    whole = antiphase.probe(str(path), out=tmp_path / "whole", base_url=url, **PROBE)
+    behind, options = {"behind": url.removesuffix("/v1")}, {**PROBE, "request_timeout": 3.0}
+    # Each fault that passes costs a repetition and nothing else.
+    passing = {0: BUSY, 1: Fault(500), 3: CUT, 4: HALF, 6: Fault(drop=True), 7: Fault(stall=30)}
+    with serving(fault=lambda number, _: passing.get(number), **behind) as server:
+        found = antiphase.probe(str(path), base_url=server.url, **options)
+    assert len(server.rollouts) == len(passing) + 4
+    assert_frame_equal(found.tokens, whole.tokens, check_exact=True)
+    # Each fault that lasts ends the run. Then --resume requests only what is missing.
+    out, asked = tmp_path / "cut", 0
+    for fault in (Fault(stall=30), Fault(500), HALF):
+        with serving(fault=lambda number, _, fault=fault: fault if number else None, **behind) as server:
+            began = time.monotonic()
+            with pytest.raises(ServerError, match=r"rollouts of the batch are finished.*--resume"):
+                antiphase.probe(str(path), out=out, resume=True, base_url=server.url, **options)
+            assert time.monotonic() - began < 30
+        asked += 1
+        kept = [len(file.read_text().splitlines()) for file in out.glob("parts/*/*.kept.jsonl")]
+        assert sum(kept) == asked
+    gone = f"http://127.0.0.1:{free_port()}/v1"
+    with pytest.raises(ServerError, match="the connection failed"):
+        antiphase.probe(str(path), out=out, resume=True, base_url=gone, **options)
+    with serving(**behind) as server:
+        antiphase.probe(str(path), out=out, resume=True, base_url=server.url, **options)
+    assert len(server.rollouts) == 4 - asked
+    for name in ("tokens", "rollouts", "steps", "alternatives"):
+        tables = [pq.read_table(folder / f"{name}.parquet").to_pandas() for folder in (tmp_path / "whole", out)]
+        assert_frame_equal(*tables, check_exact=True)
+    results = [json.loads((folder / "summary.json").read_text())["results"] for folder in (tmp_path / "whole", out)]
+    assert results[0] == results[1]
+    assert not (out / "parts").exists()

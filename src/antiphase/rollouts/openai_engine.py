@@ -145,7 +145,7 @@ class OpenaiGenerator(Generator):
                 "--batch-size."
             )
         row, error = outcome.failures[0]
-        message = f"rollout {row}: {error} {state}{kept}"
+        message = f"rollout {row}: {str(error).rstrip('.')}. {state}{kept}"
         if isinstance(error, ServerError):
             return ServerError(message)
         return InvalidInputError(message)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from antiphase.errors import InvalidInputError
-from antiphase.rollouts.server_options import DEFAULT_KEY, ServerOptions, check_url
+from antiphase.rollouts.server_options import DEFAULT_KEY, Retries, ServerOptions, check_url
 
 # The options of the engine `openai`, and the values that they have in a run that is older than this engine.
 SERVER_DEFAULTS: Mapping[str, Any] = {
@@ -13,6 +13,7 @@ SERVER_DEFAULTS: Mapping[str, Any] = {
 }  # fmt: skip
 # A server may move or be restarted while a run is interrupted. Only the name of its model must stay the same.
 FREE_SERVER_OPTIONS = tuple(name for name in SERVER_DEFAULTS if name != "served_model")
+RETRIES = Retries()
 _BUILT_IN = ("auto", "transformers", "vllm")
 
 
@@ -62,4 +63,5 @@ def server_options(config: Any, name: str) -> ServerOptions:
         request_timeout=config.request_timeout,
         deadline=config.deadline,
         api_key_env=config.api_key_env,
+        retries=RETRIES,
     )
