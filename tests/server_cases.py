@@ -108,7 +108,7 @@ class FakeServer:
 
     def passed_on(self, path: str, body: dict) -> tuple[int, Any] | Fault:
         """The answer of the server behind this one, or a fault."""
-        if body and body.get("max_tokens") not in (1, 16):
+        if body.get("max_tokens", 1) not in (1, 16):
             with self.lock:
                 self.bodies.append(body)
                 number = len(self.rollouts) - 1
