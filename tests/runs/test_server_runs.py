@@ -1,6 +1,12 @@
 """Probes and evaluations whose rollouts a server generates: cut and continued, what is stored, and what is refused."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -83,6 +89,28 @@ def test_the_rollouts_of_a_first_batch_that_fails_are_kept_too(model_dir, tmp_pa
     assert len(server.rollouts) == 9 + 1
 
 
+def test_after_kill_9_the_finished_rollouts_are_there(model_dir, tmp_path) -> None:
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    words = ["probe", str(model_dir), "--engine", "openai", "--served-model", "tiny", "--num-prompts", "3"]
+    words += ["--samples", "3", "--max-new-tokens", "20", "--num-resamples", "10", "--batch-size", "4", "--quiet"]
+    words += ["--no-figures", "--no-report", "--concurrency", "1"]
+    command = [sys.executable, "-m", "antiphase", *words, "--out", str(out)]
+    with serving(fault=lambda number, _: Fault(stall=300) if number >= 6 else None) as server:
+        process = subprocess.Popen([*command, "--base-url", server.url], env={**os.environ, "OMP_NUM_THREADS": "1"})
+        end = time.monotonic() + 300
+        while sum(len(path.read_text().splitlines()) for path in out.glob("parts/*/*.kept.jsonl")) < 6:
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with serving() as server:
+        assert cli.main([*words, "--base-url", server.url, "--out", str(out), "--resume"]) == 0
+        assert len(server.rollouts) == 3
+        assert cli.main([*words, "--base-url", server.url, "--out", str(whole)]) == 0
+    assert_same_run(whole, out, ("tokens", "rollouts", "steps", "alternatives"))
+
+
 def test_a_wrong_server_leaves_no_folder_and_other_names_do_not_continue_a_run(model_dir, tmp_path) -> None:
     out = tmp_path / "run"
     with serving(shift=1) as server, pytest.raises(InvalidInputError, match="tokenizer is not that of the measured"):
@@ -131,11 +159,20 @@ def test_options_that_do_not_go_together(models, options, message) -> None:
         antiphase.probe(models, **options)
 
 
-def test_checkpoints_and_trained_cells_cannot_be_served(tmp_path) -> None:
+def test_checkpoints_and_trained_cells_cannot_be_served(tmp_path, monkeypatch) -> None:
+    import antiphase.study.request as study_request
     from antiphase.probing.request import series_request
 
     with pytest.raises(InvalidInputError, match="does not go with checkpoints"):
         series_request(tmp_path, engine="openai", base_url="http://x/v1")
+    monkeypatch.setattr(study_request, "cell_recipe", lambda *_: None)
+    monkeypatch.setattr(study_request, "check_recipe", lambda _: None)
+    evaluation = {"engine": "openai", "base_url": "http://x/v1", "tasks": ("digit_sum",)}
+    cell = SimpleNamespace(trained=True, model="m", setting="s", method="grpo", seed=0, evaluation=evaluation)
+    with pytest.raises(InvalidInputError, match="'grpo' is trained here.*does not have the trained model"):
+        study_request.check_cells([cell])
+    cell.trained = False
+    study_request.check_cells([cell])
 
 
 def test_the_second_model_can_share_the_rollouts_of_a_server(model_dir, tmp_path) -> None:

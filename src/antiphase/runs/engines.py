@@ -34,9 +34,10 @@ class Engines(contextlib.AbstractContextManager["Engines"]):
         if end_ids not in self._made:
             self._close()  # vLLM takes most of a GPU's memory, so only one engine exists at a time.
             vllm = self._vllm() if self._config.engine == "vllm" else None
-            server = server_options(self._config, self._name) if self._config.engine == "openai" else None
-            engine = make_generator(self._config.engine, self._loaded, end_ids=end_ids, vllm=vllm, server=server)
-            self._made = {end_ids: engine}
+            options: dict[str, Any] = {"end_ids": end_ids, "vllm": vllm}
+            if self._config.engine == "openai":
+                options["server"] = server_options(self._config, self._name)
+            self._made = {end_ids: make_generator(self._config.engine, self._loaded, **options)}
         return self._made[end_ids]
 
     def _vllm(self) -> VllmOptions:
