@@ -1,12 +1,12 @@
 """Probes and evaluations whose rollouts a server generates: cut and continued, what is stored, and what is refused."""
 
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -162,17 +162,17 @@ def test_options_that_do_not_go_together(models, options, message) -> None:
 def test_checkpoints_and_trained_cells_cannot_be_served(tmp_path, monkeypatch) -> None:
     import antiphase.study.request as study_request
     from antiphase.probing.request import series_request
+    from antiphase.study.grid import Cell
 
     with pytest.raises(InvalidInputError, match="does not go with checkpoints"):
         series_request(tmp_path, engine="openai", base_url="http://x/v1")
     monkeypatch.setattr(study_request, "cell_recipe", lambda *_: None)
     monkeypatch.setattr(study_request, "check_recipe", lambda _: None)
     evaluation = {"engine": "openai", "base_url": "http://x/v1", "tasks": ("digit_sum",)}
-    cell = SimpleNamespace(trained=True, model="m", setting="s", method="grpo", seed=0, evaluation=evaluation)
-    with pytest.raises(InvalidInputError, match="'grpo' is trained here.*does not have the trained model"):
-        study_request.check_cells([cell])
-    cell.trained = False
-    study_request.check_cells([cell])
+    trained = Cell("m", "s", "grpo", 0, "path", None, None, {}, evaluation)
+    with pytest.raises(InvalidInputError, match=r"'grpo' is trained here.*does not have the trained model"):
+        study_request.check_cells([trained])
+    study_request.check_cells([dataclasses.replace(trained, stage=".")])
 
 
 def test_the_second_model_can_share_the_rollouts_of_a_server(model_dir, tmp_path) -> None:
