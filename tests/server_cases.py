@@ -61,7 +61,7 @@ class FakeServer:
     def __init__(self, kind: str = "vllm", fault: Callable[[int, dict], Fault | None] = lambda *_: None, **changes):
         self.kind, self.fault, self.tokenizer = kind, fault, byte_tokenizer()
         self.models, self.key, self.tokenize = ["tiny"], None, kind in ("vllm", "llamacpp")
-        self.strict, self.behind = True, None
+        self.strict, self.behind, self.narrow = True, None, kind in ("openai", "text")
         self.shift = self.extra_prompt = self.port = 0
         self.edit: Callable[[dict], Any] = lambda payload: payload
         for name, value in changes.items():
@@ -98,7 +98,7 @@ class FakeServer:
                 return fault
         if self.strict and body["model"] not in self.models:
             return 404, {"error": {"message": f"The model `{body['model']}` does not exist."}}
-        if self.kind in ("openai", "text") and set(body) - KNOWN - {"generation_config"}:
+        if self.narrow and set(body) - KNOWN - {"generation_config"}:
             return 400, {"error": {"message": "Unrecognized request argument supplied"}}
         if self.kind == "openai" and "generation_config" in body:
             return 400, {"error": {"message": "Unrecognized request argument supplied: generation_config"}}

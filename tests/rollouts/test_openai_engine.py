@@ -363,6 +363,10 @@ def test_a_server_without_completions_is_refused() -> None:
         engine_of(server.url.removesuffix("/v1") + "/v2")
 
 
+def test_a_known_server_that_refuses_the_sampling_options_is_not_asked_with_fewer() -> None:
+    refused("takes no request.*status 400: Unrecognized request argument", narrow=True)
+
+
 def test_the_key_is_sent_and_never_shown(monkeypatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with serving(key="sk-secret") as server:
