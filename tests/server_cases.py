@@ -61,6 +61,7 @@ class FakeServer:
     def __init__(self, kind: str = "vllm", fault: Callable[[int, dict], Fault | None] = lambda *_: None, **changes):
         self.kind, self.fault, self.tokenizer = kind, fault, byte_tokenizer()
         self.models, self.key, self.tokenize = ["tiny"], None, kind in ("vllm", "llamacpp")
+        self.listing: tuple[int, Any] | Fault | None = None
         self.strict, self.behind, self.narrow = True, None, kind in ("openai", "text")
         self.shift = self.extra_prompt = self.port = 0
         self.edit: Callable[[dict], Any] = lambda payload: payload
@@ -81,6 +82,8 @@ class FakeServer:
         return [body for body in self.bodies if body["max_tokens"] not in (1, 16)]
 
     def reply(self, path: str, body: dict) -> tuple[int, Any] | Fault:
+        if path == "/v1/models" and self.listing is not None:
+            return self.listing
         if path == "/v1/models":
             owner = {"vllm": "vllm", "llamacpp": "llamacpp"}.get(self.kind, "somebody")
             return 200, {"data": [{"id": name, "owned_by": owner} for name in self.models]}

@@ -5,16 +5,17 @@ import threading
 import time
 
 import pytest
-from test_engines import loaded_tiny
 
 import antiphase.rollouts.openai_engine as engine_module
 from antiphase.errors import AntiphaseError, InvalidInputError, ServerError
+from antiphase.models.loading import LoadedModel
 from antiphase.rollouts.choosing import make_generator
 from antiphase.rollouts.engine import Completion
 from antiphase.rollouts.kept_rollouts import KeptRollout, KeptRollouts, kept_counts
 from antiphase.rollouts.sampling_spec import Sampling
 from antiphase.rollouts.server_options import Retries, ServerOptions
 from antiphase.rollouts.server_protocol import DIALECTS
+from conftest import byte_tokenizer, tiny_model
 from server_cases import BUSY, CUT, END, HALF, NO_CHOICE, FakeServer, Fault, free_port, sampled, serving
 
 FAST = Retries(attempts=4, first=0.02, longest=0.1, longest_named=1.0, grace=0.5)
@@ -26,6 +27,10 @@ SEEDS = [2**40 + 7, 1, 2, 3, 4, 5, 6, 2**63 - 1]
 @pytest.fixture(autouse=True)
 def _no_proxy(monkeypatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+def loaded_tiny() -> LoadedModel:
+    return LoadedModel("tiny", tiny_model(), byte_tokenizer(), None)
 
 
 def engine_of(server: FakeServer | str, model: str = "tiny", **changes):
@@ -356,6 +361,14 @@ def test_another_model_is_refused_with_the_names_of_the_servers_models() -> None
     # A server that takes any name, and answers with the model that it has.
     other = {"strict": False, "edit": lambda payload: payload | {"model": "tiny"}}
     refused("it lists 'tiny'.*It answered with the model 'tiny'", "openai", model="tiny-2", **other)
+
+
+def test_a_server_that_cannot_list_its_models_is_asked_for_a_completion() -> None:
+    with serving("text", listing=Fault(500)) as server:
+        assert engine_of(server).complete(PROMPTS, SAMPLING, SEEDS) == expected()
+    # `transformers serve` adds a revision to the name.
+    with serving("text", listing=(200, {"data": []}), edit=lambda payload: payload | {"model": "tiny@main"}) as server:
+        assert engine_of(server).complete(PROMPTS, SAMPLING, SEEDS) == expected()
 
 
 def test_a_server_without_completions_is_refused() -> None:

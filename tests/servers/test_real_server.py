@@ -53,6 +53,10 @@ def served(tmp_path_factory):
     command += ["--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1", "--port", str(port)]
     log = path.with_name("log.txt")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    # Without a cache of the hub, the server answers a request for its models with status 500.
+    cache = path.with_name("cache")
+    cache.mkdir()
+    environment["HF_HUB_CACHE"] = str(cache)
     with log.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file, env=environment) as process:
         try:
             end = time.monotonic() + SECONDS_TO_START
