@@ -8,5 +8,7 @@ FLAGS = {
     "--estimator", "--layers", "--projections", "--norm", "--target", "--targets-per-rollout", "--signal-temperature",
     "--alternatives", "--token-budget", "--min-tokens", "--num-resamples", "--out", "--resume", "--no-figures",
     "--no-report", "--quiet", "--unit", "--splitter", "--step-strength", "--min-steps", "--checkpoints",
-    "--no-references", "--segment", "--engine", "--vllm-memory", "--end-token", "--think-tags", "--auto-seconds",
+    "--no-references", "--segment", "--engine", "--vllm-memory", "--end-token", "--think-tags",
+    "--auto-seconds", "--base-url", "--served-model", "--concurrency", "--request-timeout", "--deadline",
+    "--api-key-env",
 }  # fmt: skip

@@ -39,6 +39,10 @@ class MissingExtraError(AntiphaseError, ImportError):
         super().__init__(f"{purpose} needs the package '{package}'. Install it: pip install 'antiphase[{extra}]'.")
 
 
+class ServerError(AntiphaseError, ConnectionError):
+    """An inference server cannot be reached, does not answer in time, or fails although a request was repeated."""
+
+
 class OutOfMemoryError(AntiphaseError, MemoryError):
     """The memory of the device, or the main memory, is exhausted."""
 

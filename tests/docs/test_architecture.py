@@ -91,7 +91,7 @@ def refusing():
         parents = {}
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             for child in ast.iter_child_nodes(node):
-                inside = isinstance(node, ast.FunctionDef | ast.ClassDef)
+                inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
                 parents[child] = node.name if inside else parents.get(node)
             made = node.exc if isinstance(node, ast.Raise) else node.value if isinstance(node, ast.Return) else None
             name = made.func.id if isinstance(made, ast.Call) and isinstance(made.func, ast.Name) else None

@@ -147,8 +147,9 @@ def test_every_deviation_is_listed() -> None:
 
 # The glossary: its keys are those of real runs, no more and no less.
 
-# Keys of a result that only some have: quantised models, models of which layers are left out, given rollouts.
+# Keys of a result that only some have: quantised models, models of which layers are left out, given rollouts, servers.
 OF_SOME_RESULTS = {"quantization", "left_out", "num_without_end"}
+OF_SOME_RESULTS |= {"server", "num_retokenised", "num_other_text", "num_other_length"}
 
 
 def general(key):

@@ -124,6 +124,7 @@ _MODEL = "--dtype --device --revision --trust-remote-code"
 _TASKS = """--tasks --suite --num-problems --split --prompt-template --system-prompt --no-chat-template
     --chat-template-kwargs --fold-system --timeout
     --samples --greedy --no-greedy --k --max-new-tokens --temperature --top-p --end-token --think-tags --seed --engine
+    --generator --base-url --served-model --concurrency --request-timeout --deadline --api-key-env
     --vllm-memory --batch-size --rollouts --num-resamples"""
 FLAGS = {
     "eval": f"{_SIGNALS} {_MODEL} {_TASKS} --adapter -h --help --out --resume --no-figures --no-report --quiet",

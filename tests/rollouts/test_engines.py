@@ -84,7 +84,7 @@ def test_auto_is_transformers():
 
 
 def test_make_generator_refuses_what_it_cannot_make():
-    with pytest.raises(InvalidInputError, match=r"auto, transformers, vllm; got 'sglang'"):
+    with pytest.raises(InvalidInputError, match=r"auto, transformers, vllm, openai; got 'sglang'"):
         make_generator("sglang", loaded_tiny())
     with pytest.raises(InvalidInputError, match=r"'continuous' was removed.*Use 'transformers'"):
         make_generator("continuous", loaded_tiny())

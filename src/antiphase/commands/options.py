@@ -55,9 +55,13 @@ def add_drawing_options(group: "argparse._ArgumentGroup") -> None:
     add_think_tags(group)
     group.add_argument("--seed", type=int, default=0, help="seed of sampling, subsampling and bootstrap")
     group.add_argument(
-        "--engine", default="auto", help="engine that generates completions: auto, transformers or vllm"
+        "--engine",
+        "--generator",
+        default="auto",
+        help="engine that generates completions: auto, transformers, vllm or openai (a server)",
     )
     group.add_argument("--vllm-memory", type=float, default=0.45, help="share of the GPU's memory for vLLM")
+    add_server_options(group)
     group.add_argument(
         "--batch-size", type=int, default=16, help="number of rollouts that are generated and written at a time"
     )
@@ -65,6 +69,21 @@ def add_drawing_options(group: "argparse._ArgumentGroup") -> None:
         "--rollouts",
         metavar="FILE",
         help="file of given rollouts (.jsonl or .parquet), which are measured; nothing is generated",
+    )
+
+
+def add_server_options(group: "argparse._ArgumentGroup") -> None:
+    """Add the options of the engine `openai`, which asks a server."""
+    group.add_argument("--base-url", metavar="URL", help="address of the server, such as http://localhost:8000/v1")
+    group.add_argument("--served-model", metavar="NAME", help="name of the model on the server (default: as here)")
+    group.add_argument("--concurrency", type=int, default=16, help="greatest number of requests at the same time")
+    group.add_argument("--request-timeout", type=float, default=600.0, metavar="S", help="seconds for one request")
+    group.add_argument("--deadline", type=float, metavar="S", help="seconds for a batch, with repetitions")
+    group.add_argument(
+        "--api-key-env",
+        default="OPENAI_API_KEY",
+        metavar="NAME",
+        help="environment variable that contains the server's key",
     )
 
 

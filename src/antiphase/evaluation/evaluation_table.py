@@ -16,6 +16,7 @@ from antiphase.runs.table_text import (
     of_part,
     parts_note,
     segment_note,
+    server_note,
     shown_parts,
     signed,
     unit_note,
@@ -210,7 +211,7 @@ def _notes(results: Sequence[Entry], measured: Sequence[Entry]) -> list[str]:
             "mixed problems, which have both right and wrong rollouts. gain: accuracy if the rollout with the best "
             "score is picked, minus the accuracy of a random pick.",
         ]
-    for note in (quantization_note, layers_note, ends_note) if measured else (ends_note,):
+    for note in (quantization_note, layers_note, ends_note, server_note) if measured else (ends_note, server_note):
         by_model = {entry["model"]: note(entry) for entry in results}
         notes += [f"{model}: {text}" for model, text in by_model.items() if text is not None]
     for result in measured:

@@ -11,6 +11,7 @@ from antiphase.runs.table_text import (
     of_part,
     parts_note,
     segment_note,
+    server_note,
     shown_parts,
     signed,
     subsampling_note,
@@ -106,7 +107,7 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
         ),
         "control: the same with ‖∂ ln p/∂z‖, which follows entropy by construction; it is no fingerprint.",
     ]
-    for note in (quantization_note, layers_note, ends_note):
+    for note in (quantization_note, layers_note, ends_note, server_note):
         by_model = {result["model"]: note(result) for result in summary["results"]}
         notes += [f"{model}: {text}" for model, text in by_model.items() if text is not None]
     for result in summary["results"]:

@@ -142,6 +142,11 @@ def series_request(
         raise InvalidInputError(
             "adapter does not go with checkpoints: name the directories of the adapters themselves as the checkpoints."
         )
+    if options.get("engine") == "openai":
+        raise InvalidInputError(
+            "the engine 'openai' does not go with checkpoints: a server has one model, not each checkpoint. Use "
+            "--engine transformers, or probe each checkpoint separately with a server of its own."
+        )
     of_each = {key: value for key, value in options.items() if key not in NOT_OF_A_SERIES}
     config = config_from("checkpoints", of_each, ProbeConfig)
     outputs = Outputs.of(out, resume=resume, figures=figures, report=report)

@@ -1,1 +1,1 @@
-"""Engines that generate completions of prompts, with one interface for all: transformers and vLLM."""
+"""Engines that generate completions of prompts, with one interface for all: transformers, vLLM and servers."""

@@ -8,6 +8,8 @@ does not change. docs/extend.md shows how to add an engine.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from antiphase.rollouts.sampling_spec import Finish, Sampling
 
@@ -31,10 +33,12 @@ class Generator(ABC):
     Attributes:
         name: the name of the engine, such as `transformers`.
         versions: the versions of the packages that sample the tokens, by package.
+        facts: further facts that a run stores about the engine, as values that JSON can hold.
     """
 
     name: str
     versions: Mapping[str, str]
+    facts: Mapping[str, Any] = {}  # a default, which subclasses replace
 
     @abstractmethod
     def complete(
@@ -57,6 +61,12 @@ class Generator(ABC):
         Raises:
             InvalidInputError: the engine cannot use a prompt or an option.
             OutOfMemoryError: the batch does not fit into memory; lower the batch size or `max_new_tokens`.
+        """
+
+    def keep_in(self, path: Path | None) -> None:  # noqa: B027  # most engines keep nothing
+        """Keep each finished rollout of the next batch in a file, and generate none that the file contains.
+
+        An engine whose rollouts cost money or much time does this. A batch that fails then loses little.
         """
 
     def close(self) -> None:  # noqa: B027  # most engines hold nothing

@@ -14,6 +14,7 @@ ENGINES: Registry[Callable[..., Generator]] = Registry(
         "auto": "antiphase.rollouts.transformers_engine:make",
         "transformers": "antiphase.rollouts.transformers_engine:make",
         "vllm": "antiphase.rollouts.vllm_engine:make",
+        "openai": "antiphase.rollouts.openai_engine:make",
     },
 )
 

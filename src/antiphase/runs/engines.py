@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from antiphase.models.loading import LoadedModel
@@ -12,6 +13,7 @@ from antiphase.rollouts.vllm_engine import VllmOptions
 from antiphase.runs.items import Batch, completed
 from antiphase.runs.measuring import short_name
 from antiphase.runs.run_config import RunConfig
+from antiphase.runs.server_choice import server_options
 
 
 class Engines(contextlib.AbstractContextManager["Engines"]):
@@ -32,7 +34,10 @@ class Engines(contextlib.AbstractContextManager["Engines"]):
         if end_ids not in self._made:
             self._close()  # vLLM takes most of a GPU's memory, so only one engine exists at a time.
             vllm = self._vllm() if self._config.engine == "vllm" else None
-            self._made = {end_ids: make_generator(self._config.engine, self._loaded, end_ids=end_ids, vllm=vllm)}
+            options: dict[str, Any] = {"end_ids": end_ids, "vllm": vllm}
+            if self._config.engine == "openai":
+                options["server"] = server_options(self._config, self._name)
+            self._made = {end_ids: make_generator(self._config.engine, self._loaded, **options)}
         return self._made[end_ids]
 
     def _vllm(self) -> VllmOptions:
@@ -52,11 +57,22 @@ class Engines(contextlib.AbstractContextManager["Engines"]):
         self._close()
 
 
-def completed_batch(batch: Batch, loaded: LoadedModel, engines: Engines, bar: Progress) -> Batch:
-    """Generate the completions of a batch, and return the batch with them."""
+def completed_batch(
+    batch: Batch, loaded: LoadedModel, engines: Engines, bar: Progress, kept: Path | None = None
+) -> Batch:
+    """Generate the completions of a batch, and return the batch with them.
+
+    Args:
+        batch: the batch.
+        loaded: the model that is measured.
+        engines: the engines of this model.
+        bar: the progress bar.
+        kept: the file in which an engine may keep the finished rollouts of this batch.
+    """
     about = f" ({batch.label})" if batch.label else ""
     bar.stage(f"{short_name(loaded)}: generating{about}", len(batch.items))
     engine = engines.ending_at(batch.end_ids)
+    engine.keep_in(kept)
     drawn = engine.complete([item.prompt_ids for item in batch.items], batch.sampling, batch.seeds, tick=bar.advance)
     bar.end_stage()
     pairs = zip(batch.items, drawn, strict=True)

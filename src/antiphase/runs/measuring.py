@@ -127,13 +127,18 @@ def model_facts(loaded: LoadedModel, prompt_ids: Sequence[int], specs: Sequence[
     }
 
 
+_GIVEN = (
+    "quantization", "left_out", "num_without_end", "server", "num_retokenised", "num_other_text", "num_other_length",
+)  # fmt: skip
+
+
 def given_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those facts about a model that are worth a note: quantisation, layers left out, missing end tokens.
+    """Return those facts about a model that are worth a note: quantisation, layers left out, end tokens, server.
 
     Args:
         facts: the facts about the model. If one of these is absent, it is also absent from the result.
     """
-    return {key: facts[key] for key in ("quantization", "left_out", "num_without_end") if key in facts}
+    return {key: facts[key] for key in _GIVEN if key in facts}
 
 
 def short_name(loaded: LoadedModel) -> str:

@@ -20,7 +20,7 @@ from antiphase.runs.auto_targets import PLANNED, auto_names, planned
 from antiphase.runs.engines import Engines, completed_batch
 from antiphase.runs.items import Batch
 from antiphase.runs.measuring import model_facts, short_name
-from antiphase.runs.parts import Kind
+from antiphase.runs.parts import Kind, kept_path
 from antiphase.runs.placing import own_device
 from antiphase.runs.run_folder import RunFolder
 from antiphase.runs.target_plan import plans
@@ -118,10 +118,11 @@ class ModelWork(ABC):
         missing, team = self.missing[index], self.team
         first = batches[missing[0]]
         facts = model_facts(loaded, first.items[0].prompt_ids, self.config.specs())
-        engine = None if first.is_completed else engines.ending_at(first.end_ids).name
+        engine = None if first.is_completed else engines.ending_at(first.end_ids)
+        of_engine = {"engine": None} if engine is None else {"engine": engine.name, **engine.facts}
         given = _without_end(batches, loaded) if self.config.rollouts is not None else {}
         self.planned = self.plans_before[index]
-        facts = {**facts, "engine": engine, **given}
+        facts = {**facts, **of_engine, **given}
         if place == 0:
             folder.write_model(index, {**facts, PLANNED: self.planned} if self.planned else facts)
             team.publish(f"model/{index}", facts)
@@ -131,7 +132,8 @@ class ModelWork(ABC):
             team.check()
             batch = batches[missing[place]]
             if not batch.is_completed:
-                batch = completed_batch(batch, loaded, engines, bar)
+                kept = kept_path(folder.path, index, missing[place])
+                batch = completed_batch(batch, loaded, engines, bar, kept)
             some = any(item.completion_ids for item in batch.items)
             if some and not self.planned and auto_names(self.config.estimators):
                 self._plan(folder, index, batch, batches, loaded, facts, bar)

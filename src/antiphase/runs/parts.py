@@ -26,6 +26,16 @@ def part_path(root: Path, model: int, batch: int, kind: Kind) -> Path:
     return model_folder(root, model) / f"batch-{batch:06d}.{kind}.parquet"
 
 
+def kept_path(root: Path, model: int, batch: int) -> Path:
+    """Return the file in which a server engine keeps the finished rollouts of one batch."""
+    return model_folder(root, model) / f"batch-{batch:06d}.kept.jsonl"
+
+
+def kept_paths(root: Path, model: int) -> list[Path]:
+    """Return the files of kept rollouts of one model, in the order of the batches."""
+    return sorted(model_folder(root, model).glob("batch-*.kept.jsonl"))
+
+
 def whole_parts(root: Path, kind: Kind) -> list[Path]:
     """Return the files of one table from all finished batches, ordered by model and batch."""
     batches = sorted((root / "parts").glob("model-*/batch-*.rollouts.parquet"))

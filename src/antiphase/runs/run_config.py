@@ -20,6 +20,7 @@ from antiphase.registry import did_you_mean
 from antiphase.rollouts.engine_names import check_engine
 from antiphase.runs.auto_targets import AUTO, check_auto
 from antiphase.runs.model_choice import check_model_choice
+from antiphase.runs.server_choice import FREE_SERVER_OPTIONS, SERVER_DEFAULTS, check_server_choice
 from antiphase.runs.unit_spec import BEFORE_UNITS, DEFAULT_UNIT, UnitSpec
 from antiphase.signal_spec import (
     ESTIMATORS,
@@ -38,12 +39,13 @@ from antiphase.steps.splitter import DEFAULT_SPLITTER
 
 GIVEN_ROWS = "<rows in memory>"
 # Options that may differ when a run is continued, since they change numbers only by rounding.
-FREE_ON_RESUME = ("token_budget", "vllm_memory")
+FREE_ON_RESUME = ("token_budget", "vllm_memory", *FREE_SERVER_OPTIONS)
 # The values of options in effect in a run whose config.json is older than these options.
 BEFORE_THE_OPTION: Mapping[str, Any] = {
     "alternatives": 0, "engine": "auto", "vllm_memory": 0.45, "end_tokens": None, "think_tags": None,
     "chat_template_kwargs": None, "fold_system": False, "continue_final": False, "adapter": None,
     "auto_seconds": None,
+    **SERVER_DEFAULTS,
     **BEFORE_UNITS
 }  # fmt: skip
 
@@ -87,8 +89,15 @@ class RunConfig:
         end_tokens: texts of tokens that end a completion, in addition to the model's own end tokens.
         think_tags: pairs of tags between which the models think, in addition to the known tags. Each text is a pair,
             as in `<plan> </plan>`.
-        engine: the engine that completes the prompts: `transformers`, `vllm` or `auto`, which means transformers.
+        engine: the engine that completes the prompts: `transformers`, `vllm`, `openai` (which asks a server), or
+            `auto`, which means transformers.
         vllm_memory: the share of the GPU's memory that vLLM takes; the rest is for the model that is measured.
+        base_url: the address of the server that the engine `openai` asks, such as `http://localhost:8000/v1`.
+        served_model: the name of the model on the server; None means that it is the same name as here.
+        concurrency: the greatest number of requests to the server at the same time.
+        request_timeout: the seconds that one request to the server may take.
+        deadline: the seconds that the server may take for a batch, with all repetitions; None sets no limit.
+        api_key_env: the name of the environment variable that contains the server's key. The key is not stored.
         batch_size: the number of rollouts that are generated, measured and written together.
         rollouts: the file of given rollouts, or `GIVEN_ROWS` for rows in memory; None generates the rollouts.
         dtype: the dtype of the weights; `auto` is float32 on the CPU and the checkpoint's own dtype elsewhere.
@@ -125,6 +134,12 @@ class RunConfig:
     think_tags: tuple[str, ...] | None = None
     engine: str = "auto"
     vllm_memory: float = 0.45
+    base_url: str | None = None
+    served_model: str | None = None
+    concurrency: int = 16
+    request_timeout: float = 600.0
+    deadline: float | None = None
+    api_key_env: str = "OPENAI_API_KEY"
     batch_size: int = 16
     rollouts: str | None = None
     dtype: str = "auto"
@@ -148,6 +163,7 @@ class RunConfig:
             raise InvalidInputError(f"vllm_memory must lie in (0, 1]; got {self.vllm_memory}.")
         check_engine(self.engine)
         check_model_choice(self.models, self.adapter, self.engine)
+        check_server_choice(self)
         check_one_of("dtype", self.dtype, DTYPES)
         check_auto(self.estimators, self.auto_seconds)
         # The results are not used. These calls raise an error if an option is wrong.

@@ -2,6 +2,7 @@
 
     OUT/config.json                     the options with their defaults; also says which kind of run the folder holds
     OUT/parts/MODEL/BATCH.*.parquet     the finished batches; deleted when the run is complete
+    OUT/parts/MODEL/BATCH.kept.jsonl    the finished rollouts of a batch, if a server generates them; deleted too
     OUT/tokens.parquet, rollouts.parquet, steps.parquet, alternatives.parquet (if asked for), summary.json, figures/
 
 Every file is written under a temporary name and renamed when it is complete. So a run that stops at any time, even by
@@ -22,9 +23,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antiphase.errors import AntiphaseError, InvalidInputError
+from antiphase.rollouts.kept_rollouts import kept_counts
 from antiphase.runs.auto_targets import PLANNED
 from antiphase.runs.folder_kinds import PROBE, FolderKind, check_out, is_free, read_json, read_marker, read_summary
-from antiphase.runs.parts import KINDS, Kind, joined_schema, joined_tables, model_folder, part_path, whole_parts
+from antiphase.runs.parts import (
+    KINDS,
+    Kind,
+    joined_schema,
+    joined_tables,
+    kept_paths,
+    model_folder,
+    part_path,
+    whole_parts,
+)
 
 _Folder = TypeVar("_Folder", bound="RunFolder")
 
@@ -259,12 +270,16 @@ class RunFolder:
         return dict(self.read_model(model).get(PLANNED, {})) if there else {}
 
     def read_model(self, model: int) -> dict[str, Any]:
-        """Read the facts about a model that `write_model` wrote."""
-        return self.read_json(f"parts/model-{model:03d}/model.json")
+        """Read the facts about a model that `write_model` wrote.
+
+        If a server generated its rollouts, the facts include how many of them were tokenised again here.
+        """
+        return {**self.read_json(f"parts/model-{model:03d}/model.json"), **kept_counts(kept_paths(self.path, model))}
 
     def discard_if_unused(self) -> None:
-        """Remove the folder if this run made it and finished no batch. Then a corrected command can use the path."""
-        if self.created_here and not any(self.path.glob("parts/*/*.parquet")) and not self.complete:
+        """Remove the folder if this run made it and finished no rollout. Then a corrected command can use the path."""
+        begun = any(any(self.path.glob(f"parts/*/*.{ending}")) for ending in ("parquet", "jsonl"))
+        if self.created_here and not begun and not self.complete:
             shutil.rmtree(self.path / "parts", ignore_errors=True)
             (self.path / "config.json").unlink(missing_ok=True)
             with contextlib.suppress(OSError):

@@ -116,6 +116,19 @@ def ends_note(result: Mapping[str, Any]) -> str | None:
     )
 
 
+def server_note(result: Mapping[str, Any]) -> str | None:
+    """Return a note that says how many rollouts a server returned as text, tokenised again here; None if none."""
+    count = result.get("num_retokenised")
+    if not count:
+        return None
+    texts, lengths = result["num_other_text"], result["num_other_length"]
+    return (
+        f"the server returned {count:,} {'rollout' if count == 1 else 'rollouts'} as text, which was tokenised again "
+        f"here. Of these, {texts:,} do not decode to the server's text, and {lengths:,} do not have the number of "
+        "tokens that the server counted: there, the measured tokens are not those that were sampled."
+    )
+
+
 def subsampling_note(result: Mapping[str, Any]) -> str | None:
     """Return a note with the standard error of ρ that comes from the draw of the measured tokens.
 

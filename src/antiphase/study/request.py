@@ -80,6 +80,11 @@ def check_cells(cells: Sequence[Cell]) -> None:
         asked = repr(sorted(cell.evaluation.items()))
         if asked not in seen:
             seen.add(asked)
+            if cell.trained and cell.evaluation.get("engine") == "openai":
+                raise InvalidInputError(
+                    f"method {cell.method!r} is trained here, but its evaluation has the engine 'openai': a server "
+                    "does not have the trained model. Use another engine."
+                )
             config: EvalConfig = config_from("model", {"seed": cell.seed, **cell.evaluation}, EvalConfig)
             for entry in config.entries():
                 load_task(entry.spec)

@@ -1,0 +1,93 @@
+"""Run many requests to a server at the same time, until all are done, one has failed for good, or the time is over."""
+
+import asyncio
+import concurrent.futures
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from antiphase.errors import AntiphaseError
+from antiphase.rollouts.server_client import StoppedError
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a batch ended.
+
+    Args:
+        failures: the errors of the rollouts that failed for good, with the row of each rollout.
+        late: whether the deadline passed before all rollouts were finished.
+    """
+
+    failures: tuple[tuple[int, AntiphaseError], ...]
+    late: bool
+
+
+async def run_rows(
+    rows: Sequence[int],
+    work: Callable[[int], Awaitable[None]],
+    stop: asyncio.Event,
+    *,
+    concurrency: int,
+    deadline: float | None,
+    grace: float,
+) -> Outcome:
+    """Await `work(row)` for each row, a limited number of them at the same time.
+
+    When a row fails for good, no further row begins and no failed request is repeated. The rows under way may still
+    finish, since their tokens are being paid for. What is not finished `grace` seconds later is cancelled.
+
+    Args:
+        rows: the rows.
+        work: function that does the work of a row, and stores its result.
+        stop: event that this function sets when no further attempt shall begin.
+        concurrency: the greatest number of rows under way at the same time.
+        deadline: the seconds after which everything is cancelled; None sets no limit.
+        grace: the seconds that the rows under way may still take after a failure.
+    """
+    loop, failures, left = asyncio.get_running_loop(), [], iter(rows)
+    end = None if deadline is None else loop.time() + deadline
+
+    async def take_rows() -> None:
+        for row in left:
+            if stop.is_set():
+                return
+            try:
+                await work(row)
+            except StoppedError:
+                return
+            except AntiphaseError as error:
+                failures.append((row, error))
+                stop.set()
+
+    workers: list[asyncio.Future[None]] = [
+        asyncio.ensure_future(take_rows()) for _ in range(min(concurrency, len(rows)))
+    ]
+    stopping: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
+    everything: asyncio.Future[Any] = asyncio.gather(*workers)
+    try:
+        await asyncio.wait({everything, stopping}, timeout=deadline, return_when=asyncio.FIRST_COMPLETED)
+        if not everything.done() and stop.is_set():
+            seconds = grace if end is None else min(grace, max(0.0, end - loop.time()))
+            await asyncio.wait({everything}, timeout=seconds)
+        late = not everything.done() and not failures
+        if everything.done():
+            everything.result()  # An unexpected error of a worker is raised here.
+        return Outcome(tuple(failures), late)
+    finally:
+        stop.set()
+        everything.cancel()
+        stopping.cancel()
+        await asyncio.gather(*workers, stopping, everything, return_exceptions=True)
+
+
+def run_here(work: Coroutine[Any, Any, Made]) -> Made:
+    """Run a coroutine to its end, also inside a notebook, whose thread already runs an event loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
