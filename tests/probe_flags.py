@@ -1,7 +1,7 @@
 """Every flag of `antiphase probe`, written down: a flag that comes or goes is a change that users see."""
 
 FLAGS = {
-    "models", "--dtype", "--device", "--revision", "--adapter", "--trust-remote-code", "--prompts", "--prompt-column",
+    "models", "--dtype", "--device", "--device-map", "--revision", "--adapter", "--trust-remote-code", "--prompts", "--prompt-column",
     "--num-prompts", "--prompt-template", "--system-prompt", "--no-chat-template",
     "--chat-template-kwargs", "--fold-system", "--continue-final", "--samples", "--max-new-tokens",
     "--temperature", "--top-p", "--seed", "--batch-size", "--rollouts", "--share-rollouts", "--allow-short",

@@ -252,6 +252,7 @@ class Run(ABC, Generic[Wanted, Found]):
             name,
             dtype=self.config.dtype,
             device=self.config.device,
+            device_map=self.config.device_map,
             trust_remote_code=self.config.trust_remote_code,
             revision=self.config.revision,
             adapter=self.config.adapter,

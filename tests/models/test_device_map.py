@@ -1,0 +1,112 @@
+"""Load a model by a device map: over main memory and the disk, with adapters and quantised weights, and run it."""
+
+import json
+
+import pytest
+import torch
+
+import antiphase
+from antiphase import SignalSpec, TokenBatch, cli, load_model, token_signals
+from antiphase.errors import InvalidInputError
+from antiphase.models.placement import is_offloaded
+from antiphase.models.weights import weights_digest
+
+BATCH = TokenBatch.from_ids([[5, 6, 7], [8, 9]], [[10, 11, 12, 13], [60, 61, 62]])
+
+
+def written(path, places):
+    path.write_text(json.dumps(places))
+    return str(path)
+
+
+@pytest.fixture
+def on_disk(tmp_path):
+    """A device map that offloads two layers and the head to the disk."""
+    places = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk", "model.layers.2": "disk"}
+    return written(tmp_path / "map.json", {**places, "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "disk"})
+
+
+@pytest.mark.parametrize("name", ["auto", "balanced", "balanced_low_0", "sequential"])
+def test_named_maps_give_the_model(name, model_dir) -> None:
+    loaded = load_model(str(model_dir), device_map=name)
+    assert (loaded.devices, loaded.dtype) == ("cpu", "float32")
+    assert weights_digest(loaded.model) == weights_digest(load_model(str(model_dir)).model)
+
+
+@pytest.mark.parametrize("estimator", ["own", "full"])
+def test_a_file_offloads_to_disk(estimator, model_dir, on_disk) -> None:
+    loaded, plain = load_model(str(model_dir), device_map=on_disk), load_model(str(model_dir))
+    assert loaded.devices == "cpu + disk (offloaded)"
+    assert is_offloaded(loaded.model)
+    assert loaded.device == torch.device("cpu")
+    assert weights_digest(loaded.model) == weights_digest(plain.model)
+    found, truth = (token_signals(one.model, BATCH, SignalSpec(estimator)) for one in (loaded, plain))
+    torch.testing.assert_close(found.strength, truth.strength, rtol=1e-6, atol=1e-6, equal_nan=True)
+
+
+def test_an_offloaded_model_in_another_dtype(model_dir, on_disk) -> None:
+    loaded, plain = (load_model(str(model_dir), dtype="bfloat16", device_map=one) for one in (on_disk, None))
+    assert loaded.dtype == "bfloat16"
+    assert weights_digest(loaded.model) == weights_digest(plain.model)
+    found, truth = (token_signals(one.model, BATCH) for one in (loaded, plain))
+    torch.testing.assert_close(found.strength, truth.strength, rtol=1e-6, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("command", ["probe", "eval"])
+def test_commands_with_offloaded_layers(command, model_dir, on_disk, tmp_path) -> None:
+    rest = ["--max-new-tokens", "12", "--quiet", "--no-figures", "--min-tokens", "4", "--token-budget", "512"]
+    if command == "probe":
+        prompts = tmp_path / "prompts.jsonl"
+        prompts.write_text("".join(f'{{"prompt": "Count to {i}."}}\n' for i in range(3)))
+        rest += ["--prompts", str(prompts)]
+    else:
+        rest += ["--tasks", "arithmetic", "--num-problems", "3", "--samples", "1"]
+    tables = []
+    for name, more in (("spread", ["--device-map", on_disk]), ("plain", [])):
+        assert cli.main([command, str(model_dir), *rest, *more, "--out", str(tmp_path / name)]) == 0
+        tables.append(antiphase_tokens(tmp_path / name))
+    assert tables[0].token_id.equals(tables[1].token_id)
+    assert (tables[0].strength - tables[1].strength).abs().max() < 1e-6
+    summary = json.loads((tmp_path / "spread" / "summary.json").read_text())
+    assert summary["results"][0]["device"] == "cpu + disk (offloaded)"
+
+
+def antiphase_tokens(folder):
+    import pandas as pd
+
+    return pd.read_parquet(folder / "tokens.parquet")
+
+
+def test_wrong_maps_are_refused(model_dir, tmp_path) -> None:
+    one = {"model": "cpu", "lm_head": "cpu"}
+    for text, message in (
+        ("nowhere.json", "no such file can be read"),
+        (written(tmp_path / "list.json", ["cpu"]), "must map the names of modules"),
+        (written(tmp_path / "bool.json", {"model": True}), "must map the names of modules"),
+        (written(tmp_path / "part.json", {"model.norm": "cpu"}), "does not fit the model"),
+        (written(tmp_path / "far.json", {**one, "lm_head": "cuda:71"}), "cannot be used here"),
+        (written(tmp_path / "what.json", {**one, "lm_head": "gpu"}), "cannot be used here"),
+    ):
+        with pytest.raises(InvalidInputError, match=message):
+            load_model(str(model_dir), device_map=text)
+    with pytest.raises(InvalidInputError, match="not both"):
+        load_model(str(model_dir), device="cpu", device_map="auto")
+    with pytest.raises(InvalidInputError, match="not both"):
+        antiphase.probe(str(model_dir), device="cpu", device_map="auto")
+    bad = tmp_path / "bad.json"
+    bad.write_text("{")
+    with pytest.raises(InvalidInputError, match="no valid JSON"):
+        antiphase.probe(str(model_dir), device_map=str(bad))
+
+
+def test_an_adapter_on_offloaded_weights(model_dir, on_disk, tmp_path) -> None:
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "o_proj"], init_lora_weights=False)
+    peft.get_peft_model(load_model(str(model_dir)).model, config).save_pretrained(tmp_path / "lora")
+    loaded, plain = (
+        load_model(str(model_dir), adapter=str(tmp_path / "lora"), device_map=one) for one in (on_disk, None)
+    )
+    found, truth = (token_signals(one.model, BATCH) for one in (loaded, plain))
+    torch.testing.assert_close(found.strength, truth.strength, rtol=1e-6, atol=1e-6, equal_nan=True)
+    assert weights_digest(loaded.model) == weights_digest(plain.model)
