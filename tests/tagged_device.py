@@ -50,14 +50,14 @@ class TaggedTensor(Tensor):
     inner: Tensor
 
     @staticmethod
-    def __new__(cls, inner: Tensor) -> "TaggedTensor":
+    def __new__(cls, inner: Tensor, requires_grad: bool = False) -> "TaggedTensor":
         if inner.dtype == torch.float64 and not Device.has_double:
             raise TypeError("this device has no float64")
         return Tensor._make_wrapper_subclass(
             cls, inner.shape, inner.stride(), inner.storage_offset(), dtype=inner.dtype, device=f"{NAME}:0"
         )
 
-    def __init__(self, inner: Tensor) -> None:
+    def __init__(self, inner: Tensor, requires_grad: bool = False) -> None:
         self.inner = inner
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
@@ -105,6 +105,9 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 def _copied(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
     if name == "_to_copy":
         to = torch.device(kwargs.get("device") or args[0].device).type
+        if to == "meta":
+            # accelerate makes parameters of the type that a parameter had before.
+            return torch.nn.Parameter(args[0].inner.to("meta"), requires_grad=False)
         if isinstance(args[0], TaggedTensor) and kwargs.get("dtype") == torch.float64 and not Device.has_double:
             raise TypeError("this device has no float64, and converts before it copies")
         found = func(*_inner(args), **{**kwargs, "device": "cpu"})

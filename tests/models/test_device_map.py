@@ -23,7 +23,9 @@ def written(path, places):
 def on_disk(tmp_path):
     """A device map that offloads two layers and the head to the disk."""
     places = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk", "model.layers.2": "disk"}
-    return written(tmp_path / "map.json", {**places, "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "disk"})
+    return written(
+        tmp_path / "map.json", {**places, "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "disk"}
+    )
 
 
 @pytest.mark.parametrize("name", ["auto", "balanced", "balanced_low_0", "sequential"])
@@ -60,7 +62,7 @@ def test_commands_with_offloaded_layers(command, model_dir, on_disk, tmp_path) -
         prompts.write_text("".join(f'{{"prompt": "Count to {i}."}}\n' for i in range(3)))
         rest += ["--prompts", str(prompts)]
     else:
-        rest += ["--tasks", "arithmetic", "--num-problems", "3", "--samples", "1"]
+        rest += ["--tasks", "sums", "--num-problems", "3", "--samples", "1", "--temperature", "1"]
     tables = []
     for name, more in (("spread", ["--device-map", on_disk]), ("plain", [])):
         assert cli.main([command, str(model_dir), *rest, *more, "--out", str(tmp_path / name)]) == 0
@@ -83,7 +85,8 @@ def test_wrong_maps_are_refused(model_dir, tmp_path) -> None:
         ("nowhere.json", "no such file can be read"),
         (written(tmp_path / "list.json", ["cpu"]), "must map the names of modules"),
         (written(tmp_path / "bool.json", {"model": True}), "must map the names of modules"),
-        (written(tmp_path / "part.json", {"model.norm": "cpu"}), "does not fit the model"),
+        (written(tmp_path / "part.json", {"model.norm": "cpu"}), "gives no place to the weight"),
+        (written(tmp_path / "name.json", {**one, "model.layer.0": "cpu"}), "is no module of this model"),
         (written(tmp_path / "far.json", {**one, "lm_head": "cuda:71"}), "cannot be used here"),
         (written(tmp_path / "what.json", {**one, "lm_head": "gpu"}), "cannot be used here"),
     ):

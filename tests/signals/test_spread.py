@@ -102,7 +102,7 @@ def test_weights_in_main_memory_beside_another_device(estimator, second_device) 
 
 @pytest.mark.parametrize("estimator", ["oracle", "oracle-own"])
 def test_oracles_refuse_offloaded_weights(estimator, tmp_path) -> None:
-    with pytest.raises(UnsupportedModelError, match="offloaded .* oracle needs the gradient at the weights"):
+    with pytest.raises(UnsupportedModelError, match=r"offloaded .* oracle needs the gradient at the weights"):
         token_signals(offloaded(tiny_model(), "cpu", tmp_path), batch(), SignalSpec(estimator))
 
 

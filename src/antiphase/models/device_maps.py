@@ -1,8 +1,9 @@
 """Read device maps, which say on which device each layer of a model is. This module imports no torch."""
 
 import json
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from antiphase.errors import InvalidInputError
 
@@ -54,3 +55,22 @@ def check_device_map(device: str, device_map: str | None) -> None:
             f"name a device ({device!r}) or a device map ({device_map!r}), not both: a device map names the devices."
         )
     read_device_map(device_map)
+
+
+def check_covers(device_map: Mapping[str, Any], modules: Collection[str], weights: Iterable[str]) -> None:
+    """Raise InvalidInputError unless a device map names modules of a model, and gives each of its weights a place.
+
+    Args:
+        device_map: the places of modules, by their names. The name of the whole model is the empty text.
+        modules: the names of all modules of the model.
+        weights: the names of all its weights.
+    """
+    unknown = [name for name in device_map if name not in modules]
+    if unknown:
+        raise InvalidInputError(
+            f"the device map names {unknown[0]!r}, which is no module of this model. Its modules are called "
+            f"{', '.join(repr(name) for name in list(modules)[1:4])} and so on."
+        )
+    for weight in weights:
+        if not any(not name or weight.startswith(f"{name}.") for name in device_map):
+            raise InvalidInputError(f"the device map gives no place to the weight {weight!r} of this model.")

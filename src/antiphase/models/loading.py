@@ -4,34 +4,27 @@ A model is named by a hub id, a directory, a GGUF file, or `demo`. An adapter, s
 """
 
 import contextlib
-import logging
-import sys
+import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, MutableMapping
+import weakref
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
-from weakref import WeakKeyDictionary
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
-from antiphase.devices import says_out_of_memory
 from antiphase.errors import (
-    AntiphaseError,
     InvalidInputError,
     ModelNotFoundError,
-    OutOfMemoryError,
-    UnsupportedModelError,
     first_line,
 )
 from antiphase.models.adapters import add_adapter
-from antiphase.models.architecture import find_attention, unwrap
-from antiphase.models.demo import DEMO, HOW_TO_GET
-from antiphase.models.device_maps import check_device_map, read_device_map
+from antiphase.models.architecture import find_attention
+from antiphase.models.device_maps import check_covers, check_device_map, read_device_map
 from antiphase.models.dtypes import DTYPES
 from antiphase.models.gguf import gguf_options
+from antiphase.models.loading_errors import loading_errors, quiet
 from antiphase.models.placement import devices_text, input_device
 from antiphase.models.quantization import (
     GGUF,
@@ -43,9 +36,6 @@ from antiphase.models.quantization import (
 from antiphase.models.sources import Source, find_source
 from antiphase.models.weights import check_finite
 from antiphase.signal_spec import check_one_of
-
-# For each model that is spread by a device map, the folder for those offloaded weights that transformers must convert.
-_FOLDERS: MutableMapping[nn.Module, Any] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -112,10 +102,9 @@ def _resolved(device_map: str | Mapping[str, int | str]) -> str | dict[str, Any]
         return device_map
     found: dict[str, Any] = {}
     for module, place in device_map.items():
-        if isinstance(place, int):
-            place = f"{resolve_device('auto').type}:{place}"
+        text = place if isinstance(place, str) else f"{resolve_device('auto').type}:{place}"
         # accelerate offloads a module only if its place is a text.
-        found[module] = place if place in ("cpu", "disk") else resolve_device(place)
+        found[module] = text if text in ("cpu", "disk") else resolve_device(text)
     return found
 
 
@@ -158,7 +147,7 @@ def load_model(
     placement = {"": place} if device_map is None else _resolved(read_device_map(device_map))
     wanted = resolve_dtype(dtype) or (torch.float32 if place.type == "cpu" else "auto")
     source, options = find_source(name, adapter), {"trust_remote_code": trust_remote_code, "revision": revision}
-    with _loading_errors(name), _quiet():
+    with loading_errors(name), quiet():
         tokenizer = _load_tokenizer(source, options)
         model, quantization = _load_weights(name, source, wanted, placement, options)
         if source.adapter is not None:
@@ -180,7 +169,7 @@ def inspect_model(
     from transformers import AutoModelForCausalLM
 
     source, options = find_source(name, adapter), {"trust_remote_code": trust_remote_code, "revision": revision}
-    with _loading_errors(name), _quiet():
+    with loading_errors(name), quiet():
         tokenizer = _load_tokenizer(source, options)
         config = _load_config(source, options)
         prepare_config(name, config)
@@ -234,19 +223,22 @@ def _load_weights(
     if source.gguf is not None:
         chosen = gguf_options()
         dtype = torch.bfloat16 if dtype == "auto" else dtype
-    spread, folder = isinstance(placement, str) or "" not in placement, None
-    if spread:
-        folder = tempfile.TemporaryDirectory(prefix="antiphase-offload-", ignore_cleanup_errors=True)
-        chosen["offload_folder"] = folder.name
+    spread = isinstance(placement, str) or not isinstance(placement.get(""), torch.device)
     if spread or quantization is not None:
         chosen["device_map"] = placement
-    with quantization_errors(name, quantization):
+    with quantization_errors(name, quantization), contextlib.ExitStack() as cleaning:
+        if spread:
+            # transformers writes weights that are offloaded to disk to this folder, if it must convert them.
+            chosen["offload_folder"] = tempfile.mkdtemp(prefix="antiphase-offload-")
+            cleaning.callback(shutil.rmtree, chosen["offload_folder"], ignore_errors=True)
         model, info = AutoModelForCausalLM.from_pretrained(
             source.place, config=config, dtype=dtype, output_loading_info=True, **chosen, **options, **source.options
         )
+        # The folder is removed with the model, or at once if the model cannot be loaded.
+        weakref.finalize(model, cleaning.pop_all().close)
     _check_all_loaded(name, info["missing_keys"])
-    if folder is not None:
-        _FOLDERS[model] = folder
+    if not isinstance(placement, str):
+        check_covers(placement, [part for part, _ in model.named_modules()], model.state_dict())
     if quantization is None and not spread:
         model = model.to(cast("Mapping[str, Any]", placement)[""])
     elif quantization is not None:
@@ -263,54 +255,3 @@ def _check_all_loaded(name: str, missing: Collection[str]) -> None:
         raise ModelNotFoundError(
             f"the checkpoint {name!r} lacks the weight {min(missing)}{others}, so the model would have random weights."
         )
-
-
-@contextlib.contextmanager
-def _loading_errors(name: str) -> Iterator[None]:
-    """Replace the errors that transformers raises while it loads a model by errors of antiphase."""
-    try:
-        yield
-    except AntiphaseError:
-        raise
-    except (MemoryError, RuntimeError) as error:
-        if not says_out_of_memory(error):
-            raise
-        raise OutOfMemoryError(
-            f"out of memory while loading {name!r}. Choose a narrower --dtype (bfloat16), another --device, or a "
-            "smaller model."
-        ) from error
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        first = first_line(error)
-        if isinstance(error, ValueError) and "device_map" in str(error):
-            raise InvalidInputError(f"the device map does not fit the model {name!r} ({first})") from error
-        if isinstance(error, ValueError) and "Unrecognized configuration class" in str(error):
-            raise UnsupportedModelError(f"{name!r} is not a causal language model: {first}") from error
-        if name == DEMO:
-            raise ModelNotFoundError(f"the demo model could not be found. {HOW_TO_GET}") from error
-        if not Path(name).exists():
-            raise ModelNotFoundError(
-                f"could not load {name!r}: there is no folder of that name here, and loading it from the "
-                f"hub failed ({first})"
-            ) from error
-        what = "directory" if Path(name).is_dir() else "file"
-        raise ModelNotFoundError(f"could not load the local {what} {name!r} ({first})") from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide what transformers prints while it loads a model. Without a terminal, its progress bars are hidden too.
-
-    Progress bars of downloads stay visible.
-    """
-    from transformers.utils import logging as hf_logging
-
-    bars, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
-    if not sys.stderr.isatty():
-        hf_logging.disable_progress_bar()
-    hf_logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(level)
-        if bars:
-            hf_logging.enable_progress_bar()

@@ -6,6 +6,7 @@ and a hook loads the weights of one module at a time. Between two calls, such a 
 the device `meta`). The functions here read its numbers from the place where accelerate keeps them.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -47,9 +48,10 @@ def offloaded_by(module: nn.Module) -> dict[str, Home]:
     for hook in hooks_of(module):
         if hook.offload:
             recurse = bool(hook.place_submodules)
-            tensors = list(module.named_parameters(recurse=recurse))
-            tensors += list(module.named_buffers(recurse=recurse)) if hook.offload_buffers else []
-            found |= {name: Home(hook.weights_map, name) for name, _ in tensors}
+            names = [name for name, _ in module.named_parameters(recurse=recurse)]
+            if hook.offload_buffers:
+                names += [name for name, _ in module.named_buffers(recurse=recurse)]
+            found |= {name: Home(hook.weights_map, name) for name in names}
     return found
 
 
@@ -113,6 +115,30 @@ def input_device(model: nn.Module) -> torch.device:
     return device_of(cast(Any, model).get_input_embeddings())
 
 
+@contextlib.contextmanager
+def adding_modules(model: nn.Module) -> Iterator[None]:
+    """Let transformers put new weights where the modules beside them are applied, inside the block.
+
+    Without it, the weights of an adapter in an offloaded layer would be put on `cpu` or `disk`, where no hook of
+    accelerate finds them.
+
+    Args:
+        model: a Hugging Face model.
+    """
+    before = vars(model).get("hf_device_map")
+    if not before or not is_offloaded(model):
+        yield
+        return
+    parts = {name: model.get_submodule(name) if name else model for name in before}
+    vars(model)["hf_device_map"] = {
+        name: device_of(part) if is_offloaded(part) else before[name] for name, part in parts.items()
+    }
+    try:
+        yield
+    finally:
+        vars(model)["hf_device_map"] = before
+
+
 def devices_text(model: nn.Module) -> str:
     """Return the devices of a model as a text, such as `cuda:0`, or `cuda:0 + cuda:1 + cpu (offloaded)`.
 
@@ -123,5 +149,6 @@ def devices_text(model: nn.Module) -> str:
     text = " + ".join(sorted({*devices, str(input_device(model))}))
     if not is_offloaded(model):
         return text
-    places = set((getattr(model, "hf_device_map", None) or {"": "cpu"}).values())
+    # A weight that stays on the CPU is not offloaded. A model that is offloaded as a whole has no device map.
+    places = {"cpu", *(getattr(model, "hf_device_map", None) or {}).values()} - devices
     return text + "".join(f" + {place} (offloaded)" for place in ("cpu", "disk") if place in places)

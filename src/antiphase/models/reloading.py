@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ class _Recipe:
     def make(self) -> Tensor:
         """Load the weight, and return the tensor."""
         weight = self.home.read().to(self.device, self.dtype).contiguous()
-        return weight.as_strided(self.size, self.stride, weight.storage_offset() + self.offset)
+        return weight.as_strided(self.size, self.stride, int(weight.storage_offset()) + self.offset)
 
 
 class _Noting:
@@ -78,7 +78,7 @@ class _Noting:
         """Load the weights by the hook of accelerate, and note them."""
         found = self.hook.pre_forward(module, *args, **kwargs)
         for name, home in offloaded_by(module).items():
-            value = attrgetter(name)(module)
+            value = _value(module, name)
             if value.is_contiguous():
                 self.loaded[id(value)] = _Loaded(value, home)
         return found
@@ -86,7 +86,7 @@ class _Noting:
     def post_forward(self, module: nn.Module, output: Any) -> Any:
         """Forget the weights, and drop them by the hook of accelerate."""
         for name in offloaded_by(module):
-            self.loaded.pop(id(attrgetter(name)(module)), None)
+            self.loaded.pop(id(_value(module, name)), None)
         return self.hook.post_forward(module, output)
 
 
@@ -108,9 +108,14 @@ def reloading(model: nn.Module) -> Iterator[None]:
         found = loaded.get(id(tensor if tensor._base is None else tensor._base))
         if found is None:
             return tensor
-        first = found.value.storage_offset()
+        first = int(found.value.storage_offset())
         return _Recipe(
-            found.home, tensor.device, tensor.dtype, tensor.size(), tensor.stride(), tensor.storage_offset() - first
+            found.home,
+            tensor.device,
+            tensor.dtype,
+            tensor.size(),
+            tensor.stride(),
+            int(tensor.storage_offset()) - first,
         )
 
     def unpack(kept: Tensor | _Recipe) -> Tensor:
@@ -118,11 +123,24 @@ def reloading(model: nn.Module) -> Iterator[None]:
 
     modules = [module for module in model.modules() if offloaded_by(module)]
     before = [vars(module)["_hf_hook"] for module in modules]
+    flags = [
+        (module, name) for module in modules for name in offloaded_by(module) if _value(module, name).requires_grad
+    ]
     try:
         for module, hook in zip(modules, before, strict=True):
             vars(module)["_hf_hook"] = _Noting(hook, loaded)
+        for module, name in flags:
+            # A graph holds every tensor that requires a gradient. accelerate copies the flag to the loaded weight.
+            _value(module, name).requires_grad_(False)
         with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
             yield
     finally:
         for module, hook in zip(modules, before, strict=True):
             vars(module)["_hf_hook"] = hook
+        for module, name in flags:
+            _value(module, name).requires_grad_(True)
+
+
+def _value(module: nn.Module, name: str) -> Tensor:
+    """Return a weight of a module, or of a submodule if the name has dots."""
+    return cast(Tensor, attrgetter(name)(module))

@@ -155,7 +155,9 @@ class _LayerPass:
                 continue
             inputs = self.kept.inputs[module].to(delta.device)
             # Q, K and V read the same storage. It is alive, so its address identifies the input.
-            self.terms[place][name] = _Term(delta[here.seeded], inputs[here.seeded], self.kept.inputs[module].data_ptr())
+            self.terms[place][name] = _Term(
+                delta[here.seeded], inputs[here.seeded], self.kept.inputs[module].data_ptr()
+            )
             if len(self.terms[place]) == sum(
                 name in self.kept.layers[place].projections for name in self.spec.projections
             ):
