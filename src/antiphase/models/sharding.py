@@ -11,9 +11,10 @@ from torch import nn
 from antiphase.errors import UnsupportedModelError
 
 _FSDP = (
-    "the weight {path} is sharded by FSDP 2, so this process holds only a part of it. Gather the weights in all "
-    "processes while you measure: `with antiphase.training.policy.unsharded(model): ...`. CorRPOTrainer and "
-    "InversionCallback do so themselves."
+    "the weight {path} is sharded by FSDP 2, so this process holds only a part of it. Run the model once, and then "
+    "gather its weights in all processes while you measure: `with antiphase.training.policy.unsharded(model): ...`. "
+    "CorRPOTrainer and InversionCallback do so themselves. For a model that is larger than one GPU, use a device map "
+    "(--device-map auto)."
 )
 _TENSOR_PARALLEL = (
     "the weight {path} is sharded over processes (tensor parallelism), and the nuclear norms of the parts of a matrix "
