@@ -10,6 +10,7 @@ from antiphase import SignalSpec, TokenBatch, cli, load_model, token_signals
 from antiphase.errors import InvalidInputError
 from antiphase.models.placement import is_offloaded
 from antiphase.models.weights import weights_digest
+from antiphase.rollouts.sampling import Sampling, generate
 
 BATCH = TokenBatch.from_ids([[5, 6, 7], [8, 9]], [[10, 11, 12, 13], [60, 61, 62]])
 
@@ -33,6 +34,18 @@ def test_named_maps_give_the_model(name, model_dir) -> None:
     loaded = load_model(str(model_dir), device_map=name)
     assert (loaded.devices, loaded.dtype) == ("cpu", "float32")
     assert weights_digest(loaded.model) == weights_digest(load_model(str(model_dir)).model)
+
+
+def test_a_whole_model_on_disk(model_dir, tmp_path, capsys) -> None:
+    loaded = load_model(str(model_dir), device_map=written(tmp_path / "map.json", {"": "disk"}))
+    plain = load_model(str(model_dir))
+    assert "meta device" not in capsys.readouterr().err
+    assert (loaded.devices, loaded.device) == ("cpu + disk (offloaded)", torch.device("cpu"))
+    assert all(weight.is_meta for weight in loaded.model.parameters())
+    drawn = [generate(one, [[5, 6, 7], [8, 9]], Sampling(max_new_tokens=8), [1, 2]) for one in (loaded, plain)]
+    assert drawn[0] == drawn[1]
+    found, truth = (token_signals(one.model, BATCH) for one in (loaded, plain))
+    torch.testing.assert_close(found.strength, truth.strength, rtol=1e-6, atol=1e-6, equal_nan=True)
 
 
 @pytest.mark.parametrize("estimator", ["own", "full"])

@@ -53,7 +53,7 @@ def loading_errors(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hide what transformers prints while it loads a model. Without a terminal, its progress bars are hidden too.
+    """Hide what transformers and accelerate print while a model is loaded. Without a terminal, bars are hidden too.
 
     Progress bars of downloads stay visible.
     """
@@ -63,9 +63,14 @@ def quiet() -> Iterator[None]:
     if not sys.stderr.isatty():
         hf_logging.disable_progress_bar()
     hf_logging.set_verbosity(logging.ERROR)
+    # This logger says that offloaded weights are on the device `meta`.
+    placing = logging.getLogger("accelerate.big_modeling")
+    before = placing.level
+    placing.setLevel(logging.ERROR)
     try:
         yield
     finally:
+        placing.setLevel(before)
         hf_logging.set_verbosity(level)
         if bars:
             hf_logging.enable_progress_bar()

@@ -150,5 +150,5 @@ def devices_text(model: nn.Module) -> str:
     if not is_offloaded(model):
         return text
     # A weight that stays on the CPU is not offloaded. A model that is offloaded as a whole has no device map.
-    places = {"cpu", *(getattr(model, "hf_device_map", None) or {}).values()} - devices
+    places = set((getattr(model, "hf_device_map", None) or {"": "cpu"}).values()) - devices
     return text + "".join(f" + {place} (offloaded)" for place in ("cpu", "disk") if place in places)
