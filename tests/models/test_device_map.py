@@ -7,10 +7,11 @@ import torch
 
 import antiphase
 from antiphase import SignalSpec, TokenBatch, cli, load_model, token_signals
-from antiphase.errors import InvalidInputError
+from antiphase.errors import InvalidInputError, ModelNotFoundError
 from antiphase.models.placement import is_offloaded
 from antiphase.models.weights import weights_digest
 from antiphase.rollouts.sampling import Sampling, generate
+from quantized_cases import bitsandbytes, compressed_int8, fp8, save_float
 
 BATCH = TokenBatch.from_ids([[5, 6, 7], [8, 9]], [[10, 11, 12, 13], [60, 61, 62]])
 
@@ -126,3 +127,22 @@ def test_an_adapter_on_offloaded_weights(model_dir, on_disk, tmp_path) -> None:
     found, truth = (token_signals(one.model, BATCH) for one in (loaded, plain))
     torch.testing.assert_close(found.strength, truth.strength, rtol=1e-6, atol=1e-6, equal_nan=True)
     assert weights_digest(loaded.model) == weights_digest(plain.model)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [fp8, compressed_int8])
+def test_dequantised_weights_on_disk(kind, tmp_path, on_disk) -> None:
+    path, _ = kind(save_float(tmp_path / "base"), tmp_path)
+    loaded, plain = (load_model(str(path), device_map=one) for one in (on_disk, None))
+    assert weights_digest(loaded.model) == weights_digest(plain.model)
+    found, truth = (token_signals(one.model, BATCH) for one in (loaded, plain))
+    torch.testing.assert_close(found.strength, truth.strength, rtol=1e-6, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_that_stay_quantised_are_not_offloaded(tmp_path, on_disk) -> None:
+    path, _ = bitsandbytes(save_float(tmp_path / "base"), tmp_path, 4)
+    plain, mapped = load_model(str(path)), load_model(str(path), device_map="auto")
+    assert torch.equal(*(token_signals(one.model, BATCH).strength.nan_to_num(0) for one in (plain, mapped)))
+    with pytest.raises(ModelNotFoundError, match=r"bitsandbytes \(4 bit\).*CPU or the disk"):
+        load_model(str(path), device_map=on_disk)
