@@ -7,7 +7,7 @@ import torch
 
 import antiphase
 from antiphase import SignalSpec, TokenBatch, cli, load_model, token_signals
-from antiphase.errors import InvalidInputError, ModelNotFoundError
+from antiphase.errors import InvalidInputError, MissingExtraError, ModelNotFoundError
 from antiphase.models.placement import is_offloaded
 from antiphase.models.weights import weights_digest
 from antiphase.rollouts.sampling import Sampling, generate
@@ -114,6 +114,12 @@ def test_wrong_maps_are_refused(model_dir, tmp_path) -> None:
     bad.write_text("{")
     with pytest.raises(InvalidInputError, match="no valid JSON"):
         antiphase.probe(str(model_dir), device_map=str(bad))
+
+
+def test_a_device_map_without_accelerate(model_dir, monkeypatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match="a device map needs the package 'accelerate'"):
+        antiphase.probe(str(model_dir), device_map="auto")
 
 
 def test_an_adapter_on_offloaded_weights(model_dir, on_disk, tmp_path) -> None:

@@ -1,11 +1,12 @@
 """Read device maps, which say on which device each layer of a model is. This module imports no torch."""
 
+import importlib.util
 import json
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from antiphase.errors import InvalidInputError
+from antiphase.errors import InvalidInputError, MissingExtraError
 
 # The device maps that transformers computes from the sizes of the layers and the free memory of the devices.
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -42,11 +43,15 @@ def read_device_map(text: str) -> str | dict[str, int | str]:
 
 
 def check_device_map(device: str, device_map: str | None) -> None:
-    """Raise InvalidInputError if a device map cannot be read, or if a device is named beside it.
+    """Check that a device map can be used: it can be read, no device is named beside it, and accelerate is installed.
 
     Args:
         device: the option `device`.
-        device_map: the option `device_map`; None if there is no device map.
+        device_map: the option `device_map`; None if there is no device map, and nothing to check.
+
+    Raises:
+        InvalidInputError: the device map cannot be read, or a device is named too.
+        MissingExtraError: accelerate is not installed.
     """
     if device_map is None:
         return
@@ -55,6 +60,8 @@ def check_device_map(device: str, device_map: str | None) -> None:
             f"name a device ({device!r}) or a device map ({device_map!r}), not both: a device map names the devices."
         )
     read_device_map(device_map)
+    if importlib.util.find_spec("accelerate") is None:
+        raise MissingExtraError("accelerate", "demo", "a device map")
 
 
 def check_covers(device_map: Mapping[str, Any], modules: Collection[str], weights: Iterable[str]) -> None:
