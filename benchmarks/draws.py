@@ -2,11 +2,11 @@
 
 The draws of a rollout do not depend on the batch. But batches of other shapes round the logits differently, and if two
 tokens are almost tied, rounding can decide between them. From there on, the two completions differ. The model writes
-the same rollouts with every batch size, and each rollout is compared with the one that was written alone.
+the same rollouts with every batch size. Each rollout is compared with that of the first batch size in the list.
 
     python benchmarks/draws.py [--model demo] [--prompts 25] [--samples 4] [--tokens 64] [--out benchmarks/results]
 
-Writes OUT/draws-DEVICE.json, one row per batch size.
+Writes OUT/draws-DEVICE.json, one row per batch size. `beside` is the batch size that a row is compared with.
 """
 
 import argparse
@@ -53,14 +53,15 @@ def main() -> None:
     loaded, form = load_model(options.model, dtype=options.dtype), PromptFormat()
     texts = [prompt.content for prompt in load_prompts("gsm8k", options.prompts)]
     prompts = [form.encode(loaded.tokenizer, text, "prompt") for text in texts for _ in range(options.samples)]
-    sampling, rows, alone = Sampling(max_new_tokens=options.tokens), [], []
-    for size in map(int, options.sizes.split(",")):
+    sampling, rows, first = Sampling(max_new_tokens=options.tokens), [], []
+    sizes = [int(size) for size in options.sizes.split(",")]
+    for size in sizes:
         found = written(loaded, prompts, sampling, size)
-        alone = alone or found
-        places = [first_difference(one, other) for one, other in zip(alone, found, strict=True)]
+        first = first or found
+        places = [first_difference(one, other) for one, other in zip(first, found, strict=True)]
         differing = [place for place in places if place is not None]
         row = {"batch_size": size, "rollouts": len(found), "tokens": sum(map(len, found)), "differing": len(differing)}
-        rows.append({**row, "first_differences": sorted(differing), "dtype": loaded.dtype, "beside": 1})
+        rows.append({**row, "first_differences": sorted(differing), "dtype": loaded.dtype, "beside": sizes[0]})
         print(rows[-1], flush=True)
     name = device_name().replace("x86_64", "cpu")
     write(options.out / f"draws-{name}.json", rows, model=options.model, max_new_tokens=options.tokens)
