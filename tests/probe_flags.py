@@ -1,8 +1,8 @@
 """Every flag of `antiphase probe`, written down: a flag that comes or goes is a change that users see."""
 
 FLAGS = {
-    "models", "--dtype", "--device", "--revision", "--adapter", "--trust-remote-code", "--prompts", "--prompt-column",
-    "--num-prompts", "--prompt-template", "--system-prompt", "--no-chat-template",
+    "models", "--dtype", "--device", "--device-map", "--revision", "--adapter", "--trust-remote-code", "--prompts",
+    "--prompt-column", "--num-prompts", "--prompt-template", "--system-prompt", "--no-chat-template",
     "--chat-template-kwargs", "--fold-system", "--continue-final", "--samples", "--max-new-tokens",
     "--temperature", "--top-p", "--seed", "--batch-size", "--rollouts", "--share-rollouts", "--allow-short",
     "--estimator", "--layers", "--projections", "--norm", "--target", "--targets-per-rollout", "--signal-temperature",

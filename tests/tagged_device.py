@@ -6,6 +6,8 @@ moves a result meets on it what it would meet on CUDA: an operation on tensors o
 
 `Device.transfers` counts what would wait for a GPU: reads of a number and copies to the CPU.
 `Device.has_double = False` makes it refuse float64, as MPS does.
+`Device.cpu_is_a_gpu = True` makes the CPU stand for a second GPU: then CPU indices are refused too, and so are CPU
+numbers in a stack of numbers. PyTorch's autograd knows only one device of a stand-in, so there is no `tagged:1`.
 
 It needs no GPU and shows no fault of one: kernels, numbers, memory, streams and speed are the CPU's.
 """
@@ -28,6 +30,7 @@ NAME = "tagged"
 _COPIES = {"copy_", "_to_copy", "_copy_from"}
 # The argument of an operation that CUDA takes from the CPU too.
 _INDICES = {"index": 1, "index_put_": 1, "index_put": 1, "_index_put_impl_": 1, "_unsafe_index": 1}
+_JOINS = {"stack", "cat"}
 _WAITS = {"_local_scalar_dense", "nonzero", "equal", "masked_select", "unique_consecutive", "_unique2"}
 
 
@@ -37,6 +40,7 @@ class Device:
     # What `torch.accelerator` says: other tests of this process want no accelerator.
     available = False
     has_double = True
+    cpu_is_a_gpu = False
     transfers: ClassVar[Counter[str]] = Counter()
 
 
@@ -46,14 +50,14 @@ class TaggedTensor(Tensor):
     inner: Tensor
 
     @staticmethod
-    def __new__(cls, inner: Tensor) -> "TaggedTensor":
+    def __new__(cls, inner: Tensor, requires_grad: bool = False) -> "TaggedTensor":
         if inner.dtype == torch.float64 and not Device.has_double:
             raise TypeError("this device has no float64")
         return Tensor._make_wrapper_subclass(
             cls, inner.shape, inner.stride(), inner.storage_offset(), dtype=inner.dtype, device=f"{NAME}:0"
         )
 
-    def __init__(self, inner: Tensor) -> None:
+    def __init__(self, inner: Tensor, requires_grad: bool = False) -> None:
         self.inner = inner
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
@@ -101,6 +105,9 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 def _copied(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
     if name == "_to_copy":
         to = torch.device(kwargs.get("device") or args[0].device).type
+        if to == "meta":
+            # accelerate makes parameters of the type that a parameter had before.
+            return torch.nn.Parameter(args[0].inner.to("meta"), requires_grad=False)
         if isinstance(args[0], TaggedTensor) and kwargs.get("dtype") == torch.float64 and not Device.has_double:
             raise TypeError("this device has no float64, and converts before it copies")
         found = func(*_inner(args), **{**kwargs, "device": "cpu"})
@@ -116,11 +123,12 @@ def _copied(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
 
 def _check_devices(name: str, args: Any, kwargs: dict[str, Any]) -> None:
     """Raise as CUDA does where tensors of the device meet tensors of the CPU."""
-    allowed = _INDICES.get(name)
+    allowed = None if Device.cpu_is_a_gpu else _INDICES.get(name)
+    every = Device.cpu_is_a_gpu and name in _JOINS
     for place, argument in enumerate([*args, *kwargs.values()]):
         for tensor in tree_leaves(argument):
             here = not isinstance(tensor, Tensor) or isinstance(tensor, TaggedTensor)
-            if not here and tensor.ndim and place != allowed:
+            if not here and (tensor.ndim or every) and place != allowed:
                 raise RuntimeError(f"Expected all tensors to be on the same device, but {name} found {NAME}:0 and cpu")
 
 

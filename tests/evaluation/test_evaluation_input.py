@@ -120,7 +120,7 @@ def test_flags_are_frozen():
 
 _SIGNALS = """--estimator --layers --projections --norm --target --targets-per-rollout --auto-seconds
     --token-budget --min-tokens --by-projection --unit --segment --splitter --step-strength --min-steps"""
-_MODEL = "--dtype --device --revision --trust-remote-code"
+_MODEL = "--dtype --device --device-map --revision --trust-remote-code"
 _TASKS = """--tasks --suite --num-problems --split --prompt-template --system-prompt --no-chat-template
     --chat-template-kwargs --fold-system --timeout
     --samples --greedy --no-greedy --k --max-new-tokens --temperature --top-p --end-token --think-tags --seed --engine

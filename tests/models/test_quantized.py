@@ -12,8 +12,9 @@ import antiphase
 import quantized_cases as cases
 from antiphase.cli import main
 from antiphase.errors import ModelNotFoundError, UnsupportedModelError
-from antiphase.models.loading import inspect_model, load_model, weights_digest
+from antiphase.models.loading import inspect_model, load_model
 from antiphase.models.quantization import Quantization, check_gradients, prepare_config, quantization_of
+from antiphase.models.weights import weights_digest
 from antiphase.signal_spec import SignalSpec
 from antiphase.signals.measure import token_signals
 from antiphase.statistics.correlation import correlate

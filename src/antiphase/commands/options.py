@@ -26,6 +26,12 @@ def add_model_options(group: "argparse._ArgumentGroup") -> None:
     """Add the options that say how a model is loaded."""
     group.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16, float64")
     group.add_argument("--device", default="auto", help="auto (cuda, mps, cpu), or any torch device")
+    group.add_argument(
+        "--device-map",
+        metavar="MAP",
+        help="spread the layers over several devices, main memory and the disk: auto, balanced, sequential, or a JSON "
+        "file that maps modules to devices",
+    )
     group.add_argument("--revision", help="branch, tag or commit on the hub")
     group.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 from torch import nn
 
 from antiphase.errors import MissingExtraError, ModelNotFoundError, UnsupportedModelError, first_line
+from antiphase.models.placement import adding_modules
 from antiphase.models.saved import ADAPTER_CONFIG, ADAPTER_WEIGHTS, has_weights, is_adapter
 
 
@@ -59,7 +60,8 @@ def add_adapter(name: str, model: nn.Module, adapter: str) -> None:
         ModelNotFoundError: the adapter does not fit the model, or its weights cannot be loaded.
     """
     try:
-        info = cast(Any, model).load_adapter(adapter, use_safetensors=True)
+        with adding_modules(model):
+            info = cast(Any, model).load_adapter(adapter, use_safetensors=True)
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
         raise _unfit(name, adapter, first_line(error)) from error
     for fault, keys in (("lacks", info.missing_keys), ("has unknown", info.unexpected_keys)):

@@ -4,42 +4,37 @@ A model is named by a hub id, a directory, a GGUF file, or `demo`. An adapter, s
 """
 
 import contextlib
-import hashlib
-import logging
-import sys
-from collections.abc import Collection, Iterator, Mapping
+import shutil
+import tempfile
+import weakref
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
-from antiphase.devices import says_out_of_memory
 from antiphase.errors import (
-    AntiphaseError,
     InvalidInputError,
     ModelNotFoundError,
-    NonFiniteError,
-    OutOfMemoryError,
-    UnsupportedModelError,
     first_line,
 )
 from antiphase.models.adapters import add_adapter
-from antiphase.models.architecture import find_attention, unwrap
-from antiphase.models.demo import DEMO, HOW_TO_GET
+from antiphase.models.architecture import find_attention
+from antiphase.models.device_maps import check_covers, check_device_map, read_device_map
 from antiphase.models.dtypes import DTYPES
 from antiphase.models.gguf import gguf_options
+from antiphase.models.loading_errors import loading_errors, quiet
+from antiphase.models.placement import devices_text, input_device
 from antiphase.models.quantization import (
     GGUF,
     Quantization,
     prepare_config,
     prepare_model,
     quantization_errors,
-    quantization_of,
 )
 from antiphase.models.sources import Source, find_source
+from antiphase.models.weights import check_finite
 from antiphase.signal_spec import check_one_of
 
 
@@ -63,8 +58,13 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """The device of the input embeddings. Token ids must be on this device."""
-        return cast(torch.device, cast(Any, self.model).get_input_embeddings().weight.device)
+        """The device on which the input embeddings are applied. Token ids must be on this device."""
+        return input_device(self.model)
+
+    @property
+    def devices(self) -> str:
+        """All devices of the model as a text, such as `cuda:0 + cuda:1 + cpu (offloaded)`."""
+        return devices_text(self.model)
 
     @property
     def dtype(self) -> str:
@@ -92,6 +92,22 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def _resolved(device_map: str | Mapping[str, int | str]) -> str | dict[str, Any]:
+    """Return a device map with the devices of this machine. A number is that of an accelerator, such as a GPU.
+
+    Raises:
+        InvalidInputError: this machine has no such device.
+    """
+    if isinstance(device_map, str):
+        return device_map
+    found: dict[str, Any] = {}
+    for module, place in device_map.items():
+        text = place if isinstance(place, str) else f"{resolve_device('auto').type}:{place}"
+        # accelerate offloads a module only if its place is a text.
+        found[module] = text if text in ("cpu", "disk") else resolve_device(text)
+    return found
+
+
 def load_model(
     name: str,
     *,
@@ -100,6 +116,7 @@ def load_model(
     trust_remote_code: bool = False,
     revision: str | None = None,
     adapter: str | None = None,
+    device_map: str | None = None,
 ) -> LoadedModel:
     """Load a model and its tokenizer, and check the model. Only weights in safetensors and GGUF files are loaded.
 
@@ -111,6 +128,9 @@ def load_model(
         revision: a branch, tag or commit of the model on the hub.
         adapter: a local directory or a hub id of an adapter, such as LoRA, that is put on the model; None for no
             adapter.
+        device_map: how the layers are spread over several devices, main memory and the disk, if the model is larger
+            than one device: `auto`, `balanced`, `balanced_low_0`, `sequential`, or a JSON file; see `read_device_map`.
+            None puts the whole model on `device`.
 
     Raises:
         ModelNotFoundError: there is no model of this name, its files cannot be loaded, or the adapter does not fit the
@@ -118,16 +138,18 @@ def load_model(
         UnsupportedModelError: the model is no causal LM, antiphase does not know its attention projections, or its
             quantised modules pass no gradient.
         NonFiniteError: a weight is NaN or infinite.
-        InvalidInputError: the dtype or the device is unknown.
+        InvalidInputError: the dtype or a device is unknown, or the device map does not fit the model.
         MissingExtraError: a package that reads the demo model, a GGUF file or an adapter is not installed.
         OutOfMemoryError: the weights do not fit into memory.
     """
+    check_device_map(device, device_map)
     place = resolve_device(device)
+    placement = {"": place} if device_map is None else _resolved(read_device_map(device_map))
     wanted = resolve_dtype(dtype) or (torch.float32 if place.type == "cpu" else "auto")
     source, options = find_source(name, adapter), {"trust_remote_code": trust_remote_code, "revision": revision}
-    with _loading_errors(name), _quiet():
+    with loading_errors(name), quiet():
         tokenizer = _load_tokenizer(source, options)
-        model, quantization = _load_weights(name, source, wanted, place, options)
+        model, quantization = _load_weights(name, source, wanted, placement, options)
         if source.adapter is not None:
             add_adapter(name, model, source.adapter)
     find_attention(model)
@@ -147,7 +169,7 @@ def inspect_model(
     from transformers import AutoModelForCausalLM
 
     source, options = find_source(name, adapter), {"trust_remote_code": trust_remote_code, "revision": revision}
-    with _loading_errors(name), _quiet():
+    with loading_errors(name), quiet():
         tokenizer = _load_tokenizer(source, options)
         config = _load_config(source, options)
         prepare_config(name, config)
@@ -182,9 +204,17 @@ def _load_config(source: Source, options: Mapping[str, Any]) -> Any:
 
 
 def _load_weights(
-    name: str, source: Source, dtype: torch.dtype | str, place: torch.device, options: Mapping[str, Any]
+    name: str, source: Source, dtype: torch.dtype | str, placement: str | Mapping[str, Any], options: Mapping[str, Any]
 ) -> tuple[nn.Module, Quantization | None]:
-    """Load a model without its adapter, and put it on a device in evaluation mode; return it with its quantisation."""
+    """Load a model without its adapter, in evaluation mode, and return it with its quantisation.
+
+    Args:
+        name: the name of the model in messages.
+        source: where its files are.
+        dtype: the dtype of the weights.
+        placement: a device map; `{"": device}` puts the whole model on one device.
+        options: the options that transformers also gets for the tokenizer.
+    """
     from transformers import AutoModelForCausalLM
 
     config = _load_config(source, options)
@@ -193,16 +223,25 @@ def _load_weights(
     if source.gguf is not None:
         chosen = gguf_options()
         dtype = torch.bfloat16 if dtype == "auto" else dtype
-    if quantization is not None:
-        chosen["device_map"] = {"": place}
-    with quantization_errors(name, quantization):
+    spread = isinstance(placement, str) or not isinstance(placement.get(""), torch.device)
+    if spread or quantization is not None:
+        chosen["device_map"] = placement
+    with quantization_errors(name, quantization), contextlib.ExitStack() as cleaning:
+        if spread:
+            # transformers writes weights that are offloaded to disk to this folder, if it must convert them.
+            chosen["offload_folder"] = tempfile.mkdtemp(prefix="antiphase-offload-")
+            cleaning.callback(shutil.rmtree, chosen["offload_folder"], ignore_errors=True)
         model, info = AutoModelForCausalLM.from_pretrained(
             source.place, config=config, dtype=dtype, output_loading_info=True, **chosen, **options, **source.options
         )
+        # The folder is removed with the model, or at once if the model cannot be loaded.
+        weakref.finalize(model, cleaning.pop_all().close)
     _check_all_loaded(name, info["missing_keys"])
-    if quantization is None:
-        model = model.to(place)
-    else:
+    if not isinstance(placement, str):
+        check_covers(placement, [part for part, _ in model.named_modules()], model.state_dict())
+    if quantization is None and not spread:
+        model = model.to(cast("Mapping[str, Any]", placement)[""])
+    elif quantization is not None:
         prepare_model(name, model, quantization)
     if source.gguf is not None:
         quantization = Quantization(GGUF.lower(), None, dequantized=True)
@@ -216,79 +255,3 @@ def _check_all_loaded(name: str, missing: Collection[str]) -> None:
         raise ModelNotFoundError(
             f"the checkpoint {name!r} lacks the weight {min(missing)}{others}, so the model would have random weights."
         )
-
-
-@contextlib.contextmanager
-def _loading_errors(name: str) -> Iterator[None]:
-    """Replace the errors that transformers raises while it loads a model by errors of antiphase."""
-    try:
-        yield
-    except AntiphaseError:
-        raise
-    except (MemoryError, RuntimeError) as error:
-        if not says_out_of_memory(error):
-            raise
-        raise OutOfMemoryError(
-            f"out of memory while loading {name!r}. Choose a narrower --dtype (bfloat16), another --device, or a "
-            "smaller model."
-        ) from error
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        first = first_line(error)
-        if isinstance(error, ValueError) and "Unrecognized configuration class" in str(error):
-            raise UnsupportedModelError(f"{name!r} is not a causal language model: {first}") from error
-        if name == DEMO:
-            raise ModelNotFoundError(f"the demo model could not be found. {HOW_TO_GET}") from error
-        if not Path(name).exists():
-            raise ModelNotFoundError(
-                f"could not load {name!r}: there is no folder of that name here, and loading it from the "
-                f"hub failed ({first})"
-            ) from error
-        what = "directory" if Path(name).is_dir() else "file"
-        raise ModelNotFoundError(f"could not load the local {what} {name!r} ({first})") from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide what transformers prints while it loads a model. Without a terminal, its progress bars are hidden too.
-
-    Progress bars of downloads stay visible.
-    """
-    from transformers.utils import logging as hf_logging
-
-    bars, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
-    if not sys.stderr.isatty():
-        hf_logging.disable_progress_bar()
-    hf_logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(level)
-        if bars:
-            hf_logging.enable_progress_bar()
-
-
-def weights_digest(model: nn.Module) -> str:
-    """Return a checksum of the weights. It reads the first 32 and the last 32 numbers of every parameter.
-
-    Models with different weights almost always get different checksums. GPTQ and AWQ keep their weights in buffers of
-    whole numbers instead of parameters, so these buffers are read too.
-    """
-    inner, digest = unwrap(model), hashlib.sha256()
-    named: list[tuple[str, torch.Tensor]] = list(inner.named_parameters())
-    if quantization_of(cast(Any, inner).config) is not None:
-        named += [(name, buffer) for name, buffer in inner.named_buffers() if not buffer.is_floating_point()]
-    for name, parameter in named:
-        flat = parameter.detach().flatten()
-        ends = torch.cat([flat[:32], flat[-32:]]).cpu().double()
-        digest.update(f"{name} {tuple(parameter.shape)}".encode() + ends.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def check_finite(model: nn.Module, name: str) -> None:
-    """Raise NonFiniteError if a floating-point weight is NaN or infinite. The message names the parameter."""
-    for parameter_name, parameter in unwrap(model).named_parameters():
-        if parameter.is_floating_point() and not bool(parameter.isfinite().all()):
-            raise NonFiniteError(
-                f"{name!r}: the weight {parameter_name} contains NaN or infinity. Either the checkpoint is damaged, "
-                "or its dtype is too narrow for its weights: try --dtype float32."
-            )

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from antiphase.devices import says_out_of_memory
 from antiphase.errors import ModelNotFoundError, UnsupportedModelError, first_line
 from antiphase.models.fact_notes import quantization_label
+from antiphase.models.placement import device_of
 
 _TOLERANCE = 0.1
 GGUF = "GGUF"
@@ -229,7 +230,7 @@ def check_gradients(name: str, model: nn.Module, quantization: Quantization) -> 
         if type(module) in seen or not isinstance(features, int):
             continue
         seen.add(type(module))
-        device = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+        device = device_of(module)
         error = _gradient_error(module, features, dtype, device)
         if error is None or not error <= _TOLERANCE:
             fault = "passes no gradient to its input" if error is None else "passes a wrong gradient to its input"

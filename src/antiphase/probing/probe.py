@@ -13,8 +13,9 @@ from antiphase import figures as drawing
 from antiphase.data.prompt_rendering import end_token_ids
 from antiphase.errors import InvalidInputError
 from antiphase.models.architecture import unwrap
-from antiphase.models.loading import LoadedModel, check_finite
+from antiphase.models.loading import LoadedModel
 from antiphase.models.quantization import quantization_of
+from antiphase.models.weights import check_finite
 from antiphase.probing.fingerprint import Fingerprint
 from antiphase.probing.probe_summary import summarize
 from antiphase.probing.request import ProbeRequest, probe_request

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from antiphase.data.prompt_rendering import tokenizer_digest
 from antiphase.models.architecture import left_out
-from antiphase.models.loading import LoadedModel, weights_digest
+from antiphase.models.loading import LoadedModel
 from antiphase.models.quantization import quantization_facts
+from antiphase.models.weights import weights_digest
 from antiphase.progress import Progress
 from antiphase.runs.alternatives import alternative_rows
 from antiphase.runs.items import Item
@@ -117,7 +118,7 @@ def model_facts(loaded: LoadedModel, prompt_ids: Sequence[int], specs: Sequence[
     missing = left_out(loaded.model)
     return {
         "revision": loaded.revision,
-        "device": loaded.device.type,
+        "device": loaded.devices,
         "dtype": loaded.dtype,
         "layers": layers,
         **({} if loaded.quantization is None else {"quantization": quantization_facts(loaded.quantization)}),

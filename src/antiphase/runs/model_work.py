@@ -199,10 +199,12 @@ class ModelWork(ABC):
             time.sleep(_SECONDS_BETWEEN_LOOKS)
 
     def _load(self, name: str) -> LoadedModel:
+        mapped = self.config.device_map is not None
         return load_model(
             name,
             dtype=self.config.dtype,
-            device=own_device(self.config.device, self.team.launch),
+            device=self.config.device if mapped else own_device(self.config.device, self.team.launch),
+            device_map=self.config.device_map,
             trust_remote_code=self.config.trust_remote_code,
             revision=self.config.revision,
             adapter=self.config.adapter,

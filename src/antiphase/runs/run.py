@@ -124,6 +124,10 @@ class Run(ModelWork, Generic[Wanted, Found]):
         with team_of(self.request.outputs.out) as self.team:
             if self.config.engine == "vllm":
                 self.team.launch.refuse("the engine 'vllm'", "Start it without the launcher.")
+            if self.config.device_map is not None and self.team.launch.local_size > 1:
+                self.team.launch.refuse(
+                    "a device map", "Start one process on each machine: its model takes all GPUs of the machine."
+                )
             if self.team.launch.first:
                 return self._lead()
             self._follow()

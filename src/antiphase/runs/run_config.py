@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 
 from antiphase.data.chat_template import ChatOptions
 from antiphase.errors import InvalidInputError
+from antiphase.models.device_maps import check_device_map
 from antiphase.models.dtypes import DTYPES
 from antiphase.registry import did_you_mean
 from antiphase.rollouts.engine_names import check_engine
@@ -44,7 +45,7 @@ FREE_ON_RESUME = ("token_budget", "vllm_memory", *FREE_SERVER_OPTIONS)
 BEFORE_THE_OPTION: Mapping[str, Any] = {
     "alternatives": 0, "engine": "auto", "vllm_memory": 0.45, "end_tokens": None, "think_tags": None,
     "chat_template_kwargs": None, "fold_system": False, "continue_final": False, "adapter": None,
-    "auto_seconds": None,
+    "auto_seconds": None, "device_map": None,
     **SERVER_DEFAULTS,
     **BEFORE_UNITS
 }  # fmt: skip
@@ -102,6 +103,8 @@ class RunConfig:
         rollouts: the file of given rollouts, or `GIVEN_ROWS` for rows in memory; None generates the rollouts.
         dtype: the dtype of the weights; `auto` is float32 on the CPU and the checkpoint's own dtype elsewhere.
         device: a torch device; `auto` is cuda if it is available, else mps, else cpu.
+        device_map: how the layers are spread over several devices, main memory and the disk: `auto`, `balanced`,
+            `balanced_low_0`, `sequential` or a JSON file. None puts the whole model on `device`.
         trust_remote_code: whether to run code that comes with the model.
         revision: a branch, tag or commit of the model on the hub.
         adapter: a local directory or a hub id of an adapter that is put on the model.
@@ -144,6 +147,7 @@ class RunConfig:
     rollouts: str | None = None
     dtype: str = "auto"
     device: str = "auto"
+    device_map: str | None = None
     trust_remote_code: bool = False
     revision: str | None = None
     adapter: str | None = None
@@ -165,6 +169,7 @@ class RunConfig:
         check_model_choice(self.models, self.adapter, self.engine)
         check_server_choice(self)
         check_one_of("dtype", self.dtype, DTYPES)
+        check_device_map(self.device, self.device_map)
         check_auto(self.estimators, self.auto_seconds)
         # The results are not used. These calls raise an error if an option is wrong.
         self.units(), self.specs(), self.chat_options()

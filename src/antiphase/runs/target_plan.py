@@ -47,7 +47,7 @@ def plan(
     lengths = [len(item.prompt_ids) + len(item.completion_ids or ()) for item in there]
     mean = sum(lengths) / len(lengths)
     # A GPU measures several tokens of a short rollout in the time of one, so more tokens are needed to see their cost.
-    lanes = 1 if str(loaded.model.device).startswith("cpu") else max(1, int(spec.token_budget // mean))
+    lanes = 1 if loaded.device.type == "cpu" else max(1, int(spec.token_budget // mean))
     few, more = _FEW * lanes, _MORE * lanes
     most = max(len(item.completion_ids or ()) for item in there)
     long = [place for place, item in enumerate(there) if len(item.completion_ids or ()) >= min(more, most)]

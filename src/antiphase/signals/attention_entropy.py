@@ -41,12 +41,14 @@ def sum_over_heads(
 
 
 def mean_over_layers(
-    entropies: Mapping[nn.Module, Sequence[Tensor]], layers: Sequence[AttentionLayer]
+    entropies: Mapping[nn.Module, Sequence[Tensor]], layers: Sequence[AttentionLayer], device: torch.device
 ) -> Float[Tensor, "batch row"]:
     """Return the attention entropies of each query position, as the mean over the measured layers.
 
     Args:
         entropies: for each attention module, the entropies `[batch, row]` of its calls.
         layers: the measured layers. The modules of all of them are in `entropies`.
+        device: the device of the result. The entropies of a layer are on the device of the layer.
     """
-    return torch.stack([torch.cat(list(entropies[layer.module]), dim=1) for layer in layers]).mean(0)
+    found = [torch.cat(list(entropies[layer.module]), dim=1) for layer in layers]
+    return torch.stack([one.to(device) for one in found]).mean(0)

@@ -19,6 +19,7 @@ from antiphase.errors import UnsupportedModelError
 from antiphase.models.architecture import AttentionLayer, backbone, modules_of, outer_norms
 from antiphase.models.layouts import Projection
 from antiphase.models.quantization import without_repacking
+from antiphase.models.reloading import reloading
 from antiphase.signal_spec import PROJECTIONS
 from antiphase.signals import frozen_attention
 
@@ -134,6 +135,8 @@ class Observed:
     def hidden(self, input_ids: Tensor, *, grad: bool, positions: Tensor | None = None) -> Tensor:
         """Run the model's backbone, and return its final hidden states `[batch, token, hidden]`.
 
+        They are on the device of `input_ids`, also if the layers of the model are spread over several devices.
+
         The attention mask is all ones, since under a causal mask no real token sees the padding on the right.
 
         Args:
@@ -160,7 +163,10 @@ class Observed:
                     handle.remove()
         hidden = cast(Tensor, output.last_hidden_state)
         self.capture.find_last_norm(hidden)
-        return hidden
+        # The last layers may be on another device than the first ones.
+        if self.capture.before_norm is not None:
+            self.capture.before_norm = self.capture.before_norm.to(input_ids.device)
+        return hidden.to(input_ids.device)
 
 
 @contextlib.contextmanager
@@ -186,6 +192,7 @@ def observe(
     with contextlib.ExitStack() as stack:
         stack.enter_context(evaluating(model))
         stack.enter_context(without_repacking(model))
+        stack.enter_context(reloading(model))
         if freeze_attention:
             stack.enter_context(_attention_implementation(model, frozen_attention.FROZEN))
         for module in modules_of(layers, PROJECTIONS):

@@ -6,6 +6,7 @@ packed into chunks within the token budget. So the results depend neither on the
 rows in the batch. `ChunkSignals` is the output of every estimator.
 """
 
+import dataclasses
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -110,6 +111,18 @@ class Chunk:
         These are the measured targets, or all targets if the joint strengths of steps are wanted.
         """
         return self.measured if self.steps is None else torch.ones_like(self.measured)
+
+    def on(self, device: torch.device) -> "Chunk":
+        """Return the chunk with its tensors on a device. It must have no prefix."""
+        assert self.prefix is None
+        return dataclasses.replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            rows=self.rows.to(device),
+            columns=self.columns.to(device),
+            measured=self.measured.to(device),
+            steps=None if self.steps is None else self.steps.to(device),
+        )
 
     @property
     def inputs(self) -> Int[Tensor, "row column"]:

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from antiphase.errors import NonFiniteError
+from antiphase.models.placement import numbers_of
 from antiphase.signal_spec import SignalSpec
 from antiphase.signals.alternatives import Candidates, in_order, joined
 from antiphase.signals.logit_sums import LogitSums, joined_sums, sums_of
@@ -159,9 +160,10 @@ def unembedding_norms(model: nn.Module, token_ids: Int[Tensor, "target"]) -> Flo
     weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.ndim != 2:
         return torch.full((len(token_ids),), torch.nan, device=token_ids.device)
-    rows = weight.detach()[token_ids]
+    numbers = numbers_of(layer)
+    rows = numbers[token_ids.to(numbers.device)]
     norms: Tensor = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.promote_types(rows.dtype, torch.float32))
-    return norms
+    return norms.to(token_ids.device)
 
 
 def magnitudes_of(

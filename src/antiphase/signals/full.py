@@ -207,30 +207,34 @@ def _write_norms(
         ranks: where the effective ranks are written; None computes none.
     """
     device = work.norms.device
-    lanes = _chosen([lane for lane, _ in served], device)
-    rows = _chosen([span.row for _, span in served], device)
+    lanes, rows = [lane for lane, _ in served], [span.row for _, span in served]
     places = torch.tensor([span.place for _, span in served], device=device)
     for column, name in enumerate(work.spec.projections):
         there = [layer for layer, factors in enumerate(work.factors) if name in factors]
         projections = [work.seen.layers[layer].projections[name] for layer in there]
         deltas = {
-            layer: one.select(gradients[one.module][lanes, :reach])
+            layer: one.select(_chosen(gradients[one.module], lanes)[:, :reach])
             for layer, one in zip(there, projections, strict=True)
         }
-        factors = {layer: leading(work.factors[layer][name][rows], reach, work.spec.norm) for layer in there}
+        factors = {
+            layer: leading(_chosen(work.factors[layer][name], rows), reach, work.spec.norm).to(deltas[layer].device)
+            for layer in there
+        }
         for layers in _alike(deltas, factors):
             delta, factor = (_stacked([of[layer] for layer in layers]) for of in (deltas, factors))
             where = (places[:, None], torch.tensor(layers, device=device), column)
             if ranks is None:
-                work.norms[where] = factored_norm(delta, factor, work.spec.norm).mT.to(work.norms.dtype)
+                work.norms[where] = factored_norm(delta, factor, work.spec.norm).mT.to(work.norms)
                 continue
             found, rank = factored_norm_and_rank(delta, factor, work.spec.norm)
-            work.norms[where], ranks[where] = found.mT.to(work.norms.dtype), rank.mT.to(ranks.dtype)
+            work.norms[where], ranks[where] = found.mT.to(work.norms), rank.mT.to(ranks)
 
 
-def _chosen(indices: Sequence[int], device: torch.device) -> slice | Tensor:
-    """Return an index of the first axis. For one place it is a slice, which copies nothing."""
-    return slice(indices[0], indices[0] + 1) if len(indices) == 1 else torch.tensor(indices, device=device)
+def _chosen(tensor: Tensor, indices: Sequence[int]) -> Tensor:
+    """Return some places of the first axis. A single place is a view, which copies nothing."""
+    if len(indices) == 1:
+        return tensor[indices[0] : indices[0] + 1]
+    return tensor[torch.tensor(indices, device=tensor.device)]
 
 
 def _stacked(tensors: Sequence[Tensor]) -> Tensor:
@@ -242,12 +246,12 @@ def _alike(deltas: Mapping[int, Tensor], factors: Mapping[int, Tensor]) -> Itera
     """Yield groups of layers whose norms are computed at once. On a CPU each group is a single layer.
 
     Args:
-        deltas: the gradients Δ of each layer. In a group, all of them have the same shape.
+        deltas: the gradients Δ of each layer. In a group, all of them have the same shape and are on the same device.
         factors: the factors L of each layer, of which the same holds.
     """
-    alike: dict[tuple[int, ...], list[int]] = {}
+    alike: dict[tuple[object, ...], list[int]] = {}
     for layer, delta in deltas.items():
-        alike.setdefault((*delta.shape, *factors[layer].shape), []).append(layer)
+        alike.setdefault((delta.device, *delta.shape, *factors[layer].shape), []).append(layer)
     for layers in alike.values():
         delta, factor = deltas[layers[0]], factors[layers[0]]
         size = max(1, _GROUP_ELEMENTS // max(1, delta.numel() + factor.numel()))

@@ -81,6 +81,7 @@ def last_layer(
     if [layer.index for layer in layers] != [find_layers(model).num_layers - 1]:
         raise InvalidInputError("the estimator 'last' measures the last attention layer alone; use layers='last'.")
     layer, tokens = layers[0], dataclasses.replace(chunk, steps=None)
+    device = chunk.rows.device
     kept = tracing(keep=layer.module, entropies_of=[layer.module])
     with observe(model, layers, freeze_attention=True) as seen, kept as trace:
         hidden = seen.hidden(chunk.input_ids, grad=True)
@@ -89,9 +90,9 @@ def last_layer(
         head = head_of_targets(seen, tokens, spec, hidden, want_seed=True)
         norms = hidden.new_zeros(0, len(spec.projections), dtype=torch.promote_types(hidden.dtype, torch.float32))
         if bool(chunk.measured.any()):
-            norms = _norms(seen, layer, trace.kept, tokens, spec, hidden, seed_of(head, tokens, hidden))
+            norms = _norms(seen, layer, trace.kept, tokens, spec, hidden, seed_of(head, tokens, hidden)).to(device)
     tick(len(norms))
-    attention = mean_over_layers(trace.entropies, layers)[chunk.rows, chunk.columns - 1]
+    attention = mean_over_layers(trace.entropies, layers, device)[chunk.rows, chunk.columns - 1]
     joint, ranks = joint_of_layers(model, layers, chunk, spec, tick)
     return ChunkSignals(head.without_seed(), norms[:, None].detach(), joint, attention, ranks)
 
@@ -107,6 +108,8 @@ def _norms(
 ) -> Float[Tensor, "measured projection"]:
     """Return the norm of every measured target's gradient, for each chosen projection."""
     assert call.output is not None
+    # The last layer may be on another device than the first one.
+    chunk = chunk.on(call.output.device)
     at = (chunk.rows[chunk.measured], chunk.columns[chunk.measured] - 1)
     modules = modules_of(layers=[layer], names=PROJECTIONS)
     outputs = seen.capture.outputs_of(modules)

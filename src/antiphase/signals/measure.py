@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from antiphase.devices import says_out_of_memory
 from antiphase.errors import InvalidInputError, NonFiniteError, OutOfMemoryError, UnsupportedModelError
 from antiphase.models.architecture import AttentionLayer, find_attention, find_layers, rope_switch, unwrap
+from antiphase.models.placement import input_device, numbers_of
 from antiphase.models.quantization import check_oracle
+from antiphase.models.sharding import check_whole
 from antiphase.signal_spec import ESTIMATORS, SignalSpec, parse_layers
 from antiphase.signals.alternatives import check_alternatives
 from antiphase.signals.cells import present
@@ -94,7 +96,8 @@ def token_signals(
         The signals at the positions of `batch` and on its device, in float32 or wider; NaN outside the completions.
 
     Raises:
-        UnsupportedModelError: the architecture cannot be measured, or not by this estimator.
+        UnsupportedModelError: the architecture cannot be measured, or not by this estimator; or the weights are
+            sharded over processes.
         InvalidInputError: a layer or a token id does not exist, there are fewer tokens than alternatives, or the steps
             do not fit the batch.
         NonFiniteError: logits or gradients are NaN or infinite.
@@ -107,13 +110,14 @@ def token_signals(
     """
     spec = spec or SignalSpec()
     model = unwrap(model)
+    check_whole(model)
     layers = chosen_layers(model, spec)
     _check_batch(model, batch, spec)
     if steps is not None:
         check_steps(batch, steps)
     elif spec.targets_per_rollout == 0:
         raise InvalidInputError("targets_per_rollout is 0 and no steps were given: nothing would be measured.")
-    device = cast(Any, model).get_input_embeddings().weight.device
+    device = input_device(model)
     done: list[tuple[list[Row], ChunkSignals]] = []
     with torch.inference_mode(False):
         _check_positions(model, layers, spec, device)
@@ -202,7 +206,7 @@ def trial_batch(model: nn.Module) -> TokenBatch:
     zeros stays zero in every normalisation layer, and each such layer multiplies its gradient by about a thousand. In
     a deep model the gradient would overflow.
     """
-    weight = cast(Any, model).get_input_embeddings().weight.detach()[:1024]
+    weight = numbers_of(cast(Any, model).get_input_embeddings())[:1024]
     used = torch.nonzero(weight.abs().amax(-1) > 0).flatten().tolist() or [0]
     first, second = used[0], used[min(1, len(used) - 1)]
     return TokenBatch.from_ids([[first, second, first]], [[second]])

@@ -63,7 +63,8 @@ def oracle(
     Cost: per target, one backward pass to all chosen weights, and the singular values of their gradients.
 
     Raises:
-        UnsupportedModelError: the weights are quantised, so nothing can be differentiated with respect to them.
+        UnsupportedModelError: the weights are quantised or offloaded, so nothing can be differentiated with respect to
+            them.
     """
 
     def row_logits(token_ids: Tensor, columns: Tensor) -> Iterator[_Seen]:
@@ -138,8 +139,9 @@ def _measure(
             }
             for layer in layers
         ]
-        like = gradients[0].new_empty((), dtype=torch.promote_types(gradients[0].dtype, torch.float32))
-        return torch.stack([placed(cells, spec.projections, like) for cells in found])
+        like = torch.empty((), dtype=torch.promote_types(gradients[0].dtype, torch.float32), device=chunk.rows.device)
+        here = [{name: value.to(like.device) for name, value in cells.items()} for cells in found]
+        return torch.stack([placed(cells, spec.projections, like) for cells in here])
 
     with evaluating(model), _differentiable(weights):
         for row, length in enumerate(chunk.lengths):
@@ -239,7 +241,10 @@ def _run(model: nn.Module, token_ids: Tensor, **options: Any) -> tuple[Any, Tens
         with watching_norms(model) as capture:
             output = cast(Any, model)(input_ids=token_ids, **options)
             capture.find_last_norm(seen[0])
-            return output, seen[0], capture.before_norm
+            # The last layers may be on another device than the first ones.
+            device, before = token_ids.device, capture.before_norm
+            output.logits = output.logits.to(device)
+            return output, seen[0].to(device), None if before is None else before.to(device)
     finally:
         handle.remove()
 
@@ -251,8 +256,14 @@ def _base(module: nn.Module) -> nn.Module:
 
 
 def _weight(module: nn.Module) -> Tensor:
-    """Return the weight of a projection module, or raise UnsupportedModelError if it is quantised."""
+    """Return the weight of a projection module, or raise UnsupportedModelError if it is quantised or offloaded."""
     weight = getattr(_base(module), "weight", None)
+    if isinstance(weight, Tensor) and weight.is_meta:
+        raise UnsupportedModelError(
+            "some weights are offloaded to main memory or to disk, so nothing can be differentiated with respect to "
+            "them, but the oracle needs the gradient at the weights. Use the estimators 'own', 'last' or 'full', or a "
+            "device map that offloads nothing."
+        )
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         kind = type(module).__name__ if weight is None else str(weight.dtype)
         raise UnsupportedModelError(

@@ -31,7 +31,8 @@ class _BackboneOutput(ModelOutput):  # type: ignore[misc]
 def head_of(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
     """Yield the model's own function from final hidden states `[target, hidden]` to logits `[target, vocab]`.
 
-    Inside the `with` block the model's backbone is replaced, so the model must not be called directly.
+    Inside the `with` block the model's backbone is replaced, so the model must not be called directly. The logits are
+    on the device of the hidden states, also if the head is on another device.
 
     Raises:
         UnsupportedModelError: when the function is called, if the model does not compute its logits from the output of
@@ -54,7 +55,7 @@ def head_of(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
             raise UnsupportedModelError(
                 f"{type(model).__name__} does not compute its logits from the output of its decoder."
             )
-        return cast(Tensor, logits)[0]
+        return cast(Tensor, logits)[0].to(hidden.device)
 
     try:
         yield head

@@ -66,7 +66,7 @@ def own(
         check_frozen(model, trace)
         head = head_of_targets(seen, part, spec, hidden, want_seed=True)
         strength, joint, ranks = backward.run(part, hidden, seed_of(head, part, hidden))
-        attention = mean_over_layers(trace.entropies, layers)[part.rows, part.columns - 1]
+        attention = mean_over_layers(trace.entropies, layers, hidden.device)[part.rows, part.columns - 1]
         backward.clear()
         tick(len(strength) + part.num_steps)
         return ChunkSignals(head.without_seed(), strength, joint, attention, ranks)

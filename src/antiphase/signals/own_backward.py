@@ -8,7 +8,7 @@ The joint strength of a step needs the vectors themselves. Then the inputs are k
 their layer, and the gradients until the joint strengths of their layer are computed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -127,30 +127,37 @@ class _LayerPass:
     def __init__(self, kept: OwnBackward, chunk: Chunk, hidden: Tensor) -> None:
         self.kept, self.chunk, self.spec = kept, chunk, kept.spec
         self.unasked = Unasked(chunk, hidden.shape[:2])
-        # Where the gradients of the targets are: of those to be measured, and of all that are needed.
-        self.measured = (chunk.rows[chunk.measured], chunk.columns[chunk.measured] - 1)
-        self.seeded = (chunk.rows[chunk.seeded], chunk.columns[chunk.seeded] - 1)
-        self.steps = None if chunk.steps is None else StepFactors(chunk.steps, chunk.num_steps, self.spec.norm)
+        self.places: dict[torch.device, _Places] = {}
         dtype = torch.promote_types(hidden.dtype, torch.float32)
-        self.like = hidden.new_empty(len(self.measured[0]), dtype=dtype)
+        self.like = hidden.new_empty(len(self._on(hidden.device).measured[0]), dtype=dtype)
         self.strengths: list[dict[ProjectionName, Tensor]] = [{} for _ in kept.layers]
         self.terms: list[dict[ProjectionName, _Term]] = [{} for _ in kept.layers]
         self.names = [set(self.spec.projections) & layer.projections.keys() for layer in kept.layers]
         self.group: list[int] = []
         self.joints: dict[int, Tensor] = {}
 
+    def _on(self, device: torch.device) -> "_Places":
+        """Return the places of the targets on a device. The layers of a model may be on several devices."""
+        if device not in self.places:
+            self.places[device] = _Places(self.chunk, self.spec, device)
+        return self.places[device]
+
     def arrived(self, module: nn.Module, gradient: Float[Tensor, "row token features"]) -> None:
         """Measure the projections of a module from the gradient at its output."""
         for place, name, projection in self.kept.measured[module]:
             delta = projection.select(gradient)
+            here = self._on(delta.device)
             norms = vector_norm(delta, self.spec.norm)
             self.unasked.note(norms, self.kept.layers[place].name)
-            self.strengths[place][name] = norms[self.measured] * self.kept.input_norms[module][self.measured]
-            if self.steps is None:
+            found = norms[here.measured] * self.kept.input_norms[module].to(delta.device)[here.measured]
+            self.strengths[place][name] = found.to(self.like.device)
+            if self.chunk.steps is None:
                 continue
-            inputs = self.kept.inputs[module]
+            inputs = self.kept.inputs[module].to(delta.device)
             # Q, K and V read the same storage. It is alive, so its address identifies the input.
-            self.terms[place][name] = _Term(delta[self.seeded], inputs[self.seeded], inputs.data_ptr())
+            self.terms[place][name] = _Term(
+                delta[here.seeded], inputs[here.seeded], self.kept.inputs[module].data_ptr()
+            )
             if len(self.terms[place]) == sum(
                 name in self.kept.layers[place].projections for name in self.spec.projections
             ):
@@ -163,9 +170,9 @@ class _LayerPass:
         others_follow = place > 0 and layers[place - 1].projections.keys() == layers[place].projections.keys()
         if others_follow and len(self.group) < _layers_at_once(list(self.terms[place].values())):
             return
-        assert self.steps is not None
         names = [name for name in self.spec.projections if name in self.terms[place]]
-        found = _joint(self.steps, [[self.terms[one][name] for name in names] for one in self.group])
+        terms = [[self.terms[one][name] for name in names] for one in self.group]
+        found = _joint(lambda device: self._on(device).steps, terms).to(self.like.device)
         for one, values in zip(self.group, found.unbind(2), strict=True):
             columns = dict(zip(names, values.unbind(-1), strict=True))
             self.joints[one] = placed(columns, self.spec.projections, self._steps_like())
@@ -195,6 +202,25 @@ class _LayerPass:
         return strength, per_length(joint, self.chunk.steps), ranks
 
 
+class _Places:
+    """The places of the targets of a chunk, on one device.
+
+    Args:
+        chunk: the rows and their targets.
+        spec: gives the norm.
+        device: the device.
+    """
+
+    def __init__(self, chunk: Chunk, spec: SignalSpec, device: torch.device) -> None:
+        rows, columns = chunk.rows.to(device), chunk.columns.to(device) - 1
+        measured, seeded = chunk.measured.to(device), chunk.seeded.to(device)
+        # Where the gradients of the targets are: of those to be measured, and of all that are needed.
+        self.measured = (rows[measured], columns[measured])
+        self.seeded = (rows[seeded], columns[seeded])
+        steps = chunk.steps
+        self.steps = None if steps is None else StepFactors(steps.to(device), chunk.num_steps, spec.norm)
+
+
 class Unasked:
     """The positions that predict no target whose gradient is needed.
 
@@ -209,13 +235,16 @@ class Unasked:
     def __init__(self, chunk: Chunk, shape: Sequence[int]) -> None:
         mask = torch.ones(*shape, dtype=torch.bool, device=chunk.rows.device)
         mask[chunk.rows[chunk.seeded], chunk.columns[chunk.seeded] - 1] = False
-        self.rows, self.columns = torch.nonzero(mask, as_tuple=True)
+        self.device, self.places = mask.device, {mask.device: torch.nonzero(mask, as_tuple=True)}
         self.leaks: list[tuple[str, Tensor]] = []
 
     def note(self, gradient: Tensor, name: str) -> None:
         """Look for a leak in the gradient of a layer. The result stays on the device, so the CPU need not wait."""
-        leaked = gradient[self.rows, self.columns]
-        self.leaks.append((name, leaked.isfinite().all() & (leaked != 0).any()))
+        if gradient.device not in self.places:
+            rows, columns = self.places[self.device]
+            self.places[gradient.device] = rows.to(gradient.device), columns.to(gradient.device)
+        leaked = gradient[self.places[gradient.device]]
+        self.leaks.append((name, (leaked.isfinite().all() & (leaked != 0).any()).to(self.device)))
 
     def check(self) -> None:
         """Raise UnsupportedModelError if `note` has found a leak.
@@ -257,14 +286,21 @@ def _layers_at_once(terms: Sequence[_Term]) -> int:
     return max(1, _GROUP_ELEMENTS // max(1, largest))
 
 
-def _joint(steps: StepFactors, group: Sequence[Sequence[_Term]]) -> Float[Tensor, "two step layer projection"]:
-    """Return the norms and the effective ranks of the steps' gradients in several layers.
+def _joint(
+    steps_on: Callable[[torch.device], StepFactors | None], group: Sequence[Sequence[_Term]]
+) -> Float[Tensor, "two step layer projection"]:
+    """Return the norms and the effective ranks of the steps' gradients in several layers, on the device of the first.
 
-    Each layer gives one term per projection.
+    Args:
+        steps_on: a function that returns the steps of the targets on a device.
+        group: for each layer, one term per projection.
     """
-    alike = {tuple((term.delta.shape, term.inputs.shape) for term in terms) for terms in group}
+    device = group[0][0].delta.device
+    alike = {tuple((term.delta.shape, term.inputs.shape, term.delta.device) for term in terms) for terms in group}
     if len(alike) > 1:
-        return torch.cat([_joint(steps, [terms]) for terms in group], 2)
+        return torch.cat([_joint(steps_on, [terms]).to(device) for terms in group], 2)
+    steps = steps_on(device)
+    assert steps is not None
     columns = []
     for terms in zip(*group, strict=True):
         keys = tuple(term.key for term in terms)

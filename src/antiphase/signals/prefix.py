@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from antiphase.errors import UnsupportedModelError
 from antiphase.models.architecture import backbone, rope_switch
+from antiphase.models.placement import input_device
 from antiphase.signals.capture import Observed, observe
 from antiphase.signals.chunk import Chunk, Prefix, Row, chunk_of
 from antiphase.signals.frozen_attention import AttentionTrace, Past, tracing
@@ -217,8 +218,7 @@ def _same_hidden(model: nn.Module) -> bool:
     lengths = [2 * num_tokens // 3, num_tokens // 3]
     if lengths[1] == 0:
         return False
-    embedding = cast(Any, model).get_input_embeddings().weight
-    vocab, device = int(embedding.shape[0]), embedding.device
+    vocab, device = int(cast(Any, model).get_input_embeddings().weight.shape[0]), input_device(model)
     ids = torch.arange(2 * num_tokens, device=device).view(2, -1) * max(1, vocab // (2 * num_tokens)) % vocab
     num_columns = num_tokens - lengths[0]
     inputs = torch.stack([row[n : n + num_columns] for row, n in zip(ids, lengths, strict=True)])
