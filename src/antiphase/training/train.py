@@ -141,7 +141,7 @@ def _run(recipe: Recipe, trainer: Any, tokenizer: Any, held: HeldOut | None, poo
             trainer.train(str(checkpoint) if checkpoint else None)
         if interruption.stopped:
             return TrainResult(folder, None, interrupted=True)
-    trainer.save_model()
+    _save_whole(trainer)
     summary = None
     if main:
         summary = summarize_run(recipe, trainer, time.time() - began)
@@ -149,6 +149,14 @@ def _run(recipe: Recipe, trainer: Any, tokenizer: Any, held: HeldOut | None, poo
         _finish(folder, trainer, recipe, summary)
     trainer.accelerator.wait_for_everyone()
     return TrainResult(folder, summary)
+
+
+def _save_whole(trainer: Any) -> None:
+    """Save the model in one piece, also where FSDP 2 would save the shards of each process."""
+    plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    if plugin is not None:
+        plugin.set_state_dict_type("FULL_STATE_DICT")
+    trainer.save_model()
 
 
 def _load_finished(trainer: Any, checkpoint: Path, heldout: HeldOutCallback | None) -> None:
