@@ -1,6 +1,7 @@
 """Trains on ragged rollouts, on one or several processes. Tests launch this script and read what it writes.
 
-Usage: ragged_training.py KIND OUT, where KIND is plain, ddp, fsdp2, zero2 or zero3.
+Usage: ragged_training.py KIND MODEL OUT. KIND is plain, ddp, fsdp2, fsdp2-recomputing, zero2 or zero3, and MODEL is
+the folder of a model.
 
 Three trainings follow one another: by TRL's own trainer, by CorRPOTrainer with the weight 0, and by it with a weight.
 The completions depend on the prompt and on the place in the batch alone, so any number of processes gets the same
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-KIND, OUT = sys.argv[1], Path(sys.argv[2])
+KIND, MODEL, OUT = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 warnings.simplefilter("ignore")
 
@@ -31,7 +32,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from antiphase.training.trainer import CorRPOTrainer
 from antiphase.training.trainer_config import CorRPOConfig
-from conftest import byte_tokenizer, tiny_model
+from conftest import byte_tokenizer
 
 WORLD = 1 if KIND == "plain" else 2
 LENGTHS = (1, 1, 19, 12, 7, 30, 9, 23)
@@ -81,7 +82,7 @@ def train(name, trainer_class, config_class, **own):
     )  # fmt: skip
     data = Dataset.from_dict({"prompt": ["hello", "abcd", "what is", "xyz"] * 4})
     trainer = trainer_class(
-        tiny_model(), [parity], config, train_dataset=data, processing_class=byte_tokenizer(), rollout_func=given
+        MODEL, [parity], config, train_dataset=data, processing_class=byte_tokenizer(), rollout_func=given
     )
     trainer.train()
     wrapped = trainer.model_wrapped if KIND.startswith("zero") else trainer.model
