@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
+from trl import GRPOTrainer
 
 from antiphase.inversion.step_times import BETWEEN_STEPS, PARTS, PREFIX
-from antiphase.training.gathering import GatheringTrainer
 from antiphase.training.trajectory import TIMES, Trajectory, begin_once
 
 
@@ -80,7 +80,7 @@ def timed(trainer: Any, part: str) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext() if clock is None else clock.part(part)
 
 
-class TimedTrainer(GatheringTrainer):
+class TimedTrainer(GRPOTrainer):  # type: ignore[misc]
     """TRL's `GRPOTrainer` with a clock, `clock`, that measures the parts of its steps."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Runs a model that FSDP 2 shards as an ordinary model with all its weights, for measuring and for generating.
+"""Runs a model that FSDP 2 shards as an ordinary model with all its weights, for measuring and for evaluating.
 
 FSDP 2 (PyTorch's `fully_shard`) spreads the weights over the processes. Hooks on the modules gather the weights of a
 layer before its forward and backward pass, and release them afterwards. Each of these hooks waits for all processes.
