@@ -102,10 +102,10 @@ def test_sharded_models_are_measured_as_whole_ones(trials):
 def test_the_command_under_fsdp2(saved, tmp_path):
     """Held-out problems in uneven numbers of batches, sharded checkpoints, a resumed training, and a whole model."""
     out = tmp_path / "run"
-    # 35 problems are 18 for one process and 17 for the other: two samples of each make 3 batches of 16 for both, and
-    # one greedy completion of each 2. With 33 problems, one process has a batch of greedy completions more.
+    # Of 33 problems, one process completes 17, which are two batches of 16, and the other one 16.
     words = flags(
-        saved, out, max_steps=2, per_device_train_batch_size=4, eval_problems=33, eval_samples=1, save_steps=1,
+        saved, out, tasks="digit_sum:base=3,num_digits=6", max_steps=2, per_device_train_batch_size=4,
+        eval_problems=33, eval_samples=1, save_steps=1,
         inversion_unit="token", inversion_min_tokens=5,
     )  # fmt: skip
     launch("command.py", *words)
