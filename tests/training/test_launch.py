@@ -1,11 +1,13 @@
 """How a training is launched: what is refused before a model is loaded, and the launch files of recipes/cluster."""
 
+import importlib.util
 import inspect
 import os
 import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -17,14 +19,12 @@ from torch import nn
 
 from antiphase.cli import main
 from antiphase.errors import InvalidInputError, MissingExtraError, UnsupportedModelError
-from antiphase.training import recipe as recipe_module
 from antiphase.training.launch import check_launch
 from antiphase.training.policy import check_sharding
 from antiphase.training.recipe import parse_recipe
-from antiphase.training.trainer import CorRPOTrainer
 from antiphase.training.trainer_config import CorRPOConfig
 from conftest import tiny_model
-from training_cases import flags, run, settings
+from training_cases import TASK, flags, run, settings
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -78,7 +78,7 @@ class TestRefusals:
 
     def test_fsdp1_in_the_arguments(self, tmp_path):
         with pytest.raises(InvalidInputError, match="FSDP 1"):
-            CorRPOConfig(**settings(tmp_path, fsdp=True, fsdp_config={"version": 1}))
+            CorRPOConfig(**settings(tmp_path, fsdp="full_shard", fsdp_config={"version": 1}))
 
     @pytest.mark.parametrize(("name", "words"), [("tp", "tensor"), ("cp", "context"), ("sp", "sequence")])
     def test_parallelism_within_a_rollout(self, tmp_path, name, words):
@@ -118,7 +118,7 @@ class TestRefusals:
 class _Engine:
     """Stands for TRL's connection to vLLM: it notes its arguments, and completes prompts without a model."""
 
-    made: list = []
+    made: ClassVar = []
 
     def __init__(self, **arguments):
         self.arguments, self.synced = arguments, 0
@@ -130,6 +130,12 @@ class _Engine:
     def generate(self, prompts, num_generations, **_):
         ids = [[5 + (7 * place + 3 * k) % 200 for k in range(6 + place)] for place in range(len(prompts))]
         return prompts, ids, [[[-2.5]] * len(row) for row in ids], None
+
+
+def as_installed(monkeypatch):
+    """Let the command believe that vLLM is installed."""
+    before = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: name == "vllm" or before(name, *rest))
 
 
 class TestVllm:
@@ -144,8 +150,9 @@ class TestVllm:
     def test_the_options_reach_trl(self, tmp_path, monkeypatch, model_dir, options):
         """The trainer measures what TRL's engine for vLLM returned. vLLM itself is not run here."""
         monkeypatch.setattr("trl.trainer.grpo_trainer.VLLMGeneration", _Engine)
-        monkeypatch.setattr(recipe_module.importlib.util, "find_spec", lambda name: name)
-        recipe = parse_recipe(flags(model_dir, tmp_path / "out", use_vllm="true", **options))
+        with monkeypatch.context() as patch:
+            as_installed(patch)
+            recipe = parse_recipe(flags(model_dir, tmp_path / "out", use_vllm="true", **options))
         assert {name: getattr(recipe.config, name) for name in options} == options
         _Engine.made.clear()
         server = {"vllm_importance_sampling_correction": False} if options["vllm_mode"] == "server" else {}
@@ -162,7 +169,7 @@ class TestVllm:
     def test_what_trl_refuses_later_is_refused_before_the_model_is_loaded(self, tmp_path, monkeypatch, model_dir):
         with pytest.raises(MissingExtraError, match=r"pip install 'antiphase\[vllm\]'"):
             parse_recipe(flags(model_dir, tmp_path, use_vllm="true"))
-        monkeypatch.setattr(recipe_module.importlib.util, "find_spec", lambda name: name)
+        as_installed(monkeypatch)
         for options, message in {
             ("vllm_mode", "serve"): "vllm_mode must be one of server, colocate; got 'serve'",
             ("vllm_tensor_parallel_size", 2): "vllm_tensor_parallel_size 2 does not divide the number of processes, 1",
@@ -206,8 +213,19 @@ class TestLaunchFiles:
 
     def test_a_dry_run_of_the_recipe(self, model_dir, tmp_path, capsys):
         words = ["train", "--config", str(CLUSTER / "recipe.yaml"), "--dry-run", "--model", str(model_dir)]
-        words += ["--max_completion_length", "8", "--use_cpu", "true", "--bf16", "false", "--num_problems", "16"]
-        assert main([*words, "--eval_problems", "4", "--out", str(tmp_path / "out")]) == 0
+        words += [
+            "--tasks",
+            TASK,
+            "--max_completion_length",
+            "8",
+            "--use_cpu",
+            "true",
+            "--bf16",
+            "false",
+            "--num_problems",
+            "16",
+        ]
+        assert main([*words, "--bf16", "false", "--eval_problems", "4", "--out", str(tmp_path / "out")]) == 0
         out = capsys.readouterr().out
         assert "preset dapo+corr-po-fast" in out
         assert "16 training problems, 4 held out; 32 rollouts a generation, in groups of 8" in out
@@ -219,7 +237,7 @@ class TestLaunchFiles:
         script = CLUSTER / "two_nodes.sh"
         assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
         fakes = {
-            "scontrol": 'echo node-a\necho node-b\n',
+            "scontrol": "echo node-a\necho node-b\n",
             # As Slurm does: the task runs on every node, with another number.
             "srun": 'shift\nfor node in 0 1; do SLURM_NODEID=$node "$@"; done\n',
             "accelerate": 'printf "%s\\n" "$*" >> "$CALLS"\n',
@@ -251,17 +269,22 @@ class TestSignatures:
     """What the code relies on, and no check at the start of a training looks at."""
 
     def test_of_fsdp2(self):
-        from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import ActivationWrapper
+        from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+            ActivationWrapper,
+            checkpoint_wrapper,
+        )
         from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
         assert list(inspect.signature(FSDPModule.unshard).parameters) == ["self", "async_op"]
         assert list(inspect.signature(FSDPModule.reshard).parameters) == ["self"]
         assert list(inspect.signature(FSDPModule._get_fsdp_state).parameters) == ["self"]
         assert list(inspect.signature(register_fsdp_forward_method).parameters) == ["module", "method_name"]
-        assert ActivationWrapper(nn.Identity())._checkpoint_wrapped_module is not None
+        wrapped = checkpoint_wrapper(nn.Identity())
+        assert isinstance(wrapped, ActivationWrapper)
+        assert isinstance(wrapped._checkpoint_wrapped_module, nn.Identity)
         assert {"_forward_pre_hooks", "_forward_hooks"} <= vars(nn.Identity()).keys()
 
-    def test_of_accelerate_transformers_and_trl(self):
+    def test_of_accelerate_transformers_and_trl(self, tmp_path):
         from accelerate.utils import gather_object
         from transformers import GenerationMixin
         from trl.distributed import DistributedBackend
@@ -276,6 +299,6 @@ class TestSignatures:
         assert names <= set(inspect.signature(unwrap_model_for_generation).parameters)
         assert {"is_zero3", "is_fsdp"} <= set(dir(DistributedBackend))
         assert {"mode", "server_host", "tensor_parallel_size"} <= set(inspect.signature(VLLMGeneration).parameters)
-        assert "fsdp_plugin_args" in inspect.getsource(CorRPOConfig.__mro__[-2].__post_init__) or issubclass(
-            CorRPOTrainer, object
-        )
+        config = CorRPOConfig(**settings(tmp_path))
+        assert {"fsdp_plugin_args", "parallelism_config", "model_init_kwargs", "world_size"} <= set(dir(config))
+        assert config.fsdp_plugin_args is None

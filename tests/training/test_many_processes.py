@@ -78,9 +78,7 @@ def check_ragged(kind, backend, saved, alone, out):
 NAMES = ("host", "zero", "ours")
 
 
-@pytest.mark.parametrize(
-    ("kind", "backend"), [("ddp", "MULTI_CPU"), ("fsdp2", "FSDP"), ("fsdp2-recomputing", "FSDP")]
-)
+@pytest.mark.parametrize(("kind", "backend"), [("ddp", "MULTI_CPU"), ("fsdp2", "FSDP"), ("fsdp2-recomputing", "FSDP")])
 def test_ragged_rollouts(kind, backend, saved, alone, tmp_path):
     check_ragged(kind, backend, saved, alone, tmp_path)
 
