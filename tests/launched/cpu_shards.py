@@ -33,6 +33,8 @@ def use_fsdp2(**changes):
 
 def use_zero(stage):
     """Shard by DeepSpeed ZeRO on CPUs."""
+    # With this, accelerate would not look for DeepSpeed.
+    os.environ.pop("ACCELERATE_USE_CPU", None)
     os.environ["DS_ACCELERATOR"] = "cpu"
     os.environ |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)}
     os.environ |= {"ACCELERATE_DEEPSPEED_ZERO3_INIT": "true", "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true"}

@@ -5,10 +5,11 @@ spread. So these settings are known before a model is loaded. What is known only
 `policy`.
 """
 
+import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
-from antiphase.errors import InvalidInputError
+from antiphase.errors import InvalidInputError, MissingExtraError
 
 FSDP1 = (
     "inversion cannot be measured under FSDP 1: its gathered parameters allow no backward pass. Use FSDP 2 "
@@ -103,6 +104,12 @@ def check_vllm(args: Any) -> None:
             f"vllm_tensor_parallel_size {size} does not divide the number of processes, {args.world_size}. In the "
             "mode colocate, every engine is shared by the same number of processes."
         )
+
+
+def check_installed(args: Any) -> None:
+    """Raise MissingExtraError if the trainer's arguments ask for vLLM, and it is not installed."""
+    if args.use_vllm and importlib.util.find_spec("vllm") is None:
+        raise MissingExtraError("vllm", "vllm", "use_vllm")
 
 
 def _is_on(environment: Mapping[str, str], name: str) -> bool:

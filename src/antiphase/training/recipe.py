@@ -8,7 +8,6 @@ of antiphase.
 import argparse
 import dataclasses
 import functools
-import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from transformers import HfArgumentParser
 from trl import ModelConfig
 
 from antiphase.data.yaml_mapping import read_mapping
-from antiphase.errors import InvalidInputError, MissingExtraError
+from antiphase.errors import InvalidInputError
 from antiphase.models.demo import DEMO, demo_model_path
 from antiphase.tasks.own_task import file_digests, recorded_code
 from antiphase.training.presets import CORR_PO, CORR_PO_FAST, LATER, Preset, resolve_preset
@@ -227,5 +226,3 @@ def _check_host_arguments(config: Mapping[str, Any]) -> None:
             "eval_strategy needs an evaluation set, and antiphase train gives none to TRL. To evaluate the held-out "
             "problems during training, set eval_every."
         )
-    if config.get("use_vllm") and importlib.util.find_spec("vllm") is None:
-        raise MissingExtraError("vllm", "vllm", "use_vllm")

@@ -47,6 +47,7 @@ from antiphase.training.inputs import (
     table_of,
 )
 from antiphase.training.kept_folder import read_kept
+from antiphase.training.launch import check_installed
 from antiphase.training.out_folder import write_whole
 from antiphase.training.outcome import summarize_run
 from antiphase.training.policy import plain_generation
@@ -92,6 +93,7 @@ def train(arguments: Sequence[str]) -> TrainResult:
     commit()  # The answer is cached, so that the summary names the commit at the beginning of the run.
     disable_progress_bar()
     recipe = parse_recipe(arguments)
+    check_installed(recipe.config)
     folder = Path(recipe.config.output_dir)
     tokenizer, model_config = load_tokenizer(recipe)
     moment = prompt_moment(folder)
