@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTR
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo eval train study test test-quick test-slow test-lm-eval test-lowest check docs notebook bench bench-check bench-steps bench-train bench-refusals gpu-dry build wheel-test clean
+.PHONY: help demo eval train study test test-quick test-slow test-lm-eval test-deepspeed test-lowest check docs notebook bench bench-check bench-steps bench-train bench-refusals gpu-dry build wheel-test clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -76,6 +76,18 @@ $(VENV)/.lm-eval: pyproject.toml constraints.txt $(VENV)/.dev | $(BIN)/python
 test-lm-eval: $(VENV)/.lm-eval ## compare antiphase eval with lm-eval, which this installs (about 5 minutes)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/evaluation/test_lm_eval.py -m slow
 
+# An environment of its own that sees the packages of .venv, since DeepSpeed changes how other packages behave.
+DEEPSPEED := $(VENV)-deepspeed
+$(DEEPSPEED)/.done: $(VENV)/.dev
+	rm -rf $(DEEPSPEED) && $(BIN)/python -m venv $(DEEPSPEED)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$($(DEEPSPEED)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dev.pth"
+	DS_BUILD_OPS=0 $(DEEPSPEED)/bin/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) deepspeed
+	@touch $@
+
+test-deepspeed: $(DEEPSPEED)/.done ## train under DeepSpeed ZeRO-2 and ZeRO-3 on two CPU processes (about 5 minutes; needs a C++ compiler)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(DEEPSPEED)/bin/python -m pytest tests/training/test_many_processes.py -m slow -k deepspeed
+
 # The lowest versions that pyproject.toml allows, without compressed-tensors, which needs a newer PyTorch. On Linux this installs PyTorch with CUDA (about 3 GB).
 LOWEST := $(VENV)-lowest
 $(LOWEST)/.done: pyproject.toml constraints.txt constraints-lowest.txt
@@ -134,4 +146,4 @@ wheel-test: build ## install the wheel in an empty environment and use it
 	cd / && $(CURDIR)/$(VENV)-wheel/bin/python $(CURDIR)/.ci/wheel_smoke.py
 
 clean: ## remove the virtual environment and the caches
-	rm -rf $(VENV) $(VENV)-wheel $(VENV)-lowest dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-wheel $(VENV)-lowest $(VENV)-deepspeed dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""Two CPU processes: DDP trains as one process does, FSDP 2 is measured whole."""
+"""Two CPU processes: DDP trains as one process does. Ragged rollouts and FSDP 2 are in test_many_processes."""
 
 import json
 import os
@@ -110,56 +110,3 @@ def test_two_processes_train_as_one(tmp_path, combine):
         # Without a term of inversion, the comparison would say nothing about it.
         assert a["inversion/undefined"] < 1
         assert a["inversion/mean"] != 0
-
-
-SHARDED = """
-import sys, torch
-sys.path.insert(0, {tests!r})
-import torch.distributed as dist
-from conftest import tiny_model
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from antiphase.signals.measure import token_signals
-from antiphase.training.policy import unsharded
-from antiphase.types import TokenBatch
-dist.init_process_group("gloo")
-rank = dist.get_rank()
-def batch(rows):
-    completions = [[9 + i + j for j in range(12)] for i in range(rows)]
-    return TokenBatch.from_ids([[5, 6, 7 + i] for i in range(rows)], completions)
-whole = tiny_model()
-model = tiny_model().train()
-mesh = init_device_mesh("cpu", (2,))
-for layer in model.model.layers:
-    fully_shard(layer, mesh=mesh)
-fully_shard(model, mesh=mesh)
-ids = torch.arange(20)[None] + 3
-def gradients():
-    model.zero_grad()
-    model(input_ids=ids + rank, labels=ids + rank).loss.backward()
-    return [p.grad.to_local().clone() for p in model.parameters()]
-before = gradients()
-# Ranks measure different numbers of rollouts: nothing inside may communicate.
-some = batch(1 + 2 * rank)
-with unsharded(model):
-    found = token_signals(model, some)
-expected = token_signals(whole, some)
-for name in ("entropy", "strength"):
-    assert torch.allclose(getattr(found, name), getattr(expected, name), rtol=1e-5, equal_nan=True), name
-after = gradients()
-assert all(torch.equal(a, b) for a, b in zip(before, after))
-print("equal", rank)
-"""
-
-
-def test_fsdp2_measures_whole_and_trains_on(tmp_path):
-    """Two gloo ranks with different numbers of rollouts: the numbers of the whole model, and training unchanged."""
-    script = tmp_path / "script.py"
-    script.write_text(SHARDED.format(tests=str(Path(__file__).parents[1])))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)],
-        env=environment, capture_output=True, text=True, timeout=180, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("equal") == 2

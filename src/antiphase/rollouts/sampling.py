@@ -67,6 +67,9 @@ def generate(
                 generation_config=config,
                 logits_processor=_processors(sampling, draws),
                 stopping_criteria=_ticking(tick, draws),
+                # By default, the processes of a sharded training wait for each other here after every token. But each
+                # has the whole weights, and completes its own number of batches.
+                synced_gpus=False,
             )
         except RuntimeError as error:
             raise explained(error, len(prompt_ids), sampling) from error

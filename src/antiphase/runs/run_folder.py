@@ -252,7 +252,8 @@ class RunFolder:
             # An earlier version wrote fewer facts. Only the facts that it wrote are compared.
             differing = [key for key in facts if key in before and before[key] != facts[key]]
             # An earlier version wrote the number of the device too, as in cuda:0.
-            if "device" in differing and before["device"].partition(":")[0] == facts["device"]:
+            one_device = "+" not in before.get("device", "")
+            if "device" in differing and one_device and before["device"].partition(":")[0] == facts["device"]:
                 differing.remove("device")
             if differing:
                 shown = ", ".join(f"{key} was {before.get(key)!r}, now {facts[key]!r}" for key in differing)

@@ -1,8 +1,12 @@
 """Puts antiphase's numbers of a batch into what TRL logs: its table of completions, and its metrics."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
 
 from antiphase.scores import RolloutScores
 from antiphase.training.batch_checks import COLUMNS, check_columns_of, check_lengths, check_metrics
@@ -42,3 +46,19 @@ def log_metrics(trainer: Any, metrics: Mapping[str, float]) -> None:
     kept = trainer._metrics["train" if trainer.model.training else "eval"]
     for name, value in metrics.items():
         kept[name].append(value)
+
+
+def mean_over_processes(logged: Mapping[str, float], gather: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    """Return the mean of each metric over the processes that logged it, by name. All processes call this together.
+
+    A process logs only the metrics of its own rollouts, so processes may log different ones, or none.
+
+    Args:
+        logged: the metrics that the reward functions of this process logged for the batch.
+        gather: a function that takes a tensor, and returns those of all processes joined along the first axis.
+    """
+    names = sorted(set(gather_object(list(logged))))
+    if not names:
+        return {}
+    values = gather(torch.tensor([[logged.get(name, math.nan) for name in names]]))
+    return dict(zip(names, values.nanmean(0).tolist(), strict=True))

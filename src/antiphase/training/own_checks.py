@@ -6,6 +6,7 @@ keys and flags again, and its messages are the same.
 
 import argparse
 import dataclasses
+import os
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from antiphase.runs.folder_lock import check_unused
 from antiphase.tasks.problem import check_request
 from antiphase.tasks.registry import load_task
 from antiphase.training.kept_rule import check_keep
+from antiphase.training.launch import check_launch
 from antiphase.training.out_folder import check_folder
 from antiphase.training.presets import resolve_preset
 from antiphase.training.recipe_file import typed
@@ -44,6 +46,7 @@ def check_command(words: Sequence[str]) -> None:
     """
     if "-h" in words or "--help" in words:
         return
+    check_launch(os.environ)
     parser = _own_parser()
     parser.add_argument("--config")
     parser.add_argument("--resume", action="store_true")

@@ -13,16 +13,33 @@ from torch import nn
 
 from antiphase.errors import UnsupportedModelError
 from antiphase.models.architecture import unwrap
+from antiphase.training.launch import FSDP1
+from antiphase.training.whole_weights import whole_weights, without_recomputation
 
 
-def check_sharding(accelerator: Any) -> None:
-    """Raise UnsupportedModelError under FSDP 1, whose gathered parameters allow no backward pass."""
+def check_sharding(accelerator: Any, model: nn.Module) -> None:
+    """Check that the weights are spread over processes in a way in which every process can gather them.
+
+    Args:
+        accelerator: the trainer's accelerator.
+        model: the policy, before accelerate prepares it.
+
+    Raises:
+        UnsupportedModelError: FSDP 1 is used, whose gathered parameters allow no backward pass, or the model is
+            already spread over processes by tensor parallelism.
+    """
+    from torch.distributed.tensor import DTensor
     from trl.distributed import DistributedBackend
 
     if DistributedBackend(accelerator).fsdp_version == 1:
+        raise UnsupportedModelError(FSDP1)
+    plugin = accelerator.state.deepspeed_plugin
+    deepspeed = plugin is not None and bool(plugin.deepspeed_config.get("tensor_parallel"))
+    if deepspeed or any(isinstance(parameter, DTensor) for parameter in model.parameters()):
         raise UnsupportedModelError(
-            "inversion cannot be measured under FSDP 1: its gathered parameters allow no backward pass. Use FSDP 2 "
-            "(fsdp_version: 2 in the accelerate config), DeepSpeed ZeRO, or DDP."
+            "the model's weights are spread over processes by tensor parallelism, or were sharded while they were "
+            "loaded. Inversion is measured with whole weights in each process. Load the model without it, and use "
+            "FSDP 2 or DeepSpeed ZeRO-3."
         )
 
 
@@ -58,8 +75,8 @@ def whole_policy(model: nn.Module, accelerator: Any, gradient_checkpointing_kwar
     """Open a block in which every process has the unwrapped policy with all its parameters.
 
     The policy runs its plain code, not the code that `torch_compile` made of it. Under ZeRO-3 and FSDP 2, every
-    process holds a full copy of the weights while the block lasts, as it does while TRL generates. Under DDP, every
-    process has a full copy anyway.
+    process holds a full copy of the weights while the block lasts, as it does while rollouts are generated. Under DDP,
+    every process has a full copy anyway.
 
     Args:
         model: the model that accelerate prepared.
@@ -79,8 +96,10 @@ def whole_policy(model: nn.Module, accelerator: Any, gradient_checkpointing_kwar
                 )
             )
         else:
+            # With `torch_compile`, FSDP's root is the compiled wrapper, so the weights of `model` are gathered.
+            stack.enter_context(whole_weights(model))
             policy = accelerator.unwrap_model(model, keep_torch_compile=False)
-            stack.enter_context(unsharded(policy))
+            stack.enter_context(without_recomputation(policy))
         stack.enter_context(_uncompiled(accelerator))
         stack.enter_context(_own_dtype(policy))
         yield policy
@@ -110,30 +129,6 @@ def plain_generation(model: nn.Module) -> Iterator[None]:
     finally:
         for part, config in zip(owners, before, strict=True):
             part.generation_config = config
-
-
-@contextlib.contextmanager
-def unsharded(model: nn.Module) -> Iterator[None]:
-    """Keep the parameters of an FSDP 2 model gathered, and do not exchange gradients, while the block lasts."""
-    from torch.distributed.fsdp import FSDPModule
-
-    shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    for module in shards:
-        # The root is never resharded after its forward pass, so its setting is left alone.
-        if module is not model:
-            module.set_reshard_after_forward(False, recurse=False)
-        module.set_reshard_after_backward(False, recurse=False)
-        module.set_requires_gradient_sync(False, recurse=False)
-        module.unshard()
-    try:
-        yield
-    finally:
-        for module in shards:
-            if module is not model:
-                module.set_reshard_after_forward(True, recurse=False)
-            module.set_reshard_after_backward(True, recurse=False)
-            module.set_requires_gradient_sync(True, recurse=False)
-            module.reshard()
 
 
 def _uncompiled(accelerator: Any) -> contextlib.AbstractContextManager[Any]:

@@ -47,6 +47,7 @@ from antiphase.training.inputs import (
     table_of,
 )
 from antiphase.training.kept_folder import read_kept
+from antiphase.training.launch import check_installed
 from antiphase.training.out_folder import write_whole
 from antiphase.training.outcome import summarize_run
 from antiphase.training.policy import plain_generation
@@ -92,6 +93,7 @@ def train(arguments: Sequence[str]) -> TrainResult:
     commit()  # The answer is cached, so that the summary names the commit at the beginning of the run.
     disable_progress_bar()
     recipe = parse_recipe(arguments)
+    check_installed(recipe.config)
     folder = Path(recipe.config.output_dir)
     tokenizer, model_config = load_tokenizer(recipe)
     moment = prompt_moment(folder)
@@ -141,7 +143,7 @@ def _run(recipe: Recipe, trainer: Any, tokenizer: Any, held: HeldOut | None, poo
             trainer.train(str(checkpoint) if checkpoint else None)
         if interruption.stopped:
             return TrainResult(folder, None, interrupted=True)
-    trainer.save_model()
+    _save_whole(trainer)
     summary = None
     if main:
         summary = summarize_run(recipe, trainer, time.time() - began)
@@ -149,6 +151,14 @@ def _run(recipe: Recipe, trainer: Any, tokenizer: Any, held: HeldOut | None, poo
         _finish(folder, trainer, recipe, summary)
     trainer.accelerator.wait_for_everyone()
     return TrainResult(folder, summary)
+
+
+def _save_whole(trainer: Any) -> None:
+    """Save the model in one piece, also where FSDP 2 would save the shards of each process."""
+    plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    if plugin is not None:
+        plugin.set_state_dict_type("FULL_STATE_DICT")
+    trainer.save_model()
 
 
 def _load_finished(trainer: Any, checkpoint: Path, heldout: HeldOutCallback | None) -> None:

@@ -23,7 +23,7 @@ from antiphase.inversion.rollout_facts import RolloutFacts, RolloutIds
 from antiphase.reward import InversionTerm
 from antiphase.training.advantage_term import add_to_advantages, log_advantages
 from antiphase.training.batch_checks import check_finite, check_names, checked_rollouts, warn_unscored
-from antiphase.training.batch_logs import log_columns, log_metrics
+from antiphase.training.batch_logs import log_columns, log_metrics, mean_over_processes
 from antiphase.training.checks import (
     check_rewarded,
     check_token_advantages,
@@ -91,7 +91,7 @@ class CorRPOTrainer(SharingTrainer):
         self.args.reward_weights = args.reward_weights
         self._column = self.reward_funcs.index(self.inversion)
         check_rewarded(len(self.reward_funcs) - 1, args)
-        check_sharding(self.accelerator)
+        check_sharding(self.accelerator, self.model)
         check_compilation(self.accelerator)
         if self._is_vlm:
             raise UnsupportedModelError(
@@ -287,11 +287,8 @@ class CorRPOTrainer(SharingTrainer):
     def _record(self, combined: CombinedRewards) -> None:
         metrics = {**combined.metrics, **self.sampling_metrics}
         log_metrics(self, metrics)
-        logged = {} if self._reader is None else self._reader.logged
+        # TRL writes these numbers to its own log.
+        logged = mean_over_processes({} if self._reader is None else self._reader.logged, self._gathered)
         self._reader = None
-        if logged:
-            # TRL writes these numbers to its own log.
-            means = self._gathered(torch.tensor([list(logged.values())])).mean(0)
-            logged = dict(zip(logged, means.tolist(), strict=True))
         if self.model.training:
             self.watch.step(self.state.global_step, {**metrics, **logged}, self.accelerator.is_main_process)

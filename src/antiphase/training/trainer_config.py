@@ -3,6 +3,7 @@
 The added options, their defaults and their checks are those of `InversionSpec`. The options of GRPO are not changed.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from antiphase.signal_spec import SignalSpec, check_one_of
 from antiphase.statistics.minimums import MIN_STEPS
 from antiphase.steps import DEFAULT_SPLITTER, Splitter
 from antiphase.training.kept_rule import check_count, check_fits, check_keep
+from antiphase.training.launch import check_arguments, check_launch, check_vllm
 from antiphase.training.token_advantages import TOKEN_ADVANTAGES
 
 # The seed is an option of TRL already.
@@ -69,6 +71,7 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         # The checks of our own fields come first, since TRL looks for devices, which may take long.
+        check_launch(os.environ)
         self.inversion_spec()
         check_one_of("token_advantages", self.token_advantages, TOKEN_ADVANTAGES)
         check_count("dynamic_sampling", self.dynamic_sampling)
@@ -79,6 +82,8 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
                 "Leave it out."
             )
         super().__post_init__()
+        check_arguments(self)
+        check_vllm(self)
         check_fits(self.keep_rollouts, self.generation_batch_size)
 
     def inversion_spec(self) -> InversionSpec:
