@@ -126,8 +126,6 @@ def test_kill_9_in_the_middle(swept, tmp_path):
     deadline = time.time() + 240
     while time.time() < deadline and len(list(out.glob("cells/*.json"))) < 2:
         time.sleep(0.02)
-    with pytest.raises(InvalidInputError, match=f"is in use by process {process.pid} on"):
-        sweep(path, out, say=lambda _: None)
     process.send_signal(signal.SIGKILL)
     process.wait()
     early = {path.name: path.stat().st_mtime_ns for path in out.glob("cells/*.json")}

@@ -89,7 +89,7 @@ def _shell(commands: Commands) -> str:
     logs, cells = shlex.quote(str(commands.folder / "logs")), _lines(commands.cells, after=" \\")
     return f"""\
 #!/usr/bin/env bash
-# Runs {len(commands.cells)} cells of the study {commands.study}, and then makes the tables. Run it with bash.
+# Runs {len(commands.cells)} cells of the study {_one_line(commands.study)}, and then makes the tables. Run it with bash.
 # JOBS cells run at the same time: JOBS=4 bash THIS_FILE.
 # A cell that fails does not stop the others. After an interruption (Ctrl-C), no further cell begins.
 # To continue, run this file again: finished cells are skipped.
@@ -128,11 +128,11 @@ def _slurm(commands: Commands) -> str:
     lines = "\n".join(f"#SBATCH {shlex.join(words)}" for words in options) or _PLACEHOLDERS
     shared = [word for words in options if words[0].partition("=")[0] in _SHARED for word in words]
     limit = f"%{commands.jobs}" if commands.jobs > 1 else ""
-    logs, name = commands.folder / "logs", shlex.quote(commands.study)
+    logs, study = commands.folder / "logs", _one_line(commands.study)
     tables = shlex.quote(shlex.join([*commands.words(), "--tables"]))
     return f"""\
 #!/usr/bin/env bash
-#SBATCH --job-name={name}
+#SBATCH --job-name={shlex.quote(study)}
 #SBATCH --array=0-{len(commands.cells) - 1}{limit}
 #SBATCH --chdir={shlex.quote(str(Path.cwd()))}
 #SBATCH --output={shlex.quote(f"{logs}/slurm-%A_%a.log")}
@@ -141,12 +141,13 @@ def _slurm(commands: Commands) -> str:
 #SBATCH --signal=B:TERM@120
 {lines}
 
-# Runs {len(commands.cells)} cells of the study {commands.study} as an array of jobs, and then makes the tables.
+# Runs {len(commands.cells)} cells of the study {study} as an array of jobs, and then makes the tables.
 # Submit it by: bash THIS_FILE
 # A cell that fails does not stop the others. A job that is put back into the queue continues its cell. Two minutes
 # before the time limit, a training is told to save a checkpoint and to end. To continue, submit this file again, or
 # print it anew: finished cells are skipped. For more than 1,000 jobs, the cluster may need a higher MaxArraySize.
 set -u
+LOGS={shlex.quote(str(logs))}
 SWEEP=({shlex.join(commands.words())})
 CELLS=(
 {_lines(commands.cells)}
@@ -154,21 +155,27 @@ CELLS=(
 
 if [ -z "${{SLURM_ARRAY_TASK_ID:-}}" ]; then
   # bash runs this file. A study that cannot run is refused here, before any job is submitted.
+  file=$(cd "$(dirname "$0")" && pwd)/$(basename "$0")
   cd {shlex.quote(str(Path.cwd()))} || exit
-  mkdir -p {shlex.quote(str(logs))} || exit
+  mkdir -p "$LOGS" || exit
   "${{SWEEP[@]}}" --dry-run || exit
-  array=$(sbatch --parsable "$0") || exit
+  array=$(sbatch --parsable "$file") || exit
   array=${{array%%;*}}
   # The tables are made when all jobs of the array have ended, also if some of them have failed.
-  tables=$(sbatch --parsable --dependency=afterany:"$array" --job-name={shlex.quote(f"{commands.study}-tables")} \\
-    --output={shlex.quote(f"{logs}/slurm-%j-tables.log")} {shlex.join(shared)}{" " if shared else ""}\\
+  tables=$(sbatch --parsable --dependency=afterany:"$array" --job-name={shlex.quote(f"{study}-tables")} \\
+    --output="$LOGS/slurm-%j-tables.log" {shlex.join(shared)}{" " if shared else ""}\\
     --wrap {tables}) || exit
-  echo "job $array runs the cells, and job ${{tables%%;*}} makes the tables; their output is in {logs}"
+  echo "job $array runs the cells, and job ${{tables%%;*}} makes the tables; their output is in $LOGS"
   exit
 fi
 
 # Slurm runs this file, once for each index. exec lets the signals of Slurm reach the cell.
 exec "${{SWEEP[@]}}" --cell "${{CELLS[$SLURM_ARRAY_TASK_ID]}}\""""
+
+
+def _one_line(name: str) -> str:
+    """Return the name of a study without line breaks, which would end a comment."""
+    return " ".join(name.split())
 
 
 def _lines(names: Sequence[str], after: str = "") -> str:
