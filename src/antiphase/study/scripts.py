@@ -89,7 +89,8 @@ def _shell(commands: Commands) -> str:
     logs, cells = shlex.quote(str(commands.folder / "logs")), _lines(commands.cells, after=" \\")
     return f"""\
 #!/usr/bin/env bash
-# Runs {len(commands.cells)} cells of the study {_one_line(commands.study)}, and then makes the tables. Run it with bash.
+# Runs {len(commands.cells)} cells of the study {_one_line(commands.study)}, and then makes the tables.
+# Run it by: bash THIS_FILE
 # JOBS cells run at the same time: JOBS=4 bash THIS_FILE.
 # A cell that fails does not stop the others. After an interruption (Ctrl-C), no further cell begins.
 # To continue, run this file again: finished cells are skipped.
