@@ -39,7 +39,7 @@ def study(model_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shared")
     make = ["python", "-c", MAKE.format(log=str(folder / "made.txt")), str(model_dir), "{out}"]
     models = {"made": {"make": make, "methods": []}, "given": {"path": str(model_dir), "methods": []}}
-    evaluation = {**content(model_dir)["eval"], "num_problems": 8, "batch_size": 2}
+    evaluation = {**content(model_dir)["eval"], "num_problems": 4, "batch_size": 2}
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(content(model_dir, models=models, eval=evaluation, compare={})))
     result = sweep(path, folder / "alone", say=lambda _: None)
