@@ -27,8 +27,8 @@ _LEAST_ROWS = 16
 _GROUP_ELEMENTS = 1 << 27
 # The tokens up to which a GPU computes the factor of the inputs by Cholesky in place of QR (`signals/norms.py`).
 _CHOLESKY_TOKENS = 512
-# The rows from which a GPU multiplies float64 matrices at its full rate. In the stored rows `norm` of an H100, matrices
-# of 32, 256, 1,024 and 2,048 rows reach 1, 8, 44 to 93 and 100 % of the rate.
+# The rows from which a GPU multiplies float64 matrices at its full rate. In the stored rows `norm` of an H100,
+# matrices of 32, 256, 1,024 and 2,048 rows reach 1, 8, 44 to 93 and 100 % of the rate.
 _FULL_RATE = 600.0
 # How many bytes are read and written for one attention weight: by the frozen attention, forward and backward, and by
 # an attention that keeps its weights in the cache. And for one logit: by the head, and by the loss of the update.
