@@ -1,7 +1,8 @@
 """The physical limit of an estimator on a machine: its matrix products at the rate that the machine reaches.
 
 A limit counts the products that an estimator cannot do without: those of the layers, of the causal half of the
-attention, and of the head. Everything else (norms, activations, softmax, copies) counts as free.
+attention, and of the head; under `last` also those of the gradient at K, which is a matrix of its own for every token;
+under `full` not yet those of the norms. Everything else (norms, activations, softmax, copies) counts as free.
 """
 
 from collections.abc import Sequence
@@ -42,9 +43,10 @@ class Products:
     """
 
     def __init__(self, config: Any) -> None:
-        width, self._layers = config.hidden_size, config.num_hidden_layers
+        width = self._width = config.hidden_size
+        self._layers = config.num_hidden_layers
         self._heads = config.num_attention_heads * (size := config.head_dim)
-        grouped = config.num_key_value_heads * size
+        grouped = self._grouped = config.num_key_value_heads * size
         weights = width * (2 * self._heads + 2 * grouped + 3 * config.intermediate_size)
         self._layer, self._head = 2 * weights, 2 * width * config.vocab_size
 
@@ -76,8 +78,18 @@ class Products:
         if work == "own":
             return signals + self.backward(tokens, 2)
         if work == "last":
-            return signals + self.backward(tokens) / self._layers
+            return signals + self.backward(tokens) / self._layers + self._keys(tokens)
         return signals + sum(self.backward(place) for place in positions)
+
+    def _keys(self, tokens: int) -> float:
+        """Return the operations of the gradients at K of all tokens in one layer, and of their Gram matrices.
+
+        A token that sees i positions has the gradient Δᵀ A, with Δ of i × (width of the keys) and A of
+        i × min(i, hidden size).
+        """
+        inner = [min(place, self._width) for place in range(1, tokens + 1)]
+        gradients = sum(2 * self._grouped * place * size for place, size in enumerate(inner, 1))
+        return gradients + sum(2 * self._grouped**2 * size for size in inner)
 
     def _attention(self, tokens: int) -> float:
         """Return the operations of one product of the attention of a layer, causal half alone."""

@@ -29,7 +29,8 @@ from scipy.stats import bootstrap, spearmanr
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from antiphase import SignalSpec, coefficients, token_signals
+from antiphase import SignalSpec, coefficients
+from antiphase.signals.chunk import rows_of as rollouts_of
 from antiphase.statistics.resampling import Resampler
 from cases import SMALL, llama, measuring, random_ids, rollout
 from intervals import pooled, series
@@ -97,23 +98,15 @@ def strengths(model: torch.nn.Module, ids: list[int], name: str, targets: int | 
     """Return the norms `[target, layer, projection]` of one of the works, or of an estimator."""
     if name in (AUTOGRAD, FUNC):
         way: Callable[..., Tensor] = by_autograd if name == AUTOGRAD else by_func
-        return way(model, ids, columns_of(model, ids, targets))
+        return way(model, ids, columns_of(ids, targets))
     signals = measuring(model, ids, name, targets)()
     return signals.strength_by_projection[signals.measured]
 
 
-@functools.cache
-def _drawn(tokens: int, targets: int | None) -> list[int]:
-    """Return the positions that every estimator draws for a rollout of this length."""
-    small = llama(SMALL)
-    ids = random_ids(tokens, SMALL["vocab_size"])
-    spec = SignalSpec(targets_per_rollout=targets)
-    return token_signals(small, rollout(ids), spec).measured[0].nonzero()[:, 0].tolist()
-
-
-def columns_of(model: torch.nn.Module, ids: list[int], targets: int | None) -> list[int]:
-    """Return the positions of the tokens that are measured."""
-    return _drawn(len(ids), targets)
+def columns_of(ids: list[int], targets: int | None) -> list[int]:
+    """Return the positions of the tokens that every estimator draws and measures in this rollout."""
+    (row,) = rollouts_of(rollout(ids), SignalSpec(targets_per_rollout=targets))
+    return row.targets[row.measured].tolist()
 
 
 def answer(found: Tensor, truth: Tensor, other: Tensor | None) -> dict[str, Any]:
@@ -156,7 +149,7 @@ def strength_rows(shape: str, rounds: int) -> list[dict[str, Any]]:
     del exact
     works = {name: _work(shape, name) for name in (*SLOW, *FAST)}
     rows = rows_of(f"strength, {shape}", works, rounds, beside=AUTOGRAD, shape={"tokens": tokens}, dtype="float32")
-    drawn = [column - 1 for column in _drawn(tokens, targets)]
+    drawn = [column - 1 for column in columns_of(ids, targets)]
     result = []
     for row in rows:
         name = row["work"]

@@ -22,7 +22,8 @@ from scipy.stats import spearmanr
 from antiphase import SignalSpec, TokenBatch, load_model, token_signals
 from antiphase.data.prompt_rendering import PromptFormat
 from antiphase.data.prompts import STEP_BY_STEP, load_prompts
-from antiphase.rollouts.sampling import Sampling, generate
+from antiphase.rollouts.sampling import generate
+from antiphase.rollouts.sampling_spec import Sampling, rollout_seeds
 from antiphase.signals.joint import GROWTH
 from antiphase.steps import Splitter
 from antiphase.steps.assigning import batch_steps
@@ -49,7 +50,7 @@ def rollouts(loaded, length: int, number: int) -> TokenBatch:
     for start in itertools.count(step=number):
         contents = [prompt.content for prompt in load_prompts("gsm8k", start + number)[start:]]
         prompts = [form.encode(loaded.tokenizer, content, "prompt") for content in contents]
-        drawn = generate(loaded, prompts, Sampling(max_new_tokens=length), start)
+        drawn = generate(loaded, prompts, Sampling(max_new_tokens=length), rollout_seeds(0, prompts))
         kept += [(p, list(c)) for p, (c, _) in zip(prompts, drawn, strict=True) if len(c) == length]
         if len(kept) >= number:
             break

@@ -16,7 +16,8 @@ import antiphase
 from antiphase import SignalSpec, TokenBatch, correlate, token_signals
 from antiphase import devices as devices_of_antiphase
 from antiphase.models.loading import LoadedModel
-from antiphase.rollouts.sampling import Sampling, generate
+from antiphase.rollouts.sampling import generate
+from antiphase.rollouts.sampling_spec import Sampling, rollout_seeds
 from antiphase.scores import ScoreSpec, rollout_scores
 from antiphase.training.trainer import CorRPOTrainer
 from antiphase.training.trainer_config import CorRPOConfig
@@ -178,27 +179,9 @@ def no_inference_mode(monkeypatch):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_generation(temperature, no_inference_mode) -> None:
     loaded = [LoadedModel("tiny", model, byte_tokenizer(), None) for model in (tiny_model(), tiny_model().to(NAME))]
-    sampling = Sampling(max_new_tokens=12, temperature=temperature, seed=3)
-    here, there = (generate(one, PROMPTS, sampling, 0) for one in loaded)
+    sampling = Sampling(max_new_tokens=12, temperature=temperature)
+    here, there = (generate(one, PROMPTS, sampling, rollout_seeds(3, PROMPTS)) for one in loaded)
     assert there == here
-
-
-def test_the_random_state_of_the_device_is_kept() -> None:
-    module = torch.get_device_module(NAME)
-    module.manual_seed_all(7)
-    torch.manual_seed(5)
-    before, cpu = module.get_rng_state(0), torch.get_rng_state()
-    module.seeds.clear()
-    with devices_of_antiphase.seeded(torch.device(NAME), 9):
-        assert module.seeds == [9]
-        assert not torch.equal(torch.get_rng_state(), cpu)
-    assert torch.equal(module.get_rng_state(0), before)
-    assert torch.equal(torch.get_rng_state(), cpu)
-    with devices_of_antiphase.seeded(torch.device("cpu"), 9):
-        assert torch.initial_seed() == 9
-        assert torch.equal(module.get_rng_state(0), before)
-    assert module.seeds == [9]
-    assert torch.equal(torch.get_rng_state(), cpu)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from antiphase import SignalSpec, TokenBatch, token_signals
 from antiphase.models.loading import LoadedModel
-from antiphase.rollouts.sampling import Sampling, generate
+from antiphase.rollouts.sampling import generate
+from antiphase.rollouts.sampling_spec import Sampling, rollout_seeds
 from antiphase.scores import ScoreSpec, rollout_scores
 from antiphase.signals import frozen_attention
 
@@ -31,6 +32,7 @@ FLOAT32_LIMIT = 1e-4
 BFLOAT16_LIMIT, BFLOAT16_TIMES = 0.02, 3.0
 ORACLES = {"own": "oracle-own", "last": "oracle", "full": "oracle"}
 PROMPTS = [[5, 6, 7, 8, 9], [8, 9], [11, 12, 13, 14, 15, 16, 17]]
+SAMPLING = Sampling(max_new_tokens=24)
 COMPLETIONS = [[10, 11, 12, 40, 41, 42, 99, 7, 13], [13, 14, 60, 61, 7, 8, 44], [31, 200, 5, 7, 100, 101]]
 NARROW = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -260,8 +262,8 @@ def generation(part: Part) -> None:
             model = tiny_model("qwen3").to(DEVICE, dtype)
             loaded = LoadedModel("tiny", model, byte_tokenizer(300), None)
             before = snapshot(model)
-            first, second = (generate(loaded, PROMPTS, Sampling(max_new_tokens=24, seed=3), 0) for _ in range(2))
-            other = generate(loaded, PROMPTS, Sampling(max_new_tokens=24, seed=4), 0)
+            first, second = (generate(loaded, PROMPTS, SAMPLING, rollout_seeds(3, PROMPTS)) for _ in range(2))
+            other = generate(loaded, PROMPTS, SAMPLING, rollout_seeds(4, PROMPTS))
             row["traces"] = traces(before, snapshot(model))
             row |= {"equal": first == second, "seed_matters": first != other}
             if row["traces"] or first != second or first == other:

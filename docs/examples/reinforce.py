@@ -13,10 +13,11 @@ from antiphase import InversionReward, InversionSpec, TokenBatch, load_model
 from antiphase.models.loading import LoadedModel
 from antiphase.reward import group_mean
 from antiphase.rollouts.sampling import generate
-from antiphase.rollouts.sampling_spec import Sampling
+from antiphase.rollouts.sampling_spec import Sampling, rollout_seeds
 from antiphase.tasks.registry import load_task
 
 PROMPTS, GROUP = 2, 8  # so many problems a step, and rollouts of each
+SAMPLING = Sampling(max_new_tokens=16)
 TEMPLATE = "43+7=50, since 43+7=50\n78+5=83, since 78+5=83\n{prompt}="
 
 
@@ -30,7 +31,8 @@ def train(policy: LoadedModel, spec: InversionSpec, *, steps: int, learning_rate
     for step in range(steps):
         asked = [p for p in problems[PROMPTS * step : PROMPTS * (step + 1)] for _ in range(GROUP)]
         prompts = [tokenizer(TEMPLATE.replace("{prompt}", p.prompt)).input_ids for p in asked]
-        completions = [ids for ids, _ in generate(policy, prompts, Sampling(max_new_tokens=16), step)]
+        seeds = rollout_seeds(step, prompts)
+        completions = [ids for ids, _ in generate(policy, prompts, SAMPLING, seeds)]
         texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
         right = torch.tensor([float(task.verify(text, p)) for text, p in zip(texts, asked, strict=True)])
 

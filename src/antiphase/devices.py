@@ -1,10 +1,9 @@
-"""Handle the differences between devices: float64 support, random states and out-of-memory errors."""
+"""Handle the differences between devices: float64 support, out-of-memory errors and freed memory."""
 
-import contextlib
 import ctypes
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 
@@ -27,34 +26,6 @@ def says_out_of_memory(error: BaseException) -> bool:
     """
     typed = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return typed or (isinstance(error, RuntimeError) and any(words in str(error) for words in _SHORT_OF_MEMORY))
-
-
-@contextlib.contextmanager
-def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed PyTorch's random generators for a `with` block, and restore their states after the block.
-
-    The generators of the CPU and of all devices of the same type as `device` are seeded.
-
-    Args:
-        device: the device on which the block draws random numbers.
-        seed: a number below 2³², since PyTorch's CPU generator reads only 32 bits.
-    """
-    with torch.random.fork_rng(devices=[]):
-        if device.type == "cpu":
-            # `torch.manual_seed` would also seed GPUs, which this block does not use.
-            torch.default_generator.manual_seed(seed)
-            yield
-            return
-        module = torch.get_device_module(device.type)
-        # There is only one MPS device, and its functions take no index.
-        indices = [()] if device.type == "mps" else [(index,) for index in range(module.device_count())]
-        states = [module.get_rng_state(*index) for index in indices]
-        try:
-            torch.manual_seed(seed)
-            yield
-        finally:
-            for state, index in zip(states, indices, strict=True):
-                module.set_rng_state(state, *index)
 
 
 def return_freed_memory(device: torch.device) -> None:

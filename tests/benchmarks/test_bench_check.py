@@ -140,6 +140,14 @@ def test_products_are_those_that_pytorch_counts() -> None:
     head = counter.get_total_flops()
     forward, backward = products.forward(tokens), products.backward(tokens, 2)
     assert products.of("own", tokens) == forward + head + backward
+    width, keys = heads, heads * model.config.num_key_value_heads // model.config.num_attention_heads
+    with FlopCounterMode(display=False) as counter:
+        for place in range(1, tokens + 1):
+            # The inputs have at most `width` directions, so a factor of them has no more columns.
+            gradient = torch.randn(keys, place) @ torch.randn(place, min(place, width))
+            gradient @ gradient.T
+    row = forward + head + products.backward(tokens) / layers
+    assert products.of("last", tokens) == row + counter.get_total_flops()
     assert products.of("full", tokens, [10, 20]) == forward + head + products.backward(10) + products.backward(20)
 
 

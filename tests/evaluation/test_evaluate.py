@@ -114,7 +114,7 @@ def test_greedy_is_greedy(generated, model_dir):
     loaded = load_model(str(model_dir))
     greedy = found.rollouts[found.rollouts.greedy]
     prompts = [ids.tolist() for ids in greedy.prompt_ids]
-    expected = generate(loaded, prompts, Sampling(12, temperature=0.0), 99)
+    expected = generate(loaded, prompts, Sampling(12, temperature=0.0), [0] * len(prompts))
     assert [ids.tolist() for ids in greedy.completion_ids] == [ids for ids, _ in expected]
     assert greedy["sample"].eq(-1).all()
 

@@ -43,7 +43,7 @@ def test_knows_a_sum(loaded) -> None:
     prompt = loaded.tokenizer.apply_chat_template(
         [{"role": "user", "content": "What is 7 + 5?"}], add_generation_prompt=True, return_dict=False
     )
-    ((ids, _),) = generate(loaded, [prompt], Sampling(max_new_tokens=24, temperature=0), 0)
+    ((ids, _),) = generate(loaded, [prompt], Sampling(max_new_tokens=24, temperature=0), [0])
     assert "12" in loaded.tokenizer.decode(ids)
 
 

@@ -11,19 +11,21 @@ from antiphase.models.loading import LoadedModel
 from antiphase.rollouts.choosing import make_generator
 from antiphase.rollouts.engine import Completion, Generator
 from antiphase.rollouts.engine_names import ENGINES
-from antiphase.rollouts.sampling import Sampling, end_tokens, generate
+from antiphase.rollouts.sampling import end_tokens, generate
+from antiphase.rollouts.sampling_spec import Sampling, rollout_seeds
 from antiphase.rollouts.transformers_engine import TransformersGenerator
 from conftest import byte_tokenizer, tiny_model
 
 PROMPTS = [[5, 6, 7], [20, 21, 22, 23, 24, 25, 26, 27, 28], [40], [5, 6, 7], [60, 61]]
+SEEDS = rollout_seeds(3, PROMPTS)
 
 
 def loaded_tiny(architecture: str = "llama-gqa", **changes) -> LoadedModel:
     return LoadedModel("tiny", tiny_model(architecture, **changes), byte_tokenizer(), None)
 
 
-def plain(loaded: LoadedModel, sampling: Sampling, number: int = 0, **options) -> list[Completion]:
-    rows = generate(loaded, PROMPTS, sampling, number, **options)
+def plain(loaded: LoadedModel, sampling: Sampling, **options) -> list[Completion]:
+    rows = generate(loaded, PROMPTS, sampling, SEEDS, **options)
     return [Completion(tuple(ids), finish) for ids, finish in rows]
 
 
@@ -33,13 +35,13 @@ def plain(loaded: LoadedModel, sampling: Sampling, number: int = 0, **options) -
 def test_the_plain_engine_draws_what_generate_draws_and_ticks_once_per_position():
     loaded, sampling, ticks = loaded_tiny(), Sampling(max_new_tokens=8, seed=3), []
     engine = make_generator("transformers", loaded)
-    completions = engine.complete(PROMPTS, sampling, 4, tick=ticks.append)
-    assert completions == plain(loaded, sampling, 4)
+    completions = engine.complete(PROMPTS, sampling, SEEDS, tick=ticks.append)
+    assert completions == plain(loaded, sampling)
     assert engine.name == "transformers"
     assert engine.versions["torch"] == torch.__version__
     assert sum(ticks) == pytest.approx(1)
     assert len(ticks) == 8
-    assert engine.complete([], sampling, 0) == []
+    assert engine.complete([], sampling, []) == []
 
 
 def test_an_extra_end_token_ends_a_completion_and_is_its_last_id():
@@ -51,7 +53,7 @@ def test_an_extra_end_token_ends_a_completion_and_is_its_last_id():
         cut = completion.ids.index(extra) + 1 if extra in completion.ids else None
         expected.append(completion if cut is None else Completion(completion.ids[:cut], "stop"))
     engine = make_generator("transformers", loaded, end_ids=[extra])
-    assert engine.complete(PROMPTS, sampling, 0) == expected
+    assert engine.complete(PROMPTS, sampling, SEEDS) == expected
     assert expected[1].ids[-1] == extra
     assert end_tokens(loaded, [extra, 2]) == [2, extra]
     assert loaded.model.generation_config.eos_token_id == 2
@@ -65,12 +67,12 @@ def test_one_drawn_token_has_the_models_own_distribution_also_under_top_p():
     with torch.no_grad():
         logits = loaded.model(input_ids=torch.tensor([PROMPTS[0]])).logits[0, -1]
     own = (logits.double() / 0.7).softmax(-1)
-    drawn = engine.complete([PROMPTS[0]] * count, Sampling(max_new_tokens=1, temperature=0.7), 0)
+    drawn = engine.complete([PROMPTS[0]] * count, Sampling(max_new_tokens=1, temperature=0.7), range(count))
     shares = torch.bincount(torch.tensor([c.ids[0] for c in drawn]), minlength=len(own)) / count
     assert bool(((shares - own).abs() <= 5 * (own * (1 - own) / count).sqrt() + 1e-3).all())
     order = own.argsort(descending=True)
     nucleus = set(order[: int((own[order].cumsum(0) < 0.5).sum()) + 1].tolist())
-    held = engine.complete([PROMPTS[0]] * 300, Sampling(max_new_tokens=1, temperature=0.7, top_p=0.5), 0)
+    held = engine.complete([PROMPTS[0]] * 300, Sampling(max_new_tokens=1, temperature=0.7, top_p=0.5), range(300))
     assert {c.ids[0] for c in held} <= nucleus < {c.ids[0] for c in drawn}
 
 
@@ -97,7 +99,7 @@ class EchoGenerator(Generator):
 
     name, versions = "echo", {"echo": "1.0"}
 
-    def complete(self, prompt_ids, sampling, batch_number, *, tick=lambda _: None):
+    def complete(self, prompt_ids, sampling, seeds, *, tick=lambda _: None):
         tick(1.0)
         return [Completion(tuple(ids[-sampling.max_new_tokens :]), "length") for ids in prompt_ids]
 

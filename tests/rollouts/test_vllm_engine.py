@@ -2,7 +2,6 @@
 
 import sys
 import types
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -71,7 +70,7 @@ def test_vllm_gets_the_model_the_prompts_and_a_sampling_without_the_checkpoints_
     scripted = [FakeOutput((9, 2), "stop"), FakeOutput((9, 77), "stop"), FakeOutput((9, 9, 9, 9), "length")]
     vllm.script, ticks = scripted.__getitem__, []
     sampling = Sampling(max_new_tokens=4, temperature=0.6, top_p=0.9, seed=3)
-    completions = engine.complete(PROMPTS[:3], sampling, 7, tick=ticks.append)
+    completions = engine.complete(PROMPTS[:3], sampling, [11, 12, 2**62], tick=ticks.append)
     assert completions == [
         Completion((9, 2), "stop"),
         Completion((9, 77), "stop"),
@@ -94,7 +93,7 @@ def test_vllm_gets_the_model_the_prompts_and_a_sampling_without_the_checkpoints_
     ((prompts, parameters, call),) = vllm.calls
     assert prompts == [{"prompt_token_ids": ids} for ids in PROMPTS[:3]]
     assert call == {"use_tqdm": False}
-    assert [p.pop("seed") for p in parameters] == [zlib.crc32(f"3/7/{row}".encode()) for row in range(3)]
+    assert [p.pop("seed") for p in parameters] == [11, 12, 2**62]
     assert (
         parameters
         == [
@@ -131,19 +130,19 @@ def test_what_vllm_should_not_answer_is_an_error(vllm: FakeVllm, model_dir, outp
     vllm.script = lambda row: output
     engine = VllmGenerator(VllmOptions(str(model_dir)))
     with pytest.raises(InvalidInputError, match=message):
-        engine.complete(PROMPTS[:1], Sampling(max_new_tokens=4), 0)
+        engine.complete(PROMPTS[:1], Sampling(max_new_tokens=4), [0])
 
 
 def test_vllm_refuses_lengths_before_it_runs_and_after_it_is_closed(vllm: FakeVllm, model_dir):
     engine = VllmGenerator(VllmOptions(str(model_dir), max_model_len=10))
-    assert engine.complete([], Sampling(), 0) == []
+    assert engine.complete([], Sampling(), []) == []
     with pytest.raises(InvalidInputError, match="exceeds max_model_len 10"):
-        engine.complete(PROMPTS, Sampling(max_new_tokens=4), 0)
+        engine.complete(PROMPTS, Sampling(max_new_tokens=4), range(len(PROMPTS)))
     with pytest.raises(InvalidInputError, match="prompt 0 has no tokens"):
-        engine.complete([[]], Sampling(max_new_tokens=4), 0)
+        engine.complete([[]], Sampling(max_new_tokens=4), [0])
     engine.close()
     with pytest.raises(InvalidInputError, match="closed"):
-        engine.complete([[5]], Sampling(max_new_tokens=4), 0)
+        engine.complete([[5]], Sampling(max_new_tokens=4), [0])
     assert vllm.calls == []
 
 
@@ -178,8 +177,8 @@ def test_vllm_uses_the_end_tokens_of_the_other_engines(vllm: FakeVllm, tmp_path)
     loaded.model.generation_config.eos_token_id = [2, 44]
     loaded.model.save_pretrained(tmp_path)
     loaded.tokenizer.save_pretrained(tmp_path)
-    VllmGenerator(VllmOptions(str(tmp_path))).complete([[5]], Sampling(max_new_tokens=4), 0)
+    VllmGenerator(VllmOptions(str(tmp_path))).complete([[5]], Sampling(max_new_tokens=4), [0])
     assert vllm.calls[0][1][0]["stop_token_ids"] == end_tokens(loaded) == [2, 44]
     (tmp_path / "generation_config.json").unlink()
-    VllmGenerator(VllmOptions(str(tmp_path))).complete([[5]], Sampling(max_new_tokens=4), 0)
+    VllmGenerator(VllmOptions(str(tmp_path))).complete([[5]], Sampling(max_new_tokens=4), [0])
     assert vllm.calls[1][1][0]["stop_token_ids"] == [2]

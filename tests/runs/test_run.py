@@ -28,8 +28,8 @@ class Recorder(Generator):
     def __init__(self, end_ids) -> None:
         self.end_ids, self.batches, self.closed = tuple(end_ids), [], False
 
-    def complete(self, prompt_ids, sampling, batch_number, *, tick=lambda _: None):
-        self.batches.append((batch_number, len(prompt_ids), sampling.max_new_tokens))
+    def complete(self, prompt_ids, sampling, seeds, *, tick=lambda _: None):
+        self.batches.append((len(seeds), len(prompt_ids), sampling.max_new_tokens))
         tick(1.0)
         return [Completion((*range(20, 31), 40 + place), "length") for place in range(len(prompt_ids))]
 
@@ -64,7 +64,7 @@ def test_both_complete_by_the_engine_that_is_asked_for(command, recorders, model
     options = {**(PROBE if command == "probe" else EVAL), "end_tokens": ("!",), "out": tmp_path / "run", **QUIET}
     found = (antiphase.probe if command == "probe" else antiphase.evaluate)(str(model_dir), **options)
     (engine,) = recorders
-    assert engine.batches == [(0, 2, 12), (1, 1, 12)]
+    assert engine.batches == [(2, 2, 12), (1, 1, 12)]
     assert engine.closed
     assert engine.end_ids == tuple(byte_tokenizer()("!").input_ids)
     assert list(found.rollouts.completion_ids.iloc[2]) == [*range(20, 31), 40]

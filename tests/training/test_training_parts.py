@@ -158,11 +158,11 @@ class TestHeldOut:
         loaded = LoadedModel("tiny", tiny_model(), tokenizer, None)
         from antiphase.training import heldout
 
-        def scripted(loaded, prompts, sampling, number):
+        def scripted(loaded, prompts, sampling, seeds):
             out = []
             for i, prompt in enumerate(prompts):
                 first = tokenizer.decode(prompt).startswith("0")
-                text = "is 5" if first and (sampling.temperature == 0 or (number + i) % 3) else ("1" if first else "2")
+                text = "is 5" if first and (sampling.temperature == 0 or i % 3) else ("1" if first else "2")
                 out.append((tokenizer(text).input_ids, "stop" if not first else "length"))
             return out
 

@@ -4,16 +4,15 @@ The problems depend only on the task. So all models, seeds and methods answer th
 """
 
 import hashlib
-import itertools
 import json
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from antiphase.data.prompt_rendering import PromptFormat, end_token_ids
 from antiphase.errors import InvalidInputError
-from antiphase.evaluation.evaluation_config import DEFAULT_SAMPLES, EvalConfig, num_samples
+from antiphase.evaluation.evaluation_config import EvalConfig, num_samples
+from antiphase.rollouts.sampling_spec import rollout_seeds
 from antiphase.runs.items import Batch, Item, Limits
 from antiphase.tasks.own_task import OwnTask
 from antiphase.tasks.problem import Problem, Task
@@ -22,8 +21,6 @@ from antiphase.tasks.suites import EVALUATION_OPTIONS, SuiteEntry
 
 PROBLEM_SEED = 0
 GREEDY = -1
-# The batches of a task with its own number of samples are numbered from a multiple of this number; see `_draws`.
-_FAR = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -146,8 +143,8 @@ def batches_of(
 ) -> list[ProblemBatch]:
     """Return all rollouts that a model has to complete, in batches. The prompts are tokenised.
 
-    All rollouts of a batch belong to one task, and all are sampled or all are greedy. The seed of a batch does not
-    depend on the numbers of samples of other tasks.
+    All rollouts of a batch belong to one task, and all are sampled or all are greedy. The seed of a rollout does
+    not depend on other tasks.
 
     Args:
         plans: the tasks with their problems.
@@ -160,7 +157,7 @@ def batches_of(
         InvalidInputError: a prompt has no tokens, or does not fit the model's context.
     """
     batches = []
-    for plan, draws in zip(plans, _draws(plans, config), strict=True):
+    for plan in plans:
         form = plan.prompt_format(config, moment)
         ends = tuple(end_token_ids(plan.end_tokens, tokenizer))
         encoded = []
@@ -172,29 +169,14 @@ def batches_of(
         for samples, greedy in kinds:
             rows = [(p, i, s) for p, i in zip(plan.problems, encoded, strict=True) for s in samples]
             sampling = config.sampling(plan.max_new_tokens, greedy=greedy)
+            seeds = tuple(rollout_seeds(sampling.seed, [ids for _, ids, _ in rows]))
             for start in range(0, len(rows), config.batch_size):
-                part = rows[start : start + config.batch_size]
+                within = slice(start, start + config.batch_size)
+                part = rows[within]
                 items = tuple(_item(plan, problem, sample, ids) for problem, ids, sample in part)
                 problems, numbers = tuple(p for p, _, _ in part), tuple(s for _, _, s in part)
-                batches.append(ProblemBatch(items, sampling, ends, plan, problems, numbers, draw=next(draws)))
+                batches.append(ProblemBatch(items, sampling, ends, plan, problems, numbers, seeds=seeds[within]))
     return batches
-
-
-def _draws(plans: Sequence[TaskPlan], config: EvalConfig) -> list[Iterator[int]]:
-    """Return the numbers of the batches of each task. The seed of a batch is made from its number.
-
-    If a task has the usual number of samples, its batches are numbered as if all tasks had this number. If a task has
-    another number of samples, the numbers of its batches begin far above all of these, so the seeds of other tasks do
-    not change.
-    """
-    usual = DEFAULT_SAMPLES if config.samples is None else config.samples
-    found: list[Iterator[int]] = []
-    first = 0
-    for place, plan in enumerate(plans):
-        found.append(itertools.count(first if plan.samples == usual else (place + 1) * _FAR))
-        rows = (usual * len(plan.problems), len(plan.problems) if config.greedy else 0)
-        first += sum(math.ceil(number / config.batch_size) for number in rows)
-    return found
 
 
 def _item(plan: TaskPlan, problem: Problem, sample: int, prompt_ids: tuple[int, ...]) -> Item:

@@ -20,6 +20,7 @@ from antiphase.probing.probe_summary import summarize
 from antiphase.probing.request import ProbeRequest, probe_request
 from antiphase.probing.source import items_for, shared_items
 from antiphase.progress import Progress
+from antiphase.rollouts.sampling_spec import rollout_seeds
 from antiphase.runs.items import Batch, Limits
 from antiphase.runs.measuring import measure_items
 from antiphase.runs.parts import Kind
@@ -130,9 +131,11 @@ class _ProbeRun(Run[ProbeRequest, Fingerprint]):
     def batches(self, tokenizer: Any, limits: Limits) -> list[Batch]:
         items = items_for(self.request.source, tokenizer, limits, self.config, self.moment)
         ends = tuple(end_token_ids(self.config.end_tokens or (), tokenizer))
-        size = self.config.batch_size
-        parts = (tuple(items[start : start + size]) for start in range(0, len(items), size))
-        return [Batch(part, self.config.sampling(), ends) for part in parts]
+        seeds = tuple(rollout_seeds(self.config.seed, [item.prompt_ids for item in items]))
+        parts = (
+            slice(start, start + self.config.batch_size) for start in range(0, len(items), self.config.batch_size)
+        )
+        return [Batch(tuple(items[part]), self.config.sampling(), ends, seeds=seeds[part]) for part in parts]
 
     def shared(self, batches: Sequence[Batch], loaded: LoadedModel, folder: RunFolder) -> Sequence[Batch]:
         if not self.config.share_rollouts:

@@ -41,7 +41,7 @@ class Generator(ABC):
         self,
         prompt_ids: Sequence[Sequence[int]],
         sampling: Sampling,
-        batch_number: int,
+        seeds: Sequence[int],
         *,
         tick: Callable[[float], None] = lambda _: None,
     ) -> list[Completion]:
@@ -50,8 +50,7 @@ class Generator(ABC):
         Args:
             prompt_ids: the token ids of the prompts. A prompt that is given several times gets several completions.
             sampling: the sampling options.
-            batch_number: the number of this batch in the run. The seed of the batch is made from it and
-                `sampling.seed`.
+            seeds: the seed of each rollout, a number below 2⁶³; see `rollout_seeds`.
             tick: function that is called while the batch is generated, for a progress bar. Its argument is the share
                 of the batch that was generated since the last call; the shares add up to 1 at most.
 

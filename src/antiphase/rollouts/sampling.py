@@ -1,21 +1,21 @@
 """Sample completions with transformers, one padded batch at a time.
 
-The seed of the run and the number of a batch determine its completions. The state of the caller's random generators is
-not changed. `transformers_engine` calls this module.
+Each rollout has a seed of its own (see `draws`). The state of the caller's random generators is not changed.
+`transformers_engine` calls this module.
 """
 
 import contextlib
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from antiphase.devices import says_out_of_memory, seeded
+from antiphase.devices import says_out_of_memory
 from antiphase.errors import NonFiniteError, OutOfMemoryError
 from antiphase.models.architecture import unwrap
 from antiphase.models.loading import LoadedModel
+from antiphase.rollouts.draws import OwnDraws
 from antiphase.rollouts.end_tokens import end_token_union
 from antiphase.rollouts.sampling_spec import Finish, Sampling
 from antiphase.signals.capture import evaluating
@@ -26,7 +26,7 @@ def generate(
     loaded: LoadedModel,
     prompt_ids: Sequence[Sequence[int]],
     sampling: Sampling,
-    batch_number: int,
+    seeds: Sequence[int],
     *,
     end_ids: Sequence[int] = (),
     tick: Callable[[], None] = lambda: None,
@@ -37,7 +37,7 @@ def generate(
         loaded: the model and its tokenizer.
         prompt_ids: the token ids of the prompts. A prompt that is given several times gets several completions.
         sampling: the sampling options.
-        batch_number: the number of this batch in the run. The seed of the batch is made from it and `sampling.seed`.
+        seeds: the seed of each rollout; see `rollout_seeds`. With temperature 0, they are not used.
         end_ids: ids of tokens that end a completion, in addition to the model's own end tokens.
         tick: function that is called after every generated position.
 
@@ -54,8 +54,8 @@ def generate(
     # The batch has an explicit attention mask, since the padding id may be the id of an end token.
     batch = TokenBatch.from_ids(prompt_ids, [()] * len(prompt_ids), padding_side="left", device=loaded.device)
     config = sampling_config(sampling, ends)
+    draws = OwnDraws(seeds)
     with (
-        seeded(loaded.device, batch_seed(sampling, batch_number)),
         evaluating(model),
         _only_this_config(model, config),
         torch.inference_mode(),
@@ -65,22 +65,35 @@ def generate(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask.long(),
                 generation_config=config,
-                stopping_criteria=_ticking(tick),
+                logits_processor=_processors(sampling, draws),
+                stopping_criteria=_ticking(tick, draws),
             )
         except RuntimeError as error:
             raise explained(error, len(prompt_ids), sampling) from error
+    if not draws.finite:
+        raise NonFiniteError("the model's probabilities contain NaN or infinity; try --dtype float32.")
     return [trim(row, ends) for row in output[:, batch.input_ids.shape[1] :].tolist()]
 
 
-def _ticking(tick: Callable[[], None]) -> Any:
-    """Return stopping criteria that call `tick` after each generated position and never stop the generation."""
+def _processors(sampling: Sampling, draws: OwnDraws) -> Any:
+    """Return the logits processors of the sampling options, the last of which draws the tokens; none if greedy."""
+    from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+
+    if sampling.temperature == 0:
+        return LogitsProcessorList()
+    nucleus = [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
+    return LogitsProcessorList([TemperatureLogitsWarper(float(sampling.temperature)), *nucleus, draws])
+
+
+def _ticking(tick: Callable[[], None], draws: OwnDraws) -> Any:
+    """Return stopping criteria that call `tick` after each position, and stop only if a probability is not finite."""
     from transformers import StoppingCriteriaList
 
-    def never(input_ids: Tensor, *_: Any, **__: Any) -> Tensor:
+    def stops(input_ids: Tensor, *_: Any, **__: Any) -> Tensor:
         tick()
-        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        return torch.full((len(input_ids),), not draws.finite, dtype=torch.bool, device=input_ids.device)
 
-    return StoppingCriteriaList([never])
+    return StoppingCriteriaList([stops])
 
 
 @contextlib.contextmanager
@@ -95,16 +108,10 @@ def _only_this_config(model: Any, config: Any) -> Iterator[None]:
         model.generation_config = before
 
 
-def batch_seed(sampling: Sampling, batch_number: int) -> int:
-    """Return the seed of a batch: a 32-bit hash of the run's seed and the number of the batch.
-
-    The hash has 32 bits because torch's random generator on a CPU ignores further bits of a seed.
-    """
-    return zlib.crc32(f"{sampling.seed}/{batch_number}".encode())
-
-
 def sampling_config(sampling: Sampling, ends: Sequence[int]) -> Any:
     """Return the `GenerationConfig` for these sampling options, without the checkpoint's defaults.
+
+    It asks for greedy decoding, since `OwnDraws` draws the tokens.
 
     Args:
         sampling: the sampling options.
@@ -112,12 +119,11 @@ def sampling_config(sampling: Sampling, ends: Sequence[int]) -> Any:
     """
     from transformers import GenerationConfig
 
-    drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
     return GenerationConfig(
         max_new_tokens=sampling.max_new_tokens,
         eos_token_id=list(ends) or None,
         pad_token_id=ends[0] if ends else 0,
-        **(drawn if sampling.temperature > 0 else {"do_sample": False}),
+        do_sample=False,
     )
 
 
@@ -146,12 +152,9 @@ def explained(error: RuntimeError, num_rollouts: int, sampling: Sampling) -> Exc
         num_rollouts: the number of prompts in the batch.
         sampling: the sampling options.
     """
-    text = str(error)
     if says_out_of_memory(error):
         return OutOfMemoryError(
             f"out of memory while generating {num_rollouts} rollouts at a time. Lower --batch-size (now "
             f"{num_rollouts}) or --max-new-tokens (now {sampling.max_new_tokens})."
         )
-    if "probability tensor contains" in text:
-        return NonFiniteError("the model's probabilities contain NaN or infinity; try --dtype float32.")
     return error

@@ -1,5 +1,8 @@
-"""The sampling options, which are the same for all engines. This module imports no torch."""
+"""The sampling options and the seeds of rollouts, which are the same for all engines. This module imports no torch."""
 
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +21,7 @@ class Sampling:
         max_new_tokens: the greatest number of generated tokens.
         temperature: the number that divides the logits; 0 means greedy decoding.
         top_p: the probability of the nucleus in nucleus sampling; 1 samples from all tokens.
-        seed: seed of the random generator. The seed of each batch is made from this one and the number of the batch.
+        seed: seed of the run. The seed of each rollout is made from it; see `rollout_seeds`.
     """
 
     max_new_tokens: int = 128
@@ -33,3 +36,26 @@ class Sampling:
             raise InvalidInputError(f"temperature must be 0 (greedy) or positive; got {self.temperature}.")
         if not 0 < self.top_p <= 1:
             raise InvalidInputError(f"top_p must lie in (0, 1]; got {self.top_p}.")
+
+
+def rollout_seeds(seed: int, prompt_ids: Sequence[Sequence[int]]) -> list[int]:
+    """Return the seed of each rollout, a number below 2⁶³.
+
+    It is a hash of the seed of the run, the token ids of the prompt, and the number of earlier rollouts in this list
+    that have the same prompt.
+
+    Args:
+        seed: the seed of the run.
+        prompt_ids: the token ids of the prompt of each rollout, in the order of the run.
+
+    >>> a, b, c = rollout_seeds(0, [[5, 6], [5, 6], [7]])
+    >>> [a, b] == rollout_seeds(0, [[5, 6], [5, 6]]), [c, a] == rollout_seeds(0, [[7], [5, 6]])
+    (True, True)
+    """
+    earlier: Counter[tuple[int, ...]] = Counter()
+    seeds = []
+    for ids in map(tuple, prompt_ids):
+        text = f"{seed}/{earlier[ids]}/{','.join(map(str, ids))}"
+        seeds.append(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1)
+        earlier[ids] += 1
+    return seeds

@@ -1,7 +1,6 @@
 """The engine `transformers`: generates one padded batch at a time with `sampling.generate`, on any device.
 
-The seed of the run and the number of a batch determine its completions. A batch takes as long as its longest
-completion.
+The seed of a rollout determines its completion. A batch takes as long as its longest completion.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +34,7 @@ class TransformersGenerator(Generator):
         self,
         prompt_ids: Sequence[Sequence[int]],
         sampling: Sampling,
-        batch_number: int,
+        seeds: Sequence[int],
         *,
         tick: Callable[[float], None] = lambda _: None,
     ) -> list[Completion]:
@@ -44,8 +43,7 @@ class TransformersGenerator(Generator):
         Args:
             prompt_ids: the token ids of the prompts.
             sampling: the sampling options.
-            batch_number: the number of this batch in the run. The seed of the batch is made from it and
-                `sampling.seed`.
+            seeds: the seed of each rollout, a number below 2⁶³; see `rollout_seeds`.
             tick: function for a progress bar. It is called after every generated position, with 1 / `max_new_tokens`.
 
         Raises:
@@ -55,9 +53,7 @@ class TransformersGenerator(Generator):
         if not prompt_ids:
             return []
         step = 1 / sampling.max_new_tokens
-        rows = generate(
-            self._loaded, prompt_ids, sampling, batch_number, end_ids=self._end_ids, tick=lambda: tick(step)
-        )
+        rows = generate(self._loaded, prompt_ids, sampling, seeds, end_ids=self._end_ids, tick=lambda: tick(step))
         return [Completion(tuple(ids), finish) for ids, finish in rows]
 
 

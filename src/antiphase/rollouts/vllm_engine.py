@@ -1,7 +1,7 @@
 """The engine `vllm`: generates completions with vLLM, which loads its own copy of the weights.
 
-Each rollout has its own seed: a hash of the run's seed, the number of the batch and the rollout's row in the batch.
-vLLM does not promise the same tokens in another version, on another GPU or in another batch.
+vLLM draws each rollout from the rollout's own seed (see `rollout_seeds`), with its own random numbers. It does not
+promise the same tokens in another version, on another GPU or in another batch.
 
 This module has never run with a real vLLM. The names of arguments follow the documentation of `LLM` in vLLM 0.16
 (https://docs.vllm.ai/en/v0.16.0/api/vllm/entrypoints/llm/) and the source of `SamplingParams`. According to the source
@@ -15,7 +15,6 @@ checkpoint's top-k and penalties. If the temperature is above 0 and below 0.01, 
 import gc
 import importlib
 import importlib.metadata
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,7 +95,7 @@ class VllmGenerator(Generator):
         self,
         prompt_ids: Sequence[Sequence[int]],
         sampling: Sampling,
-        batch_number: int,
+        seeds: Sequence[int],
         *,
         tick: Callable[[float], None] = lambda _: None,
     ) -> list[Completion]:
@@ -105,8 +104,7 @@ class VllmGenerator(Generator):
         Args:
             prompt_ids: the token ids of the prompts.
             sampling: the sampling options.
-            batch_number: the number of this batch in the run. The seed of each rollout is made from it,
-                `sampling.seed` and the rollout's row.
+            seeds: the seed of each rollout, a number below 2⁶³; see `rollout_seeds`.
             tick: function for a progress bar. It is called once, at the end, with the value 1.
 
         Raises:
@@ -119,7 +117,7 @@ class VllmGenerator(Generator):
         try:
             outputs = self._engine.generate(
                 [self._vllm.TokensPrompt(prompt_token_ids=list(ids)) for ids in prompt_ids],
-                [self._parameters(sampling, batch_number, row) for row in range(len(prompt_ids))],
+                [self._parameters(sampling, seed) for seed in seeds],
                 use_tqdm=False,
             )
         except (RuntimeError, ValueError) as error:
@@ -133,7 +131,7 @@ class VllmGenerator(Generator):
         self._engine = None
         gc.collect()
 
-    def _parameters(self, sampling: Sampling, batch_number: int, row: int) -> Any:
+    def _parameters(self, sampling: Sampling, seed: int) -> Any:
         return self._vllm.SamplingParams(
             n=1,
             temperature=sampling.temperature,
@@ -144,7 +142,7 @@ class VllmGenerator(Generator):
             presence_penalty=0.0,
             frequency_penalty=0.0,
             max_tokens=sampling.max_new_tokens,
-            seed=zlib.crc32(f"{sampling.seed}/{batch_number}/{row}".encode()),
+            seed=seed,
             ignore_eos=True,
             stop_token_ids=self._ends,
             detokenize=False,

@@ -52,13 +52,12 @@ class Engines(contextlib.AbstractContextManager["Engines"]):
         self._close()
 
 
-def completed_batch(batch: Batch, number: int, loaded: LoadedModel, engines: Engines, bar: Progress) -> Batch:
+def completed_batch(batch: Batch, loaded: LoadedModel, engines: Engines, bar: Progress) -> Batch:
     """Generate the completions of a batch, and return the batch with them."""
     about = f" ({batch.label})" if batch.label else ""
     bar.stage(f"{short_name(loaded)}: generating{about}", len(batch.items))
     engine = engines.ending_at(batch.end_ids)
-    draw = number if batch.draw is None else batch.draw
-    drawn = engine.complete([item.prompt_ids for item in batch.items], batch.sampling, draw, tick=bar.advance)
+    drawn = engine.complete([item.prompt_ids for item in batch.items], batch.sampling, batch.seeds, tick=bar.advance)
     bar.end_stage()
     pairs = zip(batch.items, drawn, strict=True)
     items = tuple(completed(item, one.ids, one.finish, loaded.tokenizer) for item, one in pairs)

@@ -42,14 +42,14 @@ class Batch:
         items: the rollouts. Either all of them have completions, or none has.
         sampling: the sampling options.
         end_ids: ids of tokens that end a completion, in addition to the model's own end tokens.
-        draw: a number from which the batch's seed for sampling is computed; None takes the index of the batch in the
-            run.
+        seeds: the seed of each rollout, from which its tokens are drawn. It may be empty if all rollouts have
+            completions.
     """
 
     items: tuple[Item, ...]
     sampling: Sampling
     end_ids: tuple[int, ...]
-    draw: int | None = field(default=None, kw_only=True)
+    seeds: tuple[int, ...] = field(default=(), kw_only=True)
 
     @property
     def is_completed(self) -> bool:

@@ -235,7 +235,7 @@ class Run(ABC, Generic[Wanted, Found]):
         for number in missing:
             batch = batches[number]
             if not batch.is_completed:
-                batch = completed_batch(batch, number, loaded, engines, bar)
+                batch = completed_batch(batch, loaded, engines, bar)
             some = any(item.completion_ids for item in batch.items)
             if some and not self.planned and auto_names(self.config.estimators):
                 bar.stage(f"{short_name(loaded)}: planning", 0)

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from antiphase.models.loading import LoadedModel
 from antiphase.rollouts.sampling import generate
-from antiphase.rollouts.sampling_spec import Sampling
+from antiphase.rollouts.sampling_spec import Sampling, rollout_seeds
 from antiphase.statistics.estimate import share_interval
 from antiphase.steps.thoughts import completion_text
 from antiphase.tasks.pool import VerifierPool
@@ -108,12 +108,15 @@ def _answers(
 
     `samples` is the number of completions of each problem.
     """
-    places = [place for place in chosen for _ in range(samples)]
+    # The seeds are those of the whole list, so they do not depend on the number of processes.
+    every = [ids for ids in held.prompt_ids for _ in range(samples)]
+    seeds = rollout_seeds(sampling.seed, every)
+    rows = [place * samples + sample for place in chosen for sample in range(samples)]
     results: list[_Answer] = []
-    for start in range(0, len(places), held.batch_size):
-        batch = places[start : start + held.batch_size]
-        # The index of the batch's first problem seeds its draws, so they do not depend on the number of problems.
-        rollouts = generate(loaded, [held.prompt_ids[place] for place in batch], sampling, places[start])
+    for start in range(0, len(rows), held.batch_size):
+        part = rows[start : start + held.batch_size]
+        batch = [row // samples for row in part]
+        rollouts = generate(loaded, [every[row] for row in part], sampling, [seeds[row] for row in part])
         texts = [
             completion_text(loaded.tokenizer, ids, held.prompt_ids[place], pool.tags)
             for (ids, _), place in zip(rollouts, batch, strict=True)

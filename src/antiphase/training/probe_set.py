@@ -16,7 +16,7 @@ from antiphase.data.prompts import Messages
 from antiphase.errors import InvalidInputError
 from antiphase.models.loading import LoadedModel
 from antiphase.rollouts.sampling import generate
-from antiphase.rollouts.sampling_spec import Sampling
+from antiphase.rollouts.sampling_spec import Sampling, rollout_seeds
 from antiphase.runs.unit_spec import DEFAULT_UNIT
 from antiphase.score_spec import ScoreSpec
 from antiphase.scores import rollout_scores
@@ -222,10 +222,12 @@ def probe_policy(
 def _drawn(model: Any, probe_set: ProbeSet) -> tuple[tuple[int, ...], ...]:
     """Return the token ids of the model's own completions of the probe set's prompts."""
     loaded = LoadedModel("policy", model, probe_set.tokenizer, None)
+    seeds = rollout_seeds(probe_set.sampling.seed, probe_set.prompt_ids)
     drawn: list[tuple[int, ...]] = []
     for start in range(0, len(probe_set.prompt_ids), probe_set.batch_size):
-        prompts = probe_set.prompt_ids[start : start + probe_set.batch_size]
-        drawn += [tuple(ids) for ids, _ in generate(loaded, prompts, probe_set.sampling, start)]
+        part = slice(start, start + probe_set.batch_size)
+        found = generate(loaded, probe_set.prompt_ids[part], probe_set.sampling, seeds[part])
+        drawn += [tuple(ids) for ids, _ in found]
     return tuple(drawn)
 
 

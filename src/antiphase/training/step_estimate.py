@@ -10,7 +10,7 @@ import torch
 
 from antiphase.models.loading import LoadedModel
 from antiphase.rollouts.sampling import generate
-from antiphase.rollouts.sampling_spec import Sampling
+from antiphase.rollouts.sampling_spec import Sampling, rollout_seeds
 from antiphase.signals.measure import token_signals
 from antiphase.training.policy import whole_policy
 from antiphase.types import TokenBatch
@@ -84,7 +84,7 @@ def estimate_step(trainer: Any, prompt_ids: list[list[int]]) -> StepEstimate:
     with whole_policy(trainer.model, trainer.accelerator) as policy:
         loaded = LoadedModel("policy", policy, trainer.processing_class, None)
         start = _now()
-        generate(loaded, prompts, Sampling(max_new_tokens=min(new, _TIMED_TOKENS)), 0)
+        generate(loaded, prompts, Sampling(max_new_tokens=min(new, _TIMED_TOKENS)), rollout_seeds(0, prompts))
         generating = (_now() - start) * new / min(new, _TIMED_TOKENS)
         batch = TokenBatch.from_ids(prompts, [[5 + i % 7 for i in range(new)]] * rows, device=loaded.device)
         size = args.splitter().size or _STEP_TOKENS
