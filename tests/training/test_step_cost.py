@@ -81,6 +81,7 @@ def test_a_phase_takes_the_slower_of_kernels_and_work() -> None:
     device = Device("test", True, 10.0, 5.0, 2.0, 3.0, 4.0, 0.5)
     parts = (Counts(products=20.0, wide=5.0, solver=2.0, bytes=8.0, calls=4.0), Counts(calls=10.0, columns=2.0))
     assert device.seconds(parts) == (2 + 1 + 1 + 2) + (5 + 6)
+    assert dataclasses.replace(device, gpu=False).seconds(parts) == (2 + 2 + 1 + 1 + 2) + (5 + 6)
     assert (parts[0] + parts[1]) * 2 == Counts(40.0, 10.0, 4.0, 4.0, 16.0, 28.0)
 
 

@@ -38,18 +38,21 @@ class Device:
     token_floor: float = 0.0
 
     def seconds(self, phases: Sequence[Counts]) -> float:
-        """Return the time of some phases that follow one another."""
-        return sum(
-            max(
-                part.calls * self.launch,
+        """Return the time of some phases that follow one another.
+
+        A GPU works while the CPU starts its kernels, so the slower of the two counts. On a CPU, both are added.
+        """
+        total = 0.0
+        for part in phases:
+            starting = part.calls * self.launch
+            work = (
                 part.products / self.products
                 + part.wide / self.wide
                 + part.solver / self.solver
-                + part.bytes / self.bandwidth,
+                + part.bytes / self.bandwidth
             )
-            + part.columns * self.column
-            for part in phases
-        )
+            total += (max(starting, work) if self.gpu else starting + work) + part.columns * self.column
+        return total
 
 
 # The rates are those that fit the stored measurements (benchmarks/scale.py); the links and the floor are assumptions.

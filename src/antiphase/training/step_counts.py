@@ -105,7 +105,7 @@ def own(
     pairs = _pairs(shape, rows / passes, completion, prompt, machine) * passes
     attention = Counts(
         2 * 5 * shape.queries * pairs,
-        bytes=(_FROZEN_FORWARD + _FROZEN_BACKWARD if machine.gpu else 50.0) * shape.heads * pairs,
+        bytes=(_FROZEN_FORWARD + _FROZEN_BACKWARD if machine.gpu else 30.0) * shape.heads * pairs,
     )
     tokens = rows * completion
     plain = forward(shape, rows, completion, machine)
@@ -147,7 +147,7 @@ def last(shape: ModelShape, rows: int, length: int, completion: int, targets: in
         machine: the machine.
     """
     pairs = _pairs(shape, rows, length, 0, machine)
-    touched = (_FROZEN_FORWARD if machine.gpu else 25.0) * shape.heads * pairs * shape.layers
+    touched = (_FROZEN_FORWARD if machine.gpu else 15.0) * shape.heads * pairs * shape.layers
     once = forward(shape, rows, length, machine) + Counts(bytes=touched)
     seen = length - completion / 2
     rank, width = min(seen, shape.hidden), shape.keys
