@@ -130,5 +130,6 @@ FLAGS = {
     "eval": f"{_SIGNALS} {_MODEL} {_TASKS} --adapter -h --help --out --resume --no-figures --no-report --quiet",
     "compare": f"{_SIGNALS} {_MODEL} {_TASKS} -h --help --out --no-figures --no-report --quiet --reference "
     "--paired-seeds --smallest --allow-mismatch",
-    "sweep": "-h --help --out --cell --jobs --keep-models --dry-run --print-commands --launch --train",
+    "sweep": "-h --help --out --cell --jobs --keep-models --dry-run --print-commands --sbatch --tables --launch "
+    "--train",
 }

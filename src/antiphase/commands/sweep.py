@@ -15,7 +15,8 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
         "sweep",
         help="train and evaluate a grid of methods, seeds, models and settings, and compare",
         description="Run the cells of a study one after another. To continue a stopped sweep, repeat the command: "
-        "finished cells are skipped, and an interrupted cell continues.",
+        "finished cells are skipped, and an interrupted cell continues. Several sweeps may run in one folder at the "
+        "same time; they share the cells.",
         formatter_class=Help,
     )
     command.add_argument("study", type=Path, metavar="STUDY.yaml", help="file of the study (see docs/evaluate.md)")
@@ -46,9 +47,20 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     command.add_argument(
         "--print-commands",
         dest="commands",
-        action="store_true",
-        help="print a command for each unfinished cell, for a scheduler, and stop",
+        nargs="?",
+        choices=("shell", "slurm"),
+        const="list",
+        default=False,
+        help="print a command for each unfinished cell and stop; with shell or slurm, print a script for bash or for "
+        "Slurm that runs them all",
     )
+    command.add_argument(
+        "--sbatch",
+        default="",
+        metavar="OPTIONS",
+        help="sbatch's options for a cell, with --print-commands slurm, such as --sbatch='--gpus=1 --time=4:00:00'",
+    )
+    command.add_argument("--tables", action="store_true", help="run no cell; make the tables of the finished cells")
 
 
 def run(options: dict[str, Any], out: Path) -> None:
@@ -59,15 +71,15 @@ def run(options: dict[str, Any], out: Path) -> None:
     """
     path = options.pop("study")
     try:
-        from antiphase.runs.folder_lock import check_unused
-        from antiphase.study.request import check_cells, sweep_request
+        from antiphase.study.request import check_cells, check_free, sweep_request
 
         asked = {name: options[name] for name in ("cells", "jobs", "train")}
         request = sweep_request(path, out, **asked)
-        if not (options["cells"] or options["commands"] or options["dry_run"]):
-            check_unused(request.folder)
-        if request.todo and not options["commands"]:
-            check_cells(request.study.cells)
+        if not (options["commands"] or options["tables"]):
+            if options["cells"]:
+                check_free(request)
+            if request.todo:
+                check_cells(request.study.cells)
         # This imports torch, so it comes after all checks.
         from antiphase.study.sweep import sweep
     except ModuleNotFoundError as error:

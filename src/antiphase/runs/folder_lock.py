@@ -23,6 +23,12 @@ from pathlib import Path
 from antiphase.errors import InvalidInputError
 
 LOCK = ".lock"
+
+
+class InUseError(InvalidInputError):
+    """Another process holds a lock. The message names the process, as far as the file of the lock tells it."""
+
+
 # The errors of a lock that another process holds. Any other error means that the file cannot be locked at all.
 _HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 _SECONDS_BETWEEN_TRIES = 0.2
@@ -72,7 +78,7 @@ def only_writer(folder: Path) -> Iterator[None]:
     At the end, a folder that was made here and is still empty is removed.
 
     Raises:
-        InvalidInputError: another process holds the lock. The message names the folder and the process.
+        InUseError: another process holds the lock. The message names the folder and the process.
     """
     made = not folder.exists()
     with contextlib.suppress(OSError):  # What writes to the folder in the block will explain why it cannot.
@@ -91,25 +97,40 @@ def check_unused(folder: Path) -> None:
     """Raise an error if another process writes to a folder now. Nothing is written.
 
     Raises:
-        InvalidInputError: another process holds the folder's lock. The message names the folder and the process.
+        InUseError: another process holds the folder's lock. The message names the folder and the process.
+    """
+    found = holder(folder / LOCK)
+    if found is not None:
+        raise _in_use(f"{str(folder)!r} is in use", found)
+
+
+def holder(path: Path, *, tries: int = 3) -> str | None:
+    """Return which process holds the lock of a file now, such as `process 12 on node7 since …`. Nothing is written.
+
+    Args:
+        path: the file.
+        tries: how often the lock is tried, with 0.2 s between two tries. A process that looks at a free lock holds it
+            for a moment. So with a single try, the answer may name another process that only looks.
+
+    Returns:
+        the process; None if no process holds the lock, or if the file cannot be locked at all.
     """
     try:
-        file = os.open(folder / LOCK, os.O_RDWR)
+        file = os.open(path, os.O_RDWR)
     except OSError:
-        return  # Nobody has locked the folder, or its lock cannot be read.
+        return None  # Nobody has locked the file, or it cannot be read.
     try:
-        # Another process that checks the same folder holds a free lock for a moment, so there are several tries.
-        for last in (False, False, True):
+        for left in reversed(range(tries)):
             try:
                 _lock(file)
                 _unlock(file)
-                return
+                return None
             except OSError as error:
                 if error.errno not in _HELD:
-                    return
-                if last:
-                    raise _in_use(file, f"{str(folder)!r} is in use") from None
-            time.sleep(_SECONDS_BETWEEN_TRIES)
+                    return None
+            if left:
+                time.sleep(_SECONDS_BETWEEN_TRIES)
+        return _named(file)
     finally:
         os.close(file)
 
@@ -124,7 +145,7 @@ def locked(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
         wait: whether to wait while another process holds the lock. If not, an error is raised.
 
     Raises:
-        InvalidInputError: another process holds the lock, and `wait` is not set. The message names the process.
+        InUseError: another process holds the lock, and `wait` is not set. The message names the process.
     """
     file = None
     try:
@@ -167,7 +188,7 @@ def _locked_file(path: Path, what: str, *, wait: bool) -> int:
             # The second try decides, because `check_unused` of another process holds a free lock for a moment.
             if tried and not wait:
                 try:
-                    raise _in_use(file, what) from None
+                    raise _in_use(what, _named(file)) from None
                 finally:
                     os.close(file)
         os.close(file)
@@ -204,12 +225,16 @@ def _this_process() -> dict[str, str | int]:
     return {"pid": os.getpid(), "host": socket.gethostname(), "since": began}
 
 
-def _in_use(file: int, what: str) -> InvalidInputError:
-    """Return the error that a lock is held. It names the process, as far as the file of the lock tells it."""
+def _named(file: int) -> str:
+    """Return which process holds the lock of an open file, as far as the text of the file tells it."""
     try:
         os.lseek(file, 0, os.SEEK_SET)
         facts = json.loads(os.read(file, 10_000))
-        holder = f"process {facts['pid']} on {facts['host']} since {facts['since']}"
+        return f"process {facts['pid']} on {facts['host']} since {facts['since']}"
     except (OSError, ValueError, KeyError, TypeError):
-        holder = "another process"
-    return InvalidInputError(f"{what} by {holder}. Wait until this process has ended, or choose another --out.")
+        return "another process"
+
+
+def _in_use(what: str, process: str) -> InUseError:
+    """Return the error that a lock is held. `what` begins the message, and `process` is the process that holds it."""
+    return InUseError(f"{what} by {process}. Wait until this process has ended, or choose another --out.")

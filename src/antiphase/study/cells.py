@@ -28,6 +28,7 @@ from antiphase.runs.folder_lock import locked
 from antiphase.runs.versions import commit
 from antiphase.study.grid import Cell, Made
 from antiphase.study.launch import merged_model, train_under
+from antiphase.study.records import cell_lock, is_done, model_lock, results_locked
 from antiphase.study.request import cell_recipe
 from antiphase.training.out_folder import write_whole
 
@@ -53,18 +54,24 @@ def is_made(made: Made, out: Path) -> bool:
     return marker.is_file() and json.loads(marker.read_text(encoding="utf-8"))["command"] == list(made.command)
 
 
-def make_model(made: Made, out: Path) -> Path:
+def make_model(made: Made, out: Path, *, wait: bool = True) -> Path:
     """Run the command that makes a model, unless the model exists already, and return the model's folder.
 
     The output of the command goes to a log beside the folder.
 
+    Args:
+        made: the model's name and command.
+        out: the study's folder.
+        wait: whether to wait while another process makes the model. If not, an error is raised.
+
     Raises:
         CellError: the command failed, or did not make a model.
         InvalidInputError: the model exists, but another command made it.
+        InUseError: another process makes the model, and `wait` is not set.
     """
-    lock = out / "models" / f"{made.name}.lock"
+    lock = model_lock(made, out)
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with locked(lock, f"the model {made.name} is being made", wait=True):
+    with locked(lock, f"the model {made.name} is being made", wait=wait):
         return _make(made, out)
 
 
@@ -125,12 +132,11 @@ def run_cell(cell: Cell, out: Path, *, keep_models: bool = False, launch: str | 
         launch: the launcher's command for the training; None trains in this process.
 
     Raises:
-        AntiphaseError: the cell's model, training or evaluation failed, or another process is running the cell.
+        AntiphaseError: the cell's model, training or evaluation failed.
+        InUseError: another process is running the cell. The message names the process.
         KeyboardInterrupt: the training was interrupted.
     """
-    from antiphase.study.records import is_done
-
-    lock = out / "work" / f"{cell.name}.lock"
+    lock = cell_lock(cell, out)
     lock.parent.mkdir(parents=True, exist_ok=True)
     with locked(lock, f"the cell {cell.name} is being run"):
         if not is_done(out, cell.name):
@@ -231,12 +237,14 @@ def _keep(
         "commit": summary["commit"],
         "seconds": round(seconds, 1),
     }
-    (out / "cells").mkdir(exist_ok=True)
-    part = out / "cells" / f".{cell.name}.parquet.tmp"
-    rows.to_parquet(part, index=False)
-    part.replace(out / "cells" / f"{cell.name}.parquet")
-    # This file is written last, because it marks the cell as done.
-    write_whole(out / "cells" / f"{cell.name}.json", json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+    with results_locked(out):
+        (out / "cells").mkdir(exist_ok=True)
+        part = out / "cells" / f".{cell.name}.parquet.tmp"
+        rows.to_parquet(part, index=False)
+        part.replace(out / "cells" / f"{cell.name}.parquet")
+        # This file is written last, because it marks the cell as done.
+        write_whole(out / "cells" / f"{cell.name}.json", text)
 
 
 def _without_cells(entry: Mapping[str, Any]) -> dict[str, Any]:

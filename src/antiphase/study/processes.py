@@ -1,4 +1,4 @@
-"""Run the cells of a sweep in processes of their own, which end with the sweep. An error in one stops no other."""
+"""Make calls in processes of their own, which end with the process of the sweep. An error in one stops no other."""
 
 import multiprocessing
 import os
@@ -6,59 +6,70 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from antiphase.errors import AntiphaseError
+from antiphase.runs.folder_lock import InUseError
 
 # The modules that the server process imports once for all processes.
 PRELOAD = ["antiphase.training.train", "antiphase.evaluation.evaluate"]
 
 
-def in_processes(
-    calls: Sequence[tuple[str, Callable[..., Any], tuple[Any, ...]]],
-    jobs: int,
-    say: Callable[[str], None],
-    what: str,
-    options: dict[str, Any] | None = None,
-) -> dict[str, str]:
-    """Run functions, each in its own process, and print a line when one has ended.
+@dataclass(frozen=True)
+class Outcome:
+    """How a call ended that a process of its own made.
 
     Args:
-        calls: the name, function and positional arguments of each call.
-        jobs: number of processes that run at the same time.
-        say: a function that prints one line.
-        what: what a call is, for the printed lines: `model` or `cell`.
-        options: keyword arguments of every call.
-
-    Returns:
-        the error messages of calls that failed, by name.
+        state: `done`, `failed`, or `in use`, which means that another process does the same work now.
+        message: the error message; empty if the call is done.
+        seconds: the time that the call took.
     """
-    failed: dict[str, str] = {}
-    context, began = _context(), time.time()
-    processes: list[Any] = []
-    with ThreadPoolExecutor(jobs) as threads:
-        names = {
-            threads.submit(_one_process, context, processes, function, arguments, options or {}): name
-            for name, function, arguments in calls
-        }
-        try:
-            for finished, future in enumerate(as_completed(names), 1):
-                name, (error, seconds) = names[future], future.result()
-                if error is not None:
-                    failed[name] = error
-                left = (time.time() - began) / finished * (len(calls) - finished)
-                state = "done" if error is None else f"FAILED: {error}"
-                say(
-                    f"{what} {finished}/{len(calls)} {name}: {state} ({seconds:.0f} s; about {left / 60:.0f} min left)"
-                )
-        except BaseException:
-            threads.shutdown(wait=False, cancel_futures=True)
-            for process in list(processes):
-                process.terminate()  # A training finishes its step and saves a checkpoint.
-            raise
-    return failed
+
+    state: str
+    message: str
+    seconds: float
+
+
+class Processes:
+    """Make calls, each in a process of its own, a limited number of them at the same time.
+
+    At the end of the `with` block, all calls have ended. If the block is left by an error, their processes are ended.
+    A training then finishes its step and saves a checkpoint.
+
+    Args:
+        jobs: number of processes that run at the same time.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self._context = _context()
+        self._running: list[Any] = []
+        self._threads = ThreadPoolExecutor(jobs)
+
+    def start(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]
+    ) -> "Future[Outcome]":
+        """Make a call as soon as a process is free. Its output goes to a log of its own.
+
+        Args:
+            function: the function to call.
+            arguments: its positional arguments. The first has a name, which is also that of the log, and the second is
+                the study's folder.
+            options: its keyword arguments.
+        """
+        return self._threads.submit(_one_process, self._context, self._running, function, arguments, options)
+
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            for process in list(self._running):
+                process.terminate()
+        self._threads.shutdown()
 
 
 def _context() -> Any:
@@ -80,16 +91,13 @@ def _one_process(
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
     options: dict[str, Any],
-) -> tuple[str | None, float]:
-    """Run a function in a new process.
+) -> Outcome:
+    """Run a function in a new process, wait for its end, and return how it ended.
 
     Args:
         context: the multiprocessing context that starts the process.
         processes: the list of running processes, through which the caller can end them.
         function, arguments, options: the call to make.
-
-    Returns:
-        the error message, which is None if the call succeeded, and the seconds that it took.
     """
     began = time.time()
     receiver, sender = context.Pipe(duplex=False)
@@ -98,18 +106,18 @@ def _one_process(
     processes.append(process)
     sender.close()
     try:
-        message = receiver.recv()
+        state, message = receiver.recv()
     except EOFError:
-        message = None
+        state, message = "failed", ""
     process.join()
     processes.remove(process)
-    if message is None:
+    if state == "failed" and not message:
         message = f"its process ended with status {process.exitcode}"
-    return message or None, time.time() - began
+    return Outcome(state, message, time.time() - began)
 
 
 def _child(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-    """Run a function in this new process, and send its error message, or "" if it succeeded."""
+    """Run a function in this new process, and send two words: how it ended, and the error message (see `Outcome`)."""
     import warnings
 
     _end_with_parent()
@@ -123,17 +131,18 @@ def _child(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]
     os.dup2(descriptor, 2)
     try:
         function(*arguments, **options)
-        sender.send("")
+        sender.send(("done", ""))
     except KeyboardInterrupt:
-        sender.send("interrupted")
+        sender.send(("failed", "interrupted"))
+    except InUseError as error:
+        sender.send(("in use", str(error)))
     # An error in one cell must not stop the others. It is printed to the log and returned.
     except Exception as error:  # noqa: BLE001
         import traceback
 
         traceback.print_exc()
-        sender.send(
-            " ".join(f"{'' if isinstance(error, AntiphaseError) else type(error).__name__ + ': '}{error}".split())
-        )
+        kind = "" if isinstance(error, AntiphaseError) else f"{type(error).__name__}: "
+        sender.send(("failed", " ".join(f"{kind}{error}".split()) or type(error).__name__))
 
 
 def _end_with_parent() -> None:

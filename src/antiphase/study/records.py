@@ -1,16 +1,47 @@
 """Read the records (the JSON part) of a study's finished cells, without pandas.
 
+The module also names the locks that processes hold while they work in the folder of a study.
+
 A cell is one model, setting, method and seed. The module `store` reads the rollouts of the cells.
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from antiphase.errors import InvalidInputError
-from antiphase.study.grid import Study
+from antiphase.runs.folder_lock import locked
+from antiphase.study.grid import Cell, Made, Study
 
 RECORDS = "cells.jsonl"
+
+
+def model_lock(made: Made, out: Path) -> Path:
+    """Return the file whose lock a process holds while it makes the model. `out` is the study's folder."""
+    return out / "models" / f"{made.name}.lock"
+
+
+def cell_lock(cell: Cell, out: Path) -> Path:
+    """Return the file whose lock a process holds while it runs the cell (one model, setting, method and seed).
+
+    Args:
+        cell: the cell.
+        out: the study's folder.
+    """
+    return out / "work" / f"{cell.name}.lock"
+
+
+@contextlib.contextmanager
+def results_locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a study's results while the block lasts. If another process holds it, wait for that process.
+
+    Several processes may run cells of one folder. They write the files of a finished cell, pack these files and make
+    the tables only while they hold this lock. So no process packs files that another one is just writing.
+    """
+    with locked(folder / ".results.lock", f"the results in {str(folder)!r} are in use", wait=True):
+        yield
 
 
 def done_cells(folder: Path, study: Study) -> dict[str, dict[str, Any]]:
@@ -22,10 +53,13 @@ def done_cells(folder: Path, study: Study) -> dict[str, dict[str, Any]]:
         InvalidInputError: a stored cell was run with options that differ from those in the study, or a file is
             damaged.
     """
-    records = {record["cell"]: record for record in packed_records(folder)}
+    # Single files first: another process may pack them now, and writes the packed file before it removes them.
+    single = {}
     for path in sorted((folder / "cells").glob("*.json")):
-        record = _read(path, path.read_text(encoding="utf-8"))
-        records[record["cell"]] = record
+        with contextlib.suppress(FileNotFoundError):
+            record = _read(path, path.read_text(encoding="utf-8"))
+            single[record["cell"]] = record
+    records = {record["cell"]: record for record in packed_records(folder)} | single
     found = {}
     for cell in study.cells:
         if cell.name not in records:
@@ -38,6 +72,12 @@ def done_cells(folder: Path, study: Study) -> dict[str, dict[str, Any]]:
             )
         found[cell.name] = record
     return found
+
+
+def done_names(folder: Path) -> set[str]:
+    """Return the names of all cells that are done in a folder, whatever study or options they belong to."""
+    single = {path.stem for path in (folder / "cells").glob("*.json")}
+    return single | {record["cell"] for record in packed_records(folder)}
 
 
 def is_done(folder: Path, name: str) -> bool:

@@ -10,10 +10,11 @@ from typing import Any
 
 from antiphase.errors import InvalidInputError
 from antiphase.evaluation.evaluation_config import EvalConfig
+from antiphase.runs.folder_lock import InUseError, holder
 from antiphase.runs.run_config import config_from
 from antiphase.study.definition import read_study
 from antiphase.study.grid import Cell, Study
-from antiphase.study.records import done_cells
+from antiphase.study.records import cell_lock, done_cells
 from antiphase.tasks.registry import load_task
 from antiphase.training.own_checks import check_recipe
 
@@ -59,6 +60,22 @@ def sweep_request(
     chosen = [study.cell(name) for name in cells] or list(study.cells)
     done = done_cells(folder, study)
     return SweepRequest(study, folder, done, tuple(cell for cell in chosen if cell.name not in done))
+
+
+def check_free(request: SweepRequest) -> None:
+    """Raise an error if other processes run all the cells that are to be run.
+
+    If they run only some of them, nothing is raised.
+
+    Raises:
+        InUseError: other processes run the cells. The message names the process of the first one.
+    """
+    found = [holder(cell_lock(cell, request.folder)) for cell in request.todo]
+    if found and found[0] is not None and None not in found:
+        raise InUseError(
+            f"the cell {request.todo[0].name} is being run by {found[0]}. Wait until this "
+            "process has ended, or start a sweep without --cell, which takes the cells that are free."
+        )
 
 
 def check_cells(cells: Sequence[Cell]) -> None:

@@ -8,12 +8,11 @@
 
 A cell is one model, setting, method and seed. A cell that is done is never run again. A cell that was interrupted
 continues from its last checkpoint or last finished batch.
+
+Several sweeps may run in one folder at the same time. They share the cells (see `sharing`).
 """
 
-import contextlib
 import json
-import shlex
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from antiphase.errors import AntiphaseError, InvalidInputError
-from antiphase.runs.folder_lock import check_unused, only_writer
 from antiphase.study.budget import check_budgets, check_evaluations, check_models, describe_budget
 from antiphase.study.cells import is_made, make_model, run_cell
 from antiphase.study.grid import Cell, Study
 from antiphase.study.launch import processes_of
-from antiphase.study.processes import in_processes
-from antiphase.study.records import done_cells
-from antiphase.study.request import check_cells, sweep_request
+from antiphase.study.records import RECORDS, cell_lock, done_cells, done_names, model_lock, results_locked
+from antiphase.study.request import SweepRequest, check_cells, check_free, sweep_request
+from antiphase.study.scripts import Commands
+from antiphase.study.sharing import Work, share
 from antiphase.study.store import load_cells, pack
 from antiphase.training.out_folder import write_whole
 
@@ -60,14 +59,18 @@ def sweep(
     jobs: int = 1,
     keep_models: bool = False,
     dry_run: bool = False,
-    commands: bool = False,
+    commands: bool | str = False,
+    sbatch: str = "",
+    tables: bool = False,
     launch: str | None = None,
     train: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> SweepResult:
     """Run the cells of a study, and write its tables and figures.
 
-    A cell is one model, setting, method and seed. A cell that fails does not stop the others.
+    A cell is one model, setting, method and seed. A cell that fails does not stop the others. Several sweeps may run
+    in one folder at the same time, on one or several machines. Each takes the next cell that is free, and waits for
+    the cells of the others before it makes the tables.
 
     Args:
         path: the file STUDY.yaml.
@@ -77,48 +80,65 @@ def sweep(
         jobs: number of cells that run at the same time.
         keep_models: whether to keep trained models in OUT/models.
         dry_run: whether to print the budget and stop.
-        commands: whether to print a command for each cell that is not done, for a job scheduler, and stop.
+        commands: whether to print the cells that are not done as commands for a job scheduler, and stop. `shell`
+            prints a shell script, `slurm` a script for Slurm, and True or `list` one command a line.
+        sbatch: options of Slurm's sbatch for each cell, for `commands="slurm"`.
+        tables: whether to run no cell, and only to make the tables of the cells that are done.
         launch: the launcher's command for every training, such as `accelerate launch --num_processes 8`.
         train: changes of the study's shared `train` keys, each of the form `KEY=VALUE`.
-        say: a function that prints one line.
+        say: a function that prints one line, or a script of several lines.
 
     Raises:
         AntiphaseError: the study is malformed, its methods have unequal budgets, a model does not exist, a cell in OUT
-            was run with other options, or another sweep is writing to OUT. Several processes may write to OUT if each
-            of them runs `cells` of its own.
+            was run with other options, other processes run all the `cells`, or `tables` is set and no cell is done.
     """
     request = sweep_request(path, out, cells=cells, jobs=jobs, train=train)
     study, folder, done, todo = request.study, request.folder, request.done, request.todo
-    if commands:
-        for cell in todo:
-            words = [sys.executable, "-m", "antiphase", "sweep", str(path), "--out", str(folder), "--cell", cell.name]
-            words += [word for change in train for word in ("--train", change)]
-            words += [] if launch is None else ["--launch", launch]
-            say(shlex.join(words))
+    if commands or sbatch:
+        names = tuple(cell.name for cell in todo)
+        found = Commands(study.name, Path(path), folder, names, jobs, launch, tuple(train), keep_models, sbatch)
+        for text in found.texts("list" if isinstance(commands, bool) else commands):
+            say(text)
         return SweepResult(folder, len(study.cells), len(done), {}, None)
-    if not (cells or dry_run):
-        check_unused(folder)
+    if tables:
+        if not done or cells or dry_run:
+            why = (
+                "runs no cell, so leave out --cell and --dry-run" if done else f"finds no done cell in {str(folder)!r}"
+            )
+            raise InvalidInputError(f"--tables {why}.")
+        return _finish(study, folder, {}, None)
+    if cells:
+        check_free(request)
     if todo:
-        check_cells(study.cells)
-        with tempfile.TemporaryDirectory() as scratch:
-            budgets = check_budgets(study, Path(scratch), processes_of(launch))
-        evaluations, unseen = check_evaluations(study.cells, dry_run=dry_run)
-        unseen += check_models(todo, dry_run=dry_run)
-        say(describe_budget(study, budgets, evaluations, len(done), unseen))
+        _check(request, done, launch, dry_run=dry_run, say=say)
     if dry_run:
         return SweepResult(folder, len(study.cells), len(done), {}, None)
-    with contextlib.nullcontext() if cells else only_writer(folder):
-        failed: dict[str, str] = {}
-        if todo:
-            _begin(study, folder)
-            failed = (
-                _run_here(todo, folder, keep_models, launch)
-                if cells
-                else _run_all(study, todo, folder, jobs, {"keep_models": keep_models, "launch": launch}, say)
-            )
-        if cells:
-            return SweepResult(folder, len(study.cells), len(done_cells(folder, study)), failed, None)
-        return _finish(study, folder, failed)
+    before = _changed(folder / "report.md")
+    if todo:
+        _begin(study, folder)
+    if cells:
+        failed = _run_here(todo, folder, keep_models, launch)
+        return SweepResult(folder, len(study.cells), len(done_cells(folder, study)), failed, None)
+    failed = _run_all(study, todo, folder, jobs, {"keep_models": keep_models, "launch": launch}, say)
+    return _finish(study, folder, failed, before)
+
+
+def _check(
+    request: SweepRequest,
+    done: Sequence[str] | dict[str, Any],
+    launch: str | None,
+    *,
+    dry_run: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Check the recipes, evaluations and models of a study, and print its budget (see `sweep` for the arguments)."""
+    study = request.study
+    check_cells(study.cells)
+    with tempfile.TemporaryDirectory() as scratch:
+        budgets = check_budgets(study, Path(scratch), processes_of(launch))
+    evaluations, unseen = check_evaluations(study.cells, dry_run=dry_run)
+    unseen += check_models(request.todo, dry_run=dry_run)
+    say(describe_budget(study, budgets, evaluations, len(done), unseen))
 
 
 def _begin(study: Study, folder: Path) -> None:
@@ -147,23 +167,49 @@ def _run_all(
 ) -> dict[str, str]:
     """Make the models that are missing, then run every cell, each in its own process.
 
+    Other processes may do the same in this folder at the same time.
+
     Returns:
         the error messages of models and cells that failed, by name. The others were still run.
     """
     needed = {cell.made.name for cell in todo if cell.made is not None}
     missing = [made for name, made in study.made().items() if name in needed and not is_made(made, folder)]
-    failed = in_processes([(made.name, make_model, (made, folder)) for made in missing], jobs, say, "model")
+    makings = [
+        Work(made.name, model_lock(made, folder), make_model, (made, folder), {"wait": False}) for made in missing
+    ]
+    failed = share(makings, jobs, lambda: {made.name for made in missing if is_made(made, folder)}, say, "model")
     runnable = [cell for cell in todo if cell.made is None or cell.made.name not in failed]
-    calls = [(cell.name, run_cell, (cell, folder)) for cell in runnable]
-    return failed | in_processes(calls, jobs, say, "cell", options)
+    works = [Work(cell.name, cell_lock(cell, folder), run_cell, (cell, folder), options) for cell in runnable]
+    return failed | share(works, jobs, lambda: done_names(folder), say, "cell")
 
 
-def _finish(study: Study, folder: Path, failed: dict[str, str]) -> SweepResult:
-    """Write the tables and figures of the cells (models) that are done. If all are done, join their files into two."""
+def _finish(study: Study, folder: Path, failed: dict[str, str], before: int | None) -> SweepResult:
+    """Write the tables and figures of the cells that are done. If all are done, join their files into two.
+
+    If several sweeps shared the cells, the first that comes here does this, and the others only read its report.
+
+    Args:
+        study: the study.
+        folder: the study's folder.
+        failed: the error messages of models and cells that failed, by name.
+        before: when report.md was last written before the cells were run; None if the report is written in any case.
+    """
     from antiphase.study.study_report import write_report
 
-    done = done_cells(folder, study)
-    if len(done) == len(study.cells):
-        pack(folder, study)
-    report = write_report(study, load_cells(folder, study), folder, failed) if done else None
+    with results_locked(folder):
+        done = done_cells(folder, study)
+        whole = len(done) == len(study.cells)
+        made = _changed(folder / "report.md")
+        packed = not any((folder / "cells" / f"{cell.name}.json").exists() for cell in study.cells)
+        if before is not None and whole and packed and made > max(before, _changed(folder / RECORDS)):
+            text = (folder / "report.md").read_text(encoding="utf-8")
+            return SweepResult(folder, len(study.cells), len(done), failed, text)
+        if whole:
+            pack(folder, study)
+        report = write_report(study, load_cells(folder, study), folder, failed) if done else None
     return SweepResult(folder, len(study.cells), len(done), failed, report)
+
+
+def _changed(path: Path) -> int:
+    """Return when a file was last written, in nanoseconds; 0 if it does not exist."""
+    return path.stat().st_mtime_ns if path.exists() else 0

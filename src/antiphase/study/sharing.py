@@ -1,0 +1,130 @@
+"""Share the work of a study among all processes that work in its folder: each takes the next piece that is free.
+
+A piece of work is a model to make, or a cell to run (one model, setting, method and seed). Whoever does it holds its
+lock. The operating system releases the lock when the process ends, even by kill -9; the piece is then free again, and
+another process takes it over. Two processes that look at the same moment may choose the same piece. One of them gets
+the lock, and the other one takes the next piece.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from antiphase.runs.folder_lock import holder
+from antiphase.study.processes import Outcome, Processes
+
+# How long a process waits before it looks again at what other processes do.
+_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """A piece of work that several processes may want to do, and that one of them does.
+
+    Args:
+        name: its name.
+        lock: the file whose lock a process holds while it does the work.
+        function, arguments, options: the call that does the work. It raises `InUseError` if another process holds the
+            lock.
+    """
+
+    name: str
+    lock: Path
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+def share(
+    works: Sequence[Work], jobs: int, done: Callable[[], set[str]], say: Callable[[str], None], what: str
+) -> dict[str, str]:
+    """Do every piece of work that no other process does, and wait for the others. Print a line when one has ended.
+
+    A piece that fails here is not tried again here. A piece that another process left unfinished is done here.
+
+    Args:
+        works: the pieces of work.
+        jobs: number of processes that this one runs at the same time.
+        done: a function that returns the names of the pieces that are done, here or elsewhere.
+        say: a function that prints one line.
+        what: what a piece is, for the printed lines: `model` or `cell`.
+
+    Returns:
+        the error messages of the pieces that failed here and that nobody else has done, by name.
+    """
+    state = _Progress(works, say, what)
+    waiting = False
+    with Processes(jobs) as processes:
+        running: dict[Future[Outcome], Work] = {}
+        while True:
+            state.note_done(done(), {work.name for work in running.values()})
+            held, free = state.open(running.values())
+            for work in free[: jobs - len(running)]:
+                running[processes.start(work.function, work.arguments, work.options)] = work
+            if not running and not held:
+                return state.failed
+            if not running and not waiting:
+                first, process = next(iter(held.items()))
+                more = f" and {len(held) - 1} more" if len(held) > 1 else ""
+                say(f"waiting for the {what} {first}, which {process} runs{more}. Ctrl-C here does not stop it.")
+            waiting = not running
+            if running:
+                ended, _ = wait(running, _SECONDS if len(running) < jobs else None, FIRST_COMPLETED)
+                for future in ended:
+                    state.note(running.pop(future), future.result())
+            else:
+                time.sleep(_SECONDS)
+
+
+class _Progress:
+    """Which pieces of work are done or have failed, and the lines that say so.
+
+    Args:
+        works: the pieces of work.
+        say: a function that prints one line.
+        what: what a piece is: `model` or `cell`.
+    """
+
+    def __init__(self, works: Sequence[Work], say: Callable[[str], None], what: str) -> None:
+        self.works = works
+        self.failed: dict[str, str] = {}
+        self._done: set[str] = set()
+        self._ended: set[str] = set()
+        self._began = time.time()
+        self._say, self._what = say, what
+
+    def note_done(self, names: set[str], running: set[str]) -> None:
+        """Take note of the pieces that other processes have done. `running` are the names of those that run here."""
+        for work in self.works:
+            if work.name in names and work.name not in self._done | running:
+                self._done.add(work.name)
+                self.failed.pop(work.name, None)
+                self._tell(work.name, "done by another process", None)
+
+    def note(self, work: Work, outcome: Outcome) -> None:
+        """Take note of how a piece ended that was begun here."""
+        if outcome.state == "in use":
+            return
+        if outcome.state == "done":
+            self._done.add(work.name)
+        else:
+            self.failed[work.name] = outcome.message
+        self._tell(work.name, "done" if outcome.state == "done" else f"FAILED: {outcome.message}", outcome.seconds)
+
+    def open(self, running: Sequence[Work] | Any) -> tuple[dict[str, str], list[Work]]:
+        """Return two things: which processes do which pieces elsewhere, and the pieces that can be begun here."""
+        here = {work.name for work in running}
+        left = [work for work in self.works if work.name not in self._done | here]
+        found = {work.name: holder(work.lock, tries=1) for work in left}
+        held = {name: process for name, process in found.items() if process is not None}
+        return held, [work for work in left if work.name not in held and work.name not in self.failed]
+
+    def _tell(self, name: str, state: str, seconds: float | None) -> None:
+        self._ended.add(name)
+        ended, total = len(self._ended), len(self.works)
+        left = (time.time() - self._began) / ended * (total - ended)
+        spent = "" if seconds is None else f"{seconds:.0f} s; "
+        self._say(f"{self._what} {ended}/{total} {name}: {state} ({spent}about {left / 60:.0f} min left)")

@@ -1,0 +1,117 @@
+"""The sizes of a model that decide its cost, and the units in which the work of a computation is counted.
+
+`step_counts` counts the work of the parts of a training step in these units, and `step_cost` makes seconds of it.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes that decide the cost of a model.
+
+    Args:
+        layers: number of layers.
+        hidden: width of the hidden state.
+        intermediate: width of the feed-forward part.
+        heads: number of query heads.
+        groups: number of heads of keys and values.
+        head_dim: width of a head.
+        vocabulary: number of tokens of the vocabulary.
+        tied: whether the output layer is the embedding.
+    """
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    groups: int
+    head_dim: int
+    vocabulary: int
+    tied: bool = False
+
+    @classmethod
+    def of(cls, config: Any) -> "ModelShape":
+        """Return the shape from a configuration of transformers."""
+        heads = config.num_attention_heads
+        return cls(
+            config.num_hidden_layers,
+            config.hidden_size,
+            config.intermediate_size,
+            heads,
+            getattr(config, "num_key_value_heads", None) or heads,
+            getattr(config, "head_dim", None) or config.hidden_size // heads,
+            config.vocab_size,
+            bool(config.tie_word_embeddings),
+        )
+
+    @property
+    def queries(self) -> int:
+        """The width of the queries of all heads, and of the attention's output."""
+        return self.heads * self.head_dim
+
+    @property
+    def keys(self) -> int:
+        """The width of the keys of all groups, and of the values."""
+        return self.groups * self.head_dim
+
+    @property
+    def layer_weights(self) -> int:
+        """The number of weights of the matrices of one layer."""
+        return self.hidden * (2 * self.queries + 2 * self.keys + 3 * self.intermediate)
+
+    @property
+    def body(self) -> int:
+        """The number of weights of all layers, without embedding and output layer."""
+        return self.layers * self.layer_weights
+
+    @property
+    def parameters(self) -> int:
+        """The number of all parameters but the few of the norms and biases.
+
+        >>> round(ModelShape(28, 3584, 18944, 28, 4, 128, 152064).parameters / 1e9, 2)
+        7.62
+        """
+        return self.body + self.hidden * self.vocabulary * (1 if self.tied else 2)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The work of a piece of computation.
+
+    Args:
+        products: operations of matrix products in the dtype of the weights.
+        wide: operations of matrix products in float64.
+        solver: operations of solvers in float64 (QR and eigenvalues), on a CPU.
+        columns: columns that a solver takes one after another, on a GPU.
+        bytes: bytes that are read from and written to memory.
+        calls: number of kernels that are started.
+    """
+
+    products: float = 0.0
+    wide: float = 0.0
+    solver: float = 0.0
+    columns: float = 0.0
+    bytes: float = 0.0
+    calls: float = 0.0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def __mul__(self, times: float) -> "Counts":
+        return Counts(*(getattr(self, f.name) * times for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What of a machine decides which work is done.
+
+    Args:
+        gpu: whether it is a GPU whose float64 products are fast. Nuclear norms are then computed by products, and
+            otherwise by eigenvalues.
+        element: bytes of a weight: 2 for bfloat16, 4 for float32.
+    """
+
+    gpu: bool
+    element: int
