@@ -19,9 +19,11 @@ def _check_version() -> None:
 try:
     _check_version()
     from antiphase.verl import trainer as _trainer  # noqa: F401
-except ImportError as error:
+except Exception as error:
     logging.getLogger("antiphase").warning(
-        "antiphase could not add its trainers to verl: %s. Install verl with pip install 'verl[verl-core]>=0.9.1,<0.10'.",
+        "antiphase could not add its trainers to verl (%s: %s). If a package is missing: pip install "
+        "'verl[verl-core]>=0.9.1,<0.10'.",
+        type(error).__name__,
         error,
     )
     raise
