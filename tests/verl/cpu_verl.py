@@ -32,7 +32,7 @@ class PlatformCPU(PlatformBase):
         return True
 
     def current_device(self):
-        return 0
+        return "cpu"
 
     def device_count(self):
         return 1

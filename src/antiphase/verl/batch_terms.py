@@ -82,10 +82,8 @@ def batch_terms(
     return BatchTerms(added, advantage, metrics)
 
 
-def with_term(
-    token_rewards: Sequence[Float[Tensor, "token"]], term: Float[Tensor, "row"]
-) -> list[Float[Tensor, "token"]]:
-    """Return the rewards of each row's tokens, with the term added at the row's last token."""
+def with_term(token_rewards: Sequence[Tensor], term: Float[Tensor, "row"]) -> list[Tensor]:
+    """Return the rewards of each row's tokens, `[token]`, with the term added at the row's last token."""
     changed = []
     for rewards, number in zip(token_rewards, term.tolist(), strict=True):
         copy = rewards.clone()
