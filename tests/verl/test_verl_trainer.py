@@ -6,7 +6,7 @@ import types
 import pytest
 import torch
 from trl_batches import COMBINES, GROUP, SCALES, WEIGHT, stored
-from verl_cases import FOR_CPU, needs_verl
+from verl_cases import FOR_CPU, HERE, needs_verl
 
 from antiphase.errors import InvalidInputError
 
@@ -196,7 +196,9 @@ def test_verl_measures_between_the_old_logprobs_and_the_advantage():
     from verl.trainer.ppo.v1 import PPOTrainer
 
     source = inspect.getsource(PPOTrainer._step_once)
-    calls = [source.index(f"self.{name}(") for name in ("_compute_old_log_prob", "_compute_advantage", "_update_actor")]
+    calls = [
+        source.index(f"self.{name}(") for name in ("_compute_old_log_prob", "_compute_advantage", "_update_actor")
+    ]
     assert calls == sorted(calls)
     assert "ray.remote(ActorRolloutRefWorker)" in inspect.getsource(PPOTrainer._init_resource_pool_mgr)
     assert "self.actor_worker_cls(" in inspect.getsource(
@@ -220,3 +222,24 @@ def test_the_worker_of_the_actor_is_replaced(monkeypatch):
     actor = made.role_worker_mapping[Role.ActorRolloutRef].__ray_actor_class__
     assert issubclass(actor, InversionWorker) and made.role_worker_mapping[Role.Critic] == "critic"
     assert InversionWorker.actor_worker_cls is InversionTrainingWorker
+
+
+def test_the_recipe_is_accepted():
+    """Hydra composes the words of recipes/verl/run.sh, and the trainer's checks accept them."""
+    import re
+
+    from hydra import compose, initialize_config_module
+
+    from antiphase.verl.settings import MODE, check_config, spec_of
+
+    script = (HERE.parents[1] / "recipes" / "verl" / "run.sh").read_text()
+    script = re.sub(r"\$\{(\w+):[-?]([^}]*)\}", r"\2", script).replace(
+        "a folder with train.parquet and test.parquet", "x"
+    )
+    words = re.findall(r"^    (\S+=\S+)", script, flags=re.MULTILINE)
+    words = [word.replace('"', "").replace("$DATA", "x") for word in words]
+    assert len(words) > 20
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", overrides=words)
+    check_config(config)
+    assert config.trainer.v1.trainer_mode == MODE and spec_of(config.inversion).combine == "penalty"

@@ -92,7 +92,7 @@ class CorRPOTrainerSync(PPOTrainerSync):  # type: ignore[misc]
             self._inversion,
             torch.stack(list(data[FACTS].unbind())),
             torch.stack([row.double().sum() for row in scores]),
-            [str(uid) for uid in data["uid"].tolist()],
+            [str(uid) for uid in data["uid"]],
             [bool(tag.get("is_padding", False)) for tag in batch.tags],
             weight=self.inversion_weight,
         )
