@@ -13,11 +13,12 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[1] / "verl"))
 
+from trl_batches import COMBINES, FILE, GROUP, MIN_TOKENS, SCALES, WEIGHT, stored
+
 from antiphase.training.trainer import CorRPOTrainer
 from antiphase.verl.batch_terms import batch_terms
 from antiphase.verl.fact_columns import to_columns
 from training_cases import parity, run
-from trl_batches import COMBINES, FILE, GROUP, MIN_TOKENS, SCALES, WEIGHT, stored
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -82,13 +83,15 @@ SECONDS = -1
 @pytest.mark.parametrize("combine", COMBINES)
 def test_the_stored_batches_are_those_of_the_trainer(tmp_path, combine, scale):
     made, kept = batch_of(tmp_path, combine, scale), stored()[f"{combine}-{scale}"]
-    assert made["spec"] == kept["spec"] and made["prompts"] == kept["prompts"]
+    assert made["spec"] == kept["spec"]
+    assert made["prompts"] == kept["prompts"]
     for key in ("rewards", "advantages", "task"):
         assert made[key] == pytest.approx(kept[key], abs=1e-5), key
     for mine, theirs in zip(made["facts"], kept["facts"], strict=True):
         assert mine[:SECONDS] == pytest.approx(theirs[:SECONDS], abs=1e-4, nan_ok=True)
     undefined = [row[0] != row[0] for row in made["facts"]]
-    assert any(undefined) and not all(undefined)
+    assert any(undefined)
+    assert not all(undefined)
 
 
 @pytest.mark.parametrize("scale", SCALES)

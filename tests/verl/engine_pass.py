@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import torch
-import verl  # noqa: F401  (imports cpu_verl, which VERL_USE_EXTERNAL_MODULES names)
 from cpu_verl import register_engine
 from tensordict import TensorDict
-from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
 from verl.trainer.config import CheckpointConfig
+from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
 from verl.workers.engine_workers import TrainingWorkerConfig
 
+import verl  # noqa: F401  (imports cpu_verl, which VERL_USE_EXTERNAL_MODULES names)
 from antiphase.inversion.inversion_spec import InversionSpec
 from antiphase.verl.worker import FACTS, InversionTrainingWorker
 

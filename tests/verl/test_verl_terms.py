@@ -23,12 +23,14 @@ def test_facts_come_back_as_they_were_sent():
     columns = facts_of([0.5, math.nan, -0.25])
     facts = from_columns(columns)
     assert torch.equal(to_columns(facts).nan_to_num(9), columns.nan_to_num(9))
-    assert facts.scores.num_items.tolist() == [20, 20, 20] and set(facts.scores.by_unit) == {"token", "type", "step"}
+    assert facts.scores.num_items.tolist() == [20, 20, 20]
+    assert set(facts.scores.by_unit) == {"token", "type", "step"}
 
 
 def test_a_row_that_was_not_measured_has_no_tokens():
     facts = from_columns(torch.full((1, num_columns()), math.nan, dtype=torch.float64))
-    assert facts.scores.num_tokens.tolist() == [0] and bool(facts.scores.inversion.isnan())
+    assert facts.scores.num_tokens.tolist() == [0]
+    assert bool(facts.scores.inversion.isnan())
 
 
 def test_the_penalty_of_mixed_incomplete_and_padded_groups_by_hand():
@@ -40,7 +42,8 @@ def test_the_penalty_of_mixed_incomplete_and_padded_groups_by_hand():
     terms = batch_terms(reward, facts_of(inversion), task, groups, padding, weight=0.5)
     assert terms.reward.tolist() == pytest.approx([-0.25, -0.45, -0.75, -0.45, 0.0, -0.4])
     assert terms.advantage.tolist() == [0.0] * 6
-    assert terms.metrics["task/mean"] == 0.5 and terms.metrics["inversion/undefined"] == 0.25
+    assert terms.metrics["task/mean"] == 0.5
+    assert terms.metrics["inversion/undefined"] == 0.25
 
 
 def test_only_replaces_the_task_reward():
@@ -52,7 +55,8 @@ def test_only_replaces_the_task_reward():
 def test_centered_adds_to_the_advantage_alone():
     reward = InversionReward(InversionSpec(combine="centered", unit="token"))
     terms = batch_terms(reward, facts_of([0.5, -0.1]), torch.tensor([1.0, 0.0]), ["a", "a"], [False] * 2, weight=0.1)
-    assert terms.reward.tolist() == [0.0, 0.0] and terms.advantage.tolist() == pytest.approx([0.03, -0.03])
+    assert terms.reward.tolist() == [0.0, 0.0]
+    assert terms.advantage.tolist() == pytest.approx([0.03, -0.03])
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])

@@ -21,6 +21,13 @@ def on_cpu(monkeypatch):
     import verl  # noqa: F401
 
 
+class Meta(types.SimpleNamespace):
+    """What verl's KVBatchMeta says of a batch."""
+
+    def __len__(self):
+        return len(self.keys)
+
+
 class Queue:
     """The two functions of TransferQueue that a step uses, on a dictionary."""
 
@@ -34,7 +41,7 @@ class Queue:
         return TensorDict(found, batch_size=[len(keys)])
 
     def kv_batch_put(self, *, keys, partition_id, fields):
-        for name in fields.keys():
+        for name in fields:
             self.fields[name] = fields[name]
         return self.meta
 
@@ -63,10 +70,9 @@ def queue_of(case):
     queue = Queue()
     keys = [f"{uid}_{row}_0" for uid, row in zip(uids, [*order, 0], strict=True)]
     tags = [{"is_padding": False}] * len(order) + [{"is_padding": True}]
-    queue.meta = types.SimpleNamespace(keys=keys, tags=tags, partition_id="train")
+    queue.meta = Meta(keys=keys, tags=tags, partition_id="train")
     fields = TensorDict({"rm_scores": jagged(scores), "response_mask": jagged(masks), FACTS: facts}, [len(uids)])
-    fields.set_non_tensor("unused", "x")
-    queue.kv_batch_put(keys=keys, partition_id="train", fields=fields.exclude("unused"))
+    queue.kv_batch_put(keys=keys, partition_id="train", fields=fields)
     from tensordict import NonTensorStack
 
     queue.fields["uid"] = NonTensorStack(*uids)
@@ -122,7 +128,8 @@ def test_advantages_are_those_of_the_trl_trainer(trainer_of, combine, scale):
     # The scores are the task's again, for verl's metrics.
     assert all(torch.equal(a, b) for a, b in zip(before, queue.fields["rm_scores"].unbind(), strict=True))
     rows = list(queue.fields["advantages"].unbind())
-    assert all(bool((row == row[0]).all()) for row in rows) and float(rows[-1].abs().sum()) == 0
+    assert all(bool((row == row[0]).all()) for row in rows)
+    assert float(rows[-1].abs().sum()) == 0
     rewards = torch.tensor(case["rewards"], dtype=torch.float64).view(-1, GROUP)
     stds = rewards.std(1, keepdim=True).expand_as(rewards).flatten()
     for row, place in zip(rows, order, strict=False):
@@ -165,7 +172,8 @@ def test_the_configuration_of_verl_is_checked_and_becomes_synchronous(monkeypatc
         trainer = CorRPOTrainerSync(
             compose("ppo_trainer", overrides=[*words, "actor_rollout_ref.actor.strategy=fsdp2"])
         )
-    assert seen[0].trainer.v1.trainer_mode == "sync" and trainer._inversion.spec.weight == 0.2
+    assert seen[0].trainer.v1.trainer_mode == "sync"
+    assert trainer._inversion.spec.weight == 0.2
 
 
 SIGNATURES = {
@@ -220,7 +228,8 @@ def test_the_worker_of_the_actor_is_replaced(monkeypatch):
     made = object.__new__(CorRPOTrainerSync)
     made._init_resource_pool_mgr()
     actor = made.role_worker_mapping[Role.ActorRolloutRef].__ray_actor_class__
-    assert issubclass(actor, InversionWorker) and made.role_worker_mapping[Role.Critic] == "critic"
+    assert issubclass(actor, InversionWorker)
+    assert made.role_worker_mapping[Role.Critic] == "critic"
     assert InversionWorker.actor_worker_cls is InversionTrainingWorker
 
 
@@ -242,4 +251,5 @@ def test_the_recipe_is_accepted():
     with initialize_config_module("verl.trainer.config", version_base=None):
         config = compose("ppo_trainer", overrides=words)
     check_config(config)
-    assert config.trainer.v1.trainer_mode == MODE and spec_of(config.inversion).combine == "penalty"
+    assert config.trainer.v1.trainer_mode == MODE
+    assert spec_of(config.inversion).combine == "penalty"

@@ -35,7 +35,8 @@ def spec_of(section: Mapping[str, Any] | None) -> InversionSpec:
     unknown = sorted(set(given) - _OPTIONS)
     if unknown:
         raise InvalidInputError(
-            f"{SECTION}.{unknown[0]} is not an option of the inversion. The options are: {', '.join(sorted(_OPTIONS))}."
+            f"{SECTION}.{unknown[0]} is not an option of the inversion. The options are "
+            f"{', '.join(sorted(_OPTIONS))}."
         )
     if given.get("verifier") is not None:
         raise InvalidInputError(

@@ -38,7 +38,7 @@ class CorRPOTrainerSync(PPOTrainerSync):  # type: ignore[misc]
     def __init__(self, config: Any) -> None:
         section = config.get(SECTION)
         given = None if section is None else OmegaConf.to_container(section, resolve=True)
-        self._inversion = InversionReward(spec_of(given))  # type: ignore[arg-type]
+        self._inversion = InversionReward(spec_of(given))
         check_config(config)
         # verl chooses its synchronous replay buffer by this name.
         with open_dict(config):

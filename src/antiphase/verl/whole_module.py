@@ -47,8 +47,8 @@ def _without_hooks(shard: Any) -> Iterator[None]:
     taken = [{number: hook for number, hook in table.items() if _owner(hook) is state} for table in tables]
     if not all(taken):
         raise UnsupportedModelError(
-            f"FSDP 2 of the installed PyTorch has no hooks on {type(shard).__name__}, so its weights cannot be used as "
-            "a whole. Install the PyTorch that antiphase is tested with."
+            f"FSDP 2 of the installed PyTorch has no hooks on {type(shard).__name__}, so its weights cannot be used "
+            "as a whole. Install the PyTorch that antiphase is tested with."
         )
     before = [list(table) for table in tables]
     for table, own in zip(tables, taken, strict=True):

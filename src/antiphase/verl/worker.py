@@ -25,6 +25,7 @@ from antiphase.verl.whole_module import whole_module
 
 # The field of verl's batch that holds the facts of each rollout.
 FACTS = "inversion_facts"
+_OF_ACTOR = make_nd_compute_dataproto_dispatch_fn(mesh_name="actor")
 
 
 def measured_facts(reward: InversionReward, policy: nn.Module, tokenizer: Any, data: TensorDict) -> torch.Tensor:
@@ -89,12 +90,12 @@ class InversionWorker(ActorRolloutRefWorker):  # type: ignore[misc]
 
     actor_worker_cls = InversionTrainingWorker
 
-    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[untyped-decorator]
     def set_inversion(self, spec: InversionSpec) -> None:
         """Take the options of the inversion; see `InversionTrainingWorker.set_inversion`."""
         self.actor.set_inversion(spec)
 
-    @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
+    @register(dispatch_mode=_OF_ACTOR)  # type: ignore[untyped-decorator]
     def compute_inversion(self, data: TensorDict) -> TensorDict:
         """Measure the rollouts of this process, and return the field `FACTS`."""
         return self.actor.measure_inversion(data)
