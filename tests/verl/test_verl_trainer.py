@@ -41,8 +41,7 @@ class Queue:
         return TensorDict(found, batch_size=[len(keys)])
 
     def kv_batch_put(self, *, keys, partition_id, fields):
-        for name in fields:
-            self.fields[name] = fields[name]
+        self.fields.update(fields.items())
         return self.meta
 
 
