@@ -1,0 +1,92 @@
+"""Compute what the inversion adds to the rewards and advantages of a batch of verl.
+
+In verl, the rollouts of a batch are in any order, a group may lack rollouts that failed, and rows of padding fill the
+batch up. Here the groups are put together, and `InversionReward.combine` does the arithmetic, as for TRL.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from antiphase.errors import InvalidInputError
+from antiphase.inversion.inversion_reward import InversionReward
+from antiphase.verl.fact_columns import from_columns
+
+
+@dataclass(frozen=True)
+class BatchTerms:
+    """What is added for each row of a batch, in float64. Rows of padding have 0.
+
+    Args:
+        reward: added to the sum of the row's token rewards, before verl computes advantages.
+        advantage: added to the advantage of each of the row's tokens; 0 unless the mode is `centered`.
+        metrics: the metrics of the groups that lack no rollout, or of the largest groups if all lack some.
+    """
+
+    reward: Float[Tensor, "row"]
+    advantage: Float[Tensor, "row"]
+    metrics: Mapping[str, float]
+
+
+def batch_terms(
+    reward: InversionReward,
+    facts: Float[Tensor, "row fact"],
+    task: Float[Tensor, "row"],
+    groups: Sequence[str],
+    padding: Sequence[bool],
+    *,
+    weight: float,
+) -> BatchTerms:
+    """Compute the terms of a batch.
+
+    Args:
+        reward: the inversion reward.
+        facts: the facts of each row, as `to_columns` returns them.
+        task: the task reward of each row.
+        groups: the identity of the prompt of each row; the rows of one prompt form a group.
+        padding: whether a row is padding, which is no rollout.
+        weight: λ at this step.
+
+    Raises:
+        InvalidInputError: the task reward of a rollout is NaN or infinite. verl cannot leave a rollout out of its
+            group, so the advantages of the whole group would be NaN.
+    """
+    task = task.detach().cpu().double()
+    rows: dict[str, list[int]] = {}
+    for row, (group, padded) in enumerate(zip(groups, padding, strict=True)):
+        if not padded:
+            if not bool(task[row].isfinite()):
+                raise InvalidInputError(
+                    f"row {row} has the task reward {float(task[row])}. verl needs a finite reward for every rollout; "
+                    "let the reward function return a number, such as 0."
+                )
+            rows.setdefault(group, []).append(row)
+    added, advantage = torch.zeros_like(task), torch.zeros_like(task)
+    metrics: Mapping[str, float] = {}
+    # Groups of one size are combined together. The last size is the largest, and its metrics stay.
+    for size in sorted({len(group) for group in rows.values()}):
+        chosen = torch.tensor([row for group in rows.values() if len(group) == size for row in group])
+        combined = reward.combine(
+            from_columns(facts[chosen].cpu().double()),
+            task[chosen],
+            group_size=size,
+            weight=weight,
+            accepted=reward.spec.accepts(task[chosen]),
+        )
+        added[chosen] = combined.reward - task[chosen]
+        advantage[chosen] = combined.advantage
+        metrics = combined.metrics
+    return BatchTerms(added, advantage, metrics)
+
+
+def with_term(token_rewards: Sequence[Tensor], term: Float[Tensor, "row"]) -> list[Tensor]:
+    """Return the rewards of each row's tokens, `[token]`, with the term added at the row's last token."""
+    changed = []
+    for rewards, number in zip(token_rewards, term.tolist(), strict=True):
+        copy = rewards.clone()
+        copy[-1] += number
+        changed.append(copy)
+    return changed

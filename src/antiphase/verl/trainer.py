@@ -1,0 +1,120 @@
+"""The trainers that the plugin adds to verl: `corr_po`, and the names of asynchronous modes, which are refused.
+
+In each step the actor measures its rollouts after the old log-probabilities. Before verl computes advantages, the term
+is added to the rewards of the rollouts. All other arithmetic is verl's.
+"""
+
+from typing import Any
+
+import ray
+import torch
+import transfer_queue
+from omegaconf import OmegaConf, open_dict
+from tensordict import TensorDict
+from verl.trainer.ppo.utils import Role
+from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
+from verl.utils.debug import marked_timer
+
+from antiphase.errors import UnsupportedModelError
+from antiphase.inversion.inversion_reward import InversionReward
+from antiphase.verl.batch_terms import BatchTerms, batch_terms, with_term
+from antiphase.verl.settings import MODE, REFUSED_MODES, SECTION, check_config, refuse_mode, spec_of
+from antiphase.verl.worker import FACTS, InversionWorker
+
+_ACTORS = (Role.Actor, Role.ActorRollout, Role.ActorRolloutRef)
+
+
+@register_trainer(MODE)
+class CorRPOTrainerSync(PPOTrainerSync):  # type: ignore[misc]
+    """verl's synchronous trainer with the inversion in its reward.
+
+    Args:
+        config: verl's configuration. Its section `inversion` holds the fields of `InversionSpec`.
+
+    Raises:
+        InvalidInputError: the options are wrong, or the configuration cannot be measured.
+    """
+
+    def __init__(self, config: Any) -> None:
+        section = config.get(SECTION)
+        given = None if section is None else OmegaConf.to_container(section, resolve=True)
+        self._inversion = InversionReward(spec_of(given))
+        check_config(config)
+        # verl chooses its synchronous replay buffer by this name.
+        with open_dict(config):
+            config.trainer.v1.trainer_mode = "sync"
+        super().__init__(config)
+
+    @property
+    def inversion_weight(self) -> float:
+        """The weight λ at the current step."""
+        return self._inversion.spec.weight_at(self.global_steps - 1, self.total_training_steps)
+
+    def _init_resource_pool_mgr(self) -> None:
+        super()._init_resource_pool_mgr()
+        roles = [role for role in _ACTORS if role in self.role_worker_mapping]
+        if len(roles) != 1:
+            raise UnsupportedModelError(
+                f"expected one role of the actor in verl's workers; got {sorted(map(str, self.role_worker_mapping))}."
+            )
+        self.role_worker_mapping[roles[0]] = ray.remote(InversionWorker)
+
+    def _setup(self) -> None:
+        super()._setup()
+        self.actor_rollout_wg.set_inversion(self._inversion.spec)
+
+    def _compute_old_log_prob(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        batch = super()._compute_old_log_prob(batch, metrics)
+        with marked_timer("inversion", self.timing_raw, color="green"):
+            self.actor_rollout_wg.compute_inversion(batch)
+        return batch
+
+    def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        where = {"keys": batch.keys, "partition_id": batch.partition_id}
+        data = transfer_queue.kv_batch_get(**where, select_fields=["uid", "rm_scores", FACTS])
+        scores = list(data["rm_scores"].unbind())
+        terms = self._terms(batch, data, scores)
+        metrics.update(terms.metrics)
+        _put(where, "rm_scores", with_term(scores, terms.reward))
+        batch = super()._compute_advantage(batch, metrics)
+        # verl's metrics of the score are then those of the task alone.
+        _put(where, "rm_scores", scores)
+        if self._inversion.spec.combine == "centered":
+            fields = ["advantages", "response_mask"]
+            done = transfer_queue.kv_batch_get(**where, select_fields=fields)
+            pairs = zip(done["advantages"].unbind(), done["response_mask"].unbind(), terms.advantage, strict=True)
+            _put(where, "advantages", [old + (term * mask).to(old) for old, mask, term in pairs])
+        return batch
+
+    def _terms(self, batch: Any, data: Any, scores: list[torch.Tensor]) -> BatchTerms:
+        """Return what the inversion adds to each row of the batch."""
+        return batch_terms(
+            self._inversion,
+            torch.stack(list(data[FACTS].unbind())),
+            torch.stack([row.double().sum() for row in scores]),
+            [str(uid) for uid in data["uid"]],
+            [bool(tag.get("is_padding", False)) for tag in batch.tags],
+            weight=self.inversion_weight,
+        )
+
+
+def _put(where: dict[str, Any], field: str, rows: list[torch.Tensor]) -> None:
+    """Write one field of a batch, whose rows have different numbers of tokens, to verl's TransferQueue."""
+    nested = torch.nested.as_nested_tensor(rows, layout=torch.jagged)
+    transfer_queue.kv_batch_put(**where, fields=TensorDict({field: nested}, batch_size=[len(rows)]))
+
+
+def _refused(mode: str) -> type[PPOTrainerSync]:
+    """Return a trainer that refuses its mode."""
+
+    class RefusedTrainer(PPOTrainerSync):  # type: ignore[misc]
+        """A trainer whose mode exists only to be refused with a reason."""
+
+        def __init__(self, config: Any) -> None:
+            raise refuse_mode(mode)
+
+    return RefusedTrainer
+
+
+for _mode in REFUSED_MODES:
+    register_trainer(_mode)(_refused(_mode))
