@@ -22,9 +22,9 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from antiphase.models.whole_weights import whole_weights
 from antiphase.signal_spec import SignalSpec
 from antiphase.signals.measure import token_signals
-from antiphase.training.whole_weights import whole_weights
 from antiphase.types import TokenBatch
 from conftest import tiny_model
 

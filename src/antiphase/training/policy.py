@@ -13,8 +13,8 @@ from torch import nn
 
 from antiphase.errors import UnsupportedModelError
 from antiphase.models.architecture import unwrap
+from antiphase.models.whole_weights import whole_weights, without_recomputation
 from antiphase.training.launch import FSDP1
-from antiphase.training.whole_weights import whole_weights, without_recomputation
 
 
 def check_sharding(accelerator: Any, model: nn.Module) -> None:

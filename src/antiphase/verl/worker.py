@@ -20,8 +20,8 @@ from antiphase.errors import InvalidInputError
 from antiphase.inversion.inversion_reward import InversionReward
 from antiphase.inversion.inversion_spec import InversionSpec
 from antiphase.inversion.rollout_facts import RolloutIds
+from antiphase.models.whole_weights import whole_weights
 from antiphase.verl.fact_columns import num_columns, to_columns
-from antiphase.verl.whole_module import whole_module
 
 # The field of verl's batch that holds the facts of each rollout.
 FACTS = "inversion_facts"
@@ -81,8 +81,8 @@ class InversionTrainingWorker(TrainingWorker):  # type: ignore[misc]
     @contextlib.contextmanager
     def _policy(self) -> Iterator[nn.Module]:
         """Yield the engine's module with all its weights on the device."""
-        with self.engine.eval_mode(), whole_module(self.engine.module) as policy:
-            yield policy
+        with self.engine.eval_mode(), whole_weights(self.engine.module):
+            yield self.engine.module
 
 
 class InversionWorker(ActorRolloutRefWorker):  # type: ignore[misc]

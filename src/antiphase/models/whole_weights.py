@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from antiphase.training.host import HostError
+from antiphase.errors import UnsupportedModelError
 
 
 @contextlib.contextmanager
@@ -30,7 +30,7 @@ def whole_weights(model: nn.Module) -> Iterator[None]:
         model: the model that accelerate or `fully_shard` prepared, or a module that contains it.
 
     Raises:
-        HostError: the installed PyTorch runs FSDP 2 in another way than expected.
+        UnsupportedModelError: the installed PyTorch runs FSDP 2 in another way than expected.
     """
     from torch.distributed.fsdp import FSDPModule
 
@@ -80,7 +80,7 @@ def _without_hooks(shard: Any) -> Iterator[None]:
     for table in tables:
         own = [number for number, hook in table.items() if _owner(hook) is state]
         if not own:
-            raise HostError(
+            raise UnsupportedModelError(
                 f"FSDP 2 of the installed PyTorch has no hooks on {type(shard).__name__}, so its weights cannot be "
                 "used as a whole. Use DDP or DeepSpeed ZeRO, or install the tested PyTorch."
             )
