@@ -72,7 +72,9 @@ class Prefix:
 class Chunk:
     """Rows that are padded on the right, and the list of their targets, row by row.
 
-    Target k is the token at `[rows[k], columns[k]]`. The hidden state one column before it predicts it.
+    Target k is the token at `[rows[k], columns[k]]`. It is predicted by the hidden state at
+    `[rows[k], columns[k] - 1]`. No target is in column 0, because a prefix ends before the token that predicts the
+    row's first target.
 
     Args:
         input_ids: the token ids; 0 at padded positions.
@@ -85,8 +87,9 @@ class Chunk:
         prefix: the tokens before the first column, which are run separately and without autograd graph. The columns
             are counted from the end of the prefix.
         steps: the step of each target, counted from 0 over all rows of the chunk; None if no joint strength is wanted.
-        longest_pass: the greatest number of positions that are run at once, one row after another; None if all
-            positions of all rows are run at once. See `antiphase.signals.passes`.
+        longest_pass: the greatest number of positions in one pass. If it is set, the rows are run one after another,
+            each in passes of at most so many positions; only a pass over one step that is longer has more. None runs
+            all positions of all rows in one pass. See `antiphase.signals.passes`.
     """
 
     input_ids: Int[Tensor, "row token"]

@@ -92,7 +92,10 @@ def joint_of_layers(
 
 
 def _token_spans(chunk: Chunk) -> list[Span]:
-    """Return one span for each target whose own strength is measured."""
+    """Return one span for each target (generated token) whose strength is measured by itself.
+
+    A target whose gradient is measured only as a part of its step has no span here.
+    """
     measured = torch.nonzero(chunk.measured).flatten()
     triples = zip(measured.tolist(), chunk.rows[measured].tolist(), chunk.columns[measured].tolist(), strict=True)
     return [Span(row, (target,), place, column) for place, (target, row, column) in enumerate(triples)]
