@@ -81,7 +81,7 @@ class Chunk:
         lengths: the number of tokens of each row.
         rows: the row of each target.
         columns: the column of each target.
-        measured: for each target, whether its own strength is measured.
+        measured: for each target, whether its strength is measured by itself, not only as a part of its step.
         whole: whether every forward pass must run the rows at full length. This is so if the model's results for the
             first tokens of a row depend on the length of the row.
         prefix: the tokens before the first column, which are run separately and without autograd graph. The columns

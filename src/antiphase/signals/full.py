@@ -119,8 +119,8 @@ def _step_spans(chunk: Chunk) -> list[Span]:
 def _copies(chunk: Chunk, spec: SignalSpec) -> int:
     """Return how often each row is put into a forward pass.
 
-    It is once on a CPU, where copies save nothing (`benchmarks/full.py`), and as often as the token budget allows on
-    other devices.
+    On a CPU the result is 1, because copies save nothing there (`benchmarks/full.py`). On other devices, a row is put
+    into the pass as often as the token budget allows.
     """
     if chunk.input_ids.device.type == "cpu":
         return 1

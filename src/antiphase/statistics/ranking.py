@@ -91,7 +91,7 @@ def within_problem_auroc(
 
     Returns:
         The mean with its interval; `num_problems` counts the problems in which a right and a wrong rollout have a
-        score. It is NaN if there is no such problem.
+        score. The mean is NaN if there is no such problem.
 
     Raises:
         InvalidInputError: the lengths differ, or the confidence is outside (0, 1).
