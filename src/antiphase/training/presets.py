@@ -251,8 +251,8 @@ class _Presets(Registry[Preset]):
         if "+" in name or name in TERMS:
             raise InvalidInputError(
                 f"a preset cannot be called {name!r}: a name must not contain '+', and must not be {CORR_PO} or "
-                f"{CORR_PO_FAST}, because +{CORR_PO} and +{CORR_PO_FAST} after a preset's name add the inversion term. "
-                "Choose another name."
+                f"{CORR_PO_FAST}, because +{CORR_PO} and +{CORR_PO_FAST} after a preset's name add the inversion "
+                "term. Choose another name."
             )
         super().add(name, thing)
 
