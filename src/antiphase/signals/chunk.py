@@ -109,7 +109,7 @@ class Chunk:
 
     @property
     def seeded(self) -> Bool[Tensor, "target"]:
-        """A mask that is True at the targets whose gradient is needed.
+        """A mask that is True at the targets (generated tokens) whose gradient is needed.
 
         These are the measured targets, or all targets if the joint strengths of steps are wanted.
         """
@@ -134,7 +134,7 @@ class Chunk:
 
     @property
     def token_ids(self) -> Int[Tensor, "target"]:
-        """The token ids of the targets."""
+        """The token ids of the targets (generated tokens)."""
         return self.input_ids[self.rows, self.columns]
 
 
@@ -196,7 +196,7 @@ def check_steps(batch: TokenBatch, steps: Int[Tensor, "batch token"]) -> None:
 
 
 def rows_of(batch: TokenBatch, spec: SignalSpec, steps: Int[Tensor, "batch token"] | None = None) -> list[Row]:
-    """Return the rows of a batch without padding, and draw the targets whose strength is measured.
+    """Return the rows of a batch without padding, and draw the targets (generated tokens) whose strength is measured.
 
     Rows without a target are left out. The result is on the CPU; `chunk_of` moves it to the device.
 
