@@ -6,8 +6,8 @@ formed. The decomposition A = L Q (Q with orthonormal rows) is computed once per
 the projections Q, K and V. Then ‖Δᵀ A‖ = ‖Δᵀ L‖. See docs/method.md.
 
 The target is a token's logit, or the sum of the logits of a step's tokens (for the joint strength of a step). Each
-needs one backward pass. The rows of a chunk are independent, so one backward pass serves one target of *every* row.
-The targets are taken in blocks. A block runs only the positions that its last target can see.
+target needs one backward pass. The rows of a chunk are independent, so one backward pass serves one target of *every*
+row. The targets are taken in blocks. A block runs only the positions that its last target can see.
 """
 
 import dataclasses
@@ -250,7 +250,7 @@ def _alike(deltas: Mapping[int, Tensor], factors: Mapping[int, Tensor]) -> Itera
 
     Args:
         deltas: the gradients Δ of each layer. In a group, all of them have the same shape and are on the same device.
-        factors: the factors L of each layer, of which the same holds.
+        factors: the factors L of each layer. In a group, they too have the same shape and are on the same device.
     """
     alike: dict[tuple[object, ...], list[int]] = {}
     for layer, delta in deltas.items():

@@ -1,7 +1,8 @@
 """`token_signals` measures a batch of rollouts. Probing, training and evaluation all use it.
 
-It splits the rollouts into chunks (rollouts that run together) within the token budget, runs the chosen estimator on
-each chunk, and puts the results at their positions in the batch. It generates no text and writes no files.
+The function splits the rollouts into chunks (rollouts that run together) within the token budget, runs the chosen
+estimator on each chunk, and puts the results at their positions in the batch. It generates no text and writes no
+files.
 """
 
 import dataclasses

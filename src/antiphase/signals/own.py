@@ -13,8 +13,8 @@ positions are run without autograd graph, once for all rows that share them, and
 The joint gradient of a step is the sum of its tokens' terms, Σ_i δ_i a_iᵀ = Δᵀ A. It is not rank one. Its rank is at
 most the number of the step's tokens.
 
-See docs/method.md. This is a *different quantity* from the full gradient of `full` and `oracle`. In results, say that `own` measured them,
-and report the correlation ρ(own, full) for a model before you rely on it.
+See docs/method.md. This is a *different quantity* from the full gradient of `full` and `oracle`. In results, say that
+`own` measured them, and report the correlation ρ(own, full) for a model before you rely on it.
 """
 
 from collections.abc import Sequence

@@ -54,8 +54,8 @@ LATER_CONTROLS = ("surprisal", "impurity", "attention_entropy")
 class Link:
     """One link of the paper's chain from entropy to gradient strength, with its measured correlation.
 
-    The chain explains why both are related: low entropy goes with a large logit, a large logit with a large hidden
-    state, and a large hidden state with a large gradient.
+    The chain explains why entropy and strength are related: low entropy goes with a large logit, a large logit with a
+    large hidden state, and a large hidden state with a large gradient.
 
     Args:
         name: the name of the link, such as `entropy–logit`.

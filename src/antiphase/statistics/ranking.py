@@ -1,8 +1,8 @@
 """Measure how well a score, such as inversion, tells right from wrong rollouts of the same problem and model.
 
-Only rollouts of the same problem are compared, so that its difficulty plays no part. Across problems, any score that
-depends on difficulty would seem to judge correctness. The module `association` relates scores to accuracy across
-models.
+Only rollouts of the same problem are compared, so that the difficulty of a problem plays no part. Across problems, any
+score that depends on difficulty would seem to judge correctness. The module `association` relates scores to accuracy
+across models.
 """
 
 import math
