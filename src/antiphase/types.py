@@ -208,8 +208,9 @@ class TokenSignals:
     Args:
         entropy: the entropy of the model's distribution p at the token's position, in nats.
         logprob: the log-probability ln p_y of the generated token y, in nats.
-        strength: the gradient strength: the norm of ∂target/∂W, as the mean over the chosen layers and projections;
-            NaN where it was not measured.
+        strength: the gradient strength: the norm of ∂target/∂W, where the target is the token's logit or its
+            log-probability (`spec.target`); the mean over the chosen layers and projections. NaN where it was not
+            measured.
         strength_by_projection: the gradient strength for each layer and projection, before averaging; NaN for a
             projection that the layer does not have.
         logprob_control: √(1 − 2 p_y + Σ p²), the norm of ∂ ln p_y / ∂z for the logits z. It rises with entropy by
@@ -217,10 +218,11 @@ class TokenSignals:
         self_certainty: KL(U‖p), the distance of p from the uniform distribution U, in nats (Intuitor).
         measured: True where the strength was measured.
         layers: the indices of the measured layers, counted over all layers of the decoder.
-        spec: the options of the measurement. Name its estimator wherever the numbers are shown.
+        spec: the options of the measurement. Wherever you show the numbers, also say which estimator
+            (`spec.estimator`) measured them.
         alternatives: the most probable tokens `[batch, token, rank]`; None if `spec.num_alternatives` is 0.
-        magnitudes: the raw logits and the norms of the vectors behind them, `[batch, token]`; None if they are not
-            known.
+        magnitudes: the raw logit of each generated token, and the norms of the final hidden state and of the token's
+            unembedding row, `[batch, token]`; None if they are not known.
         steps: the signals of the steps; None if no steps were given.
         impurity: the Gini impurity 1 − Σ p² of p, in [0, 1). None if it was not computed.
         attention_entropy: the entropy of the attention weights at the position that predicts the token, in nats, as

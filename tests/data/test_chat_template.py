@@ -41,7 +41,7 @@ def test_switches_that_no_template_reads_are_known() -> None:
 
 @pytest.mark.parametrize("name", ["tokenize", "add_generation_prompt", "chat_template", "strftime_now"])
 def test_a_switch_may_not_be_an_argument_of_ours(name) -> None:
-    with pytest.raises(InvalidInputError, match=f"may not hold {name}"):
+    with pytest.raises(InvalidInputError, match=f"must not hold {name}"):
         ChatOptions({name: True})
 
 

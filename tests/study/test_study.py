@@ -112,7 +112,8 @@ def test_other_settings_are_refused(swept, model_dir, tmp_path):
     changed = content(model_dir)
     changed["train"]["learning_rate"] = 2e-3
     message = (
-        r"holds a run of other options, so it cannot be continued: the options of the cell tiny\.all\.dapo\.s0 in"
+        r"holds a run that was made with other options, so it cannot be continued: the options of the cell "
+        r"tiny\.all\.dapo\.s0 in"
     )
     with pytest.raises(InvalidInputError, match=message):
         sweep(write(tmp_path / "study.yaml", model_dir, train=changed["train"]), result.out)

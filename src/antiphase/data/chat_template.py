@@ -89,7 +89,7 @@ class ChatOptions:
         taken = sorted(_RESERVED & set(self.template_kwargs or ()))
         if taken:
             raise InvalidInputError(
-                f"chat_template_kwargs may not hold {', '.join(taken)}: antiphase sets this itself. Give variables "
+                f"chat_template_kwargs must not hold {', '.join(taken)}: antiphase sets this itself. Give variables "
                 'that the chat template reads, such as {"enable_thinking": false}.'
             )
         try:

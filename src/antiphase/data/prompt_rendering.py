@@ -116,9 +116,9 @@ class PromptFormat:
 
         Raises:
             InvalidInputError: the prompt has no tokens; the prompt is a chat and no chat template is in use; the chat
-                template refuses the chat; the chat ends with a message of the assistant and may not be continued; or
-                the user sets a system prompt, a prompt template or variables of the chat template, and the prompt is
-                already rendered.
+                template refuses the chat; the chat ends with a message of the assistant, which is not to be continued;
+                or the user sets a system prompt, a prompt template or variables of the chat template, and the prompt
+                is already rendered.
         """
         if self.is_rendered(content, tokenizer, place):
             return prompt_token_ids(tokenizer, content, place)

@@ -157,7 +157,7 @@ def average_of_shares(matrices: Matrices) -> dict[str, Any]:
     """Compute the average over tasks, each with equal weight, with its interval.
 
     If there is one seed, the interval is over problems, and `average_interval` computes it. If there are several
-    seeds, it is over problems and seeds, and `average_difference` computes it.
+    seeds, the interval is over problems and seeds, and `average_difference` computes it.
 
     Args:
         matrices: for each task, the share of right samples of each seed and problem, `[seed, problem]`.
@@ -188,7 +188,8 @@ def average_difference(left: Matrices, right: Matrices, options: Options) -> dic
 
     Args:
         left: for each task, a matrix `[seed, problem]` of the shares of one model or method.
-        right: for each task, the matrix of the other one, with the same tasks and problems in the same order.
+        right: for each task, the matrix of the other model or method, with the same tasks and problems in the same
+            order.
         options: only `paired_seeds` and `smallest` are used.
 
     Returns:

@@ -91,7 +91,7 @@ def notes_of(task: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
 
 
 def across_rows(across: Mapping[str, Any]) -> list[list[str]]:
-    """Return a row for each number in `across`. It holds the rank correlation of each with accuracy."""
+    """Return a row for each number in `across`, with the rank correlation of this number with accuracy."""
     rows = []
     for name, found in across.items():
         if name in LATER and not found["num_points"]:

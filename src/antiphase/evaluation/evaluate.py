@@ -157,7 +157,7 @@ class _EvaluationRun(Run[EvalRequest, Evaluation]):
 
 
 def num_verifiers(launched: Launch) -> int | None:
-    """Return the number of verifying processes of this process; None leaves it to `VerifierPool`.
+    """Return the number of verifying processes of this process; None lets `VerifierPool` choose.
 
     The processes that a launcher started on one machine share its cores.
     """

@@ -135,7 +135,10 @@ def headline(result: Result) -> tuple[str, Result]:
 
 
 def over_tokens(result: Result) -> Result:
-    """Return the entry of a result with ρ over tokens; it has the keys that the docstring of `headline` lists."""
+    """Return the entry that holds ρ over tokens, from a result.
+
+    The entry has the keys that the docstring of `headline` lists.
+    """
     if entry := (result.get("units") or {}).get("token"):
         return entry  # type: ignore[no-any-return]
     within, count = result.get("spearman_within"), result.get("num_tokens")

@@ -44,7 +44,10 @@ def spread_rows(signals: TokenSignals, places: Sequence[int]) -> TokenSignals:
 
 
 def _spread(value: Any, places: Sequence[int]) -> Any:
-    """Return a tensor with the given rows, or an object whose tensors have them; anything else as it is."""
+    """Return the rows `places` of a tensor; a place may occur more than once.
+
+    If the value is one of the signal classes, do so for each of its tensors. Return any other value unchanged.
+    """
     if isinstance(value, Tensor):
         return value[torch.tensor(places, device=value.device)]
     if isinstance(value, TokenSignals | StepSignals | Alternatives | Magnitudes):

@@ -56,7 +56,7 @@ class Subject:
 
     Args:
         label: the name of the model or checkpoint, which no other subject of the document has.
-        run: the index of the run that it belongs to, among the runs of the document.
+        run: the index of the run that the subject belongs to, among the runs of the document.
         readings: for each estimator, the numbers of the run's summary in the form that `reading_of` returns.
         rollouts: one row for each rollout. The columns are `rollout_id`, `prompt`, `finish`, `num_tokens`, and, if
             known, `correct`, `outcome`, `reason`, `answer`, `reference`, `strict`, `flexible`, `num_thought_tokens`.
@@ -129,7 +129,7 @@ class Table:
         title: the text above the table.
         header: the names of the columns.
         rows: the cells, row by row.
-        notes: sentences that say how to read it.
+        notes: sentences that say how to read the table.
         links: the rollouts that a click on a cell may open. The keys are (row, column), and each value is a list of
             (label of the subject, rollout id). The click opens the first of these rollouts that the page holds. A cell
             without a rollout to open is plain text.

@@ -258,7 +258,7 @@ def _details(subject: Subject, kept: _Kept, blobs: Blobs) -> dict[str, Any]:
 def _training(training: Training) -> dict[str, Any]:
     """Return a trajectory as columns for JSON, for each kind of row (`step`, `eval`, `probe`, `alarm`).
 
-    `undefined` lists the columns that hold no number.
+    The columns that hold no number are left out; the key `undefined` of the result lists their names.
     """
     found: dict[str, Any] = {"label": training.label, "group": training.group, "run": training.run, "undefined": []}
     for kind in _TRAJECTORY_KINDS:

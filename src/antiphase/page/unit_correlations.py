@@ -67,7 +67,7 @@ _WORDS = ("link", "x", "y", "expected", "verdict")
 def headline_entry(reading: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the entry with the ρ that is shown first: that over the headline unit (`type`, `token` or `step`).
 
-    Old runs have only ρ over tokens, whose entry is returned.
+    Old runs have only ρ over tokens. For them, the entry of this ρ is returned.
 
     Args:
         reading: the numbers of one model and estimator, in the form that `reading_of` returns.

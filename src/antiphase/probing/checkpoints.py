@@ -66,7 +66,7 @@ class Found:
 
 @dataclass(frozen=True)
 class _Item:
-    """A checkpoint whose step may not be known yet."""
+    """A checkpoint of a list. Its step is None as long as the step is unknown."""
 
     name: str
     revision: str | None

@@ -76,7 +76,10 @@ def check_same(folder: Path, what: str, before: Mapping[str, Any], now: Mapping[
         places = [place for key in differing for place in _differences(key, before.get(key), now.get(key))]
         texts = dict.fromkeys(f"{name} was {was!r}, is {is_now!r}" for name, was, is_now in places)
         shown = "; ".join(list(texts)[:3])
-        raise InvalidInputError(f"{str(folder)!r} holds {what} of other options, so it cannot be continued: {shown}.")
+        raise InvalidInputError(
+            f"{str(folder)!r} holds {what} that was made with other options, so it cannot be continued with these: "
+            f"{shown}."
+        )
 
 
 def _differences(key: str, before: Any, now: Any) -> list[tuple[str, Any, Any]]:

@@ -54,7 +54,7 @@ def top_alternatives(log_p: Float[Tensor, "target vocab"], num_alternatives: int
 
 
 def in_order(token_ids: Int[Tensor, "target rank"], logprobs: Float[Tensor, "target rank"]) -> Alternatives:
-    """Return alternatives that are sorted by ascending id in the order of their probability."""
+    """Return the alternatives, which are given by ascending id, in the order of their probability."""
     values, order = logprobs.sort(dim=-1, descending=True, stable=True)
     return Alternatives(token_ids.gather(-1, order), values)
 
@@ -92,14 +92,14 @@ class Candidates:
 
     @staticmethod
     def joined(parts: "Sequence[Candidates]") -> "Candidates | None":
-        """Concatenate the candidates of successive targets; None if the list is empty."""
+        """Concatenate the candidates of successive targets (generated tokens); None if the list is empty."""
         if not parts:
             return None
         return Candidates(torch.cat([p.token_ids for p in parts]), torch.cat([p.logits for p in parts]))
 
 
 def joined(parts: Sequence[Alternatives]) -> Alternatives | None:
-    """Concatenate the alternatives of successive targets; None if the list is empty."""
+    """Concatenate the alternatives of successive targets (generated tokens); None if the list is empty."""
     if not parts:
         return None
     return Alternatives(torch.cat([p.token_ids for p in parts]), torch.cat([p.logprobs for p in parts]))

@@ -8,8 +8,8 @@ Our reading: we know only the abstract of the paper, which does not say over wha
 the mean over all query heads and all measured layers, at the position that predicts the token.
 
 The frozen attention computes the weights in blocks and passes each block to this module, so there is no further
-forward pass, and the weights are never kept. They are those that the model uses, with its mask, sliding window, scale
-and softcap.
+forward pass, and the weights are never kept. The weights are those that the model uses, with its mask, sliding window,
+scale and softcap.
 """
 
 from collections.abc import Mapping, Sequence

@@ -35,8 +35,8 @@ class Capture:
         norms: the input and output of each normalisation layer outside the decoder's layers. `find_last_norm` empties
             the list.
         called: the observed projection modules that were called.
-        copies: whether the model gets a copy of each output. It must, if it changes outputs in place: then the
-            gradient at the output itself, before the change, is measured.
+        copies: whether the model gets a copy of each output. A model that changes outputs in place must get copies, so
+            that the gradient at the output itself, before the change, is measured.
     """
 
     inputs: dict[nn.Module, Tensor] = field(default_factory=dict)

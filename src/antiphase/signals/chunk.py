@@ -72,21 +72,24 @@ class Prefix:
 class Chunk:
     """Rows that are padded on the right, and the list of their targets, row by row.
 
-    Target k is the token at `[rows[k], columns[k]]`. The hidden state one column before it predicts it.
+    Target k is the token at `[rows[k], columns[k]]`. It is predicted by the hidden state at
+    `[rows[k], columns[k] - 1]`. No target is in column 0, because a prefix ends before the token that predicts the
+    row's first target.
 
     Args:
         input_ids: the token ids; 0 at padded positions.
         lengths: the number of tokens of each row.
         rows: the row of each target.
         columns: the column of each target.
-        measured: for each target, whether its own strength is measured.
+        measured: for each target, whether its strength is measured by itself, not only as a part of its step.
         whole: whether every forward pass must run the rows at full length. This is so if the model's results for the
             first tokens of a row depend on the length of the row.
         prefix: the tokens before the first column, which are run separately and without autograd graph. The columns
             are counted from the end of the prefix.
         steps: the step of each target, counted from 0 over all rows of the chunk; None if no joint strength is wanted.
-        longest_pass: the greatest number of positions that are run at once, one row after another; None if all
-            positions of all rows are run at once. See `antiphase.signals.passes`.
+        longest_pass: the greatest number of positions in one pass. If it is set, the rows are run one after another,
+            each in passes of at most so many positions; only a pass over one step that is longer has more. None runs
+            all positions of all rows in one pass. See `antiphase.signals.passes`.
     """
 
     input_ids: Int[Tensor, "row token"]
@@ -106,7 +109,7 @@ class Chunk:
 
     @property
     def seeded(self) -> Bool[Tensor, "target"]:
-        """A mask that is True at the targets whose gradient is needed.
+        """A mask that is True at the targets (generated tokens) whose gradient is needed.
 
         These are the measured targets, or all targets if the joint strengths of steps are wanted.
         """
@@ -131,7 +134,7 @@ class Chunk:
 
     @property
     def token_ids(self) -> Int[Tensor, "target"]:
-        """The token ids of the targets."""
+        """The token ids of the targets (generated tokens)."""
         return self.input_ids[self.rows, self.columns]
 
 
@@ -193,7 +196,7 @@ def check_steps(batch: TokenBatch, steps: Int[Tensor, "batch token"]) -> None:
 
 
 def rows_of(batch: TokenBatch, spec: SignalSpec, steps: Int[Tensor, "batch token"] | None = None) -> list[Row]:
-    """Return the rows of a batch without padding, and draw the targets whose strength is measured.
+    """Return the rows of a batch without padding, and draw the targets (generated tokens) whose strength is measured.
 
     Rows without a target are left out. The result is on the CPU; `chunk_of` moves it to the device.
 

@@ -34,7 +34,7 @@ _CUDA_CHUNK_ELEMENTS = 1 << 26
 
 @dataclass(frozen=True)
 class HeadSignals:
-    """The signals of each target that are computed from its logits.
+    """The signals of each target (generated token) that are computed from its logits.
 
     Args:
         entropy: the entropy of the distribution, in nats.
@@ -42,8 +42,9 @@ class HeadSignals:
         logprob_control: the norm of ∂ ln p_y / ∂z; see `logit_statistics`.
         self_certainty: the distance of the distribution from the uniform one, in nats.
         impurity: the Gini impurity of the distribution; see `gini_impurity`.
-        magnitudes: the raw logit and the norms of the vectors behind it.
-        seed: ∂target/∂h, with which the backward pass starts; None if it is not needed.
+        magnitudes: the raw logit of the token, and the norms of the hidden state and of the token's unembedding row.
+        seed: the gradient of the logit (or log-probability) at the hidden state h, with which the backward pass
+            starts; None if it is not needed.
         alternatives: the most probable tokens; None if none were asked for.
     """
 
@@ -62,7 +63,7 @@ class HeadSignals:
 
 
 def joined_head(parts: Sequence[HeadSignals]) -> HeadSignals:
-    """Return the signals of targets that follow one another, without the seeds."""
+    """Return the signals of targets (generated tokens) that follow one another, without the seeds."""
     tops = [part.alternatives for part in parts if part.alternatives is not None]
     magnitudes = {name: torch.cat([getattr(part.magnitudes, name) for part in parts]) for name in MAGNITUDES}
     return HeadSignals(
@@ -173,7 +174,7 @@ def magnitudes_of(
     chosen: Float[Tensor, "target"],
     token_ids: Int[Tensor, "target"],
 ) -> Magnitudes:
-    """Return the tokens' raw logits, and the norms of the vectors behind them.
+    """Return the tokens' raw logits, and the norms of the hidden states and unembedding rows that make them.
 
     Args:
         model: the model.

@@ -6,8 +6,8 @@ formed. The decomposition A = L Q (Q with orthonormal rows) is computed once per
 the projections Q, K and V. Then ‖Δᵀ A‖ = ‖Δᵀ L‖. See docs/method.md.
 
 The target is a token's logit, or the sum of the logits of a step's tokens (for the joint strength of a step). Each
-needs one backward pass. The rows of a chunk are independent, so one backward pass serves one target of *every* row.
-The targets are taken in blocks. A block runs only the positions that its last target can see.
+target needs one backward pass. The rows of a chunk are independent, so one backward pass serves one target of *every*
+row. The targets are taken in blocks. A block runs only the positions that its last target can see.
 """
 
 import dataclasses
@@ -92,7 +92,10 @@ def joint_of_layers(
 
 
 def _token_spans(chunk: Chunk) -> list[Span]:
-    """Return one span for each target whose own strength is measured."""
+    """Return one span for each target (generated token) whose strength is measured by itself.
+
+    A target whose gradient is measured only as a part of its step has no span here.
+    """
     measured = torch.nonzero(chunk.measured).flatten()
     triples = zip(measured.tolist(), chunk.rows[measured].tolist(), chunk.columns[measured].tolist(), strict=True)
     return [Span(row, (target,), place, column) for place, (target, row, column) in enumerate(triples)]
@@ -116,8 +119,8 @@ def _step_spans(chunk: Chunk) -> list[Span]:
 def _copies(chunk: Chunk, spec: SignalSpec) -> int:
     """Return how often each row is put into a forward pass.
 
-    It is once on a CPU, where copies save nothing (`benchmarks/full.py`), and as often as the token budget allows on
-    other devices.
+    On a CPU the result is 1, because copies save nothing there (`benchmarks/full.py`). On other devices, a row is put
+    into the pass as often as the token budget allows.
     """
     if chunk.input_ids.device.type == "cpu":
         return 1
@@ -247,7 +250,7 @@ def _alike(deltas: Mapping[int, Tensor], factors: Mapping[int, Tensor]) -> Itera
 
     Args:
         deltas: the gradients Δ of each layer. In a group, all of them have the same shape and are on the same device.
-        factors: the factors L of each layer, of which the same holds.
+        factors: the factors L of each layer. In a group, they too have the same shape and are on the same device.
     """
     alike: dict[tuple[object, ...], list[int]] = {}
     for layer, delta in deltas.items():

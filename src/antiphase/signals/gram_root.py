@@ -5,10 +5,11 @@ eigenvalue solver mostly waits: on an H200 it takes 9.7 ms for one float64 matri
 iteration below consists of matrix products, which such a GPU computes at full rate.
 
 The iteration starts with X₀ = M / ‖M‖_F. Each step applies an odd polynomial x ← a x + b x³ + c x⁵ to the singular
-values of X. They tend to 1, so X tends to the polar factor of M, and ⟨M, X⟩ tends to the nuclear norm ‖M‖_*. The
-numbers (a, b, c) of each step are the best ones for the interval in which the previous step leaves the singular values
-(Remez exchange; Amsel et al. 2025, "The Polar Express"). With twelve steps, every singular value in [1e-6, 1] comes
-within 1e-5 of 1. The iteration needs only G = M Mᵀ: X_k = Q_k M, where Q_k is a polynomial of G, and R_k = X_k X_kᵀ.
+values of X. The singular values tend to 1, so X tends to the polar factor of M, and ⟨M, X⟩ tends to the nuclear norm
+‖M‖_*. The numbers (a, b, c) of each step are the best ones for the interval in which the previous step leaves the
+singular values (Remez exchange; Amsel et al. 2025, "The Polar Express"). With twelve steps, every singular value in
+[1e-6, 1] comes within 1e-5 of 1. The iteration needs only G = M Mᵀ: X_k = Q_k M, where Q_k is a polynomial of G, and
+R_k = X_k X_kᵀ.
 
 Error: a singular value σ ≥ 1e-6 ‖M‖_F counts with a relative error of 1e-5. A smaller σ counts as a number between 0
 and σ. So the error of a nuclear norm is less than n · 1e-6 · ‖M‖_F for n rows. On gradients of SmolLM2-135M the

@@ -120,7 +120,7 @@ class LogitSums:
 
 
 def joined_sums(parts: list[LogitSums]) -> LogitSums:
-    """Return the sums of targets that follow one another."""
+    """Return the sums of targets (generated tokens) that follow one another."""
     names = [field.name for field in fields(LogitSums) if field.name != "size"]
     return LogitSums(
         **{name: torch.cat([getattr(part, name) for part in parts]) for name in names}, size=parts[0].size

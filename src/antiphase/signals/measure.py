@@ -1,7 +1,8 @@
 """`token_signals` measures a batch of rollouts. Probing, training and evaluation all use it.
 
-It splits the rollouts into chunks (rollouts that run together) within the token budget, runs the chosen estimator on
-each chunk, and puts the results at their positions in the batch. It generates no text and writes no files.
+The function splits the rollouts into chunks (rollouts that run together) within the token budget, runs the chosen
+estimator on each chunk, and puts the results at their positions in the batch. It generates no text and writes no
+files.
 """
 
 import dataclasses
@@ -217,8 +218,9 @@ def _check_positions(
 ) -> None:
     """Check once per model that the backward pass keeps the gradients of different positions separate.
 
-    The check measures one target at the end of a short row. Its gradient must not reach the positions before it. Every
-    measurement looks for such leaks too, but cannot see them if all positions predict a measured token.
+    The check measures one target (a generated token) at the end of a short row. The gradient of this target must not
+    reach earlier positions. Every measurement looks for such leaks too, but cannot see them if all positions predict a
+    measured token.
     """
     checked = _APART.setdefault(model, set())
     if not ESTIMATORS[spec.estimator].one_backward or spec.estimator in checked:

@@ -63,8 +63,8 @@ def nuclear_norm(matrix: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, 
 def effective_rank(values: Float[Tensor, "*batch value"]) -> Float[Tensor, "*batch"]:
     """Return the effective rank of matrices with the given singular values σ: exp(−Σ_j s_j ln s_j), s_j = σ_j / Σ σ.
 
-    The source is Roy & Vetterli 2007. arXiv 2504.10766 uses it for gradients. It lies between 1 (one singular value
-    is not 0) and the number of singular values (all are equal). It is NaN for a matrix of zeros.
+    The source is Roy & Vetterli 2007. arXiv 2504.10766 uses it for gradients. The effective rank lies between 1 (one
+    singular value is not 0) and the number of singular values (all are equal). It is NaN for a matrix of zeros.
 
     >>> effective_rank(torch.tensor([[2.0, 2.0, 0.0], [5.0, 0.0, 0.0]])).tolist()
     [2.0, 1.0]

@@ -13,8 +13,8 @@ positions are run without autograd graph, once for all rows that share them, and
 The joint gradient of a step is the sum of its tokens' terms, Σ_i δ_i a_iᵀ = Δᵀ A. It is not rank one. Its rank is at
 most the number of the step's tokens.
 
-See docs/method.md. This is a *different quantity* from the full gradient of `full` and `oracle`. Name it in results,
-and report the correlation ρ(own, full) for a model before you rely on it.
+See docs/method.md. This is a *different quantity* from the full gradient of `full` and `oracle`. In results, say that
+`own` measured them, and report the correlation ρ(own, full) for a model before you rely on it.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,8 @@ def own(
 ) -> ChunkSignals:
     """Measure the strength of every target of a chunk that is to be measured, by its own-position term.
 
-    A target is a generated token. If the chunk has steps, their joint strengths are measured too.
+    A target is a generated token. The own-position term is the part of its gradient that reaches the weights through
+    the position that predicts the token. If the chunk has steps, their joint strengths are measured too.
 
     Args:
         model: a Hugging Face causal LM without PEFT wrapper, whose attention uses transformers' AttentionInterface.
@@ -62,7 +63,7 @@ def own(
     backward = OwnBackward(layers, spec, keep_inputs=chunk.steps is not None)
 
     def measure(part: Chunk, hidden: Tensor, trace: AttentionTrace) -> ChunkSignals:
-        """Measure the targets of one pass over some positions of the rows."""
+        """Measure the targets (generated tokens) of one pass over some positions of the rows."""
         check_frozen(model, trace)
         head = head_of_targets(seen, part, spec, hidden, want_seed=True)
         strength, joint, ranks = backward.run(part, hidden, seed_of(head, part, hidden))
@@ -76,7 +77,7 @@ def own(
 
 
 def head_of_targets(seen: Observed, chunk: Chunk, spec: SignalSpec, hidden: Tensor, *, want_seed: bool) -> HeadSignals:
-    """Return the signals of every target that are computed from its logits.
+    """Return the signals of every target (generated token) that are computed from its logits.
 
     Args:
         seen: the observed model.

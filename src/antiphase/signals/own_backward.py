@@ -222,7 +222,7 @@ class _Places:
 
 
 class Unasked:
-    """The positions that predict no target whose gradient is needed.
+    """The positions that predict no target (generated token) whose gradient is needed.
 
     If a gradient enters one of these positions (a leak), then positions influence each other, and one backward pass
     does not keep the gradients of the targets separate.

@@ -51,7 +51,8 @@ def chunk_of_long(family: Family, token_budget: int, device: torch.device) -> Ch
 def run_in_passes(seen: Observed, chunk: Chunk, measure: Callable[[Chunk, Tensor, AttentionTrace], _T]) -> list[_T]:
     """Run a chunk with autograd graph, and return what a function measures in each pass, in the order of the targets.
 
-    A chunk without `longest_pass` is run in one pass. A chunk with it must have at most one prefix.
+    A target is a generated token. A chunk without `longest_pass` is run in one pass. A chunk with it must have at most
+    one prefix.
 
     Args:
         seen: the observed model.

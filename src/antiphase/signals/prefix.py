@@ -45,7 +45,7 @@ _CONTINUES: MutableMapping[nn.Module, bool] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Family:
-    """Rows that share a prefix: the tokens before the position that predicts the first target.
+    """Rows that share a prefix: the tokens before the position that predicts the first target (generated token).
 
     Args:
         length: the number of tokens of the prefix.

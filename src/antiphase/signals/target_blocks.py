@@ -16,7 +16,7 @@ _FORWARD = 0.9
 
 @dataclass(frozen=True)
 class Span:
-    """The targets of one row whose sum is differentiated by one backward pass.
+    """The targets (generated tokens) of one row whose sum is differentiated by one backward pass.
 
     Args:
         row: the row.

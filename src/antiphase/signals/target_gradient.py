@@ -64,7 +64,8 @@ def _slope_of_logprob(logits: Tensor, token_ids: Tensor, temperature: float) -> 
 def plain_linear(model: nn.Module) -> nn.Linear | None:
     """Return the output layer if it computes exactly x Wᵀ + b; else None.
 
-    It is None for a layer with an adapter or a hook, and for a weight that is quantised or sharded over devices.
+    The result is None for a layer with an adapter or a hook, and for a weight that is quantised or sharded over
+    devices.
     """
     layer: object = cast(Any, model).get_output_embeddings()
     if not isinstance(layer, nn.Linear) or type(layer) is not nn.Linear:

@@ -160,7 +160,8 @@ def _standard_ranks(values: Float[np.ndarray, "point"]) -> Float[np.ndarray, "po
 def _fisher(value: float, num: int, confidence: float) -> tuple[float, float]:
     """Return Fisher's interval of the correlation `value` over `num` points; NaN with fewer than 4 points.
 
-    If the correlation is perfect (±1), it is one end of the interval.
+    If the correlation is ±1, one end of the interval is this ±1. The other end is computed from a value slightly
+    inside ±1 (see `half_swap_less`), because Fisher's formula is infinite at ±1.
     """
     if num < 4:
         return math.nan, math.nan

@@ -54,8 +54,8 @@ LATER_CONTROLS = ("surprisal", "impurity", "attention_entropy")
 class Link:
     """One link of the paper's chain from entropy to gradient strength, with its measured correlation.
 
-    The chain explains why both are related: low entropy goes with a large logit, a large logit with a large hidden
-    state, and a large hidden state with a large gradient.
+    The chain explains why entropy and strength are related: low entropy goes with a large logit, a large logit with a
+    large hidden state, and a large hidden state with a large gradient.
 
     Args:
         name: the name of the link, such as `entropy–logit`.
@@ -77,7 +77,8 @@ class Link:
         """Return what the interval says about the expected sign.
 
         The verdict is `undecided` if the interval contains 0 or is undefined, or if there are fewer than 4 prompts.
-        Otherwise it is `as the paper says` or `opposite`. It is `related` if no sign is expected.
+        If the interval excludes 0, the verdict is `as the paper says` or `opposite`; or `related`, if no sign is
+        expected.
         """
         low, high = self.correlation.low, self.correlation.high
         few = self.num_prompts is not None and self.num_prompts < MIN_PROMPTS

@@ -127,7 +127,7 @@ def share_interval(values: Float[np.ndarray, "problem"], confidence: float = 0.9
     more problems with this variance, where m = C·min(p, 1−p). The reason is that if few problems are ever solved, the
     sample may contain none that is solved often, and its variance is then too small. With 16 samples, p = 0.05 and
     beta-distributed difficulties, the interval without this change covers only 86 % at C = 20 and 91 % at C = 50. With
-    it, the interval covers at least 92 %; if problems differ little, it covers 99 %, so it is wider than necessary. If
+    this change, it covers at least 92 %; if problems differ little, it covers 99 %, so it is wider than necessary. If
     m is above 10, the effect is negligible.
 
     Args:
@@ -196,9 +196,9 @@ def average_interval(parts: Sequence[Estimate]) -> Estimate:
 
         w Σ p_t − w √(Σ (p_t − l_t)²)  …  w Σ p_t + w √(Σ (u_t − p_t)²)
 
-    (Zou, Huang & Zhang 2009, for a linear function of proportions with Wilson intervals). It has a width even if all
-    answers are right or all are wrong. The formula holds only if the tasks are independent. With several training
-    seeds the tasks are not independent, because they share the seeds. So use this function for one seed only.
+    (Zou, Huang & Zhang 2009, for a linear function of proportions with Wilson intervals). This interval has a width
+    even if all answers are right or all are wrong. The formula holds only if the tasks are independent. With several
+    training seeds the tasks are not independent, because they share the seeds. So use this function for one seed only.
 
     Args:
         parts: the result of `share_interval` for each task.

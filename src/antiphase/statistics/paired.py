@@ -89,7 +89,7 @@ def paired_difference(
        Hesterberg 2015, arXiv 1411.5279). The interval ends at their percentiles.
 
     The probability of improvement is the share of the stretched resamples whose difference is above 0; a difference of
-    exactly 0 counts half. It is therefore never more confident than the interval.
+    exactly 0 counts half. This probability is therefore never more confident than the interval.
 
     The smallest detectable difference is (t_{1−α/2} + t_{0.80}) √V, with quantiles of Student's t for df degrees of
     freedom and the confidence 1 − α. The verdict is the first one that applies:

@@ -2,7 +2,8 @@
 
 The ranks of both series are fitted by least squares on the ranks of the given series, and the residuals are
 correlated. The result shows whether entropy and strength are related beyond what, for example, the length of a step
-explains. It proves no cause. If one series acts on the other through a given series, this path is removed as well.
+explains. The result proves no cause. If one series acts on the other through a given series, this path is removed as
+well.
 """
 
 import math

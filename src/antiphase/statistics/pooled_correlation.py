@@ -59,7 +59,10 @@ def pooled_correlation(
     ρ that infinitely many prompts would give.
 
     For types (distinct token ids), the interval is the jackknife's: each of the C prompts is left out in turn, which
-    gives a standard error SE, and the interval is ± t_{C−1} SE on Fisher's scale, with Student's quantile t_{C−1}.
+    gives a standard error SE, and the interval is ± t_{C−1} SE on Fisher's scale, with Student's quantile t_{C−1}. If
+    there are more than `num_resamples` prompts, they are divided at random into `num_resamples` groups, one group is
+    left out at a time, and the number of groups replaces C.
+
     With more prompts there are more rare types, so ρ over types depends on the size of the run. The interval is for
     the mean ρ of runs that have as many prompts and tokens as this one. Compare ρ over types only between runs of the
     same size.
@@ -74,8 +77,8 @@ def pooled_correlation(
         method: `spearman` or `pearson`.
         min_tokens: with fewer pairs, the correlation is undefined. None means `MIN_STEPS` for steps, else
             `MIN_TOKENS`.
-        num_resamples: number of bootstrap resamples. For types it is the largest number of resamples, each of which
-            leaves out a prompt or a group of prompts.
+        num_resamples: number of bootstrap resamples. For types, the largest number of resamples. Each of them leaves
+            out one prompt; if there are more prompts than resamples, it leaves out one group of prompts.
         seed: seed of the random generator that draws the resamples.
         confidence: the confidence of the interval.
 

@@ -1,8 +1,8 @@
 """Measure how well a score, such as inversion, tells right from wrong rollouts of the same problem and model.
 
-Only rollouts of the same problem are compared, so that its difficulty plays no part. Across problems, any score that
-depends on difficulty would seem to judge correctness. The module `association` relates scores to accuracy across
-models.
+Only rollouts of the same problem are compared, so that the difficulty of a problem plays no part. Across problems, any
+score that depends on difficulty would seem to judge correctness. The module `association` relates scores to accuracy
+across models.
 """
 
 import math
@@ -91,7 +91,7 @@ def within_problem_auroc(
 
     Returns:
         The mean with its interval; `num_problems` counts the problems in which a right and a wrong rollout have a
-        score. It is NaN if there is no such problem.
+        score. The mean is NaN if there is no such problem.
 
     Raises:
         InvalidInputError: the lengths differ, or the confidence is outside (0, 1).

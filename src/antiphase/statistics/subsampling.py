@@ -1,10 +1,10 @@
 """Compute the standard error of ρ that comes from measuring only some tokens of each rollout (`full:16`).
 
 The measured tokens are a simple random sample, without replacement, of each rollout's tokens. Another draw would give
-another ρ. Its standard error is estimated by the delete-d jackknife on random subsets (Shao & Wu 1989). It also holds
-for ρ over types, where the jackknife that leaves out one token at a time gives a much larger error. ρ is computed
-again on random subsets of the measured tokens. Of the n measured tokens of a rollout with N tokens, d are left out.
-With f = n/N,
+another ρ. Its standard error is estimated by the delete-d jackknife on random subsets (Shao & Wu 1989), which also
+holds for ρ over types, where the jackknife that leaves out one token at a time gives a much larger error. ρ is
+computed again on random subsets of the measured tokens. Of the n measured tokens of a rollout with N tokens, d are
+left out. With f = n/N,
 
     d / (n − d) = 1 − f,   so that d = n (1 − f) / (2 − f).
 
@@ -13,10 +13,10 @@ around the mean of all N: both variances are (1 − f) s²/n. The standard error
 subsets. If d is no whole number, one of its two neighbours is drawn, so that the variance is right on average.
 
 This error is a part of the interval of `pooled_correlation`, which already contains it: prompts also differ because
-other tokens were drawn in each. It is given separately because this part alone shrinks if more tokens of the same
-rollouts are measured. It does not contain the difference between the ρ of the drawn tokens, averaged over all draws,
-and the ρ of all tokens. These differ if the rollouts differ in length, since every rollout gives the same number of
-tokens; and ρ over types depends on the number of tokens.
+other tokens were drawn in each. The error is given separately because this part alone shrinks if more tokens of the
+same rollouts are measured. The error does not contain the difference between the ρ of the drawn tokens, averaged over
+all draws, and the ρ of all tokens. These differ if the rollouts differ in length, since every rollout gives the same
+number of tokens; and ρ over types depends on the number of tokens.
 """
 
 import math

@@ -97,7 +97,7 @@ def combined_variance(problem: Term, seeds: Sequence[Term], noise: Sequence[Term
     Args:
         problem: the term of the problems.
         seeds: the terms of the seeds: one for each side, or a single one if seeds are paired.
-        noise: the terms of the residuals: one for each side, or a single one. They are subtracted.
+        noise: the terms of the residuals: one for each side, or a single one. These terms are subtracted.
 
     Returns:
         V and its degrees of freedom.

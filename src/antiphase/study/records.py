@@ -67,8 +67,9 @@ def done_cells(folder: Path, study: Study) -> dict[str, dict[str, Any]]:
         record = records[cell.name]
         if record["digest"] != cell.digest():
             raise InvalidInputError(
-                f"{str(folder)!r} holds a run of other options, so it cannot be continued: the options of the cell "
-                f"{cell.name} in {study.path} have changed. Choose another --out, or remove the cell's files."
+                f"{str(folder)!r} holds a run that was made with other options, so it cannot be continued: the "
+                f"options of the cell {cell.name} in {study.path} have changed. Choose another --out, or remove the "
+                "cell's files."
             )
         found[cell.name] = record
     return found

@@ -80,11 +80,11 @@ def _unpack(pairs: list[tuple[str, Any]]) -> Any:
 
 
 def safe_to_score(generator: str, answer: str, entry: Mapping[str, Any]) -> bool:
-    """Return whether the generator's scorer may see the answer. If it may not, the answer counts as wrong.
+    """Return whether the generator's scorer may see the answer. If not, the answer counts as wrong.
 
-    The scorer may not see code. It may see `nan` or `inf` only if the reference contains one of them. If the reference
-    is a plain number, the answer must be a plain number within 1% of it. Without these rules, some scorers would
-    accept a text that contains the number, the beginning of the number, or `nan`.
+    The scorer must not see code. It may see `nan` or `inf` only if the reference contains one of them. If the
+    reference is a plain number, the answer must be a plain number within 1% of it. Without these rules, some scorers
+    would accept a text that contains the number, the beginning of the number, or `nan`.
     """
     reference = str(entry["answer"])
     wanted, given = plain_number(reference), plain_number(answer)

@@ -34,7 +34,7 @@ def own_config(model: Any, args: Any) -> CorRPOConfig:
         return CorRPOConfig(f"{name.split('/')[-1]}-CorR-PO")
     if not isinstance(args, CorRPOConfig):
         given = "a GRPOConfig" if isinstance(args, GRPOConfig) else type(args).__name__
-        raise InvalidInputError(f"args must be a CorRPOConfig; got {given}. It takes every argument of GRPOConfig.")
+        raise InvalidInputError(f"args must be a CorRPOConfig, which takes every argument of GRPOConfig; got {given}.")
     return args
 
 

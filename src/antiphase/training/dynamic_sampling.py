@@ -70,7 +70,7 @@ def groups_without_signal(rewards: Float[Tensor, "rollout"], group_size: int) ->
 
 
 def groups_to_sample(missing: int, group_size: int, num_processes: int) -> int:
-    """Return how many groups are sampled to replace `missing` groups: so many, or the next number that can be shared.
+    """Return how many groups to sample to replace `missing` groups: as many, or the next number that can be shared.
 
     A number can be shared if every process gets the same number of rollouts.
 

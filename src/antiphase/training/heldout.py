@@ -47,7 +47,7 @@ class HeldOut:
 
 
 class _Answer(NamedTuple):
-    """One verified completion: whether it is right, why (`outcome`), its number of tokens, and if it is cut off."""
+    """One verified completion: whether it is right, why (`outcome`), its number of tokens, whether it was cut off."""
 
     right: bool
     outcome: Outcome

@@ -64,7 +64,7 @@ class KeptFolder:
 
         Args:
             step: number of optimizer steps that are done.
-            writing: whether the training will keep rollouts. Then the folder is made.
+            writing: whether the training will keep rollouts. If so, the folder is made.
 
         Raises:
             InvalidInputError: the folder cannot be prepared, or no file can be written in it.

@@ -105,7 +105,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Machine:
-    """What of a machine decides which work is done.
+    """The properties of a machine that decide which work a computation takes.
 
     Args:
         gpu: whether it is a GPU whose float64 products are fast. Nuclear norms are then computed by products, and

@@ -3,7 +3,7 @@
 A pass of the estimator `own` keeps the activations of its tokens, as the update does for a micro-batch. The update
 also holds the gradients of the weights. So a pass over no more tokens than a micro-batch has does not raise the peak
 of the training. With gradient checkpointing, the update keeps only the input of each layer, and the activations of one
-layer at a time. A pass then takes as many tokens as have about the same memory.
+layer at a time. A pass then takes as many tokens as need about the memory of the update.
 """
 
 from dataclasses import replace

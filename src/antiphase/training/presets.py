@@ -250,8 +250,9 @@ class _Presets(Registry[Preset]):
     def add(self, name: str, thing: Preset | str) -> None:
         if "+" in name or name in TERMS:
             raise InvalidInputError(
-                f"a preset cannot be called {name!r}: +{CORR_PO} and +{CORR_PO_FAST} stand for the inversion term. "
-                "Choose another name."
+                f"a preset cannot be called {name!r}: a name must not contain '+', and must not be {CORR_PO} or "
+                f"{CORR_PO_FAST}, because +{CORR_PO} and +{CORR_PO_FAST} after a preset's name add the inversion "
+                "term. Choose another name."
             )
         super().add(name, thing)
 

@@ -1,6 +1,6 @@
 """Defines a probe set, and measures a policy on it: ρ over every unit, with intervals over the set's prompts.
 
-ρ is the correlation of entropy and gradient strength. A unit is what it is computed over: types, tokens or steps.
+ρ is the correlation of entropy and gradient strength. A unit is what ρ is computed over: types, tokens or steps.
 """
 
 import dataclasses

@@ -54,8 +54,8 @@ class _Rollout:
 class _Sample:
     """The rollouts of this process, and the rewards and lengths of the rollouts of all processes.
 
-    `columns` has the rewards of the task functions, one column for each function. The column is NaN for a function
-    that reads the policy's distributions, which is called later. `lengths` has the numbers of completion tokens.
+    `columns` has the rewards of the task functions, one column for each function. A function that reads the policy's
+    distributions is called later, so its column is NaN here. `lengths` has the numbers of completion tokens.
     """
 
     rollouts: list[_Rollout]

@@ -66,7 +66,7 @@ class CorRPOTrainer(SharingTrainer):
         InvalidInputError: arguments do not fit together.
         UnsupportedModelError: the estimator cannot measure the model, or the model reads images.
 
-    Our reading: the reward, the unit and the gradient are the paper's, as a public digest of it reports. We chose the
+    Our reading: the reward, the unit and the gradient are the paper's, as a public digest reports. We chose the
     value of λ, where a sentence ends, how its strength is computed, and what an undefined ρ counts as. See
     docs/training.md.
     """

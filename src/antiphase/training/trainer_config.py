@@ -35,7 +35,7 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
     """`GRPOConfig` with the fields of CorR-PO added (docs/training.md). The fields of `GRPOConfig` are not changed.
 
     The defaults give the paper's reward, R = r − λ (1 + ρ): r is the task reward, λ the weight, and ρ the correlation
-    of entropy and gradient strength over the steps of a rollout. They use the fast estimator `own`. The paper's
+    of entropy and gradient strength over the steps of a rollout. The default estimator is the fast `own`. The paper's
     full-context gradient is `inversion_estimator="full", inversion_step_strength="joint"`, as in the preset `corr-po`.
 
     Each option of `InversionSpec` is a field, with `inversion_` before its name: `inversion_weight`,

@@ -59,7 +59,7 @@ def held_by_main(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def prepared(folder: Path, recipe: Recipe, moment: str | None = None) -> Iterator[None]:
-    """Make the run's folder with its options, or check that it holds an unfinished run of the same options.
+    """Make the run's folder with its options, or check that it holds an unfinished run with the same options.
 
     The training is set up in the block of this context manager. If the block raises an error, a folder that was made
     here is removed, so that the corrected command can use it.
@@ -70,7 +70,7 @@ def prepared(folder: Path, recipe: Recipe, moment: str | None = None) -> Iterato
         moment: the time that the chat template reads, in ISO format; None if it reads no time.
 
     Raises:
-        InvalidInputError: the folder holds something that is no training run, a finished run, or a run of other
+        InvalidInputError: the folder holds something that is no training run, a finished run, or a run with other
             options.
     """
     from accelerate import PartialState
