@@ -25,7 +25,7 @@ from rows import Work, peak_apart, rows_of, write
 
 COMPARED = 50_000
 KINDS = {
-    "smooth": "all values differ, and every prompt has as many tokens",
+    "smooth": "all values differ, and all prompts have the same number of tokens",
     "uneven": "all values differ, and some prompts have many more tokens than others",
     "tied": "many values are equal",
 }
@@ -63,7 +63,7 @@ def partial(data: tuple[torch.Tensor, ...], num_resamples: int, *, counted: bool
 TITLES = {
     "ρ by token": pooled,
     "Pearson's ρ by token": functools.partial(pooled, method="pearson"),
-    "partial ρ by token, of the place": partial,
+    "partial ρ by token, position held fixed": partial,
 }
 
 

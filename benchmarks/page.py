@@ -141,8 +141,12 @@ def head(stored: Row) -> list[str]:
         "",
         "Entropy and log-probability from hidden states and the weight of the output layer, beside other "
         "implementations. antiphase's head computes its other signals in the same pass. A tile of the vocabulary "
-        f"takes {stored['tile_mib']:.0f} MiB. The error is the greatest one of an entropy, against float64 of the "
-        "same logits (`python benchmarks/head.py`, [numbers](../benchmarks/results/head-cpu.json)).",
+        f"takes {stored['tile_mib']:.0f} MiB. The error is the greatest error of an entropy, against float64 of the "
+        "same logits. The last column says whether every entropy and every log-probability x has an error below "
+        "1e-6 · (1 + |x|), so a greater error can pass if it belongs to a greater value. `naive` is `log_softmax` of "
+        "all logits. The last row also returns the gradient of the logit at the hidden state (the seed of the "
+        "backward pass) and the five most probable tokens (`python benchmarks/head.py`, "
+        "[numbers](../benchmarks/results/head-cpu.json)).",
     ]
     for case in dict.fromkeys(row["case"] for row in stored["rows"]):
         some = [row for row in stored["rows"] if row["case"] == case]
@@ -159,7 +163,7 @@ def head(stored: Row) -> list[str]:
             f"÷ {some[0]['beside']}",
             "memory of tensors",
             "error, nats",
-            "below 1e-6 · (1 + value)",
+            "below 1e-6 · (1 + |x|)",
         ]
         lines += ["", f"**{case}** ({sizes}):", "", *table(header, body)]
     return lines
@@ -183,11 +187,26 @@ def training(stored: Row) -> list[str]:
 
 
 def full(stored: Row) -> list[str]:
+    """Return the speed of the estimators beside the oracle, and the time of parts of `full`."""
+    beside = [row for row in stored["rows"] if row["case"] in ("oracle", "sample")]
+    found = {(row["case"], row["tokens"], row["work"]): times_of(row["speedup_p50"]) for row in beside}
+    measured = {"oracle": "96 of them", "sample": "all; by `full`, 8 of them"}
+    body = [
+        [f"{tokens:,}", measured[case], *(found[case, tokens, work] for work in ("full", "own", "last"))]
+        for case, tokens in dict.fromkeys((row["case"], row["tokens"]) for row in beside)
+    ]
     return [
         "## `full` and the oracle",
         "",
-        "(`python benchmarks/full.py`, [numbers](../benchmarks/results/full-cpu.json).)",
-        *in_turns(stored["rows"]),
+        "How many times as fast as the oracle each estimator is for one token, by the length of the rollout (`python "
+        "benchmarks/full.py`, [numbers](../benchmarks/results/full-cpu.json)).",
+        "",
+        *table(["tokens", "measured", "`full`", "`own`", "`last`"], body),
+        "",
+        "Two parts of `full`. *Targets*: the backward passes for 4 tokens of one rollout, made one after another "
+        "(`loop`), in one pass under vmap (`is_grads_batched`), or in one pass over 4 copies of the rollout. *Norms*: "
+        "the nuclear norms of all gradients of one token, the last one or the middle one of the rollout.",
+        *in_turns([row for row in stored["rows"] if row not in beside]),
     ]
 
 
@@ -254,7 +273,8 @@ def baseline(stored: Row) -> list[str]:
         "## Ratios that are checked",
         "",
         "`make bench-check` measures these ratios again, and fails if one has risen by more than a tenth. Its model "
-        "has the width of SmolLM2-135M and 4 of its 30 layers, so the ratio of `last` is greater than that above "
+        "has the width of SmolLM2-135M and 4 of its 30 layers, so the ratios to the plain pass are greater than those "
+        "above, that of `last` most "
         "([numbers](../benchmarks/results/baseline.json)).",
         "",
         *table(["ratio", "case", "stored"], body),
