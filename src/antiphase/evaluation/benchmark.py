@@ -147,7 +147,7 @@ def _average(
 
 
 def _whole(own: Mapping[str, Entrant], tasks: Sequence[str], problems: Mapping[str, Sequence[str]]) -> bool:
-    """Return whether an entrant has samples of every task, with the same number of seeds for each."""
+    """Return whether an entrant has samples of every task, and the same number of seeds in all tasks."""
     if not all(task in own and problems[task] and _sampled(own[task]) for task in tasks):
         return False
     return len({len(entrant.runs) for entrant in own.values()}) == 1

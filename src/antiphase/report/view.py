@@ -76,7 +76,10 @@ class Viewer:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers the requests of the browser: the page, and the signature that the page compares with its own."""
+    """Answers the requests of the browser: for the page, and for the signature of the run's files as they are now.
+
+    The page compares this signature with the one that it was made from, to see whether the files have changed.
+    """
 
     server: "Server"
     server_version = "antiphase"

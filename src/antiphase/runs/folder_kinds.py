@@ -21,7 +21,7 @@ class FolderKind:
 
     Args:
         format, version: the values of `format` and `format_version` in its config.json, by which it is recognised.
-        owner: the name of the run in error messages.
+        owner: what error messages call a run of this kind, such as `an evaluation`.
     """
 
     format: str

@@ -58,7 +58,9 @@ class ModelWork(ABC):
         """Measure a batch whose rollouts have completions, and return its rows by the name of the table."""
 
     def shared(self, batches: Sequence[Batch], loaded: LoadedModel, folder: RunFolder) -> Sequence[Batch]:
-        """Return the batches of a model after the first one. A probe may put the first model's completions into them.
+        """Return the batches of the second or a later model of the run.
+
+        A probe may put the first model's completions into them.
 
         Args:
             batches: the batches of this model.

@@ -65,7 +65,10 @@ def plan(
 
 
 def plans(loaded: LoadedModel, items: Sequence[Item], num_rollouts: int, config: RunConfig) -> dict[str, int]:
-    """Return the number of tokens per rollout of each estimator NAME:auto of a run. `plan` explains the arguments."""
+    """Return how many tokens of each rollout every estimator NAME:auto of a run will measure, by its NAME.
+
+    It is the number that fits into the time limit. `plan` explains the arguments.
+    """
     seconds = DEFAULT_SECONDS if config.auto_seconds is None else config.auto_seconds
     return {
         spec.estimator: plan(loaded, items, num_rollouts, spec, config.units(), seconds)

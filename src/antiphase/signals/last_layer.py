@@ -63,7 +63,8 @@ def last_layer(
         model: a Hugging Face causal LM without PEFT wrapper.
         layers: the attention layers to measure, of which there is only one: the last layer.
         chunk: the rollouts that run together, as rows that are padded on the right, and the list of their targets.
-        spec: gives the projections, the norm, the target and the temperature.
+        spec: gives the projections, the norm, the quantity to differentiate (`spec.target`: logit or log-probability)
+            and the temperature.
         tick: a function that is called with the number of targets and steps that were measured since its last call.
 
     Returns:
