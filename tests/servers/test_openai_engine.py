@@ -364,11 +364,27 @@ def test_another_model_is_refused_with_the_names_of_the_servers_models() -> None
 
 
 def test_a_server_that_cannot_list_its_models_is_asked_for_a_completion() -> None:
-    with serving("text", listing=Fault(500)) as server:
-        assert engine_of(server).complete(PROMPTS, SAMPLING, SEEDS) == expected()
+    for status in (404, 405, 500, 501):
+        with serving("text", listing=Fault(status)) as server:
+            assert engine_of(server).complete(PROMPTS, SAMPLING, SEEDS) == expected()
     # `transformers serve` adds a revision to the name.
     with serving("text", listing=(200, {"data": []}), edit=lambda payload: payload | {"model": "tiny@main"}) as server:
         assert engine_of(server).complete(PROMPTS, SAMPLING, SEEDS) == expected()
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_a_server_that_is_too_busy_to_list_its_models_is_not_taken_for_an_unknown_one(status) -> None:
+    match = rf"/models failed in 4 attempts\. The last time: status {status}: out of order"
+    # This server refuses the first way of asking. An unknown server would now be asked with fewer options.
+    with serving(narrow=True, listing=Fault(status)) as server, pytest.raises(ServerError, match=match):
+        engine_of(server)
+    assert not server.bodies
+
+
+def test_a_server_that_refuses_to_list_its_models_is_not_asked_further() -> None:
+    with serving(listing=Fault(400)) as server, pytest.raises(InvalidInputError, match=r"/models refused.*status 400"):
+        engine_of(server)
+    assert not server.bodies
 
 
 def test_a_server_without_completions_is_refused() -> None:
