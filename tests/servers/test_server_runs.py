@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pyarrow.parquet as pq
@@ -109,6 +110,33 @@ def test_after_kill_9_the_finished_rollouts_are_there(model_dir, tmp_path) -> No
         assert len(server.rollouts) == 3
         assert cli.main([*words, "--base-url", server.url, "--out", str(whole)]) == 0
     assert_same_run(whole, out, ("tokens", "rollouts", "steps", "alternatives"))
+
+
+@pytest.mark.parametrize("stop", ["Ctrl-C", "wrong answer"])
+def test_a_stop_in_the_first_batch_says_that_finished_rollouts_are_kept(stop, model_dir, tmp_path, capsys) -> None:
+    out = tmp_path / "run"
+    words = ["probe", str(model_dir), "--engine", "openai", "--served-model", "tiny", "--num-prompts", "3", "--quiet"]
+    words += ["--max-new-tokens", "20", "--num-resamples", "10", "--no-figures", "--no-report", "--concurrency", "1"]
+
+    def fault(number, _):
+        if number < 2:
+            return None
+        if stop == "wrong answer":
+            return Fault(400)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        return Fault(stall=5)
+
+    with serving(fault=fault) as server:
+        code = cli.main([*words, "--base-url", server.url, "--out", str(out)])
+    message = capsys.readouterr().err
+    assert [len(path.read_text().splitlines()) for path in out.glob("parts/*/*.kept.jsonl")] == [2]
+    assert not list(out.glob("parts/*/*.parquet"))
+    if stop == "Ctrl-C":
+        kept = f"Finished rollouts are kept: repeat the command with --out {out} --resume."
+        assert (code, message.strip()) == (130, f"antiphase: interrupted. {kept}")
+    else:
+        assert code == 2
+        assert message.strip().endswith(f"Finished rollouts are kept in {out}.")
 
 
 def test_a_wrong_server_leaves_no_folder_and_other_names_do_not_continue_a_run(model_dir, tmp_path) -> None:
