@@ -16,8 +16,10 @@ from pandas.testing import assert_frame_equal
 import antiphase
 from antiphase import cli
 from antiphase.errors import InvalidInputError, ServerError
+from antiphase.probing.probe_config import ProbeConfig
 from antiphase.rollouts.server_options import Retries
 from antiphase.runs import server_choice
+from antiphase.runs.run_config import config_from
 from server_cases import HALF, Fault, serving
 
 OPTIONS = {
@@ -185,6 +187,20 @@ def test_the_command_takes_generator_as_another_spelling(model_dir, tmp_path, ca
 def test_options_that_do_not_go_together(models, options, message) -> None:
     with pytest.raises(InvalidInputError, match=message):
         antiphase.probe(models, **options)
+
+
+@pytest.mark.parametrize(("size", "shared"), [(None, 16), (3, 5), (4, 4), (40, 1)])
+def test_several_processes_share_the_requests_at_the_same_time(size, shared, monkeypatch) -> None:
+    if size is not None:
+        values = {"RANK": 1, "WORLD_SIZE": size, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": 29500}
+        for name, value in {**values, "MASTER_ADDR": "node0"}.items():
+            monkeypatch.setenv(name, str(value))
+    config = config_from("demo", {"engine": "openai", "base_url": "http://x/v1", "deadline": 9.0}, ProbeConfig)
+    options = server_choice.server_options(config, "demo")
+    assert (options.concurrency, options.deadline) == (shared, 9.0)
+    assert config.concurrency == 16
+    with pytest.raises(InvalidInputError, match="concurrency must be at least 1; got 0"):
+        dataclasses.replace(config, concurrency=0)
 
 
 def test_checkpoints_and_trained_cells_cannot_be_served(tmp_path, monkeypatch) -> None:
