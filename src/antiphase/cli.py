@@ -62,7 +62,7 @@ def _default_out(command: str, options: dict[str, Any]) -> Path:
 
 
 def _left(out: Path) -> str | None:
-    """Return what a stopped run left in its folder: `batches`, or only `rollouts` of a server; None if it left nothing.
+    """Return what a stopped run left in its folder: `batches`, or only `rollouts` of a server; None means nothing.
 
     A finished checkpoint counts as batches.
     """

@@ -96,8 +96,8 @@ async def check_server(options: ServerOptions, tokenizer: Any, ends: Sequence[in
 async def _listed(client: Client, options: ServerOptions) -> dict[str, str | None]:
     """Return the owner of each model that the server lists; nothing if the server has no list.
 
-    `transformers serve` answers with status 500 if this machine has no cache of the hub. Any other failure is an error:
-    a server that is only busy, such as vLLM, would else be taken for an unknown one and asked with fewer options.
+    `transformers serve` answers with status 500 if this machine has no cache of the hub. Any other failure is an
+    error. Otherwise a busy vLLM would be taken for an unknown server, and asked with fewer options.
 
     Raises:
         RefusedError: the server refuses the request with a status that does not mean that it has no list.
