@@ -65,8 +65,8 @@ def check_out(path: Path, kind: FolderKind, config: Mapping[str, Any], *, resume
     if stored.get("draws") != config.get("draws") and not (path / "summary.json").is_file():
         raise InvalidInputError(
             f"{str(path)!r} holds an unfinished run that was begun by an earlier version of antiphase. There, the "
-            "seeds of sampled rollouts belonged to batches; now each rollout has a seed of its own. So the run cannot be "
-            "continued: start it again with a new --out."
+            "seeds of sampled rollouts belonged to batches; now each rollout has a seed of its own. So the run cannot "
+            "be continued: start it again with a new --out."
         )
 
 
