@@ -61,16 +61,22 @@ def _default_out(command: str, options: dict[str, Any]) -> Path:
     return Path("runs") / f"{command}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
 
 
-def _began(out: Path) -> bool:
-    """Return whether a stopped run left files of finished batches or finished checkpoints in its folder."""
-    return any(any(out.glob(pattern)) for pattern in ("parts/*/*.parquet", "checkpoints/*/**/*.parquet"))
+def _left(out: Path) -> str | None:
+    """Return what a stopped run left in its folder: `batches`, or only `rollouts` of a server; None means nothing.
+
+    A finished checkpoint counts as batches.
+    """
+    if any(any(out.glob(pattern)) for pattern in ("parts/*/*.parquet", "checkpoints/*/**/*.parquet")):
+        return "batches"
+    return "rollouts" if any(out.glob("parts/*/*.kept.jsonl")) else None
 
 
 def _kept(out: Path) -> str:
     """Return the sentence that tells what an interrupted run has kept, and how to continue the run."""
-    if not _began(out):
+    left = _left(out)
+    if left is None:
         return "No batch was finished."
-    return f"Finished batches are kept: repeat the command with --out {out} --resume."
+    return f"Finished {left} are kept: repeat the command with --out {out} --resume."
 
 
 def _kept_despite(error: AntiphaseError, out: Path, *, resumed: bool) -> str:
@@ -79,11 +85,12 @@ def _kept_despite(error: AntiphaseError, out: Path, *, resumed: bool) -> str:
     The sentence also says how to continue the run, unless the error is one of wrong input: the same command would then
     fail again. The text is empty if nothing was finished, or if the input of a resumed run was wrong.
     """
-    if not _began(out):
+    left = _left(out)
+    if left is None:
         return ""
     if not isinstance(error, InvalidInputError):
         return f" {_kept(out)}"
-    return "" if resumed else f" Finished batches are kept in {out}."
+    return "" if resumed else f" Finished {left} are kept in {out}."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -279,3 +279,63 @@ def test_finished_run_from_before_alternatives(model_dir, tmp_path) -> None:
     assert antiphase.Fingerprint.load(old.save(tmp_path / "copy")).alternatives is None
     again = {"out": out, "resume": True, "figures": False, "progress": False, **OPTIONS}
     assert antiphase.probe(str(model_dir), alternatives=0, **again).spearman == found.spearman
+
+
+def forget_draws(out) -> None:
+    """Make the folder one of a version in which the seeds of rollouts belonged to batches."""
+    path = out / "config.json"
+    marker = json.loads(path.read_text())
+    assert marker["config"].pop("draws") == 2
+    path.write_text(json.dumps(marker))
+
+
+EARLIER = r"unfinished run that was begun by an earlier version.*seeds .* belonged to batches.*with a new --out"
+
+
+def test_an_unfinished_run_whose_seeds_belonged_to_batches_is_not_continued(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer, out = tiny_model(), byte_tokenizer(), tmp_path / "run"
+    interrupted(model, tokenizer, out, monkeypatch)
+    forget_draws(out)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    options = {"tokenizer": tokenizer, "out": out, "resume": True, "figures": False, "progress": False, **OPTIONS}
+    with pytest.raises(InvalidInputError, match=EARLIER):
+        antiphase.probe(model, **options)
+    # If another option differs too, the message names this option.
+    with pytest.raises(InvalidInputError, match=r"temperature was 1\.0, is 0\.0"):
+        antiphase.probe(model, **{**options, "temperature": 0.0})
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_an_unfinished_greedy_run_of_any_version_is_continued(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer, out = tiny_model(), byte_tokenizer(), tmp_path / "run"
+    interrupted(model, tokenizer, out, monkeypatch, temperature=0.0)
+    assert "draws" not in json.loads((out / "config.json").read_text())["config"]
+    options = {"tokenizer": tokenizer, "figures": False, "progress": False, "temperature": 0.0, **OPTIONS}
+    antiphase.probe(model, out=out, resume=True, **options)
+
+
+def test_a_finished_run_whose_seeds_belonged_to_batches_is_returned(model_dir, tmp_path) -> None:
+    out = tmp_path / "run"
+    options = {"out": out, "figures": False, "progress": False, **OPTIONS}
+    first = antiphase.probe(str(model_dir), **options)
+    forget_draws(out)
+    assert antiphase.probe(str(model_dir), resume=True, **options).summary == first.summary
+    assert antiphase.Fingerprint.load(out).summary == first.summary
+
+
+@pytest.mark.parametrize(("samples", "refused"), [(2, True), (0, False)])
+def test_an_evaluation_with_samples_stores_how_its_seeds_are_made(samples, refused, model_dir, tmp_path) -> None:
+    out = tmp_path / "run"
+    options = {"tasks": ("digit_sum",), "num_problems": 2, "samples": samples, "max_new_tokens": 8, "out": out}
+    options |= {"estimators": ("none",), "figures": False, "report": False, "progress": False}
+    antiphase.evaluate(str(model_dir), **options)
+    if not refused:
+        assert "draws" not in json.loads((out / "config.json").read_text())["config"]
+        return
+    forget_draws(out)
+    antiphase.evaluate(str(model_dir), resume=True, **options)
+    (out / "summary.json").unlink()
+    with pytest.raises(InvalidInputError, match=EARLIER):
+        antiphase.evaluate(str(model_dir), resume=True, **options)

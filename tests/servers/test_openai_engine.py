@@ -1,6 +1,8 @@
 """The engine `openai` against a small server: what is sent, what is checked first, what happens after a fault."""
 
+import asyncio
 import json
+import signal
 import threading
 import time
 
@@ -13,6 +15,7 @@ from antiphase.rollouts.choosing import make_generator
 from antiphase.rollouts.engine import Completion
 from antiphase.rollouts.kept_rollouts import KeptRollout, KeptRollouts, kept_counts
 from antiphase.rollouts.sampling_spec import Sampling
+from antiphase.rollouts.server_batch import run_here, run_rows
 from antiphase.rollouts.server_options import Retries, ServerOptions
 from antiphase.rollouts.server_protocol import DIALECTS
 from conftest import byte_tokenizer, tiny_model
@@ -364,11 +367,27 @@ def test_another_model_is_refused_with_the_names_of_the_servers_models() -> None
 
 
 def test_a_server_that_cannot_list_its_models_is_asked_for_a_completion() -> None:
-    with serving("text", listing=Fault(500)) as server:
-        assert engine_of(server).complete(PROMPTS, SAMPLING, SEEDS) == expected()
+    for status in (404, 405, 500, 501):
+        with serving("text", listing=Fault(status)) as server:
+            assert engine_of(server).complete(PROMPTS, SAMPLING, SEEDS) == expected()
     # `transformers serve` adds a revision to the name.
     with serving("text", listing=(200, {"data": []}), edit=lambda payload: payload | {"model": "tiny@main"}) as server:
         assert engine_of(server).complete(PROMPTS, SAMPLING, SEEDS) == expected()
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_a_server_that_is_too_busy_to_list_its_models_is_not_taken_for_an_unknown_one(status) -> None:
+    match = rf"/models failed in 4 attempts\. The last time: status {status}: out of order"
+    # This server refuses the first way of asking. An unknown server would now be asked with fewer options.
+    with serving(narrow=True, listing=Fault(status)) as server, pytest.raises(ServerError, match=match):
+        engine_of(server)
+    assert not server.bodies
+
+
+def test_a_server_that_refuses_to_list_its_models_is_not_asked_further() -> None:
+    with serving(listing=Fault(400)) as server, pytest.raises(InvalidInputError, match=r"/models refused.*status 400"):
+        engine_of(server)
+    assert not server.bodies
 
 
 def test_a_server_without_completions_is_refused() -> None:
@@ -451,13 +470,59 @@ def test_wrong_options(options, message) -> None:
 
 
 def test_a_notebook_with_a_running_loop_can_ask_a_server() -> None:
-    import asyncio
-
     async def cell():
         return engine_of(server).complete(PROMPTS, SAMPLING, SEEDS)
 
     with serving() as server:
         assert asyncio.run(cell()) == expected()
+
+
+def test_ctrl_c_in_a_notebook_stops_the_requests(tmp_path) -> None:
+    def fault(_, body):
+        if body["prompt"] != PROMPTS[2]:
+            return None
+        if len(server.rollouts) == 3:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        return Fault(stall=30)
+
+    async def cell():
+        engine = engine_of(server, request_timeout=8.0, concurrency=1)
+        engine.keep_in(tmp_path / "kept.jsonl")
+        return engine.complete(PROMPTS, SAMPLING, SEEDS)
+
+    # As in a notebook, the loop itself does nothing about Ctrl-C, which `asyncio.run` does.
+    loop = asyncio.new_event_loop()
+    began = time.monotonic()
+    with serving(fault=fault) as server, pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(cell())
+    loop.close()
+    assert time.monotonic() - began < 5
+    assert len(server.rollouts) == 3
+    assert len(KeptRollouts(tmp_path / "kept.jsonl").read()) == 2
+
+
+@pytest.mark.parametrize("deadline", [None, 0.5])
+def test_an_unexpected_error_of_a_row_ends_the_others(deadline) -> None:
+    cancelled = []
+
+    async def work(row: int) -> None:
+        if row == 1:
+            await asyncio.sleep(0.1)
+            raise ZeroDivisionError
+        try:
+            await asyncio.sleep(5)
+        except asyncio.CancelledError:
+            cancelled.append(row)
+            raise
+
+    async def batch():
+        return await run_rows(range(4), work, asyncio.Event(), concurrency=3, deadline=deadline, grace=4.0)
+
+    began = time.monotonic()
+    with pytest.raises(ZeroDivisionError):
+        run_here(batch())
+    assert time.monotonic() - began < 2
+    assert cancelled == [0, 2]
 
 
 def test_without_a_model_or_a_server_the_engine_cannot_be_made() -> None:

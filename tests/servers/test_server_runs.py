@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pyarrow.parquet as pq
@@ -15,8 +16,10 @@ from pandas.testing import assert_frame_equal
 import antiphase
 from antiphase import cli
 from antiphase.errors import InvalidInputError, ServerError
+from antiphase.probing.probe_config import ProbeConfig
 from antiphase.rollouts.server_options import Retries
 from antiphase.runs import server_choice
+from antiphase.runs.run_config import config_from
 from server_cases import HALF, Fault, serving
 
 OPTIONS = {
@@ -111,6 +114,33 @@ def test_after_kill_9_the_finished_rollouts_are_there(model_dir, tmp_path) -> No
     assert_same_run(whole, out, ("tokens", "rollouts", "steps", "alternatives"))
 
 
+@pytest.mark.parametrize("stop", ["Ctrl-C", "wrong answer"])
+def test_a_stop_in_the_first_batch_says_that_finished_rollouts_are_kept(stop, model_dir, tmp_path, capsys) -> None:
+    out = tmp_path / "run"
+    words = ["probe", str(model_dir), "--engine", "openai", "--served-model", "tiny", "--num-prompts", "3", "--quiet"]
+    words += ["--max-new-tokens", "20", "--num-resamples", "10", "--no-figures", "--no-report", "--concurrency", "1"]
+
+    def fault(number, _):
+        if number < 2:
+            return None
+        if stop == "wrong answer":
+            return Fault(400)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        return Fault(stall=5)
+
+    with serving(fault=fault) as server:
+        code = cli.main([*words, "--base-url", server.url, "--out", str(out)])
+    message = capsys.readouterr().err
+    assert [len(path.read_text().splitlines()) for path in out.glob("parts/*/*.kept.jsonl")] == [2]
+    assert not list(out.glob("parts/*/*.parquet"))
+    if stop == "Ctrl-C":
+        kept = f"Finished rollouts are kept: repeat the command with --out {out} --resume."
+        assert (code, message.strip()) == (130, f"antiphase: interrupted. {kept}")
+    else:
+        assert code == 2
+        assert message.strip().endswith(f"Finished rollouts are kept in {out}.")
+
+
 def test_a_wrong_server_leaves_no_folder_and_other_names_do_not_continue_a_run(model_dir, tmp_path) -> None:
     out = tmp_path / "run"
     with serving(shift=1) as server, pytest.raises(InvalidInputError, match="tokenizer is not that of the measured"):
@@ -157,6 +187,20 @@ def test_the_command_takes_generator_as_another_spelling(model_dir, tmp_path, ca
 def test_options_that_do_not_go_together(models, options, message) -> None:
     with pytest.raises(InvalidInputError, match=message):
         antiphase.probe(models, **options)
+
+
+@pytest.mark.parametrize(("size", "shared"), [(None, 16), (3, 5), (4, 4), (40, 1)])
+def test_several_processes_share_the_requests_at_the_same_time(size, shared, monkeypatch) -> None:
+    if size is not None:
+        values = {"RANK": 1, "WORLD_SIZE": size, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": 29500}
+        for name, value in {**values, "MASTER_ADDR": "node0"}.items():
+            monkeypatch.setenv(name, str(value))
+    config = config_from("demo", {"engine": "openai", "base_url": "http://x/v1", "deadline": 9.0}, ProbeConfig)
+    options = server_choice.server_options(config, "demo")
+    assert (options.concurrency, options.deadline) == (shared, 9.0)
+    assert config.concurrency == 16
+    with pytest.raises(InvalidInputError, match="concurrency must be at least 1; got 0"):
+        dataclasses.replace(config, concurrency=0)
 
 
 def test_checkpoints_and_trained_cells_cannot_be_served(tmp_path, monkeypatch) -> None:

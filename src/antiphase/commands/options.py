@@ -82,9 +82,14 @@ def add_server_options(group: "argparse._ArgumentGroup") -> None:
     """Add the options of the engine `openai`, which asks a server."""
     group.add_argument("--base-url", metavar="URL", help="address of the server, such as http://localhost:8000/v1")
     group.add_argument("--served-model", metavar="NAME", help="name of the model on the server (default: as here)")
-    group.add_argument("--concurrency", type=int, default=16, help="greatest number of requests at the same time")
+    group.add_argument(
+        "--concurrency",
+        type=int,
+        default=16,
+        help="greatest number of requests at the same time, of all processes together",
+    )
     group.add_argument("--request-timeout", type=float, default=600.0, metavar="S", help="seconds for one request")
-    group.add_argument("--deadline", type=float, metavar="S", help="seconds for a batch, with repetitions")
+    group.add_argument("--deadline", type=float, metavar="S", help="seconds for each batch, with repetitions")
     group.add_argument(
         "--api-key-env",
         default="OPENAI_API_KEY",

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from antiphase.evaluation.evaluation_config import EvalConfig
+from antiphase.evaluation.evaluation_config import EvalConfig, num_samples
 from antiphase.evaluation.matched_rollouts import GivenCompletion, given_digest, load_given
 from antiphase.evaluation.plan import TaskPlan, check_distinct, plan_tasks
 from antiphase.runs.folder_kinds import EVALUATION
 from antiphase.runs.model_choice import weights_digests
 from antiphase.runs.run_config import config_from
-from antiphase.runs.run_request import Outputs, RunRequest, with_rollouts
+from antiphase.runs.run_request import Outputs, RunRequest, stored_draws, with_rollouts
 from antiphase.tasks.own_task import code_digests, recorded_code
 from antiphase.tasks.verdict import VERDICT_RULES
 
@@ -52,6 +52,7 @@ class EvalRequest(RunRequest):
             "verdict_rules": VERDICT_RULES,
             "weights_sha256": weights_digests(self.config.models, self.config.adapter),
             "given_sha256": None if self.matched is None else given_digest(self.matched),
+            **stored_draws(self.config, samples=any(num_samples(entry) > 0 for entry in self.config.entries())),
         }
 
 

@@ -19,11 +19,12 @@ from antiphase.runs.folder_kinds import PROBE, SERIES
 from antiphase.runs.launch import launch
 from antiphase.runs.model_choice import weights_digests
 from antiphase.runs.run_config import config_from
-from antiphase.runs.run_request import Outputs, RunRequest, with_rollouts
+from antiphase.runs.run_request import Outputs, RunRequest, stored_draws, with_rollouts
 
 # Options of a probe that a probe of checkpoints takes from the list of checkpoints.
 NOT_OF_A_SERIES = ("models", "revision")
-_NOT_STORED = (*NOT_OF_A_SERIES, "weights_sha256")  # The run of each checkpoint stores the digest of its weights.
+# The run of each checkpoint stores the digest of its weights, and how its seeds are made.
+_NOT_STORED = (*NOT_OF_A_SERIES, "weights_sha256", "draws")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class ProbeRequest(RunRequest):
     def stored(self) -> dict[str, Any]:
         """The values that config.json holds. A run can be continued only with the same values."""
         weights = weights_digests(self.config.models, self.config.adapter)
-        return {**self.config.to_dict(), "source_sha256": self.source.digest(), "weights_sha256": weights}
+        stored = {**self.config.to_dict(), "source_sha256": self.source.digest(), "weights_sha256": weights}
+        return stored | stored_draws(self.config)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -78,16 +79,34 @@ async def run_rows(
         return Outcome(tuple(failures), late)
     finally:
         stop.set()
-        everything.cancel()
-        stopping.cancel()
+        # If a worker ended with an unexpected error, `everything` is done, and cancelling it cancels no other worker.
+        for future in (*workers, everything, stopping):
+            future.cancel()
         await asyncio.gather(*workers, stopping, everything, return_exceptions=True)
 
 
 def run_here(work: Coroutine[Any, Any, Made]) -> Made:
-    """Run a coroutine to its end, also inside a notebook, whose thread already runs an event loop."""
+    """Run a coroutine to its end, also inside a notebook, whose thread already runs an event loop.
+
+    If the caller is interrupted while it waits, by Ctrl-C for example, the coroutine is cancelled.
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
+    started: concurrent.futures.Future[tuple[Any, Any]] = concurrent.futures.Future()
+
+    async def known() -> Made:
+        started.set_result((asyncio.get_running_loop(), asyncio.current_task()))
+        return await work
+
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
+        running = pool.submit(asyncio.run, known())
+        try:
+            return running.result()
+        except BaseException:
+            if not running.done():
+                loop, task = started.result()
+                with contextlib.suppress(RuntimeError):  # The loop was closed at this moment.
+                    loop.call_soon_threadsafe(task.cancel)
+            raise

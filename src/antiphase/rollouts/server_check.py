@@ -33,6 +33,8 @@ TRIAL_SAMPLING = Sampling(max_new_tokens=16)
 OWNERS = {"vllm": "vLLM", "sglang": "SGLang", "llamacpp": "llama.cpp"}
 # Statuses with which servers refuse a field, a kind of prompt or an endpoint that they do not have.
 _NOT_THIS_WAY = frozenset({400, 404, 405, 415, 422, 501})
+# Statuses with which servers answer if they have no list of their models.
+_NO_LIST = frozenset({404, 405, 500, 501})
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,12 @@ async def check_server(options: ServerOptions, tokenizer: Any, ends: Sequence[in
 async def _listed(client: Client, options: ServerOptions) -> dict[str, str | None]:
     """Return the owner of each model that the server lists; nothing if the server has no list.
 
-    `transformers serve` answers with status 500 if this machine has no cache of the hub.
+    `transformers serve` answers with status 500 if this machine has no cache of the hub. Any other failure is an
+    error. Otherwise a busy vLLM would be taken for an unknown server, and asked with fewer options.
+
+    Raises:
+        RefusedError: the server refuses the request with a status that does not mean that it has no list.
+        ExhaustedError: all attempts failed, and the last status does not mean this either.
     """
 
     def read(payload: Any) -> dict[str, str | None]:
@@ -105,9 +112,9 @@ async def _listed(client: Client, options: ServerOptions) -> dict[str, str | Non
     try:
         return await client.ask(f"{options.base_url}/models", None, read, attempts=4)
     except (RefusedError, ExhaustedError) as error:
-        if error.status in (401, 403, None):
-            raise
-        return {}
+        if error.status in _NO_LIST:
+            return {}
+        raise
 
 
 def _lacks(options: ServerOptions, owners: Mapping[str, str | None]) -> str:

@@ -45,7 +45,8 @@ def check_out(path: Path, kind: FolderKind, config: Mapping[str, Any], *, resume
 
     Raises:
         InvalidInputError: without `resume`, the folder is not empty. With `resume`, the folder holds something that is
-            not a run of this kind, or a run with other options (the message names them).
+            not a run of this kind, a run with other options (the message names them), or an unfinished run of an
+            earlier version that made the seeds of its rollouts in another way.
     """
     if is_free(path):
         return
@@ -55,11 +56,18 @@ def check_out(path: Path, kind: FolderKind, config: Mapping[str, Any], *, resume
             "run, --resume continues it."
         )
     stored = read_marker(path, kind)["config"]
-    keys = [key for key in {**stored, **config} if key not in FREE_ON_RESUME]
+    keys = [key for key in {**stored, **config} if key not in (*FREE_ON_RESUME, "draws")]
     before = {**BEFORE_THE_OPTION, **stored}
     # An earlier version did not write the digest of the weights to config.json, but only to model.json.
     keys = [key for key in keys if key != "weights_sha256" or key in stored]
     check_same(path, "a run", {key: before.get(key) for key in keys}, {key: config.get(key) for key in keys})
+    # The other options are the same. So a run that stored no number of draws is older than this number.
+    if stored.get("draws") != config.get("draws") and not (path / "summary.json").is_file():
+        raise InvalidInputError(
+            f"{str(path)!r} holds an unfinished run that was begun by an earlier version of antiphase. There, the "
+            "seeds of sampled rollouts belonged to batches; now each rollout has a seed of its own. So the run cannot "
+            "be continued: start it again with a new --out."
+        )
 
 
 def check_same(folder: Path, what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -95,7 +95,7 @@ class RunConfig:
         vllm_memory: the share of the GPU's memory that vLLM takes; the rest is for the model that is measured.
         base_url: the address of the server that the engine `openai` asks, such as `http://localhost:8000/v1`.
         served_model: the name of the model on the server; None means that it is the same name as here.
-        concurrency: the greatest number of requests to the server at the same time.
+        concurrency: the greatest number of requests to the server at the same time. Several processes share it.
         request_timeout: the seconds that one request to the server may take.
         deadline: the seconds that the server may take for a batch, with all repetitions; None sets no limit.
         api_key_env: the name of the environment variable that contains the server's key. The key is not stored.

@@ -85,8 +85,10 @@ class RunFolder:
         if is_free(path):
             return cls.create(path, config)
         check_out(path, cls.KIND, config, resume=True)
-        folder = cls(path)
-        folder.write_json("config.json", folder._marker(config))
+        folder, stored = cls(path), read_marker(path, cls.KIND)["config"]
+        # A finished run of an earlier version stored no `draws`, and its rollouts were not drawn in the present way.
+        same = {key: value for key, value in config.items() if key != "draws" or key in stored}
+        folder.write_json("config.json", folder._marker(same))
         return folder
 
     @classmethod

@@ -11,7 +11,11 @@ from antiphase.errors import InvalidInputError, MissingExtraError
 from antiphase.runs.folder_kinds import FolderKind, check_out
 from antiphase.runs.folder_lock import check_unused
 from antiphase.runs.launch import launch
-from antiphase.runs.run_config import GIVEN_ROWS
+from antiphase.runs.run_config import GIVEN_ROWS, RunConfig
+
+# How the seeds of sampled rollouts are made: each is a hash of `--seed`, the prompt and the number of the rollout.
+# Earlier versions made one seed for each batch, which would be number 1, and stored no number.
+DRAWS = 2
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,16 @@ class RunRequest(ABC):
     @abstractmethod
     def stored(self) -> dict[str, Any]:
         """The values that config.json holds. They must be the same when the run is continued."""
+
+
+def stored_draws(config: RunConfig, *, samples: bool = True) -> dict[str, int]:
+    """Return the entry of config.json that says how the seeds of rollouts are made; nothing if none is sampled.
+
+    Args:
+        config: the options of the run.
+        samples: whether the run asks for completions other than greedy ones.
+    """
+    return {"draws": DRAWS} if samples and config.rollouts is None and config.temperature > 0 else {}
 
 
 def with_rollouts(options: Mapping[str, Any], rollouts: Any) -> tuple[dict[str, Any], Any]:

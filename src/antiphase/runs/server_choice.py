@@ -5,6 +5,7 @@ from typing import Any
 
 from antiphase.errors import InvalidInputError
 from antiphase.rollouts.server_options import DEFAULT_KEY, Retries, ServerOptions, check_url
+from antiphase.runs.launch import launch
 
 # The options of the engine `openai`, and the values that they have in a run that is older than this engine.
 SERVER_DEFAULTS: Mapping[str, Any] = {
@@ -52,14 +53,18 @@ def check_server_choice(config: Any) -> None:
 def server_options(config: Any, name: str) -> ServerOptions:
     """Return the options of the server for one model of the run.
 
+    If a launcher started several processes, each of them gets an equal share of the requests at the same time, and at
+    least one.
+
     Args:
         config: the options of the run, a `RunConfig` with a `base_url`.
         name: the name of the model in the run.
     """
+    share = max(1, config.concurrency // launch().size)
     return ServerOptions(
         config.base_url,
         name if config.served_model is None else config.served_model,
-        concurrency=config.concurrency,
+        concurrency=min(config.concurrency, share),  # A number below 1 stays as it is, and is refused.
         request_timeout=config.request_timeout,
         deadline=config.deadline,
         api_key_env=config.api_key_env,
