@@ -16,6 +16,7 @@ set -euo pipefail
 FOLDER=${ANTIPHASE_CLUSTER:-recipes/cluster}
 SHARDING=${SHARDING:-fsdp2}
 GPUS=${SLURM_GPUS_PER_NODE:-8}
+GPUS=${GPUS##*:} # Slurm may write the kind of GPU before the number, as in h100:8.
 NODES=$SLURM_NNODES
 # The first node of the job is the one that the others connect to.
 HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)

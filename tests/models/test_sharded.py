@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from transformers.distributed import DistributedConfig
 from antiphase import SignalSpec, TokenBatch, token_signals
 from antiphase.errors import UnsupportedModelError
-from antiphase.training.policy import unsharded
+from antiphase.models.whole_weights import whole_weights
 
 dist.init_process_group("gloo")
 load = AutoModelForCausalLM.from_pretrained
@@ -43,11 +43,9 @@ for layer in model.model.layers:
     fully_shard(layer, mesh=mesh)
 fully_shard(model, mesh=mesh)
 message = refused(model)
-assert "FSDP 2" in message and "unsharded(model)" in message, message
-with torch.no_grad():
-    model(ids)
+assert "FSDP 2" in message and "whole_weights.whole_weights(model)" in message, message
 for estimator in ("own", "last", "full"):
-    with unsharded(model):
+    with whole_weights(model):
         found = token_signals(model, batch, SignalSpec(estimator)).strength
     expected = token_signals(plain, batch, SignalSpec(estimator)).strength
     assert torch.allclose(found, expected, rtol=1e-6, atol=1e-6, equal_nan=True), estimator

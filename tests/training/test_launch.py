@@ -75,6 +75,20 @@ class TestRefusals:
         check_launch({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"})
         check_launch({"ACCELERATE_USE_FSDP": "false", "FSDP_VERSION": "1"})
 
+    def test_the_arguments_decide_if_accelerate_itself_switched_fsdp_on(self, tmp_path, monkeypatch):
+        """A trainer with a plugin of FSDP 2 sets this variable, and leaves out the version."""
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+        monkeypatch.delenv("FSDP_VERSION", raising=False)
+        CorRPOConfig(**settings(tmp_path))
+        assert CorRPOConfig(**settings(tmp_path, fsdp="full_shard")).fsdp_plugin_args["fsdp_version"] == 2
+        with pytest.raises(InvalidInputError, match="FSDP 1"):
+            CorRPOConfig(**settings(tmp_path, fsdp="full_shard", fsdp_config={"version": 1}))
+        # Arguments that ask for FSDP 2 have precedence over a version in the environment.
+        monkeypatch.setenv("FSDP_VERSION", "1")
+        CorRPOConfig(**settings(tmp_path, fsdp="full_shard"))
+        with pytest.raises(InvalidInputError, match="FSDP 1"):
+            CorRPOConfig(**settings(tmp_path))
+
     def test_fsdp1_in_the_arguments(self, tmp_path):
         with pytest.raises(InvalidInputError, match="FSDP 1"):
             CorRPOConfig(**settings(tmp_path, fsdp="full_shard", fsdp_config={"version": 1}))
@@ -110,6 +124,11 @@ class TestRefusals:
         check_sharding(accelerator(deepspeed={"zero_optimization": {"stage": 1}}), tiny_model())
         with pytest.raises(UnsupportedModelError, match="FSDP 1"):
             check_sharding(accelerator(1), tiny_model())
+        save = "stage3_gather_16bit_weights_on_model_save"
+        check_sharding(accelerator(deepspeed={"zero_optimization": {"stage": 3, save: True}}), tiny_model())
+        for stage3 in ({"stage": 3}, {"stage": 3, save: False}):
+            with pytest.raises(UnsupportedModelError, match=f"{save} is not set"):
+                check_sharding(accelerator(deepspeed={"zero_optimization": stage3}), tiny_model())
         with pytest.raises(UnsupportedModelError, match="tensor parallelism"):
             check_sharding(accelerator(deepspeed={"tensor_parallel": {"autotp_size": 2}}), tiny_model())
 
@@ -225,8 +244,8 @@ class TestLaunchFiles:
         assert "a step takes roughly" in out
         assert not (tmp_path / "out").exists()
 
-    @pytest.mark.parametrize("sharding", [None, "zero3"])
-    def test_the_slurm_script(self, tmp_path, sharding):
+    @pytest.mark.parametrize(("sharding", "gpus"), [(None, None), ("zero3", "8"), (None, "h100:8")])
+    def test_the_slurm_script(self, tmp_path, sharding, gpus):
         script = CLUSTER / "two_nodes.sh"
         assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
         fakes = {
@@ -241,6 +260,7 @@ class TestLaunchFiles:
         environment = {
             "PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(tmp_path / "calls"), "SLURM_NNODES": "2",
             "SLURM_JOB_NODELIST": "node-[a-b]", "SLURM_JOB_ID": "4711", **({"SHARDING": sharding} if sharding else {}),
+            **({"SLURM_GPUS_PER_NODE": gpus} if gpus else {}),
         }  # fmt: skip
         words = ["--max_steps", "7", "--system_prompt", "two words"]
         assert shutil.which("bash")

@@ -18,8 +18,8 @@ from training_cases import flags
 SCRIPTS = Path(__file__).parents[1] / "launched"
 
 
-def launch(script, *words, processes=2, limit=240):
-    """Run a script on some processes, and return what it wrote to its standard output."""
+def launch(script, *words, processes=2, limit=240, refused=False):
+    """Run a script on some processes, and return what it wrote to its standard output; if refused, its errors."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(
         [
@@ -28,8 +28,8 @@ def launch(script, *words, processes=2, limit=240):
         ],
         env=environment, capture_output=True, text=True, timeout=limit, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    assert (done.returncode != 0) == refused, done.stderr[-3000:]
+    return done.stderr if refused else done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +120,28 @@ def test_the_command_under_fsdp2(saved, tmp_path):
     launch("command.py", *words, "--resume")
     resumed = load_file(out / "model.safetensors")
     assert all(torch.allclose(weights[name], resumed[name], atol=1e-6) for name in weights)
+
+
+def test_a_run_under_fsdp2_that_was_killed_before_its_summary(saved, tmp_path):
+    """The last checkpoint is loaded, no step is trained, and the missing evaluation and the model are written."""
+    out = tmp_path / "run"
+    words = flags(
+        saved, out, tasks="digit_sum:base=3,num_digits=6", max_steps=2, per_device_train_batch_size=4,
+        eval_problems=3, eval_samples=1, save_steps=2, inversion_unit="token", inversion_min_tokens=5,
+    )  # fmt: skip
+    assert "Run it without the launcher, on one GPU." in launch("command.py", *words, "--dry-run", refused=True)
+    assert not out.exists()
+    launch("command.py", *words)
+    weights, rows = load_file(out / "model.safetensors"), read_trajectory(out)
+    for name in ("summary.json", "model.safetensors"):
+        (out / name).unlink()
+    kept = [row for row in rows if (row["kind"], row["step"]) != ("eval", 2)]
+    assert len(kept) == len(rows) - 1
+    text = "".join(json.dumps(row) + "\n" for row in kept)
+    (out / "trajectory.jsonl").write_text(text, encoding="utf-8")
+    launch("command.py", *words, "--resume")
+    loaded = load_file(out / "model.safetensors")
+    assert all(torch.equal(weights[name], loaded[name]) for name in weights)
+    assert [(row["kind"], row["step"]) for row in read_trajectory(out)] == [(row["kind"], row["step"]) for row in rows]
+    assert read_trajectory(out)[-1]["heldout/greedy"] == rows[-1]["heldout/greedy"]
+    assert (out / "summary.json").is_file()

@@ -8,7 +8,7 @@ import torch
 from antiphase.errors import InvalidInputError
 from antiphase.inversion.inversion_reward import InversionReward
 from antiphase.inversion.inversion_spec import InversionSpec
-from antiphase.verl.batch_terms import batch_terms, with_term
+from antiphase.verl.batch_terms import batch_terms, check_sessions, with_term
 from antiphase.verl.fact_columns import from_columns, num_columns, to_columns
 
 
@@ -64,6 +64,13 @@ def test_a_reward_that_is_no_number_is_refused(wrong):
     reward = InversionReward(InversionSpec(unit="token"))
     with pytest.raises(InvalidInputError, match="row 1 has the task reward"):
         batch_terms(reward, facts_of([0.1, 0.2]), torch.tensor([1.0, wrong]), ["a", "a"], [False] * 2, weight=0.1)
+
+
+def test_an_agent_loop_with_several_outputs_is_refused():
+    keys = ["a_b_0_0", "a_b_1_0", "c_0_0", "pad_0_0", "pad_0_1"]
+    check_sessions(keys, [False] * 3 + [True] * 2)
+    with pytest.raises(InvalidInputError, match=r"several outputs for one rollout \(session a_b_1\)"):
+        check_sessions([*keys, "a_b_1_1"], [False] * 3 + [True] * 2 + [False])
 
 
 def test_the_term_goes_to_the_last_token():

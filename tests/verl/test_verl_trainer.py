@@ -142,6 +142,15 @@ def test_advantages_are_those_of_the_trl_trainer(trainer_of, combine, scale):
     assert len({round(float(row[0]), 4) for row in rows}) > 2
 
 
+def test_a_batch_with_two_outputs_of_a_session_is_refused(trainer_of):
+    case = next(iter(stored().values()))
+    queue, _ = queue_of(case)
+    first = queue.meta.keys[0]
+    queue.meta.keys[1] = f"{first.rpartition('_')[0]}_1"
+    with pytest.raises(InvalidInputError, match="several outputs for one rollout"):
+        trainer_of(queue, case["spec"])._compute_advantage(queue.meta, {})
+
+
 def test_the_asynchronous_modes_are_refused_and_the_registry_has_the_trainer():
     from verl.trainer.ppo.v1 import get_trainer_cls
 

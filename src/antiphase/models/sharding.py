@@ -11,8 +11,8 @@ from torch import nn
 from antiphase.errors import UnsupportedModelError
 
 _FSDP = (
-    "the weight {path} is sharded by FSDP 2, so this process holds only a part of it. Run the model once, and then "
-    "gather its weights in all processes while you measure: `with antiphase.training.policy.unsharded(model): ...`. "
+    "the weight {path} is sharded by FSDP 2, so this process holds only a part of it. Gather the weights in all "
+    "processes while you measure: `with antiphase.models.whole_weights.whole_weights(model): ...`. "
     "CorRPOTrainer and InversionCallback do so themselves. For a model that is larger than one GPU, use a device map "
     "(--device-map auto)."
 )

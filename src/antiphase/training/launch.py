@@ -24,6 +24,8 @@ _WITHIN_A_ROLLOUT = {"tp": "tensor parallelism", "cp": "context parallelism", "s
 def check_launch(environment: Mapping[str, str]) -> None:
     """Refuse the environment of a launcher under which inversion cannot be measured.
 
+    This is the check at the start of the command, when only the launcher has set these variables.
+
     Args:
         environment: the environment variables, such as `os.environ`.
 
@@ -33,6 +35,30 @@ def check_launch(environment: Mapping[str, str]) -> None:
     """
     if _is_on(environment, "ACCELERATE_USE_FSDP") and environment.get("FSDP_VERSION", "1") == "1":
         raise InvalidInputError(FSDP1)
+    _check_others(environment)
+
+
+def check_environment_of(fsdp: Any, environment: Mapping[str, str]) -> None:
+    """Refuse an environment under which inversion cannot be measured, when a trainer's arguments are made.
+
+    A trainer may have run in this process before. accelerate then has set ACCELERATE_USE_FSDP, and has left
+    FSDP_VERSION unset, whichever version that trainer used. So only a version that is named counts here, and only if
+    the arguments do not choose one themselves. The trainer checks the version that accelerate uses in the end.
+
+    Args:
+        fsdp: the trainer's argument `fsdp`; not empty if the arguments ask for FSDP.
+        environment: the environment variables, such as `os.environ`.
+
+    Raises:
+        InvalidInputError: the environment asks for what `check_launch` refuses.
+    """
+    if not fsdp and _is_on(environment, "ACCELERATE_USE_FSDP") and environment.get("FSDP_VERSION") == "1":
+        raise InvalidInputError(FSDP1)
+    _check_others(environment)
+
+
+def _check_others(environment: Mapping[str, str]) -> None:
+    """Refuse Megatron-LM, and to spread one rollout over several processes."""
     if _is_on(environment, "ACCELERATE_USE_MEGATRON_LM"):
         raise InvalidInputError(
             "TRL does not train with Megatron-LM (distributed_type: MEGATRON_LM in the accelerate config). Use "

@@ -25,8 +25,8 @@ def check_sharding(accelerator: Any, model: nn.Module) -> None:
         model: the policy, before accelerate prepares it.
 
     Raises:
-        UnsupportedModelError: FSDP 1 is used, whose gathered parameters allow no backward pass, or the model is
-            already spread over processes by tensor parallelism.
+        UnsupportedModelError: FSDP 1 is used, whose gathered parameters allow no backward pass; or the model is
+            already spread over processes by tensor parallelism; or ZeRO-3 would save no whole model at the end.
     """
     from torch.distributed.tensor import DTensor
     from trl.distributed import DistributedBackend
@@ -40,6 +40,15 @@ def check_sharding(accelerator: Any, model: nn.Module) -> None:
             "the model's weights are spread over processes by tensor parallelism, or were sharded while they were "
             "loaded. Inversion is measured with whole weights in each process. Load the model without it, and use "
             "FSDP 2 or DeepSpeed ZeRO-3."
+        )
+    zero = {} if plugin is None else plugin.deepspeed_config.get("zero_optimization", {})
+    # The weights of an adapter are saved in any case.
+    adapter = hasattr(model, "peft_config")
+    if zero.get("stage") == 3 and zero.get("stage3_gather_16bit_weights_on_model_save") is not True and not adapter:
+        raise UnsupportedModelError(
+            "stage3_gather_16bit_weights_on_model_save is not set, so DeepSpeed ZeRO-3 would save only the shards of "
+            "the model, which cannot be loaded as a model. Set zero3_save_16bit_model: true in the accelerate config, "
+            "or stage3_gather_16bit_weights_on_model_save: true in the zero_optimization of DeepSpeed's config."
         )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, PrinterCallback, ProgressCallback, TrainerState
+from transformers import AutoModelForCausalLM, PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 from trl import get_peft_config, get_quantization_config
 
@@ -36,6 +36,7 @@ from antiphase.steps.thoughts import thought_tags
 from antiphase.tasks.pool import VerifierPool
 from antiphase.training.card import write_card
 from antiphase.training.console import ConsoleCallback, Interruption
+from antiphase.training.finishing import load_finished, save_whole
 from antiphase.training.heldout import HeldOut, HeldOutCallback
 from antiphase.training.inputs import (
     chat_options,
@@ -50,7 +51,7 @@ from antiphase.training.kept_folder import read_kept
 from antiphase.training.launch import check_installed
 from antiphase.training.out_folder import write_whole
 from antiphase.training.outcome import summarize_run
-from antiphase.training.policy import plain_generation
+from antiphase.training.policy import is_sharded, plain_generation
 from antiphase.training.recipe import FIRST_RELEASE, Recipe, is_former, parse_recipe
 from antiphase.training.reward_names import reward_function, try_functions
 from antiphase.training.step_estimate import estimate_step
@@ -111,7 +112,7 @@ def train(arguments: Sequence[str]) -> TrainResult:
             prompts = [list(ids) for ids in encoded[: recipe.config.per_device_train_batch_size]]
             with tempfile.TemporaryDirectory() as nowhere:
                 recipe.config.output_dir = nowhere
-                print(estimate_step(_trainer(recipe, functions, table, tokenizer, ends, moment), prompts))
+                _print_estimate(_trainer(recipe, functions, table, tokenizer, ends, moment), prompts)
             return TrainResult(folder, None)
         held = held_out(recipe, tokenizer, eval_problems, moment) if eval_problems else None
         with prepared(folder, recipe, moment if reads_clock(tokenizer) else None):
@@ -138,12 +139,12 @@ def _run(recipe: Recipe, trainer: Any, tokenizer: Any, held: HeldOut | None, poo
         if recipe.resume and main:
             print(f"resuming from {checkpoint}" if checkpoint else "no checkpoint yet: starting anew", flush=True)
         if checkpoint is not None and finished_training(checkpoint):
-            _load_finished(trainer, checkpoint, heldout)
+            load_finished(trainer, checkpoint, heldout)
         else:
             trainer.train(str(checkpoint) if checkpoint else None)
         if interruption.stopped:
             return TrainResult(folder, None, interrupted=True)
-    _save_whole(trainer)
+    save_whole(trainer)
     summary = None
     if main:
         summary = summarize_run(recipe, trainer, time.time() - began)
@@ -153,25 +154,21 @@ def _run(recipe: Recipe, trainer: Any, tokenizer: Any, held: HeldOut | None, poo
     return TrainResult(folder, summary)
 
 
-def _save_whole(trainer: Any) -> None:
-    """Save the model in one piece, also where FSDP 2 would save the shards of each process."""
-    plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
-    if plugin is not None:
-        plugin.set_state_dict_type("FULL_STATE_DICT")
-    trainer.save_model()
+def _print_estimate(trainer: Any, prompts: Sequence[Sequence[int]]) -> None:
+    """Time a step, and print the estimate in the main process.
 
-
-def _load_finished(trainer: Any, checkpoint: Path, heldout: HeldOutCallback | None) -> None:
-    """Load a run that was killed after its last step, and evaluate it if its last evaluation is missing."""
-    trainer.clock.start()
-    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    trainer._load_from_checkpoint(str(checkpoint))
-    step = trainer.state.global_step
-    trainer.watch.restore(trainer.state.stateful_callbacks["Watch"]["attributes"])
-    done = any(row["kind"] == "eval" and row["step"] == step for row in read_trajectory(trainer.trajectory.folder))
-    if heldout is not None and not done:
-        heldout.evaluate(step, track=False)
-        trainer.times.finish()
+    Raises:
+        InvalidInputError: the weights would be sharded. They are not sharded before a training begins, so the times
+            would be those of a whole model.
+    """
+    if is_sharded(trainer.accelerator):
+        raise InvalidInputError(
+            "--dry-run times a step with whole weights, and this launch shards them (FSDP 2 or ZeRO-3). Run it "
+            "without the launcher, on one GPU."
+        )
+    estimate = estimate_step(trainer, prompts)
+    if trainer.accelerator.is_main_process:
+        print(estimate)
 
 
 def _trainer(

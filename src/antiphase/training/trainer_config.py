@@ -17,7 +17,7 @@ from antiphase.signal_spec import SignalSpec, check_one_of
 from antiphase.statistics.minimums import MIN_STEPS
 from antiphase.steps import DEFAULT_SPLITTER, Splitter
 from antiphase.training.kept_rule import check_count, check_fits, check_keep
-from antiphase.training.launch import check_arguments, check_launch, check_vllm
+from antiphase.training.launch import check_arguments, check_environment_of, check_vllm
 from antiphase.training.token_advantages import TOKEN_ADVANTAGES
 
 # The seed is an option of TRL already.
@@ -71,7 +71,7 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         # The checks of our own fields come first, since TRL looks for devices, which may take long.
-        check_launch(os.environ)
+        check_environment_of(self.fsdp, os.environ)
         self.inversion_spec()
         check_one_of("token_advantages", self.token_advantages, TOKEN_ADVANTAGES)
         check_count("dynamic_sampling", self.dynamic_sampling)

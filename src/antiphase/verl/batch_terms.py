@@ -82,6 +82,32 @@ def batch_terms(
     return BatchTerms(added, advantage, metrics)
 
 
+def check_sessions(keys: Sequence[str], padding: Sequence[bool]) -> None:
+    """Refuse a batch in which an agent loop returned several outputs for one rollout.
+
+    verl computes the advantage of the last output alone, and gives it to the other outputs too. Which of the outputs
+    should be measured is an open question.
+
+    Args:
+        keys: verl's keys of the rows, `{uid}_{session}_{index}`. The rows of one session differ only in the index.
+        padding: whether a row is padding, which is no rollout.
+
+    Raises:
+        InvalidInputError: a session has more than one row.
+    """
+    seen: set[str] = set()
+    for key, padded in zip(keys, padding, strict=True):
+        session = key.rpartition("_")[0]
+        if padded:
+            continue
+        if session in seen:
+            raise InvalidInputError(
+                f"the agent loop returned several outputs for one rollout (session {session}). The inversion is "
+                "measured on rollouts of one output. Use an agent loop that returns one output."
+            )
+        seen.add(session)
+
+
 def with_term(token_rewards: Sequence[Tensor], term: Float[Tensor, "row"]) -> list[Tensor]:
     """Return the rewards of each row's tokens, `[token]`, with the term added at the row's last token."""
     changed = []

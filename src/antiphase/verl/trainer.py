@@ -17,7 +17,8 @@ from verl.utils.debug import marked_timer
 
 from antiphase.errors import UnsupportedModelError
 from antiphase.inversion.inversion_reward import InversionReward
-from antiphase.verl.batch_terms import BatchTerms, batch_terms, with_term
+from antiphase.verl.batch_terms import BatchTerms, batch_terms, check_sessions, with_term
+from antiphase.verl.resuming import check_resumed, store_options
 from antiphase.verl.settings import MODE, REFUSED_MODES, SECTION, check_config, refuse_mode, spec_of
 from antiphase.verl.worker import FACTS, InversionWorker
 
@@ -32,7 +33,8 @@ class CorRPOTrainerSync(PPOTrainerSync):  # type: ignore[misc]
         config: verl's configuration. Its section `inversion` holds the fields of `InversionSpec`.
 
     Raises:
-        InvalidInputError: the options are wrong, or the configuration cannot be measured.
+        InvalidInputError: the options are wrong, the configuration cannot be measured, or the training that continues
+            began with other options.
     """
 
     def __init__(self, config: Any) -> None:
@@ -40,6 +42,7 @@ class CorRPOTrainerSync(PPOTrainerSync):  # type: ignore[misc]
         given = None if section is None else OmegaConf.to_container(section, resolve=True)
         self._inversion = InversionReward(spec_of(given))
         check_config(config)
+        check_resumed(config.trainer, self._inversion.spec)
         # verl chooses its synchronous replay buffer by this name.
         with open_dict(config):
             config.trainer.v1.trainer_mode = "sync"
@@ -62,6 +65,7 @@ class CorRPOTrainerSync(PPOTrainerSync):  # type: ignore[misc]
     def _setup(self) -> None:
         super()._setup()
         self.actor_rollout_wg.set_inversion(self._inversion.spec)
+        store_options(self.config.trainer, self._inversion.spec)
 
     def _compute_old_log_prob(self, batch: Any, metrics: dict[str, Any]) -> Any:
         batch = super()._compute_old_log_prob(batch, metrics)
@@ -88,12 +92,14 @@ class CorRPOTrainerSync(PPOTrainerSync):  # type: ignore[misc]
 
     def _terms(self, batch: Any, data: Any, scores: list[torch.Tensor]) -> BatchTerms:
         """Return what the inversion adds to each row of the batch."""
+        padding = [bool(tag.get("is_padding", False)) for tag in batch.tags]
+        check_sessions(batch.keys, padding)
         return batch_terms(
             self._inversion,
             torch.stack(list(data[FACTS].unbind())),
             torch.stack([row.double().sum() for row in scores]),
             [str(uid) for uid in data["uid"]],
-            [bool(tag.get("is_padding", False)) for tag in batch.tags],
+            padding,
             weight=self.inversion_weight,
         )
 
