@@ -3,6 +3,7 @@
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +66,7 @@ class StepEstimate:
         )
 
 
-def estimate_step(trainer: Any, prompt_ids: list[list[int]]) -> StepEstimate:
+def estimate_step(trainer: Any, prompt_ids: Sequence[Sequence[int]]) -> StepEstimate:
     """Time each part of a step on one micro-batch, and return the estimate for a whole step.
 
     The policy's weights and gradients are left as they were.
