@@ -13,6 +13,7 @@ from typing import Any
 
 from antiphase.errors import AntiphaseError
 from antiphase.runs.folder_lock import InUseError
+from antiphase.study.process_tree import descendants, send
 
 # The modules that the server process imports once for all processes.
 PRELOAD = ["antiphase.training.train", "antiphase.evaluation.evaluate"]
@@ -146,7 +147,10 @@ def _child(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]
 
 
 def _end_with_parent() -> None:
-    """End this process and its children as soon as the process of the sweep ends, even by kill -9."""
+    """End this process and its children as soon as the process of the sweep ends, even by kill -9.
+
+    Children in other process groups, such as the workers of torchrun, are ended only on a system with `/proc`.
+    """
     parent = multiprocessing.parent_process()
     if parent is None or sys.platform == "win32":
         return
@@ -154,6 +158,8 @@ def _end_with_parent() -> None:
 
     def watch() -> None:
         parent.join()
+        for generation in descendants(os.getpid()):
+            send(generation, signal.SIGKILL)
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
