@@ -1,15 +1,19 @@
 """What SIGTERM, an interrupt and kill -9 do to the processes of a sweep."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from antiphase.study.process_tree import Found, descendants
+from antiphase.study.processes import Processes
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 SECONDS = 60
@@ -80,6 +84,44 @@ def test_sigterm_reaches_a_launched_training_once(tmp_path, launcher, seconds):
     assert names[2].read_text() == f"{training}\nsaved {seconds or 110}"
     assert not alive(training)
     assert error.rstrip().endswith("KeyboardInterrupt")
+
+
+class SlowContext:
+    """Starts processes as the real context does, but each takes a while to start, as a busy machine does."""
+
+    def __init__(self, context, starting):
+        self._context, self._starting = context, starting
+        self.Pipe, self.made = context.Pipe, []
+
+    def Process(self, **options):  # noqa: N802
+        process = self._context.Process(**options)
+        start = process.start
+
+        def slowly():
+            self._starting.set()
+            time.sleep(1)
+            start()
+
+        process.start = slowly
+        self.made.append(process)
+        return process
+
+
+def sleep_long(cell, out):
+    time.sleep(SECONDS)
+
+
+def test_a_process_that_starts_during_an_interrupt_is_ended(tmp_path):
+    starting = threading.Event()
+    began = time.time()
+    processes = Processes(1)
+    processes._context = context = SlowContext(multiprocessing.get_context("fork"), starting)
+    with pytest.raises(KeyboardInterrupt), processes:
+        processes.start(sleep_long, (SimpleNamespace(name="cell"), tmp_path), {})
+        assert starting.wait(SECONDS)
+        raise KeyboardInterrupt
+    assert time.time() - began < SECONDS / 2
+    assert [process.exitcode for process in context.made] == [-signal.SIGTERM]
 
 
 def test_another_process_of_the_same_number_is_not_meant():
