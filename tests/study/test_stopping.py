@@ -74,7 +74,9 @@ def test_sigterm_reaches_a_launched_training_once(tmp_path, launcher, seconds):
     command = " ".join([sys.executable, *map(str, names)])
     environment = {key: value for key, value in os.environ.items() if key != "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"}
     environment |= {} if seconds is None else {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": seconds}
-    sweep = subprocess.Popen([sys.executable, "-c", SWEEP, command], env=environment, stderr=subprocess.PIPE, text=True)
+    sweep = subprocess.Popen(
+        [sys.executable, "-c", SWEEP, command], env=environment, stderr=subprocess.PIPE, text=True
+    )
     wait_for(lambda: names[2].exists() and names[2].read_text().endswith("\n"))
     training = int(names[2].read_text())
     assert [len(generation) for generation in descendants(sweep.pid)] == [1, 1]
@@ -93,7 +95,7 @@ class SlowContext:
         self._context, self._starting = context, starting
         self.Pipe, self.made = context.Pipe, []
 
-    def Process(self, **options):  # noqa: N802
+    def Process(self, **options):
         process = self._context.Process(**options)
         start = process.start
 
@@ -116,10 +118,9 @@ def test_a_process_that_starts_during_an_interrupt_is_ended(tmp_path):
     began = time.time()
     processes = Processes(1)
     processes._context = context = SlowContext(multiprocessing.get_context("fork"), starting)
-    with pytest.raises(KeyboardInterrupt), processes:
-        processes.start(sleep_long, (SimpleNamespace(name="cell"), tmp_path), {})
-        assert starting.wait(SECONDS)
-        raise KeyboardInterrupt
+    processes.start(sleep_long, (SimpleNamespace(name="cell"), tmp_path), {})
+    assert starting.wait(SECONDS)
+    processes.__exit__(KeyboardInterrupt)
     assert time.time() - began < SECONDS / 2
     assert [process.exitcode for process in context.made] == [-signal.SIGTERM]
 

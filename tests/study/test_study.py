@@ -346,9 +346,10 @@ def test_a_model_is_kept_although_its_process_was_killed(model_dir, tmp_path, mo
     def killed(*_):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(cells, "_tidy", killed)
-        sweep(path, out, cells=[name], keep_models=True, say=lambda _: None)
+        with pytest.raises(KeyboardInterrupt):
+            sweep(path, out, cells=[name], keep_models=True, say=lambda _: None)
     assert set(done_cells(out, read_study(path))) == {name}
     if linked:  # as if `models` were on another disk
         monkeypatch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(OSError(errno.EXDEV, "")))

@@ -77,8 +77,8 @@ def check_name(study: Study, folder: Path) -> None:
         ) from None
     if name != study.name:
         raise InvalidInputError(
-            f"{str(folder)!r} belongs to the study {name!r}, so the study {study.name!r} in {study.path} cannot be run "
-            "there. Choose another --out."
+            f"{str(folder)!r} belongs to the study {name!r}, so the study {study.name!r} in {study.path} cannot be "
+            "run there. Choose another --out."
         )
 
 

@@ -94,9 +94,9 @@ def sweep(
         say: a function that prints one line, or a script of several lines.
 
     Raises:
-        AntiphaseError: the study is malformed, its methods have unequal budgets, a model does not exist, OUT belongs to
-            a study of another name, a cell in OUT was run with other options, other processes run all the `cells`, or
-            `tables` is set and no cell is done.
+        AntiphaseError: the study is malformed, its methods have unequal budgets, a model does not exist, OUT belongs
+            to a study of another name, a cell in OUT was run with other options, other processes run all the `cells`,
+            or `tables` is set and no cell is done.
     """
     request = sweep_request(path, out, cells=cells, jobs=jobs, train=train)
     study, folder, done, todo = request.study, request.folder, request.done, request.todo
