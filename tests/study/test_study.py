@@ -1,5 +1,6 @@
 """`sweep`: cells, budgets, a kill in the middle, and a report that is always the same."""
 
+import errno
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import antiphase.study.sweep as module
 from antiphase.cli import main
 from antiphase.errors import InvalidInputError
 from antiphase.study.definition import read_study
@@ -301,18 +303,61 @@ def test_stages_of_a_directory_are_what_is_evaluated(model_dir, tmp_path):
     assert early["results"][0]["signals"]["entropy_mean"] > base["results"][0]["signals"]["entropy_mean"] + 0.5
 
 
-def test_other_studies_cells_stay(swept, model_dir, tmp_path):
+def test_cells_of_another_version_stay(swept, model_dir, tmp_path):
     import shutil
 
     whole, path, _ = swept
     out = shutil.copytree(whole.out, tmp_path / "out")
     models = {"other": {"path": str(model_dir), "methods": ["dapo"]}}
     second = write(tmp_path / "second.yaml", model_dir, models=models, seeds=[0])
-    assert sweep(second, out, say=lambda _: None).num_done == 2
+    other = sweep(second, out, say=lambda _: None)
+    assert other.num_done == 2
+    # A sweep of the first version that comes to its end now does not take the report of the second one for its own.
+    mine = module._finish(read_study(path), out, {}, 0)
+    assert _tables(mine.report) == _tables(whole.report) != _tables(other.report)
     said = []
     again = sweep(path, out, say=said.append)
     assert said == []
     assert again.report == whole.report
+
+
+def test_a_folder_of_another_study_is_refused(swept, model_dir):
+    whole, path, _ = swept
+    second = write(path.with_name("second.yaml"), model_dir, name="large")
+    before = {file: file.read_bytes() for file in whole.out.iterdir() if file.is_file()}
+    for options in ({}, {"tables": True}, {"dry_run": True}, {"commands": True}):
+        with pytest.raises(InvalidInputError) as caught:
+            sweep(second, whole.out, say=lambda _: None, **options)
+        assert str(caught.value) == (
+            f"{str(whole.out)!r} belongs to the study 'small', so the study 'large' in {second} cannot be run there. "
+            "Choose another --out."
+        )
+    assert before == {file: file.read_bytes() for file in whole.out.iterdir() if file.is_file()}
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_model_is_kept_although_its_process_was_killed(model_dir, tmp_path, monkeypatch, linked):
+    """The process ends after it has written the record. Repeating the command keeps the model, and trains nothing."""
+    from antiphase.study import cells
+
+    path = write(tmp_path / "study.yaml", model_dir, models={"tiny": str(model_dir)}, seeds=[0])
+    name, out = "tiny.all.dapo.s0", tmp_path / "out"
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cells, "_tidy", killed)
+        with pytest.raises(KeyboardInterrupt):
+            sweep(path, out, cells=[name], keep_models=True, say=lambda _: None)
+    assert set(done_cells(out, read_study(path))) == {name}
+    if linked:  # as if `models` were on another disk
+        monkeypatch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(OSError(errno.EXDEV, "")))
+    weights = (out / "work" / name / "train" / "model.safetensors").read_bytes()
+    monkeypatch.setattr(cells, "_run", killed)
+    sweep(path, out, cells=[name], keep_models=True, say=lambda _: None)
+    assert (out / "models" / name / "model.safetensors").read_bytes() == weights
+    assert not (out / "work" / name).exists()
 
 
 def test_a_changed_recipe_is_trained_anew(model_dir, tmp_path):

@@ -123,7 +123,8 @@ def _call(command: Sequence[str], log: Path) -> int:
 def run_cell(cell: Cell, out: Path, *, keep_models: bool = False, launch: str | None = None) -> None:
     """Run a cell (one model, setting, method and seed) to its end.
 
-    Parts that an earlier, interrupted call finished are not repeated.
+    Parts that an earlier, interrupted call finished are not repeated. If the cell is done, but its call was killed
+    before it kept the trained model, the model is kept now.
 
     Args:
         cell: the cell to run.
@@ -140,11 +141,12 @@ def run_cell(cell: Cell, out: Path, *, keep_models: bool = False, launch: str | 
     lock.parent.mkdir(parents=True, exist_ok=True)
     with locked(lock, f"the cell {cell.name} is being run"):
         if not is_done(out, cell.name):
-            _run(cell, out, keep_models, launch)
+            _run(cell, out, launch)
+        _tidy(cell, out, keep_models)
 
 
-def _run(cell: Cell, out: Path, keep_models: bool, launch: str | None) -> None:
-    """Do what `run_cell` says, while this process holds the cell's lock."""
+def _run(cell: Cell, out: Path, launch: str | None) -> None:
+    """Train and evaluate the cell, while this process holds its lock. See `run_cell` for the arguments."""
     began = time.time()
     source = str(make_model(cell.made, out)) if cell.made is not None else str(cell.path)
     work = out / "work" / cell.name
@@ -173,10 +175,26 @@ def _run(cell: Cell, out: Path, keep_models: bool, launch: str | None) -> None:
     if cell.digest() != digest:
         raise CellError(f"the file of a task changed while {cell.name} ran; repeat the command to run the cell anew.")
     _keep(cell, out, rows, summary, trained, time.time() - began)
-    if keep_models and cell.trained:
-        (out / "models").mkdir(exist_ok=True)
-        shutil.rmtree(out / "models" / cell.name, ignore_errors=True)
-        shutil.move(str(work / "train"), str(out / "models" / cell.name))
+
+
+def _tidy(cell: Cell, out: Path, keep_models: bool) -> None:
+    """Keep the trained model of a done cell if it is wanted, and remove the cell's other files in `work`.
+
+    A call that was killed may be repeated. See `run_cell` for the arguments.
+    """
+    work, model = out / "work" / cell.name, out / "models" / cell.name
+    marker = work / "cell.sha256"
+    if not (marker.is_file() and marker.read_text() == cell.digest()):
+        return
+    if keep_models and (work / "train").is_dir():
+        model.parent.mkdir(exist_ok=True)
+        shutil.rmtree(model, ignore_errors=True)
+        try:
+            (work / "train").rename(model)
+        except OSError:  # `models` is on another disk.
+            shutil.copytree(work / "train", model, dirs_exist_ok=True)
+    # Without this file, the rest of a folder that is only partly removed is never taken for a whole model.
+    marker.unlink()
     shutil.rmtree(work, ignore_errors=True)
 
 

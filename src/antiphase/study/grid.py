@@ -116,6 +116,16 @@ class Study:
             )
         return by_name[name]
 
+    def digest(self) -> str:
+        """Return a digest of everything that decides the study's tables, except the name of its file.
+
+        Raises:
+            InvalidInputError: a file of a task does not exist.
+        """
+        cells = [[cell.name, cell.digest()] for cell in self.cells]
+        values = [self.name, cells, self.methods, self.reference, self.smallest]
+        return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
     def made(self) -> dict[str, Made]:
         """Return the models that commands make, by name."""
         return {cell.made.name: cell.made for cell in self.cells if cell.made is not None}

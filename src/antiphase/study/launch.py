@@ -6,6 +6,7 @@ an engine that cannot load adapters, and applies changes from the command line t
 
 import contextlib
 import json
+import os
 import re
 import shlex
 import signal
@@ -19,8 +20,13 @@ from typing import Any
 import yaml
 
 from antiphase.errors import AntiphaseError, InvalidInputError, MissingExtraError
+from antiphase.study.process_tree import Found, descendants, end_gently
 
 _PROCESSES = re.compile(r"--(?:num_processes|nproc[-_]per[-_]node)[ =](\d+)")
+
+# torchrun, and accelerate with several processes, wait this many seconds for the workers after SIGTERM, and then end
+# them by SIGKILL. Their own default is 30. Slurm gives a cell 120 seconds (see `scripts`).
+_PATIENCE = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "110"}
 
 
 class LaunchError(AntiphaseError, RuntimeError):
@@ -40,36 +46,59 @@ def processes_of(launch: str | None) -> int:
 def train_under(launch: str, recipe: Path) -> None:
     """Run `antiphase train --config RECIPE --resume` under a launcher.
 
+    If this process gets SIGTERM, the launcher gets it too. torchrun passes it on to its workers and waits for them, at
+    most 110 seconds unless TORCH_ELASTIC_SHUTDOWN_TIMEOUT is set. A launcher that does not pass it on, such as
+    `accelerate launch` with one process, ends at once. The processes that it leaves behind then get SIGTERM, and this
+    function waits for them. On a system without `/proc`, they go on.
+
     Args:
         launch: the launcher's command, such as `accelerate launch --num_processes 8`.
         recipe: the file of the recipe.
 
     Raises:
         LaunchError: the launcher cannot be run, or its exit status is not 0.
+        KeyboardInterrupt: SIGTERM ended the training.
     """
     words = [*shlex.split(launch), "-m", "antiphase", "train", "--config", str(recipe), "--resume"]
     if words[0] in ("python", "python3"):
         words[0] = sys.executable
     try:
-        # The new process stays in this process group, so it ends when the sweep ends.
-        process = subprocess.Popen(words)
+        # The launcher stays in this process group, so it ends when the sweep ends. The workers of torchrun have
+        # process groups of their own.
+        process = subprocess.Popen(words, env=_PATIENCE | os.environ)
     except OSError as error:
         raise LaunchError(f"{words[0]!r} cannot be run ({error.strerror or error}); see --launch.") from error
-    with process, _passed_on(process):
+    with process, _passed_on(process) as left:
         status = process.wait()
+        end_gently(left)
+    if status != 0 and left:
+        raise KeyboardInterrupt
     if status != 0:
         raise LaunchError(f"the launched training ended with status {status}: {shlex.join(words)}")
 
 
 @contextlib.contextmanager
-def _passed_on(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Pass SIGTERM on to a process while the block lasts. A training then saves a checkpoint before it ends."""
+def _passed_on(process: "subprocess.Popen[bytes]") -> Iterator[list[list[Found]]]:
+    """Pass the first SIGTERM on to a process while the block lasts. A training then saves a checkpoint and ends.
+
+    Yields:
+        a list that stays empty until SIGTERM comes. Then it gets the processes that the process has started, as
+        `descendants` returns them.
+    """
+    told: list[list[Found]] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield told
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+
+    def tell(*_: object) -> None:
+        # A training that gets a second signal ends at once, without a checkpoint.
+        if not told:
+            told.extend([*descendants(process.pid), []])
+            process.terminate()
+
+    before = signal.signal(signal.SIGTERM, tell)
     try:
-        yield
+        yield told
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from antiphase.errors import AntiphaseError
 from antiphase.runs.folder_lock import InUseError
+from antiphase.study.process_tree import descendants, send
 
 # The modules that the server process imports once for all processes.
 PRELOAD = ["antiphase.training.train", "antiphase.evaluation.evaluate"]
@@ -45,7 +46,7 @@ class Processes:
 
     def __init__(self, jobs: int) -> None:
         self._context = _context()
-        self._running: list[Any] = []
+        self._running = _Running()
         self._threads = ThreadPoolExecutor(jobs)
 
     def start(
@@ -67,9 +68,36 @@ class Processes:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
-            for process in list(self._running):
-                process.terminate()
+            self._running.stop()
         self._threads.shutdown()
+
+
+class _Running:
+    """The processes that are running now. Once they have been stopped, a process that is added is ended at once."""
+
+    def __init__(self) -> None:
+        self._processes: list[Any] = []
+        self._stopped = False
+        self._lock = threading.Lock()
+
+    def add(self, process: Any) -> None:
+        """Take note of a process that has just been started. It may have started while the others were stopped."""
+        with self._lock:
+            self._processes.append(process)
+            if self._stopped:
+                process.terminate()
+
+    def remove(self, process: Any) -> None:
+        """Forget a process that has ended."""
+        with self._lock:
+            self._processes.remove(process)
+
+    def stop(self) -> None:
+        """End all processes by SIGTERM, also those that are added later."""
+        with self._lock:
+            self._stopped = True
+            for process in self._processes:
+                process.terminate()
 
 
 def _context() -> Any:
@@ -87,7 +115,7 @@ def _context() -> Any:
 
 def _one_process(
     context: Any,
-    processes: list[Any],
+    processes: _Running,
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
     options: dict[str, Any],
@@ -96,14 +124,14 @@ def _one_process(
 
     Args:
         context: the multiprocessing context that starts the process.
-        processes: the list of running processes, through which the caller can end them.
+        processes: the running processes, through which the caller can end them.
         function, arguments, options: the call to make.
     """
     began = time.time()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(sender, function, arguments, options))
     process.start()
-    processes.append(process)
+    processes.add(process)
     sender.close()
     try:
         state, message = receiver.recv()
@@ -146,7 +174,10 @@ def _child(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]
 
 
 def _end_with_parent() -> None:
-    """End this process and its children as soon as the process of the sweep ends, even by kill -9."""
+    """End this process and its children as soon as the process of the sweep ends, even by kill -9.
+
+    Children in other process groups, such as the workers of torchrun, are ended only on a system with `/proc`.
+    """
     parent = multiprocessing.parent_process()
     if parent is None or sys.platform == "win32":
         return
@@ -154,6 +185,8 @@ def _end_with_parent() -> None:
 
     def watch() -> None:
         parent.join()
+        for generation in descendants(os.getpid()):
+            send(generation, signal.SIGKILL)
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()

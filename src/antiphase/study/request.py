@@ -3,6 +3,7 @@
 `sweep` itself checks what needs such imports: problems, models and budgets.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,15 +52,34 @@ def sweep_request(
         train: changes of the study's shared `train` keys, each of the form `KEY=VALUE`.
 
     Raises:
-        InvalidInputError: the study is malformed, a cell does not exist, `jobs` is below 1, or a cell in `out` was run
-            with other options.
+        InvalidInputError: the study is malformed, a cell does not exist, `jobs` is below 1, a cell in `out` was run
+            with other options, or `out` belongs to a study of another name.
     """
     study, folder = read_study(Path(path), train), Path(out).absolute()
     if jobs < 1:
         raise InvalidInputError(f"jobs must be at least 1; got {jobs}.")
     chosen = [study.cell(name) for name in cells] or list(study.cells)
+    check_name(study, folder)
     done = done_cells(folder, study)
     return SweepRequest(study, folder, done, tuple(cell for cell in chosen if cell.name not in done))
+
+
+def check_name(study: Study, folder: Path) -> None:
+    """Raise InvalidInputError if the folder belongs to a study of another name, whose tables would be replaced."""
+    path = folder / "study.json"
+    if not path.is_file():
+        return
+    try:
+        name = json.loads(path.read_text(encoding="utf-8"))["study"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidInputError(
+            f"{path} cannot be read ({error!r}). Remove it if the folder belongs to this study."
+        ) from None
+    if name != study.name:
+        raise InvalidInputError(
+            f"{str(folder)!r} belongs to the study {name!r}, so the study {study.name!r} in {study.path} cannot be "
+            "run there. Choose another --out."
+        )
 
 
 def check_free(request: SweepRequest) -> None:

@@ -145,8 +145,9 @@ def _slurm(commands: Commands) -> str:
 # Runs {len(commands.cells)} cells of the study {study} as an array of jobs, and then makes the tables.
 # Submit it by: bash THIS_FILE
 # A cell that fails does not stop the others. A job that is put back into the queue continues its cell. Two minutes
-# before the time limit, a training is told to save a checkpoint and to end. To continue, submit this file again, or
-# print it anew: finished cells are skipped. For more than 1,000 jobs, the cluster may need a higher MaxArraySize.
+# before the time limit, a training is told to finish its step, to save a checkpoint and to end. If this takes longer
+# than 110 seconds, the cell continues from an earlier checkpoint. To continue, submit this file again, or print it
+# anew: finished cells are skipped. For more than 1,000 jobs, the cluster may need a higher MaxArraySize.
 set -u
 LOGS={shlex.quote(str(logs))}
 SWEEP=({shlex.join(commands.words())})

@@ -51,7 +51,7 @@ def pack(folder: Path, study: Study) -> None:
         return
     cells = load_cells(folder, study)
     packed = {cell.record["cell"] for cell in cells}
-    # The packed files may hold cells of another study or of an earlier version of this one. They are kept.
+    # The packed files may hold cells of another version of this study. They are kept.
     others = [record for record in packed_records(folder) if record["cell"] not in packed]
     frames = [frame[frame.cell.isin({record["cell"] for record in others})] for frame in _packed_rows(folder)]
     for cell in cells:
@@ -73,7 +73,7 @@ def pack(folder: Path, study: Study) -> None:
     for cell in cells:
         for suffix in ("json", "parquet"):
             (folder / "cells" / f"{cell.record['cell']}.{suffix}").unlink(missing_ok=True)
-    if not any((folder / "cells").iterdir()):  # The folder may hold another study's cells.
+    if not any((folder / "cells").iterdir()):  # The folder may hold cells of another version of the study.
         (folder / "cells").rmdir()
 
 

@@ -12,6 +12,7 @@ continues from its last checkpoint or last finished batch.
 Several sweeps may run in one folder at the same time. They share the cells (see `sharing`).
 """
 
+import contextlib
 import json
 import tempfile
 from collections.abc import Callable, Sequence
@@ -20,16 +21,20 @@ from pathlib import Path
 from typing import Any
 
 from antiphase.errors import AntiphaseError, InvalidInputError
+from antiphase.runs.folder_lock import InUseError
 from antiphase.study.budget import check_budgets, check_evaluations, check_models, describe_budget
 from antiphase.study.cells import is_made, make_model, run_cell
 from antiphase.study.grid import Cell, Study
 from antiphase.study.launch import processes_of
 from antiphase.study.records import RECORDS, cell_lock, done_cells, done_names, model_lock, results_locked
-from antiphase.study.request import SweepRequest, check_cells, check_free, sweep_request
+from antiphase.study.request import SweepRequest, check_cells, check_free, check_name, sweep_request
 from antiphase.study.scripts import Commands
 from antiphase.study.sharing import Work, share
 from antiphase.study.store import load_cells, pack
 from antiphase.training.out_folder import write_whole
+
+# This file holds the digest of the study that report.md and the tables belong to.
+_MARK = ".report.sha256"
 
 
 @dataclass(frozen=True)
@@ -89,8 +94,9 @@ def sweep(
         say: a function that prints one line, or a script of several lines.
 
     Raises:
-        AntiphaseError: the study is malformed, its methods have unequal budgets, a model does not exist, a cell in OUT
-            was run with other options, other processes run all the `cells`, or `tables` is set and no cell is done.
+        AntiphaseError: the study is malformed, its methods have unequal budgets, a model does not exist, OUT belongs
+            to a study of another name, a cell in OUT was run with other options, other processes run all the `cells`,
+            or `tables` is set and no cell is done.
     """
     request = sweep_request(path, out, cells=cells, jobs=jobs, train=train)
     study, folder, done, todo = request.study, request.folder, request.done, request.todo
@@ -118,8 +124,10 @@ def sweep(
         _begin(study, folder)
     if cells:
         failed = _run_here(todo, folder, keep_models, launch)
+        _tidy_all(study, folder, keep_models)
         return SweepResult(folder, len(study.cells), len(done_cells(folder, study)), failed, None)
     failed = _run_all(study, todo, folder, jobs, {"keep_models": keep_models, "launch": launch}, say)
+    _tidy_all(study, folder, keep_models)
     return _finish(study, folder, failed, before)
 
 
@@ -146,7 +154,10 @@ def _begin(study: Study, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         content = {"study": study.name, "cells": {cell.name: cell.digest() for cell in study.cells}}
-        write_whole(folder / "study.json", json.dumps(content, indent=1) + "\n")
+        with results_locked(folder):
+            # A study of another name may have begun in this folder a moment ago.
+            check_name(study, folder)
+            write_whole(folder / "study.json", json.dumps(content, indent=1) + "\n")
     except OSError as error:
         raise InvalidInputError(f"cannot write to {str(folder)!r} ({error.strerror or error}).") from error
 
@@ -183,10 +194,20 @@ def _run_all(
     return failed | share(works, jobs, lambda: done_names(folder), say, "cell")
 
 
+def _tidy_all(study: Study, folder: Path, keep_models: bool) -> None:
+    """Finish the done cells whose process was killed after it stored the results, and before it kept the model."""
+    done = done_names(folder)
+    for cell in study.cells:
+        if cell.name in done and (folder / "work" / cell.name).is_dir():
+            with contextlib.suppress(InUseError):  # Its own process is just doing this.
+                run_cell(cell, folder, keep_models=keep_models)
+
+
 def _finish(study: Study, folder: Path, failed: dict[str, str], before: int | None) -> SweepResult:
     """Write the tables and figures of the cells that are done. If all are done, join their files into two.
 
-    If several sweeps shared the cells, the first that comes here does this, and the others only read its report.
+    If several sweeps of the same study shared the cells, the first that comes here does this, and the others only read
+    its report. A sweep of another version of the study makes its own, which replaces the tables of the other one.
 
     Args:
         study: the study.
@@ -201,12 +222,18 @@ def _finish(study: Study, folder: Path, failed: dict[str, str], before: int | No
         whole = len(done) == len(study.cells)
         made = _changed(folder / "report.md")
         packed = not any((folder / "cells" / f"{cell.name}.json").exists() for cell in study.cells)
-        if before is not None and whole and packed and made > max(before, _changed(folder / RECORDS)):
+        mark = folder / _MARK
+        same = mark.is_file() and mark.read_text(encoding="utf-8") == study.digest()
+        if before is not None and whole and packed and same and made > max(before, _changed(folder / RECORDS)):
             text = (folder / "report.md").read_text(encoding="utf-8")
             return SweepResult(folder, len(study.cells), len(done), failed, text)
         if whole:
             pack(folder, study)
-        report = write_report(study, load_cells(folder, study), folder, failed) if done else None
+        report = None
+        if done:
+            mark.unlink(missing_ok=True)
+            report = write_report(study, load_cells(folder, study), folder, failed)
+            write_whole(mark, study.digest())
     return SweepResult(folder, len(study.cells), len(done), failed, report)
 
 
