@@ -154,7 +154,7 @@ def _run(recipe: Recipe, trainer: Any, tokenizer: Any, held: HeldOut | None, poo
     return TrainResult(folder, summary)
 
 
-def _print_estimate(trainer: Any, prompts: Sequence[Sequence[int]]) -> None:
+def _print_estimate(trainer: Any, prompts: list[list[int]]) -> None:
     """Time a step, and print the estimate in the main process.
 
     Raises:
