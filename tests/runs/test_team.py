@@ -104,6 +104,52 @@ def test_a_silent_process_is_noticed(monkeypatch) -> None:
             first.check()
 
 
+def test_a_loss_that_a_process_finds_reaches_the_others(monkeypatch) -> None:
+    """Process 0 misses one process and goes on with its script. The third process does not wait for ever."""
+    monkeypatch.setattr("antiphase.runs.team._SECONDS_TO_LEAVE_AFTER_ERROR", 0.1)
+    store = HashStore()
+    first, second, third = (Team(Launch(rank, 3, rank, 3), store, 0.0) for rank in range(3))
+    with pytest.raises(LostProcessError, match="process 1 of 3 on .* no sign of life"), first:
+        second._pulse()
+        first._look()
+        time.sleep(0.01)
+        first._look()
+        first.check()
+    # The process that relays the error leaves the first text in its place.
+    for _ in range(2):
+        with pytest.raises(LostProcessError, match="process 0 of 3 on .* ended: process 1 of 3"), third:
+            third.wait_for("finished")
+        third = Team(Launch(2, 3, 2, 3), store, 60.0)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_leaves_early_is_lost(rank) -> None:
+    teams = two()
+    teams[rank]._pulse(left=True)
+    other = teams[1 - rank]
+    other._look()
+    with pytest.raises(LostProcessError, match=f"process {rank} of 2 on .* has left before the run was finished"):
+        other.check()
+    teams[0].publish("finished", True)
+    other.check()
+
+
+def test_a_pause_of_this_process_accuses_nobody(monkeypatch) -> None:
+    first, second = two(limit=300.0)
+    now = time.monotonic()
+    first._pulse()
+    second._look()
+    monkeypatch.setattr("antiphase.runs.team.time.monotonic", lambda: now + 4000.0)
+    second.check()  # The main thread wakes up before the other one has looked.
+    second._look()  # Process 0 was stopped too, and has given no new sign yet.
+    second.check()
+    for later in range(4001, 4400):
+        monkeypatch.setattr("antiphase.runs.team.time.monotonic", lambda later=later: now + later)
+        second._look()
+    with pytest.raises(LostProcessError, match="process 0 of 2 on .* no sign of life for 300 seconds"):
+        second.check()
+
+
 def test_units_of_all_are_shown(monkeypatch) -> None:
     monkeypatch.setattr("antiphase.runs.team._SECONDS_BETWEEN_PULSES", 0.01)
     first, second = two()
