@@ -137,7 +137,9 @@ class ModelWork(ABC):
             some = any(item.completion_ids for item in batch.items)
             if some and not self.planned and auto_names(self.config.estimators):
                 self._plan(folder, index, batch, batches, loaded, facts, bar)
-            folder.write_part(index, missing[place], self.tables(batch, loaded, bar))
+            tables = self.tables(batch, loaded, bar)
+            team.check()  # Nothing is written to the folder of a run that has ended.
+            folder.write_part(index, missing[place], tables)
             team.add(f"written/{index}")
             place = team.take(f"batch/{index}")
 

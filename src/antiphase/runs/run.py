@@ -151,6 +151,7 @@ class Run(ModelWork, Generic[Wanted, Found]):
                 team.publish("finished", True)
                 return found
             self.moment = folder.kept_prompts().get("moment", self.moment)
+            others_write = False
             try:
                 batches = [self._batches_of(name) for name in self.config.models]
                 prompts = self._prompts(batches)
@@ -160,11 +161,13 @@ class Run(ModelWork, Generic[Wanted, Found]):
                 self.plans_before = [folder.planned_targets(i) for i, _ in numbered]
                 begun: dict[str, Any] = {"moment": self.moment, "missing": self.missing, "plans": self.plans_before}
                 begun |= {"identity": self._identity(), "prompts": prompts["sha256"], "complete": False}
+                others_write = team.launch.several
                 team.publish("begun", begun)
                 with self.helpers():
                     self.run_models(folder, batches)
             except BaseException:
-                folder.discard_if_unused()
+                if not others_write:
+                    folder.discard_if_unused()
                 raise
             found = self._finish(folder)
             team.publish("finished", True)
