@@ -134,6 +134,26 @@ def test_a_process_that_leaves_early_is_lost(rank) -> None:
     other.check()
 
 
+class Growing(dict):
+    """Stands for the signs of life while the other thread adds a process that has just come."""
+
+    def items(self):
+        for item in super().items():
+            self[max(self) + 1] = self[max(self)]
+            yield item
+
+    def values(self):
+        return (value for _, value in self.items())
+
+
+def test_a_process_may_come_while_the_signs_of_life_are_read() -> None:
+    first, _ = two()
+    first._seen = Growing({1: ("left 0.0 node1", 0.0)})
+    first.publish("finished", True)
+    first.check()
+    first._wait_for_leaving(1.0)
+
+
 def test_a_pause_of_this_process_accuses_nobody(monkeypatch) -> None:
     first, second = two(limit=300.0)
     now = time.monotonic()

@@ -211,7 +211,7 @@ class Team(Alone):
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             self._look()
-            if all(value.startswith("left") for value, _ in self._seen.values()):
+            if all(value.startswith("left") for value, _ in self._seen.copy().values()):
                 return
             time.sleep(_SECONDS_BETWEEN_LOOKS)
 
