@@ -13,7 +13,8 @@ from antiphase.progress import Progress
 from antiphase.runs import placing
 from antiphase.runs.launch import Launch, launch
 from antiphase.runs.placing import own_device
-from antiphase.runs.team import Alone, Team, team_of
+from antiphase.runs.team import Alone, Team, prefixed, team_of
+from antiphase.runs.voices import spoken
 
 TORCHRUN = {
     "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "node0",
@@ -147,7 +148,8 @@ class Growing(dict):
 
 
 def test_a_process_may_come_while_the_signs_of_life_are_read() -> None:
-    first, _ = two()
+    first, second = two()
+    second._pulse(left=True)
     first._seen = Growing({1: ("left 0.0 node1", 0.0)})
     first.publish("finished", True)
     first.check()
@@ -168,6 +170,26 @@ def test_a_pause_of_this_process_accuses_nobody(monkeypatch) -> None:
         second._look()
     with pytest.raises(LostProcessError, match="process 0 of 2 on .* no sign of life for 300 seconds"):
         second.check()
+
+
+def test_process_0_that_never_starts_is_tried_again_and_told_at_once(monkeypatch) -> None:
+    """Between two tries, Python can see Ctrl-C. The error is then printed without one more connection."""
+    monkeypatch.setattr("antiphase.runs.team._SECONDS_TO_CONNECT", 2.0)
+    monkeypatch.setattr("antiphase.runs.team._SECONDS_OF_ONE_TRY", 0.5)
+    tries = []
+
+    def store(*arguments, timeout, **options):
+        tries.append(timeout.total_seconds())
+        time.sleep(timeout.total_seconds())
+        raise RuntimeError("connection refused")
+
+    monkeypatch.setattr("torch.distributed.TCPStore", store)
+    place = Launch(1, 2, 1, 2, ("127.0.0.1", 1))
+    with pytest.raises(LostProcessError, match=r"process 1 of 2 cannot reach .* at 127\.0\.0\.1:1") as found:
+        prefixed(place, "run-1")
+    assert tries == [0.5] * 4
+    assert spoken(found.value, place) == str(found.value)
+    assert len(tries) == 4
 
 
 def test_units_of_all_are_shown(monkeypatch) -> None:

@@ -30,7 +30,8 @@ _DEFAULT_SILENT_SECONDS = 300.0
 _SECONDS_BETWEEN_LOOKS = 0.1
 _SECONDS_BETWEEN_PULSES = 1.0
 _LONGEST_STEP = 10.0
-_SECONDS_TO_CONNECT = 600
+_SECONDS_TO_CONNECT = 600.0
+_SECONDS_OF_ONE_TRY = 5.0
 _SECONDS_TO_LEAVE = 30.0
 _SECONDS_TO_LEAVE_AFTER_ERROR = 5.0
 _RUNS = itertools.count(1)
@@ -280,7 +281,8 @@ def connected(launched: Launch) -> Any:
     """Connect to the key-value store of the launcher. If the launcher has none, process 0 holds the store.
 
     `torch.distributed.rendezvous` is not used. It waits until all processes have come, and a process that never comes
-    would stop the others.
+    would stop the others. The other processes try again and again for a few seconds, since Ctrl-C has no effect within
+    one try.
 
     Raises:
         LostProcessError: the store cannot be reached.
@@ -290,18 +292,22 @@ def connected(launched: Launch) -> Any:
     assert launched.address is not None
     host, port = launched.address
     of_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    try:
-        return TCPStore(
-            host,
-            port,
-            is_master=launched.first and not of_launcher,
-            timeout=timedelta(seconds=_SECONDS_TO_CONNECT),
-            wait_for_workers=False,
-            multi_tenant=True,
-        )
-    except RuntimeError as error:
-        raise LostProcessError(
-            f"process {launched.rank} of {launched.size} cannot reach the other processes at {host}:{port} "
-            f"({first_line(error)[:100]}). MASTER_ADDR and MASTER_PORT must name a free port of the machine of "
-            "process 0."
-        ) from error
+    holds = launched.first and not of_launcher
+    one_try = timedelta(seconds=_SECONDS_TO_CONNECT if holds else min(_SECONDS_OF_ONE_TRY, _SECONDS_TO_CONNECT))
+    deadline = time.monotonic() + _SECONDS_TO_CONNECT
+    while True:
+        try:
+            store = TCPStore(
+                host, port, is_master=holds, timeout=one_try, wait_for_workers=False, multi_tenant=True
+            )
+        except RuntimeError as error:
+            if not holds and time.monotonic() < deadline:
+                continue
+            raise LostProcessError(
+                f"process {launched.rank} of {launched.size} cannot reach the other processes at {host}:{port} "
+                f"({first_line(error)[:100]}). MASTER_ADDR and MASTER_PORT must name a free port of the machine of "
+                "process 0.",
+                unreachable=True,
+            ) from error
+        store.set_timeout(timedelta(seconds=_SECONDS_TO_CONNECT))
+        return store

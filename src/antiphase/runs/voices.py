@@ -33,6 +33,8 @@ def spoken(error: AntiphaseError, launched: Launch) -> str | None:
     lost = isinstance(error, LostProcessError)
     if isinstance(error, LostProcessError) and error.told_on == this_host():
         return None
+    if isinstance(error, LostProcessError) and error.unreachable:
+        return text
     try:
         same = _saying(text, launched)
         of_all = lost or len(same) == launched.local_size or (launched.first and not _begun(launched))
