@@ -192,6 +192,17 @@ def test_process_0_that_never_starts_is_tried_again_and_told_at_once(monkeypatch
     assert len(tries) == 4
 
 
+def test_two_jobs_at_one_port_do_not_mix(monkeypatch) -> None:
+    store = HashStore()
+    monkeypatch.setattr("antiphase.runs.team.connected", lambda launched: store)
+    for variable in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.setenv(variable, "17")
+        prefixed(Launch(0, 2), "run-1").set("fact/begun", "of 17")
+        assert prefixed(Launch(1, 2), "run-1").check(["fact/begun"])
+        monkeypatch.setenv(variable, "18")
+        assert not prefixed(Launch(1, 2), "run-1").check(["fact/begun"])
+
+
 def test_units_of_all_are_shown(monkeypatch) -> None:
     monkeypatch.setattr("antiphase.runs.team._SECONDS_BETWEEN_PULSES", 0.01)
     first, second = two()

@@ -273,7 +273,9 @@ def prefixed(launched: Launch, prefix: str) -> Any:
     """
     from torch.distributed.distributed_c10d import PrefixStore
 
-    return PrefixStore(f"antiphase/{launched.attempt}/{prefix}", connected(launched))
+    # Two jobs on one machine may be given the same port by mistake. Then they do not read each other's facts.
+    job = os.environ.get("TORCHELASTIC_RUN_ID") or os.environ.get("SLURM_JOB_ID") or "0"
+    return PrefixStore(f"antiphase/{job}/{launched.attempt}/{prefix}", connected(launched))
 
 
 @functools.cache
