@@ -34,6 +34,14 @@ def test_places_of_launchers() -> None:
         launch({**TORCHRUN, "MASTER_PORT": "x"})
 
 
+def test_restarts_on_several_machines_are_refused() -> None:
+    again = {**TORCHRUN, "TORCHELASTIC_MAX_RESTARTS": "3"}
+    with pytest.raises(InvalidInputError, match=r"--max-restarts 3 works on one machine only, and there are 2\. .*--resume"):
+        launch({**again, "GROUP_WORLD_SIZE": "2"})
+    assert launch({**again, "GROUP_WORLD_SIZE": "1"}).size == 8
+    assert launch({**TORCHRUN, "GROUP_WORLD_SIZE": "2", "TORCHELASTIC_MAX_RESTARTS": "0"}).size == 8
+
+
 class Devices:
     """Stands for torch.cuda on a machine with some GPUs."""
 
