@@ -7,6 +7,7 @@ import antiphase
 from antiphase.errors import InvalidInputError, LostProcessError
 from antiphase.probing.probe import _ProbeRun as ProbeRun
 from antiphase.runs.launch import Launch
+from antiphase.runs.run_folder import RunFolder
 from antiphase.runs.team import Team
 
 SMALL = {"num_prompts": 1, "samples": 1, "max_new_tokens": 16, "min_tokens": 4, "progress": False, "report": False}
@@ -34,6 +35,23 @@ def test_a_failure_of_process_0_leaves_the_folder_to_the_others(model_dir, tmp_p
     with pytest.raises(InvalidInputError, match="the disk is full"):
         antiphase.probe(str(model_dir), out=tmp_path / "run", **SMALL)
     assert (tmp_path / "run" / "config.json").is_file()
+
+
+def test_a_folder_that_is_not_shared_is_told_before_a_model_is_loaded(
+    model_dir, tmp_path, monkeypatch, store
+) -> None:
+    """The other process looks into a folder of its own, which holds an earlier run."""
+    monkeypatch.setattr("antiphase.runs.model_work._SECONDS_FOR_FOLDER", 0.3)
+    monkeypatch.setattr(ProbeRun, "_load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(ProbeRun, "_identity", lambda _: {})
+    begun = {"identity": {}, "complete": False, "marker": {"format": "antiphase-probe"}}
+    begun |= {"moment": "2026-01-01T00:00:00", "missing": [[0]], "plans": [{}], "prompts": {}}
+    Team(Launch(0, 2, 0, 2), store, 60.0).publish("begun", begun)
+    play(monkeypatch, store, 1)
+    out = tmp_path / "run"
+    RunFolder.create(out, {})
+    with pytest.raises(InvalidInputError, match=r"process 1 does not see the config\.json .*that all processes share"):
+        antiphase.probe(str(model_dir), out=out, **SMALL)
 
 
 def test_nothing_is_written_after_the_run_has_failed(model_dir, tmp_path, monkeypatch, store) -> None:
