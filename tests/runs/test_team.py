@@ -67,7 +67,12 @@ def test_each_process_has_a_device_of_its_own(monkeypatch) -> None:
     assert own_device("auto", Launch()) == "auto"
     with pytest.raises(InvalidInputError, match="'cuda:1' is one device, and 4 processes"):
         own_device("cuda:1", place)
-    four.number = 1  # The launcher hides the devices of the others.
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    four.number = 1
+    with pytest.raises(InvalidInputError, match="4 processes and 1 devices"):
+        own_device("auto", place)
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "3")  # The launcher hides the devices of the others.
     assert own_device("auto", place) == "cuda:0"
     four.number = 2
     with pytest.raises(InvalidInputError, match="4 processes and 2 devices"):
