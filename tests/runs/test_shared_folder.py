@@ -37,9 +37,7 @@ def test_a_failure_of_process_0_leaves_the_folder_to_the_others(model_dir, tmp_p
     assert (tmp_path / "run" / "config.json").is_file()
 
 
-def test_a_folder_that_is_not_shared_is_told_before_a_model_is_loaded(
-    model_dir, tmp_path, monkeypatch, store
-) -> None:
+def test_a_folder_that_is_not_shared_is_told_before_a_model_is_loaded(model_dir, tmp_path, monkeypatch, store) -> None:
     """The other process looks into a folder of its own, which holds an earlier run."""
     monkeypatch.setattr("antiphase.runs.model_work._SECONDS_FOR_FOLDER", 0.3)
     monkeypatch.setattr(ProbeRun, "_load", lambda *_: pytest.fail("a model was loaded"))
@@ -48,6 +46,9 @@ def test_a_folder_that_is_not_shared_is_told_before_a_model_is_loaded(
     begun |= {"moment": "2026-01-01T00:00:00", "missing": [[0]], "plans": [{}], "prompts": {}}
     Team(Launch(0, 2, 0, 2), store, 60.0).publish("begun", begun)
     play(monkeypatch, store, 1)
+    place = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
     out = tmp_path / "run"
     RunFolder.create(out, {})
     with pytest.raises(InvalidInputError, match=r"process 1 does not see the config\.json .*that all processes share"):

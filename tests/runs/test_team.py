@@ -36,7 +36,9 @@ def test_places_of_launchers() -> None:
 
 def test_restarts_on_several_machines_are_refused() -> None:
     again = {**TORCHRUN, "TORCHELASTIC_MAX_RESTARTS": "3"}
-    with pytest.raises(InvalidInputError, match=r"--max-restarts 3 works on one machine only, and there are 2\. .*--resume"):
+    with pytest.raises(
+        InvalidInputError, match=r"--max-restarts 3 works on one machine only, and there are 2\. .*--resume"
+    ):
         launch({**again, "GROUP_WORLD_SIZE": "2"})
     assert launch({**again, "GROUP_WORLD_SIZE": "1"}).size == 8
     assert launch({**TORCHRUN, "GROUP_WORLD_SIZE": "2", "TORCHELASTIC_MAX_RESTARTS": "0"}).size == 8
@@ -123,7 +125,7 @@ def test_a_loss_that_a_process_finds_reaches_the_others(monkeypatch) -> None:
     monkeypatch.setattr("antiphase.runs.team._SECONDS_TO_LEAVE_AFTER_ERROR", 0.1)
     store = HashStore()
     first, second, third = (Team(Launch(rank, 3, rank, 3), store, 0.0) for rank in range(3))
-    with pytest.raises(LostProcessError, match="process 1 of 3 on .* no sign of life"), first:
+    with pytest.raises(LostProcessError, match=r"process 1 of 3 on .* no sign of life"), first:  # noqa: PT012
         second._pulse()
         first._look()
         time.sleep(0.01)
@@ -131,7 +133,7 @@ def test_a_loss_that_a_process_finds_reaches_the_others(monkeypatch) -> None:
         first.check()
     # The process that relays the error leaves the first text in its place.
     for _ in range(2):
-        with pytest.raises(LostProcessError, match="process 0 of 3 on .* ended: process 1 of 3"), third:
+        with pytest.raises(LostProcessError, match=r"process 0 of 3 on .* ended: process 1 of 3"), third:
             third.wait_for("finished")
         third = Team(Launch(2, 3, 2, 3), store, 60.0)
 
@@ -181,7 +183,7 @@ def test_a_pause_of_this_process_accuses_nobody(monkeypatch) -> None:
     for later in range(4001, 4400):
         monkeypatch.setattr("antiphase.runs.team.time.monotonic", lambda later=later: now + later)
         second._look()
-    with pytest.raises(LostProcessError, match="process 0 of 2 on .* no sign of life for 300 seconds"):
+    with pytest.raises(LostProcessError, match=r"process 0 of 2 on .* no sign of life for 300 seconds"):
         second.check()
 
 

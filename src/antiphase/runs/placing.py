@@ -17,7 +17,8 @@ def own_device(name: str, launched: Launch) -> str:
 
     One process keeps the name that the user gave. With several processes, each process of a machine takes its own
     device, by its number on this machine. If a process sees one device only, because the launcher hides the others
-    from it by CUDA_VISIBLE_DEVICES or HIP_VISIBLE_DEVICES, it takes this device. The device also becomes torch's current device.
+    from it by CUDA_VISIBLE_DEVICES or HIP_VISIBLE_DEVICES, it takes this device. The device also becomes torch's
+    current device.
 
     Args:
         name: the device that the user gave, or `auto`.

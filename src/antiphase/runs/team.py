@@ -162,8 +162,8 @@ class Team(Alone):
                     raise LostProcessError(f"{process} has left before the run was finished.")
             elif clock - since > self._limit:
                 raise LostProcessError(
-                    f"{process} has given no sign of life for {self._limit:g} seconds, so it has probably been killed. "
-                    "Its unfinished batch is lost."
+                    f"{process} has given no sign of life for {self._limit:g} seconds, so it has probably been "
+                    "killed. Its unfinished batch is lost."
                 )
 
     def counted_elsewhere(self) -> float:
@@ -299,9 +299,7 @@ def connected(launched: Launch) -> Any:
     deadline = time.monotonic() + _SECONDS_TO_CONNECT
     while True:
         try:
-            store = TCPStore(
-                host, port, is_master=holds, timeout=one_try, wait_for_workers=False, multi_tenant=True
-            )
+            store = TCPStore(host, port, is_master=holds, timeout=one_try, wait_for_workers=False, multi_tenant=True)
         except RuntimeError as error:
             if not holds and time.monotonic() < deadline:
                 continue
