@@ -53,11 +53,12 @@ class LostProcessError(AntiphaseError, ConnectionError):
     Args:
         message: what happened to which process.
         told_on: the name of the machine on which the other process prints its own error; None if it prints none.
+        unreachable: whether this process has never reached the other processes, and so can ask them nothing.
     """
 
-    def __init__(self, message: str, *, told_on: str | None = None) -> None:
+    def __init__(self, message: str, *, told_on: str | None = None, unreachable: bool = False) -> None:
         super().__init__(message)
-        self.told_on = told_on
+        self.told_on, self.unreachable = told_on, unreachable
 
 
 def first_line(error: BaseException) -> str:

@@ -229,7 +229,7 @@ def test_ctrl_c_prints_one_message(model_dir, tmp_path) -> None:
 
 
 def test_process_0_alone_does_all(model_dir, tmp_path) -> None:
-    """A script may make a call in process 0 only."""
+    """The other processes never start."""
     out = tmp_path / "run"
     port = str(free_port())
     own = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

@@ -67,7 +67,8 @@ def launch(environment: Mapping[str, str] | None = None) -> Launch:
         environment: the environment variables; None reads those of this process.
 
     Raises:
-        InvalidInputError: a variable that several processes need is missing, or is no number.
+        InvalidInputError: a variable that several processes need is missing, or is no number; or torchrun may start
+            the processes of several machines again.
 
     >>> launch({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "node0",
     ...         "MASTER_PORT": "29500"}).local_rank
@@ -87,6 +88,12 @@ def launch(environment: Mapping[str, str] | None = None) -> Launch:
             "WORLD_SIZE."
         )
     size = _number(known, "WORLD_SIZE")
+    # The torchrun of each machine counts its own restarts, so the processes could not agree on their attempt.
+    if known.get("GROUP_WORLD_SIZE", "1") != "1" and known.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        raise InvalidInputError(
+            f"torchrun --max-restarts {known['TORCHELASTIC_MAX_RESTARTS']} works on one machine only, and there are "
+            f"{known['GROUP_WORLD_SIZE']}. Leave it out, and let the scheduler repeat the command with --resume."
+        )
     local_size = next((_number(known, name) for name in _LOCAL_SIZE if known.get(name)), size)
     address = known["MASTER_ADDR"], _number(known, "MASTER_PORT")
     attempt = known.get("TORCHELASTIC_RESTART_COUNT", "0")

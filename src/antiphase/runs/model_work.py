@@ -28,6 +28,7 @@ from antiphase.runs.team import Alone
 from antiphase.signal_spec import SignalSpec
 
 _SECONDS_TO_APPEAR = 120.0
+_SECONDS_FOR_FOLDER = 60.0
 _SECONDS_BETWEEN_LOOKS = 0.1
 
 
@@ -139,7 +140,9 @@ class ModelWork(ABC):
             some = any(item.completion_ids for item in batch.items)
             if some and not self.planned and auto_names(self.config.estimators):
                 self._plan(folder, index, batch, batches, loaded, facts, bar)
-            folder.write_part(index, missing[place], self.tables(batch, loaded, bar))
+            tables = self.tables(batch, loaded, bar)
+            team.check()  # Nothing is written to the folder of a run that has ended.
+            folder.write_part(index, missing[place], tables)
             team.add(f"written/{index}")
             place = team.take(f"batch/{index}")
 
@@ -173,6 +176,27 @@ class ModelWork(ABC):
                 f"{name!r} is not the same model, or not on the same kind of device, in all processes: {shown}. All "
                 "processes must load the same files on the same kind of device."
             )
+
+    def wait_for_folder(self, folder: RunFolder, marker: Mapping[str, Any]) -> None:
+        """Wait until this process sees the config.json that process 0 has written. No model is loaded before.
+
+        Args:
+            folder: the run folder.
+            marker: the content of the config.json of process 0.
+
+        Raises:
+            LostProcessError: another process has failed or does not answer.
+            InvalidInputError: after a minute, the file is not there or has another content.
+        """
+        deadline = time.monotonic() + _SECONDS_FOR_FOLDER
+        while not (folder.path / "config.json").is_file() or folder.read_json("config.json") != marker:
+            self.team.check()
+            if time.monotonic() > deadline:
+                raise InvalidInputError(
+                    f"process {self.team.launch.rank} does not see the config.json that process 0 has written to "
+                    f"{str(folder.path)!r}. The folder must be on a file system that all processes share."
+                )
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
 
     def wait_for_parts(self, folder: RunFolder, index: int, bar: Progress | None = None) -> None:
         """Wait until all batches of a model are written, by whichever process.

@@ -1,10 +1,15 @@
 """Choose the device of this process, if a launcher started several processes on one machine."""
 
+import os
+
 import torch
 
 from antiphase.errors import InvalidInputError
 from antiphase.models.loading import resolve_device
 from antiphase.runs.launch import Launch
+
+# By these variables, a launcher shows a process only its own device.
+_HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 
 
 def own_device(name: str, launched: Launch) -> str:
@@ -12,7 +17,8 @@ def own_device(name: str, launched: Launch) -> str:
 
     One process keeps the name that the user gave. With several processes, each process of a machine takes its own
     device, by its number on this machine. If a process sees one device only, because the launcher hides the others
-    from it, it takes this device. The device also becomes torch's current device.
+    from it by CUDA_VISIBLE_DEVICES or HIP_VISIBLE_DEVICES, it takes this device. The device also becomes torch's
+    current device.
 
     Args:
         name: the device that the user gave, or `auto`.
@@ -34,7 +40,7 @@ def own_device(name: str, launched: Launch) -> str:
         return place.type
     module = torch.get_device_module(place.type)
     number = module.device_count()
-    if number == 1:
+    if number == 1 and any(os.environ.get(name) for name in _HIDING):
         return f"{place.type}:0"
     if launched.local_rank >= number:
         raise InvalidInputError(

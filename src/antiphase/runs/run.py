@@ -151,6 +151,7 @@ class Run(ModelWork, Generic[Wanted, Found]):
                 team.publish("finished", True)
                 return found
             self.moment = folder.kept_prompts().get("moment", self.moment)
+            others_write = False
             try:
                 batches = [self._batches_of(name) for name in self.config.models]
                 prompts = self._prompts(batches)
@@ -160,11 +161,14 @@ class Run(ModelWork, Generic[Wanted, Found]):
                 self.plans_before = [folder.planned_targets(i) for i, _ in numbered]
                 begun: dict[str, Any] = {"moment": self.moment, "missing": self.missing, "plans": self.plans_before}
                 begun |= {"identity": self._identity(), "prompts": prompts["sha256"], "complete": False}
+                begun["marker"] = folder.read_json("config.json")
+                others_write = team.launch.several
                 team.publish("begun", begun)
                 with self.helpers():
                     self.run_models(folder, batches)
             except BaseException:
-                folder.discard_if_unused()
+                if not others_write:
+                    folder.discard_if_unused()
                 raise
             found = self._finish(folder)
             team.publish("finished", True)
@@ -177,6 +181,7 @@ class Run(ModelWork, Generic[Wanted, Found]):
         if not begun["complete"]:
             assert out is not None
             folder = self.FOLDER(out)
+            self.wait_for_folder(folder, begun["marker"])
             self.moment, self.missing, self.plans_before = begun["moment"], begun["missing"], begun["plans"]
             batches = [self._batches_of(name) for name in self.config.models]
             self._check_same(begun["prompts"], self._prompts(batches)["sha256"], "token ids of the prompts")

@@ -29,7 +29,9 @@ SILENT_SECONDS = "ANTIPHASE_SILENT_SECONDS"
 _DEFAULT_SILENT_SECONDS = 300.0
 _SECONDS_BETWEEN_LOOKS = 0.1
 _SECONDS_BETWEEN_PULSES = 1.0
-_SECONDS_TO_CONNECT = 600
+_LONGEST_STEP = 10.0
+_SECONDS_TO_CONNECT = 600.0
+_SECONDS_OF_ONE_TRY = 5.0
 _SECONDS_TO_LEAVE = 30.0
 _SECONDS_TO_LEAVE_AFTER_ERROR = 5.0
 _RUNS = itertools.count(1)
@@ -94,7 +96,10 @@ class Team(Alone):
     def __init__(self, launched: Launch, store: Any, silent_seconds: float) -> None:
         self.launch, self._store, self._limit = launched, store, silent_seconds
         self._units, self._elsewhere = 0.0, 0.0
+        # The last sign of life of each process, and the value of `_clock` at which it was new. The clock stands still
+        # while this process is stopped, so that a pause of this process makes no other process look silent.
         self._seen: dict[int, tuple[str, float]] = {}
+        self._clock, self._looked = 0.0, time.monotonic()
         self._broken: BaseException | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="antiphase-pulse", daemon=True)
@@ -108,7 +113,9 @@ class Team(Alone):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         """Tell the others how this process ended. Process 0 waits a moment for them, since it may hold the store."""
         with contextlib.suppress(LostProcessError):
-            if error is not None and not isinstance(error, LostProcessError):
+            # A process that ends because another one failed has nothing to add.
+            told = isinstance(error, LostProcessError) and self._has("fact/failed")
+            if error is not None and not told:
                 # Of an interruption, only process 0 prints something.
                 said = isinstance(error, Exception)
                 text = first_line(error) if isinstance(error, Exception) else "interrupted"
@@ -139,6 +146,8 @@ class Team(Alone):
         """Look whether the other processes are well; see `Alone.check`."""
         if self._broken is not None:
             raise self._broken
+        # A process publishes its failure before it leaves. So the signs of life are read before the failure is.
+        seen, clock = self._seen.copy(), self._clock
         if self._has("fact/failed"):
             rank, host, text, said = json.loads(self._asked(lambda: self._store.get("fact/failed")))
             # Process 0 prints that it was interrupted.
@@ -146,13 +155,15 @@ class Team(Alone):
             raise LostProcessError(
                 f"process {rank} of {self.launch.size} on {host} ended: {text}", told_on=host if told else None
             )
-        now = time.monotonic()
-        for rank, (value, since) in self._seen.items():
-            if now - since > self._limit and not value.startswith("left"):
-                host = value.split()[2]
+        for rank, (value, since) in seen.items():
+            process = f"process {rank} of {self.launch.size} on {value.split()[2]}"
+            if value.startswith("left"):
+                if not self._has("fact/finished"):
+                    raise LostProcessError(f"{process} has left before the run was finished.")
+            elif clock - since > self._limit:
                 raise LostProcessError(
-                    f"process {rank} of {self.launch.size} on {host} has given no sign of life for "
-                    f"{self._limit:g} seconds, so it has probably been killed. Its unfinished batch is lost."
+                    f"{process} has given no sign of life for {self._limit:g} seconds, so it has probably been "
+                    "killed. Its unfinished batch is lost."
                 )
 
     def counted_elsewhere(self) -> float:
@@ -185,13 +196,15 @@ class Team(Alone):
 
     def _look(self) -> None:
         """Read the signs of life: process 0 reads those of all others, and the others read that of process 0."""
-        units = 0.0
+        units, now = 0.0, time.monotonic()
+        self._clock += min(now - self._looked, _LONGEST_STEP)
+        self._looked = now
         for rank in range(1, self.launch.size) if self.launch.first else (0,):
             # A process that has not come yet, or never comes, is not waited for. The others do its share.
             if rank in self._seen or self._has(f"pulse/{rank}"):
                 value = self._asked(functools.partial(self._store.get, f"pulse/{rank}")).decode()
                 if self._seen.get(rank, ("", 0.0))[0] != value:
-                    self._seen[rank] = (value, time.monotonic())
+                    self._seen[rank] = (value, self._clock)
                 units += float(value.split()[1])
         self._elsewhere = units
 
@@ -199,7 +212,7 @@ class Team(Alone):
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             self._look()
-            if all(value.startswith("left") for value, _ in self._seen.values()):
+            if all(value.startswith("left") for value, _ in self._seen.copy().values()):
                 return
             time.sleep(_SECONDS_BETWEEN_LOOKS)
 
@@ -260,7 +273,9 @@ def prefixed(launched: Launch, prefix: str) -> Any:
     """
     from torch.distributed.distributed_c10d import PrefixStore
 
-    return PrefixStore(f"antiphase/{launched.attempt}/{prefix}", connected(launched))
+    # Two jobs on one machine may be given the same port by mistake. Then they do not read each other's facts.
+    job = os.environ.get("TORCHELASTIC_RUN_ID") or os.environ.get("SLURM_JOB_ID") or "0"
+    return PrefixStore(f"antiphase/{job}/{launched.attempt}/{prefix}", connected(launched))
 
 
 @functools.cache
@@ -268,7 +283,8 @@ def connected(launched: Launch) -> Any:
     """Connect to the key-value store of the launcher. If the launcher has none, process 0 holds the store.
 
     `torch.distributed.rendezvous` is not used. It waits until all processes have come, and a process that never comes
-    would stop the others.
+    would stop the others. The other processes try again and again for a few seconds, since Ctrl-C has no effect within
+    one try.
 
     Raises:
         LostProcessError: the store cannot be reached.
@@ -278,18 +294,20 @@ def connected(launched: Launch) -> Any:
     assert launched.address is not None
     host, port = launched.address
     of_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    try:
-        return TCPStore(
-            host,
-            port,
-            is_master=launched.first and not of_launcher,
-            timeout=timedelta(seconds=_SECONDS_TO_CONNECT),
-            wait_for_workers=False,
-            multi_tenant=True,
-        )
-    except RuntimeError as error:
-        raise LostProcessError(
-            f"process {launched.rank} of {launched.size} cannot reach the other processes at {host}:{port} "
-            f"({first_line(error)[:100]}). MASTER_ADDR and MASTER_PORT must name a free port of the machine of "
-            "process 0."
-        ) from error
+    holds = launched.first and not of_launcher
+    one_try = timedelta(seconds=_SECONDS_TO_CONNECT if holds else min(_SECONDS_OF_ONE_TRY, _SECONDS_TO_CONNECT))
+    deadline = time.monotonic() + _SECONDS_TO_CONNECT
+    while True:
+        try:
+            store = TCPStore(host, port, is_master=holds, timeout=one_try, wait_for_workers=False, multi_tenant=True)
+        except RuntimeError as error:
+            if not holds and time.monotonic() < deadline:
+                continue
+            raise LostProcessError(
+                f"process {launched.rank} of {launched.size} cannot reach the other processes at {host}:{port} "
+                f"({first_line(error)[:100]}). MASTER_ADDR and MASTER_PORT must name a free port of the machine of "
+                "process 0.",
+                unreachable=True,
+            ) from error
+        store.set_timeout(timedelta(seconds=_SECONDS_TO_CONNECT))
+        return store

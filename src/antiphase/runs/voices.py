@@ -31,8 +31,8 @@ def spoken(error: AntiphaseError, launched: Launch) -> str | None:
     if not launched.several:
         return text
     lost = isinstance(error, LostProcessError)
-    if isinstance(error, LostProcessError) and error.told_on == this_host():
-        return None
+    if isinstance(error, LostProcessError) and (error.unreachable or error.told_on == this_host()):
+        return text if error.unreachable else None
     try:
         same = _saying(text, launched)
         of_all = lost or len(same) == launched.local_size or (launched.first and not _begun(launched))
