@@ -50,7 +50,7 @@ for estimator in ("own", "last", "full"):
     expected = token_signals(plain, batch, SignalSpec(estimator)).strength
     assert torch.allclose(found, expected, rtol=1e-6, atol=1e-6, equal_nan=True), estimator
 refused(model)
-print("as expected", dist.get_rank())
+print(f"as expected {{dist.get_rank()}}\\n", end="", flush=True)
 """
 
 

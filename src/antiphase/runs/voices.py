@@ -37,7 +37,8 @@ def spoken(error: AntiphaseError, launched: Launch) -> str | None:
         same = _saying(text, launched)
         of_all = lost or len(same) == launched.local_size or (launched.first and not _begun(launched))
     except LostProcessError:
-        return text  # Nobody can say what the others print.
+        # Nobody can say what the others print. The store is gone with process 0, so this is another process.
+        same, of_all = [launched.rank], lost or launched.first
     if same[0] != launched.rank:
         return None
     if of_all:
