@@ -26,7 +26,7 @@ COMMANDS = {
 }
 # A script of a user, which torchrun starts.
 SCRIPT = """
-import json, sys
+import json, os, sys
 import antiphase
 model, folder, settings, sizes, names = map(json.loads, sys.argv[1:])
 settings["eval"]["tasks"] = tuple(settings["eval"]["tasks"])
@@ -35,7 +35,9 @@ for size in sizes:
         if name in names:
             out = f"{folder}/{name}-{size}"
             found = call(model, out=out, batch_size=size, progress=False, **settings[name])
-            print("RESULT", json.dumps([name, size, len(found.rollouts), found.summary["created"]]), flush=True)
+            # One write, so that the outputs of two processes do not mix.
+            told = json.dumps([name, size, len(found.rollouts), found.summary["created"]])
+            os.write(1, f"RESULT {told}\\n".encode())
 """
 
 
