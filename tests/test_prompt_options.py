@@ -130,14 +130,15 @@ def test_a_changed_template_is_refused_on_resume(models, tmp_path, monkeypatch):
     folder = save_thinking_model(tmp_path / "model")
     options = {"prompts": ["a"], "num_prompts": "all", "max_new_tokens": 12, **QUIET}
     out = tmp_path / "out"
-    import antiphase.runs.run as module
+    import antiphase.runs.model_work as module
+    from antiphase.runs.run_folder import RunFolder
 
     def stop(*_):
         raise Stop
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "model_facts", stop)
-        patch.setattr(module.RunFolder, "discard_if_unused", lambda self: None)
+        patch.setattr(RunFolder, "discard_if_unused", lambda self: None)
         with pytest.raises(Stop):
             antiphase.probe(str(folder), out=out, **options)
     loaded = load_model(str(folder)).tokenizer

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from antiphase import cli
-from antiphase.runs import run as runner
+from antiphase.runs import model_work as runner
 from evaluation_cases import TASK
 
 EVAL = ["--tasks", TASK, "--num-problems", "2", "--samples", "2", "--max-new-tokens", "10", "--quiet"]

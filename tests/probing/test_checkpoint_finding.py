@@ -117,7 +117,7 @@ class TestRefusing:
             def never(*_, **__):
                 raise AssertionError("a model was loaded")
 
-            monkeypatch.setattr("antiphase.runs.run.load_model", never)
+            monkeypatch.setattr("antiphase.runs.model_work.load_model", never)
             monkeypatch.chdir(tmp_path)
             capsys.readouterr()
             status = cli.main(["probe", "--checkpoints", str(what), "--out", "series", "--quiet", *more])

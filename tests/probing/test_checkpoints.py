@@ -96,7 +96,7 @@ class TestMeasuring:
         assert repr(again) == "<CheckpointSeries of 3 checkpoints, steps 0 to 4>"
 
     def test_one_model_at_a_time(self, made, model_dir, monkeypatch):
-        import antiphase.runs.run as runner
+        import antiphase.runs.model_work as runner
 
         load, alive = runner.load_model, []
 

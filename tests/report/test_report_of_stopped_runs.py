@@ -52,7 +52,7 @@ def test_a_full_disk_at_the_page_does_not_lose_a_probe(tmp_path, monkeypatch: py
     tables = {f"{name}.parquet" for name in ("tokens", "rollouts", "steps", "alternatives")}
     assert names == {"config.json", "summary.json", *tables}
     # The command again, and `antiphase report`, write it; nothing is measured anew.
-    monkeypatch.setattr("antiphase.runs.run.Run._run_models", None)
+    monkeypatch.setattr("antiphase.runs.model_work.ModelWork.run_models", None)
     again = probed(out, resume=True)
     assert again.summary == found.summary
     page = values_of(out / "report.html")
