@@ -86,7 +86,7 @@ $(DEEPSPEED)/.done: $(VENV)/.dev
 	@touch $@
 
 test-deepspeed: $(DEEPSPEED)/.done ## train under DeepSpeed ZeRO-2 and ZeRO-3 on two CPU processes (about 5 minutes; needs a C++ compiler)
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(DEEPSPEED)/bin/python -m pytest tests/training/test_many_processes.py -m slow -k deepspeed
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(DEEPSPEED)/bin/python -m pytest tests/training/test_training_processes.py -m slow -k deepspeed
 
 # The lowest versions that pyproject.toml allows, without compressed-tensors, which needs a newer PyTorch. On Linux this installs PyTorch with CUDA (about 3 GB).
 LOWEST := $(VENV)-lowest

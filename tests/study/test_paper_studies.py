@@ -215,7 +215,7 @@ def test_a_launcher_trains_the_same_model(model_dir, tmp_path):
     commands = []
     words = ["max_steps=3"]
     sweep(path, tmp_path / "x", commands=True, launch="a b", train=words, cells=[name], say=commands.append)
-    assert commands[0].endswith(f"--cell {name} --train max_steps=3 --launch 'a b'")
+    assert commands[0].endswith(f"--train max_steps=3 --launch 'a b' --cell {name}")
     for launch, message in (("no-such-launcher", "cannot be run"), (f"{sys.executable} -c 'exit(3)'", "status 3")):
         found = sweep(path, tmp_path / "y", cells=[name], launch=launch, say=lambda _: None)
         assert message in found.failed[name]
