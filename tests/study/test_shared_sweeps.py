@@ -130,6 +130,7 @@ def test_a_killed_cell_is_free_again(study, tmp_path):
     out, name = tmp_path / "out", "given.all.base.s0"
     killed = begin(study, out, "--cell", name)
     wait_for(lambda: list(out.glob(f"work/{name}/eval/parts/*/*.parquet")))
+    killed.send_signal(signal.SIGSTOP)  # On a fast machine, the cell would end before it is asked for again.
     assert f"process {killed.pid} on" in holder(out / "work" / f"{name}.lock")
     with pytest.raises(InUseError, match=rf"the cell {re.escape(name)} is being run by process {killed.pid} on"):
         sweep(study, out, cells=[name])
