@@ -13,7 +13,14 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from conftest import byte_tokenizer
+import pytest
+
+from antiphase.models.loading import LoadedModel
+from antiphase.rollouts.choosing import make_generator
+from antiphase.rollouts.engine import Completion
+from antiphase.rollouts.sampling_spec import Sampling
+from antiphase.rollouts.server_options import Retries, ServerOptions
+from conftest import byte_tokenizer, tiny_model
 
 END = 2
 KNOWN = {
@@ -232,3 +239,30 @@ def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
+
+
+FAST = Retries(attempts=4, first=0.02, longest=0.1, longest_named=1.0, grace=0.5)
+SAMPLING = Sampling(max_new_tokens=8, temperature=0.7, top_p=0.9, seed=3)
+PROMPTS = [[40, 41, 42], [50, 51, 52, 53], [60], [40, 41, 42], [70, 71], [80, 81, 82], [90], [91, 92]]
+SEEDS = [2**40 + 7, 1, 2, 3, 4, 5, 6, 2**63 - 1]
+
+
+def loaded_tiny() -> LoadedModel:
+    return LoadedModel("tiny", tiny_model(), byte_tokenizer(), None)
+
+
+def engine_of(server: FakeServer | str, model: str = "tiny", **changes):
+    url = server if isinstance(server, str) else server.url
+    options = {"retries": FAST, "request_timeout": 5.0, "concurrency": 3, **changes}
+    return make_generator("openai", loaded_tiny(), server=ServerOptions(url, model, **options))
+
+
+def expected() -> list[Completion]:
+    found = [sampled(prompt, seed % 2**31, 8) for prompt, seed in zip(PROMPTS, SEEDS, strict=True)]
+    return [Completion(tuple(ids), "stop" if ids[-1] == END else "length") for ids in found]
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch) -> None:
+    """Tests that import this fixture reach the servers of this machine without a proxy."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")

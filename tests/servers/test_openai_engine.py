@@ -1,51 +1,36 @@
-"""The engine `openai` against a small server: what is sent, what is checked first, what happens after a fault."""
+"""The engine `openai` against a small server: what is sent, and what happens after a fault."""
 
-import asyncio
 import json
-import signal
 import threading
 import time
 
 import pytest
 
-import antiphase.rollouts.openai_engine as engine_module
 from antiphase.errors import AntiphaseError, InvalidInputError, ServerError
-from antiphase.models.loading import LoadedModel
 from antiphase.rollouts.choosing import make_generator
 from antiphase.rollouts.engine import Completion
-from antiphase.rollouts.kept_rollouts import KeptRollout, KeptRollouts, kept_counts
+from antiphase.rollouts.kept_rollouts import KeptRollouts, kept_counts
 from antiphase.rollouts.sampling_spec import Sampling
-from antiphase.rollouts.server_batch import run_here, run_rows
 from antiphase.rollouts.server_options import Retries, ServerOptions
 from antiphase.rollouts.server_protocol import DIALECTS
-from conftest import byte_tokenizer, tiny_model
-from server_cases import BUSY, CUT, END, HALF, NO_CHOICE, FakeServer, Fault, free_port, sampled, serving
-
-FAST = Retries(attempts=4, first=0.02, longest=0.1, longest_named=1.0, grace=0.5)
-SAMPLING = Sampling(max_new_tokens=8, temperature=0.7, top_p=0.9, seed=3)
-PROMPTS = [[40, 41, 42], [50, 51, 52, 53], [60], [40, 41, 42], [70, 71], [80, 81, 82], [90], [91, 92]]
-SEEDS = [2**40 + 7, 1, 2, 3, 4, 5, 6, 2**63 - 1]
-
-
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-def loaded_tiny() -> LoadedModel:
-    return LoadedModel("tiny", tiny_model(), byte_tokenizer(), None)
-
-
-def engine_of(server: FakeServer | str, model: str = "tiny", **changes):
-    url = server if isinstance(server, str) else server.url
-    options = {"retries": FAST, "request_timeout": 5.0, "concurrency": 3, **changes}
-    return make_generator("openai", loaded_tiny(), server=ServerOptions(url, model, **options))
-
-
-def expected() -> list[Completion]:
-    found = [sampled(prompt, seed % 2**31, 8) for prompt, seed in zip(PROMPTS, SEEDS, strict=True)]
-    return [Completion(tuple(ids), "stop" if ids[-1] == END else "length") for ids in found]
-
+from server_cases import (
+    BUSY,
+    CUT,
+    FAST,
+    HALF,
+    NO_CHOICE,
+    PROMPTS,
+    SAMPLING,
+    SEEDS,
+    FakeServer,
+    Fault,
+    engine_of,
+    expected,
+    free_port,
+    loaded_tiny,
+    no_proxy,  # noqa: F401  # a fixture of every test here
+    serving,
+)
 
 # --- what is sent, and what comes back ---
 
@@ -316,217 +301,3 @@ def test_an_end_token_that_only_the_servers_reason_names_is_added() -> None:
             p | {"choices": [p["choices"][0] | {"token_ids": [9], "stop_reason": 2, "finish_reason": "stop"}]}
         )
         assert engine.complete(PROMPTS[:1], SAMPLING, SEEDS[:1]) == [Completion((9, 2), "stop")]
-
-
-# --- the check before the first rollout ---
-
-
-def refused(match: str, kind: str = "vllm", *, model: str = "tiny", **changes) -> FakeServer:
-    with serving(kind, **changes) as server, pytest.raises(InvalidInputError, match=match):
-        engine_of(server, model)
-    assert not server.rollouts
-    return server
-
-
-def test_another_tokenizer_is_found_before_a_rollout_is_asked_for() -> None:
-    refused(r"tokenizer is not that of the measured model.*token 0 is \d+ here and \d+ there", shift=1)
-    # Without /tokenize, the number of tokens tells.
-    refused(r"has \d+ tokens there and \d+ here", "openai", edit=one_more_prompt_token_of_text)
-    refused(r"read \d+ prompt tokens, but the prompt has", "openai", extra_prompt=1)
-    refused(r"read \d+ prompt tokens, but the prompt has", "text", extra_prompt=1)
-    # The ids decode to another text.
-    refused("decode to .* here, but the server's text is 'Elsewhere'", edit=with_text("Elsewhere"))
-
-
-def one_more_prompt_token_of_text(payload):
-    if payload["usage"]["completion_tokens"] == 1:
-        payload["usage"]["prompt_tokens"] += 5
-    return payload
-
-
-def with_text(text):
-    def edit(payload):
-        payload["choices"][0]["text"] = text
-        return payload
-
-    return edit
-
-
-def test_a_server_whose_tokens_cannot_be_known_is_refused() -> None:
-    refused("does not count the tokens of a prompt", "text", edit=lambda p: p | {"usage": {}})
-    refused("neither returns token ids nor counts", "openai", edit=lambda p: p | {"usage": {}})
-
-
-def test_another_model_is_refused_with_the_names_of_the_servers_models() -> None:
-    server = refused(r"does not offer 'tinny': it lists 'tiny'\. Did you mean 'tiny'\?.*--served-model", model="tinny")
-    assert server.seen == ["/v1/models"]
-    refused(r"(?s)it lists 'tiny'.*The model `other` does not exist", "openai", model="other")
-    # A server that takes any name, and answers with the model that it has.
-    other = {"strict": False, "edit": lambda payload: payload | {"model": "tiny"}}
-    refused("it lists 'tiny'.*It answered with the model 'tiny'", "openai", model="tiny-2", **other)
-
-
-def test_a_server_that_cannot_list_its_models_is_asked_for_a_completion() -> None:
-    for status in (404, 405, 500, 501):
-        with serving("text", listing=Fault(status)) as server:
-            assert engine_of(server).complete(PROMPTS, SAMPLING, SEEDS) == expected()
-    # `transformers serve` adds a revision to the name.
-    with serving("text", listing=(200, {"data": []}), edit=lambda payload: payload | {"model": "tiny@main"}) as server:
-        assert engine_of(server).complete(PROMPTS, SAMPLING, SEEDS) == expected()
-
-
-@pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_a_server_that_is_too_busy_to_list_its_models_is_not_taken_for_an_unknown_one(status) -> None:
-    match = rf"/models failed in 4 attempts\. The last time: status {status}: out of order"
-    # This server refuses the first way of asking. An unknown server would now be asked with fewer options.
-    with serving(narrow=True, listing=Fault(status)) as server, pytest.raises(ServerError, match=match):
-        engine_of(server)
-    assert not server.bodies
-
-
-def test_a_server_that_refuses_to_list_its_models_is_not_asked_further() -> None:
-    with serving(listing=Fault(400)) as server, pytest.raises(InvalidInputError, match=r"/models refused.*status 400"):
-        engine_of(server)
-    assert not server.bodies
-
-
-def test_a_server_without_completions_is_refused() -> None:
-    with serving() as server, pytest.raises(InvalidInputError, match=r"status 404: Not Found.*offers only chats"):
-        engine_of(server.url.removesuffix("/v1") + "/v2")
-
-
-def test_a_known_server_that_refuses_the_sampling_options_is_not_asked_with_fewer() -> None:
-    refused("takes no request.*status 400: Unrecognized request argument", narrow=True)
-
-
-def test_the_key_is_sent_and_never_shown(monkeypatch) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with serving(key="sk-secret") as server:
-        with pytest.raises(InvalidInputError, match=r"status 401: Incorrect API key.*None\. Put the server's key"):
-            engine_of(server)
-        monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong")
-        with pytest.raises(InvalidInputError, match=r"Bearer \*\*\*") as caught:
-            engine_of(server)
-        assert "sk-wrong" not in str(caught.value)
-        with pytest.raises(InvalidInputError, match="MY_KEY, which api_key_env names, is not set"):
-            engine_of(server, api_key_env="MY_KEY")
-        monkeypatch.setenv("MY_KEY", "sk-secret")
-        engine = engine_of(server, api_key_env="MY_KEY")
-        assert engine.complete(PROMPTS, SAMPLING, SEEDS) == expected()
-
-
-def test_the_check_ends_at_the_deadline() -> None:
-    message = r"could not be checked within the deadline of 0\.5 seconds"
-    with serving(edit=lambda _: time.sleep(1.5)) as server, pytest.raises(ServerError, match=message):
-        engine_of(server, deadline=0.5)
-
-
-# --- the file of kept rollouts, and the options ---
-
-
-def test_half_a_line_of_a_killed_process_is_ignored(tmp_path) -> None:
-    kept, path = KeptRollouts(tmp_path / "kept.jsonl"), tmp_path / "kept.jsonl"
-    first, second = KeptRollout((5, 2), "stop"), KeptRollout((7,), "length", True, True, False)
-    kept.add("a", first)
-    whole = path.read_bytes()
-    path.write_bytes(whole + b'{"key": "b", "ids": [4')
-    assert kept.read() == {"a": first}
-    kept.add("c", second)
-    assert kept.read() == {"a": first, "c": second}
-    assert kept_counts([path]) == {"num_retokenised": 1, "num_other_text": 1, "num_other_length": 0}
-    assert kept_counts([]) == {}
-    assert KeptRollouts(None).read() == {}
-
-
-def test_a_kept_rollout_is_used_for_the_same_request_only(tmp_path) -> None:
-    with serving() as server:
-        engine = engine_of(server)
-        for number, (sampling, seed) in enumerate(
-            [(SAMPLING, 1), (SAMPLING, 2), (Sampling(max_new_tokens=8), 1), (Sampling(max_new_tokens=9), 1)], 1
-        ):
-            engine.keep_in(tmp_path / "kept.jsonl")
-            for _ in range(2):
-                engine.complete([[40, 41]], sampling, [seed])
-            assert len(server.rollouts) == number
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"base_url": "localhost:8000/v1"}, "base_url must be an address"),
-        ({"base_url": "ftp://x/v1"}, "base_url must be an address"),
-        ({"base_url": "http://x:y/v1"}, "base_url must be an address"),
-        ({"base_url": "http://me:secret@x/v1"}, "must not contain a user name or a password"),
-        ({"model": ""}, "served_model is empty"),
-        ({"concurrency": 0}, "concurrency must be at least 1"),
-        ({"request_timeout": 0}, "request_timeout must be a positive number"),
-        ({"deadline": float("inf")}, "deadline must be a positive number"),
-    ],
-)
-def test_wrong_options(options, message) -> None:
-    with pytest.raises(InvalidInputError, match=message) as caught:
-        ServerOptions(**{"base_url": "http://x/v1", "model": "m", **options})
-    assert "secret" not in str(caught.value)
-
-
-def test_a_notebook_with_a_running_loop_can_ask_a_server() -> None:
-    async def cell():
-        return engine_of(server).complete(PROMPTS, SAMPLING, SEEDS)
-
-    with serving() as server:
-        assert asyncio.run(cell()) == expected()
-
-
-def test_ctrl_c_in_a_notebook_stops_the_requests(tmp_path) -> None:
-    def fault(_, body):
-        if body["prompt"] != PROMPTS[2]:
-            return None
-        if len(server.rollouts) == 3:
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-        return Fault(stall=30)
-
-    async def cell():
-        engine = engine_of(server, request_timeout=8.0, concurrency=1)
-        engine.keep_in(tmp_path / "kept.jsonl")
-        return engine.complete(PROMPTS, SAMPLING, SEEDS)
-
-    # As in a notebook, the loop itself does nothing about Ctrl-C, which `asyncio.run` does.
-    loop = asyncio.new_event_loop()
-    began = time.monotonic()
-    with serving(fault=fault) as server, pytest.raises(KeyboardInterrupt):
-        loop.run_until_complete(cell())
-    loop.close()
-    assert time.monotonic() - began < 5
-    assert len(server.rollouts) == 3
-    assert len(KeptRollouts(tmp_path / "kept.jsonl").read()) == 2
-
-
-@pytest.mark.parametrize("deadline", [None, 0.5])
-def test_an_unexpected_error_of_a_row_ends_the_others(deadline) -> None:
-    cancelled = []
-
-    async def work(row: int) -> None:
-        if row == 1:
-            await asyncio.sleep(0.1)
-            raise ZeroDivisionError
-        try:
-            await asyncio.sleep(5)
-        except asyncio.CancelledError:
-            cancelled.append(row)
-            raise
-
-    async def batch():
-        return await run_rows(range(4), work, asyncio.Event(), concurrency=3, deadline=deadline, grace=4.0)
-
-    began = time.monotonic()
-    with pytest.raises(ZeroDivisionError):
-        run_here(batch())
-    assert time.monotonic() - began < 2
-    assert cancelled == [0, 2]
-
-
-def test_without_a_model_or_a_server_the_engine_cannot_be_made() -> None:
-    with pytest.raises(InvalidInputError, match="needs a loaded model"):
-        make_generator("openai", loaded_tiny())
-    with pytest.raises(InvalidInputError, match="needs a loaded model"):
-        engine_module.make(None, server=ServerOptions("http://x/v1", "m"))
