@@ -19,7 +19,8 @@ GPUS=${SLURM_GPUS_PER_NODE:-8}
 GPUS=${GPUS##*:} # Slurm may write the kind of GPU before the number, as in h100:8.
 NODES=$SLURM_NNODES
 # The first node of the job is the one that the others connect to.
-HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+HOSTS=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+HEAD=${HOSTS%%$'\n'*} # Not by a pipe into head: scontrol would be stopped by SIGPIPE, and pipefail would end the script.
 PORT=$((20000 + SLURM_JOB_ID % 20000))
 export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1} # compute nodes often have no network: download the model and the data before
 export FOLDER SHARDING GPUS NODES HEAD PORT
