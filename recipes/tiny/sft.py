@@ -127,7 +127,8 @@ def accuracy(model, tokenizer, task: Task, problems: Sequence[Problem], opening:
     loaded = LoadedModel("tiny", model, tokenizer, None)
 
     def verdicts(begun: str, how: Sampling) -> list[tuple[str, bool]]:
-        rollouts = generate(loaded, [tokenizer(problem.prompt + begun).input_ids for problem in problems], how, 0)
+        prompts = [tokenizer(problem.prompt + begun).input_ids for problem in problems]
+        rollouts = generate(loaded, prompts, how, seeds=range(len(prompts)))
         texts = [begun + tokenizer.decode(ids, skip_special_tokens=True) for ids, _ in rollouts]
         return [(text, task.verify(text, problem)) for text, problem in zip(texts, problems, strict=True)]
 

@@ -95,7 +95,10 @@ class TestBadInput:
             CorRPOConfig(**settings(tmp_path, **changes))
 
     def test_arguments(self, tmp_path):
-        with pytest.raises(InvalidInputError, match="must be a CorRPOConfig, which takes every argument of GRPOConfig; got a GRPOConfig"):
+        with pytest.raises(
+            InvalidInputError,
+            match="must be a CorRPOConfig, which takes every argument of GRPOConfig; got a GRPOConfig",
+        ):
             run(tmp_path, config=GRPOConfig)
         with pytest.raises(InvalidInputError, match="2 numbers for 1 reward"):
             run(tmp_path, reward_weights=[1.0, 2.0])

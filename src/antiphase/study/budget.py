@@ -15,7 +15,7 @@ from antiphase.evaluation.evaluation_config import EvalConfig
 from antiphase.models.loading import inspect_model
 from antiphase.runs.run_config import config_from
 from antiphase.signals.measure import chosen_layers
-from antiphase.study.grid import Cell, Study
+from antiphase.study.grid import TUNABLE, Cell, Study
 from antiphase.study.reach import count_problems, is_unreachable
 from antiphase.study.request import cell_recipe
 
@@ -96,7 +96,8 @@ def check_budgets(study: Study, scratch: Path, processes: int = 1) -> dict[str, 
         processes: number of processes that a training runs in.
 
     Raises:
-        InvalidInputError: two methods of the same model and setting have different budgets.
+        InvalidInputError: two methods of the same model and setting have different budgets, and not only in the parts
+            that the study calls tuned.
     """
     known: dict[tuple[str, str, str], Budget] = {}
     budgets: dict[str, Budget] = {}
@@ -108,20 +109,25 @@ def check_budgets(study: Study, scratch: Path, processes: int = 1) -> dict[str, 
             known[key] = training_budget(cell, scratch, processes)
             for (*group, method), budget in known.items():
                 if group == [cell.model, cell.setting]:
-                    _check_equal((cell.method, method), known[key], budget)
+                    _check_equal((cell.method, method), known[key], budget, study.tuned)
         budgets[cell.name] = known[key]
     return budgets
 
 
-def _check_equal(methods: tuple[str, str], left: Budget, right: Budget) -> None:
-    """Refuse two methods whose budgets differ."""
-    differing = [
-        f"{name} is {one!r} and {vars(right)[name]!r}" for name, one in vars(left).items() if one != vars(right)[name]
-    ]
+def _check_equal(methods: tuple[str, str], left: Budget, right: Budget, tuned: Sequence[str]) -> None:
+    """Refuse two methods whose budgets differ in a part that is not tuned."""
+    parts = [name for name, one in vars(left).items() if one != vars(right)[name] and name not in tuned]
+    differing = [f"{name} is {vars(left)[name]!r} and {vars(right)[name]!r}" for name in parts]
     if differing:
+        hint = (
+            f" If each method got its own value by the same number of trials, write compare: {{tuned: "
+            f"[{', '.join(parts)}]}}."
+            if set(parts) <= set(TUNABLE)
+            else ""
+        )
         raise InvalidInputError(
             f"the methods {methods[0]!r} and {methods[1]!r} have unequal budgets ({'; '.join(differing)}), so they "
-            "cannot be compared. Set these keys under train, where all methods share them."
+            f"cannot be compared. Set these keys under train, where all methods share them.{hint}"
         )
 
 

@@ -11,7 +11,7 @@
     seeds: [0, 1, 2]
     train: {…}                      # keys of antiphase train
     eval: {…}                       # options of antiphase eval
-    compare: {reference: grpo}
+    compare: {reference: grpo}      # also: smallest, the smallest difference that matters; and tuned, a list
 
 A cell is trained and then evaluated. For every model there are also cells that are only evaluated: one for the model
 before training (the method `base`), and one for each of the model's `stages`. A stage is a checkpoint that the command
@@ -28,13 +28,13 @@ from typing import Any
 from antiphase.data.yaml_mapping import read_mapping
 from antiphase.errors import InvalidInputError
 from antiphase.registry import did_you_mean
-from antiphase.study.grid import BASE, Cell, Made, Study
+from antiphase.study.grid import BASE, TUNABLE, Cell, Made, Study
 from antiphase.study.launch import overridden
 
 _KEYS = ("name", "models", "settings", "methods", "seeds", "train", "eval", "compare")
 _MODEL_KEYS = ("path", "make", "stages", "train", "eval", "methods", "seeds", "settings")
 _SETTING_KEYS = ("make", "train", "eval")
-_COMPARE_KEYS = ("reference", "smallest")
+_COMPARE_KEYS = ("reference", "smallest", "tuned")
 # The keys that a study sets itself, so that its file may not.
 _OWN_KEYS = {"train": ("model", "model_name_or_path", "seed", "output_dir"), "eval": ("models", "seed", "rollouts")}
 _NAME = re.compile(r"[A-Za-z0-9][\w+=-]*")
@@ -83,6 +83,7 @@ def read_study(path: Path, changes: Sequence[str] = ()) -> Study:
         methods,
         reference,
         _smallest(compare.get("smallest", 0.05), path),
+        _tuned(compare.get("tuned"), path),
     )
 
 
@@ -207,6 +208,18 @@ def _smallest(value: Any, path: Path) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
         raise InvalidInputError(f"{path}: compare: smallest must be a difference between 0 and 1; got {value!r}.")
     return float(value)
+
+
+def _tuned(value: Any, path: Path) -> tuple[str, ...]:
+    """Return the parts of the budget in which methods may differ, and refuse a value that is not a list of them."""
+    names = _list(value, [], f"{path}: compare: tuned")
+    for name in names:
+        if name not in TUNABLE:
+            raise InvalidInputError(
+                f"{path}: compare: tuned: {name!r} must be equal for all methods.{did_you_mean(str(name), TUNABLE)} "
+                f"Methods may differ in {', '.join(TUNABLE)}."
+            )
+    return tuple(names)
 
 
 def _made(command: Any, model: str, setting: str, words_of_setting: str, seed: int) -> Made | None:

@@ -13,6 +13,8 @@ from antiphase.tasks.own_task import file_digests
 
 # The method of a cell that evaluates the model before any training.
 BASE = "base"
+# The parts of a training's budget in which methods may differ if the study says that each method was tuned.
+TUNABLE = ("learning_rate",)
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class Study:
         methods: the names of the methods that train.
         reference: the method that all others are compared with; None if the study names none.
         smallest: the smallest difference in accuracy that matters.
+        tuned: the parts of the budget in which the methods may differ, because each method was tuned; see `TUNABLE`.
     """
 
     name: str
@@ -102,6 +105,7 @@ class Study:
     methods: tuple[str, ...]
     reference: str | None
     smallest: float
+    tuned: tuple[str, ...] = ()
 
     def cell(self, name: str) -> Cell:
         """Return the cell of this name.
@@ -123,7 +127,9 @@ class Study:
             InvalidInputError: a file of a task does not exist.
         """
         cells = [[cell.name, cell.digest()] for cell in self.cells]
-        values = [self.name, cells, self.methods, self.reference, self.smallest]
+        values: list[Any] = [self.name, cells, self.methods, self.reference, self.smallest]
+        if self.tuned:
+            values.append(self.tuned)
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
     def made(self) -> dict[str, Made]:

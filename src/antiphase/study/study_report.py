@@ -87,6 +87,7 @@ def _markdown(study: Study, cells: Sequence[DoneCell], findings: Findings | None
     parts += benchmarks_markdown(findings.groups)
     if findings.overall is not None:
         parts += _overall(findings.overall, study)
+    parts += _tuned(study)
     parts += _stages(findings)
     parts += _across(findings)
     parts += _scores(findings)
@@ -119,6 +120,22 @@ def _overall(overall: dict[str, Any], study: Study) -> list[str]:
         "Mean of the samples; a problem that several models answer counts once, averaged over them. equal: within "
         f"±{100 * study.smallest:g} points. The intervals are not corrected for the number of methods.",
         "![differences](figures/differences.png)",
+    ]
+
+
+def _tuned(study: Study) -> list[str]:
+    """Return the section on the parts of the budget that were tuned for each method, as paragraphs."""
+    if not study.tuned:
+        return []
+    rows: dict[str, list[str]] = {}
+    for cell in study.cells:
+        if cell.trained:
+            # YAML reads a number such as 1e-5, without a point, as a text.
+            values = [f"{float(cell.recipe[key]):g}" if key in cell.recipe else "default" for key in study.tuned]
+            rows.setdefault(cell.method, values)
+    return [
+        "## What was tuned for each method",
+        markdown_table(("method", *study.tuned), [[method, *values] for method, values in rows.items()]),
     ]
 
 
