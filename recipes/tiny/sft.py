@@ -9,7 +9,8 @@ reasoning. Problems of the task's test split are left out.
 With --sentences the worked ones go a sentence a digit (see sentences.py), and some of their sums are wrong.
 
 Other sizes and sums: --hidden, --layers, --base, --digits, --direct. `--save-at 0,120` also keeps the model as it was
-after so many steps, in stage-0 and stage-120.
+after so many steps, in stage-0 and stage-120. With --model, an existing model is trained in place of a new one; it needs
+--sentences, and a lower learning rate.
 """
 
 import argparse
@@ -22,12 +23,20 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback, set_seed
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    TrainerCallback,
+    set_seed,
+)
 from trl import SFTConfig, SFTTrainer
 
 import sentences
 from antiphase import InversionCallback, ProbeSet
-from antiphase.models.loading import LoadedModel
+from antiphase.models.loading import LoadedModel, load_model
 from antiphase.rollouts.sampling import Sampling, generate
 from antiphase.tasks.problem import Problem, Task
 from antiphase.tasks.registry import load_task
@@ -147,6 +156,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/tiny-sft"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", help="hub id, directory or demo: train this model in place of a new one")
     parser.add_argument("--hidden", type=int, default=96)
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--heads", type=int, default=4)
@@ -164,7 +174,20 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--aside", type=float, default=0.1, help="with --sentences: asides for each digit")
     parser.add_argument("--probe-every", type=int, default=40, help="steps between two probes")
     parser.add_argument("--save-at", default="", help="steps with commas between them")
-    return parser.parse_args()
+    parser.add_argument("--held-out", type=int, default=128, help="problems that the accuracy at the end is over")
+    options = parser.parse_args()
+    if options.model and not options.sentences:
+        parser.error("--model needs --sentences: only these demonstrations are plain text")
+    return options
+
+
+def beginning(options: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model before its training, and its tokenizer."""
+    if options.model:
+        loaded = load_model(options.model)
+        return loaded.model.requires_grad_(True), loaded.tokenizer
+    tokenizer = sentences.word_tokenizer(options.base) if options.sentences else char_tokenizer()
+    return tiny_llama(tokenizer, options.hidden, options.layers, options.heads, options.spread), tokenizer
 
 
 def main() -> None:
@@ -175,12 +198,13 @@ def main() -> None:
         task_spec += ",labels=true"
         max_new_tokens, opening = 11 * options.digits, f" {sentences.OPENING}"
     set_seed(options.seed)
-    tokenizer = sentences.word_tokenizer(options.base) if options.sentences else char_tokenizer()
+    model, tokenizer = beginning(options)
     task = load_task(task_spec)
-    problems = task.problems("train", 8000 if options.sentences else None, options.seed)
-    held_out = task.problems("test", 128, 0)
+    number = min(8000, options.base**options.digits // 2) if options.sentences else None
+    problems = task.problems("train", number, options.seed)
+    held_out = task.problems("test", options.held_out, 0)
     trainer = SFTTrainer(
-        tiny_llama(tokenizer, options.hidden, options.layers, options.heads, options.spread),
+        model,
         args=SFTConfig(
             str(options.out),
             per_device_train_batch_size=options.batch,

@@ -1,0 +1,50 @@
+"""The trials of the tuning study: the best one of each method, and ties."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "studies/second/tuned.py"
+_SPEC = importlib.util.spec_from_file_location("tuned", SCRIPT)
+tuned = importlib.util.module_from_spec(_SPEC)
+sys.modules["tuned"] = tuned
+_SPEC.loader.exec_module(tuned)
+
+
+def record(method, accuracy, trained=True):
+    return {"method": method, "trained": trained, "results": [{"metrics": {"pass@1": {"value": accuracy}}}]}
+
+
+def test_the_best_mean_over_seeds_wins_and_ties_go_to_the_lower_rate():
+    rows = [
+        record("base", 1.0, trained=False),
+        record("grpo-lr1e-4", 0.5),
+        record("grpo-lr1e-4", 0.9),
+        record("grpo-lr8e-4", 0.8),
+        record("grpo-lr8e-4", 0.4),
+        record("corr-po-dapo-lr4e-4-w1", 0.75),
+        record("corr-po-dapo-lr2e-4-w02", 0.75),
+    ]
+    trials = tuned.trials_of(rows)
+    assert [(trial.method, trial.num_seeds) for trial in trials] == [
+        ("grpo", 2), ("grpo", 2), ("corr-po-dapo", 1), ("corr-po-dapo", 1)
+    ]  # fmt: skip
+    grpo, corr = tuned.best_of(trials)
+    assert (grpo.learning_rate, grpo.accuracy) == (1e-4, pytest.approx(0.7))
+    assert (corr.learning_rate, corr.weight) == (2e-4, "02")
+
+
+def test_a_name_without_a_learning_rate_is_refused():
+    with pytest.raises(ValueError, match="'grpo' is not named METHOD-lrRATE"):
+        tuned.trials_of([record("grpo", 0.5)])
+
+
+def test_the_table_marks_the_best(tmp_path, monkeypatch, capsys):
+    rows = [record("gspo-lr1e-4", 0.5), record("gspo-lr2e-4", 0.625)]
+    (tmp_path / "cells.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(sys, "argv", ["tuned.py", str(tmp_path)])
+    tuned.main()
+    assert "| gspo | 0.0002 | — | **0.625** | 1 |" in capsys.readouterr().out
