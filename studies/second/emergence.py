@@ -1,0 +1,49 @@
+"""Does inversion emerge with SFT on reasoning, and does the paper's chain hold on the way? The second study, 1 and 2.
+
+    python studies/second/emergence.py studies/second/emergence.yaml --out studies/second/results-emergence
+
+The command prints its budget first. What is measured is stored at once in OUT/cells, so it can be stopped at any time,
+and the same command goes on. Several processes may run at once; each takes cells that no other one runs.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from emergence_budget import describe
+from emergence_cells import Study
+from emergence_settings import read_settings
+
+from antiphase.errors import AntiphaseError
+
+
+def parsed() -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("settings", type=Path, help="the YAML file of the study")
+    parser.add_argument("--out", type=Path, required=True, help="the folder of the results")
+    parser.add_argument("--work", type=Path, help="the folder of unfinished trainings, 1.6 GB each (OUT/work)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="cells, corpora or patterns: '*.s0'")
+    parser.add_argument("--model", help="a hub id or a folder, in place of the model of the settings")
+    parser.add_argument("--dry-run", action="store_true", help="print the budget, and stop")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Check, print the budget, and run what is left."""
+    options = parsed()
+    settings = read_settings(options.settings, options.model)
+    cells = settings.chosen(options.only)
+    study = Study(settings, options.out, options.work or options.out / "work")
+    print(describe(settings, cells, options.out), flush=True)
+    if options.dry_run:
+        return
+    study.check(cells)
+    study.run(cells)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except AntiphaseError as error:
+        sys.exit(f"error: {error}")
