@@ -62,8 +62,10 @@ def measure_checkpoint(
         sets: the sets of texts, as `sets_of` returns them.
         sums: sums in words with their answers.
     """
-    specs = [SignalSpec(estimator=name) for name in settings.measure["estimators"]]
-    entries = [entry for name, items in sets.items() for entry in _entries(loaded, settings, name, items, specs)]
+    entries = []
+    for name, items in sets.items():
+        specs = [SignalSpec(estimator=estimator) for estimator in settings.estimators_of(name)]
+        entries += _entries(loaded, settings, name, items, specs)
     return {"entries": entries, "sums": accuracy(loaded, sums, settings.measure["sums"]["new_tokens"])}
 
 

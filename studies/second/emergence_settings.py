@@ -73,6 +73,10 @@ class Settings:
         """Return the least number of tokens that an answer of a corpus needs."""
         return int(min(self.corpora.get(corpus, {}).get("least_tokens", default), default))
 
+    def estimators_of(self, texts: str) -> list[str]:
+        """Return the estimators that measure a set of texts, or the model's own completions (`rollouts`)."""
+        return [name for name, sets in self.measure["estimators"].items() if sets == "all" or texts in sets]
+
     def is_full(self, cell: Cell, step: int) -> bool:
         """Return whether the gradient through the whole context is measured at this step of a cell."""
         wanted = [cell.steps[-1] if each == "last" else each for each in self.measure["full"]["steps"]]
@@ -140,8 +144,15 @@ def read_settings(path: Path, model: str | None = None) -> Settings:
         steps = options.get("steps")
         if not isinstance(steps, list) or steps != sorted(set(steps)) or not steps or steps[-1] < 1:
             raise InvalidInputError(f"{corpus}: steps must be ascending numbers that end above 0; got {steps!r}.")
-    for estimator in content["measure"]["estimators"]:
+    for estimator, sets in content["measure"]["estimators"].items():
         ESTIMATORS.check(estimator)
+        unknown = (
+            [] if sets == "all" else [name for name in sets if name not in (*content["measure"]["texts"], ROLLOUTS)]
+        )
+        if unknown:
+            raise InvalidInputError(
+                f"estimators: {estimator} names {unknown[0]!r}, which is no set of measured texts."
+            )
     for unit in content["measure"]["units"]:
         if unit not in UNITS:
             Splitter.parse(unit)

@@ -61,15 +61,16 @@ def settings_of(tmp_path, model, **changes):
             "text_tokens": 120,
             "num_rollouts": 4,
             "rollout_tokens": 24,
-            "estimators": ["own", "last"],
+            "estimators": {"own": "all", "last": ["base", "rollouts"]},
             "units": ["step", "fixed:8", "type", "token"],
             "num_resamples": 20,
             "full": {"steps": [0, "last"], "seeds": [0], "texts": ["reasoning", "rollouts"], "num_texts": 2},
             "sums": {"problems": 3, "new_tokens": 4},
         },
         "seconds": {"step": 5, "measurement": 180, "full": 120},
-        **changes,
     }
+    changes = {key: {**content[key], **value} if key == "measure" else value for key, value in changes.items()}
+    content |= changes
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(content))
     return read_settings(path)
@@ -145,8 +146,8 @@ def test_what_is_stored_is_what_a_probe_finds(traces, model_dir, tmp_path):
         alternatives=0, progress=False,
     )  # fmt: skip
     entries = {(entry["texts"], entry["estimator"]): entry for entry in found["entries"]}
-    assert set(entries) == {(t, e) for t in ("reasoning", "base", "rollouts") for e in ("own", "last")} | {
-        ("reasoning", "full"), ("rollouts", "full"),
+    assert set(entries) == {(t, "own") for t in ("reasoning", "base", "rollouts")} | {
+        ("base", "last"), ("rollouts", "last"), ("reasoning", "full"), ("rollouts", "full"),
     }  # fmt: skip
     for estimator in ("own", "last"):
         entry, result = entries["base", estimator], direct.result(None, estimator)
@@ -229,6 +230,8 @@ def test_the_shuffled_corpus_has_the_answers_of_the_other_in_the_same_order(trac
         ({"corpora": {"reasoning": {"steps": [2, 1]}}}, r"steps must be ascending numbers .* got \[2, 1\]"),
         ({"held_out": 2}, "held_out must lie between 0 and 1; got 2"),
         ({"more": 1}, "look at more"),
+        ({"measure": {"estimators": {"last": ["prose"]}}}, "last names 'prose', which is no set of measured texts"),
+        ({"measure": {"estimators": {"lst": "all"}}}, "got 'lst'. Did you mean 'last'"),
     ],
 )
 def test_refused_settings(traces, model_dir, tmp_path, changes, message):
@@ -313,7 +316,7 @@ def test_the_shipped_study_reads_and_states_its_budget(tmp_path):
     text = describe(settings, settings.cells(), tmp_path)
     assert text.startswith("study emergence of demo: 21 cells, 0 done")
     assert "left: 2,700 optimizer steps" in text
-    assert "84 measurements" in text
+    assert "75 measurements" in text
     names = [cell.name for cell in settings.cells()]
     assert names[:3] == ["untrained.s0", "reasoning.s0", "base.s0"]
     assert names.index("untrained.s1") == 7
