@@ -19,12 +19,17 @@ OPTIONS = {"max_new_tokens": 8, "num_resamples": 10, "figures": False, "report":
 @pytest.fixture
 def head(monkeypatch):
     """What a stand-in for git says, `before` until a test changes it."""
-    said = SimpleNamespace(stdout="before\n")
+    said = SimpleNamespace(stdout="before\n", returncode=0)
     git = SimpleNamespace(run=lambda *_, **__: said, TimeoutExpired=subprocess.TimeoutExpired)
     monkeypatch.setattr(summary, "subprocess", git)
     summary.commit.cache_clear()
     yield said
     summary.commit.cache_clear()
+
+
+def test_a_repository_without_a_commit_has_none(head):
+    head.stdout, head.returncode = "HEAD\n", 128
+    assert summary.commit() is None
 
 
 def moving(monkeypatch, head, owner, name):

@@ -3,8 +3,8 @@
     python studies/second/tuned.py studies/second/results-tiny-tuning
 
 A trial is named METHOD-lrRATE or METHOD-lrRATE-wWEIGHT. If two trials are equally good, the one with the lower
-learning rate wins, then the one with the lower weight. A method whose best learning rate is the highest or the lowest that was
-tried may have a better one outside.
+learning rate wins, then the one with the lower weight. A method whose best learning rate is the highest or the lowest
+that was tried may have a better one outside.
 """
 
 import argparse

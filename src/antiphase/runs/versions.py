@@ -35,4 +35,5 @@ def commit() -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return answer.stdout.strip() or None
+    # In a repository without a commit, git prints the word HEAD and fails.
+    return (answer.stdout.strip() or None) if answer.returncode == 0 else None
