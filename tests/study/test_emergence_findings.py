@@ -1,0 +1,99 @@
+"""The findings of the study of emergence: levels, paired changes, intervals over seeds or texts, and the files."""
+
+import json
+import math
+
+import emergence_findings
+import pandas as pd
+import pytest
+from emergence_findings import Cells, write_findings
+from scipy import stats
+
+
+def measurement(corpus, seed, step, **each):
+    """What is stored of a measurement, in which `each` gives the ρ of the texts of every set."""
+    entries = [
+        {
+            "texts": texts, "estimator": "own", "step_strength": "mean", "entropy_mean": 1.0, "logprob_mean": -1.5,
+            "units": {"step": {"within": {"none": {"each": values}, "length+position": {"each": values},
+                                          "length": {"mean": 0.0}}}},
+            "chain": {"entropy–logit": {"value": -0.5}}, "chain_partial": {"entropy–logit": {"value": None}},
+        }
+        for texts, values in each.items()
+    ]  # fmt: skip
+    cell = {"corpus": corpus, "seed": seed, "step": step}
+    return {"cell": cell, "entries": entries, "sums": {"pass@1": 0.25 * (seed + 1)}}
+
+
+BEFORE = [0.2, None, 0.4, 0.0]
+ROWS = [
+    measurement("untrained", 0, 0, reasoning=BEFORE, rollouts=[0.1, 0.3, 0.5, 0.3]),
+    measurement("untrained", 1, 0, rollouts=[0.0, 0.2, 0.1, 0.1]),
+    measurement("reasoning", 0, 25, reasoning=[-0.2, -0.3, 0.1, -0.2], rollouts=[-0.3, 0.0, 0.2, 0.1]),
+    measurement("reasoning", 1, 25, reasoning=[0.0, 0.3, 0.1, None], rollouts=[-0.2, None, -0.1, -0.1]),
+    measurement("base", 0, 25, reasoning=[0.3, 0.1, 0.4, 0.2], rollouts=[0.1, 0.3, 0.6, 0.2]),
+]
+
+
+def interval(values):
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return sum(values) / len(values) - half, sum(values) / len(values) + half
+
+
+def test_before_training_the_interval_is_over_texts_and_not_over_equal_seeds():
+    found = Cells(ROWS).level("reasoning", 0, "reasoning")
+    assert (found.value, found.num, found.over) == (pytest.approx(0.2), 3, "texts")
+    assert (found.low, found.high) == pytest.approx(interval([0.2, 0.4, 0.0]))
+
+
+def test_a_change_is_paired_by_text_and_its_interval_is_over_seeds():
+    found = Cells(ROWS).change("reasoning", 25, "reasoning")
+    by_seed = [(-0.4 - 0.3 - 0.2) / 3, (-0.2 - 0.3) / 2]
+    assert (found.value, found.num, found.over) == (pytest.approx(sum(by_seed) / 2), 2, "seeds")
+    assert (found.low, found.high) == pytest.approx(interval(by_seed))
+
+
+def test_rollouts_are_paired_with_those_of_the_same_seed():
+    found = Cells(ROWS).change("reasoning", 25, "rollouts")
+    by_seed = [(-0.4 - 0.3 - 0.3 - 0.2) / 4, (-0.2 - 0.2 - 0.2) / 3]
+    assert found.value == pytest.approx(sum(by_seed) / 2)
+
+
+def test_one_seed_has_an_interval_over_texts():
+    found = Cells(ROWS).change("base", 25, "reasoning")
+    assert (found.num, found.over) == (3, "texts")
+    assert (found.low, found.high) == pytest.approx(interval([0.1, 0.0, 0.2]))
+
+
+def test_one_text_has_no_interval_and_none_is_undefined():
+    one = emergence_findings._value([[0.25, math.nan]])
+    assert (str(one), math.isnan(one.low)) == ("+0.250 (one of the texts)", True)
+    assert str(emergence_findings._value([[], [math.nan]])) == "undefined"
+
+
+def test_the_files(tmp_path):
+    (tmp_path / "cells").mkdir()
+    for row in ROWS:
+        cell = row["cell"]
+        name = f"{cell['corpus']}.s{cell['seed']}.{cell['step']}.json"
+        (tmp_path / "cells" / name).write_text(json.dumps(row))
+    text = write_findings(tmp_path, 7)
+    assert text == (tmp_path / "report.md").read_text()
+    assert "5 of 7 measurements are stored." in text
+    assert f"| reasoning | 25 | 2 | {Cells(ROWS).change('reasoning', 25, 'reasoning')} |" in text
+    assert "| reasoning | 25 | 0.38 |" in text  # the mean of 0.25 and 0.5
+    table = pd.read_csv(tmp_path / "tables" / "correlations.csv")
+    row = table[(table.corpus == "base") & (table.step == 25) & (table.texts == "reasoning") & (table.given == "none")]
+    assert row.change.item() == pytest.approx(0.1)
+    chain = pd.read_csv(tmp_path / "tables" / "chain.csv")
+    assert set(chain.kind) == {"chain"}
+    assert set(chain["mean"]) == {-0.5}
+    first = (tmp_path / "figures" / "emergence.png").read_bytes()
+    write_findings(tmp_path, 7)
+    assert first[:4] == b"\x89PNG"
+    assert first == (tmp_path / "figures" / "emergence.png").read_bytes()
+
+
+def test_no_training_yet(tmp_path):
+    (tmp_path / "cells").mkdir()
+    assert "No training has a measurement yet." in write_findings(tmp_path, 7)
