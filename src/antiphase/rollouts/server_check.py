@@ -84,7 +84,7 @@ async def check_server(options: ServerOptions, tokenizer: Any, ends: Sequence[in
         dialects = DIALECTS if kind == "unknown" else DIALECTS[:1]
         dialect, answer = await _trial(client, options, ids, ends, owners, dialects)
         if options.model not in owners and not _answers(answer, options.model):
-            raise InvalidInputError(_lacks(options, owners) + f" It answered with the model {answer.model!r}.")
+            raise InvalidInputError(_lacks(options, owners, answered_by=answer.model))
         check_prompt(answer, ids)
         await _check_tokenizer(client, options, tokenizer, dialect, answer)
         if answer.ids is not None:
@@ -117,12 +117,21 @@ async def _listed(client: Client, options: ServerOptions) -> dict[str, str | Non
         raise
 
 
-def _lacks(options: ServerOptions, owners: Mapping[str, str | None]) -> str:
+def _lacks(options: ServerOptions, owners: Mapping[str, str | None], answered_by: str | None = None) -> str:
+    """Return the message that a server does not offer the model that is asked for.
+
+    Args:
+        options: the server, and the model that is asked for.
+        owners: the owner of each model that the server lists.
+        answered_by: the model that answered in place of the one that was asked for; None if this is not known.
+    """
     names = list(owners)
     shown = ", ".join(map(repr, names[:8])) + (", …" if len(names) > 8 else "") if names else "no model"
+    answered = "" if answered_by is None else f" A request for {options.model!r} was answered by {answered_by!r}."
     return (
-        f"the server at {options.base_url} does not offer {options.model!r}: it lists {shown}."
-        f"{did_you_mean(options.model, names)} Name its model with --served-model, if it is the measured model."
+        f"the server at {options.base_url} does not offer the model {options.model!r}. The server lists {shown}."
+        f"{did_you_mean(options.model, names)}{answered} If the server offers the measured model under another name, "
+        "give that name: --served-model NAME."
     )
 
 

@@ -100,8 +100,8 @@ def check_lengths(logged: Mapping[str, Sized], count: int) -> None:
     for name, values in logged.items():
         if len(values) != count:
             raise InvalidInputError(
-                f"a reward function logs the column {name!r} with log_extra, and it has {len(values)} values for "
-                f"{count} completions. Log one value for each completion; None where there is none."
+                f"a reward function logs the column {name!r} with log_extra. The column has {len(values)} values for "
+                f"{count} completions. Log one value for each completion: None for a completion without a value."
             )
 
 

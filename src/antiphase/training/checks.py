@@ -189,7 +189,7 @@ def checkpoint_state(folder: Path, args: CorRPOConfig) -> dict[str, Any]:
     kept = state.get("stateful_callbacks", {}).get("Watch")
     if kept is None:
         raise InvalidInputError(
-            f"{str(folder)!r} was not written by CorRPOTrainer. To start from its weights, pass it as the model."
+            f"{str(folder)!r} was not written by CorRPOTrainer. To start from its weights, pass the folder as the model."
         )
     before: dict[str, Any] = kept["attributes"]
     settings = {**BEFORE_THE_FIELD, **before["settings"]}

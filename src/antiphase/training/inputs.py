@@ -90,8 +90,8 @@ def table_of(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem]) -> lis
     unknown = unused_variables(tokenizer, sorted(form.chat.template_kwargs or ()))
     if unknown:
         raise InvalidInputError(
-            f"chat_template_kwargs: the model's chat template does not read {', '.join(unknown)}, so this would have "
-            "no effect. Correct the name, or leave it out."
+            f"chat_template_kwargs: the model's chat template does not read {', '.join(unknown)}. A key "
+            "that the template does not read has no effect. Correct the name of the key, or leave the key out."
         )
     rendered = [form.is_rendered(p.prompt, tokenizer, f"problem {p.problem_id}") for p in problems]
     if any(rendered) and not all(rendered):
