@@ -24,7 +24,7 @@ class TokenBatch:
 
     Args:
         input_ids: the token ids; ids at padded positions are never read.
-        attention_mask: True at real tokens, which form one unbroken run in each row.
+        attention_mask: True at real tokens. Those of a row stand next to each other, without a gap.
         completion_mask: True at the generated tokens, which are to be measured. A token is predicted from the real
             token before it, so the first real token of a row cannot be measured.
 
@@ -48,7 +48,8 @@ class TokenBatch:
         for row, num_starts in enumerate(starts.tolist()):
             if num_starts != 1:
                 raise InvalidInputError(
-                    f"row {row}: attention_mask must be one unbroken run of True; it has {num_starts} such runs."
+                    f"row {row}: the real tokens, at which attention_mask is True, must stand next to each other. "
+                    f"They form {num_starts} separate pieces."
                 )
         first = mask.argmax(dim=1)
         rows = torch.arange(len(mask), device=mask.device)

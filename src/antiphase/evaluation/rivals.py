@@ -79,8 +79,8 @@ def compare_with_rivals(
             rollouts of a problem by one seed are then a group.
 
     Returns:
-        An entry for each score, by its name. An entry uses only the rollouts for which both the score and ι are finite.
-        It has these keys:
+        An entry for each score, by its name. An entry uses only the rollouts for which both the score and ι are
+        finite. It has these keys:
 
         * `auroc` is the AUROC of the score.
         * `inversion_auroc` is the AUROC of ι.

@@ -20,7 +20,7 @@ class FolderKind:
     """A kind of run folder.
 
     Args:
-        format, version: the values of `format` and `format_version` in its config.json, by which it is recognised.
+        format, version: the values of `format` and `format_version` in config.json. A folder of this kind has them.
         owner: what error messages call a run of this kind, such as `an evaluation`.
     """
 

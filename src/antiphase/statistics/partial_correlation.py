@@ -196,14 +196,15 @@ def pooled_partial(
 
     Args:
         x, y: the values of all tokens or steps of all rollouts, one after another.
-        given: the series that are held fixed, in the same form. An item with a NaN in any series is left out.
-        clusters: the prompt that each item belongs to.
-        unit: what an item is: `token`, `type` (a distinct token id) or `step` (a sentence). The default is `type` if
-            token_ids are given, else `token`.
+        given: the series that are held fixed, in the same form. A token or step that is NaN in one of all these series
+            is left out.
+        clusters: the prompt that each token or step belongs to.
+        unit: what is correlated: `token`, `type` (a distinct token id) or `step` (a sentence). The default is `type`
+            if token_ids are given, else `token`.
         token_ids: the id of each token, which the unit `type` needs.
         method: `spearman` or `pearson`.
-        min_tokens: the smallest number of items for a correlation without given series. Each given series adds one to
-            it. None means the default of the unit.
+        min_tokens: with fewer tokens, types or steps, the correlation is undefined. Each series in `given` raises this
+            limit by 1. None means the default of the unit.
         num_resamples: the number of resamples of prompts.
         seed: seed of the random generator that draws the resamples.
         confidence: the confidence of the interval.

@@ -30,8 +30,8 @@ def load_tokenizer(recipe: Recipe) -> tuple[Any, Any]:
     model = recipe.model
     if is_gguf(model.model_name_or_path):
         raise InvalidInputError(
-            f"{model.model_name_or_path!r} is a GGUF file, whose weights cannot be trained. Name the model in "
-            "safetensors."
+            f"{model.model_name_or_path!r} is a GGUF file, whose weights cannot be trained. Name the model "
+            "with weights in safetensors."
         )
     empty, tokenizer = inspect_model(
         model.model_name_or_path, trust_remote_code=recipe.config.trust_remote_code, revision=model.model_revision
