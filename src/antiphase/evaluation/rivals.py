@@ -69,6 +69,16 @@ def compare_with_rivals(
 ) -> dict[str, dict[str, Any]]:
     """Compare ι with each other score of the same rollouts. The result contains only values that JSON can hold.
 
+    It has an entry for each score. An entry uses only the rollouts for which both the score and ι are finite. These
+    are the keys of an entry:
+
+    * `auroc` is the AUROC of the score.
+    * `inversion_auroc` is the AUROC of ι.
+    * `difference` is the AUROC of ι minus the AUROC of the score. It has the keys difference, low, high, num_problems
+      and verdict. In the entry of ι, it is None.
+    * `alone` is the correlation of ι with correctness within problems. It has the key num_problems too.
+    * `beside` is the same correlation with the score held fixed. In the entry of ι, it equals `alone`.
+
     Args:
         scores: the values of each score, by its name: one value for each rollout. The score `inversion` is ι itself.
             If all values of a score are NaN, the result has no entry for this score.
@@ -79,15 +89,7 @@ def compare_with_rivals(
             rollouts of a problem by one seed are then a group.
 
     Returns:
-        An entry for each score, by its name. An entry uses only the rollouts for which both the score and ι are
-        finite. It has these keys:
-
-        * `auroc` is the AUROC of the score.
-        * `inversion_auroc` is the AUROC of ι.
-        * `difference` is the AUROC of ι minus the AUROC of the score. It has the keys difference, low, high,
-          num_problems and verdict. In the entry of ι, it is None.
-        * `alone` is the correlation of ι with correctness within problems. It has the key num_problems too.
-        * `beside` is the same correlation with the score held fixed. In the entry of ι, it equals `alone`.
+        An entry for each score, by its name.
     """
     inversion, strata = scores["inversion"], problems if strata is None else strata
     found: dict[str, dict[str, Any]] = {}
