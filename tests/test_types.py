@@ -19,7 +19,7 @@ from antiphase.types import Correlation, SignalSpec, TokenBatch
         ({"target": "x"}, "target must be one of logit"),
         ({"projections": ()}, "projections is empty"),
         ({"projections": ("Q", "R")}, "projections must be one of Q, K, V, O; got 'R'"),
-        ({"projections": ("Q", "Q")}, "names one twice"),
+        ({"projections": ("Q", "Q")}, "names a projection twice"),
         ({"targets_per_rollout": 0}, "at least 1; got 0"),
         ({"token_budget": 0}, "token_budget must be at least 1"),
         ({"num_alternatives": -1}, "num_alternatives must be at least 0; got -1"),
@@ -57,7 +57,7 @@ def test_batch_from_ids() -> None:
     [
         ([[1, 2]], [[1, 1, 1]], [[0, 1]], "one shape"),
         ([1, 2], [1, 1], [0, 1], "one shape"),
-        ([[1, 2, 3]], [[1, 0, 1]], [[0, 0, 1]], "row 0: attention_mask must be one unbroken run"),
+        ([[1, 2, 3]], [[1, 0, 1]], [[0, 0, 1]], "row 0: the real tokens, .* form 2 separate pieces"),
         ([[1, 2], [1, 2]], [[1, 1], [0, 0]], [[0, 1], [0, 0]], "row 1: attention_mask"),
         ([[1, 2, 3]], [[0, 1, 1]], [[0, 1, 1]], "row 0: the first token is marked as generated"),
         ([[1, 2, 3]], [[1, 1, 0]], [[0, 1, 1]], "True at padded positions"),

@@ -19,7 +19,8 @@ def has_double(device: torch.device) -> bool:
 def says_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that the memory of the device, or the main memory, is exhausted.
 
-    Some devices raise an error type of its own for this. Others raise a RuntimeError, whose message is searched.
+    Some devices raise an error of a special type for this. Other devices raise a RuntimeError. Then its message is
+    searched for words such as "out of memory".
 
     >>> says_out_of_memory(RuntimeError("MPS backend out of memory"))
     True

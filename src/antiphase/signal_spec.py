@@ -148,7 +148,7 @@ class SignalSpec:
             check_one_of("projections", name, PROJECTIONS)
         if len(set(self.projections)) != len(self.projections):
             raise InvalidInputError(
-                f"projections names one twice: {', '.join(self.projections)}. Name each of them once."
+                f"projections names a projection twice: {', '.join(self.projections)}. Name each projection once."
             )
         least_targets = 0 if self.step_strength == "joint" else 1
         if self.targets_per_rollout is not None and self.targets_per_rollout < least_targets:

@@ -24,7 +24,7 @@ class TokenBatch:
 
     Args:
         input_ids: the token ids; ids at padded positions are never read.
-        attention_mask: True at real tokens, which form one unbroken run in each row.
+        attention_mask: True at real tokens. Those of a row stand next to each other, without a gap.
         completion_mask: True at the generated tokens, which are to be measured. A token is predicted from the real
             token before it, so the first real token of a row cannot be measured.
 
@@ -48,7 +48,8 @@ class TokenBatch:
         for row, num_starts in enumerate(starts.tolist()):
             if num_starts != 1:
                 raise InvalidInputError(
-                    f"row {row}: attention_mask must be one unbroken run of True; it has {num_starts} such runs."
+                    f"row {row}: the real tokens, at which attention_mask is True, must stand next to each other. "
+                    f"They form {num_starts} separate pieces."
                 )
         first = mask.argmax(dim=1)
         rows = torch.arange(len(mask), device=mask.device)
@@ -208,9 +209,9 @@ class TokenSignals:
     Args:
         entropy: the entropy of the model's distribution p at the token's position, in nats.
         logprob: the log-probability ln p_y of the generated token y, in nats.
-        strength: the gradient strength: the norm of ∂target/∂W, where the target is the token's logit or its
-            log-probability (`spec.target`); the mean over the chosen layers and projections. NaN where it was not
-            measured.
+        strength: the gradient strength, as the mean over the chosen layers and projections. The gradient strength is
+            the norm of ∂target/∂W. The target is the token's logit or its log-probability (`spec.target`). NaN where
+            the strength was not measured.
         strength_by_projection: the gradient strength for each layer and projection, before averaging; NaN for a
             projection that the layer does not have.
         logprob_control: √(1 − 2 p_y + Σ p²), the norm of ∂ ln p_y / ∂z for the logits z. It rises with entropy by
@@ -218,7 +219,7 @@ class TokenSignals:
         self_certainty: KL(U‖p), the distance of p from the uniform distribution U, in nats (Intuitor).
         measured: True where the strength was measured.
         layers: the indices of the measured layers, counted over all layers of the decoder.
-        spec: the options of the measurement. Wherever you show the numbers, also say which estimator
+        spec: the options of the measurement. Wherever you show strengths, also say which estimator
             (`spec.estimator`) measured them.
         alternatives: the most probable tokens `[batch, token, rank]`; None if `spec.num_alternatives` is 0.
         magnitudes: the raw logit of each generated token, and the norms of the final hidden state and of the token's

@@ -165,7 +165,7 @@ def test_ids_of_another_tokenizer(refused, tmp_path) -> None:
         (("--layers", 3), "layer 3 does not exist: the model has 3 layers, 0 to 2"),
         (("--layers", "some"), "layers must be"),
         (("--projections", "QX"), "projections must be one of"),
-        (("--projections", "QQ"), "names one twice"),
+        (("--projections", "QQ"), "names a projection twice"),
         (("--norm", "l7"), "norm must be one of"),
         (("--target", "x"), "target must be one of"),
         (("--temperature", -1), "temperature must be 0"),

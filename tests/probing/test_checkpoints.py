@@ -282,7 +282,7 @@ class TestResuming:
         assert [point["checkpoint"] for point in found.summary["checkpoints"]] == ["base", "last"]
 
     def test_foreign_folders(self, made, model_dir, tmp_path, whole):
-        with pytest.raises(InvalidInputError, match="not the folder of a probe of this version"):
+        with pytest.raises(InvalidInputError, match="not the folder of a probe that this version"):
             antiphase.probe(str(model_dir), out=whole.folder, resume=True, **QUIET, **OPTIONS)
         antiphase.probe(str(model_dir), out=tmp_path / "probe", **QUIET, **OPTIONS)
         with pytest.raises(InvalidInputError, match="not the folder of a probe of checkpoints"):

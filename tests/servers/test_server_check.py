@@ -28,7 +28,7 @@ def refused(match: str, kind: str = "vllm", *, model: str = "tiny", **changes) -
 def test_another_tokenizer_is_found_before_a_rollout_is_asked_for() -> None:
     refused(r"tokenizer is not that of the measured model.*token 0 is \d+ here and \d+ there", shift=1)
     # Without /tokenize, the number of tokens tells.
-    refused(r"has \d+ tokens there and \d+ here", "openai", edit=one_more_prompt_token_of_text)
+    refused(r"has \d+ tokens by the server and \d+ by", "openai", edit=one_more_prompt_token_of_text)
     refused(r"read \d+ prompt tokens, but the prompt has", "openai", extra_prompt=1)
     refused(r"read \d+ prompt tokens, but the prompt has", "text", extra_prompt=1)
     # The ids decode to another text.
@@ -55,12 +55,13 @@ def test_a_server_whose_tokens_cannot_be_known_is_refused() -> None:
 
 
 def test_another_model_is_refused_with_the_names_of_the_servers_models() -> None:
-    server = refused(r"does not offer 'tinny': it lists 'tiny'\. Did you mean 'tiny'\?.*--served-model", model="tinny")
+    message = r"not offer the model 'tinny'\. The server lists 'tiny'\. Did you mean 'tiny'\?.*--served-model"
+    server = refused(message, model="tinny")
     assert server.seen == ["/v1/models"]
-    refused(r"(?s)it lists 'tiny'.*The model `other` does not exist", "openai", model="other")
+    refused(r"(?s)The server lists 'tiny'.*The model `other` does not exist", "openai", model="other")
     # A server that takes any name, and answers with the model that it has.
     other = {"strict": False, "edit": lambda payload: payload | {"model": "tiny"}}
-    refused("it lists 'tiny'.*It answered with the model 'tiny'", "openai", model="tiny-2", **other)
+    refused("server lists 'tiny'.*A request for 'tiny-2' was answered by 'tiny'", "openai", model="tiny-2", **other)
 
 
 def test_a_server_that_cannot_list_its_models_is_asked_for_a_completion() -> None:

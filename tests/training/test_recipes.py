@@ -85,7 +85,7 @@ def test_a_preset_of_your_own(tmp_path, model_dir):
                 PRESETS.add(name, dapo)
     finally:
         PRESETS.remove("wide")
-    with pytest.raises(InvalidInputError, match=r"the preset must be one of grpo, dr-grpo, .* got 'wide'"):
+    with pytest.raises(InvalidInputError, match=r"'wide' is not a preset.* The baselines are grpo, dr-grpo, "):
         resolve_preset("wide")
 
 

@@ -153,7 +153,7 @@ def test_a_host_that_does_not_ask_is_an_error(tmp_path, monkeypatch):
 def test_a_model_that_is_not_the_policy_is_an_error(tmp_path):
     trainer = run(tmp_path, share_logprobs=True, train=False, **TWICE)
     trainer._awaited, trainer._rollouts = True, RolloutIds([[1]], [[2]])
-    with pytest.raises(HostError, match="other log-probabilities"):
+    with pytest.raises(HostError, match="old log-probabilities of another model or batch"):
         trainer._get_per_token_logps_and_entropies(tiny_model(), torch.tensor([[1, 2]]), torch.ones(1, 2), 1)
 
 

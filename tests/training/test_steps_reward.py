@@ -301,7 +301,7 @@ class TestPresets:
 
     @pytest.mark.parametrize("name", ["corr-poo", "corr-po+corr-po-fast", "dapo+grpo", "dapo+corr-po+grpo", "+", ""])
     def test_what_does_not_exist(self, name):
-        with pytest.raises(InvalidInputError, match=r"the preset must be one of grpo, .* with \+corr-po or"):
+        with pytest.raises(InvalidInputError, match=r"The baselines are grpo, .* with \+corr-po or"):
             resolve_preset(name)
 
     def test_recipes_of_the_first_release_keep_their_meaning(self, tmp_path, model_dir):

@@ -134,7 +134,13 @@ class EvalConfig(RunConfig):
         return signal_specs(self)
 
     def sampling(self, max_new_tokens: int | None, *, greedy: bool = False) -> Sampling:
-        """Return the sampling options of a task. `max_new_tokens` is the task's own length limit, or None."""
+        """Return the sampling options of a task.
+
+        Args:
+            max_new_tokens: the task's own length limit; None if it has none. A limit that the user sets takes its
+                place.
+            greedy: whether the most probable token is taken at each position.
+        """
         length = self.max_new_tokens or max_new_tokens or DEFAULT_MAX_NEW_TOKENS
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             length = self.max_new_tokens  # `Sampling` raises the error for it.

@@ -129,7 +129,7 @@ def _completion(row: TableRow, problem: Problem, counts: dict[str, int]) -> Give
     prompt_ids, finish = row.values.get("prompt_ids"), _present(row, "finish")
     if finish not in (None, "stop", "length", "given"):
         raise InvalidInputError(
-            f"{row.place}: finish must be 'stop' or 'length'; got {finish!r}. Leave it out if it is not known."
+            f"{row.place}: finish must be 'stop' or 'length'; got {finish!r}. If you do not know it, leave finish out."
         )
     if isinstance(prompt_ids, Sized) and not len(prompt_ids):
         raise InvalidInputError(f"{row.place}: prompt_ids is empty; nothing predicts the first completion token.")

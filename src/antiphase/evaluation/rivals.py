@@ -1,8 +1,11 @@
 """Compare ι (ι = −ρ, the inversion) with every other score of a rollout, on the problems of an evaluation.
 
-The other scores, such as the length, are the rivals of ι. Two questions are answered for each rival: does it tell
-right from wrong rollouts of the same problem better than ι (the AUROC)? And does ι still go with correctness if the
-rival is held fixed? docs/rivals.md explains both numbers.
+The other scores, such as the length, are the rivals of ι. Two questions are answered for each rival:
+
+* Does the rival tell right from wrong rollouts of the same problem better than ι does? The AUROC answers this.
+* Does ι still go with correctness if the rival is held fixed? A correlation answers this.
+
+docs/rivals.md explains both numbers.
 """
 
 import math
@@ -64,22 +67,29 @@ def compare_with_rivals(
     problems: Sequence[Any],
     strata: Sequence[Any] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Compare ι with every other score, as values that JSON can hold.
+    """Compare ι with each other score of the same rollouts. The result contains only values that JSON can hold.
+
+    It has an entry for each score. An entry uses only the rollouts for which both the score and ι are finite. These
+    are the keys of an entry:
+
+    * `auroc` is the AUROC of the score.
+    * `inversion_auroc` is the AUROC of ι.
+    * `difference` is the AUROC of ι minus the AUROC of the score. It has the keys difference, low, high, num_problems
+      and verdict. In the entry of ι, it is None.
+    * `alone` is the correlation of ι with correctness within problems. It has the key num_problems too.
+    * `beside` is the same correlation with the score held fixed. In the entry of ι, it equals `alone`.
 
     Args:
-        scores: an array with a value for each rollout, by the name of the score; `inversion` is ι. A score without any
-            value is left out.
+        scores: the values of each score, by its name: one value for each rollout. The score `inversion` is ι itself.
+            If all values of a score are NaN, the result has no entry for this score.
         correct: whether each rollout is right.
-        problems: the problem of each rollout. Intervals are over problems.
-        strata: the group of each rollout. Only rollouts of one group are compared with one another. None takes the
-            problems as groups. If there are several seeds, a group is a problem and a seed.
+        problems: the problem of each rollout. The intervals are over problems.
+        strata: the group of each rollout. A rollout is compared only with other rollouts of its group. With None, the
+            rollouts of a problem are a group. With several seeds, pass the problem and the seed of each rollout: the
+            rollouts of a problem by one seed are then a group.
 
     Returns:
-        An entry for each score. All numbers of an entry are over the rollouts for which both the score and ι are
-        finite. `auroc` and `inversion_auroc` are the AUROCs of the score and of ι. `difference` is the AUROC of ι
-        minus that of the score, with the keys difference, low, high, num_problems and verdict. `alone` is the
-        correlation of ι with correctness within problems. `beside` is the same correlation with the score held fixed.
-        Both have the key `num_problems`. In the entry of ι itself, `difference` is None, and `beside` equals `alone`.
+        An entry for each score, by its name.
     """
     inversion, strata = scores["inversion"], problems if strata is None else strata
     found: dict[str, dict[str, Any]] = {}
@@ -107,11 +117,10 @@ def compare_with_rivals(
 def best_where_known(
     score: np.ndarray, correct: np.ndarray, strata: Sequence[Any], k: int
 ) -> Float[np.ndarray, "stratum"]:
-    """Return `best_of_k` of each stratum; NaN for a stratum in which no rollout has the score.
+    """Return `best_of_k` of each stratum. A stratum is a problem, or a problem and a seed.
 
-    A stratum is a problem, or a problem and a seed.
-
-    Without the score, the pick would be random, and its gain of 0 would say nothing about the score.
+    The value is NaN for a stratum in which no rollout has the score. There, the pick would be random, and its gain of
+    0 would say nothing about the score.
     """
     known: dict[Any, bool] = {}
     for name, value in zip(strata, score.tolist(), strict=True):
@@ -120,7 +129,7 @@ def best_where_known(
 
 
 def by_problem_of_strata(areas: np.ndarray, problems: Sequence[Any], strata: Sequence[Any]) -> np.ndarray:
-    """Return the mean of the values of each problem's strata; NaN values are left out.
+    """Return a mean for each problem: that of the values of its strata. NaN values are left out.
 
     A stratum is a problem, or a problem and a seed.
 
@@ -160,8 +169,8 @@ def rival_rows(rivals: Mapping[str, Entry], gains: Mapping[str, Entry]) -> list[
 
     Args:
         rivals: what `compare_with_rivals` returned.
-        gains: the gain of best-of-k, if the score picks the best of k rollouts, by the name of the score. It may be
-            empty.
+        gains: the gain of best-of-k by each score, by the name of the score. It is the gain in accuracy if the score
+            picks one of k rollouts. The mapping may be empty.
     """
     rows = []
     for name, entry in rivals.items():
@@ -186,11 +195,13 @@ def rival_rows(rivals: Mapping[str, Entry], gains: Mapping[str, Entry]) -> list[
 
 
 def evaluation_rivals(results: Sequence[Entry], names: Mapping[str, str]) -> list[Table]:
-    """Return a table of ι and its rivals for each result of an evaluation that has right and wrong rollouts.
+    """Return a table for each result of an evaluation. The table compares ι with its rivals.
+
+    A result gets no table if none of its problems has both right and wrong rollouts.
 
     Args:
         results: the entries of `results` in the summary.
-        names: the name of each model on the page.
+        names: the name that the page shows for each model, by the model's name in the summary.
     """
     tables = []
     for result in results:
@@ -206,7 +217,14 @@ def evaluation_rivals(results: Sequence[Entry], names: Mapping[str, str]) -> lis
 
 
 def comparison_rivals(task: str, entrants: Sequence[Entry]) -> list[Table]:
-    """Return a table of ι and its rivals for each entrant (model or method) of one task of a comparison."""
+    """Return a table for each entrant of a comparison. The table compares ι with its rivals on one task.
+
+    An entrant is a model or a method. It gets no table if none of its problems has both right and wrong rollouts.
+
+    Args:
+        task: the name of the task.
+        entrants: the entries of the entrants for this task.
+    """
     tables = []
     for row in entrants:
         rivals = row.get("rivals", {})
@@ -219,7 +237,10 @@ def comparison_rivals(task: str, entrants: Sequence[Entry]) -> list[Table]:
 
 
 def _has_rows(rivals: Mapping[str, Entry]) -> bool:
-    """Return whether a problem has both right and wrong rollouts, and the entries have all numbers of the table."""
+    """Return whether a table has something to show: a problem with both right and wrong rollouts.
+
+    The entries of earlier versions of antiphase lack some numbers of the table. The answer for them is False.
+    """
     return any(entry["beside"]["num_problems"] and "alone" in entry for entry in rivals.values())
 
 

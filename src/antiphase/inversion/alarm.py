@@ -1,9 +1,9 @@
 """Detect the collapse of a training from the metrics of its last batches (docs/training.md, guard-rails).
 
-A reward that needs no right answers, such as inversion, can keep rising while accuracy falls: in the studies so far,
-accuracy rose at first and collapsed later. The alarm looks for the step at which this begins. It also looks for what a
-collapse does to completions: very short ones, ones that run into the length limit, repetition, and equal completions
-for a prompt.
+A reward that needs no right answers, such as inversion, can keep rising while accuracy falls. In the studies so far,
+accuracy rose at first and collapsed later. The alarm looks for the step at which accuracy begins to fall. It also
+looks for what a collapse does to completions: they become very short, run into the length limit, repeat themselves, or
+are equal for a prompt.
 """
 
 import math
@@ -65,8 +65,7 @@ def collapsing(inversion: Sequence[float], accuracy: Sequence[float], window: in
     """Return whether inversion rose and accuracy fell over the last `window` values.
 
     At least half of the values of each series must be known. Each slope must differ from 0 by more than 2.5 standard
-    errors, so independent noise raises the alarm in only 1 of 10,000 windows. The paper has no alarm; this one is our
-    own.
+    errors, so independent noise raises the alarm in only 1 of 10,000 windows. The alarm is ours: the paper has none.
     """
     if not (_enough(inversion, window) and _enough(accuracy, window)):
         return False
@@ -123,9 +122,9 @@ def collapse_signs(history: Mapping[str, Sequence[float]], window: int) -> list[
     * `repetition`: the share of repeated 4-grams rose by 0.3.
     * `equal`: the share of distinct completions of a prompt fell to a third.
 
-    Below, a metric rises or falls if its slope over the window differs from 0 by more than 2.5 standard errors. The
-    amounts in the list compare the means of the first and of the last quarter of the window, and the metric must also
-    rise or fall.
+    A metric rises or falls if its slope over the window differs from 0 by more than 2.5 standard errors. The amounts
+    in the list, such as "to a third", compare the mean of the last quarter of the window with that of the first
+    quarter. For such a sign, both must hold: the metric rises or falls, and its mean changes by this amount.
 
     The signs other than `accuracy` have a further condition:
 

@@ -28,7 +28,8 @@ HOW_TO_GET = (
 def cache_root() -> Path:
     """Return the folder of converted models: $ANTIPHASE_CACHE, $XDG_CACHE_HOME/antiphase, or ~/.cache/antiphase.
 
-    The first one whose environment variable is set is used. If neither variable is set, it is the last one.
+    $ANTIPHASE_CACHE and $XDG_CACHE_HOME are environment variables, and the first one that is set counts. If neither is
+    set, the folder is ~/.cache/antiphase.
     """
     if "ANTIPHASE_CACHE" in os.environ:
         return Path(os.environ["ANTIPHASE_CACHE"])

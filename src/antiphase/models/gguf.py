@@ -54,8 +54,9 @@ def gguf_revision(path: Path) -> str:
 def gguf_options() -> dict[str, Any]:
     """Return the arguments of `from_pretrained` with which transformers dequantises the weights of a GGUF file.
 
-    Without these arguments, newer versions of transformers may keep the quantised weights, whose modules pass no
-    gradient. Older versions, which have no class `GgufConfig`, always dequantise; for them no argument is needed.
+    Without these arguments, newer versions of transformers may keep the weights quantised. The modules that hold such
+    weights pass no gradient. Older versions of transformers always dequantise, so they need no argument; they have no
+    class `GgufConfig`.
     """
     from transformers.utils import quantization_config
 

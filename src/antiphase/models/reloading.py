@@ -92,9 +92,10 @@ class _Noting:
 
 @contextlib.contextmanager
 def reloading(model: nn.Module) -> Iterator[None]:
-    """Let autograd load offloaded weights again in backward passes, instead of keeping them, inside the block.
+    """Inside the block, let each backward pass load the offloaded weights again.
 
-    A model without offloaded weights runs as it always does.
+    Outside the block, autograd keeps these weights on the device until the backward pass. A model without offloaded
+    weights runs inside the block as it does outside.
 
     Args:
         model: a Hugging Face model.

@@ -1,7 +1,8 @@
 """Refuse a model whose weights are sharded over processes, so that each process holds only parts of the matrices.
 
-A strength is a norm of the gradient of a whole matrix. The nuclear norms of parts do not add up to that of the whole,
-and the passes of a measurement differ from process to process. A device map spreads whole layers in place of parts.
+A strength is a norm of the gradient of a whole matrix. The nuclear norms of the parts do not add up to the nuclear
+norm of the whole matrix. Also, sharded weights need the same passes in all processes, but in a measurement each
+process runs passes of its own. A device map is no such case: it puts whole layers on different devices.
 """
 
 import sys

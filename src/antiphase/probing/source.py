@@ -71,7 +71,8 @@ def items_for(source: Source, tokenizer: Any, limits: Limits, config: ProbeConfi
         if len(completion_ids) < config.min_tokens and not config.allow_short:
             raise InvalidInputError(
                 f"{rollout.place} has {len(completion_ids)} completion tokens; correlation needs at least "
-                f"{config.min_tokens}. Lengthen it, lower --min-tokens, or count it as undefined with --allow-short."
+                f"{config.min_tokens}. Lengthen the completion or lower --min-tokens. Or give --allow-short, which "
+                "counts the correlation of a short completion as undefined."
             )
         text = prompt_text(rollout.prompt) if rollout.prompt is not None else str(tokenizer.decode(prompt_ids))
         items.append(Item(rollout.prompt_id, rollout.rollout_id, text, tuple(prompt_ids), tuple(completion_ids)))

@@ -79,7 +79,7 @@ def generate(
 
 
 def _processors(sampling: Sampling, draws: OwnDraws) -> Any:
-    """Return the logits processors of the sampling options, the last of which draws the tokens; none if greedy."""
+    """Return the logits processors of the sampling options. The last one draws the tokens. None if greedy."""
     from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
     if sampling.temperature == 0:

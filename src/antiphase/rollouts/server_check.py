@@ -1,6 +1,7 @@
 """Check, before rollouts are paid for, that a server has the right model and the tokenizer of the measured model.
 
-A few cheap requests are sent. If something does not agree, the run ends with an error that says what differs first:
+A few cheap requests are sent. At the first check that fails, the run ends with an error that says what differs. These
+are the checks:
 
 1. `/models` lists the model that is asked for.
 2. A completion of a few tokens is asked for, in the ways of `server_protocol.DIALECTS`, until the server takes one.
@@ -9,8 +10,8 @@ A few cheap requests are sent. If something does not agree, the run ends with an
    of tokens that the server counts in a text.
 5. If the server returns token ids, they must decode to the text that it returned.
 
-What cannot be found out is whether the server's weights are those of the measured model. The names must be equal, or
-the user must have named the server's model.
+The weights of the server cannot be checked. So the server's model must have the name of the measured model, or the
+user must have named the server's model.
 """
 
 import asyncio
@@ -84,7 +85,7 @@ async def check_server(options: ServerOptions, tokenizer: Any, ends: Sequence[in
         dialects = DIALECTS if kind == "unknown" else DIALECTS[:1]
         dialect, answer = await _trial(client, options, ids, ends, owners, dialects)
         if options.model not in owners and not _answers(answer, options.model):
-            raise InvalidInputError(_lacks(options, owners) + f" It answered with the model {answer.model!r}.")
+            raise InvalidInputError(_lacks(options, owners, answered_by=answer.model))
         check_prompt(answer, ids)
         await _check_tokenizer(client, options, tokenizer, dialect, answer)
         if answer.ids is not None:
@@ -100,8 +101,8 @@ async def _listed(client: Client, options: ServerOptions) -> dict[str, str | Non
     error. Otherwise a busy vLLM would be taken for an unknown server, and asked with fewer options.
 
     Raises:
-        RefusedError: the server refuses the request with a status that does not mean that it has no list.
-        ExhaustedError: all attempts failed, and the last status does not mean this either.
+        RefusedError: the server refuses the request, with a status that servers without a list do not use.
+        ExhaustedError: all attempts failed, and the last one with a status that servers without a list do not use.
     """
 
     def read(payload: Any) -> dict[str, str | None]:
@@ -117,12 +118,21 @@ async def _listed(client: Client, options: ServerOptions) -> dict[str, str | Non
         raise
 
 
-def _lacks(options: ServerOptions, owners: Mapping[str, str | None]) -> str:
+def _lacks(options: ServerOptions, owners: Mapping[str, str | None], answered_by: str | None = None) -> str:
+    """Return the message that a server does not offer the model that is asked for.
+
+    Args:
+        options: the server, and the model that is asked for.
+        owners: the owner of each model that the server lists.
+        answered_by: the model that answered in place of the one that was asked for; None if this is not known.
+    """
     names = list(owners)
     shown = ", ".join(map(repr, names[:8])) + (", …" if len(names) > 8 else "") if names else "no model"
+    answered = "" if answered_by is None else f" A request for {options.model!r} was answered by {answered_by!r}."
     return (
-        f"the server at {options.base_url} does not offer {options.model!r}: it lists {shown}."
-        f"{did_you_mean(options.model, names)} Name its model with --served-model, if it is the measured model."
+        f"the server at {options.base_url} does not offer the model {options.model!r}. The server lists {shown}."
+        f"{did_you_mean(options.model, names)}{answered} If the server offers the measured model under another name, "
+        "give that name: --served-model NAME."
     )
 
 
@@ -139,7 +149,7 @@ async def _trial(
     owners: Mapping[str, str | None],
     dialects: Sequence[Dialect],
 ) -> tuple[Dialect, Answer]:
-    """Ask for a short completion in one way after the other, and return the first way that works, and its answer."""
+    """Ask for a short completion in one way after the other. Return the first way that works, and the answer to it."""
     url, refusals = f"{options.base_url}/completions", []
     for dialect in dialects:
         prompt = TRIAL_TEXT if dialect.as_text else ids
@@ -154,15 +164,15 @@ async def _trial(
         raise InvalidInputError(f"{_lacks(options, owners)} ({refusals[0][1]})")
     if all(error.status in (404, 405) for _, error in refusals):
         raise InvalidInputError(
-            f"{refusals[0][1]} If the server offers only chats, antiphase cannot use it: a chat template of the "
-            "server makes the prompt there, so its token ids cannot be known here."
+            f"{refusals[0][1]} If the server offers only chats, antiphase cannot use it. Such a server makes the "
+            "prompt by its own chat template, so antiphase cannot know the token ids of the prompt."
         )
     shown = " ".join(f"With {dialect.name}: {error}" for dialect, error in refusals)
     raise InvalidInputError(f"the server takes no request for a completion. {shown}")
 
 
 def check_prompt(answer: Answer, ids: Sequence[int]) -> None:
-    """Raise InvalidInputError if the server read other prompt tokens than were meant.
+    """Raise InvalidInputError if the server read prompt tokens that were not sent.
 
     Args:
         answer: the server's answer.
@@ -182,7 +192,7 @@ def check_prompt(answer: Answer, ids: Sequence[int]) -> None:
 async def _check_tokenizer(
     client: Client, options: ServerOptions, tokenizer: Any, dialect: Dialect, answer: Answer
 ) -> None:
-    """Raise an error if the server's tokenizer gives other token ids, or if this cannot be found out."""
+    """Raise an error if the server's tokenizer is not that of the measured model, or if this cannot be found out."""
     own = plain_ids(tokenizer, TRIAL_TEXT)
     found = await _tokenised(client, options)
     if found is not None:
@@ -210,7 +220,7 @@ async def _check_tokenizer(
     if counted is not None and counted not in counts:
         raise InvalidInputError(
             f"the server's tokenizer is not that of the measured model: the text {TRIAL_TEXT!r} has {counted} tokens "
-            f"there and {min(counts)} here."
+            f"by the server and {min(counts)} by the measured model."
         )
 
 

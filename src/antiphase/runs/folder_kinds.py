@@ -20,7 +20,7 @@ class FolderKind:
     """A kind of run folder.
 
     Args:
-        format, version: the values of `format` and `format_version` in its config.json, by which it is recognised.
+        format, version: the values of `format` and `format_version` in config.json. A folder of this kind has them.
         owner: what error messages call a run of this kind, such as `an evaluation`.
     """
 
@@ -44,9 +44,10 @@ def check_out(path: Path, kind: FolderKind, config: Mapping[str, Any], *, resume
         resume: whether the folder may hold an interrupted run, which is then continued.
 
     Raises:
-        InvalidInputError: without `resume`, the folder is not empty. With `resume`, the folder holds something that is
-            not a run of this kind, a run with other options (the message names them), or an unfinished run of an
-            earlier version that made the seeds of its rollouts in another way.
+        InvalidInputError: without `resume`, the folder is not empty. With `resume`, the folder holds something that
+            cannot be continued. This is something other than a run of this kind, or a run with other options (the
+            message names some of them). Or it is an unfinished run of an earlier version of antiphase, in which the
+            seeds of the rollouts were made in another way.
     """
     if is_free(path):
         return
@@ -116,24 +117,32 @@ def read_marker(path: Path, kind: FolderKind) -> dict[str, Any]:
     """Read the config.json of a run folder, after a check that it belongs to a run of this kind.
 
     Raises:
-        InvalidInputError: the folder belongs to another kind of run, or was written in another format version.
+        InvalidInputError: the folder belongs to another kind of run, or its format has another version.
     """
     if not (path / "config.json").is_file():
         raise InvalidInputError(f"{str(path)!r} is not the folder of {kind.owner} (it has no config.json).")
     marker = read_json(path / "config.json")
     if marker.get("format") != kind.format or marker.get("format_version") != kind.version:
         raise InvalidInputError(
-            f"{str(path)!r} is not the folder of {kind.owner} of this version: expected format {kind.format} "
-            f"{kind.version}, got {marker.get('format')} {marker.get('format_version')}."
+            f"{str(path)!r} is not the folder of {kind.owner} that this version of antiphase can read. "
+            f"{_formats(marker, 'config.json', kind)}"
         )
     return marker
+
+
+def _formats(found: Mapping[str, Any], name: str, kind: FolderKind) -> str:
+    """Return two sentences that compare the format of a file with that of a kind of run."""
+    return (
+        f"Its {name} should say format {kind.format!r} and format_version {kind.version!r}. "
+        f"It says format {found.get('format')!r} and format_version {found.get('format_version')!r}."
+    )
 
 
 def read_summary(path: Path, kind: FolderKind) -> dict[str, Any]:
     """Read the summary.json of a finished run.
 
     Raises:
-        InvalidInputError: the run is unfinished, or was written in another format version.
+        InvalidInputError: the run is unfinished, or the format of its summary has another version.
     """
     if not (path / "summary.json").is_file():
         raise InvalidInputError(
@@ -141,7 +150,10 @@ def read_summary(path: Path, kind: FolderKind) -> dict[str, Any]:
         )
     summary = read_json(path / "summary.json")
     if summary.get("format") != kind.format or summary.get("format_version") != kind.version:
-        raise InvalidInputError(f"{path / 'summary.json'} is not of this version's format.")
+        raise InvalidInputError(
+            f"this version of antiphase cannot read {str(path / 'summary.json')!r}. "
+            f"{_formats(summary, 'summary.json', kind)}"
+        )
     return summary
 
 

@@ -29,11 +29,12 @@ class Rival:
     """A number of a rollout that stands beside ι.
 
     Args:
-        column: the column of rollouts.parquet that holds it; empty for ι, whose column depends on the unit.
-        sign: 1 or −1, by which the column is multiplied. A higher product should mean that the rollout is more likely
-            right.
-        what: its definition in one line.
-        source: where it is from; empty for a number that needs no source.
+        column: the column of rollouts.parquet that holds the number. It is empty for ι, since the column of ι depends
+            on the unit.
+        sign: 1 or −1. The column is multiplied by it, so that a higher product should mean that the rollout is more
+            likely right.
+        what: the definition of the number in one line.
+        source: the paper that the number is from; empty for a number that needs no source.
     """
 
     column: str
@@ -133,9 +134,9 @@ def _without_weak_interval(
 
     Args:
         value: the pooled correlation of the two series.
-        series: the two series; an item with a NaN is left out.
-        clusters: the prompt of each item.
-        num_resamples, seed: the number of resamples from which the interval was made, and the seed of their draw.
+        series: the two series, with one value for each rollout. A rollout with a NaN is left out.
+        clusters: the prompt of each rollout.
+        num_resamples, seed: how the resamples of the interval were drawn: their number, and the seed.
     """
     valid = ~(series[0].isnan() | series[1].isnan())
     if math.isnan(value.low):

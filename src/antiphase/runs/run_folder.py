@@ -113,11 +113,11 @@ class RunFolder:
         return dict(self.read_json("config.json").get("prompts", {}))
 
     def keep_prompts(self, prompts: Mapping[str, Any]) -> None:
-        """Write facts about the prompts to config.json, by which a resumed run checks that its prompts are the same.
+        """Write facts about the prompts to config.json. A resumed run checks by them that its prompts are the same.
 
         Args:
-            prompts: `sha256`, the digest of the prompts' token ids for each model; and `moment`, the time that chat
-                templates read, if one of them asks for the time.
+            prompts: `sha256` is the digest of the prompts' token ids for each model. `moment` is the time that chat
+                templates read; it is there only if a template asks for the time.
 
         Raises:
             InvalidInputError: the folder has other digests, since the tokenizer or its chat template has changed.

@@ -43,7 +43,7 @@ class UnitSpec:
 
     @classmethod
     def of(cls, config: Any) -> "UnitSpec":
-        """Take these options from a config, and check them.
+        """Take the options of the units from a config, and check them.
 
         Args:
             config: a `RunConfig`, or any object with its fields `unit`, `splitter`, `step_strength`, `segment`,

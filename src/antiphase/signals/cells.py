@@ -36,10 +36,10 @@ def mean_rank_of_cells(
     strength: Float[Tensor, "*places layer projection"],
     there: Bool[Tensor, "layer projection"],
 ) -> Float[Tensor, "*places"]:
-    """Return the mean effective rank over the cells whose gradient is not zero.
+    """Return the mean effective rank over the cells (layers and projections) whose gradient is not zero.
 
-    A matrix of zeros has no effective rank. An example is the gradient of Q and K at a position that attends to a
-    single token. Such a cell is left out; without any other cell, the mean is NaN.
+    A gradient of zeros has no effective rank, so its cell is left out. An example is the gradient of Q and K at a
+    position that attends to a single token. If no cell is left, the mean is NaN.
 
     Args:
         ranks: the effective rank of the gradient of every cell, with any axes before those of layers and projections.

@@ -71,7 +71,7 @@ class Family:
 
 
 def families_of(rows: Sequence[Row]) -> list[Family]:
-    """Return the rows, grouped by their prefix."""
+    """Return the rows in families. All rows of a family have the same prefix."""
     by_prefix: dict[tuple[int, ...], list[Row]] = {}
     for row in rows:
         by_prefix.setdefault(tuple(row.token_ids[: int(row.targets[0]) - 1].tolist()), []).append(row)

@@ -199,7 +199,7 @@ def controls(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Correlate each control with entropy and with strength, and these two with the control held fixed.
+    """Correlate each control with entropy and with strength, and correlate entropy and strength with it held fixed.
 
     A control is another number of a token, such as its position, that might explain why entropy and strength are
     correlated.

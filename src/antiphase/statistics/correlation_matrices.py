@@ -140,9 +140,9 @@ def type_matrices(
 def masked_matrix(
     series: Float[Tensor, "series row item"], mask: Bool[Tensor, "row item"], method: Method
 ) -> Float[Tensor, "row series series"]:
-    """Compute the correlation of every two series over the items of each row where the mask is True.
+    """Compute, for each row, the correlation of every two series. Only the items at which the mask is True are used.
 
-    A constant series has the correlation 0.
+    The correlation of a constant series with any other series is 0.
     """
     wide = series.masked_fill(~mask, 0.0)
     if method == "spearman":

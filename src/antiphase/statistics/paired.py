@@ -179,7 +179,9 @@ def _check_sides(left: np.ndarray, right: np.ndarray, paired_seeds: bool, smalle
             "or set paired_seeds=False."
         )
     if np.isinf(left).any() or np.isinf(right).any():
-        raise InvalidInputError("a side holds an infinite value; differences need finite ones. Mark it as NaN.")
+        raise InvalidInputError(
+            "left or right holds an infinite value, but a difference needs finite values. Put NaN in its place."
+        )
     if not smallest > 0:
         raise InvalidInputError(f"smallest must be a difference above 0; got {smallest}. 0.05 is usual.")
 

@@ -107,14 +107,16 @@ class Joint:
         num_resamples: int = 1000,
         seed: int = 0,
     ) -> "Joint":
-        """Rank and resample all series together. An item with a NaN in any series is left out.
+        """Rank all series, and resample the prompts once for all series.
 
-        This costs O(num_resamples · items · series). After that, every call of `correlation` is cheap.
+        The cost is O(num_resamples · items · series). After that, every call of `correlation` is cheap. An item is a
+        token or a step. If an item is NaN in one series, it is left out of all series.
 
         Args:
-            series: the series, each with one value for every token or step of all rollouts.
+            series: the series, each with one value for every item of all rollouts.
             clusters: the prompt that each item belongs to.
-            unit: what an item is: `token`, `type` or `step`. The default is `type` with token_ids, else `token`.
+            unit: what is correlated: `token`, `type` or `step`. A type is the mean of all tokens with one id. The
+                default is `type` with token_ids, else `token`.
             token_ids: the id of each token, which the unit `type` needs.
             method: `spearman` or `pearson`.
             num_resamples: the number of resamples of prompts.
@@ -194,14 +196,15 @@ def pooled_partial(
 
     Args:
         x, y: the values of all tokens or steps of all rollouts, one after another.
-        given: the series that are held fixed, in the same form. An item with a NaN in any series is left out.
-        clusters: the prompt that each item belongs to.
-        unit: what an item is: `token`, `type` (a distinct token id) or `step` (a sentence). The default is `type` if
-            token_ids are given, else `token`.
+        given: the series that are held fixed, in the same form. A token or step that is NaN in one of all these series
+            is left out.
+        clusters: the prompt that each token or step belongs to.
+        unit: what is correlated: `token`, `type` (a distinct token id) or `step` (a sentence). The default is `type`
+            if token_ids are given, else `token`.
         token_ids: the id of each token, which the unit `type` needs.
         method: `spearman` or `pearson`.
-        min_tokens: the smallest number of items for a correlation without given series. Each given series adds one to
-            it. None means the default of the unit.
+        min_tokens: with fewer tokens, types or steps, the correlation is undefined. Each series in `given` raises this
+            limit by 1. None means the default of the unit.
         num_resamples: the number of resamples of prompts.
         seed: seed of the random generator that draws the resamples.
         confidence: the confidence of the interval.

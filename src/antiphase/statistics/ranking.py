@@ -106,10 +106,10 @@ def within_problem_auroc(
 def best_of_k(
     scores: Float[np.ndarray, "rollout"], correct: Bool[np.ndarray, "rollout"], problems: Problems, k: int
 ) -> Float[np.ndarray, "problem"]:
-    """Compute the expected accuracy if the rollout with the highest score among k is picked, for each problem.
+    """Compute, for each problem, the expected accuracy if the rollout with the highest score among k is picked.
 
-    k of the problem's n rollouts are drawn without replacement. If r other rollouts have a higher score than a
-    rollout, it is picked with the probability C(n−1−r, k−1) / C(n, k), with binomial coefficients C. Rollouts with
+    k of the problem's n rollouts are drawn without replacement. A rollout is picked with the probability
+    C(n−1−r, k−1) / C(n, k), if r other rollouts have a higher score. C is the binomial coefficient. Rollouts with
     equal scores share their probability evenly. The result is exact, because the formula covers all draws.
 
     Args:

@@ -1,6 +1,6 @@
 """Find the step (such as the sentence) of every token of a completion (docs/method.md).
 
-A step is an unbroken run of tokens. The steps of a completion are numbered from 0.
+A step is a part of a completion: some tokens one after another. The steps of a completion are numbered from 0.
 """
 
 from collections.abc import Sequence

@@ -39,15 +39,18 @@ _LONGEST_LABEL = 60
 
 
 def ends_sentence(text: str, begin: int, start: int, stop: int, end: int, after: int) -> bool:
-    """Return whether a run of the marks . ! ? … ends a sentence.
+    """Return whether a sentence ends at a group of marks. The marks are . ! ? … and nothing stands between them.
+
+    In `He said "No!?" Then`, the marks are `!?`.
 
     Args:
         text: the text of the completion.
-        begin: the offset at which the current sentence begins.
-        start, stop: the offsets at which the run of marks starts and ends.
-        end: the offset at which closing quotes, brackets and emphasis signs after the run end; `stop` if there are
-            none.
-        after: the offset of the next character that is not a space.
+        begin: the offset of the first character of the current sentence; here of `H`.
+        start: the offset of the first mark; here of `!`.
+        stop: the offset after the last mark; here of the closing quote.
+        end: the offset after the closing quotes, brackets and emphasis signs that follow the marks. It equals `stop`
+            if there are none.
+        after: the offset of the next character that is not white space; here of `T`.
     """
     following = text[after : after + 1]
     if after == end:  # No space follows. This is a number, a URL or an attribute, except in Chinese and Japanese.

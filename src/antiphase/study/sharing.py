@@ -1,9 +1,9 @@
 """Share the work of a study among all processes that work in its folder: each takes the next piece that is free.
 
-A piece of work is a model to make, or a cell to run (one model, setting, method and seed). Whoever does it holds its
-lock. The operating system releases the lock when the process ends, even by kill -9; the piece is then free again, and
-another process takes it over. Two processes that look at the same moment may choose the same piece. One of them gets
-the lock, and the other one takes the next piece.
+A piece of work is a model to make, or a cell to run (one model, setting, method and seed). The process that does a
+piece holds the lock of this piece. The operating system releases the lock when the process ends, even by kill -9. The
+piece is then free again, and another process takes it over. Two processes that look at the same moment may choose the
+same piece. One of them gets the lock, and the other one takes the next piece.
 """
 
 import time
@@ -41,19 +41,21 @@ class Work:
 def share(
     works: Sequence[Work], jobs: int, done: Callable[[], set[str]], say: Callable[[str], None], what: str
 ) -> dict[str, str]:
-    """Do every piece of work that no other process does, and wait for the others. Print a line when one has ended.
+    """Do every piece of work that no other process does, and wait until the other processes have done theirs.
 
-    A piece that fails here is not tried again here. A piece that another process left unfinished is done here.
+    A line is printed when a piece has ended. A piece that fails in this process is not tried again by it. A piece that
+    another process left unfinished is done by this process.
 
     Args:
         works: the pieces of work.
-        jobs: number of processes that this one runs at the same time.
-        done: a function that returns the names of the pieces that are done, here or elsewhere.
+        jobs: number of processes that this process starts and runs at the same time.
+        done: a function that returns the names of the pieces that are done, by whichever process.
         say: a function that prints one line.
         what: what a piece is, for the printed lines: `model` or `cell`.
 
     Returns:
-        the error messages of the pieces that failed here and that nobody else has done, by name.
+        the error messages of the pieces that failed in this process and that no other process has done, by the name
+        of the piece.
     """
     state = _Progress(works, say, what)
     waiting = False

@@ -88,7 +88,7 @@ def sweep(
         commands: whether to print the cells that are not done as commands for a job scheduler, and stop. `shell`
             prints a shell script, `slurm` a script for Slurm, and True or `list` one command a line.
         sbatch: options of Slurm's sbatch for each cell, for `commands="slurm"`.
-        tables: whether to run no cell, and only to make the tables of the cells that are done.
+        tables: whether only the tables are made, of the cells that are done. No cell is then run.
         launch: the launcher's command for every training, such as `accelerate launch --num_processes 8`.
         train: changes of the study's shared `train` keys, each of the form `KEY=VALUE`.
         say: a function that prints one line, or a script of several lines.

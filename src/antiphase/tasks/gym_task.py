@@ -1,9 +1,9 @@
 """Tasks whose problems come from reasoning_gym: any generator of the installed version.
 
-A completion is right or wrong, without partial credit. The method `score_answer` of a generator, its scorer, gives
-partial credit to wrong answers. So antiphase extracts the answer itself, and only the full score counts as right. A
-problem is left out if its own reference answer does not get the full score. A generator is refused if its scorer
-accepts none of the reference answers, or accepts a completion that refuses to answer.
+A completion is right or wrong, without partial credit. But the scorer of a generator (its method `score_answer`) also
+gives partial credit to wrong answers. So antiphase extracts the answer itself, and only the full score counts as
+right. A problem is left out if its own reference answer does not get the full score. A generator is refused if its
+scorer accepts none of the reference answers, or if the scorer accepts a completion that gives no answer.
 """
 
 import contextlib

@@ -81,7 +81,8 @@ class RowTask(ExtractingTask):
         """Return (prompt, reference answer) of a row.
 
         Raises:
-            InvalidInputError: the row lacks one of the two. The message names the row and the columns.
+            InvalidInputError: the row lacks the prompt or the reference answer. The message names the row and the
+                columns.
         """
 
     def keeps(self, row: TableRow) -> bool:

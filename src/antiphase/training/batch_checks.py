@@ -100,8 +100,8 @@ def check_lengths(logged: Mapping[str, Sized], count: int) -> None:
     for name, values in logged.items():
         if len(values) != count:
             raise InvalidInputError(
-                f"a reward function logs the column {name!r} with log_extra, and it has {len(values)} values for "
-                f"{count} completions. Log one value for each completion; None where there is none."
+                f"a reward function logs the column {name!r} with log_extra. The column has {len(values)} values for "
+                f"{count} completions. Log one value for each completion: None for a completion without a value."
             )
 
 
@@ -124,8 +124,8 @@ def check_metrics(logged: Collection[str], own: Collection[str]) -> None:
 def check_finite(rewards: Float[Tensor, "rollout function"], names: Sequence[str]) -> None:
     """Raise InvalidInputError if a reward is infinite.
 
-    The rewards of functions are checked when they are returned. Those of reward models and of environments are checked
-    only here.
+    The rewards of functions are also checked earlier, when the functions return them. The rewards of reward models and
+    of environments are checked only here.
 
     Args:
         rewards: the rewards of the rollouts of all processes, with a column for each reward function.

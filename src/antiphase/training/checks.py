@@ -88,8 +88,8 @@ def check_token_advantages(args: CorRPOConfig, verifier: int | None) -> None:
         return
     if verifier is None or args.inversion_combine == "only":
         raise InvalidInputError(
-            "token_advantages='gtpo' treats right and wrong rollouts apart, so it needs a verifier, and a mode other "
-            "than inversion_combine='only'. Add a reward function that verifies, or set token_advantages to 'none'."
+            "token_advantages='gtpo' treats right and wrong rollouts apart. So it needs a verifier, and it cannot be "
+            "used with inversion_combine='only'. Add a reward function that verifies, or set token_advantages='none'."
         )
     if args.multi_objective_aggregation != "sum_then_normalize":
         raise InvalidInputError(
@@ -189,7 +189,8 @@ def checkpoint_state(folder: Path, args: CorRPOConfig) -> dict[str, Any]:
     kept = state.get("stateful_callbacks", {}).get("Watch")
     if kept is None:
         raise InvalidInputError(
-            f"{str(folder)!r} was not written by CorRPOTrainer. To start from its weights, pass it as the model."
+            f"{str(folder)!r} was not written by CorRPOTrainer. To start from its weights, pass the folder as the "
+            "model."
         )
     before: dict[str, Any] = kept["attributes"]
     settings = {**BEFORE_THE_FIELD, **before["settings"]}

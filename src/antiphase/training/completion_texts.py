@@ -86,13 +86,13 @@ class CompletionReader:
 
 
 def _last_run(generated: Sequence[int]) -> tuple[int, int]:
-    """Find the last unbroken run of tokens that the model wrote.
+    """Find the last piece of a completion that the model wrote without a tool in between.
 
     Args:
         generated: for each token, 1 if the model wrote it, and 0 if a tool did.
 
     Returns:
-        the index of the first token of this run, and the index after its last token.
+        the index of the first token of this piece, and the index after its last token.
     """
     stop = len(generated)
     while stop and not generated[stop - 1]:

@@ -140,8 +140,8 @@ class HeldOutCallback(TrainerCallback):  # type: ignore[misc]
         trajectory: the file to which the rows are written.
         tokenizer: the policy's tokenizer.
         pool: verifies the completions.
-        every_n_steps: number of optimizer steps between two evaluations. The policy is also evaluated before the first
-            step and after the last one. With 0, there are only these two evaluations.
+        every_n_steps: number of optimizer steps between two evaluations. 0 means none between the first and the last
+            step. The policy is always evaluated before the first step and after the last step.
     """
 
     def __init__(

@@ -30,8 +30,8 @@ def load_tokenizer(recipe: Recipe) -> tuple[Any, Any]:
     model = recipe.model
     if is_gguf(model.model_name_or_path):
         raise InvalidInputError(
-            f"{model.model_name_or_path!r} is a GGUF file, whose weights cannot be trained. Name the model in "
-            "safetensors."
+            f"{model.model_name_or_path!r} is a GGUF file, whose weights cannot be trained. Name the model "
+            "with weights in safetensors."
         )
     empty, tokenizer = inspect_model(
         model.model_name_or_path, trust_remote_code=recipe.config.trust_remote_code, revision=model.model_revision
@@ -90,8 +90,8 @@ def table_of(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem]) -> lis
     unknown = unused_variables(tokenizer, sorted(form.chat.template_kwargs or ()))
     if unknown:
         raise InvalidInputError(
-            f"chat_template_kwargs: the model's chat template does not read {', '.join(unknown)}, so this would have "
-            "no effect. Correct the name, or leave it out."
+            f"chat_template_kwargs: the model's chat template does not read {', '.join(unknown)}. A key "
+            "that the template does not read has no effect. Correct the name of the key, or leave the key out."
         )
     rendered = [form.is_rendered(p.prompt, tokenizer, f"problem {p.problem_id}") for p in problems]
     if any(rendered) and not all(rendered):

@@ -100,7 +100,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         return self._step is not None
 
     def take(self, batch: RewardedBatch, own: RolloutFacts, reader: CompletionReader | None, process: int) -> None:
-        """Choose the rollouts of a batch that are kept, and make a table row for each of them on this process.
+        """Choose the rollouts of a batch that are kept. Make a table row for each chosen rollout of this process.
 
         Args:
             batch: the numbers of the batch, with the rollouts of all processes.

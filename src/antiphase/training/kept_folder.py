@@ -148,5 +148,5 @@ def _table_of(file: Path) -> Any:
         raise InvalidInputError(f"{file} cannot be read ({error}). Remove it to see the others.") from error
     if not table.schema.equals(SCHEMA):
         lacking = ", ".join(name for name in SCHEMA.names if name not in table.schema.names) or "none"
-        raise InvalidInputError(f"{file} has other columns than kept rollouts have. Missing: {lacking}.")
+        raise InvalidInputError(f"{file} does not have the columns of a file of kept rollouts. Missing: {lacking}.")
     return table

@@ -1,6 +1,7 @@
 """The sizes of a model that decide its cost, and the units in which the work of a computation is counted.
 
-`step_counts` counts the work of the parts of a training step in these units, and `step_cost` makes seconds of it.
+`step_counts` counts the work of the parts of a training step in these units. `step_cost` turns the counts
+into seconds.
 """
 
 from dataclasses import dataclass, fields

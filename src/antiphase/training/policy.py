@@ -25,8 +25,9 @@ def check_sharding(accelerator: Any, model: nn.Module) -> None:
         model: the policy, before accelerate prepares it.
 
     Raises:
-        UnsupportedModelError: FSDP 1 is used, whose gathered parameters allow no backward pass; or the model is
-            already spread over processes by tensor parallelism; or ZeRO-3 would save no whole model at the end.
+        UnsupportedModelError: FSDP 1 is used, which allows no backward pass while parameters are gathered; or the
+            model is already spread over processes by tensor parallelism; or ZeRO-3 would save no whole model at the
+            end.
     """
     from torch.distributed.tensor import DTensor
     from trl.distributed import DistributedBackend

@@ -243,8 +243,9 @@ class _Presets(Registry[Preset]):
     def check(self, name: str) -> None:
         if name not in self:
             raise InvalidInputError(
-                f"the preset must be one of {', '.join(self)}, each alone or with +{CORR_PO} or +{CORR_PO_FAST}; or "
-                f"{CORR_PO} or {CORR_PO_FAST} alone (on grpo); got {name!r}.{did_you_mean(name, [*self, *TERMS])}"
+                f"{name!r} is not a preset.{did_you_mean(name, [*self, *TERMS])} The baselines are {', '.join(self)}. "
+                f"Name a baseline alone, or with +{CORR_PO} or +{CORR_PO_FAST} after it. {CORR_PO} and {CORR_PO_FAST} "
+                "can also stand alone, and then mean grpo with this term."
             )
 
     def add(self, name: str, thing: Preset | str) -> None:

@@ -94,14 +94,14 @@ class ResamplingTrainer(ReadingTrainer):
             raise InvalidInputError("dynamic_sampling does not work with tools or environments. Set it to 0.")
         if args.inversion_combine == "only":
             raise InvalidInputError(
-                "dynamic_sampling looks for groups whose task rewards tie, and inversion_combine='only' trains "
-                "without a task reward. Set dynamic_sampling to 0, or choose another inversion_combine."
+                "dynamic_sampling looks for groups in which all task rewards are equal, and inversion_combine='only' "
+                "trains without a task reward. Set dynamic_sampling to 0, or choose another inversion_combine."
             )
         if not bool((self._judging_weights() != 0).any()):
             raise InvalidInputError(
-                "dynamic_sampling looks for groups whose task rewards tie. No reward function with a weight can judge "
-                "that: rewards that are read from the policy's distributions never tie. Add a verifier, or set "
-                "dynamic_sampling to 0."
+                "dynamic_sampling looks for groups in which all task rewards are equal. This training has no reward "
+                "function that can tell: rewards that are read from the policy's distributions always differ, and "
+                "rewards of weight 0 do not count. Add a verifier, or set dynamic_sampling to 0."
             )
 
     def _tasks(self) -> list[int]:

@@ -51,7 +51,7 @@ def check_shared(trainer: Any) -> None:
     """
     reason = _reason(trainer)
     if reason is not None:
-        raise InvalidInputError(f"share_logprobs does not go with this training: {reason} Leave it out.")
+        raise InvalidInputError(f"share_logprobs does not go with this training: {reason} Leave share_logprobs out.")
 
 
 def _reason(trainer: Any) -> str | None:
@@ -175,6 +175,6 @@ class SharingTrainer(ResamplingTrainer):
     def _shared(self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int) -> Tensor | None:
         """Return the log-probabilities of the batch on TRL's device; None if TRL must compute them."""
         if model is not self.model or self._rollouts is None or len(input_ids) != len(self._rollouts.completion_ids):
-            raise HostError("TRL asked for other log-probabilities than expected. Set share_logprobs to false.")
+            raise HostError("TRL asked for old log-probabilities of another model or batch. Set share_logprobs=False.")
         found = old_logprobs(self._measured_batch(), self._rollouts, (len(input_ids), logits_to_keep))
         return None if found is None else found.to(input_ids.device)

@@ -75,7 +75,10 @@ class StepClock:
 
 
 def timed(trainer: Any, part: str) -> contextlib.AbstractContextManager[None]:
-    """Return a block in which a part runs on the trainer's clock; it does nothing if the trainer has no clock."""
+    """Return a context in which the trainer's clock counts the time of a part of the step.
+
+    If the trainer has no clock, the context does nothing.
+    """
     clock: StepClock | None = vars(trainer).get("clock")
     return contextlib.nullcontext() if clock is None else clock.part(part)
 

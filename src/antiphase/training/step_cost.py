@@ -124,7 +124,7 @@ class StepCost:
 
     @property
     def fits(self) -> bool:
-        """Whether everything fits into the memory of the GPUs."""
+        """Whether everything that a step needs fits into the memory of the GPUs."""
         return not self.limits
 
 

@@ -47,16 +47,18 @@ def gtpo_advantages(
     Here h_t is the number of wrong rollouts that have a position t, and k runs over these. So in wrong rollouts, the
     tokens of low entropy lose most.
 
-    The advantages are the rewards r̃ minus their mean, divided by their standard deviation. Both are taken over all
-    tokens of the group's right rollouts, and separately over those of its wrong rollouts. The mean advantage of the
-    right rollouts is therefore 0, as is that of the wrong ones: GTPO only distinguishes tokens within each of the two.
+    The advantages are the rewards r̃ minus their mean, divided by their standard deviation. The mean and the standard
+    deviation are those of all tokens of the group's right rollouts; for wrong rollouts, those of all tokens of the
+    group's wrong rollouts. So the mean advantage of the right rollouts is 0, and that of the wrong rollouts is 0 too.
+    GTPO therefore does not prefer right rollouts to wrong rollouts. It only distinguishes tokens among the right
+    rollouts, and tokens among the wrong rollouts.
 
     Our reading: we have not read the paper's own text. The formulas are those of two public re-implementations, which
     agree. They multiply r_i by a weight α₁ = 1, and have α₂ = 0.1.
 
     Args:
-        rewards: r_i, the reward of each rollout: 1 if it is right and −1 if it is wrong, as in the paper, plus λ times
-            its term of inversion. A rollout with NaN is left out.
+        rewards: r_i, the reward of each rollout. It is 1 for a right rollout and −1 for a wrong one, as in the paper,
+            plus λ times the rollout's term of inversion. A rollout with a reward of NaN is left out.
         right: which rollouts the verifier accepts.
         entropy: the entropy at each token, in nats.
         mask: which tokens are trained on.

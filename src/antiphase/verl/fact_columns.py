@@ -1,6 +1,7 @@
 """Send the facts of rollouts from a worker to the trainer as one tensor, `[rollout, fact]`.
 
-verl moves tensors between its processes, and the number of rows of a tensor is the number of rollouts.
+verl moves tensors between its processes. Such a tensor has one row for each rollout, so here a row holds all facts of
+its rollout.
 """
 
 import torch
