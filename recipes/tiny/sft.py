@@ -9,8 +9,8 @@ reasoning. Problems of the task's test split are left out.
 With --sentences the worked ones go a sentence a digit (see sentences.py), and some of their sums are wrong.
 
 Other sizes and sums: --hidden, --layers, --base, --digits, --direct. `--save-at 0,120` also keeps the model as it was
-after so many steps, in stage-0 and stage-120. With --model, an existing model is trained in place of a new one; it needs
---sentences, and a lower learning rate.
+after so many steps, in stage-0 and stage-120. With --model, an existing model is trained in place of a new one. It
+needs --sentences and a lower learning rate.
 """
 
 import argparse
