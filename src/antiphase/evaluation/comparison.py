@@ -281,7 +281,7 @@ def associations(
     Args:
         points: what `point_of` returned for each run. The correlation is over these runs.
         clusters: the model or method of each point. Points of one model or method resemble one another, so the
-            interval treats them as a cluster. None if each has a single point.
+            interval treats them as a cluster. Give None if every model or method has only one point.
         options: only `seed` is used.
 
     Returns:

@@ -64,8 +64,9 @@ def slope_t(values: Sequence[float]) -> float:
 def collapsing(inversion: Sequence[float], accuracy: Sequence[float], window: int) -> bool:
     """Return whether inversion rose and accuracy fell over the last `window` values.
 
-    At least half of the values of each series must be known. Each slope must differ from 0 by more than 2.5 standard
-    errors, so independent noise raises the alarm in only 1 of 10,000 windows. The alarm is ours: the paper has none.
+    The result is False if fewer than half of a series' last values are known (not NaN). Each slope must differ from 0
+    by more than 2.5 standard errors, so independent noise raises the alarm in only 1 of 10,000 windows. The alarm is
+    ours: the paper has none.
     """
     if not (_enough(inversion, window) and _enough(accuracy, window)):
         return False

@@ -64,9 +64,13 @@ class Generator(ABC):
         """
 
     def keep_in(self, path: Path | None) -> None:  # noqa: B027  # most engines keep nothing
-        """Keep each finished rollout of the next batch in a file, and generate none that the file contains.
+        """Keep each finished rollout of the next batch in a file, and read from it those that it already contains.
 
-        An engine whose rollouts cost money or much time does this. A batch that fails then loses little.
+        Only the other rollouts are generated. So a batch that fails loses little. An engine does this if its rollouts
+        cost money or much time; the others keep nothing.
+
+        Args:
+            path: the file. None keeps nothing.
         """
 
     def close(self) -> None:  # noqa: B027  # most engines hold nothing

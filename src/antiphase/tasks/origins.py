@@ -64,7 +64,7 @@ class FileOrigin(Origin):
     def for_training(self) -> Origin:
         """Return an origin that reads the file as a train split.
 
-        If the file is no copy of a known set with a train split, return this same origin.
+        This needs a copy of a known set that has a train split. For any other file, this origin itself is returned.
         """
         if self.test_of is None or not self.has_train:
             return self

@@ -13,7 +13,7 @@ class Device:
 
     Args:
         name: its name.
-        gpu: whether it is a GPU whose float64 products are fast.
+        gpu: True for a GPU, False for a CPU. A GPU is assumed to have fast products in float64.
         products: operations a second of matrix products in the dtype of the weights.
         wide: operations a second of matrix products in float64.
         solver: operations a second of float64 solvers; only for a CPU.
@@ -22,7 +22,8 @@ class Device:
         launch: seconds in which the CPU starts a kernel.
         memory: bytes of memory.
         links: bytes a second that a GPU exchanges with others in its node, and with other nodes.
-        token_floor: least seconds of a step of an inference engine, which makes one token of every rollout.
+        token_floor: the shortest time, in seconds, of one step of an inference engine. A step makes one token of
+            every rollout.
     """
 
     name: str
