@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_TRIAL = re.compile(r"(?P<method>.+?)-lr(?P<rate>[\d.e+-]+?)(?:-w(?P<weight>\d+))?")
+_TRIAL = re.compile(r"(?P<method>.+?)-lr(?P<rate>[\d_e+-]+?)(?:-w(?P<weight>\d+))?")
 
 
 class Trial(NamedTuple):
@@ -55,7 +55,7 @@ def trials_of(records: Iterable[Mapping[str, Any]]) -> list[Trial]:
         if match is None:
             raise ValueError(f"the method {name!r} is not named METHOD-lrRATE or METHOD-lrRATE-wWEIGHT.")
         mean = sum(accuracies) / len(accuracies)
-        trials.append(Trial(match["method"], float(match["rate"]), match["weight"] or "", mean, len(accuracies)))
+        trials.append(Trial(match["method"], float(match["rate"].replace("_", ".")), match["weight"] or "", mean, len(accuracies)))
     return trials
 
 
