@@ -12,6 +12,7 @@ _hook = install_import_hook("antiphase", "typecheck.checked")
 _hook.__enter__()
 
 import contextlib
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +47,14 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT raises `KeyboardInterrupt`, also where the tests were started with SIGINT ignored, as `nohup` may do."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 VOCAB = 300

@@ -76,9 +76,10 @@ def check_ragged(kind, backend, saved, alone, out):
 
 
 NAMES = ("host", "zero", "ours")
+RECOMPUTING = pytest.param("fsdp2-recomputing", "FSDP", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("kind", "backend"), [("ddp", "MULTI_CPU"), ("fsdp2", "FSDP"), ("fsdp2-recomputing", "FSDP")])
+@pytest.mark.parametrize(("kind", "backend"), [("ddp", "MULTI_CPU"), ("fsdp2", "FSDP"), RECOMPUTING])
 def test_ragged_rollouts(kind, backend, saved, alone, tmp_path):
     check_ragged(kind, backend, saved, alone, tmp_path)
 
@@ -90,13 +91,15 @@ def test_ragged_rollouts_under_deepspeed(kind, saved, alone, tmp_path):
     check_ragged(kind, "DEEPSPEED", saved, alone, tmp_path)
 
 
-@pytest.mark.parametrize("trials", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("trials", [20, 200])
 def test_sharded_models_are_measured_as_whole_ones(trials):
     """Other numbers of rollouts and passes in each process; the gradients before and after stay what they were."""
     out = launch("sharded_trials.py", trials, limit=600)
     assert sorted(out.splitlines()) == [f"rank {rank}: {trials} trials" for rank in (0, 1)]
 
 
+@pytest.mark.slow
 def test_the_command_under_fsdp2(saved, tmp_path):
     """Held-out problems in uneven numbers of batches, sharded checkpoints, a resumed training, and a whole model."""
     out = tmp_path / "run"
@@ -122,6 +125,7 @@ def test_the_command_under_fsdp2(saved, tmp_path):
     assert all(torch.allclose(weights[name], resumed[name], atol=1e-6) for name in weights)
 
 
+@pytest.mark.slow
 def test_a_run_under_fsdp2_that_was_killed_before_its_summary(saved, tmp_path):
     """The last checkpoint is loaded, no step is trained, and the missing evaluation and the model are written."""
     out = tmp_path / "run"
