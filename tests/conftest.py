@@ -12,6 +12,7 @@ _hook = install_import_hook("antiphase", "typecheck.checked")
 _hook.__enter__()
 
 import contextlib
+import gc
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,16 @@ settings.load_profile("antiphase")
 # Programs that tests launch in processes of their own. Importing them would change this process.
 collect_ignore_glob = ["launched/*.py", "verl/engine_pass.py", "verl/cpu_verl.py"]
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_heap() -> None:
+    """Take what is there already, such as imported packages, out of garbage collections.
+
+    Accelerate collects in every training; a collection of the whole heap of these tests takes a second.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
