@@ -91,8 +91,7 @@ def test_ragged_rollouts_under_deepspeed(kind, saved, alone, tmp_path):
     check_ragged(kind, "DEEPSPEED", saved, alone, tmp_path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("trials", [20, 200])
+@pytest.mark.parametrize("trials", [20, pytest.param(200, marks=pytest.mark.slow)])
 def test_sharded_models_are_measured_as_whole_ones(trials):
     """Other numbers of rollouts and passes in each process; the gradients before and after stay what they were."""
     out = launch("sharded_trials.py", trials, limit=600)
