@@ -66,7 +66,7 @@ test-quick: $(VENV)/.dev ## run the tests that need no model and no browser (und
 test: $(VENV)/.dev ## run the tests
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-test-slow: $(VENV)/.dev ## run the slow tests too (the embedded model, the benchmark's claims)
+test-slow: $(VENV)/.dev ## run only the slow tests (more processes, kills and resumes; the notebook; the embedded model; figures of benchmarks)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
 
 $(VENV)/.lm-eval: pyproject.toml constraints.txt $(VENV)/.dev | $(BIN)/python

@@ -12,6 +12,8 @@ _hook = install_import_hook("antiphase", "typecheck.checked")
 _hook.__enter__()
 
 import contextlib
+import gc
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,12 +42,30 @@ collect_ignore_glob = ["launched/*.py", "verl/engine_pass.py", "verl/cpu_verl.py
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def frozen_heap() -> None:
+    """Take what is there already, such as imported packages, out of garbage collections.
+
+    Accelerate collects in every training; a collection of the whole heap of these tests takes a second.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def unchecked():
     """As a user has it: no run-time checks of shapes and types."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT raises `KeyboardInterrupt`, also where the tests were started with SIGINT ignored, as `nohup` may do."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 VOCAB = 300

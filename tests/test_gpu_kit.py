@@ -96,6 +96,7 @@ def process_of(part, folder):
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds the part's process in /proc")
 def test_a_real_part_that_is_killed(tmp_path) -> None:
     command = [sys.executable, KIT / "run.py", "--dry", "--only", "right,fast", "--out", tmp_path]

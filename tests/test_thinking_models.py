@@ -16,6 +16,7 @@ from training_cases import flags
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # as `antiphase train` does
 THINKING = {"on": None, "off": {"enable_thinking": False}}
+OTHERS = [pytest.param(*case, marks=pytest.mark.slow) for case in (("qwen3", "off"), ("r1", "on"))]
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def models(tmp_path_factory):
     return saved_models(tmp_path_factory.mktemp("thinking"))
 
 
-@pytest.mark.parametrize(("name", "thinking"), [("qwen3", "on"), ("qwen3", "off"), ("r1", "on")])
+@pytest.mark.parametrize(("name", "thinking"), [("qwen3", "on"), *OTHERS])
 def test_all_commands_give_a_model_the_prompt_of_the_hosts_batch(models, monkeypatch, tmp_path, name, thinking):
     model, options = models[name], THINKING[thinking]
     switch = {} if options is None else {"chat_template_kwargs": json.dumps(options)}
@@ -140,7 +141,7 @@ PLAIN = (
 )
 
 
-@pytest.mark.parametrize(("name", "thinking"), [("qwen3", "on"), ("qwen3", "off"), ("r1", "on")])
+@pytest.mark.parametrize(("name", "thinking"), [("qwen3", "on"), *OTHERS])
 def test_verdicts_and_segments_are_those_of_the_hosts_batch(models, monkeypatch, tmp_path, name, thinking):
     tokenizer = load_model(str(models[name])).tokenizer
     end = tokenizer.convert_tokens_to_ids("<|im_end|>") if name == "qwen3" else tokenizer.eos_token_id

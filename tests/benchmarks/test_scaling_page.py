@@ -20,9 +20,14 @@ def part(text, name):
     return text.partition(begin)[2].partition(end)[0].strip("\n")
 
 
-def test_the_tables_are_those_of_the_stored_rows() -> None:
+@pytest.fixture(scope="module")
+def parts():
+    return scale.parts(RESULTS)
+
+
+def test_the_tables_are_those_of_the_stored_rows(parts) -> None:
     text = (DOCS / "scaling.md").read_text(encoding="utf-8")
-    for name, lines in scale.parts(RESULTS).items():
+    for name, lines in parts.items():
         stored, made = part(text, name), "\n".join(lines)
         # Another version of the solver may round a fit to the next number.
         assert NUMBER.sub("#", stored) == NUMBER.sub("#", made), name
@@ -34,7 +39,8 @@ def test_the_tables_are_those_of_the_stored_rows() -> None:
             assert math.isclose(one, other, rel_tol=0.05, abs_tol=2), name
 
 
-def test_a_part_without_a_place_is_named() -> None:
+def test_a_part_without_a_place_is_named(parts, monkeypatch) -> None:
+    monkeypatch.setattr(scale, "parts", {RESULTS: parts}.__getitem__)
     with pytest.raises(ValueError, match=r"docs/scaling\.md has no place for scale-cpu"):
         scale.written("", RESULTS)
 

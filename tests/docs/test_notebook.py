@@ -42,6 +42,7 @@ def executed():
     return module("run_notebook").executed()
 
 
+@pytest.mark.slow
 def test_numbers_agree(executed) -> None:
     text = printed(executed)
     headline, inversion = NUMBER.findall(line(text, "ρ = "))[0], NUMBER.findall(line(text, "ι = "))[0]
@@ -59,6 +60,7 @@ def test_numbers_agree(executed) -> None:
     assert line(text, "report.html is written:").endswith("True")
 
 
+@pytest.mark.slow
 def test_stored_outputs_are_those_of_the_code(executed, stored) -> None:
     fresh, shown = printed(executed), printed(stored)
     assert NUMBER.sub("#", line(fresh, "ρ = ")) == NUMBER.sub("#", line(shown, "ρ = "))

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from conftest import tiny_model
 
 SCRIPT = """
@@ -54,6 +56,7 @@ print(f"as expected {{dist.get_rank()}}\\n", end="", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_sharded_weights_in_two_processes(tmp_path) -> None:
     tiny_model().save_pretrained(tmp_path / "tiny")
     script = tmp_path / "script.py"

@@ -166,6 +166,7 @@ def command(checkpoints, out, *more: str) -> list[str]:
 
 
 class TestResuming:
+    @pytest.mark.slow
     def test_killed_and_continued_bit_by_bit(self, made, tmp_path):
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         full, cut = tmp_path / "full", tmp_path / "cut"

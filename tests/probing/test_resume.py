@@ -35,7 +35,7 @@ def assert_same_run(left, right) -> None:
     assert summaries[0]["results"] == summaries[1]["results"]
 
 
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("stop", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_killed_run_resumes_to_the_same_result(model_dir, tmp_path, stop: signal.Signals) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     whole, cut = tmp_path / "whole", tmp_path / "cut"

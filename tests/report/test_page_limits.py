@@ -57,6 +57,7 @@ def large(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_655_360_tokens_fit_open_and_stay_usable(browser, large) -> None:
     assert large.stat().st_size < 25e6
     opened = []
@@ -107,6 +108,7 @@ def test_655_360_tokens_fit_open_and_stay_usable(browser, large) -> None:
     watched.quiet()
 
 
+@pytest.mark.slow
 def test_a_selection_is_made_among_all_tokens(browser, large) -> None:
     watched = Watched(browser)
     page = watched.open(large)

@@ -85,7 +85,7 @@ def test_a_wrong_address_is_passed_over(watched, folder, fragment: str) -> None:
     assert not page.locator("#failure").is_visible()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_axe_finds_no_serious_violation(browser, folder, judged, training, tmp_path, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed").Axe()
     watched = Watched(browser, color_scheme=scheme)

@@ -65,6 +65,7 @@ def test_a_full_disk_at_the_page_does_not_lose_a_probe(tmp_path, monkeypatch: py
     assert not (out / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_probe_shows_what_it_has(model_dir, tmp_path) -> None:
     out = tmp_path / "run"
     words = [

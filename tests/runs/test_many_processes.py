@@ -65,7 +65,7 @@ def words(name: str, model: Path, out: Path, *more: str) -> list[str]:
     return [name, str(model), *COMMANDS[name], *shared, "--out", str(out), *more]
 
 
-@pytest.mark.parametrize("name", ["probe", "eval"])
+@pytest.mark.parametrize("name", ["probe", pytest.param("eval", marks=pytest.mark.slow)])
 def test_two_processes_equal_one(model_dir, tmp_path, name) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     settings = {"probe": PROBE, "eval": EVAL}
@@ -105,6 +105,7 @@ def wait_for_parts(out: Path, number: int, running: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["probe", "eval"])
 def test_a_killed_run_goes_on_with_one_process(model_dir, tmp_path, name, capsys) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -156,6 +157,7 @@ def ends(processes: list[subprocess.Popen]) -> list[tuple[int, list[str]]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_silent_process_is_named(model_dir, tmp_path) -> None:
     out = tmp_path / "run"
     processes = start(*[words("probe", model_dir, out)] * 2, ANTIPHASE_SILENT_SECONDS="3")
@@ -182,6 +184,7 @@ def test_the_others_end_if_process_0_is_lost(model_dir, tmp_path) -> None:
     assert "the connection to process 0 of 2 is lost" in lines[0]
 
 
+@pytest.mark.slow
 def test_errors_are_printed_once(model_dir, tmp_path) -> None:
     out = tmp_path / "run"
     # Both processes find the same error.
@@ -230,6 +233,7 @@ def test_ctrl_c_prints_one_message(model_dir, tmp_path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_process_0_alone_does_all(model_dir, tmp_path) -> None:
     """The other processes never start."""
     out = tmp_path / "run"

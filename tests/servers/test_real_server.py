@@ -127,6 +127,7 @@ def test_a_probe_by_the_server_is_measured_here_and_repeats_with_its_seeds(serve
     assert not (tmp_path / "first" / "parts").exists()
 
 
+@pytest.mark.slow
 def test_with_faults_between_the_tables_are_the_same(served, tmp_path, monkeypatch) -> None:
     path, url = served
     monkeypatch.setattr(server_choice, "RETRIES", Retries(attempts=3, first=0.02, longest=0.1))

@@ -1,6 +1,7 @@
 """The file of kept rollouts, the options of a server, and requests from a notebook."""
 
 import asyncio
+import contextlib
 import signal
 import threading
 import time
@@ -80,6 +81,7 @@ def test_a_notebook_with_a_running_loop_can_ask_a_server() -> None:
         assert asyncio.run(cell()) == expected()
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_in_a_notebook_stops_the_requests(tmp_path) -> None:
     def fault(_, body):
         if body["prompt"] != PROMPTS[2]:
@@ -96,9 +98,8 @@ def test_ctrl_c_in_a_notebook_stops_the_requests(tmp_path) -> None:
     # As in a notebook, the loop itself does nothing about Ctrl-C, which `asyncio.run` does.
     loop = asyncio.new_event_loop()
     began = time.monotonic()
-    with serving(fault=fault) as server, pytest.raises(KeyboardInterrupt):
+    with contextlib.closing(loop), serving(fault=fault) as server, pytest.raises(KeyboardInterrupt):
         loop.run_until_complete(cell())
-    loop.close()
     assert time.monotonic() - began < 5
     assert len(server.rollouts) == 3
     assert len(KeptRollouts(tmp_path / "kept.jsonl").read()) == 2

@@ -114,6 +114,7 @@ def test_after_kill_9_the_finished_rollouts_are_there(model_dir, tmp_path) -> No
     assert_same_run(whole, out, ("tokens", "rollouts", "steps", "alternatives"))
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("stop", ["Ctrl-C", "wrong answer"])
 def test_a_stop_in_the_first_batch_says_that_finished_rollouts_are_kept(stop, model_dir, tmp_path, capsys) -> None:
     out = tmp_path / "run"

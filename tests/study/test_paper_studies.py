@@ -201,6 +201,7 @@ def test_cells_on_several_tasks(model_dir, tmp_path):
     assert "the 1 lineages" in result.report
 
 
+@pytest.mark.slow
 def test_a_launcher_trains_the_same_model(model_dir, tmp_path):
     models = {"tiny": {"path": str(model_dir)}}
     path = write(tmp_path / "study.yaml", model_dir, models=models, seeds=[0])

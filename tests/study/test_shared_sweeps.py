@@ -96,6 +96,7 @@ def ran_by(text):
     return re.findall(r"^cell \d/\d (\S+): done \(", text, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_two_sweeps_at_once_share_the_cells(study, tmp_path):
     out = tmp_path / "out"
     both = [begin(study, out) for _ in range(2)]
@@ -109,6 +110,7 @@ def test_two_sweeps_at_once_share_the_cells(study, tmp_path):
     assert all(report in text for text in texts)
 
 
+@pytest.mark.slow
 def test_kill_9_of_one_of_two_sweeps(study, tmp_path):
     out = tmp_path / "out"
     first = begin(study, out)
@@ -188,6 +190,7 @@ def test_two_that_end_together_make_the_tables_once(study, tmp_path, monkeypatch
     check_equal(study, out)
 
 
+@pytest.mark.slow
 def test_the_shell_script(study, tmp_path, capsys):
     out, script = tmp_path / "out dir", tmp_path / "run.sh"
     assert main(words(study, out, "--print-commands", "shell", "--jobs", "2")[3:]) == 0
@@ -266,6 +269,7 @@ echo "71;cluster"
 """
 
 
+@pytest.mark.slow
 def test_the_slurm_array(study, tmp_path, capsys):
     out, fake, script = tmp_path / "out", tmp_path / "fake", tmp_path / "array.sh"
     fake.mkdir()

@@ -121,6 +121,7 @@ def test_other_settings_are_refused(swept, model_dir, tmp_path):
         sweep(write(tmp_path / "study.yaml", model_dir, train=changed["train"]), result.out)
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle(swept, tmp_path):
     whole, path, _ = swept
     out = tmp_path / "out"

@@ -101,6 +101,7 @@ def test_layers_that_were_compiled_in_place_run_their_plain_code(tmp_path):
     assert torch.allclose(found.strength, token_signals(plain, batch()).strength, rtol=1e-5, equal_nan=True)
 
 
+@pytest.mark.slow
 def test_the_code_of_inductor(tmp_path):
     if shutil.which("g++") is None:
         pytest.skip("inductor needs a C++ compiler, and g++ is not installed")

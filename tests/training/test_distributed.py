@@ -69,6 +69,7 @@ if trainer.accelerator.is_main_process:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("combine", ["centered", "gated"])
 def test_two_processes_train_as_one(tmp_path, combine):
     """Done when 5: the same rewards, and within tolerance the same trajectory and weights."""

@@ -348,6 +348,7 @@ if trainer.accelerator.is_main_process:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_choose_the_same_batch_as_one(tmp_path):
     """Both layouts end with the same rewards and weights. Of the 3 groups of 6, one lies on both processes.
 

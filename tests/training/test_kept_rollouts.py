@@ -217,6 +217,7 @@ def equal_frames(left, right) -> None:
             assert np.array_equal(np.asarray(a, dtype=object), np.asarray(b, dtype=object)) or str(a) == str(b), name
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_without_duplicates(tmp_path, model_dir) -> None:
     options = {"max_steps": 40, "save_steps": 10, "eval_problems": 0, "inversion_weight": 0.5, "keep_rollouts": 4}
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -300,6 +301,7 @@ CorRPOTrainer(tiny_model(), [parity], config, train_dataset=data, processing_cla
 """
 
 
+@pytest.mark.slow
 def test_two_processes_keep_what_one_process_keeps(tmp_path) -> None:
     """Groups of 4 on 2 processes with 6 rollouts each: the second group is on both."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}

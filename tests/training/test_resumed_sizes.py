@@ -151,6 +151,7 @@ def launched(folder, checkpoint, batch):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_processes_continue_what_one_began(tmp_path, whole):
     """With half of the batch each, the prompts of a step are those of the run on one process."""
     checkpoint, prompts, _ = whole
@@ -165,6 +166,7 @@ def test_two_processes_continue_what_one_began(tmp_path, whole):
     assert done.stderr.count("every reward function returned None for 1 of 8 rollouts") == 2
 
 
+@pytest.mark.slow
 def test_two_processes_with_the_whole_batch_each_are_refused(tmp_path, whole):
     done = launched(tmp_path / "wholes", whole[0], 8)
     assert done.returncode != 0

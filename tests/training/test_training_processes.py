@@ -76,9 +76,10 @@ def check_ragged(kind, backend, saved, alone, out):
 
 
 NAMES = ("host", "zero", "ours")
+RECOMPUTING = pytest.param("fsdp2-recomputing", "FSDP", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("kind", "backend"), [("ddp", "MULTI_CPU"), ("fsdp2", "FSDP"), ("fsdp2-recomputing", "FSDP")])
+@pytest.mark.parametrize(("kind", "backend"), [("ddp", "MULTI_CPU"), ("fsdp2", "FSDP"), RECOMPUTING])
 def test_ragged_rollouts(kind, backend, saved, alone, tmp_path):
     check_ragged(kind, backend, saved, alone, tmp_path)
 
@@ -97,6 +98,7 @@ def test_sharded_models_are_measured_as_whole_ones(trials):
     assert sorted(out.splitlines()) == [f"rank {rank}: {trials} trials" for rank in (0, 1)]
 
 
+@pytest.mark.slow
 def test_the_command_under_fsdp2(saved, tmp_path):
     """Held-out problems in uneven numbers of batches, sharded checkpoints, a resumed training, and a whole model."""
     out = tmp_path / "run"
@@ -122,6 +124,7 @@ def test_the_command_under_fsdp2(saved, tmp_path):
     assert all(torch.allclose(weights[name], resumed[name], atol=1e-6) for name in weights)
 
 
+@pytest.mark.slow
 def test_a_run_under_fsdp2_that_was_killed_before_its_summary(saved, tmp_path):
     """The last checkpoint is loaded, no step is trained, and the missing evaluation and the model are written."""
     out = tmp_path / "run"

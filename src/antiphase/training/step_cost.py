@@ -12,6 +12,7 @@ estimate, not a measurement: `antiphase train --dry-run` times a step of your ow
 (True, 0.3)
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -222,26 +223,25 @@ def _measuring(shape: ModelShape, plan: StepPlan, rollouts: int, machine: Machin
     """Yield the phases of measuring the rollouts of one GPU, a group or a chunk of rows at a time."""
     if plan.estimator == "none":
         return
-    if plan.estimator == "own":
-        joint = plan.step_tokens if plan.unit == "step" else 0
-        left = rollouts
-        while left > 0:
-            rows = min(left, plan.group)
+    most = plan.group if plan.estimator == "own" else max(1, min(rollouts, plan.token_budget // plan.length))
+
+    # Most chunks have equally many rows, and equal work.
+    @functools.cache
+    def counted(rows: int) -> Phases:
+        if plan.estimator == "own":
+            joint = plan.step_tokens if plan.unit == "step" else 0
             passes = math.ceil(rows * plan.completion_tokens / plan.token_budget)
-            yield step_counts.own(
+            return step_counts.own(
                 shape, rows, plan.prompt_tokens, plan.completion_tokens, machine, passes=passes, step=joint
             )
-            left -= rows
-        return
-    rows = max(1, min(rollouts, plan.token_budget // plan.length))
-    for start in range(0, rollouts, rows):
-        now = min(rows, rollouts - start)
         if plan.estimator == "full":
-            yield step_counts.full(shape, now, plan.length, plan.completion_tokens, plan.reaches(), machine)
-        else:
-            # Joint strengths by `last` are rare, and cost less than those by `full` in one layer.
-            number = plan.completion_tokens if plan.unit == "step" else min(plan.measured, plan.completion_tokens)
-            yield step_counts.last(shape, now, plan.length, plan.completion_tokens, number, machine)
+            return step_counts.full(shape, rows, plan.length, plan.completion_tokens, plan.reaches(), machine)
+        # Joint strengths by `last` are rare, and cost less than those by `full` in one layer.
+        number = plan.completion_tokens if plan.unit == "step" else min(plan.measured, plan.completion_tokens)
+        return step_counts.last(shape, rows, plan.length, plan.completion_tokens, number, machine)
+
+    for start in range(0, rollouts, most):
+        yield counted(min(most, rollouts - start))
 
 
 def _generating(shape: ModelShape, plan: StepPlan, device: Device, gpus: int, machine: Machine) -> tuple[int, float]:
