@@ -57,7 +57,7 @@ def test_batch_from_ids() -> None:
     [
         ([[1, 2]], [[1, 1, 1]], [[0, 1]], "one shape"),
         ([1, 2], [1, 1], [0, 1], "one shape"),
-        ([[1, 2, 3]], [[1, 0, 1]], [[0, 0, 1]], "row 0: the real tokens, .* form 2 separate pieces"),
+        ([[1, 2, 3]], [[1, 0, 1]], [[0, 0, 1]], "row 0: attention_mask .* in 2 separate pieces"),
         ([[1, 2], [1, 2]], [[1, 1], [0, 0]], [[0, 1], [0, 0]], "row 1: attention_mask"),
         ([[1, 2, 3]], [[0, 1, 1]], [[0, 1, 1]], "row 0: the first token is marked as generated"),
         ([[1, 2, 3]], [[1, 1, 0]], [[0, 1, 1]], "True at padded positions"),

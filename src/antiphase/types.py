@@ -48,8 +48,8 @@ class TokenBatch:
         for row, num_starts in enumerate(starts.tolist()):
             if num_starts != 1:
                 raise InvalidInputError(
-                    f"row {row}: the real tokens, at which attention_mask is True, must stand next to each other. "
-                    f"They form {num_starts} separate pieces."
+                    f"row {row}: attention_mask must be True at one or more tokens that stand next to each other, "
+                    f"without a gap. It is True in {num_starts} separate pieces of the row."
                 )
         first = mask.argmax(dim=1)
         rows = torch.arange(len(mask), device=mask.device)
