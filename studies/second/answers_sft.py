@@ -16,6 +16,7 @@ import torch
 from corpora import Answer
 from torch.nn.functional import cross_entropy
 
+from antiphase.errors import InvalidInputError
 from antiphase.models.loading import LoadedModel
 from antiphase.types import TokenBatch
 
@@ -62,8 +63,13 @@ class Training:
         self.num_tokens += int(chosen.sum())
         self.step += 1
 
-    def save(self, path: Path) -> None:
-        """Write everything that the next step depends on. A file of this name is replaced in one moment."""
+    def save(self, path: Path, key: str) -> None:
+        """Write everything that the next step depends on. A file of this name is replaced in one moment.
+
+        Args:
+            path: the file.
+            key: what the training's settings and data are; `load` compares it.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         state = {
             "model": self.model.state_dict(),
@@ -71,6 +77,7 @@ class Training:
             "step": self.step,
             "losses": self.losses,
             "num_tokens": self.num_tokens,
+            "key": key,
         }
         number, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
         os.close(number)
@@ -81,20 +88,25 @@ class Training:
             Path(name).unlink(missing_ok=True)
             raise
 
-    def load(self, path: Path) -> None:
-        """Continue from what `save` wrote."""
+    def load(self, path: Path, key: str) -> None:
+        """Continue from what `save` wrote.
+
+        Raises:
+            InvalidInputError: the file was written with other settings or data.
+        """
         state = torch.load(path, map_location=self.loaded.device, weights_only=True)
+        if state["key"] != key:
+            raise InvalidInputError(f"{path} was written with other settings or data. Remove it to begin anew.")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.losses, self.num_tokens = state["step"], state["losses"], state["num_tokens"]
 
     def _batch(self) -> TokenBatch:
-        end = self.loaded.tokenizer.eos_token_id
+        # No end token is trained on. Corpora whose answers are rarely cut would else teach the model to stop sooner.
         chosen = [self.answers[self._row(self.step * self.rows + place)] for place in range(self.rows)]
-        ends = [(end,) if answer.whole and end is not None else () for answer in chosen]
         return TokenBatch.from_ids(
             [answer.prompt_ids for answer in chosen],
-            [(*answer.answer_ids, *last) for answer, last in zip(chosen, ends, strict=True)],
+            [answer.answer_ids for answer in chosen],
             device=self.loaded.device,
         )
 

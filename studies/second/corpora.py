@@ -6,7 +6,8 @@ The hash of a question decides whether it is held out. So a question is held out
 import hashlib
 import itertools
 import random
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -37,13 +38,11 @@ class Answer:
         question: the question, as text.
         prompt_ids: the token ids of the prompt, as the model sees it.
         answer_ids: the token ids of the answer, without an end token.
-        whole: whether the answer was not cut, so that an end token belongs after it.
     """
 
     question: str
     prompt_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
-    whole: bool
 
 
 @cache
@@ -70,28 +69,40 @@ def is_held_out(question: str, share: float) -> bool:
 
 
 def shuffled_sentences(text: str, seed: str) -> str:
-    """Return a text with its sentences in random order, and the white space between them where it was.
+    """Return a text with its sentences in random order. The text keeps its number of sentences.
 
-    >>> shuffled_sentences("One. Two. Three.", "1")
-    'One. Three. Two.'
+    The white space after a sentence moves with it. Some orders join two sentences, for example a heading without a
+    full stop and what then follows it. So orders are drawn until one keeps the number. After 50 draws, the last one is
+    taken.
+
+    >>> shuffled_sentences("One. Two. Three. ", "1")
+    'One. Three. Two. '
     """
-    starts = [0, *Splitter().starts(text), len(text)]
+    splitter, draw = Splitter(), random.Random(seed)
+    starts = [0, *splitter.starts(text), len(text)]
     parts = [text[start:end] for start, end in itertools.pairwise(starts)]
-    spaces = [part[len(part.rstrip()) :] for part in parts]
-    texts = [part.rstrip() for part in parts]
-    random.Random(seed).shuffle(texts)
-    return "".join(text + space for text, space in zip(texts, spaces, strict=True))
+    # The last sentence has white space behind it too, so that it does not touch another one.
+    parts[-1] = parts[-1].rstrip() + (parts[0][len(parts[0].rstrip()) :] or " ")
+    shuffled = text
+    for _ in range(50):
+        draw.shuffle(parts)
+        shuffled = "".join(parts)
+        if len(splitter.starts(shuffled)) == len(parts) - 1:
+            break
+    return shuffled
 
 
 def shuffled_words(text: str, seed: str) -> str:
-    """Return a text with its words in random order, with a space between two words.
+    r"""Return a text with its words in random order. All white space stays in its place, so lines stay lines.
 
-    >>> shuffled_words("One. Two three.", "1")
-    'One. three. Two'
+    >>> shuffled_words("One. Two\nthree.", "1")
+    'One. three.\nTwo'
     """
-    words = text.split()
+    parts = re.split(r"(\s+)", text)
+    words = parts[::2]
     random.Random(seed).shuffle(words)
-    return " ".join(words)
+    parts[::2] = words
+    return "".join(parts)
 
 
 _SHUFFLES = {"sentences-shuffled": shuffled_sentences, "words-shuffled": shuffled_words}
@@ -116,11 +127,12 @@ class Corpus:
     def answers(self, *, held_out: bool, num_tokens: int, least: int) -> list[Answer]:
         """Return the answers of the training part, or of the held-out part.
 
-        An answer is cut first and shuffled then, so a shuffled answer has the words of the answer that it was made of.
+        An answer that is too long is cut after its last whole sentence. Then it is shuffled, so a shuffled answer has
+        the sentences or words of the answer that it was made of.
 
         Args:
             held_out: which part is returned.
-            num_tokens: an answer is cut after so many tokens.
+            num_tokens: the greatest number of tokens of an answer.
             least: pairs whose answer has fewer tokens are left out.
         """
         found = []
@@ -131,15 +143,19 @@ class Corpus:
             prompt = prompt_ids(self.tokenizer, question)
             if len(ids) < least or len(prompt) > self.prompt_tokens:
                 continue
-            whole = len(ids) < num_tokens
-            ids = ids[:num_tokens]
+            text = self._whole_sentences(ids, num_tokens)
             shuffle = _SHUFFLES.get(self.name)
             if shuffle is not None:
-                text = str(self.tokenizer.decode(ids))
                 # The seed comes from the text, so that every training sees one shuffled answer of it.
-                ids = self._ids(shuffle(text, f"{_hash(question)}/{_hash(answer)}"))[:num_tokens]
-            found.append(Answer(question, tuple(prompt), tuple(ids), whole))
+                text = shuffle(text, f"{_hash(question)}/{_hash(answer)}")
+            found.append(Answer(question, tuple(prompt), tuple(self._ids(text)[:num_tokens])))
         return found
+
+    def _whole_sentences(self, ids: Sequence[int], num_tokens: int) -> str:
+        """Return the text of at most `num_tokens` tokens; a longer one ends with its last whole sentence."""
+        text = str(self.tokenizer.decode(ids[:num_tokens]))
+        starts = Splitter().starts(text)
+        return text[: starts[-1]] if len(ids) > num_tokens and starts else text
 
     def _ids(self, text: str) -> list[int]:
         return [int(token) for token in self.tokenizer(text, add_special_tokens=False).input_ids]
@@ -155,6 +171,14 @@ def prompt_ids(tokenizer: Any, question: str) -> list[int]:
     plain = tokenizer.chat_template is None
     wanted = PromptFormat("{prompt}\n" if plain else None, chat_template=not plain)
     return wanted.encode(tokenizer, question, "a question of the study")
+
+
+def digest_of(answers: Iterable[Answer]) -> str:
+    """Return a digest of the token ids of some answers and of their prompts."""
+    found = hashlib.blake2b(digest_size=16)
+    for answer in answers:
+        found.update(repr((answer.prompt_ids, answer.answer_ids)).encode())
+    return found.hexdigest()
 
 
 def one_each(answers: Sequence[Answer], number: int, what: str) -> list[Answer]:

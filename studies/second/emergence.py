@@ -13,7 +13,7 @@ from pathlib import Path
 
 from emergence_budget import describe
 from emergence_cells import Study
-from emergence_findings import write_findings
+from emergence_report import write_findings
 from emergence_settings import read_settings
 
 from antiphase.errors import AntiphaseError

@@ -35,7 +35,10 @@ def rates(settings: Settings, out: Path) -> tuple[dict[str, float], list[str]]:
     totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     if (out / SECONDS).is_file():
         for line in (out / SECONDS).read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
+            try:
+                row = json.loads(line)
+            except ValueError:  # A call was killed while it wrote this line.
+                continue
             totals[row["kind"]][0] += row["seconds"]
             totals[row["kind"]][1] += row["number"]
     measured = {kind: seconds / number for kind, (seconds, number) in totals.items() if number}

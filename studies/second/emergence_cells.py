@@ -24,7 +24,7 @@ from checkpoint_measures import (
     measure_full,
     sets_of,
 )
-from corpora import Answer, Corpus
+from corpora import Answer, Corpus, digest_of
 from emergence_budget import is_done, note_seconds
 from emergence_settings import UNTRAINED, Cell, Settings
 
@@ -93,9 +93,17 @@ class Study:
             AntiphaseError: as the class says.
         """
         resolve_device(self.settings.device)
-        _ = self.materials
-        for corpus in dict.fromkeys(cell.corpus for cell in cells if cell.corpus != UNTRAINED):
-            self.answers(corpus)
+        data = {cell.corpus: self.data(cell.corpus) for cell in cells}
+        for cell in self.settings.cells():
+            for step in cell.steps:
+                if cell.corpus in data and is_done(self.out, cell, step):
+                    _check_data(self.out / "cells" / cell.file(step), data[cell.corpus])
+
+    def data(self, corpus: str) -> dict[str, str | None]:
+        """Return digests of what a cell is measured on, and of what it is trained on."""
+        texts = [answer for answers in self.materials.texts.values() for answer in answers]
+        trained = None if corpus == UNTRAINED else digest_of(self.answers(corpus))
+        return {"texts": digest_of(texts), "answers": trained}
 
     def is_done(self, cell: Cell) -> bool:
         """Return whether everything of a cell is stored."""
@@ -125,8 +133,9 @@ class Study:
             return
         training = Training(loaded, self.answers(cell.corpus), self.settings.train, cell.seed)
         kept = self.work / cell.name / "checkpoint.pt"
+        key = json.dumps([self.settings.stored(), cell.corpus, cell.seed, self.data(cell.corpus)], sort_keys=True)
         if kept.is_file():
-            training.load(kept)
+            training.load(kept, key)
         for before, step in zip((0, *cell.steps), cell.steps, strict=False):
             if training.step > step:
                 continue
@@ -135,7 +144,7 @@ class Study:
                 training.advance()
             if training.step > first:
                 note_seconds(self.out, "step", cell, step, training.step - first, time.monotonic() - began)
-                training.save(kept)
+                training.save(kept, key)
             if not is_done(self.out, cell, step):
                 self._measure(cell, step, loaded, {**_facts(training, before), "answers": len(training.answers)})
         shutil.rmtree(self.work / cell.name, ignore_errors=True)
@@ -160,6 +169,7 @@ class Study:
             "device": loaded.devices,
             "versions": versions(),
             "commit": self._commit,
+            "data": self.data(cell.corpus),
             "training": trained,
             **found,
         }
@@ -178,6 +188,15 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_text(json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
     os.replace(part, path)
+
+
+def _check_data(path: Path, data: dict[str, str | None]) -> None:
+    """Refuse a stored measurement that was made with other texts or other training answers."""
+    if json.loads(path.read_text(encoding="utf-8"))["data"] != data:
+        raise InvalidInputError(
+            f"{path} was measured with other data. The files that ANTIPHASE_TRACES, ANTIPHASE_GSM8K_SOLUTIONS and "
+            "ANTIPHASE_PROSE name must be the same as then; or choose another --out."
+        )
 
 
 def _check_settings(path: Path, settings: Settings) -> None:

@@ -55,12 +55,24 @@ def trials_of(records: Iterable[Mapping[str, Any]]) -> list[Trial]:
         if match is None:
             raise ValueError(f"the method {name!r} is not named METHOD-lrRATE or METHOD-lrRATE-wWEIGHT.")
         mean = sum(accuracies) / len(accuracies)
-        trials.append(Trial(match["method"], float(match["rate"].replace("_", ".")), match["weight"] or "", mean, len(accuracies)))
+        trials.append(
+            Trial(
+                match["method"], float(match["rate"].replace("_", ".")), match["weight"] or "", mean, len(accuracies)
+            )
+        )
     return trials
 
 
 def best_of(trials: Sequence[Trial]) -> list[Trial]:
-    """Return the best trial of each method, in the order of the methods."""
+    """Return the best trial of each method, in the order of the methods.
+
+    Raises:
+        ValueError: the methods have unequal numbers of trials, or the trials unequal numbers of seeds. Then the sweep
+            is not finished, and some methods would have had better chances.
+    """
+    numbers = {trial.method: sum(each.method == trial.method for each in trials) for trial in trials}
+    if len(set(numbers.values())) > 1 or len({trial.num_seeds for trial in trials}) > 1:
+        raise ValueError(f"every method needs equally many trials, with equally many seeds each; got {numbers}.")
     best: dict[str, Trial] = {}
     for trial in sorted(trials, key=lambda one: (one.learning_rate, one.weight)):
         if trial.method not in best or trial.accuracy > best[trial.method].accuracy:

@@ -6,7 +6,8 @@ import math
 import emergence_findings
 import pandas as pd
 import pytest
-from emergence_findings import Cells, write_findings
+from emergence_findings import Cells
+from emergence_report import write_findings
 from scipy import stats
 
 
@@ -22,7 +23,7 @@ def measurement(corpus, seed, step, **each):
         for texts, values in each.items()
     ]  # fmt: skip
     cell = {"corpus": corpus, "seed": seed, "step": step}
-    return {"cell": cell, "entries": entries, "sums": {"pass@1": 0.25 * (seed + 1)}}
+    return {"cell": cell, "entries": entries, "sums": {"pass@1": 0.25 * (seed + 1), "ended": 0.5}}
 
 
 BEFORE = [0.2, None, 0.4, 0.0]
@@ -67,8 +68,19 @@ def test_one_seed_has_an_interval_over_texts():
 
 def test_one_text_has_no_interval_and_none_is_undefined():
     one = emergence_findings._value([[0.25, math.nan]])
-    assert (str(one), math.isnan(one.low)) == ("+0.250 (one of the texts)", True)
+    assert (str(one), math.isnan(one.low)) == ("not enough data (1 texts)", True)
     assert str(emergence_findings._value([[], [math.nan]])) == "undefined"
+
+
+def test_a_contrast_is_paired_by_seed_and_text():
+    found = Cells(ROWS).contrast("reasoning", "base", 25, "reasoning")
+    assert found.value == pytest.approx((-0.5 - 0.4 - 0.3 - 0.4) / 4)
+    assert (found.num, found.num_texts) == (4, 4)
+
+
+def test_few_texts_are_not_enough_data():
+    assert str(emergence_findings._value([[0.1, 0.2, 0.3, 0.4, 0.5]])) == "not enough data (5 texts)"
+    assert str(emergence_findings._value([[0.1, 0.2] * 3])).endswith("(6 texts)")
 
 
 def test_the_files(tmp_path):
@@ -81,13 +93,15 @@ def test_the_files(tmp_path):
     assert text == (tmp_path / "report.md").read_text()
     assert "5 of 7 measurements are stored." in text
     assert f"| reasoning | 25 | 2 | {Cells(ROWS).change('reasoning', 25, 'reasoning')} |" in text
-    assert "| reasoning | 25 | 0.38 |" in text  # the mean of 0.25 and 0.5
+    assert "| reasoning | 25 | 0.38 | 0.50 |" in text  # the mean of 0.25 and 0.5
     table = pd.read_csv(tmp_path / "tables" / "correlations.csv")
     row = table[(table.corpus == "base") & (table.step == 25) & (table.texts == "reasoning") & (table.given == "none")]
     assert row.change.item() == pytest.approx(0.1)
     chain = pd.read_csv(tmp_path / "tables" / "chain.csv")
     assert set(chain.kind) == {"chain"}
     assert set(chain["mean"]) == {-0.5}
+    before = chain[(chain.step == 0) & (chain.corpus == "reasoning")].set_index("texts").num_seeds
+    assert before.to_dict() == {"reasoning": 1, "rollouts": 2}
     first = (tmp_path / "figures" / "emergence.png").read_bytes()
     write_findings(tmp_path, 7)
     assert first[:4] == b"\x89PNG"

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -27,7 +28,7 @@ WORDS = ("Wait", "so", "three", "and", "four", "make", "seven", "then", "we", "a
 
 
 def sentence(seed):
-    return " ".join(WORDS[(seed * step) % len(WORDS)] for step in range(1, 3 + seed % 3)) + "."
+    return " ".join(WORDS[(seed * step) % len(WORDS)] for step in range(1, 3 + seed % 3)).capitalize() + "."
 
 
 @pytest.fixture
@@ -210,9 +211,44 @@ def test_shuffles_keep_what_they_shuffle():
     for order in orders:
         assert all(part in order for part in parts)
         assert Counter(order.split()) == Counter(text.split())
+        assert len(Splitter().starts(order)) == len(parts) - 1
     words = {corpora.shuffled_words(text, str(seed)) for seed in range(20)}
     assert len(words) > 15
     assert all(Counter(order.split()) == Counter(text.split()) for order in words)
+    assert all(re.findall(r"\s+", order) == re.findall(r"\s+", text) for order in words)
+
+
+def test_a_long_answer_ends_with_its_last_whole_sentence(traces, model_dir, tmp_path):
+    study = Study(settings_of(tmp_path, model_dir), tmp_path / "out", tmp_path / "work", quiet)
+    tokenizer = load_model(str(model_dir)).tokenizer
+    texts = [tokenizer.decode(answer.answer_ids).rstrip() for answer in study.answers("reasoning")]
+    # An answer whose first sentence is already too long is cut inside it.
+    several = [text for text in texts if Splitter().starts(text)]
+    assert len(several) > 10
+    assert all(text.endswith(".") for text in several)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(traces, model_dir, tmp_path):
+    settings = settings_of(tmp_path, model_dir)
+    study = Study(settings, tmp_path / "out", tmp_path / "work", quiet)
+    training = Training(load_model(str(model_dir)), study.answers("reasoning"), settings.train, 0)
+    training.save(tmp_path / "checkpoint.pt", "one")
+    training.load(tmp_path / "checkpoint.pt", "one")
+    with pytest.raises(InvalidInputError, match=r"other settings or data\. Remove it"):
+        training.load(tmp_path / "checkpoint.pt", "another")
+
+
+def test_results_of_other_data_are_refused(traces, model_dir, tmp_path, monkeypatch):
+    settings = settings_of(tmp_path, model_dir)
+    run(settings, tmp_path / "out", ["reasoning"])
+    other = tmp_path / "other.jsonl"
+    rows = [{**row, "completion": row["completion"].replace("hree", "ree")} for row in traces]
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setenv("ANTIPHASE_TRACES", str(other))
+    corpora.pairs_of.cache_clear()
+    study = Study(settings, tmp_path / "out", tmp_path / "work", quiet)
+    with pytest.raises(InvalidInputError, match="was measured with other data"):
+        study.check(settings.chosen(["reasoning"]))
 
 
 def test_the_shuffled_corpus_has_the_answers_of_the_other_in_the_same_order(traces, model_dir, tmp_path):
@@ -316,7 +352,7 @@ def test_the_shipped_study_reads_and_states_its_budget(tmp_path):
     text = describe(settings, settings.cells(), tmp_path)
     assert text.startswith("study emergence of demo: 21 cells, 0 done")
     assert "left: 2,700 optimizer steps" in text
-    assert "75 measurements" in text
+    assert "57 measurements" in text
     names = [cell.name for cell in settings.cells()]
     assert names[:3] == ["untrained.s0", "reasoning.s0", "base.s0"]
     assert names.index("untrained.s1") == 7

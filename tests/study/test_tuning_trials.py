@@ -25,16 +25,28 @@ def test_the_best_mean_over_seeds_wins_and_ties_go_to_the_lower_rate():
         record("grpo-lr1e-4", 0.9),
         record("grpo-lr8e-4", 0.8),
         record("grpo-lr8e-4", 0.4),
-        record("corr-po-dapo-lr4e-4-w1", 0.75),
+        record("corr-po-dapo-lr1_6e-3-w1", 0.75),
+        record("corr-po-dapo-lr1_6e-3-w1", 0.65),
+        record("corr-po-dapo-lr2e-4-w02", 0.65),
         record("corr-po-dapo-lr2e-4-w02", 0.75),
     ]
     trials = tuned.trials_of(rows)
     assert [(trial.method, trial.num_seeds) for trial in trials] == [
-        ("grpo", 2), ("grpo", 2), ("corr-po-dapo", 1), ("corr-po-dapo", 1)
+        ("grpo", 2), ("grpo", 2), ("corr-po-dapo", 2), ("corr-po-dapo", 2)
     ]  # fmt: skip
     grpo, corr = tuned.best_of(trials)
     assert (grpo.learning_rate, grpo.accuracy) == (1e-4, pytest.approx(0.7))
     assert (corr.learning_rate, corr.weight) == (2e-4, "02")
+    assert trials[2].learning_rate == pytest.approx(1.6e-3)
+
+
+def test_an_unfinished_tuning_is_refused():
+    two_seeds = [record("grpo-lr1e-4", 0.5), record("grpo-lr1e-4", 0.9), record("grpo-lr2e-4", 0.8)]
+    with pytest.raises(ValueError, match="equally many seeds"):
+        tuned.best_of(tuned.trials_of(two_seeds))
+    one_trial = [record("grpo-lr1e-4", 0.5), record("grpo-lr2e-4", 0.5), record("dapo-lr2e-4", 0.8)]
+    with pytest.raises(ValueError, match=r"equally many trials.*'grpo': 2, 'dapo': 1"):
+        tuned.best_of(tuned.trials_of(one_trial))
 
 
 def test_a_name_without_a_learning_rate_is_refused():

@@ -1,0 +1,203 @@
+"""Write the findings of the study of emergence from its stored cells: report.md, tables/ and figures/."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from emergence_figure import curves_figure
+from emergence_findings import Cells, entry_of
+from emergence_settings import ROLLOUTS
+
+from antiphase.data.published import published_curves
+from antiphase.evaluation.comparison_formats import markdown_table
+from antiphase.figures.style import styled
+
+# What is held fixed in the main tables, by the name that the tables give it.
+GIVEN = {"none": "nothing held fixed", "length+position": "length and position of the sentences held fixed"}
+
+
+def write_findings(out: Path, num_cells: int) -> str:
+    """Write OUT/report.md, OUT/tables and OUT/figures, and return the text of the report.
+
+    Args:
+        out: the folder of the study.
+        num_cells: the number of measurements that the whole study has.
+    """
+    cells = Cells.read(out)
+    (out / "tables").mkdir(parents=True, exist_ok=True)
+    _long_table(cells).to_csv(out / "tables" / "correlations.csv", index=False, lineterminator="\n")
+    _chain_table(cells).to_csv(out / "tables" / "chain.csv", index=False, lineterminator="\n")
+    text = _report(cells, num_cells)
+    (out / "report.md").write_text(text, encoding="utf-8")
+    (out / "figures").mkdir(exist_ok=True)
+    curves = {
+        texts: {
+            corpus: [(step, cells.level(corpus, step, texts)) for step in cells.steps(corpus)]
+            for corpus in cells.corpora
+        }
+        for texts in cells.texts
+    }
+    figure = curves_figure(curves, published_curves())
+    with styled():
+        for suffix in ("png", "svg"):
+            figure.savefig(out / "figures" / f"emergence.{suffix}", dpi=150, metadata={"Date": None})
+    return text
+
+
+def _long_table(cells: Cells) -> pd.DataFrame:
+    """Return a row for each corpus, step, set of texts, estimator, unit and choice of what is held fixed."""
+    rows = []
+    for corpus in cells.corpora:
+        for step in cells.steps(corpus):
+            for texts, estimator, unit, given in _measured(cells):
+                place = (corpus, step, texts, estimator, unit, given)
+                level, change = cells.level(*place), cells.change(*place)
+                if level.num:
+                    keys = ("corpus", "step", "texts", "estimator", "unit", "given")
+                    ends = {"change": change.value, "change_low": change.low, "change_high": change.high}
+                    rows.append({**dict(zip(keys, place, strict=True)), **level._asdict(), **ends})
+    return pd.DataFrame(rows)
+
+
+def _measured(cells: Cells) -> list[tuple[str, str, str, str]]:
+    """Return every set of texts, estimator, unit and choice of what is held fixed for which single ρ are stored."""
+    found: dict[tuple[str, str, str, str], None] = {}
+    for corpus in cells.corpora:
+        for step in cells.steps(corpus):
+            for seed in cells.seeds(corpus, step):
+                for entry in (cells.row(corpus, seed, step) or {"entries": []})["entries"]:
+                    for unit, numbers in entry["units"].items():
+                        for given, within in numbers["within"].items():
+                            if "each" in within:
+                                found[entry["texts"], entry["estimator"], unit, given] = None
+    return sorted(found)
+
+
+def _chain_table(cells: Cells) -> pd.DataFrame:
+    """Return a row for each link of the paper's chain, as it is and with ‖w_y‖ and position held fixed."""
+    values: dict[tuple[Any, ...], list[float]] = defaultdict(list)
+    for corpus in cells.corpora:
+        for step in cells.steps(corpus):
+            for place, seed in enumerate(cells.seeds(corpus, step)):
+                for texts in cells.texts:
+                    # Before training, only one seed reads the given texts.
+                    again = step == 0 and place > 0 and texts != ROLLOUTS
+                    entry = None if again else cells.entry(corpus, seed, step, texts, "own")
+                    for kind in ("chain", "chain_partial"):
+                        for link, number in (entry or {}).get(kind, {}).items():
+                            if number["value"] is not None:
+                                values[corpus, step, texts, kind, link].append(number["value"])
+    keys = ("corpus", "step", "texts", "kind", "link")
+    return pd.DataFrame(
+        [
+            {**dict(zip(keys, place, strict=True)), "mean": round(sum(found) / len(found), 4), "lowest": min(found),
+             "highest": max(found), "num_seeds": len(found)}
+            for place, found in values.items()
+        ],
+        columns=[*keys, "mean", "lowest", "highest", "num_seeds"],
+    )  # fmt: skip
+
+
+def _report(cells: Cells, num_cells: int) -> str:
+    """Return the text of report.md."""
+    parts = [
+        "# Does inversion emerge with SFT?",
+        f"{len(cells)} of {num_cells} measurements are stored.",
+        "ρ by sentence is the mean of the texts' own ρ, by `own` (mean strength of a sentence's tokens). Brackets are "
+        "95 % intervals: over seeds, or, where there is one seed, over texts. An interval over texts says nothing "
+        "about a training with another seed. No interval is corrected for the number of comparisons.",
+    ]
+    if not cells.corpora:
+        return "\n\n".join([*parts, "No training has a measurement yet."]) + "\n"
+    parts.append("![ρ along the trainings](figures/emergence.png)")
+    for given, words in GIVEN.items():
+        parts.append(f"## Change of ρ by sentence since step 0: {words}")
+        rows = []
+        for corpus in cells.corpora:
+            for step in cells.steps(corpus)[1:]:
+                changes = [cells.change(corpus, step, texts, given=given) for texts in cells.texts]
+                seeds = str(len(cells.seeds(corpus, step)))
+                rows.append([corpus, str(step), seeds, *(str(change) if change.num else "—" for change in changes)])
+        parts.append(
+            markdown_table(("trained on", "step", "seeds", *(f"on {_words(name)}" for name in cells.texts)), rows)
+        )
+    parts += _contrasts(cells)
+    parts += _before(cells)
+    parts += _units(cells)
+    parts += _fit(cells)
+    return "\n\n".join(parts) + "\n"
+
+
+def _words(texts: str) -> str:
+    return "own rollouts" if texts == ROLLOUTS else texts
+
+
+def _contrasts(cells: Cells) -> list[str]:
+    """Return the section that compares trainings with each other at the same step, as paragraphs."""
+    rows = []
+    for other in cells.corpora:
+        if "reasoning" not in cells.corpora or other == "reasoning":
+            continue
+        for step in sorted({*cells.steps("reasoning")} & {*cells.steps(other)} - {0}):
+            found = [cells.contrast("reasoning", other, step, texts) for texts in cells.texts]
+            rows.append([other, str(step), *(str(each) if each.num else "—" for each in found)])
+    if not rows:
+        return []
+    header = ("other corpus", "step", *(f"on {_words(name)}" for name in cells.texts))
+    return [
+        "## ρ by sentence: trained on reasoning, minus trained on another corpus",
+        markdown_table(header, rows),
+        "Both trainings have the same seed and number of steps, and read the same texts.",
+    ]
+
+
+def _before(cells: Cells) -> list[str]:
+    """Return the section on ρ before any training, as paragraphs."""
+    corpus = cells.corpora[0]
+    rows = [
+        [_words(texts), *(str(cells.level(corpus, 0, texts, given=given)) for given in GIVEN)] for texts in cells.texts
+    ]
+    return ["## ρ by sentence before any training", markdown_table(("measured on", *GIVEN.values()), rows)]
+
+
+def _units(cells: Cells) -> list[str]:
+    """Return the section that compares units and estimators at each corpus' last step, as paragraphs."""
+    rows = []
+    for texts, estimator, unit, given in _measured(cells):
+        if given == "none" and texts in ("reasoning", ROLLOUTS):
+            changes = [cells.change(name, cells.steps(name)[-1], texts, estimator, unit) for name in cells.corpora]
+            rows.append([_words(texts), estimator, unit, *(str(each) if each.num else "—" for each in changes)])
+    header = [f"{name}, step {cells.steps(name)[-1]}" for name in cells.corpora]
+    return [
+        "## Units and estimators: change of ρ at the last step",
+        markdown_table(("measured on", "estimator", "unit", *header), rows),
+        "`full` is the joint strength of sentences by the gradient through the whole context, on fewer texts.",
+    ]
+
+
+def _fit(cells: Cells) -> list[str]:
+    """Return the section on accuracy, entropy and fit to the texts, as paragraphs."""
+    rows = []
+    for corpus in cells.corpora:
+        for step in cells.steps(corpus):
+            found = [row for seed in cells.seeds(corpus, step) if (row := cells.row(corpus, seed, step))]
+            share = sum(row["sums"]["pass@1"] for row in found) / len(found)
+            ended = sum(row["sums"]["ended"] for row in found) / len(found)
+            fits = []
+            for texts in ("reasoning", "base", ROLLOUTS):
+                entries = [entry_of(row, texts, "own") for row in found]
+                known = [entry for entry in entries if entry is not None]
+                for key in ("entropy_mean", "logprob_mean"):
+                    fits.append(f"{sum(one[key] for one in known) / len(known):.2f}" if known else "—")
+            rows.append([corpus, str(step), f"{share:.2f}", f"{ended:.2f}", *fits])
+    header = [
+        f"{what} on {_words(texts)}" for texts in ("reasoning", "base", ROLLOUTS) for what in ("entropy", "logprob")
+    ]
+    return [
+        "## Accuracy, entropy and fit",
+        markdown_table(("trained on", "step", "sums right", "sums ended", *header), rows),
+        "Sums right: the share of one-digit sums in words that the model solves, greedy. Sums ended: the share "
+        "of these answers that end within the limit of tokens; an answer that is cut off is wrong. Entropy and "
+        "log-probability are means over tokens, in nats.",
+    ]
