@@ -47,7 +47,7 @@ $(VENV)/.train: pyproject.toml constraints.txt $(VENV)/.demo | $(BIN)/python
 train: $(VENV)/.train ## train the embedded model with CorR-PO: it learns to add (40 steps of about 38 s, and evaluations)
 	$(BIN)/antiphase train --config recipes/smollm2-sums/recipe.yaml --out runs/train-$$(date +%Y%m%d-%H%M%S)
 
-study: $(VENV)/.train ## the tables and figures of the studies, from their stored results (two minutes)
+study: $(VENV)/.train ## the tables and figures of the first study, from its stored results (a minute)
 	$(BIN)/antiphase sweep studies/first/tiny.yaml
 	$(BIN)/antiphase sweep studies/first/smollm2.yaml
 
