@@ -45,7 +45,7 @@ DAMAGE = {
     "another version": (
         "probe",
         lambda f: edit(f / "config.json", lambda v: v.update(format_version=99)),
-        "expected format antiphase-probe 1, got antiphase-probe 99",
+        "It says format 'antiphase-probe' and format_version 99.",
     ),
     "summary latin": (
         "eval",

@@ -205,7 +205,7 @@ def test_a_failing_cell_is_named_and_the_others_run(model_dir, tmp_path, capsys)
         ({"compare": {"reference": "gspo"}}, "reference 'gspo' is not a method"),
         ({"settings": {"s": {"trian": {}}}}, "unknown key 'trian'. Did you mean 'train'?"),
         ({"settings": ["s"]}, "settings must be a mapping with a name for each entry; got list"),
-        ({"methods": {"dapo": {"preset": "dap"}}, "compare": {}}, "got 'dap'. Did you mean 'dapo'?"),
+        ({"methods": {"dapo": {"preset": "dap"}}, "compare": {}}, "'dap' is not a preset. Did you mean 'dapo'?"),
         (
             {"methods": {"dapo": {"epsilom": 1}}, "compare": {}},
             "method 'dapo' of the model 'tiny': unknown key 'epsilom'",
