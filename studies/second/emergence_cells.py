@@ -6,7 +6,6 @@ as without the stop.
 
 import dataclasses
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -33,6 +32,7 @@ from antiphase.models.loading import LoadedModel, inspect_model, load_model, res
 from antiphase.models.weights import weights_digest
 from antiphase.runs.folder_lock import InUseError, locked
 from antiphase.runs.versions import commit, versions
+from antiphase.training.out_folder import write_whole
 
 FORMAT = 1
 
@@ -173,7 +173,8 @@ class Study:
             "training": trained,
             **found,
         }
-        _write(self.out / "cells" / cell.file(step), content)
+        text = json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n"
+        write_whole(self.out / "cells" / cell.file(step), text)
         self._say(f"{cell.file(step)}: measured in {seconds:.0f} s, pass@1 {found['sums']['pass@1']:.2f}")
 
 
@@ -181,13 +182,6 @@ def _facts(training: Training, before: int) -> dict[str, Any]:
     """Return facts about a training: tokens so far, and the mean loss of the steps since the last measurement."""
     losses = training.losses[before:]
     return {"num_tokens": training.num_tokens, "loss": round(sum(losses) / len(losses), 6)}
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file in one moment."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
-    os.replace(part, path)
 
 
 def _check_data(path: Path, data: dict[str, str | None]) -> None:
