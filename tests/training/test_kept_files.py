@@ -83,13 +83,15 @@ def test_a_damaged_file_is_named(tmp_path) -> None:
     with pytest.raises(InvalidInputError, match=r"step-000001\.parquet cannot be read"):
         read_kept(tmp_path)
     pd.DataFrame({"step": [1]}).to_parquet(tmp_path / FOLDER / "step-000001.parquet")
-    with pytest.raises(InvalidInputError, match=r"has other columns .* Missing: prompt_id"):
+    with pytest.raises(
+        InvalidInputError, match=r"does not have the columns of a file of kept rollouts\. Missing: prompt_id"
+    ):
         read_kept(tmp_path)
     (tmp_path / FOLDER / "step-000002.parquet").write_bytes(b"PAR1 and no more")
     notes = []
     assert read_kept(tmp_path, notes).step.tolist() == [0]
     assert len(notes) == 2
-    assert "step-000001.parquet has other columns" in notes[0]
+    assert "step-000001.parquet does not have the columns" in notes[0]
     assert "step-000002.parquet cannot be read" in notes[1]
 
 

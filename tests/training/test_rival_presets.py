@@ -222,9 +222,9 @@ class TestGTPO:
     def test_refused(self, tmp_path):
         with pytest.raises(InvalidInputError, match="token_advantages must be one of none, gtpo"):
             CorRPOConfig(**settings(tmp_path, token_advantages="gpto"))
-        with pytest.raises(InvalidInputError, match="so it needs a verifier"):
+        with pytest.raises(InvalidInputError, match="So it needs a verifier"):
             run(tmp_path, rewards=[SelfCertaintyReward()], train=False, token_advantages="gtpo")
-        with pytest.raises(InvalidInputError, match="so it needs a verifier"):
+        with pytest.raises(InvalidInputError, match="So it needs a verifier"):
             run(tmp_path, rewards=[parity], train=False, token_advantages="gtpo", inversion_combine="only")
         with pytest.raises(InvalidInputError, match="does not go with normalize_then_sum"):
             run(tmp_path, train=False, token_advantages="gtpo", multi_objective_aggregation="normalize_then_sum")
