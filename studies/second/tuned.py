@@ -1,10 +1,12 @@
-"""The best trial of each method of the tuning study, by mean accuracy over its seeds.
+"""The best trials of each method of the tuning, by mean accuracy over seeds.
 
-    python studies/second/tuned.py studies/second/results-tiny-tuning
+    python studies/second/tuned.py studies/second/results-tiny-tuning    # the first round
+    python studies/second/tuned.py studies/second/results-tiny-tuning studies/second/results-tiny-finals
 
-A trial is named METHOD-lrRATE or METHOD-lrRATE-wWEIGHT. If two trials are equally good, the one with the lower
-learning rate wins, then the one with the lower weight. A method whose best learning rate is the highest or the lowest
-that was tried may have a better one outside.
+A second folder holds a second round, with other seeds, of the two best trials of each method. The winner of a method
+is the better one of the two, over the seeds of both rounds. A trial is named METHOD-lrRATE or METHOD-lrRATE-wWEIGHT.
+If two trials are equally good, the one with the lower learning rate comes first, then the one with the lower weight. A
+method whose best learning rate is the highest or the lowest that was tried may have a better one outside.
 """
 
 import argparse
@@ -63,8 +65,12 @@ def trials_of(records: Iterable[Mapping[str, Any]]) -> list[Trial]:
     return trials
 
 
-def best_of(trials: Sequence[Trial]) -> list[Trial]:
-    """Return the best trial of each method, in the order of the methods.
+def best_of(trials: Sequence[Trial], num: int = 1) -> list[Trial]:
+    """Return the best trials of each method, the methods in their order, and the best trial of a method first.
+
+    Args:
+        trials: all trials.
+        num: how many of each method.
 
     Raises:
         ValueError: the methods have unequal numbers of trials, or the trials unequal numbers of seeds. Then the sweep
@@ -73,11 +79,42 @@ def best_of(trials: Sequence[Trial]) -> list[Trial]:
     numbers = {trial.method: sum(each.method == trial.method for each in trials) for trial in trials}
     if len(set(numbers.values())) > 1 or len({trial.num_seeds for trial in trials}) > 1:
         raise ValueError(f"every method needs equally many trials, with equally many seeds each; got {numbers}.")
-    best: dict[str, Trial] = {}
-    for trial in sorted(trials, key=lambda one: (one.learning_rate, one.weight)):
-        if trial.method not in best or trial.accuracy > best[trial.method].accuracy:
-            best[trial.method] = trial
-    return [best[method] for method in dict.fromkeys(trial.method for trial in trials)]
+    best = []
+    for method in numbers:
+        mine = [trial for trial in trials if trial.method == method]
+        best += sorted(mine, key=lambda one: (-one.accuracy, one.learning_rate, one.weight))[:num]
+    return best
+
+
+def both_rounds(first: Sequence[Trial], second: Sequence[Trial]) -> list[Trial]:
+    """Return the trials of the second round, with their accuracies over the seeds of both rounds.
+
+    Args:
+        first: all trials of the first round.
+        second: those of the second round.
+
+    Raises:
+        ValueError: the second round does not hold the two best trials of each method of the first round.
+    """
+    before = {trial[:3]: trial for trial in best_of(first, 2)}
+    if {trial[:3] for trial in second} != set(before):
+        missing = sorted(_name(key) for key in set(before) - {trial[:3] for trial in second})
+        extra = sorted(_name(key) for key in {trial[:3] for trial in second} - set(before))
+        raise ValueError(
+            "the second round must hold the two best trials of each method of the first one. "
+            f"Missing: {', '.join(missing) or 'none'}. Not among the two best: {', '.join(extra) or 'none'}."
+        )
+    joined = []
+    for late in second:
+        early = before[late[:3]]
+        num = early.num_seeds + late.num_seeds
+        mean = (early.accuracy * early.num_seeds + late.accuracy * late.num_seeds) / num
+        joined.append(late._replace(accuracy=mean, num_seeds=num))
+    return joined
+
+
+def _name(key: tuple[str, float, str]) -> str:
+    return f"{key[0]} with {key[1]:g}{f' and weight {key[2]}' if key[2] else ''}"
 
 
 def _accuracy(record: Mapping[str, Any]) -> float:
@@ -86,13 +123,23 @@ def _accuracy(record: Mapping[str, Any]) -> float:
     return sum(values) / len(values)
 
 
+def _trials(results: Path) -> list[Trial]:
+    """Read the trials of a folder of results."""
+    text = (results / "cells.jsonl").read_text(encoding="utf-8")
+    return trials_of(json.loads(line) for line in text.split("\n") if line)
+
+
 def main() -> None:
-    """Print all trials of each method as a Markdown table, the best one in bold."""
+    """Print all trials of each method as a Markdown table, the best ones in bold."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=Path, help="the folder of the tuning study")
-    file = parser.parse_args().results / "cells.jsonl"
-    trials = trials_of(json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line)
-    best = set(best_of(trials))
+    parser.add_argument("results", type=Path, help="the folder of the first round")
+    parser.add_argument("finals", type=Path, nargs="?", help="the folder of the second round, if there is one")
+    args = parser.parse_args()
+    trials = _trials(args.results)
+    best = best_of(trials, 2)
+    if args.finals is not None:
+        trials = both_rounds(trials, _trials(args.finals))
+        best = best_of(trials)
     print("| method | learning rate | weight | mean accuracy | seeds |\n|---|---|---|---|---|")
     for trial in trials:
         mark = "**" if trial in best else ""

@@ -54,9 +54,38 @@ def test_a_name_without_a_learning_rate_is_refused():
         tuned.trials_of([record("grpo", 0.5)])
 
 
+def test_the_second_round_decides_between_the_two_best():
+    first = [record("grpo-lr1e-4", 0.5), record("grpo-lr2e-4", 0.75), record("grpo-lr4e-4", 0.7)]
+    kept = tuned.best_of(tuned.trials_of(first), 2)
+    assert [trial.learning_rate for trial in kept] == [2e-4, 4e-4]
+    second = [record("grpo-lr2e-4", 0.25), record("grpo-lr4e-4", 0.5)]
+    joined = tuned.both_rounds(tuned.trials_of(first), tuned.trials_of(second))
+    assert [(trial.accuracy, trial.num_seeds) for trial in joined] == [(0.5, 2), (pytest.approx(0.6), 2)]
+    assert tuned.best_of(joined)[0].learning_rate == 4e-4
+
+
+def test_a_second_round_of_other_trials_is_refused():
+    first = [record("grpo-lr1e-4", 0.5), record("grpo-lr2e-4", 0.75), record("grpo-lr4e-4", 0.7)]
+    second = [record("grpo-lr1e-4", 0.5), record("grpo-lr2e-4", 0.5)]
+    with pytest.raises(ValueError, match=r"Missing: grpo with 0\.0004\. Not among the two best: grpo with 0\.0001\."):
+        tuned.both_rounds(tuned.trials_of(first), tuned.trials_of(second))
+
+
 def test_the_table_marks_the_best(tmp_path, monkeypatch, capsys):
-    rows = [record("gspo-lr1e-4", 0.5), record("gspo-lr2e-4", 0.625)]
-    (tmp_path / "cells.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    monkeypatch.setattr(sys, "argv", ["tuned.py", str(tmp_path)])
+    rows = [record("gspo-lr1e-4", 0.5), record("gspo-lr2e-4", 0.625), record("gspo-lr4e-4", 0.25)]
+    write(tmp_path / "first", rows)
+    monkeypatch.setattr(sys, "argv", ["tuned.py", str(tmp_path / "first")])
     tuned.main()
-    assert "| gspo | 0.0002 | — | **0.625** | 1 |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "| gspo | 0.0002 | — | **0.625** | 1 |" in printed
+    assert "| gspo | 0.0001 | — | **0.500** | 1 |" in printed
+    assert "| gspo | 0.0004 | — | 0.250 | 1 |" in printed
+    write(tmp_path / "second", [record("gspo-lr1e-4", 0.75), record("gspo-lr2e-4", 0.25)])
+    monkeypatch.setattr(sys, "argv", ["tuned.py", str(tmp_path / "first"), str(tmp_path / "second")])
+    tuned.main()
+    assert "| gspo | 0.0001 | — | **0.625** | 2 |" in capsys.readouterr().out
+
+
+def write(folder, rows):
+    folder.mkdir()
+    (folder / "cells.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
