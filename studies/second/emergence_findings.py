@@ -1,9 +1,8 @@
 """What the cells of the study of emergence say: ρ at a step, its change since step 0, and the contrast of two corpora.
 
 Every ρ here is the mean of the texts' own ρ. The change since step 0 is paired: the same text (or the same question of
-a rollout) is compared with itself. With several seeds, the interval is over seeds, and the texts are fixed; with one
-seed, it is over texts, and then it says nothing about a training with another seed. Both are 95 % intervals of
-Student's t.
+a rollout) is compared with itself. With several seeds, the 95 % interval is over seeds and texts, and holds for other
+seeds and other texts; with one seed, it is over texts alone, and says nothing about a training with another seed.
 """
 
 import json
@@ -12,11 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from corpora import CORPORA
 from emergence_settings import ROLLOUTS, UNTRAINED
-from scipy.stats import t as student
 
 from antiphase.runs.table_text import interval_text, signed
+from antiphase.statistics.paired import paired_difference
 
 # A mean over fewer texts than this is not shown in the report; the tables have it.
 LEAST_TEXTS = 6
@@ -27,16 +27,17 @@ class Value(NamedTuple):
 
     Args:
         value, low, high: the mean and its 95 % interval; NaN if undefined.
-        num: what the interval is over: that many seeds, or texts of the only seed.
-        over: `seeds` or `texts`.
-        num_texts: the number of texts with a ρ; the least of the seeds.
+        detectable: the smallest true value that so many seeds and texts tell from 0 in 80 % of cases; NaN if there
+            is no interval.
+        num_seeds: the number of seeds with a measurement; 0 if nothing was measured.
+        num_texts: the number of texts that have a ρ with every seed. The others are left out.
     """
 
     value: float
     low: float
     high: float
-    num: int
-    over: str
+    detectable: float
+    num_seeds: int
     num_texts: int
 
     def __str__(self) -> str:
@@ -139,17 +140,15 @@ def _each(entry: Mapping[str, Any] | None, unit: str, given: str) -> list[float]
 
 
 def _value(by_seed: Sequence[Sequence[float]]) -> Value:
-    """Return the mean over seeds and texts with its interval: over seeds, or over the texts of the only seed."""
-    known = [[value for value in values if not math.isnan(value)] for values in by_seed]
-    known = [values for values in known if values]
-    means = [sum(values) / len(values) for values in known]
-    sample, over = (means, "seeds") if len(means) > 1 else (known[0] if known else [], "texts")
-    if not sample:
-        return Value(math.nan, math.nan, math.nan, 0, over, 0)
-    texts = min(map(len, known))
-    mean = sum(sample) / len(sample)
-    if len(sample) < 2:
-        return Value(mean, math.nan, math.nan, 1, over, texts)
-    variance = sum((value - mean) ** 2 for value in sample) / (len(sample) - 1)
-    half = float(student.ppf(0.975, len(sample) - 1)) * math.sqrt(variance / len(sample))
-    return Value(mean, mean - half, mean + half, len(sample), over, texts)
+    """Return the mean over seeds and texts with its interval.
+
+    Args:
+        by_seed: for each seed, the values of the same texts in the same order; NaN where undefined. A seed without
+            values was not measured.
+    """
+    measured = [values for values in by_seed if values]
+    if not measured:
+        return Value(math.nan, math.nan, math.nan, math.nan, 0, 0)
+    table = np.array(measured, dtype=np.float64)
+    found = paired_difference(table, np.zeros_like(table), paired_seeds=True)
+    return Value(found.difference, found.low, found.high, found.minimum_detectable, len(measured), found.num_problems)

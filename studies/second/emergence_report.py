@@ -53,7 +53,7 @@ def _long_table(cells: Cells) -> pd.DataFrame:
             for texts, estimator, unit, given in _measured(cells):
                 place = (corpus, step, texts, estimator, unit, given)
                 level, change = cells.level(*place), cells.change(*place)
-                if level.num:
+                if level.num_seeds:
                     keys = ("corpus", "step", "texts", "estimator", "unit", "given")
                     ends = {"change": change.value, "change_low": change.low, "change_high": change.high}
                     rows.append({**dict(zip(keys, place, strict=True)), **level._asdict(), **ends})
@@ -105,8 +105,8 @@ def _report(cells: Cells, num_cells: int) -> str:
         "# Does inversion emerge with SFT?",
         f"{len(cells)} of {num_cells} measurements are stored.",
         "ρ by sentence is the mean of the texts' own ρ, by `own` (mean strength of a sentence's tokens). Brackets are "
-        "95 % intervals: over seeds, or, where there is one seed, over texts. An interval over texts says nothing "
-        "about a training with another seed. No interval is corrected for the number of comparisons.",
+        "95 % intervals over seeds and texts; where there is one seed, over texts alone. An interval over texts alone "
+        "says nothing about a training with another seed. No interval is corrected for the number of comparisons.",
     ]
     if not cells.corpora:
         return "\n\n".join([*parts, "No training has a measurement yet."]) + "\n"
@@ -118,7 +118,9 @@ def _report(cells: Cells, num_cells: int) -> str:
             for step in cells.steps(corpus)[1:]:
                 changes = [cells.change(corpus, step, texts, given=given) for texts in cells.texts]
                 seeds = str(len(cells.seeds(corpus, step)))
-                rows.append([corpus, str(step), seeds, *(str(change) if change.num else "—" for change in changes)])
+                rows.append(
+                    [corpus, str(step), seeds, *(str(change) if change.num_seeds else "—" for change in changes)]
+                )
         parts.append(
             markdown_table(("trained on", "step", "seeds", *(f"on {_words(name)}" for name in cells.texts)), rows)
         )
@@ -141,7 +143,7 @@ def _contrasts(cells: Cells) -> list[str]:
             continue
         for step in sorted({*cells.steps("reasoning")} & {*cells.steps(other)} - {0}):
             found = [cells.contrast("reasoning", other, step, texts) for texts in cells.texts]
-            rows.append([other, str(step), *(str(each) if each.num else "—" for each in found)])
+            rows.append([other, str(step), *(str(each) if each.num_seeds else "—" for each in found)])
     if not rows:
         return []
     header = ("other corpus", "step", *(f"on {_words(name)}" for name in cells.texts))
@@ -167,7 +169,7 @@ def _units(cells: Cells) -> list[str]:
     for texts, estimator, unit, given in _measured(cells):
         if given == "none" and texts in ("reasoning", ROLLOUTS):
             changes = [cells.change(name, cells.steps(name)[-1], texts, estimator, unit) for name in cells.corpora]
-            rows.append([_words(texts), estimator, unit, *(str(each) if each.num else "—" for each in changes)])
+            rows.append([_words(texts), estimator, unit, *(str(each) if each.num_seeds else "—" for each in changes)])
     header = [f"{name}, step {cells.steps(name)[-1]}" for name in cells.corpora]
     return [
         "## Units and estimators: change of ρ at the last step",

@@ -4,11 +4,13 @@ import json
 import math
 
 import emergence_findings
+import numpy as np
 import pandas as pd
 import pytest
 from emergence_findings import Cells
 from emergence_report import write_findings
-from scipy import stats
+
+from antiphase.statistics.paired import paired_difference
 
 
 def measurement(corpus, seed, step, **each):
@@ -36,46 +38,51 @@ ROWS = [
 ]
 
 
-def interval(values):
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return sum(values) / len(values) - half, sum(values) / len(values) + half
+def expected(table):
+    """The mean of a table of seeds and texts with its interval."""
+    table = np.array(table)
+    found = paired_difference(table, np.zeros_like(table), paired_seeds=True)
+    return found.difference, found.low, found.high
 
 
 def test_before_training_the_interval_is_over_texts_and_not_over_equal_seeds():
     found = Cells(ROWS).level("reasoning", 0, "reasoning")
-    assert (found.value, found.num, found.over) == (pytest.approx(0.2), 3, "texts")
-    assert (found.low, found.high) == pytest.approx(interval([0.2, 0.4, 0.0]))
+    assert (found.value, found.num_seeds, found.num_texts) == (pytest.approx(0.2), 1, 3)
+    assert found[:3] == pytest.approx(expected([[0.2, 0.4, 0.0]]))
 
 
-def test_a_change_is_paired_by_text_and_its_interval_is_over_seeds():
+def test_a_change_is_paired_by_text_and_its_interval_is_over_seeds_and_texts():
     found = Cells(ROWS).change("reasoning", 25, "reasoning")
-    by_seed = [(-0.4 - 0.3 - 0.2) / 3, (-0.2 - 0.3) / 2]
-    assert (found.value, found.num, found.over) == (pytest.approx(sum(by_seed) / 2), 2, "seeds")
-    assert (found.low, found.high) == pytest.approx(interval(by_seed))
+    # The second text has no ρ before training, and the last one none with seed 1.
+    table = [[-0.4, -0.3], [-0.2, -0.3]]
+    assert found[:3] == pytest.approx(expected(table))
+    assert (found.value, found.num_seeds, found.num_texts) == (pytest.approx(-0.3), 2, 2)
+    assert found.high - found.low > 0.2
 
 
 def test_rollouts_are_paired_with_those_of_the_same_seed():
     found = Cells(ROWS).change("reasoning", 25, "rollouts")
-    by_seed = [(-0.4 - 0.3 - 0.3 - 0.2) / 4, (-0.2 - 0.2 - 0.2) / 3]
-    assert found.value == pytest.approx(sum(by_seed) / 2)
+    assert found.value == pytest.approx((-0.4 - 0.3 - 0.2 - 0.2 - 0.2 - 0.2) / 6)
 
 
 def test_one_seed_has_an_interval_over_texts():
     found = Cells(ROWS).change("base", 25, "reasoning")
-    assert (found.num, found.over) == (3, "texts")
-    assert (found.low, found.high) == pytest.approx(interval([0.1, 0.0, 0.2]))
+    assert (found.num_seeds, found.num_texts) == (1, 3)
+    assert found[:3] == pytest.approx(expected([[0.1, 0.0, 0.2]]))
+    assert found.detectable > found.value - found.low
 
 
 def test_one_text_has_no_interval_and_none_is_undefined():
     one = emergence_findings._value([[0.25, math.nan]])
     assert (str(one), math.isnan(one.low)) == ("not enough data (1 texts)", True)
     assert str(emergence_findings._value([[], [math.nan]])) == "undefined"
+    assert emergence_findings._value([[]]).num_seeds == 0
 
 
 def test_a_contrast_is_paired_by_seed_and_text():
     found = Cells(ROWS).contrast("reasoning", "base", 25, "reasoning")
     assert found.value == pytest.approx((-0.5 - 0.4 - 0.3 - 0.4) / 4)
-    assert (found.num, found.num_texts) == (4, 4)
+    assert (found.num_seeds, found.num_texts) == (1, 4)
 
 
 def test_few_texts_are_not_enough_data():
