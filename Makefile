@@ -47,9 +47,14 @@ $(VENV)/.train: pyproject.toml constraints.txt $(VENV)/.demo | $(BIN)/python
 train: $(VENV)/.train ## train the embedded model with CorR-PO: it learns to add (40 steps of about 38 s, and evaluations)
 	$(BIN)/antiphase train --config recipes/smollm2-sums/recipe.yaml --out runs/train-$$(date +%Y%m%d-%H%M%S)
 
-study: $(VENV)/.train ## the tables and figures of the first study, from its stored results (a minute)
-	$(BIN)/antiphase sweep studies/first/tiny.yaml
-	$(BIN)/antiphase sweep studies/first/smollm2.yaml
+# Sweeps of the second study; a file joins the list when some of its cells are stored.
+SECOND := tiny-tuning
+study: $(VENV)/.train ## the tables and figures of both studies, from their stored cells (two minutes)
+	$(BIN)/antiphase sweep studies/first/tiny.yaml --tables
+	$(BIN)/antiphase sweep studies/first/smollm2.yaml --tables
+	$(BIN)/python studies/second/emergence.py studies/second/emergence.yaml --out studies/second/results-emergence --tables
+	for name in $(SECOND); do $(BIN)/antiphase sweep studies/second/$$name.yaml --tables || exit 1; done
+	$(BIN)/python studies/second/verdict.py
 
 # No embedded model, no browser, no training, no process that verifies; and of these tests none that simulates how often an
 # interval covers the truth.

@@ -70,6 +70,11 @@ class Cells:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def rows(self) -> list[Mapping[str, Any]]:
+        """All measurements."""
+        return list(self._rows.values())
+
     def steps(self, corpus: str) -> list[int]:
         """Return the steps at which a corpus was measured with at least one seed, ascending, beginning with 0."""
         return [0, *sorted({step for name, _, step in self._rows if name == corpus and step})]

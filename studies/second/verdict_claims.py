@@ -1,0 +1,289 @@
+"""The paper's claims, each with the paper's number and with what the stored cells of this study say."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from emergence_findings import Cells, Value
+from emergence_settings import ROLLOUTS
+
+from antiphase.runs.table_text import signed
+
+NOT_RUN = "not run yet"
+FOR, AGAINST, SMALLER, UNDECIDED = "for", "against", "smaller than the paper's", "not enough data"
+# The post's changes of ρ by type in the first 200 steps of SFT: Qwen and Llama.
+SFT_CHANGES = (-0.137, -0.504)
+# CorR-PO minus GRPO in the paper's averages, in points.
+GAINS = {"Qwen2.5-Math-7B": 2.4, "Qwen3-4B": 0.0, "Qwen3-1.7B": -1.5}
+# What 1,000 steps of RL on Qwen2.5-Math-7B change ρ by, in the paper: GRPO and CorR-PO.
+RL_CHANGES = {"grpo": -0.130, "corr-po": -0.192}
+# The folders of the sweeps, each with what it trains.
+SWEEPS = {"tiny": "tiny models", "tiny-long": "tiny models, 3× the steps", "smollm2": "SmolLM2-135M"}
+
+
+_GAIN, _CONTROL = "CorR-PO solves more than GRPO", "A control of CorR-PO solves more than GRPO"
+# The methods that are compared with GRPO, each with the claim that it tests.
+_COMPARED = {
+    "corr-po": _GAIN, "corr-po-dapo": _GAIN, "corr-po-centered": _GAIN, "corr-po-gated": _GAIN,
+    "shuffled": _CONTROL, "random": _CONTROL,
+}  # fmt: skip
+
+
+class Finding(NamedTuple):
+    """What was found on one claim at one scale.
+
+    Args:
+        claim: the claim.
+        paper: the paper's number.
+        scale: the model and the number of seeds and texts or problems.
+        what: what our number is.
+        value, low, high: our number and its 95 % interval; NaN if it was not measured.
+        detectable: the smallest true value that the data tell from 0 in 80 % of cases; NaN if unknown.
+        unit: `ρ` or `points`.
+        verdict: what our number says about the claim.
+        mind: what would change our mind.
+    """
+
+    claim: str
+    paper: str
+    scale: str
+    what: str
+    value: float
+    low: float
+    high: float
+    detectable: float
+    unit: str
+    verdict: str
+    mind: str
+
+    @property
+    def text(self) -> str:
+        """Our number with its interval; a dash if there is none."""
+        if math.isnan(self.value):
+            return "—"
+        if self.unit == "points":
+            ends = "" if math.isnan(self.low) else f" [{_points(self.low)}, {_points(self.high)}]"
+            return f"{_points(self.value)}{ends} points"
+        return f"{signed(self.value)}" + (
+            "" if math.isnan(self.low) else f" [{signed(self.low)}, {signed(self.high)}]"
+        )
+
+    @property
+    def power(self) -> str:
+        """`detectable` as text; a dash if it is unknown."""
+        if math.isnan(self.detectable):
+            return "—"
+        return f"{100 * self.detectable:.1f} points" if self.unit == "points" else f"{self.detectable:.2f}"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def judged(value: Value, sign: int, size: float | None = None) -> str:
+    """Return what a value says about a claim that it has a sign.
+
+    Args:
+        value: the value with its interval.
+        sign: +1 or −1, the sign that the claim says.
+        size: the paper's value; None if the paper gives none.
+
+    Returns:
+        `for` if the interval lies on the claimed side of 0, and `against` if it lies on the other one. If it contains
+        0, it is `smaller than the paper's` if it does not contain the paper's value, and `not enough data` if it does.
+        Where one seed was run, the verdict says so.
+    """
+    if value.num_seeds == 0 or math.isnan(value.value):
+        return NOT_RUN
+    if math.isnan(value.low):
+        return UNDECIDED
+    if sign * (value.low if sign > 0 else value.high) > 0:
+        verdict = FOR
+    elif sign * (value.high if sign > 0 else value.low) < 0:
+        verdict = AGAINST
+    elif size is not None and not value.low <= size <= value.high:
+        verdict = SMALLER
+    else:
+        verdict = UNDECIDED
+    return verdict if value.num_seeds > 1 else f"{verdict} (one seed)"
+
+
+def findings(folder: Path) -> list[Finding]:
+    """Return all findings, in the order of the claims.
+
+    Args:
+        folder: the folder of the study, which holds its folders of results.
+    """
+    cells = Cells.read(folder / "results-emergence")
+    return [*_emergence(cells), *_cause(cells), *_chain(cells), *_gains(folder), *_signature(folder), *_layers(folder)]
+
+
+def _emergence(cells: Cells) -> list[Finding]:
+    """SFT on reasoning makes ρ negative."""
+    claim = "SFT on reasoning turns ρ negative"
+    paper = f"{signed(SFT_CHANGES[0])} and {signed(SFT_CHANGES[1])} by type after 200 steps (two models)"
+    mind = "the same table for a base model of 1 B or more parameters and 1,000 steps"
+    found = []
+    for texts, unit, given, what in (
+        (ROLLOUTS, "type", "none", "own rollouts, by type"),
+        (ROLLOUTS, "step", "none", "own rollouts, by sentence"),
+        ("reasoning", "step", "none", "held-out reasoning texts, by sentence"),
+        ("reasoning", "step", "length+position", "the same, length and position held fixed"),
+    ):
+        value = _last_change(cells, "reasoning", texts, unit, given)
+        # The published numbers are by type, so only that row is compared with them.
+        verdict = judged(value, -1, SFT_CHANGES[0] if unit == "type" else None)
+        found.append(_rho(claim, paper, f"change of ρ, {what}", value, verdict, mind))
+    return found
+
+
+def _cause(cells: Cells) -> list[Finding]:
+    """It is the reasoning, and not the fit to any text."""
+    claim = "It is the reasoning that does it"
+    mind = "a training on reasoning and one on its control that differ on texts of both kinds"
+    found = []
+    for other in ("base", "sentences-shuffled"):
+        for texts, words in (("reasoning", "held-out reasoning texts"), (ROLLOUTS, "own rollouts")):
+            step = max({*cells.steps("reasoning")} & {*cells.steps(other)}, default=0)
+            value = cells.contrast("reasoning", other, step, texts) if step else _NOTHING
+            what = f"ρ by sentence on {words} after SFT on reasoning, minus that after SFT on {other}"
+            found.append(_rho(claim, "no control", what, value, judged(value, -1), mind))
+    return found
+
+
+def _chain(cells: Cells) -> list[Finding]:
+    """The links of the paper's chain from entropy to strength."""
+    claim = "Low entropy, large logit, large hidden state, large gradient"
+    mind = "a model without RMSNorm before its head, in which the last link is positive"
+    found = []
+    for link, sign, words in (
+        ("entropy–logit", -1, "entropy and the token's logit"),
+        ("logit–hidden", 1, "the logit and ‖h‖ after the last norm"),
+        ("hidden–strength", 1, "‖h‖ after the last norm and the strength"),
+        ("hidden_before–strength", 1, "‖h‖ before the last norm and the strength"),
+    ):
+        values = [value for row in cells.rows for value in _link(row, link)]
+        if values:
+            held = sum(sign * value > 0 for value in values) / len(values)
+            mean = sum(values) / len(values)
+            verdict = FOR if held > 0.95 else AGAINST if held < 0.05 else "mixed"
+            what = f"rank correlation of {words}; its range over {len(values)} checkpoints and texts"
+            ends = (min(values), max(values))
+        else:
+            mean, ends, verdict, what = math.nan, (math.nan, math.nan), NOT_RUN, f"rank correlation of {words}"
+        paper = "positive, by argument" if sign > 0 else "negative, by argument"
+        found.append(Finding(claim, paper, "SmolLM2-135M", what, mean, *ends, math.nan, "ρ", verdict, mind))
+    return found
+
+
+def _link(row: Mapping[str, Any], link: str) -> list[float]:
+    """Return the value of a link by `own` for each set of texts of a measurement."""
+    entries = [entry for entry in row["entries"] if entry["estimator"] == "own" and link in entry.get("chain", {})]
+    return [entry["chain"][link]["value"] for entry in entries if entry["chain"][link]["value"] is not None]
+
+
+def _gains(folder: Path) -> list[Finding]:
+    """CorR-PO is better than GRPO, and its controls are not."""
+    paper = ", ".join(f"{_points(gain / 100)} ({model})" for model, gain in GAINS.items())
+    mind = "three seeds of studies/paper/qwen3-1.7b.yaml"
+    found = []
+    for name, models in SWEEPS.items():
+        if not _tasks(folder, name):
+            found.append(_nothing(_GAIN, paper, models, "accuracy", mind))
+        for task, group in _tasks(folder, name).items():
+            for method, claim in _COMPARED.items():
+                value = _difference(group, method, "accuracy")
+                if value.num_seeds:
+                    number = "no control" if claim == _CONTROL else paper
+                    scale = f"{models}, {task}; {_counted(value.num_seeds, 'seed')}"
+                    what = f"accuracy of {method} minus grpo"
+                    verdict = judged(value, 1, max(GAINS.values()) / 100)
+                    found.append(Finding(claim, number, scale, what, *value[:4], "points", verdict, mind))
+    return found
+
+
+def _signature(folder: Path) -> list[Finding]:
+    """RL moves ρ down, and CorR-PO moves it further."""
+    mind = "ρ of the rollouts along studies/paper/qwen3-1.7b.yaml"
+    found = []
+    for name, models in SWEEPS.items():
+        for task, group in _tasks(folder, name).items():
+            before, corr = _difference(group, "base", "inversion"), _difference(group, "corr-po", "inversion")
+            extra = RL_CHANGES["corr-po"] - RL_CHANGES["grpo"]
+            for claim, what, paper, value in (
+                ("RL makes ρ more negative", "ρ by sentence after grpo, minus before", RL_CHANGES["grpo"], before),
+                (
+                    "CorR-PO makes ρ more negative than GRPO",
+                    "ρ by sentence of corr-po minus grpo",
+                    extra,
+                    _minus(corr),
+                ),
+            ):
+                scale = f"{models}, {task}; {_counted(value.num_seeds, 'seed')}"
+                verdict = judged(value, -1, paper)
+                found.append(Finding(claim, signed(paper), scale, what, *value[:4], "ρ", verdict, mind))
+    return found
+
+
+def _layers(folder: Path) -> list[Finding]:
+    """Each single layer helps, deeper ones more, all together most."""
+    claim, mind = "Each single layer helps, deeper ones more, all most", "studies/paper/layers.yaml"
+    paper = "each layer above GRPO (one run each)"
+    found = []
+    for name, models in {"tiny-layers": "a tiny model with 6 layers", "smollm2-layers": "SmolLM2-135M"}.items():
+        if not _tasks(folder, name):
+            found.append(_nothing(claim, paper, models, "accuracy", mind))
+        for task, group in _tasks(folder, name).items():
+            for entrant in group["entrants"]:
+                value = _difference(group, entrant["name"], "accuracy")
+                if value.num_seeds and entrant["name"] != "base":
+                    scale = f"{models}, {task}; {_counted(value.num_seeds, 'seed')}"
+                    what = f"accuracy of {entrant['name']} minus grpo"
+                    found.append(Finding(claim, paper, scale, what, *value[:4], "points", judged(value, 1), mind))
+    return found
+
+
+_NOTHING = Value(math.nan, math.nan, math.nan, math.nan, 0, 0)
+
+
+def _last_change(cells: Cells, corpus: str, texts: str, unit: str, given: str) -> Value:
+    """Return the change of ρ since step 0 at the last step of a corpus; nothing if it was not trained on yet."""
+    step = cells.steps(corpus)[-1]
+    return cells.change(corpus, step, texts, unit=unit, given=given) if step else _NOTHING
+
+
+def _rho(claim: str, paper: str, what: str, value: Value, verdict: str, mind: str) -> Finding:
+    scale = f"SmolLM2-135M; {_counted(value.num_seeds, 'seed')}, {_counted(value.num_texts, 'text')}"
+    return Finding(claim, paper, scale, what, *value[:4], "ρ", verdict, mind)
+
+
+def _nothing(claim: str, paper: str, scale: str, what: str, mind: str) -> Finding:
+    return Finding(claim, paper, scale, what, *_NOTHING[:4], "points", NOT_RUN, mind)
+
+
+def _counted(num: int, what: str) -> str:
+    return f"{num} {what}{'' if num == 1 else 's'}"
+
+
+def _tasks(folder: Path, name: str) -> Mapping[str, Any]:
+    """Return the comparisons of a sweep by model and task; empty if it has none yet."""
+    path = folder / f"results-{name}" / "tables" / "findings.json"
+    return json.loads(path.read_text(encoding="utf-8"))["groups"]["tasks"] if path.is_file() else {}
+
+
+def _difference(group: Mapping[str, Any], method: str, metric: str) -> Value:
+    """Return how a method differs from the sweep's reference; nothing if it was not run, or is the reference."""
+    rows = [entrant for entrant in group["entrants"] if entrant["name"] == method]
+    found = rows[0]["differences"].get(metric) if rows else None
+    if found is None:
+        return _NOTHING
+    keys = ("difference", "low", "high", "minimum_detectable")
+    numbers = [math.nan if found[key] is None else float(found[key]) for key in keys]
+    return Value(*numbers, min(found["num_seeds_left"], found["num_seeds_right"]), found["num_problems"])
+
+
+def _minus(value: Value) -> Value:
+    """Return the value with the opposite sign, such as that of ρ = −ι."""
+    return value._replace(value=-value.value, low=-value.high, high=-value.low)

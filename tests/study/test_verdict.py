@@ -1,0 +1,92 @@
+"""The verdict of the second study: how numbers become verdicts, what is missing, and the files."""
+
+import json
+import math
+
+import pytest
+import verdict
+from emergence_findings import Value
+from emergence_rows import ROWS
+from verdict_claims import NOT_RUN, findings, judged
+
+
+def difference(value, half, seeds=5):
+    return {
+        "difference": value, "low": value - half, "high": value + half, "minimum_detectable": 1.4 * half,
+        "num_seeds_left": seeds, "num_seeds_right": seeds, "num_problems": 100,
+    }  # fmt: skip
+
+
+def store(folder, name, **rows):
+    """Write what a sweep would have found: for each method, its differences from grpo."""
+    entrants = [{"name": "grpo", "differences": {}}]
+    entrants += [{"name": method.replace("_", "-"), "differences": found} for method, found in rows.items()]
+    path = folder / f"results-{name}" / "tables" / "findings.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"groups": {"tasks": {"64x2 · mod3": {"entrants": entrants}}}}))
+
+
+@pytest.mark.parametrize(
+    ("value", "sign", "size", "verdict"),
+    [
+        (Value(-0.3, -0.4, -0.2, 0.1, 3, 12), -1, -0.137, "for"),
+        (Value(0.3, 0.2, 0.4, 0.1, 3, 12), -1, -0.137, "against"),
+        (Value(0.0, -0.1, 0.1, 0.1, 3, 12), -1, -0.137, "smaller than the paper's"),
+        (Value(0.0, -0.2, 0.2, 0.1, 3, 12), -1, -0.137, "not enough data"),
+        (Value(0.0, -0.1, 0.1, 0.1, 3, 12), 1, None, "not enough data"),
+        (Value(0.02, 0.01, 0.03, 0.1, 5, 100), 1, 0.024, "for"),
+        (Value(-0.02, -0.03, -0.01, 0.1, 5, 100), 1, 0.024, "against"),
+        (Value(-0.3, -0.4, -0.2, 0.1, 1, 12), -1, -0.137, "for (one seed)"),
+        (Value(-0.3, math.nan, math.nan, math.nan, 2, 1), -1, None, "not enough data"),
+        (Value(math.nan, math.nan, math.nan, math.nan, 0, 0), -1, None, NOT_RUN),
+    ],
+)
+def test_verdicts(value, sign, size, verdict):
+    assert judged(value, sign, size) == verdict
+
+
+def test_nothing_was_run(tmp_path):
+    (tmp_path / "results-emergence" / "cells").mkdir(parents=True)
+    found = findings(tmp_path)
+    assert {one.verdict for one in found} == {NOT_RUN}
+    assert {one.text for one in found} == {"—"}
+
+
+def test_what_the_cells_say(tmp_path):
+    cells = tmp_path / "results-emergence" / "cells"
+    cells.mkdir(parents=True)
+    for number, row in enumerate(ROWS):
+        (cells / f"{number}.json").write_text(json.dumps(row))
+    store(
+        tmp_path, "tiny",
+        base={"accuracy": difference(-0.3, 0.1), "inversion": difference(-0.2, 0.05)},
+        corr_po={"accuracy": difference(0.05, 0.01), "inversion": difference(0.1, 0.02)},
+        shuffled={"accuracy": difference(-0.05, 0.01)},
+    )  # fmt: skip
+    by_what = {one.what: one for one in findings(tmp_path)}
+    sentence = by_what["change of ρ, held-out reasoning texts, by sentence"]
+    assert (sentence.value, sentence.scale) == (pytest.approx(-0.3), "SmolLM2-135M; 2 seeds, 2 texts")
+    gain = by_what["accuracy of corr-po minus grpo"]
+    assert (gain.text, gain.power, gain.verdict) == ("+5.0 [+4.0, +6.0] points", "1.4 points", "for")
+    assert gain.scale == "tiny models, 64x2 · mod3; 5 seeds"
+    assert by_what["accuracy of shuffled minus grpo"].verdict == "against"
+    # The inversion is −ρ: GRPO raises it by 0.2 above the base, and so lowers ρ.
+    moved = by_what["ρ by sentence after grpo, minus before"]
+    assert (moved.value, moved.low, moved.verdict) == (pytest.approx(-0.2), pytest.approx(-0.25), "for")
+    further = by_what["ρ by sentence of corr-po minus grpo"]
+    assert (further.value, further.low, further.high) == pytest.approx((-0.1, -0.12, -0.08))
+    link = by_what["rank correlation of entropy and the token's logit; its range over 9 checkpoints and texts"]
+    assert (link.value, link.verdict) == (-0.5, "for")
+
+
+def test_the_files(tmp_path):
+    (tmp_path / "results-emergence" / "cells").mkdir(parents=True)
+    store(tmp_path, "tiny", corr_po={"accuracy": difference(0.05, 0.01)}, base={"accuracy": difference(0.0, 0.2)})
+    text = verdict.write_verdict(tmp_path)
+    assert text == (tmp_path / "verdict.md").read_text()
+    assert "| +5.0 [+4.0, +6.0] points |" in text
+    assert "+2.4 (Qwen2.5-Math-7B), +0.0 (Qwen3-4B), −1.5 (Qwen3-1.7B)" in text
+    first = (tmp_path / "figures" / "verdict.png").read_bytes()
+    verdict.write_verdict(tmp_path)
+    assert first[:4] == b"\x89PNG"
+    assert first == (tmp_path / "figures" / "verdict.png").read_bytes()
