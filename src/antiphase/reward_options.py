@@ -8,10 +8,12 @@ from typing import Literal, get_args
 
 Combine = Literal["penalty", "sum", "centered", "gated", "only"]
 Undefined = Literal["neutral", "zero", "worst"]
+Tied = Literal["keep", "skip"]
 Schedule = Literal["constant", "warmup", "linear", "cosine"]
 
 COMBINES: tuple[Combine, ...] = get_args(Combine)
 UNDEFINED: tuple[Undefined, ...] = get_args(Undefined)
+TIED: tuple[Tied, ...] = get_args(Tied)
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
 DEFAULT_WARMUP = 0.1

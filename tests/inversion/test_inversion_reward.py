@@ -223,6 +223,24 @@ class TestCombine:
             reward.combine(facts_of(-1.0, 1.0), task, group_size=2)
 
     @pytest.mark.parametrize("combine", ["penalty", "sum", "centered", "gated"])
+    def test_tied_groups_can_be_skipped(self, combine):
+        # The first group is all right, the second mixed, the third all wrong; the last one has one task reward.
+        task, scores = t(1, 1, 1, 0, 0, 0, NAN, 1), facts_of(0.8, 0.2, 0.5, -0.5, NAN, 0.4, 0.1, 0.9)
+        found = {}
+        for tied in ("keep", "skip"):
+            reward = InversionReward(InversionSpec(combine=combine, weight=0.5, tied=tied))
+            found[tied] = reward.combine(scores, task, group_size=2, accepted=reward.spec.accepts(task))
+        kept, skipped = found["keep"], found["skip"]
+        assert skipped.reward[[0, 1, 4, 5, 7]].tolist() == [1, 1, 0, 0, 1]
+        assert skipped.advantage[[0, 1, 4, 5, 6, 7]].tolist() == [0] * 6
+        for name in ("reward", "advantage"):
+            assert torch.equal(getattr(skipped, name)[2:4], getattr(kept, name)[2:4])
+        # Some term of the mode was there to skip.
+        changed = torch.cat([kept.reward - skipped.reward, kept.advantage - skipped.advantage])
+        assert changed[~changed.isnan()].abs().max() > 0.05
+        assert kept.metrics == pytest.approx(skipped.metrics, nan_ok=True)
+
+    @pytest.mark.parametrize("combine", ["penalty", "sum", "centered", "gated"])
     def test_weight_0_is_the_task_reward(self, combine):
         task = torch.tensor([0.3, 1.0, 0.7, 0.1])
         found = InversionReward(InversionSpec(combine=combine, weight=0.0)).combine(

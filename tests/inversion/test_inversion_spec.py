@@ -51,8 +51,8 @@ class TestConfig:
     def test_passes_every_value_on(self) -> None:
         values = {
             "weight": 0.3, "combine": "gated", "unit": "type", "segment": "answer", "splitter": "line",
-            "step_strength": "joint",
-            "min_steps": 4, "undefined": "worst", "estimator": "full", "layers": "last-2", "projections": "QV",
+            "step_strength": "joint", "min_steps": 4,
+            "undefined": "worst", "tied": "skip", "estimator": "full", "layers": "last-2", "projections": "QV",
             "norm": "frobenius", "target": "logprob", "targets_per_rollout": 3, "token_budget": 99,
             "correlation": "pearson", "min_tokens": 5, "shrink": 2.0, "clip": 0.5, "schedule": "cosine",
             "warmup_steps": 7.0, "control": "random", "verifier": "right", "accept": 0.25, "alarm": "drop",
@@ -79,6 +79,8 @@ class TestConfig:
         ({"alarm_window": 7}, "at least 8"),
         ({"accept": float("nan")}, "inversion_accept is NaN"),
         ({"combine": "only", "weight": 0.0}, "no reward at all"),
+        ({"tied": "mask"}, "inversion_tied must be one of keep, skip"),
+        ({"combine": "only", "tied": "skip"}, "does not go with inversion_combine='only'"),
         ({"segment": "both"}, "inversion_segment must be one of all, thought, answer"),
         ({"splitter": "sentense"}, "Did you mean 'sentence'"),
         ({"projections": ""}, "projections is empty"),

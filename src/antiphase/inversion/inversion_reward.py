@@ -19,7 +19,7 @@ from antiphase.errors import InvalidInputError, NonFiniteError, UnsupportedModel
 from antiphase.inversion.equal_rollouts import chosen_rows, first_of_equals, spread_rows
 from antiphase.inversion.inversion_spec import InversionSpec
 from antiphase.inversion.rollout_facts import RolloutFacts, RolloutIds
-from antiphase.inversion.step_metrics import step_metrics
+from antiphase.inversion.step_metrics import step_metrics, tied_groups
 from antiphase.inversion.token_facts import TokenFacts
 from antiphase.models.architecture import unwrap
 from antiphase.models.loading import LoadedModel
@@ -200,6 +200,8 @@ class InversionReward:
     ) -> CombinedRewards:
         """Combine task rewards and inversion by the formula of `inversion_term`, and compute the step's metrics.
 
+        If `spec.tied` is `skip`, inversion adds nothing in groups whose task rewards are all equal.
+
         Args:
             facts: the facts of the rollouts of all processes. The rollouts of one prompt form a group, and stand next
                 to one another.
@@ -236,6 +238,9 @@ class InversionReward:
             undefined=cast(Undefined, spec.undefined),
             excluded=excluded,
         )
+        if spec.tied == "skip":
+            tied = tied_groups(task, group_size).repeat_interleave(group_size)
+            term = InversionTerm(term.reward.masked_fill(tied, 0.0), term.advantage.masked_fill(tied, 0.0))
         seen = ~task.isnan() if judged is None else judged.cpu()
         metrics = step_metrics(facts, task, right, judged=seen, group_size=group_size, weight=weight)
         if accepted is None:

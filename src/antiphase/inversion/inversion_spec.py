@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 from antiphase.errors import InvalidInputError
 from antiphase.inversion.alarm import ALARM_ACTIONS
-from antiphase.reward_options import COMBINES, SCHEDULES, UNDEFINED, Schedule, weight_at
+from antiphase.reward_options import COMBINES, SCHEDULES, TIED, UNDEFINED, Schedule, weight_at
 from antiphase.score_spec import CONTROLS, Control, ScoreSpec
 from antiphase.signal_spec import (
     METHODS,
@@ -66,6 +66,8 @@ class InversionSpec:
         min_steps: if the unit is `step`, a rollout with fewer steps has no score.
         undefined: what a rollout without a score counts as: `neutral` (the mean of its group), `zero` (ρ = 0) or
             `worst` (ρ = 1); see `inversion_term`.
+        tied: what happens in tied groups, whose task rewards are all equal: `keep` the inversion term, as the paper
+            does, or `skip` it, so that such a group trains as it does without antiphase.
         estimator: how gradient strengths are computed: `own`, `last` or `full`; see `SignalSpec`.
         layers: which layers are measured: `all`, `last`, `last-K`, or indices such as `0,3,-1`.
         projections: which of the attention projections Q, K, V, O are measured, such as `QKVO`.
@@ -103,6 +105,7 @@ class InversionSpec:
     step_strength: str = _option("mean", "strength of a step: mean (of its tokens) or joint")
     min_steps: int = _option(MIN_STEPS, "rollouts with fewer steps have no score")
     undefined: str = _option("neutral", "what an undefined correlation counts as: neutral, zero or worst")
+    tied: str = _option("keep", "in groups whose task rewards are all equal: keep the inversion term, or skip it")
     estimator: str = _option("own", "own, last or full")
     layers: str = _option("all", "all, last, last-K, or indices such as 0,3,-1")
     projections: str = _option("QKVO", "which of Q, K, V, O")
@@ -137,6 +140,11 @@ class InversionSpec:
                 "inversion_combine='only' with inversion_weight 0 leaves no reward at all. Set inversion_weight above "
                 "0, or choose another inversion_combine."
             )
+        if self.combine == "only" and self.tied == "skip":
+            raise InvalidInputError(
+                "inversion_tied='skip' does not go with inversion_combine='only', which does not train on task "
+                "rewards. Set inversion_tied='keep', or choose another inversion_combine."
+            )
         if not (0 <= self.warmup_steps < math.inf):
             raise InvalidInputError(f"inversion_warmup_steps must be 0 or positive; got {self.warmup_steps}.")
         if self.alarm_window < 8:
@@ -155,6 +163,7 @@ class InversionSpec:
         check_one_of("inversion_segment", self.segment, SEGMENTS)
         check_one_of("inversion_step_strength", self.step_strength, STEP_STRENGTHS)
         check_one_of("inversion_undefined", self.undefined, UNDEFINED)
+        check_one_of("inversion_tied", self.tied, TIED)
         check_one_of("inversion_schedule", self.schedule, SCHEDULES)
         check_one_of("inversion_control", self.control, CONTROLS)
         check_one_of("inversion_correlation", self.correlation, METHODS)

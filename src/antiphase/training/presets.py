@@ -216,6 +216,7 @@ _PAPER_TERM: dict[str, Any] = {
     "inversion_splitter": "sentence",
     "inversion_step_strength": "joint",
     "inversion_undefined": "neutral",
+    "inversion_tied": "keep",
     "inversion_estimator": "full",
     "inversion_layers": "all",
     "inversion_projections": "QKVO",

@@ -118,6 +118,7 @@ OWN_FIELDS: tuple[str, ...] = (
 BEFORE_THE_FIELD: Mapping[str, object] = {
     "inversion_unit": "token",
     "inversion_undefined": "neutral",
+    "inversion_tied": "keep",
     "inversion_segment": "all",
     "inversion_splitter": DEFAULT_SPLITTER,
     "inversion_step_strength": "mean",
