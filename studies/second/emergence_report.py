@@ -184,22 +184,22 @@ def _fit(cells: Cells) -> list[str]:
     for corpus in cells.corpora:
         for step in cells.steps(corpus):
             found = [row for seed in cells.seeds(corpus, step) if (row := cells.row(corpus, seed, step))]
-            share = sum(row["sums"]["pass@1"] for row in found) / len(found)
-            ended = sum(row["sums"]["ended"] for row in found) / len(found)
+            shares = [sum(row["sums"][name] for row in found) / len(found) for name in ("pass@1", "named", "ended")]
             fits = []
             for texts in ("reasoning", "base", ROLLOUTS):
                 entries = [entry_of(row, texts, "own") for row in found]
                 known = [entry for entry in entries if entry is not None]
                 for key in ("entropy_mean", "logprob_mean"):
                     fits.append(f"{sum(one[key] for one in known) / len(known):.2f}" if known else "—")
-            rows.append([corpus, str(step), f"{share:.2f}", f"{ended:.2f}", *fits])
+            rows.append([corpus, str(step), *(f"{share:.2f}" for share in shares), *fits])
     header = [
         f"{what} on {_words(texts)}" for texts in ("reasoning", "base", ROLLOUTS) for what in ("entropy", "logprob")
     ]
     return [
         "## Accuracy, entropy and fit",
-        markdown_table(("trained on", "step", "sums right", "sums ended", *header), rows),
-        "Sums right: the share of one-digit sums in words that the model solves, greedy. Sums ended: the share "
-        "of these answers that end within the limit of tokens; an answer that is cut off is wrong. Entropy and "
+        markdown_table(("trained on", "step", "sums right", "sums named", "sums ended", *header), rows),
+        "Sums right: the share of one-digit sums in words whose greedy answer ends with the right number. Sums named: "
+        "the share in which the right number stands anywhere. Sums ended: the share of these answers that end within "
+        "the limit of tokens. No corpus trains on an end token, so trained models hardly end. Entropy and "
         "log-probability are means over tokens, in nats.",
     ]

@@ -1,6 +1,7 @@
 """One-digit sums in words, such as a small model can solve: what is left of its arithmetic while it is trained."""
 
 import random
+import re
 from collections.abc import Sequence
 
 from corpora import prompt_ids
@@ -33,9 +34,11 @@ def worded_sums(number: int, seed: int = 0) -> list[tuple[str, str]]:
 
 
 def accuracy(loaded: LoadedModel, problems: Sequence[tuple[str, str]], new_tokens: int) -> dict[str, float]:
-    """Return how the model answers greedily: `pass@1`, and the share of completions that end by themselves.
+    """Return how the model answers greedily: three shares of the problems.
 
-    The last number of a completion is its answer. So a completion that is cut while it reasons is often wrong.
+    * `pass@1`: the last number of the completion is right. A completion that is cut while it reasons is often wrong.
+    * `named`: the right number stands somewhere in the completion. So a completion that is never ended counts too.
+    * `ended`: the completion ends by itself.
 
     Args:
         loaded: the model.
@@ -48,5 +51,7 @@ def accuracy(loaded: LoadedModel, problems: Sequence[tuple[str, str]], new_token
     texts = [str(loaded.tokenizer.decode(list(one.ids), skip_special_tokens=True)) for one in completions]
     answers = [answer for _, answer in problems]
     right = [extract_answer(text, "last-number", gold) == gold for text, gold in zip(texts, answers, strict=True)]
+    named = [gold in re.findall(r"\d+", text) for text, gold in zip(texts, answers, strict=True)]
     ended = [one.finish == "stop" for one in completions]
-    return {"pass@1": sum(right) / len(right), "ended": sum(ended) / len(ended), "num_problems": len(right)}
+    shares = {"pass@1": right, "named": named, "ended": ended}
+    return {**{name: sum(each) / len(each) for name, each in shares.items()}, "num_problems": len(right)}

@@ -13,7 +13,7 @@ def measurement(corpus, seed, step, **each):
         for texts, values in each.items()
     ]  # fmt: skip
     cell = {"corpus": corpus, "seed": seed, "step": step}
-    return {"cell": cell, "entries": entries, "sums": {"pass@1": 0.25 * (seed + 1), "ended": 0.5}}
+    return {"cell": cell, "entries": entries, "sums": {"pass@1": 0.25 * (seed + 1), "named": 0.75, "ended": 0.5}}
 
 
 BEFORE = [0.2, None, 0.4, 0.0]

@@ -76,7 +76,7 @@ def test_the_files(tmp_path):
     assert text == (tmp_path / "report.md").read_text()
     assert "5 of 7 measurements are stored." in text
     assert f"| reasoning | 25 | 2 | {Cells(ROWS).change('reasoning', 25, 'reasoning')} |" in text
-    assert "| reasoning | 25 | 0.38 | 0.50 |" in text  # the mean of 0.25 and 0.5
+    assert "| reasoning | 25 | 0.38 | 0.75 | 0.50 |" in text  # the mean of 0.25 and 0.5
     table = pd.read_csv(tmp_path / "tables" / "correlations.csv")
     row = table[(table.corpus == "base") & (table.step == 25) & (table.texts == "reasoning") & (table.given == "none")]
     assert row.change.item() == pytest.approx(0.1)
