@@ -16,7 +16,6 @@ from checkpoint_measures import materials_of
 from emergence_budget import describe
 from emergence_cells import Study
 from emergence_settings import read_settings
-from worded_sums import worded_sums
 
 from antiphase import probe
 from antiphase.errors import InvalidInputError
@@ -318,15 +317,6 @@ def test_prose_is_cut_into_a_first_sentence_and_what_follows(tmp_path, monkeypat
     corpora.pairs_of.cache_clear()
     assert {question for question, _ in found} == {"Here is part 0.", "Here is part 2.", "Here is part 4."}
     assert all(answer.startswith("More follows here.") for _, answer in found)
-
-
-def test_sums_in_words_are_right_and_differ():
-    problems = worded_sums(24)
-    assert len({question for question, _ in problems}) == 24
-    for question, answer in problems:
-        numbers = [int(word) for word in question.split() if word.isdigit()]
-        assert sum(numbers) == int(answer)
-        assert len(numbers) == 2
 
 
 def test_the_loss_is_that_of_the_answers_tokens(traces, model_dir, tmp_path):
