@@ -1,4 +1,4 @@
-"""Keeps some rollouts of a training token by token, so that the page of the training shows what the policy wrote.
+"""Keeps some rollouts of a training with their tokens, so that the run's HTML page can show what the policy wrote.
 
 For each generation batch, `CorRPOTrainer` calls the class `Keeper` three times: before the rollouts are measured,
 after the rewards are combined, and after TRL has computed the advantages. Keeping changes no number of the training.
@@ -27,17 +27,17 @@ from antiphase.training.trainer_config import CorRPOConfig
 
 @dataclasses.dataclass(frozen=True)
 class RewardedBatch:
-    """The numbers of a generation batch after the task rewards were combined with inversion.
+    """The scores and rewards of a generation batch, after the task rewards were combined with inversion.
 
-    The tensors have a number for each rollout of all processes; NaN where undefined.
+    Each tensor has a number for each rollout of all processes; NaN where the number is undefined.
 
     Args:
-        facts: the numbers that are known about each rollout, such as its inversion and its length.
-        group_size: number of rollouts of a prompt.
+        facts: what was measured on each rollout, such as its inversion and its length.
+        group_size: number of rollouts of each prompt.
         weight: λ, the weight of inversion.
-        task: the weighted sum of the task rewards.
-        reward: the task reward plus λ times the term of inversion.
-        by_function: for each reward function, the rewards that it gave.
+        task: the task reward of each rollout: the weighted sum of the rewards of all reward functions.
+        reward: the task reward plus λ times the inversion term.
+        by_function: the rewards that each reward function gave, by the name of the function.
     """
 
     facts: RolloutFacts
@@ -51,8 +51,8 @@ class RewardedBatch:
 class Keeper(TrainerCallback):  # type: ignore[misc]
     """Writes the kept rollouts of a training to its folder; `kept_rule` says which rollouts are kept.
 
-    If there are several processes, the kept rollouts can be those of any process. Each process sends its own to the
-    main process, which writes the file.
+    If there are several processes, any of them can have rollouts that are kept. It sends them to the main process,
+    which writes the file.
 
     Args:
         config: the trainer's arguments. With `keep_rollouts` 0, nothing is kept.
@@ -73,7 +73,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         self._places: list[int] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Set an older folder aside, or remove the files that a resumed training will write again.
+        """Prepare the folder: rename an older folder, or remove the files that a resumed training will write again.
 
         Raises:
             InvalidInputError: rollouts are to be kept, and the folder for them cannot be made.
@@ -103,9 +103,9 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         """Choose the rollouts of a batch that are kept. Make a table row for each chosen rollout of this process.
 
         Args:
-            batch: the numbers of the batch, with the rollouts of all processes.
-            own: the numbers of the rollouts of this process, with the signals of their tokens.
-            reader: the rollouts of this process, with how each of them ended.
+            batch: the scores and rewards of the rollouts of all processes.
+            own: what was measured on the rollouts of this process, with the signals of their tokens.
+            reader: the token ids of the rollouts of this process, and how each rollout ended.
             process: the index of this process, counted from 0.
         """
         if self._step is None or reader is None:
@@ -119,7 +119,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         ]
 
     def write(self, output: Mapping[str, Any], *, is_main_process: bool) -> None:
-        """Add the advantages to the rows, and write the rows of all processes.
+        """Add the advantages to the table rows that `take` made, and write the rows of all processes to a file.
 
         Args:
             output: the batch of this process, as TRL's `_generate_and_score_completions` returned it. Its entry
@@ -141,7 +141,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         self._done, self._step, self._rows, self._places = self._step, None, [], []
 
     def _of_batch(self, batch: RewardedBatch, place: int) -> dict[str, Any]:
-        """Return the columns that hold one number of a rollout, by name.
+        """Return the columns of a rollout's table row that hold its ids, settings, scores and rewards, by name.
 
         `place` is the index of the rollout in the batch of all processes.
         """
@@ -167,7 +167,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         }
 
     def _of_tokens(self, own: RolloutFacts, reader: CompletionReader, row: int) -> dict[str, Any]:
-        """Return the columns that hold the texts and the signals of a rollout, by name.
+        """Return the columns of a rollout's table row that hold its texts, tokens and signals, by name.
 
         `row` is the index of the rollout among those of this process.
         """
@@ -188,5 +188,5 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
 
 
 def _known(value: float) -> float | None:
-    """Return None in place of a number that is undefined."""
+    """Return the number, or None if it is NaN or infinite."""
     return value if math.isfinite(value) else None

@@ -98,8 +98,8 @@ def parse_recipe(arguments: Sequence[str]) -> Recipe:
         arguments: the words after `antiphase train`.
 
     Raises:
-        InvalidInputError: a key or flag is unknown (the message names the nearest), a value is of the wrong type, or
-            values do not fit together.
+        InvalidInputError: a key or flag is unknown (the message suggests the most similar one), a value is of the
+            wrong type, or values do not fit together.
     """
     parser = _Parser((RunOptions, ModelConfig, CorRPOConfig), prog="antiphase train", allow_abbrev=False)
     for action in parser._actions:
@@ -179,7 +179,7 @@ FIRST_RELEASE = {"inversion_unit": "token", "inversion_estimator": "own"}
 
 
 def is_former(given: Mapping[str, Any]) -> bool:
-    """Return whether a recipe was written for the first release, and must be read as that release read it.
+    """Return whether a recipe was written for the first release. It must then be read as the first release read it.
 
     The first release computed ρ over tokens, by the estimator `own`. A recipe was written for it if
     `inversion_combine` has one of the values that existed then, and no option is set that was added later.

@@ -104,8 +104,8 @@ def checked(function: Any, reader: Callable[[], CompletionReader | None] = lambd
 
     Args:
         function: the reward function.
-        reader: returns the reader that makes the batch's texts for a `ReadingReward`, or None if there is no reader.
-            Every other function gets the texts of TRL.
+        reader: a function that returns the present `CompletionReader`, or None if there is none. A `ReadingReward`
+            gets the texts of this reader. Every other function gets the texts of TRL.
     """
     if isinstance(function, str | torch.nn.Module | SignalReward) or not callable(function):
         return function
@@ -129,7 +129,7 @@ def checked(function: Any, reader: Callable[[], CompletionReader | None] = lambd
 
 
 def unwrapped(function: Any) -> Any:
-    """Return the reward function that `checked` wraps; another function is returned unchanged."""
+    """Return the reward function inside a wrapper of `checked`. A function without a wrapper is returned unchanged."""
     return getattr(function, "__wrapped__", function)
 
 

@@ -47,9 +47,9 @@ def gtpo_advantages(
     Here h_t is the number of wrong rollouts that have a position t, and k runs over these. So in wrong rollouts, the
     tokens of low entropy lose most.
 
-    The advantages are the rewards r̃ minus their mean, divided by their standard deviation. The mean and the standard
-    deviation are those of all tokens of the group's right rollouts; for wrong rollouts, those of all tokens of the
-    group's wrong rollouts. So the mean advantage of the right rollouts is 0, and that of the wrong rollouts is 0 too.
+    The advantages are the rewards r̃ minus their mean, divided by their standard deviation. For right rollouts, both
+    are taken over all tokens of the group's right rollouts. For wrong rollouts, they are taken over all tokens of the
+    group's wrong rollouts. So the mean advantage is 0 among the right rollouts, and also among the wrong rollouts.
     GTPO therefore does not prefer right rollouts to wrong rollouts. It only distinguishes tokens among the right
     rollouts, and tokens among the wrong rollouts.
 
@@ -63,7 +63,7 @@ def gtpo_advantages(
         entropy: the entropy at each token, in nats.
         mask: which tokens are trained on.
         group_size: number of rollouts of each prompt.
-        share: α₂.
+        share: the weight α₂.
 
     Returns:
         float64 advantages; 0 for tokens that are not trained on.

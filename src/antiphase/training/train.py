@@ -213,7 +213,10 @@ def _trainer(
 
 
 def _policy(recipe: Recipe, tokenizer: Any, ends: Sequence[int]) -> Any:
-    """Return the model's name, which TRL loads; or the loaded model, if the recipe gives it further end tokens."""
+    """Return the policy as TRL's trainer takes it: the model's name, or the loaded model.
+
+    The model is loaded here only if the recipe gives it further end tokens.
+    """
     name = recipe.model.model_name_or_path
     if not ends:
         return name
@@ -258,7 +261,7 @@ def _print_recipe(recipe: Recipe, num_training: int, num_held_out: int) -> None:
 
 
 def _items_of(config: Any) -> str:
-    """Return what ρ is computed over as text, such as `step (sentence, joint)`."""
+    """Return a text that says what ρ is computed over, such as `step (sentence, joint)`."""
     unit = str(config.inversion_unit)
     how = f" ({config.inversion_splitter}, {config.inversion_step_strength})" if unit == "step" else ""
     of = "" if config.inversion_segment == "all" else f" of the {config.inversion_segment}"

@@ -1,9 +1,10 @@
 """The class `CorRPOTrainer`: TRL's `GRPOTrainer` with the inversion score in its reward (docs/training.md).
 
-TRL generates, scores, normalises and updates. This trainer adds a column to the rewards and, in the mode
-`centered`, a term to the advantages. The column holds scores that are measured on exactly the token ids that TRL
-sampled, by the code of `antiphase probe`. The column is the last one, and is there only while TRL scores a batch;
-see `reward_column`. None of TRL's arithmetic is repeated here, so every loss and option of GRPO works.
+TRL generates, scores, normalises and updates. This trainer adds a column to the rewards. With
+`inversion_combine="centered"`, it also adds a term to the advantages. The column holds inversion scores, measured on
+exactly the token ids that TRL sampled, by the code of `antiphase probe`. It is the last column, and is there only
+while TRL scores a batch; see `reward_column`. None of TRL's arithmetic is repeated here, so every loss and option of
+GRPO works.
 """
 
 import time
@@ -59,7 +60,7 @@ class CorRPOTrainer(SharingTrainer):
         reward_funcs: the task rewards. `SelfCertaintyReward`, `NegativeEntropyReward` and `MajorityVoteReward` may be
             among them.
         args: a `CorRPOConfig`.
-        positional, named: the other arguments of `GRPOTrainer`, in its order.
+        positional, named: the other arguments of `GRPOTrainer`: positional ones in its order, and keyword ones.
 
     Raises:
         HostError: the installed TRL lacks something that antiphase relies on.
@@ -126,7 +127,7 @@ class CorRPOTrainer(SharingTrainer):
 
     @property
     def inversion_weight(self) -> float:
-        """The weight λ of inversion at the current step; 0 after the collapse alarm dropped it."""
+        """The weight λ of inversion at the current step; 0 after the collapse alarm has switched inversion off."""
         config = cast(CorRPOConfig, self.args)
         return 0.0 if self.watch.dropped else config.weight_at(self.state.global_step, self.state.max_steps)
 
@@ -243,7 +244,11 @@ class CorRPOTrainer(SharingTrainer):
     def _combine(self, rewards: Tensor) -> CombinedRewards:
         """Replace the column of scores by the term that `inversion_combine` makes of them, and log the metrics.
 
-        `rewards` has the rollouts of all processes, and is changed in place.
+        Args:
+            rewards: the rewards `[rollout, function]` of the rollouts of all processes. They are changed in place.
+
+        Returns:
+            the rewards of all rollouts after the combination, with the term.
         """
         facts = cast(RolloutFacts, self._measured).gathered(self._gathered)
         task_columns = self._without_own(rewards).cpu().double()
@@ -281,7 +286,7 @@ class CorRPOTrainer(SharingTrainer):
         )
 
     def _without_own(self, columns: Tensor) -> Tensor:
-        """Return the rewards `[rollout, function]` without the column of the inversion reward."""
+        """Return a tensor whose last axis is the reward functions, without the column of the inversion reward."""
         return torch.cat([columns[..., : self._column], columns[..., self._column + 1 :]], dim=-1)
 
     def _record(self, combined: CombinedRewards) -> None:

@@ -49,7 +49,7 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
         keep_rollouts: number of rollouts of a batch that are kept token by token in the run's folder; 0 keeps none.
             Whole groups are kept if the number is at least `num_generations`. `kept_rule` says of which batches.
         share_logprobs: whether the old log-probabilities of the tokens come from the measurement of inversion, where
-            TRL would compute them in a forward pass of its own. The numbers change by rounding. See `shared_logprobs`.
+            TRL would compute them in a forward pass of its own. They differ by rounding alone. See `shared_logprobs`.
 
     Raises:
         InvalidInputError: a value is not one of its option's choices, or is outside its range.
@@ -91,7 +91,7 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
         return InversionSpec(**{o.name: getattr(self, PREFIX + o.name) for o in _OPTIONS}, seed=self.seed)
 
     def score_spec(self) -> ScoreSpec:
-        """Return the options from which the scores of rollouts are made."""
+        """Return the options that say how the scores of a rollout are computed from its signals."""
         return self.inversion_spec().score_spec()
 
     def splitter(self) -> Splitter:
@@ -99,7 +99,7 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
         return self.inversion_spec().step_splitter()
 
     def signal_spec(self) -> SignalSpec:
-        """Return the options of the measurement; see `InversionSpec.signal_spec`."""
+        """Return the options that say what is measured, and how; see `InversionSpec.signal_spec`."""
         return self.inversion_spec().signal_spec()
 
     def weight_at(self, step: int, max_steps: int) -> float:
