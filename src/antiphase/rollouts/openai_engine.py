@@ -121,7 +121,8 @@ class OpenaiGenerator(Generator):
     async def _ask(self, bodies: dict[int, dict[str, Any]], finished: Callable[[int, Answer], None]) -> Outcome:
         """Send a request for each row, and return how the batch ended.
 
-        `finished` is called with the row and the answer of each request that succeeds."""
+        `finished` is called with the row and the answer of each request that succeeds.
+        """
         stop, url = asyncio.Event(), f"{self._options.base_url}/completions"
         async with Client(self._options, stop) as client:
 

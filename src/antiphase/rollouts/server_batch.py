@@ -1,4 +1,4 @@
-"""Runs many requests to a server at the same time, until all are done, one has failed for good, or time has run out."""
+"""Runs many requests to a server at the same time, until all are done, one has failed for good, or time is up."""
 
 import asyncio
 import concurrent.futures

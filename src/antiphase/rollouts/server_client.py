@@ -174,7 +174,7 @@ class Client(contextlib.AbstractAsyncContextManager["Client"]):
         return RefusedError(f"{url} refused the request with {quote.rstrip('.')}.{hint}", status)
 
     def _hidden(self, text: str) -> str:
-        """Return the text without the server's key."""
+        """Return the text with `***` in place of the server's key."""
         return text if self._key is None else text.replace(self._key, "***")
 
     async def _pause(self, seconds: float) -> None:

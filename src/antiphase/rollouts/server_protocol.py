@@ -190,7 +190,7 @@ def _count(value: Any) -> int | None:
 def _ids(*values: Any) -> tuple[int, ...] | None:
     """Return the first of the values that is a list of token ids; None if there is none.
 
-    An empty list of llama.cpp means that it was not asked to return ids, so an empty list does not count.
+    An empty list does not count, since llama.cpp returns one if it was not asked for ids.
     """
     for value in values:
         if isinstance(value, list) and value:

@@ -1,7 +1,7 @@
 """The class `InversionCallback` measures the inversion of a model while any Hugging Face trainer trains it.
 
-The callback works in supervised fine-tuning, RL and every other training. It only measures. To train on inversion, use
-`CorRPOTrainer`.
+Inversion is −ρ, where ρ is the correlation of token entropy and gradient strength. The callback works in supervised
+fine-tuning, RL and every other training. It only measures. To train on inversion, use `CorRPOTrainer`.
 """
 
 from collections.abc import Sequence

@@ -43,7 +43,7 @@ class ConsoleCallback(TrainerCallback):  # type: ignore[misc]
             self._began, self._first = time.monotonic(), state.global_step
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Print the line of this log, if the log has the metrics of a measured batch."""
+        """Print a line for this log, if the log has the metrics of a measured batch."""
         if not state.is_world_process_zero or not logs or "inversion/mean" not in logs:
             return
         done = state.global_step - self._first

@@ -69,7 +69,7 @@ def chat_options(recipe: Recipe, moment: str | None = None) -> ChatOptions:
 
     Args:
         recipe: the run's recipe.
-        moment: the time that the template takes for the present, in ISO format; None means the real present time.
+        moment: the time that the template uses as the current time, in ISO format; None means the real time.
     """
     variables = cast("dict[str, Any] | None", recipe.config.chat_template_kwargs)
     return ChatOptions(variables, recipe.options.fold_system, moment=moment)
@@ -132,7 +132,7 @@ def held_out(recipe: Recipe, tokenizer: Any, problems: Sequence[Problem], moment
         recipe: the run's recipe.
         tokenizer: the model's tokenizer.
         problems: the held-out problems.
-        moment: the time that the chat template takes for the present, in ISO format.
+        moment: the time that the chat template uses as the current time, in ISO format.
     """
     config = recipe.config
     sampling = Sampling(

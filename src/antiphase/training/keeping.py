@@ -73,7 +73,9 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         self._places: list[int] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Prepare the folder: rename an older folder, or remove the files that a resumed training will write again.
+        """Prepare the folder of kept rollouts.
+
+        An older folder is renamed. If the training is resumed, the files that it will write again are removed instead.
 
         Raises:
             InvalidInputError: rollouts are to be kept, and the folder for them cannot be made.
@@ -124,8 +126,8 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         Args:
             output: the batch of this process, as TRL's `_generate_and_score_completions` returned it. Its entry
                 `advantages` has one number for each rollout, `[rollout]`, or one for each token, `[rollout, token]`.
-                If there is one for each token, the mean over the tokens that are trained on is kept; None if there are
-                no such tokens.
+                If there is one for each token, the row gets the mean over the tokens that are trained on; None if
+                there are no such tokens.
             is_main_process: whether this process writes the file.
         """
         if self._step is None:

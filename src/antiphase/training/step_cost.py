@@ -43,7 +43,7 @@ class StepPlan:
         prompt_tokens: number of tokens of a prompt.
         completion_tokens: number of tokens of a completion.
         estimator: `own`, `last`, `full`, or `none`, which measures nothing.
-        unit: what has a strength: each `token`, or each `step` (a sentence of the rollout).
+        unit: `token` measures the strength of tokens; `step` measures the joint strength of each sentence.
         measured: number of tokens of each rollout whose strength `last` and `full` measure, if the unit is `token`.
         step_tokens: number of tokens of a sentence.
         token_budget: the greatest number of tokens in one measuring pass.

@@ -73,7 +73,7 @@ class TrainResult:
     Args:
         folder: the run's folder.
         summary: the content of summary.json; None after an interruption or a dry run.
-        interrupted: whether Ctrl-C or SIGTERM stopped the run, with a checkpoint.
+        interrupted: whether Ctrl-C or SIGTERM stopped the run. A checkpoint was then saved.
     """
 
     folder: Path

@@ -1,6 +1,7 @@
 """The class `CorRPOConfig`: TRL's `GRPOConfig` with the options of the inversion term added.
 
-The added options, their defaults and their checks are those of `InversionSpec`. The options of GRPO are not changed.
+Most of the added options are those of `InversionSpec`, with its defaults and its checks. The options of GRPO are not
+changed.
 """
 
 import os

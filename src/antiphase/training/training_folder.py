@@ -20,7 +20,7 @@ MOMENT = "chat_template_moment"
 
 
 def prompt_moment(folder: Path) -> str:
-    """Return the time that the chat template takes for the present, in ISO format.
+    """Return the time that the chat template uses as the current time, in ISO format.
 
     It is the time at which the run in the folder began, or the present time if the folder holds no run. All processes
     return the same time, which the main process chooses.
@@ -66,7 +66,7 @@ def prepared(folder: Path, recipe: Recipe, moment: str | None = None) -> Iterato
     Args:
         folder: the run's folder.
         recipe: the run's options.
-        moment: the time that the chat template takes for the present, in ISO format; None if it uses no time.
+        moment: the time that the chat template uses as the current time, in ISO format; None if it uses no time.
 
     Raises:
         InvalidInputError: the folder holds something that is no training run, a finished run, or a run with other
