@@ -40,7 +40,7 @@ class KeptRollout:
 
 
 class KeptRollouts:
-    """The file of the finished rollouts of one batch.
+    """A file that holds the finished rollouts of one batch.
 
     Args:
         path: the file; None keeps nothing.

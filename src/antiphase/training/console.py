@@ -93,7 +93,7 @@ class Interruption(TrainerCallback):  # type: ignore[misc]
         print("\nstopping after this step, with a checkpoint; press Ctrl-C again to stop at once", flush=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """Save a checkpoint and stop, if any process was asked to stop."""
+        """Let the trainer save a checkpoint and stop, if any process got a signal."""
         asked = self.asked
         if self.accelerator.num_processes > 1:
             flag = torch.tensor([float(asked)], device=self.accelerator.device)

@@ -1,7 +1,7 @@
-"""Decides which rollouts of a training are kept token by token: at which steps, and of which groups of the batch.
+"""Decides which rollouts of a training are kept in files: those of which steps, and of which groups of the batch.
 
-The rule uses only the settings of a run, the seed and the number of the step. So every process applies it alone, and a
-resumed run keeps the same batches as one that was not interrupted. This module imports no torch and no TRL.
+The rule uses only the settings of a run, the seed and the number of the step. So every process can apply it alone, and
+a resumed run keeps the same rollouts as one that was not interrupted. This module imports no torch and no TRL.
 """
 
 import math

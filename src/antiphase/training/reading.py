@@ -55,7 +55,7 @@ class ReadingTrainer(TimedTrainer):
         cast(CompletionReader, self._reader).logged = logged
 
     def _taken_extras(self, count: int) -> list[dict[str, Any]]:
-        """Take the columns that reward functions logged for the table of completions from TRL, and return them.
+        """Return the columns that reward functions logged for TRL's table of completions, and delete them in TRL.
 
         Args:
             count: number of rollouts of this process.
@@ -72,6 +72,9 @@ class ReadingTrainer(TimedTrainer):
         return extras
 
     def _give_extras(self, extras: Sequence[Mapping[str, Any]]) -> None:
-        """Give the logged columns of the final batch to TRL, which adds them to its table."""
+        """Give the values that `_taken_extras` returned back to TRL, for the rollouts of the final batch.
+
+        TRL adds them to its table of completions.
+        """
         for name in dict.fromkeys(name for row in extras for name in row):
             self._pending_extra_logs[name] = [row.get(name) for row in extras]

@@ -47,7 +47,7 @@ FREE_ON_RESUME = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """A resolved recipe.
+    """A recipe after its file, the flags, the preset and the defaults were merged.
 
     Args:
         options: antiphase's own options.

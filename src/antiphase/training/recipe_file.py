@@ -14,7 +14,7 @@ def nearest(name: str, known: Mapping[str, Any]) -> str:
 
 
 def typed(key: str, value: Any, action: argparse.Action, where: str) -> Any:
-    """Return a value of a recipe's YAML file, converted to the type of the flag of this name.
+    """Return a value of a recipe's YAML file, converted to the type of the flag that has the key's name.
 
     YAML reads `1e-5` as a string, which becomes a number here. If the flag takes several values, a single value
     becomes a list of one.

@@ -113,7 +113,10 @@ class ResamplingTrainer(ReadingTrainer):
         return [place for place in range(len(self.reward_funcs)) if place != self._column]
 
     def _judging_weights(self) -> Tensor:
-        """Return the weight of each task function; 0 for a function that reads the policy's distributions."""
+        """Return the weights of the task functions in the choice of the groups to replace.
+
+        They are the reward weights, but 0 for a function that reads the policy's distributions.
+        """
         signals = [isinstance(self.reward_funcs[place], SignalReward) for place in self._tasks()]
         return self._task_weights.double().masked_fill(torch.tensor(signals, dtype=torch.bool), 0.0)
 

@@ -1,4 +1,7 @@
-"""Lists and checks the names of reward functions, without importing the functions. `reward_names` makes them."""
+"""Lists and checks the names of reward functions, without importing the functions.
+
+The module `reward_names` makes the functions.
+"""
 
 import math
 import re

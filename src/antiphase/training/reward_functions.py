@@ -129,7 +129,7 @@ def checked(function: Any, reader: Callable[[], CompletionReader | None] = lambd
 
 
 def unwrapped(function: Any) -> Any:
-    """Return the reward function inside a wrapper of `checked`. A function without a wrapper is returned unchanged."""
+    """Return the original reward function, without the wrapper that `checked` may have put around it."""
     return getattr(function, "__wrapped__", function)
 
 
@@ -222,7 +222,10 @@ class MajorityVoteReward(ReadingReward):
         finishes: Sequence[str] | None = None,
         **_: Any,
     ) -> list[float]:
-        """Return 1 or 0 for each completion of this process, by the votes of the groups of all processes."""
+        """Return 1 for each completion whose answer has the most votes in its group, and 0 for the others.
+
+        A group can be spread over processes, so the answers are gathered from all processes.
+        """
         from accelerate import PartialState
         from accelerate.utils import gather_object
 

@@ -32,8 +32,8 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_exp
 def needs_old_logprobs(args: Any) -> bool:
     """Return whether TRL computes the log-probabilities of the sampling policy for every generation batch.
 
-    The condition is that of TRL's `_generate_and_score_completions`. `SharingTrainer` raises an error at the first
-    batch if it does not hold.
+    The condition is copied from TRL's `_generate_and_score_completions`. If TRL behaves otherwise, `SharingTrainer`
+    raises an error at the first batch.
 
     Args:
         args: the trainer's arguments.

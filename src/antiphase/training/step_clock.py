@@ -145,7 +145,7 @@ class StepTimes(TrainerCallback):  # type: ignore[misc]
         self.trainer, self.trajectory = trainer, Trajectory(Path(trainer.args.output_dir), TIMES)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Begin the file, or continue it. Write a row with the time of the preparation, which belongs to no step."""
+        """Begin the file, or continue it. Write a row with the time of the preparation. Its `num_steps` is 0."""
         if state.is_world_process_zero:
             begin_once(self.trajectory, state)
         self._write(state.global_step, 0)
@@ -160,7 +160,7 @@ class StepTimes(TrainerCallback):  # type: ignore[misc]
             self.trainer._metrics["train"][name].append(value)
 
     def finish(self) -> None:
-        """Write a row with the time after the last step, such as that of an evaluation. The row belongs to no step."""
+        """Write a row with the time after the last step, such as the time of an evaluation. Its `num_steps` is 0."""
         self._write(self.trainer.state.global_step, 0)
 
     def _write(self, step: int, num_steps: int) -> dict[str, float]:

@@ -186,7 +186,7 @@ def step_cost(shape: ModelShape, plan: StepPlan, device: Device, gpus: int) -> S
 def measuring_bytes(shape: ModelShape, plan: StepPlan) -> float:
     """Return the bytes that a measuring pass needs, without those of the weights.
 
-    The factors of the formula are fitted to peaks that were measured on an H100; docs/scaling.md compares both.
+    The factors of the formula are fitted to memory peaks that were measured on an H100; see docs/scaling.md.
     """
     tokens = min(plan.token_budget, plan.rollouts * plan.length)
     if plan.estimator != "own":

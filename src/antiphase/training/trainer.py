@@ -121,7 +121,11 @@ class CorRPOTrainer(SharingTrainer):
         self._column = len(self.reward_funcs)
 
     def know_tags(self, tags: Sequence[tuple[str, str]]) -> None:
-        """Set the pairs of an opening and a closing tag by which `inversion_segment` finds thoughts."""
+        """Set the tags by which the trainer finds the thought in a completion, as `inversion_segment` needs it.
+
+        Args:
+            tags: pairs of the tag that opens a thought and the tag that closes it.
+        """
         self._inversion_reward = replace(self._inversion_reward, tags=tuple(tags))
         self.keeper.tags = tuple(tags)
 

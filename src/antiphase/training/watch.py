@@ -73,7 +73,7 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
             begin_once(self.trajectory, state)
 
     def step(self, step: int, metrics: Mapping[str, float], is_main_process: bool) -> None:
-        """Write the row of a measured batch, and raise the alarm if the last batches show a sign of collapse."""
+        """Write the metrics of a batch to the trajectory, and raise the alarm if the last batches show a sign of collapse."""
         if is_main_process:
             self.trajectory.append("step", step, metrics)
         window = self.config.inversion_alarm_window
@@ -114,7 +114,7 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
         return control
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Mapping[str, Any], **_: Any) -> None:
-        """Write the metrics of an evaluation by TRL to the trajectory."""
+        """Write the metrics of one of TRL's own evaluations to the trajectory."""
         if state.is_world_process_zero:
             numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
             self.trajectory.append("eval", state.global_step, numbers)
