@@ -63,7 +63,7 @@ class CheckedServer:
 
 
 async def check_server(options: ServerOptions, tokenizer: Any, ends: Sequence[int], vocabulary: int) -> CheckedServer:
-    """Check a server, and find out how it is asked.
+    """Check that a server has the measured model and its tokenizer, and find out which form of request it takes.
 
     Args:
         options: the server, and how it is asked.
@@ -72,7 +72,7 @@ async def check_server(options: ServerOptions, tokenizer: Any, ends: Sequence[in
         vocabulary: the number of tokens that the measured model knows.
 
     Raises:
-        InvalidInputError: the server lacks the model, has another tokenizer, or cannot be asked in any way.
+        InvalidInputError: the server lacks the model, has another tokenizer, or takes no known form of request.
         ServerError: the server cannot be reached, or does not answer.
     """
     async with Client(options, asyncio.Event()) as client:

@@ -2,7 +2,7 @@
 
 All rollouts of a prompt form a group. If their task rewards are all equal, the policy learns nothing about the task
 from the group, since advantages are differences within a group. Dynamic sampling replaces groups of this kind by
-groups of further prompts. These are pure functions; `ResamplingTrainer` applies them to TRL's batches.
+groups of further prompts. The functions of this module are pure; `ResamplingTrainer` applies them to TRL's batches.
 """
 
 import hashlib

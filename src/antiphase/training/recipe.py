@@ -181,7 +181,7 @@ FIRST_RELEASE = {"inversion_unit": "token", "inversion_estimator": "own"}
 def is_former(given: Mapping[str, Any]) -> bool:
     """Return whether a recipe was written for the first release. It must then be read as the first release read it.
 
-    The first release computed ρ over tokens, by the estimator `own`. A recipe was written for it if
+    The first release computed ρ over tokens, by the estimator `own`. A recipe counts as written for it if
     `inversion_combine` has one of the values that existed then, and no option is set that was added later.
     """
     names = str(given.get("preset") or "").split("+")

@@ -3,7 +3,7 @@
 OUT/recipe.json        the resolved options, compared on resume
 OUT/trajectory.jsonl   a row for each step, written during training
 OUT/times.jsonl        how long the parts of each step took, written during training
-OUT/kept_rollouts/     with keep_rollouts: some sampled rollouts, token by token, written during training
+OUT/kept_rollouts/     with the option keep_rollouts: some sampled rollouts with their tokens, written during training
 OUT/checkpoint-N/      TRL's checkpoints
 OUT/                   at the end: model, tokenizer, README.md, summary.json, report.html, figures/trajectory.{png,svg}
 """

@@ -136,11 +136,11 @@ class CorRPOTrainer(SharingTrainer):
         return 0.0 if self.watch.dropped else config.weight_at(self.state.global_step, self.state.max_steps)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train, or continue from a checkpoint, with the arguments of `transformers.Trainer.train`.
+        """Train the policy, from the start or from a checkpoint, and return what `transformers.Trainer.train` returns.
 
         Args:
             resume_from_checkpoint: the folder of a checkpoint, or True for the last one in the output directory.
-            args, kwargs: the other arguments.
+            args, kwargs: the other arguments of `transformers.Trainer.train`.
 
         Raises:
             InvalidInputError: the folder is no complete checkpoint of this class, or has other inversion settings.

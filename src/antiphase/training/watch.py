@@ -19,7 +19,7 @@ from antiphase.training.trajectory import Trajectory, begin_once
 
 
 class CollapseWarning(UserWarning):
-    """Warning that a training shows a sign of collapse."""
+    """Warning that a training shows a sign of collapse, such as completions that become much shorter."""
 
 
 class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
@@ -73,7 +73,7 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
             begin_once(self.trajectory, state)
 
     def step(self, step: int, metrics: Mapping[str, float], is_main_process: bool) -> None:
-        """Write the metrics of a batch to the trajectory, and raise the alarm if the last batches show a sign of collapse."""
+        """Write the metrics of a batch to the trajectory. Raise the alarm if the last batches show a sign of collapse."""
         if is_main_process:
             self.trajectory.append("step", step, metrics)
         window = self.config.inversion_alarm_window
