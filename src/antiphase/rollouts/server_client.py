@@ -106,7 +106,9 @@ class Client(contextlib.AbstractAsyncContextManager["Client"]):
     async def ask(
         self, url: str, body: Mapping[str, Any] | None, read: Callable[[Any], Read], *, attempts: int | None = None
     ) -> Read:
-        """Send a request, repeat it if it fails for a passing reason, and return what `read` makes of the answer.
+        """Send a request, and return what `read` makes of the answer.
+
+        The request is repeated if it fails for a reason that may pass.
 
         Args:
             url: the address.

@@ -14,10 +14,10 @@ All servers offer `POST /v1/completions`. They differ in the fields that they ta
 * **transformers serve** takes only text, refuses unknown fields with status 422, and returns only text. It takes a
   whole `GenerationConfig` as JSON (transformers/cli/serving/completion.py in transformers 5.23).
 * **Other services** take OpenAI's own fields
-  (https://platform.openai.com/docs/api-reference/completions/create). OpenAI's refuses unknown ones.
+  (https://platform.openai.com/docs/api-reference/completions/create). OpenAI's own service refuses unknown fields.
 
-`ignore_eos` is never sent. In vLLM it would leave only `stop_token_ids`, which is what is wanted. But in SGLang it
-switches off `stop_token_ids` too, and in llama.cpp it makes end tokens impossible.
+The field `ignore_eos` is never sent. In vLLM it would have the wanted effect: only `stop_token_ids` end a completion.
+But in SGLang it switches off `stop_token_ids` too, and in llama.cpp it makes end tokens impossible.
 """
 
 import json

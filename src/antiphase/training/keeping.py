@@ -51,8 +51,8 @@ class RewardedBatch:
 class Keeper(TrainerCallback):  # type: ignore[misc]
     """Writes the kept rollouts of a training to its folder; `kept_rule` says which rollouts are kept.
 
-    If there are several processes, any of them can have rollouts that are kept. It sends them to the main process,
-    which writes the file.
+    If there are several processes, each sends those of its rollouts that are kept to the main process, which writes
+    the file.
 
     Args:
         config: the trainer's arguments. With `keep_rollouts` 0, nothing is kept.

@@ -87,7 +87,7 @@ def check_parallelism(sizes: Mapping[str, int]) -> None:
 
 
 def check_arguments(args: Any) -> None:
-    """Raise InvalidInputError if a trainer's arguments ask for a way of training that does not allow measuring.
+    """Raise InvalidInputError if a trainer's arguments do not allow inversion to be measured.
 
     `check_launch` does the same for environment variables.
 

@@ -252,7 +252,7 @@ class CorRPOTrainer(SharingTrainer):
             rewards: the rewards `[rollout, function]` of the rollouts of all processes. They are changed in place.
 
         Returns:
-            the rewards of all rollouts after the combination, with the term.
+            the combined rewards of the rollouts of all processes, with the term and the metrics.
         """
         facts = cast(RolloutFacts, self._measured).gathered(self._gathered)
         task_columns = self._without_own(rewards).cpu().double()
@@ -290,7 +290,7 @@ class CorRPOTrainer(SharingTrainer):
         )
 
     def _without_own(self, columns: Tensor) -> Tensor:
-        """Return a tensor whose last axis is the reward functions, without the column of the inversion reward."""
+        """Return `columns` without the inversion reward. The last axis of `columns` is the reward functions."""
         return torch.cat([columns[..., : self._column], columns[..., self._column + 1 :]], dim=-1)
 
     def _record(self, combined: CombinedRewards) -> None:

@@ -43,14 +43,15 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
     `inversion_combine`, … The `seed` is that of `GRPOConfig`.
 
     Args:
-        dynamic_sampling: the greatest number of rounds in which groups of tied task rewards are replaced by groups of
-            further prompts (DAPO's dynamic sampling); 0 replaces none.
+        dynamic_sampling: the greatest number of rounds in which groups with equal task rewards are replaced by groups
+            of further prompts (DAPO's dynamic sampling); 0 replaces none.
         token_advantages: `gtpo` gives every token an advantage of its own, by its entropy; see `gtpo_advantages`.
             `none` keeps TRL's advantages, one for each rollout.
         keep_rollouts: number of rollouts of a batch that are kept token by token in the run's folder; 0 keeps none.
-            Whole groups are kept if the number is at least `num_generations`. `kept_rule` says of which batches.
+            Whole groups are kept if the number is at least `num_generations`. The module `kept_rule` chooses the
+            batches.
         share_logprobs: whether the old log-probabilities of the tokens come from the measurement of inversion, where
-            TRL would compute them in a forward pass of its own. They differ by rounding alone. See `shared_logprobs`.
+            TRL would compute them in a forward pass of its own. Both differ by rounding alone; see `shared_logprobs`.
 
     Raises:
         InvalidInputError: a value is not one of its option's choices, or is outside its range.

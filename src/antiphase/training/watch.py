@@ -73,7 +73,7 @@ class Watch(TrainerCallback, ExportableState):  # type: ignore[misc]
             begin_once(self.trajectory, state)
 
     def step(self, step: int, metrics: Mapping[str, float], is_main_process: bool) -> None:
-        """Write the metrics of a batch to the trajectory. Raise the alarm if the last batches show a sign of collapse."""
+        """Write a batch's metrics to the trajectory. Raise the alarm if the last batches show a sign of collapse."""
         if is_main_process:
             self.trajectory.append("step", step, metrics)
         window = self.config.inversion_alarm_window
