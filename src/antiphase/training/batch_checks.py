@@ -27,7 +27,7 @@ _SHOWN.maxstring = _SHOWN.maxother = 200
 
 
 class UnscoredWarning(UserWarning):
-    """Warning that no reward function gave a reward to some rollouts."""
+    """Warning that some rollouts got no reward from any reward function."""
 
 
 def checked_rollouts(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -145,7 +145,7 @@ def check_finite(rewards: Float[Tensor, "rollout function"], names: Sequence[str
 def warn_unscored(
     unscored: Bool[Tensor, "rollout"], prompts: Sequence[Any], completions: Sequence[Any], step: int, process: int
 ) -> None:
-    """Warn on the main process if no reward function gave a reward to some rollouts of a batch.
+    """Warn on the main process if some rollouts of a batch got no reward from any reward function.
 
     Args:
         unscored: for each rollout of all processes, True if no reward function gave it a reward.

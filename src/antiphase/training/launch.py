@@ -38,7 +38,7 @@ def check_launch(environment: Mapping[str, str]) -> None:
 
 
 def check_environment_of(fsdp: Any, environment: Mapping[str, str]) -> None:
-    """Check the environment variables again when a trainer's arguments are made.
+    """Raise InvalidInputError if the environment does not allow measuring, when a trainer's arguments are made.
 
     Another trainer may have run in this process before. In that case, accelerate has set ACCELERATE_USE_FSDP but not
     FSDP_VERSION, and the earlier trainer may have used FSDP 1 or 2. So FSDP 1 is refused here only if FSDP_VERSION

@@ -51,7 +51,8 @@ class CorRPOConfig(_InversionOptions, GRPOConfig):  # type: ignore[misc]
             Whole groups are kept if the number is at least `num_generations`. The module `kept_rule` chooses the
             batches.
         share_logprobs: whether the old log-probabilities of the tokens come from the measurement of inversion, where
-            TRL would compute them in a forward pass of its own. Both differ by rounding alone; see `shared_logprobs`.
+            TRL would compute them in a forward pass of its own. The two differ by rounding alone; see
+            `shared_logprobs`.
 
     Raises:
         InvalidInputError: a value is not one of its option's choices, or is outside its range.
