@@ -120,7 +120,7 @@ async def _listed(client: Client, options: ServerOptions) -> dict[str, str | Non
 
 
 def _lacks(options: ServerOptions, owners: Mapping[str, str | None], answered_by: str | None = None) -> str:
-    """Return the text of the error that the server does not offer the model that is asked for.
+    """Return the error message for a server that does not offer the model that is asked for.
 
     Args:
         options: the server, and the model that is asked for.

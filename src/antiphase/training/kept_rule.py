@@ -65,7 +65,7 @@ def interval(max_steps: int, num_rollouts: int, longest: int | None) -> int:
 
 
 def is_kept(step: int, max_steps: int, every: int, span: Fraction | float) -> bool:
-    """Return whether rollouts of the batch that was sampled before an optimizer step are kept.
+    """Return whether to keep rollouts of the batch that was sampled before optimizer step `step`.
 
     The steps are divided into sections of `every` steps. Rollouts are kept of the first batch of each section, and of
     the last batch of the training. Batch k is sampled before step ⌊k · span⌋.
